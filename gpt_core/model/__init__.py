@@ -1,0 +1,1 @@
+"""The model: its parameters, its buffers, the forward pass and the backward pass."""

@@ -1,0 +1,143 @@
+"""What a training run tells the world: one stream of frozen events of plain values.
+
+The trainer yields these; the app, the headless run and `metrics.jsonl` read them. `to_json` gives the one-line form that
+`--json` prints and `metrics.jsonl` holds. Losses are in nats, times in seconds.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="event"):
+    """Base of all events."""
+
+
+class RunStarted(Event, frozen=True, tag="started"):
+    """The run is ready to take its first step, at `step` (0, or the resumed checkpoint's).
+
+    `kind` is "train" or "overfit-tiny"; `steps_per_epoch` and `max_steps` bound the progress bars (0: no bound).
+    """
+
+    step: int
+    epoch: int
+    kind: str
+    preset: str
+    parameters: int
+    train_tokens: int
+    eval_tokens: int
+    batch_tokens: int
+    steps_per_epoch: int
+    max_steps: int
+    threads: int
+    seed: int
+    train_file: str
+    eval_file: str
+    resumed_from: str
+    elapsed_s: float
+
+
+class StepCompleted(Event, frozen=True, tag="step"):
+    """One optimizer step. `tokens` counts all targets so far; `grad_norm` is the global norm before clipping."""
+
+    step: int
+    epoch: int
+    loss: float
+    ppl: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    tokens_per_s: float
+    elapsed_s: float
+
+
+class UpdateSkipped(Event, frozen=True, tag="skipped"):
+    """The loss or the gradient of this step was not finite, so no weight was changed; `in_a_row` counts them."""
+
+    step: int
+    in_a_row: int
+    reason: str
+
+
+class EvalProgressed(Event, frozen=True, tag="eval_progress"):
+    """An evaluation is under way: `done` of `total` tokens. Shown, never logged."""
+
+    step: int
+    done: int
+    total: int
+
+
+class EvalCompleted(Event, frozen=True, tag="eval"):
+    """The whole eval text was scored: mean loss in nats a token, token accuracy, bits a byte of the text."""
+
+    step: int
+    loss: float
+    ppl: float
+    accuracy: float
+    bits_per_byte: float
+
+
+class LayerNorms(Event, frozen=True, tag="debug"):
+    """With `debug`: per-tensor gradient and update norms, every `debug_every` steps."""
+
+    step: int
+    grad_norms: dict[str, float]
+    update_norms: dict[str, float]
+
+
+class CheckpointSaved(Event, frozen=True, tag="saved"):
+    """A checkpoint is on disk, synced. `kind` is latest, epoch, best or final."""
+
+    kind: str
+    path: str
+    step: int
+
+
+class SaveFailed(Event, frozen=True, tag="save_failed"):
+    """A checkpoint could not be written; the previous one is whole and training goes on."""
+
+    kind: str
+    path: str
+    step: int
+    error: str
+
+
+class RunPaused(Event, frozen=True, tag="paused"):
+    """The run waits at a step boundary until it is told to go on."""
+
+    step: int
+
+
+class RunContinued(Event, frozen=True, tag="continued"):
+    """The run goes on after a pause."""
+
+    step: int
+
+
+class RunFinished(Event, frozen=True, tag="finished"):
+    """The last event of a run.
+
+    `reason` is one of: max_steps, max_epochs, early_stopping, epsilon, overfit_done, stopped, diverged.
+    """
+
+    reason: str
+    step: int
+
+
+LOGGED = (RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, LayerNorms, CheckpointSaved, SaveFailed, RunFinished)
+
+AnyEvent = (
+    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | LayerNorms
+    | CheckpointSaved | SaveFailed | RunPaused | RunContinued | RunFinished
+)  # fmt: skip
+
+
+def to_json(event: Event) -> bytes:
+    """One line of JSON, without a line end; numbers keep full precision."""
+    return msgspec.json.encode(event)
+
+
+def from_json(line: bytes | str) -> AnyEvent:
+    """The event that `to_json` wrote. Raises `msgspec.DecodeError` for anything else."""
+    decoded: AnyEvent = msgspec.json.decode(line, type=AnyEvent)
+    return decoded

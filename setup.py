@@ -1,0 +1,121 @@
+"""Builds the Cython modules. Everything else is in pyproject.toml.
+
+Each kernel is compiled once for each instruction-set level in `LEVELS`, into `gpt_core/kernels/<level>/`; the package
+picks one at import (`gpt_core/kernels/__init__.py`), so one wheel is fast on every machine of an architecture.
+
+Environment: GPT_TUI_BLAS=NAME links the pkg-config package NAME (openblas, say) in place of the one from the wheel.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+KERNELS = sorted(path.stem for path in Path("gpt_core/kernels").glob("*.pyx"))
+TEXT = sorted(path.stem for path in Path("gpt_core/text").glob("*.pyx"))
+SHARED_UTILITY = "gpt_core._cython_utility"
+GENERATED = Path("build/cython")
+X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+MSVC = sys.platform == "win32"
+
+# level: compiler flags; the order is the order of preference, last first
+LEVELS = {"baseline": []}
+if X86_64:
+    LEVELS["x86_64_v3"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
+    LEVELS["x86_64_v4"] = ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4"]
+
+# Sums may be reordered and errno ignored, so that loops over exp and tanh vectorise. Nothing else of -ffast-math: NaN and
+# infinity keep their meaning, and the process is never switched to flush-to-zero.
+VECTORISE = ["/O2"] if MSVC else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math",
+                                  "-fno-signed-zeros", "-fno-strict-aliasing", "-g0"]  # fmt: skip
+
+
+def blas() -> dict[str, list]:
+    """Where cblas comes from: Accelerate on macOS, a named pkg-config package, else the scipy-openblas32 wheel."""
+    if name := os.environ.get("GPT_TUI_BLAS"):
+        words = subprocess.check_output(["pkg-config", "--cflags", "--libs", name], text=True).split()
+        return dict(extra_compile_args=[w for w in words if w[:2] in ("-I", "-D")],
+                    extra_link_args=[w for w in words if w[:2] not in ("-I", "-D")])  # fmt: skip
+    if sys.platform == "darwin":
+        return dict(define_macros=[("ACCELERATE_NEW_LAPACK", None), ("GPT_ACCELERATE", None)],
+                    extra_link_args=["-framework", "Accelerate"])  # fmt: skip
+    import scipy_openblas32
+
+    rpath = [] if MSVC else ["-Wl,-rpath,$ORIGIN/../../../scipy_openblas32/lib"]
+    return dict(define_macros=[("GPT_SCIPY_OPENBLAS", None)],
+                include_dirs=[scipy_openblas32.get_include_dir()],
+                library_dirs=[scipy_openblas32.get_lib_dir()],
+                libraries=[scipy_openblas32.get_library()],
+                extra_link_args=rpath)  # fmt: skip
+
+
+class BuildExt(build_ext):
+    """build_ext that compiles in parallel, and with OpenMP where the compiler has it."""
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.parallel = os.cpu_count()
+
+    def build_extensions(self) -> None:
+        if openmp := self.openmp_flag():
+            for extension in self.extensions:
+                extension.extra_compile_args.append(openmp)
+                if not MSVC:
+                    extension.extra_link_args.append(openmp)
+        else:
+            print("gpt-tui: this compiler has no OpenMP: the kernels will use one thread", file=sys.stderr)
+        super().build_extensions()
+
+    def openmp_flag(self) -> str | None:
+        """The flag that switches OpenMP on, or None where a small program with it does not compile."""
+        flag = "/openmp" if MSVC else "-fopenmp"
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text("#include <omp.h>\nint probe(void) { return omp_get_max_threads(); }\n")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=[flag])
+            except Exception:
+                return None
+        return flag
+
+
+def extensions() -> list[Extension]:
+    """The text modules once, and every kernel once for each level."""
+    utility = Extension(SHARED_UTILITY, [SHARED_UTILITY.replace(".", "/") + ".c"])
+    text = [Extension(f"gpt_core.text.{name}", [f"gpt_core/text/{name}.pyx"], extra_compile_args=["-g0", "-O3"])
+            for name in TEXT]  # fmt: skip
+    kernels = [Extension(f"gpt_core.kernels.{name}", [f"gpt_core/kernels/{name}.pyx"]) for name in KERNELS]
+    once = cythonize(
+        [utility, *text, *kernels],
+        build_dir=str(GENERATED),
+        shared_utility_qualified_name=SHARED_UTILITY,
+        compiler_directives=dict(language_level=3, boundscheck=False, wraparound=False, cdivision=True,
+                                 initializedcheck=False, binding=True, embedsignature=True),  # fmt: skip
+        nthreads=0,
+    )
+    built = [extension for extension in once if ".kernels." not in extension.name]
+    for kernel in (extension for extension in once if ".kernels." in extension.name):
+        name = kernel.name.rpartition(".")[2]
+        for level, flags in LEVELS.items():
+            # a copy for each level, because object files are named after their source
+            source = GENERATED / level / f"{name}.c"
+            source.parent.mkdir(parents=True, exist_ok=True)
+            if not source.exists() or source.read_bytes() != Path(kernel.sources[0]).read_bytes():
+                shutil.copyfile(kernel.sources[0], source)
+            options = blas()
+            options["extra_compile_args"] = [*options.get("extra_compile_args", []), *VECTORISE, *flags]
+            built.append(Extension(f"gpt_core.kernels.{level}.{name}", [str(source)],
+                                   depends=["gpt_core/kernels/fast_math.h"], **options))  # fmt: skip
+    return built
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
