@@ -1,0 +1,181 @@
+"""Replies: what is read, where they end, how text streams; with a scripted decoder, then with the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from gpt_core.config import ModelShape
+from gpt_core.generation.generator import Generator, sampled_ids
+from gpt_core.generation.sampler import Sampling
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters, initial_parameters
+from gpt_core.text.vocabulary import Tokenizer, train_tokenizer
+
+SHAPE = ModelShape(d_model=32, hidden_size=48, vocab_size=300, num_heads=4, seq_len=24, layers=2)
+TEXT = "the cat sat on the mat; the bat sat on the hat. Ünïcode — 東京 \U0001f600 too.\n"
+GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=8)
+WARM = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=40)
+
+
+class ScriptedDecoder:
+    """Makes the reply say `script`, whatever it reads, and notes what it was given to read."""
+
+    def __init__(self, script: Sequence[int], capacity: int, vocab_size: int) -> None:
+        self.script, self.capacity, self.vocab_size = list(script), capacity, vocab_size
+        self.length = 0
+        self.reads: list[list[int]] = []
+        self.answers = 0
+
+    def reset(self) -> None:
+        self.length = 0
+
+    def read(self, tokens: Sequence[int]) -> np.ndarray:
+        if self.length + len(tokens) > self.capacity:
+            raise ValueError("read past the end of the context")
+        self.length += len(tokens)
+        self.reads.append(list(tokens))
+        logits = np.zeros(self.vocab_size, dtype=np.float32)
+        logits[self.script[self.answers % len(self.script)]] = 50.0
+        self.answers += 1
+        return logits
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([TEXT.encode() * 20], SHAPE.vocab_size, "pieces")
+
+
+@pytest.fixture(scope="module")
+def weights() -> Parameters:
+    """Random weights, large enough that the model is sure of different tokens in different places."""
+    weights = initial_parameters(SHAPE, seed=1)
+    weights.flat *= 8.0
+    return weights
+
+
+def scripted(
+    tokenizer: Tokenizer, weights: Parameters, script: Sequence[int], capacity: int = 100
+) -> tuple[Generator, ScriptedDecoder]:
+    decoder = ScriptedDecoder(script, capacity, tokenizer.vocab_size)
+    return Generator(weights, tokenizer, decoder=decoder), decoder
+
+
+def byte_ids(data: bytes) -> list[int]:
+    return [4 + byte for byte in data]
+
+
+def test_the_model_reads_bos_and_the_prompt_and_then_each_new_token(tokenizer: Tokenizer, weights: Parameters) -> None:
+    script = byte_ids(b"abc")
+    generator, decoder = scripted(tokenizer, weights, script)
+    sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=3)
+    assert "".join(generator.generate("the cat", sampling)) == "abc"
+    assert decoder.reads == [[Tokenizer.BOS, *tokenizer.encode(b"the cat")], [script[0]], [script[1]]]
+
+
+def test_a_reply_ends_at_eos_without_showing_it(tokenizer: Tokenizer, weights: Parameters) -> None:
+    generator, _ = scripted(tokenizer, weights, [*byte_ids(b"hi"), Tokenizer.EOS])
+    assert "".join(generator.generate("", WARM)) == "hi"
+    assert (generator.figures.tokens, generator.figures.ended_by) == (2, "eos")
+
+
+def test_a_reply_ends_after_max_tokens(tokenizer: Tokenizer, weights: Parameters) -> None:
+    generator, _ = scripted(tokenizer, weights, byte_ids(b"x"))
+    assert "".join(generator.generate("", GREEDY)) == "x" * GREEDY.max_tokens
+    assert (generator.figures.tokens, generator.figures.ended_by) == (GREEDY.max_tokens, "max_tokens")
+
+
+def test_a_character_spread_over_tokens_comes_whole(tokenizer: Tokenizer, weights: Parameters) -> None:
+    generator, _ = scripted(tokenizer, weights, [*byte_ids("né€\U0001f600!".encode()), Tokenizer.EOS])
+    assert list(generator.generate("", WARM)) == ["n", "é", "€", "\U0001f600", "!"]
+
+
+def test_bytes_that_are_not_utf8_become_replacement_characters(tokenizer: Tokenizer, weights: Parameters) -> None:
+    generator, _ = scripted(tokenizer, weights, [*byte_ids(b"a\xffb\xe2\x82"), Tokenizer.EOS])
+    assert "".join(generator.generate("", WARM)) == "a�b�"
+
+
+def test_a_prompt_may_hold_any_bytes(tokenizer: Tokenizer, weights: Parameters) -> None:
+    raw = bytes(range(256))
+    generator, decoder = scripted(tokenizer, weights, [Tokenizer.EOS], capacity=1000)
+    assert list(generator.generate(raw.decode("utf-8", "surrogateescape"), WARM)) == []
+    assert tokenizer.decode(decoder.reads[0]) == raw
+    assert list(generator.generate("\ud800 alone", WARM)) == []
+    assert tokenizer.decode(decoder.reads[1]) == b"? alone"
+
+
+def test_a_full_context_keeps_its_last_half(tokenizer: Tokenizer, weights: Parameters) -> None:
+    script = byte_ids(b"abcdefgh")
+    generator, decoder = scripted(tokenizer, weights, script, capacity=6)
+    assert list(generator.tokens([Tokenizer.BOS, 4], GREEDY)) == script
+    # 2 read, then a to d fill the 6 places; e has none, so the last three, c d e, are read again
+    assert decoder.reads == [[Tokenizer.BOS, 4], *([i] for i in script[:4]), script[2:5], [script[5]], [script[6]]]
+
+
+@pytest.mark.parametrize("capacity", [2, 3, 5])
+def test_the_smallest_contexts_go_on_without_end(tokenizer: Tokenizer, weights: Parameters, capacity: int) -> None:
+    generator, _ = scripted(tokenizer, weights, byte_ids(b"xyz"), capacity=capacity)
+    assert len(list(generator.tokens([Tokenizer.BOS], WARM))) == WARM.max_tokens
+
+
+def test_a_prompt_longer_than_the_context_is_cut_from_the_left(tokenizer: Tokenizer, weights: Parameters) -> None:
+    generator, decoder = scripted(tokenizer, weights, [Tokenizer.EOS], capacity=4)
+    assert list(generator.tokens(list(range(10, 20)), WARM)) == []
+    assert decoder.reads == [[16, 17, 18, 19]]
+
+
+def test_special_and_unused_ids_never_come(weights: Parameters) -> None:
+    small = train_tokenizer([b"ab"], SHAPE.vocab_size, "pieces")
+    allowed = sampled_ids(small)
+    unused = [i for i in range(SHAPE.vocab_size) if small.token_bytes(i) == b"" and i != Tokenizer.EOS]
+    assert {Tokenizer.PAD, Tokenizer.BOS, Tokenizer.UNK} < set(unused)
+    assert allowed.tolist() == [i not in unused for i in range(SHAPE.vocab_size)]
+    for unwanted in unused:
+        generator, _ = scripted(small, weights, [unwanted])
+        sampling = Sampling(temperature=1.0, top_k=1, top_p=1.0, repetition_penalty=1.0, max_tokens=2)
+        assert not set(generator.tokens([Tokenizer.BOS], sampling)) & set(unused)
+
+
+def test_an_empty_prompt_of_ids_is_refused(tokenizer: Tokenizer, weights: Parameters) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        next(Generator(weights, tokenizer).tokens([], GREEDY))
+
+
+def test_greedy_generation_equals_the_full_forward(tokenizer: Tokenizer, weights: Parameters) -> None:
+    prompt = [Tokenizer.BOS, *tokenizer.encode(b"the cat").tolist()]
+    sampling = Sampling(
+        temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=SHAPE.seq_len - len(prompt)
+    )
+    found = list(Generator(weights, tokenizer).tokens(prompt, sampling))
+    model, allowed, expected = GPT(weights, batch=1), sampled_ids(tokenizer), list(prompt)
+    while len(expected) < SHAPE.seq_len:
+        padded = np.full((1, SHAPE.seq_len), Tokenizer.PAD, dtype=np.int32)
+        padded[0, : len(expected)] = expected
+        logits = model.logits(padded)[0, len(expected) - 1]
+        token = int(np.where(allowed, logits, -np.inf).argmax())
+        if token == Tokenizer.EOS:
+            break
+        expected.append(token)
+    assert found == expected[len(prompt) :]
+    assert len(set(found)) > 2  # weights that always say the same would show nothing
+
+
+def test_the_same_seed_gives_the_same_replies_and_another_seed_others(
+    tokenizer: Tokenizer, weights: Parameters
+) -> None:
+    def replies(seed: int) -> list[str]:
+        generator = Generator(weights, tokenizer, seed=seed)
+        return ["".join(generator.generate(prompt, WARM)) for prompt in ("the", "the", "a cat")]
+
+    assert replies(3) == replies(3)
+    assert replies(3) != replies(4)
+
+
+def test_an_earlier_reply_leaves_nothing_behind(tokenizer: Tokenizer, weights: Parameters) -> None:
+    generator = Generator(weights, tokenizer)
+    first = list(generator.generate("the cat", GREEDY))
+    for _ in generator.generate("東京", WARM):
+        break
+    assert list(generator.generate("the cat", GREEDY)) == first
