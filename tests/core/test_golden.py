@@ -1,0 +1,130 @@
+"""The reference and the compiled model both compute what PyTorch computed for golden/golden.npz."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_core import reference
+from gpt_core.config import ModelShape
+from gpt_core.gradcheck import KERNEL_LIMIT, as_parameters, relative_error
+from gpt_core.kernels import adamw
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters, parameter_table
+
+REFERENCE_LIMIT = 1e-10
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(Path(__file__).with_name("golden") / "golden.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def under(golden, prefix):
+    """The entries of one kind, by their names within it."""
+    return {key.removeprefix(prefix): golden[key] for key in golden if key.startswith(prefix)}
+
+
+def shape_of(golden):
+    return ModelShape(**{name: int(value) for name, value in under(golden, "shape/").items()})
+
+
+def step_sizes(golden):
+    """AdamW's settings as plain numbers, and the bound on the gradient's norm apart from them."""
+    settings = {name: float(value) for name, value in under(golden, "adamw/").items()}
+    bound = settings.pop("clip")
+    return settings, bound
+
+
+def assert_all_close(got, wanted, limit):
+    errors = {name: relative_error(got[name], wanted[name]) for name in wanted}
+    wrong = {name: error for name, error in errors.items() if not error < limit}
+    assert not wrong
+
+
+def test_the_fixture_has_every_parameter_and_both_clipped_and_whole_gradients(golden):
+    assert {name: tensor.shape for name, tensor in under(golden, "weight/").items()} == (
+        reference.parameter_shapes(shape_of(golden))
+    )
+    bound = golden["adamw/clip"]
+    assert golden["adamw_gradient_norms"].min() < bound < golden["adamw_gradient_norms"].max()
+    assert len(golden["adamw_losses"]) == 10
+
+
+def test_the_reference_computes_pytorchs_logits_loss_and_gradients(golden):
+    weights, shape = under(golden, "weight/"), shape_of(golden)
+    tokens, targets = golden["tokens"][0], golden["targets"][0]
+    logits, _, _ = reference.model_forward(weights, tokens, shape.num_heads)
+    loss, gradients = reference.loss_and_gradients(weights, tokens, targets, shape.num_heads)
+    assert relative_error(logits, golden["logits"]) < REFERENCE_LIMIT
+    assert loss == pytest.approx(float(golden["loss"]), rel=REFERENCE_LIMIT)
+    assert_all_close(gradients, under(golden, "gradient/"), REFERENCE_LIMIT)
+
+
+def test_the_reference_takes_pytorchs_ten_adamw_steps(golden):
+    weights, shape = under(golden, "weight/"), shape_of(golden)
+    (settings, bound), rates = step_sizes(golden), under(golden, "lr/")
+    decay = settings.pop("weight_decay")
+    moments = {name: (np.zeros_like(tensor), np.zeros_like(tensor)) for name, tensor in weights.items()}
+    losses, norms = [], []
+    for step, (tokens, targets) in enumerate(zip(golden["tokens"], golden["targets"], strict=True), start=1):
+        loss, gradients = reference.loss_and_gradients(weights, tokens, targets, shape.num_heads)
+        gradients, norm = reference.clip_by_global_norm(gradients, bound)
+        for name, gradient in gradients.items():
+            weights[name], *moments[name] = reference.adamw_step(
+                weights[name], gradient, *moments[name], step=step, lr=rates[reference.lr_group(name)],
+                weight_decay=decay if reference.decays(name) else 0.0, **settings,
+            )  # fmt: skip
+        losses.append(loss)
+        norms.append(norm)
+    np.testing.assert_allclose(losses, golden["adamw_losses"], rtol=REFERENCE_LIMIT)
+    np.testing.assert_allclose(norms, golden["adamw_gradient_norms"], rtol=REFERENCE_LIMIT)
+    assert_all_close(weights, under(golden, "trained/"), REFERENCE_LIMIT)
+
+
+def test_the_compiled_model_computes_pytorchs_logits_loss_and_gradients(golden):
+    shape = shape_of(golden)
+    tokens, targets = golden["tokens"][0], golden["targets"][0]
+    model = GPT(as_parameters(shape, under(golden, "weight/")))
+    gradients = Parameters(shape)
+    counted = int((targets != -1).sum())
+    loss_sum, seen = model.loss_and_gradients(tokens, targets, gradients, 1.0 / counted)
+    assert seen == counted
+    assert loss_sum / counted == pytest.approx(float(golden["loss"]), rel=KERNEL_LIMIT)
+    assert relative_error(model.logits(tokens), golden["logits"]) < KERNEL_LIMIT
+    assert_all_close(gradients.tensors, under(golden, "gradient/"), KERNEL_LIMIT)
+
+
+def test_the_compiled_model_takes_pytorchs_ten_adamw_steps(golden):
+    shape = shape_of(golden)
+    (settings, bound), rates = step_sizes(golden), under(golden, "lr/")
+    decay = settings.pop("weight_decay")
+    weights = as_parameters(shape, under(golden, "weight/"))
+    gradients, first, second = Parameters(shape), Parameters(shape), Parameters(shape)
+    model = GPT(weights)
+    losses, norms = [], []
+    for step, (tokens, targets) in enumerate(zip(golden["tokens"], golden["targets"], strict=True), start=1):
+        gradients.flat.fill(0.0)
+        counted = int((targets != -1).sum())
+        loss_sum, _ = model.loss_and_gradients(tokens, targets, gradients, 1.0 / counted)
+        norm = adamw.norm(gradients.flat)
+        for spec in parameter_table(shape):
+            adamw.update(
+                weights[spec.name].reshape(-1), gradients[spec.name].reshape(-1), first[spec.name].reshape(-1),
+                second[spec.name].reshape(-1), step=step, lr=float(rates[spec.lr_group]),
+                weight_decay=decay if spec.decay else 0.0, gradient_scale=min(1.0, bound / norm), **settings,
+            )  # fmt: skip
+        losses.append(loss_sum / counted)
+        norms.append(norm)
+    np.testing.assert_allclose(losses, golden["adamw_losses"], rtol=KERNEL_LIMIT)
+    np.testing.assert_allclose(norms, golden["adamw_gradient_norms"], rtol=KERNEL_LIMIT)
+    # the bias of the keys changes no probability: its gradient is rounding noise, which AdamW takes for a direction
+    wanted = under(golden, "trained/")
+    keys = slice(shape.d_model, 2 * shape.d_model)
+    for layer in range(shape.layers):
+        for tensors in (weights.tensors, wanted):
+            tensors[f"h.{layer}.attn.c_attn.bias"][keys] = 0.0
+    assert_all_close(weights.tensors, wanted, KERNEL_LIMIT)
