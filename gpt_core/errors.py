@@ -13,10 +13,20 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
+def printable(text: str) -> str:
+    """The text with line ends, control and other unprintable characters as escapes: safe for a terminal, and one line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class GptError(Exception):
     """Something the user should read as one line; `exit_code` is what the program ends with."""
 
     exit_code = EXIT_FAILED
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(GptError):
@@ -43,6 +53,10 @@ class CheckpointError(InputError):
 
 class RunExistsError(InputError):
     """A new run would overwrite another run's checkpoints."""
+
+
+class FolderInUseError(InputError):
+    """Another trainer holds the models folder."""
 
 
 class SaveError(GptError):
