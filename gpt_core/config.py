@@ -42,14 +42,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The settings in force. The defaults are the `mini` preset's: 57.5M parameters."""
 
     # the model's shape
-    d_model: Annotated[PositiveInt, Meta(le=65536, description="channels of the residual stream (C)")] = 768
-    hidden_size: Annotated[PositiveInt, Meta(le=262144, description="width of the MLP's hidden layer (F)")] = 2048
+    d_model: Annotated[int, Meta(ge=1, le=65536, description="channels of the residual stream (C)")] = 768
+    hidden_size: Annotated[int, Meta(ge=1, le=262144, description="width of the MLP's hidden layer (F)")] = 2048
     vocab_size: Annotated[
         int, Meta(ge=260, le=1 << 20, description="ids: 4 special, 256 bytes, the rest pieces (V)")
     ] = 16384
-    num_heads: Annotated[PositiveInt, Meta(le=1024, description="attention heads (H); must divide d_model")] = 12
+    num_heads: Annotated[int, Meta(ge=1, le=1024, description="attention heads (H); must divide d_model")] = 12
     seq_len: Annotated[int, Meta(ge=2, le=1 << 20, description="context length in tokens (T)")] = 1024
-    layers: Annotated[PositiveInt, Meta(le=1024, description="transformer blocks (L)")] = 8
+    layers: Annotated[int, Meta(ge=1, le=1024, description="transformer blocks (L)")] = 8
 
     # learning rates: one group each, all on the same schedule
     attn_lr: Annotated[Rate, Meta(description="learning rate of the attention weights")] = 3e-4
@@ -58,9 +58,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pos_lr: Annotated[Rate, Meta(description="learning rate of the position embedding")] = 3e-4
     unembed_lr: Annotated[Rate, Meta(description="learning rate of the tied token embedding")] = 3e-5
     warmup_steps: Annotated[Count, Meta(description="steps of linear warm-up")] = 10_000
-    decay_steps: Annotated[
-        Count, Meta(description="steps of cosine decay after the warm-up (0: constant rate)")
-    ] = 1_000_000
+    decay_steps: Annotated[Count, Meta(description="steps of cosine decay after the warm-up (0: constant rate)")] = (
+        1_000_000
+    )
     min_lr_share: Annotated[Share, Meta(description="share of the rate that is left when the cosine has ended")] = 0.1
 
     # AdamW
@@ -73,9 +73,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     grad_clip: Annotated[NonNegative, Meta(description="bound on the global gradient norm (0: off)")] = 1.0
 
     # batches
-    batch_size: Annotated[PositiveInt, Meta(le=1 << 20, description="sequences in one optimizer step")] = 4
+    batch_size: Annotated[int, Meta(ge=1, le=1 << 20, description="sequences in one optimizer step")] = 4
     micro_batch_size: Annotated[
-        Count, Meta(le=1 << 20, description="sequences computed at once; must divide batch_size (0: the whole batch)")
+        int,
+        Meta(ge=0, le=1 << 20, description="sequences computed at once; must divide batch_size (0: the whole batch)"),
     ] = 4
 
     # how long
@@ -123,8 +124,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     # generation
     temperature: Annotated[
-        NonNegative,
-        Meta(le=100.0, description="flattens (above 1) or sharpens (below) the choice; 0 takes the likeliest"),
+        float,
+        Meta(ge=0.0, le=100.0, description="flattens (above 1) or sharpens (below) the choice; 0 takes the likeliest"),
     ] = 0.8
     top_k: Annotated[Count, Meta(description="choose among the k likeliest tokens (0: all)")] = 0
     top_p: Annotated[

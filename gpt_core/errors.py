@@ -14,7 +14,7 @@ EXIT_TERMINATED = 143
 
 
 def printable(text: str) -> str:
-    """The text with line ends, control and other unprintable characters as escapes: safe for a terminal, and one line."""
+    """The text on one line, safe for a terminal: line ends, controls and other unprintable characters as escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

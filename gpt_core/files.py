@@ -1,7 +1,7 @@
 """Files that others may have touched: read only if they are regular, replaced only as a whole.
 
-`open_regular` never waits on a FIFO and never touches a device. `replace_file` leaves either the old file or the new one,
-whatever happens to the process, the disk or the folder's other inhabitants, and returns once the new one is on disk.
+`open_regular` never waits on a FIFO and never touches a device. `replace_file` leaves either the old file or the new
+one, whatever happens to the process, the disk or the rest of the folder, and returns once the new one is on disk.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
 
     The new file is written beside the old one under an unguessable name, synced and renamed; then the folder is synced.
     Until that last step has succeeded the old file is kept under a second name, to be put back. Neither the temporary
-    name nor `path` is followed if it is a symbolic link: the link itself is replaced. The mode is what the umask leaves.
+    name nor `path` is followed if it is a symbolic link: the link itself is replaced. The umask decides the mode.
     """
     mark = secrets.token_hex(8)
     new = path.with_name(f".{path.name}.{mark}.new")
