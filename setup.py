@@ -21,7 +21,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 KERNELS = sorted(path.stem for path in Path("gpt_core/kernels").glob("*.pyx"))
-TEXT = sorted(path.stem for path in Path("gpt_core/text").glob("*.pyx"))
+PLAIN = sorted(str(path) for path in [*Path("gpt_core").glob("*.pyx"), *Path("gpt_core/text").glob("*.pyx")])
 SHARED_UTILITY = "gpt_core._cython_utility"
 GENERATED = Path("build/cython")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
@@ -32,6 +32,8 @@ LEVELS = {"baseline": []}
 if X86_64:
     LEVELS["x86_64_v3"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
     LEVELS["x86_64_v4"] = ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4"]
+
+PLAIN_FLAGS = ["/O2"] if MSVC else ["-O3", "-g0"]
 
 # Sums may be reordered and errno ignored, so that loops over exp and tanh vectorise. Nothing else of -ffast-math: NaN and
 # infinity keep their meaning, and the process is never switched to flush-to-zero.
@@ -75,6 +77,12 @@ class BuildExt(build_ext):
             print("gpt-tui: this compiler has no OpenMP: the kernels will use one thread", file=sys.stderr)
         super().build_extensions()
 
+    def copy_extensions_to_source(self) -> None:
+        """For builds in place. The folders of the levels are no packages, so nobody else makes them."""
+        for level in LEVELS:
+            Path("gpt_core/kernels", level).mkdir(exist_ok=True)
+        super().copy_extensions_to_source()
+
     def openmp_flag(self) -> str | None:
         """The flag that switches OpenMP on, or None where a small program with it does not compile."""
         flag = "/openmp" if MSVC else "-fopenmp"
@@ -89,13 +97,13 @@ class BuildExt(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """The text modules once, and every kernel once for each level."""
-    utility = Extension(SHARED_UTILITY, [SHARED_UTILITY.replace(".", "/") + ".c"])
-    text = [Extension(f"gpt_core.text.{name}", [f"gpt_core/text/{name}.pyx"], extra_compile_args=["-g0", "-O3"])
-            for name in TEXT]  # fmt: skip
+    """The plain modules once, and every kernel once for each level."""
+    utility = Extension(SHARED_UTILITY, [SHARED_UTILITY.replace(".", "/") + ".c"], extra_compile_args=PLAIN_FLAGS)
+    plain = [Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], extra_compile_args=PLAIN_FLAGS)
+             for path in PLAIN]  # fmt: skip
     kernels = [Extension(f"gpt_core.kernels.{name}", [f"gpt_core/kernels/{name}.pyx"]) for name in KERNELS]
     once = cythonize(
-        [utility, *text, *kernels],
+        [utility, *plain, *kernels],
         build_dir=str(GENERATED),
         shared_utility_qualified_name=SHARED_UTILITY,
         compiler_directives=dict(language_level=3, boundscheck=False, wraparound=False, cdivision=True,
@@ -114,7 +122,7 @@ def extensions() -> list[Extension]:
             options = blas()
             options["extra_compile_args"] = [*options.get("extra_compile_args", []), *VECTORISE, *flags]
             built.append(Extension(f"gpt_core.kernels.{level}.{name}", [str(source)],
-                                   depends=["gpt_core/kernels/fast_math.h"], **options))  # fmt: skip
+                                   **options))  # fmt: skip
     return built
 
 

@@ -1,0 +1,24 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def workspace_size(keys: int) -> int: ...
+def forward(
+    out: NDArray[np.float32],
+    log_sums: NDArray[np.float32],
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    workspace: NDArray[np.float32],
+) -> None: ...
+def backward(
+    d_q: NDArray[np.float32],
+    d_k: NDArray[np.float32],
+    d_v: NDArray[np.float32],
+    d_out: NDArray[np.float32],
+    out: NDArray[np.float32],
+    log_sums: NDArray[np.float32],
+    q: NDArray[np.float32],
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    workspace: NDArray[np.float32],
+) -> None: ...

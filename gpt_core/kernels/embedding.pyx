@@ -1,0 +1,64 @@
+"""Token and position embedding: x = wte[token] + wpe[position] (Radford et al. 2019, GPT-2)."""
+
+from cython.parallel cimport prange
+
+from gpt_core.kernels.shapes cimport want
+from gpt_core.kernels.threads cimport thread_count
+
+
+def forward(float[:, ::1] x, const int[::1] tokens, const float[:, ::1] wte, const float[:, ::1] wpe,
+            Py_ssize_t time, Py_ssize_t first_position=0):
+    """x (N, C) = wte[tokens] (V, C) + wpe[position] (T, C), with position = first_position + n mod time.
+
+    Raises ValueError where shapes disagree, a token is not in [0, V) or a position is not in wpe.
+    """
+    cdef Py_ssize_t N = x.shape[0], C = x.shape[1], n
+    _check(x.shape, tokens, wte.shape, wpe.shape, time, first_position)
+    for n in prange(N, nogil=True, schedule="static", num_threads=thread_count()):
+        _embed_row(&x[n, 0], &wte[tokens[n], 0], &wpe[first_position + n % time, 0], C)
+
+
+def backward(float[:, ::1] d_wte, float[:, ::1] d_wpe, const int[::1] tokens, const float[:, ::1] d_x, Py_ssize_t time):
+    """d_wte[token] += d_x and d_wpe[position] += d_x (N, C), for sequences of `time` tokens that start at position 0.
+
+    Threads share the channels, not the rows: one token can stand in several rows.
+    """
+    cdef Py_ssize_t N = d_x.shape[0], C = d_x.shape[1], block
+    cdef Py_ssize_t blocks = thread_count()
+    _check(d_x.shape, tokens, d_wte.shape, d_wpe.shape, time, 0)
+    for block in prange(blocks, nogil=True, schedule="static", num_threads=thread_count()):
+        _scatter_channels(&d_wte[0, 0], &d_wpe[0, 0], &tokens[0], &d_x[0, 0], N, C, time,
+                          C * block // blocks, C * (block + 1) // blocks)
+
+
+cdef int _check(const Py_ssize_t *x, const int[::1] tokens, const Py_ssize_t *wte, const Py_ssize_t *wpe,
+                Py_ssize_t time, Py_ssize_t first_position) except -1:
+    cdef Py_ssize_t n
+    want("embedding: number of tokens", tokens.shape[0], x[0])
+    want("embedding: channels of wte", wte[1], x[1])
+    want("embedding: channels of wpe", wpe[1], x[1])
+    if x[0] < 1 or time < 1 or first_position < 0 or first_position + min(time, x[0]) > wpe[0]:
+        raise ValueError(f"embedding: got {time} positions from {first_position}, want some, and within {wpe[0]}")
+    for n in range(tokens.shape[0]):
+        if not 0 <= tokens[n] < wte[0]:
+            raise ValueError(f"embedding: got token {tokens[n]} at {n}, want one in [0, {wte[0]})")
+    return 0
+
+
+cdef void _embed_row(float *x, const float *token, const float *position, Py_ssize_t C) noexcept nogil:
+    cdef Py_ssize_t c
+    for c in range(C):
+        x[c] = token[c] + position[c]
+
+
+cdef void _scatter_channels(float *d_wte, float *d_wpe, const int *tokens, const float *d_x, Py_ssize_t N, Py_ssize_t C,
+                            Py_ssize_t time, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    cdef Py_ssize_t n, c
+    cdef float *token
+    cdef float *position
+    for n in range(N):
+        token = d_wte + tokens[n] * C
+        position = d_wpe + (n % time) * C
+        for c in range(first, stop):
+            token[c] += d_x[n * C + c]
+            position[c] += d_x[n * C + c]

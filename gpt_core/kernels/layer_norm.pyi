@@ -1,0 +1,21 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def forward(
+    y: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    rstd: NDArray[np.float32],
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32],
+) -> None: ...
+def backward(
+    d_x: NDArray[np.float32],
+    d_weight: NDArray[np.float32],
+    d_bias: NDArray[np.float32],
+    d_y: NDArray[np.float32],
+    x: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    rstd: NDArray[np.float32],
+    weight: NDArray[np.float32],
+) -> None: ...

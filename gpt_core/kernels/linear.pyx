@@ -1,0 +1,119 @@
+"""Matrix products shared among threads, and the linear layer y = x . w + b made of them."""
+
+from cython.parallel cimport prange
+from libc.string cimport memcpy
+
+from gpt_core.kernels.blas cimport gemm
+from gpt_core.kernels.shapes cimport want, want_positive
+from gpt_core.kernels.threads cimport thread_count
+
+
+def forward(float[:, ::1] y, const float[:, ::1] x, const float[:, ::1] weight, const float[::1] bias,
+            const float[:, ::1] residual=None):
+    """y (N, O) = x (N, I) . weight (I, O) + bias (O,), and + residual (N, O) if one is given."""
+    cdef Py_ssize_t N = y.shape[0], O = y.shape[1], n
+    cdef const float *first_residual = NULL
+    want("linear: length of bias", bias.shape[0], O)
+    _check_product(y.shape, x.shape[0], x.shape[1], weight.shape[0], weight.shape[1])
+    if residual is not None:
+        want("linear: rows of residual", residual.shape[0], N)
+        want("linear: channels of residual", residual.shape[1], O)
+        first_residual = &residual[0, 0]
+    for n in prange(N, nogil=True, schedule="static", num_threads=thread_count()):
+        _start_row(&y[n, 0], &bias[0], first_residual + n * O if first_residual is not NULL else first_residual, O)
+    with nogil:
+        _shared_gemm(False, False, N, O, x.shape[1], 1, &x[0, 0], x.shape[1], &weight[0, 0], O, 1, &y[0, 0], O)
+
+
+def backward(float[:, ::1] d_x, float[:, ::1] d_weight, float[::1] d_bias, const float[:, ::1] d_y,
+             const float[:, ::1] x, const float[:, ::1] weight):
+    """d_x (N, I) = d_y (N, O) . weight^T (O, I); d_weight (I, O) += x^T (I, N) . d_y; d_bias (O,) += sum_n d_y."""
+    cdef Py_ssize_t N = d_y.shape[0], O = d_y.shape[1], I = x.shape[1], block
+    cdef Py_ssize_t blocks = (O + 63) // 64
+    want("linear: length of d_bias", d_bias.shape[0], O)
+    _check_product(d_x.shape, N, O, weight.shape[1], weight.shape[0])
+    _check_product(d_weight.shape, I, x.shape[0], N, O)
+    # each thread sums whole columns, so the sums do not depend on the number of threads
+    for block in prange(blocks, nogil=True, schedule="static", num_threads=thread_count()):
+        _sum_columns(&d_bias[0], &d_y[0, 0], N, O, block * 64, min(O, block * 64 + 64))
+    with nogil:
+        _shared_gemm(False, True, N, I, O, 1, &d_y[0, 0], O, &weight[0, 0], O, 0, &d_x[0, 0], I)
+        _shared_gemm(True, False, I, O, N, 1, &x[0, 0], I, &d_y[0, 0], O, 1, &d_weight[0, 0], O)
+
+
+def product(float[:, ::1] c, const float[:, ::1] a, const float[:, ::1] b, bint transpose_a=False,
+            bint transpose_b=False, bint accumulate=False):
+    """c (M, N) = op(a) (M, K) . op(b) (K, N), where op transposes if asked; with `accumulate` this is added to c."""
+    cdef Py_ssize_t rows_a = a.shape[0], columns_a = a.shape[1], rows_b = b.shape[0], columns_b = b.shape[1]
+    if transpose_a:
+        rows_a, columns_a = columns_a, rows_a
+    if transpose_b:
+        rows_b, columns_b = columns_b, rows_b
+    _check_product(c.shape, rows_a, columns_a, rows_b, columns_b)
+    with nogil:
+        _shared_gemm(transpose_a, transpose_b, c.shape[0], c.shape[1], columns_a, 1, &a[0, 0], a.shape[1],
+                     &b[0, 0], b.shape[1], 1 if accumulate else 0, &c[0, 0], c.shape[1])
+
+
+cdef int _check_product(const Py_ssize_t *c, Py_ssize_t rows_a, Py_ssize_t columns_a, Py_ssize_t rows_b,
+                        Py_ssize_t columns_b) except -1:
+    want_positive("product: rows", rows_a)
+    want_positive("product: inner length", columns_a)
+    want_positive("product: columns", columns_b)
+    want("product: rows of the right factor", rows_b, columns_a)
+    want("product: rows of the result", c[0], rows_a)
+    want("product: columns of the result", c[1], columns_b)
+    return 0
+
+
+cdef void _shared_gemm(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha,
+                       const float *a, Py_ssize_t lda, const float *b, Py_ssize_t ldb, float beta,
+                       float *c, Py_ssize_t ldc) noexcept nogil:
+    """`gemm` with the longer side of c split among the threads, so that nothing has to be reduced."""
+    cdef Py_ssize_t threads = thread_count(), part
+    cdef bint by_rows = m >= n
+    # parts end on multiples of 16: a vector register, and a row of the register block of the product
+    cdef Py_ssize_t step = (((m if by_rows else n) + threads - 1) // threads + 15) // 16 * 16
+    if threads == 1:
+        gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+        return
+    for part in prange(threads, schedule="static", num_threads=threads):
+        if by_rows:
+            _gemm_rows(transpose_a, transpose_b, part * step, min(m, (part + 1) * step), n, k, alpha, a, lda, b, ldb,
+                       beta, c, ldc)
+        else:
+            _gemm_columns(transpose_a, transpose_b, m, part * step, min(n, (part + 1) * step), k, alpha, a, lda, b, ldb,
+                          beta, c, ldc)
+
+
+cdef void _gemm_rows(bint transpose_a, bint transpose_b, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t n, Py_ssize_t k,
+                     float alpha, const float *a, Py_ssize_t lda, const float *b, Py_ssize_t ldb, float beta,
+                     float *c, Py_ssize_t ldc) noexcept nogil:
+    if first < stop:
+        gemm(transpose_a, transpose_b, stop - first, n, k, alpha, a + first * (1 if transpose_a else lda), lda, b, ldb,
+             beta, c + first * ldc, ldc)
+
+
+cdef void _gemm_columns(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t first, Py_ssize_t stop,
+                        Py_ssize_t k, float alpha, const float *a, Py_ssize_t lda, const float *b, Py_ssize_t ldb,
+                        float beta, float *c, Py_ssize_t ldc) noexcept nogil:
+    if first < stop:
+        gemm(transpose_a, transpose_b, m, stop - first, k, alpha, a, lda, b + first * (ldb if transpose_b else 1), ldb,
+             beta, c + first, ldc)
+
+
+cdef void _start_row(float *y, const float *bias, const float *residual, Py_ssize_t O) noexcept nogil:
+    cdef Py_ssize_t o
+    if residual is NULL:
+        memcpy(y, bias, O * sizeof(float))
+    else:
+        for o in range(O):
+            y[o] = residual[o] + bias[o]
+
+
+cdef void _sum_columns(float *d_bias, const float *d_y, Py_ssize_t N, Py_ssize_t O, Py_ssize_t first,
+                       Py_ssize_t stop) noexcept nogil:
+    cdef Py_ssize_t n, o
+    for n in range(N):
+        for o in range(first, stop):
+            d_bias[o] += d_y[n * O + o]
