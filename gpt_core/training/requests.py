@@ -12,13 +12,15 @@ class TrainerRequests:
 
     def __init__(self) -> None:
         self.stopping = False
+        self.discarding = False
         self.pausing = False
         self._save = False
         self._evaluate = False
         self._single_step = False
 
-    def stop(self) -> None:
-        """Stop at the next step boundary, after saving `ckpt_latest`."""
+    def stop(self, *, save: bool = True) -> None:
+        """Stop at the next step boundary, after saving `ckpt_latest` unless told otherwise (`discarding`)."""
+        self.discarding = not save
         self.stopping = True
 
     def pause(self) -> None:
