@@ -1,0 +1,1 @@
+"""Text: found, cut into documents, turned into token ids, and read as shuffled windows."""
