@@ -12,7 +12,8 @@ from gpt_core.generation.generator import Generator, sampled_ids
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
-from gpt_core.text.vocabulary import Tokenizer, train_tokenizer
+from gpt_core.text.piece_choice import train_tokenizer
+from gpt_core.text.vocabulary import Tokenizer
 
 SHAPE = ModelShape(d_model=32, hidden_size=48, vocab_size=300, num_heads=4, seq_len=24, layers=2)
 TEXT = "the cat sat on the mat; the bat sat on the hat. Ünïcode — 東京 \U0001f600 too.\n"
@@ -149,7 +150,7 @@ def test_greedy_generation_equals_the_full_forward(tokenizer: Tokenizer, weights
         temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=SHAPE.seq_len - len(prompt)
     )
     found = list(Generator(weights, tokenizer).tokens(prompt, sampling))
-    model, allowed, expected = GPT(weights, batch=1), sampled_ids(tokenizer), list(prompt)
+    model, allowed, expected = GPT(weights), sampled_ids(tokenizer), list(prompt)
     while len(expected) < SHAPE.seq_len:
         padded = np.full((1, SHAPE.seq_len), Tokenizer.PAD, dtype=np.int32)
         padded[0, : len(expected)] = expected
