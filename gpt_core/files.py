@@ -92,6 +92,16 @@ def sweep_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> list[str]:
     return removed
 
 
+def probe(path: Path) -> None:
+    """Writes and removes a file as `replace_file` would for `path`, to find out now if that works. Raises OSError."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    try:
+        _write_new(new, [b"probe"])
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+
+
 def sync_folder(folder: Path) -> None:
     """Puts the names in a folder on disk. File systems that cannot do so, and Windows, are taken at their word."""
     if os.name == "nt":

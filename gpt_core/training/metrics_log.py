@@ -1,0 +1,146 @@
+"""`metrics.jsonl`: the run's events, one line of JSON each, the same lines as `--json` prints.
+
+Each line is one write to the end of the file, so that a reader, and a crash, meet at most one torn line, the last. A
+line that cannot be written is counted and not mourned: training is worth more than its log.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from gpt_core import files
+from gpt_core.errors import ConfigError
+from gpt_core.training.events import LOGGED, AnyEvent, Event, from_json, to_json
+
+MAX_LINE_BYTES = 8 << 20  # an event of a model with a thousand layers, with norms for each tensor, has about 2 MB
+_BLOCK = 1 << 18
+
+
+class _Step(msgspec.Struct):
+    """The one field that every logged event has."""
+
+    step: int
+
+
+class MetricsLog:
+    """The log of one run, open for writing.
+
+    `lost` counts the lines that could not be written and `failure` says why, "" as long as all went well.
+    """
+
+    def __init__(self, path: Path | str, *, resume_step: int | None = None) -> None:
+        """Starts a new log, or goes on with the one that is there, cut back to `resume_step`.
+
+        A run that died after its last save has logged steps that it will take again: their lines, and torn ones, are
+        dropped. Raises ConfigError where the log cannot be written.
+        """
+        self.path = Path(path)
+        self.lost = 0
+        self.failure = ""
+        try:
+            if resume_step is None:
+                files.replace_file(self.path, ())
+            else:
+                _cut(self.path, resume_step)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            self._file: int | None = os.open(self.path, flags, 0o666)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} cannot be written: {files.reason(error)}; choose another --models-dir"
+            ) from None
+        self._torn = False
+
+    def append(self, event: Event) -> bool:
+        """Writes the event's line, if it is one that is logged; False if it should have been written and was not."""
+        if not isinstance(event, LOGGED):
+            return True
+        if self._file is None:
+            return False
+        line = to_json(event) + b"\n"
+        try:
+            # ends what is left of a line that was cut short by a full disk, so that this one stays readable
+            files.write_all(self._file, b"\n" + line if self._torn else line)
+            self._torn = False
+        except OSError as error:
+            self._torn = True
+            self.lost += 1
+            self.failure = f"{self.path}: {files.reason(error)}"
+            return False
+        return True
+
+    def close(self) -> None:
+        """Ends the log; what was written is with the operating system already."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def read_metrics(path: Path | str) -> Iterator[AnyEvent]:
+    """The events of a log, in order and in bounded memory; torn and foreign lines are left out.
+
+    A log that does not exist has no events. Raises ConfigError if it cannot be read.
+    """
+    try:
+        with files.open_regular(path) as file:
+            for line in _lines(file):
+                try:
+                    yield from_json(line)
+                except (ValueError, RecursionError):
+                    continue
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {files.reason(error)}") from None
+
+
+def _cut(path: Path, last_step: int) -> None:
+    """Leaves only the whole lines of steps up to `last_step`; the file is replaced as a whole, if it must be."""
+    try:
+        with files.open_regular(path) as file:
+            size = file.seek(0, io.SEEK_END)
+            if sum(map(len, _kept_lines(file, last_step))) != size:
+                files.replace_file(path, _blocks(_kept_lines(file, last_step)))
+    except FileNotFoundError:
+        return
+
+
+def _kept_lines(file: io.FileIO, last_step: int) -> Iterator[bytes]:
+    step_of = msgspec.json.Decoder(_Step)
+    for line in _lines(file):
+        try:
+            if line.endswith(b"\n") and step_of.decode(line).step <= last_step:
+                yield line
+        except (ValueError, RecursionError):
+            continue
+
+
+def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer, larger pieces."""
+    block = bytearray()
+    for line in lines:
+        block += line
+        if len(block) >= _BLOCK:
+            yield bytes(block)
+            block.clear()
+    yield bytes(block)
+
+
+def _lines(file: io.FileIO) -> Iterator[bytes]:
+    """Every line from the beginning of the file, with its line end; those longer than the bound are passed over."""
+    file.seek(0)
+    # closed with the file by whoever opened it: a BufferedReader would close it at the end of this function
+    reader = io.BufferedReader(file, _BLOCK)
+    try:
+        skipping = False
+        while line := reader.readline(MAX_LINE_BYTES):
+            whole = line.endswith(b"\n") or len(line) < MAX_LINE_BYTES
+            if whole and not skipping:
+                yield line
+            skipping = not whole
+    finally:
+        reader.detach()
