@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from gpt_core import reference
-from gpt_core.config import ModelShape
+from gpt_core.config import ModelShape, Settings
 from gpt_core.gradcheck import KERNEL_LIMIT, as_parameters, relative_error
 from gpt_core.kernels import adamw
 from gpt_core.model.gpt import GPT
-from gpt_core.model.parameters import Parameters, parameter_table
+from gpt_core.model.parameters import Parameters
+from gpt_core.training.optimizer import AdamW
 
 REFERENCE_LIMIT = 1e-10
 
@@ -98,27 +99,23 @@ def test_the_compiled_model_computes_pytorchs_logits_loss_and_gradients(golden):
     assert_all_close(gradients.tensors, under(golden, "gradient/"), KERNEL_LIMIT)
 
 
-def test_the_compiled_model_takes_pytorchs_ten_adamw_steps(golden):
+def test_the_compiled_model_and_optimizer_take_pytorchs_ten_adamw_steps(golden):
     shape = shape_of(golden)
-    (settings, bound), rates = step_sizes(golden), under(golden, "lr/")
-    decay = settings.pop("weight_decay")
+    adamw_settings, bound = step_sizes(golden)
+    rates = {f"{group}_lr": float(rate) for group, rate in under(golden, "lr/").items()}
+    weight_decay = adamw_settings.pop("weight_decay")
+    adam = {f"adam_{name}": value for name, value in adamw_settings.items()}
+    settings = Settings(grad_clip=bound, weight_decay=weight_decay, **adam, **rates)
     weights = as_parameters(shape, under(golden, "weight/"))
-    gradients, first, second = Parameters(shape), Parameters(shape), Parameters(shape)
-    model = GPT(weights)
+    model, optimizer, gradients = GPT(weights), AdamW(weights, settings), Parameters(shape)
     losses, norms = [], []
     for step, (tokens, targets) in enumerate(zip(golden["tokens"], golden["targets"], strict=True), start=1):
         gradients.flat.fill(0.0)
         counted = int((targets != -1).sum())
         loss_sum, _ = model.loss_and_gradients(tokens, targets, gradients, 1.0 / counted)
-        norm = adamw.norm(gradients.flat)
-        for spec in parameter_table(shape):
-            adamw.update(
-                weights[spec.name].reshape(-1), gradients[spec.name].reshape(-1), first[spec.name].reshape(-1),
-                second[spec.name].reshape(-1), step=step, lr=float(rates[spec.lr_group]),
-                weight_decay=decay if spec.decay else 0.0, gradient_scale=min(1.0, bound / norm), **settings,
-            )  # fmt: skip
+        norms.append(adamw.norm(gradients.flat))
         losses.append(loss_sum / counted)
-        norms.append(norm)
+        optimizer.update(gradients, step, 1.0, optimizer.clip_scale(norms[-1]))
     np.testing.assert_allclose(losses, golden["adamw_losses"], rtol=KERNEL_LIMIT)
     np.testing.assert_allclose(norms, golden["adamw_gradient_norms"], rtol=KERNEL_LIMIT)
     # the bias of the keys changes no probability: its gradient is rounding noise, which AdamW takes for a direction

@@ -1,0 +1,294 @@
+"""The compiled model is the reference's, in whatever pieces it is fed, and the decoder is the model."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from gpt_core import reference
+from gpt_core.config import ModelShape, Settings
+from gpt_core.gradcheck import (
+    KERNEL_LIMIT,
+    LARGE_SHAPE,
+    SMALL_SHAPE,
+    as_parameters,
+    random_batch,
+    relative_error,
+    run_gradcheck,
+    scattered_parameters,
+)
+from gpt_core.kernels import threads
+from gpt_core.model.decoder import CHUNK, Decoder
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count, parameter_table
+
+SHAPE = ModelShape(d_model=24, hidden_size=41, vocab_size=101, num_heads=3, seq_len=140, layers=2)
+LONG = ModelShape(d_model=16, hidden_size=20, vocab_size=37, num_heads=2, seq_len=CHUNK + 44, layers=2)
+
+
+@pytest.fixture(autouse=True)
+def same_threads_afterwards():
+    before = threads.get_threads()
+    yield
+    threads.set_threads(before)
+
+
+def model_of(shape, seed=0):
+    return GPT(as_parameters(shape, scattered_parameters(shape, seed)))
+
+
+def gradients_of(model, tokens, targets, weight=1.0):
+    gradients = Parameters(model.shape)
+    loss_sum, counted = model.loss_and_gradients(tokens, targets, gradients, weight)
+    return gradients, loss_sum, counted
+
+
+def assert_same_tensors(got, wanted, limit):
+    wrong = {name: error for name in wanted if not (error := relative_error(got[name], wanted[name])) < limit}
+    assert not wrong
+
+
+# ---- against the reference
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("shape", "batch", "time"),
+    [(SMALL_SHAPE, 1, 1), (SMALL_SHAPE, 3, 9), (SHAPE, 1, 64), (SHAPE, 2, 65), (SHAPE, 2, 140), (LARGE_SHAPE, 2, 150)],
+)
+def test_loss_logits_and_every_gradient_are_the_references(shape, batch, time, count):
+    threads.set_threads(count)
+    parameters = scattered_parameters(shape, 1)
+    tokens, targets = random_batch(shape, batch, time, seed=2)
+    targets[0, 0] = 3  # at least one
+    model = GPT(as_parameters(shape, parameters))
+    counted = int((targets != -1).sum())
+    gradients, loss_sum, seen = gradients_of(model, tokens, targets, 1.0 / counted)
+    loss, wanted = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
+    logits, _, _ = reference.model_forward(parameters, tokens, shape.num_heads)
+    assert seen == counted
+    assert loss_sum / counted == pytest.approx(loss, rel=1e-5)
+    assert relative_error(model.logits(tokens), logits) < KERNEL_LIMIT
+    assert_same_tensors(gradients, wanted, KERNEL_LIMIT)
+
+    score = model.score(tokens, targets)
+    assert score.loss_sum == pytest.approx(loss_sum, rel=1e-5)
+    assert score.targets == counted
+    assert score.correct == int((logits.argmax(axis=-1) == targets).sum())
+
+
+def test_the_gradient_check_passes_every_tensor():
+    rows = run_gradcheck()
+    assert [row.tensor for row in rows] == list(reference.parameter_shapes(SMALL_SHAPE))
+    assert [row.tensor for row in rows if not row.passed] == []
+
+
+def test_the_gradient_check_fails_where_a_gradient_is_wrong(monkeypatch):
+    right = GPT.loss_and_gradients
+
+    def wrong(self, tokens, targets, gradients, weight):
+        result = right(self, tokens, targets, gradients, weight)
+        gradients["h.1.ln_2.bias"][0] *= 1.01
+        gradients["wpe.weight"][0, 0] = np.nan
+        return result
+
+    monkeypatch.setattr(GPT, "loss_and_gradients", wrong)
+    assert [row.tensor for row in run_gradcheck() if not row.passed] == ["wpe.weight", "h.1.ln_2.bias"]
+
+
+# ---- batches in pieces
+
+
+def test_accumulated_micro_batches_are_one_batch():
+    tokens, targets = random_batch(SHAPE, 5, 33, seed=0)
+    weight = 1.0 / int((targets != -1).sum())
+    whole, loss_sum, _ = gradients_of(model_of(SHAPE), tokens, targets, weight)
+    model, pieces, losses = model_of(SHAPE), Parameters(SHAPE), 0.0
+    for part in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        losses += model.loss_and_gradients(tokens[part], targets[part], pieces, weight)[0]
+    assert losses == pytest.approx(loss_sum, rel=1e-6)
+    assert_same_tensors(pieces, whole.tensors, 1e-5)
+
+
+def test_padding_after_a_sequence_changes_nothing():
+    tokens, targets = random_batch(SHAPE, 2, 20, seed=0)
+    longer, padded = np.zeros((2, 31), np.int32), np.full((2, 31), -1, np.int32)
+    longer[:, :20], padded[:, :20] = tokens, targets
+    short, short_loss, short_count = gradients_of(model_of(SHAPE), tokens, targets)
+    long, long_loss, long_count = gradients_of(model_of(SHAPE), longer, padded)
+    assert long_count == short_count
+    assert long_loss == pytest.approx(short_loss, rel=1e-6)
+    assert_same_tensors(long, short.tensors, 1e-5)
+
+
+def test_a_batch_of_padding_alone_counts_for_nothing():
+    gradients, loss_sum, counted = gradients_of(
+        model_of(SHAPE), np.zeros((2, 9), np.int32), np.full((2, 9), -1, np.int32)
+    )
+    assert (loss_sum, counted) == (0.0, 0)
+    assert not gradients.flat.any()
+    assert model_of(SHAPE).score(np.zeros((1, 9), np.int32), np.full((1, 9), -1, np.int32)) == (0.0, 0, 0)
+
+
+def test_batches_of_other_shapes_leave_nothing_behind():
+    model = model_of(SHAPE)
+    tokens, targets = random_batch(SHAPE, 3, 40, seed=0)
+    first = gradients_of(model, tokens, targets)[0]
+    for batch, time in [(1, 1), (4, 67), (3, 40)]:
+        gradients_of(model, *random_batch(SHAPE, batch, time, seed=5))
+    np.testing.assert_array_equal(gradients_of(model, tokens, targets)[0].flat, first.flat)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_same_step_gives_the_same_bits_again(count):
+    threads.set_threads(count)
+    tokens, targets = random_batch(SHAPE, 3, 100, seed=0)
+    first, again = (gradients_of(model_of(SHAPE), tokens, targets) for _ in range(2))
+    np.testing.assert_array_equal(again[0].flat, first[0].flat)
+    assert again[1] == first[1]
+
+
+def test_two_threads_change_rounding_at_most():
+    tokens, targets = random_batch(SHAPE, 3, 100, seed=0)
+    threads.set_threads(1)
+    one = gradients_of(model_of(SHAPE), tokens, targets)[0]
+    threads.set_threads(2)
+    assert_same_tensors(gradients_of(model_of(SHAPE), tokens, targets)[0], one.tensors, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "tensor", ["wte.weight", "wpe.weight", "h.0.attn.c_attn.bias", "h.1.mlp.c_proj.weight", "ln_f.bias"]
+)
+def test_one_weight_that_is_not_a_number_shows_in_the_loss(tensor):
+    model = model_of(SHAPE)
+    model.parameters[tensor].reshape(-1)[0] = np.nan
+    tokens = np.zeros((1, 5), np.int32)
+    assert not np.isfinite(gradients_of(model, tokens, tokens)[1])
+
+
+def test_bad_tokens_targets_and_lengths_are_refused():
+    model, fine = model_of(SHAPE), np.zeros((1, 3), np.int32)
+    for tokens, targets in [
+        (fine + 101, fine),
+        (fine - 1, fine),
+        (fine, fine + 101),
+        (fine, fine - 2),
+        (fine, fine[:, :2]),
+    ]:
+        with pytest.raises(ValueError, match=r"got .* want"):
+            gradients_of(model, tokens, targets)
+    with pytest.raises(ValueError, match="within 140"):
+        model.logits(np.zeros((1, 141), np.int32))
+
+
+# ---- the decoder
+
+
+@pytest.mark.parametrize("pieces", [[1] * 40, [40], [7, 1, 1, 31], [64, 1, 64, 1]])
+def test_cached_decoding_is_the_full_forward(pieces):
+    tokens = random_batch(SHAPE, 1, sum(pieces), seed=4)[0]
+    model = model_of(SHAPE)
+    wanted = model.logits(tokens)[0]
+    decoder, end = Decoder(model.parameters), 0
+    for length in pieces:
+        got = decoder.read(tokens[0, end : end + length])
+        end += length
+        assert decoder.length == end
+        assert relative_error(got, wanted[end - 1]) < KERNEL_LIMIT
+
+
+@pytest.mark.parametrize("first", [CHUNK, CHUNK + 1, LONG.seq_len])
+def test_a_long_prompt_is_read_up_to_the_last_position(first):
+    tokens = random_batch(LONG, 1, LONG.seq_len, seed=4)[0]
+    model = model_of(LONG)
+    wanted = model.logits(tokens)[0]
+    decoder = Decoder(model.parameters)
+    assert relative_error(decoder.read(tokens[0, :first].tolist()), wanted[first - 1]) < KERNEL_LIMIT
+    for position in range(first, LONG.seq_len):
+        assert relative_error(decoder.read([int(tokens[0, position])]), wanted[position]) < KERNEL_LIMIT
+    assert decoder.length == decoder.capacity == LONG.seq_len
+    with pytest.raises(ValueError, match="at most 300"):
+        decoder.read([0])
+    assert decoder.length == LONG.seq_len
+
+
+def test_a_decoder_that_was_reset_remembers_nothing():
+    decoder = Decoder(model_of(SHAPE).parameters)
+    first = decoder.read([5, 6, 7])
+    decoder.read([8, 9])
+    decoder.reset()
+    assert decoder.length == 0
+    again = decoder.read([5, 6, 7])
+    np.testing.assert_array_equal(again, first)
+    decoder.read([1])
+    np.testing.assert_array_equal(again, first)  # logits once given stay as they are
+
+
+def test_the_decoder_refuses_what_it_cannot_read():
+    decoder = Decoder(model_of(SHAPE).parameters)
+    for tokens in ([], [0] * 141, [101], [-1]):
+        with pytest.raises(ValueError, match=r"got .* want"):
+            decoder.read(tokens)
+    assert decoder.length == 0
+
+
+def test_decoding_beside_training_changes_neither():
+    threads.set_threads(2)
+    tokens, targets = random_batch(SHAPE, 2, 130, seed=0)
+    model, decoder = model_of(SHAPE), Decoder(model_of(SHAPE, 1).parameters)
+    gradients, logits = gradients_of(model, tokens, targets)[0], decoder.read(tokens[0])
+    same = []
+
+    def train():
+        for _ in range(15):
+            same.append(np.array_equal(gradients_of(model, tokens, targets)[0].flat, gradients.flat))
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    while trainer.is_alive():
+        decoder.reset()
+        same.append(np.array_equal(decoder.read(tokens[0]), logits))
+    trainer.join()
+    assert len(same) > 15
+    assert all(same)
+
+
+# ---- the table of parameters
+
+
+def test_the_default_shape_has_57482752_parameters():
+    assert parameter_count(Settings().shape) == 57_482_752
+
+
+def test_the_table_agrees_with_the_reference():
+    table = {spec.name: spec for spec in parameter_table(SHAPE)}
+    assert {name: spec.shape for name, spec in table.items()} == reference.parameter_shapes(SHAPE)
+    for name, spec in table.items():
+        assert (spec.lr_group, spec.decay) == (reference.lr_group(name), reference.decays(name)), name
+
+
+def test_every_tensor_has_its_own_place_in_the_flat_buffer():
+    parameters = Parameters(SHAPE)
+    for number, tensor in enumerate(parameters.tensors.values(), start=1):
+        tensor += number
+    for number, (name, tensor) in enumerate(parameters.tensors.items(), start=1):
+        assert (tensor == number).all(), name
+    segments = sorted(parameters.segments)
+    assert [segment.start for segment in segments] == [0, *(segment.stop for segment in segments[:-1])]
+    assert segments[-1].stop == parameters.flat.size
+    twin = parameters.copy()
+    twin["ln_f.bias"][...] = -1
+    assert (parameters["ln_f.bias"] == len(parameters.tensors)).all()
+
+
+def test_initial_values_are_those_of_gpt2_and_follow_the_seed():
+    shape = ModelShape(d_model=96, hidden_size=192, vocab_size=300, num_heads=3, seq_len=64, layers=8)
+    parameters = initial_parameters(shape, seed=1)
+    for name, wanted in reference.initial_parameters(shape, seed=1).items():
+        tensor = parameters[name]
+        assert tensor.mean() == pytest.approx(wanted.mean(), abs=1e-3), name
+        assert tensor.std() == pytest.approx(wanted.std(), rel=0.05), name
+    np.testing.assert_array_equal(initial_parameters(shape, seed=1).flat, parameters.flat)
+    assert not np.array_equal(initial_parameters(shape, seed=2)["wte.weight"], parameters["wte.weight"])
