@@ -1,8 +1,8 @@
 """The mathematics of the transformer, one operation a module, each forward above its backward.
 
-Legend, used everywhere: B batch, T time, C channels, H heads, D head size (C = H * D), F hidden, V vocabulary, L layers,
-N = B * T. Arrays are float32 and row-major. Gradients are called `d_<name>`: gradients of parameters accumulate,
-gradients of activations overwrite, and a docstring says so where it is otherwise.
+Legend, used everywhere: B batch, T time, C channels, H heads, D head size (C = H * D), F hidden, V vocabulary,
+L layers, N = B * T. Arrays are float32 and row-major. Gradients are called `d_<name>`: gradients of parameters
+accumulate, gradients of activations overwrite, and a docstring says so where it is otherwise.
 
 Every kernel takes NumPy arrays, checks their shapes, and computes without the GIL on `threads.get_threads()` threads.
 The modules are compiled once for each instruction-set level; this package loads the fastest one that the processor has

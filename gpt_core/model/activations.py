@@ -40,7 +40,9 @@ class Activations:
     def __init__(self, shape: ModelShape, batch: int, time: int) -> None:
         N, C, F, V = batch * time, shape.d_model, shape.hidden_size, shape.vocab_size
         self.batch, self.time = batch, time
-        self.residual = [empty(N, C) for _ in range(shape.layers + 1)]  # the stream before each block, and after the last
+        self.residual = [
+            empty(N, C) for _ in range(shape.layers + 1)
+        ]  # the stream before each block, and after the last
         self.blocks = [BlockActivations(shape, batch, time) for _ in range(shape.layers)]
         self.mean_f, self.rstd_f = empty(N), empty(N)
         # shared scratch

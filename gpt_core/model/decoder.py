@@ -76,7 +76,8 @@ class Decoder:
         last = buffers.x[-1:]
         layer_norm.forward(self._one.normed, self._one.mean, self._one.rstd, last, *self._ln_f)
         linear.product(self._logits, self._one.normed, self._wte, transpose_b=True)
-        return self._logits[0].copy()
+        logits: Array = self._logits[0].copy()
+        return logits
 
     def _read_chunk(self, ids: NDArray[np.int32]) -> ChunkBuffers:
         buffers = self._one if ids.size == 1 else ChunkBuffers(self.parameters, ids.size)
@@ -93,10 +94,8 @@ class Decoder:
         linear.forward(buffers.qkv, buffers.normed, *w.c_attn)
         cache.keys[0, self.length : end] = buffers.qkv[:, C : 2 * C]
         cache.values[0, self.length : end] = buffers.qkv[:, 2 * C :]
-        attention.forward(
-            buffers.attended[None], buffers.log_sums, buffers.qkv[None, :, :C], cache.keys[:, :end], cache.values[:, :end],
-            self._workspace,
-        )  # fmt: skip
+        q, k, v = buffers.qkv[None, :, :C], cache.keys[:, :end], cache.values[:, :end]
+        attention.forward(buffers.attended[None], buffers.log_sums, q, k, v, self._workspace)
         linear.forward(buffers.x, buffers.attended, *w.attn_proj, buffers.x)
         layer_norm.forward(buffers.normed, buffers.mean, buffers.rstd, buffers.x, *w.ln_2)
         linear.forward(buffers.hidden, buffers.normed, *w.c_fc)

@@ -49,8 +49,8 @@ class GPT:
     def loss_and_gradients(self, tokens: Ids, targets: Ids, gradients: Parameters, weight: float) -> tuple[float, int]:
         """Forward and backward of tokens (B, T) with targets (B, T), of which -1 means none.
 
-        Adds weight * d(sum of losses)/d(parameter) to `gradients`; gives the sum of losses in nats and the number of targets.
-        For the mean loss over a batch, weight is one over the targets of the whole batch.
+        Adds weight * d(sum of losses)/d(parameter) to `gradients`; gives the sum of losses in nats and the number of
+        targets. For the mean loss over a batch, weight is one over the targets of the whole batch.
         """
         buffers = self._forward(tokens)
         if self._scratch is None:
@@ -128,9 +128,7 @@ class GPT:
         )  # fmt: skip
         layer_norm.forward(buffers.normed, kept.mean_1, kept.rstd_1, x, *w.ln_1)  # again: it was not kept
         linear.backward(scratch.d_branch, *d_w.c_attn, scratch.d_qkv, buffers.normed, w.c_attn.weight)
-        layer_norm.backward(
-            scratch.d_residual, *d_w.ln_1, scratch.d_branch, x, kept.mean_1, kept.rstd_1, w.ln_1.weight
-        )
+        layer_norm.backward(scratch.d_residual, *d_w.ln_1, scratch.d_branch, x, kept.mean_1, kept.rstd_1, w.ln_1.weight)
 
     def _mlp_backward(
         self, w: BlockTensors, d_w: BlockTensors, kept: BlockActivations, buffers: Activations, scratch: GradientScratch

@@ -1,9 +1,9 @@
 """The one table of parameters, and the flat buffer that holds their values.
 
-Names and layouts are GPT-2's, as Hugging Face's `GPT2LMHeadModel` has them: a linear weight is (in, out), `c_attn` holds
-the columns of query, key and value side by side, and `wte` is both the token embedding and the unembedding.
+Names and layouts are GPT-2's, as Hugging Face's `GPT2LMHeadModel` has them: a linear weight is (in, out), `c_attn`
+holds the columns of query, key and value side by side, and `wte` is both the token embedding and the unembedding.
 
-Sizes, initial values, learning-rate groups, weight decay, checkpoint keys and the parameter count derive from the table.
+Sizes, initial values, learning-rate groups, weight decay, checkpoint keys and the parameter count derive from it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Training: the loop, what it tells and is told, the optimizer, evaluation, and checkpoints."""

@@ -1,7 +1,7 @@
 """What a training run tells the world: one stream of frozen events of plain values.
 
-The trainer yields these; the app, the headless run and `metrics.jsonl` read them. `to_json` gives the one-line form that
-`--json` prints and `metrics.jsonl` holds. Losses are in nats, times in seconds.
+The trainer yields these; the app, the headless run and `metrics.jsonl` read them. `to_json` gives the one-line form
+that `--json` prints and `metrics.jsonl` holds. Losses are in nats, times in seconds.
 """
 
 from __future__ import annotations

@@ -43,6 +43,11 @@ class TrainerRequests:
         """While paused: take one step, then wait again."""
         self._single_step = True
 
+    @property
+    def anything_asked(self) -> bool:
+        """Whether a save, an evaluation or a single step waits to be taken."""
+        return self._save or self._evaluate or self._single_step
+
     def take_save(self) -> bool:
         """True once for each `save`."""
         asked, self._save = self._save, False

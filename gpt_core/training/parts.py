@@ -1,0 +1,51 @@
+"""What one run is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gpt_core.config import Settings
+from gpt_core.model.parameters import Parameters
+from gpt_core.text.batches import Batch
+from gpt_core.text.token_text import TokenText
+from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.training.checkpoint_header import TrainingState
+from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.training.metrics_log import MetricsLog
+from gpt_core.training.optimizer import AdamW
+
+
+class Windows(Protocol):
+    """Where batches come from: `gpt_core.text.batches.Batches`, or the lines of tiny overfit."""
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Windows that one pass over the text has."""
+
+    @property
+    def seq_len(self) -> int:
+        """T: tokens of one window."""
+
+    def read(self, epoch: int, first: int, count: int) -> Batch:
+        """Tokens and targets (count, T) of the windows from the first-th of an epoch's order on."""
+
+
+@dataclass
+class Run:
+    """All that one run is made of, as `gpt_core.training.run.open_run` puts it together."""
+
+    settings: Settings
+    preset: str
+    windows: Windows
+    train_text: TokenText
+    eval_text: TokenText | None
+    tokenizer: Tokenizer
+    parameters: Parameters
+    optimizer: AdamW
+    state: TrainingState
+    store: CheckpointStore
+    log: MetricsLog
+    resumed_from: Path | None = None
+    eval_file: Path | None = None

@@ -1,0 +1,257 @@
+"""The training loop: an iterator of events over steps that anybody may pause, save or stop at a step boundary.
+
+Everything a run needs to go on exactly as it would have is in `TrainingState`, the weights and the moments. What is due
+at a boundary (an evaluation, the end of an epoch) is itself part of that state: a run that is stopped in the middle of
+an evaluation makes it again when it is resumed.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpt_core.config import ModelShape
+from gpt_core.kernels import adamw, threads
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.text.token_text import TokenText
+from gpt_core.training import events as ev
+from gpt_core.training.clock import RunClock, TokenRate
+from gpt_core.training.early_stopping import end_epoch, record_accuracy
+from gpt_core.training.evaluation import EvalResult, evaluation, perplexity
+from gpt_core.training.parts import Run
+from gpt_core.training.requests import TrainerRequests
+from gpt_core.training.saving import Saver
+from gpt_core.training.schedule import schedule_of
+
+MOST_SKIPPED_IN_A_ROW = 5
+PAUSE_POLL_S = 0.02
+
+
+class Trainer:
+    """One run. `events` drives it; `requests` steers it from other threads and signal handlers."""
+
+    def __init__(self, run: Run) -> None:
+        self.requests = TrainerRequests()
+        self.settings = run.settings
+        self.tokenizer = run.tokenizer
+        self.parameters = run.parameters
+        self.state = run.state
+        self._run = run
+        self._gpt = GPT(run.parameters)
+        self._gradients = Parameters(run.parameters.shape)
+        self._schedule = schedule_of(run.settings)
+        self._weights_lock = threading.Lock()
+        self._saver = Saver(run)
+        self._debug: ev.LayerNorms | None = None
+        self._end_reason = ""
+        self._clock = RunClock(run.state.elapsed_s)
+        self._rate = TokenRate()
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model's shape."""
+        return self.parameters.shape
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken since the beginning of the run."""
+        return self.state.step
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of weights, gradients and moments."""
+        return 4 * self.parameters.flat.nbytes
+
+    def weights_snapshot(self) -> tuple[Parameters, int]:
+        """A copy of the weights as one step left them, and that step. From any thread; waits for an update to end."""
+        with self._weights_lock:
+            return self.parameters.copy(), self.state.step
+
+    def events(self) -> Iterator[ev.AnyEvent]:
+        """The run, from RunStarted to RunFinished. Closing the iterator early saves as a stop does."""
+        finished = False
+        try:
+            for event in self._all_events():
+                if isinstance(event, ev.LOGGED):
+                    self._run.log.append(event)
+                finished = isinstance(event, ev.RunFinished)
+                yield event
+        finally:
+            if not finished and not self.requests.discarding:
+                self._saver.save_if_new("latest")
+            self._run.log.close()
+            self._run.store.close()
+
+    # ---- the loop
+
+    def _all_events(self) -> Iterator[ev.AnyEvent]:
+        yield self._started()
+        while True:
+            yield from self._boundary()
+            reason = self._reason_to_end()
+            if reason:
+                break
+            if self.requests.pausing and not self.requests.take_single_step():
+                yield from self._pause()
+                continue
+            if (event := self._take_step()) is not None:
+                yield event
+                if self._debug is not None:
+                    yield self._debug
+        yield from self._finish(reason)
+
+    def _reason_to_end(self) -> str:
+        """Why the run ends here, or ""."""
+        settings, state = self.settings, self.state
+        if state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+            return "diverged"
+        if settings.overfit_tiny and state.step >= settings.overfit_steps:
+            return "overfit_done"
+        if self._end_reason:
+            return self._end_reason
+        if 0 < settings.max_steps <= state.step:
+            return "max_steps"
+        if state.epoch >= settings.max_epochs and not settings.overfit_tiny:
+            return "max_epochs"
+        return "stopped" if self.requests.stopping else ""
+
+    def _boundary(self) -> Iterator[ev.AnyEvent]:
+        """What is due between two steps: an evaluation, the end of an epoch, saves."""
+        state, settings = self.state, self.settings
+        if self.requests.take_evaluate():
+            state.evaluation_due = True
+        if state.evaluation_due and self._run.eval_text is not None:
+            yield from self._evaluate(self._run.eval_text)
+            if state.evaluation_due:
+                return  # stopped in the middle: it stays due
+        state.evaluation_due = False
+        if state.window >= self._run.windows.windows_per_epoch:
+            reason = end_epoch(state, settings)
+            self._end_reason = "" if settings.overfit_tiny and reason != "epsilon" else reason
+            every = settings.save_epoch_number
+            if every and state.epoch % every == 0 and not settings.overfit_tiny:
+                self._saver.due.add("epoch")
+        if self.requests.take_save() or self._saver.minutes_are_over:
+            self._saver.due.add("latest")
+        yield from self._saver.save_due()
+
+    def _pause(self) -> Iterator[ev.AnyEvent]:
+        """Waits until something is asked for."""
+        requests = self.requests
+        yield ev.RunPaused(self.state.step)
+        with self._clock.stopped():
+            while requests.pausing and not requests.stopping and not requests.anything_asked:
+                time.sleep(PAUSE_POLL_S)
+        if not requests.pausing:
+            yield ev.RunContinued(self.state.step)
+
+    # ---- one step
+
+    def _take_step(self) -> ev.StepCompleted | ev.UpdateSkipped | None:
+        """One optimizer step; None if a stop was asked for meanwhile, and then nothing has changed."""
+        settings, state, started = self.settings, self.state, time.perf_counter()
+        micro_batches = [
+            self._run.windows.read(state.epoch, state.window + first, settings.micro_batch)
+            for first in range(0, settings.batch_size, settings.micro_batch)
+        ]
+        targets_in_batch = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
+        self._gradients.flat.fill(0.0)
+        loss_sum = 0.0
+        for tokens, targets in micro_batches:
+            if self.requests.stopping:
+                return None
+            loss_sum += self._gpt.loss_and_gradients(tokens, targets, self._gradients, 1.0 / targets_in_batch)[0]
+        loss, norm = loss_sum / targets_in_batch, adamw.norm(self._gradients.flat)
+        share = self._schedule.share(state.step + 1)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        debugging = settings.debug and (state.step + 1) % settings.debug_every == 0
+        before = self.parameters.copy() if debugging else None
+        with self._weights_lock:
+            if finite:
+                scale = self._run.optimizer.clip_scale(norm)
+                self._run.optimizer.update(self._gradients, state.step + 1, share, scale)
+            state.step += 1
+        self._debug = layer_norms(state.step, self._gradients, before, self.parameters) if before else None
+        state.window += settings.batch_size
+        state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
+        state.elapsed_s = self._clock.elapsed_s
+        self._mark_due()
+        if not finite:
+            what = f"the loss was {loss}" if not math.isfinite(loss) else f"the gradient norm was {norm}"
+            return ev.UpdateSkipped(state.step, state.skipped_in_a_row, what)
+        state.tokens += targets_in_batch
+        state.loss_sum += loss_sum
+        state.loss_count += targets_in_batch
+        rate = self._rate.after(time.perf_counter() - started, targets_in_batch)
+        return ev.StepCompleted(
+            step=state.step, epoch=state.epoch, loss=loss, ppl=perplexity(loss),
+            lr=self._run.optimizer.rates["mlp"] * share, grad_norm=norm, tokens=state.tokens, tokens_per_s=rate,
+            elapsed_s=state.elapsed_s,
+        )  # fmt: skip
+
+    def _mark_due(self) -> None:
+        """Notes what the step just taken makes due."""
+        state, settings = self.state, self.settings
+        ends_epoch = state.window >= self._run.windows.windows_per_epoch
+        every = settings.eval_every_steps
+        state.evaluation_due = ends_epoch or (every > 0 and state.step % every == 0)
+        if settings.save_every_steps and state.step % settings.save_every_steps == 0:
+            self._saver.due.add("latest")
+
+    # ---- evaluating, beginning, ending
+
+    def _evaluate(self, text: TokenText) -> Iterator[ev.AnyEvent]:
+        """Scores the whole eval text. If a stop is asked for meanwhile, the evaluation stays due."""
+        state, total = self.state, len(text) - 1
+        steps = evaluation(self._gpt, text, self._run.windows.seq_len, self.settings.micro_batch)
+        while True:
+            try:
+                done = next(steps)
+            except StopIteration as end:
+                result: EvalResult = end.value
+                break
+            yield ev.EvalProgressed(state.step, done, total)
+            if self.requests.stopping:
+                return
+        state.evaluation_due = False
+        state.elapsed_s = self._clock.elapsed_s
+        if record_accuracy(state, result.accuracy, self.settings):
+            self._saver.due.add("best")
+        yield ev.EvalCompleted(state.step, result.loss, result.ppl, result.accuracy, result.bits_per_byte)
+
+    def _started(self) -> ev.RunStarted:
+        run, settings, state = self._run, self.settings, self.state
+        steps_per_epoch = math.ceil(run.windows.windows_per_epoch / settings.batch_size)
+        last_step = settings.overfit_steps if settings.overfit_tiny else settings.max_epochs * steps_per_epoch
+        return ev.RunStarted(
+            step=state.step, epoch=state.epoch, kind="overfit-tiny" if settings.overfit_tiny else "train",
+            preset=run.preset, parameters=parameter_count(self.shape), train_tokens=len(run.train_text),
+            eval_tokens=len(run.eval_text) if run.eval_text else 0,
+            batch_tokens=settings.batch_size * run.windows.seq_len, steps_per_epoch=steps_per_epoch,
+            max_steps=min(settings.max_steps, last_step) if settings.max_steps else last_step,
+            threads=threads.get_threads(), seed=settings.seed, train_file=str(run.train_text.path or ""),
+            eval_file=str(run.eval_file or ""), resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
+        )  # fmt: skip
+
+    def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:
+        """The last saves and the last event. A run that came to its own end also leaves `transformer`, its best."""
+        self.state.finished = "" if reason in ("stopped", "max_steps") else reason
+        if not self.requests.discarding and (saved := self._saver.save_if_new("latest")) is not None:
+            yield saved
+        if reason in ("max_epochs", "early_stopping", "epsilon"):
+            yield self._saver.save_final()
+        yield ev.RunFinished(reason, self.state.step)
+
+
+def layer_norms(step: int, gradients: Parameters, before: Parameters, after: Parameters) -> ev.LayerNorms:
+    """The norm of each tensor's gradient before clipping, and of what the update changed in it."""
+    return ev.LayerNorms(
+        step,
+        {name: float(np.linalg.norm(tensor)) for name, tensor in gradients.tensors.items()},
+        {name: float(np.linalg.norm(after[name] - tensor)) for name, tensor in before.tensors.items()},
+    )
