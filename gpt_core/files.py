@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _WRITE_BYTES = 8 << 20
-_BINARY = getattr(os, "O_BINARY", 0)
+BINARY = getattr(os, "OBINARY", 0)
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?:new|old)")
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
 
@@ -42,7 +42,7 @@ def open_regular(path: Path | str) -> io.FileIO:
         _require_regular(os.stat(path).st_mode)
     except ValueError as error:  # a NUL in the name
         raise OSError(errno.EINVAL, str(error)) from None
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY)
     try:
         _require_regular(os.fstat(descriptor).st_mode)
         return io.FileIO(descriptor, "rb")
@@ -124,7 +124,7 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def _write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | _BINARY, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | BINARY, 0o666)
     try:
         for chunk in chunks:
             write_all(descriptor, chunk)

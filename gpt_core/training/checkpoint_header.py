@@ -33,6 +33,8 @@ MAX_TOKENIZER_BYTES = 64 << 20
 _START = b'{"__metadata__":{"header_sha256":"'
 _DIGITS = slice(8 + len(_START), 8 + len(_START) + 64)
 _ALIGNMENT = 64
+_LEAST_ENTRY = 64  # what a tensor takes in the header, at least
+_MOST_ENTRY = 256  # and at most, besides its name
 _KINDS = {"ckpt_latest": "latest", "best_model": "best", "transformer": "final"}
 
 _Count = Annotated[int, Meta(ge=0, le=MOST)]
@@ -126,6 +128,12 @@ class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
     checksums: str
 
 
+class _OnlyMetadata(msgspec.Struct):
+    """A header of which everything else is skipped."""
+
+    metadata: _Metadata = msgspec.field(name="__metadata__")
+
+
 class Header(NamedTuple):
     """A header that was read and found to be in order."""
 
@@ -185,8 +193,7 @@ def read_header(file: io.FileIO, path: Path) -> Header:
     file.seek(0)
     head = _read_head(file, path, size)
     try:
-        entries = msgspec.json.decode(head[8:], type=dict[str, msgspec.Raw])
-        metadata = msgspec.json.decode(entries.pop("__metadata__", b"{}"), type=_Metadata)
+        metadata = msgspec.json.decode(memoryview(head)[8:], type=_OnlyMetadata).metadata
         if metadata.gpt_tui_format != FORMAT:
             raise CheckpointError(
                 f"{path}: got checkpoint format {metadata.gpt_tui_format[:20]}, wanted {FORMAT}: "
@@ -196,9 +203,10 @@ def read_header(file: io.FileIO, path: Path) -> Header:
         check_together(settings)
         state = msgspec.json.decode(metadata.state, type=TrainingState)
         contents = msgspec.json.decode(metadata.contents, type=Contents)
-        checksums = msgspec.json.decode(metadata.checksums, type=dict[str, str])
+        if settings.layers > len(head) // _LEAST_ENTRY:
+            raise ValueError(f"it is too short for {settings.layers} layers")
         layout = layout_of(settings.shape, contents.has_moments, contents.tokenizer_bytes)
-        _check_layout(entries, layout, checksums, path)
+        checksums = _check_layout(head, metadata, layout, path)
     except (ValueError, RecursionError, ConfigError) as error:
         damaged(path, f"its header makes no sense ({error})")
     wanted = len(head) + layout[TOKENIZER].data_offsets[1]
@@ -268,9 +276,19 @@ def _read_head(file: io.FileIO, path: Path, size: int) -> bytes:
     return head
 
 
-def _check_layout(
-    entries: dict[str, msgspec.Raw], layout: dict[str, TensorEntry], checksums: dict[str, str], path: Path
-) -> None:
+def _check_layout(head: bytes, metadata: _Metadata, layout: dict[str, TensorEntry], path: Path) -> dict[str, str]:
+    """The checksums, after the tensors in the header were found to be those of the layout.
+
+    What is longer than any such header is refused before it is taken apart: a million names would take seconds. Raises
+    CheckpointError and ValueError.
+    """
+    room = sum(len(name) + _MOST_ENTRY for name in layout)
+    text = sum(len(part.encode()) for part in msgspec.structs.astuple(metadata))
+    if len(metadata.checksums) > room or len(head) > room + 2 * text + 4096:
+        raise ValueError(f"got {len(head):,} bytes for {len(layout)} tensors")
+    checksums = msgspec.json.decode(metadata.checksums, type=dict[str, str])
+    entries = msgspec.json.decode(memoryview(head)[8:], type=dict[str, msgspec.Raw])
+    del entries["__metadata__"]
     if entries.keys() != layout.keys() or checksums.keys() != layout.keys():
         odd = sorted((entries.keys() ^ layout.keys()) | (checksums.keys() ^ layout.keys()))
         damaged(path, f"its tensors are not those of its settings (first: {odd[0][:80]})")
@@ -279,3 +297,4 @@ def _check_layout(
         if got != entry:
             shapes = f"got {got.dtype[:10]} {str(got.shape)[:80]} at {got.data_offsets}"
             damaged(path, f"{name}: {shapes}, wanted {entry.dtype} {entry.shape} at {entry.data_offsets}")
+    return checksums

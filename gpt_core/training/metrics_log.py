@@ -47,7 +47,7 @@ class MetricsLog:
                 files.replace_file(self.path, ())
             else:
                 _cut(self.path, resume_step)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | files.BINARY
             self._file: int | None = os.open(self.path, flags, 0o666)
         except OSError as error:
             raise ConfigError(
@@ -86,12 +86,11 @@ def read_metrics(path: Path | str) -> Iterator[AnyEvent]:
     A log that does not exist has no events. Raises ConfigError if it cannot be read.
     """
     try:
-        with files.open_regular(path) as file:
-            for line in _lines(file):
-                try:
-                    yield from_json(line)
-                except (ValueError, RecursionError):
-                    continue
+        for line in _lines(path):
+            try:
+                yield from_json(line)
+            except (ValueError, RecursionError):
+                continue
     except FileNotFoundError:
         return
     except OSError as error:
@@ -101,17 +100,15 @@ def read_metrics(path: Path | str) -> Iterator[AnyEvent]:
 def _cut(path: Path, last_step: int) -> None:
     """Leaves only the whole lines of steps up to `last_step`; the file is replaced as a whole, if it must be."""
     try:
-        with files.open_regular(path) as file:
-            size = file.seek(0, io.SEEK_END)
-            if sum(map(len, _kept_lines(file, last_step))) != size:
-                files.replace_file(path, _blocks(_kept_lines(file, last_step)))
+        if sum(map(len, _kept_lines(path, last_step))) != path.stat().st_size:
+            files.replace_file(path, _blocks(_kept_lines(path, last_step)))
     except FileNotFoundError:
         return
 
 
-def _kept_lines(file: io.FileIO, last_step: int) -> Iterator[bytes]:
+def _kept_lines(path: Path, last_step: int) -> Iterator[bytes]:
     step_of = msgspec.json.Decoder(_Step)
-    for line in _lines(file):
+    for line in _lines(path):
         try:
             if line.endswith(b"\n") and step_of.decode(line).step <= last_step:
                 yield line
@@ -130,17 +127,12 @@ def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
     yield bytes(block)
 
 
-def _lines(file: io.FileIO) -> Iterator[bytes]:
-    """Every line from the beginning of the file, with its line end; those longer than the bound are passed over."""
-    file.seek(0)
-    # closed with the file by whoever opened it: a BufferedReader would close it at the end of this function
-    reader = io.BufferedReader(file, _BLOCK)
-    try:
+def _lines(path: Path | str) -> Iterator[bytes]:
+    """Every line with its line end; those longer than the bound are passed over. Raises OSError."""
+    with files.open_regular(path) as file, io.BufferedReader(file, _BLOCK) as reader:
         skipping = False
         while line := reader.readline(MAX_LINE_BYTES):
             whole = line.endswith(b"\n") or len(line) < MAX_LINE_BYTES
             if whole and not skipping:
                 yield line
             skipping = not whole
-    finally:
-        reader.detach()
