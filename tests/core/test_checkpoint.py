@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import pytest
 import safetensors
-from checkpoint_samples import SETTINGS, forged, same_bits, sample, split
 from safetensors.numpy import load_file
 
 from gpt_core.config import Settings
@@ -25,6 +24,7 @@ from gpt_core.training.checkpoint import (
     write_checkpoint,
 )
 from gpt_core.training.checkpoint_header import MAX_HEADER_BYTES, encode_header, layout_of
+from tests.core.checkpoint_samples import SETTINGS, forged, same_bits, sample, split
 
 SECONDS, BYTES = 0.1, 2 << 20  # that a refusal may take, besides reading
 

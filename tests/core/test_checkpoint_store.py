@@ -1,0 +1,312 @@
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from gpt_core.config import preset
+from gpt_core.errors import ConfigError, FolderInUseError, RunExistsError, SaveError
+from gpt_core.training.checkpoint import peek_checkpoint, read_checkpoint, verify_checkpoint, write_checkpoint
+from gpt_core.training.checkpoint_store import CheckpointStore, DamagedCheckpoint
+from tests.core.checkpoint_samples import SETTINGS, sample
+
+
+@pytest.fixture
+def store(tmp_path):
+    with CheckpointStore(tmp_path / "models") as opened:
+        opened.prepare("run-a", new_run=True)
+        yield opened
+
+
+def names(store):
+    return sorted(path.name for path in store.folder.iterdir() if path.name != ".lock")
+
+
+def flip_last_weight(path):
+    data = bytearray(path.read_bytes())
+    data[-len(b"some pieces") - 1] ^= 1
+    path.write_bytes(data)
+
+
+def test_each_kind_has_its_name(store):
+    written = sample(epoch=12, best_accuracy=0.5)
+    paths = [store.save(kind, written) for kind in ("latest", "best", "epoch", "final")]
+    assert [path.name for path in paths] == [
+        "ckpt_latest.safetensors", "best_model.safetensors", "epoch_012.safetensors", "transformer.safetensors"
+    ]  # fmt: skip
+    assert paths[2] == store.path_of("epoch", 12)
+    assert store.path_of("epoch", 1234).name == "epoch_1234.safetensors"
+    assert [peek_checkpoint(path).kind for path in paths] == ["latest", "best", "epoch", "final"]
+    with pytest.raises(KeyError):
+        store.path_of("other")
+
+
+def test_the_folder_is_made_and_left_empty_by_preparing(tmp_path):
+    with CheckpointStore(tmp_path / "a" / "b") as store:
+        assert store.prepare("run-a", new_run=True) == ()
+        assert names(store) == []
+
+
+def test_an_absent_folder_has_no_checkpoints(tmp_path):
+    store = CheckpointStore(tmp_path / "absent")
+    assert store.list() == []
+    assert store.resumable() == (None, [])
+    assert store.for_chat() == (None, [])
+
+
+@pytest.mark.parametrize("place", ["file/models", "file", "a\0b", "/proc/self/models"])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    start = time.perf_counter()
+    with pytest.raises(ConfigError, match="--models-dir") as caught:
+        CheckpointStore(tmp_path / place).prepare("run-a", new_run=True)
+    assert time.perf_counter() - start < 1
+    assert "cannot be written" in str(caught.value)
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync"])
+def test_a_read_only_or_full_disk_is_refused_and_the_lock_given_back(tmp_path, monkeypatch, call):
+    def fail(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    store = CheckpointStore(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(ConfigError, match="Read-only file system"):
+            store.prepare("run-a", new_run=True)
+    with CheckpointStore(tmp_path) as another:
+        another.prepare("run-b", new_run=True)
+        assert names(another) == []
+
+
+def test_a_new_run_refuses_a_folder_with_another_runs_checkpoints_and_names_the_ways_on(store):
+    store.save("latest", sample(step=1234))
+    store.save("epoch", sample(step=1234))
+    before = {name: (store.folder / name).read_bytes() for name in names(store)}
+    store.close()
+    with pytest.raises(RunExistsError) as caught:
+        CheckpointStore(store.folder).prepare("run-b", new_run=True)
+    for said in ("ckpt_latest.safetensors (step 1,234) and 1 more", "--resume", "--models-dir", "--overwrite"):
+        assert said in str(caught.value).replace("epoch_001", "ckpt_latest")
+    assert {name: (store.folder / name).read_bytes() for name in names(store)} == before
+    with CheckpointStore(store.folder) as again:
+        again.prepare("run-a", new_run=False)
+
+
+def test_a_resumed_run_refuses_a_folder_of_another_run_too(store):
+    store.save("latest", sample())
+    store.close()
+    with pytest.raises(RunExistsError):
+        CheckpointStore(store.folder).prepare("run-b", new_run=False)
+
+
+def test_a_damaged_checkpoint_stops_a_new_run_and_not_a_resumed_one(store):
+    store.path_of("latest").write_bytes(b"half a check")
+    store.close()
+    with pytest.raises(RunExistsError, match="damaged"):
+        CheckpointStore(store.folder).prepare("run-b", new_run=True)
+    with CheckpointStore(store.folder) as again:
+        again.prepare("run-a", new_run=False)
+        assert names(again) == ["ckpt_latest.safetensors"]
+
+
+def test_overwriting_removes_the_other_runs_files_and_nothing_else(store):
+    for kind in ("latest", "best", "epoch", "final"):
+        store.save(kind, sample())
+    store.path_of("epoch", 7).write_bytes(b"damaged")
+    store.metrics_path.write_text("{}\n")
+    write_checkpoint(store.folder / "mine.safetensors", sample())
+    (store.folder / "README.md").write_text("read me")
+    store.close()
+    with CheckpointStore(store.folder) as again:
+        again.prepare("run-b", new_run=True, overwrite=True)
+        assert names(again) == ["README.md", "mine.safetensors"]
+
+
+def test_a_checkpoint_of_the_users_own_naming_never_stops_a_run(tmp_path):
+    write_checkpoint(tmp_path / "mine.safetensors", sample())
+    with CheckpointStore(tmp_path) as store:
+        store.prepare("run-b", new_run=True)
+        assert [info.kind for info in store.list()] == ["other"]
+        assert store.resumable().info is None
+        assert store.for_chat().info.path.name == "mine.safetensors"
+
+
+def test_the_log_of_a_resumed_run_stays_and_a_strangers_goes(store):
+    store.save("latest", sample())
+    store.metrics_path.write_text("{}\n")
+    store.close()
+    with CheckpointStore(store.folder) as again:
+        again.prepare("run-a", new_run=False)
+        assert again.metrics_path.exists()
+        again.close()
+        again.prepare("run-b", new_run=False, overwrite=True)
+        assert names(again) == []
+
+
+def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(store):
+    with pytest.raises(FolderInUseError, match=f"process {os.getpid()} is training there"):
+        CheckpointStore(store.folder).prepare("run-b", new_run=True)
+    code = (
+        "import sys; from gpt_core.training.checkpoint_store import CheckpointStore as S;"
+        "S(sys.argv[1]).prepare('x', new_run=True)"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code, store.folder], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert f"process {os.getpid()} is training there" in other.stderr
+    store.prepare("run-a", new_run=True)  # the holder itself may ask again
+
+
+def test_the_lock_dies_with_its_owner(tmp_path):
+    code = (
+        "import sys, time; from gpt_core.training.checkpoint_store import CheckpointStore as S; s = S(sys.argv[1]);"
+        "s.prepare('x', new_run=True); print('held', flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    try:
+        assert owner.stdout.readline() == b"held\n"
+        with pytest.raises(FolderInUseError, match=f"process {owner.pid} "):
+            CheckpointStore(tmp_path).prepare("run-b", new_run=True)
+    finally:
+        owner.kill()
+        owner.wait()
+    with CheckpointStore(tmp_path) as store:
+        store.prepare("run-b", new_run=True)
+
+
+def test_a_planted_lock_is_never_written_through(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / ".lock").symlink_to(victim)
+    with pytest.raises(ConfigError):
+        CheckpointStore(tmp_path / "models").prepare("run-a", new_run=True)
+    assert victim.read_text() == "precious"
+
+
+def test_leftovers_of_a_killed_save_are_swept_and_strangers_files_are_not(tmp_path):
+    mark = "0123456789abcdef"
+    ours = [f".ckpt_latest.safetensors.{mark}.new", f".epoch_003.safetensors.{mark}.old", f".metrics.jsonl.{mark}.new"]
+    theirs = [f".notes.txt.{mark}.new", "ckpt_latest.safetensors.new", f".ckpt_latest.safetensors.{mark}.bak"]
+    for name in ours + theirs:
+        (tmp_path / name).write_text("half")
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    link = tmp_path / f".best_model.safetensors.{mark}.new"
+    link.symlink_to(victim)
+    (tmp_path / f".transformer.safetensors.{mark}.new").mkdir()
+    with CheckpointStore(tmp_path) as store:
+        assert sorted(store.prepare("run-a", new_run=True)) == sorted([*ours, link.name])
+    left = os.listdir(tmp_path)
+    assert set(theirs) <= set(left)
+    assert not set(ours) & set(left)
+    assert victim.read_text() == "precious"
+
+
+def test_the_list_is_newest_first_and_ends_with_the_damaged(store):
+    store.save("epoch", sample(step=30, epoch=3))
+    store.save("best", sample(step=20))
+    store.save("latest", sample(step=10))
+    store.path_of("epoch", 1).write_bytes(b"x" * 100)
+    os.mkfifo(store.path_of("epoch", 2))
+    *whole, first, second = store.list()
+    assert [info.step for info in whole] == [10, 20, 30]
+    assert isinstance(first, DamagedCheckpoint)
+    assert (first.kind, first.path) == ("epoch", store.path_of("epoch", 1))
+    assert "a FIFO" in second.error
+
+
+def test_newest_means_saved_last_even_when_the_clock_jumps_back(store, monkeypatch):
+    clock = [2e9]
+    monkeypatch.setattr("gpt_core.training.checkpoint_store.time", SimpleNamespace(time=lambda: clock[0]))
+    store.save("epoch", sample(step=1))
+    clock[0] = 1e9
+    store.save("best", sample(step=2))
+    store.close()
+    with CheckpointStore(store.folder) as again:
+        again.prepare("run-a", new_run=False)
+        again.save("latest", sample(step=3))
+        assert [info.step for info in again.list()] == [3, 2, 1]
+        assert again.resumable().info.step == 3
+
+
+def test_after_going_on_from_an_older_checkpoint_the_newest_is_the_new_branch(store):
+    store.save("epoch", sample(step=50))
+    store.save("best", sample(step=60))
+    store.save("latest", sample(step=40))
+    assert store.resumable().info.step == 40
+
+
+def test_resuming_falls_back_to_the_newest_whole_one_and_says_what_it_passed_over(store):
+    store.save("epoch", sample(step=10))
+    store.save("best", sample(step=20))
+    store.save("latest", sample(step=30))
+    assert store.resumable() == (verify_checkpoint(store.path_of("latest")), [])
+    flip_last_weight(store.path_of("latest"))
+    store.path_of("best").write_bytes(store.path_of("best").read_bytes()[:500])
+    info, damaged = store.resumable()
+    assert info.step == 10
+    assert {bad.kind for bad in damaged} == {"latest", "best"}
+    assert all(str(bad.path) in bad.error for bad in damaged)
+    flip_last_weight(store.path_of("epoch", 1))
+    assert store.resumable().info is None
+    assert len(store.resumable().damaged) == 3
+
+
+def test_resuming_takes_neither_the_final_model_nor_one_without_moments_before_others(store):
+    store.save("latest", sample(step=10))
+    store.save("best", sample(step=20, moments=False))
+    store.save("final", sample(step=20))
+    assert store.resumable().info.kind == "latest"
+    store.path_of("latest").unlink()
+    assert store.resumable().info.kind == "final"
+
+
+def test_chat_takes_the_best_model_else_the_newest_and_needs_no_moments(store):
+    store.save("best", sample(step=10, moments=False))
+    store.save("latest", sample(step=20))
+    assert store.for_chat().info.kind == "best"
+    store.path_of("best").unlink()
+    store.save("epoch", sample(step=30))
+    flip_last_weight(store.path_of("epoch", 1))  # the last weight is a moment
+    assert store.for_chat().info.step == 30
+    store.path_of("epoch", 1).write_bytes(b"damaged")
+    info, damaged = store.for_chat()
+    assert info.step == 20
+    assert [bad.path for bad in damaged] == [store.path_of("epoch", 1)]
+
+
+def test_a_best_model_is_never_replaced_by_a_worse_one_of_its_run(store):
+    store.save("best", sample(step=60, best_accuracy=0.35, best_step=60))
+    with pytest.raises(SaveError, match=r"0\.3500, step 60.* better than 0\.3000"):
+        store.save("best", sample(step=50, best_accuracy=0.30))
+    assert peek_checkpoint(store.path_of("best")).step == 60
+    store.save("best", sample(step=70, best_accuracy=0.36))
+    assert peek_checkpoint(store.path_of("best")).step == 70
+    store.path_of("best").write_bytes(b"damaged")
+    store.save("best", sample(step=80, best_accuracy=0.1))
+    assert verify_checkpoint(store.path_of("best")).step == 80
+
+
+def test_a_save_failing_leaves_the_store_usable(store, monkeypatch):
+    store.save("latest", sample(step=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(SaveError, match="No space left on device"):
+            store.save("latest", sample(step=2))
+    assert read_checkpoint(store.path_of("latest")).state.step == 1
+    store.save("latest", sample(step=3))
+    assert read_checkpoint(store.path_of("latest")).state.step == 3
+    assert names(store) == ["ckpt_latest.safetensors"]
+
+
+def test_little_free_space_is_told_before_it_matters(store, monkeypatch):
+    assert store.space_warning(SETTINGS) == ""
+    for free, warned in ((2 * 689_000_000, True), (2 * 690_000_000, False)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert bool(store.space_warning(preset("mini"))) is warned
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+    assert "5 MB free, 1,380 MB wanted" in store.space_warning(preset("mini"))

@@ -1,0 +1,123 @@
+"""A save that meets an error at any of its system calls leaves the old checkpoint as it was, and the next one works."""
+
+import errno
+import os
+
+import pytest
+
+from gpt_core import files
+from gpt_core.errors import SaveError
+from gpt_core.training.checkpoint import verify_checkpoint, write_checkpoint
+from tests.core.checkpoint_samples import sample
+
+CALLS = ("open", "write", "fsync", "close", "link", "replace")
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+class FailingCall:
+    """Stands in for a function of `os`: its n-th call raises, after doing its work if `after`."""
+
+    def __init__(self, name, nth, number, *, after=False):
+        self.real, self.left, self.number, self.after = getattr(os, name), nth, number, after
+        self.failed = False
+
+    def __call__(self, *arguments, **named):
+        self.left -= 1
+        if self.left:
+            return self.real(*arguments, **named)
+        self.failed = True
+        if self.after:
+            self.real(*arguments, **named)
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """A folder with one good checkpoint; writes are made small, so that a save needs many."""
+    monkeypatch.setattr(files, "_WRITE_BYTES", 1000)
+    path = tmp_path / "ckpt_latest.safetensors"
+    write_checkpoint(path, sample(step=1))
+    return path
+
+
+def save_with(monkeypatch, path, name, failing):
+    """Whether a save announced success while one call fails; if not, it must have said why in one line."""
+    said = ""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, failing)
+        if name == "link":  # the two are one to `files`, which asks what the real one supports
+            patch.setattr(os, "supports_follow_symlinks", {failing})
+        try:
+            write_checkpoint(path, sample(step=2))
+        except SaveError as error:
+            said = str(error)
+    assert said.isprintable()
+    assert not said or os.strerror(failing.number) in said
+    return not said
+
+
+@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("name", CALLS)
+def test_an_error_at_any_call_leaves_the_old_file_as_it_was(path, monkeypatch, name, number):
+    old = path.read_bytes()
+    failures = 0
+    for nth in range(1, 1000):
+        failing = FailingCall(name, nth, number)
+        saved = save_with(monkeypatch, path, name, failing)
+        if not failing.failed:
+            break
+        if saved:
+            assert name == "link", "only the second name of the old file is not needed"
+            assert verify_checkpoint(path).step == 2
+            path.write_bytes(old)
+        else:
+            failures += 1
+            assert path.read_bytes() == old
+        assert os.listdir(path.parent) == [path.name]
+        write_checkpoint(path, sample(step=3))
+        assert verify_checkpoint(path).step == 3
+        path.write_bytes(old)
+    assert saved, "the last save met no error"
+    assert failures >= {"open": 2, "write": 20, "fsync": 2, "close": 1, "link": 0, "replace": 1}[name]
+
+
+@pytest.mark.parametrize("name", ["write", "fsync", "close"])
+def test_an_error_that_comes_after_the_work_is_an_error_too(path, monkeypatch, name):
+    old = path.read_bytes()
+    for nth in (1, 2):
+        failing = FailingCall(name, nth, errno.EIO, after=True)
+        assert not save_with(monkeypatch, path, name, failing)
+        assert path.read_bytes() == old
+        assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_disk_that_takes_a_byte_at_a_time_is_written_whole(path, monkeypatch):
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:1] if len(data) < 50 else data[:49]))
+        write_checkpoint(path, sample(step=2))
+    assert verify_checkpoint(path).step == 2
+
+
+def test_without_an_old_file_an_error_leaves_none(path, monkeypatch):
+    for name in ("write", "replace"):
+        path.unlink(missing_ok=True)
+        assert not save_with(monkeypatch, path, name, FailingCall(name, 1, errno.ENOSPC))
+        assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_folders_is_taken_at_its_word(path, monkeypatch, number):
+    assert save_with(monkeypatch, path, "fsync", FailingCall("fsync", 2, number))
+    assert verify_checkpoint(path).step == 2
+
+
+def test_the_checkpoint_is_on_disk_before_it_has_its_name(path, monkeypatch):
+    calls = []
+    for name in ("write", "fsync", "close", "link", "replace", "unlink"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, _real=real, _name=name, **k: (calls.append(_name), _real(*a, **k))[1])
+    monkeypatch.setattr(os, "supports_follow_symlinks", {os.link})
+    write_checkpoint(path, sample(step=2))
+    order = [call for i, call in enumerate(calls) if i == 0 or calls[i - 1] != call]
+    assert order == ["write", "fsync", "close", "link", "replace", "fsync", "close", "unlink"]

@@ -1,0 +1,85 @@
+"""SIGKILL at random instants of a save: whatever has a checkpoint's name is whole, and nothing announced is lost.
+
+GPT_TUI_KILLS sets how many (30; 200 and 1000 for longer runs).
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.checkpoint import verify_checkpoint
+from gpt_core.training.checkpoint_store import CheckpointStore
+from tests.core.checkpoint_samples import SETTINGS, sample
+
+KILLS = int(os.environ.get("GPT_TUI_KILLS", "30"))
+KINDS = ("latest", "best", "latest", "epoch", "latest", "final")
+AT_MOST_MB = 2.5
+
+
+def save_for_ever(folder, first_step):
+    """What the child does: saves without end, announcing each save when it is done."""
+    import msgspec
+
+    settings = msgspec.structs.replace(SETTINGS, d_model=64, hidden_size=256, num_heads=4, layers=3, seq_len=32)
+    written = sample(settings)
+    with CheckpointStore(folder) as store:
+        store.prepare("run-a", new_run=False)
+        for step in range(first_step, sys.maxsize):
+            kind = KINDS[step % len(KINDS)]
+            written.state.step = step
+            written.state.epoch = step // 50
+            written.state.best_accuracy = step * 1e-6
+            written.parameters.flat[0] = step  # so that no two saves are alike
+            store.save(kind, written)
+            print(kind, step, flush=True)
+
+
+def kill_one(folder, first_step, delay_s):
+    """Lets a child save, kills it `delay_s` after its first announcement, and returns all announcements."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(folder), str(first_step)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        text=True,
+    )
+    first = child.stdout.readline()
+    assert first, "the child could not save"
+    time.sleep(delay_s)
+    child.kill()
+    rest, _ = child.communicate(timeout=60)
+    lines = [first, *rest.splitlines(keepends=True)]
+    return [(line.split()[0], int(line.split()[1])) for line in lines if line.endswith("\n")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_kill_at_any_instant_of_a_save_loses_nothing_that_was_announced(tmp_path):
+    draw = random.Random(4)
+    step, leftovers = 0, 0
+    for _ in range(KILLS):
+        announced = kill_one(tmp_path, step, draw.random() * 0.1)
+        step = announced[-1][1]
+        newest = {kind: number for kind, number in announced if kind != "epoch"}
+        published = sorted(tmp_path.glob("*.safetensors"))
+        for path in published:
+            info = verify_checkpoint(path)
+            assert info.step >= newest.get(info.kind, 0)
+            assert info.size < AT_MOST_MB * 1e6
+        leftovers += sum(name.startswith(".") and name != ".lock" for name in os.listdir(tmp_path))
+        with CheckpointStore(tmp_path) as store:
+            found, damaged = store.resumable()
+            assert not damaged
+            assert found is not None
+            assert found.step >= max(number for kind, number in announced if kind != "final")
+            store.prepare("run-a", new_run=False)
+            assert sorted(os.listdir(tmp_path)) == sorted([".lock", *(path.name for path in published)])
+        step += 1
+    assert leftovers, "no kill fell into a save: the test shows nothing"
+
+
+if __name__ == "__main__":
+    save_for_ever(sys.argv[1], int(sys.argv[2]))
