@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.generation.prompt import settled_prompt, spelling
 from gpt_core.generation.sampler import Sampling, choose
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.parameters import Parameters
@@ -82,19 +83,25 @@ class Generator:
     def generate(self, prompt: str, sampling: Sampling) -> Iterator[str]:
         """The continuation of the prompt, as pieces of text whose concatenation is the reply.
 
-        The model reads `<bos>` and the prompt. Bytes that are not UTF-8 become U+FFFD, a character that is spread over
+        The model reads `<bos>` and the prompt up to its last few characters, which it then spells itself in tokens of
+        its choice (`gpt_core.generation.prompt`); they are not part of the reply. Bytes that are not UTF-8 become U+FFFD, a character that is spread over
         several tokens comes whole with its last one. Closing the iterator stops the reply. Errors as in `choose`.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        prompt_ids = [self.tokenizer.BOS, *self.tokenizer.encode(prompt_bytes(prompt)).tolist()]
-        for token in self.tokens(prompt_ids, sampling):
-            if text := decoder.decode(self.tokenizer.token_bytes(token)):
+        ids, unread = settled_prompt(self.tokenizer, prompt_bytes(prompt))
+        for token in self.tokens([self.tokenizer.BOS, *ids], sampling, unread):
+            spelled = self.tokenizer.token_bytes(token)
+            shown, unread = spelled[len(unread) :], unread[len(spelled) :]
+            if text := decoder.decode(shown):
                 yield text
         if text := decoder.decode(b"", final=True):
             yield text
 
-    def tokens(self, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
-        """The ids that follow the prompt, which must have at least one, until `<eos>` (not given) or `max_tokens`."""
+    def tokens(self, prompt_ids: Sequence[int], sampling: Sampling, begin_with: bytes = b"") -> Iterator[int]:
+        """The ids that follow the prompt, which must have at least one, until `<eos>` (not given) or `max_tokens`.
+
+        The first ones are those that spell `begin_with`.
+        """
         if not prompt_ids:
             raise ValueError("a prompt needs at least one token: begin it with <bos>")
         started = time.perf_counter()
@@ -106,7 +113,9 @@ class Generator:
             started = time.perf_counter()  # the time the consumer takes between two tokens is not counted
             if count > 1:
                 logits = self._read_last(context)
-            token = choose(logits, sampling, self._random, allowed=self._allowed, seen=context)
+            allowed = spelling(self.tokenizer.pieces, begin_with, self._allowed) if begin_with else self._allowed
+            token = choose(logits, sampling, self._random, allowed=allowed, seen=context)
+            begin_with = begin_with[len(self.tokenizer.token_bytes(token)) :]
             if token == self.tokenizer.EOS:
                 self.figures = msgspec.structs.replace(self.figures, ended_by="eos")
                 return

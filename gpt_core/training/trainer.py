@@ -41,7 +41,7 @@ class Trainer:
         self.tokenizer = run.tokenizer
         self.parameters = run.parameters
         self.state = run.state
-        self._run = run
+        self.run = run
         self._gpt = GPT(run.parameters)
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
@@ -78,14 +78,14 @@ class Trainer:
         try:
             for event in self._all_events():
                 if isinstance(event, ev.LOGGED):
-                    self._run.log.append(event)
+                    self.run.log.append(event)
                 finished = isinstance(event, ev.RunFinished)
                 yield event
         finally:
             if not finished and not self.requests.discarding:
                 self._saver.save_if_new("latest")
-            self._run.log.close()
-            self._run.store.close()
+            self.run.log.close()
+            self.run.store.close()
 
     # ---- the loop
 
@@ -125,12 +125,12 @@ class Trainer:
         state, settings = self.state, self.settings
         if self.requests.take_evaluate():
             state.evaluation_due = True
-        if state.evaluation_due and self._run.eval_text is not None:
-            yield from self._evaluate(self._run.eval_text)
+        if state.evaluation_due and self.run.eval_text is not None:
+            yield from self._evaluate(self.run.eval_text)
             if state.evaluation_due:
                 return  # stopped in the middle: it stays due
         state.evaluation_due = False
-        if state.window >= self._run.windows.windows_per_epoch:
+        if state.window >= self.run.windows.windows_per_epoch:
             reason = end_epoch(state, settings)
             self._end_reason = "" if settings.overfit_tiny and reason != "epsilon" else reason
             every = settings.save_epoch_number
@@ -156,7 +156,7 @@ class Trainer:
         """One optimizer step; None if a stop was asked for meanwhile, and then nothing has changed."""
         settings, state, started = self.settings, self.state, time.perf_counter()
         micro_batches = [
-            self._run.windows.read(state.epoch, state.window + first, settings.micro_batch)
+            self.run.windows.read(state.epoch, state.window + first, settings.micro_batch)
             for first in range(0, settings.batch_size, settings.micro_batch)
         ]
         targets_in_batch = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
@@ -173,8 +173,8 @@ class Trainer:
         before = self.parameters.copy() if debugging else None
         with self._weights_lock:
             if finite:
-                scale = self._run.optimizer.clip_scale(norm)
-                self._run.optimizer.update(self._gradients, state.step + 1, share, scale)
+                scale = self.run.optimizer.clip_scale(norm)
+                self.run.optimizer.update(self._gradients, state.step + 1, share, scale)
             state.step += 1
         self._debug = layer_norms(state.step, self._gradients, before, self.parameters) if before else None
         state.window += settings.batch_size
@@ -190,14 +190,14 @@ class Trainer:
         rate = self._rate.after(time.perf_counter() - started, targets_in_batch)
         return ev.StepCompleted(
             step=state.step, epoch=state.epoch, loss=loss, ppl=perplexity(loss),
-            lr=self._run.optimizer.rates["mlp"] * share, grad_norm=norm, tokens=state.tokens, tokens_per_s=rate,
+            lr=self.run.optimizer.rates["mlp"] * share, grad_norm=norm, tokens=state.tokens, tokens_per_s=rate,
             elapsed_s=state.elapsed_s,
         )  # fmt: skip
 
     def _mark_due(self) -> None:
         """Notes what the step just taken makes due."""
         state, settings = self.state, self.settings
-        ends_epoch = state.window >= self._run.windows.windows_per_epoch
+        ends_epoch = state.window >= self.run.windows.windows_per_epoch
         every = settings.eval_every_steps
         state.evaluation_due = ends_epoch or (every > 0 and state.step % every == 0)
         if settings.save_every_steps and state.step % settings.save_every_steps == 0:
@@ -208,7 +208,7 @@ class Trainer:
     def _evaluate(self, text: TokenText) -> Iterator[ev.AnyEvent]:
         """Scores the whole eval text. If a stop is asked for meanwhile, the evaluation stays due."""
         state, total = self.state, len(text) - 1
-        steps = evaluation(self._gpt, text, self._run.windows.seq_len, self.settings.micro_batch)
+        steps = evaluation(self._gpt, text, self.run.windows.seq_len, self.settings.micro_batch)
         while True:
             try:
                 done = next(steps)
@@ -225,7 +225,7 @@ class Trainer:
         yield ev.EvalCompleted(state.step, result.loss, result.ppl, result.accuracy, result.bits_per_byte)
 
     def _started(self) -> ev.RunStarted:
-        run, settings, state = self._run, self.settings, self.state
+        run, settings, state = self.run, self.settings, self.state
         steps_per_epoch = math.ceil(run.windows.windows_per_epoch / settings.batch_size)
         last_step = settings.overfit_steps if settings.overfit_tiny else settings.max_epochs * steps_per_epoch
         return ev.RunStarted(

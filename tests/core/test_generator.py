@@ -9,6 +9,7 @@ import pytest
 
 from gpt_core.config import ModelShape
 from gpt_core.generation.generator import Generator, sampled_ids
+from gpt_core.generation.prompt import settled_prompt, spelling
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
@@ -69,11 +70,12 @@ def byte_ids(data: bytes) -> list[int]:
 
 
 def test_the_model_reads_bos_and_the_prompt_and_then_each_new_token(tokenizer: Tokenizer, weights: Parameters) -> None:
-    script = byte_ids(b"abc")
+    settled, unread = settled_prompt(tokenizer, b"the cat")
+    script = byte_ids(unread + b"abc")
     generator, decoder = scripted(tokenizer, weights, script)
-    sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=3)
+    sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=len(script))
     assert "".join(generator.generate("the cat", sampling)) == "abc"
-    assert decoder.reads == [[Tokenizer.BOS, *tokenizer.encode(b"the cat")], [script[0]], [script[1]]]
+    assert decoder.reads == [[Tokenizer.BOS, *settled], *([token] for token in script[:-1])]
 
 
 def test_a_reply_ends_at_eos_without_showing_it(tokenizer: Tokenizer, weights: Parameters) -> None:
@@ -100,9 +102,10 @@ def test_bytes_that_are_not_utf8_become_replacement_characters(tokenizer: Tokeni
 
 def test_a_prompt_may_hold_any_bytes(tokenizer: Tokenizer, weights: Parameters) -> None:
     raw = bytes(range(256))
-    generator, decoder = scripted(tokenizer, weights, [Tokenizer.EOS], capacity=1000)
+    settled, unread = settled_prompt(tokenizer, raw)
+    generator, decoder = scripted(tokenizer, weights, [*byte_ids(unread), Tokenizer.EOS], capacity=1000)
     assert list(generator.generate(raw.decode("utf-8", "surrogateescape"), WARM)) == []
-    assert tokenizer.decode(decoder.reads[0]) == raw
+    assert tokenizer.decode(decoder.reads[0]) + unread == raw
     assert list(generator.generate("\ud800 alone", WARM)) == []
     assert tokenizer.decode(decoder.reads[1]) == b"? alone"
 
@@ -180,3 +183,28 @@ def test_an_earlier_reply_leaves_nothing_behind(tokenizer: Tokenizer, weights: P
     for _ in generator.generate("東京", WARM):
         break
     assert list(generator.generate("the cat", GREEDY)) == first
+
+
+@pytest.mark.parametrize("prompt", ["the cat", "the ca", "a", "", "the cat sat", "né à", "東京"])
+def test_what_is_settled_of_a_prompt_stays_so_whatever_follows(tokenizer: Tokenizer, prompt: str) -> None:
+    data = prompt.encode()
+    settled, unread = settled_prompt(tokenizer, data)
+    assert tokenizer.decode(settled) + unread == data
+    for more in ("s", " sat on", "東", "\n\nthe"):
+        assert tokenizer.encode(data + more.encode())[: len(settled)].tolist() == settled
+
+
+def test_only_tokens_that_spell_the_rest_of_a_prompt_are_allowed(tokenizer: Tokenizer) -> None:
+    allowed = np.ones(tokenizer.vocab_size, dtype=np.bool_)
+    fits = {tokenizer.token_bytes(token) for token in np.flatnonzero(spelling(tokenizer.pieces, b"th", allowed))}
+    assert {b"t", b"th"} <= fits
+    assert all(piece.startswith(b"th") or b"th".startswith(piece) for piece in fits)
+
+
+def test_a_reply_goes_on_inside_the_word_that_the_prompt_breaks_off_in(
+    tokenizer: Tokenizer, weights: Parameters
+) -> None:
+    settled, unread = settled_prompt(tokenizer, b"the c")
+    longest = next(piece for piece in tokenizer.pieces if len(piece) > len(unread) and piece.startswith(unread))
+    generator, _ = scripted(tokenizer, weights, [tokenizer.pieces.index(longest), Tokenizer.EOS])
+    assert "".join(generator.generate("the c", WARM)) == longest[len(unread) :].decode()

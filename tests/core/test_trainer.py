@@ -1,0 +1,455 @@
+"""The trainer: exact resume, every way to end, saves and requests, and steps that must not count."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from gpt_core.config import Settings
+from gpt_core.errors import CheckpointError, RunExistsError, SaveError
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
+from gpt_core.model.gpt import GPT
+from gpt_core.training import events as ev
+from gpt_core.training.checkpoint import TrainingState, peek_checkpoint, read_checkpoint
+from gpt_core.training.early_stopping import end_epoch, record_accuracy
+from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.parts import Run
+from gpt_core.training.run import open_run
+from gpt_core.training.schedule import Schedule
+from gpt_core.training.trainer import Trainer
+from tests.core.training_samples import losses, of_kind, tiny_settings, train, whole_state
+
+LATEST = Path("models/ckpt_latest.safetensors")
+
+
+def finished_trainer(settings: Settings, resume: Path | None = None) -> tuple[Trainer, list[float]]:
+    trainer = open_run(settings, resume=resume)
+    return trainer, losses(list(trainer.events()))
+
+
+def in_one_go(folder: Path, steps: int, **changes: object) -> tuple[Trainer, list[float]]:
+    folder.mkdir()
+    return finished_trainer(tiny_settings(folder, max_steps=steps, **changes))
+
+
+# ---- exact resume
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5, 9, 10, 11, 12, 13, 19])
+def test_a_run_cut_in_two_equals_the_whole_run_to_the_bit(tmp_path: Path, cut: int) -> None:
+    whole, all_losses = in_one_go(tmp_path / "whole", 20)
+    first, first_losses = in_one_go(tmp_path / "cut", cut)
+    settings = tiny_settings(tmp_path / "cut", max_steps=20)
+    second, second_losses = finished_trainer(settings, tmp_path / "cut" / LATEST)
+    assert first_losses + second_losses == all_losses
+    assert whole_state(second) == whole_state(whole)
+    assert (second.state.epoch, second.state.window, second.state.best_accuracy) == (
+        whole.state.epoch, whole.state.window, whole.state.best_accuracy,
+    )  # fmt: skip
+    assert first.step == cut
+
+
+def test_a_run_resumed_in_a_new_process_equals_the_whole_run(tmp_path: Path) -> None:
+    _, all_losses = in_one_go(tmp_path / "whole", 12)
+    in_one_go(tmp_path / "cut", 6)
+    settings = tiny_settings(tmp_path / "cut", max_steps=12)
+    program = (
+        "import json, sys, msgspec; from pathlib import Path; from gpt_core.config import Settings;"
+        "from gpt_core.training.run import open_run; from gpt_core.training.events import StepCompleted;"
+        "settings = msgspec.json.decode(sys.argv[1], type=Settings);"
+        "events = open_run(settings, resume=Path(sys.argv[2])).events();"
+        "print(json.dumps([e.loss for e in events if isinstance(e, StepCompleted)]))"
+    )
+    arguments = [msgspec.json.encode(settings).decode(), str(tmp_path / "cut" / LATEST)]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == all_losses[6:]
+
+
+def test_twenty_stops_in_a_row_change_nothing(tmp_path: Path) -> None:
+    whole, _ = in_one_go(tmp_path / "whole", 20)
+    trainer, _ = in_one_go(tmp_path / "cut", 1)
+    for step in range(2, 21):
+        settings = tiny_settings(tmp_path / "cut", max_steps=step)
+        trainer, _ = finished_trainer(settings, tmp_path / "cut" / LATEST)
+    assert whole_state(trainer) == whole_state(whole)
+
+
+@pytest.mark.parametrize("kind", ["latest", "best", "epoch", "final"])
+def test_a_run_goes_on_exactly_from_every_kind_of_checkpoint(tmp_path: Path, kind: str) -> None:
+    whole, all_losses = in_one_go(tmp_path / "whole", 40)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    changes = dict(save_epoch_number=1, save_every_steps=7, improvement_threshold=0.0)
+    settings = tiny_settings(folder, **changes, max_epochs=2)
+    events = train(settings)
+    saved = [event for event in of_kind(events, ev.CheckpointSaved) if event.kind == kind]
+    path = Path(saved[0].path if kind == "epoch" else saved[-1].path)
+    step = peek_checkpoint(path).step
+    longer = tiny_settings(folder, **changes, max_steps=40)
+    resumed, resumed_losses = finished_trainer(longer, path)
+    assert resumed_losses == all_losses[step:]
+    assert whole_state(resumed) == whole_state(whole)
+
+
+def test_closing_the_iterator_saves_as_a_stop_does(tmp_path: Path) -> None:
+    _, all_losses = in_one_go(tmp_path / "whole", 9)
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    events = open_run(tiny_settings(folder)).events()
+    seen = [next(events) for _ in range(5)]  # started, and four steps
+    events.close()
+    assert peek_checkpoint(folder / LATEST).step == len(losses(seen)) == 4
+    _, rest = finished_trainer(tiny_settings(folder, max_steps=9), folder / LATEST)
+    assert rest == all_losses[4:]
+
+
+def test_a_stop_in_the_middle_of_an_evaluation_repeats_it_after_the_resume(tmp_path: Path) -> None:
+    whole_folder, folder = tmp_path / "whole", tmp_path / "cut"
+    whole_folder.mkdir()
+    folder.mkdir()
+    scores = of_kind(train(tiny_settings(whole_folder, max_steps=8)), ev.EvalCompleted)
+    trainer = open_run(tiny_settings(folder))
+    seen = []
+    for event in trainer.events():
+        seen.append(event)
+        if isinstance(event, ev.EvalProgressed):
+            trainer.requests.stop()
+    assert not of_kind(seen, ev.EvalCompleted)
+    assert of_kind(seen, ev.RunFinished) == [ev.RunFinished("stopped", 5)]
+    again = train(tiny_settings(folder, max_steps=8), folder / LATEST)
+    assert of_kind(again, ev.EvalCompleted) == scores
+
+
+def test_a_stop_between_micro_batches_leaves_the_step_untaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, all_losses = in_one_go(tmp_path / "whole", 6)
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    trainer = open_run(tiny_settings(folder))
+    forward_backward = GPT.loss_and_gradients
+    calls = 0
+
+    def stop_in_the_third_step(*arguments: object) -> tuple[float, int]:
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # two micro-batches a step
+            trainer.requests.stop()
+        return forward_backward(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GPT, "loss_and_gradients", stop_in_the_third_step)
+        assert losses(list(trainer.events())) == all_losses[:2]
+    _, rest = finished_trainer(tiny_settings(folder, max_steps=6), folder / LATEST)
+    assert rest == all_losses[2:]
+
+
+def test_another_text_is_refused_unless_it_is_named(tmp_path: Path) -> None:
+    in_one_go(tmp_path / "run", 2)
+    settings = tiny_settings(tmp_path / "run", max_steps=3)
+    text = Path(settings.train_file)
+    text.write_text(text.read_text() + "\nOne more line than before.\n")
+    with pytest.raises(CheckpointError, match="another text"):
+        open_run(settings, resume=tmp_path / "run" / LATEST)
+    other = tmp_path / "other.en"
+    text.rename(other)
+    named = tiny_settings(tmp_path / "run", max_steps=3, train_file=str(other))
+    trainer, taken = finished_trainer(named, tmp_path / "run" / LATEST)
+    assert (trainer.step, len(taken)) == (3, 1)
+
+
+def test_a_run_of_another_shape_is_refused(tmp_path: Path) -> None:
+    in_one_go(tmp_path / "run", 1)
+    with pytest.raises(CheckpointError, match="layers"):
+        open_run(tiny_settings(tmp_path / "run", layers=3), resume=tmp_path / "run" / LATEST)
+
+
+def test_a_new_run_does_not_replace_another_one_unasked(tmp_path: Path) -> None:
+    in_one_go(tmp_path / "run", 2)
+    settings = tiny_settings(tmp_path / "run", max_steps=1)
+    with pytest.raises(RunExistsError, match="--overwrite"):
+        open_run(settings)
+    assert peek_checkpoint(tmp_path / "run" / LATEST).step == 2
+    train(settings, overwrite=True)
+    assert peek_checkpoint(tmp_path / "run" / LATEST).step == 1
+
+
+# ---- how a run ends
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    _, all_losses = in_one_go(tmp_path / "run", 60)
+    assert np.mean(all_losses[-5:]) < 0.6 * np.mean(all_losses[:5])
+
+
+def test_early_stopping_counts_epochs_without_a_better_accuracy(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, patience=2, improvement_threshold=1.0, eval_every_steps=0)
+    events = train(settings)
+    started = of_kind(events, ev.RunStarted)[0]
+    # the first epoch's score is the best; the two after it are not better by a whole 1.0
+    assert of_kind(events, ev.RunFinished) == [ev.RunFinished("early_stopping", 3 * started.steps_per_epoch)]
+    assert [event.kind for event in of_kind(events, ev.CheckpointSaved)] == ["best", "latest", "final"]
+
+
+def test_early_stopping_ends_at_the_same_step_after_resumes(tmp_path: Path) -> None:
+    changes = dict(patience=3, improvement_threshold=0.5)
+    whole = train(tiny_settings(tmp_path, **changes, models_dir=str(tmp_path / "whole")))
+    end = of_kind(whole, ev.RunFinished)[0]
+    assert end.reason == "early_stopping"
+    path, step = None, 0
+    while step < end.step:
+        settings = tiny_settings(tmp_path, **changes, max_steps=step + 7)
+        last = train(settings, path)[-1]
+        path, step = tmp_path / LATEST, last.step
+    assert last == end
+
+
+def test_the_run_ends_when_the_average_loss_of_an_epoch_is_below_epsilon(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, epsilon=3.0, eval_every_steps=0))
+    end = of_kind(events, ev.RunFinished)[0]
+    steps = of_kind(events, ev.RunStarted)[0].steps_per_epoch
+    epochs = [np.mean(losses(events)[first : first + steps]) for first in range(0, end.step, steps)]
+    assert end.reason == "epsilon"
+    assert epochs[-1] < 3.0 <= min(epochs[:-1])
+
+
+def test_transformer_is_the_best_model_and_not_the_last(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_epochs=3, improvement_threshold=0.2)
+    train(settings)
+    models = tmp_path / "models"
+    best, final, last = (
+        read_checkpoint(models / f"{name}.safetensors") for name in ("best_model", "transformer", "ckpt_latest")
+    )
+    assert final.state.step == best.state.step < last.state.step
+    assert np.array_equal(final.parameters.flat, best.parameters.flat)
+    assert not np.array_equal(final.parameters.flat, last.parameters.flat)
+
+
+def test_a_run_that_ends_by_max_steps_saves_as_a_stop_does(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, max_steps=3))
+    assert events[-2:] == [
+        ev.CheckpointSaved("latest", str(tmp_path / LATEST), 3),
+        ev.RunFinished("max_steps", 3),
+    ]
+
+
+def test_an_improvement_is_at_least_the_threshold() -> None:
+    settings, state = Settings(improvement_threshold=0.01), TrainingState(run_id="r", step=5)
+    assert record_accuracy(state, 0.0, settings)  # the first score is the best so far, even of nothing
+    assert not record_accuracy(state, 0.009, settings)
+    assert record_accuracy(state, 0.01, settings)
+    assert state.best_accuracy == 0.01
+
+
+def test_an_epoch_with_an_improvement_in_its_middle_resets_the_patience() -> None:
+    settings = Settings(patience=1, batch_size=4, improvement_threshold=0.01, max_epochs=9)
+    state = TrainingState(run_id="r", step=8, window=40)
+    record_accuracy(state, 0.3, settings)
+    state.step = 10  # ten steps of four windows: the epoch began at step 0
+    assert end_epoch(state, settings) == ""
+    state.step, state.window = 20, 40
+    assert end_epoch(state, settings) == "early_stopping"
+
+
+# ---- steps
+
+
+def test_a_step_that_is_not_finite_changes_no_weight_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=4))
+    forward_backward = GPT.loss_and_gradients
+    before: list[bytes] = []
+
+    def third_is_not_finite(self: GPT, *arguments: object) -> tuple[float, int]:
+        loss, targets = forward_backward(self, *arguments)  # type: ignore[arg-type]
+        if trainer.step == 2:
+            before.append(self.parameters.flat.tobytes())
+            return math.nan, targets
+        return loss, targets
+
+    monkeypatch.setattr(GPT, "loss_and_gradients", third_is_not_finite)
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.UpdateSkipped):
+            assert trainer.parameters.flat.tobytes() == before[0]
+    skipped = of_kind(events, ev.UpdateSkipped)
+    assert [(event.step, event.in_a_row) for event in skipped] == [(3, 1)]
+    assert len(losses(events)) == 3
+    assert trainer.state.skipped_in_a_row == 0
+
+
+def test_five_steps_in_a_row_that_are_not_finite_end_the_run_with_whole_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GPT, "loss_and_gradients", lambda *_: (math.inf, 1))
+    events = train(tiny_settings(tmp_path))
+    assert events[-1] == ev.RunFinished("diverged", 5)
+    assert np.isfinite(read_checkpoint(tmp_path / LATEST).parameters.flat).all()
+
+
+def test_accumulating_micro_batches_gives_the_losses_of_the_whole_batch(tmp_path: Path) -> None:
+    _, in_parts = in_one_go(tmp_path / "parts", 10, micro_batch_size=2)
+    _, at_once = in_one_go(tmp_path / "whole", 10, micro_batch_size=0)
+    assert np.allclose(in_parts, at_once, rtol=1e-4)
+
+
+def test_the_schedule_rises_linearly_and_falls_as_a_cosine() -> None:
+    schedule = Schedule(warmup_steps=10, decay_steps=100, min_share=0.1)
+    assert [schedule.share(step) for step in (1, 5, 10)] == pytest.approx([0.1, 0.5, 1.0])
+    assert schedule.share(60) == pytest.approx(0.55)
+    assert schedule.share(110) == schedule.share(10_000) == pytest.approx(0.1)
+    assert Schedule(0, 0, 0.1).share(1) == 1.0
+
+
+def test_the_gradient_norm_is_told_before_clipping_and_bounded_after(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=1, grad_clip=0.01))
+    step = of_kind(list(trainer.events()), ev.StepCompleted)[0]
+    assert step.grad_norm > 0.1
+    # after one step the first moment is (1 - beta1) times the clipped gradient
+    assert np.linalg.norm(trainer.run.optimizer.moments.first.flat) / 0.1 == pytest.approx(0.01, rel=1e-3)
+
+
+def test_each_group_has_its_own_rate(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=1, pos_lr=0.0, attn_lr=0.0, mlp_lr=0.0, norm_lr=0.0, weight_decay=0.5)
+    trainer = open_run(settings)
+    before = trainer.parameters.copy()
+    list(trainer.events())
+    changed = {name for name in before.tensors if not np.array_equal(before[name], trainer.parameters[name])}
+    assert changed == {"wte.weight"}
+
+
+# ---- requests
+
+
+def test_a_paused_run_takes_single_steps_when_asked_and_goes_on_when_told(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=4, eval_every_steps=0))
+    trainer.requests.pause()
+    kinds = []
+    for event in trainer.events():
+        kinds.append(type(event).__name__)
+        if isinstance(event, ev.RunPaused) and event.step == 0:
+            trainer.requests.single_step()
+        elif isinstance(event, ev.RunPaused):
+            trainer.requests.go_on()
+    assert kinds[:5] == ["RunStarted", "RunPaused", "StepCompleted", "RunPaused", "RunContinued"]
+    assert kinds.count("StepCompleted") == 4
+
+
+def test_save_and_evaluate_are_done_at_the_next_boundary(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=3, eval_every_steps=0))
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.StepCompleted) and event.step == 1:
+            trainer.requests.save()
+            trainer.requests.evaluate()
+    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [1]
+    assert [(e.kind, e.step) for e in of_kind(events, ev.CheckpointSaved)] == [
+        ("best", 1),
+        ("latest", 1),
+        ("latest", 3),
+    ]
+
+
+def test_a_save_that_fails_is_told_and_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_one_go(tmp_path / "run", 4)
+    latest = tmp_path / "run" / LATEST
+    failing = open_run(tiny_settings(tmp_path / "run", max_steps=6, save_every_steps=5), resume=latest)
+    monkeypatch.setattr(failing.run.store, "save", refuse)
+    seen = list(failing.events())
+    assert [event.step for event in of_kind(seen, ev.SaveFailed) if event.kind == "latest"] == [5, 6]
+    assert peek_checkpoint(latest).step == 4
+    assert len(losses(seen)) == 2
+
+
+def refuse(kind: str, _checkpoint: object) -> Path:
+    raise SaveError(f"{kind} was not saved: no space left")
+
+
+def test_a_snapshot_holds_the_weights_of_one_step(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=30)
+    trainer = open_run(settings)
+    taken = {}
+    done = threading.Event()
+
+    def take_snapshots() -> None:
+        while not done.is_set():
+            parameters, step = trainer.weights_snapshot()
+            taken[step] = parameters.flat.tobytes()
+
+    thread = threading.Thread(target=take_snapshots)
+    thread.start()
+    by_step = {0: trainer.parameters.flat.tobytes()}
+    for event in trainer.events():
+        if isinstance(event, ev.StepCompleted):
+            by_step[event.step] = trainer.parameters.flat.tobytes()
+    done.set()
+    thread.join()
+    assert len(taken) > 1
+    assert all(by_step[step] == weights for step, weights in taken.items())
+
+
+# ---- what is told
+
+
+def test_the_log_holds_what_was_told(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, max_steps=6))
+    logged = [event for event in events if isinstance(event, ev.LOGGED)]
+    assert list(read_metrics(tmp_path / "models" / "metrics.jsonl")) == logged
+    assert len(of_kind(events, ev.EvalProgressed)) > 0
+
+
+def test_debug_tells_the_norms_of_every_tensor(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, max_steps=4, debug=True, debug_every=2))
+    told = of_kind(events, ev.LayerNorms)
+    steps = of_kind(events, ev.StepCompleted)
+    assert [event.step for event in told] == [2, 4]
+    total = math.sqrt(sum(norm**2 for norm in told[0].grad_norms.values()))
+    assert total == pytest.approx(steps[1].grad_norm, rel=1e-5)
+    assert min(told[0].update_norms.values()) > 0
+
+
+def test_bits_a_byte_are_the_bits_of_all_targets_over_the_bytes_of_the_text(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=5)
+    trainer = open_run(settings)
+    score = of_kind(list(trainer.events()), ev.EvalCompleted)[0]
+    assert trainer.run.eval_text is not None
+    size = Path(settings.eval_file).stat().st_size
+    targets = len(trainer.run.eval_text) - 1
+    assert score.bits_per_byte == pytest.approx(score.loss * targets / math.log(2) / size)
+
+
+# ---- tiny overfit
+
+
+def test_tiny_overfit_learns_its_lines_by_heart(tmp_path: Path) -> None:
+    settings = tiny_settings(
+        tmp_path, overfit_tiny=True, overfit_lines=12, overfit_steps=250, d_model=48, hidden_size=96, seq_len=128,
+        layers=2, vocab_size=400, document="paragraph",
+    )  # fmt: skip
+    lines = [f"{name} had {count} horses and a {colour} coach." for count, (name, colour) in enumerate(
+        zip(["Ann", "Bess", "Cato", "Dora", "Edward", "Fanny", "George", "Henry", "Isabella", "Jane", "Kitty", "Lydia"],
+            ["red", "blue", "green", "black", "white", "grey", "brown", "pink", "small", "large", "old", "new"],
+            strict=True), start=3)]  # fmt: skip
+    Path(settings.train_file).write_text("\n".join(lines) + "\n")
+    trainer = open_run(settings)
+    events = list(trainer.events())
+    assert isinstance(trainer.run, Run)
+    assert events[-1] == ev.RunFinished("overfit_done", 250)
+    assert [event.kind for event in of_kind(events, ev.CheckpointSaved)] == ["latest"]
+    assert not of_kind(events, ev.EvalCompleted)
+    assert np.mean(losses(events)[-10:]) < 0.1
+    greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=100)
+    generator = Generator(trainer.parameters, trainer.tokenizer)
+    for line in lines:
+        beginning = line.split(" ")[0]
+        assert beginning + "".join(generator.generate(beginning, greedy)) == line

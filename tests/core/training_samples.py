@@ -1,0 +1,67 @@
+"""A tiny run on a few kilobytes of text: what the tests of training share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gpt_core.config import Settings
+from gpt_core.training import events as ev
+from gpt_core.training.run import open_run
+from gpt_core.training.trainer import Trainer
+
+SENTENCES = (
+    "It was a truth that nobody in the village doubted.",
+    "She walked to the gate, and there she waited for her sister.",
+    "He had said very little; but what he said was kind.",
+    "The carriage came early, and the rain came with it.",
+)
+
+
+def write_texts(folder: Path) -> tuple[Path, Path]:
+    """A training text of 60 paragraphs and an eval text of 8, made of a few sentences in changing order."""
+    random = np.random.default_rng(5)
+
+    def paragraphs(count: int) -> str:
+        return "\n\n".join(" ".join(random.choice(SENTENCES, size=3)) for _ in range(count)) + "\n"
+
+    train, held_out = folder / "train.en", folder / "eval.en"
+    train.write_text(paragraphs(60))
+    held_out.write_text(paragraphs(8))
+    return train, held_out
+
+
+def tiny_settings(folder: Path, **changes: object) -> Settings:
+    """Settings of a model of a few thousand parameters on those texts; an epoch is a dozen steps or so."""
+    train, held_out = write_texts(folder)
+    values: dict[str, object] = dict(
+        d_model=16, hidden_size=32, vocab_size=300, num_heads=2, seq_len=32, layers=2,
+        attn_lr=1e-2, mlp_lr=1e-2, norm_lr=1e-2, pos_lr=1e-2, unembed_lr=1e-2, warmup_steps=4, decay_steps=40,
+        batch_size=8, micro_batch_size=4, max_epochs=1000, patience=0, eval_every_steps=5, save_every_steps=0,
+        save_every_minutes=0.0, save_epoch_number=0, threads=2,
+        train_file=str(train), eval_file=str(held_out), models_dir=str(folder / "models"),
+    )  # fmt: skip
+    return Settings(**(values | changes))  # type: ignore[arg-type]
+
+
+def train(settings: Settings, resume: Path | None = None, **options: object) -> list[ev.AnyEvent]:
+    """All events of a run."""
+    return list(open_run(settings, resume=resume, **options).events())  # type: ignore[arg-type]
+
+
+def losses(events: Sequence[ev.AnyEvent]) -> list[float]:
+    """The loss of every step."""
+    return [event.loss for event in events if isinstance(event, ev.StepCompleted)]
+
+
+def of_kind(events: Sequence[ev.AnyEvent], kind: type[ev.Event]) -> list[ev.AnyEvent]:
+    """The events of one class."""
+    return [event for event in events if isinstance(event, kind)]
+
+
+def whole_state(trainer: Trainer) -> tuple[bytes, bytes, bytes]:
+    """Weights and both moments, to the bit."""
+    moments = trainer.run.optimizer.moments
+    return trainer.parameters.flat.tobytes(), moments.first.flat.tobytes(), moments.second.flat.tobytes()
