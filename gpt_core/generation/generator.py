@@ -84,8 +84,9 @@ class Generator:
         """The continuation of the prompt, as pieces of text whose concatenation is the reply.
 
         The model reads `<bos>` and the prompt up to its last few characters, which it then spells itself in tokens of
-        its choice (`gpt_core.generation.prompt`); they are not part of the reply. Bytes that are not UTF-8 become U+FFFD, a character that is spread over
-        several tokens comes whole with its last one. Closing the iterator stops the reply. Errors as in `choose`.
+        its choice (`gpt_core.generation.prompt`); they are not part of the reply. Bytes that are not UTF-8 become
+        U+FFFD, a character that is spread over several tokens comes whole with its last one. Closing the iterator stops
+        the reply. Errors as in `choose`.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         ids, unread = settled_prompt(self.tokenizer, prompt_bytes(prompt))
