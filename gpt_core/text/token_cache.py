@@ -141,7 +141,10 @@ def text_sha256(path: Path, progress: Progress | None = None) -> str:
 
 def reported(blocks: Iterable[bytes], path: Path, doing: str, progress: Progress | None) -> Iterator[bytes]:
     """The same blocks, with progress told as they are read."""
-    size = max(path.stat().st_size, 1) if progress else 1
+    size = 1
+    if progress:
+        with contextlib.suppress(OSError):  # reading says better what is wrong with the file
+            size = max(path.stat().st_size, 1)
     done = 0
     for block in blocks:
         if progress:
