@@ -1,0 +1,7 @@
+"""`python -m gpt_tui` is `gpt-tui`."""
+
+import sys
+
+from gpt_tui.cli import main
+
+sys.exit(main())

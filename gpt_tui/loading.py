@@ -1,0 +1,63 @@
+"""From the options of a command to the checkpoint, the settings and the model that they mean."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_core.config import Settings
+from gpt_core.errors import CheckpointError
+from gpt_core.kernels import threads
+from gpt_core.model.parameters import Parameters
+from gpt_core.settings import resolve
+from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.training.checkpoint import CheckpointInfo, TrainingState, read_checkpoint
+from gpt_core.training.checkpoint_store import CheckpointStore, Found
+from gpt_core.training.run import available_cores
+from gpt_tui.plain_text import one_line
+
+
+class Model(NamedTuple):
+    """A checkpoint without what only training needs; `settings` are the checkpoint's, with the options over them."""
+
+    path: Path
+    settings: Settings
+    state: TrainingState
+    tokenizer: Tokenizer
+    corpus_sha256: str
+    parameters: Parameters
+
+
+def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:
+    """The model that `--model` or else `--models-dir` names. `names` are settings that the command has options for.
+
+    Threads are set as asked. Raises CheckpointError, ConfigError or TokenizerError.
+    """
+    path = chosen_checkpoint(options)
+    checkpoint = read_checkpoint(path, moments=False)
+    given = {name: getattr(options, name) for name in (*names, "threads")}
+    settings = resolve(options=given, base=checkpoint.settings, base_preset=checkpoint.preset).settings
+    tokenizer = Tokenizer.from_bytes(checkpoint.tokenizer)
+    threads.set_threads(settings.threads or available_cores())
+    return Model(path, settings, checkpoint.state, tokenizer, checkpoint.corpus_sha256, checkpoint.parameters)
+
+
+def chosen_checkpoint(options: Namespace) -> Path:
+    """The file that is meant: `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
+    if options.model is not None:
+        return Path(options.model)
+    folder = Path(options.models_dir or Settings().models_dir)
+    info = found(CheckpointStore(folder).for_chat())
+    if info is None:
+        raise CheckpointError(f"no checkpoint in {folder}: train one with `gpt-tui`, or name one with --model FILE")
+    return info.path
+
+
+def found(choice: Found) -> CheckpointInfo | None:
+    """What a look into a folder found; damaged files that were passed over are named on standard error."""
+    for damaged in choice.damaged:
+        print(f"gpt-tui: passed over: {one_line(damaged.error)}", file=sys.stderr)
+    return choice.info

@@ -1,0 +1,93 @@
+"""Signals of a headless run: handlers that only set a flag, which the trainer reads at its next step boundary.
+
+SIGINT, SIGTERM and SIGHUP stop the run, saved, and become the exit code 128 + number; SIGUSR1 saves and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+from gpt_core.training.trainer import Trainer
+
+SHOW_CURSOR = b"\x1b[?25h"
+SAME_PRESS_S = 1.0  # a second signal this soon is the same wish: a double press, or a wrapper that passes it on too
+
+
+def available(*names: str) -> list[signal.Signals]:
+    """Those of the named signals that this system has."""
+    return [signal.Signals[name] for name in names if name in signal.Signals.__members__]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came before there was a trainer to ask."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+class RunSignals:
+    """Handles the signals of one run, as a context manager. Until `watch` is called there is nothing to save.
+
+    The first stop asks the trainer to stop. A second one, a second or more later, ends the process at once and without
+    saving, unless a save is on its way: that one completes, and the trainer stops right after it.
+    """
+
+    def __init__(self) -> None:
+        self.stopped_by: signal.Signals | None = None
+        self._stopped_at_s = 0.0
+        self._trainer: Trainer | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def watch(self, trainer: Trainer) -> None:
+        """From now on signals are requests to this trainer."""
+        self._trainer = trainer
+
+    @property
+    def exit_code(self) -> int:
+        """What the program ends with: 128 and the number of the signal that stopped it, 0 if none did."""
+        return 128 + self.stopped_by if self.stopped_by is not None else 0
+
+    def __enter__(self) -> RunSignals:
+        for number in available("SIGINT", "SIGTERM", "SIGHUP"):
+            # nohup starts a program with the hang-up ignored, and that is to stay so
+            if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._on_stop)
+        for number in available("SIGUSR1"):
+            self._previous[number] = signal.signal(number, self._on_save)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by is None:
+            self.stopped_by, self._stopped_at_s = signal.Signals(number), time.monotonic()
+        if self._trainer is None:
+            raise Interrupted(self.exit_code)
+        self._trainer.requests.stop()
+        if time.monotonic() - self._stopped_at_s > SAME_PRESS_S and not self._trainer.saving:
+            leave_now(self.exit_code)
+
+    def _on_save(self, number: int, frame: FrameType | None) -> None:
+        if self._trainer is not None:
+            self._trainer.requests.save()
+
+
+def leave_now(exit_code: int) -> None:
+    """End the process without unwinding: the trainer may be in the middle of an update, which nobody is to save."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stdout is not None and sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), SHOW_CURSOR + b"\r\n")
+        if sys.stderr is not None:
+            os.write(sys.stderr.fileno(), b"gpt-tui: stopped at once, without saving again\n")
+    os._exit(exit_code)

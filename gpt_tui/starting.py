@@ -1,0 +1,92 @@
+"""`gpt-tui` without a command: from its options to a run, in the app or headless."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import msgspec
+
+from gpt_core.errors import CheckpointError, InputError
+from gpt_core.settings import Resolved, resolve
+from gpt_core.training.checkpoint import peek_checkpoint
+from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_tui.loading import found
+
+SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny")
+
+
+def start(options: Namespace) -> int:
+    """Train, in the app or headless, and give the exit code."""
+    if options.json and not options.train_only:
+        raise InputError("--json prints the events of a headless run: it needs --train-only")
+    if not options.train_only:
+        require_terminal()
+    resolved, resume = resolve_run(options)
+    if options.train_only:
+        from gpt_tui.headless import run_headless
+
+        return run_headless(resolved, resume=resume, overwrite=options.overwrite, as_json=options.json)
+    from gpt_tui.app import run_app
+
+    return run_app(resolved, resume=resume, overwrite=options.overwrite, autostart=starts_at_once(options, resolved))
+
+
+def require_terminal() -> None:
+    """Raise InputError where the app cannot be shown."""
+    streams = {"standard input": sys.stdin, "standard output": sys.stdout, "standard error": sys.stderr}
+    lost = [name for name, stream in streams.items() if stream is None or not stream.isatty()]
+    if lost:
+        raise InputError(f"the app needs a terminal, and {lost[0]} is none; `gpt-tui --train-only` trains without one")
+    if os.environ.get("TERM") == "dumb":
+        raise InputError("the app needs a terminal that can draw, and TERM is dumb; `gpt-tui --train-only` needs none")
+
+
+def resolve_settings(options: Namespace, base: Resolved | None = None) -> Resolved:
+    """The settings in force, over a checkpoint's if `base` is given."""
+    return resolve(
+        preset=options.preset,
+        config_file=Path(options.config) if options.config is not None else None,
+        assignments=options.assignments,
+        options={name: getattr(options, name) for name in SETTING_OPTIONS},
+        environ=os.environ,
+        base=base.settings if base else None,
+        base_preset=base.preset if base else "",
+    )
+
+
+def resolve_run(options: Namespace) -> tuple[Resolved, Path | None]:
+    """The settings of the run that is asked for, and the checkpoint that it goes on from, if it does.
+
+    A resumed run keeps its checkpoint's settings, but for those that the options name, and stays in the folder that
+    its checkpoint lies in unless another is named. Raises ConfigError or CheckpointError.
+    """
+    resolved = resolve_settings(options)
+    if options.resume is None:
+        return resolved, None
+    path = Path(options.resume) if options.resume else latest_in(Path(resolved.settings.models_dir))
+    info = peek_checkpoint(path)
+    settings = msgspec.structs.replace(info.settings, models_dir=str(path.parent))
+    return resolve_settings(options, Resolved(settings, info.preset, {})), path
+
+
+def latest_in(folder: Path) -> Path:
+    """The newest whole checkpoint of a folder. Raises CheckpointError if there is none."""
+    info = found(CheckpointStore(folder).resumable())
+    if info is None:
+        raise CheckpointError(
+            f"nothing to resume in {folder}: it holds no whole checkpoint; name one with --resume FILE, another folder "
+            "with --models-dir, or start a new run without --resume"
+        )
+    return info.path
+
+
+def starts_at_once(options: Namespace, resolved: Resolved) -> bool:
+    """Whether the app begins to train when it opens: a run was asked for, or nothing else could be done yet.
+
+    Where checkpoints are already, `gpt-tui` alone opens the app at rest: to resume, to chat, or to start anew.
+    """
+    holds_checkpoints = bool(CheckpointStore(resolved.settings.models_dir).list())
+    return options.resume is not None or resolved.settings.overfit_tiny or not holds_checkpoints

@@ -1,0 +1,58 @@
+"""Runs the program in a process of its own, with settings so small that a run takes a second."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gpt_core
+
+ROOT = Path(gpt_core.__file__).resolve().parents[1]
+PROGRAM = [sys.executable, "-m", "gpt_tui"]
+TIMEOUT_S = 120
+
+TINY = (
+    "d_model=16", "hidden_size=24", "vocab_size=300", "num_heads=2", "seq_len=16", "layers=1", "batch_size=2",
+    "micro_batch_size=2", "eval_every_steps=0", "max_tokens=20",
+)  # fmt: skip
+TEXT = "The cat sat on the mat, and the bat sat on the hat.\n\nIt was a dark night; the rat was at it again.\n\n" * 40
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a process that finds the package under test, whatever its working directory."""
+    dropped = ("OVERFIT_TINY", "COLUMNS", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **changes}
+
+
+def tiny(*more: str) -> list[str]:
+    """The options of a tiny model."""
+    return [word for assignment in (*TINY, *more) for word in ("--set", assignment)]
+
+
+def write_texts(folder: Path) -> None:
+    """A training and an eval text where the program looks for them."""
+    for name in ("raw/train.en", "test/eval.en"):
+        path = folder / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(TEXT if name.startswith("raw") else TEXT[: len(TEXT) // 4])
+
+
+def run_program(
+    *arguments: str | bytes, cwd: Path, input: str = "", **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs it to its end, with its output captured; `changes` are of the environment."""
+    return subprocess.run(
+        [*PROGRAM, *arguments], cwd=cwd, env=environment(**changes), capture_output=True, timeout=TIMEOUT_S,
+        check=False, encoding="utf-8", errors="surrogateescape", input=input,
+    )  # fmt: skip
+
+
+def start_program(*arguments: str, cwd: Path, **changes: str) -> subprocess.Popen[str]:
+    """Starts it, with its output to be read line by line."""
+    return subprocess.Popen(
+        [*PROGRAM, *arguments], cwd=cwd, env=environment(**changes), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", bufsize=1,
+    )  # fmt: skip

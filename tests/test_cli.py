@@ -1,0 +1,427 @@
+"""The command line: what each command prints, how mistakes are answered, and how little is imported to answer them."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import math
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from gpt_core import __version__, gradcheck
+from gpt_core.config import Settings, preset
+from gpt_core.errors import SaveError
+from gpt_tui import cli
+from tests.program import PROGRAM, TIMEOUT_S, environment, run_program, start_program, tiny, write_texts
+
+COMMANDS = ("generate", "evaluate", "chat", "verify", "gradcheck", "tokenize", "config")
+TRAINING_OPTIONS = (
+    "--train-only", "--preset", "--config", "--set", "--seed", "--threads", "--train-file", "--eval-file",
+    "--models-dir", "--resume", "--max-steps", "--overfit-tiny", "--overwrite", "--json", "--version",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a tiny model was trained, with an evaluation after its last step."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_texts(folder)
+    run = run_program("--train-only", "--max-steps", "6", *tiny("eval_every_steps=6"), cwd=folder)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+class Result(NamedTuple):
+    """What a run of the program in this process gave."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def program(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """Runs the program in this process, in the folder with the trained model: a quarter of a second less each time."""
+
+    def run(*arguments: str, cwd: Path = trained, input: str = "") -> Result:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
+        code = cli.main(arguments)
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OVERFIT_TINY", raising=False)
+    return tmp_path
+
+
+# -- help
+
+
+def test_help_names_every_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert [option for option in TRAINING_OPTIONS if f"  {option}" not in printed] == []
+    assert [command for command in COMMANDS if f"gpt-tui {command} " not in printed] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: gpt-tui {command}")
+
+
+def test_parsing_imports_neither_textual_nor_numpy_nor_the_model() -> None:
+    script = (
+        "import sys; from gpt_tui.cli import main; main(['--help'])\n"
+        "heavy = {'numpy', 'textual', 'rich', 'msgspec', 'gpt_core'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
+    assert run.stderr == "[]\n"
+
+
+def test_commands_do_without_textual() -> None:
+    script = (
+        "import sys, gpt_tui.headless, gpt_tui.commands, gpt_tui.talking, gpt_tui.starting\n"
+        "print([name for name in sys.modules if name.startswith('textual')])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gpt-tui {__version__}\n"
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["generat", "x"], "unknown command 'generat'; did you mean generate?"),
+        (["--max-stpes", "3"], "did you mean --max-steps?"),
+        (["--train-only", "--preset", "nan"], "did you mean nano?"),
+        (["--train-only", "--set", "batchsize=3"], "did you mean batch_size?"),
+        (["--train-only", "--set", "batch_size"], "wanted KEY=VALUE"),
+        (["--train-only", "--set", "batch_size=0"], "batch_size: got 0, wanted a whole number of at least 1"),
+        (["--train-only", "--seed", "x"], "seed: got 'x', wanted a whole number"),
+        (["--train-only", "--max-steps", "-1"], "max_steps: got -1"),
+        (["--train-only", "--config", "nowhere.toml"], "nowhere.toml: No such file"),
+        (["--train-only", "--train-file", "nowhere.txt"], "nowhere.txt"),
+        (["--train-only", "--resume", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--train-only", "--resume", "."], "."),
+        (["--train-only", "--resume"], "nothing to resume in models"),
+        (["--train-only", "extra"], "got 'extra', which means nothing here"),
+        (["--json"], "it needs --train-only"),
+        (["generate"], "the following arguments are required: PROMPT"),
+        (["generate", "x"], "no checkpoint in models"),
+        (["generate", "x", "--model", "nowhere"], "nowhere"),
+        (["chat", "--models-dir", "other"], "no checkpoint in other"),
+        (["evaluate", "--top-k", "3"], "got '--top-k', which means nothing here"),
+        (["tokenize", "nowhere.txt"], "nowhere.txt"),
+        (["verify"], "the following arguments are required: FILE"),
+        (["config", "--preset", "big\x1b[31m\nbig"], "unknown preset"),
+    ],
+)
+def test_a_mistake_is_answered_with_one_line_and_exit_code_2(
+    arguments: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("gpt-tui: ")
+    assert told in err
+    assert err.count("\n") == 1
+    assert err.rstrip("\n").isprintable()
+    assert out == ""
+    assert list(here.iterdir()) in ([], [here / "models"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (SaveError("not saved"), 1, "gpt-tui: not saved\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "out"), 1, "gpt-tui: No space left on device: out\n"),
+        (MemoryError("9 TB"), 1, "gpt-tui: out of memory (9 TB); try a smaller preset, batch_size or seq_len\n"),
+        (ModuleNotFoundError("no", name="gpt_core.cpu"), 1, "run `pip install -e .` in it first\n"),
+        (KeyboardInterrupt(), 130, "\n"),
+    ],
+)
+def test_every_error_has_its_exit_code(
+    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_options: object) -> int:
+        raise error
+
+    monkeypatch.setattr("gpt_tui.commands.config", fail)
+    assert cli.main(["config"]) == code
+    assert capsys.readouterr().err.endswith(told)
+
+
+def test_an_error_that_nobody_foresaw_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_options: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("gpt_tui.commands.config", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["config"])
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["--help"]])
+def test_output_that_nobody_reads_ends_the_program_quietly(arguments: list[str], tmp_path: Path) -> None:
+    with start_program(*arguments, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(TIMEOUT_S) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [*PROGRAM, "config"], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, env=environment(), check=False
+        )
+    assert (run.returncode, run.stderr) == (1, b"gpt-tui: No space left on device\n")
+
+
+# -- no terminal
+
+
+def test_the_app_without_a_terminal_names_the_way_without_one(tmp_path: Path) -> None:
+    run = run_program(cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("gpt-tui: the app needs a terminal, and standard input is none")
+    assert "gpt-tui --train-only" in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pty here")
+def test_the_app_on_a_dumb_terminal_names_the_way_without_one(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    try:
+        run = subprocess.run(
+            PROGRAM, stdin=follower, stdout=follower, stderr=follower, cwd=tmp_path, env=environment(TERM="dumb"),
+            timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        shown = os.read(leader, 10_000).decode()
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert run.returncode == 2
+    assert "TERM is dumb; `gpt-tui --train-only` needs none" in shown
+
+
+# -- config
+
+
+def test_config_prints_settings_that_give_the_same_settings_again(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["config", "--preset", "micro", "--set", "layers=3", "--seed", "5", "--models-dir", 'a "b"']) == 0
+    printed = capsys.readouterr().out
+    values = tomllib.loads(printed)
+    assert values.pop("preset") == "micro"
+    wanted = msgspec.structs.replace(preset("micro"), layers=3, seed=5, models_dir='a "b"')
+    assert msgspec.convert(values, Settings) == wanted
+    assert "layers = 3" in printed
+    assert "[--set]" in next(line for line in printed.splitlines() if line.startswith("layers ="))
+    assert "[--seed]" in next(line for line in printed.splitlines() if line.startswith("seed ="))
+    assert "[preset micro]" in next(line for line in printed.splitlines() if line.startswith("d_model ="))
+    (here / "run.toml").write_text(printed)
+    assert cli.main(["config", "--config", "run.toml"]) == 0
+    again = tomllib.loads(capsys.readouterr().out)
+    assert again == values | {"preset": "micro"}
+
+
+def test_options_win_over_the_file_and_the_environment_is_heard(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "run.toml").write_text("seed = 1\nlayers = 2\n")
+    monkeypatch.setenv("OVERFIT_TINY", "1")
+    assert cli.main(["config", "--config", "run.toml", "--seed", "9"]) == 0
+    values = tomllib.loads(capsys.readouterr().out)
+    assert (values["seed"], values["layers"], values["overfit_tiny"]) == (9, 2, True)
+
+
+# -- verify
+
+
+def test_verify_tells_whole_from_damaged_files(program: Callable[..., Result], trained: Path, tmp_path: Path) -> None:
+    whole = trained / "models" / "ckpt_latest.safetensors"
+    damaged = tmp_path / "damaged.safetensors"
+    data = bytearray(whole.read_bytes())
+    data[-1000] ^= 1
+    damaged.write_bytes(data)
+    good = program("verify", str(whole), cwd=tmp_path)
+    assert (good.returncode, good.stdout.count("\n"), good.stderr) == (0, 1, "")
+    assert "whole, latest, step 6" in good.stdout
+    bad = program("verify", str(whole), str(damaged), "nowhere", str(tmp_path), cwd=tmp_path)
+    assert (bad.returncode, bad.stderr) == (1, "")
+    lines = bad.stdout.splitlines()
+    assert len(lines) == 4
+    assert "whole" in lines[0]
+    assert "damaged.safetensors is damaged" in lines[1]
+    assert "nowhere: No such file" in lines[2]
+
+
+# -- gradcheck
+
+
+def test_gradcheck_holds_every_gradient_and_tells_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["gradcheck", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = [row["tensor"] for row in found["tensors"]]
+    assert found["passed"]
+    assert {"wte.weight", "wpe.weight", "h.0.attn.c_attn.bias", "ln_f.weight"} <= set(names)
+    assert all(row["reference_error"] < 1e-6 and row["kernel_error"] < 1e-4 for row in found["tensors"])
+
+
+def test_gradcheck_fails_for_one_wrong_gradient(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = gradcheck.GradcheckRow("wpe.weight", (9, 6), 54, 1e-9, 1e-6, True)
+    wrong = gradcheck.GradcheckRow("wte.weight", (13, 6), 78, 1e-9, float("nan"), False)
+    monkeypatch.setattr(gradcheck, "run_gradcheck", lambda: [right, wrong])
+    assert cli.main(["gradcheck"]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed if line.endswith("WRONG")] == ["wte.weight", "1"]
+
+
+# -- tokenize
+
+
+def test_tokenize_counts_and_gives_the_same_bytes_again(program: Callable[..., Result], trained: Path) -> None:
+    (trained / "odd.bin").write_bytes(bytes(range(256)) * 3 + b"the cat" * 50)
+    run = program("tokenize", "odd.bin", "--json", *tiny())
+    found = json.loads(run.stdout)
+    assert run.returncode == 0
+    assert (found["bytes"], found["round_trip"], found["vocab_size"]) == (256 * 3 + 350, True, 300)
+    assert found["bytes_per_token"] == pytest.approx(found["bytes"] / found["tokens"])
+    assert 256 * 3 < found["tokens"] < found["bytes"]
+    by_model = program("tokenize", "odd.bin", "--json", "--model", "models/ckpt_latest.safetensors")
+    assert json.loads(by_model.stdout)["tokens"] == found["tokens"]
+
+
+def test_tokenize_fails_where_the_text_does_not_come_back(program: Callable[..., Result], trained: Path) -> None:
+    (trained / "upper.txt").write_text("The Cat")
+    run = program("tokenize", "upper.txt", *tiny("tokenizer=seed"))
+    assert run.returncode == 1
+    assert "OTHER bytes" in run.stdout
+
+
+# -- generate and chat
+
+
+def test_generate_prints_the_prompt_and_what_follows_and_nothing_else(
+    program: Callable[..., Result], trained: Path
+) -> None:
+    run = program("generate", "The cat", "--seed", "3")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("The cat")
+    assert len(run.stdout) > len("The cat\n")
+    assert run.stdout.endswith("\n")
+
+
+def test_generate_repeats_itself_with_a_seed_only(program: Callable[..., Result], trained: Path) -> None:
+    first, second, other = (program("generate", "The", "--seed", seed).stdout for seed in "112")
+    assert first == second
+    assert first != other
+    unseeded = {program("generate", "The").stdout for _ in range(2)}
+    assert len(unseeded) == 2
+
+
+def test_generate_heeds_its_options(program: Callable[..., Result], trained: Path) -> None:
+    def reply(*options: str) -> str:
+        return program("generate", "The", *options).stdout
+
+    greedy = reply("--temperature", "0")
+    assert {greedy, reply("--top-k", "1"), reply("--top-p", "0.000001")} == {greedy}
+    assert greedy.startswith(reply("--temperature", "0", "--max-tokens", "3").rstrip("\n"))
+    assert reply("--temperature", "0", "--repetition-penalty", "5") != greedy
+    refused = program("generate", "The", "--top-p", "0")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "top_p: got 0.0, wanted" in refused.stderr
+
+
+@pytest.mark.parametrize("prompt", [b"", b"\xff\xfe\x80 raw", "naïve 東京 \U0001f600\n".encode() + b"-\x1b[31m"])
+def test_a_prompt_may_be_anything(prompt: bytes, trained: Path) -> None:
+    run = run_program("generate", "--seed", "1", "--max-tokens", "4", "--", prompt, cwd=trained)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith(prompt.decode("utf-8", "replace"))
+
+
+def test_generate_writes_in_a_locale_that_lacks_the_characters(trained: Path) -> None:
+    run = run_program("generate", "é — 東", "--max-tokens", "4", cwd=trained, PYTHONIOENCODING="ascii")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("? ? ?")
+
+
+def test_a_damaged_best_model_is_passed_over_and_named(
+    program: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "models", tmp_path / "models")
+    (tmp_path / "models" / "best_model.safetensors").write_bytes(b"not a checkpoint")
+    run = program("generate", "The", "--max-tokens", "4", cwd=tmp_path)
+    assert run.returncode == 0
+    assert run.stderr.startswith("gpt-tui: passed over: ")
+    assert "best_model.safetensors" in run.stderr
+
+
+def test_chat_answers_each_line_until_exit(program: Callable[..., Result], trained: Path) -> None:
+    run = program("chat", "--seed", "1", "--max-tokens", "6", input="The cat\n\nThe bat\nexit\nThe rat\n")
+    assert (run.returncode, run.stderr) == (0, "")
+    model = ["--seed", "1", "--max-tokens", "6"]
+    first = program("generate", "The cat", *model).stdout.removeprefix("The cat")
+    assert run.stdout.startswith(first)
+    assert len(run.stdout) > len(first)
+
+
+@pytest.mark.parametrize("lines", ["", "exit\n", " exit \n", "\n\n"])
+def test_chat_ends_at_exit_and_at_the_end_of_input(program: Callable[..., Result], lines: str, trained: Path) -> None:
+    run = program("chat", input=lines)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+# -- evaluate
+
+
+def test_evaluate_scores_as_training_did(program: Callable[..., Result], trained: Path) -> None:
+    run = program("evaluate", "--json", "--model", "models/ckpt_latest.safetensors")
+    assert (run.returncode, run.stderr) == (0, "")
+    found = json.loads(run.stdout)
+    events = [json.loads(line) for line in (trained / "models" / "metrics.jsonl").read_text().splitlines()]
+    logged = next(event for event in events if event["event"] == "eval" and event["step"] == 6)
+    assert {name: found[name] for name in logged} == logged
+    assert found["ppl"] == pytest.approx(math.exp(found["loss"]))
+
+
+def test_evaluate_takes_another_text_and_tells_in_words(
+    program: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text("The bat was at the cat.\n" * 30)
+    run = program("evaluate", "--eval-file", str(tmp_path / "other.txt"))
+    assert run.returncode == 0
+    assert "other.txt" in run.stdout
+    assert "bits a byte" in run.stdout
