@@ -18,6 +18,7 @@ class Saver:
 
     def __init__(self, run: Run) -> None:
         self.due: set[str] = set()
+        self.under_way = False
         self._run = run
         self._saved: TrainingState | None = None  # what ckpt_latest holds
         self._last_save_s = time.monotonic()
@@ -60,12 +61,14 @@ class Saver:
 
     def _write(self, kind: str, checkpoint: Checkpoint) -> CheckpointSaved | SaveFailed:
         step = checkpoint.state.step
+        self.under_way = True
         try:
             path = self._run.store.save(kind, checkpoint)
         except SaveError as error:
             epoch = checkpoint.state.epoch if kind == "epoch" else None
             return SaveFailed(kind, str(self._run.store.path_of(kind, epoch)), step, str(error))
         finally:
+            self.under_way = False
             self._last_save_s = time.monotonic()
         if kind == "latest":
             self._saved = msgspec.structs.replace(self._run.state)

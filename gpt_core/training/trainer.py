@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
@@ -67,12 +67,17 @@ class Trainer:
         """Bytes of weights, gradients and moments."""
         return 4 * self.parameters.flat.nbytes
 
+    @property
+    def saving(self) -> bool:
+        """Whether a checkpoint is being written now; to be read by whoever would end the process."""
+        return self._saver.under_way
+
     def weights_snapshot(self) -> tuple[Parameters, int]:
         """A copy of the weights as one step left them, and that step. From any thread; waits for an update to end."""
         with self._weights_lock:
             return self.parameters.copy(), self.state.step
 
-    def events(self) -> Iterator[ev.AnyEvent]:
+    def events(self) -> Generator[ev.AnyEvent]:
         """The run, from RunStarted to RunFinished. Closing the iterator early saves as a stop does."""
         finished = False
         try:
