@@ -1,0 +1,1 @@
+"""The main screen, and the questions and help that come over it."""

@@ -1,0 +1,233 @@
+"""The app: owns the engine, drains it, leaves in good order. What is seen is in the screens."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import App, SystemCommand
+from textual.binding import BindingType
+from textual.dom import DOMNode
+from textual.screen import Screen
+
+from gpt_core.config import Settings
+from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
+from gpt_core.settings import Resolved
+from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
+from gpt_tui.chat_model import MakeGenerator, make_generator
+from gpt_tui.engine import Engine, OpenRun, RunRequest
+from gpt_tui.keymap import KEYS, bindings
+from gpt_tui.messages import EngineWoke
+from gpt_tui.open_request import open_request
+from gpt_tui.plain_text import one_line
+from gpt_tui.quantities import whole
+from gpt_tui.run_history import ENDINGS
+from gpt_tui.screens.choice import quit_question
+from gpt_tui.screens.help import HelpScreen
+from gpt_tui.screens.main import MainScreen
+from gpt_tui.theme import NIGHT
+
+DRAIN_INTERVAL_S = 0.25
+LOG_FILE = "gpt-tui.log"
+WIDTHS = [(0, "-narrow"), (100, "-wide"), (140, "-very-wide")]  # from so many columns on, this class for styles.tcss
+HEIGHTS = [(0, "-low"), (32, "-tall")]
+
+
+class GptApp(App[None]):
+    """One engine, one main screen. `request` is begun at once if it is given."""
+
+    CSS_PATH = "styles.tcss"
+    TITLE = "gpt-tui"
+    BINDINGS: ClassVar[list[BindingType]] = bindings("everywhere")
+    HORIZONTAL_BREAKPOINTS = WIDTHS
+    VERTICAL_BREAKPOINTS = HEIGHTS
+
+    def __init__(
+        self,
+        settings: Settings,
+        preset_name: str = "",
+        *,
+        request: RunRequest | None = None,
+        open_run: OpenRun = open_request,
+        make: MakeGenerator = make_generator,
+    ) -> None:
+        super().__init__()
+        self.register_theme(NIGHT)
+        self.theme = NIGHT.name
+        self.engine = Engine(open_run, self.post_message, Path(settings.models_dir) / LOG_FILE)
+        self.main = MainScreen(self.engine, settings, preset_name, make)
+        self._request = request
+        self._leaving: int | None = None
+
+    def get_default_screen(self) -> Screen[None]:
+        """The main screen, for good."""
+        return self.main
+
+    def on_mount(self) -> None:
+        """The pulse, the signals, and the run that was asked for."""
+        self.set_interval(DRAIN_INTERVAL_S, self.drain)
+        self._listen_to_signals()
+        if self._request:
+            self.call_after_refresh(self.main.begin, self._request)
+
+    # -- the engine's pulse
+
+    def on_engine_woke(self, _message: EngineWoke) -> None:
+        """Something that cannot wait for the timer."""
+        self.drain()
+
+    def drain(self) -> None:
+        """Takes what the engine has, shows it, and acts on ends and errors."""
+        was_alive = self.engine.alive
+        if not was_alive or not self.main.is_mounted:
+            return
+        drained = self.engine.drain()
+        self.main.show(at_once=bool(drained.notable))
+        for event in drained.notable:
+            self._announce(event)
+        if not self.engine.alive:
+            self._run_ended()
+
+    def _announce(self, event: AnyEvent) -> None:
+        match event:
+            case CheckpointSaved(kind=kind, path=path, step=step) if kind != "best":
+                self.notify(f"saved {one_line(path)} at step {whole(step)}", markup=False)
+            case SaveFailed(error=error):
+                self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
+                self.main.banner.say(f"not saved: {error}", "bad")
+            case RunFinished(reason=reason, step=step):
+                words = ENDINGS.get(reason, reason)
+                self.main.banner.say(
+                    f"step {whole(step)}: {words}. Press c to chat with the model.",
+                    "bad" if reason == "diverged" else "good",
+                )
+                self.notify(f"{words}; the Chat tab (c) has the model", title="training has ended", markup=False)
+
+    def _run_ended(self) -> None:
+        self.main.look_around()
+        failure = self.engine.failure
+        if self._leaving is not None:
+            self._end(self._leaving)
+        elif failure and failure.run_exists:
+            self.main.ask_about_existing_run(failure.message)
+        elif failure:
+            self.main.banner.say(failure.message, "bad")
+            self.notify(failure.message, title="training could not go on", severity="error", timeout=15, markup=False)
+
+    # -- leaving
+
+    def _listen_to_signals(self) -> None:
+        """SIGINT, SIGTERM and SIGHUP stop, save and leave; SIGUSR1 saves. Not on Windows, whose loop cannot listen."""
+        loop = asyncio.get_running_loop()
+        handlers: dict[str, Callable[[], None]] = {
+            "SIGINT": partial(self.leave, EXIT_INTERRUPTED),
+            "SIGTERM": partial(self.leave, EXIT_TERMINATED),
+            "SIGHUP": partial(self.leave, EXIT_HANGUP),
+            "SIGUSR1": self.engine.save,
+        }
+        for name, handler in handlers.items():
+            if number := getattr(signal, name, None):
+                try:
+                    loop.add_signal_handler(number, handler)
+                except (NotImplementedError, RuntimeError, ValueError):
+                    return
+
+    def leave(self, code: int, *, save: bool = True) -> None:
+        """Ends the app with an exit code, after the run has stopped and, unless told otherwise, saved."""
+        if not self.engine.alive:
+            self._end(code)
+            return
+        again = self._leaving is not None
+        self._leaving = code
+        self.engine.stop(save=save)
+        words = "saving, then" if save else "stopping after this step, then"
+        self.main.banner.say(f"{'still ' if again else ''}{words} gpt-tui ends", "plain")
+        self.main.show(at_once=True)
+
+    def _end(self, code: int) -> None:
+        history = self.engine.history
+        message = None
+        if history.save_error:
+            message = Text(f"not saved: {one_line(history.save_error)}")
+            code = code or EXIT_FAILED
+        elif history.saved and history.finished:
+            message = Text(f"saved {one_line(history.saved.path)} at step {whole(history.saved.step)}")
+        self.exit(return_code=code, message=message)
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C: copies what is selected, else stops, saves and leaves."""
+        if selected := self.screen.get_selected_text():
+            self.copy_to_clipboard(selected)
+            self.screen.clear_selection()
+            self.notify("copied; press ctrl+c again to save and quit")
+        else:
+            self.leave(EXIT_INTERRUPTED)
+
+    def action_request_quit(self) -> None:
+        """Leaves at once, or asks when a run is under way."""
+        if not self.engine.alive or self._leaving is not None:
+            self.leave(EXIT_OK)
+            return
+
+        def answered(answer: str | None) -> None:
+            if answer:
+                self.leave(EXIT_OK, save=answer == "save")
+
+        if not self.screen.is_modal:
+            phase, history = self.engine.phase, self.engine.history
+            where = f" at step {whole(history.step)}" if history.started else ""
+            self.push_screen(quit_question(f"A run is under way ({phase.value}{where})."), answered)
+
+    async def action_quit(self) -> None:
+        """The palette's Quit asks, too."""
+        self.action_request_quit()
+
+    # -- going about
+
+    def action_help(self) -> None:
+        """The keys of this tab."""
+        if not self.screen.is_modal:
+            self.push_screen(HelpScreen(self.main.tab, dict(self._keymap)))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The footer names the tab one can go to, not the one that is there."""
+        return not (action == "go" and parameters and self.main.is_mounted and parameters[0] == self.main.tab)
+
+    def action_go(self, tab: str) -> None:
+        """Shows a tab."""
+        self.main.go(tab)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Every command of the key table that makes sense now, beside Textual's own."""
+        yield from (command for command in super().get_system_commands(screen) if command.title != "Quit")
+        for key in KEYS:
+            places: dict[str, DOMNode] = {"everywhere": self, "chat": self.main.query_one("#chat")}
+            namespace = places.get(key.place, self.main)
+            if namespace.check_action(key.action.partition("(")[0], ()) is not None:
+                run = partial(self.run_action, key.action, namespace)
+                yield SystemCommand(key.label, key.help, run)
+
+
+def run_app(resolved: Resolved, *, resume: Path | None = None, overwrite: bool = False, autostart: bool = False) -> int:
+    """Runs the app in the terminal and returns its exit code. A run is stopped and saved however the app ends.
+
+    With `resume` or `autostart` the run that these mean begins at once.
+    """
+    settings, preset_name = resolved.settings, resolved.preset
+    wanted = autostart or resume is not None
+    request = RunRequest(settings, preset_name, resume=resume, overwrite=overwrite) if wanted else None
+    app = GptApp(settings, preset_name, request=request)
+    try:
+        app.run()
+    finally:
+        if not app.engine.join(0):
+            print("gpt-tui: saving the run before leaving", file=sys.stderr)
+            app.engine.stop()
+            app.engine.join()
+    return app.return_code if app.return_code is not None else EXIT_FAILED

@@ -1,0 +1,117 @@
+"""The one table of keys. Bindings, the footer, the buttons, the command palette and the F1 help derive from it.
+
+Each key has an id by which `App.set_keymap` can give it other keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from textual.binding import Binding, BindingType
+
+Place = Literal["train", "charts", "chat", "everywhere"]
+
+PLACE_TITLES: dict[Place, str] = {
+    "train": "Training (Train tab)",
+    "charts": "Charts (Train tab)",
+    "chat": "Chat tab",
+    "everywhere": "Everywhere",
+}
+
+
+class Key(NamedTuple):
+    """One thing the user can do. `keys` are Textual's names, the first one is shown; `button`: it has one, too."""
+
+    id: str
+    keys: str
+    action: str
+    label: str
+    help: str
+    place: Place
+    footer: bool = False
+    button: bool = False
+    priority: bool = False
+    display: str | None = None
+
+    @property
+    def binding(self) -> Binding:
+        """As Textual binds it."""
+        return Binding(
+            self.keys, self.action, self.label, show=self.footer, priority=self.priority, tooltip=self.help, id=self.id,
+            key_display=self.display,
+        )  # fmt: skip
+
+
+KEYS: tuple[Key, ...] = (
+    Key("train.start", "s", "start", "Start", "Start training from the beginning", "train", button=True),
+    Key("train.pause", "p,space", "pause", "Pause", "Pause after this step, or go on", "train", button=True),
+    Key("train.step", "n", "step", "Step", "Take one step, then wait", "train", button=True),
+    Key("train.save", "w", "save", "Save", "Save a checkpoint and go on training", "train", button=True),
+    Key("train.resume", "r", "resume", "Resume", "Go on from the newest checkpoint", "train", button=True),
+    Key("train.overfit", "o", "overfit", "Overfit", "Learn a few lines by heart, as a check", "train", button=True),
+    Key("train.stop", "x", "stop", "Stop", "Stop after this step, saving a checkpoint", "train", button=True),
+    Key("charts.log", "l", "log_scale", "Log scale", "Logarithmic or linear y axis", "charts", footer=True),
+    Key("charts.axis", "a", "next_axis", "Axis", "Show the charts over steps, tokens or time", "charts", footer=True),
+    Key("charts.zoom_in", "plus,equals_sign", "zoom(0.5)", "Zoom in", "Show half as much", "charts", display="+"),
+    Key("charts.zoom_out", "minus", "zoom(2.0)", "Zoom out", "Show twice as much", "charts", display="-"),
+    Key("charts.whole", "0", "zoom_reset", "Whole run", "Show the whole run", "charts"),
+    Key("charts.left", "left", "pan(-0.25)", "Pan left", "Move to earlier steps", "charts"),
+    Key("charts.right", "right", "pan(0.25)", "Pan right", "Move to later steps", "charts"),
+    Key("chat.stop", "escape", "stop_reply", "Stop", "Stop the reply; else go back to training", "chat", footer=True),
+    Key("chat.retry", "ctrl+r", "retry", "Retry", "Ask the same again", "chat", footer=True),
+    Key("chat.copy", "ctrl+y", "copy_reply", "Copy", "Copy the last reply to the clipboard", "chat", footer=True),
+    Key("chat.clear", "ctrl+l", "clear_chat", "Clear", "Forget the conversation", "chat", footer=True),
+    Key("go.train", "f2,t", "go('train')", "Train", "Go to the Train tab", "everywhere", footer=True, display="F2"),
+    Key("go.chat", "f3,c", "go('chat')", "Chat", "Go to the Chat tab", "everywhere", footer=True, display="F3"),
+    Key("go.help", "f1,question_mark", "help", "Help", "The keys of this tab", "everywhere", footer=True, display="F1"),
+    Key("go.quit", "ctrl+q,q", "request_quit", "Quit", "Leave; asks first during a run", "everywhere", footer=True),
+    Key("go.interrupt", "ctrl+c", "interrupt", "Interrupt", "Stop, save and leave", "everywhere", priority=True),
+)
+
+
+def keys_of(*places: Place) -> tuple[Key, ...]:
+    """The keys that are of these places, in the table's order."""
+    return tuple(key for key in KEYS if key.place in places)
+
+
+def bindings(*places: Place) -> list[BindingType]:
+    """The bindings of these places, for a BINDINGS."""
+    return [key.binding for key in keys_of(*places)]
+
+
+def shown_key(key: Key, keymap: dict[str, str]) -> str:
+    """The key as a user reads it, after his own keymap: `s`, `F1`, `^r`."""
+    first = keymap.get(key.id, "") or (key.display or key.keys)
+    return readable(first.split(",")[0])
+
+
+def readable(name: str) -> str:
+    """A key's name, short: `ctrl+r` -> `^r`, `escape` -> `esc`."""
+    words = {
+        "escape": "esc",
+        "question_mark": "?",
+        "plus": "+",
+        "minus": "-",
+        "equals_sign": "=",
+        "left": "←",
+        "right": "→",
+        "space": "space",
+    }
+    *modifiers, key = name.split("+") if name != "+" else ("+",)
+    key = words.get(key, key.upper() if len(key) > 1 and key[0] == "f" and key[1:].isdigit() else key)
+    return "".join("^" if modifier == "ctrl" else f"{modifier}+" for modifier in modifiers) + key
+
+
+def help_table(places: Iterable[Place], keymap: dict[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """For each place its title and its (keys, what they do)."""
+    return [
+        (
+            PLACE_TITLES[place],
+            [
+                (", ".join(readable(name) for name in (keymap.get(key.id) or key.keys).split(",")), key.help)
+                for key in keys_of(place)
+            ],
+        )
+        for place in places
+    ]

@@ -1,0 +1,43 @@
+"""Every message of the app, on one page: what happened, in the past tense, as plain values."""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+
+class EngineWoke(Message, bubble=False):
+    """The engine has something new that should be shown at once. From its thread to the app."""
+
+
+class ReplyGrew(Message, bubble=False):
+    """More text of the reply `number` has come; `tokens` so far. From the chat's thread to the chat pane."""
+
+    def __init__(self, number: int, text: str, tokens: int, tokens_per_s: float) -> None:
+        super().__init__()
+        self.number = number
+        self.text = text
+        self.tokens = tokens
+        self.tokens_per_s = tokens_per_s
+
+
+class ReplyEnded(Message, bubble=False):
+    """The reply `number` is complete, was stopped, or failed; `summary` says how, in one line."""
+
+    def __init__(self, number: int, summary: str, failed: bool) -> None:
+        super().__init__()
+        self.number = number
+        self.summary = summary
+        self.failed = failed
+
+
+class ReplyBegan(Message, bubble=False):
+    """The model that answers is known; `model` names it."""
+
+    def __init__(self, number: int, model: str) -> None:
+        super().__init__()
+        self.number = number
+        self.model = model
+
+
+class ChatLeft(Message):
+    """The user typed `exit`: the chat is over, the Train tab is wanted. From the chat pane to its screen."""

@@ -1,0 +1,89 @@
+"""How numbers are written for people: short, aligned, with their units."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+
+def whole(number: int) -> str:
+    """1234567 -> 1,234,567."""
+    return f"{number:,}"
+
+
+def short(number: float) -> str:
+    """Three significant digits with a suffix: 1058944 -> 1.06M, 10480 -> 10.5k, 0.25 -> 0.25."""
+    if not isfinite(number):
+        return "–"
+    for bound, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= bound * 0.9995:
+            scaled = number / bound
+            return f"{scaled:.{0 if abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2}f}{suffix}"
+    return f"{number:.3g}"
+
+
+def nats(value: float) -> str:
+    """A loss: three decimals, more when it is small."""
+    if not isfinite(value):
+        return "not finite"
+    return f"{value:.3f}" if value >= 0.1 else f"{value:.3g}"
+
+
+def perplexity(value: float) -> str:
+    """A perplexity: 2048 -> 2,048, 44.31 -> 44.3."""
+    if not isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def rate(value: float) -> str:
+    """A learning rate: 0.003 -> 3.00e-3."""
+    if value == 0.0:
+        return "0"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def percent(share: float) -> str:
+    """A share of one: 0.3124 -> 31.2%."""
+    return f"{share * 100:.1f}%"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: 252 -> 4 min 12 s."""
+    if not isfinite(seconds):
+        return "–"
+    whole_s = max(0, round(seconds))
+    minutes, s = divmod(whole_s, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {s:02} s" if minutes else f"{s} s"
+
+
+def age(seconds: float) -> str:
+    """The largest unit alone: 252 -> 4 min."""
+    return " ".join(duration(seconds).split()[:2])
+
+
+def clock(seconds: float) -> str:
+    """Elapsed time as m:ss, or h:mm:ss from an hour on."""
+    minutes, s = divmod(max(0, int(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{s:02}" if minutes >= 60 else f"{minutes}:{s:02}"
+
+
+def size(number: float) -> str:
+    """Bytes: 220200960 -> 220 MB."""
+    for bound, suffix in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= bound:
+            scaled = number / bound
+            return f"{scaled:.{0 if scaled >= 99.5 else 1}f} {suffix}"
+    return f"{number:.0f} B"
+
+
+def bar(share: float, width: int) -> str:
+    """A progress bar of `width` cells in half cells: heavy where it is done, light where it is not."""
+    halves = round(min(1.0, max(0.0, share)) * width * 2)
+    return ("━" * (halves // 2) + "╸" * (halves % 2)).ljust(width, "─")

@@ -1,0 +1,58 @@
+"""F1: the keys of the tab one is in, and those that work everywhere."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from gpt_tui.keymap import Place, help_table
+
+ABOUT: dict[str, str] = {
+    "train": "Training runs in the background: charts, chat and keys stay usable. The loss is in nats a token; ⣿ is "
+    "each step, ⠒⠒ their moving average, ◆ the score on the eval text, ★ the best of these. Perplexity is e to the "
+    "loss: among how many tokens the model hesitates. Wheel and drag zoom and move the charts; pointing at them reads "
+    "them out.",
+    "chat": "Each prompt stands for itself: the model goes on with it, from one consistent set of weights, also while "
+    "it is being trained. Tab moves through the sampling fields.",
+}
+KEY_WIDTH = 16
+
+
+class HelpScreen(ModalScreen[None]):
+    """Any of its keys closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f1,q,question_mark,enter", "dismiss", "Close", show=True, key_display="esc")
+    ]
+
+    def __init__(self, tab: str, keymap: dict[str, str]) -> None:
+        super().__init__()
+        self._tab = tab
+        self._keymap = keymap
+
+    def compose(self) -> ComposeResult:
+        """What the tab is, then its keys."""
+        places: list[Place] = ["train", "charts", "everywhere"] if self._tab == "train" else ["chat", "everywhere"]
+        parts = [Content(ABOUT[self._tab]), Content("")]
+        for title, keys in help_table(places, self._keymap):
+            parts.append(Content.styled(title, "bold $primary"))
+            parts += [Content.assemble((f"  {names.ljust(KEY_WIDTH)}", "bold $accent"), words) for names, words in keys]
+            parts.append(Content(""))
+        parts.append(
+            Content.styled("^p opens the command palette: every command, themes, a screenshot.", "$foreground 60%")
+        )
+        with VerticalScroll(id="help"):
+            yield Static(Content("\n").join(parts), markup=False)
+
+    def on_mount(self) -> None:
+        """Its name."""
+        scroll = self.query_one("#help")
+        scroll.border_title = "help"
+        scroll.border_subtitle = "esc closes"
+        scroll.focus()

@@ -1,0 +1,45 @@
+"""The checkpoints under the models folder, as the app asks for them: which to resume, which to chat with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gpt_core.errors import CheckpointError, GptError
+from gpt_core.training.checkpoint_header import CheckpointInfo
+from gpt_core.training.checkpoint_store import CheckpointStore
+
+
+class Stored(NamedTuple):
+    """What is there, by the files' headers alone: the checkpoint to go on from, and the one to chat with."""
+
+    resumable: CheckpointInfo | None = None
+    for_chat: CheckpointInfo | None = None
+
+
+def glance(models_dir: str) -> Stored:
+    """Which checkpoints would be taken. Quick: nothing but headers is read, so a file may turn out to be damaged."""
+    try:
+        found = [info for info in CheckpointStore(models_dir).list() if isinstance(info, CheckpointInfo)]
+    except (GptError, OSError):
+        return Stored()
+    ours = sorted((info for info in found if info.kind != "other"), key=lambda info: info.kind == "final")
+    by_chat = sorted(found, key=lambda info: (info.kind != "best", info.kind == "other"))
+    return Stored(next((info for info in ours if info.has_moments), None), next(iter(by_chat), None))
+
+
+def verified_resumable(models_dir: str) -> CheckpointInfo:
+    """The newest checkpoint that is whole to the last bit. Raises CheckpointError where there is none."""
+    found = CheckpointStore(models_dir).resumable()
+    if found.info is None:
+        broken = f"; {len(found.damaged)} there are damaged" if found.damaged else ""
+        raise CheckpointError(f"nothing to resume: no whole checkpoint in {models_dir}{broken}; start a new run")
+    return found.info
+
+
+def verified_for_chat(models_dir: str) -> CheckpointInfo:
+    """`best_model` if it is whole, else the newest whole checkpoint. Raises CheckpointError where there is none."""
+    found = CheckpointStore(models_dir).for_chat()
+    if found.info is None:
+        broken = f"; {len(found.damaged)} there are damaged" if found.damaged else ""
+        raise CheckpointError(f"no model to chat with in {models_dir}{broken}; start training first")
+    return found.info

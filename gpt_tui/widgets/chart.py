@@ -1,0 +1,221 @@
+"""One chart of a run, drawn in braille: raw values, the smoothed line, evaluations, a readout where the mouse is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from gpt_tui.chart_raster import BEST, BEST_CHARACTER, CURSOR, DOTS_X, EVAL, EVAL_CHARACTER, GRID, RAW, SMOOTHED, raster
+from gpt_tui.chart_raster import vertical as vertical_place
+from gpt_tui.chart_series import ChartSeries, Metric, chart_series, nearest_row, whole_range
+from gpt_tui.chart_view import ChartView
+from gpt_tui.curve import ELAPSED, STEP, TOKENS
+from gpt_tui.curve import SMOOTHED as SMOOTHED_COLUMN
+from gpt_tui.quantities import clock, nats, perplexity, short, whole
+from gpt_tui.run_history import RunHistory, safe_exp
+from gpt_tui.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
+
+LAYER_CLASSES = {
+    GRID: "chart--grid",
+    RAW: "chart--raw",
+    SMOOTHED: "chart--smoothed",
+    CURSOR: "chart--cursor",
+    EVAL: "chart--eval",
+    BEST: "chart--best",
+}
+ROWS_A_TICK = 2
+COLUMNS_A_TICK = 9
+LOW_ROWS = 8  # a chart that is lower leaves the labels of the x axis to the one below it
+
+
+class Chart(Widget):
+    """The loss or the perplexity over steps, tokens or time.
+
+    `history` and `view` come in; `ViewWanted` goes out when the mouse asks for another view: both charts follow.
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--axis", "chart--label", *LAYER_CLASSES.values()}
+
+    history: reactive[RunHistory] = reactive(RunHistory, repaint=False)
+    view: reactive[ChartView] = reactive(ChartView, repaint=False)
+
+    class ViewWanted(Message):
+        """The mouse zoomed, panned or pointed."""
+
+        def __init__(self, view: ChartView) -> None:
+            super().__init__()
+            self.view = view
+
+    def __init__(self, metric: Metric, *, id: str) -> None:
+        super().__init__(id=id)
+        self.metric: Metric = metric
+        self._written: Callable[[float], str] = nats if metric == "loss" else perplexity
+        self._strips: list[Strip] | None = None
+        self._margin = 0
+
+    # -- what comes in
+
+    def watch_history(self) -> None:
+        """New data: drawn when the screen next asks for a line."""
+        self._outdated()
+
+    def watch_view(self) -> None:
+        """Another part or scale."""
+        self._outdated()
+
+    def on_resize(self) -> None:
+        """Another size."""
+        self._outdated()
+
+    def notify_style_update(self) -> None:
+        """Another theme."""
+        super().notify_style_update()
+        self._outdated()
+
+    def _outdated(self) -> None:
+        self._strips = None
+        self.border_title = self._title()
+        self.border_subtitle = self._readout() or self._legend()
+        self.refresh()
+
+    # -- drawing
+
+    def render_line(self, y: int) -> Strip:
+        """One line of the chart, from strips that are drawn once for each change."""
+        if self._strips is None:
+            self._strips = self._draw()
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
+
+    def _draw(self) -> list[Strip]:
+        labelled = self.metric == "perplexity" or self.size.height >= LOW_ROWS
+        width, height = self.size.width, self.size.height - labelled
+        whole_axis = whole_range(self.history, self.view.axis)
+        window = self.view.window(whole_axis)
+        series = chart_series(
+            self.history,
+            self.metric,
+            self.view.axis,
+            columns=max(1, width - 7) * DOTS_X,
+            log=self.view.log,
+            window=window,
+        )
+        if series is None or width < 12 or height < 1:
+            return []
+        find = log_ticks if series.log else linear_ticks
+        ticks = find(*series.y_range, max(1, height // ROWS_A_TICK))
+        labels = tick_labels(ticks)
+        self._margin = max((len(label) for label in labels), default=0) + 1
+        columns = width - self._margin
+        picture = raster(series, columns, height, grid=ticks, cursor=self.view.cursor)
+        rows = {
+            int(vertical_place(t, series.y_range, height, series.log)): n for t, n in zip(ticks, labels, strict=True)
+        }
+        base = self.rich_style
+        styles = {layer: base + self.get_component_rich_style(name) for layer, name in LAYER_CLASSES.items()}
+        label_style = base + self.get_component_rich_style("chart--label", partial=True)
+        strips = []
+        for row in range(height):
+            label = rows.get(row, "").rjust(self._margin - 1) + " "
+            runs = [Segment(text, styles.get(layer, base)) for text, layer in picture.runs(row)]
+            strips.append(Strip([Segment(label, label_style), *runs], width))
+        return [*strips, self._x_axis(series, columns, label_style)] if labelled else strips
+
+    def _x_axis(self, series: ChartSeries, columns: int, style: Style) -> Strip:
+        """The labels under the chart; none overlaps another, none is cut."""
+        low, high = series.x_range
+        most = max(1, columns // COLUMNS_A_TICK)
+        if self.view.axis == "time":
+            ticks = time_ticks(low, high, most)
+            labels = time_labels(ticks)
+        else:
+            ticks = linear_ticks(low, high, most)
+            labels = tick_labels(ticks)
+        line = [" "] * (self._margin + columns)
+        name = {"steps": "step", "tokens": "tok", "time": "time"}[self.view.axis]
+        line[: len(name)] = name
+        free = len(name) + 1
+        for tick, label in zip(ticks, labels, strict=True):
+            place = self._margin + int((tick - low) / (high - low) * columns)
+            start = min(max(place - len(label) // 2, 0), len(line) - len(label))
+            if start >= free:
+                line[start : start + len(label)] = label
+                free = start + len(label) + 1
+        return Strip([Segment("".join(line)[: self.size.width], style)], self.size.width)
+
+    # -- words on the border
+
+    def _title(self) -> str:
+        smoothed = self.history.curve.smoothed
+        if smoothed != smoothed:
+            return self.metric
+        value = nats(smoothed) if self.metric == "loss" else perplexity(safe_exp(smoothed))
+        scale = ", log scale" if self.view.log else ""
+        return f"{self.metric} [b]{value}[/b]{scale}"
+
+    def _legend(self) -> str:
+        if self.metric == "perplexity" and self.size.height < LOW_ROWS:
+            return ""
+        parts = ["[$foreground 40%]⣿[/] each step", "[$primary]⠒⠒[/] smoothed"]
+        if self.history.evaluations:
+            parts.append(f"[$warning]{EVAL_CHARACTER}[/] eval")
+            parts.append(f"[$success]{BEST_CHARACTER}[/] best")
+        return "  ".join(parts) if self.size.width >= 40 else "  ".join(parts[1:])
+
+    def _readout(self) -> str:
+        """What the curve says at the cursor."""
+        if self.view.cursor is None or (row := nearest_row(self.history, self.view.axis, self.view.cursor)) is None:
+            return ""
+        loss = row[SMOOTHED_COLUMN]
+        value = nats(loss) if self.metric == "loss" else perplexity(safe_exp(loss))
+        place = f"step {whole(int(row[STEP]))}"
+        if self.view.axis != "steps":
+            place += f", {short(row[TOKENS])} tokens" if self.view.axis == "tokens" else f", {clock(row[ELAPSED])}"
+        return f"{place}: [b]{value}[/b]"
+
+    # -- the mouse
+
+    def _x_at(self, column: int) -> float | None:
+        columns = self.size.width - self._margin
+        if not len(self.history.curve.recent) or columns < 1:
+            return None
+        window = self.view.window(whole_range(self.history, self.view.axis))
+        share = (column - self._margin + 0.5) / columns
+        return window.low + share * window.span if 0 <= share <= 1 else None
+
+    def _want(self, view: ChartView) -> None:
+        self.post_message(self.ViewWanted(view))
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        """The cursor follows the mouse; with the button held, the part that is shown does."""
+        x = self._x_at(event.get_content_offset_capture(self).x)
+        view = self.view
+        if event.button and event.delta_x:
+            columns = max(1, self.size.width - self._margin)
+            view = view.panned(-event.delta_x / columns, whole_range(self.history, view.axis))
+        self._want(ChartView(view.axis, view.log, view.span, view.end, x))
+
+    def on_leave(self) -> None:
+        """No readout without a mouse."""
+        view = self.view
+        self._want(ChartView(view.axis, view.log, view.span, view.end))
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Zoom in around the mouse."""
+        self._zoom(0.8, event)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """Zoom out around the mouse."""
+        self._zoom(1.25, event)
+
+    def _zoom(self, factor: float, event: events.MouseEvent) -> None:
+        event.stop()
+        x = self._x_at(event.get_content_offset_capture(self).x)
+        self._want(self.view.zoomed(factor, whole_range(self.history, self.view.axis), x))

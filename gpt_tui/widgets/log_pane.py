@@ -1,0 +1,50 @@
+"""The log of a run: what happened, and when."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.widgets import RichLog
+
+from gpt_tui.plain_text import one_line
+from gpt_tui.quantities import clock
+from gpt_tui.run_history import MOST_LOG_LINES, LogLine, RunHistory
+
+
+class LogPane(RichLog):
+    """Shows a history's log lines; new ones are added at the end. Their text is never markup."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"log--plain", "log--good", "log--bad", "log--dim"}
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id, markup=False, highlight=False, wrap=True, max_lines=MOST_LOG_LINES, min_width=20)
+        self._shown = 0
+        self._history: RunHistory | None = None
+
+    def on_mount(self) -> None:
+        """Its name; and another theme means other colours."""
+        self.border_title = "log"
+        self.app.theme_changed_signal.subscribe(self, lambda _theme: self._rewrite())
+
+    def show(self, history: RunHistory) -> None:
+        """Adds the lines that are new; a history of another run replaces all."""
+        self._history = history
+        if history.logged < self._shown:
+            self.clear()
+            self._shown = 0
+        new = min(history.logged - self._shown, len(history.log))
+        for line in history.log[len(history.log) - new :]:
+            self.write(self._text(line))
+        self._shown = history.logged
+
+    def _rewrite(self) -> None:
+        self.clear()
+        self._shown = 0
+        if self._history:
+            self.show(self._history)
+
+    def _text(self, line: LogLine) -> Text:
+        time_style = self.get_component_rich_style("log--dim", partial=True)
+        style = self.get_component_rich_style(f"log--{line.tone}", partial=True)
+        return Text.assemble((f"{clock(line.elapsed_s)}  ", time_style), (one_line(line.text), style))

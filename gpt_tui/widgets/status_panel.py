@@ -1,0 +1,35 @@
+"""The panel of numbers beside the charts."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from gpt_tui.run_history import RunHistory
+from gpt_tui.run_status import RULE, Facts, Phase, Row, fitted, status_rows
+
+LABEL_WIDTH = 10
+TONE_STYLES = {"plain": "", "good": "$success", "bad": "bold $error", "dim": "$foreground 60%"}
+
+
+class StatusPanel(Widget):
+    """Shows the rows that `run_status` makes of a history and the engine's facts."""
+
+    history: reactive[RunHistory] = reactive(RunHistory)
+    facts: reactive[Facts] = reactive(Facts(Phase.IDLE))
+
+    def on_mount(self) -> None:
+        """Its name."""
+        self.border_title = "run"
+
+    def render(self) -> Content:
+        """The rows that fit, each its label and its value."""
+        rows = fitted(status_rows(self.history, self.facts, self.size.width), self.size.height)
+        return Content("\n").join(self._line(row) for row in rows)
+
+    def _line(self, row: Row) -> Content:
+        if row == RULE:
+            return Content.styled("─" * self.size.width, "$foreground 15%")
+        value = Content.styled(row.value, TONE_STYLES[row.tone])
+        return Content.assemble((row.label.ljust(LABEL_WIDTH), "$foreground 60%"), value)

@@ -1,0 +1,179 @@
+"""A trainer without a model: the events of a plausible run, as fast or as slowly as a test wants them."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from gpt_core.config import ModelShape, Settings
+from gpt_core.generation.generator import Figures
+from gpt_core.generation.sampler import Sampling
+from gpt_core.model.parameters import Parameters
+from gpt_core.text.piece_choice import train_tokenizer
+from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.training.checkpoint_header import TrainingState
+from gpt_core.training.events import (
+    AnyEvent,
+    CheckpointSaved,
+    EvalCompleted,
+    RunContinued,
+    RunFinished,
+    RunPaused,
+    RunStarted,
+    StepCompleted,
+)
+from gpt_core.training.requests import TrainerRequests
+from gpt_tui.chat_model import Answerer
+from gpt_tui.engine import AnyTrainer, Progress, RunRequest
+
+SMALL = ModelShape(d_model=4, hidden_size=4, vocab_size=260, num_heads=1, seq_len=2, layers=1)
+
+
+def loss_at(step: int, noise: float) -> float:
+    """A curve as training draws it: from ln 2048 down to about 2.6 nats."""
+    return 2.6 + 4.4 * math.exp(-step / 250) + 0.6 * math.exp(-step / 3000) + noise
+
+
+class FakeTrainer:
+    """Steps take `step_s`; everything a real trainer does at step boundaries is done here, too."""
+
+    def __init__(
+        self, request: RunRequest, *, step_s: float = 0.001, fail_at: dict[int, Exception] | None = None
+    ) -> None:
+        self.settings = request.settings
+        self.requests = TrainerRequests()
+        self.tokenizer: Tokenizer = train_tokenizer([b"abc"], 260, "pieces")
+        self.resumed_at = 100 if request.latest or request.resume else 0
+        self.step = self.resumed_at
+        self.saved: list[int] = []
+        self.state = TrainingState(run_id="fake")
+        self._step_s = step_s
+        self._fail_at = fail_at or {}
+        self._noise = np.random.default_rng(1)
+        self._elapsed_s = 0.0
+        self.preset_name = request.preset_name
+
+    def weights_snapshot(self) -> tuple[Parameters, int]:
+        """Weights of a small shape."""
+        return Parameters(SMALL), self.step
+
+    def events(self) -> Iterator[AnyEvent]:
+        """The run."""
+        settings = self.settings
+        overfit = settings.overfit_tiny
+        per_epoch = 0 if overfit else 900
+        last = settings.overfit_steps if overfit else settings.max_steps
+        yield RunStarted(
+            step=self.step, epoch=0, kind="overfit-tiny" if overfit else "train", preset=self.preset_name,
+            parameters=1_058_944, train_tokens=1_210_000, eval_tokens=96_000, batch_tokens=1024,
+            steps_per_epoch=per_epoch, max_steps=last, threads=2, seed=0,
+            train_file="data/raw/train.en", eval_file="data/test/eval.en",
+            resumed_from="models/ckpt_latest.safetensors" if self.resumed_at else "", elapsed_s=0.0,
+        )  # fmt: skip
+        reason = "stopped"
+        while not self.requests.stopping:
+            if self.requests.pausing:
+                yield RunPaused(self.step)
+                while self.requests.pausing and not self.requests.stopping:
+                    if self.requests.take_single_step():
+                        yield self._one_step()
+                    if self.requests.take_save():
+                        yield self._save("latest")
+                    time.sleep(0.001)
+                yield RunContinued(self.step)
+                continue
+            yield self._one_step()
+            if self.requests.take_save():
+                yield self._save("latest")
+            if not overfit and self.step % 250 == 0:
+                yield self._evaluation()
+                yield self._save("best")
+            if last and self.step >= last:
+                reason = "overfit_done" if overfit else "max_steps"
+                break
+        if not self.requests.discarding:
+            yield self._save("latest")
+        yield RunFinished(reason, self.step)
+
+    def _one_step(self) -> StepCompleted:
+        if self._step_s:
+            time.sleep(self._step_s)
+        self.step += 1
+        if error := self._fail_at.get(self.step):
+            raise error
+        self._elapsed_s += 0.0102
+        loss = loss_at(self.step, float(self._noise.normal()) * 0.12)
+        warm = min(1.0, self.step / 100)
+        return StepCompleted(
+            step=self.step, epoch=self.step // 900, loss=loss, ppl=math.exp(loss), lr=3e-3 * warm,
+            grad_norm=0.4 + 0.2 / warm ** 0.3,
+            tokens=self.step * 1024, tokens_per_s=100_400.0, elapsed_s=self._elapsed_s,
+        )  # fmt: skip
+
+    def _evaluation(self) -> EvalCompleted:
+        loss = loss_at(self.step, 0.05)
+        accuracy = 0.36 * (1 - math.exp(-self.step / 900)) + 0.02
+        return EvalCompleted(self.step, loss, math.exp(loss), accuracy, loss / 2.98 / math.log(2) * 2)
+
+    def _save(self, kind: str) -> CheckpointSaved:
+        self.saved.append(self.step)
+        name = {"latest": "ckpt_latest", "best": "best_model"}[kind]
+        return CheckpointSaved(kind, f"{self.settings.models_dir}/{name}.safetensors", self.step)
+
+
+@dataclass
+class FakeOpen:
+    """Opens fake trainers and keeps them; `error` is raised in place of opening, `gate` holds the opening up."""
+
+    step_s: float = 0.001
+    error: Exception | None = None
+    fail_at: dict[int, Exception] = field(default_factory=dict)
+    gate: threading.Event | None = None
+    trainers: list[FakeTrainer] = field(default_factory=list)
+    requests: list[RunRequest] = field(default_factory=list)
+
+    def __call__(self, request: RunRequest, progress: Progress) -> AnyTrainer:
+        """One run."""
+        self.requests.append(request)
+        progress("making tokens of the text", 0.42)
+        while self.gate and not self.gate.wait(0.005):
+            progress("making tokens of the text", 0.5)
+        if self.error and not request.overwrite:
+            raise self.error
+        self.trainers.append(FakeTrainer(request, step_s=self.step_s, fail_at=self.fail_at))
+        return self.trainers[-1]
+
+
+class FakeGenerator:
+    """Says the same words over and over, `piece_s` seconds each."""
+
+    def __init__(self, piece_s: float = 0.002, text: str = "the sea was [bold]calm[/bold] \x1b[31m and ") -> None:
+        self.figures = Figures()
+        self._piece_s = piece_s
+        self._words = text.split(" ")
+
+    def generate(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+        """Pieces of text."""
+        for number in range(sampling.max_tokens):
+            time.sleep(self._piece_s)
+            ended_by = "max_tokens" if number + 1 == sampling.max_tokens else ""
+            self.figures = Figures(3, 0.01, number + 1, self._piece_s * number, ended_by)
+            yield " " + self._words[number % len(self._words)]
+
+
+def fake_generator(piece_s: float = 0.002) -> Callable[[Answerer, int | None], FakeGenerator]:
+    """A maker of fake generators."""
+    return lambda answerer, seed: FakeGenerator(piece_s)
+
+
+def fake_settings(models_dir: str, **changes: object) -> Settings:
+    """The nano preset, saving somewhere harmless."""
+    from gpt_core.config import preset
+
+    return msgspec.structs.replace(preset("nano"), models_dir=models_dir, **changes)
