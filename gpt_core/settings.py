@@ -8,7 +8,6 @@ shape only, so that a command repeated with `--resume` goes on as it was, and a 
 from __future__ import annotations
 
 import difflib
-import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -116,14 +115,12 @@ def resolve(
 
 
 def checked(key: str, value: object, source: str) -> object:
-    """The value, if the setting may have it. Raises ConfigError."""
+    """The value, if the setting may have it; every number has bounds, so none can be infinite. Raises ConfigError."""
     if key not in fields():
         raise ConfigError(f"{_unknown('setting', key, fields())} (from {source})")
     try:
         taken = getattr(msgspec.convert({key: value}, Settings), key)
     except msgspec.ValidationError:
-        taken = None
-    if isinstance(taken, float) and not math.isfinite(taken):
         taken = None
     if isinstance(taken, str) and not _is_storable(taken):
         raise ConfigError(f"{key}: got {_shown(value)}, wanted text that UTF-8 can hold, without NULs (from {source})")

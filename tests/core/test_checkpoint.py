@@ -422,6 +422,23 @@ def test_what_is_no_file_is_refused_at_once_and_without_waiting(tmp_path):
         assert "a device" in refused(device)
 
 
+def test_a_file_that_becomes_a_fifo_between_two_looks_is_refused_without_waiting(path, whole, monkeypatch):
+    regular, real_open = os.stat(path), os.open
+    path.unlink()
+    os.mkfifo(path)
+    monkeypatch.setattr(os, "stat", lambda *_, **__: regular)
+    seen = []
+
+    def open_at_once(name, flags):
+        seen.append(flags)
+        return real_open(name, flags | os.O_NONBLOCK)  # so that a reader that would wait fails and does not hang
+
+    monkeypatch.setattr(os, "open", open_at_once)
+    with pytest.raises(CheckpointError, match="a FIFO"):
+        verify_checkpoint(path)
+    assert seen[0] & os.O_NONBLOCK
+
+
 def test_an_escape_sequence_in_a_path_cannot_reach_the_terminal(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         verify_checkpoint(tmp_path / "a\x1b[31mb")

@@ -160,6 +160,14 @@ def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(store):
     store.prepare("run-a", new_run=True)  # the holder itself may ask again
 
 
+def test_the_lock_of_an_earlier_trainer_does_not_blur_the_present_one(tmp_path):
+    (tmp_path / ".lock").write_text("99999999999999\n")
+    with CheckpointStore(tmp_path) as store:
+        store.prepare("run-a", new_run=True)
+        with pytest.raises(FolderInUseError, match=f"process {os.getpid()} is"):
+            CheckpointStore(tmp_path).prepare("run-b", new_run=True)
+
+
 def test_the_lock_dies_with_its_owner(tmp_path):
     code = (
         "import sys, time; from gpt_core.training.checkpoint_store import CheckpointStore as S; s = S(sys.argv[1]);"
