@@ -16,12 +16,14 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from gpt_core.training.events import LOGGED, AnyEvent, RunFinished, RunStarted, StepCompleted, to_json
-from gpt_tui.plain_text import one_line, printable
-from gpt_tui.quantities import clock, nats, percent, perplexity, rate, whole
-from gpt_tui.run_history import LogLine, RunHistory, safe_exp
+from gpt_core.training.events import LOGGED, AnyEvent, RunFinished, StepCompleted, to_json
+from gpt_tui.plain_text import one_line
+from gpt_tui.quantities import clock, percent, whole
+from gpt_tui.run_history import RunHistory
+from gpt_tui.run_lines import figures, is_training, news, steps_line
 
 PLAIN_INTERVAL_S = 2.0
+MOST_CHARACTERS = 10_000  # of a line; the norms of every tensor take some
 COLOURS = {"plain": "", "good": "green", "bad": "bold red", "dim": "dim"}
 
 
@@ -62,24 +64,10 @@ class JsonReporter:
         """Nothing was changed."""
 
 
-class NewLines:
-    """Which of a history's log lines were not given yet."""
-
-    def __init__(self) -> None:
-        self._given = 0
-
-    def of(self, history: RunHistory) -> tuple[LogLine, ...]:
-        """The log lines that came since the last call."""
-        new = min(history.logged - self._given, len(history.log))
-        self._given = history.logged
-        return history.log[len(history.log) - new :]
-
-
 class PlainReporter:
     """One line for what happens, and one every two seconds for the steps: their mean loss since the line before."""
 
     def __init__(self) -> None:
-        self._new_lines = NewLines()
         self._last_line_s = -PLAIN_INTERVAL_S
         self._losses: list[float] = []
         self._stage, self._stage_line_s = "", 0.0
@@ -97,14 +85,11 @@ class PlainReporter:
     def show(self, events: Sequence[AnyEvent], history: RunHistory) -> None:
         """Print what happened; the steps before it come first."""
         self._losses += [event.loss for event in events if isinstance(event, StepCompleted)]
-        lines = self._new_lines.of(history)
+        lines = [line for event in events for line, _ in news(event, history)]
         if self._losses and (lines or time.monotonic() - self._last_line_s >= PLAIN_INTERVAL_S):
             self._print_steps(history)
         for line in lines:
-            print(one_line(line.text), flush=True)
-        for event in events:
-            if isinstance(event, RunStarted):
-                print(started_details(event), flush=True)
+            print(one_line(line, MOST_CHARACTERS), flush=True)
 
     def _print_steps(self, history: RunHistory) -> None:
         mean = sum(self._losses) / len(self._losses)
@@ -117,7 +102,6 @@ class BarsReporter:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
-        self._new_lines = NewLines()
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(None),
@@ -139,11 +123,8 @@ class BarsReporter:
 
     def show(self, events: Sequence[AnyEvent], history: RunHistory) -> None:
         """Bring bars and figures up to date, and print what happened above them."""
-        for line in self._new_lines.of(history):
-            self._console.print(Text(printable(line.text), COLOURS[line.tone]))
-        for event in events:
-            if isinstance(event, RunStarted):
-                self._console.print(Text(started_details(event), "dim"))
+        for line, tone in (line for event in events for line in news(event, history)):
+            self._console.print(Text(one_line(line, MOST_CHARACTERS), COLOURS[tone]))
         self._show_bars(history)
         if history.last is not None:
             self._figures.plain = figures(history, history.curve.smoothed)
@@ -160,8 +141,7 @@ class BarsReporter:
             total=float(last or 1), completed=float(history.step if last else 0),
             left=f"{clock(left)} left" if left is not None else "",
         )  # fmt: skip
-        is_training = history.started.kind == "train"
-        if history.last is not None and is_training:
+        if history.last is not None and is_training(history):
             epochs = f" of {history.limits.max_epochs}" if history.limits.max_epochs else ""
             epoch = f"epoch {history.last.epoch + 1}{epochs}"
             self._bars.update(self._epoch, description=epoch, completed=history.epoch_share, visible=True)
@@ -171,34 +151,3 @@ class BarsReporter:
     def close(self) -> None:
         """Stop redrawing, and show the cursor again."""
         self._live.stop()
-
-
-def started_details(event: RunStarted) -> str:
-    """A line that says what is trained on what, to follow the history's own line about the start."""
-    scored = f", scored on {event.eval_file}" if event.eval_file else ""
-    epoch = f"{whole(event.steps_per_epoch)} steps an epoch, " if event.steps_per_epoch else ""
-    return one_line(
-        f"text {event.train_file}{scored}; {epoch}{whole(event.batch_tokens)} tokens a step; "
-        f"{event.threads} thread{'s' if event.threads != 1 else ''}, seed {event.seed}"
-    )
-
-
-def figures(history: RunHistory, loss: float) -> str:
-    """The run's numbers in one line. Tiny overfit calls its loss tokLoss, as the Go program did."""
-    last = history.last
-    if last is None:
-        return ""
-    name = "loss" if history.started is None or history.started.kind == "train" else "tokLoss"
-    return (
-        f"{name} {nats(loss)}  ppl {perplexity(safe_exp(loss))}  lr {rate(last.lr)}  norm {last.grad_norm:.2f}  "
-        f"{whole(round(last.tokens_per_s))} tokens/s  {clock(last.elapsed_s)}"
-    )
-
-
-def steps_line(history: RunHistory, mean_loss: float) -> str:
-    """The plain line about the steps up to now."""
-    is_training = history.started is not None and history.started.kind == "train"
-    epoch = f"  epoch {history.last.epoch + 1}" if history.last is not None and is_training else ""
-    of = f"/{whole(history.last_step)}" if history.last_step else ""
-    left = f"  {clock(history.remaining_s)} left" if history.remaining_s else ""
-    return f"step {whole(history.step)}{of}{epoch}  {figures(history, mean_loss)}{left}"

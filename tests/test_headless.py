@@ -1,0 +1,392 @@
+"""The headless run: what it prints where, what signals do to it, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gpt_core.training import events as ev
+from gpt_core.training.checkpoint import verify_checkpoint
+from gpt_core.training.requests import TrainerRequests
+from gpt_tui import run_signals
+from gpt_tui.headless import batched
+from gpt_tui.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
+from gpt_tui.run_history import Limits, RunHistory, advance_all
+from gpt_tui.run_signals import Interrupted, RunSignals
+from tests.program import PROGRAM, TIMEOUT_S, environment, run_program, start_program, tiny, write_texts
+
+LATEST = Path("models/ckpt_latest.safetensors")
+KEYS = {
+    "step": {"event", "step", "epoch", "loss", "ppl", "lr", "grad_norm", "tokens", "tokens_per_s", "elapsed_s"},
+    "eval": {"event", "step", "loss", "ppl", "accuracy", "bits_per_byte"},
+    "saved": {"event", "kind", "path", "step"},
+    "finished": {"event", "reason", "step"},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with texts."""
+    write_texts(tmp_path)
+    return tmp_path
+
+
+def started(max_steps: int = 20, kind: str = "train") -> ev.RunStarted:
+    return ev.RunStarted(
+        step=0, epoch=0, kind=kind, preset="nano", parameters=1000, train_tokens=5000, eval_tokens=500,
+        batch_tokens=64, steps_per_epoch=10, max_steps=max_steps, threads=2, seed=0,
+        train_file="data/\x1b[31mtrain.en", eval_file="eval.en", resumed_from="", elapsed_s=0.0,
+    )  # fmt: skip
+
+
+def step(number: int, loss: float = 2.0) -> ev.StepCompleted:
+    return ev.StepCompleted(
+        step=number, epoch=(number - 1) // 10, loss=loss, ppl=7.4, lr=1e-3, grad_norm=1.0, tokens=64 * number,
+        tokens_per_s=640.0, elapsed_s=0.1 * number,
+    )  # fmt: skip
+
+
+def show_all(reporter: Reporter, batches: Sequence[Sequence[ev.AnyEvent]]) -> None:
+    history = RunHistory(limits=Limits(2))
+    for batch in batches:
+        history = advance_all(history, batch)
+        reporter.show(batch, history)
+    reporter.close()
+
+
+# -- what is printed
+
+
+def test_json_lines_are_those_of_the_log_with_the_promised_keys(folder: Path) -> None:
+    run = run_program(
+        "--train-only", "--json", "--max-steps", "12", *tiny("eval_every_steps=5", "save_every_steps=4"), cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == (folder / "models" / "metrics.jsonl").read_text()
+    events = [json.loads(line) for line in run.stdout.splitlines()]
+    for name, keys in KEYS.items():
+        found = [set(event) for event in events if event["event"] == name]
+        assert found, name
+        assert all(event == keys for event in found), name
+    assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, 13))
+    assert events[0]["event"] == "started"
+    assert events[-1] == {"event": "finished", "reason": "max_steps", "step": 12}
+    assert "reached: 12 steps" in run.stderr
+
+
+def test_plain_lines_say_what_was_reached_and_what_comes_next(folder: Path) -> None:
+    run = run_program(
+        "--train-only", "--max-steps", "8", "--models-dir", "my models", *tiny("eval_every_steps=8"), cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert any(line.startswith("step 8/8  epoch 1  loss ") for line in lines)
+    assert any(line.startswith("eval at step 8: loss ") for line in lines)
+    assert any(line.startswith("reached: 8 steps in ") for line in lines)
+    assert lines[-1].startswith("next: gpt-tui generate ")
+    assert "--models-dir 'my models'" in lines[-1]
+    assert "\x1b" not in run.stdout
+    assert "encoding train.en" in run.stderr
+
+
+def test_plain_steps_come_every_two_seconds_with_their_mean_loss(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def batches() -> Iterator[list[ev.AnyEvent]]:
+        yield [started(1000)]
+        for number in range(1, 301):
+            now[0] += 1 / 64
+            yield [step(number, loss=1.0 if number % 2 else 3.0)]
+        yield [ev.RunFinished("stopped", 300)]
+
+    show_all(PlainReporter(), batches())  # type: ignore[arg-type]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ") and "loss" in line]
+    assert [line.split()[1] for line in lines] == ["1/1,000", "129/1,000", "257/1,000", "300/1,000"]
+    assert " loss 1.000 " in lines[0]
+    assert " loss 2.000 " in lines[1]
+
+
+def test_a_step_is_told_before_what_happened_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    saved = ev.CheckpointSaved("latest", "models/\x1b[2Jx", 3)
+    show_all(PlainReporter(), [[started()], [step(1)], [step(2), step(3), saved]])
+    printed = capsys.readouterr().out
+    assert printed.index("step 3/20") < printed.index("saved models/")
+    assert "\x1b" not in printed
+
+
+def test_json_shows_what_is_logged_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = JsonReporter()
+    reporter.preparing("encoding", 0.5)
+    show_all(
+        reporter, [[started(), step(1), ev.EvalProgressed(1, 1, 2), ev.RunPaused(1), ev.RunFinished("stopped", 1)]]
+    )
+    assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == [
+        "started",
+        "step",
+        "finished",
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_bars_fit_their_terminal_and_give_the_cursor_back(width: int) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width, height=24, color_system=None)
+    reporter = BarsReporter(console)
+    reporter.preparing("encoding train.en", 0.5)
+    steps = [step(number) for number in range(1, 21)]
+    scoring, scored = ev.EvalProgressed(20, 1, 2), ev.EvalCompleted(20, 2.0, 7.4, 0.25, 2.5)
+    show_all(reporter, [[started()], steps, [scoring], [scored], [ev.RunFinished("max_steps", 20)]])
+    shown = screen.getvalue()
+    assert "step 20 of 20" in shown
+    assert "100%" in shown
+    assert "eval at step 20: loss 2.000" in " ".join(shown.split())
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert "\x1b[31m" not in shown
+    lines = [line for line in shown.replace("\r", "\n").splitlines() if "━" in line]
+    assert lines
+    assert all(len(line.partition("\x1b")[0]) <= width for line in lines)
+
+
+def test_tiny_overfit_prints_toklos_and_ppl_and_only_saves_the_latest(folder: Path) -> None:
+    run = run_program(
+        "--train-only", *tiny("overfit_lines=2", "overfit_steps=30", "attn_lr=0.01"), cwd=folder, OVERFIT_TINY="1"
+    )
+    assert run.returncode == 0, run.stderr
+    assert "  tokLoss " in run.stdout
+    assert "  ppl " in run.stdout
+    assert "eval at" not in run.stdout
+    assert [path.name for path in (folder / "models").glob("*.safetensors")] == [LATEST.name]
+
+
+def test_steps_wait_for_each_other_and_everything_else_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def events() -> Iterator[ev.AnyEvent]:
+        yield started()
+        for number in range(1, 8):
+            now[0] += 0.04
+            yield step(number)
+        yield ev.RunFinished("stopped", 7)
+
+    assert [len(batch) for batch in batched(events())] == [1, 3, 3, 2]
+
+
+# -- refusals
+
+
+def test_another_runs_checkpoints_are_kept_unless_told_otherwise(folder: Path) -> None:
+    first = ["--train-only", "--max-steps", "2", *tiny()]
+    assert run_program(*first, cwd=folder).returncode == 0
+    before = (folder / LATEST).read_bytes()
+    refused = run_program(*first, "--seed", "1", cwd=folder)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert all(way in refused.stderr for way in ("--resume", "--models-dir", "--overwrite"))
+    assert (folder / LATEST).read_bytes() == before
+    assert run_program(*first, "--seed", "1", "--overwrite", cwd=folder).returncode == 0
+    assert (folder / LATEST).read_bytes() != before
+
+
+def test_resume_keeps_the_runs_settings_and_counts_on(folder: Path) -> None:
+    assert run_program("--train-only", "--max-steps", "3", *tiny(), cwd=folder).returncode == 0
+    resumed = run_program("--train-only", "--resume", "--max-steps", "5", "--json", cwd=folder)
+    assert resumed.returncode == 0, resumed.stderr
+    steps = [json.loads(line)["step"] for line in resumed.stdout.splitlines() if '"event":"step"' in line]
+    assert steps == [4, 5]
+    moved = folder / "elsewhere"
+    (folder / "models").rename(moved)
+    again = run_program(
+        "--train-only", "--resume", str(moved / LATEST.name), "--max-steps", "6", "--threads", "1", cwd=folder
+    )
+    assert again.returncode == 0, again.stderr
+    assert verify_checkpoint(moved / LATEST.name).step == 6
+    assert not (folder / "models").exists()
+
+
+# -- signals
+
+
+def run_until(process: subprocess.Popen[str], wanted: Callable[[dict[str, object]], bool]) -> dict[str, object]:
+    """The first event of a --json run that is wanted."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        event: dict[str, object] = json.loads(line)
+        if wanted(event):
+            return event
+    raise AssertionError(f"the run ended first: {process.communicate()[1]}")
+
+
+def step_of(event: dict[str, object]) -> int:
+    """The step that was completed; -1 if the event is another."""
+    return int(str(event["step"])) if event["event"] == "step" else -1
+
+
+def endless(folder: Path) -> subprocess.Popen[str]:
+    return start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_saves_stops_and_becomes_the_exit_code(name: str, code: int, folder: Path) -> None:
+    with endless(folder) as process:
+        run_until(process, lambda event: step_of(event) == 5)
+        process.send_signal(signal.Signals[name])
+        process.send_signal(signal.Signals[name])
+        saved = run_until(process, lambda event: event["event"] == "saved")
+        finished = run_until(process, lambda event: event["event"] == "finished")
+        assert process.wait(TIMEOUT_S) == code
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert (saved["kind"], finished["reason"], finished["step"]) == ("latest", "stopped", saved["step"])
+    assert verify_checkpoint(folder / LATEST).step == saved["step"]
+
+
+def test_sigusr1_saves_and_goes_on(folder: Path) -> None:
+    with endless(folder) as process:
+        run_until(process, lambda event: event["event"] == "step")
+        process.send_signal(signal.SIGUSR1)
+        saved = run_until(process, lambda event: event["event"] == "saved")
+        assert verify_checkpoint(folder / LATEST).step >= int(str(saved["step"]))
+        run_until(process, lambda event: step_of(event) > int(str(saved["step"])))
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 130
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(folder: Path) -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = endless(folder)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    with process:
+        at = run_until(process, lambda event: event["event"] == "step")
+        process.send_signal(signal.SIGHUP)
+        run_until(
+            process, lambda event: event["event"] == "step" and int(str(event["step"])) > int(str(at["step"])) + 50
+        )
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    assert process.returncode == 143
+
+
+def test_output_that_nobody_reads_stops_the_run_saved_and_quietly(folder: Path) -> None:
+    with endless(folder) as process:
+        run_until(process, lambda event: event["event"] == "step")
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(TIMEOUT_S) == 1
+        assert process.stderr.read() == ""
+    assert verify_checkpoint(folder / LATEST).step >= 1
+
+
+class FakeTrainer:
+    def __init__(self) -> None:
+        self.requests = TrainerRequests()
+        self.saving = False
+
+
+def test_only_a_later_second_signal_leaves_at_once_and_never_during_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, left, trainer = [100.0], [], FakeTrainer()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_signals, "leave_now", left.append)
+    before = signal.getsignal(signal.SIGTERM)
+    with RunSignals() as signals:
+        signals.watch(trainer)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+        assert (trainer.requests.stopping, trainer.requests.discarding, left) == (True, False, [])
+        now[0] += 0.1
+        signal.raise_signal(signal.SIGTERM)
+        assert left == []
+        now[0] += 5.0
+        trainer.saving = True
+        signal.raise_signal(signal.SIGINT)
+        assert left == []
+        trainer.saving = False
+        signal.raise_signal(signal.SIGINT)
+        assert left == [143]
+        assert signals.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_before_there_is_a_trainer_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with RunSignals():
+        signal.raise_signal(signal.SIGUSR1)  # nothing to save yet, and no reason to end
+        with pytest.raises(Interrupted) as caught:
+            signal.raise_signal(signal.SIGTERM)
+    assert caught.value.exit_code == 143
+
+
+# -- on a terminal
+
+
+class Terminal:
+    """The program on a pseudo terminal, and what it has shown so far."""
+
+    def __init__(self, *arguments: str, cwd: Path) -> None:
+        self.leader, follower = pty.openpty()
+        self.shown = ""
+        self.process = subprocess.Popen(
+            [*PROGRAM, *arguments], cwd=cwd, env=environment(COLUMNS="80", LINES="24"), stdin=follower, stdout=follower,
+            stderr=follower, start_new_session=True,
+        )  # fmt: skip
+        os.close(follower)
+
+    def read_until(self, wanted: str) -> None:
+        """Read what is shown until `wanted` is in it."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while wanted not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            if select.select([self.leader], [], [], 0.5)[0]:
+                try:
+                    self.shown += os.read(self.leader, 65536).decode("utf-8", "replace")
+                except OSError:  # the program has ended
+                    break
+        assert wanted in self.shown, self.shown
+
+    def write(self, text: str) -> None:
+        """Type."""
+        os.write(self.leader, text.encode())
+
+    def end(self) -> int:
+        """Wait for the program's end; gives its exit code."""
+        code = self.process.wait(TIMEOUT_S)
+        os.close(self.leader)
+        return code
+
+
+def test_a_terminal_gets_bars_and_its_cursor_back(folder: Path) -> None:
+    terminal = Terminal("--train-only", *tiny("max_epochs=1000000"), cwd=folder)
+    terminal.read_until("tokens/s")
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read_until("next: gpt-tui generate")
+    assert terminal.end() == 130
+    assert "━" in terminal.shown
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")
+    assert verify_checkpoint(folder / LATEST).step >= 1
+
+
+def test_tiny_overfit_goes_on_to_the_chat_on_a_terminal(folder: Path) -> None:
+    terminal = Terminal("--train-only", "--overfit-tiny", *tiny("overfit_steps=3"), cwd=folder)
+    terminal.read_until("`exit` ends the chat")
+    terminal.read_until("> ")
+    terminal.shown = ""
+    terminal.write("The cat\n")
+    terminal.read_until("> ")
+    terminal.write("exit\n")
+    assert terminal.end() == 0
