@@ -35,7 +35,7 @@ def update(float[::1] values, const float[::1] gradients, float[::1] first, floa
     cdef Py_ssize_t size = values.shape[0], block
     cdef Py_ssize_t blocks = (size + BLOCK - 1) // BLOCK
     cdef float b1 = beta1, b2 = beta2, scale = gradient_scale, epsilon = eps
-    cdef float keep = 1.0 - lr * weight_decay
+    cdef float decay = lr * weight_decay
     want("adamw: length of gradients", gradients.shape[0], size)
     want("adamw: length of first", first.shape[0], size)
     want("adamw: length of second", second.shape[0], size)
@@ -45,7 +45,7 @@ def update(float[::1] values, const float[::1] gradients, float[::1] first, floa
     cdef float root_correction = 1.0 / sqrt(1.0 - pow(beta2, step))
     for block in prange(blocks, nogil=True, schedule="static", num_threads=thread_count()):
         _update_block(&values[block * BLOCK], &gradients[block * BLOCK], &first[block * BLOCK], &second[block * BLOCK],
-                      min(BLOCK, size - block * BLOCK), b1, b2, epsilon, scale, keep, rate, root_correction)
+                      min(BLOCK, size - block * BLOCK), b1, b2, epsilon, scale, decay, rate, root_correction)
 
 
 cdef double _sum_of_squares(const float *values, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
@@ -57,7 +57,7 @@ cdef double _sum_of_squares(const float *values, Py_ssize_t start, Py_ssize_t st
 
 
 cdef void _update_block(float *values, const float *gradients, float *first, float *second, Py_ssize_t size,
-                        float b1, float b2, float eps, float scale, float keep, float rate,
+                        float b1, float b2, float eps, float scale, float decay, float rate,
                         float root_correction) noexcept nogil:
     cdef Py_ssize_t i
     cdef float g, m, v
@@ -67,4 +67,5 @@ cdef void _update_block(float *values, const float *gradients, float *first, flo
         v = b2 * second[i] + (<float>1.0 - b2) * g * g
         first[i] = m
         second[i] = v
-        values[i] = values[i] * keep - rate * m / (sqrtf(v) * root_correction + eps)
+        # not values * (1 - decay): a small decay would be lost in the rounding of 1 - decay
+        values[i] -= decay * values[i] + rate * m / (sqrtf(v) * root_correction + eps)

@@ -32,7 +32,9 @@ def forward(float[:, :, ::1] out, float[:, :, ::1] log_sums, const float[:, :, :
     cdef Py_ssize_t item, b, h, D = C // max(H, 1)
     cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
     _check(B, Tq, Tk, C, H, q.shape, k.shape, v.shape, out.shape, log_sums.shape, workspace)
-    _check_rows(q.strides[2], k.strides[2], v.strides[2], k.strides[1], v.strides[1])
+    _check_rows("q", q.shape, q.strides)
+    _check_rows("k", k.shape, k.strides)
+    _check_rows("v", v.shape, v.strides)
     for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=thread_count()):
         b = item // H
         h = item % H
@@ -53,11 +55,15 @@ def backward(float[:, :, :] d_q, float[:, :, :] d_k, float[:, :, :] d_v, const f
     cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
     _check(B, T, T, C, H, q.shape, k.shape, v.shape, out.shape, log_sums.shape, workspace)
     _check(B, T, T, C, H, d_q.shape, d_k.shape, d_v.shape, d_out.shape, log_sums.shape, workspace)
-    _check_rows(q.strides[2], k.strides[2], v.strides[2], k.strides[1], v.strides[1])
+    _check_rows("q", q.shape, q.strides)
+    _check_rows("k", k.shape, k.strides)
+    _check_rows("v", v.shape, v.strides)
+    _check_rows("d_q", d_q.shape, d_q.strides)
     want("attention: distance of rows of d_q", d_q.strides[1], q.strides[1])
+    _check_rows("d_k", d_k.shape, d_k.strides)
     want("attention: distance of rows of d_k", d_k.strides[1], k.strides[1])
+    _check_rows("d_v", d_v.shape, d_v.strides)
     want("attention: distance of rows of d_v", d_v.strides[1], v.strides[1])
-    _check_rows(d_q.strides[2], d_k.strides[2], d_v.strides[2], d_k.strides[1], d_v.strides[1])
     for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=thread_count()):
         b = item // H
         h = item % H
@@ -87,12 +93,12 @@ cdef int _check(Py_ssize_t B, Py_ssize_t Tq, Py_ssize_t Tk, Py_ssize_t C, Py_ssi
     return 0
 
 
-cdef int _check_rows(Py_ssize_t q, Py_ssize_t k, Py_ssize_t v, Py_ssize_t k_row, Py_ssize_t v_row) except -1:
-    want("attention: bytes between channels of q", q, 4)
-    want("attention: bytes between channels of k", k, 4)
-    want("attention: bytes between channels of v", v, 4)
-    if k_row < 0 or v_row < 0:
-        raise ValueError("attention: got rows in reverse order, want them in order")
+cdef int _check_rows(str what, const Py_ssize_t *shape, const Py_ssize_t *strides) except -1:
+    """The channels of a row lie side by side, and the rows in order without overlapping."""
+    want(f"attention: bytes between channels of {what}", strides[2], sizeof(float))
+    if strides[1] < <Py_ssize_t>(shape[2] * sizeof(float)) and shape[1] > 1:
+        raise ValueError(f"attention: got {strides[1]} bytes between rows of {what}, "
+                         f"want at least {shape[2] * sizeof(float)}")
     return 0
 
 

@@ -37,7 +37,7 @@ cdef int _check(const Py_ssize_t *x, const int[::1] tokens, const Py_ssize_t *wt
     want("embedding: number of tokens", tokens.shape[0], x[0])
     want("embedding: channels of wte", wte[1], x[1])
     want("embedding: channels of wpe", wpe[1], x[1])
-    if x[0] < 1 or time < 1 or first_position < 0 or first_position + min(time, x[0]) > wpe[0]:
+    if x[0] < 1 or time < 1 or first_position < 0 or first_position > wpe[0] - min(time, x[0]):
         raise ValueError(f"embedding: got {time} positions from {first_position}, want some, and within {wpe[0]}")
     for n in range(tokens.shape[0]):
         if not 0 <= tokens[n] < wte[0]:

@@ -52,7 +52,7 @@ class Activations:
         self.logits = empty(self.logit_rows, V)
         self.losses = empty(N)
         self.predictions = np.empty(N, dtype=np.int32)
-        self.workspace = empty(threads.get_threads(), attention.workspace_size(time))
+        self.workspace = Workspace(time)
 
 
 class GradientScratch:
@@ -67,6 +67,21 @@ class GradientScratch:
         self.d_qkv = empty(N, 3 * C)
         by_batch = self.d_qkv.reshape(batch, time, 3 * C)
         self.d_q, self.d_k, self.d_v = by_batch[..., :C], by_batch[..., C : 2 * C], by_batch[..., 2 * C :]
+
+
+class Workspace:
+    """Scratch of the attention kernel, a row for each thread, for sequences of up to `keys` positions."""
+
+    def __init__(self, keys: int) -> None:
+        self._row = attention.workspace_size(keys)
+        self._rows = empty(threads.get_threads(), self._row)
+
+    @property
+    def rows(self) -> Array:
+        """(threads, values): made anew when there are more threads than before."""
+        if self._rows.shape[0] < threads.get_threads():
+            self._rows = empty(threads.get_threads(), self._row)
+        return self._rows
 
 
 def empty(*shape: int) -> Array:

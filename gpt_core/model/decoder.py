@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.kernels import attention, embedding, gelu, layer_norm, linear, threads
-from gpt_core.model.activations import empty
+from gpt_core.kernels import attention, embedding, gelu, layer_norm, linear
+from gpt_core.model.activations import Workspace, empty
 from gpt_core.model.blocks import BlockTensors, block_tensors, pair
 from gpt_core.model.parameters import Parameters
 
@@ -55,7 +55,7 @@ class Decoder:
         self._caches = [KVCache(self.capacity, shape.d_model) for _ in range(shape.layers)]
         self._one = ChunkBuffers(parameters, 1)
         self._logits = empty(1, shape.vocab_size)
-        self._workspace = empty(threads.get_threads(), attention.workspace_size(self.capacity))
+        self._workspace = Workspace(self.capacity)
 
     def reset(self) -> None:
         """Forgets what was read."""
@@ -95,7 +95,7 @@ class Decoder:
         cache.keys[0, self.length : end] = buffers.qkv[:, C : 2 * C]
         cache.values[0, self.length : end] = buffers.qkv[:, 2 * C :]
         q, k, v = buffers.qkv[None, :, :C], cache.keys[:, :end], cache.values[:, :end]
-        attention.forward(buffers.attended[None], buffers.log_sums, q, k, v, self._workspace)
+        attention.forward(buffers.attended[None], buffers.log_sums, q, k, v, self._workspace.rows)
         linear.forward(buffers.x, buffers.attended, *w.attn_proj, buffers.x)
         layer_norm.forward(buffers.normed, buffers.mean, buffers.rstd, buffers.x, *w.ln_2)
         linear.forward(buffers.hidden, buffers.normed, *w.c_fc)

@@ -52,6 +52,7 @@ class GPT:
         Adds weight * d(sum of losses)/d(parameter) to `gradients`; gives the sum of losses in nats and the number of
         targets. For the mean loss over a batch, weight is one over the targets of the whole batch.
         """
+        self._check(tokens, targets, gradients)
         buffers = self._forward(tokens)
         if self._scratch is None:
             self._scratch = GradientScratch(self.shape, *tokens.shape)
@@ -67,6 +68,7 @@ class GPT:
 
     def score(self, tokens: Ids, targets: Ids) -> Score:
         """Forward alone: how well tokens (B, T) predict targets (B, T), of which -1 means none."""
+        self._check(tokens, targets)
         buffers = self._forward(tokens)
         flat = targets.reshape(-1)
         for rows, logits in self._logits_by_rows(buffers):
@@ -77,6 +79,7 @@ class GPT:
 
     def logits(self, tokens: Ids) -> Array:
         """Logits (B, T, V) of tokens (B, T): a whole array, for looking at; training never makes one."""
+        self._check(tokens)
         buffers = self._forward(tokens)
         every = np.empty((tokens.size, self.shape.vocab_size), dtype=np.float32)
         for rows, logits in self._logits_by_rows(buffers):
@@ -90,6 +93,15 @@ class GPT:
             self._activations = self._scratch = None  # free before allocating
             self._activations = held = Activations(self.shape, batch, time)
         return held
+
+    def _check(self, tokens: Ids, targets: Ids | None = None, gradients: Parameters | None = None) -> None:
+        """Raises ValueError for arrays that do not belong together."""
+        if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= self.shape.seq_len:
+            raise ValueError(f"tokens: got shape {tokens.shape}, want (B, T) with T from 1 to {self.shape.seq_len}")
+        if targets is not None and targets.shape != tokens.shape:
+            raise ValueError(f"targets: got shape {targets.shape}, want that of the tokens, {tokens.shape}")
+        if gradients is not None and gradients.shape != self.shape:
+            raise ValueError(f"gradients: got those of {gradients.shape}, want those of {self.shape}")
 
     # ---- the embedding and the blocks
 
@@ -108,7 +120,7 @@ class GPT:
         # attention branch: middle = x + attn_proj(attention(c_attn(ln_1(x))))
         layer_norm.forward(buffers.normed, kept.mean_1, kept.rstd_1, x, *w.ln_1)
         linear.forward(kept.qkv, buffers.normed, *w.c_attn)
-        attention.forward(kept.attended_by_batch, kept.log_sums, kept.q, kept.k, kept.v, buffers.workspace)
+        attention.forward(kept.attended_by_batch, kept.log_sums, kept.q, kept.k, kept.v, buffers.workspace.rows)
         linear.forward(kept.middle, kept.attended, *w.attn_proj, x)
         # MLP branch: y = middle + mlp_proj(gelu(c_fc(ln_2(middle))))
         layer_norm.forward(buffers.normed, kept.mean_2, kept.rstd_2, kept.middle, *w.ln_2)
@@ -124,7 +136,7 @@ class GPT:
         linear.backward(scratch.d_branch, *d_w.attn_proj, scratch.d_residual, kept.attended, w.attn_proj.weight)
         attention.backward(
             scratch.d_q, scratch.d_k, scratch.d_v, scratch.d_branch_by_batch, kept.attended_by_batch, kept.log_sums,
-            kept.q, kept.k, kept.v, buffers.workspace,
+            kept.q, kept.k, kept.v, buffers.workspace.rows,
         )  # fmt: skip
         layer_norm.forward(buffers.normed, kept.mean_1, kept.rstd_1, x, *w.ln_1)  # again: it was not kept
         linear.backward(scratch.d_branch, *d_w.c_attn, scratch.d_qkv, buffers.normed, w.c_attn.weight)

@@ -215,3 +215,26 @@ def test_another_python_thread_runs_while_a_kernel_computes():
         time.sleep(0.001)
         ticks += 1
     assert ticks >= 3
+
+
+def test_rows_that_overlap_or_run_backwards_are_refused() -> None:
+    x = np.zeros((1, 4, 4), dtype=np.float32)
+    out, log_sums = x.copy(), np.zeros((1, 2, 4), dtype=np.float32)
+    workspace = np.zeros((threads.get_threads(), attention.workspace_size(4)), dtype=np.float32)
+    for rows in (np.broadcast_to(x[:, :1], (1, 4, 4)), x[:, ::-1]):
+        with pytest.raises(ValueError, match="bytes between rows of k"):
+            attention.forward(out, log_sums, x, rows, x, workspace)
+
+
+def test_a_position_far_beyond_the_table_is_refused() -> None:
+    x, wte, wpe = (np.zeros((3, 2), dtype=np.float32) for _ in range(3))
+    with pytest.raises(ValueError, match="within 3"):
+        embedding.forward(x, np.zeros(3, dtype=np.int32), wte, wpe, 3, 2**63 - 2)
+
+
+def test_a_small_weight_decay_is_not_lost_in_rounding() -> None:
+    values = np.full(8, 1.0, dtype=np.float32)
+    zeros = np.zeros(8, dtype=np.float32)
+    for step in range(1, 1001):
+        adamw.update(values, zeros, zeros.copy(), zeros.copy(), step, 1e-3, 0.9, 0.999, 1e-8, 1e-3)
+    assert np.allclose(values, 1 - 1e-3, atol=2e-5)

@@ -39,6 +39,13 @@ def model_of(shape, seed=0):
     return GPT(as_parameters(shape, scattered_parameters(shape, seed)))
 
 
+@pytest.fixture
+def same_threads_afterwards():
+    before = threads.get_threads()
+    yield
+    threads.set_threads(before)
+
+
 def gradients_of(model, tokens, targets, weight=1.0):
     gradients = Parameters(model.shape)
     loss_sum, counted = model.loss_and_gradients(tokens, targets, gradients, weight)
@@ -176,11 +183,25 @@ def test_bad_tokens_targets_and_lengths_are_refused():
         (fine, fine + 101),
         (fine, fine - 2),
         (fine, fine[:, :2]),
+        (fine, np.zeros((2, 3), np.int32)),
+        (fine.repeat(2, axis=0), np.zeros((3, 2), np.int32)),
     ]:
         with pytest.raises(ValueError, match=r"got .* want"):
             gradients_of(model, tokens, targets)
-    with pytest.raises(ValueError, match="within 140"):
+    with pytest.raises(ValueError, match="from 1 to 140"):
         model.logits(np.zeros((1, 141), np.int32))
+
+
+def test_more_threads_than_before_are_used_by_buffers_made_earlier(same_threads_afterwards):
+    tokens, targets = random_batch(SHAPE, 2, 70, seed=1)
+    threads.set_threads(1)
+    model, decoder = model_of(SHAPE), Decoder(model_of(SHAPE).parameters)
+    alone = gradients_of(model, tokens, targets)[0].flat
+    first = decoder.read(tokens[0])
+    threads.set_threads(3)
+    assert relative_error(gradients_of(model, tokens, targets)[0].flat, alone) < 1e-5
+    decoder.reset()
+    assert relative_error(decoder.read(tokens[0]), first) < 1e-5
 
 
 # ---- the decoder
