@@ -41,7 +41,7 @@ class Raster(NamedTuple):
 def vertical(y: Array | float, y_range: Range, rows: int, log: bool) -> Array:
     """Where `y` lies, in rows of a field `rows` high, 0 at the top."""
     if log:
-        low, high = np.log(max(y_range.low, TINY)), np.log(max(y_range.high, TINY))
+        low, high = np.log(y_range.low), np.log(y_range.high)
         y = np.log(np.maximum(y, TINY))
     else:
         low, high = np.float64(y_range.low), np.float64(y_range.high)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ STEP, TOKENS, ELAPSED, LOW, HIGH, SMOOTHED = range(6)
 COLUMNS = 6
 RECENT = 2048
 THINNED = 2048
-SMOOTHING = 0.03
+SMOOTHING = 0.03  # share of each new loss in the moving average
+EARLY = 4  # ... and more at first, EARLY / (EARLY + steps), so that the average keeps up with the first steep fall
 
 
 def _no_rows() -> NDArray[np.float64]:
@@ -26,34 +28,31 @@ class Curve:
     """The training losses of a run, one row a point: step, tokens, seconds, lowest, highest and smoothed loss (nats).
 
     `thinned` (at most THINNED rows) covers the whole run, `bucket` steps to a row, the last one holding `fill` of them;
-    `recent` (at most RECENT rows) has the last steps one by one. Arrays are never changed once they are in a curve.
+    `recent` (at most RECENT rows) has the last steps one by one. `smoothed` is the moving average of the `count` finite
+    losses, NaN before the first. Arrays are never changed once they are in a curve.
     """
 
     thinned: NDArray[np.float64] = field(default_factory=_no_rows)
     recent: NDArray[np.float64] = field(default_factory=_no_rows)
     bucket: int = 1
     fill: int = 1
-    ema: float = 0.0
-    ema_weight: float = 0.0
-
-    @property
-    def smoothed(self) -> float:
-        """The exponential moving average of the loss, without the bias of its start; NaN before the first step."""
-        return self.ema / self.ema_weight if self.ema_weight else float("nan")
+    smoothed: float = float("nan")
+    count: int = 0
 
     def extended(self, steps: Sequence[StepCompleted]) -> Curve:
         """The curve with more steps at its end, in order."""
         if not steps:
             return self
         rows = np.empty((len(steps), COLUMNS))
-        ema, weight = self.ema, self.ema_weight
+        smoothed, count = self.smoothed, self.count
         for row, step in zip(rows, steps, strict=True):
-            if np.isfinite(step.loss):
-                ema += SMOOTHING * (step.loss - ema)
-                weight += SMOOTHING * (1.0 - weight)
-            row[:] = (step.step, step.tokens, step.elapsed_s, step.loss, step.loss, ema / weight if weight else np.nan)
+            if isfinite(step.loss):
+                share = max(SMOOTHING, EARLY / (count + EARLY))
+                smoothed = smoothed + share * (step.loss - smoothed) if count else step.loss
+                count += 1
+            row[:] = (step.step, step.tokens, step.elapsed_s, step.loss, step.loss, smoothed)
         recent = np.concatenate((self.recent, rows))[-RECENT:]
-        return replace(self._filled(rows), recent=recent, ema=ema, ema_weight=weight)
+        return replace(self._filled(rows), recent=recent, smoothed=smoothed, count=count)
 
     def _filled(self, rows: NDArray[np.float64]) -> Curve:
         """The thinned part with more rows, and buckets twice as wide whenever there are too many."""

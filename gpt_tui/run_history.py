@@ -226,7 +226,7 @@ def _logged(history: RunHistory, text: str, tone: Tone) -> RunHistory:
 def _started_text(event: RunStarted) -> str:
     what = "tiny overfit" if event.kind != "train" else event.preset or "training"
     where = f", from {PurePath(event.resumed_from).name} at step {whole(event.step)}" if event.resumed_from else ""
-    return f"{what}: {short(event.parameters)} parameters, {short(event.train_tokens)} tokens of text{where}"
+    return f"{what}: {short(event.parameters)} parameters, {short(event.train_tokens)} tokens{where}"
 
 
 def _evaluated(history: RunHistory, event: EvalCompleted) -> RunHistory:

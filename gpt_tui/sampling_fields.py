@@ -20,9 +20,9 @@ class Field(NamedTuple):
 
 
 FIELDS: tuple[Field, ...] = (
-    Field("temperature", "temperature", float, "0 takes the likeliest, 1 as learned"),
-    Field("top_k", "top-k", int, "among the k likeliest, 0: all"),
-    Field("top_p", "top-p", float, "among those that reach p"),
+    Field("temperature", "temperature", float, "0 takes the likeliest"),
+    Field("top_k", "top-k", int, "of the k likeliest, 0: all"),
+    Field("top_p", "top-p", float, "of those that reach p"),
     Field("repetition_penalty", "repetition", float, "above 1 repeats less"),
     Field("max_tokens", "length", int, "most tokens of a reply"),
     Field("seed", "seed", int, "empty: another each time"),

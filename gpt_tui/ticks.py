@@ -13,7 +13,7 @@ def nice_step(span: float, most: int) -> float:
     """The smallest of 1, 2, 5, 10, 20 ... (times a power of ten) that divides `span` into at most `most` parts."""
     rough = span / max(1, most)
     power = 10.0 ** floor(log10(rough))
-    return next((factor * power for factor in (1.0, 2.0, 5.0) if factor * power >= rough), 10.0 * power)
+    return next((factor * power for factor in (1.0, 2.0, 5.0) if factor * power >= rough * 0.999999), 10.0 * power)
 
 
 def linear_ticks(low: float, high: float, most: int) -> list[float]:
@@ -45,9 +45,9 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
 
 def tick_labels(ticks: list[float]) -> list[str]:
     """Labels with as many decimals as tell the ticks apart, thousands and millions as suffixes."""
-    if not ticks:
-        return []
-    gap = min((b - a for a, b in pairwise(ticks)), default=abs(ticks[0]))
+    if len(ticks) < 2:
+        return [f"{tick:,.4g}" for tick in ticks]
+    gap = min(b - a for a, b in pairwise(ticks))
     largest = max(abs(tick) for tick in ticks)
     if largest >= 10_000:
         divisor, suffix = (1e6, "M") if largest >= 1e6 else (1e3, "k")

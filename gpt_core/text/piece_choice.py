@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,10 +13,13 @@ from gpt_core.text.corpus import joined
 from gpt_core.text.tokenizer import NgramCounter, PieceMatcher, fold_slices
 from gpt_core.text.vocabulary import FIRST_PIECE, Mode, Tokenizer, check_vocab_size, checked_mode
 
+OTHER = r"\x00-@\[-`{-\xbf\u2000-\u206f\u3000-\u303f\s"  # no letters: signs, digits, white space
+WORD_PART = re.compile(rf"\s*[^{OTHER}]+|[{OTHER}]+")
+
 SAMPLE_BYTES = 32 << 20  # most text that pieces are chosen from
 CHOICE_VERSION = 1  # goes up when another choice is made from the same text
 CANDIDATES_A_PIECE = 4  # n-grams that choosing begins with, for each piece wanted
-SHARE_KEPT = 0.7  # of the candidates, by each round of choosing
+SHARE_KEPT = 0.9  # of the candidates, by each round of choosing
 
 Block = tuple[bytes, NDArray[np.int64]]  # text, and where in it chunks end
 
@@ -57,8 +62,9 @@ def frequent_ngrams(sample: list[Block], most: int) -> list[bytes]:
         counter.add(text, ends)
     keys, counts = counter.items()
     keys, counts = keys[counts > 1], counts[counts > 1]
-    order = np.lexsort((keys, -counts.astype(np.int64)))[:most]
-    return [counter.text_of(int(key)) for key in keys[order]]
+    order = np.lexsort((keys, -counts.astype(np.int64)))
+    allowed = (text for text in map(counter.text_of, keys[order].tolist()) if WORD_PART.fullmatch(text.decode()))
+    return list(itertools.islice(allowed, most))
 
 
 def count_uses(sample: list[Block], pieces: list[bytes]) -> NDArray[np.int64]:

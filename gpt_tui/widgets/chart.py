@@ -32,7 +32,7 @@ LAYER_CLASSES = {
     BEST: "chart--best",
 }
 ROWS_A_TICK = 2
-COLUMNS_A_TICK = 9
+COLUMNS_A_TICK = 8
 LOW_ROWS = 8  # a chart that is lower leaves the labels of the x axis to the one below it
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rich.text import Text
+from textual import events
 from textual.widgets import RichLog
 
 from gpt_tui.plain_text import one_line
@@ -21,6 +22,7 @@ class LogPane(RichLog):
         super().__init__(id=id, markup=False, highlight=False, wrap=True, max_lines=MOST_LOG_LINES, min_width=20)
         self._shown = 0
         self._history: RunHistory | None = None
+        self._wrapped_at = 0
 
     def on_mount(self) -> None:
         """Its name; and another theme means other colours."""
@@ -29,14 +31,20 @@ class LogPane(RichLog):
 
     def show(self, history: RunHistory) -> None:
         """Adds the lines that are new; a history of another run replaces all."""
-        self._history = history
-        if history.logged < self._shown:
+        if self._history and history.started is not self._history.started:
             self.clear()
             self._shown = 0
+        self._history = history
         new = min(history.logged - self._shown, len(history.log))
         for line in history.log[len(history.log) - new :]:
             self.write(self._text(line))
         self._shown = history.logged
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Another width breaks the lines elsewhere. (Lines that came while the pane was hidden knew no width at all.)"""
+        if event.size.width != self._wrapped_at:
+            self._wrapped_at = event.size.width
+            self._rewrite()
 
     def _rewrite(self) -> None:
         self.clear()

@@ -39,13 +39,6 @@ def model_of(shape, seed=0):
     return GPT(as_parameters(shape, scattered_parameters(shape, seed)))
 
 
-@pytest.fixture
-def same_threads_afterwards():
-    before = threads.get_threads()
-    yield
-    threads.set_threads(before)
-
-
 def gradients_of(model, tokens, targets, weight=1.0):
     gradients = Parameters(model.shape)
     loss_sum, counted = model.loss_and_gradients(tokens, targets, gradients, weight)
@@ -192,7 +185,7 @@ def test_bad_tokens_targets_and_lengths_are_refused():
         model.logits(np.zeros((1, 141), np.int32))
 
 
-def test_more_threads_than_before_are_used_by_buffers_made_earlier(same_threads_afterwards):
+def test_more_threads_than_before_are_used_by_buffers_made_earlier():
     tokens, targets = random_batch(SHAPE, 2, 70, seed=1)
     threads.set_threads(1)
     model, decoder = model_of(SHAPE), Decoder(model_of(SHAPE).parameters)

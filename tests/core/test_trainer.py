@@ -88,7 +88,7 @@ def test_a_run_goes_on_exactly_from_every_kind_of_checkpoint(tmp_path: Path, kin
     whole, all_losses = in_one_go(tmp_path / "whole", 40)
     folder = tmp_path / "cut"
     folder.mkdir()
-    changes = dict(save_epoch_number=1, save_every_steps=7, improvement_threshold=0.0)
+    changes = {"save_epoch_number": 1, "save_every_steps": 7, "improvement_threshold": 0.0}
     settings = tiny_settings(folder, **changes, max_epochs=2)
     events = train(settings)
     saved = [event for event in of_kind(events, ev.CheckpointSaved) if event.kind == kind]
@@ -199,7 +199,7 @@ def test_early_stopping_counts_epochs_without_a_better_accuracy(tmp_path: Path) 
 
 
 def test_early_stopping_ends_at_the_same_step_after_resumes(tmp_path: Path) -> None:
-    changes = dict(patience=3, improvement_threshold=0.5)
+    changes = {"patience": 3, "improvement_threshold": 0.5}
     whole = train(tiny_settings(tmp_path, **changes, models_dir=str(tmp_path / "whole")))
     end = of_kind(whole, ev.RunFinished)[0]
     assert end.reason == "early_stopping"
