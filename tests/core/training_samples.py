@@ -38,9 +38,10 @@ def tiny_settings(folder: Path, **changes: object) -> Settings:
     train, held_out = write_texts(folder)
     values: dict[str, object] = {
         "d_model": 16, "hidden_size": 32, "vocab_size": 300, "num_heads": 2, "seq_len": 32, "layers": 2,
-        "attn_lr": 1e-2, "mlp_lr": 1e-2, "norm_lr": 1e-2, "pos_lr": 1e-2, "unembed_lr": 1e-2, "warmup_steps": 4, "decay_steps": 40,
-        "batch_size": 8, "micro_batch_size": 4, "max_epochs": 1000, "patience": 0, "eval_every_steps": 5, "save_every_steps": 0,
-        "save_every_minutes": 0.0, "save_epoch_number": 0, "threads": 2,
+        "attn_lr": 1e-2, "mlp_lr": 1e-2, "norm_lr": 1e-2, "pos_lr": 1e-2, "unembed_lr": 1e-2,
+        "warmup_steps": 4, "decay_steps": 40, "batch_size": 8, "micro_batch_size": 4,
+        "max_epochs": 1000, "patience": 0, "eval_every_steps": 5,
+        "save_every_steps": 0, "save_every_minutes": 0.0, "save_epoch_number": 0, "threads": 2,
         "train_file": str(train), "eval_file": str(held_out), "models_dir": str(folder / "models"),
     }  # fmt: skip
     return Settings(**(values | changes))  # type: ignore[arg-type]
