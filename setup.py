@@ -4,6 +4,7 @@ Each kernel is compiled once for each instruction-set level in `LEVELS`, into `g
 picks one at import (`gpt_core/kernels/__init__.py`), so one wheel is fast on every machine of an architecture.
 
 Environment: GPT_TUI_BLAS=NAME links the pkg-config package NAME (openblas, say) in place of the one from the wheel.
+GPT_TUI_SANITIZE=1 builds for the address and undefined-behaviour sanitizers of gcc and clang (`.ci/run` shows the use).
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ LEVELS = {"baseline": []}
 if X86_64:
     LEVELS["x86_64_v3"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
     LEVELS["x86_64_v4"] = ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4"]
+
+# One level is enough to look for errors in; the last -O and -g of a command line are the ones that count.
+SANITIZE = bool(os.environ.get("GPT_TUI_SANITIZE"))
+SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",
+                   "-O1", "-g1"]  # fmt: skip
+if SANITIZE:
+    LEVELS = {"baseline": []}
 
 PLAIN_FLAGS = ["/O2"] if MSVC else ["-O3", "-g0"]
 
@@ -75,6 +83,10 @@ class BuildExt(build_ext):
                     extension.extra_link_args.append(openmp)
         else:
             print("gpt-tui: this compiler has no OpenMP: the kernels will use one thread", file=sys.stderr)
+        if SANITIZE:
+            for extension in self.extensions:
+                extension.extra_compile_args.extend(SANITIZER_FLAGS)
+                extension.extra_link_args.extend(SANITIZER_FLAGS)
         super().build_extensions()
 
     def copy_extensions_to_source(self) -> None:
@@ -98,8 +110,8 @@ class BuildExt(build_ext):
 
 def extensions() -> list[Extension]:
     """The plain modules once, and every kernel once for each level."""
-    utility = Extension(SHARED_UTILITY, [SHARED_UTILITY.replace(".", "/") + ".c"], extra_compile_args=PLAIN_FLAGS)
-    plain = [Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], extra_compile_args=PLAIN_FLAGS)
+    utility = Extension(SHARED_UTILITY, [SHARED_UTILITY.replace(".", "/") + ".c"], extra_compile_args=[*PLAIN_FLAGS])
+    plain = [Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], extra_compile_args=[*PLAIN_FLAGS])
              for path in PLAIN]  # fmt: skip
     kernels = [Extension(f"gpt_core.kernels.{name}", [f"gpt_core/kernels/{name}.pyx"]) for name in KERNELS]
     once = cythonize(

@@ -17,10 +17,9 @@ from gpt_core.text.token_text import TokenText, split_held_out
 from gpt_core.text.vocabulary import Tokenizer
 from gpt_core.training.checkpoint import read_checkpoint, verify_checkpoint
 from gpt_core.training.run import text_files
-from gpt_tui.loading import Model, load_model
+from gpt_tui.loading import Model, load_model, resolve_settings
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import nats, percent, perplexity, short, size, whole
-from gpt_tui.starting import resolve_settings
 from gpt_tui.waiting import WaitingLine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ from gpt_core.config import Settings
 from gpt_core.errors import CheckpointError
 from gpt_core.kernels import threads
 from gpt_core.model.parameters import Parameters
-from gpt_core.settings import resolve
+from gpt_core.settings import Resolved, resolve
 from gpt_core.text.vocabulary import Tokenizer
 from gpt_core.training.checkpoint import CheckpointInfo, TrainingState, read_checkpoint
 from gpt_core.training.checkpoint_store import CheckpointStore, Found
 from gpt_core.training.run import available_cores
 from gpt_tui.plain_text import one_line
+
+SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny")
 
 
 class Model(NamedTuple):
@@ -29,6 +32,19 @@ class Model(NamedTuple):
     tokenizer: Tokenizer
     corpus_sha256: str
     parameters: Parameters
+
+
+def resolve_settings(options: Namespace, base: Resolved | None = None) -> Resolved:
+    """The settings in force, over a checkpoint's if `base` is given."""
+    return resolve(
+        preset=options.preset,
+        config_file=Path(options.config) if options.config is not None else None,
+        assignments=options.assignments,
+        options={name: getattr(options, name) for name in SETTING_OPTIONS},
+        environ=os.environ,
+        base=base.settings if base else None,
+        base_preset=base.preset if base else "",
+    )
 
 
 def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:

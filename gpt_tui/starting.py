@@ -10,12 +10,10 @@ from pathlib import Path
 import msgspec
 
 from gpt_core.errors import CheckpointError, InputError
-from gpt_core.settings import Resolved, resolve
+from gpt_core.settings import Resolved
 from gpt_core.training.checkpoint import peek_checkpoint
 from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_tui.loading import found
-
-SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny")
+from gpt_tui.loading import found, resolve_settings
 
 
 def start(options: Namespace) -> int:
@@ -44,31 +42,20 @@ def require_terminal() -> None:
         raise InputError("the app needs a terminal that can draw, and TERM is dumb; `gpt-tui --train-only` needs none")
 
 
-def resolve_settings(options: Namespace, base: Resolved | None = None) -> Resolved:
-    """The settings in force, over a checkpoint's if `base` is given."""
-    return resolve(
-        preset=options.preset,
-        config_file=Path(options.config) if options.config is not None else None,
-        assignments=options.assignments,
-        options={name: getattr(options, name) for name in SETTING_OPTIONS},
-        environ=os.environ,
-        base=base.settings if base else None,
-        base_preset=base.preset if base else "",
-    )
-
-
 def resolve_run(options: Namespace) -> tuple[Resolved, Path | None]:
     """The settings of the run that is asked for, and the checkpoint that it goes on from, if it does.
 
     A resumed run keeps its checkpoint's settings, but for those that the options name, and stays in the folder that
-    its checkpoint lies in unless another is named. Raises ConfigError or CheckpointError.
+    its checkpoint lies in unless another is named. A bound on the steps that it has reached already binds no more.
+    Raises ConfigError or CheckpointError.
     """
     resolved = resolve_settings(options)
     if options.resume is None:
         return resolved, None
     path = Path(options.resume) if options.resume else latest_in(Path(resolved.settings.models_dir))
     info = peek_checkpoint(path)
-    settings = msgspec.structs.replace(info.settings, models_dir=str(path.parent))
+    left = info.settings.max_steps if info.step < info.settings.max_steps else 0
+    settings = msgspec.structs.replace(info.settings, models_dir=str(path.parent), max_steps=left)
     return resolve_settings(options, Resolved(settings, info.preset, {})), path
 
 

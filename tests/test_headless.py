@@ -218,6 +218,15 @@ def test_resume_keeps_the_runs_settings_and_counts_on(folder: Path) -> None:
     assert not (folder / "models").exists()
 
 
+def test_a_run_that_reached_its_bound_goes_on_when_it_is_resumed_without_one(folder: Path) -> None:
+    assert run_program("--train-only", "--max-steps", "3", *tiny(), cwd=folder).returncode == 0
+    with start_program("--train-only", "--resume", "--json", cwd=folder) as process:
+        run_until(process, lambda event: step_of(event) == 6)
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 130
+
+
 # -- signals
 
 

@@ -54,5 +54,5 @@ def evaluate(gpt: GPT, text: TokenText, batch: int, progress: Callable[[int, int
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss): among how many equally likely tokens the model is as unsure; infinity beyond what a float holds."""
-    return math.exp(loss) if loss < 700 else math.inf
+    """exp(loss): among how many equally likely tokens the model is as unsure; finite, so that JSON can hold it."""
+    return math.exp(min(loss, 700.0))

@@ -76,16 +76,19 @@ class Transcript(VerticalScroll):
         self.query_one("#chat-empty", Static).update(Content(EMPTY if has_model else NO_MODEL))
 
     @property
+    def turns(self) -> list[Turn]:
+        """All of them, the oldest first."""
+        return list(self.query(Turn))
+
+    @property
     def last(self) -> Turn | None:
         """The newest turn."""
-        turns = list(self.query(Turn))
-        return turns[-1] if turns else None
+        return self.turns[-1] if self.turns else None
 
     async def add(self, prompt: str, shown_prompt: str) -> Turn:
         """A new turn; the oldest one goes when there are too many."""
         self.query_one("#chat-empty", Static).display = False
-        turns = list(self.query(Turn))
-        for turn in turns[: len(turns) + 1 - MOST_TURNS]:
+        for turn in self.turns[: max(0, len(self.turns) + 1 - MOST_TURNS)]:
             await turn.remove()
         new = Turn(prompt, shown_prompt)
         await self.mount(new)
