@@ -1,0 +1,45 @@
+"""Whole training steps of this project on random tokens: the counterpart of `pytorch_peer.py`, with the same output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+
+import numpy as np
+
+from gpt_core.config import ModelShape, Settings
+from gpt_core.kernels import LEVEL, adamw, threads
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters, initial_parameters
+from gpt_core.training.optimizer import AdamW
+
+SHAPE_FIELDS = ModelShape.__struct_fields__
+
+
+def main() -> None:
+    """Times forward, backward, clipping and AdamW; the first step is a warm-up."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in (*SHAPE_FIELDS, "batch", "steps", "threads"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    threads.set_threads(options.threads)
+    shape = ModelShape(**{name: getattr(options, name) for name in SHAPE_FIELDS})
+    parameters, gradients = initial_parameters(shape, 0), Parameters(shape)
+    gpt, optimizer = GPT(parameters), AdamW(parameters, Settings())
+    random = np.random.default_rng(0)
+    tokens, targets = random.integers(shape.vocab_size, size=(2, options.batch, shape.seq_len), dtype=np.int32)
+    seconds = []
+    for step in range(1, options.steps + 2):
+        started = time.perf_counter()
+        gradients.flat.fill(0.0)
+        loss_sum, counted = gpt.loss_and_gradients(tokens, targets, gradients, 1.0 / targets.size)
+        optimizer.update(gradients, step, 1.0, optimizer.clip_scale(adamw.norm(gradients.flat)))
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds[1:], "peak_bytes": peak, "loss": loss_sum / counted, "level": LEVEL}))
+
+
+if __name__ == "__main__":
+    main()
