@@ -32,7 +32,7 @@ def backward(float[:, ::1] d_x, float[::1] d_weight, float[::1] d_bias, const fl
     d_x accumulates, unlike other activation gradients: x is the residual stream, whose gradient also flows past the norm.
     """
     cdef Py_ssize_t N = x.shape[0], C = x.shape[1], n, block
-    cdef Py_ssize_t blocks = (C + 63) // 64
+    cdef Py_ssize_t blocks = thread_count()
     _check(N, C, mean.shape[0], rstd.shape[0], weight.shape[0])
     want("layer_norm: rows of d_x", d_x.shape[0], N)
     want("layer_norm: channels of d_x", d_x.shape[1], C)
@@ -45,7 +45,7 @@ def backward(float[:, ::1] d_x, float[::1] d_weight, float[::1] d_bias, const fl
     # each thread sums whole columns, so the sums do not depend on the number of threads
     for block in prange(blocks, nogil=True, schedule="static", num_threads=thread_count()):
         _d_columns(&d_weight[0], &d_bias[0], &d_y[0, 0], &x[0, 0], &mean[0], &rstd[0], N, C,
-                   block * 64, min(C, block * 64 + 64))
+                   C * block // blocks, C * (block + 1) // blocks)
 
 
 cdef int _check(Py_ssize_t N, Py_ssize_t C, Py_ssize_t mean, Py_ssize_t rstd, Py_ssize_t weight) except -1:

@@ -25,14 +25,13 @@ from gpt_core.text.cache_files import cache_folders, write_whole
 from gpt_core.text.corpus import BLOCK_BYTES, DocumentKind, document_parts, joined, sample_windows, text_blocks
 from gpt_core.text.piece_choice import CHOICE_VERSION, SAMPLE_BYTES, train_tokenizer
 from gpt_core.text.token_text import FileTokens, MemoryTokens, TokenText
-from gpt_core.text.vocabulary import Mode, Tokenizer
+from gpt_core.text.vocabulary import MAX_STORED_BYTES, Mode, Tokenizer
 
 Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done, 0 to 1
 
 CACHE_VERSION = 1
 HEADER_BYTES = 512
 FORMAT = "gpt-tui tokens"
-MAX_TOKENIZER_BYTES = 1 << 25  # the largest vocabulary has fewer
 
 
 class Header(msgspec.Struct, forbid_unknown_fields=True):
@@ -256,19 +255,17 @@ def is_whole(file: BinaryIO, header: Header, dtype: np.dtype[np.unsignedinteger]
 
 
 def write_tokenizer(file: BinaryIO, *, tokenizer: Tokenizer, name: str) -> str:
-    """Write a tokenizer, its hash before it, and return `name`."""
-    file.write(f"{tokenizer.sha256}\n".encode() + tokenizer.to_bytes())
+    """Write a tokenizer, and return `name`."""
+    file.write(tokenizer.to_bytes())
     return name
 
 
 def open_tokenizer_cache(cache: Path) -> Tokenizer | None:
     """The tokenizer in a cache, or None if there is no whole one."""
     try:
-        if not stat.S_ISREG(cache.stat().st_mode) or cache.stat().st_size > MAX_TOKENIZER_BYTES:
+        found = cache.stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_STORED_BYTES:
             return None
-        digest, _, data = cache.read_bytes().partition(b"\n")
-        if hashlib.sha256(data).hexdigest().encode() != digest:
-            return None
-        return Tokenizer.from_bytes(data)
+        return Tokenizer.from_bytes(cache.read_bytes())
     except (OSError, TokenizerError):
         return None

@@ -8,11 +8,11 @@ takes the longest piece that fits at each place (`gpt_core.text.tokenizer`).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Literal, get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +31,8 @@ MAX_PIECE_BYTES = 4 * MAX_PIECE_CHARACTERS
 FORMAT = "gpt-tui tokenizer"
 VERSION = 1
 MAX_HEADER_BYTES = 256
+DIGEST_BYTES = 32
+MAX_STORED_BYTES = MAX_HEADER_BYTES + MAX_VOCAB_SIZE * (1 + MAX_PIECE_BYTES) + DIGEST_BYTES
 NO_ENDS = np.empty(0, dtype=np.int64)
 
 
@@ -131,32 +133,42 @@ class Tokenizer:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """A line of JSON that says what follows, then each piece from id 260 on as one byte of length and its bytes."""
-        chosen = self.pieces[FIRST_PIECE:]
-        header = {"format": FORMAT, "version": VERSION, "mode": self.mode, "vocab_size": self.vocab_size}
-        return b"".join([json.dumps(header).encode(), b"\n", *(bytes([len(piece)]) + piece for piece in chosen)])
+        """A header (a line of JSON), each piece from id 260 on as a byte of length and its bytes, and a SHA-256 of it all.
+
+        The digest is the last 32 bytes.
+        """
+        header = msgspec.json.encode(Header(FORMAT, VERSION, self.mode, self.vocab_size))
+        data = b"".join([header, b"\n", *(bytes([len(piece)]) + piece for piece in self.pieces[FIRST_PIECE:])])
+        return data + hashlib.sha256(data).digest()
 
     @staticmethod
     def from_bytes(data: bytes) -> Tokenizer:
         """The tokenizer that `to_bytes` wrote. Raises TokenizerError for anything else, before using much memory."""
-        header_end = data.find(b"\n", 0, MAX_HEADER_BYTES)
+        first_line = data[: data.find(b"\n", 0, MAX_HEADER_BYTES) + 1]
         try:
-            header = json.loads(data[: max(header_end, 0)])
-        except (ValueError, RecursionError):
-            header = None
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise TokenizerError("this is not a tokenizer: it does not begin with a tokenizer's header")
-        if header.get("version") != VERSION:
-            raise TokenizerError(f"the tokenizer is of version {header.get('version')!r}; this program reads {VERSION}")
-        vocab_size, mode = header.get("vocab_size"), header.get("mode")
-        if type(vocab_size) is not int:
-            raise TokenizerError("the tokenizer's header is damaged: no vocab_size")
-        check_vocab_size(vocab_size)
-        pieces = parse_pieces(data, header_end + 1, vocab_size - FIRST_PIECE)
-        tokenizer = Tokenizer(pieces, vocab_size, checked_mode(mode))
-        if tokenizer.to_bytes() != data:  # another way to write the same header
-            raise TokenizerError("the tokenizer is damaged: its header is not one that this program writes")
-        return tokenizer
+            header = msgspec.json.decode(first_line, type=Header)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise TokenizerError(f"this is not a tokenizer, or a damaged one: its header: {error}") from error
+        if header.format != FORMAT or header.version != VERSION:
+            raise TokenizerError(
+                f"this is not a tokenizer that this program reads: got {header.format!r} version {header.version}, "
+                f"wanted {FORMAT!r} version {VERSION}"
+            )
+        body, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
+        if len(data) > MAX_STORED_BYTES or hashlib.sha256(body).digest() != digest:
+            raise TokenizerError("the tokenizer is damaged: its bytes do not have the checksum that ends them")
+        check_vocab_size(header.vocab_size)
+        pieces = parse_pieces(body, len(first_line), header.vocab_size - FIRST_PIECE)
+        return Tokenizer(pieces, header.vocab_size, header.mode)
+
+
+class Header(msgspec.Struct, forbid_unknown_fields=True):
+    """The first line of a stored tokenizer."""
+
+    format: str
+    version: int
+    mode: Mode
+    vocab_size: int
 
 
 def check_vocab_size(vocab_size: int) -> None:
