@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 import gpt_core
 
@@ -56,3 +60,64 @@ def start_program(*arguments: str, cwd: Path, **changes: str) -> subprocess.Pope
         [*PROGRAM, *arguments], cwd=cwd, env=environment(**changes), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", bufsize=1,
     )  # fmt: skip
+
+
+class Terminal:
+    """The program on a pseudo terminal of 80 columns, and what it has shown so far. Not on Windows."""
+
+    def __init__(self, *arguments: str, cwd: Path, **changes: str) -> None:
+        pty = pytest.importorskip("pty")
+        self._leader, follower = pty.openpty()
+        self.shown = ""
+        self.process = subprocess.Popen(
+            [*PROGRAM, *arguments], cwd=cwd, env=environment(COLUMNS="80", LINES="24", **changes),
+            stdin=follower, stdout=follower, stderr=follower, start_new_session=True, preexec_fn=take_terminal,
+        )  # fmt: skip
+        os.close(follower)
+
+    def read_until(self, wanted: str) -> None:
+        """Read what is shown until `wanted` is in it."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while wanted not in self.shown and time.monotonic() < deadline and self._read(0.5):
+            pass
+        assert wanted in self.shown, self.shown
+
+    def read_some(self, characters: int) -> None:
+        """Read until that many characters were shown."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(self.shown) < characters and time.monotonic() < deadline and self._read(0.5):
+            pass
+        assert len(self.shown) >= characters, self.shown
+
+    def type(self, text: str) -> None:
+        """Type; what was shown before is forgotten, so that `read_until` looks at what comes of it."""
+        self.shown = ""
+        os.write(self._leader, text.encode())
+
+    def end(self) -> int:
+        """Wait for the program's end, reading on; gives its exit code."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline and self._read(0.1):
+            pass
+        code = self.process.wait(TIMEOUT_S)
+        os.close(self._leader)
+        return code
+
+    def _read(self, wait_s: float) -> bool:
+        """Read what there is; False when the program has closed the terminal."""
+        if select.select([self._leader], [], [], wait_s)[0]:
+            try:
+                data = os.read(self._leader, 65536)
+            except OSError:
+                return False
+            self.shown += data.decode("utf-8", "replace")
+            return bool(data)
+        return True
+
+
+def take_terminal() -> None:
+    """In the new process: makes its standard input the terminal that Ctrl+C comes from."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

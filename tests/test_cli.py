@@ -6,8 +6,6 @@ import errno
 import io
 import json
 import math
-import os
-import pty
 import shutil
 import subprocess
 import sys
@@ -22,8 +20,8 @@ import pytest
 from gpt_core import __version__, gradcheck
 from gpt_core.config import Settings, preset
 from gpt_core.errors import SaveError
-from gpt_tui import cli
-from tests.program import PROGRAM, TIMEOUT_S, environment, run_program, start_program, tiny, write_texts
+from gpt_tui import cli, talking
+from tests.program import PROGRAM, TIMEOUT_S, Terminal, environment, run_program, start_program, tiny, write_texts
 
 COMMANDS = ("generate", "evaluate", "chat", "verify", "gradcheck", "tokenize", "config")
 TRAINING_OPTIONS = (
@@ -217,20 +215,10 @@ def test_the_app_without_a_terminal_names_the_way_without_one(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no pty here")
 def test_the_app_on_a_dumb_terminal_names_the_way_without_one(tmp_path: Path) -> None:
-    leader, follower = pty.openpty()
-    try:
-        run = subprocess.run(
-            PROGRAM, stdin=follower, stdout=follower, stderr=follower, cwd=tmp_path, env=environment(TERM="dumb"),
-            timeout=TIMEOUT_S, check=False,
-        )  # fmt: skip
-        shown = os.read(leader, 10_000).decode()
-    finally:
-        os.close(leader)
-        os.close(follower)
-    assert run.returncode == 2
-    assert "TERM is dumb; `gpt-tui --train-only` needs none" in shown
+    terminal = Terminal(cwd=tmp_path, TERM="dumb")
+    assert terminal.end() == 2
+    assert "TERM is dumb; `gpt-tui --train-only` needs none" in terminal.shown
 
 
 # -- config
@@ -402,6 +390,30 @@ def test_chat_answers_each_line_until_exit(program: Callable[..., Result], train
 def test_chat_ends_at_exit_and_at_the_end_of_input(program: Callable[..., Result], lines: str, trained: Path) -> None:
     run = program("chat", input=lines)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+def test_in_the_chat_ctrl_c_stops_the_reply_and_at_the_prompt_the_chat(trained: Path) -> None:
+    # the likeliest token is never <eos> here, so the reply would go on for minutes
+    terminal = Terminal("chat", "--max-tokens", "1000000", "--temperature", "0", cwd=trained)
+    terminal.read_until("> ")
+    terminal.type("The cat\n")
+    terminal.read_some(500)
+    terminal.type("\x03")
+    terminal.read_until("\n> ")
+    terminal.type("\x03")
+    assert terminal.end() == 130
+    assert "Traceback" not in terminal.shown
+
+
+def test_a_reply_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    talking.write("a\x1b[31mb\x07[bold]\n")
+    assert screen.getvalue() == "a\u241b[31mb\u2407[bold]\n"
 
 
 # -- evaluate

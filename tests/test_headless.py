@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import pty
-import select
 import signal
 import subprocess
 import time
@@ -24,7 +21,7 @@ from gpt_tui.headless import batched
 from gpt_tui.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
 from gpt_tui.run_history import Limits, RunHistory, advance_all
 from gpt_tui.run_signals import Interrupted, RunSignals
-from tests.program import PROGRAM, TIMEOUT_S, environment, run_program, start_program, tiny, write_texts
+from tests.program import TIMEOUT_S, Terminal, run_program, start_program, tiny, write_texts
 
 LATEST = Path("models/ckpt_latest.safetensors")
 KEYS = {
@@ -344,58 +341,31 @@ def test_a_signal_before_there_is_a_trainer_interrupts(monkeypatch: pytest.Monke
 # -- on a terminal
 
 
-class Terminal:
-    """The program on a pseudo terminal, and what it has shown so far."""
-
-    def __init__(self, *arguments: str, cwd: Path) -> None:
-        self.leader, follower = pty.openpty()
-        self.shown = ""
-        self.process = subprocess.Popen(
-            [*PROGRAM, *arguments], cwd=cwd, env=environment(COLUMNS="80", LINES="24"), stdin=follower, stdout=follower,
-            stderr=follower, start_new_session=True,
-        )  # fmt: skip
-        os.close(follower)
-
-    def read_until(self, wanted: str) -> None:
-        """Read what is shown until `wanted` is in it."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while wanted not in self.shown:
-            assert time.monotonic() < deadline, self.shown
-            if select.select([self.leader], [], [], 0.5)[0]:
-                try:
-                    self.shown += os.read(self.leader, 65536).decode("utf-8", "replace")
-                except OSError:  # the program has ended
-                    break
-        assert wanted in self.shown, self.shown
-
-    def write(self, text: str) -> None:
-        """Type."""
-        os.write(self.leader, text.encode())
-
-    def end(self) -> int:
-        """Wait for the program's end; gives its exit code."""
-        code = self.process.wait(TIMEOUT_S)
-        os.close(self.leader)
-        return code
-
-
 def test_a_terminal_gets_bars_and_its_cursor_back(folder: Path) -> None:
     terminal = Terminal("--train-only", *tiny("max_epochs=1000000"), cwd=folder)
     terminal.read_until("tokens/s")
-    terminal.process.send_signal(signal.SIGINT)
+    bars = terminal.shown
+    terminal.type("\x03")
     terminal.read_until("next: gpt-tui generate")
     assert terminal.end() == 130
-    assert "━" in terminal.shown
-    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")
+    assert "━" in bars
+    assert "\x1b[?25h" in terminal.shown
+    assert "\x1b[?25l" not in terminal.shown
     assert verify_checkpoint(folder / LATEST).step >= 1
+
+
+def test_a_dumb_terminal_gets_plain_lines(folder: Path) -> None:
+    terminal = Terminal("--train-only", "--max-steps", "3", *tiny(), cwd=folder, TERM="dumb")
+    assert terminal.end() == 0
+    assert "step 3/3" in terminal.shown
+    assert "\x1b" not in terminal.shown
 
 
 def test_tiny_overfit_goes_on_to_the_chat_on_a_terminal(folder: Path) -> None:
     terminal = Terminal("--train-only", "--overfit-tiny", *tiny("overfit_steps=3"), cwd=folder)
     terminal.read_until("`exit` ends the chat")
     terminal.read_until("> ")
-    terminal.shown = ""
-    terminal.write("The cat\n")
+    terminal.type("The cat\n")
     terminal.read_until("> ")
-    terminal.write("exit\n")
+    terminal.type("exit\n")
     assert terminal.end() == 0
