@@ -29,7 +29,9 @@ def start(options: Namespace) -> int:
         return run_headless(resolved, resume=resume, overwrite=options.overwrite, as_json=options.json)
     from gpt_tui.app import run_app
 
-    return run_app(resolved, resume=resume, overwrite=options.overwrite, autostart=starts_at_once(options, resolved))
+    # alone, `gpt-tui` waits for the key that starts; where a certain run is asked for, that one begins
+    asked_for = resolved.settings.overfit_tiny or options.overwrite
+    return run_app(resolved, resume=resume, overwrite=options.overwrite, autostart=asked_for)
 
 
 def require_terminal() -> None:
@@ -68,12 +70,3 @@ def latest_in(folder: Path) -> Path:
             "with --models-dir, or start a new run without --resume"
         )
     return info.path
-
-
-def starts_at_once(options: Namespace, resolved: Resolved) -> bool:
-    """Whether the app begins to train when it opens: a run was asked for, or nothing else could be done yet.
-
-    Where checkpoints are already, `gpt-tui` alone opens the app at rest: to resume, to chat, or to start anew.
-    """
-    holds_checkpoints = bool(CheckpointStore(resolved.settings.models_dir).list())
-    return options.resume is not None or resolved.settings.overfit_tiny or not holds_checkpoints

@@ -20,7 +20,8 @@ import pytest
 from gpt_core import __version__, gradcheck
 from gpt_core.config import Settings, preset
 from gpt_core.errors import SaveError
-from gpt_tui import cli, talking
+from gpt_core.settings import Resolved
+from gpt_tui import cli, starting, talking
 from tests.program import PROGRAM, TIMEOUT_S, Terminal, environment, run_program, start_program, tiny, write_texts
 
 COMMANDS = ("generate", "evaluate", "chat", "verify", "gradcheck", "tokenize", "config")
@@ -219,6 +220,31 @@ def test_the_app_on_a_dumb_terminal_names_the_way_without_one(tmp_path: Path) ->
     terminal = Terminal(cwd=tmp_path, TERM="dumb")
     assert terminal.end() == 2
     assert "TERM is dumb; `gpt-tui --train-only` needs none" in terminal.shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begins"),
+    [
+        ([], False),
+        (["--preset", "micro"], False),
+        (["--overfit-tiny"], True),
+        (["--overwrite"], True),
+        (["--resume", "models/ckpt_latest.safetensors"], True),
+    ],
+)
+def test_the_app_begins_the_run_that_was_asked_for(
+    arguments: list[str], begins: bool, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Resolved, dict[str, object]]] = []
+    monkeypatch.chdir(trained)
+    monkeypatch.delenv("OVERFIT_TINY", raising=False)
+    monkeypatch.setattr(starting, "require_terminal", lambda: None)
+    monkeypatch.setattr("gpt_tui.app.run_app", lambda resolved, **options: calls.append((resolved, options)) or 7)
+    assert cli.main(arguments) == 7
+    ((resolved, options),) = calls
+    assert bool(options["autostart"] or options["resume"]) == begins
+    assert options["overwrite"] == ("--overwrite" in arguments)
+    assert resolved.settings.d_model == (16 if "--resume" in arguments else 320 if "micro" in arguments else 128)
 
 
 # -- config
