@@ -38,7 +38,7 @@ def run_headless(resolved: Resolved, *, resume: Path | None, overwrite: bool, as
     Raises the errors of `open_run`, and what the trainer raises.
     """
     with RunSignals() as signals:
-        with closing(reporter_for(as_json)) as reporter:
+        with closing(reporter_for(as_json, lambda: signals.stopped_by is not None)) as reporter:
             trainer = open_run(
                 resolved.settings,
                 preset_name=resolved.preset,

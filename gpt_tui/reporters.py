@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from gpt_core.training.events import LOGGED, AnyEvent, RunFinished, StepCompleted, to_json
+from gpt_core.training.events import LOGGED, AnyEvent, StepCompleted, to_json
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import clock, percent, whole
 from gpt_tui.run_history import RunHistory
@@ -40,12 +40,12 @@ class Reporter(Protocol):
         """The run is over; leave the terminal as it was."""
 
 
-def reporter_for(as_json: bool) -> Reporter:
-    """The reporter that suits where standard output goes."""
+def reporter_for(as_json: bool, is_stopping: Callable[[], bool]) -> Reporter:
+    """The reporter that suits where standard output goes. `is_stopping` tells whether a stop was asked for."""
     if as_json:
         return JsonReporter()
     if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-        return BarsReporter()
+        return BarsReporter(is_stopping)
     return PlainReporter()
 
 
@@ -100,7 +100,8 @@ class PlainReporter:
 class BarsReporter:
     """Bars for the run, its epoch and an evaluation, figures below them, and what happens printed above."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, is_stopping: Callable[[], bool], console: Console | None = None) -> None:
+        self._is_stopping = is_stopping
         self._console = console or Console(highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
@@ -114,8 +115,15 @@ class BarsReporter:
         self._epoch = self._bars.add_task("epoch", total=1.0, left="", visible=False)
         self._eval = self._bars.add_task("scoring the eval text", total=1.0, left="", visible=False)
         self._figures = Text(no_wrap=True, overflow="ellipsis")
-        self._live = Live(Group(self._bars, self._figures), console=self._console, refresh_per_second=8)
+        self._live = Live(get_renderable=self._drawn, console=self._console, refresh_per_second=8)
         self._live.start()
+
+    def _drawn(self) -> Group:
+        """What is redrawn, also while a long step takes its time."""
+        parts: list[RenderableType] = [self._bars, self._figures]
+        if self._is_stopping():
+            parts.append(Text("stopping and saving; Ctrl+C again stops at once, without saving", no_wrap=True))
+        return Group(*parts)
 
     def preparing(self, stage: str, share: float) -> None:
         """Show the stage on the first bar."""
@@ -128,8 +136,6 @@ class BarsReporter:
         self._show_bars(history)
         if history.last is not None:
             self._figures.plain = figures(history, history.curve.smoothed)
-        if events and isinstance(events[-1], RunFinished):
-            self._live.refresh()
 
     def _show_bars(self, history: RunHistory) -> None:
         if history.started is None:

@@ -138,17 +138,18 @@ def test_json_shows_what_is_logged_and_nothing_else(capsys: pytest.CaptureFixtur
     ]
 
 
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_bars_fit_their_terminal_and_give_the_cursor_back(width: int) -> None:
+@pytest.mark.parametrize(("width", "stopping"), [(40, False), (80, True), (120, False)])
+def test_bars_fit_their_terminal_and_give_the_cursor_back(width: int, stopping: bool) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=width, height=24, color_system=None)
-    reporter = BarsReporter(console)
+    reporter = BarsReporter(lambda: stopping, console)
     reporter.preparing("encoding train.en", 0.5)
     steps = [step(number) for number in range(1, 21)]
     scoring, scored = ev.EvalProgressed(20, 1, 2), ev.EvalCompleted(20, 2.0, 7.4, 0.25, 2.5)
     show_all(reporter, [[started()], steps, [scoring], [scored], [ev.RunFinished("max_steps", 20)]])
     shown = screen.getvalue()
     assert "step 20 of 20" in shown
+    assert ("stopping and saving" in shown) == stopping
     assert "100%" in shown
     assert "eval at step 20: loss 2.000" in " ".join(shown.split())
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
@@ -252,12 +253,12 @@ def test_a_signal_saves_stops_and_becomes_the_exit_code(name: str, code: int, fo
         run_until(process, lambda event: step_of(event) == 5)
         process.send_signal(signal.Signals[name])
         process.send_signal(signal.Signals[name])
-        saved = run_until(process, lambda event: event["event"] == "saved")
+        saved = run_until(process, lambda event: event.get("kind") == "latest")
         finished = run_until(process, lambda event: event["event"] == "finished")
         assert process.wait(TIMEOUT_S) == code
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
-    assert (saved["kind"], finished["reason"], finished["step"]) == ("latest", "stopped", saved["step"])
+    assert (finished["reason"], finished["step"]) == ("stopped", saved["step"])
     assert verify_checkpoint(folder / LATEST).step == saved["step"]
 
 
@@ -265,7 +266,7 @@ def test_sigusr1_saves_and_goes_on(folder: Path) -> None:
     with endless(folder) as process:
         run_until(process, lambda event: event["event"] == "step")
         process.send_signal(signal.SIGUSR1)
-        saved = run_until(process, lambda event: event["event"] == "saved")
+        saved = run_until(process, lambda event: event.get("kind") == "latest")
         assert verify_checkpoint(folder / LATEST).step >= int(str(saved["step"]))
         run_until(process, lambda event: step_of(event) > int(str(saved["step"])))
         process.send_signal(signal.SIGINT)
