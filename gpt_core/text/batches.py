@@ -41,10 +41,6 @@ class Batches:
         self._block: tuple[int, int] = (-1, -1)  # epoch and number of the block of the order that is at hand
         self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """Steps of `batch_size` windows that take in the whole text; the last may have padding."""
-        return math.ceil(self.windows_per_epoch / batch_size)
-
     def window(self, epoch: int, index: int) -> int:
         """The number of the window that is the `index`-th of an epoch's order."""
         block, offset = divmod(index, BLOCK_WINDOWS)

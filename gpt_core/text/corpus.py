@@ -34,13 +34,13 @@ def find_training_text(start: Path | None = None) -> Path:
     Under `start` it is `data/raw/train.en` or `data/raw/train.eng`, or else the first file of such a name anywhere
     under `data/`, in sorted order. Raises CorpusError where there is none at all.
     """
-    for folder in [(start or Path.cwd()) / "data", *shipped_folders()]:
+    for folder in [(start or Path()) / "data", *shipped_folders()]:
         named = [folder / "raw" / name for name in TRAINING_NAMES]
         for path in [*named, *files_under(folder)]:
-            if path.name in TRAINING_NAMES and path.is_file():
+            if path.name in TRAINING_NAMES and os.path.isfile(path):
                 return path
     raise CorpusError(
-        f"no training text: {(start or Path.cwd()) / 'data' / 'raw' / 'train.en'} does not exist; "
+        f"no training text: {(start or Path()) / 'data' / 'raw' / 'train.en'} does not exist; "
         "put one there, or name one with --train-file"
     )
 
@@ -54,9 +54,9 @@ def find_eval_text(start: Path | None = None, training_text: Path | None = None)
     """
     training_text = training_text or find_training_text(start)
     is_shipped = is_shipped_text(training_text)
-    for folder in [(start or Path.cwd()) / "data", *(shipped_folders() if is_shipped else [])]:
+    for folder in [(start or Path()) / "data", *(shipped_folders() if is_shipped else [])]:
         for path in [folder / "test" / "eval.en", *files_under(folder)]:
-            is_eval = "eval" in path.name and path.name.endswith(".en") and path.is_file()
+            is_eval = "eval" in path.name and path.name.endswith(".en") and os.path.isfile(path)
             if is_eval and (is_shipped or not is_shipped_text(path)) and path.resolve() != training_text.resolve():
                 return path
     return None
@@ -105,7 +105,7 @@ def sample_windows(path: Path, most: int) -> Iterator[Iterator[bytes]]:
 
     Each window is a stream of blocks. Raises CorpusError if the file cannot be read.
     """
-    size = path.stat().st_size if path.is_file() else 0
+    size = os.path.getsize(path) if os.path.isfile(path) else 0
     if size <= most:
         yield text_blocks(path)
         return

@@ -314,7 +314,7 @@ cdef class NgramCounter:
         return slot
 
     cdef void drop_rare(self) noexcept nogil:
-        """Drop the n-grams of the lowest counts until the table is at most half full, and put the rest in their places."""
+        """Drop the rarest n-grams until the table is at most half full, and put the rest in their places."""
         cdef Py_ssize_t kept = self.slots, slot, target
         cdef uint32_t level = 0
         while 2 * kept > self.slots:

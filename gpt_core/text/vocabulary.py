@@ -133,10 +133,7 @@ class Tokenizer:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """A header (a line of JSON), each piece from id 260 on as a byte of length and its bytes, and a SHA-256 of it all.
-
-        The digest is the last 32 bytes.
-        """
+        """A line of JSON, each piece from id 260 on as a byte of length and its bytes, and the SHA-256 of all that."""
         header = msgspec.json.encode(Header(FORMAT, VERSION, self.mode, self.vocab_size))
         data = b"".join([header, b"\n", *(bytes([len(piece)]) + piece for piece in self.pieces[FIRST_PIECE:])])
         return data + hashlib.sha256(data).digest()

@@ -1,0 +1,362 @@
+import random
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from gpt_core.errors import TokenizerError
+from gpt_core.text import piece_choice
+from gpt_core.text.corpus import documents, find_training_text
+from gpt_core.text.piece_choice import sampled, train_tokenizer
+from gpt_core.text.tokenizer import NgramCounter, PieceMatcher
+from gpt_core.text.vocabulary import FIRST_PIECE, Tokenizer
+
+PROSE = b'The quick brown fox jumps over the lazy dog; the dog, he said, "doesn\'t" mind.\nAnd the fox?\r\n' * 20
+WORLD = "Ναι, это \u4f60\u597d\u4e16\u754c नमस्ते \U0001f600\U0001f600 déjà vu — «oui»\u00a0! ".encode() * 20
+ENDS = np.empty(0, dtype=np.int64)
+
+
+def random_bytes(rng, size):
+    return rng.randbytes(size)
+
+
+def random_characters(rng, size):
+    """Valid UTF-8 of every length, with NULs and controls among it."""
+    ranges = [(0, 0x80), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000), (0x10000, 0x110000)]
+    return "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(size)).encode()
+
+
+def torn_characters(rng, size):
+    text = bytearray(random_characters(rng, size))
+    for _ in range(max(1, len(text) // 5)):
+        del text[rng.randrange(len(text)) :][:1]
+    return bytes(text)
+
+
+def trained(text, vocab_size=400, mode="pieces"):
+    return train_tokenizer([text], vocab_size, mode)
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    rng = random.Random(1)
+    return [
+        trained(PROSE),
+        trained(WORLD),
+        trained("\U0001f600\U0001f601\U0001f602\U0001f603".encode() * 10),
+        trained(rng.randbytes(2000) * 2),
+        Tokenizer([], FIRST_PIECE, "pieces"),
+    ]
+
+
+@pytest.mark.parametrize("make", [random_bytes, random_characters, torn_characters])
+def test_any_bytes_come_back_as_they_were(tokenizers, make):
+    rng = random.Random(2)
+    for tokenizer in tokenizers:
+        for size in [*range(1, 12), 100, 5000]:
+            data = make(rng, size)
+            assert tokenizer.decode(tokenizer.encode(data).tolist()) == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\0", b"\0\0\0\0\0", bytes(range(256)), b"<eos><pad>", PROSE, WORLD, WORLD[1:-1], b"\xef\xbb\xbf\r\n\r"],
+)
+def test_boundary_cases_come_back_as_they_were(tokenizers, data):
+    for tokenizer in tokenizers:
+        ids = tokenizer.encode(data)
+        assert ids.dtype == np.int32
+        assert tokenizer.decode(ids.tolist()) == data
+
+
+def test_encoding_gives_no_special_or_unused_id(tokenizers):
+    rng = random.Random(3)
+    for tokenizer in tokenizers:
+        ids = tokenizer.encode(b"<pad><bos><eos><unk>" + PROSE + WORLD + rng.randbytes(1000))
+        assert ids.min() >= 4
+        assert ids.max() < len(tokenizer.pieces) <= tokenizer.vocab_size
+
+
+def test_the_longest_piece_that_fits_is_taken_at_each_place():
+    rng = random.Random(4)
+    alphabet = ["a", "b", "é", "\u4f60", "\0"]
+    for _ in range(30):
+        chosen = {"".join(rng.choices(alphabet, k=rng.randint(1, 4))).encode() for _ in range(40)}
+        tokenizer = Tokenizer(sorted(piece for piece in chosen if len(piece) > 1), 400, "pieces")
+        number_of = {piece: token for token, piece in enumerate(tokenizer.pieces) if piece}
+        text = "".join(rng.choices(alphabet, k=200)).encode()[rng.randint(0, 2) :]
+        expected, at = [], 0
+        while at < len(text):
+            size = max(size for size in range(1, 17) if text[at : at + size] in number_of and at + size <= len(text))
+            expected.append(number_of[text[at : at + size]])
+            at += size
+        assert tokenizer.encode(text).tolist() == expected
+
+
+def test_pieces_are_one_to_four_characters_and_none_is_twice(tokenizers):
+    for tokenizer in tokenizers:
+        chosen = tokenizer.pieces[FIRST_PIECE:]
+        assert len(set(chosen)) == len(chosen)
+        assert all(1 <= len(piece.decode()) <= 4 and 2 <= len(piece) <= 16 for piece in chosen)
+    assert len(tokenizers[0].pieces) > FIRST_PIECE + 20
+    assert any(len(piece.decode()) == 4 and len(piece) == 16 for piece in tokenizers[2].pieces[FIRST_PIECE:])
+
+
+def test_pieces_keep_to_one_word(tokenizers):
+    for tokenizer in tokenizers[:2]:
+        for piece in tokenizer.pieces[FIRST_PIECE:]:
+            assert not re.search(
+                r"\s\w|[^\W\d_][^\w\s]|[^\w\s][^\W\d_]", re.sub(r"[\u0900-\u097f]", "a", piece.decode())
+            )
+
+
+def test_case_spaces_and_line_breaks_are_in_pieces():
+    pieces = trained(PROSE).pieces[FIRST_PIECE:]
+    assert b"The " in pieces
+    assert b"the " in pieces
+    assert any(b"\n" in piece for piece in pieces)
+
+
+def test_one_text_gives_one_tokenizer():
+    assert trained(PROSE).sha256 == trained(PROSE).sha256
+    assert trained(PROSE).sha256 != trained(PROSE, 401).sha256
+    assert trained(PROSE).sha256 != trained(PROSE, mode="seed").sha256
+
+
+def test_pieces_are_numbered_by_use():
+    text = b"".join(documents(find_training_text(), "file"))[:300_000]
+    tokenizer = trained(text, 1000)
+    uses = np.bincount(tokenizer.encode(text), minlength=1000)[FIRST_PIECE : len(tokenizer.pieces)]
+    assert len(uses) == 1000 - FIRST_PIECE
+    assert np.all(np.diff(uses) <= 0)
+    assert uses[-1] > 0
+
+
+def test_pieces_chosen_by_use_need_fewer_tokens_than_the_most_frequent_ones():
+    text = b"".join(documents(find_training_text(), "file"))[:300_000]
+    most_frequent = piece_choice.frequent_ngrams([(text, ENDS)], 1000 - FIRST_PIECE)
+    by_count = Tokenizer(most_frequent, 1000, "pieces").encode(text).size
+    assert trained(text, 1000).encode(text).size < 0.97 * by_count
+
+
+def test_the_shipped_text_takes_less_than_a_token_for_two_and_three_quarter_bytes():
+    path = find_training_text()
+    texts = list(documents(path, "paragraph"))
+    tokenizer = train_tokenizer(texts, 2048, "pieces")
+    tokens = sum(tokenizer.encode(text).size for text in texts)
+    assert sum(map(len, texts)) / tokens > 2.75
+
+
+def test_a_small_text_leaves_ids_unused_and_they_stand_for_nothing():
+    tokenizer = trained(b"abcabc", 2048)
+    assert len(tokenizer.pieces) < 2048
+    assert tokenizer.decode([2047]) == b""
+    assert tokenizer.describe(2047) == "<unused>"
+    assert trained(b"", 300).pieces == Tokenizer([], 300, "pieces").pieces
+
+
+def test_special_ids_decode_to_nothing_and_others_out_of_range_are_refused():
+    tokenizer = trained(PROSE)
+    assert tokenizer.decode([0, 1, 2, 3, 4 + ord("a"), 2]) == b"a"
+    for token in (-1, 400):
+        with pytest.raises(ValueError, match="0 to 399"):
+            tokenizer.decode([token])
+
+
+def test_a_description_can_be_printed():
+    tokenizer = Tokenizer([b" a\n", "é\u202e".encode(), b"\x1b[1m"], 300, "pieces")
+    assert [tokenizer.describe(token) for token in (0, 1, 2, 3)] == ["<pad>", "<bos>", "<eos>", "<unk>"]
+    assert tokenizer.describe(260) == "␣a\\n"
+    assert tokenizer.describe(261) == "é\\u202e"
+    assert tokenizer.describe(262) == "\\x1b[1m"
+    assert tokenizer.describe(4 + 0xFF) == "\\xff"
+    assert all(tokenizer.describe(token).isprintable() for token in range(300))
+
+
+def test_token_lengths_are_those_of_the_bytes():
+    tokenizer = trained(WORLD)
+    assert tokenizer.token_lengths.tolist() == [len(tokenizer.token_bytes(token)) for token in range(400)]
+
+
+@pytest.mark.parametrize("vocab_size", [-1, 0, 259, (1 << 20) + 1])
+def test_a_vocabulary_size_out_of_range_is_refused(vocab_size):
+    with pytest.raises(TokenizerError, match="vocab_size"):
+        trained(PROSE, vocab_size)
+
+
+@pytest.mark.parametrize("piece", [b"", b"a", b"abcde", "ééééé".encode(), b"\xff\xff", b"a\xc3"])
+def test_what_is_no_piece_is_refused(piece):
+    with pytest.raises(TokenizerError, match="1 to 4 characters"):
+        Tokenizer([piece], 300, "pieces")
+
+
+# documents
+
+
+@pytest.mark.parametrize("mode", ["pieces", "seed"])
+def test_documents_are_bos_pieces_eos_wherever_the_stretches_are_cut(mode):
+    tokenizer = trained(PROSE, mode=mode)
+    texts = [b"The fox", b"", b"the dog", b"a", PROSE[:150]]
+    expected = [token for text in texts for token in [1, *tokenizer.encode(text).tolist(), 2]]
+    ends = np.cumsum([len(text) for text in texts])
+    ids, is_open = tokenizer.encode_documents(b"".join(texts), ends)
+    assert ids.tolist() == expected
+    assert not is_open
+    first, is_open = tokenizer.encode_documents(b"The fox the", np.array([3]))
+    assert is_open
+    rest, is_open = tokenizer.encode_documents(b"dog", np.array([3]), is_open)
+    both = [1, *tokenizer.encode(b"The"), 2, 1, *tokenizer.encode(b" fox the"), *tokenizer.encode(b"dog"), 2]
+    assert [*first, *rest] == both
+    assert not is_open
+
+
+def test_ends_outside_the_text_are_refused():
+    matcher = PieceMatcher([b"ab"], 260)
+    room = np.empty(100, dtype=np.int32)
+    for ends in ([5], [-1], [3, 2]):
+        with pytest.raises(ValueError, match="rise"):
+            matcher.encode_documents(b"abab", np.array(ends, dtype=np.int64), False, room)
+    with pytest.raises(ValueError, match="room"):
+        matcher.encode(b"abab", ENDS, room[:3])
+
+
+# seed mode
+
+
+def folded(data):
+    """What the Go project makes of a text, in a line of Python: (words glued, slices)."""
+    words = bytes(byte for byte in data if byte < 128).lower().split()
+    return [word[at : at + 4] for word in words for at in range(0, len(word), 4)]
+
+
+def test_seed_mode_folds_and_glues():
+    tokenizer = trained(PROSE, mode="seed")
+    assert tokenizer.decode(tokenizer.encode(b"The Quick\r\n  br\xc3\xa9own").tolist()) == b"thequickbrown"
+
+
+def test_seed_mode_cuts_words_in_slices_of_four_bytes_as_the_go_project_does():
+    rng = random.Random(5)
+    tokenizer = trained(PROSE, mode="seed")
+    texts = [PROSE, WORLD, b"", b" ", b"\x00 \x1f\x1c", *(rng.randbytes(rng.randint(1, 300)) for _ in range(50))]
+    for text in texts:
+        expected = [token for part in folded(text) for token in Tokenizer.encode(tokenizer, part).tolist()]
+        assert tokenizer.encode(text).tolist() == expected
+        assert tokenizer.decode(expected) == b"".join(folded(text))
+
+
+def test_seed_mode_learns_slices_of_words():
+    pieces = trained(PROSE, mode="seed").pieces[FIRST_PIECE:]
+    assert set(pieces) <= {part[:end] for part in folded(PROSE) for end in range(2, 5)} | set(folded(PROSE))
+    assert b"quic" in pieces
+
+
+# choosing
+
+
+def test_ngrams_are_counted_exactly_while_there_is_room():
+    text = WORLD[:200] + b"\xff\xfe" + PROSE[:100] + b"\xf0\x9f"
+    counter = NgramCounter(16)
+    counter.add(text, np.array([50, 50, 120]))
+    expected = Counter()
+    for part in (text[:50], text[50:120], text[120:]):
+        for run in re.split("[\udc80-\udcff]+", part.decode("utf-8", "surrogateescape")):
+            for size in range(1, 5):
+                grams = [run[at : at + size] for at in range(len(run) - size + 1)]
+                expected.update(gram.encode() for gram in grams if len(gram.encode()) > 1)
+    keys, counts = counter.items()
+    found = {counter.text_of(int(key)): int(count) for key, count in zip(keys, counts, strict=True)}
+    assert found == dict(expected)
+    assert counter.dropped_below == 0
+
+
+def test_counting_is_bounded_and_keeps_what_is_frequent():
+    rng = random.Random(6)
+    counter = NgramCounter(10)
+    for _ in range(200):
+        counter.add(b"frequent" + bytes(rng.choices(range(128), k=200)), ENDS)
+    keys, counts = counter.items()
+    assert len(keys) <= 1 << 10
+    assert counter.dropped_below > 0
+    found = {counter.text_of(int(key)): int(count) for key, count in zip(keys, counts, strict=True)}
+    assert 200 - 50 <= found[b"freq"] <= 201
+
+
+def test_choosing_looks_at_a_bounded_sample_from_all_over_the_text(monkeypatch):
+    monkeypatch.setattr(piece_choice, "SAMPLE_BYTES", 4 << 20)
+    chunks = (bytes([ord("a") + megabyte]) * (1 << 18) for megabyte in range(26) for _ in range(4))
+    kept = [text[0] - ord("a") for text, _ in sampled(chunks, "pieces")]
+    assert 2 <= len(kept) <= 4
+    assert {b - a for a, b in pairwise(kept)} == {kept[1] - kept[0]}
+    assert kept[0] == 0
+    assert kept[-1] >= 16
+
+
+# storing
+
+
+def small():
+    return Tokenizer([b"ab", "\u4f60é".encode(), b" \n"], 300, "seed")
+
+
+def signed(header, pieces=b"\x02ab"):
+    """A stored tokenizer of any content whose checksum is right."""
+    import hashlib
+
+    data = (header if isinstance(header, bytes) else msgspec.json.encode(header)) + b"\n" + pieces
+    return data + hashlib.sha256(data).digest()
+
+
+def header(**changes):
+    return {"format": "gpt-tui tokenizer", "version": 1, "mode": "pieces", "vocab_size": 300} | changes
+
+
+def test_a_stored_tokenizer_is_the_same_one():
+    for tokenizer in (small(), trained(WORLD), Tokenizer([], 260, "pieces")):
+        again = Tokenizer.from_bytes(tokenizer.to_bytes())
+        assert (again.pieces, again.vocab_size, again.mode) == (tokenizer.pieces, tokenizer.vocab_size, tokenizer.mode)
+        assert again.sha256 == tokenizer.sha256
+        assert again.encode(WORLD).tolist() == tokenizer.encode(WORLD).tolist()
+
+
+def test_every_truncation_and_every_flipped_bit_is_refused():
+    data = small().to_bytes()
+    for size in range(len(data)):
+        with pytest.raises(TokenizerError):
+            Tokenizer.from_bytes(data[:size])
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(TokenizerError):
+            Tokenizer.from_bytes(bytes(damaged))
+    with pytest.raises(TokenizerError):
+        Tokenizer.from_bytes(data + b"\0")
+
+
+def test_the_makers_of_hostile_tokenizers_are_told_apart_from_an_honest_one():
+    assert Tokenizer.from_bytes(signed(header())).pieces[260:] == [b"ab"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\n", b"{}\n", b"null\n", b"[" * 255 + b"\n", b"x" * 100_000, b'{"format":"\xff"}\n',
+        signed(header(format="other")), signed(header(version=2)), signed(header(version="1")),
+        signed(header(mode="bpe")), signed(header(mode=None)), signed(header(extra=1)), signed(header(vocab_size=259)),
+        signed(header(vocab_size=-1)), signed(header(vocab_size=1 << 70)), signed(header(vocab_size=1e30)),
+        signed(header(vocab_size=260)), signed(header(), b"\x02ab\x02ab"), signed(header(), b"\x01a"),
+        signed(header(), b"\x05abcde"), signed(header(), b"\x02\xff\xfe"), signed(header(), b"\x02a"),
+        signed(header(), b"\x00"), signed(header(), b"\x11" + b"a" * 17), signed(b" " * 300 + b"{}"),
+    ],
+)  # fmt: skip
+def test_hostile_tokenizers_are_refused(data):
+    with pytest.raises(TokenizerError) as caught:
+        Tokenizer.from_bytes(data)
+    assert str(caught.value).isprintable()
+
+
+def test_the_shipped_text_is_found():
+    assert find_training_text(Path("/nonexistent")).name == "train.en"
