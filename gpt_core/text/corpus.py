@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -117,19 +118,17 @@ def sample_windows(path: Path, most: int) -> Iterator[Iterator[bytes]]:
 
 def joined(parts: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
     """Parts of documents, put together into stretches of about a block: (text, where in it documents end)."""
-    texts: list[bytes] = []
-    ends: list[int] = []
-    size = 0
+    stretch = bytearray()
+    ends = array("q")
     for text, is_last in parts:
-        texts.append(text)
-        size += len(text)
+        stretch += text
         if is_last:
-            ends.append(size)
-        if size >= BLOCK_BYTES:
-            yield b"".join(texts), np.array(ends, dtype=np.int64)
-            texts, ends, size = [], [], 0
-    if texts:
-        yield b"".join(texts), np.array(ends, dtype=np.int64)
+            ends.append(len(stretch))
+        if len(stretch) >= BLOCK_BYTES:
+            yield bytes(stretch), np.array(ends, dtype=np.int64)
+            stretch, ends = bytearray(), array("q")
+    if stretch or ends:
+        yield bytes(stretch), np.array(ends, dtype=np.int64)
 
 
 def documents(path: Path, kind: DocumentKind) -> Iterator[bytes]:
@@ -207,26 +206,24 @@ def filled_lines(lines: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[bytes, b
 
 def paragraphs(lines: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:
     """The runs of lines that are not blank, as one document each."""
-    parts: list[bytes] = []
-    size = 0
+    part = bytearray()  # not a list to join: of a million short lines that would be a hundred times their size
     is_open = False  # parts of this paragraph were given out
     begins = True  # a line
     for text, ends in lines:
         if begins and (not text or text.isspace()):
-            if parts:
-                yield b"".join(parts).removesuffix(b"\r"), True
-                parts, size, is_open = [], 0, False
+            if part or is_open:
+                yield bytes(part.removesuffix(b"\r")), True
+                part, is_open = bytearray(), False
             continue
-        if parts and size + len(text) > PART_BYTES:
-            yield b"".join(parts), False
-            parts, size, is_open = [], 0, True
-        if begins and (parts or is_open):
-            parts.append(b"\n")
-        parts.append(text)
-        size += len(text) + 1
+        if part and len(part) + len(text) > PART_BYTES:
+            yield bytes(part), False
+            part, is_open = bytearray(), True
+        if begins and (part or is_open):
+            part += b"\n"
+        part += text
         begins = ends
-    if parts:
-        yield b"".join(parts).removesuffix(b"\r"), True
+    if part or is_open:
+        yield bytes(part.removesuffix(b"\r")), True
 
 
 def whole_file(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
