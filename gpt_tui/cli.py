@@ -138,6 +138,14 @@ def add_verify(parser: Parser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help="checkpoints")
 
 
+def add_verify_resume(parser: Parser) -> None:
+    """`gpt-tui verify-resume`."""
+    parser.add_argument("--steps", metavar="N", type=int, default=20, help="steps of each run (default: 20)")
+    parser.add_argument("--cut", metavar="N", type=int, default=10, help="where one is stopped (default: 10)")
+    add_settings(parser)
+    add_json(parser)
+
+
 def add_tokenize(parser: Parser) -> None:
     """`gpt-tui tokenize`."""
     parser.add_argument("file", metavar="FILE", help="text to encode and decode again")
@@ -156,6 +164,9 @@ COMMANDS = {
     "chat": Command("the plain chat; `exit` or the end of input ends it", add_chat, "gpt_tui.talking:chat"),
     "evaluate": Command("score a checkpoint on the whole eval text", add_evaluate, "gpt_tui.commands:evaluate"),
     "verify": Command("check that checkpoints are whole", add_verify, "gpt_tui.commands:verify"),
+    "verify-resume": Command(
+        "check that resuming changes nothing", add_verify_resume, "gpt_tui.resume_check:verify_resume"
+    ),
     "gradcheck": Command("check every gradient of the model", add_json, "gpt_tui.commands:gradcheck"),
     "tokenize": Command("cut a text into tokens, and put it together again", add_tokenize, "gpt_tui.commands:tokenize"),
     "config": Command("the settings in force as TOML, and where each is from", add_settings, "gpt_tui.commands:config"),
@@ -164,7 +175,7 @@ TRAIN = Command("", add_training, "gpt_tui.starting:start")
 
 EPILOG = (
     "commands, each with its own --help:\n"
-    + "".join(f"  {PROGRAM} {name:<10} {command.summary}\n" for name, command in COMMANDS.items())
+    + "".join(f"  {PROGRAM} {name:<13} {command.summary}\n" for name, command in COMMANDS.items())
     + """
 signals: Ctrl+C, SIGTERM and SIGHUP save and stop, SIGUSR1 saves and goes on
 exit codes: 0 done, 1 failed, 2 bad input, 129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM

@@ -1,0 +1,117 @@
+"""`gpt-tui verify-resume`: equal where it is, and every kind of difference is found and named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training import events as ev
+from gpt_core.training.checkpoint import Checkpoint
+from gpt_core.training.metrics_log import MetricsLog
+from gpt_tui import cli, resume_check
+from gpt_tui.resume_check import Row, compared_checkpoints, compared_logs
+from tests.core.checkpoint_samples import sample
+from tests.program import run_program, tiny, write_texts
+
+NAMES = ["losses", "evaluations", "weights", "first moments", "second moments", "place in the data", "random state"]
+
+
+def different(right: Checkpoint) -> list[str]:
+    return [f"{row.what}: {row.detail}" for row in compared_checkpoints(sample(), right) if not row.equal]
+
+
+def test_a_resumed_run_is_shown_to_equal_the_whole_one(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    run = run_program(
+        "verify-resume", "--json", "--steps", "6", "--cut", "3", *tiny("eval_every_steps=2"), cwd=tmp_path
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    found = json.loads(run.stdout)
+    assert (found["equal"], found["steps"], found["cut"]) == (True, 6, 3)
+    assert [row["what"] for row in found["rows"]] == [*NAMES, "epoch so far and best"]
+    assert [row["detail"] for row in found["rows"][:2]] == ["6 of them", "3 of them"]
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_difference_is_named_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    rows = [Row("losses", True, "2 of them"), Row("weights", False, "wte.weight: 1 of 9 values differ")]
+    monkeypatch.setattr(resume_check, "compared_runs", lambda *_: rows)
+    assert cli.main(["verify-resume"]) == 1
+    assert "weights  DIFFERENT  wte.weight: 1 of 9 values differ\n" in capsys.readouterr().out
+
+
+def test_equal_checkpoints_of_two_runs_are_equal() -> None:
+    assert different(sample(run_id="run-b", elapsed_s=99.0)) == []
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_bit_of_a_weight_or_moment_is_a_difference(place: int) -> None:
+    right = sample()
+    assert right.moments is not None
+    tensor = (right.parameters, *right.moments)[place]["wpe.weight"]
+    tensor[0, 0] = 0.0  # was -0.0
+    what = ("weights", "first moments", "second moments")[place]
+    assert different(right) == [f"{what}: wpe.weight: 1 of {tensor.size} values differ"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("window", 1, "place in the data"),
+        ("tokens", 1, "place in the data"),
+        ("random_state", "{}", "random state"),
+        ("best_accuracy", 0.5, "epoch so far and best"),
+        ("loss_sum", 0.3, "epoch so far and best"),
+        ("evaluation_due", True, "epoch so far and best"),
+    ],
+)
+def test_every_value_of_the_state_is_compared(field: str, value: object, what: str) -> None:
+    old = getattr(sample().state, field)
+    assert different(sample(**{field: value})) == [f"{what}: {field}: {old!r} and {value!r}"]
+
+
+def logged(folder: Path, *losses: float) -> Path:
+    folder.mkdir()
+    log = MetricsLog(folder / "metrics.jsonl")
+    for number, loss in enumerate(losses, 1):
+        log.append(ev.EvalCompleted(number, loss, 2.0, 0.5, 1.0))
+    log.close()
+    return folder
+
+
+def test_logs_are_compared_event_by_event(tmp_path: Path) -> None:
+    one = logged(tmp_path / "one", 1.0, 2.0)
+    longer = logged(tmp_path / "longer", 1.0, 2.0, 3.0)
+    other = logged(tmp_path / "other", 1.0, 2.0000000000000004)
+    kinds, names = (ev.EvalCompleted,), ("step", "loss")
+    assert compared_logs("e", one, one, kinds, names) == Row("e", True, "2 of them")
+    assert compared_logs("e", one, longer, kinds, names) == Row("e", False, "2 and 3 of them")
+    assert compared_logs("e", one, other, kinds, names) == Row("e", False, "step 2: loss 2.0 and 2.0000000000000004")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--cut", "20"], "got --steps 20 and --cut 20, wanted 1 <= cut < steps"),
+        (["--steps", "x"], "invalid int value: 'x'"),
+        (["--models-dir", "x"], "--models-dir and --max-steps mean nothing here"),
+        (["--train-file", "nowhere"], "nowhere"),
+        ([*tiny("max_epochs=1"), "--steps", "100"], "the run ended by itself at step 44 of 100 (max_epochs)"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_in_one_line(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
+    assert cli.main(["verify-resume", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert told in err
