@@ -1,0 +1,144 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from gpt_core.errors import CorpusError
+from gpt_core.text import batches
+from gpt_core.text.batches import Batches, epoch_keys, sequential_windows, shuffled
+from gpt_core.text.token_cache import tokens_of_documents
+from gpt_core.text.token_text import MemoryTokens, TokenText
+from gpt_core.text.vocabulary import Tokenizer
+
+LENGTHS = np.ones(1000, dtype=np.uint8)
+
+
+def counted(count):
+    """A text whose token at each place is the place's number + 10."""
+    ids = np.arange(10, 10 + count, dtype=np.int32)
+    return TokenText(MemoryTokens(ids), 0, count, count, LENGTHS, "", None)
+
+
+def whole_order(size, seed=0, epoch=0):
+    return shuffled(np.arange(size, dtype=np.int64), size, epoch_keys(seed, epoch))
+
+
+@pytest.mark.parametrize("size", [*range(1, 70), 127, 128, 129, 1000, 1023, 4095, 4096, 4097, 10_007])
+def test_the_order_of_an_epoch_is_a_bijection(size):
+    for seed, epoch in [(0, 0), (0, 1), (1, 0), ((1 << 63) - 1, 1_000_000)]:
+        assert sorted(whole_order(size, seed, epoch)) == list(range(size))
+
+
+def test_the_order_of_an_enormous_text_is_computed_in_no_memory():
+    size = (1 << 45) + 7
+    places = np.concatenate([np.arange(50_000), size - 1 - np.arange(50_000)])
+    found = shuffled(places, size, epoch_keys(3, 4))
+    assert len(np.unique(found)) == len(places)
+    assert found.min() >= 0
+    assert found.max() < size
+    assert abs(found.mean() / size - 0.5) < 0.01
+
+
+def test_seeds_and_epochs_give_other_orders_and_the_same_ones_again():
+    orders = [tuple(whole_order(100, seed, epoch)) for seed in range(5) for epoch in range(5)]
+    assert len(set(orders)) == 25
+    assert orders == [tuple(whole_order(100, seed, epoch)) for seed in range(5) for epoch in range(5)]
+
+
+def test_every_order_of_three_windows_comes_up():
+    seen = [tuple(whole_order(3, 0, epoch)) for epoch in range(600)]
+    counts = [seen.count(order) for order in set(seen)]
+    assert len(counts) == 6
+    assert min(counts) > 60
+
+
+def test_neighbours_do_not_stay_together_and_places_are_left():
+    size = 10_007
+    order = whole_order(size)
+    assert np.count_nonzero(np.abs(np.diff(order)) == 1) < 20  # of a random order: about 2
+    assert np.count_nonzero(order == np.arange(size)) < 10  # about 1
+    assert abs(np.abs(order - np.arange(size)).mean() / (size / 3) - 1) < 0.05
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("seq_len", [2, 3, 8])
+@pytest.mark.parametrize("count", [2, 3, 4, 7, 8, 9, 10, 16, 17, 18, 100])
+def test_every_token_but_the_first_is_a_target_once_an_epoch(seq_len, count):
+    text = counted(count)
+    windows = Batches(text, seq_len, seed=1)
+    for epoch in range(3):
+        seen = []
+        for first in range(0, windows.windows_per_epoch, 4):
+            tokens, targets = windows.read(epoch, first, 4)
+            assert tokens.shape == targets.shape == (4, seq_len)
+            assert tokens.dtype == targets.dtype == np.int32
+            real = targets >= 0
+            assert np.all(tokens[real] + 1 == targets[real]), "a target is what follows its input"
+            assert np.all(tokens[~real] == 0)
+            assert all(not b > a for row in real for a, b in pairwise(row)), "padding is at the end of a window"
+            seen += targets[real].tolist()
+        assert sorted(seen) == list(range(11, 10 + count))
+
+
+def test_the_end_of_a_document_is_a_target_each_time():
+    tokenizer = Tokenizer([], 260, "pieces")
+    text = tokens_of_documents([b"one", b"two", b"three"], tokenizer)
+    windows = Batches(text, 4, seed=0)
+    _, targets = windows.read(0, 0, windows.windows_per_epoch)
+    assert np.count_nonzero(targets == tokenizer.EOS) == 3
+    assert np.count_nonzero(targets == tokenizer.BOS) == 2
+
+
+def test_windows_past_the_end_of_an_epoch_are_padding():
+    windows = Batches(counted(9), 4, seed=0)
+    assert windows.windows_per_epoch == 2
+    for first, count in [(2, 3), (100, 2)]:
+        tokens, targets = windows.read(0, first, count)
+        assert np.all(tokens == 0)
+        assert np.all(targets == -1)
+    _, targets = windows.read(0, 1, 3)
+    assert (targets >= 0).any(axis=1).tolist() == [True, False, False]
+
+
+def test_what_is_read_does_not_depend_on_how_much_is_read_at_once(monkeypatch):
+    monkeypatch.setattr(batches, "BLOCK_WINDOWS", 4)
+    text = counted(103)
+    whole = Batches(text, 5, seed=2).read(7, 0, 30)
+    for step in (1, 2, 3, 7):
+        windows = Batches(text, 5, seed=2)
+        parts = [windows.read(7, first, min(step, 30 - first)) for first in range(0, 30, step)]
+        for index in (0, 1):
+            assert np.array_equal(np.concatenate([part[index] for part in parts]), whole[index])
+
+
+def test_a_run_can_go_on_at_any_place_of_any_epoch():
+    text = counted(500)
+    first = Batches(text, 5, seed=2)
+    places = [(epoch, window) for epoch in range(3) for window in range(0, first.windows_per_epoch, 8)]
+    straight = [first.read(*place, 8)[1].tolist() for place in places]
+    for number, place in enumerate(places):
+        assert Batches(text, 5, seed=2).read(*place, 8)[1].tolist() == straight[number]
+
+
+def test_scoring_takes_every_target_once_in_order_and_in_one_shape():
+    for count in (2, 5, 6, 17, 40, 41, 42):
+        read = list(sequential_windows(counted(count), 5, 3))
+        assert all(tokens.shape == targets.shape == (3, 5) for tokens, targets in read)
+        targets = np.concatenate([targets.ravel() for _, targets in read])
+        tokens = np.concatenate([tokens.ravel() for tokens, _ in read])
+        assert targets[targets >= 0].tolist() == list(range(11, 10 + count))
+        assert np.all(tokens[targets >= 0] + 1 == targets[targets >= 0])
+
+
+def test_a_text_without_a_target_is_refused():
+    for count in (0, 1):
+        with pytest.raises(CorpusError, match="at least 2"):
+            Batches(counted(count), 4, seed=0)
+        with pytest.raises(CorpusError, match="at least 2"):
+            list(sequential_windows(counted(count), 4, 2))
+
+
+def test_a_text_shorter_than_one_window_is_padded():
+    tokens, targets = Batches(counted(3), 8, seed=0).read(0, 0, 1)
+    assert tokens.tolist() == [[10, 11, 0, 0, 0, 0, 0, 0]]
+    assert targets.tolist() == [[11, 12, -1, -1, -1, -1, -1, -1]]
