@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from rich.text import Text
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.dom import DOMNode
@@ -64,6 +63,7 @@ class GptApp(App[None]):
         self.main = MainScreen(self.engine, settings, preset_name, make)
         self._request = request
         self._leaving: int | None = None
+        self.farewell = ""
 
     def get_default_screen(self) -> Screen[None]:
         """The main screen, for good."""
@@ -84,11 +84,10 @@ class GptApp(App[None]):
 
     def drain(self) -> None:
         """Takes what the engine has, shows it, and acts on ends and errors."""
-        was_alive = self.engine.alive
-        if not was_alive or not self.main.is_mounted:
+        if not self.engine.alive or not self.is_running or not self.main.is_mounted:
             return
         drained = self.engine.drain()
-        self.main.show(at_once=bool(drained.notable))
+        self.main.show()
         for event in drained.notable:
             self._announce(event)
         if not self.engine.alive:
@@ -101,7 +100,7 @@ class GptApp(App[None]):
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")
-            case RunFinished(reason=reason, step=step):
+            case RunFinished(reason=reason, step=step) if self._leaving is None:
                 words = ENDINGS.get(reason, reason)
                 self.main.banner.say(
                     f"step {whole(step)}: {words}. Press c to chat with the model.",
@@ -152,13 +151,12 @@ class GptApp(App[None]):
 
     def _end(self, code: int) -> None:
         history = self.engine.history
-        message = None
         if history.save_error:
-            message = Text(f"not saved: {one_line(history.save_error)}")
+            self.farewell = f"not saved: {one_line(history.save_error)}"
             code = code or EXIT_FAILED
         elif history.saved and history.finished:
-            message = Text(f"saved {one_line(history.saved.path)} at step {whole(history.saved.step)}")
-        self.exit(return_code=code, message=message)
+            self.farewell = f"saved {one_line(history.saved.path)} at step {whole(history.saved.step)}"
+        self.exit(return_code=code)
 
     def action_interrupt(self) -> None:
         """Ctrl+C: copies what is selected, else stops, saves and leaves."""
@@ -230,4 +228,6 @@ def run_app(resolved: Resolved, *, resume: Path | None = None, overwrite: bool =
             print("gpt-tui: saving the run before leaving", file=sys.stderr)
             app.engine.stop()
             app.engine.join()
+    if app.farewell:
+        print(app.farewell, file=sys.stderr)
     return app.return_code if app.return_code is not None else EXIT_FAILED

@@ -126,4 +126,6 @@ def summary(figures: Figures, stopped: bool) -> str:
         ending = "stopped"
     speed = f"{short(figures.tokens_per_s)} tokens/s" if figures.tokens_per_s else ""
     prompt = f"prompt read in {duration(figures.prompt_s)}" if figures.prompt_s >= 2 else ""
-    return " · ".join(part for part in (f"{figures.tokens} token{'s' * (figures.tokens != 1)}", speed, ending, prompt) if part)
+    return " · ".join(
+        part for part in (f"{figures.tokens} token{'s' * (figures.tokens != 1)}", speed, ending, prompt) if part
+    )

@@ -101,6 +101,7 @@ class Engine:
         self._discarding = False
         self._ended = False
         self._seen_end = True
+        self._woken = False
         self.history = RunHistory()
         self.opening: tuple[str, float] = ("", 0.0)
         self.failure: Failure | None = None
@@ -172,9 +173,7 @@ class Engine:
     def phase(self) -> Phase:
         """What the engine is doing, as far as it was drained."""
         if not self.alive:
-            if self.failure:
-                return Phase.FAILED
-            return Phase.FINISHED if self.history.started else Phase.IDLE
+            return self._phase_at_rest()
         if self._stop_asked.is_set() or self.history.finished:
             return Phase.STOPPING
         if self.history.started is None:
@@ -185,12 +184,21 @@ class Engine:
             return Phase.PAUSED
         return Phase.PAUSING if self._requests and self._requests.pausing else Phase.TRAINING
 
+    def _phase_at_rest(self) -> Phase:
+        reason = self.history.finished.reason if self.history.finished else ""
+        if self.failure or reason == "diverged":
+            return Phase.FAILED
+        if reason == "stopped":
+            return Phase.STOPPED
+        return Phase.FINISHED if self.history.started else Phase.IDLE
+
     def facts(self) -> Facts:
         """What the status panel shows beside the history."""
         return Facts(self.phase, self._clock(), resident_bytes())
 
     def drain(self) -> Drained:
         """Folds what has happened into `history`. To be called a few times a second."""
+        self._woken = False
         ended = self._ended  # read first: all events of an ended run are in the buffer by then
         drained = self._buffer.drain()
         self.history = drained.history
@@ -228,9 +236,14 @@ class Engine:
             self._wake()
 
     def _wake(self) -> None:
-        """Tells the app; when it is gone already, the run still ends and saves as it should."""
-        with suppress(RuntimeError):
-            self._post(EngineWoke())
+        """Tells the app, unless it was told and has not looked yet, so that its queue cannot fill.
+
+        When the app is gone already, the run still ends and saves as it should.
+        """
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):
+                self._post(EngineWoke())
 
     def _opening_progressed(self, words: str, share: float) -> None:
         if self._stop_asked.is_set():

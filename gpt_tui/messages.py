@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from textual.message import Message
 
+from gpt_tui.run_setup import Setup
+
 
 class EngineWoke(Message, bubble=False):
     """The engine has something new that should be shown at once. From its thread to the app."""
@@ -28,6 +30,14 @@ class ReplyEnded(Message, bubble=False):
         self.number = number
         self.summary = summary
         self.failed = failed
+
+
+class SetupRead(Message, bubble=False):
+    """It is known what a start would train and which checkpoints are there. From a thread to the main screen."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup = setup
 
 
 class ReplyBegan(Message, bubble=False):

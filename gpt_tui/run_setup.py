@@ -12,7 +12,7 @@ from gpt_core.model.parameters import parameter_count
 from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.training.checkpoint_header import CheckpointInfo
 from gpt_tui.plain_text import one_line
-from gpt_tui.quantities import duration, percent, short, size, whole
+from gpt_tui.quantities import age, percent, short, size, whole
 from gpt_tui.stored_models import Stored, glance
 
 BYTES_A_PARAMETER = 16  # weight, gradient and two moments, 4 bytes each
@@ -45,9 +45,7 @@ def read_setup(settings: Settings, preset_name: str) -> Setup:
     except GptError as error:
         return setup._replace(problem=one_line(str(error)))
     except OSError as error:
-        return setup._replace(
-            problem=f"{error.filename} cannot be read: {error.strerror}; choose another with --train-file"
-        )
+        return setup._replace(problem=f"{one_line(str(error.filename))} cannot be read: {error.strerror}")
 
 
 def shown_path(path: Path) -> str:
@@ -68,15 +66,15 @@ def setup_rows(setup: Setup) -> list[tuple[str, str]]:
     parameters = parameter_count(shape)
     tokens = settings.batch_size * settings.seq_len
     held_out = f"the last {percent(settings.val_frac)} of the text"
-    return [
+    rows = [
         ("model", f"{setup.preset_name or 'own shape'}, {whole(parameters)} parameters"),
         ("shape", f"{shape.layers} layers, {shape.d_model} wide, {shape.num_heads} heads, context {shape.seq_len}"),
         ("text", f"{setup.train_file}, {size(setup.train_bytes)}" if setup.train_file else setup.problem),
-        ("eval text", setup.eval_file or held_out),
         ("batch", f"{settings.batch_size} × {settings.seq_len} = {whole(tokens)} tokens a step, {length(settings)}"),
         ("memory", f"{size(parameters * BYTES_A_PARAMETER)} for weights and optimizer, besides activations"),
         ("saves", f"{one_line(settings.models_dir)}/, {saving(settings)}"),
     ]
+    return rows if setup.problem else [*rows[:3], ("eval text", setup.eval_file or held_out), *rows[3:]]
 
 
 def length(settings: Settings) -> str:
@@ -94,5 +92,5 @@ def saving(settings: Settings) -> str:
 
 def checkpoint_words(info: CheckpointInfo, now_s: float) -> str:
     """One checkpoint in words: its file, step and age."""
-    age = duration(max(0.0, now_s - info.saved_at))
-    return f"{one_line(str(info.path))}, step {whole(info.step)}, {age} old"
+    when = age(max(0.0, now_s - info.saved_at))
+    return f"{info.path.name}, step {whole(info.step)}, {when} old"

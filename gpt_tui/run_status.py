@@ -20,17 +20,18 @@ class Phase(Enum):
     EVALUATING = "evaluating"
     STOPPING = "stopping"
     FINISHED = "finished"
+    STOPPED = "stopped"
     FAILED = "failed"
 
     @property
     def alive(self) -> bool:
         """Whether a run is under way."""
-        return self not in (Phase.IDLE, Phase.FINISHED, Phase.FAILED)
+        return self not in (Phase.IDLE, Phase.FINISHED, Phase.STOPPED, Phase.FAILED)
 
 
 SYMBOLS = {
     Phase.IDLE: "○", Phase.OPENING: "◌", Phase.TRAINING: "▶", Phase.PAUSING: "‖", Phase.PAUSED: "‖",
-    Phase.EVALUATING: "◆", Phase.STOPPING: "■", Phase.FINISHED: "✓", Phase.FAILED: "✗",
+    Phase.EVALUATING: "◆", Phase.STOPPING: "■", Phase.STOPPED: "■", Phase.FINISHED: "✓", Phase.FAILED: "✗",
 }  # fmt: skip
 
 PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", Phase.FINISHED: "good"}

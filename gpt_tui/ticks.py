@@ -16,11 +16,11 @@ def nice_step(span: float, most: int) -> float:
     return next((factor * power for factor in (1.0, 2.0, 5.0) if factor * power >= rough * 0.999999), 10.0 * power)
 
 
-def linear_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers from `low` to `high`, at most `most` + 1 of them."""
+def linear_ticks(low: float, high: float, most: int, least_step: float = 0.0) -> list[float]:
+    """Round numbers from `low` to `high`, at most `most` + 1 of them and at least `least_step` apart."""
     if not high > low:
         return [low]
-    step = nice_step(high - low, most)
+    step = max(least_step, nice_step(high - low, most))
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
 

@@ -15,7 +15,7 @@ from gpt_core.config import Settings
 from gpt_tui.chat_model import ChatModels, MakeGenerator
 from gpt_tui.engine import Engine, RunRequest
 from gpt_tui.keymap import KEYS, bindings, keys_of, shown_key
-from gpt_tui.messages import ChatLeft
+from gpt_tui.messages import ChatLeft, SetupRead
 from gpt_tui.quantities import whole
 from gpt_tui.run_setup import Setup, model_name, read_setup
 from gpt_tui.run_status import Phase, allowed
@@ -78,13 +78,13 @@ class MainScreen(Screen[None]):
         self.run_worker(self._look, thread=True, exclusive=True, group="setup", exit_on_error=False)
 
     def _look(self) -> None:
-        setup = read_setup(self._settings, self._preset_name)
-        self.app.call_from_thread(self._show_setup, setup)
+        self.post_message(SetupRead(read_setup(self._settings, self._preset_name)))
 
-    def _show_setup(self, setup: Setup) -> None:
-        self._setup = setup
+    def on_setup_read(self, message: SetupRead) -> None:
+        """Shows it, and what can be done with it."""
+        self._setup = message.setup
         if self._engine.phase is not Phase.OPENING:
-            self.query_one(TrainPane).show_setup(setup, self._shown_keys())
+            self.query_one(TrainPane).show_setup(message.setup, self._shown_keys())
         self._show_chat_model()
         self._show_allowed()
 

@@ -136,7 +136,7 @@ class Chart(Widget):
             ticks = time_ticks(low, high, most)
             labels = time_labels(ticks)
         else:
-            ticks = linear_ticks(low, high, most)
+            ticks = linear_ticks(low, high, most, least_step=1.0)
             labels = tick_labels(ticks)
         line = [" "] * (self._margin + columns)
         name = {"steps": "step", "tokens": "tok", "time": "time"}[self.view.axis]

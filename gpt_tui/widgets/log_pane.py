@@ -41,7 +41,7 @@ class LogPane(RichLog):
         self._shown = history.logged
 
     def on_resize(self, event: events.Resize) -> None:
-        """Another width breaks the lines elsewhere. (Lines that came while the pane was hidden knew no width at all.)"""
+        """Another width breaks the lines elsewhere; those that came while the pane was hidden knew none at all."""
         if event.size.width != self._wrapped_at:
             self._wrapped_at = event.size.width
             self._rewrite()

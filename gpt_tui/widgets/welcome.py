@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from pathlib import PurePath
+
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
@@ -13,6 +16,7 @@ from gpt_tui.run_setup import Setup, checkpoint_words, setup_rows
 
 LABEL_WIDTH = 11
 BAR_WIDTH = 30
+MOST_WIDTH, MARGIN = 84, 8
 
 
 class Welcome(VerticalScroll):
@@ -27,23 +31,14 @@ class Welcome(VerticalScroll):
     def show_setup(self, setup: Setup, keys: dict[str, str]) -> None:
         """What a start would train, and what else can be done; `keys` maps an action to its key as shown."""
         lines = [Content.styled("Train a GPT from scratch, watch it learn, chat with it.", "bold"), Content("")]
+        width = max(MOST_WIDTH if self.app.size.width > MOST_WIDTH + MARGIN else self.app.size.width - MARGIN, 30)
         for label, text in setup_rows(setup):
-            style = "bold $text-error" if label == "text" and setup.problem else ""
-            lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$foreground 60%"), (one_line(text), style)))
+            style = "bold $error" if label == "text" and setup.problem else ""
+            for part in textwrap.wrap(one_line(text), width - LABEL_WIDTH):
+                lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$foreground 60%"), (part, style)))
+                label = ""
         lines.append(Content(""))
-        what = f"the {setup.preset_name} preset" if setup.preset_name else "this model"
-        if setup.problem:
-            lines.append(Content.styled("Put a text there and start gpt-tui again.", "bold"))
-        else:
-            lines.append(action_line(keys["start"], f"to start training {what} on {setup.train_file}"))
-        if resumable := setup.stored.resumable:
-            lines.append(action_line(keys["resume"], f"to go on from {checkpoint_words(resumable, setup.now_s)}"))
-        if not setup.problem:
-            lines_count = setup.settings.overfit_lines
-            lines.append(action_line(keys["overfit"], f"to learn {lines_count} lines by heart, a check that all works"))
-        if chat := setup.stored.for_chat:
-            lines.append(action_line(keys["chat"], f"to chat with {checkpoint_words(chat, setup.now_s)}"))
-        lines.append(action_line(keys["help"], "for all keys"))
+        lines += [action_line(keys[action], words) for action, words in possible_actions(setup)]
         self.query_one("#welcome-text", Static).update(Content("\n").join(lines))
 
     def show_opening(self, words: str, share: float) -> None:
@@ -55,6 +50,21 @@ class Welcome(VerticalScroll):
                 ("The first start makes tokens of the text; the next one finds them in the cache.", "$foreground 60%"),
             )
         )  # fmt: skip
+
+
+def possible_actions(setup: Setup) -> list[tuple[str, str]]:
+    """What can be done before a run, as (action, "to ..."), most useful first."""
+    actions = []
+    if not setup.problem:
+        what = f"the {setup.preset_name} preset" if setup.preset_name else "this model"
+        actions.append(("start", f"to start training {what} on {PurePath(setup.train_file).name}"))
+    if resumable := setup.stored.resumable:
+        actions.append(("resume", f"to go on from {checkpoint_words(resumable, setup.now_s)}"))
+    if not setup.problem:
+        actions.append(("overfit", f"to learn {setup.settings.overfit_lines} lines by heart, a check that all works"))
+    if chat := setup.stored.for_chat:
+        actions.append(("chat", f"to chat with {checkpoint_words(chat, setup.now_s)}"))
+    return [*actions, ("help", "for all keys")]
 
 
 def action_line(key: str, words: str) -> Content:

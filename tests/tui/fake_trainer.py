@@ -122,7 +122,8 @@ class FakeTrainer:
         return EvalCompleted(self.step, loss, math.exp(loss), accuracy, loss / 2.98 / math.log(2) * 2)
 
     def _save(self, kind: str) -> CheckpointSaved:
-        self.saved.append(self.step)
+        if kind == "latest":
+            self.saved.append(self.step)
         name = {"latest": "ckpt_latest", "best": "best_model"}[kind]
         return CheckpointSaved(kind, f"{self.settings.models_dir}/{name}.safetensors", self.step)
 

@@ -1,0 +1,85 @@
+"""The app with fakes in it, in a terminal of a test's own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from textual.pilot import Pilot
+from textual.widgets import Button
+
+from gpt_tui.app import GptApp
+from gpt_tui.chat_model import MakeGenerator
+from gpt_tui.engine import RunRequest
+from gpt_tui.run_status import Phase
+from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
+
+
+class AppBench:
+    """What a test does with a running app."""
+
+    def __init__(self, app: GptApp, pilot: Pilot[None], opener: FakeOpen) -> None:
+        self.app = app
+        self.pilot = pilot
+        self.opener = opener
+
+    async def until(self, reached: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        """Lets the app run until it is so."""
+        end = time.monotonic() + timeout_s
+        while not reached():
+            assert time.monotonic() < end, f"still {self.phase}:\n{self.text()}"
+            await self.pilot.pause(0.01)
+        await self.pilot.pause()
+
+    async def until_step(self, step: int) -> None:
+        """Lets the app run until it knows of that many steps."""
+        await self.until(lambda: self.app.engine.history.step >= step)
+
+    async def until_phase(self, phase: Phase) -> None:
+        """Lets the app run until the engine is at that."""
+        await self.until(lambda: self.phase is phase)
+
+    async def until_seen(self, words: str) -> None:
+        """Lets the app run until these words are on the screen."""
+        await self.until(lambda: words in self.text())
+
+    @property
+    def phase(self) -> Phase:
+        """What the engine is doing."""
+        return self.app.engine.phase
+
+    def button(self, action: str) -> Button:
+        """A button of the Train tab."""
+        return self.app.main.query_one(f"#button-{action}", Button)
+
+    def text(self) -> str:
+        """What is on the screen, as lines of text."""
+        strips = self.app.screen._compositor.render_strips()
+        return "\n".join(strip.text for strip in strips)
+
+
+@asynccontextmanager
+async def running_app(
+    folder: Path,
+    *,
+    size: tuple[int, int] = (80, 24),
+    opener: FakeOpen | None = None,
+    make: MakeGenerator | None = None,
+    autostart: bool = False,
+    **settings: object,
+) -> AsyncIterator[AppBench]:
+    """The app in a headless terminal; its run, if any, has ended when this ends."""
+    opener = opener or FakeOpen()
+    chosen = fake_settings(str(folder), **settings)
+    request = RunRequest(chosen, "nano") if autostart else None
+    app = GptApp(chosen, "nano", request=request, open_run=opener, make=make or fake_generator())
+    async with app.run_test(size=size) as pilot:
+        bench = AppBench(app, pilot, opener)
+        await pilot.pause()
+        try:
+            yield bench
+        finally:
+            app.engine.stop()
+    assert app.engine.join(10)

@@ -1,0 +1,148 @@
+"""The Chat tab: replies that stream, stop and fail; text that stays text; leaving it."""
+
+from pathlib import Path
+
+from textual.widgets import Input
+
+from gpt_tui.run_status import Phase
+from gpt_tui.widgets.chat_pane import ChatPane
+from gpt_tui.widgets.transcript import Transcript
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.fake_trainer import fake_generator
+from tests.tui.test_chat_model import saved_model
+
+
+def chat(bench: AppBench) -> ChatPane:
+    return bench.app.main.query_one(ChatPane)
+
+
+async def ask(bench: AppBench, text: str) -> None:
+    bench.app.main.query_one("#prompt", Input).value = text
+    await bench.pilot.press("enter")
+
+
+async def test_a_reply_streams_while_training_runs_and_names_its_model(tmp_path: Path):
+    async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.02), autostart=True) as bench:
+        await bench.until_step(10)
+        await bench.pilot.press("c")
+        await bench.pilot.press(*"Once", "enter")
+        await bench.until_seen("the sea was")
+        assert chat(bench).replying
+        before = bench.app.engine.history.step
+        last = bench.app.main.query_one(Transcript).last
+        assert last is not None
+        length = len(last.reply)
+        await bench.until(lambda: len(last.reply) > length)
+        await bench.until_step(before + 5)
+        assert last.prompt == "Once"
+        await bench.until_seen("in training, step")
+        await bench.until_seen("tokens/s")
+
+
+async def test_escape_stops_a_reply_and_then_leaves_the_tab(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, make=fake_generator(0.02)) as bench:
+        await bench.pilot.press("c")
+        await ask(bench, "Once")
+        await bench.until_seen("the sea")
+        await bench.pilot.press("escape")
+        await bench.until(lambda: not chat(bench).replying)
+        assert "stopped" in bench.text()
+        assert bench.app.main.tab == "chat"
+        await bench.pilot.press("escape")
+        assert bench.app.main.tab == "train"
+
+
+async def test_exit_goes_back_to_training(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("c")
+        assert bench.app.main.tab == "chat"
+        await bench.pilot.press(*"exit", "enter")
+        await bench.pilot.pause()
+        assert bench.app.main.tab == "train"
+        assert bench.app.main.query_one("#prompt", Input).value == ""
+
+
+async def test_markup_and_escape_sequences_in_a_reply_are_text(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await bench.pilot.press("c")
+        await ask(bench, "[red]prompt[/red] \x1b[2J")
+        await bench.until(lambda: not chat(bench).replying)
+        shown = bench.text()
+        assert "[red]prompt[/red] ␛[2J" in shown
+        assert "[bold]calm[/bold] ␛[31m" in shown
+        assert "\x1b" not in shown
+
+
+async def test_without_a_model_the_tab_says_what_to_do(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("c")
+        await bench.until_seen("There is no model to chat with yet.")
+        await ask(bench, "Hello")
+        await bench.until_seen("✗ no model to chat with")
+        assert not chat(bench).replying
+
+
+async def test_sampling_fields_are_checked_as_they_are_typed_and_used(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await bench.pilot.press("c")
+        field = bench.app.main.query_one("#field-temperature", Input)
+        field.value = "warm"
+        await bench.until_seen("✗ temperature: got 'warm'")
+        await ask(bench, "Once")
+        assert not chat(bench).replying
+        field.value = "0.5"
+        bench.app.main.query_one("#field-max_tokens", Input).value = "4"
+        await bench.pilot.pause()
+        assert "got 'warm'" not in bench.text()
+        await ask(bench, "Once")
+        await bench.until_seen("4 tokens")
+        last = bench.app.main.query_one(Transcript).last
+        assert last is not None
+        assert len(last.reply.split()) == 4
+
+
+async def test_enter_on_an_empty_line_goes_on_from_the_last_reply(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:
+        await bench.pilot.press("c")
+        await ask(bench, "")
+        assert bench.app.main.query_one(Transcript).last is None
+        await ask(bench, "Once")
+        await bench.until(lambda: not chat(bench).replying)
+        first = bench.app.main.query_one(Transcript).last
+        await ask(bench, "")
+        await bench.until(lambda: not chat(bench).replying)
+        second = bench.app.main.query_one(Transcript).last
+        assert first is not None
+        assert second is not None
+        assert second.prompt == "Once" + first.reply
+
+
+async def test_retry_copy_and_clear(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:
+        await bench.pilot.press("c")
+        await ask(bench, "Once")
+        await bench.until(lambda: not chat(bench).replying)
+        await bench.pilot.press("ctrl+r")
+        await bench.until(lambda: not chat(bench).replying)
+        transcript = bench.app.main.query_one(Transcript)
+        assert [turn.prompt for turn in transcript.turns] == ["Once", "Once"]
+        await bench.pilot.press("ctrl+y")
+        assert transcript.last is not None
+        assert bench.app.clipboard == transcript.last.reply
+        await bench.pilot.press("ctrl+l")
+        await bench.until_seen("Type the beginning of a text")
+        assert transcript.turns == []
+
+
+async def test_a_finished_run_offers_the_chat_and_its_checkpoint_answers(tmp_path: Path):
+    saved_model(tmp_path, "latest", 50, seed=1)
+    async with running_app(tmp_path, size=(120, 40), max_steps=30, autostart=True) as bench:
+        await bench.until_phase(Phase.FINISHED)
+        assert "all steps are done. Press c to chat with the model" in bench.text()
+        await bench.pilot.press("c")
+        await bench.until_seen("ckpt_latest.safetensors")

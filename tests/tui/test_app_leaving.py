@@ -1,0 +1,119 @@
+"""Leaving: the question, the exit codes, what is saved, and what the keys and the palette say about it."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt_tui.keymap import KEYS
+from gpt_tui.run_status import Phase
+from gpt_tui.screens.choice import ChoiceScreen
+from gpt_tui.screens.help import HelpScreen
+from tests.tui.app_bench import running_app
+from tests.tui.fake_trainer import FakeOpen
+
+
+async def test_without_a_run_q_leaves_at_once(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("q")
+        await bench.pilot.pause()
+    assert bench.app.return_code == 0
+
+
+@pytest.mark.parametrize("key", ["q", "ctrl+q"])
+async def test_during_a_run_quitting_asks_and_escape_stays(tmp_path: Path, key: str):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(10)
+        await bench.pilot.press(key)
+        await bench.until_seen("Quit gpt-tui?")
+        await bench.pilot.press("escape")
+        await bench.until_step(bench.app.engine.history.step + 20)
+        assert bench.phase is Phase.TRAINING
+        assert not isinstance(bench.app.screen, ChoiceScreen)
+
+
+@pytest.mark.parametrize("answer", ["s", "enter", "#choice-save"])
+async def test_save_and_quit_saves_and_then_leaves_with_0(tmp_path: Path, answer: str):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(10)
+        await bench.pilot.press("q")
+        await bench.until_seen("Save and quit")
+        if answer.startswith("#"):
+            await bench.pilot.click(answer)
+        else:
+            await bench.pilot.press(answer)
+        await bench.until(lambda: bench.app._exit)
+    assert bench.app.return_code == 0
+    assert len(bench.opener.trainers[0].saved) == 1
+
+
+@pytest.mark.parametrize("answer", [("d",), ("down", "enter")])
+async def test_quit_without_saving_saves_nothing(tmp_path: Path, answer: tuple[str, ...]):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(10)
+        await bench.pilot.press("q")
+        await bench.until_seen("Save and quit")
+        await bench.pilot.press(*answer)
+        await bench.until(lambda: bench.app._exit)
+    assert bench.app.return_code == 0
+    assert bench.opener.trainers[0].saved == []
+
+
+@pytest.mark.parametrize("tab", ["f2", "f3"])
+async def test_ctrl_c_saves_says_so_and_leaves_with_130(tmp_path: Path, tab: str):
+    async with running_app(tmp_path, opener=FakeOpen(step_s=0.3), autostart=True) as bench:
+        await bench.until_step(1)
+        await bench.pilot.press(tab)
+        await bench.pilot.press("ctrl+c")
+        assert bench.app.main.banner.text == "saving, then gpt-tui ends"
+        await bench.until(lambda: bench.app._exit)
+    assert bench.app.return_code == 130
+    assert len(bench.opener.trainers[0].saved) == 1
+
+
+async def test_ctrl_c_works_over_a_dialog_and_twice(tmp_path: Path):
+    async with running_app(tmp_path, opener=FakeOpen(step_s=0.3), autostart=True) as bench:
+        await bench.until_step(1)
+        await bench.pilot.press("q")
+        await bench.pilot.press("ctrl+c", "ctrl+c")
+        await bench.until(lambda: bench.app._exit)
+    assert bench.app.return_code == 130
+    assert len(bench.opener.trainers[0].saved) == 1
+
+
+async def test_without_a_run_ctrl_c_leaves_with_130(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("ctrl+c")
+        await bench.pilot.pause()
+    assert bench.app.return_code == 130
+
+
+async def test_f1_shows_the_keys_of_the_tab_one_is_in(tmp_path: Path):
+    async with running_app(tmp_path, size=(120, 50)) as bench:
+        await bench.pilot.press("f1")
+        await bench.until_seen("Training (Train tab)")
+        assert isinstance(bench.app.screen, HelpScreen)
+        assert "Forget the conversation" not in bench.text()
+        await bench.pilot.press("escape", "c", "f1")
+        await bench.until_seen("Forget the conversation")
+        assert "Training (Train tab)" not in bench.text()
+
+
+async def test_the_palette_has_every_command_that_makes_sense(tmp_path: Path):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(5)
+        titles = {command.title for command in bench.app.get_system_commands(bench.app.screen)}
+        assert {"Pause", "Save", "Stop", "Log scale", "Theme", "Quit", "Chat", "Clear"} <= titles
+        assert "Start" not in titles
+        pause = next(c for c in bench.app.get_system_commands(bench.app.screen) if c.title == "Pause")
+        await bench.app.run_action("pause", bench.app.main)
+        assert pause.help == next(key.help for key in KEYS if key.action == "pause")
+        await bench.until_phase(Phase.PAUSED)
+
+
+async def test_keys_can_be_remapped_by_their_ids(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        bench.app.set_keymap({"train.start": "f5"})
+        await bench.pilot.press("s")
+        assert bench.phase is Phase.IDLE
+        await bench.pilot.press("f5")
+        await bench.until_step(5)

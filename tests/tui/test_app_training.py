@@ -1,0 +1,199 @@
+"""The Train tab: every key and every button reaches the engine, and what the engine says is seen."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from gpt_core.errors import CorpusError, RunExistsError
+from gpt_tui.run_status import Phase
+from gpt_tui.widgets.chart import Chart
+from gpt_tui.widgets.train_pane import TrainPane
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.fake_trainer import FakeOpen
+from tests.tui.test_chat_model import saved_model
+
+BY = ["key", "button"]
+KEYS = {"start": "s", "pause": "p", "step": "n", "save": "w", "resume": "r", "overfit": "o", "stop": "x"}
+
+
+async def do(bench: AppBench, action: str, by: str) -> None:
+    if by == "key":
+        await bench.pilot.press(KEYS[action])
+    else:
+        assert await bench.pilot.click(f"#button-{action}")
+    await bench.pilot.pause()
+
+
+@pytest.mark.parametrize("by", BY)
+async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
+    async with running_app(tmp_path) as bench:
+        await bench.until_seen("to start training the nano preset")
+        await do(bench, "start", by)
+        await bench.until_step(30)
+        assert bench.phase is Phase.TRAINING
+        assert bench.opener.requests[0].preset_name == "nano"
+        await do(bench, "stop", by)
+        await bench.until_phase(Phase.STOPPED)
+        assert len(bench.opener.trainers[0].saved) == 1
+        await bench.until_seen("stopped and saved. Press c to chat")
+
+
+@pytest.mark.parametrize("by", BY)
+async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: str):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(10)
+        await do(bench, "pause", by)
+        await bench.until_phase(Phase.PAUSED)
+        await bench.until_seen("‖ paused")
+        assert "Go on" in bench.text()
+        at = bench.app.engine.history.step
+        await do(bench, "step", by)
+        await bench.until_step(at + 1)
+        await bench.pilot.pause(0.05)
+        assert bench.app.engine.history.step == at + 1
+        await do(bench, "pause", by)
+        await bench.until_step(at + 20)
+        assert bench.phase is Phase.TRAINING
+
+
+@pytest.mark.parametrize("by", BY)
+async def test_save_saves_and_training_goes_on(tmp_path: Path, by: str):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(10)
+        await do(bench, "save", by)
+        await bench.until(lambda: bench.app.engine.history.saved is not None)
+        saved = bench.opener.trainers[0].saved[0]
+        await bench.until_step(saved + 5)
+        assert any(f"at step {saved:,}" in n.message for n in bench.app._notifications)
+
+
+@pytest.mark.parametrize("by", BY)
+async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str):
+    saved_model(tmp_path, "latest", 100, seed=1)
+    async with running_app(tmp_path) as bench:
+        await bench.until_seen("to go on from")
+        await do(bench, "resume", by)
+        await bench.until_step(110)
+        assert bench.opener.requests[0].latest
+        assert bench.app.engine.history.curve.rows()[0, 0] == 101
+
+
+@pytest.mark.parametrize("by", BY)
+async def test_overfit_is_a_run_of_its_own_kind(tmp_path: Path, by: str):
+    async with running_app(tmp_path, overfit_steps=60) as bench:
+        await do(bench, "overfit", by)
+        await bench.until_phase(Phase.FINISHED)
+        assert bench.opener.requests[0].settings.overfit_tiny
+        await bench.until_seen("step 60: tiny overfit is done")
+
+
+async def test_buttons_are_enabled_when_they_make_sense(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.pause(0.1)
+        idle = {action for action in KEYS if not bench.button(action).disabled}
+        assert idle == {"start", "overfit"}
+        await bench.pilot.press("x", "p", "w", "n", "r")
+        assert bench.phase is Phase.IDLE
+        await bench.pilot.press("s")
+        await bench.until_step(5)
+        running = {action for action in KEYS if not bench.button(action).disabled}
+        assert running == {"pause", "step", "save", "stop"}
+        await bench.pilot.press("s", "o", "r")
+        assert len(bench.opener.requests) == 1
+
+
+async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
+    async with running_app(tmp_path, opener=FakeOpen(gate=threading.Event()), autostart=True) as bench:
+        await bench.until_seen("making tokens of the text")
+        assert "50.0%" in bench.text()
+        await bench.pilot.press("x")
+        await bench.until_phase(Phase.IDLE)
+        await bench.until_seen("to start training")
+
+
+async def test_charts_and_numbers_follow_the_run(tmp_path: Path):
+    async with running_app(tmp_path, opener=FakeOpen(step_s=0.0002), autostart=True) as bench:
+        await bench.until_step(600)
+        await bench.pilot.press("x")
+        await bench.until_phase(Phase.STOPPED)
+        for chart in bench.app.main.query(Chart):
+            assert chart.history is bench.app.engine.history
+        shown = bench.text()
+        for words in ("loss", "perplexity", "◆", "★", "bits/byte", "patience", "1.06M, 2 threads", "stopped"):
+            assert words in shown
+
+
+async def test_chart_keys_change_scale_axis_and_part(tmp_path: Path):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(300)
+        await bench.pilot.press("p", "l", "a")
+        pane = bench.app.main.query_one(TrainPane)
+        assert (pane.view.log, pane.view.axis) == (True, "tokens")
+        await bench.until_seen("log scale")
+        assert "tok " in bench.text()
+        await bench.pilot.press("plus", "left")
+        assert pane.view.span == 0.5
+        assert pane.view.end is not None
+        assert all(chart.view == pane.view for chart in bench.app.main.query(Chart))
+        await bench.pilot.press("minus")
+        assert pane.view.span == 1.0
+        await bench.pilot.press("plus", "plus", "0")
+        assert (pane.view.span, pane.view.end) == (1.0, None)
+
+
+async def test_the_mouse_reads_the_chart_and_zooms_it(tmp_path: Path):
+    async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
+        await bench.until_step(300)
+        await bench.pilot.press("p")
+        await bench.until_phase(Phase.PAUSED)
+        pane = bench.app.main.query_one(TrainPane)
+        assert await bench.pilot.hover("#loss", offset=(40, 5))
+        assert pane.view.cursor is not None
+        await bench.until_seen("step 1")
+        chart = bench.app.main.query_one("#loss", Chart)
+        assert "step" in str(chart.border_subtitle)
+
+
+async def test_an_error_of_the_engine_is_shown_and_the_app_lives_on(tmp_path: Path):
+    opener = FakeOpen(fail_at={40: ZeroDivisionError("so it goes")})
+    async with running_app(tmp_path, size=(120, 40), opener=opener, autostart=True) as bench:
+        await bench.until_phase(Phase.FAILED)
+        await bench.until_seen("✗ ZeroDivisionError: so it goes")
+        assert "✗ failed" in bench.text()
+        opener.fail_at.clear()
+        await bench.pilot.press("s")
+        await bench.until_step(60)
+        assert not bench.app.main.banner.display
+
+
+async def test_an_error_meant_for_the_user_is_shown_as_it_is(tmp_path: Path):
+    opener = FakeOpen(error=CorpusError("no training text: put one at [b]data/raw[/b]"))
+    async with running_app(tmp_path, opener=opener, autostart=True) as bench:
+        await bench.until_seen("✗ no training text: put one at [b]data/raw[/b]")
+
+
+@pytest.mark.parametrize(("key", "wanted"), [("d", "overwrite"), ("r", "resume"), ("escape", "")])
+async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str, wanted: str):
+    saved_model(tmp_path, "latest", 100, seed=1)
+    opener = FakeOpen(
+        error=RunExistsError("models holds another run's checkpoints: ckpt_latest.safetensors (step 100)")
+    )
+    async with running_app(tmp_path, opener=opener) as bench:
+        await bench.until_seen("to go on from")
+        await bench.pilot.press("s")
+        await bench.until_seen("Another run is there")
+        opener.error = None
+        await bench.pilot.press(key)
+        if wanted:
+            await bench.until_step(5)
+            request = opener.requests[-1]
+            assert (request.overwrite, request.latest) == (wanted == "overwrite", wanted == "resume")
+        else:
+            await bench.pilot.pause()
+            assert len(opener.requests) == 1
+
+
+async def test_a_missing_text_is_said_before_anything_starts(tmp_path: Path):
+    async with running_app(tmp_path, train_file=str(tmp_path / "nowhere.en")) as bench:
+        await bench.until_seen("cannot be read: No such file")

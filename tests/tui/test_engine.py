@@ -1,0 +1,217 @@
+"""The engine without an app: one run at a time, requests that reach it, errors that become a line."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gpt_core.errors import CorpusError, RunExistsError
+from gpt_tui.engine import Engine, RunRequest
+from gpt_tui.messages import EngineWoke
+from gpt_tui.run_status import Phase
+from tests.tui.fake_trainer import FakeOpen, fake_settings
+
+
+class Bench:
+    """An engine with fake trainers, drained by hand."""
+
+    def __init__(self, folder: Path, opener: FakeOpen) -> None:
+        self.opener = opener
+        self.posted: list[object] = []
+        self.engine = Engine(opener, self.posted.append, folder / "gpt-tui.log")
+        self.request = RunRequest(fake_settings(str(folder)), "nano")
+
+    def until(self, reached: Callable[[], bool], timeout_s: float = 10.0) -> None:
+        """Drains until it is so."""
+        end = time.monotonic() + timeout_s
+        while not reached():
+            assert time.monotonic() < end, f"still {self.engine.phase} at step {self.engine.history.step}"
+            self.engine.drain()
+            time.sleep(0.002)
+
+    def until_step(self, step: int) -> None:
+        """Drains until that many steps are known."""
+        self.until(lambda: self.engine.history.step >= step)
+
+    def until_ended(self) -> None:
+        """Drains until the run is over."""
+        self.until(lambda: not self.engine.alive)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path, FakeOpen())
+    yield bench
+    bench.engine.stop()
+    assert bench.engine.join(10)
+
+
+def test_a_run_goes_from_idle_over_training_to_stopped(bench: Bench):
+    assert bench.engine.phase is Phase.IDLE
+    assert bench.engine.start(bench.request)
+    assert bench.engine.phase is Phase.OPENING
+    bench.until_step(20)
+    assert bench.engine.phase is Phase.TRAINING
+    bench.engine.stop()
+    assert bench.engine.phase is Phase.STOPPING
+    bench.until_ended()
+    assert bench.engine.phase is Phase.STOPPED
+    assert bench.opener.trainers[0].saved == [bench.engine.history.step]
+
+
+def test_a_second_run_cannot_begin_while_one_is_alive(bench: Bench):
+    assert bench.engine.start(bench.request)
+    assert not bench.engine.start(bench.request)
+    bench.until_step(5)
+    assert not bench.engine.start(bench.request)
+    bench.engine.stop()
+    bench.until_ended()
+    assert len(bench.opener.requests) == 1
+    assert bench.engine.start(bench.request)
+    bench.until_step(5)
+    assert len(bench.opener.trainers) == 2
+
+
+def test_pause_step_and_go_on_reach_the_trainer(bench: Bench):
+    bench.engine.start(bench.request)
+    bench.until_step(10)
+    bench.engine.pause()
+    bench.until(lambda: bench.engine.phase is Phase.PAUSED)
+    at = bench.engine.history.step
+    bench.engine.single_step()
+    bench.until_step(at + 1)
+    time.sleep(0.05)
+    bench.engine.drain()
+    assert bench.engine.history.step == at + 1
+    bench.engine.go_on()
+    bench.until_step(at + 20)
+    assert bench.engine.phase is Phase.TRAINING
+
+
+def test_a_single_step_of_a_running_run_pauses_it(bench: Bench):
+    bench.engine.start(bench.request)
+    bench.until_step(10)
+    bench.engine.single_step()
+    bench.until(lambda: bench.engine.phase is Phase.PAUSED)
+
+
+def test_save_saves_and_goes_on(bench: Bench):
+    bench.engine.start(bench.request)
+    bench.until_step(10)
+    bench.engine.save()
+    bench.until(lambda: bench.engine.history.saved is not None)
+    saved = bench.opener.trainers[0].saved[0]
+    bench.until_step(saved + 5)
+
+
+def test_stopping_without_a_save_saves_nothing(bench: Bench):
+    bench.engine.start(bench.request)
+    bench.until_step(10)
+    bench.engine.stop(save=False)
+    bench.until_ended()
+    assert bench.opener.trainers[0].saved == []
+
+
+def test_a_run_can_be_stopped_while_it_is_opened(bench: Bench):
+    bench.opener.gate = threading.Event()
+    bench.engine.start(bench.request)
+    bench.until(lambda: bench.engine.opening == ("making tokens of the text", 0.5))
+    bench.engine.stop()
+    bench.until_ended()
+    assert bench.engine.phase is Phase.IDLE
+    assert bench.opener.trainers == []
+
+
+def test_requests_without_a_run_do_nothing(bench: Bench):
+    for request in (
+        bench.engine.pause,
+        bench.engine.go_on,
+        bench.engine.single_step,
+        bench.engine.save,
+        bench.engine.stop,
+    ):
+        request()
+    assert bench.engine.phase is Phase.IDLE
+
+
+def test_an_error_that_is_meant_for_the_user_is_shown_as_its_one_line(bench: Bench, tmp_path: Path):
+    bench.opener.error = CorpusError("no training text: put one there")
+    bench.engine.start(bench.request)
+    bench.until_ended()
+    assert bench.engine.phase is Phase.FAILED
+    assert bench.engine.failure == ("no training text: put one there", False)
+    assert not (tmp_path / "gpt-tui.log").exists()
+
+
+def test_another_error_is_one_line_and_its_traceback_is_in_the_log(bench: Bench, tmp_path: Path):
+    bench.opener.fail_at = {7: ZeroDivisionError("so it goes")}
+    bench.engine.start(bench.request)
+    bench.until_ended()
+    assert bench.engine.failure is not None
+    assert bench.engine.failure.message == f"ZeroDivisionError: so it goes (details in {tmp_path / 'gpt-tui.log'})"
+    assert "_one_step" in (tmp_path / "gpt-tui.log").read_text()
+    assert bench.engine.history.step == 6
+    assert bench.engine.history.log[-1].tone == "bad"
+
+
+def test_checkpoints_in_the_way_are_told_apart_from_other_failures(bench: Bench):
+    bench.opener.error = RunExistsError("models holds another run's checkpoints")
+    bench.engine.start(bench.request)
+    bench.until_ended()
+    assert bench.engine.failure is not None
+    assert bench.engine.failure.run_exists
+
+
+def test_every_step_reaches_the_history_exactly_once(bench: Bench):
+    bench.opener.step_s = 0.0
+    bench.engine.start(bench.request)
+    bench.until_step(6000)
+    bench.engine.stop()
+    bench.until_ended()
+    assert bench.engine.history.curve.count == bench.opener.trainers[0].step
+
+
+def test_only_what_cannot_wait_wakes_the_app(bench: Bench):
+    bench.engine.start(bench.request)
+    bench.until_step(100)
+    assert len(bench.posted) <= 2
+    assert all(isinstance(message, EngineWoke) for message in bench.posted)
+
+
+def test_the_apps_queue_cannot_fill_while_it_does_not_look(bench: Bench):
+    bench.opener.step_s = 0.0
+    bench.engine.start(bench.request)
+    bench.until_step(1)
+    before = len(bench.posted)
+    while bench.opener.trainers[0].step < 3000:  # a dozen evaluations and saves
+        time.sleep(0.002)
+    assert len(bench.posted) <= before + 1
+    bench.engine.drain()
+    bench.engine.stop()
+    bench.until_ended()
+    assert len(bench.posted) > before
+
+
+def test_a_run_ends_and_saves_when_the_app_is_gone(bench: Bench):
+    def closed(_message: object) -> None:
+        raise RuntimeError("event loop is closed")
+
+    bench.engine._post = closed
+    bench.engine.start(bench.request)
+    bench.until_step(10)
+    bench.engine.stop()
+    bench.until_ended()
+    assert bench.engine.failure is None
+    assert len(bench.opener.trainers[0].saved) == 1
+
+
+def test_the_model_is_live_only_while_its_run_is(bench: Bench):
+    assert bench.engine.live_model() is None
+    bench.engine.start(bench.request)
+    bench.until_step(5)
+    assert bench.engine.live_model() is bench.opener.trainers[0]
+    bench.engine.stop()
+    bench.until_ended()
+    assert bench.engine.live_model() is None

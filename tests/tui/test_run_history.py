@@ -1,0 +1,167 @@
+"""A run's history as a pure function of its events: what it keeps, what it forgets, what it derives."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gpt_core.training import events as ev
+from gpt_tui.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve
+from gpt_tui.event_buffer import MOST_WAITING, EventBuffer
+from gpt_tui.run_history import (
+    MOST_EVALUATIONS,
+    MOST_LOG_LINES,
+    RunHistory,
+    Score,
+    advance,
+    advance_all,
+)
+from tests.tui.samples import LIMITS, scored, started, step, trained
+
+
+def test_events_in_one_batch_and_one_by_one_give_the_same_history():
+    losses = np.random.default_rng(0).normal(3, 1, 7000)
+    events = [started(), *(step(n + 1, float(loss)) for n, loss in enumerate(losses))]
+    events.insert(3000, scored(2999, 0.3))
+    at_once = advance_all(RunHistory(limits=LIMITS), events)
+    one_by_one = RunHistory(limits=LIMITS)
+    for event in events:
+        one_by_one = advance(one_by_one, event)
+    np.testing.assert_array_equal(at_once.curve.thinned, one_by_one.curve.thinned)
+    np.testing.assert_array_equal(at_once.curve.recent, one_by_one.curve.recent)
+    assert (at_once.curve.bucket, at_once.curve.fill) == (one_by_one.curve.bucket, one_by_one.curve.fill)
+    assert at_once.curve.smoothed == one_by_one.curve.smoothed
+    assert at_once.log == one_by_one.log
+
+
+def test_memory_of_a_curve_is_bounded_and_its_end_is_whole():
+    history = RunHistory()
+    for first in range(1, 100_001, 500):
+        history = advance_all(history, [step(n) for n in range(first, first + 500)])
+    curve = history.curve
+    assert len(curve.thinned) <= THINNED
+    assert len(curve.recent) == RECENT
+    assert curve.recent[:, STEP].tolist() == list(range(100_001 - RECENT, 100_001))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 50, 5000])
+def test_thinning_loses_no_extreme_and_keeps_steps_in_order(batch):
+    losses = np.random.default_rng(1).normal(3, 1, 9001)
+    losses[1234], losses[4321] = 50.0, -50.0
+    curve = Curve()
+    for first in range(0, len(losses), batch):
+        part = losses[first : first + batch]
+        curve = curve.extended([step(first + n + 1, float(loss)) for n, loss in enumerate(part)])
+    rows = curve.rows()
+    assert (np.diff(rows[:, STEP]) > 0).all()
+    assert rows[-1, STEP] == 9001
+    assert rows[:, HIGH].max() == 50.0
+    assert rows[:, LOW].min() == -50.0
+    full = curve.thinned[:-1]
+    assert (np.diff(full[:, STEP]) == curve.bucket).all()
+    assert curve.thinned[-1, STEP] - full[-1, STEP] == curve.fill
+
+
+def test_a_curve_is_never_changed_by_what_follows():
+    before = trained(300)
+    rows = before.curve.rows().copy()
+    advance_all(before, [step(n, 9.0) for n in range(301, 3000)])
+    np.testing.assert_array_equal(before.curve.rows(), rows)
+
+
+def test_smoothing_follows_a_level_and_starts_without_bias():
+    assert trained(1, lambda _: 7.5).curve.smoothed == 7.5
+    level = trained(500, lambda n: 7.5 if n < 10 else 2.0).curve
+    assert level.smoothed == pytest.approx(2.0, abs=0.01)
+    noise = np.random.default_rng(2).normal(0, 0.5, 2001)
+    smoothed = trained(2000, lambda n: 3.0 + float(noise[n])).curve.rows()[200:, SMOOTHED]
+    assert np.abs(smoothed - 3.0).max() < 0.3
+
+
+def test_a_loss_that_is_not_finite_leaves_the_smoothed_one_alone():
+    history = advance(trained(50, lambda _: 2.0), step(51, math.nan))
+    assert history.curve.smoothed == pytest.approx(2.0)
+    assert history.last is not None
+    assert math.isnan(history.last.loss)
+
+
+def test_the_best_score_follows_the_trainers_rules():
+    history = trained(100)
+    history = advance(history, scored(100, 0.30))
+    assert history.best == Score(0.30, 100, 0)
+    history = advance(history, scored(200, 0.304))  # a gain below the threshold does not count
+    assert history.best == Score(0.30, 100, 1)
+    history = advance(history, scored(250, 0.31))  # better in the middle of an epoch: that epoch is not a stale one
+    history = advance(history, scored(300, 0.31))
+    assert history.best == Score(0.31, 250, 0)
+    history = advance(history, scored(400, 0.2))
+    assert history.best == Score(0.31, 250, 1)
+
+
+def test_what_a_resumed_run_had_reached_counts_from_its_first_evaluation_on():
+    buffer = EventBuffer(RunHistory(limits=LIMITS), lambda: 0.0)
+    buffer.begin(Score(0.4, 500, 2))
+    for event in (started(step=600), step(601), scored(601, 0.35)):
+        buffer.put(event)
+    history = buffer.drain().history
+    assert history.best == Score(0.4, 500, 2)
+    assert "best" not in history.log[-1].text
+
+
+def test_pause_evaluation_skips_and_saves_are_known():
+    history = trained(10)
+    history = advance(history, ev.RunPaused(10))
+    assert history.paused
+    history = advance(history, ev.RunContinued(10))
+    assert not history.paused
+    history = advance(history, ev.EvalProgressed(10, 50, 200))
+    assert history.evaluating == 0.25
+    history = advance(history, scored(10, 0.1))
+    assert history.evaluating is None
+    history = advance(history, ev.UpdateSkipped(11, 1, "the loss was nan"))
+    assert history.skipped == 1
+    history = advance(history, ev.SaveFailed("latest", "models/ckpt_latest.safetensors", 11, "no space left"), at_s=5.0)
+    assert history.save_error == "no space left"
+    history = advance(history, ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 12), at_s=9.0)
+    assert (history.save_error, history.saved and history.saved.at_s) == ("", 9.0)
+    history = advance(history, ev.RunFinished("max_steps", 12))
+    assert history.finished is not None
+    assert history.log[-1].text == "step 12: all steps are done"
+
+
+def test_remaining_time_comes_from_the_pace_of_the_last_steps():
+    assert RunHistory().remaining_s is None
+    assert trained(1).remaining_s is None
+    assert trained(1000).remaining_s == pytest.approx((2000 - 1000) * 0.1, rel=0.01)
+
+
+def test_epoch_share_is_whole_at_the_end_of_an_epoch():
+    assert trained(0).epoch_share == 0.0
+    assert trained(50).epoch_share == 0.5
+    assert trained(100).epoch_share == 1.0
+
+
+def test_evaluations_and_log_lines_are_bounded():
+    history = trained(1)
+    for number in range(2000):
+        history = advance(history, scored(number, 0.3))
+    assert len(history.evaluations) <= MOST_EVALUATIONS
+    assert history.evaluations[-1].step == 1999
+    assert history.evaluations[0].step == 0
+    assert len(history.log) == MOST_LOG_LINES
+    assert history.logged == 2001
+
+
+def test_each_event_reaches_the_history_once_even_when_nobody_drains():
+    buffer = EventBuffer(RunHistory(), lambda: 0.0)
+    buffer.put(started())
+    total = MOST_WAITING * 2 + 17
+    for number in range(1, total + 1):
+        buffer.put(step(number))
+        assert len(buffer._waiting) < MOST_WAITING
+    drained = buffer.drain()
+    assert drained.history.curve.count == total
+    assert [type(event) for event in drained.notable] == [ev.RunStarted]
+    again = buffer.drain()
+    assert not again.changed
+    assert again.history is drained.history

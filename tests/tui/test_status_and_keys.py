@@ -1,0 +1,108 @@
+"""The status panel's rows, the sampling fields and the key table: pure, each."""
+
+import math
+
+import pytest
+
+from gpt_core.config import preset
+from gpt_core.errors import ConfigError
+from gpt_core.training import events as ev
+from gpt_tui.keymap import KEYS, help_table, readable, shown_key
+from gpt_tui.run_history import RunHistory, advance
+from gpt_tui.run_status import RULE, Facts, Phase, allowed, fitted, status_rows
+from gpt_tui.sampling_fields import FIELDS, initial_texts, parse_sampling
+from tests.tui.samples import scored, step, trained
+
+
+def values(history: RunHistory, phase: Phase = Phase.TRAINING, now_s: float = 0.0) -> dict[str, str]:
+    rows = status_rows(history, Facts(phase, now_s, 210_000_000), 40)
+    return {row.label: row.value for row in rows if row.label}
+
+
+def test_the_panel_says_all_there_is_to_say_about_a_run():
+    history = advance(trained(350), scored(300, 0.312, 3.5))
+    history = advance(history, ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 340), at_s=100.0)
+    shown = values(history, now_s=112.0)
+    assert shown["state"] == "▶ training"
+    assert shown["step"] == "350 of 2,000"
+    assert shown["epoch"] == "4 of 20"
+    assert shown["left"] == "2 min 45 s"
+    assert shown["speed"] == "10.2k tokens/s"
+    assert shown["eval"] == "3.500 at 300"
+    assert shown["accuracy"] == "31.2%"
+    assert shown["best"] == "★ 31.2% at 300"
+    assert shown["patience"] == "3 of 3 epochs"
+    assert shown["memory"] == "210 MB"
+    assert shown["saved"] == "340, 12 s ago"
+    assert {"loss", "smoothed", "gradient", "rate", "tokens", "bits/byte", "model", "time"} <= set(shown)
+
+
+def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
+    history = advance(trained(5), ev.SaveFailed("latest", "x", 5, "no space left on device"))
+    history = advance(history, step(6, math.nan))
+    rows = {row.label: row for row in status_rows(history, Facts(Phase.TRAINING), 40)}
+    assert (rows["saved"].tone, rows["loss"].tone) == ("bad", "bad")
+    assert rows["loss"].value == "not finite"
+
+
+@pytest.mark.parametrize("height", [5, 12, 19, 40])
+def test_a_low_panel_drops_rules_first_and_never_the_state(height):
+    rows = status_rows(advance(trained(350), scored(300, 0.3)), Facts(Phase.TRAINING), 40)
+    kept = fitted(rows, height)
+    assert kept[0].label == "state"
+    assert len(kept) <= max(height, 14)
+    assert RULE not in kept or len(rows) <= height
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_what_can_be_done_depends_on_what_is_being_done(phase):
+    can = allowed(phase, can_resume=True)
+    assert ("start" in can) == (not phase.alive)
+    assert ("stop" in can) == (phase.alive and phase is not Phase.STOPPING)
+    assert not ({"start", "resume", "overfit"} & can) or not ({"pause", "save", "stop"} & can)
+    assert "resume" not in allowed(phase, can_resume=False)
+
+
+def test_no_two_keys_of_one_tab_are_the_same_and_ids_are_unique():
+    assert len({key.id for key in KEYS}) == len(KEYS)
+    for places in ({"train", "charts", "everywhere"}, {"chat", "everywhere"}):
+        names = [name for key in KEYS if key.place in places for name in key.keys.split(",")]
+        assert len(names) == len(set(names))
+
+
+def test_help_lists_every_key_and_follows_the_users_keymap():
+    table = help_table(["train", "charts", "chat", "everywhere"], {"train.start": "ctrl+s"})
+    assert sum(len(keys) for _, keys in table) == len(KEYS)
+    assert ("^s", "Start training from the beginning") in table[0][1]
+    start = next(key for key in KEYS if key.id == "train.start")
+    assert (shown_key(start, {}), shown_key(start, {"train.start": "f5"})) == ("s", "F5")
+    assert [readable(name) for name in ("ctrl+q", "escape", "plus", "f1", "left")] == ["^q", "esc", "+", "F1", "←"]
+
+
+def test_sampling_fields_begin_with_the_settings_and_mean_them():
+    sampling, seed = parse_sampling(initial_texts(preset("nano")))
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.max_tokens) == (0.8, 0, 0.95, 200)
+    assert seed is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("temperature", "hot", "temperature"),
+        ("temperature", "-1", "temperature"),
+        ("temperature", "nan", "temperature"),
+        ("top_k", "1.5", "top-k"),
+        ("top_p", "0", "top_p"),
+        ("repetition_penalty", "", "repetition"),
+        ("max_tokens", "0", "max_tokens"),
+        ("seed", "-3", "seed"),
+    ],
+)
+def test_a_field_that_means_nothing_is_named(name, text, named):
+    with pytest.raises(ConfigError, match=named):
+        parse_sampling(initial_texts(preset("nano")) | {name: text})
+
+
+def test_every_field_is_a_setting():
+    for field in FIELDS:
+        assert hasattr(preset("nano"), field.name)
