@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import msgspec
 import numpy as np
@@ -32,6 +32,7 @@ Progress = Callable[[str, float], None]  # what is being done, and the share of 
 CACHE_VERSION = 1
 HEADER_BYTES = 512
 FORMAT = "gpt-tui tokens"
+SHORTEST = 3  # tokens: <bos>, something, <eos>
 
 
 class Header(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,14 +41,14 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     format: str
     version: int
     text_sha256: str
-    text_bytes: int
+    text_bytes: Annotated[int, msgspec.Meta(ge=1)]
     tokenizer_sha256: str
     document: str
     token_bytes: int
     """Bytes of an id, 2 or 4, little-endian."""
-    count: int
+    count: Annotated[int, msgspec.Meta(ge=SHORTEST)]
     crc32: int
-    """Of the ids."""
+    """Of the ids, and this header with a 0 here after them."""
 
 
 def load_tokens(
@@ -206,8 +207,9 @@ def write_tokens(
         raise CorpusError(f"the text {path} is empty: there is nothing in it to learn; name a file with {wanted}")
     header = Header(
         format=FORMAT, version=CACHE_VERSION, text_sha256=digest.hexdigest(), text_bytes=text_bytes,
-        tokenizer_sha256=tokenizer.sha256, document=document, token_bytes=dtype.itemsize, count=count, crc32=checksum,
+        tokenizer_sha256=tokenizer.sha256, document=document, token_bytes=dtype.itemsize, count=count, crc32=0,
     )  # fmt: skip
+    header.crc32 = zlib.crc32(msgspec.json.encode(header), checksum)
     file.seek(0)
     file.write(msgspec.json.encode(header).ljust(HEADER_BYTES - 1) + b"\n")
     return header.text_sha256
@@ -251,7 +253,8 @@ def is_whole(file: BinaryIO, header: Header, dtype: np.dtype[np.unsignedinteger]
             return False
         if int(np.frombuffer(data, dtype=dtype).max()) >= vocab_size:
             return False
-    return size == header.count * dtype.itemsize and checksum == header.crc32
+    unsigned = msgspec.structs.replace(header, crc32=0)
+    return size == header.count * dtype.itemsize and zlib.crc32(msgspec.json.encode(unsigned), checksum) == header.crc32
 
 
 def write_tokenizer(file: BinaryIO, *, tokenizer: Tokenizer, name: str) -> str:

@@ -1,0 +1,438 @@
+import errno
+import gc
+import os
+import random
+import time
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import gpt_core
+from gpt_core.errors import CorpusError, TokenizerError
+from gpt_core.text import cache_files, corpus, token_cache
+from gpt_core.text.cache_files import cache_folders, write_whole
+from gpt_core.text.corpus import documents
+from gpt_core.text.token_cache import (
+    HEADER_BYTES,
+    Header,
+    load_or_train_tokenizer,
+    load_tokens,
+    text_sha256,
+    tokens_of_documents,
+)
+from gpt_core.text.token_text import MemoryTokens, TokenText, split_held_out
+from gpt_core.text.vocabulary import Tokenizer
+
+TEXT = b"The first paragraph\nof two lines.\n\nThe second one.\r\n\r\n\xff\0 bytes \xf0\x9f\x98\x80\n\n" * 40
+PIECES = Tokenizer([b"The ", b"par", b"ph", b"of ", b"line", b".\n"], 300, "pieces")
+
+
+@pytest.fixture(autouse=True)
+def own_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return tmp_path / "xdg" / "gpt-tui"
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "texts" / "train.en"
+    path.parent.mkdir()
+    path.write_bytes(TEXT)
+    return path
+
+
+def expected(path, tokenizer=PIECES, document="paragraph"):
+    return [token for part in documents(path, document) for token in [1, *tokenizer.encode(part).tolist(), 2]]
+
+
+def tokens_of(text):
+    return text.read(0, len(text)).tolist()
+
+
+def caches(folder, kind="tokens"):
+    return sorted(folder.glob(f"train.en.{kind}-*"))
+
+
+def no_encoding(*_arguments):
+    raise AssertionError("the text was encoded again")
+
+
+def refusal(function, *arguments, **named):
+    with pytest.raises(CorpusError) as caught:
+        function(*arguments, **named)
+    assert str(caught.value).isprintable(), "an error is one line"
+    return str(caught.value)
+
+
+# tokens
+
+
+@pytest.mark.parametrize("document", ["paragraph", "line", "file"])
+def test_tokens_are_those_of_the_documents(text, document):
+    loaded = load_tokens(text, PIECES, document)
+    assert tokens_of(loaded) == expected(text, PIECES, document)
+    assert loaded.bytes == len(TEXT)
+    assert loaded.sha256 == text_sha256(text)
+    assert loaded.path == text
+    assert loaded.token_lengths[tokens_of(loaded)].sum() <= len(TEXT)
+
+
+def test_a_second_start_encodes_nothing(text, monkeypatch):
+    first = load_tokens(text, PIECES, "paragraph")
+    monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
+    second = load_tokens(text, PIECES, "paragraph")
+    assert tokens_of(second) == tokens_of(first)
+    assert (second.bytes, second.sha256, second.path) == (first.bytes, first.sha256, first.path)
+    assert [path.name[:-12] for path in caches(text.parent)] == ["train.en.tokens-"]
+
+
+def test_another_text_tokenizer_or_kind_of_document_is_another_cache(text):
+    load_tokens(text, PIECES, "paragraph")
+    load_tokens(text, PIECES, "line")
+    load_tokens(text, Tokenizer([b"The "], 300, "pieces"), "paragraph")
+    before = text.stat()
+    text.write_bytes(TEXT.replace(b"second", b"2econd"))  # same size and, below, same time
+    os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns))
+    loaded = load_tokens(text, PIECES, "paragraph")
+    assert len(caches(text.parent)) == 4
+    assert tokens_of(loaded) == expected(text)
+    assert b"2econd" in PIECES.decode(tokens_of(loaded))
+
+
+def test_a_truncated_cache_is_made_again(text):
+    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    (cache,) = caches(text.parent)
+    data = cache.read_bytes()
+    for size in [*range(0, HEADER_BYTES + 8), *range(HEADER_BYTES + 8, len(data), 97), len(data) - 1]:
+        cache.write_bytes(data[:size])
+        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+        assert cache.read_bytes() == data
+    cache.write_bytes(data + b"\0\0")
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert cache.read_bytes() == data
+
+
+def test_a_cache_with_a_flipped_bit_is_made_again(text):
+    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    (cache,) = caches(text.parent)
+    data = cache.read_bytes()
+    rng = random.Random(1)
+    for _ in range(300):
+        damaged = bytearray(data)
+        place = rng.randrange(len(data)) if rng.random() < 0.5 else rng.randrange(len(data[:HEADER_BYTES].rstrip()))
+        damaged[place] ^= 1 << rng.randrange(8)
+        cache.write_bytes(damaged)
+        loaded = load_tokens(text, PIECES, "paragraph")
+        assert tokens_of(loaded) == whole
+        assert loaded.bytes == len(TEXT)
+
+
+def test_a_foreign_file_of_the_name_is_replaced(text):
+    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    (cache,) = caches(text.parent)
+    for foreign in (b"", b"{}", b"\xff" * 5000, b"[" * 5000, bytes(5000)):
+        cache.write_bytes(foreign)
+        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+
+
+def rewritten(cache, ids, **changes):
+    """A cache that is right in itself, with other ids or another header."""
+    header = msgspec.json.decode(cache.read_bytes()[:HEADER_BYTES], type=Header)
+    data = np.array(ids, dtype="<u2").tobytes()
+    header = msgspec.structs.replace(header, **({"count": len(ids), "crc32": 0} | changes))
+    header.crc32 = zlib.crc32(msgspec.json.encode(header), zlib.crc32(data))
+    cache.write_bytes(msgspec.json.encode(header).ljust(HEADER_BYTES - 1) + b"\n" + data)
+
+
+def test_a_cache_made_to_mislead_is_made_again(text, monkeypatch):
+    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    (cache,) = caches(text.parent)
+    hostile = [
+        ([1, 300, 2], {}), ([1, 65535, 2], {}), (whole, {"text_sha256": "0" * 64}), (whole, {"document": "line"}),
+        (whole, {"tokenizer_sha256": "0" * 64}), (whole, {"count": len(whole) - 1}), (whole, {"count": -1}),
+        (whole, {"count": 1 << 62}), (whole, {"token_bytes": 4}), (whole, {"token_bytes": 0}), (whole, {"version": 9}),
+        (whole, {"text_bytes": -1}), (whole, {"format": "x"}), ([], {}),
+    ]  # fmt: skip
+    for ids, changes in hostile:
+        rewritten(cache, ids, **changes)
+        loaded = load_tokens(text, PIECES, "paragraph")
+        assert (tokens_of(loaded), loaded.bytes) == (whole, len(TEXT)), changes
+    rewritten(cache, whole)
+    monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole, "what is right in all is taken"
+
+
+def test_what_stands_in_the_way_of_a_cache_is_neither_followed_nor_waited_for(text, tmp_path, own_cache_folder):
+    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    (cache,) = caches(text.parent)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    cache.unlink()
+    cache.symlink_to(victim)
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert victim.read_bytes() == b"precious"
+    assert not cache.is_symlink()
+    cache.unlink()
+    os.mkfifo(cache)
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    cache.unlink()
+    cache.mkdir()
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert (own_cache_folder / cache.name).is_file()
+
+
+def failing_in(folder, code):
+    """`write_whole` on a machine where `folder` cannot be written."""
+
+    def write(place, writer):
+        if place == folder:
+            raise OSError(code, os.strerror(code))
+        return write_whole(place, writer)
+
+    return write
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+def test_where_nothing_can_be_written_beside_the_text_the_users_cache_is_used(
+    text, own_cache_folder, monkeypatch, code
+):
+    monkeypatch.setattr(token_cache, "write_whole", failing_in(text.parent, code))
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == expected(text)
+    assert load_or_train_tokenizer(text, 300).pieces
+    assert len(caches(own_cache_folder)) == len(caches(own_cache_folder, "pieces")) == 1
+    assert list(text.parent.iterdir()) == [text]
+    monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == expected(text)
+
+
+def test_where_nothing_can_be_written_at_all_the_error_says_where(text, own_cache_folder):
+    own_cache_folder.parent.mkdir()
+    own_cache_folder.write_bytes(b"a file where the folder should be")
+    (text.parent / token_cache.token_cache_name(text, text_sha256(text), PIECES, "paragraph")).mkdir()
+    message = refusal(load_tokens, text, PIECES, "paragraph")
+    assert str(own_cache_folder) in message
+    assert "XDG_CACHE_HOME" in message
+    assert [path for path in text.parent.iterdir() if path.is_file()] == [text]
+
+
+def test_a_cache_folder_can_be_named(text, tmp_path):
+    loaded = load_tokens(text, PIECES, "paragraph", cache_dir=tmp_path / "a" / "b")
+    tokenizer = load_or_train_tokenizer(text, 300, cache_dir=tmp_path / "a" / "b")
+    assert tokens_of(loaded) == expected(text)
+    assert tokenizer.vocab_size == 300
+    assert len(list((tmp_path / "a" / "b").iterdir())) == 2
+    assert list(text.parent.iterdir()) == [text]
+
+
+def test_nothing_is_written_into_an_installed_package(own_cache_folder, monkeypatch):
+    inside = Path(gpt_core.__file__).parent / "data" / "raw" / "train.en"
+    assert cache_folders(inside) == [own_cache_folder]
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folders(inside) == [Path.home() / ".cache" / "gpt-tui"]
+
+
+def test_a_cut_short_cache_is_an_error_and_a_deleted_one_goes_on(text):
+    loaded = load_tokens(text, PIECES, "paragraph")
+    whole = tokens_of(loaded)
+    (cache,) = caches(text.parent)
+    cache.unlink()
+    text.unlink()
+    assert tokens_of(loaded) == whole
+    text.write_bytes(TEXT)
+    loaded = load_tokens(text, PIECES, "paragraph")
+    os.truncate(cache, HEADER_BYTES + 10)
+    assert loaded.read(0, 5).tolist() == whole[:5]
+    assert "cut short" in refusal(loaded.read, 0, 6)
+
+
+def test_reading_is_bounded_by_the_text():
+    text = TokenText(MemoryTokens(np.arange(10, dtype=np.int32)), 2, 5, 5, np.ones(20, dtype=np.uint8), "", None)
+    assert text.read(0, 99).tolist() == [2, 3, 4, 5, 6]
+    assert text.read(3, 2).tolist() == [5, 6]
+    assert text.read(5, 3).tolist() == text.read(50, 3).tolist() == []
+
+
+def test_open_caches_are_closed_when_they_are_no_longer_used(text):
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        load_tokens(text, PIECES, "paragraph").read(0, 3)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_ids_beyond_two_bytes_are_kept_whole(text):
+    pieces = [first + second for first in map(chr, range(0x100, 0x200)) for second in map(chr, range(0x300, 0x402))]
+    tokenizer = Tokenizer([piece.encode() for piece in pieces], 70_000, "pieces")
+    text.write_text(pieces[-1] + pieces[0] + pieces[65_600])
+    loaded = load_tokens(text, tokenizer, "file")
+    assert tokens_of(loaded) == [1, 260 + len(pieces) - 1, 260, 260 + 65_600, 2]
+
+
+def test_a_text_that_changes_while_it_is_read_is_cached_as_it_was_read(text, monkeypatch):
+    real = token_cache.text_sha256
+
+    def hashed_just_before_a_change(path, progress=None):
+        digest = real(path, progress)
+        path.write_bytes(b"Another text of another length.\n")
+        return digest
+
+    monkeypatch.setattr(token_cache, "text_sha256", hashed_just_before_a_change)
+    loaded = load_tokens(text, PIECES, "paragraph")
+    assert tokens_of(loaded) == expected(text)
+    assert loaded.sha256 == real(text)
+    assert loaded.bytes == 32
+
+
+@pytest.mark.parametrize("data", [b"", b" \n\n \r\n", b"\xef\xbb\xbf"])
+def test_a_text_without_text_is_refused_and_leaves_no_cache(text, data):
+    text.write_bytes(data)
+    assert "empty" in refusal(load_tokens, text, PIECES, "paragraph")
+    assert list(text.parent.iterdir()) == [text]
+
+
+def test_a_text_that_seed_mode_folds_to_nothing_is_refused(text):
+    text.write_text("你好\n")
+    seed = Tokenizer([], 260, "seed")
+    assert "ASCII" in refusal(load_tokens, text, seed, "paragraph")
+    assert len(load_tokens(text, PIECES, "paragraph")) == 8
+
+
+def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
+    for name in ("corpus", "token_cache"):
+        monkeypatch.setattr({"corpus": corpus, "token_cache": token_cache}[name], "BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(corpus, "PART_BYTES", 1 << 14)
+    text.write_bytes(b"word " * 800_000)
+    tracemalloc.start()
+    try:
+        loaded = load_tokens(text, PIECES, "paragraph")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(loaded) == 4_000_002
+    assert peak < 1_000_000
+
+
+def test_progress_is_told_from_0_to_1(text):
+    told = []
+    load_tokens(text, PIECES, "paragraph", progress=lambda words, share: told.append((words, share)))
+    assert {words for words, _ in told} == {"reading train.en", "encoding train.en"}
+    assert all(0 <= share <= 1 for _, share in told)
+
+
+def test_what_dead_processes_left_is_swept_and_what_others_write_is_not(text):
+    old, new = (text.parent / f"{cache_files.TEMPORARY}{name}" for name in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"x")
+    os.utime(old, (time.time() - 7200, time.time() - 7200))
+    load_tokens(text, PIECES, "paragraph")
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
+    def fail(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_whole(tmp_path / "new", fail)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+# the tokenizer's cache
+
+
+def test_a_tokenizer_is_chosen_once(text, monkeypatch):
+    first = load_or_train_tokenizer(text, 400)
+    assert len(first.pieces) > 270
+    assert load_or_train_tokenizer(text, 401).vocab_size == 401
+    assert load_or_train_tokenizer(text, 400, "seed").mode == "seed"
+    monkeypatch.setattr(token_cache, "train_tokenizer", None)
+    assert load_or_train_tokenizer(text, 400).sha256 == first.sha256
+
+
+def test_a_damaged_tokenizer_cache_is_made_again(text):
+    first = load_or_train_tokenizer(text, 400)
+    (cache,) = caches(text.parent, "pieces")
+    data = cache.read_bytes()
+    other = Tokenizer([b"ab"], 300, "pieces").to_bytes()
+    for damaged in (b"", data[:-1], data[:100], data + b"x", data.replace(b"The", b"Teh"), other, bytes(100)):
+        cache.write_bytes(damaged)
+        assert load_or_train_tokenizer(text, 400).sha256 == first.sha256
+        assert cache.read_bytes() == data
+
+
+def test_a_tokenizer_is_made_where_none_can_be_cached(text, monkeypatch):
+    def full(_folder, _write):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    expected = load_or_train_tokenizer(text, 400).sha256
+    caches(text.parent, "pieces")[0].unlink()
+    monkeypatch.setattr(token_cache, "write_whole", full)
+    assert load_or_train_tokenizer(text, 400).sha256 == expected
+
+
+def test_bad_input_to_a_tokenizer_is_named(text, tmp_path):
+    assert "No such file" in refusal(load_or_train_tokenizer, tmp_path / "missing", 400)
+    assert "No such file" in refusal(load_or_train_tokenizer, tmp_path / "missing", 400, progress=lambda *_: None)
+    with pytest.raises(TokenizerError, match="vocab_size"):
+        load_or_train_tokenizer(text, 100)
+
+
+# documents in memory
+
+
+def test_documents_in_memory_have_the_same_form():
+    text = tokens_of_documents([b"The one", b"of two"], PIECES)
+    assert tokens_of(text) == [1, *PIECES.encode(b"The one"), 2, 1, *PIECES.encode(b"of two"), 2]
+    assert text.bytes == 13
+    assert text.path is None
+    assert text.sha256 == tokens_of_documents([b"The one", b"of two"], PIECES).sha256
+    assert text.sha256 != tokens_of_documents([b"The oneo", b"f two"], PIECES).sha256
+    for empty in ([], [b""], [b"", b""]):
+        refusal(tokens_of_documents, empty, PIECES)
+
+
+# holding out
+
+
+def test_what_is_held_out_is_whole_documents_from_the_end(text):
+    whole = load_tokens(text, PIECES, "paragraph")
+    for share in (0.01, 0.1, 0.5, 0.9, 0.999):
+        train, held_out = split_held_out(whole, share)
+        assert tokens_of(train) + tokens_of(held_out) == tokens_of(whole)
+        assert tokens_of(held_out)[0] == 1
+        assert tokens_of(train)[-1] == 2
+        assert train.bytes + held_out.bytes == whole.bytes == len(TEXT)
+        assert abs(len(held_out) - share * len(whole)) < 60
+        spelled = [len(PIECES.decode(tokens_of(part))) for part in (held_out, whole)]
+        assert held_out.bytes == round(len(TEXT) * spelled[0] / spelled[1]), "blank lines are shared out with the rest"
+
+
+def test_a_text_of_one_document_is_cut_inside_it():
+    whole = tokens_of_documents([b"x" * 98], PIECES)
+    train, held_out = split_held_out(whole, 0.25)
+    assert (len(train), len(held_out)) == (75, 25)
+    assert (train.bytes, held_out.bytes) == (74, 24)
+
+
+def test_the_cut_falls_back_to_the_last_document_that_begins_before_it(monkeypatch):
+    monkeypatch.setattr("gpt_core.text.token_text.SEARCH_TOKENS", 7)
+    whole = tokens_of_documents([b"a" * 30, b"b" * 98], PIECES)
+    train, held_out = split_held_out(whole, 0.1)
+    assert (len(train), len(held_out)) == (32, 100)
+
+
+def test_both_sides_of_a_cut_have_a_target_or_the_text_is_refused():
+    for size in range(1, 12):
+        whole = tokens_of_documents([b"x" * size], PIECES)
+        if len(whole) < 4:
+            assert "too few" in refusal(split_held_out, whole, 0.1)
+            continue
+        for share in (0.001, 0.5, 0.999):
+            assert min(len(part) for part in split_held_out(whole, share)) >= 2
