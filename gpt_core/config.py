@@ -77,7 +77,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     micro_batch_size: Annotated[
         int,
         Meta(ge=0, le=1 << 20, description="sequences computed at once; must divide batch_size (0: the whole batch)"),
-    ] = 4
+    ] = 2
 
     # how long
     max_steps: Annotated[Count, Meta(description="optimizer steps from the beginning of the run (0: no bound)")] = 0
@@ -160,13 +160,13 @@ PRESETS: dict[str, dict[str, object]] = {
         "d_model": 128, "hidden_size": 512, "vocab_size": 2048, "num_heads": 4, "seq_len": 128, "layers": 4,
         "attn_lr": 3e-3, "mlp_lr": 3e-3, "norm_lr": 3e-3, "pos_lr": 3e-3, "unembed_lr": 3e-3,
         "warmup_steps": 100, "decay_steps": 6000, "adam_beta2": 0.99, "weight_decay": 0.1,
-        "batch_size": 8, "micro_batch_size": 8, "eval_every_steps": 250, "max_epochs": 20,
+        "batch_size": 8, "micro_batch_size": 0, "eval_every_steps": 250, "max_epochs": 20,
     },
     "micro": {
         "d_model": 320, "hidden_size": 1280, "vocab_size": 4096, "num_heads": 5, "seq_len": 256, "layers": 7,
         "attn_lr": 1e-3, "mlp_lr": 1e-3, "norm_lr": 1e-3, "pos_lr": 1e-3, "unembed_lr": 1e-3,
         "warmup_steps": 200, "decay_steps": 10_000, "adam_beta2": 0.99, "weight_decay": 0.1,
-        "batch_size": 8, "micro_batch_size": 8, "eval_every_steps": 250, "max_epochs": 20,
+        "batch_size": 8, "micro_batch_size": 0, "eval_every_steps": 250, "max_epochs": 20,
     },
     "mini": {},
 }  # fmt: skip

@@ -63,8 +63,10 @@ class GradientScratch:
         self.d_residual = empty(N, C)
         self.d_branch = empty(N, C)  # at the input of a branch: a norm's output, or the attended values
         self.d_branch_by_batch = self.d_branch.reshape(batch, time, C)
-        self.d_hidden = empty(N, shape.hidden_size)
-        self.d_qkv = empty(N, 3 * C)
+        # the attention's and the MLP's never live at the same time: one buffer, seen in two ways
+        wide = empty(N * max(shape.hidden_size, 3 * C))
+        self.d_hidden = wide[: N * shape.hidden_size].reshape(N, shape.hidden_size)
+        self.d_qkv = wide[: N * 3 * C].reshape(N, 3 * C)
         by_batch = self.d_qkv.reshape(batch, time, 3 * C)
         self.d_q, self.d_k, self.d_v = by_batch[..., :C], by_batch[..., C : 2 * C], by_batch[..., 2 * C :]
 
