@@ -22,13 +22,9 @@ from gpt_core.text.token_cache import (
     load_or_train_tokenizer,
     load_tokens,
     text_sha256,
-    tokens_of_documents,
 )
-from gpt_core.text.token_text import MemoryTokens, TokenText, split_held_out
 from gpt_core.text.vocabulary import Tokenizer
-
-TEXT = b"The first paragraph\nof two lines.\n\nThe second one.\r\n\r\n\xff\0 bytes \xf0\x9f\x98\x80\n\n" * 40
-PIECES = Tokenizer([b"The ", b"par", b"ph", b"of ", b"line", b".\n"], 300, "pieces")
+from tests.core.text_samples import LINES, PIECES
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +37,7 @@ def own_cache_folder(tmp_path, monkeypatch):
 def text(tmp_path):
     path = tmp_path / "texts" / "train.en"
     path.parent.mkdir()
-    path.write_bytes(TEXT)
+    path.write_bytes(LINES)
     return path
 
 
@@ -75,10 +71,10 @@ def refusal(function, *arguments, **named):
 def test_tokens_are_those_of_the_documents(text, document):
     loaded = load_tokens(text, PIECES, document)
     assert tokens_of(loaded) == expected(text, PIECES, document)
-    assert loaded.bytes == len(TEXT)
+    assert loaded.bytes == len(LINES)
     assert loaded.sha256 == text_sha256(text)
     assert loaded.path == text
-    assert loaded.token_lengths[tokens_of(loaded)].sum() <= len(TEXT)
+    assert loaded.token_lengths[tokens_of(loaded)].sum() <= len(LINES)
 
 
 def test_a_second_start_encodes_nothing(text, monkeypatch):
@@ -95,7 +91,7 @@ def test_another_text_tokenizer_or_kind_of_document_is_another_cache(text):
     load_tokens(text, PIECES, "line")
     load_tokens(text, Tokenizer([b"The "], 300, "pieces"), "paragraph")
     before = text.stat()
-    text.write_bytes(TEXT.replace(b"second", b"2econd"))  # same size and, below, same time
+    text.write_bytes(LINES.replace(b"second", b"2econd"))  # same size and, below, same time
     os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns))
     loaded = load_tokens(text, PIECES, "paragraph")
     assert len(caches(text.parent)) == 4
@@ -128,7 +124,7 @@ def test_a_cache_with_a_flipped_bit_is_made_again(text):
         cache.write_bytes(damaged)
         loaded = load_tokens(text, PIECES, "paragraph")
         assert tokens_of(loaded) == whole
-        assert loaded.bytes == len(TEXT)
+        assert loaded.bytes == len(LINES)
 
 
 def test_a_foreign_file_of_the_name_is_replaced(text):
@@ -160,7 +156,7 @@ def test_a_cache_made_to_mislead_is_made_again(text, monkeypatch):
     for ids, changes in hostile:
         rewritten(cache, ids, **changes)
         loaded = load_tokens(text, PIECES, "paragraph")
-        assert (tokens_of(loaded), loaded.bytes) == (whole, len(TEXT)), changes
+        assert (tokens_of(loaded), loaded.bytes) == (whole, len(LINES)), changes
     rewritten(cache, whole)
     monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
     assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole, "what is right in all is taken"
@@ -242,18 +238,11 @@ def test_a_cut_short_cache_is_an_error_and_a_deleted_one_goes_on(text):
     cache.unlink()
     text.unlink()
     assert tokens_of(loaded) == whole
-    text.write_bytes(TEXT)
+    text.write_bytes(LINES)
     loaded = load_tokens(text, PIECES, "paragraph")
     os.truncate(cache, HEADER_BYTES + 10)
     assert loaded.read(0, 5).tolist() == whole[:5]
     assert "cut short" in refusal(loaded.read, 0, 6)
-
-
-def test_reading_is_bounded_by_the_text():
-    text = TokenText(MemoryTokens(np.arange(10, dtype=np.int32)), 2, 5, 5, np.ones(20, dtype=np.uint8), "", None)
-    assert text.read(0, 99).tolist() == [2, 3, 4, 5, 6]
-    assert text.read(3, 2).tolist() == [5, 6]
-    assert text.read(5, 3).tolist() == text.read(50, 3).tolist() == []
 
 
 def test_open_caches_are_closed_when_they_are_no_longer_used(text):
@@ -303,8 +292,8 @@ def test_a_text_that_seed_mode_folds_to_nothing_is_refused(text):
 
 
 def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
-    for name in ("corpus", "token_cache"):
-        monkeypatch.setattr({"corpus": corpus, "token_cache": token_cache}[name], "BLOCK_BYTES", 1 << 14)
+    for module in (corpus, token_cache):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 14)
     monkeypatch.setattr(corpus, "PART_BYTES", 1 << 14)
     text.write_bytes(b"word " * 800_000)
     tracemalloc.start()
@@ -382,57 +371,3 @@ def test_bad_input_to_a_tokenizer_is_named(text, tmp_path):
     assert "No such file" in refusal(load_or_train_tokenizer, tmp_path / "missing", 400, progress=lambda *_: None)
     with pytest.raises(TokenizerError, match="vocab_size"):
         load_or_train_tokenizer(text, 100)
-
-
-# documents in memory
-
-
-def test_documents_in_memory_have_the_same_form():
-    text = tokens_of_documents([b"The one", b"of two"], PIECES)
-    assert tokens_of(text) == [1, *PIECES.encode(b"The one"), 2, 1, *PIECES.encode(b"of two"), 2]
-    assert text.bytes == 13
-    assert text.path is None
-    assert text.sha256 == tokens_of_documents([b"The one", b"of two"], PIECES).sha256
-    assert text.sha256 != tokens_of_documents([b"The oneo", b"f two"], PIECES).sha256
-    for empty in ([], [b""], [b"", b""]):
-        refusal(tokens_of_documents, empty, PIECES)
-
-
-# holding out
-
-
-def test_what_is_held_out_is_whole_documents_from_the_end(text):
-    whole = load_tokens(text, PIECES, "paragraph")
-    for share in (0.01, 0.1, 0.5, 0.9, 0.999):
-        train, held_out = split_held_out(whole, share)
-        assert tokens_of(train) + tokens_of(held_out) == tokens_of(whole)
-        assert tokens_of(held_out)[0] == 1
-        assert tokens_of(train)[-1] == 2
-        assert train.bytes + held_out.bytes == whole.bytes == len(TEXT)
-        assert abs(len(held_out) - share * len(whole)) < 60
-        spelled = [len(PIECES.decode(tokens_of(part))) for part in (held_out, whole)]
-        assert held_out.bytes == round(len(TEXT) * spelled[0] / spelled[1]), "blank lines are shared out with the rest"
-
-
-def test_a_text_of_one_document_is_cut_inside_it():
-    whole = tokens_of_documents([b"x" * 98], PIECES)
-    train, held_out = split_held_out(whole, 0.25)
-    assert (len(train), len(held_out)) == (75, 25)
-    assert (train.bytes, held_out.bytes) == (74, 24)
-
-
-def test_the_cut_falls_back_to_the_last_document_that_begins_before_it(monkeypatch):
-    monkeypatch.setattr("gpt_core.text.token_text.SEARCH_TOKENS", 7)
-    whole = tokens_of_documents([b"a" * 30, b"b" * 98], PIECES)
-    train, held_out = split_held_out(whole, 0.1)
-    assert (len(train), len(held_out)) == (32, 100)
-
-
-def test_both_sides_of_a_cut_have_a_target_or_the_text_is_refused():
-    for size in range(1, 12):
-        whole = tokens_of_documents([b"x" * size], PIECES)
-        if len(whole) < 4:
-            assert "too few" in refusal(split_held_out, whole, 0.1)
-            continue
-        for share in (0.001, 0.5, 0.999):
-            assert min(len(part) for part in split_held_out(whole, share)) >= 2
