@@ -47,6 +47,8 @@ def run_headless(resolved: Resolved, *, resume: Path | None, overwrite: bool, as
                 progress=reporter.preparing,
             )
             signals.watch(trainer)
+            if warning := trainer.run.store.space_warning(trainer.settings):
+                say(sys.stderr, f"gpt-tui: {warning}")
             history = follow(trainer, reporter)
         say_how_it_ended(history, resolved.settings, sys.stderr if as_json else sys.stdout)
     if signals.exit_code:

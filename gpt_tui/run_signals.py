@@ -67,7 +67,8 @@ class RunSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # once stopped, the process only ends: the second press of two must not change how
+            signal.signal(number, handler if self.stopped_by is None else signal.SIG_IGN)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopped_by is None:

@@ -308,11 +308,21 @@ class FakeTrainer:
         self.saving = False
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The handlers of this process are afterwards what they were."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_only_a_later_second_signal_leaves_at_once_and_never_during_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
     now, left, trainer = [100.0], [], FakeTrainer()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(run_signals, "leave_now", left.append)
-    before = signal.getsignal(signal.SIGTERM)
     with RunSignals() as signals:
         signals.watch(trainer)  # type: ignore[arg-type]
         signal.raise_signal(signal.SIGTERM)
@@ -328,9 +338,21 @@ def test_only_a_later_second_signal_leaves_at_once_and_never_during_a_save(monke
         signal.raise_signal(signal.SIGINT)
         assert left == [143]
         assert signals.exit_code == 143
+
+
+@pytest.mark.usefixtures("handlers")
+def test_handlers_are_given_back_but_after_a_stop_further_signals_mean_nothing() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with RunSignals():
+        assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(Interrupted), RunSignals():
+        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_signal_before_there_is_a_trainer_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
     with RunSignals():
         signal.raise_signal(signal.SIGUSR1)  # nothing to save yet, and no reason to end

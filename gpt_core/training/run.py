@@ -96,6 +96,8 @@ def assemble(
         moments = None
     else:
         state, parameters = checkpoint.state, checkpoint.parameters
+        if state.finished == "diverged":
+            state.skipped_in_a_row = 0  # who resumes such a run, with lower rates perhaps, wants it to be tried again
         moments = Moments(*checkpoint.moments) if checkpoint.moments else None
     return Run(
         settings=settings, preset=preset_name, windows=texts.windows, train_text=texts.train, eval_text=texts.held_out,

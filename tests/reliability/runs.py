@@ -1,0 +1,141 @@
+"""Headless runs in processes of their own: what they announced, what they left, and that it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpt_core.training.checkpoint import verify_checkpoint
+from gpt_core.training.checkpoint_store import CheckpointStore
+from tests.program import PROGRAM, TIMEOUT_S, environment, tiny
+
+Event = dict[str, Any]
+LATEST = Path("models/ckpt_latest.safetensors")
+# a run that only a signal ends; one thread, so that many of them are no burden
+ENDLESS = ("max_epochs=1000000", "patience=0", "epsilon=0", "threads=1", "save_every_minutes=0", "save_epoch_number=0")
+
+
+def training(*more: str) -> list[str]:
+    """The options of an endless tiny run that prints JSON."""
+    return ["--train-only", "--json", *tiny(*ENDLESS, *more)]
+
+
+def needs_strace() -> str:
+    """Where strace is; skips the test where there is none, or where it may not trace."""
+    found = shutil.which("strace")
+    if not found:
+        pytest.skip("strace is not installed")
+    if subprocess.run([found, "-o", os.devnull, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("strace may not trace here")
+    return found
+
+
+class Headless:
+    """A headless run whose output goes into files, so that nothing waits for its reader."""
+
+    def __init__(self, *arguments: str | bytes, cwd: Path, before: tuple[str, ...] = (), **changes: str) -> None:
+        self.cwd = cwd
+        self._out, self._err = cwd / "out.txt", cwd / "err.txt"
+        with open(self._out, "wb") as out, open(self._err, "wb") as err:
+            self.process = subprocess.Popen(
+                [*before, *PROGRAM, *arguments], cwd=cwd, env=environment(**changes), stdin=subprocess.DEVNULL,
+                stdout=out, stderr=err,
+            )  # fmt: skip
+        self.usage: Any = None
+
+    def __enter__(self) -> Headless:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        with contextlib.suppress(ChildProcessError):
+            self.process.wait()
+
+    @property
+    def errors(self) -> str:
+        """Standard error so far."""
+        return self._err.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def events(self) -> list[Event]:
+        """Every whole line of standard output so far."""
+        text = self._out.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    @property
+    def steps(self) -> int:
+        """The last step that was told."""
+        return max((event["step"] for event in self.events), default=0)
+
+    def wait_for(self, is_there: Callable[[], object]) -> None:
+        """Wait until something holds, while the process lives."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not is_there():
+            assert self.process.poll() is None, self.errors
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.01)
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until it has told of this step."""
+        self.wait_for(lambda: self.steps >= step)
+
+    def end(self) -> int:
+        """Its exit code, once it has ended; `usage` is then what it took of the machine."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            pid, status, self.usage = os.wait4(self.process.pid, os.WNOHANG)
+            if pid:
+                self.process.returncode = os.waitstatus_to_exitcode(status)
+                return self.process.returncode
+            assert time.monotonic() < deadline, "it does not end"
+            time.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, also to a process that has just ended."""
+        os.kill(self.process.pid, number)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ask it to stop, and give its exit code."""
+        self.send(number)
+        return self.end()
+
+
+def run_to_its_end(*arguments: str | bytes, cwd: Path, before: tuple[str, ...] = (), **changes: str) -> Headless:
+    """A run that ended by itself."""
+    with Headless(*arguments, cwd=cwd, before=before, **changes) as run:
+        run.end()
+    return run
+
+
+def require_whole(folder: Path, announced: list[Event]) -> None:
+    """Every published checkpoint is whole, and a resume goes on at or after the last step that was announced."""
+    for path in folder.glob("*.safetensors"):
+        verify_checkpoint(path)
+    found, damaged = CheckpointStore(folder).resumable()
+    assert not damaged
+    saved = [event["step"] for event in announced if event["event"] == "saved"]
+    if saved:
+        assert found is not None
+        assert found.step >= max(saved)
+
+
+def require_one_line(run: Headless, code: int, *told: str) -> None:
+    """It ended with this exit code and one line of error, in which all of `told` stands."""
+    assert run.process.returncode == code, run.errors
+    lines = [line for line in run.errors.splitlines() if line.startswith("gpt-tui: ")]
+    assert len(lines) == 1, run.errors
+    assert "Traceback" not in run.errors
+    assert lines[0].isprintable()
+    for words in told:
+        assert words in lines[0]

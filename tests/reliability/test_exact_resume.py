@@ -1,0 +1,97 @@
+"""A run that was cut anywhere, in any setting, equals the whole run; `tests/core/test_trainer.py` has more."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.run import open_run
+from gpt_core.training.trainer import Trainer
+from gpt_tui.resume_check import compared
+from tests.core.training_samples import tiny_settings
+from tests.reliability.counts import count
+from tests.reliability.runs import LATEST
+
+STEPS = 30  # over two epochs' edges, evaluations, the end of the warm-up and a stretch of the decay
+CHOICES: dict[str, tuple[object, ...]] = {
+    "micro_batch_size": (8, 4, 1),
+    "eval_every_steps": (0, 1, 5),
+    "save_every_steps": (0, 1, 4),
+    "save_epoch_number": (0, 1),
+    "warmup_steps": (0, 10, 1000),
+    "decay_steps": (0, 12, 40),
+    "patience": (0, 3),
+    "improvement_threshold": (0.0, 0.3),
+    "grad_clip": (0.0, 1.0),
+    "weight_decay": (0.0, 0.1),
+    "document": ("paragraph", "line", "file"),
+    "eval_file": (None, ""),
+    "overfit_tiny": (False, False, False, True),
+    "seed": (0, 7),
+}
+
+
+def finished(folder: Path, resume: Path | None = None, **changes: object) -> Trainer:
+    """A run, from its start or a checkpoint to its end."""
+    trainer = open_run(tiny_settings(folder, **changes), resume=resume)
+    for _ in trainer.events():
+        pass
+    return trainer
+
+
+def some_settings(draw: random.Random) -> dict[str, object]:
+    """A choice of every setting that bears on what a resume must restore; None leaves the setting as it is."""
+    chosen = {name: draw.choice(values) for name, values in CHOICES.items()}
+    return {name: value for name, value in chosen.items() if value is not None} | {"epsilon": 0.0, "threads": 1}
+
+
+def test_a_run_cut_after_any_step_goes_on_as_the_whole_run(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    cuts = random.Random(3).sample(range(1, 51), min(50, count(5, 50)))
+    record_property("count", len(cuts))
+    settings = {"max_steps": 52, "threads": 1}
+    whole, cut_folder = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut_folder.mkdir()
+    finished(whole, **settings)
+    for cut in cuts:
+        finished(cut_folder, **settings | {"max_steps": cut})
+        finished(cut_folder, cut_folder / LATEST, **settings)
+        assert [row for row in compared(whole / "models", cut_folder / "models") if not row.equal] == [], cut
+        for path in (cut_folder / "models").iterdir():
+            path.unlink()
+
+
+def test_any_combination_of_settings_resumes_exactly(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    combinations = count(8, 300)
+    record_property("count", combinations)
+    draw = random.Random(5)
+    for number in range(combinations):
+        settings = some_settings(draw)
+        whole, cut_folder = tmp_path / f"{number}-whole", tmp_path / f"{number}-cut"
+        whole.mkdir()
+        cut_folder.mkdir()
+        reached = finished(whole, max_steps=STEPS, **settings).step
+        resume = None
+        for cut in sorted(draw.sample(range(1, reached), min(3, reached - 1))):
+            finished(cut_folder, resume, max_steps=cut, **settings)
+            resume = cut_folder / LATEST
+        assert finished(cut_folder, resume, max_steps=STEPS, **settings).step == reached
+        assert [row for row in compared(whole / "models", cut_folder / "models") if not row.equal] == [], settings
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_resume_with_the_same_threads_is_exact(tmp_path: Path, threads: int) -> None:
+    whole, cut_folder = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut_folder.mkdir()
+    finished(whole, max_steps=10, threads=threads)
+    finished(cut_folder, max_steps=5, threads=threads)
+    finished(cut_folder, cut_folder / LATEST, max_steps=10, threads=threads)
+    assert all(row.equal for row in compared(whole / "models", cut_folder / "models"))

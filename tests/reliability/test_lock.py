@@ -1,0 +1,33 @@
+"""One trainer to a models folder, told at once, whatever happened to the one before."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.runs import Headless, require_one_line, require_whole, run_to_its_end, training
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"], ["--overwrite"]], ids=["new", "resume", "overwrite"])
+def test_a_second_trainer_is_refused_and_told_who_is_there(folder: Path, options: list[str]) -> None:
+    with Headless(*training("save_every_steps=1"), cwd=folder) as first:
+        first.wait_for(lambda: any(event["event"] == "saved" for event in first.events))
+        (folder / "second").mkdir()
+        before = sorted(path.name for path in (folder / "models").glob("*.safetensors"))
+        where = ["--models-dir", str(folder / "models"), "--train-file", str(folder / "data/raw/train.en")]
+        second = run_to_its_end(*training(), *where, *options, cwd=folder / "second")
+        require_one_line(second, 2, f"process {first.process.pid} is training there", "--models-dir")
+        assert set(before) <= {path.name for path in (folder / "models").glob("*.safetensors")}
+        assert first.stop() == 130
+    require_whole(folder / "models", first.events)
+
+
+def test_the_lock_dies_with_its_owner_even_when_it_is_killed(folder: Path) -> None:
+    with Headless(*training("save_every_steps=1"), cwd=folder) as first:
+        first.wait_for(lambda: any(event["event"] == "saved" for event in first.events))
+        first.stop(signal.SIGKILL)
+    assert (folder / "models/.lock").exists()
+    again = run_to_its_end(*training(), "--resume", "--max-steps", str(first.steps + 3), cwd=folder)
+    assert again.process.returncode == 0, again.errors

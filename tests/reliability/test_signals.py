@@ -1,0 +1,117 @@
+"""Signals to real runs: whatever comes when, what was announced is there, and going on gives what no signal would have.
+
+A process that has not yet told of its first event may end by the signal itself: it has nothing to lose.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpt_tui.resume_check import compared
+from tests.program import write_texts
+from tests.reliability.counts import count
+from tests.reliability.runs import LATEST, Headless, needs_strace, require_whole, run_to_its_end, training
+
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="POSIX signals")
+
+
+def signalled_run(folder: Path, draw: random.Random, settings: list[str]) -> None:
+    """Start or resume a run, send it signals at random instants, and hold what it leaves to what it announced."""
+    models = folder / "models"
+    resume = ["--resume"] if (folder / LATEST).exists() else []
+    with Headless(*settings, *resume, cwd=folder) as run:
+        is_started = draw.random() < 0.8
+        if is_started:
+            run.wait_for(lambda: run.events)
+        time.sleep(draw.random() * 0.3)
+        for _ in range(draw.choice((0, 0, 1, 2)) if is_started else 0):
+            run.send(signal.SIGUSR1)
+            time.sleep(draw.random() * 0.1)
+        stop = signal.Signals[draw.choice((*STOPPING, "SIGKILL"))]
+        run.send(stop)
+        if draw.random() < 0.5:
+            time.sleep(draw.random() * 0.1)
+            run.send(signal.Signals[draw.choice(STOPPING)])
+        code = run.end()
+    require_whole(models, run.events)
+    if is_started and stop is not signal.SIGKILL:
+        assert code == 128 + stop
+        assert "Traceback" not in run.errors
+        assert run.events[-1] == {"event": "finished", "reason": "stopped", "step": run.steps}
+        assert [event for event in run.events if event["event"] == "saved"][-1]["step"] == run.steps
+    elif not is_started:
+        assert code in (128 + stop, -stop, 1)  # 1: Python itself, before it has come to this program
+
+
+def test_signals_at_random_instants_lose_nothing_and_change_nothing(
+    folder: Path, record_property: Callable[[str, object], None]
+) -> None:
+    signals = count(6, 500)
+    record_property("count", signals)
+    draw = random.Random(8)
+    settings = training("save_every_steps=1", "eval_every_steps=7", "save_epoch_number=20")
+    for _ in range(signals):
+        signalled_run(folder, draw, settings)
+    with Headless(*settings, "--resume", cwd=folder) as run:
+        run.wait_for_step(5)
+        assert run.stop() == 130
+    last = str(run.steps)
+    other = folder / "without signals"
+    other.mkdir()
+    write_texts(other)
+    whole = run_to_its_end(*training("eval_every_steps=7"), "--max-steps", last, cwd=other)
+    assert whole.process.returncode == 0, whole.errors
+    assert [row for row in compared(other / "models", folder / "models") if not row.equal] == []
+
+
+@pytest.mark.parametrize("name", STOPPING)
+def test_a_signal_during_a_long_save_lets_it_complete_and_so_does_a_second_one(folder: Path, name: str) -> None:
+    models = folder / "models"
+    slow_disk = (
+        needs_strace(),
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fsync",
+        "-e",
+        "inject=fsync:delay_enter=1000000:when=4+",
+    )
+    with Headless(*training("save_every_steps=5"), cwd=folder, before=slow_disk) as run:
+        run.wait_for(lambda: any(path.stat().st_size > 10_000 for path in models.glob(".ckpt_latest.*.new")))
+        pid = int((models / ".lock").read_text())
+        for _ in range(2):
+            assert not any(event["event"] == "saved" for event in run.events)
+            os.kill(pid, signal.Signals[name])
+            time.sleep(1.05)  # later than what counts as one and the same press
+        assert run.end() == 128 + signal.Signals[name]
+    assert run.errors.count("stopped at once") == 0
+    assert [event["step"] for event in run.events if event["event"] == "saved"] == [5]
+    require_whole(models, run.events)
+
+
+def test_many_requests_to_save_are_all_heeded_and_none_stops_the_run(
+    folder: Path, record_property: Callable[[str, object], None]
+) -> None:
+    requests = count(30, 500)
+    record_property("count", requests)
+    draw = random.Random(1)
+    with Headless(*training("save_every_steps=0"), cwd=folder) as run:
+        run.wait_for_step(1)
+        for _ in range(requests):
+            run.send(signal.SIGUSR1)
+            time.sleep(draw.random() * 0.02)
+        reached = run.steps
+        run.wait_for_step(reached + 20)
+        assert run.stop() == 130
+    saves = [event for event in run.events if event["event"] == "saved"]
+    assert len(saves) > requests / 4  # requests of one and the same step are one save
+    require_whole(folder / "models", run.events)
