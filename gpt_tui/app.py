@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +14,7 @@ from typing import ClassVar
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.dom import DOMNode
+from textual.driver import Driver
 from textual.screen import Screen
 
 from gpt_core.config import Settings
@@ -41,7 +43,7 @@ HEIGHTS = [(0, "-low"), (32, "-tall")]
 class GptApp(App[None]):
     """One engine, one main screen. `request` is begun at once if it is given."""
 
-    CSS_PATH = "styles.tcss"
+    CSS_PATH = Path(__file__).with_name("styles.tcss")
     TITLE = "gpt-tui"
     BINDINGS: ClassVar[list[BindingType]] = bindings("everywhere")
     HORIZONTAL_BREAKPOINTS = WIDTHS
@@ -71,12 +73,28 @@ class GptApp(App[None]):
 
     def on_mount(self) -> None:
         """The pulse, the signals, and the run that was asked for."""
-        self.set_interval(DRAIN_INTERVAL_S, self.drain)
+        self.set_interval(DRAIN_INTERVAL_S, self.tick)
         self._listen_to_signals()
         if self._request:
             self.call_after_refresh(self.main.begin, self._request)
 
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's choice, but for a terminal that may hang up."""
+        chosen = super().get_driver_class()
+        if chosen.__name__ == "LinuxDriver":
+            from gpt_tui.terminal import SteadyDriver
+
+            return SteadyDriver
+        return chosen
+
     # -- the engine's pulse
+
+    def tick(self) -> None:
+        """A few times a second: is the terminal still there, and what has the engine done?"""
+        is_lost = getattr(self._driver, "is_lost", None)
+        if self._leaving is None and is_lost and is_lost():
+            self.leave(EXIT_HANGUP)
+        self.drain()
 
     def on_engine_woke(self, _message: EngineWoke) -> None:
         """Something that cannot wait for the timer."""
@@ -127,7 +145,7 @@ class GptApp(App[None]):
         handlers: dict[str, Callable[[], None]] = {
             "SIGINT": partial(self.leave, EXIT_INTERRUPTED),
             "SIGTERM": partial(self.leave, EXIT_TERMINATED),
-            "SIGHUP": partial(self.leave, EXIT_HANGUP),
+            "SIGHUP": partial(self.leave, EXIT_HANGUP),  # see also `tick`
             "SIGUSR1": self.engine.save,
         }
         for name, handler in handlers.items():
@@ -225,9 +243,15 @@ def run_app(resolved: Resolved, *, resume: Path | None = None, overwrite: bool =
         app.run()
     finally:
         if not app.engine.join(0):
-            print("gpt-tui: saving the run before leaving", file=sys.stderr)
+            _tell("gpt-tui: saving the run before leaving")
             app.engine.stop()
             app.engine.join()
-    if app.farewell:
-        print(app.farewell, file=sys.stderr)
+    _tell(app.farewell)
     return app.return_code if app.return_code is not None else EXIT_FAILED
+
+
+def _tell(words: str) -> None:
+    """A line on the terminal, if there still is one."""
+    if words:
+        with suppress(OSError):
+            print(words, file=sys.stderr)

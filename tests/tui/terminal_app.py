@@ -1,0 +1,51 @@
+"""The app over a fake trainer, as a program of its own: for tests that need a real terminal and real signals."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import gpt_tui.app
+from gpt_core.settings import Resolved
+from tests.tui.fake_trainer import FakeOpen, FakeTrainer, fake_generator, fake_settings
+
+
+class NotingTrainer(FakeTrainer):
+    """Leaves a file for each save, so that the test sees it from outside."""
+
+    def _save(self, kind: str):  # type: ignore[no-untyped-def]
+        Path(self.settings.models_dir, f"saved-{kind}-{self.step}").touch()
+        return super()._save(kind)
+
+
+def main() -> int:
+    """`python -m tests.tui.terminal_app FOLDER STEP_S [fail|deaf]`."""
+    folder, step_s, *rest = sys.argv[1:]
+    settings = fake_settings(folder)
+    opener = FakeOpen(step_s=float(step_s))
+
+    def open_run(request, progress):  # type: ignore[no-untyped-def]
+        opener(request, progress)
+        return NotingTrainer(request, step_s=float(step_s))
+
+    class App(gpt_tui.app.GptApp):
+        def __init__(self, *arguments, **options):  # type: ignore[no-untyped-def]
+            super().__init__(*arguments, **options, open_run=open_run, make=fake_generator())
+
+        def on_mount(self) -> None:
+            super().on_mount()
+            if rest == ["deaf"]:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+        def drain(self) -> None:
+            super().drain()
+            if rest == ["fail"] and self.engine.history.step > 20:
+                raise ZeroDivisionError("a widget fell over")
+
+    gpt_tui.app.GptApp = App  # type: ignore[misc]
+    return gpt_tui.app.run_app(Resolved(settings, "nano", {}), autostart=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

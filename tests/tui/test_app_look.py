@@ -1,0 +1,106 @@
+"""What is seen at the usual sizes, in each state: the words that must be there, nothing cut off, a picture to take."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt_tui.run_status import Phase
+from gpt_tui.widgets.controls import Controls
+from gpt_tui.widgets.status_panel import StatusPanel
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.fake_trainer import FakeOpen
+
+SIZES = [(80, 24), (120, 40), (160, 50)]
+
+
+def take_picture(bench: AppBench, folder: Path) -> str:
+    """The picture that the README shows is taken like this."""
+    path = folder / "picture.svg"
+    path.write_text(bench.app.export_screenshot(), encoding="utf-8")
+    return path.read_text(encoding="utf-8").replace("&#160;", " ")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_before_a_run_the_screen_says_what_would_be_trained_and_how(tmp_path: Path, size: tuple[int, int]):
+    async with running_app(tmp_path, size=size) as bench:
+        await bench.until_seen("Press  s  to start training the nano preset on train.en")
+        for words in ("1,071,872 parameters", "up to 20 epochs", "○ ready", "x Stop", "Help", "palette"):
+            assert words in bench.text()
+        assert "Train a GPT from scratch" in take_picture(bench, tmp_path)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_run_shows_curves_numbers_and_log(tmp_path: Path, size: tuple[int, int]):
+    async with running_app(
+        tmp_path, size=size, opener=FakeOpen(step_s=0.0002), max_steps=5000, autostart=True
+    ) as bench:
+        await bench.until_step(800)
+        await bench.pilot.press("p")
+        await bench.until_phase(Phase.PAUSED)
+        await bench.pilot.pause(0.6)
+        shown = bench.text()
+        for words in (
+            "loss", "perplexity", "⠒⠒ smoothed", "◆ eval", "★ best", "step", "epoch", "left", "speed", "smoothed",
+            "eval", "bits/byte", "patience", "saved", "‖ paused", "Go on", "Axis",
+        ):  # fmt: skip
+            assert words in shown, words
+        assert any(0x2800 < ord(character) <= 0x28FF for character in shown)
+        panel = bench.app.main.query_one(StatusPanel)
+        assert all(len(line) <= panel.size.width for line in panel.render().plain.splitlines())
+        picture = take_picture(bench, tmp_path)
+        assert "paused" in picture
+        assert "perplexity" in picture
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_no_button_is_cut_off(tmp_path: Path, size: tuple[int, int]):
+    async with running_app(tmp_path, size=size) as bench:
+        controls = bench.app.main.query_one(Controls)
+        for button in controls.children:
+            assert button.region.right <= size[0]
+            assert button.region.width >= len(str(button.label))
+            assert button.region.height >= 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_chat_shows_its_fields_whole(tmp_path: Path, size: tuple[int, int]):
+    async with running_app(tmp_path, size=size) as bench:
+        await bench.pilot.press("c")
+        await bench.until_seen("There is no model to chat with yet.")
+        for words in (
+            "temperature",
+            "top-k",
+            "top-p",
+            "repetition",
+            "length",
+            "seed",
+            "random",
+            "empty: another each time",
+        ):
+            assert words in bench.text()
+
+
+async def test_every_theme_shows_the_same_words(tmp_path: Path):
+    async with running_app(tmp_path, opener=FakeOpen(step_s=0.0002), autostart=True) as bench:
+        await bench.until_step(300)
+        await bench.pilot.press("p")
+        await bench.until_phase(Phase.PAUSED)
+        assert len(bench.app.available_themes) > 10
+        for theme in bench.app.available_themes:
+            bench.app.theme = theme
+            await bench.pilot.pause()
+            for words in ("paused at step", "⠒⠒ smoothed", "Go on"):
+                assert words in bench.text(), theme
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 5), (79, 10), (300, 100)])
+async def test_no_size_is_too_odd(tmp_path: Path, size: tuple[int, int]):
+    async with running_app(tmp_path, size=(80, 24), autostart=True) as bench:
+        await bench.until_step(30)
+        await bench.pilot.resize_terminal(*size)
+        await bench.pilot.pause(0.6)
+        await bench.pilot.press("c")
+        await bench.pilot.pause()
+        await bench.pilot.press("f2")
+        await bench.pilot.resize_terminal(80, 24)
+        await bench.until_seen("▶ training")

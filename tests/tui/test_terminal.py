@@ -1,0 +1,189 @@
+"""The app in a real (pseudo) terminal: signals, exit codes, what is saved, and that the terminal is left as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pty = pytest.importorskip("pty")
+fcntl = pytest.importorskip("fcntl")
+termios = pytest.importorskip("termios")
+
+TIMEOUT_S = 30.0
+LEFT_ALTERNATE_SCREEN, MOUSE_OFF, CURSOR_ON = b"\x1b[?1049l", b"\x1b[?1000l", b"\x1b[?25h"
+
+
+class Terminal:
+    """A pseudo terminal with the app in it."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self.master, slave = pty.openpty()
+        self.slave = slave
+        termios.tcsetwinsize(slave, (24, 80))
+        self.before = termios.tcgetattr(slave)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.tui.terminal_app", str(folder), *arguments],
+            stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            cwd=Path(__file__).parents[2], env=os.environ | {"TERM": "xterm-256color", "PYTHONPATH": "."},
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.set_blocking(self.master, False)
+        self.output = b""
+
+    def read(self) -> bytes:
+        """All that was written so far."""
+        try:
+            while part := os.read(self.master, 65536):
+                self.output += part
+        except OSError:  # nothing more at the moment, or nobody there any more
+            pass
+        return self.output
+
+    def until(self, words: bytes) -> None:
+        """Waits until the app has written this."""
+        end = time.monotonic() + TIMEOUT_S
+        while words not in self.read():
+            assert time.monotonic() < end, self.output[-3000:]
+            assert self.process.poll() is None, self.output[-3000:]
+            time.sleep(0.02)
+
+    def until_step(self, number: int) -> None:
+        """Waits until the app has saved or trained: a save by signal shows that it trains."""
+        self.until(b"\xe2\x96\xb6 training")
+        self.read_for(0.02 * number)
+
+    def read_for(self, seconds: float) -> None:
+        """Lets time pass, reading on: an app whose terminal takes nothing more has to wait."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.read()
+            time.sleep(0.01)
+
+    def wait(self) -> int:
+        """Waits for the end, reading on so that nothing blocks; the exit code."""
+        end = time.monotonic() + TIMEOUT_S
+        while self.process.poll() is None:
+            assert time.monotonic() < end, self.output[-3000:]
+            self.read()
+            time.sleep(0.02)
+        self.read()
+        return self.process.returncode
+
+    def saved(self, kind: str = "latest") -> list[Path]:
+        """Files that the fake trainer left for its saves."""
+        return sorted(self.folder.glob(f"saved-{kind}-*"))
+
+    def is_restored(self) -> bool:
+        """Whether the terminal is as it was: modes and line discipline."""
+        after = termios.tcgetattr(self.slave)
+        sequences = all(self.output.rfind(off) > 0 for off in (LEFT_ALTERNATE_SCREEN, MOUSE_OFF, CURSOR_ON))
+        return sequences and after[:4] == self.before[:4]
+
+
+@pytest.fixture
+def terminal(tmp_path: Path):
+    terminals: list[Terminal] = []
+
+    def start(*arguments: str) -> Terminal:
+        terminals.append(Terminal(tmp_path, *arguments))
+        return terminals[-1]
+
+    yield start
+    for one in terminals:
+        if one.process.poll() is None:
+            one.process.kill()
+        os.close(one.master)
+        os.close(one.slave)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+)
+def test_a_signal_saves_restores_the_terminal_and_leaves_with_its_code(terminal, number: int, code: int):
+    app = terminal("0.01")
+    app.until_step(20)
+    app.process.send_signal(number)
+    assert app.wait() == code
+    assert len(app.saved()) == 1
+    assert app.is_restored()
+    assert b"Traceback" not in app.output
+
+
+def test_two_signals_at_once_save_once(terminal):
+    app = terminal("0.2")
+    app.until_step(20)
+    app.process.send_signal(signal.SIGTERM)
+    app.process.send_signal(signal.SIGTERM)
+    assert app.wait() == 143
+    assert len(app.saved()) == 1
+    assert app.is_restored()
+
+
+def test_usr1_saves_and_training_goes_on(terminal):
+    app = terminal("0.01")
+    app.until_step(20)
+    app.process.send_signal(signal.SIGUSR1)
+    app.until(b"saved ckpt_latest")
+    assert len(app.saved()) == 1
+    app.process.send_signal(signal.SIGTERM)
+    assert app.wait() == 143
+    assert len(app.saved()) == 2
+
+
+@pytest.mark.parametrize(("keys", "code", "saves"), [(b"\x03", 130, 1), (b"qs", 0, 1), (b"qd", 0, 0)])
+def test_keys_leave_as_they_say(terminal, keys: bytes, code: int, saves: int):
+    app = terminal("0.01")
+    app.until_step(20)
+    for key in keys:
+        os.write(app.master, bytes([key]))
+        app.read_for(0.4)
+    assert app.wait() == code
+    assert len(app.saved()) == saves
+    assert app.is_restored()
+
+
+def test_a_terminal_that_goes_away_ends_the_run_with_a_save(terminal):
+    app = terminal("0.01")
+    app.until_step(20)
+    os.close(app.master)
+    app.master = os.open(os.devnull, os.O_RDWR)
+    assert app.wait() == 129
+    assert len(app.saved()) == 1
+
+
+def test_a_terminal_that_goes_away_without_a_signal_is_noticed(terminal):
+    app = terminal("0.01", "deaf")
+    app.until_step(20)
+    os.close(app.master)
+    app.master = os.open(os.devnull, os.O_RDWR)
+    assert app.wait() == 129
+    assert len(app.saved()) == 1
+
+
+def test_a_widget_that_falls_over_leaves_a_saved_run_and_a_usable_terminal(terminal):
+    app = terminal("0.01", "fail")
+    assert app.wait() == 1
+    assert b"a widget fell over" in app.output
+    assert len(app.saved()) == 1
+    assert app.is_restored()
+
+
+def test_being_stopped_and_continued_by_the_shell_changes_nothing(terminal):
+    app = terminal("0.01")
+    app.until_step(20)
+    app.process.send_signal(signal.SIGTSTP)
+    app.read_for(0.5)
+    assert LEFT_ALTERNATE_SCREEN in app.output
+    app.process.send_signal(signal.SIGCONT)
+    app.read_for(0.5)
+    app.process.send_signal(signal.SIGTERM)
+    assert app.wait() == 143
+    assert len(app.saved()) == 1
+    assert app.is_restored()
