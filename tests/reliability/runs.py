@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +25,8 @@ Event = dict[str, Any]
 LATEST = Path("models/ckpt_latest.safetensors")
 # a run that only a signal ends; one thread, so that many of them are no burden
 ENDLESS = ("max_epochs=1000000", "patience=0", "epsilon=0", "threads=1", "save_every_minutes=0", "save_epoch_number=0")
+
+_numbers = itertools.count()
 
 
 def training(*more: str) -> list[str]:
@@ -45,7 +49,8 @@ class Headless:
 
     def __init__(self, *arguments: str | bytes, cwd: Path, before: tuple[str, ...] = (), **changes: str) -> None:
         self.cwd = cwd
-        self._out, self._err = cwd / "out.txt", cwd / "err.txt"
+        number = next(_numbers)
+        self._out, self._err = cwd / f"{number}.out", cwd / f"{number}.err"
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
             self.process = subprocess.Popen(
                 [*before, *PROGRAM, *arguments], cwd=cwd, env=environment(**changes), stdin=subprocess.DEVNULL,
@@ -77,6 +82,14 @@ class Headless:
     def steps(self) -> int:
         """The last step that was told."""
         return max((event["step"] for event in self.events), default=0)
+
+    @property
+    def last_step(self) -> int:
+        """The same, read from the end of a long output only."""
+        with open(self._out, "rb") as file:
+            file.seek(max(0, os.path.getsize(self._out) - 4096))
+            steps = re.findall(rb'"step":(\d+)', file.read())
+        return int(steps[-1]) if steps else 0
 
     def wait_for(self, is_there: Callable[[], object]) -> None:
         """Wait until something holds, while the process lives."""

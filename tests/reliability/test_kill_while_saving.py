@@ -1,7 +1,4 @@
-"""SIGKILL at random instants of a save: whatever has a checkpoint's name is whole, and nothing announced is lost.
-
-GPT_TUI_KILLS sets how many (30; 200 and 1000 for longer runs).
-"""
+"""SIGKILL at random instants of a save: whatever has a checkpoint's name is whole, and nothing announced is lost."""
 
 import os
 import random
@@ -15,8 +12,9 @@ import pytest
 from gpt_core.training.checkpoint import verify_checkpoint
 from gpt_core.training.checkpoint_store import CheckpointStore
 from tests.core.checkpoint_samples import SETTINGS, sample
+from tests.reliability.counts import count
 
-KILLS = int(os.environ.get("GPT_TUI_KILLS", "30"))
+KILLS = count(15, 1000)
 KINDS = ("latest", "best", "latest", "epoch", "latest", "final")
 AT_MOST_MB = 2.5
 
@@ -57,7 +55,8 @@ def kill_one(folder, first_step, delay_s):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
-def test_a_kill_at_any_instant_of_a_save_loses_nothing_that_was_announced(tmp_path):
+def test_a_kill_at_any_instant_of_a_save_loses_nothing_that_was_announced(tmp_path, record_property):
+    record_property("count", KILLS)
     draw = random.Random(4)
     step, resumable, leftovers = 0, 0, 0
     for _ in range(KILLS):

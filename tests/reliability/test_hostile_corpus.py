@@ -1,0 +1,148 @@
+"""Texts that are no text, and texts that change while they are trained on: each with the outcome that is promised.
+
+Bytes are never changed or refused for what they are: NULs, binary and invalid UTF-8 are trained on as bytes. A text
+with nothing to learn is refused. What was read at the start is what is trained on, whatever becomes of the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.program import TEXT, run_program
+from tests.reliability.counts import count
+from tests.reliability.runs import LATEST, Headless, require_one_line, require_whole, run_to_its_end, training
+
+PLAIN = TEXT.encode()
+PEAK_GROWTH_KB = 150_000  # what a text may take besides the program, whatever its size
+TRAINED: dict[str, bytes] = {
+    "NULs": bytes(5000),
+    "binary": np.random.default_rng(0).bytes(20_000),
+    "CRLF": PLAIN.replace(b"\n", b"\r\n"),
+    "byte order mark": b"\xef\xbb\xbf" + PLAIN,
+    "invalid UTF-8": (PLAIN[:60] + b"\xff\xfe\x80\xc3( \xed\xa0\x80 \xf4\x90\x80\x80\n\n") * 50,
+    "no line end": PLAIN.replace(b"\n", b" "),
+    "carriage returns": PLAIN.replace(b"\n", b"\r"),
+    "shorter than the context": b"Hi you.",
+    "escape sequences": b"\x1b]0;pwned\x07\x1b[2J\x9b31m[red]x[/red]\n\n" * 50,
+}
+REFUSED = {
+    "empty": (b"", "is empty"),
+    "white space": (b" \n\t\n\r\n", "is empty"),
+    "one byte": (b"a", "too few to hold some out"),
+    "only a byte order mark": (b"\xef\xbb\xbf", "is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_text_of_any_bytes_is_trained_on_and_comes_back_byte_by_byte(folder: Path, kind: str) -> None:
+    (folder / "text").write_bytes(TRAINED[kind])
+    run = run_to_its_end(*training(), "--train-file", "text", "--max-steps", "3", cwd=folder)
+    assert run.process.returncode == 0, run.errors
+    assert run.steps == 3
+    require_whole(folder / "models", run.events)
+    assert run_program("tokenize", "text", "--model", str(LATEST), cwd=folder).returncode == 0
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_text_with_nothing_to_learn_is_refused_in_one_line(folder: Path, kind: str) -> None:
+    data, told = REFUSED[kind]
+    (folder / "text").write_bytes(data)
+    (folder / "data/test/eval.en").unlink()  # so that a part of the text must be held out
+    run = run_to_its_end(*training(), "--train-file", "text", cwd=folder)
+    require_one_line(run, 2, told)
+    assert not list((folder / "models").glob("*.safetensors"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
+@pytest.mark.parametrize("option", ["--train-file", "--eval-file"])
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "device", "missing"])
+def test_what_is_no_file_is_no_text(folder: Path, option: str, kind: str) -> None:
+    os.mkfifo(folder / "fifo")
+    target = {"folder": "data", "FIFO": "fifo", "device": "/dev/zero", "missing": "nowhere"}[kind]
+    run = run_to_its_end(*training(), option, target, cwd=folder)
+    require_one_line(run, 2, target, "name a text file")
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"a", b"\xff"], ids=["NUL", "a", "not UTF-8"])
+def test_one_very_long_line_takes_bounded_memory(
+    folder: Path, byte: bytes, record_property: Callable[[str, object], None]
+) -> None:
+    size = count(16, 300) << 20
+    with open(folder / "long", "wb") as file:
+        if byte == b"\0":
+            file.truncate(size)  # takes no room on the disk
+        else:
+            for _ in range(size >> 20):
+                file.write(byte * (1 << 20))
+    texts = ["--eval-file", "data/test/eval.en", "--max-steps", "3"]
+    usual = run_to_its_end(*training(), *texts, "--models-dir", "usual", cwd=folder)
+    run = run_to_its_end(*training(), "--train-file", "long", *texts, cwd=folder)
+    assert run.process.returncode == 0, run.errors
+    growth = run.usage.ru_maxrss - usual.usage.ru_maxrss
+    record_property("count", f"{size >> 20} MiB")
+    record_property("seen", f"{growth / 1000:.0f} MB more than for a small text")
+    assert growth < PEAK_GROWTH_KB
+
+
+def changed(path: Path, how: str) -> None:
+    """What somebody does to a file while it is in use."""
+    if how == "deleted":
+        path.unlink()
+    elif how == "growing":
+        with open(path, "ab") as file:
+            file.write(b"One more line.\n\n" * 1000)
+    elif how == "truncated":
+        os.truncate(path, 100)
+    elif how == "overwritten":
+        path.write_bytes(b"Something else.\n\n" * 500)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [("deleted", "text"), ("growing", "another text"), ("truncated", "another text"), ("overwritten", "another text")],
+)
+def test_a_text_that_changes_is_trained_on_as_it_was_and_missed_when_resuming(
+    folder: Path, how: str, told: str
+) -> None:
+    text = folder / "text"
+    text.write_bytes(PLAIN)
+    options = [*training(), "--train-file", "text", "--eval-file", "data/test/eval.en"]
+    with Headless(*options, cwd=folder) as run:
+        run.wait_for_step(1)
+        changed(text, how)
+        run.wait_for_step(run.steps + 100)
+        assert run.stop() == 130
+    require_whole(folder / "models", run.events)
+    require_one_line(run_to_its_end(*options, "--resume", cwd=folder), 2, told)
+    text.write_bytes(PLAIN)
+    again = run_to_its_end(*options, "--resume", "--max-steps", str(run.steps + 3), cwd=folder)
+    assert again.process.returncode == 0, again.errors
+
+
+def test_a_token_cache_that_is_cut_short_in_use_ends_the_run_saved_and_is_made_anew(folder: Path) -> None:
+    with Headless(*training(), cwd=folder) as run:
+        run.wait_for_step(5)
+        for cache in folder.glob("data/raw/*.tokens-*"):
+            os.truncate(cache, 600)
+        code = run.end()
+    assert code == 2
+    require_one_line(run, 2, "was cut short while in use", "start again")
+    require_whole(folder / "models", run.events)
+    again = run_to_its_end(*training(), "--resume", "--max-steps", str(run.steps + 3), cwd=folder)
+    assert again.process.returncode == 0, again.errors
+    assert again.events[0]["step"] >= run.steps
+
+
+def test_a_token_cache_that_is_deleted_in_use_changes_nothing(folder: Path) -> None:
+    with Headless(*training(), cwd=folder) as run:
+        run.wait_for_step(1)
+        for cache in folder.glob("data/*/*.tokens-*"):
+            cache.unlink()
+        run.wait_for_step(run.steps + 100)
+        assert run.stop() == 130
+    require_whole(folder / "models", run.events)

@@ -1,0 +1,99 @@
+"""Escape sequences and markup in a text, a path or a reply: shown as text, on every way to a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.program import Terminal, run_program, tiny
+from tests.reliability.runs import ENDLESS, run_to_its_end, training
+
+TITLE = "\x1b]0;pwned\x07"
+HOSTILE = f"{TITLE}\x1b[2J\x9b31m[red]x[/red]\x1b[?1049h\u202e"
+# what a bar on a terminal is drawn with: colours, cursor up and down, erase, hide and show the cursor
+DRAWING = re.compile(r"\x1b\[(?:[\d;]*m|\d*[ABGK]|\?25[hl])")
+ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\u202a-\u202e]")
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A folder whose texts are full of escape sequences, under a name that is one."""
+    for name in ("raw/train.en", "test/eval.en"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{HOSTILE} It was a [bold]dark[/bold] night.\n\n" * 60, encoding="utf-8")
+    return tmp_path
+
+
+def require_harmless(shown: str) -> None:
+    """Nothing that steers a terminal but drawing is in it."""
+    left = ODD.findall(DRAWING.sub("", shown))
+    assert left == [], repr(shown)
+
+
+def test_a_text_and_a_path_of_escape_sequences_reach_the_terminal_as_text(hostile: Path) -> None:
+    odd = hostile / HOSTILE.replace("/", "")
+    (hostile / "data/raw/train.en").rename(odd)
+    options = ["--train-file", odd.name, "--models-dir", f"m{TITLE}", "--max-steps", "5"]
+    terminal = Terminal("--train-only", *tiny(*ENDLESS), *options, cwd=hostile)
+    assert terminal.end() == 0
+    assert "pwned" in terminal.shown
+    require_harmless(terminal.shown)
+
+
+def test_a_reply_of_escape_sequences_reaches_the_terminal_as_text(hostile: Path) -> None:
+    learned = ["--overfit-tiny", "--set", "overfit_steps=150", "--set", "mlp_lr=0.01", "--set", "attn_lr=0.01"]
+    rates = ["--set", "unembed_lr=0.01", "--set", "warmup_steps=0", "--set", "overfit_lines=1"]
+    run = run_to_its_end(*training(), *learned, *rates, cwd=hostile)
+    assert run.process.returncode == 0, run.errors
+    terminal = Terminal("generate", TITLE, "--temperature", "0", "--max-tokens", "60", cwd=hostile)
+    assert terminal.end() == 0
+    assert "pwned" in terminal.shown
+    require_harmless(terminal.shown)
+    chat = Terminal("chat", "--temperature", "0", cwd=hostile)
+    chat.read_until("> ")
+    chat.type("]0;\n")
+    chat.read_until("> ")
+    require_harmless(chat.shown)
+    chat.type("exit\n")
+    assert chat.end() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--train-only", "--resume", HOSTILE],
+        ["--train-only", "--train-file", HOSTILE],
+        ["--train-only", "--models-dir", f"/proc/{TITLE}"],
+        ["--train-only", "--config", HOSTILE],
+        ["--train-only", "--set", f"{HOSTILE}=1"],
+        ["--train-only", "--preset", HOSTILE],
+        ["generate", "x", "--model", HOSTILE],
+        ["evaluate", "--model", HOSTILE],
+        ["tokenize", HOSTILE],
+        ["verify", HOSTILE],
+        [HOSTILE],
+    ],
+    ids=lambda arguments: " ".join(arguments[:-1]) or "command",
+)
+def test_an_error_about_an_odd_name_is_one_harmless_line(hostile: Path, arguments: list[str]) -> None:
+    run = run_program(*arguments, cwd=hostile)
+    assert run.returncode in (1, 2)
+    told = run.stderr + run.stdout
+    assert told.count("\n") == 1, told
+    assert "pwned" in told
+    require_harmless(told)
+
+
+def test_a_planted_file_name_in_the_models_folder_is_named_harmlessly(hostile: Path) -> None:
+    models = hostile / "models"
+    models.mkdir()
+    (models / f"epoch_{TITLE}.safetensors").write_bytes(b"x")
+    os.symlink("/dev/zero", models / "ckpt_latest.safetensors")
+    run = run_program("--train-only", "--resume", cwd=hostile)
+    assert run.returncode == 2
+    assert "passed over" in run.stderr
+    require_harmless(run.stderr)
