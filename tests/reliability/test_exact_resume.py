@@ -69,7 +69,7 @@ def test_a_run_cut_after_any_step_goes_on_as_the_whole_run(
 def test_any_combination_of_settings_resumes_exactly(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    combinations = count(8, 300)
+    combinations = count(5, 300)
     record_property("count", combinations)
     draw = random.Random(5)
     for number in range(combinations):

@@ -13,9 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.program import TEXT, run_program
+from tests.program import TEXT
 from tests.reliability.counts import count
-from tests.reliability.runs import LATEST, Headless, require_one_line, require_whole, run_to_its_end, training
+from tests.reliability.runs import (
+    LATEST,
+    Headless,
+    require_one_line,
+    require_whole,
+    run_process,
+    run_to_its_end,
+    training,
+)
 
 PLAIN = TEXT.encode()
 PEAK_GROWTH_KB = 150_000  # what a text may take besides the program, whatever its size
@@ -42,10 +50,10 @@ REFUSED = {
 def test_a_text_of_any_bytes_is_trained_on_and_comes_back_byte_by_byte(folder: Path, kind: str) -> None:
     (folder / "text").write_bytes(TRAINED[kind])
     run = run_to_its_end(*training(), "--train-file", "text", "--max-steps", "3", cwd=folder)
-    assert run.process.returncode == 0, run.errors
+    assert run.code == 0, run.errors
     assert run.steps == 3
     require_whole(folder / "models", run.events)
-    assert run_program("tokenize", "text", "--model", str(LATEST), cwd=folder).returncode == 0
+    assert run_to_its_end("tokenize", "text", "--model", str(LATEST), cwd=folder).code == 0
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -80,9 +88,9 @@ def test_one_very_long_line_takes_bounded_memory(
             for _ in range(size >> 20):
                 file.write(byte * (1 << 20))
     texts = ["--eval-file", "data/test/eval.en", "--max-steps", "3"]
-    usual = run_to_its_end(*training(), *texts, "--models-dir", "usual", cwd=folder)
-    run = run_to_its_end(*training(), "--train-file", "long", *texts, cwd=folder)
-    assert run.process.returncode == 0, run.errors
+    usual = run_process(*training(), *texts, "--models-dir", "usual", cwd=folder)
+    run = run_process(*training(), "--train-file", "long", *texts, cwd=folder)
+    assert run.code == 0, run.errors
     growth = run.usage.ru_maxrss - usual.usage.ru_maxrss
     record_property("count", f"{size >> 20} MiB")
     record_property("seen", f"{growth / 1000:.0f} MB more than for a small text")
@@ -121,7 +129,7 @@ def test_a_text_that_changes_is_trained_on_as_it_was_and_missed_when_resuming(
     require_one_line(run_to_its_end(*options, "--resume", cwd=folder), 2, told)
     text.write_bytes(PLAIN)
     again = run_to_its_end(*options, "--resume", "--max-steps", str(run.steps + 3), cwd=folder)
-    assert again.process.returncode == 0, again.errors
+    assert again.code == 0, again.errors
 
 
 def test_a_token_cache_that_is_cut_short_in_use_ends_the_run_saved_and_is_made_anew(folder: Path) -> None:
@@ -134,7 +142,7 @@ def test_a_token_cache_that_is_cut_short_in_use_ends_the_run_saved_and_is_made_a
     require_one_line(run, 2, "was cut short while in use", "start again")
     require_whole(folder / "models", run.events)
     again = run_to_its_end(*training(), "--resume", "--max-steps", str(run.steps + 3), cwd=folder)
-    assert again.process.returncode == 0, again.errors
+    assert again.code == 0, again.errors
     assert again.events[0]["step"] >= run.steps
 
 

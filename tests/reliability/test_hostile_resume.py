@@ -15,7 +15,7 @@ import pytest
 from gpt_core.training.checkpoint import read_checkpoint, write_checkpoint
 from tests.core.checkpoint_samples import forged, sample, split
 from tests.program import write_texts
-from tests.reliability.runs import LATEST, require_one_line, run_to_its_end, training
+from tests.reliability.runs import LATEST, require_one_line, run_process, run_to_its_end, training
 
 TRIES = 3  # on a busy machine the first may take longer
 
@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     write_texts(folder)
     run = run_to_its_end(*training("save_epoch_number=1"), "--max-steps", "50", cwd=folder)
-    assert run.process.returncode == 0, run.errors
+    assert run.code == 0, run.errors
     return folder
 
 
@@ -103,7 +103,7 @@ def test_what_cannot_be_resumed_is_refused_in_one_line_within_a_second(folder: P
     latest, took_s = (folder / LATEST).read_bytes(), []
     while len(took_s) < TRIES and (not took_s or min(took_s) >= 1.0):
         started = time.monotonic()
-        run = run_to_its_end(*training(), "--resume", target, "--models-dir", str(folder / "models"), cwd=folder)
+        run = run_process(*training(), "--resume", target, "--models-dir", str(folder / "models"), cwd=folder)
         took_s.append(time.monotonic() - started)
         require_one_line(run, 2, told)
         assert not run.events
@@ -125,7 +125,7 @@ def test_a_valid_file_that_claims_a_large_model_takes_no_memory_before_it_is_ref
     large = header["__metadata__"]["settings"].replace(small, '"d_model":65536,"hidden_size":262144')
     header["__metadata__"]["settings"] = large
     target.write_bytes(forged(header, tail))
-    run = run_to_its_end(*training(), "--resume", str(target), cwd=folder)
+    run = run_process(*training(), "--resume", str(target), cwd=folder)
     require_one_line(run, 2, "target.safetensors")
     assert run.usage.ru_maxrss < 200_000  # kilobytes
 
@@ -138,7 +138,7 @@ def test_resume_falls_back_to_the_newest_whole_checkpoint_and_says_so(folder: Pa
     next_best = folder / "models/best_model.safetensors"
     expected = read_checkpoint(next_best).state.step
     run = run_to_its_end(*training(), "--resume", "--max-steps", "60", cwd=folder)
-    assert run.process.returncode == 0, run.errors
+    assert run.code == 0, run.errors
     assert "gpt-tui: passed over: models/ckpt_latest.safetensors" in run.errors
     assert run.events[0]["step"] == expected
     assert run.steps == 60
@@ -149,7 +149,7 @@ def test_resume_without_any_whole_checkpoint_names_every_damaged_one(folder: Pat
     for path in paths:
         path.write_bytes(path.read_bytes()[:-1])
     run = run_to_its_end(*training(), "--resume", cwd=folder)
-    assert run.process.returncode == 2
+    assert run.code == 2
     for path in paths:
         assert f"passed over: models/{path.name}" in run.errors
     assert "nothing to resume in models" in run.errors.splitlines()[-1]
@@ -162,5 +162,5 @@ def test_a_run_that_diverged_can_be_resumed_with_lower_rates(folder: Path) -> No
     checkpoint.state.finished, checkpoint.state.skipped_in_a_row = "diverged", 5
     write_checkpoint(folder / LATEST, checkpoint)
     run = run_to_its_end(*training(), "--resume", "--max-steps", "60", cwd=folder)
-    assert run.process.returncode == 0, run.errors
+    assert run.code == 0, run.errors
     assert run.steps == 60

@@ -14,7 +14,7 @@ from gpt_core.training.checkpoint_store import CheckpointStore
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.reliability.counts import count
 
-KILLS = count(15, 1000)
+KILLS = count(8, 1000)
 KINDS = ("latest", "best", "latest", "epoch", "latest", "final")
 AT_MOST_MB = 2.5
 

@@ -30,4 +30,4 @@ def test_the_lock_dies_with_its_owner_even_when_it_is_killed(folder: Path) -> No
         first.stop(signal.SIGKILL)
     assert (folder / "models/.lock").exists()
     again = run_to_its_end(*training(), "--resume", "--max-steps", str(first.steps + 3), cwd=folder)
-    assert again.process.returncode == 0, again.errors
+    assert again.code == 0, again.errors

@@ -28,7 +28,7 @@ def test_thousands_of_steps_with_saves_and_evaluations_leave_memory_files_and_th
             if steps // 4 <= run.last_step < steps * 0.95:
                 seen.append(taken_of_the_machine(run.process.pid))
             time.sleep(0.02 + steps * 1e-6)
-    assert run.process.returncode == 0, run.errors
+    assert run.code == 0, run.errors
     assert len(seen) >= 8
     half = len(seen) // 2
     before, after = ([max(column) for column in zip(*part, strict=True)] for part in (seen[:half], seen[half:]))
@@ -76,7 +76,7 @@ def test_a_models_folder_that_cannot_be_made_or_written_is_refused_before_the_fi
     (folder / "file").write_text("x")
     for place in ("file", "file/models", "/proc/models", "/dev/null", "x" * 300):
         run = run_to_its_end(*training(), "--models-dir", place, cwd=folder)
-        assert run.process.returncode == 2, place
+        assert run.code == 2, place
         assert run.events == []
         assert run.errors.startswith("gpt-tui: models_dir: ")
         assert run.errors.count("\n") == 1

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from gpt_core.training.checkpoint import verify_checkpoint
-from tests.program import run_program
 from tests.reliability.runs import LATEST, require_whole, run_to_its_end, training
 
 GROUPS = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")
@@ -21,7 +20,7 @@ def test_rates_beyond_all_reason_end_the_run_with_a_reason_and_whole_checkpoints
 ) -> None:
     wild = training(*WILD, f"grad_clip={grad_clip}", f"adam_eps={adam_eps}")
     run = run_to_its_end(*wild, "--max-steps", "500", cwd=folder)
-    assert run.process.returncode == 1
+    assert run.code == 1
     assert "Traceback" not in run.errors
     skipped = [event for event in run.events if event["event"] == "skipped"]
     assert [event["in_a_row"] for event in skipped][-5:] == [1, 2, 3, 4, 5]
@@ -43,17 +42,17 @@ def test_a_diverged_run_goes_on_with_sane_rates(folder: Path) -> None:
     "sampling", [["--temperature", "0"], ["--temperature", "100"], ["--top-k", "1000000"], ["--top-p", "0.000001"]]
 )
 def test_extreme_sampling_gives_text(folder: Path, sampling: list[str]) -> None:
-    assert run_to_its_end(*training(), "--max-steps", "2", cwd=folder).process.returncode == 0
-    said = run_program("generate", "The", "--max-tokens", "20", *sampling, cwd=folder)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.startswith("The")
+    assert run_to_its_end(*training(), "--max-steps", "2", cwd=folder).code == 0
+    said = run_to_its_end("generate", "The", "--max-tokens", "20", *sampling, cwd=folder)
+    assert said.code == 0, said.errors
+    assert said.out.startswith("The")
 
 
 @pytest.mark.parametrize(
     "sampling", [["--temperature", "nan"], ["--temperature", "-1"], ["--top-p", "0"], ["--top-k", "-1"]]
 )
 def test_sampling_that_means_nothing_is_refused(folder: Path, sampling: list[str]) -> None:
-    assert run_to_its_end(*training(), "--max-steps", "2", cwd=folder).process.returncode == 0
-    said = run_program("generate", "The", *sampling, cwd=folder)
-    assert said.returncode == 2
-    assert said.stderr.count("\n") == 1
+    assert run_to_its_end(*training(), "--max-steps", "2", cwd=folder).code == 0
+    said = run_to_its_end("generate", "The", *sampling, cwd=folder)
+    assert said.code == 2
+    assert said.errors.count("\n") == 1

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from gpt_core.training.checkpoint import verify_checkpoint
-from tests.program import ROOT, TIMEOUT_S, environment, run_program
-from tests.reliability.runs import LATEST, needs_strace, require_one_line, run_to_its_end, training
+from tests.program import ROOT, TIMEOUT_S, environment
+from tests.reliability.runs import LATEST, needs_strace, require_one_line, run_process, run_to_its_end, training
 
 UNWANTED_MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "socket", "urllib", "http", "requests", "ssl"}
 UNWANTED_CALLS = {"eval", "exec", "compile", "__import__"}
@@ -80,8 +80,8 @@ def test_training_and_talking_open_no_socket_unpickle_nothing_and_write_only_whe
 def test_a_run_makes_no_network_call(folder: Path) -> None:
     calls = folder / "calls.txt"
     before = (needs_strace(), "-f", "-o", str(calls), "-e", "trace=%network")
-    run = run_to_its_end(*training(), "--max-steps", "3", cwd=folder, before=before)
-    assert run.process.returncode == 0, run.errors
+    run = run_process(*training(), "--max-steps", "3", cwd=folder, before=before)
+    assert run.code == 0, run.errors
     made = [line for line in calls.read_text().splitlines() if "+++" not in line and "---" not in line]
     assert made == []
 
@@ -90,8 +90,8 @@ def test_a_run_works_without_any_network(folder: Path) -> None:
     unshare = shutil.which("unshare")
     if not unshare or subprocess.run([unshare, "-n", "true"], capture_output=True, check=False).returncode:
         pytest.skip("network namespaces cannot be made here")
-    run = run_to_its_end(*training(), "--max-steps", "3", cwd=folder, before=(unshare, "-n"))
-    assert run.process.returncode == 0, run.errors
+    run = run_process(*training(), "--max-steps", "3", cwd=folder, before=(unshare, "-n"))
+    assert run.code == 0, run.errors
 
 
 @pytest.mark.skipif(os.name == "nt", reason="umask")
@@ -102,7 +102,7 @@ def test_files_have_the_mode_that_the_umask_asks_for(folder: Path, mask: int, mo
         run = run_to_its_end(*training(), "--max-steps", "50", cwd=folder)
     finally:
         os.umask(old)
-    assert run.process.returncode == 0, run.errors
+    assert run.code == 0, run.errors
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder / "models").iterdir()}
     assert set(modes) >= {"ckpt_latest.safetensors", "best_model.safetensors", "metrics.jsonl", ".lock"}
     assert set(modes.values()) == {mode}
@@ -118,14 +118,14 @@ def test_nothing_is_written_through_a_planted_link(folder: Path, name: str, how:
     settings = training("save_every_steps=1")
     if how == "resume":
         first = run_to_its_end(*settings, "--max-steps", "5", cwd=folder)
-        assert first.process.returncode == 0, first.errors
+        assert first.code == 0, first.errors
         settings.append("--resume")
     planted.unlink(missing_ok=True)
     planted.symlink_to(victim)
     run = run_to_its_end(*settings, "--max-steps", "60", cwd=folder)
     assert victim.read_text() == "precious"
-    assert run.process.returncode in (0, 2), run.errors
-    if run.process.returncode:
+    assert run.code in (0, 2), run.errors
+    if run.code:
         require_one_line_at_the_end(run.errors)
     else:
         verify_checkpoint(folder / LATEST)
@@ -141,7 +141,5 @@ def test_code_in_a_config_is_text(folder: Path) -> None:
     (folder / "config.toml").write_text("train_file = \"__import__('os').system('touch owned')\"\n")
     run = run_to_its_end(*training(), "--config", "config.toml", cwd=folder)
     require_one_line(run, 2, "__import__")
-    assert (
-        run_program("--train-only", "--set", "seed=__import__('os').system('touch owned')", cwd=folder).returncode == 2
-    )
+    assert run_to_its_end("--train-only", "--set", "seed=__import__('os').system('touch owned')", cwd=folder).code == 2
     assert not (folder / "owned").exists()

@@ -21,7 +21,7 @@ from tests.core.checkpoint_samples import sample
 from tests.program import ROOT, TIMEOUT_S, environment
 from tests.reliability.counts import SHARE, count
 from tests.reliability.one_save import KINDS
-from tests.reliability.runs import needs_strace, require_whole, run_to_its_end, training
+from tests.reliability.runs import needs_strace, require_whole, run_process, training
 
 OF_A_SAVE = ("openat", "write", "fsync", "close", "link", "linkat", "rename", "renameat", "renameat2", "unlink")
 
@@ -62,9 +62,9 @@ def calls_of_a_save(folder: Path) -> Counter[str]:
 
 
 def chosen_calls(calls: Counter[str]) -> list[tuple[str, int]]:
-    """Every call, or evenly spread as many as are asked for; by default the first and last of those that write."""
+    """Every call, or evenly spread as many as are asked for; by default the last of each that writes, and two more."""
     if not SHARE:
-        return [(name, number) for name in OF_A_SAVE if name in calls for number in (1, calls[name])]
+        return [(name, calls[name]) for name in OF_A_SAVE if name in calls] + [("write", 1), ("rename", 1)]
     every = [(name, number) for name, most in calls.items() for number in range(1, most + 1)]
     return every[:: max(1, len(every) // count(1, len(every)))]
 
@@ -106,8 +106,8 @@ def test_a_run_that_cannot_save_says_so_and_goes_on_and_saves_when_it_can_again(
     first = {"fsync": 4, "rename": 5}[call]
     fault = f"inject={call}:error={error}:when={first}"
     before = (needs_strace(), "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", fault)
-    run = run_to_its_end(*training("save_every_steps=5"), "--max-steps", "20", cwd=folder, before=before)
-    assert run.process.returncode == 0, run.errors
+    run = run_process(*training("save_every_steps=5"), "--max-steps", "20", cwd=folder, before=before)
+    assert run.code == 0, run.errors
     told = [(event["event"], event["step"]) for event in run.events if event["event"] in ("saved", "save_failed")]
     assert told[0][0] == "save_failed"
     assert told[1:] == [("saved", step) for step in (5, 10, 15, 20) if step > told[0][1]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.program import Terminal, run_program, tiny
+from tests.program import Terminal, tiny
 from tests.reliability.runs import ENDLESS, run_to_its_end, training
 
 TITLE = "\x1b]0;pwned\x07"
@@ -48,7 +48,7 @@ def test_a_reply_of_escape_sequences_reaches_the_terminal_as_text(hostile: Path)
     learned = ["--overfit-tiny", "--set", "overfit_steps=150", "--set", "mlp_lr=0.01", "--set", "attn_lr=0.01"]
     rates = ["--set", "unembed_lr=0.01", "--set", "warmup_steps=0", "--set", "overfit_lines=1"]
     run = run_to_its_end(*training(), *learned, *rates, cwd=hostile)
-    assert run.process.returncode == 0, run.errors
+    assert run.code == 0, run.errors
     terminal = Terminal("generate", TITLE, "--temperature", "0", "--max-tokens", "60", cwd=hostile)
     assert terminal.end() == 0
     assert "pwned" in terminal.shown
@@ -80,9 +80,9 @@ def test_a_reply_of_escape_sequences_reaches_the_terminal_as_text(hostile: Path)
     ids=lambda arguments: " ".join(arguments[:-1]) or "command",
 )
 def test_an_error_about_an_odd_name_is_one_harmless_line(hostile: Path, arguments: list[str]) -> None:
-    run = run_program(*arguments, cwd=hostile)
-    assert run.returncode in (1, 2)
-    told = run.stderr + run.stdout
+    run = run_to_its_end(*arguments, cwd=hostile)
+    assert run.code in (1, 2)
+    told = run.errors + run.out
     assert told.count("\n") == 1, told
     assert "pwned" in told
     require_harmless(told)
@@ -93,7 +93,7 @@ def test_a_planted_file_name_in_the_models_folder_is_named_harmlessly(hostile: P
     models.mkdir()
     (models / f"epoch_{TITLE}.safetensors").write_bytes(b"x")
     os.symlink("/dev/zero", models / "ckpt_latest.safetensors")
-    run = run_program("--train-only", "--resume", cwd=hostile)
-    assert run.returncode == 2
-    assert "passed over" in run.stderr
-    require_harmless(run.stderr)
+    run = run_to_its_end("--train-only", "--resume", cwd=hostile)
+    assert run.code == 2
+    assert "passed over" in run.errors
+    require_harmless(run.errors)
