@@ -24,7 +24,7 @@ def take_picture(bench: AppBench, folder: Path) -> str:
 async def test_before_a_run_the_screen_says_what_would_be_trained_and_how(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=size) as bench:
         await bench.until_seen("Press  s  to start training the nano preset on train.en")
-        for words in ("1,071,872 parameters", "up to 20 epochs", "○ ready", "x Stop", "Help", "palette"):
+        for words in ("1,194,752 parameters", "up to 20 epochs", "○ ready", "x Stop", "Help", "palette"):
             assert words in bench.text()
         assert "Train a GPT from scratch" in take_picture(bench, tmp_path)
 
