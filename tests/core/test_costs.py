@@ -1,0 +1,226 @@
+"""What a step costs, held by counts that no slow or busy machine can change: arithmetic, calls, bytes, allocations."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt_core.config import ModelShape, Settings, preset
+from gpt_core.kernels import adamw, attention, linear, threads
+from gpt_core.model import activations as activations_module
+from gpt_core.model.activations import Activations, GradientScratch
+from gpt_core.model.costs import activation_bytes, decoding_bytes, prompt_operations, step_operations
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count
+from gpt_core.training.optimizer import AdamW
+
+SHAPE = ModelShape(d_model=48, hidden_size=112, vocab_size=300, num_heads=3, seq_len=32, layers=2)
+BATCH, TIME = 4, 32
+ROWS = BATCH * TIME
+LOGIT_ROWS = 48  # so that the rows take three slices, the last one shorter
+
+
+@pytest.fixture
+def small_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations_module, "LOGITS_BUDGET", LOGIT_ROWS * SHAPE.vocab_size)
+
+
+def stepper(shape: ModelShape = SHAPE, batch: int = BATCH, time: int = TIME) -> Callable[[], None]:
+    """A function that takes one whole step on random tokens."""
+    parameters, gradients = initial_parameters(shape, 0), Parameters(shape)
+    gpt, optimizer = GPT(parameters), AdamW(parameters, Settings())
+    tokens, targets = np.random.default_rng(0).integers(shape.vocab_size, size=(2, batch, time), dtype=np.int32)
+
+    def step() -> None:
+        gradients.flat.fill(0.0)
+        gpt.loss_and_gradients(tokens, targets, gradients, 1.0 / targets.size)
+        optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(adamw.norm(gradients.flat)))
+
+    return step
+
+
+def products_of(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """The matrix products (rows, inner length, columns) that the linear kernels are asked for meanwhile."""
+    products: list[tuple[int, int, int]] = []
+    real = {name: getattr(linear, name) for name in ("forward", "backward", "product")}
+
+    def forward(y: Any, x: Any, weight: Any, *others: Any) -> None:
+        products.append((*x.shape, weight.shape[1]))
+        real["forward"](y, x, weight, *others)
+
+    def backward(d_x: Any, d_weight: Any, d_bias: Any, d_y: Any, x: Any, weight: Any) -> None:
+        products.append((*d_y.shape, d_x.shape[1]))
+        products.append((x.shape[1], x.shape[0], d_y.shape[1]))
+        real["backward"](d_x, d_weight, d_bias, d_y, x, weight)
+
+    def product(c: Any, a: Any, b: Any, **options: Any) -> None:
+        products.append((c.shape[0], a.size // c.shape[0], c.shape[1]))
+        real["product"](c, a, b, **options)
+
+    with monkeypatch.context() as patch:
+        for replacement in (forward, backward, product):
+            patch.setattr(linear, replacement.__name__, replacement)
+        action()
+    return products
+
+
+def operations(products: list[tuple[int, int, int]]) -> int:
+    return sum(2 * rows * inner * columns for rows, inner, columns in products)
+
+
+def linear_operations(counted: Any) -> int:
+    return counted.attention_linears + counted.mlp_linears + counted.logits
+
+
+# ---- arithmetic and calls
+
+
+@pytest.mark.usefixtures("small_logits")
+def test_a_step_makes_the_products_of_the_formula_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    products = products_of(stepper(), monkeypatch)
+    slices = -(-ROWS // LOGIT_ROWS)
+    assert len(products) == SHAPE.layers * 4 * 3 + slices * 3
+    assert operations(products) == linear_operations(step_operations(SHAPE, BATCH, TIME))
+
+
+def test_a_prompt_makes_the_products_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder(initial_parameters(SHAPE, 0))
+    products = products_of(lambda: decoder.read(range(20)), monkeypatch)
+    assert len(products) == SHAPE.layers * 4 + 1
+    assert operations(products) == linear_operations(prompt_operations(SHAPE, 20))
+
+
+def test_attention_is_counted_for_the_pairs_that_the_mask_leaves() -> None:
+    pairs = sum(key <= query for query in range(TIME) for key in range(TIME))
+    multiply_add_a_score, heads = 2 * SHAPE.head_size, BATCH * SHAPE.layers * SHAPE.num_heads
+    forward = 2 * multiply_add_a_score * pairs * heads  # q . k^T and P . v
+    assert step_operations(SHAPE, BATCH, TIME).attention_scores == 3 * forward
+    pairs = sum(key <= query for query in range(20) for key in range(20))
+    prompt = 2 * multiply_add_a_score * pairs * SHAPE.layers * SHAPE.num_heads
+    assert prompt_operations(SHAPE, 20).attention_scores == prompt
+
+
+def test_the_step_of_mini_is_1_39_teraflop_in_its_matrices_and_0_15_in_attention() -> None:
+    settings = preset("mini")
+    counted = step_operations(settings.shape, settings.batch_size, settings.seq_len)
+    assert linear_operations(counted) == pytest.approx(1.39e12, rel=0.005)
+    assert counted.attention_scores == pytest.approx(0.155e12, rel=0.005)
+    assert counted.total == linear_operations(counted) + counted.attention_scores
+
+
+def test_a_block_attends_once_forward_and_once_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+
+    def noted(name: str, kernel: Callable[..., None]) -> Callable[..., None]:
+        return lambda *arguments: (called.append(name), kernel(*arguments))[1]
+
+    for name in ("forward", "backward"):
+        monkeypatch.setattr(attention, name, noted(name, getattr(attention, name)))
+    stepper()()
+    assert called == ["forward"] * SHAPE.layers + ["backward"] * SHAPE.layers
+
+
+# ---- bytes
+
+
+def held_bytes(*owners: object) -> int:
+    """The bytes of all arrays that objects hold, in lists and objects of theirs too; shared memory counts once."""
+    found: dict[int, int] = {}
+
+    def look(thing: object) -> None:
+        if isinstance(thing, np.ndarray):
+            while isinstance(thing.base, np.ndarray):
+                thing = thing.base
+            found[id(thing)] = thing.nbytes
+        elif isinstance(thing, list):
+            for member in thing:
+                look(member)
+        elif hasattr(thing, "__dict__"):
+            for member in vars(thing).values():
+                look(member)
+
+    for owner in owners:
+        look(owner)
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("hidden_size", [112, 200])  # under and over 3 C: either may be the widest gradient
+@pytest.mark.parametrize(("batch", "time"), [(4, 32), (3, 7), (1, 1)])
+@pytest.mark.usefixtures("small_logits")
+def test_the_activations_take_the_bytes_of_the_formula(
+    hidden_size: int, batch: int, time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt_core.model.costs.LOGITS_BUDGET", LOGIT_ROWS * SHAPE.vocab_size)
+    shape = ModelShape(SHAPE.d_model, hidden_size, SHAPE.vocab_size, SHAPE.num_heads, SHAPE.seq_len, SHAPE.layers)
+    held = held_bytes(Activations(shape, batch, time), GradientScratch(shape, batch, time))
+    assert held == activation_bytes(shape, batch, time, threads.get_threads())
+
+
+def test_the_logits_of_a_whole_batch_never_exist() -> None:
+    settings = preset("mini")
+    rows = settings.batch_size * settings.seq_len
+    without_vocabulary = ModelShape(*(260 if name == "vocab_size" else getattr(settings.shape, name)
+                                      for name in ModelShape.__struct_fields__))  # fmt: skip
+    more = activation_bytes(settings.shape, settings.batch_size, settings.seq_len, 2) - activation_bytes(
+        without_vocabulary, settings.batch_size, settings.seq_len, 2
+    )
+    assert more < 4 * rows * settings.vocab_size / 10
+
+
+def test_twice_the_context_takes_twice_the_activations() -> None:
+    """No (T, T) array exists."""
+    shape = ModelShape(d_model=64, hidden_size=256, vocab_size=300, num_heads=4, seq_len=8192, layers=2)
+    assert activation_bytes(shape, 1, 8192, 2) <= 2.01 * activation_bytes(shape, 1, 4096, 2)
+
+
+def test_decoding_reads_every_weight_and_what_the_cache_holds_once() -> None:
+    parameters, position = Parameters(SHAPE), 9
+    weights = sum(tensor.size for name, tensor in parameters.tensors.items() if name != "wpe.weight") + SHAPE.d_model
+    cache = SHAPE.layers * 2 * (position + 1) * SHAPE.d_model
+    assert decoding_bytes(SHAPE, position) == 4 * (weights + cache)
+    assert decoding_bytes(SHAPE, SHAPE.seq_len - 1) > 4 * parameter_count(SHAPE) - 4 * SHAPE.seq_len * SHAPE.d_model
+
+
+# ---- allocations
+
+
+def test_a_step_allocates_no_array_and_a_hundred_leave_no_more_than_one() -> None:
+    smallest_buffer = 4 * ROWS * SHAPE.d_model  # bytes of one (N, C) array
+    step = stepper()
+    for _ in range(3):
+        step()
+    tracemalloc.start()
+    try:
+        step()
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        for _ in range(100):
+            step()
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < smallest_buffer
+    assert after - before < 1024
+
+
+def test_decoding_a_token_allocates_its_logits_alone() -> None:
+    decoder = Decoder(initial_parameters(SHAPE, 0))
+    for token in range(8):
+        decoder.read([token])
+    tracemalloc.start()
+    try:
+        decoder.read([8])
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        for token in range(9, SHAPE.seq_len):
+            decoder.read([token])
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < 4 * SHAPE.vocab_size + 2048
+    assert after - before < 1024
