@@ -1,0 +1,300 @@
+"""How fast this machine trains and writes, next to what it can do at most: everything measured in one run.
+
+The steps are those of a trainer on the training text, from one finished step to the next. Rates are of medians.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Generator
+
+import msgspec
+
+from gpt_core.config import MOST, ModelShape, Settings
+from gpt_core.errors import GptError
+from gpt_core.kernels import LEVEL, threads
+from gpt_core.machine import peak_memory, processor_name, read_rate, sgemm_rate
+from gpt_core.model import costs
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.profiling import PARTS, Profile, Profiler, overhead_per_call
+from gpt_core.training.events import StepCompleted, UpdateSkipped
+from gpt_core.training.run import available_cores, open_run
+from gpt_core.training.trainer import Trainer
+
+Progress = Callable[[str, float], None]
+
+# Steps that are measured, after a first one that is not: at least 5, or 3 where a step takes this long; more than 5
+# while they take less than MEASURE_S together.
+LEAST_STEPS, LEAST_SLOW_STEPS, MOST_STEPS = 5, 3, 100
+SLOW_STEP_S = 4.0
+MEASURE_S = 3.0
+
+PROMPT_TOKENS = 512  # or half the context, where that is less
+DECODED_TOKENS = 64  # after the prompt, or as many as the context has left
+ROUNDS = 5  # of reading the prompt and decoding, after one that is not measured
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """The machine, and its limits on these threads."""
+
+    processor: str
+    cores: int
+    threads: int
+    level: str
+    """of instructions, that the kernels in use were compiled for (GPT_TUI_LEVEL asks for another)"""
+    sgemm_gflop_per_s: float
+    read_gb_per_s: float
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of a step."""
+
+    part: str
+    """one of `gpt_core.profiling.PARTS`, or "rest" for all that is between the kernels"""
+    seconds: float
+    share: float
+    """of the step's time"""
+    gflop: float
+    """of the model's arithmetic (see `gpt_core.model.costs`); 0 for parts that are no matrix products"""
+
+
+class Training(msgspec.Struct, frozen=True):
+    """The step whose time is the median, and its parts."""
+
+    steps: int
+    step_s: float
+    fastest_s: float
+    slowest_s: float
+    tokens_per_s: float
+    gflop: float
+    gflop_per_s: float
+    sgemm_share: float
+    parts: list[Part]
+    timing_share: float
+    """of the step's time that measuring the parts has taken"""
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Bytes. `peak` is of the whole process when the steps were done, None where the system does not tell."""
+
+    peak: int | None
+    weights: int
+    """with gradients and Adam's moments"""
+    activations: int
+
+
+class Decoding(msgspec.Struct, frozen=True):
+    """Decoding one sequence token by token with a cache of keys and values; sampling is not in it."""
+
+    tokens_per_s: float
+    bytes_per_token: int
+    """of weights and cache that are read for the token in the middle of those measured"""
+    gb_per_s: float
+    read_share: float
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """Reading a prompt into an empty cache."""
+
+    tokens: int
+    tokens_per_s: float
+    gflop_per_s: float
+    sgemm_share: float
+
+
+class Benchmark(msgspec.Struct, frozen=True):
+    """All of it."""
+
+    machine: Machine
+    preset: str
+    parameters: int
+    shape: ModelShape
+    batch_size: int
+    micro_batch_size: int
+    time: int
+    """tokens of a sequence in training"""
+    training: Training
+    memory: Memory
+    prompt: Prompt
+    decoding: Decoding
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step as it was measured."""
+
+    seconds: float
+    profile: Profile
+
+
+def run_benchmark(
+    settings: Settings, *, preset_name: str = "", steps: int = 0, progress: Progress | None = None
+) -> Benchmark:
+    """Measures with these settings; nothing is left in any folder but the caches of the text.
+
+    `steps` is the number of steps to measure (0: by the rule above). Raises what `open_run` raises, and GptError for a
+    run that ends by itself before that.
+    """
+    tell = progress or (lambda _words, _share: None)
+    with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
+        trainer = open_run(undisturbed(settings, folder), preset_name=preset_name, progress=progress)
+        measured = measured_steps(trainer, steps, tell)
+    # read before the limits are measured, which takes memory of its own
+    batch, length = settings.micro_batch, trainer.run.windows.seq_len
+    memory = Memory(
+        peak_memory(),
+        trainer.memory_bytes,
+        costs.activation_bytes(settings.shape, batch, length, threads.get_threads()),
+    )
+    parameters, prompt = trainer.parameters, text_tokens(trainer)
+    del trainer
+    tell("large products", 0.0)
+    sgemm = sgemm_rate()
+    tell("reading memory", 0.0)
+    read = read_rate()
+    prompt_s, token_s = measured_reading(parameters, prompt, tell)
+    return Benchmark(
+        machine=Machine(
+            processor_name(), available_cores(), threads.get_threads(), LEVEL, sgemm / 1e9, read / 1e9
+        ),
+        preset=preset_name, parameters=parameter_count(settings.shape), shape=settings.shape,
+        batch_size=settings.batch_size, micro_batch_size=batch, time=length,
+        training=training_figures(settings, length, measured, sgemm, overhead_per_call(parameters)),
+        memory=memory,
+        prompt=prompt_figures(settings.shape, prompt_tokens(settings.shape), prompt_s, sgemm),
+        decoding=decoding_figures(settings.shape, token_s, read),
+    )  # fmt: skip
+
+
+# ---- training
+
+
+def undisturbed(settings: Settings, folder: str) -> Settings:
+    """The same settings for a run that does nothing but steps, as long as they are asked for."""
+    return msgspec.structs.replace(
+        settings, models_dir=folder, max_steps=0, max_epochs=MOST, overfit_steps=MOST, patience=0, epsilon=0.0,
+        eval_every_steps=0, save_every_steps=0, save_every_minutes=0.0, save_epoch_number=0, debug=False,
+    )  # fmt: skip
+
+
+def measured_steps(trainer: Trainer, steps: int, progress: Progress) -> list[Step]:
+    """The steps of a run, but for its first. Raises GptError if it ends before there are enough."""
+    measured: list[Step] = []
+    with contextlib.closing(every_step(trainer)) as taken:
+        for step in taken:
+            if trainer.step > 1:
+                measured.append(step)
+            done, wanted = len(measured), wanted_steps([step.seconds for step in measured], steps)
+            progress("training steps", done / wanted)
+            if done >= wanted:
+                return measured
+    raise GptError(f"the run ended by itself after {trainer.step} steps, before enough could be measured")
+
+
+def every_step(trainer: Trainer) -> Generator[Step]:
+    """The steps of a run, each with the time since the event before it. The run is ended without a save."""
+    profiler = Profiler(trainer.parameters)
+    profiler.watch(trainer.run.windows, "read", "data")
+    with contextlib.closing(trainer.events()) as events, profiler:
+        try:
+            started = time.perf_counter()
+            for event in events:
+                seconds, profile = time.perf_counter() - started, profiler.take()
+                if isinstance(event, (StepCompleted, UpdateSkipped)):
+                    yield Step(seconds, profile)
+                    profiler.take()
+                started = time.perf_counter()
+        finally:
+            trainer.requests.stop(save=False)
+
+
+def wanted_steps(seconds: list[float], asked: int) -> int:
+    """How many steps are to be measured, as far as can be said after these."""
+    if asked or not seconds:
+        return asked or LEAST_STEPS
+    median = statistics.median(seconds)
+    if median >= SLOW_STEP_S:
+        return LEAST_SLOW_STEPS
+    return max(LEAST_STEPS, min(MOST_STEPS, round(MEASURE_S / median)))
+
+
+def training_figures(
+    settings: Settings, length: int, measured: list[Step], sgemm: float, overhead_s: float
+) -> Training:
+    """From the measured steps. The parts are those of one step, the median, so that they add up to it."""
+    in_order = sorted(measured, key=lambda step: step.seconds)
+    median = in_order[(len(in_order) - 1) // 2]
+    counted = costs.step_operations(settings.shape, settings.batch_size, length)
+    operations = {
+        "attention_linears": counted.attention_linears,
+        "attention_scores": counted.attention_scores,
+        "mlp_linears": counted.mlp_linears,
+        "loss": counted.logits,
+    }
+    seconds = {part: median.profile.seconds[part] for part in PARTS}
+    seconds["rest"] = median.seconds - sum(seconds.values())
+    rate = counted.total / median.seconds
+    return Training(
+        steps=len(measured), step_s=median.seconds, fastest_s=in_order[0].seconds, slowest_s=in_order[-1].seconds,
+        tokens_per_s=settings.batch_size * length / median.seconds,
+        gflop=counted.total / 1e9, gflop_per_s=rate / 1e9, sgemm_share=rate / sgemm,
+        parts=[
+            Part(part, spent, spent / median.seconds, operations.get(part, 0) / 1e9) for part, spent in seconds.items()
+        ],
+        timing_share=overhead_s * median.profile.calls / median.seconds,
+    )  # fmt: skip
+
+
+# ---- reading and decoding
+
+
+def prompt_tokens(shape: ModelShape) -> int:
+    """The length of the prompt that is read."""
+    return min(PROMPT_TOKENS, shape.seq_len // 2)
+
+
+def decoded_tokens(shape: ModelShape) -> int:
+    """How many tokens are decoded after it."""
+    return min(DECODED_TOKENS, shape.seq_len - prompt_tokens(shape))
+
+
+def text_tokens(trainer: Trainer) -> list[int]:
+    """As many tokens of the text as are read and decoded; from the beginning again where it is shorter."""
+    count = prompt_tokens(trainer.shape) + decoded_tokens(trainer.shape)
+    tokens: list[int] = trainer.run.train_text.read(0, count).tolist()
+    return (tokens * (count // len(tokens) + 1))[:count]
+
+
+def measured_reading(parameters: Parameters, tokens: list[int], progress: Progress) -> tuple[float, float]:
+    """Median seconds of reading the prompt, and of decoding one token after it."""
+    decoder, first = Decoder(parameters), prompt_tokens(parameters.shape)
+    prompts: list[float] = []
+    decoded: list[float] = []
+    for number in range(ROUNDS + 1):
+        progress("reading and decoding", number / (ROUNDS + 1))
+        decoder.reset()
+        seconds = []
+        for part in (tokens[:first], *([token] for token in tokens[first:])):
+            started = time.perf_counter()
+            decoder.read(part)
+            seconds.append(time.perf_counter() - started)
+        if number:
+            prompts.append(seconds[0])
+            decoded += seconds[1:]
+    return statistics.median(prompts), statistics.median(decoded)
+
+
+def prompt_figures(shape: ModelShape, tokens: int, seconds: float, sgemm: float) -> Prompt:
+    """From the median time of one prompt."""
+    rate = costs.prompt_operations(shape, tokens).total / seconds
+    return Prompt(tokens, tokens / seconds, rate / 1e9, rate / sgemm)
+
+
+def decoding_figures(shape: ModelShape, seconds: float, read: float) -> Decoding:
+    """From the median time of one token."""
+    middle = prompt_tokens(shape) + decoded_tokens(shape) // 2
+    size = costs.decoding_bytes(shape, middle)
+    return Decoding(1 / seconds, size, size / seconds / 1e9, size / seconds / read)

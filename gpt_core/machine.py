@@ -1,0 +1,69 @@
+"""What this machine can do at most, measured with the project's own kernels on the threads that are set."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gpt_core.kernels import adamw, linear
+
+SGEMM_SIZE = 2048  # rows and columns: large enough for the best rate, 48 MiB in all
+READ_BYTES = 256 << 20  # far more than caches hold
+LEAST_REPEATS, MOST_REPEATS = 5, 100
+MEASURE_S = 1.0
+
+
+def sgemm_rate() -> float:
+    """Operations a second of one large product of float32 matrices, the bound of everything made of products."""
+    a, b, c = (np.full((SGEMM_SIZE, SGEMM_SIZE), 0.5, dtype=np.float32) for _ in range(3))
+    return 2 * SGEMM_SIZE**3 / median_seconds(lambda: linear.product(c, a, b))
+
+
+def read_rate() -> float:
+    """Bytes a second of reading memory from one end to the other: a norm, which computes next to nothing."""
+    values = np.ones(READ_BYTES // 4, dtype=np.float32)  # written: pages never touched would not be read from memory
+    return values.nbytes / median_seconds(lambda: adamw.norm(values))
+
+
+def median_seconds(action: Callable[[], object]) -> float:
+    """The median of at least 5 times, and of as many as fit into a second, after one that is not counted."""
+    action()
+    seconds: list[float] = []
+    while len(seconds) < LEAST_REPEATS or (sum(seconds) < MEASURE_S and len(seconds) < MOST_REPEATS):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def processor_name() -> str:
+    """As the system calls it."""
+    named = [line.partition(":")[2].strip() for line in lines_of("/proc/cpuinfo") if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def peak_memory() -> int | None:
+    """Bytes of memory that this process has held at most so far; None where the system does not tell."""
+    for line in lines_of("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def lines_of(path: str) -> list[str]:
+    """The lines of one of the system's files; none where there is no such file."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
