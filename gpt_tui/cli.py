@@ -146,6 +146,16 @@ def add_verify_resume(parser: Parser) -> None:
     add_json(parser)
 
 
+def add_bench(parser: Parser) -> None:
+    """`gpt-tui bench`."""
+    words = (
+        "steps to measure after a first one (default: at least 5, 3 where one takes seconds, more where they are short)"
+    )
+    parser.add_argument("--steps", metavar="N", type=int, help=words)
+    add_settings(parser)
+    add_json(parser)
+
+
 def add_tokenize(parser: Parser) -> None:
     """`gpt-tui tokenize`."""
     parser.add_argument("file", metavar="FILE", help="text to encode and decode again")
@@ -168,6 +178,9 @@ COMMANDS = {
         "check that resuming changes nothing", add_verify_resume, "gpt_tui.resume_check:verify_resume"
     ),
     "gradcheck": Command("check every gradient of the model", add_json, "gpt_tui.commands:gradcheck"),
+    "bench": Command(
+        "how fast this machine trains and writes, and where the time goes", add_bench, "gpt_tui.bench:bench"
+    ),
     "tokenize": Command("cut a text into tokens, and put it together again", add_tokenize, "gpt_tui.commands:tokenize"),
     "config": Command("the settings in force as TOML, and where each is from", add_settings, "gpt_tui.commands:config"),
 }
