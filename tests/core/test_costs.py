@@ -190,6 +190,7 @@ def test_decoding_reads_every_weight_and_what_the_cache_holds_once() -> None:
 
 
 def test_a_step_allocates_no_array_and_a_hundred_leave_no_more_than_one() -> None:
+    """tracemalloc counts Python's and NumPy's memory; the kernels themselves allocate none."""
     smallest_buffer = 4 * ROWS * SHAPE.d_model  # bytes of one (N, C) array
     step = stepper()
     for _ in range(3):

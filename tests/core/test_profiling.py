@@ -1,0 +1,107 @@
+"""The profiler: every kernel the model calls is timed under its part, and the kernels are left as they were."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt_core.config import ModelShape, Settings
+from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters, initial_parameters
+from gpt_core.profiling import PARTS, WATCHED, Profiler, overhead_per_call
+from gpt_core.training.optimizer import AdamW
+
+SHAPE = ModelShape(d_model=16, hidden_size=40, vocab_size=300, num_heads=2, seq_len=8, layers=2)
+MODULES = (adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear)
+NOT_TIMED = {"workspace_size"}  # called when buffers are made
+
+
+def functions(module: ModuleType) -> set[str]:
+    return {name for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
+
+
+def step(parameters: Parameters) -> Parameters:
+    gradients, optimizer = Parameters(SHAPE), AdamW(parameters, Settings())
+    tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
+    GPT(parameters).loss_and_gradients(tokens, tokens, gradients, 1.0)
+    optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(adamw.norm(gradients.flat)))
+    return parameters
+
+
+def kernels_now() -> list[Any]:
+    return [getattr(module, name) for module, name, _ in WATCHED]
+
+
+def test_no_kernel_is_forgotten() -> None:
+    watched = {(module.__name__, name) for module, name, _ in WATCHED}
+    assert watched == {(module.__name__, name) for module in MODULES for name in functions(module) - NOT_TIMED}
+
+
+def test_every_call_of_a_step_is_timed_under_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def clock() -> float:  # a call takes a second: between its two looks at the clock there is no other
+        nonlocal now
+        now += 1.0
+        return now
+
+    parameters = initial_parameters(SHAPE, 0)
+    profiler = Profiler(parameters)
+    monkeypatch.setattr("gpt_core.profiling.time.perf_counter", clock)
+    with profiler:
+        step(parameters)
+    profile = profiler.take()
+    layers = SHAPE.layers
+    assert profile.seconds == {
+        "data": 0,
+        "embedding": 2,
+        "norms": 4 * layers + 2 * layers + 2,  # two forward, made again for the backward pass; ln_f
+        "attention_linears": 4 * layers,
+        "attention_scores": 2 * layers,
+        "mlp_linears": 4 * layers,
+        "gelu": 3 * layers,
+        "loss": 4,  # logits, loss, and two products of its gradient
+        "optimizer": 1 + len(parameters.segments),
+    }
+    assert profile.calls == sum(profile.seconds.values())
+
+
+def test_timing_changes_no_bit_and_leaves_the_kernels_as_they_were() -> None:
+    before = kernels_now()
+    plain, timed = step(initial_parameters(SHAPE, 0)), initial_parameters(SHAPE, 0)
+    with Profiler(timed):
+        assert kernels_now() != before
+        step(timed)
+    np.testing.assert_array_equal(plain.flat, timed.flat)
+    assert kernels_now() == before
+
+
+def test_an_error_inside_also_puts_the_kernels_back() -> None:
+    before = kernels_now()
+    with pytest.raises(ValueError, match="gelu"), Profiler(initial_parameters(SHAPE, 0)):
+        gelu.forward(np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32))
+    assert kernels_now() == before
+
+
+def test_a_method_of_anything_can_be_watched_too() -> None:
+    class Reader:
+        def read(self, *, count: int) -> int:
+            return count
+
+    reader = Reader()
+    profiler = Profiler(initial_parameters(SHAPE, 0))
+    profiler.watch(reader, "read", "data")
+    with profiler:
+        assert reader.read(count=3) == 3
+    assert vars(reader) == {}
+    profile = profiler.take()
+    assert (profile.seconds["data"] > 0, profile.calls) == (True, 1)
+    assert profiler.take() == (dict.fromkeys(PARTS, 0.0), 0)
+
+
+def test_timing_a_call_takes_microseconds() -> None:
+    assert 0 < overhead_per_call(initial_parameters(SHAPE, 0)) < 1e-3

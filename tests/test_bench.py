@@ -1,0 +1,186 @@
+"""`gpt-tui bench`: the figures fit together, and what is printed says where the time goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gpt_core import benchmark
+from gpt_core.benchmark import Benchmark, Step, measured_steps, training_figures, wanted_steps
+from gpt_core.config import ModelShape, preset
+from gpt_core.errors import GptError
+from gpt_core.kernels import LEVEL, threads
+from gpt_core.model.costs import prompt_operations, step_operations
+from gpt_core.model.parameters import parameter_count
+from gpt_core.profiling import PARTS, Profile
+from gpt_core.training.run import open_run
+from gpt_tui import bench, cli
+from tests.core.training_samples import tiny_settings
+from tests.program import tiny, write_texts
+
+SGEMM, READ = 200e9, 30e9
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Texts, and limits of the machine that need not be measured."""
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(benchmark, "sgemm_rate", lambda: SGEMM)
+    monkeypatch.setattr(benchmark, "read_rate", lambda: READ)
+    return tmp_path
+
+
+def measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert cli.main(["bench", "--json", "--steps", "3", "--threads", "2", *tiny(), *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert (out.count("\n"), err) == (1, "")
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_the_figures_fit_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured(capsys, "--set", "batch_size=4")
+    shape = ModelShape(**found["shape"])
+    machine, training, prompt, decoding = (found[key] for key in ("machine", "training", "prompt", "decoding"))
+    assert (machine["level"], machine["threads"]) == (LEVEL, threads.get_threads())
+    assert (found["parameters"], found["batch_size"], found["micro_batch_size"]) == (parameter_count(shape), 4, 2)
+    counted = step_operations(shape, 4, 16)
+    assert training["steps"] == 3
+    assert 0 < training["fastest_s"] <= training["step_s"] <= training["slowest_s"]
+    assert training["gflop"] == pytest.approx(counted.total / 1e9)
+    assert training["gflop_per_s"] == pytest.approx(training["gflop"] / training["step_s"])
+    assert training["sgemm_share"] == pytest.approx(training["gflop_per_s"] * 1e9 / SGEMM)
+    assert training["tokens_per_s"] == pytest.approx(64 / training["step_s"])
+    parts = {part["part"]: part for part in training["parts"]}
+    assert list(parts) == [*PARTS, "rest"]
+    assert all(part["seconds"] > 0 for part in parts.values())
+    assert sum(part["seconds"] for part in parts.values()) == pytest.approx(training["step_s"])
+    assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
+    assert sum(part["gflop"] for part in parts.values()) == pytest.approx(training["gflop"])
+    assert 0 < training["timing_share"] < 1
+    assert prompt["gflop_per_s"] == pytest.approx(prompt["tokens_per_s"] * prompt_operations(shape, 8).total / 8 / 1e9)
+    assert decoding["gb_per_s"] == pytest.approx(decoding["tokens_per_s"] * decoding["bytes_per_token"] / 1e9)
+    assert decoding["read_share"] == pytest.approx(decoding["gb_per_s"] * 1e9 / READ)
+    assert found["memory"]["peak"] > found["memory"]["weights"] + found["memory"]["activations"]
+
+
+def test_nothing_is_left_behind_and_no_other_folder_is_touched(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    measured(capsys)
+    assert list(temporary.iterdir()) == []
+    assert not (folder / "models").exists()
+
+
+@pytest.mark.parametrize("settings", [["seq_len=2"], ["max_epochs=1", "max_steps=1", "eval_every_steps=1"]])
+def test_short_contexts_and_settings_that_would_end_a_run_do_not_matter(
+    settings: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measured(capsys, *(word for one in settings for word in ("--set", one)))["training"]["steps"] == 3
+
+
+def test_more_steps_than_an_epoch_has_are_measured_across_its_evaluation(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measured(capsys, "--steps", "9", "--set", "batch_size=16", "--set", "seq_len=64")
+    assert found["training"]["steps"] == 9
+
+
+def test_tiny_overfit_can_be_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measured(capsys, "--overfit-tiny")["training"]["steps"] == 3
+
+
+def test_a_run_that_ends_by_itself_is_told(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path))
+    trainer.requests.stop()
+    with pytest.raises(GptError, match="ended by itself after 0 steps"):
+        measured_steps(trainer, 3, lambda _words, _share: None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "asked", "wanted"),
+    [([], 0, 5), ([9.0], 0, 3), ([1.0, 1.0], 0, 5), ([0.1], 0, 30), ([1e-4], 0, 100), ([9.0], 7, 7), ([], 2, 2)],
+)
+def test_at_least_five_steps_are_measured_and_three_slow_ones(seconds: list[float], asked: int, wanted: int) -> None:
+    assert wanted_steps(seconds, asked) == wanted
+
+
+def test_the_parts_are_those_of_the_median_step() -> None:
+    steps = [Step(s, Profile(dict.fromkeys(PARTS, s / 10), 100)) for s in (5.0, 1.0, 3.0)]
+    found = training_figures(preset("nano"), 128, steps, SGEMM, 1e-6)
+    assert (found.fastest_s, found.step_s, found.slowest_s) == (1.0, 3.0, 5.0)
+    assert [round(part.seconds, 9) for part in found.parts] == [0.3] * 10
+    assert found.timing_share == pytest.approx(1e-4 / 3)
+
+
+def sample() -> Benchmark:
+    """Round figures of a step of 42 ms."""
+    parts = {
+        "data": 0.1, "embedding": 0.2, "norms": 1.5, "attention_linears": 8.0, "attention_scores": 5.0,
+        "mlp_linears": 15.0, "gelu": 1.5, "loss": 9.0, "optimizer": 1.0, "rest": 0.7,
+    }  # fmt: skip
+    gflop = {"attention_linears": 1.6, "attention_scores": 0.2, "mlp_linears": 3.2, "loss": 1.6}
+    return msgspec.convert(
+        {
+            "machine": {"processor": "A processor", "cores": 4, "threads": 2, "level": "x86_64_v4",
+                        "sgemm_gflop_per_s": 200.0, "read_gb_per_s": 30.0},
+            "preset": "nano", "parameters": 1_071_104, "batch_size": 8, "micro_batch_size": 4, "time": 128,
+            "shape": {"d_model": 128, "hidden_size": 512, "vocab_size": 2048, "num_heads": 4, "seq_len": 128,
+                      "layers": 4},
+            "training": {"steps": 70, "step_s": 0.042, "fastest_s": 0.04, "slowest_s": 0.05, "tokens_per_s": 24381.0,
+                         "gflop": 6.6, "gflop_per_s": 157.1, "sgemm_share": 0.786, "timing_share": 0.002,
+                         "parts": [{"part": part, "seconds": ms / 1e3, "share": ms / 42, "gflop": gflop.get(part, 0.0)}
+                                   for part, ms in parts.items()]},
+            "memory": {"peak": 99_000_000, "weights": 17_000_000, "activations": 36_000_000},
+            "prompt": {"tokens": 64, "tokens_per_s": 50000.0, "gflop_per_s": 80.0, "sgemm_share": 0.4},
+            "decoding": {"tokens_per_s": 2000.0, "bytes_per_token": 4_600_000, "gb_per_s": 9.2, "read_share": 0.307},
+        },
+        Benchmark,
+    )  # fmt: skip
+
+
+def test_the_table_shows_each_phase_its_parts_and_the_whole() -> None:
+    lines = bench.report(sample())
+    assert max(map(len, lines)) <= 120
+    assert lines[0] == "A processor: 2 threads on 4 cores, kernels for x86_64_v4"
+    rows = [" ".join(line.split()) for line in lines]
+    assert "attention 13.00 31.0% 138.5 69.2%" in rows
+    assert "scores and values 5.00 11.9% 40.0 20.0%" in rows
+    assert "norms 1.50 3.6%" in rows
+    assert "one step 42.00 100.0% 157.1 78.6%" in rows
+    assert any("24,381 tokens/s (median of 70 steps, 40.0 to 50.0 ms" in row for row in rows)
+    assert any(
+        row.startswith("decoding 2,000 tokens/s") and row.endswith("30.7% of the memory's rate)") for row in rows
+    )
+
+
+def test_every_part_is_in_the_table_once() -> None:
+    shown = [part for _, members in bench.PHASES for _, part in members]
+    assert shown == [*PARTS, "rest"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--steps", "0"], "got --steps 0, wanted at least 1"),
+        (["--steps", "x"], "invalid int value: 'x'"),
+        (["--models-dir", "x"], "--models-dir and --max-steps mean nothing here"),
+        (["--preset", "nanu"], "nano"),
+        (["--train-file", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert told in err
