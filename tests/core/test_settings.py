@@ -164,8 +164,9 @@ def test_heads_that_do_not_divide_the_channels_are_answered_with_the_nearest_tha
 
 
 def test_a_micro_batch_divides_the_batch_or_is_at_least_as_large():
-    message = refusal("nano", assignments=["batch_size=12"])
+    message = refusal("nano", assignments=["batch_size=12", "micro_batch_size=8"])
     assert message.endswith("nearest: 6, 12, or 0 for the whole batch")
+    assert resolve("nano", assignments=["batch_size=12"]).settings.micro_batch == 12
     assert resolve("nano", assignments=["batch_size=4"]).settings.micro_batch == 4
     assert resolve("nano", assignments=["batch_size=12", "micro_batch_size=0"]).settings.micro_batch == 12
     assert resolve("nano", assignments=["batch_size=12", "micro_batch_size=3"]).settings.micro_batch == 3
