@@ -39,11 +39,11 @@ SECTIONS = {
 
 
 class Case(NamedTuple):
-    """One test, with all of its parameters. `count` is what it says it tried, else the number of its parameters."""
+    """One test, with all of its parameters. `tried` is what it says it tried, else the number of its parameters."""
 
     module: str
     name: str
-    count: str
+    tried: str
     outcome: str
 
 
@@ -57,7 +57,8 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.xml")
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={results}", *files]
+        options = ["-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={results}"]
+        command = [sys.executable, "-m", "pytest", *options, *files]
         code = subprocess.run(command, cwd=ROOT, env=os.environ | {"GPT_TUI_FULL": str(share)}, check=False).returncode
         cases = read_cases(results)
     RESULTS.write_text(page(cases, share, time.monotonic() - started), encoding="utf-8")
@@ -108,7 +109,7 @@ def page(cases: list[Case], share: float, took_s: float) -> str:
             for case in cases:
                 if case.module == module:
                     words = case.name.removeprefix("test_").replace("_", " ")
-                    lines.append(f"| {words} | {case.count} | {case.outcome.replace('|', '/')} |")
+                    lines.append(f"| {words} | {case.tried} | {case.outcome.replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 
 
