@@ -1,6 +1,8 @@
 """How fast this machine trains and writes, next to what it can do at most: everything measured in one run.
 
-The steps are those of a trainer on the training text, from one finished step to the next. Rates are of medians.
+The steps are those of a trainer on the training text, from one finished step to the next. Rates are of medians. The
+machine's limits are measured in between, not before or after, so that a share of them also holds on a machine that has
+other work to do.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import msgspec
 from gpt_core.config import MOST, ModelShape, Settings
 from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, threads
-from gpt_core.machine import peak_memory, processor_name, read_rate, sgemm_rate
+from gpt_core.machine import peak_memory, processor_name, read_gauge, sgemm_gauge
 from gpt_core.model import costs
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.parameters import Parameters, parameter_count
@@ -32,6 +34,7 @@ Progress = Callable[[str, float], None]
 LEAST_STEPS, LEAST_SLOW_STEPS, MOST_STEPS = 5, 3, 100
 SLOW_STEP_S = 4.0
 MEASURE_S = 3.0
+GAUGE_SHARE = 0.25  # seconds spent on a limit for each second of what is held to it
 
 PROMPT_TOKENS = 512  # or half the context, where that is less
 DECODED_TOKENS = 64  # after the prompt, or as many as the context has left
@@ -79,7 +82,8 @@ class Training(msgspec.Struct, frozen=True):
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Bytes. `peak` is of the whole process when the steps were done, None where the system does not tell."""
+    """Bytes. `peak` is of the whole process after its first step, when all is allocated that training needs; None
+    where the system does not tell."""
 
     peak: int | None
     weights: int
@@ -130,6 +134,22 @@ class Step(msgspec.Struct, frozen=True):
     profile: Profile
 
 
+class Steps(msgspec.Struct, frozen=True):
+    """All steps that were measured, the operations a second of large products meanwhile, and the peak of memory."""
+
+    steps: list[Step]
+    sgemm: float
+    peak: int | None
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """Median seconds of reading the prompt and of decoding a token, and the bytes a second read meanwhile."""
+
+    prompt_s: float
+    token_s: float
+    memory: float
+
+
 def run_benchmark(
     settings: Settings, *, preset_name: str = "", steps: int = 0, progress: Progress | None = None
 ) -> Benchmark:
@@ -139,33 +159,23 @@ def run_benchmark(
     run that ends by itself before that.
     """
     tell = progress or (lambda _words, _share: None)
+    shape, batch = settings.shape, settings.micro_batch
     with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
         trainer = open_run(undisturbed(settings, folder), preset_name=preset_name, progress=progress)
-        measured = measured_steps(trainer, steps, tell)
-    # read before the limits are measured, which takes memory of its own
-    batch, length = settings.micro_batch, trainer.run.windows.seq_len
-    memory = Memory(
-        peak_memory(),
-        trainer.memory_bytes,
-        costs.activation_bytes(settings.shape, batch, length, threads.get_threads()),
-    )
+        steps_taken = measured_steps(trainer, steps, tell)
+    length, weights_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
     parameters, prompt = trainer.parameters, text_tokens(trainer)
-    del trainer
-    tell("large products", 0.0)
-    sgemm = sgemm_rate()
-    tell("reading memory", 0.0)
-    read = read_rate()
-    prompt_s, token_s = measured_reading(parameters, prompt, tell)
+    del trainer  # and with it the gradients and moments
+    reading = measured_reading(parameters, prompt, tell)
+    sgemm, count = steps_taken.sgemm, threads.get_threads()
     return Benchmark(
-        machine=Machine(
-            processor_name(), available_cores(), threads.get_threads(), LEVEL, sgemm / 1e9, read / 1e9
-        ),
-        preset=preset_name, parameters=parameter_count(settings.shape), shape=settings.shape,
+        machine=Machine(processor_name(), available_cores(), count, LEVEL, sgemm / 1e9, reading.memory / 1e9),
+        preset=preset_name, parameters=parameter_count(shape), shape=shape,
         batch_size=settings.batch_size, micro_batch_size=batch, time=length,
-        training=training_figures(settings, length, measured, sgemm, overhead_per_call(parameters)),
-        memory=memory,
-        prompt=prompt_figures(settings.shape, prompt_tokens(settings.shape), prompt_s, sgemm),
-        decoding=decoding_figures(settings.shape, token_s, read),
+        training=training_figures(settings, length, steps_taken, overhead_per_call(parameters)),
+        memory=Memory(steps_taken.peak, weights_bytes, costs.activation_bytes(shape, batch, length, count)),
+        prompt=prompt_figures(shape, reading.prompt_s, sgemm),
+        decoding=decoding_figures(shape, reading.token_s, reading.memory),
     )  # fmt: skip
 
 
@@ -180,17 +190,20 @@ def undisturbed(settings: Settings, folder: str) -> Settings:
     )  # fmt: skip
 
 
-def measured_steps(trainer: Trainer, steps: int, progress: Progress) -> list[Step]:
+def measured_steps(trainer: Trainer, steps: int, progress: Progress) -> Steps:
     """The steps of a run, but for its first. Raises GptError if it ends before there are enough."""
     measured: list[Step] = []
     with contextlib.closing(every_step(trainer)) as taken:
+        next(taken, None)  # the first step allocates, and is not counted
+        peak, sgemm = peak_memory(), sgemm_gauge()  # in this order: the products take memory of their own
         for step in taken:
-            if trainer.step > 1:
-                measured.append(step)
-            done, wanted = len(measured), wanted_steps([step.seconds for step in measured], steps)
-            progress("training steps", done / wanted)
-            if done >= wanted:
-                return measured
+            measured.append(step)
+            seconds = [step.seconds for step in measured]
+            sgemm.repeat_until(GAUGE_SHARE * sum(seconds))
+            wanted = wanted_steps(seconds, steps)
+            progress("training steps", len(measured) / wanted)
+            if len(measured) >= wanted:
+                return Steps(measured, sgemm.rate, peak)
     raise GptError(f"the run ended by itself after {trainer.step} steps, before enough could be measured")
 
 
@@ -221,11 +234,9 @@ def wanted_steps(seconds: list[float], asked: int) -> int:
     return max(LEAST_STEPS, min(MOST_STEPS, round(MEASURE_S / median)))
 
 
-def training_figures(
-    settings: Settings, length: int, measured: list[Step], sgemm: float, overhead_s: float
-) -> Training:
+def training_figures(settings: Settings, length: int, measured: Steps, overhead_s: float) -> Training:
     """From the measured steps. The parts are those of one step, the median, so that they add up to it."""
-    in_order = sorted(measured, key=lambda step: step.seconds)
+    in_order = sorted(measured.steps, key=lambda step: step.seconds)
     median = in_order[(len(in_order) - 1) // 2]
     counted = costs.step_operations(settings.shape, settings.batch_size, length)
     operations = {
@@ -238,9 +249,9 @@ def training_figures(
     seconds["rest"] = median.seconds - sum(seconds.values())
     rate = counted.total / median.seconds
     return Training(
-        steps=len(measured), step_s=median.seconds, fastest_s=in_order[0].seconds, slowest_s=in_order[-1].seconds,
+        steps=len(in_order), step_s=median.seconds, fastest_s=in_order[0].seconds, slowest_s=in_order[-1].seconds,
         tokens_per_s=settings.batch_size * length / median.seconds,
-        gflop=counted.total / 1e9, gflop_per_s=rate / 1e9, sgemm_share=rate / sgemm,
+        gflop=counted.total / 1e9, gflop_per_s=rate / 1e9, sgemm_share=rate / measured.sgemm,
         parts=[
             Part(part, spent, spent / median.seconds, operations.get(part, 0) / 1e9) for part, spent in seconds.items()
         ],
@@ -268,9 +279,9 @@ def text_tokens(trainer: Trainer) -> list[int]:
     return (tokens * (count // len(tokens) + 1))[:count]
 
 
-def measured_reading(parameters: Parameters, tokens: list[int], progress: Progress) -> tuple[float, float]:
-    """Median seconds of reading the prompt, and of decoding one token after it."""
-    decoder, first = Decoder(parameters), prompt_tokens(parameters.shape)
+def measured_reading(parameters: Parameters, tokens: list[int], progress: Progress) -> Reading:
+    """Reads the prompt and decodes the tokens after it, a few times."""
+    decoder, first, memory = Decoder(parameters), prompt_tokens(parameters.shape), read_gauge()
     prompts: list[float] = []
     decoded: list[float] = []
     for number in range(ROUNDS + 1):
@@ -284,11 +295,13 @@ def measured_reading(parameters: Parameters, tokens: list[int], progress: Progre
         if number:
             prompts.append(seconds[0])
             decoded += seconds[1:]
-    return statistics.median(prompts), statistics.median(decoded)
+            memory.repeat_until(GAUGE_SHARE * sum(decoded))
+    return Reading(statistics.median(prompts), statistics.median(decoded), memory.rate)
 
 
-def prompt_figures(shape: ModelShape, tokens: int, seconds: float, sgemm: float) -> Prompt:
+def prompt_figures(shape: ModelShape, seconds: float, sgemm: float) -> Prompt:
     """From the median time of one prompt."""
+    tokens = prompt_tokens(shape)
     rate = costs.prompt_operations(shape, tokens).total / seconds
     return Prompt(tokens, tokens / seconds, rate / 1e9, rate / sgemm)
 

@@ -15,31 +15,51 @@ from gpt_core.kernels import adamw, linear
 
 SGEMM_SIZE = 2048  # rows and columns: large enough for the best rate, 48 MiB in all
 READ_BYTES = 256 << 20  # far more than caches hold
-LEAST_REPEATS, MOST_REPEATS = 5, 100
-MEASURE_S = 1.0
+LEAST_REPEATS = 5
 
 
-def sgemm_rate() -> float:
+class Gauge:
+    """The rate of one action, from repeats that are spread between other measurements.
+
+    On a machine that others use too, what slows those down then slows this down as well, and their ratio keeps its
+    meaning.
+    """
+
+    def __init__(self, action: Callable[[], object], amount: float) -> None:
+        """`amount`: what one action does, of which `rate` is so much a second. It is done once, and not counted."""
+        self._action = action
+        self._amount = amount
+        self._seconds: list[float] = []
+        action()
+
+    def repeat_until(self, total_s: float) -> None:
+        """Repeats it until all repeats together have taken that long."""
+        while sum(self._seconds) < total_s:
+            self._repeat()
+
+    @property
+    def rate(self) -> float:
+        """Of the median of all repeats, of which there are five at least."""
+        while len(self._seconds) < LEAST_REPEATS:
+            self._repeat()
+        return self._amount / statistics.median(self._seconds)
+
+    def _repeat(self) -> None:
+        started = time.perf_counter()
+        self._action()
+        self._seconds.append(time.perf_counter() - started)
+
+
+def sgemm_gauge() -> Gauge:
     """Operations a second of one large product of float32 matrices, the bound of everything made of products."""
     a, b, c = (np.full((SGEMM_SIZE, SGEMM_SIZE), 0.5, dtype=np.float32) for _ in range(3))
-    return 2 * SGEMM_SIZE**3 / median_seconds(lambda: linear.product(c, a, b))
+    return Gauge(lambda: linear.product(c, a, b), 2 * SGEMM_SIZE**3)
 
 
-def read_rate() -> float:
+def read_gauge() -> Gauge:
     """Bytes a second of reading memory from one end to the other: a norm, which computes next to nothing."""
     values = np.ones(READ_BYTES // 4, dtype=np.float32)  # written: pages never touched would not be read from memory
-    return values.nbytes / median_seconds(lambda: adamw.norm(values))
-
-
-def median_seconds(action: Callable[[], object]) -> float:
-    """The median of at least 5 times, and of as many as fit into a second, after one that is not counted."""
-    action()
-    seconds: list[float] = []
-    while len(seconds) < LEAST_REPEATS or (sum(seconds) < MEASURE_S and len(seconds) < MOST_REPEATS):
-        started = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    return Gauge(lambda: adamw.norm(values), values.nbytes)
 
 
 def processor_name() -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpt_core import benchmark
-from gpt_core.benchmark import Benchmark, Step, measured_steps, training_figures, wanted_steps
+from gpt_core import machine as machine_module
+from gpt_core.benchmark import Benchmark, Step, Steps, measured_steps, training_figures, wanted_steps
 from gpt_core.config import ModelShape, preset
 from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, threads
@@ -22,16 +22,14 @@ from gpt_tui import bench, cli
 from tests.core.training_samples import tiny_settings
 from tests.program import tiny, write_texts
 
-SGEMM, READ = 200e9, 30e9
-
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Texts, and limits of the machine that need not be measured."""
+    """Texts, and limits of the machine that are measured in no time, and mean nothing."""
     write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(benchmark, "sgemm_rate", lambda: SGEMM)
-    monkeypatch.setattr(benchmark, "read_rate", lambda: READ)
+    monkeypatch.setattr(machine_module, "SGEMM_SIZE", 64)
+    monkeypatch.setattr(machine_module, "READ_BYTES", 1 << 20)
     return tmp_path
 
 
@@ -54,7 +52,7 @@ def test_the_figures_fit_together(folder: Path, capsys: pytest.CaptureFixture[st
     assert 0 < training["fastest_s"] <= training["step_s"] <= training["slowest_s"]
     assert training["gflop"] == pytest.approx(counted.total / 1e9)
     assert training["gflop_per_s"] == pytest.approx(training["gflop"] / training["step_s"])
-    assert training["sgemm_share"] == pytest.approx(training["gflop_per_s"] * 1e9 / SGEMM)
+    assert training["sgemm_share"] == pytest.approx(training["gflop_per_s"] / machine["sgemm_gflop_per_s"])
     assert training["tokens_per_s"] == pytest.approx(64 / training["step_s"])
     parts = {part["part"]: part for part in training["parts"]}
     assert list(parts) == [*PARTS, "rest"]
@@ -65,7 +63,7 @@ def test_the_figures_fit_together(folder: Path, capsys: pytest.CaptureFixture[st
     assert 0 < training["timing_share"] < 1
     assert prompt["gflop_per_s"] == pytest.approx(prompt["tokens_per_s"] * prompt_operations(shape, 8).total / 8 / 1e9)
     assert decoding["gb_per_s"] == pytest.approx(decoding["tokens_per_s"] * decoding["bytes_per_token"] / 1e9)
-    assert decoding["read_share"] == pytest.approx(decoding["gb_per_s"] * 1e9 / READ)
+    assert decoding["read_share"] == pytest.approx(decoding["gb_per_s"] / machine["read_gb_per_s"])
     assert found["memory"]["peak"] > found["memory"]["weights"] + found["memory"]["activations"]
 
 
@@ -115,10 +113,29 @@ def test_at_least_five_steps_are_measured_and_three_slow_ones(seconds: list[floa
 
 def test_the_parts_are_those_of_the_median_step() -> None:
     steps = [Step(s, Profile(dict.fromkeys(PARTS, s / 10), 100)) for s in (5.0, 1.0, 3.0)]
-    found = training_figures(preset("nano"), 128, steps, SGEMM, 1e-6)
+    found = training_figures(preset("nano"), 128, Steps(steps, 1e12, None), 1e-6)
     assert (found.fastest_s, found.step_s, found.slowest_s) == (1.0, 3.0, 5.0)
     assert [round(part.seconds, 9) for part in found.parts] == [0.3] * 10
     assert found.timing_share == pytest.approx(1e-4 / 3)
+
+
+def test_a_limit_is_the_median_of_five_repeats_at_least_and_the_first_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, done = 0.0, 0
+    lengths = [100.0, 4.0, 2.0, 1.0, 50.0, 2.0]
+
+    def action() -> None:
+        nonlocal now, done
+        now += lengths[done]
+        done += 1
+
+    monkeypatch.setattr(machine_module.time, "perf_counter", lambda: now)
+    gauge = machine_module.Gauge(action, 10.0)
+    gauge.repeat_until(5.0)
+    assert done == 3
+    assert gauge.rate == 5.0
+    assert done == 6
 
 
 def sample() -> Benchmark:
