@@ -6,7 +6,8 @@ from argparse import Namespace
 
 import msgspec
 
-from gpt_core.benchmark import Benchmark, Part, Training, run_benchmark
+from gpt_core.benchmark import run_benchmark
+from gpt_core.benchmark_result import Benchmark, Part, Training
 from gpt_core.errors import EXIT_OK, InputError
 from gpt_tui.loading import resolve_settings
 from gpt_tui.plain_text import one_line
@@ -69,7 +70,8 @@ def report(found: Benchmark) -> list[str]:
         f"prompt    {figure(found.prompt.tokens_per_s)} tokens/s ({whole(found.prompt.tokens)} tokens; "
         f"{found.prompt.gflop_per_s:.1f} GFLOP/s, {percent(found.prompt.sgemm_share)} of SGEMM)",
         f"decoding  {figure(found.decoding.tokens_per_s)} tokens/s ({size(found.decoding.bytes_per_token)} read for "
-        f"each; {found.decoding.gb_per_s:.1f} GB/s, {percent(found.decoding.read_share)} of the memory's rate)",
+        f"each; {found.decoding.gb_per_s:.1f} GB/s, {percent(found.decoding.read_share)} of the memory's rate"
+        f"{', out of the caches' if found.decoding.read_share > 1 else ''})",
         memory_line(found),
     ]
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from gpt_core import machine as machine_module
-from gpt_core.benchmark import Benchmark, Step, Steps, measured_steps, training_figures, wanted_steps
+from gpt_core.benchmark import Step, Steps, measured_steps, training_figures, wanted_steps
+from gpt_core.benchmark_result import Benchmark
 from gpt_core.config import ModelShape, preset
 from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, threads
