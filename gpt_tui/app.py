@@ -23,6 +23,7 @@ from gpt_core.settings import Resolved
 from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
 from gpt_tui.chat_model import MakeGenerator, make_generator
 from gpt_tui.engine import Engine, OpenRun, RunRequest
+from gpt_tui.error_log import keep_traceback, log_path
 from gpt_tui.keymap import KEYS, bindings
 from gpt_tui.messages import EngineWoke
 from gpt_tui.open_request import open_request
@@ -35,7 +36,6 @@ from gpt_tui.screens.main import MainScreen
 from gpt_tui.theme import NIGHT
 
 DRAIN_INTERVAL_S = 0.25
-LOG_FILE = "gpt-tui.log"
 WIDTHS = [(0, "-narrow"), (100, "-wide"), (140, "-very-wide")]  # from so many columns on, this class for styles.tcss
 HEIGHTS = [(0, "-low"), (32, "-tall")]
 
@@ -61,7 +61,7 @@ class GptApp(App[None]):
         super().__init__()
         self.register_theme(NIGHT)
         self.theme = NIGHT.name
-        self.engine = Engine(open_run, self.post_message, Path(settings.models_dir) / LOG_FILE)
+        self.engine = Engine(open_run, self.post_message, log_path(settings.models_dir))
         self.main = MainScreen(self.engine, settings, preset_name, make)
         self._request = request
         self._leaving: int | None = None
@@ -246,6 +246,8 @@ def run_app(resolved: Resolved, *, resume: Path | None = None, overwrite: bool =
             _tell("gpt-tui: saving the run before leaving")
             app.engine.stop()
             app.engine.join()
+    if app._exception is not None:  # something on the screen fell over; Textual has shown it
+        _tell(f"gpt-tui ended by an error {keep_traceback(log_path(settings.models_dir), app._exception)}")
     _tell(app.farewell)
     return app.return_code if app.return_code is not None else EXIT_FAILED
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -22,6 +20,7 @@ from gpt_core.text.vocabulary import Tokenizer
 from gpt_core.training.checkpoint_header import TrainingState
 from gpt_core.training.events import AnyEvent
 from gpt_core.training.requests import TrainerRequests
+from gpt_tui.error_log import keep_traceback
 from gpt_tui.event_buffer import Drained, EventBuffer
 from gpt_tui.messages import EngineWoke
 from gpt_tui.plain_text import one_line
@@ -149,6 +148,11 @@ class Engine:
         if self._requests:
             self._requests.save()
 
+    def evaluate(self) -> None:
+        """Score the eval text after the present step, and go on."""
+        if self._requests:
+            self._requests.evaluate()
+
     def stop(self, *, save: bool = True) -> None:
         """Stop after the present step, saving first unless told otherwise. Ends the opening of a run too."""
         self._discarding = not save
@@ -229,8 +233,8 @@ class Engine:
         except GptError as error:
             self._fail(Failure(one_line(str(error)), isinstance(error, RunExistsError)))
         except BaseException as error:
-            where = self._write_traceback(error)
-            self._fail(Failure(f"{type(error).__name__}: {one_line(str(error), 200)}{where}"))
+            where = keep_traceback(self._log_path, error)
+            self._fail(Failure(f"{type(error).__name__}: {one_line(str(error), 200)} {where}"))
         finally:
             self._ended = True
             self._wake()
@@ -253,17 +257,6 @@ class Engine:
     def _fail(self, failure: Failure) -> None:
         self.failure = failure
         self._buffer.note(failure.message, "bad")
-
-    def _write_traceback(self, error: BaseException) -> str:
-        """Appends the traceback to the log file; says where it is, or why it is not."""
-        try:
-            self._log_path.parent.mkdir(parents=True, exist_ok=True)
-            with self._log_path.open("a", encoding="utf-8") as log:
-                log.write(f"\n{datetime.now().isoformat(timespec='seconds')}\n")
-                log.writelines(traceback.format_exception(error))
-        except OSError as why:
-            return f" (no details: {self._log_path} cannot be written: {why.strerror})"
-        return f" (details in {self._log_path})"
 
 
 def resident_bytes() -> int:

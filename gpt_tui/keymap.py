@@ -51,6 +51,7 @@ KEYS: tuple[Key, ...] = (
     Key("train.resume", "r", "resume", "Resume", "Go on from the newest checkpoint", "train", button=True),
     Key("train.overfit", "o", "overfit", "Overfit", "Learn a few lines by heart, as a check", "train", button=True),
     Key("train.stop", "x", "stop", "Stop", "Stop after this step, saving a checkpoint", "train", button=True),
+    Key("train.evaluate", "e", "evaluate", "Evaluate", "Score the eval text now, and go on", "train"),
     Key("charts.log", "l", "log_scale", "Log scale", "Logarithmic or linear y axis", "charts", footer=True),
     Key("charts.axis", "a", "next_axis", "Axis", "Show the charts over steps, tokens or time", "charts", footer=True),
     Key("charts.zoom_in", "plus,equals_sign", "zoom(0.5)", "Zoom in", "Show half as much", "charts", display="+"),

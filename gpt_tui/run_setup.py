@@ -11,6 +11,7 @@ from gpt_core.errors import GptError
 from gpt_core.model.parameters import parameter_count
 from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.training.checkpoint_header import CheckpointInfo
+from gpt_core.training.events import RunStarted
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import age, percent, short, size, whole
 from gpt_tui.stored_models import Stored, glance
@@ -58,6 +59,13 @@ def model_name(setup: Setup) -> str:
     """`nano · 1.06M parameters`."""
     count = f"{short(parameter_count(setup.settings.shape))} parameters"
     return f"{setup.preset_name} · {count}" if setup.preset_name else count
+
+
+def run_name(started: RunStarted) -> str:
+    """The same of a run that has begun, which may be another preset's."""
+    what = "tiny overfit" if started.kind != "train" else started.preset
+    count = f"{short(started.parameters)} parameters"
+    return f"{what} · {count}" if what else count
 
 
 def setup_rows(setup: Setup) -> list[tuple[str, str]]:

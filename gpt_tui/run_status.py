@@ -41,13 +41,13 @@ LEAST_IMPORTANT = ("time", "model", "memory", "tokens", "best", "rate", "gradien
 
 
 def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
-    """The actions of the key table's buttons that make sense now."""
+    """The actions of the key table's "train" keys that make sense now."""
     if phase is Phase.STOPPING:
         return frozenset()
     if phase is Phase.OPENING:
         return frozenset({"stop"})
     if phase.alive:
-        return frozenset({"pause", "step", "save", "stop"})
+        return frozenset({"pause", "step", "save", "evaluate", "stop"})
     return frozenset({"start", "overfit"} | ({"resume"} if can_resume else set()))
 
 

@@ -17,7 +17,7 @@ from gpt_tui.engine import Engine, RunRequest
 from gpt_tui.keymap import KEYS, bindings, keys_of, shown_key
 from gpt_tui.messages import ChatLeft, SetupRead
 from gpt_tui.quantities import whole
-from gpt_tui.run_setup import Setup, model_name, read_setup
+from gpt_tui.run_setup import Setup, model_name, read_setup, run_name
 from gpt_tui.run_status import Phase, allowed
 from gpt_tui.sampling_fields import initial_texts
 from gpt_tui.screens.choice import run_exists_question
@@ -26,8 +26,8 @@ from gpt_tui.widgets.chat_pane import ChatPane
 from gpt_tui.widgets.header_bar import HeaderBar
 from gpt_tui.widgets.train_pane import TrainPane
 
-TRAIN_ACTIONS = frozenset(key.binding.action.partition("(")[0] for key in keys_of("train", "charts"))
-BUTTON_ACTIONS = frozenset(key.action for key in KEYS if key.button)
+TAB_ACTIONS = frozenset(key.action.partition("(")[0] for key in keys_of("train", "charts"))
+RUN_ACTIONS = frozenset(key.action for key in keys_of("train"))
 
 
 class MainScreen(Screen[None]):
@@ -103,6 +103,7 @@ class MainScreen(Screen[None]):
         elif history.started is None:
             pane.show_welcome()
         elif self.tab == "train":
+            self.query_one(HeaderBar).show_model(run_name(history.started))
             pane.show_run(history, facts, at_once=at_once)
         if at_once or self.tab == "chat":
             step = f"step {whole(history.step)}" if history.started else ""
@@ -131,9 +132,9 @@ class MainScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys of the Train tab work there only, and its commands when they make sense."""
-        if action in BUTTON_ACTIONS and action not in self._allowed():
+        if action in RUN_ACTIONS and action not in self._allowed():
             return None if self.tab == "train" else False
-        return action not in TRAIN_ACTIONS or self.tab == "train"
+        return action not in TAB_ACTIONS or self.tab == "train"
 
     # -- tabs
 
@@ -196,6 +197,11 @@ class MainScreen(Screen[None]):
         """A checkpoint."""
         self._engine.save()
         self.notify("saving after this step")
+
+    def action_evaluate(self) -> None:
+        """A score."""
+        self._engine.evaluate()
+        self.notify("evaluating after this step")
 
     def action_stop(self) -> None:
         """The end of the run."""

@@ -14,6 +14,9 @@ from gpt_tui.widgets.status_panel import TONE_STYLES
 class HeaderBar(Horizontal):
     """`Tabs.TabActivated` goes out when a tab is chosen."""
 
+    _shown: Content | None = None
+    _model = ""
+
     def compose(self) -> ComposeResult:
         """Name, tabs, model, state."""
         yield Static(" gpt-tui ", id="program", markup=False)
@@ -23,11 +26,14 @@ class HeaderBar(Horizontal):
 
     def show_model(self, text: str) -> None:
         """What is trained."""
-        self.query_one("#model", Static).update(Content(text))
+        if text != self._model:
+            self._model = text
+            self.query_one("#model", Static).update(Content(text), layout=False)
 
     def show_state(self, phase: Phase, step: str) -> None:
         """The state in a word and its sign, and the step."""
         words = Content.styled(f"{SYMBOLS[phase]} {phase.value} ", TONE_STYLES[PHASE_TONES.get(phase, "plain")])
-        self.query_one("#state", Static).update(
-            Content.assemble((f"{step}  " if step else "", "$foreground 60%"), words)
-        )
+        shown = Content.assemble((f"{step}  " if step else "", "$foreground 60%"), words)
+        if shown != self._shown:
+            self._shown = shown
+            self.query_one("#state", Static).update(shown, layout=False)

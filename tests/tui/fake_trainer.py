@@ -91,7 +91,7 @@ class FakeTrainer:
             yield self._one_step()
             if self.requests.take_save():
                 yield self._save("latest")
-            if not overfit and self.step % 250 == 0:
+            if not overfit and (self.step % 250 == 0 or self.requests.take_evaluate()):
                 yield self._evaluation()
                 yield self._save("best")
             if last and self.step >= last:

@@ -32,7 +32,7 @@ async def test_before_a_run_the_screen_says_what_would_be_trained_and_how(tmp_pa
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_run_shows_curves_numbers_and_log(tmp_path: Path, size: tuple[int, int]):
     async with running_app(
-        tmp_path, size=size, opener=FakeOpen(step_s=0.0002), max_steps=5000, autostart=True
+        tmp_path, size=size, opener=FakeOpen(step_s=0.0002), max_steps=500_000, autostart=True
     ) as bench:
         await bench.until_step(800)
         await bench.pilot.press("p")
@@ -80,13 +80,12 @@ async def test_the_chat_shows_its_fields_whole(tmp_path: Path, size: tuple[int, 
             assert words in bench.text()
 
 
-async def test_every_theme_shows_the_same_words(tmp_path: Path):
+async def test_other_themes_show_the_same_words(tmp_path: Path):
     async with running_app(tmp_path, opener=FakeOpen(step_s=0.0002), autostart=True) as bench:
         await bench.until_step(300)
         await bench.pilot.press("p")
         await bench.until_phase(Phase.PAUSED)
-        assert len(bench.app.available_themes) > 10
-        for theme in bench.app.available_themes:
+        for theme in ("textual-light", "nord", "solarized-light", "monokai", "gpt-night"):
             bench.app.theme = theme
             await bench.pilot.pause()
             for words in ("paused at step", "⠒⠒ smoothed", "Go on"):

@@ -68,6 +68,13 @@ async def test_save_saves_and_training_goes_on(tmp_path: Path, by: str):
         assert any(f"at step {saved:,}" in n.message for n in bench.app._notifications)
 
 
+async def test_an_evaluation_can_be_asked_for(tmp_path: Path):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(10)
+        await bench.pilot.press("e")
+        await bench.until(lambda: bench.app.engine.history.evaluation is not None)
+
+
 @pytest.mark.parametrize("by", BY)
 async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str):
     saved_model(tmp_path, "latest", 100, seed=1)

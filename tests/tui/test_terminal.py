@@ -171,6 +171,7 @@ def test_a_widget_that_falls_over_leaves_a_saved_run_and_a_usable_terminal(termi
     app = terminal("0.01", "fail")
     assert app.wait() == 1
     assert b"a widget fell over" in app.output
+    assert "a widget fell over" in (app.folder / "gpt-tui.log").read_text()
     assert len(app.saved()) == 1
     assert app.is_restored()
 
