@@ -4,7 +4,7 @@ from cython.parallel cimport prange
 from libc.math cimport pow, sqrt, sqrtf
 
 from gpt_core.kernels.shapes cimport want
-from gpt_core.kernels.threads cimport thread_count
+from gpt_core.kernels.threads cimport threads_for
 
 cdef Py_ssize_t BLOCK = 16384  # values that one thread takes at once
 
@@ -17,7 +17,7 @@ def norm(const float[::1] values):
     cdef double total = 0
     if size == 0:
         return 0.0
-    for part in prange(256, nogil=True, schedule="static", num_threads=thread_count()):
+    for part in prange(256, nogil=True, schedule="static", num_threads=threads_for(size)):
         partial[part] = _sum_of_squares(&values[0], min(size, part * step), min(size, (part + 1) * step))
     for part in range(256):
         total += partial[part]
@@ -43,7 +43,7 @@ def update(float[::1] values, const float[::1] gradients, float[::1] first, floa
         raise ValueError(f"adamw: got step {step}, want 1 or more")
     cdef float rate = lr / (1.0 - pow(beta1, step))
     cdef float root_correction = 1.0 / sqrt(1.0 - pow(beta2, step))
-    for block in prange(blocks, nogil=True, schedule="static", num_threads=thread_count()):
+    for block in prange(blocks, nogil=True, schedule="static", num_threads=threads_for(size)):
         _update_block(&values[block * BLOCK], &gradients[block * BLOCK], &first[block * BLOCK], &second[block * BLOCK],
                       min(BLOCK, size - block * BLOCK), b1, b2, epsilon, scale, decay, rate, root_correction)
 

@@ -10,7 +10,7 @@ from libc.math cimport logf, sqrtf
 from gpt_core.kernels.blas cimport gemm
 from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.shapes cimport want, want_positive
-from gpt_core.kernels.threads cimport thread_count
+from gpt_core.kernels.threads cimport thread_count, threads_for
 
 cdef Py_ssize_t TILE = 64  # rows of queries: two tiles of scores stay in the second-level cache up to T = 1024
 
@@ -35,7 +35,7 @@ def forward(float[:, :, ::1] out, float[:, :, ::1] log_sums, const float[:, :, :
     _check_rows("q", q.shape, q.strides)
     _check_rows("k", k.shape, k.strides)
     _check_rows("v", v.shape, v.strides)
-    for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=thread_count()):
+    for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=threads_for(2 * B * C * Tq * Tk)):
         b = item // H
         h = item % H
         _attend(&out[b, 0, h * D], C, &log_sums[b, h, 0], &q[b, 0, h * D], ldq, &k[b, 0, h * D], ldk,
@@ -64,7 +64,7 @@ def backward(float[:, :, :] d_q, float[:, :, :] d_k, float[:, :, :] d_v, const f
     want("attention: distance of rows of d_k", d_k.strides[1], k.strides[1])
     _check_rows("d_v", d_v.shape, d_v.strides)
     want("attention: distance of rows of d_v", d_v.strides[1], v.strides[1])
-    for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=thread_count()):
+    for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=threads_for(5 * B * C * T * T)):
         b = item // H
         h = item % H
         _d_attend(&d_q[b, 0, h * D], &d_k[b, 0, h * D], &d_v[b, 0, h * D], &d_out[b, 0, h * D], &out[b, 0, h * D], C,

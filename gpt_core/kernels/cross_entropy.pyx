@@ -5,7 +5,7 @@ from libc.math cimport logf
 
 from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.shapes cimport want, want_positive
-from gpt_core.kernels.threads cimport thread_count
+from gpt_core.kernels.threads cimport threads_for
 
 
 def forward(float[::1] losses, int[::1] predictions, const float[:, ::1] logits, const int[::1] targets):
@@ -15,7 +15,7 @@ def forward(float[::1] losses, int[::1] predictions, const float[:, ::1] logits,
     cdef Py_ssize_t N = logits.shape[0], V = logits.shape[1], n
     _check(losses.shape[0], N, V, targets)
     want("cross_entropy: length of predictions", predictions.shape[0], N)
-    for n in prange(N, nogil=True, schedule="static", num_threads=thread_count()):
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * V)):
         losses[n] = _loss(&logits[n, 0], V, targets[n])
         predictions[n] = _argmax(&logits[n, 0], V)
 
@@ -26,7 +26,7 @@ def forward_backward(float[::1] losses, float[:, ::1] logits, const int[::1] tar
     """
     cdef Py_ssize_t N = logits.shape[0], V = logits.shape[1], n
     _check(losses.shape[0], N, V, targets)
-    for n in prange(N, nogil=True, schedule="static", num_threads=thread_count()):
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * V)):
         losses[n] = _loss_and_gradient(&logits[n, 0], V, targets[n], weight)
 
 

@@ -3,7 +3,7 @@
 from cython.parallel cimport prange
 
 from gpt_core.kernels.shapes cimport want
-from gpt_core.kernels.threads cimport thread_count
+from gpt_core.kernels.threads cimport threads_for
 
 
 def forward(float[:, ::1] x, const int[::1] tokens, const float[:, ::1] wte, const float[:, ::1] wpe,
@@ -14,7 +14,7 @@ def forward(float[:, ::1] x, const int[::1] tokens, const float[:, ::1] wte, con
     """
     cdef Py_ssize_t N = x.shape[0], C = x.shape[1], n
     _check(x.shape, tokens, wte.shape, wpe.shape, time, first_position)
-    for n in prange(N, nogil=True, schedule="static", num_threads=thread_count()):
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * C)):
         _embed_row(&x[n, 0], &wte[tokens[n], 0], &wpe[first_position + n % time, 0], C)
 
 
@@ -24,9 +24,9 @@ def backward(float[:, ::1] d_wte, float[:, ::1] d_wpe, const int[::1] tokens, co
     Threads share the channels, not the rows: one token can stand in several rows.
     """
     cdef Py_ssize_t N = d_x.shape[0], C = d_x.shape[1], block
-    cdef Py_ssize_t blocks = thread_count()
+    cdef Py_ssize_t blocks = threads_for(N * C)
     _check(d_x.shape, tokens, d_wte.shape, d_wpe.shape, time, 0)
-    for block in prange(blocks, nogil=True, schedule="static", num_threads=thread_count()):
+    for block in prange(blocks, nogil=True, schedule="static", num_threads=blocks):
         _scatter_channels(&d_wte[0, 0], &d_wpe[0, 0], &tokens[0], &d_x[0, 0], N, C, time,
                           C * block // blocks, C * (block + 1) // blocks)
 

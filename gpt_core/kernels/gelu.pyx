@@ -4,7 +4,7 @@ from cython.parallel cimport prange
 
 from gpt_core.kernels.fast_math cimport fast_tanh
 from gpt_core.kernels.shapes cimport want
-from gpt_core.kernels.threads cimport thread_count
+from gpt_core.kernels.threads cimport threads_for
 
 cdef extern from *:
     """
@@ -20,7 +20,7 @@ def forward(float[:, ::1] y, const float[:, ::1] x):
     cdef Py_ssize_t N = x.shape[0], F = x.shape[1], n
     want("gelu: rows of y", y.shape[0], N)
     want("gelu: channels of y", y.shape[1], F)
-    for n in prange(N, nogil=True, schedule="static", num_threads=thread_count()):
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * F)):
         _row(&y[n, 0], &x[n, 0], F)
 
 
@@ -34,7 +34,7 @@ def backward(float[:, ::1] d_x, const float[:, ::1] d_y, const float[:, ::1] x):
     want("gelu: channels of d_x", d_x.shape[1], F)
     want("gelu: rows of d_y", d_y.shape[0], N)
     want("gelu: channels of d_y", d_y.shape[1], F)
-    for n in prange(N, nogil=True, schedule="static", num_threads=thread_count()):
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * F)):
         _d_row(&d_x[n, 0], &d_y[n, 0], &x[n, 0], F)
 
 

@@ -5,13 +5,13 @@ from libc.string cimport memcpy
 
 from gpt_core.kernels.blas cimport gemm
 from gpt_core.kernels.shapes cimport want, want_positive
-from gpt_core.kernels.threads cimport thread_count
+from gpt_core.kernels.threads cimport threads_for
 
 
 def forward(float[:, ::1] y, const float[:, ::1] x, const float[:, ::1] weight, const float[::1] bias,
             const float[:, ::1] residual=None):
     """y (N, O) = x (N, I) . weight (I, O) + bias (O,), and + residual (N, O) if one is given."""
-    cdef Py_ssize_t N = y.shape[0], O = y.shape[1], I = x.shape[1], n, part, step = _rows_at_once(N)
+    cdef Py_ssize_t N = y.shape[0], O = y.shape[1], I = x.shape[1], n, part, threads, step
     cdef const float *first_residual = NULL
     want("linear: length of bias", bias.shape[0], O)
     _check_product(y.shape, x.shape[0], x.shape[1], weight.shape[0], weight.shape[1])
@@ -19,13 +19,15 @@ def forward(float[:, ::1] y, const float[:, ::1] x, const float[:, ::1] weight, 
         want("linear: rows of residual", residual.shape[0], N)
         want("linear: channels of residual", residual.shape[1], O)
         first_residual = &residual[0, 0]
+    threads = threads_for(N * I * O)
+    step = min(512, _share(N, threads))  # rows that are begun with bias and residual and finished while in the cache
     if N < O:  # few rows: the columns are shared
         for n in range(N):
             _start_row(&y[n, 0], &bias[0], first_residual + n * O if first_residual is not NULL else first_residual, O)
         with nogil:
             _shared_gemm(False, False, N, O, I, 1, &x[0, 0], I, &weight[0, 0], O, 1, &y[0, 0], O)
         return
-    for part in prange((N + step - 1) // step, nogil=True, schedule="dynamic", num_threads=thread_count()):
+    for part in prange((N + step - 1) // step, nogil=True, schedule="dynamic", num_threads=threads):
         _forward_rows(&y[0, 0], &x[0, 0], &weight[0, 0], &bias[0], first_residual, part * step,
                       min(N, (part + 1) * step), I, O)
 
@@ -34,12 +36,12 @@ def backward(float[:, ::1] d_x, float[:, ::1] d_weight, float[::1] d_bias, const
              const float[:, ::1] x, const float[:, ::1] weight):
     """d_x (N, I) = d_y (N, O) . weight^T (O, I); d_weight (I, O) += x^T (I, N) . d_y; d_bias (O,) += sum_n d_y."""
     cdef Py_ssize_t N = d_y.shape[0], O = d_y.shape[1], I = x.shape[1], block
-    cdef Py_ssize_t blocks = thread_count()
+    cdef Py_ssize_t blocks = threads_for(N * O)
     want("linear: length of d_bias", d_bias.shape[0], O)
     _check_product(d_x.shape, N, O, weight.shape[1], weight.shape[0])
     _check_product(d_weight.shape, I, x.shape[0], N, O)
     # each thread sums whole columns, so the sums do not depend on the number of threads
-    for block in prange(blocks, nogil=True, schedule="static", num_threads=thread_count()):
+    for block in prange(blocks, nogil=True, schedule="static", num_threads=blocks):
         _sum_columns(&d_bias[0], &d_y[0, 0], N, O, O * block // blocks, O * (block + 1) // blocks)
     with nogil:
         _shared_gemm(False, True, N, I, O, 1, &d_y[0, 0], O, &weight[0, 0], O, 0, &d_x[0, 0], I)
@@ -75,7 +77,7 @@ cdef void _shared_gemm(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssiz
                        const float *a, Py_ssize_t lda, const float *b, Py_ssize_t ldb, float beta,
                        float *c, Py_ssize_t ldc) noexcept nogil:
     """`gemm` with the longer side of c split among the threads, so that nothing has to be reduced."""
-    cdef Py_ssize_t threads = thread_count(), part
+    cdef Py_ssize_t threads = threads_for(m * n * k), part
     cdef bint by_rows = m >= n
     cdef Py_ssize_t longer = m if by_rows else n, step = _share(longer, threads)
     if threads == 1:
@@ -93,11 +95,6 @@ cdef void _shared_gemm(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssiz
 cdef Py_ssize_t _share(Py_ssize_t length, Py_ssize_t threads) noexcept nogil:
     """The length of one thread's part: a multiple of 16, as the register blocks of a product are."""
     return ((length + threads - 1) // threads + 15) // 16 * 16
-
-
-cdef Py_ssize_t _rows_at_once(Py_ssize_t N) noexcept nogil:
-    """Rows of y that are begun with bias and residual and finished by the product while they are in the cache."""
-    return min(512, _share(N, thread_count()))
 
 
 cdef void _forward_rows(float *y, const float *x, const float *weight, const float *bias, const float *residual,
