@@ -41,10 +41,14 @@ SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefi
 if SANITIZE:
     LEVELS = {"baseline": []}
 
+DIRECTIVES = {
+    "language_level": 3, "boundscheck": False, "wraparound": False, "initializedcheck": False, "cdivision": True,
+    "binding": True, "embedsignature": True,
+}  # fmt: skip
 PLAIN_FLAGS = ["/O2"] if MSVC else ["-O3", "-g0"]
 
-# Sums may be reordered and errno ignored, so that loops over exp and tanh vectorise. Nothing else of -ffast-math: NaN and
-# infinity keep their meaning, and the process is never switched to flush-to-zero.
+# Sums may be reordered and errno ignored, so that loops over exp and tanh vectorise. Nothing else of -ffast-math: NaN
+# and infinity keep their meaning, and the process is never switched to flush-to-zero.
 VECTORISE = ["/O2"] if MSVC else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math",
                                   "-fno-signed-zeros", "-fno-strict-aliasing", "-g0"]  # fmt: skip
 
@@ -53,29 +57,37 @@ def blas() -> dict[str, list]:
     """Where cblas comes from: Accelerate on macOS, a named pkg-config package, else the scipy-openblas32 wheel."""
     if name := os.environ.get("GPT_TUI_BLAS"):
         words = subprocess.check_output(["pkg-config", "--cflags", "--libs", name], text=True).split()
-        return dict(extra_compile_args=[w for w in words if w[:2] in ("-I", "-D")],
-                    extra_link_args=[w for w in words if w[:2] not in ("-I", "-D")])  # fmt: skip
+        return {
+            "extra_compile_args": [word for word in words if word[:2] in ("-I", "-D")],
+            "extra_link_args": [word for word in words if word[:2] not in ("-I", "-D")],
+        }
     if sys.platform == "darwin":
-        return dict(define_macros=[("ACCELERATE_NEW_LAPACK", None), ("GPT_ACCELERATE", None)],
-                    extra_link_args=["-framework", "Accelerate"])  # fmt: skip
+        return {
+            "define_macros": [("ACCELERATE_NEW_LAPACK", None), ("GPT_ACCELERATE", None)],
+            "extra_link_args": ["-framework", "Accelerate"],
+        }
     import scipy_openblas32
 
     rpath = [] if MSVC else ["-Wl,-rpath,$ORIGIN/../../../scipy_openblas32/lib"]
-    return dict(define_macros=[("GPT_SCIPY_OPENBLAS", None)],
-                include_dirs=[scipy_openblas32.get_include_dir()],
-                library_dirs=[scipy_openblas32.get_lib_dir()],
-                libraries=[scipy_openblas32.get_library()],
-                extra_link_args=rpath)  # fmt: skip
+    return {
+        "define_macros": [("GPT_SCIPY_OPENBLAS", None)],
+        "include_dirs": [scipy_openblas32.get_include_dir()],
+        "library_dirs": [scipy_openblas32.get_lib_dir()],
+        "libraries": [scipy_openblas32.get_library()],
+        "extra_link_args": rpath,
+    }
 
 
 class BuildExt(build_ext):
     """build_ext that compiles in parallel, and with OpenMP where the compiler has it."""
 
     def initialize_options(self) -> None:
+        """As many compilers at once as there are cores."""
         super().initialize_options()
         self.parallel = os.cpu_count()
 
     def build_extensions(self) -> None:
+        """Adds the flags that depend on the compiler at hand."""
         if openmp := self.openmp_flag():
             for extension in self.extensions:
                 extension.extra_compile_args.append(openmp)
@@ -118,8 +130,7 @@ def extensions() -> list[Extension]:
         [utility, *plain, *kernels],
         build_dir=str(GENERATED),
         shared_utility_qualified_name=SHARED_UTILITY,
-        compiler_directives=dict(language_level=3, boundscheck=False, wraparound=False, cdivision=True,
-                                 initializedcheck=False, binding=True, embedsignature=True),  # fmt: skip
+        compiler_directives=DIRECTIVES,
         nthreads=0,
     )
     built = [extension for extension in once if ".kernels." not in extension.name]
