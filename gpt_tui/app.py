@@ -106,8 +106,10 @@ class GptApp(App[None]):
             return
         drained = self.engine.drain()
         self.main.show()
+        ends = any(isinstance(event, RunFinished) for event in drained.notable)
         for event in drained.notable:
-            self._announce(event)
+            if not (ends and isinstance(event, CheckpointSaved)):  # one notification at the end is enough
+                self._announce(event)
         if not self.engine.alive:
             self._run_ended()
 

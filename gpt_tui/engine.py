@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,12 +18,14 @@ from gpt_core.errors import GptError, RunExistsError
 from gpt_core.model.parameters import Parameters
 from gpt_core.text.vocabulary import Tokenizer
 from gpt_core.training.checkpoint_header import TrainingState
+from gpt_core.training.checkpoint_store import METRICS
 from gpt_core.training.events import AnyEvent
 from gpt_core.training.requests import TrainerRequests
 from gpt_tui.error_log import keep_traceback
 from gpt_tui.event_buffer import Drained, EventBuffer
 from gpt_tui.messages import EngineWoke
 from gpt_tui.plain_text import one_line
+from gpt_tui.replay import replayed
 from gpt_tui.run_history import Limits, RunHistory, Score
 from gpt_tui.run_status import Facts, Phase
 
@@ -223,8 +225,7 @@ class Engine:
             self._trainer, self._requests = trainer, trainer.requests
             if self._stop_asked.is_set():  # asked between the last progress report and now
                 trainer.requests.stop(save=not self._discarding)
-            state = trainer.state
-            self._buffer.begin(Score(state.best_accuracy, state.best_step, state.epochs_without_improvement))
+            self._buffer.begin(known_already(self.history, trainer))
             for event in trainer.events():
                 if self._buffer.put(event):
                     self._wake()
@@ -257,6 +258,15 @@ class Engine:
     def _fail(self, failure: Failure) -> None:
         self.failure = failure
         self._buffer.note(failure.message, "bad")
+
+
+def known_already(history: RunHistory, trainer: AnyTrainer) -> RunHistory:
+    """The history with what a resumed run brings along: its curves, as far as its log has them, and its best score."""
+    state = trainer.state
+    if state.step:
+        with suppress(GptError):
+            history = replayed(history, Path(trainer.settings.models_dir) / METRICS, state.step)
+    return replace(history, best=Score(state.best_accuracy, state.best_step, state.epochs_without_improvement))
 
 
 def resident_bytes() -> int:

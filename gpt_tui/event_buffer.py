@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 from gpt_core.training.events import AnyEvent, EvalProgressed, StepCompleted
-from gpt_tui.run_history import RunHistory, Score, Tone, advance_all, noted
+from gpt_tui.run_history import RunHistory, Tone, advance_all, noted
 
 MOST_WAITING = 4096
 MOST_NOTABLE = 256
@@ -35,10 +34,10 @@ class EventBuffer:
         self._waiting: list[AnyEvent] = []
         self._notable: list[AnyEvent] = []
 
-    def begin(self, best: Score) -> None:
-        """Before the first event: what the run, if it is a resumed one, has reached already."""
+    def begin(self, history: RunHistory) -> None:
+        """Before the first event: what is known of the run already, if it is a resumed one."""
         with self._lock:
-            self._history = replace(self._history, best=best)
+            self._history = history
 
     def put(self, event: AnyEvent) -> bool:
         """Adds an event. True if it is one that the user should see at once."""

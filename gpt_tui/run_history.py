@@ -196,8 +196,10 @@ def advance(history: RunHistory, event: AnyEvent, at_s: float = 0.0) -> RunHisto
             return _logged(history, f"step {whole(event.step)}: largest gradient norm {norm:.3g}, of {name}", "dim")
         case CheckpointSaved():
             saved = Saved(event.kind, event.path, event.step, at_s)
-            text = f"saved {PurePath(event.path).name} at step {whole(event.step)}"
-            return _logged(replace(history, saved=saved, save_error=""), text, "good")
+            text = f"saved {PurePath(event.path).stem} at step {whole(event.step)}"
+            return _logged(
+                replace(history, saved=saved, save_error=""), text, "dim" if event.kind == "best" else "good"
+            )
         case SaveFailed():
             text = f"not saved: {event.error}"
             return _logged(replace(history, save_error=event.error), text, "bad")

@@ -37,13 +37,14 @@ class LogPane(RichLog):
         self._history = history
         new = min(history.logged - self._shown, len(history.log))
         for line in history.log[len(history.log) - new :]:
-            self.write(self._text(line))
+            self.write(self._text(line), width=self._wrapped_at or None)
         self._shown = history.logged
 
     def on_resize(self, event: events.Resize) -> None:
-        """Another width breaks the lines elsewhere; those that came while the pane was hidden knew none at all."""
-        if event.size.width != self._wrapped_at:
-            self._wrapped_at = event.size.width
+        """Another width breaks the lines elsewhere. A pane that is hidden has none, and keeps to what it had."""
+        width = self.scrollable_content_region.width
+        if width > 0 and width != self._wrapped_at:
+            self._wrapped_at = width
             self._rewrite()
 
     def _rewrite(self) -> None:

@@ -52,7 +52,7 @@ class FakeTrainer:
         self.resumed_at = 100 if request.latest or request.resume else 0
         self.step = self.resumed_at
         self.saved: list[int] = []
-        self.state = TrainingState(run_id="fake")
+        self.state = TrainingState(run_id="fake", step=self.resumed_at)
         self._step_s = step_s
         self._fail_at = fail_at or {}
         self._noise = np.random.default_rng(1)

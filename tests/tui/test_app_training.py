@@ -113,7 +113,7 @@ async def test_buttons_are_enabled_when_they_make_sense(tmp_path: Path):
 async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
     async with running_app(tmp_path, opener=FakeOpen(gate=threading.Event()), autostart=True) as bench:
         await bench.until_seen("making tokens of the text")
-        assert "50.0%" in bench.text()
+        await bench.until_seen("50.0%")
         await bench.pilot.press("x")
         await bench.until_phase(Phase.IDLE)
         await bench.until_seen("to start training")

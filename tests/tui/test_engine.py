@@ -3,15 +3,18 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gpt_core.errors import CorpusError, RunExistsError
+from gpt_core.training import events as ev
 from gpt_tui.engine import Engine, RunRequest
 from gpt_tui.messages import EngineWoke
 from gpt_tui.run_status import Phase
 from tests.tui.fake_trainer import FakeOpen, fake_settings
+from tests.tui.samples import scored, started, step
 
 
 class Bench:
@@ -171,6 +174,18 @@ def test_every_step_reaches_the_history_exactly_once(bench: Bench):
     bench.engine.stop()
     bench.until_ended()
     assert bench.engine.history.curve.count == bench.opener.trainers[0].step
+
+
+def test_a_resumed_run_has_its_earlier_curve(bench: Bench, tmp_path: Path):
+    events = [started(), *(step(n) for n in range(1, 101)), scored(100, 0.2), *(step(n) for n in range(101, 121))]
+    lines = [ev.to_json(event) for event in events]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines[:50], b"torn {", *lines[50:], b""]))
+    bench.engine.start(replace(bench.request, latest=True))  # the fake goes on from step 100
+    bench.until_step(110)
+    steps = bench.engine.history.curve.rows()[:, 0].tolist()
+    assert steps == list(range(1, len(steps) + 1))
+    assert [point.step for point in bench.engine.history.evaluations] == [100]
+    assert len(bench.engine.history.log) == 1
 
 
 def test_only_what_cannot_wait_wakes_the_app(bench: Bench):

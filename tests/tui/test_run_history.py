@@ -100,7 +100,7 @@ def test_the_best_score_follows_the_trainers_rules():
 
 def test_what_a_resumed_run_had_reached_counts_from_its_first_evaluation_on():
     buffer = EventBuffer(RunHistory(limits=LIMITS), lambda: 0.0)
-    buffer.begin(Score(0.4, 500, 2))
+    buffer.begin(RunHistory(limits=LIMITS, best=Score(0.4, 500, 2)))
     for event in (started(step=600), step(601), scored(601, 0.35)):
         buffer.put(event)
     history = buffer.drain().history
