@@ -16,7 +16,7 @@ COLUMNS = 6
 RECENT = 2048
 THINNED = 2048
 SMOOTHING = 0.03  # share of each new loss in the moving average
-EARLY = 4  # ... and more at first, EARLY / (EARLY + steps), so that the average keeps up with the first steep fall
+EARLY = 10  # ... and more at first, EARLY / (EARLY + steps), so that the average keeps up with the first steep fall
 
 
 def _no_rows() -> NDArray[np.float64]:
