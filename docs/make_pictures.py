@@ -1,0 +1,136 @@
+"""Makes the README's pictures: the real app, training the nano preset on the text that ships with it.
+
+    python docs/make_pictures.py [--seconds 75]
+
+Needs Pillow and the DejaVu Sans Mono font. Runs the app in a terminal of its own making, presses its keys, and draws
+what is on that screen cell by cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from rich.style import Style
+from textual.pilot import Pilot
+
+from gpt_core.settings import resolve
+from gpt_tui.app import GptApp
+
+HERE = Path(__file__).parent
+SIZE = (120, 36)
+CELL_WIDTH, CELL_HEIGHT = 10, 21
+FONT_SIZE = 16
+Colour = tuple[int, int, int]
+# the dots of a braille character, bit by bit: column and row
+BRAILLE_DOTS = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3))
+# which halves of the cell's cross a box-drawing character has: up, right, down, left
+BOX_ARMS = {"─": "rl", "│": "ud", "╭": "rd", "╮": "ld", "╰": "ur", "╯": "ul", "━": "rl", "┈": "rl", "▏": "ud"}
+
+
+def font(bold: bool) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans Mono, which has nearly all the characters; braille and boxes are drawn."""
+    return ImageFont.truetype(f"DejaVuSansMono{'-Bold' if bold else ''}.ttf", FONT_SIZE)
+
+
+def colours(style: Style | None) -> tuple[Colour, Colour]:
+    """Foreground and background of a cell."""
+    front: Colour = (220, 220, 220)
+    back: Colour = (0, 0, 0)
+    if style is not None:
+        if style.color is not None and not style.color.is_default:
+            front = tuple(style.color.get_truecolor())  # type: ignore[assignment]
+        if style.bgcolor is not None and not style.bgcolor.is_default:
+            back = tuple(style.bgcolor.get_truecolor())  # type: ignore[assignment]
+        if style.reverse:
+            front, back = back, front
+        if style.dim:
+            front = tuple((a + b) // 2 for a, b in zip(front, back, strict=True))  # type: ignore[assignment]
+    return front, back
+
+
+def draw_cell(draw: ImageDraw.ImageDraw, x: int, y: int, character: str, style: Style | None) -> None:
+    """One character with its colours, at pixel (x, y)."""
+    front, back = colours(style)
+    draw.rectangle((x, y, x + CELL_WIDTH - 1, y + CELL_HEIGHT - 1), fill=back)
+    middle_x, middle_y = x + CELL_WIDTH // 2, y + CELL_HEIGHT // 2
+    if 0x2800 <= ord(character) <= 0x28FF:
+        for bit, (column, row) in enumerate(BRAILLE_DOTS):
+            if (ord(character) - 0x2800) >> bit & 1:
+                left, top = x + 1.5 + column * 5, y + 1.5 + row * 5.25
+                draw.ellipse((left, top, left + 2.4, top + 2.4), fill=front)
+    elif character in BOX_ARMS:
+        arms = BOX_ARMS[character]
+        if character == "▏":
+            middle_x = x
+        ends = {
+            "u": (middle_x, y),
+            "d": (middle_x, y + CELL_HEIGHT - 1),
+            "l": (x, middle_y),
+            "r": (x + CELL_WIDTH - 1, middle_y),
+        }
+        for arm in arms:
+            if character == "┈" and arm == "l":
+                continue  # a broken line: every other half
+            draw.line((middle_x, middle_y, *ends[arm]), fill=front, width=3 if character == "━" else 1)
+    elif character == "█":
+        draw.rectangle((x, y, x + CELL_WIDTH - 1, y + CELL_HEIGHT - 1), fill=front)
+    elif character != " ":
+        draw.text((x, y), character, font=font(bool(style and style.bold)), fill=front)
+
+
+def save_picture(app: GptApp, path: Path) -> None:
+    """Draws the app's screen into a PNG file."""
+    width, height = app.size
+    image = Image.new("RGB", (width * CELL_WIDTH, height * CELL_HEIGHT))
+    draw = ImageDraw.Draw(image)
+    for row, strip in enumerate(app.screen._compositor.render_strips()[:height]):
+        column = 0
+        for text, style, _ in strip:
+            for character in text:
+                draw_cell(draw, column * CELL_WIDTH, row * CELL_HEIGHT, character, style)
+                column += 1
+    image.quantize(64).save(path, optimize=True)
+    print(path)
+
+
+async def reply_to(app: GptApp, pilot: Pilot[None], prompt: str, seconds: float) -> None:
+    """Types a prompt in the chat and waits."""
+    await pilot.press(*prompt, "enter")
+    await pilot.pause(seconds)
+
+
+async def make_pictures(seconds: float) -> None:
+    """Trains for so long and takes a picture of each tab."""
+    with tempfile.TemporaryDirectory() as folder:
+        resolved = resolve(preset="nano", options={"models_dir": str(Path(folder, "models"))})
+        app = GptApp(resolved.settings, resolved.preset)
+        async with app.run_test(size=SIZE) as pilot:
+            await pilot.pause(0.5)
+            await pilot.press("s")
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                await pilot.pause(0.5)
+            save_picture(app, HERE / "app-train.png")
+            await pilot.press("f3")
+            await pilot.pause(0.5)
+            await reply_to(app, pilot, "It was a truth", 4)
+            await reply_to(app, pilot, "Her sister", 4)
+            save_picture(app, HERE / "app-chat.png")
+            app.engine.stop()
+            app.engine.join()
+
+
+def main() -> None:
+    """Makes both pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=75.0, help="of training before the first picture")
+    asyncio.run(make_pictures(parser.parse_args().seconds))
+
+
+if __name__ == "__main__":
+    main()
