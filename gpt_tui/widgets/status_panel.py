@@ -10,7 +10,7 @@ from gpt_tui.run_history import RunHistory
 from gpt_tui.run_status import RULE, Facts, Phase, Row, fitted, status_rows
 
 LABEL_WIDTH = 10
-TONE_STYLES = {"plain": "", "good": "$success", "bad": "bold $error", "dim": "$foreground 60%"}
+TONE_STYLES = {"plain": "", "good": "$text-success", "bad": "bold $text-error", "dim": "$foreground 60%"}
 
 
 class StatusPanel(Widget):
