@@ -63,7 +63,7 @@ def model_name(setup: Setup) -> str:
 
 def run_name(started: RunStarted) -> str:
     """The same of a run that has begun, which may be another preset's."""
-    what = "tiny overfit" if started.kind != "train" else started.preset
+    what = "overfit" if started.kind != "train" else started.preset
     count = f"{short(started.parameters)} parameters"
     return f"{what} · {count}" if what else count
 

@@ -17,11 +17,16 @@ def nice_step(span: float, most: int) -> float:
 
 
 def linear_ticks(low: float, high: float, most: int, least_step: float = 0.0) -> list[float]:
-    """Round numbers from `low` to `high`, at most `most` + 1 of them and at least `least_step` apart."""
+    """Round numbers from `low` to `high`, at most `most` + 1 of them and at least `least_step` apart.
+
+    Two at least, where `least_step` allows it: one alone tells nothing of the scale.
+    """
     if not high > low:
         return [low]
     step = max(least_step, nice_step(high - low, most))
     first, last = ceil(low / step - 1e-9), floor(high / step + 1e-9)
+    if last - first < 1 and most < 16 and step > least_step:
+        return linear_ticks(low, high, most * 2, least_step)
     return [index * step for index in range(first, last + 1)]
 
 
