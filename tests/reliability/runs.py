@@ -87,7 +87,7 @@ class Headless(Told):
                 [*before, *PROGRAM, *arguments], cwd=cwd, env=environment(), stdin=subprocess.DEVNULL,
                 stdout=out, stderr=err,
             )  # fmt: skip
-        self.usage: Any = None
+        self.peak_kb = 0
 
     def __enter__(self) -> Headless:
         return self
@@ -134,15 +134,13 @@ class Headless(Told):
         self.wait_for(lambda: self.steps >= step)
 
     def end(self) -> int:
-        """Its exit code, once it has ended; `usage` is then what it took of the machine."""
+        """Its exit code, once it has ended; `peak_kb` is then the most memory it was seen to have."""
         deadline = time.monotonic() + TIMEOUT_S
-        while True:
-            pid, status, self.usage = os.wait4(self.process.pid, os.WNOHANG)
-            if pid:
-                self.process.returncode = os.waitstatus_to_exitcode(status)
-                return self.process.returncode
+        while self.process.poll() is None:
+            self.peak_kb = max(self.peak_kb, peak_memory_kb(self.process.pid))
             assert time.monotonic() < deadline, "it does not end"
             time.sleep(0.01)
+        return self.process.returncode
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, also to a process that has just ended."""
@@ -152,6 +150,19 @@ class Headless(Told):
         """Ask it to stop, and give its exit code."""
         self.send(number)
         return self.end()
+
+
+def peak_memory_kb(pid: int) -> int:
+    """The most memory a living process has had; 0 where that is not told.
+
+    Not `ru_maxrss` of a child that has ended: that counts the memory of the test run it was forked from.
+    """
+    try:
+        told = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", told, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def run_to_its_end(*arguments: str, cwd: Path) -> Told:
