@@ -36,7 +36,9 @@ def _load_blas() -> None:
 
 
 def _choose_level() -> str:
-    built = [name for name in supported_levels() if Path(__file__).with_name(name).is_dir()]
+    built = [name for name in supported_levels() if any(Path(__file__).with_name(name).glob("threads.*"))]
+    if not built:
+        raise ImportError(f"no compiled kernels in {Path(__file__).parent}; install the project, or build it in place")
     asked = os.environ.get("GPT_TUI_LEVEL", "")
     if asked and asked not in built:
         raise ImportError(f"GPT_TUI_LEVEL is {asked!r}; this machine and build have {', '.join(built)}")
