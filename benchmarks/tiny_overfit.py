@@ -1,0 +1,50 @@
+"""Tiny overfit as a user starts it: the loss it ends at, and how many of its lines it then writes out by heart.
+
+    python benchmarks/tiny_overfit.py [--preset nano]
+
+Each line is asked for by its beginning (20 characters, or 8 of a short line) and generated greedily; it counts if the
+whole line comes out and nothing after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
+from gpt_core.settings import resolve
+from gpt_core.text.corpus import first_lines
+from gpt_core.training.events import StepCompleted
+from gpt_core.training.run import open_run, text_files
+
+GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=100)
+LAST_STEPS = 50  # the loss is the mean over so many
+
+
+def main() -> None:
+    """Trains, asks for each line and prints two figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="nano")
+    options = parser.parse_args()
+    settings = resolve(preset=options.preset, assignments=["overfit_tiny=true"]).settings
+    with tempfile.TemporaryDirectory() as folder:
+        settings = msgspec.structs.replace(settings, models_dir=str(Path(folder, "models")))
+        trainer = open_run(settings, preset_name=options.preset)
+        losses = [event.loss for event in trainer.events() if isinstance(event, StepCompleted)]
+    generator = Generator(trainer.parameters, trainer.tokenizer)
+    lines = [line.decode() for line in first_lines(text_files(settings)[0], settings.overfit_lines)]
+    by_heart = 0
+    for line in lines:
+        beginning = line[: 20 if len(line) > 25 else 8]
+        by_heart += beginning + "".join(generator.generate(beginning, GREEDY)) == line
+    print(f"loss {statistics.mean(losses[-LAST_STEPS:]):.4f} after {len(losses):,} steps")
+    print(f"{by_heart} of {len(lines)} lines by heart")
+
+
+if __name__ == "__main__":
+    main()
