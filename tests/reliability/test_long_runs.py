@@ -35,7 +35,12 @@ def test_thousands_of_steps_with_saves_and_evaluations_leave_memory_files_and_th
     record_property("count", f"{steps:,} steps")
     record_property("seen", f"at most {before[0]:,} kB resident in the first half, {after[0]:,} kB in the second")
     assert after[0] <= before[0] * 1.01 + 300
-    assert after[1:] <= before[1:]
+    # a file is open for a moment while a checkpoint is written: what is left behind shows in the least there ever is
+    least_before, least_after = (
+        [min(column) for column in zip(*part, strict=True)] for part in (seen[:half], seen[half:])
+    )
+    assert least_after[1] <= least_before[1]
+    assert least_after[2] <= least_before[2]
     require_whole(folder / "models", run.events)
 
 
