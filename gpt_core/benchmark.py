@@ -101,7 +101,8 @@ def undisturbed(settings: Settings, folder: str) -> Settings:
     """The same settings for a run that does nothing but steps, as long as they are asked for."""
     return msgspec.structs.replace(
         settings, models_dir=folder, max_steps=0, max_epochs=MOST, overfit_steps=MOST, patience=0, epsilon=0.0,
-        eval_every_steps=0, save_every_steps=0, save_every_minutes=0.0, save_epoch_number=0, debug=False,
+        eval_every_steps=0, sample_tokens=0, save_every_steps=0, save_every_minutes=0.0, save_epoch_number=0,
+        debug=False,
     )  # fmt: skip
 
 

@@ -90,10 +90,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = 0.005
     epsilon: Annotated[NonNegative, Meta(description="stop when the average loss falls below this")] = 1e-4
 
-    # evaluating and saving
+    # evaluating, sampling and saving
     eval_every_steps: Annotated[
         Count, Meta(description="score the eval text every N steps, besides each epoch's end (0: only then)")
     ] = 0
+    sample_prompt: Annotated[str, Meta(description="what the sample at each evaluation goes on from")] = "It was"
+    sample_tokens: Annotated[Count, Meta(description="tokens of that sample (0: none is made)")] = 64
     save_every_steps: Annotated[Count, Meta(description="save ckpt_latest every N steps (0: off)")] = 10_000
     save_every_minutes: Annotated[NonNegative, Meta(description="save ckpt_latest every N minutes (0: off)")] = 5.0
     save_epoch_number: Annotated[Count, Meta(description="save epoch_NNN every N epochs (0: off)")] = 10

@@ -44,7 +44,7 @@ _GROUPS = {
     "adam_beta1": "AdamW",
     "batch_size": "batches",
     "max_steps": "how long",
-    "eval_every_steps": "evaluating and saving",
+    "eval_every_steps": "evaluating, sampling and saving",
     "train_file": "text",
     "overfit_tiny": "tiny overfit",
     "temperature": "generation",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from gpt_core.training.events import AnyEvent, EvalCompleted, StepCompleted
+from gpt_core.training.events import AnyEvent, EvalCompleted, SampleWritten, StepCompleted
 from gpt_core.training.metrics_log import read_metrics
 from gpt_tui.run_history import RunHistory, advance_all
 
@@ -15,7 +15,7 @@ BATCH = 4096
 
 
 def replayed(history: RunHistory, path: Path, last_step: int) -> RunHistory:
-    """The history with the steps and evaluations of the log up to `last_step`; its own log lines stay as they are.
+    """The history with the log's steps, evaluations and samples up to `last_step`; its own log lines stay as they are.
 
     Memory is bounded, whatever the file's length. Raises ConfigError if the file is there and cannot be read.
     """
@@ -27,4 +27,5 @@ def replayed(history: RunHistory, path: Path, last_step: int) -> RunHistory:
 
 
 def _up_to(last_step: int, events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
-    return (event for event in events if isinstance(event, StepCompleted | EvalCompleted) and event.step <= last_step)
+    wanted = StepCompleted | EvalCompleted | SampleWritten
+    return (event for event in events if isinstance(event, wanted) and event.step <= last_step)

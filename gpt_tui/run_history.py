@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import exp
 from pathlib import PurePath
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, NamedTuple, TypeVar, assert_never
 
 from gpt_core.training.events import (
     AnyEvent,
@@ -22,6 +22,7 @@ from gpt_core.training.events import (
     RunFinished,
     RunPaused,
     RunStarted,
+    SampleWritten,
     SaveFailed,
     StepCompleted,
     UpdateSkipped,
@@ -30,8 +31,10 @@ from gpt_tui.curve import ELAPSED, STEP, Curve
 from gpt_tui.quantities import nats, percent, short, whole
 
 Tone = Literal["plain", "good", "bad", "dim"]
+Item = TypeVar("Item")
 
 MOST_EVALUATIONS = 512
+MOST_SAMPLES = 200
 MOST_LOG_LINES = 400
 PACE_STEPS = 512
 
@@ -80,6 +83,16 @@ class Evaluation(NamedTuple):
     bits_per_byte: float
 
 
+class Sample(NamedTuple):
+    """What the model went on with from a fixed prompt; the evaluation it was made after, None before the first step."""
+
+    step: int
+    elapsed_s: float
+    prompt: str
+    text: str
+    evaluation: Evaluation | None
+
+
 class LogLine(NamedTuple):
     """One line of the log pane; `elapsed_s` is the run's time at the last step before it."""
 
@@ -106,6 +119,7 @@ class RunHistory:
     last: StepCompleted | None = None
     curve: Curve = field(default_factory=Curve)
     evaluations: tuple[Evaluation, ...] = ()
+    samples: tuple[Sample, ...] = ()
     best: Score = NO_SCORE
     evaluating: float | None = None
     paused: bool = False
@@ -191,6 +205,8 @@ def advance(history: RunHistory, event: AnyEvent, at_s: float = 0.0) -> RunHisto
             return replace(history, evaluating=event.done / event.total if event.total else 0.0)
         case EvalCompleted():
             return _evaluated(history, event)
+        case SampleWritten():
+            return _sampled(history, event)
         case LayerNorms():
             name, norm = max(event.grad_norms.items(), key=lambda item: item[1], default=("", 0.0))
             return _logged(history, f"step {whole(event.step)}: largest gradient norm {norm:.3g}, of {name}", "dim")
@@ -242,7 +258,7 @@ def _evaluated(history: RunHistory, event: EvalCompleted) -> RunHistory:
     per_epoch = history.started.steps_per_epoch if history.started else 0
     if per_epoch and event.step % per_epoch == 0 and best.step <= event.step - per_epoch:
         best = best._replace(stale_epochs=best.stale_epochs + 1)
-    evaluations = thinned_evaluations((*history.evaluations, point))
+    evaluations = thinned((*history.evaluations, point), MOST_EVALUATIONS)
     changed = replace(history, evaluations=evaluations, best=best, evaluating=None)
     text = (
         f"step {whole(event.step)}: eval loss {nats(event.loss)}, accuracy {percent(event.accuracy)}, "
@@ -251,9 +267,17 @@ def _evaluated(history: RunHistory, event: EvalCompleted) -> RunHistory:
     return _logged(changed, text, "good" if better else "plain")
 
 
-def thinned_evaluations(evaluations: tuple[Evaluation, ...]) -> tuple[Evaluation, ...]:
-    """At most MOST_EVALUATIONS: when there are more, every other one of the older half goes."""
-    if len(evaluations) <= MOST_EVALUATIONS:
-        return evaluations
-    half = len(evaluations) // 2
-    return evaluations[:half:2] + evaluations[half:]
+def _sampled(history: RunHistory, event: SampleWritten) -> RunHistory:
+    """Adds the sample, beside the evaluation of the same step."""
+    point = history.evaluation
+    evaluation = point if point and point.step == event.step else None
+    sample = Sample(event.step, history.elapsed_s, event.prompt, event.text, evaluation)
+    return replace(history, samples=thinned((*history.samples, sample), MOST_SAMPLES))
+
+
+def thinned(items: tuple[Item, ...], most: int) -> tuple[Item, ...]:
+    """At most `most` of them: when there are more, every other one of the older half goes, but never the first."""
+    if len(items) <= most:
+        return items
+    half = len(items) // 2
+    return items[:half:2] + items[half:]

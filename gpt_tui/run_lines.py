@@ -17,12 +17,16 @@ from gpt_core.training.events import (
     RunFinished,
     RunPaused,
     RunStarted,
+    SampleWritten,
     SaveFailed,
     StepCompleted,
     UpdateSkipped,
 )
+from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import clock, nats, percent, perplexity, rate, short, whole
 from gpt_tui.run_history import ENDINGS, RunHistory, Tone, safe_exp
+
+SAMPLE_CHARACTERS = 160
 
 
 def news(event: AnyEvent, history: RunHistory) -> list[tuple[str, Tone]]:
@@ -37,6 +41,10 @@ def news(event: AnyEvent, history: RunHistory) -> list[tuple[str, Tone]]:
                 f"accuracy {percent(event.accuracy)}, {event.bits_per_byte:.3f} bits a byte{', the best' * is_best}"
             )
             return [(line, "good" if is_best else "plain")]
+        case SampleWritten():
+            return [
+                (f"sample at step {whole(event.step)}: {one_line(event.prompt + event.text, SAMPLE_CHARACTERS)}", "dim")
+            ]
         case CheckpointSaved():
             return [(f"saved {event.path} at step {whole(event.step)}", "good")]
         case SaveFailed():

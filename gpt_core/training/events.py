@@ -77,6 +77,14 @@ class EvalCompleted(Event, frozen=True, tag="eval"):
     bits_per_byte: float
 
 
+class SampleWritten(Event, frozen=True, tag="sample"):
+    """What the model goes on with from the same `prompt` each time: before the first step and after each evaluation."""
+
+    step: int
+    prompt: str
+    text: str
+
+
 class LayerNorms(Event, frozen=True, tag="debug"):
     """With `debug`: per-tensor gradient and update norms, every `debug_every` steps."""
 
@@ -124,10 +132,13 @@ class RunFinished(Event, frozen=True, tag="finished"):
     step: int
 
 
-LOGGED = (RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, LayerNorms, CheckpointSaved, SaveFailed, RunFinished)
+LOGGED = (
+    RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, SampleWritten, LayerNorms, CheckpointSaved, SaveFailed,
+    RunFinished,
+)  # fmt: skip
 
 AnyEvent = (
-    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | LayerNorms
+    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | SampleWritten | LayerNorms
     | CheckpointSaved | SaveFailed | RunPaused | RunContinued | RunFinished
 )  # fmt: skip
 

@@ -25,6 +25,7 @@ from gpt_core.training.early_stopping import end_epoch, record_accuracy
 from gpt_core.training.evaluation import EvalResult, evaluation, perplexity
 from gpt_core.training.parts import Run
 from gpt_core.training.requests import TrainerRequests
+from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
 from gpt_core.training.schedule import schedule_of
 
@@ -47,6 +48,7 @@ class Trainer:
         self._schedule = schedule_of(run.settings)
         self._weights_lock = threading.Lock()
         self._saver = Saver(run)
+        self._samples = SampleWriter(run.parameters, run.tokenizer, run.settings)
         self._debug: ev.LayerNorms | None = None
         self._end_reason = ""
         self._clock = RunClock(run.state.elapsed_s)
@@ -96,6 +98,8 @@ class Trainer:
 
     def _all_events(self) -> Iterator[ev.AnyEvent]:
         yield self._started()
+        if self.state.step == 0:
+            yield from self._sample()
         while True:
             yield from self._boundary()
             reason = self._reason_to_end()
@@ -228,6 +232,11 @@ class Trainer:
         if record_accuracy(state, result.accuracy, self.settings):
             self._saver.due.add("best")
         yield ev.EvalCompleted(state.step, result.loss, result.ppl, result.accuracy, result.bits_per_byte)
+        yield from self._sample()
+
+    def _sample(self) -> Iterator[ev.AnyEvent]:
+        if (written := self._samples.write(self.state.step, lambda: self.requests.stopping)) is not None:
+            yield written
 
     def _started(self) -> ev.RunStarted:
         run, settings, state = self.run, self.settings, self.state

@@ -105,7 +105,7 @@ def test_closing_the_iterator_saves_as_a_stop_does(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir()
     events = open_run(tiny_settings(folder)).events()
-    seen = [next(events) for _ in range(5)]  # started, and four steps
+    seen = [next(events) for _ in range(6)]  # started, a sample, and four steps
     events.close()
     assert peek_checkpoint(folder / LATEST).step == len(losses(seen)) == 4
     _, rest = finished_trainer(tiny_settings(folder, max_steps=9), folder / LATEST)
@@ -331,7 +331,7 @@ def test_each_group_has_its_own_rate(tmp_path: Path) -> None:
 
 
 def test_a_paused_run_takes_single_steps_when_asked_and_goes_on_when_told(tmp_path: Path) -> None:
-    trainer = open_run(tiny_settings(tmp_path, max_steps=4, eval_every_steps=0))
+    trainer = open_run(tiny_settings(tmp_path, max_steps=4, eval_every_steps=0, sample_tokens=0))
     trainer.requests.pause()
     kinds = []
     for event in trainer.events():

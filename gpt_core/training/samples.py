@@ -1,0 +1,39 @@
+"""The sample: what the model says from one fixed prompt, with the same draws each time, so that only weights differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from gpt_core.config import Settings
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
+from gpt_core.model.decoder import Decoder
+from gpt_core.model.parameters import Parameters
+from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.training.events import SampleWritten
+
+
+class SampleWriter:
+    """Writes samples of one run's weights, which must not change meanwhile. The KV cache is made at the first one."""
+
+    def __init__(self, parameters: Parameters, tokenizer: Tokenizer, settings: Settings) -> None:
+        self._parameters = parameters
+        self._tokenizer = tokenizer
+        self._prompt, self._seed = settings.sample_prompt, settings.seed
+        self._sampling = msgspec.structs.replace(Sampling.from_settings(settings), max_tokens=settings.sample_tokens)
+        self._decoder: Decoder | None = None
+
+    def write(self, step: int, is_stopping: Callable[[], bool]) -> SampleWritten | None:
+        """The sample after `step` steps; None if there is to be none, or a stop is asked for before it is complete."""
+        if not self._sampling.max_tokens:
+            return None
+        self._decoder = self._decoder or Decoder(self._parameters)
+        generator = Generator(self._parameters, self._tokenizer, seed=self._seed, decoder=self._decoder)
+        pieces = []
+        for piece in generator.generate(self._prompt, self._sampling):
+            if is_stopping():
+                return None
+            pieces.append(piece)
+        return SampleWritten(step, self._prompt, "".join(pieces))

@@ -1,0 +1,53 @@
+"""The sample that a run writes at each evaluation."""
+
+from pathlib import Path
+
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
+from gpt_core.training import events as ev
+from gpt_core.training.run import open_run
+from tests.core.training_samples import losses, of_kind, tiny_settings, train, whole_state
+
+
+def test_a_sample_is_written_before_the_first_step_and_after_each_evaluation(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, max_steps=12, sample_tokens=8))
+    assert [event.step for event in of_kind(events, ev.SampleWritten)] == [0, 5, 10]
+    for index, event in enumerate(events):
+        if isinstance(event, ev.SampleWritten) and event.step:
+            assert isinstance(events[index - 1], ev.EvalCompleted)
+
+
+def test_a_sample_is_the_reply_of_that_steps_weights_to_the_same_draws(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=10, sample_tokens=8, sample_prompt="She", seed=3)
+    trainer = open_run(settings)
+    last = of_kind(list(trainer.events()), ev.SampleWritten)[-1]
+    sampling = Sampling.from_settings(settings)
+    reply = Generator(trainer.parameters, trainer.tokenizer, seed=3).generate(
+        "She", Sampling(**{name: getattr(sampling, name) for name in sampling.__struct_fields__} | {"max_tokens": 8})
+    )
+    assert (last.step, last.prompt, last.text) == (10, "She", "".join(reply))
+
+
+def test_samples_change_nothing_in_the_training(tmp_path: Path) -> None:
+    runs = []
+    for tokens in (0, 20):
+        folder = tmp_path / str(tokens)
+        folder.mkdir()
+        trainer = open_run(tiny_settings(folder, max_steps=12, sample_tokens=tokens))
+        events = list(trainer.events())
+        runs.append((losses(events), whole_state(trainer), len(of_kind(events, ev.SampleWritten))))
+    assert runs[0][:2] == runs[1][:2]
+    assert (runs[0][2], runs[1][2]) == (0, 3)
+
+
+def test_a_stop_does_not_wait_for_a_sample(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, sample_tokens=1_000_000))
+    events = trainer.events()
+    next(events)
+    trainer.requests.stop()
+    assert not of_kind(list(events), ev.SampleWritten)
+
+
+def test_a_log_gives_back_the_samples(tmp_path: Path) -> None:
+    event = ev.SampleWritten(5, "It was", ' a "dark" \x1b[31m night\n')
+    assert ev.from_json(ev.to_json(event)) == event
