@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import ClassVar
 
 from textual.app import App, SystemCommand
@@ -36,14 +36,16 @@ from gpt_tui.screens.main import MainScreen
 from gpt_tui.theme import NIGHT
 
 DRAIN_INTERVAL_S = 0.25
-WIDTHS = [(0, "-narrow"), (100, "-wide"), (140, "-very-wide")]  # from so many columns on, this class for styles.tcss
+STYLES: list[str | PurePath] = [Path(__file__).with_name("styles") / f"{name}.tcss"
+          for name in ("base", "train", "chat", "checkpoints", "runs", "setup", "dialogs")]  # fmt: skip
+WIDTHS = [(0, "-narrow"), (100, "-wide"), (140, "-very-wide")]  # from so many columns on, this class for the styles
 HEIGHTS = [(0, "-low"), (32, "-tall")]
 
 
 class GptApp(App[None]):
     """One engine, one main screen. `request` is begun at once if it is given."""
 
-    CSS_PATH = Path(__file__).with_name("styles.tcss")
+    CSS_PATH = STYLES
     TITLE = "gpt-tui"
     BINDINGS: ClassVar[list[BindingType]] = bindings("everywhere")
     HORIZONTAL_BREAKPOINTS = WIDTHS
@@ -129,13 +131,12 @@ class GptApp(App[None]):
                 self.notify(f"{words}; the Chat tab (c) has the model", title="training has ended", markup=False)
 
     def _run_ended(self) -> None:
-        self.main.look_around()
         failure = self.engine.failure
+        asking = self._leaving is None and failure is not None and failure.run_exists
+        self.main.ended(failure.message if failure else "", run_exists=asking)
         if self._leaving is not None:
             self._end(self._leaving)
-        elif failure and failure.run_exists:
-            self.main.ask_about_existing_run(failure.message)
-        elif failure:
+        elif failure and not asking:
             self.main.banner.say(failure.message, "bad")
             self.notify(failure.message, title="training could not go on", severity="error", timeout=15, markup=False)
 
@@ -225,8 +226,11 @@ class GptApp(App[None]):
         """Every command of the key table that makes sense now, beside Textual's own."""
         yield from (command for command in super().get_system_commands(screen) if command.title != "Quit")
         for key in KEYS:
-            places: dict[str, DOMNode] = {"everywhere": self, "chat": self.main.query_one("#chat")}
-            namespace = places.get(key.place, self.main)
+            namespace: DOMNode = self.main
+            if key.place == "everywhere":
+                namespace = self
+            elif key.place in ("chat", "checkpoints", "runs"):
+                namespace = self.main.query_one(f"#{key.place}")
             if namespace.check_action(key.action.partition("(")[0], ()) is not None:
                 run = partial(self.run_action, key.action, namespace)
                 yield SystemCommand(key.label, key.help, run)

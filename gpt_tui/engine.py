@@ -49,12 +49,16 @@ class AnyTrainer(Protocol):
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run that is asked for. `latest` resumes from the newest whole checkpoint, `resume` from that file."""
+    """A run that is asked for. `latest` resumes from the newest whole checkpoint, `resume` from that file.
+
+    `as_saved` takes the settings that the checkpoint was saved with in place of these; `latest` always does.
+    """
 
     settings: Settings
     preset_name: str = ""
     resume: Path | None = None
     latest: bool = False
+    as_saved: bool = False
     overwrite: bool = False
 
 

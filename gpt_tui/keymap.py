@@ -10,13 +10,30 @@ from typing import Literal, NamedTuple
 
 from textual.binding import Binding, BindingType
 
-Place = Literal["train", "charts", "chat", "everywhere"]
+Place = Literal["train", "charts", "chat", "checkpoints", "runs", "everywhere"]
 
 PLACE_TITLES: dict[Place, str] = {
     "train": "Training (Train tab)",
-    "charts": "Charts (Train tab)",
+    "charts": "Charts",
     "chat": "Chat tab",
+    "checkpoints": "Checkpoints tab",
+    "runs": "Runs tab",
     "everywhere": "Everywhere",
+}
+
+
+class TabFacts(NamedTuple):
+    """A tab of the main screen: its title, and whose keys work there beside those that work everywhere."""
+
+    title: str
+    places: tuple[Place, ...]
+
+
+TABS: dict[str, TabFacts] = {
+    "train": TabFacts("Train", ("train", "charts")),
+    "chat": TabFacts("Chat", ("chat",)),
+    "checkpoints": TabFacts("Checkpoints", ("checkpoints",)),
+    "runs": TabFacts("Runs", ("runs", "charts")),
 }
 
 
@@ -63,12 +80,15 @@ KEYS: tuple[Key, ...] = (
     Key("chat.retry", "ctrl+r", "retry", "Retry", "Ask the same again", "chat", footer=True),
     Key("chat.copy", "ctrl+y", "copy_reply", "Copy", "Copy the last reply to the clipboard", "chat", footer=True),
     Key("chat.clear", "ctrl+l", "clear_chat", "Clear", "Forget the conversation", "chat", footer=True),
-    Key("go.train", "f2,t", "go('train')", "Train", "Go to the Train tab", "everywhere", footer=True, display="F2"),
-    Key("go.chat", "f3,c", "go('chat')", "Chat", "Go to the Chat tab", "everywhere", footer=True, display="F3"),
+    Key("go.train", "f2,t", "go('train')", "Train", "Go to the Train tab", "everywhere", display="F2"),
+    Key("go.chat", "f3,c", "go('chat')", "Chat", "Go to the Chat tab", "everywhere", display="F3"),
+    Key("go.checkpoints", "f4,k", "go('checkpoints')", "Checkpoints", "Go to the Checkpoints tab", "everywhere",
+        display="F4"),
+    Key("go.runs", "f5,g", "go('runs')", "Runs", "Go to the Runs tab", "everywhere", display="F5"),
     Key("go.help", "f1,question_mark", "help", "Help", "The keys of this tab", "everywhere", footer=True, display="F1"),
     Key("go.quit", "ctrl+q,q", "request_quit", "Quit", "Leave; asks first during a run", "everywhere", footer=True),
     Key("go.interrupt", "ctrl+c", "interrupt", "Interrupt", "Stop, save and leave", "everywhere", priority=True),
-)
+)  # fmt: skip
 
 
 def keys_of(*places: Place) -> tuple[Key, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from textual.message import Message
 
 from gpt_tui.run_setup import Setup
@@ -51,3 +53,23 @@ class ReplyBegan(Message, bubble=False):
 
 class ChatLeft(Message):
     """The user typed `exit`: the chat is over, the Train tab is wanted. From the chat pane to its screen."""
+
+
+class ResumeWanted(Message):
+    """The user chose a checkpoint to go on from. From the checkpoints pane to its screen."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+
+class ChatWanted(Message):
+    """The user chose a checkpoint to chat with, or one to answer `beside` the model that is chosen already.
+
+    From the checkpoints pane to its screen.
+    """
+
+    def __init__(self, path: Path, *, beside: bool = False) -> None:
+        super().__init__()
+        self.path = path
+        self.beside = beside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gpt_core.training.checkpoint import peek_checkpoint
 from gpt_core.training.run import open_run
 from gpt_tui.engine import AnyTrainer, Progress, RunRequest
 from gpt_tui.stored_models import verified_resumable
@@ -12,11 +13,13 @@ from gpt_tui.stored_models import verified_resumable
 def open_request(request: RunRequest, progress: Progress) -> AnyTrainer:
     """Opens the run that is asked for; the newest checkpoint is looked for here, because checking it takes a while.
 
-    A run that goes on from the newest checkpoint has that checkpoint's settings, but this machine's threads and folder.
+    A run that goes on with the settings it was saved with has this machine's threads and folder all the same.
     """
     settings, preset_name, resume = request.settings, request.preset_name, request.resume
-    if request.latest:
-        info = verified_resumable(settings.models_dir)
+    info = verified_resumable(settings.models_dir) if request.latest else None
+    if request.as_saved and resume is not None:
+        info = peek_checkpoint(resume)
+    if info is not None:
         here = {"threads": settings.threads, "models_dir": settings.models_dir}
         settings, preset_name, resume = msgspec.structs.replace(info.settings, **here), info.preset, info.path
     return open_run(settings, preset_name=preset_name, resume=resume, overwrite=request.overwrite, progress=progress)

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from gpt_tui.keymap import Place, help_table
+from gpt_tui.keymap import TABS, Place, help_table
 
 ABOUT: dict[str, str] = {
     "train": "Training runs in the background: charts, chat and keys stay usable. The loss is in nats a token; ⣿ is "
@@ -20,6 +20,8 @@ ABOUT: dict[str, str] = {
     "them out.",
     "chat": "Each prompt stands for itself: the model goes on with it, from one consistent set of weights, also while "
     "it is being trained. Tab moves through the sampling fields.",
+    "checkpoints": "",
+    "runs": "",
 }
 KEY_WIDTH = 16
 
@@ -38,7 +40,7 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """What the tab is, then its keys."""
-        places: list[Place] = ["train", "charts", "everywhere"] if self._tab == "train" else ["chat", "everywhere"]
+        places: list[Place] = [*TABS[self._tab].places, "everywhere"]
         parts = [Content(ABOUT[self._tab]), Content("")]
         for title, keys in help_table(places, self._keymap):
             parts.append(Content.styled(title, "bold $primary"))

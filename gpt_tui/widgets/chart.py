@@ -54,8 +54,8 @@ class Chart(Widget):
             super().__init__()
             self.view = view
 
-    def __init__(self, metric: Metric, *, id: str) -> None:
-        super().__init__(id=id)
+    def __init__(self, metric: Metric, *, classes: str) -> None:
+        super().__init__(classes=classes)
         self.metric: Metric = metric
         self._written: Callable[[float], str] = nats if metric == "loss" else perplexity
         self._strips: list[Strip] | None = None

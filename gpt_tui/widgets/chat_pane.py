@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from pathlib import Path
 
 from textual import on
 from textual.app import ComposeResult
@@ -80,9 +81,12 @@ class ChatPane(Horizontal):
         self.query_one(SamplingForm).show_model(name or "none yet")
         self.query_one(Transcript).say_when_empty(bool(name))
 
-    def focus_prompt(self) -> None:
+    def enter(self) -> None:
         """The user is here: he may type."""
         self.query_one("#prompt", Input).focus()
+
+    def choose(self, path: Path, *, beside: bool = False) -> None:
+        """This checkpoint answers from now on, or answers beside the model that does."""
 
     # -- the user
 
@@ -111,7 +115,7 @@ class ChatPane(Horizontal):
     def _field_submitted(self, message: Input.Submitted) -> None:
         """Enter in a field goes to the prompt."""
         message.stop()
-        self.focus_prompt()
+        self.enter()
 
     async def action_retry(self) -> None:
         """The last prompt once more."""

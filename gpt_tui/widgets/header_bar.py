@@ -7,6 +7,7 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static, Tab, Tabs
 
+from gpt_tui.keymap import TABS
 from gpt_tui.run_status import PHASE_TONES, SYMBOLS, Phase
 from gpt_tui.widgets.status_panel import TONE_STYLES
 
@@ -20,7 +21,7 @@ class HeaderBar(Horizontal):
     def compose(self) -> ComposeResult:
         """Name, tabs, model, state."""
         yield Static(" gpt-tui ", id="program", markup=False)
-        yield Tabs(Tab("Train", id="tab-train"), Tab("Chat", id="tab-chat"), id="tabs")
+        yield Tabs(*(Tab(facts.title, id=f"tab-{name}") for name, facts in TABS.items()), id="tabs")
         yield Static("", id="model", markup=False)
         yield Static("", id="state", markup=False)
 

@@ -136,7 +136,7 @@ async def test_chart_keys_change_scale_axis_and_part(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(300)
         await bench.pilot.press("p", "l", "a")
-        pane = bench.app.main.query_one(TrainPane)
+        pane = bench.app.main.query_one(TrainPane).charts
         assert (pane.view.log, pane.view.axis) == (True, "tokens")
         await bench.until_seen("log scale")
         assert "tok " in bench.text()
@@ -155,8 +155,8 @@ async def test_the_mouse_reads_the_chart(tmp_path: Path):
         await bench.until_step(300)
         await bench.pilot.press("p")
         await bench.until_phase(Phase.PAUSED)
-        pane = bench.app.main.query_one(TrainPane)
-        assert await bench.pilot.hover("#loss", offset=(40, 5))
+        pane = bench.app.main.query_one(TrainPane).charts
+        assert await bench.pilot.hover("#charts .loss", offset=(40, 5))
         assert pane.view.cursor is not None
         row = nearest_row(bench.app.engine.history, "steps", pane.view.cursor)
         assert row is not None

@@ -1,0 +1,95 @@
+"""What the Train tab's keys and buttons ask of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from textual.screen import Screen
+
+from gpt_core.config import Settings
+from gpt_tui.engine import Engine, RunRequest
+from gpt_tui.keymap import keys_of
+from gpt_tui.run_status import Phase
+from gpt_tui.screens.choice import run_exists_question
+
+RUN_ACTIONS = frozenset(key.action for key in keys_of("train"))
+
+
+class RunActions(Screen[None]):
+    """The actions of the key table's "train" keys, for the screen that shows the run."""
+
+    engine: Engine
+    settings: Settings
+    preset_name: str
+
+    def begun(self) -> None:
+        """A run begins: to be shown."""
+        raise NotImplementedError
+
+    def show(self, *, at_once: bool = False) -> None:
+        """Brings the screen up to what the engine has done."""
+        raise NotImplementedError
+
+    def begin(self, request: RunRequest) -> None:
+        """Starts a run, if none is under way."""
+        if self.engine.start(request):
+            self.begun()
+
+    def resume_from(self, path: Path) -> None:
+        """The run of a checkpoint goes on, with the settings it was saved with."""
+        self.begin(RunRequest(self.settings, self.preset_name, resume=path, as_saved=True))
+
+    def action_start(self) -> None:
+        """A new run with the settings given."""
+        self.begin(RunRequest(self.settings, self.preset_name))
+
+    def action_overfit(self) -> None:
+        """A tiny-overfit run."""
+        self.begin(RunRequest(msgspec.structs.replace(self.settings, overfit_tiny=True), self.preset_name))
+
+    def action_resume(self) -> None:
+        """The run of the newest checkpoint goes on, with the settings it was started with."""
+        self.begin(RunRequest(self.settings, self.preset_name, latest=True))
+
+    def action_pause(self) -> None:
+        """Pause, or go on."""
+        if self.engine.phase in (Phase.PAUSED, Phase.PAUSING):
+            self.engine.go_on()
+        else:
+            self.engine.pause()
+        self.show(at_once=True)
+
+    def action_step(self) -> None:
+        """One step."""
+        self.engine.single_step()
+        self.show(at_once=True)
+
+    def action_save(self) -> None:
+        """A checkpoint."""
+        self.engine.save()
+        self.notify("saving after this step")
+
+    def action_evaluate(self) -> None:
+        """A score."""
+        self.engine.evaluate()
+        self.notify("evaluating after this step")
+
+    def action_stop(self) -> None:
+        """The end of the run."""
+        self.engine.stop()
+        self.show(at_once=True)
+
+    def ask_about_existing_run(self, error: str, *, can_resume: bool) -> None:
+        """Another run's checkpoints are in the way of the run that was asked for."""
+        request = self.engine.request
+        assert request is not None
+
+        def answered(answer: str | None) -> None:
+            if answer == "resume":
+                self.action_resume()
+            elif answer == "overwrite":
+                self.begin(replace(request, overwrite=True))
+
+        self.app.push_screen(run_exists_question(error, can_resume=can_resume), answered)
