@@ -73,14 +73,17 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     base: Settings | None = None,
     base_preset: str = "",
+    foreign: Sequence[str] = (),
 ) -> Resolved:
     """Lays the layers over each other; everything but `base` is what the user wrote.
 
     `assignments` are KEY=VALUE; `options` maps a setting's name to the value of the option of that name, None for one
-    that was not given; `base` and `base_preset` are a resumed checkpoint's. Raises ConfigError, which names the
-    setting, what was got, what is wanted and where it came from.
+    that was not given; `base` and `base_preset` are a resumed checkpoint's; `foreign` are names of the file's that are
+    somebody else's to read. Raises ConfigError, which names the setting, what was got, what is wanted and where it came
+    from.
     """
     from_file = read_config(config_file) if config_file else {}
+    from_file = {key: value for key, value in from_file.items() if key not in foreign}
     named = from_file.pop("preset", None) if preset is None else preset
     from_file.pop("preset", None)
     if named is not None and not (isinstance(named, str) and named in PRESETS):
@@ -161,22 +164,25 @@ def check_resumable(checkpoint: Settings, asked: Settings, path: str) -> None:
         )
 
 
-def read_config(path: Path) -> dict[str, object]:
-    """The contents of a TOML file, unchecked. Raises ConfigError, with the line where the file is not TOML."""
+def read_config(path: Path, said: str = "--config ") -> dict[str, object]:
+    """The contents of a TOML file, unchecked; `said` is what stands before its name in an error.
+
+    Raises ConfigError, with the line where the file is not TOML.
+    """
     try:
         with files.open_regular(path) as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"--config {path}: {files.reason(error)}; wanted a TOML file of settings") from None
+        raise ConfigError(f"{said}{path}: {files.reason(error)}; wanted a TOML file of settings") from None
     if data is None or len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"--config {path}: got more than {MAX_CONFIG_BYTES:,} bytes, wanted a TOML file of settings")
+        raise ConfigError(f"{said}{path}: got more than {MAX_CONFIG_BYTES:,} bytes, wanted a TOML file of settings")
     try:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"--config {path}: got bytes that are not UTF-8 (at line {line}), wanted TOML") from None
+        raise ConfigError(f"{said}{path}: got bytes that are not UTF-8 (at line {line}), wanted TOML") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, and a number of thousands of digits
-        raise ConfigError(f"--config {path}: not TOML: {error}") from None
+        raise ConfigError(f"{said}{path}: not TOML: {error}") from None
 
 
 def as_toml(resolved: Resolved) -> str:

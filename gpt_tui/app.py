@@ -16,18 +16,21 @@ from textual.binding import BindingType
 from textual.dom import DOMNode
 from textual.driver import Driver
 from textual.screen import Screen
+from textual.theme import BUILTIN_THEMES
 
 from gpt_core.config import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
 from gpt_core.settings import Resolved
 from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
+from gpt_tui.bindings import bindings
 from gpt_tui.chat_model import MakeGenerator, make_generator
 from gpt_tui.engine import Engine, OpenRun, RunRequest
 from gpt_tui.error_log import keep_traceback, log_path
-from gpt_tui.keymap import KEYS, bindings
+from gpt_tui.keymap import KEYS
 from gpt_tui.messages import EngineWoke
 from gpt_tui.open_request import open_request
 from gpt_tui.plain_text import one_line
+from gpt_tui.preferences import NO_PREFERENCES, Preferences, read_preferences
 from gpt_tui.quantities import whole
 from gpt_tui.run_history import ENDINGS
 from gpt_tui.screens.choice import quit_question
@@ -59,10 +62,12 @@ class GptApp(App[None]):
         request: RunRequest | None = None,
         open_run: OpenRun = open_request,
         make: MakeGenerator = make_generator,
+        preferences: Preferences = NO_PREFERENCES,
     ) -> None:
         super().__init__()
         self.register_theme(NIGHT)
-        self.theme = NIGHT.name
+        self.theme = preferences.theme or NIGHT.name
+        self.set_keymap(preferences.keys)
         self.engine = Engine(open_run, self.post_message, log_path(settings.models_dir))
         self.main = MainScreen(self.engine, settings, preset_name, make)
         self._request = request
@@ -236,15 +241,24 @@ class GptApp(App[None]):
                 yield SystemCommand(key.label, key.help, run)
 
 
-def run_app(resolved: Resolved, *, resume: Path | None = None, overwrite: bool = False, autostart: bool = False) -> int:
+def run_app(
+    resolved: Resolved,
+    *,
+    resume: Path | None = None,
+    overwrite: bool = False,
+    autostart: bool = False,
+    config_file: Path | None = None,
+) -> int:
     """Runs the app in the terminal and returns its exit code. A run is stopped and saved however the app ends.
 
-    With `resume` or `autostart` the run that these mean begins at once.
+    With `resume` or `autostart` the run that these mean begins at once. Raises ConfigError where the preferences of
+    the user, or of `config_file`, make no sense.
     """
+    preferences = read_preferences(config_file, [NIGHT.name, *BUILTIN_THEMES])
     settings, preset_name = resolved.settings, resolved.preset
     wanted = autostart or resume is not None
     request = RunRequest(settings, preset_name, resume=resume, overwrite=overwrite) if wanted else None
-    app = GptApp(settings, preset_name, request=request)
+    app = GptApp(settings, preset_name, request=request, preferences=preferences)
     try:
         app.run()
     finally:

@@ -88,9 +88,21 @@ def add_training(parser: Parser) -> None:
     parser.add_argument("--train-only", action="store_true", help="train without the app, here")
     parser.add_argument("--json", action="store_true", help="with --train-only: one JSON object a line")
     add_settings(parser)
+    add_resume(parser)
+    parser.add_argument("--overwrite", action="store_true", help="a new run may delete another run's checkpoints")
+
+
+def add_serve(parser: Parser) -> None:
+    """`gpt-tui serve`."""
+    parser.add_argument("--port", metavar="N", default="8000", help="port on this machine (default: 8000)")
+    add_settings(parser)
+    add_resume(parser)
+
+
+def add_resume(parser: Parser) -> None:
+    """`--resume`."""
     words = "go on from a checkpoint (default: the latest)"
     parser.add_argument("--resume", metavar="FILE", nargs="?", const=LATEST, help=words)
-    parser.add_argument("--overwrite", action="store_true", help="a new run may delete another run's checkpoints")
 
 
 def add_model(parser: Parser) -> None:
@@ -182,6 +194,7 @@ COMMANDS = {
         "how fast this machine trains and writes, and where the time goes", add_bench, "gpt_tui.bench:bench"
     ),
     "tokenize": Command("cut a text into tokens, and put it together again", add_tokenize, "gpt_tui.commands:tokenize"),
+    "serve": Command("the app in a browser, on this machine alone", add_serve, "gpt_tui.serving:serve"),
     "config": Command("the settings in force as TOML, and where each is from", add_settings, "gpt_tui.commands:config"),
 }
 TRAIN = Command("", add_training, "gpt_tui.starting:start")

@@ -17,6 +17,8 @@ from gpt_core.text.token_text import TokenText, split_held_out
 from gpt_core.text.vocabulary import Tokenizer
 from gpt_core.training.checkpoint import read_checkpoint, verify_checkpoint
 from gpt_core.training.run import text_files
+from gpt_tui import preferences
+from gpt_tui.error_log import log_path
 from gpt_tui.loading import Model, load_model, resolve_settings
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import nats, percent, perplexity, short, size, whole
@@ -24,8 +26,14 @@ from gpt_tui.waiting import WaitingLine
 
 
 def config(options: Namespace) -> int:
-    """`gpt-tui config`: the settings in force, as a TOML file that gives the same settings again."""
-    print(as_toml(resolve_settings(options)), end="")
+    """`gpt-tui config`: settings, theme and keys in force, as a TOML file that gives the same again."""
+    resolved = resolve_settings(options)
+    chosen = preferences.read_preferences(Path(options.config) if options.config is not None else None)
+    files = (
+        f"# the user's own theme and keys: {one_line(str(preferences.user_file()))}\n"
+        f"# errors are kept in {one_line(str(log_path(resolved.settings.models_dir)))}\n"
+    )
+    print(files + as_toml(resolved) + "\n" + preferences.as_toml(chosen), end="")
     return EXIT_OK
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from textual.binding import Binding, BindingType
-
 Place = Literal["train", "charts", "chat", "checkpoints", "runs", "everywhere"]
 
 PLACE_TITLES: dict[Place, str] = {
@@ -51,14 +49,6 @@ class Key(NamedTuple):
     priority: bool = False
     display: str | None = None
 
-    @property
-    def binding(self) -> Binding:
-        """As Textual binds it."""
-        return Binding(
-            self.keys, self.action, self.label, show=self.footer, priority=self.priority, tooltip=self.help, id=self.id,
-            key_display=self.display,
-        )  # fmt: skip
-
 
 KEYS: tuple[Key, ...] = (
     Key("train.start", "s", "start", "Start", "Start training from the beginning", "train", button=True),
@@ -94,11 +84,6 @@ KEYS: tuple[Key, ...] = (
 def keys_of(*places: Place) -> tuple[Key, ...]:
     """The keys that are of these places, in the table's order."""
     return tuple(key for key in KEYS if key.place in places)
-
-
-def bindings(*places: Place) -> list[BindingType]:
-    """The bindings of these places, for a BINDINGS."""
-    return [key.binding for key in keys_of(*places)]
 
 
 def shown_key(key: Key, keymap: dict[str, str]) -> str:

@@ -19,6 +19,7 @@ from gpt_core.training.checkpoint import CheckpointInfo, TrainingState, read_che
 from gpt_core.training.checkpoint_store import CheckpointStore, Found
 from gpt_core.training.run import available_cores
 from gpt_tui.plain_text import one_line
+from gpt_tui.preferences import NAMES as PREFERENCES
 
 SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny")
 
@@ -44,6 +45,7 @@ def resolve_settings(options: Namespace, base: Resolved | None = None) -> Resolv
         environ=os.environ,
         base=base.settings if base else None,
         base_preset=base.preset if base else "",
+        foreign=PREFERENCES,
     )
 
 

@@ -31,11 +31,16 @@ def start(options: Namespace) -> int:
 
     # alone, `gpt-tui` waits for the key that starts; where a certain run is asked for, that one begins
     asked_for = resolved.settings.overfit_tiny or options.overwrite
-    return run_app(resolved, resume=resume, overwrite=options.overwrite, autostart=asked_for)
+    config_file = Path(options.config) if options.config is not None else None
+    return run_app(
+        resolved, resume=resume, overwrite=options.overwrite, autostart=asked_for, config_file=config_file
+    )  # fmt: skip
 
 
 def require_terminal() -> None:
     """Raise InputError where the app cannot be shown."""
+    if os.environ.get("TEXTUAL_DRIVER"):
+        return  # it is shown elsewhere: in a browser, by `gpt-tui serve`
     streams = {"standard input": sys.stdin, "standard output": sys.stdout, "standard error": sys.stderr}
     lost = [name for name, stream in streams.items() if stream is None or not stream.isatty()]
     if lost:

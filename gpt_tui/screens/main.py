@@ -7,9 +7,10 @@ from textual.app import ComposeResult
 from textual.widgets import ContentSwitcher, Footer, Tabs
 
 from gpt_core.config import Settings
+from gpt_tui.bindings import bindings
 from gpt_tui.chat_model import ChatModels, MakeGenerator
 from gpt_tui.engine import Engine
-from gpt_tui.keymap import KEYS, bindings, shown_key
+from gpt_tui.keymap import KEYS, shown_key
 from gpt_tui.messages import ChatLeft, ChatWanted, ResumeWanted, SetupRead
 from gpt_tui.quantities import whole
 from gpt_tui.run_setup import Setup, model_name, read_setup, run_name

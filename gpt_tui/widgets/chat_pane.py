@@ -13,8 +13,8 @@ from textual.widgets import Input
 
 from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import Figures
+from gpt_tui.bindings import bindings
 from gpt_tui.chat_model import ChatModels, MakeGenerator, reply
-from gpt_tui.keymap import bindings
 from gpt_tui.messages import ChatLeft, ReplyBegan, ReplyEnded, ReplyGrew
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import short

@@ -13,6 +13,7 @@ from textual.widgets import Button
 from gpt_tui.app import GptApp
 from gpt_tui.chat_model import MakeGenerator
 from gpt_tui.engine import RunRequest
+from gpt_tui.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.run_status import Phase
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
 
@@ -68,13 +69,16 @@ async def running_app(
     opener: FakeOpen | None = None,
     make: MakeGenerator | None = None,
     autostart: bool = False,
+    preferences: Preferences = NO_PREFERENCES,
     **settings: object,
 ) -> AsyncIterator[AppBench]:
     """The app in a headless terminal; its run, if any, has ended when this ends."""
     opener = opener or FakeOpen()
     chosen = fake_settings(str(folder), **settings)
     request = RunRequest(chosen, "nano") if autostart else None
-    app = GptApp(chosen, "nano", request=request, open_run=opener, make=make or fake_generator())
+    app = GptApp(
+        chosen, "nano", request=request, open_run=opener, make=make or fake_generator(), preferences=preferences
+    )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)
         await pilot.pause()

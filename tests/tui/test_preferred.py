@@ -1,0 +1,27 @@
+"""The app with keys and a theme of the user's own."""
+
+from pathlib import Path
+
+from gpt_tui.preferences import Preferences
+from gpt_tui.run_status import Phase
+from tests.tui.app_bench import running_app
+
+
+async def test_a_remapped_key_works_is_shown_everywhere_and_the_old_one_is_free(tmp_path: Path):
+    preferences = Preferences(keys={"train.start": "f7", "go.help": "f9"})
+    async with running_app(tmp_path, preferences=preferences) as bench:
+        await bench.until_seen("F7 Start")
+        assert "Press  F7 " in bench.text()
+        await bench.pilot.press("s")
+        await bench.pilot.pause()
+        assert bench.phase is Phase.IDLE
+        await bench.pilot.press("f9")
+        await bench.until_seen("Start training from the beginning")
+        assert "F7" in bench.text()
+        await bench.pilot.press("escape", "f7")
+        await bench.until_step(3)
+
+
+async def test_the_theme_that_is_preferred_is_taken(tmp_path: Path):
+    async with running_app(tmp_path, preferences=Preferences(theme="nord")) as bench:
+        assert bench.app.theme == "nord"
