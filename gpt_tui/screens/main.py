@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual import on
 from textual.app import ComposeResult
-from textual.widgets import ContentSwitcher, Footer, Tabs
+from textual.widgets import ContentSwitcher, Tabs
 
 from gpt_core.config import Settings
 from gpt_tui.bindings import bindings
@@ -21,6 +21,7 @@ from gpt_tui.screens.run_actions import RUN_ACTIONS, RunActions
 from gpt_tui.widgets.banner import Banner
 from gpt_tui.widgets.chat_pane import ChatPane
 from gpt_tui.widgets.checkpoints_pane import CheckpointsPane
+from gpt_tui.widgets.footer_bar import FooterBar
 from gpt_tui.widgets.header_bar import HeaderBar
 from gpt_tui.widgets.run_charts import RunCharts
 from gpt_tui.widgets.runs_pane import RunsPane
@@ -52,7 +53,7 @@ class MainScreen(ChartActions, RunActions):
             yield CheckpointsPane(id="checkpoints")
             yield RunsPane(id="runs")
         yield Banner(id="banner")
-        yield Footer(show_command_palette=True)
+        yield FooterBar()
 
     def on_mount(self) -> None:
         """Looks for text and checkpoints."""

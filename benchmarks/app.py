@@ -1,0 +1,220 @@
+"""What the app costs and how fast it answers: key to paint while `mini` trains on every core, and training beside it.
+
+    python benchmarks/app.py [keys|cost] [--rounds N] [--json]
+
+keys: the real app in a pseudo terminal, training `mini`. Each key is one whose effect can be told from everything else
+that is drawn; measured is the time from writing the key to reading the end of what it changes. A key is pressed at
+random moments, so that the redraws of the charts and the ends of steps are among what it meets.
+cost: tokens a second of `nano`, headless and in the app with the Train tab in view, in turn; the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import pty
+import random
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_core.training.events import StepCompleted
+from gpt_core.training.metrics_log import read_metrics
+
+SIZE = (36, 120)  # rows, columns
+STARTED_S, ANSWER_S = 300.0, 20.0
+LEFT_OUT_S, MEASURED_S = 6.0, 20.0
+
+
+class Press(NamedTuple):
+    """Keys as a terminal sends them, and what is drawn because of them and for no other reason."""
+
+    name: str
+    keys: str
+    drawn: str
+
+
+# from tab to tab and back, so that each press finds the screen as the one before left it
+TOUR = (
+    Press("tab: Chat", "\x1bOR", "temperature"),
+    *(Press("a letter in the prompt", letter, letter) for letter in "ЖЩЮ"),
+    Press("tab: Train", "\x1bOQ", "smoothed"),
+    Press("log scale", "l", "log scale"),
+    Press("linear scale", "l", "loss"),
+    Press("help", "\x1bOP", "Pause after this step"),
+    Press("help closed", "\x1b", "smoothed"),
+    Press("palette", "\x10", "Search for commands"),
+    Press("palette closed", "\x1b", "smoothed"),
+)
+
+
+class Terminal:
+    """A program in a pseudo terminal that is read as fast as it writes."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self._leader, follower = pty.openpty()
+        termios.tcsetwinsize(follower, SIZE)
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+            env=os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"},
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(follower)
+
+    def press(self, keys: str) -> None:
+        """Types."""
+        os.write(self._leader, keys.encode())
+
+    def until(self, words: str, most_s: float) -> float:
+        """Seconds until the program has drawn the words. Raises TimeoutError."""
+        started, seen, wanted = time.perf_counter(), b"", words.encode()
+        while (passed := time.perf_counter() - started) < most_s:
+            seen = (seen + self._read(most_s - passed))[-1_000_000:]
+            if wanted in seen:
+                return time.perf_counter() - started
+        raise TimeoutError(f"{words!r} was not drawn within {most_s:g} s: {seen[-2000:]!r}")
+
+    def read_for(self, seconds: float) -> None:
+        """Reads and forgets."""
+        end = time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            self._read(left)
+
+    def _read(self, wait_s: float) -> bytes:
+        if select.select([self._leader], [], [], wait_s)[0]:
+            return os.read(self._leader, 1 << 16)
+        return b""
+
+    def end(self) -> None:
+        """Ctrl+C, and the end of the program."""
+        self.press("\x03")
+        while self.process.poll() is None:
+            try:
+                self._read(0.1)
+            except OSError:
+                break
+        self.process.wait()
+        os.close(self._leader)
+
+
+@contextmanager
+def app(*options: str) -> Iterator[tuple[Terminal, Path]]:
+    """The app, training, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "gpt_tui", "--overwrite", *options]
+        terminal = Terminal(command, Path(folder))
+        try:
+            terminal.until("training", STARTED_S)
+            yield terminal, Path(folder, "models", "metrics.jsonl")
+        finally:
+            terminal.end()
+
+
+# ---- key to paint
+
+
+def key_to_paint(preset: str, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds from key to paint, by what the key does."""
+    found: dict[str, list[float]] = {}
+    with app("--preset", preset) as (terminal, log):
+        while not any(isinstance(event, StepCompleted) for event in read_metrics(log)):
+            terminal.read_for(0.5)
+        for number in range(rounds + 1):
+            for press in TOUR:
+                terminal.read_for(random.uniform(0.15, 0.6))
+                terminal.press(press.keys)
+                answered_s = terminal.until(press.drawn, ANSWER_S)
+                if number:  # the first time a screen is shown, it is made
+                    found.setdefault(press.name, []).append(1000 * answered_s)
+    return found
+
+
+def keys_report(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Count, median and 99th percentile, by key and of all."""
+    every = [value for values in found.values() for value in values]
+    return {
+        name: {
+            "presses": len(values),
+            "p50_ms": round(statistics.median(values), 1),
+            "p99_ms": round(statistics.quantiles(values, n=100, method="inclusive")[98], 1),
+        }
+        for name, values in [*found.items(), ("all", every)]
+    }
+
+
+# ---- training beside the app
+
+
+def tokens_per_s(log: Path) -> float:
+    """Of a run, between its LEFT_OUT_S-th second and MEASURED_S later."""
+    steps = [event for event in read_metrics(log) if isinstance(event, StepCompleted)]
+    first = next(step for step in steps if step.elapsed_s >= LEFT_OUT_S)
+    last = [step for step in steps if step.elapsed_s <= LEFT_OUT_S + MEASURED_S][-1]
+    return (last.tokens - first.tokens) / (last.elapsed_s - first.elapsed_s)
+
+
+def one_headless(preset: str) -> float:
+    """Tokens a second of a headless run."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "gpt_tui", "--train-only", "--preset", preset]
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(LEFT_OUT_S + MEASURED_S + 5)
+        process.terminate()
+        process.wait()
+        return tokens_per_s(Path(folder, "models", "metrics.jsonl"))
+
+
+def one_in_app(preset: str) -> float:
+    """Tokens a second in the app."""
+    with app("--preset", preset) as (terminal, log):
+        terminal.read_for(LEFT_OUT_S + MEASURED_S + 5)
+        return tokens_per_s(log)
+
+
+def cost(preset: str, rounds: int) -> dict[str, float]:
+    """Medians of both, measured in turn, and what the app costs."""
+    headless, in_app = [], []
+    for number in range(rounds):
+        headless.append(one_headless(preset))
+        in_app.append(one_in_app(preset))
+        print(f"round {number + 1}: headless {headless[-1]:,.0f}, app {in_app[-1]:,.0f} tokens/s", file=sys.stderr)
+    medians = statistics.median(headless), statistics.median(in_app)
+    return {
+        "headless_tokens_per_s": round(medians[0]),
+        "app_tokens_per_s": round(medians[1]),
+        "app_costs_percent": round(100 * (1 - medians[1] / medians[0]), 2),
+    }
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["keys", "cost"])
+    parser.add_argument("--preset", help="default: mini for keys, nano for cost")
+    parser.add_argument("--rounds", type=int, help="default: 20 for keys, 3 for cost")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.what == "cost":
+        result: dict = cost(options.preset or "nano", options.rounds or 3)
+    else:
+        result = keys_report(key_to_paint(options.preset or "mini", options.rounds or 20))
+    if options.json or options.what == "cost":
+        print(json.dumps(result))
+        return
+    print(f"{'key':<26}{'presses':>8}{'p50 ms':>9}{'p99 ms':>9}")
+    for name, row in result.items():
+        print(f"{name:<26}{row['presses']:>8}{row['p50_ms']:>9}{row['p99_ms']:>9}")
+
+
+if __name__ == "__main__":
+    main()
