@@ -36,7 +36,7 @@ from gpt_tui.run_history import ENDINGS
 from gpt_tui.screens.choice import quit_question
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.main import MainScreen
-from gpt_tui.theme import NIGHT
+from gpt_tui.theme import NIGHT, OWN_THEMES
 
 DRAIN_INTERVAL_S = 0.25
 STYLES: list[str | PurePath] = [Path(__file__).with_name("styles") / f"{name}.tcss"
@@ -65,7 +65,8 @@ class GptApp(App[None]):
         preferences: Preferences = NO_PREFERENCES,
     ) -> None:
         super().__init__()
-        self.register_theme(NIGHT)
+        for theme in OWN_THEMES:
+            self.register_theme(theme)
         self.theme = preferences.theme or NIGHT.name
         self.set_keymap(preferences.keys)
         self.engine = Engine(open_run, self.post_message, log_path(settings.models_dir))
@@ -254,7 +255,7 @@ def run_app(
     With `resume` or `autostart` the run that these mean begins at once. Raises ConfigError where the preferences of
     the user, or of `config_file`, make no sense.
     """
-    preferences = read_preferences(config_file, [NIGHT.name, *BUILTIN_THEMES])
+    preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
     settings, preset_name = resolved.settings, resolved.preset
     wanted = autostart or resume is not None
     request = RunRequest(settings, preset_name, resume=resume, overwrite=overwrite) if wanted else None

@@ -1,7 +1,7 @@
-"""The app's own theme: a quiet night sky, and colours that people who are colour-blind can tell apart.
+"""The app's own themes, a quiet night sky and a page by day, in colours that colour-blind people can tell apart.
 
-Line, marks and tones take the hues of Okabe and Ito's palette (2008), lightened for a dark ground; what they mean is
-always told by a shape or a word, too.
+Line, marks and tones take the hues of Okabe and Ito's palette (2008), lightened for a dark ground and darkened for a
+light one; what they mean is always told by a shape or a word, too.
 """
 
 from __future__ import annotations
@@ -34,3 +34,32 @@ NIGHT = Theme(
         "scrollbar-corner-color": "#10141b",
     },
 )
+
+DAY = Theme(
+    name="gpt-day",
+    primary="#0b66a8",
+    secondary="#5c6675",
+    accent="#8a5a00",
+    warning="#8a5a00",
+    error="#b8410f",
+    success="#00785a",
+    foreground="#20262e",
+    background="#fbfaf6",
+    surface="#f3f1ea",
+    panel="#e8e5db",
+    dark=False,
+    variables={
+        "border": "#b9b4a4",
+        "footer-key-foreground": "#8a5a00",
+        "footer-description-foreground": "#4a525e",
+        "input-selection-background": "#0b66a8 25%",
+        "block-cursor-foreground": "#fbfaf6",
+        "block-cursor-background": "#0b66a8",
+        "block-cursor-text-style": "bold",
+        "scrollbar": "#b9b4a4",
+        "scrollbar-background": "#fbfaf6",
+        "scrollbar-corner-color": "#fbfaf6",
+    },
+)
+
+OWN_THEMES = (NIGHT, DAY)
