@@ -6,6 +6,7 @@ from pathlib import Path
 
 from textual.message import Message
 
+from gpt_tui.checkpoint_files import FolderView, Stamp
 from gpt_tui.run_setup import Setup
 
 
@@ -73,3 +74,47 @@ class ChatWanted(Message):
         super().__init__()
         self.path = path
         self.beside = beside
+
+
+class CheckpointsSeen(Message, bubble=False):
+    """It is known which files are under the models folder. From a thread to the checkpoints pane."""
+
+    def __init__(self, view: FolderView) -> None:
+        super().__init__()
+        self.view = view
+
+
+class CheckProgressed(Message, bubble=False):
+    """So much of a file was read and found whole. From a check's thread to the checkpoints pane."""
+
+    def __init__(self, stamp: Stamp, share: float) -> None:
+        super().__init__()
+        self.stamp = stamp
+        self.share = share
+
+
+class CheckEnded(Message, bubble=False):
+    """A file was read through; `error` is what is wrong with it, "" if it is whole. To the checkpoints pane."""
+
+    def __init__(self, stamp: Stamp, error: str) -> None:
+        super().__init__()
+        self.stamp = stamp
+        self.error = error
+
+
+class DeleteWanted(Message):
+    """The user wants a checkpoint gone; `question` says what would be lost. From the checkpoints pane to its screen."""
+
+    def __init__(self, path: Path, question: str) -> None:
+        super().__init__()
+        self.path = path
+        self.question = question
+
+
+class CheckpointDeleted(Message):
+    """A file was removed, or could not be: `error` says why. From a thread to the checkpoints pane and its screen."""
+
+    def __init__(self, path: Path, error: str) -> None:
+        super().__init__()
+        self.path = path
+        self.error = error

@@ -11,6 +11,7 @@ import io
 import itertools
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,17 +121,22 @@ def read_checkpoint(path: Path | str, *, moments: bool = True) -> Checkpoint:
     )  # fmt: skip
 
 
-def verify_checkpoint(path: Path | str, *, moments: bool = True) -> CheckpointInfo:
+def verify_checkpoint(
+    path: Path | str, *, moments: bool = True, progress: Callable[[float], None] | None = None
+) -> CheckpointInfo:
     """Reads a checkpoint through, in little memory, and says what it holds if it is whole.
 
     Whole means: of the right length, every tensor with the shape that the settings call for, its checksum and only
     finite values, the tokenizer with its hash, the header with its checksum. Raises CheckpointError. Without `moments`
-    all but these are checked, which is what generating text needs.
+    all but these are checked, which is what generating text needs. `progress` is told, before each tensor, which share
+    of the file is done; what it raises ends the reading.
     """
     path = Path(path)
     with open_checkpoint(path) as file:
         header = read_header(file, path)
-        for name in header.layout:
+        for name, entry in header.layout.items():
+            if progress is not None:
+                progress((header.data_start + entry.data_offsets[0]) / header.info.size)
             if moments or not name.startswith((FIRST_MOMENT, SECOND_MOMENT)):
                 _read_tensor(file, header, name, None)
     return header.info

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
-from gpt_tui.plain_text import printable
+from gpt_tui.plain_text import one_line, printable
 
 
 class Choice(NamedTuple):
@@ -23,13 +23,14 @@ class Choice(NamedTuple):
 
 
 class ChoiceScreen(ModalScreen[str]):
-    """Asks; returns the chosen value, and "" for escape. The first choice has the focus."""
+    """Asks; returns the chosen value, and "" for escape. The first choice has the focus, or with `careful` staying."""
 
-    def __init__(self, title: str, question: str, choices: tuple[Choice, ...]) -> None:
+    def __init__(self, title: str, question: str, choices: tuple[Choice, ...], *, careful: bool = False) -> None:
         super().__init__()
         self._title = title
         self._question = question
         self._choices = choices
+        self._careful = careful
 
     def compose(self) -> ComposeResult:
         """Title, question, buttons."""
@@ -39,6 +40,11 @@ class ChoiceScreen(ModalScreen[str]):
             for choice in (*self._choices, Choice("esc", "Stay", "stay")):
                 label = Content.assemble((choice.key.rjust(3), "bold $accent"), f"  {choice.words}")
                 yield Button(label, id=f"choice-{choice.value}", compact=True)
+
+    def on_mount(self) -> None:
+        """Where a slip of the finger must not cost anything, enter stays."""
+        if self._careful:
+            self.query_one("#choice-stay").focus()
 
     def on_button_pressed(self, message: Button.Pressed) -> None:
         """The mouse, or enter."""
@@ -81,3 +87,8 @@ def run_exists_question(error: str, *, can_resume: bool) -> ChoiceScreen:
         f"{error}.",
         (*resume, Choice("d", "Delete them and start", "overwrite")),
     )
+
+
+def delete_question(name: str, words: str) -> ChoiceScreen:
+    """Whether a checkpoint is to go; `words` say what is lost with it."""
+    return ChoiceScreen(f"Delete {one_line(name)}?", words, (Choice("d", "Delete it", "delete"),), careful=True)

@@ -20,7 +20,11 @@ ABOUT: dict[str, str] = {
     "them out.",
     "chat": "Each prompt stands for itself: the model goes on with it, from one consistent set of weights, also while "
     "it is being trained. Tab moves through the sampling fields.",
-    "checkpoints": "",
+    "checkpoints": "What is under the models folder and the folders in it, newest first. ckpt_latest is where a run "
+    "stands, best_model its best score, epoch_NNN a state on the way, transformer what a finished run leaves. Loss is "
+    "the mean of the epoch under way, accuracy the best so far. Each file is read through once while you are here and "
+    "held to its checksums: ✓ whole, ✗ damaged. A run goes on with the settings it was saved with, in the folder of "
+    "its checkpoint.",
     "runs": "",
 }
 KEY_WIDTH = 16

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 from textual import on
 from textual.app import ComposeResult
 from textual.widgets import ContentSwitcher, Tabs
@@ -11,12 +14,13 @@ from gpt_tui.bindings import bindings
 from gpt_tui.chat_model import ChatModels, MakeGenerator
 from gpt_tui.engine import Engine
 from gpt_tui.keymap import KEYS, shown_key
-from gpt_tui.messages import ChatLeft, ChatWanted, ResumeWanted, SetupRead
+from gpt_tui.messages import ChatLeft, ChatWanted, CheckpointDeleted, DeleteWanted, ResumeWanted, SetupRead
 from gpt_tui.quantities import whole
 from gpt_tui.run_setup import Setup, model_name, read_setup, run_name
 from gpt_tui.run_status import Phase, allowed
 from gpt_tui.sampling_fields import initial_texts
 from gpt_tui.screens.chart_actions import CHART_ACTIONS, ChartActions
+from gpt_tui.screens.choice import delete_question
 from gpt_tui.screens.run_actions import RUN_ACTIONS, RunActions
 from gpt_tui.widgets.banner import Banner
 from gpt_tui.widgets.chat_pane import ChatPane
@@ -50,7 +54,7 @@ class MainScreen(ChartActions, RunActions):
         with ContentSwitcher(initial="train", id="panes"):
             yield TrainPane(id="train")
             yield ChatPane(self._models, self._make, initial_texts(self.settings), id="chat")
-            yield CheckpointsPane(id="checkpoints")
+            yield CheckpointsPane(self.settings.models_dir, id="checkpoints")
             yield RunsPane(id="runs")
         yield Banner(id="banner")
         yield FooterBar()
@@ -119,6 +123,8 @@ class MainScreen(ChartActions, RunActions):
             self._shown_phase = facts.phase
             self._show_allowed()
             self._show_chat_model()
+            request = engine.request if engine.alive else None
+            self.query_one(CheckpointsPane).show_running(Path(request.settings.models_dir) if request else None)
 
     def begun(self) -> None:
         """A run begins: it is on the Train tab."""
@@ -189,3 +195,18 @@ class MainScreen(ChartActions, RunActions):
         message.stop()
         self.query_one(ChatPane).choose(message.path, beside=message.beside)
         self.go("chat")
+
+    @on(DeleteWanted)
+    def _delete_wanted(self, message: DeleteWanted) -> None:
+        message.stop()
+
+        def answered(path: Path, answer: str | None) -> None:
+            if answer == "delete":
+                self.query_one(CheckpointsPane).delete(path)
+
+        self.app.push_screen(delete_question(message.path.name, message.question), partial(answered, message.path))
+
+    @on(CheckpointDeleted)
+    def _checkpoint_deleted(self, message: CheckpointDeleted) -> None:
+        message.stop()
+        self.look_around()

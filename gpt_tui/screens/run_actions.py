@@ -38,8 +38,9 @@ class RunActions(Screen[None]):
             self.begun()
 
     def resume_from(self, path: Path) -> None:
-        """The run of a checkpoint goes on, with the settings it was saved with."""
-        self.begin(RunRequest(self.settings, self.preset_name, resume=path, as_saved=True))
+        """The run of a checkpoint goes on in the checkpoint's folder, with the settings it was saved with."""
+        settings = msgspec.structs.replace(self.settings, models_dir=str(path.parent))
+        self.begin(RunRequest(settings, self.preset_name, resume=path, as_saved=True))
 
     def action_start(self) -> None:
         """A new run with the settings given."""
