@@ -118,3 +118,7 @@ class CheckpointDeleted(Message):
         super().__init__()
         self.path = path
         self.error = error
+
+
+class RoomChanged(Message):
+    """There is more or less room for a table, which may have other columns now. From its container to its pane."""

@@ -45,9 +45,10 @@ class CheckpointList(Vertical):
         return self.size.width - 3
 
     @property
-    def row(self) -> int | None:
-        """The row that the cursor is on."""
-        return self.rows.highlighted
+    def key(self) -> str:
+        """The key of the row that the cursor is on, "" without one."""
+        at = self.rows.highlighted
+        return self._keys[at] if at is not None and at < len(self._keys) else ""
 
     def show(self, table: Table, keys: Sequence[str]) -> None:
         """Shows the table; `keys` name its rows, one each."""
@@ -62,24 +63,23 @@ class CheckpointList(Vertical):
 
     def mark(self) -> None:
         """The cursor has moved: its row is in the cursor's colours alone, all others in their own."""
-        marked, self._marked = self._marked, self.row
+        marked, self._marked = self._marked, self.rows.highlighted
         for at in {marked, self._marked} - {None}:
             if at is not None and at < len(self._lines):
                 self._draw(at)
 
     def _rebuild(self, keys: tuple[str, ...]) -> None:
-        at, scrolled = self.row, self.rows.scroll_y
-        on = self._keys[at] if at is not None and at < len(self._keys) else ""
+        on, at, scrolled = self.key, self.rows.highlighted, self.rows.scroll_y
         self._keys = keys
         self.rows.set_options([Option(line.text + line.check) for line in self._lines])
         self.rows.scroll_to(y=scrolled, animate=False)
         if keys:
             self.rows.highlighted = keys.index(on) if on in keys else min(at or 0, len(keys) - 1)
-        self._marked = self.row
+        self._marked = self.rows.highlighted
         for row in range(len(keys)):
             self._draw(row)
 
     def _draw(self, at: int) -> None:
         line = self._lines[at]
-        tone = "" if at == self.row else TONE_STYLES[line.tone]
+        tone = "" if at == self.rows.highlighted else TONE_STYLES[line.tone]
         self.rows.replace_option_prompt_at_index(at, Content.assemble(line.text, (line.check, tone)))

@@ -26,12 +26,21 @@ from gpt_tui.messages import (
     CheckProgressed,
     DeleteWanted,
     ResumeWanted,
+    RoomChanged,
 )
 from gpt_tui.plain_text import one_line
 from gpt_tui.widgets.checkpoint_list import CheckpointList, Rows
 
 LOOK_INTERVAL_S = 2.0
 LABEL_WIDTH = 11
+
+
+class Body(Container):
+    """Table and details; tells when there is more or less room for them."""
+
+    def on_resize(self) -> None:
+        """The terminal has another size, or the body is seen again."""
+        self.post_message(RoomChanged())
 
 
 class CheckpointsPane(Vertical):
@@ -57,7 +66,7 @@ class CheckpointsPane(Vertical):
     def compose(self) -> ComposeResult:
         """A text for an empty folder; else the table and the details of its row."""
         yield Static("", id="checkpoints-empty", markup=False)
-        with Container(id="checkpoints-body"):
+        with Body(id="checkpoints-body"):
             yield CheckpointList(id="checkpoint-list")
             with VerticalScroll(id="checkpoint-details", can_focus=False):
                 yield Static("", id="checkpoint-facts", markup=False)
@@ -83,9 +92,11 @@ class CheckpointsPane(Vertical):
         """The app ends."""
         self._stop_check()
 
-    def on_resize(self) -> None:
+    @on(RoomChanged)
+    def _room_changed(self, message: RoomChanged) -> None:
         """Other columns fit."""
-        self.call_after_refresh(self._show)
+        message.stop()
+        self._show()
 
     def show_running(self, folder: Path | None) -> None:
         """Where the run under way saves; None without one."""
@@ -168,26 +179,28 @@ class CheckpointsPane(Vertical):
     @property
     def chosen(self) -> StoredFile | None:
         """The file that the cursor is on."""
-        row, files = self._list.row, self._view.files
-        return files[row] if row is not None and row < len(files) else None
+        on = self._list.key
+        return next((file for file in self._view.files if str(file.stamp.path) == on), None)
 
     def _show(self) -> None:
         if not self.display or not self.is_mounted:
             return
-        view, now_s = self._view, self.clock()
-        self.query_one("#checkpoints-body").display = bool(view.files)
-        empty = self.query_one("#checkpoints-empty", Static)
-        empty.display = not view.files
-        if view.files:
-            shown = table(view.files, self._verdicts, now_s, self._list.room)
-            self._list.show(shown, [str(file.stamp.path) for file in view.files])
-            self._list.border_title = f"under {one_line(self._models_dir)}/"
-            self._list.border_subtitle = summary_words(view, self._verdicts)
-        else:
+        files = self._view.files
+        empty, body = self.query_one("#checkpoints-empty", Static), self.query_one("#checkpoints-body")
+        empty.display = not files
+        if not files:
             keys = {key.id: shown_key(key, dict(self.app._keymap)) for key in KEYS}
-            words = nothing_there(self._models_dir, view.problems, keys, running=self._running_in is not None)
-            empty.update(Content(words))
-        self._show_details(now_s)
+            running = self._running_in is not None
+            empty.update(Content(nothing_there(self._models_dir, self._view.problems, keys, running=running)))
+        if body.display != bool(files):
+            body.display = bool(files)
+        elif files and self._list.room > 0:  # a body that was hidden has no room yet; it tells when it has
+            now_s = self.clock()
+            shown = table(files, self._verdicts, now_s, self._list.room)
+            self._list.show(shown, [str(file.stamp.path) for file in files])
+            self._list.border_title = f"under {one_line(self._models_dir)}/"
+            self._list.border_subtitle = summary_words(self._view, self._verdicts)
+            self._show_details(now_s)
 
     @on(Rows.OptionHighlighted)
     def _moved(self, message: Rows.OptionHighlighted) -> None:

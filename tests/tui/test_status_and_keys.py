@@ -7,7 +7,7 @@ import pytest
 from gpt_core.config import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
-from gpt_tui.keymap import KEYS, help_table, readable, shown_key
+from gpt_tui.keymap import KEYS, PLACE_TITLES, help_table, readable, shown_key
 from gpt_tui.run_history import RunHistory, advance
 from gpt_tui.run_status import RULE, Facts, Phase, allowed, fitted, status_rows
 from gpt_tui.sampling_fields import FIELDS, initial_texts, parse_sampling
@@ -65,13 +65,13 @@ def test_what_can_be_done_depends_on_what_is_being_done(phase):
 
 def test_no_two_keys_of_one_tab_are_the_same_and_ids_are_unique():
     assert len({key.id for key in KEYS}) == len(KEYS)
-    for places in ({"train", "charts", "everywhere"}, {"chat", "everywhere"}):
+    for places in ({"train", "charts", "everywhere"}, {"chat", "everywhere"}, {"checkpoints"}):
         names = [name for key in KEYS if key.place in places for name in key.keys.split(",")]
         assert len(names) == len(set(names))
 
 
 def test_help_lists_every_key_and_follows_the_users_keymap():
-    table = help_table(["train", "charts", "chat", "everywhere"], {"train.start": "ctrl+s"})
+    table = help_table(PLACE_TITLES, {"train.start": "ctrl+s"})
     assert sum(len(keys) for _, keys in table) == len(KEYS)
     assert ("^s", "Start training from the beginning") in table[0][1]
     start = next(key for key in KEYS if key.id == "train.start")

@@ -1,0 +1,47 @@
+"""A models folder with one of everything: whole, damaged in two ways, foreign, without moments, in a folder below."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from gpt_core.config import Settings, preset
+from gpt_core.training.checkpoint import write_checkpoint
+from tests.core.checkpoint_samples import sample
+
+NOW_S = 1_800_000_000.0  # 15 January 2027, 08:00 UTC
+SMALL = msgspec.structs.replace(
+    preset("nano"), d_model=8, hidden_size=12, vocab_size=260, num_heads=2, seq_len=4, layers=2
+)
+
+
+def save(path: Path, age_s: float, *, settings: Settings = SMALL, **state: object) -> Path:
+    """One checkpoint, saved so many seconds before NOW_S."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole: dict[str, object] = {"loss_sum": 3.21 * 500, "loss_count": 500, "best_accuracy": 0.3124, "best_step": 12_000}
+    write_checkpoint(path, sample(settings, **(whole | state)), saved_at=NOW_S - age_s)  # type: ignore[arg-type]
+    return path
+
+
+def flip(path: Path, at: int) -> Path:
+    """Changes one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def fill(folder: Path) -> None:
+    """One of everything."""
+    save(folder / "ckpt_latest.safetensors", 65, step=12_480, epoch=13, tokens=12_779_520, elapsed_s=1300.0)
+    save(folder / "best_model.safetensors", 400, step=12_000, epoch=13)
+    flip(save(folder / "epoch_010.safetensors", 4000, step=9_000, epoch=10, loss_sum=0.0, loss_count=0), -100)
+    save(folder / "transformer.safetensors", 90_000, step=500, moments=False, finished="max_steps", best_accuracy=-1.0)
+    save(folder / "long" / "ckpt_latest.safetensors", 900_000, step=1_234_567, run_id="run-b")
+    cut = save(folder / "epoch_020.safetensors", 50, step=18_000)
+    cut.write_bytes(cut.read_bytes()[:3000])
+    (folder / "bert.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    for path in (cut, folder / "bert.safetensors"):
+        os.utime(path, (NOW_S - 7200, NOW_S - 7200))

@@ -1,0 +1,314 @@
+"""The Checkpoints tab: what it lists and checks, what its keys ask for, what a deletion takes, how it looks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from textual.widgets import Static
+
+from gpt_tui import checkpoint_files
+from gpt_tui.checkpoint_files import Check
+from gpt_tui.screens.choice import ChoiceScreen
+from gpt_tui.screens.main import MainScreen
+from gpt_tui.widgets import checkpoints_pane
+from gpt_tui.widgets.checkpoint_list import Rows
+from gpt_tui.widgets.checkpoints_pane import CheckpointsPane
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.conftest import Snapshot
+from tests.tui.stored_files import NOW_S, fill, flip, save
+
+MODELS = Path("models")
+SIZES = [(80, 24), (120, 40)]
+
+
+@pytest.fixture(autouse=True)
+def _in_utc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def pane(bench: AppBench) -> CheckpointsPane:
+    return bench.app.main.query_one(CheckpointsPane)
+
+
+@asynccontextmanager
+async def tab(size: tuple[int, int] = (120, 40), **options: object) -> AsyncIterator[AppBench]:
+    """The app on its Checkpoints tab, at a time that stands still, all files looked at."""
+    async with running_app(MODELS, size=size, **options) as bench:  # type: ignore[arg-type]
+        pane(bench).clock = lambda: NOW_S
+        await bench.pilot.press("f4")
+        await bench.until(lambda: not pane(bench)._looking)
+        await bench.until(lambda: pane(bench)._check is None)
+        yield bench
+
+
+async def until_told(bench: AppBench, words: str) -> None:
+    """Lets the app run until a notification says so."""
+    await bench.until(lambda: any(words in told.message for told in bench.app._notifications))
+
+
+def listed() -> set[str]:
+    return {str(path.relative_to(MODELS)) for path in MODELS.rglob("*.safetensors")}
+
+
+async def to(bench: AppBench, name: str) -> None:
+    """Moves the cursor to a file."""
+    await bench.pilot.press("home")
+    while (file := pane(bench).chosen) and file.name != name:
+        await bench.pilot.press("down")
+
+
+# -- what is seen
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_file_is_listed_and_checked(size: tuple[int, int], snapshot: Snapshot):
+    fill(MODELS)
+    async with tab(size) as bench:
+        shown = bench.text()
+        assert shown.count("✓ whole") == 5  # four rows and the details
+        assert shown.count("✗ damaged") == 2
+        assert shown.count("✗ foreign") == 1
+        snapshot(bench.app, f"checkpoints-{size[0]}x{size[1]}")
+        await to(bench, "epoch_010")
+        await bench.until_seen("✗ damaged: ")
+        snapshot(bench.app, f"checkpoints-damaged-{size[0]}x{size[1]}")
+
+
+async def test_a_light_theme_shows_the_same(snapshot: Snapshot):
+    fill(MODELS)
+    async with tab((80, 24)) as bench:
+        bench.app.theme = "textual-light"
+        await bench.pilot.pause()
+        assert "✗ damaged" in bench.text()
+        snapshot(bench.app, "checkpoints-light-80x24")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_an_empty_folder_says_what_to_do(size: tuple[int, int], snapshot: Snapshot):
+    async with tab(size) as bench:
+        await bench.until_seen("To train a model: F2, then s.")
+        snapshot(bench.app, f"checkpoints-empty-{size[0]}x{size[1]}")
+        await bench.pilot.press("d", "r", "v")  # nothing to do it to
+        assert not bench.app.screen.is_modal
+
+
+async def test_a_folder_that_cannot_be_read_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
+    MODELS.mkdir()
+    scan = os.scandir
+
+    def refuse(path):  # type: ignore[no-untyped-def]
+        if Path(path) == MODELS:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    async with tab() as bench:
+        await bench.until_seen("✗ models cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 5), (79, 10), (300, 100)])
+async def test_no_size_is_too_odd(size: tuple[int, int]):
+    fill(MODELS)
+    async with tab((80, 24)) as bench:
+        await bench.pilot.resize_terminal(*size)
+        await bench.pilot.press("down", "v", "up")
+        await bench.pilot.pause(0.1)
+        await bench.pilot.resize_terminal(80, 24)
+        await bench.until_seen("ckpt_latest")
+
+
+async def test_what_comes_and_goes_is_seen_and_the_cursor_stays_on_its_file(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoints_pane, "LOOK_INTERVAL_S", 0.1)
+    fill(MODELS)
+    async with tab() as bench:
+        await to(bench, "transformer")
+        save(MODELS / "epoch_030.safetensors", 1, step=20_000)
+        await bench.until_seen("20,000")
+        assert pane(bench).chosen.name == "transformer"  # type: ignore[union-attr]
+        (MODELS / "best_model.safetensors").unlink()
+        await bench.until(lambda: "best_model" not in bench.text())
+        assert pane(bench).chosen.name == "transformer"  # type: ignore[union-attr]
+        (MODELS / "transformer.safetensors").unlink()
+        await bench.until(lambda: "transformer" not in bench.text())
+        assert pane(bench).chosen is not None
+
+
+# -- checking
+
+
+async def test_a_file_is_checked_once_until_it_changes_or_the_user_asks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoints_pane, "LOOK_INTERVAL_S", 0.1)
+    begun: list[str] = []
+    start = Check.start
+    monkeypatch.setattr(Check, "start", lambda self: begun.append(self.stamp.path.stem) or start(self))
+    save(MODELS / "ckpt_latest.safetensors", 60)
+    save(MODELS / "best_model.safetensors", 70)
+    async with tab() as bench:
+        await bench.until_seen("2 files")
+        await bench.until(lambda: len(begun) == 2 and pane(bench)._check is None)
+        await bench.pilot.pause(0.3)
+        assert begun == ["ckpt_latest", "best_model"]
+        await bench.pilot.press("v")
+        await until_told(bench, "ckpt_latest.safetensors is whole")
+        assert begun == ["ckpt_latest", "best_model", "ckpt_latest"]
+        os.utime(flip(MODELS / "best_model.safetensors", -50), (NOW_S, NOW_S))
+        await bench.until_seen("✗ damaged")
+        assert begun[3:] == ["best_model"]
+
+
+async def test_elsewhere_nothing_is_checked(monkeypatch: pytest.MonkeyPatch):
+    def endless(path: Path, progress: Callable[[float], None]) -> None:
+        while True:
+            progress(0.5)
+            time.sleep(0.001)
+
+    monkeypatch.setattr(checkpoint_files, "verify_checkpoint", endless)
+    fill(MODELS)
+    async with running_app(MODELS) as bench:
+        await bench.pilot.pause(0.1)
+        assert pane(bench)._check is None
+        await bench.pilot.press("f4")
+        await bench.until_seen("… 50%")
+        check = pane(bench)._check
+        assert check is not None
+        await bench.pilot.press("f2")
+        check.join(10)
+        assert not check.is_alive()
+        assert pane(bench)._check is None
+        await bench.pilot.press("f4")
+        await bench.until_seen("… 50%")
+        last = pane(bench)._check
+    assert last is not None
+    last.join(10)  # the app's end is its end
+    assert not last.is_alive()
+
+
+# -- what is asked for
+
+
+async def test_keys_ask_the_screen_for_the_file_under_the_cursor(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, str, bool]] = []
+    monkeypatch.setattr(MainScreen, "resume_from", lambda self, path: asked.append(("resume", path.stem, False)))
+
+    def chosen(self: object, path: Path, *, beside: bool = False) -> None:
+        asked.append(("chat", path.stem, beside))
+
+    monkeypatch.setattr("gpt_tui.widgets.chat_pane.ChatPane.choose", chosen)
+    fill(MODELS)
+    async with tab() as bench:
+        await to(bench, "best_model")
+        await bench.pilot.press("r", "enter")
+        await bench.until(lambda: len(asked) == 2)
+        await bench.pilot.press("c")
+        await bench.until(lambda: bench.app.main.tab == "chat")
+        await bench.pilot.press("f4", "b")
+        await bench.until(lambda: len(asked) == 4)
+    assert asked == [("resume", "best_model", False)] * 2 + [
+        ("chat", "best_model", False),
+        ("chat", "best_model", True),
+    ]
+
+
+async def test_a_click_moves_the_cursor_and_does_nothing_else():
+    fill(MODELS)
+    async with tab() as bench:
+        for _ in range(2):
+            await bench.pilot.click(Rows, offset=(5, 1))
+            assert pane(bench).chosen.name == "best_model"  # type: ignore[union-attr]
+        assert not bench.app.engine.alive
+        assert bench.app.main.tab == "checkpoints"
+
+
+async def test_a_resumed_run_begins_in_the_folder_of_its_checkpoint():
+    fill(MODELS)
+    async with tab() as bench:
+        await to(bench, "long/ckpt_latest")
+        await bench.pilot.press("r")
+        await bench.until(lambda: bench.app.main.tab == "train")
+        (request,) = bench.opener.requests
+        assert request.resume == MODELS / "long" / "ckpt_latest.safetensors"
+        assert request.settings.models_dir == "models/long"
+        assert request.as_saved
+
+
+async def test_what_cannot_be_done_is_said_and_not_done():
+    fill(MODELS)
+    async with tab() as bench:
+        for name, key, words in (
+            ("transformer", "r", "cannot resume from transformer.safetensors"),
+            ("epoch_010", "r", "cannot resume from epoch_010.safetensors"),
+            ("bert", "c", "cannot chat with bert.safetensors"),
+        ):
+            await to(bench, name)
+            await bench.pilot.press(key)
+            await until_told(bench, words)
+        assert bench.app.main.tab == "checkpoints"
+        assert bench.opener.requests == []
+
+
+async def test_a_run_under_way_is_not_replaced():
+    fill(MODELS)
+    async with tab(autostart=True) as bench:
+        await bench.until_step(3)
+        await bench.pilot.press("f4", "r")
+        await until_told(bench, "a run is under way")
+        assert len(bench.opener.requests) == 1
+
+
+# -- deleting
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_deletion_asks_and_takes_only_the_one(size: tuple[int, int], snapshot: Snapshot):
+    fill(MODELS)
+    before = listed()
+    async with tab(size) as bench:
+        await bench.until(lambda: bench.app.main._setup.stored.for_chat is not None)
+        chat = bench.app.main._setup.stored.for_chat
+        await to(bench, "best_model")
+        await bench.pilot.press("d")
+        await bench.until(lambda: isinstance(bench.app.screen, ChoiceScreen))
+        await bench.pilot.pause()
+        question = str(bench.app.screen.query_one("#dialog-question", Static).render())
+        assert "best checkpoint at step 12,000" in question
+        snapshot(bench.app, f"checkpoints-delete-{size[0]}x{size[1]}")
+        await bench.pilot.press("enter")  # the answer that has the focus is the harmless one
+        await bench.pilot.pause()
+        assert listed() == before
+        await bench.pilot.press("d", "d")
+        await until_told(bench, "deleted best_model.safetensors")
+        assert before - listed() == {"best_model.safetensors"}
+        await bench.until(lambda: all(file.name != "best_model" for file in pane(bench)._view.files))
+        await bench.until(lambda: bench.app.main._setup.stored.for_chat != chat)  # the other tabs know of it
+
+
+async def test_a_deletion_that_fails_is_told(monkeypatch: pytest.MonkeyPatch):
+    fill(MODELS)
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    async with tab() as bench:
+        monkeypatch.setattr(Path, "unlink", refuse)
+        await bench.pilot.press("d", "d")
+        await until_told(bench, "was not deleted: Permission denied")
+        await bench.until_seen("ckpt_latest")
+
+
+async def test_a_run_that_saves_here_is_named_before_a_deletion():
+    fill(MODELS)
+    async with tab(autostart=True) as bench:
+        await bench.until_step(3)
+        await bench.pilot.press("f4", "d")
+        await bench.until_seen("The run under way saves in this folder.")
+        await bench.pilot.press("escape")

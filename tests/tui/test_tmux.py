@@ -1,0 +1,147 @@
+"""The real program in a real terminal, from the first start to a resumed run, as a user would go through it.
+
+tmux is the terminal: what is asserted is what stands on its screen. Without tmux there is nothing to see here.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.checkpoint import peek_checkpoint
+from tests.program import PROGRAM, environment, tiny, write_texts
+
+TIMEOUT_S = 60.0
+PROMPT = "the-shell-again"
+
+pytestmark = pytest.mark.skipif(not shutil.which("tmux") or sys.platform == "win32", reason="tmux is not here")
+
+
+class Tmux:
+    """A terminal of 80 by 24 with a shell in it, on a tmux server of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._socket = str(folder / "tmux")
+        self._call("-f", os.devnull, "new-session", "-d", "-x", "80", "-y", "24", "sh", env=environment())
+        self.type(f"PS1='{PROMPT[:5]}''{PROMPT[5:]} '")
+        self.keys("Enter")
+        self.until_seen(PROMPT)
+
+    def _call(self, *words: str, env: dict[str, str] | None = None) -> str:
+        done = subprocess.run(
+            ["tmux", "-S", self._socket, *words], cwd=self.folder, env=env, capture_output=True, text=True, timeout=20
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def keys(self, *names: str) -> None:
+        """Presses keys, by tmux's names."""
+        self._call("send-keys", *names)
+
+    def type(self, text: str) -> None:
+        """Types a text."""
+        self._call("send-keys", "-l", text)
+
+    def screen(self) -> str:
+        """What is on it."""
+        return self._call("capture-pane", "-p")
+
+    def until(self, reached: Callable[[str], bool]) -> str:
+        """Waits until the screen is so, and returns it."""
+        end = time.monotonic() + TIMEOUT_S
+        while not reached(screen := self.screen()):
+            assert time.monotonic() < end, screen
+            time.sleep(0.05)
+        return screen
+
+    def until_seen(self, *words: str) -> str:
+        """Waits until all of these words are on the screen."""
+        return self.until(lambda screen: all(word in screen for word in words))
+
+    def start(self) -> None:
+        """Starts the program with a model so small that a step takes a millisecond."""
+        settings = tiny(
+            "save_every_minutes=0",
+            "save_epoch_number=0",
+            "sample_tokens=0",
+            "max_epochs=1000000",
+            "patience=0",
+            "epsilon=0",
+        )
+        self.type(shlex.join([*PROGRAM, *settings]))
+        self.keys("Enter")
+        self.until_seen("○ ready")
+
+    def until_shell(self) -> str:
+        """Waits until the program has given the terminal back: the shell's screen as it was, and its echo."""
+        self.until(lambda screen: screen.rstrip().endswith(PROMPT))
+        self.type("echo code-$?; stty -a | grep -o ' -\\?echo '")
+        self.keys("Enter")
+        screen = self.until(lambda screen: "\ncode-" in screen and screen.rstrip().endswith(PROMPT))
+        assert (
+            self._call("display-message", "-p", "#{alternate_on} #{mouse_any_flag} #{cursor_flag}").strip() == "0 0 1"
+        )
+        return screen
+
+    def close(self) -> None:
+        """Ends the server, and with it all that runs in it."""
+        subprocess.run(["tmux", "-S", self._socket, "kill-server"], capture_output=True, check=False, timeout=20)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Tmux]:
+    write_texts(tmp_path)
+    tmux = Tmux(tmp_path)
+    yield tmux
+    tmux.close()
+
+
+def step_shown(screen: str) -> int:
+    """The step in the Train tab's panel; 0 where it is not shown."""
+    for line in screen.splitlines():
+        words = line.replace("│", " ").split()
+        if "step" in words and (at := words.index("step")) + 1 < len(words):
+            number = words[at + 1].replace(",", "")
+            if number.isdigit():
+                return int(number)
+    return 0
+
+
+def test_train_save_quit_and_resume_from_the_checkpoints_tab_with_a_chat_meanwhile(terminal: Tmux):
+    latest = terminal.folder / "models" / "ckpt_latest.safetensors"
+
+    terminal.start()
+    terminal.keys("s")
+    terminal.until(lambda screen: "▶ training" in screen and step_shown(screen) > 20)
+    terminal.keys("w")
+    terminal.until(lambda _: latest.exists())
+    terminal.keys("q")
+    terminal.until_seen("Quit gpt-tui?")
+    terminal.keys("s")
+    assert "code-0\n echo" in terminal.until_shell()
+    saved = peek_checkpoint(latest).step
+    assert saved > 20
+
+    terminal.start()
+    terminal.keys("F4")
+    terminal.until_seen("ckpt_latest", "✓ whole", f"{saved:,}")
+    terminal.keys("r")
+    terminal.until(lambda screen: "▶ training" in screen and step_shown(screen) > saved)
+
+    terminal.keys("F3")
+    terminal.until_seen("temperature")
+    terminal.type("The cat")
+    terminal.keys("Enter")
+    terminal.until_seen("in training, step", "tokens")
+    terminal.keys("C-c")
+    assert "code-130\n echo" in terminal.until_shell()
+    assert peek_checkpoint(latest).step > saved
