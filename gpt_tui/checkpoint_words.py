@@ -111,11 +111,11 @@ def deletion_question(
     resumable = sorted((o for o in ours if o.info and o.info.has_moments), key=lambda o: o.found.kind == "final")
     if resumable[:1] == [file]:
         after = resumable[1].info if resumable[1:] else None
-        then = f"the next one is at step {whole(after.step)}" if after else "without it the run cannot go on"
+        then = f"the next one is at step {whole(after.step)}" if after else "without it there is none"
         lines.append(f"! It is the newest one to resume from; {then}.")
     if file in usable and file.found.kind == "best":
         lines.append("! It is the best model of its run, the one that the chat takes.")
-    elif usable == [file]:
+    elif usable == [file] and file not in resumable:
         lines.append("! It is the only usable model in its folder.")
     if running_in is not None and running_in.absolute() == file.stamp.path.parent.absolute():
         lines.append("! The run under way saves in this folder.")

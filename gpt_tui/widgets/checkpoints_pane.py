@@ -82,7 +82,7 @@ class CheckpointsPane(Vertical):
         """The user is here: what is there is looked at, and the keys work on it."""
         self._look()
         self._show()
-        self._list.rows.focus()
+        self._take_focus()
 
     def on_hide(self) -> None:
         """The user is elsewhere: nothing is read any more."""
@@ -194,6 +194,7 @@ class CheckpointsPane(Vertical):
             empty.update(Content(nothing_there(self._models_dir, self._view.problems, keys, running=running)))
         if body.display != bool(files):
             body.display = bool(files)
+            self._take_focus()
         elif files and self._list.room > 0:  # a body that was hidden has no room yet; it tells when it has
             now_s = self.clock()
             shown = table(files, self._verdicts, now_s, self._list.room)
@@ -201,6 +202,13 @@ class CheckpointsPane(Vertical):
             self._list.border_title = f"under {one_line(self._models_dir)}/"
             self._list.border_subtitle = summary_words(self._view, self._verdicts)
             self._show_details(now_s)
+
+    def _take_focus(self) -> None:
+        """The rows have the keys while there are rows."""
+        if self._view.files and self.screen.focused is None:
+            self._list.rows.focus()
+        elif not self._view.files and self._list.rows.has_focus:
+            self.screen.set_focus(None)
 
     @on(Rows.OptionHighlighted)
     def _moved(self, message: Rows.OptionHighlighted) -> None:

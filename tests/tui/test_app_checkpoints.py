@@ -100,6 +100,21 @@ async def test_an_empty_folder_says_what_to_do(size: tuple[int, int], snapshot: 
         snapshot(bench.app, f"checkpoints-empty-{size[0]}x{size[1]}")
         await bench.pilot.press("d", "r", "v")  # nothing to do it to
         assert not bench.app.screen.is_modal
+        assert "Delete" not in bench.text()
+
+
+async def test_the_keys_come_with_the_first_file_and_go_with_the_last(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoints_pane, "LOOK_INTERVAL_S", 0.1)
+    async with tab() as bench:
+        path = save(MODELS / "ckpt_latest.safetensors", 1)
+        await bench.until_seen("d Delete")
+        await bench.until_seen("✓ whole")
+        await bench.pilot.press("d")
+        await bench.until(lambda: bench.app.screen.is_modal)
+        await bench.pilot.press("d")
+        await bench.until_seen("To train a model")
+        await bench.until(lambda: "d Delete" not in bench.text())
+        assert not path.exists()
 
 
 async def test_a_folder_that_cannot_be_read_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):

@@ -233,10 +233,12 @@ def test_the_question_before_a_deletion_names_what_is_lost(view: FolderView):
     assert "latest checkpoint at step 12,480" in asked("ckpt_latest")
     assert "newest one to resume from; the next one is at step 12,000" in asked("ckpt_latest")
     broken = {named(view, "best_model").stamp: DAMAGED, named(view, "epoch_010").stamp: DAMAGED}
-    assert "newest one to resume from; without it the run cannot go on" in asked("ckpt_latest", broken)
+    assert "newest one to resume from; without it there is none" in asked("ckpt_latest", broken)
     assert "best model" in asked("best_model")
     assert "newest" not in asked("best_model")
-    assert "only usable model" in asked("long/ckpt_latest")
+    assert "without it there is none" in asked("long/ckpt_latest")
+    broken = {file.stamp: DAMAGED for file in view.files if file.name != "transformer"}
+    assert "only usable model" in asked("transformer", broken)
     assert "!" not in asked("epoch_010")
     assert "!" not in asked("epoch_020")
     assert "run under way saves in this folder" in asked("epoch_010", running_in=folder)
