@@ -450,3 +450,18 @@ def test_an_escape_sequence_in_a_path_cannot_reach_the_terminal(tmp_path):
 def test_the_state_refuses_fields_it_does_not_know():
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"run_id": "a", "more": 1}, TrainingState)
+
+
+def test_verify_tells_how_far_it_is_and_what_its_listener_raises_ends_it(tmp_path):
+    path = tmp_path / "ckpt_latest.safetensors"
+    write_checkpoint(path, sample())
+    shares = []
+    verify_checkpoint(path, progress=shares.append)
+    assert shares == sorted(set(shares))
+    assert 0 < shares[0] < shares[-1] < 1
+
+    def listener(share):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify_checkpoint(path, progress=listener)

@@ -87,7 +87,7 @@ async def test_every_file_is_listed_and_checked(size: tuple[int, int], snapshot:
 async def test_a_light_theme_shows_the_same(snapshot: Snapshot):
     fill(MODELS)
     async with tab((80, 24)) as bench:
-        bench.app.theme = "textual-light"
+        bench.app.theme = "gpt-day"
         await bench.pilot.pause()
         assert "✗ damaged" in bench.text()
         snapshot(bench.app, "checkpoints-light-80x24")
