@@ -1,25 +1,29 @@
-"""Which model answers in the chat, and how a reply is made of it: all of it off the event loop, no widget in sight."""
+"""Which model answers in the chat: the one in training, or a checkpoint, which is kept loaded. Off the event loop."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from gpt_core.errors import GptError
+from gpt_core.errors import CheckpointError
 from gpt_core.generation.generator import Figures, Generator
 from gpt_core.generation.sampler import Sampling
-from gpt_core.model.parameters import Parameters
+from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.text.vocabulary import Tokenizer
-from gpt_core.training.checkpoint import read_checkpoint
+from gpt_core.training.checkpoint import peek_checkpoint, read_checkpoint
 from gpt_core.training.checkpoint_header import CheckpointInfo
-from gpt_tui.engine import Engine
+from gpt_tui.chat_choice import AUTOMATIC, Listed
+from gpt_tui.engine import AnyTrainer, Engine
 from gpt_tui.plain_text import one_line
-from gpt_tui.quantities import duration, short, whole
-from gpt_tui.stored_models import glance, verified_for_chat
+from gpt_tui.quantities import size, whole
+from gpt_tui.stored_models import chat_candidates
 
-PIECES_INTERVAL_S = 0.08  # text is handed on about this often, not piece by piece
+MOST_KEPT = 2  # as many as can answer side by side
+
+Tell = Callable[[str], None]
 
 
 class Answerer(NamedTuple):
@@ -47,85 +51,81 @@ def make_generator(answerer: Answerer, seed: int | None) -> AnyGenerator:
     return Generator(answerer.parameters, answerer.tokenizer, seed=seed)
 
 
+class KeptModels:
+    """The checkpoints that were read last, at most `MOST_KEPT`; one whose file has changed is read again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Path, tuple[tuple[object, ...], Answerer]] = {}
+        self._lock = threading.Lock()  # a reply that was stopped may still be reading when the next one begins
+
+    def take(self, path: Path, tell: Tell) -> Answerer:
+        """The model of a file; `tell` hears of it before a file is read. Raises CheckpointError."""
+        with self._lock:
+            kept = self._kept.pop(path, None)
+            info = peek_checkpoint(path)
+            if kept is None or kept[0] != _identity(info):
+                kept = None  # what is not needed makes room before more is read
+                while len(self._kept) >= MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                tell(f"reading {one_line(path.name)}, {size(4 * parameter_count(info.settings.shape))}")
+                kept = _identity(info), _read(path)
+            self._kept[path] = kept
+            return kept[1]
+
+
+def _identity(info: CheckpointInfo) -> tuple[object, ...]:
+    return info.saved_at, info.size, info.run_id, info.step
+
+
+def _read(path: Path) -> Answerer:
+    checkpoint = read_checkpoint(path, moments=False)
+    name = f"{one_line(path.stem)}, step {whole(checkpoint.state.step)}"
+    return Answerer(checkpoint.parameters, Tokenizer.from_bytes(checkpoint.tokenizer), name)
+
+
 class ChatModels:
-    """Finds the model that answers: the one in training if there is a run, else a checkpoint, which is kept loaded."""
+    """Finds the models that answer. For a thread: weights are copied, files are read."""
 
     def __init__(self, engine: Engine, models_dir: str) -> None:
         self._engine = engine
         self.models_dir = models_dir
-        self._loaded: tuple[CheckpointInfo, Answerer] | None = None
+        self._kept = KeptModels()
 
-    def answerer(self) -> Answerer:
-        """The model for one reply. Slow (a copy of the weights, or a file is read): call it from a thread.
+    def listed(self) -> Listed:
+        """The models there are, by the files' headers."""
+        candidates, _damaged = chat_candidates(self.models_dir)
+        return Listed(self._engine.live_model() is not None, tuple(candidates), time.time())
+
+    def answerer(self, choice: str = AUTOMATIC, tell: Tell = lambda _words: None) -> Answerer:
+        """The model of a choice (`gpt_tui.chat_choice`) for one reply; `tell` hears what takes long.
 
         Raises GptError when there is no model, or its file is damaged.
         """
+        if choice != AUTOMATIC:
+            return self._kept.take(Path(choice), tell)
         if trainer := self._engine.live_model():
-            parameters, step = trainer.weights_snapshot()
-            return Answerer(parameters, trainer.tokenizer, f"in training, step {whole(step)}")
-        there = glance(self.models_dir).for_chat
-        if self._loaded and there and (self._loaded[0].path, self._loaded[0].saved_at) == (there.path, there.saved_at):
-            return self._loaded[1]
-        info = verified_for_chat(self.models_dir)
-        checkpoint = read_checkpoint(info.path, moments=False)
-        tokenizer = Tokenizer.from_bytes(checkpoint.tokenizer)
-        name = f"{info.path.name}, step {whole(checkpoint.state.step)}"
-        self._loaded = info, Answerer(checkpoint.parameters, tokenizer, name)
-        return self._loaded[1]
+            return in_training(trainer, tell)
+        return self._best_stored(tell)
+
+    def _best_stored(self, tell: Tell) -> Answerer:
+        """`best_model` if it is whole, else the newest whole checkpoint; damaged ones on the way are named."""
+        candidates, damaged = chat_candidates(self.models_dir)
+        passed_over = [found.path.stem for found in damaged if found.kind == "best"]
+        for info in candidates:
+            try:
+                answerer = self._kept.take(info.path, tell)
+            except CheckpointError:
+                passed_over.append(info.path.stem)
+                continue
+            damage = f" ({one_line(', '.join(passed_over))}: damaged)" if passed_over else ""
+            return answerer._replace(name=answerer.name + damage) if damage else answerer
+        count = len(damaged) + len(candidates)
+        broken = f"; {count} there {'are' if count > 1 else 'is'} damaged" if count else ""
+        raise CheckpointError(f"no model to chat with in {self.models_dir}{broken}; start training first")
 
 
-class ReplySink(Protocol):
-    """Where a reply goes, called from the thread that makes it."""
-
-    def began(self, model: str) -> None:
-        """The model is known."""
-
-    def grew(self, text: str, figures: Figures) -> None:
-        """More text, and how fast it comes."""
-
-    def ended(self, summary: str, failed: bool) -> None:
-        """The end, and how it came."""
-
-
-def reply(
-    prompt: str,
-    sampling: Sampling,
-    seed: int | None,
-    *,
-    find: Callable[[], Answerer],
-    make: MakeGenerator,
-    stopped: threading.Event,
-    sink: ReplySink,
-) -> None:
-    """Makes one reply and hands it to the sink, whatever happens. For a thread of its own; `stopped` ends it."""
-    try:
-        answerer = find()
-        sink.began(answerer.name)
-        generator = make(answerer, seed)
-        waiting, handed_on = "", time.monotonic()
-        for piece in generator.generate(prompt, sampling):
-            waiting += piece
-            if time.monotonic() - handed_on >= PIECES_INTERVAL_S:
-                sink.grew(waiting, generator.figures)
-                waiting, handed_on = "", time.monotonic()
-            if stopped.is_set():
-                break
-        if waiting:
-            sink.grew(waiting, generator.figures)
-        sink.ended(summary(generator.figures, stopped.is_set()), failed=False)
-    except GptError as error:
-        sink.ended(one_line(str(error)), failed=True)
-    except Exception as error:
-        sink.ended(f"no reply: {type(error).__name__}: {one_line(str(error), 200)}", failed=True)
-
-
-def summary(figures: Figures, stopped: bool) -> str:
-    """How a reply ended, in one line: `120 tokens, 3.1k tokens/s, the model ended it`."""
-    ending = {"eos": "the model ended it", "max_tokens": "cut at the length set"}.get(figures.ended_by, "")
-    if stopped and not ending:
-        ending = "stopped"
-    speed = f"{short(figures.tokens_per_s)} tokens/s" if figures.tokens_per_s else ""
-    prompt = f"prompt read in {duration(figures.prompt_s)}" if figures.prompt_s >= 2 else ""
-    return " · ".join(
-        part for part in (f"{figures.tokens} token{'s' * (figures.tokens != 1)}", speed, ending, prompt) if part
-    )
+def in_training(trainer: AnyTrainer, tell: Tell) -> Answerer:
+    """A run's weights as one step left them."""
+    tell("waiting for a consistent set of weights")
+    parameters, step = trainer.weights_snapshot()
+    return Answerer(parameters, trainer.tokenizer, f"in training, step {whole(step)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from textual.message import Message
 
+from gpt_tui.chat_choice import Listed
 from gpt_tui.checkpoint_files import FolderView, Stamp
 from gpt_tui.run_setup import Setup
 
@@ -14,8 +15,34 @@ class EngineWoke(Message, bubble=False):
     """The engine has something new that should be shown at once. From its thread to the app."""
 
 
+class ModelsListed(Message, bubble=False):
+    """It is known which models there are to chat with. From a thread to the chat pane."""
+
+    def __init__(self, listed: Listed) -> None:
+        super().__init__()
+        self.listed = listed
+
+
+class ReplyDelayed(Message, bubble=False):
+    """The reply `number` waits for something that takes long; `words` says what. From the chat's thread to its pane."""
+
+    def __init__(self, number: int, words: str) -> None:
+        super().__init__()
+        self.number = number
+        self.words = words
+
+
+class ReplyBegan(Message, bubble=False):
+    """The model that answers is known; `model` names it."""
+
+    def __init__(self, number: int, model: str) -> None:
+        super().__init__()
+        self.number = number
+        self.model = model
+
+
 class ReplyGrew(Message, bubble=False):
-    """More text of the reply `number` has come; `tokens` so far. From the chat's thread to the chat pane."""
+    """More text of the reply `number` has come; `tokens` so far."""
 
     def __init__(self, number: int, text: str, tokens: int, tokens_per_s: float) -> None:
         super().__init__()
@@ -41,15 +68,6 @@ class SetupRead(Message, bubble=False):
     def __init__(self, setup: Setup) -> None:
         super().__init__()
         self.setup = setup
-
-
-class ReplyBegan(Message, bubble=False):
-    """The model that answers is known; `model` names it."""
-
-    def __init__(self, number: int, model: str) -> None:
-        super().__init__()
-        self.number = number
-        self.model = model
 
 
 class ChatLeft(Message):

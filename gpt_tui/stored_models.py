@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.training.checkpoint_header import CheckpointInfo
-from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.training.checkpoint_store import CheckpointStore, DamagedCheckpoint
 
 
 class Stored(NamedTuple):
@@ -23,7 +23,7 @@ def glance(models_dir: str) -> Stored:
     except (GptError, OSError):
         return Stored()
     ours = sorted((info for info in found if info.kind != "other"), key=lambda info: info.kind == "final")
-    by_chat = sorted(found, key=lambda info: (info.kind != "best", info.kind == "other"))
+    by_chat = sorted(found, key=chat_order)
     return Stored(next((info for info in ours if info.has_moments), None), next(iter(by_chat), None))
 
 
@@ -36,10 +36,16 @@ def verified_resumable(models_dir: str) -> CheckpointInfo:
     return found.info
 
 
-def verified_for_chat(models_dir: str) -> CheckpointInfo:
-    """`best_model` if it is whole, else the newest whole checkpoint. Raises CheckpointError where there is none."""
-    found = CheckpointStore(models_dir).for_chat()
-    if found.info is None:
-        broken = f"; {len(found.damaged)} there are damaged" if found.damaged else ""
-        raise CheckpointError(f"no model to chat with in {models_dir}{broken}; start training first")
-    return found.info
+def chat_candidates(models_dir: str) -> tuple[list[CheckpointInfo], list[DamagedCheckpoint]]:
+    """The checkpoints to chat with in the order in which they are tried, and those whose header is damaged already."""
+    try:
+        found = CheckpointStore(models_dir).list()
+    except (GptError, OSError):
+        return [], []
+    whole = sorted((info for info in found if isinstance(info, CheckpointInfo)), key=chat_order)
+    return whole, [info for info in found if isinstance(info, DamagedCheckpoint)]
+
+
+def chat_order(info: CheckpointInfo) -> tuple[bool, bool]:
+    """Sorts checkpoints, newest first, for the chat: `best_model` to the front, files of other names to the end."""
+    return info.kind != "best", info.kind == "other"

@@ -19,7 +19,9 @@ ABOUT: dict[str, str] = {
     "loss: among how many tokens the model hesitates. Wheel and drag zoom and move the charts; pointing at them reads "
     "them out.",
     "chat": "Each prompt stands for itself: the model goes on with it, from one consistent set of weights, also while "
-    "it is being trained. Tab moves through the sampling fields.",
+    "it is being trained. Enter on an empty line goes on from the last reply. The fields beside it choose the model; a "
+    "second one answers beside it, with the same seed and sampling. Under each reply stands its seed: with that seed, "
+    "the same model says the same again.",
     "checkpoints": "What is under the models folder and the folders in it, newest first. ckpt_latest is where a run "
     "stands, best_model its best score, epoch_NNN a state on the way, transformer what a finished run leaves. Loss is "
     "the mean of the epoch under way, accuracy the best so far. Each file is read through once while you are here and "

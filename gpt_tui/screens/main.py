@@ -96,7 +96,6 @@ class MainScreen(ChartActions, RunActions):
         self._setup = message.setup
         if self.engine.phase is not Phase.OPENING:
             self.query_one(TrainPane).show_setup(message.setup, self._shown_keys())
-        self._show_chat_model()
         self._show_allowed()
 
     def _shown_keys(self) -> dict[str, str]:
@@ -119,10 +118,10 @@ class MainScreen(ChartActions, RunActions):
         if at_once or self.tab != "train":
             step = f"step {whole(history.step)}" if history.started else ""
             self.query_one(HeaderBar).show_state(facts.phase, "" if self.tab == "train" else step)
+        self.query_one(ChatPane).follow(live=engine.live_model() is not None, saved=history.saved)
         if facts.phase is not self._shown_phase:
             self._shown_phase = facts.phase
             self._show_allowed()
-            self._show_chat_model()
             request = engine.request if engine.alive else None
             self.query_one(CheckpointsPane).show_running(Path(request.settings.models_dir) if request else None)
 
@@ -145,14 +144,6 @@ class MainScreen(ChartActions, RunActions):
 
     def _allowed(self) -> frozenset[str]:
         return allowed(self.engine.phase, can_resume=self._setup.stored.resumable is not None)
-
-    def _show_chat_model(self) -> None:
-        if self.engine.live_model():
-            name = "the one in training"
-        else:
-            there = self._setup.stored.for_chat
-            name = f"{there.path.name}, step {whole(there.step)}" if there else ""
-        self.query_one(ChatPane).show_model(name)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys of the Train tab and of the charts work where these are, and commands when they make sense."""

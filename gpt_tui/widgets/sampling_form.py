@@ -1,4 +1,4 @@
-"""The fields beside the chat: which model answers, and how its replies are sampled."""
+"""The fields beside the chat: which models answer, and how their replies are sampled."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from textual.widgets import Input, Label, Static
 
 from gpt_core.errors import ConfigError
 from gpt_core.generation.sampler import Sampling
+from gpt_tui.chat_choice import AUTOMATIC, NOBODY, Listed
 from gpt_tui.plain_text import one_line
 from gpt_tui.sampling_fields import FIELDS, parse_field, parse_sampling
+from gpt_tui.widgets.model_chooser import ModelChooser
 
 
 class SamplingForm(VerticalScroll):
@@ -24,8 +26,11 @@ class SamplingForm(VerticalScroll):
         self._texts = texts
 
     def compose(self) -> ComposeResult:
-        """The model, then a line for each field, then what is wrong."""
-        yield Static("", id="answers", markup=False)
+        """The models, then a line for each field, then what is wrong."""
+        yield Label("model that answers", markup=False)
+        yield ModelChooser(beside=False, id="model-choice")
+        yield Label("another beside it", markup=False)
+        yield ModelChooser(beside=True, id="beside-choice")
         for field in FIELDS:
             with Horizontal(classes="field"):
                 yield Label(field.label, markup=False)
@@ -38,15 +43,44 @@ class SamplingForm(VerticalScroll):
 
     def on_mount(self) -> None:
         """Its name."""
-        self.border_title = "sampling"
+        self.border_title = "model and sampling"
 
     def sampling(self) -> tuple[Sampling, int | None]:
         """What the fields say. Raises ConfigError."""
         return parse_sampling({field.name: self._input(field.name).value for field in FIELDS})
 
-    def show_model(self, text: str) -> None:
-        """Which model would answer now."""
-        self.query_one("#answers", Static).update(Content.assemble(("model  ", "$foreground 60%"), one_line(text)))
+    def keep_seed(self, seed: int) -> None:
+        """Every reply takes this seed, until the field says otherwise."""
+        self._input("seed").value = str(seed)
+
+    # -- the models
+
+    @property
+    def models(self) -> list[str]:
+        """The choice of the model that answers, then, if there is one, of the model beside it."""
+        beside = self._chooser(beside=True).chosen
+        return [self._chooser(beside=False).chosen, *([] if beside == NOBODY else [beside])]
+
+    def show_models(self, listed: Listed) -> None:
+        """What there is to choose from."""
+        for chooser in self.query(ModelChooser):
+            chooser.show(listed)
+
+    def choose(self, value: str, *, beside: bool) -> None:
+        """Chooses a model. The same one twice, other than by the user's own hand, is not meant."""
+        self._chooser(beside=beside).choose(value)
+        other = self._chooser(beside=not beside)
+        if other.chosen == value:
+            other.choose(AUTOMATIC if beside else NOBODY)
+
+    def _chooser(self, *, beside: bool) -> ModelChooser:
+        return self.query_one("#beside-choice" if beside else "#model-choice", ModelChooser)
+
+    # -- the fields
+
+    def enter(self) -> None:
+        """The user wants to change something."""
+        self._chooser(beside=False).focus()
 
     @on(Input.Changed)
     def _check(self, message: Input.Changed) -> None:

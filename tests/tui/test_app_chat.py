@@ -31,10 +31,11 @@ async def test_a_reply_streams_while_training_runs_and_names_its_model(tmp_path:
         before = bench.app.engine.history.step
         last = bench.app.main.query_one(Transcript).last
         assert last is not None
-        length = len(last.reply)
-        await bench.until(lambda: len(last.reply) > length)
+        [answer] = last.answers
+        length = len(answer.reply)
+        await bench.until(lambda: len(answer.reply) > length)
         await bench.until_step(before + 5)
-        assert last.prompt == "Once"
+        assert answer.prompt == "Once"
         await bench.until_seen("in training, step")
         await bench.until_seen("tokens/s")
 
@@ -101,7 +102,7 @@ async def test_sampling_fields_are_checked_as_they_are_typed_and_used(tmp_path: 
         await bench.until_seen("4 tokens")
         last = bench.app.main.query_one(Transcript).last
         assert last is not None
-        assert len(last.reply.split()) == 4
+        assert len(last.answers[0].reply.split()) == 4
 
 
 async def test_enter_on_an_empty_line_goes_on_from_the_last_reply(tmp_path: Path):
@@ -118,7 +119,7 @@ async def test_enter_on_an_empty_line_goes_on_from_the_last_reply(tmp_path: Path
         second = bench.app.main.query_one(Transcript).last
         assert first is not None
         assert second is not None
-        assert second.prompt == "Once" + first.reply
+        assert second.answers[0].prompt == "Once" + first.answers[0].reply
 
 
 async def test_retry_copy_and_clear(tmp_path: Path):
@@ -130,10 +131,10 @@ async def test_retry_copy_and_clear(tmp_path: Path):
         await bench.pilot.press("ctrl+r")
         await bench.until(lambda: not chat(bench).replying)
         transcript = bench.app.main.query_one(Transcript)
-        assert [turn.prompt for turn in transcript.turns] == ["Once", "Once"]
+        assert [turn.answers[0].prompt for turn in transcript.turns] == ["Once", "Once"]
         await bench.pilot.press("ctrl+y")
         assert transcript.last is not None
-        assert bench.app.clipboard == transcript.last.reply
+        assert bench.app.clipboard == transcript.last.answers[0].reply
         await bench.pilot.press("ctrl+l")
         await bench.until_seen("Type the beginning of a text")
         assert transcript.turns == []
@@ -145,4 +146,4 @@ async def test_a_finished_run_offers_the_chat_and_its_checkpoint_answers(tmp_pat
         await bench.until_phase(Phase.FINISHED)
         assert "all steps are done. Press c to chat with the model" in bench.text()
         await bench.pilot.press("c")
-        await bench.until_seen("ckpt_latest.safetensors")
+        await bench.until_seen("automatic · ckpt_latest")

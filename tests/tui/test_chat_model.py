@@ -1,6 +1,7 @@
-"""Replies without an app: which model answers, how text is handed on, how it stops, how errors are told."""
+"""Which model answers: the one in training or a checkpoint, which are kept, which are read again, which are damaged."""
 
-import threading
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,44 +10,15 @@ import numpy as np
 import pytest
 
 from gpt_core.config import Settings
-from gpt_core.errors import GptError
-from gpt_core.generation.generator import Figures
-from gpt_core.generation.sampler import Sampling
+from gpt_core.errors import CheckpointError, GptError
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.text.piece_choice import train_tokenizer
 from gpt_core.training.checkpoint import Checkpoint, TrainingState
 from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_tui.chat_model import Answerer, ChatModels, make_generator, reply, summary
+from gpt_tui.chat_choice import AUTOMATIC, NOBODY, Listed, offers
+from gpt_tui.chat_model import ChatModels
 from gpt_tui.engine import Engine, RunRequest
-from tests.tui.fake_trainer import SMALL, FakeGenerator, FakeOpen, fake_settings
-
-SAMPLING = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=12)
-
-
-class Heard:
-    """A sink that remembers."""
-
-    def __init__(self, stop_after: int = 10**9) -> None:
-        self.models: list[str] = []
-        self.text = ""
-        self.end: tuple[str, bool] | None = None
-        self.stopped = threading.Event()
-        self._stop_after = stop_after
-
-    def began(self, model: str) -> None:
-        """One model."""
-        self.models.append(model)
-
-    def grew(self, text: str, figures: Figures) -> None:
-        """Some text."""
-        self.text += text
-        if figures.tokens >= self._stop_after:
-            self.stopped.set()
-
-    def ended(self, summary: str, failed: bool) -> None:
-        """The only end."""
-        assert self.end is None
-        self.end = (summary, failed)
+from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
 
 def saved_model(folder: Path, kind: str, step: int, seed: int) -> None:
@@ -72,7 +44,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 def test_the_model_in_training_answers_while_there_is_one(engine: Engine, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     models = ChatModels(engine, str(tmp_path))
-    assert models.answerer().name == "best_model.safetensors, step 50"
+    assert models.answerer().name == "best_model, step 50"
     engine.start(RunRequest(fake_settings(str(tmp_path))))
     while engine.live_model() is None:
         engine.drain()
@@ -80,7 +52,7 @@ def test_the_model_in_training_answers_while_there_is_one(engine: Engine, tmp_pa
     engine.stop()
     while engine.alive:
         engine.drain()
-    assert models.answerer().name == "best_model.safetensors, step 50"
+    assert models.answerer().name == "best_model, step 50"
 
 
 def test_a_checkpoint_is_read_once_and_again_when_it_is_another(engine: Engine, tmp_path: Path):
@@ -92,59 +64,88 @@ def test_a_checkpoint_is_read_once_and_again_when_it_is_another(engine: Engine, 
     assert models.answerer() is first
     saved_model(tmp_path, "latest", 20, seed=2)
     second = models.answerer()
-    assert second.name == "ckpt_latest.safetensors, step 20"
+    assert second.name == "ckpt_latest, step 20"
     assert not np.array_equal(first.parameters.flat, second.parameters.flat)
 
 
-def test_a_reply_is_handed_on_whole(engine: Engine, tmp_path: Path):
-    saved_model(tmp_path, "latest", 10, seed=1)
-    answerer = ChatModels(engine, str(tmp_path)).answerer()
-    heard, again = Heard(), Heard()
-    for sink in (heard, again):
-        reply("abc", SAMPLING, 7, find=lambda: answerer, make=make_generator, stopped=sink.stopped, sink=sink)
-    assert heard.text == "".join(make_generator(answerer, 7).generate("abc", SAMPLING))
-    assert heard.text == again.text
-    assert heard.models == ["ckpt_latest.safetensors, step 10"]
-    assert heard.end is not None
-    assert not heard.end[1]
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
 
 
-def test_a_reply_stops_between_two_pieces(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gpt_tui.chat_model.PIECES_INTERVAL_S", 0.0)
-    heard = Heard(stop_after=3)
-    answerer = Answerer(initial_parameters(SMALL, 0), train_tokenizer([b"abc"], 260, "pieces"), "it")
-    reply(
-        "",
-        SAMPLING,
-        None,
-        find=lambda: answerer,
-        make=lambda a, s: FakeGenerator(0.0),
-        stopped=heard.stopped,
-        sink=heard,
-    )
-    assert heard.end is not None
-    assert "stopped" in heard.end[0]
-    assert len(heard.text.split()) == 3
+def test_any_checkpoint_answers_when_it_is_chosen(engine: Engine, tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    saved_model(tmp_path, "latest", 60, seed=2)
+    models = ChatModels(engine, str(tmp_path))
+    told: list[str] = []
+    chosen = str(tmp_path / "ckpt_latest.safetensors")
+    assert models.answerer(chosen, told.append).name == "ckpt_latest, step 60"
+    assert told == ["reading ckpt_latest.safetensors, 4.8 kB"]
+    assert models.answerer(AUTOMATIC, told.append).name == "best_model, step 50"
+    engine.start(RunRequest(fake_settings(str(tmp_path))))
+    while engine.live_model() is None:
+        engine.drain()
+    assert models.answerer(chosen).name == "ckpt_latest, step 60"
 
 
-@pytest.mark.parametrize("error", [GptError("the model\ngives no finite logits"), ValueError("odd")])
-def test_an_error_ends_a_reply_with_one_line(error: Exception):
-    def find() -> Answerer:
-        raise error
+def test_two_checkpoints_are_kept_and_a_third_takes_the_place_of_the_oldest(engine: Engine, tmp_path: Path):
+    models = ChatModels(engine, str(tmp_path))
+    paths = []
+    for kind in ("best", "latest", "final"):
+        saved_model(tmp_path, kind, 50, seed=1)
+        paths.append(str(CheckpointStore(tmp_path).path_of(kind)))
+    flat = [weakref.ref(models.answerer(path).parameters.flat) for path in paths]
+    gc.collect()
+    assert [kept() is not None for kept in flat] == [False, True, True]
+    told: list[str] = []
+    models.answerer(paths[1], told.append)
+    models.answerer(paths[2], told.append)
+    assert told == []
 
-    heard = Heard()
-    reply("", SAMPLING, None, find=find, make=make_generator, stopped=heard.stopped, sink=heard)
-    assert heard.end is not None
-    line, failed = heard.end
-    assert failed
-    assert "\n" not in line
-    assert str(error).split("\n")[-1] in line
+
+def test_what_is_chosen_and_damaged_or_gone_is_named(engine: Engine, tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    path = tmp_path / "best_model.safetensors"
+    damage(path)
+    models = ChatModels(engine, str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"best_model.safetensors.*checksum"):
+        models.answerer(str(path))
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"best_model.safetensors"):
+        models.answerer(str(path))
 
 
-def test_a_summary_says_how_a_reply_ended():
-    assert summary(Figures(3, 0.1, 120, 0.5, "eos"), False) == "120 tokens · 238 tokens/s · the model ended it"
-    assert summary(Figures(3, 0.1, 12, 0.5, ""), True) == "12 tokens · 22 tokens/s · stopped"
-    assert (
-        summary(Figures(900, 12.0, 1, 0.0, "max_tokens"), False)
-        == "1 token · cut at the length set · prompt read in 12 s"
-    )
+def test_the_automatic_choice_passes_over_damaged_files_and_names_them(engine: Engine, tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    saved_model(tmp_path, "latest", 60, seed=2)
+    damage(tmp_path / "best_model.safetensors")
+    models = ChatModels(engine, str(tmp_path))
+    assert models.answerer().name == "ckpt_latest, step 60 (best_model: damaged)"
+    (tmp_path / "best_model.safetensors").write_bytes(b"nothing")
+    assert models.answerer().name == "ckpt_latest, step 60 (best_model: damaged)"
+    damage(tmp_path / "ckpt_latest.safetensors")
+    with pytest.raises(CheckpointError, match=r"no model to chat with in .*; 2 there are damaged"):
+        ChatModels(engine, str(tmp_path)).answerer()
+
+
+def test_the_choosers_offer_every_checkpoint_the_best_first(engine: Engine, tmp_path: Path):
+    models = ChatModels(engine, str(tmp_path))
+    assert [offer.words for offer in offers(models.listed(), AUTOMATIC, beside=False)] == ["automatic · none yet"]
+    saved_model(tmp_path, "final", 50, seed=1)
+    saved_model(tmp_path, "best", 1200, seed=1)
+    listed = models.listed()
+    listed = listed._replace(now_s=max(info.saved_at for info in listed.checkpoints) + 130)
+    shown = offers(listed, AUTOMATIC, beside=False)
+    assert [offer.words for offer in shown] == [
+        "automatic · best_model · step 1,200",
+        "best_model · step 1,200 · best · 2 min old",
+        "transformer · step 50 · final · 2 min old",
+    ]
+    assert shown[1].value == str(tmp_path / "best_model.safetensors")
+    assert [offer.value for offer in offers(listed, NOBODY, beside=True)] == [NOBODY, *(o.value for o in shown)]
+    assert offers(listed._replace(live=True), AUTOMATIC, beside=False)[0].words == "automatic · in training"
+
+
+def test_a_choice_whose_file_is_gone_stays_offered_as_plain_text():
+    assert offers(Listed(), "elsewhere/old\x1b[2J.safetensors", beside=True)[-1].words == "old␛[2J"

@@ -1,0 +1,60 @@
+"""What the chat's two choosers offer: which model answers, and which one beside it. Pure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_core.training.checkpoint_header import CheckpointInfo
+from gpt_tui.plain_text import one_line
+from gpt_tui.quantities import age, whole
+
+AUTOMATIC = "automatic"  # the model in training, else best_model, else the newest checkpoint
+NOBODY = "nobody"  # beside the model that answers; every other value is a checkpoint's path
+
+
+class Listed(NamedTuple):
+    """The models there are: whether one is in training, and the checkpoints, the one to chat with first."""
+
+    live: bool = False
+    checkpoints: tuple[CheckpointInfo, ...] = ()
+    now_s: float = 0.0
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a model to chat with at all."""
+        return self.live or bool(self.checkpoints)
+
+
+class Offer(NamedTuple):
+    """One line of a chooser: the words, and the value they stand for."""
+
+    words: str
+    value: str
+
+
+def offers(listed: Listed, chosen: str, *, beside: bool) -> list[Offer]:
+    """The lines of a chooser. What is `chosen` already is among them, even when its file is no longer listed."""
+    there = [Offer(checkpoint_words(info, listed.now_s), str(info.path)) for info in listed.checkpoints]
+    lines = [Offer("none", NOBODY)] if beside else []
+    lines += [Offer(automatic_words(listed), AUTOMATIC), *there]
+    if chosen not in (line.value for line in lines):
+        lines.append(Offer(one_line(Path(chosen).stem), chosen))
+    return lines
+
+
+def automatic_words(listed: Listed) -> str:
+    """What the automatic choice means now."""
+    if listed.live:
+        return "automatic · in training"
+    if not listed.checkpoints:
+        return "automatic · none yet"
+    first = listed.checkpoints[0]
+    return f"automatic · {one_line(first.path.stem)} · step {whole(first.step)}"
+
+
+def checkpoint_words(info: CheckpointInfo, now_s: float) -> str:
+    """`transformer · step 1,200 · final · 3 min old`: what matters most first, for lines that are cut."""
+    kind = "" if info.kind == "other" else info.kind
+    old = f"{age(max(0.0, now_s - info.saved_at))} old"
+    return " · ".join(part for part in (one_line(info.path.stem), f"step {whole(info.step)}", kind, old) if part)
