@@ -14,8 +14,9 @@ NOBODY = "nobody"  # beside the model that answers; every other value is a check
 
 
 class Listed(NamedTuple):
-    """The models there are: whether one is in training, and the checkpoints, the one to chat with first."""
+    """The models there are: whether one is in training, and the folder's checkpoints, the one to chat with first."""
 
+    folder: Path = Path()
     live: bool = False
     checkpoints: tuple[CheckpointInfo, ...] = ()
     now_s: float = 0.0
@@ -39,8 +40,13 @@ def offers(listed: Listed, chosen: str, *, beside: bool) -> list[Offer]:
     lines = [Offer("none", NOBODY)] if beside else []
     lines += [Offer(automatic_words(listed), AUTOMATIC), *there]
     if chosen not in (line.value for line in lines):
-        lines.append(Offer(one_line(Path(chosen).stem), chosen))
+        lines.append(Offer(called(Path(chosen), listed.folder), chosen))
     return lines
+
+
+def called(path: Path, folder: Path) -> str:
+    """A checkpoint's name, with the folder it is in where that is another: `best_model`, `second/best_model`."""
+    return one_line(path.stem if path.parent == folder else f"{path.parent.name}/{path.stem}")
 
 
 def automatic_words(listed: Listed) -> str:

@@ -15,7 +15,7 @@ from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.text.vocabulary import Tokenizer
 from gpt_core.training.checkpoint import peek_checkpoint, read_checkpoint
 from gpt_core.training.checkpoint_header import CheckpointInfo
-from gpt_tui.chat_choice import AUTOMATIC, Listed
+from gpt_tui.chat_choice import AUTOMATIC, Listed, called
 from gpt_tui.engine import AnyTrainer, Engine
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import size, whole
@@ -54,7 +54,8 @@ def make_generator(answerer: Answerer, seed: int | None) -> AnyGenerator:
 class KeptModels:
     """The checkpoints that were read last, at most `MOST_KEPT`; one whose file has changed is read again."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._kept: dict[Path, tuple[tuple[object, ...], Answerer]] = {}
         self._lock = threading.Lock()  # a reply that was stopped may still be reading when the next one begins
 
@@ -67,8 +68,8 @@ class KeptModels:
                 kept = None  # what is not needed makes room before more is read
                 while len(self._kept) >= MOST_KEPT:
                     del self._kept[next(iter(self._kept))]
-                tell(f"reading {one_line(path.name)}, {size(4 * parameter_count(info.settings.shape))}")
-                kept = _identity(info), _read(path)
+                tell(f"reading {called(path, self._folder)}, {size(4 * parameter_count(info.settings.shape))}")
+                kept = _identity(info), _read(path, called(path, self._folder))
             self._kept[path] = kept
             return kept[1]
 
@@ -77,10 +78,10 @@ def _identity(info: CheckpointInfo) -> tuple[object, ...]:
     return info.saved_at, info.size, info.run_id, info.step
 
 
-def _read(path: Path) -> Answerer:
+def _read(path: Path, name: str) -> Answerer:
     checkpoint = read_checkpoint(path, moments=False)
-    name = f"{one_line(path.stem)}, step {whole(checkpoint.state.step)}"
-    return Answerer(checkpoint.parameters, Tokenizer.from_bytes(checkpoint.tokenizer), name)
+    tokenizer = Tokenizer.from_bytes(checkpoint.tokenizer)
+    return Answerer(checkpoint.parameters, tokenizer, f"{name}, step {whole(checkpoint.state.step)}")
 
 
 class ChatModels:
@@ -89,12 +90,13 @@ class ChatModels:
     def __init__(self, engine: Engine, models_dir: str) -> None:
         self._engine = engine
         self.models_dir = models_dir
-        self._kept = KeptModels()
+        self._kept = KeptModels(Path(models_dir))
 
     def listed(self) -> Listed:
         """The models there are, by the files' headers."""
         candidates, _damaged = chat_candidates(self.models_dir)
-        return Listed(self._engine.live_model() is not None, tuple(candidates), time.time())
+        live = self._engine.live_model() is not None
+        return Listed(Path(self.models_dir), live, tuple(candidates), time.time())
 
     def answerer(self, choice: str = AUTOMATIC, tell: Tell = lambda _words: None) -> Answerer:
         """The model of a choice (`gpt_tui.chat_choice`) for one reply; `tell` hears what takes long.

@@ -236,7 +236,7 @@ async def test_a_slow_file_is_read_off_the_event_loop_and_the_chat_says_so(tmp_p
     async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:
         await bench.pilot.press("c")
         await ask(bench, "Once")
-        await bench.until_seen("reading best_model.safetensors, 4.8 kB")
+        await bench.until_seen("reading best_model, 4.8 kB")
         await bench.pilot.press("x")
         assert bench.app.main.query_one("#prompt", Input).value == "x"
         gate.set()

@@ -81,7 +81,7 @@ def test_any_checkpoint_answers_when_it_is_chosen(engine: Engine, tmp_path: Path
     told: list[str] = []
     chosen = str(tmp_path / "ckpt_latest.safetensors")
     assert models.answerer(chosen, told.append).name == "ckpt_latest, step 60"
-    assert told == ["reading ckpt_latest.safetensors, 4.8 kB"]
+    assert told == ["reading ckpt_latest, 4.8 kB"]
     assert models.answerer(AUTOMATIC, told.append).name == "best_model, step 50"
     engine.start(RunRequest(fake_settings(str(tmp_path))))
     while engine.live_model() is None:
@@ -147,5 +147,13 @@ def test_the_choosers_offer_every_checkpoint_the_best_first(engine: Engine, tmp_
     assert offers(listed._replace(live=True), AUTOMATIC, beside=False)[0].words == "automatic · in training"
 
 
+def test_a_checkpoint_of_another_folder_is_called_by_both_names(engine: Engine, tmp_path: Path):
+    saved_model(tmp_path / "second", "best", 50, seed=1)
+    chosen = str(tmp_path / "second" / "best_model.safetensors")
+    models = ChatModels(engine, str(tmp_path))
+    assert models.answerer(chosen).name == "second/best_model, step 50"
+    assert offers(models.listed(), chosen, beside=True)[-1] == ("second/best_model", chosen)
+
+
 def test_a_choice_whose_file_is_gone_stays_offered_as_plain_text():
-    assert offers(Listed(), "elsewhere/old\x1b[2J.safetensors", beside=True)[-1].words == "old␛[2J"
+    assert offers(Listed(), "old\x1b[2J.safetensors", beside=True)[-1].words == "old␛[2J"
