@@ -81,6 +81,20 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that a process can still take without others having to give way; None if nobody tells.
+
+    In a container that is no more than the container has left.
+    """
+    meminfo = dict(line.split(":", 1) for line in lines_of("/proc/meminfo") if ":" in line)
+    words = meminfo.get("MemAvailable", "").split()
+    found = [int(words[0]) * 1024] if words else []
+    limit, used = (lines_of(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit and used and limit[0].isdigit():
+        found.append(max(0, int(limit[0]) - int(used[0])))
+    return min(found, default=None)
+
+
 def lines_of(path: str) -> list[str]:
     """The lines of one of the system's files; none where there is no such file."""
     try:

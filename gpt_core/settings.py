@@ -20,7 +20,7 @@ from msgspec import inspect
 
 from gpt_core import files
 from gpt_core.config import DEFAULT_PRESET, PRESETS, ModelShape, Settings
-from gpt_core.errors import CheckpointError, ConfigError, printable
+from gpt_core.errors import CheckpointError, ConfigError
 
 MAX_CONFIG_BYTES = 1 << 20
 OVERFIT_VARIABLE = "OVERFIT_TINY"
@@ -38,7 +38,8 @@ _WORDS_FOR_BOOL = {
     "no": False,
     "off": False,
 }
-_GROUPS = {
+# The first setting of each group of the table, and what the group is about.
+GROUPS = {
     "d_model": "the model's shape",
     "attn_lr": "learning rates: one group each, all on the same schedule",
     "adam_beta1": "AdamW",
@@ -103,32 +104,36 @@ def resolve(
         lay({key: whole[key] for key in keys}, f"preset {name}")
     lay(from_file, str(config_file))
     if word := (environ or {}).get(OVERFIT_VARIABLE, ""):
-        lay({"overfit_tiny": _parsed("overfit_tiny", word)}, OVERFIT_VARIABLE)
+        lay({"overfit_tiny": parsed("overfit_tiny", word)}, OVERFIT_VARIABLE)
     for assignment in assignments:
         key, equals, word = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: got no '=', wanted KEY=VALUE")
-        lay({key.strip(): _parsed(key.strip(), word)}, "--set")
+        lay({key.strip(): parsed(key.strip(), word)}, "--set")
     for key, value in (options or {}).items():
         if value is not None:
-            lay({key: _parsed(key, value)}, "--" + key.replace("_", "-"))
+            lay({key: parsed(key, value)}, "--" + key.replace("_", "-"))
     settings = msgspec.convert(values, Settings)
     check_together(settings)
     return Resolved(settings, name if base is None else base_preset, sources)
 
 
-def checked(key: str, value: object, source: str) -> object:
-    """The value, if the setting may have it; every number has bounds, so none can be infinite. Raises ConfigError."""
+def checked(key: str, value: object, source: str = "") -> object:
+    """The value, if the setting may have it; every number has bounds, so none can be infinite. Raises ConfigError.
+
+    The error names the `source`, if there is one to name.
+    """
+    where = f" (from {source})" if source else ""
     if key not in fields():
-        raise ConfigError(f"{_unknown('setting', key, fields())} (from {source})")
+        raise ConfigError(f"{_unknown('setting', key, fields())}{where}")
     try:
         taken = getattr(msgspec.convert({key: value}, Settings), key)
     except msgspec.ValidationError:
         taken = None
     if isinstance(taken, str) and not _is_storable(taken):
-        raise ConfigError(f"{key}: got {_shown(value)}, wanted text that UTF-8 can hold, without NULs (from {source})")
+        raise ConfigError(f"{key}: got {_shown(value)}, wanted text that UTF-8 can hold, without NULs{where}")
     if taken is None:
-        raise ConfigError(f"{key}: got {_shown(value)}, wanted {wanted(key)} (from {source})")
+        raise ConfigError(f"{key}: got {_shown(value)}, wanted {wanted(key)}{where}")
     return taken
 
 
@@ -185,19 +190,6 @@ def read_config(path: Path, said: str = "--config ") -> dict[str, object]:
         raise ConfigError(f"{said}{path}: not TOML: {error}") from None
 
 
-def as_toml(resolved: Resolved) -> str:
-    """Every setting as a TOML file that gives the same settings again, with comments that say source and meaning."""
-    lines = ["# The settings in force. Each line: setting = value  # [where it came from] what it means"]
-    if resolved.preset:
-        lines += ["", f"preset = {_toml(resolved.preset)}"]
-    for key, field in fields().items():
-        if key in _GROUPS:
-            lines += ["", f"# {_GROUPS[key]}"]
-        setting = f"{key} = {_toml(getattr(resolved.settings, key))}"
-        lines.append(f"{setting:<30}  # [{printable(resolved.sources[key])}] {field.description}")
-    return "\n".join(lines) + "\n"
-
-
 def wanted(key: str) -> str:
     """What a setting may be, in words."""
     kind = fields()[key].kind
@@ -226,8 +218,8 @@ def fields() -> dict[str, _Field]:
     return found
 
 
-def _parsed(key: str, given: object) -> object:
-    """What a word from the command line or the environment means for a setting; the word itself if it means nothing."""
+def parsed(key: str, given: object) -> object:
+    """What a word that was typed means for a setting, unchecked; the word itself if it means nothing."""
     word = fspath(given) if isinstance(given, PathLike) else given
     kind = fields()[key].kind if key in fields() else None
     if not isinstance(word, str):
@@ -278,12 +270,3 @@ def _shown(value: object) -> str:
     except ValueError:  # an integer of thousands of digits
         return "a number too long to show"
     return words if len(words) <= 80 else words[:77] + "..."
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, str):
-        return repr(value)
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted) + '"'

@@ -26,16 +26,18 @@ from gpt_tui.bindings import bindings
 from gpt_tui.chat_model import MakeGenerator, make_generator
 from gpt_tui.engine import Engine, OpenRun, RunRequest
 from gpt_tui.error_log import keep_traceback, log_path
-from gpt_tui.keymap import KEYS
+from gpt_tui.keymap import KEYS, Key
 from gpt_tui.messages import EngineWoke
 from gpt_tui.open_request import open_request
 from gpt_tui.plain_text import one_line
 from gpt_tui.preferences import NO_PREFERENCES, Preferences, read_preferences
+from gpt_tui.probing import Probes
 from gpt_tui.quantities import whole
 from gpt_tui.run_history import ENDINGS
 from gpt_tui.screens.choice import quit_question
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.main import MainScreen
+from gpt_tui.screens.setup import SetupScreen
 from gpt_tui.theme import NIGHT, OWN_THEMES
 
 DRAIN_INTERVAL_S = 0.25
@@ -63,6 +65,7 @@ class GptApp(App[None]):
         open_run: OpenRun = open_request,
         make: MakeGenerator = make_generator,
         preferences: Preferences = NO_PREFERENCES,
+        probes: Probes | None = None,
     ) -> None:
         super().__init__()
         for theme in OWN_THEMES:
@@ -70,7 +73,7 @@ class GptApp(App[None]):
         self.theme = preferences.theme or NIGHT.name
         self.set_keymap(preferences.keys)
         self.engine = Engine(open_run, self.post_message, log_path(settings.models_dir))
-        self.main = MainScreen(self.engine, settings, preset_name, make)
+        self.main = MainScreen(self.engine, settings, preset_name, make, probes or Probes())
         self._request = request
         self._leaving: int | None = None
         self.farewell = ""
@@ -216,13 +219,18 @@ class GptApp(App[None]):
     # -- going about
 
     def action_help(self) -> None:
-        """The keys of this tab."""
+        """The keys of what is seen."""
         if not self.screen.is_modal:
-            self.push_screen(HelpScreen(self.main.tab, dict(self._keymap)))
+            view = "setup" if isinstance(self.screen, SetupScreen) else self.main.tab
+            self.push_screen(HelpScreen(view, dict(self._keymap)))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The footer names the tab one can go to, not the one that is there."""
-        return not (action == "go" and parameters and self.main.is_mounted and parameters[0] == self.main.tab)
+        """The footer names the tab one can go to, not the one that is there; set-up has to be left first."""
+        if action == "go":
+            return not isinstance(self.screen, SetupScreen) and not (
+                parameters and self.main.is_mounted and parameters[0] == self.main.tab
+            )
+        return True
 
     def action_go(self, tab: str) -> None:
         """Shows a tab."""
@@ -232,14 +240,20 @@ class GptApp(App[None]):
         """Every command of the key table that makes sense now, beside Textual's own."""
         yield from (command for command in super().get_system_commands(screen) if command.title != "Quit")
         for key in KEYS:
-            namespace: DOMNode = self.main
-            if key.place == "everywhere":
-                namespace = self
-            elif key.place in ("chat", "checkpoints", "runs"):
-                namespace = self.main.query_one(f"#{key.place}")
-            if namespace.check_action(key.action.partition("(")[0], ()) is not None:
+            namespace = self._owner_of(key, screen)
+            if namespace is not None and namespace.check_action(key.action.partition("(")[0], ()) is not None:
                 run = partial(self.run_action, key.action, namespace)
                 yield SystemCommand(key.label, key.help, run)
+
+    def _owner_of(self, key: Key, screen: Screen[object]) -> DOMNode | None:
+        """What runs the action of a key when this screen is seen; None if nothing there does."""
+        if key.place == "everywhere":
+            return self
+        if (key.place == "setup") != isinstance(screen, SetupScreen):
+            return None
+        if key.place in ("chat", "checkpoints", "runs"):
+            return self.main.query_one(f"#{key.place}")
+        return screen if key.place == "setup" else self.main
 
 
 def run_app(

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from gpt_core.errors import EXIT_FAILED, EXIT_OK, GptError, printable
-from gpt_core.settings import as_toml
+from gpt_core.settings_toml import as_toml
 from gpt_core.text.corpus import find_training_text, text_blocks
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_text import TokenText, split_held_out

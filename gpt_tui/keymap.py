@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-Place = Literal["train", "charts", "chat", "checkpoints", "runs", "everywhere"]
+Place = Literal["train", "charts", "chat", "checkpoints", "runs", "setup", "everywhere"]
 
 PLACE_TITLES: dict[Place, str] = {
     "train": "Training (Train tab)",
@@ -16,6 +16,7 @@ PLACE_TITLES: dict[Place, str] = {
     "chat": "Chat tab",
     "checkpoints": "Checkpoints tab",
     "runs": "Runs tab",
+    "setup": "Set up",
     "everywhere": "Everywhere",
 }
 
@@ -52,6 +53,7 @@ class Key(NamedTuple):
 
 KEYS: tuple[Key, ...] = (
     Key("train.start", "s", "start", "Start", "Start training from the beginning", "train", button=True),
+    Key("train.setup", "u", "setup", "Set up", "Choose model, text and rates before starting", "train", button=True),
     Key("train.pause", "p,space", "pause", "Pause", "Pause after this step, or go on", "train", button=True),
     Key("train.step", "n", "step", "Step", "Take one step, then wait", "train", button=True),
     Key("train.save", "w", "save", "Save", "Save a checkpoint and go on training", "train", button=True),
@@ -85,6 +87,11 @@ KEYS: tuple[Key, ...] = (
     Key("checkpoints.verify", "v", "verify", "Verify", "Read this one through again", "checkpoints", footer=True),
     Key("checkpoints.delete", "d,delete", "delete", "Delete", "Delete this one; asks first", "checkpoints",
         footer=True),
+    Key("setup.begin", "ctrl+t", "begin_run", "Start", "Start training with these settings", "setup", button=True),
+    Key("setup.save", "ctrl+s", "save_config", "Save as file", "Save as a config file", "setup", button=True),
+    Key("setup.back", "escape", "leave_setup", "Back", "Go back; what is typed is kept", "setup", button=True),
+    Key("setup.next", "down", "next_field", "Next field", "Go to the next field (also tab)", "setup"),
+    Key("setup.previous", "up", "previous_field", "Field before", "Go to the field before (also shift+tab)", "setup"),
     Key("go.train", "f2,t", "go('train')", "Train", "Go to the Train tab", "everywhere", display="F2"),
     Key("go.chat", "f3,c", "go('chat')", "Chat", "Go to the Chat tab", "everywhere", display="F3"),
     Key("go.checkpoints", "f4,k", "go('checkpoints')", "Checkpoints", "Go to the Checkpoints tab", "everywhere",
@@ -94,6 +101,11 @@ KEYS: tuple[Key, ...] = (
     Key("go.quit", "ctrl+q,q", "request_quit", "Quit", "Leave; asks first during a run", "everywhere", footer=True),
     Key("go.interrupt", "ctrl+c", "interrupt", "Interrupt", "Stop, save and leave", "everywhere", priority=True),
 )  # fmt: skip
+
+
+def places_of(view: str) -> tuple[Place, ...]:
+    """Whose keys work in a tab or on the set-up screen, beside those that work everywhere."""
+    return TABS[view].places if view in TABS else ("setup",)
 
 
 def keys_of(*places: Place) -> tuple[Key, ...]:
@@ -117,6 +129,8 @@ def readable(name: str) -> str:
         "equals_sign": "=",
         "left": "←",
         "right": "→",
+        "up": "↑",
+        "down": "↓",
         "space": "space",
     }
     *modifiers, key = name.split("+") if name != "+" else ("+",)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from textual.message import Message
 
+from gpt_core.training.estimate import StepTime, Texts
 from gpt_tui.chat_choice import Listed
 from gpt_tui.checkpoint_files import FolderView, Stamp
 from gpt_tui.run_setup import Setup
@@ -140,3 +141,31 @@ class CheckpointDeleted(Message):
 
 class RoomChanged(Message):
     """There is more or less room for a table, which may have other columns now. From its container to its pane."""
+
+
+class FieldsChanged(Message):
+    """What is typed in the set-up form is another; `preset_chosen` names a preset that is to fill it. To its screen."""
+
+    def __init__(self, preset_chosen: str = "") -> None:
+        super().__init__()
+        self.preset_chosen = preset_chosen
+
+
+class TextsRead(Message, bubble=False):
+    """The texts of the question `number` are known, or why not. From the prober's thread to the set-up screen."""
+
+    def __init__(self, number: int, texts: Texts | None, problem: str = "") -> None:
+        super().__init__()
+        self.number = number
+        self.texts = texts
+        self.problem = problem
+
+
+class StepTimed(Message, bubble=False):
+    """A step of the question `number` was timed, or why not. From the prober's thread to the set-up screen."""
+
+    def __init__(self, number: int, time: StepTime | None, problem: str = "") -> None:
+        super().__init__()
+        self.number = number
+        self.step_time = time
+        self.problem = problem

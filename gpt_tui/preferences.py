@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from gpt_core.errors import ConfigError, printable
 from gpt_core.settings import read_config
-from gpt_tui.keymap import KEYS, TABS
+from gpt_tui.keymap import KEYS, TABS, places_of
 
 NAMES = ("theme", "keys")  # what a --config file may hold beside settings
 
@@ -91,10 +91,10 @@ def _keys(table: object, path: Path) -> dict[str, str]:
 def _check_apart(keys: Mapping[str, str], path: Path) -> None:
     """Raises ConfigError if a key that the user changed would do two things on one tab."""
     changed = {key.id for key in KEYS if keys.get(key.id, key.keys) != key.keys}
-    for facts in TABS.values():
+    for view in (*TABS, "setup"):
         taken: dict[str, str] = {}
         for key in KEYS:
-            if key.place in (*facts.places, "everywhere"):
+            if key.place in (*places_of(view), "everywhere"):
                 for name in keys.get(key.id, key.keys).split(","):
                     other = taken.setdefault(name, key.id)
                     if other != key.id and changed & {key.id, other}:

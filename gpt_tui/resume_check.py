@@ -19,7 +19,8 @@ import numpy as np
 
 from gpt_core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, GptError, InputError
 from gpt_core.model.parameters import Parameters
-from gpt_core.settings import Resolved, as_toml
+from gpt_core.settings import Resolved
+from gpt_core.settings_toml import as_toml
 from gpt_core.training.checkpoint import Checkpoint, TrainingState, read_checkpoint
 from gpt_core.training.checkpoint_store import METRICS, CheckpointStore
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped

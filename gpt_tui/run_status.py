@@ -48,7 +48,7 @@ def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
         return frozenset({"stop"})
     if phase.alive:
         return frozenset({"pause", "step", "save", "evaluate", "stop"})
-    return frozenset({"start", "overfit"} | ({"resume"} if can_resume else set()))
+    return frozenset({"start", "setup", "overfit"} | ({"resume"} if can_resume else set()))
 
 
 class Facts(NamedTuple):

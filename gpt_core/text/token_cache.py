@@ -94,8 +94,7 @@ def load_or_train_tokenizer(
     done without. Raises CorpusError if the text cannot be read, TokenizerError for a vocab_size out of range.
     """
     folders = cache_folders(path, cache_dir)
-    depends_on = f"{CACHE_VERSION} {CHOICE_VERSION} {text_sha256(path, progress)} {vocab_size} {mode} {document}"
-    name = f"{path.name}.pieces-{short_hash(depends_on)}"
+    name = tokenizer_cache_name(path, text_sha256(path, progress), vocab_size, mode, document)
     for folder in folders:
         tokenizer = open_tokenizer_cache(folder / name)
         if tokenizer is not None and (tokenizer.vocab_size, tokenizer.mode) == (vocab_size, mode):
@@ -156,6 +155,12 @@ def reported(blocks: Iterable[bytes], path: Path, doing: str, progress: Progress
 def short_hash(words: str) -> str:
     """The 12 hex digits that end the name of a cache."""
     return hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+def tokenizer_cache_name(path: Path, digest: str, vocab_size: int, mode: Mode, document: DocumentKind) -> str:
+    """The name of the cache of the tokenizer that is chosen for a text with the SHA-256 `digest`."""
+    depends_on = f"{CACHE_VERSION} {CHOICE_VERSION} {digest} {vocab_size} {mode} {document}"
+    return f"{path.name}.pieces-{short_hash(depends_on)}"
 
 
 def token_cache_name(path: Path, digest: str, tokenizer: Tokenizer, document: DocumentKind) -> str:

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from gpt_tui.keymap import TABS, Place, help_table
+from gpt_tui.keymap import Place, help_table, places_of
 
 ABOUT: dict[str, str] = {
     "train": "Training runs in the background: charts, chat and keys stay usable. The loss is in nats a token; ⣿ is "
@@ -28,6 +28,9 @@ ABOUT: dict[str, str] = {
     "held to its checksums: ✓ whole, ✗ damaged. A run goes on with the settings it was saved with, in the folder of "
     "its checkpoint.",
     "runs": "",
+    "setup": "Every setting of a run, each checked as it is typed: ✗ marks a field that is wrong, • one that differs "
+    "from the preset. Beside them stands what the run would take: memory by formula, the speed from a few steps "
+    "that are timed here and leave nothing behind. `gpt-tui --config FILE` starts what was saved.",
 }
 KEY_WIDTH = 16
 
@@ -46,7 +49,7 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """What the tab is, then its keys."""
-        places: list[Place] = [*TABS[self._tab].places, "everywhere"]
+        places: list[Place] = [*places_of(self._tab), "everywhere"]
         parts = [Content(ABOUT[self._tab]), Content("")]
         for title, keys in help_table(places, self._keymap):
             parts.append(Content.styled(title, "bold $primary"))

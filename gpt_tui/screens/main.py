@@ -15,6 +15,7 @@ from gpt_tui.chat_model import ChatModels, MakeGenerator
 from gpt_tui.engine import Engine
 from gpt_tui.keymap import KEYS, shown_key
 from gpt_tui.messages import ChatLeft, ChatWanted, CheckpointDeleted, DeleteWanted, ResumeWanted, SetupRead
+from gpt_tui.probing import Probes
 from gpt_tui.quantities import whole
 from gpt_tui.run_setup import Setup, model_name, read_setup, run_name
 from gpt_tui.run_status import Phase, allowed
@@ -38,8 +39,11 @@ class MainScreen(ChartActions, RunActions):
     AUTO_FOCUS = ""
     BINDINGS = bindings("train", "charts")
 
-    def __init__(self, engine: Engine, settings: Settings, preset_name: str, make: MakeGenerator) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, preset_name: str, make: MakeGenerator, probes: Probes
+    ) -> None:
         super().__init__()
+        self.probes = probes
         self.engine = engine
         self.settings = settings
         self.preset_name = preset_name
@@ -83,6 +87,12 @@ class MainScreen(ChartActions, RunActions):
         if self.tab == "train":
             return self.query_one(TrainPane).charts
         return self.query_one(RunsPane).charts if self.tab == "runs" else None
+
+    def take_settings(self, settings: Settings, preset_name: str) -> None:
+        """Other settings, and the folder of the checkpoints with them."""
+        super().take_settings(settings, preset_name)
+        self._models.models_dir = settings.models_dir
+        self.look_around()
 
     def look_around(self) -> None:
         """Finds out, in a thread, what a start would train and which checkpoints are there."""

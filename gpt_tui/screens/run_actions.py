@@ -11,8 +11,10 @@ from textual.screen import Screen
 from gpt_core.config import Settings
 from gpt_tui.engine import Engine, RunRequest
 from gpt_tui.keymap import keys_of
+from gpt_tui.probing import Probes
 from gpt_tui.run_status import Phase
 from gpt_tui.screens.choice import run_exists_question
+from gpt_tui.screens.setup import Draft, SetUp, SetupScreen, first_draft
 
 RUN_ACTIONS = frozenset(key.action for key in keys_of("train"))
 
@@ -23,6 +25,12 @@ class RunActions(Screen[None]):
     engine: Engine
     settings: Settings
     preset_name: str
+    probes: Probes
+    _draft: Draft | None = None
+
+    def take_settings(self, settings: Settings, preset_name: str) -> None:
+        """Other settings are the app's own from now on."""
+        self.settings, self.preset_name = settings, preset_name
 
     def begun(self) -> None:
         """A run begins: to be shown."""
@@ -45,6 +53,20 @@ class RunActions(Screen[None]):
     def action_start(self) -> None:
         """A new run with the settings given."""
         self.begin(RunRequest(self.settings, self.preset_name))
+
+    def action_setup(self) -> None:
+        """Every setting, before a run; what was typed there last is there again."""
+
+        def left(set_up: SetUp | None) -> None:
+            if set_up is None:
+                return
+            self._draft = set_up.draft
+            if set_up.settings is not None:
+                self.take_settings(set_up.settings, set_up.preset_name)
+                self.action_start()
+
+        draft = self._draft or first_draft(self.settings, self.preset_name)
+        self.app.push_screen(SetupScreen(draft, self.probes), left)
 
     def action_overfit(self) -> None:
         """A tiny-overfit run."""

@@ -26,10 +26,12 @@ class StatusPanel(Widget):
     def render(self) -> Content:
         """The rows that fit, each its label and its value."""
         rows = fitted(status_rows(self.history, self.facts, self.size.width), self.size.height)
-        return Content("\n").join(self._line(row) for row in rows)
+        return Content("\n").join(row_line(row, self.size.width) for row in rows)
 
-    def _line(self, row: Row) -> Content:
-        if row == RULE:
-            return Content.styled("─" * self.size.width, "$foreground 15%")
-        value = Content.styled(row.value, TONE_STYLES[row.tone])
-        return Content.assemble((row.label.ljust(LABEL_WIDTH), "$foreground 60%"), value)
+
+def row_line(row: Row, width: int, label_width: int = LABEL_WIDTH) -> Content:
+    """One row: its label and its value; a rule across the width."""
+    if row == RULE:
+        return Content.styled("─" * width, "$foreground 15%")
+    value = Content.styled(row.value, TONE_STYLES[row.tone])
+    return Content.assemble((row.label.ljust(label_width), "$foreground 60%"), value)

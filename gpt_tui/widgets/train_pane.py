@@ -41,7 +41,7 @@ class TrainPane(Vertical):
                     yield RunCharts(id="charts")
                     yield LogPane(id="log")
                 yield StatusPanel(id="status")
-        yield Controls(id="controls")
+        yield Controls("train", id="controls")
 
     def show_setup(self, setup: Setup, keys: dict[str, str]) -> None:
         """What a start would train."""

@@ -62,6 +62,7 @@ def possible_actions(setup: Setup) -> list[tuple[str, str]]:
         actions.append(("resume", f"to go on from {checkpoint_words(resumable, setup.now_s)}"))
     if not setup.problem:
         actions.append(("overfit", f"to learn {setup.settings.overfit_lines} lines by heart, a check that all works"))
+    actions.append(("setup", "to set up another model, text or rates first"))
     if chat := setup.stored.for_chat:
         actions.append(("chat", f"to chat with {checkpoint_words(chat, setup.now_s)}"))
     return [*actions, ("help", "for all keys")]

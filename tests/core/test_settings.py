@@ -10,7 +10,8 @@ from msgspec import inspect
 
 from gpt_core.config import PRESETS, Settings, preset
 from gpt_core.errors import CheckpointError, ConfigError
-from gpt_core.settings import as_toml, check_resumable, fields, read_config, resolve
+from gpt_core.settings import check_resumable, fields, read_config, resolve
+from gpt_core.settings_toml import as_toml
 
 FLOATS = [key for key, field in fields().items() if isinstance(field.kind, inspect.FloatType)]
 NUMBERS = [key for key, field in fields().items() if isinstance(field.kind, inspect.IntType | inspect.FloatType)]

@@ -14,7 +14,9 @@ from gpt_tui.app import GptApp
 from gpt_tui.chat_model import MakeGenerator
 from gpt_tui.engine import RunRequest
 from gpt_tui.preferences import NO_PREFERENCES, Preferences
+from gpt_tui.probing import Probes
 from gpt_tui.run_status import Phase
+from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
 
 
@@ -70,6 +72,7 @@ async def running_app(
     make: MakeGenerator | None = None,
     autostart: bool = False,
     preferences: Preferences = NO_PREFERENCES,
+    probes: Probes | None = None,
     **settings: object,
 ) -> AsyncIterator[AppBench]:
     """The app in a headless terminal; its run, if any, has ended when this ends."""
@@ -77,7 +80,8 @@ async def running_app(
     chosen = fake_settings(str(folder), **settings)
     request = RunRequest(chosen, "nano") if autostart else None
     app = GptApp(
-        chosen, "nano", request=request, open_run=opener, make=make or fake_generator(), preferences=preferences
+        chosen, "nano", request=request, open_run=opener, make=make or fake_generator(), preferences=preferences,
+        probes=probes or fake_probes(),
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)

@@ -65,7 +65,7 @@ def test_what_can_be_done_depends_on_what_is_being_done(phase):
 
 def test_no_two_keys_of_one_tab_are_the_same_and_ids_are_unique():
     assert len({key.id for key in KEYS}) == len(KEYS)
-    for places in ({"train", "charts", "everywhere"}, {"chat", "everywhere"}, {"checkpoints"}):
+    for places in ({"train", "charts", "everywhere"}, {"chat", "everywhere"}, {"checkpoints"}, {"setup", "everywhere"}):
         names = [name for key in KEYS if key.place in places for name in key.keys.split(",")]
         assert len(names) == len(set(names))
 

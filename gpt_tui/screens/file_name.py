@@ -1,0 +1,38 @@
+"""Asks for the name of a file."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+
+class FileNameScreen(ModalScreen[str]):
+    """Returns the name that was typed, and "" for escape."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "Cancel", key_display="esc")]
+
+    def __init__(self, title: str, words: str, name: str) -> None:
+        super().__init__()
+        self._title = title
+        self._words = words
+        self._name = name
+
+    def compose(self) -> ComposeResult:
+        """Title, words, the name."""
+        with Vertical(id="dialog"):
+            yield Static(Content.styled(self._title, "bold"), id="dialog-title", markup=False)
+            yield Static(Content(self._words), id="dialog-question", markup=False)
+            yield Input(self._name, id="file-name", compact=True, select_on_focus=False)
+
+    @on(Input.Submitted)
+    def _named(self, message: Input.Submitted) -> None:
+        message.stop()
+        if name := message.value.strip():
+            self.dismiss(name)

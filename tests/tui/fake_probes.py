@@ -1,0 +1,30 @@
+"""What the set-up screen finds out, without a text or a model: always the same, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gpt_core.config import Settings
+from gpt_core.model.costs import step_operations
+from gpt_core.training.estimate import StepTime, Texts, window_length
+from gpt_tui.probing import Probes
+
+FREE_BYTES = 4_000_000_000
+OPERATIONS_A_SECOND = 150e9
+
+
+def fake_texts(_settings: Settings) -> Texts:
+    """A novel and a half."""
+    return Texts(Path("data/raw/train.en"), 3_558_180, Path("data/test/eval.en"), 1_205_806, 158_209, True)
+
+
+def fake_time(settings: Settings, _stopped: Callable[[], bool]) -> StepTime:
+    """By the operations."""
+    seconds = step_operations(settings.shape, settings.batch_size, window_length(settings)).total / OPERATIONS_A_SECOND
+    return StepTime(seconds, seconds / 50)
+
+
+def fake_probes(**others: object) -> Probes:
+    """All of it; `others` are put in the places of their names."""
+    return Probes(fake_texts, fake_time, lambda: FREE_BYTES, 0.0)._replace(**others)

@@ -1,0 +1,298 @@
+"""The set-up screen in the app: what is typed is checked and weighed up, saved, and started."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input, Select
+
+from gpt_core.config import Settings, preset
+from gpt_core.errors import RunExistsError
+from gpt_core.settings import resolve
+from gpt_core.training.estimate import StepTime
+from gpt_tui.run_status import Phase
+from gpt_tui.screens.help import HelpScreen
+from gpt_tui.screens.setup import SetupScreen
+from gpt_tui.widgets.setup_panel import SetupPanel
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.conftest import Snapshot
+from tests.tui.fake_probes import fake_probes
+from tests.tui.fake_trainer import FakeOpen
+
+SIZES = [(80, 24), (120, 40)]
+
+
+@asynccontextmanager
+async def set_up(folder: Path, **options: object) -> AsyncIterator[AppBench]:
+    """The app with the set-up screen open, and its first timing done."""
+    async with running_app(folder, **options) as bench:  # type: ignore[arg-type]
+        await bench.until_seen("to set up another model")
+        await bench.pilot.press("u")
+        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
+        await bench.until(lambda: bench.app.screen.is_mounted and bool(bench.app.screen.query(SetupPanel)))
+        yield bench
+
+
+def field(bench: AppBench, name: str) -> Input:
+    return bench.app.screen.query_one(f"#setting-{name}", Input)
+
+
+async def type_in(bench: AppBench, name: str, text: str) -> None:
+    field(bench, name).focus()
+    await bench.pilot.pause()
+    field(bench, name).clear()
+    await bench.pilot.press(*text)
+    await bench.pilot.pause()
+
+
+async def choose(bench: AppBench, name: str, value: str) -> None:
+    bench.app.screen.query_one(f"#setting-{name}", Select).value = value
+    await bench.pilot.pause()
+
+
+@pytest.mark.parametrize("by", ["key", "button"])
+async def test_what_is_typed_is_what_starts(tmp_path: Path, by: str):
+    async with running_app(tmp_path) as bench:
+        await bench.until_seen("to set up another model")
+        if by == "key":
+            await bench.pilot.press("u")
+        else:
+            assert await bench.pilot.click("#button-setup")
+        await bench.until_seen("what it takes")
+        await type_in(bench, "layers", "6")
+        if by == "key":
+            await bench.pilot.press("ctrl+t")
+        else:
+            assert await bench.pilot.click("#button-begin_run")
+        await bench.until_step(5)
+        request = bench.opener.requests[0]
+        assert (request.settings.layers, request.preset_name) == (6, "")
+        assert bench.app.main.settings == request.settings
+        await bench.pilot.press("x")
+        await bench.until_phase(Phase.STOPPED)
+
+
+async def test_a_run_of_the_presets_shape_keeps_its_name(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        await choose(bench, "preset", "micro")
+        await bench.pilot.press("ctrl+t")
+        await bench.until_step(1)
+        request = bench.opener.requests[0]
+        assert (request.settings.shape, request.preset_name) == (preset("micro").shape, "micro")
+        assert request.settings.models_dir == str(tmp_path)
+
+
+async def test_a_wrong_field_is_told_at_once_and_nothing_can_start(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        await type_in(bench, "num_heads", "5")
+        await bench.until_seen("✗ num_heads: got 5, wanted a divisor of d_model (128); nearest: 4 or 8")
+        assert "✗ 1 field to put right" in bench.text()
+        assert "✗ num_heads" in bench.text()
+        assert bench.app.screen.query_one("#button-begin_run").disabled
+        await bench.pilot.press("ctrl+t")
+        await bench.pilot.press("ctrl+s")
+        await bench.pilot.pause()
+        assert isinstance(bench.app.screen, SetupScreen)
+        assert not bench.opener.requests
+        await type_in(bench, "num_heads", "8")
+        await bench.until_seen("✓ ready to start")
+        assert "• num_heads" in bench.text()
+
+
+async def test_a_file_that_is_not_there_is_told(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        await type_in(bench, "train_file", "nowhere.en")
+        await bench.until_seen("✗ train_file: there is no such file; wanted a text file")
+
+
+async def test_a_preset_fills_the_fields_and_the_panel_follows(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        await bench.until_seen("1,194,752")
+        await type_in(bench, "layers", "6")
+        await bench.until_seen("1,591,296")
+        await bench.until_seen("• 1 not as in nano")
+        await choose(bench, "preset", "mini")
+        await bench.until_seen("57,482,752")
+        assert field(bench, "layers").value == "8"
+        assert "not as in" not in bench.text()
+        await bench.until_seen("an epoch   53 min")
+
+
+async def test_the_keyboard_goes_through_the_fields_and_opens_what_can_be_chosen(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        await bench.until_seen("preset: fills in all fields")
+        await bench.pilot.press("enter", "down", "down", "enter")
+        await bench.until_seen("57,482,752")
+        await bench.pilot.press("down")
+        await bench.until_seen("d_model: channels of the residual stream (C)")
+        assert "at least 1 and at most 65536; mini has 768" in bench.text()
+        await bench.pilot.press("up")
+        await bench.until_seen("preset: fills in all fields")
+
+
+async def test_escape_keeps_what_was_typed_for_the_next_time(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        await type_in(bench, "layers", "x")
+        await bench.pilot.press("escape")
+        await bench.until_seen("to set up another model")
+        assert bench.app.main.settings.layers == 4
+        await bench.pilot.press("u")
+        await bench.until_seen("✗ 1 field to put right")
+        assert field(bench, "layers").value == "x"
+
+
+async def test_what_is_saved_starts_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    async with set_up(tmp_path) as bench:
+        await type_in(bench, "layers", "6")
+        await bench.pilot.press("ctrl+s")
+        await bench.until_seen("Save as a config file")
+        await bench.pilot.press("enter")
+        await bench.until(Path("gpt-tui.toml").exists)
+        await bench.pilot.press("ctrl+t")
+        await bench.until_step(1)
+        assert resolve(config_file=Path("gpt-tui.toml")).settings == bench.opener.requests[0].settings
+
+
+@pytest.mark.parametrize(("key", "is_replaced"), [("r", True), ("escape", False)])
+async def test_a_file_is_replaced_only_after_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, is_replaced: bool
+):
+    monkeypatch.chdir(tmp_path)
+    Path("gpt-tui.toml").write_text("mine")
+    async with set_up(tmp_path) as bench:
+        await bench.pilot.press("ctrl+s")
+        await bench.until_seen("Save as a config file")
+        await bench.pilot.press("enter")
+        await bench.until_seen("gpt-tui.toml is there already.")
+        await bench.pilot.press(key)
+        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
+        await bench.until(lambda: (Path("gpt-tui.toml").read_text() == "mine") is not is_replaced)
+
+
+async def test_a_timing_ends_when_a_run_starts_and_when_the_screen_is_left(tmp_path: Path):
+    ended: list[int] = []
+
+    def endless(settings: Settings, stopped: Callable[[], bool]) -> StepTime | None:
+        waiting = threading.Event()
+        while not stopped():
+            waiting.wait(0.001)
+        ended.append(settings.layers)
+        return None
+
+    async with set_up(tmp_path, probes=fake_probes(time=endless)) as bench:
+        await bench.until_seen("timing a few steps")
+        await type_in(bench, "layers", "6")
+        await bench.until(lambda: ended == [4])
+        await bench.pilot.press("escape")
+        await bench.until(lambda: ended == [4, 6])
+        await bench.pilot.press("u")
+        await bench.until_seen("timing a few steps")
+        await bench.pilot.press("ctrl+t")
+        await bench.until(lambda: ended == [4, 6, 6])
+        await bench.until_step(1)
+
+
+async def test_set_up_cannot_be_opened_during_a_run_and_tabs_not_from_set_up(tmp_path: Path):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(5)
+        await bench.pilot.press("u")
+        assert not isinstance(bench.app.screen, SetupScreen)
+        assert bench.button("setup").disabled
+        await bench.pilot.press("x")
+        await bench.until_phase(Phase.STOPPED)
+        await bench.pilot.press("u")
+        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
+        await bench.pilot.press("f3")
+        assert bench.app.main.tab == "train"
+
+
+async def test_another_run_in_the_folder_is_asked_about_as_ever(tmp_path: Path):
+    async with set_up(tmp_path, opener=FakeOpen(error=RunExistsError("models holds another run"))) as bench:
+        await type_in(bench, "layers", "6")
+        await bench.pilot.press("ctrl+t")
+        await bench.until_seen("Another run is there")
+        await bench.pilot.press("d")
+        await bench.until_step(1)
+        assert bench.opener.requests[-1].settings.layers == 6
+
+
+async def test_help_and_palette_are_about_set_up(tmp_path: Path):
+    async with set_up(tmp_path, size=(120, 40)) as bench:
+        commands = {command.title for command in bench.app.get_system_commands(bench.app.screen)}
+        assert {"Save as file", "Back", "Help"} <= commands
+        assert "Pause" not in commands
+        await bench.pilot.press("f1")
+        await bench.until(lambda: isinstance(bench.app.screen, HelpScreen))
+        await bench.until_seen("Every setting of a run, each checked as it is typed")
+        assert "Save as a config file" in bench.text()
+        await bench.pilot.press("escape", "escape")
+        await bench.until_seen("to set up another model")
+        assert "Set up" in {command.title for command in bench.app.get_system_commands(bench.app.screen)}
+
+
+async def test_quitting_works_from_set_up(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        await bench.pilot.press("ctrl+q")
+        await asyncio.sleep(0)
+        await bench.until(lambda: bench.app.return_code is not None)
+        assert bench.app.return_code == 0
+
+
+# ---- pictures
+
+
+async def settled(bench: AppBench) -> None:
+    """What was found out is shown, and no cursor blinks."""
+    await bench.until_seen("an epoch")
+    for box in bench.app.screen.query(Input):
+        box.cursor_blink = False
+    await bench.pilot.pause(0.3)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_set_up_looks_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int],
+                                      snapshot: Snapshot):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    async with set_up(Path("models"), size=size) as bench:
+        await settled(bench)
+        snapshot(bench.app, f"setup-{size[0]}x{size[1]}")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_wrong_field_looks_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int],
+                                             snapshot: Snapshot):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    async with set_up(Path("models"), size=size) as bench:
+        await settled(bench)
+        await type_in(bench, "layers", "6")
+        await type_in(bench, "num_heads", "5")
+        await bench.until_seen("✗ 1 field")
+        await bench.pilot.pause(0.3)
+        snapshot(bench.app, f"setup-wrong-{size[0]}x{size[1]}")
+
+
+async def test_set_up_looks_as_it_did_in_a_light_theme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                       snapshot: Snapshot):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    async with set_up(Path("models"), size=(120, 40)) as bench:
+        bench.app.theme = "textual-light"
+        await settled(bench)
+        await type_in(bench, "layers", "6")
+        await settled(bench)
+        snapshot(bench.app, "setup-light-120x40")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 5), (79, 10), (300, 100)])
+async def test_no_size_is_too_odd(tmp_path: Path, size: tuple[int, int]):
+    async with set_up(tmp_path) as bench:
+        await bench.pilot.resize_terminal(*size)
+        await bench.pilot.pause(0.1)
+        await bench.pilot.press("down", "down", "7")
+        await bench.pilot.resize_terminal(80, 24)
+        await bench.until_seen("what it takes")

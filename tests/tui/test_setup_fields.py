@@ -1,0 +1,370 @@
+"""The fields of the set-up screen, what they mean, what it would take, and the file: no screen in sight."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from textual.message import Message
+
+from gpt_core.config import PRESETS, Settings, preset
+from gpt_core.errors import ConfigError, CorpusError
+from gpt_core.settings import GROUPS, fields, resolve
+from gpt_core.training.estimate import StepTime
+from gpt_tui.messages import StepTimed, TextsRead
+from gpt_tui.probing import Prober, Probes
+from gpt_tui.setup_fields import (
+    KEPT,
+    TITLES,
+    changed,
+    check,
+    explanation,
+    named_preset,
+    setup_fields,
+    texts_of,
+    with_preset,
+)
+from gpt_tui.setup_files import path_problem, save_config
+from gpt_tui.setup_summary import READING, TIMING, Prospect, roomy, step_time, summary_rows, text_still_holds
+from tests.tui.fake_probes import fake_probes, fake_texts, fake_time
+
+NANO = preset("nano")
+
+
+def no_problem(_name: str, _path: str) -> str:
+    return ""
+
+
+def problems_of(**texts: str) -> dict[str, str]:
+    return check(texts_of(NANO) | texts, no_problem).problems
+
+
+# ---- fields
+
+
+def test_every_setting_is_a_field_once_and_the_shape_comes_first():
+    names = [field.name for field in setup_fields()]
+    assert sorted(names) == sorted(fields())
+    assert names[:6] == ["d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers"]
+    assert setup_fields()[0].group == "the model's shape"
+    assert {field.name: field.choices for field in setup_fields()}["document"] == ("file", "line", "paragraph")
+
+
+def test_names_and_titles_fit_into_their_column_a_line_each():
+    assert set(TITLES) == set(GROUPS)
+    assert max(len(words) for field in setup_fields() for words in (field.name, field.group)) <= 22
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_texts_of_a_preset_mean_the_preset(name: str):
+    assert check(texts_of(preset(name)), no_problem) == (preset(name), {})
+
+
+def test_numbers_are_written_as_people_type_them():
+    texts = texts_of(NANO)
+    assert (texts["attn_lr"], texts["adam_eps"], texts["save_every_minutes"], texts["debug"]) == (
+        "0.003", "1e-08", "5", "false",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("layers", "six", "layers: got 'six', wanted a whole number of at least 1 and at most 1024"),
+        ("layers", "", "layers: got ''"),
+        ("layers", "2.5", "layers: got '2.5'"),
+        ("layers", "0", "layers: got 0"),
+        ("attn_lr", "11", "attn_lr: got 11.0, wanted a number of at least 0 and at most 10"),
+        ("attn_lr", "nan", "attn_lr: got nan"),
+        ("models_dir", "", "models_dir: got '', wanted text that is not empty"),
+        ("num_heads", "5", "num_heads: got 5, wanted a divisor of d_model (128); nearest: 4 or 8"),
+        ("micro_batch_size", "3", "micro_batch_size: got 3, wanted a divisor of batch_size (16)"),
+        ("layers", "9" * 5000, "layers: got"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named_with_what_is_wanted(name: str, text: str, words: str):
+    problems = problems_of(**{name: text})
+    assert list(problems) == [name]
+    assert problems[name].startswith(words)
+    assert "\n" not in problems[name]
+    assert "from" not in problems[name]
+
+
+def test_every_field_that_is_wrong_is_named():
+    assert set(problems_of(layers="x", top_p="2", seed="-1")) == {"layers", "top_p", "seed"}
+
+
+def test_what_is_typed_loosely_means_the_same():
+    found = check(texts_of(NANO) | {"layers": " 6 ", "attn_lr": "3e-4", "vocab_size": "4_096"}, no_problem)
+    assert found.settings is not None
+    assert (found.settings.layers, found.settings.attn_lr, found.settings.vocab_size) == (6, 3e-4, 4096)
+
+
+def test_files_are_looked_for(tmp_path: Path):
+    (tmp_path / "a.en").write_text("text")
+    assert path_problem("train_file", str(tmp_path / "a.en")) == ""
+    assert "no such file" in path_problem("train_file", str(tmp_path / "b.en"))
+    assert "folder" in path_problem("eval_file", str(tmp_path))
+    assert "file" in path_problem("train_file", "a\0b")
+    assert path_problem("models_dir", str(tmp_path / "new")) == ""
+    assert "no folder" in path_problem("models_dir", str(tmp_path / "a.en"))
+    os.mkfifo(tmp_path / "fifo")
+    assert "no regular file" in path_problem("train_file", str(tmp_path / "fifo"))
+    found = check(texts_of(NANO) | {"train_file": str(tmp_path / "b.en")}, path_problem)
+    assert found.problems["train_file"].startswith("train_file: there is no such file")
+
+
+def test_a_preset_fills_all_fields_but_files_folder_threads_and_seed():
+    typed = texts_of(NANO) | {"layers": "9", "top_k": "5", "train_file": "x.en", "seed": "3", "threads": "1"}
+    filled = with_preset(typed, "mini")
+    assert {name: filled[name] for name in KEPT} == {name: typed[name] for name in KEPT}
+    assert changed(filled, "mini") == frozenset()
+
+
+def test_fields_that_differ_from_the_preset_are_told():
+    assert changed(texts_of(NANO) | {"layers": "6", "attn_lr": "3e-3", "top_k": "x"}, "nano") == {"layers", "top_k"}
+
+
+def test_a_model_of_another_shape_has_no_presets_name():
+    assert named_preset(msgspec.structs.replace(NANO, attn_lr=1.0), "nano") == "nano"
+    assert named_preset(msgspec.structs.replace(NANO, layers=6), "nano") == ""
+
+
+@pytest.mark.parametrize("name", ["preset", *fields()])
+def test_every_field_is_explained_in_two_lines(name: str):
+    meaning, may_be = explanation(name, "nano")
+    assert meaning.startswith(f"{name}: ")
+    assert may_be
+    assert len(may_be) < 150
+
+
+# ---- the config file
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_saved_file_gives_the_settings_again(tmp_path: Path, name: str):
+    odd = {
+        "layers": 6,
+        "attn_lr": 1.5e-3,
+        "sample_prompt": 'He said: "no" \\ é\u2028',
+        "debug": True,
+        "document": "line",
+    }
+    settings = msgspec.structs.replace(preset(name), models_dir=str(tmp_path), seed=7, **odd)
+    save_config(tmp_path / "run.toml", name, settings, overwrite=False)
+    assert resolve(config_file=tmp_path / "run.toml").settings == settings
+    text = (tmp_path / "run.toml").read_text()
+    assert "layers = 6 " in text
+    assert ("d_model" in text) is False
+
+
+def test_a_file_is_replaced_only_if_that_was_asked_for(tmp_path: Path):
+    path = tmp_path / "run.toml"
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match="there already"):
+        save_config(path, "nano", NANO, overwrite=False)
+    assert path.read_text() == "mine"
+    save_config(path, "nano", NANO, overwrite=True)
+    assert 'preset = "nano"' in path.read_text()
+    assert os.listdir(tmp_path) == ["run.toml"]
+
+
+@pytest.mark.parametrize("name", ["", "no/such/folder/run.toml"])
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, name: str):
+    with pytest.raises(ConfigError) as raised:
+        save_config(tmp_path / name, "nano", NANO, overwrite=True)
+    assert "\n" not in str(raised.value)
+
+
+# ---- what it would take
+
+
+def shown(prospect: Prospect) -> dict[str, str]:
+    rows: dict[str, str] = {}
+    for row in summary_rows(prospect):
+        label = row.label.strip() or f"{list(rows)[-1].split('/')[0]}/{len(rows)}" if rows else row.label
+        rows[label] = row.value
+    return rows
+
+
+def test_the_panel_says_what_a_run_takes():
+    rows = shown(Prospect(NANO, 2, 4_000_000_000, fake_texts(NANO), "", StepTime(0.05, 0.001)))
+    assert rows["parameters"] == "1,194,752"
+    assert rows["memory"] == "139 MB, 4.0 GB free"
+    assert rows["checkpoint"] == "14.3 MB"
+    assert rows["text"] == "train.en, 3.6 MB"
+    assert rows["epoch"] == "1.21M tokens, counted"
+    assert rows["speed"] == "20.1k tokens/s"
+    assert rows["a step"] == "51 ms"
+    assert rows["an epoch"].startswith("1 min")
+    assert "1,178 steps" in rows.values()
+    assert "23,560 steps" in rows.values()
+
+
+def test_what_is_not_known_yet_or_cannot_be_known_is_said():
+    assert shown(Prospect(NANO))["speed"] == TIMING
+    assert shown(Prospect(NANO))["text"] == READING
+    rows = {
+        row.label: row for row in summary_rows(Prospect(NANO, texts_words="cannot read it", time_words="not timed"))
+    }
+    assert (rows["text"].value, rows["text"].tone) == ("cannot read it", "bad")
+    assert (rows["speed"].value, rows["speed"].tone) == ("not timed", "bad")
+    assert summary_rows(Prospect())[0].label.startswith("Put right")
+    guess = fake_texts(NANO)._replace(counted=False)
+    assert shown(Prospect(NANO, texts=guess))["epoch"] == "1.21M tokens, a guess"
+
+
+def test_what_is_known_of_the_text_holds_until_a_setting_of_the_text_changes():
+    prospect = Prospect(NANO, texts=fake_texts(NANO))
+    assert text_still_holds(prospect, msgspec.structs.replace(NANO, layers=6, attn_lr=0.1))
+    assert not text_still_holds(prospect, msgspec.structs.replace(NANO, vocab_size=4096))
+    assert not text_still_holds(Prospect(), NANO)
+
+
+def test_too_little_memory_stands_out():
+    rows = {row.label: row for row in summary_rows(Prospect(preset("mini"), 2, 1_000_000_000))}
+    assert rows["memory"].tone == "bad"
+    assert rows["memory"].value.startswith("✗ 1.6 GB, 1.0 GB free")
+
+
+def test_tiny_overfit_has_lines_in_place_of_epochs():
+    settings = msgspec.structs.replace(NANO, overfit_tiny=True)
+    rows = shown(Prospect(settings, texts=fake_texts(settings), time=StepTime(0.1, 0.0)))
+    assert rows["lines"] == "the first 100"
+    assert rows["all of it"] == "up to 4 min 10 s"
+    assert not {"epoch", "an epoch"} & rows.keys()
+
+
+@pytest.mark.parametrize("height", [40, 15, 12, 3])
+def test_where_there_is_little_room_rules_and_details_go(height: int):
+    rows = roomy(summary_rows(Prospect(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.001))), height)
+    assert {"parameters", "memory", "speed", "an epoch", "all of it"} <= {row.label for row in rows}
+    assert len(rows) <= max(height, 12)
+
+
+def test_step_times_are_short():
+    assert [step_time(s) for s in (0.0523, 0.9, 1.0, 8.34, 71)] == ["52.3 ms", "900 ms", "1 s", "8.3 s", "1 min 11 s"]
+
+
+# ---- finding out
+
+
+class Answers:
+    """What a prober posts; `next` waits for the next message."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self._come = threading.Semaphore(0)
+
+    def post(self, message: Message) -> None:
+        self.messages.append(message)
+        self._come.release()
+
+    def next(self) -> Message:
+        assert self._come.acquire(timeout=10)
+        return self.messages[-1]
+
+
+def prober(**others: object) -> tuple[Prober, Answers]:
+    answers = Answers()
+    return Prober(fake_probes(**others), answers.post), answers
+
+
+def test_a_question_is_answered_with_its_number():
+    asking, answers = prober()
+    number = asking.ask(NANO)
+    read, timed = answers.next(), answers.next()
+    assert isinstance(read, TextsRead) or isinstance(timed, StepTimed)
+    found = {type(message): message for message in answers.messages}
+    assert found[TextsRead].texts == fake_texts(NANO)  # type: ignore[attr-defined]
+    assert found[StepTimed].step_time == fake_time(NANO, lambda: False)  # type: ignore[attr-defined]
+    assert {message.number for message in answers.messages} == {number}  # type: ignore[attr-defined]
+
+
+def test_what_is_known_is_not_timed_again():
+    taken: list[Settings] = []
+
+    def timed(settings: Settings, _stopped: Callable[[], bool]) -> StepTime:
+        taken.append(settings)
+        return StepTime(1.0, 0.0)
+
+    asking, answers = prober(time=timed)
+    for changes in ({}, {"attn_lr": 1.0}, {"layers": 2}):
+        settings = msgspec.structs.replace(NANO, **changes)
+        asking.ask(settings)
+        answers.next()
+        if asking.known_time(settings) is None:
+            answers.next()
+    assert [settings.layers for settings in taken] == [4, 2]
+
+
+def test_another_question_ends_the_timing_before_it_begins_its_own():
+    began, at_once = threading.Event(), []
+    lock = threading.Lock()
+
+    def timed(settings: Settings, stopped: Callable[[], bool]) -> StepTime | None:
+        at_once.append(lock.acquire(blocking=False))
+        began.set()
+        try:
+            while settings.layers == 4:
+                if stopped():
+                    return None
+        finally:
+            lock.release()
+        return StepTime(1.0, 0.0)
+
+    asking, answers = prober(time=timed)
+    asking.ask(NANO)
+    assert began.wait(10)
+    number = asking.ask(msgspec.structs.replace(NANO, layers=2))
+    while not isinstance(message := answers.next(), StepTimed):
+        pass
+    assert message.number == number
+    assert at_once == [True, True]
+
+
+def test_a_question_that_is_taken_back_while_typing_looks_at_nothing():
+    looked: list[Settings] = []
+    asking, answers = prober(wait_s=60.0, texts=lambda settings: looked.append(settings))
+    asking.ask(NANO)
+    asking.cancel()
+    assert not answers.messages
+    assert not looked
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"free_memory": lambda: 1_000_000}, "not timed: it takes 139 MB, 1.0 MB are free"),
+        ({"time": lambda settings, stopped: bytearray(1 << 62)}, "not timed: there is not enough memory"),
+        ({"time": lambda settings, stopped: 1 // 0}, "not timed: ZeroDivisionError"),
+    ],
+)
+def test_a_model_that_cannot_be_timed_is_told_in_words(others: dict[str, object], words: str):
+    asking, answers = prober(**others)
+    asking.ask(NANO)
+    while not isinstance(message := answers.next(), StepTimed):
+        pass
+    assert message.step_time is None
+    assert message.problem.startswith(words)
+
+
+def test_a_text_that_cannot_be_read_is_told_and_the_step_timed_all_the_same():
+    def failing(_settings: Settings) -> None:
+        raise CorpusError("cannot read the text \x1b[31m")
+
+    asking, answers = prober(texts=failing)
+    asking.ask(NANO)
+    answers.next()
+    answers.next()
+    read = next(message for message in answers.messages if isinstance(message, TextsRead))
+    assert (read.texts, read.problem) == (None, r"cannot read the text \x1b[31m")
+    assert any(isinstance(message, StepTimed) and message.step_time for message in answers.messages)
+
+
+def test_the_real_probes_are_the_cores():
+    assert Probes().texts.__module__ == "gpt_core.training.estimate"
