@@ -92,6 +92,7 @@ class MainScreen(ChartActions, RunActions):
         """Other settings, and the folder of the checkpoints with them."""
         super().take_settings(settings, preset_name)
         self._models.models_dir = settings.models_dir
+        self.query_one(CheckpointsPane).show_folder(settings.models_dir)
         self.look_around()
 
     def look_around(self) -> None:

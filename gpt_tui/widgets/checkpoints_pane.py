@@ -104,6 +104,12 @@ class CheckpointsPane(Vertical):
         self._running_in = folder
         self._show()
 
+    def show_folder(self, models_dir: str) -> None:
+        """Another folder is looked at from now on."""
+        if models_dir != self._models_dir:
+            self._stop_check()
+            self._models_dir, self._reader, self._view = models_dir, FolderReader(models_dir), FolderView()
+
     # -- looking and checking
 
     def _look_if_seen(self) -> None:

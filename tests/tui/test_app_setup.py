@@ -18,6 +18,7 @@ from gpt_core.training.estimate import StepTime
 from gpt_tui.run_status import Phase
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.setup import SetupScreen
+from gpt_tui.widgets.checkpoints_pane import CheckpointsPane
 from gpt_tui.widgets.setup_panel import SetupPanel
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
@@ -85,6 +86,17 @@ async def test_a_run_of_the_presets_shape_keeps_its_name(tmp_path: Path):
         request = bench.opener.requests[0]
         assert (request.settings.shape, request.preset_name) == (preset("micro").shape, "micro")
         assert request.settings.models_dir == str(tmp_path)
+
+
+async def test_chat_and_checkpoints_follow_to_another_folder(tmp_path: Path):
+    folder = str(tmp_path / "other")
+    async with set_up(tmp_path) as bench:
+        await type_in(bench, "models_dir", folder)
+        await bench.pilot.press("ctrl+t")
+        await bench.until_step(1)
+        assert bench.opener.requests[0].settings.models_dir == folder
+        assert bench.app.main._models.models_dir == folder
+        assert bench.app.main.query_one(CheckpointsPane)._models_dir == folder
 
 
 async def test_a_wrong_field_is_told_at_once_and_nothing_can_start(tmp_path: Path):
