@@ -89,6 +89,10 @@ class ChatModels:
 
     def __init__(self, engine: Engine, models_dir: str) -> None:
         self._engine = engine
+        self.look_in(models_dir)
+
+    def look_in(self, models_dir: str) -> None:
+        """The folder whose checkpoints answer from now on."""
         self.models_dir = models_dir
         self._kept = KeptModels(Path(models_dir))
 

@@ -91,7 +91,7 @@ class MainScreen(ChartActions, RunActions):
     def take_settings(self, settings: Settings, preset_name: str) -> None:
         """Other settings, and the folder of the checkpoints with them."""
         super().take_settings(settings, preset_name)
-        self._models.models_dir = settings.models_dir
+        self._models.look_in(settings.models_dir)
         self.query_one(CheckpointsPane).show_folder(settings.models_dir)
         self.look_around()
 

@@ -296,6 +296,7 @@ async def test_set_up_looks_as_it_did_in_a_light_theme(tmp_path: Path, monkeypat
         bench.app.theme = "textual-light"
         await settled(bench)
         await type_in(bench, "layers", "6")
+        await bench.until_seen("15.1k tokens/s")
         await settled(bench)
         snapshot(bench.app, "setup-light-120x40")
 
