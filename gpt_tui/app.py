@@ -34,6 +34,7 @@ from gpt_tui.preferences import NO_PREFERENCES, Preferences, read_preferences
 from gpt_tui.probing import Probes
 from gpt_tui.quantities import whole
 from gpt_tui.run_history import ENDINGS
+from gpt_tui.run_status import next_steps
 from gpt_tui.screens.choice import quit_question
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.main import MainScreen
@@ -41,6 +42,7 @@ from gpt_tui.screens.setup import SetupScreen
 from gpt_tui.theme import NIGHT, OWN_THEMES
 
 DRAIN_INTERVAL_S = 0.25
+LEAD_S = 10.0  # of the countdown of a first start
 STYLES: list[str | PurePath] = [Path(__file__).with_name("styles") / f"{name}.tcss"
           for name in ("base", "train", "chat", "checkpoints", "runs", "setup", "dialogs")]  # fmt: skip
 WIDTHS = [(0, "-narrow"), (100, "-wide"), (140, "-very-wide")]  # from so many columns on, this class for the styles
@@ -48,7 +50,10 @@ HEIGHTS = [(0, "-low"), (32, "-tall")]
 
 
 class GptApp(App[None]):
-    """One engine, one main screen. `request` is begun at once if it is given."""
+    """One engine, one main screen. `request` is begun at once if it is given.
+
+    A first start begins a run by itself after `lead_s` seconds (0: never).
+    """
 
     CSS_PATH = STYLES
     TITLE = "gpt-tui"
@@ -66,6 +71,7 @@ class GptApp(App[None]):
         make: MakeGenerator = make_generator,
         preferences: Preferences = NO_PREFERENCES,
         probes: Probes | None = None,
+        lead_s: float = 0.0,
     ) -> None:
         super().__init__()
         for theme in OWN_THEMES:
@@ -73,7 +79,7 @@ class GptApp(App[None]):
         self.theme = preferences.theme or NIGHT.name
         self.set_keymap(preferences.keys)
         self.engine = Engine(open_run, self.post_message, log_path(settings.models_dir))
-        self.main = MainScreen(self.engine, settings, preset_name, make, probes or Probes())
+        self.main = MainScreen(self.engine, settings, preset_name, make, probes or Probes(), lead_s)
         self._request = request
         self._leaving: int | None = None
         self.farewell = ""
@@ -134,10 +140,11 @@ class GptApp(App[None]):
             case RunFinished(reason=reason, step=step) if self._leaving is None:
                 words = ENDINGS.get(reason, reason)
                 self.main.banner.say(
-                    f"step {whole(step)}: {words}. Press c to chat with the model.",
+                    f"step {whole(step)}: {words}. {next_steps(reason, self.main.shown_keys())}",
                     "bad" if reason == "diverged" else "good",
                 )
-                self.notify(f"{words}; the Chat tab (c) has the model", title="training has ended", markup=False)
+                if self.main.tab != "train":  # there the banner is enough, and a notification would lie over it
+                    self.notify(f"step {whole(step)}: {words}", title="training has ended", markup=False)
 
     def _run_ended(self) -> None:
         failure = self.engine.failure
@@ -273,7 +280,8 @@ def run_app(
     settings, preset_name = resolved.settings, resolved.preset
     wanted = autostart or resume is not None
     request = RunRequest(settings, preset_name, resume=resume, overwrite=overwrite) if wanted else None
-    app = GptApp(settings, preset_name, request=request, preferences=preferences)
+    lead_s = 0.0 if wanted else LEAD_S
+    app = GptApp(settings, preset_name, request=request, preferences=preferences, lead_s=lead_s)
     try:
         app.run()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +19,13 @@ _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype
 
 _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 
-EMPTY, GRID, RAW, SMOOTHED, CURSOR, EVAL, BEST = range(7)
-GRID_CHARACTER, CURSOR_CHARACTER, EVAL_CHARACTER, BEST_CHARACTER = "┈", "│", "◆", "★"
+EMPTY, GRID, RAW, SMOOTHED, CURSOR, EVAL, BEST, EVAL_LINE, READ = range(9)
+GRID_CHARACTER, CURSOR_CHARACTER, READ_CHARACTER, EVAL_CHARACTER, BEST_CHARACTER = "┈", "│", "●", "◆", "★"
+THICK_ROWS = 8  # from so many rows on the smoothed line is two dots thick
 
 
 class Raster(NamedTuple):
-    """Characters (rows, columns) as code points, and what each one belongs to, for its colour: EMPTY ... BEST."""
+    """Characters (rows, columns) as code points, and what each one belongs to, for its colour: EMPTY ... READ."""
 
     characters: NDArray[np.uint32]
     layers: NDArray[np.uint8]
@@ -78,13 +80,24 @@ def raster(
         for values in (series.low, series.high, series.smoothed)
     )
     _draw(characters, layers, RAW, joined(high, low, dots_high))
-    _draw(characters, layers, SMOOTHED, joined(line, line, dots_high))
-    for mark in spaced(series.marks, series.x_range.span / columns * MARK_GAP):
-        row = int(vertical(mark.y, series.y_range, rows, series.log))
+    if len(series.marks) > 1:
+        _draw(characters, layers, EVAL_LINE, _dotted(series, centres, dots_high))
+    weight = 0.5 if rows >= THICK_ROWS else 0.0
+    _draw(characters, layers, SMOOTHED, joined(line - weight, line + weight, dots_high))
+    marks = spaced(series.marks, series.x_range.span / columns * MARK_GAP)
+    places = vertical(np.array([mark.y for mark in marks]), series.y_range, rows, series.log)
+    places = np.nan_to_num(np.clip(places, -1, rows), nan=-1)
+    for mark, row in zip(marks, places.astype(int).tolist(), strict=True):
         column = horizontal(mark.x, series.x_range, columns)
         if 0 <= row < rows:
             characters[row, column] = ord(BEST_CHARACTER if mark.best else EVAL_CHARACTER)
             layers[row, column] = BEST if mark.best else EVAL
+    if cursor is not None:
+        column = horizontal(cursor, series.x_range, columns)
+        place = line[column * DOTS_X]
+        if isfinite(place) and 0 <= place < dots_high:
+            characters[int(place) // DOTS_Y, column] = ord(READ_CHARACTER)
+            layers[int(place) // DOTS_Y, column] = READ
     return Raster(characters, layers)
 
 
@@ -108,6 +121,15 @@ def joined(top: Array, bottom: Array, dots_high: int) -> NDArray[np.bool_]:
         upper[1:], lower[1:] = np.fmin(upper[1:], halfway_top), np.fmax(lower[1:], halfway_bottom)
         dots = np.arange(dots_high)[:, None]
         return (dots >= np.floor(upper)) & (dots <= np.floor(lower))
+
+
+def _dotted(series: ChartSeries, centres: Array, dots_high: int) -> NDArray[np.bool_]:
+    """The evaluations joined by a thin line, every other dot of it."""
+    x, y = np.array([(mark.x, mark.y) for mark in series.marks]).T
+    line = _at(centres, x, vertical(y, series.y_range, dots_high, series.log))
+    dots = joined(line, line, dots_high)
+    dots[:, 1::2] = False
+    return dots
 
 
 def _at(centres: Array, x: Array, y: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_tui.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
-from gpt_tui.run_history import Evaluation, RunHistory
+from gpt_tui.run_history import Evaluation, RunHistory, safe_exp
 
 Metric = Literal["loss", "perplexity"]
 Axis = Literal["steps", "tokens", "time"]
@@ -58,11 +58,13 @@ class ChartSeries:
 
 
 def chart_series(
-    history: RunHistory, metric: Metric, axis: Axis, *, columns: int, log: bool = False, window: Range | None = None
-) -> ChartSeries | None:
+    history: RunHistory, metric: Metric, axis: Axis, *, columns: int, log: bool = False, window: Range | None = None,
+    close: bool | None = None,
+) -> ChartSeries | None:  # fmt: skip
     """The series of `metric` over `axis`, thinned to `columns` dot columns; None before there is anything to draw.
 
-    `window` is the part of the x axis that is wanted (None: all of it). The y range fits what is in the window.
+    `window` is the part of the x axis that is wanted (None: all of it). The y range fits what is in the window; with
+    `close` the first fall may leave it at the top (None: for a perplexity on a linear scale).
     """
     rows = history.curve.rows()
     if not len(rows):
@@ -83,14 +85,15 @@ def chart_series(
     ]
     if metric == "perplexity":
         low, high, smoothed = (_exp(values) for values in (low, high, smoothed))
-        marks = [mark._replace(y=float(_exp(np.array(mark.y)))) for mark in marks]
-    y_range = fitted_range(low, high, smoothed, marks, robust=metric == "perplexity" and not log, log=log)
+        marks = [mark._replace(y=safe_exp(mark.y)) for mark in marks]
+    robust = close if close is not None else metric == "perplexity" and not log
+    y_range = fitted_range(low, high, smoothed, marks, robust=robust, log=log)
     return ChartSeries(x, low, high, smoothed, tuple(marks), x_range, y_range, log)
 
 
 def axis_value(point: Evaluation, axis: Axis) -> float:
     """Where an evaluation stands on an axis."""
-    return float({"steps": point.step, "tokens": point.tokens, "time": point.elapsed_s}[axis])
+    return float(point.step if axis == "steps" else point.tokens if axis == "tokens" else point.elapsed_s)
 
 
 def whole_range(history: RunHistory, axis: Axis) -> Range:

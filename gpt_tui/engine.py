@@ -18,7 +18,7 @@ from gpt_core.errors import GptError, RunExistsError
 from gpt_core.model.parameters import Parameters
 from gpt_core.text.vocabulary import Tokenizer
 from gpt_core.training.checkpoint_header import TrainingState
-from gpt_core.training.checkpoint_store import METRICS
+from gpt_core.training.checkpoint_store import METRICS, CheckpointStore
 from gpt_core.training.events import AnyEvent
 from gpt_core.training.requests import TrainerRequests
 from gpt_tui.error_log import keep_traceback
@@ -110,6 +110,7 @@ class Engine:
         self.history = RunHistory()
         self.opening: tuple[str, float] = ("", 0.0)
         self.failure: Failure | None = None
+        self.warning = ""
         self.request: RunRequest | None = None
 
     # -- requests
@@ -123,7 +124,7 @@ class Engine:
         self.request = request
         self.history = RunHistory(limits=limits)
         self._buffer = EventBuffer(self.history, self._clock)
-        self.opening, self.failure = ("reading the text", 0.0), None
+        self.opening, self.failure, self.warning = ("reading the text", 0.0), None, ""
         self._trainer = self._requests = None
         self._stop_asked.clear()
         self._discarding = self._ended = self._seen_end = False
@@ -230,6 +231,7 @@ class Engine:
             if self._stop_asked.is_set():  # asked between the last progress report and now
                 trainer.requests.stop(save=not self._discarding)
             self._buffer.begin(known_already(self.history, trainer))
+            self._warn(CheckpointStore(trainer.settings.models_dir).space_warning(trainer.settings))
             for event in trainer.events():
                 if self._buffer.put(event):
                     self._wake()
@@ -258,6 +260,12 @@ class Engine:
         if self._stop_asked.is_set():
             raise OpeningStoppedError
         self.opening = (words, share)
+
+    def _warn(self, text: str) -> None:
+        """What the user should know before it matters; "" is nothing."""
+        if text:
+            self.warning = one_line(text)
+            self._buffer.note(self.warning, "bad")
 
     def _fail(self, failure: Failure) -> None:
         self.failure = failure

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-Place = Literal["train", "charts", "chat", "checkpoints", "runs", "setup", "everywhere"]
+Place = Literal["train", "charts", "samples", "chat", "checkpoints", "runs", "setup", "everywhere"]
 
 PLACE_TITLES: dict[Place, str] = {
     "train": "Training (Train tab)",
     "charts": "Charts",
+    "samples": "Samples and log",
     "chat": "Chat tab",
     "checkpoints": "Checkpoints tab",
     "runs": "Runs tab",
@@ -29,7 +30,7 @@ class TabFacts(NamedTuple):
 
 
 TABS: dict[str, TabFacts] = {
-    "train": TabFacts("Train", ("train", "charts")),
+    "train": TabFacts("Train", ("train", "samples", "charts")),
     "chat": TabFacts("Chat", ("chat",)),
     "checkpoints": TabFacts("Checkpoints", ("checkpoints",)),
     "runs": TabFacts("Runs", ("runs", "charts")),
@@ -61,8 +62,23 @@ KEYS: tuple[Key, ...] = (
     Key("train.overfit", "o", "overfit", "Overfit", "Learn a few lines by heart, as a check", "train", button=True),
     Key("train.stop", "x", "stop", "Stop", "Stop after this step, saving a checkpoint", "train", button=True),
     Key("train.evaluate", "e", "evaluate", "Evaluate", "Score the eval text now, and go on", "train"),
+    Key("train.now", "enter", "start_now", "Start now", "Start the first run without waiting for it", "train"),
+    Key("samples.switch", "v", "switch_notes", "View", "Show the samples, the log, or the samples alone", "samples",
+        footer=True),
+    Key("samples.earlier", "up", "samples(-1)", "Earlier sample", "Scroll to the sample before", "samples"),
+    Key("samples.later", "down", "samples(1)", "Later sample", "Scroll to the next sample", "samples"),
+    Key("samples.page_earlier", "pageup", "samples_page(-1)", "Page back", "Scroll back by a page", "samples"),
+    Key("samples.page_later", "pagedown", "samples_page(1)", "Page on", "Scroll on by a page", "samples"),
+    Key("samples.first", "home", "samples_end(True)", "First sample", "The untrained model's sample", "samples"),
+    Key("samples.last", "end", "samples_end(False)", "Newest sample", "The newest sample, and follow", "samples"),
     Key("charts.log", "l", "log_scale", "Log scale", "Logarithmic or linear y axis", "charts", footer=True),
     Key("charts.axis", "a", "next_axis", "Axis", "Show the charts over steps, tokens or time", "charts", footer=True),
+    Key("charts.range", "y", "next_reach", "y range", "The y axis: as suits, from the top, or close up", "charts"),
+    Key("charts.cursor_left", "comma,shift+left", "cursor(-1)", "Read", "Read the charts further left, and show that "
+        "time's sample", "charts", footer=True, display=","),
+    Key("charts.cursor_right", "full_stop,shift+right", "cursor(1)", "Read on", "Read the charts further right",
+        "charts", display="."),
+    Key("charts.cursor_off", "escape", "cursor_off", "No reading", "Stop reading the charts", "charts"),
     Key("charts.zoom_in", "plus,equals_sign", "zoom(0.5)", "Zoom in", "Show half as much", "charts", display="+"),
     Key("charts.zoom_out", "minus", "zoom(2.0)", "Zoom out", "Show twice as much", "charts", display="-"),
     Key("charts.whole", "0", "zoom_reset", "Whole run", "Show the whole run", "charts"),
@@ -127,10 +143,14 @@ def readable(name: str) -> str:
         "plus": "+",
         "minus": "-",
         "equals_sign": "=",
-        "left": "←",
-        "right": "→",
+        "comma": ",",
+        "full_stop": ".",
         "up": "↑",
         "down": "↓",
+        "pageup": "page up",
+        "pagedown": "page down",
+        "left": "←",
+        "right": "→",
         "space": "space",
     }
     *modifiers, key = name.split("+") if name != "+" else ("+",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ SYMBOLS = {
 PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", Phase.FINISHED: "good"}
 
 # rows that go first where the panel is too low for all of them
-LEAST_IMPORTANT = ("time", "model", "memory", "tokens", "best", "rate", "gradient", "patience", "accuracy")
+LEAST_IMPORTANT = ("time", "tokens", "model", "memory", "best", "learning", "gradient", "patience", "accuracy")
 
 
 def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
@@ -49,6 +50,12 @@ def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
     if phase.alive:
         return frozenset({"pause", "step", "save", "evaluate", "stop"})
     return frozenset({"start", "setup", "overfit"} | ({"resume"} if can_resume else set()))
+
+
+def next_steps(reason: str, keys: Mapping[str, str]) -> str:
+    """What can be done after a run that ended for `reason`; `keys` maps an action to its key as shown."""
+    going_on = f"{keys['resume']} to go on, " if reason in ("stopped", "diverged") else ""
+    return f"Press {keys['chat']} to chat, {going_on}{keys['start']} for a new run."
 
 
 class Facts(NamedTuple):
@@ -90,14 +97,14 @@ def status_rows(history: RunHistory, facts: Facts, width: int) -> list[Row]:
         rows.append(
             Row("gradient", f"{last.grad_norm:.3g} norm" + (f", {history.skipped} skipped" * bool(history.skipped)))
         )
-        rows.append(Row("rate", rate(last.lr)))
+        rows.append(Row("learning", f"{rate(last.lr)} rate"))
     rows.append(RULE)
     rows += evaluation_rows(history, wide)
     rows.append(RULE)
     threads = f"{started.threads} thread{'s' * (started.threads != 1)}"
     rows.append(Row("model", f"{short(started.parameters)}{' parameters' * wide}, {threads}"))
     rows.append(Row("memory", size(facts.memory_bytes) if facts.memory_bytes else "unknown"))
-    rows.append(saved_row(history, facts))
+    rows.append(saved_row(history, facts, wide))
     return rows
 
 
@@ -160,10 +167,10 @@ def evaluation_rows(history: RunHistory, wide: bool) -> list[Row]:
     return rows
 
 
-def saved_row(history: RunHistory, facts: Facts) -> Row:
+def saved_row(history: RunHistory, facts: Facts, wide: bool) -> Row:
     """The last save and its age, or why the last one failed."""
     if history.save_error:
         return Row("saved", "✗ failed, see the log", "bad")
     if history.saved is None:
         return Row("saved", "not yet", "dim")
-    return Row("saved", f"{short(history.saved.step)}, {age(facts.now_s - history.saved.at_s)} ago")
+    return Row("saved", f"{'at step ' * wide}{short(history.saved.step)}, {age(facts.now_s - history.saved.at_s)} ago")

@@ -42,3 +42,18 @@ class ChartActions:
         """An earlier or later part."""
         if charts := self.charts:
             charts.pan(share)
+
+    def action_next_reach(self) -> None:
+        """More or less of the y axis."""
+        if charts := self.charts:
+            charts.view = charts.view.with_next_reach()
+
+    def action_cursor(self, columns: int) -> None:
+        """The charts are read further left or right."""
+        if charts := self.charts:
+            charts.move_cursor(columns)
+
+    def action_cursor_off(self) -> None:
+        """The charts are read no more."""
+        if charts := self.charts:
+            charts.view = replace(charts.view, cursor=None)

@@ -16,8 +16,9 @@ from gpt_tui.keymap import Place, help_table, places_of
 ABOUT: dict[str, str] = {
     "train": "Training runs in the background: charts, chat and keys stay usable. The loss is in nats a token; ⣿ is "
     "each step, ⠒⠒ their moving average, ◆ the score on the eval text, ★ the best of these. Perplexity is e to the "
-    "loss: among how many tokens the model hesitates. Wheel and drag zoom and move the charts; pointing at them reads "
-    "them out.",
+    "loss: among how many tokens the model hesitates. Wheel and drag zoom and move the charts; pointing at them, or "
+    "the reading keys, reads them out and shows the sample of that time. Samples are what the model goes on with from "
+    "one fixed prompt, with the same draws, before the first step and at each evaluation.",
     "chat": "Each prompt stands for itself: the model goes on with it, from one consistent set of weights, also while "
     "it is being trained. Enter on an empty line goes on from the last reply. The fields beside it choose the model; a "
     "second one answers beside it, with the same seed and sampling. Under each reply stands its seed: with that seed, "

@@ -22,7 +22,9 @@ from gpt_tui.run_status import Phase, allowed
 from gpt_tui.sampling_fields import initial_texts
 from gpt_tui.screens.chart_actions import CHART_ACTIONS, ChartActions
 from gpt_tui.screens.choice import delete_question
+from gpt_tui.screens.first_start import FirstStart
 from gpt_tui.screens.run_actions import RUN_ACTIONS, RunActions
+from gpt_tui.screens.sample_actions import SAMPLE_ACTIONS, SampleActions
 from gpt_tui.widgets.banner import Banner
 from gpt_tui.widgets.chat_pane import ChatPane
 from gpt_tui.widgets.checkpoints_pane import CheckpointsPane
@@ -33,17 +35,24 @@ from gpt_tui.widgets.runs_pane import RunsPane
 from gpt_tui.widgets.train_pane import TrainPane
 
 
-class MainScreen(ChartActions, RunActions):
+class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
     """Shows what the engine has drained, and asks it for what the keys say. Owns no thread."""
 
     AUTO_FOCUS = ""
-    BINDINGS = bindings("train", "charts")
+    BINDINGS = bindings("train", "samples", "charts")
 
     def __init__(
-        self, engine: Engine, settings: Settings, preset_name: str, make: MakeGenerator, probes: Probes
+        self,
+        engine: Engine,
+        settings: Settings,
+        preset_name: str,
+        make: MakeGenerator,
+        probes: Probes,
+        lead_s: float = 0.0,
     ) -> None:
         super().__init__()
         self.probes = probes
+        self.lead_s = lead_s
         self.engine = engine
         self.settings = settings
         self.preset_name = preset_name
@@ -82,6 +91,11 @@ class MainScreen(ChartActions, RunActions):
         return self.query_one(Banner)
 
     @property
+    def train_pane(self) -> TrainPane:
+        """The Train tab."""
+        return self.query_one(TrainPane)
+
+    @property
     def charts(self) -> RunCharts | None:
         """The charts of the tab that is shown, if it has any."""
         if self.tab == "train":
@@ -106,10 +120,12 @@ class MainScreen(ChartActions, RunActions):
         """Shows it, and what can be done with it."""
         self._setup = message.setup
         if self.engine.phase is not Phase.OPENING:
-            self.query_one(TrainPane).show_setup(message.setup, self._shown_keys())
+            self.query_one(TrainPane).show_setup(message.setup, self.shown_keys())
+            self.lead(message.setup, self.shown_keys())
         self._show_allowed()
 
-    def _shown_keys(self) -> dict[str, str]:
+    def shown_keys(self) -> dict[str, str]:
+        """The key of each action, after the user's own keymap."""
         keymap = dict(self.app._keymap)
         keys = {key.action: shown_key(key, keymap) for key in KEYS}
         return keys | {"chat": keys["go('chat')"]}
@@ -131,6 +147,8 @@ class MainScreen(ChartActions, RunActions):
             self.query_one(HeaderBar).show_state(facts.phase, "" if self.tab == "train" else step)
         self.query_one(ChatPane).follow(live=engine.live_model() is not None, saved=history.saved)
         if facts.phase is not self._shown_phase:
+            if self._shown_phase is Phase.OPENING and engine.warning:
+                self.banner.say(engine.warning, "bad")
             self._shown_phase = facts.phase
             self._show_allowed()
             request = engine.request if engine.alive else None
@@ -138,6 +156,7 @@ class MainScreen(ChartActions, RunActions):
 
     def begun(self) -> None:
         """A run begins: it is on the Train tab."""
+        self.wait_for_user()
         self.banner.say("")
         self.go("train")
         self.show(at_once=True)
@@ -154,7 +173,12 @@ class MainScreen(ChartActions, RunActions):
         self.refresh_bindings()
 
     def _allowed(self) -> frozenset[str]:
-        return allowed(self.engine.phase, can_resume=self._setup.stored.resumable is not None)
+        actions = allowed(self.engine.phase, can_resume=self._setup.stored.resumable is not None)
+        return actions | {"start_now"} if self.is_leading else actions
+
+    def leading_changed(self) -> None:
+        """A key of the first start works, or works no more."""
+        self._show_allowed()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys of the Train tab and of the charts work where these are, and commands when they make sense."""
@@ -162,6 +186,8 @@ class MainScreen(ChartActions, RunActions):
             return None if self.tab == "train" else False
         if action in RUN_ACTIONS:
             return self.tab == "train"
+        if action in SAMPLE_ACTIONS or (action in CHART_ACTIONS and self.tab == "train"):
+            return self.tab == "train" and self.engine.history.started is not None
         return action not in CHART_ACTIONS or self.tab in ("train", "runs")
 
     # -- tabs
@@ -175,6 +201,8 @@ class MainScreen(ChartActions, RunActions):
         message.stop()
         tab = (message.tab.id or "").removeprefix("tab-")
         self.query_one("#panes", ContentSwitcher).current = tab
+        if tab != "train":
+            self.wait_for_user()
         self.show(at_once=True)
         self.refresh_bindings()
         self.set_focus(None)

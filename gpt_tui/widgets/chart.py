@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from gpt_tui.chart_raster import BEST, BEST_CHARACTER, CURSOR, DOTS_X, EVAL, EVAL_CHARACTER, GRID, RAW, SMOOTHED, raster
+from gpt_tui.chart_raster import BEST, CURSOR, DOTS_X, EVAL, EVAL_LINE, GRID, RAW, READ, SMOOTHED, raster
 from gpt_tui.chart_raster import vertical as vertical_place
-from gpt_tui.chart_series import ChartSeries, Metric, chart_series, nearest_row, whole_range
+from gpt_tui.chart_series import ChartSeries, Metric, chart_series, whole_range
 from gpt_tui.chart_view import ChartView
-from gpt_tui.curve import ELAPSED, STEP, TOKENS
-from gpt_tui.curve import SMOOTHED as SMOOTHED_COLUMN
-from gpt_tui.quantities import clock, nats, perplexity, short, whole
-from gpt_tui.run_history import RunHistory, safe_exp
+from gpt_tui.chart_words import legend, readout, title
+from gpt_tui.run_history import RunHistory
 from gpt_tui.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
 
 LAYER_CLASSES = {
@@ -28,7 +27,9 @@ LAYER_CLASSES = {
     RAW: "chart--raw",
     SMOOTHED: "chart--smoothed",
     CURSOR: "chart--cursor",
+    READ: "chart--read",
     EVAL: "chart--eval",
+    EVAL_LINE: "chart--eval-line",
     BEST: "chart--best",
 }
 ROWS_A_TICK = 2
@@ -57,9 +58,13 @@ class Chart(Widget):
     def __init__(self, metric: Metric, *, classes: str) -> None:
         super().__init__(classes=classes)
         self.metric: Metric = metric
-        self._written: Callable[[float], str] = nats if metric == "loss" else perplexity
         self._strips: list[Strip] | None = None
         self._margin = 0
+
+    @property
+    def columns(self) -> int:
+        """How many characters wide the curve's field is."""
+        return max(1, self.size.width - self._margin)
 
     # -- what comes in
 
@@ -82,8 +87,7 @@ class Chart(Widget):
 
     def _outdated(self) -> None:
         self._strips = None
-        self.border_title = self._title()
-        self.border_subtitle = self._readout() or self._legend()
+        self._write_border()
         self.refresh()
 
     # -- drawing
@@ -106,11 +110,16 @@ class Chart(Widget):
             columns=max(1, width - 7) * DOTS_X,
             log=self.view.log,
             window=window,
+            close=self.view.is_close(self.metric),
         )
-        if series is None or width < 12 or height < 1:
+        if width < 12 or height < 1:
             return []
+        if series is None:
+            words = "the curve begins with the first step".center(width)[:width]
+            style = self.rich_style + self.get_component_rich_style("chart--label")
+            return [*[Strip.blank(width, self.rich_style)] * (height // 2), Strip([Segment(words, style)], width)]
         find = log_ticks if series.log else linear_ticks
-        ticks = find(*series.y_range, max(1, height // ROWS_A_TICK))
+        ticks = find(*series.y_range, max(1, -(-height // ROWS_A_TICK)))
         labels = tick_labels(ticks)
         self._margin = max((len(label) for label in labels), default=0) + 1
         columns = width - self._margin
@@ -120,7 +129,7 @@ class Chart(Widget):
         }
         base = self.rich_style
         styles = {layer: base + self.get_component_rich_style(name) for layer, name in LAYER_CLASSES.items()}
-        label_style = base + self.get_component_rich_style("chart--label", partial=True)
+        label_style = base + self.get_component_rich_style("chart--label")
         strips = []
         for row in range(height):
             label = rows.get(row, "").rjust(self._margin - 1) + " "
@@ -152,42 +161,27 @@ class Chart(Widget):
 
     # -- words on the border
 
-    def _title(self) -> str:
-        smoothed = self.history.curve.smoothed
-        if smoothed != smoothed:
-            return self.metric
-        value = nats(smoothed) if self.metric == "loss" else perplexity(safe_exp(smoothed))
-        scale = ", log scale" if self.view.log else ""
-        return f"{self.metric} [b]{value}[/b]{scale}"
-
-    def _legend(self) -> str:
-        if self.metric == "perplexity" and self.size.height < LOW_ROWS:
-            return ""
-        parts = ["[$foreground 40%]⣿[/] each step", "[$primary]⠒⠒[/] smoothed"]
-        if self.history.evaluations:
-            parts.append(f"[$warning]{EVAL_CHARACTER}[/] eval")
-            parts.append(f"[$success]{BEST_CHARACTER}[/] best")
-        return "  ".join(parts) if self.size.width >= 40 else "  ".join(parts[1:])
-
-    def _readout(self) -> str:
-        """What the curve says at the cursor."""
-        if self.view.cursor is None or (row := nearest_row(self.history, self.view.axis, self.view.cursor)) is None:
-            return ""
-        loss = row[SMOOTHED_COLUMN]
-        value = nats(loss) if self.metric == "loss" else perplexity(safe_exp(loss))
-        place = f"step {whole(int(row[STEP]))}"
-        if self.view.axis != "steps":
-            place += f", {short(row[TOKENS])} tokens" if self.view.axis == "tokens" else f", {clock(row[ELAPSED])}"
-        return f"{place}: [b]{value}[/b]"
+    def _write_border(self) -> None:
+        """Title and legend or readout; a chart without a lower border has all of it on the upper one."""
+        name = title(self.history, self.metric, self.view)
+        framed = self.styles.border_bottom[0] not in ("", "none")
+        beside = 2 if framed else len(self.metric) + 6
+        words = readout(self.history, self.metric, self.view, self.size.width - beside)
+        if words and not framed:
+            name = self.metric
+        elif not words and self.metric == "loss":
+            taken = beside if framed else Content.from_markup(name).cell_length + 6
+            words = legend(self.history, self.size.width - taken)
+        self.border_title = name if framed else f" {name}  [$foreground 60%]{words}[/] " if words else f" {name} "
+        self.border_subtitle = words if framed else ""
 
     # -- the mouse
 
     def _x_at(self, column: int) -> float | None:
-        columns = self.size.width - self._margin
-        if not len(self.history.curve.recent) or columns < 1:
+        if not len(self.history.curve.recent):
             return None
         window = self.view.window(whole_range(self.history, self.view.axis))
-        share = (column - self._margin + 0.5) / columns
+        share = (column - self._margin + 0.5) / self.columns
         return window.low + share * window.span if 0 <= share <= 1 else None
 
     def _want(self, view: ChartView) -> None:
@@ -198,14 +192,12 @@ class Chart(Widget):
         x = self._x_at(event.get_content_offset_capture(self).x)
         view = self.view
         if event.button and event.delta_x:
-            columns = max(1, self.size.width - self._margin)
-            view = view.panned(-event.delta_x / columns, whole_range(self.history, view.axis))
-        self._want(ChartView(view.axis, view.log, view.span, view.end, x))
+            view = view.panned(-event.delta_x / self.columns, whole_range(self.history, view.axis))
+        self._want(replace(view, cursor=x))
 
     def on_leave(self) -> None:
         """No readout without a mouse."""
-        view = self.view
-        self._want(ChartView(view.axis, view.log, view.span, view.end))
+        self._want(replace(self.view, cursor=None))
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         """Zoom in around the mouse."""

@@ -7,34 +7,59 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static, Tab, Tabs
 
+from gpt_tui.header_words import fitted_model, tab_labels, tabs_width
 from gpt_tui.keymap import TABS
 from gpt_tui.run_status import PHASE_TONES, SYMBOLS, Phase
 from gpt_tui.widgets.status_panel import TONE_STYLES
+
+PROGRAM = " gpt-tui "
+MARGINS = 4  # around the tabs, and around the model
 
 
 class HeaderBar(Horizontal):
     """`Tabs.TabActivated` goes out when a tab is chosen."""
 
-    _shown: Content | None = None
+    _state = Content("")
     _model = ""
+    _model_shown = ""
 
     def compose(self) -> ComposeResult:
         """Name, tabs, model, state."""
-        yield Static(" gpt-tui ", id="program", markup=False)
+        yield Static(PROGRAM, id="program", markup=False)
         yield Tabs(*(Tab(facts.title, id=f"tab-{name}") for name, facts in TABS.items()), id="tabs")
         yield Static("", id="model", markup=False)
         yield Static("", id="state", markup=False)
+
+    def on_resize(self) -> None:
+        """The tabs' keys where there is room; what is left is the model's."""
+        labels = tab_labels(self.size.width, dict(self.app._keymap))
+        for name, (key, title) in labels.items():
+            self.query_one(f"#tab-{name}", Tab).label = Content.assemble((key, "$accent"), " " * bool(key), title)
+        self.query_one(Tabs).styles.width = tabs_width(labels)
+        self._fit()
 
     def show_model(self, text: str) -> None:
         """What is trained."""
         if text != self._model:
             self._model = text
-            self.query_one("#model", Static).update(Content(text), layout=False)
+            self._fit()
 
     def show_state(self, phase: Phase, step: str) -> None:
         """The state in a word and its sign, and the step."""
         words = Content.styled(f"{SYMBOLS[phase]} {phase.value} ", TONE_STYLES[PHASE_TONES.get(phase, "plain")])
-        shown = Content.assemble((f"{step}  " if step else "", "$foreground 60%"), words)
-        if shown != self._shown:
-            self._shown = shown
-            self.query_one("#state", Static).update(shown, layout=False)
+        state = Content.assemble((f"{step}  " if step else "", "$foreground 60%"), words)
+        if state != self._state:
+            wider = state.cell_length != self._state.cell_length
+            self._state = state
+            self.query_one("#state", Static).update(state, layout=wider)
+            if wider:
+                self._fit()
+
+    def _fit(self) -> None:
+        """The model gets what tabs and state leave."""
+        tabs = tabs_width(tab_labels(self.size.width, dict(self.app._keymap)))
+        room = self.size.width - len(PROGRAM) - tabs - self._state.cell_length - MARGINS
+        shown = fitted_model(self._model, room)
+        if shown != self._model_shown:
+            self._model_shown = shown
+            self.query_one("#model", Static).update(Content(shown), layout=False)

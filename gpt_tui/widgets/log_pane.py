@@ -11,6 +11,9 @@ from textual.widgets import RichLog
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import clock
 from gpt_tui.run_history import MOST_LOG_LINES, LogLine, RunHistory
+from gpt_tui.wrapping import wrapped
+
+LEAST_WIDTH = 20
 
 
 class LogPane(RichLog):
@@ -19,14 +22,13 @@ class LogPane(RichLog):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"log--plain", "log--good", "log--bad", "log--dim"}
 
     def __init__(self, *, id: str) -> None:
-        super().__init__(id=id, markup=False, highlight=False, wrap=True, max_lines=MOST_LOG_LINES, min_width=20)
+        super().__init__(id=id, markup=False, highlight=False, max_lines=4 * MOST_LOG_LINES, min_width=LEAST_WIDTH)
         self._shown = 0
         self._history: RunHistory | None = None
         self._wrapped_at = 0
 
     def on_mount(self) -> None:
-        """Its name; and another theme means other colours."""
-        self.border_title = "log"
+        """Another theme means other colours."""
         self.app.theme_changed_signal.subscribe(self, lambda _theme: self._rewrite())
 
     def show(self, history: RunHistory) -> None:
@@ -35,9 +37,11 @@ class LogPane(RichLog):
             self.clear()
             self._shown = 0
         self._history = history
+        if not self._wrapped_at:
+            return  # hidden since the beginning: the first resize writes it all
         new = min(history.logged - self._shown, len(history.log))
         for line in history.log[len(history.log) - new :]:
-            self.write(self._text(line), width=self._wrapped_at or None)
+            self.write(self._text(line), width=self._wrapped_at)
         self._shown = history.logged
 
     def on_resize(self, event: events.Resize) -> None:
@@ -54,6 +58,9 @@ class LogPane(RichLog):
             self.show(self._history)
 
     def _text(self, line: LogLine) -> Text:
-        time_style = self.get_component_rich_style("log--dim", partial=True)
-        style = self.get_component_rich_style(f"log--{line.tone}", partial=True)
-        return Text.assemble((f"{clock(line.elapsed_s)}  ", time_style), (one_line(line.text), style))
+        """The time, then the line, which goes on below itself where it is too long."""
+        time = f"{clock(line.elapsed_s)}  "
+        text = f"\n{' ' * len(time)}".join(wrapped(one_line(line.text), max(LEAST_WIDTH, self._wrapped_at) - len(time)))
+        time_style = self.get_component_rich_style("log--dim")
+        style = self.get_component_rich_style(f"log--{line.tone}")
+        return Text.assemble((time, time_style), (text, style))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
+from textual.message import Message
 from textual.reactive import reactive
 
-from gpt_tui.chart_series import whole_range
+from gpt_tui.chart_series import Axis, whole_range
 from gpt_tui.chart_view import ChartView
 from gpt_tui.run_history import RunHistory
 from gpt_tui.widgets.chart import Chart
@@ -17,6 +18,14 @@ class RunCharts(Vertical):
     """Takes a history and draws it; keys and mouse change the view that both charts share."""
 
     view: reactive[ChartView] = reactive(ChartView)
+
+    class Pointed(Message):
+        """The cursor is at another place of the axis, or nowhere (None)."""
+
+        def __init__(self, axis: Axis, x: float | None) -> None:
+            super().__init__()
+            self.axis = axis
+            self.x = x
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -33,10 +42,12 @@ class RunCharts(Vertical):
         for chart in self.query(Chart):
             chart.history = history
 
-    def watch_view(self, view: ChartView) -> None:
+    def watch_view(self, before: ChartView, view: ChartView) -> None:
         """Both charts follow."""
         for chart in self.query(Chart):
             chart.view = view
+        if view.cursor != before.cursor:
+            self.post_message(self.Pointed(view.axis, view.cursor))
 
     @on(Chart.ViewWanted)
     def _chart_wants(self, message: Chart.ViewWanted) -> None:
@@ -50,3 +61,8 @@ class RunCharts(Vertical):
     def pan(self, share: float) -> None:
         """Shows an earlier or later part of the run."""
         self.view = self.view.panned(share, whole_range(self._history, self.view.axis))
+
+    def move_cursor(self, columns: int) -> None:
+        """Reads the charts so many columns further right."""
+        share = columns / max(1, self.query(Chart).first().columns)
+        self.view = self.view.with_cursor_moved(share, whole_range(self._history, self.view.axis))

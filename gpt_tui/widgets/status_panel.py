@@ -33,5 +33,6 @@ def row_line(row: Row, width: int, label_width: int = LABEL_WIDTH) -> Content:
     """One row: its label and its value; a rule across the width."""
     if row == RULE:
         return Content.styled("─" * width, "$foreground 15%")
-    value = Content.styled(row.value, TONE_STYLES[row.tone])
+    room = max(1, width - label_width)
+    value = Content.styled(row.value, TONE_STYLES[row.tone]).truncate(room, ellipsis=True)
     return Content.assemble((row.label.ljust(label_width), "$foreground 60%"), value)

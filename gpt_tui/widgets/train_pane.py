@@ -1,23 +1,30 @@
-"""The Train tab: charts and log on the left, numbers on the right, buttons below."""
+"""The Train tab: charts, samples, log and numbers, buttons below. Where each is, the styles say for each size."""
 
 from __future__ import annotations
 
 from collections.abc import Set
 
+from textual import on
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
+from textual.containers import Container, Vertical
 from textual.widgets import ContentSwitcher
 
+from gpt_tui.chart_series import nearest_row
+from gpt_tui.curve import STEP
+from gpt_tui.keymap import KEYS, shown_key
 from gpt_tui.run_history import RunHistory
 from gpt_tui.run_setup import Setup
 from gpt_tui.run_status import Facts
+from gpt_tui.train_layout import Notes, next_notes, notes_title
 from gpt_tui.widgets.controls import Controls
 from gpt_tui.widgets.log_pane import LogPane
 from gpt_tui.widgets.run_charts import RunCharts
+from gpt_tui.widgets.samples_pane import SamplesPane
 from gpt_tui.widgets.status_panel import StatusPanel
 from gpt_tui.widgets.welcome import Welcome
 
 REDRAW_INTERVAL_S = 0.5
+SWITCH_KEY = next(key for key in KEYS if key.id == "samples.switch")
 
 
 class TrainPane(Vertical):
@@ -26,6 +33,8 @@ class TrainPane(Vertical):
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
         self._drawn_at_s = 0.0
+        self._history = RunHistory()
+        self._notes: Notes = "samples"
 
     @property
     def charts(self) -> RunCharts:
@@ -36,12 +45,16 @@ class TrainPane(Vertical):
         """Welcome or run, then the buttons."""
         with ContentSwitcher(initial="welcome", id="train-switcher"):
             yield Welcome(id="welcome")
-            with Horizontal(id="run"):
-                with Vertical(id="curves"):
-                    yield RunCharts(id="charts")
-                    yield LogPane(id="log")
+            with Container(id="run"):
+                yield RunCharts(id="charts")
                 yield StatusPanel(id="status")
+                yield SamplesPane(id="samples")
+                yield LogPane(id="log")
         yield Controls("train", id="controls")
+
+    def on_resize(self) -> None:
+        """Another size may have room for the log beside the samples."""
+        self._name_notes()
 
     def show_setup(self, setup: Setup, keys: dict[str, str]) -> None:
         """What a start would train."""
@@ -59,7 +72,9 @@ class TrainPane(Vertical):
     def show_run(self, history: RunHistory, facts: Facts, *, at_once: bool) -> None:
         """The run as it is now; unless `at_once`, charts and numbers are redrawn no more than twice a second."""
         self.query_one(ContentSwitcher).current = "run"
+        self._history = history
         self.query_one(LogPane).show(history)
+        self.query_one(SamplesPane).show(history)
         if not at_once and facts.now_s - self._drawn_at_s < REDRAW_INTERVAL_S:
             return
         self._drawn_at_s = facts.now_s
@@ -71,3 +86,32 @@ class TrainPane(Vertical):
     def allow(self, actions: Set[str], *, paused: bool) -> None:
         """Which buttons can be pressed."""
         self.query_one(Controls).allow(actions, paused=paused)
+
+    # -- samples and log
+
+    @property
+    def _both_seen(self) -> bool:
+        return self.screen.has_class("-tall")
+
+    def switch_notes(self) -> None:
+        """The samples, the log in their place, or the samples alone."""
+        self._notes = next_notes(self._notes, both_seen=self._both_seen)
+        self._name_notes()
+
+    def _name_notes(self) -> None:
+        self.set_class(self._notes == "log" and not self._both_seen, "-log")
+        self.set_class(self._notes == "alone", "-alone")
+        key = shown_key(SWITCH_KEY, dict(self.app._keymap))
+        names: dict[Notes, SamplesPane | LogPane] = {
+            "samples": self.query_one(SamplesPane),
+            "log": self.query_one(LogPane),
+        }
+        for name, pane in names.items():
+            pane.border_title = notes_title(self._notes, name, both_seen=self._both_seen, key=key)
+
+    @on(RunCharts.Pointed)
+    def _charts_pointed(self, message: RunCharts.Pointed) -> None:
+        """The sample that was the newest at the charts' cursor."""
+        message.stop()
+        row = None if message.x is None else nearest_row(self._history, message.axis, message.x)
+        self.query_one(SamplesPane).point_at(None if row is None else row[STEP])

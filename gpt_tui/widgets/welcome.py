@@ -25,16 +25,29 @@ class Welcome(VerticalScroll):
     can_focus = False
 
     def compose(self) -> ComposeResult:
-        """One text."""
+        """What would be trained, and the countdown of the first start."""
         yield Static("", id="welcome-text", markup=False)
+        yield Static("", id="welcome-countdown", markup=False)
+
+    @property
+    def text_width(self) -> int:
+        """Cells that a line of text may take."""
+        columns = self.app.size.width
+        return max(MOST_WIDTH if columns > MOST_WIDTH + MARGIN else columns - MARGIN, 30)
+
+    def show_countdown(self, line: str, hint: str) -> None:
+        """What begins by itself, and when; "" for nothing."""
+        text = Content.assemble((line, "$primary"), "\n", (hint, "$foreground 60%")) if line else Content("")
+        countdown = self.query_one("#welcome-countdown", Static)
+        countdown.display = bool(line)
+        countdown.update(text)
 
     def show_setup(self, setup: Setup, keys: dict[str, str]) -> None:
         """What a start would train, and what else can be done; `keys` maps an action to its key as shown."""
         lines = [Content.styled("Train a GPT from scratch, watch it learn, chat with it.", "bold"), Content("")]
-        width = max(MOST_WIDTH if self.app.size.width > MOST_WIDTH + MARGIN else self.app.size.width - MARGIN, 30)
         for label, text in setup_rows(setup):
             style = "bold $error" if label == "text" and setup.problem else ""
-            for part in textwrap.wrap(one_line(text), width - LABEL_WIDTH):
+            for part in textwrap.wrap(one_line(text), self.text_width - LABEL_WIDTH):
                 lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$foreground 60%"), (part, style)))
                 label = ""
         lines.append(Content(""))
@@ -43,6 +56,7 @@ class Welcome(VerticalScroll):
 
     def show_opening(self, words: str, share: float) -> None:
         """What is being made ready, and how far it is."""
+        self.show_countdown("", "")
         self.query_one("#welcome-text", Static).update(
             Content.assemble(
                 ("Getting ready\n\n", "bold"), f"{one_line(words)}\n",

@@ -73,6 +73,7 @@ async def running_app(
     autostart: bool = False,
     preferences: Preferences = NO_PREFERENCES,
     probes: Probes | None = None,
+    lead_s: float = 0.0,
     **settings: object,
 ) -> AsyncIterator[AppBench]:
     """The app in a headless terminal; its run, if any, has ended when this ends."""
@@ -82,6 +83,7 @@ async def running_app(
     app = GptApp(
         chosen, "nano", request=request, open_run=opener, make=make or fake_generator(), preferences=preferences,
         probes=probes or fake_probes(),
+        lead_s=lead_s,
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)

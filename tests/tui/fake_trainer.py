@@ -26,6 +26,7 @@ from gpt_core.training.events import (
     RunFinished,
     RunPaused,
     RunStarted,
+    SampleWritten,
     StepCompleted,
 )
 from gpt_core.training.requests import TrainerRequests
@@ -76,6 +77,8 @@ class FakeTrainer:
             train_file="data/raw/train.en", eval_file="data/test/eval.en",
             resumed_from="models/ckpt_latest.safetensors" if self.resumed_at else "", elapsed_s=0.0,
         )  # fmt: skip
+        if not self.resumed_at:
+            yield self._sample()
         reason = "stopped"
         while not self.requests.stopping:
             if self.requests.pausing:
@@ -93,6 +96,7 @@ class FakeTrainer:
                 yield self._save("latest")
             if not overfit and (self.step % 250 == 0 or self.requests.take_evaluate()):
                 yield self._evaluation()
+                yield self._sample()
                 yield self._save("best")
             if last and self.step >= last:
                 reason = "overfit_done" if overfit else "max_steps"
@@ -120,6 +124,9 @@ class FakeTrainer:
         loss = loss_at(self.step, 0.05)
         accuracy = 0.36 * (1 - math.exp(-self.step / 900)) + 0.02
         return EvalCompleted(self.step, loss, math.exp(loss), accuracy, loss / 2.98 / math.log(2) * 2)
+
+    def _sample(self) -> SampleWritten:
+        return SampleWritten(self.step, "It was", f" [b]the text[/b] after {self.step} steps \x1b[31mof training")
 
     def _save(self, kind: str) -> CheckpointSaved:
         if kind == "latest":

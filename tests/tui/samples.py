@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from gpt_core.training.events import EvalCompleted, RunStarted, StepCompleted
+from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunStarted, SampleWritten, StepCompleted
 from gpt_tui.run_history import Limits, RunHistory, advance, advance_all
 
 LIMITS = Limits(max_epochs=20, patience=3, improvement_threshold=0.005)
@@ -39,3 +39,41 @@ def trained(
     """A run of so many steps."""
     history = advance(RunHistory(limits=LIMITS), started())
     return advance_all(history, [step(number, loss(number)) for number in range(1, steps + 1)])
+
+
+PROMPT = "It was"
+TEXTS = (
+    "osed2seaaretpounritysit rty feat\x07sfy dshamap\npeppy libesilescarTre [bold]signsh ew",
+    " not of the explstery give idea fnd's of his man I are to be himself be no seasons, for ever to to have have on",
+    " not the the husband, which I cannot marry are a notice, I had not suppose it was further concerness of the\n"
+    "temper, that Sir John I never her--I never left a invit of the better, and it was to do",
+    " not to the dreadful there can speak. I hope me with she was and this could bring them, on a very young man",
+    ' a very good match for her, and she had been at the house of her sister.\n\n"I am very glad," said Elizabeth.',
+)
+
+
+def sampled(number: int, text: str, prompt: str = PROMPT) -> SampleWritten:
+    """One sample."""
+    return SampleWritten(number, prompt, text)
+
+
+def learnt(evaluations: int = 4, every: int = 150) -> RunHistory:
+    """A run with so many evaluations, each with its save and its sample, and 50 steps after the last one."""
+    history = advance(advance(RunHistory(limits=LIMITS), started()), sampled(0, TEXTS[0]))
+    for number in range(1, evaluations + 1):
+        at = number * every
+        steps = [step(n, wavy_loss(n)) for n in range(at - every + 1, at + 1)]
+        accuracy = 0.3 - 0.3 * math.exp(-at / 200)
+        events = [
+            scored(at, accuracy, wavy_loss(at) + 0.4),
+            sampled(at, TEXTS[min(number, len(TEXTS) - 1)]),
+            CheckpointSaved("best", "models/best_model.safetensors", at),
+        ]
+        history = advance_all(history, [*steps, *events], at_s=at / 10)
+    last = evaluations * every
+    return advance_all(history, [step(n, wavy_loss(n)) for n in range(last + 1, last + 51)])
+
+
+def wavy_loss(number: int) -> float:
+    """From 7 down to 3 nats, with a ripple in place of noise."""
+    return 3.0 + 4.0 * math.exp(-number / 120) + 0.25 * math.sin(number * 1.7) * math.sin(number * 0.13)

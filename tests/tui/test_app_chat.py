@@ -144,6 +144,6 @@ async def test_a_finished_run_offers_the_chat_and_its_checkpoint_answers(tmp_pat
     saved_model(tmp_path, "latest", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40), max_steps=30, autostart=True) as bench:
         await bench.until_phase(Phase.FINISHED)
-        assert "all steps are done. Press c to chat with the model" in bench.text()
+        assert "all steps are done. Press F3 to chat" in bench.text()
         await bench.pilot.press("c")
         await bench.until_seen("automatic · ckpt_latest")

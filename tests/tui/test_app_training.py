@@ -37,7 +37,7 @@ async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
         await do(bench, "stop", by)
         await bench.until_phase(Phase.STOPPED)
         assert len(bench.opener.trainers[0].saved) == 1
-        await bench.until_seen("stopped and saved. Press c to chat")
+        await bench.until_seen("stopped and saved. Press F3 to chat")
 
 
 @pytest.mark.parametrize("by", BY)
@@ -160,7 +160,7 @@ async def test_the_mouse_reads_the_chart(tmp_path: Path):
         assert pane.view.cursor is not None
         row = nearest_row(bench.app.engine.history, "steps", pane.view.cursor)
         assert row is not None
-        await bench.until_seen(f"step {row[0]:.0f}: {row[-1]:.3f}")
+        await bench.until_seen(f"step {row[0]:.0f}  ⣿ each step {row[3]:.3f}  ⠒⠒ smoothed {row[-1]:.3f}")
 
 
 async def test_an_error_of_the_engine_is_shown_and_the_app_lives_on(tmp_path: Path):

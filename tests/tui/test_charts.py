@@ -53,7 +53,7 @@ def test_every_line_character_is_braille_and_every_row_is_as_wide_as_the_chart()
 
 def test_one_single_step_can_be_drawn():
     _, picture = drawn(trained(1))
-    assert (picture.layers == SMOOTHED).sum() == 1
+    assert 1 <= (picture.layers == SMOOTHED).sum() <= 2
 
 
 def test_evaluations_are_marked_and_the_best_one_differently():

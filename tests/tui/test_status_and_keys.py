@@ -33,8 +33,8 @@ def test_the_panel_says_all_there_is_to_say_about_a_run():
     assert shown["best"] == "★ 31.2% at 300"
     assert shown["patience"] == "3 of 3 epochs"
     assert shown["memory"] == "210 MB"
-    assert shown["saved"] == "340, 12 s ago"
-    assert {"loss", "smoothed", "gradient", "rate", "tokens", "bits/byte", "model", "time"} <= set(shown)
+    assert shown["saved"] == "at step 340, 12 s ago"
+    assert {"loss", "smoothed", "gradient", "learning", "tokens", "bits/byte", "model", "time"} <= set(shown)
 
 
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
@@ -65,7 +65,13 @@ def test_what_can_be_done_depends_on_what_is_being_done(phase):
 
 def test_no_two_keys_of_one_tab_are_the_same_and_ids_are_unique():
     assert len({key.id for key in KEYS}) == len(KEYS)
-    for places in ({"train", "charts", "everywhere"}, {"chat", "everywhere"}, {"checkpoints"}, {"setup", "everywhere"}):
+    tabs = (
+        {"train", "samples", "charts", "everywhere"},
+        {"chat", "everywhere"},
+        {"checkpoints"},
+        {"setup", "everywhere"},
+    )
+    for places in tabs:
         names = [name for key in KEYS if key.place in places for name in key.keys.split(",")]
         assert len(names) == len(set(names))
 

@@ -1,0 +1,54 @@
+"""What the keys of samples and log do."""
+
+from __future__ import annotations
+
+from gpt_tui.keymap import keys_of
+from gpt_tui.widgets.log_pane import LogPane
+from gpt_tui.widgets.samples_pane import SamplesPane
+from gpt_tui.widgets.train_pane import TrainPane
+
+SAMPLE_ACTIONS = frozenset(key.action.partition("(")[0] for key in keys_of("samples"))
+
+
+class SampleActions:
+    """The actions of the key table's "samples" keys; they move the log where that is seen in the samples' place."""
+
+    @property
+    def train_pane(self) -> TrainPane:
+        """The Train tab."""
+        raise NotImplementedError
+
+    @property
+    def _notes(self) -> SamplesPane | LogPane:
+        samples = self.train_pane.query_one(SamplesPane)
+        return samples if samples.display else self.train_pane.query_one(LogPane)
+
+    def action_switch_notes(self) -> None:
+        """The samples, the log, or the samples alone."""
+        self.train_pane.switch_notes()
+
+    def action_samples(self, number: int) -> None:
+        """So many samples on, or back; so many lines of the log."""
+        notes = self._notes
+        if isinstance(notes, SamplesPane):
+            notes.go(number)
+        else:
+            notes.scroll_relative(y=number, animate=False)
+
+    def action_samples_page(self, pages: int) -> None:
+        """A page on, or back."""
+        notes = self._notes
+        if isinstance(notes, SamplesPane):
+            notes.go_page(pages)
+        else:
+            notes.scroll_relative(y=pages * notes.size.height, animate=False)
+
+    def action_samples_end(self, first: bool) -> None:
+        """The first sample or line, or the newest."""
+        notes = self._notes
+        if isinstance(notes, SamplesPane):
+            notes.go_to_end(first=first)
+        elif first:
+            notes.scroll_home(animate=False)
+        else:
+            notes.scroll_end(animate=False)

@@ -1,0 +1,57 @@
+"""The app as it looks at one moment: a given history and phase, no thread, no clock, no memory that differs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+from textual.pilot import Pilot
+
+import gpt_tui.screens.main
+from gpt_core.config import preset
+from gpt_tui.app import GptApp
+from gpt_tui.engine import AnyTrainer, Engine, Progress, RunRequest
+from gpt_tui.run_history import RunHistory
+from gpt_tui.run_setup import Setup
+from gpt_tui.run_status import Facts, Phase
+
+SETTINGS = msgspec.structs.replace(preset("nano"), models_dir="models")
+SETUP = Setup(SETTINGS, "nano", "data/raw/train.en", 3_600_000, "data/test/eval.en")
+
+
+@asynccontextmanager
+async def still_app(
+    monkeypatch: pytest.MonkeyPatch,
+    history: RunHistory,
+    phase: Phase,
+    size: tuple[int, int],
+    *,
+    opening: tuple[str, float] = ("", 0.0),
+    theme: str = "gpt-night",
+) -> AsyncIterator[tuple[GptApp, Pilot[None]]]:
+    """The app with this history; the last save was 12 seconds ago."""
+    saved_at_s = history.saved.at_s if history.saved else 0.0
+    monkeypatch.setattr(Engine, "phase", property(lambda engine: phase))
+    monkeypatch.setattr(Engine, "facts", lambda engine: Facts(phase, saved_at_s + 12.0, 72_000_000))
+    monkeypatch.setattr(gpt_tui.screens.main, "read_setup", lambda settings, name: SETUP)
+    app = GptApp(SETTINGS, "nano", open_run=no_run)
+    app.engine.history = history
+    app.engine.opening = opening
+    async with app.run_test(size=size) as pilot:
+        app.theme = theme
+        await pilot.pause(0.1)
+        app.main.show(at_once=True)
+        await pilot.pause()
+        yield app, pilot
+
+
+def no_run(request: RunRequest, progress: Progress) -> AnyTrainer:
+    """Nothing is opened here."""
+    raise AssertionError(request)
+
+
+def screen_lines(app: GptApp) -> str:
+    """What is on the screen, as lines of text."""
+    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())

@@ -1,0 +1,64 @@
+"""The first start: it leads to a run by itself, and anything that the user does comes first."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt_tui.run_status import Phase
+from tests.tui.app_bench import running_app
+from tests.tui.test_chat_model import saved_model
+
+LONG_S = 600.0
+
+
+async def test_a_first_start_begins_a_run_by_itself(tmp_path: Path):
+    async with running_app(tmp_path, lead_s=0.3) as bench:
+        await bench.until_step(5)
+        assert bench.opener.requests[0].preset_name == "nano"
+
+
+async def test_the_countdown_is_seen_and_enter_ends_it(tmp_path: Path):
+    async with running_app(tmp_path, lead_s=LONG_S) as bench:
+        await bench.until_seen("training nano on train.en begins by itself in 600 s")
+        assert "enter begins at once, esc or any other key stays here" in bench.text()
+        await bench.pilot.press("enter")
+        await bench.until_step(5)
+
+
+@pytest.mark.parametrize("key", ["escape", "l", "f1", "f3", "ctrl+p"])
+async def test_any_other_key_waits_for_the_user(tmp_path: Path, key: str):
+    async with running_app(tmp_path, lead_s=LONG_S) as bench:
+        await bench.until_seen("begins by itself")
+        await bench.pilot.press(key)
+        await bench.pilot.pause()
+        assert not bench.app.main.is_leading
+        assert not bench.opener.requests
+        await bench.pilot.press("escape", "f2", "enter")
+        assert "begins by itself" not in bench.text()
+        assert bench.phase is Phase.IDLE
+
+
+async def test_a_click_waits_for_the_user_and_a_button_does_what_it_says(tmp_path: Path):
+    async with running_app(tmp_path, lead_s=LONG_S) as bench:
+        await bench.until_seen("begins by itself")
+        await bench.pilot.click("#welcome-text")
+        assert not bench.app.main.is_leading
+        await bench.pilot.click("#button-overfit")
+        await bench.until_step(1)
+        assert bench.opener.requests[0].settings.overfit_tiny
+
+
+async def test_where_a_checkpoint_is_nothing_begins_by_itself(tmp_path: Path):
+    saved_model(tmp_path, "latest", 100, seed=1)
+    async with running_app(tmp_path, lead_s=0.1) as bench:
+        await bench.until_seen("to go on from")
+        await bench.pilot.pause(0.5)
+        assert not bench.opener.requests
+        assert "begins by itself" not in bench.text()
+
+
+async def test_where_the_text_has_a_problem_nothing_begins_by_itself(tmp_path: Path):
+    async with running_app(tmp_path, lead_s=0.1, train_file=str(tmp_path / "nowhere.en")) as bench:
+        await bench.until_seen("cannot be read")
+        await bench.pilot.pause(0.5)
+        assert not bench.opener.requests

@@ -1,0 +1,169 @@
+"""The samples in the app: newest in view, all of them reached by keys, and read together with the charts."""
+
+from pathlib import Path
+
+import pytest
+from textual.widgets import ContentSwitcher
+
+from gpt_core.training.events import RunPaused
+from gpt_tui.engine import Engine
+from gpt_tui.run_history import advance, advance_all
+from gpt_tui.run_status import Phase
+from gpt_tui.widgets.log_pane import LogPane
+from gpt_tui.widgets.run_charts import RunCharts
+from gpt_tui.widgets.samples_pane import SamplesPane
+from tests.tui.app_bench import running_app
+from tests.tui.fake_trainer import FakeOpen
+from tests.tui.samples import learnt, sampled, scored, step
+from tests.tui.still_app import screen_lines, still_app
+
+PAUSED = advance(learnt(), RunPaused(650))
+LATER = advance_all(PAUSED, [step(800, 3.0), scored(800, 0.29), sampled(800, " the newest words of all")])
+
+
+async def test_the_newest_sample_is_in_view_and_stays_so(monkeypatch: pytest.MonkeyPatch):
+    async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
+        assert "★ step 600" in screen_lines(app)
+        app.engine.history = LATER
+        app.main.show(at_once=True)
+        await pilot.pause()
+        assert "the newest words of all" in screen_lines(app)
+
+
+async def test_who_has_scrolled_away_stays_where_he_is_until_he_goes_to_the_end(monkeypatch: pytest.MonkeyPatch):
+    async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
+        await pilot.press("home")
+        assert "untrained" in screen_lines(app)
+        app.engine.history = LATER
+        app.main.show(at_once=True)
+        await pilot.pause()
+        assert "untrained" in screen_lines(app)
+        await pilot.press("end")
+        assert "the newest words of all" in screen_lines(app)
+
+
+async def test_keys_go_from_sample_to_sample_and_page_by_page(monkeypatch: pytest.MonkeyPatch):
+    async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
+        pane = app.main.query_one(SamplesPane)
+        starts = pane._timeline.starts
+        await pilot.press("home", "down")
+        assert pane.scroll_y == starts[1]
+        await pilot.press("down", "down", "up")
+        assert pane.scroll_y == starts[2]
+        before = pane.scroll_y
+        await pilot.press("pageup")
+        assert pane.scroll_y == before - (pane.scrollable_content_region.height - 1)
+        await pilot.press("up", "up", "up", "up")
+        assert pane.scroll_y == 0
+
+
+async def test_the_mouse_wheel_scrolls_the_samples(monkeypatch: pytest.MonkeyPatch):
+    async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (120, 40)) as (app, pilot):
+        pane = app.main.query_one(SamplesPane)
+        end = pane.scroll_y
+        pane._on_mouse_scroll_up(_wheel(pane))
+        await pilot.pause(0.3)
+        assert pane.scroll_y < end
+
+
+def _wheel(pane: SamplesPane):  # type: ignore[no-untyped-def]
+    from textual.events import MouseScrollUp
+
+    return MouseScrollUp(pane, 1, 1, 0, -1, 0, False, False, False)
+
+
+async def test_reading_the_charts_shows_the_sample_of_that_time(monkeypatch: pytest.MonkeyPatch):
+    async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
+        charts = app.main.query_one(RunCharts)
+        pane = app.main.query_one(SamplesPane)
+        await pilot.press("comma")
+        assert charts.view.cursor == 650
+        await pilot.press(*["comma"] * 30)
+        assert 150 < charts.view.cursor < 300
+        await pilot.pause()
+        assert pane.scroll_y == pane._timeline.starts[1]
+        assert "smoothed" in app.main.query_one("#charts .loss").border_title or "⠒⠒" in screen_lines(app)
+        await pilot.press("full_stop")
+        assert charts.view.cursor > 250 or charts.view.cursor > 150
+        await pilot.press("escape")
+        await pilot.pause()
+        assert charts.view.cursor is None
+        assert pane.scroll_y == pane.max_scroll_y
+
+
+async def test_a_newest_sample_that_is_higher_than_the_pane_shows_its_beginning(monkeypatch: pytest.MonkeyPatch):
+    history = advance(PAUSED, sampled(650, " and on it went" * 40))
+    async with still_app(monkeypatch, history, Phase.PAUSED, (80, 24)) as (app, pilot):
+        assert "◇ step 650" in screen_lines(app)
+        await pilot.press("pagedown")
+        assert "◇ step 650" not in screen_lines(app)
+
+
+async def test_the_marked_sample_stays_in_view_when_a_new_one_comes_and_reading_ends_where_it_began(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
+        pane = app.main.query_one(SamplesPane)
+        await pilot.press("home", "down", "down")
+        left_at = pane.scroll_y
+        await pilot.press(*["comma"] * 40)
+        await pilot.pause()
+        marked_at = pane.scroll_y
+        assert marked_at != left_at
+        app.engine.history = LATER
+        app.main.show(at_once=True)
+        await pilot.pause()
+        assert pane.scroll_y == marked_at
+        await pilot.press("escape")
+        await pilot.pause()
+        assert pane.scroll_y == left_at
+
+
+async def test_reading_the_charts_while_the_log_is_shown_does_no_harm(monkeypatch: pytest.MonkeyPatch):
+    async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
+        await pilot.press("v", "comma", "comma", "comma", "home", "v", "v")
+        await pilot.pause()
+        assert "step 600" in screen_lines(app)
+
+
+async def test_the_view_key_shows_the_log_then_the_samples_alone_then_all(monkeypatch: pytest.MonkeyPatch):
+    async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
+        samples, log, charts = (app.main.query_one(kind) for kind in (SamplesPane, LogPane, RunCharts))
+        assert (samples.display, log.display) == (True, False)
+        await pilot.press("v")
+        assert (samples.display, log.display) == (False, True)
+        await pilot.pause(0.1)
+        assert "paused at step 650" in screen_lines(app)
+        await pilot.press("v")
+        await pilot.pause()
+        assert (samples.display, log.display, charts.size.height) == (True, False, 0)
+        assert samples.size.height >= 19
+        await pilot.press("v")
+        await pilot.pause()
+        assert charts.size.height > 8
+        await pilot.resize_terminal(120, 40)
+        await pilot.pause()
+        assert (samples.display, log.display) == (True, True)
+
+
+async def test_text_of_a_model_is_neither_markup_nor_an_escape_sequence(tmp_path: Path):
+    async with running_app(tmp_path, size=(120, 40), opener=FakeOpen(step_s=0.0002), autostart=True) as bench:
+        await bench.until_seen("It was [b]the text[/b] after 0 steps ␛[31mof training")
+
+
+async def test_samples_keys_work_only_where_there_is_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        assert bench.app.main.check_action("switch_notes", ()) is False
+        assert bench.app.main.check_action("log_scale", ()) is False
+        assert bench.app.main.query_one("#train-switcher", ContentSwitcher).current == "welcome"
+
+
+async def test_little_disk_space_is_said_when_a_run_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from gpt_core.training.checkpoint_store import CheckpointStore
+
+    monkeypatch.setattr(CheckpointStore, "space_warning", lambda store, settings: "models: 5 MB free, make room")
+    async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
+        await bench.until_step(10)
+        await bench.until_seen("✗ models: 5 MB free, make room")
+        assert any(line.text == "models: 5 MB free, make room" for line in bench.app.engine.history.log)
+        assert isinstance(bench.app.engine, Engine)

@@ -1,0 +1,131 @@
+"""What the Train tab says around charts and samples, the header and the first start: pure functions of values."""
+
+import pytest
+from rich.cells import cell_len
+from textual.content import Content
+
+from gpt_core.config import preset
+from gpt_tui.chart_raster import EVAL_LINE, READ, READ_CHARACTER, raster
+from gpt_tui.chart_series import chart_series, whole_range
+from gpt_tui.chart_view import ChartView
+from gpt_tui.chart_words import legend, readout, title
+from gpt_tui.first_start import Countdown, countdown_words, leads
+from gpt_tui.header_words import fitted_model, tab_labels, tabs_width
+from gpt_tui.run_setup import Setup
+from gpt_tui.run_status import next_steps
+from gpt_tui.stored_models import Stored
+from gpt_tui.train_layout import next_notes, notes_title
+from tests.tui.samples import learnt, trained
+
+SETUP = Setup(preset("nano"), "nano", train_file="data/raw/train.en")
+KEYS = {"start_now": "enter", "cursor_off": "esc", "chat": "c", "resume": "r", "start": "s"}
+
+
+def plain(markup: str) -> str:
+    return Content.from_markup(markup).plain
+
+
+def test_a_readout_has_raw_smoothed_and_eval_values():
+    words = plain(readout(learnt(), "loss", ChartView(cursor=310.0), 120))
+    assert words.startswith("step 310  ⣿ each step ")
+    assert "⠒⠒ smoothed " in words
+    assert words.endswith(" at 300")
+    assert plain(readout(learnt(), "loss", ChartView(axis="time", cursor=31.0), 120)).startswith("step 310, 0:31  ")
+
+
+@pytest.mark.parametrize("width", [0, 10, 20, 30, 44, 60, 100])
+def test_legend_and_readout_keep_to_their_room_and_cut_no_word(width):
+    history = learnt()
+    for metric in ("loss", "perplexity"):
+        for words in (legend(history, width), readout(history, metric, ChartView(cursor=310.0), width)):
+            assert cell_len(plain(words)) <= width
+    assert readout(history, "loss", ChartView(), width) == ""
+
+
+def test_a_title_says_how_its_axis_differs_from_what_is_usual():
+    history = trained(100, lambda n: 3.0)
+    assert plain(title(history, "loss", ChartView())) == "loss 3.000"
+    assert (
+        plain(title(history, "perplexity", ChartView(log=True, reach="close")))
+        == "perplexity 20.09 log scale, close up"
+    )
+    assert plain(title(trained(0), "loss", ChartView())) == "loss"
+
+
+def test_the_cursor_comes_from_the_right_edge_and_stays_in_the_part_shown():
+    whole = whole_range(trained(1000), "steps")
+    view = ChartView().with_cursor_moved(-0.1, whole)
+    assert view.cursor == whole.high
+    assert view.with_cursor_moved(-0.1, whole).cursor == pytest.approx(whole.high - 0.1 * whole.span)
+    assert view.with_cursor_moved(-5, whole).cursor == whole.low
+    zoomed = ChartView(span=0.5, cursor=whole.low).with_cursor_moved(0.1, whole)
+    assert zoomed.cursor == zoomed.window(whole).low
+
+
+def test_the_y_axis_shows_what_suits_all_or_a_close_up_of_both_metrics():
+    views = [ChartView(), ChartView().with_next_reach(), ChartView().with_next_reach().with_next_reach()]
+    assert [view.is_close("loss") for view in views] == [False, False, True]
+    assert [view.is_close("perplexity") for view in views] == [True, False, True]
+    assert views[2].with_next_reach() == ChartView()
+    tops = [
+        chart_series(trained(900), "loss", "steps", columns=90, close=close).y_range.high for close in (False, True)
+    ]
+    assert tops[0] > 6.9
+    assert tops[1] < 4.5
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_evaluations_are_joined_and_the_cursor_sits_on_the_smoothed_line(log):
+    series = chart_series(learnt(), "loss", "steps", columns=120, log=log)
+    picture = raster(series, 60, 12, cursor=310.0)
+    assert (picture.layers == EVAL_LINE).sum() > 10
+    read = [chr(c) for c in picture.characters[picture.layers == READ]]
+    assert read == [READ_CHARACTER]
+
+
+def test_the_header_has_keys_where_there_is_room_and_follows_the_users_keymap():
+    narrow, wide = tab_labels(80, {}), tab_labels(120, {"go.chat": "ctrl+t"})
+    assert [key for key, _ in narrow.values()] == [""] * len(narrow)
+    assert [key for key, _ in wide.values()] == ["F2", "^t", "F4", "F5"]
+    assert tabs_width(narrow) == len(" Train  Chat  Checkpoints  Runs ")
+
+
+@pytest.mark.parametrize(
+    ("room", "shown"), [(30, "nano · 1.19M parameters"), (22, "nano · 1.19M"), (11, "nano"), (3, "")]
+)
+def test_a_models_name_is_shortened_by_whole_words(room, shown):
+    assert fitted_model("nano · 1.19M parameters", room) == shown
+
+
+def test_a_first_start_leads_only_where_nothing_is_there_and_the_text_can_be_read():
+    assert leads(SETUP)
+    assert not leads(SETUP._replace(problem="data/raw/train.en cannot be read"))
+    assert not leads(SETUP._replace(train_file=""))
+    assert not leads(SETUP._replace(stored=Stored(for_chat=object())))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [40, 70, 84])
+def test_the_countdown_says_what_begins_when_and_what_can_be_done(width):
+    countdown = Countdown(100.0, 10.0)
+    line, hint = countdown_words(SETUP, countdown, 104.5, KEYS, width)
+    assert line.endswith("training nano on train.en begins by itself in 6 s")
+    assert hint == "enter begins at once, esc or any other key stays here"
+    assert ("━" in line) == (width > 60)
+    assert (countdown.left_s(104.5), countdown.share(105.0), countdown.left_s(999.0)) == (5.5, 0.5, 0.0)
+
+
+def test_a_run_that_was_stopped_can_go_on_and_one_that_is_done_cannot():
+    assert next_steps("stopped", KEYS) == "Press c to chat, r to go on, s for a new run."
+    assert next_steps("max_steps", KEYS) == "Press c to chat, s for a new run."
+
+
+def test_the_view_key_goes_round_samples_log_and_samples_alone():
+    seen, notes = [], "samples"
+    for _ in range(3):
+        notes = next_notes(notes, both_seen=False)
+        seen.append(notes)
+    assert seen == ["log", "alone", "samples"]
+    assert next_notes("samples", both_seen=True) == "alone"
+    assert next_notes("log", both_seen=True) == "samples"
+    assert plain(notes_title("samples", "samples", both_seen=False, key="v")) == " samples  v log "
+    assert plain(notes_title("samples", "log", both_seen=True, key="v")) == "log"
