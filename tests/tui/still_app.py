@@ -39,8 +39,8 @@ async def still_app(
     app = GptApp(SETTINGS, "nano", open_run=no_run)
     app.engine.history = history
     app.engine.opening = opening
+    app.theme = theme
     async with app.run_test(size=size) as pilot:
-        app.theme = theme
         await pilot.pause(0.1)
         app.main.show(at_once=True)
         await pilot.pause()
