@@ -39,7 +39,7 @@ from gpt_tui.screens.choice import quit_question
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.main import MainScreen
 from gpt_tui.screens.setup import SetupScreen
-from gpt_tui.theme import NIGHT, OWN_THEMES
+from gpt_tui.theme import NIGHT, OWN_THEMES, run_colours
 
 DRAIN_INTERVAL_S = 0.25
 LEAD_S = 10.0  # of the countdown of a first start
@@ -50,7 +50,7 @@ HEIGHTS = [(0, "-low"), (32, "-tall")]
 
 
 class GptApp(App[None]):
-    """One engine, one main screen. `request` is begun at once if it is given.
+    """One engine, one main screen. `request` is begun at once if it is given; `watched` is followed from the start.
 
     A first start begins a run by itself after `lead_s` seconds (0: never).
     """
@@ -67,6 +67,7 @@ class GptApp(App[None]):
         preset_name: str = "",
         *,
         request: RunRequest | None = None,
+        watched: Path | None = None,
         open_run: OpenRun = open_request,
         make: MakeGenerator = make_generator,
         preferences: Preferences = NO_PREFERENCES,
@@ -79,7 +80,9 @@ class GptApp(App[None]):
         self.theme = preferences.theme or NIGHT.name
         self.set_keymap(preferences.keys)
         self.engine = Engine(open_run, self.post_message, log_path(settings.models_dir))
-        self.main = MainScreen(self.engine, settings, preset_name, make, probes or Probes(), lead_s)
+        self.main = MainScreen(
+            self.engine, settings, preset_name, make, probes or Probes(), watched=watched, lead_s=lead_s
+        )
         self._request = request
         self._leaving: int | None = None
         self.farewell = ""
@@ -94,6 +97,10 @@ class GptApp(App[None]):
         self._listen_to_signals()
         if self._request:
             self.call_after_refresh(self.main.begin, self._request)
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """The colours that the styles name beside Textual's own."""
+        return run_colours(self.current_theme.dark)
 
     def get_driver_class(self) -> type[Driver]:
         """Textual's choice, but for a terminal that may hang up."""
@@ -269,19 +276,21 @@ def run_app(
     resume: Path | None = None,
     overwrite: bool = False,
     autostart: bool = False,
+    watched: Path | None = None,
     config_file: Path | None = None,
 ) -> int:
     """Runs the app in the terminal and returns its exit code. A run is stopped and saved however the app ends.
 
-    With `resume` or `autostart` the run that these mean begins at once. Raises ConfigError where the preferences of
-    the user, or of `config_file`, make no sense.
+    With `resume` or `autostart` the run that these mean begins at once; the run of the folder `watched`, which another
+    process trains, is followed. Raises ConfigError where the preferences of the user, or of `config_file`, make no
+    sense.
     """
     preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
     settings, preset_name = resolved.settings, resolved.preset
     wanted = autostart or resume is not None
     request = RunRequest(settings, preset_name, resume=resume, overwrite=overwrite) if wanted else None
-    lead_s = 0.0 if wanted else LEAD_S
-    app = GptApp(settings, preset_name, request=request, preferences=preferences, lead_s=lead_s)
+    lead_s = 0.0 if wanted or watched else LEAD_S
+    app = GptApp(settings, preset_name, request=request, watched=watched, preferences=preferences, lead_s=lead_s)
     try:
         app.run()
     finally:

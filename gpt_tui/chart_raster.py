@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_tui.chart_series import TINY, Array, ChartSeries, Mark, Range
+from gpt_tui.chart_series import TINY, Array, ChartSeries, Mark, Plane, Range
 
 DOTS_X, DOTS_Y = 2, 4  # dots of one braille character
 MARK_GAP = 4  # columns from one mark to the next, so that the line between them is seen
@@ -60,30 +60,21 @@ def raster(
     series: ChartSeries, columns: int, rows: int, *, grid: list[float] | None = None, cursor: float | None = None
 ) -> Raster:
     """Draws the series into `rows` x `columns` characters; `grid` are y values of lines, `cursor` an x value."""
-    characters = np.full((rows, columns), ord(" "), dtype=np.uint32)
-    layers = np.zeros((rows, columns), dtype=np.uint8)
-    for y in grid or []:
-        row = int(vertical(y, series.y_range, rows, series.log))
-        if 0 <= row < rows:
-            characters[row, :] = ord(GRID_CHARACTER)
-            layers[row, :] = GRID
-    if cursor is not None:
-        column = horizontal(cursor, series.x_range, columns)
-        characters[:, column] = ord(CURSOR_CHARACTER)
-        layers[:, column] = CURSOR
+    picture = empty_raster(series, columns, rows, grid=grid, cursor=cursor)
+    characters, layers = picture
     dots_wide, dots_high = columns * DOTS_X, rows * DOTS_Y
     centres: Array = series.x_range.low + (np.arange(dots_wide, dtype=np.float64) + 0.5) * (
         series.x_range.span / dots_wide
     )
     low, high, line = (
-        _at(centres, series.x, vertical(values, series.y_range, dots_high, series.log))
+        read_at(centres, series.x, vertical(values, series.y_range, dots_high, series.log))
         for values in (series.low, series.high, series.smoothed)
     )
-    _draw(characters, layers, RAW, joined(high, low, dots_high))
+    draw_dots(picture, RAW, joined(high, low, dots_high))
     if len(series.marks) > 1:
-        _draw(characters, layers, EVAL_LINE, _dotted(series, centres, dots_high))
-    weight = 0.5 if rows >= THICK_ROWS else 0.0
-    _draw(characters, layers, SMOOTHED, joined(line - weight, line + weight, dots_high))
+        draw_dots(picture, EVAL_LINE, _dotted(series, centres, dots_high))
+    weight = line_weight(rows)
+    draw_dots(picture, SMOOTHED, joined(line - weight, line + weight, dots_high))
     marks = spaced(series.marks, series.x_range.span / columns * MARK_GAP)
     places = vertical(np.array([mark.y for mark in marks]), series.y_range, rows, series.log)
     places = np.nan_to_num(np.clip(places, -1, rows), nan=-1)
@@ -98,6 +89,27 @@ def raster(
         if isfinite(place) and 0 <= place < dots_high:
             characters[int(place) // DOTS_Y, column] = ord(READ_CHARACTER)
             layers[int(place) // DOTS_Y, column] = READ
+    return picture
+
+
+def line_weight(rows: int) -> float:
+    """By how many dots a line goes beyond its place, up and down."""
+    return 0.5 if rows >= THICK_ROWS else 0.0
+
+
+def empty_raster(plane: Plane, columns: int, rows: int, *, grid: list[float] | None, cursor: float | None) -> Raster:
+    """Nothing but the lines of the grid and the cursor."""
+    characters = np.full((rows, columns), ord(" "), dtype=np.uint32)
+    layers = np.zeros((rows, columns), dtype=np.uint8)
+    for y in grid or []:
+        row = int(vertical(y, plane.y_range, rows, plane.log))
+        if 0 <= row < rows:
+            characters[row, :] = ord(GRID_CHARACTER)
+            layers[row, :] = GRID
+    if cursor is not None:
+        column = horizontal(cursor, plane.x_range, columns)
+        characters[:, column] = ord(CURSOR_CHARACTER)
+        layers[:, column] = CURSOR
     return Raster(characters, layers)
 
 
@@ -126,13 +138,13 @@ def joined(top: Array, bottom: Array, dots_high: int) -> NDArray[np.bool_]:
 def _dotted(series: ChartSeries, centres: Array, dots_high: int) -> NDArray[np.bool_]:
     """The evaluations joined by a thin line, every other dot of it."""
     x, y = np.array([(mark.x, mark.y) for mark in series.marks]).T
-    line = _at(centres, x, vertical(y, series.y_range, dots_high, series.log))
+    line = read_at(centres, x, vertical(y, series.y_range, dots_high, series.log))
     dots = joined(line, line, dots_high)
     dots[:, 1::2] = False
     return dots
 
 
-def _at(centres: Array, x: Array, y: Array) -> Array:
+def read_at(centres: Array, x: Array, y: Array) -> Array:
     """`y` over `x` read at the dot columns' centres, NaN left of the first point and right of the last."""
     known = np.isfinite(y)
     if not known.any():
@@ -145,11 +157,11 @@ def _at(centres: Array, x: Array, y: Array) -> Array:
     return values
 
 
-def _draw(characters: NDArray[np.uint32], layers: NDArray[np.uint8], layer: int, dots: NDArray[np.bool_]) -> None:
-    """Writes dots as braille; a character that has a dot replaces what was there."""
-    rows, columns = characters.shape
+def draw_dots(picture: Raster, layer: int, dots: NDArray[np.bool_]) -> None:
+    """Writes dots (rows * DOTS_Y, columns * DOTS_X) as braille; a character that has a dot replaces what was there."""
+    rows, columns = picture.characters.shape
     cells = dots.reshape(rows, DOTS_Y, columns, DOTS_X)
     codes = np.einsum("rycx,yx->rc", cells, _BITS)
     drawn = codes > 0
-    characters[drawn] = codes[drawn] + 0x2800
-    layers[drawn] = layer
+    picture.characters[drawn] = codes[drawn] + 0x2800
+    picture.layers[drawn] = layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,22 @@ class Mark(NamedTuple):
     x: float
     y: float
     best: bool
+
+
+class Plane(Protocol):
+    """What a chart shows: parts of both axes; with `log` the y values are to be placed by their logarithm."""
+
+    @property
+    def x_range(self) -> Range:
+        """From the left edge to the right one."""
+
+    @property
+    def y_range(self) -> Range:
+        """From the lower edge to the upper one."""
+
+    @property
+    def log(self) -> bool:
+        """Whether the y axis is logarithmic."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,12 +176,19 @@ def add_tokenize(parser: Parser) -> None:
     add_json(parser)
 
 
+def add_watch(parser: Parser) -> None:
+    """`gpt-tui watch`."""
+    words = "models folder of the run (default: models)"
+    parser.add_argument("folder", metavar="DIR", nargs="?", help=words)
+
+
 def add_json(parser: Parser) -> None:
     """`--json` of the commands that print a result."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 COMMANDS = {
+    "watch": Command("follow a run that trains in another terminal", add_watch, "gpt_tui.watching:watch"),
     "generate": Command("go on from a prompt", add_generate, "gpt_tui.talking:generate"),
     "chat": Command("the plain chat; `exit` or the end of input ends it", add_chat, "gpt_tui.talking:chat"),
     "evaluate": Command("score a checkpoint on the whole eval text", add_evaluate, "gpt_tui.commands:evaluate"),

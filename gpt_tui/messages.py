@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from textual.message import Message
@@ -9,6 +10,8 @@ from textual.message import Message
 from gpt_core.training.estimate import StepTime, Texts
 from gpt_tui.chat_choice import Listed
 from gpt_tui.checkpoint_files import FolderView, Stamp
+from gpt_tui.run_history import RunHistory
+from gpt_tui.run_logs import RunLog
 from gpt_tui.run_setup import Setup
 
 
@@ -169,3 +172,19 @@ class StepTimed(Message, bubble=False):
         self.number = number
         self.step_time = time
         self.problem = problem
+
+
+class RunsFound(Message, bubble=False):
+    """These runs have a log. From the thread that looks for them to the runs pane."""
+
+    def __init__(self, runs: Sequence[RunLog]) -> None:
+        super().__init__()
+        self.runs = runs
+
+
+class RunsRead(Message, bubble=False):
+    """These runs' logs were read that far, by their folders. From the thread that reads them to the runs pane."""
+
+    def __init__(self, histories: Mapping[Path, RunHistory]) -> None:
+        super().__init__()
+        self.histories = histories

@@ -195,7 +195,8 @@ def advance(history: RunHistory, event: AnyEvent, at_s: float = 0.0) -> RunHisto
     """The history after one event, received at `at_s` seconds on the reader's own clock."""
     match event:
         case RunStarted():
-            return _logged(replace(history, started=event), _started_text(event), "good")
+            begun = replace(history, started=event, finished=None, paused=False)
+            return _logged(begun, _started_text(event), "good")
         case StepCompleted():
             return replace(history, last=event, curve=history.curve.extended([event]), evaluating=None)
         case UpdateSkipped():

@@ -63,3 +63,13 @@ DAY = Theme(
 )
 
 OWN_THEMES = (NIGHT, DAY)
+
+# Runs that are laid over each other, 1 to 8: Okabe and Ito's hues, each as light as it must be on a dark ground, and as
+# dark as it must be on a light one. Beside its colour each run has its number.
+RUNS_ON_DARK = ("#62b6f0", "#f0b33f", "#4fc79a", "#f2805a", "#e29ac8", "#f0e442", "#7f9cff", "#c9d1de")
+RUNS_ON_LIGHT = ("#0072b2", "#b36b00", "#00795a", "#c24a00", "#a5487f", "#6f6800", "#3b3fbf", "#3c4350")
+
+
+def run_colours(dark: bool) -> dict[str, str]:
+    """`run-1` to `run-8` for a dark or a light theme."""
+    return {f"run-{number}": colour for number, colour in enumerate(RUNS_ON_DARK if dark else RUNS_ON_LIGHT, 1)}

@@ -148,7 +148,24 @@ def to_json(event: Event) -> bytes:
     return msgspec.json.encode(event)
 
 
+_DECODER: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+
+
 def from_json(line: bytes | str) -> AnyEvent:
     """The event that `to_json` wrote. Raises `msgspec.DecodeError` for anything else."""
-    decoded: AnyEvent = msgspec.json.decode(line, type=AnyEvent)
-    return decoded
+    return _DECODER.decode(line)
+
+
+def from_json_lines(lines: bytes) -> list[AnyEvent]:
+    """The events of whole lines, in order; torn and foreign lines are left out."""
+    try:
+        return _DECODER.decode_lines(lines)
+    except (ValueError, RecursionError):
+        return [event for line in lines.splitlines() if (event := _event_or_none(line))]
+
+
+def _event_or_none(line: bytes) -> AnyEvent | None:
+    try:
+        return _DECODER.decode(line)
+    except (ValueError, RecursionError):
+        return None

@@ -28,7 +28,11 @@ ABOUT: dict[str, str] = {
     "the mean of the epoch under way, accuracy the best so far. Each file is read through once while you are here and "
     "held to its checksums: ✓ whole, ✗ damaged. A run goes on with the settings it was saved with, in the folder of "
     "its checkpoint.",
-    "runs": "",
+    "runs": "Every run that left a log, metrics.jsonl, under the models folder or the folder gpt-tui was started in. "
+    "The one under the cursor is replayed from its log, and followed live while another process trains it: watching "
+    "takes no lock and changes nothing. Space marks runs to lay over each other; each has a number in the list, on its "
+    "line and in the legend, which reads all of them out where the cursor of the chart is. Between different "
+    "vocabularies only bits a byte compare.",
     "setup": "Every setting of a run, each checked as it is typed: ✗ marks a field that is wrong, • one that differs "
     "from the preset. Beside them stands what the run would take: memory by formula, the speed from a few steps "
     "that are timed here and leave nothing behind. `gpt-tui --config FILE` starts what was saved.",

@@ -17,6 +17,7 @@ from gpt_tui.keymap import KEYS, shown_key
 from gpt_tui.messages import ChatLeft, ChatWanted, CheckpointDeleted, DeleteWanted, ResumeWanted, SetupRead
 from gpt_tui.probing import Probes
 from gpt_tui.quantities import whole
+from gpt_tui.run_log_text import name_of
 from gpt_tui.run_setup import Setup, model_name, read_setup, run_name
 from gpt_tui.run_status import Phase, allowed
 from gpt_tui.sampling_fields import initial_texts
@@ -42,16 +43,12 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
     BINDINGS = bindings("train", "samples", "charts")
 
     def __init__(
-        self,
-        engine: Engine,
-        settings: Settings,
-        preset_name: str,
-        make: MakeGenerator,
-        probes: Probes,
-        lead_s: float = 0.0,
-    ) -> None:
+        self, engine: Engine, settings: Settings, preset_name: str, make: MakeGenerator, probes: Probes, *,
+        watched: Path | None = None, lead_s: float = 0.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.probes = probes
+        self._watched = watched
         self.lead_s = lead_s
         self.engine = engine
         self.settings = settings
@@ -68,15 +65,18 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
             yield TrainPane(id="train")
             yield ChatPane(self._models, self._make, initial_texts(self.settings), id="chat")
             yield CheckpointsPane(self.settings.models_dir, id="checkpoints")
-            yield RunsPane(id="runs")
+            yield RunsPane(Path(self.settings.models_dir), watched=self._watched, id="runs")
         yield Banner(id="banner")
         yield FooterBar()
 
     def on_mount(self) -> None:
         """Looks for text and checkpoints."""
-        self.query_one(HeaderBar).show_model(model_name(self._setup))
+        watching = f"watching {name_of(self._watched)}" if self._watched else ""
+        self.query_one(HeaderBar).show_model(watching or model_name(self._setup))
         self.look_around()
         self.show(at_once=True)
+        if self._watched:
+            self.go("runs")
 
     # -- what is shown
 
@@ -188,7 +188,7 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
             return self.tab == "train"
         if action in SAMPLE_ACTIONS or (action in CHART_ACTIONS and self.tab == "train"):
             return self.tab == "train" and self.engine.history.started is not None
-        return action not in CHART_ACTIONS or self.tab in ("train", "runs")
+        return action not in CHART_ACTIONS or self.charts is not None
 
     # -- tabs
 

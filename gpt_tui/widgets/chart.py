@@ -14,9 +14,9 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from gpt_tui.chart_raster import BEST, CURSOR, DOTS_X, EVAL, EVAL_LINE, GRID, RAW, READ, SMOOTHED, raster
+from gpt_tui.chart_raster import BEST, CURSOR, DOTS_X, EVAL, EVAL_LINE, GRID, RAW, READ, SMOOTHED, Raster, raster
 from gpt_tui.chart_raster import vertical as vertical_place
-from gpt_tui.chart_series import ChartSeries, Metric, chart_series, whole_range
+from gpt_tui.chart_series import ChartSeries, Metric, Plane, Range, chart_series, whole_range
 from gpt_tui.chart_view import ChartView
 from gpt_tui.chart_words import legend, readout, title
 from gpt_tui.run_history import RunHistory
@@ -44,6 +44,7 @@ class Chart(Widget):
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--axis", "chart--label", *LAYER_CLASSES.values()}
+    LAYERS: ClassVar[dict[int, str]] = LAYER_CLASSES
 
     history: reactive[RunHistory] = reactive(RunHistory, repaint=False)
     view: reactive[ChartView] = reactive(ChartView, repaint=False)
@@ -90,6 +91,30 @@ class Chart(Widget):
         self._write_border()
         self.refresh()
 
+    # -- what is drawn
+
+    @property
+    def whole(self) -> Range:
+        """The part of the x axis that there is."""
+        return whole_range(self.history, self.view.axis)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the x axis has its labels here."""
+        return self.metric == "perplexity" or self.size.height >= LOW_ROWS
+
+    def series(self, columns: int, window: Range) -> Plane | None:
+        """What is to be drawn, thinned to so many dot columns; None while there is nothing."""
+        return chart_series(
+            self.history, self.metric, self.view.axis, columns=columns, log=self.view.log, window=window,
+            close=self.view.is_close(self.metric),
+        )  # fmt: skip
+
+    def picture(self, series: Plane, columns: int, rows: int, grid: list[float]) -> Raster:
+        """The characters of it."""
+        assert isinstance(series, ChartSeries)
+        return raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
+
     # -- drawing
 
     def render_line(self, y: int) -> Strip:
@@ -99,19 +124,9 @@ class Chart(Widget):
         return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
     def _draw(self) -> list[Strip]:
-        labelled = self.metric == "perplexity" or self.size.height >= LOW_ROWS
+        labelled = self.labelled
         width, height = self.size.width, self.size.height - labelled
-        whole_axis = whole_range(self.history, self.view.axis)
-        window = self.view.window(whole_axis)
-        series = chart_series(
-            self.history,
-            self.metric,
-            self.view.axis,
-            columns=max(1, width - 7) * DOTS_X,
-            log=self.view.log,
-            window=window,
-            close=self.view.is_close(self.metric),
-        )
+        series = self.series(max(1, width - 7) * DOTS_X, self.view.window(self.whole))
         if width < 12 or height < 1:
             return []
         if series is None:
@@ -123,12 +138,12 @@ class Chart(Widget):
         labels = tick_labels(ticks)
         self._margin = max((len(label) for label in labels), default=0) + 1
         columns = width - self._margin
-        picture = raster(series, columns, height, grid=ticks, cursor=self.view.cursor)
+        picture = self.picture(series, columns, height, ticks)
         rows = {
             int(vertical_place(t, series.y_range, height, series.log)): n for t, n in zip(ticks, labels, strict=True)
         }
         base = self.rich_style
-        styles = {layer: base + self.get_component_rich_style(name) for layer, name in LAYER_CLASSES.items()}
+        styles = {layer: base + self.get_component_rich_style(name) for layer, name in self.LAYERS.items()}
         label_style = base + self.get_component_rich_style("chart--label")
         strips = []
         for row in range(height):
@@ -137,7 +152,7 @@ class Chart(Widget):
             strips.append(Strip([Segment(label, label_style), *runs], width))
         return [*strips, self._x_axis(series, columns, label_style)] if labelled else strips
 
-    def _x_axis(self, series: ChartSeries, columns: int, style: Style) -> Strip:
+    def _x_axis(self, series: Plane, columns: int, style: Style) -> Strip:
         """The labels under the chart; none overlaps another, none is cut."""
         low, high = series.x_range
         most = max(1, columns // COLUMNS_A_TICK)
@@ -178,9 +193,7 @@ class Chart(Widget):
     # -- the mouse
 
     def _x_at(self, column: int) -> float | None:
-        if not len(self.history.curve.recent):
-            return None
-        window = self.view.window(whole_range(self.history, self.view.axis))
+        window = self.view.window(self.whole)
         share = (column - self._margin + 0.5) / self.columns
         return window.low + share * window.span if 0 <= share <= 1 else None
 
@@ -192,7 +205,7 @@ class Chart(Widget):
         x = self._x_at(event.get_content_offset_capture(self).x)
         view = self.view
         if event.button and event.delta_x:
-            view = view.panned(-event.delta_x / self.columns, whole_range(self.history, view.axis))
+            view = view.panned(-event.delta_x / self.columns, self.whole)
         self._want(replace(view, cursor=x))
 
     def on_leave(self) -> None:
@@ -210,4 +223,4 @@ class Chart(Widget):
     def _zoom(self, factor: float, event: events.MouseEvent) -> None:
         event.stop()
         x = self._x_at(event.get_content_offset_capture(self).x)
-        self._want(self.view.zoomed(factor, whole_range(self.history, self.view.axis), x))
+        self._want(self.view.zoomed(factor, self.whole, x))

@@ -8,7 +8,7 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.reactive import reactive
 
-from gpt_tui.chart_series import Axis, whole_range
+from gpt_tui.chart_series import Axis, Range, whole_range
 from gpt_tui.chart_view import ChartView
 from gpt_tui.run_history import RunHistory
 from gpt_tui.widgets.chart import Chart
@@ -42,6 +42,11 @@ class RunCharts(Vertical):
         for chart in self.query(Chart):
             chart.history = history
 
+    @property
+    def whole(self) -> Range:
+        """The part of the x axis that there is."""
+        return whole_range(self._history, self.view.axis)
+
     def watch_view(self, before: ChartView, view: ChartView) -> None:
         """Both charts follow."""
         for chart in self.query(Chart):
@@ -56,13 +61,13 @@ class RunCharts(Vertical):
 
     def zoom(self, factor: float) -> None:
         """Shows a shorter or longer part of the run."""
-        self.view = self.view.zoomed(factor, whole_range(self._history, self.view.axis))
+        self.view = self.view.zoomed(factor, self.whole)
 
     def pan(self, share: float) -> None:
         """Shows an earlier or later part of the run."""
-        self.view = self.view.panned(share, whole_range(self._history, self.view.axis))
+        self.view = self.view.panned(share, self.whole)
 
     def move_cursor(self, columns: int) -> None:
         """Reads the charts so many columns further right."""
         share = columns / max(1, self.query(Chart).first().columns)
-        self.view = self.view.with_cursor_moved(share, whole_range(self._history, self.view.axis))
+        self.view = self.view.with_cursor_moved(share, self.whole)

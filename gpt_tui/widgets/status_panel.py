@@ -25,8 +25,12 @@ class StatusPanel(Widget):
 
     def render(self) -> Content:
         """The rows that fit, each its label and its value."""
-        rows = fitted(status_rows(self.history, self.facts, self.size.width), self.size.height)
+        rows = fitted(self.rows(), self.size.height)
         return Content("\n").join(row_line(row, self.size.width) for row in rows)
+
+    def rows(self) -> list[Row]:
+        """What there is to say, most important first."""
+        return status_rows(self.history, self.facts, self.size.width)
 
 
 def row_line(row: Row, width: int, label_width: int = LABEL_WIDTH) -> Content:

@@ -71,6 +71,7 @@ async def running_app(
     opener: FakeOpen | None = None,
     make: MakeGenerator | None = None,
     autostart: bool = False,
+    watched: Path | None = None,
     preferences: Preferences = NO_PREFERENCES,
     probes: Probes | None = None,
     lead_s: float = 0.0,
@@ -81,9 +82,8 @@ async def running_app(
     chosen = fake_settings(str(folder), **settings)
     request = RunRequest(chosen, "nano") if autostart else None
     app = GptApp(
-        chosen, "nano", request=request, open_run=opener, make=make or fake_generator(), preferences=preferences,
-        probes=probes or fake_probes(),
-        lead_s=lead_s,
+        chosen, "nano", request=request, watched=watched, open_run=opener, make=make or fake_generator(),
+        preferences=preferences, probes=probes or fake_probes(), lead_s=lead_s,
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)

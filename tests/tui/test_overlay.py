@@ -1,0 +1,224 @@
+"""Several runs on shared axes: what is drawn, what is read out, and what may be compared."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from gpt_core.config import Settings, preset
+from gpt_tui.chart_overlay import (
+    FIRST_RUN_LAYER,
+    MOST_LAID_OVER,
+    NamedRun,
+    overlay_raster,
+    overlay_series,
+    value_at,
+    whole_of,
+)  # fmt: skip
+from gpt_tui.chart_series import Range
+from gpt_tui.run_history import RunHistory, advance_all
+from gpt_tui.run_log_text import (
+    DIED_WORDS,
+    best_quantity,
+    cells,
+    columns_at,
+    differences,
+    legend,
+    log_rows,
+    place_of,
+    shortened,
+    vocabulary_note,
+)  # fmt: skip
+from gpt_tui.run_logs import Kept, RunLog, RunState
+from gpt_tui.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
+from tests.tui.log_samples import run_events
+from tests.tui.samples import started, step
+
+
+def run(number: int, steps: int = 200, **options: object) -> NamedRun:
+    events = run_events(steps, seed=number, **options)  # type: ignore[arg-type]
+    return NamedRun(number, f"run {number}", advance_all(RunHistory(), events))  # type: ignore[arg-type]
+
+
+def drawn(runs: list[NamedRun], quantity: str = "loss", window: Range | None = None, log: bool = False):  # type: ignore[no-untyped-def]
+    whole = window or whole_of(runs, "steps")
+    series = overlay_series(runs, quantity, "steps", columns=160, log=log, window=whole)  # type: ignore[arg-type]
+    return series, overlay_raster(series, 80, 20, grid=[]) if series else None
+
+
+def test_the_axes_hold_all_runs() -> None:
+    runs = [run(1, 100), run(2, 300)]
+    assert whole_of(runs, "steps") == Range(1.0, 300.0)
+    assert whole_of(runs, "time") == Range(0.1, 30.0)
+    assert whole_of([], "steps") == Range(0.0, 1.0)
+    series, _ = drawn(runs, log=True)
+    for each in runs:
+        smoothed = each.history.curve.rows()[:, -1]
+        assert series.y_range.low <= smoothed.min()
+        assert smoothed.max() <= series.y_range.high
+
+
+def test_on_a_linear_scale_the_first_fall_may_leave_so_that_the_ends_are_told_apart() -> None:
+    runs = [run(1, 400), run(2, 400)]
+    series, _ = drawn(runs)
+    ends = [each.history.curve.smoothed for each in runs]
+    assert series.y_range.low <= min(ends) <= max(ends) <= series.y_range.high
+    assert series.y_range.high < max(each.history.curve.rows()[0, -1] for each in runs)
+
+
+@pytest.mark.parametrize("quantity", ["loss", "perplexity", "bits a byte"])
+@pytest.mark.parametrize("log", [False, True])
+def test_each_run_has_a_line_and_its_number_at_the_lines_end(quantity: str, log: bool) -> None:
+    runs = [run(number, 100 + 40 * number, rate=40.0 * number) for number in range(1, MOST_LAID_OVER + 1)]
+    _, picture = drawn(runs, quantity, log=log)
+    for each in runs:
+        where = picture.layers == FIRST_RUN_LAYER - 1 + each.number
+        assert where.any()
+        assert ord(str(each.number)) in picture.characters[where]
+
+
+def test_runs_that_end_together_have_their_numbers_side_by_side_and_not_touching() -> None:
+    runs = [NamedRun(number, "", run(1).history) for number in range(1, MOST_LAID_OVER + 1)]
+    _, picture = drawn(runs)
+    numbers = (picture.characters >= ord("1")) & (picture.characters <= ord("8"))
+    assert set(picture.characters[numbers]) == {ord(str(number)) for number in range(1, 9)}
+    assert not (numbers[:, 1:] & numbers[:, :-1]).any()
+
+
+def test_a_run_outside_the_window_has_no_line_there() -> None:
+    series, _ = drawn([run(1, 50), run(2, 300)], window=Range(200.0, 250.0))
+    assert [line.number for line in series.lines if (line.x > 200).any()] == [2]
+    assert drawn([NamedRun(1, "", RunHistory())])[0] is None
+
+
+def test_a_run_of_one_step_is_drawn() -> None:
+    alone = NamedRun(1, "", advance_all(RunHistory(), [started(), step(1)]))
+    series, picture = drawn([alone])
+    assert len(series.lines[0].x) == 1
+    assert ord("1") in picture.characters
+
+
+def test_losses_that_are_not_finite_are_gaps() -> None:
+    broken = advance_all(RunHistory(), [started(), step(1, math.nan), step(2, 3.0), step(3, math.inf), step(4, 2.0)])
+    series, _ = drawn([NamedRun(1, "", broken)])
+    assert np.isfinite(series.y_range).all()
+
+
+def test_the_readout_is_of_each_run_where_it_has_a_point() -> None:
+    short, long = run(1, 50), run(2, 300)
+    assert value_at(short, "loss", "steps", 200.0) is None
+    assert value_at(long, "loss", "steps", 200.0) == pytest.approx(3.5, abs=0.4)
+    assert value_at(short, "loss", "steps", None) == short.history.curve.smoothed
+    assert value_at(long, "bits a byte", "steps", 120.0) == pytest.approx((3.0 + 4.0 * math.exp(-1)) / 2)
+    assert value_at(long, "bits a byte", "steps", 20.0) is None
+    assert value_at(long, "perplexity", "steps", None) == math.exp(long.history.curve.smoothed)
+    assert place_of([short, long], "steps", 120.2) == "at step 120"
+    assert place_of([short, long], "time", 65.0) == "at 1:05"
+    assert place_of([short, long], "steps", None) == "at the end"
+
+
+def test_the_legend_has_all_eight_runs_in_the_least_height_and_details_where_there_is_room() -> None:
+    runs = [run(number) for number in range(1, MOST_LAID_OVER + 1)]
+    details = ["attn_lr 0.003"] * len(runs)
+    low = legend(runs, details, "loss", "steps", None, width=26, height=8)
+    assert [line.number for line in low] == list(range(1, 9))
+    tall = legend(runs, details, "loss", "steps", None, width=26, height=20)
+    assert [line.text for line in tall[:2]] == ["run 1", "attn_lr 0.003"]
+    assert all(len(line.text) + len(line.value) + 6 <= 26 for line in low)
+
+
+# -- what may be compared
+
+
+def kept(vocabulary: str, **changes: object) -> Kept:
+    return Kept(msgspec.structs.replace(preset("nano"), **changes), vocabulary)
+
+
+def log_of(vocabulary: str, best_bits: float = 2.0) -> RunLog:
+    return RunLog(Path(vocabulary or "unknown"), RunState.FINISHED, best_bits=best_bits, kept=Kept(None, vocabulary))
+
+
+def test_runs_with_other_vocabularies_are_compared_by_bits_a_byte_and_it_is_said() -> None:
+    differ = [log_of("a"), log_of("b")]
+    assert best_quantity(differ) == "bits a byte"
+    assert "vocabularies differ" in vocabulary_note(differ)
+    assert best_quantity([log_of("a"), log_of("a")]) == "loss"
+    assert vocabulary_note([log_of("a"), log_of("a")]) == ""
+
+
+def test_what_is_not_known_is_not_claimed() -> None:
+    unknown = [log_of("a"), log_of("")]
+    assert "if its vocabulary is another one" in vocabulary_note(unknown)
+    assert best_quantity(unknown) == "loss"
+    assert best_quantity([log_of("a"), log_of("b", math.inf)]) == "loss"
+
+
+def test_what_the_runs_differ_in_is_named() -> None:
+    one, other = kept("a").settings, kept("a", attn_lr=0.01, models_dir="elsewhere", threads=7).settings
+    assert differences([one, other, None]) == ["attn_lr 0.003", "attn_lr 0.01", ""]
+    assert differences([None, None]) == ["", ""]
+    assert differences([Settings(), Settings()]) == ["", ""]
+
+
+# -- words
+
+
+def test_a_row_says_what_a_run_is_and_was() -> None:
+    live = RunLog(Path("models"), RunState.LIVE, started(), 1200, 3.21, 2.5, 1000.0, holder=1)
+    assert cells(live, 3, 1120.0) == ("3", "models", "▶ training", "nano 1.07M", "1,200", "3.210", "2.500", "2 min")
+    waiting = RunLog(Path("a/b"), RunState.WAITING)
+    assert cells(waiting, 0, 0.0) == (" ", "a/b", "○ waiting", "", "0", "–", "–", "–")
+
+
+def test_text_from_a_log_steers_nothing() -> None:
+    evil = RunLog(Path("models/\x1b[31m"), RunState.ENDED, started(preset="\x1b]0;x\x07"), 1, 3.0)
+    assert not any("\x1b" in cell or "\x07" in cell for cell in cells(evil, 0, 0.0))
+    history = advance_all(RunHistory(), [started(preset="\x1b]0;x\x07"), step(1)])
+    assert not any("\x1b" in row.value for row in log_rows(evil, history, 0.0, 30))
+
+
+@pytest.mark.parametrize("width", range(40, 220, 7))
+def test_the_columns_fit(width: int) -> None:
+    assert sum(cell_width + 2 for _, cell_width in columns_at(width)) <= max(width, 54)
+
+
+def test_a_long_name_keeps_its_end() -> None:
+    assert shortened("models/first", 8) == "…s/first"
+    assert shortened("models", 8) == "models"
+
+
+def test_the_status_of_a_dead_run_says_so_and_promises_no_end() -> None:
+    history = advance_all(RunHistory(), run_events(50, end=""))  # type: ignore[arg-type]
+    dead = RunLog(Path("models"), RunState.ENDED, started(), 50)
+    rows = log_rows(dead, history, 0.0, 40)
+    assert DIED_WORDS in " ".join(row.value for row in rows)
+    assert "left" not in {row.label for row in rows}
+    live = dead._replace(state=RunState.LIVE, holder=4711)
+    rows = log_rows(live, history, 0.0, 40)
+    assert {"left", "by"} <= {row.label for row in rows}
+    assert ("state", "▶ following live") in {(row.label, row.value) for row in rows}
+    assert ("by", "process 4711") in {(row.label, row.value) for row in rows}
+
+
+def test_each_theme_has_a_colour_for_each_run() -> None:
+    assert len(set(RUNS_ON_DARK)) == len(set(RUNS_ON_LIGHT)) == MOST_LAID_OVER
+    assert set(run_colours(dark=True)) == {f"run-{number}" for number in range(1, MOST_LAID_OVER + 1)}
+
+
+@pytest.mark.parametrize(
+    ("colours", "ground"),
+    [(RUNS_ON_DARK, NIGHT.background), (RUNS_ON_LIGHT, DAY.background), (RUNS_ON_LIGHT, "#e0e0e0")],
+)
+def test_every_runs_colour_stands_out_from_the_ground(colours: tuple[str, ...], ground: str) -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for colour in colours:
+        light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 3.0, colour  # what WCAG 2 asks of graphical objects

@@ -1,0 +1,243 @@
+"""Logs read as they grow: torn lines wait, cut and replaced logs begin anew, memory is bounded, runs are found."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.events import RunFinished
+from gpt_tui import log_tail, run_logs
+from gpt_tui.log_summary import LogSummary
+from gpt_tui.log_tail import LogTail
+from gpt_tui.run_follower import RunFollower
+from gpt_tui.run_history import MOST_EVALUATIONS, RunHistory, advance_all
+from gpt_tui.run_logs import RunFinder, RunState, log_folders, run_state
+from tests.tui.log_samples import LOG, lines, run_events, write_log
+from tests.tui.samples import scored, started, step
+
+
+def read_all(follower: RunFollower, most_bytes: int = 1000) -> RunHistory:
+    follower.read(most_bytes)
+    while not follower.at_end:
+        follower.read(most_bytes)
+    return follower.history
+
+
+def same(one: RunHistory, other: RunHistory) -> bool:
+    return (
+        one.step == other.step and one.evaluations == other.evaluations and one.samples == other.samples
+        and one.finished == other.finished and one.log == other.log and one.curve.smoothed == other.curve.smoothed
+        and one.curve.rows().tolist() == other.curve.rows().tolist()
+    )  # fmt: skip
+
+
+# -- following
+
+
+@pytest.mark.parametrize("most_bytes", [300, 1000, 1 << 20])
+def test_pieces_of_any_size_make_the_same_history(tmp_path: Path, most_bytes: int) -> None:
+    events = run_events(400)
+    follower = RunFollower(write_log(tmp_path, events))
+    assert same(read_all(follower, most_bytes), advance_all(RunHistory(), events))  # type: ignore[arg-type]
+
+
+def test_a_log_that_is_not_there_yet_is_followed_once_it_is(tmp_path: Path) -> None:
+    follower = RunFollower(tmp_path / LOG)
+    assert not follower.read()
+    assert follower.at_end
+    assert follower.problem == ""
+    write_log(tmp_path, run_events(20))
+    assert read_all(follower).step == 20
+
+
+def test_a_torn_last_line_waits_for_its_end(tmp_path: Path) -> None:
+    whole, last = lines(started(), step(1)), lines(step(2))
+    path = tmp_path / LOG
+    path.write_bytes(whole + last[:40])
+    follower = RunFollower(path)
+    assert read_all(follower).step == 1
+    with path.open("ab") as log:
+        log.write(last[40:])
+    assert read_all(follower).step == 2
+
+
+def test_foreign_and_broken_lines_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / LOG
+    path.write_bytes(
+        lines(started(), step(1)) + b'\xff\x00{]\n\n{"event":"other"}\n' + b"[" * 5000 + b"\n" + lines(step(2))
+    )
+    assert read_all(RunFollower(path), 1 << 20).step == 2
+
+
+def test_a_line_beyond_every_bound_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_tail, "MAX_LINE_BYTES", 2000)
+    path = tmp_path / LOG
+    path.write_bytes(lines(started(), step(1)) + b"x" * 50_000 + b"\n" + lines(step(2)))
+    assert read_all(RunFollower(path)).step == 2
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
+    path = write_log(tmp_path, run_events(50, end=""))
+    tail = LogTail(path)
+    assert tail.read(1 << 20).lines == path.read_bytes()
+    with path.open("ab") as log:
+        log.write(lines(step(51)))
+    piece = tail.read(1 << 20)
+    assert piece.lines == lines(step(51))
+    assert not piece.anew
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_log_that_was_cut_back_begins_anew(tmp_path: Path, in_place: bool) -> None:
+    path = write_log(tmp_path, run_events(100, end=""))
+    follower = RunFollower(path)
+    assert read_all(follower).step == 100
+    cut = path.read_bytes()[: path.read_bytes().index(b'{"event":"step","step":61,')]
+    if in_place:
+        os.truncate(path, len(cut))
+    else:
+        (tmp_path / "new").write_bytes(cut)
+        (tmp_path / "new").replace(path)
+    assert read_all(follower).step == 60
+    assert len(follower.history.curve.recent) == 60
+
+
+def test_a_log_replaced_by_a_longer_one_in_place_begins_anew(tmp_path: Path) -> None:
+    path = write_log(tmp_path, run_events(50, seed=1))
+    follower = RunFollower(path)
+    read_all(follower)
+    with path.open("r+b") as log:
+        log.write(lines(*run_events(80, seed=2)))
+    assert same(read_all(follower), advance_all(RunHistory(), run_events(80, seed=2)))  # type: ignore[arg-type]
+
+
+def test_a_log_that_cannot_be_read_is_a_problem_in_words(tmp_path: Path) -> None:
+    (tmp_path / LOG).mkdir()
+    follower = RunFollower(tmp_path / LOG)
+    assert not follower.read()
+    assert follower.problem == "is a folder, wanted a file"
+    assert follower.at_end
+
+
+def test_a_run_that_goes_on_has_not_finished(tmp_path: Path) -> None:
+    events = [*run_events(20, end="stopped"), started(step=20, resumed_from="models/ckpt_latest.safetensors"), step(21)]
+    history = read_all(RunFollower(write_log(tmp_path, events)))
+    assert history.finished is None
+    assert history.step == 21
+
+
+def test_memory_is_bounded_whatever_the_log_holds(tmp_path: Path) -> None:
+    events = [started(), *(event for n in range(1, 12_000) for event in (step(n), scored(n, 0.1)))]
+    history = read_all(RunFollower(write_log(tmp_path, events)), 1 << 16)
+    assert history.step == 11_999
+    assert len(history.curve.rows()) <= 4096
+    assert len(history.evaluations) <= MOST_EVALUATIONS
+    assert len(history.log) <= 400
+
+
+# -- in short
+
+
+def test_the_summary_says_what_the_whole_log_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_tui.log_summary.SCAN_BYTES", 3000)
+    summary = LogSummary(LogTail(write_log(tmp_path, run_events(400, end="max_epochs"))))
+    summary.read_on()
+    assert not summary.is_whole
+    assert summary.last is not None
+    assert (summary.last.step, summary.finished) == (400, RunFinished("max_epochs", 400))  # seen from the end at once
+    while not summary.is_whole:
+        summary.read_on()
+    assert summary.started == started(max_steps=400)
+    assert summary.last is not None
+    assert summary.last.step == 400
+    assert summary.best_bits == pytest.approx((3.0 + 4.0 * math.exp(-4)) / 2)
+    assert summary.finished == RunFinished("max_epochs", 400)
+
+
+def test_the_summary_grows_with_its_log_and_shrinks_with_it(tmp_path: Path) -> None:
+    path = write_log(tmp_path, run_events(100))
+    summary = LogSummary(LogTail(path))
+    summary.read_on()
+    with path.open("ab") as log:
+        log.write(lines(started(step=100), step(101)))
+    summary.read_on()
+    assert summary.finished is None
+    assert summary.last == step(101)
+    path.write_bytes(lines(started()))
+    summary.read_on()
+    assert summary.last is None
+    assert summary.best_bits == math.inf
+
+
+# -- finding
+
+
+def test_runs_are_found_in_the_models_folder_below_it_and_around(tmp_path: Path) -> None:
+    for name in ("models", "models/a", "trials/b", "trials/deep/c"):
+        write_log(tmp_path / name, run_events(5))
+    found = log_folders([tmp_path / "models", tmp_path])
+    assert found == [tmp_path / name for name in ("models", "models/a", "trials/b", "trials/deep/c")]
+
+
+def test_hidden_folders_links_out_and_what_lies_too_deep_are_left_out(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    write_log(outside, run_events(5))
+    write_log(inside / ".hidden", run_events(5))
+    write_log(inside / "1" / "2" / "3" / "4", run_events(5))
+    (inside / "link").symlink_to(outside)
+    (inside / "round").symlink_to(inside)
+    assert log_folders([inside]) == []
+
+
+def test_the_number_of_folders_looked_into_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        write_log(tmp_path / f"{number:02}", run_events(2))
+    assert len(log_folders([tmp_path], most=10)) == 10
+    monkeypatch.setattr(run_logs, "MOST_FOLDERS", 6)
+    assert len(log_folders([tmp_path])) == 5
+
+
+def test_what_cannot_be_read_does_not_hide_the_rest(tmp_path: Path) -> None:
+    write_log(tmp_path / "good", run_events(5))
+    os.mkfifo(tmp_path / LOG)
+    (tmp_path / "odd" / LOG).mkdir(parents=True)
+    (tmp_path / "file").write_text("no folder")
+    runs = RunFinder(tmp_path, tmp_path / "absent").look()
+    assert [run.folder.name for run in runs] == ["good"]
+
+
+def test_a_run_that_has_no_last_line_and_no_process_has_died(tmp_path: Path) -> None:
+    write_log(tmp_path / "died", run_events(5, end=""))
+    (tmp_path / "died" / ".lock").write_text(f"{os.getpid()}\n")
+    write_log(tmp_path / "done", run_events(5), age_s=60)
+    write_log(tmp_path / "stopped", run_events(5, end="stopped"), age_s=90)
+    runs = RunFinder(tmp_path, tmp_path).look()
+    assert [(run.folder.name, run.state) for run in runs] == [
+        ("died", RunState.ENDED), ("done", RunState.FINISHED), ("stopped", RunState.STOPPED),
+    ]  # fmt: skip
+    assert runs[0].step == 5
+
+
+def test_a_run_whose_folder_is_held_is_live_until_its_last_line() -> None:
+    unwritten, begun = LogSummary(LogTail(Path(LOG))), LogSummary(LogTail(Path(LOG)), started=started())
+    assert run_state(None, None) is RunState.WAITING
+    assert run_state(unwritten, None) is RunState.WAITING
+    assert run_state(unwritten, 1) is RunState.LIVE
+    assert run_state(begun, 1) is RunState.LIVE
+    begun.finished = RunFinished("diverged", 3)
+    assert run_state(begun, 1) is RunState.DIVERGED
+
+
+def test_a_watched_folder_is_first_with_a_log_and_without(tmp_path: Path) -> None:
+    write_log(tmp_path / "models", run_events(5))
+    watched = tmp_path / "elsewhere"
+    watched.mkdir()
+    finder = RunFinder(tmp_path / "models", tmp_path / "models", watched)
+    assert [(run.folder, run.state) for run in finder.look()] == [
+        (watched, RunState.WAITING), (tmp_path / "models", RunState.FINISHED),
+    ]  # fmt: skip
+    write_log(watched, run_events(7), age_s=1000)
+    assert [run.step for run in finder.look()] == [7, 5]

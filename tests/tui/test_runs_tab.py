@@ -1,0 +1,269 @@
+"""The Runs tab: what is listed, replayed, followed and laid over each other, and when its logs are read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.training.events import RunFinished
+from gpt_tui.app import GptApp
+from gpt_tui.widgets.overlay_charts import OverlayCharts, OverlayLegend
+from gpt_tui.widgets.runs_pane import RunsPane
+from gpt_tui.widgets.runs_table import RunsTable
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.conftest import Snapshot
+from tests.tui.log_samples import LOG, lines, run_events, write_log
+from tests.tui.samples import scored, started, step
+
+MODELS = Path("models")
+SIZES = [(80, 24), (120, 40)]
+HOUR_S = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder of the test's own, so that names are short and the same everywhere."""
+    monkeypatch.chdir(tmp_path)
+
+
+def three_runs() -> None:
+    write_log(MODELS, run_events(600), age_s=2.5 * HOUR_S)
+    write_log(Path("trials/fast"), run_events(400, seed=1, rate=40.0, end="stopped"), age_s=5.5 * HOUR_S)
+    write_log(Path("trials/slow"), run_events(500, seed=2, rate=250.0, end=""), age_s=50 * HOUR_S)
+
+
+async def go_there(bench: AppBench, words: str) -> None:
+    await bench.pilot.press("f5")
+    await bench.until_seen(words)
+
+
+def pane(bench: AppBench) -> RunsPane:
+    return bench.app.main.query_one(RunsPane)
+
+
+# -- one run
+
+
+async def test_without_a_run_the_tab_says_what_to_do() -> None:
+    async with running_app(MODELS) as bench:
+        await go_there(bench, "No runs yet.")
+        for words in ("F2, then s, starts a run here.", "gpt-tui --train-only --models-dir models/other"):
+            assert words in bench.text()
+        await bench.pilot.press("space", "m", "u", "v", "l", "left")
+
+
+async def test_a_finished_run_is_replayed_from_its_log() -> None:
+    write_log(MODELS, run_events(600), age_s=2.5 * HOUR_S)
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "all steps are done")
+        for words in ("✓ finished", "600 of 600", "⠒⠒ smoothed", "★ best", "2 h ago", "nano 1.07M"):
+            assert words in bench.text()
+
+
+async def test_the_cursor_chooses_the_run() -> None:
+    three_runs()
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "600 of 600")
+        await bench.pilot.press("down", "down")
+        await bench.until_seen("500 of 500")
+        assert "died or was" in bench.text()
+
+
+async def test_the_charts_keys_work_while_the_list_has_the_focus() -> None:
+    write_log(MODELS, run_events(600))
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "600 of 600")
+        await bench.pilot.press("l", "plus", "left")
+        charts = pane(bench).charts
+        assert charts is not None
+        assert charts.view.log
+        assert charts.view.span == 0.5
+        assert charts.view.end is not None
+        assert isinstance(bench.app.focused, RunsTable)
+
+
+async def test_under_the_charts_are_samples_then_the_log_then_nothing() -> None:
+    write_log(MODELS, run_events(600))
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "It was the 600 cats that sat")
+        await bench.pilot.press("v")
+        await bench.until_seen("step 600: all steps are done")
+        assert "cats that sat" not in bench.text()
+        await bench.pilot.press("v")
+        await bench.until(lambda: "step 600: all steps" not in bench.text())
+        await bench.pilot.press("v")
+        await bench.until_seen("It was the 600 cats that sat")
+
+
+async def test_pointing_at_the_chart_shows_what_the_model_wrote_then() -> None:
+    write_log(MODELS, run_events(600))
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "It was the 600 cats that sat")
+        await bench.pilot.hover("#runs-charts", offset=(22, 5))
+        await bench.until_seen("It was the 100 cats that sat")
+
+
+# -- several runs
+
+
+async def test_marked_runs_are_laid_over_each_other_until_they_are_unmarked() -> None:
+    three_runs()
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "600 of 600")
+        await bench.pilot.press("space")
+        await bench.until_seen("mark another to lay it over")
+        await bench.pilot.press("down", "space")
+        await bench.until_seen("loss at the end")
+        for words in ("1 ⠒⠒ models", "2 ⠒⠒ trials/fast", "2 marked"):
+            assert words in bench.text()
+        await bench.pilot.press("space")
+        await bench.until_seen("400 of 400")
+        await bench.pilot.press("space", "u")
+        await bench.until(lambda: "marked" not in bench.text())
+
+
+async def test_a_key_changes_what_is_compared() -> None:
+    three_runs()
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "600 of 600")
+        await bench.pilot.press("space", "down", "space")
+        await bench.until_seen("loss, smoothed")
+        await bench.pilot.press("m")
+        await bench.until_seen("perplexity, smoothed")
+        await bench.pilot.press("m")
+        await bench.until_seen("eval bits a byte")
+
+
+async def test_the_legend_reads_out_every_run_at_the_cursor() -> None:
+    three_runs()
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "600 of 600")
+        await bench.pilot.press("space", "down", "space")
+        await bench.until_seen("loss at the end")
+        await bench.pilot.hover(OverlayCharts, offset=(60, 10))
+        await bench.until(lambda: "loss at step" in str(bench.app.main.query_one(OverlayLegend).border_title))
+
+
+async def test_no_more_runs_are_marked_than_can_be_told_apart() -> None:
+    for number in range(10):
+        write_log(Path(f"runs/{number}"), run_events(20, seed=number), age_s=number * HOUR_S)
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "20 of 20")
+        for _ in range(9):
+            await bench.pilot.press("space", "down")
+        await bench.until_seen("8 marked")
+        assert any("more cannot be told apart" in notice.message for notice in bench.app._notifications)
+
+
+# -- live
+
+
+async def test_the_run_of_this_app_is_this_one_and_grows_until_its_end() -> None:
+    with CheckpointStore(MODELS) as store:
+        store.prepare("run", new_run=True)
+        path = write_log(MODELS, [started(), *(step(number) for number in range(1, 30))])
+        async with running_app(MODELS, size=(120, 40)) as bench:
+            await go_there(bench, "▶ this one")
+            await bench.until_seen("▶ following live")
+            assert "this app" in bench.text()
+            with path.open("ab") as log:
+                log.write(lines(step(30), scored(30, 0.3), step(31)))
+            await bench.until_seen("31 of 2,000")
+            with path.open("ab") as log:
+                log.write(lines(RunFinished("epsilon", 31)))
+            await bench.until_seen("the loss fell below")
+            await bench.until_seen("✓ finished")
+
+
+async def test_a_run_that_was_killed_has_died() -> None:
+    with CheckpointStore(MODELS) as store:
+        store.prepare("run", new_run=True)
+        write_log(MODELS, run_events(30, end=""))
+        async with running_app(MODELS, size=(120, 40)) as bench:
+            await go_there(bench, "▶ following live")
+            store.close()
+            await bench.until_seen("✗ died")
+
+
+async def test_logs_are_read_only_while_the_tab_is_seen_and_ended_runs_seldom() -> None:
+    write_log(MODELS, run_events(30))
+    reads: list[int] = []
+    async with running_app(MODELS) as bench:
+        read = pane(bench)._reader.read
+        pane(bench)._reader.read = lambda wanted: reads.append(1) or read(wanted)  # type: ignore[method-assign,func-returns-value]
+        await bench.pilot.pause(1.2)
+        assert reads == []
+        await go_there(bench, "30 of 30")
+        for _ in range(8):
+            pane(bench)._poll()
+            await bench.pilot.pause(0.05)
+        assert len(reads) <= 6
+        await bench.pilot.press("f2")
+        await bench.pilot.pause()
+        reads.clear()
+        await bench.pilot.pause(1.2)
+        assert reads == []
+
+
+async def test_a_watched_folder_is_waited_for_and_no_run_is_started(tmp_path: Path) -> None:
+    MODELS.mkdir()
+    async with running_app(MODELS, size=(80, 24), watched=MODELS) as bench:
+        await bench.until_seen("Waiting for a run in models")
+        assert "metrics.jsonl" in bench.text()
+        write_log(MODELS, run_events(40))
+        await bench.until_seen("40 of 40")
+        assert bench.opener.requests == []
+        assert sorted(os.listdir(MODELS)) == [LOG]
+        await bench.pilot.press("q")
+    assert bench.app.return_code == 0
+
+
+# -- pictures
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_no_run_looks_as_it_did(size: tuple[int, int], snapshot: Snapshot) -> None:
+    async with running_app(MODELS, size=size) as bench:
+        await go_there(bench, "No runs yet.")
+        snapshot(bench.app, f"runs-none-{size[0]}x{size[1]}")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_one_run_looks_as_it_did(size: tuple[int, int], snapshot: Snapshot) -> None:
+    three_runs()
+    async with running_app(MODELS, size=size) as bench:
+        await go_there(bench, "600 of 600")
+        snapshot(bench.app, f"runs-one-{size[0]}x{size[1]}")
+
+
+@pytest.mark.parametrize("theme", ["gpt-night", "gpt-day"])
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_three_runs_look_as_they_did(size: tuple[int, int], theme: str, snapshot: Snapshot) -> None:
+    three_runs()
+    async with running_app(MODELS, size=size) as bench:
+        await set_theme(bench.app, bench, theme)
+        await go_there(bench, "600 of 600")
+        await bench.pilot.press("space", "down", "space", "down", "space")
+        await bench.until(lambda: sum("⠒⠒" in line for line in bench.text().splitlines()) >= 3)
+        await bench.until(lambda: all(run.history.step for run in bench.app.main.query_one(OverlayCharts)._runs))
+        await bench.pilot.pause(0.2)
+        snapshot(bench.app, f"runs-three-{size[0]}x{size[1]}" + ("-light" if theme != "gpt-night" else ""))
+
+
+async def set_theme(app: GptApp, bench: AppBench, theme: str) -> None:
+    app.theme = theme
+    await bench.pilot.pause()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 5), (79, 10), (300, 100)])
+async def test_no_size_is_too_odd(size: tuple[int, int]) -> None:
+    three_runs()
+    async with running_app(MODELS, size=size) as bench:
+        await bench.pilot.press("f5")
+        await bench.pilot.pause(0.3)
+        await bench.pilot.press("space", "down", "space", "m", "m", "left", "plus")
+        await bench.pilot.resize_terminal(80, 24)
+        await bench.until_seen("trials/slow")

@@ -1,0 +1,83 @@
+"""A headless run in another process, followed by the app: until its end, and without touching it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.program import PROGRAM, Terminal, environment, run_program, tiny, write_texts
+from tests.tui.app_bench import AppBench, running_app
+
+ENDLESS = ("max_epochs=100000", "patience=0", "epsilon=0.0", "eval_every_steps=200", "sample_tokens=4")
+
+
+def start_training(folder: Path) -> subprocess.Popen[bytes]:
+    write_texts(folder)
+    return subprocess.Popen(
+        [*PROGRAM, "--train-only", "--json", *tiny(*ENDLESS)], cwd=folder, env=environment(),
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def shown_step(bench: AppBench) -> int:
+    """The step that the status panel shows."""
+    words = [line.split("step")[1].split() for line in bench.text().splitlines() if "││ step " in line]
+    return int(words[0][0].replace(",", "")) if words and words[0] else 0
+
+
+async def test_a_headless_run_is_followed_live_until_its_end(tmp_path: Path) -> None:
+    process = start_training(tmp_path)
+    try:
+        (tmp_path / "models").mkdir(exist_ok=True)
+        models = tmp_path / "models"
+        async with running_app(models, size=(120, 40), watched=models) as bench:
+            await bench.until(lambda: "▶ following live" in bench.text(), timeout_s=60)
+            assert f"process {process.pid}" in bench.text()
+            await bench.until(lambda: shown_step(bench) > 50, timeout_s=60)
+            before = shown_step(bench)
+            await bench.until(lambda: shown_step(bench) > before, timeout_s=60)
+            process.send_signal(signal.SIGINT)
+            await bench.until(lambda: "stopped and saved" in bench.text(), timeout_s=60)
+            await bench.until(lambda: "▶ training" not in bench.text(), timeout_s=60)
+            last = (models / "metrics.jsonl").read_text().splitlines()[-1]
+            assert f'"step":{shown_step(bench)}' in last
+            assert bench.opener.requests == []
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_watch_in_a_terminal_leaves_the_other_process_alone(tmp_path: Path) -> None:
+    process = start_training(tmp_path)
+    try:
+        (tmp_path / "models").mkdir(exist_ok=True)
+        terminal = Terminal("watch", cwd=tmp_path)
+        terminal.read_until("following live")
+        terminal.type("q")
+        assert terminal.end() == 0
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("absent", "no folder absent; `gpt-tui watch DIR` follows a run"),
+        ("file", "file is a file, wanted the folder that a run logs to"),
+        ("here", "the app needs a terminal"),
+    ],
+)
+def test_what_cannot_be_watched_is_said_in_one_line(tmp_path: Path, named: str, words: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "here").mkdir()
+    result = run_program("watch", named, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
