@@ -64,8 +64,20 @@ def step_operations(shape: ModelShape, batch: int, time: int) -> Operations:
 
 
 def prompt_operations(shape: ModelShape, tokens: int) -> Operations:
-    """Reading a prompt from an empty cache: one forward pass that computes the logits of the last token alone."""
-    return forward_operations(shape, 1, tokens, logit_rows=1)
+    """Reading a prompt from an empty cache: a forward pass as far as the logits of its last token depend on it.
+
+    In the last block that is the queries, keys and values of all tokens, and the rest of the block for the last one
+    alone.
+    """
+    C, F = shape.d_model, shape.hidden_size
+    everything = forward_operations(shape, 1, tokens, logit_rows=1)
+    others = tokens - 1
+    return Operations(
+        attention_linears=everything.attention_linears - 2 * others * C * C,
+        attention_scores=everything.attention_scores - 2 * C * others * tokens,
+        mlp_linears=everything.mlp_linears - 2 * others * 2 * C * F,
+        logits=everything.logits,
+    )
 
 
 def decoding_bytes(shape: ModelShape, position: int) -> int:

@@ -1,4 +1,7 @@
-"""Reading a sequence token by token, with the keys and values of what was read kept in a cache."""
+"""Reading a sequence token by token, with the keys and values of what was read kept in a cache.
+
+A prompt is read in chunks by the kernels of the full forward pass, a single token by one fused call for each block.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.kernels import attention, embedding, gelu, layer_norm, linear
+from gpt_core.kernels import attention, decoding, embedding, gelu, layer_norm, linear
 from gpt_core.model.activations import Workspace, empty
 from gpt_core.model.blocks import BlockTensors, block_tensors, pair
 from gpt_core.model.parameters import Parameters
@@ -53,8 +56,11 @@ class Decoder:
         self._ln_f = pair(parameters, "ln_f")
         self._wte, self._wpe = parameters["wte.weight"], parameters["wpe.weight"]
         self._caches = [KVCache(self.capacity, shape.d_model) for _ in range(shape.layers)]
-        self._one = ChunkBuffers(parameters, 1)
-        self._logits = empty(1, shape.vocab_size)
+        self._readers = [
+            decoding.Block(*w, cache.keys[0], cache.values[0], shape.num_heads)
+            for w, cache in zip(self._blocks, self._caches, strict=True)
+        ]
+        self._x, self._normed = empty(1, shape.d_model), empty(shape.d_model)
         self._workspace = Workspace(self.capacity)
 
     def reset(self) -> None:
@@ -72,28 +78,48 @@ class Decoder:
         if self.length + ids.size > self.capacity:
             raise ValueError(f"decoder: got {ids.size} tokens after {self.length}, want at most {self.capacity} in all")
         for first in range(0, ids.size, CHUNK):
-            buffers = self._read_chunk(ids[first : first + CHUNK])
-        last = buffers.x[-1:]
-        layer_norm.forward(self._one.normed, self._one.mean, self._one.rstd, last, *self._ln_f)
-        linear.product(self._logits, self._one.normed, self._wte, transpose_b=True)
-        logits: Array = self._logits[0].copy()
+            chunk = ids[first : first + CHUNK]
+            x = self._read_one(chunk) if chunk.size == 1 else self._read_chunk(chunk)
+            self.length += chunk.size
+        logits = empty(self._wte.shape[0])
+        decoding.logits(logits, self._normed, x, *self._ln_f, self._wte)
         return logits
 
-    def _read_chunk(self, ids: NDArray[np.int32]) -> ChunkBuffers:
-        buffers = self._one if ids.size == 1 else ChunkBuffers(self.parameters, ids.size)
-        embedding.forward(buffers.x, ids, self._wte, self._wpe, ids.size, self.length)
-        for w, cache in zip(self._blocks, self._caches, strict=True):
-            self._block(w, cache, buffers)
-        self.length += ids.size
-        return buffers
+    def _read_one(self, ids: NDArray[np.int32]) -> Array:
+        """Takes one token through all blocks; gives the residual stream (C,) after them."""
+        embedding.forward(self._x, ids, self._wte, self._wpe, 1, self.length)
+        x: Array = self._x[0]
+        for block in self._readers:
+            block.read(x, self.length)
+        return x
 
-    def _block(self, w: BlockTensors, cache: KVCache, buffers: ChunkBuffers) -> None:
+    def _read_chunk(self, ids: NDArray[np.int32]) -> Array:
+        """Takes some tokens through all blocks; gives the residual stream (C,) of the last one after them.
+
+        What the last block does with the other tokens is of use to nobody, but for their keys and values.
+        """
+        buffers, last = ChunkBuffers(self.parameters, ids.size), ChunkBuffers(self.parameters, 1)
+        embedding.forward(buffers.x, ids, self._wte, self._wpe, ids.size, self.length)
+        end = self.length + ids.size
+        for w, cache in zip(self._blocks, self._caches, strict=True):
+            self._extend_cache(w, cache, buffers)
+            if w is self._blocks[-1]:
+                last.x[:], last.qkv[:] = buffers.x[-1:], buffers.qkv[-1:]
+                buffers = last
+            self._finish_block(w, cache, buffers, end)
+        return last.x[0]
+
+    def _extend_cache(self, w: BlockTensors, cache: KVCache, buffers: ChunkBuffers) -> None:
+        """Queries, keys and values of the tokens; keys and values go into the cache."""
         rows, C = buffers.x.shape
-        end = self.length + rows
         layer_norm.forward(buffers.normed, buffers.mean, buffers.rstd, buffers.x, *w.ln_1)
         linear.forward(buffers.qkv, buffers.normed, *w.c_attn)
-        cache.keys[0, self.length : end] = buffers.qkv[:, C : 2 * C]
-        cache.values[0, self.length : end] = buffers.qkv[:, 2 * C :]
+        cache.keys[0, self.length : self.length + rows] = buffers.qkv[:, C : 2 * C]
+        cache.values[0, self.length : self.length + rows] = buffers.qkv[:, 2 * C :]
+
+    def _finish_block(self, w: BlockTensors, cache: KVCache, buffers: ChunkBuffers, end: int) -> None:
+        """The rest of the block, for tokens of which the last is at position `end` - 1."""
+        C = buffers.x.shape[1]
         q, k, v = buffers.qkv[None, :, :C], cache.keys[:, :end], cache.values[:, :end]
         attention.forward(buffers.attended[None], buffers.log_sums, q, k, v, self._workspace.rows)
         linear.forward(buffers.x, buffers.attended, *w.attn_proj, buffers.x)

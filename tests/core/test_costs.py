@@ -91,8 +91,11 @@ def test_a_step_makes_the_products_of_the_formula_and_no_others(monkeypatch: pyt
 def test_a_prompt_makes_the_products_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder(initial_parameters(SHAPE, 0))
     products = products_of(lambda: decoder.read(range(20)), monkeypatch)
-    assert len(products) == SHAPE.layers * 4 + 1
-    assert operations(products) == linear_operations(prompt_operations(SHAPE, 20))
+    counted = prompt_operations(SHAPE, 20)
+    assert len(products) == SHAPE.layers * 4
+    assert sum(rows == 1 for rows, _, _ in products) == 3  # of the last block, all but its keys and values
+    assert operations(products) == counted.attention_linears + counted.mlp_linears
+    assert counted.logits == 2 * SHAPE.d_model * SHAPE.vocab_size
 
 
 def test_attention_is_counted_for_the_pairs_that_the_mask_leaves() -> None:
@@ -101,7 +104,8 @@ def test_attention_is_counted_for_the_pairs_that_the_mask_leaves() -> None:
     forward = 2 * multiply_add_a_score * pairs * heads  # q . k^T and P . v
     assert step_operations(SHAPE, BATCH, TIME).attention_scores == 3 * forward
     pairs = sum(key <= query for query in range(20) for key in range(20))
-    prompt = 2 * multiply_add_a_score * pairs * SHAPE.layers * SHAPE.num_heads
+    last_block = 20  # where the last token alone asks for what it sees
+    prompt = 2 * multiply_add_a_score * (pairs * (SHAPE.layers - 1) + last_block) * SHAPE.num_heads
     assert prompt_operations(SHAPE, 20).attention_scores == prompt
 
 
