@@ -107,7 +107,8 @@ class Decoder:
                 last.x[:], last.qkv[:] = buffers.x[-1:], buffers.qkv[-1:]
                 buffers = last
             self._finish_block(w, cache, buffers, end)
-        return last.x[0]
+        x: Array = last.x[0]
+        return x
 
     def _extend_cache(self, w: BlockTensors, cache: KVCache, buffers: ChunkBuffers) -> None:
         """Queries, keys and values of the tokens; keys and values go into the cache."""

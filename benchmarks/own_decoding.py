@@ -1,0 +1,48 @@
+"""Reading a prompt and decoding with this project, on random tokens: the counterpart of `pytorch_decoding.py`.
+
+Prints one line of JSON; the machine's own limits are measured in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+
+from gpt_core.benchmark import decoded_tokens, measured_reading, prompt_figures, prompt_tokens
+from gpt_core.config import ModelShape
+from gpt_core.kernels import LEVEL, threads
+from gpt_core.machine import sgemm_gauge
+from gpt_core.model import costs
+from gpt_core.model.parameters import initial_parameters
+
+SHAPE_FIELDS = ModelShape.__struct_fields__
+GAUGE_S = 0.5
+
+
+def main() -> None:
+    """Medians of a few rounds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in (*SHAPE_FIELDS, "threads"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args()
+    threads.set_threads(options.threads)
+    shape = ModelShape(**{name: getattr(options, name) for name in SHAPE_FIELDS})
+    prompt, decoded = prompt_tokens(shape), decoded_tokens(shape)
+    tokens = np.random.default_rng(0).integers(shape.vocab_size, size=prompt + decoded, dtype=np.int32)
+    sgemm = sgemm_gauge()
+    sgemm.repeat_until(GAUGE_S)
+    reading = measured_reading(initial_parameters(shape, 0), tokens.tolist(), lambda _words, _share: None)
+    sgemm.repeat_until(2 * GAUGE_S)
+    read = costs.decoding_bytes(shape, prompt + decoded // 2) / reading.token_s
+    figures = {
+        "prompt_s": reading.prompt_s, "token_s": reading.token_s, "level": LEVEL,
+        "sgemm_share": prompt_figures(shape, reading.prompt_s, sgemm.rate).sgemm_share,
+        "read_share": read / reading.memory, "read_gb_per_s": reading.memory / 1e9, "sgemm_gflop_per_s": sgemm.rate / 1e9,
+    }  # fmt: skip
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

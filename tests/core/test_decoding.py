@@ -1,0 +1,210 @@
+"""The fused kernels of decoding compute, token by token, what the float64 reference does; on any threads the same bits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gpt_core import kernels, reference
+from gpt_core.cpu import supported_levels
+from gpt_core.gradcheck import relative_error
+from gpt_core.kernels import decoding, threads
+
+LIMIT = 2e-6  # float32 against float64, of a whole array
+WIDE = (5, 330, 3, 1801)  # enough work for three threads
+
+# names of the reference, in the order in which a block takes its pairs
+LAYERS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+
+
+@pytest.fixture(autouse=True)
+def same_threads_afterwards():
+    before = threads.get_threads()
+    yield
+    threads.set_threads(before)
+
+
+def weights_of(channels, hidden, seed=0):
+    """The tensors of one block by the reference's names."""
+    random = np.random.default_rng(seed)
+    sizes = {"attn.c_attn": (channels, 3 * channels), "attn.c_proj": (channels, channels),
+             "mlp.c_fc": (channels, hidden), "mlp.c_proj": (hidden, channels)}  # fmt: skip
+    made = {}
+    for name in LAYERS:
+        shape = sizes.get(name, (channels,))
+        made[f"{name}.weight"] = (random.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32)
+        made[f"{name}.bias"] = random.normal(size=shape[-1]).astype(np.float32)
+    return made
+
+
+def block_of(weights, time, heads, channels):
+    keys, values = (np.full((time, channels), np.nan, dtype=np.float32) for _ in range(2))
+    pairs = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS]
+    return decoding.Block(*pairs, keys, values, heads), keys, values
+
+
+def outputs(time, channels, heads, hidden):
+    """What a block makes of rows of random numbers (T, C), read one after the other, with its cache, and the rows."""
+    x = np.random.default_rng(1).normal(size=(time, channels)).astype(np.float32)
+    block, keys, values = block_of(weights_of(channels, hidden), time, heads, channels)
+    rows = x.copy()
+    for position, row in enumerate(rows):
+        block.read(row, position)
+    return rows, keys, values, x
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    ("time", "channels", "heads", "hidden"),
+    [(1, 1, 1, 1), (1, 9, 3, 5), (4, 6, 6, 17), (33, 24, 2, 100), (130, 35, 5, 16), WIDE],
+)
+def test_a_block_read_token_by_token_is_the_references(time, channels, heads, hidden, count):
+    threads.set_threads(count)
+    rows, keys, values, x = outputs(time, channels, heads, hidden)
+    wide = {name: tensor.astype(np.float64) for name, tensor in weights_of(channels, hidden).items()}
+    wanted = reference.block_forward(x[None].astype(np.float64), wide, heads)
+    assert relative_error(rows, wanted["y"][0]) < LIMIT
+    assert relative_error(keys, wanted["qkv"][0, :, channels : 2 * channels]) < LIMIT
+    assert relative_error(values, wanted["qkv"][0, :, 2 * channels :]) < LIMIT
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("ids", "channels"), [(1, 1), (7, 5), (300, 33), (13, 64), (5003, 330)])
+def test_logits_are_the_references(ids, channels, count):
+    threads.set_threads(count)
+    random = np.random.default_rng(2)
+    x, weight, bias = random.normal(size=(3, channels)).astype(np.float32)
+    wte = random.normal(size=(ids, channels)).astype(np.float32)
+    out, normed = np.full(ids, np.nan, np.float32), np.full(channels, np.nan, np.float32)
+    decoding.logits(out, normed, x, weight, bias, wte)
+    wide = [array.astype(np.float64) for array in (x, weight, bias, wte)]
+    wanted = reference.layer_norm_forward(*wide[:3])
+    assert relative_error(normed, wanted) < LIMIT
+    assert relative_error(out, wide[3] @ wanted) < LIMIT
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads():
+    random = np.random.default_rng(2)
+    x, weight, bias = random.normal(size=(3, 330)).astype(np.float32)
+    wte = random.normal(size=(5003, 330)).astype(np.float32)
+    made = []
+    for count in (1, 2, 3):
+        threads.set_threads(count)
+        out = np.empty(5003, np.float32)
+        decoding.logits(out, np.empty(330, np.float32), x, weight, bias, wte)
+        made.append([out, *outputs(*WIDE)])
+    for name, *arrays in zip(("logits", "rows", "keys", "values", "x"), *made, strict=True):
+        assert np.array_equal(arrays[0], arrays[1]), name
+        assert np.array_equal(arrays[0], arrays[2]), name
+
+
+def test_a_block_made_before_there_were_more_threads_uses_them():
+    threads.set_threads(1)
+    _, channels, heads, hidden = WIDE
+    weights = weights_of(channels, hidden)
+    x, block = np.ones(channels, np.float32), block_of(weights, 1, heads, channels)[0]
+    threads.set_threads(3)
+    block.read(x, 0)
+    wanted = np.ones(channels, np.float32)
+    block_of(weights, 1, heads, channels)[0].read(wanted, 0)
+    np.testing.assert_array_equal(x, wanted)
+
+
+def test_only_the_row_at_its_position_is_set_and_only_those_before_it_are_read():
+    channels, heads, time = 24, 2, 6
+    block, keys, values = block_of(weights_of(channels, 40), time, heads, channels)
+    keys[:3], values[:3] = 1.0, 2.0
+    x = np.ones(channels, np.float32)
+    block.read(x, 3)
+    assert np.isfinite(x).all()  # what is not read is NaN
+    assert np.isfinite(keys[3]).all()
+    assert np.isfinite(values[3]).all()
+    for array, before in ((keys, 1.0), (values, 2.0)):
+        assert (array[:3] == before).all()
+        assert np.isnan(array[4:]).all()
+
+
+def test_a_number_that_is_not_finite_reaches_the_logits():
+    channels = 24
+    block = block_of(weights_of(channels, 40), 1, 2, channels)[0]
+    x = np.ones(channels, np.float32)
+    x[5] = np.nan
+    block.read(x, 0)
+    out = np.zeros(7, np.float32)
+    ones = np.ones(channels, np.float32)
+    decoding.logits(out, np.empty(channels, np.float32), x, ones, ones, np.ones((7, channels), np.float32))
+    assert np.isnan(out).all()
+
+
+def f(*shape):
+    return np.zeros(shape, np.float32)
+
+
+def block(**changed):
+    """A block of C = 4, F = 6, T = 3 in two heads, but for what is changed."""
+    parts = {
+        "ln_1": (f(4), f(4)), "c_attn": (f(4, 12), f(12)), "attn_proj": (f(4, 4), f(4)),
+        "ln_2": (f(4), f(4)), "c_fc": (f(4, 6), f(6)), "mlp_proj": (f(6, 4), f(4)),
+        "keys": f(3, 4), "values": f(3, 4), "heads": 2,
+    }  # fmt: skip
+    return decoding.Block(**(parts | changed))
+
+
+REFUSED = {
+    "heads that do not divide": (lambda: block(heads=3), "got 1, want 0"),
+    "no heads": (lambda: block(heads=0), "got 0, want at least 1"),
+    "no positions": (lambda: block(keys=f(0, 4), values=f(0, 4)), "got 0, want at least 1"),
+    "fewer values than keys": (lambda: block(values=f(2, 4)), "got 2, want 3"),
+    "values of other channels": (lambda: block(values=f(3, 5)), "got 5, want 4"),
+    "c_attn of other rows": (lambda: block(c_attn=(f(5, 12), f(12))), "got 5, want 4"),
+    "c_attn of other columns": (lambda: block(c_attn=(f(4, 8), f(8))), "got 8, want 12"),
+    "attn_proj that is not square": (lambda: block(attn_proj=(f(4, 5), f(5))), "got 5, want 4"),
+    "mlp_proj of other rows": (lambda: block(mlp_proj=(f(5, 4), f(4))), "got 5, want 6"),
+    "c_fc's bias too short": (lambda: block(c_fc=(f(4, 6), f(5))), "got 5, want 6"),
+    "ln_1 too long": (lambda: block(ln_1=(f(5), f(4))), "got 5, want 4"),
+    "ln_2's bias too long": (lambda: block(ln_2=(f(4), f(5))), "got 5, want 4"),
+    "x too short": (lambda: block().read(f(3), 0), "got 3, want 4"),
+    "a position before the first": (lambda: block().read(f(4), -1), "got position -1, want one within 3"),
+    "a position past the last": (lambda: block().read(f(4), 3), "got position 3, want one within 3"),
+    "too few logits": (lambda: decoding.logits(f(6), f(4), f(4), f(4), f(4), f(7, 4)), "got 6, want 7"),
+    "x of other channels": (lambda: decoding.logits(f(7), f(4), f(5), f(4), f(4), f(7, 4)), "got 5, want 4"),
+    "normed of other channels": (lambda: decoding.logits(f(7), f(5), f(4), f(4), f(4), f(7, 4)), "got 5, want 4"),
+    "a norm of other channels": (lambda: decoding.logits(f(7), f(4), f(4), f(3), f(4), f(7, 4)), "got 3, want 4"),
+    "no ids": (lambda: decoding.logits(f(0), f(4), f(4), f(4), f(4), f(0, 4)), "got 0, want at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_shapes_that_do_not_fit_are_refused_in_one_line(case):
+    call, words = REFUSED[case]
+    with pytest.raises(ValueError, match=r"^decoding: .*") as refusal:
+        call()
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("level", [name for name in supported_levels() if name != kernels.LEVEL])
+def test_every_instruction_set_level_decodes_the_same(level):
+    script = (
+        "from gpt_core import gradcheck as g, kernels\n"
+        "from gpt_core.model.decoder import Decoder\n"
+        "from gpt_core.model.gpt import GPT\n"
+        f"assert kernels.LEVEL == {level!r}\n"
+        "parameters = g.as_parameters(g.SMALL_SHAPE, g.scattered_parameters(g.SMALL_SHAPE, 0))\n"
+        "tokens, decoder = g.random_batch(g.SMALL_SHAPE, 1, g.SMALL_TIME, 0)[0], Decoder(parameters)\n"
+        "wanted = GPT(parameters).logits(tokens)[0]\n"
+        "print(max(g.relative_error(decoder.read([t]), row) for t, row in zip(tokens[0].tolist(), wanted)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "GPT_TUI_LEVEL": level},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5
