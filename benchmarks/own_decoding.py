@@ -39,7 +39,8 @@ def main() -> None:
     figures = {
         "prompt_s": reading.prompt_s, "token_s": reading.token_s, "level": LEVEL,
         "sgemm_share": prompt_figures(shape, reading.prompt_s, sgemm.rate).sgemm_share,
-        "read_share": read / reading.memory, "read_gb_per_s": reading.memory / 1e9, "sgemm_gflop_per_s": sgemm.rate / 1e9,
+        "read_share": read / reading.memory, "read_gb_per_s": reading.memory / 1e9,
+        "sgemm_gflop_per_s": sgemm.rate / 1e9,
     }  # fmt: skip
     print(json.dumps(figures))
 

@@ -1,4 +1,4 @@
-"""The fused kernels of decoding compute, token by token, what the float64 reference does; on any threads the same bits."""
+"""The fused kernels of decoding compute what the float64 reference does, to the same bits on any number of threads."""
 
 from __future__ import annotations
 
