@@ -80,7 +80,7 @@ def next_token_probabilities(
     come. Raises GptError when a logit is NaN or +inf, or when no allowed token can come.
     """
     shifted = np.asarray(logits, dtype=np.float64)
-    if np.isnan(shifted).any() or np.isposinf(shifted).any():
+    if not shifted.max() < np.inf:  # NaN, which is the largest wherever it is, is not less than anything
         raise GptError(
             "the model gives logits that are not finite, so there is no next token: its weights are damaged or it "
             "diverged; check the file with `gpt-tui verify FILE`, or take an earlier checkpoint"
@@ -111,6 +111,6 @@ def choose(
 ) -> int:
     """The id of the next token: one draw, also at temperature 0. The rest as in `next_token_probabilities`."""
     probabilities = next_token_probabilities(logits, sampling, allowed=allowed, seen=seen)
-    reached = np.cumsum(probabilities)
-    # a draw in [0, last) never lands on a token of probability 0: those add nothing to the sum
-    return int(np.searchsorted(reached, random.random() * reached[-1], side="right"))
+    possible = np.flatnonzero(probabilities)
+    reached = np.cumsum(probabilities[possible])
+    return int(possible[np.searchsorted(reached, random.random() * reached[-1], side="right")])
