@@ -179,7 +179,7 @@ cdef void _linear(float *y, float *sums, const float *residual, const float *x, 
 
     The sums grow in the thread's own scratch: in y, two threads would write to the line in which their parts meet for
     every row of the weight. Eight rows are taken at a time, so that the sums are loaded and stored an eighth as often
-    as the weight is read: measured on one thread, 96% of the read bandwidth, with 4 rows 85%, with 16 rows 40%.
+    as the weight is read: measured on one thread, 96% of the read bandwidth, with 4 rows 85%, with 16 rows 36%.
     """
     cdef Py_ssize_t first = _start(O, part, parts), columns = _start(O, part + 1, parts) - first, o, i = 0
     cdef const float *w
