@@ -1,7 +1,9 @@
 """Runs what must survive with full counts, and writes what came of it: `python -m tests.reliability.report`.
 
-The page is tests/reliability/RESULTS.md: each case, how often it was tried, and the outcome. `--share 0.01` tries a
-hundredth of the full counts; whatever share was run is what the page says.
+The page is tests/reliability/RESULTS.md: each case, how often it was tried, the outcome, and when that was. `--share
+0.01` tries a hundredth of the full counts. `--only WORDS` runs only the cases whose module or name has all of the words
+in it; the page keeps what it says of the others. So the full counts, which take hours, can be run one by one, and
+beside each other: each with a `--page` of its own, which `--merge` then takes over.
 """
 
 from __future__ import annotations
@@ -9,16 +11,18 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = Path(__file__).with_name("RESULTS.md")
+PAGE = Path(__file__).with_name("RESULTS.md")
 SECTIONS = {
     "Crash and disk": (
         "tests.reliability.test_kill_while_saving", "tests.reliability.test_save_system_calls",
@@ -26,9 +30,9 @@ SECTIONS = {
     ),
     "Exact resume": ("tests.reliability.test_exact_resume", "tests.core.test_trainer", "tests.test_resume_check"),
     "Hostile input": (
-        "tests.reliability.test_hostile_resume", "tests.reliability.test_hostile_corpus",
-        "tests.reliability.test_shown_harmlessly", "tests.core.test_checkpoint", "tests.core.test_settings",
-        "tests.core.test_metrics_log",
+        "tests.reliability.test_fuzz", "tests.reliability.test_hostile_resume",
+        "tests.reliability.test_hostile_corpus", "tests.reliability.test_shown_harmlessly",
+        "tests.core.test_checkpoint", "tests.core.test_settings", "tests.core.test_metrics_log",
     ),
     "Numbers": ("tests.reliability.test_numbers", "tests.core.test_sampler"),
     "Signals, terminal, lock, reach": (
@@ -36,45 +40,75 @@ SECTIONS = {
         "tests.test_headless",
     ),
 }  # fmt: skip
+HEAD = """# What must survive: results
+
+Written by `python -m tests.reliability.report`, which runs each case with its full count; `--share 0.05` runs a part of it,
+`--only WORDS` a part of the cases. A case is the claim of one test, its count how often it was tried, and "run" the day and
+the share of the full count. The machine of the last run: {system}, {cores} cores, Python {python}.
+
+{cases} cases: {held} held, {failed} failed, {not_run} not run.
+"""
 
 
 class Case(NamedTuple):
     """One test, with all of its parameters. `tried` is what it says it tried, else the number of its parameters."""
 
-    module: str
     name: str
     tried: str
     outcome: str
+    run: str
 
 
 def main() -> int:
     """Run, write the page, and give pytest's exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0, help="of the full counts (default: 1)")
-    share = parser.parse_args().share
+    parser.add_argument("--only", metavar="WORDS", default="", help="run these cases only")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page to write (default: RESULTS.md here)")
+    parser.add_argument("--merge", type=Path, nargs="+", help="run nothing: take over what these pages say of their runs")
+    options = parser.parse_args()
+    if options.merge:
+        write(options.page, {name: case for path in options.merge for name, case in read_page(path).items() if case.run})
+        return 0
     modules = [module for group in SECTIONS.values() for module in group]
-    files = [f"{module.replace('.', '/')}.py" for module in modules]
-    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.xml")
-        options = ["-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={results}"]
-        command = [sys.executable, "-m", "pytest", *options, *files]
-        code = subprocess.run(command, cwd=ROOT, env=os.environ | {"GPT_TUI_FULL": str(share)}, check=False).returncode
-        cases = read_cases(results)
-    RESULTS.write_text(page(cases, share, time.monotonic() - started), encoding="utf-8")
-    print(f"written: {RESULTS}")
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={results}"]
+        command += ["-o", "junit_family=xunit1", "-k", " and ".join(options.only.split())]
+        code = subprocess.run(
+            [*command, *map(source_of, modules)], cwd=ROOT, env=os.environ | {"GPT_TUI_FULL": str(options.share)},
+            check=False,
+        ).returncode  # fmt: skip
+        new = read_cases(results, f"{time.strftime('%Y-%m-%d', time.gmtime())}, {share_in_words(options.share)}")
+    write(options.page, new)
     return code
 
 
-def read_cases(path: Path) -> list[Case]:
-    """The cases in pytest's own report, one for each test function."""
-    groups: dict[tuple[str, str], list[ElementTree.Element]] = {}
+def write(path: Path, new: dict[str, Case]) -> None:
+    """The page, with what is new on it."""
+    path.write_text(page(read_page(path) | new), encoding="utf-8")
+    print(f"written: {path}")
+
+
+def share_in_words(share: float) -> str:
+    """How much of the full counts was run."""
+    return "full" if share == 1 else f"{share:g} of full"
+
+
+def source_of(module: str) -> str:
+    """The file of a module, under ROOT."""
+    return f"{module.replace('.', '/')}.py"
+
+
+def read_cases(path: Path, run: str) -> dict[str, Case]:
+    """The cases in pytest's own report, one for each test function, by name."""
+    groups: dict[str, list[ElementTree.Element]] = {}
     for found in ElementTree.parse(path).getroot().iter("testcase"):
-        groups.setdefault((found.get("classname", ""), found.get("name", "").partition("[")[0]), []).append(found)
-    return [read_case(*key, found) for key, found in groups.items()]
+        groups.setdefault(found.get("name", "").partition("[")[0], []).append(found)
+    return {name: read_case(name, found, run) for name, found in groups.items()}
 
 
-def read_case(module: str, name: str, found: list[ElementTree.Element]) -> Case:
+def read_case(name: str, found: list[ElementTree.Element], run: str) -> Case:
     """One case, from what its parameters came to."""
     properties = [{p.get("name"): p.get("value") or "" for p in test.iter("property")} for test in found]
     counts = list(dict.fromkeys(held["count"] for held in properties if "count" in held))
@@ -86,31 +120,41 @@ def read_case(module: str, name: str, found: list[ElementTree.Element]) -> Case:
         outcome = f"not run: {skipped[0]}"
     elif skipped:
         outcome += f", {len(skipped)} not run: {skipped[0]}"
-    return Case(module, name, ", ".join(counts) or str(len(found)), "; ".join([outcome, *seen]))
+    return Case(name, ", ".join(counts) or str(len(found)), "; ".join([outcome, *seen]).replace("|", "/"), run)
 
 
-def page(cases: list[Case], share: float, took_s: float) -> str:
-    """RESULTS.md."""
-    failed = sum("FAILED" in case.outcome for case in cases)
-    not_run = sum(case.outcome.startswith("not run") for case in cases)
-    lines = [
-        "# What must survive: results",
-        "",
-        f"Written by `python -m tests.reliability.report --share {share:g}` ({share:g} of the full counts) in "
-        f"{took_s / 60:.1f} minutes, on {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d', time.gmtime())}.",
-        "",
-        f"{len(cases)} cases: {len(cases) - failed - not_run} held, {failed} failed, {not_run} not run. A case is the "
-        "claim of one test; its count is how often it was tried.",
-    ]
+def read_page(path: Path) -> dict[str, Case]:
+    """The cases on a page, by name; none where there is no page."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    rows = re.findall(r"^\| (.+?) \| (.*?) \| (.*?) \| (.*?) \|$", text, re.MULTILINE)
+    cases = (Case("test_" + words.replace(" ", "_"), *rest) for words, *rest in rows)
+    return {case.name: case for case in cases}
+
+
+def page(known: dict[str, Case]) -> str:
+    """RESULTS.md: what is known of each test that there is, in the order of the files."""
+    tables: list[str] = []
+    shown: list[Case] = []
     for title, modules in SECTIONS.items():
-        lines += ["", f"## {title}", "", "| case | count | outcome |", "| --- | --- | --- |"]
-        for module in modules:
-            for case in cases:
-                if case.module == module:
-                    words = case.name.removeprefix("test_").replace("_", " ")
-                    lines.append(f"| {words} | {case.tried} | {case.outcome.replace('|', '/')} |")
-    return "\n".join(lines) + "\n"
+        tables += ["", f"## {title}", "", "| case | count | outcome | run |", "| --- | --- | --- | --- |"]
+        for name in names_of_tests(modules):
+            case = known.get(name, Case(name, "0", "not run", ""))
+            words = name.removeprefix("test_").replace("_", " ")
+            tables.append(f"| {words} | {case.tried} | {case.outcome} | {case.run} |")
+            shown.append(case)
+    failed = sum("FAILED" in case.outcome for case in shown)
+    not_run = sum(case.outcome.startswith("not run") for case in shown)
+    head = HEAD.format(
+        system=f"{platform.system()} {platform.machine()}", cores=os.cpu_count(), python=platform.python_version(),
+        cases=len(shown), held=len(shown) - failed - not_run, failed=failed, not_run=not_run,
+    )  # fmt: skip
+    return head + "\n".join(tables) + "\n"
+
+
+def names_of_tests(modules: Iterable[str]) -> list[str]:
+    """Every test function of these modules, in order."""
+    sources = (Path(ROOT, source_of(module)).read_text(encoding="utf-8") for module in modules)
+    return [name for source in sources for name in re.findall(r"^(?:async )?def (test_\w+)", source, re.MULTILINE)]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,292 @@
+"""The readers of files that a stranger may have made, each behind one function from bytes to nothing.
+
+`read` gives the bytes to a reader as a file's content. What the reader's own documentation promises is held to: it
+takes them, or raises its one typed error in one printable line; everything else is a finding. What is taken is looked
+at more closely: written again it is the same.
+
+Checksums would keep a fuzzer out of all that lies behind them, so the first byte of an input may ask for right ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from gpt_core.config import Settings
+from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, TokenizerError
+from gpt_core.settings import as_toml, resolve
+from gpt_core.text import corpus, token_cache
+from gpt_core.text.vocabulary import DIGEST_BYTES, Tokenizer
+from gpt_core.training import events as ev
+from gpt_core.training.checkpoint import read_checkpoint, verify_checkpoint, write_checkpoint
+from gpt_core.training.checkpoint_header import peek_checkpoint
+from gpt_core.training.metrics_log import MetricsLog, read_metrics
+from tests.core.checkpoint_samples import sample
+
+AS_IT_IS, SEALED = b"\0", b"\1"
+SMALLEST = Settings(d_model=2, hidden_size=2, vocab_size=260, num_heads=1, seq_len=2, layers=1)
+PIECES = [b"th", b"the", b"the ", "é".encode(), "日本".encode(), b"\r\n", b"0000"]
+TEXT = "It was — “dark”.\r\nThe cat\r\n\r\n\n \t\nA thé, 日本.\x00\n".encode() + b"\xff\xfe the the\n"
+KINDS: tuple[corpus.DocumentKind, ...] = ("paragraph", "line", "file")
+LAST_STEP = 3
+
+_folder = tempfile.TemporaryDirectory(prefix="gpt-tui-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+PLACE = Path(_folder.name, "input")
+
+
+class Reader(NamedTuple):
+    """One reader: what it is tried with first, the function that no input may crash, hang or deceive, the longest."""
+
+    seeds: Callable[[], Iterable[bytes]]
+    read: Callable[[bytes], None]
+    most_bytes: int
+
+
+def put(data: bytes) -> Path:
+    """The file, with this content."""
+    with open(PLACE, "wb") as file:
+        file.write(data)
+    return PLACE
+
+
+def refused(error: GptError) -> None:
+    """A refusal is one printable line."""
+    assert str(error).isprintable(), repr(error)
+    assert str(error), "an error without words"
+
+
+# -- checkpoints
+
+
+def checkpoint_seeds() -> Iterable[bytes]:
+    """The smallest checkpoints there are, with and without moments."""
+    for moments in (False, True):
+        write_checkpoint(PLACE, sample(SMALLEST, moments=moments, tokenizer=b""), saved_at=1.0)
+        data = PLACE.read_bytes()
+        yield AS_IT_IS + data
+        yield SEALED + data
+
+
+def sealed_checkpoint(data: bytes) -> bytes:
+    """The same file with the length of its header and all checksums right, as far as it has places for them."""
+    end = data.rfind(b"}", 8, 8 + (16 << 10)) + 1
+    while end < len(data) and data[end] == 0x20:
+        end += 1
+    head, tail = data[8:end], data[end:]
+    try:
+        header = json.loads(head)
+        metadata = header["__metadata__"]
+        metadata["checksums"] = json.dumps({
+            name: hashlib.sha256(tail[slice(*entry["data_offsets"])]).hexdigest()
+            for name, entry in header.items() if name != "__metadata__"
+        })  # fmt: skip
+        head = json.dumps(header, separators=(",", ":")).encode()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass  # the header is sealed as it is
+    sealed = bytearray(len(head).to_bytes(8, "little") + head)
+    start = sealed.find(b'"header_sha256":"') + len(b'"header_sha256":"')
+    sealed[start : start + 64] = b"0" * 64
+    sealed[start : start + 64] = hashlib.sha256(sealed).hexdigest().encode()
+    return bytes(sealed) + tail
+
+
+def read_checkpoints(data: bytes) -> None:
+    """Reading, verifying and peeking agree; what is taken is as large as it says and finite."""
+    path = put(sealed_checkpoint(data[1:]) if data[:1] == SEALED else data[1:])
+    try:
+        info = peek_checkpoint(path)
+    except CheckpointError as error:
+        refused(error)
+        info = None
+    try:
+        checkpoint = read_checkpoint(path)
+    except CheckpointError as error:
+        refused(error)
+        checkpoint = None
+    try:
+        verify_checkpoint(path)
+    except CheckpointError as error:
+        refused(error)
+        assert checkpoint is None, "read, and not verified"
+    else:
+        assert checkpoint is not None, "verified, and not read"
+    if checkpoint is not None:
+        assert info is not None, "read, and not looked at"
+        assert info.size == path.stat().st_size
+        assert np.isfinite(checkpoint.parameters.flat).all()
+
+
+# -- tokenizers
+
+
+def tokenizer_seeds() -> Iterable[bytes]:
+    """Tokenizers of both modes, with a text to cut behind them."""
+    for mode in ("pieces", "seed"):
+        data = Tokenizer(PIECES, 300, mode).to_bytes()
+        yield AS_IT_IS + data
+        yield SEALED + data[:-DIGEST_BYTES]
+
+
+def read_tokenizers(data: bytes) -> None:
+    """What is taken is stored as the same bytes, and cuts any text into ids that give it back."""
+    stored = data[1:] + hashlib.sha256(data[1:]).digest() if data[:1] == SEALED else data[1:]
+    try:
+        tokenizer = Tokenizer.from_bytes(stored)
+    except TokenizerError as error:
+        refused(error)
+        return
+    assert Tokenizer.from_bytes(tokenizer.to_bytes()).pieces == tokenizer.pieces
+    text = TEXT + stored[: 1 << 10] + b"".join(tokenizer.pieces[260:276])
+    ids = tokenizer.encode(text)
+    decoded = tokenizer.decode(ids.tolist())
+    assert tokenizer.mode == "seed" or decoded == text
+    ends = np.array([0, len(text) // 2, len(text) // 2, len(text)], np.int64)
+    again, is_open = tokenizer.encode_documents(text, ends, False)
+    assert not is_open
+    assert tokenizer.mode == "seed" or tokenizer.decode(again.tolist()) == text
+
+
+# -- settings
+
+
+def config_seeds() -> Iterable[bytes]:
+    """A file of every setting, and smaller ones of each kind of line."""
+    yield b"".join(line.partition(b"#")[0].rstrip() + b"\n" for line in as_toml(resolve()).encode().splitlines())
+    yield b'preset = "micro"\nseed = 7\nattn_lr = 1e-3 # rate\ntrain_file = "a\\u00e9.en"\nepsilon = 0.0\n'
+    yield b'[table]\nlayers = 0x10\nlist = [1, 2.5, true, inf, nan]\nwhen = 1979-05-27T07:32:00Z\nraw = \'\'\'x\'\'\'\n'
+    yield "overfit_tiny = true\r\nmodels_dir = \"日本\"\r\nd_model = 64\nnum_heads = 8\nbatch_size = 6".encode()
+
+
+def read_configs(data: bytes) -> None:
+    """What is taken, printed and read again, gives the same settings."""
+    try:
+        resolved = resolve(config_file=put(data))
+    except ConfigError as error:
+        refused(error)
+        return
+    assert resolve(config_file=put(as_toml(resolved).encode())).settings == resolved.settings
+
+
+# -- texts
+
+
+def corpus_seeds() -> Iterable[bytes]:
+    """Texts of every kind of document, of all that ends a line, and of what is no text."""
+    yield from (bytes([kind]) + TEXT for kind in range(len(KINDS)))
+    yield b"\0" + corpus.BYTE_ORDER_MARK + b"One.\n\n\nTwo\nlines.\n \nThree"
+    yield b"\1" + b"x" * 200 + b"\n" + "é".encode() * 60 + b"\r\n\r\n"
+    yield b"\2" + bytes(range(256))
+
+
+def read_texts(data: bytes) -> None:
+    """Documents hold all the words of the text, in order, and their ids give them back; blocks and parts are tiny."""
+    kind, text = KINDS[data[0] % len(KINDS)] if data else "file", data[1:]
+    corpus.BLOCK_BYTES, corpus.PART_BYTES = 16, 24
+    path = put(text)
+    try:
+        parts = list(corpus.documents(path, kind))
+    except CorpusError as error:
+        refused(error)
+        assert not text.removeprefix(corpus.BYTE_ORDER_MARK).strip(), "a text with something in it is no empty one"
+        return
+    assert b"".join(b"".join(parts).split()) == b"".join(text.removeprefix(corpus.BYTE_ORDER_MARK).split())
+    assert max(map(len, parts)) <= 3 * corpus.PART_BYTES + corpus.BLOCK_BYTES
+    whole = list(corpus.document_parts(corpus.text_blocks(path), kind))
+    ids = [ids for ids, _ in token_cache.encoded(whole, TOKENIZER)]
+    assert TOKENIZER.decode(np.concatenate(ids).tolist()) == b"".join(part for part, _ in whole)
+
+
+TOKENIZER = Tokenizer(PIECES, 300, "pieces")
+
+
+# -- token caches
+
+
+def cache_seeds() -> Iterable[bytes]:
+    """The cache of a short text."""
+    text = PLACE.with_name("text")
+    text.write_bytes(TEXT)
+    made = token_cache.load_tokens(text, TOKENIZER, "line", cache_dir=text.parent)
+    cache = text.parent / token_cache.token_cache_name(text, made.sha256, TOKENIZER, "line")
+    data = cache.read_bytes()
+    yield AS_IT_IS + data
+    yield SEALED + data
+
+
+def sealed_cache(data: bytes) -> bytes:
+    """The same cache with its checksum right, if its header can be read at all."""
+    ids = data[token_cache.HEADER_BYTES :]
+    try:
+        header = msgspec.json.decode(data[: token_cache.HEADER_BYTES], type=token_cache.Header)
+        header.crc32 = 0
+        header.crc32 = zlib.crc32(msgspec.json.encode(header), zlib.crc32(ids))
+        head = msgspec.json.encode(header)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return data
+    return head.ljust(token_cache.HEADER_BYTES - 1) + b"\n" + ids
+
+
+def read_caches(data: bytes) -> None:
+    """A cache is whole, and all of its ids are in the vocabulary, or it is none."""
+    text = PLACE.with_name("text")
+    digest = hashlib.sha256(TEXT).hexdigest()
+    cache = PLACE.with_name(token_cache.token_cache_name(text, digest, TOKENIZER, "line"))
+    with open(cache, "wb") as file:
+        file.write(sealed_cache(data[1:]) if data[:1] == SEALED else data[1:])
+    found = token_cache.open_token_cache(cache.parent, text, digest, TOKENIZER, "line")
+    if found is not None:
+        ids = found.read(0, len(found))
+        assert len(ids) == len(found)
+        assert ids.min() >= 0
+        assert ids.max() < TOKENIZER.vocab_size
+
+
+# -- logs
+
+
+def log_seeds() -> Iterable[bytes]:
+    """A log of every kind of event, whole and torn."""
+    told = [
+        ev.StepCompleted(1, 0, 2.5, 12.2, 1e-3, 1.0, 64, 1e3, 0.5), ev.UpdateSkipped(2, 1, "the loss was nan"),
+        ev.EvalCompleted(2, 2.4, 11.0, 0.3, 1.9), ev.LayerNorms(3, {"wte.weight": 1.0}, {"wte.weight": 0.1}),
+        ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 3), ev.SaveFailed("best", "é", 4, "disk full"),
+        ev.RunFinished("stopped", 4),
+    ]  # fmt: skip
+    data = b"".join(ev.to_json(event) + b"\n" for event in told)
+    yield data
+    yield data[:-9]
+    yield data.replace(b"\n", b"\n\n\xff{\n", 2)
+
+
+def read_logs(data: bytes) -> None:
+    """Only events come of a log, and a resumed run goes on with whole lines of steps it has taken."""
+    path = put(data)
+    before = list(read_metrics(path))
+    assert all(isinstance(event, ev.Event) for event in before)
+    if len(data) % 16:  # cutting a log replaces the file, which takes ten times as long as reading it
+        return
+    MetricsLog(path, resume_step=LAST_STEP).close()
+    kept = path.read_bytes()
+    assert not kept or kept.endswith(b"\n")
+    after = list(read_metrics(path))
+    assert all(event.step <= LAST_STEP for event in after)
+    assert len(after) <= len(before)
+
+
+READERS = {
+    "checkpoint": Reader(checkpoint_seeds, read_checkpoints, 16_000),
+    "tokenizer": Reader(tokenizer_seeds, read_tokenizers, 1_000),
+    "config": Reader(config_seeds, read_configs, 3_000),
+    "corpus": Reader(corpus_seeds, read_texts, 160),
+    "token-cache": Reader(cache_seeds, read_caches, 1_000),
+    "metrics": Reader(log_seeds, read_logs, 1_000),
+}
