@@ -16,6 +16,7 @@ from typing import Any
 from gpt_core.training.trainer import Trainer
 
 SHOW_CURSOR = b"\x1b[?25h"
+SAVE_POLL_S = 0.01
 SAME_PRESS_S = 1.0  # a second signal this soon is the same wish: a double press, or a wrapper that passes it on too
 
 
@@ -35,8 +36,8 @@ class Interrupted(KeyboardInterrupt):
 class RunSignals:
     """Handles the signals of one run, as a context manager. Until `watch` is called there is nothing to save.
 
-    The first stop asks the trainer to stop. A second one, a second or more later, ends the process at once and without
-    saving, unless a save is on its way: that one completes, and the trainer stops right after it.
+    The first stop asks the trainer to stop. A second one, a second or more later, ends the process at once, without
+    waiting for anything but a save that is on its way already.
     """
 
     def __init__(self) -> None:
@@ -75,9 +76,13 @@ class RunSignals:
             self.stopped_by, self._stopped_at_s = signal.Signals(number), time.monotonic()
         if self._trainer is None:
             raise Interrupted(self.exit_code)
-        self._trainer.requests.stop()
-        if time.monotonic() - self._stopped_at_s > SAME_PRESS_S and not self._trainer.saving:
-            leave_now(self.exit_code)
+        is_hurried = time.monotonic() - self._stopped_at_s > SAME_PRESS_S
+        self._trainer.requests.stop(save=not is_hurried)
+        if is_hurried:
+            while self._trainer.saving:  # another thread writes, and needs nothing of the one that is interrupted here
+                time.sleep(SAVE_POLL_S)
+            if not self._trainer.ending:
+                leave_now(self.exit_code)
 
     def _on_save(self, number: int, frame: FrameType | None) -> None:
         if self._trainer is not None:

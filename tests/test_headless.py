@@ -305,7 +305,7 @@ def test_output_that_nobody_reads_stops_the_run_saved_and_quietly(folder: Path) 
 class FakeTrainer:
     def __init__(self) -> None:
         self.requests = TrainerRequests()
-        self.saving = False
+        self.saving = self.ending = False
 
 
 @pytest.fixture
@@ -319,7 +319,9 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("handlers")
-def test_only_a_later_second_signal_leaves_at_once_and_never_during_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_later_second_signal_leaves_at_once_and_waits_for_nothing_but_a_save(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now, left, trainer = [100.0], [], FakeTrainer()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(run_signals, "leave_now", left.append)
@@ -331,10 +333,17 @@ def test_only_a_later_second_signal_leaves_at_once_and_never_during_a_save(monke
         signal.raise_signal(signal.SIGTERM)
         assert left == []
         now[0] += 5.0
-        trainer.saving = True
+        trainer.saving, waited = True, []
+
+        def write_on(seconds: float) -> None:
+            waited.append(seconds)
+            trainer.saving = len(waited) < 3
+
+        monkeypatch.setattr(time, "sleep", write_on)
+        trainer.ending = True  # then all that is left ends by itself
         signal.raise_signal(signal.SIGINT)
-        assert left == []
-        trainer.saving = False
+        assert (len(waited), left, trainer.requests.discarding) == (3, [], True)
+        trainer.ending = False
         signal.raise_signal(signal.SIGINT)
         assert left == [143]
         assert signals.exit_code == 143

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,11 +70,18 @@ def new_run_id() -> str:
     return secrets.token_hex(8)
 
 
-def write_checkpoint(path: Path | str, checkpoint: Checkpoint, *, saved_at: float | None = None) -> None:
+def write_checkpoint(
+    path: Path | str,
+    checkpoint: Checkpoint,
+    *,
+    saved_at: float | None = None,
+    when_read: Callable[[], None] | None = None,
+) -> None:
     """Makes `path` hold the checkpoint; when this returns, it is on disk. `saved_at` is the time to note, now if None.
 
     Raises SaveError, and leaves the file that was there as it was, if it cannot be written or if a weight or moment is
-    not finite. The tensors must not change meanwhile.
+    not finite. The tensors must not change until `when_read` is called, which is before the file is synced, or until
+    this returns.
     """
     path = Path(path)
     settings, state = checkpoint.settings, checkpoint.state
@@ -91,7 +97,7 @@ def write_checkpoint(path: Path | str, checkpoint: Checkpoint, *, saved_at: floa
         arrays = _arrays(checkpoint)
         checksums = {name: _checksum(name, arrays[name], layout[name].dtype == "F32") for name in layout}
         head = encode_header(settings, state, contents, layout, checksums)
-        files.replace_file(path, itertools.chain([head], (arrays[name].data for name in layout)))
+        files.replace_file(path, _chunks(head, (arrays[name].data for name in layout), when_read))
     except (OSError, ValueError) as error:
         raise SaveError(f"{path} was not saved: {files.reason(error)}; what was there before is untouched") from error
 
@@ -156,6 +162,16 @@ def _arrays(checkpoint: Checkpoint) -> dict[str, NDArray[np.uint8]]:
     }
     arrays[TOKENIZER] = np.frombuffer(checkpoint.tokenizer, np.uint8)
     return arrays
+
+
+def _chunks(
+    head: bytes, tensors: Iterable[memoryview], when_read: Callable[[], None] | None
+) -> Iterator[bytes | memoryview]:
+    """The parts of a file in order; each is written before the next one is asked for."""
+    yield head
+    yield from tensors
+    if when_read is not None:
+        when_read()
 
 
 def _checksum(name: str, array: NDArray[np.uint8], is_float: bool) -> str:

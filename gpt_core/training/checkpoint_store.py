@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -106,12 +106,12 @@ class CheckpointStore:
             self._lock.close()
             self._lock = None
 
-    def save(self, kind: str, checkpoint: Checkpoint) -> Path:
+    def save(self, kind: str, checkpoint: Checkpoint, *, when_read: Callable[[], None] | None = None) -> Path:
         """Writes a checkpoint under its kind's name and returns where; then it is on disk.
 
-        The number of an epoch's file is `checkpoint.state.epoch`. Raises SaveError; the file that was there is
-        untouched. A best model is not replaced by one with a lower accuracy: after a resume from an older checkpoint
-        that can be asked for.
+        The number of an epoch's file is `checkpoint.state.epoch`; `when_read` is told when the tensors may change
+        again. One save at a time. Raises SaveError; the file that was there is untouched. A best model is not replaced
+        by one with a lower accuracy: after a resume from an older checkpoint that can be asked for.
         """
         path = self.path_of(kind, checkpoint.state.epoch)
         if kind == "best":
@@ -120,7 +120,7 @@ class CheckpointStore:
             own = (f for f in self.list() if isinstance(f, CheckpointInfo) and f.run_id == checkpoint.state.run_id)
             self._last_saved_at = max((info.saved_at for info in own), default=0.0)
         saved_at = max(time.time(), self._last_saved_at + _TICK_S)
-        write_checkpoint(path, checkpoint, saved_at=saved_at)
+        write_checkpoint(path, checkpoint, saved_at=saved_at, when_read=when_read)
         self._last_saved_at = saved_at
         return path
 

@@ -122,14 +122,17 @@ class RunContinued(Event, frozen=True, tag="continued"):
     step: int
 
 
-class RunFinished(Event, frozen=True, tag="finished"):
+class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
     """The last event of a run.
 
-    `reason` is one of: max_steps, max_epochs, early_stopping, epsilon, overfit_done, stopped, diverged.
+    `reason` is one of: max_steps, max_epochs, early_stopping, epsilon, overfit_done, stopped, diverged. After a run
+    that diverged, `good_checkpoint` is the one to go on from, "" if there is none, and `good_step` its step.
     """
 
     reason: str
     step: int
+    good_checkpoint: str = ""
+    good_step: int = 0
 
 
 LOGGED = (

@@ -1,75 +1,188 @@
-"""Saving a run: which checkpoints are due, and what is told of each."""
+"""Saving a run: which checkpoints are due, their writing beside the training, and what is told of each.
+
+Weights and moments change in an optimizer update and nowhere else. So at a step boundary only the small state is
+copied, and a thread hashes and writes the tensors where they lie while the next step computes its gradients. Three
+waits keep that safe, and there are no others: before an update, until the tensors were read (`wait_for_tensors`);
+before a save, until the one before it has ended (`begin_due`); and before a pause and the end, until all has (`finish`).
+
+A checkpoint is told of as saved when it is on disk, synced, and not before: a few steps later than its own.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from gpt_core.errors import GptError, SaveError
 from gpt_core.training.checkpoint import Checkpoint, TrainingState, read_checkpoint
+from gpt_core.training.checkpoint_store import CheckpointStore
 from gpt_core.training.events import CheckpointSaved, SaveFailed
 from gpt_core.training.parts import Run
 
+Outcome = CheckpointSaved | SaveFailed
+GO_ON_FROM = ("latest", "epoch")  # kinds that hold the run as it was last, and not as it was best
+
+
+class Writing:
+    """One checkpoint as each of some kinds, written one after the other by a thread of its own.
+
+    `outcomes` fills as they come; `ended` is set last. Plain attributes and a lock that the thread only ever gives
+    back: whoever waits here, a signal handler among them, cannot keep the thread from its end.
+    """
+
+    def __init__(self, store: CheckpointStore, kinds: Sequence[str], checkpoint: Checkpoint) -> None:
+        self.state = checkpoint.state
+        self.outcomes: deque[Outcome] = deque()
+        self.ended = False
+        self._store, self._kinds, self._checkpoint = store, kinds, checkpoint
+        self._error: BaseException | None = None
+        self._reading = threading.Lock()
+        self._reading.acquire()
+        self._thread = threading.Thread(target=self._write_all, name="saving")
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives no more threads: training waits, which is better than no checkpoint
+            self._write_all()
+
+    def wait_for_tensors(self) -> None:
+        """Returns when the tensors were read, and may change."""
+        with self._reading:
+            pass
+
+    def join(self) -> None:
+        """Returns when all is on disk, or has failed."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def raise_error(self) -> None:
+        """Raises what ended the thread, if something did that is no failed save."""
+        if self._error is not None:
+            raise self._error
+
+    def _write_all(self) -> None:
+        try:
+            for kind in self._kinds:
+                is_last = kind == self._kinds[-1]
+                self.outcomes.append(self._write(kind, self._tensors_were_read if is_last else None))
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._tensors_were_read()
+            self.ended = True
+
+    def _write(self, kind: str, when_read: Callable[[], None] | None) -> Outcome:
+        state = self._checkpoint.state
+        try:
+            path = self._store.save(kind, self._checkpoint, when_read=when_read)
+        except SaveError as error:
+            path = self._store.path_of(kind, state.epoch if kind == "epoch" else None)
+            return SaveFailed(kind, str(path), state.step, str(error))
+        return CheckpointSaved(kind, str(path), state.step)
+
+    def _tensors_were_read(self) -> None:
+        if self._reading.locked():
+            self._reading.release()
+
 
 class Saver:
-    """Writes the checkpoints of one run, at step boundaries only. A save that fails is told, and training goes on."""
+    """Saves one run, at step boundaries only. A save that fails is told, and training goes on.
+
+    `newest` is the last checkpoint that was saved to go on from, and its step; at first the one that was resumed.
+    """
 
     def __init__(self, run: Run) -> None:
         self.due: set[str] = set()
-        self.under_way = False
+        self.newest = (str(run.resumed_from or ""), run.state.step)
         self._run = run
+        self._writing: Writing | None = None
         self._saved: TrainingState | None = None  # what ckpt_latest holds
         self._last_save_s = time.monotonic()
 
     @property
+    def under_way(self) -> bool:
+        """Whether a checkpoint is being written now."""
+        return self._writing is not None and not self._writing.ended
+
+    @property
     def minutes_are_over(self) -> bool:
-        """Whether the last save of `ckpt_latest` is `save_every_minutes` ago."""
+        """Whether the last save is `save_every_minutes` ago."""
         minutes = self._run.settings.save_every_minutes
         return 0 < minutes < (time.monotonic() - self._last_save_s) / 60
 
-    def save_due(self) -> Iterator[CheckpointSaved | SaveFailed]:
-        """Everything in `due`, which is empty afterwards."""
-        for kind in sorted(self.due):
-            yield self.save(kind)
-        self.due.clear()
+    def wait_for_tensors(self) -> None:
+        """To be called before weights or moments change."""
+        if self._writing is not None:
+            self._writing.wait_for_tensors()
 
-    def save_if_new(self, kind: str) -> CheckpointSaved | SaveFailed | None:
-        """Saves, unless `ckpt_latest` already holds this very state."""
-        return None if self._saved == self._run.state else self.save(kind)
+    def begin_due(self, *, keep_latest: bool = False) -> Iterator[Outcome]:
+        """Begins to write what is `due`, after the save before it. With `keep_latest` a due ckpt_latest stays due."""
+        kinds = sorted(self.due - {"latest"} if keep_latest else self.due)
+        if kinds:
+            yield from self.finish()
+            self._begin(kinds, self._checkpoint())
+            self.due.difference_update(kinds)
 
-    def save(self, kind: str) -> CheckpointSaved | SaveFailed:
-        """The run as it stands, as `kind`: latest, epoch or best."""
+    def news(self) -> Iterator[Outcome]:
+        """What has come of the save under way since it was last asked."""
+        writing = self._writing
+        if writing is None:
+            return
+        has_ended = writing.ended  # read first: all outcomes are there by then
+        while writing.outcomes:
+            outcome = writing.outcomes.popleft()
+            self._note(outcome, writing.state)
+            yield outcome
+        if has_ended:
+            self._writing = None
+            writing.raise_error()
+
+    def finish(self) -> Iterator[Outcome]:
+        """Waits for the save under way to end."""
+        if self._writing is not None:
+            self._writing.join()
+            yield from self.news()
+
+    def save_if_new(self, kind: str) -> Iterator[Outcome]:
+        """Saves and waits for it, unless `ckpt_latest` already holds this very state."""
+        yield from self.finish()
+        if self._saved != self._run.state:
+            self._begin([kind], self._checkpoint())
+            yield from self.finish()
+
+    def save_final(self) -> Iterator[Outcome]:
+        """Saves `transformer` and waits for it: the best model of the run, or where nothing was evaluated, the last."""
+        yield from self.finish()
+        try:
+            is_scored = self._run.state.best_accuracy >= 0
+            checkpoint = read_checkpoint(self._run.store.path_of("best")) if is_scored else self._checkpoint()
+        except GptError as error:
+            yield SaveFailed("final", str(self._run.store.path_of("final")), self._run.state.step, str(error))
+        else:
+            self._begin(["final"], checkpoint)
+            yield from self.finish()
+
+    def _begin(self, kinds: Sequence[str], checkpoint: Checkpoint) -> None:
+        self._last_save_s = time.monotonic()
+        self._writing = Writing(self._run.store, kinds, checkpoint)
+
+    def _note(self, outcome: Outcome, state: TrainingState) -> None:
+        self._last_save_s = time.monotonic()
+        if isinstance(outcome, CheckpointSaved):
+            if outcome.kind in GO_ON_FROM:
+                self.newest = (outcome.path, outcome.step)
+            if outcome.kind == "latest":
+                self._saved = state
+
+    def _checkpoint(self) -> Checkpoint:
+        """The run as it stands: a copy of the state, and the tensors themselves."""
         run = self._run
         moments = run.optimizer.moments
-        checkpoint = Checkpoint(
-            settings=run.settings, preset=run.preset, state=run.state, tokenizer=run.tokenizer.to_bytes(),
-            corpus_sha256=run.train_text.sha256, parameters=run.parameters, moments=(moments.first, moments.second),
+        return Checkpoint(
+            settings=run.settings, preset=run.preset, state=msgspec.structs.replace(run.state),
+            tokenizer=run.tokenizer.to_bytes(), corpus_sha256=run.train_text.sha256, parameters=run.parameters,
+            moments=(moments.first, moments.second),
         )  # fmt: skip
-        return self._write(kind, checkpoint)
-
-    def save_final(self) -> CheckpointSaved | SaveFailed:
-        """`transformer`: the best model of the run, or where nothing was evaluated, the last."""
-        best = self._run.store.path_of("best")
-        if self._run.state.best_accuracy < 0:
-            return self.save("final")
-        try:
-            return self._write("final", read_checkpoint(best))
-        except GptError as error:
-            return SaveFailed("final", str(self._run.store.path_of("final")), self._run.state.step, str(error))
-
-    def _write(self, kind: str, checkpoint: Checkpoint) -> CheckpointSaved | SaveFailed:
-        step = checkpoint.state.step
-        self.under_way = True
-        try:
-            path = self._run.store.save(kind, checkpoint)
-        except SaveError as error:
-            epoch = checkpoint.state.epoch if kind == "epoch" else None
-            return SaveFailed(kind, str(self._run.store.path_of(kind, epoch)), step, str(error))
-        finally:
-            self.under_way = False
-            self._last_save_s = time.monotonic()
-        if kind == "latest":
-            self._saved = msgspec.structs.replace(self._run.state)
-        return CheckpointSaved(kind, str(path), step)

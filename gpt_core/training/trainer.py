@@ -2,7 +2,7 @@
 
 Everything a run needs to go on exactly as it would have is in `TrainingState`, the weights and the moments. What is due
 at a boundary (an evaluation, the end of an epoch) is itself part of that state: a run that is stopped in the middle of
-an evaluation makes it again when it is resumed.
+an evaluation makes it again when it is resumed. Checkpoints are written while training goes on (`saving`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Trainer:
         self.parameters = run.parameters
         self.state = run.state
         self.run = run
+        self.ending = False
+        """Whether no step will be taken any more: what is left are the last saves."""
         self._gpt = GPT(run.parameters)
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
@@ -89,10 +91,12 @@ class Trainer:
                 finished = isinstance(event, ev.RunFinished)
                 yield event
         finally:
-            if not finished and not self.requests.discarding:
-                self._saver.save_if_new("latest")
-            self.run.log.close()
-            self.run.store.close()
+            try:
+                for outcome in () if finished else self._last_saves():
+                    self.run.log.append(outcome)
+            finally:
+                self.run.log.close()
+                self.run.store.close()
 
     # ---- the loop
 
@@ -112,6 +116,7 @@ class Trainer:
                 yield event
                 if self._debug is not None:
                     yield self._debug
+        self.ending = True
         yield from self._finish(reason)
 
     def _reason_to_end(self) -> str:
@@ -132,6 +137,7 @@ class Trainer:
     def _boundary(self) -> Iterator[ev.AnyEvent]:
         """What is due between two steps: an evaluation, the end of an epoch, saves."""
         state, settings = self.state, self.settings
+        yield from self._saver.news()
         if self.requests.take_evaluate():
             state.evaluation_due = True
         if state.evaluation_due and self.run.eval_text is not None:
@@ -145,13 +151,16 @@ class Trainer:
             every = settings.save_epoch_number
             if every and state.epoch % every == 0 and not settings.overfit_tiny:
                 self._saver.due.add("epoch")
-        if self.requests.take_save() or self._saver.minutes_are_over:
+        is_asked_for = self.requests.take_save()
+        if is_asked_for or self._saver.minutes_are_over:
             self._saver.due.add("latest")
-        yield from self._saver.save_due()
+        # what was saved before the first of several skipped updates stays, unasked: these weights may be past use
+        yield from self._saver.begin_due(keep_latest=state.skipped_in_a_row > 0 and not is_asked_for)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
-        """Waits until something is asked for."""
+        """Waits until something is asked for, with nothing left to be saved."""
         requests = self.requests
+        yield from self._saver.finish()
         yield ev.RunPaused(self.state.step)
         with self._clock.stopped():
             while requests.pausing and not requests.stopping and not requests.anything_asked:
@@ -180,22 +189,24 @@ class Trainer:
         finite = math.isfinite(loss) and math.isfinite(norm)
         debugging = settings.debug and (state.step + 1) % settings.debug_every == 0
         before = self.parameters.copy() if debugging else None
+        self._saver.wait_for_tensors()
         with self._weights_lock:
             if finite:
                 scale = self.run.optimizer.clip_scale(norm)
                 self.run.optimizer.update(self._gradients, state.step + 1, share, scale)
             state.step += 1
-        self._debug = layer_norms(state.step, self._gradients, before, self.parameters) if before else None
         state.window += settings.batch_size
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         state.elapsed_s = self._clock.elapsed_s
         self._mark_due()
+        if finite:
+            state.tokens += targets_in_batch
+            state.loss_sum += loss_sum
+            state.loss_count += targets_in_batch
+        self._debug = layer_norms(state.step, self._gradients, before, self.parameters) if before else None
         if not finite:
             what = f"the loss was {loss}" if not math.isfinite(loss) else f"the gradient norm was {norm}"
             return ev.UpdateSkipped(state.step, state.skipped_in_a_row, what)
-        state.tokens += targets_in_batch
-        state.loss_sum += loss_sum
-        state.loss_count += targets_in_batch
         rate = self._rate.after(time.perf_counter() - started, targets_in_batch)
         return ev.StepCompleted(
             step=state.step, epoch=state.epoch, loss=loss, ppl=perplexity(loss),
@@ -225,6 +236,7 @@ class Trainer:
                 result: EvalResult = end.value
                 break
             yield ev.EvalProgressed(state.step, done, total)
+            yield from self._saver.news()
             if self.requests.stopping:
                 return
         state.evaluation_due = False
@@ -253,13 +265,25 @@ class Trainer:
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:
-        """The last saves and the last event. A run that came to its own end also leaves `transformer`, its best."""
+        """The last saves and the last event. A run that came to its own end also leaves `transformer`, its best.
+
+        One that diverged saves nothing more: what was saved before the first of its skipped updates is to go on from.
+        """
+        if reason == "diverged":
+            yield from self._saver.finish()
+            yield ev.RunFinished(reason, self.state.step, *self._saver.newest)
+            return
         self.state.finished = "" if reason in ("stopped", "max_steps") else reason
-        if not self.requests.discarding and (saved := self._saver.save_if_new("latest")) is not None:
-            yield saved
+        yield from self._last_saves()
         if reason in ("max_epochs", "early_stopping", "epsilon"):
-            yield self._saver.save_final()
+            yield from self._saver.save_final()
         yield ev.RunFinished(reason, self.state.step)
+
+    def _last_saves(self) -> Iterator[ev.AnyEvent]:
+        """The save under way ends, and `ckpt_latest` holds the run as it stands, unless that is not wanted any more."""
+        yield from self._saver.finish()
+        if not self.requests.discarding:
+            yield from self._saver.save_if_new("latest")
 
 
 def layer_norms(step: int, gradients: Parameters, before: Parameters, after: Parameters) -> ev.LayerNorms:

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -291,9 +292,58 @@ def test_five_steps_in_a_row_that_are_not_finite_end_the_run_with_whole_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GPT, "loss_and_gradients", lambda *_: (math.inf, 1))
-    events = train(tiny_settings(tmp_path))
-    assert events[-1] == ev.RunFinished("diverged", 5)
-    assert np.isfinite(read_checkpoint(tmp_path / LATEST).parameters.flat).all()
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=1, eval_every_steps=0))
+    before = trainer.parameters.flat.copy()
+    events = list(trainer.events())
+    assert events[-1] == ev.RunFinished("diverged", 5)  # there is no checkpoint to name
+    assert not of_kind(events, ev.CheckpointSaved)
+    assert np.array_equal(trainer.parameters.flat, before)
+
+
+def from_step_on(first: int, trainer: Trainer) -> Callable[..., tuple[float, int]]:
+    """Forward and backward passes whose losses are not finite from the first-th step on."""
+    forward_backward = GPT.loss_and_gradients
+
+    def pass_or_fail(self: GPT, *arguments: object) -> tuple[float, int]:
+        loss, targets = forward_backward(self, *arguments)  # type: ignore[arg-type]
+        return (math.nan if trainer.step + 1 >= first else loss), targets
+
+    return pass_or_fail
+
+
+def test_a_run_that_diverges_keeps_the_checkpoint_from_before_its_first_skipped_update_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=3, eval_every_steps=0))
+    monkeypatch.setattr(GPT, "loss_and_gradients", from_step_on(8, trainer))
+    events = list(trainer.events())
+    assert [event.step for event in of_kind(events, ev.UpdateSkipped)] == [8, 9, 10, 11, 12]
+    assert [event.step for event in of_kind(events, ev.CheckpointSaved)] == [3, 6]  # not 9, not 12
+    assert events[-1] == ev.RunFinished("diverged", 12, str(tmp_path / LATEST), 6)
+    assert peek_checkpoint(tmp_path / LATEST).step == 6
+
+
+def test_a_run_that_diverges_before_it_saved_names_the_checkpoint_that_it_was_resumed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_one_go(tmp_path / "run", 4)
+    latest = tmp_path / "run" / LATEST
+    trainer = open_run(tiny_settings(tmp_path / "run"), resume=latest)
+    monkeypatch.setattr(GPT, "loss_and_gradients", from_step_on(7, trainer))
+    assert list(trainer.events())[-1] == ev.RunFinished("diverged", 11, str(latest), 4)
+
+
+def test_while_updates_are_skipped_only_a_save_that_is_asked_for_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=1, eval_every_steps=0))
+    monkeypatch.setattr(GPT, "loss_and_gradients", from_step_on(3, trainer))
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.UpdateSkipped) and event.in_a_row == 2:
+            trainer.requests.save()
+    assert [event.step for event in of_kind(events, ev.CheckpointSaved)] == [1, 2, 4]
 
 
 def test_accumulating_micro_batches_gives_the_losses_of_the_whole_batch(tmp_path: Path) -> None:
@@ -371,7 +421,7 @@ def test_a_save_that_fails_is_told_and_training_goes_on(tmp_path: Path, monkeypa
     assert len(losses(seen)) == 2
 
 
-def refuse(kind: str, _checkpoint: object) -> Path:
+def refuse(kind: str, _checkpoint: object, **_: object) -> Path:
     raise SaveError(f"{kind} was not saved: no space left")
 
 

@@ -42,9 +42,9 @@ SECTIONS = {
 }  # fmt: skip
 HEAD = """# What must survive: results
 
-Written by `python -m tests.reliability.report`, which runs each case with its full count; `--share 0.05` runs a part of it,
-`--only WORDS` a part of the cases. A case is the claim of one test, its count how often it was tried, and "run" the day and
-the share of the full count. The machine of the last run: {system}, {cores} cores, Python {python}.
+Written by `python -m tests.reliability.report`, which runs each case with its full count; `--share 0.05` runs a part
+of it, `--only WORDS` a part of the cases. A case is the claim of one test, its count how often it was tried, and "run"
+the day and the share of the full count. The machine of the last run: {system}, {cores} cores, Python {python}.
 
 {cases} cases: {held} held, {failed} failed, {not_run} not run.
 """
@@ -65,10 +65,14 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="of the full counts (default: 1)")
     parser.add_argument("--only", metavar="WORDS", default="", help="run these cases only")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write (default: RESULTS.md here)")
-    parser.add_argument("--merge", type=Path, nargs="+", help="run nothing: take over what these pages say of their runs")
+    parser.add_argument(
+        "--merge", type=Path, nargs="+", help="run nothing: take over what these pages say of their runs"
+    )
     options = parser.parse_args()
     if options.merge:
-        write(options.page, {name: case for path in options.merge for name, case in read_page(path).items() if case.run})
+        write(
+            options.page, {name: case for path in options.merge for name, case in read_page(path).items() if case.run}
+        )
         return 0
     modules = [module for group in SECTIONS.values() for module in group]
     with tempfile.TemporaryDirectory() as folder:

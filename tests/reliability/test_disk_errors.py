@@ -10,26 +10,10 @@ from gpt_core.errors import SaveError
 from gpt_core.training.checkpoint import verify_checkpoint, write_checkpoint
 from tests.core.checkpoint_samples import sample
 from tests.reliability.counts import SHARE
+from tests.reliability.faulty_calls import FailingCall
 
 CALLS = ("open", "write", "fsync", "close", "link", "replace")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EROFS)[: 5 if SHARE else 2]
-
-
-class FailingCall:
-    """Stands in for a function of `os`: its n-th call raises, after doing its work if `after`."""
-
-    def __init__(self, name, nth, number, *, after=False):
-        self.real, self.left, self.number, self.after = getattr(os, name), nth, number, after
-        self.failed = False
-
-    def __call__(self, *arguments, **named):
-        self.left -= 1
-        if self.left:
-            return self.real(*arguments, **named)
-        self.failed = True
-        if self.after:
-            self.real(*arguments, **named)
-        raise OSError(self.number, os.strerror(self.number))
 
 
 @pytest.fixture

@@ -69,7 +69,14 @@ def fuzz(name: str, record_property: Record) -> None:
     tried = 0
     corpus = os.environ.get("GPT_TUI_CORPUS", "")
     while tried < inputs:
-        command = [sys.executable, "-m", "tests.reliability.fuzz.run", name, "--inputs", str(min(AT_ONCE, inputs - tried))]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.reliability.fuzz.run",
+            name,
+            "--inputs",
+            str(min(AT_ONCE, inputs - tried)),
+        ]
         if corpus:
             command += ["--corpus", os.path.join(corpus, name)]
         run = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, errors="replace",

@@ -1,7 +1,7 @@
 """Killed at each system call of a save, one after the other: before it is made, and so after the one before it.
 
-And the other errors of a disk, met by a whole run. `strace` kills the process and makes calls fail; where it is not
-installed, or may not trace, these are skipped: `test_kill_while_saving` and `test_disk_errors` do not need it.
+`strace` kills the process; where it is not installed, or may not trace, that is skipped: `test_kill_while_saving` and
+`test_disk_errors` do not need it. And the other errors of a disk, met by a whole run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from gpt_core.training.checkpoint_store import CheckpointStore
 from tests.core.checkpoint_samples import sample
 from tests.program import ROOT, TIMEOUT_S, environment
 from tests.reliability.counts import SHARE, count
+from tests.reliability.faulty_calls import faulty
 from tests.reliability.one_save import KINDS
 from tests.reliability.runs import needs_strace, require_whole, run_process, training
 
@@ -98,14 +99,13 @@ def test_a_kill_at_any_system_call_of_a_save_loses_nothing(
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EDQUOT"])
-@pytest.mark.parametrize("call", ["fsync", "rename"])
+@pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_run_that_cannot_save_says_so_and_goes_on_and_saves_when_it_can_again(
     folder: Path, call: str, error: str
 ) -> None:
     # the program's first fsyncs are of its probe and its log, the first renames those of its caches and its log
-    first = {"fsync": 4, "rename": 5}[call]
-    fault = f"inject={call}:error={error}:when={first}"
-    before = (needs_strace(), "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", fault)
+    first = {"fsync": "4", "replace": "5"}[call]
+    before = faulty(call, first, error)
     run = run_process(*training("save_every_steps=5"), "--max-steps", "20", cwd=folder, before=before)
     assert run.code == 0, run.errors
     told = [(event["event"], event["step"]) for event in run.events if event["event"] in ("saved", "save_failed")]

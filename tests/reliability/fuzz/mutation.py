@@ -11,15 +11,15 @@ import re
 from typing import Any
 
 AWKWARD: tuple[Any, ...] = (
-    0, 1, -1, 2, 3, 7, 255, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, (1 << 53) + 1, (1 << 63) - 1, 1 << 64,
-    -(1 << 63), 10**400, 0.0, -0.0, 0.5, 1e-320, 1e308, -1e308, True, False, None, "", "x", "\0", "\x1b[2J", "é" * 40,
+    0, 1, -1, 2, 3, 7, 255, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, (1 << 53) + 1, (1 << 63) - 1,
+    1 << 64, -(1 << 63), 10**400, 0.0, -0.0, 0.5, 1e-320, 1e308, -1e308, True, False, None, "", "x", "\0", "\x1b[2J", "é" * 40,
     "x" * 5000, [], {}, [0], {"a": 0}, [[[]]], "latest", "1",
 )  # fmt: skip
 _OBJECT = re.compile(rb"\{.*\}", re.DOTALL)
 
 
 def mutated_json(data: bytes, draw: random.Random) -> bytes | None:
-    """The bytes with one value changed in the widest JSON object in them, or in one of their lines; None without one."""
+    """The bytes with one value changed in the widest JSON object in them, or in one of its lines; None without one."""
     found = _OBJECT.search(data[: data.rfind(b"}", 0, 16 << 10) + 1])
     if found is None:
         return None

@@ -162,8 +162,8 @@ def config_seeds() -> Iterable[bytes]:
     """A file of every setting, and smaller ones of each kind of line."""
     yield b"".join(line.partition(b"#")[0].rstrip() + b"\n" for line in as_toml(resolve()).encode().splitlines())
     yield b'preset = "micro"\nseed = 7\nattn_lr = 1e-3 # rate\ntrain_file = "a\\u00e9.en"\nepsilon = 0.0\n'
-    yield b'[table]\nlayers = 0x10\nlist = [1, 2.5, true, inf, nan]\nwhen = 1979-05-27T07:32:00Z\nraw = \'\'\'x\'\'\'\n'
-    yield "overfit_tiny = true\r\nmodels_dir = \"日本\"\r\nd_model = 64\nnum_heads = 8\nbatch_size = 6".encode()
+    yield b"[table]\nlayers = 0x10\nlist = [1, 2.5, true, inf, nan]\nwhen = 1979-05-27T07:32:00Z\nraw = '''x'''\n"
+    yield 'overfit_tiny = true\r\nmodels_dir = "日本"\r\nd_model = 64\nnum_heads = 8\nbatch_size = 6'.encode()
 
 
 def read_configs(data: bytes) -> None:
@@ -189,8 +189,16 @@ def corpus_seeds() -> Iterable[bytes]:
 
 def read_texts(data: bytes) -> None:
     """Documents hold all the words of the text, in order, and their ids give them back; blocks and parts are tiny."""
-    kind, text = KINDS[data[0] % len(KINDS)] if data else "file", data[1:]
+    sizes = corpus.BLOCK_BYTES, corpus.PART_BYTES
     corpus.BLOCK_BYTES, corpus.PART_BYTES = 16, 24
+    try:
+        read_text(KINDS[data[0] % len(KINDS)] if data else "file", data[1:])
+    finally:
+        corpus.BLOCK_BYTES, corpus.PART_BYTES = sizes
+
+
+def read_text(kind: corpus.DocumentKind, text: bytes) -> None:
+    """One text as one kind of documents."""
     path = put(text)
     try:
         parts = list(corpus.documents(path, kind))

@@ -1,0 +1,196 @@
+"""Saving beside the training: whose weights a checkpoint holds, when it is told of, and what has to wait for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_core import files
+from gpt_core.training import events as ev
+from gpt_core.training import saving
+from gpt_core.training.checkpoint import read_checkpoint, verify_checkpoint
+from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.training.run import open_run
+from gpt_core.training.trainer import Trainer
+from tests.core.training_samples import of_kind, tiny_settings, train, whole_state
+
+LATEST = Path("models/ckpt_latest.safetensors")
+PATIENCE_S = 60.0
+
+
+class SlowDisk:
+    """Holds up every write or sync of a checkpoint until `go_on`, and knows of those that wait."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.go_on = threading.Event()
+        self.waiting = threading.Event()
+        self.at_once = self.most_at_once = 0
+        real: Callable[..., None] = getattr(files, name)
+
+        def held_up(*arguments: object) -> None:
+            if threading.current_thread().name == "saving":
+                self.at_once += 1
+                self.most_at_once = max(self.most_at_once, self.at_once)
+                self.waiting.set()
+                assert self.go_on.wait(PATIENCE_S)
+                self.at_once -= 1
+            real(*arguments)
+
+        monkeypatch.setattr(files, name, held_up)
+
+
+def test_training_goes_on_while_a_checkpoint_is_synced_and_tells_of_it_when_it_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = SlowDisk(monkeypatch, "_sync_file")
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=4, max_steps=10, eval_every_steps=0))
+    told = []
+    for event in trainer.events():
+        told.append((type(event), event.step))
+        if event.step == 7 and not disk.go_on.is_set():
+            assert disk.waiting.is_set()
+            assert trainer.saving
+            assert not (tmp_path / LATEST).exists()
+            disk.go_on.set()
+    first_saved = told.index((ev.CheckpointSaved, 4))
+    assert told.index((ev.StepCompleted, 7)) < first_saved
+    assert (ev.CheckpointSaved, 8) in told
+    assert told[-2:] == [(ev.CheckpointSaved, 10), (ev.RunFinished, 10)]
+
+
+def test_weights_do_not_change_before_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch, "write_all")
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=3, max_steps=8, eval_every_steps=0))
+    events = trainer.events()
+    at_step_3 = b""
+    for event in events:
+        if isinstance(event, ev.StepCompleted) and event.step == 3:
+            at_step_3 = trainer.parameters.flat.tobytes()
+            break
+    took_step = threading.Thread(target=lambda: next(events))
+    took_step.start()
+    assert disk.waiting.wait(PATIENCE_S)
+    took_step.join(0.5)
+    assert took_step.is_alive()  # its gradients are there by now, and it waits to apply them
+    assert trainer.parameters.flat.tobytes() == at_step_3
+    disk.go_on.set()
+    took_step.join(PATIENCE_S)
+    assert trainer.step == 4
+    assert next(event for event in events if isinstance(event, ev.CheckpointSaved)).step == 3
+    saved = read_checkpoint(tmp_path / LATEST)
+    assert (saved.state.step, saved.parameters.flat.tobytes()) == (3, at_step_3)
+    events.close()
+
+
+def test_every_checkpoint_holds_its_own_step_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = files.write_all
+    monkeypatch.setattr(files, "write_all", lambda *arguments: (time.sleep(0.001), real(*arguments))[1])
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=2, max_steps=13))
+    states = {}
+    for event in trainer.events():
+        if isinstance(event, ev.StepCompleted):
+            states[event.step] = (event.tokens, *whole_state(trainer))
+        elif isinstance(event, ev.CheckpointSaved):
+            found = read_checkpoint(event.path)
+            assert found.moments is not None
+            weights = [part.flat.tobytes() for part in (found.parameters, *found.moments)]
+            assert (found.state.step, (found.state.tokens, *weights)) == (event.step, states[event.step])
+
+
+def test_saves_of_one_run_never_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, inside, most = CheckpointStore.save, [0], [0]
+
+    def counted(self: CheckpointStore, *arguments: object, **named: object) -> Path:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.005)
+        try:
+            return real(self, *arguments, **named)  # type: ignore[arg-type]
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(CheckpointStore, "save", counted)
+    events = train(tiny_settings(tmp_path, save_every_steps=1, eval_every_steps=2, save_epoch_number=1, max_epochs=2))
+    steps = len(of_kind(events, ev.StepCompleted))
+    saved = of_kind(events, ev.CheckpointSaved)
+    assert most[0] == 1
+    assert [event.step for event in saved if event.kind == "latest"][:steps] == list(range(1, steps + 1))
+    assert {"best", "epoch", "final"} <= {event.kind for event in saved}
+
+
+def test_a_pause_begins_when_everything_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch, "_sync_file")
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=2, max_steps=4, eval_every_steps=0))
+    told = []
+    for event in trainer.events():
+        told.append((type(event), event.step))
+        if told[-1] == (ev.StepCompleted, 2):
+            trainer.requests.pause()
+            threading.Timer(0.1, disk.go_on.set).start()
+        elif told[-1] == (ev.RunPaused, 2):
+            assert not trainer.saving
+            trainer.requests.go_on()
+    assert told[3:6] == [(ev.CheckpointSaved, 2), (ev.RunPaused, 2), (ev.RunContinued, 2)]
+
+
+def test_a_run_that_is_given_up_lets_the_save_under_way_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch, "_sync_file")
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=2, eval_every_steps=0))
+    told = []
+    for event in trainer.events():
+        told.append((type(event), event.step))
+        if told[-1] == (ev.StepCompleted, 3):
+            trainer.requests.stop(save=False)
+            threading.Timer(0.1, disk.go_on.set).start()
+    assert told[-2:] == [(ev.CheckpointSaved, 2), (ev.RunFinished, 3)]
+    assert verify_checkpoint(tmp_path / LATEST).step == 2
+
+
+def test_an_error_of_the_program_while_saving_ends_the_run_and_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=2, max_steps=9))
+
+    def broken(*_: object, **__: object) -> Path:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(trainer.run.store, "save", broken)
+    with pytest.raises(ZeroDivisionError):
+        list(trainer.events())
+    assert trainer.step < 9
+    second = open_run(tiny_settings(tmp_path, max_steps=1))  # the folder is free again
+    list(second.events())
+
+
+def test_without_a_thread_to_be_had_a_save_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(saving.threading.Thread, "start", none_left)
+    events = train(tiny_settings(tmp_path, save_every_steps=2, max_steps=5))
+    assert [event.step for event in of_kind(events, ev.CheckpointSaved) if event.kind == "latest"] == [2, 4, 5]
+    assert verify_checkpoint(tmp_path / LATEST).step == 5
+
+
+def test_what_is_told_does_not_depend_on_how_long_a_save_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(folder: Path) -> tuple[list[object], Trainer]:
+        folder.mkdir()
+        trainer = open_run(tiny_settings(folder, save_every_steps=3, max_steps=11))
+        events = [event for event in trainer.events() if not isinstance(event, ev.EvalProgressed)]
+        return [
+            getattr(event, "loss", event.step) for event in events if not isinstance(event, ev.CheckpointSaved)
+        ], trainer
+
+    quick, trained_quickly = told(tmp_path / "quick")
+    real = files._sync_file
+    monkeypatch.setattr(files, "_sync_file", lambda descriptor: (time.sleep(0.02), real(descriptor))[1])
+    slow, trained_slowly = told(tmp_path / "slow")
+    assert quick == slow
+    assert np.array_equal(trained_quickly.parameters.flat, trained_slowly.parameters.flat)
