@@ -3,7 +3,7 @@
 Weights and moments change in an optimizer update and nowhere else. So at a step boundary only the small state is
 copied, and a thread hashes and writes the tensors where they lie while the next step computes its gradients. Three
 waits keep that safe, and there are no others: before an update, until the tensors were read (`wait_for_tensors`);
-before a save, until the one before it has ended (`begin_due`); and before a pause and the end, until all has (`finish`).
+before a save, until the one before it has ended (`begin_due`); before a pause and the end, until all has (`finish`).
 
 A checkpoint is told of as saved when it is on disk, synced, and not before: a few steps later than its own.
 """

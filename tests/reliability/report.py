@@ -70,9 +70,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     if options.merge:
-        write(
-            options.page, {name: case for path in options.merge for name, case in read_page(path).items() if case.run}
-        )
+        others = (case for path in options.merge for case in read_page(path).values())
+        write(options.page, {case.name: case for case in others if case.run})
         return 0
     modules = [module for group in SECTIONS.values() for module in group]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,0 +1,130 @@
+"""How long a save holds up training, beside a save that training waits for.
+
+    python benchmarks/saving.py --preset mini
+
+Steps are taken in turn as usual, with a save begun before them, and with a save made and waited for before them; all in
+one run, so that the machine's moods meet all three. What a save costs is the difference of the medians. It is told apart
+where the time of a save that is waited for goes: hashing, looking for values that are not finite, writing, syncing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gpt_core import files
+from gpt_core.config import PRESETS
+from gpt_core.settings import resolve
+from gpt_core.training import events as ev
+from gpt_core.training.checkpoint import checkpoint_bytes
+from gpt_core.training.run import open_run
+from gpt_core.training.trainer import Trainer
+
+WAYS = ("no save", "beside training", "waited for")
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each way (default: 5)")
+    parser.add_argument("--folder", help="where to save (default: a temporary folder)")
+    parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        settings = resolve(
+            options.preset,
+            assignments=[*options.assignments, "eval_every_steps=0", "save_every_steps=0", "save_every_minutes=0"],
+            options={"models_dir": str(Path(folder, "models"))},
+        ).settings
+        trainer = open_run(settings, preset_name=options.preset)
+        size_mb = checkpoint_bytes(settings.shape) / 1e6
+        print(f"{options.preset}: {size_mb:,.0f} MB a checkpoint, {options.rounds} rounds, medians")
+        took_s = measured(trainer, options.rounds)
+        usual = statistics.median(took_s["no save"])
+        for way in WAYS:
+            median, most = statistics.median(took_s[way]), max(took_s[way])
+            print(f"{way:<16} {median:8.3f} s a step, {median - usual:+7.3f} s; the longest {most:.3f} s")
+        for what, part_s in parts_of_a_save(trainer, Path(folder, "part")).items():
+            print(f"  {what:<28} {part_s:7.3f} s")
+
+
+def measured(trainer: Trainer, rounds: int) -> dict[str, list[float]]:
+    """Seconds of steps of each way, by turns: from one boundary to the next, a save at the first of them included."""
+    took_s: dict[str, list[float]] = {way: [] for way in WAYS}
+    events = trainer.events()
+    wait_for_step(events)
+    for turn in range((rounds + 1) * len(WAYS)):
+        way = WAYS[turn % len(WAYS)]
+        started = time.perf_counter()
+        if way == "beside training":
+            trainer.requests.save()
+        elif way == "waited for":
+            save_and_wait(trainer)
+        wait_for_step(events)
+        if turn >= len(WAYS):  # the first round finds no older file, and the disk's cache as it is
+            took_s[way].append(time.perf_counter() - started)
+        while trainer.saving:
+            time.sleep(0.01)
+    trainer.requests.stop(save=False)
+    for _ in events:
+        pass
+    return took_s
+
+
+def wait_for_step(events: object) -> None:
+    """Until the next step is told."""
+    while not isinstance(next(events), ev.StepCompleted):  # type: ignore[call-overload]
+        pass
+
+
+def save_and_wait(trainer: Trainer) -> None:
+    """A save as it would be without a thread."""
+    for _ in trainer._saver.save_if_new("latest"):
+        pass
+
+
+def parts_of_a_save(trainer: Trainer, path: Path) -> dict[str, float]:
+    """Seconds of what a save does, each by itself: medians of three."""
+    moments = trainer.run.optimizer.moments
+    tensors = [parameters.flat for parameters in (trainer.parameters, moments.first, moments.second)]
+    chunks = [flat[at : at + (1 << 18)] for flat in tensors for at in range(0, flat.size, 1 << 18)]
+
+    def write() -> None:
+        with open(path, "wb", buffering=0) as file:
+            for flat in tensors:
+                files.write_all(file.fileno(), flat.data)
+
+    def sync() -> None:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+    return {
+        "SHA-256": median_s(lambda: [hashlib.sha256(chunk.data) for chunk in chunks]),
+        "looking for what is not finite": median_s(lambda: [np.isfinite(chunk).all() for chunk in chunks]),
+        "writing": median_s(write),
+        "syncing": median_s(sync, before=write),
+    }
+
+
+def median_s(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+    """Median seconds of three times."""
+    took_s = []
+    for _ in range(3):
+        before()
+        started = time.perf_counter()
+        work()
+        took_s.append(time.perf_counter() - started)
+    return statistics.median(took_s)
+
+
+if __name__ == "__main__":
+    main()
