@@ -3,8 +3,8 @@
     python benchmarks/saving.py --preset mini
 
 Steps are taken in turn as usual, with a save begun before them, and with a save made and waited for before them; all in
-one run, so that the machine's moods meet all three. What a save costs is the difference of the medians. It is told apart
-where the time of a save that is waited for goes: hashing, looking for values that are not finite, writing, syncing.
+one run, so that the machine's moods meet all three. What a save costs is the difference of the medians. Told apart
+is where the time of a save that is waited for goes: hashing, looking for values that are not finite, writing, syncing.
 """
 
 from __future__ import annotations

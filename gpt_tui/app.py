@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePath
@@ -21,7 +22,7 @@ from textual.theme import BUILTIN_THEMES
 from gpt_core.config import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
 from gpt_core.settings import Resolved
-from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
+from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, RunStarted, SaveFailed
 from gpt_tui.bindings import bindings
 from gpt_tui.chat_model import MakeGenerator, make_generator
 from gpt_tui.engine import Engine, OpenRun, RunRequest
@@ -33,7 +34,8 @@ from gpt_tui.plain_text import one_line
 from gpt_tui.preferences import NO_PREFERENCES, Preferences, read_preferences
 from gpt_tui.probing import Probes
 from gpt_tui.quantities import whole
-from gpt_tui.run_history import ENDINGS
+from gpt_tui.run_history import ending
+from gpt_tui.run_signals import SAME_PRESS_S, leave_now
 from gpt_tui.run_status import next_steps
 from gpt_tui.screens.choice import quit_question
 from gpt_tui.screens.help import HelpScreen
@@ -85,6 +87,9 @@ class GptApp(App[None]):
         )
         self._request = request
         self._leaving: int | None = None
+        self._asked_to_leave_s = 0.0
+        self.hurried = False
+        """Whether leaving was asked for twice: nothing is waited for then but a save that is on its way."""
         self.farewell = ""
 
     def get_default_screen(self) -> Screen[None]:
@@ -144,8 +149,10 @@ class GptApp(App[None]):
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")
+            case RunStarted(passed_over=[_, *_] as damaged):
+                self.main.banner.say("; ".join(damaged), "bad")
             case RunFinished(reason=reason, step=step) if self._leaving is None:
-                words = ENDINGS.get(reason, reason)
+                words = ending(event)
                 self.main.banner.say(
                     f"step {whole(step)}: {words}. {next_steps(reason, self.main.shown_keys())}",
                     "bad" if reason == "diverged" else "good",
@@ -187,6 +194,13 @@ class GptApp(App[None]):
             self._end(code)
             return
         again = self._leaving is not None
+        if again and time.monotonic() - self._asked_to_leave_s > SAME_PRESS_S:
+            self.hurried = True
+            self.engine.stop(save=False)
+            self.exit(return_code=code)
+            return
+        if not again:
+            self._asked_to_leave_s = time.monotonic()
         self._leaving = code
         self.engine.stop(save=save)
         words = "saving, then" if save else "stopping after this step, then"
@@ -274,6 +288,7 @@ def run_app(
     resolved: Resolved,
     *,
     resume: Path | None = None,
+    passed_over: Sequence[str] = (),
     overwrite: bool = False,
     autostart: bool = False,
     watched: Path | None = None,
@@ -288,13 +303,18 @@ def run_app(
     preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
     settings, preset_name = resolved.settings, resolved.preset
     wanted = autostart or resume is not None
-    request = RunRequest(settings, preset_name, resume=resume, overwrite=overwrite) if wanted else None
+    asked_for = RunRequest(settings, preset_name, resume=resume, passed_over=passed_over, overwrite=overwrite)
+    request = asked_for if wanted else None
     lead_s = 0.0 if wanted or watched else LEAD_S
     app = GptApp(settings, preset_name, request=request, watched=watched, preferences=preferences, lead_s=lead_s)
     try:
         app.run()
     finally:
-        if not app.engine.join(0):
+        if app.hurried:
+            app.engine.wait_for_save()
+            if not app.engine.join(0):
+                leave_now(app.return_code or EXIT_FAILED)
+        elif not app.engine.join(0):
             _tell("gpt-tui: saving the run before leaving")
             app.engine.stop()
             app.engine.join()

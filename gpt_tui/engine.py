@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from gpt_tui.run_history import Limits, RunHistory, Score
 from gpt_tui.run_status import Facts, Phase
 
 Progress = Callable[[str, float], None]
+SAVE_POLL_S = 0.01
 
 
 class AnyTrainer(Protocol):
@@ -39,6 +40,10 @@ class AnyTrainer(Protocol):
     tokenizer: Tokenizer
     requests: TrainerRequests
     state: TrainingState
+
+    @property
+    def saving(self) -> bool:
+        """Whether a checkpoint is being written now."""
 
     def events(self) -> Iterator[AnyEvent]:
         """The run, from RunStarted to RunFinished."""
@@ -52,6 +57,7 @@ class RunRequest:
     """A run that is asked for. `latest` resumes from the newest whole checkpoint, `resume` from that file.
 
     `as_saved` takes the settings that the checkpoint was saved with in place of these; `latest` always does.
+    `passed_over`: lines about damaged checkpoints that `resume` stands in for.
     """
 
     settings: Settings
@@ -59,6 +65,7 @@ class RunRequest:
     resume: Path | None = None
     latest: bool = False
     as_saved: bool = False
+    passed_over: Sequence[str] = ()
     overwrite: bool = False
 
 
@@ -166,6 +173,11 @@ class Engine:
         self._stop_asked.set()
         if self._requests:
             self._requests.stop(save=save)
+
+    def wait_for_save(self) -> None:
+        """Waits for a save that is on its way, and for nothing else."""
+        while (trainer := self._trainer) is not None and trainer.saving:
+            time.sleep(SAVE_POLL_S)
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Waits for the thread to end; True if it has. For the way out, after the app has closed."""

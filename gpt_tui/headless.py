@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TextIO
@@ -32,7 +32,9 @@ from gpt_tui.talking import at_terminals, converse
 BATCHED_S = 0.1  # steps that come faster than this are shown together
 
 
-def run_headless(resolved: Resolved, *, resume: Path | None, overwrite: bool, as_json: bool) -> int:
+def run_headless(
+    resolved: Resolved, *, resume: Path | None, passed_over: Sequence[str], overwrite: bool, as_json: bool
+) -> int:
     """Train and give the exit code: 0, 1 if the run diverged or its last save failed, 128 + signal if one stopped it.
 
     Raises the errors of `open_run`, and what the trainer raises.
@@ -43,6 +45,7 @@ def run_headless(resolved: Resolved, *, resume: Path | None, overwrite: bool, as
                 resolved.settings,
                 preset_name=resolved.preset,
                 resume=resume,
+                passed_over=passed_over,
                 overwrite=overwrite,
                 progress=reporter.preparing,
             )
@@ -94,6 +97,8 @@ def say_how_it_ended(history: RunHistory, settings: Settings, stream: TextIO) ->
         reached.append(f"on the eval text {score.bits_per_byte:.3f} bits a byte, accuracy {percent(score.accuracy)}")
     if history.save_error:
         reached.append(f"NOT SAVED: {history.save_error}")
+    elif history.finished.reason == "diverged":
+        reached.append(f"to go on from: {history.finished.good_checkpoint or 'nothing was saved'}")
     elif history.saved is not None:
         reached.append(f"saved in {history.saved.path}")
     say(stream, "reached: " + ", ".join(reached))

@@ -16,10 +16,13 @@ def open_request(request: RunRequest, progress: Progress) -> AnyTrainer:
     A run that goes on with the settings it was saved with has this machine's threads and folder all the same.
     """
     settings, preset_name, resume = request.settings, request.preset_name, request.resume
-    info = verified_resumable(settings.models_dir) if request.latest else None
+    info, passed_over = verified_resumable(settings.models_dir) if request.latest else (None, request.passed_over)
     if request.as_saved and resume is not None:
         info = peek_checkpoint(resume)
     if info is not None:
         here = {"threads": settings.threads, "models_dir": settings.models_dir}
         settings, preset_name, resume = msgspec.structs.replace(info.settings, **here), info.preset, info.path
-    return open_run(settings, preset_name=preset_name, resume=resume, overwrite=request.overwrite, progress=progress)
+    return open_run(
+        settings, preset_name=preset_name, resume=resume, passed_over=passed_over, overwrite=request.overwrite,
+        progress=progress,
+    )  # fmt: skip

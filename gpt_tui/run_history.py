@@ -49,6 +49,17 @@ ENDINGS = {
 }
 
 
+def ending(event: RunFinished) -> str:
+    """Why a run has ended, and after one that diverged, what to go on from."""
+    words = ENDINGS.get(event.reason, event.reason)
+    if event.reason != "diverged":
+        return words
+    if not event.good_checkpoint:
+        return f"{words}, and nothing was saved before: start again with lower learning rates"
+    good = f"{PurePath(event.good_checkpoint).name} of step {whole(event.good_step)}"
+    return f"{words}; the last good checkpoint is {good}: resume it with lower learning rates"
+
+
 class Limits(NamedTuple):
     """The settings that bound a run, as `gpt_core.config.Settings` names them; 0 is no bound."""
 
@@ -195,6 +206,8 @@ def advance(history: RunHistory, event: AnyEvent, at_s: float = 0.0) -> RunHisto
     """The history after one event, received at `at_s` seconds on the reader's own clock."""
     match event:
         case RunStarted():
+            for error in event.passed_over:
+                history = _logged(history, f"passed over: {error}", "bad")
             begun = replace(history, started=event, finished=None, paused=False)
             return _logged(begun, _started_text(event), "good")
         case StepCompleted():
@@ -227,7 +240,7 @@ def advance(history: RunHistory, event: AnyEvent, at_s: float = 0.0) -> RunHisto
         case RunFinished():
             done = replace(history, finished=event, paused=False, evaluating=None)
             tone: Tone = "bad" if event.reason == "diverged" else "good"
-            return _logged(done, f"step {whole(event.step)}: {ENDINGS.get(event.reason, event.reason)}", tone)
+            return _logged(done, f"step {whole(event.step)}: {ending(event)}", tone)
         case _:
             assert_never(event)
 

@@ -24,7 +24,7 @@ from gpt_core.training.events import (
 )
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import clock, nats, percent, perplexity, rate, short, whole
-from gpt_tui.run_history import ENDINGS, RunHistory, Tone, safe_exp
+from gpt_tui.run_history import RunHistory, Tone, ending, safe_exp
 
 SAMPLE_CHARACTERS = 160
 
@@ -61,8 +61,7 @@ def news(event: AnyEvent, history: RunHistory) -> list[tuple[str, Tone]]:
         case RunContinued():
             return [("going on", "plain")]
         case RunFinished():
-            ending = ENDINGS.get(event.reason, event.reason)
-            return [(f"step {whole(event.step)}: {ending}", "bad" if event.reason == "diverged" else "good")]
+            return [(f"step {whole(event.step)}: {ending(event)}", "bad" if event.reason == "diverged" else "good")]
         case StepCompleted() | EvalProgressed():
             return []
         case _:

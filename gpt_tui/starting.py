@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,18 +23,21 @@ def start(options: Namespace) -> int:
         raise InputError("--json prints the events of a headless run: it needs --train-only")
     if not options.train_only:
         require_terminal()
-    resolved, resume = resolve_run(options)
+    resolved, resume, passed_over = resolve_run(options)
     if options.train_only:
         from gpt_tui.headless import run_headless
 
-        return run_headless(resolved, resume=resume, overwrite=options.overwrite, as_json=options.json)
+        return run_headless(
+            resolved, resume=resume, passed_over=passed_over, overwrite=options.overwrite, as_json=options.json
+        )
     from gpt_tui.app import run_app
 
     # alone, `gpt-tui` waits for the key that starts; where a certain run is asked for, that one begins
     asked_for = resolved.settings.overfit_tiny or options.overwrite
     config_file = Path(options.config) if options.config is not None else None
     return run_app(
-        resolved, resume=resume, overwrite=options.overwrite, autostart=asked_for, config_file=config_file
+        resolved, resume=resume, passed_over=passed_over, overwrite=options.overwrite, autostart=asked_for,
+        config_file=config_file,
     )  # fmt: skip
 
 
@@ -49,8 +53,17 @@ def require_terminal() -> None:
         raise InputError("the app needs a terminal that can draw, and TERM is dumb; `gpt-tui --train-only` needs none")
 
 
-def resolve_run(options: Namespace) -> tuple[Resolved, Path | None]:
-    """The settings of the run that is asked for, and the checkpoint that it goes on from, if it does.
+class AskedFor(NamedTuple):
+    """The run that is asked for: its settings, the checkpoint that it goes on from, if it does, and a line for each
+    damaged one that this one stands in for."""
+
+    resolved: Resolved
+    resume: Path | None = None
+    passed_over: tuple[str, ...] = ()
+
+
+def resolve_run(options: Namespace) -> AskedFor:
+    """The run that is asked for.
 
     A resumed run keeps its checkpoint's settings, but for those that the options name, and stays in the folder that
     its checkpoint lies in unless another is named. A bound on the steps that it has reached already binds no more.
@@ -58,20 +71,24 @@ def resolve_run(options: Namespace) -> tuple[Resolved, Path | None]:
     """
     resolved = resolve_settings(options)
     if options.resume is None:
-        return resolved, None
-    path = Path(options.resume) if options.resume else latest_in(Path(resolved.settings.models_dir))
+        return AskedFor(resolved)
+    path, passed_over = (Path(options.resume), ()) if options.resume else latest_in(Path(resolved.settings.models_dir))
     info = peek_checkpoint(path)
     left = info.settings.max_steps if info.step < info.settings.max_steps else 0
     settings = msgspec.structs.replace(info.settings, models_dir=str(path.parent), max_steps=left)
-    return resolve_settings(options, Resolved(settings, info.preset, {})), path
+    return AskedFor(resolve_settings(options, Resolved(settings, info.preset, {})), path, passed_over)
 
 
-def latest_in(folder: Path) -> Path:
-    """The newest whole checkpoint of a folder. Raises CheckpointError if there is none."""
-    info = found(CheckpointStore(folder).resumable())
+def latest_in(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """The newest whole checkpoint of a folder, and what is wrong with those that it stands in for.
+
+    Raises CheckpointError if there is none.
+    """
+    choice = CheckpointStore(folder).resumable()
+    info = found(choice)
     if info is None:
         raise CheckpointError(
             f"nothing to resume in {folder}: it holds no whole checkpoint; name one with --resume FILE, another folder "
             "with --models-dir, or start a new run without --resume"
         )
-    return info.path
+    return info.path, tuple(damaged.error for damaged in choice.damaged)

@@ -27,13 +27,17 @@ def glance(models_dir: str) -> Stored:
     return Stored(next((info for info in ours if info.has_moments), None), next(iter(by_chat), None))
 
 
-def verified_resumable(models_dir: str) -> CheckpointInfo:
-    """The newest checkpoint that is whole to the last bit. Raises CheckpointError where there is none."""
+def verified_resumable(models_dir: str) -> tuple[CheckpointInfo, list[str]]:
+    """The newest checkpoint that is whole to the last bit, and a line for each damaged one that it stands in for.
+
+    Raises CheckpointError where there is none.
+    """
     found = CheckpointStore(models_dir).resumable()
     if found.info is None:
-        broken = f"; {len(found.damaged)} there are damaged" if found.damaged else ""
-        raise CheckpointError(f"nothing to resume: no whole checkpoint in {models_dir}{broken}; start a new run")
-    return found.info
+        raise CheckpointError(
+            f"nothing to resume: no whole checkpoint in {models_dir}{in_words(found.damaged)}; start a new run"
+        )
+    return found.info, [damaged.error for damaged in found.damaged]
 
 
 def chat_candidates(models_dir: str) -> tuple[list[CheckpointInfo], list[DamagedCheckpoint]]:
@@ -49,3 +53,8 @@ def chat_candidates(models_dir: str) -> tuple[list[CheckpointInfo], list[Damaged
 def chat_order(info: CheckpointInfo) -> tuple[bool, bool]:
     """Sorts checkpoints, newest first, for the chat: `best_model` to the front, files of other names to the end."""
     return info.kind != "best", info.kind == "other"
+
+
+def in_words(damaged: list[DamagedCheckpoint]) -> str:
+    """The damaged files by their names, to go on a sentence with: `; damaged: ckpt_latest.safetensors`."""
+    return f"; damaged: {', '.join(found.path.name for found in damaged)}" if damaged else ""

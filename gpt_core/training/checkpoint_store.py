@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import sys
 import time
@@ -26,6 +27,7 @@ EXTENSION = ".safetensors"
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
 _NAMES = {"latest": "ckpt_latest", "best": "best_model", "final": "transformer"}
+MOST_OF_A_COMMAND = 100  # characters
 _TICK_S = 1e-3  # by how much a save is later than the one before when the clock says otherwise
 
 
@@ -188,14 +190,13 @@ class CheckpointStore:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         lock = os.fdopen(os.open(self.folder / LOCK, flags, 0o666), "r+b", buffering=0)
         if not _lock_file(lock):
-            holder = (lock.read(20) or b"").strip().decode("ascii", "replace")
+            holder = _holder_in(lock)
             lock.close()
             raise FolderInUseError(
-                f"{self.folder} is in use: process {holder or '?'} is training there; stop it, or choose another "
-                "folder with --models-dir"
+                f"{self.folder} is in use: {holder}; stop it, or choose another folder with --models-dir"
             )
         lock.truncate(0)
-        lock.write(b"%d\n" % os.getpid())
+        lock.write(_this_process().encode("utf-8", "backslashreplace"))
         self._lock = lock
 
     def _refusal(self, strangers: Listing) -> str:
@@ -223,6 +224,20 @@ def _first_whole(candidates: list[CheckpointInfo], listing: Listing, *, moments:
         except CheckpointError as error:
             damaged.append(DamagedCheckpoint(info.path, info.kind, str(error)))
     return Found(None, damaged)
+
+
+def _this_process() -> str:
+    """What a lock says of its owner: process number, machine and command, a line each."""
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:MOST_OF_A_COMMAND]
+    return "\n".join([str(os.getpid()), platform.node(), *command.splitlines()[:1]]) + "\n"
+
+
+def _holder_in(lock: IO[bytes]) -> str:
+    """Who holds a folder, in words, by what its lock says."""
+    lines = (lock.read(1000) or b"").decode("utf-8", "replace").splitlines()
+    process, machine, command = (*lines, "", "", "")[:3]
+    where = f" on {machine}" if machine not in ("", platform.node()) else ""
+    return f"process {process[:20] or '?'}{where} is training there" + (f" ({command})" if command else "")
 
 
 def _lock_file(file: IO[bytes]) -> bool:

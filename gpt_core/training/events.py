@@ -13,10 +13,11 @@ class Event(msgspec.Struct, frozen=True, tag_field="event"):
     """Base of all events."""
 
 
-class RunStarted(Event, frozen=True, tag="started"):
+class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """The run is ready to take its first step, at `step` (0, or the resumed checkpoint's).
 
     `kind` is "train" or "overfit-tiny"; `steps_per_epoch` and `max_steps` bound the progress bars (0: no bound).
+    `passed_over`: a line for each damaged checkpoint that stood before `resumed_from`.
     """
 
     step: int
@@ -35,6 +36,7 @@ class RunStarted(Event, frozen=True, tag="started"):
     eval_file: str
     resumed_from: str
     elapsed_s: float
+    passed_over: tuple[str, ...] = ()
 
 
 class StepCompleted(Event, frozen=True, tag="step"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,10 +45,13 @@ def open_run(
     *,
     preset_name: str = "",
     resume: Path | None = None,
+    passed_over: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Trainer:
     """A new run, or with `resume` the one that a checkpoint holds, with `settings` in force.
+
+    `passed_over` are lines about damaged checkpoints that would have been resumed before that one: the run tells them.
 
     `progress` is told what is being done and which share of it is done. Raises the errors of `gpt_core.errors`: before
     anything that takes time where the folder, the text or the checkpoint is at fault.
@@ -73,7 +76,9 @@ def open_run(
         texts = open_texts(settings, train_file, eval_file, tokenizer, progress)
         if checkpoint is not None and resume is not None:
             check_same_text(checkpoint, settings, texts.train, resume)
-        return Trainer(assemble(settings, preset_name, run_id, store, tokenizer, texts, checkpoint, resume))
+        run = assemble(settings, preset_name, run_id, store, tokenizer, texts, checkpoint, resume)
+        run.passed_over = tuple(passed_over)
+        return Trainer(run)
     except BaseException:
         store.close()
         raise

@@ -141,6 +141,7 @@ def test_resume_falls_back_to_the_newest_whole_checkpoint_and_says_so(folder: Pa
     assert run.code == 0, run.errors
     assert "gpt-tui: passed over: models/ckpt_latest.safetensors" in run.errors
     assert run.events[0]["step"] == expected
+    assert ["ckpt_latest" in line for line in run.events[0]["passed_over"]] == [True]
     assert run.steps == 60
 
 

@@ -18,7 +18,9 @@ def test_a_second_trainer_is_refused_and_told_who_is_there(folder: Path, options
         before = sorted(path.name for path in (folder / "models").glob("*.safetensors"))
         where = ["--models-dir", str(folder / "models"), "--train-file", str(folder / "data/raw/train.en")]
         second = run_to_its_end(*training(), *where, *options, cwd=folder / "second")
-        require_one_line(second, 2, f"process {first.process.pid} is training there", "--models-dir")
+        require_one_line(
+            second, 2, f"process {first.process.pid} is training there (", "--train-only --json", "--models-dir"
+        )
         assert set(before) <= {path.name for path in (folder / "models").glob("*.safetensors")}
         assert first.stop() == 130
     require_whole(folder / "models", first.events)

@@ -49,6 +49,7 @@ class FakeTrainer:
     ) -> None:
         self.settings = request.settings
         self.requests = TrainerRequests()
+        self.saving = False
         self.tokenizer: Tokenizer = train_tokenizer([b"abc"], 260, "pieces")
         self.resumed_at = 100 if request.latest or request.resume else 0
         self.step = self.resumed_at

@@ -117,6 +117,22 @@ def test_stopping_without_a_save_saves_nothing(bench: Bench):
     assert bench.opener.trainers[0].saved == []
 
 
+def test_waiting_for_a_save_waits_for_nothing_else(bench: Bench):
+    bench.engine.start(bench.request)
+    bench.until_step(5)
+    bench.engine.wait_for_save()
+    trainer = bench.opener.trainers[0]
+    trainer.saving = True
+    waiting = threading.Thread(target=bench.engine.wait_for_save)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    trainer.saving = False
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert bench.engine.alive
+
+
 def test_a_run_can_be_stopped_while_it_is_opened(bench: Bench):
     bench.opener.gate = threading.Event()
     bench.engine.start(bench.request)

@@ -9,12 +9,14 @@ from gpt_core.training import events as ev
 from gpt_tui.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve
 from gpt_tui.event_buffer import MOST_WAITING, EventBuffer
 from gpt_tui.run_history import (
+    ENDINGS,
     MOST_EVALUATIONS,
     MOST_LOG_LINES,
     RunHistory,
     Score,
     advance,
     advance_all,
+    ending,
 )
 from tests.tui.samples import LIMITS, scored, started, step, trained
 
@@ -165,3 +167,19 @@ def test_each_event_reaches_the_history_once_even_when_nobody_drains():
     again = buffer.drain()
     assert not again.changed
     assert again.history is drained.history
+
+
+def test_a_run_that_diverged_names_the_checkpoint_to_go_on_from():
+    diverged = ev.RunFinished("diverged", 12, "models/ckpt_latest.safetensors", 6)
+    history = advance_all(RunHistory(), [started(), diverged])
+    assert "ckpt_latest.safetensors of step 6" in history.log[-1].text
+    assert history.log[-1].tone == "bad"
+    assert "nothing was saved" in advance_all(RunHistory(), [ev.RunFinished("diverged", 5)]).log[-1].text
+    assert ending(ev.RunFinished("stopped", 5)) == ENDINGS["stopped"]
+
+
+def test_damaged_checkpoints_that_a_resume_passed_over_are_named_in_the_log():
+    event = started(passed_over=("models/ckpt_latest.safetensors is damaged: cut",))
+    history = advance_all(RunHistory(), [event])
+    assert [line.tone for line in history.log] == ["bad", "good"]
+    assert history.log[0].text == "passed over: models/ckpt_latest.safetensors is damaged: cut"

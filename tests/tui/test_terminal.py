@@ -126,6 +126,22 @@ def test_two_signals_at_once_save_once(terminal):
     assert app.is_restored()
 
 
+@pytest.mark.parametrize("key", [True, False], ids=["ctrl+c", "SIGTERM"])
+def test_a_later_second_wish_to_leave_waits_for_no_step(terminal, key: bool):
+    app = terminal("60")  # a step takes a minute
+    app.until_step(20)
+    for _ in range(2):
+        if key:
+            os.write(app.master, b"\x03")
+        else:
+            app.process.send_signal(signal.SIGTERM)
+        app.read_for(1.3)
+    assert app.wait() == (130 if key else 143)
+    assert app.saved() == []
+    assert b"stopped at once, without saving again" in app.output
+    assert app.is_restored()
+
+
 def test_usr1_saves_and_training_goes_on(terminal):
     app = terminal("0.01")
     app.until_step(20)
