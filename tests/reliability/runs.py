@@ -165,6 +165,13 @@ def peak_memory_kb(pid: int) -> int:
     return int(found[1]) if found else 0
 
 
+def taken_of_the_machine(pid: int | str) -> tuple[int, int, int]:
+    """Resident memory in kB, open files and threads of a process."""
+    process = Path("/proc") / str(pid)
+    fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    return int(fields["VmRSS"].split()[0]), len(list((process / "fd").iterdir())), int(fields["Threads"])
+
+
 def run_to_its_end(*arguments: str, cwd: Path) -> Told:
     """The program, run to its end: in this process where counts are short, else in one of its own."""
     return run_process(*arguments, cwd=cwd) if SHARE else InProcess(*arguments, cwd=cwd)
