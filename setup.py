@@ -4,7 +4,8 @@ Each kernel is compiled once for each instruction-set level in `LEVELS`, into `g
 picks one at import (`gpt_core/kernels/__init__.py`), so one wheel is fast on every machine of an architecture.
 
 Environment: GPT_TUI_BLAS=NAME links the pkg-config package NAME (openblas, say) in place of the one from the wheel.
-GPT_TUI_SANITIZE=1 builds for the address and undefined-behaviour sanitizers of gcc and clang (`.ci/run` shows the use).
+GPT_TUI_SANITIZE=1 builds for the address and undefined-behaviour sanitizers of gcc and clang, GPT_TUI_CHECK_BOUNDS=1
+with every index of an array checked by Cython (`.ci/run` shows the use of both).
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ if X86_64:
 
 # One level is enough to look for errors in; the last -O and -g of a command line are the ones that count.
 SANITIZE = bool(os.environ.get("GPT_TUI_SANITIZE"))
+CHECK_BOUNDS = bool(os.environ.get("GPT_TUI_CHECK_BOUNDS"))
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",
                    "-O1", "-g1"]  # fmt: skip
-if SANITIZE:
+if SANITIZE or CHECK_BOUNDS:
     LEVELS = {"baseline": []}
 
 DIRECTIVES = {
-    "language_level": 3, "boundscheck": False, "wraparound": False, "initializedcheck": False, "cdivision": True,
-    "binding": True, "embedsignature": True,
+    "language_level": 3, "boundscheck": CHECK_BOUNDS, "wraparound": False, "initializedcheck": CHECK_BOUNDS,
+    "cdivision": True, "binding": True, "embedsignature": True, "show_performance_hints": not CHECK_BOUNDS,
 }  # fmt: skip
 PLAIN_FLAGS = ["/O2"] if MSVC else ["-O3", "-g0"]
 
@@ -95,6 +97,9 @@ class BuildExt(build_ext):
                     extension.extra_link_args.append(openmp)
         else:
             print("gpt-tui: this compiler has no OpenMP: the kernels will use one thread", file=sys.stderr)
+        if CHECK_BOUNDS and not MSVC:
+            for extension in self.extensions:
+                extension.extra_compile_args.append("-Wno-maybe-uninitialized")  # of what Cython keeps for tracebacks
         if SANITIZE:
             for extension in self.extensions:
                 extension.extra_compile_args.extend(SANITIZER_FLAGS)

@@ -149,8 +149,8 @@ class GptApp(App[None]):
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")
-            case RunStarted(passed_over=[_, *_] as damaged):
-                self.main.banner.say("; ".join(damaged), "bad")
+            case RunStarted(warnings=[_, *_] as warnings):
+                self.main.banner.say("; ".join(warnings), "bad")
             case RunFinished(reason=reason, step=step) if self._leaving is None:
                 words = ending(event)
                 self.main.banner.say(

@@ -50,7 +50,7 @@ def run_headless(
                 progress=reporter.preparing,
             )
             signals.watch(trainer)
-            if warning := trainer.run.store.space_warning(trainer.settings):
+            for warning in trainer.run.warnings:
                 say(sys.stderr, f"gpt-tui: {warning}")
             history = follow(trainer, reporter)
         say_how_it_ended(history, resolved.settings, sys.stderr if as_json else sys.stdout)

@@ -206,8 +206,8 @@ def advance(history: RunHistory, event: AnyEvent, at_s: float = 0.0) -> RunHisto
     """The history after one event, received at `at_s` seconds on the reader's own clock."""
     match event:
         case RunStarted():
-            for error in event.passed_over:
-                history = _logged(history, f"passed over: {error}", "bad")
+            for warning in event.warnings:
+                history = _logged(history, warning, "bad")
             begun = replace(history, started=event, finished=None, paused=False)
             return _logged(begun, _started_text(event), "good")
         case StepCompleted():

@@ -85,10 +85,10 @@ def latest_in(folder: Path) -> tuple[Path, tuple[str, ...]]:
     Raises CheckpointError if there is none.
     """
     choice = CheckpointStore(folder).resumable()
-    info = found(choice)
-    if info is None:
+    if choice.info is None:
+        found(choice)  # names the damaged ones; else the run tells of them
         raise CheckpointError(
             f"nothing to resume in {folder}: it holds no whole checkpoint; name one with --resume FILE, another folder "
             "with --models-dir, or start a new run without --resume"
         )
-    return info.path, tuple(damaged.error for damaged in choice.damaged)
+    return choice.info.path, tuple(damaged.error for damaged in choice.damaged)

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,15 +66,33 @@ def start_program(*arguments: str, cwd: Path, **changes: str) -> subprocess.Pope
 class Terminal:
     """The program on a pseudo terminal of 80 columns, and what it has shown so far. Not on Windows."""
 
-    def __init__(self, *arguments: str, cwd: Path, **changes: str) -> None:
+    def __init__(self, *arguments: str, cwd: Path, before: tuple[str, ...] = (), **changes: str) -> None:
         pty = pytest.importorskip("pty")
         self._leader, follower = pty.openpty()
         self.shown = ""
         self.process = subprocess.Popen(
-            [*PROGRAM, *arguments], cwd=cwd, env=environment(COLUMNS="80", LINES="24", **changes),
+            [*before, *PROGRAM, *arguments], cwd=cwd, env=environment(**({"COLUMNS": "80", "LINES": "24"} | changes)),
             stdin=follower, stdout=follower, stderr=follower, start_new_session=True, preexec_fn=take_terminal,
         )  # fmt: skip
         os.close(follower)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Make the terminal so large, as its user would; the program gets the signal for it."""
+        import termios
+
+        termios.tcsetwinsize(self._leader, (rows, columns))
+
+    def read_on(self, until: Callable[[], object]) -> None:
+        """Read what is shown until something is so."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not until():
+            assert time.monotonic() < deadline, self.shown[-3000:]
+            self._read(0.02)
+
+    def read_for(self, seconds: float) -> None:
+        """Let time pass, reading on."""
+        end = time.monotonic() + seconds
+        self.read_on(lambda: time.monotonic() > end)
 
     def read_until(self, wanted: str) -> None:
         """Read what is shown until `wanted` is in it."""

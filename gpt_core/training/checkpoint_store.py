@@ -162,16 +162,17 @@ class CheckpointStore:
         candidates.sort(key=lambda info: (info.kind != "best", info.kind == "other"))
         return _first_whole(candidates, listing, moments=False)
 
-    def space_warning(self, settings: Settings) -> str:
-        """One line if the disk has not room for two more checkpoints of this shape, else ""."""
+    def space_warnings(self, settings: Settings) -> tuple[str, ...]:
+        """One line if the disk has not room for two more checkpoints of this shape, else none."""
         needed = 2 * checkpoint_bytes(settings.shape)
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError:
-            return ""
+            return ()
         if free >= needed:
-            return ""
-        return f"{self.folder}: {free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB wanted for two checkpoints; make room"
+            return ()
+        room = f"{free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB wanted for two checkpoints"
+        return (f"{self.folder}: {room}; make room",)
 
     def _keep_better(self, path: Path, checkpoint: Checkpoint) -> None:
         try:

@@ -17,7 +17,8 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """The run is ready to take its first step, at `step` (0, or the resumed checkpoint's).
 
     `kind` is "train" or "overfit-tiny"; `steps_per_epoch` and `max_steps` bound the progress bars (0: no bound).
-    `passed_over`: a line for each damaged checkpoint that stood before `resumed_from`.
+    `warnings`: a line for each damaged checkpoint that `resumed_from` stands in for, and one where the disk is too
+    small for two more.
     """
 
     step: int
@@ -36,7 +37,7 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     eval_file: str
     resumed_from: str
     elapsed_s: float
-    passed_over: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class StepCompleted(Event, frozen=True, tag="step"):

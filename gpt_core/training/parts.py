@@ -49,4 +49,4 @@ class Run:
     log: MetricsLog
     resumed_from: Path | None = None
     eval_file: Path | None = None
-    passed_over: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ def open_run(
 ) -> Trainer:
     """A new run, or with `resume` the one that a checkpoint holds, with `settings` in force.
 
-    `passed_over` are lines about damaged checkpoints that would have been resumed before that one: the run tells them.
+    `passed_over` are lines about damaged checkpoints that `resume` stands in for: the run tells of them.
 
     `progress` is told what is being done and which share of it is done. Raises the errors of `gpt_core.errors`: before
     anything that takes time where the folder, the text or the checkpoint is at fault.
@@ -77,7 +77,7 @@ def open_run(
         if checkpoint is not None and resume is not None:
             check_same_text(checkpoint, settings, texts.train, resume)
         run = assemble(settings, preset_name, run_id, store, tokenizer, texts, checkpoint, resume)
-        run.passed_over = tuple(passed_over)
+        run.warnings = (*(f"passed over: {line}" for line in passed_over), *store.space_warnings(settings))
         return Trainer(run)
     except BaseException:
         store.close()

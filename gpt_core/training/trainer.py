@@ -262,7 +262,7 @@ class Trainer:
             max_steps=min(settings.max_steps, last_step) if settings.max_steps else last_step,
             threads=threads.get_threads(), seed=settings.seed, train_file=str(run.train_text.path or ""),
             eval_file=str(run.eval_file or ""), resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
-            passed_over=run.passed_over,
+            warnings=run.warnings,
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:

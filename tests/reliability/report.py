@@ -27,6 +27,7 @@ SECTIONS = {
     "Crash and disk": (
         "tests.reliability.test_kill_while_saving", "tests.reliability.test_save_system_calls",
         "tests.reliability.test_disk_errors", "tests.reliability.test_long_runs", "tests.core.test_checkpoint_store",
+        "tests.core.test_saving",
     ),
     "Exact resume": ("tests.reliability.test_exact_resume", "tests.core.test_trainer", "tests.test_resume_check"),
     "Hostile input": (
@@ -34,10 +35,10 @@ SECTIONS = {
         "tests.reliability.test_hostile_corpus", "tests.reliability.test_shown_harmlessly",
         "tests.core.test_checkpoint", "tests.core.test_settings", "tests.core.test_metrics_log",
     ),
-    "Numbers": ("tests.reliability.test_numbers", "tests.core.test_sampler"),
+    "Numbers": ("tests.reliability.test_numbers", "tests.core.test_sampler", "tests.core.test_reference"),
     "Signals, terminal, lock, reach": (
-        "tests.reliability.test_signals", "tests.reliability.test_lock", "tests.reliability.test_reach",
-        "tests.test_headless",
+        "tests.reliability.test_signals", "tests.reliability.test_app", "tests.reliability.test_lock",
+        "tests.reliability.test_reach", "tests.test_headless",
     ),
 }  # fmt: skip
 HEAD = """# What must survive: results

@@ -25,7 +25,8 @@ def test_resuming_past_a_damaged_checkpoint_tells_which_one(tmp_path: Path) -> N
     trainer.requests.stop()
     started = next(iter(trainer.events()))
     assert Path(started.resumed_from).name == "best_model.safetensors"  # type: ignore[union-attr]
-    (told,) = started.passed_over  # type: ignore[union-attr]
+    (told,) = started.warnings  # type: ignore[union-attr]
+    assert told.startswith("passed over: ")
     assert "ckpt_latest.safetensors is damaged" in told
 
 

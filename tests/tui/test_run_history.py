@@ -178,8 +178,8 @@ def test_a_run_that_diverged_names_the_checkpoint_to_go_on_from():
     assert ending(ev.RunFinished("stopped", 5)) == ENDINGS["stopped"]
 
 
-def test_damaged_checkpoints_that_a_resume_passed_over_are_named_in_the_log():
-    event = started(passed_over=("models/ckpt_latest.safetensors is damaged: cut",))
+def test_warnings_of_a_start_are_in_the_log():
+    event = started(warnings=("passed over: models/ckpt_latest.safetensors is damaged: cut",))
     history = advance_all(RunHistory(), [event])
-    assert [line.tone for line in history.log] == ["bad", "good"]
-    assert history.log[0].text == "passed over: models/ckpt_latest.safetensors is damaged: cut"
+    assert [(line.tone, line.text) for line in history.log[:-1]] == [("bad", event.warnings[0])]
+    assert history.log[-1].tone == "good"

@@ -1,0 +1,99 @@
+"""The app itself, on a terminal, with a real run: leaving while it saves, twice, resized, stopped and continued."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.checkpoint import verify_checkpoint
+from gpt_core.training.events import StepCompleted
+from gpt_core.training.metrics_log import read_metrics
+from gpt_tui.resume_check import compared
+from tests.program import Terminal, tiny, write_texts
+from tests.reliability.counts import count
+from tests.reliability.faulty_calls import faulty
+from tests.reliability.runs import ENDLESS, LATEST, run_to_its_end, training
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="pseudo terminals")
+RESTORED = "\x1b[?1049l"  # the screen that was there before
+SLOW_DISK = faulty("fsync", "4", "2s")  # the first three are of the probe and the log
+
+
+def app(folder: Path, *more: str, before: tuple[str, ...] = (), **changes: str) -> Terminal:
+    """The app, in which a run begins by itself."""
+    return Terminal("--overwrite", *tiny(*ENDLESS, *more), cwd=folder, before=before, **changes)
+
+
+def until_it_saves(terminal: Terminal, folder: Path) -> None:
+    """Ask for a save, and wait until it is under way."""
+    log = folder / "models/metrics.jsonl"
+    terminal.read_on(lambda: log.exists() and b'"event":"step"' in log.read_bytes())
+    terminal.process.send_signal(signal.SIGUSR1)
+    terminal.read_on(lambda: any(path.stat().st_size > 10_000 for path in log.parent.glob(".ckpt_latest.*.new")))
+
+
+def last_step(folder: Path) -> int:
+    """The last step that the log of a run has."""
+    events = read_metrics(folder / "models/metrics.jsonl")
+    return max(event.step for event in events if isinstance(event, StepCompleted))
+
+
+@pytest.mark.parametrize("keys", ["\x03", "qs"], ids=["ctrl+c", "save and quit"])
+def test_leaving_the_app_while_it_saves_lets_the_save_end_and_saves_the_end(folder: Path, keys: str) -> None:
+    terminal = app(folder, before=SLOW_DISK)
+    until_it_saves(terminal, folder)
+    for key in keys:
+        terminal.type(key)
+        time.sleep(0.3)
+    assert terminal.end() == (130 if keys == "\x03" else 0)
+    assert RESTORED in terminal.shown
+    assert verify_checkpoint(folder / LATEST).step == last_step(folder)
+
+
+def test_leaving_the_app_twice_waits_for_nothing_but_a_save_on_its_way(folder: Path) -> None:
+    terminal = app(folder, before=SLOW_DISK)
+    until_it_saves(terminal, folder)
+    for _ in range(2):
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.read_for(1.2)
+    assert terminal.end() == 130
+    assert RESTORED in terminal.shown
+    assert verify_checkpoint(folder / LATEST).step <= last_step(folder)
+    assert not list((folder / "models").glob(".*.new"))
+
+
+def test_resizing_and_stopping_and_continuing_the_app_changes_no_bit_of_the_run(
+    folder: Path, record_property: Callable[[str, object], None]
+) -> None:
+    resizes = count(20, 1000)
+    record_property("count", f"{resizes:,} resizes from 1x1 to 500x500")
+    draw = random.Random(3)
+    terminal = app(folder, "eval_every_steps=50", COLUMNS="", LINES="")
+    log = folder / "models/metrics.jsonl"
+    terminal.read_on(lambda: log.exists() and b'"event":"step"' in log.read_bytes())
+    sizes = [(1, 1), (500, 500), *((draw.randint(1, 500), draw.randint(1, 500)) for _ in range(resizes - 2))]
+    for number, (rows, columns) in enumerate(sizes):
+        terminal.resize(rows, columns)
+        terminal.read_for(draw.random() * 0.1)
+        terminal.shown = ""
+        if number in (5, 15):
+            terminal.process.send_signal(signal.SIGTSTP)
+            terminal.read_on(lambda: RESTORED in terminal.shown)
+            terminal.process.send_signal(signal.SIGCONT)
+    terminal.resize(24, 80)
+    terminal.type("\x03")
+    assert terminal.end() == 130
+    assert "Traceback" not in terminal.shown
+    other = folder / "headless"
+    other.mkdir()
+    write_texts(other)
+    steps = str(verify_checkpoint(folder / LATEST).step)
+    whole = run_to_its_end(*training("eval_every_steps=50"), "--max-steps", steps, cwd=other)
+    assert whole.code == 0, whole.errors
+    assert [row for row in compared(other / "models", folder / "models") if not row.equal] == []
