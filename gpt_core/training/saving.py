@@ -30,8 +30,8 @@ GO_ON_FROM = ("latest", "epoch")  # kinds that hold the run as it was last, and 
 class Writing:
     """One checkpoint as each of some kinds, written one after the other by a thread of its own.
 
-    `outcomes` fills as they come; `ended` is set last. Plain attributes and a lock that the thread only ever gives
-    back: whoever waits here, a signal handler among them, cannot keep the thread from its end.
+    `outcomes` fills as they come; `ended` is set last. These are plain attributes, and the thread gives a lock back but
+    never takes one: whoever waits here, a signal handler among them, cannot keep it from its end.
     """
 
     def __init__(self, store: CheckpointStore, kinds: Sequence[str], checkpoint: Checkpoint) -> None:
@@ -40,7 +40,8 @@ class Writing:
         self.ended = False
         self._store, self._kinds, self._checkpoint = store, kinds, checkpoint
         self._error: BaseException | None = None
-        self._reading = threading.Lock()
+        self._were_read = False
+        self._reading = threading.Lock()  # held until they were
         self._reading.acquire()
         self._thread = threading.Thread(target=self._write_all, name="saving")
         try:
@@ -84,7 +85,8 @@ class Writing:
         return CheckpointSaved(kind, str(path), state.step)
 
     def _tensors_were_read(self) -> None:
-        if self._reading.locked():
+        if not self._were_read:
+            self._were_read = True
             self._reading.release()
 
 
