@@ -48,36 +48,51 @@ def main() -> None:
         trainer = open_run(settings, preset_name=options.preset)
         size_mb = checkpoint_bytes(settings.shape) / 1e6
         print(f"{options.preset}: {size_mb:,.0f} MB a checkpoint, {options.rounds} rounds, medians")
-        took_s = measured(trainer, options.rounds)
+        took_s, still_s = measured(trainer, options.rounds)
         usual = statistics.median(took_s["no save"])
         for way in WAYS:
-            median, most = statistics.median(took_s[way]), max(took_s[way])
-            print(f"{way:<16} {median:8.3f} s a step, {median - usual:+7.3f} s; the longest {most:.3f} s")
+            median, still = statistics.median(took_s[way]), statistics.median(still_s[way])
+            print(f"{way:<16} {median:8.3f} s a step, {median - usual:+7.3f} s; training stood still {still:.3f} s")
         for what, part_s in parts_of_a_save(trainer, Path(folder, "part")).items():
             print(f"  {what:<28} {part_s:7.3f} s")
 
 
-def measured(trainer: Trainer, rounds: int) -> dict[str, list[float]]:
-    """Seconds of steps of each way, by turns: from one boundary to the next, a save at the first of them included."""
+def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of steps of each way, by turns, and how many of them were spent waiting for a save.
+
+    A step is measured from one boundary to the next, a save at the first of them included.
+    """
     took_s: dict[str, list[float]] = {way: [] for way in WAYS}
+    still_s: dict[str, list[float]] = {way: [] for way in WAYS}
+    wait_for_tensors, waited_s = trainer._saver.wait_for_tensors, 0.0
+
+    def timed_wait() -> None:
+        nonlocal waited_s
+        began = time.perf_counter()
+        wait_for_tensors()
+        waited_s += time.perf_counter() - began
+
+    trainer._saver.wait_for_tensors = timed_wait  # type: ignore[method-assign]
     events = trainer.events()
     wait_for_step(events)
     for turn in range((rounds + 1) * len(WAYS)):
         way = WAYS[turn % len(WAYS)]
-        started = time.perf_counter()
+        started, waited_s = time.perf_counter(), 0.0
         if way == "beside training":
             trainer.requests.save()
         elif way == "waited for":
             save_and_wait(trainer)
+            waited_s = time.perf_counter() - started
         wait_for_step(events)
         if turn >= len(WAYS):  # the first round finds no older file, and the disk's cache as it is
             took_s[way].append(time.perf_counter() - started)
+            still_s[way].append(waited_s)
         while trainer.saving:
             time.sleep(0.01)
     trainer.requests.stop(save=False)
     for _ in events:
         pass
-    return took_s
+    return took_s, still_s
 
 
 def wait_for_step(events: object) -> None:
