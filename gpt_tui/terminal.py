@@ -1,11 +1,14 @@
 """The terminal may go away under a running app: then nothing may block, spin or raise, so that the run can be saved.
 
 Textual's own driver leaves a dead writer thread behind whose queue fills up and blocks the event loop, and its input
-thread reads an end of file for ever.
+thread reads an end of file for ever. And its handler of SIGTSTP writes to that queue wherever it interrupts the event
+loop: where that is the queue itself, whose lock the loop then holds, the app would hang for good.
 """
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import termios
 from io import TextIOWrapper
 from typing import IO, cast
@@ -50,6 +53,12 @@ class SteadyDriver(LinuxDriver):
         if not isinstance(self._file, SteadyFile):
             self._file = cast(TextIOWrapper, SteadyFile(cast(IO[str], self._file)))
         super().start_application_mode()  # type: ignore[no-untyped-call]
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTSTP, self._sigtstp_application)
+
+    def _sigcont_application(self, *_: object) -> None:
+        """Goes on after a suspension; it comes right behind the SIGSTOP of one, so it interrupts nothing else."""
+        if self._must_signal_resume:
+            super()._sigcont_application()
 
     def is_lost(self) -> bool:
         """Whether the terminal has hung up; from then on nothing is read from it."""
