@@ -21,14 +21,15 @@ from tests.reliability.runs import Headless, require_whole, run_to_its_end, take
 def require_flat(seen: list[tuple[int, ...]]) -> str:
     """Holds what a process took in the second half of a run to what it took in the first; says how much memory.
 
-    Resident memory, the most there ever was, grows by 1% at most. A file is open, and a thread there, for a moment
-    while a checkpoint is written: what is left behind shows in the least there ever is.
+    Resident memory, the most there ever was, grows by 1% at most, and by the mebibyte that Python's allocator takes at
+    once. A file is open, and a thread there, for a moment while a checkpoint is written: what is left behind shows in
+    the least there ever is.
     """
     assert len(seen) >= 8
     half = len(seen) // 2
     before, after = (list(zip(*part, strict=True)) for part in (seen[:half], seen[half:]))
     memory = max(before[0]), max(after[0])
-    assert memory[1] <= memory[0] * 1.01 + 300
+    assert memory[1] <= memory[0] * 1.01 + 1024
     assert min(after[1]) <= min(before[1])
     assert min(after[2]) <= min(before[2])
     return f"at most {memory[0]:,} kB resident in the first half, {memory[1]:,} kB in the second"
