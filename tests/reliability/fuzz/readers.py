@@ -23,7 +23,8 @@ import numpy as np
 
 from gpt_core.config import Settings
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, TokenizerError
-from gpt_core.settings import as_toml, resolve
+from gpt_core.settings import resolve
+from gpt_core.settings_toml import as_toml
 from gpt_core.text import corpus, token_cache
 from gpt_core.text.vocabulary import DIGEST_BYTES, Tokenizer
 from gpt_core.training import events as ev
