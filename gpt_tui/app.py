@@ -22,7 +22,7 @@ from textual.theme import BUILTIN_THEMES
 from gpt_core.config import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
 from gpt_core.settings import Resolved
-from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, RunStarted, SaveFailed
+from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
 from gpt_tui.bindings import bindings
 from gpt_tui.chat_model import MakeGenerator, make_generator
 from gpt_tui.engine import Engine, OpenRun, RunRequest
@@ -149,8 +149,6 @@ class GptApp(App[None]):
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")
-            case RunStarted(warnings=[_, *_] as warnings):
-                self.main.banner.say("; ".join(warnings), "bad")
             case RunFinished(reason=reason, step=step) if self._leaving is None:
                 words = ending(event)
                 self.main.banner.say(

@@ -18,8 +18,8 @@ from gpt_core.errors import GptError, RunExistsError
 from gpt_core.model.parameters import Parameters
 from gpt_core.text.vocabulary import Tokenizer
 from gpt_core.training.checkpoint_header import TrainingState
-from gpt_core.training.checkpoint_store import METRICS, CheckpointStore
-from gpt_core.training.events import AnyEvent
+from gpt_core.training.checkpoint_store import METRICS
+from gpt_core.training.events import AnyEvent, RunStarted
 from gpt_core.training.requests import TrainerRequests
 from gpt_tui.error_log import keep_traceback
 from gpt_tui.event_buffer import Drained, EventBuffer
@@ -243,8 +243,9 @@ class Engine:
             if self._stop_asked.is_set():  # asked between the last progress report and now
                 trainer.requests.stop(save=not self._discarding)
             self._buffer.begin(known_already(self.history, trainer))
-            self._warn(CheckpointStore(trainer.settings.models_dir).space_warning(trainer.settings))
             for event in trainer.events():
+                if isinstance(event, RunStarted):
+                    self.warning = one_line("; ".join(event.warnings))
                 if self._buffer.put(event):
                     self._wake()
         except OpeningStoppedError:
@@ -272,12 +273,6 @@ class Engine:
         if self._stop_asked.is_set():
             raise OpeningStoppedError
         self.opening = (words, share)
-
-    def _warn(self, text: str) -> None:
-        """What the user should know before it matters; "" is nothing."""
-        if text:
-            self.warning = one_line(text)
-            self._buffer.note(self.warning, "bad")
 
     def _fail(self, failure: Failure) -> None:
         self.failure = failure

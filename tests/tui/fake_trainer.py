@@ -44,6 +44,8 @@ def loss_at(step: int, noise: float) -> float:
 class FakeTrainer:
     """Steps take `step_s`; everything a real trainer does at step boundaries is done here, too."""
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(
         self, request: RunRequest, *, step_s: float = 0.001, fail_at: dict[int, Exception] | None = None
     ) -> None:
@@ -77,6 +79,7 @@ class FakeTrainer:
             steps_per_epoch=per_epoch, max_steps=last, threads=2, seed=0,
             train_file="data/raw/train.en", eval_file="data/test/eval.en",
             resumed_from="models/ckpt_latest.safetensors" if self.resumed_at else "", elapsed_s=0.0,
+            warnings=self.warnings,
         )  # fmt: skip
         if not self.resumed_at:
             yield self._sample()

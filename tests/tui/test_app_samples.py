@@ -13,7 +13,7 @@ from gpt_tui.widgets.log_pane import LogPane
 from gpt_tui.widgets.run_charts import RunCharts
 from gpt_tui.widgets.samples_pane import SamplesPane
 from tests.tui.app_bench import running_app
-from tests.tui.fake_trainer import FakeOpen
+from tests.tui.fake_trainer import FakeOpen, FakeTrainer
 from tests.tui.samples import learnt, sampled, scored, step
 from tests.tui.still_app import screen_lines, still_app
 
@@ -159,9 +159,7 @@ async def test_samples_keys_work_only_where_there_is_a_run(monkeypatch: pytest.M
 
 
 async def test_little_disk_space_is_said_when_a_run_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from gpt_core.training.checkpoint_store import CheckpointStore
-
-    monkeypatch.setattr(CheckpointStore, "space_warning", lambda store, settings: "models: 5 MB free, make room")
+    monkeypatch.setattr(FakeTrainer, "warnings", ("models: 5 MB free, make room",))
     async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
         await bench.until_step(10)
         await bench.until_seen("✗ models: 5 MB free, make room")
