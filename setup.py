@@ -25,6 +25,7 @@ from setuptools.command.build_ext import build_ext
 KERNELS = sorted(path.stem for path in Path("gpt_core/kernels").glob("*.pyx"))
 PLAIN = sorted(str(path) for path in [*Path("gpt_core").glob("*.pyx"), *Path("gpt_core/text").glob("*.pyx")])
 SHARED_UTILITY = "gpt_core._cython_utility"
+HEADERS = sorted(str(path) for path in Path("gpt_core/kernels").glob("*.h"))
 GENERATED = Path("build/cython")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 MSVC = sys.platform == "win32"
@@ -149,8 +150,8 @@ def extensions() -> list[Extension]:
                 shutil.copyfile(kernel.sources[0], source)
             options = blas()
             options["extra_compile_args"] = [*options.get("extra_compile_args", []), *VECTORISE, *flags]
-            built.append(Extension(f"gpt_core.kernels.{level}.{name}", [str(source)],
-                                   **options))  # fmt: skip
+            options["include_dirs"] = [*options.get("include_dirs", []), "gpt_core/kernels"]
+            built.append(Extension(f"gpt_core.kernels.{level}.{name}", [str(source)], depends=HEADERS, **options))
     return built
 
 

@@ -7,8 +7,8 @@ and the backward pass computes the probabilities again from the logarithm of the
 from cython.parallel cimport prange, threadid
 from libc.math cimport logf, sqrtf
 
-from gpt_core.kernels.blas cimport gemm
 from gpt_core.kernels.fast_math cimport fast_exp
+from gpt_core.kernels.gemm cimport gemm
 from gpt_core.kernels.shapes cimport want, want_positive
 from gpt_core.kernels.threads cimport thread_count, threads_for
 
@@ -112,11 +112,11 @@ cdef void _attend(float *out, Py_ssize_t ldo, float *log_sums, const float *q, P
         rows = min(TILE, Tq - first)
         seen = Tk - Tq + first + rows  # keys that the last row of the tile sees
         # S (rows, seen) = q (rows, D) . k^T (D, seen) / sqrt(D)
-        gemm(False, True, rows, seen, D, scale, q + first * ldq, ldq, k, ldk, 0, scores, seen)
+        gemm(False, True, rows, seen, D, scale, q + first * ldq, ldq, k, ldk, scores, seen, NULL, 0, NULL)
         for row in range(rows):
             log_sums[first + row] = _softmax_row(scores + row * seen, seen - rows + row + 1, seen)
         # out (rows, D) = P (rows, seen) . v (seen, D)
-        gemm(False, False, rows, D, seen, 1, scores, seen, v, ldv, 0, out + first * ldo, ldo)
+        gemm(False, False, rows, D, seen, 1, scores, seen, v, ldv, out + first * ldo, ldo, NULL, 0, NULL)
         first += rows
 
 
@@ -143,26 +143,27 @@ cdef void _d_attend(float *d_q, float *d_k, float *d_v, const float *d_out, cons
                     const float *v, Py_ssize_t ldv, Py_ssize_t T, Py_ssize_t D, float *workspace) noexcept nogil:
     """One head of one sequence, the tiles from the last to the first: the last one sees, and so sets, every key."""
     cdef Py_ssize_t first = (T - 1) // TILE * TILE, rows, seen, row
-    cdef float scale = <float>1.0 / sqrtf(<float>D), beta = 0
+    cdef float scale = <float>1.0 / sqrtf(<float>D)
     cdef float *p = workspace
     cdef float *d_s = workspace + TILE * T
     while first >= 0:
         rows = min(TILE, T - first)
         seen = first + rows
         # P (rows, seen) = exp(q . k^T / sqrt(D) - log_sums)
-        gemm(False, True, rows, seen, D, scale, q + first * ldq, ldq, k, ldk, 0, p, seen)
+        gemm(False, True, rows, seen, D, scale, q + first * ldq, ldq, k, ldk, p, seen, NULL, 0, NULL)
         # d_P (rows, seen) = d_out (rows, D) . v^T (D, seen)
-        gemm(False, True, rows, seen, D, 1, d_out + first * ldo, ldo, v, ldv, 0, d_s, seen)
+        gemm(False, True, rows, seen, D, 1, d_out + first * ldo, ldo, v, ldv, d_s, seen, NULL, 0, NULL)
         for row in range(rows):
             _d_softmax_row(p + row * seen, d_s + row * seen, d_out + (first + row) * ldo, out + (first + row) * ldo,
                            log_sums[first + row], first + row + 1, seen, D)
         # d_v (seen, D) += P^T (seen, rows) . d_out (rows, D)
-        gemm(True, False, seen, D, rows, 1, p, seen, d_out + first * ldo, ldo, beta, d_v, ldv)
+        gemm(True, False, seen, D, rows, 1, p, seen, d_out + first * ldo, ldo, d_v, ldv,
+             d_v if first + TILE < T else NULL, ldv, NULL)
         # d_k (seen, D) += d_S^T (seen, rows) . q (rows, D) / sqrt(D)
-        gemm(True, False, seen, D, rows, scale, d_s, seen, q + first * ldq, ldq, beta, d_k, ldk)
+        gemm(True, False, seen, D, rows, scale, d_s, seen, q + first * ldq, ldq, d_k, ldk,
+             d_k if first + TILE < T else NULL, ldk, NULL)
         # d_q (rows, D) = d_S (rows, seen) . k (seen, D) / sqrt(D)
-        gemm(False, False, rows, D, seen, scale, d_s, seen, k, ldk, 0, d_q + first * ldq, ldq)
-        beta = 1
+        gemm(False, False, rows, D, seen, scale, d_s, seen, k, ldk, d_q + first * ldq, ldq, NULL, 0, NULL)
         first -= TILE
 
 
