@@ -13,6 +13,9 @@ from gpt_core.kernels.shapes cimport want, want_positive
 from gpt_core.kernels.threads cimport thread_count, threads_for
 
 cdef Py_ssize_t TILE = 64  # rows of queries: two tiles of scores stay in the second-level cache up to T = 1024
+# Of short sequences, a tile of half the rows computes less of the future: at T = 64, 3 quarters of the square, not all.
+cdef Py_ssize_t SHORT_TILE = 32, SHORT = 128
+cdef float HIDDEN = -1e30  # the score of what may not be seen: its exponential is 1e-38 of the largest
 
 
 def workspace_size(Py_ssize_t keys):
@@ -105,49 +108,61 @@ cdef int _check_rows(str what, const Py_ssize_t *shape, const Py_ssize_t *stride
 cdef void _attend(float *out, Py_ssize_t ldo, float *log_sums, const float *q, Py_ssize_t ldq, const float *k,
                   Py_ssize_t ldk, const float *v, Py_ssize_t ldv, Py_ssize_t Tq, Py_ssize_t Tk, Py_ssize_t D,
                   float *scores) noexcept nogil:
-    """One head of one sequence."""
-    cdef Py_ssize_t first = 0, rows, seen, row
+    """One head of one sequence. The rows are divided by their sums when there are D values left of each, not `seen`."""
+    cdef Py_ssize_t first = 0, tile = _tile(Tk), rows, seen, row, d
     cdef float scale = <float>1.0 / sqrtf(<float>D)
+    cdef float *sums = scores + TILE * Tk
     while first < Tq:
-        rows = min(TILE, Tq - first)
+        rows = min(tile, Tq - first)
         seen = Tk - Tq + first + rows  # keys that the last row of the tile sees
         # S (rows, seen) = q (rows, D) . k^T (D, seen) / sqrt(D)
         gemm(False, True, rows, seen, D, scale, q + first * ldq, ldq, k, ldk, scores, seen, NULL, 0, NULL)
         for row in range(rows):
-            log_sums[first + row] = _softmax_row(scores + row * seen, seen - rows + row + 1, seen)
-        # out (rows, D) = P (rows, seen) . v (seen, D)
+            log_sums[first + row] = _exponentials(&sums[row], scores + row * seen, seen - rows + row + 1, seen)
+        # out (rows, D) = exp(S) (rows, seen) . v (seen, D) / sum exp(S)
         gemm(False, False, rows, D, seen, 1, scores, seen, v, ldv, out + first * ldo, ldo, NULL, 0, NULL)
+        for row in range(rows):
+            for d in range(D):
+                out[(first + row) * ldo + d] /= sums[row]
         first += rows
 
 
-cdef float _softmax_row(float *scores, Py_ssize_t visible, Py_ssize_t length) noexcept nogil:
-    """Softmax over the visible scores in place, zero beyond them; gives log sum exp of the scores."""
-    cdef Py_ssize_t j
-    cdef float largest = scores[0], total = 0, share
-    for j in range(visible):
+cdef Py_ssize_t _tile(Py_ssize_t keys) noexcept nogil:
+    return SHORT_TILE if keys <= SHORT else TILE
+
+
+cdef Py_ssize_t _whole_vectors(Py_ssize_t visible, Py_ssize_t length) noexcept nogil:
+    """So many values that no vector is cut, where there are more: at T = 64 half of a row would be cut ones."""
+    return min((visible + 15) // 16 * 16, length)
+
+
+cdef float _exponentials(float *total, float *scores, Py_ssize_t visible, Py_ssize_t length) noexcept nogil:
+    """exp(score - largest) of the visible scores in place, zero beyond them, and their sum; gives log sum exp."""
+    cdef Py_ssize_t j, whole = _whole_vectors(visible, length)
+    cdef float largest = scores[0], added = 0
+    for j in range(visible, length):
+        scores[j] = HIDDEN
+    for j in range(whole):
         largest = max(largest, scores[j])
-    for j in range(visible):
+    for j in range(whole):
         scores[j] = fast_exp(scores[j] - largest)
-    for j in range(visible):
-        total += scores[j]
-    share = <float>1.0 / total
-    for j in range(visible):
-        scores[j] *= share
+        added += scores[j]
     for j in range(visible, length):
         scores[j] = 0
-    return largest + logf(total)
+    total[0] = added
+    return largest + logf(added)
 
 
 cdef void _d_attend(float *d_q, float *d_k, float *d_v, const float *d_out, const float *out, Py_ssize_t ldo,
                     const float *log_sums, const float *q, Py_ssize_t ldq, const float *k, Py_ssize_t ldk,
                     const float *v, Py_ssize_t ldv, Py_ssize_t T, Py_ssize_t D, float *workspace) noexcept nogil:
     """One head of one sequence, the tiles from the last to the first: the last one sees, and so sets, every key."""
-    cdef Py_ssize_t first = (T - 1) // TILE * TILE, rows, seen, row
+    cdef Py_ssize_t tile = _tile(T), first = (T - 1) // tile * tile, rows, seen, row
     cdef float scale = <float>1.0 / sqrtf(<float>D)
     cdef float *p = workspace
     cdef float *d_s = workspace + TILE * T
     while first >= 0:
-        rows = min(TILE, T - first)
+        rows = min(tile, T - first)
         seen = first + rows
         # P (rows, seen) = exp(q . k^T / sqrt(D) - log_sums)
         gemm(False, True, rows, seen, D, scale, q + first * ldq, ldq, k, ldk, p, seen, NULL, 0, NULL)
@@ -158,23 +173,23 @@ cdef void _d_attend(float *d_q, float *d_k, float *d_v, const float *d_out, cons
                            log_sums[first + row], first + row + 1, seen, D)
         # d_v (seen, D) += P^T (seen, rows) . d_out (rows, D)
         gemm(True, False, seen, D, rows, 1, p, seen, d_out + first * ldo, ldo, d_v, ldv,
-             d_v if first + TILE < T else NULL, ldv, NULL)
+             d_v if first + tile < T else NULL, ldv, NULL)
         # d_k (seen, D) += d_S^T (seen, rows) . q (rows, D) / sqrt(D)
         gemm(True, False, seen, D, rows, scale, d_s, seen, q + first * ldq, ldq, d_k, ldk,
-             d_k if first + TILE < T else NULL, ldk, NULL)
+             d_k if first + tile < T else NULL, ldk, NULL)
         # d_q (rows, D) = d_S (rows, seen) . k (seen, D) / sqrt(D)
         gemm(False, False, rows, D, seen, scale, d_s, seen, k, ldk, d_q + first * ldq, ldq, NULL, 0, NULL)
-        first -= TILE
+        first -= tile
 
 
 cdef void _d_softmax_row(float *p, float *d_s, const float *d_out, const float *out, float log_sum, Py_ssize_t visible,
                          Py_ssize_t length, Py_ssize_t D) noexcept nogil:
     """Turns scores into probabilities and d_P into d_S, both in place and zero beyond the visible keys."""
-    cdef Py_ssize_t j
+    cdef Py_ssize_t j, whole = _whole_vectors(visible, length)
     cdef float inner = 0
     for j in range(D):
         inner += d_out[j] * out[j]
-    for j in range(visible):
+    for j in range(whole):
         p[j] = fast_exp(p[j] - log_sum)
         d_s[j] = p[j] * (d_s[j] - inner)
     for j in range(visible, length):

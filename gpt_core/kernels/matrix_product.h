@@ -47,7 +47,7 @@ typedef struct {
     float alpha;
 } gpt_result;
 
-static __thread float packed_a[BLOCK_M * PITCH + HEIGHT] __attribute__((aligned(64)));
+static __thread float packed_a[BLOCK_M * PITCH + LANES] __attribute__((aligned(64)));
 static __thread float packed_b[BLOCK_K * BLOCK_N] __attribute__((aligned(64)));
 
 INLINE vector gpt_load(const float *from) { return *(const unaligned *)from; }
@@ -194,6 +194,10 @@ static void gpt_pack_a(int transposed, ptrdiff_t m, ptrdiff_t k, const float *a,
         const ptrdiff_t rows = m - first < HEIGHT ? m - first : HEIGHT;
         float *to = packed_a + first * k;
         const float *from = a + first;
+        if (first + LANES <= m) {  /* a whole vector, of which the next one overwrites what is too much */
+            for (ptrdiff_t p = 0; p < k; p++) gpt_store(to + p * HEIGHT, gpt_load(from + p * lda));
+            continue;
+        }
         for (ptrdiff_t p = 0; p < k; p++)
             for (ptrdiff_t i = 0; i < rows; i++) to[p * HEIGHT + i] = from[p * lda + i];
     }
