@@ -53,9 +53,19 @@ static __thread float packed_b[BLOCK_K * BLOCK_N] __attribute__((aligned(64)));
 INLINE vector gpt_load(const float *from) { return *(const unaligned *)from; }
 INLINE void gpt_store(float *to, vector v) { *(unaligned *)to = v; }
 
-/* A tile of alpha * op(a) . op(b): `rows` of `vectors` each (constants), from a packed panel of b. */
+/* Where a tile of c goes, and what is added to it. */
+typedef struct {
+    float *c;
+    const float *addend, *bias;  /* bias: WIDTH values */
+    ptrdiff_t ldc, ld_addend;
+    float alpha;
+} gpt_place;
+
+static const float no_addition[WIDTH] __attribute__((aligned(64)));  /* zeros, as an addend of distance 0 and as a bias */
+
+/* A tile of `rows` of `vectors` each (constants), from a packed panel of b. */
 INLINE void gpt_tile(const int rows, const int vectors, ptrdiff_t k, const float *a, const ptrdiff_t a_row,
-                     const ptrdiff_t a_step, const float *b, float alpha, float *tile) {
+                     const ptrdiff_t a_step, const float *b, const gpt_place *to) {
     vector sum[HEIGHT][2];
     #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
@@ -67,20 +77,23 @@ INLINE void gpt_tile(const int rows, const int vectors, ptrdiff_t k, const float
             #pragma GCC unroll 2
             for (int j = 0; j < vectors; j++) sum[i][j] += a[i * a_row] * *(const vector *)(b + j * LANES);
     }
+    const float *addend = to->addend;
+    float *c = to->c;
     #pragma GCC unroll 16
-    for (int i = 0; i < rows; i++)
+    for (int i = 0; i < rows; i++, addend += to->ld_addend, c += to->ldc)
         #pragma GCC unroll 2
-        for (int j = 0; j < vectors; j++) *(vector *)(tile + i * WIDTH + j * LANES) = sum[i][j] * alpha;
+        for (int j = 0; j < vectors; j++)
+            gpt_store(c + j * LANES, sum[i][j] * to->alpha + gpt_load(addend + j * LANES) + gpt_load(to->bias + j * LANES));
 }
 
-/* The same for numbers that are not constant: rows are rounded up to even, and what is too much is not looked at. */
+/* The same for numbers that are not constant: rows are rounded up to even. */
 #define GPT_CASE(rows) case rows / 2: \
-    if (columns > LANES) gpt_tile(rows, 2, k, a, a_row, a_step, b, alpha, tile); \
-    else gpt_tile(rows, 1, k, a, a_row, a_step, b, alpha, tile); \
+    if (columns > LANES) gpt_tile(rows, 2, k, a, a_row, a_step, b, to); \
+    else gpt_tile(rows, 1, k, a, a_row, a_step, b, to); \
     break;
 
 INLINE void gpt_any_tile(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, const ptrdiff_t a_row,
-                         const ptrdiff_t a_step, const float *b, float alpha, float *tile) {
+                         const ptrdiff_t a_step, const float *b, const gpt_place *to) {
     switch ((rows + 1) / 2) {
         GPT_CASE(2) GPT_CASE(4) GPT_CASE(6)
 #if HEIGHT > 6
@@ -91,42 +104,32 @@ INLINE void gpt_any_tile(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const f
 
 /* The two layouts of packed a: row by row, PITCH apart; or k by k, the HEIGHT values of a tile side by side. */
 static __attribute__((noinline)) void gpt_tile_by_rows(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
-                                                       const float *b, float alpha, float *tile) {
-    gpt_any_tile(rows, columns, k, a, PITCH, 1, b, alpha, tile);
+                                                       const float *b, const gpt_place *to) {
+    gpt_any_tile(rows, columns, k, a, PITCH, 1, b, to);
 }
 
 static __attribute__((noinline)) void gpt_tile_by_steps(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
-                                                        const float *b, float alpha, float *tile) {
-    gpt_any_tile(rows, columns, k, a, 1, HEIGHT, b, alpha, tile);
+                                                        const float *b, const gpt_place *to) {
+    gpt_any_tile(rows, columns, k, a, 1, HEIGHT, b, to);
 }
 
-/* Has the memory under a tile brought to the cache while the tile is computed. */
-INLINE void gpt_await_tile(const gpt_result *out, ptrdiff_t row, ptrdiff_t column, ptrdiff_t rows) {
+/* A tile straight into c, which is brought to the cache meanwhile; one that is cut at the edge of c by a detour. */
+INLINE void gpt_tile_of_c(int by_steps, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, const float *b,
+                          const gpt_place *place) {
+    const int whole = columns == WIDTH && rows % 2 == 0;
+    float detour[HEIGHT * WIDTH] __attribute__((aligned(64)));
+    const gpt_place aside = {detour, no_addition, no_addition, WIDTH, 0, place->alpha};
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < WIDTH; j += 16) {
-            __builtin_prefetch(out->c + (row + i) * out->ldc + column + j, 1);
-            if (out->addend) __builtin_prefetch(out->addend + (row + i) * out->ld_addend + column + j, 0);
+            __builtin_prefetch(place->c + i * place->ldc + j, 1);
+            __builtin_prefetch(place->addend + i * place->ld_addend + j, 0);
         }
-}
-
-/* The tile goes where it belongs, with all that is added to it. */
-INLINE void gpt_finish_tile(const gpt_result *out, ptrdiff_t row, ptrdiff_t column, ptrdiff_t rows, ptrdiff_t columns,
-                            const float *tile) {
-    for (ptrdiff_t i = 0; i < rows; i++, tile += WIDTH) {
-        float *c = out->c + (row + i) * out->ldc + column;
-        const float *addend = out->addend ? out->addend + (row + i) * out->ld_addend + column : NULL;
-        const float *bias = out->bias ? out->bias + column : NULL;
-        if (columns == WIDTH) {
-            vector left = *(const vector *)tile, right = *(const vector *)(tile + LANES);
-            if (addend) left += gpt_load(addend), right += gpt_load(addend + LANES);
-            if (bias) left += gpt_load(bias), right += gpt_load(bias + LANES);
-            gpt_store(c, left);
-            gpt_store(c + LANES, right);
-        } else {
-            for (ptrdiff_t j = 0; j < columns; j++)
-                c[j] = tile[j] + (addend ? addend[j] : 0) + (bias ? bias[j] : 0);
-        }
-    }
+    (by_steps ? gpt_tile_by_steps : gpt_tile_by_rows)(rows, columns, k, a, b, whole ? place : &aside);
+    if (whole) return;
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < columns; j++)
+            place->c[i * place->ldc + j] =
+                detour[i * WIDTH + j] + place->addend[i * place->ld_addend + j] + place->bias[j];
 }
 
 /* LANES rows of LANES values turned about their diagonal, by exchanging ever smaller squares beside it. */
@@ -215,17 +218,17 @@ static void gpt_product(int transpose_a, int transpose_b, ptrdiff_t m, ptrdiff_t
                 const ptrdiff_t rows = m - row < BLOCK_M ? m - row : BLOCK_M;
                 gpt_pack_a(transpose_a, rows, steps, transpose_a ? a + step * lda + row : a + row * lda + step, lda);
                 for (ptrdiff_t j = 0; j < columns; j += WIDTH) {
-                    const ptrdiff_t width = columns - j < WIDTH ? columns - j : WIDTH;
-                    const float *panel = packed_b + j * steps;
-                    float tile[HEIGHT * WIDTH] __attribute__((aligned(64)));
+                    const ptrdiff_t width = columns - j < WIDTH ? columns - j : WIDTH, at = column + j;
                     for (ptrdiff_t i = 0; i < rows; i += HEIGHT) {
-                        const ptrdiff_t height = rows - i < HEIGHT ? rows - i : HEIGHT;
-                        gpt_await_tile(&part, row + i, column + j, height);
-                        if (transpose_a)
-                            gpt_tile_by_steps(height, width, steps, packed_a + i * steps, panel, out.alpha, tile);
-                        else
-                            gpt_tile_by_rows(height, width, steps, packed_a + i * PITCH, panel, out.alpha, tile);
-                        gpt_finish_tile(&part, row + i, column + j, height, width, tile);
+                        const ptrdiff_t height = rows - i < HEIGHT ? rows - i : HEIGHT, top = row + i;
+                        const gpt_place place = {
+                            part.c + top * part.ldc + at,
+                            part.addend ? part.addend + top * part.ld_addend + at : no_addition,
+                            part.bias ? part.bias + at : no_addition,
+                            part.ldc, part.addend ? part.ld_addend : 0, part.alpha,
+                        };
+                        gpt_tile_of_c(transpose_a, height, width, steps,
+                                      packed_a + i * (transpose_a ? steps : PITCH), packed_b + j * steps, &place);
                     }
                 }
             }
