@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (*SHAPE_FIELDS, "batch", "steps", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--micro_batch", type=int, default=0, help="sequences computed at once (default: all)")
     options = parser.parse_args()
     threads.set_threads(options.threads)
     shape = ModelShape(**{name: getattr(options, name) for name in SHAPE_FIELDS})
@@ -30,15 +31,18 @@ def main() -> None:
     gpt, optimizer = GPT(parameters), AdamW(parameters, Settings())
     random = np.random.default_rng(0)
     tokens, targets = random.integers(shape.vocab_size, size=(2, options.batch, shape.seq_len), dtype=np.int32)
-    seconds = []
+    seconds, at_once = [], options.micro_batch or options.batch
     for step in range(1, options.steps + 2):
         started = time.perf_counter()
         gradients.flat.fill(0.0)
-        loss_sum, counted = gpt.loss_and_gradients(tokens, targets, gradients, 1.0 / targets.size)
+        loss_sum = 0.0
+        for first in range(0, options.batch, at_once):
+            rows = slice(first, first + at_once)
+            loss_sum += gpt.loss_and_gradients(tokens[rows], targets[rows], gradients, 1.0 / targets.size)[0]
         optimizer.update(gradients, step, 1.0, optimizer.clip_scale(adamw.norm(gradients.flat)))
         seconds.append(time.perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds[1:], "peak_bytes": peak, "loss": loss_sum / counted, "level": LEVEL}))
+    print(json.dumps({"seconds": seconds[1:], "peak_bytes": peak, "loss": loss_sum / targets.size, "level": LEVEL}))
 
 
 if __name__ == "__main__":

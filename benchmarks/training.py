@@ -23,12 +23,12 @@ HERE = Path(__file__).parent
 NANOGPT = ModelShape(d_model=128, hidden_size=512, vocab_size=65, num_heads=4, seq_len=64, layers=4)
 
 
-def shape_and_batch(name: str) -> tuple[ModelShape, int]:
-    """The model's shape and the sequences in a step."""
+def shape_and_batch(name: str) -> tuple[ModelShape, int, int]:
+    """The model's shape, the sequences in a step, and how many of them the project computes at once."""
     if name == "nanogpt":
-        return NANOGPT, 12
+        return NANOGPT, 12, 12
     settings = preset(name)
-    return settings.shape, settings.batch_size
+    return settings.shape, settings.batch_size, settings.micro_batch
 
 
 def run(python: str, program: str, shape: ModelShape, batch: int, steps: int, threads: int, *more: str) -> dict:
@@ -47,18 +47,26 @@ def main() -> None:
     parser.add_argument("--shape", choices=["nano", "micro", "mini", "nanogpt"], default="mini")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--compile", action="store_true", help="torch.compile the peer")
+    parser.add_argument(
+        "--whole-batch",
+        action="store_true",
+        help="compute the batch in one pass, as the peer does, not as many sequences at once as the preset says",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=0, help="steps in a round (default: by the shape)")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    shape, batch = shape_and_batch(options.shape)
+    shape, batch, micro_batch = shape_and_batch(options.shape)
+    if options.whole_batch:
+        micro_batch = batch
+    own_words = ["--micro_batch", str(micro_batch)]
     steps = options.steps or (3 if options.shape == "mini" else 30)
     peer_words = ["--compile"] if options.compile else []
     own: list[dict] = []
     peer: list[dict] = []
     for number in range(options.rounds):
-        own.append(run(sys.executable, "own_steps.py", shape, batch, steps, options.threads))
+        own.append(run(sys.executable, "own_steps.py", shape, batch, steps, options.threads, *own_words))
         peer.append(run(options.peer_python, "pytorch_peer.py", shape, batch, steps, options.threads, *peer_words))
         print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
     tokens = batch * shape.seq_len
@@ -72,7 +80,8 @@ def main() -> None:
         }
 
     result = {
-        "shape": options.shape, "batch": batch, "seq_len": shape.seq_len, "threads": options.threads,
+        "shape": options.shape, "batch": batch, "micro_batch": micro_batch,
+        "seq_len": shape.seq_len, "threads": options.threads,
         "level": own[0]["level"], "torch": peer[0]["torch"], "compiled": options.compile,
         "own": figures(own), "peer": figures(peer),
     }  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 from gpt_core import reference
 from gpt_core.gradcheck import relative_error
-from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear, threads
+from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, gemm, layer_norm, linear, threads
 
 LIMIT = 2e-6  # float32 against float64, of a whole array
 
@@ -85,6 +85,25 @@ def test_product_transposes_and_accumulates_as_asked(normal, M, K, N):
             assert relative_error(c, wanted) < LIMIT
             linear.product(c, a, b, transpose_a, transpose_b, accumulate=True)
             assert relative_error(c, 2 * wanted) < LIMIT
+
+
+@pytest.mark.parametrize(("M", "K", "N"), [(113, 769, 65), (14, 1537, 1025), (225, 3, 1057), (2, 800, 31)])
+def test_products_hold_past_the_edges_of_every_block(normal, M, K, N):
+    """Rows, inner length and columns each go one past what `matrix_product.h` takes at once."""
+    for transpose_a, transpose_b in ((False, False), (False, True), (True, False), (True, True)):
+        a = normal(K, M) if transpose_a else normal(M, K)
+        b = normal(N, K) if transpose_b else normal(K, N)
+        c = normal(M, N)
+        wanted = c + wide(a.T if transpose_a else a) @ wide(b.T if transpose_b else b)
+        linear.product(c, a, b, transpose_a, transpose_b, accumulate=True)
+        assert relative_error(c, wanted) < LIMIT
+
+
+def test_the_librarys_product_is_the_same_to_rounding(normal):
+    a, b, ours, theirs = normal(70, 33), normal(33, 50), unset(70, 50), unset(70, 50)
+    linear.product(ours, a, b)
+    gemm.library_product(theirs, a, b)
+    assert relative_error(ours, theirs) < LIMIT
 
 
 # ---- layer norm

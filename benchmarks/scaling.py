@@ -1,0 +1,107 @@
+"""How the cost of a training step grows with context, batch, layers and threads: a table, and a picture, scaling.svg.
+
+    python benchmarks/scaling.py [--steps N] [--json]
+
+Each point is a process of its own (`own_steps.py`) on a middling shape of which one number is changed. A step in the
+curves of GFLOP/s that the arithmetic does not explain would be a cliff.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+import msgspec
+from training import run
+
+from gpt_core.config import ModelShape
+from gpt_core.model.costs import step_operations
+from gpt_core.training.run import available_cores
+
+HERE = Path(__file__).parent
+SHAPE = ModelShape(d_model=256, hidden_size=1024, vocab_size=4096, num_heads=4, seq_len=256, layers=4)
+BATCH = 4
+SWEEPS = {
+    "context T, B=1": ("seq_len", (64, 128, 256, 512, 1024, 2048, 4096)),
+    "batch B, T=256": ("batch", (1, 2, 4, 8, 16, 32)),
+    "layers L": ("layers", (1, 2, 4, 8, 16)),
+    "threads": ("threads", tuple(range(1, available_cores() + 1))),
+}
+WIDTH, HEIGHT, MARGIN = 260, 150, 44  # of one plot in the picture
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One run. `gflop_per_s` counts the model's arithmetic (`gpt_core.model.costs`)."""
+
+    value: int
+    tokens_per_s: float
+    gflop_per_s: float
+    peak_gb: float
+
+
+def measured(name: str, value: int, steps: int) -> Point:
+    """The median step with one number changed."""
+    shape = msgspec.structs.replace(SHAPE, **{name: value}) if name in SHAPE.__struct_fields__ else SHAPE
+    batch = {"batch": value, "seq_len": 1}.get(name, BATCH)
+    threads = value if name == "threads" else available_cores()
+    made = run(sys.executable, "own_steps.py", shape, batch, steps, threads)
+    seconds = statistics.median(made["seconds"])
+    operations = step_operations(shape, batch, shape.seq_len).total
+    return Point(value, batch * shape.seq_len / seconds, operations / seconds / 1e9, made["peak_bytes"] / 1e9)
+
+
+def plot(title: str, points: list[Point], left: int) -> str:
+    """One panel of the picture: GFLOP/s over the changed number, each point with its tokens/s."""
+    highest = max(point.gflop_per_s for point in points)
+    spread = max(1, len(points) - 1)
+    places = [
+        (left + MARGIN + (WIDTH - 2 * MARGIN) * i / spread, HEIGHT + 24 - (HEIGHT - 24) * point.gflop_per_s / highest)
+        for i, point in enumerate(points)
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    parts = [
+        f'<text x="{left + MARGIN}" y="14" font-weight="bold">{title}</text>',
+        f'<text x="{left + 4}" y="28">{highest:.0f}</text><text x="{left + 4}" y="{HEIGHT + 24}">0</text>',
+        f'<path d="M{left + 32},24V{HEIGHT + 24}H{left + WIDTH - 8}" fill="none" stroke="#888"/>',
+        f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/>',
+    ]
+    for (x, y), point in zip(places, points, strict=True):
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#0072b2"/>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT + 38}" text-anchor="middle">{point.value}</text>')
+    return "\n".join(parts)
+
+
+def picture(sweeps: dict[str, list[Point]]) -> str:
+    """All panels side by side, as SVG."""
+    panels = [plot(title, points, WIDTH * i) for i, (title, points) in enumerate(sweeps.items())]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(panels)}" height="{HEIGHT + 60}" '
+        'font-family="sans-serif" font-size="11" fill="#333">\n<rect width="100%" height="100%" fill="#fff"/>\n'
+        + "\n".join(panels)
+        + f'\n<text x="4" y="{HEIGHT + 56}">GFLOP/s of a training step</text>\n</svg>\n'
+    )
+
+
+def main() -> None:
+    """Measures everything, prints the table and writes the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5, help="steps of each point, after one that is not counted")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    sweeps = {
+        title: [measured(name, value, options.steps) for value in values] for title, (name, values) in SWEEPS.items()
+    }
+    (HERE / "scaling.svg").write_text(picture(sweeps), encoding="utf-8")
+    if options.json:
+        print(msgspec.json.encode(sweeps).decode())
+        return
+    for title, points in sweeps.items():
+        print(f"\n| {title} | tokens/s | GFLOP/s | peak memory |\n| --- | --- | --- | --- |")
+        for point in points:
+            print(f"| {point.value:,} | {point.tokens_per_s:,.0f} | {point.gflop_per_s:.0f} | {point.peak_gb:.2f} GB |")
+
+
+if __name__ == "__main__":
+    main()
