@@ -48,6 +48,9 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--compile", action="store_true", help="torch.compile the peer")
     parser.add_argument(
+        "--processor-time", action="store_true", help="one thread, and its own seconds: for a machine that is busy"
+    )
+    parser.add_argument(
         "--whole-batch",
         action="store_true",
         help="compute the batch in one pass, as the peer does, not as many sequences at once as the preset says",
@@ -63,6 +66,10 @@ def main() -> None:
     own_words = ["--micro_batch", str(micro_batch)]
     steps = options.steps or (3 if options.shape == "mini" else 30)
     peer_words = ["--compile"] if options.compile else []
+    if options.processor_time:
+        options.threads = 1
+        for words in (own_words, peer_words):
+            words.append("--processor_time")
     own: list[dict] = []
     peer: list[dict] = []
     for number in range(options.rounds):
