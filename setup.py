@@ -151,6 +151,8 @@ def extensions() -> list[Extension]:
                 shutil.copyfile(kernel.sources[0], source)
             options = blas()
             options["extra_compile_args"] = [*options.get("extra_compile_args", []), *VECTORISE, *flags]
+            if name == "gemm" and not MSVC:  # its sums keep their order, so that their bits do not depend on the tile
+                options["extra_compile_args"].append("-fno-associative-math")
             options["include_dirs"] = [*options.get("include_dirs", []), "gpt_core/kernels"]
             built.append(Extension(f"gpt_core.kernels.{level}.{name}", [str(source)], depends=HEADERS, **options))
     return built
