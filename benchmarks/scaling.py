@@ -1,6 +1,6 @@
 """How the cost of a training step grows with context, batch, layers and threads: a table, and a picture, scaling.svg.
 
-    python benchmarks/scaling.py [--steps N] [--json]
+    python benchmarks/scaling.py [--steps N] [--processor-time] [--json]
 
 Each point is a process of its own (`own_steps.py`) on a middling shape of which one number is changed. A step in the
 curves of GFLOP/s that the arithmetic does not explain would be a cliff.
@@ -41,12 +41,13 @@ class Point(msgspec.Struct, frozen=True):
     peak_gb: float
 
 
-def measured(name: str, value: int, steps: int) -> Point:
+def measured(name: str, value: int, steps: int, processor_time: bool) -> Point:
     """The median step with one number changed."""
     shape = msgspec.structs.replace(SHAPE, **{name: value}) if name in SHAPE.__struct_fields__ else SHAPE
     batch = {"batch": value, "seq_len": 1}.get(name, BATCH)
-    threads = value if name == "threads" else available_cores()
-    made = run(sys.executable, "own_steps.py", shape, batch, steps, threads)
+    threads = value if name == "threads" else 1 if processor_time else available_cores()
+    words = ["--processor_time"] if processor_time else []
+    made = run(sys.executable, "own_steps.py", shape, batch, steps, threads, *words)
     seconds = statistics.median(made["seconds"])
     operations = step_operations(shape, batch, shape.seq_len).total
     return Point(value, batch * shape.seq_len / seconds, operations / seconds / 1e9, made["peak_bytes"] / 1e9)
@@ -88,10 +89,15 @@ def main() -> None:
     """Measures everything, prints the table and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5, help="steps of each point, after one that is not counted")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="one thread, and its own seconds: for a machine that is busy"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     sweeps = {
-        title: [measured(name, value, options.steps) for value in values] for title, (name, values) in SWEEPS.items()
+        title: [measured(name, value, options.steps, options.processor_time) for value in values]
+        for title, (name, values) in SWEEPS.items()
+        if not (options.processor_time and name == "threads")
     }
     (HERE / "scaling.svg").write_text(picture(sweeps), encoding="utf-8")
     if options.json:
