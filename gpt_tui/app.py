@@ -145,7 +145,7 @@ class GptApp(App[None]):
     def _announce(self, event: AnyEvent) -> None:
         match event:
             case CheckpointSaved(kind=kind, path=path, step=step) if kind != "best":
-                self.notify(f"saved {one_line(path)} at step {whole(step)}", markup=False)
+                self.notify(f"saved {one_line(PurePath(path).stem)} at step {whole(step)}", markup=False)
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")

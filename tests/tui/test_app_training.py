@@ -125,7 +125,7 @@ async def test_charts_and_numbers_follow_the_run(tmp_path: Path):
         await bench.until_step(600)
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
-        for chart in bench.app.main.query(Chart):
+        for chart in bench.app.main.query_one(TrainPane).charts.query(Chart):
             assert chart.history is bench.app.engine.history
         shown = bench.text()
         for words in ("loss", "perplexity", "◆", "★", "bits/byte", "patience", "1.06M, 2 threads", "stopped"):
@@ -143,7 +143,7 @@ async def test_chart_keys_change_scale_axis_and_part(tmp_path: Path):
         await bench.pilot.press("plus", "left")
         assert pane.view.span == 0.5
         assert pane.view.end is not None
-        assert all(chart.view == pane.view for chart in bench.app.main.query(Chart))
+        assert all(chart.view == pane.view for chart in pane.query(Chart))
         await bench.pilot.press("minus")
         assert pane.view.span == 1.0
         await bench.pilot.press("plus", "plus", "0")
