@@ -21,7 +21,8 @@ def lock_holder(folder: Path | str, locks: Path = LOCKS) -> int | None:
     """The number of the live process that trains in this folder; None if there is none, or none can be seen."""
     try:
         with files.open_regular(Path(folder, LOCK)) as file:
-            process, inode = int(file.read(_MOST_DIGITS) or b"0"), os.fstat(file.fileno()).st_ino
+            first_line = (file.read(_MOST_DIGITS) or b"0").partition(b"\n")[0]
+            process, inode = int(first_line), os.fstat(file.fileno()).st_ino
     except (OSError, ValueError):
         return None
     if process <= 0:

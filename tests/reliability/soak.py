@@ -16,7 +16,8 @@ from pathlib import Path
 
 from gpt_core.generation.sampler import Sampling
 from gpt_core.settings import resolve
-from gpt_tui.chat_model import ChatModels, make_generator, reply
+from gpt_tui.chat_model import ChatModels, make_generator
+from gpt_tui.chat_reply import reply, side_by_side
 from gpt_tui.engine import Engine, RunRequest
 from gpt_tui.open_request import open_request
 from gpt_tui.run_status import Phase
@@ -37,6 +38,9 @@ class Sink:
 
     def __init__(self, done: Counter[str]) -> None:
         self._done = done
+
+    def delayed(self, words: str) -> None:
+        """The weights are being copied."""
 
     def began(self, model: str) -> None:
         """A model answers."""
@@ -87,11 +91,11 @@ class User:
         """A reply of the model in training, unless one is under way."""
         if self._reply is not None and self._reply.is_alive():
             return
-        self._reply = threading.Thread(
-            target=reply, args=("The cat", self._sampling, look),
-            kwargs={"find": self._models.answerer, "make": make_generator, "stopped": threading.Event(),
-                    "sink": Sink(self.done)},
+        words = reply(
+            "The cat", self._sampling, look, find=lambda tell: self._models.answerer(tell=tell), make=make_generator,
+            stopped=threading.Event(), sink=Sink(self.done),
         )  # fmt: skip
+        self._reply = threading.Thread(target=side_by_side, args=([words],))
         self._reply.start()
 
 

@@ -57,7 +57,7 @@ def test_thousands_of_steps_with_saves_and_evaluations_leave_memory_files_and_th
 def test_a_soak_with_saves_evaluations_chat_and_pauses_leaves_memory_files_and_threads_flat(
     folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    steps = count(20_000, 1_000_000)
+    steps = count(60_000, 1_000_000)
     command = [sys.executable, "-m", "tests.reliability.soak", str(folder), str(steps)]
     soak = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert soak.returncode == 0, soak.stderr
