@@ -1,6 +1,6 @@
 """Makes the README's pictures: the real app, training the nano preset on the text that ships with it.
 
-    python docs/make_pictures.py [--seconds 75]
+    python docs/make_pictures.py [--seconds 60]
 
 Needs Pillow and the DejaVu Sans Mono font. Runs the app in a terminal of its own making, presses its keys, and draws
 what is on that screen cell by cell.
@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +24,7 @@ from textual.pilot import Pilot
 from gpt_core.settings import resolve
 from gpt_tui.app import GptApp
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 SIZE = (120, 36)
 CELL_WIDTH, CELL_HEIGHT = 10, 21
 FONT_SIZE = 16
@@ -29,7 +32,15 @@ Colour = tuple[int, int, int]
 # the dots of a braille character, bit by bit: column and row
 BRAILLE_DOTS = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3))
 # which halves of the cell's cross a box-drawing character has: up, right, down, left
-BOX_ARMS = {"─": "rl", "│": "ud", "╭": "rd", "╮": "ld", "╰": "ur", "╯": "ul", "━": "rl", "┈": "rl", "▏": "ud"}
+BOX_ARMS = {
+    "─": "rl", "│": "ud", "╭": "rd", "╮": "ld", "╰": "ur", "╯": "ul", "━": "rl", "┈": "rl", "▏": "ud",
+    "┌": "rd", "┐": "ld", "└": "ur", "┘": "ul", "├": "udr", "┤": "udl", "┬": "rld", "┴": "rlu", "╸": "l", "╺": "r",
+}  # fmt: skip
+# runs to lay over each other: the folder and what it sets otherwise
+OTHER_RUNS = {
+    "runs/low-rate": ("attn_lr=3e-4", "mlp_lr=3e-4", "norm_lr=3e-4", "pos_lr=3e-4", "unembed_lr=3e-4"),
+    "runs/two-layers": ("layers=2",),
+}
 
 
 def font(bold: bool) -> ImageFont.FreeTypeFont:
@@ -104,32 +115,49 @@ async def reply_to(app: GptApp, pilot: Pilot[None], prompt: str, seconds: float)
     await pilot.pause(seconds)
 
 
+def train_others() -> None:
+    """Two short headless runs."""
+    for folder, assignments in OTHER_RUNS.items():
+        words = [word for assignment in (*assignments, "eval_every_steps=200") for word in ("--set", assignment)]
+        command = [sys.executable, "-m", "gpt_tui", "--train-only", "--max-steps", "1200", "--models-dir", folder]
+        subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
+
+
 async def make_pictures(seconds: float) -> None:
-    """Trains for so long and takes a picture of each tab."""
-    with tempfile.TemporaryDirectory() as folder:
-        resolved = resolve(preset="nano", options={"models_dir": str(Path(folder, "models"))})
-        app = GptApp(resolved.settings, resolved.preset)
-        async with app.run_test(size=SIZE) as pilot:
+    """Trains for so long and takes a picture of the tabs."""
+    resolved = resolve(preset="nano", assignments=["eval_every_steps=200"])
+    app = GptApp(resolved.settings, resolved.preset)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.pause(0.5)
+        await pilot.press("s")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
             await pilot.pause(0.5)
-            await pilot.press("s")
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                await pilot.pause(0.5)
-            save_picture(app, HERE / "app-train.png")
-            await pilot.press("f3")
-            await pilot.pause(0.5)
-            await reply_to(app, pilot, "It was a truth", 4)
-            await reply_to(app, pilot, "Her sister", 4)
-            save_picture(app, HERE / "app-chat.png")
-            app.engine.stop()
-            app.engine.join()
+        save_picture(app, HERE / "app-train.png")
+        await pilot.press("f3")
+        await pilot.pause(0.5)
+        await reply_to(app, pilot, "It was a truth", 4)
+        await reply_to(app, pilot, "Her sister", 4)
+        save_picture(app, HERE / "app-chat.png")
+        app.engine.stop()
+        app.engine.join()
+        train_others()
+        await pilot.press("f5")
+        await pilot.pause(3)
+        await pilot.press("space", "down", "space", "down", "space", "m", "m")
+        await pilot.pause(2)
+        save_picture(app, HERE / "app-runs.png")
 
 
 def main() -> None:
-    """Makes both pictures."""
+    """Makes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=75.0, help="of training before the first picture")
-    asyncio.run(make_pictures(parser.parse_args().seconds))
+    parser.add_argument("--seconds", type=float, default=60.0, help="of training before the first picture")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PYTHONPATH"] = str(HERE.parent)
+        os.chdir(folder)
+        asyncio.run(make_pictures(options.seconds))
 
 
 if __name__ == "__main__":
