@@ -39,6 +39,8 @@ class ModelChooser(Select[str]):
         wanted = offers(self._listed, chosen, beside=self._beside)
         if self.expanded and chosen == self.chosen:
             return  # nobody's list changes under his hand
+        if wanted == self._offers and chosen == self.value:
+            return
         if wanted != self._offers:
             self._offers = wanted
             self.set_options(self._lines())

@@ -117,13 +117,18 @@ class Turn(Vertical):
 class Transcript(VerticalScroll):
     """The turns, the newest at the bottom and in view."""
 
+    _said = ""
+
     def compose(self) -> ComposeResult:
         """What to do first."""
         yield Static("", id="chat-empty", markup=False)
 
     def say_when_empty(self, has_model: bool) -> None:
         """What an empty conversation tells the user."""
-        self.query_one("#chat-empty", Static).update(Content(EMPTY if has_model else NO_MODEL))
+        words = EMPTY if has_model else NO_MODEL
+        if words != self._said:
+            self._said = words
+            self.query_one("#chat-empty", Static).update(Content(words))
 
     @property
     def turns(self) -> list[Turn]:
