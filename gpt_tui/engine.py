@@ -115,6 +115,7 @@ class Engine:
         self._seen_end = True
         self._woken = False
         self.history = RunHistory()
+        self._earlier = self.history  # of the run before; shown again where a new one is refused
         self.opening: tuple[str, float] = ("", 0.0)
         self.failure: Failure | None = None
         self.warning = ""
@@ -129,6 +130,7 @@ class Engine:
         settings = request.settings
         limits = Limits(settings.max_epochs, settings.patience, settings.improvement_threshold)
         self.request = request
+        self._earlier = self.history
         self.history = RunHistory(limits=limits)
         self._buffer = EventBuffer(self.history, self._clock)
         self.opening, self.failure, self.warning = ("reading the text", 0.0), None, ""
@@ -209,7 +211,7 @@ class Engine:
 
     def _phase_at_rest(self) -> Phase:
         reason = self.history.finished.reason if self.history.finished else ""
-        if self.failure or reason == "diverged":
+        if (self.failure and not self.failure.run_exists) or reason == "diverged":
             return Phase.FAILED
         if reason == "stopped":
             return Phase.STOPPED
@@ -228,6 +230,8 @@ class Engine:
         changed = drained.changed or (ended and not self._seen_end)
         if ended:
             self._seen_end, self._trainer, self._requests = True, None, None  # its memory is free again
+            if self.failure and self.failure.run_exists:  # nothing was begun: what was there stays
+                self.history = self._earlier
         return drained._replace(changed=changed)
 
     def live_model(self) -> AnyTrainer | None:

@@ -82,9 +82,10 @@ def quit_question(words: str) -> ChoiceScreen:
 def run_exists_question(error: str, *, can_resume: bool) -> ChoiceScreen:
     """What to do when another run's checkpoints are where a new one would save."""
     resume = (Choice("r", "Resume that run", "resume"),) if can_resume else ()
+    what, _, _options = error.partition("; ")  # of the command line, which the answers stand for here
     return ChoiceScreen(
         "Another run is there",
-        f"{error}.",
+        f"{what}. To keep it, set up the new run with another models_dir.",
         (*resume, Choice("d", "Delete them and start", "overwrite")),
     )
 

@@ -181,6 +181,19 @@ def test_checkpoints_in_the_way_are_told_apart_from_other_failures(bench: Bench)
     bench.until_ended()
     assert bench.engine.failure is not None
     assert bench.engine.failure.run_exists
+    assert bench.engine.phase is Phase.IDLE
+
+
+def test_a_run_that_is_refused_leaves_the_one_before_on_the_screen(bench: Bench):
+    bench.engine.start(bench.request)
+    bench.until_step(5)
+    bench.engine.stop()
+    bench.until_ended()
+    step = bench.engine.history.step
+    bench.opener.error = RunExistsError("models holds another run's checkpoints")
+    bench.engine.start(bench.request)
+    bench.until_ended()
+    assert (bench.engine.history.step, bench.engine.phase) == (step, Phase.STOPPED)
 
 
 def test_every_step_reaches_the_history_exactly_once(bench: Bench):
