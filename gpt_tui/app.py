@@ -41,7 +41,7 @@ from gpt_tui.screens.choice import quit_question
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.main import MainScreen
 from gpt_tui.screens.setup import SetupScreen
-from gpt_tui.theme import NIGHT, OWN_THEMES, run_colours
+from gpt_tui.theme import NIGHT, OWN_THEMES, own_variables
 
 DRAIN_INTERVAL_S = 0.25
 LEAD_S = 10.0  # of the countdown of a first start
@@ -105,7 +105,7 @@ class GptApp(App[None]):
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """The colours that the styles name beside Textual's own."""
-        return run_colours(self.current_theme.dark)
+        return own_variables(self.current_theme)
 
     def get_driver_class(self) -> type[Driver]:
         """Textual's choice, but for a terminal that may hang up."""

@@ -6,6 +6,7 @@ light one; what they mean is always told by a shape or a word, too.
 
 from __future__ import annotations
 
+from textual.color import Color
 from textual.theme import Theme
 
 NIGHT = Theme(
@@ -73,3 +74,17 @@ RUNS_ON_LIGHT = ("#0072b2", "#b36b00", "#00795a", "#c24a00", "#a5487f", "#6f6800
 def run_colours(dark: bool) -> dict[str, str]:
     """`run-1` to `run-8` for a dark or a light theme."""
     return {f"run-{number}": colour for number, colour in enumerate(RUNS_ON_DARK if dark else RUNS_ON_LIGHT, 1)}
+
+
+def own_variables(theme: Theme) -> dict[str, str]:
+    """What the styles name beside Textual's own variables: `run-1` to `run-8`, `frame`, `key`.
+
+    In others' themes a frame is fainter than that of the focus, and a key's name is dark or light enough to be read.
+    """
+    colours = theme.to_color_system().generate()
+    frame, key = colours["border"], theme.accent or colours["accent"]
+    background, foreground = (Color.parse(colours[name]) for name in ("background", "foreground"))
+    if theme not in OWN_THEMES and background.ansi is None and foreground.ansi is None:
+        frame = background.blend(foreground, 0.25).hex
+        key = colours["text-accent"]
+    return run_colours(theme.dark) | {"frame": frame, "key": key}

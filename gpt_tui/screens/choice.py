@@ -38,7 +38,7 @@ class ChoiceScreen(ModalScreen[str]):
             yield Static(Content.styled(self._title, "bold"), id="dialog-title", markup=False)
             yield Static(Content(printable(self._question)), id="dialog-question", markup=False)
             for choice in (*self._choices, Choice("esc", "Stay", "stay")):
-                label = Content.assemble((choice.key.rjust(3), "bold $accent"), f"  {choice.words}")
+                label = Content.assemble((choice.key.rjust(3), "bold $key"), f"  {choice.words}")
                 yield Button(label, id=f"choice-{choice.value}", compact=True)
 
     def on_mount(self) -> None:

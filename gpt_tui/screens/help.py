@@ -58,7 +58,7 @@ class HelpScreen(ModalScreen[None]):
         parts = [Content(ABOUT[self._tab]), Content("")]
         for title, keys in help_table(places, self._keymap):
             parts.append(Content.styled(title, "bold $primary"))
-            parts += [Content.assemble((f"  {names.ljust(KEY_WIDTH)}", "bold $accent"), words) for names, words in keys]
+            parts += [Content.assemble((f"  {names.ljust(KEY_WIDTH)}", "bold $key"), words) for names, words in keys]
             parts.append(Content(""))
         parts.append(
             Content.styled("^p opens the command palette: every command, themes, a screenshot.", "$foreground 60%")

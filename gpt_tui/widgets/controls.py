@@ -38,4 +38,4 @@ class Controls(Horizontal):
                     button.label = label
 
     def _label(self, key: Key, words: str) -> Content:
-        return Content.assemble((shown_key(key, dict(self.app._keymap)), "bold $accent"), " ", words)
+        return Content.assemble((shown_key(key, dict(self.app._keymap)), "bold $key"), " ", words)

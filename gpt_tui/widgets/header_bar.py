@@ -34,7 +34,7 @@ class HeaderBar(Horizontal):
         """The tabs' keys where there is room; what is left is the model's."""
         labels = tab_labels(self.size.width, dict(self.app._keymap))
         for name, (key, title) in labels.items():
-            self.query_one(f"#tab-{name}", Tab).label = Content.assemble((key, "$accent"), " " * bool(key), title)
+            self.query_one(f"#tab-{name}", Tab).label = Content.assemble((key, "$key"), " " * bool(key), title)
         self.query_one(Tabs).styles.width = tabs_width(labels)
         self._fit()
 

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from textual.app import App
 
 from gpt_tui.run_status import Phase
+from gpt_tui.theme import own_variables
 from gpt_tui.widgets.controls import Controls
 from gpt_tui.widgets.status_panel import StatusPanel
 from tests.tui.app_bench import AppBench, running_app
@@ -103,3 +105,9 @@ async def test_no_size_is_too_odd(tmp_path: Path, size: tuple[int, int]):
         await bench.pilot.press("f2")
         await bench.pilot.resize_terminal(80, 24)
         await bench.until_seen("▶ training")
+
+
+def test_in_every_theme_a_frame_differs_from_that_of_the_focus() -> None:
+    for theme in App().available_themes.values():
+        if "ansi" not in theme.name:
+            assert own_variables(theme)["frame"].lower() != theme.primary.lower()
