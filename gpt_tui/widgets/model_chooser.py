@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.widgets import Select
 
 from gpt_tui.chat_choice import AUTOMATIC, NOBODY, Listed, offers
 
 
-class ModelChooser(Select[str]):
-    """The model that answers, or, `beside` it, a second one or nobody. Its value is one of `gpt_tui.chat_choice`."""
+class ModelChooser(Select[str], inherit_bindings=False):
+    """The model that answers, or, `beside` it, a second one or nobody. Its value is one of `gpt_tui.chat_choice`.
+
+    The arrows go on to the next field, as everywhere in the form, so that they open nothing.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,space", "show_overlay", "Show menu", show=False)]
 
     def __init__(self, *, beside: bool, id: str) -> None:
         self._beside = beside
