@@ -82,7 +82,7 @@ def own_variables(theme: Theme) -> dict[str, str]:
     In others' themes a frame is fainter than that of the focus, and a key's name is dark or light enough to be read.
     """
     colours = theme.to_color_system().generate()
-    frame, key = colours["border"], theme.accent or colours["accent"]
+    frame, key = colours["border"], colours["accent"]
     background, foreground = (Color.parse(colours[name]) for name in ("background", "foreground"))
     if theme not in OWN_THEMES and background.ansi is None and foreground.ansi is None:
         frame = background.blend(foreground, 0.25).hex
