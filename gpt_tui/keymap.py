@@ -163,15 +163,18 @@ def readable(name: str) -> str:
     return "".join("^" if modifier == "ctrl" else f"{modifier}+" for modifier in modifiers) + key
 
 
-def help_table(places: Iterable[Place], keymap: dict[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """For each place its title and its (keys, what they do)."""
+def help_table(
+    places: Iterable[Place], keymap: dict[str, str], *, typing: bool = False
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """For each place its title and its (keys, what they do); where one is `typing`, without the keys that write."""
     return [
-        (
-            PLACE_TITLES[place],
-            [
-                (", ".join(readable(name) for name in (keymap.get(key.id) or key.keys).split(",")), key.help)
-                for key in keys_of(place)
-            ],
-        )
+        (PLACE_TITLES[place], [(key_names(key, keymap, typing=typing), key.help) for key in keys_of(place)])
         for place in places
     ]
+
+
+def key_names(key: Key, keymap: dict[str, str], *, typing: bool = False) -> str:
+    """All keys that do it: `p or space`; where one is `typing`, those that write nothing, if there are any."""
+    names = (keymap.get(key.id) or key.keys).split(",")
+    quiet = [name for name in names if len(readable(name)) > 1 and name != "space"]
+    return " or ".join(readable(name) for name in (quiet if typing and quiet else names))

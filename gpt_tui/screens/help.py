@@ -37,7 +37,7 @@ ABOUT: dict[str, str] = {
     "from the preset. Beside them stands what the run would take: memory by formula, the speed from a few steps "
     "that are timed here and leave nothing behind. `gpt-tui --config FILE` starts what was saved.",
 }
-KEY_WIDTH = 16
+KEY_WIDTH = 18
 
 
 class HelpScreen(ModalScreen[None]):
@@ -56,7 +56,8 @@ class HelpScreen(ModalScreen[None]):
         """What the tab is, then its keys."""
         places: list[Place] = [*places_of(self._tab), "everywhere"]
         parts = [Content(ABOUT[self._tab]), Content("")]
-        for title, keys in help_table(places, self._keymap):
+        typing = self._tab in ("chat", "setup")
+        for title, keys in help_table(places, self._keymap, typing=typing):
             parts.append(Content.styled(title, "bold $primary"))
             parts += [Content.assemble((f"  {names.ljust(KEY_WIDTH)}", "bold $key"), words) for names, words in keys]
             parts.append(Content(""))

@@ -85,6 +85,12 @@ def test_help_lists_every_key_and_follows_the_users_keymap():
     assert [readable(name) for name in ("ctrl+q", "escape", "plus", "f1", "left")] == ["^q", "esc", "+", "F1", "←"]
 
 
+def test_where_one_types_help_lists_no_key_that_writes():
+    for typing, names in ((False, "F2 or t"), (True, "F2")):
+        (_, keys), *_ = help_table(["everywhere"], {}, typing=typing)
+        assert (names, "Go to the Train tab") in keys
+
+
 def test_sampling_fields_begin_with_the_settings_and_mean_them():
     sampling, seed = parse_sampling(initial_texts(preset("nano")))
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.max_tokens) == (0.8, 0, 0.95, 200)
