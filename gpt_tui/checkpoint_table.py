@@ -119,8 +119,8 @@ def _middle(files: Sequence[StoredFile], now_s: float) -> list[_Column]:
     return [
         _Column("kind", [file.found.kind for file in files], 2),
         _Column("step", cells(lambda info: whole(info.step)), 8, True),
-        _Column("loss", cells(mean_loss), 5, True),
-        _Column("accuracy", cells(best_accuracy), 6, True),
+        _Column("loss", cells(lambda info: mean_loss(info) or "–"), 5, True),
+        _Column("accuracy", cells(lambda info: best_accuracy(info) or "–"), 6, True),
         _Column("shape", cells(lambda info: shape_words(info.settings.shape)), 1),
         _Column("size", [size(file.stamp.size) for file in files], 4, True),
         _Column("age", [age(max(0.0, now_s - file.saved_s)) for file in files], 7, True),
