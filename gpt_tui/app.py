@@ -263,8 +263,9 @@ class GptApp(App[None]):
         self.main.go(tab)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Every command of the key table that makes sense now, beside Textual's own."""
-        yield from (command for command in super().get_system_commands(screen) if command.title != "Quit")
+        """Every command of the key table that makes sense now, beside those of Textual's that the table lacks."""
+        others = super().get_system_commands(screen)
+        yield from (command for command in others if command.title not in ("Quit", "Keys"))
         for key in KEYS:
             namespace = self._owner_of(key, screen)
             if namespace is not None and namespace.check_action(key.action.partition("(")[0], ()) is not None:
