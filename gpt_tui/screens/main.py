@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -158,6 +159,8 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         """A run begins: it is on the Train tab."""
         self.wait_for_user()
         self.banner.say("")
+        charts = self.query_one(TrainPane).charts
+        charts.view = replace(charts.view.reset(), cursor=None)  # the place looked at was one of the run before
         self.go("train")
         self.show(at_once=True)
 
