@@ -76,7 +76,9 @@ class OverlayChart(Chart):
     def _write_border(self) -> None:
         unknown = self.quantity == "bits a byte" and not any(run.history.evaluations for run in self.runs)
         more = ": no run has been evaluated yet" if unknown else ", log scale" if self.view.log else ""
-        self.border_title = f" {TITLES[self.quantity]}{more} "
+        framed = self.styles.border_bottom[0] not in ("", "none")
+        title = f"{TITLES[self.quantity]}{more}"
+        self.border_title = title if framed else f" {title} "  # a rule without corners leaves no room of its own
 
 
 class OverlayLegend(Widget):
