@@ -24,23 +24,23 @@ from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK,
 from gpt_core.settings import Resolved
 from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
 from gpt_tui.bindings import bindings
-from gpt_tui.chat_model import MakeGenerator, make_generator
-from gpt_tui.engine import Engine, OpenRun, RunRequest
+from gpt_tui.chat.model import MakeGenerator, make_generator
 from gpt_tui.error_log import keep_traceback, log_path
+from gpt_tui.headless.signals import SAME_PRESS_S, leave_now
 from gpt_tui.keymap import KEYS, Key
 from gpt_tui.messages import EngineWoke
-from gpt_tui.open_request import open_request
 from gpt_tui.plain_text import one_line
 from gpt_tui.preferences import NO_PREFERENCES, Preferences, read_preferences
-from gpt_tui.probing import Probes
 from gpt_tui.quantities import whole
-from gpt_tui.run_history import ending
-from gpt_tui.run_signals import SAME_PRESS_S, leave_now
-from gpt_tui.run_status import next_steps
+from gpt_tui.run.engine import Engine, OpenRun, RunRequest
+from gpt_tui.run.history import ending
+from gpt_tui.run.open_request import open_request
+from gpt_tui.run.status import next_steps
 from gpt_tui.screens.choice import quit_question
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.main import MainScreen
 from gpt_tui.screens.setup import SetupScreen
+from gpt_tui.setup.probing import Probes
 from gpt_tui.theme import NIGHT, OWN_THEMES, own_variables
 
 DRAIN_INTERVAL_S = 0.25

@@ -56,7 +56,7 @@ class Version(argparse.Action):
 
 
 class Command(NamedTuple):
-    """A word after `gpt-tui`: what it does, its arguments, and the function that does it, as "module:function"."""
+    """A word after `gpt-tui`: what it does, its arguments, and the function of `gpt_tui.commands` that does it."""
 
     summary: str
     add_arguments: Callable[[Parser], None]
@@ -188,23 +188,19 @@ def add_json(parser: Parser) -> None:
 
 
 COMMANDS = {
-    "watch": Command("follow a run that trains in another terminal", add_watch, "gpt_tui.watching:watch"),
-    "generate": Command("go on from a prompt", add_generate, "gpt_tui.talking:generate"),
-    "chat": Command("the plain chat; `exit` or the end of input ends it", add_chat, "gpt_tui.talking:chat"),
-    "evaluate": Command("score a checkpoint on the whole eval text", add_evaluate, "gpt_tui.commands:evaluate"),
-    "verify": Command("check that checkpoints are whole", add_verify, "gpt_tui.commands:verify"),
-    "verify-resume": Command(
-        "check that resuming changes nothing", add_verify_resume, "gpt_tui.resume_check:verify_resume"
-    ),
-    "gradcheck": Command("check every gradient of the model", add_json, "gpt_tui.commands:gradcheck"),
-    "bench": Command(
-        "how fast this machine trains and writes, and where the time goes", add_bench, "gpt_tui.bench:bench"
-    ),
-    "tokenize": Command("cut a text into tokens, and put it together again", add_tokenize, "gpt_tui.commands:tokenize"),
-    "serve": Command("the app in a browser, on this machine alone", add_serve, "gpt_tui.serving:serve"),
-    "config": Command("the settings in force as TOML, and where each is from", add_settings, "gpt_tui.commands:config"),
+    "watch": Command("follow a run that trains in another terminal", add_watch, "watching:watch"),
+    "generate": Command("go on from a prompt", add_generate, "talking:generate"),
+    "chat": Command("the plain chat; `exit` or the end of input ends it", add_chat, "talking:chat"),
+    "evaluate": Command("score a checkpoint on the whole eval text", add_evaluate, "looking:evaluate"),
+    "verify": Command("check that checkpoints are whole", add_verify, "looking:verify"),
+    "verify-resume": Command("check that resuming changes nothing", add_verify_resume, "resume_check:verify_resume"),
+    "gradcheck": Command("check every gradient of the model", add_json, "looking:gradcheck"),
+    "bench": Command("how fast this machine trains and writes, and where the time goes", add_bench, "bench:bench"),
+    "tokenize": Command("cut a text into tokens, and put it together again", add_tokenize, "looking:tokenize"),
+    "serve": Command("the app in a browser, on this machine alone", add_serve, "serving:serve"),
+    "config": Command("the settings in force as TOML, and where each is from", add_settings, "looking:config"),
 }
-TRAIN = Command("", add_training, "gpt_tui.starting:start")
+TRAIN = Command("", add_training, "starting:start")
 
 EPILOG = (
     "commands, each with its own --help:\n"
@@ -251,7 +247,7 @@ def run(arguments: list[str]) -> int:
         parser.error(f"unknown command {named!r}" + (f"; did you mean {near[0]}?" if near else ""))
     options = parser.parse_all(arguments if command is TRAIN else arguments[1:])
     module, _, function = command.function.partition(":")
-    code: int = getattr(import_module(module), function)(options)
+    code: int = getattr(import_module(f"gpt_tui.commands.{module}"), function)(options)
     return code
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from textual.message import Message
 
 from gpt_core.training.estimate import StepTime, Texts
-from gpt_tui.chat_choice import Listed
-from gpt_tui.checkpoint_files import FolderView, Stamp
-from gpt_tui.run_history import RunHistory
-from gpt_tui.run_logs import RunLog
-from gpt_tui.run_setup import Setup
+from gpt_tui.chat.choice import Listed
+from gpt_tui.checkpoints.files import FolderView, Stamp
+from gpt_tui.run.history import RunHistory
+from gpt_tui.run.outlook import Setup
+from gpt_tui.runs.logs import RunLog
 
 
 class EngineWoke(Message, bubble=False):

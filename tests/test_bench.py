@@ -19,7 +19,8 @@ from gpt_core.model.costs import prompt_operations, step_operations
 from gpt_core.model.parameters import parameter_count
 from gpt_core.profiling import PARTS, Profile
 from gpt_core.training.run import open_run
-from gpt_tui import bench, cli
+from gpt_tui import cli
+from gpt_tui.commands import bench
 from tests.core.training_samples import tiny_settings
 from tests.program import tiny, write_texts
 

@@ -22,7 +22,8 @@ from gpt_core import __version__, gradcheck
 from gpt_core.config import Settings, preset
 from gpt_core.errors import SaveError
 from gpt_core.settings import Resolved
-from gpt_tui import cli, starting, talking
+from gpt_tui import cli
+from gpt_tui.commands import starting, talking
 from tests.program import PROGRAM, TIMEOUT_S, Terminal, environment, run_program, tiny, write_texts
 
 COMMANDS = ("generate", "evaluate", "chat", "verify", "gradcheck", "tokenize", "config")
@@ -101,7 +102,8 @@ def test_parsing_imports_neither_textual_nor_numpy_nor_the_model() -> None:
 
 def test_commands_do_without_textual() -> None:
     script = (
-        "import sys, gpt_tui.headless, gpt_tui.commands, gpt_tui.talking, gpt_tui.starting\n"
+        "import sys, gpt_tui.headless.training\n"
+        "from gpt_tui.commands import looking, starting, talking\n"
         "print([name for name in sys.modules if name.startswith('textual')])"
     )
     run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
@@ -173,7 +175,7 @@ def test_every_error_has_its_exit_code(
     def fail(_options: object) -> int:
         raise error
 
-    monkeypatch.setattr("gpt_tui.commands.config", fail)
+    monkeypatch.setattr("gpt_tui.commands.looking.config", fail)
     assert cli.main(["config"]) == code
     assert capsys.readouterr().err.endswith(told)
 
@@ -182,7 +184,7 @@ def test_an_error_that_nobody_foresaw_is_not_hidden(monkeypatch: pytest.MonkeyPa
     def fail(_options: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gpt_tui.commands.config", fail)
+    monkeypatch.setattr("gpt_tui.commands.looking.config", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["config"])
 

@@ -16,11 +16,11 @@ from rich.console import Console
 from gpt_core.training import events as ev
 from gpt_core.training.checkpoint import verify_checkpoint
 from gpt_core.training.requests import TrainerRequests
-from gpt_tui import run_signals
-from gpt_tui.headless import batched
-from gpt_tui.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
-from gpt_tui.run_history import Limits, RunHistory, advance_all
-from gpt_tui.run_signals import Interrupted, RunSignals
+from gpt_tui.headless import signals as run_signals
+from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
+from gpt_tui.headless.signals import Interrupted, RunSignals
+from gpt_tui.headless.training import batched
+from gpt_tui.run.history import Limits, RunHistory, advance_all
 from tests.program import TIMEOUT_S, Terminal, run_program, start_program, tiny, write_texts
 
 LATEST = Path("models/ckpt_latest.safetensors")

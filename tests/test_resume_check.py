@@ -10,8 +10,9 @@ import pytest
 from gpt_core.training import events as ev
 from gpt_core.training.checkpoint import Checkpoint
 from gpt_core.training.metrics_log import MetricsLog
-from gpt_tui import cli, resume_check
-from gpt_tui.resume_check import Row, compared_checkpoints, compared_logs
+from gpt_tui import cli
+from gpt_tui.commands import resume_check
+from gpt_tui.commands.resume_check import Row, compared_checkpoints, compared_logs
 from tests.core.checkpoint_samples import sample
 from tests.program import run_program, tiny, write_texts
 

@@ -10,8 +10,9 @@ import pytest
 
 from gpt_core.errors import InputError
 from gpt_core.training.checkpoint import verify_checkpoint
-from gpt_tui import cli, serving
+from gpt_tui import cli
 from gpt_tui.cli import Parser, add_serve
+from gpt_tui.commands import serving
 from tests.program import start_program, tiny, write_texts
 
 aiohttp = pytest.importorskip("aiohttp")

@@ -8,11 +8,11 @@ from textual import events
 from textual.screen import Screen
 from textual.timer import Timer
 
-from gpt_tui.engine import Engine
-from gpt_tui.first_start import Countdown, countdown_words, leads
 from gpt_tui.keymap import KEYS
-from gpt_tui.run_setup import Setup
-from gpt_tui.run_status import Phase
+from gpt_tui.run.engine import Engine
+from gpt_tui.run.first_start import Countdown, countdown_words, leads
+from gpt_tui.run.outlook import Setup
+from gpt_tui.run.status import Phase
 from gpt_tui.widgets.welcome import Welcome
 
 TICK_S = 0.25

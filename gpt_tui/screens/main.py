@@ -12,21 +12,21 @@ from textual.widgets import ContentSwitcher, Tabs
 
 from gpt_core.config import Settings
 from gpt_tui.bindings import bindings
-from gpt_tui.chat_model import ChatModels, MakeGenerator
-from gpt_tui.engine import Engine
+from gpt_tui.chat.model import ChatModels, MakeGenerator
+from gpt_tui.chat.sampling_fields import initial_texts
 from gpt_tui.keymap import KEYS, shown_key
 from gpt_tui.messages import ChatLeft, ChatWanted, CheckpointDeleted, DeleteWanted, ResumeWanted, SetupRead
-from gpt_tui.probing import Probes
 from gpt_tui.quantities import whole
-from gpt_tui.run_log_text import name_of
-from gpt_tui.run_setup import Setup, model_name, read_setup, run_name
-from gpt_tui.run_status import Phase, allowed
-from gpt_tui.sampling_fields import initial_texts
+from gpt_tui.run.engine import Engine
+from gpt_tui.run.outlook import Setup, model_name, read_setup, run_name
+from gpt_tui.run.status import Phase, allowed
+from gpt_tui.runs.words import name_of
 from gpt_tui.screens.chart_actions import CHART_ACTIONS, ChartActions
 from gpt_tui.screens.choice import delete_question
 from gpt_tui.screens.first_start import FirstStart
 from gpt_tui.screens.run_actions import RUN_ACTIONS, RunActions
 from gpt_tui.screens.sample_actions import SAMPLE_ACTIONS, SampleActions
+from gpt_tui.setup.probing import Probes
 from gpt_tui.widgets.banner import Banner
 from gpt_tui.widgets.chat_pane import ChatPane
 from gpt_tui.widgets.checkpoints_pane import CheckpointsPane
@@ -143,9 +143,8 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         elif self.tab == "train":
             self.query_one(HeaderBar).show_model(run_name(history.started))
             pane.show_run(history, facts, at_once=at_once)
-        if at_once or self.tab != "train":
-            step = f"step {whole(history.step)}" if history.started else ""
-            self.query_one(HeaderBar).show_state(facts.phase, "" if self.tab == "train" else step)
+        step = f"step {whole(history.step)}" if history.started else ""
+        self.query_one(HeaderBar).show_state(facts.phase, step)
         self.query_one(ChatPane).follow(live=engine.live_model() is not None, saved=history.saved)
         if facts.phase is not self._shown_phase:
             if self._shown_phase is Phase.OPENING and engine.warning:

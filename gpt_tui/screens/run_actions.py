@@ -9,12 +9,12 @@ import msgspec
 from textual.screen import Screen
 
 from gpt_core.config import Settings
-from gpt_tui.engine import Engine, RunRequest
 from gpt_tui.keymap import keys_of
-from gpt_tui.probing import Probes
-from gpt_tui.run_status import Phase
+from gpt_tui.run.engine import Engine, RunRequest
+from gpt_tui.run.status import Phase
 from gpt_tui.screens.choice import run_exists_question
 from gpt_tui.screens.setup import Draft, SetUp, SetupScreen, first_draft
+from gpt_tui.setup.probing import Probes
 
 RUN_ACTIONS = frozenset(key.action for key in keys_of("train"))
 

@@ -17,12 +17,12 @@ from gpt_core.errors import ConfigError
 from gpt_tui.bindings import bindings
 from gpt_tui.messages import FieldsChanged, StepTimed, TextsRead
 from gpt_tui.plain_text import one_line
-from gpt_tui.probing import Prober, Probes, threads_of
 from gpt_tui.screens.choice import Choice, ChoiceScreen
 from gpt_tui.screens.file_name import FileNameScreen
-from gpt_tui.setup_fields import Checked, changed, check, explanation, named_preset, texts_of, with_preset
-from gpt_tui.setup_files import DEFAULT_NAME, config_exists, path_problem, save_config
-from gpt_tui.setup_summary import Prospect, text_still_holds
+from gpt_tui.setup.fields import Checked, changed, check, explanation, named_preset, texts_of, with_preset
+from gpt_tui.setup.files import DEFAULT_NAME, config_exists, path_problem, save_config
+from gpt_tui.setup.probing import Prober, Probes, threads_of
+from gpt_tui.setup.summary import Prospect, text_still_holds
 from gpt_tui.widgets.controls import Controls
 from gpt_tui.widgets.footer_bar import FooterBar
 from gpt_tui.widgets.setup_form import SetupForm

@@ -6,7 +6,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from gpt_tui.plain_text import one_line
-from gpt_tui.run_history import Tone
+from gpt_tui.run.history import Tone
 
 SIGNS = {"good": "✓", "bad": "✗", "plain": "•", "dim": "•"}
 

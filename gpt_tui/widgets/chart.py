@@ -14,13 +14,13 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
-from gpt_tui.chart_raster import BEST, CURSOR, DOTS_X, EVAL, EVAL_LINE, GRID, RAW, READ, SMOOTHED, Raster, raster
-from gpt_tui.chart_raster import vertical as vertical_place
-from gpt_tui.chart_series import ChartSeries, Metric, Plane, Range, chart_series, whole_range
-from gpt_tui.chart_view import ChartView
-from gpt_tui.chart_words import legend, readout, title
-from gpt_tui.run_history import RunHistory
-from gpt_tui.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
+from gpt_tui.charts.raster import BEST, CURSOR, DOTS_X, EVAL, EVAL_LINE, GRID, RAW, READ, SMOOTHED, Raster, raster
+from gpt_tui.charts.raster import vertical as vertical_place
+from gpt_tui.charts.series import ChartSeries, Metric, Plane, Range, chart_series, whole_range
+from gpt_tui.charts.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
+from gpt_tui.charts.view import ChartView
+from gpt_tui.charts.words import legend, readout, title
+from gpt_tui.run.history import RunHistory
 
 LAYER_CLASSES = {
     GRID: "chart--grid",

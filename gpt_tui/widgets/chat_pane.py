@@ -15,11 +15,11 @@ from textual.widgets import Input
 from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import Figures
 from gpt_tui.bindings import bindings
-from gpt_tui.chat_model import ChatModels, MakeGenerator
-from gpt_tui.chat_reply import drawn_seed, progress, reply, side_by_side
+from gpt_tui.chat.model import ChatModels, MakeGenerator
+from gpt_tui.chat.prompt_history import PromptHistory
+from gpt_tui.chat.reply import drawn_seed, progress, reply, side_by_side
 from gpt_tui.messages import ChatLeft, ModelsListed, ReplyBegan, ReplyDelayed, ReplyEnded, ReplyGrew
 from gpt_tui.plain_text import one_line
-from gpt_tui.prompt_history import PromptHistory
 from gpt_tui.widgets.sampling_form import SamplingForm
 from gpt_tui.widgets.transcript import Answer, Transcript, Turn
 

@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from gpt_tui.checkpoint_table import Line, Table
+from gpt_tui.checkpoints.table import Line, Table
 from gpt_tui.widgets.status_panel import TONE_STYLES
 
 

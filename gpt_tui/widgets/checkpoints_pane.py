@@ -15,9 +15,9 @@ from textual.content import Content
 from textual.widgets import Static
 
 from gpt_tui.bindings import bindings
-from gpt_tui.checkpoint_files import Check, FolderReader, FolderView, Stamp, StoredFile, delete_file
-from gpt_tui.checkpoint_table import Verdict, next_unchecked, table, verdict_of
-from gpt_tui.checkpoint_words import deletion_question, details, nothing_there, refusal, summary_words
+from gpt_tui.checkpoints.files import Check, FolderReader, FolderView, Stamp, StoredFile, delete_file
+from gpt_tui.checkpoints.table import Verdict, next_unchecked, table, verdict_of
+from gpt_tui.checkpoints.words import deletion_question, details, nothing_there, refusal, summary_words
 from gpt_tui.keymap import KEYS, keys_of, shown_key
 from gpt_tui.messages import (
     ChatWanted,

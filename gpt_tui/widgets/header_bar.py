@@ -9,7 +9,7 @@ from textual.widgets import Static, Tab, Tabs
 
 from gpt_tui.header_words import fitted_model, tab_labels, tabs_width
 from gpt_tui.keymap import TABS
-from gpt_tui.run_status import PHASE_TONES, SYMBOLS, Phase
+from gpt_tui.run.status import PHASE_TONES, SYMBOLS, Phase
 from gpt_tui.widgets.status_panel import TONE_STYLES
 
 PROGRAM = " gpt-tui "

@@ -10,7 +10,7 @@ from textual.widgets import RichLog
 
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import clock
-from gpt_tui.run_history import MOST_LOG_LINES, LogLine, RunHistory
+from gpt_tui.run.history import MOST_LOG_LINES, LogLine, RunHistory
 from gpt_tui.wrapping import wrapped
 
 LEAST_WIDTH = 20

@@ -8,11 +8,11 @@ from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.widgets import Select
 
-from gpt_tui.chat_choice import AUTOMATIC, NOBODY, Listed, offers
+from gpt_tui.chat.choice import AUTOMATIC, NOBODY, Listed, offers
 
 
 class ModelChooser(Select[str], inherit_bindings=False):
-    """The model that answers, or, `beside` it, a second one or nobody. Its value is one of `gpt_tui.chat_choice`.
+    """The model that answers, or, `beside` it, a second one or nobody. Its value is one of `gpt_tui.chat.choice`.
 
     The arrows go on to the next field, as everywhere in the form, so that they open nothing.
     """

@@ -10,12 +10,12 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.reactive import reactive
 
-from gpt_tui.chart_series import nearest_row
-from gpt_tui.curve import STEP
-from gpt_tui.run_history import RunHistory
-from gpt_tui.run_log_text import log_rows
-from gpt_tui.run_logs import RunLog
-from gpt_tui.run_status import Row
+from gpt_tui.charts.curve import STEP
+from gpt_tui.charts.series import nearest_row
+from gpt_tui.run.history import RunHistory
+from gpt_tui.run.status import Row
+from gpt_tui.runs.logs import RunLog
+from gpt_tui.runs.words import log_rows
 from gpt_tui.widgets.log_pane import LogPane
 from gpt_tui.widgets.run_charts import RunCharts
 from gpt_tui.widgets.samples_pane import SamplesPane

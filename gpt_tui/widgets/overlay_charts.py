@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from gpt_tui.chart_overlay import (
+from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
     MOST_LAID_OVER,
     QUANTITIES,
@@ -21,10 +21,10 @@ from gpt_tui.chart_overlay import (
     overlay_series,
     whole_of,
 )  # fmt: skip
-from gpt_tui.chart_raster import CURSOR, GRID, Raster
-from gpt_tui.chart_series import Plane, Range
-from gpt_tui.chart_view import ChartView
-from gpt_tui.run_log_text import legend, place_of
+from gpt_tui.charts.raster import CURSOR, GRID, Raster
+from gpt_tui.charts.series import Plane, Range
+from gpt_tui.charts.view import ChartView
+from gpt_tui.runs.words import legend, place_of
 from gpt_tui.widgets.chart import Chart
 from gpt_tui.widgets.run_charts import RunCharts
 

@@ -8,9 +8,9 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.reactive import reactive
 
-from gpt_tui.chart_series import Axis, Range, whole_range
-from gpt_tui.chart_view import ChartView
-from gpt_tui.run_history import RunHistory
+from gpt_tui.charts.series import Axis, Range, whole_range
+from gpt_tui.charts.view import ChartView
+from gpt_tui.run.history import RunHistory
 from gpt_tui.widgets.chart import Chart
 
 

@@ -16,13 +16,13 @@ from textual.widgets import ContentSwitcher, Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
 from gpt_tui.bindings import bindings
-from gpt_tui.chart_overlay import MOST_LAID_OVER, NamedRun
+from gpt_tui.charts.overlay import MOST_LAID_OVER, NamedRun
 from gpt_tui.messages import RunsFound, RunsRead
 from gpt_tui.plain_text import one_line
-from gpt_tui.run_history import RunHistory
-from gpt_tui.run_log_text import best_quantity, details, empty_words, marked_words, name_of, vocabulary_note
-from gpt_tui.run_logs import RunFinder, RunLog, RunState
-from gpt_tui.run_reader import RunReader
+from gpt_tui.run.history import RunHistory
+from gpt_tui.runs.logs import RunFinder, RunLog, RunState
+from gpt_tui.runs.reader import RunReader
+from gpt_tui.runs.words import best_quantity, details, empty_words, marked_words, name_of, vocabulary_note
 from gpt_tui.widgets.one_run import OneRun
 from gpt_tui.widgets.overlay_charts import OverlayCharts
 from gpt_tui.widgets.run_charts import RunCharts

@@ -11,9 +11,9 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import DataTable
 
-from gpt_tui.chart_overlay import MOST_LAID_OVER
-from gpt_tui.run_log_text import COLUMNS, MARK, NAME, STATE, STATE_TONES, cells, columns_at, shortened
-from gpt_tui.run_logs import RunLog
+from gpt_tui.charts.overlay import MOST_LAID_OVER
+from gpt_tui.runs.logs import RunLog
+from gpt_tui.runs.words import COLUMNS, MARK, NAME, STATE, STATE_TONES, cells, columns_at, shortened
 
 SCROLLBAR = 1
 

@@ -13,8 +13,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from gpt_tui.keymap import KEYS, shown_key
-from gpt_tui.run_history import RunHistory
-from gpt_tui.timeline import Line, Part, Span, Timeline, sample_at, timeline
+from gpt_tui.run.history import RunHistory
+from gpt_tui.run.timeline import Line, Part, Span, Timeline, sample_at, timeline
 from gpt_tui.wrapping import wrapped
 
 AIRY_ROWS = 24  # a pane of so many rows has a gap between two samples

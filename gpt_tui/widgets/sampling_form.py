@@ -10,9 +10,9 @@ from textual.widgets import Input, Label, Static
 
 from gpt_core.errors import ConfigError
 from gpt_core.generation.sampler import Sampling
-from gpt_tui.chat_choice import AUTOMATIC, NOBODY, Listed
+from gpt_tui.chat.choice import AUTOMATIC, NOBODY, Listed
+from gpt_tui.chat.sampling_fields import FIELDS, parse_field, parse_sampling
 from gpt_tui.plain_text import one_line
-from gpt_tui.sampling_fields import FIELDS, parse_field, parse_sampling
 from gpt_tui.widgets.model_chooser import ModelChooser
 
 

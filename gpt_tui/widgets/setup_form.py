@@ -14,7 +14,7 @@ from textual.widgets import Input, Select, Static
 
 from gpt_core.config import PRESETS
 from gpt_tui.messages import FieldsChanged
-from gpt_tui.setup_fields import SetupField, setup_fields
+from gpt_tui.setup.fields import SetupField, setup_fields
 
 PRESET = SetupField("preset", "", tuple(PRESETS))
 SIGNS = {"wrong": ("✗", "bold $text-error"), "changed": ("•", "bold $text-accent"), "usual": (" ", "")}

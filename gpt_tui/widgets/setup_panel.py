@@ -8,8 +8,8 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from gpt_tui.run_status import Row
-from gpt_tui.setup_summary import Prospect, roomy, summary_rows
+from gpt_tui.run.status import Row
+from gpt_tui.setup.summary import Prospect, roomy, summary_rows
 from gpt_tui.widgets.status_panel import row_line
 
 LABEL_WIDTH = 11

@@ -6,8 +6,8 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from gpt_tui.run_history import RunHistory
-from gpt_tui.run_status import RULE, Facts, Phase, Row, fitted, status_rows
+from gpt_tui.run.history import RunHistory
+from gpt_tui.run.status import RULE, Facts, Phase, Row, fitted, status_rows
 
 LABEL_WIDTH = 10
 TONE_STYLES = {"plain": "", "good": "$text-success", "bad": "bold $text-error", "dim": "$foreground 60%"}

@@ -9,12 +9,12 @@ from textual.app import ComposeResult
 from textual.containers import Container, Vertical
 from textual.widgets import ContentSwitcher
 
-from gpt_tui.chart_series import nearest_row
-from gpt_tui.curve import STEP
+from gpt_tui.charts.curve import STEP
+from gpt_tui.charts.series import nearest_row
 from gpt_tui.keymap import KEYS, shown_key
-from gpt_tui.run_history import RunHistory
-from gpt_tui.run_setup import Setup
-from gpt_tui.run_status import Facts
+from gpt_tui.run.history import RunHistory
+from gpt_tui.run.outlook import Setup
+from gpt_tui.run.status import Facts
 from gpt_tui.train_layout import Notes, next_notes, notes_title
 from gpt_tui.widgets.controls import Controls
 from gpt_tui.widgets.log_pane import LogPane

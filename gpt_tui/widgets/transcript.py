@@ -9,7 +9,7 @@ from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from gpt_tui.chat_reply import shown_reply
+from gpt_tui.chat.reply import shown_reply
 from gpt_tui.plain_text import one_line, printable
 
 MOST_TURNS = 50

@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import bar, percent
-from gpt_tui.run_setup import Setup, checkpoint_words, setup_rows
+from gpt_tui.run.outlook import Setup, checkpoint_words, setup_rows
 
 LABEL_WIDTH = 11
 BAR_WIDTH = 30

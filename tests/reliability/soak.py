@@ -16,11 +16,11 @@ from pathlib import Path
 
 from gpt_core.generation.sampler import Sampling
 from gpt_core.settings import resolve
-from gpt_tui.chat_model import ChatModels, make_generator
-from gpt_tui.chat_reply import reply, side_by_side
-from gpt_tui.engine import Engine, RunRequest
-from gpt_tui.open_request import open_request
-from gpt_tui.run_status import Phase
+from gpt_tui.chat.model import ChatModels, make_generator
+from gpt_tui.chat.reply import reply, side_by_side
+from gpt_tui.run.engine import Engine, RunRequest
+from gpt_tui.run.open_request import open_request
+from gpt_tui.run.status import Phase
 from tests.program import TINY
 from tests.reliability.runs import ENDLESS, taken_of_the_machine
 

@@ -10,7 +10,7 @@ import pytest
 
 from gpt_core.training.run import open_run
 from gpt_core.training.trainer import Trainer
-from gpt_tui.resume_check import compared
+from gpt_tui.commands.resume_check import compared
 from tests.core.training_samples import tiny_settings
 from tests.reliability.counts import count
 from tests.reliability.runs import LATEST

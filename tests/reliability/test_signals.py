@@ -15,7 +15,7 @@ import pytest
 
 from gpt_core.training.checkpoint import verify_checkpoint
 from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_tui.resume_check import compared
+from gpt_tui.commands.resume_check import compared
 from tests.program import write_texts
 from tests.reliability.counts import SHARE, count
 from tests.reliability.faulty_calls import faulty

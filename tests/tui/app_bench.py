@@ -11,11 +11,11 @@ from textual.pilot import Pilot
 from textual.widgets import Button
 
 from gpt_tui.app import GptApp
-from gpt_tui.chat_model import MakeGenerator
-from gpt_tui.engine import RunRequest
+from gpt_tui.chat.model import MakeGenerator
 from gpt_tui.preferences import NO_PREFERENCES, Preferences
-from gpt_tui.probing import Probes
-from gpt_tui.run_status import Phase
+from gpt_tui.run.engine import RunRequest
+from gpt_tui.run.status import Phase
+from gpt_tui.setup.probing import Probes
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from gpt_core.config import Settings
 from gpt_core.model.costs import step_operations
 from gpt_core.training.estimate import StepTime, Texts, window_length
-from gpt_tui.probing import Probes
+from gpt_tui.setup.probing import Probes
 
 FREE_BYTES = 4_000_000_000
 OPERATIONS_A_SECOND = 150e9

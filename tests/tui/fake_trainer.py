@@ -30,8 +30,8 @@ from gpt_core.training.events import (
     StepCompleted,
 )
 from gpt_core.training.requests import TrainerRequests
-from gpt_tui.chat_model import Answerer
-from gpt_tui.engine import AnyTrainer, Progress, RunRequest
+from gpt_tui.chat.model import Answerer
+from gpt_tui.run.engine import AnyTrainer, Progress, RunRequest
 
 SMALL = ModelShape(d_model=4, hidden_size=4, vocab_size=260, num_heads=1, seq_len=2, layers=1)
 

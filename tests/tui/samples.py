@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunStarted, SampleWritten, StepCompleted
-from gpt_tui.run_history import Limits, RunHistory, advance, advance_all
+from gpt_tui.run.history import Limits, RunHistory, advance, advance_all
 
 LIMITS = Limits(max_epochs=20, patience=3, improvement_threshold=0.005)
 

@@ -12,10 +12,10 @@ from textual.pilot import Pilot
 import gpt_tui.screens.main
 from gpt_core.config import preset
 from gpt_tui.app import GptApp
-from gpt_tui.engine import AnyTrainer, Engine, Progress, RunRequest
-from gpt_tui.run_history import RunHistory
-from gpt_tui.run_setup import Setup
-from gpt_tui.run_status import Facts, Phase
+from gpt_tui.run.engine import AnyTrainer, Engine, Progress, RunRequest
+from gpt_tui.run.history import RunHistory
+from gpt_tui.run.outlook import Setup
+from gpt_tui.run.status import Facts, Phase
 
 SETTINGS = msgspec.structs.replace(preset("nano"), models_dir="models")
 SETUP = Setup(SETTINGS, "nano", "data/raw/train.en", 3_600_000, "data/test/eval.en")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from textual.widgets import Input
 
-from gpt_tui.run_status import Phase
+from gpt_tui.run.status import Phase
 from gpt_tui.widgets.chat_pane import ChatPane
 from gpt_tui.widgets.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Select
 
-from gpt_tui.chat_choice import AUTOMATIC, NOBODY
-from gpt_tui.chat_model import Answerer
+from gpt_tui.chat.choice import AUTOMATIC, NOBODY
+from gpt_tui.chat.model import Answerer
 from gpt_tui.messages import ChatWanted
-from gpt_tui.run_status import Phase
+from gpt_tui.run.status import Phase
 from gpt_tui.widgets.model_chooser import ModelChooser
 from gpt_tui.widgets.sampling_form import SamplingForm
 from gpt_tui.widgets.transcript import Answer, Transcript
@@ -226,7 +226,7 @@ async def test_keys_go_between_prompt_and_fields_and_through_earlier_prompts(tmp
 async def test_a_slow_file_is_read_off_the_event_loop_and_the_chat_says_so(tmp_path: Path, monkeypatch):
     two_models(tmp_path)
     gate = threading.Event()
-    from gpt_tui import chat_model
+    from gpt_tui.chat import model as chat_model
 
     read = chat_model.read_checkpoint
 

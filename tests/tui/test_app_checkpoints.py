@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from textual.widgets import Static
 
-from gpt_tui import checkpoint_files
-from gpt_tui.checkpoint_files import Check
+from gpt_tui.checkpoints import files as checkpoint_files
+from gpt_tui.checkpoints.files import Check
 from gpt_tui.screens.choice import ChoiceScreen
 from gpt_tui.screens.main import MainScreen
 from gpt_tui.widgets import checkpoints_pane

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gpt_tui.keymap import KEYS
-from gpt_tui.run_status import Phase
+from gpt_tui.run.status import Phase
 from gpt_tui.screens.choice import ChoiceScreen
 from gpt_tui.screens.help import HelpScreen
 from tests.tui.app_bench import running_app

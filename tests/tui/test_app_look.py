@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from textual.app import App
 
-from gpt_tui.run_status import Phase
+from gpt_tui.run.status import Phase
 from gpt_tui.theme import own_variables
 from gpt_tui.widgets.controls import Controls
 from gpt_tui.widgets.status_panel import StatusPanel

@@ -6,9 +6,9 @@ import pytest
 from textual.widgets import ContentSwitcher
 
 from gpt_core.training.events import RunPaused
-from gpt_tui.engine import Engine
-from gpt_tui.run_history import advance, advance_all
-from gpt_tui.run_status import Phase
+from gpt_tui.run.engine import Engine
+from gpt_tui.run.history import advance, advance_all
+from gpt_tui.run.status import Phase
 from gpt_tui.widgets.log_pane import LogPane
 from gpt_tui.widgets.run_charts import RunCharts
 from gpt_tui.widgets.samples_pane import SamplesPane

@@ -15,7 +15,7 @@ from gpt_core.config import Settings, preset
 from gpt_core.errors import RunExistsError
 from gpt_core.settings import resolve
 from gpt_core.training.estimate import StepTime
-from gpt_tui.run_status import Phase
+from gpt_tui.run.status import Phase
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.setup import SetupScreen
 from gpt_tui.widgets.checkpoints_pane import CheckpointsPane

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gpt_core.errors import CorpusError, RunExistsError
-from gpt_tui.chart_series import nearest_row
-from gpt_tui.run_status import Phase
+from gpt_tui.charts.series import nearest_row
+from gpt_tui.run.status import Phase
 from gpt_tui.widgets.chart import Chart
 from gpt_tui.widgets.train_pane import TrainPane
 from tests.tui.app_bench import AppBench, running_app

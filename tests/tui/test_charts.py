@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from gpt_tui.chart_raster import BEST, EVAL, RAW, SMOOTHED, raster
-from gpt_tui.chart_series import Range, chart_series, nearest_row, whole_range
-from gpt_tui.chart_view import ChartView
-from gpt_tui.run_history import RunHistory, advance
-from gpt_tui.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
+from gpt_tui.charts.raster import BEST, EVAL, RAW, SMOOTHED, raster
+from gpt_tui.charts.series import Range, chart_series, nearest_row, whole_range
+from gpt_tui.charts.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
+from gpt_tui.charts.view import ChartView
+from gpt_tui.run.history import RunHistory, advance
 from tests.tui.samples import scored, step, trained
 
 

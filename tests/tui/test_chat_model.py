@@ -15,9 +15,9 @@ from gpt_core.model.parameters import initial_parameters
 from gpt_core.text.piece_choice import train_tokenizer
 from gpt_core.training.checkpoint import Checkpoint, TrainingState
 from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_tui.chat_choice import AUTOMATIC, NOBODY, Listed, offers
-from gpt_tui.chat_model import ChatModels
-from gpt_tui.engine import Engine, RunRequest
+from gpt_tui.chat.choice import AUTOMATIC, NOBODY, Listed, offers
+from gpt_tui.chat.model import ChatModels
+from gpt_tui.run.engine import Engine, RunRequest
 from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
 

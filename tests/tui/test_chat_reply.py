@@ -10,9 +10,9 @@ from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.text.piece_choice import train_tokenizer
-from gpt_tui.chat_model import Answerer, Tell, make_generator
-from gpt_tui.chat_reply import DRAWN_SEEDS, drawn_seed, progress, reply, shown_reply, side_by_side, summary
-from gpt_tui.prompt_history import PromptHistory
+from gpt_tui.chat.model import Answerer, Tell, make_generator
+from gpt_tui.chat.prompt_history import PromptHistory
+from gpt_tui.chat.reply import DRAWN_SEEDS, drawn_seed, progress, reply, shown_reply, side_by_side, summary
 from tests.tui.fake_trainer import SMALL, FakeGenerator
 
 SAMPLING = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=12)
@@ -78,7 +78,7 @@ def test_a_reply_is_handed_on_whole_and_its_seed_gives_it_again(answerer: Answer
 
 
 def test_a_reply_stops_between_two_pieces(monkeypatch: pytest.MonkeyPatch, answerer: Answerer):
-    monkeypatch.setattr("gpt_tui.chat_reply.STRETCH_S", 0.0)
+    monkeypatch.setattr("gpt_tui.chat.reply.STRETCH_S", 0.0)
     heard = Heard(stop_after=3)
     side_by_side([fake_reply(heard, answerer, FakeGenerator(0.0))])
     assert heard.end is not None
@@ -89,7 +89,7 @@ def test_a_reply_stops_between_two_pieces(monkeypatch: pytest.MonkeyPatch, answe
 def test_two_replies_take_turns_and_the_end_of_one_leaves_the_other(
     monkeypatch: pytest.MonkeyPatch, answerer: Answerer
 ):
-    monkeypatch.setattr("gpt_tui.chat_reply.STRETCH_S", 0.0)
+    monkeypatch.setattr("gpt_tui.chat.reply.STRETCH_S", 0.0)
     log: list[str] = []
     left, right = Heard(stop_after=3, log=log, name="left"), Heard(log=log, name="right")
     side_by_side([fake_reply(one, answerer, FakeGenerator(0.0)) for one in (left, right)])
@@ -113,9 +113,9 @@ def test_a_failed_reply_leaves_the_other_one(answerer: Answerer):
 
 def test_text_comes_in_stretches_that_grow_with_the_reply(monkeypatch: pytest.MonkeyPatch, answerer: Answerer):
     now = iter(range(100_000))
-    monkeypatch.setattr("gpt_tui.chat_reply.time.monotonic", lambda: float(next(now)))
-    monkeypatch.setattr("gpt_tui.chat_reply.STRETCH_S", 2.0)
-    monkeypatch.setattr("gpt_tui.chat_reply.MORE_FOR_CHARACTERS", 10)
+    monkeypatch.setattr("gpt_tui.chat.reply.time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("gpt_tui.chat.reply.STRETCH_S", 2.0)
+    monkeypatch.setattr("gpt_tui.chat.reply.MORE_FOR_CHARACTERS", 10)
     heard = Heard()
     side_by_side([fake_reply(heard, answerer, FakeGenerator(0.0, text="0123456789"))])
     assert len(heard.text) == 12 * len(" 0123456789")

@@ -10,9 +10,9 @@ import pytest
 
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.training import events as ev
-from gpt_tui.engine import Engine, RunRequest
 from gpt_tui.messages import EngineWoke
-from gpt_tui.run_status import Phase
+from gpt_tui.run.engine import Engine, RunRequest
+from gpt_tui.run.status import Phase
 from tests.tui.fake_trainer import FakeOpen, fake_settings
 from tests.tui.samples import scored, started, step
 

@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 from gpt_tui.footer_line import FooterKey, key_at, placed
-from gpt_tui.run_status import Phase
+from gpt_tui.run.status import Phase
 from gpt_tui.widgets.footer_bar import FooterBar
 from tests.tui.app_bench import running_app
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpt_core.config import Settings, preset
-from gpt_tui.chart_overlay import (
+from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
     MOST_LAID_OVER,
     NamedRun,
@@ -19,9 +19,10 @@ from gpt_tui.chart_overlay import (
     value_at,
     whole_of,
 )  # fmt: skip
-from gpt_tui.chart_series import Range
-from gpt_tui.run_history import RunHistory, advance_all
-from gpt_tui.run_log_text import (
+from gpt_tui.charts.series import Range
+from gpt_tui.run.history import RunHistory, advance_all
+from gpt_tui.runs.logs import Kept, RunLog, RunState
+from gpt_tui.runs.words import (
     DIED_WORDS,
     best_quantity,
     cells,
@@ -33,7 +34,6 @@ from gpt_tui.run_log_text import (
     shortened,
     vocabulary_note,
 )  # fmt: skip
-from gpt_tui.run_logs import Kept, RunLog, RunState
 from gpt_tui.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
 from tests.tui.log_samples import run_events
 from tests.tui.samples import started, step

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gpt_tui.preferences import Preferences
-from gpt_tui.run_status import Phase
+from gpt_tui.run.status import Phase
 from tests.tui.app_bench import running_app
 
 

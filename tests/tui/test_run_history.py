@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gpt_core.training import events as ev
-from gpt_tui.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve
-from gpt_tui.event_buffer import MOST_WAITING, EventBuffer
-from gpt_tui.run_history import (
+from gpt_tui.charts.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve
+from gpt_tui.run.event_buffer import MOST_WAITING, EventBuffer
+from gpt_tui.run.history import (
     ENDINGS,
     MOST_EVALUATIONS,
     MOST_LOG_LINES,

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from gpt_core.training.events import RunFinished
-from gpt_tui import log_tail, run_logs
-from gpt_tui.log_summary import LogSummary
-from gpt_tui.log_tail import LogTail
-from gpt_tui.run_follower import RunFollower
-from gpt_tui.run_history import MOST_EVALUATIONS, RunHistory, advance_all
-from gpt_tui.run_logs import RunFinder, RunState, log_folders, run_state
+from gpt_tui.run.history import MOST_EVALUATIONS, RunHistory, advance_all
+from gpt_tui.runs import log_tail
+from gpt_tui.runs import logs as run_logs
+from gpt_tui.runs.follower import RunFollower
+from gpt_tui.runs.log_summary import LogSummary
+from gpt_tui.runs.log_tail import LogTail
+from gpt_tui.runs.logs import RunFinder, RunState, log_folders, run_state
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
 
@@ -142,7 +143,7 @@ def test_memory_is_bounded_whatever_the_log_holds(tmp_path: Path) -> None:
 
 
 def test_the_summary_says_what_the_whole_log_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt_tui.log_summary.SCAN_BYTES", 3000)
+    monkeypatch.setattr("gpt_tui.runs.log_summary.SCAN_BYTES", 3000)
     summary = LogSummary(LogTail(write_log(tmp_path, run_events(400, end="max_epochs"))))
     summary.read_on()
     assert not summary.is_whole

@@ -16,8 +16,7 @@ from gpt_core.errors import ConfigError, CorpusError
 from gpt_core.settings import GROUPS, fields, resolve
 from gpt_core.training.estimate import StepTime
 from gpt_tui.messages import StepTimed, TextsRead
-from gpt_tui.probing import Prober, Probes
-from gpt_tui.setup_fields import (
+from gpt_tui.setup.fields import (
     KEPT,
     TITLES,
     changed,
@@ -28,8 +27,9 @@ from gpt_tui.setup_fields import (
     texts_of,
     with_preset,
 )
-from gpt_tui.setup_files import path_problem, save_config
-from gpt_tui.setup_summary import READING, TIMING, Prospect, roomy, step_time, summary_rows, text_still_holds
+from gpt_tui.setup.files import path_problem, save_config
+from gpt_tui.setup.probing import Prober, Probes
+from gpt_tui.setup.summary import READING, TIMING, Prospect, roomy, step_time, summary_rows, text_still_holds
 from tests.tui.fake_probes import fake_probes, fake_texts, fake_time
 
 NANO = preset("nano")

@@ -7,10 +7,10 @@ import pytest
 from gpt_core.config import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
+from gpt_tui.chat.sampling_fields import FIELDS, initial_texts, parse_sampling
 from gpt_tui.keymap import KEYS, PLACE_TITLES, help_table, readable, shown_key
-from gpt_tui.run_history import RunHistory, advance
-from gpt_tui.run_status import RULE, Facts, Phase, allowed, fitted, status_rows
-from gpt_tui.sampling_fields import FIELDS, initial_texts, parse_sampling
+from gpt_tui.run.history import RunHistory, advance
+from gpt_tui.run.status import RULE, Facts, Phase, allowed, fitted, status_rows
 from tests.tui.samples import scored, step, trained
 
 

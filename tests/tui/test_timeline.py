@@ -3,8 +3,8 @@
 import pytest
 from rich.cells import cell_len
 
-from gpt_tui.run_history import Evaluation, Sample
-from gpt_tui.timeline import Timeline, body, flowing, head, sample_at, timeline
+from gpt_tui.run.history import Evaluation, Sample
+from gpt_tui.run.timeline import Timeline, body, flowing, head, sample_at, timeline
 from gpt_tui.wrapping import wrapped
 from tests.tui.samples import TEXTS, learnt
 

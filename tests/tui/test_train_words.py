@@ -5,15 +5,15 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from gpt_core.config import preset
-from gpt_tui.chart_raster import EVAL_LINE, READ, READ_CHARACTER, raster
-from gpt_tui.chart_series import chart_series, whole_range
-from gpt_tui.chart_view import ChartView
-from gpt_tui.chart_words import legend, readout, title
-from gpt_tui.first_start import Countdown, countdown_words, leads
+from gpt_tui.charts.raster import EVAL_LINE, READ, READ_CHARACTER, raster
+from gpt_tui.charts.series import chart_series, whole_range
+from gpt_tui.charts.view import ChartView
+from gpt_tui.charts.words import legend, readout, title
+from gpt_tui.checkpoints.stored import Stored
 from gpt_tui.header_words import fitted_model, tab_labels, tabs_width
-from gpt_tui.run_setup import Setup
-from gpt_tui.run_status import next_steps
-from gpt_tui.stored_models import Stored
+from gpt_tui.run.first_start import Countdown, countdown_words, leads
+from gpt_tui.run.outlook import Setup
+from gpt_tui.run.status import next_steps
 from gpt_tui.train_layout import next_notes, notes_title
 from tests.tui.samples import learnt, trained
 

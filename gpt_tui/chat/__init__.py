@@ -1,0 +1,1 @@
+"""The chat without its widgets: which model answers, and how a reply is made."""

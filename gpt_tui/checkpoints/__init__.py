@@ -1,0 +1,1 @@
+"""The checkpoints as the app shows them: found, checked, and told in words."""

@@ -1,0 +1,1 @@
+"""What `gpt-tui COMMAND` does, one module for each kind of command."""
