@@ -40,8 +40,18 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             name = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(name, self._option_string_actions, n=1) if name.startswith("-") else []
+            if (setting := setting_named(name)) and "--set" in self._option_string_actions:
+                near = [f"--set {setting}=VALUE"]
             self.error(f"got {unknown[0]!r}, which means nothing here" + (f"; did you mean {near[0]}?" if near else ""))
         return options
+
+
+def setting_named(option: str) -> str:
+    """The setting of a name like `--d-model`, which has no option of its own; "" if there is none."""
+    from gpt_core.config import Settings
+
+    name = option.lstrip("-").replace("-", "_")
+    return name if option.startswith("--") and name in Settings.__struct_fields__ else ""
 
 
 class Version(argparse.Action):

@@ -123,6 +123,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["generat", "x"], "unknown command 'generat'; did you mean generate?"),
         (["--max-stpes", "3"], "did you mean --max-steps?"),
+        (["--d-model", "64"], "did you mean --set d_model=VALUE?"),
         (["--train-only", "--preset", "nan"], "did you mean nano?"),
         (["--train-only", "--set", "batchsize=3"], "did you mean batch_size?"),
         (["--train-only", "--set", "batch_size"], "wanted KEY=VALUE"),

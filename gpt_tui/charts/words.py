@@ -28,7 +28,8 @@ def title(history: RunHistory, metric: Metric, view: ChartView) -> str:
     smoothed = history.curve.smoothed
     value = "" if isnan(smoothed) else f" [b]{written(metric, smoothed)}[/b]"
     reach = {"suited": "", "all": "from the top", "close": "close up"}[view.reach]
-    notes = ", ".join(note for note in ("log scale" * view.log, reach) if note)
+    part = "part of the run" if view.span < 1 else ""
+    notes = ", ".join(note for note in ("log scale" * view.log, reach, part) if note)
     return f"{metric}{value}" + (f" [dim]{notes}[/]" if notes else "")
 
 

@@ -87,6 +87,7 @@ def run_exists_question(error: str, *, can_resume: bool) -> ChoiceScreen:
         "Another run is there",
         f"{what}. To keep it, set up the new run with another models_dir.",
         (*resume, Choice("d", "Delete them and start", "overwrite")),
+        careful=True,
     )
 
 

@@ -158,6 +158,8 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         """A run begins: it is on the Train tab."""
         self.wait_for_user()
         self.banner.say("")
+        if request := self.engine.request:
+            self._models.look_in(request.settings.models_dir)
         charts = self.query_one(TrainPane).charts
         charts.view = replace(charts.view.reset(), cursor=None)  # the place looked at was one of the run before
         self.go("train")

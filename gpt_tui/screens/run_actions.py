@@ -16,6 +16,7 @@ from gpt_tui.screens.choice import run_exists_question
 from gpt_tui.screens.setup import Draft, SetUp, SetupScreen, first_draft
 from gpt_tui.setup.probing import Probes
 
+OVERFIT_FOLDER = "overfit"  # under the models folder
 RUN_ACTIONS = frozenset(key.action for key in keys_of("train"))
 
 
@@ -69,8 +70,10 @@ class RunActions(Screen[None]):
         self.app.push_screen(SetupScreen(draft, self.probes), left)
 
     def action_overfit(self) -> None:
-        """A tiny-overfit run."""
-        self.begin(RunRequest(msgspec.structs.replace(self.settings, overfit_tiny=True), self.preset_name))
+        """A tiny-overfit run, in a folder of its own, where it replaces the one before: a check costs no run."""
+        folder = str(Path(self.settings.models_dir, OVERFIT_FOLDER))
+        settings = msgspec.structs.replace(self.settings, overfit_tiny=True, models_dir=folder)
+        self.begin(RunRequest(settings, self.preset_name, overwrite=True))
 
     def action_resume(self) -> None:
         """The run of the newest checkpoint goes on, with the settings it was started with."""

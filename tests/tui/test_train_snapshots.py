@@ -3,8 +3,8 @@
 import pytest
 
 from gpt_core.training.events import RunFinished, RunPaused
-from gpt_tui.run_history import RunHistory, advance
-from gpt_tui.run_status import Phase, next_steps
+from gpt_tui.run.history import RunHistory, advance
+from gpt_tui.run.status import Phase, next_steps
 from tests.tui.conftest import Snapshot
 from tests.tui.samples import learnt
 from tests.tui.still_app import still_app
