@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def workspace_size(keys: int) -> int: ...
+def workspace_size(keys: int, head_size: int) -> int: ...
 def forward(
     out: NDArray[np.float32],
     log_sums: NDArray[np.float32],

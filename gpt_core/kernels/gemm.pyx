@@ -16,10 +16,16 @@ cdef extern from *:
       #include <stddef.h>
       typedef struct { float *c; const float *addend, *bias; ptrdiff_t ldc, ld_addend; float alpha; } gpt_result;
       #define GPT_OWN_PRODUCT 0
+      #define WIDTH 1
+      #define HEIGHT 32
       #define gpt_product(transpose_a, transpose_b, m, n, k, a, lda, b, ldb, result) (void)(result)
+      #define gpt_pack_b(transposed, k, n, b, ldb, panels)
+      #define gpt_packed_product(transpose_a, m, n, k, alpha, a, lda, panels, distance, c, ldc, accumulate)
     #endif
     """
     const bint GPT_OWN_PRODUCT
+    const Py_ssize_t WIDTH
+    const Py_ssize_t HEIGHT
     ctypedef struct gpt_result:
         float *c
         const float *addend
@@ -29,6 +35,11 @@ cdef extern from *:
         float alpha
     void gpt_product(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const float *a,
                      Py_ssize_t lda, const float *b, Py_ssize_t ldb, gpt_result result) noexcept nogil
+    void gpt_pack_b(bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
+                    float *panels) noexcept nogil
+    void gpt_packed_product(bint transpose_a, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *a,
+                            Py_ssize_t lda, const float *panels, Py_ssize_t distance, float *c, Py_ssize_t ldc,
+                            bint accumulate) noexcept nogil
 
 
 cdef void gemm(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha,
@@ -49,6 +60,42 @@ cdef void gemm(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, P
     for i in range(m):
         _start_row(c + i * ldc, addend + i * ld_addend if addend is not NULL else addend, bias, n)
     blas.gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, 1, c, ldc)
+
+
+cdef Py_ssize_t packed_rows() noexcept nogil:
+    """How many rows of a result `gemm_packed` makes at once: where less is to be done of each, steps of these lose nothing."""
+    return HEIGHT
+
+
+cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
+    """Values that a packed factor (k, n) takes: a multiple of 16, so that one after the other stays aligned."""
+    return (n + 31) // 32 * 32 * k
+
+
+cdef Factor pack(bint transpose, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb, float *space) noexcept nogil:
+    """op(b) (k, n) made ready, in packed_size(k, n) values of space, to be the right factor of many products.
+
+    BLAS packs for itself: for it, b is only remembered, and has to stay."""
+    cdef Factor result
+    result.b, result.ld, result.transposed = b, ldb, transpose
+    if GPT_OWN_PRODUCT:
+        gpt_pack_b(transpose, k, n, b, ldb, space)
+        result.b, result.ld = space, WIDTH * k
+    return result
+
+
+cdef void gemm_packed(bint transpose_a, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *a,
+                      Py_ssize_t lda, Factor b, Py_ssize_t first_k, Py_ssize_t first_n, float *c, Py_ssize_t ldc,
+                      bint accumulate) noexcept nogil:
+    """c (m, n) = alpha * op(a) (m, k) . b[first_k:, first_n:] (k, n), added to c if `accumulate`; first_n is a multiple
+    of 32. Where m is odd, one row of a more is read, and has to be there; nothing is made of it."""
+    cdef const float *part
+    if GPT_OWN_PRODUCT:
+        part = b.b + first_n // WIDTH * b.ld + first_k * WIDTH
+        gpt_packed_product(transpose_a, m, n, k, alpha, a, lda, part, b.ld, c, ldc, accumulate)
+        return
+    part = b.b + (first_n * b.ld + first_k if b.transposed else first_k * b.ld + first_n)
+    blas.gemm(transpose_a, b.transposed, m, n, k, alpha, a, lda, part, b.ld, 1 if accumulate else 0, c, ldc)
 
 
 def is_own():

@@ -75,7 +75,7 @@ INLINE void gpt_tile(const int rows, const int vectors, ptrdiff_t k, const float
         #pragma GCC unroll 16
         for (int i = 0; i < rows; i++)
             #pragma GCC unroll 2
-            for (int j = 0; j < vectors; j++) sum[i][j] += a[i * a_row] * *(const vector *)(b + j * LANES);
+            for (int j = 0; j < vectors; j++) sum[i][j] += a[i * a_row] * gpt_load(b + j * LANES);
     }
     const float *addend = to->addend;
     float *c = to->c;
@@ -111,6 +111,17 @@ static __attribute__((noinline)) void gpt_tile_by_rows(ptrdiff_t rows, ptrdiff_t
 static __attribute__((noinline)) void gpt_tile_by_steps(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
                                                         const float *b, const gpt_place *to) {
     gpt_any_tile(rows, columns, k, a, 1, HEIGHT, b, to);
+}
+
+/* And a as it lies in memory, op(a) being a or a^T. */
+static __attribute__((noinline)) void gpt_tile_of_rows(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
+                                                       ptrdiff_t lda, const float *b, const gpt_place *to) {
+    gpt_any_tile(rows, columns, k, a, lda, 1, b, to);
+}
+
+static __attribute__((noinline)) void gpt_tile_of_columns(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
+                                                          ptrdiff_t lda, const float *b, const gpt_place *to) {
+    gpt_any_tile(rows, columns, k, a, 1, lda, b, to);
 }
 
 /* A tile straight into c, which is brought to the cache meanwhile; one that is cut at the edge of c by a detour. */
@@ -151,8 +162,7 @@ INLINE void gpt_transpose(vector r[LANES]) {
 }
 
 /* Panels of WIDTH columns of op(b) (k, n), k by k; what is missing of the last panel is 0. */
-static void gpt_pack_b(int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb) {
-    float *panel = packed_b;
+static void gpt_pack_b(int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb, float *panel) {
     for (ptrdiff_t first = 0; first < n; first += WIDTH, panel += WIDTH * k) {
         const ptrdiff_t columns = n - first < WIDTH ? n - first : WIDTH;
         if (columns < WIDTH) memset(panel, 0, sizeof(float) * WIDTH * k);
@@ -213,7 +223,8 @@ static void gpt_product(int transpose_a, int transpose_b, ptrdiff_t m, ptrdiff_t
         gpt_result part = out;
         for (ptrdiff_t step = 0; step < k; step += BLOCK_K) {
             const ptrdiff_t steps = k - step < BLOCK_K ? k - step : BLOCK_K;
-            gpt_pack_b(transpose_b, steps, columns, transpose_b ? b + column * ldb + step : b + step * ldb + column, ldb);
+            gpt_pack_b(transpose_b, steps, columns, transpose_b ? b + column * ldb + step : b + step * ldb + column, ldb,
+                       packed_b);
             for (ptrdiff_t row = 0; row < m; row += BLOCK_M) {
                 const ptrdiff_t rows = m - row < BLOCK_M ? m - row : BLOCK_M;
                 gpt_pack_a(transpose_a, rows, steps, transpose_a ? a + step * lda + row : a + row * lda + step, lda);
@@ -237,6 +248,30 @@ static void gpt_product(int transpose_a, int transpose_b, ptrdiff_t m, ptrdiff_t
             part.bias = NULL;
         }
     }
+}
+
+/* c (m, n) = alpha * op(a) (m, k) . b (k, n), added to c if `accumulate`, with panels of b from gpt_pack_b at a distance,
+   and a read where it lies: nothing is packed, which pays when the same b meets many a that are small. */
+static void gpt_packed_product(int transpose_a, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const float *a,
+                               ptrdiff_t lda, const float *panels, ptrdiff_t distance, float *c, ptrdiff_t ldc,
+                               int accumulate) {
+    float detour[HEIGHT * WIDTH] __attribute__((aligned(64)));
+    for (ptrdiff_t j = 0; j < n; j += WIDTH, panels += distance)
+        for (ptrdiff_t i = 0; i < m; i += HEIGHT) {
+            const ptrdiff_t rows = m - i < HEIGHT ? m - i : HEIGHT, columns = n - j < WIDTH ? n - j : WIDTH;
+            const int whole = columns % LANES == 0 && rows % 2 == 0;
+            float *to = c + i * ldc + j;
+            const gpt_place place = {whole ? to : detour, whole && accumulate ? to : no_addition, no_addition,
+                                     whole ? ldc : WIDTH, whole && accumulate ? ldc : 0, alpha};
+            for (ptrdiff_t r = 0; r < rows; r++)
+                for (ptrdiff_t s = 0; s < WIDTH; s += 16) __builtin_prefetch(to + r * ldc + s, 1);
+            if (transpose_a) gpt_tile_of_columns(rows, columns, k, a + i, lda, panels, &place);
+            else gpt_tile_of_rows(rows, columns, k, a + i * lda, lda, panels, &place);
+            if (whole) continue;
+            for (ptrdiff_t r = 0; r < rows; r++)
+                for (ptrdiff_t s = 0; s < columns; s++)
+                    to[r * ldc + s] = detour[r * WIDTH + s] + (accumulate ? to[r * ldc + s] : 0);
+        }
 }
 
 #endif

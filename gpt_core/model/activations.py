@@ -52,7 +52,7 @@ class Activations:
         self.logits = empty(self.logit_rows, V)
         self.losses = empty(N)
         self.predictions = np.empty(N, dtype=np.int32)
-        self.workspace = Workspace(time)
+        self.workspace = Workspace(time, shape.head_size)
 
 
 class GradientScratch:
@@ -74,8 +74,8 @@ class GradientScratch:
 class Workspace:
     """Scratch of the attention kernel, a row for each thread, for sequences of up to `keys` positions."""
 
-    def __init__(self, keys: int) -> None:
-        self._row = attention.workspace_size(keys)
+    def __init__(self, keys: int, head_size: int) -> None:
+        self._row = attention.workspace_size(keys, head_size)
         self._rows = empty(threads.get_threads(), self._row)
 
     @property

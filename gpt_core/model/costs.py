@@ -101,11 +101,12 @@ def activation_bytes(shape: ModelShape, batch: int, time: int, threads: int) -> 
         kept by the model    the stream between the blocks (L + 1) N C; ln_f's mean and 1/std 2 N; losses and
                              predictions 2 N; one slice of the logits
         shared scratch       a norm's output, and two gradients of the stream's width, 3 N C; GELU's output N F;
-                             the widest gradient N max(F, 3 C); two tiles of attention scores for each thread
+                             the widest gradient N max(F, 3 C); for each thread, the keys and values of a
+                             head and a tile of its scores
     """
     C, F, V, L = shape.d_model, shape.hidden_size, shape.vocab_size, shape.layers
     N = batch * time
     block = 5 * N * C + N * F + 4 * N + batch * shape.num_heads * time
     model = (L + 1) * N * C + 4 * N + min(N, max(16, LOGITS_BUDGET // V)) * V
-    scratch = 3 * N * C + N * F + N * max(F, 3 * C) + threads * attention.workspace_size(time)
+    scratch = 3 * N * C + N * F + N * max(F, 3 * C) + threads * attention.workspace_size(time, shape.head_size)
     return FLOAT_BYTES * (L * block + model + scratch)

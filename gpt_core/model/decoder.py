@@ -61,7 +61,7 @@ class Decoder:
             for w, cache in zip(self._blocks, self._caches, strict=True)
         ]
         self._x, self._normed = empty(1, shape.d_model), empty(shape.d_model)
-        self._workspace = Workspace(self.capacity)
+        self._workspace = Workspace(self.capacity, shape.head_size)
 
     def reset(self) -> None:
         """Forgets what was read."""

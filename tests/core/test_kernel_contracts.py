@@ -34,8 +34,8 @@ def ids(*values):
     return np.array(values, np.int32)
 
 
-def workspace(keys):
-    return f(threads.get_threads(), attention.workspace_size(keys))
+def workspace(keys, head_size=2):
+    return f(threads.get_threads(), attention.workspace_size(keys, head_size))
 
 
 REFUSED = {
@@ -159,7 +159,7 @@ def everything(count):
     linear.backward(made["d_l_x"], made["d_l_w"], made["d_l_b"], normal(N, F), x, weight)
     gelu.forward(made["gelu"], made["linear"])
     gelu.backward(made["d_g"], normal(N, F), made["linear"])
-    qkv, scratch = normal(B, T, 3 * C), f(count, attention.workspace_size(T))
+    qkv, scratch = normal(B, T, 3 * C), f(count, attention.workspace_size(T, C // H))
     made |= {"attended": f(B, T, C), "log_sums": f(B, H, T), "d_qkv": f(B, T, 3 * C)}
     q, k, v = np.split(qkv, 3, axis=2)
     attention.forward(made["attended"], made["log_sums"], q, k, v, scratch)
@@ -236,7 +236,7 @@ def test_another_python_thread_runs_while_a_kernel_computes():
 def test_rows_that_overlap_or_run_backwards_are_refused() -> None:
     x = np.zeros((1, 4, 4), dtype=np.float32)
     out, log_sums = x.copy(), np.zeros((1, 2, 4), dtype=np.float32)
-    workspace = np.zeros((threads.get_threads(), attention.workspace_size(4)), dtype=np.float32)
+    workspace = np.zeros((threads.get_threads(), attention.workspace_size(4, 2)), dtype=np.float32)
     for rows in (np.broadcast_to(x[:, :1], (1, 4, 4)), x[:, ::-1]):
         with pytest.raises(ValueError, match="bytes between rows of k"):
             attention.forward(out, log_sums, x, rows, x, workspace)

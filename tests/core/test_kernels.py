@@ -192,7 +192,7 @@ def attend(qkv, num_heads, d_out=None, queries=None):
     if queries is not None:
         q = q[:, T - queries :]
     out, log_sums = unset(B, q.shape[1], C), unset(B, num_heads, q.shape[1])
-    workspace = unset(threads.get_threads(), attention.workspace_size(T))
+    workspace = unset(threads.get_threads(), attention.workspace_size(T, C // num_heads))
     attention.forward(out, log_sums, q, k, v, workspace)
     if d_out is None:
         return out
