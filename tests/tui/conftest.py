@@ -17,3 +17,9 @@ def snapshot(request: pytest.FixtureRequest) -> Snapshot:
     """`snapshot(app, name)` holds the screen to its snapshot."""
     update = bool(request.config.getoption("--update-snapshots"))
     return lambda app, name: check_snapshot(app, name, update=update)
+
+
+@pytest.fixture
+def same_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass takes as much memory on every machine: otherwise the kernels' scratch goes with the processor's vectors."""
+    monkeypatch.setattr("gpt_core.training.estimate.activation_bytes", lambda *_shape: 40_000_000)

@@ -191,6 +191,7 @@ def shown(prospect: Prospect) -> dict[str, str]:
     return rows
 
 
+@pytest.mark.usefixtures("same_passes")
 def test_the_panel_says_what_a_run_takes():
     rows = shown(Prospect(NANO, 2, 4_000_000_000, fake_texts(NANO), "", StepTime(0.05, 0.001)))
     assert rows["parameters"] == "1,194,752"
@@ -336,6 +337,7 @@ def test_a_question_that_is_taken_back_while_typing_looks_at_nothing():
     assert not looked
 
 
+@pytest.mark.usefixtures("same_passes")
 @pytest.mark.parametrize(
     ("others", "words"),
     [
