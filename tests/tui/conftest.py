@@ -21,5 +21,5 @@ def snapshot(request: pytest.FixtureRequest) -> Snapshot:
 
 @pytest.fixture
 def same_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass takes as much memory on every machine: otherwise the kernels' scratch goes with the processor's vectors."""
+    """A pass takes as much memory on every machine: the kernels' scratch goes with the processor's vectors."""
     monkeypatch.setattr("gpt_core.training.estimate.activation_bytes", lambda *_shape: 40_000_000)
