@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,9 +14,9 @@ from gpt_core.files import reason
 from gpt_core.training.checkpoint import verify_checkpoint
 from gpt_core.training.checkpoint_header import CheckpointInfo
 from gpt_core.training.checkpoint_store import EXTENSION, CheckpointStore, DamagedCheckpoint
+from gpt_tui.threads import CHECKING, yield_to_others
 
 MOST_FOLDERS = 100  # below the models folder; more are a mistake, and every one is looked at again and again
-NICENESS = 10  # of a thread that checks a file: training comes first
 PROGRESS_STEP = 0.01  # of a file, between two reports
 
 
@@ -143,7 +142,7 @@ class Check(threading.Thread):
 
     def run(self) -> None:
         """The check."""
-        yield_to_others()
+        yield_to_others(CHECKING)
         error = ""
         try:
             verify_checkpoint(self.stamp.path, progress=self._progressed)
@@ -164,13 +163,6 @@ class Check(threading.Thread):
             self._last = share
             with suppress(RuntimeError):
                 self._told(self.stamp, share)
-
-
-def yield_to_others() -> None:
-    """Lowers the priority of the calling thread, for good. Linux alone has one for each thread."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def delete_file(path: Path) -> str:

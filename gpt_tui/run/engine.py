@@ -28,6 +28,7 @@ from gpt_tui.run.event_buffer import Drained, EventBuffer
 from gpt_tui.run.history import Limits, RunHistory, Score
 from gpt_tui.run.replay import replayed
 from gpt_tui.run.status import Facts, Phase
+from gpt_tui.threads import TRAINING, yield_to_others
 
 Progress = Callable[[str, float], None]
 SAVE_POLL_S = 0.01
@@ -241,6 +242,7 @@ class Engine:
     # -- the thread
 
     def _run(self, request: RunRequest) -> None:
+        yield_to_others(TRAINING)  # and with it the threads that the kernels begin in it
         try:
             trainer = self._open_run(request, self._opening_progressed)
             self._trainer, self._requests = trainer, trainer.requests
