@@ -24,7 +24,7 @@ cdef float CUBIC = 0.044715
 
 # Multiply-adds of a block that are worth a thread: about 25 microseconds, as threads that meet five times meanwhile
 # lose more than they gain where another process runs. nano, on two threads in place of one, decodes 16,500 tokens/s in
-# place of 13,500 on an idle machine, and 1,100 in place of 14,500 on a busy one.
+# place of 13,500 on a less busy machine, and 1,100 in place of 14,500 on a busy one.
 cdef Py_ssize_t WORTH_A_THREAD = 1 << 19
 
 cdef Py_ssize_t APART = 32  # values between the rows of two threads: two cache lines
