@@ -61,7 +61,3 @@ class FolderInUseError(InputError):
 
 class SaveError(GptError):
     """A checkpoint could not be written; the one it would have replaced is untouched."""
-
-
-class DivergedError(GptError):
-    """Losses or gradients were not finite several times in a row."""

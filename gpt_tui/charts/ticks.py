@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from math import ceil, floor, log10
 
@@ -88,6 +87,3 @@ def time_labels(ticks: list[float]) -> list[str]:
         return f"{minutes:g}:{seconds:02.0f}" if minutes else f"{seconds:g} s"
 
     return [label(tick) for tick in ticks]
-
-
-Ticks = Callable[[float, float, int], list[float]]
