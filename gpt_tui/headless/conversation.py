@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_tui.plain_text import printable
+
+PROMPT = "> "
+LOOK_S = 0.2
 
 
 def converse(generator: Generator, sampling: Sampling) -> None:
@@ -36,7 +40,7 @@ def prompts() -> Iterator[str]:
             import readline  # noqa: F401  (importing it gives `input` line editing and history)
     while True:
         try:
-            line = input("> ") if at_terminals() else next(sys.stdin).rstrip("\n")
+            line = asked_for() if at_terminals() else next(sys.stdin).rstrip("\n")
         except (EOFError, StopIteration):
             if at_terminals():
                 print()
@@ -45,6 +49,23 @@ def prompts() -> Iterator[str]:
             return
         if line.strip():
             yield line
+
+
+def asked_for() -> str:
+    """A line of input at the prompt. Raises KeyboardInterrupt for Ctrl+C, whenever it comes.
+
+    `input` itself overlooks a signal that arrives after the prompt is shown and before it waits, until the next key;
+    another signal a few times a second makes it look.
+    """
+    if not hasattr(signal, "setitimer"):
+        return input(PROMPT)
+    before = signal.signal(signal.SIGALRM, lambda _number, _frame: None)
+    signal.setitimer(signal.ITIMER_REAL, LOOK_S, LOOK_S)
+    try:
+        return input(PROMPT)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def at_terminals() -> bool:
