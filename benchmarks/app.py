@@ -52,6 +52,8 @@ class Press(NamedTuple):
 TOUR = (
     Press("tab: Chat", "\x1bOR", "temperature"),
     *(Press("a letter in the prompt", letter, letter) for letter in "ЖЩЮ"),
+    Press("tab: Checkpoints", "\x1bOS", "checkpoint"),
+    Press("tab: Runs", "\x1b[15~", "runs"),
     Press("tab: Train", "\x1bOQ", "smoothed"),
     Press("log scale", "l", "log scale"),
     Press("linear scale", "l", "loss"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path, PurePath
 from typing import ClassVar
@@ -17,20 +16,18 @@ from textual.binding import BindingType
 from textual.dom import DOMNode
 from textual.driver import Driver
 from textual.screen import Screen
-from textual.theme import BUILTIN_THEMES
 
 from gpt_core.config import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
-from gpt_core.settings import Resolved
 from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
 from gpt_tui.bindings import bindings
 from gpt_tui.chat.model import MakeGenerator, make_generator
-from gpt_tui.error_log import keep_traceback, log_path
-from gpt_tui.headless.signals import SAME_PRESS_S, leave_now
+from gpt_tui.error_log import log_path
+from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.keymap import KEYS, Key
 from gpt_tui.messages import EngineWoke
 from gpt_tui.plain_text import one_line
-from gpt_tui.preferences import NO_PREFERENCES, Preferences, read_preferences
+from gpt_tui.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.quantities import whole
 from gpt_tui.run.engine import Engine, OpenRun, RunRequest
 from gpt_tui.run.history import ending
@@ -39,12 +36,14 @@ from gpt_tui.run.status import next_steps
 from gpt_tui.screens.choice import quit_question
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.main import MainScreen
+from gpt_tui.screens.palette import Palette
 from gpt_tui.screens.setup import SetupScreen
 from gpt_tui.setup.probing import Probes
 from gpt_tui.theme import NIGHT, OWN_THEMES, own_variables
 
 DRAIN_INTERVAL_S = 0.25
-LEAD_S = 10.0  # of the countdown of a first start
+COLLECT_INTERVAL_S = 60.0
+NEVER = 1_000_000  # younger collections to one of everything
 STYLES: list[str | PurePath] = [Path(__file__).with_name("styles") / f"{name}.tcss"
           for name in ("base", "train", "chat", "checkpoints", "runs", "setup", "dialogs")]  # fmt: skip
 WIDTHS = [(0, "-narrow"), (100, "-wide"), (140, "-very-wide")]  # from so many columns on, this class for the styles
@@ -54,7 +53,8 @@ HEIGHTS = [(0, "-low"), (32, "-tall")]
 class GptApp(App[None]):
     """One engine, one main screen. `request` is begun at once if it is given; `watched` is followed from the start.
 
-    A first start begins a run by itself after `lead_s` seconds (0: never).
+    A first start begins a run by itself after `lead_s` seconds (0: never). Where the process is the app's own, its
+    garbage is collected when that disturbs least.
     """
 
     CSS_PATH = STYLES
@@ -75,6 +75,7 @@ class GptApp(App[None]):
         preferences: Preferences = NO_PREFERENCES,
         probes: Probes | None = None,
         lead_s: float = 0.0,
+        owns_process: bool = False,
     ) -> None:
         super().__init__()
         for theme in OWN_THEMES:
@@ -86,6 +87,7 @@ class GptApp(App[None]):
             self.engine, settings, preset_name, make, probes or Probes(), watched=watched, lead_s=lead_s
         )
         self._request = request
+        self._owns_process = owns_process
         self._leaving: int | None = None
         self._asked_to_leave_s = 0.0
         self.hurried = False
@@ -100,8 +102,20 @@ class GptApp(App[None]):
         """The pulse, the signals, and the run that was asked for."""
         self.set_interval(DRAIN_INTERVAL_S, self.tick)
         self._listen_to_signals()
+        if self._owns_process:
+            self.call_after_refresh(self._collect_seldom)
         if self._request:
             self.call_after_refresh(self.main.begin, self._request)
+
+    def _collect_seldom(self) -> None:
+        """Modules and widgets stay to the end, and a collection that visits them takes 50 ms from whoever pressed a key
+        just then: it visits only what was made since, once a minute. Young garbage goes as ever."""
+        gc.freeze()
+        gc.set_threshold(*gc.get_threshold()[:2], NEVER)
+        self.set_interval(COLLECT_INTERVAL_S, self._collect)
+
+    def _collect(self) -> None:
+        gc.collect()
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """The colours that the styles name beside Textual's own."""
@@ -244,6 +258,11 @@ class GptApp(App[None]):
 
     # -- going about
 
+    def action_command_palette(self) -> None:
+        """Every command that makes sense now."""
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette(id="--command-palette"))
+
     def action_help(self) -> None:
         """The keys of what is seen."""
         if not self.screen.is_modal:
@@ -279,52 +298,5 @@ class GptApp(App[None]):
         if (key.place == "setup") != isinstance(screen, SetupScreen):
             return None
         if key.place in ("chat", "checkpoints", "runs"):
-            return self.main.query_one(f"#{key.place}")
+            return self.main.query_one(f"#{key.place}") if key.place == self.main.tab else None
         return screen if key.place == "setup" else self.main
-
-
-def run_app(
-    resolved: Resolved,
-    *,
-    resume: Path | None = None,
-    passed_over: Sequence[str] = (),
-    overwrite: bool = False,
-    autostart: bool = False,
-    watched: Path | None = None,
-    config_file: Path | None = None,
-) -> int:
-    """Runs the app in the terminal and returns its exit code. A run is stopped and saved however the app ends.
-
-    With `resume` or `autostart` the run that these mean begins at once; the run of the folder `watched`, which another
-    process trains, is followed. Raises ConfigError where the preferences of the user, or of `config_file`, make no
-    sense.
-    """
-    preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
-    settings, preset_name = resolved.settings, resolved.preset
-    wanted = autostart or resume is not None
-    asked_for = RunRequest(settings, preset_name, resume=resume, passed_over=passed_over, overwrite=overwrite)
-    request = asked_for if wanted else None
-    lead_s = 0.0 if wanted or watched else LEAD_S
-    app = GptApp(settings, preset_name, request=request, watched=watched, preferences=preferences, lead_s=lead_s)
-    try:
-        app.run()
-    finally:
-        if app.hurried:
-            app.engine.wait_for_save()
-            if not app.engine.join(0):
-                leave_now(app.return_code or EXIT_FAILED)
-        elif not app.engine.join(0):
-            _tell("gpt-tui: saving the run before leaving")
-            app.engine.stop()
-            app.engine.join()
-    if app._exception is not None:  # something on the screen fell over; Textual has shown it
-        _tell(f"gpt-tui ended by an error {keep_traceback(log_path(settings.models_dir), app._exception)}")
-    _tell(app.farewell)
-    return app.return_code if app.return_code is not None else EXIT_FAILED
-
-
-def _tell(words: str) -> None:
-    """A line on the terminal, if there still is one."""
-    if words:
-        with suppress(OSError):
-            print(words, file=sys.stderr)

@@ -247,7 +247,7 @@ def test_the_app_begins_the_run_that_was_asked_for(
     monkeypatch.chdir(trained)
     monkeypatch.delenv("OVERFIT_TINY", raising=False)
     monkeypatch.setattr(starting, "require_terminal", lambda: None)
-    monkeypatch.setattr("gpt_tui.app.run_app", lambda resolved, **options: calls.append((resolved, options)) or 7)
+    monkeypatch.setattr("gpt_tui.launch.run_app", lambda resolved, **options: calls.append((resolved, options)) or 7)
     assert cli.main(arguments) == 7
     ((resolved, options),) = calls
     assert bool(options["autostart"] or options["resume"]) == begins

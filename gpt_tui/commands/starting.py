@@ -30,7 +30,7 @@ def start(options: Namespace) -> int:
         return run_headless(
             resolved, resume=resume, passed_over=passed_over, overwrite=options.overwrite, as_json=options.json
         )
-    from gpt_tui.app import run_app
+    from gpt_tui.launch import run_app
 
     # alone, `gpt-tui` waits for the key that starts; where a certain run is asked for, that one begins
     asked_for = resolved.settings.overfit_tiny or options.overwrite

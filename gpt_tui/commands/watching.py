@@ -17,7 +17,7 @@ def watch(options: Namespace) -> int:
     folder = watched_folder(options.folder)
     require_terminal()
     resolved = resolve(options={"models_dir": str(folder)})
-    from gpt_tui.app import run_app
+    from gpt_tui.launch import run_app
 
     return run_app(resolved, watched=folder)
 

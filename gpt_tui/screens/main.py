@@ -77,7 +77,7 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         self.look_around()
         self.show(at_once=True)
         if self._watched:
-            self.go("runs")
+            self.call_after_refresh(self.go, "runs")  # when the tabs have chosen their first
 
     # -- what is shown
 
@@ -197,13 +197,20 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
     # -- tabs
 
     def go(self, tab: str) -> None:
-        """Shows a tab."""
-        self.query_one(Tabs).active = f"tab-{tab}"
+        """Shows a tab, in one frame: its name in the header and its pane."""
+        tabs = self.query_one(Tabs)
+        with self.app.batch_update(), tabs.prevent(Tabs.TabActivated):
+            tabs.active = f"tab-{tab}"
+            self._show_tab(tab)
 
     @on(Tabs.TabActivated)
     def _tab_activated(self, message: Tabs.TabActivated) -> None:
         message.stop()
-        tab = (message.tab.id or "").removeprefix("tab-")
+        self._show_tab((message.tab.id or "").removeprefix("tab-"))
+
+    def _show_tab(self, tab: str) -> None:
+        if tab == self.tab:
+            return
         self.query_one("#panes", ContentSwitcher).current = tab
         if tab != "train":
             self.wait_for_user()

@@ -75,6 +75,7 @@ async def running_app(
     preferences: Preferences = NO_PREFERENCES,
     probes: Probes | None = None,
     lead_s: float = 0.0,
+    owns_process: bool = False,
     **settings: object,
 ) -> AsyncIterator[AppBench]:
     """The app in a headless terminal; its run, if any, has ended when this ends."""
@@ -83,7 +84,7 @@ async def running_app(
     request = RunRequest(chosen, "nano") if autostart else None
     app = GptApp(
         chosen, "nano", request=request, watched=watched, open_run=opener, make=make or fake_generator(),
-        preferences=preferences, probes=probes or fake_probes(), lead_s=lead_s,
+        preferences=preferences, probes=probes or fake_probes(), lead_s=lead_s, owns_process=owns_process,
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)

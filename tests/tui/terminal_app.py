@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import gpt_tui.app
+import gpt_tui.launch
 from gpt_core.settings import Resolved
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer, fake_generator, fake_settings
 
@@ -44,7 +45,7 @@ def main() -> int:
                 raise ZeroDivisionError("a widget fell over")
 
     gpt_tui.app.GptApp = App  # type: ignore[misc]
-    return gpt_tui.app.run_app(Resolved(settings, "nano", {}), autostart=True)
+    return gpt_tui.launch.run_app(Resolved(settings, "nano", {}), autostart=True)
 
 
 if __name__ == "__main__":

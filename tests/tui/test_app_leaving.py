@@ -98,11 +98,35 @@ async def test_f1_shows_the_keys_of_the_tab_one_is_in(tmp_path: Path):
         assert "Training (Train tab)" not in bench.text()
 
 
+async def test_the_palette_has_no_command_of_a_tab_that_is_not_seen(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        seen = {command.title for command in bench.app.get_system_commands(bench.app.screen)}
+        assert "Keep seed" not in seen
+        assert "Chat" in seen
+        await bench.pilot.press("f3")
+        await bench.pilot.pause()
+        seen = {command.title for command in bench.app.get_system_commands(bench.app.screen)}
+        assert "Keep seed" in seen
+
+
+async def test_an_app_with_a_process_to_itself_collects_garbage_at_its_own_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    done: list[str] = []
+    monkeypatch.setattr("gpt_tui.app.COLLECT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("gc.freeze", lambda: done.append("frozen"))
+    monkeypatch.setattr("gc.set_threshold", lambda *_: done.append("seldom"))
+    monkeypatch.setattr("gc.collect", lambda: done.append("collected"))
+    async with running_app(tmp_path, owns_process=True) as bench:
+        await bench.until(lambda: done.count("collected") > 2)
+        assert done[:3] == ["frozen", "seldom", "collected"]
+
+
 async def test_the_palette_has_every_command_that_makes_sense(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(5)
         titles = {command.title for command in bench.app.get_system_commands(bench.app.screen)}
-        assert {"Pause", "Save", "Stop", "Log scale", "Theme", "Quit", "Chat", "Clear"} <= titles
+        assert {"Pause", "Save", "Stop", "Log scale", "Theme", "Quit", "Chat"} <= titles
         assert "Start" not in titles
         pause = next(c for c in bench.app.get_system_commands(bench.app.screen) if c.title == "Pause")
         await bench.app.run_action("pause", bench.app.main)
