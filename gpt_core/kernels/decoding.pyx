@@ -97,12 +97,10 @@ cdef class Block:
                 _normalise(&self.normed[part, 0], &x[0], &self.ln_1_weight[0], &self.ln_1_bias[0], C)
                 _linear(&self.qkv[0], &self.sums[part, 0], NULL, &self.normed[part, 0], &self.c_attn_weight[0, 0],
                         &self.c_attn_bias[0], C, 3 * C, part, parts)
-            # attended (C,) = softmax(q . K^T / sqrt(D)) . V, head by head
-            for head in prange(self.heads, schedule="static"):
-                memcpy(&self.keys[position, head * D], &self.qkv[C + head * D], D * sizeof(float))
-                memcpy(&self.values[position, head * D], &self.qkv[2 * C + head * D], D * sizeof(float))
-                _attend(&self.attended[head * D], &self.scores[head, 0], &self.qkv[head * D], &self.keys[0, head * D],
-                        &self.values[0, head * D], position + 1, C, D)
+            # attended (C,) = softmax(q . K^T / sqrt(D)) . V, each thread its heads
+            for part in prange(parts, schedule="static"):
+                _attend(&self.attended[0], &self.scores[0, 0], self.scores.shape[1], &self.qkv[0], &self.keys[0, 0],
+                        &self.values[0, 0], position, C, D, self.heads * part // parts, self.heads * (part + 1) // parts)
             # x (C,) += attended . attn_proj (C, C) + bias
             for part in prange(parts, schedule="static"):
                 _linear(&x[0], &self.sums[part, 0], &x[0], &self.attended[0], &self.attn_proj_weight[0, 0],
@@ -207,30 +205,85 @@ cdef void _gelu(float *y, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
         y[f] *= <float>0.5 * (<float>1.0 + fast_tanh(SQRT_2_OVER_PI * (y[f] + CUBIC * y[f] * y[f] * y[f])))
 
 
-cdef void _attend(float *out, float *scores, const float *q, const float *k, const float *v, Py_ssize_t seen,
-                  Py_ssize_t C, Py_ssize_t D) noexcept nogil:
-    """One head: out (D,) = softmax(q (D,) . k^T / sqrt(D)) . v, with k and v (seen, D) in rows that lie C apart."""
-    cdef Py_ssize_t j, d
-    cdef float scale = <float>1.0 / sqrtf(<float>D), score, largest, total = 0
-    for j in range(seen):
-        score = 0
-        for d in range(D):
-            score = score + q[d] * k[j * C + d]
-        scores[j] = score * scale
-    largest = scores[0]
-    for j in range(seen):
+cdef void _attend(float *out, float *scores, Py_ssize_t T, const float *qkv, float *keys, float *values,
+                  Py_ssize_t position, Py_ssize_t C, Py_ssize_t D, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+    """Heads from `first` to `stop`: out (D,) = softmax(q (D,) . k^T / sqrt(D)) . v of each, k and v up to `position`.
+
+    Eight positions at a time, as rows of a weight are taken, and these for all of the heads: memory is read in long
+    stretches, and eight sums wait for nothing. With 544 positions read, a token of `mini` took 7.9 ms one position and
+    head after the other, 6.7 with four positions at a time, 6.5 with eight.
+    """
+    cdef Py_ssize_t j, h, width = (stop - first) * D, seen = position + 1
+    cdef const float *q = qkv + first * D
+    cdef float *row
+    memcpy(keys + position * C + first * D, q + C, width * sizeof(float))
+    memcpy(values + position * C + first * D, q + 2 * C, width * sizeof(float))
+    out, scores, keys, values = out + first * D, scores + first * T, keys + first * D, values + first * D
+    for j in range(0, seen, 8):
+        row = keys + j * C
+        for h in range(stop - first):
+            _dots(scores + h * T + j, q + h * D, row + h * D, C, min(<Py_ssize_t>8, seen - j), D)
+    for h in range(stop - first):
+        _softmax(scores + h * T, seen, <float>1.0 / sqrtf(<float>D))
+    for j in range(width):
+        out[j] = 0
+    for j in range(0, seen, 8):
+        row = values + j * C
+        for h in range(stop - first):
+            _add_rows(out + h * D, scores + h * T + j, row + h * D, C, min(<Py_ssize_t>8, seen - j), D)
+
+
+cdef void _dots(float *y, const float *x, const float *rows, Py_ssize_t apart, Py_ssize_t count,
+                Py_ssize_t D) noexcept nogil:
+    """y[r] = x (D,) . rows[r], for up to eight rows that lie `apart` values from each other."""
+    cdef float a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0
+    cdef Py_ssize_t i, r
+    if count == 8:
+        for i in range(D):
+            a = a + x[i] * rows[i]
+            b = b + x[i] * rows[apart + i]
+            c = c + x[i] * rows[2 * apart + i]
+            d = d + x[i] * rows[3 * apart + i]
+            e = e + x[i] * rows[4 * apart + i]
+            f = f + x[i] * rows[5 * apart + i]
+            g = g + x[i] * rows[6 * apart + i]
+            h = h + x[i] * rows[7 * apart + i]
+        y[0], y[1], y[2], y[3], y[4], y[5], y[6], y[7] = a, b, c, d, e, f, g, h
+        return
+    for r in range(count):
+        a = 0
+        for i in range(D):
+            a = a + x[i] * rows[r * apart + i]
+        y[r] = a
+
+
+cdef void _add_rows(float *y, const float *x, const float *rows, Py_ssize_t apart, Py_ssize_t count,
+                    Py_ssize_t D) noexcept nogil:
+    """y (D,) += x[r] * rows[r], for up to eight rows that lie `apart` values from each other."""
+    cdef Py_ssize_t i, r
+    if count == 8:
+        for i in range(D):
+            y[i] += (x[0] * rows[i] + x[1] * rows[apart + i] + x[2] * rows[2 * apart + i] + x[3] * rows[3 * apart + i]
+                     + x[4] * rows[4 * apart + i] + x[5] * rows[5 * apart + i] + x[6] * rows[6 * apart + i]
+                     + x[7] * rows[7 * apart + i])
+        return
+    for r in range(count):
+        for i in range(D):
+            y[i] += x[r] * rows[r * apart + i]
+
+
+cdef void _softmax(float *scores, Py_ssize_t count, float scale) noexcept nogil:
+    """scores (count,) = softmax(scores * scale), in place."""
+    cdef Py_ssize_t j
+    cdef float largest = scores[0], total = 0
+    for j in range(count):
         largest = max(largest, scores[j])
-    for j in range(seen):
-        scores[j] = fast_exp(scores[j] - largest)
-    for j in range(seen):
+    for j in range(count):
+        scores[j] = fast_exp((scores[j] - largest) * scale)
+    for j in range(count):
         total += scores[j]
-    for d in range(D):
-        out[d] = 0
-    for j in range(seen):
-        for d in range(D):
-            out[d] += scores[j] * v[j * C + d]
-    for d in range(D):
-        out[d] /= total
+    for j in range(count):
+        scores[j] /= total
 
 
 cdef void _dot_rows(float *y, const float *x, const float *rows, Py_ssize_t C, Py_ssize_t first,
