@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
+from gpt_tui.interrupts import ending_at_once
+
 Options = argparse.Namespace
 
 PROGRAM = "gpt-tui"
@@ -257,7 +259,9 @@ def run(arguments: list[str]) -> int:
         parser.error(f"unknown command {named!r}" + (f"; did you mean {near[0]}?" if near else ""))
     options = parser.parse_all(arguments if command is TRAIN else arguments[1:])
     module, _, function = command.function.partition(":")
-    code: int = getattr(import_module(f"gpt_tui.commands.{module}"), function)(options)
+    with ending_at_once():
+        command_function = getattr(import_module(f"gpt_tui.commands.{module}"), function)
+    code: int = command_function(options)
     return code
 
 

@@ -12,6 +12,7 @@ from gpt_core.errors import EXIT_FAILED
 from gpt_core.settings import Resolved
 from gpt_tui.error_log import keep_traceback, log_path
 from gpt_tui.headless.signals import leave_now
+from gpt_tui.interrupts import ending_at_once
 
 LEAD_S = 10.0  # of the countdown of a first start
 FRAMES_PER_S = "120"  # a key waits for the frame after it, another tab for two: 8 ms each, with Textual's 60 it is 17
@@ -34,12 +35,13 @@ def run_app(
     sense.
     """
     os.environ.setdefault("TEXTUAL_FPS", FRAMES_PER_S)  # which Textual reads when it is imported
-    from textual.theme import BUILTIN_THEMES
+    with ending_at_once():
+        from textual.theme import BUILTIN_THEMES
 
-    from gpt_tui.app import GptApp
-    from gpt_tui.preferences import read_preferences
-    from gpt_tui.run.engine import RunRequest
-    from gpt_tui.theme import OWN_THEMES
+        from gpt_tui.app import GptApp
+        from gpt_tui.preferences import read_preferences
+        from gpt_tui.run.engine import RunRequest
+        from gpt_tui.theme import OWN_THEMES
 
     preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
     settings, preset_name = resolved.settings, resolved.preset

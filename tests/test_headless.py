@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import signal
@@ -367,6 +368,16 @@ def test_a_signal_before_there_is_a_trainer_interrupts(monkeypatch: pytest.Monke
         signal.raise_signal(signal.SIGUSR1)  # nothing to save yet, and no reason to end
         with pytest.raises(Interrupted) as caught:
             signal.raise_signal(signal.SIGTERM)
+    assert caught.value.exit_code == 143
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_that_was_lost_before_there_was_a_trainer_still_ends_the_run() -> None:
+    with RunSignals() as signals:
+        with contextlib.suppress(Interrupted):  # as a destructor does
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted) as caught:
+            signals.watch(FakeTrainer())  # type: ignore[arg-type]
     assert caught.value.exit_code == 143
 
 

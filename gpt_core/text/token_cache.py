@@ -51,6 +51,9 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     """Of the ids, and this header with a 0 here after them."""
 
 
+HEADER = msgspec.json.Decoder(Header)
+
+
 def load_tokens(
     path: Path,
     tokenizer: Tokenizer,
@@ -235,7 +238,7 @@ def open_token_cache(
         if not stat.S_ISREG(cache.stat().st_mode):
             return None
         with open(cache, "rb") as file:
-            header = msgspec.json.decode(file.read(HEADER_BYTES), type=Header)
+            header = HEADER.decode(file.read(HEADER_BYTES))
             expected = msgspec.structs.replace(
                 header, format=FORMAT, version=CACHE_VERSION, text_sha256=digest,
                 tokenizer_sha256=tokenizer.sha256, document=document, token_bytes=dtype.itemsize,

@@ -14,8 +14,8 @@ from gpt_core.errors import CorpusError
 from gpt_core.text.cache_files import cache_folders
 from gpt_core.text.corpus import DocumentKind
 from gpt_core.text.token_cache import (
+    HEADER,
     HEADER_BYTES,
-    Header,
     open_tokenizer_cache,
     text_sha256,
     token_cache_name,
@@ -79,7 +79,7 @@ def cached_tokens(
     for folder in folders:
         try:
             with open(folder / token_cache_name(path, digest, tokenizer, document), "rb") as file:
-                return msgspec.json.decode(file.read(HEADER_BYTES), type=Header).count
+                return HEADER.decode(file.read(HEADER_BYTES)).count
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             continue
     return None

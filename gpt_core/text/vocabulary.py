@@ -143,7 +143,7 @@ class Tokenizer:
         """The tokenizer that `to_bytes` wrote. Raises TokenizerError for anything else, before using much memory."""
         first_line = data[: data.find(b"\n", 0, MAX_HEADER_BYTES) + 1]
         try:
-            header = msgspec.json.decode(first_line, type=Header)
+            header = _HEADER.decode(first_line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise TokenizerError(f"this is not a tokenizer, or a damaged one: its header: {error}") from error
         if header.format != FORMAT or header.version != VERSION:
@@ -166,6 +166,9 @@ class Header(msgspec.Struct, forbid_unknown_fields=True):
     version: int
     mode: Mode
     vocab_size: int
+
+
+_HEADER = msgspec.json.Decoder(Header)
 
 
 def check_vocab_size(vocab_size: int) -> None:

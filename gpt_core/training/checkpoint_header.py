@@ -134,6 +134,16 @@ class _OnlyMetadata(msgspec.Struct):
     metadata: _Metadata = msgspec.field(name="__metadata__")
 
 
+# made here, not as a file is read: msgspec may crash where Ctrl+C comes while it makes one
+_METADATA = msgspec.json.Decoder(_OnlyMetadata)
+_SETTINGS = msgspec.json.Decoder(Settings)
+_STATE = msgspec.json.Decoder(TrainingState)
+_CONTENTS = msgspec.json.Decoder(Contents)
+_CHECKSUMS = msgspec.json.Decoder(dict[str, str])
+_ENTRIES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENTRY = msgspec.json.Decoder(TensorEntry)
+
+
 class Header(NamedTuple):
     """A header that was read and found to be in order."""
 
@@ -193,16 +203,16 @@ def read_header(file: io.FileIO, path: Path) -> Header:
     file.seek(0)
     head = _read_head(file, path, size)
     try:
-        metadata = msgspec.json.decode(memoryview(head)[8:], type=_OnlyMetadata).metadata
+        metadata = _METADATA.decode(memoryview(head)[8:]).metadata
         if metadata.gpt_tui_format != FORMAT:
             raise CheckpointError(
                 f"{path}: got checkpoint format {metadata.gpt_tui_format[:20]}, wanted {FORMAT}: "
                 "it was written by another version of gpt-tui; use that one"
             )
-        settings = msgspec.json.decode(metadata.settings, type=Settings)
+        settings = _SETTINGS.decode(metadata.settings)
         check_together(settings)
-        state = msgspec.json.decode(metadata.state, type=TrainingState)
-        contents = msgspec.json.decode(metadata.contents, type=Contents)
+        state = _STATE.decode(metadata.state)
+        contents = _CONTENTS.decode(metadata.contents)
         if settings.layers > len(head) // _LEAST_ENTRY:
             raise ValueError(f"it is too short for {settings.layers} layers")
         layout = layout_of(settings.shape, contents.has_moments, contents.tokenizer_bytes)
@@ -286,14 +296,14 @@ def _check_layout(head: bytes, metadata: _Metadata, layout: dict[str, TensorEntr
     text = sum(len(part.encode()) for part in msgspec.structs.astuple(metadata))
     if len(metadata.checksums) > room or len(head) > room + 2 * text + 4096:
         raise ValueError(f"got {len(head):,} bytes for {len(layout)} tensors")
-    checksums = msgspec.json.decode(metadata.checksums, type=dict[str, str])
-    entries = msgspec.json.decode(memoryview(head)[8:], type=dict[str, msgspec.Raw])
+    checksums = _CHECKSUMS.decode(metadata.checksums)
+    entries = _ENTRIES.decode(memoryview(head)[8:])
     del entries["__metadata__"]
     if entries.keys() != layout.keys() or checksums.keys() != layout.keys():
         odd = sorted((entries.keys() ^ layout.keys()) | (checksums.keys() ^ layout.keys()))
         damaged(path, f"its tensors are not those of its settings (first: {odd[0][:80]})")
     for name, entry in layout.items():
-        got = msgspec.json.decode(entries[name], type=TensorEntry)
+        got = _ENTRY.decode(entries[name])
         if got != entry:
             shapes = f"got {got.dtype[:10]} {str(got.shape)[:80]} at {got.data_offsets}"
             damaged(path, f"{name}: {shapes}, wanted {entry.dtype} {entry.shape} at {entry.data_offsets}")

@@ -27,6 +27,9 @@ class _Step(msgspec.Struct):
     step: int
 
 
+_STEP = msgspec.json.Decoder(_Step)
+
+
 class MetricsLog:
     """The log of one run, open for writing.
 
@@ -107,10 +110,9 @@ def _cut(path: Path, last_step: int) -> None:
 
 
 def _kept_lines(path: Path, last_step: int) -> Iterator[bytes]:
-    step_of = msgspec.json.Decoder(_Step)
     for line in _lines(path):
         try:
-            if line.endswith(b"\n") and step_of.decode(line).step <= last_step:
+            if line.endswith(b"\n") and _STEP.decode(line).step <= last_step:
                 yield line
         except (ValueError, RecursionError):
             continue

@@ -15,6 +15,7 @@ from gpt_core.settings import Resolved
 from gpt_core.training.checkpoint import peek_checkpoint
 from gpt_core.training.checkpoint_store import CheckpointStore
 from gpt_tui.commands.loading import found, resolve_settings
+from gpt_tui.interrupts import ending_at_once
 
 
 def start(options: Namespace) -> int:
@@ -23,15 +24,16 @@ def start(options: Namespace) -> int:
         raise InputError("--json prints the events of a headless run: it needs --train-only")
     if not options.train_only:
         require_terminal()
-    resolved, resume, passed_over = resolve_run(options)
+    with ending_at_once():
+        resolved, resume, passed_over = resolve_run(options)
+        if options.train_only:
+            from gpt_tui.headless.training import run_headless
+        else:
+            from gpt_tui.launch import run_app
     if options.train_only:
-        from gpt_tui.headless.training import run_headless
-
         return run_headless(
             resolved, resume=resume, passed_over=passed_over, overwrite=options.overwrite, as_json=options.json
         )
-    from gpt_tui.launch import run_app
-
     # alone, `gpt-tui` waits for the key that starts; where a certain run is asked for, that one begins
     asked_for = resolved.settings.overfit_tiny or options.overwrite
     config_file = Path(options.config) if options.config is not None else None

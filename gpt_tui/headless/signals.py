@@ -47,8 +47,13 @@ class RunSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def watch(self, trainer: Trainer) -> None:
-        """From now on signals are requests to this trainer."""
+        """From now on signals are requests to this trainer. One that came before, and was lost on its way, is heeded.
+
+        An exception that a signal handler raises is lost where Python is in a destructor or in a callback from C.
+        """
         self._trainer = trainer
+        if self.stopped_by is not None:
+            raise Interrupted(self.exit_code)
 
     @property
     def exit_code(self) -> int:

@@ -80,6 +80,27 @@ def test_signals_at_random_instants_lose_nothing_and_change_nothing(
     assert [row for row in compared(other / "models", folder / "models") if not row.equal] == []
 
 
+def test_a_signal_at_any_instant_of_the_start_ends_the_program_and_crashes_nothing(
+    folder: Path, record_property: Callable[[str, object], None]
+) -> None:
+    signals = count(10, 1000)
+    record_property("count", signals)
+    draw = random.Random(9)
+    settings = training("save_every_steps=1")
+    with Headless(*settings, cwd=folder) as run:
+        started = time.monotonic()
+        run.wait_for(lambda: run.events)
+        start_s = time.monotonic() - started
+    for _ in range(signals):
+        with Headless(*settings, "--overwrite", cwd=folder) as run:
+            time.sleep(draw.random() * start_s)
+            sent = [signal.Signals[draw.choice(STOPPING)] for _ in range(draw.choice((1, 2)))]
+            for number in sent:
+                run.send(number)
+                time.sleep(draw.random() * 0.05)
+            assert run.end() in (*(128 + number for number in sent), *(-number for number in sent), 1), run.errors
+
+
 @pytest.mark.parametrize("name", STOPPING if SHARE else ["SIGINT"])
 def test_a_signal_during_a_long_save_lets_it_complete_and_a_second_one_waits_for_nothing_else(
     folder: Path, name: str
