@@ -47,7 +47,8 @@ def signalled_run(folder: Path, draw: random.Random, settings: list[str]) -> Non
         code = run.end()
     require_whole(models, run.events)
     if is_started and stop is not signal.SIGKILL:
-        assert code == 128 + stop
+        # of two that wait to be handled, Python takes the one with the lower number first
+        assert code in {128 + number for number in sent}
         assert "Traceback" not in run.errors
         assert run.events[-1] == {"event": "finished", "reason": "stopped", "step": run.steps}
         assert [event for event in run.events if event["event"] == "saved"][-1]["step"] == run.steps
