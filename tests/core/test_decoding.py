@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-from gpt_core import kernels, reference
-from gpt_core.cpu import supported_levels
+from gpt_core import reference
 from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import decoding, threads
+from tests.core.other_levels import OTHER_LEVELS, printed_at
 
 LIMIT = 2e-6  # float32 against float64, of a whole array
-WIDE = (5, 330, 3, 1801)  # enough work for three threads
+WIDE = (11, 330, 3, 1801)  # enough work for three threads
 
 # names of the reference, in the order in which a block takes its pairs
 LAYERS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
@@ -187,24 +183,15 @@ def test_shapes_that_do_not_fit_are_refused_in_one_line(case):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("level", [name for name in supported_levels() if name != kernels.LEVEL])
+@pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_every_instruction_set_level_decodes_the_same(level):
     script = (
-        "from gpt_core import gradcheck as g, kernels\n"
+        "from gpt_core import gradcheck as g\n"
         "from gpt_core.model.decoder import Decoder\n"
         "from gpt_core.model.gpt import GPT\n"
-        f"assert kernels.LEVEL == {level!r}\n"
         "parameters = g.as_parameters(g.SMALL_SHAPE, g.scattered_parameters(g.SMALL_SHAPE, 0))\n"
         "tokens, decoder = g.random_batch(g.SMALL_SHAPE, 1, g.SMALL_TIME, 0)[0], Decoder(parameters)\n"
         "wanted = GPT(parameters).logits(tokens)[0]\n"
         "print(max(g.relative_error(decoder.read([t]), row) for t, row in zip(tokens[0].tolist(), wanted)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "GPT_TUI_LEVEL": level},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1e-5
+    assert printed_at(level, script) < 1e-5

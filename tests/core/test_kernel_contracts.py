@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from gpt_core import gradcheck, kernels
-from gpt_core.cpu import supported_levels
+from gpt_core import gradcheck
 from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, gemm, layer_norm, linear, threads
+from tests.core.other_levels import OTHER_LEVELS, printed_at
 
 ADAMW = {"step": 1, "lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 
@@ -202,22 +199,13 @@ def test_how_threads_share_a_product_changes_no_bit(rows):
     np.testing.assert_array_equal(results[2], results[0])
 
 
-@pytest.mark.parametrize("level", [name for name in supported_levels() if name != kernels.LEVEL])
+@pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_every_instruction_set_level_computes_the_same(level):
     script = (
-        "from gpt_core import gradcheck as g, kernels\n"
-        f"assert kernels.LEVEL == {level!r}\n"
+        "from gpt_core import gradcheck as g\n"
         "print(max(g.kernel_errors(g.SMALL_SHAPE, g.SMALL_BATCH, g.SMALL_TIME, 0).values()))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "GPT_TUI_LEVEL": level},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < gradcheck.KERNEL_LIMIT
+    assert printed_at(level, script) < gradcheck.KERNEL_LIMIT
 
 
 def test_another_python_thread_runs_while_a_kernel_computes():
