@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -16,8 +17,9 @@ from textual.widget import Widget
 
 from gpt_tui.charts.raster import BEST, CURSOR, DOTS_X, EVAL, EVAL_LINE, GRID, RAW, READ, SMOOTHED, Raster, raster
 from gpt_tui.charts.raster import vertical as vertical_place
+from gpt_tui.charts.scale import Scale, y_scale
 from gpt_tui.charts.series import ChartSeries, Metric, Plane, Range, chart_series, whole_range
-from gpt_tui.charts.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
+from gpt_tui.charts.ticks import linear_ticks, tick_labels, time_labels, time_ticks
 from gpt_tui.charts.view import ChartView
 from gpt_tui.charts.words import legend, readout, title
 from gpt_tui.run.history import RunHistory
@@ -32,8 +34,8 @@ LAYER_CLASSES = {
     EVAL_LINE: "chart--eval-line",
     BEST: "chart--best",
 }
-ROWS_A_TICK = 2
 COLUMNS_A_TICK = 8
+LEAST_WIDTH = 12  # below, nothing is drawn
 LOW_ROWS = 8  # a chart that is lower leaves the labels of the x axis to the one below it
 
 
@@ -59,6 +61,9 @@ class Chart(Widget):
     def __init__(self, metric: Metric, *, classes: str) -> None:
         super().__init__(classes=classes)
         self.metric: Metric = metric
+        self.aligned: Sequence[Chart] = ()
+        """The charts above or below this one: a step stands in the same column in all of them."""
+        self._planned: tuple[Plane, Scale] | None = None
         self._strips: list[Strip] | None = None
         self._margin = 0
 
@@ -87,9 +92,11 @@ class Chart(Widget):
         self._outdated()
 
     def _outdated(self) -> None:
-        self._strips = None
+        self._planned = None
         self._write_border()
-        self.refresh()
+        for chart in (self, *self.aligned):
+            chart._strips = None
+            chart.refresh()
 
     # -- what is drawn
 
@@ -123,25 +130,33 @@ class Chart(Widget):
             self._strips = self._draw()
         return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
+    @property
+    def _rows(self) -> int:
+        """How many characters high the curve's field is."""
+        return self.size.height - self.labelled
+
+    def _plan(self) -> tuple[Plane, Scale] | None:
+        """What is drawn beside which scale, found out once for each change; None while there is nothing to draw."""
+        if self._planned is None and self.size.width >= LEAST_WIDTH and self._rows > 0:
+            series = self.series(max(1, self.size.width - 7) * DOTS_X, self.view.window(self.whole))
+            self._planned = (series, y_scale(series, self._rows)) if series else None
+        return self._planned
+
     def _draw(self) -> list[Strip]:
-        labelled = self.labelled
-        width, height = self.size.width, self.size.height - labelled
-        series = self.series(max(1, width - 7) * DOTS_X, self.view.window(self.whole))
-        if width < 12 or height < 1:
+        width, height = self.size.width, self._rows
+        if width < LEAST_WIDTH or height < 1:
             return []
-        if series is None:
+        plan = self._plan()
+        if plan is None:
             words = "the curve begins with the first step".center(width)[:width]
             style = self.rich_style + self.get_component_rich_style("chart--label")
             return [*[Strip.blank(width, self.rich_style)] * (height // 2), Strip([Segment(words, style)], width)]
-        find = log_ticks if series.log else linear_ticks
-        ticks = find(*series.y_range, max(1, -(-height // ROWS_A_TICK)))
-        labels = tick_labels(ticks)
-        self._margin = max((len(label) for label in labels), default=0) + 1
+        series, scale = plan
+        others = [other[1] for chart in self.aligned if (other := chart._plan())]
+        self._margin = max(each.width for each in (scale, *others)) + 1
         columns = width - self._margin
-        picture = self.picture(series, columns, height, ticks)
-        rows = {
-            int(vertical_place(t, series.y_range, height, series.log)): n for t, n in zip(ticks, labels, strict=True)
-        }
+        picture = self.picture(series, columns, height, scale.ticks)
+        rows = {int(vertical_place(t, series.y_range, height, series.log)): n for t, n in zip(*scale, strict=True)}
         base = self.rich_style
         styles = {layer: base + self.get_component_rich_style(name) for layer, name in self.LAYERS.items()}
         label_style = base + self.get_component_rich_style("chart--label")
@@ -150,7 +165,7 @@ class Chart(Widget):
             label = rows.get(row, "").rjust(self._margin - 1) + " "
             runs = [Segment(text, styles.get(layer, base)) for text, layer in picture.runs(row)]
             strips.append(Strip([Segment(label, label_style), *runs], width))
-        return [*strips, self._x_axis(series, columns, label_style)] if labelled else strips
+        return [*strips, self._x_axis(series, columns, label_style)] if self.labelled else strips
 
     def _x_axis(self, series: Plane, columns: int, style: Style) -> Strip:
         """The labels under the chart; none overlaps another, none is cut."""

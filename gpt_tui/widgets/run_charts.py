@@ -36,6 +36,12 @@ class RunCharts(Vertical):
         yield Chart("loss", classes="loss")
         yield Chart("perplexity", classes="perplexity")
 
+    def on_mount(self) -> None:
+        """One step is in one column, above and below."""
+        charts = list(self.query(Chart))
+        for chart in charts:
+            chart.aligned = [other for other in charts if other is not chart]
+
     def show(self, history: RunHistory) -> None:
         """Draws the run as it is now."""
         self._history = history

@@ -1,5 +1,6 @@
 """The Train tab: every key and every button reaches the engine, and what the engine says is seen."""
 
+import math
 import threading
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import pytest
 
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_tui.charts.series import nearest_row
+from gpt_tui.charts.view import ChartView
 from gpt_tui.run.status import Phase
 from gpt_tui.widgets.chart import Chart
 from gpt_tui.widgets.train_pane import TrainPane
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import FakeOpen
+from tests.tui.samples import trained
+from tests.tui.still_app import still_app
 from tests.tui.test_chat_model import saved_model
 
 BY = ["key", "button"]
@@ -205,3 +209,17 @@ async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str
 async def test_a_missing_text_is_said_before_anything_starts(tmp_path: Path):
     async with running_app(tmp_path, train_file=str(tmp_path / "nowhere.en")) as bench:
         await bench.until_seen("cannot be read: No such file")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_one_step_is_in_one_column_of_both_charts(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
+    history = trained(300, lambda number: 3.0 + 9.0 * math.exp(-number / 100))  # perplexities of five digits
+    async with still_app(monkeypatch, history, Phase.PAUSED, size) as (app, pilot):
+        app.main.train_pane.charts.view = ChartView(cursor=150, reach="all")
+        await pilot.pause()
+        places = []
+        for chart in app.main.train_pane.charts.query(Chart):
+            lines = [chart.render_line(row).text for row in range(chart.size.height)]
+            places.append({line.index("│") for line in lines if "│" in line})
+        assert places[0] == places[1]
+        assert len(places[0]) == 1

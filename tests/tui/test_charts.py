@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gpt_tui.charts.raster import BEST, EVAL, RAW, SMOOTHED, raster
+from gpt_tui.charts.scale import y_scale
 from gpt_tui.charts.series import Range, chart_series, nearest_row, whole_range
 from gpt_tui.charts.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
 from gpt_tui.charts.view import ChartView
@@ -161,3 +162,10 @@ def test_times_have_round_ticks():
 def test_degenerate_ranges_have_ticks_too():
     for find in (linear_ticks, log_ticks, time_ticks):
         assert find(5.0, 5.0, 4) == [5.0]
+
+
+def test_a_scale_is_as_wide_as_its_widest_label():
+    series, _ = drawn(trained(1000), "perplexity")
+    scale = y_scale(series, 12)
+    assert len(scale.ticks) == len(scale.labels) > 2
+    assert scale.width == max(map(len, scale.labels))
