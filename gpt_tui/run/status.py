@@ -38,7 +38,7 @@ SYMBOLS = {
 PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", Phase.FINISHED: "good"}
 
 # rows that go first where the panel is too low for all of them
-LEAST_IMPORTANT = ("time", "tokens", "model", "memory", "best", "learning", "gradient", "patience", "accuracy")
+LEAST_IMPORTANT = ("time", "tokens", "model", "memory", "best", "rate", "gradient", "patience", "accuracy")
 
 
 def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
@@ -97,7 +97,7 @@ def status_rows(history: RunHistory, facts: Facts, width: int) -> list[Row]:
         rows.append(
             Row("gradient", f"{last.grad_norm:.3g} norm" + (f", {history.skipped} skipped" * bool(history.skipped)))
         )
-        rows.append(Row("learning", f"{rate(last.lr)} rate"))
+        rows.append(Row("rate", rate(last.lr)))
     rows.append(RULE)
     rows += evaluation_rows(history, wide)
     rows.append(RULE)

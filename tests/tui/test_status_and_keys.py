@@ -34,7 +34,8 @@ def test_the_panel_says_all_there_is_to_say_about_a_run():
     assert shown["patience"] == "3 of 3 epochs"
     assert shown["memory"] == "210 MB"
     assert shown["saved"] == "at step 340, 12 s ago"
-    assert {"loss", "smoothed", "gradient", "learning", "tokens", "bits/byte", "model", "time"} <= set(shown)
+    assert shown["rate"] == "1.00e-3"
+    assert {"loss", "smoothed", "gradient", "tokens", "bits/byte", "model", "time"} <= set(shown)
 
 
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
