@@ -233,6 +233,8 @@ def advance(history: RunHistory, event: AnyEvent, at_s: float = 0.0) -> RunHisto
         case SaveFailed():
             text = f"not saved: {event.error}"
             return _logged(replace(history, save_error=event.error), text, "bad")
+        case RunPaused() if history.paused:
+            return history  # after a single step: it waits again
         case RunPaused():
             return _logged(replace(history, paused=True), f"paused at step {whole(event.step)}", "plain")
         case RunContinued():

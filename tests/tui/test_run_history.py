@@ -131,6 +131,15 @@ def test_pause_evaluation_skips_and_saves_are_known():
     assert history.log[-1].text == "step 12: all steps are done"
 
 
+def test_single_steps_in_a_pause_leave_no_line_each():
+    history = advance(trained(10), ev.RunPaused(10))
+    for number in (11, 12, 13):
+        history = advance(advance(history, step(number)), ev.RunPaused(number))
+    history = advance(history, ev.RunContinued(13))
+    assert [line.text for line in history.log[-2:]] == ["paused at step 10", "going on"]
+    assert history.step == 13
+
+
 def test_remaining_time_comes_from_the_pace_of_the_last_steps():
     assert RunHistory().remaining_s is None
     assert trained(1).remaining_s is None
