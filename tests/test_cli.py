@@ -22,7 +22,7 @@ from gpt_core import __version__, gradcheck
 from gpt_core.config import Settings, preset
 from gpt_core.errors import SaveError
 from gpt_core.settings import Resolved
-from gpt_tui import cli
+from gpt_tui import cli, launch
 from gpt_tui.commands import starting, talking
 from tests.program import PROGRAM, TIMEOUT_S, Terminal, environment, run_program, tiny, write_texts
 
@@ -132,6 +132,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--train-only", "--max-steps", "-1"], "max_steps: got -1"),
         (["--train-only", "--config", "nowhere.toml"], "nowhere.toml: No such file"),
         (["--train-only", "--train-file", "nowhere.txt"], "nowhere.txt"),
+        (["serve", "--train-file", "nowhere.txt"], "cannot read the text nowhere.txt: No such file"),
         (["--train-only", "--resume", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--train-only", "--resume", "."], "."),
         (["--train-only", "--resume"], "nothing to resume in models"),
@@ -158,6 +159,24 @@ def test_a_mistake_is_answered_with_one_line_and_exit_code_2(
     assert err.rstrip("\n").isprintable()
     assert out == ""
     assert list(here.iterdir()) in ([], [here / "models"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--train-file", "nowhere.txt"], "cannot read the text nowhere.txt: No such file or directory; name a text"),
+        (["--eval-file", "."], "cannot read the text .: it is a folder; name a text file"),
+        (["--set", "train_file=nowhere.txt", "--overwrite"], "nowhere.txt"),
+    ],
+)
+def test_the_app_does_not_open_for_a_text_that_is_not_there(
+    arguments: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "require_terminal", lambda: None)
+    monkeypatch.setattr(launch, "run_app", lambda *_values, **_named: pytest.fail("the app was opened"))
+    assert cli.main(arguments) == 2
+    assert told in capsys.readouterr().err
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ file's beginning. No other byte is changed: text need not be valid UTF-8, and NU
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import gpt_core
+from gpt_core import files
 from gpt_core.errors import CorpusError
 
 DocumentKind = Literal["paragraph", "line", "file"]
@@ -84,21 +86,35 @@ def files_under(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names))
 
 
-def text_blocks(path: Path, start: int = 0) -> Iterator[bytes]:
-    """The bytes of a text file from `start` on, 1 MiB at a time. Raises CorpusError where it is no readable file."""
+def require_text(path: Path) -> None:
+    """Raise CorpusError where `path` is no file that can be read; nothing of it is read, or opened, for that.
+
+    A FIFO or a device is told by its type, because opening one can wait for ever.
+    """
     try:
-        # a FIFO or a device is told by its type before it is opened, because opening one can wait for ever
         kind = os.stat(path).st_mode
         if not stat.S_ISREG(kind):
-            found = "a folder" if stat.S_ISDIR(kind) else "not a regular file"
-            raise CorpusError(f"cannot read the text {path}: it is {found}; name a text file")
+            raise _unreadable(path, f"it is {'a folder' if stat.S_ISDIR(kind) else 'not a regular file'}")
+        if not os.access(path, os.R_OK):
+            raise _unreadable(path, os.strerror(errno.EACCES))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise _unreadable(path, files.reason(error)) from error
+
+
+def text_blocks(path: Path, start: int = 0) -> Iterator[bytes]:
+    """The bytes of a text file from `start` on, 1 MiB at a time. Raises CorpusError where it is no readable file."""
+    require_text(path)
+    try:
         with open(path, "rb") as file:
             file.seek(start)
             while block := file.read(BLOCK_BYTES):
                 yield block
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CorpusError(f"cannot read the text {path}: {reason}; name a text file") from error
+    except OSError as error:
+        raise _unreadable(path, files.reason(error)) from error
+
+
+def _unreadable(path: Path, reason: str) -> CorpusError:
+    return CorpusError(f"cannot read the text {path}: {reason}; name a text file")
 
 
 def sample_windows(path: Path, most: int) -> Iterator[Iterator[bytes]]:

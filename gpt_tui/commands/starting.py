@@ -12,6 +12,7 @@ import msgspec
 
 from gpt_core.errors import CheckpointError, InputError
 from gpt_core.settings import Resolved
+from gpt_core.text.corpus import require_text
 from gpt_core.training.checkpoint import peek_checkpoint
 from gpt_core.training.checkpoint_store import CheckpointStore
 from gpt_tui.commands.loading import found, resolve_settings
@@ -69,8 +70,17 @@ def resolve_run(options: Namespace) -> AskedFor:
 
     A resumed run keeps its checkpoint's settings, but for those that the options name, and stays in the folder that
     its checkpoint lies in unless another is named. A bound on the steps that it has reached already binds no more.
-    Raises ConfigError or CheckpointError.
+    Raises ConfigError or CheckpointError, and CorpusError where a text that is named is no file that can be read.
     """
+    asked_for = settings_of_run(options)
+    settings = asked_for.resolved.settings
+    for name in filter(None, (settings.train_file, settings.eval_file)):
+        require_text(Path(name))
+    return asked_for
+
+
+def settings_of_run(options: Namespace) -> AskedFor:
+    """What the options and, of a resumed run, its checkpoint say. Raises ConfigError or CheckpointError."""
     resolved = resolve_settings(options)
     if options.resume is None:
         return AskedFor(resolved)

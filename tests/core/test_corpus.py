@@ -16,6 +16,7 @@ from gpt_core.text.corpus import (
     find_training_text,
     first_lines,
     is_shipped_text,
+    require_text,
     sample_windows,
     text_blocks,
 )
@@ -257,3 +258,14 @@ def test_the_eval_text_is_found_in_its_order(tmp_path):
 def test_a_text_is_not_scored_on_itself(tmp_path):
     only = file(tmp_path / "data" / "raw" / "my-eval.en")
     assert find_eval_text(tmp_path, only) is None
+
+
+def test_a_text_is_required_without_being_opened(tmp_path, monkeypatch):
+    text = tmp_path / "text"
+    text.write_bytes(b"It was")
+    os.mkfifo(tmp_path / "fifo")
+    monkeypatch.setattr("builtins.open", lambda *_: pytest.fail("it was opened"))
+    require_text(text)
+    for name, told in (("none", "No such file"), (".", "it is a folder"), ("fifo", "not a regular file")):
+        with pytest.raises(CorpusError, match=f"cannot read the text .*{told}.*; name a text file"):
+            require_text(tmp_path / name)
