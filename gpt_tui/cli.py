@@ -190,7 +190,10 @@ def add_tokenize(parser: Parser) -> None:
 
 def add_watch(parser: Parser) -> None:
     """`gpt-tui watch`."""
-    words = "models folder of the run (default: models)"
+    words = (
+        "models folder of the run (default: the one that is being trained in, else the one whose log changed last, of "
+        "models, the folders in it and those in the current folder)"
+    )
     parser.add_argument("folder", metavar="DIR", nargs="?", help=words)
 
 

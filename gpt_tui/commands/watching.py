@@ -10,6 +10,7 @@ from gpt_core.errors import InputError
 from gpt_core.settings import resolve
 from gpt_tui.commands.starting import require_terminal
 from gpt_tui.plain_text import one_line
+from gpt_tui.runs.logs import folder_of_interest
 
 
 def watch(options: Namespace) -> int:
@@ -23,8 +24,9 @@ def watch(options: Namespace) -> int:
 
 
 def watched_folder(named: str | None) -> Path:
-    """The folder that is meant. Raises InputError where it is none."""
-    folder = Path(named if named is not None else Settings().models_dir)
+    """The folder that is meant: without a name the one that is trained in, or else was last. Raises InputError."""
+    usual = Path(Settings().models_dir)
+    folder = Path(named) if named is not None else folder_of_interest(usual, Path()) or usual
     try:
         is_folder, exists = folder.is_dir(), folder.exists()
     except (OSError, ValueError):

@@ -149,6 +149,26 @@ def read_kept(folder: Path) -> Kept:
     return Kept()
 
 
+def folder_of_interest(models_dir: Path, around: Path) -> Path | None:
+    """The folder to watch where none is named: one that is being trained in, else the one whose log changed last.
+
+    Of `models_dir`, the folders in it and those in `around`; of several in training it is again the last one that was
+    written to. None where nobody trains and nothing was logged.
+    """
+    folders = [models_dir, *(place / name for place in (models_dir, around) for name in _entries(place)[0])]
+    found = [(lock_holder(folder) is not None, _written_at(folder), folder) for folder in folders[:MOST_FOLDERS]]
+    is_live, written_at, folder = max(found, key=lambda each: each[:2])
+    return folder if is_live or written_at else None
+
+
+def _written_at(folder: Path) -> float:
+    """When its log was last written, in seconds since 1970; 0 where there is none."""
+    try:
+        return (folder / METRICS).stat().st_mtime
+    except (OSError, ValueError):
+        return 0.0
+
+
 def log_folders(places: Iterable[Path], most: int = MOST_RUNS) -> list[Path]:
     """Folders that hold a log: these places, and what is below them, nearest first.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.training.checkpoint_store import CheckpointStore
 from gpt_core.training.events import RunFinished
 from gpt_tui.run.history import MOST_EVALUATIONS, RunHistory, advance_all
 from gpt_tui.runs import log_tail
@@ -15,7 +16,7 @@ from gpt_tui.runs import logs as run_logs
 from gpt_tui.runs.follower import RunFollower
 from gpt_tui.runs.log_summary import LogSummary
 from gpt_tui.runs.log_tail import LogTail
-from gpt_tui.runs.logs import RunFinder, RunState, log_folders, run_state
+from gpt_tui.runs.logs import RunFinder, RunState, folder_of_interest, log_folders, run_state
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
 
@@ -242,3 +243,24 @@ def test_a_watched_folder_is_first_with_a_log_and_without(tmp_path: Path) -> Non
     ]  # fmt: skip
     write_log(watched, run_events(7), age_s=1000)
     assert [run.step for run in finder.look()] == [7, 5]
+
+
+def test_without_a_name_the_last_log_is_watched_unless_somebody_trains(tmp_path: Path) -> None:
+    models, events = tmp_path / "models", run_events(3)
+    assert folder_of_interest(models, tmp_path) is None
+    write_log(models, events, age_s=300)
+    assert folder_of_interest(models, tmp_path) == models
+    write_log(tmp_path / "trial", events, age_s=200)
+    assert folder_of_interest(models, tmp_path) == tmp_path / "trial"
+    write_log(models / "overfit", events, age_s=100)
+    assert folder_of_interest(models, tmp_path) == models / "overfit"
+    with CheckpointStore(tmp_path / "new") as store:
+        store.prepare("another run", new_run=True)
+        assert folder_of_interest(models, tmp_path) == tmp_path / "new"
+        with CheckpointStore(models) as other:
+            other.prepare("one more", new_run=True, overwrite=True)
+            write_log(tmp_path / "new", events, age_s=50)
+            assert folder_of_interest(models, tmp_path) == tmp_path / "new"
+            write_log(models, events, age_s=1)
+            assert folder_of_interest(models, tmp_path) == models
+    assert folder_of_interest(models, tmp_path) == models

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_tui.commands.watching import watched_folder
 from tests.program import PROGRAM, Terminal, environment, run_program, tiny, write_texts
 from tests.tui.app_bench import AppBench, running_app
 
@@ -64,6 +66,18 @@ def test_watch_in_a_terminal_leaves_the_other_process_alone(tmp_path: Path) -> N
     finally:
         process.kill()
         process.wait()
+
+
+def test_watch_without_a_name_takes_the_folder_that_is_trained_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    assert watched_folder(None) == Path("models")
+    with CheckpointStore("trial") as store:
+        store.prepare("a run", new_run=True)
+        assert watched_folder(None) == Path("trial")
+        assert watched_folder("models") == Path("models")
 
 
 @pytest.mark.parametrize(
