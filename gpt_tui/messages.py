@@ -154,6 +154,19 @@ class FieldsChanged(Message):
         self.preset_chosen = preset_chosen
 
 
+class FolderSeen(Message, bubble=False):
+    """What lies in the way of a new run in the models folder of the question `number`, "" if nothing does.
+
+    From the prober's thread to the set-up screen.
+    """
+
+    def __init__(self, number: int, models_dir: str, in_the_way: str) -> None:
+        super().__init__()
+        self.number = number
+        self.models_dir = models_dir
+        self.in_the_way = in_the_way
+
+
 class TextsRead(Message, bubble=False):
     """The texts of the question `number` are known, or why not. From the prober's thread to the set-up screen."""
 

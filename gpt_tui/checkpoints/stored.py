@@ -7,6 +7,7 @@ from typing import NamedTuple
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.training.checkpoint_header import CheckpointInfo
 from gpt_core.training.checkpoint_store import CheckpointStore, DamagedCheckpoint
+from gpt_tui.quantities import whole
 
 
 class Stored(NamedTuple):
@@ -25,6 +26,18 @@ def glance(models_dir: str) -> Stored:
     ours = sorted((info for info in found if info.kind != "other"), key=lambda info: info.kind == "final")
     by_chat = sorted(found, key=chat_order)
     return Stored(next((info for info in ours if info.has_moments), None), next(iter(by_chat), None))
+
+
+def in_the_way(models_dir: str) -> str:
+    """What a new run there would have to replace, and so is asked about; "" where there is nothing. Quick, as above."""
+    try:
+        found = [info for info in CheckpointStore(models_dir).list() if info.kind != "other"]
+    except (GptError, OSError):
+        return ""
+    newest = next((info for info in found if isinstance(info, CheckpointInfo)), None)
+    if newest is not None:
+        return f"a run at step {whole(newest.step)}"
+    return "a damaged checkpoint" if found else ""
 
 
 def verified_resumable(models_dir: str) -> tuple[CheckpointInfo, list[str]]:
@@ -46,8 +59,8 @@ def chat_candidates(models_dir: str) -> tuple[list[CheckpointInfo], list[Damaged
         found = CheckpointStore(models_dir).list()
     except (GptError, OSError):
         return [], []
-    whole = sorted((info for info in found if isinstance(info, CheckpointInfo)), key=chat_order)
-    return whole, [info for info in found if isinstance(info, DamagedCheckpoint)]
+    candidates = sorted((info for info in found if isinstance(info, CheckpointInfo)), key=chat_order)
+    return candidates, [info for info in found if isinstance(info, DamagedCheckpoint)]
 
 
 def chat_order(info: CheckpointInfo) -> tuple[bool, bool]:

@@ -15,14 +15,14 @@ from textual.widgets import Static
 from gpt_core.config import DEFAULT_PRESET, Settings
 from gpt_core.errors import ConfigError
 from gpt_tui.bindings import bindings
-from gpt_tui.messages import FieldsChanged, StepTimed, TextsRead
+from gpt_tui.messages import FieldsChanged, FolderSeen, StepTimed, TextsRead
 from gpt_tui.plain_text import one_line
 from gpt_tui.screens.choice import Choice, ChoiceScreen
 from gpt_tui.screens.file_name import FileNameScreen
 from gpt_tui.setup.fields import Checked, changed, check, explanation, named_preset, texts_of, with_preset
 from gpt_tui.setup.files import DEFAULT_NAME, config_exists, path_problem, save_config
 from gpt_tui.setup.probing import Prober, Probes, threads_of
-from gpt_tui.setup.summary import Prospect, text_still_holds
+from gpt_tui.setup.summary import Prospect, asking_first, ready_words, text_still_holds
 from gpt_tui.widgets.controls import Controls
 from gpt_tui.widgets.footer_bar import FooterBar
 from gpt_tui.widgets.setup_form import SetupForm
@@ -63,6 +63,7 @@ class SetupScreen(Screen[SetUp]):
         self._probes = probes
         self._prober = Prober(probes, self.post_message)
         self._asked = 0
+        self._asks = ""  # what a start would ask about
         self._checked = Checked(None, {})
 
     def compose(self) -> ComposeResult:
@@ -74,6 +75,7 @@ class SetupScreen(Screen[SetUp]):
         with Horizontal(id="setup-body"):
             yield SetupForm(self._draft.preset_name, self._draft.texts, id="setup-form")
             yield SetupPanel(id="setup-panel")
+        yield Static("", id="setup-asks", markup=False)
         yield Static("", id="setup-field", markup=False)
         yield Static("", id="setup-hint", markup=False)
         yield Controls("setup", id="setup-controls")
@@ -149,13 +151,21 @@ class SetupScreen(Screen[SetUp]):
         hint = self.query_one("#setup-hint", Static)
         hint.set_class(bool(words), "-bad")
         hint.update(Content(f"✗ {one_line(words)}" if words else may_be), layout=False)
-        count = len(problems)
-        state = f"✗ {count} field{'s' * (count != 1)} to put right " if count else "✓ ready to start "
         shown = self.query_one("#setup-state", Static)
-        shown.set_class(bool(count), "-bad")
-        shown.update(Content(state), layout=False)
+        shown.set_class(bool(problems), "-bad")
+        shown.update(Content(f"{ready_words(len(problems), asks=bool(self._asks))} "), layout=False)
 
     # -- what was found out
+
+    def on_folder_seen(self, message: FolderSeen) -> None:
+        """What a start would ask about."""
+        if message.number != self._asked:
+            return
+        self._asks = asking_first(message.models_dir, message.in_the_way)
+        line = self.query_one("#setup-asks", Static)
+        line.display = bool(self._asks)
+        line.update(Content(self._asks))
+        self._show_field()
 
     def on_texts_read(self, message: TextsRead) -> None:
         """The text, or what is wrong with it."""

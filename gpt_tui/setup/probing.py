@@ -1,4 +1,5 @@
-"""Finds out, in a thread, what the set-up screen cannot compute: the tokens of a text, and the time of a step.
+"""Finds out, in a thread, what the set-up screen cannot compute: the tokens of a text, the time of a step,
+and what is in the folder already.
 
 One look at a time: another question ends the one before, and a timing has the machine for itself.
 """
@@ -18,7 +19,8 @@ from gpt_core.machine import free_memory
 from gpt_core.training.estimate import StepTime, Texts, memory_of, read_texts, window_length
 from gpt_core.training.run import available_cores
 from gpt_core.training.step_timing import time_step
-from gpt_tui.messages import StepTimed, TextsRead
+from gpt_tui.checkpoints.stored import in_the_way
+from gpt_tui.messages import FolderSeen, StepTimed, TextsRead
 from gpt_tui.plain_text import one_line
 from gpt_tui.setup.summary import memory_problem
 
@@ -45,10 +47,11 @@ class Probes(NamedTuple):
     time: Callable[[Settings, Stopped], StepTime | None] = timed
     free_memory: Callable[[], int | None] = free_memory
     wait_s: float = WAIT_S
+    in_the_way: Callable[[str], str] = in_the_way
 
 
 class Prober:
-    """`ask` looks; what is found comes as TextsRead and StepTimed with the number of the question."""
+    """`ask` looks; what is found comes as FolderSeen, TextsRead and StepTimed with the number of the question."""
 
     def __init__(self, probes: Probes, post: Callable[[Message], object]) -> None:
         self._probes = probes
@@ -63,7 +66,7 @@ class Prober:
         return self._known.get(timing_key(settings))
 
     def ask(self, settings: Settings) -> int:
-        """Looks at a run's text and speed; the number of the question."""
+        """Looks at a run's folder, text and speed; the number of the question."""
         self.cancel()
         self._number += 1
         self._stopped = threading.Event()
@@ -78,6 +81,7 @@ class Prober:
     def _look(self, settings: Settings, number: int, stopped: threading.Event) -> None:
         if stopped.wait(self._probes.wait_s):
             return
+        self._post(FolderSeen(number, settings.models_dir, self._probes.in_the_way(settings.models_dir)))
         try:
             self._post(TextsRead(number, self._probes.texts(settings)))
         except (GptError, OSError) as error:

@@ -54,6 +54,20 @@ def memory_problem(memory: Memory, free_bytes: int | None) -> str:
     return f"not timed: it takes {size(memory.total)}, {size(free_bytes)} are free"
 
 
+def asking_first(models_dir: str, in_the_way: str) -> str:
+    """The line on what a start would ask about, "" if it asks nothing."""
+    if not in_the_way:
+        return ""
+    return f"• Starting asks first: there is {in_the_way} in {one_line(models_dir)}/. Or change models_dir."
+
+
+def ready_words(problems: int, *, asks: bool) -> str:
+    """Whether a run can start, in a few words."""
+    if problems:
+        return f"✗ {problems} field{'s' * (problems != 1)} to put right"
+    return "• ready, asks first" if asks else "✓ ready to start"
+
+
 def summary_rows(prospect: Prospect) -> list[Row]:
     """The rows, the ones that decide first."""
     settings = prospect.settings

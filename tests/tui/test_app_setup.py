@@ -18,12 +18,14 @@ from gpt_core.training.estimate import StepTime
 from gpt_tui.run.status import Phase
 from gpt_tui.screens.help import HelpScreen
 from gpt_tui.screens.setup import SetupScreen
+from gpt_tui.setup.summary import asking_first, ready_words
 from gpt_tui.widgets.checkpoints_pane import CheckpointsPane
 from gpt_tui.widgets.setup_panel import SetupPanel
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen
+from tests.tui.test_chat_model import saved_model
 
 SIZES = [(80, 24), (120, 40)]
 
@@ -97,6 +99,23 @@ async def test_chat_and_checkpoints_follow_to_another_folder(tmp_path: Path):
         assert bench.opener.requests[0].settings.models_dir == folder
         assert bench.app.main._models.models_dir == folder
         assert bench.app.main.query_one(CheckpointsPane)._models_dir == folder
+
+
+async def test_a_run_that_is_there_already_is_told_before_a_start_asks(tmp_path: Path):
+    saved_model(tmp_path, "latest", 1200, seed=1)
+    async with set_up(tmp_path, size=(120, 40)) as bench:
+        await bench.until_seen("• ready, asks first")
+        assert "• Starting asks first: there is a run at step 1,200 in " in bench.text()
+        await type_in(bench, "models_dir", str(tmp_path / "new"))
+        await bench.until_seen("✓ ready to start")
+        assert "Starting asks first" not in bench.text()
+
+
+def test_what_is_there_and_what_to_do_is_one_line():
+    words = asking_first("models", "a run at step 1,200")
+    assert words == "• Starting asks first: there is a run at step 1,200 in models/. Or change models_dir."
+    assert asking_first("models", "") == ""
+    assert ready_words(2, asks=True) == "✗ 2 fields to put right"
 
 
 async def test_a_wrong_field_is_told_at_once_and_nothing_can_start(tmp_path: Path):
