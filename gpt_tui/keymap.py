@@ -67,8 +67,8 @@ KEYS: tuple[Key, ...] = (
         footer=True),
     Key("samples.earlier", "up", "samples(-1)", "Earlier sample", "Scroll to the sample before", "samples"),
     Key("samples.later", "down", "samples(1)", "Later sample", "Scroll to the next sample", "samples"),
-    Key("samples.page_earlier", "pageup", "samples_page(-1)", "Page back", "Scroll back by a page", "samples"),
-    Key("samples.page_later", "pagedown", "samples_page(1)", "Page on", "Scroll on by a page", "samples"),
+    Key("samples.page_earlier", "pageup", "samples_page(-1)", "Samples back", "Scroll back by a page", "samples"),
+    Key("samples.page_later", "pagedown", "samples_page(1)", "Samples on", "Scroll on by a page", "samples"),
     Key("samples.first", "home", "samples_end(True)", "First sample", "The untrained model's sample", "samples"),
     Key("samples.last", "end", "samples_end(False)", "Newest sample", "The newest sample, and follow", "samples"),
     Key("charts.log", "l", "log_scale", "Log scale", "Logarithmic or linear y axis", "charts", footer=True),
@@ -76,9 +76,9 @@ KEYS: tuple[Key, ...] = (
     Key("charts.range", "y", "next_reach", "y range", "The y axis: as suits, from the top, or close up", "charts"),
     Key("charts.cursor_left", "comma,shift+left", "cursor(-1)", "Read", "Read the charts further left, and show that "
         "time's sample", "charts", footer=True, display=","),
-    Key("charts.cursor_right", "full_stop,shift+right", "cursor(1)", "Read on", "Read the charts further right",
-        "charts", display="."),
-    Key("charts.cursor_off", "escape", "cursor_off", "No reading", "Stop reading the charts", "charts"),
+    Key("charts.cursor_right", "full_stop,shift+right", "cursor(1)", "Read charts on", "Read the charts further "
+        "right", "charts", display="."),
+    Key("charts.cursor_off", "escape", "cursor_off", "Stop reading charts", "Stop reading the charts", "charts"),
     Key("charts.zoom_in", "plus,equals_sign", "zoom(0.5)", "Zoom in", "Show half as much", "charts", display="+"),
     Key("charts.zoom_out", "minus", "zoom(2.0)", "Zoom out", "Show twice as much", "charts", display="-"),
     Key("charts.whole", "0", "zoom_reset", "Whole run", "Show the whole run", "charts"),
@@ -91,8 +91,8 @@ KEYS: tuple[Key, ...] = (
     Key("chat.copy", "ctrl+y", "copy_reply", "Copy", "Copy the last reply; of two, each in turn", "chat", footer=True),
     Key("chat.clear", "ctrl+l", "clear_chat", "Clear", "Forget the conversation", "chat", footer=True),
     Key("chat.fields", "f6", "switch_side", "Fields", "From the prompt to the fields, and back", "chat", footer=True),
-    Key("chat.earlier", "up", "move(-1)", "Earlier", "An earlier prompt; among the fields, the one above", "chat"),
-    Key("chat.later", "down", "move(1)", "Later", "A later prompt; among the fields, the one below", "chat"),
+    Key("chat.earlier", "up", "move(-1)", "Earlier prompt", "An earlier prompt; among fields, the one above", "chat"),
+    Key("chat.later", "down", "move(1)", "Later prompt", "A later prompt; among fields, the one below", "chat"),
     Key("chat.page_up", "pageup", "page(-1)", "Page up", "Scroll the conversation back", "chat"),
     Key("chat.page_down", "pagedown", "page(1)", "Page down", "Scroll the conversation on", "chat"),
     Key("checkpoints.resume", "r,enter", "resume_from", "Resume", "Go on training from this one", "checkpoints",
@@ -120,7 +120,7 @@ KEYS: tuple[Key, ...] = (
     Key("go.runs", "f5,g", "go('runs')", "Runs", "Go to the Runs tab", "everywhere", display="F5"),
     Key("go.help", "f1,question_mark", "help", "Help", "The keys of this tab", "everywhere", footer=True, display="F1"),
     Key("go.quit", "ctrl+q,q", "request_quit", "Quit", "Leave; asks first during a run", "everywhere", footer=True),
-    Key("go.interrupt", "ctrl+c", "interrupt", "Interrupt", "Stop, save and leave", "everywhere", priority=True),
+    Key("go.interrupt", "ctrl+c", "interrupt", "Save and quit", "Stop, save and leave", "everywhere", priority=True),
 )  # fmt: skip
 
 

@@ -77,6 +77,15 @@ def test_no_two_keys_of_one_tab_are_the_same_and_ids_are_unique():
         assert len(names) == len(set(names))
 
 
+def test_a_name_in_the_palette_says_what_it_does_without_its_tab():
+    labels = {key.id: key.label for key in KEYS}
+    assert labels["chat.earlier"] == "Earlier prompt"
+    assert labels["chat.later"] == "Later prompt"
+    assert labels["charts.cursor_right"] == "Read charts on"
+    assert labels["go.interrupt"] == "Save and quit"
+    assert all(len(key.label) <= 11 for key in KEYS if key.footer)
+
+
 def test_help_lists_every_key_and_follows_the_users_keymap():
     table = help_table(PLACE_TITLES, {"train.start": "ctrl+s"})
     assert sum(len(keys) for _, keys in table) == len(KEYS)
