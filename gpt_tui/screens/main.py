@@ -36,7 +36,6 @@ from gpt_tui.widgets.run_charts import RunCharts
 from gpt_tui.widgets.runs_pane import RunsPane
 from gpt_tui.widgets.train_pane import TrainPane
 
-
 class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
     """Shows what the engine has drained, and asks it for what the keys say. Owns no thread."""
 
@@ -98,9 +97,9 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
 
     @property
     def charts(self) -> RunCharts | None:
-        """The charts of the tab that is shown, if it has any."""
+        """The charts of the tab that is shown, if it has any that are seen."""
         if self.tab == "train":
-            return self.query_one(TrainPane).charts
+            return self.train_pane.charts if self.train_pane.shows_charts else None
         return self.query_one(RunsPane).charts if self.tab == "runs" else None
 
     def take_settings(self, settings: Settings, preset_name: str) -> None:
@@ -191,7 +190,8 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         if action in RUN_ACTIONS:
             return self.tab == "train"
         if action in SAMPLE_ACTIONS or (action in CHART_ACTIONS and self.tab == "train"):
-            return self.tab == "train" and self.engine.history.started is not None
+            has_run = self.tab == "train" and self.engine.history.started is not None
+            return has_run and (action in SAMPLE_ACTIONS or self.train_pane.shows_charts)
         return action not in CHART_ACTIONS or self.charts is not None
 
     # -- tabs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textual.screen import Screen
+
 from gpt_tui.keymap import keys_of
 from gpt_tui.widgets.log_pane import LogPane
 from gpt_tui.widgets.samples_pane import SamplesPane
@@ -10,7 +12,7 @@ from gpt_tui.widgets.train_pane import TrainPane
 SAMPLE_ACTIONS = frozenset(key.action.partition("(")[0] for key in keys_of("samples"))
 
 
-class SampleActions:
+class SampleActions(Screen[None]):
     """The actions of the key table's "samples" keys; they move the log where that is seen in the samples' place."""
 
     @property
@@ -26,6 +28,7 @@ class SampleActions:
     def action_switch_notes(self) -> None:
         """The samples, the log, or the samples alone."""
         self.train_pane.switch_notes()
+        self.refresh_bindings()  # those of the charts come and go with these
 
     def action_samples(self, number: int) -> None:
         """So many samples on, or back; so many lines of the log."""

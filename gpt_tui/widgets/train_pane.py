@@ -37,6 +37,11 @@ class TrainPane(Vertical):
         self._notes: Notes = "samples"
 
     @property
+    def shows_charts(self) -> bool:
+        """Whether the charts are seen: not where the samples are alone."""
+        return self._notes != "alone"
+
+    @property
     def charts(self) -> RunCharts:
         """The run's charts."""
         return self.query_one(RunCharts)

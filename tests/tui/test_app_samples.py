@@ -148,6 +148,18 @@ async def test_the_view_key_shows_the_log_then_the_samples_alone_then_all(monkey
         assert (samples.display, log.display) == (True, True)
 
 
+async def test_where_the_samples_are_alone_no_key_of_the_charts_is_offered(monkeypatch: pytest.MonkeyPatch):
+    async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (120, 40)) as (app, pilot):
+        view = app.main.train_pane.charts.view
+        assert "Log scale" in screen_lines(app).splitlines()[-1]
+        await pilot.press("v")
+        assert "Log scale" not in screen_lines(app).splitlines()[-1]
+        await pilot.press("l", "a", "comma", "plus")
+        assert app.main.train_pane.charts.view == view
+        await pilot.press("v")
+        assert "Log scale" in screen_lines(app).splitlines()[-1]
+
+
 async def test_text_of_a_model_is_neither_markup_nor_an_escape_sequence(tmp_path: Path):
     async with running_app(tmp_path, size=(120, 40), opener=FakeOpen(step_s=0.0002), autostart=True) as bench:
         await bench.until_seen("␛[31mof training")
