@@ -134,6 +134,11 @@ def keys_of(*places: Place) -> tuple[Key, ...]:
     return tuple(key for key in KEYS if key.place in places)
 
 
+def action_of(name: str, place: Place, keymap: dict[str, str]) -> str:
+    """What a key does in a place, after the user's own keymap; "" if nothing. `name` is Textual's."""
+    return next((key.action for key in keys_of(place) if name in (keymap.get(key.id) or key.keys).split(",")), "")
+
+
 def shown_key(key: Key, keymap: dict[str, str]) -> str:
     """The key as a user reads it, after his own keymap: `s`, `F1`, `^r`."""
     first = keymap.get(key.id, "") or (key.display or key.keys)

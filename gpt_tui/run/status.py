@@ -52,6 +52,20 @@ def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
     return frozenset({"start", "setup", "overfit"} | ({"resume"} if can_resume else set()))
 
 
+def why_not(action: str, phase: Phase, keys: Mapping[str, str]) -> str:
+    """Why one of these actions does nothing now, in a line; `keys` maps an action to its key as shown."""
+    if action == "start_now":
+        return ""  # the key of a countdown, which is on the screen while it works
+    if phase is Phase.STOPPING:
+        return "the run is stopping"
+    if phase.alive:
+        words = "the run is getting ready" if phase is Phase.OPENING else "a run is under way"
+        return f"{words}; {keys['stop']} stops it"
+    if action == "resume":
+        return f"there is no checkpoint to go on from; {keys['start']} starts a run"
+    return f"no run is under way; {keys['start']} starts one"
+
+
 def next_steps(reason: str, keys: Mapping[str, str]) -> str:
     """What can be done after a run that ended for `reason`; `keys` maps an action to its key as shown."""
     going_on = f"{keys['resume']} to go on, " if reason in ("stopped", "diverged") else ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.widgets import ContentSwitcher, Tabs
 
@@ -14,12 +15,12 @@ from gpt_core.config import Settings
 from gpt_tui.bindings import bindings
 from gpt_tui.chat.model import ChatModels, MakeGenerator
 from gpt_tui.chat.sampling_fields import initial_texts
-from gpt_tui.keymap import KEYS, shown_key
+from gpt_tui.keymap import KEYS, action_of, shown_key
 from gpt_tui.messages import ChatLeft, ChatWanted, CheckpointDeleted, DeleteWanted, ResumeWanted, SetupRead
 from gpt_tui.quantities import whole
 from gpt_tui.run.engine import Engine
 from gpt_tui.run.outlook import Setup, model_name, read_setup, run_name
-from gpt_tui.run.status import Phase, allowed
+from gpt_tui.run.status import Phase, allowed, why_not
 from gpt_tui.runs.words import name_of
 from gpt_tui.screens.chart_actions import CHART_ACTIONS, ChartActions
 from gpt_tui.screens.choice import delete_question
@@ -35,6 +36,9 @@ from gpt_tui.widgets.header_bar import HeaderBar
 from gpt_tui.widgets.run_charts import RunCharts
 from gpt_tui.widgets.runs_pane import RunsPane
 from gpt_tui.widgets.train_pane import TrainPane
+
+TOLD_S = 4.0  # for how long a key's answer is seen
+
 
 class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
     """Shows what the engine has drained, and asks it for what the keys say. Owns no thread."""
@@ -57,6 +61,7 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         self._models = ChatModels(engine, settings.models_dir)
         self._make = make
         self._shown_phase: Phase | None = None
+        self._told, self._told_at_s = "", 0.0  # why a key did nothing
 
     def compose(self) -> ComposeResult:
         """All of it; the panes are there from the beginning, so that switching tabs is instant."""
@@ -193,6 +198,16 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
             has_run = self.tab == "train" and self.engine.history.started is not None
             return has_run and (action in SAMPLE_ACTIONS or self.train_pane.shows_charts)
         return action not in CHART_ACTIONS or self.charts is not None
+
+    def on_key(self, event: events.Key) -> None:
+        """A key of the Train tab that does nothing now says why; pressed again and again it says so once."""
+        action = action_of(event.key, "train", dict(self.app._keymap)) if self.tab == "train" else ""
+        if not action or action in self._allowed():
+            return
+        words, now_s = why_not(action, self.engine.phase, self.shown_keys()), time.monotonic()
+        if words and (words != self._told or now_s - self._told_at_s > TOLD_S):
+            self._told, self._told_at_s = words, now_s
+            self.notify(words, timeout=TOLD_S, markup=False)
 
     # -- tabs
 

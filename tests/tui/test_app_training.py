@@ -115,6 +115,21 @@ async def test_buttons_are_enabled_when_they_make_sense(tmp_path: Path):
         assert len(bench.opener.requests) == 1
 
 
+async def test_a_key_that_does_nothing_says_why_and_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(5)
+        monkeypatch.setattr(bench.app.main, "notify", lambda words, **_: told.append(words))
+        await bench.pilot.press("s", "r", "o", "u", "s")
+        assert told == ["a run is under way; x stops it"]
+        await bench.pilot.press("p", "v", "l", "down", "f3", "s", "f2")
+        assert told == ["a run is under way; x stops it"]
+        await bench.pilot.press("x")
+        await bench.until_phase(Phase.STOPPED)
+        await bench.pilot.press("w")
+        assert told[1:] == ["no run is under way; s starts one"]
+
+
 async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
     async with running_app(tmp_path, opener=FakeOpen(gate=threading.Event()), autostart=True) as bench:
         await bench.until_seen("making tokens of the text")

@@ -8,9 +8,9 @@ from gpt_core.config import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
 from gpt_tui.chat.sampling_fields import FIELDS, initial_texts, parse_sampling
-from gpt_tui.keymap import KEYS, PLACE_TITLES, help_table, readable, shown_key
+from gpt_tui.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
 from gpt_tui.run.history import RunHistory, advance
-from gpt_tui.run.status import RULE, Facts, Phase, allowed, fitted, status_rows
+from gpt_tui.run.status import RULE, Facts, Phase, allowed, fitted, status_rows, why_not
 from tests.tui.samples import scored, step, trained
 
 
@@ -62,6 +62,21 @@ def test_what_can_be_done_depends_on_what_is_being_done(phase):
     assert ("stop" in can) == (phase.alive and phase is not Phase.STOPPING)
     assert not ({"start", "resume", "overfit"} & can) or not ({"pause", "save", "stop"} & can)
     assert "resume" not in allowed(phase, can_resume=False)
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_key_that_does_nothing_now_has_a_reason(phase):
+    for key in KEYS:
+        if key.place == "train" and key.action not in allowed(phase, can_resume=False) | {"start_now"}:
+            assert why_not(key.action, phase, {"start": "s", "stop": "x"})
+    assert why_not("start", Phase.TRAINING, {"stop": "^x"}) == "a run is under way; ^x stops it"
+    assert why_not("start_now", Phase.TRAINING, {}) == ""
+
+
+def test_a_keys_action_follows_the_users_keymap():
+    assert action_of("space", "train", {}) == "pause"
+    assert action_of("s", "train", {"train.start": "ctrl+s"}) == ""
+    assert action_of("ctrl+s", "train", {"train.start": "ctrl+s"}) == "start"
 
 
 def test_no_two_keys_of_one_tab_are_the_same_and_ids_are_unique():
