@@ -76,6 +76,11 @@ class ChatPane(Horizontal):
             yield Input(placeholder="Begin a text, press Enter (exit leaves)", select_on_focus=False, id="prompt")
         yield SamplingForm(self._texts, id="sampling")
 
+    def on_mount(self) -> None:
+        """Names."""
+        self.query_one(Transcript).border_title = "conversation"
+        self._prompt.border_title = "prompt"
+
     def on_unmount(self) -> None:
         """A reply under way ends with the pane."""
         self._stopped.set()

@@ -111,3 +111,12 @@ def test_in_every_theme_a_frame_differs_from_that_of_the_focus() -> None:
     for theme in App().available_themes.values():
         if "ansi" not in theme.name:
             assert own_variables(theme)["frame"].lower() != theme.primary.lower()
+
+
+
+
+async def test_the_chat_names_its_parts(tmp_path: Path) -> None:
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("f3")
+        await bench.until_seen("─ conversation ─")
+        assert "─ prompt ─" in bench.text()
