@@ -77,14 +77,15 @@ def run_colours(dark: bool) -> dict[str, str]:
 
 
 def own_variables(theme: Theme) -> dict[str, str]:
-    """What the styles name beside Textual's own variables: `run-1` to `run-8`, `frame`, `key`.
+    """What the styles name beside Textual's own variables: `run-1` to `run-8`, `frame`, `key`, `mark`, `best`.
 
-    In others' themes a frame is fainter than that of the focus, and a key's name is dark or light enough to be read.
+    In others' themes a frame is fainter than that of the focus; keys' names and the marks of evaluations are dark or
+    light enough to be seen.
     """
     colours = theme.to_color_system().generate()
-    frame, key = colours["border"], colours["accent"]
+    frame, key, mark, best = (colours[name] for name in ("border", "accent", "warning", "success"))
     background, foreground = (Color.parse(colours[name]) for name in ("background", "foreground"))
     if theme not in OWN_THEMES and background.ansi is None and foreground.ansi is None:
         frame = background.blend(foreground, 0.25).hex
-        key = colours["text-accent"]
-    return run_colours(theme.dark) | {"frame": frame, "key": key}
+        key, mark, best = (colours[f"text-{name}"] for name in ("accent", "warning", "success"))
+    return run_colours(theme.dark) | {"frame": frame, "key": key, "mark": mark, "best": best}

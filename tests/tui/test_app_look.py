@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from textual.app import App
+from textual.color import Color
 
 from gpt_tui.run.status import Phase
 from gpt_tui.theme import own_variables
@@ -111,6 +112,22 @@ def test_in_every_theme_a_frame_differs_from_that_of_the_focus() -> None:
     for theme in App().available_themes.values():
         if "ansi" not in theme.name:
             assert own_variables(theme)["frame"].lower() != theme.primary.lower()
+
+
+def luminance(colour: Color) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour.normalized)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_in_every_theme_the_marks_of_evaluations_stand_out() -> None:
+    for theme in App().available_themes.values():
+        if "ansi" not in theme.name:
+            background = luminance(Color.parse(theme.to_color_system().generate()["background"]))
+            for name in ("mark", "best"):
+                mark = luminance(Color.parse(own_variables(theme)[name]))
+                ratio = (max(mark, background) + 0.05) / (min(mark, background) + 0.05)
+                assert ratio >= 3.0, (theme.name, name)  # what WCAG asks of what must be seen
 
 
 
