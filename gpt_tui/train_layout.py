@@ -24,5 +24,4 @@ def notes_title(notes: Notes, name: Notes, *, both_seen: bool, key: str) -> str:
         other = "samples alone" if name == "samples" else ""
     else:
         other = "log" if name == "samples" else "samples alone"
-    title = f"[b]{name}[/b]  [dim]{key} {other}[/]" if other else f"[b]{name}[/b]"
-    return title if both_seen else f" {title} "  # a rule without corners leaves no room of its own
+    return f"[b]{name}[/b]  [dim]{key} {other}[/]" if other else f"[b]{name}[/b]"

@@ -23,6 +23,7 @@ from gpt_tui.charts.ticks import linear_ticks, tick_labels, time_labels, time_ti
 from gpt_tui.charts.view import ChartView
 from gpt_tui.charts.words import legend, readout, title
 from gpt_tui.run.history import RunHistory
+from gpt_tui.widgets.titled import Titled
 
 LAYER_CLASSES = {
     GRID: "chart--grid",
@@ -39,7 +40,7 @@ LEAST_WIDTH = 12  # below, nothing is drawn
 LOW_ROWS = 8  # a chart that is lower leaves the labels of the x axis to the one below it
 
 
-class Chart(Widget):
+class Chart(Titled, Widget):
     """The loss or the perplexity over steps, tokens or time.
 
     `history` and `view` come in; `ViewWanted` goes out when the mouse asks for another view: both charts follow.
@@ -202,7 +203,7 @@ class Chart(Widget):
         elif not words and self.metric == "loss":
             taken = beside if framed else Content.from_markup(name).cell_length + 6
             words = legend(self.history, self.size.width - taken)
-        self.border_title = name if framed else f" {name}  [$foreground 60%]{words}[/] " if words else f" {name} "
+        self.border_title = f"{name}  [$foreground 60%]{words}[/]" if words and not framed else name
         self.border_subtitle = words if framed else ""
 
     # -- the mouse

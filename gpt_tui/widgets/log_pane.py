@@ -11,12 +11,13 @@ from textual.widgets import RichLog
 from gpt_tui.plain_text import one_line
 from gpt_tui.quantities import clock
 from gpt_tui.run.history import MOST_LOG_LINES, LogLine, RunHistory
+from gpt_tui.widgets.titled import Titled
 from gpt_tui.wrapping import wrapped
 
 LEAST_WIDTH = 20
 
 
-class LogPane(RichLog):
+class LogPane(Titled, RichLog):
     """Shows a history's log lines; new ones are added at the end. Their text is never markup."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"log--plain", "log--good", "log--bad", "log--dim"}

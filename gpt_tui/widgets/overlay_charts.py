@@ -27,6 +27,7 @@ from gpt_tui.charts.view import ChartView
 from gpt_tui.runs.words import legend, place_of
 from gpt_tui.widgets.chart import Chart
 from gpt_tui.widgets.run_charts import RunCharts
+from gpt_tui.widgets.titled import Titled
 
 RUN_CLASSES = {FIRST_RUN_LAYER - 1 + number: f"chart--run-{number}" for number in range(1, MOST_LAID_OVER + 1)}
 TITLES: dict[Quantity, str] = {
@@ -76,12 +77,10 @@ class OverlayChart(Chart):
     def _write_border(self) -> None:
         unknown = self.quantity == "bits a byte" and not any(run.history.evaluations for run in self.runs)
         more = ": no run has been evaluated yet" if unknown else ", log scale" if self.view.log else ""
-        framed = self.styles.border_bottom[0] not in ("", "none")
-        title = f"{TITLES[self.quantity]}{more}"
-        self.border_title = title if framed else f" {title} "  # a rule without corners leaves no room of its own
+        self.border_title = f"{TITLES[self.quantity]}{more}"
 
 
-class OverlayLegend(Widget):
+class OverlayLegend(Titled, Widget):
     """The numbers, the runs' names, their values where the cursor is, and in what the runs differ."""
 
     runs: reactive[tuple[NamedRun, ...]] = reactive(())

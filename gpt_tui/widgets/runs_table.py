@@ -14,11 +14,12 @@ from textual.widgets import DataTable
 from gpt_tui.charts.overlay import MOST_LAID_OVER
 from gpt_tui.runs.logs import RunLog
 from gpt_tui.runs.words import COLUMNS, MARK, NAME, STATE, STATE_TONES, cells, columns_at, shortened
+from gpt_tui.widgets.titled import Titled
 
 SCROLLBAR = 1
 
 
-class RunsTable(DataTable[Text], inherit_bindings=False):
+class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
     """`show` fills it; `Chosen` goes out when another run is under the cursor.
 
     The keys that scroll a table sideways are the charts', so that only those that go up and down are bound here.

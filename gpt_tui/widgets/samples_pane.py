@@ -15,6 +15,7 @@ from textual.strip import Strip
 from gpt_tui.keymap import KEYS, shown_key
 from gpt_tui.run.history import RunHistory
 from gpt_tui.run.timeline import Line, Part, Span, Timeline, sample_at, timeline
+from gpt_tui.widgets.titled import Titled
 from gpt_tui.wrapping import wrapped
 
 AIRY_ROWS = 24  # a pane of so many rows has a gap between two samples
@@ -26,7 +27,7 @@ MARKED = "marked"
 NEWEST_KEY = next(key for key in KEYS if key.id == "samples.last")
 
 
-class SamplesPane(ScrollView, can_focus=True):
+class SamplesPane(Titled, ScrollView, can_focus=True):
     """Follows the newest sample unless the user has scrolled away, or the charts' cursor asks for another one."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"samples--{name}" for name in (*get_args(Part), MARKED)}

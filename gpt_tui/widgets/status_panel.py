@@ -8,12 +8,13 @@ from textual.widget import Widget
 
 from gpt_tui.run.history import RunHistory
 from gpt_tui.run.status import RULE, Facts, Phase, Row, fitted, status_rows
+from gpt_tui.widgets.titled import Titled
 
 LABEL_WIDTH = 10
 TONE_STYLES = {"plain": "", "good": "$text-success", "bad": "bold $text-error", "dim": "$foreground 60%"}
 
 
-class StatusPanel(Widget):
+class StatusPanel(Titled, Widget):
     """Shows the rows that `run_status` makes of a history and the engine's facts."""
 
     history: reactive[RunHistory] = reactive(RunHistory)

@@ -1,5 +1,6 @@
 """What is seen at the usual sizes, in each state: the words that must be there, nothing cut off, a picture to take."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,13 @@ def test_in_every_theme_the_marks_of_evaluations_stand_out() -> None:
                 assert ratio >= 3.0, (theme.name, name)  # what WCAG asks of what must be seen
 
 
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_a_title_has_a_space_on_each_side(tmp_path: Path, size: tuple[int, int]) -> None:
+    async with running_app(tmp_path, size=size, autostart=True) as bench:
+        await bench.until_step(5)
+        for title in ("run", "samples  v", "loss", "perplexity"):
+            assert re.search(f"[─┌╭] {title}.* ─", bench.text()), title
+        assert not re.search("─[a-z]|[a-z]─", bench.text())
 
 
 async def test_the_chat_names_its_parts(tmp_path: Path) -> None:

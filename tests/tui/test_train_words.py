@@ -127,5 +127,5 @@ def test_the_view_key_goes_round_samples_log_and_samples_alone():
     assert seen == ["log", "alone", "samples"]
     assert next_notes("samples", both_seen=True) == "alone"
     assert next_notes("log", both_seen=True) == "samples"
-    assert plain(notes_title("samples", "samples", both_seen=False, key="v")) == " samples  v log "
+    assert plain(notes_title("samples", "samples", both_seen=False, key="v")) == "samples  v log"
     assert plain(notes_title("samples", "log", both_seen=True, key="v")) == "log"
