@@ -58,7 +58,7 @@ def asking_first(models_dir: str, in_the_way: str) -> str:
     """The line on what a start would ask about, "" if it asks nothing."""
     if not in_the_way:
         return ""
-    return f"• Starting asks first: there is {in_the_way} in {one_line(models_dir)}/. Or change models_dir."
+    return f"• Start asks first: {one_line(models_dir)}/ has {in_the_way}; or name another folder."
 
 
 def ready_words(problems: int, *, asks: bool) -> str:

@@ -105,15 +105,15 @@ async def test_a_run_that_is_there_already_is_told_before_a_start_asks(tmp_path:
     saved_model(tmp_path, "latest", 1200, seed=1)
     async with set_up(tmp_path, size=(120, 40)) as bench:
         await bench.until_seen("• ready, asks first")
-        assert "• Starting asks first: there is a run at step 1,200 in " in bench.text()
+        assert f"• Start asks first: {tmp_path}/"[:60] in bench.text()
         await type_in(bench, "models_dir", str(tmp_path / "new"))
         await bench.until_seen("✓ ready to start")
-        assert "Starting asks first" not in bench.text()
+        assert "asks first" not in bench.text()
 
 
 def test_what_is_there_and_what_to_do_is_one_line():
     words = asking_first("models", "a run at step 1,200")
-    assert words == "• Starting asks first: there is a run at step 1,200 in models/. Or change models_dir."
+    assert words == "• Start asks first: models/ has a run at step 1,200; or name another folder."
     assert asking_first("models", "") == ""
     assert ready_words(2, asks=True) == "✗ 2 fields to put right"
 
