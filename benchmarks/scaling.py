@@ -29,7 +29,8 @@ SWEEPS = {
     "layers L": ("layers", (1, 2, 4, 8, 16)),
     "threads": ("threads", tuple(range(1, available_cores() + 1))),
 }
-WIDTH, HEIGHT, MARGIN = 260, 150, 44  # of one plot in the picture
+WIDTH, HEIGHT, MARGIN, ROW = 260, 150, 44, 190  # of one plot in the picture, and from row to row
+SHOWN = (("1,000 tokens/s", "tokens_per_s", 1000), ("GFLOP/s", "gflop_per_s", 1), ("peak GB", "peak_gb", 1))
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -53,35 +54,41 @@ def measured(name: str, value: int, steps: int, processor_time: bool) -> Point:
     return Point(value, batch * shape.seq_len / seconds, operations / seconds / 1e9, made["peak_bytes"] / 1e9)
 
 
-def plot(title: str, points: list[Point], left: int) -> str:
-    """One panel of the picture: GFLOP/s over the changed number, each point with its tokens/s."""
-    highest = max(point.gflop_per_s for point in points)
-    spread = max(1, len(points) - 1)
+def plot(title: str, names: list[int], heights: list[float], left: int, top: int) -> str:
+    """One panel of the picture: the heights from 0 up, over the changed number."""
+    highest = max(heights)
+    spread = max(1, len(names) - 1)
+    bottom = top + HEIGHT
     places = [
-        (left + MARGIN + (WIDTH - 2 * MARGIN) * i / spread, HEIGHT + 24 - (HEIGHT - 24) * point.gflop_per_s / highest)
-        for i, point in enumerate(points)
+        (left + MARGIN + (WIDTH - 2 * MARGIN) * i / spread, bottom - (HEIGHT - 24) * height / highest)
+        for i, height in enumerate(heights)
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     parts = [
-        f'<text x="{left + MARGIN}" y="14" font-weight="bold">{title}</text>',
-        f'<text x="{left + 4}" y="28">{highest:.0f}</text><text x="{left + 4}" y="{HEIGHT + 24}">0</text>',
-        f'<path d="M{left + 32},24V{HEIGHT + 24}H{left + WIDTH - 8}" fill="none" stroke="#888"/>',
+        f'<text x="{left + MARGIN}" y="{top + 14}" font-weight="bold">{title}</text>',
+        f'<text x="{left + 28}" y="{top + 28}" text-anchor="end">{highest:,.3g}</text>'
+        f'<text x="{left + 28}" y="{bottom}" text-anchor="end">0</text>',
+        f'<path d="M{left + 32},{top + 24}V{bottom}H{left + WIDTH - 8}" fill="none" stroke="#888"/>',
         f'<polyline points="{line}" fill="none" stroke="#0072b2" stroke-width="2"/>',
     ]
-    for (x, y), point in zip(places, points, strict=True):
+    for (x, y), name in zip(places, names, strict=True):
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="#0072b2"/>')
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT + 38}" text-anchor="middle">{point.value}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{name}</text>')
     return "\n".join(parts)
 
 
 def picture(sweeps: dict[str, list[Point]]) -> str:
-    """All panels side by side, as SVG."""
-    panels = [plot(title, points, WIDTH * i) for i, (title, points) in enumerate(sweeps.items())]
+    """A row of panels for each of what is measured, a column for each number that is changed, as SVG."""
+    panels = [
+        plot(f"{what}: {title}", [p.value for p in points], [getattr(p, field) / unit for p in points], WIDTH * i, row)
+        for row, (what, field, unit) in zip(range(0, 3 * ROW, ROW), SHOWN, strict=True)
+        for i, (title, points) in enumerate(sweeps.items())
+    ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(panels)}" height="{HEIGHT + 60}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(sweeps)}" height="{ROW * len(SHOWN)}" '
         'font-family="sans-serif" font-size="11" fill="#333">\n<rect width="100%" height="100%" fill="#fff"/>\n'
         + "\n".join(panels)
-        + f'\n<text x="4" y="{HEIGHT + 56}">GFLOP/s of a training step</text>\n</svg>\n'
+        + "\n</svg>\n"
     )
 
 
