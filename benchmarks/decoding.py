@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gpt_core.benchmark import decoded_tokens, prompt_tokens
 from gpt_core.config import PRESETS, ModelShape, preset
-from gpt_core.training.run import available_cores
+from gpt_core.kernels import available_cores
 
 HERE = Path(__file__).parent
 

@@ -17,8 +17,8 @@ import msgspec
 from training import run
 
 from gpt_core.config import ModelShape
+from gpt_core.kernels import available_cores
 from gpt_core.model.costs import step_operations
-from gpt_core.training.run import available_cores
 
 HERE = Path(__file__).parent
 SHAPE = ModelShape(d_model=256, hidden_size=1024, vocab_size=4096, num_heads=4, seq_len=256, layers=4)

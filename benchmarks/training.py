@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from gpt_core.config import ModelShape, preset
-from gpt_core.training.run import available_cores
+from gpt_core.kernels import available_cores
 
 HERE = Path(__file__).parent
 # nanogpt: the CPU preset of nanoGPT, a vocabulary of 65 characters
@@ -26,7 +26,7 @@ NANOGPT = ModelShape(d_model=128, hidden_size=512, vocab_size=65, num_heads=4, s
 def shape_and_batch(name: str) -> tuple[ModelShape, int, int]:
     """The model's shape, the sequences in a step, and how many of them the project computes at once."""
     if name == "nanogpt":
-        return NANOGPT, 12, 12
+        return NANOGPT, 12, 6  # 4% faster than all at once: less leaves the caches
     settings = preset(name)
     return settings.shape, settings.batch_size, settings.micro_batch
 

@@ -18,14 +18,14 @@ import msgspec
 from gpt_core.benchmark_result import Benchmark, Decoding, Machine, Memory, Part, Prompt, Training
 from gpt_core.config import MOST, ModelShape, Settings
 from gpt_core.errors import GptError
-from gpt_core.kernels import LEVEL, threads
+from gpt_core.kernels import LEVEL, available_cores, threads
 from gpt_core.machine import peak_memory, processor_name, read_gauge, sgemm_gauge
 from gpt_core.model import costs
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.profiling import PARTS, Profile, Profiler, overhead_per_call
 from gpt_core.training.events import StepCompleted, UpdateSkipped
-from gpt_core.training.run import available_cores, open_run
+from gpt_core.training.run import open_run
 from gpt_core.training.trainer import Trainer
 
 Progress = Callable[[str, float], None]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core.config import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.kernels import threads
+from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.settings import check_resumable
 from gpt_core.text.batches import Batches
@@ -144,8 +143,3 @@ def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenText,
             f"{path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got {text.path or 'lines'} "
             f"with {text.sha256[:12]}…; restore that text, or name this one with --train-file to go on with it"
         )
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

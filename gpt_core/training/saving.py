@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from gpt_core.errors import GptError, SaveError
+from gpt_core.kernels import use_any_core
 from gpt_core.training.checkpoint import Checkpoint, TrainingState, read_checkpoint
 from gpt_core.training.checkpoint_store import CheckpointStore
 from gpt_core.training.events import CheckpointSaved, SaveFailed
@@ -43,11 +44,15 @@ class Writing:
         self._were_read = False
         self._reading = threading.Lock()  # held until they were
         self._reading.acquire()
-        self._thread = threading.Thread(target=self._write_all, name="saving")
+        self._thread = threading.Thread(target=self._write_beside, name="saving")
         try:
             self._thread.start()
         except RuntimeError:  # the system gives no more threads: training waits, which is better than no checkpoint
             self._write_all()
+
+    def _write_beside(self) -> None:
+        use_any_core()
+        self._write_all()
 
     def wait_for_tensors(self) -> None:
         """Returns when the tensors were read, and may change."""

@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 from gpt_core.config import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.kernels import threads
+from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import Parameters
 from gpt_core.settings import Resolved, resolve
 from gpt_core.text.vocabulary import Tokenizer
 from gpt_core.training.checkpoint import CheckpointInfo, TrainingState, read_checkpoint
 from gpt_core.training.checkpoint_store import CheckpointStore, Found
-from gpt_core.training.run import available_cores
 from gpt_tui.plain_text import one_line
 from gpt_tui.preferences import NAMES as PREFERENCES
 

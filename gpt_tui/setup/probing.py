@@ -14,10 +14,9 @@ from textual.message import Message
 
 from gpt_core.config import ModelShape, Settings
 from gpt_core.errors import GptError
-from gpt_core.kernels import threads
+from gpt_core.kernels import available_cores, threads
 from gpt_core.machine import free_memory
 from gpt_core.training.estimate import StepTime, Texts, memory_of, read_texts, window_length
-from gpt_core.training.run import available_cores
 from gpt_core.training.step_timing import time_step
 from gpt_tui.checkpoints.stored import in_the_way
 from gpt_tui.messages import FolderSeen, StepTimed, TextsRead

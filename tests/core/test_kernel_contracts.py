@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -206,6 +209,33 @@ def test_every_instruction_set_level_computes_the_same(level):
         "print(max(g.kernel_errors(g.SMALL_SHAPE, g.SMALL_BATCH, g.SMALL_TIME, 0).values()))\n"
     )
     assert printed_at(level, script) < gradcheck.KERNEL_LIMIT
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be chosen here")
+def test_threads_that_compute_keep_to_their_cores_and_no_others_do():
+    script = """
+import os, threading
+import numpy as np
+every = os.sched_getaffinity(0)
+from gpt_core import kernels
+from gpt_core.kernels import linear, threads
+assert os.sched_getaffinity(0) == every, "the thread that loads the kernels"
+threads.set_threads(2)
+def compute():
+    a = np.ones((512, 512), np.float32)
+    linear.product(np.empty_like(a), a, a)
+    there = [os.sched_getaffinity(int(number)) for number in os.listdir("/proc/self/task")]
+    assert len(every) == 1 or any(cores < every for cores in there), "nothing is bound"
+    assert kernels.available_cores() == len(every)
+    kernels.use_any_core()
+    assert os.sched_getaffinity(0) == every
+worker = threading.Thread(target=compute)
+threading.excepthook = lambda failed: (print(failed.exc_value), os._exit(1))
+worker.start()
+worker.join()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_another_python_thread_runs_while_a_kernel_computes():
