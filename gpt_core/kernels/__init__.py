@@ -18,8 +18,6 @@ import importlib.util
 import os
 from pathlib import Path
 
-from gpt_core.cpu import supported_levels
-
 # How long a thread of the team that has nothing left to do spins before it sleeps; libgomp's own choice is about a
 # millisecond. And each thread keeps to a core of its own: a thread that was woken on the core of the one that woke it
 # may stay there for seconds. A step of nanoGPT's shape on two cores, in milliseconds on an idle machine, and on one
@@ -55,6 +53,8 @@ def _load_blas() -> None:
 
 
 def _choose_level() -> str:
+    from gpt_core.cpu import supported_levels
+
     built = [name for name in supported_levels() if any(Path(__file__).with_name(name).glob("threads.*"))]
     if not built:
         raise ImportError(f"no compiled kernels in {Path(__file__).parent}; install the project, or build it in place")
@@ -66,10 +66,14 @@ def _choose_level() -> str:
 
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read once, when the first kernel loads libgomp
-if not {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"} & os.environ.keys():
-    os.environ |= {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
+_binding = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
+if {*_binding, "GOMP_CPU_AFFINITY"} & os.environ.keys():
+    _binding = {}  # the user has other plans
+os.environ |= _binding
 _load_blas()
 LEVEL = _choose_level()
 __path__.insert(0, str(Path(__file__).with_name(LEVEL)))
 importlib.import_module("gpt_core.kernels.adamw")  # one that uses libgomp, which binds the thread that loads it
 use_any_core()
+for _name in _binding:  # not for programs that this one starts
+    del os.environ[_name]
