@@ -16,8 +16,7 @@ def forward(float[::1] losses, int[::1] predictions, const float[:, ::1] logits,
     _check(losses.shape[0], N, V, targets)
     want("cross_entropy: length of predictions", predictions.shape[0], N)
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * V)):
-        losses[n] = _loss(&logits[n, 0], V, targets[n])
-        predictions[n] = _argmax(&logits[n, 0], V)
+        _score(&losses[n], &predictions[n], &logits[n, 0], V, targets[n])
 
 
 def forward_backward(float[::1] losses, float[:, ::1] logits, const int[::1] targets, float weight):
@@ -43,30 +42,37 @@ cdef int _check(Py_ssize_t losses, Py_ssize_t N, Py_ssize_t V, const int[::1] ta
 
 
 cdef float _largest(const float *logits, Py_ssize_t V) noexcept nogil:
-    cdef Py_ssize_t v
+    """In sixteen lanes, which the compiler turns into vectors: one running maximum took as long as the exponentials."""
+    cdef Py_ssize_t v = 0, lane
     cdef float largest = logits[0]
-    for v in range(V):
+    cdef float[16] lanes
+    for lane in range(16):
+        lanes[lane] = largest
+    while v + 16 <= V:
+        for lane in range(16):
+            lanes[lane] = max(lanes[lane], logits[v + lane])
+        v += 16
+    for lane in range(16):
+        largest = max(largest, lanes[lane])
+    while v < V:
         largest = max(largest, logits[v])
+        v += 1
     return largest
 
 
-cdef int _argmax(const float *logits, Py_ssize_t V) noexcept nogil:
-    cdef Py_ssize_t v
-    cdef float largest = _largest(logits, V)
-    for v in range(V):
-        if logits[v] == largest:
-            return <int>v
-    return 0  # only where a logit is not a number
-
-
-cdef float _loss(const float *logits, Py_ssize_t V, int target) noexcept nogil:
+cdef void _score(float *loss, int *prediction, const float *logits, Py_ssize_t V, int target) noexcept nogil:
     cdef Py_ssize_t v
     cdef float largest = _largest(logits, V), total = 0
-    if target < 0:
-        return 0
+    loss[0] = 0
+    prediction[0] = 0  # stays so only where a logit is not a number
     for v in range(V):
-        total += fast_exp(logits[v] - largest)
-    return logf(total) - (logits[target] - largest)
+        if logits[v] == largest:
+            prediction[0] = <int>v
+            break
+    if target >= 0:
+        for v in range(V):
+            total += fast_exp(logits[v] - largest)
+        loss[0] = logf(total) - (logits[target] - largest)
 
 
 cdef float _loss_and_gradient(float *logits, Py_ssize_t V, int target, float weight) noexcept nogil:

@@ -1,0 +1,53 @@
+"""What an evaluation takes beside the forward pass alone: loss and likeliest token of every position are the rest.
+
+    python benchmarks/evaluation.py [--preset nano|micro|mini] [--rounds N]
+
+Both in turn on one batch of the preset's shape, random weights and tokens; the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from gpt_core.config import PRESETS, preset
+from gpt_core.kernels import available_cores, threads
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import initial_parameters
+
+
+def main() -> None:
+    """Measures, and prints a line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="micro")
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+    threads.set_threads(available_cores())
+    settings = preset(options.preset)
+    gpt, shape = GPT(initial_parameters(settings.shape, 0)), settings.shape
+    batch = (2, settings.micro_batch, shape.seq_len)
+    tokens, targets = np.random.default_rng(0).integers(shape.vocab_size, size=batch, dtype=np.int32)
+
+    def forward() -> None:
+        deque(gpt._logits_by_rows(gpt._forward(tokens)), maxlen=0)
+
+    ways: tuple[Callable[[], object], ...] = (forward, lambda: gpt.score(tokens, targets))
+    seconds: list[list[float]] = [[], []]
+    for _ in range(options.rounds + 1):
+        for way, taken in zip(ways, seconds, strict=True):
+            started = time.perf_counter()
+            way()
+            taken.append(time.perf_counter() - started)
+    alone, scored = (statistics.median(taken[1:]) for taken in seconds)
+    print(
+        f"{options.preset}: forward {1000 * alone:.2f} ms, evaluation {1000 * scored:.2f} ms: {scored / alone:.3f} times"
+    )
+
+
+if __name__ == "__main__":
+    main()
