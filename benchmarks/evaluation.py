@@ -44,9 +44,7 @@ def main() -> None:
             way()
             taken.append(time.perf_counter() - started)
     alone, scored = (statistics.median(taken[1:]) for taken in seconds)
-    print(
-        f"{options.preset}: forward {1000 * alone:.2f} ms, evaluation {1000 * scored:.2f} ms: {scored / alone:.3f} times"
-    )
+    print(f"{options.preset}: forward {alone:.4f} s, evaluation {scored:.4f} s: {scored / alone:.3f} times")
 
 
 if __name__ == "__main__":
