@@ -7,6 +7,9 @@ from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.shapes cimport want, want_positive
 from gpt_core.kernels.threads cimport threads_for
 
+cdef enum:
+    WORK = 8  # what a logit takes, in multiply-adds
+
 
 def forward(float[::1] losses, int[::1] predictions, const float[:, ::1] logits, const int[::1] targets):
     """losses (N,) = log sum_v exp(logits (N, V)) - logits[target], 0 where there is no target;
@@ -15,7 +18,7 @@ def forward(float[::1] losses, int[::1] predictions, const float[:, ::1] logits,
     cdef Py_ssize_t N = logits.shape[0], V = logits.shape[1], n
     _check(losses.shape[0], N, V, targets)
     want("cross_entropy: length of predictions", predictions.shape[0], N)
-    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * V)):
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(WORK * N * V)):
         _score(&losses[n], &predictions[n], &logits[n, 0], V, targets[n])
 
 
@@ -25,7 +28,7 @@ def forward_backward(float[::1] losses, float[:, ::1] logits, const int[::1] tar
     """
     cdef Py_ssize_t N = logits.shape[0], V = logits.shape[1], n
     _check(losses.shape[0], N, V, targets)
-    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * V)):
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(WORK * N * V)):
         losses[n] = _loss_and_gradient(&logits[n, 0], V, targets[n], weight)
 
 

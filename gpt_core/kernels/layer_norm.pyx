@@ -6,6 +6,10 @@ from libc.math cimport sqrtf
 from gpt_core.kernels.shapes cimport want, want_positive
 from gpt_core.kernels.threads cimport threads_for
 
+cdef enum:
+    FORWARD_WORK = 4  # what a value takes, in multiply-adds
+    BACKWARD_WORK = 8
+
 cdef float EPSILON = 1e-5  # GPT-2's layer_norm_epsilon
 
 
@@ -20,7 +24,7 @@ def forward(float[:, ::1] y, float[::1] mean, float[::1] rstd, const float[:, ::
     want("layer_norm: rows of y", y.shape[0], N)
     want("layer_norm: channels of y", y.shape[1], C)
     want("layer_norm: length of bias", bias.shape[0], C)
-    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * C)):
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(FORWARD_WORK * N * C)):
         _normalise_row(&y[n, 0], &mean[n], &rstd[n], &x[n, 0], &weight[0], &bias[0], C)
 
 
@@ -32,7 +36,7 @@ def backward(float[:, ::1] d_x, float[::1] d_weight, float[::1] d_bias, const fl
     d_x accumulates, unlike other activation gradients: x is the residual stream, whose gradient also flows past the norm.
     """
     cdef Py_ssize_t N = x.shape[0], C = x.shape[1], n, block
-    cdef Py_ssize_t blocks = threads_for(N * C)
+    cdef Py_ssize_t blocks = threads_for(BACKWARD_WORK * N * C)
     _check(N, C, mean.shape[0], rstd.shape[0], weight.shape[0])
     want("layer_norm: rows of d_x", d_x.shape[0], N)
     want("layer_norm: channels of d_x", d_x.shape[1], C)
@@ -40,7 +44,7 @@ def backward(float[:, ::1] d_x, float[::1] d_weight, float[::1] d_bias, const fl
     want("layer_norm: channels of d_y", d_y.shape[1], C)
     want("layer_norm: length of d_weight", d_weight.shape[0], C)
     want("layer_norm: length of d_bias", d_bias.shape[0], C)
-    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * C)):
+    for n in prange(N, nogil=True, schedule="static", num_threads=blocks):
         _d_row(&d_x[n, 0], &d_y[n, 0], &x[n, 0], mean[n], rstd[n], &weight[0], C)
     # each thread sums whole columns, so the sums do not depend on the number of threads
     for block in prange(blocks, nogil=True, schedule="static", num_threads=blocks):

@@ -7,12 +7,10 @@ is not: it lives in scratch that all blocks share.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpt_core.config import ModelShape
 from gpt_core.kernels import attention, threads
-
-Array = NDArray[np.float32]
+from gpt_core.model.arrays import Array, empty
 
 LOGITS_BUDGET = 4 * 1024 * 1024  # values of logits that exist at once: 16 MiB in place of all of (N, V)
 
@@ -84,8 +82,3 @@ class Workspace:
         if self._rows.shape[0] < threads.get_threads():
             self._rows = empty(threads.get_threads(), self._row)
         return self._rows
-
-
-def empty(*shape: int) -> Array:
-    """An uninitialised float32 array."""
-    return np.empty(shape, dtype=np.float32)

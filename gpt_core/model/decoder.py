@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.kernels import attention, decoding, embedding, gelu, layer_norm, linear
-from gpt_core.model.activations import Workspace, empty
+from gpt_core.model.activations import Workspace
+from gpt_core.model.arrays import Array, empty
 from gpt_core.model.blocks import BlockTensors, block_tensors, pair
 from gpt_core.model.parameters import Parameters
-
-Array = NDArray[np.float32]
 
 CHUNK = 256  # tokens of a prompt that are read at once: bounds the buffers
 

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.config import ModelShape
+from gpt_core.model.arrays import ALIGNMENT, zeros
 
 Init = Literal["normal", "residual", "zeros", "ones"]
 LrGroup = Literal["attn", "mlp", "norm", "pos", "unembed"]
 
 INIT_STD = 0.02
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 
 class ParameterSpec(NamedTuple):
@@ -106,7 +106,7 @@ class Parameters:
             else:
                 segments.append(Segment(starts[spec.name], end, spec.lr_group, spec.decay))
         self.segments = tuple(segments)
-        self.flat = _aligned_zeros(end)
+        self.flat = zeros(end)
         self.tensors: dict[str, NDArray[np.float32]] = {
             spec.name: self.flat[starts[spec.name] : starts[spec.name] + spec.size].reshape(spec.shape)
             for spec in self.table
@@ -146,9 +146,3 @@ def initial_parameters(shape: ModelShape, seed: int) -> Parameters:
 def _padded(size: int) -> int:
     values_per_line = ALIGNMENT // 4
     return -(-size // values_per_line) * values_per_line
-
-
-def _aligned_zeros(size: int) -> NDArray[np.float32]:
-    raw = np.zeros(size * 4 + ALIGNMENT, dtype=np.uint8)
-    offset = -raw.ctypes.data % ALIGNMENT
-    return raw[offset : offset + size * 4].view(np.float32)

@@ -13,6 +13,7 @@ from gpt_core.config import ModelShape, Settings, preset
 from gpt_core.kernels import adamw, attention, linear, threads
 from gpt_core.model import activations as activations_module
 from gpt_core.model.activations import Activations, GradientScratch
+from gpt_core.model.arrays import ALIGNMENT
 from gpt_core.model.costs import activation_bytes, decoding_bytes, prompt_operations, step_operations
 from gpt_core.model.decoder import Decoder
 from gpt_core.model.gpt import GPT
@@ -140,7 +141,7 @@ def held_bytes(*owners: object) -> int:
         if isinstance(thing, np.ndarray):
             while isinstance(thing.base, np.ndarray):
                 thing = thing.base
-            found[id(thing)] = thing.nbytes
+            found[id(thing)] = thing.nbytes - (ALIGNMENT if thing.dtype == np.uint8 else 0)  # bytes: from `arrays`
         elif isinstance(thing, list):
             for member in thing:
                 look(member)
