@@ -10,7 +10,7 @@ import numpy as np
 
 from gpt_core.config import ModelShape
 from gpt_core.kernels import attention, threads
-from gpt_core.model.arrays import Array, empty
+from gpt_core.kernels.arrays import Array, empty
 
 LOGITS_BUDGET = 4 * 1024 * 1024  # values of logits that exist at once: 16 MiB in place of all of (N, V)
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.kernels import attention, decoding, embedding, gelu, layer_norm, linear
+from gpt_core.kernels.arrays import Array, empty
 from gpt_core.model.activations import Workspace
-from gpt_core.model.arrays import Array, empty
 from gpt_core.model.blocks import BlockTensors, block_tensors, pair
 from gpt_core.model.parameters import Parameters
 

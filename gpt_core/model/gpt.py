@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.kernels import attention, cross_entropy, embedding, gelu, layer_norm, linear
+from gpt_core.kernels.arrays import Array
 from gpt_core.model.activations import Activations, BlockActivations, GradientScratch
-from gpt_core.model.arrays import Array
 from gpt_core.model.blocks import BlockTensors, block_tensors, pair
 from gpt_core.model.parameters import Parameters
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.config import ModelShape
-from gpt_core.model.arrays import ALIGNMENT, zeros
+from gpt_core.kernels.arrays import ALIGNMENT, zeros
 
 Init = Literal["normal", "residual", "zeros", "ones"]
 LrGroup = Literal["attn", "mlp", "norm", "pos", "unembed"]
