@@ -1,9 +1,9 @@
 """Runs what must survive with full counts, and writes what came of it: `python -m tests.reliability.report`.
 
 The page is tests/reliability/RESULTS.md: each case, how often it was tried, the outcome, and when that was. `--share
-0.01` tries a hundredth of the full counts. `--only WORDS` runs only the cases whose module or name has all of the words
-in it; the page keeps what it says of the others. So the full counts, which take hours, can be run one by one, and
-beside each other: each with a `--page` of its own, which `--merge` then takes over.
+0.01` tries a hundredth of the full counts. `--only EXPRESSION` runs only the cases that pytest's -k would choose; the
+page keeps what it says of the others. So the full counts, which take hours, can be run one by one, and beside each
+other: each with a `--page` of its own, which `--merge` then takes over.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ SECTIONS = {
 HEAD = """# What must survive: results
 
 Written by `python -m tests.reliability.report`, which runs each case with its full count; `--share 0.05` runs a part
-of it, `--only WORDS` a part of the cases. A case is the claim of one test, its count how often it was tried, and "run"
-the day and the share of the full count. The machine of the last run: {system}, {cores} cores, Python {python}.
+of it, `--only EXPRESSION` a part of the cases. A case is the claim of one test, its count how often it was tried, and
+"run" the day and the share of the full count, where there is more than one. The machine of the last run: {system},
+{cores} cores, Python {python}.
 
 {cases} cases: {held} held, {failed} failed, {not_run} not run.
 """
@@ -64,7 +65,7 @@ def main() -> int:
     """Run, write the page, and give pytest's exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0, help="of the full counts (default: 1)")
-    parser.add_argument("--only", metavar="WORDS", default="", help="run these cases only")
+    parser.add_argument("--only", metavar="EXPRESSION", default="", help="run these cases only, as in pytest's -k")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write (default: RESULTS.md here)")
     parser.add_argument(
         "--merge", type=Path, nargs="+", help="run nothing: take over what these pages say of their runs"
@@ -78,12 +79,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.xml")
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={results}"]
-        command += ["-o", "junit_family=xunit1", "-k", " and ".join(options.only.split())]
+        command += ["-o", "junit_family=xunit1", "-k", options.only]
         code = subprocess.run(
             [*command, *map(source_of, modules)], cwd=ROOT, env=os.environ | {"GPT_TUI_FULL": str(options.share)},
             check=False,
         ).returncode  # fmt: skip
-        new = read_cases(results, f"{time.strftime('%Y-%m-%d', time.gmtime())}, {share_in_words(options.share)}")
+        new = read_cases(results, time.strftime("%Y-%m-%d", time.gmtime()), options.share)
     write(options.page, new)
     return code
 
@@ -94,26 +95,21 @@ def write(path: Path, new: dict[str, Case]) -> None:
     print(f"written: {path}")
 
 
-def share_in_words(share: float) -> str:
-    """How much of the full counts was run."""
-    return "full" if share == 1 else f"{share:g} of full"
-
-
 def source_of(module: str) -> str:
     """The file of a module, under ROOT."""
     return f"{module.replace('.', '/')}.py"
 
 
-def read_cases(path: Path, run: str) -> dict[str, Case]:
+def read_cases(path: Path, day: str, share: float) -> dict[str, Case]:
     """The cases in pytest's own report, one for each test function, by name."""
     groups: dict[str, list[ElementTree.Element]] = {}
     for found in ElementTree.parse(path).getroot().iter("testcase"):
         groups.setdefault(found.get("name", "").partition("[")[0], []).append(found)
-    return {name: read_case(name, found, run) for name, found in groups.items()}
+    return {name: read_case(name, found, day, share) for name, found in groups.items()}
 
 
-def read_case(name: str, found: list[ElementTree.Element], run: str) -> Case:
-    """One case, from what its parameters came to."""
+def read_case(name: str, found: list[ElementTree.Element], day: str, share: float) -> Case:
+    """One case, from what its parameters came to. One that tells no count is the same at every share."""
     properties = [{p.get("name"): p.get("value") or "" for p in test.iter("property")} for test in found]
     counts = list(dict.fromkeys(held["count"] for held in properties if "count" in held))
     seen = [held["seen"] for held in properties if "seen" in held]
@@ -124,6 +120,7 @@ def read_case(name: str, found: list[ElementTree.Element], run: str) -> Case:
         outcome = f"not run: {skipped[0]}"
     elif skipped:
         outcome += f", {len(skipped)} not run: {skipped[0]}"
+    run = f"{day}, {share:g} of full" if counts and share != 1 else f"{day}, full"
     return Case(name, ", ".join(counts) or str(len(found)), "; ".join([outcome, *seen]).replace("|", "/"), run)
 
 
