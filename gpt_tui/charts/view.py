@@ -13,6 +13,7 @@ Choice = TypeVar("Choice")
 AXES: tuple[Axis, ...] = get_args(Axis)
 REACHES: tuple[Reach, ...] = get_args(Reach)
 MOST_ZOOM = 1 / 4096  # of the whole run
+LEAST_REDRAW_S, MOST_REDRAW_S = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,10 @@ class ChartView:
         window = self.window(whole)
         x = window.high if self.cursor is None else self.cursor + share * window.span
         return replace(self, cursor=min(max(x, window.low), window.high))
+
+    def redraw_interval_s(self, elapsed_s: float) -> float:
+        """Seconds until the curve of a run of that age has something new: a 200th of what is seen, a dot or two."""
+        return min(MOST_REDRAW_S, max(LEAST_REDRAW_S, self.span * elapsed_s / 200))
 
 
 def following(choices: tuple[Choice, ...], choice: Choice) -> Choice:

@@ -13,6 +13,7 @@ from textual.widgets import ContentSwitcher, Tabs
 
 from gpt_core.config import Settings
 from gpt_tui.bindings import bindings
+from gpt_tui.charts.view import LEAST_REDRAW_S
 from gpt_tui.chat.model import ChatModels, MakeGenerator
 from gpt_tui.chat.sampling_fields import initial_texts
 from gpt_tui.keymap import KEYS, action_of, shown_key
@@ -61,6 +62,7 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         self._models = ChatModels(engine, settings.models_dir)
         self._make = make
         self._shown_phase: Phase | None = None
+        self._stated_s = 0.0  # when the header was written
         self._told, self._told_at_s = "", 0.0  # why a key did nothing
 
     def compose(self) -> ComposeResult:
@@ -147,8 +149,10 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         elif self.tab == "train":
             self.query_one(HeaderBar).show_model(run_name(history.started))
             pane.show_run(history, facts, at_once=at_once)
-        step = f"step {whole(history.step)}" if history.started else ""
-        self.query_one(HeaderBar).show_state(facts.phase, step)
+        if at_once or facts.now_s - self._stated_s >= LEAST_REDRAW_S:
+            self._stated_s = facts.now_s
+            step = f"step {whole(history.step)}" if history.started else ""
+            self.query_one(HeaderBar).show_state(facts.phase, step)
         self.query_one(ChatPane).follow(live=engine.live_model() is not None, saved=history.saved)
         if facts.phase is not self._shown_phase:
             if self._shown_phase is Phase.OPENING and engine.warning:

@@ -66,6 +66,7 @@ class Chart(Titled, Widget):
         """The charts above or below this one: a step stands in the same column in all of them."""
         self._planned: tuple[Plane, Scale] | None = None
         self._strips: list[Strip] | None = None
+        self._styles: tuple[dict[int, Style], Style] | None = None
         self._margin = 0
 
     @property
@@ -90,6 +91,7 @@ class Chart(Titled, Widget):
     def notify_style_update(self) -> None:
         """Another theme."""
         super().notify_style_update()
+        self._styles = None
         self._outdated()
 
     def _outdated(self) -> None:
@@ -158,15 +160,21 @@ class Chart(Titled, Widget):
         columns = width - self._margin
         picture = self.picture(series, columns, height, scale.ticks)
         rows = {int(vertical_place(t, series.y_range, height, series.log)): n for t, n in zip(*scale, strict=True)}
-        base = self.rich_style
-        styles = {layer: base + self.get_component_rich_style(name) for layer, name in self.LAYERS.items()}
-        label_style = base + self.get_component_rich_style("chart--label")
+        styles, label_style = self._layer_styles()
         strips = []
         for row in range(height):
             label = rows.get(row, "").rjust(self._margin - 1) + " "
-            runs = [Segment(text, styles.get(layer, base)) for text, layer in picture.runs(row)]
+            runs = [Segment(text, styles.get(layer, self.rich_style)) for text, layer in picture.runs(row)]
             strips.append(Strip([Segment(label, label_style), *runs], width))
         return [*strips, self._x_axis(series, columns, label_style)] if self.labelled else strips
+
+    def _layer_styles(self) -> tuple[dict[int, Style], Style]:
+        """Of each layer, and of the labels: looked up once for a theme."""
+        if self._styles is None:
+            base = self.rich_style
+            layers = {layer: base + self.get_component_rich_style(name) for layer, name in self.LAYERS.items()}
+            self._styles = layers, base + self.get_component_rich_style("chart--label")
+        return self._styles
 
     def _x_axis(self, series: Plane, columns: int, style: Style) -> Strip:
         """The labels under the chart; none overlaps another, none is cut."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
@@ -13,22 +14,23 @@ from gpt_tui.run.status import PHASE_TONES, SYMBOLS, Phase
 from gpt_tui.widgets.status_panel import TONE_STYLES
 
 PROGRAM = " gpt-tui "
-MARGINS = 4  # around the tabs, and around the model
+MARGINS = 3  # around the tabs, and before the state
 
 
 class HeaderBar(Horizontal):
-    """`Tabs.TabActivated` goes out when a tab is chosen."""
+    """`Tabs.TabActivated` goes out when a tab is chosen.
+
+    Model and state are one text: where they were two, each of another width had the whole screen laid out again.
+    """
 
     _state = Content("")
     _model = ""
-    _model_shown = ""
 
     def compose(self) -> ComposeResult:
         """Name, tabs, model, state."""
         yield Static(PROGRAM, id="program", markup=False)
         yield Tabs(*(Tab(facts.title, id=f"tab-{name}") for name, facts in TABS.items()), id="tabs")
-        yield Static("", id="model", markup=False)
-        yield Static("", id="state", markup=False)
+        yield Static("", id="run-line", markup=False)
 
     def on_resize(self) -> None:
         """The tabs' keys where there is room; what is left is the model's."""
@@ -36,30 +38,28 @@ class HeaderBar(Horizontal):
         for name, (key, title) in labels.items():
             self.query_one(f"#tab-{name}", Tab).label = Content.assemble((key, "$key"), " " * bool(key), title)
         self.query_one(Tabs).styles.width = tabs_width(labels)
-        self._fit()
+        self._write()
 
     def show_model(self, text: str) -> None:
         """What is trained."""
         if text != self._model:
             self._model = text
-            self._fit()
+            self._write()
 
     def show_state(self, phase: Phase, step: str) -> None:
         """The state in a word and its sign, and the step."""
         words = Content.styled(f"{SYMBOLS[phase]} {phase.value} ", TONE_STYLES[PHASE_TONES.get(phase, "plain")])
         state = Content.assemble((f"{step}  " if step else "", "$foreground 60%"), words)
         if state != self._state:
-            wider = state.cell_length != self._state.cell_length
             self._state = state
-            self.query_one("#state", Static).update(state, layout=wider)
-            if wider:
-                self._fit()
+            self._write()
 
-    def _fit(self) -> None:
+    def _write(self) -> None:
         """The model gets what tabs and state leave."""
         tabs = tabs_width(tab_labels(self.size.width, dict(self.app._keymap)))
-        room = self.size.width - len(PROGRAM) - tabs - self._state.cell_length - MARGINS
-        shown = fitted_model(self._model, room)
-        if shown != self._model_shown:
-            self._model_shown = shown
-            self.query_one("#model", Static).update(Content(shown), layout=False)
+        room = self.size.width - len(PROGRAM) - tabs - MARGINS - self._state.cell_length
+        model = fitted_model(self._model, room)
+        line = Content.assemble(
+            (model, "$foreground 60%"), " " * (room - cell_len(model) + 1), self._state.stylize("bold")
+        )
+        self.query_one("#run-line", Static).update(line, layout=False)

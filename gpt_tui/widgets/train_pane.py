@@ -11,10 +11,11 @@ from textual.widgets import ContentSwitcher
 
 from gpt_tui.charts.curve import STEP
 from gpt_tui.charts.series import nearest_row
+from gpt_tui.charts.view import LEAST_REDRAW_S
 from gpt_tui.keymap import KEYS, shown_key
 from gpt_tui.run.history import RunHistory
 from gpt_tui.run.outlook import Setup
-from gpt_tui.run.status import Facts
+from gpt_tui.run.status import Facts, Phase
 from gpt_tui.train_layout import Notes, next_notes, notes_title
 from gpt_tui.widgets.controls import Controls
 from gpt_tui.widgets.log_pane import LogPane
@@ -23,7 +24,6 @@ from gpt_tui.widgets.samples_pane import SamplesPane
 from gpt_tui.widgets.status_panel import StatusPanel
 from gpt_tui.widgets.welcome import Welcome
 
-REDRAW_INTERVAL_S = 0.5
 SWITCH_KEY = next(key for key in KEYS if key.id == "samples.switch")
 
 
@@ -32,7 +32,7 @@ class TrainPane(Vertical):
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
-        self._drawn_at_s = 0.0
+        self._numbers_drawn_s = self._charts_drawn_s = 0.0
         self._history = RunHistory()
         self._notes: Notes = "samples"
 
@@ -75,18 +75,21 @@ class TrainPane(Vertical):
         self.query_one(ContentSwitcher).current = "welcome"
 
     def show_run(self, history: RunHistory, facts: Facts, *, at_once: bool) -> None:
-        """The run as it is now; unless `at_once`, charts and numbers are redrawn no more than twice a second."""
+        """The run as it is now; unless `at_once`, numbers twice a second, the charts of a long run less often."""
         self.query_one(ContentSwitcher).current = "run"
         self._history = history
         self.query_one(LogPane).show(history)
         self.query_one(SamplesPane).show(history)
-        if not at_once and facts.now_s - self._drawn_at_s < REDRAW_INTERVAL_S:
-            return
-        self._drawn_at_s = facts.now_s
-        status = self.query_one(StatusPanel)
-        status.facts = facts
-        status.history = history
-        self.charts.show(history)
+        if at_once or facts.now_s - self._numbers_drawn_s >= LEAST_REDRAW_S:
+            self._numbers_drawn_s = facts.now_s
+            status = self.query_one(StatusPanel)
+            status.facts = facts
+            status.history = history
+        training = facts.phase is Phase.TRAINING
+        interval_s = self.charts.view.redraw_interval_s(history.elapsed_s) if training else LEAST_REDRAW_S
+        if at_once or facts.now_s - self._charts_drawn_s >= interval_s:
+            self._charts_drawn_s = facts.now_s
+            self.charts.show(history)
 
     def allow(self, actions: Set[str], *, paused: bool) -> None:
         """Which buttons can be pressed."""

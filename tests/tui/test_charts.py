@@ -119,6 +119,12 @@ def test_the_view_zooms_pans_and_follows_the_run():
     assert [v.axis for v in (view.with_next_axis(), view.with_next_axis().with_next_axis())] == ["tokens", "time"]
 
 
+def test_a_long_curve_is_redrawn_as_often_as_a_dot_of_it_changes():
+    view = ChartView()
+    assert [view.redraw_interval_s(age) for age in (0, 60, 200, 86_400)] == [0.5, 0.5, 1.0, 2.0]
+    assert ChartView(span=0.1).redraw_interval_s(1_000) == 0.5  # what is seen of it is a hundred seconds long
+
+
 def test_a_window_draws_only_its_part():
     history = trained(3000, lambda n: 3.0 if n < 2000 else 9.0)
     series, _ = drawn(history, window=Range(100.0, 1000.0))
