@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -254,20 +256,24 @@ def test_step_times_are_short():
 # ---- finding out
 
 
+Kind = TypeVar("Kind", bound=Message)
+
+
 class Answers:
-    """What a prober posts; `next` waits for the next message."""
+    """What a prober posts; `first` waits for the next message of a kind."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self._come = threading.Semaphore(0)
+        self._come: queue.Queue[Message] = queue.Queue()
 
     def post(self, message: Message) -> None:
         self.messages.append(message)
-        self._come.release()
+        self._come.put(message)
 
-    def next(self) -> Message:
-        assert self._come.acquire(timeout=10)
-        return self.messages[-1]
+    def first(self, kind: type[Kind]) -> Kind:
+        while not isinstance(message := self._come.get(timeout=10), kind):
+            pass
+        return message
 
 
 def prober(**others: object) -> tuple[Prober, Answers]:
@@ -278,11 +284,8 @@ def prober(**others: object) -> tuple[Prober, Answers]:
 def test_a_question_is_answered_with_its_number():
     asking, answers = prober()
     number = asking.ask(NANO)
-    read, timed = answers.next(), answers.next()
-    assert isinstance(read, TextsRead) or isinstance(timed, StepTimed)
-    found = {type(message): message for message in answers.messages}
-    assert found[TextsRead].texts == fake_texts(NANO)  # type: ignore[attr-defined]
-    assert found[StepTimed].step_time == fake_time(NANO, lambda: False)  # type: ignore[attr-defined]
+    assert answers.first(TextsRead).texts == fake_texts(NANO)
+    assert answers.first(StepTimed).step_time == fake_time(NANO, lambda: False)
     assert {message.number for message in answers.messages} == {number}  # type: ignore[attr-defined]
 
 
@@ -296,10 +299,9 @@ def test_what_is_known_is_not_timed_again():
     asking, answers = prober(time=timed)
     for changes in ({}, {"attn_lr": 1.0}, {"layers": 2}):
         settings = msgspec.structs.replace(NANO, **changes)
+        is_known = asking.known_time(settings) is not None
         asking.ask(settings)
-        answers.next()
-        if asking.known_time(settings) is None:
-            answers.next()
+        answers.first(TextsRead if is_known else StepTimed)
     assert [settings.layers for settings in taken] == [4, 2]
 
 
@@ -322,9 +324,7 @@ def test_another_question_ends_the_timing_before_it_begins_its_own():
     asking.ask(NANO)
     assert began.wait(10)
     number = asking.ask(msgspec.structs.replace(NANO, layers=2))
-    while not isinstance(message := answers.next(), StepTimed):
-        pass
-    assert message.number == number
+    assert answers.first(StepTimed).number == number
     assert at_once == [True, True]
 
 
@@ -349,8 +349,7 @@ def test_a_question_that_is_taken_back_while_typing_looks_at_nothing():
 def test_a_model_that_cannot_be_timed_is_told_in_words(others: dict[str, object], words: str):
     asking, answers = prober(**others)
     asking.ask(NANO)
-    while not isinstance(message := answers.next(), StepTimed):
-        pass
+    message = answers.first(StepTimed)
     assert message.step_time is None
     assert message.problem.startswith(words)
 
@@ -361,11 +360,9 @@ def test_a_text_that_cannot_be_read_is_told_and_the_step_timed_all_the_same():
 
     asking, answers = prober(texts=failing)
     asking.ask(NANO)
-    answers.next()
-    answers.next()
-    read = next(message for message in answers.messages if isinstance(message, TextsRead))
+    read = answers.first(TextsRead)
     assert (read.texts, read.problem) == (None, r"cannot read the text \x1b[31m")
-    assert any(isinstance(message, StepTimed) and message.step_time for message in answers.messages)
+    assert answers.first(StepTimed).step_time
 
 
 def test_the_real_probes_are_the_cores():
