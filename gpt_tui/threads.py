@@ -7,7 +7,7 @@ import sys
 import threading
 from contextlib import suppress
 
-TRAINING, CHECKING = 5, 10  # how nice: the screen comes before training, training before the reading of files
+TRAINING, CHECKING = 10, 15  # how nice: the screen comes before training, training before the reading of files
 
 
 def yield_to_others(niceness: int) -> None:
