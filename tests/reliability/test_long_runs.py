@@ -17,19 +17,22 @@ from tests.program import PROGRAM, ROOT, environment
 from tests.reliability.counts import count
 from tests.reliability.runs import Headless, require_whole, run_to_its_end, taken_of_the_machine, training
 
+ALLOCATED_AT_ONCE_KB = 1024  # by Python's allocator
+THREADS_SCRATCH_KB = 3 * 3584  # of products, for each thread that computes: the heap keeps it once threads have met
 
-def require_flat(seen: list[tuple[int, ...]]) -> str:
+
+def require_flat(seen: list[tuple[int, ...]], spare_kb: int = ALLOCATED_AT_ONCE_KB) -> str:
     """Holds what a process took in the second half of a run to what it took in the first; says how much memory.
 
-    Resident memory, the most there ever was, grows by 1% at most, and by the mebibyte that Python's allocator takes at
-    once. A file is open, and a thread there, for a moment while a checkpoint is written: what is left behind shows in
-    the least there ever is.
+    Resident memory, the most there ever was, grows by 1% at most, and by what is taken at once, `spare_kb`. A file is
+    open, and a thread there, for a moment while a checkpoint is written: what is left behind shows in the least there
+    ever is.
     """
     assert len(seen) >= 8
     half = len(seen) // 2
     before, after = (list(zip(*part, strict=True)) for part in (seen[:half], seen[half:]))
     memory = max(before[0]), max(after[0])
-    assert memory[1] <= memory[0] * 1.01 + 1024
+    assert memory[1] <= memory[0] * 1.01 + spare_kb
     assert min(after[1]) <= min(before[1])
     assert min(after[2]) <= min(before[2])
     return f"at most {memory[0]:,} kB resident in the first half, {memory[1]:,} kB in the second"
@@ -61,14 +64,15 @@ def test_a_soak_with_saves_evaluations_chat_and_pauses_leaves_memory_files_and_t
     command = [sys.executable, "-m", "tests.reliability.soak", str(folder), str(steps)]
     soak = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert soak.returncode == 0, soak.stderr
-    *looks, last = soak.stdout.splitlines()
-    seen = [tuple(map(int, look.split())) for look in looks]
+    *lines, last = soak.stdout.splitlines()
+    seen = [tuple(map(int, line.split())) for line in lines]
     assert seen[-1][0] > steps * 0.9
     done = json.loads(last)
     assert not done.get("replies that failed")
     assert min(done.get(what, 0) for what in ("pauses", "saves asked for", "evaluations asked for", "replies")) > 10
     record_property("count", f"{steps:,} steps")
-    flat = require_flat([rest for step, *rest in seen if steps // 4 <= step < steps * 0.95])
+    looks = [tuple(rest) for step, *rest in seen if steps // 4 <= step < steps * 0.95]
+    flat = require_flat(looks, THREADS_SCRATCH_KB)
     record_property("seen", f"{flat}; {', '.join(f'{number} {what}' for what, number in done.items())}")
     for path in (folder / "models").glob("*.safetensors"):
         verify_checkpoint(path)
