@@ -19,11 +19,11 @@ import tempfile
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 KERNELS = sorted(path.stem for path in Path("gpt_core/kernels").glob("*.pyx"))
-PLAIN = sorted(str(path) for path in [*Path("gpt_core").glob("*.pyx"), *Path("gpt_core/text").glob("*.pyx")])
+PLAIN = sorted(str(path) for path in [*Path("gpt_core").glob("*.pyx"), *Path("gpt_core/tokenizers").glob("*.pyx")])
 SHARED_UTILITY = "gpt_core._cython_utility"
 HEADERS = sorted(str(path) for path in Path("gpt_core/kernels").glob("*.h"))
 GENERATED = Path("build/cython")
@@ -158,4 +158,7 @@ def extensions() -> list[Extension]:
     return built
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
+# the default corpus is a package beside the others, so that it is installed with them (`package-dir` in pyproject.toml)
+PACKAGES = [*find_packages(include=["gpt_core*", "gpt_tui*"]), "gpt_core.data"]
+
+setup(packages=PACKAGES, ext_modules=extensions(), cmdclass={"build_ext": BuildExt})

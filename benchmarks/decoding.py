@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpt_core.benchmark import decoded_tokens, prompt_tokens
-from gpt_core.config import PRESETS, ModelShape, preset
+from gpt_core.bench.benchmark import decoded_tokens, prompt_tokens
+from gpt_core.config.settings import PRESETS, ModelShape, preset
 from gpt_core.kernels import available_cores
 
 HERE = Path(__file__).parent

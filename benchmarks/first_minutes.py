@@ -14,11 +14,11 @@ from pathlib import Path
 
 import msgspec
 
+from gpt_core.config.resolve import resolve
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
-from gpt_core.settings import resolve
 from gpt_core.training.events import EvalCompleted, StepCompleted
-from gpt_core.training.run import open_run
+from gpt_core.training.setup import open_run
 
 PROMPTS = ("It was", "She ", '"My dear')
 

@@ -10,11 +10,11 @@ import json
 
 import numpy as np
 
-from gpt_core.benchmark import decoded_tokens, measured_reading, prompt_figures, prompt_tokens
-from gpt_core.config import ModelShape
+from gpt_core.bench.benchmark import decoded_tokens, measured_reading, prompt_figures, prompt_tokens
+from gpt_core.bench.hardware import sgemm_gauge
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import LEVEL, threads
-from gpt_core.machine import sgemm_gauge
-from gpt_core.model import costs
+from gpt_core.model import flops
 from gpt_core.model.parameters import initial_parameters
 
 SHAPE_FIELDS = ModelShape.__struct_fields__
@@ -35,7 +35,7 @@ def main() -> None:
     sgemm.repeat_until(GAUGE_S)
     reading = measured_reading(initial_parameters(shape, 0), tokens.tolist(), lambda _words, _share: None)
     sgemm.repeat_until(2 * GAUGE_S)
-    read = costs.decoding_bytes(shape, prompt + decoded // 2) / reading.token_s
+    read = flops.decoding_bytes(shape, prompt + decoded // 2) / reading.token_s
     figures = {
         "prompt_s": reading.prompt_s, "token_s": reading.token_s, "level": LEVEL,
         "sgemm_share": prompt_figures(shape, reading.prompt_s, sgemm.rate).sgemm_share,

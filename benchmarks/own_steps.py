@@ -9,11 +9,11 @@ import time
 
 import numpy as np
 
-from gpt_core.config import ModelShape, Settings
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import LEVEL, adamw, threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
-from gpt_core.training.optimizer import AdamW
+from gpt_core.optim.adamw import AdamW
 
 SHAPE_FIELDS = ModelShape.__struct_fields__
 

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from gpt_core import files
-from gpt_core.config import PRESETS
-from gpt_core.settings import resolve
+from gpt_core.config.resolve import resolve
+from gpt_core.config.settings import PRESETS
+from gpt_core.formats.checkpoint import checkpoint_bytes
 from gpt_core.training import events as ev
-from gpt_core.training.checkpoint import checkpoint_bytes
-from gpt_core.training.run import open_run
+from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
 WAYS = ("no save", "beside training", "waited for")

@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 from training import run
 
-from gpt_core.config import ModelShape
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import available_cores
-from gpt_core.model.costs import step_operations
+from gpt_core.model.flops import step_operations
 
 HERE = Path(__file__).parent
 SHAPE = ModelShape(d_model=256, hidden_size=1024, vocab_size=4096, num_heads=4, seq_len=256, layers=4)
@@ -34,7 +34,7 @@ SHOWN = (("1,000 tokens/s", "tokens_per_s", 1000), ("GFLOP/s", "gflop_per_s", 1)
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One run. `gflop_per_s` counts the model's arithmetic (`gpt_core.model.costs`)."""
+    """One run. `gflop_per_s` counts the model's arithmetic (`gpt_core.model.flops`)."""
 
     value: int
     tokens_per_s: float

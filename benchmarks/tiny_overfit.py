@@ -15,12 +15,12 @@ from pathlib import Path
 
 import msgspec
 
+from gpt_core.config.resolve import resolve
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
-from gpt_core.settings import resolve
-from gpt_core.text.corpus import first_lines
+from gpt_core.text.documents import first_lines
 from gpt_core.training.events import StepCompleted
-from gpt_core.training.run import open_run, text_files
+from gpt_core.training.setup import open_run, text_files
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=100)
 LAST_STEPS = 50  # the loss is the mean over so many

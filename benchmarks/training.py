@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpt_core.config import ModelShape, preset
+from gpt_core.config.settings import ModelShape, preset
 from gpt_core.kernels import available_cores
 
 HERE = Path(__file__).parent

@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.style import Style
 from textual.pilot import Pilot
 
-from gpt_core.settings import resolve
-from gpt_tui.app import GptApp
+from gpt_core.config.resolve import resolve
+from gpt_tui.app.app import GptApp
 
 HERE = Path(__file__).resolve().parent
 SIZE = (120, 36)
@@ -139,8 +139,8 @@ async def make_pictures(seconds: float) -> None:
         await reply_to(app, pilot, "It was a truth", 4)
         await reply_to(app, pilot, "Her sister", 4)
         save_picture(app, HERE / "app-chat.png")
-        app.engine.stop()
-        app.engine.join()
+        app.controller.stop()
+        app.controller.join()
         train_others()
         await pilot.press("f5")
         await pilot.pause(3)

@@ -77,7 +77,7 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
                 os.unlink(leftover)
 
 
-def sweep_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> list[str]:
+def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> list[str]:
     """Removes what `replace_file` left behind when it was killed while replacing a file whose name `is_ours`.
 
     To be called only while nobody else writes to the folder. Returns the names that were removed.

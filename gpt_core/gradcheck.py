@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt_core import reference
-from gpt_core.config import ModelShape
+from gpt_core.config.settings import ModelShape
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
 from gpt_core.reference import Array, Ids, Tensors

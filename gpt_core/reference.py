@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.config import ModelShape
+from gpt_core.config.settings import ModelShape
 
 Array = NDArray[np.float64]
 Ids = NDArray[np.int32]

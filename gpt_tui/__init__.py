@@ -1,1 +1,1 @@
-"""The face of gpt-tui: the app, the headless run and the plain commands over `gpt_core`."""
+"""The user interface of gpt-tui: command line, headless training, and the Textual app."""

@@ -2,6 +2,6 @@
 
 import sys
 
-from gpt_tui.cli import main
+from gpt_tui.cli.main import main
 
 sys.exit(main())

@@ -9,18 +9,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpt_core import machine as machine_module
-from gpt_core.benchmark import Step, Steps, measured_steps, training_figures, wanted_steps
-from gpt_core.benchmark_result import Benchmark
-from gpt_core.config import ModelShape, preset
+from gpt_core.bench import hardware as machine_module
+from gpt_core.bench.benchmark import Step, Steps, measured_steps, training_figures, wanted_steps
+from gpt_core.bench.profiler import PARTS, Profile
+from gpt_core.bench.result import Benchmark
+from gpt_core.config.settings import ModelShape, preset
 from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, threads
-from gpt_core.model.costs import prompt_operations, step_operations
+from gpt_core.model.flops import prompt_operations, step_operations
 from gpt_core.model.parameters import parameter_count
-from gpt_core.profiling import PARTS, Profile
-from gpt_core.training.run import open_run
-from gpt_tui import cli
-from gpt_tui.commands import bench
+from gpt_core.training.setup import open_run
+from gpt_tui.cli import bench
+from gpt_tui.cli import main as cli
 from tests.core.training_samples import tiny_settings
 from tests.program import tiny, write_texts
 

@@ -19,11 +19,12 @@ import msgspec
 import pytest
 
 from gpt_core import __version__, gradcheck
-from gpt_core.config import Settings, preset
+from gpt_core.config.resolve import Resolved
+from gpt_core.config.settings import Settings, preset
 from gpt_core.errors import SaveError
-from gpt_core.settings import Resolved
-from gpt_tui import cli, launch
-from gpt_tui.commands import starting, talking
+from gpt_tui.app import launch
+from gpt_tui.cli import generate, train
+from gpt_tui.cli import main as cli
 from tests.program import PROGRAM, TIMEOUT_S, Terminal, environment, run_program, tiny, write_texts
 
 COMMANDS = ("generate", "evaluate", "chat", "verify", "gradcheck", "tokenize", "config")
@@ -92,7 +93,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 def test_parsing_imports_neither_textual_nor_numpy_nor_the_model() -> None:
     script = (
-        "import sys; from gpt_tui.cli import main; main(['--help'])\n"
+        "import sys; from gpt_tui.cli.main import main; main(['--help'])\n"
         "heavy = {'numpy', 'textual', 'rich', 'msgspec', 'gpt_core'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
@@ -102,8 +103,8 @@ def test_parsing_imports_neither_textual_nor_numpy_nor_the_model() -> None:
 
 def test_commands_do_without_textual() -> None:
     script = (
-        "import sys, gpt_tui.headless.training\n"
-        "from gpt_tui.commands import looking, starting, talking\n"
+        "import sys, gpt_tui.headless.runner\n"
+        "from gpt_tui.cli import generate, inspect, train\n"
         "print([name for name in sys.modules if name.startswith('textual')])"
     )
     run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
@@ -172,7 +173,7 @@ def test_a_mistake_is_answered_with_one_line_and_exit_code_2(
 def test_the_app_does_not_open_for_a_text_that_is_not_there(
     arguments: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starting, "require_terminal", lambda: None)
+    monkeypatch.setattr(train, "require_terminal", lambda: None)
     monkeypatch.setattr(launch, "run_app", lambda *_values, **_named: pytest.fail("the app was opened"))
     assert cli.main(arguments) == 2
     assert told in capsys.readouterr().err
@@ -195,7 +196,7 @@ def test_every_error_has_its_exit_code(
     def fail(_options: object) -> int:
         raise error
 
-    monkeypatch.setattr("gpt_tui.commands.looking.config", fail)
+    monkeypatch.setattr("gpt_tui.cli.inspect.config", fail)
     assert cli.main(["config"]) == code
     assert capsys.readouterr().err.endswith(told)
 
@@ -204,7 +205,7 @@ def test_an_error_that_nobody_foresaw_is_not_hidden(monkeypatch: pytest.MonkeyPa
     def fail(_options: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gpt_tui.commands.looking.config", fail)
+    monkeypatch.setattr("gpt_tui.cli.inspect.config", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["config"])
 
@@ -265,8 +266,10 @@ def test_the_app_begins_the_run_that_was_asked_for(
     calls: list[tuple[Resolved, dict[str, object]]] = []
     monkeypatch.chdir(trained)
     monkeypatch.delenv("OVERFIT_TINY", raising=False)
-    monkeypatch.setattr(starting, "require_terminal", lambda: None)
-    monkeypatch.setattr("gpt_tui.launch.run_app", lambda resolved, **options: calls.append((resolved, options)) or 7)
+    monkeypatch.setattr(train, "require_terminal", lambda: None)
+    monkeypatch.setattr(
+        "gpt_tui.app.launch.run_app", lambda resolved, **options: calls.append((resolved, options)) or 7
+    )
     assert cli.main(arguments) == 7
     ((resolved, options),) = calls
     assert bool(options["autostart"] or options["resume"]) == begins
@@ -465,7 +468,7 @@ def test_a_reply_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> N
 
     screen = Screen()
     monkeypatch.setattr(sys, "stdout", screen)
-    talking.write("a\x1b[31mb\x07[bold]\n")
+    generate.write("a\x1b[31mb\x07[bold]\n")
     assert screen.getvalue() == "a\u241b[31mb\u2407[bold]\n"
 
 

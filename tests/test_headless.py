@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.training import events as ev
-from gpt_core.training.checkpoint import verify_checkpoint
-from gpt_core.training.requests import TrainerRequests
+from gpt_core.training.controls import TrainingControls
 from gpt_tui.headless import signals as run_signals
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
+from gpt_tui.headless.runner import batched
 from gpt_tui.headless.signals import Interrupted, RunSignals
-from gpt_tui.headless.training import batched
-from gpt_tui.run.history import Limits, RunHistory, advance_all
+from gpt_tui.session.run_state import Limits, RunState, advance_all
 from tests.program import TIMEOUT_S, Terminal, run_program, start_program, tiny, write_texts
 
 LATEST = Path("models/ckpt_latest.safetensors")
@@ -56,7 +56,7 @@ def step(number: int, loss: float = 2.0) -> ev.StepCompleted:
 
 
 def show_all(reporter: Reporter, batches: Sequence[Sequence[ev.AnyEvent]]) -> None:
-    history = RunHistory(limits=Limits(2))
+    history = RunState(limits=Limits(2))
     for batch in batches:
         history = advance_all(history, batch)
         reporter.show(batch, history)
@@ -305,7 +305,7 @@ def test_output_that_nobody_reads_stops_the_run_saved_and_quietly(folder: Path) 
 
 class FakeTrainer:
     def __init__(self) -> None:
-        self.requests = TrainerRequests()
+        self.requests = TrainingControls()
         self.saving = self.ending = False
 
 

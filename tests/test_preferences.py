@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from gpt_core.errors import ConfigError
-from gpt_tui import cli
-from gpt_tui.keymap import KEYS
-from gpt_tui.preferences import NO_PREFERENCES, Preferences, as_toml, read_preferences, user_file
+from gpt_tui.app.preferences import NO_PREFERENCES, Preferences, as_toml, read_preferences, user_file
+from gpt_tui.cli import main as cli
+from gpt_tui.shared.keymap import KEYS
 
 THEMES = ["gpt-night", "nord", "monokai"]
 

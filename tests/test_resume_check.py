@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.formats.checkpoint import Checkpoint
 from gpt_core.training import events as ev
-from gpt_core.training.checkpoint import Checkpoint
 from gpt_core.training.metrics_log import MetricsLog
-from gpt_tui import cli
-from gpt_tui.commands import resume_check
-from gpt_tui.commands.resume_check import Row, compared_checkpoints, compared_logs
+from gpt_tui.cli import main as cli
+from gpt_tui.cli import verify_resume
+from gpt_tui.cli.verify_resume import Row, compared_checkpoints, compared_logs
 from tests.core.checkpoint_samples import sample
 from tests.program import run_program, tiny, write_texts
 
@@ -42,7 +42,7 @@ def test_a_difference_is_named_and_fails(
     write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)
     rows = [Row("losses", True, "2 of them"), Row("weights", False, "wte.weight: 1 of 9 values differ")]
-    monkeypatch.setattr(resume_check, "compared_runs", lambda *_: rows)
+    monkeypatch.setattr(verify_resume, "compared_runs", lambda *_: rows)
     assert cli.main(["verify-resume"]) == 1
     assert "weights  DIFFERENT  wte.weight: 1 of 9 values differ\n" in capsys.readouterr().out
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(
 ) -> None:
     write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[2]))
     assert cli.main(["verify-resume", *arguments]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from gpt_core.errors import InputError
-from gpt_core.training.checkpoint import verify_checkpoint
-from gpt_tui import cli
-from gpt_tui.cli import Parser, add_serve
-from gpt_tui.commands import serving
+from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_tui.cli import main as cli
+from gpt_tui.cli import serve
+from gpt_tui.cli.main import Parser, add_serve
 from tests.program import start_program, tiny, write_texts
 
 aiohttp = pytest.importorskip("aiohttp")
@@ -30,14 +30,14 @@ def options(*words: str) -> Namespace:
 def test_the_app_is_given_the_options_of_the_command():
     words = ["--preset", "micro", "--set", "layers=2", "--models-dir", "my runs", "--overfit-tiny", "--resume"]
     expected = ["--set", "layers=2", "--preset=micro", "--models-dir=my runs", "--overfit-tiny", "--resume"]
-    assert serving.app_words(options(*words)) == expected
-    assert serving.app_words(options()) == []
+    assert serve.app_words(options(*words)) == expected
+    assert serve.app_words(options()) == []
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
 def test_a_port_that_is_none_is_refused(port):
     with pytest.raises(InputError, match="--port: got"):
-        serving.serve(options(f"--port={port}"))
+        serve.serve(options(f"--port={port}"))
 
 
 def test_a_mistake_in_the_options_is_told_before_anything_is_served(capsys):

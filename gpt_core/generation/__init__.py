@@ -1,1 +1,1 @@
-"""Text from weights: how the next token is chosen, and how a reply is made of them."""
+"""Text generation: sampling, prompts, and a token-by-token generator."""

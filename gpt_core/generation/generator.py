@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from gpt_core.generation.prompt import settled_prompt, spelling
 from gpt_core.generation.sampler import Sampling, choose
-from gpt_core.model.decoder import Decoder
+from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters
-from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.tokenizers.pieces import Tokenizer
 
 
 class CachedDecoder(Protocol):
-    """What a generator needs of `gpt_core.model.decoder.Decoder`."""
+    """What a generator needs of `gpt_core.model.inference.Decoder`."""
 
     @property
     def length(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.text.vocabulary import MAX_PIECE_CHARACTERS, Tokenizer
+from gpt_core.tokenizers.pieces import MAX_PIECE_CHARACTERS, Tokenizer
 
 
 def settled_prompt(tokenizer: Tokenizer, prompt: bytes) -> tuple[list[int], bytes]:

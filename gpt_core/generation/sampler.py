@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt_core.config import Settings
+from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 
 

@@ -1,1 +1,1 @@
-"""The model: its parameters, its buffers, the forward pass and the backward pass."""
+"""The GPT model: parameters, layers, training passes, inference with a KV cache, FLOPs and memory."""

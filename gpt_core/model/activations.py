@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpt_core.config import ModelShape
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import attention, threads
 from gpt_core.kernels.arrays import Array, empty
 

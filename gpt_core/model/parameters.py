@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.config import ModelShape
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels.arrays import ALIGNMENT, zeros
 
 Init = Literal["normal", "residual", "zeros", "ones"]

@@ -1,1 +1,1 @@
-"""Text: found, cut into documents, turned into token ids, and read as shuffled windows."""
+"""Text files as documents, token streams and batches."""

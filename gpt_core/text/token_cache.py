@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from gpt_core.errors import CorpusError, TokenizerError
 from gpt_core.text.cache_files import cache_folders, write_whole
-from gpt_core.text.corpus import BLOCK_BYTES, DocumentKind, document_parts, joined, sample_windows, text_blocks
-from gpt_core.text.piece_choice import CHOICE_VERSION, SAMPLE_BYTES, train_tokenizer
-from gpt_core.text.token_text import FileTokens, MemoryTokens, TokenText
-from gpt_core.text.vocabulary import MAX_STORED_BYTES, Mode, Tokenizer
+from gpt_core.text.documents import BLOCK_BYTES, DocumentKind, document_parts, joined, sample_windows, text_blocks
+from gpt_core.text.token_stream import FileTokenStream, MemoryTokenStream, TokenStream
+from gpt_core.tokenizers.pieces import MAX_STORED_BYTES, Mode, Tokenizer
+from gpt_core.tokenizers.training import CHOICE_VERSION, SAMPLE_BYTES, train_tokenizer
 
 Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done, 0 to 1
 
@@ -61,7 +61,7 @@ def load_tokens(
     *,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
-) -> TokenText:
+) -> TokenStream:
     """The tokens of a text file: from its cache, or encoded and cached, beside the text or in the user's cache folder.
 
     Memory is bounded whatever the size of the text. If the text changes meanwhile, what was read is what is cached.
@@ -113,7 +113,7 @@ def load_or_train_tokenizer(
     return tokenizer
 
 
-def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> TokenText:
+def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> TokenStream:
     """The tokens of a few documents, in memory. Raises CorpusError if there is nothing in them."""
     texts = list(documents)
     stretches = [ids for ids, _ in encoded(((text, True) for text in texts), tokenizer)]
@@ -122,7 +122,7 @@ def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> Tok
         raise CorpusError("there is nothing to learn: the documents are empty; give some text")
     digest = hashlib.sha256(b"\n".join(texts)).hexdigest()
     size = sum(len(text) for text in texts)
-    return TokenText(MemoryTokens(ids), 0, len(ids), size, tokenizer.token_lengths, digest, None)
+    return TokenStream(MemoryTokenStream(ids), 0, len(ids), size, tokenizer.token_lengths, digest, None)
 
 
 def encoded(parts: Iterable[tuple[bytes, bool]], tokenizer: Tokenizer) -> Iterator[tuple[NDArray[np.int32], int]]:
@@ -173,7 +173,7 @@ def token_cache_name(path: Path, digest: str, tokenizer: Tokenizer, document: Do
 
 def make_token_cache(
     folder: Path, path: Path, tokenizer: Tokenizer, document: DocumentKind, progress: Progress | None
-) -> TokenText:
+) -> TokenStream:
     """Encode the text into a cache in `folder`. Raises OSError if that fails, CorpusError if the text is at fault."""
     digests = []
 
@@ -230,7 +230,7 @@ def dtype_of(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
 
 def open_token_cache(
     folder: Path, path: Path, digest: str, tokenizer: Tokenizer, document: DocumentKind
-) -> TokenText | None:
+) -> TokenStream | None:
     """The cached tokens of the text `path` with SHA-256 `digest`; None if `folder` has no whole cache."""
     cache = folder / token_cache_name(path, digest, tokenizer, document)
     dtype = dtype_of(tokenizer)
@@ -245,10 +245,10 @@ def open_token_cache(
             )  # fmt: skip
             if header != expected or not is_whole(file, header, dtype, tokenizer.vocab_size):
                 return None
-        source = FileTokens(cache, HEADER_BYTES, dtype)
+        source = FileTokenStream(cache, HEADER_BYTES, dtype)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return TokenText(source, 0, header.count, header.text_bytes, tokenizer.token_lengths, digest, path)
+    return TokenStream(source, 0, header.count, header.text_bytes, tokenizer.token_lengths, digest, path)
 
 
 def is_whole(file: BinaryIO, header: Header, dtype: np.dtype[np.unsignedinteger], vocab_size: int) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt_core.errors import CorpusError
 from gpt_core.text.cache_files import cache_folders
-from gpt_core.text.corpus import DocumentKind
+from gpt_core.text.documents import DocumentKind
 from gpt_core.text.token_cache import (
     HEADER,
     HEADER_BYTES,
@@ -21,7 +21,7 @@ from gpt_core.text.token_cache import (
     token_cache_name,
     tokenizer_cache_name,
 )
-from gpt_core.text.vocabulary import Mode
+from gpt_core.tokenizers.pieces import Mode
 
 MOST_HASHED_BYTES = 256 << 20  # to find the cache of a longer text takes longer than an estimate is worth
 

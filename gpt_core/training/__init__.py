@@ -1,1 +1,1 @@
-"""Training: the loop, what it tells and is told, the optimizer, evaluation, and checkpoints."""
+"""The training loop: setup, steps, evaluation, saving, events and controls."""

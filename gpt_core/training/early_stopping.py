@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from gpt_core.config import Settings
-from gpt_core.training.checkpoint_header import TrainingState
+from gpt_core.config.settings import Settings
+from gpt_core.formats.checkpoint_header import TrainingState
 
 
 def record_accuracy(state: TrainingState, accuracy: float, settings: Settings) -> bool:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from gpt_core.errors import CorpusError
 from gpt_core.model.gpt import GPT
-from gpt_core.text.batches import sequential_windows
-from gpt_core.text.token_text import TokenText
+from gpt_core.text.data_loader import sequential_windows
+from gpt_core.text.token_stream import TokenStream
 
 
 class EvalResult(NamedTuple):
@@ -22,7 +22,7 @@ class EvalResult(NamedTuple):
     tokens: int
 
 
-def evaluation(gpt: GPT, text: TokenText, seq_len: int, batch: int) -> Generator[int, None, EvalResult]:
+def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generator[int, None, EvalResult]:
     """Scores a text, `batch` windows of `seq_len` tokens at a time. Yields the targets done so far, returns the result.
 
     Raises CorpusError for a text without a target.
@@ -40,7 +40,7 @@ def evaluation(gpt: GPT, text: TokenText, seq_len: int, batch: int) -> Generator
     return EvalResult(loss, perplexity(loss), correct / done, loss_sum / math.log(2) / max(text.bytes, 1), done)
 
 
-def evaluate(gpt: GPT, text: TokenText, batch: int, progress: Callable[[int, int], None] | None = None) -> EvalResult:
+def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, int], None] | None = None) -> EvalResult:
     """The same in one call; `progress` is told the targets done and the targets in all."""
     steps = evaluation(gpt, text, gpt.shape.seq_len, batch)
     while True:

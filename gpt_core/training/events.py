@@ -88,7 +88,7 @@ class SampleWritten(Event, frozen=True, tag="sample"):
     text: str
 
 
-class LayerNorms(Event, frozen=True, tag="debug"):
+class GradientNorms(Event, frozen=True, tag="debug"):
     """With `debug`: per-tensor gradient and update norms, every `debug_every` steps."""
 
     step: int
@@ -139,12 +139,12 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
 
 
 LOGGED = (
-    RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, SampleWritten, LayerNorms, CheckpointSaved, SaveFailed,
+    RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, SampleWritten, GradientNorms, CheckpointSaved, SaveFailed,
     RunFinished,
 )  # fmt: skip
 
 AnyEvent = (
-    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | SampleWritten | LayerNorms
+    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | SampleWritten | GradientNorms
     | CheckpointSaved | SaveFailed | RunPaused | RunContinued | RunFinished
 )  # fmt: skip
 

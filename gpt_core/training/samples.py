@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from gpt_core.config import Settings
+from gpt_core.config.settings import Settings
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
-from gpt_core.model.decoder import Decoder
+from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters
-from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.tokenizers.pieces import Tokenizer
 from gpt_core.training.events import SampleWritten
 
 

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.errors import GptError, SaveError
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint
 from gpt_core.kernels import use_any_core
-from gpt_core.training.checkpoint import Checkpoint, TrainingState, read_checkpoint
-from gpt_core.training.checkpoint_store import CheckpointStore
 from gpt_core.training.events import CheckpointSaved, SaveFailed
-from gpt_core.training.parts import Run
+from gpt_core.training.run import Run
 
 Outcome = CheckpointSaved | SaveFailed
 GO_ON_FROM = ("latest", "epoch")  # kinds that hold the run as it was last, and not as it was best

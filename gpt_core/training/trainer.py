@@ -14,20 +14,20 @@ from collections.abc import Generator, Iterator
 
 import numpy as np
 
-from gpt_core.config import ModelShape
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import adamw, threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, parameter_count
-from gpt_core.text.token_text import TokenText
+from gpt_core.optim.schedule import schedule_of
+from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
-from gpt_core.training.clock import RunClock, TokenRate
+from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
 from gpt_core.training.evaluation import EvalResult, evaluation, perplexity
-from gpt_core.training.parts import Run
-from gpt_core.training.requests import TrainerRequests
+from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
-from gpt_core.training.schedule import schedule_of
+from gpt_core.training.timing import RunClock, TokenRate
 
 MOST_SKIPPED_IN_A_ROW = 5
 PAUSE_POLL_S = 0.02
@@ -37,7 +37,7 @@ class Trainer:
     """One run. `events` drives it; `requests` steers it from other threads and signal handlers."""
 
     def __init__(self, run: Run) -> None:
-        self.requests = TrainerRequests()
+        self.requests = TrainingControls()
         self.settings = run.settings
         self.tokenizer = run.tokenizer
         self.parameters = run.parameters
@@ -51,7 +51,7 @@ class Trainer:
         self._weights_lock = threading.Lock()
         self._saver = Saver(run)
         self._samples = SampleWriter(run.parameters, run.tokenizer, run.settings)
-        self._debug: ev.LayerNorms | None = None
+        self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._clock = RunClock(run.state.elapsed_s)
         self._rate = TokenRate()
@@ -203,7 +203,7 @@ class Trainer:
             state.tokens += targets_in_batch
             state.loss_sum += loss_sum
             state.loss_count += targets_in_batch
-        self._debug = layer_norms(state.step, self._gradients, before, self.parameters) if before else None
+        self._debug = gradient_norms(state.step, self._gradients, before, self.parameters) if before else None
         if not finite:
             what = f"the loss was {loss}" if not math.isfinite(loss) else f"the gradient norm was {norm}"
             return ev.UpdateSkipped(state.step, state.skipped_in_a_row, what)
@@ -225,7 +225,7 @@ class Trainer:
 
     # ---- evaluating, beginning, ending
 
-    def _evaluate(self, text: TokenText) -> Iterator[ev.AnyEvent]:
+    def _evaluate(self, text: TokenStream) -> Iterator[ev.AnyEvent]:
         """Scores the whole eval text. If a stop is asked for meanwhile, the evaluation stays due."""
         state, total = self.state, len(text) - 1
         steps = evaluation(self._gpt, text, self.run.windows.seq_len, self.settings.micro_batch)
@@ -287,9 +287,9 @@ class Trainer:
             yield from self._saver.save_if_new("latest")
 
 
-def layer_norms(step: int, gradients: Parameters, before: Parameters, after: Parameters) -> ev.LayerNorms:
+def gradient_norms(step: int, gradients: Parameters, before: Parameters, after: Parameters) -> ev.GradientNorms:
     """The norm of each tensor's gradient before clipping, and of what the update changed in it."""
-    return ev.LayerNorms(
+    return ev.GradientNorms(
         step,
         {name: float(np.linalg.norm(tensor)) for name, tensor in gradients.tensors.items()},
         {name: float(np.linalg.norm(after[name] - tensor)) for name, tensor in before.tensors.items()},

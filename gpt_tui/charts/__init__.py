@@ -1,1 +1,1 @@
-"""What a chart shows, computed: from a run's history to the characters on the screen. Pure."""
+"""Loss and perplexity charts: series, axes, braille raster, and the widgets that draw them."""

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from gpt_tui.charts.curve import HIGH, LOW, SMOOTHED
 from gpt_tui.charts.raster import (
     DOTS_X,
     DOTS_Y,
@@ -36,7 +35,8 @@ from gpt_tui.charts.series import (
     thinned,
     whole_range,
 )  # fmt: skip
-from gpt_tui.run.history import RunHistory, safe_exp
+from gpt_tui.session.curve import HIGH, LOW, SMOOTHED
+from gpt_tui.session.run_state import RunState, safe_exp
 
 Quantity = Literal["loss", "perplexity", "bits a byte"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
@@ -50,7 +50,7 @@ class NamedRun(NamedTuple):
 
     number: int
     name: str
-    history: RunHistory
+    history: RunState
 
 
 class Line(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_tui.charts.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
-from gpt_tui.run.history import Evaluation, RunHistory, safe_exp
+from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
+from gpt_tui.session.run_state import Evaluation, RunState, safe_exp
 
 Metric = Literal["loss", "perplexity"]
 Axis = Literal["steps", "tokens", "time"]
@@ -74,7 +74,7 @@ class ChartSeries:
 
 
 def chart_series(
-    history: RunHistory, metric: Metric, axis: Axis, *, columns: int, log: bool = False, window: Range | None = None,
+    history: RunState, metric: Metric, axis: Axis, *, columns: int, log: bool = False, window: Range | None = None,
     close: bool | None = None,
 ) -> ChartSeries | None:  # fmt: skip
     """The series of `metric` over `axis`, thinned to `columns` dot columns; None before there is anything to draw.
@@ -112,7 +112,7 @@ def axis_value(point: Evaluation, axis: Axis) -> float:
     return float(point.step if axis == "steps" else point.tokens if axis == "tokens" else point.elapsed_s)
 
 
-def whole_range(history: RunHistory, axis: Axis) -> Range:
+def whole_range(history: RunState, axis: Axis) -> Range:
     """The part of the x axis that the run has covered, never empty."""
     column = AXIS_COLUMN[axis]
     thinned_rows, recent = history.curve.thinned, history.curve.recent
@@ -154,7 +154,7 @@ def fitted_range(low: Array, high: Array, smoothed: Array, marks: list[Mark], *,
     return Range(bottom - room, top + (top - bottom) * 0.25 * robust + room)
 
 
-def nearest_row(history: RunHistory, axis: Axis, x: float) -> tuple[float, ...] | None:
+def nearest_row(history: RunState, axis: Axis, x: float) -> tuple[float, ...] | None:
     """The point of the curve nearest to `x`, as (step, tokens, seconds, lowest, highest, smoothed loss)."""
     rows = history.curve.rows()
     if not len(rows):

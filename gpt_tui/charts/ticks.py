@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from math import ceil, floor, log10
 
-from gpt_tui.quantities import short
+from gpt_tui.shared.formatting import short
 
 
 def nice_step(span: float, most: int) -> float:

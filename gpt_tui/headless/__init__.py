@@ -1,1 +1,1 @@
-"""A run without the app."""
+"""Training without the app: runner, reporters, signals, terminal chat."""

@@ -17,10 +17,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from gpt_core.training.events import LOGGED, AnyEvent, StepCompleted, to_json
-from gpt_tui.headless.lines import figures, is_training, news, steps_line
-from gpt_tui.plain_text import one_line
-from gpt_tui.quantities import clock, percent, whole
-from gpt_tui.run.history import RunHistory
+from gpt_tui.headless.event_text import figures, is_training, news, steps_line
+from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.formatting import clock, percent, whole
+from gpt_tui.shared.sanitize import one_line
 
 PLAIN_INTERVAL_S = 2.0
 MOST_CHARACTERS = 10_000  # of a line; the norms of every tensor take some
@@ -33,7 +33,7 @@ class Reporter(Protocol):
     def preparing(self, stage: str, share: float) -> None:
         """The run is not ready yet: what is being done, and how much of it is (0 to 1)."""
 
-    def show(self, events: Sequence[AnyEvent], history: RunHistory) -> None:
+    def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
         """These events came, and `history` is the run with them. Raises BrokenPipeError when nobody reads any more."""
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class JsonReporter:
     def preparing(self, stage: str, share: float) -> None:
         """Standard output is for events only, and whoever reads them needs no news of the preparation."""
 
-    def show(self, events: Sequence[AnyEvent], history: RunHistory) -> None:
+    def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
         """Print the events that are logged."""
         lines = [to_json(event).decode() + "\n" for event in events if isinstance(event, LOGGED)]
         print(end="".join(lines), flush=True)
@@ -82,7 +82,7 @@ class PlainReporter:
     def close(self) -> None:
         """Nothing was changed."""
 
-    def show(self, events: Sequence[AnyEvent], history: RunHistory) -> None:
+    def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
         """Print what happened; the steps before it come first."""
         self._losses += [event.loss for event in events if isinstance(event, StepCompleted)]
         lines = [line for event in events for line, _ in news(event, history)]
@@ -91,7 +91,7 @@ class PlainReporter:
         for line in lines:
             print(one_line(line, MOST_CHARACTERS), flush=True)
 
-    def _print_steps(self, history: RunHistory) -> None:
+    def _print_steps(self, history: RunState) -> None:
         mean = sum(self._losses) / len(self._losses)
         print(steps_line(history, mean), flush=True)
         self._losses, self._last_line_s = [], time.monotonic()
@@ -129,7 +129,7 @@ class BarsReporter:
         """Show the stage on the first bar."""
         self._bars.update(self._run, description=one_line(stage, 60), completed=share)
 
-    def show(self, events: Sequence[AnyEvent], history: RunHistory) -> None:
+    def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
         """Bring bars and figures up to date, and print what happened above them."""
         for line, tone in (line for event in events for line in news(event, history)):
             self._console.print(Text(one_line(line, MOST_CHARACTERS), COLOURS[tone]))
@@ -137,7 +137,7 @@ class BarsReporter:
         if history.last is not None:
             self._figures.plain = figures(history, history.curve.smoothed)
 
-    def _show_bars(self, history: RunHistory) -> None:
+    def _show_bars(self, history: RunState) -> None:
         if history.started is None:
             return
         last, left = history.last_step, history.remaining_s

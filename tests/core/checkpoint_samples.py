@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 
-from gpt_core.config import Settings
+from gpt_core.config.settings import Settings
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState
+from gpt_core.formats.checkpoint_header import MAX_HEADER_BYTES
 from gpt_core.model.parameters import Parameters
-from gpt_core.training.checkpoint import Checkpoint, TrainingState
-from gpt_core.training.checkpoint_header import MAX_HEADER_BYTES
 
 SETTINGS = Settings(d_model=8, hidden_size=12, vocab_size=260, num_heads=2, seq_len=4, layers=2, train_file="é.en")
 AWKWARD = np.array([-0.0, 1e-45, 3.4e38, -3.4e38, 1.1754944e-38], np.float32)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpt_core.config import ModelShape
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels.arrays import ALIGNMENT, empty, zeros
 from gpt_core.model.activations import Activations, GradientScratch
-from gpt_core.model.decoder import KVCache
+from gpt_core.model.inference import KVCache
 
 SHAPE = ModelShape(d_model=48, hidden_size=112, vocab_size=33, num_heads=4, seq_len=7, layers=2)
 

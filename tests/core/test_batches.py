@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from gpt_core.errors import CorpusError
-from gpt_core.text import batches
-from gpt_core.text.batches import Batches, epoch_keys, sequential_windows, shuffled
+from gpt_core.text import data_loader as batches
+from gpt_core.text.data_loader import DataLoader, epoch_keys, sequential_windows, shuffled
 from gpt_core.text.token_cache import tokens_of_documents
-from gpt_core.text.token_text import MemoryTokens, TokenText
-from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.text.token_stream import MemoryTokenStream, TokenStream
+from gpt_core.tokenizers.pieces import Tokenizer
 
 LENGTHS = np.ones(1000, dtype=np.uint8)
 
@@ -16,7 +16,7 @@ LENGTHS = np.ones(1000, dtype=np.uint8)
 def counted(count):
     """A text whose token at each place is the place's number + 10."""
     ids = np.arange(10, 10 + count, dtype=np.int32)
-    return TokenText(MemoryTokens(ids), 0, count, count, LENGTHS, "", None)
+    return TokenStream(MemoryTokenStream(ids), 0, count, count, LENGTHS, "", None)
 
 
 def whole_order(size, seed=0, epoch=0):
@@ -65,7 +65,7 @@ def test_neighbours_do_not_stay_together_and_places_are_left():
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 8, 9, 10, 16, 17, 18, 100])
 def test_every_token_but_the_first_is_a_target_once_an_epoch(seq_len, count):
     text = counted(count)
-    windows = Batches(text, seq_len, seed=1)
+    windows = DataLoader(text, seq_len, seed=1)
     for epoch in range(3):
         seen = []
         for first in range(0, windows.windows_per_epoch, 4):
@@ -83,14 +83,14 @@ def test_every_token_but_the_first_is_a_target_once_an_epoch(seq_len, count):
 def test_the_end_of_a_document_is_a_target_each_time():
     tokenizer = Tokenizer([], 260, "pieces")
     text = tokens_of_documents([b"one", b"two", b"three"], tokenizer)
-    windows = Batches(text, 4, seed=0)
+    windows = DataLoader(text, 4, seed=0)
     _, targets = windows.read(0, 0, windows.windows_per_epoch)
     assert np.count_nonzero(targets == tokenizer.EOS) == 3
     assert np.count_nonzero(targets == tokenizer.BOS) == 2
 
 
 def test_windows_past_the_end_of_an_epoch_are_padding():
-    windows = Batches(counted(9), 4, seed=0)
+    windows = DataLoader(counted(9), 4, seed=0)
     assert windows.windows_per_epoch == 2
     for first, count in [(2, 3), (100, 2)]:
         tokens, targets = windows.read(0, first, count)
@@ -103,9 +103,9 @@ def test_windows_past_the_end_of_an_epoch_are_padding():
 def test_what_is_read_does_not_depend_on_how_much_is_read_at_once(monkeypatch):
     monkeypatch.setattr(batches, "BLOCK_WINDOWS", 4)
     text = counted(103)
-    whole = Batches(text, 5, seed=2).read(7, 0, 30)
+    whole = DataLoader(text, 5, seed=2).read(7, 0, 30)
     for step in (1, 2, 3, 7):
-        windows = Batches(text, 5, seed=2)
+        windows = DataLoader(text, 5, seed=2)
         parts = [windows.read(7, first, min(step, 30 - first)) for first in range(0, 30, step)]
         for index in (0, 1):
             assert np.array_equal(np.concatenate([part[index] for part in parts]), whole[index])
@@ -113,11 +113,11 @@ def test_what_is_read_does_not_depend_on_how_much_is_read_at_once(monkeypatch):
 
 def test_a_run_can_go_on_at_any_place_of_any_epoch():
     text = counted(500)
-    first = Batches(text, 5, seed=2)
+    first = DataLoader(text, 5, seed=2)
     places = [(epoch, window) for epoch in range(3) for window in range(0, first.windows_per_epoch, 8)]
     straight = [first.read(*place, 8)[1].tolist() for place in places]
     for number, place in enumerate(places):
-        assert Batches(text, 5, seed=2).read(*place, 8)[1].tolist() == straight[number]
+        assert DataLoader(text, 5, seed=2).read(*place, 8)[1].tolist() == straight[number]
 
 
 def test_scoring_takes_every_target_once_in_order_and_in_one_shape():
@@ -133,12 +133,12 @@ def test_scoring_takes_every_target_once_in_order_and_in_one_shape():
 def test_a_text_without_a_target_is_refused():
     for count in (0, 1):
         with pytest.raises(CorpusError, match="at least 2"):
-            Batches(counted(count), 4, seed=0)
+            DataLoader(counted(count), 4, seed=0)
         with pytest.raises(CorpusError, match="at least 2"):
             list(sequential_windows(counted(count), 4, 2))
 
 
 def test_a_text_shorter_than_one_window_is_padded():
-    tokens, targets = Batches(counted(3), 8, seed=0).read(0, 0, 1)
+    tokens, targets = DataLoader(counted(3), 8, seed=0).read(0, 0, 1)
     assert tokens.tolist() == [[10, 11, 0, 0, 0, 0, 0, 0]]
     assert targets.tolist() == [[11, 12, -1, -1, -1, -1, -1, -1]]

@@ -12,10 +12,10 @@ import pytest
 import safetensors
 from safetensors.numpy import load_file
 
-from gpt_core.config import Settings
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, SaveError
-from gpt_core.training import checkpoint as checkpoint_module
-from gpt_core.training.checkpoint import (
+from gpt_core.formats import checkpoint as checkpoint_module
+from gpt_core.formats.checkpoint import (
     TrainingState,
     checkpoint_bytes,
     peek_checkpoint,
@@ -23,7 +23,7 @@ from gpt_core.training.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
-from gpt_core.training.checkpoint_header import MAX_HEADER_BYTES, encode_header, layout_of
+from gpt_core.formats.checkpoint_header import MAX_HEADER_BYTES, encode_header, layout_of
 from tests.core.checkpoint_samples import SETTINGS, forged, same_bits, sample, split
 
 SECONDS, BYTES = 0.1, 2 << 20  # that a refusal may take, besides reading

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt_core.config import preset
+from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
+from gpt_core.config.settings import preset
 from gpt_core.errors import ConfigError, FolderInUseError, RunExistsError, SaveError
-from gpt_core.training.checkpoint import peek_checkpoint, read_checkpoint, verify_checkpoint, write_checkpoint
-from gpt_core.training.checkpoint_store import CheckpointStore, DamagedCheckpoint
+from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint, verify_checkpoint, write_checkpoint
 from tests.core.checkpoint_samples import SETTINGS, sample
 
 
@@ -150,7 +150,7 @@ def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(store):
     with pytest.raises(FolderInUseError, match=f"process {os.getpid()} is training there"):
         CheckpointStore(store.folder).prepare("run-b", new_run=True)
     code = (
-        "import sys; from gpt_core.training.checkpoint_store import CheckpointStore as S;"
+        "import sys; from gpt_core.checkpoints.store import CheckpointStore as S;"
         "S(sys.argv[1]).prepare('x', new_run=True)"
     )
     other = subprocess.run(
@@ -170,7 +170,7 @@ def test_the_lock_of_an_earlier_trainer_does_not_blur_the_present_one(tmp_path):
 
 def test_the_lock_dies_with_its_owner(tmp_path):
     code = (
-        "import sys, time; from gpt_core.training.checkpoint_store import CheckpointStore as S; s = S(sys.argv[1]);"
+        "import sys, time; from gpt_core.checkpoints.store import CheckpointStore as S; s = S(sys.argv[1]);"
         "s.prepare('x', new_run=True); print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
@@ -229,7 +229,7 @@ def test_the_list_is_newest_first_and_ends_with_the_damaged(store):
 
 def test_newest_means_saved_last_even_when_the_clock_jumps_back(store, monkeypatch):
     clock = [2e9]
-    monkeypatch.setattr("gpt_core.training.checkpoint_store.time", SimpleNamespace(time=lambda: clock[0]))
+    monkeypatch.setattr("gpt_core.checkpoints.store.time", SimpleNamespace(time=lambda: clock[0]))
     store.save("epoch", sample(step=1))
     clock[0] = 1e9
     store.save("best", sample(step=2))

@@ -8,8 +8,8 @@ import pytest
 
 import gpt_core
 from gpt_core.errors import CorpusError
-from gpt_core.text import corpus
-from gpt_core.text.corpus import (
+from gpt_core.text import documents as corpus
+from gpt_core.text.documents import (
     document_parts,
     documents,
     find_eval_text,

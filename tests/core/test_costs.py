@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt_core.config import ModelShape, Settings, preset
+from gpt_core.config.settings import ModelShape, Settings, preset
 from gpt_core.kernels import adamw, attention, linear, threads
 from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.model import activations as activations_module
 from gpt_core.model.activations import Activations, GradientScratch
-from gpt_core.model.costs import activation_bytes, decoding_bytes, prompt_operations, step_operations
-from gpt_core.model.decoder import Decoder
+from gpt_core.model.flops import activation_bytes, decoding_bytes, prompt_operations, step_operations
 from gpt_core.model.gpt import GPT
+from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count
-from gpt_core.training.optimizer import AdamW
+from gpt_core.optim.adamw import AdamW
 
 SHAPE = ModelShape(d_model=48, hidden_size=112, vocab_size=300, num_heads=3, seq_len=32, layers=2)
 BATCH, TIME = 4, 32
@@ -160,7 +160,7 @@ def held_bytes(*owners: object) -> int:
 def test_the_activations_take_the_bytes_of_the_formula(
     hidden_size: int, batch: int, time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpt_core.model.costs.LOGITS_BUDGET", LOGIT_ROWS * SHAPE.vocab_size)
+    monkeypatch.setattr("gpt_core.model.flops.LOGITS_BUDGET", LOGIT_ROWS * SHAPE.vocab_size)
     shape = ModelShape(SHAPE.d_model, hidden_size, SHAPE.vocab_size, SHAPE.num_heads, SHAPE.seq_len, SHAPE.layers)
     held = held_bytes(Activations(shape, batch, time), GradientScratch(shape, batch, time))
     assert held == activation_bytes(shape, batch, time, threads.get_threads())

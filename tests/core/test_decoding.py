@@ -194,7 +194,7 @@ def test_shapes_that_do_not_fit_are_refused_in_one_line(case):
 def test_every_instruction_set_level_decodes_the_same(level):
     script = (
         "from gpt_core import gradcheck as g\n"
-        "from gpt_core.model.decoder import Decoder\n"
+        "from gpt_core.model.inference import Decoder\n"
         "from gpt_core.model.gpt import GPT\n"
         "parameters = g.as_parameters(g.SMALL_SHAPE, g.scattered_parameters(g.SMALL_SHAPE, 0))\n"
         "tokens, decoder = g.random_batch(g.SMALL_SHAPE, 1, g.SMALL_TIME, 0)[0], Decoder(parameters)\n"

@@ -10,13 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from gpt_core import machine
-from gpt_core.config import Settings, preset
-from gpt_core.errors import CorpusError
-from gpt_core.kernels import threads
-from gpt_core.training import step_timing
-from gpt_core.training.checkpoint import write_checkpoint
-from gpt_core.training.estimate import (
+from gpt_core.bench import hardware as machine
+from gpt_core.bench import step_timing
+from gpt_core.bench.estimate import (
     FORWARD_SHARE,
     StepTime,
     Texts,
@@ -27,9 +23,13 @@ from gpt_core.training.estimate import (
     steps_of_epoch,
     window_length,
 )
+from gpt_core.bench.step_timing import LEAST_PASSES, MEASURE_S, MOST_OPERATIONS, MOST_S, enough, sample_of, time_step
+from gpt_core.config.settings import Settings, preset
+from gpt_core.errors import CorpusError
+from gpt_core.formats.checkpoint import write_checkpoint
+from gpt_core.kernels import threads
 from gpt_core.training.events import RunStarted, StepCompleted
-from gpt_core.training.run import OVERFIT_SEQ_LEN, open_run
-from gpt_core.training.step_timing import LEAST_PASSES, MEASURE_S, MOST_OPERATIONS, MOST_S, enough, sample_of, time_step
+from gpt_core.training.setup import OVERFIT_SEQ_LEN, open_run
 from gpt_core.training.trainer import Trainer
 from tests.core.checkpoint_samples import sample
 from tests.core.training_samples import tiny_settings

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from gpt_core.config import ModelShape
+from gpt_core.config.settings import ModelShape
 from gpt_core.generation.generator import Generator, sampled_ids
 from gpt_core.generation.prompt import settled_prompt, spelling
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
-from gpt_core.text.piece_choice import train_tokenizer
-from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers.training import train_tokenizer
 
 SHAPE = ModelShape(d_model=32, hidden_size=48, vocab_size=300, num_heads=4, seq_len=24, layers=2)
 TEXT = "the cat sat on the mat; the bat sat on the hat. Ünïcode — 東京 \U0001f600 too.\n"

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from gpt_core import reference
-from gpt_core.config import ModelShape, Settings
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.gradcheck import KERNEL_LIMIT, as_parameters, relative_error
 from gpt_core.kernels import adamw
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
-from gpt_core.training.optimizer import AdamW
+from gpt_core.optim.adamw import AdamW
 
 REFERENCE_LIMIT = 1e-10
 

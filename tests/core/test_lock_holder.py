@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint_store import LOCK, CheckpointStore
-from gpt_core.training.lock_holder import LOCKS, lock_holder
+from gpt_core.checkpoints.lock_holder import LOCKS, lock_holder
+from gpt_core.checkpoints.store import LOCK, CheckpointStore
 
 HOLD = """
 import sys, time
-from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.checkpoints.store import CheckpointStore
 store = CheckpointStore(sys.argv[1])
 store.prepare("run", new_run=True)
 print("held", flush=True)

@@ -8,7 +8,7 @@ from gpt_core.training import metrics_log
 from gpt_core.training.events import (
     CheckpointSaved,
     EvalProgressed,
-    LayerNorms,
+    GradientNorms,
     RunFinished,
     RunPaused,
     StepCompleted,
@@ -115,7 +115,7 @@ def test_a_full_disk_costs_lines_and_not_the_run(path, monkeypatch):
 
 def test_a_line_longer_than_the_bound_is_passed_over(path, monkeypatch):
     monkeypatch.setattr(metrics_log, "MAX_LINE_BYTES", 1000)
-    long = LayerNorms(2, {f"h.{n}": 1.0 for n in range(1000)}, {})
+    long = GradientNorms(2, {f"h.{n}": 1.0 for n in range(1000)}, {})
     log = MetricsLog(path)
     for event in (step(1), long, step(3)):
         log.append(event)

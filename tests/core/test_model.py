@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_core import reference
-from gpt_core.config import ModelShape, Settings
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.gradcheck import (
     KERNEL_LIMIT,
     LARGE_SHAPE,
@@ -20,8 +20,8 @@ from gpt_core.gradcheck import (
     scattered_parameters,
 )
 from gpt_core.kernels import threads
-from gpt_core.model.decoder import CHUNK, Decoder
 from gpt_core.model.gpt import GPT
+from gpt_core.model.inference import CHUNK, Decoder
 from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count, parameter_table
 
 SHAPE = ModelShape(d_model=24, hidden_size=41, vocab_size=101, num_heads=3, seq_len=140, layers=2)

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from gpt_core.text import piece_choice
-from gpt_core.text.corpus import documents, find_training_text
-from gpt_core.text.ngrams import NgramCounter
-from gpt_core.text.piece_choice import sampled, train_tokenizer
-from gpt_core.text.vocabulary import FIRST_PIECE, Tokenizer
+from gpt_core.text.documents import documents, find_training_text
+from gpt_core.tokenizers import training as piece_choice
+from gpt_core.tokenizers.ngrams import NgramCounter
+from gpt_core.tokenizers.pieces import FIRST_PIECE, Tokenizer
+from gpt_core.tokenizers.training import sampled, train_tokenizer
 from tests.core.text_samples import ENDS, PROSE, WORLD, trained
 
 

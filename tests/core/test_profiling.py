@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt_core.config import ModelShape, Settings
+from gpt_core.bench.profiler import PARTS, WATCHED, Profiler, overhead_per_call
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
-from gpt_core.profiling import PARTS, WATCHED, Profiler, overhead_per_call
-from gpt_core.training.optimizer import AdamW
+from gpt_core.optim.adamw import AdamW
 
 SHAPE = ModelShape(d_model=16, hidden_size=40, vocab_size=300, num_heads=2, seq_len=8, layers=2)
 MODULES = (adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear)
@@ -51,7 +51,7 @@ def test_every_call_of_a_step_is_timed_under_its_part(monkeypatch: pytest.Monkey
 
     parameters = initial_parameters(SHAPE, 0)
     profiler = Profiler(parameters)
-    monkeypatch.setattr("gpt_core.profiling.time.perf_counter", clock)
+    monkeypatch.setattr("gpt_core.bench.profiler.time.perf_counter", clock)
     with profiler:
         step(parameters)
     profile = profiler.take()

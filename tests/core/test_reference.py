@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_core import gradcheck, reference
-from gpt_core.config import ModelShape, Settings
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.gradcheck import SMALL_BATCH, SMALL_SHAPE, SMALL_TIME, relative_error
 
 ONE_BLOCK = ModelShape(d_model=3, hidden_size=1, vocab_size=5, num_heads=1, seq_len=2, layers=1)

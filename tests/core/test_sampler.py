@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpt_core.config import Settings
+from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.generation.sampler import (
     Sampling,

@@ -5,7 +5,7 @@ from pathlib import Path
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training import events as ev
-from gpt_core.training.run import open_run
+from gpt_core.training.setup import open_run
 from tests.core.training_samples import losses, of_kind, tiny_settings, train, whole_state
 
 

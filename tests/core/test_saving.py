@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from gpt_core import files
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training import saving
-from gpt_core.training.checkpoint import read_checkpoint, verify_checkpoint
-from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_core.training.run import open_run
+from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import of_kind, tiny_settings, train, whole_state
 
@@ -24,10 +24,10 @@ PATIENCE_S = 60.0
 
 
 class SlowDisk:
-    """Holds up every write or sync of a checkpoint until `go_on`, and knows of those that wait."""
+    """Holds up every write or sync of a checkpoint until `unpause`, and knows of those that wait."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        self.go_on = threading.Event()
+        self.unpause = threading.Event()
         self.waiting = threading.Event()
         self.at_once = self.most_at_once = 0
         real: Callable[..., None] = getattr(files, name)
@@ -37,7 +37,7 @@ class SlowDisk:
                 self.at_once += 1
                 self.most_at_once = max(self.most_at_once, self.at_once)
                 self.waiting.set()
-                assert self.go_on.wait(PATIENCE_S)
+                assert self.unpause.wait(PATIENCE_S)
                 self.at_once -= 1
             real(*arguments)
 
@@ -52,11 +52,11 @@ def test_training_goes_on_while_a_checkpoint_is_synced_and_tells_of_it_when_it_i
     told = []
     for event in trainer.events():
         told.append((type(event), event.step))
-        if event.step == 7 and not disk.go_on.is_set():
+        if event.step == 7 and not disk.unpause.is_set():
             assert disk.waiting.is_set()
             assert trainer.saving
             assert not (tmp_path / LATEST).exists()
-            disk.go_on.set()
+            disk.unpause.set()
     first_saved = told.index((ev.CheckpointSaved, 4))
     assert told.index((ev.StepCompleted, 7)) < first_saved
     assert (ev.CheckpointSaved, 8) in told
@@ -78,7 +78,7 @@ def test_weights_do_not_change_before_they_were_written(tmp_path: Path, monkeypa
     took_step.join(0.5)
     assert took_step.is_alive()  # its gradients are there by now, and it waits to apply them
     assert trainer.parameters.flat.tobytes() == at_step_3
-    disk.go_on.set()
+    disk.unpause.set()
     took_step.join(PATIENCE_S)
     assert trainer.step == 4
     assert next(event for event in events if isinstance(event, ev.CheckpointSaved)).step == 3
@@ -131,10 +131,10 @@ def test_a_pause_begins_when_everything_is_saved(tmp_path: Path, monkeypatch: py
         told.append((type(event), event.step))
         if told[-1] == (ev.StepCompleted, 2):
             trainer.requests.pause()
-            threading.Timer(0.1, disk.go_on.set).start()
+            threading.Timer(0.1, disk.unpause.set).start()
         elif told[-1] == (ev.RunPaused, 2):
             assert not trainer.saving
-            trainer.requests.go_on()
+            trainer.requests.unpause()
     saved = told.index((ev.CheckpointSaved, 2))
     assert told[saved - 1 : saved + 3] == [
         (ev.StepCompleted, 2), (ev.CheckpointSaved, 2), (ev.RunPaused, 2), (ev.RunContinued, 2),
@@ -149,7 +149,7 @@ def test_a_run_that_is_given_up_lets_the_save_under_way_end(tmp_path: Path, monk
         told.append((type(event), event.step))
         if told[-1] == (ev.StepCompleted, 3):
             trainer.requests.stop(save=False)
-            threading.Timer(0.1, disk.go_on.set).start()
+            threading.Timer(0.1, disk.unpause.set).start()
     assert told[-2:] == [(ev.CheckpointSaved, 2), (ev.RunFinished, 3)]
     assert verify_checkpoint(tmp_path / LATEST).step == 2
 

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from gpt_core.config import PRESETS, Settings, preset
+from gpt_core.config.resolve import check_resumable, fields, read_config, resolve
+from gpt_core.config.settings import PRESETS, Settings, preset
+from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import CheckpointError, ConfigError
-from gpt_core.settings import check_resumable, fields, read_config, resolve
-from gpt_core.settings_toml import as_toml
 
 FLOATS = [key for key, field in fields().items() if isinstance(field.kind, inspect.FloatType)]
 NUMBERS = [key for key, field in fields().items() if isinstance(field.kind, inspect.IntType | inspect.FloatType)]
@@ -284,5 +284,5 @@ def test_reading_a_config_leaves_its_values_unchecked_for_the_caller(tmp_path):
 
 
 def test_the_settings_load_without_numpy():
-    code = "import sys, gpt_core.settings; sys.exit('numpy' in sys.modules)"
+    code = "import sys, gpt_core.config.resolve; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

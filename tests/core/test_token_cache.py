@@ -13,9 +13,10 @@ import pytest
 
 import gpt_core
 from gpt_core.errors import CorpusError, TokenizerError
-from gpt_core.text import cache_files, corpus, token_cache
+from gpt_core.text import cache_files, token_cache
+from gpt_core.text import documents as corpus
 from gpt_core.text.cache_files import cache_folders, write_whole
-from gpt_core.text.corpus import documents
+from gpt_core.text.documents import documents
 from gpt_core.text.token_cache import (
     HEADER_BYTES,
     Header,
@@ -23,7 +24,7 @@ from gpt_core.text.token_cache import (
     load_tokens,
     text_sha256,
 )
-from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.tokenizers.pieces import Tokenizer
 from tests.core.text_samples import LINES, PIECES
 
 

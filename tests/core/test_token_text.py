@@ -3,7 +3,7 @@ import pytest
 
 from gpt_core.errors import CorpusError
 from gpt_core.text.token_cache import load_tokens, tokens_of_documents
-from gpt_core.text.token_text import MemoryTokens, TokenText, split_held_out
+from gpt_core.text.token_stream import MemoryTokenStream, TokenStream, split_held_out
 from tests.core.text_samples import LINES, PIECES
 
 
@@ -19,7 +19,7 @@ def refusal(function, *arguments):
 
 
 def test_reading_is_bounded_by_the_text():
-    text = TokenText(MemoryTokens(np.arange(10, dtype=np.int32)), 2, 5, 5, np.ones(20, dtype=np.uint8), "", None)
+    text = TokenStream(MemoryTokenStream(np.arange(10, dtype=np.int32)), 2, 5, 5, np.ones(20, dtype=np.uint8), "", None)
     assert text.read(0, 99).tolist() == [2, 3, 4, 5, 6]
     assert text.read(3, 2).tolist() == [5, 6]
     assert text.read(5, 3).tolist() == text.read(50, 3).tolist() == []
@@ -65,7 +65,7 @@ def test_a_text_of_one_document_is_cut_inside_it():
 
 
 def test_the_cut_falls_back_to_the_last_document_that_begins_before_it(monkeypatch):
-    monkeypatch.setattr("gpt_core.text.token_text.SEARCH_TOKENS", 7)
+    monkeypatch.setattr("gpt_core.text.token_stream.SEARCH_TOKENS", 7)
     whole = tokens_of_documents([b"a" * 30, b"b" * 98], PIECES)
     train, held_out = split_held_out(whole, 0.1)
     assert (len(train), len(held_out)) == (32, 100)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gpt_core.errors import TokenizerError
-from gpt_core.text.corpus import find_training_text
-from gpt_core.text.tokenizer import PieceMatcher
-from gpt_core.text.vocabulary import FIRST_PIECE, Tokenizer
+from gpt_core.text.documents import find_training_text
+from gpt_core.tokenizers.pieces import FIRST_PIECE, Tokenizer
+from gpt_core.tokenizers.trie import PieceTrie
 from tests.core.text_samples import ENDS, PROSE, WORLD, trained
 
 
@@ -160,7 +160,7 @@ def test_documents_are_bos_pieces_eos_wherever_the_stretches_are_cut(mode):
 
 
 def test_ends_outside_the_text_are_refused():
-    matcher = PieceMatcher([b"ab"], 260)
+    matcher = PieceTrie([b"ab"], 260)
     room = np.empty(100, dtype=np.int32)
     for ends in ([5], [-1], [3, 2]):
         with pytest.raises(ValueError, match="rise"):

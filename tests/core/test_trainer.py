@@ -14,18 +14,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from gpt_core.config import Settings
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, RunExistsError, SaveError
+from gpt_core.formats.checkpoint import TrainingState, peek_checkpoint, read_checkpoint
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
+from gpt_core.optim.schedule import Schedule
 from gpt_core.training import events as ev
-from gpt_core.training.checkpoint import TrainingState, peek_checkpoint, read_checkpoint
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
 from gpt_core.training.metrics_log import read_metrics
-from gpt_core.training.parts import Run
-from gpt_core.training.run import open_run
-from gpt_core.training.schedule import Schedule
+from gpt_core.training.run import Run
+from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import losses, of_kind, tiny_settings, train, whole_state
 
@@ -64,8 +64,8 @@ def test_a_run_resumed_in_a_new_process_equals_the_whole_run(tmp_path: Path) -> 
     in_one_go(tmp_path / "cut", 6)
     settings = tiny_settings(tmp_path / "cut", max_steps=12)
     program = (
-        "import json, sys, msgspec; from pathlib import Path; from gpt_core.config import Settings;"
-        "from gpt_core.training.run import open_run; from gpt_core.training.events import StepCompleted;"
+        "import json, sys, msgspec; from pathlib import Path; from gpt_core.config.settings import Settings;"
+        "from gpt_core.training.setup import open_run; from gpt_core.training.events import StepCompleted;"
         "settings = msgspec.json.decode(sys.argv[1], type=Settings);"
         "events = open_run(settings, resume=Path(sys.argv[2])).events();"
         "print(json.dumps([e.loss for e in events if isinstance(e, StepCompleted)]))"
@@ -389,7 +389,7 @@ def test_a_paused_run_takes_single_steps_when_asked_and_goes_on_when_told(tmp_pa
         if isinstance(event, ev.RunPaused) and event.step == 0:
             trainer.requests.single_step()
         elif isinstance(event, ev.RunPaused):
-            trainer.requests.go_on()
+            trainer.requests.unpause()
     assert kinds[:5] == ["RunStarted", "RunPaused", "StepCompleted", "RunPaused", "RunContinued"]
     assert kinds.count("StepCompleted") == 4
 
@@ -460,7 +460,7 @@ def test_the_log_holds_what_was_told(tmp_path: Path) -> None:
 
 def test_debug_tells_the_norms_of_every_tensor(tmp_path: Path) -> None:
     events = train(tiny_settings(tmp_path, max_steps=4, debug=True, debug_every=2))
-    told = of_kind(events, ev.LayerNorms)
+    told = of_kind(events, ev.GradientNorms)
     steps = of_kind(events, ev.StepCompleted)
     assert [event.step for event in told] == [2, 4]
     total = math.sqrt(sum(norm**2 for norm in told[0].grad_norms.values()))

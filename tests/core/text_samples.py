@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gpt_core.text.piece_choice import train_tokenizer
-from gpt_core.text.vocabulary import Tokenizer
+from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers.training import train_tokenizer
 
 PROSE = b'The quick brown fox jumps over the lazy dog; the dog, he said, "doesn\'t" mind.\nAnd the fox?\r\n' * 20
 WORLD = "Ναι, это \u4f60\u597d\u4e16\u754c नमस्ते \U0001f600\U0001f600 déjà vu — «oui»\u00a0! ".encode() * 20

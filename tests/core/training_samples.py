@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gpt_core.config import Settings
+from gpt_core.config.settings import Settings
 from gpt_core.training import events as ev
-from gpt_core.training.run import open_run
+from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
 SENTENCES = (

@@ -51,7 +51,7 @@ def faulty(name: str, nth: str, what: str) -> tuple[str, ...]:
 
 def main() -> int:
     """Run the program so, and give its exit code."""
-    from gpt_tui import cli
+    from gpt_tui.cli import main as cli
 
     name, nth, what = sys.argv[1:4]
     is_slow = what.endswith("s")

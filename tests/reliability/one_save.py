@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.checkpoints.store import CheckpointStore
 from tests.core.checkpoint_samples import sample
 
 KINDS = ("latest", "best", "epoch")

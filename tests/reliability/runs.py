@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from gpt_core.training.checkpoint import verify_checkpoint
-from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_tui import cli
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_tui.cli import main as cli
 from tests.program import PROGRAM, TIMEOUT_S, environment, tiny
 from tests.reliability.counts import SHARE
 

@@ -1,6 +1,6 @@
 """A long run as the app makes it, without a screen: `python -m tests.reliability.soak FOLDER STEPS`.
 
-The engine trains in its thread while this one does what a user does all day: it looks at the history a few times a
+The controller trains in its thread while this one does what a user does all day: it looks at the history a few times a
 second, asks for saves and evaluations, pauses and goes on, and chats with the model in training. A line of standard
 output for each look at the machine: step, resident kilobytes, open files, threads; then what was done, as JSON.
 """
@@ -14,13 +14,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from gpt_core.config.resolve import resolve
 from gpt_core.generation.sampler import Sampling
-from gpt_core.settings import resolve
-from gpt_tui.chat.model import ChatModels, make_generator
-from gpt_tui.chat.reply import reply, side_by_side
-from gpt_tui.run.engine import Engine, RunRequest
-from gpt_tui.run.open_request import open_request
-from gpt_tui.run.status import Phase
+from gpt_tui.run_view.status import Phase
+from gpt_tui.session.controller import RunRequest, TrainingController
+from gpt_tui.session.open_run import open_request
+from gpt_tui.tabs.chat.loaded_models import ChatModels, make_generator
+from gpt_tui.tabs.chat.reply import reply, side_by_side
 from tests.program import TINY
 from tests.reliability.runs import ENDLESS, taken_of_the_machine
 
@@ -57,9 +57,9 @@ class Sink:
 class User:
     """Does something else at each look: a pause, a save, an evaluation, a chat."""
 
-    def __init__(self, engine: Engine, models: ChatModels, sampling: Sampling) -> None:
+    def __init__(self, controller: TrainingController, models: ChatModels, sampling: Sampling) -> None:
         self.done: Counter[str] = Counter()
-        self._engine, self._models, self._sampling = engine, models, sampling
+        self._engine, self._models, self._sampling = controller, models, sampling
         self._reply: threading.Thread | None = None
         self._has_stepped = False
 
@@ -81,7 +81,7 @@ class User:
     def end_pause(self) -> None:
         """One single step, and at the next look at the history the run goes on."""
         if self._has_stepped:
-            self._engine.go_on()
+            self._engine.unpause()
         else:
             self._engine.single_step()
             self.done["single steps"] += 1
@@ -106,22 +106,22 @@ def main() -> None:
                "eval_file": folder / "data/test/eval.en"}  # fmt: skip
     assignments = [*TINY, *ENDLESS, *SMALL, f"max_steps={steps}"]
     settings = resolve(assignments=assignments, options=options).settings
-    engine = Engine(open_request, lambda _: None, folder / "gpt-tui.log")
-    user = User(engine, ChatModels(engine, settings.models_dir), Sampling.from_settings(settings))
+    controller = TrainingController(open_request, lambda _: None, folder / "gpt-tui.log")
+    user = User(controller, ChatModels(controller, settings.models_dir), Sampling.from_settings(settings))
     looks, next_look = 0, 1
-    engine.start(RunRequest(settings))
-    while engine.alive:
+    controller.start(RunRequest(settings))
+    while controller.alive:
         time.sleep(DRAIN_S)
-        engine.drain()
-        step = engine.history.step
-        if engine.phase is Phase.PAUSED:
+        controller.drain()
+        step = controller.history.step
+        if controller.phase is Phase.PAUSED:
             user.end_pause()
         elif step >= next_look:
             looks, next_look = looks + 1, step + steps // LOOKS
             print(step, *taken_of_the_machine("self"), flush=True)
             user.act(looks)
-    engine.join()
-    assert engine.failure is None, engine.failure
+    controller.join()
+    assert controller.failure is None, controller.failure
     print(json.dumps(user.done), flush=True)
 
 

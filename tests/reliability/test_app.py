@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint import verify_checkpoint
+from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.metrics_log import read_metrics
-from gpt_tui.commands.resume_check import compared
+from gpt_tui.cli.verify_resume import compared
 from tests.program import Terminal, tiny, write_texts
 from tests.reliability.counts import count
 from tests.reliability.faulty_calls import faulty

@@ -7,7 +7,7 @@ import pytest
 
 from gpt_core import files
 from gpt_core.errors import SaveError
-from gpt_core.training.checkpoint import verify_checkpoint, write_checkpoint
+from gpt_core.formats.checkpoint import verify_checkpoint, write_checkpoint
 from tests.core.checkpoint_samples import sample
 from tests.reliability.counts import SHARE
 from tests.reliability.faulty_calls import FailingCall

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_core.training.checkpoint import read_checkpoint, write_checkpoint
+from gpt_core.formats.checkpoint import read_checkpoint, write_checkpoint
 from tests.core.checkpoint_samples import forged, sample, split
 from tests.program import write_texts
 from tests.reliability.runs import LATEST, require_one_line, run_process, run_to_its_end, training

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint import verify_checkpoint
-from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.formats.checkpoint import verify_checkpoint
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.reliability.counts import count
 

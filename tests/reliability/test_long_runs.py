@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint import verify_checkpoint
+from gpt_core.formats.checkpoint import verify_checkpoint
 from tests.program import PROGRAM, ROOT, environment
 from tests.reliability.counts import SHARE, count
 from tests.reliability.runs import Headless, require_whole, run_to_its_end, taken_of_the_machine, training

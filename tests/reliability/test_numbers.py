@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint import verify_checkpoint
+from gpt_core.formats.checkpoint import verify_checkpoint
 from tests.reliability.runs import LATEST, require_whole, run_to_its_end, training
 
 GROUPS = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint import verify_checkpoint
+from gpt_core.formats.checkpoint import verify_checkpoint
 from tests.program import ROOT, TIMEOUT_S, environment
 from tests.reliability.runs import LATEST, needs_strace, require_one_line, run_process, run_to_its_end, training
 
@@ -29,7 +29,7 @@ def hook(event, arguments):
     elif event == "open" and isinstance(arguments[0], str) and arguments[2] & 0o3:
         seen.append("wrote " + str(arguments[0]))
 sys.addaudithook(hook)
-from gpt_tui.cli import main
+from gpt_tui.cli.main import main
 code = main(sys.argv[1:])
 print(json.dumps(seen), file=sys.stderr)
 sys.exit(code)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint import verify_checkpoint, write_checkpoint
-from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.formats.checkpoint import verify_checkpoint, write_checkpoint
 from tests.core.checkpoint_samples import sample
 from tests.program import ROOT, TIMEOUT_S, environment
 from tests.reliability.counts import SHARE, count

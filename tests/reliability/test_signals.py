@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint import verify_checkpoint
-from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_tui.commands.resume_check import compared
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_tui.cli.verify_resume import compared
 from tests.program import write_texts
 from tests.reliability.counts import SHARE, count
 from tests.reliability.faulty_calls import faulty

@@ -10,12 +10,12 @@ from pathlib import Path
 from textual.pilot import Pilot
 from textual.widgets import Button
 
-from gpt_tui.app import GptApp
-from gpt_tui.chat.model import MakeGenerator
-from gpt_tui.preferences import NO_PREFERENCES, Preferences
-from gpt_tui.run.engine import RunRequest
-from gpt_tui.run.status import Phase
-from gpt_tui.setup.probing import Probes
+from gpt_tui.app.app import GptApp
+from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
+from gpt_tui.new_run.probe import Probes
+from gpt_tui.run_view.status import Phase
+from gpt_tui.session.controller import RunRequest
+from gpt_tui.tabs.chat.loaded_models import MakeGenerator
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
 
@@ -38,10 +38,10 @@ class AppBench:
 
     async def until_step(self, step: int) -> None:
         """Lets the app run until it knows of that many steps."""
-        await self.until(lambda: self.app.engine.history.step >= step)
+        await self.until(lambda: self.app.controller.history.step >= step)
 
     async def until_phase(self, phase: Phase) -> None:
-        """Lets the app run until the engine is at that."""
+        """Lets the app run until the controller is at that."""
         await self.until(lambda: self.phase is phase)
 
     async def until_seen(self, words: str) -> None:
@@ -50,8 +50,8 @@ class AppBench:
 
     @property
     def phase(self) -> Phase:
-        """What the engine is doing."""
-        return self.app.engine.phase
+        """What the controller is doing."""
+        return self.app.controller.phase
 
     def button(self, action: str) -> Button:
         """A button of the Train tab."""
@@ -92,5 +92,5 @@ async def running_app(
         try:
             yield bench
         finally:
-            app.engine.stop()
-    assert app.engine.join(10)
+            app.controller.stop()
+    assert app.controller.join(10)

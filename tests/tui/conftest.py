@@ -22,4 +22,4 @@ def snapshot(request: pytest.FixtureRequest) -> Snapshot:
 @pytest.fixture
 def same_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass takes as much memory on every machine: the kernels' scratch goes with the processor's vectors."""
-    monkeypatch.setattr("gpt_core.training.estimate.activation_bytes", lambda *_shape: 40_000_000)
+    monkeypatch.setattr("gpt_core.bench.estimate.activation_bytes", lambda *_shape: 40_000_000)

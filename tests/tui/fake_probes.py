@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt_core.config import Settings
-from gpt_core.model.costs import step_operations
-from gpt_core.training.estimate import StepTime, Texts, window_length
-from gpt_tui.setup.probing import Probes
+from gpt_core.bench.estimate import StepTime, Texts, window_length
+from gpt_core.config.settings import Settings
+from gpt_core.model.flops import step_operations
+from gpt_tui.new_run.probe import Probes
 
 FREE_BYTES = 4_000_000_000
 OPERATIONS_A_SECOND = 150e9

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from gpt_core.config import ModelShape, Settings
+from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.formats.checkpoint_header import TrainingState
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import Parameters
-from gpt_core.text.piece_choice import train_tokenizer
-from gpt_core.text.vocabulary import Tokenizer
-from gpt_core.training.checkpoint_header import TrainingState
+from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers.training import train_tokenizer
+from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import (
     AnyEvent,
     CheckpointSaved,
@@ -29,9 +30,8 @@ from gpt_core.training.events import (
     SampleWritten,
     StepCompleted,
 )
-from gpt_core.training.requests import TrainerRequests
-from gpt_tui.chat.model import Answerer
-from gpt_tui.run.engine import AnyTrainer, Progress, RunRequest
+from gpt_tui.session.controller import Progress, RunRequest, TrainerLike
+from gpt_tui.tabs.chat.loaded_models import LoadedModel
 
 SMALL = ModelShape(d_model=4, hidden_size=4, vocab_size=260, num_heads=1, seq_len=2, layers=1)
 
@@ -50,7 +50,7 @@ class FakeTrainer:
         self, request: RunRequest, *, step_s: float = 0.001, fail_at: dict[int, Exception] | None = None
     ) -> None:
         self.settings = request.settings
-        self.requests = TrainerRequests()
+        self.requests = TrainingControls()
         self.saving = False
         self.tokenizer: Tokenizer = train_tokenizer([b"abc"], 260, "pieces")
         self.resumed_at = 100 if request.latest or request.resume else 0
@@ -150,7 +150,7 @@ class FakeOpen:
     trainers: list[FakeTrainer] = field(default_factory=list)
     requests: list[RunRequest] = field(default_factory=list)
 
-    def __call__(self, request: RunRequest, progress: Progress) -> AnyTrainer:
+    def __call__(self, request: RunRequest, progress: Progress) -> TrainerLike:
         """One run."""
         self.requests.append(request)
         progress("making tokens of the text", 0.42)
@@ -179,13 +179,13 @@ class FakeGenerator:
             yield " " + self._words[number % len(self._words)]
 
 
-def fake_generator(piece_s: float = 0.002) -> Callable[[Answerer, int | None], FakeGenerator]:
+def fake_generator(piece_s: float = 0.002) -> Callable[[LoadedModel, int | None], FakeGenerator]:
     """A maker of fake generators."""
     return lambda answerer, seed: FakeGenerator(piece_s)
 
 
 def fake_settings(models_dir: str, **changes: object) -> Settings:
     """The nano preset, saving somewhere harmless."""
-    from gpt_core.config import preset
+    from gpt_core.config.settings import preset
 
     return msgspec.structs.replace(preset("nano"), models_dir=models_dir, **changes)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunStarted, SampleWritten, StepCompleted
-from gpt_tui.run.history import Limits, RunHistory, advance, advance_all
+from gpt_tui.session.run_state import Limits, RunState, advance, advance_all
 
 LIMITS = Limits(max_epochs=20, patience=3, improvement_threshold=0.005)
 
@@ -33,11 +33,9 @@ def scored(number: int, accuracy: float, loss: float = 3.0) -> EvalCompleted:
     return EvalCompleted(number, loss, math.exp(loss), accuracy, 2.5)
 
 
-def trained(
-    steps: int, loss: Callable[[int], float] = lambda number: 3.0 + 4.0 * math.exp(-number / 100)
-) -> RunHistory:
+def trained(steps: int, loss: Callable[[int], float] = lambda number: 3.0 + 4.0 * math.exp(-number / 100)) -> RunState:
     """A run of so many steps."""
-    history = advance(RunHistory(limits=LIMITS), started())
+    history = advance(RunState(limits=LIMITS), started())
     return advance_all(history, [step(number, loss(number)) for number in range(1, steps + 1)])
 
 
@@ -57,9 +55,9 @@ def sampled(number: int, text: str, prompt: str = PROMPT) -> SampleWritten:
     return SampleWritten(number, prompt, text)
 
 
-def learnt(evaluations: int = 4, every: int = 150) -> RunHistory:
+def learnt(evaluations: int = 4, every: int = 150) -> RunState:
     """A run with so many evaluations, each with its save and its sample, and 50 steps after the last one."""
-    history = advance(advance(RunHistory(limits=LIMITS), started()), sampled(0, TEXTS[0]))
+    history = advance(advance(RunState(limits=LIMITS), started()), sampled(0, TEXTS[0]))
     for number in range(1, evaluations + 1):
         at = number * every
         steps = [step(n, wavy_loss(n)) for n in range(at - every + 1, at + 1)]

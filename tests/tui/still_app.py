@@ -9,13 +9,13 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
-import gpt_tui.screens.main
-from gpt_core.config import preset
-from gpt_tui.app import GptApp
-from gpt_tui.run.engine import AnyTrainer, Engine, Progress, RunRequest
-from gpt_tui.run.history import RunHistory
-from gpt_tui.run.outlook import Setup
-from gpt_tui.run.status import Facts, Phase
+import gpt_tui.shell.main_screen
+from gpt_core.config.settings import preset
+from gpt_tui.app.app import GptApp
+from gpt_tui.run_view.status import Phase, SessionFacts
+from gpt_tui.session.controller import Progress, RunRequest, TrainerLike, TrainingController
+from gpt_tui.session.run_preview import Setup
+from gpt_tui.session.run_state import RunState
 
 SETTINGS = msgspec.structs.replace(preset("nano"), models_dir="models")
 SETUP = Setup(SETTINGS, "nano", "data/raw/train.en", 3_600_000, "data/test/eval.en")
@@ -24,7 +24,7 @@ SETUP = Setup(SETTINGS, "nano", "data/raw/train.en", 3_600_000, "data/test/eval.
 @asynccontextmanager
 async def still_app(
     monkeypatch: pytest.MonkeyPatch,
-    history: RunHistory,
+    history: RunState,
     phase: Phase,
     size: tuple[int, int],
     *,
@@ -33,12 +33,14 @@ async def still_app(
 ) -> AsyncIterator[tuple[GptApp, Pilot[None]]]:
     """The app with this history; the last save was 12 seconds ago."""
     saved_at_s = history.saved.at_s if history.saved else 0.0
-    monkeypatch.setattr(Engine, "phase", property(lambda engine: phase))
-    monkeypatch.setattr(Engine, "facts", lambda engine: Facts(phase, saved_at_s + 12.0, 72_000_000))
-    monkeypatch.setattr(gpt_tui.screens.main, "read_setup", lambda settings, name: SETUP)
+    monkeypatch.setattr(TrainingController, "phase", property(lambda controller: phase))
+    monkeypatch.setattr(
+        TrainingController, "facts", lambda controller: SessionFacts(phase, saved_at_s + 12.0, 72_000_000)
+    )
+    monkeypatch.setattr(gpt_tui.shell.main_screen, "read_setup", lambda settings, name: SETUP)
     app = GptApp(SETTINGS, "nano", open_run=no_run)
-    app.engine.history = history
-    app.engine.opening = opening
+    app.controller.history = history
+    app.controller.opening = opening
     app.theme = theme
     async with app.run_test(size=size) as pilot:
         await pilot.pause(0.1)
@@ -47,7 +49,7 @@ async def still_app(
         yield app, pilot
 
 
-def no_run(request: RunRequest, progress: Progress) -> AnyTrainer:
+def no_run(request: RunRequest, progress: Progress) -> TrainerLike:
     """Nothing is opened here."""
     raise AssertionError(request)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from gpt_core.config import Settings, preset
-from gpt_core.training.checkpoint import write_checkpoint
+from gpt_core.config.settings import Settings, preset
+from gpt_core.formats.checkpoint import write_checkpoint
 from tests.core.checkpoint_samples import sample
 
 NOW_S = 1_800_000_000.0  # 15 January 2027, 08:00 UTC

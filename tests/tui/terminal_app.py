@@ -6,9 +6,9 @@ import signal
 import sys
 from pathlib import Path
 
-import gpt_tui.app
-import gpt_tui.launch
-from gpt_core.settings import Resolved
+import gpt_tui.app.app
+import gpt_tui.app.launch
+from gpt_core.config.resolve import Resolved
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer, fake_generator, fake_settings
 
 
@@ -30,7 +30,7 @@ def main() -> int:
         opener(request, progress)
         return NotingTrainer(request, step_s=float(step_s))
 
-    class App(gpt_tui.app.GptApp):
+    class App(gpt_tui.app.app.GptApp):
         def __init__(self, *arguments, **options):  # type: ignore[no-untyped-def]
             super().__init__(*arguments, **options, open_run=open_run, make=fake_generator())
 
@@ -41,11 +41,11 @@ def main() -> int:
 
         def drain(self) -> None:
             super().drain()
-            if rest == ["fail"] and self.engine.history.step > 20:
+            if rest == ["fail"] and self.controller.history.step > 20:
                 raise ZeroDivisionError("a widget fell over")
 
-    gpt_tui.app.GptApp = App  # type: ignore[misc]
-    return gpt_tui.launch.run_app(Resolved(settings, "nano", {}), autostart=True)
+    gpt_tui.app.app.GptApp = App  # type: ignore[misc]
+    return gpt_tui.app.launch.run_app(Resolved(settings, "nano", {}), autostart=True)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,16 @@ from pathlib import Path
 
 from textual.widgets import Input
 
-from gpt_tui.run.status import Phase
-from gpt_tui.widgets.chat_pane import ChatPane
-from gpt_tui.widgets.transcript import Transcript
+from gpt_tui.run_view.status import Phase
+from gpt_tui.tabs.chat.pane import ChatTab
+from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import fake_generator
 from tests.tui.test_chat_model import saved_model
 
 
-def chat(bench: AppBench) -> ChatPane:
-    return bench.app.main.query_one(ChatPane)
+def chat(bench: AppBench) -> ChatTab:
+    return bench.app.main.query_one(ChatTab)
 
 
 async def ask(bench: AppBench, text: str) -> None:
@@ -28,7 +28,7 @@ async def test_a_reply_streams_while_training_runs_and_names_its_model(tmp_path:
         await bench.pilot.press(*"Once", "enter")
         await bench.until_seen("the sea was")
         assert chat(bench).replying
-        before = bench.app.engine.history.step
+        before = bench.app.controller.history.step
         last = bench.app.main.query_one(Transcript).last
         assert last is not None
         [answer] = last.answers

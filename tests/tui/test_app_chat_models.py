@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Select
 
-from gpt_tui.chat.choice import AUTOMATIC, NOBODY
-from gpt_tui.chat.model import Answerer
-from gpt_tui.messages import ChatWanted
-from gpt_tui.run.status import Phase
-from gpt_tui.widgets.model_chooser import ModelChooser
-from gpt_tui.widgets.sampling_form import SamplingForm
-from gpt_tui.widgets.transcript import Answer, Transcript
+from gpt_tui.run_view.status import Phase
+from gpt_tui.shared.messages import ChatWanted
+from gpt_tui.tabs.chat.loaded_models import LoadedModel
+from gpt_tui.tabs.chat.model_options import AUTOMATIC, NOBODY
+from gpt_tui.tabs.chat.model_select import ModelSelect
+from gpt_tui.tabs.chat.sampling_form import SamplingForm
+from gpt_tui.tabs.chat.transcript import Answer, Transcript
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import FakeGenerator, fake_generator
 from tests.tui.test_app_chat import ask, chat
@@ -26,7 +26,7 @@ def two_models(folder: Path) -> None:
     saved_model(folder, "latest", 60, seed=2)
 
 
-def named_generator(answerer: Answerer, seed: int | None) -> FakeGenerator:
+def named_generator(answerer: LoadedModel, seed: int | None) -> FakeGenerator:
     """Says who it is, over and over."""
     return FakeGenerator(0.002, text=f"{answerer.name.partition(',')[0]}:{seed}")
 
@@ -100,7 +100,7 @@ async def test_each_of_two_goes_on_from_its_own_reply_and_copy_takes_them_in_tur
             copied.append(bench.app.clipboard)
         left, right = (answer.reply for answer in answers(bench))
         assert copied == [left, right, left]
-        bench.app.main.query_one("#beside-choice", ModelChooser).choose(NOBODY)
+        bench.app.main.query_one("#beside-choice", ModelSelect).choose(NOBODY)
         await ask(bench, "")
         await replied(bench)
         assert [answer.prompt for answer in answers(bench)] == ["Once" + first[0].reply + left]
@@ -159,9 +159,9 @@ async def test_the_list_follows_saves_and_the_end_of_a_run_and_keeps_the_choice(
         await choose(bench, tmp_path / LATEST, beside=True)
         await bench.until_seen("automatic · in training")
         saved_model(tmp_path, "latest", 70, seed=3)
-        bench.app.engine.save()
+        bench.app.controller.save()
         await bench.until_seen("ckpt_latest · step 70")
-        bench.app.engine.stop()
+        bench.app.controller.stop()
         await bench.until_phase(Phase.STOPPED)
         await bench.until_seen("automatic · best_model")
         assert chosen(bench) == [AUTOMATIC, str(tmp_path / LATEST)]
@@ -185,7 +185,7 @@ async def test_an_open_list_is_whole_on_the_screen_and_leaves_the_keys_of_the_ap
     async with running_app(tmp_path, size=size) as bench:
         await bench.pilot.press("c", "f6", "tab", "enter")
         await bench.until_seen("ckpt_latest · step 60 · latest")
-        chooser = bench.app.main.query_one("#beside-choice", ModelChooser)
+        chooser = bench.app.main.query_one("#beside-choice", ModelSelect)
         assert chooser.expanded
         await bench.pilot.press("escape")
         assert not chooser.expanded
@@ -226,15 +226,15 @@ async def test_keys_go_between_prompt_and_fields_and_through_earlier_prompts(tmp
 async def test_a_slow_file_is_read_off_the_event_loop_and_the_chat_says_so(tmp_path: Path, monkeypatch):
     two_models(tmp_path)
     gate = threading.Event()
-    from gpt_tui.chat import model as chat_model
+    from gpt_tui.tabs.chat import loaded_models
 
-    read = chat_model.read_checkpoint
+    read = loaded_models.read_checkpoint
 
     def slow(path: Path, *, moments: bool) -> object:
         assert gate.wait(10)
         return read(path, moments=moments)
 
-    monkeypatch.setattr(chat_model, "read_checkpoint", slow)
+    monkeypatch.setattr(loaded_models, "read_checkpoint", slow)
     async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:
         await bench.pilot.press("c")
         await ask(bench, "Once")

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from textual.widgets import Static
 
-from gpt_tui.checkpoints import files as checkpoint_files
-from gpt_tui.checkpoints.files import Check
-from gpt_tui.screens.choice import ChoiceScreen
-from gpt_tui.screens.main import MainScreen
-from gpt_tui.widgets import checkpoints_pane
-from gpt_tui.widgets.checkpoint_list import Rows
-from gpt_tui.widgets.checkpoints_pane import CheckpointsPane
+from gpt_tui.shared.dialogs import ChoiceScreen
+from gpt_tui.shell.main_screen import MainScreen
+from gpt_tui.tabs.checkpoints import files as checkpoint_files
+from gpt_tui.tabs.checkpoints import pane as checkpoints_pane
+from gpt_tui.tabs.checkpoints.files import Check
+from gpt_tui.tabs.checkpoints.list import Rows
+from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.stored_files import NOW_S, fill, flip, save
@@ -36,8 +36,8 @@ def _in_utc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     time.tzset()
 
 
-def pane(bench: AppBench) -> CheckpointsPane:
-    return bench.app.main.query_one(CheckpointsPane)
+def pane(bench: AppBench) -> CheckpointsTab:
+    return bench.app.main.query_one(CheckpointsTab)
 
 
 @asynccontextmanager
@@ -218,7 +218,7 @@ async def test_keys_ask_the_screen_for_the_file_under_the_cursor(monkeypatch: py
     def chosen(self: object, path: Path, *, beside: bool = False) -> None:
         asked.append(("chat", path.stem, beside))
 
-    monkeypatch.setattr("gpt_tui.widgets.chat_pane.ChatPane.choose", chosen)
+    monkeypatch.setattr("gpt_tui.tabs.chat.pane.ChatTab.choose", chosen)
     fill(MODELS)
     async with tab() as bench:
         await to(bench, "best_model")
@@ -240,7 +240,7 @@ async def test_a_click_moves_the_cursor_and_does_nothing_else():
         for _ in range(2):
             await bench.pilot.click(Rows, offset=(5, 1))
             assert pane(bench).chosen.name == "best_model"  # type: ignore[union-attr]
-        assert not bench.app.engine.alive
+        assert not bench.app.controller.alive
         assert bench.app.main.tab == "checkpoints"
 
 

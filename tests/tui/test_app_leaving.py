@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt_tui.keymap import KEYS
-from gpt_tui.run.status import Phase
-from gpt_tui.screens.choice import ChoiceScreen
-from gpt_tui.screens.help import HelpScreen
+from gpt_tui.run_view.status import Phase
+from gpt_tui.shared.dialogs import ChoiceScreen
+from gpt_tui.shared.keymap import KEYS
+from gpt_tui.shell.help import HelpScreen
 from tests.tui.app_bench import running_app
 from tests.tui.fake_trainer import FakeOpen
 
@@ -26,7 +26,7 @@ async def test_during_a_run_quitting_asks_and_escape_stays(tmp_path: Path, key: 
         await bench.pilot.press(key)
         await bench.until_seen("Quit gpt-tui?")
         await bench.pilot.press("escape")
-        await bench.until_step(bench.app.engine.history.step + 20)
+        await bench.until_step(bench.app.controller.history.step + 20)
         assert bench.phase is Phase.TRAINING
         assert not isinstance(bench.app.screen, ChoiceScreen)
 
@@ -113,7 +113,7 @@ async def test_an_app_with_a_process_to_itself_collects_garbage_at_its_own_pace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     done: list[str] = []
-    monkeypatch.setattr("gpt_tui.app.COLLECT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("gpt_tui.app.app.COLLECT_INTERVAL_S", 0.02)
     monkeypatch.setattr("gc.freeze", lambda: done.append("frozen"))
     monkeypatch.setattr("gc.set_threshold", lambda *_: done.append("seldom"))
     monkeypatch.setattr("gc.collect", lambda: done.append("collected"))

@@ -7,10 +7,10 @@ import pytest
 from textual.app import App
 from textual.color import Color
 
-from gpt_tui.run.status import Phase
-from gpt_tui.theme import own_variables
-from gpt_tui.widgets.controls import Controls
-from gpt_tui.widgets.status_panel import StatusPanel
+from gpt_tui.app.theme import own_variables
+from gpt_tui.run_view.status import Phase
+from gpt_tui.run_view.status_panel import StatusPanel
+from gpt_tui.shared.button_row import ButtonRow
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import FakeOpen
 
@@ -59,7 +59,7 @@ async def test_a_run_shows_curves_numbers_and_log(tmp_path: Path, size: tuple[in
 @pytest.mark.parametrize("size", SIZES)
 async def test_no_button_is_cut_off(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=size) as bench:
-        controls = bench.app.main.query_one(Controls)
+        controls = bench.app.main.query_one(ButtonRow)
         for button in controls.children:
             assert button.region.right <= size[0]
             assert button.region.width >= len(str(button.label))

@@ -6,13 +6,13 @@ import pytest
 from textual.widgets import ContentSwitcher
 
 from gpt_core.training.events import RunPaused
-from gpt_tui.run.engine import Engine
-from gpt_tui.run.history import advance, advance_all
-from gpt_tui.run.status import Phase
-from gpt_tui.widgets.log_pane import LogPane
-from gpt_tui.widgets.run_charts import RunCharts
-from gpt_tui.widgets.samples_pane import SamplesPane
-from gpt_tui.widgets.train_pane import TrainPane
+from gpt_tui.charts.run_charts import RunCharts
+from gpt_tui.run_view.log_panel import LogPanel
+from gpt_tui.run_view.samples_panel import SamplesPanel
+from gpt_tui.run_view.status import Phase
+from gpt_tui.session.controller import TrainingController
+from gpt_tui.session.run_state import advance, advance_all
+from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import running_app
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer
 from tests.tui.samples import learnt, sampled, scored, step
@@ -25,7 +25,7 @@ LATER = advance_all(PAUSED, [step(800, 3.0), scored(800, 0.29), sampled(800, " t
 async def test_the_newest_sample_is_in_view_and_stays_so(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         assert "★ step 600" in screen_lines(app)
-        app.engine.history = LATER
+        app.controller.history = LATER
         app.main.show(at_once=True)
         await pilot.pause()
         assert "the newest words of all" in screen_lines(app)
@@ -35,7 +35,7 @@ async def test_who_has_scrolled_away_stays_where_he_is_until_he_goes_to_the_end(
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("home")
         assert "untrained" in screen_lines(app)
-        app.engine.history = LATER
+        app.controller.history = LATER
         app.main.show(at_once=True)
         await pilot.pause()
         assert "untrained" in screen_lines(app)
@@ -45,7 +45,7 @@ async def test_who_has_scrolled_away_stays_where_he_is_until_he_goes_to_the_end(
 
 async def test_keys_go_from_sample_to_sample_and_page_by_page(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
-        pane = app.main.query_one(SamplesPane)
+        pane = app.main.query_one(SamplesPanel)
         starts = pane._timeline.starts
         await pilot.press("home", "down")
         assert pane.scroll_y == starts[1]
@@ -60,14 +60,14 @@ async def test_keys_go_from_sample_to_sample_and_page_by_page(monkeypatch: pytes
 
 async def test_the_mouse_wheel_scrolls_the_samples(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (120, 40)) as (app, pilot):
-        pane = app.main.query_one(SamplesPane)
+        pane = app.main.query_one(SamplesPanel)
         end = pane.scroll_y
         pane._on_mouse_scroll_up(_wheel(pane))
         await pilot.pause(0.3)
         assert pane.scroll_y < end
 
 
-def _wheel(pane: SamplesPane):  # type: ignore[no-untyped-def]
+def _wheel(pane: SamplesPanel):  # type: ignore[no-untyped-def]
     from textual.events import MouseScrollUp
 
     return MouseScrollUp(pane, 1, 1, 0, -1, 0, False, False, False)
@@ -75,8 +75,8 @@ def _wheel(pane: SamplesPane):  # type: ignore[no-untyped-def]
 
 async def test_reading_the_charts_shows_the_sample_of_that_time(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
-        charts = app.main.query_one(TrainPane).charts
-        pane = app.main.query_one(SamplesPane)
+        charts = app.main.query_one(TrainTab).charts
+        pane = app.main.query_one(SamplesPanel)
         await pilot.press("comma")
         assert charts.view.cursor == 650
         await pilot.press(*["comma"] * 30)
@@ -104,14 +104,14 @@ async def test_the_marked_sample_stays_in_view_when_a_new_one_comes_and_reading_
     monkeypatch: pytest.MonkeyPatch,
 ):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
-        pane = app.main.query_one(SamplesPane)
+        pane = app.main.query_one(SamplesPanel)
         await pilot.press("home", "down", "down")
         left_at = pane.scroll_y
         await pilot.press(*["comma"] * 40)
         await pilot.pause()
         marked_at = pane.scroll_y
         assert marked_at != left_at
-        app.engine.history = LATER
+        app.controller.history = LATER
         app.main.show(at_once=True)
         await pilot.pause()
         assert pane.scroll_y == marked_at
@@ -129,8 +129,8 @@ async def test_reading_the_charts_while_the_log_is_shown_does_no_harm(monkeypatc
 
 async def test_the_view_key_shows_the_log_then_the_samples_alone_then_all(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
-        pane = app.main.query_one(TrainPane)
-        samples, log, charts = (pane.query_one(kind) for kind in (SamplesPane, LogPane, RunCharts))
+        pane = app.main.query_one(TrainTab)
+        samples, log, charts = (pane.query_one(kind) for kind in (SamplesPanel, LogPanel, RunCharts))
         assert (samples.display, log.display) == (True, False)
         await pilot.press("v")
         assert (samples.display, log.display) == (False, True)
@@ -178,5 +178,5 @@ async def test_little_disk_space_is_said_when_a_run_begins(monkeypatch: pytest.M
     async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
         await bench.until_step(10)
         await bench.until_seen("✗ models: 5 MB free, make room")
-        assert any(line.text == "models: 5 MB free, make room" for line in bench.app.engine.history.log)
-        assert isinstance(bench.app.engine, Engine)
+        assert any(line.text == "models: 5 MB free, make room" for line in bench.app.controller.history.log)
+        assert isinstance(bench.app.controller, TrainingController)

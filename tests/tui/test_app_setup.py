@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Select
 
-from gpt_core.config import Settings, preset
+from gpt_core.bench.estimate import StepTime
+from gpt_core.config.resolve import resolve
+from gpt_core.config.settings import Settings, preset
 from gpt_core.errors import RunExistsError
-from gpt_core.settings import resolve
-from gpt_core.training.estimate import StepTime
-from gpt_tui.run.status import Phase
-from gpt_tui.screens.help import HelpScreen
-from gpt_tui.screens.setup import SetupScreen
-from gpt_tui.setup.summary import asking_first, ready_words
-from gpt_tui.widgets.checkpoints_pane import CheckpointsPane
-from gpt_tui.widgets.setup_panel import SetupPanel
+from gpt_tui.new_run.estimate import asking_first, ready_words
+from gpt_tui.new_run.panel import SetupPanel
+from gpt_tui.new_run.screen import SetupScreen
+from gpt_tui.run_view.status import Phase
+from gpt_tui.shell.help import HelpScreen
+from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.fake_probes import fake_probes
@@ -98,7 +98,7 @@ async def test_chat_and_checkpoints_follow_to_another_folder(tmp_path: Path):
         await bench.until_step(1)
         assert bench.opener.requests[0].settings.models_dir == folder
         assert bench.app.main._models.models_dir == folder
-        assert bench.app.main.query_one(CheckpointsPane)._models_dir == folder
+        assert bench.app.main.query_one(CheckpointsTab)._models_dir == folder
 
 
 async def test_a_run_that_is_there_already_is_told_before_a_start_asks(tmp_path: Path):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from gpt_tui.charts.raster import BEST, EVAL, RAW, SMOOTHED, raster
-from gpt_tui.charts.scale import y_scale
 from gpt_tui.charts.series import Range, chart_series, nearest_row, whole_range
 from gpt_tui.charts.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
 from gpt_tui.charts.view import ChartView
-from gpt_tui.run.history import RunHistory, advance
+from gpt_tui.charts.y_axis import y_scale
+from gpt_tui.session.run_state import RunState, advance
 from tests.tui.samples import scored, step, trained
 
 
@@ -135,12 +135,12 @@ def test_the_readout_takes_the_nearest_point():
     history = trained(100)
     assert nearest_row(history, "steps", 41.4)[0] == 41
     assert nearest_row(history, "time", 4.16)[0] == 42
-    assert nearest_row(RunHistory(), "steps", 1.0) is None
+    assert nearest_row(RunState(), "steps", 1.0) is None
 
 
 def test_a_run_of_one_step_has_an_axis():
     assert whole_range(trained(1), "steps").span > 0
-    assert whole_range(advance(RunHistory(), step(7)), "tokens").span > 0
+    assert whole_range(advance(RunState(), step(7)), "tokens").span > 0
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from gpt_core.config import Settings
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, GptError
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.text.piece_choice import train_tokenizer
-from gpt_core.training.checkpoint import Checkpoint, TrainingState
-from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_tui.chat.choice import AUTOMATIC, NOBODY, Listed, offers
-from gpt_tui.chat.model import ChatModels
-from gpt_tui.run.engine import Engine, RunRequest
+from gpt_core.tokenizers.training import train_tokenizer
+from gpt_tui.session.controller import RunRequest, TrainingController
+from gpt_tui.tabs.chat.loaded_models import ChatModels
+from gpt_tui.tabs.chat.model_options import AUTOMATIC, NOBODY, Listed, offers
 from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
 
@@ -34,29 +34,29 @@ def saved_model(folder: Path, kind: str, step: int, seed: int) -> None:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = Engine(FakeOpen(), lambda _message: None, tmp_path / "log")
-    yield engine
-    engine.stop()
-    engine.join(10)
+def controller(tmp_path: Path) -> Iterator[TrainingController]:
+    controller = TrainingController(FakeOpen(), lambda _message: None, tmp_path / "log")
+    yield controller
+    controller.stop()
+    controller.join(10)
 
 
-def test_the_model_in_training_answers_while_there_is_one(engine: Engine, tmp_path: Path):
+def test_the_model_in_training_answers_while_there_is_one(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
-    models = ChatModels(engine, str(tmp_path))
+    models = ChatModels(controller, str(tmp_path))
     assert models.answerer().name == "best_model, step 50"
-    engine.start(RunRequest(fake_settings(str(tmp_path))))
-    while engine.live_model() is None:
-        engine.drain()
+    controller.start(RunRequest(fake_settings(str(tmp_path))))
+    while controller.live_model() is None:
+        controller.drain()
     assert models.answerer().name.startswith("in training, step ")
-    engine.stop()
-    while engine.alive:
-        engine.drain()
+    controller.stop()
+    while controller.alive:
+        controller.drain()
     assert models.answerer().name == "best_model, step 50"
 
 
-def test_a_checkpoint_is_read_once_and_again_when_it_is_another(engine: Engine, tmp_path: Path):
-    models = ChatModels(engine, str(tmp_path))
+def test_a_checkpoint_is_read_once_and_again_when_it_is_another(controller: TrainingController, tmp_path: Path):
+    models = ChatModels(controller, str(tmp_path))
     with pytest.raises(GptError, match="no model to chat with"):
         models.answerer()
     saved_model(tmp_path, "latest", 10, seed=1)
@@ -74,23 +74,25 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_any_checkpoint_answers_when_it_is_chosen(engine: Engine, tmp_path: Path):
+def test_any_checkpoint_answers_when_it_is_chosen(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     saved_model(tmp_path, "latest", 60, seed=2)
-    models = ChatModels(engine, str(tmp_path))
+    models = ChatModels(controller, str(tmp_path))
     told: list[str] = []
     chosen = str(tmp_path / "ckpt_latest.safetensors")
     assert models.answerer(chosen, told.append).name == "ckpt_latest, step 60"
     assert told == ["reading ckpt_latest, 4.8 kB"]
     assert models.answerer(AUTOMATIC, told.append).name == "best_model, step 50"
-    engine.start(RunRequest(fake_settings(str(tmp_path))))
-    while engine.live_model() is None:
-        engine.drain()
+    controller.start(RunRequest(fake_settings(str(tmp_path))))
+    while controller.live_model() is None:
+        controller.drain()
     assert models.answerer(chosen).name == "ckpt_latest, step 60"
 
 
-def test_two_checkpoints_are_kept_and_a_third_takes_the_place_of_the_oldest(engine: Engine, tmp_path: Path):
-    models = ChatModels(engine, str(tmp_path))
+def test_two_checkpoints_are_kept_and_a_third_takes_the_place_of_the_oldest(
+    controller: TrainingController, tmp_path: Path
+):
+    models = ChatModels(controller, str(tmp_path))
     paths = []
     for kind in ("best", "latest", "final"):
         saved_model(tmp_path, kind, 50, seed=1)
@@ -104,11 +106,11 @@ def test_two_checkpoints_are_kept_and_a_third_takes_the_place_of_the_oldest(engi
     assert told == []
 
 
-def test_what_is_chosen_and_damaged_or_gone_is_named(engine: Engine, tmp_path: Path):
+def test_what_is_chosen_and_damaged_or_gone_is_named(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     path = tmp_path / "best_model.safetensors"
     damage(path)
-    models = ChatModels(engine, str(tmp_path))
+    models = ChatModels(controller, str(tmp_path))
     with pytest.raises(CheckpointError, match=r"best_model.safetensors.*checksum"):
         models.answerer(str(path))
     path.unlink()
@@ -116,21 +118,21 @@ def test_what_is_chosen_and_damaged_or_gone_is_named(engine: Engine, tmp_path: P
         models.answerer(str(path))
 
 
-def test_the_automatic_choice_passes_over_damaged_files_and_names_them(engine: Engine, tmp_path: Path):
+def test_the_automatic_choice_passes_over_damaged_files_and_names_them(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     saved_model(tmp_path, "latest", 60, seed=2)
     damage(tmp_path / "best_model.safetensors")
-    models = ChatModels(engine, str(tmp_path))
+    models = ChatModels(controller, str(tmp_path))
     assert models.answerer().name == "ckpt_latest, step 60 (best_model: damaged)"
     (tmp_path / "best_model.safetensors").write_bytes(b"nothing")
     assert models.answerer().name == "ckpt_latest, step 60 (best_model: damaged)"
     damage(tmp_path / "ckpt_latest.safetensors")
     with pytest.raises(CheckpointError, match=r"no model to chat with in .*; 2 there are damaged"):
-        ChatModels(engine, str(tmp_path)).answerer()
+        ChatModels(controller, str(tmp_path)).answerer()
 
 
-def test_the_choosers_offer_every_checkpoint_the_best_first(engine: Engine, tmp_path: Path):
-    models = ChatModels(engine, str(tmp_path))
+def test_the_choosers_offer_every_checkpoint_the_best_first(controller: TrainingController, tmp_path: Path):
+    models = ChatModels(controller, str(tmp_path))
     assert [offer.words for offer in offers(models.listed(), AUTOMATIC, beside=False)] == ["automatic · none yet"]
     saved_model(tmp_path, "final", 50, seed=1)
     saved_model(tmp_path, "best", 1200, seed=1)
@@ -147,10 +149,10 @@ def test_the_choosers_offer_every_checkpoint_the_best_first(engine: Engine, tmp_
     assert offers(listed._replace(live=True), AUTOMATIC, beside=False)[0].words == "automatic · in training"
 
 
-def test_a_checkpoint_of_another_folder_is_called_by_both_names(engine: Engine, tmp_path: Path):
+def test_a_checkpoint_of_another_folder_is_called_by_both_names(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path / "second", "best", 50, seed=1)
     chosen = str(tmp_path / "second" / "best_model.safetensors")
-    models = ChatModels(engine, str(tmp_path))
+    models = ChatModels(controller, str(tmp_path))
     assert models.answerer(chosen).name == "second/best_model, step 50"
     assert offers(models.listed(), chosen, beside=True)[-1] == ("second/best_model", chosen)
 

@@ -9,10 +9,10 @@ from gpt_core.errors import GptError
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.text.piece_choice import train_tokenizer
-from gpt_tui.chat.model import Answerer, Tell, make_generator
-from gpt_tui.chat.prompt_history import PromptHistory
-from gpt_tui.chat.reply import DRAWN_SEEDS, drawn_seed, progress, reply, shown_reply, side_by_side, summary
+from gpt_core.tokenizers.training import train_tokenizer
+from gpt_tui.tabs.chat.loaded_models import LoadedModel, Tell, make_generator
+from gpt_tui.tabs.chat.prompt_history import PromptHistory
+from gpt_tui.tabs.chat.reply import DRAWN_SEEDS, drawn_seed, progress, reply, shown_reply, side_by_side, summary
 from tests.tui.fake_trainer import SMALL, FakeGenerator
 
 SAMPLING = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=12)
@@ -53,17 +53,19 @@ class Heard:
 
 
 @pytest.fixture
-def answerer() -> Answerer:
-    return Answerer(initial_parameters(SMALL, 0), train_tokenizer([b"abc"], SMALL.vocab_size, "pieces"), "it, step 10")
+def answerer() -> LoadedModel:
+    return LoadedModel(
+        initial_parameters(SMALL, 0), train_tokenizer([b"abc"], SMALL.vocab_size, "pieces"), "it, step 10"
+    )
 
 
-def fake_reply(heard: Heard, answerer: Answerer, generator: FakeGenerator) -> Iterator[None]:
+def fake_reply(heard: Heard, answerer: LoadedModel, generator: FakeGenerator) -> Iterator[None]:
     return reply(
         "", SAMPLING, 1, find=lambda _tell: answerer, make=lambda _a, _s: generator, stopped=heard.stopped, sink=heard
     )
 
 
-def test_a_reply_is_handed_on_whole_and_its_seed_gives_it_again(answerer: Answerer):
+def test_a_reply_is_handed_on_whole_and_its_seed_gives_it_again(answerer: LoadedModel):
     heard, again = Heard(), Heard()
     for sink in (heard, again):
         side_by_side(
@@ -77,8 +79,8 @@ def test_a_reply_is_handed_on_whole_and_its_seed_gives_it_again(answerer: Answer
     assert heard.end[0].endswith(" · seed 7")
 
 
-def test_a_reply_stops_between_two_pieces(monkeypatch: pytest.MonkeyPatch, answerer: Answerer):
-    monkeypatch.setattr("gpt_tui.chat.reply.STRETCH_S", 0.0)
+def test_a_reply_stops_between_two_pieces(monkeypatch: pytest.MonkeyPatch, answerer: LoadedModel):
+    monkeypatch.setattr("gpt_tui.tabs.chat.reply.STRETCH_S", 0.0)
     heard = Heard(stop_after=3)
     side_by_side([fake_reply(heard, answerer, FakeGenerator(0.0))])
     assert heard.end is not None
@@ -87,9 +89,9 @@ def test_a_reply_stops_between_two_pieces(monkeypatch: pytest.MonkeyPatch, answe
 
 
 def test_two_replies_take_turns_and_the_end_of_one_leaves_the_other(
-    monkeypatch: pytest.MonkeyPatch, answerer: Answerer
+    monkeypatch: pytest.MonkeyPatch, answerer: LoadedModel
 ):
-    monkeypatch.setattr("gpt_tui.chat.reply.STRETCH_S", 0.0)
+    monkeypatch.setattr("gpt_tui.tabs.chat.reply.STRETCH_S", 0.0)
     log: list[str] = []
     left, right = Heard(stop_after=3, log=log, name="left"), Heard(log=log, name="right")
     side_by_side([fake_reply(one, answerer, FakeGenerator(0.0)) for one in (left, right)])
@@ -99,8 +101,8 @@ def test_two_replies_take_turns_and_the_end_of_one_leaves_the_other(
     assert right.end[0].startswith("12 tokens")
 
 
-def test_a_failed_reply_leaves_the_other_one(answerer: Answerer):
-    def gone(_tell: Tell) -> Answerer:
+def test_a_failed_reply_leaves_the_other_one(answerer: LoadedModel):
+    def gone(_tell: Tell) -> LoadedModel:
         raise GptError("no such file")
 
     left, right = Heard(), Heard()
@@ -111,11 +113,11 @@ def test_a_failed_reply_leaves_the_other_one(answerer: Answerer):
     assert not right.end[1]
 
 
-def test_text_comes_in_stretches_that_grow_with_the_reply(monkeypatch: pytest.MonkeyPatch, answerer: Answerer):
+def test_text_comes_in_stretches_that_grow_with_the_reply(monkeypatch: pytest.MonkeyPatch, answerer: LoadedModel):
     now = iter(range(100_000))
-    monkeypatch.setattr("gpt_tui.chat.reply.time.monotonic", lambda: float(next(now)))
-    monkeypatch.setattr("gpt_tui.chat.reply.STRETCH_S", 2.0)
-    monkeypatch.setattr("gpt_tui.chat.reply.MORE_FOR_CHARACTERS", 10)
+    monkeypatch.setattr("gpt_tui.tabs.chat.reply.time.monotonic", lambda: float(next(now)))
+    monkeypatch.setattr("gpt_tui.tabs.chat.reply.STRETCH_S", 2.0)
+    monkeypatch.setattr("gpt_tui.tabs.chat.reply.MORE_FOR_CHARACTERS", 10)
     heard = Heard()
     side_by_side([fake_reply(heard, answerer, FakeGenerator(0.0, text="0123456789"))])
     assert len(heard.text) == 12 * len(" 0123456789")
@@ -124,7 +126,7 @@ def test_text_comes_in_stretches_that_grow_with_the_reply(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("error", [GptError("the model\ngives no finite logits"), ValueError("odd")])
 def test_an_error_ends_a_reply_with_one_line(error: Exception):
-    def find(_tell: Tell) -> Answerer:
+    def find(_tell: Tell) -> LoadedModel:
         raise error
 
     heard = Heard()

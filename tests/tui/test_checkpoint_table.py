@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_tui.checkpoints.files import Check, FolderReader, FolderView, Stamp, StoredFile, delete_file
-from gpt_tui.checkpoints.table import Verdict, next_unchecked, table, verdict_of
-from gpt_tui.checkpoints.words import deletion_question, details, nothing_there, refusal, summary_words
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_tui.tabs.checkpoints.files import Check, FolderReader, FolderView, Stamp, StoredFile, delete_file
+from gpt_tui.tabs.checkpoints.presenter import deletion_question, details, nothing_there, refusal, summary_words
+from gpt_tui.tabs.checkpoints.table import Verdict, next_unchecked, table, verdict_of
 from tests.tui.stored_files import NOW_S, fill, flip, save
 
 WHOLE, DAMAGED = Verdict("whole"), Verdict("damaged", error="m/x.safetensors is damaged: w does not match")

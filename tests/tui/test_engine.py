@@ -1,4 +1,4 @@
-"""The engine without an app: one run at a time, requests that reach it, errors that become a line."""
+"""The controller without an app: one run at a time, requests that reach it, errors that become a line."""
 
 import threading
 import time
@@ -10,230 +10,230 @@ import pytest
 
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.training import events as ev
-from gpt_tui.messages import EngineWoke
-from gpt_tui.run.engine import Engine, RunRequest
-from gpt_tui.run.status import Phase
+from gpt_tui.run_view.status import Phase
+from gpt_tui.session.controller import RunRequest, TrainingController
+from gpt_tui.shared.messages import ControllerUpdated
 from tests.tui.fake_trainer import FakeOpen, fake_settings
 from tests.tui.samples import scored, started, step
 
 
 class Bench:
-    """An engine with fake trainers, drained by hand."""
+    """An controller with fake trainers, drained by hand."""
 
     def __init__(self, folder: Path, opener: FakeOpen) -> None:
         self.opener = opener
         self.posted: list[object] = []
-        self.engine = Engine(opener, self.posted.append, folder / "gpt-tui.log")
+        self.controller = TrainingController(opener, self.posted.append, folder / "gpt-tui.log")
         self.request = RunRequest(fake_settings(str(folder)), "nano")
 
     def until(self, reached: Callable[[], bool], timeout_s: float = 10.0) -> None:
         """Drains until it is so."""
         end = time.monotonic() + timeout_s
         while not reached():
-            assert time.monotonic() < end, f"still {self.engine.phase} at step {self.engine.history.step}"
-            self.engine.drain()
+            assert time.monotonic() < end, f"still {self.controller.phase} at step {self.controller.history.step}"
+            self.controller.drain()
             time.sleep(0.002)
 
     def until_step(self, step: int) -> None:
         """Drains until that many steps are known."""
-        self.until(lambda: self.engine.history.step >= step)
+        self.until(lambda: self.controller.history.step >= step)
 
     def until_ended(self) -> None:
         """Drains until the run is over."""
-        self.until(lambda: not self.engine.alive)
+        self.until(lambda: not self.controller.alive)
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path, FakeOpen())
     yield bench
-    bench.engine.stop()
-    assert bench.engine.join(10)
+    bench.controller.stop()
+    assert bench.controller.join(10)
 
 
 def test_a_run_goes_from_idle_over_training_to_stopped(bench: Bench):
-    assert bench.engine.phase is Phase.IDLE
-    assert bench.engine.start(bench.request)
-    assert bench.engine.phase is Phase.OPENING
+    assert bench.controller.phase is Phase.IDLE
+    assert bench.controller.start(bench.request)
+    assert bench.controller.phase is Phase.OPENING
     bench.until_step(20)
-    assert bench.engine.phase is Phase.TRAINING
-    bench.engine.stop()
-    assert bench.engine.phase is Phase.STOPPING
+    assert bench.controller.phase is Phase.TRAINING
+    bench.controller.stop()
+    assert bench.controller.phase is Phase.STOPPING
     bench.until_ended()
-    assert bench.engine.phase is Phase.STOPPED
-    assert bench.opener.trainers[0].saved == [bench.engine.history.step]
+    assert bench.controller.phase is Phase.STOPPED
+    assert bench.opener.trainers[0].saved == [bench.controller.history.step]
 
 
 def test_a_second_run_cannot_begin_while_one_is_alive(bench: Bench):
-    assert bench.engine.start(bench.request)
-    assert not bench.engine.start(bench.request)
+    assert bench.controller.start(bench.request)
+    assert not bench.controller.start(bench.request)
     bench.until_step(5)
-    assert not bench.engine.start(bench.request)
-    bench.engine.stop()
+    assert not bench.controller.start(bench.request)
+    bench.controller.stop()
     bench.until_ended()
     assert len(bench.opener.requests) == 1
-    assert bench.engine.start(bench.request)
+    assert bench.controller.start(bench.request)
     bench.until_step(5)
     assert len(bench.opener.trainers) == 2
 
 
 def test_pause_step_and_go_on_reach_the_trainer(bench: Bench):
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_step(10)
-    bench.engine.pause()
-    bench.until(lambda: bench.engine.phase is Phase.PAUSED)
-    at = bench.engine.history.step
-    bench.engine.single_step()
+    bench.controller.pause()
+    bench.until(lambda: bench.controller.phase is Phase.PAUSED)
+    at = bench.controller.history.step
+    bench.controller.single_step()
     bench.until_step(at + 1)
     time.sleep(0.05)
-    bench.engine.drain()
-    assert bench.engine.history.step == at + 1
-    bench.engine.go_on()
+    bench.controller.drain()
+    assert bench.controller.history.step == at + 1
+    bench.controller.unpause()
     bench.until_step(at + 20)
-    assert bench.engine.phase is Phase.TRAINING
+    assert bench.controller.phase is Phase.TRAINING
 
 
 def test_a_single_step_of_a_running_run_pauses_it(bench: Bench):
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_step(10)
-    bench.engine.single_step()
-    bench.until(lambda: bench.engine.phase is Phase.PAUSED)
+    bench.controller.single_step()
+    bench.until(lambda: bench.controller.phase is Phase.PAUSED)
 
 
 def test_save_saves_and_goes_on(bench: Bench):
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_step(10)
-    bench.engine.save()
-    bench.until(lambda: bench.engine.history.saved is not None)
+    bench.controller.save()
+    bench.until(lambda: bench.controller.history.saved is not None)
     saved = bench.opener.trainers[0].saved[0]
     bench.until_step(saved + 5)
 
 
 def test_stopping_without_a_save_saves_nothing(bench: Bench):
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_step(10)
-    bench.engine.stop(save=False)
+    bench.controller.stop(save=False)
     bench.until_ended()
     assert bench.opener.trainers[0].saved == []
 
 
 def test_waiting_for_a_save_waits_for_nothing_else(bench: Bench):
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_step(5)
-    bench.engine.wait_for_save()
+    bench.controller.wait_for_save()
     trainer = bench.opener.trainers[0]
     trainer.saving = True
-    waiting = threading.Thread(target=bench.engine.wait_for_save)
+    waiting = threading.Thread(target=bench.controller.wait_for_save)
     waiting.start()
     waiting.join(0.1)
     assert waiting.is_alive()
     trainer.saving = False
     waiting.join(10)
     assert not waiting.is_alive()
-    assert bench.engine.alive
+    assert bench.controller.alive
 
 
 def test_a_run_can_be_stopped_while_it_is_opened(bench: Bench):
     bench.opener.gate = threading.Event()
-    bench.engine.start(bench.request)
-    bench.until(lambda: bench.engine.opening == ("making tokens of the text", 0.5))
-    bench.engine.stop()
+    bench.controller.start(bench.request)
+    bench.until(lambda: bench.controller.opening == ("making tokens of the text", 0.5))
+    bench.controller.stop()
     bench.until_ended()
-    assert bench.engine.phase is Phase.IDLE
+    assert bench.controller.phase is Phase.IDLE
     assert bench.opener.trainers == []
 
 
 def test_requests_without_a_run_do_nothing(bench: Bench):
     for request in (
-        bench.engine.pause,
-        bench.engine.go_on,
-        bench.engine.single_step,
-        bench.engine.save,
-        bench.engine.stop,
+        bench.controller.pause,
+        bench.controller.unpause,
+        bench.controller.single_step,
+        bench.controller.save,
+        bench.controller.stop,
     ):
         request()
-    assert bench.engine.phase is Phase.IDLE
+    assert bench.controller.phase is Phase.IDLE
 
 
 def test_an_error_that_is_meant_for_the_user_is_shown_as_its_one_line(bench: Bench, tmp_path: Path):
     bench.opener.error = CorpusError("no training text: put one there")
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_ended()
-    assert bench.engine.phase is Phase.FAILED
-    assert bench.engine.failure == ("no training text: put one there", False)
+    assert bench.controller.phase is Phase.FAILED
+    assert bench.controller.failure == ("no training text: put one there", False)
     assert not (tmp_path / "gpt-tui.log").exists()
 
 
 def test_another_error_is_one_line_and_its_traceback_is_in_the_log(bench: Bench, tmp_path: Path):
     bench.opener.fail_at = {7: ZeroDivisionError("so it goes")}
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_ended()
-    assert bench.engine.failure is not None
-    assert bench.engine.failure.message == f"ZeroDivisionError: so it goes (details in {tmp_path / 'gpt-tui.log'})"
+    assert bench.controller.failure is not None
+    assert bench.controller.failure.message == f"ZeroDivisionError: so it goes (details in {tmp_path / 'gpt-tui.log'})"
     assert "_one_step" in (tmp_path / "gpt-tui.log").read_text()
-    assert bench.engine.history.step == 6
-    assert bench.engine.history.log[-1].tone == "bad"
+    assert bench.controller.history.step == 6
+    assert bench.controller.history.log[-1].tone == "bad"
 
 
 def test_checkpoints_in_the_way_are_told_apart_from_other_failures(bench: Bench):
     bench.opener.error = RunExistsError("models holds another run's checkpoints")
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_ended()
-    assert bench.engine.failure is not None
-    assert bench.engine.failure.run_exists
-    assert bench.engine.phase is Phase.IDLE
+    assert bench.controller.failure is not None
+    assert bench.controller.failure.run_exists
+    assert bench.controller.phase is Phase.IDLE
 
 
 def test_a_run_that_is_refused_leaves_the_one_before_on_the_screen(bench: Bench):
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_step(5)
-    bench.engine.stop()
+    bench.controller.stop()
     bench.until_ended()
-    step = bench.engine.history.step
+    step = bench.controller.history.step
     bench.opener.error = RunExistsError("models holds another run's checkpoints")
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_ended()
-    assert (bench.engine.history.step, bench.engine.phase) == (step, Phase.STOPPED)
+    assert (bench.controller.history.step, bench.controller.phase) == (step, Phase.STOPPED)
 
 
 def test_every_step_reaches_the_history_exactly_once(bench: Bench):
     bench.opener.step_s = 0.0
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_step(6000)
-    bench.engine.stop()
+    bench.controller.stop()
     bench.until_ended()
-    assert bench.engine.history.curve.count == bench.opener.trainers[0].step
+    assert bench.controller.history.curve.count == bench.opener.trainers[0].step
 
 
 def test_a_resumed_run_has_its_earlier_curve(bench: Bench, tmp_path: Path):
     events = [started(), *(step(n) for n in range(1, 101)), scored(100, 0.2), *(step(n) for n in range(101, 121))]
     lines = [ev.to_json(event) for event in events]
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines[:50], b"torn {", *lines[50:], b""]))
-    bench.engine.start(replace(bench.request, latest=True))  # the fake goes on from step 100
+    bench.controller.start(replace(bench.request, latest=True))  # the fake goes on from step 100
     bench.until_step(110)
-    steps = bench.engine.history.curve.rows()[:, 0].tolist()
+    steps = bench.controller.history.curve.rows()[:, 0].tolist()
     assert steps == list(range(1, len(steps) + 1))
-    assert [point.step for point in bench.engine.history.evaluations] == [100]
-    assert len(bench.engine.history.log) == 1
+    assert [point.step for point in bench.controller.history.evaluations] == [100]
+    assert len(bench.controller.history.log) == 1
 
 
 def test_only_what_cannot_wait_wakes_the_app(bench: Bench):
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_step(100)
     assert len(bench.posted) <= 2
-    assert all(isinstance(message, EngineWoke) for message in bench.posted)
+    assert all(isinstance(message, ControllerUpdated) for message in bench.posted)
 
 
 def test_the_apps_queue_cannot_fill_while_it_does_not_look(bench: Bench):
     bench.opener.step_s = 0.0
-    bench.engine.start(bench.request)
+    bench.controller.start(bench.request)
     bench.until_step(1)
     before = len(bench.posted)
     while bench.opener.trainers[0].step < 3000:  # a dozen evaluations and saves
         time.sleep(0.002)
     assert len(bench.posted) <= before + 1
-    bench.engine.drain()
-    bench.engine.stop()
+    bench.controller.drain()
+    bench.controller.stop()
     bench.until_ended()
     assert len(bench.posted) > before
 
@@ -242,20 +242,20 @@ def test_a_run_ends_and_saves_when_the_app_is_gone(bench: Bench):
     def closed(_message: object) -> None:
         raise RuntimeError("event loop is closed")
 
-    bench.engine._post = closed
-    bench.engine.start(bench.request)
+    bench.controller._post = closed
+    bench.controller.start(bench.request)
     bench.until_step(10)
-    bench.engine.stop()
+    bench.controller.stop()
     bench.until_ended()
-    assert bench.engine.failure is None
+    assert bench.controller.failure is None
     assert len(bench.opener.trainers[0].saved) == 1
 
 
 def test_the_model_is_live_only_while_its_run_is(bench: Bench):
-    assert bench.engine.live_model() is None
-    bench.engine.start(bench.request)
+    assert bench.controller.live_model() is None
+    bench.controller.start(bench.request)
     bench.until_step(5)
-    assert bench.engine.live_model() is bench.opener.trainers[0]
-    bench.engine.stop()
+    assert bench.controller.live_model() is bench.opener.trainers[0]
+    bench.controller.stop()
     bench.until_ended()
-    assert bench.engine.live_model() is None
+    assert bench.controller.live_model() is None

@@ -3,9 +3,9 @@
 import itertools
 from pathlib import Path
 
-from gpt_tui.footer_line import FooterKey, key_at, placed
-from gpt_tui.run.status import Phase
-from gpt_tui.widgets.footer_bar import FooterBar
+from gpt_tui.run_view.status import Phase
+from gpt_tui.shared.footer import FooterBar
+from gpt_tui.shared.footer_layout import FooterKey, key_at, placed
 from tests.tui.app_bench import running_app
 
 KEYS = [FooterKey("l", "l", "Log scale"), FooterKey("a", "a", "Axis"), FooterKey("f1", "F1", "Help")]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gpt_core.errors import CheckpointError
-from gpt_tui.run.engine import RunRequest
-from gpt_tui.run.open_request import open_request
+from gpt_tui.session.controller import RunRequest
+from gpt_tui.session.open_run import open_request
 from tests.core.training_samples import tiny_settings, train
 
 

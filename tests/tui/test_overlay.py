@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from gpt_core.config import Settings, preset
+from gpt_core.config.settings import Settings, preset
+from gpt_tui.app.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
     MOST_LAID_OVER,
@@ -20,9 +21,8 @@ from gpt_tui.charts.overlay import (
     whole_of,
 )  # fmt: skip
 from gpt_tui.charts.series import Range
-from gpt_tui.run.history import RunHistory, advance_all
-from gpt_tui.runs.logs import Kept, RunLog, RunState
-from gpt_tui.runs.words import (
+from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.tabs.runs.presenter import (
     DIED_WORDS,
     best_quantity,
     cells,
@@ -34,14 +34,14 @@ from gpt_tui.runs.words import (
     shortened,
     vocabulary_note,
 )  # fmt: skip
-from gpt_tui.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
+from gpt_tui.tabs.runs.run_finder import Kept, RunLog, RunStatus
 from tests.tui.log_samples import run_events
 from tests.tui.samples import started, step
 
 
 def run(number: int, steps: int = 200, **options: object) -> NamedRun:
     events = run_events(steps, seed=number, **options)  # type: ignore[arg-type]
-    return NamedRun(number, f"run {number}", advance_all(RunHistory(), events))  # type: ignore[arg-type]
+    return NamedRun(number, f"run {number}", advance_all(RunState(), events))  # type: ignore[arg-type]
 
 
 def drawn(runs: list[NamedRun], quantity: str = "loss", window: Range | None = None, log: bool = False):  # type: ignore[no-untyped-def]
@@ -92,18 +92,18 @@ def test_runs_that_end_together_have_their_numbers_side_by_side_and_not_touching
 def test_a_run_outside_the_window_has_no_line_there() -> None:
     series, _ = drawn([run(1, 50), run(2, 300)], window=Range(200.0, 250.0))
     assert [line.number for line in series.lines if (line.x > 200).any()] == [2]
-    assert drawn([NamedRun(1, "", RunHistory())])[0] is None
+    assert drawn([NamedRun(1, "", RunState())])[0] is None
 
 
 def test_a_run_of_one_step_is_drawn() -> None:
-    alone = NamedRun(1, "", advance_all(RunHistory(), [started(), step(1)]))
+    alone = NamedRun(1, "", advance_all(RunState(), [started(), step(1)]))
     series, picture = drawn([alone])
     assert len(series.lines[0].x) == 1
     assert ord("1") in picture.characters
 
 
 def test_losses_that_are_not_finite_are_gaps() -> None:
-    broken = advance_all(RunHistory(), [started(), step(1, math.nan), step(2, 3.0), step(3, math.inf), step(4, 2.0)])
+    broken = advance_all(RunState(), [started(), step(1, math.nan), step(2, 3.0), step(3, math.inf), step(4, 2.0)])
     series, _ = drawn([NamedRun(1, "", broken)])
     assert np.isfinite(series.y_range).all()
 
@@ -139,7 +139,7 @@ def kept(vocabulary: str, **changes: object) -> Kept:
 
 
 def log_of(vocabulary: str, best_bits: float = 2.0) -> RunLog:
-    return RunLog(Path(vocabulary or "unknown"), RunState.FINISHED, best_bits=best_bits, kept=Kept(None, vocabulary))
+    return RunLog(Path(vocabulary or "unknown"), RunStatus.FINISHED, best_bits=best_bits, kept=Kept(None, vocabulary))
 
 
 def test_runs_with_other_vocabularies_are_compared_by_bits_a_byte_and_it_is_said() -> None:
@@ -168,16 +168,16 @@ def test_what_the_runs_differ_in_is_named() -> None:
 
 
 def test_a_row_says_what_a_run_is_and_was() -> None:
-    live = RunLog(Path("models"), RunState.LIVE, started(), 1200, 3.21, 2.5, 1000.0, holder=1)
+    live = RunLog(Path("models"), RunStatus.LIVE, started(), 1200, 3.21, 2.5, 1000.0, holder=1)
     assert cells(live, 3, 1120.0) == ("3", "models", "▶ training", "nano 1.07M", "1,200", "3.210", "2.500", "2 min")
-    waiting = RunLog(Path("a/b"), RunState.WAITING)
+    waiting = RunLog(Path("a/b"), RunStatus.WAITING)
     assert cells(waiting, 0, 0.0) == (" ", "a/b", "○ waiting", "", "0", "–", "–", "–")
 
 
 def test_text_from_a_log_steers_nothing() -> None:
-    evil = RunLog(Path("models/\x1b[31m"), RunState.ENDED, started(preset="\x1b]0;x\x07"), 1, 3.0)
+    evil = RunLog(Path("models/\x1b[31m"), RunStatus.ENDED, started(preset="\x1b]0;x\x07"), 1, 3.0)
     assert not any("\x1b" in cell or "\x07" in cell for cell in cells(evil, 0, 0.0))
-    history = advance_all(RunHistory(), [started(preset="\x1b]0;x\x07"), step(1)])
+    history = advance_all(RunState(), [started(preset="\x1b]0;x\x07"), step(1)])
     assert not any("\x1b" in row.value for row in log_rows(evil, history, 0.0, 30))
 
 
@@ -192,12 +192,12 @@ def test_a_long_name_keeps_its_end() -> None:
 
 
 def test_the_status_of_a_dead_run_says_so_and_promises_no_end() -> None:
-    history = advance_all(RunHistory(), run_events(50, end=""))  # type: ignore[arg-type]
-    dead = RunLog(Path("models"), RunState.ENDED, started(), 50)
+    history = advance_all(RunState(), run_events(50, end=""))  # type: ignore[arg-type]
+    dead = RunLog(Path("models"), RunStatus.ENDED, started(), 50)
     rows = log_rows(dead, history, 0.0, 40)
     assert DIED_WORDS in " ".join(row.value for row in rows)
     assert "left" not in {row.label for row in rows}
-    live = dead._replace(state=RunState.LIVE, holder=4711)
+    live = dead._replace(state=RunStatus.LIVE, holder=4711)
     rows = log_rows(live, history, 0.0, 40)
     assert {"left", "by"} <= {row.label for row in rows}
     assert ("state", "▶ following live") in {(row.label, row.value) for row in rows}

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from gpt_tui.preferences import Preferences
-from gpt_tui.run.status import Phase
+from gpt_tui.app.preferences import Preferences
+from gpt_tui.run_view.status import Phase
 from tests.tui.app_bench import running_app
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gpt_tui.plain_text import one_line, printable
-from gpt_tui.quantities import age, bar, clock, duration, nats, perplexity, rate, short, size
+from gpt_tui.shared.formatting import age, bar, clock, duration, nats, perplexity, rate, short, size
+from gpt_tui.shared.sanitize import one_line, printable
 
 
 def test_no_control_character_is_left_in_printable_text():

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from gpt_core.training import events as ev
-from gpt_tui.charts.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve
-from gpt_tui.run.event_buffer import MOST_WAITING, EventBuffer
-from gpt_tui.run.history import (
+from gpt_tui.session.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve
+from gpt_tui.session.event_buffer import MOST_WAITING, EventBuffer
+from gpt_tui.session.run_state import (
     ENDINGS,
     MOST_EVALUATIONS,
     MOST_LOG_LINES,
-    RunHistory,
+    RunState,
     Score,
     advance,
     advance_all,
@@ -25,8 +25,8 @@ def test_events_in_one_batch_and_one_by_one_give_the_same_history():
     losses = np.random.default_rng(0).normal(3, 1, 7000)
     events = [started(), *(step(n + 1, float(loss)) for n, loss in enumerate(losses))]
     events.insert(3000, scored(2999, 0.3))
-    at_once = advance_all(RunHistory(limits=LIMITS), events)
-    one_by_one = RunHistory(limits=LIMITS)
+    at_once = advance_all(RunState(limits=LIMITS), events)
+    one_by_one = RunState(limits=LIMITS)
     for event in events:
         one_by_one = advance(one_by_one, event)
     np.testing.assert_array_equal(at_once.curve.thinned, one_by_one.curve.thinned)
@@ -37,7 +37,7 @@ def test_events_in_one_batch_and_one_by_one_give_the_same_history():
 
 
 def test_memory_of_a_curve_is_bounded_and_its_end_is_whole():
-    history = RunHistory()
+    history = RunState()
     for first in range(1, 100_001, 500):
         history = advance_all(history, [step(n) for n in range(first, first + 500)])
     curve = history.curve
@@ -101,8 +101,8 @@ def test_the_best_score_follows_the_trainers_rules():
 
 
 def test_what_a_resumed_run_had_reached_counts_from_its_first_evaluation_on():
-    buffer = EventBuffer(RunHistory(limits=LIMITS), lambda: 0.0)
-    buffer.begin(RunHistory(limits=LIMITS, best=Score(0.4, 500, 2)))
+    buffer = EventBuffer(RunState(limits=LIMITS), lambda: 0.0)
+    buffer.begin(RunState(limits=LIMITS, best=Score(0.4, 500, 2)))
     for event in (started(step=600), step(601), scored(601, 0.35)):
         buffer.put(event)
     history = buffer.drain().history
@@ -141,7 +141,7 @@ def test_single_steps_in_a_pause_leave_no_line_each():
 
 
 def test_remaining_time_comes_from_the_pace_of_the_last_steps():
-    assert RunHistory().remaining_s is None
+    assert RunState().remaining_s is None
     assert trained(1).remaining_s is None
     assert trained(1000).remaining_s == pytest.approx((2000 - 1000) * 0.1, rel=0.01)
 
@@ -164,7 +164,7 @@ def test_evaluations_and_log_lines_are_bounded():
 
 
 def test_each_event_reaches_the_history_once_even_when_nobody_drains():
-    buffer = EventBuffer(RunHistory(), lambda: 0.0)
+    buffer = EventBuffer(RunState(), lambda: 0.0)
     buffer.put(started())
     total = MOST_WAITING * 2 + 17
     for number in range(1, total + 1):
@@ -180,15 +180,15 @@ def test_each_event_reaches_the_history_once_even_when_nobody_drains():
 
 def test_a_run_that_diverged_names_the_checkpoint_to_go_on_from():
     diverged = ev.RunFinished("diverged", 12, "models/ckpt_latest.safetensors", 6)
-    history = advance_all(RunHistory(), [started(), diverged])
+    history = advance_all(RunState(), [started(), diverged])
     assert "ckpt_latest.safetensors of step 6" in history.log[-1].text
     assert history.log[-1].tone == "bad"
-    assert "nothing was saved" in advance_all(RunHistory(), [ev.RunFinished("diverged", 5)]).log[-1].text
+    assert "nothing was saved" in advance_all(RunState(), [ev.RunFinished("diverged", 5)]).log[-1].text
     assert ending(ev.RunFinished("stopped", 5)) == ENDINGS["stopped"]
 
 
 def test_warnings_of_a_start_are_in_the_log():
     event = started(warnings=("passed over: models/ckpt_latest.safetensors is damaged: cut",))
-    history = advance_all(RunHistory(), [event])
+    history = advance_all(RunState(), [event])
     assert [(line.tone, line.text) for line in history.log[:-1]] == [("bad", event.warnings[0])]
     assert history.log[-1].tone == "good"

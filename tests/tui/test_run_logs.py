@@ -8,27 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
-from gpt_tui.run.history import MOST_EVALUATIONS, RunHistory, advance_all
-from gpt_tui.runs import log_tail
-from gpt_tui.runs import logs as run_logs
-from gpt_tui.runs.follower import RunFollower
-from gpt_tui.runs.log_summary import LogSummary
-from gpt_tui.runs.log_tail import LogTail
-from gpt_tui.runs.logs import RunFinder, RunState, folder_of_interest, log_folders, run_state
+from gpt_tui.session.run_state import MOST_EVALUATIONS, RunState, advance_all
+from gpt_tui.tabs.runs import log_tail, run_finder
+from gpt_tui.tabs.runs.log_follower import LogFollower
+from gpt_tui.tabs.runs.log_summary import LogSummary
+from gpt_tui.tabs.runs.log_tail import LogTail
+from gpt_tui.tabs.runs.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_state
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
 
 
-def read_all(follower: RunFollower, most_bytes: int = 1000) -> RunHistory:
+def read_all(follower: LogFollower, most_bytes: int = 1000) -> RunState:
     follower.read(most_bytes)
     while not follower.at_end:
         follower.read(most_bytes)
     return follower.history
 
 
-def same(one: RunHistory, other: RunHistory) -> bool:
+def same(one: RunState, other: RunState) -> bool:
     return (
         one.step == other.step and one.evaluations == other.evaluations and one.samples == other.samples
         and one.finished == other.finished and one.log == other.log and one.curve.smoothed == other.curve.smoothed
@@ -42,12 +41,12 @@ def same(one: RunHistory, other: RunHistory) -> bool:
 @pytest.mark.parametrize("most_bytes", [300, 1000, 1 << 20])
 def test_pieces_of_any_size_make_the_same_history(tmp_path: Path, most_bytes: int) -> None:
     events = run_events(400)
-    follower = RunFollower(write_log(tmp_path, events))
-    assert same(read_all(follower, most_bytes), advance_all(RunHistory(), events))  # type: ignore[arg-type]
+    follower = LogFollower(write_log(tmp_path, events))
+    assert same(read_all(follower, most_bytes), advance_all(RunState(), events))  # type: ignore[arg-type]
 
 
 def test_a_log_that_is_not_there_yet_is_followed_once_it_is(tmp_path: Path) -> None:
-    follower = RunFollower(tmp_path / LOG)
+    follower = LogFollower(tmp_path / LOG)
     assert not follower.read()
     assert follower.at_end
     assert follower.problem == ""
@@ -59,7 +58,7 @@ def test_a_torn_last_line_waits_for_its_end(tmp_path: Path) -> None:
     whole, last = lines(started(), step(1)), lines(step(2))
     path = tmp_path / LOG
     path.write_bytes(whole + last[:40])
-    follower = RunFollower(path)
+    follower = LogFollower(path)
     assert read_all(follower).step == 1
     with path.open("ab") as log:
         log.write(last[40:])
@@ -71,14 +70,14 @@ def test_foreign_and_broken_lines_are_passed_over(tmp_path: Path) -> None:
     path.write_bytes(
         lines(started(), step(1)) + b'\xff\x00{]\n\n{"event":"other"}\n' + b"[" * 5000 + b"\n" + lines(step(2))
     )
-    assert read_all(RunFollower(path), 1 << 20).step == 2
+    assert read_all(LogFollower(path), 1 << 20).step == 2
 
 
 def test_a_line_beyond_every_bound_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_tail, "MAX_LINE_BYTES", 2000)
     path = tmp_path / LOG
     path.write_bytes(lines(started(), step(1)) + b"x" * 50_000 + b"\n" + lines(step(2)))
-    assert read_all(RunFollower(path)).step == 2
+    assert read_all(LogFollower(path)).step == 2
 
 
 def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_log_that_was_cut_back_begins_anew(tmp_path: Path, in_place: bool) -> None:
     path = write_log(tmp_path, run_events(100, end=""))
-    follower = RunFollower(path)
+    follower = LogFollower(path)
     assert read_all(follower).step == 100
     cut = path.read_bytes()[: path.read_bytes().index(b'{"event":"step","step":61,')]
     if in_place:
@@ -109,16 +108,16 @@ def test_a_log_that_was_cut_back_begins_anew(tmp_path: Path, in_place: bool) -> 
 
 def test_a_log_replaced_by_a_longer_one_in_place_begins_anew(tmp_path: Path) -> None:
     path = write_log(tmp_path, run_events(50, seed=1))
-    follower = RunFollower(path)
+    follower = LogFollower(path)
     read_all(follower)
     with path.open("r+b") as log:
         log.write(lines(*run_events(80, seed=2)))
-    assert same(read_all(follower), advance_all(RunHistory(), run_events(80, seed=2)))  # type: ignore[arg-type]
+    assert same(read_all(follower), advance_all(RunState(), run_events(80, seed=2)))  # type: ignore[arg-type]
 
 
 def test_a_log_that_cannot_be_read_is_a_problem_in_words(tmp_path: Path) -> None:
     (tmp_path / LOG).mkdir()
-    follower = RunFollower(tmp_path / LOG)
+    follower = LogFollower(tmp_path / LOG)
     assert not follower.read()
     assert follower.problem == "is a folder, wanted a file"
     assert follower.at_end
@@ -126,14 +125,14 @@ def test_a_log_that_cannot_be_read_is_a_problem_in_words(tmp_path: Path) -> None
 
 def test_a_run_that_goes_on_has_not_finished(tmp_path: Path) -> None:
     events = [*run_events(20, end="stopped"), started(step=20, resumed_from="models/ckpt_latest.safetensors"), step(21)]
-    history = read_all(RunFollower(write_log(tmp_path, events)))
+    history = read_all(LogFollower(write_log(tmp_path, events)))
     assert history.finished is None
     assert history.step == 21
 
 
 def test_memory_is_bounded_whatever_the_log_holds(tmp_path: Path) -> None:
     events = [started(), *(event for n in range(1, 12_000) for event in (step(n), scored(n, 0.1)))]
-    history = read_all(RunFollower(write_log(tmp_path, events)), 1 << 16)
+    history = read_all(LogFollower(write_log(tmp_path, events)), 1 << 16)
     assert history.step == 11_999
     assert len(history.curve.rows()) <= 4096
     assert len(history.evaluations) <= MOST_EVALUATIONS
@@ -144,7 +143,7 @@ def test_memory_is_bounded_whatever_the_log_holds(tmp_path: Path) -> None:
 
 
 def test_the_summary_says_what_the_whole_log_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt_tui.runs.log_summary.SCAN_BYTES", 3000)
+    monkeypatch.setattr("gpt_tui.tabs.runs.log_summary.SCAN_BYTES", 3000)
     summary = LogSummary(LogTail(write_log(tmp_path, run_events(400, end="max_epochs"))))
     summary.read_on()
     assert not summary.is_whole
@@ -198,7 +197,7 @@ def test_the_number_of_folders_looked_into_is_bounded(tmp_path: Path, monkeypatc
     for number in range(30):
         write_log(tmp_path / f"{number:02}", run_events(2))
     assert len(log_folders([tmp_path], most=10)) == 10
-    monkeypatch.setattr(run_logs, "MOST_FOLDERS", 6)
+    monkeypatch.setattr(run_finder, "MOST_FOLDERS", 6)
     assert len(log_folders([tmp_path])) == 5
 
 
@@ -218,19 +217,19 @@ def test_a_run_that_has_no_last_line_and_no_process_has_died(tmp_path: Path) -> 
     write_log(tmp_path / "stopped", run_events(5, end="stopped"), age_s=90)
     runs = RunFinder(tmp_path, tmp_path).look()
     assert [(run.folder.name, run.state) for run in runs] == [
-        ("died", RunState.ENDED), ("done", RunState.FINISHED), ("stopped", RunState.STOPPED),
+        ("died", RunStatus.ENDED), ("done", RunStatus.FINISHED), ("stopped", RunStatus.STOPPED),
     ]  # fmt: skip
     assert runs[0].step == 5
 
 
 def test_a_run_whose_folder_is_held_is_live_until_its_last_line() -> None:
     unwritten, begun = LogSummary(LogTail(Path(LOG))), LogSummary(LogTail(Path(LOG)), started=started())
-    assert run_state(None, None) is RunState.WAITING
-    assert run_state(unwritten, None) is RunState.WAITING
-    assert run_state(unwritten, 1) is RunState.LIVE
-    assert run_state(begun, 1) is RunState.LIVE
+    assert run_state(None, None) is RunStatus.WAITING
+    assert run_state(unwritten, None) is RunStatus.WAITING
+    assert run_state(unwritten, 1) is RunStatus.LIVE
+    assert run_state(begun, 1) is RunStatus.LIVE
     begun.finished = RunFinished("diverged", 3)
-    assert run_state(begun, 1) is RunState.DIVERGED
+    assert run_state(begun, 1) is RunStatus.DIVERGED
 
 
 def test_a_watched_folder_is_first_with_a_log_and_without(tmp_path: Path) -> None:
@@ -239,7 +238,7 @@ def test_a_watched_folder_is_first_with_a_log_and_without(tmp_path: Path) -> Non
     watched.mkdir()
     finder = RunFinder(tmp_path / "models", tmp_path / "models", watched)
     assert [(run.folder, run.state) for run in finder.look()] == [
-        (watched, RunState.WAITING), (tmp_path / "models", RunState.FINISHED),
+        (watched, RunStatus.WAITING), (tmp_path / "models", RunStatus.FINISHED),
     ]  # fmt: skip
     write_log(watched, run_events(7), age_s=1000)
     assert [run.step for run in finder.look()] == [7, 5]

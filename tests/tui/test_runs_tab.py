@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint_store import CheckpointStore
+from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
-from gpt_tui.app import GptApp
-from gpt_tui.widgets.overlay_charts import OverlayCharts, OverlayLegend
-from gpt_tui.widgets.runs_pane import RunsPane
-from gpt_tui.widgets.runs_table import RunsTable
+from gpt_tui.app.app import GptApp
+from gpt_tui.tabs.runs.compare_charts import CompareCharts, OverlayLegend
+from gpt_tui.tabs.runs.pane import RunsTab
+from gpt_tui.tabs.runs.table import RunsTable
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.log_samples import LOG, lines, run_events, write_log
@@ -40,8 +40,8 @@ async def go_there(bench: AppBench, words: str) -> None:
     await bench.until_seen(words)
 
 
-def pane(bench: AppBench) -> RunsPane:
-    return bench.app.main.query_one(RunsPane)
+def pane(bench: AppBench) -> RunsTab:
+    return bench.app.main.query_one(RunsTab)
 
 
 # -- one run
@@ -143,7 +143,7 @@ async def test_the_legend_reads_out_every_run_at_the_cursor() -> None:
         await go_there(bench, "600 of 600")
         await bench.pilot.press("space", "down", "space")
         await bench.until_seen("loss at the end")
-        await bench.pilot.hover(OverlayCharts, offset=(60, 10))
+        await bench.pilot.hover(CompareCharts, offset=(60, 10))
         await bench.until(lambda: "loss at step" in str(bench.app.main.query_one(OverlayLegend).border_title))
 
 
@@ -248,7 +248,7 @@ async def test_three_runs_look_as_they_did(size: tuple[int, int], theme: str, sn
         await go_there(bench, "600 of 600")
         await bench.pilot.press("space", "down", "space", "down", "space")
         await bench.until(lambda: sum("⠒⠒" in line for line in bench.text().splitlines()) >= 3)
-        await bench.until(lambda: all(run.history.step for run in bench.app.main.query_one(OverlayCharts)._runs))
+        await bench.until(lambda: all(run.history.step for run in bench.app.main.query_one(CompareCharts)._runs))
         await bench.pilot.pause(0.2)
         snapshot(bench.app, f"runs-three-{size[0]}x{size[1]}" + ("-light" if theme != "gpt-night" else ""))
 

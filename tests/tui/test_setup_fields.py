@@ -13,12 +13,12 @@ import msgspec
 import pytest
 from textual.message import Message
 
-from gpt_core.config import PRESETS, Settings, preset
+from gpt_core.bench.estimate import StepTime
+from gpt_core.config.resolve import GROUPS, fields, resolve
+from gpt_core.config.settings import PRESETS, Settings, preset
 from gpt_core.errors import ConfigError, CorpusError
-from gpt_core.settings import GROUPS, fields, resolve
-from gpt_core.training.estimate import StepTime
-from gpt_tui.messages import StepTimed, TextsRead
-from gpt_tui.setup.fields import (
+from gpt_tui.new_run.estimate import READING, TIMING, RunEstimate, roomy, step_time, summary_rows, text_still_holds
+from gpt_tui.new_run.fields import (
     KEPT,
     TITLES,
     changed,
@@ -29,9 +29,9 @@ from gpt_tui.setup.fields import (
     texts_of,
     with_preset,
 )
-from gpt_tui.setup.files import path_problem, save_config
-from gpt_tui.setup.probing import Prober, Probes
-from gpt_tui.setup.summary import READING, TIMING, Prospect, roomy, step_time, summary_rows, text_still_holds
+from gpt_tui.new_run.files import path_problem, save_config
+from gpt_tui.new_run.probe import Prober, Probes
+from gpt_tui.shared.messages import StepTimed, TextsRead
 from tests.tui.fake_probes import fake_probes, fake_texts, fake_time
 
 NANO = preset("nano")
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, name: str):
 # ---- what it would take
 
 
-def shown(prospect: Prospect) -> dict[str, str]:
+def shown(prospect: RunEstimate) -> dict[str, str]:
     rows: dict[str, str] = {}
     for row in summary_rows(prospect):
         label = row.label.strip() or f"{list(rows)[-1].split('/')[0]}/{len(rows)}" if rows else row.label
@@ -195,7 +195,7 @@ def shown(prospect: Prospect) -> dict[str, str]:
 
 @pytest.mark.usefixtures("same_passes")
 def test_the_panel_says_what_a_run_takes():
-    rows = shown(Prospect(NANO, 2, 4_000_000_000, fake_texts(NANO), "", StepTime(0.05, 0.001)))
+    rows = shown(RunEstimate(NANO, 2, 4_000_000_000, fake_texts(NANO), "", StepTime(0.05, 0.001)))
     assert rows["parameters"] == "1,194,752"
     assert rows["memory"] == "139 MB, 4.0 GB free"
     assert rows["checkpoint"] == "14.3 MB"
@@ -209,34 +209,34 @@ def test_the_panel_says_what_a_run_takes():
 
 
 def test_what_is_not_known_yet_or_cannot_be_known_is_said():
-    assert shown(Prospect(NANO))["speed"] == TIMING
-    assert shown(Prospect(NANO))["text"] == READING
+    assert shown(RunEstimate(NANO))["speed"] == TIMING
+    assert shown(RunEstimate(NANO))["text"] == READING
     rows = {
-        row.label: row for row in summary_rows(Prospect(NANO, texts_words="cannot read it", time_words="not timed"))
+        row.label: row for row in summary_rows(RunEstimate(NANO, texts_words="cannot read it", time_words="not timed"))
     }
     assert (rows["text"].value, rows["text"].tone) == ("cannot read it", "bad")
     assert (rows["speed"].value, rows["speed"].tone) == ("not timed", "bad")
-    assert summary_rows(Prospect())[0].label.startswith("Put right")
+    assert summary_rows(RunEstimate())[0].label.startswith("Put right")
     guess = fake_texts(NANO)._replace(counted=False)
-    assert shown(Prospect(NANO, texts=guess))["epoch"] == "1.21M tokens, a guess"
+    assert shown(RunEstimate(NANO, texts=guess))["epoch"] == "1.21M tokens, a guess"
 
 
 def test_what_is_known_of_the_text_holds_until_a_setting_of_the_text_changes():
-    prospect = Prospect(NANO, texts=fake_texts(NANO))
+    prospect = RunEstimate(NANO, texts=fake_texts(NANO))
     assert text_still_holds(prospect, msgspec.structs.replace(NANO, layers=6, attn_lr=0.1))
     assert not text_still_holds(prospect, msgspec.structs.replace(NANO, vocab_size=4096))
-    assert not text_still_holds(Prospect(), NANO)
+    assert not text_still_holds(RunEstimate(), NANO)
 
 
 def test_too_little_memory_stands_out():
-    rows = {row.label: row for row in summary_rows(Prospect(preset("mini"), 2, 1_000_000_000))}
+    rows = {row.label: row for row in summary_rows(RunEstimate(preset("mini"), 2, 1_000_000_000))}
     assert rows["memory"].tone == "bad"
     assert rows["memory"].value.startswith("✗ 1.6 GB, 1.0 GB free")
 
 
 def test_tiny_overfit_has_lines_in_place_of_epochs():
     settings = msgspec.structs.replace(NANO, overfit_tiny=True)
-    rows = shown(Prospect(settings, texts=fake_texts(settings), time=StepTime(0.1, 0.0)))
+    rows = shown(RunEstimate(settings, texts=fake_texts(settings), time=StepTime(0.1, 0.0)))
     assert rows["lines"] == "the first 100"
     assert rows["all of it"] == "up to 4 min 10 s"
     assert not {"epoch", "an epoch"} & rows.keys()
@@ -244,7 +244,7 @@ def test_tiny_overfit_has_lines_in_place_of_epochs():
 
 @pytest.mark.parametrize("height", [40, 15, 12, 3])
 def test_where_there_is_little_room_rules_and_details_go(height: int):
-    rows = roomy(summary_rows(Prospect(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.001))), height)
+    rows = roomy(summary_rows(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.001))), height)
     assert {"parameters", "memory", "speed", "an epoch", "all of it"} <= {row.label for row in rows}
     assert len(rows) <= max(height, 12)
 
@@ -366,4 +366,4 @@ def test_a_text_that_cannot_be_read_is_told_and_the_step_timed_all_the_same():
 
 
 def test_the_real_probes_are_the_cores():
-    assert Probes().texts.__module__ == "gpt_core.training.estimate"
+    assert Probes().texts.__module__ == "gpt_core.bench.estimate"

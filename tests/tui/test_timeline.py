@@ -3,9 +3,9 @@
 import pytest
 from rich.cells import cell_len
 
-from gpt_tui.run.history import Evaluation, Sample
-from gpt_tui.run.timeline import Timeline, body, flowing, head, sample_at, timeline
-from gpt_tui.wrapping import wrapped
+from gpt_tui.run_view.samples_layout import Timeline, body, flowing, head, sample_at, timeline
+from gpt_tui.session.run_state import Evaluation, Sample
+from gpt_tui.shared.wrapping import wrapped
 from tests.tui.samples import TEXTS, learnt
 
 POINT = Evaluation(12_400, 12_697_600, 1240.0, 3.2514, 0.31, 1.7555)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint import peek_checkpoint
+from gpt_core.formats.checkpoint import peek_checkpoint
 from tests.program import PROGRAM, environment, tiny, write_texts
 
 TIMEOUT_S = 60.0

@@ -3,8 +3,8 @@
 import pytest
 
 from gpt_core.training.events import RunFinished, RunPaused
-from gpt_tui.run.history import RunHistory, advance
-from gpt_tui.run.status import Phase, next_steps
+from gpt_tui.run_view.status import Phase, next_steps
+from gpt_tui.session.run_state import RunState, advance
 from tests.tui.conftest import Snapshot
 from tests.tui.samples import learnt
 from tests.tui.still_app import still_app
@@ -19,14 +19,14 @@ def named(name: str, size: tuple[int, int]) -> str:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_welcome(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot, size: tuple[int, int]):
-    async with still_app(monkeypatch, RunHistory(), Phase.IDLE, size) as (app, _pilot):
+    async with still_app(monkeypatch, RunState(), Phase.IDLE, size) as (app, _pilot):
         snapshot(app, named("welcome", size))
 
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_getting_ready(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot, size: tuple[int, int]):
     opening = ("making tokens of the text", 0.42)
-    async with still_app(monkeypatch, RunHistory(), Phase.OPENING, size, opening=opening) as (app, _pilot):
+    async with still_app(monkeypatch, RunState(), Phase.OPENING, size, opening=opening) as (app, _pilot):
         snapshot(app, named("opening", size))
 
 

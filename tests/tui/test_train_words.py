@@ -4,17 +4,17 @@ import pytest
 from rich.cells import cell_len
 from textual.content import Content
 
-from gpt_core.config import preset
+from gpt_core.config.settings import preset
+from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.raster import EVAL_LINE, READ, READ_CHARACTER, raster
 from gpt_tui.charts.series import chart_series, whole_range
 from gpt_tui.charts.view import ChartView
-from gpt_tui.charts.words import legend, readout, title
-from gpt_tui.checkpoints.stored import Stored
-from gpt_tui.header_words import fitted_model, tab_labels, tabs_width
-from gpt_tui.run.first_start import Countdown, countdown_words, leads
-from gpt_tui.run.outlook import Setup
-from gpt_tui.run.status import next_steps
-from gpt_tui.train_layout import next_notes, notes_title
+from gpt_tui.run_view.status import next_steps
+from gpt_tui.session.checkpoints import StoredCheckpoints
+from gpt_tui.session.run_preview import Setup
+from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
+from gpt_tui.tabs.train.countdown import Countdown, countdown_words, leads
+from gpt_tui.tabs.train.layout import next_notes, notes_title
 from tests.tui.samples import learnt, trained
 
 SETUP = Setup(preset("nano"), "nano", train_file="data/raw/train.en")
@@ -101,7 +101,7 @@ def test_a_first_start_leads_only_where_nothing_is_there_and_the_text_can_be_rea
     assert leads(SETUP)
     assert not leads(SETUP._replace(problem="data/raw/train.en cannot be read"))
     assert not leads(SETUP._replace(train_file=""))
-    assert not leads(SETUP._replace(stored=Stored(for_chat=object())))  # type: ignore[arg-type]
+    assert not leads(SETUP._replace(stored=StoredCheckpoints(for_chat=object())))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("width", [40, 70, 84])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.checkpoint_store import CheckpointStore
-from gpt_tui.commands.watching import watched_folder
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_tui.cli.watch import watched_folder
 from tests.program import PROGRAM, Terminal, environment, run_program, tiny, write_texts
 from tests.tui.app_bench import AppBench, running_app
 

@@ -21,15 +21,16 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from gpt_core.config import Settings
+from gpt_core.config.resolve import resolve
+from gpt_core.config.settings import Settings
+from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, TokenizerError
-from gpt_core.settings import resolve
-from gpt_core.settings_toml import as_toml
-from gpt_core.text import corpus, token_cache
-from gpt_core.text.vocabulary import DIGEST_BYTES, Tokenizer
+from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint, write_checkpoint
+from gpt_core.formats.checkpoint_header import peek_checkpoint
+from gpt_core.text import documents as corpus
+from gpt_core.text import token_cache
+from gpt_core.tokenizers.pieces import DIGEST_BYTES, Tokenizer
 from gpt_core.training import events as ev
-from gpt_core.training.checkpoint import read_checkpoint, verify_checkpoint, write_checkpoint
-from gpt_core.training.checkpoint_header import peek_checkpoint
 from gpt_core.training.metrics_log import MetricsLog, read_metrics
 from tests.core.checkpoint_samples import sample
 
@@ -266,7 +267,7 @@ def log_seeds() -> Iterable[bytes]:
     """A log of every kind of event, whole and torn."""
     told = [
         ev.StepCompleted(1, 0, 2.5, 12.2, 1e-3, 1.0, 64, 1e3, 0.5), ev.UpdateSkipped(2, 1, "the loss was nan"),
-        ev.EvalCompleted(2, 2.4, 11.0, 0.3, 1.9), ev.LayerNorms(3, {"wte.weight": 1.0}, {"wte.weight": 0.1}),
+        ev.EvalCompleted(2, 2.4, 11.0, 0.3, 1.9), ev.GradientNorms(3, {"wte.weight": 1.0}, {"wte.weight": 0.1}),
         ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 3), ev.SaveFailed("best", "é", 4, "disk full"),
         ev.RunFinished("stopped", 4),
     ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Benchmarks, profiling, and the estimate of memory and time before a run."""

@@ -1,0 +1,1 @@
+"""The checkpoint folder of a run: names, lock, newest and best checkpoint."""

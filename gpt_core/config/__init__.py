@@ -1,0 +1,1 @@
+"""Configuration of a run: settings, presets, resolving them from their sources, TOML files."""

@@ -1,0 +1,1 @@
+"""File formats: how models and runs are stored."""

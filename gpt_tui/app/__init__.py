@@ -1,0 +1,1 @@
+"""The Textual application: startup, shutdown, driver, preferences, theme."""

@@ -1,0 +1,117 @@
+"""What a user likes for the app, whatever is trained: a theme, and keys of his own.
+
+Both stand in `config.toml` in the user's own folder for settings (`user_file`), and may stand in a `--config` file,
+which then has the last word:
+
+    theme = "nord"
+
+    [keys]
+    "train.start" = "ctrl+s"       # names as `gpt-tui config` lists them; several keys as "f2,t"
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_core.config.resolve import read_config
+from gpt_core.errors import ConfigError, printable
+from gpt_tui.shared.keymap import KEYS, TABS, places_of
+
+NAMES = ("theme", "keys")  # what a --config file may hold beside settings
+
+
+class Preferences(NamedTuple):
+    """`theme` is "" where none is wanted; `keys` maps a key's id to the keys that it shall have, in Textual's names."""
+
+    theme: str = ""
+    keys: Mapping[str, str] = {}
+
+
+NO_PREFERENCES = Preferences()
+
+
+def user_file(environ: Mapping[str, str] = os.environ) -> Path:
+    """`gpt-tui/config.toml` in `$XDG_CONFIG_HOME`, else in `~/.config`, or in `%APPDATA%` on Windows."""
+    if folder := environ.get("XDG_CONFIG_HOME"):
+        return Path(folder, "gpt-tui", "config.toml")
+    if sys.platform == "win32" and (folder := environ.get("APPDATA")):
+        return Path(folder, "gpt-tui", "config.toml")
+    return Path(environ.get("HOME") or Path.home(), ".config", "gpt-tui", "config.toml")
+
+
+def read_preferences(
+    config_file: Path | None, themes: Iterable[str] | None = None, environ: Mapping[str, str] = os.environ
+) -> Preferences:
+    """The user's preferences, under those of a `--config` file. `themes` are the names there are (None: unknown).
+
+    Raises ConfigError, which names the file and what is wrong in it.
+    """
+    theme = ""
+    keys: dict[str, str] = {}
+    own = user_file(environ)
+    for path, is_own in ((own, True), (config_file, False)):
+        if path is None or (is_own and not path.exists()):
+            continue
+        table = read_config(path, "" if is_own else "--config ")
+        if is_own and (strange := [name for name in table if name not in NAMES]):
+            raise ConfigError(
+                f"{path}: got {printable(strange[0])}, wanted theme and [keys] alone; settings of a run stand in a "
+                "file that is given with --config"
+            )
+        theme = _theme(table.get("theme", theme), None if themes is None else list(themes), path)
+        keys |= _keys(table.get("keys", {}), path)
+        _check_apart(keys, path)
+    return Preferences(theme, keys)
+
+
+def _theme(name: object, known: list[str] | None, path: Path) -> str:
+    if isinstance(name, str) and (not name or known is None or name in known):
+        return name
+    wanted = f"one of {', '.join(sorted(known))}{_near(name, known)}" if known else "the name of a theme"
+    raise ConfigError(f"{path}: theme: got {name!r}, wanted {wanted}")
+
+
+def _keys(table: object, path: Path) -> dict[str, str]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: keys: got {table!r}, wanted a table such as [keys]")
+    ids = [key.id for key in KEYS]
+    for name, value in table.items():
+        if name not in ids:
+            raise ConfigError(f"{path}: keys: unknown key {name!r}{_near(name, ids)}; `gpt-tui config` lists them")
+        if not isinstance(value, str) or not all(part.strip() for part in value.split(",")):
+            raise ConfigError(f'{path}: keys: {name}: got {value!r}, wanted the name of a key, such as "ctrl+s"')
+    return {name: ",".join(part.strip() for part in value.split(",")) for name, value in table.items()}
+
+
+def _check_apart(keys: Mapping[str, str], path: Path) -> None:
+    """Raises ConfigError if a key that the user changed would do two things on one tab."""
+    changed = {key.id for key in KEYS if keys.get(key.id, key.keys) != key.keys}
+    for view in (*TABS, "setup"):
+        taken: dict[str, str] = {}
+        for key in KEYS:
+            if key.place in (*places_of(view), "everywhere"):
+                for name in keys.get(key.id, key.keys).split(","):
+                    other = taken.setdefault(name, key.id)
+                    if other != key.id and changed & {key.id, other}:
+                        raise ConfigError(f"{path}: keys: {name!r} would be both {other} and {key.id} on one tab")
+
+
+def _near(name: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def as_toml(preferences: Preferences) -> str:
+    """The preferences in force as the end of a `--config` file: every key with what it does, changed ones in force."""
+    lines = ["# the app's theme, and its keys by their ids: take the # away to give one another key"]
+    lines += [f'theme = "{preferences.theme}"' if preferences.theme else '# theme = "gpt-night"', "", "[keys]"]
+    for key in KEYS:
+        changed = key.id in preferences.keys
+        line = f'"{key.id}" = "{preferences.keys.get(key.id, key.keys)}"'
+        lines.append(f"{'' if changed else '# '}{line:<{38 if changed else 36}}  # {key.help}")
+    return "\n".join(lines) + "\n"

@@ -1,1 +1,0 @@
-"""The chat without its widgets: which model answers, and how a reply is made."""

@@ -1,1 +1,0 @@
-"""The checkpoints as the app shows them: found, checked, and told in words."""

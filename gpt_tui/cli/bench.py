@@ -1,0 +1,119 @@
+"""`gpt-tui bench`: how fast this machine trains and writes, and where a step's time goes."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import msgspec
+
+from gpt_core.bench.benchmark import run_benchmark
+from gpt_core.bench.result import Benchmark, Part, Training
+from gpt_core.errors import EXIT_OK, InputError
+from gpt_tui.cli.options import resolve_settings
+from gpt_tui.headless.progress_line import ProgressLine
+from gpt_tui.shared.formatting import percent, short, size, whole
+from gpt_tui.shared.sanitize import one_line
+
+# the table: a phase, and what it is made of where that is more than one part
+PHASES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    ("data: reading the batch", (("", "data"),)),
+    ("embedding", (("", "embedding"),)),
+    ("norms", (("", "norms"),)),
+    ("attention", (("linear layers", "attention_linears"), ("scores and values", "attention_scores"))),
+    ("mlp", (("linear layers", "mlp_linears"), ("gelu", "gelu"))),
+    ("loss and logits", (("", "loss"),)),
+    ("optimizer and clipping", (("", "optimizer"),)),
+    ("rest: Python, zeroing, the log", (("", "rest"),)),
+)
+NAME_WIDTH = max(len(name) for name, _ in PHASES)
+
+
+def bench(options: Namespace) -> int:
+    """`gpt-tui bench`: the figures as a table, or as one JSON object."""
+    if options.steps is not None and options.steps < 1:
+        raise InputError(f"got --steps {options.steps}, wanted at least 1")
+    if options.models_dir is not None or options.max_steps is not None:
+        raise InputError("--models-dir and --max-steps mean nothing here: it trains in a temporary folder for --steps")
+    resolved = resolve_settings(options)
+    with ProgressLine() as waiting:
+        found = run_benchmark(
+            resolved.settings, preset_name=resolved.preset, steps=options.steps or 0, progress=waiting
+        )
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        print("\n".join(report(found)))
+    return EXIT_OK
+
+
+def report(found: Benchmark) -> list[str]:
+    """The lines that are printed."""
+    machine, training = found.machine, found.training
+    at_once = "" if found.micro_batch_size == found.batch_size else f", {found.micro_batch_size} at once"
+    return [
+        one_line(
+            f"{machine.processor}: {machine.threads} threads on {machine.cores} cores, kernels for {machine.level}"
+        ),
+        f"it multiplies matrices at {machine.sgemm_gflop_per_s:.0f} GFLOP/s (SGEMM) and reads memory at "
+        f"{machine.read_gb_per_s:.1f} GB/s",
+        "",
+        f"{found.preset or 'the model'}: {short(found.parameters)} parameters; a step is {found.batch_size} x "
+        f"{whole(found.time)} tokens{at_once}",
+        "",
+        f"{'where the time goes':<{NAME_WIDTH}}  {'ms':>9}  {'share':>6}  {'GFLOP/s':>7}  {'of SGEMM':>8}",
+        *phase_lines(training, machine.sgemm_gflop_per_s),
+        line("one step", training.step_s, 1.0, training.gflop, machine.sgemm_gflop_per_s),
+        "",
+        f"training  {figure(training.tokens_per_s)} tokens/s (median of {training.steps} steps, "
+        f"{training.fastest_s * 1e3:,.1f} to {training.slowest_s * 1e3:,.1f} ms; measuring the parts took "
+        f"{percent(training.timing_share)})",
+        f"prompt    {figure(found.prompt.tokens_per_s)} tokens/s ({whole(found.prompt.tokens)} tokens; "
+        f"{found.prompt.gflop_per_s:.1f} GFLOP/s, {percent(found.prompt.sgemm_share)} of SGEMM)",
+        f"decoding  {figure(found.decoding.tokens_per_s)} tokens/s ({size(found.decoding.bytes_per_token)} read for "
+        f"each; {found.decoding.gb_per_s:.1f} GB/s, {percent(found.decoding.read_share)} of the memory's rate"
+        f"{', out of the caches' if found.decoding.read_share > 1 else ''})",
+        memory_line(found),
+    ]
+
+
+def phase_lines(training: Training, sgemm: float) -> list[str]:
+    """The rows of the table."""
+    parts = {part.part: part for part in training.parts}
+    lines = []
+    for phase, members in PHASES:
+        rows = [(name, parts[part]) for name, part in members]
+        lines.append(part_line(phase, [part for _, part in rows], sgemm))
+        if len(rows) > 1:
+            lines += [part_line(f"  {name}", [part], sgemm) for name, part in rows]
+    return lines
+
+
+def part_line(name: str, parts: list[Part], sgemm: float) -> str:
+    """The row of some parts together."""
+    seconds, share, gflop = (
+        sum(values) for values in zip(*((p.seconds, p.share, p.gflop) for p in parts), strict=True)
+    )
+    return line(name, seconds, share, gflop, sgemm)
+
+
+def line(name: str, seconds: float, share: float, gflop: float, sgemm: float) -> str:
+    """A row; the rate of arithmetic only where there is any."""
+    row = f"{name:<{NAME_WIDTH}}  {seconds * 1e3:>9,.2f}  {percent(share):>6}"
+    if gflop and seconds > 0:
+        rate = gflop / seconds
+        row += f"  {rate:>7.1f}  {percent(rate / sgemm):>8}"
+    return row
+
+
+def memory_line(found: Benchmark) -> str:
+    """What the program held at most, and of what."""
+    memory = found.memory
+    known = f"{size(memory.weights)} weights, gradients and moments; {size(memory.activations)} activations"
+    if memory.peak is None:
+        return f"memory    {known}"
+    return f"memory    {size(memory.peak)} at most ({known}; the rest is the program)"
+
+
+def figure(rate: float) -> str:
+    """Tokens a second: as a whole number where it is large."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"

@@ -1,0 +1,80 @@
+"""From the options of a command to the checkpoint, the settings and the model that they mean."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_core.checkpoints.store import CheckpointStore, Found
+from gpt_core.config.resolve import Resolved, resolve
+from gpt_core.config.settings import Settings
+from gpt_core.errors import CheckpointError
+from gpt_core.formats.checkpoint import CheckpointInfo, TrainingState, read_checkpoint
+from gpt_core.kernels import available_cores, threads
+from gpt_core.model.parameters import Parameters
+from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_tui.app.preferences import NAMES as PREFERENCES
+from gpt_tui.shared.sanitize import one_line
+
+SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny")
+
+
+class Model(NamedTuple):
+    """A checkpoint without what only training needs; `settings` are the checkpoint's, with the options over them."""
+
+    path: Path
+    settings: Settings
+    state: TrainingState
+    tokenizer: Tokenizer
+    corpus_sha256: str
+    parameters: Parameters
+
+
+def resolve_settings(options: Namespace, base: Resolved | None = None) -> Resolved:
+    """The settings in force, over a checkpoint's if `base` is given."""
+    return resolve(
+        preset=options.preset,
+        config_file=Path(options.config) if options.config is not None else None,
+        assignments=options.assignments,
+        options={name: getattr(options, name) for name in SETTING_OPTIONS},
+        environ=os.environ,
+        base=base.settings if base else None,
+        base_preset=base.preset if base else "",
+        foreign=PREFERENCES,
+    )
+
+
+def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:
+    """The model that `--model` or else `--models-dir` names. `names` are settings that the command has options for.
+
+    Threads are set as asked. Raises CheckpointError, ConfigError or TokenizerError.
+    """
+    path = chosen_checkpoint(options)
+    checkpoint = read_checkpoint(path, moments=False)
+    given = {name: getattr(options, name) for name in (*names, "threads")}
+    settings = resolve(options=given, base=checkpoint.settings, base_preset=checkpoint.preset).settings
+    tokenizer = Tokenizer.from_bytes(checkpoint.tokenizer)
+    threads.set_threads(settings.threads or available_cores())
+    return Model(path, settings, checkpoint.state, tokenizer, checkpoint.corpus_sha256, checkpoint.parameters)
+
+
+def chosen_checkpoint(options: Namespace) -> Path:
+    """The file that is meant: `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
+    if options.model is not None:
+        return Path(options.model)
+    folder = Path(options.models_dir or Settings().models_dir)
+    info = found(CheckpointStore(folder).for_chat())
+    if info is None:
+        raise CheckpointError(f"no checkpoint in {folder}: train one with `gpt-tui`, or name one with --model FILE")
+    return info.path
+
+
+def found(choice: Found) -> CheckpointInfo | None:
+    """What a look into a folder found; damaged files that were passed over are named on standard error."""
+    for damaged in choice.damaged:
+        print(f"gpt-tui: passed over: {one_line(damaged.error)}", file=sys.stderr)
+    return choice.info

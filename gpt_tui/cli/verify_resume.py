@@ -1,0 +1,180 @@
+"""`gpt-tui verify-resume`: shows that a run which was stopped and resumed equals one that never was, to the bit.
+
+Both runs are made by the program itself, in processes of their own, with their folders in a temporary one: the first in
+one go, the second until `--cut`, and on from there in a new process. Then their checkpoints and logs are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import numpy as np
+
+from gpt_core.checkpoints.store import METRICS, CheckpointStore
+from gpt_core.config.resolve import Resolved
+from gpt_core.config.toml_file import as_toml
+from gpt_core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, GptError, InputError
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint
+from gpt_core.model.parameters import Parameters
+from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
+from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.setup import text_files
+from gpt_tui.cli.options import resolve_settings
+from gpt_tui.headless.progress_line import ProgressLine
+from gpt_tui.shared.formatting import whole
+from gpt_tui.shared.sanitize import one_line
+
+OF_THE_PROCESS = {"run_id", "elapsed_s"}  # these differ between any two runs
+OF_THE_DATA = {"step", "epoch", "window", "tokens"}
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One thing that was compared; `detail` says how much of it there was, or where it first differs."""
+
+    what: str
+    equal: bool
+    detail: str
+
+
+def verify_resume(options: Namespace) -> int:
+    """`gpt-tui verify-resume`: a table of what is equal to the bit; 0 if all of it is."""
+    require_sense(options)
+    resolved = resolve_settings(options)
+    text_files(resolved.settings)  # said now, and not by a process
+    with TemporaryDirectory(prefix="gpt-tui-verify-resume-") as name, ProgressLine() as waiting:
+        rows = compared_runs(Path(name), resolved, options.steps, options.cut, waiting)
+    equal = all(row.equal for row in rows)
+    if options.json:
+        table = [msgspec.to_builtins(row) for row in rows]
+        print(json.dumps({"equal": equal, "steps": options.steps, "cut": options.cut, "rows": table}))
+        return EXIT_OK if equal else EXIT_FAILED
+    width = max(len(row.what) for row in rows)
+    for row in rows:
+        print(f"{row.what:<{width}}  {'equal' if row.equal else 'DIFFERENT':<9}  {one_line(row.detail)}")
+    steps, cut = whole(options.steps), whole(options.cut)
+    verdict = "equal, to the bit, to" if equal else "NOT the same as"
+    print(f"\n{steps} steps stopped at {cut} and resumed in a new process are {verdict} {steps} steps in one go")
+    return EXIT_OK if equal else EXIT_FAILED
+
+
+def require_sense(options: Namespace) -> None:
+    """Raise InputError for options that cannot be heeded."""
+    if not 1 <= options.cut < options.steps:
+        raise InputError(f"got --steps {options.steps} and --cut {options.cut}, wanted 1 <= cut < steps")
+    if options.models_dir is not None or options.max_steps is not None:
+        raise InputError("--models-dir and --max-steps mean nothing here: it trains in temporary folders for --steps")
+
+
+def compared_runs(
+    folder: Path, resolved: Resolved, steps: int, cut: int, progress: Callable[[str, float], None]
+) -> list[Row]:
+    """Make both runs in `folder`, and compare them. Raises GptError if one of them cannot be made."""
+    config = folder / "settings.toml"
+    config.write_text(as_toml(resolved), encoding="utf-8")
+    one_go, two_parts = folder / "one-go", folder / "two-parts"
+    new_run = ["--config", str(config)]
+    latest = CheckpointStore(two_parts).path_of("latest")
+    for done, (words, models_dir, last, arguments) in enumerate(
+        (
+            (f"{steps} steps in one go", one_go, steps, new_run),
+            (f"{cut} steps", two_parts, cut, new_run),
+            (f"resumed, to step {steps}", two_parts, steps, ["--resume", str(latest)]),
+        )
+    ):
+        progress(words, done / 3)
+        train([*arguments, "--models-dir", str(models_dir), "--max-steps", str(last)])
+        reached = read_checkpoint(CheckpointStore(models_dir).path_of("latest"), moments=False).state
+        if reached.step < last:
+            raise InputError(
+                f"the run ended by itself at step {reached.step} of {last} ({reached.finished}); give fewer --steps, "
+                "or settings with which it lasts longer"
+            )
+    return compared(one_go, two_parts)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Run `gpt-tui --train-only` with these arguments in a new process. Raises the error that it ended with."""
+    # standard output is a pipe of many lines that nobody needs: the log has them, too
+    run = subprocess.run(
+        [sys.executable, "-m", "gpt_tui", "--train-only", "--json", *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    if run.returncode:
+        lines = run.stderr.decode("utf-8", "replace").strip().splitlines() or [f"exit code {run.returncode}"]
+        kind = InputError if run.returncode == EXIT_BAD_INPUT else GptError
+        raise kind(f"a run failed: {lines[-1].removeprefix('gpt-tui: ')}")
+
+
+def compared(one_go: Path, two_parts: Path) -> list[Row]:
+    """Everything that the folders of two runs hold, side by side. Raises CheckpointError."""
+    left, right = (read_checkpoint(CheckpointStore(folder).path_of("latest")) for folder in (one_go, two_parts))
+    return [
+        compared_logs("losses", one_go, two_parts, (StepCompleted, UpdateSkipped), ("step", "loss", "grad_norm", "lr")),
+        compared_logs("evaluations", one_go, two_parts, (EvalCompleted,), ("step", "loss", "accuracy")),
+        *compared_checkpoints(left, right),
+    ]
+
+
+def compared_checkpoints(left: Checkpoint, right: Checkpoint) -> list[Row]:
+    """Weights, moments and state of two checkpoints."""
+    tensors = [compared_tensors("weights", left.parameters, right.parameters)]
+    for number, name in enumerate(("first moments", "second moments")):
+        both = left.moments, right.moments
+        if both[0] is None or both[1] is None:
+            tensors.append(Row(name, both[0] is both[1], "not saved"))
+        else:
+            tensors.append(compared_tensors(name, both[0][number], both[1][number]))
+    others = set(TrainingState.__struct_fields__) - OF_THE_PROCESS - OF_THE_DATA - {"random_state"}
+    return [
+        *tensors,
+        compared_fields("place in the data", left.state, right.state, OF_THE_DATA),
+        compared_fields("random state", left.state, right.state, {"random_state"}),
+        compared_fields("epoch so far and best", left.state, right.state, others),
+    ]
+
+
+def compared_tensors(what: str, left: Parameters, right: Parameters) -> Row:
+    """Bit by bit: -0.0 is not 0.0 here."""
+    for name, tensor in left.tensors.items():
+        differ = np.count_nonzero(tensor.view(np.uint32) != right[name].view(np.uint32))
+        if differ:
+            return Row(what, False, f"{name}: {whole(int(differ))} of {whole(tensor.size)} values differ")
+    return Row(what, True, f"{whole(left.flat.size)} values")
+
+
+def compared_fields(what: str, left: TrainingState, right: TrainingState, names: set[str]) -> Row:
+    """The named fields of two states."""
+    ordered = [name for name in TrainingState.__struct_fields__ if name in names]
+    for name in ordered:
+        values = getattr(left, name), getattr(right, name)
+        if values[0] != values[1]:
+            return Row(what, False, f"{name}: {values[0]!r} and {values[1]!r}")
+    held = {name: getattr(left, name) for name in ordered}
+    return Row(
+        what, True, ", ".join(f"{name} {value}" if value != "" else f"no {name}" for name, value in held.items())
+    )
+
+
+def compared_logs(what: str, one_go: Path, two_parts: Path, kinds: tuple[type, ...], names: Sequence[str]) -> Row:
+    """The logged events of some kinds, in the named fields."""
+    both = [
+        [
+            {name: getattr(event, name, None) for name in names}
+            for event in read_metrics(folder / METRICS)
+            if isinstance(event, kinds)
+        ]
+        for folder in (one_go, two_parts)
+    ]
+    for left, right in zip(*both, strict=False):
+        if left != right:
+            return Row(what, False, f"step {left['step']}: loss {left['loss']!r} and {right['loss']!r}")
+    if len(both[0]) != len(both[1]):
+        return Row(what, False, f"{len(both[0])} and {len(both[1])} of them")
+    return Row(what, True, f"{whole(len(both[0]))} of them" if both[0] else "none were due")

@@ -1,1 +1,0 @@
-"""What `gpt-tui COMMAND` does, one module for each kind of command."""

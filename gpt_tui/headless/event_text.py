@@ -1,0 +1,111 @@
+"""A headless run in words: a line for every event that is news, and one for the steps that were taken.
+
+The app's log has shorter ones, for a pane; these have a terminal's whole width, and name files by their paths.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from gpt_core.training.events import (
+    AnyEvent,
+    CheckpointSaved,
+    EvalCompleted,
+    EvalProgressed,
+    GradientNorms,
+    RunContinued,
+    RunFinished,
+    RunPaused,
+    RunStarted,
+    SampleWritten,
+    SaveFailed,
+    StepCompleted,
+    UpdateSkipped,
+)
+from gpt_tui.session.run_state import RunState, Tone, ending, safe_exp
+from gpt_tui.shared.formatting import clock, nats, percent, perplexity, rate, short, whole
+from gpt_tui.shared.sanitize import one_line
+
+SAMPLE_CHARACTERS = 160
+
+
+def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
+    """The lines about an event, with their tone; none about steps and what is only progress."""
+    match event:
+        case RunStarted():
+            return [(started(event), "good"), (started_details(event), "dim")]
+        case EvalCompleted():
+            is_best = history.best.step == event.step
+            line = (
+                f"eval at step {whole(event.step)}: loss {nats(event.loss)}, ppl {perplexity(event.ppl)}, "
+                f"accuracy {percent(event.accuracy)}, {event.bits_per_byte:.3f} bits a byte{', the best' * is_best}"
+            )
+            return [(line, "good" if is_best else "plain")]
+        case SampleWritten():
+            return [
+                (f"sample at step {whole(event.step)}: {one_line(event.prompt + event.text, SAMPLE_CHARACTERS)}", "dim")
+            ]
+        case CheckpointSaved():
+            return [(f"saved {event.path} at step {whole(event.step)}", "good")]
+        case SaveFailed():
+            return [(f"NOT SAVED: {event.error}", "bad")]
+        case UpdateSkipped():
+            return [(f"step {whole(event.step)} changed nothing: {event.reason} ({event.in_a_row} in a row)", "bad")]
+        case GradientNorms():
+            norms = (
+                f"{name} {norm:.2e}/{event.update_norms.get(name, 0.0):.2e}" for name, norm in event.grad_norms.items()
+            )
+            return [(f"gradient/update norms at step {whole(event.step)}: {', '.join(norms)}", "dim")]
+        case RunPaused():
+            return [(f"paused at step {whole(event.step)}", "plain")]
+        case RunContinued():
+            return [("going on", "plain")]
+        case RunFinished():
+            return [(f"step {whole(event.step)}: {ending(event)}", "bad" if event.reason == "diverged" else "good")]
+        case StepCompleted() | EvalProgressed():
+            return []
+        case _:
+            assert_never(event)
+
+
+def started(event: RunStarted) -> str:
+    """What is trained, and from where it goes on."""
+    what = {"train": "training", "overfit-tiny": "tiny overfit of"}[event.kind]
+    origin = f", going on from {event.resumed_from} at step {whole(event.step)}" if event.resumed_from else ""
+    return f"{what} {event.preset or 'a model'}: {short(event.parameters)} parameters{origin}"
+
+
+def started_details(event: RunStarted) -> str:
+    """On what, and in which steps."""
+    name = event.train_file or "the first lines"
+    threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
+    scored = f", scored on {event.eval_file}" if event.eval_file else ""
+    return (
+        f"text {name}: {short(event.train_tokens)} tokens{scored}; {whole(event.steps_per_epoch)} steps an epoch, "
+        f"{whole(event.batch_tokens)} tokens a step; {threads}, seed {event.seed}"
+    )
+
+
+def figures(history: RunState, loss: float) -> str:
+    """The run's numbers in one line. Tiny overfit calls its loss tokLoss, as the Go program did."""
+    last = history.last
+    if last is None:
+        return ""
+    return (
+        f"{'loss' if is_training(history) else 'tokLoss'} {nats(loss)}  ppl {perplexity(safe_exp(loss))}  "
+        f"lr {rate(last.lr)}  norm {last.grad_norm:.2f}  {whole(round(last.tokens_per_s))} tokens/s  "
+        f"{clock(last.elapsed_s)}"
+    )
+
+
+def steps_line(history: RunState, mean_loss: float) -> str:
+    """The line about the steps up to now."""
+    epoch = f"  epoch {history.last.epoch + 1}" if history.last is not None and is_training(history) else ""
+    of = f"/{whole(history.last_step)}" if history.last_step else ""
+    left = f"  {clock(history.remaining_s)} left" if history.remaining_s else ""
+    return f"step {whole(history.step)}{of}{epoch}  {figures(history, mean_loss)}{left}"
+
+
+def is_training(history: RunState) -> bool:
+    """Whether this is a training run, and not tiny overfit."""
+    return history.started is None or history.started.kind == "train"

@@ -1,0 +1,42 @@
+"""One line on standard error that tells how far something is, where somebody is there to read it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+
+from gpt_tui.shared.formatting import bar, percent
+from gpt_tui.shared.sanitize import one_line
+
+REDRAW_S = 0.1
+TO_LINE_START, CLEAR_TO_LINE_END = "\r", "\x1b[K"
+
+
+class ProgressLine:
+    """Called with what is being done and which share of it is done; the line is gone when the context ends."""
+
+    def __init__(self) -> None:
+        is_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._stream = sys.stderr if is_terminal else None
+        self._drawn_s = 0.0
+
+    def __call__(self, stage: str, share: float) -> None:
+        """Redraw the line, a few times a second at most."""
+        now = time.monotonic()
+        if self._stream is not None and now - self._drawn_s >= REDRAW_S:
+            self._drawn_s = now
+            self._draw(f"{one_line(stage, 40)} {bar(share, 20)} {percent(share)}")
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None and self._drawn_s:
+            self._draw("")
+
+    def _draw(self, text: str) -> None:
+        print(TO_LINE_START + text + CLEAR_TO_LINE_END, end="", file=self._stream, flush=True)

@@ -1,0 +1,117 @@
+"""A run without the app: the trainer's events, shown by a reporter, with signals as requests.
+
+It ends with what was reached, where it is saved and what to do next. After tiny overfit, on a terminal, it goes on to
+the plain chat, where what was learned by heart can be tried.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TextIO
+
+from gpt_core.config.resolve import Resolved
+from gpt_core.config.settings import Settings
+from gpt_core.errors import EXIT_FAILED, EXIT_OK
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
+from gpt_core.training.events import AnyEvent, StepCompleted
+from gpt_core.training.setup import open_run
+from gpt_core.training.trainer import Trainer
+from gpt_tui.headless.reporters import Reporter, reporter_for
+from gpt_tui.headless.signals import RunSignals
+from gpt_tui.headless.terminal_chat import at_terminals, converse
+from gpt_tui.session.run_state import Limits, RunState, advance_all
+from gpt_tui.shared.formatting import duration, nats, percent, whole
+from gpt_tui.shared.sanitize import one_line
+
+BATCHED_S = 0.1  # steps that come faster than this are shown together
+
+
+def run_headless(
+    resolved: Resolved, *, resume: Path | None, passed_over: Sequence[str], overwrite: bool, as_json: bool
+) -> int:
+    """Train and give the exit code: 0, 1 if the run diverged or its last save failed, 128 + signal if one stopped it.
+
+    Raises the errors of `open_run`, and what the trainer raises.
+    """
+    with RunSignals() as signals:
+        with closing(reporter_for(as_json, lambda: signals.stopped_by is not None)) as reporter:
+            trainer = open_run(
+                resolved.settings,
+                preset_name=resolved.preset,
+                resume=resume,
+                passed_over=passed_over,
+                overwrite=overwrite,
+                progress=reporter.preparing,
+            )
+            signals.watch(trainer)
+            for warning in trainer.run.warnings:
+                say(sys.stderr, f"gpt-tui: {warning}")
+            history = follow(trainer, reporter)
+        say_how_it_ended(history, resolved.settings, sys.stderr if as_json else sys.stdout)
+    if signals.exit_code:
+        return signals.exit_code
+    if history.save_error or history.finished is None or history.finished.reason == "diverged":
+        return EXIT_FAILED
+    if history.finished.reason == "overfit_done" and not as_json:
+        chat_with(trainer)
+    return EXIT_OK
+
+
+def follow(trainer: Trainer, reporter: Reporter) -> RunState:
+    """Run the trainer to its end, showing what happens; the run saves on every way out of here."""
+    settings = trainer.settings
+    history = RunState(limits=Limits(settings.max_epochs, settings.patience, settings.improvement_threshold))
+    with closing(trainer.events()) as events:
+        for batch in batched(events):
+            history = advance_all(history, batch, time.monotonic())
+            reporter.show(batch, history)
+    return history
+
+
+def batched(events: Iterator[AnyEvent]) -> Iterator[list[AnyEvent]]:
+    """The events in groups: steps wait up to BATCHED_S for the next ones, everything else comes at once."""
+    waiting: list[AnyEvent] = []
+    shown_s = 0.0
+    for event in events:
+        waiting.append(event)
+        if not isinstance(event, StepCompleted) or time.monotonic() - shown_s >= BATCHED_S:
+            yield waiting
+            waiting, shown_s = [], time.monotonic()
+
+
+def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> None:
+    """What was reached, where it is saved, and what can be done next."""
+    if history.finished is None:
+        return
+    reached = [f"{whole(history.step)} steps in {duration(history.elapsed_s)}"]
+    if history.last is not None:
+        reached.append(f"loss {nats(history.curve.smoothed)}")
+    if history.evaluation is not None:
+        score = history.evaluation
+        reached.append(f"on the eval text {score.bits_per_byte:.3f} bits a byte, accuracy {percent(score.accuracy)}")
+    if history.save_error:
+        reached.append(f"NOT SAVED: {history.save_error}")
+    elif history.finished.reason == "diverged":
+        reached.append(f"to go on from: {history.finished.good_checkpoint or 'nothing was saved'}")
+    elif history.saved is not None:
+        reached.append(f"saved in {history.saved.path}")
+    say(stream, "reached: " + ", ".join(reached))
+    folder = "" if settings.models_dir == Settings().models_dir else f" --models-dir {shlex.quote(settings.models_dir)}"
+    say(stream, f"next: gpt-tui generate 'It was'{folder}, gpt-tui chat{folder}, or gpt-tui --resume{folder}")
+
+
+def say(stream: TextIO, line: str) -> None:
+    """One line of plain text."""
+    print(one_line(line), file=stream, flush=True)
+
+
+def chat_with(trainer: Trainer) -> None:
+    """The plain chat with what was just trained, where there is somebody to chat with."""
+    if at_terminals():
+        converse(Generator(trainer.parameters, trainer.tokenizer), Sampling.from_settings(trainer.settings))

@@ -1,0 +1,1 @@
+"""The screen that configures a new run: form, validation, estimate."""

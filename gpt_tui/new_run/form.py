@@ -1,0 +1,122 @@
+"""The form of the set-up screen: a row for each setting, under the titles of their groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Input, Select, Static
+
+from gpt_core.config.settings import PRESETS
+from gpt_tui.new_run.fields import SetupField, setup_fields
+from gpt_tui.shared.messages import FieldsChanged
+
+PRESET = SetupField("preset", "", tuple(PRESETS))
+SIGNS = {"wrong": ("✗", "bold $text-error"), "changed": ("•", "bold $text-accent"), "usual": (" ", "")}
+
+
+class Dropdown(Select[str], inherit_bindings=False):
+    """One of a few values. The arrows go on to the next field, so that they open nothing."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,space", "show_overlay", "Show menu", show=False)]
+
+
+class FieldNames(Static):
+    """The names of all fields in one widget, a line each, because a widget for each would make every key slow."""
+
+    _marks: tuple[frozenset[str], frozenset[str]] | None = None
+
+    def mark(self, fields: Sequence[SetupField], wrong: Set[str], changed: Set[str]) -> None:
+        """Writes the names and the titles of the groups, with a sign before what is wrong or differs."""
+        if (marks := (frozenset(wrong), frozenset(changed))) == self._marks:
+            return
+        self._marks = marks
+        lines = []
+        for field in fields:
+            if field.group:
+                lines.append(Content.styled(f"  {field.group}", "bold $text-primary"))
+            state = "wrong" if field.name in wrong else "changed" if field.name in changed else "usual"
+            sign, style = SIGNS[state]
+            lines.append(Content.styled(f"{sign} {field.name}", style))
+        self.update(Content("\n").join(lines))
+
+
+class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
+    """`FieldsChanged` goes out when something is typed or chosen; `mark` shows what is wrong and what differs."""
+
+    def __init__(self, preset_name: str, texts: Mapping[str, str], *, id: str) -> None:
+        super().__init__(id=id)
+        self._fields = (PRESET, *setup_fields())
+        self._preset_name = preset_name
+        self._texts = dict(texts)
+
+    def compose(self) -> ComposeResult:
+        """The names beside their fields: the preset, then every setting."""
+        with Horizontal(id="setup-rows"):
+            yield FieldNames(id="setup-names", markup=False)
+            with Vertical(id="setup-fields"):
+                for field in self._fields:
+                    yield self._box(field)
+
+    def _box(self, field: SetupField) -> Input | Dropdown:
+        text = self._preset_name if field is PRESET else self._texts[field.name]
+        place = {"compact": True, "id": f"setting-{field.name}", "classes": "-first" if field.group else ""}
+        if not field.choices:
+            return Input(text, select_on_focus=True, **place)  # type: ignore[arg-type]
+        options = [(choice, choice) for choice in field.choices]
+        return Dropdown(options, value=text, allow_blank=False, **place)  # type: ignore[arg-type]
+
+    def on_mount(self) -> None:
+        """Its name."""
+        self.border_title = "settings"
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What every field says."""
+        return dict(self._texts)
+
+    @property
+    def preset_name(self) -> str:
+        """The preset that is chosen."""
+        return self._preset_name
+
+    @property
+    def focused(self) -> str:
+        """The setting whose field has the focus; "" if none has."""
+        path = self.screen.focused.ancestors_with_self if self.screen.focused else []
+        ids = (node.id or "" for node in path)
+        return next((id.removeprefix("setting-") for id in ids if id.startswith("setting-")), "")
+
+    def fill(self, texts: Mapping[str, str]) -> None:
+        """Puts other texts into the fields."""
+        self._texts = dict(texts)
+        for name, text in texts.items():
+            self._field(name).value = text
+
+    def mark(self, wrong: Set[str], changed: Set[str]) -> None:
+        """Signs before the names of the fields."""
+        self.query_one(FieldNames).mark(self._fields, wrong, changed)
+
+    @on(Input.Changed)
+    @on(Select.Changed)
+    def _typed(self, message: Input.Changed | Select.Changed) -> None:
+        message.stop()
+        name = (message.control.id or "").removeprefix("setting-")
+        text = str(message.value)
+        if name == PRESET.name:
+            if text != self._preset_name:
+                self._preset_name = text
+                self.post_message(FieldsChanged(preset_chosen=text))
+        elif self._texts[name] != text:
+            self._texts[name] = text
+            self.post_message(FieldsChanged())
+
+    def _field(self, name: str) -> Input | Dropdown:
+        found = self.query_one(f"#setting-{name}")
+        assert isinstance(found, Input | Dropdown)
+        return found

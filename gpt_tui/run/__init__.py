@@ -1,1 +1,0 @@
-"""The run of the app: its thread, its history, and what is told of it."""

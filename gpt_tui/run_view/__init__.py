@@ -1,0 +1,1 @@
+"""Views of one run, shared by the Train and Runs tabs: status panel, samples, log."""

@@ -1,1 +1,0 @@
-"""The runs that left a log: found, read bit by bit, and told in words."""

@@ -1,1 +1,0 @@
-"""The main screen, and the questions and help that come over it."""

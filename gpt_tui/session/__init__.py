@@ -1,0 +1,1 @@
+"""The training session of the app: training thread, event buffer, run state, checkpoints of the session."""

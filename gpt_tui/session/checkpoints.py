@@ -1,0 +1,73 @@
+"""The checkpoints under the models folder, as the app asks for them: which to resume, which to chat with."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
+from gpt_core.errors import CheckpointError, GptError
+from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_tui.shared.formatting import whole
+
+
+class StoredCheckpoints(NamedTuple):
+    """What is there, by the files' headers alone: the checkpoint to go on from, and the one to chat with."""
+
+    resumable: CheckpointInfo | None = None
+    for_chat: CheckpointInfo | None = None
+
+
+def glance(models_dir: str) -> StoredCheckpoints:
+    """Which checkpoints would be taken. Quick: nothing but headers is read, so a file may turn out to be damaged."""
+    try:
+        found = [info for info in CheckpointStore(models_dir).list() if isinstance(info, CheckpointInfo)]
+    except (GptError, OSError):
+        return StoredCheckpoints()
+    ours = sorted((info for info in found if info.kind != "other"), key=lambda info: info.kind == "final")
+    by_chat = sorted(found, key=chat_order)
+    return StoredCheckpoints(next((info for info in ours if info.has_moments), None), next(iter(by_chat), None))
+
+
+def in_the_way(models_dir: str) -> str:
+    """What a new run there would have to replace, and so is asked about; "" where there is nothing. Quick, as above."""
+    try:
+        found = [info for info in CheckpointStore(models_dir).list() if info.kind != "other"]
+    except (GptError, OSError):
+        return ""
+    newest = next((info for info in found if isinstance(info, CheckpointInfo)), None)
+    if newest is not None:
+        return f"a run at step {whole(newest.step)}"
+    return "a damaged checkpoint" if found else ""
+
+
+def verified_resumable(models_dir: str) -> tuple[CheckpointInfo, list[str]]:
+    """The newest checkpoint that is whole to the last bit, and a line for each damaged one that it stands in for.
+
+    Raises CheckpointError where there is none.
+    """
+    found = CheckpointStore(models_dir).resumable()
+    if found.info is None:
+        raise CheckpointError(
+            f"nothing to resume: no whole checkpoint in {models_dir}{in_words(found.damaged)}; start a new run"
+        )
+    return found.info, [damaged.error for damaged in found.damaged]
+
+
+def chat_candidates(models_dir: str) -> tuple[list[CheckpointInfo], list[DamagedCheckpoint]]:
+    """The checkpoints to chat with in the order in which they are tried, and those whose header is damaged already."""
+    try:
+        found = CheckpointStore(models_dir).list()
+    except (GptError, OSError):
+        return [], []
+    candidates = sorted((info for info in found if isinstance(info, CheckpointInfo)), key=chat_order)
+    return candidates, [info for info in found if isinstance(info, DamagedCheckpoint)]
+
+
+def chat_order(info: CheckpointInfo) -> tuple[bool, bool]:
+    """Sorts checkpoints, newest first, for the chat: `best_model` to the front, files of other names to the end."""
+    return info.kind != "best", info.kind == "other"
+
+
+def in_words(damaged: list[DamagedCheckpoint]) -> str:
+    """The damaged files by their names, to go on a sentence with: `; damaged: ckpt_latest.safetensors`."""
+    return f"; damaged: {', '.join(found.path.name for found in damaged)}" if damaged else ""

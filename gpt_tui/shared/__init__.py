@@ -1,0 +1,1 @@
+"""Building blocks used across the user interface: key table, formatting, dialogs, small widgets."""

@@ -1,0 +1,70 @@
+"""The last line of the screen: the keys that work now, which can be clicked.
+
+One widget that draws its line, where Textual's footer is a widget for each key: changing tabs remakes all of these,
+which took 40 of the 120 ms of a change.
+"""
+
+from __future__ import annotations
+
+from textual import events
+from textual.content import Content
+from textual.screen import Screen
+from textual.widget import Widget
+
+from gpt_tui.shared.footer_layout import FooterKey, Placed, key_at, placed
+from gpt_tui.shared.keymap import readable
+
+
+class FooterBar(Widget):
+    """Follows the bindings of its screen."""
+
+    can_focus = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: list[FooterKey] = []
+        self._palette: FooterKey | None = None
+
+    def on_mount(self) -> None:
+        """From now on."""
+        self.screen.bindings_updated_signal.subscribe(self, self._bindings_updated)
+        self._bindings_updated(self.screen)
+
+    def _bindings_updated(self, screen: Screen[object]) -> None:
+        if screen is not self.screen:
+            return
+        by_action: dict[str, FooterKey] = {}
+        palette = None
+        for key, active in screen.active_bindings.items():
+            binding = active.binding
+            shown = FooterKey(key, readable(key), binding.description, active.enabled)
+            if key == self.app.COMMAND_PALETTE_BINDING:
+                palette = shown._replace(label="palette")
+            elif binding.show:
+                by_action.setdefault(binding.action, shown)
+        keys = list(by_action.values())
+        if (keys, palette) != (self._keys, self._palette):
+            self._keys, self._palette = keys, palette
+            self.refresh()
+
+    @property
+    def line(self) -> list[Placed]:
+        """What is shown, and where."""
+        return placed(self._keys, self._palette, self.size.width)
+
+    def render(self) -> Content:
+        """The line."""
+        parts: list[Content | str | tuple[str, str]] = []
+        column = 0
+        for start, key in self.line:
+            parts.append(" " * (start - column))
+            style = "$footer-key-foreground bold" if key.enabled else "$foreground 30%"
+            words = "$footer-description-foreground" if key.enabled else "$foreground 30%"
+            parts += [(f" {key.shown} ", style), (f"{key.label} ", words)]
+            column = start + key.width
+        return Content.assemble(*parts)
+
+    def on_click(self, event: events.Click) -> None:
+        """Presses the key under the mouse."""
+        if (key := key_at(self.line, event.x)) and key.enabled:
+            self.app.simulate_key(key.press)

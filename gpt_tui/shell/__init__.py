@@ -1,0 +1,1 @@
+"""The main screen around the tabs: header, banner, help, command palette."""

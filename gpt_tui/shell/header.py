@@ -1,0 +1,65 @@
+"""The first line of the screen: the program, its tabs, what it trains, and the state it is in."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.widgets import Static, Tab, Tabs
+
+from gpt_tui.run_view.status import PHASE_TONES, SYMBOLS, Phase
+from gpt_tui.run_view.status_panel import TONE_STYLES
+from gpt_tui.shared.keymap import TABS
+from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
+
+PROGRAM = " gpt-tui "
+MARGINS = 3  # around the tabs, and before the state
+
+
+class HeaderBar(Horizontal):
+    """`Tabs.TabActivated` goes out when a tab is chosen.
+
+    Model and state are one text: where they were two, each of another width had the whole screen laid out again.
+    """
+
+    _state = Content("")
+    _model = ""
+
+    def compose(self) -> ComposeResult:
+        """Name, tabs, model, state."""
+        yield Static(PROGRAM, id="program", markup=False)
+        yield Tabs(*(Tab(facts.title, id=f"tab-{name}") for name, facts in TABS.items()), id="tabs")
+        yield Static("", id="run-line", markup=False)
+
+    def on_resize(self) -> None:
+        """The tabs' keys where there is room; what is left is the model's."""
+        labels = tab_labels(self.size.width, dict(self.app._keymap))
+        for name, (key, title) in labels.items():
+            self.query_one(f"#tab-{name}", Tab).label = Content.assemble((key, "$key"), " " * bool(key), title)
+        self.query_one(Tabs).styles.width = tabs_width(labels)
+        self._write()
+
+    def show_model(self, text: str) -> None:
+        """What is trained."""
+        if text != self._model:
+            self._model = text
+            self._write()
+
+    def show_state(self, phase: Phase, step: str) -> None:
+        """The state in a word and its sign, and the step."""
+        words = Content.styled(f"{SYMBOLS[phase]} {phase.value} ", TONE_STYLES[PHASE_TONES.get(phase, "plain")])
+        state = Content.assemble((f"{step}  " if step else "", "$foreground 60%"), words)
+        if state != self._state:
+            self._state = state
+            self._write()
+
+    def _write(self) -> None:
+        """The model gets what tabs and state leave."""
+        tabs = tabs_width(tab_labels(self.size.width, dict(self.app._keymap)))
+        room = self.size.width - len(PROGRAM) - tabs - MARGINS - self._state.cell_length
+        model = fitted_model(self._model, room)
+        line = Content.assemble(
+            (model, "$foreground 60%"), " " * (room - cell_len(model) + 1), self._state.stylize("bold")
+        )
+        self.query_one("#run-line", Static).update(line, layout=False)

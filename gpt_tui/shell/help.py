@@ -1,0 +1,75 @@
+"""F1: the keys of the tab one is in, and those that work everywhere."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from gpt_tui.shared.keymap import Place, help_table, places_of
+
+ABOUT: dict[str, str] = {
+    "train": "Training runs in the background: charts, chat and keys stay usable. The loss is in nats a token; ⣿ is "
+    "each step, ⠒⠒ their moving average, ◆ the score on the eval text, ★ the best of these. Perplexity is e to the "
+    "loss: among how many tokens the model hesitates. Wheel and drag zoom and move the charts; pointing at them, or "
+    "the reading keys, reads them out and shows the sample of that time. Samples are what the model goes on with from "
+    "one fixed prompt, with the same draws, before the first step and at each evaluation.",
+    "chat": "Each prompt stands for itself: the model goes on with it, from one consistent set of weights, also while "
+    "it is being trained. Enter on an empty line goes on from the last reply. The fields beside it choose the model; a "
+    "second one answers beside it, with the same seed and sampling. Under each reply stands its seed: with that seed, "
+    "the same model says the same again.",
+    "checkpoints": "What is under the models folder and the folders in it, newest first. ckpt_latest is where a run "
+    "stands, best_model its best score, epoch_NNN a state on the way, transformer what a finished run leaves. Loss is "
+    "the mean of the epoch under way, accuracy the best so far. Each file is read through once while you are here and "
+    "held to its checksums: ✓ whole, ✗ damaged. A run goes on with the settings it was saved with, in the folder of "
+    "its checkpoint.",
+    "runs": "Every run that left a log, metrics.jsonl, under the models folder or the folder gpt-tui was started in. "
+    "The one under the cursor is replayed from its log, and followed live while another process trains it: watching "
+    "takes no lock and changes nothing. Space marks runs to lay over each other; each has a number in the list, on its "
+    "line and in the legend, which reads all of them out where the cursor of the chart is. Between different "
+    "vocabularies only bits a byte compare.",
+    "setup": "Every setting of a run, each checked as it is typed: ✗ marks a field that is wrong, • one that differs "
+    "from the preset. Beside them stands what the run would take: memory by formula, the speed from a few steps "
+    "that are timed here and leave nothing behind. `gpt-tui --config FILE` starts what was saved.",
+}
+KEY_WIDTH = 18
+
+
+class HelpScreen(ModalScreen[None]):
+    """Any of its keys closes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f1,q,question_mark,enter", "dismiss", "Close", show=True, key_display="esc")
+    ]
+
+    def __init__(self, tab: str, keymap: dict[str, str]) -> None:
+        super().__init__()
+        self._tab = tab
+        self._keymap = keymap
+
+    def compose(self) -> ComposeResult:
+        """What the tab is, then its keys."""
+        places: list[Place] = [*places_of(self._tab), "everywhere"]
+        parts = [Content(ABOUT[self._tab]), Content("")]
+        typing = self._tab in ("chat", "setup")
+        for title, keys in help_table(places, self._keymap, typing=typing):
+            parts.append(Content.styled(title, "bold $primary"))
+            parts += [Content.assemble((f"  {names.ljust(KEY_WIDTH)}", "bold $key"), words) for names, words in keys]
+            parts.append(Content(""))
+        parts.append(
+            Content.styled("^p opens the command palette: every command, themes, a screenshot.", "$foreground 60%")
+        )
+        with VerticalScroll(id="help"):
+            yield Static(Content("\n").join(parts), markup=False)
+
+    def on_mount(self) -> None:
+        """Its name."""
+        scroll = self.query_one("#help")
+        scroll.border_title = "help"
+        scroll.border_subtitle = "esc closes"
+        scroll.focus()

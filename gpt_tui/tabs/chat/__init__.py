@@ -1,0 +1,1 @@
+"""The Chat tab: generate text with one model, or compare two."""

@@ -1,0 +1,1 @@
+"""The Checkpoints tab: list, verify, resume and delete checkpoints."""

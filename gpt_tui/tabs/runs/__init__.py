@@ -1,0 +1,1 @@
+"""The Runs tab: view and compare finished and live runs from their logs."""

@@ -1,0 +1,159 @@
+"""Several runs laid over each other: one chart of their lines, and beside it what each number means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.reactive import reactive
+from textual.widget import Widget
+
+from gpt_tui.charts.chart import Chart
+from gpt_tui.charts.overlay import (
+    FIRST_RUN_LAYER,
+    MOST_LAID_OVER,
+    QUANTITIES,
+    NamedRun,
+    OverlaySeries,
+    Quantity,
+    overlay_raster,
+    overlay_series,
+    whole_of,
+)  # fmt: skip
+from gpt_tui.charts.raster import CURSOR, GRID, Raster
+from gpt_tui.charts.run_charts import RunCharts
+from gpt_tui.charts.series import Plane, Range
+from gpt_tui.charts.view import ChartView
+from gpt_tui.shared.titled import Titled
+from gpt_tui.tabs.runs.presenter import legend, place_of
+
+RUN_CLASSES = {FIRST_RUN_LAYER - 1 + number: f"chart--run-{number}" for number in range(1, MOST_LAID_OVER + 1)}
+TITLES: dict[Quantity, str] = {
+    "loss": "loss, smoothed", "perplexity": "perplexity, smoothed", "bits a byte": "eval bits a byte",
+}  # fmt: skip
+
+
+class OverlayChart(Chart):
+    """A line for each run, with its number on it."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = set(RUN_CLASSES.values())
+    LAYERS: ClassVar[dict[int, str]] = {GRID: "chart--grid", CURSOR: "chart--cursor", **RUN_CLASSES}
+
+    runs: reactive[tuple[NamedRun, ...]] = reactive((), repaint=False)
+    quantity: reactive[Quantity] = reactive("loss", repaint=False)
+
+    def watch_runs(self) -> None:
+        """New data, or other runs."""
+        self._outdated()
+
+    def watch_quantity(self) -> None:
+        """Something else of the runs."""
+        self._outdated()
+
+    @property
+    def labelled(self) -> bool:
+        """No chart is below it that could say what the x axis is."""
+        return True
+
+    @property
+    def whole(self) -> Range:
+        """From the first point of any run to the last."""
+        return whole_of(self.runs, self.view.axis)
+
+    def series(self, columns: int, window: Range) -> Plane | None:
+        """The runs' lines."""
+        return overlay_series(
+            self.runs, self.quantity, self.view.axis, columns=columns, log=self.view.log, window=window,
+            close=self.view.reach != "all",
+        )  # fmt: skip
+
+    def picture(self, series: Plane, columns: int, rows: int, grid: list[float]) -> Raster:
+        """The characters of them."""
+        assert isinstance(series, OverlaySeries)
+        return overlay_raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
+
+    def _write_border(self) -> None:
+        unknown = self.quantity == "bits a byte" and not any(run.history.evaluations for run in self.runs)
+        more = ": no run has been evaluated yet" if unknown else ", log scale" if self.view.log else ""
+        self.border_title = f"{TITLES[self.quantity]}{more}"
+
+
+class OverlayLegend(Titled, Widget):
+    """The numbers, the runs' names, their values where the cursor is, and in what the runs differ."""
+
+    runs: reactive[tuple[NamedRun, ...]] = reactive(())
+    quantity: reactive[Quantity] = reactive("loss")
+    view: reactive[ChartView] = reactive(ChartView)
+    details: reactive[tuple[str, ...]] = reactive(())
+    note: reactive[str] = reactive("")
+
+    def render(self) -> Content:
+        """A line for each run and, where there is room, what is special about it."""
+        note = Content.styled(self.note, "bold $text-warning")
+        noted = len(note.wrap(self.size.width)) + 1 if self.note and self.size.width else 0
+        lines = legend(
+            self.runs, self.details, self.quantity, self.view.axis, self.view.cursor, width=self.size.width,
+            height=max(len(self.runs), self.size.height - noted),
+        )  # fmt: skip
+        shown = []
+        for number, text, value in lines:
+            if number:
+                gap = " " * max(1, self.size.width - len(text) - len(value) - 5)
+                run = (f"{number} ⠒⠒ ", f"bold $run-{number}")
+                shown.append(Content.assemble(run, text, gap, (value, "bold")))
+            else:
+                shown.append(Content.styled(f"  {text}", "$foreground 60%"))
+        if self.note:
+            shown += [Content(""), note]
+        return Content("\n").join(shown)
+
+
+class CompareCharts(RunCharts):
+    """Takes several histories; keys and mouse work as on the charts of one run."""
+
+    quantity: reactive[Quantity] = reactive("loss")
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
+        self._runs: tuple[NamedRun, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        """The chart, and its legend beside it."""
+        yield OverlayChart("loss", classes="overlay")
+        yield OverlayLegend(id="legend")
+
+    @property
+    def whole(self) -> Range:
+        """From the first point of any run to the last."""
+        return whole_of(self._runs, self.view.axis)
+
+    def show_several(self, runs: Sequence[NamedRun], details: Sequence[str], note: str) -> None:
+        """Draws these runs; `details` has what is special about each, `note` whether they may be compared."""
+        self._runs = tuple(runs)
+        self.query_one(OverlayChart).runs = self._runs
+        legend = self.query_one(OverlayLegend)
+        legend.details, legend.note = tuple(details), note
+        legend.runs = self._runs
+        self._name_place()
+
+    def next_quantity(self) -> None:
+        """Loss, perplexity, bits a byte."""
+        self.quantity = QUANTITIES[(QUANTITIES.index(self.quantity) + 1) % len(QUANTITIES)]
+
+    def watch_quantity(self, quantity: Quantity) -> None:
+        """Chart and legend follow."""
+        for part in (*self.query(OverlayChart), *self.query(OverlayLegend)):
+            part.quantity = quantity
+
+    def watch_view(self, before: ChartView, view: ChartView) -> None:
+        """The legend reads out where the cursor is."""
+        super().watch_view(before, view)
+        for part in self.query(OverlayLegend):
+            part.view = view
+        self._name_place()
+
+    def _name_place(self) -> None:
+        for part in self.query(OverlayLegend):
+            part.border_title = f"{self.quantity} {place_of(self._runs, self.view.axis, self.view.cursor)}"
