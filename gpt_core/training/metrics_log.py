@@ -36,11 +36,11 @@ class MetricsLog:
     `lost` counts the lines that could not be written and `failure` says why, "" as long as all went well.
     """
 
-    def __init__(self, path: Path | str, *, resume_step: int | None = None) -> None:
+    def __init__(self, path: Path | str, *, resume_step: int | None = None, before: Path | None = None) -> None:
         """Starts a new log, or goes on with the one that is there, cut back to `resume_step`.
 
         A run that died after its last save has logged steps that it will take again: their lines, and torn ones, are
-        dropped. Raises ConfigError where the log cannot be written.
+        dropped. With `before` that log is read instead, and stays. Raises ConfigError where the log cannot be written.
         """
         self.path = Path(path)
         self.lost = 0
@@ -49,8 +49,8 @@ class MetricsLog:
             if resume_step is None:
                 files.replace_file(self.path, ())
             else:
-                _cut(self.path, resume_step)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | files.BINARY
+                _cut(before or self.path, resume_step, self.path)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | files.BINARY
             self._file: int | None = os.open(self.path, flags, 0o666)
         except OSError as error:
             raise ConfigError(
@@ -100,11 +100,11 @@ def read_metrics(path: Path | str) -> Iterator[AnyEvent]:
         raise ConfigError(f"{path} cannot be read: {files.reason(error)}") from None
 
 
-def _cut(path: Path, last_step: int) -> None:
-    """Leaves only the whole lines of steps up to `last_step`; the file is replaced as a whole, if it must be."""
+def _cut(path: Path, last_step: int, into: Path) -> None:
+    """Make `into` the whole lines of `path` of steps up to `last_step`; it is replaced as a whole, if it must be."""
     try:
-        if sum(map(len, _kept_lines(path, last_step))) != path.stat().st_size:
-            files.replace_file(path, _blocks(_kept_lines(path, last_step)))
+        if path != into or sum(map(len, _kept_lines(path, last_step))) != path.stat().st_size:
+            files.replace_file(into, _blocks(_kept_lines(path, last_step)))
     except FileNotFoundError:
         return
 

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class Trainer:
         self._samples = SampleWriter(run.parameters, run.tokenizer, run.settings)
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
+        self._first_step = run.state.step
         self._clock = RunClock(run.state.elapsed_s)
         self._rate = TokenRate()
 
@@ -81,21 +83,31 @@ class Trainer:
         with self._weights_lock:
             return self.parameters.copy(), self.state.step
 
+    @property
+    def earlier_log(self) -> Path | None:
+        """The log of the run's steps so far, for a run that is resumed where it was saved."""
+        return self.run.store.metrics_path if self.run.store.has_own_log else None
+
     def events(self) -> Generator[ev.AnyEvent]:
         """The run, from RunStarted to RunFinished. Closing the iterator early saves as a stop does."""
         finished = False
         try:
+            log = self.run.store.begin_log(self.state.run_id, self.state.step)
+        except BaseException:
+            self.run.store.close()
+            raise
+        try:
             for event in self._all_events():
                 if isinstance(event, ev.LOGGED):
-                    self.run.log.append(event)
+                    log.append(event)
                 finished = isinstance(event, ev.RunFinished)
                 yield event
         finally:
             try:
                 for outcome in () if finished else self._last_saves():
-                    self.run.log.append(outcome)
+                    log.append(outcome)
             finally:
-                self.run.log.close()
+                log.close()
                 self.run.store.close()
 
     # ---- the loop
@@ -280,10 +292,15 @@ class Trainer:
             yield from self._saver.save_final()
         yield ev.RunFinished(reason, self.state.step)
 
+    @property
+    def _has_nothing_to_replace_with(self) -> bool:
+        """Whether a save would replace another run's checkpoints by one that no step was taken for."""
+        return self.run.store.is_replacing and self.state.step == self._first_step
+
     def _last_saves(self) -> Iterator[ev.AnyEvent]:
         """The save under way ends, and `ckpt_latest` holds the run as it stands, unless that is not wanted any more."""
         yield from self._saver.finish()
-        if not self.requests.discarding:
+        if not self.requests.discarding and not self._has_nothing_to_replace_with:
             yield from self._saver.save_if_new("latest")
 
 

@@ -13,7 +13,6 @@ from typing import NamedTuple, Protocol
 
 from textual.message import Message
 
-from gpt_core.checkpoints.store import METRICS
 from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError, RunExistsError
 from gpt_core.formats.checkpoint_header import TrainingState
@@ -45,6 +44,10 @@ class TrainerLike(Protocol):
     @property
     def saving(self) -> bool:
         """Whether a checkpoint is being written now."""
+
+    @property
+    def earlier_log(self) -> Path | None:
+        """The log of the run's steps so far, if it is a resumed one that has such a log."""
 
     def events(self) -> Iterator[AnyEvent]:
         """The run, from RunStarted to RunFinished."""
@@ -288,9 +291,9 @@ class TrainingController:
 def known_already(history: RunState, trainer: TrainerLike) -> RunState:
     """The history with what a resumed run brings along: its curves, as far as its log has them, and its best score."""
     state = trainer.state
-    if state.step:
+    if trainer.earlier_log is not None:
         with suppress(GptError):
-            history = replayed(history, Path(trainer.settings.models_dir) / METRICS, state.step)
+            history = replayed(history, trainer.earlier_log, state.step)
     return replace(history, best=Score(state.best_accuracy, state.best_step, state.epochs_without_improvement))
 
 

@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_stops_a_new_run_and_not_a_resumed_one(store):
         assert names(again) == ["ckpt_latest.safetensors"]
 
 
-def test_overwriting_removes_the_other_runs_files_and_nothing_else(store):
+def test_overwriting_removes_the_other_runs_files_at_the_first_save_and_nothing_else(store):
     for kind in ("latest", "best", "epoch", "final"):
         store.save(kind, sample())
     store.path_of("epoch", 7).write_bytes(b"damaged")
@@ -121,8 +121,14 @@ def test_overwriting_removes_the_other_runs_files_and_nothing_else(store):
     (store.folder / "README.md").write_text("read me")
     store.close()
     with CheckpointStore(store.folder) as again:
+        before = names(again)
         again.prepare("run-b", new_run=True, overwrite=True)
-        assert names(again) == ["README.md", "mine.safetensors"]
+        assert names(again) == before
+        again.begin_log("run-b", 0).close()
+        assert set(names(again)) > set(before)
+        again.save("latest", sample(run_id="run-b"))
+        assert names(again) == ["README.md", "ckpt_latest.safetensors", "metrics.jsonl", "mine.safetensors"]
+        assert again.metrics_path.read_bytes() == b""
 
 
 def test_a_checkpoint_of_the_users_own_naming_never_stops_a_run(tmp_path):
@@ -134,7 +140,7 @@ def test_a_checkpoint_of_the_users_own_naming_never_stops_a_run(tmp_path):
         assert store.for_chat().info.path.name == "mine.safetensors"
 
 
-def test_the_log_of_a_resumed_run_stays_and_a_strangers_goes(store):
+def test_the_log_of_a_resumed_run_stays_and_another_runs_is_kept_until_it_is_replaced(store):
     store.save("latest", sample())
     store.metrics_path.write_text("{}\n")
     store.close()
@@ -143,7 +149,8 @@ def test_the_log_of_a_resumed_run_stays_and_a_strangers_goes(store):
         assert again.metrics_path.exists()
         again.close()
         again.prepare("run-b", new_run=False, overwrite=True)
-        assert names(again) == []
+        assert not again.has_own_log
+        assert again.metrics_path.read_text() == "{}\n"
 
 
 def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(store):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -57,6 +58,7 @@ class FakeTrainer:
         self.step = self.resumed_at
         self.saved: list[int] = []
         self.state = TrainingState(run_id="fake", step=self.resumed_at)
+        self.earlier_log = Path(request.settings.models_dir, "metrics.jsonl") if self.resumed_at else None
         self._step_s = step_s
         self._fail_at = fail_at or {}
         self._noise = np.random.default_rng(1)
