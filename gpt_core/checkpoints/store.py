@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 from gpt_core import files
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError, ConfigError, FolderInUseError, RunExistsError, SaveError
+from gpt_core.errors import CheckpointError, ConfigError, FolderInUseError, GptError, RunExistsError, SaveError
 from gpt_core.formats.checkpoint import Checkpoint, verify_checkpoint, write_checkpoint
 from gpt_core.formats.checkpoint_header import CheckpointInfo, checkpoint_bytes, kind_of, peek_checkpoint
 from gpt_core.training import replacement
@@ -141,21 +141,26 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Release the folder to other trainers; a replacement that no save has completed is undone."""
+        if self._lock and self.is_replacing:
+            with contextlib.suppress(OSError):  # the next run in this folder settles it
+                self._settle()
+        self._release()
+
+    def _release(self) -> None:
         if self._lock:
-            if self.is_replacing:
-                with contextlib.suppress(OSError):  # the next run in this folder settles it
-                    self._settle()
             self._lock.close()
             self._lock = None
 
     def save(self, kind: str, checkpoint: Checkpoint, *, when_read: Callable[[], None] | None = None) -> Path:
         """Writes a checkpoint under its kind's name and returns where; then it is on disk.
 
-        The number of an epoch's file is `checkpoint.state.epoch`; `when_read` is told when the tensors may change
-        again. One save at a time. Raises SaveError; the file that was there is untouched. A best model is not replaced
-        by one with a lower accuracy: after a resume from an older checkpoint that can be asked for.
+        The number of an epoch's file is `checkpoint.state.epoch`; `when_read` is called when the tensors may change
+        again. One save at a time. A folder that was moved or removed meanwhile is made again. Raises SaveError; the
+        file that was there is untouched. A best model is not replaced by one with a lower accuracy: after a resume from
+        an older checkpoint that can be asked for.
         """
         path = self.path_of(kind, checkpoint.state.epoch)
+        self._keep_folder(checkpoint.state.run_id)
         if kind == "best":
             self._keep_better(path, checkpoint)
         if not self._last_saved_at:
@@ -235,6 +240,35 @@ class CheckpointStore:
                 f"{path} was kept: its accuracy ({there.state.best_accuracy:.4f}, step {there.state.best_step:,}) is "
                 f"better than {checkpoint.state.best_accuracy:.4f}; move it away to have both"
             )
+
+    def _keep_folder(self, run_id: str) -> None:
+        """Make the folder and its lock again where they were moved or removed. Raises SaveError if that fails.
+
+        A folder that holds another run by now is left alone.
+        """
+        if self._lock is None or self._holds_lock():
+            return
+        moved, self._lock = self._lock, None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            named = [found for found in _readable(self.list()) if found.kind != "other"]
+            if others := [info for info in named if info.run_id != run_id]:
+                raise RunExistsError(f"{self.folder} was replaced, and holds another run now: {others[0].path.name}")
+        except (OSError, ValueError, FolderInUseError, RunExistsError) as error:
+            self._release()
+            self._lock = moved
+            why = str(error) if isinstance(error, GptError) else files.reason(error)
+            raise SaveError(f"{self.path_of('latest')} was not saved: {self.folder} is gone: {why}") from error
+        moved.close()
+
+    def _holds_lock(self) -> bool:
+        """Return whether the lock file in the folder is the one that this store holds."""
+        assert self._lock is not None
+        try:
+            return os.path.samestat(os.stat(self.folder / LOCK), os.fstat(self._lock.fileno()))
+        except OSError:
+            return False
 
     def _take_lock(self) -> None:
         if self._lock:

@@ -8,6 +8,7 @@ an evaluation makes it again when it is resumed. Checkpoints are written while t
 from __future__ import annotations
 
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -25,6 +26,7 @@ from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
 from gpt_core.training.evaluation import EvalResult, evaluation, perplexity
+from gpt_core.training.metrics_log import MetricsLog
 from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
@@ -46,6 +48,8 @@ class Trainer:
         self.run = run
         self.ending = False
         """Whether no step will be taken any more: what is left are the last saves."""
+        self.unsaved = 0
+        """While the run waits for an answer to a last save that failed: how many have failed so far; else 0."""
         self._gpt = GPT(run.parameters)
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
@@ -55,6 +59,7 @@ class Trainer:
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._first_step = run.state.step
+        self._failed_last_saves = 0
         self._clock = RunClock(run.state.elapsed_s)
         self._rate = TokenRate()
 
@@ -98,14 +103,13 @@ class Trainer:
             raise
         try:
             for event in self._all_events():
-                if isinstance(event, ev.LOGGED):
-                    log.append(event)
+                _keep(log, event)
                 finished = isinstance(event, ev.RunFinished)
                 yield event
         finally:
             try:
-                for outcome in () if finished else self._last_saves():
-                    log.append(outcome)
+                for outcome in () if finished else self._last_saves(may_wait=False):
+                    _keep(log, outcome)
             finally:
                 log.close()
                 self.run.store.close()
@@ -288,7 +292,7 @@ class Trainer:
             return
         self.state.finished = "" if reason in ("stopped", "max_steps") else reason
         yield from self._last_saves()
-        if reason in ("max_epochs", "early_stopping", "epsilon"):
+        if reason in ("max_epochs", "early_stopping", "epsilon") and self._saver.is_saved:
             yield from self._saver.save_final()
         yield ev.RunFinished(reason, self.state.step)
 
@@ -297,11 +301,46 @@ class Trainer:
         """Whether a save would replace another run's checkpoints by one that no step was taken for."""
         return self.run.store.is_replacing and self.state.step == self._first_step
 
-    def _last_saves(self) -> Iterator[ev.AnyEvent]:
-        """The save under way ends, and `ckpt_latest` holds the run as it stands, unless that is not wanted any more."""
+    def _last_saves(self, *, may_wait: bool = True) -> Iterator[ev.AnyEvent]:
+        """The save under way ends, and `ckpt_latest` holds the run as it stands, unless that is not wanted any more.
+
+        Where it cannot be saved, the user is asked if that is possible; else it is saved in another folder.
+        """
         yield from self._saver.finish()
-        if not self.requests.discarding and not self._has_nothing_to_replace_with:
+        if self._has_nothing_to_replace_with:
+            return
+        while not self.requests.discarding:
             yield from self._saver.save_if_new("latest")
+            if self._saver.is_saved:
+                return
+            if not may_wait or not self.requests.asking:
+                yield from self._saver.save_elsewhere(self._other_folders())
+                return
+            self._wait_for_answer()
+
+    def _wait_for_answer(self) -> None:
+        """Wait until the user asks for another attempt to save, or to do without, or cannot be asked any more."""
+        requests = self.requests
+        for take in (requests.take_save, requests.take_evaluate, requests.take_single_step):
+            take()
+        self._failed_last_saves += 1
+        self.unsaved = self._failed_last_saves
+        while requests.asking and not requests.discarding and not requests.anything_asked:
+            time.sleep(PAUSE_POLL_S)
+        self.unsaved = 0
+
+    def _other_folders(self) -> list[Path]:
+        """Folders to save in where the run's own cannot be written: beside it, else among temporary files."""
+        own, name = Path(self.settings.models_dir), f"gpt-tui-{self.state.run_id}"
+        return [own.absolute().parent / name, Path(tempfile.gettempdir(), name)]
+
+
+def _keep(log: MetricsLog, event: ev.AnyEvent) -> None:
+    """Log an event. A save makes a folder again that was removed; the log is then written again, too."""
+    if isinstance(event, ev.CheckpointSaved):
+        log.restore()
+    if isinstance(event, ev.LOGGED):
+        log.append(event)
 
 
 def gradient_norms(step: int, gradients: Parameters, before: Parameters, after: Parameters) -> ev.GradientNorms:

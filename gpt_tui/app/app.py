@@ -28,7 +28,7 @@ from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.run_view.status import next_steps
 from gpt_tui.session.controller import OpenRun, RunRequest, TrainingController
 from gpt_tui.session.open_run import open_request
-from gpt_tui.session.run_state import ending
+from gpt_tui.session.run_state import ending, is_unsaved
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
@@ -93,6 +93,7 @@ class GptApp(App[None]):
         self._owns_process = owns_process
         self._leaving: int | None = None
         self._asked_to_leave_s = 0.0
+        self._asked_about = 0  # the failed last save that the user was asked about
         self.forced = False
         """Whether leaving was asked for twice: nothing is waited for then but a save that is on its way."""
         self.exit_message = ""
@@ -156,6 +157,8 @@ class GptApp(App[None]):
         for event in drained.notable:
             if not (ends and isinstance(event, CheckpointSaved)):  # one notification at the end is enough
                 self._announce(event)
+        if self.controller.unsaved not in (0, self._asked_about):
+            self._ask_about_unsaved_run()
         if not self.controller.alive:
             self._run_ended()
 
@@ -217,18 +220,38 @@ class GptApp(App[None]):
         if not again:
             self._asked_to_leave_s = time.monotonic()
         self._leaving = code
-        self.controller.stop(save=save)
+        self.controller.stop(save=save, may_ask=code in (EXIT_OK, EXIT_INTERRUPTED))
+        if save and self.controller.unsaved:
+            self.controller.save()
         words = "saving, then" if save else "stopping after this step, then"
         self.main.banner.say(f"{'still ' if again else ''}{words} gpt-tui ends", "plain")
         self.main.show(at_once=True)
+
+    def _ask_about_unsaved_run(self) -> None:
+        """Nobody leaves before the user has said what is to become of a run that could not be saved."""
+        self._asked_about = self.controller.unsaved
+        leaving, self._leaving = self._leaving, None
+
+        def answered(answer: str | None) -> None:
+            if answer and leaving is not None:
+                self.leave(leaving, save=answer == "again")
+            elif answer == "again":
+                self.controller.save()
+            elif answer == "discard":
+                self.controller.stop(save=False, may_ask=True)
+            else:
+                self.main.banner.say("not saved: w tries again, q leaves", "bad")
+
+        self.main.ask_about_unsaved_run(answered)
 
     def _end(self, code: int) -> None:
         history = self.controller.history
         if history.save_error:
             self.exit_message = f"not saved: {one_line(history.save_error)}"
-            code = code or EXIT_FAILED
         elif history.saved and history.finished:
             self.exit_message = f"saved {one_line(history.saved.path)} at step {whole(history.saved.step)}"
+        if (request := self.controller.request) and is_unsaved(history, request.settings.models_dir):
+            code = EXIT_FAILED
         self.exit(return_code=code)
 
     def action_interrupt(self) -> None:

@@ -25,7 +25,7 @@ from gpt_core.training.trainer import Trainer
 from gpt_tui.headless.reporters import Reporter, reporter_for
 from gpt_tui.headless.signals import RunSignals
 from gpt_tui.headless.terminal_chat import at_terminals, converse
-from gpt_tui.session.run_state import Limits, RunState, advance_all
+from gpt_tui.session.run_state import Limits, RunState, advance_all, is_unsaved
 from gpt_tui.shared.formatting import duration, nats, percent, whole
 from gpt_tui.shared.sanitize import one_line
 
@@ -35,7 +35,7 @@ BATCHED_S = 0.1  # steps that come faster than this are shown together
 def run_headless(
     resolved: Resolved, *, resume: Path | None, passed_over: Sequence[str], overwrite: bool, as_json: bool
 ) -> int:
-    """Train and give the exit code: 0, 1 if the run diverged or its last save failed, 128 + signal if one stopped it.
+    """Train and give the exit code: 1 if the last save failed or the run diverged, 128 + signal if one stopped it, 0.
 
     Raises the errors of `open_run`, and what the trainer raises.
     """
@@ -54,9 +54,11 @@ def run_headless(
                 say(sys.stderr, f"gpt-tui: {warning}")
             history = follow(trainer, reporter)
         say_how_it_ended(history, resolved.settings, sys.stderr if as_json else sys.stdout)
+    if is_unsaved(history, resolved.settings.models_dir):
+        return EXIT_FAILED
     if signals.exit_code:
         return signals.exit_code
-    if history.save_error or history.finished is None or history.finished.reason == "diverged":
+    if history.finished is None or history.finished.reason == "diverged":
         return EXIT_FAILED
     if history.finished.reason == "overfit_done" and not as_json:
         chat_with(trainer)

@@ -247,6 +247,12 @@ def advance(history: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             assert_never(event)
 
 
+def is_unsaved(history: RunState, models_dir: str) -> bool:
+    """Return whether the last save failed, also if the run could be saved in another folder than its own."""
+    elsewhere = history.saved is not None and PurePath(history.saved.path).parent != PurePath(models_dir)
+    return bool(history.save_error) or elsewhere
+
+
 def noted(history: RunState, text: str, tone: Tone = "plain") -> RunState:
     """The history with a line in its log that no event brought, such as an error of the controller."""
     return _logged(history, text, tone)

@@ -53,6 +53,7 @@ class FakeTrainer:
         self.settings = request.settings
         self.requests = TrainingControls()
         self.saving = False
+        self.unsaved = 0
         self.tokenizer: Tokenizer = train_tokenizer([b"abc"], 260, "pieces")
         self.resumed_at = 100 if request.latest or request.resume else 0
         self.step = self.resumed_at
