@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_core.formats.checkpoint import peek_checkpoint, verify_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_tui.headless import signals as run_signals
@@ -199,6 +199,58 @@ def test_another_runs_checkpoints_are_kept_unless_told_otherwise(folder: Path) -
     assert (folder / LATEST).read_bytes() == before
     assert run_program(*first, "--seed", "1", "--overwrite", cwd=folder).returncode == 0
     assert (folder / LATEST).read_bytes() != before
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder but the lock."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+@pytest.mark.parametrize("which", ["--train-file", "--eval-file"])
+def test_overwriting_with_a_text_that_is_refused_costs_no_checkpoint(folder: Path, which: str) -> None:
+    assert run_program("--train-only", "--max-steps", "20", *tiny(), cwd=folder).returncode == 0
+    before = files_in(folder / "models")
+    (folder / "blank.txt").write_text("\n\n \n")
+    refused = run_program("--train-only", "--overwrite", which, "blank.txt", *tiny(), cwd=folder)
+    assert refused.returncode == 2
+    assert "blank.txt" in refused.stderr
+    assert files_in(folder / "models") == before
+    assert run_program("--train-only", "--resume", "--max-steps", "21", cwd=folder).returncode == 0
+
+
+def test_a_folder_that_was_moved_during_a_run_is_made_again_at_the_last_save(folder: Path) -> None:
+    with start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if '"step":5' in line:
+                break
+        (folder / "models").rename(folder / "moved")
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    last = json.loads(rest.splitlines()[-1])["step"]
+    assert peek_checkpoint(folder / LATEST).step == last
+    resumed = run_program("--train-only", "--resume", "--max-steps", str(last + 1), cwd=folder)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def test_a_run_that_cannot_be_saved_in_its_folder_is_saved_beside_it_and_exits_with_1(folder: Path) -> None:
+    with start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if '"step":5' in line:
+                break
+        (folder / "models").rename(folder / "moved")
+        (folder / "models").write_text("in the way")
+        process.send_signal(signal.SIGINT)
+        rest = [json.loads(line) for line in process.stdout.read().splitlines()]
+    assert process.returncode == 1
+    assert [event["event"] for event in rest[-3:]] == ["save_failed", "saved", "finished"]
+    assert peek_checkpoint(folder / rest[-2]["path"]).step == rest[-1]["step"]
+    resumed = run_program(
+        "--train-only", "--resume", rest[-2]["path"], "--max-steps", str(rest[-1]["step"] + 1), cwd=folder
+    )
+    assert resumed.returncode == 0, resumed.stderr
 
 
 def test_resume_keeps_the_runs_settings_and_counts_on(folder: Path) -> None:

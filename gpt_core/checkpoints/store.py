@@ -160,7 +160,7 @@ class CheckpointStore:
         an older checkpoint that can be asked for.
         """
         path = self.path_of(kind, checkpoint.state.epoch)
-        self._keep_folder(checkpoint.state.run_id)
+        self._keep_folder(checkpoint.state.run_id, checkpoint.state.step)
         if kind == "best":
             self._keep_better(path, checkpoint)
         if not self._last_saved_at:
@@ -241,7 +241,7 @@ class CheckpointStore:
                 f"better than {checkpoint.state.best_accuracy:.4f}; move it away to have both"
             )
 
-    def _keep_folder(self, run_id: str) -> None:
+    def _keep_folder(self, run_id: str, step: int) -> None:
         """Make the folder and its lock again where they were moved or removed. Raises SaveError if that fails.
 
         A folder that holds another run by now is left alone.
@@ -254,12 +254,13 @@ class CheckpointStore:
             self._take_lock()
             named = [found for found in _readable(self.list()) if found.kind != "other"]
             if others := [info for info in named if info.run_id != run_id]:
-                raise RunExistsError(f"{self.folder} was replaced, and holds another run now: {others[0].path.name}")
+                raise RunExistsError(f"{self.folder} holds another run now: {others[0].path.name}")
         except (OSError, ValueError, FolderInUseError, RunExistsError) as error:
             self._release()
             self._lock = moved
-            why = str(error) if isinstance(error, GptError) else files.reason(error)
-            raise SaveError(f"{self.path_of('latest')} was not saved: {self.folder} is gone: {why}") from error
+            gone = f"{self.folder} was moved or removed"
+            why = str(error) if isinstance(error, GptError) else f"{gone}, and not made again: {files.reason(error)}"
+            raise SaveError(f"not saved at step {step:,}: {why}") from error
         moved.close()
 
     def _holds_lock(self) -> bool:

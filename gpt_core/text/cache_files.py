@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import BinaryIO
 import gpt_core
 
 TEMPORARY = "unfinished.tokens-"  # begins the names of files that are being written
+_TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9]+-[0-9a-f]{12}")
 STALE_AFTER_S = 3600  # a temporary file untouched for so long was left by a process that died
 
 
@@ -55,5 +57,7 @@ def sweep(folder: Path) -> None:
     """Remove what processes that were killed while writing left behind."""
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
+            if not _TEMPORARY_NAME.fullmatch(path.name):
+                continue
             if time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 path.unlink()

@@ -250,7 +250,9 @@ class GptApp(App[None]):
             self.exit_message = f"not saved: {one_line(history.save_error)}"
         elif history.saved and history.finished:
             self.exit_message = f"saved {one_line(history.saved.path)} at step {whole(history.saved.step)}"
-        if (request := self.controller.request) and is_unsaved(history, request.settings.models_dir):
+        request, failure = self.controller.request, self.controller.failure
+        was_begun = request is not None and not (failure and failure.run_exists)
+        if request and was_begun and is_unsaved(history, request.settings.models_dir):
             code = EXIT_FAILED
         self.exit(return_code=code)
 

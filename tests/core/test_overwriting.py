@@ -271,7 +271,7 @@ def test_a_run_that_cannot_be_saved_in_its_folder_is_saved_beside_it(tmp_path: P
     saved = of_kind(events, ev.CheckpointSaved)[-1]
     assert saved == ev.CheckpointSaved("latest", str(tmp_path / f"gpt-tui-{trainer.state.run_id}" / LATEST), 10)
     assert read_checkpoint(saved.path).state == trainer.state
-    assert len(of_kind(events, ev.SaveFailed)) == 1
+    assert {event.step for event in of_kind(events, ev.SaveFailed)} == {10}
     if instead == "a file":
         assert (tmp_path / "models").read_text() == "mine"
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -123,9 +124,8 @@ def test_a_journal_names_only_checkpoints_in_its_own_folder(tmp_path: Path) -> N
     old_run(tmp_path / "models")
     (tmp_path / "mine.safetensors").write_bytes(b"mine")
     (tmp_path / "models" / "notes.txt").write_bytes(b"mine")
-    journal = (
-        '{"run_id":"run-a","saved_at":0,"files":{"../mine.safetensors":"","notes.txt":"","best_model.safetensors":"x"}}'
-    )
+    named = {"../mine.safetensors": "", "notes.txt": "", "best_model.safetensors": "another run"}
+    journal = json.dumps({"run_id": "run-a", "saved_at": 0, "files": named})
     (tmp_path / "models" / ".replacing.json").write_text(journal)
     before = contents(tmp_path / "models")
     with CheckpointStore(tmp_path / "models") as store:
