@@ -20,7 +20,7 @@ LATEST = "ckpt_latest.safetensors"
 
 
 def tiny(folder: Path, **changes: object) -> dict[str, object]:
-    """The settings, but for the models folder, of a tiny run on a text so long that no epoch ends, and nothing is due."""
+    """The settings, but for the models folder, of a tiny run on a text too long for an epoch to end."""
     settings = tiny_settings(folder, **{"batch_size": 2, "micro_batch_size": 2, "eval_every_steps": 0, **changes})
     text = Path(settings.train_file)
     text.write_text(text.read_text() * 100)
