@@ -297,7 +297,8 @@ def step_of(event: dict[str, object]) -> int:
 
 
 def endless(folder: Path) -> subprocess.Popen[str]:
-    return start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder)
+    settings = tiny("max_epochs=1000000", "patience=0", "epsilon=0")
+    return start_program("--train-only", "--json", *settings, cwd=folder)
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
@@ -327,15 +328,19 @@ def test_sigusr1_saves_and_goes_on(folder: Path) -> None:
     assert process.returncode == 130
 
 
-def test_a_hangup_that_nohup_ignores_stays_ignored(folder: Path) -> None:
-    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(name: str, folder: Path) -> None:
+    """nohup ignores the hang-up of what it starts, and a shell without job control the interrupt of what it starts
+    with `&`: Ctrl+C is then meant for something else."""
+    number = signal.Signals[name]
+    previous = signal.signal(number, signal.SIG_IGN)
     try:
         process = endless(folder)
     finally:
-        signal.signal(signal.SIGHUP, previous)
+        signal.signal(number, previous)
     with process:
         at = run_until(process, lambda event: event["event"] == "step")
-        process.send_signal(signal.SIGHUP)
+        process.send_signal(number)
         run_until(
             process, lambda event: event["event"] == "step" and int(str(event["step"])) > int(str(at["step"])) + 50
         )
@@ -437,7 +442,7 @@ def test_a_signal_that_was_lost_before_there_was_a_trainer_still_ends_the_run() 
 
 
 def test_a_terminal_gets_bars_and_its_cursor_back(folder: Path) -> None:
-    terminal = Terminal("--train-only", *tiny("max_epochs=1000000"), cwd=folder)
+    terminal = Terminal("--train-only", *tiny("max_epochs=1000000", "patience=0", "epsilon=0"), cwd=folder)
     terminal.read_until("tokens/s")
     bars = terminal.shown
     terminal.type("\x03")

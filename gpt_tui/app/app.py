@@ -191,7 +191,10 @@ class GptApp(App[None]):
     # -- leaving
 
     def _listen_to_signals(self) -> None:
-        """SIGINT, SIGTERM and SIGHUP stop, save and leave; SIGUSR1 saves. Not on Windows, whose loop cannot listen."""
+        """SIGINT, SIGTERM and SIGHUP stop, save and leave; SIGUSR1 saves; one that is ignored at the start stays so.
+
+        Not on Windows, whose loop cannot listen.
+        """
         loop = asyncio.get_running_loop()
         handlers: dict[str, Callable[[], None]] = {
             "SIGINT": partial(self.leave, EXIT_INTERRUPTED),
@@ -200,7 +203,8 @@ class GptApp(App[None]):
             "SIGUSR1": self.controller.save,
         }
         for name, handler in handlers.items():
-            if number := getattr(signal, name, None):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) != signal.SIG_IGN:
                 try:
                     loop.add_signal_handler(number, handler)
                 except (NotImplementedError, RuntimeError, ValueError):

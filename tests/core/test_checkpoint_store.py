@@ -57,12 +57,11 @@ def test_an_absent_folder_has_no_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file/models", "file", "a\0b", "/proc/self/models"])
-def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, place):
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, place, monkeypatch):
     (tmp_path / "file").write_text("")
-    start = time.perf_counter()
+    monkeypatch.setattr(time, "sleep", None)  # nothing is waited for
     with pytest.raises(ConfigError, match="--models-dir") as caught:
         CheckpointStore(tmp_path / place).prepare("run-a", new_run=True)
-    assert time.perf_counter() - start < 1
     assert "cannot be written" in str(caught.value)
 
 
@@ -161,7 +160,7 @@ def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(store):
         "S(sys.argv[1]).prepare('x', new_run=True)"
     )
     other = subprocess.run(
-        [sys.executable, "-c", code, store.folder], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, store.folder], capture_output=True, text=True, timeout=120, check=False
     )
     assert f"process {os.getpid()} is training there" in other.stderr
     store.prepare("run-a", new_run=True)  # the holder itself may ask again
@@ -177,10 +176,10 @@ def test_the_lock_of_an_earlier_trainer_does_not_blur_the_present_one(tmp_path):
 
 def test_the_lock_dies_with_its_owner(tmp_path):
     code = (
-        "import sys, time; from gpt_core.checkpoints.store import CheckpointStore as S; s = S(sys.argv[1]);"
-        "s.prepare('x', new_run=True); print('held', flush=True); time.sleep(60)"
+        "import sys; from gpt_core.checkpoints.store import CheckpointStore as S; s = S(sys.argv[1]);"
+        "s.prepare('x', new_run=True); print('held', flush=True); sys.stdin.read()"
     )
-    owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE)
+    owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert owner.stdout.readline() == b"held\n"
         with pytest.raises(FolderInUseError, match=f"process {owner.pid} "):

@@ -13,7 +13,7 @@ from gpt_tui.tabs.chat.model_options import AUTOMATIC, NOBODY
 from gpt_tui.tabs.chat.model_select import ModelSelect
 from gpt_tui.tabs.chat.sampling_form import SamplingForm
 from gpt_tui.tabs.chat.transcript import Answer, Transcript
-from tests.tui.app_bench import AppBench, running_app
+from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.fake_trainer import FakeGenerator, fake_generator
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_chat_model import saved_model
@@ -231,7 +231,7 @@ async def test_a_slow_file_is_read_off_the_event_loop_and_the_chat_says_so(tmp_p
     read = loaded_models.read_checkpoint
 
     def slow(path: Path, *, moments: bool) -> object:
-        assert gate.wait(10)
+        assert gate.wait(DEADLINE_S)
         return read(path, moments=moments)
 
     monkeypatch.setattr(loaded_models, "read_checkpoint", slow)

@@ -1,5 +1,6 @@
 """Leaving: the question, the exit codes, what is saved, and what the keys and the palette say about it."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -60,21 +61,26 @@ async def test_quit_without_saving_saves_nothing(tmp_path: Path, answer: tuple[s
 
 @pytest.mark.parametrize("tab", ["f2", "f3"])
 async def test_ctrl_c_saves_says_so_and_leaves_with_130(tmp_path: Path, tab: str):
-    async with running_app(tmp_path, opener=FakeOpen(step_s=0.3), autostart=True) as bench:
-        await bench.until_step(1)
+    async with running_app(tmp_path, opener=FakeOpen(hold_at=3), autostart=True) as bench:
+        await bench.until_step(3)
         await bench.pilot.press(tab)
         await bench.pilot.press("ctrl+c")
         assert bench.app.main.banner.text == "saving, then gpt-tui ends"
+        bench.opener.unpause.set()
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 130
     assert len(bench.opener.trainers[0].saved) == 1
 
 
-async def test_ctrl_c_works_over_a_dialog_and_twice(tmp_path: Path):
-    async with running_app(tmp_path, opener=FakeOpen(step_s=0.3), autostart=True) as bench:
-        await bench.until_step(1)
+async def test_ctrl_c_works_over_a_dialog_and_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        "gpt_tui.app.app.SAME_PRESS_S", math.inf
+    )  # the two are one double press, however late they come
+    async with running_app(tmp_path, opener=FakeOpen(hold_at=3), autostart=True) as bench:
+        await bench.until_step(3)
         await bench.pilot.press("q")
         await bench.pilot.press("ctrl+c", "ctrl+c")
+        bench.opener.unpause.set()
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 130
     assert len(bench.opener.trainers[0].saved) == 1

@@ -283,7 +283,7 @@ async def settled(bench: AppBench) -> None:
     await bench.until_seen("an epoch")
     for box in bench.app.screen.query(Input):
         box.cursor_blink = False
-    await bench.pilot.pause(0.3)
+    await bench.settled()
 
 
 @pytest.mark.usefixtures("same_passes")
@@ -306,7 +306,7 @@ async def test_a_wrong_field_looks_as_it_did(tmp_path: Path, monkeypatch: pytest
         await type_in(bench, "layers", "6")
         await type_in(bench, "num_heads", "5")
         await bench.until_seen("✗ 1 field")
-        await bench.pilot.pause(0.3)
+        await bench.settled()
         snapshot(bench.app, f"setup-wrong-{size[0]}x{size[1]}")
 
 
