@@ -19,7 +19,7 @@ from tests.reliability.counts import count
 from tests.reliability.faulty_calls import faulty
 from tests.reliability.runs import ENDLESS, LATEST, run_to_its_end, training
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="pseudo terminals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="pseudo terminals")]
 RESTORED = "\x1b[?1049l"  # the screen that was there before
 SLOW_DISK = faulty("fsync", "4", "2s")  # the first three are of the probe and the log
 LATER_S = 1.1  # more than what counts as one and the same press

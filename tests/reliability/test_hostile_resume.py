@@ -16,6 +16,8 @@ from tests.core.checkpoint_samples import forged, sample, split
 from tests.program import write_texts
 from tests.reliability.runs import LATEST, Told, require_one_line, run_process, run_to_its_end, training
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -143,6 +145,7 @@ def test_a_valid_file_that_claims_a_large_model_takes_no_memory_before_it_is_ref
     assert run.peak_kb < 200_000
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "NaN", "empty"])
 def test_resume_falls_back_to_the_newest_whole_checkpoint_and_says_so(folder: Path, damage: str) -> None:
     target = make_target(folder, damage)
@@ -158,6 +161,7 @@ def test_resume_falls_back_to_the_newest_whole_checkpoint_and_says_so(folder: Pa
     assert run.steps == 60
 
 
+@pytest.mark.essential
 def test_resume_without_any_whole_checkpoint_names_every_damaged_one(folder: Path) -> None:
     paths = sorted((folder / "models").glob("*.safetensors"))
     for path in paths:

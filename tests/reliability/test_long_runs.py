@@ -18,6 +18,8 @@ from tests.program import PROGRAM, ROOT, environment
 from tests.reliability.counts import SHARE, count
 from tests.reliability.runs import Headless, require_whole, run_to_its_end, taken_of_the_machine, training
 
+pytestmark = pytest.mark.slow
+
 ALLOCATED_AT_ONCE_KB = 1024  # by Python's allocator
 THREADS_SCRATCH_KB = 3 * 3584  # of products, for each thread that computes: the heap keeps it once threads have met
 

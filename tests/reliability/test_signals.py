@@ -22,7 +22,7 @@ from tests.reliability.faulty_calls import faulty
 from tests.reliability.runs import LATEST, Headless, require_whole, run_to_its_end, training
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="POSIX signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="POSIX signals")]
 
 
 def signalled_run(folder: Path, draw: random.Random, settings: list[str]) -> None:

@@ -18,6 +18,8 @@ from tests.tui.fake_trainer import FakeGenerator, fake_generator
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_chat_model import saved_model
 
+pytestmark = pytest.mark.slow
+
 BEST, LATEST = "best_model.safetensors", "ckpt_latest.safetensors"
 
 
@@ -68,6 +70,7 @@ async def test_two_models_answer_the_same_prompt_with_the_same_seed(tmp_path: Pa
         assert f"seed {seed}" in bench.text()
 
 
+@pytest.mark.essential
 async def test_both_replies_stream_and_escape_stops_both(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.02)) as bench:

@@ -22,6 +22,8 @@ from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.stored_files import NOW_S, fill, flip, save
 
+pytestmark = pytest.mark.slow
+
 MODELS = Path("models")
 SIZES = [(80, 24), (120, 40)]
 
@@ -248,6 +250,7 @@ async def test_a_click_moves_the_cursor_and_does_nothing_else():
         assert bench.app.main.tab == "checkpoints"
 
 
+@pytest.mark.essential
 async def test_a_resumed_run_begins_in_the_folder_of_its_checkpoint():
     fill(MODELS)
     async with tab() as bench:
@@ -325,6 +328,7 @@ async def test_a_deletion_that_fails_is_told(monkeypatch: pytest.MonkeyPatch):
         await bench.until_seen("ckpt_latest")
 
 
+@pytest.mark.essential
 async def test_a_run_that_saves_here_is_named_before_a_deletion():
     fill(MODELS)
     async with tab(autostart=True) as bench:

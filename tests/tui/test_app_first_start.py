@@ -9,9 +9,12 @@ from gpt_tui.run_view.status import Phase
 from tests.tui.app_bench import running_app
 from tests.tui.test_chat_model import saved_model
 
+pytestmark = pytest.mark.slow
+
 LONG_S = 600.0
 
 
+@pytest.mark.essential
 async def test_a_first_start_begins_a_run_by_itself(tmp_path: Path):
     async with running_app(tmp_path, lead_s=0.3) as bench:
         await bench.until_step(5)

@@ -12,6 +12,8 @@ from gpt_tui.shell.help import HelpScreen
 from tests.tui.app_bench import running_app
 from tests.tui.fake_trainer import FakeOpen
 
+pytestmark = pytest.mark.slow
+
 
 async def test_without_a_run_q_leaves_at_once(tmp_path: Path):
     async with running_app(tmp_path) as bench:
@@ -32,6 +34,7 @@ async def test_during_a_run_quitting_asks_and_escape_stays(tmp_path: Path, key: 
         assert not isinstance(bench.app.screen, ChoiceScreen)
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("answer", ["s", "enter", "#choice-save"])
 async def test_save_and_quit_saves_and_then_leaves_with_0(tmp_path: Path, answer: str):
     async with running_app(tmp_path, autostart=True) as bench:
@@ -47,6 +50,7 @@ async def test_save_and_quit_saves_and_then_leaves_with_0(tmp_path: Path, answer
     assert len(bench.opener.trainers[0].saved) == 1
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("answer", [("d",), ("down", "enter")])
 async def test_quit_without_saving_saves_nothing(tmp_path: Path, answer: tuple[str, ...]):
     async with running_app(tmp_path, autostart=True) as bench:
@@ -59,6 +63,7 @@ async def test_quit_without_saving_saves_nothing(tmp_path: Path, answer: tuple[s
     assert bench.opener.trainers[0].saved == []
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("tab", ["f2", "f3"])
 async def test_ctrl_c_saves_says_so_and_leaves_with_130(tmp_path: Path, tab: str):
     async with running_app(tmp_path, opener=FakeOpen(hold_at=3), autostart=True) as bench:

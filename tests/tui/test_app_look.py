@@ -14,6 +14,8 @@ from gpt_tui.shared.button_row import ButtonRow
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import FakeOpen
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40), (160, 50)]
 
 

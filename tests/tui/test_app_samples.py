@@ -18,6 +18,8 @@ from tests.tui.fake_trainer import FakeOpen, FakeTrainer
 from tests.tui.samples import learnt, sampled, scored, step
 from tests.tui.still_app import still_app
 
+pytestmark = pytest.mark.slow
+
 PAUSED = advance(learnt(), RunPaused(650))
 LATER = advance_all(PAUSED, [step(800, 3.0), scored(800, 0.29), sampled(800, " the newest words of all")])
 

@@ -27,6 +27,8 @@ from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen
 from tests.tui.test_chat_model import saved_model
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40)]
 
 
@@ -58,6 +60,7 @@ async def choose(bench: AppBench, name: str, value: str) -> None:
     await bench.pilot.pause()
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("by", ["key", "button"])
 async def test_what_is_typed_is_what_starts(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
@@ -118,6 +121,7 @@ def test_what_is_there_and_what_to_do_is_one_line():
     assert ready_words(2, asks=True) == "✗ 2 fields to put right"
 
 
+@pytest.mark.essential
 async def test_a_wrong_field_is_told_at_once_and_nothing_can_start(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "num_heads", "5")

@@ -18,6 +18,8 @@ from tests.tui.samples import trained
 from tests.tui.still_app import still_app
 from tests.tui.test_chat_model import saved_model
 
+pytestmark = pytest.mark.slow
+
 BY = ["key", "button"]
 KEYS = {"start": "s", "pause": "p", "step": "n", "save": "w", "resume": "r", "overfit": "o", "stop": "x"}
 
@@ -30,6 +32,7 @@ async def do(bench: AppBench, action: str, by: str) -> None:
     await bench.pilot.pause()
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("by", BY)
 async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
@@ -44,6 +47,7 @@ async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
         await bench.until_seen("stopped and saved. Press F3 to chat")
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("by", BY)
 async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: str):
     async with running_app(tmp_path, autostart=True) as bench:
@@ -62,6 +66,7 @@ async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: 
         assert bench.phase is Phase.TRAINING
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("by", BY)
 async def test_save_saves_and_training_goes_on(tmp_path: Path, by: str):
     async with running_app(tmp_path, autostart=True) as bench:
@@ -80,6 +85,7 @@ async def test_an_evaluation_can_be_asked_for(tmp_path: Path):
         await bench.until(lambda: bench.app.controller.history.evaluation is not None)
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("by", BY)
 async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str):
     saved_model(tmp_path, "latest", 100, seed=1)
@@ -186,6 +192,7 @@ async def test_the_mouse_reads_the_chart(tmp_path: Path):
         await bench.until_seen(f"step {row[0]:.0f}  ⣿ each step {row[3]:.3f}  ⠒⠒ smoothed {row[-1]:.3f}")
 
 
+@pytest.mark.essential
 async def test_an_error_of_the_engine_is_shown_and_the_app_lives_on(tmp_path: Path):
     opener = FakeOpen(fail_at={40: ZeroDivisionError("so it goes")})
     async with running_app(tmp_path, size=(120, 40), opener=opener, autostart=True) as bench:
@@ -204,6 +211,7 @@ async def test_an_error_meant_for_the_user_is_shown_as_it_is(tmp_path: Path):
         await bench.until_seen("✗ no training text: put one at [b]data/raw[/b]")
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(("key", "wanted"), [("d", "overwrite"), ("r", "resume"), ("escape", "")])
 async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str, wanted: str):
     saved_model(tmp_path, "latest", 100, seed=1)

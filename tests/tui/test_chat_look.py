@@ -10,6 +10,8 @@ from tests.tui.conftest import Snapshot
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_app_chat_models import LATEST, choose, two_models
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
 

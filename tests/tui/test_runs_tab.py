@@ -18,6 +18,8 @@ from tests.tui.conftest import Snapshot
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
 
+pytestmark = pytest.mark.slow
+
 MODELS = Path("models")
 SIZES = [(80, 24), (120, 40)]
 HOUR_S = 3600.0
@@ -55,6 +57,7 @@ async def test_without_a_run_the_tab_says_what_to_do() -> None:
         await bench.pilot.press("space", "m", "u", "v", "l", "left")
 
 
+@pytest.mark.essential
 async def test_a_finished_run_is_replayed_from_its_log() -> None:
     write_log(MODELS, run_events(600), age_s=2.5 * HOUR_S)
     async with running_app(MODELS, size=(120, 40)) as bench:

@@ -14,6 +14,8 @@ import pytest
 
 from tests.program import TIMEOUT_S
 
+pytestmark = pytest.mark.slow
+
 pty = pytest.importorskip("pty")
 fcntl = pytest.importorskip("fcntl")
 termios = pytest.importorskip("termios")
@@ -118,6 +120,7 @@ def terminal(tmp_path: Path):
         os.close(one.slave)
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
 )
@@ -200,6 +203,7 @@ def test_a_terminal_that_goes_away_without_a_signal_is_noticed(terminal):
     assert len(app.saved()) == 1
 
 
+@pytest.mark.essential
 def test_a_widget_that_falls_over_leaves_a_saved_run_and_a_usable_terminal(terminal):
     app = terminal("0.01", "fail")
     assert app.wait() == 1

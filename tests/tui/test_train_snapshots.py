@@ -10,6 +10,8 @@ from tests.tui.conftest import Snapshot
 from tests.tui.samples import learnt
 from tests.tui.still_app import still_app
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40)]
 PAUSED = advance(learnt(), RunPaused(650))
 
@@ -63,6 +65,7 @@ async def test_the_log_takes_the_samples_place_in_a_low_terminal(monkeypatch: py
         snapshot(app, "train-log-80x24")
 
 
+@pytest.mark.essential
 async def test_the_samples_alone(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("v", "v")

@@ -13,6 +13,8 @@ from gpt_tui.cli.watch import watched_folder
 from tests.program import PROGRAM, TIMEOUT_S, Terminal, environment, run_program, tiny, write_texts
 from tests.tui.app_bench import AppBench, running_app
 
+pytestmark = pytest.mark.slow
+
 ENDLESS = ("max_epochs=100000", "patience=0", "epsilon=0.0", "eval_every_steps=200", "sample_tokens=4")
 
 
