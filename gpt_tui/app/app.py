@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from textual.screen import Screen
 
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
+from gpt_core.home import home_folder
 from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.app.theme import NIGHT, OWN_THEMES, own_variables
@@ -133,6 +135,13 @@ class GptApp(App[None]):
 
             return HangupSafeDriver
         return chosen
+
+    def deliver_screenshot(
+        self, filename: str | None = None, path: str | None = None, time_format: str | None = None
+    ) -> str | None:
+        """Save a screenshot in the downloads folder, or in the working folder where there is no home folder."""
+        without_home = os.curdir if home_folder() is None else None
+        return super().deliver_screenshot(filename, path or without_home, time_format)
 
     # -- the controller's pulse
 

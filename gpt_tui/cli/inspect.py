@@ -29,8 +29,9 @@ def config(options: Namespace) -> int:
     """`gpt-tui config`: settings, theme and keys in force, as a TOML file that gives the same again."""
     resolved = resolve_settings(options)
     chosen = preferences.read_preferences(Path(options.config) if options.config is not None else None)
+    own_file = preferences.user_file() or "nowhere: there is no home folder; set XDG_CONFIG_HOME"
     files = (
-        f"# the user's own theme and keys: {one_line(str(preferences.user_file()))}\n"
+        f"# the user's own theme and keys: {one_line(str(own_file))}\n"
         f"# errors are kept in {one_line(str(log_path(resolved.settings.models_dir)))}\n"
     )
     print(files + as_toml(resolved) + "\n" + preferences.as_toml(chosen), end="")
