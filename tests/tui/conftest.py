@@ -22,7 +22,7 @@ def _waits_for_messages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _all_threads_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside processes that compute on every core, a thread of low priority may hold Python's lock for seconds."""
-    for module in ("run.controller", "checkpoints.files"):
+    for module in ("session.controller", "tabs.checkpoints.files"):
         monkeypatch.setattr(f"gpt_tui.{module}.yield_to_others", lambda _niceness: None)
 
 
