@@ -15,7 +15,7 @@ from gpt_core.kernels import adamw, attention, linear, threads
 from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.model import activations as activations_module
 from gpt_core.model.activations import Activations, GradientScratch
-from gpt_core.model.flops import activation_bytes, decoding_bytes, prompt_operations, step_operations
+from gpt_core.model.flops import activation_bytes, decode_bytes, prefill_flops, step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count
@@ -87,13 +87,13 @@ def test_a_step_makes_the_products_of_the_formula_and_no_others(monkeypatch: pyt
     products = products_of(stepper(), monkeypatch)
     slices = -(-ROWS // LOGIT_ROWS)
     assert len(products) == SHAPE.layers * 4 * 3 + slices * 3
-    assert operations(products) == linear_operations(step_operations(SHAPE, BATCH, TIME))
+    assert operations(products) == linear_operations(step_flops(SHAPE, BATCH, TIME))
 
 
 def test_a_prompt_makes_the_products_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder(initial_parameters(SHAPE, 0))
-    products = products_of(lambda: decoder.read(range(20)), monkeypatch)
-    counted = prompt_operations(SHAPE, 20)
+    products = products_of(lambda: decoder.prefill(range(20)), monkeypatch)
+    counted = prefill_flops(SHAPE, 20)
     assert len(products) == SHAPE.layers * 4
     assert sum(rows == 1 for rows, _, _ in products) == 3  # of the last block, all but its keys and values
     assert operations(products) == counted.attention_linears + counted.mlp_linears
@@ -104,16 +104,16 @@ def test_attention_is_counted_for_the_pairs_that_the_mask_leaves() -> None:
     pairs = sum(key <= query for query in range(TIME) for key in range(TIME))
     multiply_add_a_score, heads = 2 * SHAPE.head_size, BATCH * SHAPE.layers * SHAPE.num_heads
     forward = 2 * multiply_add_a_score * pairs * heads  # q . k^T and P . v
-    assert step_operations(SHAPE, BATCH, TIME).attention_scores == 3 * forward
+    assert step_flops(SHAPE, BATCH, TIME).attention_scores == 3 * forward
     pairs = sum(key <= query for query in range(20) for key in range(20))
     last_block = 20  # where the last token alone asks for what it sees
     prompt = 2 * multiply_add_a_score * (pairs * (SHAPE.layers - 1) + last_block) * SHAPE.num_heads
-    assert prompt_operations(SHAPE, 20).attention_scores == prompt
+    assert prefill_flops(SHAPE, 20).attention_scores == prompt
 
 
 def test_the_step_of_mini_is_1_39_teraflop_in_its_matrices_and_0_15_in_attention() -> None:
     settings = preset("mini")
-    counted = step_operations(settings.shape, settings.batch_size, settings.seq_len)
+    counted = step_flops(settings.shape, settings.batch_size, settings.seq_len)
     assert linear_operations(counted) == pytest.approx(1.39e12, rel=0.005)
     assert counted.attention_scores == pytest.approx(0.155e12, rel=0.005)
     assert counted.total == linear_operations(counted) + counted.attention_scores
@@ -188,8 +188,8 @@ def test_decoding_reads_every_weight_and_what_the_cache_holds_once() -> None:
     parameters, position = Parameters(SHAPE), 9
     weights = sum(tensor.size for name, tensor in parameters.tensors.items() if name != "wpe.weight") + SHAPE.d_model
     cache = SHAPE.layers * 2 * (position + 1) * SHAPE.d_model
-    assert decoding_bytes(SHAPE, position) == 4 * (weights + cache)
-    assert decoding_bytes(SHAPE, SHAPE.seq_len - 1) > 4 * parameter_count(SHAPE) - 4 * SHAPE.seq_len * SHAPE.d_model
+    assert decode_bytes(SHAPE, position) == 4 * (weights + cache)
+    assert decode_bytes(SHAPE, SHAPE.seq_len - 1) > 4 * parameter_count(SHAPE) - 4 * SHAPE.seq_len * SHAPE.d_model
 
 
 # ---- allocations
@@ -243,7 +243,7 @@ def test_decoding_a_token_allocates_its_logits_alone() -> None:
 
     def tokens() -> None:
         for token in range(10):
-            decoder.read([token])
+            decoder.decode(token)
 
     left, peak = allocated(tokens)
     assert 4 * shape.vocab_size <= peak < 4 * shape.vocab_size + ALIGNMENT + row
