@@ -104,7 +104,8 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     elif history.saved is not None:
         reached.append(f"saved in {history.saved.path}")
     say(stream, "reached: " + ", ".join(reached))
-    folder = "" if settings.models_dir == Settings().models_dir else f" --models-dir {shlex.quote(settings.models_dir)}"
+    models_dir = str(Path(history.saved.path).parent) if history.saved else settings.models_dir
+    folder = "" if models_dir == Settings().models_dir else f" --models-dir {shlex.quote(models_dir)}"
     say(stream, f"next: gpt-tui generate 'It was'{folder}, gpt-tui chat{folder}, or gpt-tui --resume{folder}")
 
 
