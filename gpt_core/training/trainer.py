@@ -25,7 +25,8 @@ from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
-from gpt_core.training.evaluation import EvalResult, evaluation, perplexity
+from gpt_core.training.evaluation import EvalResult, evaluation
+from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics_log import MetricsLog
 from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
@@ -56,6 +57,8 @@ class Trainer:
         self._weights_lock = threading.Lock()
         self._saver = Saver(run)
         self._samples = SampleWriter(run.parameters, run.tokenizer, run.settings)
+        self._divergence = DivergenceMonitor(self.shape.vocab_size)
+        self._saved_steps = saved_before(run)
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._first_step = run.state.step
@@ -104,6 +107,8 @@ class Trainer:
         try:
             for event in self._all_events():
                 _keep(log, event)
+                if isinstance(event, ev.CheckpointSaved) and event.kind != "final":
+                    self._saved_steps[event.path] = event.step
                 finished = isinstance(event, ev.RunFinished)
                 yield event
         finally:
@@ -132,6 +137,8 @@ class Trainer:
                 yield event
                 if self._debug is not None:
                     yield self._debug
+                if self._divergence.take_report():
+                    yield self._diverged()
         self.ending = True
         yield from self._finish(reason)
 
@@ -170,8 +177,10 @@ class Trainer:
         is_asked_for = self.requests.take_save()
         if is_asked_for or self._saver.minutes_are_over:
             self._saver.due.add("latest")
-        # what was saved before the first of several skipped updates stays, unasked: these weights may be past use
-        yield from self._saver.begin_due(keep_latest=state.skipped_in_a_row > 0 and not is_asked_for)
+        # what was saved before the first of several skipped updates stays, unasked: these weights may be past use;
+        # so does what was saved before the loss was far above that of guessing
+        is_bad = state.skipped_in_a_row > 0 or self._divergence.since is not None
+        yield from self._saver.begin_due(keep_latest=is_bad and not is_asked_for)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
         """Waits until something is asked for, with nothing left to be saved."""
@@ -219,6 +228,7 @@ class Trainer:
             state.tokens += targets_in_batch
             state.loss_sum += loss_sum
             state.loss_count += targets_in_batch
+            self._divergence.add(state.step, loss)
         self._debug = gradient_norms(state.step, self._gradients, before, self.parameters) if before else None
         if not finite:
             what = f"the loss was {loss}" if not math.isfinite(loss) else f"the gradient norm was {norm}"
@@ -290,11 +300,37 @@ class Trainer:
             yield from self._saver.finish()
             yield ev.RunFinished(reason, self.state.step, *self._saver.newest)
             return
+        if reason != "stopped" and self._divergence.has_diverged:
+            yield from self._finish_diverged()
+            return
         self.state.finished = "" if reason in ("stopped", "max_steps") else reason
         yield from self._last_saves()
         if reason in ("max_epochs", "early_stopping", "epsilon") and self._saver.is_saved:
             yield from self._saver.save_final()
         yield ev.RunFinished(reason, self.state.step)
+
+    def _finish_diverged(self) -> Iterator[ev.AnyEvent]:
+        """The end of a run whose loss is far above that of guessing.
+
+        A good checkpoint is not replaced; where there is none, the run is saved as it stands.
+        """
+        yield from self._saver.finish()
+        if not self._diverged().good_checkpoint:
+            yield from self._last_saves()
+        found = self._diverged()
+        yield ev.RunFinished(
+            "diverged", found.step, found.good_checkpoint, found.good_step, found.loss, found.guessing_loss
+        )
+
+    def _diverged(self) -> ev.LossDiverged:
+        """The divergence as it stands, with the newest checkpoint from before it.
+
+        The first loss that is too high is that of the weights of the step before it.
+        """
+        since = self._divergence.since or self.state.step
+        good = [(step, path) for path, step in self._saved_steps.items() if step < since - 1]
+        step, path = max(good, default=(0, ""))
+        return ev.LossDiverged(self.state.step, self._divergence.loss, self._divergence.guessing_loss, path, step)
 
     @property
     def _has_nothing_to_replace_with(self) -> bool:
@@ -341,6 +377,17 @@ def _keep(log: MetricsLog, event: ev.AnyEvent) -> None:
         log.restore()
     if isinstance(event, ev.LOGGED):
         log.append(event)
+
+
+def saved_before(run: Run) -> dict[str, int]:
+    """Return the checkpoints of the run's earlier sessions that are known by now, and the step of each."""
+    if run.resumed_from is None:
+        return {}
+    saved = {str(run.resumed_from): run.state.step}
+    best = run.store.path_of("best")
+    if run.state.best_step and best.exists():
+        saved.setdefault(str(best), run.state.best_step)
+    return saved
 
 
 def gradient_norms(step: int, gradients: Parameters, before: Parameters, after: Parameters) -> ev.GradientNorms:

@@ -21,7 +21,7 @@ from textual.screen import Screen
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
 from gpt_core.home import home_folder
-from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
+from gpt_core.training.events import AnyEvent, CheckpointSaved, LossDiverged, RunFinished, SaveFailed
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.app.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.headless.signals import SAME_PRESS_S
@@ -30,7 +30,7 @@ from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.run_view.status import next_steps
 from gpt_tui.session.controller import OpenRun, RunRequest, TrainingController
 from gpt_tui.session.open_run import open_request
-from gpt_tui.session.run_state import ending, is_unsaved
+from gpt_tui.session.run_state import divergence, divergence_so_far, ending, is_unsaved
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
@@ -178,6 +178,11 @@ class GptApp(App[None]):
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")
+            case LossDiverged(step=step):
+                words = f"step {whole(step)}: {divergence(event)}"
+                self.main.banner.say(words, "bad")
+                if self.main.tab != "train":
+                    self.notify(words, title="training diverges", severity="error", timeout=15, markup=False)
             case RunFinished(reason=reason, step=step) if self._leaving is None:
                 words = ending(event)
                 self.main.banner.say(
@@ -263,6 +268,8 @@ class GptApp(App[None]):
             self.exit_message = f"not saved: {one_line(history.save_error)}"
         elif history.saved and history.finished:
             self.exit_message = f"saved {one_line(history.saved.path)} at step {whole(history.saved.step)}"
+        parts = (self.exit_message, divergence_so_far(history))
+        self.exit_message = "; ".join(part for part in parts if part)
         request, failure = self.controller.request, self.controller.failure
         was_begun = request is not None and not (failure and failure.run_exists)
         if request and was_begun and is_unsaved(history, request.settings.models_dir):
