@@ -469,3 +469,16 @@ def test_tiny_overfit_goes_on_to_the_chat_on_a_terminal(folder: Path) -> None:
     terminal.read_until("> ")
     terminal.type("exit\n")
     assert terminal.end() == 0
+
+
+def test_a_run_that_ends_far_above_guessing_says_so_on_standard_error_and_ends_with_1(folder: Path) -> None:
+    rates = [f"{name}_lr=10" for name in ("attn", "mlp", "norm", "pos", "unembed")]
+    run = run_program("--train-only", "--max-steps", "40", *tiny(*rates, "warmup_steps=0"), cwd=folder)
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    (going,) = [line for line in run.stderr.splitlines() if "diverging: the train loss" in line]
+    (ended,) = [line for line in run.stderr.splitlines() if "ended diverged: the train loss" in line]
+    for line in (going, ended):
+        assert "times that of guessing (5.704)" in line
+        assert "lower learning rates" in line
+    assert "generate" not in run.stdout.splitlines()[-1]

@@ -7,7 +7,7 @@ from enum import Enum
 from math import isfinite
 from typing import NamedTuple
 
-from gpt_tui.session.run_state import RunState, Tone, times_guessing
+from gpt_tui.session.run_state import RunState, Tone
 from gpt_tui.shared.formatting import age, bar, duration, fixed, nats, percent, perplexity, rate, short, size, whole
 
 
@@ -109,7 +109,9 @@ def status_rows(history: RunState, facts: SessionFacts, width: int) -> list[Row]
         rows.append(Row("loss", nats(last.loss), "plain" if isfinite(last.loss) else "bad"))
         rows.append(Row("smoothed", f"{nats(history.curve.smoothed)}  ppl {perplexity(history.smoothed_perplexity)}"))
         if found := history.diverging:
-            rows.append(Row("", times_guessing(history.curve.smoothed, found.guessing_loss), "bad"))
+            rows.append(
+                Row("", f"{fixed(history.curve.smoothed / max(found.guessing_loss, 1e-9), 1)} × guessing", "bad")
+            )
         rows.append(
             Row("gradient", f"{last.grad_norm:.3g} norm" + (f", {history.skipped} skipped" * bool(history.skipped)))
         )

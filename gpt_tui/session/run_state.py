@@ -89,7 +89,8 @@ def divergence_so_far(history: RunState) -> str:
 def after_divergence(event: LossDiverged | RunFinished, first: str = "") -> str:
     """What to do after a divergence: the last good checkpoint, or that there is none; `first` comes before."""
     if not event.good_checkpoint:
-        return f", and nothing good was saved before: {first}start again with lower learning rates"
+        good = "good " if event.guessing_loss else ""  # else any checkpoint counts as good
+        return f", and nothing {good}was saved before: {first}start again with lower learning rates"
     good = f"{PurePath(event.good_checkpoint).name} of step {whole(event.good_step)}"
     return f"; the last good checkpoint is {good}: {first}resume it with lower learning rates"
 
