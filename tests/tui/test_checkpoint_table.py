@@ -117,11 +117,11 @@ def test_a_check_that_is_stopped_ends_without_a_word(tmp_path: Path):
 
     def told(_stamp: Stamp, _share: float) -> None:
         reached.set()
-        released.wait(10)
+        released.wait(DEADLINE_S)
 
     check = Check(Stamp(path, 0, 0), told, lambda _, error: ends.append(error))
     check.start()
-    assert reached.wait(10)
+    assert reached.wait(DEADLINE_S)
     check.stop()
     released.set()
     check.join(DEADLINE_S)
