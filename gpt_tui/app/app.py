@@ -263,7 +263,7 @@ class GptApp(App[None]):
         self.main.ask_about_unsaved_run(answered)
 
     def _end(self, code: int) -> None:
-        history = self.controller.history
+        history = self.controller.run
         if history.save_error:
             self.exit_message = f"not saved: {one_line(history.save_error)}"
         elif history.saved and history.finished:
@@ -296,7 +296,7 @@ class GptApp(App[None]):
                 self.leave(EXIT_OK, save=answer == "save")
 
         if not self.screen.is_modal:
-            phase, history = self.controller.phase, self.controller.history
+            phase, history = self.controller.phase, self.controller.run
             where = f" at step {whole(history.step)}" if history.started else ""
             self.push_screen(quit_question(f"A run is under way ({phase.value}{where})."), answered)
 

@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 from math import isfinite
 from typing import NamedTuple
 
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, Tone
 from gpt_tui.shared.formatting import age, bar, duration, fixed, nats, percent, perplexity, rate, short, size, whole
-
-
-class Phase(Enum):
-    """What the controller is doing, as the user sees it; the value is its name on the screen."""
-
-    IDLE = "ready"
-    OPENING = "getting ready"
-    TRAINING = "training"
-    PAUSING = "pausing"
-    PAUSED = "paused"
-    EVALUATING = "evaluating"
-    STOPPING = "stopping"
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-    @property
-    def alive(self) -> bool:
-        """Whether a run is under way."""
-        return self not in (Phase.IDLE, Phase.FINISHED, Phase.STOPPED, Phase.FAILED)
 
 
 SYMBOLS = {
@@ -73,15 +53,6 @@ def next_steps(reason: str, keys: Mapping[str, str]) -> str:
     return f"Press {keys['chat']} to chat, {going_on}{keys['start']} for a new run."
 
 
-class SessionFacts(NamedTuple):
-    """What the controller knows beside the events. Times are on the clock of `advance`."""
-
-    phase: Phase
-    now_s: float = 0.0
-    memory_bytes: int = 0
-    stopping: str = ""
-
-
 class Row(NamedTuple):
     """One row of the panel; a row with no label is a rule when its value is empty too."""
 
@@ -93,7 +64,7 @@ class Row(NamedTuple):
 RULE = Row("", "")
 
 
-def status_rows(history: RunState, facts: SessionFacts, width: int) -> list[Row]:
+def status_rows(history: RunState, facts: SessionStatus, width: int) -> list[Row]:
     """The rows of a panel whose values have about `width` - 10 cells, most important first."""
     started, last = history.started, history.last
     if started is None:
@@ -136,7 +107,7 @@ def fitted(rows: list[Row], height: int) -> list[Row]:
     return rows
 
 
-def state_row(history: RunState, facts: SessionFacts) -> Row:
+def state_row(history: RunState, facts: SessionStatus) -> Row:
     """The state in a word, with its sign, and for how long the run has trained."""
     words = facts.phase.value
     if facts.phase is Phase.EVALUATING and history.evaluating is not None:
@@ -185,7 +156,7 @@ def evaluation_rows(history: RunState, wide: bool) -> list[Row]:
     return rows
 
 
-def saved_row(history: RunState, facts: SessionFacts, wide: bool) -> Row:
+def saved_row(history: RunState, facts: SessionStatus, wide: bool) -> Row:
     """The last save and its age, or why the last one failed."""
     if history.save_error:
         return Row("saved", "✗ failed, see the log", "bad")

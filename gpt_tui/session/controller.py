@@ -20,7 +20,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.tokenizers.pieces import Tokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import AnyEvent, RunStarted
-from gpt_tui.run_view.status import Phase, SessionFacts
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.event_buffer import Drained, EventBuffer
 from gpt_tui.session.log_replay import replayed
 from gpt_tui.session.run_state import Limits, RunState, Score
@@ -123,8 +123,8 @@ class TrainingController:
         self._ended = False
         self._seen_end = True
         self._woken = False
-        self.history = RunState()
-        self._earlier = self.history  # of the run before; shown again where a new one is refused
+        self.run = RunState()
+        self._earlier = self.run  # of the run before; shown again where a new one is refused
         self.opening: tuple[str, float] = ("", 0.0)
         self.failure: Failure | None = None
         self.warning = ""
@@ -139,15 +139,15 @@ class TrainingController:
         settings = request.settings
         limits = Limits(settings.max_epochs, settings.patience, settings.improvement_threshold)
         self.request = request
-        self._earlier = self.history
-        self.history = RunState(limits=limits)
-        self._buffer = EventBuffer(self.history, self._clock)
+        self._earlier = self.run
+        self.run = RunState(limits=limits)
+        self._buffer = EventBuffer(self.run, self._clock)
         self.opening, self.failure, self.warning = ("reading the text", 0.0), None, ""
         self._trainer = self._requests = None
         self._stop_asked.clear()
         self._may_ask = True
         self._discarding = self._ended = self._seen_end = False
-        self._thread = threading.Thread(target=self._run, args=(request,), name="controller")
+        self._thread = threading.Thread(target=self._train, args=(request,), name="controller")
         self._thread.start()
         return True
 
@@ -213,39 +213,39 @@ class TrainingController:
         """What the controller is doing, as far as it was drained."""
         if not self.alive:
             return self._phase_at_rest()
-        if self._stop_asked.is_set() or self.history.finished:
+        if self._stop_asked.is_set() or self.run.finished:
             return Phase.STOPPING
-        if self.history.started is None:
+        if self.run.started is None:
             return Phase.OPENING
-        if self.history.evaluating is not None:
+        if self.run.evaluating is not None:
             return Phase.EVALUATING
-        if self.history.paused:
+        if self.run.paused:
             return Phase.PAUSED
         return Phase.PAUSING if self._requests and self._requests.pausing else Phase.TRAINING
 
     def _phase_at_rest(self) -> Phase:
-        reason = self.history.finished.reason if self.history.finished else ""
+        reason = self.run.finished.reason if self.run.finished else ""
         if (self.failure and not self.failure.run_exists) or reason == "diverged":
             return Phase.FAILED
         if reason == "stopped":
             return Phase.STOPPED
-        return Phase.FINISHED if self.history.started else Phase.IDLE
+        return Phase.FINISHED if self.run.started else Phase.IDLE
 
-    def facts(self) -> SessionFacts:
+    def status(self) -> SessionStatus:
         """What the status panel shows beside the history."""
-        return SessionFacts(self.phase, self._clock(), resident_bytes())
+        return SessionStatus(self.phase, self._clock(), resident_bytes())
 
     def drain(self) -> Drained:
         """Folds what has happened into `history`. To be called a few times a second."""
         self._woken = False
         ended = self._ended  # read first: all events of an ended run are in the buffer by then
         drained = self._buffer.drain()
-        self.history = drained.history
+        self.run = drained.history
         changed = drained.changed or (ended and not self._seen_end)
         if ended:
             self._seen_end, self._trainer, self._requests = True, None, None  # its memory is free again
             if self.failure and self.failure.run_exists:  # nothing was begun: what was there stays
-                self.history = self._earlier
+                self.run = self._earlier
         return drained._replace(changed=changed)
 
     @property
@@ -259,7 +259,7 @@ class TrainingController:
 
     # -- the thread
 
-    def _run(self, request: RunRequest) -> None:
+    def _train(self, request: RunRequest) -> None:
         yield_to_others(TRAINING)  # and with it the threads that the kernels begin in it
         try:
             trainer = self._open_run(request, self._opening_progressed)
@@ -267,7 +267,7 @@ class TrainingController:
             trainer.requests.asking = self._may_ask
             if self._stop_asked.is_set():  # asked between the last progress report and now
                 trainer.requests.stop(save=not self._discarding)
-            self._buffer.begin(known_already(self.history, trainer))
+            self._buffer.begin(known_already(self.run, trainer))
             for event in trainer.events():
                 if isinstance(event, RunStarted):
                     self.warning = one_line("; ".join(event.warnings))

@@ -19,7 +19,7 @@ from gpt_tui.shared.sanitize import one_line
 BYTES_A_PARAMETER = 16  # weight, gradient and two moments, 4 bytes each
 
 
-class Setup(NamedTuple):
+class RunPreview(NamedTuple):
     """The files a run would use; `problem` is why it could not start, in one line."""
 
     settings: Settings
@@ -32,9 +32,9 @@ class Setup(NamedTuple):
     now_s: float = 0.0
 
 
-def read_setup(settings: Settings, preset_name: str) -> Setup:
+def read_preview(settings: Settings, preset_name: str) -> RunPreview:
     """Looks for the text and the checkpoints. Reads a few headers; meant for a worker thread."""
-    setup = Setup(settings, preset_name, stored=glance(settings.models_dir), now_s=time.time())
+    setup = RunPreview(settings, preset_name, stored=glance(settings.models_dir), now_s=time.time())
     try:
         train = Path(settings.train_file) if settings.train_file else find_training_text()
         evaluation = Path(settings.eval_file) if settings.eval_file else find_eval_text(training_text=train)
@@ -55,7 +55,7 @@ def shown_path(path: Path) -> str:
     return one_line(absolute.removeprefix(here))
 
 
-def model_name(setup: Setup) -> str:
+def model_name(preview: RunPreview) -> str:
     """`nano · 1.06M parameters`."""
     count = f"{short(parameter_count(setup.settings.shape))} parameters"
     return f"{setup.preset_name} · {count}" if setup.preset_name else count
@@ -68,7 +68,7 @@ def run_name(started: RunStarted) -> str:
     return f"{what} · {count}" if what else count
 
 
-def setup_rows(setup: Setup) -> list[tuple[str, str]]:
+def preview_rows(preview: RunPreview) -> list[tuple[str, str]]:
     """What a start would train, as (label, text)."""
     settings, shape = setup.settings, setup.settings.shape
     parameters = parameter_count(shape)

@@ -8,7 +8,7 @@ from pathlib import Path
 from textual.message import Message
 
 from gpt_core.bench.estimate import CorpusStats, StepTime
-from gpt_tui.session.run_preview import Setup
+from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.session.run_state import RunState
 from gpt_tui.tabs.chat.model_options import Listed
 from gpt_tui.tabs.checkpoints.files import FolderView, Stamp
@@ -69,7 +69,7 @@ class ReplyEnded(Message, bubble=False):
 class PreviewRead(Message, bubble=False):
     """It is known what a start would train and which checkpoints are there. From a thread to the main screen."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, preview: RunPreview) -> None:
         super().__init__()
         self.setup = setup
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gpt_core.config.resolve import resolve
 from gpt_core.generation.sampler import Sampling
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.session.controller import RunRequest, TrainingController
 from gpt_tui.session.open_run import open_request
 from gpt_tui.tabs.chat.loaded_models import ChatModels, make_generator
@@ -113,7 +113,7 @@ def main() -> None:
     while controller.alive:
         time.sleep(DRAIN_S)
         controller.drain()
-        step = controller.history.step
+        step = controller.run.step
         if controller.phase is Phase.PAUSED:
             user.end_pause()
         elif step >= next_look:

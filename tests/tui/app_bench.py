@@ -14,7 +14,7 @@ from textual.widgets import Button
 from gpt_tui.app.app import GptApp
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.session.controller import RunRequest
 from gpt_tui.tabs.chat.loaded_models import MakeGenerator
 from tests.tui.fake_probes import fake_probes
@@ -41,7 +41,7 @@ class AppBench:
 
     async def until_step(self, step: int) -> None:
         """Lets the app run until it knows of that many steps."""
-        await self.until(lambda: self.app.controller.history.step >= step)
+        await self.until(lambda: self.app.controller.run.step >= step)
 
     async def until_phase(self, phase: Phase) -> None:
         """Lets the app run until the controller is at that."""

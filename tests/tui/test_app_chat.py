@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input
 
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat.pane import ChatTab
 from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app
@@ -32,7 +32,7 @@ async def test_a_reply_streams_while_training_runs_and_names_its_model(tmp_path:
         await bench.pilot.press(*"Once", "enter")
         await bench.until_seen("the sea was")
         assert chat(bench).replying
-        before = bench.app.controller.history.step
+        before = bench.app.controller.run.step
         last = bench.app.main.query_one(Transcript).last
         assert last is not None
         [answer] = last.answers

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Select
 
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.shared.messages import ChatWanted
 from gpt_tui.tabs.chat.loaded_models import LoadedModel
 from gpt_tui.tabs.chat.model_options import AUTOMATIC, NOBODY

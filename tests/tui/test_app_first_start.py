@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from tests.tui.app_bench import running_app
 from tests.tui.test_chat_model import saved_model
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.shared.dialogs import ChoiceScreen
 from gpt_tui.shared.keymap import KEYS
 from gpt_tui.shell.help import HelpScreen
@@ -29,7 +29,7 @@ async def test_during_a_run_quitting_asks_and_escape_stays(tmp_path: Path, key: 
         await bench.pilot.press(key)
         await bench.until_seen("Quit gpt-tui?")
         await bench.pilot.press("escape")
-        await bench.until_step(bench.app.controller.history.step + 20)
+        await bench.until_step(bench.app.controller.run.step + 20)
         assert bench.phase is Phase.TRAINING
         assert not isinstance(bench.app.screen, ChoiceScreen)
 

@@ -8,7 +8,7 @@ from textual.app import App
 from textual.color import Color
 
 from gpt_tui.app.theme import own_variables
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.shared.button_row import ButtonRow
 from tests.tui.app_bench import AppBench, running_app

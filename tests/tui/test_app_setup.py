@@ -18,7 +18,7 @@ from gpt_core.errors import RunExistsError
 from gpt_tui.new_run.estimate import asking_first, ready_words
 from gpt_tui.new_run.panel import SetupPanel
 from gpt_tui.new_run.screen import SetupScreen
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from tests.tui.app_bench import AppBench, running_app

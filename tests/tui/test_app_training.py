@@ -10,7 +10,7 @@ from gpt_core.errors import CorpusError, RunExistsError
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import ChartView
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import FakeOpen
@@ -54,11 +54,11 @@ async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: 
         await bench.until_phase(Phase.PAUSED)
         await bench.until_seen("‖ paused")
         assert "Go on" in bench.text()
-        at = bench.app.controller.history.step
+        at = bench.app.controller.run.step
         await do(bench, "step", by)
         await bench.until_step(at + 1)
         await bench.pilot.pause(0.05)
-        assert bench.app.controller.history.step == at + 1
+        assert bench.app.controller.run.step == at + 1
         await do(bench, "pause", by)
         await bench.until_step(at + 20)
         assert bench.phase is Phase.TRAINING
@@ -69,7 +69,7 @@ async def test_save_saves_and_training_goes_on(tmp_path: Path, by: str):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
         await do(bench, "save", by)
-        await bench.until(lambda: bench.app.controller.history.saved is not None)
+        await bench.until(lambda: bench.app.controller.run.saved is not None)
         saved = bench.opener.trainers[0].saved[0]
         await bench.until_step(saved + 5)
         assert any(f"at step {saved:,}" in n.message for n in bench.app._notifications)
@@ -79,7 +79,7 @@ async def test_an_evaluation_can_be_asked_for(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
         await bench.pilot.press("e")
-        await bench.until(lambda: bench.app.controller.history.evaluation is not None)
+        await bench.until(lambda: bench.app.controller.run.evaluation is not None)
 
 
 @pytest.mark.parametrize("by", BY)
@@ -90,7 +90,7 @@ async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str
         await do(bench, "resume", by)
         await bench.until_phase(Phase.FINISHED)
         assert bench.opener.requests[0].latest
-        assert bench.app.controller.history.curve.rows()[:, 0].tolist() == list(range(101, 111))
+        assert bench.app.controller.run.curve.rows()[:, 0].tolist() == list(range(101, 111))
 
 
 @pytest.mark.parametrize("by", ["key", "button"])
@@ -151,7 +151,7 @@ async def test_charts_and_numbers_follow_the_run(tmp_path: Path):
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
         for chart in bench.app.main.query_one(TrainTab).charts.query(Chart):
-            assert chart.history is bench.app.controller.history
+            assert chart.history is bench.app.controller.run
         shown = bench.text()
         for words in ("loss", "perplexity", "◆", "★", "bits/byte", "patience", "1.06M, 2 threads", "stopped"):
             assert words in shown
@@ -183,7 +183,7 @@ async def test_the_mouse_reads_the_chart(tmp_path: Path):
         pane = bench.app.main.query_one(TrainTab).charts
         assert await bench.pilot.hover("#charts .loss", offset=(40, 5))
         assert pane.view.cursor is not None
-        row = nearest_row(bench.app.controller.history, "steps", pane.view.cursor)
+        row = nearest_row(bench.app.controller.run, "steps", pane.view.cursor)
         assert row is not None
         await bench.until_seen(f"step {row[0]:.0f}  ⣿ each step {row[3]:.3f}  ⠒⠒ smoothed {row[-1]:.3f}")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gpt_tui.app.preferences import Preferences
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from tests.tui.app_bench import running_app
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,8 @@ import pytest
 from gpt_core.config.settings import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
-from gpt_tui.run_view.status import RULE, Phase, SessionFacts, allowed, fitted, status_rows, why_not
+from gpt_tui.run_view.status import RULE, allowed, fitted, status_rows, why_not
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, advance
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
 from gpt_tui.tabs.chat.sampling_fields import FIELDS, initial_texts, parse_sampling
@@ -15,7 +16,7 @@ from tests.tui.samples import scored, step, trained
 
 
 def values(history: RunState, phase: Phase = Phase.TRAINING, now_s: float = 0.0) -> dict[str, str]:
-    rows = status_rows(history, SessionFacts(phase, now_s, 210_000_000), 40)
+    rows = status_rows(history, SessionStatus(phase, now_s, 210_000_000), 40)
     return {row.label: row.value for row in rows if row.label}
 
 
@@ -41,14 +42,14 @@ def test_the_panel_says_all_there_is_to_say_about_a_run():
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
     history = advance(trained(5), ev.SaveFailed("latest", "x", 5, "no space left on device"))
     history = advance(history, step(6, math.nan))
-    rows = {row.label: row for row in status_rows(history, SessionFacts(Phase.TRAINING), 40)}
+    rows = {row.label: row for row in status_rows(history, SessionStatus(Phase.TRAINING), 40)}
     assert (rows["saved"].tone, rows["loss"].tone) == ("bad", "bad")
     assert rows["loss"].value == "not finite"
 
 
 @pytest.mark.parametrize("height", [5, 12, 19, 40])
 def test_a_low_panel_drops_rules_first_and_never_the_state(height):
-    rows = status_rows(advance(trained(350), scored(300, 0.3)), SessionFacts(Phase.TRAINING), 40)
+    rows = status_rows(advance(trained(350), scored(300, 0.3)), SessionStatus(Phase.TRAINING), 40)
     kept = fitted(rows, height)
     assert kept[0].label == "state"
     assert len(kept) <= max(height, 14)

@@ -3,7 +3,8 @@
 import pytest
 
 from gpt_core.training.events import RunFinished, RunPaused
-from gpt_tui.run_view.status import Phase, next_steps
+from gpt_tui.run_view.status import next_steps
+from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_state import RunState, advance
 from tests.tui.app_bench import settled
 from tests.tui.conftest import Snapshot

@@ -11,13 +11,13 @@ from gpt_tui.charts.series import chart_series, whole_range
 from gpt_tui.charts.view import ChartView
 from gpt_tui.run_view.status import next_steps
 from gpt_tui.session.checkpoints import StoredCheckpoints
-from gpt_tui.session.run_preview import Setup
+from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
 from gpt_tui.tabs.train.countdown import Countdown, countdown_words, leads
 from gpt_tui.tabs.train.layout import next_notes, notes_title
 from tests.tui.samples import learnt, trained
 
-SETUP = Setup(preset("nano"), "nano", train_file="data/raw/train.en")
+SETUP = RunPreview(preset("nano"), "nano", train_file="data/raw/train.en")
 KEYS = {"start_now": "enter", "cursor_off": "esc", "chat": "c", "resume": "r", "start": "s"}
 
 
