@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -11,25 +12,27 @@ from pathlib import Path
 from typing import BinaryIO
 
 import gpt_core
+from gpt_core.home import cache_home
 
 TEMPORARY = "unfinished.tokens-"  # begins the names of files that are being written
+_TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9]+-[0-9a-f]{12}")
 STALE_AFTER_S = 3600  # a temporary file untouched for so long was left by a process that died
 
 
 def cache_folders(text: Path, cache_dir: Path | None = None) -> list[Path]:
     """Where caches of `text` are looked for and made, the first that works: beside it, else in the user's cache folder.
 
-    Beside the text that comes inside an installed package nothing is written. `cache_dir` names the only place.
+    Beside the text that comes inside an installed package nothing is written. A user without a home folder may have no
+    cache folder: the list is then shorter by one. `cache_dir` names the only place.
     """
     if cache_dir is not None:
         return [cache_dir]
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification: a path that is not absolute is to be ignored
-    own = (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "gpt-tui"
+    user_caches = cache_home()
+    own = [user_caches / "gpt-tui"] if user_caches is not None else []
     beside = text.resolve().parent
     if beside.is_relative_to(Path(gpt_core.__file__).resolve().parent):
-        return [own]
-    return [beside, own]
+        return own
+    return [beside, *own]
 
 
 def write_whole(folder: Path, write: Callable[[BinaryIO], str]) -> Path:
@@ -55,5 +58,7 @@ def sweep(folder: Path) -> None:
     """Remove what processes that were killed while writing left behind."""
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
+            if not _TEMPORARY_NAME.fullmatch(path.name):
+                continue
             if time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 path.unlink()

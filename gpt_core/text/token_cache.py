@@ -79,7 +79,8 @@ def load_tokens(
             return make_token_cache(folder, path, tokenizer, document, progress)
         except OSError as error:
             failures.append(f"{folder}: {error.strerror}")
-    raise CorpusError(f"cannot write a token cache ({'; '.join(failures)}); free some space, or set XDG_CACHE_HOME")
+    why = "; ".join(failures) or "there is no home folder to keep it in"
+    raise CorpusError(f"cannot write a token cache ({why}); free some space, or set XDG_CACHE_HOME")
 
 
 def load_or_train_tokenizer(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from textual.widgets import Input
 
 from gpt_tui.run_view.status import Phase
@@ -10,6 +11,8 @@ from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import fake_generator
 from tests.tui.test_chat_model import saved_model
+
+pytestmark = pytest.mark.slow
 
 
 def chat(bench: AppBench) -> ChatTab:

@@ -18,6 +18,8 @@ from tests.tui.fake_trainer import FakeGenerator, fake_generator
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_chat_model import saved_model
 
+pytestmark = pytest.mark.slow
+
 BEST, LATEST = "best_model.safetensors", "ckpt_latest.safetensors"
 
 
@@ -230,7 +232,7 @@ async def test_a_slow_file_is_loaded_off_the_event_loop_and_the_note_says_so(tmp
     read = models.read_checkpoint
 
     def slow(path: Path, *, moments: bool) -> object:
-        assert gate.wait(10)
+        assert gate.wait(DEADLINE_S)
         return read(path, moments=moments)
 
     monkeypatch.setattr(models, "read_checkpoint", slow)

@@ -18,9 +18,11 @@ from gpt_tui.tabs.checkpoints import pane as checkpoints_pane
 from gpt_tui.tabs.checkpoints.checkpoint_list import Rows
 from gpt_tui.tabs.checkpoints.files import VerificationThread
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
-from tests.tui.app_bench import AppBench, running_app
+from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.stored_files import NOW_S, fill, flip, save
+
+pytestmark = pytest.mark.slow
 
 MODELS = Path("models")
 SIZES = [(80, 24), (120, 40)]
@@ -81,6 +83,7 @@ async def test_every_file_is_listed_and_verified(size: tuple[int, int], snapshot
         snapshot(bench.app, f"checkpoints-{size[0]}x{size[1]}")
         await to(bench, "epoch_010")
         await bench.until_seen("✗ damaged: ")
+        await bench.settled()
         snapshot(bench.app, f"checkpoints-damaged-{size[0]}x{size[1]}")
 
 
@@ -90,6 +93,7 @@ async def test_the_light_theme_looks_as_in_the_snapshot(snapshot: Snapshot):
         bench.app.theme = "gpt-day"
         await bench.pilot.pause()
         assert "✗ damaged" in bench.text()
+        await bench.settled()
         snapshot(bench.app, "checkpoints-light-80x24")
 
 
@@ -97,6 +101,7 @@ async def test_the_light_theme_looks_as_in_the_snapshot(snapshot: Snapshot):
 async def test_an_empty_folder_names_the_next_step(size: tuple[int, int], snapshot: Snapshot):
     async with tab(size) as bench:
         await bench.until_seen("To train a model: F2, then s.")
+        await bench.settled()
         snapshot(bench.app, f"checkpoints-empty-{size[0]}x{size[1]}")
         await bench.pilot.press("d", "r", "v")  # no effect without a file
         assert not bench.app.screen.is_modal
@@ -296,6 +301,7 @@ async def test_a_deletion_asks_first_and_deletes_only_one_file(size: tuple[int, 
         await bench.pilot.pause()
         question = str(bench.app.screen.query_one("#dialog-question", Static).render())
         assert "best checkpoint at step 12,000" in question
+        await bench.settled()
         snapshot(bench.app, f"checkpoints-delete-{size[0]}x{size[1]}")
         await bench.pilot.press("enter")  # Cancel has the focus
         await bench.pilot.pause()

@@ -10,6 +10,8 @@ from tests.tui.conftest import Snapshot
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_app_chat_models import LATEST, choose, two_models
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
 
@@ -32,6 +34,7 @@ async def talk(bench: AppBench, *prompts: str) -> None:
 async def test_without_a_model_looks_as_in_the_snapshot(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     async with running_app(tmp_path, size=size) as bench:
         await enter(bench, "There is no model")
+        await bench.settled()
         snapshot(bench.app, f"chat-no-model-{size[0]}")
 
 
@@ -40,6 +43,7 @@ async def test_empty_looks_as_in_the_snapshot(tmp_path: Path, size: tuple[int, i
     two_models(tmp_path)
     async with running_app(tmp_path, size=size) as bench:
         await enter(bench, "Type the beginning")
+        await bench.settled()
         snapshot(bench.app, f"chat-empty-{size[0]}")
 
 
@@ -60,6 +64,7 @@ async def test_two_models_look_as_in_the_snapshot(tmp_path: Path, size: tuple[in
         await enter(bench, "Type the beginning")
         await choose(bench, tmp_path / LATEST, compare=True)
         await talk(bench, "Once upon a time")
+        await bench.settled()
         snapshot(bench.app, f"chat-two-{size[0]}")
 
 
@@ -71,6 +76,7 @@ async def test_a_failed_reply_looks_as_in_the_snapshot(
     async with running_app(Path("models"), size=size) as bench:
         await enter(bench, "There is no model")
         await talk(bench, "Once upon a time")
+        await bench.settled()
         snapshot(bench.app, f"chat-failed-{size[0]}")
 
 
@@ -81,4 +87,5 @@ async def test_the_light_theme_looks_as_in_the_snapshot(tmp_path: Path, snapshot
         await enter(bench, "Type the beginning")
         await choose(bench, tmp_path / LATEST, compare=True)
         await talk(bench, "Once upon a time")
+        await bench.settled()
         snapshot(bench.app, "chat-two-day-120")

@@ -38,7 +38,7 @@ def controller(tmp_path: Path) -> Iterator[TrainingController]:
     controller = TrainingController(FakeOpen(), lambda _message: None, tmp_path / "log")
     yield controller
     controller.stop()
-    controller.join(10)
+    controller.join(DEADLINE_S)
 
 
 def test_the_model_in_training_is_preferred_to_a_checkpoint(controller: TrainingController, tmp_path: Path):

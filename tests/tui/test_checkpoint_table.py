@@ -133,7 +133,7 @@ def test_a_stopped_verification_ends_without_a_report(tmp_path: Path):
 
     def reported(_stamp: Stamp, _fraction: float) -> None:
         reached.set()
-        released.wait(10)
+        released.wait(DEADLINE_S)
 
     thread = VerificationThread(Stamp(path, 0, 0), reported, lambda _, error: ends.append(error))
     thread.start()

@@ -108,7 +108,7 @@ def _stamps(folder: Path) -> frozenset[Stamp]:
                 status = entry.stat()
             except OSError:  # a broken link is listed, as a file that cannot be read
                 status = entry.stat(follow_symlinks=False)
-            stamps.add(Stamp(folder / entry.name, status.st_size, status.st_mtime_ns))
+            stamps.add(_stamp(folder / entry.name, status))
     return frozenset(stamps)
 
 
@@ -169,6 +169,8 @@ class VerificationThread(threading.Thread):
 def delete_file(path: Path) -> str:
     """Delete a file, or the link that it is; a missing file is no error. Return the error as one line, else ""."""
     try:
+        if stamp is not None and os.path.exists(path) and _stamp(path, os.stat(path)) != stamp:
+            return f"{path} was not deleted: it was saved again after the question"
         path.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         return f"{path} was not deleted: {reason(error)}"
