@@ -20,6 +20,7 @@ from gpt_tui.run_view.status import Phase, allowed, why_not
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.run_preview import Setup, model_name, read_setup, run_name
 from gpt_tui.shared.bindings import bindings
+from gpt_tui.shared.dialogs import unsaved_question
 from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.formatting import whole
 from gpt_tui.shared.keymap import KEYS, action_of, shown_key

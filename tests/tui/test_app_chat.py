@@ -24,6 +24,7 @@ async def ask(bench: AppBench, text: str) -> None:
     await bench.pilot.press("enter")
 
 
+@pytest.mark.essential
 async def test_a_reply_streams_during_training_and_names_its_model(tmp_path: Path):
     async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.02), autostart=True) as bench:
         await bench.until_step(10)
@@ -67,6 +68,7 @@ async def test_typing_exit_returns_to_the_train_tab(tmp_path: Path):
         assert bench.app.main.query_one("#prompt", Input).value == ""
 
 
+@pytest.mark.essential
 async def test_markup_and_escape_sequences_are_shown_as_text(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40)) as bench:
@@ -143,6 +145,7 @@ async def test_retry_copy_and_clear_act_on_the_last_reply(tmp_path: Path):
         assert transcript.turns == []
 
 
+@pytest.mark.essential
 async def test_after_a_finished_run_its_checkpoint_can_be_chatted_with(tmp_path: Path):
     saved_model(tmp_path, "latest", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40), max_steps=30, autostart=True) as bench:

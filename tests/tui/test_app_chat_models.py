@@ -13,7 +13,7 @@ from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON
 from gpt_tui.tabs.chat.sampling_form import ModelSelect, SamplingForm
 from gpt_tui.tabs.chat.transcript import Answer, Transcript
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
-from tests.tui.app_bench import AppBench, running_app
+from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.fake_trainer import FakeGenerator, fake_generator
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_chat_model import saved_model
@@ -71,6 +71,7 @@ async def test_two_models_reply_to_the_same_prompt_with_the_same_seed(tmp_path: 
         assert f"seed {seed}" in bench.text()
 
 
+@pytest.mark.essential
 async def test_two_replies_stream_and_escape_stops_both(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.02)) as bench:

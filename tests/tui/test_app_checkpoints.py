@@ -80,6 +80,7 @@ async def test_every_file_is_listed_and_verified(size: tuple[int, int], snapshot
         assert shown.count("✓ OK") == 5  # four rows and the details
         assert shown.count("✗ damaged") == 2
         assert shown.count("✗ not gpt-tui") == 1
+        await bench.settled()
         snapshot(bench.app, f"checkpoints-{size[0]}x{size[1]}")
         await to(bench, "epoch_010")
         await bench.until_seen("✗ damaged: ")
@@ -202,14 +203,14 @@ async def test_nothing_is_verified_while_the_tab_is_hidden(monkeypatch: pytest.M
         thread = pane(bench)._thread
         assert thread is not None
         await bench.pilot.press("f2")
-        thread.join(10)
+        thread.join(DEADLINE_S)
         assert not thread.is_alive()
         assert pane(bench)._thread is None
         await bench.pilot.press("f4")
         await bench.until_seen("… 50%")
         last = pane(bench)._thread
     assert last is not None
-    last.join(10)  # ends with the app
+    last.join(DEADLINE_S)  # ends with the app
     assert not last.is_alive()
 
 
@@ -249,6 +250,7 @@ async def test_a_click_only_moves_the_cursor():
         assert bench.app.main.tab == "checkpoints"
 
 
+@pytest.mark.essential
 async def test_a_resumed_run_uses_the_folder_of_its_checkpoint():
     fill(MODELS)
     async with tab() as bench:

@@ -54,6 +54,7 @@ async def test_a_conversation_looks_as_in_the_snapshot(tmp_path: Path, size: tup
         await enter(bench, "Type the beginning")
         await talk(bench, "Once upon a time", "")
         await bench.until_seen("(continued)")
+        await bench.settled()
         snapshot(bench.app, f"chat-conversation-{size[0]}")
 
 

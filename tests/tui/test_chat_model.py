@@ -18,6 +18,7 @@ from gpt_core.tokenizers.training import train_tokenizer
 from gpt_tui.session.controller import RunRequest, TrainingController
 from gpt_tui.tabs.chat.models import ChatModels
 from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON, AvailableModels, model_options
+from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
 

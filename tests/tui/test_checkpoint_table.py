@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_tui.shared.thread_priority import yield_to_others
 from gpt_tui.tabs.checkpoints.files import (
     CheckpointFile,
     FolderContents,
@@ -16,6 +17,7 @@ from gpt_tui.tabs.checkpoints.files import (
     Stamp,
     VerificationThread,
     delete_file,
+    stamp_of,
 )  # fmt: skip
 from gpt_tui.tabs.checkpoints.presenter import (
     Verification,
@@ -28,6 +30,7 @@ from gpt_tui.tabs.checkpoints.presenter import (
     table,
     verification_of,
 )  # fmt: skip
+from tests.tui.app_bench import DEADLINE_S
 from tests.tui.stored_files import NOW_S, fill, flip, save
 
 VALID, DAMAGED = Verification("valid"), Verification("damaged", error="m/x.safetensors is damaged: w does not match")
@@ -46,6 +49,10 @@ def named(contents: FolderContents, name: str) -> CheckpointFile:
     return next(file for file in contents.files if file.name == name)
 
 
+def stamped(path: Path) -> Stamp:
+    return stamp_of(path, path.stat())
+
+
 def verified(path: Path) -> tuple[list[float], list[str]]:
     """Verify a file and return the reported fractions and the errors at the end."""
     fractions: list[float] = []
@@ -54,7 +61,7 @@ def verified(path: Path) -> tuple[list[float], list[str]]:
         Stamp(path, 0, 0), lambda _, fraction: fractions.append(fraction), lambda _, error: ends.append(error)
     )
     thread.start()
-    thread.join(10)
+    thread.join(DEADLINE_S)
     assert not thread.is_alive()
     return fractions, ends
 
@@ -137,24 +144,25 @@ def test_a_stopped_verification_ends_without_a_report(tmp_path: Path):
 
     thread = VerificationThread(Stamp(path, 0, 0), reported, lambda _, error: ends.append(error))
     thread.start()
-    assert reached.wait(10)
+    assert reached.wait(DEADLINE_S)
     thread.stop()
     released.set()
-    thread.join(10)
+    thread.join(DEADLINE_S)
     assert not thread.is_alive()
     assert ends == []
 
 
-def test_a_verification_lowers_only_its_own_priority(tmp_path: Path):
+def test_a_verification_lowers_only_its_own_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if not hasattr(os, "getpriority") or not os.path.exists("/proc/self/task"):
         pytest.skip("threads have no individual priority on this system")
+    monkeypatch.setattr("gpt_tui.tabs.checkpoints.files.yield_to_others", yield_to_others)
     before = os.getpriority(os.PRIO_PROCESS, 0)
     seen: list[int] = []
     path = save(tmp_path / "ckpt_latest.safetensors", 1)
     note = lambda *_: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))  # noqa: E731
     thread = VerificationThread(Stamp(path, 0, 0), lambda *_: None, note)
     thread.start()
-    thread.join(10)
+    thread.join(DEADLINE_S)
     assert seen[0] > before or before >= 10
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
@@ -162,10 +170,22 @@ def test_a_verification_lowers_only_its_own_priority(tmp_path: Path):
 def test_only_the_named_file_is_deleted_and_a_failure_is_reported(tmp_path: Path):
     fill(tmp_path)
     before = set(tmp_path.rglob("*.safetensors"))
-    assert delete_file(tmp_path / "best_model.safetensors") == ""
-    assert before - set(tmp_path.rglob("*.safetensors")) == {tmp_path / "best_model.safetensors"}
-    assert delete_file(tmp_path / "best_model.safetensors") == ""  # already gone
-    assert "was not deleted" in delete_file(tmp_path / "long")
+    stamp = stamped(tmp_path / "best_model.safetensors")
+    assert delete_file(stamp) == ""
+    assert before - set(tmp_path.rglob("*.safetensors")) == {stamp.path}
+    assert delete_file(stamp) == ""  # already gone
+    assert "was not deleted" in delete_file(stamped(tmp_path / "long"))
+
+
+def test_a_file_that_was_saved_again_after_the_question_is_not_deleted(tmp_path: Path):
+    path = tmp_path / "ckpt_latest.safetensors"
+    path.write_bytes(b"old")
+    stamp = stamped(path)
+    path.write_bytes(b"newer")
+    assert "was saved again" in delete_file(stamp)
+    assert path.read_bytes() == b"newer"
+    assert delete_file(stamped(path)) == ""
+    assert not path.exists()
 
 
 def test_each_readable_file_is_verified_once_in_order(contents: FolderContents):

@@ -108,8 +108,13 @@ def _stamps(folder: Path) -> frozenset[Stamp]:
                 status = entry.stat()
             except OSError:  # a broken link is listed, as a file that cannot be read
                 status = entry.stat(follow_symlinks=False)
-            stamps.add(_stamp(folder / entry.name, status))
+            stamps.add(stamp_of(folder / entry.name, status))
     return frozenset(stamps)
+
+
+def stamp_of(path: Path, status: os.stat_result) -> Stamp:
+    """Return the stamp of a file with this status."""
+    return Stamp(path, status.st_size, status.st_mtime_ns)
 
 
 class VerificationStoppedError(Exception):
@@ -166,10 +171,14 @@ class VerificationThread(threading.Thread):
                 self._on_progress(self.stamp, fraction)
 
 
-def delete_file(path: Path) -> str:
-    """Delete a file, or the link that it is; a missing file is no error. Return the error as one line, else ""."""
+def delete_file(stamp: Stamp) -> str:
+    """Delete a file, or the link that it is, unless it has changed since; return the error as one line, else "".
+
+    A missing file is no error. A file with another stamp was saved after the user was asked about it, and stays.
+    """
+    path = stamp.path
     try:
-        if stamp is not None and os.path.exists(path) and _stamp(path, os.stat(path)) != stamp:
+        if os.path.exists(path) and stamp_of(path, os.stat(path)) != stamp:
             return f"{path} was not deleted: it was saved again after the question"
         path.unlink(missing_ok=True)
     except (OSError, ValueError) as error:

@@ -330,19 +330,19 @@ class CheckpointsTab(Vertical):
     def action_delete(self) -> None:
         """Delete the selected checkpoint after a confirmation."""
         if file := self.selected:
-            path = file.stamp.path
+            stamp = file.stamp
             question = deletion_question(file, self._contents.files, self._verifications, running_in=self._running_in)
-            self.app.push_screen(delete_question(path.name, question), partial(self._delete_if_confirmed, path))
+            self.app.push_screen(delete_question(stamp.path.name, question), partial(self._delete_if_confirmed, stamp))
 
-    def _delete_if_confirmed(self, path: Path, answer: str | None) -> None:
+    def _delete_if_confirmed(self, stamp: Stamp, answer: str | None) -> None:
         if answer != "delete":
             return
-        if self._thread and self._thread.stamp.path == path:
+        if self._thread and self._thread.stamp.path == stamp.path:
             self._stop_verification()
-        self.run_worker(partial(self._delete_in_thread, path), thread=True, group="delete", exit_on_error=False)
+        self.run_worker(partial(self._delete_in_thread, stamp), thread=True, group="delete", exit_on_error=False)
 
-    def _delete_in_thread(self, path: Path) -> None:
-        self.post_message(self.Deleted(path, delete_file(path)))
+    def _delete_in_thread(self, stamp: Stamp) -> None:
+        self.post_message(self.Deleted(stamp.path, delete_file(stamp)))
 
     def on_checkpoints_tab_deleted(self, message: Deleted) -> None:
         """Notify the user of the result and scan again; the message also goes to the screen."""
