@@ -328,7 +328,6 @@ async def test_a_deletion_that_fails_is_told(monkeypatch: pytest.MonkeyPatch):
         await bench.until_seen("ckpt_latest")
 
 
-@pytest.mark.essential
 async def test_a_run_that_saves_here_is_named_before_a_deletion():
     fill(MODELS)
     async with tab(autostart=True) as bench:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_tui.shared.thread_priority import yield_to_others
 from gpt_tui.tabs.checkpoints.files import Check, FolderReader, FolderView, Stamp, StoredFile, delete_file
 from gpt_tui.tabs.checkpoints.presenter import deletion_question, details, nothing_there, refusal, summary_words
 from gpt_tui.tabs.checkpoints.table import Verdict, next_unchecked, table, verdict_of
+from tests.tui.app_bench import DEADLINE_S
 from tests.tui.stored_files import NOW_S, fill, flip, save
 
 WHOLE, DAMAGED = Verdict("whole"), Verdict("damaged", error="m/x.safetensors is damaged: w does not match")
@@ -36,7 +38,7 @@ def checked(path: Path) -> tuple[list[float], list[str]]:
     ends: list[str] = []
     check = Check(Stamp(path, 0, 0), lambda _, share: shares.append(share), lambda _, error: ends.append(error))
     check.start()
-    check.join(10)
+    check.join(DEADLINE_S)
     assert not check.is_alive()
     return shares, ends
 
@@ -115,19 +117,20 @@ def test_a_check_that_is_stopped_ends_without_a_word(tmp_path: Path):
 
     def told(_stamp: Stamp, _share: float) -> None:
         reached.set()
-        released.wait(10)
+        released.wait(DEADLINE_S)
 
     check = Check(Stamp(path, 0, 0), told, lambda _, error: ends.append(error))
     check.start()
-    assert reached.wait(10)
+    assert reached.wait(DEADLINE_S)
     check.stop()
     released.set()
-    check.join(10)
+    check.join(DEADLINE_S)
     assert not check.is_alive()
     assert ends == []
 
 
-def test_a_check_lowers_its_own_priority_alone(tmp_path: Path):
+def test_a_check_lowers_its_own_priority_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gpt_tui.tabs.checkpoints.files.yield_to_others", yield_to_others)
     if not hasattr(os, "getpriority") or not os.path.exists("/proc/self/task"):
         pytest.skip("threads have no priorities of their own here")
     before = os.getpriority(os.PRIO_PROCESS, 0)
@@ -136,7 +139,7 @@ def test_a_check_lowers_its_own_priority_alone(tmp_path: Path):
     note = lambda *_: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))  # noqa: E731
     check = Check(Stamp(path, 0, 0), lambda *_: None, note)
     check.start()
-    check.join(10)
+    check.join(DEADLINE_S)
     assert seen[0] > before or before >= 10
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
