@@ -14,7 +14,6 @@ from typing import ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
-from textual.dom import DOMNode
 from textual.driver import Driver
 from textual.screen import Screen
 
@@ -27,7 +26,6 @@ from gpt_tui.app.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import SetupScreen
-from gpt_tui.run_view.status import next_steps
 from gpt_tui.session.controller import OpenRun, RunRequest, TrainingController
 from gpt_tui.session.open_run import open_request
 from gpt_tui.session.run_state import divergence, divergence_so_far, ending, is_unsaved
@@ -35,13 +33,13 @@ from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import whole
-from gpt_tui.shared.keymap import KEYS, Key
-from gpt_tui.shared.messages import ControllerUpdated
+from gpt_tui.shared.keymap import KEYS, shown_keys
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette
-from gpt_tui.tabs.chat.loaded_models import MakeGenerator, make_generator
+from gpt_tui.tabs.chat.models import MakeGenerator, make_generator
+from gpt_tui.tabs.train.presenter import next_steps
 
 DRAIN_INTERVAL_S = 0.25
 COLLECT_INTERVAL_S = 60.0
@@ -58,7 +56,7 @@ HEIGHTS = [(0, "-low"), (32, "-tall")]
 class GptApp(App[None]):
     """One controller, one main screen. `request` is begun at once if it is given; `watched` is followed from the start.
 
-    A first start begins a run by itself after `lead_s` seconds (0: never). Where the process is the app's own, its
+    A first start begins a run by itself after `countdown_s` seconds (0: never). Where the process is the app's own, its
     garbage is collected when that disturbs least.
     """
 
@@ -79,7 +77,7 @@ class GptApp(App[None]):
         make: MakeGenerator = make_generator,
         preferences: Preferences = NO_PREFERENCES,
         probes: Probes | None = None,
-        lead_s: float = 0.0,
+        countdown_s: float = 0.0,
         owns_process: bool = False,
     ) -> None:
         super().__init__()
@@ -89,7 +87,7 @@ class GptApp(App[None]):
         self.set_keymap(preferences.keys)
         self.controller = TrainingController(open_run, self.post_message, log_path(settings.models_dir))
         self.main = MainScreen(
-            self.controller, settings, preset_name, make, probes or Probes(), watched=watched, lead_s=lead_s
+            self.controller, settings, preset_name, make, probes or Probes(), watched=watched, countdown_s=countdown_s
         )
         self._request = request
         self._owns_process = owns_process
@@ -111,7 +109,7 @@ class GptApp(App[None]):
         if self._owns_process:
             self.call_after_refresh(self._collect_seldom)
         if self._request:
-            self.call_after_refresh(self.main.begin, self._request)
+            self.call_after_refresh(self.main.train.request_run, self._request)
 
     def _collect_seldom(self) -> None:
         """Modules and widgets stay to the end, and a collection that visits them takes 50 ms from whoever pressed a key
@@ -152,7 +150,7 @@ class GptApp(App[None]):
             self.leave(EXIT_HANGUP)
         self.drain()
 
-    def on_controller_updated(self, _message: ControllerUpdated) -> None:
+    def on_training_controller_updated(self, _message: TrainingController.Updated) -> None:
         """Something that cannot wait for the timer."""
         self.drain()
 
@@ -186,7 +184,7 @@ class GptApp(App[None]):
             case RunFinished(reason=reason, step=step) if self._leaving is None:
                 words = ending(event)
                 self.main.banner.say(
-                    f"step {whole(step)}: {words}. {next_steps(reason, self.main.shown_keys())}",
+                    f"step {whole(step)}: {words}. {next_steps(reason, shown_keys(dict(self._keymap)))}",
                     "bad" if reason == "diverged" else "good",
                 )
                 if self.main.tab != "train":  # there the banner is enough, and a notification would lie over it
@@ -195,7 +193,7 @@ class GptApp(App[None]):
     def _run_ended(self) -> None:
         failure = self.controller.failure
         asking = self._leaving is None and failure is not None and failure.run_exists
-        self.main.ended(failure.message if failure else "", run_exists=asking)
+        self.main.show_end(failure.message if failure else "", run_exists=asking)
         if self._leaving is not None:
             self._end(self._leaving)
         elif failure and not asking:
@@ -333,18 +331,7 @@ class GptApp(App[None]):
         """Every command of the key table that makes sense now, beside those of Textual's that the table lacks."""
         others = super().get_system_commands(screen)
         yield from (command for command in others if command.title not in ("Quit", "Keys"))
+        active = {found.binding.id: found for found in screen.active_bindings.values() if found.enabled}
         for key in KEYS:
-            namespace = self._owner_of(key, screen)
-            if namespace is not None and namespace.check_action(key.action.partition("(")[0], ()) is not None:
-                run = partial(self.run_action, key.action, namespace)
-                yield SystemCommand(key.label, key.help, run)
-
-    def _owner_of(self, key: Key, screen: Screen[object]) -> DOMNode | None:
-        """What runs the action of a key when this screen is seen; None if nothing there does."""
-        if key.place == "everywhere":
-            return self
-        if (key.place == "setup") != isinstance(screen, SetupScreen):
-            return None
-        if key.place in ("chat", "checkpoints", "runs"):
-            return self.main.query_one(f"#{key.place}") if key.place == self.main.tab else None
-        return screen if key.place == "setup" else self.main
+            if found := active.get(key.id):
+                yield SystemCommand(key.label, key.help, partial(self.run_action, key.action, found.node))

@@ -14,7 +14,7 @@ from gpt_tui.headless.signals import leave_now
 from gpt_tui.shared.error_log import keep_traceback, log_path
 from gpt_tui.shared.interrupts import ending_at_once
 
-LEAD_S = 10.0  # of the countdown of a first start
+COUNTDOWN_S = 10.0  # of a first start
 FRAMES_PER_S = "120"  # a key waits for the frame after it, another tab for two: 8 ms each, with Textual's 60 it is 17
 
 
@@ -48,9 +48,9 @@ def run_app(
     wanted = autostart or resume is not None
     asked_for = RunRequest(settings, preset_name, resume=resume, passed_over=passed_over, overwrite=overwrite)
     request = asked_for if wanted else None
-    lead_s = 0.0 if wanted or watched else LEAD_S
+    countdown_s = 0.0 if wanted or watched else COUNTDOWN_S
     app = GptApp(
-        settings, preset_name, request=request, watched=watched, preferences=preferences, lead_s=lead_s,
+        settings, preset_name, request=request, watched=watched, preferences=preferences, countdown_s=countdown_s,
         owns_process=True,
     )  # fmt: skip
     try:

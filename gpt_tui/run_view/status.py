@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import isfinite
 from typing import NamedTuple
 
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, Tone
 from gpt_tui.shared.formatting import age, bar, duration, fixed, nats, percent, perplexity, rate, short, size, whole
-
 
 SYMBOLS = {
     Phase.IDLE: "○", Phase.OPENING: "◌", Phase.TRAINING: "▶", Phase.PAUSING: "‖", Phase.PAUSED: "‖",
@@ -20,37 +18,6 @@ PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", P
 
 # rows that go first where the panel is too low for all of them
 LEAST_IMPORTANT = ("time", "tokens", "model", "memory", "best", "rate", "gradient", "patience", "accuracy")
-
-
-def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
-    """The actions of the key table's "train" keys that make sense now."""
-    if phase is Phase.STOPPING:
-        return frozenset()
-    if phase is Phase.OPENING:
-        return frozenset({"stop"})
-    if phase.alive:
-        return frozenset({"pause", "step", "save", "evaluate", "stop"})
-    return frozenset({"start", "setup", "overfit"} | ({"resume"} if can_resume else set()))
-
-
-def why_not(action: str, phase: Phase, keys: Mapping[str, str]) -> str:
-    """Why one of these actions does nothing now, in a line; `keys` maps an action to its key as shown."""
-    if action == "start_now":
-        return ""  # the key of a countdown, which is on the screen while it works
-    if phase is Phase.STOPPING:
-        return "the run is stopping"
-    if phase.alive:
-        words = "the run is getting ready" if phase is Phase.OPENING else "a run is under way"
-        return f"{words}; {keys['stop']} stops it"
-    if action == "resume":
-        return f"there is no checkpoint to go on from; {keys['start']} starts a run"
-    return f"no run is under way; {keys['start']} starts one"
-
-
-def next_steps(reason: str, keys: Mapping[str, str]) -> str:
-    """What can be done after a run that ended for `reason`; `keys` maps an action to its key as shown."""
-    going_on = f"{keys['resume']} to go on, " if reason in ("stopped", "diverged") else ""
-    return f"Press {keys['chat']} to chat, {going_on}{keys['start']} for a new run."
 
 
 class Row(NamedTuple):

@@ -20,12 +20,11 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.tokenizers.pieces import Tokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import AnyEvent, RunStarted
-from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.event_buffer import Drained, EventBuffer
 from gpt_tui.session.log_replay import replayed
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import Limits, RunState, Score
 from gpt_tui.shared.error_log import keep_traceback
-from gpt_tui.shared.messages import ControllerUpdated
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.thread_priority import TRAINING, yield_to_others
 
@@ -98,9 +97,12 @@ class OpeningStoppedError(Exception):
 class TrainingController:
     """Owns the trainer and its thread; everything here may be called from the event loop and never blocks it.
 
-    Only one run exists at a time. The thread posts `ControllerUpdated` when there is something that cannot wait
+    Only one run exists at a time. The thread posts `Updated` when there is something that cannot wait
     for the next `drain`; it touches no widget. `post` must be safe to call from any thread.
     """
+
+    class Updated(Message, bubble=False):
+        """There is something to drain that should be shown at once."""
 
     def __init__(
         self,
@@ -155,11 +157,13 @@ class TrainingController:
         """Wait after the present step."""
         if self._requests:
             self._requests.pause()
+            self._wake()
 
     def unpause(self) -> None:
         """End a pause."""
         if self._requests:
             self._requests.unpause()
+            self._wake()
 
     def single_step(self) -> None:
         """One step, then wait; a run that is not paused is paused after its present step."""
@@ -167,7 +171,7 @@ class TrainingController:
             if self._requests.pausing:
                 self._requests.single_step()
             else:
-                self._requests.pause()
+                self.pause()
 
     def save(self) -> None:
         """Save after the present step, and go on."""
@@ -189,6 +193,7 @@ class TrainingController:
         if self._requests:
             self._requests.asking = may_ask
             self._requests.stop(save=save)
+        self._wake()
 
     def wait_for_save(self) -> None:
         """Waits for a save that is on its way, and for nothing else."""
@@ -292,7 +297,7 @@ class TrainingController:
         if not self._woken:
             self._woken = True
             with suppress(RuntimeError):
-                self._post(ControllerUpdated())
+                self._post(self.Updated())
 
     def _opening_progressed(self, words: str, share: float) -> None:
         if self._stop_asked.is_set():

@@ -71,6 +71,32 @@ KEYS: tuple[Key, ...] = (
     Key("samples.page_later", "pagedown", "samples_page(1)", "Samples on", "Scroll on by a page", "samples"),
     Key("samples.first", "home", "samples_end(True)", "First sample", "The untrained model's sample", "samples"),
     Key("samples.last", "end", "samples_end(False)", "Newest sample", "The newest sample, and follow", "samples"),
+    Key("chat.stop", "escape", "stop_reply", "Stop", "Stop the reply, or leave the chat", "chat", footer=True),
+    Key("chat.retry", "ctrl+r", "retry", "Retry", "Generate again from the last prompt", "chat", footer=True),
+    Key("chat.seed", "ctrl+s", "keep_seed", "Keep seed", "Use the last reply's seed for the next replies",
+        "chat"),
+    Key("chat.copy", "ctrl+y", "copy_reply", "Copy", "Copy the last reply; of two, each in turn", "chat", footer=True),
+    Key("chat.clear", "ctrl+l", "clear_chat", "Clear", "Clear the conversation", "chat"),
+    Key("chat.fields", "f6", "switch_side", "Settings", "Move between the prompt and the settings", "chat",
+        footer=True),
+    Key("chat.earlier", "up", "move(-1)", "Earlier prompt", "Previous prompt; in the settings, previous field", "chat"),
+    Key("chat.later", "down", "move(1)", "Later prompt", "Next prompt; in the settings, next field", "chat"),
+    Key("chat.page_up", "pageup", "page(-1)", "Page up", "Scroll the conversation up", "chat"),
+    Key("chat.page_down", "pagedown", "page(1)", "Page down", "Scroll the conversation down", "chat"),
+    Key("checkpoints.resume", "r,enter", "resume_from", "Resume", "Resume training from this checkpoint", "checkpoints",
+        footer=True),
+    Key("checkpoints.chat", "c", "chat_with", "Chat", "Chat with this checkpoint", "checkpoints", footer=True),
+    Key("checkpoints.beside", "b", "compare_in_chat", "Compare", "Compare this checkpoint with the chat's model",
+        "checkpoints", footer=True),
+    Key("checkpoints.verify", "v", "verify", "Verify", "Verify the checksums of this checkpoint", "checkpoints",
+        footer=True),
+    Key("checkpoints.delete", "d,delete", "delete", "Delete", "Delete this checkpoint; asks first", "checkpoints",
+        footer=True),
+    Key("runs.mark", "space", "mark", "Mark", "Mark this run to compare it, or unmark it", "runs", footer=True),
+    Key("runs.unmark", "u", "unmark", "Unmark", "Unmark all runs", "runs", footer=True),
+    Key("runs.quantity", "m", "next_quantity", "Metric", "Compare loss, perplexity or bits per byte", "runs",
+        footer=True),
+    Key("runs.notes", "v", "switch_notes", "Panels", "Show samples, log, or neither", "runs", footer=True),
     Key("charts.log", "l", "log_scale", "Log scale", "Logarithmic or linear y axis", "charts", footer=True),
     Key("charts.axis", "a", "next_axis", "Axis", "Show the charts over steps, tokens or time", "charts", footer=True),
     Key("charts.range", "y", "next_reach", "y range", "The y axis: as suits, from the top, or close up", "charts"),
@@ -84,30 +110,6 @@ KEYS: tuple[Key, ...] = (
     Key("charts.whole", "0", "zoom_reset", "Whole run", "Show the whole run", "charts"),
     Key("charts.left", "left", "pan(-0.25)", "Pan left", "Move to earlier steps", "charts"),
     Key("charts.right", "right", "pan(0.25)", "Pan right", "Move to later steps", "charts"),
-    Key("chat.stop", "escape", "stop_reply", "Stop", "Stop the reply; else go back to training", "chat", footer=True),
-    Key("chat.retry", "ctrl+r", "retry", "Retry", "Ask the same again", "chat", footer=True),
-    Key("chat.seed", "ctrl+s", "keep_seed", "Keep seed", "Use the last reply's seed from now on: retry repeats it",
-        "chat"),
-    Key("chat.copy", "ctrl+y", "copy_reply", "Copy", "Copy the last reply; of two, each in turn", "chat", footer=True),
-    Key("chat.clear", "ctrl+l", "clear_chat", "Clear", "Forget the conversation", "chat", footer=True),
-    Key("chat.fields", "f6", "switch_side", "Fields", "From the prompt to the fields, and back", "chat", footer=True),
-    Key("chat.earlier", "up", "move(-1)", "Earlier prompt", "An earlier prompt; among fields, the one above", "chat"),
-    Key("chat.later", "down", "move(1)", "Later prompt", "A later prompt; among fields, the one below", "chat"),
-    Key("chat.page_up", "pageup", "page(-1)", "Page up", "Scroll the conversation back", "chat"),
-    Key("chat.page_down", "pagedown", "page(1)", "Page down", "Scroll the conversation on", "chat"),
-    Key("checkpoints.resume", "r,enter", "resume_from", "Resume", "Go on training from this one", "checkpoints",
-        footer=True),
-    Key("checkpoints.chat", "c", "chat_with", "Chat", "Chat with this one", "checkpoints", footer=True),
-    Key("checkpoints.beside", "b", "chat_beside", "Beside", "Let this one answer beside the other model",
-        "checkpoints", footer=True),
-    Key("checkpoints.verify", "v", "verify", "Verify", "Read this one through again", "checkpoints", footer=True),
-    Key("checkpoints.delete", "d,delete", "delete", "Delete", "Delete this one; asks first", "checkpoints",
-        footer=True),
-    Key("runs.mark", "space", "mark", "Mark", "Lay this run over the others that are marked", "runs", footer=True),
-    Key("runs.unmark", "u", "unmark", "Unmark", "Take all marks away: one run at a time again", "runs", footer=True),
-    Key("runs.quantity", "m", "next_quantity", "Measure", "Marked runs: loss, perplexity or bits a byte", "runs",
-        footer=True),
-    Key("runs.notes", "v", "switch_notes", "View", "Show the run's samples, its log, or neither", "runs", footer=True),
     Key("setup.begin", "ctrl+t", "begin_run", "Start", "Start training with these settings", "setup", button=True),
     Key("setup.save", "ctrl+s", "save_config", "Save as file", "Save as a config file", "setup", button=True),
     Key("setup.back", "escape", "leave_setup", "Back", "Go back; what is typed is kept", "setup", button=True),
@@ -143,6 +145,12 @@ def shown_key(key: Key, keymap: dict[str, str]) -> str:
     """The key as a user reads it, after his own keymap: `s`, `F1`, `^r`."""
     first = keymap.get(key.id, "") or (key.display or key.keys)
     return readable(first.split(",")[0])
+
+
+def shown_keys(keymap: dict[str, str]) -> dict[str, str]:
+    """Return the displayed key of each action; "chat" is the action that opens the Chat tab."""
+    keys = {key.action: shown_key(key, keymap) for key in KEYS}
+    return keys | {"chat": keys["go('chat')"]}
 
 
 def readable(name: str) -> str:

@@ -9,8 +9,8 @@ from textual.content import Content
 from textual.widgets import Static, Tab, Tabs
 
 from gpt_tui.run_view.status import PHASE_TONES, SYMBOLS
-from gpt_tui.session.phase import Phase
 from gpt_tui.run_view.status_panel import TONE_STYLES
+from gpt_tui.session.phase import Phase
 from gpt_tui.shared.keymap import TABS
 from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
 
@@ -30,7 +30,9 @@ class HeaderBar(Horizontal):
     def compose(self) -> ComposeResult:
         """Name, tabs, model, state."""
         yield Static(PROGRAM, id="program", markup=False)
-        yield Tabs(*(Tab(facts.title, id=f"tab-{name}") for name, facts in TABS.items()), id="tabs")
+        tabs = Tabs(*(Tab(info.title, id=f"tab-{name}") for name, info in TABS.items()), id="tabs")
+        tabs.can_focus = False  # the focus stays in the visible tab, whose keys need it
+        yield tabs
         yield Static("", id="run-line", markup=False)
 
     def on_resize(self) -> None:

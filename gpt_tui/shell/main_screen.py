@@ -22,9 +22,9 @@ from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.formatting import whole
 from gpt_tui.shell.banner import Banner
 from gpt_tui.shell.header import HeaderBar
-from gpt_tui.tabs.chat.loaded_models import ChatModels, MakeGenerator
+from gpt_tui.tabs.chat.models import ChatModels, MakeGenerator
 from gpt_tui.tabs.chat.pane import ChatTab
-from gpt_tui.tabs.chat.sampling_fields import initial_texts
+from gpt_tui.tabs.chat.presenter import initial_texts
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from gpt_tui.tabs.runs.pane import RunsTab
 from gpt_tui.tabs.runs.presenter import name_of
@@ -130,7 +130,11 @@ class MainScreen(Screen[None]):
     @property
     def pane(self) -> TrainTab | ChatTab | CheckpointsTab | RunsTab:
         """The visible tab."""
-        panes = {"chat": self.chat, "checkpoints": self.checkpoints, "runs": self.runs}
+        panes: dict[str, TrainTab | ChatTab | CheckpointsTab | RunsTab] = {
+            "chat": self.chat,
+            "checkpoints": self.checkpoints,
+            "runs": self.runs,
+        }
         return panes.get(self.tab, self.train)
 
     def go(self, tab: str) -> None:
@@ -164,22 +168,43 @@ class MainScreen(Screen[None]):
         if self.focused is None and self.app.app_focus:
             self.pane.enter()
 
-    # -- messages of the tabs, and what cancels a countdown
+    # -- messages between tabs
 
     @on(TrainTab.RunRequested)
     def _run_requested(self, message: TrainTab.RunRequested) -> None:
         message.stop()
         self.banner.say("")
         if request := self._controller.request:
-            self._models.look_in(request.settings.models_dir)
+            self._models.use_folder(request.settings.models_dir)
         self.go("train")
         self.show(at_once=True)
 
     @on(TrainTab.SettingsChanged)
     def _settings_changed(self, message: TrainTab.SettingsChanged) -> None:
         message.stop()
-        self._models.look_in(message.settings.models_dir)
+        self._models.use_folder(message.settings.models_dir)
         self.checkpoints.show_folder(message.settings.models_dir)
+
+    @on(ChatTab.ExitRequested)
+    def _chat_exited(self, message: ChatTab.ExitRequested) -> None:
+        message.stop()
+        self.go("train")
+
+    @on(CheckpointsTab.ResumeRequested)
+    def _resume_requested(self, message: CheckpointsTab.ResumeRequested) -> None:
+        message.stop()
+        self.train.resume_from(message.path)
+
+    @on(CheckpointsTab.ChatRequested)
+    def _chat_requested(self, message: CheckpointsTab.ChatRequested) -> None:
+        message.stop()
+        self.chat.choose(message.path, compare=message.compare)
+        self.go("chat")
+
+    @on(CheckpointsTab.Deleted)
+    def _checkpoint_deleted(self, message: CheckpointsTab.Deleted) -> None:
+        message.stop()
+        self.train.read_preview()
 
     def on_mouse_down(self) -> None:
         """Cancel the countdown of a first start."""

@@ -14,9 +14,9 @@ from textual.widgets import Button
 from gpt_tui.app.app import GptApp
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.session.phase import Phase
 from gpt_tui.session.controller import RunRequest
-from gpt_tui.tabs.chat.loaded_models import MakeGenerator
+from gpt_tui.session.phase import Phase
+from gpt_tui.tabs.chat.models import MakeGenerator
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
 
@@ -98,7 +98,7 @@ async def running_app(
     watched: Path | None = None,
     preferences: Preferences = NO_PREFERENCES,
     probes: Probes | None = None,
-    lead_s: float = 0.0,
+    countdown_s: float = 0.0,
     owns_process: bool = False,
     **settings: object,
 ) -> AsyncIterator[AppBench]:
@@ -108,7 +108,7 @@ async def running_app(
     request = RunRequest(chosen, "nano") if autostart else None
     app = GptApp(
         chosen, "nano", request=request, watched=watched, open_run=opener, make=make or fake_generator(),
-        preferences=preferences, probes=probes or fake_probes(), lead_s=lead_s, owns_process=owns_process,
+        preferences=preferences, probes=probes or fake_probes(), countdown_s=countdown_s, owns_process=owns_process,
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)

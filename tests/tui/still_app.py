@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
-import gpt_tui.shell.main_screen
+import gpt_tui.tabs.train.pane
 from gpt_core.config.settings import preset
 from gpt_tui.app.app import GptApp
-from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.controller import Progress, RunRequest, TrainerLike, TrainingController
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.session.run_state import RunState
 from tests.tui.app_bench import settled
@@ -38,7 +38,7 @@ async def still_app(
     monkeypatch.setattr(
         TrainingController, "status", lambda controller: SessionStatus(phase, saved_at_s + 12.0, 72_000_000)
     )
-    monkeypatch.setattr(gpt_tui.shell.main_screen, "read_preview", lambda settings, name: SETUP)
+    monkeypatch.setattr(gpt_tui.tabs.train.pane, "read_preview", lambda settings, name: SETUP)
     app = GptApp(SETTINGS, "nano", open_run=no_run)
     app.controller.run = history
     app.controller.opening = opening

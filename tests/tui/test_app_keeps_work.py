@@ -9,9 +9,9 @@ import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.formats.checkpoint import peek_checkpoint
-from gpt_tui.session.phase import Phase
 from gpt_tui.session.open_run import open_request
 from gpt_tui.session.overfit_folder import overfit_folder
+from gpt_tui.session.phase import Phase
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.core.training_samples import tiny_settings, train
 from tests.tui.app_bench import AppBench, running_app

@@ -137,7 +137,7 @@ async def test_the_palette_has_every_command_that_makes_sense(tmp_path: Path):
         assert {"Pause", "Save", "Stop", "Log scale", "Theme", "Quit", "Chat"} <= titles
         assert "Start" not in titles
         pause = next(c for c in bench.app.get_system_commands(bench.app.screen) if c.title == "Pause")
-        await bench.app.run_action("pause", bench.app.main)
+        await bench.app.run_action("pause", bench.app.main.train)
         assert pause.help == next(key.help for key in KEYS if key.action == "pause")
         await bench.until_phase(Phase.PAUSED)
 

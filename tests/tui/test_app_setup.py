@@ -77,7 +77,7 @@ async def test_what_is_typed_is_what_starts(tmp_path: Path, by: str):
         await bench.until_step(5)
         request = bench.opener.requests[0]
         assert (request.settings.layers, request.preset_name) == (6, "")
-        assert bench.app.main.settings == request.settings
+        assert bench.app.main.train.settings == request.settings
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
 
@@ -173,7 +173,7 @@ async def test_escape_keeps_what_was_typed_for_the_next_time(tmp_path: Path):
         await type_in(bench, "layers", "x")
         await bench.pilot.press("escape")
         await bench.until_seen("to set up another model")
-        assert bench.app.main.settings.layers == 4
+        assert bench.app.main.train.settings.layers == 4
         await bench.pilot.press("u")
         await bench.until_seen("✗ 1 field to put right")
         assert field(bench, "layers").value == "x"

@@ -35,7 +35,7 @@ async def do(bench: AppBench, action: str, by: str) -> None:
 @pytest.mark.parametrize("by", BY)
 async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
-        await bench.until_seen("to start training the nano preset")
+        await bench.until_seen("Start training the nano preset")
         await do(bench, "start", by)
         await bench.until_step(30)
         assert bench.phase is Phase.TRAINING
@@ -53,7 +53,7 @@ async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: 
         await do(bench, "pause", by)
         await bench.until_phase(Phase.PAUSED)
         await bench.until_seen("‖ paused")
-        assert "Go on" in bench.text()
+        assert "Continue" in bench.text()
         at = bench.app.controller.run.step
         await do(bench, "step", by)
         await bench.until_step(at + 1)
@@ -86,7 +86,7 @@ async def test_an_evaluation_can_be_asked_for(tmp_path: Path):
 async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str):
     saved_model(tmp_path, "latest", 100, seed=1)
     async with running_app(tmp_path, max_steps=110) as bench:
-        await bench.until_seen("to go on from")
+        await bench.until_seen("Resume (step 100")
         await do(bench, "resume", by)
         await bench.until_phase(Phase.FINISHED)
         assert bench.opener.requests[0].latest
@@ -124,16 +124,16 @@ async def test_a_key_that_does_nothing_says_why_and_says_so_once(tmp_path: Path,
     told: list[str] = []
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(5)
-        monkeypatch.setattr(bench.app.main, "notify", lambda words, **_: told.append(words))
-        monkeypatch.setattr("gpt_tui.shell.main_screen.TOLD_S", math.inf)  # however long the keys take to come
+        monkeypatch.setattr(bench.app.main.train, "notify", lambda words, **_: told.append(words))
+        monkeypatch.setattr("gpt_tui.tabs.train.pane.HINT_S", math.inf)  # however long the keys take to come
         await bench.pilot.press("s", "r", "o", "u", "s")
-        assert told == ["a run is under way; x stops it"]
+        assert told == ["a run is in progress (x: stop)"]
         await bench.pilot.press("p", "v", "l", "down", "f3", "s", "f2")
-        assert told == ["a run is under way; x stops it"]
+        assert told == ["a run is in progress (x: stop)"]
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
         await bench.pilot.press("w")
-        assert told[1:] == ["no run is under way; s starts one"]
+        assert told[1:] == ["no run in progress (s: start one)"]
 
 
 async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
@@ -142,7 +142,7 @@ async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
         await bench.until_seen("50.0%")
         await bench.pilot.press("x")
         await bench.until_phase(Phase.IDLE)
-        await bench.until_seen("to start training")
+        await bench.until_seen("Start training")
 
 
 async def test_charts_and_numbers_follow_the_run(tmp_path: Path):
@@ -216,7 +216,7 @@ async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str
         error=RunExistsError("models holds another run's checkpoints: ckpt_latest.safetensors (step 100)")
     )
     async with running_app(tmp_path, opener=opener) as bench:
-        await bench.until_seen("to go on from")
+        await bench.until_seen("Resume (step 100")
         await bench.pilot.press("s")
         await bench.until_seen("Another run is there")
         opener.error = None
@@ -239,10 +239,10 @@ async def test_a_missing_text_is_said_before_anything_starts(tmp_path: Path):
 async def test_one_step_is_in_one_column_of_both_charts(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
     history = trained(300, lambda number: 3.0 + 9.0 * math.exp(-number / 100))  # perplexities of five digits
     async with still_app(monkeypatch, history, Phase.PAUSED, size) as (app, pilot):
-        app.main.train_pane.charts.view = ChartView(cursor=150, reach="all")
+        app.main.train.charts.view = ChartView(cursor=150, reach="all")
         await pilot.pause()
         places = []
-        for chart in app.main.train_pane.charts.query(Chart):
+        for chart in app.main.train.charts.query(Chart):
             lines = [chart.render_line(row).text for row in range(chart.size.height)]
             places.append({line.index("│") for line in lines if "│" in line})
         assert places[0] == places[1]

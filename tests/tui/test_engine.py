@@ -10,9 +10,8 @@ import pytest
 
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.training import events as ev
-from gpt_tui.session.phase import Phase
 from gpt_tui.session.controller import RunRequest, TrainingController
-from gpt_tui.shared.messages import ControllerUpdated
+from gpt_tui.session.phase import Phase
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import FakeOpen, fake_settings
 from tests.tui.samples import scored, started, step
@@ -224,7 +223,7 @@ def test_only_what_cannot_wait_wakes_the_app(bench: Bench):
     bench.controller.start(bench.request)
     bench.until_step(100)
     assert len(bench.posted) <= 2
-    assert all(isinstance(message, ControllerUpdated) for message in bench.posted)
+    assert all(isinstance(message, TrainingController.Updated) for message in bench.posted)
 
 
 def test_the_apps_queue_cannot_fill_while_it_does_not_look(bench: Bench):

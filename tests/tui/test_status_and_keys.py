@@ -7,11 +7,12 @@ import pytest
 from gpt_core.config.settings import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
-from gpt_tui.run_view.status import RULE, allowed, fitted, status_rows, why_not
+from gpt_tui.run_view.status import RULE, fitted, status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, advance
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
-from gpt_tui.tabs.chat.sampling_fields import FIELDS, initial_texts, parse_sampling
+from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
+from gpt_tui.tabs.train.presenter import allowed, why_not
 from tests.tui.samples import scored, step, trained
 
 
@@ -70,7 +71,7 @@ def test_a_key_that_does_nothing_now_has_a_reason(phase):
     for key in KEYS:
         if key.place == "train" and key.action not in allowed(phase, can_resume=False) | {"start_now"}:
             assert why_not(key.action, phase, {"start": "s", "stop": "x"})
-    assert why_not("start", Phase.TRAINING, {"stop": "^x"}) == "a run is under way; ^x stops it"
+    assert why_not("start", Phase.TRAINING, {"stop": "^x"}) == "a run is in progress (^x: stop)"
     assert why_not("start_now", Phase.TRAINING, {}) == ""
 
 

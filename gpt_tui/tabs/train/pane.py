@@ -1,5 +1,4 @@
-"""The Train tab: controls of a run, its charts, samples, log and status. The style sheet lays them out by terminal size.
-"""
+"""The Train tab: controls of a run, its charts, samples, log and status."""
 
 from __future__ import annotations
 

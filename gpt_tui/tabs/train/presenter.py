@@ -7,11 +7,12 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from gpt_core.config.settings import Settings
+from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.checkpoints import StoredCheckpoints
 from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_preview import RunPreview, checkpoint_words
-from gpt_tui.shared.formatting import bar, percent, size, whole
+from gpt_tui.session.run_preview import RunPreview
+from gpt_tui.shared.formatting import age, bar, percent, size, whole
 from gpt_tui.shared.sanitize import one_line
 
 BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, 4 bytes each
@@ -107,13 +108,18 @@ def possible_actions(preview: RunPreview) -> list[tuple[str, str]]:
         what = f"the {preview.preset_name} preset" if preview.preset_name else "this model"
         actions.append(("start", f"Start training {what} on {PurePath(preview.train_file).name}"))
     if resumable := preview.stored.resumable:
-        actions.append(("resume", f"Resume {checkpoint_words(resumable, preview.now_s)}"))
+        actions.append(("resume", f"Resume ({step_and_age(resumable, preview.now_s)})"))
     if not preview.problem:
         actions.append(("overfit", f"Self-test: memorize {preview.settings.overfit_lines} lines"))
     actions.append(("setup", "Change model, text or learning rate"))
     if for_chat := preview.stored.for_chat:
-        actions.append(("chat", f"Chat with {checkpoint_words(for_chat, preview.now_s)}"))
+        actions.append(("chat", f"Chat with {one_line(for_chat.path.stem)} ({step_and_age(for_chat, preview.now_s)})"))
     return [*actions, ("help", "Show all keys")]
+
+
+def step_and_age(info: CheckpointInfo, now_s: float) -> str:
+    """Return step and age of a checkpoint: `step 258, saved 48 s ago`."""
+    return f"step {whole(info.step)}, saved {age(max(0.0, now_s - info.saved_at))} ago"
 
 
 # -- the countdown of a first start
