@@ -130,12 +130,15 @@ class MainScreen(Screen[None]):
     @property
     def pane(self) -> TrainTab | ChatTab | CheckpointsTab | RunsTab:
         """The visible tab."""
-        panes: dict[str, TrainTab | ChatTab | CheckpointsTab | RunsTab] = {
-            "chat": self.chat,
-            "checkpoints": self.checkpoints,
-            "runs": self.runs,
-        }
-        return panes.get(self.tab, self.train)
+        match self.tab:
+            case "chat":
+                return self.chat
+            case "checkpoints":
+                return self.checkpoints
+            case "runs":
+                return self.runs
+            case _:
+                return self.train
 
     def go(self, tab: str) -> None:
         """Show a tab, header and pane in one frame."""
