@@ -12,7 +12,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from gpt_core.config.settings import DEFAULT_PRESET, Settings
+from gpt_core.config.presets import DEFAULT_PRESET
+from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError
 from gpt_tui.new_run.estimate import RunEstimate, asking_first, ready_words, text_still_holds
 from gpt_tui.new_run.fields import Checked, changed, check, explanation, named_preset, texts_of, with_preset

@@ -24,7 +24,8 @@ from gpt_core.bench.estimate import (
     window_length,
 )
 from gpt_core.bench.step_timing import LEAST_PASSES, MEASURE_S, MOST_OPERATIONS, MOST_S, enough, sample_of, time_step
-from gpt_core.config.settings import Settings, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
 from gpt_core.formats.checkpoint import write_checkpoint
 from gpt_core.kernels import threads

@@ -9,7 +9,7 @@ from gpt_core.errors import GptError
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.tokenizers.training import train_tokenizer
+from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_tui.tabs.chat.loaded_models import LoadedModel, Tell, make_generator
 from gpt_tui.tabs.chat.prompt_history import PromptHistory
 from gpt_tui.tabs.chat.reply import DRAWN_SEEDS, drawn_seed, progress, reply, shown_reply, side_by_side, summary
@@ -54,9 +54,7 @@ class Heard:
 
 @pytest.fixture
 def answerer() -> LoadedModel:
-    return LoadedModel(
-        initial_parameters(SMALL, 0), train_tokenizer([b"abc"], SMALL.vocab_size, "pieces"), "it, step 10"
-    )
+    return LoadedModel(initial_parameters(SMALL, 0), PieceTokenizer.train([b"abc"], SMALL.vocab_size), "it, step 10")
 
 
 def fake_reply(heard: Heard, answerer: LoadedModel, generator: FakeGenerator) -> Iterator[None]:

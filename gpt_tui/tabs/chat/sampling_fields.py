@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gpt_core.config.resolve import checked
 from gpt_core.config.settings import Settings
+from gpt_core.config.validation import checked
 from gpt_core.errors import ConfigError
 from gpt_core.generation.sampler import Sampling
 
