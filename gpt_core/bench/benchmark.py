@@ -15,7 +15,7 @@ from collections.abc import Generator
 
 import msgspec
 
-from gpt_core.bench.hardware import peak_memory, processor_name, read_gauge, sgemm_gauge
+from gpt_core.bench.hardware import memory_read_meter, peak_memory, processor_name, sgemm_meter
 from gpt_core.bench.profiler import PARTS, Profile, Profiler, overhead_per_call
 from gpt_core.bench.result import Benchmark, Decoding, Machine, Memory, Part, Prompt, Training
 from gpt_core.config.settings import MAX_COUNT, ModelShape, Settings
@@ -75,20 +75,20 @@ def run_benchmark(
     shape, batch = settings.shape, settings.micro_batch
     with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
         trainer = open_run(undisturbed(settings, folder), preset_name=preset_name, progress=progress)
-        steps_taken = measured_steps(trainer, steps, progress)
+        measured = measure_training(trainer, steps, progress)
     length, weights_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
     parameters, prompt = trainer.parameters, text_tokens(trainer)
     del trainer  # and with it the gradients and moments
-    reading = measured_reading(parameters, prompt, progress)
-    sgemm, count = steps_taken.sgemm, threads.get_threads()
+    reading = measure_inference(parameters, prompt, progress)
+    sgemm, count = measured.sgemm, threads.get_threads()
     return Benchmark(
         machine=Machine(processor_name(), available_cores(), count, LEVEL, sgemm / 1e9, reading.memory / 1e9),
         preset=preset_name, parameters=parameter_count(shape), shape=shape,
         batch_size=settings.batch_size, micro_batch_size=batch, time=length,
-        training=training_figures(settings, length, steps_taken, overhead_per_call(parameters)),
-        memory=Memory(steps_taken.peak, weights_bytes, flops.activation_bytes(shape, batch, length, count)),
-        prompt=prompt_figures(shape, reading.prompt_s, sgemm),
-        decoding=decoding_figures(shape, reading.token_s, reading.memory),
+        training=training_result(settings, length, measured, overhead_per_call(parameters)),
+        memory=Memory(measured.peak, weights_bytes, flops.activation_bytes(shape, batch, length, count)),
+        prompt=prompt_result(shape, reading.prompt_s, sgemm),
+        decoding=decoding_result(shape, reading.token_s, reading.memory),
     )  # fmt: skip
 
 
@@ -104,17 +104,17 @@ def undisturbed(settings: Settings, folder: str) -> Settings:
     )  # fmt: skip
 
 
-def measured_steps(trainer: Trainer, steps: int, progress: Progress) -> Steps:
+def measure_training(trainer: Trainer, steps: int, progress: Progress) -> Steps:
     """The steps of a run, but for its first. Raises GptError if it ends before there are enough."""
     measured: list[Step] = []
     with contextlib.closing(every_step(trainer)) as taken:
         next(taken, None)  # the first step allocates, and is not counted
-        peak, sgemm = peak_memory(), sgemm_gauge()  # in this order: the products take memory of their own
+        peak, sgemm = peak_memory(), sgemm_meter()  # in this order: the products take memory of their own
         for step in taken:
             measured.append(step)
             seconds = [step.seconds for step in measured]
             sgemm.repeat_until(GAUGE_SHARE * sum(seconds))
-            wanted = wanted_steps(seconds, steps)
+            wanted = required_steps(seconds, steps)
             progress("training steps", len(measured) / wanted)
             if len(measured) >= wanted:
                 return Steps(measured, sgemm.rate, peak)
@@ -138,7 +138,7 @@ def every_step(trainer: Trainer) -> Generator[Step]:
             trainer.requests.stop(save=False)
 
 
-def wanted_steps(seconds: list[float], asked: int) -> int:
+def required_steps(seconds: list[float], asked: int) -> int:
     """How many steps are to be measured, as far as can be said after these."""
     if asked or not seconds:
         return asked or LEAST_STEPS
@@ -148,11 +148,11 @@ def wanted_steps(seconds: list[float], asked: int) -> int:
     return max(LEAST_STEPS, min(MOST_STEPS, round(MEASURE_S / median)))
 
 
-def training_figures(settings: Settings, length: int, measured: Steps, overhead_s: float) -> Training:
+def training_result(settings: Settings, length: int, measured: Steps, overhead_s: float) -> Training:
     """From the measured steps. The parts are those of one step, the median, so that they add up to it."""
     in_order = sorted(measured.steps, key=lambda step: step.seconds)
     median = in_order[(len(in_order) - 1) // 2]
-    counted = flops.step_operations(settings.shape, settings.batch_size, length)
+    counted = flops.step_flops(settings.shape, settings.batch_size, length)
     operations = {
         "attention_linears": counted.attention_linears,
         "attention_scores": counted.attention_scores,
@@ -193,18 +193,20 @@ def text_tokens(trainer: Trainer) -> list[int]:
     return (tokens * (count // len(tokens) + 1))[:count]
 
 
-def measured_reading(parameters: Parameters, tokens: list[int], progress: Progress) -> Reading:
+def measure_inference(parameters: Parameters, tokens: list[int], progress: Progress) -> Reading:
     """Reads the prompt and decodes the tokens after it, a few times."""
-    decoder, first, memory = Decoder(parameters), prompt_tokens(parameters.shape), read_gauge()
+    decoder, first, memory = Decoder(parameters), prompt_tokens(parameters.shape), memory_read_meter()
     prompts: list[float] = []
     decoded: list[float] = []
     for number in range(ROUNDS + 1):
         progress("reading and decoding", number / (ROUNDS + 1))
         decoder.reset()
-        seconds = []
-        for part in (tokens[:first], *([token] for token in tokens[first:])):
+        started = time.perf_counter()
+        decoder.prefill(tokens[:first])
+        seconds = [time.perf_counter() - started]
+        for token in tokens[first:]:
             started = time.perf_counter()
-            decoder.read(part)
+            decoder.decode(token)
             seconds.append(time.perf_counter() - started)
         if number:
             prompts.append(seconds[0])
@@ -213,15 +215,15 @@ def measured_reading(parameters: Parameters, tokens: list[int], progress: Progre
     return Reading(statistics.median(prompts), statistics.median(decoded), memory.rate)
 
 
-def prompt_figures(shape: ModelShape, seconds: float, sgemm: float) -> Prompt:
+def prompt_result(shape: ModelShape, seconds: float, sgemm: float) -> Prompt:
     """From the median time of one prompt."""
     tokens = prompt_tokens(shape)
-    rate = flops.prompt_operations(shape, tokens).total / seconds
+    rate = flops.prefill_flops(shape, tokens).total / seconds
     return Prompt(tokens, tokens / seconds, rate / 1e9, rate / sgemm)
 
 
-def decoding_figures(shape: ModelShape, seconds: float, read: float) -> Decoding:
+def decoding_result(shape: ModelShape, seconds: float, read: float) -> Decoding:
     """From the median time of one token."""
     middle = prompt_tokens(shape) + decoded_tokens(shape) // 2
-    size = flops.decoding_bytes(shape, middle)
+    size = flops.decode_bytes(shape, middle)
     return Decoding(1 / seconds, size, size / seconds / 1e9, size / seconds / read)

@@ -29,9 +29,9 @@ class Memory(NamedTuple):
 
     state: int
     """weights, gradients and AdamW's moments"""
-    passes: int
+    activations: int
     """the buffers of a forward and backward pass over one micro-batch"""
-    writing: int
+    kv_cache: int
     """keys and values of the sample at each evaluation"""
     program: int = PROGRAM_BYTES
 
@@ -41,7 +41,7 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-class Texts(NamedTuple):
+class CorpusStats(NamedTuple):
     """The texts of a run, and the tokens in them; `counted` in the token cache, else estimated from their bytes."""
 
     train_file: Path
@@ -65,22 +65,22 @@ class StepTime(NamedTuple):
         return self.passes_s + self.update_s
 
 
-class Course(NamedTuple):
+class RunLength(NamedTuple):
     """How a run goes: steps, and seconds with its evaluations. Tiny overfit has no epochs: its counts are 0."""
 
     epoch_steps: int
-    most_steps: int
+    max_steps: int
     epoch_s: float
-    most_s: float
+    max_s: float
 
 
-def memory_of(settings: Settings, threads: int) -> Memory:
+def estimate_memory(settings: Settings, threads: int) -> Memory:
     """The memory of a run on so many threads."""
     shape = settings.shape
     return Memory(
         state=STATE_COPIES * FLOAT_BYTES * parameter_count(shape),
-        passes=activation_bytes(shape, settings.micro_batch, window_length(settings), threads),
-        writing=2 * FLOAT_BYTES * shape.layers * shape.seq_len * shape.d_model if settings.sample_tokens else 0,
+        activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads),
+        kv_cache=2 * FLOAT_BYTES * shape.layers * shape.seq_len * shape.d_model if settings.sample_tokens else 0,
     )
 
 
@@ -94,36 +94,36 @@ def window_length(settings: Settings) -> int:
     return min(settings.seq_len, OVERFIT_SEQ_LEN) if settings.overfit_tiny else settings.seq_len
 
 
-def read_texts(settings: Settings) -> Texts:
+def read_corpus_stats(settings: Settings) -> CorpusStats:
     """The texts that a run would use, and their tokens. Reads files: for a thread. Raises CorpusError."""
     train_file, eval_file = text_files(settings)
     train_bytes = _size(train_file)
     tokens, counted = count_tokens(train_file, settings.vocab_size, settings.tokenizer, settings.document)
     if eval_file is not None:
         eval_tokens = round(tokens * _size(eval_file) / max(1, train_bytes))
-        return Texts(train_file, train_bytes, eval_file, tokens, eval_tokens, counted)
+        return CorpusStats(train_file, train_bytes, eval_file, tokens, eval_tokens, counted)
     held_out = round(tokens * settings.val_frac)
-    return Texts(train_file, train_bytes, None, tokens - held_out, held_out, counted)
+    return CorpusStats(train_file, train_bytes, None, tokens - held_out, held_out, counted)
 
 
-def steps_of_epoch(settings: Settings, train_tokens: int) -> int:
+def count_epoch_steps(settings: Settings, train_tokens: int) -> int:
     """Optimizer steps that one pass over so many tokens takes."""
     windows = math.ceil(max(1, train_tokens - 1) / settings.seq_len)
     return math.ceil(windows / settings.batch_size)
 
 
-def course_of(settings: Settings, texts: Texts, time: StepTime) -> Course:
+def estimate_run_length(settings: Settings, texts: CorpusStats, time: StepTime) -> RunLength:
     """How a run on these texts goes at that speed, if nothing ends it early."""
     if settings.overfit_tiny:
         steps = min(settings.max_steps or settings.overfit_steps, settings.overfit_steps)
-        return Course(0, steps, 0.0, steps * time.step_s)
-    steps = steps_of_epoch(settings, texts.train_tokens)
+        return RunLength(0, steps, 0.0, steps * time.step_s)
+    steps = count_epoch_steps(settings, texts.train_tokens)
     most = min(settings.max_steps or math.inf, settings.max_epochs * steps)
     every = settings.eval_every_steps
     evaluations = 1 + ((steps - 1) // every if every else 0)
     forward_s = FORWARD_SHARE * time.passes_s / (settings.batch_size * settings.seq_len)  # of one token
     epoch_s = steps * time.step_s + evaluations * texts.eval_tokens * forward_s
-    return Course(steps, int(most), epoch_s, epoch_s * most / steps)
+    return RunLength(steps, int(most), epoch_s, epoch_s * most / steps)
 
 
 def _size(path: Path) -> int:

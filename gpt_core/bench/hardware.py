@@ -19,7 +19,7 @@ LEAST_REPEATS = 5
 TRIALS = 3
 
 
-class Gauge:
+class RateMeter:
     """The rate of one action, from repeats that are spread between other measurements.
 
     On a machine that others use too, what slows those down then slows this down as well, and their ratio keeps its
@@ -57,14 +57,14 @@ class Gauge:
         self._seconds.append(time.perf_counter() - started)
 
 
-def sgemm_gauge() -> Gauge:
+def sgemm_meter() -> RateMeter:
     """Operations a second of one large product of float32 matrices, the bound of everything made of products.
 
     By the kernel that was the faster one in three trials: BLAS's or the project's own.
     """
     a, b, c = (np.full((SGEMM_SIZE, SGEMM_SIZE), 0.5, dtype=np.float32) for _ in range(3))
     operations = 2 * SGEMM_SIZE**3
-    gauges = [Gauge(lambda product=product: product(c, a, b), operations)  # type: ignore[misc]
+    gauges = [RateMeter(lambda product=product: product(c, a, b), operations)  # type: ignore[misc]
               for product in (linear.product, gemm.library_product)]  # fmt: skip
     for _ in range(TRIALS):
         for gauge in gauges:
@@ -72,10 +72,10 @@ def sgemm_gauge() -> Gauge:
     return max(gauges, key=lambda gauge: gauge.best)
 
 
-def read_gauge() -> Gauge:
+def memory_read_meter() -> RateMeter:
     """Bytes a second of reading memory from one end to the other: a norm, which computes next to nothing."""
     values = np.ones(READ_BYTES // 4, dtype=np.float32)  # written: pages never touched would not be read from memory
-    return Gauge(lambda: adamw.norm(values), values.nbytes)
+    return RateMeter(lambda: adamw.norm(values), values.nbytes)
 
 
 def processor_name() -> str:

@@ -1,7 +1,7 @@
 """How long a step takes on this machine, found out in a second or two: a few real passes over random tokens.
 
 Nothing is read or written but memory of its own. What would take long is made smaller and counted up again: fewer
-sequences at once, then fewer blocks, then a shorter context, until a pass has at most MOST_OPERATIONS; its seconds are
+sequences at once, then fewer blocks, then a shorter context, until a pass has at most MAX_PROBE_FLOPS; its seconds are
 multiplied by the ratio of the operations. Everything that costs time in a pass grows with these.
 """
 
@@ -18,14 +18,14 @@ import numpy as np
 from gpt_core.bench.estimate import STATE_COPIES, StepTime, window_length
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import adamw, threads
-from gpt_core.model.flops import FLOAT_BYTES, activation_bytes, step_operations
+from gpt_core.model.flops import FLOAT_BYTES, activation_bytes, step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.optim.adamw import AdamW
 
-MOST_OPERATIONS = 200e9  # of one pass: one to two seconds on two cores
+MAX_PROBE_FLOPS = 200e9  # of one pass: one to two seconds on two cores
 MEASURE_S = 1.0  # that is measured at least, after a first pass that is not
-LEAST_PASSES = 2
+MIN_PASSES = 2
 MOST_S = 4.0  # after so long, a single one that is measured must do
 RANDOM_VALUES = 1 << 16  # the weights are these over and over: what they are does not matter, but zeros would
 
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
     @property
     def operations(self) -> int:
         """Of its forward and backward pass."""
-        return step_operations(self.shape, self.batch, self.time).total
+        return step_flops(self.shape, self.batch, self.time).total
 
     @property
     def memory_bytes(self) -> int:
@@ -49,13 +49,13 @@ class Sample(NamedTuple):
         return state + activation_bytes(self.shape, self.batch, self.time, threads.get_threads())
 
 
-def sample_of(settings: Settings) -> Sample:
+def probe_workload(settings: Settings) -> Sample:
     """The largest sample that is quick enough."""
     sample = Sample(settings.shape, settings.micro_batch, window_length(settings))
-    while sample.operations > MOST_OPERATIONS:
+    while sample.operations > MAX_PROBE_FLOPS:
         shape, batch, length = sample
         if batch > 1:
-            sample = sample._replace(batch=max(1, min(batch // 2, int(batch * MOST_OPERATIONS / sample.operations))))
+            sample = sample._replace(batch=max(1, min(batch // 2, int(batch * MAX_PROBE_FLOPS / sample.operations))))
         elif shape.layers > 1:
             sample = sample._replace(shape=msgspec.structs.replace(shape, layers=max(1, shape.layers // 2)))
         elif length > 1:
@@ -65,13 +65,13 @@ def sample_of(settings: Settings) -> Sample:
     return sample
 
 
-def time_step(settings: Settings, *, stopped: Callable[[], bool] = lambda: False) -> StepTime | None:
+def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambda: False) -> StepTime | None:
     """Seconds of one optimizer step with these settings; None if `stopped` says so, which is asked between passes.
 
-    On the threads that are set. Takes `sample_of(settings).memory_bytes` for as long; whether that is there is for the
-    caller to see to. Raises MemoryError.
+    Computes on `threads.get_threads()` threads and allocates `probe_workload(settings).memory_bytes`; the caller
+    checks that this much memory is free. Raises MemoryError.
     """
-    sample = sample_of(settings)
+    sample = probe_workload(settings)
     shape, batch, length = sample
     weights, gradients = Parameters(shape), Parameters(shape)
     random = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def time_step(settings: Settings, *, stopped: Callable[[], bool] = lambda: False
             return None
         passes.append(seconds_of(forward_and_backward))
         updates.append(seconds_of(update))
-    whole = step_operations(settings.shape, settings.batch_size, window_length(settings)).total
+    whole = step_flops(settings.shape, settings.batch_size, window_length(settings)).total
     return StepTime(
         passes_s=statistics.median(passes[1:]) * whole / sample.operations,
         update_s=statistics.median(updates[1:]) * parameter_count(settings.shape) / parameter_count(shape),
@@ -107,7 +107,7 @@ def time_step(settings: Settings, *, stopped: Callable[[], bool] = lambda: False
 def enough(passes: list[float], elapsed_s: float) -> bool:
     """Whether these passes tell how long one takes: never the first alone, which touches its memory as it goes."""
     measured = passes[1:]
-    is_steady = len(measured) >= LEAST_PASSES and sum(measured) >= MEASURE_S
+    is_steady = len(measured) >= MIN_PASSES and sum(measured) >= MEASURE_S
     return is_steady or (len(measured) > 0 and elapsed_s > MOST_S)
 
 

@@ -36,8 +36,11 @@ class CachedDecoder(Protocol):
     def reset(self) -> None:
         """Forget everything read."""
 
-    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Read tokens after those already read; the logits (V,) that follow the last one."""
+
+    def decode(self, token: int) -> NDArray[np.float32]:
+        """Read one token after those already read; the logits (V,) that follow it."""
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -108,7 +111,7 @@ class Generator:
         started = time.perf_counter()
         context = list(prompt_ids[-self._decoder.capacity :])
         self._decoder.reset()
-        logits = self._decoder.read(context)
+        logits = self._decoder.prefill(context)
         self.figures = Figures(prompt_tokens=len(context), prompt_s=time.perf_counter() - started)
         for count in range(1, sampling.max_tokens + 1):
             started = time.perf_counter()  # the time the consumer takes between two tokens is not counted
@@ -129,10 +132,10 @@ class Generator:
     def _read_last(self, context: list[int]) -> NDArray[np.float32]:
         """Read the context's last token; where there is no room, drop the older half of it and read the rest again."""
         if self._decoder.length < self._decoder.capacity:
-            return self._decoder.read(context[-1:])
+            return self._decoder.decode(context[-1])
         del context[: -(self._decoder.capacity // 2)]
         self._decoder.reset()
-        return self._decoder.read(context)
+        return self._decoder.prefill(context)
 
 
 def prompt_bytes(prompt: str) -> bytes:

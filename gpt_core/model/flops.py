@@ -36,7 +36,7 @@ class Operations(NamedTuple):
         return sum(self)
 
 
-def forward_operations(shape: ModelShape, batch: int, time: int, logit_rows: int) -> Operations:
+def forward_flops(shape: ModelShape, batch: int, time: int, logit_rows: int) -> Operations:
     """One forward pass over (B, T) tokens that computes `logit_rows` of the N = B T rows of logits.
 
     linears   2 N L (C 3C + C C)  and  2 N L (C F + F C)
@@ -54,23 +54,23 @@ def forward_operations(shape: ModelShape, batch: int, time: int, logit_rows: int
     )
 
 
-def step_operations(shape: ModelShape, batch: int, time: int) -> Operations:
+def step_flops(shape: ModelShape, batch: int, time: int) -> Operations:
     """One training step on (B, T) tokens: three times the forward pass.
 
     For y = x . w the backward pass makes two products of the same size, d_x = d_y . w^T and d_w = x^T . d_y; for a
     product of two activations likewise.
     """
-    return Operations(*(3 * count for count in forward_operations(shape, batch, time, batch * time)))
+    return Operations(*(3 * count for count in forward_flops(shape, batch, time, batch * time)))
 
 
-def prompt_operations(shape: ModelShape, tokens: int) -> Operations:
+def prefill_flops(shape: ModelShape, tokens: int) -> Operations:
     """Reading a prompt from an empty cache: a forward pass as far as the logits of its last token depend on it.
 
     In the last block that is the queries, keys and values of all tokens, and the rest of the block for the last one
     alone.
     """
     C, F = shape.d_model, shape.hidden_size
-    everything = forward_operations(shape, 1, tokens, logit_rows=1)
+    everything = forward_flops(shape, 1, tokens, logit_rows=1)
     others = tokens - 1
     return Operations(
         attention_linears=everything.attention_linears - 2 * others * C * C,
@@ -80,7 +80,7 @@ def prompt_operations(shape: ModelShape, tokens: int) -> Operations:
     )
 
 
-def decoding_bytes(shape: ModelShape, position: int) -> int:
+def decode_bytes(shape: ModelShape, position: int) -> int:
     """Bytes that must be read to decode the token at `position` (from 0), each once.
 
     All weights (of the position embeddings one row, of the token embeddings all: they are the logits' matrix too) and

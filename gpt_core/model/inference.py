@@ -16,7 +16,7 @@ from gpt_core.model.activations import Workspace
 from gpt_core.model.blocks import BlockTensors, block_tensors, pair
 from gpt_core.model.parameters import Parameters
 
-CHUNK = 256  # tokens of a prompt that are read at once: bounds the buffers
+PREFILL_CHUNK = 256  # tokens of a prompt that are read at once: bounds the buffers
 
 
 class KVCache:
@@ -66,23 +66,32 @@ class Decoder:
         """Forgets what was read."""
         self.length = 0
 
-    def read(self, tokens: Sequence[int] | NDArray[np.int32]) -> Array:
-        """Reads tokens after those read before; gives a new array of the logits (V,) that follow the last one.
+    def prefill(self, tokens: Sequence[int] | NDArray[np.int32]) -> Array:
+        """Append tokens to the cache and return a new array of the logits (V,) that follow the last one.
 
-        Raises ValueError for no tokens, and where they do not fit into the `capacity` positions.
+        Raises:
+            ValueError: There are no tokens, or more than the cache has room for.
         """
         ids = np.asarray(tokens, dtype=np.int32)
         if ids.size == 0:
             raise ValueError("decoder: got no tokens, want at least one")
         if self.length + ids.size > self.capacity:
             raise ValueError(f"decoder: got {ids.size} tokens after {self.length}, want at most {self.capacity} in all")
-        for first in range(0, ids.size, CHUNK):
-            chunk = ids[first : first + CHUNK]
+        for first in range(0, ids.size, PREFILL_CHUNK):
+            chunk = ids[first : first + PREFILL_CHUNK]
             x = self._read_one(chunk) if chunk.size == 1 else self._read_chunk(chunk)
             self.length += chunk.size
         logits = empty(self._wte.shape[0])
         decoding.logits(logits, self._normed, x, *self._ln_f, self._wte)
         return logits
+
+    def decode(self, token: int) -> Array:
+        """Append one token to the cache and return a new array of the logits (V,) that follow it.
+
+        Raises:
+            ValueError: The cache is full.
+        """
+        return self.prefill((token,))
 
     def _read_one(self, ids: NDArray[np.int32]) -> Array:
         """Takes one token through all blocks; gives the residual stream (C,) after them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import gpt_core
 from gpt_core.home import cache_home
 
 TEMPORARY = "unfinished.tokens-"  # prefix of the names of files that are being written
+_TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9]+-[0-9a-f]{12}")
 STALE_AFTER_S = 3600  # a temporary file not modified for this long belongs to a process that was killed
 
 
@@ -75,5 +77,7 @@ def _remove_stale(folder: Path) -> None:
     """Remove the temporary files of processes that were killed while writing."""
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
+            if not _TEMPORARY_NAME.fullmatch(path.name):
+                continue
             if time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 path.unlink()

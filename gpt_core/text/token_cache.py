@@ -60,7 +60,7 @@ def load_tokens(
             return _encode_into(folder, path, tokenizer, document, progress)
         except OSError as error:
             failures.append(f"{folder}: {error.strerror}")
-    why = "; ".join(failures) or "there is no home folder"
+    why = "; ".join(failures) or "there is no home folder for it"
     raise CorpusError(f"cannot write a token cache ({why}); free some space, or set XDG_CACHE_HOME")
 
 

@@ -24,7 +24,6 @@ from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
-from gpt_core.training.metrics_log import MetricsLog
 from gpt_core.training.run import BatchSource, Run
 from gpt_core.training.trainer import Trainer
 
@@ -106,8 +105,7 @@ def assemble(
     return Run(
         settings=settings, preset=preset_name, windows=texts.windows, train_text=texts.train, eval_text=texts.held_out,
         tokenizer=tokenizer, parameters=parameters, optimizer=AdamW(parameters, settings, moments), state=state,
-        store=store, log=MetricsLog(store.metrics_path, resume_step=state.step if checkpoint else None),
-        resumed_from=resume, eval_file=texts.eval_file,
+        store=store, resumed_from=resume, eval_file=texts.eval_file,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from gpt_tui.app import preferences
 from gpt_tui.cli.options import Model, load_model, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.error_log import log_path
-from gpt_tui.shared.formatting import nats, percent, perplexity, short, size, whole
+from gpt_tui.shared.formatting import fixed, nats, percent, perplexity, short, size, whole
 from gpt_tui.shared.sanitize import one_line
 
 
@@ -30,8 +30,9 @@ def config(options: Namespace) -> int:
     """`gpt-tui config`: settings, theme and keys in force, as a TOML file that gives the same again."""
     resolved = resolve_settings(options)
     chosen = preferences.read_preferences(Path(options.config) if options.config is not None else None)
+    own_file = preferences.user_file() or "nowhere: there is no home folder; set XDG_CONFIG_HOME"
     files = (
-        f"# the user's own theme and keys: {one_line(str(preferences.user_file()))}\n"
+        f"# the user's own theme and keys: {one_line(str(own_file))}\n"
         f"# errors are kept in {one_line(str(log_path(resolved.settings.models_dir)))}\n"
     )
     print(files + as_toml(*resolved) + "\n" + preferences.as_toml(chosen), end="")
@@ -159,7 +160,7 @@ def evaluate(options: Namespace) -> int:
         print(one_line(f"{model.path}, step {whole(found.step)}, on {file}: {whole(found.tokens)} tokens"))
         print(
             f"loss {nats(found.loss)}, perplexity {perplexity(found.ppl)}, token accuracy {percent(found.accuracy)}, "
-            f"{found.bits_per_byte:.3f} bits a byte"
+            f"{fixed(found.bits_per_byte)} bits a byte"
         )
     return EXIT_OK
 

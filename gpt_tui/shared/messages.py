@@ -7,7 +7,7 @@ from pathlib import Path
 
 from textual.message import Message
 
-from gpt_core.bench.estimate import StepTime, Texts
+from gpt_core.bench.estimate import CorpusStats, StepTime
 from gpt_tui.session.run_preview import Setup
 from gpt_tui.session.run_state import RunState
 from gpt_tui.tabs.chat.model_options import Listed
@@ -170,7 +170,7 @@ class FolderSeen(Message, bubble=False):
 class TextsRead(Message, bubble=False):
     """The texts of the question `number` are known, or why not. From the prober's thread to the set-up screen."""
 
-    def __init__(self, number: int, texts: Texts | None, problem: str = "") -> None:
+    def __init__(self, number: int, texts: CorpusStats | None, problem: str = "") -> None:
         super().__init__()
         self.number = number
         self.texts = texts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from gpt_tui.run_view.status import Phase, allowed, why_not
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.run_preview import Setup, model_name, read_setup, run_name
 from gpt_tui.shared.bindings import bindings
-from gpt_tui.shared.dialogs import delete_question
+from gpt_tui.shared.dialogs import delete_question, unsaved_question
 from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.formatting import whole
 from gpt_tui.shared.keymap import KEYS, action_of, shown_key
@@ -179,6 +180,11 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         if run_exists:
             self.ask_about_existing_run(failure, can_resume=self._setup.stored.resumable is not None)
 
+    def ask_about_unsaved_run(self, answered: Callable[[str | None], None]) -> None:
+        """The last save has failed, and the run waits for an answer."""
+        self._show_allowed()
+        self.app.push_screen(unsaved_question(self.controller.history.save_error), answered)
+
     def _show_allowed(self) -> None:
         paused = self.controller.phase in (Phase.PAUSED, Phase.PAUSING)
         self.query_one(TrainTab).allow(self._allowed(), paused=paused)
@@ -186,6 +192,8 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
 
     def _allowed(self) -> frozenset[str]:
         actions = allowed(self.controller.phase, can_resume=self._setup.stored.resumable is not None)
+        if self.controller.unsaved:
+            actions |= {"save"}
         return actions | {"start_now"} if self.is_leading else actions
 
     def leading_changed(self) -> None:

@@ -34,7 +34,10 @@ class ScriptedDecoder:
     def reset(self) -> None:
         self.length = 0
 
-    def read(self, tokens: Sequence[int]) -> np.ndarray:
+    def decode(self, token: int) -> np.ndarray:
+        return self.prefill([token])
+
+    def prefill(self, tokens: Sequence[int]) -> np.ndarray:
         if self.length + len(tokens) > self.capacity:
             raise ValueError("read past the end of the context")
         self.length += len(tokens)

@@ -313,13 +313,16 @@ def test_progress_is_told_from_0_to_1(text):
 
 
 def test_what_dead_processes_left_is_swept_and_what_others_write_is_not(text):
-    old, new = (text.parent / f"{cache_files.TEMPORARY}{name}" for name in ("old", "new"))
-    for path in (old, new):
+    names = ("12-0123456789ab", "12-ba9876543210", "of-the-user")
+    old, new, users = (text.parent / f"{cache_files.TEMPORARY}{name}" for name in names)
+    for path in (old, new, users):
         path.write_bytes(b"x")
-    os.utime(old, (time.time() - 7200, time.time() - 7200))
+    for path in (old, users):
+        os.utime(path, (time.time() - 7200, time.time() - 7200))
     load_tokens(text, PIECES, "paragraph")
     assert not old.exists()
     assert new.exists()
+    assert users.exists()
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):

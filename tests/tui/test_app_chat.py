@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from textual.widgets import Input
 
 from gpt_tui.run_view.status import Phase
@@ -10,6 +11,8 @@ from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import fake_generator
 from tests.tui.test_chat_model import saved_model
+
+pytestmark = pytest.mark.slow
 
 
 def chat(bench: AppBench) -> ChatTab:
@@ -21,6 +24,7 @@ async def ask(bench: AppBench, text: str) -> None:
     await bench.pilot.press("enter")
 
 
+@pytest.mark.essential
 async def test_a_reply_streams_while_training_runs_and_names_its_model(tmp_path: Path):
     async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.02), autostart=True) as bench:
         await bench.until_step(10)
@@ -64,6 +68,7 @@ async def test_exit_goes_back_to_training(tmp_path: Path):
         assert bench.app.main.query_one("#prompt", Input).value == ""
 
 
+@pytest.mark.essential
 async def test_markup_and_escape_sequences_in_a_reply_are_text(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40)) as bench:
@@ -140,6 +145,7 @@ async def test_retry_copy_and_clear(tmp_path: Path):
         assert transcript.turns == []
 
 
+@pytest.mark.essential
 async def test_a_finished_run_offers_the_chat_and_its_checkpoint_answers(tmp_path: Path):
     saved_model(tmp_path, "latest", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40), max_steps=30, autostart=True) as bench:

@@ -13,10 +13,12 @@ from gpt_tui.tabs.chat.model_options import AUTOMATIC, NOBODY
 from gpt_tui.tabs.chat.model_select import ModelSelect
 from gpt_tui.tabs.chat.sampling_form import SamplingForm
 from gpt_tui.tabs.chat.transcript import Answer, Transcript
-from tests.tui.app_bench import AppBench, running_app
+from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.fake_trainer import FakeGenerator, fake_generator
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_chat_model import saved_model
+
+pytestmark = pytest.mark.slow
 
 BEST, LATEST = "best_model.safetensors", "ckpt_latest.safetensors"
 
@@ -68,6 +70,7 @@ async def test_two_models_answer_the_same_prompt_with_the_same_seed(tmp_path: Pa
         assert f"seed {seed}" in bench.text()
 
 
+@pytest.mark.essential
 async def test_both_replies_stream_and_escape_stops_both(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.02)) as bench:
@@ -231,7 +234,7 @@ async def test_a_slow_file_is_read_off_the_event_loop_and_the_chat_says_so(tmp_p
     read = loaded_models.read_checkpoint
 
     def slow(path: Path, *, moments: bool) -> object:
-        assert gate.wait(10)
+        assert gate.wait(DEADLINE_S)
         return read(path, moments=moments)
 
     monkeypatch.setattr(loaded_models, "read_checkpoint", slow)

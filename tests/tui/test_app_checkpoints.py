@@ -18,9 +18,11 @@ from gpt_tui.tabs.checkpoints import pane as checkpoints_pane
 from gpt_tui.tabs.checkpoints.files import Check
 from gpt_tui.tabs.checkpoints.list import Rows
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
-from tests.tui.app_bench import AppBench, running_app
+from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.stored_files import NOW_S, fill, flip, save
+
+pytestmark = pytest.mark.slow
 
 MODELS = Path("models")
 SIZES = [(80, 24), (120, 40)]
@@ -78,9 +80,11 @@ async def test_every_file_is_listed_and_checked(size: tuple[int, int], snapshot:
         assert shown.count("✓ whole") == 5  # four rows and the details
         assert shown.count("✗ damaged") == 2
         assert shown.count("✗ foreign") == 1
+        await bench.settled()
         snapshot(bench.app, f"checkpoints-{size[0]}x{size[1]}")
         await to(bench, "epoch_010")
         await bench.until_seen("✗ damaged: ")
+        await bench.settled()
         snapshot(bench.app, f"checkpoints-damaged-{size[0]}x{size[1]}")
 
 
@@ -90,6 +94,7 @@ async def test_a_light_theme_shows_the_same(snapshot: Snapshot):
         bench.app.theme = "gpt-day"
         await bench.pilot.pause()
         assert "✗ damaged" in bench.text()
+        await bench.settled()
         snapshot(bench.app, "checkpoints-light-80x24")
 
 
@@ -97,6 +102,7 @@ async def test_a_light_theme_shows_the_same(snapshot: Snapshot):
 async def test_an_empty_folder_says_what_to_do(size: tuple[int, int], snapshot: Snapshot):
     async with tab(size) as bench:
         await bench.until_seen("To train a model: F2, then s.")
+        await bench.settled()
         snapshot(bench.app, f"checkpoints-empty-{size[0]}x{size[1]}")
         await bench.pilot.press("d", "r", "v")  # nothing to do it to
         assert not bench.app.screen.is_modal
@@ -197,14 +203,14 @@ async def test_elsewhere_nothing_is_checked(monkeypatch: pytest.MonkeyPatch):
         check = pane(bench)._check
         assert check is not None
         await bench.pilot.press("f2")
-        check.join(10)
+        check.join(DEADLINE_S)
         assert not check.is_alive()
         assert pane(bench)._check is None
         await bench.pilot.press("f4")
         await bench.until_seen("… 50%")
         last = pane(bench)._check
     assert last is not None
-    last.join(10)  # the app's end is its end
+    last.join(DEADLINE_S)  # the app's end is its end
     assert not last.is_alive()
 
 
@@ -244,6 +250,7 @@ async def test_a_click_moves_the_cursor_and_does_nothing_else():
         assert bench.app.main.tab == "checkpoints"
 
 
+@pytest.mark.essential
 async def test_a_resumed_run_begins_in_the_folder_of_its_checkpoint():
     fill(MODELS)
     async with tab() as bench:
@@ -296,6 +303,7 @@ async def test_a_deletion_asks_and_takes_only_the_one(size: tuple[int, int], sna
         await bench.pilot.pause()
         question = str(bench.app.screen.query_one("#dialog-question", Static).render())
         assert "best checkpoint at step 12,000" in question
+        await bench.settled()
         snapshot(bench.app, f"checkpoints-delete-{size[0]}x{size[1]}")
         await bench.pilot.press("enter")  # the answer that has the focus is the harmless one
         await bench.pilot.pause()
@@ -320,6 +328,7 @@ async def test_a_deletion_that_fails_is_told(monkeypatch: pytest.MonkeyPatch):
         await bench.until_seen("ckpt_latest")
 
 
+@pytest.mark.essential
 async def test_a_run_that_saves_here_is_named_before_a_deletion():
     fill(MODELS)
     async with tab(autostart=True) as bench:

@@ -10,6 +10,8 @@ from tests.tui.conftest import Snapshot
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_app_chat_models import LATEST, choose, two_models
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
 
@@ -32,6 +34,7 @@ async def talk(bench: AppBench, *prompts: str) -> None:
 async def test_empty_without_a_model(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     async with running_app(tmp_path, size=size) as bench:
         await enter(bench, "There is no model")
+        await bench.settled()
         snapshot(bench.app, f"chat-no-model-{size[0]}")
 
 
@@ -40,6 +43,7 @@ async def test_empty_with_a_model(tmp_path: Path, size: tuple[int, int], snapsho
     two_models(tmp_path)
     async with running_app(tmp_path, size=size) as bench:
         await enter(bench, "Type the beginning")
+        await bench.settled()
         snapshot(bench.app, f"chat-empty-{size[0]}")
 
 
@@ -50,6 +54,7 @@ async def test_a_conversation(tmp_path: Path, size: tuple[int, int], snapshot: S
         await enter(bench, "Type the beginning")
         await talk(bench, "Once upon a time", "")
         await bench.until_seen("(going on)")
+        await bench.settled()
         snapshot(bench.app, f"chat-conversation-{size[0]}")
 
 
@@ -60,6 +65,7 @@ async def test_two_models_side_by_side(tmp_path: Path, size: tuple[int, int], sn
         await enter(bench, "Type the beginning")
         await choose(bench, tmp_path / LATEST, beside=True)
         await talk(bench, "Once upon a time")
+        await bench.settled()
         snapshot(bench.app, f"chat-two-{size[0]}")
 
 
@@ -69,6 +75,7 @@ async def test_a_failed_reply(tmp_path: Path, size: tuple[int, int], snapshot: S
     async with running_app(Path("models"), size=size) as bench:
         await enter(bench, "There is no model")
         await talk(bench, "Once upon a time")
+        await bench.settled()
         snapshot(bench.app, f"chat-failed-{size[0]}")
 
 
@@ -79,4 +86,5 @@ async def test_by_day(tmp_path: Path, snapshot: Snapshot):
         await enter(bench, "Type the beginning")
         await choose(bench, tmp_path / LATEST, beside=True)
         await talk(bench, "Once upon a time")
+        await bench.settled()
         snapshot(bench.app, "chat-two-day-120")

@@ -18,6 +18,7 @@ from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_tui.session.controller import RunRequest, TrainingController
 from gpt_tui.tabs.chat.loaded_models import ChatModels
 from gpt_tui.tabs.chat.model_options import AUTOMATIC, NOBODY, Listed, offers
+from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
 
@@ -38,7 +39,7 @@ def controller(tmp_path: Path) -> Iterator[TrainingController]:
     controller = TrainingController(FakeOpen(), lambda _message: None, tmp_path / "log")
     yield controller
     controller.stop()
-    controller.join(10)
+    controller.join(DEADLINE_S)
 
 
 def test_the_model_in_training_answers_while_there_is_one(controller: TrainingController, tmp_path: Path):

@@ -250,3 +250,16 @@ def test_an_empty_folder_says_what_to_do_next():
     assert "F2, then s" in nothing_there("models", (), keys, running=False)
     assert "F2, then w" in nothing_there("models", (), keys, running=True)
     assert "✗ models cannot be read" in nothing_there("models", ("models cannot be read: no",), keys, running=False)
+
+
+def test_a_file_that_was_saved_again_after_the_question_is_not_deleted(tmp_path: Path):
+    path = tmp_path / "ckpt_latest.safetensors"
+    path.write_bytes(b"old")
+    status = path.stat()
+    stamp = Stamp(path, status.st_size, status.st_mtime_ns)
+    path.write_bytes(b"newer")
+    assert "was saved again" in delete_file(path, stamp)
+    assert path.read_bytes() == b"newer"
+    status = path.stat()
+    assert delete_file(path, Stamp(path, status.st_size, status.st_mtime_ns)) == ""
+    assert not path.exists()

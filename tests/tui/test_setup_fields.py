@@ -34,6 +34,7 @@ from gpt_tui.new_run.fields import (
 from gpt_tui.new_run.files import path_problem, save_config
 from gpt_tui.new_run.probe import Prober, Probes
 from gpt_tui.shared.messages import StepTimed, TextsRead
+from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_probes import fake_probes, fake_texts, fake_time
 
 NANO = preset("nano")
@@ -273,7 +274,7 @@ class Answers:
         self._come.put(message)
 
     def first(self, kind: type[Kind]) -> Kind:
-        while not isinstance(message := self._come.get(timeout=10), kind):
+        while not isinstance(message := self._come.get(timeout=DEADLINE_S), kind):
             pass
         return message
 
@@ -324,7 +325,7 @@ def test_another_question_ends_the_timing_before_it_begins_its_own():
 
     asking, answers = prober(time=timed)
     asking.ask(NANO)
-    assert began.wait(10)
+    assert began.wait(DEADLINE_S)
     number = asking.ask(msgspec.structs.replace(NANO, layers=2))
     assert answers.first(StepTimed).number == number
     assert at_once == [True, True]

@@ -111,8 +111,12 @@ def _stamps(folder: Path) -> frozenset[Stamp]:
                 status = entry.stat()
             except OSError:  # a link to nowhere: listed all the same, as what cannot be read
                 status = entry.stat(follow_symlinks=False)
-            stamps.add(Stamp(folder / entry.name, status.st_size, status.st_mtime_ns))
+            stamps.add(_stamp(folder / entry.name, status))
     return frozenset(stamps)
+
+
+def _stamp(path: Path, status: os.stat_result) -> Stamp:
+    return Stamp(path, status.st_size, status.st_mtime_ns)
 
 
 class CheckStoppedError(Exception):
@@ -165,9 +169,14 @@ class Check(threading.Thread):
                 self._told(self.stamp, share)
 
 
-def delete_file(path: Path) -> str:
-    """Removes a file, or the link that it is; gone already is done. Says why it could not be, in one line, else ""."""
+def delete_file(path: Path, stamp: Stamp | None = None) -> str:
+    """Remove a file, or the link that it is; a file that is gone is no error. Return why it was not removed, else "".
+
+    With `stamp`, a file that is another one by now stays: it was saved after the user was asked about it.
+    """
     try:
+        if stamp is not None and os.path.exists(path) and _stamp(path, os.stat(path)) != stamp:
+            return f"{path} was not deleted: it was saved again after the question"
         path.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         return f"{path} was not deleted: {reason(error)}"

@@ -61,6 +61,7 @@ class CheckpointsTab(Vertical):
         self._verdicts: dict[Stamp, Verdict] = {}
         self._check: Check | None = None
         self._asked: Stamp | None = None  # the user asked for this check, and is told how it ended
+        self._asked_to_delete: Stamp | None = None
         self._looking = False
         self._running_in: Path | None = None
 
@@ -279,16 +280,18 @@ class CheckpointsTab(Vertical):
         """The user is asked about this file."""
         if file := self.chosen:
             question = deletion_question(file, self._view.files, self._verdicts, running_in=self._running_in)
+            self._asked_to_delete = file.stamp
             self.post_message(DeleteWanted(file.stamp.path, question))
 
     def delete(self, path: Path) -> None:
         """Deletes a file, and tells the screen."""
         if self._check and self._check.stamp.path == path:
             self._stop_check()
-        self.run_worker(partial(self._delete, path), thread=True, group="delete", exit_on_error=False)
+        stamp = self._asked_to_delete if self._asked_to_delete and self._asked_to_delete.path == path else None
+        self.run_worker(partial(self._delete, path, stamp), thread=True, group="delete", exit_on_error=False)
 
-    def _delete(self, path: Path) -> None:
-        self.post_message(CheckpointDeleted(path, delete_file(path)))
+    def _delete(self, path: Path, stamp: Stamp | None) -> None:
+        self.post_message(CheckpointDeleted(path, delete_file(path, stamp)))
 
     def on_checkpoint_deleted(self, message: CheckpointDeleted) -> None:
         """Says how it went; the screen hears of it, too."""
