@@ -484,6 +484,7 @@ def test_bits_a_byte_are_the_bits_of_all_targets_over_the_bytes_of_the_text(tmp_
 # ---- tiny overfit
 
 
+@pytest.mark.slow
 def test_tiny_overfit_learns_its_lines_by_heart(tmp_path: Path) -> None:
     settings = tiny_settings(
         tmp_path, overfit_tiny=True, overfit_lines=12, overfit_steps=250, d_model=48, hidden_size=96, seq_len=128,

@@ -33,7 +33,7 @@ from gpt_core.training.events import (
     StepCompleted,
 )
 from gpt_tui.session.controller import RunRequest, TrainerLike
-from gpt_tui.tabs.chat.loaded_models import LoadedModel
+from gpt_tui.tabs.chat.models import LoadedModel
 
 SMALL = ModelShape(d_model=4, hidden_size=4, vocab_size=260, num_heads=1, seq_len=2, layers=1)
 

@@ -34,8 +34,7 @@ async def test_during_a_run_quitting_asks_and_escape_stays(tmp_path: Path, key: 
         assert not isinstance(bench.app.screen, ChoiceScreen)
 
 
-@pytest.mark.essential
-@pytest.mark.parametrize("answer", ["s", "enter", "#choice-save"])
+@pytest.mark.parametrize("answer", [pytest.param("s", marks=pytest.mark.essential), "enter", "#choice-save"])
 async def test_save_and_quit_saves_and_then_leaves_with_0(tmp_path: Path, answer: str):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
@@ -50,8 +49,7 @@ async def test_save_and_quit_saves_and_then_leaves_with_0(tmp_path: Path, answer
     assert len(bench.opener.trainers[0].saved) == 1
 
 
-@pytest.mark.essential
-@pytest.mark.parametrize("answer", [("d",), ("down", "enter")])
+@pytest.mark.parametrize("answer", [pytest.param(("d",), marks=pytest.mark.essential), ("down", "enter")])
 async def test_quit_without_saving_saves_nothing(tmp_path: Path, answer: tuple[str, ...]):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
@@ -63,8 +61,7 @@ async def test_quit_without_saving_saves_nothing(tmp_path: Path, answer: tuple[s
     assert bench.opener.trainers[0].saved == []
 
 
-@pytest.mark.essential
-@pytest.mark.parametrize("tab", ["f2", "f3"])
+@pytest.mark.parametrize("tab", [pytest.param("f2", marks=pytest.mark.essential), "f3"])
 async def test_ctrl_c_saves_says_so_and_leaves_with_130(tmp_path: Path, tab: str):
     async with running_app(tmp_path, opener=FakeOpen(hold_at=3), autostart=True) as bench:
         await bench.until_step(3)

@@ -61,8 +61,7 @@ async def choose(bench: AppBench, name: str, value: str) -> None:
     await bench.pilot.pause()
 
 
-@pytest.mark.essential
-@pytest.mark.parametrize("by", ["key", "button"])
+@pytest.mark.parametrize("by", [pytest.param("key", marks=pytest.mark.essential), "button"])
 async def test_what_is_typed_is_what_starts(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
         await bench.until_seen("to set up another model")
@@ -122,7 +121,6 @@ def test_what_is_there_and_what_to_do_is_one_line():
     assert ready_words(2, asks=True) == "✗ 2 fields to put right"
 
 
-@pytest.mark.essential
 async def test_a_wrong_field_is_told_at_once_and_nothing_can_start(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "num_heads", "5")

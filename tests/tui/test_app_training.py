@@ -20,7 +20,7 @@ from tests.tui.test_chat_model import saved_model
 
 pytestmark = pytest.mark.slow
 
-BY = ["key", "button"]
+BY = [pytest.param("key", marks=pytest.mark.essential), "button"]
 KEYS = {"start": "s", "pause": "p", "step": "n", "save": "w", "resume": "r", "overfit": "o", "stop": "x"}
 
 
@@ -32,7 +32,6 @@ async def do(bench: AppBench, action: str, by: str) -> None:
     await bench.pilot.pause()
 
 
-@pytest.mark.essential
 @pytest.mark.parametrize("by", BY)
 async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
@@ -47,7 +46,6 @@ async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
         await bench.until_seen("stopped and saved. Press F3 to chat")
 
 
-@pytest.mark.essential
 @pytest.mark.parametrize("by", BY)
 async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: str):
     async with running_app(tmp_path, autostart=True) as bench:
@@ -66,7 +64,6 @@ async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: 
         assert bench.phase is Phase.TRAINING
 
 
-@pytest.mark.essential
 @pytest.mark.parametrize("by", BY)
 async def test_save_saves_and_training_goes_on(tmp_path: Path, by: str):
     async with running_app(tmp_path, autostart=True) as bench:
@@ -85,7 +82,6 @@ async def test_an_evaluation_can_be_asked_for(tmp_path: Path):
         await bench.until(lambda: bench.app.controller.history.evaluation is not None)
 
 
-@pytest.mark.essential
 @pytest.mark.parametrize("by", BY)
 async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str):
     saved_model(tmp_path, "latest", 100, seed=1)
@@ -97,7 +93,7 @@ async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str
         assert bench.app.controller.history.curve.rows()[:, 0].tolist() == list(range(101, 111))
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", ["key", "button"])
 async def test_overfit_is_a_run_of_its_own_kind(tmp_path: Path, by: str):
     async with running_app(tmp_path, overfit_steps=60) as bench:
         await do(bench, "overfit", by)
@@ -211,8 +207,9 @@ async def test_an_error_meant_for_the_user_is_shown_as_it_is(tmp_path: Path):
         await bench.until_seen("✗ no training text: put one at [b]data/raw[/b]")
 
 
-@pytest.mark.essential
-@pytest.mark.parametrize(("key", "wanted"), [("d", "overwrite"), ("r", "resume"), ("escape", "")])
+@pytest.mark.parametrize(
+    ("key", "wanted"), [pytest.param("d", "overwrite", marks=pytest.mark.essential), ("r", "resume"), ("escape", "")]
+)
 async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str, wanted: str):
     saved_model(tmp_path, "latest", 100, seed=1)
     opener = FakeOpen(

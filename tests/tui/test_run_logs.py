@@ -130,6 +130,7 @@ def test_a_run_that_goes_on_has_not_finished(tmp_path: Path) -> None:
     assert history.step == 21
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_whatever_the_log_holds(tmp_path: Path) -> None:
     events = [started(), *(event for n in range(1, 12_000) for event in (step(n), scored(n, 0.1)))]
     history = read_all(LogFollower(write_log(tmp_path, events)), 1 << 16)

@@ -120,9 +120,13 @@ def terminal(tmp_path: Path):
         os.close(one.slave)
 
 
-@pytest.mark.essential
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="INT"),
+        pytest.param(signal.SIGTERM, 143, id="TERM", marks=pytest.mark.essential),
+        pytest.param(signal.SIGHUP, 129, id="HUP"),
+    ],
 )
 def test_a_signal_saves_restores_the_terminal_and_leaves_with_its_code(terminal, number: int, code: int):
     app = terminal("0.01")
