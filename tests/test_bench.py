@@ -19,7 +19,8 @@ from gpt_core.bench.benchmark import (
 )
 from gpt_core.bench.profiler import PARTS, Profile
 from gpt_core.bench.result import Benchmark
-from gpt_core.config.settings import ModelShape, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import ModelShape
 from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, threads
 from gpt_core.model.flops import prefill_flops, step_flops

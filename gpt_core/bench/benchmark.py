@@ -11,7 +11,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import msgspec
 
@@ -25,12 +25,10 @@ from gpt_core.model.flops import prefill_flops, step_flops
 from gpt_core.model.inference import Decoder
 from gpt_core.model.memory import activation_bytes, decode_bytes
 from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.events import StepCompleted, UpdateSkipped
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
-
-Progress = Callable[[str, float], None]
-"""Called with the name of the phase and the fraction of it that is done."""
 
 # Measured steps, after one warm-up step: as many as take MEASURE_S together, within these bounds.
 MIN_STEPS, MIN_SLOW_STEPS, MAX_STEPS = 5, 3, 100
@@ -67,7 +65,7 @@ class InferenceMeasurement(msgspec.Struct, frozen=True):
 
 
 def run_benchmark(
-    settings: Settings, *, preset_name: str = "", steps: int = 0, progress: Progress | None = None
+    settings: Settings, *, preset_name: str = "", steps: int = 0, progress: Progress = ignore_progress
 ) -> Benchmark:
     """Run the benchmark with these settings. It writes no files but the token cache of the texts.
 
@@ -80,15 +78,14 @@ def run_benchmark(
     Raises:
         GptError: The run cannot be opened (see `open_run`), or ends before enough steps are measured.
     """
-    report = progress or (lambda _phase, _fraction: None)
     shape, batch = settings.shape, settings.micro_batch
     with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
         trainer = open_run(benchmark_settings(settings, folder), preset_name=preset_name, progress=progress)
-        training = measure_training(trainer, steps, report)
+        training = measure_training(trainer, steps, progress)
     length, state_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
     parameters, tokens = trainer.parameters, corpus_tokens(trainer)
     del trainer  # frees gradients and optimizer state
-    inference = measure_inference(parameters, tokens, report)
+    inference = measure_inference(parameters, tokens, progress)
     n_threads = threads.get_threads()
     return Benchmark(
         machine=Machine(

@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Meta
 
 from gpt_core import files
-from gpt_core.config.resolve import check_together
 from gpt_core.config.settings import MAX_COUNT, ModelShape, Settings
+from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.model.parameters import parameter_table
 from gpt_core.model.precision import PRECISION

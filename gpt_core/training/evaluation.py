@@ -10,6 +10,7 @@ from gpt_core.errors import CorpusError
 from gpt_core.model.gpt import GPT
 from gpt_core.text.data_loader import sequential_windows
 from gpt_core.text.token_stream import TokenStream
+from gpt_core.training.losses import perplexity
 
 
 class EvalResult(NamedTuple):
@@ -51,8 +52,3 @@ def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, i
             return result
         if progress is not None:
             progress(done, len(text) - 1)
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss): among how many equally likely tokens the model is as unsure; finite, so that JSON can hold it."""
-    return math.exp(min(loss, 700.0))

@@ -103,5 +103,13 @@ def test_a_method_of_anything_can_be_watched_too() -> None:
     assert profiler.take() == (dict.fromkeys(PARTS, 0.0), 0)
 
 
-def test_timing_a_call_takes_microseconds() -> None:
-    assert 0 < overhead_per_call(initial_parameters(SHAPE, 0)) < 1e-3
+def test_the_overhead_of_a_call_is_its_two_looks_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def clock() -> float:  # each look takes a second, and nothing else does
+        nonlocal now
+        now += 1.0
+        return now
+
+    monkeypatch.setattr("gpt_core.bench.profiler.time.perf_counter", clock)
+    assert overhead_per_call(initial_parameters(SHAPE, 0)) == 2.0
