@@ -207,16 +207,12 @@ class CheckpointStore:
         and not the last, comes after all others.
         """
         listing = [found for found in self.list() if found.kind != "other"]
-        candidates = [info for info in listing if isinstance(info, CheckpointInfo) and info.has_moments]
-        candidates.sort(key=lambda info: info.kind == "final")
-        return _first_whole(candidates, listing, moments=True)
+        return _first_whole(resume_candidates(listing), listing, moments=True)
 
     def for_chat(self) -> Found:
         """The checkpoint to generate from: the best model if it is whole, else the newest whole one."""
         listing = self.list()
-        candidates = [info for info in listing if isinstance(info, CheckpointInfo)]
-        candidates.sort(key=lambda info: (info.kind != "best", info.kind == "other"))
-        return _first_whole(candidates, listing, moments=False)
+        return _first_whole(chat_candidates(listing), listing, moments=False)
 
     def space_warnings(self, settings: Settings) -> tuple[str, ...]:
         """One line if the disk has not room for two more checkpoints of this shape, else none."""
@@ -307,6 +303,25 @@ def _readable(listing: Listing) -> list[CheckpointInfo]:
 def _run_of(found: CheckpointInfo | DamagedCheckpoint) -> str:
     """The id of a file's run, "" for a damaged one."""
     return found.run_id if isinstance(found, CheckpointInfo) else ""
+
+
+def resume_candidates(listing: Listing) -> list[CheckpointInfo]:
+    """Return the checkpoints of a listing to resume from, in the order to try them.
+
+    They have a name of this program and the optimizer's state. The final checkpoint, which holds the best parameters
+    instead of the last ones, comes after all others.
+    """
+    ours = [info for info in listing if isinstance(info, CheckpointInfo) and info.kind != "other" and info.has_moments]
+    return sorted(ours, key=lambda info: info.kind == "final")
+
+
+def chat_candidates(listing: Listing) -> list[CheckpointInfo]:
+    """Return the checkpoints of a listing to generate text from, in the order to try them.
+
+    `best_model` comes first, files of other names come last.
+    """
+    valid = [info for info in listing if isinstance(info, CheckpointInfo)]
+    return sorted(valid, key=lambda info: (info.kind != "best", info.kind == "other"))
 
 
 def _first_whole(candidates: list[CheckpointInfo], listing: Listing, *, moments: bool) -> Found:
