@@ -26,6 +26,7 @@ from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.events import StepCompleted, UpdateSkipped
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
@@ -74,7 +75,7 @@ def run_benchmark(
     """
     shape, batch = settings.shape, settings.micro_batch
     with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
-        trainer = open_run(undisturbed(settings, folder), preset_name=preset_name, progress=progress)
+        trainer = open_run(RunRequest(undisturbed(settings, folder), preset_name), progress)
         measured = measure_training(trainer, steps, progress)
     length, weights_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
     parameters, prompt = trainer.parameters, text_tokens(trainer)
