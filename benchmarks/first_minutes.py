@@ -1,4 +1,4 @@
-"""What a new user gets: bits a byte of held-out text after the first minutes of training, and a few generated lines.
+"""First minutes of training: bits per byte of held-out text, and a few generated lines.
 
     python benchmarks/first_minutes.py [--preset nano] [--minutes 1 3] [--threads N]
 
@@ -25,7 +25,7 @@ PROMPTS = ("It was", "She ", '"My dear')
 
 
 def main() -> None:
-    """Trains until the last of the minutes and prints a line for each evaluation asked for."""
+    """Train for the requested minutes and print a line per evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 3.0])

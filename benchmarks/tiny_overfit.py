@@ -1,4 +1,4 @@
-"""Tiny overfit as a user starts it: the loss it ends at, and how many of its lines it then writes out by heart.
+"""Tiny overfit from the command line: its final loss, and how many of its lines the model reproduces.
 
     python benchmarks/tiny_overfit.py [--preset nano]
 
@@ -28,7 +28,7 @@ LAST_STEPS = 50  # the loss is the mean over so many
 
 
 def main() -> None:
-    """Trains, asks for each line and prints two figures."""
+    """Train, generate each line and print two figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nano")
     options = parser.parse_args()
