@@ -18,6 +18,7 @@ from gpt_core.config.resolve import resolve
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training.events import EvalCompleted, StepCompleted
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 
 PROMPTS = ("It was", "She ", '"My dear')
@@ -34,7 +35,7 @@ def main() -> None:
     settings = resolve(preset=options.preset, options={"threads": options.threads}).settings
     with tempfile.TemporaryDirectory() as folder:
         settings = msgspec.structs.replace(settings, models_dir=str(Path(folder, "models")))
-        trainer = open_run(settings, preset_name=options.preset)
+        trainer = open_run(RunRequest(settings, options.preset))
         asked: tuple[int, float] | None = None  # step and minutes
         for event in trainer.events():
             if isinstance(event, StepCompleted) and asked is None and event.elapsed_s >= 60 * waiting[0]:

@@ -25,6 +25,7 @@ from gpt_core.config.presets import PRESETS
 from gpt_core.config.resolve import resolve
 from gpt_core.formats.checkpoint import checkpoint_bytes
 from gpt_core.training import events as ev
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
@@ -45,7 +46,7 @@ def main() -> None:
             assignments=[*options.assignments, "eval_every_steps=0", "save_every_steps=0", "save_every_minutes=0"],
             options={"models_dir": str(Path(folder, "models"))},
         ).settings
-        trainer = open_run(settings, preset_name=options.preset)
+        trainer = open_run(RunRequest(settings, options.preset))
         size_mb = checkpoint_bytes(settings.shape) / 1e6
         print(f"{options.preset}: {size_mb:,.0f} MB a checkpoint, {options.rounds} rounds, medians")
         took_s, still_s = measured(trainer, options.rounds)

@@ -20,6 +20,7 @@ from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.text.documents import first_lines
 from gpt_core.training.events import StepCompleted
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run, text_files
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=100)
@@ -34,7 +35,7 @@ def main() -> None:
     settings = resolve(preset=options.preset, assignments=["overfit_tiny=true"]).settings
     with tempfile.TemporaryDirectory() as folder:
         settings = msgspec.structs.replace(settings, models_dir=str(Path(folder, "models")))
-        trainer = open_run(settings, preset_name=options.preset)
+        trainer = open_run(RunRequest(settings, options.preset))
         losses = [event.loss for event in trainer.events() if isinstance(event, StepCompleted)]
     generator = Generator(trainer.parameters, trainer.tokenizer)
     lines = [line.decode() for line in first_lines(text_files(settings)[0], settings.overfit_lines)]

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from gpt_core.config.resolve import resolve
 from gpt_core.generation.sampler import Sampling
+from gpt_core.training.request import RunRequest
+from gpt_core.training.setup import open_run
 from gpt_tui.run_view.status import Phase
-from gpt_tui.session.controller import RunRequest, TrainingController
-from gpt_tui.session.open_run import open_request
+from gpt_tui.session.controller import TrainingController
 from gpt_tui.tabs.chat.models import ChatModels, make_generator
 from gpt_tui.tabs.chat.reply import ReplyUpdate, generate_reply, interleave
 from tests.program import TINY
@@ -91,7 +92,7 @@ def main() -> None:
                "eval_file": folder / "data/test/eval.en"}  # fmt: skip
     assignments = [*TINY, *ENDLESS, *SMALL, f"max_steps={steps}"]
     settings = resolve(assignments=assignments, options=options).settings
-    controller = TrainingController(open_request, lambda _: None, folder / "gpt-tui.log")
+    controller = TrainingController(open_run, lambda _: None, folder / "gpt-tui.log")
     user = User(controller, ChatModels(controller, settings.models_dir), Sampling.from_settings(settings))
     measurements, next_step = 0, 1
     controller.start(RunRequest(settings))

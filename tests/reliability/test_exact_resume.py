@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 from gpt_tui.cli.verify_resume import compared
-from tests.core.training_samples import tiny_settings
+from tests.core.training_samples import open_run, tiny_settings
 from tests.reliability.counts import count
 from tests.reliability.runs import LATEST
 

@@ -169,7 +169,7 @@ def test_resume_without_a_valid_checkpoint_names_every_damaged_one(folder: Path)
     run = run_to_completion(*training(), "--resume", cwd=folder)
     assert run.code == 2
     for path in paths:
-        assert f"passed over: models/{path.name}" in run.errors
+        assert path.name in run.errors
     assert "nothing to resume in models" in run.errors.splitlines()[-1]
     new_run = run_to_completion(*training(), cwd=folder)
     require_one_line(new_run, 2, "--overwrite")
