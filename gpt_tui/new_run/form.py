@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input, Select, Static
 
-from gpt_core.config.settings import PRESETS
+from gpt_core.config.presets import PRESETS
 from gpt_tui.new_run.fields import SetupField, setup_fields
 
 PRESET = SetupField("preset", "", tuple(PRESETS))

@@ -10,9 +10,11 @@ import pytest
 from textual.pilot import Pilot
 
 import gpt_tui.tabs.train.pane
-from gpt_core.config.settings import preset
+from gpt_core.config.presets import preset
+from gpt_core.progress import Progress
+from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
-from gpt_tui.session.controller import Progress, RunRequest, TrainerLike, TrainingController
+from gpt_tui.session.controller import TrainerLike, TrainingController
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.session.run_state import RunState

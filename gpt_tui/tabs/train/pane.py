@@ -16,6 +16,7 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher
 
 from gpt_core.config.settings import Settings
+from gpt_core.training.request import RunRequest
 from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.charts.series import nearest_row
@@ -25,7 +26,7 @@ from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, first_dr
 from gpt_tui.run_view.log_panel import LogPanel
 from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.run_view.status_panel import StatusPanel
-from gpt_tui.session.controller import RunRequest, TrainingController
+from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.phase import Phase, SessionStatus
@@ -317,7 +318,7 @@ class TrainTab(Vertical):
 
     def action_resume(self) -> None:
         """Resume the newest checkpoint, with the settings saved in it."""
-        self.request_run(RunRequest(self.settings, self.preset_name, latest=True))
+        self.request_run(RunRequest(self.settings, self.preset_name, resume="newest"))
 
     def action_pause(self) -> None:
         """Pause after this step, or continue."""
