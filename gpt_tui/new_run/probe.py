@@ -19,7 +19,7 @@ from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.errors import GptError
 from gpt_core.kernels import available_cores, threads
 from gpt_tui.new_run.estimate import memory_problem
-from gpt_tui.session.checkpoints import in_the_way
+from gpt_tui.session.run_preview import existing_run
 from gpt_tui.shared.sanitize import one_line
 
 WAIT_S = 0.4  # for the typing to come to rest
@@ -45,7 +45,7 @@ class Probes(NamedTuple):
     time: Callable[[Settings, Stopped], StepTime | None] = timed
     free_memory: Callable[[], int | None] = free_memory
     wait_s: float = WAIT_S
-    in_the_way: Callable[[str], str] = in_the_way
+    in_the_way: Callable[[str], str] = existing_run
 
 
 class FolderSeen(Message, bubble=False):

@@ -92,7 +92,7 @@ def progress_rows(history: RunState, bar_width: int) -> list[Row]:
         of_epochs = f" of {history.limits.max_epochs}" if history.limits.max_epochs else ""
         epoch = (history.last.epoch if history.last else started.epoch) + 1
         rows.append(Row("epoch", f"{whole(epoch)}{of_epochs}"))
-        share = history.epoch_share
+        share = history.epoch_fraction
         rows.append(Row("", f"{bar(share, bar_width)} {share * 100:3.0f}%"))
     elif history.last_step:
         share = min(1.0, history.step / history.last_step)

@@ -47,6 +47,7 @@ class ButtonRow(Horizontal):
                 label = self._label(key, "Continue" if paused else key.label)
                 if str(button.label) != str(label):
                     button.label = label
+                    button.refresh(layout=True)  # its width has changed
 
     def _label(self, key: Key, words: str) -> Content:
         return Content.assemble((shown_key(key, dict(self.app._keymap)), "bold $key"), " ", words)

@@ -176,7 +176,8 @@ class MainScreen(Screen[None]):
     @on(TrainTab.RunRequested)
     def _run_requested(self, message: TrainTab.RunRequested) -> None:
         message.stop()
-        self.banner.say("")
+        if self._controller.alive:  # else the banner already says why the run has ended
+            self.banner.say("")
         if request := self._controller.request:
             self._models.use_folder(request.settings.models_dir)
         self.go("train")

@@ -99,7 +99,7 @@ async def test_overfit_is_a_run_of_its_own_kind(tmp_path: Path, by: str):
         await do(bench, "overfit", by)
         await bench.until_phase(Phase.FINISHED)
         assert bench.opener.requests[0].settings.overfit_tiny
-        await bench.until_seen("step 60: tiny overfit is done")
+        await bench.until_seen("step 60: self-test finished")
 
 
 async def test_buttons_are_enabled_when_they_make_sense(tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
-from gpt_tui.session.run_state import MOST_EVALUATIONS, RunState, advance_all
+from gpt_tui.session.run_state import MAX_EVALUATIONS, RunState, advance_all
 from gpt_tui.tabs.runs import log_tail, run_finder
 from gpt_tui.tabs.runs.log_follower import LogFollower
 from gpt_tui.tabs.runs.log_summary import LogSummary
@@ -136,7 +136,7 @@ def test_memory_is_bounded_whatever_the_log_holds(tmp_path: Path) -> None:
     history = read_all(LogFollower(write_log(tmp_path, events)), 1 << 16)
     assert history.step == 11_999
     assert len(history.curve.rows()) <= 4096
-    assert len(history.evaluations) <= MOST_EVALUATIONS
+    assert len(history.evaluations) <= MAX_EVALUATIONS
     assert len(history.log) <= 400
 
 

@@ -9,9 +9,8 @@ from typing import Literal, NamedTuple
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
-from gpt_tui.session.checkpoints import StoredCheckpoints
 from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_preview import RunPreview
+from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
 from gpt_tui.shared.formatting import age, bar, percent, size, whole
 from gpt_tui.shared.sanitize import one_line
 

@@ -9,8 +9,7 @@ from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.raster import EVAL_LINE, READ, READ_CHARACTER, raster
 from gpt_tui.charts.series import chart_series, whole_range
 from gpt_tui.charts.view import ChartView
-from gpt_tui.session.checkpoints import StoredCheckpoints
-from gpt_tui.session.run_preview import RunPreview
+from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
 from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
 from gpt_tui.tabs.train.presenter import Countdown, countdown_line, next_notes, next_steps, notes_title, starts_unasked
 from tests.tui.samples import learnt, trained

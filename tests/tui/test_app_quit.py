@@ -100,9 +100,9 @@ async def test_f1_shows_the_keys_of_the_tab_one_is_in(tmp_path: Path):
         await bench.pilot.press("f1")
         await bench.until_seen("Training (Train tab)")
         assert isinstance(bench.app.screen, HelpScreen)
-        assert "Forget the conversation" not in bench.text()
+        assert "Clear the conversation" not in bench.text()
         await bench.pilot.press("escape", "c", "f1")
-        await bench.until_seen("Forget the conversation")
+        await bench.until_seen("Clear the conversation")
         assert "Training (Train tab)" not in bench.text()
 
 
