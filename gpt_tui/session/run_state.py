@@ -42,10 +42,10 @@ MAX_LOG_LINES = 400
 PACE_STEPS = 512
 
 ENDINGS = {
-    "max_steps": "finished: all steps done",
-    "max_epochs": "finished: all epochs done",
+    "max_steps": "all steps done",
+    "max_epochs": "all epochs done",
     "early_stopping": "stopped early: eval accuracy no longer improves",
-    "epsilon": "finished: the train loss is below epsilon",
+    "epsilon": "train loss below epsilon",
     "overfit_done": "self-test finished",
     "stopped": "stopped and saved",
     "diverged": "diverged: loss or gradients not finite several times in a row",

@@ -105,7 +105,7 @@ def test_what_a_resumed_run_had_reached_counts_from_its_first_evaluation_on():
     buffer.begin(RunState(limits=LIMITS, best=Score(0.4, 500, 2)))
     for event in (started(step=600), step(601), scored(601, 0.35)):
         buffer.put(event)
-    history = buffer.drain().history
+    history = buffer.drain().run
     assert history.best == Score(0.4, 500, 2)
     assert "best" not in history.log[-1].text
 
@@ -128,7 +128,7 @@ def test_pause_evaluation_skips_and_saves_are_known():
     assert (history.save_error, history.saved and history.saved.at_s) == ("", 9.0)
     history = advance(history, ev.RunFinished("max_steps", 12))
     assert history.finished is not None
-    assert history.log[-1].text == "step 12: finished: all steps done"
+    assert history.log[-1].text == "step 12: all steps done"
 
 
 def test_single_steps_in_a_pause_leave_no_line_each():
@@ -163,7 +163,7 @@ def test_evaluations_and_log_lines_are_bounded():
     assert history.logged == 2001
 
 
-def test_each_event_reaches_the_history_once_even_when_nobody_drains():
+def test_each_event_is_applied_once_even_without_a_drain():
     buffer = EventBuffer(RunState(), lambda: 0.0)
     buffer.put(started())
     total = MAX_PENDING * 2 + 17
@@ -175,13 +175,13 @@ def test_each_event_reaches_the_history_once_even_when_nobody_drains():
     assert [type(event) for event in drained.notable] == [ev.RunStarted]
     again = buffer.drain()
     assert not again.changed
-    assert again.history is drained.run
+    assert again.run is drained.run
 
 
 def test_a_run_that_diverged_names_the_checkpoint_to_go_on_from():
     diverged = ev.RunFinished("diverged", 12, "models/ckpt_latest.safetensors", 6)
     history = advance_all(RunState(), [started(), diverged])
-    assert "ckpt_latest.safetensors of step 6" in history.log[-1].text
+    assert "ckpt_latest.safetensors (step 6)" in history.log[-1].text
     assert history.log[-1].tone == "bad"
     assert "nothing was saved" in advance_all(RunState(), [ev.RunFinished("diverged", 5)]).log[-1].text
     assert ending(ev.RunFinished("stopped", 5)) == ENDINGS["stopped"]
