@@ -1,9 +1,9 @@
-"""Builds the Cython modules. Everything else is in pyproject.toml.
+"""Build the Cython modules. Everything else is in pyproject.toml.
 
-Each kernel is compiled once for each instruction-set level in `LEVELS`, into `gpt_core/kernels/<level>/`; the package
-picks one at import (`gpt_core/kernels/__init__.py`), so one wheel is fast on every machine of an architecture.
+Each kernel is compiled once per instruction-set level in `LEVELS`, into `gpt_core/kernels/<level>/`. The package
+selects one at import (`gpt_core/kernels/__init__.py`), so that one wheel is fast on every machine of an architecture.
 
-Environment: GPT_TUI_BLAS=NAME links the pkg-config package NAME (openblas, say) in place of the one from the wheel.
+Environment: GPT_TUI_BLAS=NAME links the pkg-config package NAME (such as openblas) in place of scipy-openblas32.
 GPT_TUI_SANITIZE=1 builds for the address and undefined-behaviour sanitizers of gcc and clang, GPT_TUI_CHECK_BOUNDS=1
 with every index of an array checked by Cython (`.ci/run` shows the use of both).
 """
@@ -36,8 +36,8 @@ if X86_64:
     LEVELS["x86_64_v3"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
     LEVELS["x86_64_v4"] = ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4"]
 
-# One level is enough to look for errors in: one with the matrix product of our own, where there is one.
-# The last -O and -g of a command line are the ones that count.
+# One level is enough to find errors: one that uses our own matrix product, if there is one.
+# The last -O and -g on a command line take effect.
 SANITIZE = bool(os.environ.get("GPT_TUI_SANITIZE"))
 CHECK_BOUNDS = bool(os.environ.get("GPT_TUI_CHECK_BOUNDS"))
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",
@@ -51,14 +51,14 @@ DIRECTIVES = {
 }  # fmt: skip
 PLAIN_FLAGS = ["/O2"] if MSVC else ["-O3", "-g0"]
 
-# Sums may be reordered and errno ignored, so that loops over exp and tanh vectorise. Nothing else of -ffast-math: NaN
-# and infinity keep their meaning, and the process is never switched to flush-to-zero.
-VECTORISE = ["/O2"] if MSVC else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math",
+# Sums may be reordered and errno ignored, so that loops over exp and tanh vectorize. The rest of -ffast-math stays off:
+# NaN and infinity must keep their meaning, and flush-to-zero would be set for the process.
+VECTORIZE = ["/O2"] if MSVC else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math",
                                   "-fno-signed-zeros", "-fno-strict-aliasing", "-g0"]  # fmt: skip
 
 
 def blas() -> dict[str, list]:
-    """Where cblas comes from: Accelerate on macOS, a named pkg-config package, else the scipy-openblas32 wheel."""
+    """Return the options for linking cblas: a named pkg-config package, Accelerate on macOS, else scipy-openblas32."""
     if name := os.environ.get("GPT_TUI_BLAS"):
         words = subprocess.check_output(["pkg-config", "--cflags", "--libs", name], text=True).split()
         return {
@@ -83,15 +83,15 @@ def blas() -> dict[str, list]:
 
 
 class BuildExt(build_ext):
-    """build_ext that compiles in parallel, and with OpenMP where the compiler has it."""
+    """build_ext that compiles in parallel, with OpenMP where the compiler supports it."""
 
     def initialize_options(self) -> None:
-        """As many compilers at once as there are cores."""
+        """Run one compiler per core."""
         super().initialize_options()
         self.parallel = os.cpu_count()
 
     def build_extensions(self) -> None:
-        """Adds the flags that depend on the compiler at hand."""
+        """Add the flags that depend on the compiler."""
         if openmp := self.openmp_flag():
             for extension in self.extensions:
                 extension.extra_compile_args.append(openmp)
@@ -101,7 +101,9 @@ class BuildExt(build_ext):
             print("gpt-tui: this compiler has no OpenMP: the kernels will use one thread", file=sys.stderr)
         if CHECK_BOUNDS and not MSVC:
             for extension in self.extensions:
-                extension.extra_compile_args.append("-Wno-maybe-uninitialized")  # of what Cython keeps for tracebacks
+                extension.extra_compile_args.append(
+                    "-Wno-maybe-uninitialized"
+                )  # caused by variables that Cython adds for tracebacks
         if SANITIZE:
             for extension in self.extensions:
                 extension.extra_compile_args.extend(SANITIZER_FLAGS)
@@ -109,13 +111,13 @@ class BuildExt(build_ext):
         super().build_extensions()
 
     def copy_extensions_to_source(self) -> None:
-        """For builds in place. The folders of the levels are no packages, so nobody else makes them."""
+        """Create the folders of the levels for builds in place: they are not packages, so setuptools does not."""
         for level in LEVELS:
             Path("gpt_core/kernels", level).mkdir(exist_ok=True)
         super().copy_extensions_to_source()
 
     def openmp_flag(self) -> str | None:
-        """The flag that switches OpenMP on, or None where a small program with it does not compile."""
+        """Return the compiler flag that enables OpenMP, or None if a test program does not compile with it."""
         flag = "/openmp" if MSVC else "-fopenmp"
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
@@ -128,7 +130,7 @@ class BuildExt(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """The plain modules once, and every kernel once for each level."""
+    """Return the extensions: each plain module once, each kernel once per level."""
     utility = Extension(SHARED_UTILITY, [SHARED_UTILITY.replace(".", "/") + ".c"], extra_compile_args=[*PLAIN_FLAGS])
     plain = [Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], extra_compile_args=[*PLAIN_FLAGS])
              for path in PLAIN]  # fmt: skip
@@ -144,21 +146,21 @@ def extensions() -> list[Extension]:
     for kernel in (extension for extension in once if ".kernels." in extension.name):
         name = kernel.name.rpartition(".")[2]
         for level, flags in LEVELS.items():
-            # a copy for each level, because object files are named after their source
+            # one copy per level, because object files are named after their source
             source = GENERATED / level / f"{name}.c"
             source.parent.mkdir(parents=True, exist_ok=True)
             if not source.exists() or source.read_bytes() != Path(kernel.sources[0]).read_bytes():
                 shutil.copyfile(kernel.sources[0], source)
             options = blas()
-            options["extra_compile_args"] = [*options.get("extra_compile_args", []), *VECTORISE, *flags]
-            if name == "gemm" and not MSVC:  # its sums keep their order, so that their bits do not depend on the tile
+            options["extra_compile_args"] = [*options.get("extra_compile_args", []), *VECTORIZE, *flags]
+            if name == "gemm" and not MSVC:  # a fixed order of summation, so that the bits do not depend on the tile
                 options["extra_compile_args"].append("-fno-associative-math")
             options["include_dirs"] = [*options.get("include_dirs", []), "gpt_core/kernels"]
             built.append(Extension(f"gpt_core.kernels.{level}.{name}", [str(source)], depends=HEADERS, **options))
     return built
 
 
-# the default corpus is a package beside the others, so that it is installed with them (`package-dir` in pyproject.toml)
+# the default corpus is installed as a package (`package-dir` in pyproject.toml)
 PACKAGES = [*find_packages(include=["gpt_core*", "gpt_tui*"]), "gpt_core.data"]
 
 setup(packages=PACKAGES, ext_modules=extensions(), cmdclass={"build_ext": BuildExt})

@@ -19,9 +19,10 @@ import msgspec
 import pytest
 
 from gpt_core import __version__, gradcheck
-from gpt_core.config.resolve import Resolved
-from gpt_core.config.settings import Settings, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
 from gpt_core.errors import SaveError
+from gpt_core.training.request import RunRequest
 from gpt_tui.app import launch
 from gpt_tui.cli import generate, train
 from gpt_tui.cli import main as cli
@@ -127,9 +128,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--d-model", "64"], "did you mean --set d_model=VALUE?"),
         (["--train-only", "--preset", "nan"], "did you mean nano?"),
         (["--train-only", "--set", "batchsize=3"], "did you mean batch_size?"),
-        (["--train-only", "--set", "batch_size"], "wanted KEY=VALUE"),
-        (["--train-only", "--set", "batch_size=0"], "batch_size: got 0, wanted a whole number of at least 1"),
-        (["--train-only", "--seed", "x"], "seed: got 'x', wanted a whole number"),
+        (["--train-only", "--set", "batch_size"], "expected KEY=VALUE"),
+        (["--train-only", "--set", "batch_size=0"], "batch_size: got 0, expected a whole number of at least 1"),
+        (["--train-only", "--seed", "x"], "seed: got 'x', expected a whole number"),
         (["--train-only", "--max-steps", "-1"], "max_steps: got -1"),
         (["--train-only", "--config", "nowhere.toml"], "nowhere.toml: No such file"),
         (["--train-only", "--train-file", "nowhere.txt"], "nowhere.txt"),
@@ -263,18 +264,16 @@ def test_the_app_on_a_dumb_terminal_names_the_way_without_one(tmp_path: Path) ->
 def test_the_app_begins_the_run_that_was_asked_for(
     arguments: list[str], begins: bool, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[Resolved, dict[str, object]]] = []
+    calls: list[tuple[RunRequest, dict[str, object]]] = []
     monkeypatch.chdir(trained)
     monkeypatch.delenv("OVERFIT_TINY", raising=False)
     monkeypatch.setattr(train, "require_terminal", lambda: None)
-    monkeypatch.setattr(
-        "gpt_tui.app.launch.run_app", lambda resolved, **options: calls.append((resolved, options)) or 7
-    )
+    monkeypatch.setattr("gpt_tui.app.launch.run_app", lambda request, **options: calls.append((request, options)) or 7)
     assert cli.main(arguments) == 7
-    ((resolved, options),) = calls
-    assert bool(options["autostart"] or options["resume"]) == begins
-    assert options["overwrite"] == ("--overwrite" in arguments)
-    assert resolved.settings.d_model == (16 if "--resume" in arguments else 320 if "micro" in arguments else 128)
+    ((request, options),) = calls
+    assert options["autostart"] == begins
+    assert request.overwrite == ("--overwrite" in arguments)
+    assert request.settings.d_model == (16 if "--resume" in arguments else 320 if "micro" in arguments else 128)
 
 
 # -- config
@@ -370,7 +369,7 @@ def test_tokenize_counts_and_gives_the_same_bytes_again(program: Callable[..., R
 
 def test_tokenize_fails_where_the_text_does_not_come_back(program: Callable[..., Result], trained: Path) -> None:
     (trained / "upper.txt").write_text("The Cat")
-    run = program("tokenize", "upper.txt", *tiny("tokenizer=seed"))
+    run = program("tokenize", "upper.txt", *tiny("tokenizer=ascii"))
     assert run.returncode == 1
     assert "OTHER bytes" in run.stdout
 
@@ -406,7 +405,7 @@ def test_generate_heeds_its_options(program: Callable[..., Result], trained: Pat
     assert reply("--temperature", "0", "--repetition-penalty", "5") != greedy
     refused = program("generate", "The", "--top-p", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "top_p: got 0.0, wanted" in refused.stderr
+    assert "top_p: got 0.0, expected" in refused.stderr
 
 
 @pytest.mark.parametrize("prompt", [b"", b"\xff\xfe\x80 raw", "naïve 東京 \U0001f600\n".encode() + b"-\x1b[31m"])

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[np.float32]
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
 
-def empty(*shape: int) -> Array:
-    """An uninitialised float32 array."""
-    return _aligned(np.empty, shape)
+def empty(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Return an uninitialised array."""
+    return _aligned(np.empty, shape, dtype)
 
 
-def zeros(*shape: int) -> Array:
-    """A float32 array of zeros."""
-    return _aligned(np.zeros, shape)
+def zeros(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Return an array of zeros."""
+    return _aligned(np.zeros, shape, dtype)
 
 
-def _aligned(make: Callable[[int, type[np.uint8]], NDArray[np.uint8]], shape: tuple[int, ...]) -> Array:
-    size = 4 * math.prod(shape)
+def _aligned(
+    make: Callable[[int, type[np.uint8]], NDArray[np.uint8]], shape: tuple[int, ...], dtype: DTypeLike
+) -> NDArray[Any]:
+    size = np.dtype(dtype).itemsize * math.prod(shape)
     raw = make(size + ALIGNMENT, np.uint8)
     offset = -raw.ctypes.data % ALIGNMENT
-    return raw[offset : offset + size].view(np.float32).reshape(shape)
+    return raw[offset : offset + size].view(dtype).reshape(shape)

@@ -1,28 +1,13 @@
 import os
-import random
-import re
-import tracemalloc
 from pathlib import Path
 
 import pytest
 
 import gpt_core
 from gpt_core.errors import CorpusError
-from gpt_core.text import documents as corpus
-from gpt_core.text.documents import (
-    document_parts,
-    documents,
-    find_eval_text,
-    find_training_text,
-    first_lines,
-    is_shipped_text,
-    require_text,
-    sample_windows,
-    text_blocks,
-)
+from gpt_core.text.corpus import find_eval_text, find_training_text, is_shipped_text, require_text, sample_windows
 
 SHIPPED = Path(gpt_core.__file__).parent.parent / "data"
-KINDS = ("paragraph", "line", "file")
 
 
 def file(path, data=b"text"):
@@ -39,154 +24,7 @@ def refusal(function, *arguments):
     return message
 
 
-def whole_documents(data, kind, block_size):
-    """The documents of `data` when it is read in blocks of a size, their parts put together again."""
-    found = [b""]
-    blocks = (data[at : at + block_size] for at in range(0, len(data), block_size))
-    for part, ends in document_parts(blocks, kind):
-        found[-1] += part
-        if ends:
-            found.append(b"")
-    assert found.pop() == b"", "the last document is ended"
-    return found
-
-
-def expected_documents(data, kind):
-    """The same by rule, on the whole text at once."""
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if kind == "file":
-        return [data] if data.strip() else []
-    if kind == "line":
-        return [line.removesuffix(b"\r") for line in data.split(b"\n") if line.strip()]
-    found, lines = [], []
-    for line in [*data.split(b"\n"), b""]:
-        if line.strip():
-            lines.append(line)
-        elif lines:
-            found.append(b"\n".join(lines).removesuffix(b"\r"))
-            lines = []
-    return found
-
-
-# cutting
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_documents_are_the_same_however_the_text_is_read(kind, monkeypatch):
-    rng = random.Random(1)
-    words = [
-        b"a",
-        b"bc",
-        b" ",
-        b"\t",
-        b"\n",
-        b"\n",
-        b"\r\n",
-        b"\0",
-        "é".encode(),
-        "\u4f60".encode(),
-        b"\xff",
-        b"\xef\xbb\xbf",
-    ]
-    for round_number in range(400):
-        monkeypatch.setattr(corpus, "PART_BYTES", rng.choice([8, 16, 1 << 20]) if kind != "file" else 1 << 20)
-        data = b"".join(rng.choices(words, k=rng.randint(0, 40)))
-        # a run of white space longer than a part is left out, which the rule does not know
-        if corpus.PART_BYTES < 100 and re.search(rb"[ \t\r]{7}", data):
-            continue
-        expected = expected_documents(data, kind)
-        for block_size in (1, 2, 3, 7, 1000):
-            assert whole_documents(data, kind, block_size) == expected, (round_number, data)
-
-
-def test_a_paragraph_keeps_its_line_breaks_and_its_indentation():
-    data = b"\n\n  First line \r\n\tsecond\r\n \t\r\n\r\nAnother\n"
-    assert whole_documents(data, "paragraph", 1000) == [b"  First line \r\n\tsecond", b"Another"]
-
-
-def test_a_byte_order_mark_is_dropped_at_the_beginning_only():
-    mark = b"\xef\xbb\xbf"
-    for kind in KINDS:
-        assert whole_documents(mark + b"a" + mark, kind, 1) == [b"a" + mark]
-    assert whole_documents(mark, "line", 1) == []
-
-
-def test_a_whole_file_is_one_document_to_the_byte(tmp_path):
-    data = b"\n a\r\n\n\nb \n\n"
-    assert list(documents(file(tmp_path / "t", data), "file")) == [data]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_long_document_comes_in_bounded_parts_of_whole_characters(kind, monkeypatch):
-    monkeypatch.setattr(corpus, "PART_BYTES", 64)
-    text = ("déjà \u4f60\u597d \U0001f600" * 200 + "\n" + "été " * 100).encode()
-    parts = list(document_parts((text[at : at + 50] for at in range(0, len(text), 50)), kind))
-    assert len(parts) > 10
-    assert all(len(part.decode()) <= len(part) <= 128 for part, _ in parts)
-    assert sum(ends for _, ends in parts) == (2 if kind == "line" else 1)
-    assert b"".join(part for part, _ in parts).replace(b"\n", b"") == text.replace(b"\n", b"")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("filling", [b"\0", b"\n", b" ", b"a\n", b"\n\n\r", b"\xff"])
-def test_memory_is_bounded_for_one_line_and_for_nothing_but_line_breaks(tmp_path, kind, filling, monkeypatch):
-    monkeypatch.setattr(corpus, "BLOCK_BYTES", 1 << 14)
-    monkeypatch.setattr(corpus, "PART_BYTES", 1 << 14)
-    path = file(tmp_path / "big", filling * ((1 << 20) // len(filling)) + b"end")
-    tracemalloc.start()
-    try:
-        size = sum(len(part) for part, _ in document_parts(text_blocks(path), kind))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert size >= 3
-    assert peak < 600_000
-
-
-def test_a_part_that_ends_with_its_document_still_ends_it(monkeypatch):
-    monkeypatch.setattr(corpus, "PART_BYTES", 8)
-    data = b"ab\n" + b"x" * 8 + b"\n\nnext"
-    for block_size in range(1, 20):
-        assert whole_documents(data, "paragraph", block_size) == [b"ab\nxxxxxxxx", b"next"]
-
-
-# files that are no text
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "data", [b"", b" ", b"\n", b"\r\n \t\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \n", b"\n" * 3_000_000]
-)
-def test_a_text_without_text_is_refused(tmp_path, kind, data):
-    assert "empty" in refusal(documents, file(tmp_path / "t", data), kind)
-
-
-def test_one_byte_and_nuls_are_text(tmp_path):
-    for kind in KINDS:
-        assert list(documents(file(tmp_path / "t", b"x"), kind)) == [b"x"]
-        assert list(documents(file(tmp_path / "t", b"\0\0"), kind)) == [b"\0\0"]
-
-
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
-    os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "loop").symlink_to("loop")
-    assert "not a regular file" in refusal(documents, tmp_path / "fifo", "line")
-    assert "not a regular file" in refusal(documents, Path("/dev/zero"), "line")
-    assert "folder" in refusal(documents, tmp_path, "line")
-    assert "No such file" in refusal(documents, tmp_path / "missing", "line")
-    assert "null" in refusal(documents, tmp_path / "a\0b", "line")
-    refusal(documents, tmp_path / "loop", "line")
-    refusal(documents, tmp_path / ("n" * 300), "line")
-
-
-def test_the_first_lines_are_those_with_text(tmp_path):
-    path = file(tmp_path / "t", b"\n one\r\n \ntwo\n\nthree")
-    assert first_lines(path, 2) == [b" one", b"two"]
-    assert first_lines(path, 9) == [b" one", b"two", b"three"]
-    assert "empty" in refusal(first_lines, file(tmp_path / "e", b" \n"), 3)
-
-
-def test_a_sample_of_a_large_text_is_windows_at_even_distances(tmp_path):
+def test_a_large_text_is_sampled_at_regular_intervals(tmp_path):
     data = b"".join(bytes([number]) * (1 << 20) for number in range(9))
     path = file(tmp_path / "t", data)
     windows = [b"".join(window) for window in sample_windows(path, 3 << 20)]
@@ -195,10 +33,7 @@ def test_a_sample_of_a_large_text_is_windows_at_even_distances(tmp_path):
     assert "No such file" in refusal(lambda: [list(window) for window in sample_windows(tmp_path / "no", 1)])
 
 
-# finding
-
-
-def test_the_training_text_is_found_in_its_order(tmp_path):
+def test_the_training_text_is_found_in_documented_order(tmp_path):
     deep = file(tmp_path / "data" / "b" / "train.en")
     assert find_training_text(tmp_path) == deep
     nearer = file(tmp_path / "data" / "a" / "z" / "train.eng")
@@ -210,13 +45,13 @@ def test_the_training_text_is_found_in_its_order(tmp_path):
     assert find_training_text(tmp_path) == raw
 
 
-def test_a_folder_of_the_name_is_not_a_text(tmp_path):
+def test_a_folder_named_like_the_training_text_is_skipped(tmp_path):
     (tmp_path / "data" / "raw" / "train.en").mkdir(parents=True)
     inside = file(tmp_path / "data" / "raw" / "train.en" / "train.en")
     assert find_training_text(tmp_path) == inside
 
 
-def test_without_a_text_of_ones_own_the_shipped_one_and_its_eval_text_are_used(tmp_path, monkeypatch):
+def test_the_shipped_texts_are_used_where_there_is_no_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_training_text() == SHIPPED / "raw" / "train.en"
     assert find_eval_text() == SHIPPED / "test" / "eval.en"
@@ -235,7 +70,7 @@ def test_an_installed_package_finds_the_text_inside_it(tmp_path, monkeypatch):
     assert not is_shipped_text(tmp_path / "data" / "raw" / "train.en")
 
 
-def test_a_text_of_ones_own_is_never_scored_on_the_shipped_eval_text(tmp_path):
+def test_the_shipped_eval_text_is_not_used_with_another_training_text(tmp_path):
     own = file(tmp_path / "data" / "raw" / "train.en")
     assert find_eval_text(tmp_path) is None
     assert find_eval_text(tmp_path, own) is None
@@ -244,7 +79,7 @@ def test_a_text_of_ones_own_is_never_scored_on_the_shipped_eval_text(tmp_path):
     assert find_eval_text(SHIPPED.parent) == SHIPPED / "test" / "eval.en"
 
 
-def test_the_eval_text_is_found_in_its_order(tmp_path):
+def test_the_eval_text_is_found_in_documented_order(tmp_path):
     train = file(tmp_path / "data" / "raw" / "train.en")
     file(tmp_path / "data" / "evaluation.txt")
     late = file(tmp_path / "data" / "z" / "my-eval-2.en")
@@ -255,17 +90,17 @@ def test_the_eval_text_is_found_in_its_order(tmp_path):
     assert find_eval_text(tmp_path, train) == test
 
 
-def test_a_text_is_not_scored_on_itself(tmp_path):
+def test_the_training_text_is_not_its_own_eval_text(tmp_path):
     only = file(tmp_path / "data" / "raw" / "my-eval.en")
     assert find_eval_text(tmp_path, only) is None
 
 
-def test_a_text_is_required_without_being_opened(tmp_path, monkeypatch):
+def test_require_text_does_not_open_the_file(tmp_path, monkeypatch):
     text = tmp_path / "text"
     text.write_bytes(b"It was")
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.setattr("builtins.open", lambda *_: pytest.fail("it was opened"))
     require_text(text)
-    for name, told in (("none", "No such file"), (".", "it is a folder"), ("fifo", "not a regular file")):
-        with pytest.raises(CorpusError, match=f"cannot read the text .*{told}.*; name a text file"):
+    for name, said in (("none", "No such file"), (".", "it is a folder"), ("fifo", "not a regular file")):
+        with pytest.raises(CorpusError, match=f"cannot read the text .*{said}.*; name a text file"):
             require_text(tmp_path / name)

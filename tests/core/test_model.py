@@ -73,10 +73,10 @@ def test_loss_logits_and_every_gradient_are_the_references(shape, batch, time, c
     assert relative_error(model.logits(tokens), logits) < KERNEL_LIMIT
     assert_same_tensors(gradients, wanted, KERNEL_LIMIT)
 
-    score = model.score(tokens, targets)
-    assert score.loss_sum == pytest.approx(loss_sum, rel=1e-5)
-    assert score.targets == counted
-    assert score.correct == int((logits.argmax(axis=-1) == targets).sum())
+    sums = model.evaluate(tokens, targets)
+    assert sums.loss_sum == pytest.approx(loss_sum, rel=1e-5)
+    assert sums.targets == counted
+    assert sums.correct == int((logits.argmax(axis=-1) == targets).sum())
 
 
 def test_the_gradient_check_passes_every_tensor():
@@ -129,7 +129,7 @@ def test_a_batch_of_padding_alone_counts_for_nothing():
     )
     assert (loss_sum, counted) == (0.0, 0)
     assert not gradients.flat.any()
-    assert model_of(SHAPE).score(np.zeros((1, 9), np.int32), np.full((1, 9), -1, np.int32)) == (0.0, 0, 0)
+    assert model_of(SHAPE).evaluate(np.zeros((1, 9), np.int32), np.full((1, 9), -1, np.int32)) == (0.0, 0, 0)
 
 
 def test_batches_of_other_shapes_leave_nothing_behind():

@@ -13,18 +13,15 @@ import pytest
 
 import gpt_core
 from gpt_core.errors import CorpusError, TokenizerError
-from gpt_core.text import cache_files, token_cache
-from gpt_core.text import documents as corpus
-from gpt_core.text.cache_files import cache_folders, write_whole
+from gpt_core.text import cache_files, corpus, token_cache, token_file
+from gpt_core.text import documents as documents_module
+from gpt_core.text.cache_files import cache_folders, new_cache_file
+from gpt_core.text.corpus import text_sha256
 from gpt_core.text.documents import documents
-from gpt_core.text.token_cache import (
-    HEADER_BYTES,
-    Header,
-    load_or_train_tokenizer,
-    load_tokens,
-    text_sha256,
-)
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
+from gpt_core.text.token_file import HEADER_BYTES, Header
+from gpt_core.tokenizers import blocks
+from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 from tests.core.text_samples import LINES, PIECES
 
 
@@ -69,7 +66,7 @@ def refusal(function, *arguments, **named):
 
 
 @pytest.mark.parametrize("document", ["paragraph", "line", "file"])
-def test_tokens_are_those_of_the_documents(text, document):
+def test_loaded_tokens_equal_the_encoded_documents(text, document):
     loaded = load_tokens(text, PIECES, document)
     assert tokens_of(loaded) == expected(text, PIECES, document)
     assert loaded.bytes == len(LINES)
@@ -78,19 +75,19 @@ def test_tokens_are_those_of_the_documents(text, document):
     assert loaded.token_lengths[tokens_of(loaded)].sum() <= len(LINES)
 
 
-def test_a_second_start_encodes_nothing(text, monkeypatch):
+def test_a_cached_text_is_not_encoded_again(text, monkeypatch):
     first = load_tokens(text, PIECES, "paragraph")
-    monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
+    monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
     second = load_tokens(text, PIECES, "paragraph")
     assert tokens_of(second) == tokens_of(first)
     assert (second.bytes, second.sha256, second.path) == (first.bytes, first.sha256, first.path)
     assert [path.name[:-12] for path in caches(text.parent)] == ["train.en.tokens-"]
 
 
-def test_another_text_tokenizer_or_kind_of_document_is_another_cache(text):
+def test_each_text_tokenizer_and_kind_of_document_has_its_own_cache(text):
     load_tokens(text, PIECES, "paragraph")
     load_tokens(text, PIECES, "line")
-    load_tokens(text, Tokenizer([b"The "], 300, "pieces"), "paragraph")
+    load_tokens(text, PieceTokenizer([b"The "], 300), "paragraph")
     before = text.stat()
     text.write_bytes(LINES.replace(b"second", b"2econd"))  # same size and, below, same time
     os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -100,21 +97,21 @@ def test_another_text_tokenizer_or_kind_of_document_is_another_cache(text):
     assert b"2econd" in PIECES.decode(tokens_of(loaded))
 
 
-def test_a_truncated_cache_is_made_again(text):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_a_truncated_cache_is_rebuilt(text):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     data = cache.read_bytes()
     for size in [*range(0, HEADER_BYTES + 8), *range(HEADER_BYTES + 8, len(data), 97), len(data) - 1]:
         cache.write_bytes(data[:size])
-        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
         assert cache.read_bytes() == data
     cache.write_bytes(data + b"\0\0")
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
     assert cache.read_bytes() == data
 
 
-def test_a_cache_with_a_flipped_bit_is_made_again(text):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_a_cache_with_a_flipped_bit_is_rebuilt(text):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     data = cache.read_bytes()
     rng = random.Random(1)
@@ -124,20 +121,20 @@ def test_a_cache_with_a_flipped_bit_is_made_again(text):
         damaged[place] ^= 1 << rng.randrange(8)
         cache.write_bytes(damaged)
         loaded = load_tokens(text, PIECES, "paragraph")
-        assert tokens_of(loaded) == whole
+        assert tokens_of(loaded) == tokens
         assert loaded.bytes == len(LINES)
 
 
-def test_a_foreign_file_of_the_name_is_replaced(text):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_a_foreign_file_of_the_same_name_is_replaced(text):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     for foreign in (b"", b"{}", b"\xff" * 5000, b"[" * 5000, bytes(5000)):
         cache.write_bytes(foreign)
-        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
 
 
 def rewritten(cache, ids, **changes):
-    """A cache that is right in itself, with other ids or another header."""
+    """Overwrite a cache by a consistent one with other ids or another header."""
     header = msgspec.json.decode(cache.read_bytes()[:HEADER_BYTES], type=Header)
     data = np.array(ids, dtype="<u2").tobytes()
     header = msgspec.structs.replace(header, **({"count": len(ids), "crc32": 0} | changes))
@@ -145,68 +142,68 @@ def rewritten(cache, ids, **changes):
     cache.write_bytes(msgspec.json.encode(header).ljust(HEADER_BYTES - 1) + b"\n" + data)
 
 
-def test_a_cache_made_to_mislead_is_made_again(text, monkeypatch):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_a_forged_cache_is_rebuilt(text, monkeypatch):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     hostile = [
-        ([1, 300, 2], {}), ([1, 65535, 2], {}), (whole, {"text_sha256": "0" * 64}), (whole, {"document": "line"}),
-        (whole, {"tokenizer_sha256": "0" * 64}), (whole, {"count": len(whole) - 1}), (whole, {"count": -1}),
-        (whole, {"count": 1 << 62}), (whole, {"token_bytes": 4}), (whole, {"token_bytes": 0}), (whole, {"version": 9}),
-        (whole, {"text_bytes": -1}), (whole, {"format": "x"}), ([], {}),
+        ([1, 300, 2], {}), ([1, 65535, 2], {}), (tokens, {"text_sha256": "0" * 64}), (tokens, {"document": "line"}),
+        (tokens, {"tokenizer_sha256": "0" * 64}), (tokens, {"count": len(tokens) - 1}), (tokens, {"count": -1}),
+        (tokens, {"count": 1 << 62}), (tokens, {"token_bytes": 4}), (tokens, {"token_bytes": 0}),
+        (tokens, {"version": 9}), (tokens, {"text_bytes": -1}), (tokens, {"format": "x"}), ([], {}),
     ]  # fmt: skip
     for ids, changes in hostile:
         rewritten(cache, ids, **changes)
         loaded = load_tokens(text, PIECES, "paragraph")
-        assert (tokens_of(loaded), loaded.bytes) == (whole, len(LINES)), changes
-    rewritten(cache, whole)
-    monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole, "what is right in all is taken"
+        assert (tokens_of(loaded), loaded.bytes) == (tokens, len(LINES)), changes
+    rewritten(cache, tokens)
+    monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens, "a cache with the right contents is used"
 
 
-def test_what_stands_in_the_way_of_a_cache_is_neither_followed_nor_waited_for(text, tmp_path, own_cache_folder):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_links_fifos_and_folders_in_place_of_a_cache_do_no_harm(text, tmp_path, own_cache_folder):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     cache.unlink()
     cache.symlink_to(victim)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
     assert victim.read_bytes() == b"precious"
     assert not cache.is_symlink()
     cache.unlink()
     os.mkfifo(cache)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
     cache.unlink()
     cache.mkdir()
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
     assert (own_cache_folder / cache.name).is_file()
 
 
 def failing_in(folder, code):
-    """`write_whole` on a machine where `folder` cannot be written."""
+    """Return `new_cache_file` of a machine on which `folder` cannot be written."""
 
-    def write(place, writer):
+    def new_file(place):
         if place == folder:
             raise OSError(code, os.strerror(code))
-        return write_whole(place, writer)
+        return new_cache_file(place)
 
-    return write
+    return new_file
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
-def test_where_nothing_can_be_written_beside_the_text_the_users_cache_is_used(
+def test_the_users_cache_folder_is_used_where_the_folder_of_the_text_is_read_only(
     text, own_cache_folder, monkeypatch, code
 ):
-    monkeypatch.setattr(token_cache, "write_whole", failing_in(text.parent, code))
+    monkeypatch.setattr(token_cache, "new_cache_file", failing_in(text.parent, code))
     assert tokens_of(load_tokens(text, PIECES, "paragraph")) == expected(text)
-    assert load_or_train_tokenizer(text, 300).pieces
+    assert load_or_train_tokenizer(text, 300).vocabulary
     assert len(caches(own_cache_folder)) == len(caches(own_cache_folder, "pieces")) == 1
     assert list(text.parent.iterdir()) == [text]
-    monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
+    monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
     assert tokens_of(load_tokens(text, PIECES, "paragraph")) == expected(text)
 
 
-def test_where_nothing_can_be_written_at_all_the_error_says_where(text, own_cache_folder):
+def test_the_error_names_each_folder_where_no_cache_can_be_written(text, own_cache_folder):
     own_cache_folder.parent.mkdir()
     own_cache_folder.write_bytes(b"a file where the folder should be")
     (text.parent / token_cache.token_cache_name(text, text_sha256(text), PIECES, "paragraph")).mkdir()
@@ -216,7 +213,7 @@ def test_where_nothing_can_be_written_at_all_the_error_says_where(text, own_cach
     assert [path for path in text.parent.iterdir() if path.is_file()] == [text]
 
 
-def test_a_cache_folder_can_be_named(text, tmp_path):
+def test_cache_dir_replaces_the_default_folders(text, tmp_path):
     loaded = load_tokens(text, PIECES, "paragraph", cache_dir=tmp_path / "a" / "b")
     tokenizer = load_or_train_tokenizer(text, 300, cache_dir=tmp_path / "a" / "b")
     assert tokens_of(loaded) == expected(text)
@@ -232,21 +229,21 @@ def test_nothing_is_written_into_an_installed_package(own_cache_folder, monkeypa
     assert cache_folders(inside) == [Path.home() / ".cache" / "gpt-tui"]
 
 
-def test_a_cut_short_cache_is_an_error_and_a_deleted_one_goes_on(text):
+def test_a_truncated_open_cache_raises_and_a_deleted_one_stays_readable(text):
     loaded = load_tokens(text, PIECES, "paragraph")
-    whole = tokens_of(loaded)
+    tokens = tokens_of(loaded)
     (cache,) = caches(text.parent)
     cache.unlink()
     text.unlink()
-    assert tokens_of(loaded) == whole
+    assert tokens_of(loaded) == tokens
     text.write_bytes(LINES)
     loaded = load_tokens(text, PIECES, "paragraph")
     os.truncate(cache, HEADER_BYTES + 10)
-    assert loaded.read(0, 5).tolist() == whole[:5]
+    assert loaded.read(0, 5).tolist() == tokens[:5]
     assert "cut short" in refusal(loaded.read, 0, 6)
 
 
-def test_open_caches_are_closed_when_they_are_no_longer_used(text):
+def test_unused_caches_are_closed(text):
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
@@ -255,9 +252,9 @@ def test_open_caches_are_closed_when_they_are_no_longer_used(text):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_ids_beyond_two_bytes_are_kept_whole(text):
+def test_ids_above_65535_are_stored_exactly(text):
     pieces = [first + second for first in map(chr, range(0x100, 0x200)) for second in map(chr, range(0x300, 0x402))]
-    tokenizer = Tokenizer([piece.encode() for piece in pieces], 70_000, "pieces")
+    tokenizer = PieceTokenizer([piece.encode() for piece in pieces], 70_000)
     text.write_text(pieces[-1] + pieces[0] + pieces[65_600])
     loaded = load_tokens(text, tokenizer, "file")
     assert tokens_of(loaded) == [1, 260 + len(pieces) - 1, 260, 260 + 65_600, 2]
@@ -279,23 +276,24 @@ def test_a_text_that_changes_while_it_is_read_is_cached_as_it_was_read(text, mon
 
 
 @pytest.mark.parametrize("data", [b"", b" \n\n \r\n", b"\xef\xbb\xbf"])
-def test_a_text_without_text_is_refused_and_leaves_no_cache(text, data):
+def test_an_empty_text_is_rejected_and_leaves_no_cache(text, data):
     text.write_bytes(data)
     assert "empty" in refusal(load_tokens, text, PIECES, "paragraph")
     assert list(text.parent.iterdir()) == [text]
 
 
-def test_a_text_that_seed_mode_folds_to_nothing_is_refused(text):
+def test_a_text_that_ascii_folding_reduces_to_nothing_is_rejected(text):
     text.write_text("你好\n")
-    seed = Tokenizer([], 260, "seed")
-    assert "ASCII" in refusal(load_tokens, text, seed, "paragraph")
+    message = refusal(load_tokens, text, AsciiTokenizer([], 260), "paragraph")
+    assert "no tokens with tokenizer = ascii" in message
+    assert "set tokenizer = pieces" in message
     assert len(load_tokens(text, PIECES, "paragraph")) == 8
 
 
 def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
-    for module in (corpus, token_cache):
+    for module in (blocks, corpus, token_file):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 14)
-    monkeypatch.setattr(corpus, "PART_BYTES", 1 << 14)
+    monkeypatch.setattr(documents_module, "PART_BYTES", 1 << 14)
     text.write_bytes(b"word " * 800_000)
     tracemalloc.start()
     try:
@@ -307,14 +305,14 @@ def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
     assert peak < 1_000_000
 
 
-def test_progress_is_told_from_0_to_1(text):
-    told = []
-    load_tokens(text, PIECES, "paragraph", progress=lambda words, share: told.append((words, share)))
-    assert {words for words, _ in told} == {"reading train.en", "encoding train.en"}
-    assert all(0 <= share <= 1 for _, share in told)
+def test_progress_is_reported_from_0_to_1(text):
+    reports = []
+    load_tokens(text, PIECES, "paragraph", progress=lambda activity, fraction: reports.append((activity, fraction)))
+    assert {activity for activity, _ in reports} == {"reading train.en", "encoding train.en"}
+    assert all(0 <= fraction <= 1 for _, fraction in reports)
 
 
-def test_what_dead_processes_left_is_swept_and_what_others_write_is_not(text):
+def test_only_stale_temporary_files_of_the_cache_are_removed(text):
     names = ("12-0123456789ab", "12-ba9876543210", "of-the-user")
     old, new, users = (text.parent / f"{cache_files.TEMPORARY}{name}" for name in names)
     for path in (old, new, users):
@@ -328,49 +326,50 @@ def test_what_dead_processes_left_is_swept_and_what_others_write_is_not(text):
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
-    def fail(file):
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail():
+        with new_cache_file(tmp_path / "new") as cache:
+            cache.file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write_whole(tmp_path / "new", fail)
+        fail()
     assert list((tmp_path / "new").iterdir()) == []
 
 
-# the tokenizer's cache
+# tokenizer cache
 
 
-def test_a_tokenizer_is_chosen_once(text, monkeypatch):
+def test_a_cached_tokenizer_is_not_trained_again(text, monkeypatch):
     first = load_or_train_tokenizer(text, 400)
-    assert len(first.pieces) > 270
+    assert len(first.vocabulary) > 270
     assert load_or_train_tokenizer(text, 401).vocab_size == 401
-    assert load_or_train_tokenizer(text, 400, "seed").mode == "seed"
-    monkeypatch.setattr(token_cache, "train_tokenizer", None)
+    assert load_or_train_tokenizer(text, 400, "ascii").name == "ascii"
+    monkeypatch.setattr(PieceTokenizer, "train", None)
     assert load_or_train_tokenizer(text, 400).sha256 == first.sha256
 
 
-def test_a_damaged_tokenizer_cache_is_made_again(text):
+def test_a_damaged_tokenizer_cache_is_rebuilt(text):
     first = load_or_train_tokenizer(text, 400)
     (cache,) = caches(text.parent, "pieces")
     data = cache.read_bytes()
-    other = Tokenizer([b"ab"], 300, "pieces").to_bytes()
+    other = PieceTokenizer([b"ab"], 300).to_bytes()
     for damaged in (b"", data[:-1], data[:100], data + b"x", data.replace(b"The", b"Teh"), other, bytes(100)):
         cache.write_bytes(damaged)
         assert load_or_train_tokenizer(text, 400).sha256 == first.sha256
         assert cache.read_bytes() == data
 
 
-def test_a_tokenizer_is_made_where_none_can_be_cached(text, monkeypatch):
-    def full(_folder, _write):
+def test_a_tokenizer_is_trained_where_it_cannot_be_cached(text, monkeypatch):
+    def full(_folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     expected = load_or_train_tokenizer(text, 400).sha256
     caches(text.parent, "pieces")[0].unlink()
-    monkeypatch.setattr(token_cache, "write_whole", full)
+    monkeypatch.setattr(token_cache, "new_cache_file", full)
     assert load_or_train_tokenizer(text, 400).sha256 == expected
 
 
-def test_bad_input_to_a_tokenizer_is_named(text, tmp_path):
+def test_invalid_arguments_of_tokenizer_training_are_named(text, tmp_path):
     assert "No such file" in refusal(load_or_train_tokenizer, tmp_path / "missing", 400)
     assert "No such file" in refusal(load_or_train_tokenizer, tmp_path / "missing", 400, progress=lambda *_: None)
     with pytest.raises(TokenizerError, match="vocab_size"):

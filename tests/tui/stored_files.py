@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from gpt_core.config.settings import Settings, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import write_checkpoint
 from tests.core.checkpoint_samples import sample
 

@@ -14,8 +14,9 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.tokenizers.training import train_tokenizer
-from gpt_tui.session.controller import RunRequest, TrainingController
+from gpt_core.tokenizers.pieces import PieceTokenizer
+from gpt_core.training.request import RunRequest
+from gpt_tui.session.controller import TrainingController
 from gpt_tui.tabs.chat.models import ChatModels
 from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON, AvailableModels, model_options
 from tests.tui.app_bench import DEADLINE_S
@@ -26,7 +27,7 @@ def saved_model(folder: Path, kind: str, step: int, seed: int) -> None:
     settings = msgspec.structs.replace(
         Settings(), **{name: getattr(SMALL, name) for name in SMALL.__struct_fields__}, models_dir=str(folder)
     )
-    tokenizer = train_tokenizer([b"abc"], SMALL.vocab_size, "pieces").to_bytes()
+    tokenizer = PieceTokenizer.train([b"abc"], SMALL.vocab_size).to_bytes()
     parameters = initial_parameters(SMALL, seed)
     state = TrainingState(run_id="a", step=step, best_accuracy=0.1)
     with CheckpointStore(folder) as store:

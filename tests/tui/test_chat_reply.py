@@ -9,7 +9,7 @@ from gpt_core.errors import GptError
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.tokenizers.training import train_tokenizer
+from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_tui.tabs.chat.models import LoadedModel, Report, make_generator
 from gpt_tui.tabs.chat.presenter import progress_line, shown_reply, summary_line
 from gpt_tui.tabs.chat.prompt_history import PromptHistory
@@ -51,9 +51,7 @@ class Received:
 
 @pytest.fixture
 def model() -> LoadedModel:
-    return LoadedModel(
-        initial_parameters(SMALL, 0), train_tokenizer([b"abc"], SMALL.vocab_size, "pieces"), "it, step 10"
-    )
+    return LoadedModel(initial_parameters(SMALL, 0), PieceTokenizer.train([b"abc"], SMALL.vocab_size), "it, step 10")
 
 
 def fake_reply(received: Received, model: LoadedModel, generator: FakeGenerator) -> Iterator[None]:

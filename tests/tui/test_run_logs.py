@@ -117,7 +117,7 @@ def test_an_unreadable_log_is_a_problem_in_one_line(tmp_path: Path) -> None:
     (tmp_path / LOG).mkdir()
     follower = LogFollower(tmp_path / LOG)
     assert not follower.read()
-    assert follower.problem == "is a folder, wanted a file"
+    assert follower.problem == "is a folder, expected a file"
     assert follower.at_end
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from gpt_core.config.settings import preset
+from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
 from gpt_tui.run_view.status import RULE, Phase, SessionFacts, allowed, fitted, status_rows, why_not

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
@@ -15,7 +16,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures, Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import Parameters, parameter_count
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.controller import TrainerLike, TrainingController
 from gpt_tui.shared.formatting import size, whole
 from gpt_tui.shared.sanitize import one_line
@@ -81,7 +82,7 @@ def _identity(info: CheckpointInfo) -> tuple[object, ...]:
 
 def _read(path: Path, name: str) -> LoadedModel:
     checkpoint = read_checkpoint(path, moments=False)
-    tokenizer = Tokenizer.from_bytes(checkpoint.tokenizer)
+    tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
     return LoadedModel(checkpoint.parameters, tokenizer, f"{name}, step {whole(checkpoint.state.step)}")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.config.resolve import checked
 from gpt_core.config.settings import Settings
+from gpt_core.config.validation import checked
 from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures
