@@ -1,13 +1,15 @@
 from numpy import int32, int64, uint8
 from numpy.typing import NDArray
+from typing_extensions import disjoint_base
 
-Bytes = bytes | bytearray | memoryview | NDArray[uint8]
+_Bytes = bytes | bytearray | memoryview | NDArray[uint8]
 
+@disjoint_base
 class PieceTrie:
     def __init__(self, pieces: list[bytes], first_id: int) -> None: ...
-    def encode(self, text: Bytes, ends: NDArray[int64], ids: NDArray[int32]) -> int: ...
+    def encode(self, text: _Bytes, ends: NDArray[int64], ids: NDArray[int32]) -> int: ...
     def encode_documents(
-        self, text: Bytes, ends: NDArray[int64], is_open: bool, ids: NDArray[int32]
+        self, text: _Bytes, ends: NDArray[int64], is_open: bool, ids: NDArray[int32]
     ) -> tuple[int, bool]: ...
 
-def fold_slices(text: Bytes) -> tuple[bytes, NDArray[int64]]: ...
+def fold_slices(text: _Bytes) -> tuple[bytes, NDArray[int64]]: ...

@@ -1,3 +1,5 @@
+"""Arrays for the kernels are aligned to cache lines."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,7 +14,7 @@ SHAPE = ModelShape(d_model=48, hidden_size=112, vocab_size=33, num_heads=4, seq_
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (1000, 1000)])
-def test_an_array_is_whole_and_of_its_shape(shape: tuple[int, ...]) -> None:
+def test_new_arrays_are_aligned_contiguous_float32(shape: tuple[int, ...]) -> None:
     for array in (empty(*shape), zeros(*shape)):
         assert array.shape == shape
         assert array.dtype == np.float32
@@ -21,11 +23,11 @@ def test_an_array_is_whole_and_of_its_shape(shape: tuple[int, ...]) -> None:
         assert array.ctypes.data % ALIGNMENT == 0
 
 
-def test_zeros_are_zeros() -> None:
+def test_zeros_returns_only_zeros() -> None:
     assert not zeros(257, 33).any()
 
 
-def test_what_the_kernels_work_on_begins_with_a_cache_line() -> None:
+def test_activations_gradients_and_cache_are_aligned_to_cache_lines() -> None:
     activations, scratch = Activations(SHAPE, 3, 7), GradientScratch(SHAPE, 3, 7)
     owners = [activations, *activations.blocks, scratch, KVCache(7, 48)]
     arrays = {
