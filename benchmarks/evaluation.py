@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpt_core.config.settings import PRESETS, preset
+from gpt_core.config.presets import PRESETS, preset
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import initial_parameters
@@ -36,7 +36,7 @@ def main() -> None:
     def forward() -> None:
         deque(gpt._logits_by_rows(gpt._forward(tokens)), maxlen=0)
 
-    ways: tuple[Callable[[], object], ...] = (forward, lambda: gpt.score(tokens, targets))
+    ways: tuple[Callable[[], object], ...] = (forward, lambda: gpt.evaluate(tokens, targets))
     seconds: list[list[float]] = [[], []]
     for _ in range(options.rounds + 1):
         for way, taken in zip(ways, seconds, strict=True):

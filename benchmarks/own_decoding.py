@@ -10,11 +10,11 @@ import json
 
 import numpy as np
 
-from gpt_core.bench.benchmark import decoded_tokens, measured_reading, prompt_figures, prompt_tokens
-from gpt_core.bench.hardware import sgemm_gauge
+from gpt_core.bench.benchmark import decoded_tokens, measure_inference, prompt_result, prompt_tokens
+from gpt_core.bench.hardware import sgemm_meter
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import LEVEL, threads
-from gpt_core.model import flops
+from gpt_core.model.memory import decode_bytes
 from gpt_core.model.parameters import initial_parameters
 
 SHAPE_FIELDS = ModelShape.__struct_fields__
@@ -31,15 +31,15 @@ def main() -> None:
     shape = ModelShape(**{name: getattr(options, name) for name in SHAPE_FIELDS})
     prompt, decoded = prompt_tokens(shape), decoded_tokens(shape)
     tokens = np.random.default_rng(0).integers(shape.vocab_size, size=prompt + decoded, dtype=np.int32)
-    sgemm = sgemm_gauge()
+    sgemm = sgemm_meter()
     sgemm.repeat_until(GAUGE_S)
-    reading = measured_reading(initial_parameters(shape, 0), tokens.tolist(), lambda _words, _share: None)
+    reading = measure_inference(initial_parameters(shape, 0), tokens.tolist(), lambda _words, _share: None)
     sgemm.repeat_until(2 * GAUGE_S)
-    read = flops.decoding_bytes(shape, prompt + decoded // 2) / reading.token_s
+    read = decode_bytes(shape, prompt + decoded // 2) / reading.token_s
     figures = {
         "prompt_s": reading.prompt_s, "token_s": reading.token_s, "level": LEVEL,
-        "sgemm_share": prompt_figures(shape, reading.prompt_s, sgemm.rate).sgemm_share,
-        "read_share": read / reading.memory, "read_gb_per_s": reading.memory / 1e9,
+        "sgemm_share": prompt_result(shape, reading.prompt_s, sgemm.rate).sgemm_share,
+        "read_share": read / reading.bytes_per_s, "read_gb_per_s": reading.bytes_per_s / 1e9,
         "sgemm_gflop_per_s": sgemm.rate / 1e9,
     }  # fmt: skip
     print(json.dumps(figures))

@@ -18,7 +18,7 @@ from training import run
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import available_cores
-from gpt_core.model.flops import step_operations
+from gpt_core.model.flops import step_flops
 
 HERE = Path(__file__).parent
 SHAPE = ModelShape(d_model=256, hidden_size=1024, vocab_size=4096, num_heads=4, seq_len=256, layers=4)
@@ -50,7 +50,7 @@ def measured(name: str, value: int, steps: int, processor_time: bool) -> Point:
     words = ["--processor_time"] if processor_time else []
     made = run(sys.executable, "own_steps.py", shape, batch, steps, threads, *words)
     seconds = statistics.median(made["seconds"])
-    operations = step_operations(shape, batch, shape.seq_len).total
+    operations = step_flops(shape, batch, shape.seq_len).total
     return Point(value, batch * shape.seq_len / seconds, operations / seconds / 1e9, made["peak_bytes"] / 1e9)
 
 

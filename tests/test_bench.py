@@ -10,13 +10,20 @@ import msgspec
 import pytest
 
 from gpt_core.bench import hardware as machine_module
-from gpt_core.bench.benchmark import Step, Steps, measured_steps, training_figures, wanted_steps
+from gpt_core.bench.benchmark import (
+    StepMeasurement,
+    TrainingMeasurement,
+    measure_training,
+    required_steps,
+    training_result,
+)
 from gpt_core.bench.profiler import PARTS, Profile
 from gpt_core.bench.result import Benchmark
-from gpt_core.config.settings import ModelShape, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import ModelShape
 from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, threads
-from gpt_core.model.flops import prompt_operations, step_operations
+from gpt_core.model.flops import prefill_flops, step_flops
 from gpt_core.model.parameters import parameter_count
 from gpt_core.training.setup import open_run
 from gpt_tui.cli import bench
@@ -49,7 +56,7 @@ def test_the_figures_fit_together(folder: Path, capsys: pytest.CaptureFixture[st
     machine, training, prompt, decoding = (found[key] for key in ("machine", "training", "prompt", "decoding"))
     assert (machine["level"], machine["threads"]) == (LEVEL, threads.get_threads())
     assert (found["parameters"], found["batch_size"], found["micro_batch_size"]) == (parameter_count(shape), 4, 2)
-    counted = step_operations(shape, 4, 16)
+    counted = step_flops(shape, 4, 16)
     assert training["steps"] == 3
     assert 0 < training["fastest_s"] <= training["step_s"] <= training["slowest_s"]
     assert training["gflop"] == pytest.approx(counted.total / 1e9)
@@ -63,7 +70,7 @@ def test_the_figures_fit_together(folder: Path, capsys: pytest.CaptureFixture[st
     assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
     assert sum(part["gflop"] for part in parts.values()) == pytest.approx(training["gflop"])
     assert 0 < training["timing_share"] < 1
-    assert prompt["gflop_per_s"] == pytest.approx(prompt["tokens_per_s"] * prompt_operations(shape, 8).total / 8 / 1e9)
+    assert prompt["gflop_per_s"] == pytest.approx(prompt["tokens_per_s"] * prefill_flops(shape, 8).total / 8 / 1e9)
     assert decoding["gb_per_s"] == pytest.approx(decoding["tokens_per_s"] * decoding["bytes_per_token"] / 1e9)
     assert decoding["read_share"] == pytest.approx(decoding["gb_per_s"] / machine["read_gb_per_s"])
     assert found["memory"]["peak"] > found["memory"]["weights"] + found["memory"]["activations"]
@@ -101,8 +108,8 @@ def test_tiny_overfit_can_be_measured(folder: Path, capsys: pytest.CaptureFixtur
 def test_a_run_that_ends_by_itself_is_told(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path))
     trainer.requests.stop()
-    with pytest.raises(GptError, match="ended by itself after 0 steps"):
-        measured_steps(trainer, 3, lambda _words, _share: None)
+    with pytest.raises(GptError, match="the run ended after 0 steps"):
+        measure_training(trainer, 3, lambda _words, _share: None)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +117,12 @@ def test_a_run_that_ends_by_itself_is_told(tmp_path: Path) -> None:
     [([], 0, 5), ([9.0], 0, 3), ([1.0, 1.0], 0, 5), ([0.1], 0, 30), ([1e-4], 0, 100), ([9.0], 7, 7), ([], 2, 2)],
 )
 def test_at_least_five_steps_are_measured_and_three_slow_ones(seconds: list[float], asked: int, wanted: int) -> None:
-    assert wanted_steps(seconds, asked) == wanted
+    assert required_steps(seconds, asked) == wanted
 
 
 def test_the_parts_are_those_of_the_median_step() -> None:
-    steps = [Step(s, Profile(dict.fromkeys(PARTS, s / 10), 100)) for s in (5.0, 1.0, 3.0)]
-    found = training_figures(preset("nano"), 128, Steps(steps, 1e12, None), 1e-6)
+    steps = [StepMeasurement(s, Profile(dict.fromkeys(PARTS, s / 10), 100)) for s in (5.0, 1.0, 3.0)]
+    found = training_result(preset("nano"), 128, TrainingMeasurement(steps, 1e12, None), 1e-6)
     assert (found.fastest_s, found.step_s, found.slowest_s) == (1.0, 3.0, 5.0)
     assert [round(part.seconds, 9) for part in found.parts] == [0.3] * 10
     assert found.timing_share == pytest.approx(1e-4 / 3)
@@ -133,7 +140,7 @@ def test_a_limit_is_the_median_of_five_repeats_at_least_and_the_first_is_not_cou
         done += 1
 
     monkeypatch.setattr(machine_module.time, "perf_counter", lambda: now)
-    gauge = machine_module.Gauge(action, 10.0)
+    gauge = machine_module.RateMeter(action, 10.0)
     gauge.repeat_until(5.0)
     assert done == 3
     assert gauge.rate == 5.0

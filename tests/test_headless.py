@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_core.formats.checkpoint import peek_checkpoint, verify_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_tui.headless import signals as run_signals
@@ -201,6 +201,58 @@ def test_another_runs_checkpoints_are_kept_unless_told_otherwise(folder: Path) -
     assert (folder / LATEST).read_bytes() != before
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder but the lock."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+@pytest.mark.parametrize("which", ["--train-file", "--eval-file"])
+def test_overwriting_with_a_text_that_is_refused_costs_no_checkpoint(folder: Path, which: str) -> None:
+    assert run_program("--train-only", "--max-steps", "20", *tiny(), cwd=folder).returncode == 0
+    before = files_in(folder / "models")
+    (folder / "blank.txt").write_text("\n\n \n")
+    refused = run_program("--train-only", "--overwrite", which, "blank.txt", *tiny(), cwd=folder)
+    assert refused.returncode == 2
+    assert "blank.txt" in refused.stderr
+    assert files_in(folder / "models") == before
+    assert run_program("--train-only", "--resume", "--max-steps", "21", cwd=folder).returncode == 0
+
+
+def test_a_folder_that_was_moved_during_a_run_is_made_again_at_the_last_save(folder: Path) -> None:
+    with start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if '"step":5' in line:
+                break
+        (folder / "models").rename(folder / "moved")
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    last = json.loads(rest.splitlines()[-1])["step"]
+    assert peek_checkpoint(folder / LATEST).step == last
+    resumed = run_program("--train-only", "--resume", "--max-steps", str(last + 1), cwd=folder)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def test_a_run_that_cannot_be_saved_in_its_folder_is_saved_beside_it_and_exits_with_1(folder: Path) -> None:
+    with start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if '"step":5' in line:
+                break
+        (folder / "models").rename(folder / "moved")
+        (folder / "models").write_text("in the way")
+        process.send_signal(signal.SIGINT)
+        rest = [json.loads(line) for line in process.stdout.read().splitlines()]
+    assert process.returncode == 1
+    assert [event["event"] for event in rest[-3:]] == ["save_failed", "saved", "finished"]
+    assert peek_checkpoint(folder / rest[-2]["path"]).step == rest[-1]["step"]
+    resumed = run_program(
+        "--train-only", "--resume", rest[-2]["path"], "--max-steps", str(rest[-1]["step"] + 1), cwd=folder
+    )
+    assert resumed.returncode == 0, resumed.stderr
+
+
 def test_resume_keeps_the_runs_settings_and_counts_on(folder: Path) -> None:
     assert run_program("--train-only", "--max-steps", "3", *tiny(), cwd=folder).returncode == 0
     resumed = run_program("--train-only", "--resume", "--max-steps", "5", "--json", cwd=folder)
@@ -245,7 +297,8 @@ def step_of(event: dict[str, object]) -> int:
 
 
 def endless(folder: Path) -> subprocess.Popen[str]:
-    return start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder)
+    settings = tiny("max_epochs=1000000", "patience=0", "epsilon=0")
+    return start_program("--train-only", "--json", *settings, cwd=folder)
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
@@ -275,15 +328,19 @@ def test_sigusr1_saves_and_goes_on(folder: Path) -> None:
     assert process.returncode == 130
 
 
-def test_a_hangup_that_nohup_ignores_stays_ignored(folder: Path) -> None:
-    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(name: str, folder: Path) -> None:
+    """nohup ignores the hang-up of what it starts, and a shell without job control the interrupt of what it starts
+    with `&`: Ctrl+C is then meant for something else."""
+    number = signal.Signals[name]
+    previous = signal.signal(number, signal.SIG_IGN)
     try:
         process = endless(folder)
     finally:
-        signal.signal(signal.SIGHUP, previous)
+        signal.signal(number, previous)
     with process:
         at = run_until(process, lambda event: event["event"] == "step")
-        process.send_signal(signal.SIGHUP)
+        process.send_signal(number)
         run_until(
             process, lambda event: event["event"] == "step" and int(str(event["step"])) > int(str(at["step"])) + 50
         )
@@ -385,7 +442,7 @@ def test_a_signal_that_was_lost_before_there_was_a_trainer_still_ends_the_run() 
 
 
 def test_a_terminal_gets_bars_and_its_cursor_back(folder: Path) -> None:
-    terminal = Terminal("--train-only", *tiny("max_epochs=1000000"), cwd=folder)
+    terminal = Terminal("--train-only", *tiny("max_epochs=1000000", "patience=0", "epsilon=0"), cwd=folder)
     terminal.read_until("tokens/s")
     bars = terminal.shown
     terminal.type("\x03")
@@ -412,3 +469,16 @@ def test_tiny_overfit_goes_on_to_the_chat_on_a_terminal(folder: Path) -> None:
     terminal.read_until("> ")
     terminal.type("exit\n")
     assert terminal.end() == 0
+
+
+def test_a_run_that_ends_far_above_guessing_says_so_on_standard_error_and_ends_with_1(folder: Path) -> None:
+    rates = [f"{name}_lr=10" for name in ("attn", "mlp", "norm", "pos", "unembed")]
+    run = run_program("--train-only", "--max-steps", "40", *tiny(*rates, "warmup_steps=0"), cwd=folder)
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    (going,) = [line for line in run.stderr.splitlines() if "diverging: the train loss" in line]
+    (ended,) = [line for line in run.stderr.splitlines() if "ended diverged: the train loss" in line]
+    for line in (going, ended):
+        assert "times that of guessing (5.704)" in line
+        assert "lower learning rates" in line
+    assert "generate" not in run.stdout.splitlines()[-1]

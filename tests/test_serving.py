@@ -13,12 +13,10 @@ from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_tui.cli import main as cli
 from gpt_tui.cli import serve
 from gpt_tui.cli.main import Parser, add_serve
-from tests.program import start_program, tiny, write_texts
+from tests.program import TIMEOUT_S, start_program, tiny, write_texts
 
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("textual_serve")
-
-TIMEOUT_S = 60
 
 
 def options(*words: str) -> Namespace:
@@ -92,6 +90,10 @@ async def test_a_page_trains_and_closing_it_saves_the_run(tmp_path: Path):
                 await until(websocket, "Press")
                 await websocket.send_str(json.dumps(["stdin", "s"]))
                 await until(websocket, "perplexity")
+                log = tmp_path / "models" / "metrics.jsonl"
+                async with asyncio.timeout(TIMEOUT_S):
+                    while b'"event":"step"' not in log.read_bytes():
+                        await asyncio.sleep(0.05)
         latest = tmp_path / "models" / "ckpt_latest.safetensors"
         async with asyncio.timeout(TIMEOUT_S):
             while not latest.exists():

@@ -1,6 +1,7 @@
 """The folder of a run's checkpoints: their names, who may write there, and which one to go on with.
 
-One run to a folder: a new one never replaces another's files unasked. One trainer to a folder: a lock that the system
+One run to a folder: a new one never replaces another's files unasked, and where it was asked to, not before its own
+first checkpoint is on disk (`replacement`). One trainer to a folder: a lock that the system
 releases when its owner ends, however it ends. From save to save of a run `saved_at` grows, whatever the clock does, so
 that "the newest" means what it says even after a jump back in time or a resume from an older file.
 """
@@ -13,19 +14,22 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from gpt_core import files
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError, ConfigError, FolderInUseError, RunExistsError, SaveError
+from gpt_core.errors import CheckpointError, ConfigError, FolderInUseError, GptError, RunExistsError, SaveError
 from gpt_core.formats.checkpoint import Checkpoint, verify_checkpoint, write_checkpoint
 from gpt_core.formats.checkpoint_header import CheckpointInfo, checkpoint_bytes, kind_of, peek_checkpoint
+from gpt_core.training import replacement
+from gpt_core.training.metrics_log import MetricsLog
+from gpt_core.training.replacement import LOG_SET_ASIDE, METRICS, Replacement
 
 EXTENSION = ".safetensors"
-METRICS = "metrics.jsonl"
 LOCK = ".lock"
+OUR_FILES = (METRICS, replacement.JOURNAL)  # besides checkpoints, that are replaced as a whole
 _NAMES = {"latest": "ckpt_latest", "best": "best_model", "final": "transformer"}
 MOST_OF_A_COMMAND = 100  # characters
 _TICK_S = 1e-3  # by how much a save is later than the one before when the clock says otherwise
@@ -54,8 +58,12 @@ class CheckpointStore:
 
     def __init__(self, models_dir: Path | str) -> None:
         self.folder = Path(models_dir)
+        self.is_replacing = False
+        """Whether the next save replaces another run's files, or newer checkpoints of this run."""
         self._lock: IO[bytes] | None = None
         self._last_saved_at = 0.0
+        self._own: Sequence[CheckpointInfo] = ()
+        self._replaced: Sequence[CheckpointInfo | DamagedCheckpoint] = ()
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -74,16 +82,17 @@ class CheckpointStore:
         return self.folder / (stem + EXTENSION)
 
     def prepare(self, run_id: str, *, new_run: bool, overwrite: bool = False) -> tuple[str, ...]:
-        """Makes the folder ready for a run to save in, or refuses at once; returns the names of removed leftovers.
+        """Make the folder ready for a run to save in, or refuse at once; return the names of leftovers removed.
 
         Raises ConfigError where nothing can be written, FolderInUseError while another trainer holds the folder, and
         RunExistsError if checkpoints of another run are there (for a new run damaged ones count, too), unless
-        `overwrite`, which removes them. A log without checkpoints of this run is not this run's, and is removed.
+        `overwrite`. Then they are removed at the first save. What an earlier replacement left unfinished is settled.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             files.probe(self.path_of("latest"))
+            self._settle()
         except (OSError, ValueError) as error:
             self.close()
             raise ConfigError(
@@ -91,19 +100,53 @@ class CheckpointStore:
             ) from None
         try:
             named = [found for found in self.list() if found.kind != "other"]
-            own = [found for found in named if isinstance(found, CheckpointInfo) and found.run_id == run_id]
-            strangers = [f for f in named if f not in own and (new_run or isinstance(f, CheckpointInfo))]
-            if strangers and not overwrite:
-                raise RunExistsError(self._refusal(strangers))
-            self._remove([found.path for found in strangers] + ([] if own else [self.metrics_path]))
-            removed = files.remove_leftovers(self.folder, lambda name: kind_of(name) != "other" or name == METRICS)
+            self._own = [found for found in named if isinstance(found, CheckpointInfo) and found.run_id == run_id]
+            self._replaced = [f for f in named if f not in self._own and (new_run or isinstance(f, CheckpointInfo))]
+            if self._replaced and not overwrite:
+                raise RunExistsError(self._refusal(self._replaced))
+            removed = files.remove_leftovers(self.folder, lambda name: kind_of(name) != "other" or name in OUR_FILES)
             return tuple(removed)
         except BaseException:
             self.close()
             raise
 
+    @property
+    def has_own_log(self) -> bool:
+        """Whether the log in the folder is that of the run prepared for, which has checkpoints here."""
+        return bool(self._own)
+
+    def begin_log(self, run_id: str, step: int) -> MetricsLog:
+        """Open the log of the run prepared for, which begins at or is resumed at `step`. Nothing is lost by that.
+
+        The log of a run whose checkpoints the first save replaces is put back by `close` if there is no save; so is
+        the part of this run's own log that belongs to checkpoints later than `step`. A log without checkpoints is
+        renamed. Raises ConfigError.
+        """
+        is_own = self.has_own_log
+        goes_back = is_own and step < max(info.step for info in self._own)
+        try:
+            if self._replaced or goes_back:
+                saved_at = max((info.saved_at for info in self._own), default=0.0)
+                replaced = {found.path.name: _run_of(found) for found in self._replaced}
+                self.is_replacing = True
+                replacement.begin(self.folder, Replacement(run_id, saved_at, replaced), log=goes_back or not is_own)
+            elif not is_own:
+                replacement.set_log_aside(self.folder)
+        except OSError as error:
+            raise ConfigError(
+                f"models_dir: {self.folder} cannot be written: {files.reason(error)}; choose another with --models-dir"
+            ) from None
+        before = self.folder / LOG_SET_ASIDE if goes_back else None
+        return MetricsLog(self.metrics_path, resume_step=step if is_own else None, before=before)
+
     def close(self) -> None:
-        """Lets another trainer have the folder."""
+        """Release the folder to other trainers; a replacement that no save has completed is undone."""
+        if self._lock and self.is_replacing:
+            with contextlib.suppress(OSError):  # the next run in this folder settles it
+                self._settle()
+        self._release()
+
+    def _release(self) -> None:
         if self._lock:
             self._lock.close()
             self._lock = None
@@ -111,11 +154,13 @@ class CheckpointStore:
     def save(self, kind: str, checkpoint: Checkpoint, *, when_read: Callable[[], None] | None = None) -> Path:
         """Writes a checkpoint under its kind's name and returns where; then it is on disk.
 
-        The number of an epoch's file is `checkpoint.state.epoch`; `when_read` is told when the tensors may change
-        again. One save at a time. Raises SaveError; the file that was there is untouched. A best model is not replaced
-        by one with a lower accuracy: after a resume from an older checkpoint that can be asked for.
+        The number of an epoch's file is `checkpoint.state.epoch`; `when_read` is called when the tensors may change
+        again. One save at a time. A folder that was moved or removed meanwhile is made again. Raises SaveError; the
+        file that was there is untouched. A best model is not replaced by one with a lower accuracy: after a resume from
+        an older checkpoint that can be asked for.
         """
         path = self.path_of(kind, checkpoint.state.epoch)
+        self._keep_folder(checkpoint.state.run_id, checkpoint.state.step)
         if kind == "best":
             self._keep_better(path, checkpoint)
         if not self._last_saved_at:
@@ -124,13 +169,24 @@ class CheckpointStore:
         saved_at = max(time.time(), self._last_saved_at + _TICK_S)
         write_checkpoint(path, checkpoint, saved_at=saved_at, when_read=when_read)
         self._last_saved_at = saved_at
+        if self.is_replacing:
+            with contextlib.suppress(OSError):  # the next save tries it again
+                self._settle()
         return path
 
     def list(self) -> Listing:
         """Every checkpoint in the folder, by its header, newest first; the damaged ones at the end.
 
-        Files of other names that end in .safetensors are listed with kind "other". An absent folder has none.
+        Files of other names that end in .safetensors are listed with kind "other". An absent folder has none. Files
+        that a later run has replaced, and that a crash has kept from being removed, are left out.
         """
+        journal = replacement.read_journal(self.folder)
+        listing = self._everything()
+        if journal is None or not journal.is_published(_readable(listing)):
+            return listing
+        return [found for found in listing if not journal.replaces(found.path.name, _run_of(found))]
+
+    def _everything(self) -> Listing:
         whole: list[CheckpointInfo] = []
         broken: list[DamagedCheckpoint] = []
         try:
@@ -151,16 +207,12 @@ class CheckpointStore:
         and not the last, comes after all others.
         """
         listing = [found for found in self.list() if found.kind != "other"]
-        candidates = [info for info in listing if isinstance(info, CheckpointInfo) and info.has_moments]
-        candidates.sort(key=lambda info: info.kind == "final")
-        return _first_whole(candidates, listing, moments=True)
+        return _first_whole(resume_candidates(listing), listing, moments=True)
 
     def for_chat(self) -> Found:
         """The checkpoint to generate from: the best model if it is whole, else the newest whole one."""
         listing = self.list()
-        candidates = [info for info in listing if isinstance(info, CheckpointInfo)]
-        candidates.sort(key=lambda info: (info.kind != "best", info.kind == "other"))
-        return _first_whole(candidates, listing, moments=False)
+        return _first_whole(chat_candidates(listing), listing, moments=False)
 
     def space_warnings(self, settings: Settings) -> tuple[str, ...]:
         """One line if the disk has not room for two more checkpoints of this shape, else none."""
@@ -185,6 +237,36 @@ class CheckpointStore:
                 f"better than {checkpoint.state.best_accuracy:.4f}; move it away to have both"
             )
 
+    def _keep_folder(self, run_id: str, step: int) -> None:
+        """Make the folder and its lock again where they were moved or removed. Raises SaveError if that fails.
+
+        A folder that holds another run by now is left alone.
+        """
+        if self._lock is None or self._holds_lock():
+            return
+        moved, self._lock = self._lock, None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            named = [found for found in _readable(self.list()) if found.kind != "other"]
+            if others := [info for info in named if info.run_id != run_id]:
+                raise RunExistsError(f"{self.folder} holds another run now: {others[0].path.name}")
+        except (OSError, ValueError, FolderInUseError, RunExistsError) as error:
+            self._release()
+            self._lock = moved
+            gone = f"{self.folder} was moved or removed"
+            why = str(error) if isinstance(error, GptError) else f"{gone}, and not made again: {files.reason(error)}"
+            raise SaveError(f"not saved at step {step:,}: {why}") from error
+        moved.close()
+
+    def _holds_lock(self) -> bool:
+        """Return whether the lock file in the folder is the one that this store holds."""
+        assert self._lock is not None
+        try:
+            return os.path.samestat(os.stat(self.folder / LOCK), os.fstat(self._lock.fileno()))
+        except OSError:
+            return False
+
     def _take_lock(self) -> None:
         if self._lock:
             return
@@ -200,21 +282,46 @@ class CheckpointStore:
         lock.write(_this_process().encode("utf-8", "backslashreplace"))
         self._lock = lock
 
-    def _refusal(self, strangers: Listing) -> str:
+    def _settle(self) -> None:
+        replacement.settle(self.folder, _readable(self._everything()))
+        self.is_replacing = False
+
+    def _refusal(self, strangers: Sequence[CheckpointInfo | DamagedCheckpoint]) -> str:
         first = strangers[0]
         what = "damaged" if isinstance(first, DamagedCheckpoint) else f"step {first.step:,}"
         more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
         return (
             f"{self.folder} holds another run's checkpoints: {first.path.name} ({what}){more}; go on with that run "
-            "(--resume), use another folder (--models-dir DIR), or delete them (--overwrite)"
+            "(--resume), use another folder (--models-dir DIR), or replace them (--overwrite)"
         )
 
-    def _remove(self, paths: Iterable[Path]) -> None:
-        for path in paths:
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                raise ConfigError(f"models_dir: {path} cannot be removed: {files.reason(error)}") from None
+
+def _readable(listing: Listing) -> list[CheckpointInfo]:
+    return [found for found in listing if isinstance(found, CheckpointInfo)]
+
+
+def _run_of(found: CheckpointInfo | DamagedCheckpoint) -> str:
+    """The id of a file's run, "" for a damaged one."""
+    return found.run_id if isinstance(found, CheckpointInfo) else ""
+
+
+def resume_candidates(listing: Listing) -> list[CheckpointInfo]:
+    """Return the checkpoints of a listing to resume from, in the order to try them.
+
+    They have a name of this program and the optimizer's state. The final checkpoint, which holds the best parameters
+    instead of the last ones, comes after all others.
+    """
+    ours = [info for info in listing if isinstance(info, CheckpointInfo) and info.kind != "other" and info.has_moments]
+    return sorted(ours, key=lambda info: info.kind == "final")
+
+
+def chat_candidates(listing: Listing) -> list[CheckpointInfo]:
+    """Return the checkpoints of a listing to generate text from, in the order to try them.
+
+    `best_model` comes first, files of other names come last.
+    """
+    valid = [info for info in listing if isinstance(info, CheckpointInfo)]
+    return sorted(valid, key=lambda info: (info.kind != "best", info.kind == "other"))
 
 
 def _first_whole(candidates: list[CheckpointInfo], listing: Listing, *, moments: bool) -> Found:

@@ -20,10 +20,11 @@ import msgspec
 from msgspec import Meta
 
 from gpt_core import files
-from gpt_core.config.resolve import check_together
 from gpt_core.config.settings import MAX_COUNT, ModelShape, Settings
+from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.model.parameters import parameter_table
+from gpt_core.model.precision import PRECISION
 
 FORMAT = "1"
 FIRST_MOMENT, SECOND_MOMENT, TOKENIZER = "adam_m.", "adam_v.", "tokenizer"
@@ -160,8 +161,8 @@ def layout_of(shape: ModelShape, has_moments: bool, tokenizer_bytes: int) -> dic
     end = 0
     for prefix in ("", FIRST_MOMENT, SECOND_MOMENT) if has_moments else ("",):
         for spec in table:
-            start, end = end, end + 4 * spec.size
-            layout[prefix + spec.name] = TensorEntry("F32", spec.shape, (start, end))
+            start, end = end, end + PRECISION.weights.bytes * spec.size
+            layout[prefix + spec.name] = TensorEntry(PRECISION.weights.safetensors, spec.shape, (start, end))
     layout[TOKENIZER] = TensorEntry("U8", (tokenizer_bytes,), (end, end + tokenizer_bytes))
     return layout
 

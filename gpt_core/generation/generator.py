@@ -19,7 +19,7 @@ from gpt_core.generation.prompt import settled_prompt, spelling
 from gpt_core.generation.sampler import Sampling, choose
 from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers import Tokenizer
 
 
 class CachedDecoder(Protocol):
@@ -36,8 +36,11 @@ class CachedDecoder(Protocol):
     def reset(self) -> None:
         """Forget everything read."""
 
-    def read(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Read tokens after those already read; the logits (V,) that follow the last one."""
+
+    def decode(self, token: int) -> NDArray[np.float32]:
+        """Read one token after those already read; the logits (V,) that follow it."""
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -108,13 +111,13 @@ class Generator:
         started = time.perf_counter()
         context = list(prompt_ids[-self._decoder.capacity :])
         self._decoder.reset()
-        logits = self._decoder.read(context)
+        logits = self._decoder.prefill(context)
         self.figures = Figures(prompt_tokens=len(context), prompt_s=time.perf_counter() - started)
         for count in range(1, sampling.max_tokens + 1):
             started = time.perf_counter()  # the time the consumer takes between two tokens is not counted
             if count > 1:
                 logits = self._read_last(context)
-            allowed = spelling(self.tokenizer.pieces, begin_with, self._allowed) if begin_with else self._allowed
+            allowed = spelling(self.tokenizer.vocabulary, begin_with, self._allowed) if begin_with else self._allowed
             token = choose(logits, sampling, self._random, allowed=allowed, seen=context)
             begin_with = begin_with[len(self.tokenizer.token_bytes(token)) :]
             if token == self.tokenizer.EOS:
@@ -129,10 +132,10 @@ class Generator:
     def _read_last(self, context: list[int]) -> NDArray[np.float32]:
         """Read the context's last token; where there is no room, drop the older half of it and read the rest again."""
         if self._decoder.length < self._decoder.capacity:
-            return self._decoder.read(context[-1:])
+            return self._decoder.decode(context[-1])
         del context[: -(self._decoder.capacity // 2)]
         self._decoder.reset()
-        return self._decoder.read(context)
+        return self._decoder.prefill(context)
 
 
 def prompt_bytes(prompt: str) -> bytes:
@@ -145,8 +148,7 @@ def prompt_bytes(prompt: str) -> bytes:
 
 def sampled_ids(tokenizer: Tokenizer) -> NDArray[np.bool_]:
     """Which ids (V,) a reply may hold: those that stand for bytes, and `<eos>`, which ends it."""
-    allowed = np.array([len(piece) > 0 for piece in tokenizer.pieces], dtype=np.bool_)
-    allowed = np.pad(allowed, (0, tokenizer.vocab_size - allowed.size))
+    allowed = tokenizer.token_lengths > 0
     allowed[[tokenizer.PAD, tokenizer.BOS, tokenizer.UNK]] = False
     allowed[tokenizer.EOS] = True
     return allowed

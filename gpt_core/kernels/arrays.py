@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[np.float32]
 
 ALIGNMENT = 64  # bytes: one cache line, and the widest vector
 
 
-def empty(*shape: int) -> Array:
-    """Return an uninitialized, aligned float32 array."""
-    return _aligned(np.empty, shape)
+def empty(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Return an uninitialized, aligned array."""
+    return _aligned(np.empty, shape, dtype)
 
 
-def zeros(*shape: int) -> Array:
-    """Return an aligned float32 array of zeros."""
-    return _aligned(np.zeros, shape)
+def zeros(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Return an aligned array of zeros."""
+    return _aligned(np.zeros, shape, dtype)
 
 
-def _aligned(allocate: Callable[[int, type[np.uint8]], NDArray[np.uint8]], shape: tuple[int, ...]) -> Array:
-    size = 4 * math.prod(shape)
+def _aligned(
+    allocate: Callable[[int, type[np.uint8]], NDArray[np.uint8]], shape: tuple[int, ...], dtype: DTypeLike
+) -> NDArray[Any]:
+    size = np.dtype(dtype).itemsize * math.prod(shape)
     raw = allocate(size + ALIGNMENT, np.uint8)
     offset = -raw.ctypes.data % ALIGNMENT
-    return raw[offset : offset + size].view(np.float32).reshape(shape)
+    return raw[offset : offset + size].view(dtype).reshape(shape)

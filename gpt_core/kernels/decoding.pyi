@@ -1,10 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import disjoint_base
 
 _Array = NDArray[np.float32]
 
-@disjoint_base
 class Block:
     def __init__(
         self,

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from gpt_core.config.settings import Settings
 from gpt_core.kernels import adamw
-from gpt_core.model.parameters import LrGroup, Parameters
+from gpt_core.model.layers.layer import LrGroup
+from gpt_core.model.parameters import Parameters
 
 
 class Moments(NamedTuple):

@@ -1,13 +1,13 @@
+from typing import Self
+
 from numpy import int64, uint8, uint32, uint64
 from numpy.typing import NDArray
-from typing_extensions import disjoint_base
 
 _Bytes = bytes | bytearray | memoryview | NDArray[uint8]
 
-@disjoint_base
 class NgramCounter:
     dropped_below: int
-    def __init__(self, log2_slots: int = 22) -> None: ...
+    def __new__(cls, log2_slots: int = 22) -> Self: ...
     def add(self, text: _Bytes, ends: NDArray[int64]) -> None: ...
     def items(self) -> tuple[NDArray[uint64], NDArray[uint32]]: ...
     def text_of(self, key: int) -> bytes: ...

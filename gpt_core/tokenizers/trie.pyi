@@ -1,12 +1,12 @@
+from typing import Self
+
 from numpy import int32, int64, uint8
 from numpy.typing import NDArray
-from typing_extensions import disjoint_base
 
 _Bytes = bytes | bytearray | memoryview | NDArray[uint8]
 
-@disjoint_base
 class PieceTrie:
-    def __init__(self, pieces: list[bytes], first_id: int) -> None: ...
+    def __new__(cls, pieces: list[bytes], first_id: int) -> Self: ...
     def encode(self, text: _Bytes, ends: NDArray[int64], ids: NDArray[int32]) -> int: ...
     def encode_documents(
         self, text: _Bytes, ends: NDArray[int64], is_open: bool, ids: NDArray[int32]

@@ -14,6 +14,8 @@ class TrainingControls:
         self.stopping = False
         self.discarding = False
         self.pausing = False
+        self.asking = False
+        """Whether the run waits for `save` or `stop(save=False)` when its last save fails: somebody can be asked."""
         self._save = False
         self._evaluate = False
         self._single_step = False

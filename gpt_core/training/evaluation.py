@@ -10,6 +10,7 @@ from gpt_core.errors import CorpusError
 from gpt_core.model.gpt import GPT
 from gpt_core.text.data_loader import sequential_windows
 from gpt_core.text.token_stream import TokenStream
+from gpt_core.training.losses import perplexity
 
 
 class EvalResult(NamedTuple):
@@ -29,10 +30,10 @@ def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generat
     """
     loss_sum, correct, done = 0.0, 0, 0
     for tokens, targets in sequential_windows(text, seq_len, batch):
-        score = gpt.score(tokens, targets)
-        loss_sum += score.loss_sum
-        correct += score.correct
-        done += score.targets
+        sums = gpt.evaluate(tokens, targets)
+        loss_sum += sums.loss_sum
+        correct += sums.correct
+        done += sums.targets
         yield done
     if done == 0:
         raise CorpusError(f"{text.path}: got no token to predict, wanted a text of two tokens or more")
@@ -51,8 +52,3 @@ def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, i
             return result
         if progress is not None:
             progress(done, len(text) - 1)
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss): among how many equally likely tokens the model is as unsure; finite, so that JSON can hold it."""
-    return math.exp(min(loss, 700.0))

@@ -62,6 +62,20 @@ class UpdateSkipped(Event, frozen=True, tag="skipped"):
     reason: str
 
 
+class LossDiverged(Event, frozen=True, tag="loss_diverged", omit_defaults=True):
+    """The train loss is far above `guessing_loss`, that of giving every token the same probability. Training continues.
+
+    `loss` is the median of the last steps. `good_checkpoint` is the newest one from before, "" if there is none, and
+    `good_step` its step. Meanwhile ckpt_latest is saved only on request.
+    """
+
+    step: int
+    loss: float
+    guessing_loss: float
+    good_checkpoint: str = ""
+    good_step: int = 0
+
+
 class EvalProgressed(Event, frozen=True, tag="eval_progress"):
     """An evaluation is under way: `done` of `total` tokens. Shown, never logged."""
 
@@ -129,23 +143,26 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
     """The last event of a run.
 
     `reason` is one of: max_steps, max_epochs, early_stopping, epsilon, overfit_done, stopped, diverged. After a run
-    that diverged, `good_checkpoint` is the one to go on from, "" if there is none, and `good_step` its step.
+    that diverged, `good_checkpoint` is the one to go on from, "" if there is none, and `good_step` its step. Such a run
+    ended with `loss` far above `guessing_loss`; both are 0 if losses or gradients were not finite.
     """
 
     reason: str
     step: int
     good_checkpoint: str = ""
     good_step: int = 0
+    loss: float = 0.0
+    guessing_loss: float = 0.0
 
 
 LOGGED = (
     RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, SampleWritten, GradientNorms, CheckpointSaved, SaveFailed,
-    RunFinished,
+    LossDiverged, RunFinished,
 )  # fmt: skip
 
 AnyEvent = (
     RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | SampleWritten | GradientNorms
-    | CheckpointSaved | SaveFailed | RunPaused | RunContinued | RunFinished
+    | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued | RunFinished
 )  # fmt: skip
 
 

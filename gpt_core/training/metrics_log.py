@@ -18,6 +18,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.training.events import LOGGED, AnyEvent, Event, from_json, to_json
 
 MAX_LINE_BYTES = 8 << 20  # an event of a model with a thousand layers, with norms for each tensor, has about 2 MB
+OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | files.BINARY
 _BLOCK = 1 << 18
 
 
@@ -36,11 +37,11 @@ class MetricsLog:
     `lost` counts the lines that could not be written and `failure` says why, "" as long as all went well.
     """
 
-    def __init__(self, path: Path | str, *, resume_step: int | None = None) -> None:
+    def __init__(self, path: Path | str, *, resume_step: int | None = None, before: Path | None = None) -> None:
         """Starts a new log, or goes on with the one that is there, cut back to `resume_step`.
 
         A run that died after its last save has logged steps that it will take again: their lines, and torn ones, are
-        dropped. Raises ConfigError where the log cannot be written.
+        dropped. With `before` that log is read instead, and stays. Raises ConfigError where the log cannot be written.
         """
         self.path = Path(path)
         self.lost = 0
@@ -49,9 +50,8 @@ class MetricsLog:
             if resume_step is None:
                 files.replace_file(self.path, ())
             else:
-                _cut(self.path, resume_step)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | files.BINARY
-            self._file: int | None = os.open(self.path, flags, 0o666)
+                _cut(before or self.path, resume_step, self.path)
+            self._file: int | None = os.open(self.path, OPEN_FLAGS, 0o666)
         except OSError as error:
             raise ConfigError(
                 f"{self.path} cannot be written: {files.reason(error)}; choose another --models-dir"
@@ -75,6 +75,17 @@ class MetricsLog:
             self.failure = f"{self.path}: {files.reason(error)}"
             return False
         return True
+
+    def restore(self) -> None:
+        """Write the whole log again where its file was moved or removed; a failure is noted in `failure`."""
+        if self._file is None or os.path.lexists(self.path):
+            return
+        try:
+            files.replace_file(self.path, _contents(self._file))
+            moved, self._file = self._file, os.open(self.path, OPEN_FLAGS, 0o666)
+            os.close(moved)
+        except OSError as error:
+            self.failure = f"{self.path}: {files.reason(error)}"
 
     def close(self) -> None:
         """Ends the log; what was written is with the operating system already."""
@@ -100,11 +111,11 @@ def read_metrics(path: Path | str) -> Iterator[AnyEvent]:
         raise ConfigError(f"{path} cannot be read: {files.reason(error)}") from None
 
 
-def _cut(path: Path, last_step: int) -> None:
-    """Leaves only the whole lines of steps up to `last_step`; the file is replaced as a whole, if it must be."""
+def _cut(path: Path, last_step: int, into: Path) -> None:
+    """Make `into` the whole lines of `path` of steps up to `last_step`; it is replaced as a whole, if it must be."""
     try:
-        if sum(map(len, _kept_lines(path, last_step))) != path.stat().st_size:
-            files.replace_file(path, _blocks(_kept_lines(path, last_step)))
+        if path != into or sum(map(len, _kept_lines(path, last_step))) != path.stat().st_size:
+            files.replace_file(into, _blocks(_kept_lines(path, last_step)))
     except FileNotFoundError:
         return
 
@@ -116,6 +127,13 @@ def _kept_lines(path: Path, last_step: int) -> Iterator[bytes]:
                 yield line
         except (ValueError, RecursionError):
             continue
+
+
+def _contents(descriptor: int) -> Iterator[bytes]:
+    """The bytes of an open file from its beginning; writing goes on at its end, wherever this stops."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    while block := os.read(descriptor, _BLOCK):
+        yield block
 
 
 def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -13,8 +13,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.optim.adamw import AdamW
 from gpt_core.text.data_loader import Batch
 from gpt_core.text.token_stream import TokenStream
-from gpt_core.tokenizers.pieces import Tokenizer
-from gpt_core.training.metrics_log import MetricsLog
+from gpt_core.tokenizers import Tokenizer
 
 
 class BatchSource(Protocol):
@@ -46,7 +45,6 @@ class Run:
     optimizer: AdamW
     state: TrainingState
     store: CheckpointStore
-    log: MetricsLog
     resumed_from: Path | None = None
     eval_file: Path | None = None
     warnings: tuple[str, ...] = ()

@@ -10,14 +10,16 @@ A checkpoint is told of as saved when it is on disk, synced, and not before: a f
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 
-from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.checkpoints.store import LOCK, CheckpointStore
 from gpt_core.errors import GptError, SaveError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint
 from gpt_core.kernels import use_any_core
@@ -115,6 +117,11 @@ class Saver:
         return self._writing is not None and not self._writing.ended
 
     @property
+    def is_saved(self) -> bool:
+        """Whether `ckpt_latest` holds the run as it stands."""
+        return self._saved == self._run.state
+
+    @property
     def minutes_are_over(self) -> bool:
         """Whether the last save is `save_every_minutes` ago."""
         minutes = self._run.settings.save_every_minutes
@@ -156,9 +163,27 @@ class Saver:
     def save_if_new(self, kind: str) -> Iterator[Outcome]:
         """Saves and waits for it, unless `ckpt_latest` already holds this very state."""
         yield from self.finish()
-        if self._saved != self._run.state:
+        if not self.is_saved:
             self._begin([kind], self._checkpoint())
             yield from self.finish()
+
+    def save_elsewhere(self, folders: Iterable[Path]) -> Iterator[Outcome]:
+        """Save `ckpt_latest` in the first of other folders that can be written; nothing if none can."""
+        state = self._run.state
+        for folder in folders:
+            is_new = not folder.exists()
+            try:
+                with CheckpointStore(folder) as store:
+                    store.prepare(state.run_id, new_run=False)
+                    path = store.save("latest", self._checkpoint())
+            except GptError:
+                if is_new:
+                    with contextlib.suppress(OSError):
+                        (folder / LOCK).unlink(missing_ok=True)
+                        folder.rmdir()
+            else:
+                yield CheckpointSaved("latest", str(path), state.step)
+                return
 
     def save_final(self) -> Iterator[Outcome]:
         """Saves `transformer` and waits for it: the best model of the run, or where nothing was evaluated, the last."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
@@ -15,17 +16,16 @@ from gpt_core.formats.checkpoint_header import peek_checkpoint
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.optim.adamw import AdamW, Moments
+from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.text.data_loader import DataLoader
-from gpt_core.text.documents import find_eval_text, find_training_text, first_lines
+from gpt_core.text.documents import first_lines
 from gpt_core.text.overfit_data import OverfitLoader
-from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens, tokens_of_documents
-from gpt_core.text.token_stream import TokenStream, split_held_out
-from gpt_core.tokenizers.pieces import Tokenizer
-from gpt_core.training.metrics_log import MetricsLog
+from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
+from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
+from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.run import BatchSource, Run
 from gpt_core.training.trainer import Trainer
-
-Progress = Callable[[str, float], None]
 
 OVERFIT_SEQ_LEN = 128  # long enough for a line and its neighbours, short enough for a quick check of the 57.5M preset
 
@@ -46,7 +46,7 @@ def open_run(
     resume: Path | None = None,
     passed_over: Sequence[str] = (),
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> Trainer:
     """A new run, or with `resume` the one that a checkpoint holds, with `settings` in force.
 
@@ -55,7 +55,6 @@ def open_run(
     `progress` is told what is being done and which share of it is done. Raises the errors of `gpt_core.errors`: before
     anything that takes time where the folder, the text or the checkpoint is at fault.
     """
-    tell = progress or (lambda _words, _share: None)
     threads.set_threads(settings.threads or available_cores())
     train_file, eval_file = text_files(settings)
     run_id = peek_checkpoint(resume).run_id if resume else new_run_id()
@@ -63,10 +62,10 @@ def open_run(
     store.prepare(run_id, new_run=resume is None, overwrite=overwrite)
     try:
         if resume is not None:
-            tell(f"reading {resume.name}", 0.0)
+            progress(f"reading {resume.name}", 0.0)
             checkpoint = read_checkpoint(resume)
             check_resumable(checkpoint.settings, settings, str(resume))
-            tokenizer = Tokenizer.from_bytes(checkpoint.tokenizer)
+            tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
         else:
             checkpoint = None
             tokenizer = load_or_train_tokenizer(
@@ -106,8 +105,7 @@ def assemble(
     return Run(
         settings=settings, preset=preset_name, windows=texts.windows, train_text=texts.train, eval_text=texts.held_out,
         tokenizer=tokenizer, parameters=parameters, optimizer=AdamW(parameters, settings, moments), state=state,
-        store=store, log=MetricsLog(store.metrics_path, resume_step=state.step if checkpoint else None),
-        resumed_from=resume, eval_file=texts.eval_file,
+        store=store, resumed_from=resume, eval_file=texts.eval_file,
     )  # fmt: skip
 
 
@@ -120,7 +118,7 @@ def text_files(settings: Settings) -> tuple[Path, Path | None]:
 
 
 def open_texts(
-    settings: Settings, train_file: Path, eval_file: Path | None, tokenizer: Tokenizer, progress: Progress | None
+    settings: Settings, train_file: Path, eval_file: Path | None, tokenizer: Tokenizer, progress: Progress
 ) -> Texts:
     """The tokens to train on, and those to score: of the eval text, or of the end of the training text."""
     if settings.overfit_tiny:

@@ -8,9 +8,11 @@ an evaluation makes it again when it is resumed. Checkpoints are written while t
 from __future__ import annotations
 
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -23,7 +25,9 @@ from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
-from gpt_core.training.evaluation import EvalResult, evaluation, perplexity
+from gpt_core.training.evaluation import EvalResult, evaluation
+from gpt_core.training.losses import DivergenceMonitor, perplexity
+from gpt_core.training.metrics_log import MetricsLog
 from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
@@ -45,14 +49,20 @@ class Trainer:
         self.run = run
         self.ending = False
         """Whether no step will be taken any more: what is left are the last saves."""
+        self.unsaved = 0
+        """While the run waits for an answer to a last save that failed: how many have failed so far; else 0."""
         self._gpt = GPT(run.parameters)
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
         self._weights_lock = threading.Lock()
         self._saver = Saver(run)
         self._samples = SampleWriter(run.parameters, run.tokenizer, run.settings)
+        self._divergence = DivergenceMonitor(self.shape.vocab_size)
+        self._saved_steps = saved_before(run)
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
+        self._first_step = run.state.step
+        self._failed_last_saves = 0
         self._clock = RunClock(run.state.elapsed_s)
         self._rate = TokenRate()
 
@@ -81,21 +91,32 @@ class Trainer:
         with self._weights_lock:
             return self.parameters.copy(), self.state.step
 
+    @property
+    def earlier_log(self) -> Path | None:
+        """The log of the run's steps so far, for a run that is resumed where it was saved."""
+        return self.run.store.metrics_path if self.run.store.has_own_log else None
+
     def events(self) -> Generator[ev.AnyEvent]:
         """The run, from RunStarted to RunFinished. Closing the iterator early saves as a stop does."""
         finished = False
         try:
+            log = self.run.store.begin_log(self.state.run_id, self.state.step)
+        except BaseException:
+            self.run.store.close()
+            raise
+        try:
             for event in self._all_events():
-                if isinstance(event, ev.LOGGED):
-                    self.run.log.append(event)
+                _keep(log, event)
+                if isinstance(event, ev.CheckpointSaved) and event.kind != "final":
+                    self._saved_steps[event.path] = event.step
                 finished = isinstance(event, ev.RunFinished)
                 yield event
         finally:
             try:
-                for outcome in () if finished else self._last_saves():
-                    self.run.log.append(outcome)
+                for outcome in () if finished else self._last_saves(may_wait=False):
+                    _keep(log, outcome)
             finally:
-                self.run.log.close()
+                log.close()
                 self.run.store.close()
 
     # ---- the loop
@@ -116,6 +137,8 @@ class Trainer:
                 yield event
                 if self._debug is not None:
                     yield self._debug
+                if self._divergence.take_report():
+                    yield self._diverged()
         self.ending = True
         yield from self._finish(reason)
 
@@ -154,8 +177,10 @@ class Trainer:
         is_asked_for = self.requests.take_save()
         if is_asked_for or self._saver.minutes_are_over:
             self._saver.due.add("latest")
-        # what was saved before the first of several skipped updates stays, unasked: these weights may be past use
-        yield from self._saver.begin_due(keep_latest=state.skipped_in_a_row > 0 and not is_asked_for)
+        # what was saved before the first of several skipped updates stays, unasked: these weights may be past use;
+        # so does what was saved before the loss was far above that of guessing
+        is_bad = state.skipped_in_a_row > 0 or self._divergence.since is not None
+        yield from self._saver.begin_due(keep_latest=is_bad and not is_asked_for)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
         """Waits until something is asked for, with nothing left to be saved."""
@@ -203,6 +228,7 @@ class Trainer:
             state.tokens += targets_in_batch
             state.loss_sum += loss_sum
             state.loss_count += targets_in_batch
+            self._divergence.add(state.step, loss)
         self._debug = gradient_norms(state.step, self._gradients, before, self.parameters) if before else None
         if not finite:
             what = f"the loss was {loss}" if not math.isfinite(loss) else f"the gradient norm was {norm}"
@@ -274,17 +300,94 @@ class Trainer:
             yield from self._saver.finish()
             yield ev.RunFinished(reason, self.state.step, *self._saver.newest)
             return
+        if reason != "stopped" and self._divergence.has_diverged:
+            yield from self._finish_diverged()
+            return
         self.state.finished = "" if reason in ("stopped", "max_steps") else reason
         yield from self._last_saves()
-        if reason in ("max_epochs", "early_stopping", "epsilon"):
+        if reason in ("max_epochs", "early_stopping", "epsilon") and self._saver.is_saved:
             yield from self._saver.save_final()
         yield ev.RunFinished(reason, self.state.step)
 
-    def _last_saves(self) -> Iterator[ev.AnyEvent]:
-        """The save under way ends, and `ckpt_latest` holds the run as it stands, unless that is not wanted any more."""
+    def _finish_diverged(self) -> Iterator[ev.AnyEvent]:
+        """The end of a run whose loss is far above that of guessing.
+
+        A good checkpoint is not replaced; where there is none, the run is saved as it stands.
+        """
         yield from self._saver.finish()
-        if not self.requests.discarding:
+        if not self._diverged().good_checkpoint:
+            yield from self._last_saves()
+        found = self._diverged()
+        yield ev.RunFinished(
+            "diverged", found.step, found.good_checkpoint, found.good_step, found.loss, found.guessing_loss
+        )
+
+    def _diverged(self) -> ev.LossDiverged:
+        """The divergence as it stands, with the newest checkpoint from before it.
+
+        The first loss that is too high is that of the weights of the step before it.
+        """
+        since = self._divergence.since or self.state.step
+        good = [(step, path) for path, step in self._saved_steps.items() if step < since - 1]
+        step, path = max(good, default=(0, ""))
+        return ev.LossDiverged(self.state.step, self._divergence.loss, self._divergence.guessing_loss, path, step)
+
+    @property
+    def _has_nothing_to_replace_with(self) -> bool:
+        """Whether a save would replace another run's checkpoints by one that no step was taken for."""
+        return self.run.store.is_replacing and self.state.step == self._first_step
+
+    def _last_saves(self, *, may_wait: bool = True) -> Iterator[ev.AnyEvent]:
+        """The save under way ends, and `ckpt_latest` holds the run as it stands, unless that is not wanted any more.
+
+        Where it cannot be saved, the user is asked if that is possible; else it is saved in another folder.
+        """
+        yield from self._saver.finish()
+        if self._has_nothing_to_replace_with:
+            return
+        while not self.requests.discarding:
             yield from self._saver.save_if_new("latest")
+            if self._saver.is_saved:
+                return
+            if not may_wait or not self.requests.asking:
+                yield from self._saver.save_elsewhere(self._other_folders())
+                return
+            self._wait_for_answer()
+
+    def _wait_for_answer(self) -> None:
+        """Wait until the user asks for another attempt to save, or to do without, or cannot be asked any more."""
+        requests = self.requests
+        for take in (requests.take_save, requests.take_evaluate, requests.take_single_step):
+            take()
+        self._failed_last_saves += 1
+        self.unsaved = self._failed_last_saves
+        while requests.asking and not requests.discarding and not requests.anything_asked:
+            time.sleep(PAUSE_POLL_S)
+        self.unsaved = 0
+
+    def _other_folders(self) -> list[Path]:
+        """Folders to save in where the run's own cannot be written: beside it, else among temporary files."""
+        own, name = Path(self.settings.models_dir), f"gpt-tui-{self.state.run_id}"
+        return [own.absolute().parent / name, Path(tempfile.gettempdir(), name)]
+
+
+def _keep(log: MetricsLog, event: ev.AnyEvent) -> None:
+    """Log an event. A save makes a folder again that was removed; the log is then written again, too."""
+    if isinstance(event, ev.CheckpointSaved):
+        log.restore()
+    if isinstance(event, ev.LOGGED):
+        log.append(event)
+
+
+def saved_before(run: Run) -> dict[str, int]:
+    """Return the checkpoints of the run's earlier sessions that are known by now, and the step of each."""
+    if run.resumed_from is None:
+        return {}
+    saved = {str(run.resumed_from): run.state.step}
+    best = run.store.path_of("best")
+    if run.state.best_step and best.exists():
+        saved.setdefault(str(best), run.state.best_step)
+    return saved
 
 
 def gradient_norms(step: int, gradients: Parameters, before: Parameters, after: Parameters) -> ev.GradientNorms:

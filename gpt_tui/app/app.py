@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +20,8 @@ from textual.screen import Screen
 
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
-from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished, SaveFailed
+from gpt_core.home import home_folder
+from gpt_core.training.events import AnyEvent, CheckpointSaved, LossDiverged, RunFinished, SaveFailed
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.app.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.headless.signals import SAME_PRESS_S
@@ -28,7 +30,7 @@ from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.run_view.status import next_steps
 from gpt_tui.session.controller import OpenRun, RunRequest, TrainingController
 from gpt_tui.session.open_run import open_request
-from gpt_tui.session.run_state import ending
+from gpt_tui.session.run_state import divergence, divergence_so_far, ending, is_unsaved
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
@@ -39,7 +41,7 @@ from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette
-from gpt_tui.tabs.chat.loaded_models import MakeGenerator, make_generator
+from gpt_tui.tabs.chat.models import MakeGenerator, make_generator
 
 DRAIN_INTERVAL_S = 0.25
 COLLECT_INTERVAL_S = 60.0
@@ -93,6 +95,7 @@ class GptApp(App[None]):
         self._owns_process = owns_process
         self._leaving: int | None = None
         self._asked_to_leave_s = 0.0
+        self._asked_about = 0  # the failed last save that the user was asked about
         self.forced = False
         """Whether leaving was asked for twice: nothing is waited for then but a save that is on its way."""
         self.exit_message = ""
@@ -133,6 +136,13 @@ class GptApp(App[None]):
             return HangupSafeDriver
         return chosen
 
+    def deliver_screenshot(
+        self, filename: str | None = None, path: str | None = None, time_format: str | None = None
+    ) -> str | None:
+        """Save a screenshot in the downloads folder, or in the working folder where there is no home folder."""
+        without_home = os.curdir if home_folder() is None else None
+        return super().deliver_screenshot(filename, path or without_home, time_format)
+
     # -- the controller's pulse
 
     def tick(self) -> None:
@@ -156,6 +166,8 @@ class GptApp(App[None]):
         for event in drained.notable:
             if not (ends and isinstance(event, CheckpointSaved)):  # one notification at the end is enough
                 self._announce(event)
+        if self.controller.unsaved not in (0, self._asked_about):
+            self._ask_about_unsaved_run()
         if not self.controller.alive:
             self._run_ended()
 
@@ -166,6 +178,11 @@ class GptApp(App[None]):
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")
+            case LossDiverged(step=step):
+                words = f"step {whole(step)}: {divergence(event)}"
+                self.main.banner.say(words, "bad")
+                if self.main.tab != "train":
+                    self.notify(words, title="training diverges", severity="error", timeout=15, markup=False)
             case RunFinished(reason=reason, step=step) if self._leaving is None:
                 words = ending(event)
                 self.main.banner.say(
@@ -188,7 +205,10 @@ class GptApp(App[None]):
     # -- leaving
 
     def _listen_to_signals(self) -> None:
-        """SIGINT, SIGTERM and SIGHUP stop, save and leave; SIGUSR1 saves. Not on Windows, whose loop cannot listen."""
+        """SIGINT, SIGTERM and SIGHUP stop, save and leave; SIGUSR1 saves; one that is ignored at the start stays so.
+
+        Not on Windows, whose loop cannot listen.
+        """
         loop = asyncio.get_running_loop()
         handlers: dict[str, Callable[[], None]] = {
             "SIGINT": partial(self.leave, EXIT_INTERRUPTED),
@@ -197,7 +217,8 @@ class GptApp(App[None]):
             "SIGUSR1": self.controller.save,
         }
         for name, handler in handlers.items():
-            if number := getattr(signal, name, None):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) != signal.SIG_IGN:
                 try:
                     loop.add_signal_handler(number, handler)
                 except (NotImplementedError, RuntimeError, ValueError):
@@ -217,18 +238,42 @@ class GptApp(App[None]):
         if not again:
             self._asked_to_leave_s = time.monotonic()
         self._leaving = code
-        self.controller.stop(save=save)
+        self.controller.stop(save=save, may_ask=code in (EXIT_OK, EXIT_INTERRUPTED))
+        if save and self.controller.unsaved:
+            self.controller.save()
         words = "saving, then" if save else "stopping after this step, then"
         self.main.banner.say(f"{'still ' if again else ''}{words} gpt-tui ends", "plain")
         self.main.show(at_once=True)
+
+    def _ask_about_unsaved_run(self) -> None:
+        """Nobody leaves before the user has said what is to become of a run that could not be saved."""
+        self._asked_about = self.controller.unsaved
+        leaving, self._leaving = self._leaving, None
+
+        def answered(answer: str | None) -> None:
+            if answer and leaving is not None:
+                self.leave(leaving, save=answer == "again")
+            elif answer == "again":
+                self.controller.save()
+            elif answer == "discard":
+                self.controller.stop(save=False, may_ask=True)
+            else:
+                self.main.banner.say("not saved: w tries again, q leaves", "bad")
+
+        self.main.ask_about_unsaved_run(answered)
 
     def _end(self, code: int) -> None:
         history = self.controller.history
         if history.save_error:
             self.exit_message = f"not saved: {one_line(history.save_error)}"
-            code = code or EXIT_FAILED
         elif history.saved and history.finished:
             self.exit_message = f"saved {one_line(history.saved.path)} at step {whole(history.saved.step)}"
+        parts = (self.exit_message, divergence_so_far(history))
+        self.exit_message = "; ".join(part for part in parts if part)
+        request, failure = self.controller.request, self.controller.failure
+        was_begun = request is not None and not (failure and failure.run_exists)
+        if request and was_begun and is_unsaved(history, request.settings.models_dir):
+            code = EXIT_FAILED
         self.exit(return_code=code)
 
     def action_interrupt(self) -> None:

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.config.resolve import read_config
+from gpt_core.config.toml_file import read_config
 from gpt_core.errors import ConfigError, printable
+from gpt_core.home import home_folder
 from gpt_tui.shared.keymap import KEYS, TABS, places_of
 
 NAMES = ("theme", "keys")  # what a --config file may hold beside settings
@@ -35,13 +36,17 @@ class Preferences(NamedTuple):
 NO_PREFERENCES = Preferences()
 
 
-def user_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """`gpt-tui/config.toml` in `$XDG_CONFIG_HOME`, else in `~/.config`, or in `%APPDATA%` on Windows."""
+def user_file(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """`gpt-tui/config.toml` in `$XDG_CONFIG_HOME`, else in `~/.config`, or in `%APPDATA%` on Windows.
+
+    None for a user without a home folder.
+    """
     if folder := environ.get("XDG_CONFIG_HOME"):
         return Path(folder, "gpt-tui", "config.toml")
     if sys.platform == "win32" and (folder := environ.get("APPDATA")):
         return Path(folder, "gpt-tui", "config.toml")
-    return Path(environ.get("HOME") or Path.home(), ".config", "gpt-tui", "config.toml")
+    home = home_folder(environ)
+    return home / ".config" / "gpt-tui" / "config.toml" if home is not None else None
 
 
 def read_preferences(
@@ -55,7 +60,7 @@ def read_preferences(
     keys: dict[str, str] = {}
     own = user_file(environ)
     for path, is_own in ((own, True), (config_file, False)):
-        if path is None or (is_own and not path.exists()):
+        if path is None or (is_own and not os.path.exists(path)):  # also False where the folder may not be read
             continue
         table = read_config(path, "" if is_own else "--config ")
         if is_own and (strange := [name for name in table if name not in NAMES]):

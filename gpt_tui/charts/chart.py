@@ -37,6 +37,7 @@ LAYER_CLASSES = {
 }
 COLUMNS_A_TICK = 8
 LEAST_WIDTH = 12  # below, nothing is drawn
+LEAST_COLUMNS = 4  # of the curve's field; where labels would leave fewer, there are none
 LOW_ROWS = 8  # a chart that is lower leaves the labels of the x axis to the one below it
 
 
@@ -157,13 +158,15 @@ class Chart(Titled, Widget):
         series, scale = plan
         others = [other[1] for chart in self.aligned if (other := chart._plan())]
         self._margin = max(each.width for each in (scale, *others)) + 1
+        if width - self._margin < LEAST_COLUMNS:
+            self._margin = 0  # the curve matters more than its labels
         columns = width - self._margin
         picture = self.picture(series, columns, height, scale.ticks)
         rows = {int(vertical_place(t, series.y_range, height, series.log)): n for t, n in zip(*scale, strict=True)}
         styles, label_style = self._layer_styles()
         strips = []
         for row in range(height):
-            label = rows.get(row, "").rjust(self._margin - 1) + " "
+            label = f"{rows.get(row, '').rjust(self._margin - 1)} " if self._margin else ""
             runs = [Segment(text, styles.get(layer, self.rich_style)) for text, layer in picture.runs(row)]
             strips.append(Strip([Segment(label, label_style), *runs], width))
         return [*strips, self._x_axis(series, columns, label_style)] if self.labelled else strips

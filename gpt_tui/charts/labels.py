@@ -7,11 +7,12 @@ from math import isnan
 
 from textual.content import Content
 
+from gpt_core.training import losses
 from gpt_tui.charts.raster import BEST_CHARACTER, EVAL_CHARACTER
 from gpt_tui.charts.series import Axis, Metric, axis_value, nearest_row
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
-from gpt_tui.session.run_state import Evaluation, RunState, safe_exp
+from gpt_tui.session.run_state import Evaluation, RunState
 from gpt_tui.shared.formatting import clock, nats, perplexity, short, whole
 
 RAW_SIGN, SMOOTHED_SIGN = "[$foreground 50%]⣿[/]", "[$primary]⠒⠒[/]"
@@ -20,7 +21,7 @@ EVAL_SIGN, BEST_SIGN = f"[$warning]{EVAL_CHARACTER}[/]", f"[$success]{BEST_CHARA
 
 def written(metric: Metric, loss: float) -> str:
     """A loss as this chart has it."""
-    return nats(loss) if metric == "loss" else perplexity(safe_exp(loss))
+    return nats(loss) if metric == "loss" else perplexity(losses.perplexity(loss))
 
 
 def title(history: RunState, metric: Metric, view: ChartView) -> str:

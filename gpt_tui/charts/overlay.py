@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from gpt_core.training.losses import perplexity
 from gpt_tui.charts.raster import (
     DOTS_X,
     DOTS_Y,
@@ -30,13 +31,15 @@ from gpt_tui.charts.series import (
     Mark,
     Range,
     axis_value,
+    clipped,
     fitted_range,
     nearest_row,
+    perplexities,
     thinned,
     whole_range,
 )  # fmt: skip
 from gpt_tui.session.curve import HIGH, LOW, SMOOTHED
-from gpt_tui.session.run_state import RunState, safe_exp
+from gpt_tui.session.run_state import RunState
 
 Quantity = Literal["loss", "perplexity", "bits a byte"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
@@ -111,7 +114,8 @@ def line_of(run: NamedRun, quantity: Quantity, axis: Axis, *, columns: int, wind
         points = run.history.evaluations
         x = np.array([axis_value(point, axis) for point in points])
         part = seen_part(x, window)
-        return Line(run.number, x[part], np.array([point.bits_per_byte for point in points[part]]), marked=True)
+        y = clipped(np.array([point.bits_per_byte for point in points[part]]))
+        return Line(run.number, x[part], y, marked=True)
     rows, column = run.history.curve.rows(), AXIS_COLUMN[axis]
     rows = rows[seen_part(rows[:, column], window)]
     if not len(rows):
@@ -119,7 +123,7 @@ def line_of(run: NamedRun, quantity: Quantity, axis: Axis, *, columns: int, wind
     x, _, _, y = thinned(
         rows[:, column], rows[:, LOW], rows[:, HIGH], rows[:, SMOOTHED], x_range=window, columns=columns
     )
-    return Line(run.number, x, np.exp(np.minimum(y, 700.0)) if quantity == "perplexity" else y)
+    return Line(run.number, x, perplexities(y) if quantity == "perplexity" else y)
 
 
 def seen_part(x: Array, window: Range) -> slice:
@@ -140,7 +144,7 @@ def value_at(run: NamedRun, quantity: Quantity, axis: Axis, x: float | None) -> 
         return points[-1].bits_per_byte if points else None
     row = nearest_row(history, axis, at)
     smoothed = row[SMOOTHED] if row else None
-    return safe_exp(smoothed) if smoothed is not None and quantity == "perplexity" else smoothed
+    return perplexity(smoothed) if smoothed is not None and quantity == "perplexity" else smoothed
 
 
 def overlay_raster(
@@ -171,11 +175,11 @@ def _mark_points(picture: Raster, series: OverlaySeries, line: Line) -> None:
     rows, columns = picture.characters.shape
     marks = tuple(Mark(float(x), float(y), False) for x, y in zip(line.x, line.y, strict=True))
     for mark in spaced(marks, series.x_range.span / columns * MARK_GAP):
-        row = int(vertical(mark.y, series.y_range, rows, series.log))
-        if 0 <= row < rows and series.x_range.low <= mark.x <= series.x_range.high:
+        place = float(vertical(mark.y, series.y_range, rows, series.log))
+        if 0 <= place < rows and series.x_range.low <= mark.x <= series.x_range.high:
             column = horizontal(mark.x, series.x_range, columns)
-            picture.characters[row, column] = ord(EVAL_CHARACTER)
-            picture.layers[row, column] = FIRST_RUN_LAYER - 1 + line.number
+            picture.characters[int(place), column] = ord(EVAL_CHARACTER)
+            picture.layers[int(place), column] = FIRST_RUN_LAYER - 1 + line.number
 
 
 def _write_numbers(picture: Raster, series: OverlaySeries, places: list[Array], columns: int, rows: int) -> None:

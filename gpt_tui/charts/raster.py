@@ -21,6 +21,7 @@ _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 
 EMPTY, GRID, RAW, SMOOTHED, CURSOR, EVAL, BEST, EVAL_LINE, READ = range(9)
 GRID_CHARACTER, CURSOR_CHARACTER, READ_CHARACTER, EVAL_CHARACTER, BEST_CHARACTER = "┈", "│", "●", "◆", "★"
+FAR_OUTSIDE = 1e9  # rows from the field at which places end, so that those between two of them can be computed
 THICK_ROWS = 8  # from so many rows on the smoothed line is two dots thick
 
 
@@ -41,14 +42,15 @@ class Raster(NamedTuple):
 
 
 def vertical(y: Array | float, y_range: Range, rows: int, log: bool) -> Array:
-    """Where `y` lies, in rows of a field `rows` high, 0 at the top."""
+    """Where `y` lies, in rows of a field `rows` high, 0 at the top; NaN where it is NaN."""
     if log:
         low, high = np.log(y_range.low), np.log(y_range.high)
         y = np.log(np.maximum(y, TINY))
     else:
         low, high = np.float64(y_range.low), np.float64(y_range.high)
-    position: Array = (high - y) / (high - low) * rows
-    return np.asarray(position)
+    with np.errstate(over="ignore", invalid="ignore"):
+        position: Array = (high - y) / (high - low) * rows
+    return np.clip(np.asarray(position), -FAR_OUTSIDE, FAR_OUTSIDE)
 
 
 def horizontal(x: float, x_range: Range, columns: int) -> int:

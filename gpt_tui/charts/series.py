@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
-from gpt_tui.session.run_state import Evaluation, RunState, safe_exp
+from gpt_core.training.losses import MAX_EXPONENT, MAX_PERPLEXITY, perplexity
+from gpt_tui.session.curve import ELAPSED, HIGH, LARGEST, LOW, SMOOTHED, STEP, TOKENS
+from gpt_tui.session.run_state import Evaluation, RunState
 
 Metric = Literal["loss", "perplexity"]
 Axis = Literal["steps", "tokens", "time"]
@@ -17,6 +19,8 @@ Array = NDArray[np.float64]
 
 AXIS_COLUMN: dict[Axis, int] = {"steps": STEP, "tokens": TOKENS, "time": ELAPSED}
 TINY = 1e-9  # the least value that a logarithmic axis shows
+MOST_EXPONENT = math.log(1e307)  # of the upper end of a logarithmic axis
+SHORTEST = 1e-9  # of a range, in relation to its place: below, floats are too coarse for the columns of a part of it
 
 
 class Range(NamedTuple):
@@ -95,13 +99,13 @@ def chart_series(
         rows[:, column], rows[:, LOW], rows[:, HIGH], rows[:, SMOOTHED], x_range=x_range, columns=columns
     )
     marks = [
-        Mark(mark_x, point.loss, point.step == history.best.step)
+        Mark(mark_x, min(max(point.loss, -LARGEST), LARGEST), point.step == history.best.step)
         for point in history.evaluations
         if x_range.low <= (mark_x := axis_value(point, axis)) <= x_range.high
     ]
     if metric == "perplexity":
-        low, high, smoothed = (_exp(values) for values in (low, high, smoothed))
-        marks = [mark._replace(y=safe_exp(mark.y)) for mark in marks]
+        low, high, smoothed = (perplexities(values) for values in (low, high, smoothed))
+        marks = [mark._replace(y=perplexity(mark.y)) for mark in marks]
     robust = close if close is not None else metric == "perplexity" and not log
     y_range = fitted_range(low, high, smoothed, marks, robust=robust, log=log)
     return ChartSeries(x, low, high, smoothed, tuple(marks), x_range, y_range, log)
@@ -118,8 +122,14 @@ def whole_range(history: RunState, axis: Axis) -> Range:
     thinned_rows, recent = history.curve.thinned, history.curve.recent
     if not len(recent):
         return Range(0.0, 1.0)
-    low, high = float(thinned_rows[0, column]), float(recent[-1, column])
-    return Range(low, high if high > low else low + 1.0)
+    return nonempty(float(thinned_rows[0, column]), float(recent[-1, column]))
+
+
+def nonempty(low: float, high: float) -> Range:
+    """The range from `low` to `high`, or a longer one where that would be too short to divide into columns."""
+    if high - low > max(1.0, abs(low)) * SHORTEST:
+        return Range(low, high)
+    return Range(low, low + max(1.0, abs(low) * SHORTEST))
 
 
 def thinned(
@@ -146,10 +156,11 @@ def fitted_range(low: Array, high: Array, smoothed: Array, marks: list[Mark], *,
     bottoms = [low, np.array([mark.y for mark in marks])]
     top = max((float(values.max()) for part in tops if (values := part[np.isfinite(part)]).size), default=1.0)
     bottom = min((float(values.min()) for part in bottoms if (values := part[np.isfinite(part)]).size), default=0.0)
+    bottom = min(bottom, top)
     if log:
         bottom, top = max(bottom, TINY), max(top, TINY)
-        room = max((top / bottom) ** 0.04, 1.005)
-        return Range(bottom / room, top * room)
+        room = max(0.04 * (math.log(top) - math.log(bottom)), 0.005)
+        return Range(math.exp(math.log(bottom) - room), math.exp(min(math.log(top) + room, MOST_EXPONENT)))
     room = max((top - bottom) * 0.04, abs(top) * 0.005, TINY)
     return Range(bottom - room, top + (top - bottom) * 0.25 * robust + room)
 
@@ -165,5 +176,12 @@ def nearest_row(history: RunState, axis: Axis, x: float) -> tuple[float, ...] | 
     return tuple(rows[before if abs(values[before] - x) < abs(values[after] - x) else after].tolist())
 
 
-def _exp(values: Array) -> Array:
-    return np.exp(np.minimum(values, 700.0))
+def clipped(values: Array) -> Array:
+    """Return the values within what a chart can compute with; NaN and infinities, which are gaps, stay."""
+    return np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), values)
+
+
+def perplexities(losses: Array) -> Array:
+    """Return the perplexity of each loss."""
+    exponentials: Array = np.exp(np.minimum(losses, MAX_EXPONENT))
+    return np.minimum(exponentials, MAX_PERPLEXITY)

@@ -9,19 +9,20 @@ from pathlib import Path
 
 import msgspec
 
+from gpt_core import tokenizers
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_FAILED, EXIT_OK, GptError, printable
 from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint
-from gpt_core.text.documents import find_training_text, text_blocks
+from gpt_core.text.corpus import find_training_text, text_blocks
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.setup import text_files
 from gpt_tui.app import preferences
 from gpt_tui.cli.options import Model, load_model, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.error_log import log_path
-from gpt_tui.shared.formatting import nats, percent, perplexity, short, size, whole
+from gpt_tui.shared.formatting import fixed, nats, percent, perplexity, short, size, whole
 from gpt_tui.shared.sanitize import one_line
 
 
@@ -29,11 +30,12 @@ def config(options: Namespace) -> int:
     """`gpt-tui config`: settings, theme and keys in force, as a TOML file that gives the same again."""
     resolved = resolve_settings(options)
     chosen = preferences.read_preferences(Path(options.config) if options.config is not None else None)
+    own_file = preferences.user_file() or "nowhere: there is no home folder; set XDG_CONFIG_HOME"
     files = (
-        f"# the user's own theme and keys: {one_line(str(preferences.user_file()))}\n"
+        f"# the user's own theme and keys: {one_line(str(own_file))}\n"
         f"# errors are kept in {one_line(str(log_path(resolved.settings.models_dir)))}\n"
     )
-    print(files + as_toml(resolved) + "\n" + preferences.as_toml(chosen), end="")
+    print(files + as_toml(*resolved) + "\n" + preferences.as_toml(chosen), end="")
     return EXIT_OK
 
 
@@ -115,7 +117,7 @@ def tokenized(file: str, tokenizer: Tokenizer) -> Tokenization:
 def chosen_tokenizer(options: Namespace) -> Tokenizer:
     """The tokenizer of `--model`, else the one that the settings give for the training text."""
     if options.model is not None:
-        return Tokenizer.from_bytes(read_checkpoint(Path(options.model), moments=False).tokenizer)
+        return tokenizers.from_bytes(read_checkpoint(Path(options.model), moments=False).tokenizer)
     settings = resolve_settings(options).settings
     text = Path(settings.train_file) if settings.train_file else find_training_text()
     with ProgressLine() as waiting:
@@ -158,7 +160,7 @@ def evaluate(options: Namespace) -> int:
         print(one_line(f"{model.path}, step {whole(found.step)}, on {file}: {whole(found.tokens)} tokens"))
         print(
             f"loss {nats(found.loss)}, perplexity {perplexity(found.ppl)}, token accuracy {percent(found.accuracy)}, "
-            f"{found.bits_per_byte:.3f} bits a byte"
+            f"{fixed(found.bits_per_byte)} bits a byte"
         )
     return EXIT_OK
 

@@ -101,7 +101,7 @@ def add_training(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="with --train-only: one JSON object a line")
     add_settings(parser)
     add_resume(parser)
-    parser.add_argument("--overwrite", action="store_true", help="a new run may delete another run's checkpoints")
+    parser.add_argument("--overwrite", action="store_true", help="a new run may replace another run's checkpoints")
 
 
 def add_serve(parser: Parser) -> None:

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 
-from gpt_core.checkpoints.store import METRICS, CheckpointStore
+from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, GptError, InputError
@@ -25,6 +25,7 @@ from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoi
 from gpt_core.model.parameters import Parameters
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.replacement import METRICS
 from gpt_core.training.setup import text_files
 from gpt_tui.cli.options import resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
@@ -77,7 +78,7 @@ def compared_runs(
 ) -> list[Row]:
     """Make both runs in `folder`, and compare them. Raises GptError if one of them cannot be made."""
     config = folder / "settings.toml"
-    config.write_text(as_toml(resolved), encoding="utf-8")
+    config.write_text(as_toml(*resolved), encoding="utf-8")
     one_go, two_parts = folder / "one-go", folder / "two-parts"
     new_run = ["--config", str(config)]
     latest = CheckpointStore(two_parts).path_of("latest")

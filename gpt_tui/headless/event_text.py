@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from gpt_core.training import losses
 from gpt_core.training.events import (
     AnyEvent,
     CheckpointSaved,
     EvalCompleted,
     EvalProgressed,
     GradientNorms,
+    LossDiverged,
     RunContinued,
     RunFinished,
     RunPaused,
@@ -22,15 +24,18 @@ from gpt_core.training.events import (
     StepCompleted,
     UpdateSkipped,
 )
-from gpt_tui.session.run_state import RunState, Tone, ending, safe_exp
-from gpt_tui.shared.formatting import clock, nats, percent, perplexity, rate, short, whole
+from gpt_tui.session.run_state import RunState, Tone, ending
+from gpt_tui.shared.formatting import clock, fixed, nats, percent, perplexity, rate, short, whole
 from gpt_tui.shared.sanitize import one_line
 
 SAMPLE_CHARACTERS = 160
 
 
 def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
-    """The lines about an event, with their tone; none about steps and what is only progress."""
+    """The lines about an event, with their tone; none about steps and what is only progress.
+
+    That a run diverges is said on standard error, and not here.
+    """
     match event:
         case RunStarted():
             return [(started(event), "good"), (started_details(event), "dim")]
@@ -38,7 +43,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             is_best = history.best.step == event.step
             line = (
                 f"eval at step {whole(event.step)}: loss {nats(event.loss)}, ppl {perplexity(event.ppl)}, "
-                f"accuracy {percent(event.accuracy)}, {event.bits_per_byte:.3f} bits a byte{', the best' * is_best}"
+                f"accuracy {percent(event.accuracy)}, {fixed(event.bits_per_byte)} bits a byte{', the best' * is_best}"
             )
             return [(line, "good" if is_best else "plain")]
         case SampleWritten():
@@ -60,9 +65,9 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             return [(f"paused at step {whole(event.step)}", "plain")]
         case RunContinued():
             return [("going on", "plain")]
-        case RunFinished():
-            return [(f"step {whole(event.step)}: {ending(event)}", "bad" if event.reason == "diverged" else "good")]
-        case StepCompleted() | EvalProgressed():
+        case RunFinished(reason=reason) if reason != "diverged":
+            return [(f"step {whole(event.step)}: {ending(event)}", "good")]
+        case StepCompleted() | EvalProgressed() | LossDiverged() | RunFinished():
             return []
         case _:
             assert_never(event)
@@ -92,8 +97,8 @@ def figures(history: RunState, loss: float) -> str:
     if last is None:
         return ""
     return (
-        f"{'loss' if is_training(history) else 'tokLoss'} {nats(loss)}  ppl {perplexity(safe_exp(loss))}  "
-        f"lr {rate(last.lr)}  norm {last.grad_norm:.2f}  {whole(round(last.tokens_per_s))} tokens/s  "
+        f"{'loss' if is_training(history) else 'tokLoss'} {nats(loss)}  ppl {perplexity(losses.perplexity(loss))}  "
+        f"lr {rate(last.lr)}  norm {fixed(last.grad_norm, 2)}  {whole(last.tokens_per_s)} tokens/s  "
         f"{clock(last.elapsed_s)}"
     )
 

@@ -19,23 +19,32 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_OK
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
-from gpt_core.training.events import AnyEvent, StepCompleted
+from gpt_core.training.events import AnyEvent, LossDiverged, RunFinished, StepCompleted
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 from gpt_tui.headless.reporters import Reporter, reporter_for
 from gpt_tui.headless.signals import RunSignals
 from gpt_tui.headless.terminal_chat import at_terminals, converse
-from gpt_tui.session.run_state import Limits, RunState, advance_all
-from gpt_tui.shared.formatting import duration, nats, percent, whole
+from gpt_tui.session.run_state import (
+    Limits,
+    RunState,
+    advance_all,
+    divergence,
+    divergence_so_far,
+    ending,
+    is_unsaved,
+)
+from gpt_tui.shared.formatting import duration, fixed, nats, percent, rate, whole
 from gpt_tui.shared.sanitize import one_line
 
+RATES = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")
 BATCHED_S = 0.1  # steps that come faster than this are shown together
 
 
 def run_headless(
     resolved: Resolved, *, resume: Path | None, passed_over: Sequence[str], overwrite: bool, as_json: bool
 ) -> int:
-    """Train and give the exit code: 0, 1 if the run diverged or its last save failed, 128 + signal if one stopped it.
+    """Train and give the exit code: 1 if the last save failed or the run diverged, 128 + signal if one stopped it, 0.
 
     Raises the errors of `open_run`, and what the trainer raises.
     """
@@ -54,9 +63,11 @@ def run_headless(
                 say(sys.stderr, f"gpt-tui: {warning}")
             history = follow(trainer, reporter)
         say_how_it_ended(history, resolved.settings, sys.stderr if as_json else sys.stdout)
+    if is_unsaved(history, resolved.settings.models_dir):
+        return EXIT_FAILED
     if signals.exit_code:
         return signals.exit_code
-    if history.save_error or history.finished is None or history.finished.reason == "diverged":
+    if history.finished is None or history.finished.reason == "diverged":
         return EXIT_FAILED
     if history.finished.reason == "overfit_done" and not as_json:
         chat_with(trainer)
@@ -71,7 +82,20 @@ def follow(trainer: Trainer, reporter: Reporter) -> RunState:
         for batch in batched(events):
             history = advance_all(history, batch, time.monotonic())
             reporter.show(batch, history)
+            for line in divergences(batch):
+                say(sys.stderr, f"gpt-tui: {line}")
     return history
+
+
+def divergences(events: Sequence[AnyEvent]) -> list[str]:
+    """A line for each event that says that the run diverges or has diverged."""
+    lines = []
+    for event in events:
+        if isinstance(event, LossDiverged):
+            lines.append(f"step {whole(event.step)}: {divergence(event)}")
+        elif isinstance(event, RunFinished) and event.reason == "diverged":
+            lines.append(f"step {whole(event.step)}: {ending(event)}")
+    return lines
 
 
 def batched(events: Iterator[AnyEvent]) -> Iterator[list[AnyEvent]]:
@@ -94,16 +118,29 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
         reached.append(f"loss {nats(history.curve.smoothed)}")
     if history.evaluation is not None:
         score = history.evaluation
-        reached.append(f"on the eval text {score.bits_per_byte:.3f} bits a byte, accuracy {percent(score.accuracy)}")
+        reached.append(f"on the eval text {fixed(score.bits_per_byte)} bits a byte, accuracy {percent(score.accuracy)}")
     if history.save_error:
         reached.append(f"NOT SAVED: {history.save_error}")
     elif history.finished.reason == "diverged":
-        reached.append(f"to go on from: {history.finished.good_checkpoint or 'nothing was saved'}")
+        reached.append(f"to go on from: {history.finished.good_checkpoint or 'nothing good was saved'}")
     elif history.saved is not None:
         reached.append(f"saved in {history.saved.path}")
+    if history.finished.reason != "diverged" and (words := divergence_so_far(history)):
+        reached.append(f"DIVERGED: {words}")
     say(stream, "reached: " + ", ".join(reached))
-    folder = "" if settings.models_dir == Settings().models_dir else f" --models-dir {shlex.quote(settings.models_dir)}"
-    say(stream, f"next: gpt-tui generate 'It was'{folder}, gpt-tui chat{folder}, or gpt-tui --resume{folder}")
+    models_dir = str(Path(history.saved.path).parent) if history.saved else settings.models_dir
+    say(stream, f"next: {next_commands(history.finished, settings, models_dir)}")
+
+
+def next_commands(finished: RunFinished, settings: Settings, models_dir: str) -> str:
+    """Return the commands that make sense after a run whose checkpoints are in `models_dir`."""
+    folder = "" if models_dir == Settings().models_dir else f" --models-dir {shlex.quote(models_dir)}"
+    if finished.reason != "diverged":
+        return f"gpt-tui generate 'It was'{folder}, gpt-tui chat{folder}, or gpt-tui --resume{folder}"
+    good = finished.good_checkpoint
+    start = f"gpt-tui --train-only --resume {shlex.quote(good)}" if good else "the same command with --overwrite"
+    rates = " ".join(f"--set {name}={rate(getattr(settings, name) / 10)}" for name in RATES)
+    return f"{start}{folder if good else ''} {rates}"
 
 
 def say(stream: TextIO, line: str) -> None:

@@ -1,6 +1,8 @@
 """Signals of a headless run: handlers that only set a flag, which the trainer reads at its next step boundary.
 
 SIGINT, SIGTERM and SIGHUP stop the run, saved, and become the exit code 128 + number; SIGUSR1 saves and goes on.
+A signal that is ignored when the program starts stays ignored: SIGHUP under nohup, SIGINT in a job that a shell script
+starts in the background with `&`.
 """
 
 from __future__ import annotations
@@ -62,8 +64,7 @@ class RunSignals:
 
     def __enter__(self) -> RunSignals:
         for number in available("SIGINT", "SIGTERM", "SIGHUP"):
-            # nohup starts a program with the hang-up ignored, and that is to stay so
-            if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
+            if signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._on_stop)
         for number in available("SIGUSR1"):
             self._previous[number] = signal.signal(number, self._on_save)

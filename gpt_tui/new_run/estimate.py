@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gpt_core.bench.estimate import (
-    Memory,
+    CorpusStats,
+    MemoryEstimate,
     StepTime,
-    Texts,
     checkpoint_bytes,
-    course_of,
-    memory_of,
-    steps_of_epoch,
+    count_epoch_steps,
+    estimate_memory,
+    estimate_run_length,
     window_length,
 )
 from gpt_core.config.settings import Settings
@@ -35,7 +35,7 @@ class RunEstimate(NamedTuple):
     settings: Settings | None = None
     threads: int = 1
     free_bytes: int | None = None
-    texts: Texts | None = None
+    texts: CorpusStats | None = None
     texts_words: str = READING
     time: StepTime | None = None
     time_words: str = TIMING
@@ -47,7 +47,7 @@ def text_still_holds(prospect: RunEstimate, settings: Settings) -> bool:
     return before is not None and all(getattr(before, name) == getattr(settings, name) for name in TEXT_SETTINGS)
 
 
-def memory_problem(memory: Memory, free_bytes: int | None) -> str:
+def memory_problem(memory: MemoryEstimate, free_bytes: int | None) -> str:
     """Why a model cannot be timed, or ""."""
     if free_bytes is None or memory.total <= free_bytes:
         return ""
@@ -91,7 +91,7 @@ def roomy(rows: list[Row], height: int) -> list[Row]:
 
 def size_rows(settings: Settings, prospect: RunEstimate) -> list[Row]:
     """Parameters, memory and what is saved."""
-    memory = memory_of(settings, prospect.threads)
+    memory = estimate_memory(settings, prospect.threads)
     free = prospect.free_bytes
     is_too_much = free is not None and memory.total > free
     words = f"{size(memory.total)}, {size(free)} free" if free is not None else f"about {size(memory.total)}"
@@ -99,7 +99,7 @@ def size_rows(settings: Settings, prospect: RunEstimate) -> list[Row]:
         Row("parameters", whole(parameter_count(settings.shape))),
         Row("memory", f"{'✗ ' if is_too_much else ''}{words}", "bad" if is_too_much else "plain"),
         Row(DETAIL, f"{size(memory.state)} for weights", "dim"),
-        Row(DETAIL, f"{size(memory.passes)} for passes", "dim"),
+        Row(DETAIL, f"{size(memory.activations)} for passes", "dim"),
         Row("checkpoint", size(checkpoint_bytes(settings))),
     ]
 
@@ -115,7 +115,7 @@ def text_rows(settings: Settings, prospect: RunEstimate) -> list[Row]:
     ]
     if settings.overfit_tiny:
         return [*rows, Row("lines", f"the first {whole(settings.overfit_lines)}")]
-    steps, how = steps_of_epoch(settings, texts.train_tokens), "counted" if texts.counted else "a guess"
+    steps, how = count_epoch_steps(settings, texts.train_tokens), "counted" if texts.counted else "a guess"
     return [
         *rows,
         Row("epoch", f"{short(texts.train_tokens)} tokens, {how}"),
@@ -132,13 +132,13 @@ def time_rows(settings: Settings, prospect: RunEstimate) -> list[Row]:
     rows = [Row("speed", f"{short(speed)} tokens/s"), Row("a step", step_time(time.step_s))]
     if texts is None:
         return rows
-    course = course_of(settings, texts, time)
-    if course.epoch_steps:
-        rows.append(Row("an epoch", duration(course.epoch_s)))
+    length = estimate_run_length(settings, texts, time)
+    if length.epoch_steps:
+        rows.append(Row("an epoch", duration(length.epoch_s)))
     return [
         *rows,
-        Row("all of it", f"up to {duration(course.most_s)}"),
-        Row(DETAIL, f"{whole(course.most_steps)} steps", "dim"),
+        Row("all of it", f"up to {duration(length.max_s)}"),
+        Row(DETAIL, f"{whole(length.max_steps)} steps", "dim"),
     ]
 
 

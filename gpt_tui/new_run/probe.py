@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from textual.message import Message
 
-from gpt_core.bench.estimate import StepTime, Texts, memory_of, read_texts, window_length
+from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory, read_corpus_stats, window_length
 from gpt_core.bench.hardware import free_memory
-from gpt_core.bench.step_timing import time_step
+from gpt_core.bench.step_timing import measure_step_time
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.errors import GptError
 from gpt_core.kernels import available_cores, threads
@@ -29,9 +29,9 @@ Stopped = Callable[[], bool]
 
 
 def timed(settings: Settings, stopped: Stopped) -> StepTime | None:
-    """`time_step` on the threads that a run would have."""
+    """`measure_step_time` on the threads that a run would have."""
     threads.set_threads(threads_of(settings))
-    return time_step(settings, stopped=stopped)
+    return measure_step_time(settings, stopped=stopped)
 
 
 def threads_of(settings: Settings) -> int:
@@ -42,7 +42,7 @@ def threads_of(settings: Settings) -> int:
 class Probes(NamedTuple):
     """How things are found out; tests put others in."""
 
-    texts: Callable[[Settings], Texts] = read_texts
+    texts: Callable[[Settings], CorpusStats] = read_corpus_stats
     time: Callable[[Settings, Stopped], StepTime | None] = timed
     free_memory: Callable[[], int | None] = free_memory
     wait_s: float = WAIT_S
@@ -85,7 +85,7 @@ class Prober:
             self._post(TextsRead(number, self._probes.texts(settings)))
         except (GptError, OSError) as error:
             self._post(TextsRead(number, None, one_line(str(error))))
-        words = memory_problem(memory_of(settings, threads_of(settings)), self._probes.free_memory())
+        words = memory_problem(estimate_memory(settings, threads_of(settings)), self._probes.free_memory())
         if words:
             self._post(StepTimed(number, None, words))
         elif self.known_time(settings) is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from textual import events, on, work
 from textual.app import ComposeResult
@@ -12,8 +11,10 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from gpt_core.config.settings import DEFAULT_PRESET, Settings
+from gpt_core.config.presets import DEFAULT_PRESET
+from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError
+from gpt_core.home import expand_home
 from gpt_tui.new_run.estimate import RunEstimate, asking_first, ready_words, text_still_holds
 from gpt_tui.new_run.fields import Checked, changed, check, explanation, named_preset, texts_of, with_preset
 from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, save_config
@@ -215,7 +216,11 @@ class SetupScreen(Screen[SetupResult]):
         name = await self.app.push_screen_wait(FileNameScreen("Save as a config file", words, DEFAULT_NAME))
         if not name:
             return
-        path = Path(name).expanduser()
+        try:
+            path = expand_home(name)
+        except ConfigError as error:
+            self._not_saved(error)
+            return
         overwrite = config_exists(path)
         if overwrite:
             replace = Choice("r", "Replace it", "replace")
@@ -225,6 +230,9 @@ class SetupScreen(Screen[SetupResult]):
         try:
             save_config(path, preset_name, settings, overwrite=overwrite)
         except ConfigError as error:
-            self.notify(one_line(str(error)), title="not saved", severity="error", timeout=15, markup=False)
+            self._not_saved(error)
         else:
             self.notify(f"`gpt-tui --config {one_line(name)}` starts this run", title="saved", markup=False)
+
+    def _not_saved(self, error: ConfigError) -> None:
+        self.notify(one_line(str(error)), title="not saved", severity="error", timeout=15, markup=False)

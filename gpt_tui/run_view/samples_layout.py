@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from rich.cells import cell_len
 
 from gpt_tui.session.run_state import MOST_SAMPLES, Sample
-from gpt_tui.shared.formatting import clock, nats, whole
+from gpt_tui.shared.formatting import clock, fixed, nats, whole
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.wrapping import line_spans
 
@@ -60,7 +60,7 @@ def head(sample: Sample, best: bool, width: int) -> Line:
     point = sample.evaluation
     step = f"step {whole(sample.step)}"
     if point is not None:
-        loss, bits = nats(point.loss), f"{point.bits_per_byte:.3f}"
+        loss, bits = nats(point.loss), fixed(point.bits_per_byte)
         time = clock(sample.elapsed_s)
         choices = [
             [step, time, f"eval loss {loss}", f"{bits} bits a byte", *["best so far"] * best],

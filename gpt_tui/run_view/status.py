@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from math import isfinite
 from typing import NamedTuple
 
 from gpt_tui.session.run_state import RunState, Tone
-from gpt_tui.shared.formatting import age, bar, duration, nats, percent, perplexity, rate, short, size, whole
+from gpt_tui.shared.formatting import age, bar, duration, fixed, nats, percent, perplexity, rate, short, size, whole
 
 
 class Phase(Enum):
@@ -105,9 +106,12 @@ def status_rows(history: RunState, facts: SessionFacts, width: int) -> list[Row]
     if last is None:
         rows.append(Row("", "waiting for the first step", "dim"))
     else:
-        tone: Tone = "plain" if last.loss == last.loss else "bad"
-        rows.append(Row("loss", nats(last.loss), tone))
+        rows.append(Row("loss", nats(last.loss), "plain" if isfinite(last.loss) else "bad"))
         rows.append(Row("smoothed", f"{nats(history.curve.smoothed)}  ppl {perplexity(history.smoothed_perplexity)}"))
+        if found := history.diverging:
+            rows.append(
+                Row("", f"{fixed(history.curve.smoothed / max(found.guessing_loss, 1e-9), 1)} × guessing", "bad")
+            )
         rows.append(
             Row("gradient", f"{last.grad_norm:.3g} norm" + (f", {history.skipped} skipped" * bool(history.skipped)))
         )
@@ -153,7 +157,7 @@ def progress_rows(history: RunState, bar_width: int) -> list[Row]:
         share = history.epoch_share
         rows.append(Row("", f"{bar(share, bar_width)} {share * 100:3.0f}%"))
     elif history.last_step:
-        share = history.step / history.last_step
+        share = min(1.0, history.step / history.last_step)
         rows.append(Row("", f"{bar(share, bar_width)} {share * 100:3.0f}%"))
     rows.append(Row("time", duration(history.elapsed_s)))
     if (remaining := history.remaining_s) is not None:
@@ -170,7 +174,7 @@ def evaluation_rows(history: RunState, wide: bool) -> list[Row]:
     rows = [
         Row("eval", f"{nats(point.loss)}{at}"),
         Row("accuracy", percent(point.accuracy)),
-        Row("bits/byte", f"{point.bits_per_byte:.3f}"),
+        Row("bits/byte", fixed(point.bits_per_byte)),
     ]
     if history.best.accuracy >= 0:
         rows.append(Row("best", f"★ {percent(history.best.accuracy)} at {short(history.best.step)}"))

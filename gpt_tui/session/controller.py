@@ -13,12 +13,12 @@ from typing import NamedTuple, Protocol
 
 from textual.message import Message
 
-from gpt_core.checkpoints.store import METRICS
 from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError, RunExistsError
 from gpt_core.formats.checkpoint_header import TrainingState
 from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.progress import Progress
+from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import AnyEvent, RunStarted
 from gpt_tui.run_view.status import Phase, SessionFacts
@@ -30,7 +30,6 @@ from gpt_tui.shared.messages import ControllerUpdated
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.thread_priority import TRAINING, yield_to_others
 
-Progress = Callable[[str, float], None]
 SAVE_POLL_S = 0.01
 
 
@@ -45,6 +44,14 @@ class TrainerLike(Protocol):
     @property
     def saving(self) -> bool:
         """Whether a checkpoint is being written now."""
+
+    @property
+    def earlier_log(self) -> Path | None:
+        """The log of the run's steps so far, if it is a resumed one that has such a log."""
+
+    @property
+    def unsaved(self) -> int:
+        """While the run waits for an answer because its last save failed: how many have failed; else 0."""
 
     def events(self) -> Iterator[AnyEvent]:
         """The run, from RunStarted to RunFinished."""
@@ -112,6 +119,7 @@ class TrainingController:
         self._requests: TrainingControls | None = None
         self._stop_asked = threading.Event()
         self._discarding = False
+        self._may_ask = True
         self._ended = False
         self._seen_end = True
         self._woken = False
@@ -137,6 +145,7 @@ class TrainingController:
         self.opening, self.failure, self.warning = ("reading the text", 0.0), None, ""
         self._trainer = self._requests = None
         self._stop_asked.clear()
+        self._may_ask = True
         self._discarding = self._ended = self._seen_end = False
         self._thread = threading.Thread(target=self._run, args=(request,), name="controller")
         self._thread.start()
@@ -170,11 +179,15 @@ class TrainingController:
         if self._requests:
             self._requests.evaluate()
 
-    def stop(self, *, save: bool = True) -> None:
-        """Stop after the present step, saving first unless told otherwise. Ends the opening of a run too."""
-        self._discarding = not save
+    def stop(self, *, save: bool = True, may_ask: bool = False) -> None:
+        """Stop after the present step, saving first unless told otherwise. Ends the opening of a run too.
+
+        Only with `may_ask` the run waits for an answer if that save fails (`unsaved`).
+        """
+        self._discarding, self._may_ask = not save, may_ask
         self._stop_asked.set()
         if self._requests:
+            self._requests.asking = may_ask
             self._requests.stop(save=save)
 
     def wait_for_save(self) -> None:
@@ -235,6 +248,11 @@ class TrainingController:
                 self.history = self._earlier
         return drained._replace(changed=changed)
 
+    @property
+    def unsaved(self) -> int:
+        """While the run waits for an answer because its last save failed: how many have failed so far; else 0."""
+        return self._trainer.unsaved if self._trainer is not None else 0
+
     def live_model(self) -> TrainerLike | None:
         """The trainer of the run under way, whose weights can be asked for; None without one."""
         return self._trainer
@@ -246,6 +264,7 @@ class TrainingController:
         try:
             trainer = self._open_run(request, self._opening_progressed)
             self._trainer, self._requests = trainer, trainer.requests
+            trainer.requests.asking = self._may_ask
             if self._stop_asked.is_set():  # asked between the last progress report and now
                 trainer.requests.stop(save=not self._discarding)
             self._buffer.begin(known_already(self.history, trainer))
@@ -288,9 +307,9 @@ class TrainingController:
 def known_already(history: RunState, trainer: TrainerLike) -> RunState:
     """The history with what a resumed run brings along: its curves, as far as its log has them, and its best score."""
     state = trainer.state
-    if state.step:
+    if trainer.earlier_log is not None:
         with suppress(GptError):
-            history = replayed(history, Path(trainer.settings.models_dir) / METRICS, state.step)
+            history = replayed(history, trainer.earlier_log, state.step)
     return replace(history, best=Score(state.best_accuracy, state.best_step, state.epochs_without_improvement))
 
 

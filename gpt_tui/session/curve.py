@@ -15,6 +15,7 @@ STEP, TOKENS, ELAPSED, LOW, HIGH, SMOOTHED = range(6)
 COLUMNS = 6
 RECENT = 2048
 THINNED = 2048
+LARGEST = 1e300  # losses beyond are taken for this, so that sums and differences stay finite
 SMOOTHING = 0.03  # share of each new loss in the moving average
 EARLY = 10  # ... and more at first, EARLY / (EARLY + steps), so that the average keeps up with the first steep fall
 
@@ -46,11 +47,13 @@ class Curve:
         rows = np.empty((len(steps), COLUMNS))
         smoothed, count = self.smoothed, self.count
         for row, step in zip(rows, steps, strict=True):
-            if isfinite(step.loss):
+            loss = step.loss
+            if isfinite(loss):
+                loss = min(max(loss, -LARGEST), LARGEST)
                 share = max(SMOOTHING, EARLY / (count + EARLY))
-                smoothed = smoothed + share * (step.loss - smoothed) if count else step.loss
+                smoothed = smoothed + share * (loss - smoothed) if count else loss
                 count += 1
-            row[:] = (step.step, step.tokens, step.elapsed_s, step.loss, step.loss, smoothed)
+            row[:] = (step.step, step.tokens, step.elapsed_s, loss, loss, smoothed)
         recent = np.concatenate((self.recent, rows))[-RECENT:]
         return replace(self._filled(rows), recent=recent, smoothed=smoothed, count=count)
 

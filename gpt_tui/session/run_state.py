@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from math import exp
+from math import inf
 from pathlib import PurePath
 from typing import Literal, NamedTuple, TypeVar, assert_never
 
@@ -18,6 +18,7 @@ from gpt_core.training.events import (
     EvalCompleted,
     EvalProgressed,
     GradientNorms,
+    LossDiverged,
     RunContinued,
     RunFinished,
     RunPaused,
@@ -27,8 +28,9 @@ from gpt_core.training.events import (
     StepCompleted,
     UpdateSkipped,
 )
+from gpt_core.training.losses import DIVERGED_RATIO, perplexity
 from gpt_tui.session.curve import ELAPSED, STEP, Curve
-from gpt_tui.shared.formatting import nats, percent, short, whole
+from gpt_tui.shared.formatting import fixed, nats, percent, short, whole
 
 Tone = Literal["plain", "good", "bad", "dim"]
 Item = TypeVar("Item")
@@ -49,15 +51,48 @@ ENDINGS = {
 }
 
 
+def why_ended(event: RunFinished) -> str:
+    """Why a run has ended."""
+    if event.reason == "diverged" and event.guessing_loss:
+        return f"ended diverged: {above_guessing(event.loss, event.guessing_loss)}"
+    return ENDINGS.get(event.reason, event.reason)
+
+
 def ending(event: RunFinished) -> str:
     """Why a run has ended, and after one that diverged, what to go on from."""
-    words = ENDINGS.get(event.reason, event.reason)
-    if event.reason != "diverged":
-        return words
+    return why_ended(event) + (after_divergence(event) if event.reason == "diverged" else "")
+
+
+def divergence(event: LossDiverged) -> str:
+    """That a run diverges, and what to do."""
+    return f"diverging: {above_guessing(event.loss, event.guessing_loss)}{after_divergence(event, 'stop, then ')}"
+
+
+def above_guessing(loss: float, guessing_loss: float) -> str:
+    """How far a loss is above that of giving every token the same probability."""
+    return f"the train loss {nats(loss)} is {times_guessing(loss, guessing_loss)} ({nats(guessing_loss)})"
+
+
+def times_guessing(loss: float, guessing_loss: float) -> str:
+    """How many times a loss is as large as that of guessing."""
+    return f"{fixed(loss / guessing_loss if guessing_loss > 0 else inf, 1)} times that of guessing"
+
+
+def divergence_so_far(history: RunState) -> str:
+    """That a run diverges or ended so, "" if neither is the case."""
+    if history.finished is not None and history.finished.reason == "diverged":
+        return ending(history.finished)
+    found = history.diverging
+    return above_guessing(history.curve.smoothed, found.guessing_loss) if found else ""
+
+
+def after_divergence(event: LossDiverged | RunFinished, first: str = "") -> str:
+    """What to do after a divergence: the last good checkpoint, or that there is none; `first` comes before."""
     if not event.good_checkpoint:
-        return f"{words}, and nothing was saved before: start again with lower learning rates"
+        good = "good " if event.guessing_loss else ""  # else any checkpoint counts as good
+        return f", and nothing {good}was saved before: {first}start again with lower learning rates"
     good = f"{PurePath(event.good_checkpoint).name} of step {whole(event.good_step)}"
-    return f"{words}; the last good checkpoint is {good}: resume it with lower learning rates"
+    return f"; the last good checkpoint is {good}: {first}resume it with lower learning rates"
 
 
 class Limits(NamedTuple):
@@ -137,6 +172,7 @@ class RunState:
     skipped: int = 0
     saved: Saved | None = None
     save_error: str = ""
+    diverged: LossDiverged | None = None
     finished: RunFinished | None = None
     log: tuple[LogLine, ...] = ()
     logged: int = 0
@@ -158,8 +194,14 @@ class RunState:
 
     @property
     def smoothed_perplexity(self) -> float:
-        """The exponential of the smoothed loss."""
-        return safe_exp(self.curve.smoothed)
+        """The perplexity of the smoothed loss."""
+        return perplexity(self.curve.smoothed)
+
+    @property
+    def diverging(self) -> LossDiverged | None:
+        """The divergence that was found, unless the loss has come down since."""
+        found = self.diverged
+        return found if found and self.curve.smoothed > DIVERGED_RATIO * found.guessing_loss else None
 
     @property
     def last_step(self) -> int:
@@ -185,11 +227,6 @@ class RunState:
         return max(0, self.last_step - self.step) * seconds / steps if steps > 0 and seconds > 0 else None
 
 
-def safe_exp(value: float) -> float:
-    """exp, with infinity where it overflows."""
-    return exp(value) if value < 700.0 else float("inf")
-
-
 def advance_all(history: RunState, events: Sequence[AnyEvent], at_s: float = 0.0) -> RunState:
     """The history after these events, in order; runs of steps are added at once, which is much cheaper."""
     for are_steps, group in groupby(events, key=lambda event: isinstance(event, StepCompleted)):
@@ -208,7 +245,7 @@ def advance(history: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case RunStarted():
             for warning in event.warnings:
                 history = _logged(history, warning, "bad")
-            begun = replace(history, started=event, finished=None, paused=False)
+            begun = replace(history, started=event, finished=None, paused=False, diverged=None)
             return _logged(begun, _started_text(event), "good")
         case StepCompleted():
             return replace(history, last=event, curve=history.curve.extended([event]), evaluating=None)
@@ -233,6 +270,8 @@ def advance(history: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case SaveFailed():
             text = f"not saved: {event.error}"
             return _logged(replace(history, save_error=event.error), text, "bad")
+        case LossDiverged():
+            return _logged(replace(history, diverged=event), f"step {whole(event.step)}: {divergence(event)}", "bad")
         case RunPaused() if history.paused:
             return history  # after a single step: it waits again
         case RunPaused():
@@ -245,6 +284,12 @@ def advance(history: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             return _logged(done, f"step {whole(event.step)}: {ending(event)}", tone)
         case _:
             assert_never(event)
+
+
+def is_unsaved(history: RunState, models_dir: str) -> bool:
+    """Return whether the last save failed, also if the run could be saved in another folder than its own."""
+    elsewhere = history.saved is not None and PurePath(history.saved.path).parent != PurePath(models_dir)
+    return bool(history.save_error) or elsewhere
 
 
 def noted(history: RunState, text: str, tone: Tone = "plain") -> RunState:
@@ -278,7 +323,7 @@ def _evaluated(history: RunState, event: EvalCompleted) -> RunState:
     changed = replace(history, evaluations=evaluations, best=best, evaluating=None)
     text = (
         f"step {whole(event.step)}: eval loss {nats(event.loss)}, accuracy {percent(event.accuracy)}, "
-        f"{event.bits_per_byte:.3f} bits a byte{' ★ best' if better else ''}"
+        f"{fixed(event.bits_per_byte)} bits a byte{' ★ best' if better else ''}"
     )
     return _logged(changed, text, "good" if better else "plain")
 

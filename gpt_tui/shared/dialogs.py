@@ -79,14 +79,26 @@ def quit_question(words: str) -> ChoiceScreen:
     )
 
 
+def unsaved_question(error: str) -> ChoiceScreen:
+    """What to do with a run that has ended and could not be saved."""
+    return ChoiceScreen(
+        "The run is not saved",
+        f"{error}. What was trained since the last save is still in memory.",
+        (
+            Choice("s", "Try to save again", "again"),
+            Choice("d", "Discard it", "discard"),
+        ),
+    )
+
+
 def run_exists_question(error: str, *, can_resume: bool) -> ChoiceScreen:
     """What to do when another run's checkpoints are where a new one would save."""
     resume = (Choice("r", "Resume that run", "resume"),) if can_resume else ()
     what, _, _options = error.partition("; ")  # of the command line, which the answers stand for here
     return ChoiceScreen(
         "Another run is there",
-        f"{what}. To keep it, set up the new run with another models_dir.",
-        (*resume, Choice("d", "Delete them and start", "overwrite")),
+        f"{what}. To keep it, set up the new run with another models_dir; else they go at the new run's first save.",
+        (*resume, Choice("d", "Replace them and start", "overwrite")),
         careful=True,
     )
 

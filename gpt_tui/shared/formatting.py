@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from math import isfinite
 
+from gpt_core.training.losses import MAX_PERPLEXITY
 
-def whole(number: int) -> str:
-    """1234567 -> 1,234,567."""
-    return f"{number:,}"
+NOT_A_NUMBER = "–"
+MOST_DAYS = 100_000  # more are written in scientific notation
+
+
+def scientific(value: float) -> str:
+    """Two significant digits and an exponent: 123456789 -> 1.2e+08; at most nine characters."""
+    return f"{value:.1e}" if isfinite(value) else NOT_A_NUMBER
+
+
+def whole(number: float) -> str:
+    """1234567 -> 1,234,567, from 10^15 on 1.2e+15."""
+    if isinstance(number, float) and not isfinite(number):
+        return NOT_A_NUMBER
+    if abs(number) >= 1e300:
+        return "> 1e300" if number > 0 else "< -1e300"
+    return f"{round(number):,}" if abs(number) < 1e15 else scientific(number)
 
 
 def short(number: float) -> str:
     """Three significant digits with a suffix: 1058944 -> 1.06M, 10480 -> 10.5k, 0.25 -> 0.25."""
     if not isfinite(number):
-        return "–"
+        return NOT_A_NUMBER
+    if abs(number) >= 1e15:
+        return scientific(number)
     for bound, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= bound * 0.9995:
             scaled = number / bound
@@ -21,17 +37,38 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def nats(value: float) -> str:
-    """A loss: three decimals, more when it is small."""
+def fixed(value: float, decimals: int = 3) -> str:
+    """A number with so many decimals, fewer from 100 on, so that it stays short: 2.5 -> 2.500, 654321 -> 6.5e+05."""
     if not isfinite(value):
         return "not finite"
-    return f"{value:.3f}" if value >= 0.1 else f"{value:.3g}"
+    if abs(value) >= 1e5:
+        return scientific(value)
+    if abs(value) >= 100:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{min(decimals, 2)}f}"
+    return f"{value:.{decimals}f}"
+
+
+def narrow(value: float) -> str:
+    """A loss or a score for a table, in six characters: 321.40, 54,321, 1e+189; a dash if it is not finite."""
+    if not isfinite(value):
+        return NOT_A_NUMBER
+    text = fixed(value)
+    return text if len(text) <= 6 else f"{value:.0e}"
+
+
+def nats(value: float) -> str:
+    """A loss: three decimals, more when it is small."""
+    return fixed(value) if value >= 0.1 or not isfinite(value) else f"{value:.3g}"
 
 
 def perplexity(value: float) -> str:
-    """A perplexity: 2048 -> 2,048, 44.31 -> 44.3."""
+    """A perplexity: 2048 -> 2,048, 44.31 -> 44.3, from a million on 1.2e+06."""
+    if value >= MAX_PERPLEXITY:
+        return f"> {MAX_PERPLEXITY:.0e}".replace("+", "")
     if not isfinite(value):
-        return "–"
+        return NOT_A_NUMBER
+    if abs(value) >= 1e6:
+        return scientific(value)
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
 
 
@@ -39,19 +76,25 @@ def rate(value: float) -> str:
     """A learning rate: 0.003 -> 3.00e-3."""
     if value == 0.0:
         return "0"
+    if not isfinite(value):
+        return NOT_A_NUMBER
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
 
 def percent(share: float) -> str:
     """A share of one: 0.3124 -> 31.2%."""
-    return f"{share * 100:.1f}%"
+    if not isfinite(share):
+        return NOT_A_NUMBER
+    return f"{share * 100:.1f}%" if abs(share) < 1e4 else f"{scientific(min(max(share, -1e300), 1e300) * 100)}%"
 
 
 def duration(seconds: float) -> str:
     """The two largest units: 252 -> 4 min 12 s."""
     if not isfinite(seconds):
-        return "–"
+        return NOT_A_NUMBER
+    if seconds >= MOST_DAYS * 86400:
+        return f"{scientific(seconds / 86400)} d"
     whole_s = max(0, round(seconds))
     minutes, s = divmod(whole_s, 60)
     hours, minutes = divmod(minutes, 60)
@@ -70,13 +113,19 @@ def age(seconds: float) -> str:
 
 def clock(seconds: float) -> str:
     """Elapsed time as m:ss, or h:mm:ss from an hour on."""
+    if not isfinite(seconds) or seconds >= MOST_DAYS * 86400:
+        return duration(seconds)
     minutes, s = divmod(max(0, int(seconds)), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{s:02}" if minutes >= 60 else f"{minutes}:{s:02}"
 
 
 def size(number: float) -> str:
     """Bytes: 220200960 -> 220 MB."""
-    for bound, suffix in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+    if not isfinite(number):
+        return NOT_A_NUMBER
+    if abs(number) >= 1e15:
+        return f"{scientific(number)} B"
+    for bound, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= bound:
             scaled = number / bound
             return f"{scaled:.{0 if scaled >= 99.5 else 1}f} {suffix}"

@@ -46,11 +46,11 @@ def refused(path, *, memory=BYTES):
     messages = set()
     for reader in (verify_checkpoint, read_checkpoint):
         tracemalloc.start()
-        start = time.perf_counter()
+        start = time.thread_time()  # of the processor, which a busy machine does not change
         try:
             with pytest.raises(CheckpointError) as caught:
                 reader(path)
-            seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+            seconds, peak = time.thread_time() - start, tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
         assert seconds < SECONDS * 5, "tracing makes Python several times slower"
@@ -107,13 +107,16 @@ def test_random_floats_of_the_state_survive_to_the_bit(path):
         assert peek_checkpoint(path).state.loss_sum == number
 
 
-def test_the_header_alone_tells_what_a_checkpoint_is(path, whole):
+def test_the_header_alone_tells_what_a_checkpoint_is(path):
+    before_s = time.time()
+    write_checkpoint(path, sample())
+    whole = path.read_bytes()
     data_start = len(whole) - len(split(whole)[1])
     info = peek_checkpoint(path)
     assert (info.kind, info.step, info.epoch, info.run_id, info.size) == ("latest", 7, 1, "run-a", len(whole))
     assert (info.settings, info.preset, info.has_moments, info.corpus_sha256) == (SETTINGS, "nano", True, "0123abcd")
     assert info.tokenizer_sha256 == hashlib.sha256(b"some pieces").hexdigest()
-    assert abs(info.saved_at - time.time()) < 60
+    assert before_s <= info.saved_at <= time.time()
     path.write_bytes(whole[:data_start] + bytes(len(whole) - data_start))
     assert peek_checkpoint(path) == info
 

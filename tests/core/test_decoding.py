@@ -199,6 +199,6 @@ def test_every_instruction_set_level_decodes_the_same(level):
         "parameters = g.as_parameters(g.SMALL_SHAPE, g.scattered_parameters(g.SMALL_SHAPE, 0))\n"
         "tokens, decoder = g.random_batch(g.SMALL_SHAPE, 1, g.SMALL_TIME, 0)[0], Decoder(parameters)\n"
         "wanted = GPT(parameters).logits(tokens)[0]\n"
-        "print(max(g.relative_error(decoder.read([t]), row) for t, row in zip(tokens[0].tolist(), wanted)))\n"
+        "print(max(g.relative_error(decoder.decode(t), row) for t, row in zip(tokens[0].tolist(), wanted)))\n"
     )
     assert printed_at(level, script) < 1e-5

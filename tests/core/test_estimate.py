@@ -14,17 +14,26 @@ from gpt_core.bench import hardware as machine
 from gpt_core.bench import step_timing
 from gpt_core.bench.estimate import (
     FORWARD_SHARE,
+    CorpusStats,
     StepTime,
-    Texts,
     checkpoint_bytes,
-    course_of,
-    memory_of,
-    read_texts,
-    steps_of_epoch,
+    count_epoch_steps,
+    estimate_memory,
+    estimate_run_length,
+    read_corpus_stats,
     window_length,
 )
-from gpt_core.bench.step_timing import LEAST_PASSES, MEASURE_S, MOST_OPERATIONS, MOST_S, enough, sample_of, time_step
-from gpt_core.config.settings import Settings, preset
+from gpt_core.bench.step_timing import (
+    MAX_PROBE_FLOPS,
+    MAX_S,
+    MEASURE_S,
+    MIN_PASSES,
+    enough,
+    measure_step_time,
+    probe_workload,
+)
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
 from gpt_core.formats.checkpoint import write_checkpoint
 from gpt_core.kernels import threads
@@ -34,7 +43,7 @@ from gpt_core.training.trainer import Trainer
 from tests.core.checkpoint_samples import sample
 from tests.core.training_samples import tiny_settings
 
-TEXTS = Texts(Path("train.en"), 3_000_000, Path("eval.en"), 1_000_001, 100_000, True)
+TEXTS = CorpusStats(Path("train.en"), 3_000_000, Path("eval.en"), 1_000_001, 100_000, True)
 MEDIUM = {"d_model": 96, "hidden_size": 384, "vocab_size": 1000, "num_heads": 4, "seq_len": 64, "layers": 3}
 
 
@@ -62,9 +71,9 @@ def test_a_run_allocates_the_memory_that_was_estimated(tmp_path: Path) -> None:
             trainer.requests.stop(save=False)
     finally:
         tracemalloc.stop()
-    memory = memory_of(settings, threads.get_threads())
-    assert memory.writing == 0
-    assert held == pytest.approx(memory.state + memory.passes, rel=0.05)
+    memory = estimate_memory(settings, threads.get_threads())
+    assert memory.kv_cache == 0
+    assert held == pytest.approx(memory.state + memory.activations, rel=0.05)
 
 
 def test_a_checkpoint_has_the_size_that_was_estimated(tmp_path: Path) -> None:
@@ -76,14 +85,14 @@ def test_a_checkpoint_has_the_size_that_was_estimated(tmp_path: Path) -> None:
 def test_mini_takes_690_mb_on_disk_and_920_mb_for_its_weights() -> None:
     settings = preset("mini")
     assert checkpoint_bytes(settings) == pytest.approx(690e6, rel=0.002)
-    assert memory_of(settings, 2).state == pytest.approx(920e6, rel=0.002)
+    assert estimate_memory(settings, 2).state == pytest.approx(920e6, rel=0.002)
 
 
 def test_free_memory_is_what_the_system_tells_but_no_more_than_a_container_has_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told = {"/proc/meminfo": ["MemTotal:  999 kB", "MemAvailable:  500 kB"]}
-    monkeypatch.setattr(machine, "lines_of", lambda path: told.get(path, []))
+    monkeypatch.setattr(machine, "read_lines", lambda path: told.get(path, []))
     assert machine.free_memory() == 500 * 1024
     told |= {"/sys/fs/cgroup/memory.max": ["300000"], "/sys/fs/cgroup/memory.current": ["100000"]}
     assert machine.free_memory() == 200_000
@@ -98,10 +107,10 @@ def test_free_memory_is_what_the_system_tells_but_no_more_than_a_container_has_l
 
 def test_tokens_are_counted_in_the_cache_and_estimated_without_one(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path)
-    guess = read_texts(settings)
+    guess = read_corpus_stats(settings)
     trainer = opened(settings)
     trainer.run.store.close()
-    found = read_texts(settings)
+    found = read_corpus_stats(settings)
     assert (guess.counted, found.counted) == (False, True)
     assert found.train_tokens == len(trainer.run.train_text)
     assert trainer.run.eval_text is not None
@@ -112,24 +121,24 @@ def test_tokens_are_counted_in_the_cache_and_estimated_without_one(tmp_path: Pat
 def test_a_cache_of_another_text_or_vocabulary_is_not_counted(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path)
     opened(settings).run.store.close()
-    assert not read_texts(msgspec.structs.replace(settings, vocab_size=310)).counted
-    assert not read_texts(msgspec.structs.replace(settings, document="line")).counted
+    assert not read_corpus_stats(msgspec.structs.replace(settings, vocab_size=310)).counted
+    assert not read_corpus_stats(msgspec.structs.replace(settings, document="line")).counted
     Path(settings.train_file).write_text("Another text.\n")
-    assert not read_texts(settings).counted
+    assert not read_corpus_stats(settings).counted
 
 
 def test_what_is_held_out_is_not_learned(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, eval_file="", val_frac=0.25)
-    found = read_texts(settings)
+    found = read_corpus_stats(settings)
     assert found.eval_file is None
     assert found.eval_tokens / (found.train_tokens + found.eval_tokens) == pytest.approx(0.25, abs=0.01)
 
 
 def test_a_text_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"nowhere\.en"):
-        read_texts(tiny_settings(tmp_path, train_file=str(tmp_path / "nowhere.en")))
+        read_corpus_stats(tiny_settings(tmp_path, train_file=str(tmp_path / "nowhere.en")))
     with pytest.raises(CorpusError, match="folder"):
-        read_texts(tiny_settings(tmp_path, train_file=str(tmp_path)))
+        read_corpus_stats(tiny_settings(tmp_path, train_file=str(tmp_path)))
 
 
 def test_an_epoch_has_the_steps_of_the_run(tmp_path: Path) -> None:
@@ -139,26 +148,26 @@ def test_an_epoch_has_the_steps_of_the_run(tmp_path: Path) -> None:
         started = next(events)
         trainer.requests.stop(save=False)
     assert isinstance(started, RunStarted)
-    texts = read_texts(settings)
-    assert steps_of_epoch(settings, texts.train_tokens) == started.steps_per_epoch
-    assert course_of(settings, texts, StepTime(1.0, 0.0)).most_steps == started.max_steps
+    texts = read_corpus_stats(settings)
+    assert count_epoch_steps(settings, texts.train_tokens) == started.steps_per_epoch
+    assert estimate_run_length(settings, texts, StepTime(1.0, 0.0)).max_steps == started.max_steps
 
 
 def test_an_epoch_takes_its_steps_and_its_evaluations() -> None:
     settings = Settings(seq_len=100, batch_size=10, eval_every_steps=300, max_epochs=7)
-    course = course_of(settings, TEXTS, StepTime(passes_s=3.0, update_s=0.5))
-    assert course.epoch_steps == 1000
+    length = estimate_run_length(settings, TEXTS, StepTime(passes_s=3.0, update_s=0.5))
+    assert length.epoch_steps == 1000
     evaluations, forward_s = 1 + 3, 3.0 * FORWARD_SHARE / 1000  # at the end of the epoch, at 300, 600, 900
-    assert course.epoch_s == pytest.approx(3500 + evaluations * 100_000 * forward_s)
-    assert course.most_steps == 7000
-    assert course.most_s == pytest.approx(7 * course.epoch_s)
+    assert length.epoch_s == pytest.approx(3500 + evaluations * 100_000 * forward_s)
+    assert length.max_steps == 7000
+    assert length.max_s == pytest.approx(7 * length.epoch_s)
 
 
 def test_max_steps_and_tiny_overfit_bound_a_run() -> None:
     time = StepTime(1.0, 0.0)
-    assert course_of(Settings(max_steps=50), TEXTS, time).most_steps == 50
+    assert estimate_run_length(Settings(max_steps=50), TEXTS, time).max_steps == 50
     overfit = Settings(overfit_tiny=True, overfit_steps=40, seq_len=1024)
-    assert course_of(overfit, TEXTS, time) == (0, 40, 0.0, 40.0)
+    assert estimate_run_length(overfit, TEXTS, time) == (0, 40, 0.0, 40.0)
     assert window_length(overfit) == OVERFIT_SEQ_LEN
 
 
@@ -167,9 +176,9 @@ def test_max_steps_and_tiny_overfit_bound_a_run() -> None:
 
 def test_a_small_model_is_timed_as_it_is_and_a_large_one_in_part() -> None:
     nano, mini = preset("nano"), preset("mini")
-    assert sample_of(nano) == (nano.shape, 16, 64)
-    part = sample_of(mini)
-    assert part.operations <= MOST_OPERATIONS
+    assert probe_workload(nano) == (nano.shape, 16, 64)
+    part = probe_workload(mini)
+    assert part.flops <= MAX_PROBE_FLOPS
     assert (part.batch, part.time) == (1, 1024)
     assert part.shape.layers < mini.layers
 
@@ -184,22 +193,22 @@ def test_a_small_model_is_timed_as_it_is_and_a_large_one_in_part() -> None:
     ],
 )
 def test_no_model_is_so_large_that_no_part_of_it_is_quick(changes: dict[str, int]) -> None:
-    part = sample_of(Settings(**changes))  # type: ignore[arg-type]
-    assert part.operations <= MOST_OPERATIONS or (part.batch, part.shape.layers, part.time) == (1, 1, 1)
+    part = probe_workload(Settings(**changes))  # type: ignore[arg-type]
+    assert part.flops <= MAX_PROBE_FLOPS or (part.batch, part.shape.layers, part.time) == (1, 1, 1)
 
 
 def test_the_seconds_of_a_part_are_counted_up_by_its_operations(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = tiny_settings(tmp_path, layers=4, batch_size=16, micro_batch_size=8)
-    whole = step_timing.Sample(settings.shape, 16, settings.seq_len).operations
-    monkeypatch.setattr(step_timing, "MOST_OPERATIONS", whole / 7)
-    part = sample_of(settings)
-    assert part.operations < whole / 7
-    seconds = {"forward_and_backward": part.operations * 1e-9, "update": 0.25}
+    whole = step_timing.Workload(settings.shape, 16, settings.seq_len).flops
+    monkeypatch.setattr(step_timing, "MAX_PROBE_FLOPS", whole / 7)
+    part = probe_workload(settings)
+    assert part.flops < whole / 7
+    seconds = {"forward_and_backward": part.flops * 1e-9, "update": 0.25}
     monkeypatch.setattr(step_timing, "seconds_of", lambda action: (action(), seconds[action.__name__])[1])
     monkeypatch.setattr(step_timing, "enough", lambda passes, elapsed_s: len(passes) == 3)
-    time = time_step(settings)
+    time = measure_step_time(settings)
     assert time is not None
     assert time.passes_s == pytest.approx(whole * 1e-9)
     assert time.update_s >= 0.25
@@ -209,17 +218,17 @@ def test_a_timing_changes_no_file_and_ends_between_two_passes(tmp_path: Path, mo
     settings = tiny_settings(tmp_path)
     before, taken = sorted(tmp_path.rglob("*")), []
     monkeypatch.setattr(step_timing, "seconds_of", lambda action: (action(), taken.append(action.__name__), 0.001)[2])
-    assert time_step(settings, stopped=lambda: len(taken) >= 4) is None
+    assert measure_step_time(settings, stopped=lambda: len(taken) >= 4) is None
     assert taken == ["forward_and_backward", "update"] * 2
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_timing_is_enough_after_a_second_of_passes_or_when_it_takes_too_long() -> None:
     assert not enough([], 100.0)
-    assert not enough([MOST_S + 1], MOST_S + 1)  # never the first alone
-    assert enough([0.5, MOST_S], MOST_S + 0.5)
-    assert not enough([0.5, *[MEASURE_S] * (LEAST_PASSES - 1)], MOST_S)
-    assert enough([0.5, *[MEASURE_S] * LEAST_PASSES], MOST_S)
+    assert not enough([MAX_S + 1], MAX_S + 1)  # never the first alone
+    assert enough([0.5, MAX_S], MAX_S + 0.5)
+    assert not enough([0.5, *[MEASURE_S] * (MIN_PASSES - 1)], MAX_S)
+    assert enough([0.5, *[MEASURE_S] * MIN_PASSES], MAX_S)
     assert not enough([0.1] * 9, 0.9)
 
 
@@ -235,6 +244,6 @@ def test_timed_passes_stay_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(step_timing.GPT, "loss_and_gradients", noted)
     monkeypatch.setattr(step_timing, "enough", lambda passes, elapsed_s: len(passes) == 3)
-    time_step(tiny_settings(tmp_path))
+    measure_step_time(tiny_settings(tmp_path))
     assert len(seen) == 3
     assert all(0.1 < loss < 20 and 1e-6 < largest < 1e3 for loss, largest in seen)

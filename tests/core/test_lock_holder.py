@@ -12,17 +12,19 @@ from gpt_core.checkpoints.lock_holder import LOCKS, lock_holder
 from gpt_core.checkpoints.store import LOCK, CheckpointStore
 
 HOLD = """
-import sys, time
+import sys
 from gpt_core.checkpoints.store import CheckpointStore
 store = CheckpointStore(sys.argv[1])
 store.prepare("run", new_run=True)
 print("held", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
 def holding(folder: Path) -> "subprocess.Popen[str]":
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process

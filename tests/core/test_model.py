@@ -21,11 +21,11 @@ from gpt_core.gradcheck import (
 )
 from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
-from gpt_core.model.inference import CHUNK, Decoder
+from gpt_core.model.inference import PREFILL_CHUNK, Decoder
 from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count, parameter_table
 
 SHAPE = ModelShape(d_model=24, hidden_size=41, vocab_size=101, num_heads=3, seq_len=140, layers=2)
-LONG = ModelShape(d_model=16, hidden_size=20, vocab_size=37, num_heads=2, seq_len=CHUNK + 44, layers=2)
+LONG = ModelShape(d_model=16, hidden_size=20, vocab_size=37, num_heads=2, seq_len=PREFILL_CHUNK + 44, layers=2)
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +73,10 @@ def test_loss_logits_and_every_gradient_are_the_references(shape, batch, time, c
     assert relative_error(model.logits(tokens), logits) < KERNEL_LIMIT
     assert_same_tensors(gradients, wanted, KERNEL_LIMIT)
 
-    score = model.score(tokens, targets)
-    assert score.loss_sum == pytest.approx(loss_sum, rel=1e-5)
-    assert score.targets == counted
-    assert score.correct == int((logits.argmax(axis=-1) == targets).sum())
+    sums = model.evaluate(tokens, targets)
+    assert sums.loss_sum == pytest.approx(loss_sum, rel=1e-5)
+    assert sums.targets == counted
+    assert sums.correct == int((logits.argmax(axis=-1) == targets).sum())
 
 
 def test_the_gradient_check_passes_every_tensor():
@@ -129,7 +129,7 @@ def test_a_batch_of_padding_alone_counts_for_nothing():
     )
     assert (loss_sum, counted) == (0.0, 0)
     assert not gradients.flat.any()
-    assert model_of(SHAPE).score(np.zeros((1, 9), np.int32), np.full((1, 9), -1, np.int32)) == (0.0, 0, 0)
+    assert model_of(SHAPE).evaluate(np.zeros((1, 9), np.int32), np.full((1, 9), -1, np.int32)) == (0.0, 0, 0)
 
 
 def test_batches_of_other_shapes_leave_nothing_behind():
@@ -190,11 +190,11 @@ def test_more_threads_than_before_are_used_by_buffers_made_earlier():
     threads.set_threads(1)
     model, decoder = model_of(SHAPE), Decoder(model_of(SHAPE).parameters)
     alone = gradients_of(model, tokens, targets)[0].flat
-    first = decoder.read(tokens[0])
+    first = decoder.prefill(tokens[0])
     threads.set_threads(3)
     assert relative_error(gradients_of(model, tokens, targets)[0].flat, alone) < 1e-5
     decoder.reset()
-    assert relative_error(decoder.read(tokens[0]), first) < 1e-5
+    assert relative_error(decoder.prefill(tokens[0]), first) < 1e-5
 
 
 # ---- the decoder
@@ -207,36 +207,36 @@ def test_cached_decoding_is_the_full_forward(pieces):
     wanted = model.logits(tokens)[0]
     decoder, end = Decoder(model.parameters), 0
     for length in pieces:
-        got = decoder.read(tokens[0, end : end + length])
+        got = decoder.prefill(tokens[0, end : end + length])
         end += length
         assert decoder.length == end
         assert relative_error(got, wanted[end - 1]) < KERNEL_LIMIT
 
 
-@pytest.mark.parametrize("first", [CHUNK, CHUNK + 1, LONG.seq_len])
+@pytest.mark.parametrize("first", [PREFILL_CHUNK, PREFILL_CHUNK + 1, LONG.seq_len])
 def test_a_long_prompt_is_read_up_to_the_last_position(first):
     tokens = random_batch(LONG, 1, LONG.seq_len, seed=4)[0]
     model = model_of(LONG)
     wanted = model.logits(tokens)[0]
     decoder = Decoder(model.parameters)
-    assert relative_error(decoder.read(tokens[0, :first].tolist()), wanted[first - 1]) < KERNEL_LIMIT
+    assert relative_error(decoder.prefill(tokens[0, :first].tolist()), wanted[first - 1]) < KERNEL_LIMIT
     for position in range(first, LONG.seq_len):
-        assert relative_error(decoder.read([int(tokens[0, position])]), wanted[position]) < KERNEL_LIMIT
+        assert relative_error(decoder.decode(int(tokens[0, position])), wanted[position]) < KERNEL_LIMIT
     assert decoder.length == decoder.capacity == LONG.seq_len
     with pytest.raises(ValueError, match="at most 300"):
-        decoder.read([0])
+        decoder.decode(0)
     assert decoder.length == LONG.seq_len
 
 
 def test_a_decoder_that_was_reset_remembers_nothing():
     decoder = Decoder(model_of(SHAPE).parameters)
-    first = decoder.read([5, 6, 7])
-    decoder.read([8, 9])
+    first = decoder.prefill([5, 6, 7])
+    decoder.prefill([8, 9])
     decoder.reset()
     assert decoder.length == 0
-    again = decoder.read([5, 6, 7])
+    again = decoder.prefill([5, 6, 7])
     np.testing.assert_array_equal(again, first)
-    decoder.read([1])
+    decoder.decode(1)
     np.testing.assert_array_equal(again, first)  # logits once given stay as they are
 
 
@@ -244,7 +244,7 @@ def test_the_decoder_refuses_what_it_cannot_read():
     decoder = Decoder(model_of(SHAPE).parameters)
     for tokens in ([], [0] * 141, [101], [-1]):
         with pytest.raises(ValueError, match=r"got .*, (want|expected) "):
-            decoder.read(tokens)
+            decoder.prefill(tokens)
     assert decoder.length == 0
 
 
@@ -252,7 +252,7 @@ def test_decoding_beside_training_changes_neither():
     threads.set_threads(2)
     tokens, targets = random_batch(SHAPE, 2, 130, seed=0)
     model, decoder = model_of(SHAPE), Decoder(model_of(SHAPE, 1).parameters)
-    gradients, logits = gradients_of(model, tokens, targets)[0], decoder.read(tokens[0])
+    gradients, logits = gradients_of(model, tokens, targets)[0], decoder.prefill(tokens[0])
     same = []
 
     def train():
@@ -263,7 +263,7 @@ def test_decoding_beside_training_changes_neither():
     trainer.start()
     while trainer.is_alive():
         decoder.reset()
-        same.append(np.array_equal(decoder.read(tokens[0]), logits))
+        same.append(np.array_equal(decoder.prefill(tokens[0]), logits))
     trainer.join()
     assert len(same) > 15
     assert all(same)

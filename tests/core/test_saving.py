@@ -20,7 +20,7 @@ from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import of_kind, tiny_settings, train, whole_state
 
 LATEST = Path("models/ckpt_latest.safetensors")
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class SlowDisk:
@@ -53,7 +53,7 @@ def test_training_goes_on_while_a_checkpoint_is_synced_and_tells_of_it_when_it_i
     for event in trainer.events():
         told.append((type(event), event.step))
         if event.step == 7 and not disk.unpause.is_set():
-            assert disk.waiting.is_set()
+            assert disk.waiting.wait(PATIENCE_S)
             assert trainer.saving
             assert not (tmp_path / LATEST).exists()
             disk.unpause.set()

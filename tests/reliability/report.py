@@ -78,7 +78,7 @@ def main() -> int:
     modules = [module for group in SECTIONS.values() for module in group]
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.xml")
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={results}"]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "", f"--junitxml={results}"]
         command += ["-o", "junit_family=xunit1", "-k", options.only]
         code = subprocess.run(
             [*command, *map(source_of, modules)], cwd=ROOT, env=os.environ | {"GPT_TUI_FULL": str(options.share)},

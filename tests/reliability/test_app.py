@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +19,10 @@ from tests.reliability.counts import count
 from tests.reliability.faulty_calls import faulty
 from tests.reliability.runs import ENDLESS, LATEST, run_to_its_end, training
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="pseudo terminals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="pseudo terminals")]
 RESTORED = "\x1b[?1049l"  # the screen that was there before
 SLOW_DISK = faulty("fsync", "4", "2s")  # the first three are of the probe and the log
+LATER_S = 1.1  # more than what counts as one and the same press
 
 
 def app(folder: Path, *more: str, before: tuple[str, ...] = (), **changes: str) -> Terminal:
@@ -55,7 +55,8 @@ def test_leaving_the_app_while_it_saves_lets_the_save_end_and_saves_the_end(fold
     until_it_saves(terminal, folder)
     for key in keys:
         terminal.type(key)
-        time.sleep(0.3)
+        if key == "q":
+            terminal.read_until("Quit gpt-tui?")
     assert terminal.end() == (130 if keys == "\x03" else 0)
     assert RESTORED in terminal.shown
     assert verify_checkpoint(folder / LATEST).step == last_step(folder)
@@ -64,9 +65,10 @@ def test_leaving_the_app_while_it_saves_lets_the_save_end_and_saves_the_end(fold
 def test_leaving_the_app_twice_waits_for_nothing_but_a_save_on_its_way(folder: Path) -> None:
     terminal = app(folder, before=SLOW_DISK)
     until_it_saves(terminal, folder)
-    for _ in range(2):
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.read_for(1.2)
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read_until("saving, then")
+    terminal.read_for(LATER_S)
+    terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 130
     assert RESTORED in terminal.shown
     assert verify_checkpoint(folder / LATEST).step <= last_step(folder)

@@ -66,6 +66,7 @@ def test_a_run_cut_after_any_step_goes_on_as_the_whole_run(
             path.unlink()
 
 
+@pytest.mark.slow
 def test_any_combination_of_settings_resumes_exactly(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -21,6 +21,8 @@ from tests.reliability.counts import count
 from tests.reliability.fuzz.mutation import mutated_json
 from tests.reliability.fuzz.readers import READERS
 
+pytestmark = pytest.mark.slow
+
 FULL = 10_000_000
 AT_ONCE = 2_000_000  # inputs of one process
 Record = Callable[[str, object], None]
@@ -46,6 +48,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed_bytes)
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("name", READERS)
 def test_no_mutation_of_a_good_file_crashes_a_reader(name: str, record_property: Record) -> None:
     tries = count(300, 20_000)

@@ -25,6 +25,8 @@ from tests.reliability.runs import (
     training,
 )
 
+pytestmark = pytest.mark.slow
+
 PLAIN = TEXT.encode()
 PEAK_GROWTH_KB = 150_000  # what a text may take besides the program, whatever its size
 TRAINED: dict[str, bytes] = {

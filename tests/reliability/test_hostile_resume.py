@@ -14,7 +14,9 @@ import pytest
 from gpt_core.formats.checkpoint import read_checkpoint, write_checkpoint
 from tests.core.checkpoint_samples import forged, sample, split
 from tests.program import write_texts
-from tests.reliability.runs import LATEST, require_one_line, run_process, run_to_its_end, training
+from tests.reliability.runs import LATEST, Told, require_one_line, run_process, run_to_its_end, training
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(trained: Path, tmp_path: Path) -> Path:
     """A copy of it."""
     return Path(shutil.copytree(trained, tmp_path / "copy"))
+
+
+def timed_resume(folder: Path, target: str, *more: str) -> tuple[Told, float]:
+    """A run of the program that is to resume from a target, and the seconds of the processor that it took."""
+    before = os.times()
+    run = run_process(*training(), "--resume", target, "--models-dir", str(folder / "models"), *more, cwd=folder)
+    after = os.times()
+    return run, after.children_user + after.children_system - before.children_user - before.children_system
+
+
+@pytest.fixture(scope="module")
+def usual_s(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """The seconds of the processor that a resume takes where nothing is wrong."""
+    folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("usual") / "copy"))
+    run, took_s = timed_resume(folder, str(LATEST), "--max-steps", "51")
+    assert run.code == 0, run.errors
+    return took_s
 
 
 def with_nan(path: Path) -> None:
@@ -79,11 +98,11 @@ def make_target(folder: Path, kind: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("folder", "is a folder, wanted a file"),
+        ("folder", "is a folder, expected a file"),
         ("missing", "No such file or directory"),
-        ("device", "is a device, wanted a file"),
+        ("device", "is a device, expected a file"),
         ("terminal", "/dev/tty"),
-        ("FIFO", "is a FIFO, wanted a file"),
+        ("FIFO", "is a FIFO, expected a file"),
         ("loop", "symbolic links"),
         ("NaN", "values that are not finite"),
         ("empty", "target.safetensors"),
@@ -95,15 +114,15 @@ def make_target(folder: Path, kind: str) -> str:
         ("huge header", "target.safetensors"),
     ],
 )
-def test_what_cannot_be_resumed_is_refused_in_one_line_within_a_second(folder: Path, kind: str, told: str) -> None:
+def test_what_cannot_be_resumed_is_refused_in_one_line_and_no_more_time_than_a_resume_takes(
+    folder: Path, usual_s: float, kind: str, told: str
+) -> None:
     target = make_target(folder, kind)
-    latest, before = (folder / LATEST).read_bytes(), os.times()
-    run = run_process(*training(), "--resume", target, "--models-dir", str(folder / "models"), cwd=folder)
-    after = os.times()
+    latest = (folder / LATEST).read_bytes()
+    run, took_s = timed_resume(folder, target)
     require_one_line(run, 2, told)
     assert not run.events
-    # of the processor, which a busy machine does not change; what waits for anything does not end at all
-    assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
+    assert took_s < 3 * usual_s  # what waits for anything does not end at all
     assert (folder / LATEST).read_bytes() == latest
 
 
@@ -126,6 +145,7 @@ def test_a_valid_file_that_claims_a_large_model_takes_no_memory_before_it_is_ref
     assert run.peak_kb < 200_000
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "NaN", "empty"])
 def test_resume_falls_back_to_the_newest_whole_checkpoint_and_says_so(folder: Path, damage: str) -> None:
     target = make_target(folder, damage)
@@ -141,6 +161,7 @@ def test_resume_falls_back_to_the_newest_whole_checkpoint_and_says_so(folder: Pa
     assert run.steps == 60
 
 
+@pytest.mark.essential
 def test_resume_without_any_whole_checkpoint_names_every_damaged_one(folder: Path) -> None:
     paths = sorted((folder / "models").glob("*.safetensors"))
     for path in paths:

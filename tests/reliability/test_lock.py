@@ -9,6 +9,8 @@ import pytest
 
 from tests.reliability.runs import Headless, require_one_line, require_whole, run_to_its_end, training
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("options", [[], ["--resume"], ["--overwrite"]], ids=["new", "resume", "overwrite"])
 def test_a_second_trainer_is_refused_and_told_who_is_there(folder: Path, options: list[str]) -> None:
@@ -26,6 +28,7 @@ def test_a_second_trainer_is_refused_and_told_who_is_there(folder: Path, options
     require_whole(folder / "models", first.events)
 
 
+@pytest.mark.essential
 def test_the_lock_dies_with_its_owner_even_when_it_is_killed(folder: Path) -> None:
     with Headless(*training("save_every_steps=1"), cwd=folder) as first:
         first.wait_for(lambda: any(event["event"] == "saved" for event in first.events))

@@ -9,6 +9,8 @@ import pytest
 from gpt_core.formats.checkpoint import verify_checkpoint
 from tests.reliability.runs import LATEST, require_whole, run_to_its_end, training
 
+pytestmark = pytest.mark.slow
+
 GROUPS = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")
 WILD = [*(f"{group}=10" for group in GROUPS), "weight_decay=10", "warmup_steps=0", "save_every_steps=1"]
 

@@ -17,6 +17,8 @@ from gpt_core.formats.checkpoint import verify_checkpoint
 from tests.program import ROOT, TIMEOUT_S, environment
 from tests.reliability.runs import LATEST, needs_strace, require_one_line, run_process, run_to_its_end, training
 
+pytestmark = pytest.mark.slow
+
 UNWANTED_MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "socket", "urllib", "http", "requests", "ssl"}
 UNWANTED_CALLS = {"eval", "exec", "compile", "__import__"}
 # runs the program and prints what it did, from the first event on: Python tells an audit hook of each of these
@@ -40,6 +42,7 @@ def sources() -> list[Path]:
     return [path for package in ("gpt_core", "gpt_tui") for path in sorted((ROOT / package).rglob("*.py"))]
 
 
+@pytest.mark.essential
 def test_no_source_imports_pickle_or_a_network_or_runs_text_as_code() -> None:
     found = []
     for path in sources():
@@ -60,6 +63,7 @@ def test_no_source_imports_pickle_or_a_network_or_runs_text_as_code() -> None:
     assert len(sources()) > 50
 
 
+@pytest.mark.essential
 def test_training_and_talking_open_no_socket_unpickle_nothing_and_write_only_where_they_say(folder: Path) -> None:
     written = set()
     options = training("save_every_steps=2", "save_epoch_number=1")

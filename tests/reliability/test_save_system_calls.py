@@ -24,6 +24,8 @@ from tests.reliability.faulty_calls import faulty
 from tests.reliability.one_save import KINDS
 from tests.reliability.runs import needs_strace, require_whole, run_process, training
 
+pytestmark = pytest.mark.slow
+
 OF_A_SAVE = ("openat", "write", "fsync", "close", "link", "linkat", "rename", "renameat", "renameat2", "unlink")
 
 

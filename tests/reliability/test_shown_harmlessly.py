@@ -11,6 +11,8 @@ import pytest
 from tests.program import Terminal, tiny
 from tests.reliability.runs import ENDLESS, run_to_its_end, training
 
+pytestmark = pytest.mark.slow
+
 TITLE = "\x1b]0;pwned\x07"
 HOSTILE = f"{TITLE}\x1b[2J\x9b31m[red]x[/red]\x1b[?1049h\u202e"
 # what a bar on a terminal is drawn with: colours, cursor up and down, erase, hide and show the cursor
@@ -34,6 +36,7 @@ def require_harmless(shown: str) -> None:
     assert left == [], repr(shown)
 
 
+@pytest.mark.essential
 def test_a_text_and_a_path_of_escape_sequences_reach_the_terminal_as_text(hostile: Path) -> None:
     odd = hostile / HOSTILE.replace("/", "")
     (hostile / "data/raw/train.en").rename(odd)

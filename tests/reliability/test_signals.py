@@ -22,7 +22,7 @@ from tests.reliability.faulty_calls import faulty
 from tests.reliability.runs import LATEST, Headless, require_whole, run_to_its_end, training
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="POSIX signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="POSIX signals")]
 
 
 def signalled_run(folder: Path, draw: random.Random, settings: list[str]) -> None:
@@ -110,7 +110,7 @@ def test_a_signal_during_a_long_save_lets_it_complete_and_a_second_one_waits_for
     folder: Path, name: str
 ) -> None:
     models = folder / "models"
-    slow_disk = faulty("fsync", "4", "2s")  # the first three are of the probe and the log
+    slow_disk = faulty("fsync", "4", "8s")  # the first three are of the probe and the log
     with Headless(*training("save_every_steps=0"), cwd=folder, before=slow_disk) as run:
         run.wait_for_step(1)
         run.send(signal.SIGUSR1)
@@ -119,7 +119,7 @@ def test_a_signal_during_a_long_save_lets_it_complete_and_a_second_one_waits_for
         for _ in range(2):
             assert not any(event.get("kind") == "latest" for event in run.events)
             run.send(signal.Signals[name])
-            time.sleep(1.05)  # later than what counts as one and the same press
+            time.sleep(2.5)  # later than what counts as one and the same press, also where it is handled late
         assert run.end() == 128 + signal.Signals[name]
     require_whole(models, run.events)
     assert verify_checkpoint(folder / LATEST).step <= begun_before  # the second press does without one of the end
@@ -132,14 +132,19 @@ def test_many_requests_to_save_are_all_heeded_and_none_stops_the_run(
     requests = count(30, 500)
     record_property("count", requests)
     draw = random.Random(1)
+
+    def saves() -> int:
+        return run.out.count('"kind":"latest"')
+
     with Headless(*training("save_every_steps=0"), cwd=folder) as run:
         run.wait_for_step(1)
-        for _ in range(requests):
+        for number in range(requests):
+            before = saves()
             run.send(signal.SIGUSR1)
             time.sleep(draw.random() * 0.02)
+            if number % 3 == 2:  # of requests that come close together, the last one is heeded at the latest
+                run.wait_for(lambda: saves() > before)  # noqa: B023
         reached = run.steps
         run.wait_for_step(reached + 20)
         assert run.stop() == 130
-    saves = [event for event in run.events if event["event"] == "saved"]
-    assert len(saves) > requests / 4  # requests of one and the same step are one save
     require_whole(folder / "models", run.events)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Button
 
@@ -15,9 +16,11 @@ from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.run_view.status import Phase
 from gpt_tui.session.controller import RunRequest
-from gpt_tui.tabs.chat.loaded_models import MakeGenerator
+from gpt_tui.tabs.chat.models import MakeGenerator
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
+
+DEADLINE_S = 120.0  # after which something that was waited for counts as never coming, also on a busy machine
 
 
 class AppBench:
@@ -28,9 +31,9 @@ class AppBench:
         self.pilot = pilot
         self.opener = opener
 
-    async def until(self, reached: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    async def until(self, reached: Callable[[], bool]) -> None:
         """Lets the app run until it is so."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + DEADLINE_S
         while not reached():
             assert time.monotonic() < end, f"still {self.phase}:\n{self.text()}"
             await self.pilot.pause(0.01)
@@ -48,6 +51,10 @@ class AppBench:
         """Lets the app run until these words are on the screen."""
         await self.until(lambda: words in self.text())
 
+    async def settled(self) -> None:
+        """Lets the app run until its workers are done and what is on the screen stays as it is."""
+        await settled(self.app, self.pilot)
+
     @property
     def phase(self) -> Phase:
         """What the controller is doing."""
@@ -59,8 +66,25 @@ class AppBench:
 
     def text(self) -> str:
         """What is on the screen, as lines of text."""
-        strips = self.app.screen._compositor.render_strips()
-        return "\n".join(strip.text for strip in strips)
+        return screen_lines(self.app)
+
+
+def screen_lines(app: App[None]) -> str:
+    """What is on the screen, as lines of text."""
+    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+
+
+async def settled(app: App[None], pilot: Pilot[None]) -> None:
+    """Lets an app without a run run until its workers are done and what is on the screen stays as it is."""
+    await app.workers.wait_for_complete()
+    seen, same, end = "", 0, time.monotonic() + DEADLINE_S
+    while same < 3:
+        await pilot.pause(0.02)
+        await pilot.pause()
+        shown = screen_lines(app)
+        same = same + 1 if shown == seen else 0
+        seen = shown
+        assert time.monotonic() < end, seen
 
 
 @asynccontextmanager
@@ -92,5 +116,6 @@ async def running_app(
         try:
             yield bench
         finally:
+            opener.unpause.set()
             app.controller.stop()
-    assert app.controller.join(10)
+    assert app.controller.join(DEADLINE_S)

@@ -7,9 +7,23 @@ from collections.abc import Callable
 import pytest
 from textual.app import App
 
+from tests.tui.quiet import until_quiet
 from tests.tui.snapshots import check_snapshot
 
 Snapshot = Callable[[App[None], str], None]
+
+
+@pytest.fixture(autouse=True)
+def _waits_for_messages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("textual.app.wait_for_idle", until_quiet)
+    monkeypatch.setattr("textual.pilot.wait_for_idle", until_quiet)
+
+
+@pytest.fixture(autouse=True)
+def _all_threads_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside processes that compute on every core, a thread of low priority may hold Python's lock for seconds."""
+    for module in ("session.controller", "tabs.checkpoints.files"):
+        monkeypatch.setattr(f"gpt_tui.{module}.yield_to_others", lambda _niceness: None)
 
 
 @pytest.fixture

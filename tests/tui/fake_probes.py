@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gpt_core.bench.estimate import StepTime, Texts, window_length
+from gpt_core.bench.estimate import CorpusStats, StepTime, window_length
 from gpt_core.config.settings import Settings
-from gpt_core.model.flops import step_operations
+from gpt_core.model.flops import step_flops
 from gpt_tui.new_run.probe import Probes
 
 FREE_BYTES = 4_000_000_000
 OPERATIONS_A_SECOND = 150e9
 
 
-def fake_texts(_settings: Settings) -> Texts:
+def fake_texts(_settings: Settings) -> CorpusStats:
     """A novel and a half."""
-    return Texts(Path("data/raw/train.en"), 3_558_180, Path("data/test/eval.en"), 1_205_806, 158_209, True)
+    return CorpusStats(Path("data/raw/train.en"), 3_558_180, Path("data/test/eval.en"), 1_205_806, 158_209, True)
 
 
 def fake_time(settings: Settings, _stopped: Callable[[], bool]) -> StepTime:
     """By the operations."""
-    seconds = step_operations(settings.shape, settings.batch_size, window_length(settings)).total / OPERATIONS_A_SECOND
+    seconds = step_flops(settings.shape, settings.batch_size, window_length(settings)).total / OPERATIONS_A_SECOND
     return StepTime(seconds, seconds / 50)
 
 

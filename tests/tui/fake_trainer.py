@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,8 +17,9 @@ from gpt_core.formats.checkpoint_header import TrainingState
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers.pieces import Tokenizer
-from gpt_core.tokenizers.training import train_tokenizer
+from gpt_core.progress import Progress
+from gpt_core.tokenizers import Tokenizer
+from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import (
     AnyEvent,
@@ -30,8 +32,8 @@ from gpt_core.training.events import (
     SampleWritten,
     StepCompleted,
 )
-from gpt_tui.session.controller import Progress, RunRequest, TrainerLike
-from gpt_tui.tabs.chat.loaded_models import LoadedModel
+from gpt_tui.session.controller import RunRequest, TrainerLike
+from gpt_tui.tabs.chat.models import LoadedModel
 
 SMALL = ModelShape(d_model=4, hidden_size=4, vocab_size=260, num_heads=1, seq_len=2, layers=1)
 
@@ -42,23 +44,30 @@ def loss_at(step: int, noise: float) -> float:
 
 
 class FakeTrainer:
-    """Steps take `step_s`; everything a real trainer does at step boundaries is done here, too."""
+    """Steps take `step_s`; everything a real trainer does at step boundaries is done here, too.
+
+    The step after `hold_at` takes until `unpause`, however long that is, whatever is asked for meanwhile.
+    """
 
     warnings: tuple[str, ...] = ()
 
     def __init__(
-        self, request: RunRequest, *, step_s: float = 0.001, fail_at: dict[int, Exception] | None = None
-    ) -> None:
+        self, request: RunRequest, *, step_s: float = 0.001, fail_at: dict[int, Exception] | None = None,
+        hold_at: int = -1, unpause: threading.Event | None = None,
+    ) -> None:  # fmt: skip
         self.settings = request.settings
         self.requests = TrainingControls()
         self.saving = False
-        self.tokenizer: Tokenizer = train_tokenizer([b"abc"], 260, "pieces")
+        self.unsaved = 0
+        self.tokenizer: Tokenizer = PieceTokenizer.train([b"abc"], 260)
         self.resumed_at = 100 if request.latest or request.resume else 0
         self.step = self.resumed_at
         self.saved: list[int] = []
         self.state = TrainingState(run_id="fake", step=self.resumed_at)
+        self.earlier_log = Path(request.settings.models_dir, "metrics.jsonl") if self.resumed_at else None
         self._step_s = step_s
         self._fail_at = fail_at or {}
+        self._hold_at, self._go_on = hold_at, unpause or threading.Event()
         self._noise = np.random.default_rng(1)
         self._elapsed_s = 0.0
         self.preset_name = request.preset_name
@@ -112,6 +121,8 @@ class FakeTrainer:
     def _one_step(self) -> StepCompleted:
         if self._step_s:
             time.sleep(self._step_s)
+        if self.step == self._hold_at:
+            self._go_on.wait()
         self.step += 1
         if error := self._fail_at.get(self.step):
             raise error
@@ -141,12 +152,17 @@ class FakeTrainer:
 
 @dataclass
 class FakeOpen:
-    """Opens fake trainers and keeps them; `error` is raised in place of opening, `gate` holds the opening up."""
+    """Opens fake trainers and keeps them; `error` is raised in place of opening, `gate` holds the opening up.
+
+    `hold_at` holds a run up after that step, until `unpause` is set.
+    """
 
     step_s: float = 0.001
     error: Exception | None = None
     fail_at: dict[int, Exception] = field(default_factory=dict)
     gate: threading.Event | None = None
+    hold_at: int = -1
+    unpause: threading.Event = field(default_factory=threading.Event)
     trainers: list[FakeTrainer] = field(default_factory=list)
     requests: list[RunRequest] = field(default_factory=list)
 
@@ -158,7 +174,9 @@ class FakeOpen:
             progress("making tokens of the text", 0.5)
         if self.error and not request.overwrite:
             raise self.error
-        self.trainers.append(FakeTrainer(request, step_s=self.step_s, fail_at=self.fail_at))
+        self.trainers.append(
+            FakeTrainer(request, step_s=self.step_s, fail_at=self.fail_at, hold_at=self.hold_at, unpause=self.unpause)
+        )
         return self.trainers[-1]
 
 
@@ -186,6 +204,6 @@ def fake_generator(piece_s: float = 0.002) -> Callable[[LoadedModel, int | None]
 
 def fake_settings(models_dir: str, **changes: object) -> Settings:
     """The nano preset, saving somewhere harmless."""
-    from gpt_core.config.settings import preset
+    from gpt_core.config.presets import preset
 
     return msgspec.structs.replace(preset("nano"), models_dir=models_dir, **changes)

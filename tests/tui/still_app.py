@@ -10,12 +10,14 @@ import pytest
 from textual.pilot import Pilot
 
 import gpt_tui.shell.main_screen
-from gpt_core.config.settings import preset
+from gpt_core.config.presets import preset
+from gpt_core.progress import Progress
 from gpt_tui.app.app import GptApp
 from gpt_tui.run_view.status import Phase, SessionFacts
-from gpt_tui.session.controller import Progress, RunRequest, TrainerLike, TrainingController
+from gpt_tui.session.controller import RunRequest, TrainerLike, TrainingController
 from gpt_tui.session.run_preview import Setup
 from gpt_tui.session.run_state import RunState
+from tests.tui.app_bench import settled
 
 SETTINGS = msgspec.structs.replace(preset("nano"), models_dir="models")
 SETUP = Setup(SETTINGS, "nano", "data/raw/train.en", 3_600_000, "data/test/eval.en")
@@ -43,17 +45,12 @@ async def still_app(
     app.controller.opening = opening
     app.theme = theme
     async with app.run_test(size=size) as pilot:
-        await pilot.pause(0.1)
+        await settled(app, pilot)
         app.main.show(at_once=True)
-        await pilot.pause()
+        await settled(app, pilot)
         yield app, pilot
 
 
 def no_run(request: RunRequest, progress: Progress) -> TrainerLike:
     """Nothing is opened here."""
     raise AssertionError(request)
-
-
-def screen_lines(app: GptApp) -> str:
-    """What is on the screen, as lines of text."""
-    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())

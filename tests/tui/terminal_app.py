@@ -15,8 +15,11 @@ from tests.tui.fake_trainer import FakeOpen, FakeTrainer, fake_generator, fake_s
 class NotingTrainer(FakeTrainer):
     """Leaves a file for each save, so that the test sees it from outside."""
 
+    saves = 0
+
     def _save(self, kind: str):  # type: ignore[no-untyped-def]
-        Path(self.settings.models_dir, f"saved-{kind}-{self.step}").touch()
+        self.saves += 1
+        Path(self.settings.models_dir, f"saved-{kind}-{self.saves}").touch()
         return super()._save(kind)
 
 

@@ -1,5 +1,6 @@
 """Leaving: the question, the exit codes, what is saved, and what the keys and the palette say about it."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from gpt_tui.shared.keymap import KEYS
 from gpt_tui.shell.help import HelpScreen
 from tests.tui.app_bench import running_app
 from tests.tui.fake_trainer import FakeOpen
+
+pytestmark = pytest.mark.slow
 
 
 async def test_without_a_run_q_leaves_at_once(tmp_path: Path):
@@ -31,7 +34,7 @@ async def test_during_a_run_quitting_asks_and_escape_stays(tmp_path: Path, key: 
         assert not isinstance(bench.app.screen, ChoiceScreen)
 
 
-@pytest.mark.parametrize("answer", ["s", "enter", "#choice-save"])
+@pytest.mark.parametrize("answer", [pytest.param("s", marks=pytest.mark.essential), "enter", "#choice-save"])
 async def test_save_and_quit_saves_and_then_leaves_with_0(tmp_path: Path, answer: str):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
@@ -46,7 +49,7 @@ async def test_save_and_quit_saves_and_then_leaves_with_0(tmp_path: Path, answer
     assert len(bench.opener.trainers[0].saved) == 1
 
 
-@pytest.mark.parametrize("answer", [("d",), ("down", "enter")])
+@pytest.mark.parametrize("answer", [pytest.param(("d",), marks=pytest.mark.essential), ("down", "enter")])
 async def test_quit_without_saving_saves_nothing(tmp_path: Path, answer: tuple[str, ...]):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
@@ -58,23 +61,28 @@ async def test_quit_without_saving_saves_nothing(tmp_path: Path, answer: tuple[s
     assert bench.opener.trainers[0].saved == []
 
 
-@pytest.mark.parametrize("tab", ["f2", "f3"])
+@pytest.mark.parametrize("tab", [pytest.param("f2", marks=pytest.mark.essential), "f3"])
 async def test_ctrl_c_saves_says_so_and_leaves_with_130(tmp_path: Path, tab: str):
-    async with running_app(tmp_path, opener=FakeOpen(step_s=0.3), autostart=True) as bench:
-        await bench.until_step(1)
+    async with running_app(tmp_path, opener=FakeOpen(hold_at=3), autostart=True) as bench:
+        await bench.until_step(3)
         await bench.pilot.press(tab)
         await bench.pilot.press("ctrl+c")
         assert bench.app.main.banner.text == "saving, then gpt-tui ends"
+        bench.opener.unpause.set()
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 130
     assert len(bench.opener.trainers[0].saved) == 1
 
 
-async def test_ctrl_c_works_over_a_dialog_and_twice(tmp_path: Path):
-    async with running_app(tmp_path, opener=FakeOpen(step_s=0.3), autostart=True) as bench:
-        await bench.until_step(1)
+async def test_ctrl_c_works_over_a_dialog_and_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        "gpt_tui.app.app.SAME_PRESS_S", math.inf
+    )  # the two are one double press, however late they come
+    async with running_app(tmp_path, opener=FakeOpen(hold_at=3), autostart=True) as bench:
+        await bench.until_step(3)
         await bench.pilot.press("q")
         await bench.pilot.press("ctrl+c", "ctrl+c")
+        bench.opener.unpause.set()
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 130
     assert len(bench.opener.trainers[0].saved) == 1

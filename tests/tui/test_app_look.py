@@ -14,6 +14,8 @@ from gpt_tui.shared.button_row import ButtonRow
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import FakeOpen
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40), (160, 50)]
 
 
@@ -41,7 +43,7 @@ async def test_a_run_shows_curves_numbers_and_log(tmp_path: Path, size: tuple[in
         await bench.until_step(800)
         await bench.pilot.press("p")
         await bench.until_phase(Phase.PAUSED)
-        await bench.pilot.pause(0.6)
+        await bench.settled()
         shown = bench.text()
         for words in (
             "loss", "perplexity", "⠒⠒ smoothed", "◆ eval", "★ best", "step", "epoch", "left", "speed", "smoothed",
@@ -101,7 +103,7 @@ async def test_no_size_is_too_odd(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=(80, 24), autostart=True) as bench:
         await bench.until_step(30)
         await bench.pilot.resize_terminal(*size)
-        await bench.pilot.pause(0.6)
+        await bench.pilot.pause()
         await bench.pilot.press("c")
         await bench.pilot.pause()
         await bench.pilot.press("f2")

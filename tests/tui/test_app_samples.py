@@ -13,10 +13,12 @@ from gpt_tui.run_view.status import Phase
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.run_state import advance, advance_all
 from gpt_tui.tabs.train.pane import TrainTab
-from tests.tui.app_bench import running_app
+from tests.tui.app_bench import running_app, screen_lines, settled
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer
 from tests.tui.samples import learnt, sampled, scored, step
-from tests.tui.still_app import screen_lines, still_app
+from tests.tui.still_app import still_app
+
+pytestmark = pytest.mark.slow
 
 PAUSED = advance(learnt(), RunPaused(650))
 LATER = advance_all(PAUSED, [step(800, 3.0), scored(800, 0.29), sampled(800, " the newest words of all")])
@@ -63,7 +65,7 @@ async def test_the_mouse_wheel_scrolls_the_samples(monkeypatch: pytest.MonkeyPat
         pane = app.main.query_one(SamplesPanel)
         end = pane.scroll_y
         pane._on_mouse_scroll_up(_wheel(pane))
-        await pilot.pause(0.3)
+        await settled(app, pilot)
         assert pane.scroll_y < end
 
 
@@ -134,7 +136,7 @@ async def test_the_view_key_shows_the_log_then_the_samples_alone_then_all(monkey
         assert (samples.display, log.display) == (True, False)
         await pilot.press("v")
         assert (samples.display, log.display) == (False, True)
-        await pilot.pause(0.1)
+        await settled(app, pilot)
         assert "paused at step 650" in screen_lines(app)
         await pilot.press("v")
         await pilot.pause()

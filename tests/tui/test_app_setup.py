@@ -12,8 +12,9 @@ import pytest
 from textual.widgets import Input, Select
 
 from gpt_core.bench.estimate import StepTime
+from gpt_core.config.presets import preset
 from gpt_core.config.resolve import resolve
-from gpt_core.config.settings import Settings, preset
+from gpt_core.config.settings import Settings
 from gpt_core.errors import RunExistsError
 from gpt_tui.new_run.estimate import asking_first, ready_words
 from gpt_tui.new_run.panel import SetupPanel
@@ -26,6 +27,8 @@ from tests.tui.conftest import Snapshot
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen
 from tests.tui.test_chat_model import saved_model
+
+pytestmark = pytest.mark.slow
 
 SIZES = [(80, 24), (120, 40)]
 
@@ -58,7 +61,7 @@ async def choose(bench: AppBench, name: str, value: str) -> None:
     await bench.pilot.pause()
 
 
-@pytest.mark.parametrize("by", ["key", "button"])
+@pytest.mark.parametrize("by", [pytest.param("key", marks=pytest.mark.essential), "button"])
 async def test_what_is_typed_is_what_starts(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
         await bench.until_seen("to set up another model")
@@ -121,7 +124,7 @@ def test_what_is_there_and_what_to_do_is_one_line():
 async def test_a_wrong_field_is_told_at_once_and_nothing_can_start(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "num_heads", "5")
-        await bench.until_seen("✗ num_heads: got 5, wanted a divisor of d_model (128); nearest: 4 or 8")
+        await bench.until_seen("✗ num_heads: got 5, expected a divisor of d_model (128); nearest: 4 or 8")
         assert "✗ 1 field to put right" in bench.text()
         assert "✗ num_heads" in bench.text()
         assert bench.app.screen.query_one("#button-begin_run").disabled
@@ -188,6 +191,20 @@ async def test_what_is_saved_starts_the_same_run(tmp_path: Path, monkeypatch: py
         await bench.pilot.press("ctrl+t")
         await bench.until_step(1)
         assert resolve(config_file=Path("gpt-tui.toml")).settings == bench.opener.requests[0].settings
+
+
+async def test_a_file_name_below_an_unknown_home_is_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    async with set_up(tmp_path) as bench:
+        await bench.pilot.press("ctrl+s")
+        await bench.until_seen("Save as a config file")
+        bench.app.screen.query_one(Input).value = "~no-such-user-here/run.toml"
+        await bench.pilot.press("enter")
+        await bench.until(lambda: any("unknown home folder" in told.message for told in bench.app._notifications))
+        assert isinstance(bench.app.screen, SetupScreen)
+    assert not list(tmp_path.glob("~*"))
 
 
 @pytest.mark.parametrize(("key", "is_replaced"), [("r", True), ("escape", False)])
@@ -283,7 +300,7 @@ async def settled(bench: AppBench) -> None:
     await bench.until_seen("an epoch")
     for box in bench.app.screen.query(Input):
         box.cursor_blink = False
-    await bench.pilot.pause(0.3)
+    await bench.settled()
 
 
 @pytest.mark.usefixtures("same_passes")
@@ -306,7 +323,7 @@ async def test_a_wrong_field_looks_as_it_did(tmp_path: Path, monkeypatch: pytest
         await type_in(bench, "layers", "6")
         await type_in(bench, "num_heads", "5")
         await bench.until_seen("✗ 1 field")
-        await bench.pilot.pause(0.3)
+        await bench.settled()
         snapshot(bench.app, f"setup-wrong-{size[0]}x{size[1]}")
 
 
@@ -331,3 +348,13 @@ async def test_no_size_is_too_odd(tmp_path: Path, size: tuple[int, int]):
         await bench.pilot.press("down", "down", "7")
         await bench.pilot.resize_terminal(80, 24)
         await bench.until_seen("what it takes")
+
+
+async def test_a_screenshot_is_saved_in_the_working_folder_where_there_is_no_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpt_tui.app.app.home_folder", lambda: None)
+    async with running_app(tmp_path) as bench:
+        bench.app.deliver_screenshot("seen.svg")
+        await bench.until(Path("seen.svg").exists)

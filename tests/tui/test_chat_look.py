@@ -1,4 +1,4 @@
-"""The Chat tab as it looks, at the two usual sizes: pictures to hold it to."""
+"""Chat tab: snapshots at the two common terminal sizes."""
 
 from pathlib import Path
 
@@ -10,12 +10,14 @@ from tests.tui.conftest import Snapshot
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_app_chat_models import LATEST, choose, two_models
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
 
 
 async def enter(bench: AppBench, first: str) -> None:
-    """The Chat tab, with a cursor and seeds that stand still."""
+    """Open the Chat tab with a steady cursor and a fixed seed."""
     bench.app.main.query_one("#prompt", Input).cursor_blink = False
     await bench.pilot.press("c")
     bench.app.main.query_one("#field-seed", Input).value = "7"
@@ -29,54 +31,62 @@ async def talk(bench: AppBench, *prompts: str) -> None:
 
 
 @sizes
-async def test_empty_without_a_model(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
+async def test_without_a_model_looks_as_in_the_snapshot(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     async with running_app(tmp_path, size=size) as bench:
         await enter(bench, "There is no model")
+        await bench.settled()
         snapshot(bench.app, f"chat-no-model-{size[0]}")
 
 
 @sizes
-async def test_empty_with_a_model(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
+async def test_empty_looks_as_in_the_snapshot(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     two_models(tmp_path)
     async with running_app(tmp_path, size=size) as bench:
         await enter(bench, "Type the beginning")
+        await bench.settled()
         snapshot(bench.app, f"chat-empty-{size[0]}")
 
 
 @sizes
-async def test_a_conversation(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
+async def test_a_conversation_looks_as_in_the_snapshot(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     two_models(tmp_path)
     async with running_app(tmp_path, size=size, max_tokens=30) as bench:
         await enter(bench, "Type the beginning")
         await talk(bench, "Once upon a time", "")
-        await bench.until_seen("(going on)")
+        await bench.until_seen("(continued)")
+        await bench.settled()
         snapshot(bench.app, f"chat-conversation-{size[0]}")
 
 
 @sizes
-async def test_two_models_side_by_side(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
+async def test_two_models_look_as_in_the_snapshot(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     two_models(tmp_path)
     async with running_app(tmp_path, size=size, max_tokens=30) as bench:
         await enter(bench, "Type the beginning")
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         await talk(bench, "Once upon a time")
+        await bench.settled()
         snapshot(bench.app, f"chat-two-{size[0]}")
 
 
 @sizes
-async def test_a_failed_reply(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot, monkeypatch):
+async def test_a_failed_reply_looks_as_in_the_snapshot(
+    tmp_path: Path, size: tuple[int, int], snapshot: Snapshot, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     async with running_app(Path("models"), size=size) as bench:
         await enter(bench, "There is no model")
         await talk(bench, "Once upon a time")
+        await bench.settled()
         snapshot(bench.app, f"chat-failed-{size[0]}")
 
 
-async def test_by_day(tmp_path: Path, snapshot: Snapshot):
+async def test_the_light_theme_looks_as_in_the_snapshot(tmp_path: Path, snapshot: Snapshot):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), max_tokens=30) as bench:
         bench.app.theme = "gpt-day"
         await enter(bench, "Type the beginning")
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         await talk(bench, "Once upon a time")
+        await bench.settled()
         snapshot(bench.app, "chat-two-day-120")

@@ -13,6 +13,7 @@ from gpt_core.training import events as ev
 from gpt_tui.run_view.status import Phase
 from gpt_tui.session.controller import RunRequest, TrainingController
 from gpt_tui.shared.messages import ControllerUpdated
+from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import FakeOpen, fake_settings
 from tests.tui.samples import scored, started, step
 
@@ -26,9 +27,9 @@ class Bench:
         self.controller = TrainingController(opener, self.posted.append, folder / "gpt-tui.log")
         self.request = RunRequest(fake_settings(str(folder)), "nano")
 
-    def until(self, reached: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    def until(self, reached: Callable[[], bool]) -> None:
         """Drains until it is so."""
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + DEADLINE_S
         while not reached():
             assert time.monotonic() < end, f"still {self.controller.phase} at step {self.controller.history.step}"
             self.controller.drain()
@@ -47,8 +48,9 @@ class Bench:
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path, FakeOpen())
     yield bench
+    bench.opener.unpause.set()
     bench.controller.stop()
-    assert bench.controller.join(10)
+    assert bench.controller.join(DEADLINE_S)
 
 
 def test_a_run_goes_from_idle_over_training_to_stopped(bench: Bench):
@@ -128,7 +130,7 @@ def test_waiting_for_a_save_waits_for_nothing_else(bench: Bench):
     waiting.join(0.1)
     assert waiting.is_alive()
     trainer.saving = False
-    waiting.join(10)
+    waiting.join(DEADLINE_S)
     assert not waiting.is_alive()
     assert bench.controller.alive
 
@@ -209,15 +211,16 @@ def test_a_resumed_run_has_its_earlier_curve(bench: Bench, tmp_path: Path):
     events = [started(), *(step(n) for n in range(1, 101)), scored(100, 0.2), *(step(n) for n in range(101, 121))]
     lines = [ev.to_json(event) for event in events]
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines[:50], b"torn {", *lines[50:], b""]))
+    bench.opener.hold_at = 110
     bench.controller.start(replace(bench.request, latest=True))  # the fake goes on from step 100
     bench.until_step(110)
-    steps = bench.controller.history.curve.rows()[:, 0].tolist()
-    assert steps == list(range(1, len(steps) + 1))
+    assert bench.controller.history.curve.rows()[:, 0].tolist() == list(range(1, 111))
     assert [point.step for point in bench.controller.history.evaluations] == [100]
     assert len(bench.controller.history.log) == 1
 
 
 def test_only_what_cannot_wait_wakes_the_app(bench: Bench):
+    bench.opener.hold_at = 100  # before the first evaluation
     bench.controller.start(bench.request)
     bench.until_step(100)
     assert len(bench.posted) <= 2

@@ -3,6 +3,8 @@
 import itertools
 from pathlib import Path
 
+import pytest
+
 from gpt_tui.run_view.status import Phase
 from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.footer_layout import FooterKey, key_at, placed
@@ -40,6 +42,7 @@ def test_a_column_belongs_to_the_key_that_covers_it():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_it_names_the_keys_of_the_tab_that_is_shown(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_seen("l Log scale")
@@ -49,6 +52,7 @@ async def test_it_names_the_keys_of_the_tab_that_is_shown(tmp_path: Path):
         assert bench.text().splitlines()[-1].rstrip().endswith("^p palette")
 
 
+@pytest.mark.slow
 async def test_a_click_presses_the_key(tmp_path: Path):
     async with running_app(tmp_path, size=(120, 40)) as bench:
         await bench.until_seen("F1 Help")

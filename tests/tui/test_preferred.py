@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from gpt_tui.app.preferences import Preferences
 from gpt_tui.run_view.status import Phase
 from tests.tui.app_bench import running_app
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_remapped_key_works_is_shown_everywhere_and_the_old_one_is_free(tmp_path: Path):

@@ -119,7 +119,7 @@ def test_a_log_that_cannot_be_read_is_a_problem_in_words(tmp_path: Path) -> None
     (tmp_path / LOG).mkdir()
     follower = LogFollower(tmp_path / LOG)
     assert not follower.read()
-    assert follower.problem == "is a folder, wanted a file"
+    assert follower.problem == "is a folder, expected a file"
     assert follower.at_end
 
 
@@ -130,6 +130,7 @@ def test_a_run_that_goes_on_has_not_finished(tmp_path: Path) -> None:
     assert history.step == 21
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_whatever_the_log_holds(tmp_path: Path) -> None:
     events = [started(), *(event for n in range(1, 12_000) for event in (step(n), scored(n, 0.1)))]
     history = read_all(LogFollower(write_log(tmp_path, events)), 1 << 16)

@@ -11,12 +11,14 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
 from gpt_tui.app.app import GptApp
 from gpt_tui.tabs.runs.compare_charts import CompareCharts, OverlayLegend
-from gpt_tui.tabs.runs.pane import RunsTab
+from gpt_tui.tabs.runs.pane import LOOK_EVERY, RunsTab
 from gpt_tui.tabs.runs.table import RunsTable
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
+
+pytestmark = pytest.mark.slow
 
 MODELS = Path("models")
 SIZES = [(80, 24), (120, 40)]
@@ -55,6 +57,7 @@ async def test_without_a_run_the_tab_says_what_to_do() -> None:
         await bench.pilot.press("space", "m", "u", "v", "l", "left")
 
 
+@pytest.mark.essential
 async def test_a_finished_run_is_replayed_from_its_log() -> None:
     write_log(MODELS, run_events(600), age_s=2.5 * HOUR_S)
     async with running_app(MODELS, size=(120, 40)) as bench:
@@ -188,23 +191,30 @@ async def test_a_run_that_was_killed_has_died() -> None:
             await bench.until_seen("✗ died")
 
 
-async def test_logs_are_read_only_while_the_tab_is_seen_and_ended_runs_seldom() -> None:
+async def test_logs_are_read_only_while_the_tab_is_seen_and_ended_runs_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_tui.tabs.runs.pane.POLL_S", 3600.0)  # the test alone polls
+
+    async def poll() -> None:
+        for _ in range(8):
+            pane(bench)._poll()
+            await bench.settled()
+
     write_log(MODELS, run_events(30))
     reads: list[int] = []
     async with running_app(MODELS) as bench:
         read = pane(bench)._reader.read
         pane(bench)._reader.read = lambda wanted: reads.append(1) or read(wanted)  # type: ignore[method-assign,func-returns-value]
-        await bench.pilot.pause(1.2)
+        await poll()
         assert reads == []
         await go_there(bench, "30 of 30")
-        for _ in range(8):
-            pane(bench)._poll()
-            await bench.pilot.pause(0.05)
-        assert len(reads) <= 6
-        await bench.pilot.press("f2")
-        await bench.pilot.pause()
+        await bench.settled()
         reads.clear()
-        await bench.pilot.pause(1.2)
+        await poll()
+        assert len(reads) == 8 / LOOK_EVERY
+        await bench.pilot.press("f2")
+        await bench.settled()
+        reads.clear()
+        await poll()
         assert reads == []
 
 
@@ -228,6 +238,7 @@ async def test_a_watched_folder_is_waited_for_and_no_run_is_started(tmp_path: Pa
 async def test_no_run_looks_as_it_did(size: tuple[int, int], snapshot: Snapshot) -> None:
     async with running_app(MODELS, size=size) as bench:
         await go_there(bench, "No runs yet.")
+        await bench.settled()
         snapshot(bench.app, f"runs-none-{size[0]}x{size[1]}")
 
 
@@ -236,6 +247,7 @@ async def test_one_run_looks_as_it_did(size: tuple[int, int], snapshot: Snapshot
     three_runs()
     async with running_app(MODELS, size=size) as bench:
         await go_there(bench, "600 of 600")
+        await bench.settled()
         snapshot(bench.app, f"runs-one-{size[0]}x{size[1]}")
 
 
@@ -249,7 +261,7 @@ async def test_three_runs_look_as_they_did(size: tuple[int, int], theme: str, sn
         await bench.pilot.press("space", "down", "space", "down", "space")
         await bench.until(lambda: sum("⠒⠒" in line for line in bench.text().splitlines()) >= 3)
         await bench.until(lambda: all(run.history.step for run in bench.app.main.query_one(CompareCharts)._runs))
-        await bench.pilot.pause(0.2)
+        await bench.settled()
         snapshot(bench.app, f"runs-three-{size[0]}x{size[1]}" + ("-light" if theme != "gpt-night" else ""))
 
 
@@ -263,7 +275,7 @@ async def test_no_size_is_too_odd(size: tuple[int, int]) -> None:
     three_runs()
     async with running_app(MODELS, size=size) as bench:
         await bench.pilot.press("f5")
-        await bench.pilot.pause(0.3)
+        await bench.settled()
         await bench.pilot.press("space", "down", "space", "m", "m", "left", "plus")
         await bench.pilot.resize_terminal(80, 24)
         await bench.until_seen("trials/slow")

@@ -7,16 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.program import TIMEOUT_S
+
+pytestmark = pytest.mark.slow
 
 pty = pytest.importorskip("pty")
 fcntl = pytest.importorskip("fcntl")
 termios = pytest.importorskip("termios")
 
-TIMEOUT_S = 30.0
+ENTERED_ALTERNATE_SCREEN = b"\x1b[?1049h"
 LEFT_ALTERNATE_SCREEN, MOUSE_OFF, CURSOR_ON = b"\x1b[?1049l", b"\x1b[?1000l", b"\x1b[?25h"
+LATER_S = 1.1  # more than what counts as one and the same press
 
 
 class Terminal:
@@ -48,23 +54,27 @@ class Terminal:
 
     def until(self, words: bytes) -> None:
         """Waits until the app has written this."""
+        self.until_so(lambda: words in self.read())
+
+    def until_so(self, reached: Callable[[], object]) -> None:
+        """Waits until something is so, reading on."""
         end = time.monotonic() + TIMEOUT_S
-        while words not in self.read():
+        while not reached():
             assert time.monotonic() < end, self.output[-3000:]
             assert self.process.poll() is None, self.output[-3000:]
-            time.sleep(0.02)
+            self.read_for(0.02)
 
     def until_saved(self, count: int) -> None:
         """Waits until the app has saved so often."""
-        end = time.monotonic() + TIMEOUT_S
-        while len(self.saved()) < count:
-            assert time.monotonic() < end, self.output[-3000:]
-            self.read_for(0.02)
+        self.until_so(lambda: len(self.saved()) >= count)
 
-    def until_step(self, number: int) -> None:
-        """Waits until the app has saved or trained: a save by signal shows that it trains."""
-        self.until(b"\xe2\x96\xb6 training")
-        self.read_for(0.02 * number)
+    def until_training(self) -> None:
+        """Waits until the app says that it trains."""
+        self.until("▶ training".encode())
+
+    def is_stopped(self) -> bool:
+        """Whether the shell would see it stopped, and not continued since."""
+        return os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
     def read_for(self, seconds: float) -> None:
         """Lets time pass, reading on: an app whose terminal takes nothing more has to wait."""
@@ -111,11 +121,16 @@ def terminal(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGINT, 130, id="INT"),
+        pytest.param(signal.SIGTERM, 143, id="TERM", marks=pytest.mark.essential),
+        pytest.param(signal.SIGHUP, 129, id="HUP"),
+    ],
 )
 def test_a_signal_saves_restores_the_terminal_and_leaves_with_its_code(terminal, number: int, code: int):
     app = terminal("0.01")
-    app.until_step(20)
+    app.until_training()
     app.process.send_signal(number)
     assert app.wait() == code
     assert len(app.saved()) == 1
@@ -125,7 +140,7 @@ def test_a_signal_saves_restores_the_terminal_and_leaves_with_its_code(terminal,
 
 def test_two_signals_at_once_save_once(terminal):
     app = terminal("0.2")
-    app.until_step(20)
+    app.until_training()
     app.process.send_signal(signal.SIGTERM)
     app.process.send_signal(signal.SIGTERM)
     assert app.wait() == 143
@@ -135,14 +150,16 @@ def test_two_signals_at_once_save_once(terminal):
 
 @pytest.mark.parametrize("key", [True, False], ids=["ctrl+c", "SIGTERM"])
 def test_a_later_second_wish_to_leave_waits_for_no_step(terminal, key: bool):
-    app = terminal("60")  # a step takes a minute
-    app.until_step(20)
-    for _ in range(2):
+    app = terminal("600")  # a step takes ten minutes
+    app.until_training()
+    for heard in (b"saving, then", b""):
         if key:
             os.write(app.master, b"\x03")
         else:
             app.process.send_signal(signal.SIGTERM)
-        app.read_for(1.3)
+        if heard:
+            app.until(heard)
+            app.read_for(LATER_S)
     assert app.wait() == (130 if key else 143)
     assert app.saved() == []
     assert b"stopped at once, without saving again" in app.output
@@ -151,7 +168,7 @@ def test_a_later_second_wish_to_leave_waits_for_no_step(terminal, key: bool):
 
 def test_usr1_saves_and_training_goes_on(terminal):
     app = terminal("0.01")
-    app.until_step(20)
+    app.until_training()
     app.process.send_signal(signal.SIGUSR1)
     app.until_saved(1)
     app.process.send_signal(signal.SIGTERM)
@@ -162,10 +179,11 @@ def test_usr1_saves_and_training_goes_on(terminal):
 @pytest.mark.parametrize(("keys", "code", "saves"), [(b"\x03", 130, 1), (b"qs", 0, 1), (b"qd", 0, 0)])
 def test_keys_leave_as_they_say(terminal, keys: bytes, code: int, saves: int):
     app = terminal("0.01")
-    app.until_step(20)
+    app.until_training()
     for key in keys:
         os.write(app.master, bytes([key]))
-        app.read_for(0.4)
+        if key == ord("q"):
+            app.until(b"Quit gpt-tui?")
     assert app.wait() == code
     assert len(app.saved()) == saves
     assert app.is_restored()
@@ -173,7 +191,7 @@ def test_keys_leave_as_they_say(terminal, keys: bytes, code: int, saves: int):
 
 def test_a_terminal_that_goes_away_ends_the_run_with_a_save(terminal):
     app = terminal("0.01")
-    app.until_step(20)
+    app.until_training()
     os.close(app.master)
     app.master = os.open(os.devnull, os.O_RDWR)
     assert app.wait() == 129
@@ -182,13 +200,14 @@ def test_a_terminal_that_goes_away_ends_the_run_with_a_save(terminal):
 
 def test_a_terminal_that_goes_away_without_a_signal_is_noticed(terminal):
     app = terminal("0.01", "deaf")
-    app.until_step(20)
+    app.until_training()
     os.close(app.master)
     app.master = os.open(os.devnull, os.O_RDWR)
     assert app.wait() == 129
     assert len(app.saved()) == 1
 
 
+@pytest.mark.essential
 def test_a_widget_that_falls_over_leaves_a_saved_run_and_a_usable_terminal(terminal):
     app = terminal("0.01", "fail")
     assert app.wait() == 1
@@ -200,12 +219,12 @@ def test_a_widget_that_falls_over_leaves_a_saved_run_and_a_usable_terminal(termi
 
 def test_being_stopped_and_continued_by_the_shell_changes_nothing(terminal):
     app = terminal("0.01")
-    app.until_step(20)
+    app.until_training()
     app.process.send_signal(signal.SIGTSTP)
-    app.read_for(0.5)
-    assert LEFT_ALTERNATE_SCREEN in app.output
+    app.until_so(app.is_stopped)
+    assert LEFT_ALTERNATE_SCREEN in app.read()
     app.process.send_signal(signal.SIGCONT)
-    app.read_for(0.5)
+    app.until_so(lambda: app.read().count(ENTERED_ALTERNATE_SCREEN) == 2)
     app.process.send_signal(signal.SIGTERM)
     assert app.wait() == 143
     assert len(app.saved()) == 1

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 
 from gpt_core.formats.checkpoint import peek_checkpoint
-from tests.program import PROGRAM, environment, tiny, write_texts
+from tests.program import PROGRAM, TIMEOUT_S, environment, tiny, write_texts
 
-TIMEOUT_S = 60.0
 PROMPT = "the-shell-again"
 
 pytestmark = pytest.mark.skipif(not shutil.which("tmux") or sys.platform == "win32", reason="tmux is not here")
@@ -38,7 +37,12 @@ class Tmux:
 
     def _call(self, *words: str, env: dict[str, str] | None = None) -> str:
         done = subprocess.run(
-            ["tmux", "-S", self._socket, *words], cwd=self.folder, env=env, capture_output=True, text=True, timeout=20
+            ["tmux", "-S", self._socket, *words],
+            cwd=self.folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -94,7 +98,7 @@ class Tmux:
 
     def close(self) -> None:
         """Ends the server, and with it all that runs in it."""
-        subprocess.run(["tmux", "-S", self._socket, "kill-server"], capture_output=True, check=False, timeout=20)
+        subprocess.run(["tmux", "-S", self._socket, "kill-server"], capture_output=True, check=False, timeout=TIMEOUT_S)
 
 
 @pytest.fixture
@@ -133,7 +137,7 @@ def test_train_save_quit_and_resume_from_the_checkpoints_tab_with_a_chat_meanwhi
 
     terminal.start()
     terminal.keys("F4")
-    terminal.until_seen("ckpt_latest", "✓ whole", f"{saved:,}")
+    terminal.until_seen("ckpt_latest", "✓ OK", f"{saved:,}")
     terminal.keys("r")
     terminal.until(lambda screen: "▶ training" in screen and step_shown(screen) > saved)
 

@@ -5,9 +5,12 @@ import pytest
 from gpt_core.training.events import RunFinished, RunPaused
 from gpt_tui.run_view.status import Phase, next_steps
 from gpt_tui.session.run_state import RunState, advance
+from tests.tui.app_bench import settled
 from tests.tui.conftest import Snapshot
 from tests.tui.samples import learnt
 from tests.tui.still_app import still_app
+
+pytestmark = pytest.mark.slow
 
 SIZES = [(80, 24), (120, 40)]
 PAUSED = advance(learnt(), RunPaused(650))
@@ -51,26 +54,27 @@ async def test_a_finished_run_says_what_can_be_done_now(
     finished = advance(learnt(), RunFinished("stopped", 650))
     async with still_app(monkeypatch, finished, Phase.STOPPED, size) as (app, pilot):
         app.main.banner.say(f"step 650: stopped and saved. {next_steps('stopped', app.main.shown_keys())}", "good")
-        await pilot.pause()
+        await settled(app, pilot)
         snapshot(app, named("finished", size))
 
 
 async def test_the_log_takes_the_samples_place_in_a_low_terminal(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("v")
-        await pilot.pause(0.1)
+        await settled(app, pilot)
         snapshot(app, "train-log-80x24")
 
 
+@pytest.mark.essential
 async def test_the_samples_alone(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("v", "v")
-        await pilot.pause(0.1)
+        await settled(app, pilot)
         snapshot(app, "train-samples-80x24")
 
 
 async def test_the_charts_read_out_with_the_sample_of_that_time(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (120, 40)) as (app, pilot):
         await pilot.press("comma", *["comma"] * 50)
-        await pilot.pause(0.1)
+        await settled(app, pilot)
         snapshot(app, "train-reading-120x40")

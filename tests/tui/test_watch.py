@@ -10,8 +10,10 @@ import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_tui.cli.watch import watched_folder
-from tests.program import PROGRAM, Terminal, environment, run_program, tiny, write_texts
+from tests.program import PROGRAM, TIMEOUT_S, Terminal, environment, run_program, tiny, write_texts
 from tests.tui.app_bench import AppBench, running_app
+
+pytestmark = pytest.mark.slow
 
 ENDLESS = ("max_epochs=100000", "patience=0", "epsilon=0.0", "eval_every_steps=200", "sample_tokens=4")
 
@@ -36,14 +38,14 @@ async def test_a_headless_run_is_followed_live_until_its_end(tmp_path: Path) -> 
         (tmp_path / "models").mkdir(exist_ok=True)
         models = tmp_path / "models"
         async with running_app(models, size=(120, 40), watched=models) as bench:
-            await bench.until(lambda: "▶ following live" in bench.text(), timeout_s=60)
+            await bench.until(lambda: "▶ following live" in bench.text())
             assert f"process {process.pid}" in bench.text()
-            await bench.until(lambda: shown_step(bench) > 50, timeout_s=60)
+            await bench.until(lambda: shown_step(bench) > 50)
             before = shown_step(bench)
-            await bench.until(lambda: shown_step(bench) > before, timeout_s=60)
+            await bench.until(lambda: shown_step(bench) > before)
             process.send_signal(signal.SIGINT)
-            await bench.until(lambda: "stopped and saved" in bench.text(), timeout_s=60)
-            await bench.until(lambda: "▶ training" not in bench.text(), timeout_s=60)
+            await bench.until(lambda: "stopped and saved" in bench.text())
+            await bench.until(lambda: "▶ training" not in bench.text())
             last = (models / "metrics.jsonl").read_text().splitlines()[-1]
             assert f'"step":{shown_step(bench)}' in last
             assert bench.opener.requests == []
@@ -62,7 +64,7 @@ def test_watch_in_a_terminal_leaves_the_other_process_alone(tmp_path: Path) -> N
         assert terminal.end() == 0
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 143
+        assert process.wait(TIMEOUT_S) == 143
     finally:
         process.kill()
         process.wait()

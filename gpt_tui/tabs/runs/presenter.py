@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from gpt_core.checkpoints.store import METRICS
 from gpt_core.config.settings import Settings
+from gpt_core.training.replacement import METRICS
 from gpt_tui.charts.overlay import NamedRun, Quantity, value_at
 from gpt_tui.charts.series import Axis, nearest_row
 from gpt_tui.run_view.status import RULE, Row, evaluation_rows, progress_rows
 from gpt_tui.session.curve import STEP
-from gpt_tui.session.run_state import ENDINGS, RunState, Tone
-from gpt_tui.shared.formatting import age, clock, nats, percent, perplexity, rate, short, whole
+from gpt_tui.session.run_state import RunState, Tone, why_ended
+from gpt_tui.shared.formatting import age, clock, fixed, narrow, nats, percent, perplexity, rate, short, whole
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.run_finder import RunLog, RunStatus
 
@@ -86,8 +86,8 @@ def cells(run: RunLog, mark: int, now_s: float) -> tuple[str, ...]:
     model = f"{what} {short(started.parameters)}".strip() if started else ""
     return (
         str(mark) if mark else " ", name_of(run.folder), f"{SYMBOLS[run.state]} {words}", one_line(model),
-        short(run.step) if run.step >= 100_000 else whole(run.step), nats(run.loss) if math.isfinite(run.loss) else "–",
-        f"{run.best_bits:.3f}" if math.isfinite(run.best_bits) else "–",
+        short(run.step) if run.step >= 100_000 else whole(run.step), narrow(run.loss),
+        narrow(run.best_bits),
         age(max(0.0, now_s - run.written_at)) if run.written_at else "–",
     )  # fmt: skip
 
@@ -125,12 +125,12 @@ def state_rows(run: RunLog, history: RunState, width: int) -> list[Row]:
     rows = [Row("state", f"{SYMBOLS[run.state]} {words}", tone)]
     if run.holder and run.state in (RunStatus.LIVE, RunStatus.WAITING):
         rows.append(Row("by", "this app" if is_this_one(run) else f"process {run.holder}"))
-    why = ENDINGS.get(history.finished.reason, history.finished.reason) if history.finished else ""
+    why = why_ended(history.finished) if history.finished else ""
     if run.state is RunStatus.ENDED:
         why = DIED_WORDS
     rows += [Row("", line, tone) for line in textwrap.wrap(one_line(why), max(10, width - LABEL_WIDTH))]
     if run.step and history.step < run.step - 1 and run.state is not RunStatus.LIVE:
-        rows.append(Row("reading", percent(history.step / run.step), "dim"))
+        rows.append(Row("reading", percent(min(1.0, history.step / run.step)), "dim"))
     return rows
 
 
@@ -181,7 +181,7 @@ def details(runs: Sequence[RunLog]) -> list[str]:
     for run, differing in zip(runs, differences([run.kept.settings for run in runs]), strict=True):
         parts = [f"{whole(run.step)} steps, {run.state.value}"]
         if math.isfinite(run.best_bits):
-            parts.append(f"best {run.best_bits:.3f} bits a byte")
+            parts.append(f"best {fixed(run.best_bits)} bits a byte")
         told.append("\n".join([*parts, differing] if differing else parts))
     return told
 

@@ -13,10 +13,10 @@ from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, first_draft
 from gpt_tui.run_view.status import Phase
 from gpt_tui.session.controller import RunRequest, TrainingController
+from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.shared.dialogs import run_exists_question
 from gpt_tui.shared.keymap import keys_of
 
-OVERFIT_FOLDER = "overfit"  # under the models folder
 RUN_ACTIONS = frozenset(key.action for key in keys_of("train"))
 
 
@@ -70,8 +70,8 @@ class RunActions(Screen[None]):
         self.app.push_screen(SetupScreen(draft, self.probes), left)
 
     def action_overfit(self) -> None:
-        """A tiny-overfit run, in a folder of its own, where it replaces the one before: a check costs no run."""
-        folder = str(Path(self.settings.models_dir, OVERFIT_FOLDER))
+        """Start a tiny-overfit run in a folder of its own, where it replaces an earlier one and no other run."""
+        folder = str(overfit_folder(self.settings.models_dir))
         settings = msgspec.structs.replace(self.settings, overfit_tiny=True, models_dir=folder)
         self.begin(RunRequest(settings, self.preset_name, overwrite=True))
 
@@ -104,7 +104,7 @@ class RunActions(Screen[None]):
 
     def action_stop(self) -> None:
         """The end of the run."""
-        self.controller.stop()
+        self.controller.stop(may_ask=True)
         self.show(at_once=True)
 
     def ask_about_existing_run(self, error: str, *, can_resume: bool) -> None:

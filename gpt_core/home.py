@@ -1,0 +1,37 @@
+"""The user's home folder, which a process need not have: an unknown user id without HOME has none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpt_core.errors import ConfigError
+
+
+def home_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the user's home folder, or None if it is unknown or no absolute path."""
+    try:
+        home = Path(environ.get("HOME") or Path.home())
+    except RuntimeError:
+        return None
+    is_empty = environ.get("HOME") == ""  # `Path.home()` takes that for the root folder
+    return home if home.is_absolute() and not is_empty else None
+
+
+def cache_home(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the folder for caches of all programs: `$XDG_CACHE_HOME`, else `~/.cache`; None without a home folder."""
+    folder = environ.get("XDG_CACHE_HOME", "")
+    # the XDG specification: a path that is not absolute is to be ignored
+    if os.path.isabs(folder):
+        return Path(folder)
+    home = home_folder(environ)
+    return home / ".cache" if home is not None else None
+
+
+def expand_home(name: str) -> Path:
+    """Return the path with a leading `~` or `~user` replaced. Raises ConfigError if that home folder is unknown."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"got {name!r}, which begins with an unknown home folder; write ./ before a ~") from None

@@ -1,0 +1,35 @@
+"""The folder of the app's tiny-overfit runs: one that holds nothing but an earlier tiny-overfit run."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.errors import GptError
+from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_core.training.events import RunStarted
+from gpt_core.training.metrics_log import read_metrics
+
+OVERFIT_FOLDER = "overfit"  # under the models folder
+
+
+def overfit_folder(models_dir: str) -> Path:
+    """Return the first of `overfit`, `overfit-2`, ... that a tiny-overfit run may have to itself."""
+    names = (OVERFIT_FOLDER if number == 1 else f"{OVERFIT_FOLDER}-{number}" for number in count(1))
+    return next(folder for name in names if _may_be_replaced(folder := Path(models_dir, name)))
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    """Return whether a folder is absent, or holds no checkpoint and no log but those of tiny-overfit runs."""
+    if not folder.is_dir():
+        return not folder.exists() and not folder.is_symlink()
+    store = CheckpointStore(folder)
+    named = [found for found in store.list() if found.kind != "other"]
+    if named:
+        return all(isinstance(found, CheckpointInfo) and found.settings.overfit_tiny for found in named)
+    try:
+        started = next((event for event in read_metrics(store.metrics_path) if isinstance(event, RunStarted)), None)
+    except GptError:
+        return False
+    return started is None or started.kind == "overfit-tiny"

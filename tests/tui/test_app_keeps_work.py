@@ -1,0 +1,195 @@
+"""No work is lost through the app: what a new run replaces, where tiny overfit saves, and a last save that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_tui.run_view.status import Phase
+from gpt_tui.session.open_run import open_request
+from gpt_tui.session.overfit_folder import overfit_folder
+from tests.core.checkpoint_samples import SETTINGS, sample
+from tests.core.training_samples import tiny_settings, train
+from tests.tui.app_bench import AppBench, running_app
+
+LATEST = "ckpt_latest.safetensors"
+
+
+def tiny(folder: Path, **changes: object) -> dict[str, object]:
+    """The settings, but for the models folder, of a tiny run on a text too long for an epoch to end."""
+    settings = tiny_settings(folder, **{"batch_size": 2, "micro_batch_size": 2, "eval_every_steps": 0, **changes})
+    text = Path(settings.train_file)
+    text.write_text(text.read_text() * 100)
+    return {name: getattr(settings, name) for name in settings.__struct_fields__ if name != "models_dir"}
+
+
+def real_app(folder: Path, **changes: object):
+    """The app with real runs in `folder`/models."""
+    return running_app(folder / "models", opener=open_request, size=(120, 40), **tiny(folder, **changes))  # type: ignore[arg-type]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder but the lock."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+async def test_replacing_a_run_by_one_that_is_refused_costs_no_checkpoint(tmp_path: Path):
+    train(tiny_settings(tmp_path, max_steps=20))
+    before = contents(tmp_path / "models")
+    async with real_app(tmp_path) as bench:
+        await bench.until_seen("to go on from")
+        (tmp_path / "train.en").write_text("\n \n")
+        await bench.pilot.press("s")
+        await bench.until_seen("Another run is there")
+        await bench.pilot.press("d")
+        await bench.until_phase(Phase.FAILED)
+    assert contents(tmp_path / "models") == before
+
+
+async def test_replacing_a_run_and_quitting_without_a_save_costs_no_checkpoint(tmp_path: Path):
+    train(tiny_settings(tmp_path, max_steps=20))
+    before = contents(tmp_path / "models")
+    async with real_app(tmp_path) as bench:
+        await bench.until_seen("to go on from")
+        await bench.pilot.press("s")
+        await bench.until_seen("Another run is there")
+        await bench.pilot.press("d")
+        await bench.until_step(3)
+        await bench.pilot.press("q")
+        await bench.until_seen("Quit gpt-tui?")
+        await bench.pilot.press("d")
+        await bench.until(lambda: bench.app._exit)
+    after = contents(tmp_path / "models")
+    assert after.pop("metrics.previous.jsonl")
+    assert after == before
+
+
+# ---- tiny overfit
+
+
+def save_run(folder: Path, *, overfit: bool) -> None:
+    """A run with one checkpoint."""
+    settings = msgspec.structs.replace(SETTINGS, overfit_tiny=overfit)
+    with CheckpointStore(folder) as store:
+        store.prepare("run-a", new_run=True)
+        store.save("latest", sample(settings))
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"), [((), "overfit"), ((True,), "overfit"), ((False,), "overfit-2"), ((False, True), "overfit-2"),
+                          ((False, False), "overfit-3")],
+)  # fmt: skip
+def test_tiny_overfit_replaces_an_earlier_tiny_overfit_and_nothing_else(
+    tmp_path: Path, there: tuple[bool, ...], chosen: str
+):
+    for number, overfit in enumerate(there, start=1):
+        save_run(tmp_path / ("overfit" if number == 1 else f"overfit-{number}"), overfit=overfit)
+    assert overfit_folder(str(tmp_path)).name == chosen
+
+
+@pytest.mark.parametrize("what", ["damaged", "log", "file", "link"])
+def test_tiny_overfit_leaves_alone_what_it_does_not_know(tmp_path: Path, what: str):
+    folder = tmp_path / "overfit"
+    if what == "file":
+        folder.write_text("mine")
+    elif what == "link":
+        folder.symlink_to(tmp_path / "nowhere")
+    else:
+        folder.mkdir()
+        if what == "damaged":
+            (folder / LATEST).write_bytes(b"half a check")
+        else:
+            train(tiny_settings(tmp_path, models_dir=str(folder), max_steps=1))
+            (folder / LATEST).unlink()
+    assert overfit_folder(str(tmp_path)).name == "overfit-2"
+
+
+async def test_the_key_o_leaves_the_users_own_run_in_the_overfit_folder(tmp_path: Path):
+    save_run(tmp_path / "models" / "overfit", overfit=False)
+    before = contents(tmp_path / "models" / "overfit")
+    async with real_app(tmp_path, overfit_steps=3) as bench:
+        for _ in range(2):
+            await bench.pilot.press("o")
+            await bench.until(lambda: bench.app.controller.history.started is not None)
+            await bench.until_phase(Phase.FINISHED)
+    assert contents(tmp_path / "models" / "overfit") == before
+    assert sorted(path.name for path in (tmp_path / "models").iterdir() if path.is_dir()) == ["overfit", "overfit-2"]
+
+
+# ---- a last save that fails
+
+
+async def leave_unsaved(bench: AppBench, models: Path) -> None:
+    """Put a file where the models folder is, and press Ctrl+C: the app asks."""
+    await bench.until_step(3)
+    models.rename(models.with_name("moved"))
+    models.write_text("in the way")
+    await bench.pilot.press("ctrl+c")
+    await bench.until_seen("The run is not saved")
+    assert not bench.app._exit
+
+
+async def test_a_folder_that_was_moved_is_made_again_when_leaving(tmp_path: Path):
+    async with real_app(tmp_path) as bench:
+        await bench.pilot.press("s")
+        await bench.until_step(3)
+        (tmp_path / "models").rename(tmp_path / "moved")
+        await bench.pilot.press("ctrl+c")
+        await bench.until(lambda: bench.app._exit)
+    assert bench.app.return_code == 130
+    assert peek_checkpoint(tmp_path / "models" / LATEST).step >= 3
+
+
+async def test_leaving_with_a_run_that_cannot_be_saved_asks_and_tries_again(tmp_path: Path):
+    models = tmp_path / "models"
+    async with real_app(tmp_path) as bench:
+        await bench.pilot.press("s")
+        await leave_unsaved(bench, models)
+        await bench.pilot.press("s")
+        await bench.until(lambda: bench.app.controller.unsaved == 2)
+        await bench.until_seen("The run is not saved")
+        models.unlink()
+        await bench.pilot.press("s")
+        await bench.until(lambda: bench.app._exit)
+    assert bench.app.return_code == 130
+    assert peek_checkpoint(models / LATEST).step == bench.app.controller.history.step
+
+
+async def test_a_run_that_cannot_be_saved_is_discarded_only_when_that_is_chosen(tmp_path: Path):
+    async with real_app(tmp_path) as bench:
+        await bench.pilot.press("s")
+        await leave_unsaved(bench, tmp_path / "models")
+        await bench.pilot.press("d")
+        await bench.until(lambda: bench.app._exit)
+    assert bench.app.return_code == 1
+    assert "not saved" in bench.app.exit_message
+
+
+async def test_cancelling_the_question_keeps_the_run_and_w_saves_it(tmp_path: Path):
+    models = tmp_path / "models"
+    async with real_app(tmp_path) as bench:
+        await bench.pilot.press("s")
+        await leave_unsaved(bench, models)
+        await bench.pilot.press("escape")
+        await bench.until_seen("not saved: w tries again, q leaves")
+        models.unlink()
+        await bench.pilot.press("w")
+        await bench.until_phase(Phase.STOPPED)
+        assert not bench.app._exit
+    assert peek_checkpoint(models / LATEST).step == bench.app.controller.history.step
+
+
+async def test_terminated_with_nobody_to_ask_the_app_saves_beside_the_folder(tmp_path: Path):
+    async with real_app(tmp_path) as bench:
+        await bench.pilot.press("s")
+        await leave_unsaved(bench, tmp_path / "models")
+        bench.app.leave(143)
+        await bench.until(lambda: bench.app._exit)
+    assert bench.app.return_code == 1
+    saved = next(tmp_path.glob("gpt-tui-*")) / LATEST
+    assert peek_checkpoint(saved).step == bench.app.controller.history.step
+    assert str(saved) in bench.app.exit_message

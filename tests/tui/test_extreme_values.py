@@ -1,0 +1,270 @@
+"""Values that no chart, label or figure was made for: each is drawn or written, briefly, and none ends the app.
+
+The series are drawn by lot with a fixed seed, so that every run of the tests sees the same ones.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from textual.app import App, ComposeResult
+
+from gpt_core.training.events import EvalCompleted, GradientNorms, RunFinished, StepCompleted, UpdateSkipped, to_json
+from gpt_tui.charts.labels import legend, readout, title
+from gpt_tui.charts.overlay import QUANTITIES, NamedRun, overlay_raster, overlay_series, value_at, whole_of
+from gpt_tui.charts.raster import raster
+from gpt_tui.charts.run_charts import RunCharts
+from gpt_tui.charts.series import chart_series, whole_range
+from gpt_tui.charts.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
+from gpt_tui.charts.view import AXES, ChartView
+from gpt_tui.charts.y_axis import y_scale
+from gpt_tui.headless.event_text import figures, news, steps_line
+from gpt_tui.run_view.status import Phase, SessionFacts, status_rows
+from gpt_tui.session.run_state import RunState, advance, advance_all
+from gpt_tui.shared import formatting as quantities
+from gpt_tui.tabs.runs.compare_charts import CompareCharts
+from gpt_tui.tabs.runs.presenter import cells
+from gpt_tui.tabs.runs.presenter import legend as runs_legend
+from gpt_tui.tabs.runs.run_finder import RunLog, RunStatus
+from tests.tui.samples import LIMITS, started
+
+EXTREMES = (
+    0.0, -0.0, 5e-324, 1e-310, 1e-12, 1e-3, 1.0, -3.0, 300.0, 683.0, 690.8, 709.8, 710.0, 99_999.5, 1e6, 9.99e14, 1e16,
+    3.4e38, 1e189, 1e300, 1.7e308, -1e189, -1.7e308, math.nan, math.inf, -math.inf,
+)  # fmt: skip
+SIZES = ((1, 1), (2, 3), (5, 2), (60, 12), (198, 45))
+LONGEST = 24  # characters of a number with its unit
+SEED = 20_260
+
+Series = list[tuple[int, int, float, float]]  # step, tokens, seconds, loss
+
+
+def along_an_axis(losses: list[float], kind: int = 0) -> Series:
+    """The losses at the steps 1, 2, ...; or at huge ones, or all at one time, or at times that are hardly apart."""
+    places: dict[int, Callable[[int], tuple[int, int, float]]] = {
+        0: lambda n: (n, n * 1024, n / 10),
+        1: lambda n: (2**52 + n, 2**53 + n * 4096, 1e12 + n),
+        2: lambda n: (n, n, 7.0),
+        3: lambda n: (n, n * 10**12, n * 5e-324),
+    }
+    return [(*places[kind](n), loss) for n, loss in enumerate(losses, 1)]
+
+
+def by_lot(length: int, seed: int) -> list[float]:
+    """Losses of any size and sign, some of them the extreme values."""
+    lot = np.random.default_rng(seed)
+    sizes = lot.uniform(-320, 308, length) if seed % 2 else lot.uniform(-2, 4, length)
+    losses = (10.0**sizes * lot.choice([1, 1, 1, -1], length)).tolist()
+    return [EXTREMES[index] if (index := int(lot.integers(0, 80))) < len(EXTREMES) else loss for loss in losses]
+
+
+def all_series() -> Iterator[tuple[str, Series]]:
+    for value in EXTREMES:
+        yield f"constant {value}", along_an_axis([value] * 20)
+        yield f"one point of {value}", along_an_axis([value])
+        yield f"a spike of {value}", along_an_axis([3.0] * 10 + [value] + [3.0] * 10)
+    for first, second in itertools.pairwise(EXTREMES):
+        yield f"{first} and {second} in turn", along_an_axis([first, second] * 6)
+    for seed in range(SEED, SEED + 24):
+        yield f"lot {seed}", along_an_axis(by_lot(40, seed), seed % 4)
+    yield "a rise to infinity", along_an_axis([math.exp(min(n, 709)) for n in range(900)])
+    yield "a long run", along_an_axis(by_lot(5000, SEED + 1))
+    yield "a long run far out", along_an_axis(by_lot(5000, SEED), 1)
+
+
+def history_of(series: Series) -> RunState:
+    """A run with these steps, and an evaluation every few of them."""
+    history = advance(RunState(limits=LIMITS), started())
+    for number, (step, tokens, seconds, loss) in enumerate(series):
+        if number % 3 == 0 and len(series) < 1000:
+            history = advance(history, EvalCompleted(step, loss, loss, 0.1, loss))
+            history = advance(history, GradientNorms(step, {"wte": loss, "wpe": 1.0}, {"wte": loss}))
+            history = advance(history, UpdateSkipped(step, 1, f"the loss was {loss}"))
+        norm = abs(loss)
+        event = StepCompleted(step, 0, loss, norm, norm, norm, tokens, norm, seconds)
+        history = advance_all(history, [event])
+    return history
+
+
+def views(history: RunState) -> Iterator[ChartView]:
+    """On all axes and scales: the whole, the end and the middle of it close up, with a cursor."""
+    for axis, log, reach in itertools.product(AXES, (False, True), ("suited", "all", "close")):
+        whole = whole_range(history, axis)
+        view = ChartView(axis=axis, log=log, reach=reach).with_cursor_moved(-0.3, whole)
+        yield view
+        yield view.zoomed(1e-9, whole)
+        yield view.zoomed(0.01, whole, around=whole.low + whole.span / 3)
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_errors() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        yield
+
+
+@pytest.mark.parametrize(("name", "series"), [pytest.param(*each, id=each[0]) for each in all_series()])
+def test_every_series_is_drawn_at_every_size_and_scale_with_short_labels(name: str, series: Series) -> None:
+    history = history_of(series)
+    for view, (columns, rows) in itertools.product(views(history), SIZES if len(series) < 1000 else SIZES[3:4]):
+        window = view.window(whole_range(history, view.axis))
+        assert window.low < window.high
+        for metric in ("loss", "perplexity"):
+            drawn = chart_series(
+                history, metric, view.axis, columns=columns * 2, log=view.log, window=window,
+                close=view.is_close(metric),
+            )  # fmt: skip
+            assert drawn is not None
+            assert -math.inf < drawn.y_range.low < drawn.y_range.high < math.inf
+            scale = y_scale(drawn, rows)
+            assert len(scale.ticks) == len(scale.labels)
+            assert len(set(scale.labels)) == len(scale.labels) <= 25
+            assert scale.width <= 12
+            picture = raster(drawn, columns, rows, grid=scale.ticks, cursor=view.cursor)
+            assert picture.characters.shape == (rows, columns)
+
+
+@pytest.mark.parametrize(("name", "series"), [pytest.param(*each, id=each[0]) for each in all_series()])
+def test_runs_of_every_series_are_laid_over_each_other(name: str, series: Series) -> None:
+    runs = [NamedRun(1, "a", history_of(series)), NamedRun(2, "b", history_of(along_an_axis([3.0, 2.0, 1.0])))]
+    for view, quantity in itertools.product(views(runs[0].history), QUANTITIES):
+        window = view.window(whole_of(runs, view.axis))
+        drawn = overlay_series(runs, quantity, view.axis, columns=80, log=view.log, window=window)
+        if drawn is not None:
+            scale = y_scale(drawn, 10)
+            assert scale.width <= 12
+            assert overlay_raster(drawn, 40, 10, grid=scale.ticks, cursor=view.cursor).layers.shape == (10, 40)
+        value_at(runs[0], quantity, view.axis, view.cursor)
+        for line in runs_legend(runs, ["", ""], quantity, view.axis, view.cursor, width=40, height=8):
+            assert len(line.value) <= 10
+
+
+@pytest.mark.parametrize(("name", "series"), [pytest.param(*each, id=each[0]) for each in all_series()])
+def test_every_figure_about_every_series_is_short(name: str, series: Series) -> None:
+    history = history_of(series)
+    for view, metric in itertools.product(views(history), ("loss", "perplexity")):
+        assert len(title(history, metric, view)) <= 90
+        readout(history, metric, view, 60)
+        legend(history, 60)
+    for row in status_rows(history, SessionFacts(Phase.TRAINING, 1e300, 10**18), 40):
+        assert len(row.value) <= 60, row
+    assert len(figures(history, series[-1][-1])) <= 120
+    assert len(steps_line(history, series[-1][-1])) <= 180
+    assert all(len(line.text) <= 120 for line in history.log)
+    for event in (
+        EvalCompleted(1, series[-1][-1], series[-1][-1], 0.5, series[-1][-1]),
+        UpdateSkipped(1, 1, "the loss was inf"),
+        RunFinished("diverged", 3, "", 0, series[-1][-1], 8.03),
+    ):
+        assert all(len(line) <= 200 for line, _ in news(event, history))
+        to_json(event)
+    run = RunLog(Path("models"), RunStatus.FINISHED, started(), 3, series[-1][-1], series[-1][-1], 0.0)
+    assert all(len(cell) <= 7 for cell in cells(run, 1, 1e300)[4:7])
+
+
+NUMBERS = [*EXTREMES, *by_lot(300, SEED + 1), *by_lot(300, SEED)]
+WRITERS = [
+    quantities.whole, quantities.short, quantities.nats, quantities.fixed, quantities.perplexity, quantities.rate,
+    quantities.percent, quantities.duration, quantities.age, quantities.clock, quantities.size, quantities.scientific,
+    quantities.narrow,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_every_number_is_written_in_a_few_characters(write: Callable[[float], str]) -> None:
+    for number in NUMBERS:
+        assert 0 < len(write(number)) <= LONGEST, number
+    for number in (0, 2**53, 2**63, 10**290):
+        assert 0 < len(write(number)) <= LONGEST
+
+
+@pytest.mark.parametrize("number", NUMBERS[: len(EXTREMES)])
+def test_a_progress_bar_is_as_wide_as_it_is_to_be(number: float) -> None:
+    assert len(quantities.bar(number, 10)) == 10
+
+
+@pytest.mark.parametrize("find", [linear_ticks, log_ticks, time_ticks])
+def test_every_range_has_few_ticks_with_a_label_each(find: Callable[[float, float, int], list[float]]) -> None:
+    for low, high in itertools.product(EXTREMES, repeat=2):
+        if find is time_ticks and not 0 <= low < high < 1e15:
+            continue  # seconds of a run
+        ticks = find(low, high, 6)
+        assert len(ticks) <= 20
+        labels = time_labels(ticks) if find is time_ticks else tick_labels(ticks)
+        assert len(labels) == len(ticks)
+        assert all(len(label) <= 16 for label in labels), (low, high, labels)
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labels"),
+    [
+        ([1e0, 1e100, 1e200, 1e300], ["1", "1e+100", "1e+200", "1e+300"]),
+        ([0.1, 10.0, 1e3, 1e5, 1e7], ["0.1", "10", "1k", "100k", "10M"]),
+        ([0.0, 1e189, 2e189], ["0", "1e+189", "2e+189"]),
+        ([1.0e17, 1.002e17, 1.004e17], ["1.000e+17", "1.002e+17", "1.004e+17"]),
+        ([0.0, 5e9, 1e10], ["0", "5G", "10G"]),
+    ],
+)
+def test_large_ticks_are_written_in_scientific_notation(ticks: list[float], labels: list[str]) -> None:
+    assert tick_labels(ticks) == labels
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [
+        (quantities.perplexity(1e290), "1.0e+290"), (quantities.perplexity(math.inf), "> 1e300"),
+        (quantities.perplexity(1e300), "> 1e300"), (quantities.perplexity(math.nan), "–"),
+        (quantities.perplexity(1_234_567.0), "1.2e+06"), (quantities.nats(321.4), "321.40"),
+        (quantities.nats(1e189), "1.0e+189"), (quantities.nats(54_321.0), "54,321"),
+        (quantities.whole(10**18), "1.0e+18"),
+        (quantities.rate(math.nan), "–"), (quantities.clock(math.nan), "–"), (quantities.clock(1e15), "1.2e+10 d"),
+        (quantities.percent(1e300), "1.0e+302%"), (quantities.size(1e12), "1.0 TB"),
+        (quantities.short(1e30), "1.0e+30"),
+    ],
+)  # fmt: skip
+def test_extreme_numbers_have_a_power_of_ten(written: str, wanted: str) -> None:
+    assert written == wanted
+
+
+class ChartsApp(App[None]):
+    """The charts of a run and of several, and nothing else."""
+
+    CSS = "Chart { height: 1fr; }"
+
+    def compose(self) -> ComposeResult:
+        yield RunCharts(id="one")
+        yield CompareCharts(id="several")
+
+
+WIDGET_SERIES = [each for number, each in enumerate(all_series()) if number % 7 == 0 and len(each[1]) < 1000]
+
+
+async def test_charts_of_every_size_are_painted() -> None:
+    async with ChartsApp().run_test(size=(100, 40)) as pilot:
+        one, several = pilot.app.query_one("#one", RunCharts), pilot.app.query_one(CompareCharts)
+        sizes = ((100, 40), (14, 9), (1, 1), (12, 4), (30, 12))
+        for number, (_, series) in enumerate(WIDGET_SERIES):
+            history = history_of(series)
+            await pilot.resize_terminal(*sizes[number % len(sizes)])
+            one.show(history)
+            several.show_several([NamedRun(1, "a", history)], ["details"], "")
+            for index, view in enumerate(views(history)):
+                if index % 5 == number % 5:
+                    one.view = several.view = view
+                    several.next_quantity()
+                    await pilot.pause()
+                    screen = pilot.app.screen._compositor.render_strips()
+                    assert all(strip.cell_length <= pilot.app.size.width for strip in screen)
+
+
+def test_events_that_are_not_finite_are_json_all_the_same() -> None:
+    for value in EXTREMES:
+        line = to_json(EvalCompleted(3, value, value, 0.5, value))
+        assert msgspec.json.decode(line)["event"] == "eval"
