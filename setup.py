@@ -108,7 +108,8 @@ class BuildExt(build_ext):
             print("gpt-tui: this compiler does not support OpenMP; the kernels will use one thread", file=sys.stderr)
         if CHECK_BOUNDS and not MSVC:
             for extension in self.extensions:
-                extension.extra_compile_args.append("-Wno-maybe-uninitialized")  # Cython's traceback variables
+                # caused by variables that Cython adds for tracebacks
+                extension.extra_compile_args.append("-Wno-maybe-uninitialized")
         if SANITIZE:
             for extension in self.extensions:
                 extension.extra_compile_args.extend(SANITIZER_FLAGS)
