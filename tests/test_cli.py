@@ -405,7 +405,7 @@ def test_generate_heeds_its_options(program: Callable[..., Result], trained: Pat
     assert reply("--temperature", "0", "--repetition-penalty", "5") != greedy
     refused = program("generate", "The", "--top-p", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "top_p: got 0.0, wanted" in refused.stderr
+    assert "top_p: got 0.0, expected" in refused.stderr
 
 
 @pytest.mark.parametrize("prompt", [b"", b"\xff\xfe\x80 raw", "naïve 東京 \U0001f600\n".encode() + b"-\x1b[31m"])
