@@ -96,7 +96,7 @@ KEYS: tuple[Key, ...] = (
     Key("runs.unmark", "u", "unmark", "Unmark", "Unmark all runs", "runs", footer=True),
     Key("runs.quantity", "m", "next_quantity", "Metric", "Compare loss, perplexity or bits per byte", "runs",
         footer=True),
-    Key("runs.notes", "v", "switch_notes", "Panels", "Show samples, log, or neither", "runs", footer=True),
+    Key("runs.notes", "v", "switch_panels", "Panels", "Show samples, log, or neither", "runs", footer=True),
     Key("charts.log", "l", "log_scale", "Log scale", "Logarithmic or linear y axis", "charts", footer=True),
     Key("charts.axis", "a", "next_axis", "Axis", "Show the charts over steps, tokens or time", "charts", footer=True),
     Key("charts.range", "y", "next_reach", "y range", "The y axis: as suits, from the top, or close up", "charts"),

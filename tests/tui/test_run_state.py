@@ -146,7 +146,7 @@ def test_remaining_time_comes_from_the_pace_of_the_last_steps():
     assert trained(1000).remaining_s == pytest.approx((2000 - 1000) * 0.1, rel=0.01)
 
 
-def test_epoch_share_is_whole_at_the_end_of_an_epoch():
+def test_epoch_fraction_is_whole_at_the_end_of_an_epoch():
     assert trained(0).epoch_fraction == 0.0
     assert trained(50).epoch_fraction == 0.5
     assert trained(100).epoch_fraction == 1.0
