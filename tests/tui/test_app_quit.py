@@ -67,7 +67,7 @@ async def test_ctrl_c_saves_says_so_and_leaves_with_130(tmp_path: Path, tab: str
         await bench.until_step(3)
         await bench.pilot.press(tab)
         await bench.pilot.press("ctrl+c")
-        assert bench.app.main.banner.text == "saving, then gpt-tui ends"
+        assert bench.app.main.banner.text == "saving, then quitting"
         bench.opener.unpause.set()
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 130

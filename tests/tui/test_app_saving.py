@@ -44,7 +44,7 @@ async def test_replacing_a_run_by_one_that_is_refused_costs_no_checkpoint(tmp_pa
         await bench.until_seen("to go on from")
         (tmp_path / "train.en").write_text("\n \n")
         await bench.pilot.press("s")
-        await bench.until_seen("Another run is there")
+        await bench.until_seen("This folder already has a run")
         await bench.pilot.press("d")
         await bench.until_phase(Phase.FAILED)
     assert contents(tmp_path / "models") == before
@@ -56,7 +56,7 @@ async def test_replacing_a_run_and_quitting_without_a_save_costs_no_checkpoint(t
     async with real_app(tmp_path) as bench:
         await bench.until_seen("to go on from")
         await bench.pilot.press("s")
-        await bench.until_seen("Another run is there")
+        await bench.until_seen("This folder already has a run")
         await bench.pilot.press("d")
         await bench.until_step(3)
         await bench.pilot.press("q")
@@ -175,7 +175,7 @@ async def test_cancelling_the_question_keeps_the_run_and_w_saves_it(tmp_path: Pa
         await bench.pilot.press("s")
         await leave_unsaved(bench, models)
         await bench.pilot.press("escape")
-        await bench.until_seen("not saved: w tries again, q leaves")
+        await bench.until_seen("not saved (w: try again, q: quit)")
         models.unlink()
         await bench.pilot.press("w")
         await bench.until_phase(Phase.STOPPED)
@@ -187,7 +187,7 @@ async def test_terminated_with_nobody_to_ask_the_app_saves_beside_the_folder(tmp
     async with real_app(tmp_path) as bench:
         await bench.pilot.press("s")
         await leave_unsaved(bench, tmp_path / "models")
-        bench.app.leave(143)
+        bench.app.quit(143)
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 1
     saved = next(tmp_path.glob("gpt-tui-*")) / LATEST

@@ -264,7 +264,7 @@ async def test_another_run_in_the_folder_is_asked_about_as_ever(tmp_path: Path):
     async with set_up(tmp_path, opener=FakeOpen(error=RunExistsError("models holds another run"))) as bench:
         await type_in(bench, "layers", "6")
         await bench.pilot.press("ctrl+t")
-        await bench.until_seen("Another run is there")
+        await bench.until_seen("This folder already has a run")
         await bench.pilot.press("d")
         await bench.until_step(1)
         assert bench.opener.requests[-1].settings.layers == 6

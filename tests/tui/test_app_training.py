@@ -218,7 +218,7 @@ async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str
     async with running_app(tmp_path, opener=opener) as bench:
         await bench.until_seen("Resume (step 100")
         await bench.pilot.press("s")
-        await bench.until_seen("Another run is there")
+        await bench.until_seen("This folder already has a run")
         opener.error = None
         await bench.pilot.press(key)
         if wanted:

@@ -98,7 +98,7 @@ def test_a_name_in_the_palette_says_what_it_does_without_its_tab():
     labels = {key.id: key.label for key in KEYS}
     assert labels["chat.earlier"] == "Earlier prompt"
     assert labels["chat.later"] == "Later prompt"
-    assert labels["charts.cursor_right"] == "Read charts on"
+    assert labels["charts.cursor_right"] == "Cursor right"
     assert labels["go.interrupt"] == "Save and quit"
     assert all(len(key.label) <= 11 for key in KEYS if key.footer)
 
@@ -106,7 +106,7 @@ def test_a_name_in_the_palette_says_what_it_does_without_its_tab():
 def test_help_lists_every_key_and_follows_the_users_keymap():
     table = help_table(PLACE_TITLES, {"train.start": "ctrl+s"})
     assert sum(len(keys) for _, keys in table) == len(KEYS)
-    assert ("^s", "Start training from the beginning") in table[0][1]
+    assert ("^s", "Start a new run") in table[0][1]
     start = next(key for key in KEYS if key.id == "train.start")
     assert (shown_key(start, {}), shown_key(start, {"train.start": "f5"})) == ("s", "F5")
     assert [readable(name) for name in ("ctrl+q", "escape", "plus", "f1", "left")] == ["^q", "esc", "+", "F1", "←"]
