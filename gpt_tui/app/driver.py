@@ -1,8 +1,8 @@
 """Driver for terminals that may hang up: nothing blocks, spins or raises then, so that the run can be saved.
 
 Textual's driver has three faults after a hangup or a suspension. The queue of its dead writer thread fills up and
-blocks the event loop. Its input thread reads end of file in a loop. Its SIGTSTP handler writes to that queue wherever it
-interrupts the event loop, and deadlocks if the loop holds the lock of the queue.
+blocks the event loop. Its input thread reads end of file in a loop. Its SIGTSTP handler writes to that queue wherever
+it interrupts the event loop, and deadlocks if the loop holds the lock of the queue.
 """
 
 from __future__ import annotations

@@ -115,8 +115,8 @@ def _check_apart(keys: Mapping[str, str], path: Path) -> None:
                     other = taken.setdefault(name, key.id)
                     if other != key.id and changed & {key.id, other}:
                         raise ConfigError(
-                            f"{path}: keys: {name!r} is both {other} and {key.id} on one tab; choose another key for one "
-                            "of them"
+                            f"{path}: keys: {name!r} is both {other} and {key.id} on one tab; choose another key for "
+                            "one of them"
                         )
 
 
