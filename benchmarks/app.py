@@ -1,12 +1,12 @@
-"""What the app costs and how fast it answers: key to paint while `mini` trains on every core, and training beside it.
+"""Cost and responsiveness of the app: key-to-paint latency while `mini` trains on all cores, and training throughput.
 
     python benchmarks/app.py [keys|cost] [--rounds N] [--json]
 
-keys: the real app in a pseudo terminal, training `mini`. Each key is one whose effect can be told from everything else
-that is drawn; measured is the time from writing the key to reading the end of what it changes. A key is pressed at
-random moments, so that the redraws of the charts and the ends of steps are among what it meets. Once a round a
-checkpoint is read through (690 MB), while the keys after that are pressed.
-cost: tokens a second of `nano`, headless and in the app with the Train tab in view, in turn; the ratio of the medians.
+keys: the real app in a pseudo terminal, training `mini`. Each key has an effect on the screen that nothing else draws.
+Latency is the time from writing the key to reading the end of that effect. Keys are pressed at random times, so that
+they coincide with redraws of the charts and ends of steps. Once per round a checkpoint (690 MB) is verified while the
+next keys are pressed.
+cost: tokens per second of `nano`, headless and in the app with the Train tab open, alternating; the ratio of medians.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ LEFT_OUT_S, MEASURED_S = 6.0, 20.0
 
 
 class Press(NamedTuple):
-    """Keys as a terminal sends them, and what is drawn because of them and for no other reason.
+    """Key as a terminal sends it, and text that is drawn because of it alone.
 
-    Escape is not measured: what it means is known only when nothing has followed it for a tenth of a second.
+    Escape is not measured: the app waits a tenth of a second for the rest of an escape sequence.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Press(NamedTuple):
     is_measured: bool = True
 
 
-# from tab to tab and back, so that each press finds the screen as the one before left it
+# from tab to tab and back, so that each press starts from the screen that the one before leaves
 TOUR = (
     Press("tab: Chat", "\x1bOR", "temperature"),
     *(Press("a letter in the prompt", letter, letter) for letter in "ЖЩЮ"),
@@ -61,13 +61,13 @@ TOUR = (
     Press("linear scale", "l", "loss"),
     Press("help", "\x1bOP", "Pause after this step"),
     Press("help closed", "\x1bOP", "smoothed"),
-    Press("palette", "\x10", "earch for commands"),  # the cursor stands on the first letter
+    Press("palette", "\x10", "earch for commands"),  # the cursor covers the first letter
     Press("palette closed", "\x1b", "smoothed", is_measured=False),
 )
 
 
 class Terminal:
-    """A program in a pseudo terminal that is read as fast as it writes."""
+    """Program in a pseudo terminal whose output is read as fast as it is written."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self._leader, follower = pty.openpty()
@@ -80,20 +80,20 @@ class Terminal:
         os.close(follower)
 
     def press(self, keys: str) -> None:
-        """Types."""
+        """Send keys."""
         os.write(self._leader, keys.encode())
 
-    def until(self, words: str, most_s: float) -> float:
-        """Seconds until the program has drawn the words. Raises TimeoutError."""
+    def until(self, words: str, timeout_s: float) -> float:
+        """Return the seconds until the program has drawn `words`. Raises TimeoutError."""
         started, seen, wanted = time.perf_counter(), b"", words.encode()
-        while (passed := time.perf_counter() - started) < most_s:
-            seen = (seen + self._read(most_s - passed))[-1_000_000:]
+        while (passed := time.perf_counter() - started) < timeout_s:
+            seen = (seen + self._read(timeout_s - passed))[-1_000_000:]
             if wanted in seen:
                 return time.perf_counter() - started
-        raise TimeoutError(f"{words!r} was not drawn within {most_s:g} s: {seen[-2000:]!r}")
+        raise TimeoutError(f"{words!r} was not drawn within {timeout_s:g} s: {seen[-2000:]!r}")
 
     def read_for(self, seconds: float) -> None:
-        """Reads and forgets."""
+        """Read and discard output for `seconds`."""
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             self._read(left)
@@ -104,7 +104,7 @@ class Terminal:
         return b""
 
     def end(self) -> None:
-        """Ctrl+C, and the end of the program."""
+        """Press Ctrl+C and wait for the program to end."""
         self.press("\x03")
         while self.process.poll() is None:
             try:
@@ -117,7 +117,7 @@ class Terminal:
 
 @contextmanager
 def app(*options: str) -> Iterator[tuple[Terminal, Path]]:
-    """The app, training, in a folder of its own."""
+    """Run the app in a temporary folder, training."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gpt_tui", "--overwrite", *options]
         terminal = Terminal(command, Path(folder))
@@ -132,7 +132,7 @@ def app(*options: str) -> Iterator[tuple[Terminal, Path]]:
 
 
 def key_to_paint(preset: str, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds from key to paint, by what the key does."""
+    """Return milliseconds from key to paint, by effect of the key."""
     found: dict[str, list[float]] = {}
     with app("--preset", preset) as (terminal, log):
         while not any(isinstance(event, StepCompleted) for event in read_metrics(log)):
@@ -145,13 +145,13 @@ def key_to_paint(preset: str, rounds: int) -> dict[str, list[float]]:
                 terminal.read_for(random.uniform(0.15, 0.6))
                 terminal.press(press.keys)
                 answered_s = terminal.until(press.drawn, ANSWER_S)
-                if number and press.is_measured:  # the first time a screen is shown, it is made
+                if number and press.is_measured:  # the first time, the screen is composed
                     found.setdefault(press.name, []).append(1000 * answered_s)
     return found
 
 
 def keys_report(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Count, median and 99th percentile, by key and of all."""
+    """Return count, median and 99th percentile, per key and of all keys."""
     every = [value for values in found.values() for value in values]
     return {
         name: {
@@ -167,7 +167,7 @@ def keys_report(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def tokens_per_s(log: Path) -> float:
-    """Of a run, between its LEFT_OUT_S-th second and MEASURED_S later."""
+    """Return the throughput of a run for MEASURED_S seconds after its first LEFT_OUT_S."""
     steps = [event for event in read_metrics(log) if isinstance(event, StepCompleted)]
     first = next(step for step in steps if step.elapsed_s >= LEFT_OUT_S)
     last = [step for step in steps if step.elapsed_s <= LEFT_OUT_S + MEASURED_S][-1]
@@ -175,7 +175,7 @@ def tokens_per_s(log: Path) -> float:
 
 
 def one_headless(preset: str) -> float:
-    """Tokens a second of a headless run."""
+    """Return tokens per second of a headless run."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gpt_tui", "--train-only", "--preset", preset]
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -186,14 +186,14 @@ def one_headless(preset: str) -> float:
 
 
 def one_in_app(preset: str) -> float:
-    """Tokens a second in the app."""
+    """Return tokens per second in the app."""
     with app("--preset", preset) as (terminal, log):
         terminal.read_for(LEFT_OUT_S + MEASURED_S + 5)
         return tokens_per_s(log)
 
 
 def cost(preset: str, rounds: int) -> dict[str, float]:
-    """Medians of both, measured in turn, and what the app costs."""
+    """Return the medians of both, measured alternately, and the cost of the app."""
     headless, in_app = [], []
     for number in range(rounds):
         headless.append(one_headless(preset))
@@ -208,7 +208,7 @@ def cost(preset: str, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["keys", "cost"])
     parser.add_argument("--preset", help="default: mini for keys, nano for cost")

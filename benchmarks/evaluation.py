@@ -1,8 +1,8 @@
-"""What an evaluation takes beside the forward pass alone: loss and likeliest token of every position are the rest.
+"""Time of an evaluation relative to the forward pass alone; the rest is loss and most probable token per position.
 
     python benchmarks/evaluation.py [--preset nano|micro|mini] [--rounds N]
 
-Both in turn on one batch of the preset's shape, random weights and tokens; the ratio of the medians.
+Alternates both on one batch of the preset's shape with random weights and tokens; prints the ratio of the medians.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpt_core.model.parameters import initial_parameters
 
 
 def main() -> None:
-    """Measures, and prints a line."""
+    """Measure and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="micro")
     parser.add_argument("--rounds", type=int, default=20)

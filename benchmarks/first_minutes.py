@@ -1,9 +1,9 @@
-"""What a new user gets: bits a byte of held-out text after the first minutes of training, and a few generated lines.
+"""First minutes of a new user: bits per byte of the eval text after a few minutes of training, and generated lines.
 
     python benchmarks/first_minutes.py [--preset nano] [--minutes 1 3] [--threads N]
 
-Trains on the text that ships with the project, in a temporary folder. The seconds count everything that the run does:
-evaluations and saves, too; the evaluations that this script asks for come on top.
+Trains on the text that ships with the project, in a temporary folder. The time includes evaluations and saves of the
+run; the evaluations that this script requests are extra.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROMPTS = ("It was", "She ", '"My dear')
 
 
 def main() -> None:
-    """Trains until the last of the minutes and prints a line for each evaluation asked for."""
+    """Train for the given minutes and print one line per requested evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 3.0])

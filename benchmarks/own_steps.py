@@ -1,4 +1,4 @@
-"""Whole training steps of this project on random tokens: the counterpart of `pytorch_peer.py`, with the same output."""
+"""Complete training steps of this project on random tokens; prints the same output as `pytorch_peer.py`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ SHAPE_FIELDS = ModelShape.__struct_fields__
 
 
 def main() -> None:
-    """Times forward, backward, clipping and AdamW; the first step is a warm-up."""
+    """Time forward, backward, clipping and AdamW; the first step is a warm-up."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (*SHAPE_FIELDS, "batch", "steps", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--micro_batch", type=int, default=0, help="sequences computed at once (default: all)")
-    parser.add_argument(
-        "--processor_time", action="store_true", help="count the process's own seconds, not the clock's"
-    )
+    parser.add_argument("--micro_batch", type=int, default=0, help="sequences per micro-batch (default: all)")
+    parser.add_argument("--processor_time", action="store_true", help="measure processor time instead of elapsed time")
     options = parser.parse_args()
     now = time.process_time if options.processor_time else time.perf_counter
     threads.set_threads(options.threads)

@@ -1,6 +1,6 @@
-"""Reading a prompt and decoding with the same model in PyTorch on the CPU: eager float32, a preallocated KV cache.
+"""Prefill and decoding of the same model in PyTorch on the CPU: eager float32, preallocated KV cache.
 
-Run by `benchmarks/decoding.py`, in an environment of its own that has torch; prints one line of JSON.
+Run by `benchmarks/decoding.py`, in a separate environment with torch; prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from pytorch_peer import Block, PeerGPT
 from torch.nn import functional
 
-ROUNDS = 5  # after one that is not measured
+ROUNDS = 5  # after one warm-up round
 
 
 def read_block(block: Block, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
-    """`Block.forward` for tokens x (1, T, C) from position `start` on; keys and values (1, H, positions, D)."""
+    """Run `Block.forward` for tokens x (1, T, C) from position `start` on; keys and values (1, H, positions, D)."""
     _, time_, channels = x.shape
     end = start + time_
     q, k, v = (
@@ -32,7 +32,7 @@ def read_block(block: Block, x: torch.Tensor, keys: torch.Tensor, values: torch.
 
 
 def read(model: PeerGPT, tokens: torch.Tensor, cache: list[tuple[torch.Tensor, torch.Tensor]], start: int) -> None:
-    """Reads tokens (1, T), to the logits of the last one."""
+    """Append tokens (1, T) to the cache and return the logits of the last one."""
     x = model.wte(tokens) + model.wpe.weight[start : start + tokens.shape[1]]
     for block, (keys, values) in zip(model.blocks, cache, strict=True):
         x = read_block(block, x, keys, values, start)
@@ -41,7 +41,7 @@ def read(model: PeerGPT, tokens: torch.Tensor, cache: list[tuple[torch.Tensor, t
 
 @torch.inference_mode()
 def main() -> None:
-    """Medians of a few rounds of reading the prompt and decoding the tokens after it."""
+    """Print medians over a few rounds of prefill and decoding."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (
         "d_model",

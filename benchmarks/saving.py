@@ -1,10 +1,10 @@
-"""How long a save holds up training, beside a save that training waits for.
+"""Training time lost to a save in the background, compared with a save that training waits for.
 
     python benchmarks/saving.py --preset mini
 
-Steps are taken in turn as usual, with a save begun before them, and with a save made and waited for before them; all in
-one run, so that the machine's moods meet all three. What a save costs is the difference of the medians. Told apart
-is where the time of a save that is waited for goes: hashing, looking for values that are not finite, writing, syncing.
+Steps alternate in one run between no save, a save started before the step, and a save completed before the step, so
+that other load affects all three alike. The cost of a save is the difference of the medians. A second table has the
+parts of a save: hashing, checking for values that are not finite, writing, syncing.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from gpt_core.training import events as ev
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
-WAYS = ("no save", "beside training", "waited for")
+WAYS = ("no save", "in background", "waiting")
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each way (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="steps per kind of save (default: 5)")
     parser.add_argument("--folder", help="where to save (default: a temporary folder)")
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -47,20 +47,20 @@ def main() -> None:
         ).settings
         trainer = open_run(settings, preset_name=options.preset)
         size_mb = checkpoint_bytes(settings.shape) / 1e6
-        print(f"{options.preset}: {size_mb:,.0f} MB a checkpoint, {options.rounds} rounds, medians")
+        print(f"{options.preset}: {size_mb:,.0f} MB per checkpoint, {options.rounds} rounds, medians")
         took_s, still_s = measured(trainer, options.rounds)
         usual = statistics.median(took_s["no save"])
         for way in WAYS:
             median, still = statistics.median(took_s[way]), statistics.median(still_s[way])
-            print(f"{way:<16} {median:8.3f} s a step, {median - usual:+7.3f} s; training stood still {still:.3f} s")
+            print(f"{way:<16} {median:8.3f} s per step, {median - usual:+7.3f} s; training waited {still:.3f} s")
         for what, part_s in parts_of_a_save(trainer, Path(folder, "part")).items():
             print(f"  {what:<28} {part_s:7.3f} s")
 
 
 def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of steps of each way, by turns, and how many of them were spent waiting for a save.
+    """Return seconds per step of each way, alternating, and how many of them were spent waiting for a save.
 
-    A step is measured from one boundary to the next, a save at the first of them included.
+    A step is measured from one step boundary to the next, including a save at the first of them.
     """
     took_s: dict[str, list[float]] = {way: [] for way in WAYS}
     still_s: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -84,7 +84,7 @@ def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dic
             save_and_wait(trainer)
             waited_s = time.perf_counter() - started
         wait_for_step(events)
-        if turn >= len(WAYS):  # the first round finds no older file, and the disk's cache as it is
+        if turn >= len(WAYS):  # the first round has no older file to replace, and a cold disk cache
             took_s[way].append(time.perf_counter() - started)
             still_s[way].append(waited_s)
         while trainer.saving:
@@ -96,19 +96,19 @@ def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dic
 
 
 def wait_for_step(events: object) -> None:
-    """Until the next step is told."""
+    """Run until the next step is completed."""
     while not isinstance(next(events), ev.StepCompleted):  # type: ignore[call-overload]
         pass
 
 
 def save_and_wait(trainer: Trainer) -> None:
-    """A save as it would be without a thread."""
+    """Save and wait until it is written."""
     for _ in trainer._saver.save_if_new("latest"):
         pass
 
 
 def parts_of_a_save(trainer: Trainer, path: Path) -> dict[str, float]:
-    """Seconds of what a save does, each by itself: medians of three."""
+    """Return the seconds of each part of a save, as medians of three."""
     moments = trainer.run.optimizer.moments
     tensors = [parameters.flat for parameters in (trainer.parameters, moments.first, moments.second)]
     chunks = [flat[at : at + (1 << 18)] for flat in tensors for at in range(0, flat.size, 1 << 18)]
@@ -131,7 +131,7 @@ def parts_of_a_save(trainer: Trainer, path: Path) -> dict[str, float]:
 
 
 def median_s(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
-    """Median seconds of three times."""
+    """Return the median seconds of three calls."""
     took_s = []
     for _ in range(3):
         before()

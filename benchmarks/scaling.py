@@ -1,9 +1,9 @@
-"""How the cost of a training step grows with context, batch, layers and threads: a table, and a picture, scaling.svg.
+"""Cost of a training step by context, batch, layers and threads, as a table and as a picture (scaling.svg).
 
     python benchmarks/scaling.py [--steps N] [--processor-time] [--json]
 
-Each point is a process of its own (`own_steps.py`) on a middling shape of which one number is changed. A step in the
-curves of GFLOP/s that the arithmetic does not explain would be a cliff.
+Each point is a separate process (`own_steps.py`) on a medium shape with one dimension changed. The curves of GFLOP/s
+should have no abrupt drop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gpt_core.model.flops import step_flops
 HERE = Path(__file__).parent
 SHAPE = ModelShape(d_model=256, hidden_size=1024, vocab_size=4096, num_heads=4, seq_len=256, layers=4)
 BATCH = 4
-SWEEPS = {
+SERIES = {
     "context T, B=1": ("seq_len", (64, 128, 256, 512, 1024, 2048, 4096)),
     "batch B, T=256": ("batch", (1, 2, 4, 8, 16, 32)),
     "layers L": ("layers", (1, 2, 4, 8, 16)),
@@ -34,7 +34,7 @@ SHOWN = (("1,000 tokens/s", "tokens_per_s", 1000), ("GFLOP/s", "gflop_per_s", 1)
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One run. `gflop_per_s` counts the model's arithmetic (`gpt_core.model.flops`)."""
+    """Result of one run. `gflop_per_s` counts the FLOPs of the model (`gpt_core.model.flops`)."""
 
     value: int
     tokens_per_s: float
@@ -43,7 +43,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 def measured(name: str, value: int, steps: int, processor_time: bool) -> Point:
-    """The median step with one number changed."""
+    """Return the median step with one dimension changed."""
     shape = msgspec.structs.replace(SHAPE, **{name: value}) if name in SHAPE.__struct_fields__ else SHAPE
     batch = {"batch": value, "seq_len": 1}.get(name, BATCH)
     threads = value if name == "threads" else 1 if processor_time else available_cores()
@@ -55,7 +55,7 @@ def measured(name: str, value: int, steps: int, processor_time: bool) -> Point:
 
 
 def plot(title: str, names: list[int], heights: list[float], left: int, top: int) -> str:
-    """One panel of the picture: the heights from 0 up, over the changed number."""
+    """Return one panel of the picture: a quantity, from 0, over the changed dimension."""
     highest = max(heights)
     spread = max(1, len(names) - 1)
     bottom = top + HEIGHT
@@ -77,15 +77,15 @@ def plot(title: str, names: list[int], heights: list[float], left: int, top: int
     return "\n".join(parts)
 
 
-def picture(sweeps: dict[str, list[Point]]) -> str:
-    """A row of panels for each of what is measured, a column for each number that is changed, as SVG."""
+def picture(series: dict[str, list[Point]]) -> str:
+    """Return an SVG with one row of panels per quantity and one column per changed dimension."""
     panels = [
         plot(f"{what}: {title}", [p.value for p in points], [getattr(p, field) / unit for p in points], WIDTH * i, row)
         for row, (what, field, unit) in zip(range(0, 3 * ROW, ROW), SHOWN, strict=True)
-        for i, (title, points) in enumerate(sweeps.items())
+        for i, (title, points) in enumerate(series.items())
     ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(sweeps)}" height="{ROW * len(SHOWN)}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(series)}" height="{ROW * len(SHOWN)}" '
         'font-family="sans-serif" font-size="11" fill="#333">\n<rect width="100%" height="100%" fill="#fff"/>\n'
         + "\n".join(panels)
         + "\n</svg>\n"
@@ -93,24 +93,26 @@ def picture(sweeps: dict[str, list[Point]]) -> str:
 
 
 def main() -> None:
-    """Measures everything, prints the table and writes the picture."""
+    """Measure everything, print the table and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5, help="steps of each point, after one that is not counted")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps per point, after one warm-up step")
     parser.add_argument(
-        "--processor-time", action="store_true", help="one thread, and its own seconds: for a machine that is busy"
+        "--processor-time",
+        action="store_true",
+        help="measure processor time on one thread, for a machine with other load",
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    sweeps = {
+    series = {
         title: [measured(name, value, options.steps, options.processor_time) for value in values]
-        for title, (name, values) in SWEEPS.items()
+        for title, (name, values) in SERIES.items()
         if not (options.processor_time and name == "threads")
     }
-    (HERE / "scaling.svg").write_text(picture(sweeps), encoding="utf-8")
+    (HERE / "scaling.svg").write_text(picture(series), encoding="utf-8")
     if options.json:
-        print(msgspec.json.encode(sweeps).decode())
+        print(msgspec.json.encode(series).decode())
         return
-    for title, points in sweeps.items():
+    for title, points in series.items():
         print(f"\n| {title} | tokens/s | GFLOP/s | peak memory |\n| --- | --- | --- | --- |")
         for point in points:
             print(f"| {point.value:,} | {point.tokens_per_s:,.0f} | {point.gflop_per_s:.0f} | {point.peak_gb:.2f} GB |")

@@ -1,11 +1,10 @@
-"""How long a start takes: the help, the app's first paint, and a run's weights, each from the start of the process.
+"""Start-up time of the help, the app's first paint and a headless run, each from the start of the process.
 
     python benchmarks/start.py [--rounds N] [--json]
 
-help: `gpt-tui --help`, to its end. paint: the app in a pseudo terminal, until the tabs of its first screen are drawn.
-weights: a headless run of `mini` on the shipped text, whose pieces and tokens are cached, until it says that it has
-begun: the next thing it does is its first step. Beside the seconds stand those of processor time, where the system
-tells them: on a machine that has other work to do they are the steadier figure.
+help: `gpt-tui --help` until it exits. paint: the app in a pseudo terminal until the tabs of its first screen are drawn.
+weights: a headless run of `mini` on the shipped text with a warm token cache, until its first event, just before its
+first step. Processor time is printed too where the system reports it; it varies less on a machine with other load.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from app import Terminal
 
 PROGRAM = [sys.executable, "-m", "gpt_tui"]
 FIRST_WORDS = "Chat"  # the name of a tab
-MOST_S = 120.0
+TIMEOUT_S = 120.0
 
 
 class Taken(NamedTuple):
-    """Seconds from the start of a process to what was waited for, and the processor time it had used by then."""
+    """Seconds from the start of a process to an event, and the processor time used by then."""
 
     elapsed_s: float
     processor_s: float | None
 
 
 def help_shown(folder: Path) -> Taken:
-    """`gpt-tui --help`, to its end."""
+    """Measure `gpt-tui --help` until it exits."""
     started, before = time.perf_counter(), os.times()
     subprocess.run([*PROGRAM, "--help"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
@@ -46,11 +45,11 @@ def help_shown(folder: Path) -> Taken:
 
 
 def first_paint(folder: Path) -> Taken:
-    """The app, until its first screen is there."""
+    """Measure the app until its first screen is drawn."""
     started = time.perf_counter()
     terminal = Terminal([*PROGRAM, "--models-dir", str(folder / "models")], folder)
     try:
-        terminal.until(FIRST_WORDS, MOST_S)
+        terminal.until(FIRST_WORDS, TIMEOUT_S)
         return Taken(time.perf_counter() - started, processor_seconds(terminal.process.pid))
     finally:
         terminal.process.kill()
@@ -58,7 +57,7 @@ def first_paint(folder: Path) -> Taken:
 
 
 def weights_ready(folder: Path) -> Taken:
-    """A headless run of `mini`, until its first event."""
+    """Measure a headless run of `mini` until its first event."""
     command = [*PROGRAM, "--train-only", "--json", "--preset", "mini", "--models-dir", str(folder / "models")]
     started = time.perf_counter()
     with subprocess.Popen([*command, "--overwrite"], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
@@ -73,7 +72,7 @@ def weights_ready(folder: Path) -> Taken:
 
 
 def processor_seconds(pid: int) -> float | None:
-    """Processor time that a running process has used; None where the system does not tell."""
+    """Return the processor time used by a running process; None if the system does not report it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -85,14 +84,14 @@ MEASURED: dict[str, Callable[[Path], Taken]] = {"help": help_shown, "paint": fir
 
 
 def main() -> None:
-    """Measures in turn and prints medians, or with --json one object."""
+    """Measure alternately and print medians, or with --json one object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     taken: dict[str, list[Taken]] = {name: [] for name in MEASURED}
     with tempfile.TemporaryDirectory(prefix="gpt-tui-start-") as folder:
-        weights_ready(Path(folder))  # makes the caches
+        weights_ready(Path(folder))  # fills the token cache
         for _ in range(options.rounds):
             for name, measure in MEASURED.items():
                 taken[name].append(measure(Path(folder)))
