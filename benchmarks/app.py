@@ -1,4 +1,4 @@
-"""Cost and responsiveness of the app: key-to-paint latency while `mini` trains on all cores, and training throughput.
+"""Key latency of the app while `mini` trains on every core, and the cost of the app in training throughput.
 
     python benchmarks/app.py [keys|cost] [--rounds N] [--json]
 
@@ -38,9 +38,9 @@ LEFT_OUT_S, MEASURED_S = 6.0, 20.0
 
 
 class Press(NamedTuple):
-    """Key as a terminal sends it, and text that is drawn because of it alone.
+    """Keys as a terminal sends them, and text that is drawn only in response to them.
 
-    Escape is not measured: the app waits a tenth of a second for the rest of an escape sequence.
+    Escape is not measured: what it means is known only when nothing has followed it for a tenth of a second.
     """
 
     name: str
@@ -67,7 +67,7 @@ TOUR = (
 
 
 class Terminal:
-    """Program in a pseudo terminal whose output is read as fast as it is written."""
+    """A program in a pseudo terminal whose output is read without delay."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self._leader, follower = pty.openpty()
@@ -80,11 +80,11 @@ class Terminal:
         os.close(follower)
 
     def press(self, keys: str) -> None:
-        """Send keys."""
+        """Send the key."""
         os.write(self._leader, keys.encode())
 
     def until(self, words: str, timeout_s: float) -> float:
-        """Return the seconds until the program has drawn `words`. Raises TimeoutError."""
+        """Return the seconds until the program has drawn `words`; raise TimeoutError if it does not."""
         started, seen, wanted = time.perf_counter(), b"", words.encode()
         while (passed := time.perf_counter() - started) < timeout_s:
             seen = (seen + self._read(timeout_s - passed))[-1_000_000:]
@@ -93,7 +93,7 @@ class Terminal:
         raise TimeoutError(f"{words!r} was not drawn within {timeout_s:g} s: {seen[-2000:]!r}")
 
     def read_for(self, seconds: float) -> None:
-        """Read and discard output for `seconds`."""
+        """Read and discard output."""
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             self._read(left)
@@ -104,7 +104,7 @@ class Terminal:
         return b""
 
     def end(self) -> None:
-        """Press Ctrl+C and wait for the program to end."""
+        """Send Ctrl+C and wait for the program to exit."""
         self.press("\x03")
         while self.process.poll() is None:
             try:
@@ -117,7 +117,7 @@ class Terminal:
 
 @contextmanager
 def app(*options: str) -> Iterator[tuple[Terminal, Path]]:
-    """Run the app in a temporary folder, training."""
+    """Start the app in a new folder and yield it once it trains."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gpt_tui", "--overwrite", *options]
         terminal = Terminal(command, Path(folder))
@@ -132,7 +132,7 @@ def app(*options: str) -> Iterator[tuple[Terminal, Path]]:
 
 
 def key_to_paint(preset: str, rounds: int) -> dict[str, list[float]]:
-    """Return milliseconds from key to paint, by effect of the key."""
+    """Return milliseconds from key to paint, by action."""
     found: dict[str, list[float]] = {}
     with app("--preset", preset) as (terminal, log):
         while not any(isinstance(event, StepCompleted) for event in read_metrics(log)):
@@ -151,7 +151,7 @@ def key_to_paint(preset: str, rounds: int) -> dict[str, list[float]]:
 
 
 def keys_report(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Return count, median and 99th percentile, per key and of all keys."""
+    """Return count, median and 99th percentile, per action and overall."""
     every = [value for values in found.values() for value in values]
     return {
         name: {
@@ -167,7 +167,7 @@ def keys_report(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def tokens_per_s(log: Path) -> float:
-    """Return the throughput of a run for MEASURED_S seconds after its first LEFT_OUT_S."""
+    """Return the throughput of a run for MEASURED_S seconds, after the first LEFT_OUT_S seconds."""
     steps = [event for event in read_metrics(log) if isinstance(event, StepCompleted)]
     first = next(step for step in steps if step.elapsed_s >= LEFT_OUT_S)
     last = [step for step in steps if step.elapsed_s <= LEFT_OUT_S + MEASURED_S][-1]
@@ -193,7 +193,7 @@ def one_in_app(preset: str) -> float:
 
 
 def cost(preset: str, rounds: int) -> dict[str, float]:
-    """Return the medians of both, measured alternately, and the cost of the app."""
+    """Measure both in turn; return their medians and the cost of the app."""
     headless, in_app = [], []
     for number in range(rounds):
         headless.append(one_headless(preset))

@@ -1,4 +1,4 @@
-"""Prefill and decoding with a KV cache, compared with PyTorch and with the machine's limits.
+"""Prompt processing and decoding with a KV cache, compared with PyTorch and with the limits of the hardware.
 
     python benchmarks/decoding.py --preset mini --peer-python /path/to/a/python/with/torch
 
@@ -24,20 +24,20 @@ HERE = Path(__file__).parent
 
 
 def run(python: str, program: str, options: dict[str, int]) -> dict:
-    """Return what one of the two programs prints."""
+    """Run one of the two programs and return its figures."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     done = subprocess.run([python, str(HERE / program), *words], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def medians(rounds: list[dict]) -> dict[str, float]:
-    """Return the median of each number over the rounds."""
+    """Return the median of each figure over the rounds."""
     numbers = [name for name, value in rounds[0].items() if isinstance(value, float)]
     return {name: statistics.median(one[name] for one in rounds) for name in numbers}
 
 
 def measured(shape: ModelShape, rounds: int, threads: int, peer_python: str) -> dict:
-    """Run both programs alternately; without a Python for the peer, this project alone."""
+    """Run both programs in turn; skip PyTorch if no Python is given for it."""
     sizes = {name: getattr(shape, name) for name in shape.__struct_fields__} | {"threads": threads}
     lengths = {"prompt": prompt_tokens(shape), "decoded": decoded_tokens(shape)}
     own: list[dict] = []

@@ -1,4 +1,4 @@
-"""Time of an evaluation relative to the forward pass alone; the rest is loss and most probable token per position.
+"""Time of an evaluation relative to its forward pass; the rest is loss and most likely token of each position.
 
     python benchmarks/evaluation.py [--preset nano|micro|mini] [--rounds N]
 
@@ -22,7 +22,7 @@ from gpt_core.model.parameters import initial_parameters
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Measure and print a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="micro")
     parser.add_argument("--rounds", type=int, default=20)

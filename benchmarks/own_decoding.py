@@ -1,4 +1,4 @@
-"""Prefill and decoding of this project on random tokens; the counterpart of `pytorch_decoding.py`.
+"""Prompt processing and decoding with this project on random tokens: the counterpart of `pytorch_decoding.py`.
 
 Prints one line of JSON. The limits of the machine are measured in between.
 """
@@ -22,7 +22,7 @@ METER_S = 0.5
 
 
 def main() -> None:
-    """Print medians over a few rounds."""
+    """Measure a few rounds and print their medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (*SHAPE_FIELDS, "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)

@@ -1,4 +1,4 @@
-"""Training steps of the same model in PyTorch on the CPU, for comparison: GPT-2, AdamW, clipping, float32.
+"""The same model in PyTorch on the CPU, for comparison: GPT-2 architecture, AdamW, gradient clipping, float32.
 
 Run by `benchmarks/training.py`, in a separate environment with torch; prints one line of JSON.
 """
@@ -62,7 +62,7 @@ class PeerGPT(nn.Module):
 
 
 def main() -> None:
-    """Time complete steps and print {"seconds": [...], "peak_bytes", "loss"}; the first step is a warm-up."""
+    """Time complete steps and print {"seconds": [...], "peak_bytes", "loss"}; the first step is a warmup."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers", "batch", "steps", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)

@@ -1,4 +1,4 @@
-"""Training time lost to a save in the background, compared with a save that training waits for.
+"""Delay of training by a background save, compared with a synchronous save.
 
     python benchmarks/saving.py --preset mini
 
@@ -25,6 +25,7 @@ from gpt_core.config.presets import PRESETS
 from gpt_core.config.resolve import resolve
 from gpt_core.formats.checkpoint import checkpoint_bytes
 from gpt_core.training import events as ev
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
@@ -45,7 +46,7 @@ def main() -> None:
             assignments=[*options.assignments, "eval_every_steps=0", "save_every_steps=0", "save_every_minutes=0"],
             options={"models_dir": str(Path(folder, "models"))},
         ).settings
-        trainer = open_run(settings, preset_name=options.preset)
+        trainer = open_run(RunRequest(settings, options.preset))
         size_mb = checkpoint_bytes(settings.shape) / 1e6
         print(f"{options.preset}: {size_mb:,.0f} MB per checkpoint, {options.rounds} rounds, medians")
         took_s, still_s = measured(trainer, options.rounds)
@@ -58,9 +59,9 @@ def main() -> None:
 
 
 def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Return seconds per step of each way, alternating, and how many of them were spent waiting for a save.
+    """Return seconds of steps for each way of saving, in turn, and the seconds spent waiting for a save.
 
-    A step is measured from one step boundary to the next, including a save at the first of them.
+    A step is measured from one boundary to the next, a save at the first of them included.
     """
     took_s: dict[str, list[float]] = {way: [] for way in WAYS}
     still_s: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -96,19 +97,19 @@ def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dic
 
 
 def wait_for_step(events: object) -> None:
-    """Run until the next step is completed."""
+    """Advance to the next step event."""
     while not isinstance(next(events), ev.StepCompleted):  # type: ignore[call-overload]
         pass
 
 
 def save_and_wait(trainer: Trainer) -> None:
-    """Save and wait until it is written."""
+    """Save synchronously, without a thread."""
     for _ in trainer._saver.save_if_new("latest"):
         pass
 
 
 def parts_of_a_save(trainer: Trainer, path: Path) -> dict[str, float]:
-    """Return the seconds of each part of a save, as medians of three."""
+    """Return the seconds of each part of a save: medians of three."""
     moments = trainer.run.optimizer.moments
     tensors = [parameters.flat for parameters in (trainer.parameters, moments.first, moments.second)]
     chunks = [flat[at : at + (1 << 18)] for flat in tensors for at in range(0, flat.size, 1 << 18)]

@@ -1,4 +1,4 @@
-"""Start-up time of the help, the app's first paint and a headless run, each from the start of the process.
+"""Startup time: the help text, the first paint of the app, and the first event of a run.
 
     python benchmarks/start.py [--rounds N] [--json]
 
@@ -29,14 +29,14 @@ TIMEOUT_S = 120.0
 
 
 class Taken(NamedTuple):
-    """Seconds from the start of a process to an event, and the processor time used by then."""
+    """Seconds from the start of a process to an event, and the CPU time used by then."""
 
     elapsed_s: float
     processor_s: float | None
 
 
 def help_shown(folder: Path) -> Taken:
-    """Measure `gpt-tui --help` until it exits."""
+    """Measure `gpt-tui --help`."""
     started, before = time.perf_counter(), os.times()
     subprocess.run([*PROGRAM, "--help"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
@@ -72,7 +72,7 @@ def weights_ready(folder: Path) -> Taken:
 
 
 def processor_seconds(pid: int) -> float | None:
-    """Return the processor time used by a running process; None if the system does not report it."""
+    """Return the CPU time of a running process; None where the system does not report it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -84,7 +84,7 @@ MEASURED: dict[str, Callable[[Path], Taken]] = {"help": help_shown, "paint": fir
 
 
 def main() -> None:
-    """Measure alternately and print medians, or with --json one object."""
+    """Measure in turn and print medians, or with --json one object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")

@@ -1,4 +1,4 @@
-"""Speed and memory of training a tokenizer and encoding a text, on one thread.
+"""Speed and memory of choosing a vocabulary and encoding a text, on one thread.
 
     python benchmarks/tokenizer.py [--megabytes 100] [--vocab 16384] [--json]
 
@@ -24,7 +24,7 @@ REPLACED = 0.05  # fraction of the words
 
 
 def write_text(path: Path, size: int) -> None:
-    """Write a text of about `size` bytes, the same for every call."""
+    """Return a text of about `size` bytes, the same on each call."""
     chance = random.Random(0)
     paragraphs = find_training_text().read_bytes().split(b"\n\n")
     words = sorted({word for paragraph in paragraphs for word in paragraph.split()})
@@ -40,7 +40,7 @@ def write_text(path: Path, size: int) -> None:
 
 
 def measured(path: Path, vocab_size: int) -> dict[str, float]:
-    """Return the measurements of one text."""
+    """Return the figures of one text."""
     began, started = peak_memory() or 0, time.process_time()
     tokenizer = load_or_train_tokenizer(path, vocab_size, cache_dir=path.parent)
     trained_s, trained_peak = time.process_time() - started, peak_memory() or 0

@@ -25,10 +25,9 @@ from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, threads
 from gpt_core.model.flops import prefill_flops, step_flops
 from gpt_core.model.parameters import parameter_count
-from gpt_core.training.setup import open_run
 from gpt_tui.cli import bench
 from gpt_tui.cli import main as cli
-from tests.core.training_samples import tiny_settings
+from tests.core.training_samples import open_run, tiny_settings
 from tests.program import tiny, write_texts
 
 

@@ -27,6 +27,7 @@ from gpt_core.model.memory import activation_bytes, decode_bytes
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.events import StepCompleted, UpdateSkipped
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
@@ -80,7 +81,7 @@ def run_benchmark(
     """
     shape, batch = settings.shape, settings.micro_batch
     with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
-        trainer = open_run(benchmark_settings(settings, folder), preset_name=preset_name, progress=progress)
+        trainer = open_run(RunRequest(benchmark_settings(settings, folder), preset_name), progress)
         training = measure_training(trainer, steps, progress)
     length, state_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
     parameters, tokens = trainer.parameters, corpus_tokens(trainer)

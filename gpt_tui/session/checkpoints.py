@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
-from gpt_core.errors import CheckpointError, GptError
+from gpt_core.checkpoints.store import CheckpointStore, chat_candidates, resume_candidates
+from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_tui.shared.formatting import whole
 
@@ -36,21 +36,3 @@ def in_the_way(models_dir: str) -> str:
     if newest is not None:
         return f"a run at step {whole(newest.step)}"
     return "a damaged checkpoint" if found else ""
-
-
-def verified_resumable(models_dir: str) -> tuple[CheckpointInfo, list[str]]:
-    """The newest checkpoint that is whole to the last bit, and a line for each damaged one that it stands in for.
-
-    Raises CheckpointError where there is none.
-    """
-    found = CheckpointStore(models_dir).resumable()
-    if found.info is None:
-        raise CheckpointError(
-            f"nothing to resume: no whole checkpoint in {models_dir}{in_words(found.damaged)}; start a new run"
-        )
-    return found.info, [damaged.error for damaged in found.damaged]
-
-
-def in_words(damaged: list[DamagedCheckpoint]) -> str:
-    """The damaged files by their names, to go on a sentence with: `; damaged: ckpt_latest.safetensors`."""
-    return f"; damaged: {', '.join(found.path.name for found in damaged)}" if damaged else ""

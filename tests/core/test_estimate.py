@@ -38,10 +38,10 @@ from gpt_core.errors import CorpusError
 from gpt_core.formats.checkpoint import write_checkpoint
 from gpt_core.kernels import threads
 from gpt_core.training.events import RunStarted, StepCompleted
-from gpt_core.training.setup import OVERFIT_SEQ_LEN, open_run
+from gpt_core.training.setup import OVERFIT_SEQ_LEN
 from gpt_core.training.trainer import Trainer
 from tests.core.checkpoint_samples import sample
-from tests.core.training_samples import tiny_settings
+from tests.core.training_samples import open_run, tiny_settings
 
 TEXTS = CorpusStats(Path("train.en"), 3_000_000, Path("eval.en"), 1_000_001, 100_000, True)
 MEDIUM = {"d_model": 96, "hidden_size": 384, "vocab_size": 1000, "num_heads": 4, "seq_len": 64, "layers": 3}
