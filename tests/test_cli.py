@@ -187,7 +187,7 @@ def test_the_app_does_not_open_for_a_text_that_is_not_there(
         (SaveError("not saved"), 1, "gpt-tui: not saved\n"),
         (OSError(errno.ENOSPC, "No space left on device", "out"), 1, "gpt-tui: No space left on device: out\n"),
         (MemoryError("9 TB"), 1, "gpt-tui: out of memory (9 TB); try a smaller preset, batch_size or seq_len\n"),
-        (ModuleNotFoundError("no", name="gpt_core.cpu"), 1, "run `pip install -e .` in it first\n"),
+        (ModuleNotFoundError("no", name="gpt_core.kernels._runtime.cpu"), 1, "run `pip install -e .` in it first\n"),
         (KeyboardInterrupt(), 130, "\n"),
     ],
 )
@@ -405,7 +405,7 @@ def test_generate_heeds_its_options(program: Callable[..., Result], trained: Pat
     assert reply("--temperature", "0", "--repetition-penalty", "5") != greedy
     refused = program("generate", "The", "--top-p", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "top_p: got 0.0, wanted" in refused.stderr
+    assert "top_p: got 0.0, expected" in refused.stderr
 
 
 @pytest.mark.parametrize("prompt", [b"", b"\xff\xfe\x80 raw", "naïve 東京 \U0001f600\n".encode() + b"-\x1b[31m"])

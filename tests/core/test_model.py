@@ -179,7 +179,7 @@ def test_bad_tokens_targets_and_lengths_are_refused():
         (fine, np.zeros((2, 3), np.int32)),
         (fine.repeat(2, axis=0), np.zeros((3, 2), np.int32)),
     ]:
-        with pytest.raises(ValueError, match=r"got .* want"):
+        with pytest.raises(ValueError, match=r"got .*, (want|expected) "):
             gradients_of(model, tokens, targets)
     with pytest.raises(ValueError, match="from 1 to 140"):
         model.logits(np.zeros((1, 141), np.int32))
@@ -243,7 +243,7 @@ def test_a_decoder_that_was_reset_remembers_nothing():
 def test_the_decoder_refuses_what_it_cannot_read():
     decoder = Decoder(model_of(SHAPE).parameters)
     for tokens in ([], [0] * 141, [101], [-1]):
-        with pytest.raises(ValueError, match=r"got .* want"):
+        with pytest.raises(ValueError, match=r"got .*, (want|expected) "):
             decoder.prefill(tokens)
     assert decoder.length == 0
 

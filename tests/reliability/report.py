@@ -44,10 +44,10 @@ SECTIONS = {
 }  # fmt: skip
 HEAD = """# Reliability results
 
-Written by `python -m tests.reliability.report`, which runs each case with its full count; `--share 0.05` runs a
-fraction of the count, `--only EXPRESSION` a subset of the cases. A case is the claim of one test, its count the number
-of trials, and "run" the date and the fraction of the full count. The machine of the last run: {system}, {cores} cores,
-Python {python}.
+Written by `python -m tests.reliability.report`, which runs each case with its full count;
+`--share 0.05` runs a fraction of the count, `--only EXPRESSION` a subset of the cases. A case is
+the claim of one test, its count the number of trials, and "run" the date and the fraction of the
+full count. The machine of the last run: {system}, {cores} cores, Python {python}.
 
 {cases} cases: {held} held, {failed} failed, {not_run} not run.
 """
