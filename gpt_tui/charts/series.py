@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.training.losses import MAX_EXPONENT, MAX_PERPLEXITY, perplexity
-from gpt_tui.session.curve import ELAPSED, HIGH, LOW, MAX_LOSS, SMOOTHED, STEP, TOKENS
+from gpt_core.training.metrics import MAX_LOSS
+from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
 from gpt_tui.session.run_state import Evaluation, RunState
 
 Metric = Literal["loss", "perplexity"]

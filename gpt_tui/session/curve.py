@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.training.events import StepCompleted
+from gpt_core.training.metrics import MAX_LOSS, smooth
 
 STEP, TOKENS, ELAPSED, LOW, HIGH, SMOOTHED = range(6)
 COLUMNS = 6
 RECENT = 2048
 THINNED = 2048
-MAX_LOSS = 1e300  # losses are clamped to it, so that sums and differences stay finite
-SMOOTHING = 0.03  # weight of a new loss in the exponential moving average
-WARMUP = 10  # the weight is WARMUP / (WARMUP + steps) at first, so that the average follows the first steep fall
 
 
 def _no_rows() -> NDArray[np.float64]:
@@ -56,8 +54,7 @@ class Curve:
             loss = step.loss
             if isfinite(loss):
                 loss = min(max(loss, -MAX_LOSS), MAX_LOSS)
-                weight = max(SMOOTHING, WARMUP / (count + WARMUP))
-                smoothed = smoothed + weight * (loss - smoothed) if count else loss
+                smoothed = smooth(smoothed, loss, count)
                 count += 1
             row[:] = (step.step, step.tokens, step.elapsed_s, loss, loss, smoothed)
         recent = np.concatenate((self.recent, rows))[-RECENT:]
