@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import NamedTuple
 
 from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState, Tone
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import (
     age,
     bar,
@@ -22,6 +21,7 @@ from gpt_tui.shared.formatting import (
     size,
     whole,
 )
+from gpt_tui.shared.rows import RULE, Row, Tone
 
 SYMBOLS = {
     Phase.IDLE: "○", Phase.OPENING: "◌", Phase.TRAINING: "▶", Phase.PAUSING: "‖", Phase.PAUSED: "‖",
@@ -32,17 +32,6 @@ PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", P
 
 # rows that go first where the panel is too low for all of them
 LEAST_IMPORTANT = ("time", "tokens", "model", "memory", "best", "rate", "lr", "gradient", "patience", "accuracy")
-
-
-class Row(NamedTuple):
-    """One row of the panel; a row with no label is a rule when its value is empty too."""
-
-    label: str
-    value: str
-    tone: Tone = "plain"
-
-
-RULE = Row("", "")
 
 
 def status_rows(history: RunState, facts: SessionStatus, width: int) -> list[Row]:

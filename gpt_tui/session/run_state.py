@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import inf
 from pathlib import PurePath
-from typing import Literal, NamedTuple, TypeVar, assert_never
+from typing import NamedTuple, TypeVar, assert_never
 
 from gpt_core.training.events import (
     AnyEvent,
@@ -33,8 +33,8 @@ from gpt_core.training.losses import DIVERGED_RATIO, perplexity
 from gpt_core.training.metrics import MetricValues, added_metrics
 from gpt_tui.session.curve import ELAPSED, STEP, Curve
 from gpt_tui.shared.formatting import fixed, nats, percent, short, whole
+from gpt_tui.shared.rows import Tone
 
-Tone = Literal["plain", "good", "bad", "dim"]
 Item = TypeVar("Item")
 
 MAX_EVALUATIONS = 512

@@ -7,10 +7,11 @@ import pytest
 from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
-from gpt_tui.run_view.status import RULE, fitted, status_rows
+from gpt_tui.run_view.status import fitted, status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, advance
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
+from gpt_tui.shared.rows import RULE
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
 from gpt_tui.tabs.train.presenter import allowed, why_not
 from tests.tui.samples import scored, step, trained
