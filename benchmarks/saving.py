@@ -79,9 +79,9 @@ def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dic
     for turn in range((rounds + 1) * len(WAYS)):
         way = WAYS[turn % len(WAYS)]
         started, waited_s = time.perf_counter(), 0.0
-        if way == "beside training":
+        if way == "in background":
             trainer.requests.save()
-        elif way == "waited for":
+        elif way == "waiting":
             save_and_wait(trainer)
             waited_s = time.perf_counter() - started
         wait_for_step(events)
