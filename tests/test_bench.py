@@ -195,7 +195,7 @@ def test_every_part_is_in_the_table_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--steps", "0"], "got --steps 0, wanted at least 1"),
+        (["--steps", "0"], "got --steps 0, expected at least 1"),
         (["--steps", "x"], "invalid int value: 'x'"),
         (["--models-dir", "x"], "--models-dir and --max-steps mean nothing here"),
         (["--preset", "nanu"], "nano"),

@@ -99,7 +99,7 @@ def test_logs_are_compared_event_by_event(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--cut", "20"], "got --steps 20 and --cut 20, wanted 1 <= cut < steps"),
+        (["--cut", "20"], "got --steps 20 and --cut 20, expected 1 <= cut < steps"),
         (["--steps", "x"], "invalid int value: 'x'"),
         (["--models-dir", "x"], "--models-dir and --max-steps mean nothing here"),
         (["--train-file", "nowhere"], "nowhere"),

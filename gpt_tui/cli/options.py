@@ -1,4 +1,4 @@
-"""From the options of a command to the checkpoint, the settings and the model that they mean."""
+"""Resolve the options of a command to settings, a checkpoint or a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "
 
 
 class Model(NamedTuple):
-    """A checkpoint without what only training needs; `settings` are the checkpoint's, with the options over them."""
+    """A loaded checkpoint without optimizer state; `settings` are the checkpoint's, overridden by the options."""
 
     path: Path
     settings: Settings
@@ -78,9 +78,9 @@ def config_file(options: Namespace) -> Path | None:
 
 
 def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:
-    """The model that `--model` or else `--models-dir` names. `names` are settings that the command has options for.
+    """Load the model that `--model` or `--models-dir` selects, and set the number of threads.
 
-    Threads are set as asked. Raises CheckpointError, ConfigError or TokenizerError.
+    `names` are the settings that the command has options for. Raises CheckpointError, ConfigError or TokenizerError.
     """
     path = chosen_checkpoint(options)
     checkpoint = read_checkpoint(path, moments=False)
@@ -92,18 +92,20 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:
 
 
 def chosen_checkpoint(options: Namespace) -> Path:
-    """The file that is meant: `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
+    """Return the file of `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
     if options.model is not None:
         return Path(options.model)
     folder = Path(options.models_dir or Settings().models_dir)
     info = found(CheckpointStore(folder).for_chat())
     if info is None:
-        raise CheckpointError(f"no checkpoint in {folder}: train one with `gpt-tui`, or name one with --model FILE")
+        raise CheckpointError(
+            f"no checkpoint in {folder}; train a model with `gpt-tui`, or name a checkpoint with --model FILE"
+        )
     return info.path
 
 
 def found(choice: Found) -> CheckpointInfo | None:
-    """What a look into a folder found; damaged files that were passed over are named on standard error."""
+    """Return the checkpoint that was found. Skipped damaged files are named on standard error."""
     for damaged in choice.damaged:
-        print(f"gpt-tui: passed over: {one_line(damaged.error)}", file=sys.stderr)
+        print(f"gpt-tui: skipped: {one_line(damaged.error)}", file=sys.stderr)
     return choice.info
