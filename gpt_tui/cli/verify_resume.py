@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +23,7 @@ from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, GptError, InputError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint
 from gpt_core.model.parameters import Parameters
+from gpt_core.progress import Progress
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.replacement import METRICS
@@ -75,9 +76,7 @@ def check_options(options: Namespace) -> None:
         )
 
 
-def compared_runs(
-    folder: Path, resolved: Resolved, steps: int, cut: int, progress: Callable[[str, float], None]
-) -> list[Row]:
+def compared_runs(folder: Path, resolved: Resolved, steps: int, cut: int, progress: Progress) -> list[Row]:
     """Train both runs in `folder` and compare them. Raises GptError if a run fails."""
     config = folder / "settings.toml"
     config.write_text(as_toml(*resolved), encoding="utf-8")
