@@ -84,18 +84,20 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
 
 
 def chosen_checkpoint(options: Namespace) -> Path:
-    """The file that is meant: `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
+    """Return the file of `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
     if options.model is not None:
         return Path(options.model)
     folder = Path(options.models_dir or Settings().models_dir)
     info = found(CheckpointStore(folder).for_chat())
     if info is None:
-        raise CheckpointError(f"no checkpoint in {folder}: train one with `gpt-tui`, or name one with --model FILE")
+        raise CheckpointError(
+            f"no checkpoint in {folder}; train a model with `gpt-tui`, or name a checkpoint with --model FILE"
+        )
     return info.path
 
 
 def found(choice: Found) -> CheckpointInfo | None:
-    """What a look into a folder found; damaged files that were passed over are named on standard error."""
+    """Return the checkpoint that was found. Skipped damaged files are named on standard error."""
     for damaged in choice.damaged:
-        print(f"gpt-tui: passed over: {one_line(damaged.error)}", file=sys.stderr)
+        print(f"gpt-tui: skipped: {one_line(damaged.error)}", file=sys.stderr)
     return choice.info
