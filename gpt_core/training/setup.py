@@ -11,10 +11,9 @@ from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, read_checkpoint
-from gpt_core.formats.checkpoint_header import peek_checkpoint
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.optim.adamw import AdamW, Moments
+from gpt_core.optim import create_optimizer
 from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.documents import find_eval_text, find_training_text, first_lines
 from gpt_core.text.overfit_data import OverfitLoader
@@ -42,14 +41,14 @@ def open_run(
     settings: Settings,
     *,
     preset_name: str = "",
-    resume: Path | None = None,
+    resume: Path | Checkpoint | None = None,
     passed_over: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Trainer:
     """A new run, or with `resume` the one that a checkpoint holds, with `settings` in force.
 
-    `passed_over` are lines about damaged checkpoints that `resume` stands in for: the run tells of them.
+    A `resume` that is a path is read and verified first. `passed_over` are lines about damaged checkpoints that `resume` stands in for: the run tells of them.
 
     `progress` is told what is being done and which share of it is done. Raises the errors of `gpt_core.errors`: before
     anything that takes time where the folder, the text or the checkpoint is at fault.
@@ -57,24 +56,24 @@ def open_run(
     tell = progress or (lambda _words, _share: None)
     threads.set_threads(settings.threads or available_cores())
     train_file, eval_file = text_files(settings)
-    run_id = peek_checkpoint(resume).run_id if resume else new_run_id()
+    if isinstance(resume, Path):
+        tell(f"reading {resume.name}", 0.0)
+    checkpoint = read_checkpoint(resume) if isinstance(resume, Path) else resume
+    run_id = checkpoint.run_id if checkpoint else new_run_id()
     store = CheckpointStore(settings.models_dir)
-    store.prepare(run_id, new_run=resume is None, overwrite=overwrite)
+    store.prepare(run_id, new_run=checkpoint is None, overwrite=overwrite)
     try:
-        if resume is not None:
-            tell(f"reading {resume.name}", 0.0)
-            checkpoint = read_checkpoint(resume)
-            check_resumable(checkpoint.settings, settings, str(resume))
+        if checkpoint is not None:
+            check_resumable(checkpoint.settings, settings, str(checkpoint.path))
             tokenizer = Tokenizer.from_bytes(checkpoint.tokenizer)
         else:
-            checkpoint = None
             tokenizer = load_or_train_tokenizer(
                 train_file, settings.vocab_size, settings.tokenizer, settings.document, progress=progress
             )
         texts = open_texts(settings, train_file, eval_file, tokenizer, progress)
-        if checkpoint is not None and resume is not None:
-            check_same_text(checkpoint, settings, texts.train, resume)
-        run = assemble(settings, preset_name, run_id, store, tokenizer, texts, checkpoint, resume)
+        if checkpoint is not None:
+            check_same_text(checkpoint, settings, texts.train)
+        run = assemble(settings, preset_name, run_id, store, tokenizer, texts, checkpoint)
         run.warnings = (*(f"passed over: {line}" for line in passed_over), *store.space_warnings(settings))
         return Trainer(run)
     except BaseException:
@@ -90,22 +89,21 @@ def assemble(
     tokenizer: Tokenizer,
     texts: Texts,
     checkpoint: Checkpoint | None,
-    resume: Path | None,
 ) -> Run:
     """The parts of a run: from its checkpoint, or fresh ones."""
     if checkpoint is None:
         state = TrainingState(run_id=run_id)
         parameters = initial_parameters(settings.shape, settings.seed)
-        moments = None
+        optimizer_state = None
     else:
         state, parameters = checkpoint.state, checkpoint.parameters
         if state.finished == "diverged":
             state.skipped_in_a_row = 0  # who resumes such a run, with lower rates perhaps, wants it to be tried again
-        moments = Moments(*checkpoint.moments) if checkpoint.moments else None
+        optimizer_state = checkpoint.optimizer_state
     return Run(
         settings=settings, preset=preset_name, windows=texts.windows, train_text=texts.train, eval_text=texts.held_out,
-        tokenizer=tokenizer, parameters=parameters, optimizer=AdamW(parameters, settings, moments), state=state,
-        store=store, resumed_from=resume, eval_file=texts.eval_file,
+        tokenizer=tokenizer, parameters=parameters, optimizer=create_optimizer(parameters, settings, optimizer_state),
+        state=state, store=store, resumed_from=checkpoint.path if checkpoint else None, eval_file=texts.eval_file,
     )  # fmt: skip
 
 
@@ -133,11 +131,11 @@ def open_texts(
     return Texts(text, DataLoader(text, settings.seq_len, settings.seed), held_out, eval_file or train_file)
 
 
-def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStream, path: Path) -> None:
+def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStream) -> None:
     """A run goes on with the text that it began with, unless the user names another. Raises CheckpointError."""
     named_another = settings.train_file != checkpoint.settings.train_file
     if text.sha256 != checkpoint.corpus_sha256 and not named_another:
         raise CheckpointError(
-            f"{path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got {text.path or 'lines'} "
-            f"with {text.sha256[:12]}…; restore that text, or name this one with --train-file to go on with it"
+            f"{checkpoint.path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got {text.path or 'lines'} "
+            f"with {text.sha256[:12]}…; restore that text, or name this one with --train-file to resume with it"
         )

@@ -25,7 +25,7 @@ from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoi
 from gpt_core.model.parameters import Parameters
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
-from gpt_core.training.replacement import METRICS
+from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.training.setup import text_files
 from gpt_tui.cli.options import resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine

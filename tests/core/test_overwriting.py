@@ -22,7 +22,7 @@ from gpt_core.training import events as ev
 from gpt_core.training import setup as run_module
 from gpt_core.training import trainer as trainer_module
 from gpt_core.training.metrics_log import read_metrics
-from gpt_core.training.replacement import PREVIOUS_METRICS
+from gpt_core.checkpoints.replacement import PREVIOUS_METRICS
 from gpt_core.training.setup import open_run
 from tests.core.checkpoint_samples import sample
 from tests.core.training_samples import of_kind, tiny_settings, train

@@ -13,7 +13,7 @@ import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.metrics_log import MetricsLog, read_metrics
-from gpt_core.training.replacement import PREVIOUS_METRICS
+from gpt_core.checkpoints.replacement import PREVIOUS_METRICS
 from tests.core.checkpoint_samples import sample
 from tests.program import ROOT, TIMEOUT_S, environment
 from tests.reliability.one_replacement import step

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.checkpoints.lock_holder import LOCKS, lock_holder
+from gpt_core.checkpoints.lock import LOCKS, lock_holder
 from gpt_core.checkpoints.store import LOCK, CheckpointStore
 
 HOLD = """
