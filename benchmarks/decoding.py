@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 from gpt_core.bench.benchmark import decoded_tokens, prompt_tokens
-from gpt_core.config.settings import PRESETS, ModelShape, preset
+from gpt_core.config.presets import PRESETS, preset
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import available_cores
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpt_core.config.settings import PRESETS, preset
+from gpt_core.config.presets import PRESETS, preset
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import initial_parameters

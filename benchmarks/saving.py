@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from gpt_core import files
+from gpt_core.config.presets import PRESETS
 from gpt_core.config.resolve import resolve
-from gpt_core.config.settings import PRESETS
 from gpt_core.formats.checkpoint import checkpoint_bytes
 from gpt_core.training import events as ev
 from gpt_core.training.setup import open_run

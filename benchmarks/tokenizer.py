@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from gpt_core.bench.hardware import peak_memory
-from gpt_core.text.documents import find_training_text
+from gpt_core.text.corpus import find_training_text
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 
 EXCHANGED = 0.05  # of the words

@@ -15,7 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gpt_core.config.settings import ModelShape, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import available_cores
 
 HERE = Path(__file__).parent

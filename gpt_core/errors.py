@@ -1,27 +1,27 @@
-"""The errors a user can meet, and the exit code each one ends the program with.
+"""Exit codes, and the errors that users can cause or meet, with the exit code of each.
 
-Every message is one line that says what is wrong, what was found, what was wanted and what to do next.
+The message of an error is one line: what is wrong, what was got, what was expected, what to do next.
 """
 
 from __future__ import annotations
 
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_HANGUP = 129
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+EXIT_OK = 0  # completed
+EXIT_FAILED = 1  # the run diverged, its last save failed, or a check did not pass
+EXIT_BAD_INPUT = 2  # a setting, a file or an argument is not usable
+EXIT_HANGUP = 129  # stopped by SIGHUP
+EXIT_INTERRUPTED = 130  # stopped by SIGINT (Ctrl+C)
+EXIT_TERMINATED = 143  # stopped by SIGTERM
 
 
 def printable(text: str) -> str:
-    """The text on one line, safe for a terminal: line ends, controls and other unprintable characters as escapes."""
+    """Return the text as one line that is safe to print: control and other unprintable characters are escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class GptError(Exception):
-    """Something the user should read as one line; `exit_code` is what the program ends with."""
+    """Error that is shown to the user as one line. The program exits with `exit_code`."""
 
     exit_code = EXIT_FAILED
 
@@ -30,34 +30,34 @@ class GptError(Exception):
 
 
 class InputError(GptError):
-    """The input is at fault: a setting, a file, an argument."""
+    """The input is not usable: a setting, a file, an argument."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class ConfigError(InputError):
-    """A setting is unknown, of the wrong type, or out of range."""
+    """A setting is unknown, has the wrong type or is out of bounds."""
 
 
 class CorpusError(InputError):
-    """A training or evaluation text cannot be found, read, or is too short to train on."""
+    """A training or eval text is missing, cannot be read, or is too short."""
 
 
 class TokenizerError(InputError):
-    """A tokenizer cannot be made from a text, or its file is damaged."""
+    """A tokenizer is unknown, cannot be trained, or its file is damaged."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint is missing, damaged, or of another shape than asked for."""
+    """A checkpoint is missing, damaged, or does not have the requested model shape."""
 
 
 class RunExistsError(InputError):
-    """A new run would overwrite another run's checkpoints."""
+    """A new run would overwrite the checkpoints of another run."""
 
 
 class FolderInUseError(InputError):
-    """Another trainer holds the models folder."""
+    """Another process trains in the models folder."""
 
 
 class SaveError(GptError):
-    """A checkpoint could not be written; the one it would have replaced is untouched."""
+    """A checkpoint could not be written. The one that it would have replaced is unchanged."""

@@ -1,7 +1,7 @@
-"""Files that others may have touched: read only if they are regular, replaced only as a whole.
+"""Safe reading and atomic replacement of files that other programs may change at any time.
 
-`open_regular` never waits on a FIFO and never touches a device. `replace_file` leaves either the old file or the new
-one, whatever happens to the process, the disk or the rest of the folder, and returns once the new one is on disk.
+`open_regular` never blocks on a FIFO and never opens a device. `replace_file` leaves either the old file or the
+complete new one, whatever happens to the process or the disk, and returns once the new one is on disk.
 """
 
 from __future__ import annotations
@@ -24,19 +24,24 @@ _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK,
 
 
 class NotRegularError(OSError):
-    """What was to be read is a folder, a FIFO, a socket or a device."""
+    """The path to read is a folder, a FIFO, a socket or a device."""
 
 
 def reason(error: OSError | ValueError) -> str:
-    """The words of a failed system call, without the path and the number."""
+    """Return the description of a failed system call, without the path and the error number."""
     return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def open_regular(path: Path | str) -> io.FileIO:
-    """Opens a regular file, or a link to one, for reading, unbuffered.
+    """Open a regular file, or a link to one, for unbuffered reading.
 
-    Raises FileNotFoundError, NotRegularError ("is a FIFO, wanted a file") or another OSError. It looks before it opens,
-    because to open a device can be to use it, and looks again after, because the file may have been exchanged.
+    The type is checked before opening, because opening a device can have effects, and again after it, because the file
+    may have been replaced in between.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        NotRegularError: It is not a regular file; the message is of the form "is a FIFO, expected a file".
+        OSError: It cannot be opened.
     """
     try:
         _require_regular(os.stat(path).st_mode)
@@ -52,23 +57,26 @@ def open_regular(path: Path | str) -> io.FileIO:
 
 
 def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Makes `path` hold the chunks, all of them or, when an OSError is raised, none.
+    """Replace the contents of `path` by the concatenated chunks, completely or not at all.
 
-    The new file is written beside the old one under an unguessable name, synced and renamed; then the folder is synced.
-    Until that last step has succeeded the old file is kept under a second name, to be put back. Neither the temporary
-    name nor `path` is followed if it is a symbolic link: the link itself is replaced. The umask decides the mode.
+    The new file is written in the same folder under a random name, synced and renamed; then the folder is synced. Until
+    that succeeds, a second name refers to the old file, so that it can be restored. Symbolic links under the temporary
+    name or `path` are not followed: the link itself is replaced. The umask determines the mode.
+
+    Raises:
+        OSError: The file could not be written; the old one is unchanged.
     """
     mark = secrets.token_hex(8)
     new = path.with_name(f".{path.name}.{mark}.new")
     old = path.with_name(f".{path.name}.{mark}.old")
     try:
         _write_new(new, chunks)
-        kept = _keep(path, old)
+        has_backup = _link(path, old)
         os.replace(new, path)
         try:
             sync_folder(path.parent)
         except OSError:
-            if kept:
+            if has_backup:
                 os.replace(old, path)
             raise
     finally:
@@ -78,9 +86,9 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
 
 
 def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> list[str]:
-    """Removes what `replace_file` left behind when it was killed while replacing a file whose name `is_ours`.
+    """Remove temporary files of calls of `replace_file` whose process was killed, for targets whose name `is_ours`.
 
-    To be called only while nobody else writes to the folder. Returns the names that were removed.
+    Call it only while no other process writes to the folder. Returns the names of the removed files.
     """
     removed = []
     for entry in os.scandir(folder):
@@ -93,7 +101,7 @@ def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> list[str]:
 
 
 def probe(path: Path) -> None:
-    """Writes and removes a file as `replace_file` would for `path`, to find out now if that works. Raises OSError."""
+    """Write and remove a file as `replace_file` would for `path`, to detect errors early. Raises OSError."""
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
         _write_new(new, [b"probe"])
@@ -103,7 +111,7 @@ def probe(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Puts the names in a folder on disk. File systems that cannot do so, and Windows, are taken at their word."""
+    """Sync the names in a folder to disk. Does nothing on Windows and on file systems that do not support it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -117,7 +125,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Writes every byte, in as many calls as that takes."""
+    """Write all of `data`, with as many system calls as necessary."""
     left = memoryview(data).cast("B")
     while left:
         left = left[os.write(descriptor, left[:_WRITE_BYTES]) :]
@@ -130,11 +138,11 @@ def _write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
             write_all(descriptor, chunk)
         _sync_file(descriptor)
     finally:
-        os.close(descriptor)  # quotas and network file systems report here what they could not store
+        os.close(descriptor)  # with quotas and network file systems, write errors may be reported only here
 
 
 def _sync_file(descriptor: int) -> None:
-    """fsync; on macOS also through the drive's own cache, which fsync there leaves out."""
+    """Sync a file to disk; on macOS also flush the drive's cache, which fsync leaves out there."""
     if sys.platform == "darwin":
         import fcntl
 
@@ -144,8 +152,8 @@ def _sync_file(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def _keep(path: Path, second_name: Path) -> bool:
-    """Gives the file a second name; False where there is no file, or the file system has no hard links."""
+def _link(path: Path, second_name: Path) -> bool:
+    """Create a hard link to the file; return False where there is no file or hard links are not supported."""
     try:
         os.link(path, second_name, follow_symlinks=os.link not in os.supports_follow_symlinks)
     except OSError:
@@ -156,4 +164,4 @@ def _keep(path: Path, second_name: Path) -> bool:
 def _require_regular(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((words for test, words in _KINDS if test(mode)), "a device")
-        raise NotRegularError(errno.EINVAL, f"is {kind}, wanted a file")
+        raise NotRegularError(errno.EINVAL, f"is {kind}, expected a file")

@@ -13,7 +13,8 @@ from gpt_core.bench import hardware as machine_module
 from gpt_core.bench.benchmark import Step, Steps, measure_training, required_steps, training_result
 from gpt_core.bench.profiler import PARTS, Profile
 from gpt_core.bench.result import Benchmark
-from gpt_core.config.settings import ModelShape, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import ModelShape
 from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, threads
 from gpt_core.model.flops import prefill_flops, step_flops

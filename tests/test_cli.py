@@ -19,8 +19,9 @@ import msgspec
 import pytest
 
 from gpt_core import __version__, gradcheck
+from gpt_core.config.presets import preset
 from gpt_core.config.resolve import Resolved
-from gpt_core.config.settings import Settings, preset
+from gpt_core.config.settings import Settings
 from gpt_core.errors import SaveError
 from gpt_tui.app import launch
 from gpt_tui.cli import generate, train
@@ -127,9 +128,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--d-model", "64"], "did you mean --set d_model=VALUE?"),
         (["--train-only", "--preset", "nan"], "did you mean nano?"),
         (["--train-only", "--set", "batchsize=3"], "did you mean batch_size?"),
-        (["--train-only", "--set", "batch_size"], "wanted KEY=VALUE"),
-        (["--train-only", "--set", "batch_size=0"], "batch_size: got 0, wanted a whole number of at least 1"),
-        (["--train-only", "--seed", "x"], "seed: got 'x', wanted a whole number"),
+        (["--train-only", "--set", "batch_size"], "expected KEY=VALUE"),
+        (["--train-only", "--set", "batch_size=0"], "batch_size: got 0, expected a whole number of at least 1"),
+        (["--train-only", "--seed", "x"], "seed: got 'x', expected a whole number"),
         (["--train-only", "--max-steps", "-1"], "max_steps: got -1"),
         (["--train-only", "--config", "nowhere.toml"], "nowhere.toml: No such file"),
         (["--train-only", "--train-file", "nowhere.txt"], "nowhere.txt"),
@@ -370,7 +371,7 @@ def test_tokenize_counts_and_gives_the_same_bytes_again(program: Callable[..., R
 
 def test_tokenize_fails_where_the_text_does_not_come_back(program: Callable[..., Result], trained: Path) -> None:
     (trained / "upper.txt").write_text("The Cat")
-    run = program("tokenize", "upper.txt", *tiny("tokenizer=seed"))
+    run = program("tokenize", "upper.txt", *tiny("tokenizer=ascii"))
     assert run.returncode == 1
     assert "OTHER bytes" in run.stdout
 

@@ -126,7 +126,7 @@ def test_where_no_cache_can_be_kept_the_error_says_so_and_what_to_set(
     text.write_text("A line of text.\n\n" * 50)
     monkeypatch.setattr("gpt_core.text.token_cache.cache_folders", lambda *_: [])
     tokenizer = load_or_train_tokenizer(text, 300)
-    with pytest.raises(CorpusError, match=r"no home folder to keep it in.*XDG_CACHE_HOME"):
+    with pytest.raises(CorpusError, match=r"no home folder for it.*XDG_CACHE_HOME"):
         load_tokens(text, tokenizer, "paragraph")
 
 

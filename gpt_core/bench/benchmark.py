@@ -11,7 +11,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import msgspec
 
@@ -24,11 +24,10 @@ from gpt_core.kernels import LEVEL, available_cores, threads
 from gpt_core.model import flops
 from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.events import StepCompleted, UpdateSkipped
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
-
-Progress = Callable[[str, float], None]
 
 # Steps that are measured, after a first one that is not: at least 5, or 3 where a step takes this long; more than 5
 # while they take less than MEASURE_S together.
@@ -66,22 +65,21 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 def run_benchmark(
-    settings: Settings, *, preset_name: str = "", steps: int = 0, progress: Progress | None = None
+    settings: Settings, *, preset_name: str = "", steps: int = 0, progress: Progress = ignore_progress
 ) -> Benchmark:
     """Measures with these settings; nothing is left in any folder but the caches of the text.
 
     `steps` is the number of steps to measure (0: by the rule above). Raises what `open_run` raises, and GptError for a
     run that ends by itself before that.
     """
-    tell = progress or (lambda _words, _share: None)
     shape, batch = settings.shape, settings.micro_batch
     with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
         trainer = open_run(undisturbed(settings, folder), preset_name=preset_name, progress=progress)
-        measured = measure_training(trainer, steps, tell)
+        measured = measure_training(trainer, steps, progress)
     length, weights_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
     parameters, prompt = trainer.parameters, text_tokens(trainer)
     del trainer  # and with it the gradients and moments
-    reading = measure_inference(parameters, prompt, tell)
+    reading = measure_inference(parameters, prompt, progress)
     sgemm, count = measured.sgemm, threads.get_threads()
     return Benchmark(
         machine=Machine(processor_name(), available_cores(), count, LEVEL, sgemm / 1e9, reading.memory / 1e9),

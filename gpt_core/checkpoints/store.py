@@ -72,7 +72,7 @@ class LogStart(NamedTuple):
     before: Path | None
 
 
-def resume_order(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
+def resume_candidates(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
     """Return the checkpoints of a listing that can be resumed, in order of preference.
 
     These are the program's own files with an optimizer state: the newest first, and last the final one, which holds
@@ -82,7 +82,7 @@ def resume_order(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[
     return sorted(infos, key=lambda info: info.kind == "final")
 
 
-def chat_order(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
+def chat_candidates(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
     """Return the checkpoints of a listing in order of preference for generating text.
 
     The best model first, then the newest, then files with names that the user chose.
@@ -137,23 +137,23 @@ class CheckpointStore:
             return listing
         return [found for found in listing if not journal.replaces(found.path.name, _run_id(found))]
 
-    def resume_candidates(self) -> Candidates:
-        """Return the checkpoints that can be resumed, in order of preference (`resume_order`). Reads headers only."""
+    def find_for_resume(self) -> Candidates:
+        """Return the checkpoints that can be resumed, in order of preference (`resume_candidates`). Reads headers only."""
         named = [found for found in self.list() if found.kind != "other"]
-        return Candidates(resume_order(named), _damaged(named))
+        return Candidates(resume_candidates(named), _damaged(named))
 
-    def chat_candidates(self) -> Candidates:
-        """Return the checkpoints to generate text with, in order of preference (`chat_order`). Reads headers only."""
+    def find_for_chat(self) -> Candidates:
+        """Return the checkpoints to generate text with, in order of preference (`chat_candidates`). Reads headers only."""
         listing = self.list()
-        return Candidates(chat_order(listing), _damaged(listing))
+        return Candidates(chat_candidates(listing), _damaged(listing))
 
     def load_for_resume(self) -> Loaded:
         """Load the newest checkpoint that can be resumed; a damaged one is skipped for the next."""
-        return _load_first(self.resume_candidates(), optimizer_state=True)
+        return _load_first(self.find_for_resume(), optimizer_state=True)
 
     def load_for_chat(self) -> Loaded:
         """Load the best model, else the newest checkpoint, without optimizer state; a damaged one is skipped."""
-        return _load_first(self.chat_candidates(), optimizer_state=False)
+        return _load_first(self.find_for_chat(), optimizer_state=False)
 
     def space_warnings(self, settings: Settings) -> tuple[str, ...]:
         """Return a line if there is not enough disk space for two more checkpoints with these settings, else none."""

@@ -1,45 +1,82 @@
-"""Settings as a TOML file that gives the same settings again: all of them, or a preset and what differs from it."""
+"""Read and write settings as TOML: all of them, or a preset and the settings that differ from it."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 
-from gpt_core.config.resolve import GROUPS, Resolved, fields
-from gpt_core.config.settings import Settings, preset
-from gpt_core.errors import printable
+from gpt_core import files
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
+from gpt_core.config.validation import fields
+from gpt_core.errors import ConfigError, printable
+
+MAX_CONFIG_BYTES = 1 << 20
 
 
-def as_toml(resolved: Resolved) -> str:
-    """Every setting as a TOML file that gives the same settings again, with comments that say source and meaning."""
-    lines = ["# The settings in force. Each line: setting = value  # [where it came from] what it means"]
-    if resolved.preset:
-        lines += ["", f"preset = {_toml(resolved.preset)}"]
-    meanings = {key: f"[{printable(resolved.sources[key])}] {field.description}" for key, field in fields().items()}
-    return "\n".join(lines + _toml_lines(resolved.settings, meanings)) + "\n"
+def read_config(path: Path, option: str = "--config ") -> dict[str, object]:
+    """Return the contents of a TOML file, without checking its keys and values.
+
+    Args:
+        path: File to read.
+        option: Text before the path in an error message.
+
+    Raises:
+        ConfigError: The file cannot be read, is too large or is not TOML; names the line.
+    """
+    try:
+        with files.open_regular(path) as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{option}{path}: {files.reason(error)}; expected a TOML file of settings") from None
+    if data is None or len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{option}{path}: got more than {MAX_CONFIG_BYTES:,} bytes, expected a TOML file of settings")
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{option}{path}: got bytes that are not UTF-8 (at line {line}), expected TOML") from None
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
+        raise ConfigError(f"{option}{path}: not TOML: {error}") from None
+
+
+def as_toml(settings: Settings, preset_name: str, sources: Mapping[str, str]) -> str:
+    """Return a TOML file of all settings, with the source and the description of each as a comment.
+
+    Args:
+        settings: Settings to write.
+        preset_name: Preset that they are based on; "" if unknown.
+        sources: Where each value came from, by name (see `gpt_core.config.resolve.Resolved`).
+    """
+    lines = ["# All settings of the run. Each line: setting = value  # [source] description"]
+    if preset_name:
+        lines += ["", f"preset = {_toml(preset_name)}"]
+    comments = {key: f"[{printable(sources[key])}] {field.description}" for key, field in fields().items()}
+    return "\n".join(lines + _toml_lines(settings, comments)) + "\n"
 
 
 def changes_as_toml(preset_name: str, settings: Settings) -> str:
-    """A TOML file that gives these settings: the preset, and what differs from it. Raises KeyError for the preset."""
+    """Return a TOML file of a preset and the settings that differ from it. Raises KeyError for an unknown preset."""
     lines = ["# Settings of a run: a preset, and what differs from it.", "", f"preset = {_toml(preset_name)}"]
-    meanings = {key: fields()[key].description for key in differing(settings, preset(preset_name))}
-    return "\n".join(lines + _toml_lines(settings, meanings)) + "\n"
+    comments = {key: fields()[key].description for key in differing(settings, preset(preset_name))}
+    return "\n".join(lines + _toml_lines(settings, comments)) + "\n"
 
 
 def differing(settings: Settings, other: Settings) -> list[str]:
-    """The names of the settings whose values are not the same."""
+    """Return the names of the settings whose values differ."""
     return [key for key in fields() if getattr(settings, key) != getattr(other, key)]
 
 
-def _toml_lines(settings: Settings, meanings: Mapping[str, str]) -> list[str]:
-    """The settings that have a meaning here, a line each, under the names of their groups."""
-    lines, group, written = [], "", ""
-    for key in fields():
-        group = GROUPS.get(key, group)
-        if key in meanings:
-            if group != written:
-                lines += ["", f"# {group}"]
-                written = group
-            lines.append(f"{f'{key} = {_toml(getattr(settings, key))}':<30}  # {meanings[key]}")
+def _toml_lines(settings: Settings, comments: Mapping[str, str]) -> list[str]:
+    """Return one line per setting that has a comment, under the titles of their groups."""
+    lines, written = [], ""
+    for key, field in fields().items():
+        if key in comments:
+            if field.group != written:
+                lines += ["", f"# {field.group}"]
+                written = field.group
+            lines.append(f"{f'{key} = {_toml(getattr(settings, key))}':<30}  # {comments[key]}")
     return lines
 
 

@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Meta
 
 from gpt_core import files
-from gpt_core.config.resolve import check_together
 from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.formats import safetensors
 from gpt_core.formats.safetensors import Layout, SafetensorsError

@@ -19,7 +19,7 @@ from gpt_core.generation.prompt import settled_prompt, spelling
 from gpt_core.generation.sampler import Sampling, choose
 from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers import Tokenizer
 
 
 class CachedDecoder(Protocol):
@@ -117,7 +117,7 @@ class Generator:
             started = time.perf_counter()  # the time the consumer takes between two tokens is not counted
             if count > 1:
                 logits = self._read_last(context)
-            allowed = spelling(self.tokenizer.pieces, begin_with, self._allowed) if begin_with else self._allowed
+            allowed = spelling(self.tokenizer.vocabulary, begin_with, self._allowed) if begin_with else self._allowed
             token = choose(logits, sampling, self._random, allowed=allowed, seen=context)
             begin_with = begin_with[len(self.tokenizer.token_bytes(token)) :]
             if token == self.tokenizer.EOS:
@@ -148,8 +148,7 @@ def prompt_bytes(prompt: str) -> bytes:
 
 def sampled_ids(tokenizer: Tokenizer) -> NDArray[np.bool_]:
     """Which ids (V,) a reply may hold: those that stand for bytes, and `<eos>`, which ends it."""
-    allowed = np.array([len(piece) > 0 for piece in tokenizer.pieces], dtype=np.bool_)
-    allowed = np.pad(allowed, (0, tokenizer.vocab_size - allowed.size))
+    allowed = tokenizer.token_lengths > 0
     allowed[[tokenizer.PAD, tokenizer.BOS, tokenizer.UNK]] = False
     allowed[tokenizer.EOS] = True
     return allowed

@@ -13,22 +13,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.tokenizers.pieces import MAX_PIECE_CHARACTERS, Tokenizer
+from gpt_core.tokenizers import Tokenizer
 
 
 def settled_prompt(tokenizer: Tokenizer, prompt: bytes) -> tuple[list[int], bytes]:
     """The ids that stay the same whatever follows the prompt, and the bytes at its end that are left over.
 
-    An id is settled when the encoder saw as many characters from its place on as the longest piece has. Seed mode cuts
-    words by themselves, so there all ids are.
+    An id is settled when the encoder saw as many characters from its place on as its choice can depend on
+    (`Tokenizer.lookahead`).
     """
     ids: list[int] = tokenizer.encode(prompt).tolist()
-    if tokenizer.mode == "seed":
-        return ids, b""
     rest = b""
     while ids:
         longer = tokenizer.token_bytes(ids[-1]) + rest
-        if characters(longer) >= MAX_PIECE_CHARACTERS:
+        if characters(longer) >= tokenizer.lookahead:
             break
         ids.pop()
         rest = longer

@@ -1,1 +1,1 @@
-"""Text files as documents, token streams and batches."""
+"""Text files, documents, token streams and their caches, and data loaders."""

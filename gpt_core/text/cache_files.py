@@ -1,4 +1,4 @@
-"""Files that can be made again at any time: where they lie, and how one appears whole or not at all."""
+"""Cache files, which can be rebuilt at any time: the folders for them, and writing them atomically."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import gpt_core
 from gpt_core.home import cache_home
 
-TEMPORARY = "unfinished.tokens-"  # begins the names of files that are being written
+TEMPORARY = "unfinished.tokens-"  # prefix of the names of files that are being written
 _TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9]+-[0-9a-f]{12}")
-STALE_AFTER_S = 3600  # a temporary file untouched for so long was left by a process that died
+STALE_AFTER_S = 3600  # a temporary file not modified for this long belongs to a process that was killed
 
 
 def cache_folders(text: Path, cache_dir: Path | None = None) -> list[Path]:
-    """Where caches of `text` are looked for and made, the first that works: beside it, else in the user's cache folder.
+    """Return the folders in which caches of `text` are searched for and created, in order of preference.
 
-    Beside the text that comes inside an installed package nothing is written. A user without a home folder may have no
-    cache folder: the list is then shorter by one. `cache_dir` names the only place.
+    These are the folder of the text, unless it is inside an installed package, and the user's cache folder, unless
+    there is neither a home folder nor XDG_CACHE_HOME.
+
+    Args:
+        text: Text file.
+        cache_dir: The only folder to use, if given.
     """
     if cache_dir is not None:
         return [cache_dir]
@@ -35,27 +39,42 @@ def cache_folders(text: Path, cache_dir: Path | None = None) -> list[Path]:
     return [beside, *own]
 
 
-def write_whole(folder: Path, write: Callable[[BinaryIO], str]) -> Path:
-    """Make a file in `folder` under the name that `write` returns once it has written it; replaces one of that name.
+class NewCacheFile:
+    """A cache file that is being written under a temporary name."""
 
-    It is written under another name and renamed, so a reader never sees half of it, and a link planted under either
-    name is not followed. Raises OSError, leaving nothing behind.
+    def __init__(self, file: BinaryIO, folder: Path, temporary: Path) -> None:
+        self.file = file
+        self._folder = folder
+        self._temporary = temporary
+
+    def publish(self, name: str) -> None:
+        """Give the file its final name in the folder, replacing a file or link of that name. Raises OSError."""
+        self.file.close()  # writes what is buffered
+        os.replace(self._temporary, self._folder / name)
+
+
+@contextlib.contextmanager
+def new_cache_file(folder: Path) -> Iterator[NewCacheFile]:
+    """Create a file in `folder` that appears under its final name only when it is published.
+
+    Readers never see an incomplete file, and symbolic links under either name are not followed. A file that is not
+    published is removed at the end of the `with` block, as are temporary files of processes that were killed.
+
+    Raises:
+        OSError: The file cannot be created, written or renamed.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = folder / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
     try:
         with open(temporary, "xb") as file:
-            name = write(file)
-        os.replace(temporary, folder / name)
-    except BaseException:
+            yield NewCacheFile(file, folder, temporary)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    sweep(folder)
-    return folder / name
+    _remove_stale(folder)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what processes that were killed while writing left behind."""
+def _remove_stale(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while writing."""
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
             if not _TEMPORARY_NAME.fullmatch(path.name):

@@ -1,10 +1,12 @@
-"""A text as token ids, read a little at a time from memory or from a file that is kept open."""
+"""Text as a stream of token ids, read in pieces from memory or from an open file."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,39 +15,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.errors import CorpusError
-from gpt_core.tokenizers.pieces import BOS
+from gpt_core.tokenizers import BOS, Tokenizer
+from gpt_core.tokenizers.blocks import join_parts
 
-SEARCH_TOKENS = 1 << 16  # read at once when looking for a document's beginning
-SHORTEST_TOKENS = 2  # an input and its target
+SEARCH_TOKENS = 1 << 16  # tokens per read when searching for the start of a document
+MIN_TOKENS = 2  # an input and its target
 
 
 class TokenSource(Protocol):
-    """Where ids are read from."""
+    """Storage of token ids."""
 
     def read(self, start: int, count: int) -> NDArray[np.integer]:
-        """The ids from `start` on: exactly `count`, which the caller knows to be there."""
+        """Return the `count` ids from `start` on, all of which must exist. Shape: (count,)."""
 
 
-class MemoryTokenStream:
+class MemorySource:
     """Ids in an array."""
 
     def __init__(self, ids: NDArray[np.int32]) -> None:
         self._ids = ids
 
     def read(self, start: int, count: int) -> NDArray[np.integer]:
-        """A view of them."""
+        """Return a view of the ids."""
         return self._ids[start : start + count]
 
 
-class FileTokenStream:
+class FileSource:
     """Ids in an open file.
 
-    They are read and not memory-mapped: a file that shrinks while training reads it gives an error with a message,
-    where a map would end the process with SIGBUS; and a file that is deleted meanwhile goes on being read.
+    They are read rather than memory-mapped: if the file shrinks during training, a read fails with an error message,
+    where access to a map would end the process with SIGBUS. A file that is deleted in the meantime remains readable.
     """
 
     def __init__(self, path: Path, offset: int, dtype: np.dtype[np.unsignedinteger]) -> None:
-        """`offset`: bytes of the file before the first id. Raises OSError."""
+        """Open the file.
+
+        Args:
+            path: File of ids.
+            offset: Offset of the first id in bytes.
+            dtype: Type of an id.
+
+        Raises:
+            OSError: The file cannot be opened.
+        """
         self._path = path
         self._offset = offset
         self._dtype = dtype
@@ -54,7 +66,7 @@ class FileTokenStream:
         weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, start: int, count: int) -> NDArray[np.integer]:
-        """From the file. Raises CorpusError where it has become shorter or cannot be read."""
+        """Read the ids from the file. Raises CorpusError if it has become too short or cannot be read."""
         size = count * self._dtype.itemsize
         try:
             data = self._read_at(self._offset + start * self._dtype.itemsize, size)
@@ -62,8 +74,8 @@ class FileTokenStream:
             raise CorpusError(f"cannot read the token cache {self._path}: {error.strerror}") from error
         if len(data) != size:
             raise CorpusError(
-                f"the token cache {self._path} was cut short while in use: wanted {size} bytes, got {len(data)}; "
-                "start again, and it is made anew"
+                f"the token cache {self._path} was cut short while in use: got {len(data)} bytes, expected {size}; "
+                "start the program again to rebuild it"
             )
         return np.frombuffer(data, dtype=self._dtype)
 
@@ -77,55 +89,92 @@ class FileTokenStream:
 
 @dataclass(frozen=True)
 class TokenStream:
-    """A stream of token ids: documents, each `<bos> pieces <eos>`, one after another."""
+    """Stream of token ids: for each document `<bos>`, its tokens, `<eos>`."""
 
     source: TokenSource
     start: int
-    """The place in the source where this text begins."""
+    """Offset of the first token in the source."""
     count: int
-    """Tokens."""
+    """Number of tokens."""
     bytes: int
-    """Bytes of the text file that the tokens stand for, blank lines between documents included: bits a byte are the
-    bits of all targets over this number."""
+    """Bytes of the text file that the tokens stand for, including blank lines between documents: the denominator of
+    bits per byte."""
     token_lengths: NDArray[np.uint8]
-    """(V,): the bytes each id stands for."""
+    """Bytes of each id. Shape: (V,)."""
     sha256: str
-    """Of the bytes of the text."""
+    """Hex digest of the bytes of the text."""
     path: Path | None
-    """The text file; None where the text is not a file's."""
+    """Text file; None where the text is not from a file."""
 
     def __len__(self) -> int:
         return self.count
 
     def read(self, start: int, count: int) -> NDArray[np.int32]:
-        """(count,): the ids from `start` on; fewer where the text ends. Raises CorpusError if that fails."""
+        """Return `count` ids from `start` on, fewer at the end of the text. Shape: (at most count,).
+
+        Raises:
+            CorpusError: The source cannot be read.
+        """
         count = max(0, min(count, self.count - start))
         return self.source.read(self.start + start, count).astype(np.int32)
 
 
-def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, TokenStream]:
-    """Cut about `val_frac` of the text off its end: (what to train on, what is held out).
+def encode_parts(parts: Iterable[tuple[bytes, bool]], tokenizer: Tokenizer) -> Iterator[tuple[NDArray[np.int32], int]]:
+    """Encode documents given in parts (see `gpt_core.text.documents.document_parts`), a block at a time.
 
-    The cut is the document boundary nearest behind the place that `val_frac` says, else the nearest before it; a text
-    of one document is cut inside it. Bytes are shared out by what the tokens on either side stand for. Raises
-    CorpusError if the text is too short to be cut in two.
+    Yields:
+        Pairs of ids and the number of documents that end in them.
     """
-    if text.count < 2 * SHORTEST_TOKENS:
+    is_open = False
+    for text, ends in join_parts(parts):
+        ids, is_open = tokenizer.encode_documents(text, ends, is_open)
+        yield ids, len(ends)
+
+
+def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> TokenStream:
+    """Encode a few documents in memory.
+
+    Raises:
+        CorpusError: They have no tokens.
+    """
+    texts = list(documents)
+    blocks = [ids for ids, _ in encode_parts(((text, True) for text in texts), tokenizer)]
+    ids = np.concatenate([np.empty(0, dtype=np.int32), *blocks])
+    if len(ids) == 2 * len(texts):
+        raise CorpusError("no tokens to train on: got only empty documents, expected text")
+    digest = hashlib.sha256(b"\n".join(texts)).hexdigest()
+    size = sum(len(text) for text in texts)
+    return TokenStream(MemorySource(ids), 0, len(ids), size, tokenizer.token_lengths, digest, None)
+
+
+def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, TokenStream]:
+    """Split a text into its beginning, to train on, and about `val_frac` of it at its end, held out for evaluation.
+
+    The split is at the first start of a document after the exact place, else at the last one before it; a text of one
+    document is split inside it. The bytes of the text are divided in proportion to those of the tokens on either side.
+
+    Returns:
+        The training text and the held-out text, at least two tokens each.
+
+    Raises:
+        CorpusError: The text has fewer than four tokens.
+    """
+    if text.count < 2 * MIN_TOKENS:
         raise CorpusError(
-            f"the text {text.path} has {text.count} tokens, too few to hold some out for evaluation; "
-            "use a longer one, or name an --eval-file"
+            f"the text {text.path} is too short to hold out a part for evaluation: got {text.count} tokens, expected "
+            f"at least {2 * MIN_TOKENS}; use a longer text, or name an --eval-file"
         )
-    last = text.count - SHORTEST_TOKENS
-    place = min(max(round(text.count * (1 - val_frac)), SHORTEST_TOKENS), last)
-    cut = first_document_after(text, place, last) or last_document_before(text, place) or place
-    bytes_of_pieces = [piece_bytes(text, 0, cut), piece_bytes(text, cut, text.count)]
-    held_out_bytes = round(text.bytes * bytes_of_pieces[1] / max(sum(bytes_of_pieces), 1))
+    last = text.count - MIN_TOKENS
+    place = min(max(round(text.count * (1 - val_frac)), MIN_TOKENS), last)
+    cut = _first_document_from(text, place, last) or _last_document_before(text, place) or place
+    token_bytes = [_bytes_between(text, 0, cut), _bytes_between(text, cut, text.count)]
+    held_out_bytes = round(text.bytes * token_bytes[1] / max(sum(token_bytes), 1))
     train = replace(text, count=cut, bytes=text.bytes - held_out_bytes)
     return train, replace(text, start=text.start + cut, count=text.count - cut, bytes=held_out_bytes)
 
 
-def first_document_after(text: TokenStream, start: int, last: int) -> int | None:
-    """The first place from `start` to `last` at which a document begins."""
+def _first_document_from(text: TokenStream, start: int, last: int) -> int | None:
+    """Return the first offset from `start` to `last` at which a document begins."""
     for begin in range(start, last + 1, SEARCH_TOKENS):
         found = np.flatnonzero(text.read(begin, min(SEARCH_TOKENS, last + 1 - begin)) == BOS)
         if len(found):
@@ -133,10 +182,10 @@ def first_document_after(text: TokenStream, start: int, last: int) -> int | None
     return None
 
 
-def last_document_before(text: TokenStream, end: int) -> int | None:
-    """The last place before `end` at which a document begins, leaving at least two tokens before it."""
-    while end > SHORTEST_TOKENS:
-        begin = max(SHORTEST_TOKENS, end - SEARCH_TOKENS)
+def _last_document_before(text: TokenStream, end: int) -> int | None:
+    """Return the last offset before `end` at which a document begins and which leaves MIN_TOKENS before it."""
+    while end > MIN_TOKENS:
+        begin = max(MIN_TOKENS, end - SEARCH_TOKENS)
         found = np.flatnonzero(text.read(begin, end - begin) == BOS)
         if len(found):
             return begin + int(found[-1])
@@ -144,8 +193,8 @@ def last_document_before(text: TokenStream, end: int) -> int | None:
     return None
 
 
-def piece_bytes(text: TokenStream, start: int, end: int) -> int:
-    """The bytes that the tokens from `start` to `end` stand for."""
+def _bytes_between(text: TokenStream, start: int, end: int) -> int:
+    """Return the number of bytes that the tokens from `start` to `end` stand for."""
     return sum(
         int(text.token_lengths[text.read(begin, min(SEARCH_TOKENS, end - begin))].sum(dtype=np.int64))
         for begin in range(start, end, SEARCH_TOKENS)

@@ -13,7 +13,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.optim import Optimizer
 from gpt_core.text.data_loader import Batch
 from gpt_core.text.token_stream import TokenStream
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers import Tokenizer
 
 
 class BatchSource(Protocol):

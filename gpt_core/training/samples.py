@@ -11,7 +11,7 @@ from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.events import SampleWritten
 
 

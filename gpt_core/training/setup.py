@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
@@ -14,16 +15,16 @@ from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, r
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.optim import create_optimizer
+from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.text.data_loader import DataLoader
-from gpt_core.text.documents import find_eval_text, find_training_text, first_lines
+from gpt_core.text.documents import first_lines
 from gpt_core.text.overfit_data import OverfitLoader
-from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens, tokens_of_documents
-from gpt_core.text.token_stream import TokenStream, split_held_out
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
+from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
+from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.run import BatchSource, Run
 from gpt_core.training.trainer import Trainer
-
-Progress = Callable[[str, float], None]
 
 OVERFIT_SEQ_LEN = 128  # long enough for a line and its neighbours, short enough for a quick check of the 57.5M preset
 
@@ -44,20 +45,20 @@ def open_run(
     resume: Path | Checkpoint | None = None,
     passed_over: Sequence[str] = (),
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = ignore_progress,
 ) -> Trainer:
     """A new run, or with `resume` the one that a checkpoint holds, with `settings` in force.
 
-    A `resume` that is a path is read and verified first. `passed_over` are lines about damaged checkpoints that `resume` stands in for: the run tells of them.
+    A `resume` that is a path is read and verified first. `passed_over` are lines about damaged checkpoints that were
+    skipped: they become warnings of the run.
 
     `progress` is told what is being done and which share of it is done. Raises the errors of `gpt_core.errors`: before
     anything that takes time where the folder, the text or the checkpoint is at fault.
     """
-    tell = progress or (lambda _words, _share: None)
     threads.set_threads(settings.threads or available_cores())
     train_file, eval_file = text_files(settings)
     if isinstance(resume, Path):
-        tell(f"reading {resume.name}", 0.0)
+        progress(f"reading {resume.name}", 0.0)
     checkpoint = read_checkpoint(resume) if isinstance(resume, Path) else resume
     run_id = checkpoint.run_id if checkpoint else new_run_id()
     store = CheckpointStore(settings.models_dir)
@@ -65,7 +66,7 @@ def open_run(
     try:
         if checkpoint is not None:
             check_resumable(checkpoint.settings, settings, str(checkpoint.path))
-            tokenizer = Tokenizer.from_bytes(checkpoint.tokenizer)
+            tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
         else:
             tokenizer = load_or_train_tokenizer(
                 train_file, settings.vocab_size, settings.tokenizer, settings.document, progress=progress
@@ -116,7 +117,7 @@ def text_files(settings: Settings) -> tuple[Path, Path | None]:
 
 
 def open_texts(
-    settings: Settings, train_file: Path, eval_file: Path | None, tokenizer: Tokenizer, progress: Progress | None
+    settings: Settings, train_file: Path, eval_file: Path | None, tokenizer: Tokenizer, progress: Progress
 ) -> Texts:
     """The tokens to train on, and those to score: of the eval text, or of the end of the training text."""
     if settings.overfit_tiny:

@@ -41,7 +41,7 @@ from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette
-from gpt_tui.tabs.chat.loaded_models import MakeGenerator, make_generator
+from gpt_tui.tabs.chat.models import MakeGenerator, make_generator
 
 DRAIN_INTERVAL_S = 0.25
 COLLECT_INTERVAL_S = 60.0

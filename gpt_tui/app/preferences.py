@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.config.resolve import read_config
+from gpt_core.config.toml_file import read_config
 from gpt_core.errors import ConfigError, printable
 from gpt_core.home import home_folder
 from gpt_tui.shared.keymap import KEYS, TABS, places_of

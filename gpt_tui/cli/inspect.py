@@ -9,13 +9,14 @@ from pathlib import Path
 
 import msgspec
 
+from gpt_core import tokenizers
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_FAILED, EXIT_OK, GptError, printable
 from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint
-from gpt_core.text.documents import find_training_text, text_blocks
+from gpt_core.text.corpus import find_training_text, text_blocks
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.setup import text_files
 from gpt_tui.app import preferences
 from gpt_tui.cli.options import Model, load_model, resolve_settings
@@ -34,7 +35,7 @@ def config(options: Namespace) -> int:
         f"# the user's own theme and keys: {one_line(str(own_file))}\n"
         f"# errors are kept in {one_line(str(log_path(resolved.settings.models_dir)))}\n"
     )
-    print(files + as_toml(resolved) + "\n" + preferences.as_toml(chosen), end="")
+    print(files + as_toml(*resolved) + "\n" + preferences.as_toml(chosen), end="")
     return EXIT_OK
 
 
@@ -116,7 +117,7 @@ def tokenized(file: str, tokenizer: Tokenizer) -> Tokenization:
 def chosen_tokenizer(options: Namespace) -> Tokenizer:
     """The tokenizer of `--model`, else the one that the settings give for the training text."""
     if options.model is not None:
-        return Tokenizer.from_bytes(read_checkpoint(Path(options.model), moments=False).tokenizer)
+        return tokenizers.from_bytes(read_checkpoint(Path(options.model), moments=False).tokenizer)
     settings = resolve_settings(options).settings
     text = Path(settings.train_file) if settings.train_file else find_training_text()
     with ProgressLine() as waiting:

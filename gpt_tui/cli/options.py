@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore, Found
 from gpt_core.config.resolve import Resolved, resolve
 from gpt_core.config.settings import Settings
@@ -16,7 +17,7 @@ from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import CheckpointInfo, TrainingState, read_checkpoint
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.tokenizers import Tokenizer
 from gpt_tui.app.preferences import NAMES as PREFERENCES
 from gpt_tui.shared.sanitize import one_line
 
@@ -57,7 +58,7 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:
     checkpoint = read_checkpoint(path, moments=False)
     given = {name: getattr(options, name) for name in (*names, "threads")}
     settings = resolve(options=given, base=checkpoint.settings, base_preset=checkpoint.preset).settings
-    tokenizer = Tokenizer.from_bytes(checkpoint.tokenizer)
+    tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
     threads.set_threads(settings.threads or available_cores())
     return Model(path, settings, checkpoint.state, tokenizer, checkpoint.corpus_sha256, checkpoint.parameters)
 

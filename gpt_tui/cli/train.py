@@ -14,7 +14,7 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved
 from gpt_core.errors import CheckpointError, InputError
 from gpt_core.formats.checkpoint import peek_checkpoint
-from gpt_core.text.documents import require_text
+from gpt_core.text.corpus import require_text
 from gpt_tui.cli.options import found, resolve_settings
 from gpt_tui.shared.interrupts import ending_at_once
 

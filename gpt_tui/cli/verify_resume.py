@@ -78,7 +78,7 @@ def compared_runs(
 ) -> list[Row]:
     """Make both runs in `folder`, and compare them. Raises GptError if one of them cannot be made."""
     config = folder / "settings.toml"
-    config.write_text(as_toml(resolved), encoding="utf-8")
+    config.write_text(as_toml(*resolved), encoding="utf-8")
     one_go, two_parts = folder / "one-go", folder / "two-parts"
     new_run = ["--config", str(config)]
     latest = CheckpointStore(two_parts).path_of("latest")

@@ -8,24 +8,16 @@ from typing import NamedTuple
 import msgspec
 from msgspec import inspect
 
-from gpt_core.config.resolve import GROUPS, check_together, checked, fields, parsed, wanted
-from gpt_core.config.settings import PRESETS, Settings, preset
+from gpt_core.config.presets import PRESETS, preset
+from gpt_core.config.settings import Settings
+from gpt_core.config.validation import check_together, checked, expected, fields, groups, parsed
 from gpt_core.errors import ConfigError
 
-# The groups of `gpt_core.config.resolve.GROUPS` by their first setting, those that most people change first, with
-# titles that fit over the names.
-TITLES = {
-    "d_model": "the model's shape",
-    "train_file": "text",
-    "batch_size": "batches",
-    "max_steps": "how long",
-    "attn_lr": "learning rates",
-    "models_dir": "the machine",
-    "eval_every_steps": "evaluating and saving",
-    "adam_beta1": "AdamW",
-    "temperature": "generation",
-    "overfit_tiny": "tiny overfit",
-}
+# Groups of settings in the order of the form: those that are changed most often first.
+GROUP_ORDER = (
+    "model shape", "text", "batches", "stopping", "learning rates", "system", "evaluation and saving", "optimizer",
+    "generation", "self-test",
+)  # fmt: skip
 KEPT = ("train_file", "eval_file", "models_dir", "threads", "seed")  # what choosing a preset leaves as it is
 PATHS = ("train_file", "eval_file", "models_dir")
 
@@ -48,21 +40,19 @@ class Checked(NamedTuple):
 
 
 def setup_fields() -> list[SetupField]:
-    """Every setting, in the order of the screen."""
-    groups: dict[str, list[str]] = {}
-    first = ""
-    for name in fields():
-        first = name if name in GROUPS else first
-        groups.setdefault(first, []).append(name)
-    return [SetupField(name, TITLES.get(name, ""), choices_of(name)) for first in TITLES for name in groups[first]]
+    """Return every setting, in the order of the form."""
+    names = groups()
+    return [
+        SetupField(name, group if name == names[group][0] else "", choices_of(name))
+        for group in GROUP_ORDER
+        for name in names[group]
+    ]
 
 
 def choices_of(name: str) -> tuple[str, ...]:
     """The values of a setting that has only a few; none where it is typed."""
-    kind = fields()[name].kind
-    if isinstance(kind, inspect.LiteralType):
-        return tuple(map(str, kind.values))
-    return ("false", "true") if isinstance(kind, inspect.BoolType) else ()
+    field = fields()[name]
+    return ("false", "true") if isinstance(field.kind, inspect.BoolType) else field.choices()
 
 
 def text_of(value: object) -> str:
@@ -121,4 +111,4 @@ def explanation(name: str, preset_name: str) -> tuple[str, str]:
         return "preset: fills in all fields but the files, the folder, threads and seed", "one of " + ", ".join(PRESETS)
     usual = text_of(getattr(preset(preset_name), name))
     whose = "usually" if name in KEPT else f"{preset_name} has"
-    return f"{name}: {fields()[name].description}", wanted(name) + (f"; {whose} {usual}" if usual else "")
+    return f"{name}: {fields()[name].description}", expected(name) + (f"; {whose} {usual}" if usual else "")

@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Select, Static
 
-from gpt_core.config.settings import PRESETS
+from gpt_core.config.presets import PRESETS
 from gpt_tui.new_run.fields import SetupField, setup_fields
 from gpt_tui.shared.messages import FieldsChanged
 

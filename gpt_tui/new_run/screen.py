@@ -11,7 +11,8 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from gpt_core.config.settings import DEFAULT_PRESET, Settings
+from gpt_core.config.presets import DEFAULT_PRESET
+from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError
 from gpt_core.home import expand_home
 from gpt_tui.new_run.estimate import RunEstimate, asking_first, ready_words, text_still_holds

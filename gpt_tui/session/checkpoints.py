@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
+from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_tui.shared.formatting import whole
@@ -20,12 +20,10 @@ class StoredCheckpoints(NamedTuple):
 def glance(models_dir: str) -> StoredCheckpoints:
     """Which checkpoints would be taken. Quick: nothing but headers is read, so a file may turn out to be damaged."""
     try:
-        found = [info for info in CheckpointStore(models_dir).list() if isinstance(info, CheckpointInfo)]
+        listing = CheckpointStore(models_dir).list()
     except (GptError, OSError):
         return StoredCheckpoints()
-    ours = sorted((info for info in found if info.kind != "other"), key=lambda info: info.kind == "final")
-    by_chat = sorted(found, key=chat_order)
-    return StoredCheckpoints(next((info for info in ours if info.has_moments), None), next(iter(by_chat), None))
+    return StoredCheckpoints(next(iter(resume_candidates(listing)), None), next(iter(chat_candidates(listing)), None))
 
 
 def in_the_way(models_dir: str) -> str:
@@ -51,21 +49,6 @@ def verified_resumable(models_dir: str) -> tuple[CheckpointInfo, list[str]]:
             f"nothing to resume: no whole checkpoint in {models_dir}{in_words(found.damaged)}; start a new run"
         )
     return found.info, [damaged.error for damaged in found.damaged]
-
-
-def chat_candidates(models_dir: str) -> tuple[list[CheckpointInfo], list[DamagedCheckpoint]]:
-    """The checkpoints to chat with in the order in which they are tried, and those whose header is damaged already."""
-    try:
-        found = CheckpointStore(models_dir).list()
-    except (GptError, OSError):
-        return [], []
-    candidates = sorted((info for info in found if isinstance(info, CheckpointInfo)), key=chat_order)
-    return candidates, [info for info in found if isinstance(info, DamagedCheckpoint)]
-
-
-def chat_order(info: CheckpointInfo) -> tuple[bool, bool]:
-    """Sorts checkpoints, newest first, for the chat: `best_model` to the front, files of other names to the end."""
-    return info.kind != "best", info.kind == "other"
 
 
 def in_words(damaged: list[DamagedCheckpoint]) -> str:

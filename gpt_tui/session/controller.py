@@ -17,7 +17,8 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError, RunExistsError
 from gpt_core.formats.checkpoint_header import TrainingState
 from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.progress import Progress
+from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import AnyEvent, RunStarted
 from gpt_tui.run_view.status import Phase, SessionFacts
@@ -29,7 +30,6 @@ from gpt_tui.shared.messages import ControllerUpdated
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.thread_priority import TRAINING, yield_to_others
 
-Progress = Callable[[str, float], None]
 SAVE_POLL_S = 0.01
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_core.progress import Progress
 from gpt_core.training.setup import open_run
 from gpt_tui.session.checkpoints import verified_resumable
-from gpt_tui.session.controller import Progress, RunRequest, TrainerLike
+from gpt_tui.session.controller import RunRequest, TrainerLike
 
 
 def open_request(request: RunRequest, progress: Progress) -> TrainerLike:

@@ -10,7 +10,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
-from gpt_core.text.documents import find_eval_text, find_training_text
+from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.training.events import RunStarted
 from gpt_tui.session.checkpoints import StoredCheckpoints, glance
 from gpt_tui.shared.formatting import age, percent, short, size, whole

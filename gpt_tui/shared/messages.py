@@ -10,60 +10,11 @@ from textual.message import Message
 from gpt_core.bench.estimate import CorpusStats, StepTime
 from gpt_tui.session.run_preview import Setup
 from gpt_tui.session.run_state import RunState
-from gpt_tui.tabs.chat.model_options import Listed
-from gpt_tui.tabs.checkpoints.files import FolderView, Stamp
 from gpt_tui.tabs.runs.run_finder import RunLog
 
 
 class ControllerUpdated(Message, bubble=False):
     """The controller has something new that should be shown at once. From its thread to the app."""
-
-
-class ModelsListed(Message, bubble=False):
-    """It is known which models there are to chat with. From a thread to the chat pane."""
-
-    def __init__(self, listed: Listed) -> None:
-        super().__init__()
-        self.listed = listed
-
-
-class ReplyDelayed(Message, bubble=False):
-    """The reply `number` waits for something that takes long; `words` says what. From the chat's thread to its pane."""
-
-    def __init__(self, number: int, words: str) -> None:
-        super().__init__()
-        self.number = number
-        self.words = words
-
-
-class ReplyBegan(Message, bubble=False):
-    """The model that answers is known; `model` names it."""
-
-    def __init__(self, number: int, model: str) -> None:
-        super().__init__()
-        self.number = number
-        self.model = model
-
-
-class ReplyGrew(Message, bubble=False):
-    """More text of the reply `number` has come; `tokens` so far."""
-
-    def __init__(self, number: int, text: str, tokens: int, tokens_per_s: float) -> None:
-        super().__init__()
-        self.number = number
-        self.text = text
-        self.tokens = tokens
-        self.tokens_per_s = tokens_per_s
-
-
-class ReplyEnded(Message, bubble=False):
-    """The reply `number` is complete, was stopped, or failed; `summary` says how, in one line."""
-
-    def __init__(self, number: int, summary: str, failed: bool) -> None:
-        super().__init__()
-        self.number = number
-        self.summary = summary
-        self.failed = failed
 
 
 class PreviewRead(Message, bubble=False):
@@ -72,78 +23,6 @@ class PreviewRead(Message, bubble=False):
     def __init__(self, setup: Setup) -> None:
         super().__init__()
         self.setup = setup
-
-
-class ChatLeft(Message):
-    """The user typed `exit`: the chat is over, the Train tab is wanted. From the chat pane to its screen."""
-
-
-class ResumeWanted(Message):
-    """The user chose a checkpoint to go on from. From the checkpoints pane to its screen."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-
-class ChatWanted(Message):
-    """The user chose a checkpoint to chat with, or one to answer `beside` the model that is chosen already.
-
-    From the checkpoints pane to its screen.
-    """
-
-    def __init__(self, path: Path, *, beside: bool = False) -> None:
-        super().__init__()
-        self.path = path
-        self.beside = beside
-
-
-class CheckpointsSeen(Message, bubble=False):
-    """It is known which files are under the models folder. From a thread to the checkpoints pane."""
-
-    def __init__(self, view: FolderView) -> None:
-        super().__init__()
-        self.view = view
-
-
-class CheckProgressed(Message, bubble=False):
-    """So much of a file was read and found whole. From a check's thread to the checkpoints pane."""
-
-    def __init__(self, stamp: Stamp, share: float) -> None:
-        super().__init__()
-        self.stamp = stamp
-        self.share = share
-
-
-class CheckEnded(Message, bubble=False):
-    """A file was read through; `error` is what is wrong with it, "" if it is whole. To the checkpoints pane."""
-
-    def __init__(self, stamp: Stamp, error: str) -> None:
-        super().__init__()
-        self.stamp = stamp
-        self.error = error
-
-
-class DeleteWanted(Message):
-    """The user wants a checkpoint gone; `question` says what would be lost. From the checkpoints pane to its screen."""
-
-    def __init__(self, path: Path, question: str) -> None:
-        super().__init__()
-        self.path = path
-        self.question = question
-
-
-class CheckpointDeleted(Message):
-    """A file was removed, or could not be: `error` says why. From a thread to the checkpoints pane and its screen."""
-
-    def __init__(self, path: Path, error: str) -> None:
-        super().__init__()
-        self.path = path
-        self.error = error
-
-
-class RoomChanged(Message):
-    """There is more or less room for a table, which may have other columns now. From its container to its pane."""
 
 
 class FieldsChanged(Message):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from textual import events, on
@@ -21,16 +20,16 @@ from gpt_tui.run_view.status import Phase, allowed, why_not
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.run_preview import Setup, model_name, read_setup, run_name
 from gpt_tui.shared.bindings import bindings
-from gpt_tui.shared.dialogs import delete_question, unsaved_question
+from gpt_tui.shared.dialogs import unsaved_question
 from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.formatting import whole
 from gpt_tui.shared.keymap import KEYS, action_of, shown_key
-from gpt_tui.shared.messages import ChatLeft, ChatWanted, CheckpointDeleted, DeleteWanted, PreviewRead, ResumeWanted
+from gpt_tui.shared.messages import PreviewRead
 from gpt_tui.shell.banner import Banner
 from gpt_tui.shell.header import HeaderBar
-from gpt_tui.tabs.chat.loaded_models import ChatModels, MakeGenerator
+from gpt_tui.tabs.chat.models import ChatModels, MakeGenerator
 from gpt_tui.tabs.chat.pane import ChatTab
-from gpt_tui.tabs.chat.sampling_fields import initial_texts
+from gpt_tui.tabs.chat.presenter import initial_texts
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from gpt_tui.tabs.runs.pane import RunsTab
 from gpt_tui.tabs.runs.presenter import name_of
@@ -113,7 +112,7 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
     def take_settings(self, settings: Settings, preset_name: str) -> None:
         """Other settings, and the folder of the checkpoints with them."""
         super().take_settings(settings, preset_name)
-        self._models.look_in(settings.models_dir)
+        self._models.use_folder(settings.models_dir)
         self.query_one(CheckpointsTab).show_folder(settings.models_dir)
         self.look_around()
 
@@ -168,7 +167,7 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         self.wait_for_user()
         self.banner.say("")
         if request := self.controller.request:
-            self._models.look_in(request.settings.models_dir)
+            self._models.use_folder(request.settings.models_dir)
         charts = self.query_one(TrainTab).charts
         charts.view = replace(charts.view.reset(), cursor=None)  # the place looked at was one of the run before
         self.go("train")
@@ -248,33 +247,23 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         if isinstance(pane, ChatTab | CheckpointsTab | RunsTab):
             pane.enter()
 
-    @on(ChatLeft)
-    def _chat_left(self, message: ChatLeft) -> None:
+    @on(ChatTab.ExitRequested)
+    def _chat_exited(self, message: ChatTab.ExitRequested) -> None:
         message.stop()
         self.go("train")
 
-    @on(ResumeWanted)
-    def _resume_wanted(self, message: ResumeWanted) -> None:
+    @on(CheckpointsTab.ResumeRequested)
+    def _resume_requested(self, message: CheckpointsTab.ResumeRequested) -> None:
         message.stop()
         self.resume_from(message.path)
 
-    @on(ChatWanted)
-    def _chat_wanted(self, message: ChatWanted) -> None:
+    @on(CheckpointsTab.ChatRequested)
+    def _chat_requested(self, message: CheckpointsTab.ChatRequested) -> None:
         message.stop()
-        self.query_one(ChatTab).choose(message.path, beside=message.beside)
+        self.query_one(ChatTab).choose(message.path, compare=message.compare)
         self.go("chat")
 
-    @on(DeleteWanted)
-    def _delete_wanted(self, message: DeleteWanted) -> None:
-        message.stop()
-
-        def answered(path: Path, answer: str | None) -> None:
-            if answer == "delete":
-                self.query_one(CheckpointsTab).delete(path)
-
-        self.app.push_screen(delete_question(message.path.name, message.question), partial(answered, message.path))
-
-    @on(CheckpointDeleted)
-    def _checkpoint_deleted(self, message: CheckpointDeleted) -> None:
+    @on(CheckpointsTab.Deleted)
+    def _checkpoint_deleted(self, message: CheckpointsTab.Deleted) -> None:
         message.stop()
         self.look_around()

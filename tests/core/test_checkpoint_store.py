@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
-from gpt_core.config.settings import preset
+from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError, FolderInUseError, RunExistsError, SaveError
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint, verify_checkpoint, write_checkpoint
 from tests.core.checkpoint_samples import SETTINGS, sample

@@ -1,28 +1,13 @@
 import os
-import random
-import re
-import tracemalloc
 from pathlib import Path
 
 import pytest
 
 import gpt_core
 from gpt_core.errors import CorpusError
-from gpt_core.text import documents as corpus
-from gpt_core.text.documents import (
-    document_parts,
-    documents,
-    find_eval_text,
-    find_training_text,
-    first_lines,
-    is_shipped_text,
-    require_text,
-    sample_windows,
-    text_blocks,
-)
+from gpt_core.text.corpus import find_eval_text, find_training_text, is_shipped_text, require_text, sample_windows
 
 SHIPPED = Path(gpt_core.__file__).parent.parent / "data"
-KINDS = ("paragraph", "line", "file")
 
 
 def file(path, data=b"text"):
@@ -39,153 +24,6 @@ def refusal(function, *arguments):
     return message
 
 
-def whole_documents(data, kind, block_size):
-    """The documents of `data` when it is read in blocks of a size, their parts put together again."""
-    found = [b""]
-    blocks = (data[at : at + block_size] for at in range(0, len(data), block_size))
-    for part, ends in document_parts(blocks, kind):
-        found[-1] += part
-        if ends:
-            found.append(b"")
-    assert found.pop() == b"", "the last document is ended"
-    return found
-
-
-def expected_documents(data, kind):
-    """The same by rule, on the whole text at once."""
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if kind == "file":
-        return [data] if data.strip() else []
-    if kind == "line":
-        return [line.removesuffix(b"\r") for line in data.split(b"\n") if line.strip()]
-    found, lines = [], []
-    for line in [*data.split(b"\n"), b""]:
-        if line.strip():
-            lines.append(line)
-        elif lines:
-            found.append(b"\n".join(lines).removesuffix(b"\r"))
-            lines = []
-    return found
-
-
-# cutting
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_documents_are_the_same_however_the_text_is_read(kind, monkeypatch):
-    rng = random.Random(1)
-    words = [
-        b"a",
-        b"bc",
-        b" ",
-        b"\t",
-        b"\n",
-        b"\n",
-        b"\r\n",
-        b"\0",
-        "é".encode(),
-        "\u4f60".encode(),
-        b"\xff",
-        b"\xef\xbb\xbf",
-    ]
-    for round_number in range(400):
-        monkeypatch.setattr(corpus, "PART_BYTES", rng.choice([8, 16, 1 << 20]) if kind != "file" else 1 << 20)
-        data = b"".join(rng.choices(words, k=rng.randint(0, 40)))
-        # a run of white space longer than a part is left out, which the rule does not know
-        if corpus.PART_BYTES < 100 and re.search(rb"[ \t\r]{7}", data):
-            continue
-        expected = expected_documents(data, kind)
-        for block_size in (1, 2, 3, 7, 1000):
-            assert whole_documents(data, kind, block_size) == expected, (round_number, data)
-
-
-def test_a_paragraph_keeps_its_line_breaks_and_its_indentation():
-    data = b"\n\n  First line \r\n\tsecond\r\n \t\r\n\r\nAnother\n"
-    assert whole_documents(data, "paragraph", 1000) == [b"  First line \r\n\tsecond", b"Another"]
-
-
-def test_a_byte_order_mark_is_dropped_at_the_beginning_only():
-    mark = b"\xef\xbb\xbf"
-    for kind in KINDS:
-        assert whole_documents(mark + b"a" + mark, kind, 1) == [b"a" + mark]
-    assert whole_documents(mark, "line", 1) == []
-
-
-def test_a_whole_file_is_one_document_to_the_byte(tmp_path):
-    data = b"\n a\r\n\n\nb \n\n"
-    assert list(documents(file(tmp_path / "t", data), "file")) == [data]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_long_document_comes_in_bounded_parts_of_whole_characters(kind, monkeypatch):
-    monkeypatch.setattr(corpus, "PART_BYTES", 64)
-    text = ("déjà \u4f60\u597d \U0001f600" * 200 + "\n" + "été " * 100).encode()
-    parts = list(document_parts((text[at : at + 50] for at in range(0, len(text), 50)), kind))
-    assert len(parts) > 10
-    assert all(len(part.decode()) <= len(part) <= 128 for part, _ in parts)
-    assert sum(ends for _, ends in parts) == (2 if kind == "line" else 1)
-    assert b"".join(part for part, _ in parts).replace(b"\n", b"") == text.replace(b"\n", b"")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("filling", [b"\0", b"\n", b" ", b"a\n", b"\n\n\r", b"\xff"])
-def test_memory_is_bounded_for_one_line_and_for_nothing_but_line_breaks(tmp_path, kind, filling, monkeypatch):
-    monkeypatch.setattr(corpus, "BLOCK_BYTES", 1 << 14)
-    monkeypatch.setattr(corpus, "PART_BYTES", 1 << 14)
-    path = file(tmp_path / "big", filling * ((1 << 20) // len(filling)) + b"end")
-    tracemalloc.start()
-    try:
-        size = sum(len(part) for part, _ in document_parts(text_blocks(path), kind))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert size >= 3
-    assert peak < 600_000
-
-
-def test_a_part_that_ends_with_its_document_still_ends_it(monkeypatch):
-    monkeypatch.setattr(corpus, "PART_BYTES", 8)
-    data = b"ab\n" + b"x" * 8 + b"\n\nnext"
-    for block_size in range(1, 20):
-        assert whole_documents(data, "paragraph", block_size) == [b"ab\nxxxxxxxx", b"next"]
-
-
-# files that are no text
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "data", [b"", b" ", b"\n", b"\r\n \t\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \n", b"\n" * 3_000_000]
-)
-def test_a_text_without_text_is_refused(tmp_path, kind, data):
-    assert "empty" in refusal(documents, file(tmp_path / "t", data), kind)
-
-
-def test_one_byte_and_nuls_are_text(tmp_path):
-    for kind in KINDS:
-        assert list(documents(file(tmp_path / "t", b"x"), kind)) == [b"x"]
-        assert list(documents(file(tmp_path / "t", b"\0\0"), kind)) == [b"\0\0"]
-
-
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
-    os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "loop").symlink_to("loop")
-    assert "not a regular file" in refusal(documents, tmp_path / "fifo", "line")
-    assert "not a regular file" in refusal(documents, Path("/dev/zero"), "line")
-    assert "folder" in refusal(documents, tmp_path, "line")
-    assert "No such file" in refusal(documents, tmp_path / "missing", "line")
-    assert "null" in refusal(documents, tmp_path / "a\0b", "line")
-    refusal(documents, tmp_path / "loop", "line")
-    refusal(documents, tmp_path / ("n" * 300), "line")
-
-
-def test_the_first_lines_are_those_with_text(tmp_path):
-    path = file(tmp_path / "t", b"\n one\r\n \ntwo\n\nthree")
-    assert first_lines(path, 2) == [b" one", b"two"]
-    assert first_lines(path, 9) == [b" one", b"two", b"three"]
-    assert "empty" in refusal(first_lines, file(tmp_path / "e", b" \n"), 3)
-
-
 def test_a_sample_of_a_large_text_is_windows_at_even_distances(tmp_path):
     data = b"".join(bytes([number]) * (1 << 20) for number in range(9))
     path = file(tmp_path / "t", data)
@@ -193,9 +31,6 @@ def test_a_sample_of_a_large_text_is_windows_at_even_distances(tmp_path):
     assert [window[:1] + window[-1:] for window in windows] == [b"\0\0", b"\4\4", b"\x08\x08"]
     assert [b"".join(window) for window in sample_windows(path, 9 << 20)] == [data]
     assert "No such file" in refusal(lambda: [list(window) for window in sample_windows(tmp_path / "no", 1)])
-
-
-# finding
 
 
 def test_the_training_text_is_found_in_its_order(tmp_path):

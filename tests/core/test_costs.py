@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt_core.config.settings import ModelShape, Settings, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import adamw, attention, linear, threads
 from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.model import activations as activations_module

@@ -32,7 +32,8 @@ from gpt_core.bench.step_timing import (
     measure_step_time,
     probe_workload,
 )
-from gpt_core.config.settings import Settings, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
 from gpt_core.formats.checkpoint import write_checkpoint
 from gpt_core.kernels import threads

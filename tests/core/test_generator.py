@@ -13,8 +13,8 @@ from gpt_core.generation.prompt import settled_prompt, spelling
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
-from gpt_core.tokenizers.pieces import Tokenizer
-from gpt_core.tokenizers.training import train_tokenizer
+from gpt_core.tokenizers import Tokenizer
+from gpt_core.tokenizers.pieces import PieceTokenizer
 
 SHAPE = ModelShape(d_model=32, hidden_size=48, vocab_size=300, num_heads=4, seq_len=24, layers=2)
 TEXT = "the cat sat on the mat; the bat sat on the hat. Ünïcode — 東京 \U0001f600 too.\n"
@@ -50,7 +50,7 @@ class ScriptedDecoder:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return train_tokenizer([TEXT.encode() * 20], SHAPE.vocab_size, "pieces")
+    return PieceTokenizer.train([TEXT.encode() * 20], SHAPE.vocab_size)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_prompt_longer_than_the_context_is_cut_from_the_left(tokenizer: Tokeni
 
 
 def test_special_and_unused_ids_never_come(weights: Parameters) -> None:
-    small = train_tokenizer([b"ab"], SHAPE.vocab_size, "pieces")
+    small = PieceTokenizer.train([b"ab"], SHAPE.vocab_size)
     allowed = sampled_ids(small)
     unused = [i for i in range(SHAPE.vocab_size) if small.token_bytes(i) == b"" and i != Tokenizer.EOS]
     assert {Tokenizer.PAD, Tokenizer.BOS, Tokenizer.UNK} < set(unused)
@@ -201,7 +201,7 @@ def test_what_is_settled_of_a_prompt_stays_so_whatever_follows(tokenizer: Tokeni
 
 def test_only_tokens_that_spell_the_rest_of_a_prompt_are_allowed(tokenizer: Tokenizer) -> None:
     allowed = np.ones(tokenizer.vocab_size, dtype=np.bool_)
-    fits = {tokenizer.token_bytes(token) for token in np.flatnonzero(spelling(tokenizer.pieces, b"th", allowed))}
+    fits = {tokenizer.token_bytes(token) for token in np.flatnonzero(spelling(tokenizer.vocabulary, b"th", allowed))}
     assert {b"t", b"the "} <= fits
     assert all(piece.startswith(b"th") or b"th".startswith(piece) for piece in fits)
 
@@ -210,6 +210,6 @@ def test_a_reply_goes_on_inside_the_word_that_the_prompt_breaks_off_in(
     tokenizer: Tokenizer, weights: Parameters
 ) -> None:
     _, unread = settled_prompt(tokenizer, b"the c")
-    longest = next(piece for piece in tokenizer.pieces if len(piece) > len(unread) and piece.startswith(unread))
-    generator, _ = scripted(tokenizer, weights, [tokenizer.pieces.index(longest), Tokenizer.EOS])
+    longest = next(piece for piece in tokenizer.vocabulary if len(piece) > len(unread) and piece.startswith(unread))
+    generator, _ = scripted(tokenizer, weights, [tokenizer.vocabulary.index(longest), Tokenizer.EOS])
     assert "".join(generator.generate("the c", WARM)) == longest[len(unread) :].decode()

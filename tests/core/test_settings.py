@@ -8,9 +8,11 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from gpt_core.config.resolve import check_resumable, fields, read_config, resolve
-from gpt_core.config.settings import PRESETS, Settings, preset
-from gpt_core.config.toml_file import as_toml
+from gpt_core.config.presets import PRESETS, preset
+from gpt_core.config.resolve import check_resumable, resolve
+from gpt_core.config.settings import Settings
+from gpt_core.config.toml_file import as_toml, read_config
+from gpt_core.config.validation import fields
 from gpt_core.errors import CheckpointError, ConfigError
 
 FLOATS = [key for key, field in fields().items() if isinstance(field.kind, inspect.FloatType)]
@@ -111,7 +113,7 @@ def test_a_wrong_type_names_the_setting_what_was_got_what_is_wanted_and_the_sour
     wrong = {inspect.BoolType: "2", inspect.StrType: "3", inspect.LiteralType: "4"}.get(type(kind), '"many"')
     path = config(tmp_path, f"{key} = {wrong}")
     message = refusal(config_file=path)
-    assert message.startswith(f"{key}: got {wrong.replace(chr(34), chr(39))}, wanted ")
+    assert message.startswith(f"{key}: got {wrong.replace(chr(34), chr(39))}, expected ")
     assert str(path) in message
     for nested in ("{ a = 1 }", "[1, 2]"):
         assert refusal(config_file=config(tmp_path, f"{key} = {nested}")).startswith(f"{key}: got a ")
@@ -129,7 +131,7 @@ def test_every_number_is_bounded_and_takes_its_bounds_only(key):
     just_above = high if kind.le is None else (high + 1 if whole else high * 1.01)
     for value in (just_below, just_above):
         message = refusal(options={key: value})
-        assert message.startswith(f"{key}: got {value!r}, wanted a")
+        assert message.startswith(f"{key}: got {value!r}, expected a")
         assert f"(from --{key.replace('_', '-')})" in message
     assert f"at most {high}" in message or f"at most {high:g}" in message or f"less than {high:g}" in message
 
@@ -144,13 +146,13 @@ def test_floats_that_are_not_finite_are_refused(tmp_path, key, word):
 def test_a_whole_number_is_not_taken_from_a_fraction_a_boolean_or_code():
     for word in ("8.0", "true", "1 + 1", "__import__('os')", "0x10", ""):
         assert refusal(assignments=[f"batch_size={word}"]).startswith(
-            f"batch_size: got {word!r}, wanted a whole number"
+            f"batch_size: got {word!r}, expected a whole number"
         )
     assert refusal(options={"batch_size": True}).startswith("batch_size: got true")
 
 
 def test_an_assignment_without_a_value_is_refused():
-    assert "wanted KEY=VALUE" in refusal(assignments=["layers"])
+    assert "expected KEY=VALUE" in refusal(assignments=["layers"])
 
 
 def test_text_that_a_checkpoint_could_not_hold_is_refused():
@@ -160,13 +162,13 @@ def test_text_that_a_checkpoint_could_not_hold_is_refused():
 
 def test_heads_that_do_not_divide_the_channels_are_answered_with_the_nearest_that_do():
     message = refusal("nano", assignments=["num_heads=7"])
-    assert message == "num_heads: got 7, wanted a divisor of d_model (128); nearest: 4 or 8"
+    assert message == "num_heads: got 7, expected a divisor of d_model (128); nearest: 4 or 8"
     assert "nearest: 127" in refusal("nano", assignments=["d_model=127", "num_heads=200"])
 
 
 def test_a_micro_batch_divides_the_batch_or_is_at_least_as_large():
     message = refusal("nano", assignments=["batch_size=12", "micro_batch_size=8"])
-    assert message.endswith("nearest: 6, 12, or 0 for the whole batch")
+    assert message.endswith("nearest: 6, 12, or 0 for all sequences at once")
     assert resolve("nano", assignments=["batch_size=12"]).settings.micro_batch == 12
     assert resolve("nano", assignments=["batch_size=4"]).settings.micro_batch == 4
     assert resolve("nano", assignments=["batch_size=12", "micro_batch_size=0"]).settings.micro_batch == 12
@@ -203,7 +205,7 @@ def test_what_is_no_config_file_is_refused_at_once(tmp_path):
 def test_control_characters_in_names_cannot_reach_the_terminal(tmp_path):
     path = config(tmp_path, "layers = 0", "\x1b[31m\n.toml")
     assert "\\x1b[31m\\n.toml" in refusal(config_file=path)
-    assert "\x1b" not in as_toml(resolve(config_file=config(tmp_path, "seed = 1", "\x1b[31m.toml")))
+    assert "\x1b" not in as_toml(*resolve(config_file=config(tmp_path, "seed = 1", "\x1b[31m.toml")))
 
 
 def random_settings(seed):
@@ -214,8 +216,8 @@ def random_settings(seed):
         kind = field.kind
         if isinstance(kind, inspect.BoolType):
             values[key] = draw.random() < 0.5
-        elif isinstance(kind, inspect.LiteralType):
-            values[key] = draw.choice(kind.values)
+        elif choices := field.choices():
+            values[key] = draw.choice(choices)
         elif isinstance(kind, inspect.StrType):
             values[key] = "".join(
                 draw.choices(['"', "\\", "\n", "\x7f", "\x1b", "é", "\u2028", "😀", "#", "'", "a"], k=9)
@@ -236,14 +238,14 @@ def test_the_printed_settings_load_again_to_the_same_settings(tmp_path, seed):
     wanted = random_settings(seed)
     resolved = resolve("micro", options=msgspec.structs.asdict(wanted))
     assert resolved.settings == wanted
-    again = resolve(config_file=config(tmp_path, as_toml(resolved)))
+    again = resolve(config_file=config(tmp_path, as_toml(*resolved)))
     assert again.settings == wanted
     assert again.preset == "micro"
-    assert tomllib.loads(as_toml(resolved))["seed"] == wanted.seed
+    assert tomllib.loads(as_toml(*resolved))["seed"] == wanted.seed
 
 
 def test_the_printed_settings_say_where_each_came_from_and_what_it_means():
-    lines = as_toml(resolve("nano", assignments=["layers=2"])).splitlines()
+    lines = as_toml(*resolve("nano", assignments=["layers=2"])).splitlines()
     assert any(line.startswith("layers = 2 ") and line.endswith("# [--set] transformer blocks (L)") for line in lines)
     assert sum("[" in line for line in lines) == len(fields()) + 1
 
@@ -264,7 +266,7 @@ def test_a_preset_named_beside_a_checkpoint_gives_its_shape_only():
     assert other.attn_lr == 0.5
     with pytest.raises(CheckpointError) as caught:
         check_resumable(base, other, "models/ckpt_latest.safetensors")
-    for said in ("d_model is 320 there, 128 was asked for", "layers is 7 there, 4", "models/ckpt_latest.safetensors"):
+    for said in ("d_model is 320 in it, 128 was requested", "layers is 7 in it, 4", "models/ckpt_latest.safetensors"):
         assert said in str(caught.value)
 
 

@@ -13,18 +13,15 @@ import pytest
 
 import gpt_core
 from gpt_core.errors import CorpusError, TokenizerError
-from gpt_core.text import cache_files, token_cache
-from gpt_core.text import documents as corpus
-from gpt_core.text.cache_files import cache_folders, write_whole
+from gpt_core.text import cache_files, corpus, token_cache, token_file
+from gpt_core.text import documents as documents_module
+from gpt_core.text.cache_files import cache_folders, new_cache_file
+from gpt_core.text.corpus import text_sha256
 from gpt_core.text.documents import documents
-from gpt_core.text.token_cache import (
-    HEADER_BYTES,
-    Header,
-    load_or_train_tokenizer,
-    load_tokens,
-    text_sha256,
-)
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
+from gpt_core.text.token_file import HEADER_BYTES, Header
+from gpt_core.tokenizers import blocks
+from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 from tests.core.text_samples import LINES, PIECES
 
 
@@ -80,7 +77,7 @@ def test_tokens_are_those_of_the_documents(text, document):
 
 def test_a_second_start_encodes_nothing(text, monkeypatch):
     first = load_tokens(text, PIECES, "paragraph")
-    monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
+    monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
     second = load_tokens(text, PIECES, "paragraph")
     assert tokens_of(second) == tokens_of(first)
     assert (second.bytes, second.sha256, second.path) == (first.bytes, first.sha256, first.path)
@@ -90,7 +87,7 @@ def test_a_second_start_encodes_nothing(text, monkeypatch):
 def test_another_text_tokenizer_or_kind_of_document_is_another_cache(text):
     load_tokens(text, PIECES, "paragraph")
     load_tokens(text, PIECES, "line")
-    load_tokens(text, Tokenizer([b"The "], 300, "pieces"), "paragraph")
+    load_tokens(text, PieceTokenizer([b"The "], 300), "paragraph")
     before = text.stat()
     text.write_bytes(LINES.replace(b"second", b"2econd"))  # same size and, below, same time
     os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -159,7 +156,7 @@ def test_a_cache_made_to_mislead_is_made_again(text, monkeypatch):
         loaded = load_tokens(text, PIECES, "paragraph")
         assert (tokens_of(loaded), loaded.bytes) == (whole, len(LINES)), changes
     rewritten(cache, whole)
-    monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
+    monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
     assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole, "what is right in all is taken"
 
 
@@ -183,26 +180,26 @@ def test_what_stands_in_the_way_of_a_cache_is_neither_followed_nor_waited_for(te
 
 
 def failing_in(folder, code):
-    """`write_whole` on a machine where `folder` cannot be written."""
+    """Return `new_cache_file` of a machine on which `folder` cannot be written."""
 
-    def write(place, writer):
+    def new_file(place):
         if place == folder:
             raise OSError(code, os.strerror(code))
-        return write_whole(place, writer)
+        return new_cache_file(place)
 
-    return write
+    return new_file
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
 def test_where_nothing_can_be_written_beside_the_text_the_users_cache_is_used(
     text, own_cache_folder, monkeypatch, code
 ):
-    monkeypatch.setattr(token_cache, "write_whole", failing_in(text.parent, code))
+    monkeypatch.setattr(token_cache, "new_cache_file", failing_in(text.parent, code))
     assert tokens_of(load_tokens(text, PIECES, "paragraph")) == expected(text)
-    assert load_or_train_tokenizer(text, 300).pieces
+    assert load_or_train_tokenizer(text, 300).vocabulary
     assert len(caches(own_cache_folder)) == len(caches(own_cache_folder, "pieces")) == 1
     assert list(text.parent.iterdir()) == [text]
-    monkeypatch.setattr(Tokenizer, "encode_documents", no_encoding)
+    monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
     assert tokens_of(load_tokens(text, PIECES, "paragraph")) == expected(text)
 
 
@@ -257,7 +254,7 @@ def test_open_caches_are_closed_when_they_are_no_longer_used(text):
 
 def test_ids_beyond_two_bytes_are_kept_whole(text):
     pieces = [first + second for first in map(chr, range(0x100, 0x200)) for second in map(chr, range(0x300, 0x402))]
-    tokenizer = Tokenizer([piece.encode() for piece in pieces], 70_000, "pieces")
+    tokenizer = PieceTokenizer([piece.encode() for piece in pieces], 70_000)
     text.write_text(pieces[-1] + pieces[0] + pieces[65_600])
     loaded = load_tokens(text, tokenizer, "file")
     assert tokens_of(loaded) == [1, 260 + len(pieces) - 1, 260, 260 + 65_600, 2]
@@ -285,17 +282,18 @@ def test_a_text_without_text_is_refused_and_leaves_no_cache(text, data):
     assert list(text.parent.iterdir()) == [text]
 
 
-def test_a_text_that_seed_mode_folds_to_nothing_is_refused(text):
+def test_a_text_that_ascii_folding_reduces_to_nothing_is_rejected(text):
     text.write_text("你好\n")
-    seed = Tokenizer([], 260, "seed")
-    assert "ASCII" in refusal(load_tokens, text, seed, "paragraph")
+    message = refusal(load_tokens, text, AsciiTokenizer([], 260), "paragraph")
+    assert "no tokens with tokenizer = ascii" in message
+    assert "set tokenizer = pieces" in message
     assert len(load_tokens(text, PIECES, "paragraph")) == 8
 
 
 def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
-    for module in (corpus, token_cache):
+    for module in (blocks, corpus, token_file):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 14)
-    monkeypatch.setattr(corpus, "PART_BYTES", 1 << 14)
+    monkeypatch.setattr(documents_module, "PART_BYTES", 1 << 14)
     text.write_bytes(b"word " * 800_000)
     tracemalloc.start()
     try:
@@ -328,12 +326,13 @@ def test_what_dead_processes_left_is_swept_and_what_others_write_is_not(text):
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
-    def fail(file):
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail():
+        with new_cache_file(tmp_path / "new") as cache:
+            cache.file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write_whole(tmp_path / "new", fail)
+        fail()
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -342,10 +341,10 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
 
 def test_a_tokenizer_is_chosen_once(text, monkeypatch):
     first = load_or_train_tokenizer(text, 400)
-    assert len(first.pieces) > 270
+    assert len(first.vocabulary) > 270
     assert load_or_train_tokenizer(text, 401).vocab_size == 401
-    assert load_or_train_tokenizer(text, 400, "seed").mode == "seed"
-    monkeypatch.setattr(token_cache, "train_tokenizer", None)
+    assert load_or_train_tokenizer(text, 400, "ascii").name == "ascii"
+    monkeypatch.setattr(PieceTokenizer, "train", None)
     assert load_or_train_tokenizer(text, 400).sha256 == first.sha256
 
 
@@ -353,7 +352,7 @@ def test_a_damaged_tokenizer_cache_is_made_again(text):
     first = load_or_train_tokenizer(text, 400)
     (cache,) = caches(text.parent, "pieces")
     data = cache.read_bytes()
-    other = Tokenizer([b"ab"], 300, "pieces").to_bytes()
+    other = PieceTokenizer([b"ab"], 300).to_bytes()
     for damaged in (b"", data[:-1], data[:100], data + b"x", data.replace(b"The", b"Teh"), other, bytes(100)):
         cache.write_bytes(damaged)
         assert load_or_train_tokenizer(text, 400).sha256 == first.sha256
@@ -361,12 +360,12 @@ def test_a_damaged_tokenizer_cache_is_made_again(text):
 
 
 def test_a_tokenizer_is_made_where_none_can_be_cached(text, monkeypatch):
-    def full(_folder, _write):
+    def full(_folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     expected = load_or_train_tokenizer(text, 400).sha256
     caches(text.parent, "pieces")[0].unlink()
-    monkeypatch.setattr(token_cache, "write_whole", full)
+    monkeypatch.setattr(token_cache, "new_cache_file", full)
     assert load_or_train_tokenizer(text, 400).sha256 == expected
 
 

@@ -6,9 +6,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from gpt_core import tokenizers
 from gpt_core.errors import TokenizerError
-from gpt_core.text.documents import find_training_text
-from gpt_core.tokenizers.pieces import FIRST_PIECE, Tokenizer
+from gpt_core.text.corpus import find_training_text
+from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
+from gpt_core.tokenizers.protocol import FIRST_PIECE
 from gpt_core.tokenizers.trie import PieceTrie
 from tests.core.text_samples import ENDS, PROSE, WORLD, trained
 
@@ -32,21 +34,21 @@ def torn_characters(rng, size):
 
 
 @pytest.fixture(scope="module")
-def tokenizers():
+def samples():
     rng = random.Random(1)
     return [
         trained(PROSE),
         trained(WORLD),
         trained("\U0001f600\U0001f601\U0001f602\U0001f603".encode() * 10),
         trained(rng.randbytes(2000) * 2),
-        Tokenizer([], FIRST_PIECE, "pieces"),
+        PieceTokenizer([], FIRST_PIECE),
     ]
 
 
 @pytest.mark.parametrize("make", [random_bytes, random_characters, torn_characters])
-def test_any_bytes_come_back_as_they_were(tokenizers, make):
+def test_any_bytes_come_back_as_they_were(samples, make):
     rng = random.Random(2)
-    for tokenizer in tokenizers:
+    for tokenizer in samples:
         for size in [*range(1, 12), 100, 5000]:
             data = make(rng, size)
             assert tokenizer.decode(tokenizer.encode(data).tolist()) == data
@@ -56,19 +58,19 @@ def test_any_bytes_come_back_as_they_were(tokenizers, make):
     "data",
     [b"", b"\0", b"\0\0\0\0\0", bytes(range(256)), b"<eos><pad>", PROSE, WORLD, WORLD[1:-1], b"\xef\xbb\xbf\r\n\r"],
 )
-def test_boundary_cases_come_back_as_they_were(tokenizers, data):
-    for tokenizer in tokenizers:
+def test_boundary_cases_come_back_as_they_were(samples, data):
+    for tokenizer in samples:
         ids = tokenizer.encode(data)
         assert ids.dtype == np.int32
         assert tokenizer.decode(ids.tolist()) == data
 
 
-def test_encoding_gives_no_special_or_unused_id(tokenizers):
+def test_encoding_gives_no_special_or_unused_id(samples):
     rng = random.Random(3)
-    for tokenizer in tokenizers:
+    for tokenizer in samples:
         ids = tokenizer.encode(b"<pad><bos><eos><unk>" + PROSE + WORLD + rng.randbytes(1000))
         assert ids.min() >= 4
-        assert ids.max() < len(tokenizer.pieces) <= tokenizer.vocab_size
+        assert ids.max() < len(tokenizer.vocabulary) <= tokenizer.vocab_size
 
 
 def test_the_longest_piece_that_fits_is_taken_at_each_place():
@@ -76,8 +78,8 @@ def test_the_longest_piece_that_fits_is_taken_at_each_place():
     alphabet = ["a", "b", "é", "\u4f60", "\0"]
     for _ in range(30):
         chosen = {"".join(rng.choices(alphabet, k=rng.randint(1, 4))).encode() for _ in range(40)}
-        tokenizer = Tokenizer(sorted(piece for piece in chosen if len(piece) > 1), 400, "pieces")
-        number_of = {piece: token for token, piece in enumerate(tokenizer.pieces) if piece}
+        tokenizer = PieceTokenizer(sorted(piece for piece in chosen if len(piece) > 1), 400)
+        number_of = {piece: token for token, piece in enumerate(tokenizer.vocabulary) if piece}
         text = "".join(rng.choices(alphabet, k=200)).encode()[rng.randint(0, 2) :]
         expected, at = [], 0
         while at < len(text):
@@ -87,21 +89,21 @@ def test_the_longest_piece_that_fits_is_taken_at_each_place():
         assert tokenizer.encode(text).tolist() == expected
 
 
-def test_pieces_are_one_to_four_characters_and_none_is_twice(tokenizers):
-    for tokenizer in tokenizers:
-        chosen = tokenizer.pieces[FIRST_PIECE:]
+def test_pieces_are_one_to_four_characters_and_none_is_twice(samples):
+    for tokenizer in samples:
+        chosen = tokenizer.vocabulary[FIRST_PIECE:]
         assert len(set(chosen)) == len(chosen)
         assert all(1 <= len(piece.decode()) <= 4 and 2 <= len(piece) <= 16 for piece in chosen)
-    assert len(tokenizers[0].pieces) > FIRST_PIECE + 20
-    assert any(len(piece.decode()) == 4 and len(piece) == 16 for piece in tokenizers[2].pieces[FIRST_PIECE:])
+    assert len(samples[0].vocabulary) > FIRST_PIECE + 20
+    assert any(len(piece.decode()) == 4 and len(piece) == 16 for piece in samples[2].vocabulary[FIRST_PIECE:])
 
 
 def test_a_small_text_leaves_ids_unused_and_they_stand_for_nothing():
     tokenizer = trained(b"abcabc", 2048)
-    assert len(tokenizer.pieces) < 2048
+    assert len(tokenizer.vocabulary) < 2048
     assert tokenizer.decode([2047]) == b""
     assert tokenizer.describe(2047) == "<unused>"
-    assert trained(b"", 300).pieces == Tokenizer([], 300, "pieces").pieces
+    assert trained(b"", 300).vocabulary == PieceTokenizer([], 300).vocabulary
 
 
 def test_special_ids_decode_to_nothing_and_others_out_of_range_are_refused():
@@ -113,7 +115,7 @@ def test_special_ids_decode_to_nothing_and_others_out_of_range_are_refused():
 
 
 def test_a_description_can_be_printed():
-    tokenizer = Tokenizer([b" a\n", "é\u202e".encode(), b"\x1b[1m"], 300, "pieces")
+    tokenizer = PieceTokenizer([b" a\n", "é\u202e".encode(), b"\x1b[1m"], 300)
     assert [tokenizer.describe(token) for token in (0, 1, 2, 3)] == ["<pad>", "<bos>", "<eos>", "<unk>"]
     assert tokenizer.describe(260) == "␣a\\n"
     assert tokenizer.describe(261) == "é\\u202e"
@@ -136,15 +138,15 @@ def test_a_vocabulary_size_out_of_range_is_refused(vocab_size):
 @pytest.mark.parametrize("piece", [b"", b"a", b"abcde", "ééééé".encode(), b"\xff\xff", b"a\xc3"])
 def test_what_is_no_piece_is_refused(piece):
     with pytest.raises(TokenizerError, match="1 to 4 characters"):
-        Tokenizer([piece], 300, "pieces")
+        PieceTokenizer([piece], 300)
 
 
 # documents
 
 
-@pytest.mark.parametrize("mode", ["pieces", "seed"])
+@pytest.mark.parametrize("mode", ["pieces", "ascii"])
 def test_documents_are_bos_pieces_eos_wherever_the_stretches_are_cut(mode):
-    tokenizer = trained(PROSE, mode=mode)
+    tokenizer = trained(PROSE, name=mode)
     texts = [b"The fox", b"", b"the dog", b"a", PROSE[:150]]
     expected = [token for text in texts for token in [1, *tokenizer.encode(text).tolist(), 2]]
     ends = np.cumsum([len(text) for text in texts])
@@ -169,7 +171,7 @@ def test_ends_outside_the_text_are_refused():
         matcher.encode(b"abab", ENDS, room[:3])
 
 
-# seed mode
+# ascii
 
 
 def folded(data):
@@ -178,23 +180,23 @@ def folded(data):
     return [word[at : at + 4] for word in words for at in range(0, len(word), 4)]
 
 
-def test_seed_mode_folds_and_glues():
-    tokenizer = trained(PROSE, mode="seed")
+def test_ascii_mode_folds_and_glues():
+    tokenizer = trained(PROSE, name="ascii")
     assert tokenizer.decode(tokenizer.encode(b"The Quick\r\n  br\xc3\xa9own").tolist()) == b"thequickbrown"
 
 
-def test_seed_mode_cuts_words_in_slices_of_four_bytes_as_the_go_project_does():
+def test_ascii_mode_cuts_words_in_slices_of_four_bytes_as_the_go_project_does():
     rng = random.Random(5)
-    tokenizer = trained(PROSE, mode="seed")
+    tokenizer = trained(PROSE, name="ascii")
     texts = [PROSE, WORLD, b"", b" ", b"\x00 \x1f\x1c", *(rng.randbytes(rng.randint(1, 300)) for _ in range(50))]
     for text in texts:
-        expected = [token for part in folded(text) for token in Tokenizer.encode(tokenizer, part).tolist()]
+        expected = [token for part in folded(text) for token in PieceTokenizer.encode(tokenizer, part).tolist()]
         assert tokenizer.encode(text).tolist() == expected
         assert tokenizer.decode(expected) == b"".join(folded(text))
 
 
-def test_seed_mode_learns_slices_of_words():
-    pieces = trained(PROSE, mode="seed").pieces[FIRST_PIECE:]
+def test_ascii_mode_learns_slices_of_words():
+    pieces = trained(PROSE, name="ascii").vocabulary[FIRST_PIECE:]
     assert set(pieces) <= {part[:end] for part in folded(PROSE) for end in range(2, 5)} | set(folded(PROSE))
     assert b"quic" in pieces
 
@@ -203,7 +205,7 @@ def test_seed_mode_learns_slices_of_words():
 
 
 def small():
-    return Tokenizer([b"ab", "\u4f60é".encode(), b" \n"], 300, "seed")
+    return AsciiTokenizer([b"ab", "\u4f60é".encode(), b" \n"], 300)
 
 
 def signed(header, pieces=b"\x02ab"):
@@ -217,9 +219,13 @@ def header(**changes):
 
 
 def test_a_stored_tokenizer_is_the_same_one():
-    for tokenizer in (small(), trained(WORLD), Tokenizer([], 260, "pieces")):
-        again = Tokenizer.from_bytes(tokenizer.to_bytes())
-        assert (again.pieces, again.vocab_size, again.mode) == (tokenizer.pieces, tokenizer.vocab_size, tokenizer.mode)
+    for tokenizer in (small(), trained(WORLD), PieceTokenizer([], 260)):
+        again = tokenizers.from_bytes(tokenizer.to_bytes())
+        assert (again.vocabulary, again.vocab_size, type(again)) == (
+            tokenizer.vocabulary,
+            tokenizer.vocab_size,
+            type(tokenizer),
+        )
         assert again.sha256 == tokenizer.sha256
         assert again.encode(WORLD).tolist() == tokenizer.encode(WORLD).tolist()
 
@@ -228,18 +234,18 @@ def test_every_truncation_and_every_flipped_bit_is_refused():
     data = small().to_bytes()
     for size in range(len(data)):
         with pytest.raises(TokenizerError):
-            Tokenizer.from_bytes(data[:size])
+            tokenizers.from_bytes(data[:size])
     for bit in range(8 * len(data)):
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         with pytest.raises(TokenizerError):
-            Tokenizer.from_bytes(bytes(damaged))
+            tokenizers.from_bytes(bytes(damaged))
     with pytest.raises(TokenizerError):
-        Tokenizer.from_bytes(data + b"\0")
+        tokenizers.from_bytes(data + b"\0")
 
 
 def test_the_makers_of_hostile_tokenizers_are_told_apart_from_an_honest_one():
-    assert Tokenizer.from_bytes(signed(header())).pieces[260:] == [b"ab"]
+    assert tokenizers.from_bytes(signed(header())).vocabulary[260:] == [b"ab"]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +262,7 @@ def test_the_makers_of_hostile_tokenizers_are_told_apart_from_an_honest_one():
 )  # fmt: skip
 def test_hostile_tokenizers_are_refused(data):
     with pytest.raises(TokenizerError) as caught:
-        Tokenizer.from_bytes(data)
+        tokenizers.from_bytes(data)
     assert str(caught.value).isprintable()
 
 

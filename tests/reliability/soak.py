@@ -19,8 +19,8 @@ from gpt_core.generation.sampler import Sampling
 from gpt_tui.run_view.status import Phase
 from gpt_tui.session.controller import RunRequest, TrainingController
 from gpt_tui.session.open_run import open_request
-from gpt_tui.tabs.chat.loaded_models import ChatModels, make_generator
-from gpt_tui.tabs.chat.reply import reply, side_by_side
+from gpt_tui.tabs.chat.models import ChatModels, make_generator
+from gpt_tui.tabs.chat.reply import ReplyUpdate, generate_reply, interleave
 from tests.program import TINY
 from tests.reliability.runs import ENDLESS, taken_of_the_machine
 
@@ -31,27 +31,6 @@ SMALL = (
     "d_model=8", "hidden_size=8", "vocab_size=260", "seq_len=8", "batch_size=1", "micro_batch_size=1",
     "eval_every_steps=2000", "sample_tokens=8", "save_every_steps=500",
 )  # fmt: skip
-
-
-class Sink:
-    """Where a reply goes: nowhere, but that it came is counted."""
-
-    def __init__(self, done: Counter[str]) -> None:
-        self._done = done
-
-    def delayed(self, words: str) -> None:
-        """The weights are being copied."""
-
-    def began(self, model: str) -> None:
-        """A model answers."""
-
-    def grew(self, text: str, figures: object) -> None:
-        """Text came."""
-        self._done["pieces of replies"] += 1
-
-    def ended(self, summary: str, failed: bool) -> None:
-        """The reply is over."""
-        self._done["replies that failed" if failed else "replies"] += 1
 
 
 class User:
@@ -91,12 +70,17 @@ class User:
         """A reply of the model in training, unless one is under way."""
         if self._reply is not None and self._reply.is_alive():
             return
-        words = reply(
-            "The cat", self._sampling, look, find=lambda tell: self._models.answerer(tell=tell), make=make_generator,
-            stopped=threading.Event(), sink=Sink(self.done),
+        reply = generate_reply(
+            "The cat", self._sampling, look, load=lambda report: self._models.load(report=report), make=make_generator,
+            stopped=threading.Event(), post=self._count,
         )  # fmt: skip
-        self._reply = threading.Thread(target=side_by_side, args=([words],))
+        self._reply = threading.Thread(target=interleave, args=([reply],))
         self._reply.start()
+
+    def _count(self, update: ReplyUpdate) -> None:
+        self.done["pieces of replies"] += bool(update.text)
+        self.done["replies"] += update.state == "finished"
+        self.done["replies that failed"] += update.state == "failed"
 
 
 def main() -> None:

@@ -98,11 +98,11 @@ def make_target(folder: Path, kind: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("folder", "is a folder, wanted a file"),
+        ("folder", "is a folder, expected a file"),
         ("missing", "No such file or directory"),
-        ("device", "is a device, wanted a file"),
+        ("device", "is a device, expected a file"),
         ("terminal", "/dev/tty"),
-        ("FIFO", "is a FIFO, wanted a file"),
+        ("FIFO", "is a FIFO, expected a file"),
         ("loop", "symbolic links"),
         ("NaN", "values that are not finite"),
         ("empty", "target.safetensors"),

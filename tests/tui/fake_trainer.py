@@ -17,8 +17,9 @@ from gpt_core.formats.checkpoint_header import TrainingState
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers.pieces import Tokenizer
-from gpt_core.tokenizers.training import train_tokenizer
+from gpt_core.progress import Progress
+from gpt_core.tokenizers import Tokenizer
+from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import (
     AnyEvent,
@@ -31,8 +32,8 @@ from gpt_core.training.events import (
     SampleWritten,
     StepCompleted,
 )
-from gpt_tui.session.controller import Progress, RunRequest, TrainerLike
-from gpt_tui.tabs.chat.loaded_models import LoadedModel
+from gpt_tui.session.controller import RunRequest, TrainerLike
+from gpt_tui.tabs.chat.models import LoadedModel
 
 SMALL = ModelShape(d_model=4, hidden_size=4, vocab_size=260, num_heads=1, seq_len=2, layers=1)
 
@@ -58,7 +59,7 @@ class FakeTrainer:
         self.requests = TrainingControls()
         self.saving = False
         self.unsaved = 0
-        self.tokenizer: Tokenizer = train_tokenizer([b"abc"], 260, "pieces")
+        self.tokenizer: Tokenizer = PieceTokenizer.train([b"abc"], 260)
         self.resumed_at = 100 if request.latest or request.resume else 0
         self.step = self.resumed_at
         self.saved: list[int] = []
@@ -203,6 +204,6 @@ def fake_generator(piece_s: float = 0.002) -> Callable[[LoadedModel, int | None]
 
 def fake_settings(models_dir: str, **changes: object) -> Settings:
     """The nano preset, saving somewhere harmless."""
-    from gpt_core.config.settings import preset
+    from gpt_core.config.presets import preset
 
     return msgspec.structs.replace(preset("nano"), models_dir=models_dir, **changes)

@@ -1,4 +1,4 @@
-"""A models folder with one of everything: whole, damaged in two ways, foreign, without moments, in a folder below."""
+"""A models folder with every kind of file: valid, damaged in two ways, not ours, without moments, in a subfolder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from gpt_core.config.settings import Settings, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import write_checkpoint
 from tests.core.checkpoint_samples import sample
 
@@ -18,15 +19,20 @@ SMALL = msgspec.structs.replace(
 
 
 def save(path: Path, age_s: float, *, settings: Settings = SMALL, **state: object) -> Path:
-    """One checkpoint, saved so many seconds before NOW_S."""
+    """Write a checkpoint, saved `age_s` seconds before NOW_S."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole: dict[str, object] = {"loss_sum": 3.21 * 500, "loss_count": 500, "best_accuracy": 0.3124, "best_step": 12_000}
-    write_checkpoint(path, sample(settings, **(whole | state)), saved_at=NOW_S - age_s)  # type: ignore[arg-type]
+    values: dict[str, object] = {
+        "loss_sum": 3.21 * 500,
+        "loss_count": 500,
+        "best_accuracy": 0.3124,
+        "best_step": 12_000,
+    }
+    write_checkpoint(path, sample(settings, **(values | state)), saved_at=NOW_S - age_s)  # type: ignore[arg-type]
     return path
 
 
 def flip(path: Path, at: int) -> Path:
-    """Changes one bit of a file."""
+    """Flip the lowest bit of the byte at `at`."""
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
@@ -34,7 +40,7 @@ def flip(path: Path, at: int) -> Path:
 
 
 def fill(folder: Path) -> None:
-    """One of everything."""
+    """Write one file of every kind."""
     save(folder / "ckpt_latest.safetensors", 65, step=12_480, epoch=13, tokens=12_779_520, elapsed_s=1300.0)
     save(folder / "best_model.safetensors", 400, step=12_000, epoch=13)
     flip(save(folder / "epoch_010.safetensors", 4000, step=9_000, epoch=10, loss_sum=0.0, loss_count=0), -100)

@@ -1,4 +1,4 @@
-"""The Chat tab: replies that stream, stop and fail; text that stays text; leaving it."""
+"""Chat tab: replies stream, stop and fail; text is not interpreted as markup; leaving the tab."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ async def ask(bench: AppBench, text: str) -> None:
 
 
 @pytest.mark.essential
-async def test_a_reply_streams_while_training_runs_and_names_its_model(tmp_path: Path):
+async def test_a_reply_streams_during_training_and_names_its_model(tmp_path: Path):
     async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.02), autostart=True) as bench:
         await bench.until_step(10)
         await bench.pilot.press("c")
@@ -58,7 +58,7 @@ async def test_escape_stops_a_reply_and_then_leaves_the_tab(tmp_path: Path):
         assert bench.app.main.tab == "train"
 
 
-async def test_exit_goes_back_to_training(tmp_path: Path):
+async def test_typing_exit_returns_to_the_train_tab(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         await bench.pilot.press("c")
         assert bench.app.main.tab == "chat"
@@ -69,7 +69,7 @@ async def test_exit_goes_back_to_training(tmp_path: Path):
 
 
 @pytest.mark.essential
-async def test_markup_and_escape_sequences_in_a_reply_are_text(tmp_path: Path):
+async def test_markup_and_escape_sequences_are_shown_as_text(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40)) as bench:
         await bench.pilot.press("c")
@@ -81,7 +81,7 @@ async def test_markup_and_escape_sequences_in_a_reply_are_text(tmp_path: Path):
         assert "\x1b" not in shown
 
 
-async def test_without_a_model_the_tab_says_what_to_do(tmp_path: Path):
+async def test_without_a_model_the_tab_names_the_next_step(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         await bench.pilot.press("c")
         await bench.until_seen("There is no model to chat with yet.")
@@ -90,7 +90,7 @@ async def test_without_a_model_the_tab_says_what_to_do(tmp_path: Path):
         assert not chat(bench).replying
 
 
-async def test_sampling_fields_are_checked_as_they_are_typed_and_used(tmp_path: Path):
+async def test_sampling_fields_are_validated_while_typing_and_applied(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40)) as bench:
         await bench.pilot.press("c")
@@ -110,7 +110,7 @@ async def test_sampling_fields_are_checked_as_they_are_typed_and_used(tmp_path: 
         assert len(last.answers[0].reply.split()) == 4
 
 
-async def test_enter_on_an_empty_line_goes_on_from_the_last_reply(tmp_path: Path):
+async def test_enter_on_an_empty_line_continues_the_last_reply(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:
         await bench.pilot.press("c")
@@ -127,7 +127,7 @@ async def test_enter_on_an_empty_line_goes_on_from_the_last_reply(tmp_path: Path
         assert second.answers[0].prompt == "Once" + first.answers[0].reply
 
 
-async def test_retry_copy_and_clear(tmp_path: Path):
+async def test_retry_copy_and_clear_act_on_the_last_reply(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:
         await bench.pilot.press("c")
@@ -146,7 +146,7 @@ async def test_retry_copy_and_clear(tmp_path: Path):
 
 
 @pytest.mark.essential
-async def test_a_finished_run_offers_the_chat_and_its_checkpoint_answers(tmp_path: Path):
+async def test_after_a_finished_run_its_checkpoint_can_be_chatted_with(tmp_path: Path):
     saved_model(tmp_path, "latest", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40), max_steps=30, autostart=True) as bench:
         await bench.until_phase(Phase.FINISHED)

@@ -1,4 +1,4 @@
-"""The Chat tab's models: choosing them, two side by side, seeds, prompts had again, keys that go between it all."""
+"""Chat tab: model selection, two models side by side, seeds, prompt history and keys."""
 
 import threading
 from pathlib import Path
@@ -7,12 +7,12 @@ import pytest
 from textual.widgets import Input, Select
 
 from gpt_tui.run_view.status import Phase
-from gpt_tui.shared.messages import ChatWanted
-from gpt_tui.tabs.chat.loaded_models import LoadedModel
-from gpt_tui.tabs.chat.model_options import AUTOMATIC, NOBODY
-from gpt_tui.tabs.chat.model_select import ModelSelect
-from gpt_tui.tabs.chat.sampling_form import SamplingForm
+from gpt_tui.tabs.chat import models
+from gpt_tui.tabs.chat.models import LoadedModel
+from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON
+from gpt_tui.tabs.chat.sampling_form import ModelSelect, SamplingForm
 from gpt_tui.tabs.chat.transcript import Answer, Transcript
+from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.fake_trainer import FakeGenerator, fake_generator
 from tests.tui.test_app_chat import ask, chat
@@ -28,14 +28,15 @@ def two_models(folder: Path) -> None:
     saved_model(folder, "latest", 60, seed=2)
 
 
-def named_generator(answerer: LoadedModel, seed: int | None) -> FakeGenerator:
-    """Says who it is, over and over."""
-    return FakeGenerator(0.002, text=f"{answerer.name.partition(',')[0]}:{seed}")
+def named_generator(model: LoadedModel, seed: int | None) -> FakeGenerator:
+    """Return a generator that repeats the model's name and the seed."""
+    return FakeGenerator(0.002, text=f"{model.name.partition(',')[0]}:{seed}")
 
 
-async def choose(bench: AppBench, path: Path, *, beside: bool) -> None:
-    bench.app.main.post_message(ChatWanted(path, beside=beside))
-    await bench.until(lambda: bench.app.main.tab == "chat" and str(path) in chosen(bench)[beside : beside + 1])
+async def choose(bench: AppBench, path: Path, *, compare: bool) -> None:
+    """Choose a checkpoint as the Checkpoints tab does."""
+    bench.app.main.post_message(CheckpointsTab.ChatRequested(path, compare=compare))
+    await bench.until(lambda: bench.app.main.tab == "chat" and str(path) in chosen(bench)[compare : compare + 1])
 
 
 def chosen(bench: AppBench) -> list[str]:
@@ -52,11 +53,11 @@ async def replied(bench: AppBench) -> None:
     await bench.until(lambda: not chat(bench).replying)
 
 
-@pytest.mark.parametrize(("size", "beside_each_other"), [((80, 24), False), ((120, 40), True), ((200, 60), True)])
-async def test_two_models_answer_the_same_prompt_with_the_same_seed(tmp_path: Path, size, beside_each_other):
+@pytest.mark.parametrize(("size", "side_by_side"), [((80, 24), False), ((120, 40), True), ((200, 60), True)])
+async def test_two_models_reply_to_the_same_prompt_with_the_same_seed(tmp_path: Path, size, side_by_side):
     two_models(tmp_path)
     async with running_app(tmp_path, size=size, make=named_generator, max_tokens=20) as bench:
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         assert chosen(bench) == [AUTOMATIC, str(tmp_path / LATEST)]
         await ask(bench, "Once")
         await replied(bench)
@@ -65,16 +66,16 @@ async def test_two_models_answer_the_same_prompt_with_the_same_seed(tmp_path: Pa
         assert left.reply.split() == [f"best_model:{seed}"] * 20
         assert right.reply.split() == [f"ckpt_latest:{seed}"] * 20
         assert (left.model, right.model) == ("best_model, step 50", "ckpt_latest, step 60")
-        assert (left.region.y == right.region.y) is beside_each_other
-        assert (left.region.x == right.region.x) is not beside_each_other
+        assert (left.region.y == right.region.y) is side_by_side
+        assert (left.region.x == right.region.x) is not side_by_side
         assert f"seed {seed}" in bench.text()
 
 
 @pytest.mark.essential
-async def test_both_replies_stream_and_escape_stops_both(tmp_path: Path):
+async def test_two_replies_stream_and_escape_stops_both(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.02)) as bench:
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         await ask(bench, "Once")
         await bench.until(lambda: all(answer.reply for answer in answers(bench)))
         assert chat(bench).replying
@@ -84,10 +85,10 @@ async def test_both_replies_stream_and_escape_stops_both(tmp_path: Path):
         assert bench.app.main.tab == "chat"
 
 
-async def test_each_of_two_goes_on_from_its_own_reply_and_copy_takes_them_in_turn(tmp_path: Path):
+async def test_each_model_continues_its_own_reply_and_copy_alternates(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), make=named_generator, max_tokens=3) as bench:
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         await ask(bench, "Once")
         await replied(bench)
         first = answers(bench)
@@ -103,13 +104,13 @@ async def test_each_of_two_goes_on_from_its_own_reply_and_copy_takes_them_in_tur
             copied.append(bench.app.clipboard)
         left, right = (answer.reply for answer in answers(bench))
         assert copied == [left, right, left]
-        bench.app.main.query_one("#beside-choice", ModelSelect).choose(NOBODY)
+        bench.app.main.query_one("#compare-select", ModelSelect).select(NO_COMPARISON)
         await ask(bench, "")
         await replied(bench)
         assert [answer.prompt for answer in answers(bench)] == ["Once" + first[0].reply + left]
 
 
-async def test_a_kept_seed_gives_the_same_reply_again(tmp_path: Path):
+async def test_a_kept_seed_reproduces_the_reply(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), make=named_generator, max_tokens=3) as bench:
         await bench.pilot.press("c")
@@ -122,10 +123,10 @@ async def test_a_kept_seed_gives_the_same_reply_again(tmp_path: Path):
         assert bench.app.main.query_one("#field-seed", Input).value == first.split(":")[-1]
 
 
-async def test_a_file_that_is_gone_or_damaged_fails_in_one_line_and_the_other_answers(tmp_path: Path):
+async def test_a_missing_or_damaged_file_fails_in_one_line_and_the_other_model_replies(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         (tmp_path / LATEST).unlink()
         await ask(bench, "Once")
         await replied(bench)
@@ -142,10 +143,10 @@ async def test_a_file_that_is_gone_or_damaged_fails_in_one_line_and_the_other_an
         await bench.until_seen("Type the beginning of a text")
 
 
-async def test_clearing_in_mid_reply_leaves_nothing_behind(tmp_path: Path):
+async def test_clearing_during_a_reply_removes_all_of_it(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.02)) as bench:
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         await ask(bench, "Once")
         await bench.until(lambda: all(answer.reply for answer in answers(bench)))
         await bench.pilot.press("ctrl+l")
@@ -155,11 +156,11 @@ async def test_clearing_in_mid_reply_leaves_nothing_behind(tmp_path: Path):
         assert "the sea" not in bench.text()
 
 
-async def test_the_list_follows_saves_and_the_end_of_a_run_and_keeps_the_choice(tmp_path: Path):
+async def test_the_options_follow_saves_and_the_end_of_a_run_and_the_selection_stays(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
         await bench.until_step(5)
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         await bench.until_seen("automatic · in training")
         saved_model(tmp_path, "latest", 70, seed=3)
         bench.app.controller.save()
@@ -170,28 +171,28 @@ async def test_the_list_follows_saves_and_the_end_of_a_run_and_keeps_the_choice(
         assert chosen(bench) == [AUTOMATIC, str(tmp_path / LATEST)]
 
 
-async def test_what_is_chosen_elsewhere_is_not_asked_twice(tmp_path: Path):
+async def test_a_checkpoint_is_not_compared_with_itself(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40)) as bench:
-        await choose(bench, tmp_path / LATEST, beside=True)
-        await choose(bench, tmp_path / LATEST, beside=False)
+        await choose(bench, tmp_path / LATEST, compare=True)
+        await choose(bench, tmp_path / LATEST, compare=False)
         assert chosen(bench) == [str(tmp_path / LATEST)]
-        await choose(bench, tmp_path / BEST, beside=True)
+        await choose(bench, tmp_path / BEST, compare=True)
         assert chosen(bench) == [str(tmp_path / LATEST), str(tmp_path / BEST)]
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         assert chosen(bench) == [AUTOMATIC, str(tmp_path / LATEST)]
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-async def test_an_open_list_is_whole_on_the_screen_and_leaves_the_keys_of_the_app_alone(tmp_path: Path, size):
+async def test_an_open_list_fits_on_the_screen_and_the_keys_of_the_app_work(tmp_path: Path, size):
     two_models(tmp_path)
     async with running_app(tmp_path, size=size) as bench:
         await bench.pilot.press("c", "f6", "tab", "enter")
         await bench.until_seen("ckpt_latest · step 60 · latest")
-        chooser = bench.app.main.query_one("#beside-choice", ModelSelect)
-        assert chooser.expanded
+        select = bench.app.main.query_one("#compare-select", ModelSelect)
+        assert select.expanded
         await bench.pilot.press("escape")
-        assert not chooser.expanded
+        assert not select.expanded
         assert bench.app.main.tab == "chat"
         await bench.pilot.press("enter", "down", "down", "enter")
         assert chosen(bench) == [AUTOMATIC, str(tmp_path / BEST)]
@@ -200,11 +201,11 @@ async def test_an_open_list_is_whole_on_the_screen_and_leaves_the_keys_of_the_ap
         assert bench.app.main.tab == "train"
         await bench.pilot.press("f3")
         await bench.pilot.pause()
-        assert not chooser.expanded
+        assert not select.expanded
         assert bench.app.focused is bench.app.main.query_one("#prompt")
 
 
-async def test_keys_go_between_prompt_and_fields_and_through_earlier_prompts(tmp_path: Path):
+async def test_keys_move_between_prompt_and_settings_and_through_the_history(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, max_tokens=2) as bench:
         await bench.pilot.press("c")
@@ -219,29 +220,27 @@ async def test_keys_go_between_prompt_and_fields_and_through_earlier_prompts(tmp
         await bench.pilot.press("f6")
         assert isinstance(bench.app.focused, Select)
         await bench.pilot.press("down")
-        assert bench.app.focused is bench.app.main.query_one("#beside-choice")
+        assert bench.app.focused is bench.app.main.query_one("#compare-select")
         await bench.pilot.press("down", "up", "up")
-        assert bench.app.focused is bench.app.main.query_one("#model-choice")
+        assert bench.app.focused is bench.app.main.query_one("#model-select")
         await bench.pilot.press("f6")
         assert bench.app.focused is prompt
 
 
-async def test_a_slow_file_is_read_off_the_event_loop_and_the_chat_says_so(tmp_path: Path, monkeypatch):
+async def test_a_slow_file_is_loaded_off_the_event_loop_and_the_note_says_so(tmp_path: Path, monkeypatch):
     two_models(tmp_path)
     gate = threading.Event()
-    from gpt_tui.tabs.chat import loaded_models
-
-    read = loaded_models.read_checkpoint
+    read = models.read_checkpoint
 
     def slow(path: Path, *, moments: bool) -> object:
         assert gate.wait(DEADLINE_S)
         return read(path, moments=moments)
 
-    monkeypatch.setattr(loaded_models, "read_checkpoint", slow)
+    monkeypatch.setattr(models, "read_checkpoint", slow)
     async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:
         await bench.pilot.press("c")
         await ask(bench, "Once")
-        await bench.until_seen("reading best_model, 4.8 kB")
+        await bench.until_seen("loading best_model, 4.8 kB")
         await bench.pilot.press("x")
         assert bench.app.main.query_one("#prompt", Input).value == "x"
         gate.set()

@@ -1,4 +1,4 @@
-"""The Checkpoints tab: what it lists and checks, what its keys ask for, what a deletion takes, how it looks."""
+"""Checkpoints tab: listing, verification, keys, deletion and snapshots."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gpt_tui.shared.dialogs import ChoiceScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.tabs.checkpoints import files as checkpoint_files
 from gpt_tui.tabs.checkpoints import pane as checkpoints_pane
-from gpt_tui.tabs.checkpoints.files import Check
-from gpt_tui.tabs.checkpoints.list import Rows
+from gpt_tui.tabs.checkpoints.checkpoint_list import Rows
+from gpt_tui.tabs.checkpoints.files import VerificationThread
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
@@ -44,18 +44,18 @@ def pane(bench: AppBench) -> CheckpointsTab:
 
 @asynccontextmanager
 async def tab(size: tuple[int, int] = (120, 40), **options: object) -> AsyncIterator[AppBench]:
-    """The app on its Checkpoints tab, at a time that stands still, all files looked at."""
+    """Run the app on its Checkpoints tab, at a fixed time, with all files verified."""
     async with running_app(MODELS, size=size, **options) as bench:  # type: ignore[arg-type]
         pane(bench).clock = lambda: NOW_S
         await bench.pilot.press("f4")
-        await bench.until(lambda: not pane(bench)._looking)
-        await bench.until(lambda: pane(bench)._check is None)
+        await bench.until(lambda: not pane(bench)._scanning)
+        await bench.until(lambda: pane(bench)._thread is None)
         yield bench
 
 
-async def until_told(bench: AppBench, words: str) -> None:
-    """Lets the app run until a notification says so."""
-    await bench.until(lambda: any(words in told.message for told in bench.app._notifications))
+async def until_notified(bench: AppBench, words: str) -> None:
+    """Let the app run until a notification contains `words`."""
+    await bench.until(lambda: any(words in notice.message for notice in bench.app._notifications))
 
 
 def listed() -> set[str]:
@@ -63,23 +63,23 @@ def listed() -> set[str]:
 
 
 async def to(bench: AppBench, name: str) -> None:
-    """Moves the cursor to a file."""
+    """Move the cursor to a file."""
     await bench.pilot.press("home")
-    while (file := pane(bench).chosen) and file.name != name:
+    while (file := pane(bench).selected) and file.name != name:
         await bench.pilot.press("down")
 
 
-# -- what is seen
+# -- listing
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_every_file_is_listed_and_checked(size: tuple[int, int], snapshot: Snapshot):
+async def test_every_file_is_listed_and_verified(size: tuple[int, int], snapshot: Snapshot):
     fill(MODELS)
     async with tab(size) as bench:
         shown = bench.text()
-        assert shown.count("✓ whole") == 5  # four rows and the details
+        assert shown.count("✓ OK") == 5  # four rows and the details
         assert shown.count("✗ damaged") == 2
-        assert shown.count("✗ foreign") == 1
+        assert shown.count("✗ not gpt-tui") == 1
         await bench.settled()
         snapshot(bench.app, f"checkpoints-{size[0]}x{size[1]}")
         await to(bench, "epoch_010")
@@ -88,7 +88,7 @@ async def test_every_file_is_listed_and_checked(size: tuple[int, int], snapshot:
         snapshot(bench.app, f"checkpoints-damaged-{size[0]}x{size[1]}")
 
 
-async def test_a_light_theme_shows_the_same(snapshot: Snapshot):
+async def test_the_light_theme_looks_as_in_the_snapshot(snapshot: Snapshot):
     fill(MODELS)
     async with tab((80, 24)) as bench:
         bench.app.theme = "gpt-day"
@@ -99,22 +99,22 @@ async def test_a_light_theme_shows_the_same(snapshot: Snapshot):
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_an_empty_folder_says_what_to_do(size: tuple[int, int], snapshot: Snapshot):
+async def test_an_empty_folder_names_the_next_step(size: tuple[int, int], snapshot: Snapshot):
     async with tab(size) as bench:
         await bench.until_seen("To train a model: F2, then s.")
         await bench.settled()
         snapshot(bench.app, f"checkpoints-empty-{size[0]}x{size[1]}")
-        await bench.pilot.press("d", "r", "v")  # nothing to do it to
+        await bench.pilot.press("d", "r", "v")  # no effect without a file
         assert not bench.app.screen.is_modal
         assert "Delete" not in bench.text()
 
 
-async def test_the_keys_come_with_the_first_file_and_go_with_the_last(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoints_pane, "LOOK_INTERVAL_S", 0.1)
+async def test_the_keys_are_shown_only_while_there_are_files(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoints_pane, "SCAN_INTERVAL_S", 0.1)
     async with tab() as bench:
         path = save(MODELS / "ckpt_latest.safetensors", 1)
         await bench.until_seen("d Delete")
-        await bench.until_seen("✓ whole")
+        await bench.until_seen("✓ OK")
         await bench.pilot.press("d")
         await bench.until(lambda: bench.app.screen.is_modal)
         await bench.pilot.press("d")
@@ -123,7 +123,7 @@ async def test_the_keys_come_with_the_first_file_and_go_with_the_last(monkeypatc
         assert not path.exists()
 
 
-async def test_a_folder_that_cannot_be_read_is_one_clear_line(monkeypatch: pytest.MonkeyPatch):
+async def test_an_unreadable_folder_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch):
     MODELS.mkdir()
     scan = os.scandir
 
@@ -138,7 +138,7 @@ async def test_a_folder_that_cannot_be_read_is_one_clear_line(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 5), (79, 10), (300, 100)])
-async def test_no_size_is_too_odd(size: tuple[int, int]):
+async def test_extreme_terminal_sizes_are_survived(size: tuple[int, int]):
     fill(MODELS)
     async with tab((80, 24)) as bench:
         await bench.pilot.resize_terminal(*size)
@@ -148,46 +148,46 @@ async def test_no_size_is_too_odd(size: tuple[int, int]):
         await bench.until_seen("ckpt_latest")
 
 
-async def test_what_comes_and_goes_is_seen_and_the_cursor_stays_on_its_file(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoints_pane, "LOOK_INTERVAL_S", 0.1)
+async def test_added_and_removed_files_are_shown_and_the_cursor_stays_on_its_file(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoints_pane, "SCAN_INTERVAL_S", 0.1)
     fill(MODELS)
     async with tab() as bench:
         await to(bench, "transformer")
         save(MODELS / "epoch_030.safetensors", 1, step=20_000)
         await bench.until_seen("20,000")
-        assert pane(bench).chosen.name == "transformer"  # type: ignore[union-attr]
+        assert pane(bench).selected.name == "transformer"  # type: ignore[union-attr]
         (MODELS / "best_model.safetensors").unlink()
         await bench.until(lambda: "best_model" not in bench.text())
-        assert pane(bench).chosen.name == "transformer"  # type: ignore[union-attr]
+        assert pane(bench).selected.name == "transformer"  # type: ignore[union-attr]
         (MODELS / "transformer.safetensors").unlink()
         await bench.until(lambda: "transformer" not in bench.text())
-        assert pane(bench).chosen is not None
+        assert pane(bench).selected is not None
 
 
-# -- checking
+# -- verification
 
 
-async def test_a_file_is_checked_once_until_it_changes_or_the_user_asks(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoints_pane, "LOOK_INTERVAL_S", 0.1)
+async def test_a_file_is_verified_once_until_it_changes_or_on_request(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoints_pane, "SCAN_INTERVAL_S", 0.1)
     begun: list[str] = []
-    start = Check.start
-    monkeypatch.setattr(Check, "start", lambda self: begun.append(self.stamp.path.stem) or start(self))
+    start = VerificationThread.start
+    monkeypatch.setattr(VerificationThread, "start", lambda self: begun.append(self.stamp.path.stem) or start(self))
     save(MODELS / "ckpt_latest.safetensors", 60)
     save(MODELS / "best_model.safetensors", 70)
     async with tab() as bench:
         await bench.until_seen("2 files")
-        await bench.until(lambda: len(begun) == 2 and pane(bench)._check is None)
+        await bench.until(lambda: len(begun) == 2 and pane(bench)._thread is None)
         await bench.pilot.pause(0.3)
         assert begun == ["ckpt_latest", "best_model"]
         await bench.pilot.press("v")
-        await until_told(bench, "ckpt_latest.safetensors is whole")
+        await until_notified(bench, "ckpt_latest.safetensors: OK")
         assert begun == ["ckpt_latest", "best_model", "ckpt_latest"]
         os.utime(flip(MODELS / "best_model.safetensors", -50), (NOW_S, NOW_S))
         await bench.until_seen("✗ damaged")
         assert begun[3:] == ["best_model"]
 
 
-async def test_elsewhere_nothing_is_checked(monkeypatch: pytest.MonkeyPatch):
+async def test_nothing_is_verified_while_the_tab_is_hidden(monkeypatch: pytest.MonkeyPatch):
     def endless(path: Path, progress: Callable[[float], None]) -> None:
         while True:
             progress(0.5)
@@ -197,32 +197,32 @@ async def test_elsewhere_nothing_is_checked(monkeypatch: pytest.MonkeyPatch):
     fill(MODELS)
     async with running_app(MODELS) as bench:
         await bench.pilot.pause(0.1)
-        assert pane(bench)._check is None
+        assert pane(bench)._thread is None
         await bench.pilot.press("f4")
         await bench.until_seen("… 50%")
-        check = pane(bench)._check
-        assert check is not None
+        thread = pane(bench)._thread
+        assert thread is not None
         await bench.pilot.press("f2")
-        check.join(DEADLINE_S)
-        assert not check.is_alive()
-        assert pane(bench)._check is None
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+        assert pane(bench)._thread is None
         await bench.pilot.press("f4")
         await bench.until_seen("… 50%")
-        last = pane(bench)._check
+        last = pane(bench)._thread
     assert last is not None
-    last.join(DEADLINE_S)  # the app's end is its end
+    last.join(DEADLINE_S)  # ends with the app
     assert not last.is_alive()
 
 
-# -- what is asked for
+# -- keys
 
 
-async def test_keys_ask_the_screen_for_the_file_under_the_cursor(monkeypatch: pytest.MonkeyPatch):
+async def test_keys_act_on_the_file_under_the_cursor(monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, str, bool]] = []
     monkeypatch.setattr(MainScreen, "resume_from", lambda self, path: asked.append(("resume", path.stem, False)))
 
-    def chosen(self: object, path: Path, *, beside: bool = False) -> None:
-        asked.append(("chat", path.stem, beside))
+    def chosen(self: object, path: Path, *, compare: bool = False) -> None:
+        asked.append(("chat", path.stem, compare))
 
     monkeypatch.setattr("gpt_tui.tabs.chat.pane.ChatTab.choose", chosen)
     fill(MODELS)
@@ -240,18 +240,18 @@ async def test_keys_ask_the_screen_for_the_file_under_the_cursor(monkeypatch: py
     ]
 
 
-async def test_a_click_moves_the_cursor_and_does_nothing_else():
+async def test_a_click_only_moves_the_cursor():
     fill(MODELS)
     async with tab() as bench:
         for _ in range(2):
             await bench.pilot.click(Rows, offset=(5, 1))
-            assert pane(bench).chosen.name == "best_model"  # type: ignore[union-attr]
+            assert pane(bench).selected.name == "best_model"  # type: ignore[union-attr]
         assert not bench.app.controller.alive
         assert bench.app.main.tab == "checkpoints"
 
 
 @pytest.mark.essential
-async def test_a_resumed_run_begins_in_the_folder_of_its_checkpoint():
+async def test_a_resumed_run_uses_the_folder_of_its_checkpoint():
     fill(MODELS)
     async with tab() as bench:
         await to(bench, "long/ckpt_latest")
@@ -263,7 +263,7 @@ async def test_a_resumed_run_begins_in_the_folder_of_its_checkpoint():
         assert request.as_saved
 
 
-async def test_what_cannot_be_done_is_said_and_not_done():
+async def test_an_unusable_file_is_refused_with_the_reason():
     fill(MODELS)
     async with tab() as bench:
         for name, key, words in (
@@ -273,25 +273,25 @@ async def test_what_cannot_be_done_is_said_and_not_done():
         ):
             await to(bench, name)
             await bench.pilot.press(key)
-            await until_told(bench, words)
+            await until_notified(bench, words)
         assert bench.app.main.tab == "checkpoints"
         assert bench.opener.requests == []
 
 
-async def test_a_run_under_way_is_not_replaced():
+async def test_a_run_in_progress_is_not_replaced():
     fill(MODELS)
     async with tab(autostart=True) as bench:
         await bench.until_step(3)
         await bench.pilot.press("f4", "r")
-        await until_told(bench, "a run is under way")
+        await until_notified(bench, "a run is in progress")
         assert len(bench.opener.requests) == 1
 
 
-# -- deleting
+# -- deletion
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_deletion_asks_and_takes_only_the_one(size: tuple[int, int], snapshot: Snapshot):
+async def test_a_deletion_asks_first_and_deletes_only_one_file(size: tuple[int, int], snapshot: Snapshot):
     fill(MODELS)
     before = listed()
     async with tab(size) as bench:
@@ -305,17 +305,17 @@ async def test_a_deletion_asks_and_takes_only_the_one(size: tuple[int, int], sna
         assert "best checkpoint at step 12,000" in question
         await bench.settled()
         snapshot(bench.app, f"checkpoints-delete-{size[0]}x{size[1]}")
-        await bench.pilot.press("enter")  # the answer that has the focus is the harmless one
+        await bench.pilot.press("enter")  # Cancel has the focus
         await bench.pilot.pause()
         assert listed() == before
         await bench.pilot.press("d", "d")
-        await until_told(bench, "deleted best_model.safetensors")
+        await until_notified(bench, "deleted best_model.safetensors")
         assert before - listed() == {"best_model.safetensors"}
-        await bench.until(lambda: all(file.name != "best_model" for file in pane(bench)._view.files))
-        await bench.until(lambda: bench.app.main._setup.stored.for_chat != chat)  # the other tabs know of it
+        await bench.until(lambda: all(file.name != "best_model" for file in pane(bench)._contents.files))
+        await bench.until(lambda: bench.app.main._setup.stored.for_chat != chat)  # the other tabs are updated
 
 
-async def test_a_deletion_that_fails_is_told(monkeypatch: pytest.MonkeyPatch):
+async def test_a_failed_deletion_is_reported(monkeypatch: pytest.MonkeyPatch):
     fill(MODELS)
 
     def refuse(self: Path, missing_ok: bool = False) -> None:
@@ -324,14 +324,14 @@ async def test_a_deletion_that_fails_is_told(monkeypatch: pytest.MonkeyPatch):
     async with tab() as bench:
         monkeypatch.setattr(Path, "unlink", refuse)
         await bench.pilot.press("d", "d")
-        await until_told(bench, "was not deleted: Permission denied")
+        await until_notified(bench, "was not deleted: Permission denied")
         await bench.until_seen("ckpt_latest")
 
 
-async def test_a_run_that_saves_here_is_named_before_a_deletion():
+async def test_the_question_mentions_a_run_that_saves_in_the_folder():
     fill(MODELS)
     async with tab(autostart=True) as bench:
         await bench.until_step(3)
         await bench.pilot.press("f4", "d")
-        await bench.until_seen("The run under way saves in this folder.")
+        await bench.until_seen("The current run saves in this folder.")
         await bench.pilot.press("escape")

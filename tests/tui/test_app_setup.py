@@ -12,8 +12,9 @@ import pytest
 from textual.widgets import Input, Select
 
 from gpt_core.bench.estimate import StepTime
+from gpt_core.config.presets import preset
 from gpt_core.config.resolve import resolve
-from gpt_core.config.settings import Settings, preset
+from gpt_core.config.settings import Settings
 from gpt_core.errors import RunExistsError
 from gpt_tui.new_run.estimate import asking_first, ready_words
 from gpt_tui.new_run.panel import SetupPanel
@@ -123,7 +124,7 @@ def test_what_is_there_and_what_to_do_is_one_line():
 async def test_a_wrong_field_is_told_at_once_and_nothing_can_start(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "num_heads", "5")
-        await bench.until_seen("✗ num_heads: got 5, wanted a divisor of d_model (128); nearest: 4 or 8")
+        await bench.until_seen("✗ num_heads: got 5, expected a divisor of d_model (128); nearest: 4 or 8")
         assert "✗ 1 field to put right" in bench.text()
         assert "✗ num_heads" in bench.text()
         assert bench.app.screen.query_one("#button-begin_run").disabled

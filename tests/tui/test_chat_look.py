@@ -1,4 +1,4 @@
-"""The Chat tab as it looks, at the two usual sizes: pictures to hold it to."""
+"""Chat tab: snapshots at the two common terminal sizes."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ sizes = pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
 
 
 async def enter(bench: AppBench, first: str) -> None:
-    """The Chat tab, with a cursor and seeds that stand still."""
+    """Open the Chat tab with a steady cursor and a fixed seed."""
     bench.app.main.query_one("#prompt", Input).cursor_blink = False
     await bench.pilot.press("c")
     bench.app.main.query_one("#field-seed", Input).value = "7"
@@ -31,7 +31,7 @@ async def talk(bench: AppBench, *prompts: str) -> None:
 
 
 @sizes
-async def test_empty_without_a_model(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
+async def test_without_a_model_looks_as_in_the_snapshot(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     async with running_app(tmp_path, size=size) as bench:
         await enter(bench, "There is no model")
         await bench.settled()
@@ -39,7 +39,7 @@ async def test_empty_without_a_model(tmp_path: Path, size: tuple[int, int], snap
 
 
 @sizes
-async def test_empty_with_a_model(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
+async def test_empty_looks_as_in_the_snapshot(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     two_models(tmp_path)
     async with running_app(tmp_path, size=size) as bench:
         await enter(bench, "Type the beginning")
@@ -48,29 +48,31 @@ async def test_empty_with_a_model(tmp_path: Path, size: tuple[int, int], snapsho
 
 
 @sizes
-async def test_a_conversation(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
+async def test_a_conversation_looks_as_in_the_snapshot(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     two_models(tmp_path)
     async with running_app(tmp_path, size=size, max_tokens=30) as bench:
         await enter(bench, "Type the beginning")
         await talk(bench, "Once upon a time", "")
-        await bench.until_seen("(going on)")
+        await bench.until_seen("(continued)")
         await bench.settled()
         snapshot(bench.app, f"chat-conversation-{size[0]}")
 
 
 @sizes
-async def test_two_models_side_by_side(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
+async def test_two_models_look_as_in_the_snapshot(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot):
     two_models(tmp_path)
     async with running_app(tmp_path, size=size, max_tokens=30) as bench:
         await enter(bench, "Type the beginning")
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         await talk(bench, "Once upon a time")
         await bench.settled()
         snapshot(bench.app, f"chat-two-{size[0]}")
 
 
 @sizes
-async def test_a_failed_reply(tmp_path: Path, size: tuple[int, int], snapshot: Snapshot, monkeypatch):
+async def test_a_failed_reply_looks_as_in_the_snapshot(
+    tmp_path: Path, size: tuple[int, int], snapshot: Snapshot, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     async with running_app(Path("models"), size=size) as bench:
         await enter(bench, "There is no model")
@@ -79,12 +81,12 @@ async def test_a_failed_reply(tmp_path: Path, size: tuple[int, int], snapshot: S
         snapshot(bench.app, f"chat-failed-{size[0]}")
 
 
-async def test_by_day(tmp_path: Path, snapshot: Snapshot):
+async def test_the_light_theme_looks_as_in_the_snapshot(tmp_path: Path, snapshot: Snapshot):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40), max_tokens=30) as bench:
         bench.app.theme = "gpt-day"
         await enter(bench, "Type the beginning")
-        await choose(bench, tmp_path / LATEST, beside=True)
+        await choose(bench, tmp_path / LATEST, compare=True)
         await talk(bench, "Once upon a time")
         await bench.settled()
         snapshot(bench.app, "chat-two-day-120")

@@ -1,4 +1,4 @@
-"""Which model answers: the one in training or a checkpoint, which are kept, which are read again, which are damaged."""
+"""Models of the chat: the one in training or a checkpoint; caching, changed and damaged files, options."""
 
 import gc
 import weakref
@@ -14,10 +14,10 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.tokenizers.training import train_tokenizer
+from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_tui.session.controller import RunRequest, TrainingController
-from gpt_tui.tabs.chat.loaded_models import ChatModels
-from gpt_tui.tabs.chat.model_options import AUTOMATIC, NOBODY, Listed, offers
+from gpt_tui.tabs.chat.models import ChatModels
+from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON, AvailableModels, model_options
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
@@ -26,7 +26,7 @@ def saved_model(folder: Path, kind: str, step: int, seed: int) -> None:
     settings = msgspec.structs.replace(
         Settings(), **{name: getattr(SMALL, name) for name in SMALL.__struct_fields__}, models_dir=str(folder)
     )
-    tokenizer = train_tokenizer([b"abc"], SMALL.vocab_size, "pieces").to_bytes()
+    tokenizer = PieceTokenizer.train([b"abc"], SMALL.vocab_size).to_bytes()
     parameters = initial_parameters(SMALL, seed)
     state = TrainingState(run_id="a", step=step, best_accuracy=0.1)
     with CheckpointStore(folder) as store:
@@ -42,29 +42,29 @@ def controller(tmp_path: Path) -> Iterator[TrainingController]:
     controller.join(DEADLINE_S)
 
 
-def test_the_model_in_training_answers_while_there_is_one(controller: TrainingController, tmp_path: Path):
+def test_the_model_in_training_is_preferred_to_a_checkpoint(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     models = ChatModels(controller, str(tmp_path))
-    assert models.answerer().name == "best_model, step 50"
+    assert models.load().name == "best_model, step 50"
     controller.start(RunRequest(fake_settings(str(tmp_path))))
     while controller.live_model() is None:
         controller.drain()
-    assert models.answerer().name.startswith("in training, step ")
+    assert models.load().name.startswith("in training, step ")
     controller.stop()
     while controller.alive:
         controller.drain()
-    assert models.answerer().name == "best_model, step 50"
+    assert models.load().name == "best_model, step 50"
 
 
-def test_a_checkpoint_is_read_once_and_again_when_it_is_another(controller: TrainingController, tmp_path: Path):
+def test_a_checkpoint_is_loaded_again_only_after_a_change(controller: TrainingController, tmp_path: Path):
     models = ChatModels(controller, str(tmp_path))
     with pytest.raises(GptError, match="no model to chat with"):
-        models.answerer()
+        models.load()
     saved_model(tmp_path, "latest", 10, seed=1)
-    first = models.answerer()
-    assert models.answerer() is first
+    first = models.load()
+    assert models.load() is first
     saved_model(tmp_path, "latest", 20, seed=2)
-    second = models.answerer()
+    second = models.load()
     assert second.name == "ckpt_latest, step 20"
     assert not np.array_equal(first.parameters.flat, second.parameters.flat)
 
@@ -75,88 +75,91 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_any_checkpoint_answers_when_it_is_chosen(controller: TrainingController, tmp_path: Path):
+def test_any_checkpoint_can_be_chosen(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     saved_model(tmp_path, "latest", 60, seed=2)
     models = ChatModels(controller, str(tmp_path))
-    told: list[str] = []
+    reported: list[str] = []
     chosen = str(tmp_path / "ckpt_latest.safetensors")
-    assert models.answerer(chosen, told.append).name == "ckpt_latest, step 60"
-    assert told == ["reading ckpt_latest, 4.8 kB"]
-    assert models.answerer(AUTOMATIC, told.append).name == "best_model, step 50"
+    assert models.load(chosen, reported.append).name == "ckpt_latest, step 60"
+    assert reported == ["loading ckpt_latest, 4.8 kB"]
+    assert models.load(AUTOMATIC, reported.append).name == "best_model, step 50"
     controller.start(RunRequest(fake_settings(str(tmp_path))))
     while controller.live_model() is None:
         controller.drain()
-    assert models.answerer(chosen).name == "ckpt_latest, step 60"
+    assert models.load(chosen).name == "ckpt_latest, step 60"
 
 
-def test_two_checkpoints_are_kept_and_a_third_takes_the_place_of_the_oldest(
-    controller: TrainingController, tmp_path: Path
-):
+def test_two_checkpoints_are_cached_and_a_third_replaces_the_oldest(controller: TrainingController, tmp_path: Path):
     models = ChatModels(controller, str(tmp_path))
     paths = []
     for kind in ("best", "latest", "final"):
         saved_model(tmp_path, kind, 50, seed=1)
         paths.append(str(CheckpointStore(tmp_path).path_of(kind)))
-    flat = [weakref.ref(models.answerer(path).parameters.flat) for path in paths]
+    flat = [weakref.ref(models.load(path).parameters.flat) for path in paths]
     gc.collect()
-    assert [kept() is not None for kept in flat] == [False, True, True]
-    told: list[str] = []
-    models.answerer(paths[1], told.append)
-    models.answerer(paths[2], told.append)
-    assert told == []
+    assert [cached() is not None for cached in flat] == [False, True, True]
+    reported: list[str] = []
+    models.load(paths[1], reported.append)
+    models.load(paths[2], reported.append)
+    assert reported == []
 
 
-def test_what_is_chosen_and_damaged_or_gone_is_named(controller: TrainingController, tmp_path: Path):
+def test_the_error_names_a_chosen_file_that_is_damaged_or_missing(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     path = tmp_path / "best_model.safetensors"
     damage(path)
     models = ChatModels(controller, str(tmp_path))
     with pytest.raises(CheckpointError, match=r"best_model.safetensors.*checksum"):
-        models.answerer(str(path))
+        models.load(str(path))
     path.unlink()
     with pytest.raises(CheckpointError, match=r"best_model.safetensors"):
-        models.answerer(str(path))
+        models.load(str(path))
 
 
-def test_the_automatic_choice_passes_over_damaged_files_and_names_them(controller: TrainingController, tmp_path: Path):
+def test_the_automatic_choice_skips_damaged_files_and_names_them(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     saved_model(tmp_path, "latest", 60, seed=2)
     damage(tmp_path / "best_model.safetensors")
     models = ChatModels(controller, str(tmp_path))
-    assert models.answerer().name == "ckpt_latest, step 60 (best_model: damaged)"
+    assert models.load().name == "ckpt_latest, step 60 (best_model: damaged)"
     (tmp_path / "best_model.safetensors").write_bytes(b"nothing")
-    assert models.answerer().name == "ckpt_latest, step 60 (best_model: damaged)"
+    assert models.load().name == "ckpt_latest, step 60 (best_model: damaged)"
     damage(tmp_path / "ckpt_latest.safetensors")
-    with pytest.raises(CheckpointError, match=r"no model to chat with in .*; 2 there are damaged"):
-        ChatModels(controller, str(tmp_path)).answerer()
+    with pytest.raises(CheckpointError, match=r"no model to chat with in .* \(2 damaged checkpoints\)"):
+        ChatModels(controller, str(tmp_path)).load()
 
 
-def test_the_choosers_offer_every_checkpoint_the_best_first(controller: TrainingController, tmp_path: Path):
+def test_every_checkpoint_is_an_option_and_the_best_is_first(controller: TrainingController, tmp_path: Path):
     models = ChatModels(controller, str(tmp_path))
-    assert [offer.words for offer in offers(models.listed(), AUTOMATIC, beside=False)] == ["automatic · none yet"]
+    assert [option.label for option in model_options(models.available(), AUTOMATIC, compare=False)] == [
+        "automatic · none yet"
+    ]
     saved_model(tmp_path, "final", 50, seed=1)
     saved_model(tmp_path, "best", 1200, seed=1)
-    listed = models.listed()
-    listed = listed._replace(now_s=max(info.saved_at for info in listed.checkpoints) + 130)
-    shown = offers(listed, AUTOMATIC, beside=False)
-    assert [offer.words for offer in shown] == [
+    available = models.available()
+    available = available._replace(now_s=max(info.saved_at for info in available.checkpoints) + 130)
+    shown = model_options(available, AUTOMATIC, compare=False)
+    assert [option.label for option in shown] == [
         "automatic · best_model · step 1,200",
-        "best_model · step 1,200 · best · 2 min old",
-        "transformer · step 50 · final · 2 min old",
+        "best_model · step 1,200 · best · 2 min ago",
+        "transformer · step 50 · final · 2 min ago",
     ]
     assert shown[1].value == str(tmp_path / "best_model.safetensors")
-    assert [offer.value for offer in offers(listed, NOBODY, beside=True)] == [NOBODY, *(o.value for o in shown)]
-    assert offers(listed._replace(live=True), AUTOMATIC, beside=False)[0].words == "automatic · in training"
+    assert [option.value for option in model_options(available, NO_COMPARISON, compare=True)] == [
+        NO_COMPARISON,
+        *(o.value for o in shown),
+    ]
+    assert model_options(available._replace(live=True), AUTOMATIC, compare=False)[0].label == "automatic · in training"
 
 
-def test_a_checkpoint_of_another_folder_is_called_by_both_names(controller: TrainingController, tmp_path: Path):
+def test_a_checkpoint_of_another_folder_is_named_with_its_folder(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path / "second", "best", 50, seed=1)
     chosen = str(tmp_path / "second" / "best_model.safetensors")
     models = ChatModels(controller, str(tmp_path))
-    assert models.answerer(chosen).name == "second/best_model, step 50"
-    assert offers(models.listed(), chosen, beside=True)[-1] == ("second/best_model", chosen)
+    assert models.load(chosen).name == "second/best_model, step 50"
+    assert model_options(models.available(), chosen, compare=True)[-1] == ("second/best_model", chosen)
 
 
-def test_a_choice_whose_file_is_gone_stays_offered_as_plain_text():
-    assert offers(Listed(), "old\x1b[2J.safetensors", beside=True)[-1].words == "old␛[2J"
+def test_a_selected_file_that_is_missing_stays_an_option_with_escaped_name():
+    assert model_options(AvailableModels(), "old\x1b[2J.safetensors", compare=True)[-1].label == "old␛[2J"

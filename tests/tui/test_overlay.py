@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from gpt_core.config.settings import Settings, preset
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
 from gpt_tui.app.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,

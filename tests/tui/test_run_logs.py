@@ -119,7 +119,7 @@ def test_a_log_that_cannot_be_read_is_a_problem_in_words(tmp_path: Path) -> None
     (tmp_path / LOG).mkdir()
     follower = LogFollower(tmp_path / LOG)
     assert not follower.read()
-    assert follower.problem == "is a folder, wanted a file"
+    assert follower.problem == "is a folder, expected a file"
     assert follower.at_end
 
 

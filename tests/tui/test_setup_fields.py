@@ -14,13 +14,15 @@ import pytest
 from textual.message import Message
 
 from gpt_core.bench.estimate import StepTime
-from gpt_core.config.resolve import GROUPS, fields, resolve
-from gpt_core.config.settings import PRESETS, Settings, preset
+from gpt_core.config.presets import PRESETS, preset
+from gpt_core.config.resolve import resolve
+from gpt_core.config.settings import Settings
+from gpt_core.config.validation import fields, groups
 from gpt_core.errors import ConfigError, CorpusError
 from gpt_tui.new_run.estimate import READING, TIMING, RunEstimate, roomy, step_time, summary_rows, text_still_holds
 from gpt_tui.new_run.fields import (
+    GROUP_ORDER,
     KEPT,
-    TITLES,
     changed,
     check,
     explanation,
@@ -53,12 +55,12 @@ def test_every_setting_is_a_field_once_and_the_shape_comes_first():
     names = [field.name for field in setup_fields()]
     assert sorted(names) == sorted(fields())
     assert names[:6] == ["d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers"]
-    assert setup_fields()[0].group == "the model's shape"
+    assert setup_fields()[0].group == "model shape"
     assert {field.name: field.choices for field in setup_fields()}["document"] == ("file", "line", "paragraph")
 
 
 def test_names_and_titles_fit_into_their_column_a_line_each():
-    assert set(TITLES) == set(GROUPS)
+    assert set(GROUP_ORDER) == set(groups())
     assert max(len(words) for field in setup_fields() for words in (field.name, field.group)) <= 22
 
 
@@ -77,15 +79,15 @@ def test_numbers_are_written_as_people_type_them():
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("layers", "six", "layers: got 'six', wanted a whole number of at least 1 and at most 1024"),
+        ("layers", "six", "layers: got 'six', expected a whole number of at least 1 and at most 1024"),
         ("layers", "", "layers: got ''"),
         ("layers", "2.5", "layers: got '2.5'"),
         ("layers", "0", "layers: got 0"),
-        ("attn_lr", "11", "attn_lr: got 11.0, wanted a number of at least 0 and at most 10"),
+        ("attn_lr", "11", "attn_lr: got 11.0, expected a number of at least 0 and at most 10"),
         ("attn_lr", "nan", "attn_lr: got nan"),
-        ("models_dir", "", "models_dir: got '', wanted text that is not empty"),
-        ("num_heads", "5", "num_heads: got 5, wanted a divisor of d_model (128); nearest: 4 or 8"),
-        ("micro_batch_size", "3", "micro_batch_size: got 3, wanted a divisor of batch_size (16)"),
+        ("models_dir", "", "models_dir: got '', expected text that is not empty"),
+        ("num_heads", "5", "num_heads: got 5, expected a divisor of d_model (128); nearest: 4 or 8"),
+        ("micro_batch_size", "3", "micro_batch_size: got 3, expected a divisor of batch_size (16)"),
         ("layers", "9" * 5000, "layers: got"),
     ],
 )

@@ -4,13 +4,13 @@ import math
 
 import pytest
 
-from gpt_core.config.settings import preset
+from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
 from gpt_tui.run_view.status import RULE, Phase, SessionFacts, allowed, fitted, status_rows, why_not
 from gpt_tui.session.run_state import RunState, advance
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
-from gpt_tui.tabs.chat.sampling_fields import FIELDS, initial_texts, parse_sampling
+from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
 from tests.tui.samples import scored, step, trained
 
 

@@ -137,7 +137,7 @@ def test_train_save_quit_and_resume_from_the_checkpoints_tab_with_a_chat_meanwhi
 
     terminal.start()
     terminal.keys("F4")
-    terminal.until_seen("ckpt_latest", "✓ whole", f"{saved:,}")
+    terminal.until_seen("ckpt_latest", "✓ OK", f"{saved:,}")
     terminal.keys("r")
     terminal.until(lambda screen: "▶ training" in screen and step_shown(screen) > saved)
 

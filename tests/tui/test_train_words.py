@@ -4,7 +4,7 @@ import pytest
 from rich.cells import cell_len
 from textual.content import Content
 
-from gpt_core.config.settings import preset
+from gpt_core.config.presets import preset
 from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.raster import EVAL_LINE, READ, READ_CHARACTER, raster
 from gpt_tui.charts.series import chart_series, whole_range

@@ -1,28 +1,28 @@
-"""The prompts that were asked, to be had again with the arrow keys, as a shell does it."""
+"""Prompt history for the arrow keys, as in a shell."""
 
 from __future__ import annotations
 
-MOST_PROMPTS = 100
+MAX_PROMPTS = 100
 
 
 class PromptHistory:
-    """Asked prompts, the newest last, and where in them one is; what was being typed waits at their end."""
+    """Submitted prompts, newest last, and the current position; the unsent text is the entry after the newest."""
 
-    def __init__(self, most: int = MOST_PROMPTS) -> None:
-        self._most = most
-        self._asked: list[str] = []
-        self._back = 0  # how many prompts back from the draft
-        self._draft = ""
+    def __init__(self, capacity: int = MAX_PROMPTS) -> None:
+        self._capacity = capacity
+        self._prompts: list[str] = []
+        self._back = 0  # entries back from the unsent text
+        self._unsent = ""
 
     def add(self, prompt: str) -> None:
-        """One more; the same again is kept once, the oldest is forgotten."""
+        """Append a prompt and go to the end. Skips a repetition of the newest one; drops the oldest when full."""
         self._back = 0
-        if prompt and self._asked[-1:] != [prompt]:
-            self._asked = [*self._asked, prompt][-self._most :]
+        if prompt and self._prompts[-1:] != [prompt]:
+            self._prompts = [*self._prompts, prompt][-self._capacity :]
 
     def move(self, by: int, typed: str) -> str:
-        """The text to show `by` prompts further on (negative: further back) when `typed` is what is shown now."""
+        """Move `by` entries (negative: back) and return the text there; `typed` is the text shown now."""
         if self._back == 0:
-            self._draft = typed
-        self._back = min(max(self._back - by, 0), len(self._asked))
-        return self._asked[-self._back] if self._back else self._draft
+            self._unsent = typed
+        self._back = min(max(self._back - by, 0), len(self._prompts))
+        return self._prompts[-self._back] if self._back else self._unsent

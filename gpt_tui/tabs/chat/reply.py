@@ -1,4 +1,4 @@
-"""How a reply is made and told, one model's or two models' side by side. Off the event loop, no widget in sight."""
+"""Generation of replies, one model's or two models' interleaved, in a worker thread. Independent of widgets."""
 
 from __future__ import annotations
 
@@ -6,111 +6,97 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Literal
+
+from textual.message import Message
 
 from gpt_core.errors import GptError
-from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
-from gpt_tui.shared.formatting import duration, short
-from gpt_tui.shared.sanitize import one_line, printable
-from gpt_tui.tabs.chat.loaded_models import LoadedModel, MakeGenerator, Tell
+from gpt_tui.shared.sanitize import one_line
+from gpt_tui.tabs.chat.models import LoadedModel, MakeGenerator, Report
+from gpt_tui.tabs.chat.presenter import progress_line, summary_line
 
-STRETCH_S = 0.08  # text is handed on about this often, not piece by piece,
-MORE_FOR_CHARACTERS = 4000  # and less often the longer it is: drawing it takes time in proportion to its length
-DRAWN_SEEDS = 1_000_000  # short enough to be typed again
-
-
-class ReplySink(Protocol):
-    """Where a reply goes, called from the thread that makes it."""
-
-    def delayed(self, words: str) -> None:
-        """What the reply waits for."""
-
-    def began(self, model: str) -> None:
-        """The model is known."""
-
-    def grew(self, text: str, figures: Figures) -> None:
-        """More text, and how fast it comes."""
-
-    def ended(self, summary: str, failed: bool) -> None:
-        """The end, and how it came."""
+UPDATE_INTERVAL_S = 0.08
+CHARACTERS_PER_INTERVAL = 4000  # the interval grows by itself per so many characters, as drawing them takes longer
+MAX_RANDOM_SEED = 1_000_000  # short enough to type again
 
 
-def reply(
+class ReplyUpdate(Message, bubble=False):
+    """Progress of a reply, posted by the thread that generates it.
+
+    Attributes:
+        state: "loading" until the model is available, then "generating"; the last update is "finished" or "failed".
+        note: One line: the reason for waiting, the progress, the summary or the error.
+        model: The model's name, "" while it is loading.
+        text: The text generated since the update before.
+    """
+
+    def __init__(
+        self, state: Literal["loading", "generating", "finished", "failed"], note: str, *, model: str = "",
+        text: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.state = state
+        self.note = note
+        self.model = model
+        self.text = text
+
+
+def generate_reply(
     prompt: str,
     sampling: Sampling,
     seed: int,
     *,
-    find: Callable[[Tell], LoadedModel],
+    load: Callable[[Report], LoadedModel],
     make: MakeGenerator,
     stopped: threading.Event,
-    sink: ReplySink,
+    post: Callable[[ReplyUpdate], object],
 ) -> Iterator[None]:
-    """Makes one reply and hands it to the sink, whatever happens; gives way after each stretch of text.
+    """Generate one reply and post its updates; yields after each of them, so that replies can be interleaved.
 
-    `stopped` ends it.
+    Args:
+        prompt: The text to continue.
+        sampling: How tokens are chosen.
+        seed: The random seed.
+        load: Returns the model; calls its argument with the reason if that takes long.
+        make: Returns a generator for the model.
+        stopped: Ends the reply when set.
+        post: Receives the updates. The last one is "finished" or "failed", whatever happens.
     """
     try:
-        answerer = find(sink.delayed)
-        sink.began(answerer.name)
-        generator = make(answerer, seed)
-        waiting, told, since = "", 0, time.monotonic()
+        model = load(lambda reason: post(ReplyUpdate("loading", reason)))
+        post(ReplyUpdate("generating", "", model=model.name))
+        generator = make(model, seed)
+        pending, posted, since_s = "", 0, time.monotonic()
         for piece in generator.generate(prompt, sampling):
-            waiting += piece
-            if time.monotonic() - since >= STRETCH_S * (1 + told / MORE_FOR_CHARACTERS):
-                sink.grew(waiting, generator.figures)
+            pending += piece
+            if time.monotonic() - since_s >= UPDATE_INTERVAL_S * (1 + posted / CHARACTERS_PER_INTERVAL):
+                figures = generator.figures
+                note = progress_line(figures.tokens, figures.tokens_per_s)
+                post(ReplyUpdate("generating", note, model=model.name, text=pending))
                 yield
-                waiting, told, since = "", told + len(waiting), time.monotonic()
+                pending, posted, since_s = "", posted + len(pending), time.monotonic()
             if stopped.is_set():
                 break
-        if waiting:
-            sink.grew(waiting, generator.figures)
-        sink.ended(summary(generator.figures, seed, stopped=stopped.is_set()), failed=False)
+        summary = summary_line(generator.figures, seed, stopped=stopped.is_set())
+        post(ReplyUpdate("finished", summary, model=model.name, text=pending))
     except GptError as error:
-        sink.ended(one_line(str(error)), failed=True)
+        post(ReplyUpdate("failed", one_line(str(error))))
     except Exception as error:
-        sink.ended(f"no reply: {type(error).__name__}: {one_line(str(error), 200)}", failed=True)
+        post(ReplyUpdate("failed", f"generation failed: {type(error).__name__}: {one_line(str(error), 200)}"))
 
 
-def side_by_side(replies: Iterable[Iterator[None]]) -> None:
-    """Makes the replies to their ends, a stretch of each in turn. For a thread of its own.
+def interleave(replies: Iterable[Iterator[None]]) -> None:
+    """Run the replies to their ends in one thread, an update of each in turn.
 
-    One thread for both: two were measured to take a third of its steps from a run under way, in turns they take none
-    that shows, and the text of both is on the screen after two stretches.
+    Two threads were measured to slow a run under way by a third; interleaved replies do not slow it measurably, and
+    the text of both is shown after two update intervals.
     """
-    under_way = list(replies)
-    while under_way:
-        under_way = [one for one in under_way if next(one, under_way) is not under_way]
+    active = list(replies)
+    while active:
+        active = [reply for reply in active if next(reply, active) is not active]
 
 
-def drawn_seed() -> int:
-    """A seed for a reply for which the user gave none, so that this one, too, can be had again."""
-    return secrets.randbelow(DRAWN_SEEDS)
-
-
-def shown_reply(prompt: str, text: str) -> str:
-    """A reply as it is shown under its prompt; one that goes on inside the prompt's last word begins with `…`."""
-    inside = prompt[-1:].isalnum() and text[:1].isalnum()
-    return ("…" if inside else "") + printable(text).lstrip(" ")
-
-
-def progress(tokens: int, tokens_per_s: float) -> str:
-    """How far a reply is, while it comes."""
-    speed = f" · {short(tokens_per_s)} tokens/s" if tokens_per_s else ""
-    return f"{counted(tokens)}{speed}"
-
-
-def summary(figures: Figures, seed: int, *, stopped: bool) -> str:
-    """How a reply ended, in one line: `120 tokens · 3.10k tokens/s · the model ended it · seed 7`."""
-    ending = {"eos": "the model ended it", "max_tokens": "cut at the length set"}.get(figures.ended_by, "")
-    if stopped and not ending:
-        ending = "stopped"
-    prompt = f"prompt read in {duration(figures.prompt_s)}" if figures.prompt_s >= 2 else ""
-    return " · ".join(
-        part for part in (progress(figures.tokens, figures.tokens_per_s), ending, prompt, f"seed {seed}") if part
-    )
-
-
-def counted(tokens: int) -> str:
-    """`1 token`, `12 tokens`."""
-    return f"{tokens} token{'s' * (tokens != 1)}"
+def random_seed() -> int:
+    """Return a seed for a reply without one in the settings, so that this reply can be repeated, too."""
+    return secrets.randbelow(MAX_RANDOM_SEED)

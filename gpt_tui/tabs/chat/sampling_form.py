@@ -1,23 +1,78 @@
-"""The fields beside the chat: which models answer, and how their replies are sampled."""
+"""Settings of the chat: model, model to compare with, sampling."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
-from textual.widgets import Input, Label, Static
+from textual.widgets import Input, Label, Select, Static
 
 from gpt_core.errors import ConfigError
 from gpt_core.generation.sampler import Sampling
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.chat.model_options import AUTOMATIC, NOBODY, Listed
-from gpt_tui.tabs.chat.model_select import ModelSelect
-from gpt_tui.tabs.chat.sampling_fields import FIELDS, parse_field, parse_sampling
+from gpt_tui.tabs.chat.presenter import (
+    AUTOMATIC,
+    FIELDS,
+    NO_COMPARISON,
+    AvailableModels,
+    model_options,
+    parse_field,
+    parse_sampling,
+)  # fmt: skip
+
+
+class ModelSelect(Select[str], inherit_bindings=False):
+    """Selector of a model, or of the one to `compare` with. Its options can change while the selection stays.
+
+    The arrow keys move between fields, as in the rest of the form, and do not open the list.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,space", "show_overlay", "Show menu", show=False)]
+
+    def __init__(self, *, compare: bool, id: str) -> None:
+        self._compare = compare
+        self._default = NO_COMPARISON if compare else AUTOMATIC
+        self._available = AvailableModels()
+        self._model_options = model_options(self._available, self._default, compare=compare)
+        super().__init__(self._lines(), value=self._default, allow_blank=False, compact=True, id=id)
+
+    @property
+    def selected(self) -> str:
+        """The value of the selected option."""
+        return self.value if isinstance(self.value, str) else self._default
+
+    def show(self, available: AvailableModels) -> None:
+        """Update the options."""
+        self._available = available
+        self._update(self.selected)
+
+    def select(self, value: str) -> None:
+        """Select a value, which becomes an option if it is none."""
+        self._update(value)
+
+    def _update(self, selected: str) -> None:
+        options = model_options(self._available, selected, compare=self._compare)
+        if self.expanded and selected == self.selected:
+            return  # an open list does not change
+        if options == self._model_options and selected == self.value:
+            return
+        if options != self._model_options:
+            self._model_options = options
+            self.set_options(self._lines())
+        self.value = selected
+        self.mutate_reactive(Select.value)  # type: ignore[misc]  # the label of the same value may have changed
+
+    def _lines(self) -> list[tuple[Text, str]]:
+        return [(Text(option.label, no_wrap=True), option.value) for option in self._model_options]
 
 
 class SamplingForm(VerticalScroll):
-    """Each field is checked as it is typed."""
+    """Model selectors and sampling fields; each field is validated as it is typed."""
 
     can_focus = False
 
@@ -26,11 +81,11 @@ class SamplingForm(VerticalScroll):
         self._texts = texts
 
     def compose(self) -> ComposeResult:
-        """The models, then a line for each field, then what is wrong."""
-        yield Label("model that answers", markup=False)
-        yield ModelSelect(beside=False, id="model-choice")
-        yield Label("another beside it", markup=False)
-        yield ModelSelect(beside=True, id="beside-choice")
+        """Lay out the selectors, the fields and the line for a problem."""
+        yield Label("Model", markup=False)
+        yield ModelSelect(compare=False, id="model-select")
+        yield Label("Compare with", markup=False)
+        yield ModelSelect(compare=True, id="compare-select")
         for field in FIELDS:
             with Horizontal(classes="field"):
                 yield Label(field.label, markup=False)
@@ -42,48 +97,48 @@ class SamplingForm(VerticalScroll):
         yield Static("", id="field-problem", markup=False)
 
     def on_mount(self) -> None:
-        """Its name."""
-        self.border_title = "model and sampling"
+        """Set the title."""
+        self.border_title = "settings"
 
     def sampling(self) -> tuple[Sampling, int | None]:
-        """What the fields say. Raises ConfigError."""
+        """Return the sampling and the seed of the fields. Raises ConfigError."""
         return parse_sampling({field.name: self._input(field.name).value for field in FIELDS})
 
-    def keep_seed(self, seed: int) -> None:
-        """Every reply takes this seed, until the field says otherwise."""
+    def set_seed(self, seed: int) -> None:
+        """Set the seed field."""
         self._input("seed").value = str(seed)
 
-    # -- the models
+    # -- models
 
     @property
     def models(self) -> list[str]:
-        """The choice of the model that answers, then, if there is one, of the model beside it."""
-        beside = self._chooser(beside=True).chosen
-        return [self._chooser(beside=False).chosen, *([] if beside == NOBODY else [beside])]
+        """The values of the selected model and, if there is one, of the model to compare with."""
+        compared = self._select(compare=True).selected
+        return [self._select(compare=False).selected, *([] if compared == NO_COMPARISON else [compared])]
 
-    def show_models(self, listed: Listed) -> None:
-        """What there is to choose from."""
-        for chooser in self.query(ModelSelect):
-            chooser.show(listed)
+    def show_models(self, available: AvailableModels) -> None:
+        """Update the options of both selectors."""
+        for select in self.query(ModelSelect):
+            select.show(available)
 
-    def choose(self, value: str, *, beside: bool) -> None:
-        """Chooses a model. The same one twice, other than by the user's own hand, is not meant."""
-        self._chooser(beside=beside).choose(value)
-        other = self._chooser(beside=not beside)
-        if other.chosen == value:
-            other.choose(AUTOMATIC if beside else NOBODY)
+    def choose(self, value: str, *, compare: bool) -> None:
+        """Select a model, or the one to compare with; the other selector is reset if it has the same value."""
+        self._select(compare=compare).select(value)
+        other = self._select(compare=not compare)
+        if other.selected == value:
+            other.select(AUTOMATIC if compare else NO_COMPARISON)
 
-    def _chooser(self, *, beside: bool) -> ModelSelect:
-        return self.query_one("#beside-choice" if beside else "#model-choice", ModelSelect)
+    def _select(self, *, compare: bool) -> ModelSelect:
+        return self.query_one("#compare-select" if compare else "#model-select", ModelSelect)
 
-    # -- the fields
+    # -- fields
 
-    def enter(self) -> None:
-        """The user wants to change something."""
-        self._chooser(beside=False).focus()
+    def focus_first(self) -> None:
+        """Focus the model selector."""
+        self._select(compare=False).focus()
 
     @on(Input.Changed)
-    def _check(self, message: Input.Changed) -> None:
+    def _validate(self, message: Input.Changed) -> None:
         message.stop()
         problems = []
         for field in FIELDS:
@@ -94,8 +149,8 @@ class SamplingForm(VerticalScroll):
             except ConfigError as error:
                 box.add_class("-wrong")
                 problems.append(str(error))
-        words = f"✗ {one_line(problems[0])}" if problems else ""
-        self.query_one("#field-problem", Static).update(Content(words))
+        text = f"✗ {one_line(problems[0])}" if problems else ""
+        self.query_one("#field-problem", Static).update(Content(text))
 
     def _input(self, name: str) -> Input:
         return self.query_one(f"#field-{name}", Input)

@@ -1,4 +1,4 @@
-"""The files of the Checkpoints tab: found, checked and deleted. All of it reads or writes disks: for threads only."""
+"""Files of the Checkpoints tab: listing, verification, deletion. Everything here uses the disk: for worker threads."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_tui.shared.thread_priority import CHECKING, yield_to_others
 
-MOST_FOLDERS = 100  # below the models folder; more are a mistake, and every one is looked at again and again
-PROGRESS_STEP = 0.01  # of a file, between two reports
+MAX_FOLDERS = 100  # below the models folder; all of them are listed at each scan
+PROGRESS_STEP = 0.01  # fraction of a file between two reports
 
 
 class Stamp(NamedTuple):
-    """A file as it lay there: another size or time is another file."""
+    """Identity of a file's contents: with another size or time of modification it is verified again."""
 
     path: Path
     size: int
     modified_ns: int
 
 
-class StoredFile(NamedTuple):
-    """A checkpoint, or a file that would be one; `name` is its path below the models folder, without the extension."""
+class CheckpointFile(NamedTuple):
+    """A checkpoint file, valid or not; `name` is its path below the models folder, without the extension."""
 
     stamp: Stamp
     name: str
@@ -37,35 +37,32 @@ class StoredFile(NamedTuple):
 
     @property
     def info(self) -> CheckpointInfo | None:
-        """What its header says, if that is in order."""
+        """The contents of its header, None if the header is damaged."""
         return self.found if isinstance(self.found, CheckpointInfo) else None
 
     @property
     def saved_s(self) -> float:
-        """When it was saved, in seconds since 1970; what the disk says where the header says nothing."""
+        """The time it was saved, in seconds since 1970; the time of modification without a header."""
         return self.info.saved_at if self.info else self.stamp.modified_ns / 1e9
 
 
-class FolderView(NamedTuple):
-    """What is under a models folder, newest first, what has no header at the end; and why some could not be seen."""
+class FolderContents(NamedTuple):
+    """The files under a models folder, newest first, those without a header last; errors of reading as `problems`."""
 
-    files: tuple[StoredFile, ...] = ()
+    files: tuple[CheckpointFile, ...] = ()
     problems: tuple[str, ...] = ()
 
 
-class FolderReader:
-    """Looks at a models folder and the folders in it, again and again; headers are read only where files changed.
-
-    One look at a time.
-    """
+class FolderScanner:
+    """Lists a models folder and its subfolders repeatedly; reads headers only where files changed. Not thread-safe."""
 
     def __init__(self, models_dir: str) -> None:
         self._root = Path(models_dir)
-        self._known: dict[Path, tuple[frozenset[Stamp], list[StoredFile]]] = {}
+        self._known: dict[Path, tuple[frozenset[Stamp], list[CheckpointFile]]] = {}
 
-    def look(self) -> FolderView:
-        """What is there now. A folder that does not exist has nothing in it; no error is raised."""
-        files: list[StoredFile] = []
+    def scan(self) -> FolderContents:
+        """Return the files there are now. A missing folder is empty; raises no error."""
+        files: list[CheckpointFile] = []
         problems: list[str] = []
         known = {}
         for folder in (self._root, *_folders_in(self._root)):
@@ -80,18 +77,18 @@ class FolderReader:
             known[folder] = before if before and before[0] == stamps else (stamps, self._read(folder, stamps))
             files += known[folder][1]
         self._known = known
-        return FolderView(tuple(sorted(files, key=_newest_first)), tuple(problems))
+        return FolderContents(tuple(sorted(files, key=_newest_first)), tuple(problems))
 
-    def _read(self, folder: Path, stamps: frozenset[Stamp]) -> list[StoredFile]:
+    def _read(self, folder: Path, stamps: frozenset[Stamp]) -> list[CheckpointFile]:
         by_path = {stamp.path: stamp for stamp in stamps}
         return [
-            StoredFile(by_path[found.path], str(found.path.relative_to(self._root).with_suffix("")), found)
+            CheckpointFile(by_path[found.path], str(found.path.relative_to(self._root).with_suffix("")), found)
             for found in CheckpointStore(folder).list()
-            if found.path in by_path  # a file that has come since is seen the next time
+            if found.path in by_path  # a file added since is part of the next scan
         ]
 
 
-def _newest_first(file: StoredFile) -> tuple[bool, float, int, str]:
+def _newest_first(file: CheckpointFile) -> tuple[bool, float, int, str]:
     return file.info is None, -file.saved_s, -(file.info.step if file.info else 0), file.name
 
 
@@ -99,8 +96,8 @@ def _folders_in(root: Path) -> list[Path]:
     try:
         found = [entry.name for entry in os.scandir(root) if not entry.name.startswith(".") and entry.is_dir()]
     except (OSError, ValueError):
-        return []  # the look at the root itself says why
-    return [root / name for name in sorted(found)[:MOST_FOLDERS]]
+        return []  # the scan of the root itself reports the reason
+    return [root / name for name in sorted(found)[:MAX_FOLDERS]]
 
 
 def _stamps(folder: Path) -> frozenset[Stamp]:
@@ -109,73 +106,79 @@ def _stamps(folder: Path) -> frozenset[Stamp]:
         if Path(entry.name).suffix == EXTENSION and not entry.name.startswith("."):
             try:
                 status = entry.stat()
-            except OSError:  # a link to nowhere: listed all the same, as what cannot be read
+            except OSError:  # a broken link is listed, as a file that cannot be read
                 status = entry.stat(follow_symlinks=False)
-            stamps.add(_stamp(folder / entry.name, status))
+            stamps.add(stamp_of(folder / entry.name, status))
     return frozenset(stamps)
 
 
-def _stamp(path: Path, status: os.stat_result) -> Stamp:
+def stamp_of(path: Path, status: os.stat_result) -> Stamp:
+    """Return the stamp of a file with this status."""
     return Stamp(path, status.st_size, status.st_mtime_ns)
 
 
-class CheckStoppedError(Exception):
-    """Raised through a check when it is no longer wanted."""
+class VerificationStoppedError(Exception):
+    """Raised inside a verification that was stopped."""
 
 
-class Check(threading.Thread):
-    """One file, read through and held to its checksums in a thread of its own, after everything else in importance.
+class VerificationThread(threading.Thread):
+    """Verifies the checksums of one file at low priority, in a daemon thread.
 
-    `told` hears of a share that is done, `ended` of the end with what is wrong, "" if the file is whole; both in this
-    thread, and neither any more once `stop` was called. The process does not wait for it when it ends.
+    Args:
+        stamp: The file.
+        on_progress: Called with the stamp and the fraction that is verified.
+        on_end: Called with the stamp and the error, "" for a valid file.
+
+    Both are called in this thread, and not after `stop`.
     """
 
     def __init__(
-        self, stamp: Stamp, told: Callable[[Stamp, float], object], ended: Callable[[Stamp, str], object]
+        self, stamp: Stamp, on_progress: Callable[[Stamp, float], object], on_end: Callable[[Stamp, str], object]
     ) -> None:
-        super().__init__(name="check", daemon=True)
+        super().__init__(name="verification", daemon=True)
         self.stamp = stamp
-        self._told = told
-        self._ended = ended
+        self._on_progress = on_progress
+        self._on_end = on_end
         self._stopped = threading.Event()
-        self._last = 0.0
+        self._reported = 0.0
 
     def stop(self) -> None:
-        """It is no longer wanted: it ends at the next tensor, without a word."""
+        """End at the next tensor without a report."""
         self._stopped.set()
 
     def run(self) -> None:
-        """The check."""
+        """Verify the file."""
         yield_to_others(CHECKING)
         error = ""
         try:
             verify_checkpoint(self.stamp.path, progress=self._progressed)
-        except CheckStoppedError:
+        except VerificationStoppedError:
             return
         except CheckpointError as damage:
             error = str(damage)
-        except Exception as unforeseen:
-            error = f"{self.stamp.path} could not be checked: {type(unforeseen).__name__}: {unforeseen}"
+        except Exception as unexpected:
+            error = f"{self.stamp.path} could not be verified: {type(unexpected).__name__}: {unexpected}"
         if not self._stopped.is_set():
-            with suppress(RuntimeError):  # the app is gone
-                self._ended(self.stamp, error)
+            with suppress(RuntimeError):  # the app has ended
+                self._on_end(self.stamp, error)
 
-    def _progressed(self, share: float) -> None:
+    def _progressed(self, fraction: float) -> None:
         if self._stopped.is_set():
-            raise CheckStoppedError
-        if share - self._last >= PROGRESS_STEP:
-            self._last = share
+            raise VerificationStoppedError
+        if fraction - self._reported >= PROGRESS_STEP:
+            self._reported = fraction
             with suppress(RuntimeError):
-                self._told(self.stamp, share)
+                self._on_progress(self.stamp, fraction)
 
 
-def delete_file(path: Path, stamp: Stamp | None = None) -> str:
-    """Remove a file, or the link that it is; a file that is gone is no error. Return why it was not removed, else "".
+def delete_file(stamp: Stamp) -> str:
+    """Delete a file, or the link that it is, unless it has changed since; return the error as one line, else "".
 
-    With `stamp`, a file that is another one by now stays: it was saved after the user was asked about it.
+    A missing file is no error. A file with another stamp was saved after the user was asked about it, and stays.
     """
+    path = stamp.path
     try:
-        if stamp is not None and os.path.exists(path) and _stamp(path, os.stat(path)) != stamp:
+        if os.path.exists(path) and stamp_of(path, os.stat(path)) != stamp:
             return f"{path} was not deleted: it was saved again after the question"
         path.unlink(missing_ok=True)
     except (OSError, ValueError) as error:

@@ -1,145 +1,293 @@
-"""What the Checkpoints tab says of a file: its details, why something cannot be done, what a deletion costs. Pure."""
+"""Text of the Checkpoints tab: the table's rows, a file's details, refusals and questions. Does not import Textual."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
 
+from gpt_core.checkpoints.store import chat_candidates, resume_candidates
+from gpt_core.config.settings import ModelShape
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.session.run_state import ENDINGS
-from gpt_tui.shared.formatting import age, duration, rate, short, size, whole
+from gpt_tui.session.run_state import ENDINGS, Tone
+from gpt_tui.shared.formatting import age, duration, nats, percent, rate, short, size, whole
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.checkpoints.files import FolderView, StoredFile
-from gpt_tui.tabs.checkpoints.table import Verdict, Verdicts, best_accuracy, mean_loss, verdict_of
+from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
 
-DIGEST = 12  # characters of a hash that are shown
+GAP = "  "
+MIN_NAME, MAX_NAME = 11, 40  # 11: ckpt_latest
+DIGEST_CHARACTERS = 12  # of a hash that are shown
 
 
-def details(file: StoredFile, verdict: Verdict, now_s: float) -> list[tuple[str, str]]:
-    """All that is known of a file, as (label, text), what matters first."""
-    when = time.strftime("%d %b %Y, %H:%M", time.localtime(file.saved_s))
+# -- verification
+
+
+class Verification(NamedTuple):
+    """Result of verifying a file's checksums, or its `progress` (a fraction); `error` is the damage."""
+
+    state: Literal["pending", "running", "valid", "damaged"] = "pending"
+    progress: float = 0.0
+    error: str = ""
+
+
+Verifications = Mapping[Stamp, Verification]
+
+
+def verification_of(file: CheckpointFile, known: Verifications) -> Verification:
+    """Return the verification of a file; an invalid header is damage and needs no further check."""
+    if not isinstance(file.found, CheckpointInfo):
+        return Verification("damaged", error=file.found.error)
+    return known.get(file.stamp, Verification())
+
+
+def next_pending(files: Sequence[CheckpointFile], known: Verifications) -> CheckpointFile | None:
+    """Return the first file that is not yet verified."""
+    return next((file for file in files if verification_of(file, known).state in ("pending", "running")), None)
+
+
+def is_foreign(file: CheckpointFile) -> bool:
+    """Return True for a file that was not written by this program, by its name and header."""
+    return file.info is None and file.found.kind == "other"
+
+
+# -- the table
+
+
+class TableRow(NamedTuple):
+    """A row: the text of all columns but the last, then the status and its tone."""
+
+    text: str
+    status: str
+    tone: Tone
+
+
+class Table(NamedTuple):
+    """The column titles and the rows, aligned."""
+
+    titles: str
+    rows: tuple[TableRow, ...]
+
+
+class _Column(NamedTuple):
+    title: str
+    cells: list[str]
+    rank: int  # the column of the lowest rank is dropped first
+    align_right: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.title, *self.cells)))
+
+
+def status_cell(file: CheckpointFile, verification: Verification) -> tuple[str, Tone]:
+    """Return a file's status, as a symbol and a word, and its tone."""
+    if verification.state == "valid":
+        return "✓ OK", "good"
+    if verification.state == "running":
+        return f"… {int(verification.progress * 100)}%", "plain"
+    if verification.state == "pending":
+        return "· pending", "dim"
+    return ("✗ not gpt-tui", "dim") if is_foreign(file) else ("✗ damaged", "bad")
+
+
+def mean_loss(info: CheckpointInfo) -> str:
+    """Return the mean loss of the epoch in progress, "" before its first step."""
+    return nats(info.state.loss_sum / info.state.loss_count) if info.state.loss_count else ""
+
+
+def best_accuracy(info: CheckpointInfo) -> str:
+    """Return the best eval accuracy so far, "" before the first evaluation."""
+    return percent(info.state.best_accuracy) if info.state.best_accuracy >= 0 else ""
+
+
+def shape_text(shape: ModelShape) -> str:
+    """Return layers, width and parameters of a model: `4 × 128, 1.06M`."""
+    return f"{shape.layers} × {shape.d_model}, {short(parameter_count(shape))}"
+
+
+def table(files: Sequence[CheckpointFile], known: Verifications, now_s: float, width: int) -> Table:
+    """Return the rows in the order of `files`, at most `width` cells wide where possible; names are cut last."""
+    statuses = [status_cell(file, verification_of(file, known)) for file in files]
+    name = _Column("name", [one_line(file.name) for file in files], 9)
+    last = _Column("status", [text for text, _ in statuses], 9)
+    room = width - len(GAP) - max(last.width, len("✗ damaged"))
+    columns = _that_fit(_inner_columns(files, now_s), room - max(MIN_NAME, min(MAX_NAME, name.width)))
+    taken = sum(column.width + len(GAP) for column in columns)
+    name_width = max(MIN_NAME, min(name.width, room - taken))
+    titles = _joined(name.title, name_width, columns, None)
+    rows = [
+        TableRow(_joined(text, name_width, columns, index) + GAP, status, tone)
+        for index, (text, (status, tone)) in enumerate(zip(name.cells, statuses, strict=True))
+    ]
+    return Table(titles + GAP + last.title, tuple(rows))
+
+
+def _inner_columns(files: Sequence[CheckpointFile], now_s: float) -> list[_Column]:
+    """Return the columns between the name and the status."""
+
+    def cells(text: Callable[[CheckpointInfo], str]) -> list[str]:
+        return [text(file.info) if file.info else "" for file in files]
+
+    return [
+        _Column("kind", [file.found.kind for file in files], 2),
+        _Column("step", cells(lambda info: whole(info.step)), 8, True),
+        _Column("loss", cells(lambda info: mean_loss(info) or "–"), 5, True),
+        _Column("accuracy", cells(lambda info: best_accuracy(info) or "–"), 6, True),
+        _Column("shape", cells(lambda info: shape_text(info.settings.shape)), 1),
+        _Column("size", [size(file.stamp.size) for file in files], 4, True),
+        _Column("age", [age(max(0.0, now_s - file.saved_s)) for file in files], 7, True),
+    ]
+
+
+def _that_fit(columns: list[_Column], room: int) -> list[_Column]:
+    while columns and sum(column.width + len(GAP) for column in columns) > room:
+        dropped = min(columns, key=lambda column: column.rank)
+        columns = [column for column in columns if column is not dropped]
+    return columns
+
+
+def _joined(name: str, name_width: int, columns: list[_Column], index: int | None) -> str:
+    """Join a line without its last column: the titles if `index` is None, else that row."""
+    parts = [name.ljust(name_width) if len(name) <= name_width else f"{name[: name_width - 1]}…"]
+    for column in columns:
+        text = column.title if index is None else column.cells[index]
+        parts.append(text.rjust(column.width) if column.align_right else text.ljust(column.width))
+    return GAP.join(parts)
+
+
+def summary_text(contents: FolderContents, known: Verifications) -> str:
+    """Return number and size of the files, the number of unusable ones, and the first problem of reading."""
+    count = len(contents.files)
+    parts = [f"{count} file{'s' * (count != 1)}, {size(sum(file.stamp.size for file in contents.files))}"]
+    damaged = sum(verification_of(file, known).state == "damaged" for file in contents.files)
+    parts += [f"{damaged} unusable"] if damaged else []
+    return " · ".join([*parts, *map(one_line, contents.problems[:1])])
+
+
+def empty_text(models_dir: str, problems: Sequence[str], keys: dict[str, str], *, running: bool) -> str:
+    """Return the text shown in place of an empty table; `keys` are the keys to name, by their ids."""
+    if problems:
+        return f"✗ {one_line(problems[0])}\n\nMake it readable, or choose another folder with --models-dir."
+    go, start, save = keys["go.train"], keys["train.start"], keys["train.save"]
+    title = f"There are no checkpoints in {one_line(models_dir)}/ yet."
+    if running:
+        return f"{title}\n\nThe current run saves checkpoints by itself. To save one now: {go}, then {save}."
+    return (
+        f"{title}\n\nTo train a model: {go}, then {start}. A run saves a checkpoint every few minutes, at each "
+        "better score and when it stops."
+    )
+
+
+# -- one file
+
+
+def details(file: CheckpointFile, verification: Verification, now_s: float) -> list[tuple[str, str]]:
+    """Return the details of a file as (label, text), most important first."""
+    saved = time.strftime("%d %b %Y, %H:%M", time.localtime(file.saved_s))
     rows = [
         ("file", f"{shown_path(file.stamp.path)}, {size(file.stamp.size)}"),
-        ("check", check_sentence(file, verdict)),
+        ("status", status_text(file, verification)),
     ]
     if file.info:
-        rows += [("good for", use_words(file.info, verdict)), *run_rows(file.info)]
-    rows.insert(3, ("saved", f"{when}, {age(max(0.0, now_s - file.saved_s))} ago"))
+        rows += [("use", use_text(file.info, verification)), *run_rows(file.info)]
+    rows.insert(3, ("saved", f"{saved}, {age(max(0.0, now_s - file.saved_s))} ago"))
     return rows
 
 
 def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
-    """What the header says of the run and its model."""
+    """Return what the header states about the run and its model."""
     settings, state, shape = info.settings, info.state, info.settings.shape
-    trained = [f"step {whole(info.step)}", f"epoch {info.epoch} done", f"{short(state.tokens)} tokens"]
-    trained += [duration(state.elapsed_s), ENDINGS.get(state.finished, state.finished)]
-    scores = [f"loss {mean_loss(info)} so far in this epoch"] if state.loss_count else []
-    scores += [f"best accuracy {best_accuracy(info)} at step {whole(state.best_step)}"] if best_accuracy(info) else []
+    trained = [f"step {whole(info.step)}", f"{info.epoch} epoch{'s' * (info.epoch != 1)}"]
+    trained += [f"{short(state.tokens)} tokens", duration(state.elapsed_s), ENDINGS.get(state.finished, state.finished)]
+    scores = [f"mean loss {mean_loss(info)} in this epoch"] if state.loss_count else []
+    accuracy = best_accuracy(info)
+    scores += [f"best eval accuracy {accuracy} at step {whole(state.best_step)}"] if accuracy else []
     rates = {settings.attn_lr, settings.mlp_lr, settings.norm_lr, settings.pos_lr, settings.unembed_lr}
     lr = " to ".join(rate(value) for value in sorted({min(rates), max(rates)}))
     batch = f"batch {settings.batch_size} × {settings.seq_len}, learning rate {lr}"
     return [
         ("trained", ", ".join(part for part in trained if part)),
         ("scores", "; ".join(scores) or "none yet"),
-        ("model", f"{info.preset or 'own shape'}, {whole(parameter_count(shape))} parameters: {shape.layers} layers, "
-                  f"{shape.d_model} wide, {shape.num_heads} heads, context {shape.seq_len}"),
-        ("settings", f"{batch}, warm-up {whole(settings.warmup_steps)}, decay {whole(settings.decay_steps)} steps"),
+        ("model", f"{info.preset or 'custom'}, {whole(parameter_count(shape))} parameters: {shape.layers} layers, "
+                  f"width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
+        ("settings", f"{batch}, warmup {whole(settings.warmup_steps)}, decay {whole(settings.decay_steps)} steps"),
         ("run", f"{info.run_id}, seed {settings.seed}"),
-        ("text", f"{settings.train_file or 'train.en, found under data/'}, SHA-256 {cut(info.corpus_sha256)}"),
-        ("tokenizer", f"{settings.tokenizer}, {whole(shape.vocab_size)} ids, SHA-256 {cut(info.tokenizer_sha256)}"),
+        ("text", f"{settings.train_file or 'train.en, found under data/'}, SHA-256 {short_digest(info.corpus_sha256)}"),
+        ("tokenizer", f"{settings.tokenizer}, {whole(shape.vocab_size)} tokens, "
+                      f"SHA-256 {short_digest(info.tokenizer_sha256)}"),
     ]  # fmt: skip
 
 
-def cut(digest: str) -> str:
-    """The beginning of a hash."""
-    return f"{digest[:DIGEST]}…" if len(digest) > DIGEST else digest
+def short_digest(digest: str) -> str:
+    """Return the first characters of a hash."""
+    return f"{digest[:DIGEST_CHARACTERS]}…" if len(digest) > DIGEST_CHARACTERS else digest
 
 
-def check_sentence(file: StoredFile, verdict: Verdict) -> str:
-    """Whether it is whole, in a sentence, with the reason where it is not."""
-    match verdict.state:
-        case "whole":
-            return "✓ whole: every value matches its checksum"
-        case "checking":
-            return f"… being read through, {int(verdict.share * 100)}%"
-        case "unchecked":
-            return "· waiting to be read through"
-    return f"✗ {reason_alone(verdict.error, file.stamp.path)}"
+def status_text(file: CheckpointFile, verification: Verification) -> str:
+    """Return a file's status with the reason if it is unusable."""
+    match verification.state:
+        case "valid":
+            return "✓ OK (checksums match)"
+        case "running":
+            return f"… verifying, {int(verification.progress * 100)}%"
+        case "pending":
+            return "· waiting for verification"
+    return f"✗ {reason_of(verification.error, file.stamp.path)}"
 
 
-def reason_alone(error: str, path: Path) -> str:
-    """An error without the path that it begins with."""
+def reason_of(error: str, path: Path) -> str:
+    """Return an error without the path that it starts with."""
     return error.removeprefix(str(path)).removeprefix(":").strip().removeprefix("is ")
 
 
-def use_words(info: CheckpointInfo, verdict: Verdict) -> str:
-    """What can be done with it."""
-    if verdict.state == "damaged":
-        return "nothing: delete it, or copy a whole one over it"
-    if not info.has_moments:
-        return "chatting; not resuming, because it holds no optimizer state"
-    return "chatting and resuming"
+def use_text(info: CheckpointInfo, verification: Verification) -> str:
+    """Return what a checkpoint can be used for."""
+    if verification.state == "damaged":
+        return "none: delete it, or replace it with a valid copy"
+    return "chat, resume" if info.has_moments else "chat; no resume, as it has no optimizer state"
 
 
-def refusal(file: StoredFile, verdict: Verdict, *, resume: bool, running: bool) -> str:
-    """Why one cannot chat with a file, or with `resume` go on from it, in one line; "" if one can."""
-    doing = "resume from" if resume else "chat with"
+def refusal(file: CheckpointFile, verification: Verification, *, resume: bool, running: bool) -> str:
+    """Return why a file cannot be used to chat, or with `resume` to resume, in one line; "" if it can."""
+    use = "resume from" if resume else "chat with"
     name = one_line(file.stamp.path.name)
-    if verdict.state == "damaged":
-        return f"cannot {doing} {name}: {reason_alone(verdict.error, file.stamp.path)}"
+    if verification.state == "damaged":
+        return f"cannot {use} {name}: {reason_of(verification.error, file.stamp.path)}"
     if resume and running:
-        return "a run is under way: stop it on the Train tab (F2, then x), then resume from here"
+        return "a run is in progress: stop it on the Train tab (F2, then x), then resume from here"
     if resume and file.info and not file.info.has_moments:
-        return f"cannot resume from {name}: it holds no optimizer state; chat with it, or resume from another"
+        return f"cannot resume from {name}: it has no optimizer state; chat with it, or resume from another one"
     return ""
 
 
 def deletion_question(
-    file: StoredFile, files: Sequence[StoredFile], verdicts: Verdicts, *, running_in: Path | None
+    file: CheckpointFile, files: Sequence[CheckpointFile], known: Verifications, *, running_in: Path | None
 ) -> str:
-    """What would be lost with a file. `running_in` is the folder that a run under way saves in."""
+    """Return the question before a deletion, which names what is lost.
+
+    Args:
+        file: The file to delete.
+        files: All files of the tab.
+        known: Their verifications.
+        running_in: The folder that a run in progress saves in.
+    """
     what = f"{shown_path(file.stamp.path)}, {size(file.stamp.size)}"
     if file.info:
         what += f", {file.found.kind} checkpoint at step {whole(file.info.step)}"
-    lines = [f"{what}. It cannot be brought back."]
-    beside = [other for other in files if other.stamp.path.parent == file.stamp.path.parent]
-    usable = [other for other in beside if other.info and verdict_of(other, verdicts).state != "damaged"]
-    ours = [other for other in usable if other.found.kind != "other"]
-    resumable = sorted((o for o in ours if o.info and o.info.has_moments), key=lambda o: o.found.kind == "final")
-    if resumable[:1] == [file]:
-        after = resumable[1].info if resumable[1:] else None
-        then = f"the next one is at step {whole(after.step)}" if after else "without it there is none"
-        lines.append(f"! It is the newest one to resume from; {then}.")
-    if file in usable and file.found.kind == "best":
-        lines.append("! It is the best model of its run, the one that the chat takes.")
-    elif usable == [file] and file not in resumable:
-        lines.append("! It is the only usable model in its folder.")
+    lines = [f"{what}. This cannot be undone."]
+    same_folder = [other for other in files if other.stamp.path.parent == file.stamp.path.parent]
+    usable = [other.found for other in same_folder if verification_of(other, known).state != "damaged"]
+    to_resume, to_chat = resume_candidates(usable), chat_candidates(usable)
+    if to_resume[:1] == [file.found]:
+        then = f"the next one is at step {whole(to_resume[1].step)}" if to_resume[1:] else "there is no other one"
+        lines.append(f"! This is the newest checkpoint to resume from; {then}.")
+    if to_chat[:1] == [file.found] and file.found.kind == "best":
+        lines.append("! This is the best model of its run, which the chat uses.")
+    elif to_chat == [file.found] and not to_resume:
+        lines.append("! This is the only usable model in its folder.")
     if running_in is not None and running_in.absolute() == file.stamp.path.parent.absolute():
-        lines.append("! The run under way saves in this folder.")
+        lines.append("! The current run saves in this folder.")
     return "\n".join(lines)
-
-
-def nothing_there(models_dir: str, problems: Sequence[str], keys: dict[str, str], *, running: bool) -> str:
-    """What stands in place of the table when there is nothing to list; `keys` are the keys by their ids."""
-    if problems:
-        return f"✗ {one_line(problems[0])}\n\nMake it readable, or name another folder with --models-dir."
-    go, start, save = keys["go.train"], keys["train.start"], keys["train.save"]
-    where = f"No checkpoint under {one_line(models_dir)}/ yet."
-    if running:
-        return f"{where}\n\nThe run under way saves by itself. To save now: {go}, then {save}."
-    return (
-        f"{where}\n\nTo train a model: {go}, then {start}. Checkpoints come here as they are saved: after some "
-        "minutes, at each better score, and when a run stops."
-    )
-
-
-def summary_words(view: FolderView, verdicts: Verdicts) -> str:
-    """How much there is, how much of it is damaged, and what could not be seen."""
-    count = len(view.files)
-    parts = [f"{count} file{'s' * (count != 1)}, {size(sum(file.stamp.size for file in view.files))}"]
-    damaged = sum(verdict_of(file, verdicts).state == "damaged" for file in view.files)
-    parts += [f"{damaged} unusable"] if damaged else []
-    return " · ".join([*parts, *map(one_line, view.problems[:1])])

@@ -21,15 +21,17 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from gpt_core import tokenizers
 from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import Settings
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, TokenizerError
 from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint, write_checkpoint
 from gpt_core.formats.checkpoint_header import peek_checkpoint
-from gpt_core.text import documents as corpus
-from gpt_core.text import token_cache
-from gpt_core.tokenizers.pieces import DIGEST_BYTES, Tokenizer
+from gpt_core.text import corpus, documents, token_cache, token_file
+from gpt_core.text.token_stream import encode_parts
+from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
+from gpt_core.tokenizers.storage import DIGEST_BYTES
 from gpt_core.training import events as ev
 from gpt_core.training.metrics_log import MetricsLog, read_metrics
 from tests.core.checkpoint_samples import sample
@@ -38,7 +40,7 @@ AS_IT_IS, SEALED = b"\0", b"\1"
 SMALLEST = Settings(d_model=2, hidden_size=2, vocab_size=260, num_heads=1, seq_len=2, layers=1)
 PIECES = [b"th", b"the", b"the ", "é".encode(), "日本".encode(), b"\r\n", b"0000"]
 TEXT = "It was — “dark”.\r\nThe cat\r\n\r\n\n \t\nA thé, 日本.\x00\n".encode() + b"\xff\xfe the the\n"
-KINDS: tuple[corpus.DocumentKind, ...] = ("paragraph", "line", "file")
+KINDS: tuple[documents.DocumentKind, ...] = ("paragraph", "line", "file")
 LAST_STEP = 3
 
 _folder = tempfile.TemporaryDirectory(prefix="gpt-tui-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
@@ -131,9 +133,9 @@ def read_checkpoints(data: bytes) -> None:
 
 
 def tokenizer_seeds() -> Iterable[bytes]:
-    """Tokenizers of both modes, with a text to cut behind them."""
-    for mode in ("pieces", "seed"):
-        data = Tokenizer(PIECES, 300, mode).to_bytes()
+    """Tokenizers of both kinds, with a text to cut behind them."""
+    for kind in (PieceTokenizer, AsciiTokenizer):
+        data = kind(PIECES, 300).to_bytes()
         yield AS_IT_IS + data
         yield SEALED + data[:-DIGEST_BYTES]
 
@@ -142,19 +144,19 @@ def read_tokenizers(data: bytes) -> None:
     """What is taken is stored as the same bytes, and cuts any text into ids that give it back."""
     stored = data[1:] + hashlib.sha256(data[1:]).digest() if data[:1] == SEALED else data[1:]
     try:
-        tokenizer = Tokenizer.from_bytes(stored)
+        tokenizer = tokenizers.from_bytes(stored)
     except TokenizerError as error:
         refused(error)
         return
-    assert Tokenizer.from_bytes(tokenizer.to_bytes()).pieces == tokenizer.pieces
-    text = TEXT + stored[: 1 << 10] + b"".join(tokenizer.pieces[260:276])
+    assert tokenizers.from_bytes(tokenizer.to_bytes()).vocabulary == tokenizer.vocabulary
+    text = TEXT + stored[: 1 << 10] + b"".join(tokenizer.vocabulary[260:276])
     ids = tokenizer.encode(text)
     decoded = tokenizer.decode(ids.tolist())
-    assert tokenizer.mode == "seed" or decoded == text
+    assert tokenizer.name == "ascii" or decoded == text
     ends = np.array([0, len(text) // 2, len(text) // 2, len(text)], np.int64)
     again, is_open = tokenizer.encode_documents(text, ends, False)
     assert not is_open
-    assert tokenizer.mode == "seed" or tokenizer.decode(again.tolist()) == text
+    assert tokenizer.name == "ascii" or tokenizer.decode(again.tolist()) == text
 
 
 # -- settings
@@ -162,7 +164,7 @@ def read_tokenizers(data: bytes) -> None:
 
 def config_seeds() -> Iterable[bytes]:
     """A file of every setting, and smaller ones of each kind of line."""
-    yield b"".join(line.partition(b"#")[0].rstrip() + b"\n" for line in as_toml(resolve()).encode().splitlines())
+    yield b"".join(line.partition(b"#")[0].rstrip() + b"\n" for line in as_toml(*resolve()).encode().splitlines())
     yield b'preset = "micro"\nseed = 7\nattn_lr = 1e-3 # rate\ntrain_file = "a\\u00e9.en"\nepsilon = 0.0\n'
     yield b"[table]\nlayers = 0x10\nlist = [1, 2.5, true, inf, nan]\nwhen = 1979-05-27T07:32:00Z\nraw = '''x'''\n"
     yield 'overfit_tiny = true\r\nmodels_dir = "日本"\r\nd_model = 64\nnum_heads = 8\nbatch_size = 6'.encode()
@@ -175,7 +177,7 @@ def read_configs(data: bytes) -> None:
     except ConfigError as error:
         refused(error)
         return
-    assert resolve(config_file=put(as_toml(resolved).encode())).settings == resolved.settings
+    assert resolve(config_file=put(as_toml(*resolved).encode())).settings == resolved.settings
 
 
 # -- texts
@@ -184,38 +186,38 @@ def read_configs(data: bytes) -> None:
 def corpus_seeds() -> Iterable[bytes]:
     """Texts of every kind of document, of all that ends a line, and of what is no text."""
     yield from (bytes([kind]) + TEXT for kind in range(len(KINDS)))
-    yield b"\0" + corpus.BYTE_ORDER_MARK + b"One.\n\n\nTwo\nlines.\n \nThree"
+    yield b"\0" + documents.BYTE_ORDER_MARK + b"One.\n\n\nTwo\nlines.\n \nThree"
     yield b"\1" + b"x" * 200 + b"\n" + "é".encode() * 60 + b"\r\n\r\n"
     yield b"\2" + bytes(range(256))
 
 
 def read_texts(data: bytes) -> None:
     """Documents hold all the words of the text, in order, and their ids give them back; blocks and parts are tiny."""
-    sizes = corpus.BLOCK_BYTES, corpus.PART_BYTES
-    corpus.BLOCK_BYTES, corpus.PART_BYTES = 16, 24
+    sizes = corpus.BLOCK_BYTES, documents.PART_BYTES
+    corpus.BLOCK_BYTES, documents.PART_BYTES = 16, 24
     try:
         read_text(KINDS[data[0] % len(KINDS)] if data else "file", data[1:])
     finally:
-        corpus.BLOCK_BYTES, corpus.PART_BYTES = sizes
+        corpus.BLOCK_BYTES, documents.PART_BYTES = sizes
 
 
-def read_text(kind: corpus.DocumentKind, text: bytes) -> None:
+def read_text(kind: documents.DocumentKind, text: bytes) -> None:
     """One text as one kind of documents."""
     path = put(text)
     try:
-        parts = list(corpus.documents(path, kind))
+        parts = list(documents.documents(path, kind))
     except CorpusError as error:
         refused(error)
-        assert not text.removeprefix(corpus.BYTE_ORDER_MARK).strip(), "a text with something in it is no empty one"
+        assert not text.removeprefix(documents.BYTE_ORDER_MARK).strip(), "a text with something in it is no empty one"
         return
-    assert b"".join(b"".join(parts).split()) == b"".join(text.removeprefix(corpus.BYTE_ORDER_MARK).split())
-    assert max(map(len, parts)) <= 3 * corpus.PART_BYTES + corpus.BLOCK_BYTES
-    whole = list(corpus.document_parts(corpus.text_blocks(path), kind))
-    ids = [ids for ids, _ in token_cache.encoded(whole, TOKENIZER)]
+    assert b"".join(b"".join(parts).split()) == b"".join(text.removeprefix(documents.BYTE_ORDER_MARK).split())
+    assert max(map(len, parts)) <= 3 * documents.PART_BYTES + corpus.BLOCK_BYTES
+    whole = list(documents.document_parts(corpus.text_blocks(path), kind))
+    ids = [ids for ids, _ in encode_parts(whole, TOKENIZER)]
     assert TOKENIZER.decode(np.concatenate(ids).tolist()) == b"".join(part for part, _ in whole)
 
 
-TOKENIZER = Tokenizer(PIECES, 300, "pieces")
+TOKENIZER = PieceTokenizer(PIECES, 300)
 
 
 # -- token caches
@@ -234,15 +236,15 @@ def cache_seeds() -> Iterable[bytes]:
 
 def sealed_cache(data: bytes) -> bytes:
     """The same cache with its checksum right, if its header can be read at all."""
-    ids = data[token_cache.HEADER_BYTES :]
+    ids = data[token_file.HEADER_BYTES :]
     try:
-        header = msgspec.json.decode(data[: token_cache.HEADER_BYTES], type=token_cache.Header)
+        header = msgspec.json.decode(data[: token_file.HEADER_BYTES], type=token_file.Header)
         header.crc32 = 0
         header.crc32 = zlib.crc32(msgspec.json.encode(header), zlib.crc32(ids))
         head = msgspec.json.encode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return data
-    return head.ljust(token_cache.HEADER_BYTES - 1) + b"\n" + ids
+    return head.ljust(token_file.HEADER_BYTES - 1) + b"\n" + ids
 
 
 def read_caches(data: bytes) -> None:
@@ -252,7 +254,7 @@ def read_caches(data: bytes) -> None:
     cache = PLACE.with_name(token_cache.token_cache_name(text, digest, TOKENIZER, "line"))
     with open(cache, "wb") as file:
         file.write(sealed_cache(data[1:]) if data[:1] == SEALED else data[1:])
-    found = token_cache.open_token_cache(cache.parent, text, digest, TOKENIZER, "line")
+    found = token_file.open_token_file(cache, text, digest, TOKENIZER, "line")
     if found is not None:
         ids = found.read(0, len(found))
         assert len(ids) == len(found)

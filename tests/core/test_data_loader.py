@@ -6,9 +6,8 @@ import pytest
 from gpt_core.errors import CorpusError
 from gpt_core.text import data_loader as batches
 from gpt_core.text.data_loader import DataLoader, epoch_keys, sequential_windows, shuffled
-from gpt_core.text.token_cache import tokens_of_documents
-from gpt_core.text.token_stream import MemoryTokenStream, TokenStream
-from gpt_core.tokenizers.pieces import Tokenizer
+from gpt_core.text.token_stream import MemorySource, TokenStream, tokens_of_documents
+from gpt_core.tokenizers.pieces import PieceTokenizer
 
 LENGTHS = np.ones(1000, dtype=np.uint8)
 
@@ -16,7 +15,7 @@ LENGTHS = np.ones(1000, dtype=np.uint8)
 def counted(count):
     """A text whose token at each place is the place's number + 10."""
     ids = np.arange(10, 10 + count, dtype=np.int32)
-    return TokenStream(MemoryTokenStream(ids), 0, count, count, LENGTHS, "", None)
+    return TokenStream(MemorySource(ids), 0, count, count, LENGTHS, "", None)
 
 
 def whole_order(size, seed=0, epoch=0):
@@ -81,7 +80,7 @@ def test_every_token_but_the_first_is_a_target_once_an_epoch(seq_len, count):
 
 
 def test_the_end_of_a_document_is_a_target_each_time():
-    tokenizer = Tokenizer([], 260, "pieces")
+    tokenizer = PieceTokenizer([], 260)
     text = tokens_of_documents([b"one", b"two", b"three"], tokenizer)
     windows = DataLoader(text, 4, seed=0)
     _, targets = windows.read(0, 0, windows.windows_per_epoch)

@@ -5,24 +5,26 @@ from itertools import pairwise
 
 import numpy as np
 
-from gpt_core.text.documents import documents, find_training_text
-from gpt_core.tokenizers import training as piece_choice
+from gpt_core.text.corpus import find_training_text
+from gpt_core.text.documents import documents
+from gpt_core.tokenizers import training
 from gpt_core.tokenizers.ngrams import NgramCounter
-from gpt_core.tokenizers.pieces import FIRST_PIECE, Tokenizer
-from gpt_core.tokenizers.training import sampled, train_tokenizer
+from gpt_core.tokenizers.pieces import PieceTokenizer
+from gpt_core.tokenizers.protocol import FIRST_PIECE
+from gpt_core.tokenizers.training import sample_blocks
 from tests.core.text_samples import ENDS, PROSE, WORLD, trained
 
 
 def test_pieces_keep_to_one_word():
     for tokenizer in (trained(PROSE), trained(WORLD)):
-        for piece in tokenizer.pieces[FIRST_PIECE:]:
+        for piece in tokenizer.vocabulary[FIRST_PIECE:]:
             assert not re.search(
                 r"\s\w|[^\W\d_][^\w\s]|[^\w\s][^\W\d_]", re.sub(r"[\u0900-\u097f]", "a", piece.decode())
             )
 
 
 def test_case_spaces_and_line_breaks_are_in_pieces():
-    pieces = trained(PROSE).pieces[FIRST_PIECE:]
+    pieces = trained(PROSE).vocabulary[FIRST_PIECE:]
     assert b"The " in pieces
     assert b"the " in pieces
     assert any(b"\n" in piece for piece in pieces)
@@ -31,13 +33,13 @@ def test_case_spaces_and_line_breaks_are_in_pieces():
 def test_one_text_gives_one_tokenizer():
     assert trained(PROSE).sha256 == trained(PROSE).sha256
     assert trained(PROSE).sha256 != trained(PROSE, 401).sha256
-    assert trained(PROSE).sha256 != trained(PROSE, mode="seed").sha256
+    assert trained(PROSE).sha256 != trained(PROSE, name="ascii").sha256
 
 
 def test_pieces_are_numbered_by_use():
     text = b"".join(documents(find_training_text(), "file"))[:300_000]
     tokenizer = trained(text, 1000)
-    uses = np.bincount(tokenizer.encode(text), minlength=1000)[FIRST_PIECE : len(tokenizer.pieces)]
+    uses = np.bincount(tokenizer.encode(text), minlength=1000)[FIRST_PIECE : len(tokenizer.vocabulary)]
     assert len(uses) == 1000 - FIRST_PIECE
     assert np.all(np.diff(uses) <= 0)
     assert uses[-1] > 0
@@ -45,15 +47,15 @@ def test_pieces_are_numbered_by_use():
 
 def test_pieces_chosen_by_use_need_fewer_tokens_than_the_most_frequent_ones():
     text = b"".join(documents(find_training_text(), "file"))[:300_000]
-    most_frequent = piece_choice.frequent_ngrams([(text, ENDS)], 1000 - FIRST_PIECE)
-    by_count = Tokenizer(most_frequent, 1000, "pieces").encode(text).size
+    most_frequent = training.frequent_ngrams([(text, ENDS)], 1000 - FIRST_PIECE)
+    by_count = PieceTokenizer(most_frequent, 1000).encode(text).size
     assert trained(text, 1000).encode(text).size < 0.97 * by_count
 
 
 def test_the_shipped_text_takes_less_than_a_token_for_two_and_three_quarter_bytes():
     path = find_training_text()
     texts = list(documents(path, "paragraph"))
-    tokenizer = train_tokenizer(texts, 2048, "pieces")
+    tokenizer = PieceTokenizer.train(texts, 2048)
     tokens = sum(tokenizer.encode(text).size for text in texts)
     assert sum(map(len, texts)) / tokens > 2.75
 
@@ -87,9 +89,9 @@ def test_counting_is_bounded_and_keeps_what_is_frequent():
 
 
 def test_choosing_looks_at_a_bounded_sample_from_all_over_the_text(monkeypatch):
-    monkeypatch.setattr(piece_choice, "SAMPLE_BYTES", 4 << 20)
+    monkeypatch.setattr(training, "SAMPLE_BYTES", 4 << 20)
     chunks = (bytes([ord("a") + megabyte]) * (1 << 18) for megabyte in range(26) for _ in range(4))
-    kept = [text[0] - ord("a") for text, _ in sampled(chunks, "pieces")]
+    kept = [text[0] - ord("a") for text, _ in sample_blocks(chunks)]
     assert 2 <= len(kept) <= 4
     assert {b - a for a, b in pairwise(kept)} == {kept[1] - kept[0]}
     assert kept[0] == 0

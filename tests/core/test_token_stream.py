@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from gpt_core.errors import CorpusError
-from gpt_core.text.token_cache import load_tokens, tokens_of_documents
-from gpt_core.text.token_stream import MemoryTokenStream, TokenStream, split_held_out
+from gpt_core.text.token_cache import load_tokens
+from gpt_core.text.token_stream import MemorySource, TokenStream, split_held_out, tokens_of_documents
 from tests.core.text_samples import LINES, PIECES
 
 
@@ -19,7 +19,7 @@ def refusal(function, *arguments):
 
 
 def test_reading_is_bounded_by_the_text():
-    text = TokenStream(MemoryTokenStream(np.arange(10, dtype=np.int32)), 2, 5, 5, np.ones(20, dtype=np.uint8), "", None)
+    text = TokenStream(MemorySource(np.arange(10, dtype=np.int32)), 2, 5, 5, np.ones(20, dtype=np.uint8), "", None)
     assert text.read(0, 99).tolist() == [2, 3, 4, 5, 6]
     assert text.read(3, 2).tolist() == [5, 6]
     assert text.read(5, 3).tolist() == text.read(50, 3).tolist() == []
@@ -75,7 +75,7 @@ def test_both_sides_of_a_cut_have_a_target_or_the_text_is_refused():
     for size in range(1, 12):
         whole = tokens_of_documents([b"x" * size], PIECES)
         if len(whole) < 4:
-            assert "too few" in refusal(split_held_out, whole, 0.1)
+            assert "too short" in refusal(split_held_out, whole, 0.1)
             continue
         for share in (0.001, 0.5, 0.999):
             assert min(len(part) for part in split_held_out(whole, share)) >= 2

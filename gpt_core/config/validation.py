@@ -1,0 +1,193 @@
+"""Validate settings one by one and together, and describe what each may be. Derived from the table of `Settings`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from functools import cache
+from os import PathLike, fspath
+from typing import NamedTuple
+
+import msgspec
+from msgspec import inspect
+
+from gpt_core.config.settings import Settings
+from gpt_core.errors import ConfigError
+
+_BOOLEAN_WORDS = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+_MAX_LISTED_NAMES = 10
+
+
+class Field(NamedTuple):
+    """Type with bounds, description and group of one setting, and the function that lists all values it may have.
+
+    `choices` returns an empty tuple for a setting whose values are not listed.
+    """
+
+    kind: inspect.Type
+    description: str
+    group: str
+    choices: Callable[[], tuple[str, ...]]
+
+
+@cache
+def fields() -> dict[str, Field]:
+    """Return every setting by its name, in the order of the table."""
+    table = inspect.type_info(Settings)
+    assert isinstance(table, inspect.StructType)
+    found = {}
+    group = ""
+    for field in table.fields:
+        assert isinstance(field.type, inspect.Metadata)
+        kind, extra = field.type.type, field.type.extra or {}
+        group = extra.get("group", group)
+        listed: tuple[str, ...] = tuple(map(str, kind.values)) if isinstance(kind, inspect.LiteralType) else ()
+        choices = extra.get("choices", lambda listed=listed: listed)
+        found[field.name] = Field(kind, (field.type.extra_json_schema or {})["description"], group, choices)
+    return found
+
+
+def groups() -> dict[str, list[str]]:
+    """Return the names of the settings of each group, by the group's title."""
+    found: dict[str, list[str]] = {}
+    for name, field in fields().items():
+        found.setdefault(field.group, []).append(name)
+    return found
+
+
+def parsed(key: str, given: object) -> object:
+    """Convert a typed word to the type of a setting, without checking its bounds.
+
+    Returns `given` unchanged where it is not a word or cannot be converted.
+    """
+    word = fspath(given) if isinstance(given, PathLike) else given
+    kind = fields()[key].kind if key in fields() else None
+    if not isinstance(word, str):
+        return word
+    try:
+        if isinstance(kind, inspect.IntType):
+            return int(word)
+        if isinstance(kind, inspect.FloatType):
+            return float(word)
+    except ValueError:
+        return word
+    return _BOOLEAN_WORDS.get(word.strip().lower(), word) if isinstance(kind, inspect.BoolType) else word
+
+
+def checked(key: str, value: object, source: str = "") -> object:
+    """Return the value of a setting, if the setting may have it. Every number has bounds, so all of them are finite.
+
+    Args:
+        key: Name of the setting.
+        value: Value of any type.
+        source: Where the value came from, for the error message; "" to leave it out.
+
+    Raises:
+        ConfigError: The setting is unknown, or the value has the wrong type or is out of bounds.
+    """
+    where = f" (from {source})" if source else ""
+    if key not in fields():
+        raise ConfigError(f"{unknown_name('setting', key, fields())}{where}")
+    try:
+        accepted = getattr(msgspec.convert({key: value}, Settings), key)
+    except msgspec.ValidationError:
+        accepted = None
+    choices = fields()[key].choices()
+    if accepted is None or (choices and accepted not in choices):
+        near = closest(value, choices) if choices else ""
+        hint = f"; did you mean {near}?" if near else ""
+        raise ConfigError(f"{key}: got {shown(value)}, expected {expected(key)}{hint}{where}")
+    if isinstance(accepted, str) and not _is_storable(accepted):
+        raise ConfigError(f"{key}: got {shown(value)}, expected valid UTF-8 text without NUL characters{where}")
+    return accepted
+
+
+def check_together(settings: Settings) -> None:
+    """Check what depends on more than one setting, or on what is registered.
+
+    Raises:
+        ConfigError: A setting does not fit another one, or the tokenizer or the optimizer is not registered.
+    """
+    checked("tokenizer", settings.tokenizer)
+    checked("optimizer", settings.optimizer)
+    if settings.d_model % settings.num_heads:
+        near = " or ".join(map(str, _divisors_around(settings.d_model, settings.num_heads)))
+        raise ConfigError(
+            f"num_heads: got {settings.num_heads}, expected a divisor of d_model ({settings.d_model}); nearest: {near}"
+        )
+    if settings.batch_size % settings.micro_batch:
+        near = ", ".join(map(str, _divisors_around(settings.batch_size, settings.micro_batch_size)))
+        raise ConfigError(
+            f"micro_batch_size: got {settings.micro_batch_size}, expected a divisor of batch_size "
+            f"({settings.batch_size}); nearest: {near}, or 0 for all sequences at once"
+        )
+
+
+def expected(key: str) -> str:
+    """Describe the values that a setting may have."""
+    kind = fields()[key].kind
+    if choices := fields()[key].choices():
+        return "one of " + ", ".join(choices)
+    if isinstance(kind, inspect.BoolType):
+        return "true or false"
+    if isinstance(kind, inspect.StrType):
+        return "text that is not empty" if kind.min_length else "text"
+    assert isinstance(kind, inspect.IntType | inspect.FloatType)
+    words = ((kind.ge, "at least"), (kind.gt, "more than"), (kind.le, "at most"), (kind.lt, "less than"))
+    bounds = " and ".join(f"{word} {bound:g}" if abs(bound) < 1e5 else f"{word} {bound}"
+                          for bound, word in words if bound is not None)  # fmt: skip
+    return ("a whole number of " if isinstance(kind, inspect.IntType) else "a number of ") + bounds
+
+
+def unknown_name(what: str, got: object, known: Iterable[str]) -> str:
+    """Return the error message for an unknown name, with the closest known one."""
+    names = list(known)
+    near = closest(got, names)
+    hint = f"did you mean {near}?" if near else "expected one of " + ", ".join(names)
+    if not near and len(names) > _MAX_LISTED_NAMES:
+        hint = "`gpt-tui config` lists them"
+    return f"unknown {what} {shown(got)}: {hint}"
+
+
+def closest(got: object, known: Iterable[str]) -> str:
+    """Return the known name most similar to `got`, ignoring case, `_` and `-`; "" if none is similar."""
+    plain = {name.replace("_", ""): name for name in known}
+    typed = str(got)[:80].lower().replace("_", "").replace("-", "") if isinstance(got, str) else ""
+    return next((plain[name] for name in difflib.get_close_matches(typed, plain, n=1)), "")
+
+
+def shown(value: object) -> str:
+    """Return a value as text for an error message, of bounded length."""
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        words = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number too long to show"
+    return words if len(words) <= 80 else words[:77] + "..."
+
+
+def _divisors_around(number: int, near: int) -> list[int]:
+    """Return the largest divisor of `number` up to `near` and the smallest one from `near` on, where they exist."""
+    below = next((n for n in range(min(near, number), 0, -1) if number % n == 0), None)
+    above = next((n for n in range(near, number + 1) if number % n == 0), None)
+    return [n for n in (below, above) if n is not None]
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

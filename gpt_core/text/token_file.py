@@ -1,0 +1,149 @@
+"""File format of cached tokens: one line of JSON, padded to 512 bytes, and the ids as 2- or 4-byte integers."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import msgspec
+import numpy as np
+
+from gpt_core.errors import CorpusError
+from gpt_core.progress import Progress
+from gpt_core.text.corpus import BLOCK_BYTES, text_blocks
+from gpt_core.text.documents import DocumentKind, document_parts
+from gpt_core.text.token_stream import FileSource, TokenStream, encode_parts
+from gpt_core.tokenizers import Tokenizer
+
+VERSION = 1
+HEADER_BYTES = 512
+FORMAT = "gpt-tui tokens"
+MIN_COUNT = 3  # tokens: <bos>, one of the text, <eos>
+
+
+class Header(msgspec.Struct, forbid_unknown_fields=True):
+    """First HEADER_BYTES of a token file: a line of JSON, padded with spaces."""
+
+    format: str
+    version: int
+    text_sha256: str
+    text_bytes: Annotated[int, msgspec.Meta(ge=1)]
+    tokenizer_sha256: str
+    document: str
+    token_bytes: int
+    """Bytes per id, 2 or 4, little-endian."""
+    count: Annotated[int, msgspec.Meta(ge=MIN_COUNT)]
+    """Number of ids."""
+    crc32: int
+    """Checksum of the ids followed by this header with 0 in this field."""
+
+
+_HEADER = msgspec.json.Decoder(Header)
+
+
+def write_token_file(
+    file: BinaryIO, path: Path, tokenizer: Tokenizer, document: DocumentKind, progress: Progress
+) -> Header:
+    """Encode the text `path` into an open file, a block at a time.
+
+    Returns:
+        The header, which has the SHA-256 of the bytes that were read.
+
+    Raises:
+        CorpusError: The text cannot be read, or has no tokens.
+        OSError: The file cannot be written.
+    """
+    dtype = _id_dtype(tokenizer)
+    digest = hashlib.sha256()
+    text_bytes = count = documents = checksum = 0
+
+    def hashed_blocks() -> Iterator[bytes]:
+        nonlocal text_bytes
+        for block in text_blocks(path, activity="encoding", progress=progress):
+            digest.update(block)
+            text_bytes += len(block)
+            yield block
+
+    file.write(b" " * HEADER_BYTES)
+    for ids, ended in encode_parts(document_parts(hashed_blocks(), document), tokenizer):
+        data = ids.astype(dtype).tobytes()
+        file.write(data)
+        checksum = zlib.crc32(data, checksum)
+        count += len(ids)
+        documents += ended
+    if documents == 0:
+        raise CorpusError(f"the text {path} is empty: got only white space, expected text; name another file")
+    if count == 2 * documents:
+        raise CorpusError(
+            f"the text {path} has no tokens with tokenizer = {tokenizer.name}, which drops all of it; "
+            "name another file, or set tokenizer = pieces, which encodes any text"
+        )
+    header = Header(
+        format=FORMAT, version=VERSION, text_sha256=digest.hexdigest(), text_bytes=text_bytes,
+        tokenizer_sha256=tokenizer.sha256, document=document, token_bytes=dtype.itemsize, count=count, crc32=0,
+    )  # fmt: skip
+    header.crc32 = zlib.crc32(msgspec.json.encode(header), checksum)
+    file.seek(0)
+    file.write(msgspec.json.encode(header).ljust(HEADER_BYTES - 1) + b"\n")
+    return header
+
+
+def open_token_file(
+    cache: Path, path: Path, sha256: str, tokenizer: Tokenizer, document: DocumentKind
+) -> TokenStream | None:
+    """Open the tokens of the text `path` with this SHA-256.
+
+    Returns:
+        The tokens, after all of them were checked; None where `cache` is missing, damaged or of another text.
+    """
+    dtype = _id_dtype(tokenizer)
+    try:
+        if not stat.S_ISREG(cache.stat().st_mode):
+            return None
+        with open(cache, "rb") as file:
+            header = _HEADER.decode(file.read(HEADER_BYTES))
+            expected = msgspec.structs.replace(
+                header, format=FORMAT, version=VERSION, text_sha256=sha256,
+                tokenizer_sha256=tokenizer.sha256, document=document, token_bytes=dtype.itemsize,
+            )  # fmt: skip
+            if header != expected or not _has_valid_ids(file, header, dtype, tokenizer.vocab_size):
+                return None
+        source = FileSource(cache, HEADER_BYTES, dtype)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return TokenStream(source, 0, header.count, header.text_bytes, tokenizer.token_lengths, sha256, path)
+
+
+def token_count(cache: Path) -> int | None:
+    """Return the number of tokens that the header of a token file states; None if it cannot be read.
+
+    The ids are not checked.
+    """
+    try:
+        with open(cache, "rb") as file:
+            return _HEADER.decode(file.read(HEADER_BYTES)).count
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _id_dtype(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
+    """Return the type of an id in the file: two bytes where they suffice."""
+    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+
+
+def _has_valid_ids(file: BinaryIO, header: Header, dtype: np.dtype[np.unsignedinteger], vocab_size: int) -> bool:
+    """Return whether the rest of `file` is the ids of the header, complete and all of them in the vocabulary."""
+    size = checksum = 0
+    while data := file.read(BLOCK_BYTES):
+        size += len(data)
+        checksum = zlib.crc32(data, checksum)
+        if size > header.count * dtype.itemsize or len(data) % dtype.itemsize:
+            return False
+        if int(np.frombuffer(data, dtype=dtype).max()) >= vocab_size:
+            return False
+    unsigned = msgspec.structs.replace(header, crc32=0)
+    return size == header.count * dtype.itemsize and zlib.crc32(msgspec.json.encode(unsigned), checksum) == header.crc32

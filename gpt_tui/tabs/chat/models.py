@@ -1,0 +1,141 @@
+"""Models that reply in the chat: the model in training or a checkpoint. Slow: for worker threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from gpt_core import tokenizers
+from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates
+from gpt_core.errors import CheckpointError
+from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
+from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_core.generation.generator import Figures, Generator
+from gpt_core.generation.sampler import Sampling
+from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.tokenizers import Tokenizer
+from gpt_tui.session.controller import TrainerLike, TrainingController
+from gpt_tui.shared.formatting import size, whole
+from gpt_tui.shared.sanitize import one_line
+from gpt_tui.tabs.chat.presenter import AUTOMATIC, AvailableModels, checkpoint_name
+
+MAX_CACHED = 2  # the two models of a comparison
+
+Report = Callable[[str], object]
+
+
+class LoadedModel(NamedTuple):
+    """Parameters that do not change while they are used, the tokenizer, and the name to show."""
+
+    parameters: Parameters
+    tokenizer: Tokenizer
+    name: str
+
+
+class TextGenerator(Protocol):
+    """The part of `gpt_core.generation.generator.Generator` that a reply uses."""
+
+    figures: Figures
+
+    def generate(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+        """Yield the reply piece by piece."""
+
+
+MakeGenerator = Callable[[LoadedModel, int | None], TextGenerator]
+
+
+def make_generator(model: LoadedModel, seed: int | None) -> TextGenerator:
+    """Return a `Generator` for the model."""
+    return Generator(model.parameters, model.tokenizer, seed=seed)
+
+
+class ModelCache:
+    """The last `MAX_CACHED` checkpoints that were loaded; a file that has changed is loaded again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cached: dict[Path, tuple[tuple[object, ...], LoadedModel]] = {}
+        self._lock = threading.Lock()  # a stopped reply may still be loading when the next one starts
+
+    def load(self, path: Path, report: Report) -> LoadedModel:
+        """Return the model of a checkpoint; `report` is called before a file is read. Raises CheckpointError."""
+        with self._lock:
+            cached = self._cached.pop(path, None)
+            info = peek_checkpoint(path)
+            if cached is None or cached[0] != _identity(info):
+                cached = None  # memory is released before the file is read
+                while len(self._cached) >= MAX_CACHED:
+                    del self._cached[next(iter(self._cached))]
+                name = checkpoint_name(path, self._folder)
+                report(f"loading {name}, {size(4 * parameter_count(info.settings.shape))}")
+                cached = _identity(info), _read(path, name)
+            self._cached[path] = cached
+            return cached[1]
+
+
+def _identity(info: CheckpointInfo) -> tuple[object, ...]:
+    return info.saved_at, info.size, info.run_id, info.step
+
+
+def _read(path: Path, name: str) -> LoadedModel:
+    checkpoint = read_checkpoint(path, moments=False)
+    tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
+    return LoadedModel(checkpoint.parameters, tokenizer, f"{name}, step {whole(checkpoint.state.step)}")
+
+
+class ChatModels:
+    """The models to chat with: the controller's model in training and the checkpoints of a models folder."""
+
+    def __init__(self, controller: TrainingController, models_dir: str) -> None:
+        self._controller = controller
+        self.use_folder(models_dir)
+
+    def use_folder(self, models_dir: str) -> None:
+        """Use the checkpoints of this folder from now on."""
+        self.models_dir = models_dir
+        self._cache = ModelCache(Path(models_dir))
+
+    def available(self) -> AvailableModels:
+        """List the models; reads headers only."""
+        candidates = chat_candidates(CheckpointStore(self.models_dir).list())
+        live = self._controller.live_model() is not None
+        return AvailableModels(Path(self.models_dir), live, tuple(candidates), time.time())
+
+    def load(self, choice: str = AUTOMATIC, report: Report = lambda _text: None) -> LoadedModel:
+        """Return the model of an option's value for one reply; `report` receives a line before a slow part.
+
+        Raises:
+            GptError: There is no model, or its file is damaged.
+        """
+        if choice != AUTOMATIC:
+            return self._cache.load(Path(choice), report)
+        if trainer := self._controller.live_model():
+            return model_in_training(trainer, report)
+        return self._load_best(report)
+
+    def _load_best(self, report: Report) -> LoadedModel:
+        """Load the first valid checkpoint in chat order; the name lists the damaged ones that were skipped."""
+        listing = CheckpointStore(self.models_dir).list()
+        candidates = chat_candidates(listing)
+        damaged = [found for found in listing if isinstance(found, DamagedCheckpoint)]
+        skipped = [found.path.stem for found in damaged if found.kind == "best"]
+        for info in candidates:
+            try:
+                model = self._cache.load(info.path, report)
+            except CheckpointError:
+                skipped.append(info.path.stem)
+                continue
+            return model._replace(name=f"{model.name} ({one_line(', '.join(skipped))}: damaged)") if skipped else model
+        count = len(damaged) + len(candidates)
+        broken = f" ({count} damaged checkpoint{'s' * (count > 1)})" if count else ""
+        raise CheckpointError(f"no model to chat with in {self.models_dir}{broken}; start training first")
+
+
+def model_in_training(trainer: TrainerLike, report: Report) -> LoadedModel:
+    """Return a copy of a run's weights, taken between two steps."""
+    report("waiting for the current step to finish")
+    parameters, step = trainer.weights_snapshot()
+    return LoadedModel(parameters, trainer.tokenizer, f"in training, step {whole(step)}")

@@ -1,0 +1,174 @@
+"""Text of the Chat tab: model options, sampling fields, and the lines around a reply. Does not import Textual."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_core.config.settings import Settings
+from gpt_core.config.validation import checked
+from gpt_core.errors import ConfigError
+from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_core.generation.generator import Figures
+from gpt_core.generation.sampler import Sampling
+from gpt_tui.shared.formatting import age, duration, short, whole
+from gpt_tui.shared.sanitize import one_line, printable
+
+EMPTY = """\
+Type the beginning of a text below; the model continues it. This is a small base model, not instruction-tuned: start \
+in the style of its training text.
+
+Enter on an empty line continues the last reply; Up recalls earlier prompts. F6 moves to the settings: the model, \
+a model to compare with, the sampling. Type exit to go back to training."""
+
+NO_MODEL = """\
+There is no model to chat with yet.
+
+Go to the Train tab (F2) and press s to start training. After about a minute the model writes words, and you can \
+chat with it here while it trains."""
+
+EMPTY_REPLY = "(empty reply)"
+CONTINUED = "(continued)"
+
+
+# -- models to choose from
+
+AUTOMATIC = "automatic"  # the model in training, else best_model, else the newest checkpoint
+NO_COMPARISON = "none"  # every other value of an option is the path of a checkpoint
+
+
+class AvailableModels(NamedTuple):
+    """The models that can reply.
+
+    Attributes:
+        folder: The models folder.
+        live: A model is in training.
+        checkpoints: The checkpoints of the folder, the one that `AUTOMATIC` selects first.
+        now_s: The time of the listing, in seconds since 1970.
+    """
+
+    folder: Path = Path()
+    live: bool = False
+    checkpoints: tuple[CheckpointInfo, ...] = ()
+    now_s: float = 0.0
+
+    @property
+    def any(self) -> bool:
+        """True if there is at least one model."""
+        return self.live or bool(self.checkpoints)
+
+
+class ModelOption(NamedTuple):
+    """One line of a model selector and its value."""
+
+    label: str
+    value: str
+
+
+def model_options(available: AvailableModels, selected: str, *, compare: bool) -> list[ModelOption]:
+    """Return the options of a model selector, with `none` first if it selects the model to `compare` with.
+
+    The `selected` value stays an option when its file is no longer listed.
+    """
+    options = [ModelOption("none", NO_COMPARISON)] if compare else []
+    options.append(ModelOption(automatic_label(available), AUTOMATIC))
+    options += [ModelOption(option_label(info, available.now_s), str(info.path)) for info in available.checkpoints]
+    if selected not in (option.value for option in options):
+        options.append(ModelOption(checkpoint_name(Path(selected), available.folder), selected))
+    return options
+
+
+def checkpoint_name(path: Path, folder: Path) -> str:
+    """Return a checkpoint's name, with its folder where that is not `folder`: `best_model`, `second/best_model`."""
+    return one_line(path.stem if path.parent == folder else f"{path.parent.name}/{path.stem}")
+
+
+def automatic_label(available: AvailableModels) -> str:
+    """Return the label of the automatic option, which names the model that it selects now."""
+    if available.live:
+        return "automatic · in training"
+    if not available.checkpoints:
+        return "automatic · none yet"
+    first = available.checkpoints[0]
+    return f"automatic · {one_line(first.path.stem)} · step {whole(first.step)}"
+
+
+def option_label(info: CheckpointInfo, now_s: float) -> str:
+    """Return a checkpoint's label, most important part first: `transformer · step 1,200 · final · 3 min ago`."""
+    kind = "" if info.kind == "other" else info.kind
+    saved = f"{age(max(0.0, now_s - info.saved_at))} ago"
+    return " · ".join(part for part in (one_line(info.path.stem), f"step {whole(info.step)}", kind, saved) if part)
+
+
+# -- sampling fields
+
+
+class Field(NamedTuple):
+    """A sampling field: its setting, label, type and a hint on its values."""
+
+    name: str
+    label: str
+    number: type[int] | type[float]
+    hint: str
+
+
+FIELDS: tuple[Field, ...] = (
+    Field("temperature", "temperature", float, "0 = greedy"),
+    Field("top_k", "top-k", int, "k most likely, 0 = all"),
+    Field("top_p", "top-p", float, "smallest set reaching p"),
+    Field("repetition_penalty", "repetition", float, "penalty, 1 = off"),
+    Field("max_tokens", "max tokens", int, "length limit of a reply"),
+    Field("seed", "seed", int, "empty = random"),
+)
+
+
+def parse_field(field: Field, text: str) -> int | float | None:
+    """Return the value of a field's text, None for an empty seed. Raises ConfigError, which names the field."""
+    text = text.strip()
+    if field.name == "seed" and not text:
+        return None
+    try:
+        value: int | float = field.number(text)
+    except ValueError:
+        kind = "an integer" if field.number is int else "a number"
+        raise ConfigError(f"{field.label}: got {text or 'nothing'!r}, expected {kind}") from None
+    result = checked(field.name, value, "the chat")
+    assert isinstance(result, int | float)
+    return result
+
+
+def parse_sampling(texts: dict[str, str]) -> tuple[Sampling, int | None]:
+    """Return the sampling and the seed of the fields' texts. Raises ConfigError for the first invalid field."""
+    values = {field.name: parse_field(field, texts[field.name]) for field in FIELDS}
+    seed = values.pop("seed")
+    return Sampling(**values), None if seed is None else int(seed)  # type: ignore[arg-type]
+
+
+def initial_texts(settings: Settings) -> dict[str, str]:
+    """Return the initial texts of the fields; the seed is empty."""
+    return {field.name: "" if field.name == "seed" else f"{getattr(settings, field.name):g}" for field in FIELDS}
+
+
+# -- replies
+
+
+def shown_reply(prompt: str, text: str) -> str:
+    """Return a reply as shown under its prompt; `…` marks one that continues the prompt's last word."""
+    inside = prompt[-1:].isalnum() and text[:1].isalnum()
+    return ("…" if inside else "") + printable(text).lstrip(" ")
+
+
+def progress_line(tokens: int, tokens_per_s: float) -> str:
+    """Return the tokens generated so far and the throughput: `40 tokens · 3.10k tokens/s`."""
+    speed = f" · {short(tokens_per_s)} tokens/s" if tokens_per_s else ""
+    return f"{tokens} token{'s' * (tokens != 1)}{speed}"
+
+
+def summary_line(figures: Figures, seed: int, *, stopped: bool) -> str:
+    """Return the summary of a finished reply: `120 tokens · 3.10k tokens/s · end of text · seed 7`."""
+    ending = {"eos": "end of text", "max_tokens": "max length reached"}.get(figures.ended_by, "")
+    if stopped and not ending:
+        ending = "stopped"
+    prompt = f"prompt processed in {duration(figures.prompt_s)}" if figures.prompt_s >= 2 else ""
+    progress = progress_line(figures.tokens, figures.tokens_per_s)
+    return " · ".join(part for part in (progress, ending, prompt, f"seed {seed}") if part)
