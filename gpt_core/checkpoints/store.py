@@ -138,12 +138,12 @@ class CheckpointStore:
         return [found for found in listing if not journal.replaces(found.path.name, _run_id(found))]
 
     def find_for_resume(self) -> Candidates:
-        """Return the checkpoints that can be resumed, in order of preference (`resume_candidates`). Reads headers only."""
+        """Return the checkpoints that can be resumed (`resume_candidates`). Reads headers alone, no tensors."""
         named = [found for found in self.list() if found.kind != "other"]
         return Candidates(resume_candidates(named), _damaged(named))
 
     def find_for_chat(self) -> Candidates:
-        """Return the checkpoints to generate text with, in order of preference (`chat_candidates`). Reads headers only."""
+        """Return the checkpoints to generate text with (`chat_candidates`). Reads headers alone, no tensors."""
         listing = self.list()
         return Candidates(chat_candidates(listing), _damaged(listing))
 
@@ -164,7 +164,7 @@ class CheckpointStore:
             return ()
         if free >= needed:
             return ()
-        space = f"{free / 1e6:,.0f} MB free, expected {needed / 1e6:,.0f} MB for two checkpoints"
+        space = f"{free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB needed for two checkpoints"
         return (f"{self.folder}: {space}; free some disk space",)
 
     # ---- writing

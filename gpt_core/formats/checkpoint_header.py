@@ -171,12 +171,19 @@ def encode_header(
     Raises:
         ValueError: A value would not be read back as it is, or the header would be too long.
     """
-    parts = [msgspec.json.encode(part) for part in (settings, state, contents, checksums)]
-    for part, value in zip(parts, (settings, state, contents), strict=False):
+    for value in (settings, state, contents):
         # JSON has no NaN and no infinity: they would be read back as something else, or not at all
-        if msgspec.json.decode(part, type=type(value)) != value:
+        if msgspec.json.decode(msgspec.json.encode(value), type=type(value)) != value:
             raise ValueError(f"{type(value).__name__} holds a value that JSON cannot represent")
-    metadata = _Metadata("0" * 64, FORMAT, *(part.decode() for part in parts), format="pt")
+    metadata = _Metadata(
+        header_sha256="0" * 64,
+        gpt_tui_format=FORMAT,
+        settings=msgspec.json.encode(settings).decode(),
+        state=msgspec.json.encode(state).decode(),
+        contents=msgspec.json.encode(contents).decode(),
+        checksums=msgspec.json.encode(checksums).decode(),
+        format="pt",
+    )
     head = bytearray(safetensors.encode_header(layout, msgspec.structs.asdict(metadata)))
     head[_DIGITS] = hashlib.sha256(head).hexdigest().encode()
     return bytes(head)

@@ -137,6 +137,7 @@ def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStrea
     named_another = settings.train_file != checkpoint.settings.train_file
     if text.sha256 != checkpoint.corpus_sha256 and not named_another:
         raise CheckpointError(
-            f"{checkpoint.path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got {text.path or 'lines'} "
-            f"with {text.sha256[:12]}…; restore that text, or name this one with --train-file to resume with it"
+            f"{checkpoint.path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got "
+            f"{text.path or 'lines'} with {text.sha256[:12]}…; restore that text, or name this one with --train-file to "
+            "resume with it"
         )

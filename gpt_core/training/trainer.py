@@ -1,8 +1,8 @@
 """The training loop: an iterator of events over steps that anybody may pause, save or stop at a step boundary.
 
-Everything a run needs to go on exactly as it would have is in `TrainingState`, the weights and the optimizer state. What is due
-at a boundary (an evaluation, the end of an epoch) is itself part of that state: a run that is stopped in the middle of
-an evaluation makes it again when it is resumed. Checkpoints are written while training goes on (`saving`).
+Training state, weights and optimizer state are all that an exact resume needs. What is due at a boundary (an
+evaluation, the end of an epoch) is itself part of that state: a run that is stopped in the middle of an evaluation
+makes it again when it is resumed. Checkpoints are written while training goes on (`saving`).
 """
 
 from __future__ import annotations

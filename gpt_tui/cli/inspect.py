@@ -117,7 +117,7 @@ def tokenized(file: str, tokenizer: Tokenizer) -> Tokenization:
 def chosen_tokenizer(options: Namespace) -> Tokenizer:
     """The tokenizer of `--model`, else the one that the settings give for the training text."""
     if options.model is not None:
-        return tokenizers.from_bytes(read_checkpoint(Path(options.model), moments=False).tokenizer)
+        return tokenizers.from_bytes(read_checkpoint(Path(options.model), optimizer_state=False).tokenizer)
     settings = resolve_settings(options).settings
     text = Path(settings.train_file) if settings.train_file else find_training_text()
     with ProgressLine() as waiting:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core import tokenizers
-from gpt_core.checkpoints.store import CheckpointStore, Found
+from gpt_core.checkpoints.store import CheckpointStore, Loaded
 from gpt_core.config.resolve import Resolved, resolve
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.checkpoint import CheckpointInfo, TrainingState, read_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import Parameters
 from gpt_core.tokenizers import Tokenizer
@@ -54,28 +54,30 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:
 
     Threads are set as asked. Raises CheckpointError, ConfigError or TokenizerError.
     """
-    path = chosen_checkpoint(options)
-    checkpoint = read_checkpoint(path, moments=False)
+    checkpoint = load_chosen(options)
     given = {name: getattr(options, name) for name in (*names, "threads")}
     settings = resolve(options=given, base=checkpoint.settings, base_preset=checkpoint.preset).settings
     tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
     threads.set_threads(settings.threads or available_cores())
-    return Model(path, settings, checkpoint.state, tokenizer, checkpoint.corpus_sha256, checkpoint.parameters)
+    assert checkpoint.path is not None
+    return Model(
+        checkpoint.path, settings, checkpoint.state, tokenizer, checkpoint.corpus_sha256, checkpoint.parameters
+    )
 
 
-def chosen_checkpoint(options: Namespace) -> Path:
-    """The file that is meant: `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
+def load_chosen(options: Namespace) -> Checkpoint:
+    """Load the file named by `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
     if options.model is not None:
-        return Path(options.model)
+        return read_checkpoint(options.model, optimizer_state=False)
     folder = Path(options.models_dir or Settings().models_dir)
-    info = found(CheckpointStore(folder).for_chat())
-    if info is None:
+    checkpoint = report_damaged(CheckpointStore(folder).load_for_chat())
+    if checkpoint is None:
         raise CheckpointError(f"no checkpoint in {folder}: train one with `gpt-tui`, or name one with --model FILE")
-    return info.path
+    return checkpoint
 
 
-def found(choice: Found) -> CheckpointInfo | None:
-    """What a look into a folder found; damaged files that were passed over are named on standard error."""
-    for damaged in choice.damaged:
+def report_damaged(loaded: Loaded) -> Checkpoint | None:
+    """Return the checkpoint; name the damaged ones that were skipped on standard error."""
+    for damaged in loaded.damaged:
         print(f"gpt-tui: passed over: {one_line(damaged.error)}", file=sys.stderr)
-    return choice.info
+    return loaded.checkpoint

@@ -13,9 +13,9 @@ import msgspec
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved
 from gpt_core.errors import CheckpointError, InputError
-from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, peek_checkpoint, read_checkpoint
 from gpt_core.text.corpus import require_text
-from gpt_tui.cli.options import found, resolve_settings
+from gpt_tui.cli.options import report_damaged, resolve_settings
 from gpt_tui.shared.interrupts import ending_at_once
 
 
@@ -35,11 +35,12 @@ def start(options: Namespace) -> int:
         return run_headless(
             resolved, resume=resume, passed_over=passed_over, overwrite=options.overwrite, as_json=options.json
         )
+    path = resume.path if isinstance(resume, Checkpoint) else resume  # the app loads it when it opens the run
     # alone, `gpt-tui` waits for the key that starts; where a certain run is asked for, that one begins
     asked_for = resolved.settings.overfit_tiny or options.overwrite
     config_file = Path(options.config) if options.config is not None else None
     return run_app(
-        resolved, resume=resume, passed_over=passed_over, overwrite=options.overwrite, autostart=asked_for,
+        resolved, resume=path, passed_over=passed_over, overwrite=options.overwrite, autostart=asked_for,
         config_file=config_file,
     )  # fmt: skip
 
@@ -61,7 +62,7 @@ class AskedFor(NamedTuple):
     damaged one that this one stands in for."""
 
     resolved: Resolved
-    resume: Path | None = None
+    resume: Path | Checkpoint | None = None
     passed_over: tuple[str, ...] = ()
 
 
@@ -84,23 +85,30 @@ def settings_of_run(options: Namespace) -> AskedFor:
     resolved = resolve_settings(options)
     if options.resume is None:
         return AskedFor(resolved)
-    path, passed_over = (Path(options.resume), ()) if options.resume else latest_in(Path(resolved.settings.models_dir))
-    info = peek_checkpoint(path)
-    left = info.settings.max_steps if info.step < info.settings.max_steps else 0
-    settings = msgspec.structs.replace(info.settings, models_dir=str(path.parent), max_steps=left)
-    return AskedFor(resolve_settings(options, Resolved(settings, info.preset, {})), path, passed_over)
+    passed_over: tuple[str, ...] = ()
+    if options.resume:
+        path = Path(options.resume)
+        found = read_checkpoint(path) if options.train_only else peek_checkpoint(path)
+    else:
+        found, passed_over = load_newest(Path(resolved.settings.models_dir))
+        assert found.path is not None
+        path = found.path
+    left = found.settings.max_steps if found.step < found.settings.max_steps else 0
+    settings = msgspec.structs.replace(found.settings, models_dir=str(path.parent), max_steps=left)
+    resume = found if isinstance(found, Checkpoint) else path
+    return AskedFor(resolve_settings(options, Resolved(settings, found.preset, {})), resume, passed_over)
 
 
-def latest_in(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """The newest whole checkpoint of a folder, and what is wrong with those that it stands in for.
+def load_newest(folder: Path) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Load the newest checkpoint that can be resumed; also return a line for each damaged one that was skipped.
 
     Raises CheckpointError if there is none.
     """
-    choice = CheckpointStore(folder).resumable()
-    if choice.info is None:
-        found(choice)  # names the damaged ones; else the run tells of them
+    loaded = CheckpointStore(folder).load_for_resume()
+    if loaded.checkpoint is None:
+        report_damaged(loaded)  # otherwise the run reports them as warnings
         raise CheckpointError(
-            f"nothing to resume in {folder}: it holds no whole checkpoint; name one with --resume FILE, another folder "
+            f"nothing to resume in {folder}: it holds no valid checkpoint; name one with --resume FILE, another folder "
             "with --models-dir, or start a new run without --resume"
         )
-    return choice.info.path, tuple(damaged.error for damaged in choice.damaged)
+    return loaded.checkpoint, tuple(damaged.error for damaged in loaded.damaged)

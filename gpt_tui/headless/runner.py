@@ -17,6 +17,7 @@ from typing import TextIO
 from gpt_core.config.resolve import Resolved
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_OK
+from gpt_core.formats.checkpoint import Checkpoint
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training.events import AnyEvent, LossDiverged, RunFinished, StepCompleted
@@ -42,7 +43,12 @@ BATCHED_S = 0.1  # steps that come faster than this are shown together
 
 
 def run_headless(
-    resolved: Resolved, *, resume: Path | None, passed_over: Sequence[str], overwrite: bool, as_json: bool
+    resolved: Resolved,
+    *,
+    resume: Path | Checkpoint | None,
+    passed_over: Sequence[str],
+    overwrite: bool,
+    as_json: bool,
 ) -> int:
     """Train and give the exit code: 1 if the last save failed or the run diverged, 128 + signal if one stopped it, 0.
 

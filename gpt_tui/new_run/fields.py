@@ -40,8 +40,8 @@ class Checked(NamedTuple):
 
 
 def setup_fields() -> list[SetupField]:
-    """Return every setting, in the order of the form."""
-    names = groups()
+    """Return every setting that can be changed, in the order of the form: those with a single choice are left out."""
+    names = {group: [name for name in members if len(choices_of(name)) != 1] for group, members in groups().items()}
     return [
         SetupField(name, group if name == names[group][0] else "", choices_of(name))
         for group in GROUP_ORDER

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
 from gpt_core.errors import CheckpointError, GptError
-from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo
 from gpt_tui.shared.formatting import whole
 
 
@@ -38,17 +38,17 @@ def in_the_way(models_dir: str) -> str:
     return "a damaged checkpoint" if found else ""
 
 
-def verified_resumable(models_dir: str) -> tuple[CheckpointInfo, list[str]]:
-    """The newest checkpoint that is whole to the last bit, and a line for each damaged one that it stands in for.
+def load_resumable(models_dir: str) -> tuple[Checkpoint, list[str]]:
+    """Load the newest checkpoint that can be resumed; also return a line for each damaged one that was skipped.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError if there is none.
     """
-    found = CheckpointStore(models_dir).resumable()
-    if found.info is None:
+    loaded = CheckpointStore(models_dir).load_for_resume()
+    if loaded.checkpoint is None:
         raise CheckpointError(
-            f"nothing to resume: no whole checkpoint in {models_dir}{in_words(found.damaged)}; start a new run"
+            f"nothing to resume: no valid checkpoint in {models_dir}{in_words(loaded.damaged)}; start a new run"
         )
-    return found.info, [damaged.error for damaged in found.damaged]
+    return loaded.checkpoint, [damaged.error for damaged in loaded.damaged]
 
 
 def in_words(damaged: list[DamagedCheckpoint]) -> str:

@@ -188,7 +188,7 @@ def require_whole(folder: Path, announced: list[Event]) -> None:
     """Every published checkpoint is whole, and a resume goes on at or after the last step that was announced."""
     for path in folder.glob("*.safetensors"):
         verify_checkpoint(path)
-    found, damaged = CheckpointStore(folder).resumable()
+    found, damaged = CheckpointStore(folder).load_for_resume()
     assert not damaged
     saved = [event["step"] for event in announced if event["event"] == "saved"]
     if saved:

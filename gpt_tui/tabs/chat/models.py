@@ -81,7 +81,7 @@ def _identity(info: CheckpointInfo) -> tuple[object, ...]:
 
 
 def _read(path: Path, name: str) -> LoadedModel:
-    checkpoint = read_checkpoint(path, moments=False)
+    checkpoint = read_checkpoint(path, optimizer_state=False)
     tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
     return LoadedModel(checkpoint.parameters, tokenizer, f"{name}, step {whole(checkpoint.state.step)}")
 
