@@ -1,11 +1,12 @@
-"""Builds the Cython modules. Everything else is in pyproject.toml.
+"""Build the Cython modules. All other packaging settings are in pyproject.toml.
 
-Each kernel is compiled once for each instruction-set level in `LEVELS`, into `gpt_core/kernels/<level>/`; the package
-picks one at import (`gpt_core/kernels/__init__.py`), so one wheel is fast on every machine of an architecture.
+Each kernel is compiled once per instruction-set level in `LEVELS`, into `gpt_core/kernels/<level>/`; the package
+chooses one at import (`gpt_core/kernels/_runtime`), so one wheel is fast on every machine of an architecture.
 
-Environment: GPT_TUI_BLAS=NAME links the pkg-config package NAME (openblas, say) in place of the one from the wheel.
-GPT_TUI_SANITIZE=1 builds for the address and undefined-behaviour sanitizers of gcc and clang, GPT_TUI_CHECK_BOUNDS=1
-with every index of an array checked by Cython (`.ci/run` shows the use of both).
+Environment variables:
+    GPT_TUI_BLAS=NAME: Link the pkg-config package NAME (for example openblas) instead of the scipy-openblas32 wheel.
+    GPT_TUI_SANITIZE=1: Build with the address and undefined-behaviour sanitizers of gcc and clang.
+    GPT_TUI_CHECK_BOUNDS=1: Let Cython check every array index. `.ci/run` uses this and the sanitizers.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 KERNELS = sorted(path.stem for path in Path("gpt_core/kernels").glob("*.pyx"))
-PLAIN = sorted(str(path) for path in [*Path("gpt_core").glob("*.pyx"), *Path("gpt_core/tokenizers").glob("*.pyx")])
+COMPILED_ONCE = sorted(
+    str(path) for folder in ("kernels/_runtime", "tokenizers") for path in Path("gpt_core", folder).glob("*.pyx")
+)
 SHARED_UTILITY = "gpt_core._cython_utility"
 HEADERS = sorted(str(path) for path in Path("gpt_core/kernels").glob("*.h"))
 GENERATED = Path("build/cython")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 MSVC = sys.platform == "win32"
 
-# level: compiler flags; the order is the order of preference, last first
+# Compiler flags of each level, slowest level first.
 LEVELS = {"baseline": []}
 if X86_64:
     LEVELS["x86_64_v3"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
     LEVELS["x86_64_v4"] = ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4"]
 
-# One level is enough to look for errors in: one with the matrix product of our own, where there is one.
-# The last -O and -g of a command line are the ones that count.
+# Checked builds have a single level: the first one that uses `matrix_product.h`, if any.
+# Of several -O and -g flags on a command line, the last one counts.
 SANITIZE = bool(os.environ.get("GPT_TUI_SANITIZE"))
 CHECK_BOUNDS = bool(os.environ.get("GPT_TUI_CHECK_BOUNDS"))
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",
@@ -49,16 +52,20 @@ DIRECTIVES = {
     "language_level": 3, "boundscheck": CHECK_BOUNDS, "wraparound": False, "initializedcheck": CHECK_BOUNDS,
     "cdivision": True, "binding": True, "embedsignature": True, "show_performance_hints": not CHECK_BOUNDS,
 }  # fmt: skip
-PLAIN_FLAGS = ["/O2"] if MSVC else ["-O3", "-g0"]
+BASE_FLAGS = ["/O2"] if MSVC else ["-O3", "-g0"]
 
-# Sums may be reordered and errno ignored, so that loops over exp and tanh vectorise. Nothing else of -ffast-math: NaN
-# and infinity keep their meaning, and the process is never switched to flush-to-zero.
-VECTORISE = ["/O2"] if MSVC else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math",
-                                  "-fno-signed-zeros", "-fno-strict-aliasing", "-g0"]  # fmt: skip
+# Let the compiler reorder sums and ignore errno, so that loops over exp and tanh vectorize. The rest of -ffast-math is
+# left out: NaN and infinity keep their meaning, and denormal numbers are not flushed to zero.
+KERNEL_FLAGS = ["/O2"] if MSVC else ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fassociative-math",
+                                     "-fno-signed-zeros", "-fno-strict-aliasing", "-g0"]  # fmt: skip
 
 
 def blas() -> dict[str, list]:
-    """Where cblas comes from: Accelerate on macOS, a named pkg-config package, else the scipy-openblas32 wheel."""
+    """Return the build options for cblas.
+
+    It comes from the pkg-config package that GPT_TUI_BLAS names, else from Accelerate on macOS and from the
+    scipy-openblas32 wheel elsewhere.
+    """
     if name := os.environ.get("GPT_TUI_BLAS"):
         words = subprocess.check_output(["pkg-config", "--cflags", "--libs", name], text=True).split()
         return {
@@ -83,25 +90,26 @@ def blas() -> dict[str, list]:
 
 
 class BuildExt(build_ext):
-    """build_ext that compiles in parallel, and with OpenMP where the compiler has it."""
+    """build_ext that compiles in parallel, and with OpenMP if the compiler supports it."""
 
     def initialize_options(self) -> None:
-        """As many compilers at once as there are cores."""
+        """Run one compiler per core."""
         super().initialize_options()
         self.parallel = os.cpu_count()
 
     def build_extensions(self) -> None:
-        """Adds the flags that depend on the compiler at hand."""
+        """Add the flags that depend on the compiler, then build."""
         if openmp := self.openmp_flag():
             for extension in self.extensions:
                 extension.extra_compile_args.append(openmp)
                 if not MSVC:
                     extension.extra_link_args.append(openmp)
         else:
-            print("gpt-tui: this compiler has no OpenMP: the kernels will use one thread", file=sys.stderr)
+            print("gpt-tui: this compiler does not support OpenMP; the kernels will use one thread", file=sys.stderr)
         if CHECK_BOUNDS and not MSVC:
             for extension in self.extensions:
-                extension.extra_compile_args.append("-Wno-maybe-uninitialized")  # of what Cython keeps for tracebacks
+                # caused by variables that Cython adds for tracebacks
+                extension.extra_compile_args.append("-Wno-maybe-uninitialized")
         if SANITIZE:
             for extension in self.extensions:
                 extension.extra_compile_args.extend(SANITIZER_FLAGS)
@@ -109,13 +117,13 @@ class BuildExt(build_ext):
         super().build_extensions()
 
     def copy_extensions_to_source(self) -> None:
-        """For builds in place. The folders of the levels are no packages, so nobody else makes them."""
+        """Create the folders of the levels, which are not packages, before an in-place build copies into them."""
         for level in LEVELS:
             Path("gpt_core/kernels", level).mkdir(exist_ok=True)
         super().copy_extensions_to_source()
 
     def openmp_flag(self) -> str | None:
-        """The flag that switches OpenMP on, or None where a small program with it does not compile."""
+        """Return the flag that enables OpenMP, or None if a small program does not compile with it."""
         flag = "/openmp" if MSVC else "-fopenmp"
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
@@ -128,37 +136,40 @@ class BuildExt(build_ext):
 
 
 def extensions() -> list[Extension]:
-    """The plain modules once, and every kernel once for each level."""
-    utility = Extension(SHARED_UTILITY, [SHARED_UTILITY.replace(".", "/") + ".c"], extra_compile_args=[*PLAIN_FLAGS])
-    plain = [Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], extra_compile_args=[*PLAIN_FLAGS])
-             for path in PLAIN]  # fmt: skip
+    """Return the extensions: one per tokenizer and runtime module, and one per kernel and level."""
+    utility = Extension(SHARED_UTILITY, [SHARED_UTILITY.replace(".", "/") + ".c"], extra_compile_args=[*BASE_FLAGS])
+    once = [
+        Extension(path.removesuffix(".pyx").replace(os.sep, "."), [path], extra_compile_args=[*BASE_FLAGS])
+        for path in COMPILED_ONCE
+    ]
     kernels = [Extension(f"gpt_core.kernels.{name}", [f"gpt_core/kernels/{name}.pyx"]) for name in KERNELS]
-    once = cythonize(
-        [utility, *plain, *kernels],
+    generated = cythonize(
+        [utility, *once, *kernels],
         build_dir=str(GENERATED),
         shared_utility_qualified_name=SHARED_UTILITY,
         compiler_directives=DIRECTIVES,
         nthreads=0,
     )
-    built = [extension for extension in once if ".kernels." not in extension.name]
-    for kernel in (extension for extension in once if ".kernels." in extension.name):
+    kernel_names = {kernel.name for kernel in kernels}
+    built = [extension for extension in generated if extension.name not in kernel_names]
+    for kernel in (extension for extension in generated if extension.name in kernel_names):
         name = kernel.name.rpartition(".")[2]
         for level, flags in LEVELS.items():
-            # a copy for each level, because object files are named after their source
+            # One copy per level, because object files are named after their source.
             source = GENERATED / level / f"{name}.c"
             source.parent.mkdir(parents=True, exist_ok=True)
             if not source.exists() or source.read_bytes() != Path(kernel.sources[0]).read_bytes():
                 shutil.copyfile(kernel.sources[0], source)
             options = blas()
-            options["extra_compile_args"] = [*options.get("extra_compile_args", []), *VECTORISE, *flags]
-            if name == "gemm" and not MSVC:  # its sums keep their order, so that their bits do not depend on the tile
+            options["extra_compile_args"] = [*options.get("extra_compile_args", []), *KERNEL_FLAGS, *flags]
+            if name == "gemm" and not MSVC:  # sums in a fixed order, so that their bits do not depend on the tile
                 options["extra_compile_args"].append("-fno-associative-math")
             options["include_dirs"] = [*options.get("include_dirs", []), "gpt_core/kernels"]
             built.append(Extension(f"gpt_core.kernels.{level}.{name}", [str(source)], depends=HEADERS, **options))
     return built
 
 
-# the default corpus is a package beside the others, so that it is installed with them (`package-dir` in pyproject.toml)
+# The default corpus is installed as the package gpt_core.data (`package-dir` in pyproject.toml).
 PACKAGES = [*find_packages(include=["gpt_core*", "gpt_tui*"]), "gpt_core.data"]
 
 setup(packages=PACKAGES, ext_modules=extensions(), cmdclass={"build_ext": BuildExt})

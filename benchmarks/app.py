@@ -1,4 +1,4 @@
-"""What the app costs and how fast it answers: key to paint while `mini` trains on every core, and training beside it.
+"""Key latency of the app while `mini` trains on every core, and the cost of the app in training throughput.
 
     python benchmarks/app.py [keys|cost] [--rounds N] [--json]
 
@@ -38,7 +38,7 @@ LEFT_OUT_S, MEASURED_S = 6.0, 20.0
 
 
 class Press(NamedTuple):
-    """Keys as a terminal sends them, and what is drawn because of them and for no other reason.
+    """Keys as a terminal sends them, and text that is drawn only in response to them.
 
     Escape is not measured: what it means is known only when nothing has followed it for a tenth of a second.
     """
@@ -67,7 +67,7 @@ TOUR = (
 
 
 class Terminal:
-    """A program in a pseudo terminal that is read as fast as it writes."""
+    """A program in a pseudo terminal whose output is read without delay."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self._leader, follower = pty.openpty()
@@ -80,11 +80,11 @@ class Terminal:
         os.close(follower)
 
     def press(self, keys: str) -> None:
-        """Types."""
+        """Send the key."""
         os.write(self._leader, keys.encode())
 
     def until(self, words: str, most_s: float) -> float:
-        """Seconds until the program has drawn the words. Raises TimeoutError."""
+        """Return the seconds until the program has drawn `words`; raise TimeoutError if it does not."""
         started, seen, wanted = time.perf_counter(), b"", words.encode()
         while (passed := time.perf_counter() - started) < most_s:
             seen = (seen + self._read(most_s - passed))[-1_000_000:]
@@ -93,7 +93,7 @@ class Terminal:
         raise TimeoutError(f"{words!r} was not drawn within {most_s:g} s: {seen[-2000:]!r}")
 
     def read_for(self, seconds: float) -> None:
-        """Reads and forgets."""
+        """Read and discard output."""
         end = time.perf_counter() + seconds
         while (left := end - time.perf_counter()) > 0:
             self._read(left)
@@ -104,7 +104,7 @@ class Terminal:
         return b""
 
     def end(self) -> None:
-        """Ctrl+C, and the end of the program."""
+        """Send Ctrl+C and wait for the program to exit."""
         self.press("\x03")
         while self.process.poll() is None:
             try:
@@ -117,7 +117,7 @@ class Terminal:
 
 @contextmanager
 def app(*options: str) -> Iterator[tuple[Terminal, Path]]:
-    """The app, training, in a folder of its own."""
+    """Start the app in a new folder and yield it once it trains."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gpt_tui", "--overwrite", *options]
         terminal = Terminal(command, Path(folder))
@@ -132,7 +132,7 @@ def app(*options: str) -> Iterator[tuple[Terminal, Path]]:
 
 
 def key_to_paint(preset: str, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds from key to paint, by what the key does."""
+    """Return milliseconds from key to paint, by action."""
     found: dict[str, list[float]] = {}
     with app("--preset", preset) as (terminal, log):
         while not any(isinstance(event, StepCompleted) for event in read_metrics(log)):
@@ -151,7 +151,7 @@ def key_to_paint(preset: str, rounds: int) -> dict[str, list[float]]:
 
 
 def keys_report(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Count, median and 99th percentile, by key and of all."""
+    """Return count, median and 99th percentile, per action and overall."""
     every = [value for values in found.values() for value in values]
     return {
         name: {
@@ -167,7 +167,7 @@ def keys_report(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def tokens_per_s(log: Path) -> float:
-    """Of a run, between its LEFT_OUT_S-th second and MEASURED_S later."""
+    """Return the throughput of a run for MEASURED_S seconds, after the first LEFT_OUT_S seconds."""
     steps = [event for event in read_metrics(log) if isinstance(event, StepCompleted)]
     first = next(step for step in steps if step.elapsed_s >= LEFT_OUT_S)
     last = [step for step in steps if step.elapsed_s <= LEFT_OUT_S + MEASURED_S][-1]
@@ -175,7 +175,7 @@ def tokens_per_s(log: Path) -> float:
 
 
 def one_headless(preset: str) -> float:
-    """Tokens a second of a headless run."""
+    """Return tokens per second of a headless run."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "gpt_tui", "--train-only", "--preset", preset]
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -186,14 +186,14 @@ def one_headless(preset: str) -> float:
 
 
 def one_in_app(preset: str) -> float:
-    """Tokens a second in the app."""
+    """Return tokens per second in the app."""
     with app("--preset", preset) as (terminal, log):
         terminal.read_for(LEFT_OUT_S + MEASURED_S + 5)
         return tokens_per_s(log)
 
 
 def cost(preset: str, rounds: int) -> dict[str, float]:
-    """Medians of both, measured in turn, and what the app costs."""
+    """Measure both in turn; return their medians and the cost of the app."""
     headless, in_app = [], []
     for number in range(rounds):
         headless.append(one_headless(preset))
@@ -208,7 +208,7 @@ def cost(preset: str, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["keys", "cost"])
     parser.add_argument("--preset", help="default: mini for keys, nano for cost")

@@ -1,4 +1,4 @@
-"""Reading a prompt and decoding from the KV cache, side by side with PyTorch, and held to the machine's limits.
+"""Prompt processing and decoding with a KV cache, compared with PyTorch and with the limits of the hardware.
 
     python benchmarks/decoding.py --preset mini --peer-python /path/to/a/python/with/torch
 
@@ -24,20 +24,20 @@ HERE = Path(__file__).parent
 
 
 def run(python: str, program: str, options: dict[str, int]) -> dict:
-    """What one of the two programs prints."""
+    """Run one of the two programs and return its figures."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     done = subprocess.run([python, str(HERE / program), *words], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def medians(rounds: list[dict]) -> dict[str, float]:
-    """The median of each number over the rounds."""
+    """Return the median of each figure over the rounds."""
     numbers = [name for name, value in rounds[0].items() if isinstance(value, float)]
     return {name: statistics.median(one[name] for one in rounds) for name in numbers}
 
 
 def measured(shape: ModelShape, rounds: int, threads: int, peer_python: str) -> dict:
-    """Both programs in turn; the peer is left out where there is no Python for it."""
+    """Run both programs in turn; skip PyTorch if no Python is given for it."""
     sizes = {name: getattr(shape, name) for name in shape.__struct_fields__} | {"threads": threads}
     lengths = {"prompt": prompt_tokens(shape), "decoded": decoded_tokens(shape)}
     own: list[dict] = []
@@ -57,7 +57,7 @@ def measured(shape: ModelShape, rounds: int, threads: int, peer_python: str) -> 
 
 
 def main() -> None:
-    """Measures and prints a table, or with --json one object."""
+    """Measure and print a table, or with --json one object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=[*PRESETS], default="mini")
     parser.add_argument("--peer-python", default="", help="a Python that has torch (default: without the peer)")

@@ -1,4 +1,4 @@
-"""What an evaluation takes beside the forward pass alone: loss and likeliest token of every position are the rest.
+"""Time of an evaluation relative to its forward pass; the rest is loss and most likely token of each position.
 
     python benchmarks/evaluation.py [--preset nano|micro|mini] [--rounds N]
 
@@ -22,7 +22,7 @@ from gpt_core.model.parameters import initial_parameters
 
 
 def main() -> None:
-    """Measures, and prints a line."""
+    """Measure and print a line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="micro")
     parser.add_argument("--rounds", type=int, default=20)
@@ -36,7 +36,7 @@ def main() -> None:
     def forward() -> None:
         deque(gpt._logits_by_rows(gpt._forward(tokens)), maxlen=0)
 
-    ways: tuple[Callable[[], object], ...] = (forward, lambda: gpt.score(tokens, targets))
+    ways: tuple[Callable[[], object], ...] = (forward, lambda: gpt.evaluate(tokens, targets))
     seconds: list[list[float]] = [[], []]
     for _ in range(options.rounds + 1):
         for way, taken in zip(ways, seconds, strict=True):

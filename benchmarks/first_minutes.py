@@ -1,4 +1,4 @@
-"""What a new user gets: bits a byte of held-out text after the first minutes of training, and a few generated lines.
+"""First minutes of training: bits per byte of held-out text, and a few generated lines.
 
     python benchmarks/first_minutes.py [--preset nano] [--minutes 1 3] [--threads N]
 
@@ -18,13 +18,14 @@ from gpt_core.config.resolve import resolve
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training.events import EvalCompleted, StepCompleted
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 
 PROMPTS = ("It was", "She ", '"My dear')
 
 
 def main() -> None:
-    """Trains until the last of the minutes and prints a line for each evaluation asked for."""
+    """Train for the requested minutes and print a line per evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 3.0])
@@ -34,7 +35,7 @@ def main() -> None:
     settings = resolve(preset=options.preset, options={"threads": options.threads}).settings
     with tempfile.TemporaryDirectory() as folder:
         settings = msgspec.structs.replace(settings, models_dir=str(Path(folder, "models")))
-        trainer = open_run(settings, preset_name=options.preset)
+        trainer = open_run(RunRequest(settings, options.preset))
         asked: tuple[int, float] | None = None  # step and minutes
         for event in trainer.events():
             if isinstance(event, StepCompleted) and asked is None and event.elapsed_s >= 60 * waiting[0]:

@@ -1,4 +1,4 @@
-"""Reading a prompt and decoding with this project, on random tokens: the counterpart of `pytorch_decoding.py`.
+"""Prompt processing and decoding with this project on random tokens: the counterpart of `pytorch_decoding.py`.
 
 Prints one line of JSON; the machine's own limits are measured in between.
 """
@@ -14,7 +14,7 @@ from gpt_core.bench.benchmark import decoded_tokens, measure_inference, prompt_r
 from gpt_core.bench.hardware import sgemm_meter
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import LEVEL, threads
-from gpt_core.model import flops
+from gpt_core.model.memory import decode_bytes
 from gpt_core.model.parameters import initial_parameters
 
 SHAPE_FIELDS = ModelShape.__struct_fields__
@@ -22,7 +22,7 @@ GAUGE_S = 0.5
 
 
 def main() -> None:
-    """Medians of a few rounds."""
+    """Measure a few rounds and print their medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (*SHAPE_FIELDS, "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
@@ -35,11 +35,11 @@ def main() -> None:
     sgemm.repeat_until(GAUGE_S)
     reading = measure_inference(initial_parameters(shape, 0), tokens.tolist(), lambda _words, _share: None)
     sgemm.repeat_until(2 * GAUGE_S)
-    read = flops.decode_bytes(shape, prompt + decoded // 2) / reading.token_s
+    read = decode_bytes(shape, prompt + decoded // 2) / reading.token_s
     figures = {
         "prompt_s": reading.prompt_s, "token_s": reading.token_s, "level": LEVEL,
         "sgemm_share": prompt_result(shape, reading.prompt_s, sgemm.rate).sgemm_share,
-        "read_share": read / reading.memory, "read_gb_per_s": reading.memory / 1e9,
+        "read_share": read / reading.bytes_per_s, "read_gb_per_s": reading.bytes_per_s / 1e9,
         "sgemm_gflop_per_s": sgemm.rate / 1e9,
     }  # fmt: skip
     print(json.dumps(figures))

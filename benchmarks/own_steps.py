@@ -1,4 +1,4 @@
-"""Whole training steps of this project on random tokens: the counterpart of `pytorch_peer.py`, with the same output."""
+"""Training steps of this project on random tokens: the counterpart of `pytorch_peer.py`, with the same output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPE_FIELDS = ModelShape.__struct_fields__
 
 
 def main() -> None:
-    """Times forward, backward, clipping and AdamW; the first step is a warm-up."""
+    """Time forward, backward, clipping and AdamW; the first step is a warmup."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (*SHAPE_FIELDS, "batch", "steps", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)

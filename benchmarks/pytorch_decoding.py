@@ -1,4 +1,4 @@
-"""Reading a prompt and decoding with the same model in PyTorch on the CPU: eager float32, a preallocated KV cache.
+"""Prompt processing and decoding with the same model in PyTorch on the CPU: eager float32, preallocated KV cache.
 
 Run by `benchmarks/decoding.py`, in an environment of its own that has torch; prints one line of JSON.
 """
@@ -32,7 +32,7 @@ def read_block(block: Block, x: torch.Tensor, keys: torch.Tensor, values: torch.
 
 
 def read(model: PeerGPT, tokens: torch.Tensor, cache: list[tuple[torch.Tensor, torch.Tensor]], start: int) -> None:
-    """Reads tokens (1, T), to the logits of the last one."""
+    """Process tokens (1, T) and return the logits of the last one."""
     x = model.wte(tokens) + model.wpe.weight[start : start + tokens.shape[1]]
     for block, (keys, values) in zip(model.blocks, cache, strict=True):
         x = read_block(block, x, keys, values, start)
@@ -41,7 +41,7 @@ def read(model: PeerGPT, tokens: torch.Tensor, cache: list[tuple[torch.Tensor, t
 
 @torch.inference_mode()
 def main() -> None:
-    """Medians of a few rounds of reading the prompt and decoding the tokens after it."""
+    """Measure a few rounds of prompt processing and decoding, and print their medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (
         "d_model",

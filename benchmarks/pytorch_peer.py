@@ -1,4 +1,4 @@
-"""The same model in PyTorch on the CPU, as a peer to measure against: GPT-2's arrangement, AdamW, clipping, float32.
+"""The same model in PyTorch on the CPU, for comparison: GPT-2 architecture, AdamW, gradient clipping, float32.
 
 Run by `benchmarks/training.py`, in an environment of its own that has torch; prints one line of JSON.
 """
@@ -62,7 +62,7 @@ class PeerGPT(nn.Module):
 
 
 def main() -> None:
-    """Times whole steps and prints {"seconds": [...], "peak_bytes", "loss"}; the first step is a warm-up."""
+    """Time complete steps and print {"seconds": [...], "peak_bytes", "loss"}; the first step is a warmup."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers", "batch", "steps", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)

@@ -1,4 +1,4 @@
-"""How long a save holds up training, beside a save that training waits for.
+"""Delay of training by a background save, compared with a synchronous save.
 
     python benchmarks/saving.py --preset mini
 
@@ -25,6 +25,7 @@ from gpt_core.config.presets import PRESETS
 from gpt_core.config.resolve import resolve
 from gpt_core.formats.checkpoint import checkpoint_bytes
 from gpt_core.training import events as ev
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
@@ -32,7 +33,7 @@ WAYS = ("no save", "beside training", "waited for")
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each way (default: 5)")
@@ -45,7 +46,7 @@ def main() -> None:
             assignments=[*options.assignments, "eval_every_steps=0", "save_every_steps=0", "save_every_minutes=0"],
             options={"models_dir": str(Path(folder, "models"))},
         ).settings
-        trainer = open_run(settings, preset_name=options.preset)
+        trainer = open_run(RunRequest(settings, options.preset))
         size_mb = checkpoint_bytes(settings) / 1e6
         print(f"{options.preset}: {size_mb:,.0f} MB a checkpoint, {options.rounds} rounds, medians")
         took_s, still_s = measured(trainer, options.rounds)
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of steps of each way, by turns, and how many of them were spent waiting for a save.
+    """Return seconds of steps for each way of saving, in turn, and the seconds spent waiting for a save.
 
     A step is measured from one boundary to the next, a save at the first of them included.
     """
@@ -96,19 +97,19 @@ def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dic
 
 
 def wait_for_step(events: object) -> None:
-    """Until the next step is told."""
+    """Advance to the next step event."""
     while not isinstance(next(events), ev.StepCompleted):  # type: ignore[call-overload]
         pass
 
 
 def save_and_wait(trainer: Trainer) -> None:
-    """A save as it would be without a thread."""
+    """Save synchronously, without a thread."""
     for _ in trainer._saver.save_if_new("latest"):
         pass
 
 
 def parts_of_a_save(trainer: Trainer, path: Path) -> dict[str, float]:
-    """Seconds of what a save does, each by itself: medians of three."""
+    """Return the seconds of each part of a save: medians of three."""
     tensors = [parameters.flat for parameters in (trainer.parameters, *trainer.run.optimizer.state.values())]
     chunks = [flat[at : at + (1 << 18)] for flat in tensors for at in range(0, flat.size, 1 << 18)]
 
@@ -130,7 +131,7 @@ def parts_of_a_save(trainer: Trainer, path: Path) -> dict[str, float]:
 
 
 def median_s(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
-    """Median seconds of three times."""
+    """Return the median seconds of three calls."""
     took_s = []
     for _ in range(3):
         before()

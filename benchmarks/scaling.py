@@ -1,4 +1,4 @@
-"""How the cost of a training step grows with context, batch, layers and threads: a table, and a picture, scaling.svg.
+"""Cost of a training step over context length, batch size, layers and threads: a table, and the picture scaling.svg.
 
     python benchmarks/scaling.py [--steps N] [--processor-time] [--json]
 
@@ -34,7 +34,7 @@ SHOWN = (("1,000 tokens/s", "tokens_per_s", 1000), ("GFLOP/s", "gflop_per_s", 1)
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One run. `gflop_per_s` counts the model's arithmetic (`gpt_core.model.flops`)."""
+    """Figures of one run. `gflop_per_s` counts the model's arithmetic (`gpt_core.model.flops`)."""
 
     value: int
     tokens_per_s: float
@@ -43,7 +43,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 def measured(name: str, value: int, steps: int, processor_time: bool) -> Point:
-    """The median step with one number changed."""
+    """Measure the median step with one number changed."""
     shape = msgspec.structs.replace(SHAPE, **{name: value}) if name in SHAPE.__struct_fields__ else SHAPE
     batch = {"batch": value, "seq_len": 1}.get(name, BATCH)
     threads = value if name == "threads" else 1 if processor_time else available_cores()
@@ -55,7 +55,7 @@ def measured(name: str, value: int, steps: int, processor_time: bool) -> Point:
 
 
 def plot(title: str, names: list[int], heights: list[float], left: int, top: int) -> str:
-    """One panel of the picture: the heights from 0 up, over the changed number."""
+    """Return one panel of the picture: values from 0 up over the changed number."""
     highest = max(heights)
     spread = max(1, len(names) - 1)
     bottom = top + HEIGHT
@@ -78,7 +78,7 @@ def plot(title: str, names: list[int], heights: list[float], left: int, top: int
 
 
 def picture(sweeps: dict[str, list[Point]]) -> str:
-    """A row of panels for each of what is measured, a column for each number that is changed, as SVG."""
+    """Return the picture as SVG: a row of panels per measured quantity, a column per changed number."""
     panels = [
         plot(f"{what}: {title}", [p.value for p in points], [getattr(p, field) / unit for p in points], WIDTH * i, row)
         for row, (what, field, unit) in zip(range(0, 3 * ROW, ROW), SHOWN, strict=True)
@@ -93,7 +93,7 @@ def picture(sweeps: dict[str, list[Point]]) -> str:
 
 
 def main() -> None:
-    """Measures everything, prints the table and writes the picture."""
+    """Measure, print the table and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5, help="steps of each point, after one that is not counted")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""How long a start takes: the help, the app's first paint, and a run's weights, each from the start of the process.
+"""Startup time: the help text, the first paint of the app, and the first event of a run.
 
     python benchmarks/start.py [--rounds N] [--json]
 
@@ -30,14 +30,14 @@ MOST_S = 120.0
 
 
 class Taken(NamedTuple):
-    """Seconds from the start of a process to what was waited for, and the processor time it had used by then."""
+    """Seconds from the start of a process to an event, and the CPU time used by then."""
 
     elapsed_s: float
     processor_s: float | None
 
 
 def help_shown(folder: Path) -> Taken:
-    """`gpt-tui --help`, to its end."""
+    """Measure `gpt-tui --help`."""
     started, before = time.perf_counter(), os.times()
     subprocess.run([*PROGRAM, "--help"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
@@ -46,7 +46,7 @@ def help_shown(folder: Path) -> Taken:
 
 
 def first_paint(folder: Path) -> Taken:
-    """The app, until its first screen is there."""
+    """Measure the app until its first screen is drawn."""
     started = time.perf_counter()
     terminal = Terminal([*PROGRAM, "--models-dir", str(folder / "models")], folder)
     try:
@@ -58,7 +58,7 @@ def first_paint(folder: Path) -> Taken:
 
 
 def weights_ready(folder: Path) -> Taken:
-    """A headless run of `mini`, until its first event."""
+    """Measure a headless run of `mini` until its first event."""
     command = [*PROGRAM, "--train-only", "--json", "--preset", "mini", "--models-dir", str(folder / "models")]
     started = time.perf_counter()
     with subprocess.Popen([*command, "--overwrite"], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
@@ -73,7 +73,7 @@ def weights_ready(folder: Path) -> Taken:
 
 
 def processor_seconds(pid: int) -> float | None:
-    """Processor time that a running process has used; None where the system does not tell."""
+    """Return the CPU time of a running process; None where the system does not report it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -85,7 +85,7 @@ MEASURED: dict[str, Callable[[Path], Taken]] = {"help": help_shown, "paint": fir
 
 
 def main() -> None:
-    """Measures in turn and prints medians, or with --json one object."""
+    """Measure in turn and print medians, or with --json one object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")

@@ -1,4 +1,4 @@
-"""Tiny overfit as a user starts it: the loss it ends at, and how many of its lines it then writes out by heart.
+"""Tiny overfit from the command line: its final loss, and how many of its lines the model reproduces.
 
     python benchmarks/tiny_overfit.py [--preset nano]
 
@@ -20,6 +20,7 @@ from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.text.documents import first_lines
 from gpt_core.training.events import StepCompleted
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run, text_files
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=100)
@@ -27,14 +28,14 @@ LAST_STEPS = 50  # the loss is the mean over so many
 
 
 def main() -> None:
-    """Trains, asks for each line and prints two figures."""
+    """Train, generate each line and print two figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nano")
     options = parser.parse_args()
     settings = resolve(preset=options.preset, assignments=["overfit_tiny=true"]).settings
     with tempfile.TemporaryDirectory() as folder:
         settings = msgspec.structs.replace(settings, models_dir=str(Path(folder, "models")))
-        trainer = open_run(settings, preset_name=options.preset)
+        trainer = open_run(RunRequest(settings, options.preset))
         losses = [event.loss for event in trainer.events() if isinstance(event, StepCompleted)]
     generator = Generator(trainer.parameters, trainer.tokenizer)
     lines = [line.decode() for line in first_lines(text_files(settings)[0], settings.overfit_lines)]

@@ -1,4 +1,4 @@
-"""How fast a vocabulary is chosen and a text encoded, on one thread, and the memory that takes.
+"""Speed and memory of choosing a vocabulary and encoding a text, on one thread.
 
     python benchmarks/tokenizer.py [--megabytes 100] [--vocab 16384] [--json]
 
@@ -25,7 +25,7 @@ EXCHANGED = 0.05  # of the words
 
 
 def write_text(path: Path, size: int) -> None:
-    """A text of about `size` bytes; the same one each time."""
+    """Return a text of about `size` bytes, the same on each call."""
     chance = random.Random(0)
     paragraphs = find_training_text().read_bytes().split(b"\n\n")
     words = sorted({word for paragraph in paragraphs for word in paragraph.split()})
@@ -43,7 +43,7 @@ def write_text(path: Path, size: int) -> None:
 
 
 def measured(path: Path, vocab_size: int) -> dict[str, float]:
-    """The figures of one text."""
+    """Return the figures of one text."""
     began, started = peak_memory() or 0, time.process_time()
     tokenizer = load_or_train_tokenizer(path, vocab_size, cache_dir=path.parent)
     trained_s, trained_peak = time.process_time() - started, peak_memory() or 0
@@ -65,7 +65,7 @@ def measured(path: Path, vocab_size: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures and prints lines, or with --json one object."""
+    """Measure and print lines, or with --json one object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=100)
     parser.add_argument("--vocab", type=int, default=16_384)

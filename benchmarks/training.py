@@ -1,4 +1,4 @@
-"""Training steps of this project and of PyTorch in turn, A B A B, on the same machine: the ratio of the medians.
+"""Training steps of this project and of PyTorch in turn (A B A B) on one machine: the ratio of the medians.
 
     python benchmarks/training.py [--shape mini|micro|nano|nanogpt] [--peer-python PATH] [--compile] [--rounds N]
 
@@ -25,7 +25,7 @@ NANOGPT = ModelShape(d_model=128, hidden_size=512, vocab_size=65, num_heads=4, s
 
 
 def shape_and_batch(name: str) -> tuple[ModelShape, int, int]:
-    """The model's shape, the sequences in a step, and how many of them the project computes at once."""
+    """Return the shape of the model, sequences per step, and sequences computed at once."""
     if name == "nanogpt":
         return NANOGPT, 12, 12
     settings = preset(name)
@@ -33,7 +33,7 @@ def shape_and_batch(name: str) -> tuple[ModelShape, int, int]:
 
 
 def run(python: str, program: str, shape: ModelShape, batch: int, steps: int, threads: int, *more: str) -> dict:
-    """What one of the two programs prints."""
+    """Run one of the two programs and return its figures."""
     options = {name: getattr(shape, name) for name in shape.__struct_fields__}
     options |= {"batch": batch, "steps": steps, "threads": threads}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -43,7 +43,7 @@ def run(python: str, program: str, shape: ModelShape, batch: int, steps: int, th
 
 
 def main() -> None:
-    """Measures and prints a table, or with --json one object."""
+    """Measure and print a table, or with --json one object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=["nano", "micro", "mini", "nanogpt"], default="mini")
     parser.add_argument("--peer-python", default=sys.executable)

@@ -1,9 +1,9 @@
-"""Makes the README's pictures: the real app, training the nano preset on the text that ships with it.
+"""Make the pictures of the README: the app training the nano preset on the bundled text.
 
     python docs/make_pictures.py [--seconds 60]
 
-Needs Pillow and the DejaVu Sans Mono font. Runs the app in a terminal of its own making, presses its keys, and draws
-what is on that screen cell by cell.
+Needs Pillow and the DejaVu Sans Mono font. Runs the app headless, presses its keys, and draws its
+screen cell by cell.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ HERE = Path(__file__).resolve().parent
 SIZE = (120, 36)
 CELL_WIDTH, CELL_HEIGHT = 10, 21
 FONT_SIZE = 16
-Colour = tuple[int, int, int]
-# the dots of a braille character, bit by bit: column and row
+Color = tuple[int, int, int]
+# column and row of the dot of each bit of a braille character
 BRAILLE_DOTS = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (0, 3), (1, 3))
-# which halves of the cell's cross a box-drawing character has: up, right, down, left
+# arms of each box-drawing character from the center of the cell: up, right, down, left
 BOX_ARMS = {
     "─": "rl", "│": "ud", "╭": "rd", "╮": "ld", "╰": "ur", "╯": "ul", "━": "rl", "┈": "rl", "▏": "ud",
     "┌": "rd", "┐": "ld", "└": "ur", "┘": "ul", "├": "udr", "┤": "udl", "┬": "rld", "┴": "rlu", "╸": "l", "╺": "r",
 }  # fmt: skip
-# runs to lay over each other: the folder and what it sets otherwise
+# runs to compare: folder and changed settings
 OTHER_RUNS = {
     "runs/low-rate": ("attn_lr=3e-4", "mlp_lr=3e-4", "norm_lr=3e-4", "pos_lr=3e-4", "unembed_lr=3e-4"),
     "runs/two-layers": ("layers=2",),
@@ -44,14 +44,14 @@ OTHER_RUNS = {
 
 
 def font(bold: bool) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans Mono, which has nearly all the characters; braille and boxes are drawn."""
+    """Return DejaVu Sans Mono; braille and box-drawing characters are drawn as shapes instead."""
     return ImageFont.truetype(f"DejaVuSansMono{'-Bold' if bold else ''}.ttf", FONT_SIZE)
 
 
-def colours(style: Style | None) -> tuple[Colour, Colour]:
-    """Foreground and background of a cell."""
-    front: Colour = (220, 220, 220)
-    back: Colour = (0, 0, 0)
+def colors(style: Style | None) -> tuple[Color, Color]:
+    """Return foreground and background of a cell."""
+    front: Color = (220, 220, 220)
+    back: Color = (0, 0, 0)
     if style is not None:
         if style.color is not None and not style.color.is_default:
             front = tuple(style.color.get_truecolor())  # type: ignore[assignment]
@@ -65,8 +65,8 @@ def colours(style: Style | None) -> tuple[Colour, Colour]:
 
 
 def draw_cell(draw: ImageDraw.ImageDraw, x: int, y: int, character: str, style: Style | None) -> None:
-    """One character with its colours, at pixel (x, y)."""
-    front, back = colours(style)
+    """Draw one character with its colors at pixel (x, y)."""
+    front, back = colors(style)
     draw.rectangle((x, y, x + CELL_WIDTH - 1, y + CELL_HEIGHT - 1), fill=back)
     middle_x, middle_y = x + CELL_WIDTH // 2, y + CELL_HEIGHT // 2
     if 0x2800 <= ord(character) <= 0x28FF:
@@ -86,7 +86,7 @@ def draw_cell(draw: ImageDraw.ImageDraw, x: int, y: int, character: str, style: 
         }
         for arm in arms:
             if character == "┈" and arm == "l":
-                continue  # a broken line: every other half
+                continue  # dashed: draw one half only
             draw.line((middle_x, middle_y, *ends[arm]), fill=front, width=3 if character == "━" else 1)
     elif character == "█":
         draw.rectangle((x, y, x + CELL_WIDTH - 1, y + CELL_HEIGHT - 1), fill=front)
@@ -95,7 +95,7 @@ def draw_cell(draw: ImageDraw.ImageDraw, x: int, y: int, character: str, style: 
 
 
 def save_picture(app: GptApp, path: Path) -> None:
-    """Draws the app's screen into a PNG file."""
+    """Save the screen of the app as a PNG file."""
     width, height = app.size
     image = Image.new("RGB", (width * CELL_WIDTH, height * CELL_HEIGHT))
     draw = ImageDraw.Draw(image)
@@ -110,13 +110,13 @@ def save_picture(app: GptApp, path: Path) -> None:
 
 
 async def reply_to(app: GptApp, pilot: Pilot[None], prompt: str, seconds: float) -> None:
-    """Types a prompt in the chat and waits."""
+    """Send a prompt in the chat and wait."""
     await pilot.press(*prompt, "enter")
     await pilot.pause(seconds)
 
 
 def train_others() -> None:
-    """Two short headless runs."""
+    """Train two short headless runs."""
     for folder, assignments in OTHER_RUNS.items():
         words = [word for assignment in (*assignments, "eval_every_steps=200") for word in ("--set", assignment)]
         command = [sys.executable, "-m", "gpt_tui", "--train-only", "--max-steps", "1200", "--models-dir", folder]
@@ -124,7 +124,7 @@ def train_others() -> None:
 
 
 async def make_pictures(seconds: float) -> None:
-    """Trains for so long and takes a picture of the tabs."""
+    """Train for `seconds` and save a picture of each tab."""
     resolved = resolve(preset="nano", assignments=["eval_every_steps=200"])
     app = GptApp(resolved.settings, resolved.preset)
     async with app.run_test(size=SIZE) as pilot:
@@ -150,9 +150,9 @@ async def make_pictures(seconds: float) -> None:
 
 
 def main() -> None:
-    """Makes the pictures."""
+    """Make the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of training before the first picture")
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of training before the first picture")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PYTHONPATH"] = str(HERE.parent)

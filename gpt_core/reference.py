@@ -1,15 +1,21 @@
-"""The whole model, forward and backward, in NumPy float64: short enough to learn from, slow, and the yardstick.
+"""The complete model, forward and backward, in NumPy float64: short and readable, but slow.
 
-The compiled kernels are held to these functions, and these functions to central differences (`gpt_core.gradcheck`).
+Tests compare the compiled kernels with these functions, and these functions with central differences
+(`gpt_core.gradcheck`).
 
-Shapes: B batch, T time, C channels, H heads, D head size (C = H D), F hidden, V vocabulary, L layers.
-Each forward stands directly above its backward. A backward takes `d_y`, the gradient of the loss with respect to what
-the forward returned, and the forward's inputs; it computes again what else it needs of the forward, and returns the
-gradients with respect to those inputs, in their order. `d_<name>` has the shape of <name>.
+Shapes: B batch size, T sequence length, C channels, H heads, D head size (C = H D), F hidden size, V vocabulary size,
+L layers.
+
+Each forward function is directly above its backward function. A backward function takes `d_y`, the gradient of the loss
+with respect to the forward's result, and the forward's inputs. It recomputes what else it needs, and returns the
+gradients with respect to those inputs, in their order. `d_<name>` has the shape of `<name>`.
 
 Papers: Vaswani et al. 2017, "Attention Is All You Need" (attention, residual blocks); Radford et al. 2019, "Language
-Models are Unsupervised Multitask Learners" (GPT-2: norms before the sublayers, a last norm, learned positions).
+Models are Unsupervised Multitask Learners" (GPT-2: norms before the sublayers, a final norm, learned positions); Dao
+et al. 2022, "FlashAttention", and Dao 2023, "FlashAttention-2" (attention in tiles).
 """
+
+# ruff: noqa: E741  (l and O are FlashAttention's symbols)
 
 from __future__ import annotations
 
@@ -31,7 +37,7 @@ NO_TARGET = -1
 
 
 def parameter_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model: its name in Hugging Face's `GPT2LMHeadModel`, and its shape, in the model's order."""
+    """Return the shape of every tensor, in the model's order, by its name in Hugging Face's `GPT2LMHeadModel`."""
     C, F = shape.d_model, shape.hidden_size
     block = {
         "ln_1.weight": (C,), "ln_1.bias": (C,),
@@ -42,7 +48,7 @@ def parameter_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         "mlp.c_proj.weight": (F, C), "mlp.c_proj.bias": (C,),
     }  # fmt: skip
     return {
-        "wte.weight": (shape.vocab_size, C),  # reads the tokens and, tied, writes the logits
+        "wte.weight": (shape.vocab_size, C),  # token embedding and, tied, output projection
         "wpe.weight": (shape.seq_len, C),
         **{f"h.{layer}.{name}": size for layer in range(shape.layers) for name, size in block.items()},
         "ln_f.weight": (C,), "ln_f.bias": (C,),
@@ -50,7 +56,10 @@ def parameter_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
 
 
 def initial_parameters(shape: ModelShape, seed: int) -> Tensors:
-    """GPT-2's start (Radford 2019): normal, std 0.02; the two projections into the residual stream 0.02 / sqrt(2 L)."""
+    """Return GPT-2's initial values (Radford et al. 2019): biases 0, norm weights 1, all others normal with std 0.02.
+
+    The two projections into the residual stream have std 0.02 / sqrt(2 L).
+    """
     random = np.random.default_rng(seed)
     parameters: Tensors = {}
     for name, size in parameter_shapes(shape).items():
@@ -65,12 +74,15 @@ def initial_parameters(shape: ModelShape, seed: int) -> Tensors:
 
 
 def embedding_forward(tokens: Ids, token_table: Array, position_table: Array) -> Array:
-    """x[b, t] = token_table[tokens[b, t]] + position_table[t]. tokens (B, T), tables (V, C), (>= T, C); x (B, T, C)."""
+    """x[b, t] = token_table[tokens[b, t]] + position_table[t].
+
+    tokens (B, T); token_table (V, C); position_table (>= T, C); x (B, T, C).
+    """
     return token_table[tokens] + position_table[: tokens.shape[1]]
 
 
 def embedding_backward(d_x: Array, tokens: Ids, token_table: Array, position_table: Array) -> tuple[Array, Array]:
-    """Each row of a table collects the gradients of every place it was copied to."""
+    """Each row of a table receives the sum of the gradients at the positions it was copied to."""
     d_token_table = np.zeros_like(token_table)  # (V, C)
     np.add.at(d_token_table, tokens, d_x)
     d_position_table = np.zeros_like(position_table)  # (>= T, C)
@@ -78,20 +90,23 @@ def embedding_backward(d_x: Array, tokens: Ids, token_table: Array, position_tab
     return d_token_table, d_position_table
 
 
-def _normalise(x: Array) -> tuple[Array, Array]:
-    centred = x - x.mean(axis=-1, keepdims=True)  # (..., C)
-    rstd = 1.0 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + LAYER_NORM_EPS)  # (..., 1)
-    return centred * rstd, rstd
+def _normalize(x: Array) -> tuple[Array, Array]:
+    centered = x - x.mean(axis=-1, keepdims=True)  # (..., C)
+    rstd = 1.0 / np.sqrt((centered**2).mean(axis=-1, keepdims=True) + LAYER_NORM_EPS)  # (..., 1)
+    return centered * rstd, rstd
 
 
 def layer_norm_forward(x: Array, weight: Array, bias: Array) -> Array:
-    """y = weight n + bias, n = (x - mean(x)) / sqrt(variance(x) + eps) over C (Ba et al. 2016). x, y (..., C)."""
-    return _normalise(x)[0] * weight + bias
+    """y = weight n + bias, with n = (x - mean(x)) / sqrt(variance(x) + eps) over C (Ba et al. 2016). x, y (..., C)."""
+    return _normalize(x)[0] * weight + bias
 
 
 def layer_norm_backward(d_y: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
-    """d_x = rstd (d_n - mean(d_n) - n mean(d_n n)), d_n = d_y weight: n keeps mean 0 and variance 1 whatever x does."""
-    n, rstd = _normalise(x)  # (..., C), (..., 1)
+    """d_x = rstd (d_n - mean(d_n) - n mean(d_n n)), with d_n = d_y weight.
+
+    The subtracted terms are there because n has mean 0 and variance 1 for every x.
+    """
+    n, rstd = _normalize(x)  # (..., C), (..., 1)
     d_n = d_y * weight  # (..., C)
     d_x = rstd * (d_n - d_n.mean(axis=-1, keepdims=True) - n * (d_n * n).mean(axis=-1, keepdims=True))
     rows = tuple(range(x.ndim - 1))
@@ -104,13 +119,13 @@ def linear_forward(x: Array, weight: Array, bias: Array) -> Array:
 
 
 def linear_backward(d_y: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
-    """d_x = d_y weight^T, d_weight = x^T d_y, d_bias = the sum of d_y's rows."""
+    """d_x = d_y weight^T, d_weight = x^T d_y, d_bias = the sum of the rows of d_y."""
     rows_x, rows_d_y = x.reshape(-1, x.shape[-1]), d_y.reshape(-1, d_y.shape[-1])  # (N, I), (N, O)
     return d_y @ weight.T, rows_x.T @ rows_d_y, rows_d_y.sum(axis=0)
 
 
 def softmax(x: Array) -> Array:
-    """exp(x) / sum(exp(x)) over the last axis; the largest is taken off first, so that nothing overflows."""
+    """exp(x) / sum(exp(x)) over the last axis. The maximum is subtracted first, so that nothing overflows."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
@@ -127,14 +142,17 @@ def _attention_weights(q: Array, k: Array) -> Array:
 
 
 def attention_forward(qkv: Array, num_heads: int) -> Array:
-    """y = softmax(q k^T / sqrt(D)) v, each head, over past and present (Vaswani 2017). qkv (B, T, 3C); y (B, T, C)."""
+    """y = softmax(q k^T / sqrt(D)) v for each head, over current and past positions (Vaswani et al. 2017).
+
+    qkv (B, T, 3C); y (B, T, C).
+    """
     q, k, v = _heads(qkv, num_heads)  # (B, H, T, D) each
     y = _attention_weights(q, k) @ v  # (B, H, T, D)
     return np.asarray(y.transpose(0, 2, 1, 3).reshape(*qkv.shape[:2], -1))  # (B, T, C)
 
 
 def attention_backward(d_y: Array, qkv: Array, num_heads: int) -> Array:
-    """With weights a = softmax(s): d_s = a (d_a - sum(d_a a)) over the keys, and the products' usual gradients."""
+    """The gradient of a = softmax(s) is d_s = a (d_a - sum_keys(d_a a)); the others are those of matrix products."""
     q, k, v = _heads(qkv, num_heads)  # (B, H, T, D) each
     a = _attention_weights(q, k)  # (B, H, T, T)
     d_heads = d_y.reshape(*qkv.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)  # (B, H, T, D)
@@ -144,54 +162,139 @@ def attention_backward(d_y: Array, qkv: Array, num_heads: int) -> Array:
     return d_qkv.transpose(1, 3, 0, 2, 4).reshape(qkv.shape)  # (B, T, 3C)
 
 
+def attention_tiled_forward(qkv: Array, num_heads: int, Br: int = 64, Bc: int = 112) -> tuple[Array, Array]:
+    """`attention_forward` in tiles of Br queries and blocks of Bc keys, as in FlashAttention (Dao et al. 2022).
+
+    No (T, T) array is stored. Each tile keeps, per query, the maximum score so far (m), the sum of exp(score - m) so
+    far (l), and the output O so far, not yet divided by l. A block that raises m rescales l and O. The loops, their
+    order and the names are those of `gpt_core/kernels/attention.pyx`.
+
+    qkv (B, T, 3C). Returns y (B, T, C) and lse (B, H, T), the logarithm of each query's sum of exponentials.
+    """
+    q, k, v = _heads(qkv, num_heads)  # (B, H, T, D) each
+    T = q.shape[-2]
+    y, lse = np.empty_like(q), np.empty(q.shape[:-1])  # (B, H, T, D), (B, H, T)
+    for first in range(0, T, Br):
+        queries = slice(first, min(first + Br, T))
+        O = np.zeros_like(q[..., queries, :])  # (B, H, br, D)
+        m = np.full(O.shape[:-1], -np.inf)  # (B, H, br)
+        l = np.zeros(O.shape[:-1])  # (B, H, br)
+        for keys in _key_blocks(queries, Bc):
+            S = _tile_scores(q, k, queries, keys)  # (B, H, br, bc)
+            m_new = np.maximum(m, S.max(axis=-1))
+            P = np.exp(S - m_new[..., None])
+            rescale = np.exp(m - m_new)
+            l = rescale * l + P.sum(axis=-1)
+            O = rescale[..., None] * O + P @ v[..., keys, :]
+            m = m_new
+        y[..., queries, :] = O / l[..., None]
+        lse[..., queries] = m + np.log(l)
+    return np.asarray(y.transpose(0, 2, 1, 3).reshape(*qkv.shape[:2], -1)), lse
+
+
+def attention_tiled_backward(
+    d_y: Array, qkv: Array, y: Array, lse: Array, num_heads: int, Br: int = 64, Bc: int = 112
+) -> Array:
+    """`attention_backward` in tiles, from y and lse of `attention_tiled_forward` (Dao 2023).
+
+    The weights P of a tile are recomputed from lse. The sum over keys in the gradient of softmax needs no weights:
+    delta = sum_keys(d_P P) = sum_d(d_O O), because O = P v.
+    """
+    q, k, v = _heads(qkv, num_heads)  # (B, H, T, D) each
+    O, d_O = (x.reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3) for x in (y, d_y))  # (B, H, T, D) each
+    T, D = q.shape[-2:]
+    d_qkv = np.zeros((3, *q.shape))  # (3, B, H, T, D)
+    d_q, d_k, d_v = d_qkv
+    for first in reversed(range(0, T, Br)):
+        queries = slice(first, min(first + Br, T))
+        delta = (d_O[..., queries, :] * O[..., queries, :]).sum(axis=-1, keepdims=True)  # (B, H, br, 1)
+        for keys in _key_blocks(queries, Bc):
+            P = np.exp(_tile_scores(q, k, queries, keys) - lse[..., queries, None])  # (B, H, br, bc)
+            d_P = d_O[..., queries, :] @ v[..., keys, :].swapaxes(-1, -2)
+            d_S = P * (d_P - delta)
+            d_v[..., keys, :] += P.swapaxes(-1, -2) @ d_O[..., queries, :]
+            d_k[..., keys, :] += d_S.swapaxes(-1, -2) @ q[..., queries, :] / math.sqrt(D)
+            d_q[..., queries, :] += d_S @ k[..., keys, :] / math.sqrt(D)
+    return d_qkv.transpose(1, 3, 0, 2, 4).reshape(qkv.shape)  # (B, T, 3C)
+
+
+def _key_blocks(queries: slice, Bc: int) -> list[slice]:
+    """Return the blocks of keys that a tile attends to: the diagonal one first, then those before it."""
+    first = queries.start
+    return [queries, *(slice(start, min(start + Bc, first)) for start in range(0, first, Bc))]
+
+
+def _tile_scores(q: Array, k: Array, queries: slice, keys: slice) -> Array:
+    """Return S = q k^T / sqrt(D) of one tile and one block (B, H, br, bc), -inf where the key is in the future."""
+    S = q[..., queries, :] @ k[..., keys, :].swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+    if keys == queries:
+        S[..., np.triu(np.ones(S.shape[-2:], dtype=bool), 1)] = -np.inf
+    return np.asarray(S)
+
+
 def gelu_forward(x: Array) -> Array:
-    """y = x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, the tanh form of GELU (Hendrycks & Gimpel 2016)."""
+    """y = x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2, the tanh form of GELU (Hendrycks and Gimpel 2016)."""
     return 0.5 * x * (1.0 + np.tanh(GELU_SCALE * (x + GELU_CUBE * x**3)))
 
 
 def gelu_backward(d_y: Array, x: Array) -> Array:
-    """dy/dx = (1 + tanh(u)) / 2 + x (1 - tanh(u)^2) u' / 2, u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2)."""
+    """dy/dx = (1 + tanh(u)) / 2 + x (1 - tanh(u)^2) u' / 2, with u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2)."""
     tanh = np.tanh(GELU_SCALE * (x + GELU_CUBE * x**3))
     slope = GELU_SCALE * (1.0 + 3.0 * GELU_CUBE * x**2)
     return d_y * (0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh**2) * slope)
 
 
 def cross_entropy_forward(logits: Array, targets: Ids) -> float:
-    """The mean of log(sum(exp(logits))) - logits[target] in nats, where target is not -1. (B, T, V), (B, T)."""
+    """The mean of log(sum(exp(logits))) - logits[target] in nats, over the targets that are not -1.
+
+    logits (B, T, V); targets (B, T).
+    """
     counted = targets != NO_TARGET  # (B, T)
-    rows, wanted = logits[counted], targets[counted]  # (N, V), (N,)
-    largest = rows.max(axis=-1, initial=-np.inf)  # (N,)
-    log_sums = largest + np.log(np.exp(rows - largest[:, None]).sum(axis=-1))  # (N,)
-    return float((log_sums - rows[np.arange(len(rows)), wanted]).sum() / max(len(rows), 1))
+    rows, ids = logits[counted], targets[counted]  # (N, V), (N,)
+    maximum = rows.max(axis=-1, initial=-np.inf)  # (N,)
+    lse = maximum + np.log(np.exp(rows - maximum[:, None]).sum(axis=-1))  # (N,)
+    return float((lse - rows[np.arange(len(rows)), ids]).sum() / max(len(rows), 1))
 
 
 def cross_entropy_backward(logits: Array, targets: Ids) -> Array:
-    """d_logits = (softmax(logits) - onehot(target)) / N, N the number of targets; 0 where there is none."""
+    """d_logits = (softmax(logits) - onehot(target)) / N, with N the number of targets; 0 where there is no target."""
     counted = targets != NO_TARGET  # (B, T)
-    rows, wanted = logits[counted], targets[counted]  # (N, V), (N,)
+    rows, ids = logits[counted], targets[counted]  # (N, V), (N,)
     d_rows = softmax(rows)  # (N, V)
-    d_rows[np.arange(len(rows)), wanted] -= 1.0
+    d_rows[np.arange(len(rows)), ids] -= 1.0
     d_logits = np.zeros_like(logits)  # (B, T, V)
     d_logits[counted] = d_rows / max(len(rows), 1)
     return d_logits
 
 
 def block_forward(x: Array, p: Tensors, num_heads: int) -> Tensors:
-    """m = x + attention(norm(x)), y = m + mlp(norm(m)) (Radford 2019). x, y (B, T, C). Gives all tensors by name."""
-    norm_1 = layer_norm_forward(x, p["ln_1.weight"], p["ln_1.bias"])  # (B, T, C)
-    qkv = linear_forward(norm_1, p["attn.c_attn.weight"], p["attn.c_attn.bias"])  # (B, T, 3C)
-    mixed = attention_forward(qkv, num_heads)  # (B, T, C)
-    middle = x + linear_forward(mixed, p["attn.c_proj.weight"], p["attn.c_proj.bias"])  # (B, T, C)
-    norm_2 = layer_norm_forward(middle, p["ln_2.weight"], p["ln_2.bias"])  # (B, T, C)
-    hidden = linear_forward(norm_2, p["mlp.c_fc.weight"], p["mlp.c_fc.bias"])  # (B, T, F)
-    active = gelu_forward(hidden)  # (B, T, F)
-    y = middle + linear_forward(active, p["mlp.c_proj.weight"], p["mlp.c_proj.bias"])  # (B, T, C)
-    return {"x": x, "norm_1": norm_1, "qkv": qkv, "mixed": mixed, "middle": middle, "norm_2": norm_2,
-            "hidden": hidden, "active": active, "y": y}  # fmt: skip
+    """resid_mid = x + attention(ln_1(x)), y = resid_mid + mlp(ln_2(resid_mid)) (Radford et al. 2019).
+
+    x, y (B, T, C). Returns all tensors by name, for `block_backward`.
+    """
+    ln_1_out = layer_norm_forward(x, p["ln_1.weight"], p["ln_1.bias"])  # (B, T, C)
+    qkv = linear_forward(ln_1_out, p["attn.c_attn.weight"], p["attn.c_attn.bias"])  # (B, T, 3C)
+    attn_out = attention_forward(qkv, num_heads)  # (B, T, C)
+    resid_mid = x + linear_forward(attn_out, p["attn.c_proj.weight"], p["attn.c_proj.bias"])  # (B, T, C)
+    ln_2_out = layer_norm_forward(resid_mid, p["ln_2.weight"], p["ln_2.bias"])  # (B, T, C)
+    hidden = linear_forward(ln_2_out, p["mlp.c_fc.weight"], p["mlp.c_fc.bias"])  # (B, T, F)
+    gelu_out = gelu_forward(hidden)  # (B, T, F)
+    y = resid_mid + linear_forward(gelu_out, p["mlp.c_proj.weight"], p["mlp.c_proj.bias"])  # (B, T, C)
+    return {
+        "x": x, "ln_1_out": ln_1_out, "qkv": qkv, "attn_out": attn_out, "resid_mid": resid_mid,
+        "ln_2_out": ln_2_out, "hidden": hidden, "gelu_out": gelu_out, "y": y,
+    }  # fmt: skip
 
 
-def block_backward(d_y: Array, kept: Tensors, p: Tensors, num_heads: int) -> tuple[Array, Tensors]:
-    """The forward's lines, last to first; `kept` is what it returned. Gives d_x (B, T, C) and the parameters'."""
+def block_backward(d_y: Array, saved: Tensors, p: Tensors, num_heads: int) -> tuple[Array, Tensors]:
+    """The lines of the forward in reverse order. Returns d_x (B, T, C) and the gradients of the parameters.
+
+    Args:
+        d_y: Gradient of the output (B, T, C).
+        saved: Result of `block_forward`.
+        p: Parameters of the block.
+        num_heads: Number of heads.
+    """
     d: Tensors = {}
 
     def linear(d_out: Array, x: Array, name: str) -> Array:
@@ -202,47 +305,47 @@ def block_backward(d_y: Array, kept: Tensors, p: Tensors, num_heads: int) -> tup
         d_in, d[f"{name}.weight"], d[f"{name}.bias"] = layer_norm_backward(d_out, x, p[f"{name}.weight"])
         return d_in
 
-    d_active = linear(d_y, kept["active"], "mlp.c_proj")  # (B, T, F)
-    d_hidden = gelu_backward(d_active, kept["hidden"])  # (B, T, F)
-    d_norm_2 = linear(d_hidden, kept["norm_2"], "mlp.c_fc")  # (B, T, C)
-    d_middle = d_y + layer_norm(d_norm_2, kept["middle"], "ln_2")  # (B, T, C): d_y by the residual, past the MLP
-    d_mixed = linear(d_middle, kept["mixed"], "attn.c_proj")  # (B, T, C)
-    d_qkv = attention_backward(d_mixed, kept["qkv"], num_heads)  # (B, T, 3C)
-    d_norm_1 = linear(d_qkv, kept["norm_1"], "attn.c_attn")  # (B, T, C)
-    d_x = d_middle + layer_norm(d_norm_1, kept["x"], "ln_1")  # (B, T, C)
+    d_gelu_out = linear(d_y, saved["gelu_out"], "mlp.c_proj")  # (B, T, F)
+    d_hidden = gelu_backward(d_gelu_out, saved["hidden"])  # (B, T, F)
+    d_ln_2_out = linear(d_hidden, saved["ln_2_out"], "mlp.c_fc")  # (B, T, C)
+    d_resid_mid = d_y + layer_norm(d_ln_2_out, saved["resid_mid"], "ln_2")  # (B, T, C): d_y bypasses the MLP
+    d_attn_out = linear(d_resid_mid, saved["attn_out"], "attn.c_proj")  # (B, T, C)
+    d_qkv = attention_backward(d_attn_out, saved["qkv"], num_heads)  # (B, T, 3C)
+    d_ln_1_out = linear(d_qkv, saved["ln_1_out"], "attn.c_attn")  # (B, T, C)
+    d_x = d_resid_mid + layer_norm(d_ln_1_out, saved["x"], "ln_1")  # (B, T, C)
     return d_x, d
 
 
 def _blocks(parameters: Mapping[str, Array]) -> list[Tensors]:
-    """The parameters of each block, by their names within it."""
+    """Return the parameters of each block, by their names within the block."""
     layers = 1 + max(int(name.split(".")[1]) for name in parameters if name.startswith("h."))
     prefixes = [f"h.{layer}." for layer in range(layers)]
     return [{n.removeprefix(prefix): t for n, t in parameters.items() if n.startswith(prefix)} for prefix in prefixes]
 
 
 def model_forward(parameters: Mapping[str, Array], tokens: Ids, num_heads: int) -> tuple[Array, Array, list[Tensors]]:
-    """tokens (B, T) to logits (B, T, V).
+    """Compute logits (B, T, V) from tokens (B, T).
 
-    With them, for the way back: the last norm's output (B, T, C) and each block's tensors.
+    Returns the logits and, for `model_backward`, the output of the final norm (B, T, C) and the tensors of each block.
     """
     x = embedding_forward(tokens, parameters["wte.weight"], parameters["wpe.weight"])  # (B, T, C)
-    kept = []
+    saved = []
     for block in _blocks(parameters):
-        kept.append(block_forward(x, block, num_heads))
-        x = kept[-1]["y"]  # (B, T, C)
-    norm_f = layer_norm_forward(x, parameters["ln_f.weight"], parameters["ln_f.bias"])  # (B, T, C)
-    return norm_f @ parameters["wte.weight"].T, norm_f, kept
+        saved.append(block_forward(x, block, num_heads))
+        x = saved[-1]["y"]  # (B, T, C)
+    ln_f_out = layer_norm_forward(x, parameters["ln_f.weight"], parameters["ln_f.bias"])  # (B, T, C)
+    return ln_f_out @ parameters["wte.weight"].T, ln_f_out, saved
 
 
 def model_backward(
-    d_logits: Array, norm_f: Array, kept: list[Tensors], parameters: Mapping[str, Array], tokens: Ids, num_heads: int
+    d_logits: Array, ln_f_out: Array, saved: list[Tensors], parameters: Mapping[str, Array], tokens: Ids, num_heads: int
 ) -> Tensors:
-    """The gradient of every parameter, by its name. The tied table collects from both its uses."""
+    """Return the gradient of every parameter by name. The tied table receives gradients from both of its uses."""
     wte, d = parameters["wte.weight"], dict[str, Array]()
-    d_norm_f, d_wte_out, _ = linear_backward(d_logits, norm_f, wte.T)  # (B, T, C), (C, V)
-    d_x, d["ln_f.weight"], d["ln_f.bias"] = layer_norm_backward(d_norm_f, kept[-1]["y"], parameters["ln_f.weight"])
+    d_ln_f_out, d_wte_out, _ = linear_backward(d_logits, ln_f_out, wte.T)  # (B, T, C), (C, V)
+    d_x, d["ln_f.weight"], d["ln_f.bias"] = layer_norm_backward(d_ln_f_out, saved[-1]["y"], parameters["ln_f.weight"])
     for layer, block in reversed(list(enumerate(_blocks(parameters)))):
-        d_x, d_block = block_backward(d_x, kept[layer], block, num_heads)  # (B, T, C)
+        d_x, d_block = block_backward(d_x, saved[layer], block, num_heads)  # (B, T, C)
         d |= {f"h.{layer}.{name}": d_tensor for name, d_tensor in d_block.items()}
     d_wte_in, d["wpe.weight"] = embedding_backward(d_x, tokens, wte, parameters["wpe.weight"])  # (V, C), (>= T, C)
     d["wte.weight"] = d_wte_in + d_wte_out.T
@@ -252,41 +355,59 @@ def model_backward(
 def loss_and_gradients(
     parameters: Mapping[str, Array], tokens: Ids, targets: Ids, num_heads: int
 ) -> tuple[float, Tensors]:
-    """The mean cross-entropy over the targets that are not -1, and its gradient by every parameter. Both (B, T)."""
-    logits, norm_f, kept = model_forward(parameters, tokens, num_heads)
+    """Return the mean cross-entropy over the targets that are not -1, and its gradient for every parameter.
+
+    tokens, targets (B, T).
+    """
+    logits, ln_f_out, saved = model_forward(parameters, tokens, num_heads)
     d_logits = cross_entropy_backward(logits, targets)  # (B, T, V)
-    return cross_entropy_forward(logits, targets), model_backward(d_logits, norm_f, kept, parameters, tokens, num_heads)
+    gradients = model_backward(d_logits, ln_f_out, saved, parameters, tokens, num_heads)
+    return cross_entropy_forward(logits, targets), gradients
 
 
 def clip_by_global_norm(gradients: Mapping[str, Array], bound: float) -> tuple[Tensors, float]:
-    """All gradients scaled down together to a norm of `bound` if theirs is larger (0: never), and the norm they had."""
+    """Scale all gradients by one factor so that their global norm is at most `bound` (Pascanu et al. 2013).
+
+    A bound of 0 disables clipping. Returns the gradients and their norm before clipping.
+    """
     norm = math.sqrt(sum(float((g**2).sum()) for g in gradients.values()))
     scale = min(1.0, bound / norm) if bound and norm else 1.0
     return {name: scale * g for name, g in gradients.items()}, norm
 
 
 def lr_group(name: str) -> str:
-    """Which learning rate a tensor has: attn, mlp, norm, pos or unembed."""
+    """Return the learning-rate group of a tensor: attn, mlp, norm, pos or unembed."""
     groups = {"wte": "unembed", "wpe": "pos", "ln_f": "norm", "ln_1": "norm", "ln_2": "norm"}
     part = name.split(".")[2] if name.startswith("h.") else name.split(".")[0]
     return groups.get(part, part)
 
 
 def decays(name: str) -> bool:
-    """True for the matrices; biases, norms and positions are not pulled to zero."""
+    """Return True for tensors with weight decay: the matrices, but not biases, norms and position embeddings."""
     return name.endswith(".weight") and lr_group(name) not in ("norm", "pos")
 
 
 def adamw_step(
-    parameter: Array, gradient: Array, first: Array, second: Array, *, step: int, lr: float, beta1: float, beta2: float,
-    eps: float, weight_decay: float,
-) -> tuple[Array, Array, Array]:  # fmt: skip
-    """One update of one tensor (Kingma & Ba 2015; decay by itself: Loshchilov & Hutter 2019); step from 1.
+    parameter: Array,
+    gradient: Array,
+    m: Array,
+    v: Array,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> tuple[Array, Array, Array]:
+    """One AdamW step for one tensor (Kingma and Ba 2015; Loshchilov and Hutter 2019).
 
-    m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2; with m and v divided by 1 - beta^step,
-    p = p - lr (m / (sqrt(v) + eps) + weight_decay p). Returns the new parameter and both moments.
+    m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; m_hat = m / (1 - beta1^step);
+    v_hat = v / (1 - beta2^step); p = p - lr (m_hat / (sqrt(v_hat) + eps) + weight_decay p).
+
+    Returns the new parameter and the new moments m and v. `step` counts from 1.
     """
-    first = beta1 * first + (1.0 - beta1) * gradient
-    second = beta2 * second + (1.0 - beta2) * gradient**2
-    m, v = first / (1.0 - beta1**step), second / (1.0 - beta2**step)
-    return parameter - lr * (m / (np.sqrt(v) + eps) + weight_decay * parameter), first, second
+    m = beta1 * m + (1.0 - beta1) * gradient
+    v = beta2 * v + (1.0 - beta2) * gradient**2
+    m_hat, v_hat = m / (1.0 - beta1**step), v / (1.0 - beta2**step)
+    return parameter - lr * (m_hat / (np.sqrt(v_hat) + eps) + weight_decay * parameter), m, v

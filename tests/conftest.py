@@ -1,4 +1,4 @@
-"""Options of the test run, and what all tests share."""
+"""Options of the test run, and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Lets the programs that tests start be interrupted and hung up, however the test run itself was started.
+    """Let signals reach the programs that tests start, even if the test run itself ignores these signals.
 
-    A shell starts a job in the background with SIGINT ignored, and nohup with SIGHUP: a program inherits that, but not
-    a handler. The test run itself still does nothing at these signals.
+    A shell starts background jobs with SIGINT ignored, and nohup ignores SIGHUP. Child processes inherit that, but not
+    a handler: with an empty one, only the test run itself ignores the signal.
     """
     for name in ("SIGINT", "SIGHUP"):
         number = getattr(signal, name, None)
@@ -26,12 +26,12 @@ def _do_nothing(_number: int, _frame: FrameType | None) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-snapshots", action="store_true", help="make the snapshots of the app's screen anew")
+    parser.addoption("--update-snapshots", action="store_true", help="replace the snapshots of the app's screens")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def nobodys_preferences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Whoever runs the tests, his own theme and keys are left out."""
+def default_preferences(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Use default preferences, not the theme and keys of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("preferences")))
         yield

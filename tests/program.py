@@ -1,4 +1,4 @@
-"""Runs the program in a process of its own, with settings so small that a run takes a second."""
+"""Run the program in a separate process, with settings small enough for a run of one second."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ TEXT = "The cat sat on the mat, and the bat sat on the hat.\n\nIt was a dark nig
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a process that finds the package under test, whatever its working directory."""
+    """Return the environment of a process that finds the package under test, whatever its working directory."""
     dropped = ("OVERFIT_TINY", "COLUMNS", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **changes}
 
 
 def tiny(*more: str) -> list[str]:
-    """The options of a tiny model."""
+    """Return the options of a tiny model."""
     return [word for assignment in (*TINY, *more) for word in ("--set", assignment)]
 
 
 def write_texts(folder: Path) -> None:
-    """A training and an eval text where the program looks for them."""
+    """Write a training text and an evaluation text to their default paths."""
     for name in ("raw/train.en", "test/eval.en"):
         path = folder / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_texts(folder: Path) -> None:
 def run_program(
     *arguments: str | bytes, cwd: Path, input: str = "", **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs it to its end, with its output captured; `changes` are of the environment."""
+    """Run the program to completion and capture its output; `changes` apply to the environment."""
     return subprocess.run(
         [*PROGRAM, *arguments], cwd=cwd, env=environment(**changes), capture_output=True, timeout=TIMEOUT_S,
         check=False, encoding="utf-8", errors="surrogateescape", input=input,
@@ -56,7 +56,7 @@ def run_program(
 
 
 def start_program(*arguments: str, cwd: Path, **changes: str) -> subprocess.Popen[str]:
-    """Starts it, with its output to be read line by line."""
+    """Start the program with pipes for its output, to be read line by line."""
     return subprocess.Popen(
         [*PROGRAM, *arguments], cwd=cwd, env=environment(**changes), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", bufsize=1,
@@ -64,7 +64,7 @@ def start_program(*arguments: str, cwd: Path, **changes: str) -> subprocess.Pope
 
 
 class Terminal:
-    """The program on a pseudo terminal of 80 columns, and what it has shown so far. Not on Windows."""
+    """The program on a pseudo terminal of 80 columns, and its output so far. Not for Windows."""
 
     def __init__(self, *arguments: str, cwd: Path, before: tuple[str, ...] = (), **changes: str) -> None:
         pty = pytest.importorskip("pty")
@@ -77,44 +77,44 @@ class Terminal:
         os.close(follower)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Make the terminal so large, as its user would; the program gets the signal for it."""
+        """Resize the terminal; the program receives SIGWINCH."""
         import termios
 
         termios.tcsetwinsize(self._leader, (rows, columns))
 
     def read_on(self, until: Callable[[], object]) -> None:
-        """Read what is shown until something is so."""
+        """Read output until the condition holds."""
         deadline = time.monotonic() + TIMEOUT_S
         while not until():
             assert time.monotonic() < deadline, self.shown[-3000:]
             self._read(0.02)
 
     def read_for(self, seconds: float) -> None:
-        """Let time pass, reading on."""
+        """Read output for `seconds`."""
         end = time.monotonic() + seconds
         self.read_on(lambda: time.monotonic() > end)
 
     def read_until(self, wanted: str) -> None:
-        """Read what is shown until `wanted` is in it."""
+        """Read output until it contains `wanted`."""
         deadline = time.monotonic() + TIMEOUT_S
         while wanted not in self.shown and time.monotonic() < deadline and self._read(0.5):
             pass
         assert wanted in self.shown, self.shown
 
     def read_some(self, characters: int) -> None:
-        """Read until that many characters were shown."""
+        """Read until the output has this many characters."""
         deadline = time.monotonic() + TIMEOUT_S
         while len(self.shown) < characters and time.monotonic() < deadline and self._read(0.5):
             pass
         assert len(self.shown) >= characters, self.shown
 
     def type(self, text: str) -> None:
-        """Type; what was shown before is forgotten, so that `read_until` looks at what comes of it."""
+        """Type `text`; earlier output is discarded, so that `read_until` sees only later output."""
         self.shown = ""
         os.write(self._leader, text.encode())
 
     def end(self) -> int:
-        """Wait for the program's end, reading on; gives its exit code."""
+        """Read output until the program ends, and return its exit code."""
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline and self._read(0.1):
             pass
@@ -123,7 +123,7 @@ class Terminal:
         return code
 
     def _read(self, wait_s: float) -> bool:
-        """Read what there is; False when the program has closed the terminal."""
+        """Read available output; return False once the program has closed the terminal."""
         if select.select([self._leader], [], [], wait_s)[0]:
             try:
                 data = os.read(self._leader, 65536)
@@ -135,7 +135,7 @@ class Terminal:
 
 
 def take_terminal() -> None:
-    """In the new process: makes its standard input the terminal that Ctrl+C comes from."""
+    """Make standard input the controlling terminal of the new process, so that Ctrl+C reaches it."""
     import fcntl
     import termios
 

@@ -10,7 +10,13 @@ import msgspec
 import pytest
 
 from gpt_core.bench import hardware as machine_module
-from gpt_core.bench.benchmark import Step, Steps, measure_training, required_steps, training_result
+from gpt_core.bench.benchmark import (
+    StepMeasurement,
+    TrainingMeasurement,
+    measure_training,
+    required_steps,
+    training_result,
+)
 from gpt_core.bench.profiler import PARTS, Profile
 from gpt_core.bench.result import Benchmark
 from gpt_core.config.presets import preset
@@ -19,10 +25,9 @@ from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, threads
 from gpt_core.model.flops import prefill_flops, step_flops
 from gpt_core.model.parameters import parameter_count
-from gpt_core.training.setup import open_run
 from gpt_tui.cli import bench
 from gpt_tui.cli import main as cli
-from tests.core.training_samples import tiny_settings
+from tests.core.training_samples import open_run, tiny_settings
 from tests.program import tiny, write_texts
 
 
@@ -102,7 +107,7 @@ def test_tiny_overfit_can_be_measured(folder: Path, capsys: pytest.CaptureFixtur
 def test_a_run_that_ends_by_itself_is_told(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path))
     trainer.requests.stop()
-    with pytest.raises(GptError, match="ended by itself after 0 steps"):
+    with pytest.raises(GptError, match="the run ended after 0 steps"):
         measure_training(trainer, 3, lambda _words, _share: None)
 
 
@@ -115,8 +120,8 @@ def test_at_least_five_steps_are_measured_and_three_slow_ones(seconds: list[floa
 
 
 def test_the_parts_are_those_of_the_median_step() -> None:
-    steps = [Step(s, Profile(dict.fromkeys(PARTS, s / 10), 100)) for s in (5.0, 1.0, 3.0)]
-    found = training_result(preset("nano"), 128, Steps(steps, 1e12, None), 1e-6)
+    steps = [StepMeasurement(s, Profile(dict.fromkeys(PARTS, s / 10), 100)) for s in (5.0, 1.0, 3.0)]
+    found = training_result(preset("nano"), 128, TrainingMeasurement(steps, 1e12, None), 1e-6)
     assert (found.fastest_s, found.step_s, found.slowest_s) == (1.0, 3.0, 5.0)
     assert [round(part.seconds, 9) for part in found.parts] == [0.3] * 10
     assert found.timing_share == pytest.approx(1e-4 / 3)

@@ -20,9 +20,9 @@ import pytest
 
 from gpt_core import __version__, gradcheck
 from gpt_core.config.presets import preset
-from gpt_core.config.resolve import Resolved
 from gpt_core.config.settings import Settings
 from gpt_core.errors import SaveError
+from gpt_core.training.request import RunRequest
 from gpt_tui.app import launch
 from gpt_tui.cli import generate, train
 from gpt_tui.cli import main as cli
@@ -187,7 +187,7 @@ def test_the_app_does_not_open_for_a_text_that_is_not_there(
         (SaveError("not saved"), 1, "gpt-tui: not saved\n"),
         (OSError(errno.ENOSPC, "No space left on device", "out"), 1, "gpt-tui: No space left on device: out\n"),
         (MemoryError("9 TB"), 1, "gpt-tui: out of memory (9 TB); try a smaller preset, batch_size or seq_len\n"),
-        (ModuleNotFoundError("no", name="gpt_core.cpu"), 1, "run `pip install -e .` in it first\n"),
+        (ModuleNotFoundError("no", name="gpt_core.kernels._runtime.cpu"), 1, "run `pip install -e .` in it first\n"),
         (KeyboardInterrupt(), 130, "\n"),
     ],
 )
@@ -264,18 +264,16 @@ def test_the_app_on_a_dumb_terminal_names_the_way_without_one(tmp_path: Path) ->
 def test_the_app_begins_the_run_that_was_asked_for(
     arguments: list[str], begins: bool, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[tuple[Resolved, dict[str, object]]] = []
+    calls: list[tuple[RunRequest, dict[str, object]]] = []
     monkeypatch.chdir(trained)
     monkeypatch.delenv("OVERFIT_TINY", raising=False)
     monkeypatch.setattr(train, "require_terminal", lambda: None)
-    monkeypatch.setattr(
-        "gpt_tui.app.launch.run_app", lambda resolved, **options: calls.append((resolved, options)) or 7
-    )
+    monkeypatch.setattr("gpt_tui.app.launch.run_app", lambda request, **options: calls.append((request, options)) or 7)
     assert cli.main(arguments) == 7
-    ((resolved, options),) = calls
-    assert bool(options["autostart"] or options["resume"]) == begins
-    assert options["overwrite"] == ("--overwrite" in arguments)
-    assert resolved.settings.d_model == (16 if "--resume" in arguments else 320 if "micro" in arguments else 128)
+    ((request, options),) = calls
+    assert options["autostart"] == begins
+    assert request.overwrite == ("--overwrite" in arguments)
+    assert request.settings.d_model == (16 if "--resume" in arguments else 320 if "micro" in arguments else 128)
 
 
 # -- config
@@ -407,7 +405,7 @@ def test_generate_heeds_its_options(program: Callable[..., Result], trained: Pat
     assert reply("--temperature", "0", "--repetition-penalty", "5") != greedy
     refused = program("generate", "The", "--top-p", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "top_p: got 0.0, wanted" in refused.stderr
+    assert "top_p: got 0.0, expected" in refused.stderr
 
 
 @pytest.mark.parametrize("prompt", [b"", b"\xff\xfe\x80 raw", "naïve 東京 \U0001f600\n".encode() + b"-\x1b[31m"])

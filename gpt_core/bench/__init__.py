@@ -1,1 +1,1 @@
-"""Benchmarks, profiling, and the estimate of memory and time before a run."""
+"""Benchmark, profiler, and estimate of the memory and duration of a run."""

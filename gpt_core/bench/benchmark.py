@@ -1,8 +1,8 @@
-"""How fast this machine trains and writes, next to what it can do at most: everything measured in one run.
+"""Benchmark of training, prefill and decoding, next to the limits of the machine, all measured in one run.
 
-The steps are those of a trainer on the training text, from one finished step to the next. Rates are of medians. The
-machine's limits are measured in between, not before or after, so that a share of them also holds on a machine that has
-other work to do.
+Training steps are those of a real run on the training text, timed from one completed step to the next. Rates are of
+medians. The limits of the machine are measured between the steps rather than before or after, so that ratios to them
+also hold on a machine with other load.
 """
 
 from __future__ import annotations
@@ -21,82 +21,92 @@ from gpt_core.bench.result import Benchmark, Decoding, Machine, Memory, Part, Pr
 from gpt_core.config.settings import MAX_COUNT, ModelShape, Settings
 from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, available_cores, threads
-from gpt_core.model import flops
+from gpt_core.model.flops import prefill_flops, step_flops
 from gpt_core.model.inference import Decoder
+from gpt_core.model.memory import activation_bytes, decode_bytes
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.events import StepCompleted, UpdateSkipped
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
-# Steps that are measured, after a first one that is not: at least 5, or 3 where a step takes this long; more than 5
-# while they take less than MEASURE_S together.
-LEAST_STEPS, LEAST_SLOW_STEPS, MOST_STEPS = 5, 3, 100
-SLOW_STEP_S = 4.0
+# Measured steps, after one warm-up step: as many as take MEASURE_S together, within these bounds.
+MIN_STEPS, MIN_SLOW_STEPS, MAX_STEPS = 5, 3, 100
+SLOW_STEP_S = 4.0  # steps at least this long need MIN_SLOW_STEPS alone
 MEASURE_S = 3.0
-GAUGE_SHARE = 0.25  # seconds spent on a limit for each second of what is held to it
+LIMIT_FRACTION = 0.25  # seconds spent on measuring a limit, per second of what is compared with it
 
-PROMPT_TOKENS = 512  # or half the context, where that is less
-DECODED_TOKENS = 64  # after the prompt, or as many as the context has left
-ROUNDS = 5  # of reading the prompt and decoding, after one that is not measured
+PROMPT_TOKENS = 512  # at most half the context
+DECODED_TOKENS = 64  # after the prompt, at most the rest of the context
+ROUNDS = 5  # of prefill and decoding, after one warm-up round
 
 
-class Step(msgspec.Struct, frozen=True):
-    """One step as it was measured."""
+class StepMeasurement(msgspec.Struct, frozen=True):
+    """Duration of one step and of its parts."""
 
     seconds: float
     profile: Profile
 
 
-class Steps(msgspec.Struct, frozen=True):
-    """All steps that were measured, the operations a second of large products meanwhile, and the peak of memory."""
+class TrainingMeasurement(msgspec.Struct, frozen=True):
+    """All measured steps, the FLOP per second of large products meanwhile, and peak memory in bytes."""
 
-    steps: list[Step]
+    steps: list[StepMeasurement]
     sgemm: float
     peak: int | None
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """Median seconds of reading the prompt and of decoding a token, and the bytes a second read meanwhile."""
+class InferenceMeasurement(msgspec.Struct, frozen=True):
+    """Median seconds of a prefill and of decoding one token, and the bytes per second read meanwhile."""
 
     prompt_s: float
     token_s: float
-    memory: float
+    bytes_per_s: float
 
 
 def run_benchmark(
     settings: Settings, *, preset_name: str = "", steps: int = 0, progress: Progress = ignore_progress
 ) -> Benchmark:
-    """Measures with these settings; nothing is left in any folder but the caches of the text.
+    """Run the benchmark with these settings. It writes no files but the token cache of the texts.
 
-    `steps` is the number of steps to measure (0: by the rule above). Raises what `open_run` raises, and GptError for a
-    run that ends by itself before that.
+    Args:
+        settings: Settings of the run that is measured.
+        preset_name: Name of the preset, for the result.
+        steps: Number of steps to measure; 0 chooses it by the time of a step.
+        progress: Receives the phase and the fraction done.
+
+    Raises:
+        GptError: The run cannot be opened (see `open_run`), or ends before enough steps are measured.
     """
     shape, batch = settings.shape, settings.micro_batch
     with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
-        trainer = open_run(undisturbed(settings, folder), preset_name=preset_name, progress=progress)
-        measured = measure_training(trainer, steps, progress)
-    length, weights_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
-    parameters, prompt = trainer.parameters, text_tokens(trainer)
-    del trainer  # and with it the gradients and moments
-    reading = measure_inference(parameters, prompt, progress)
-    sgemm, count = measured.sgemm, threads.get_threads()
+        trainer = open_run(RunRequest(benchmark_settings(settings, folder), preset_name), progress)
+        training = measure_training(trainer, steps, progress)
+    length, state_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
+    parameters, tokens = trainer.parameters, corpus_tokens(trainer)
+    del trainer  # frees gradients and optimizer state
+    inference = measure_inference(parameters, tokens, progress)
+    n_threads = threads.get_threads()
     return Benchmark(
-        machine=Machine(processor_name(), available_cores(), count, LEVEL, sgemm / 1e9, reading.memory / 1e9),
+        machine=Machine(
+            processor=processor_name(), cores=available_cores(), threads=n_threads, level=LEVEL,
+            sgemm_gflop_per_s=training.sgemm / 1e9, read_gb_per_s=inference.bytes_per_s / 1e9,
+        ),
         preset=preset_name, parameters=parameter_count(shape), shape=shape,
         batch_size=settings.batch_size, micro_batch_size=batch, time=length,
-        training=training_result(settings, length, measured, overhead_per_call(parameters)),
-        memory=Memory(measured.peak, weights_bytes, flops.activation_bytes(shape, batch, length, count)),
-        prompt=prompt_result(shape, reading.prompt_s, sgemm),
-        decoding=decoding_result(shape, reading.token_s, reading.memory),
+        training=training_result(settings, length, training, overhead_per_call(parameters)),
+        memory=Memory(training.peak, state_bytes, activation_bytes(shape, batch, length, n_threads)),
+        prompt=prompt_result(shape, inference.prompt_s, training.sgemm),
+        decoding=decoding_result(shape, inference.token_s, inference.bytes_per_s),
     )  # fmt: skip
 
 
 # ---- training
 
 
-def undisturbed(settings: Settings, folder: str) -> Settings:
-    """The same settings for a run that does nothing but steps, as long as they are asked for."""
+def benchmark_settings(settings: Settings, folder: str) -> Settings:
+    """Return the settings of a run in `folder` that takes steps and does nothing else, until it is stopped."""
     return msgspec.structs.replace(
         settings, models_dir=folder, max_steps=0, max_epochs=MAX_COUNT, overfit_steps=MAX_COUNT, patience=0,
         epsilon=0.0, eval_every_steps=0, sample_tokens=0, save_every_steps=0, save_every_minutes=0.0,
@@ -104,126 +114,132 @@ def undisturbed(settings: Settings, folder: str) -> Settings:
     )  # fmt: skip
 
 
-def measure_training(trainer: Trainer, steps: int, progress: Progress) -> Steps:
-    """The steps of a run, but for its first. Raises GptError if it ends before there are enough."""
-    measured: list[Step] = []
-    with contextlib.closing(every_step(trainer)) as taken:
-        next(taken, None)  # the first step allocates, and is not counted
-        peak, sgemm = peak_memory(), sgemm_meter()  # in this order: the products take memory of their own
-        for step in taken:
+def measure_training(trainer: Trainer, steps: int, progress: Progress) -> TrainingMeasurement:
+    """Measure the steps of a run after the first.
+
+    Raises:
+        GptError: The run ends before enough steps are measured.
+    """
+    measured: list[StepMeasurement] = []
+    with contextlib.closing(timed_steps(trainer)) as timed:
+        next(timed, None)  # warm-up: the first step allocates
+        peak, sgemm = peak_memory(), sgemm_meter()  # in this order: the meter's matrices are not the run's memory
+        for step in timed:
             measured.append(step)
             seconds = [step.seconds for step in measured]
-            sgemm.repeat_until(GAUGE_SHARE * sum(seconds))
-            wanted = required_steps(seconds, steps)
-            progress("training steps", len(measured) / wanted)
-            if len(measured) >= wanted:
-                return Steps(measured, sgemm.rate, peak)
-    raise GptError(f"the run ended by itself after {trainer.step} steps, before enough could be measured")
+            sgemm.repeat_until(LIMIT_FRACTION * sum(seconds))
+            required = required_steps(seconds, steps)
+            progress("training steps", len(measured) / required)
+            if len(measured) >= required:
+                return TrainingMeasurement(measured, sgemm.rate, peak)
+    raise GptError(f"the run ended after {trainer.step} steps, before enough could be measured")
 
 
-def every_step(trainer: Trainer) -> Generator[Step]:
-    """The steps of a run, each with the time since the event before it. The run is ended without a save."""
+def timed_steps(trainer: Trainer) -> Generator[StepMeasurement]:
+    """Yield each step of a run with the time since the event before it; then stop the run without saving."""
     profiler = Profiler(trainer.parameters)
-    profiler.watch(trainer.run.windows, "read", "data")
+    profiler.add(trainer.run.windows, "read", "data")
     with contextlib.closing(trainer.events()) as events, profiler:
         try:
             started = time.perf_counter()
             for event in events:
                 seconds, profile = time.perf_counter() - started, profiler.take()
                 if isinstance(event, (StepCompleted, UpdateSkipped)):
-                    yield Step(seconds, profile)
+                    yield StepMeasurement(seconds, profile)
                     profiler.take()
                 started = time.perf_counter()
         finally:
             trainer.requests.stop(save=False)
 
 
-def required_steps(seconds: list[float], asked: int) -> int:
-    """How many steps are to be measured, as far as can be said after these."""
-    if asked or not seconds:
-        return asked or LEAST_STEPS
+def required_steps(seconds: list[float], requested: int) -> int:
+    """Return how many steps to measure, given the durations so far; `requested` (if not 0) overrides the rule."""
+    if requested or not seconds:
+        return requested or MIN_STEPS
     median = statistics.median(seconds)
     if median >= SLOW_STEP_S:
-        return LEAST_SLOW_STEPS
-    return max(LEAST_STEPS, min(MOST_STEPS, round(MEASURE_S / median)))
+        return MIN_SLOW_STEPS
+    return max(MIN_STEPS, min(MAX_STEPS, round(MEASURE_S / median)))
 
 
-def training_result(settings: Settings, length: int, measured: Steps, overhead_s: float) -> Training:
-    """From the measured steps. The parts are those of one step, the median, so that they add up to it."""
-    in_order = sorted(measured.steps, key=lambda step: step.seconds)
+def training_result(settings: Settings, length: int, training: TrainingMeasurement, overhead_s: float) -> Training:
+    """Return the result of the measured steps. Parts are those of the median step, so that they add up to it."""
+    in_order = sorted(training.steps, key=lambda step: step.seconds)
     median = in_order[(len(in_order) - 1) // 2]
-    counted = flops.step_flops(settings.shape, settings.batch_size, length)
-    operations = {
-        "attention_linears": counted.attention_linears,
-        "attention_scores": counted.attention_scores,
-        "mlp_linears": counted.mlp_linears,
-        "loss": counted.logits,
+    flops = step_flops(settings.shape, settings.batch_size, length)
+    flops_of_part = {
+        "attention_linears": flops.attention_linears,
+        "attention_scores": flops.attention_scores,
+        "mlp_linears": flops.mlp_linears,
+        "loss": flops.logits,
     }
     seconds = {part: median.profile.seconds[part] for part in PARTS}
     seconds["rest"] = median.seconds - sum(seconds.values())
-    rate = counted.total / median.seconds
+    rate = flops.total / median.seconds
     return Training(
         steps=len(in_order), step_s=median.seconds, fastest_s=in_order[0].seconds, slowest_s=in_order[-1].seconds,
         tokens_per_s=settings.batch_size * length / median.seconds,
-        gflop=counted.total / 1e9, gflop_per_s=rate / 1e9, sgemm_share=rate / measured.sgemm,
+        gflop=flops.total / 1e9, gflop_per_s=rate / 1e9, sgemm_share=rate / training.sgemm,
         parts=[
-            Part(part, spent, spent / median.seconds, operations.get(part, 0) / 1e9) for part, spent in seconds.items()
+            Part(part, spent, spent / median.seconds, flops_of_part.get(part, 0) / 1e9)
+            for part, spent in seconds.items()
         ],
         timing_share=overhead_s * median.profile.calls / median.seconds,
     )  # fmt: skip
 
 
-# ---- reading and decoding
+# ---- prefill and decoding
 
 
 def prompt_tokens(shape: ModelShape) -> int:
-    """The length of the prompt that is read."""
+    """Return the length of the prompt."""
     return min(PROMPT_TOKENS, shape.seq_len // 2)
 
 
 def decoded_tokens(shape: ModelShape) -> int:
-    """How many tokens are decoded after it."""
+    """Return the number of tokens that are decoded after the prompt."""
     return min(DECODED_TOKENS, shape.seq_len - prompt_tokens(shape))
 
 
-def text_tokens(trainer: Trainer) -> list[int]:
-    """As many tokens of the text as are read and decoded; from the beginning again where it is shorter."""
+def corpus_tokens(trainer: Trainer) -> list[int]:
+    """Return the prompt and the tokens after it, from the start of the text, which repeats if it is shorter."""
     count = prompt_tokens(trainer.shape) + decoded_tokens(trainer.shape)
     tokens: list[int] = trainer.run.train_text.read(0, count).tolist()
     return (tokens * (count // len(tokens) + 1))[:count]
 
 
-def measure_inference(parameters: Parameters, tokens: list[int], progress: Progress) -> Reading:
-    """Reads the prompt and decodes the tokens after it, a few times."""
-    decoder, first, memory = Decoder(parameters), prompt_tokens(parameters.shape), memory_read_meter()
+def measure_inference(parameters: Parameters, tokens: list[int], progress: Progress) -> InferenceMeasurement:
+    """Measure the prefill of the prompt and the decoding of the tokens after it."""
+    decoder, prompt, memory_read = Decoder(parameters), prompt_tokens(parameters.shape), memory_read_meter()
     prompts: list[float] = []
     decoded: list[float] = []
     for number in range(ROUNDS + 1):
-        progress("reading and decoding", number / (ROUNDS + 1))
+        progress("prefill and decoding", number / (ROUNDS + 1))
         decoder.reset()
         started = time.perf_counter()
-        decoder.prefill(tokens[:first])
-        seconds = [time.perf_counter() - started]
-        for token in tokens[first:]:
+        decoder.prefill(tokens[:prompt])
+        prefill_s = time.perf_counter() - started
+        decode_s = []
+        for token in tokens[prompt:]:
             started = time.perf_counter()
             decoder.decode(token)
-            seconds.append(time.perf_counter() - started)
-        if number:
-            prompts.append(seconds[0])
-            decoded += seconds[1:]
-            memory.repeat_until(GAUGE_SHARE * sum(decoded))
-    return Reading(statistics.median(prompts), statistics.median(decoded), memory.rate)
+            decode_s.append(time.perf_counter() - started)
+        if number:  # round 0 is the warm-up
+            prompts.append(prefill_s)
+            decoded += decode_s
+            memory_read.repeat_until(LIMIT_FRACTION * sum(decoded))
+    return InferenceMeasurement(statistics.median(prompts), statistics.median(decoded), memory_read.rate)
 
 
 def prompt_result(shape: ModelShape, seconds: float, sgemm: float) -> Prompt:
-    """From the median time of one prompt."""
+    """Return the result for the median duration of a prefill."""
     tokens = prompt_tokens(shape)
-    rate = flops.prefill_flops(shape, tokens).total / seconds
+    rate = prefill_flops(shape, tokens).total / seconds
     return Prompt(tokens, tokens / seconds, rate / 1e9, rate / sgemm)
 
 
-def decoding_result(shape: ModelShape, seconds: float, read: float) -> Decoding:
-    """From the median time of one token."""
+def decoding_result(shape: ModelShape, seconds: float, read_bytes_per_s: float) -> Decoding:
+    """Return the result for the median duration of a token."""
     middle = prompt_tokens(shape) + decoded_tokens(shape) // 2
-    size = flops.decode_bytes(shape, middle)
-    return Decoding(1 / seconds, size, size / seconds / 1e9, size / seconds / read)
+    size = decode_bytes(shape, middle)
+    return Decoding(1 / seconds, size, size / seconds / 1e9, size / seconds / read_bytes_per_s)

@@ -1,5 +1,6 @@
-"""What a run would take, before it begins: memory, size on disk, tokens and steps of an epoch, and, once a step has
-been timed, its speed and the time of an epoch. Counted by formula; nothing here computes with a model.
+"""Estimate of a run before it starts: memory, checkpoint size, tokens and steps per epoch, and duration.
+
+Everything is counted by formula. Durations also need the time of a step (`gpt_core.bench.step_timing`).
 """
 
 from __future__ import annotations
@@ -8,65 +9,70 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.errors import CorpusError
 from gpt_core.files import reason
-from gpt_core.model.flops import FLOAT_BYTES, activation_bytes
-from gpt_core.model.parameters import parameter_count
+from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
+from gpt_core.optim import optimizer_type
 from gpt_core.text.token_estimate import count_tokens
 from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_files
 
-# What the process holds beside the model, measured: 60 MB the app at rest (interpreter, NumPy, BLAS, Textual), and the
-# rest what a run and its charts add.
+# Memory of the process without the model, measured: 60 MB for the idle app (interpreter, NumPy, BLAS, Textual), and
+# 20 MB for a run and its charts.
 PROGRAM_BYTES = 80_000_000
-STATE_COPIES = 4  # weights, gradients, two moments
-SAVED_COPIES = 3  # of these, a checkpoint holds all but the gradients
-FORWARD_SHARE = 1 / 3  # of a step's passes; the backward pass makes two products for each of the forward pass
+FORWARD_SHARE = 1 / 3  # fraction of a step's FLOPs: the backward pass makes two products per product of the forward
 
 
-class Memory(NamedTuple):
-    """Bytes that a run holds at most. No single array exceeds what is counted here; see `gpt_core.model.flops`."""
+class MemoryEstimate(NamedTuple):
+    """Peak memory of a run in bytes."""
 
     state: int
-    """weights, gradients and AdamW's moments"""
+    """weights, gradients and optimizer state"""
     activations: int
-    """the buffers of a forward and backward pass over one micro-batch"""
+    """buffers of a forward and backward pass over one micro-batch"""
     kv_cache: int
-    """keys and values of the sample at each evaluation"""
+    """keys and values of the sample after each evaluation"""
     program: int = PROGRAM_BYTES
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all."""
         return sum(self)
 
 
 class CorpusStats(NamedTuple):
-    """The texts of a run, and the tokens in them; `counted` in the token cache, else estimated from their bytes."""
+    """Texts of a run and their token counts."""
 
     train_file: Path
     train_bytes: int
     eval_file: Path | None
+    """None if the eval text is held out of the training text"""
     train_tokens: int
-    """that are learned: without those that are held out"""
+    """without those that are held out"""
     eval_tokens: int
     counted: bool
+    """True for counts from the token cache, False for an estimate from the size of the text"""
 
 
 class StepTime(NamedTuple):
-    """Seconds of the two parts of one optimizer step."""
+    """Duration of one optimizer step in seconds."""
 
     passes_s: float
+    """forward and backward passes of all micro-batches"""
     update_s: float
+    """clipping and optimizer update"""
 
     @property
     def step_s(self) -> float:
-        """The whole step."""
+        """Sum of both."""
         return self.passes_s + self.update_s
 
 
 class RunLength(NamedTuple):
-    """How a run goes: steps, and seconds with its evaluations. Tiny overfit has no epochs: its counts are 0."""
+    """Length of a run in steps and seconds, evaluations included.
+
+    The run that overfits a few lines has no epochs: its `epoch_steps` and `epoch_s` are 0.
+    """
 
     epoch_steps: int
     max_steps: int
@@ -74,59 +80,70 @@ class RunLength(NamedTuple):
     max_s: float
 
 
-def estimate_memory(settings: Settings, threads: int) -> Memory:
-    """The memory of a run on so many threads."""
+def estimate_memory(settings: Settings, threads: int) -> MemoryEstimate:
+    """Return the memory that a run needs on `threads` threads."""
     shape = settings.shape
-    return Memory(
-        state=STATE_COPIES * FLOAT_BYTES * parameter_count(shape),
+    return MemoryEstimate(
+        state=training_state_bytes(shape, settings.optimizer),
         activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads),
-        kv_cache=2 * FLOAT_BYTES * shape.layers * shape.seq_len * shape.d_model if settings.sample_tokens else 0,
+        kv_cache=kv_cache_bytes(shape, shape.seq_len) if settings.sample_tokens else 0,
     )
 
 
+def training_state_bytes(shape: ModelShape, optimizer: str) -> int:
+    """Return the bytes of weights, gradients and optimizer state."""
+    return weight_bytes(shape) + gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape)
+
+
 def checkpoint_bytes(settings: Settings) -> int:
-    """The size of one checkpoint; header and tokenizer, some kilobytes, are left out."""
-    return SAVED_COPIES * FLOAT_BYTES * parameter_count(settings.shape)
+    """Return the size of one checkpoint without header and tokenizer, which take some kilobytes."""
+    return weight_bytes(settings.shape) + optimizer_type(settings.optimizer).state_bytes(settings.shape)
 
 
 def window_length(settings: Settings) -> int:
-    """T: tokens of one window in training."""
+    """Return T, the number of tokens in one training window."""
     return min(settings.seq_len, OVERFIT_SEQ_LEN) if settings.overfit_tiny else settings.seq_len
 
 
 def read_corpus_stats(settings: Settings) -> CorpusStats:
-    """The texts that a run would use, and their tokens. Reads files: for a thread. Raises CorpusError."""
+    """Return the texts that a run would use, and their token counts.
+
+    Reads files, so call it outside the UI thread.
+
+    Raises:
+        CorpusError: A text cannot be read.
+    """
     train_file, eval_file = text_files(settings)
-    train_bytes = _size(train_file)
+    train_bytes = _file_size(train_file)
     tokens, counted = count_tokens(train_file, settings.vocab_size, settings.tokenizer, settings.document)
     if eval_file is not None:
-        eval_tokens = round(tokens * _size(eval_file) / max(1, train_bytes))
+        eval_tokens = round(tokens * _file_size(eval_file) / max(1, train_bytes))
         return CorpusStats(train_file, train_bytes, eval_file, tokens, eval_tokens, counted)
     held_out = round(tokens * settings.val_frac)
     return CorpusStats(train_file, train_bytes, None, tokens - held_out, held_out, counted)
 
 
 def count_epoch_steps(settings: Settings, train_tokens: int) -> int:
-    """Optimizer steps that one pass over so many tokens takes."""
+    """Return the number of optimizer steps in one pass over `train_tokens` tokens."""
     windows = math.ceil(max(1, train_tokens - 1) / settings.seq_len)
     return math.ceil(windows / settings.batch_size)
 
 
-def estimate_run_length(settings: Settings, texts: CorpusStats, time: StepTime) -> RunLength:
-    """How a run on these texts goes at that speed, if nothing ends it early."""
+def estimate_run_length(settings: Settings, corpus: CorpusStats, time: StepTime) -> RunLength:
+    """Return the length of a run at this step time if it does not stop early."""
     if settings.overfit_tiny:
         steps = min(settings.max_steps or settings.overfit_steps, settings.overfit_steps)
         return RunLength(0, steps, 0.0, steps * time.step_s)
-    steps = count_epoch_steps(settings, texts.train_tokens)
-    most = min(settings.max_steps or math.inf, settings.max_epochs * steps)
+    steps = count_epoch_steps(settings, corpus.train_tokens)
+    max_steps = min(settings.max_steps or math.inf, settings.max_epochs * steps)
     every = settings.eval_every_steps
     evaluations = 1 + ((steps - 1) // every if every else 0)
-    forward_s = FORWARD_SHARE * time.passes_s / (settings.batch_size * settings.seq_len)  # of one token
-    epoch_s = steps * time.step_s + evaluations * texts.eval_tokens * forward_s
-    return RunLength(steps, int(most), epoch_s, epoch_s * most / steps)
+    forward_s_per_token = FORWARD_SHARE * time.passes_s / (settings.batch_size * settings.seq_len)
+    epoch_s = steps * time.step_s + evaluations * corpus.eval_tokens * forward_s_per_token
+    return RunLength(steps, int(max_steps), epoch_s, epoch_s * max_steps / steps)
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured with the project's own kernels on the threads that are set."""
+"""Limits of this machine: rates measured with the project's kernels on the threads in use, and memory."""
 
 from __future__ import annotations
 
@@ -13,80 +13,87 @@ import numpy as np
 
 from gpt_core.kernels import adamw, gemm, linear
 
-SGEMM_SIZE = 2048  # rows and columns: large enough for the best rate, 48 MiB in all
+SGEMM_SIZE = 2048  # rows and columns: large enough for the highest rate, 48 MiB in all
 READ_BYTES = 256 << 20  # far more than caches hold
-LEAST_REPEATS = 5
+MIN_REPEATS = 5
 TRIALS = 3
 
 
 class RateMeter:
-    """The rate of one action, from repeats that are spread between other measurements.
+    """Rate of one action, from repeats that are spread between other measurements.
 
-    On a machine that others use too, what slows those down then slows this down as well, and their ratio keeps its
-    meaning.
+    Other load on the machine then slows both down alike, and their ratio keeps its meaning.
     """
 
     def __init__(self, action: Callable[[], object], amount: float) -> None:
-        """`amount`: what one action does, of which `rate` is so much a second. It is done once, and not counted."""
+        """Run the action once as a warm-up.
+
+        Args:
+            action: What is timed.
+            amount: Work per call, in the unit of `rate` times seconds.
+        """
         self._action = action
         self._amount = amount
         self._seconds: list[float] = []
         action()
 
     def repeat_until(self, total_s: float) -> None:
-        """Repeats it until all repeats together have taken that long."""
+        """Repeat the action until all repeats together have taken `total_s`."""
         while sum(self._seconds) < total_s:
             self.repeat()
 
     @property
     def rate(self) -> float:
-        """Of the median of all repeats, of which there are five at least."""
-        while len(self._seconds) < LEAST_REPEATS:
+        """Work per second of the median repeat; repeats up to `MIN_REPEATS` first."""
+        while len(self._seconds) < MIN_REPEATS:
             self.repeat()
         return self._amount / statistics.median(self._seconds)
 
     @property
     def best(self) -> float:
-        """Of the fastest repeat."""
+        """Work per second of the fastest repeat."""
         return self._amount / min(self._seconds)
 
     def repeat(self) -> None:
-        """Does it once more."""
+        """Time the action once."""
         started = time.perf_counter()
         self._action()
         self._seconds.append(time.perf_counter() - started)
 
 
 def sgemm_meter() -> RateMeter:
-    """Operations a second of one large product of float32 matrices, the bound of everything made of products.
+    """Return a meter of FLOP per second of one large product of float32 matrices, the limit of training and prefill.
 
-    By the kernel that was the faster one in three trials: BLAS's or the project's own.
+    It uses the faster kernel of BLAS's and the project's own, by the best of three trials.
     """
     a, b, c = (np.full((SGEMM_SIZE, SGEMM_SIZE), 0.5, dtype=np.float32) for _ in range(3))
-    operations = 2 * SGEMM_SIZE**3
-    gauges = [RateMeter(lambda product=product: product(c, a, b), operations)  # type: ignore[misc]
+    flops = 2 * SGEMM_SIZE**3
+    meters = [RateMeter(lambda product=product: product(c, a, b), flops)  # type: ignore[misc]
               for product in (linear.product, gemm.library_product)]  # fmt: skip
     for _ in range(TRIALS):
-        for gauge in gauges:
-            gauge.repeat()
-    return max(gauges, key=lambda gauge: gauge.best)
+        for meter in meters:
+            meter.repeat()
+    return max(meters, key=lambda meter: meter.best)
 
 
 def memory_read_meter() -> RateMeter:
-    """Bytes a second of reading memory from one end to the other: a norm, which computes next to nothing."""
-    values = np.ones(READ_BYTES // 4, dtype=np.float32)  # written: pages never touched would not be read from memory
+    """Return a meter of bytes per second of a sequential read of memory, the limit of decoding.
+
+    It times a norm, which computes very little per value.
+    """
+    values = np.ones(READ_BYTES // 4, dtype=np.float32)  # written, so that its pages exist
     return RateMeter(lambda: adamw.norm(values), values.nbytes)
 
 
 def processor_name() -> str:
-    """As the system calls it."""
-    named = [line.partition(":")[2].strip() for line in lines_of("/proc/cpuinfo") if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    """Return the processor's name as the system reports it."""
+    names = [line.partition(":")[2].strip() for line in read_lines("/proc/cpuinfo") if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int | None:
-    """Bytes of memory that this process has held at most so far; None where the system does not tell."""
-    for line in lines_of("/proc/self/status"):
+    """Return this process's peak memory in bytes so far; None if the system does not report it."""
+    for line in read_lines("/proc/self/status"):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     if sys.platform == "win32":
@@ -98,21 +105,21 @@ def peak_memory() -> int | None:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that a process can still take without others having to give way; None if nobody tells.
+    """Return the bytes that a process can allocate without swapping; None if the system does not report it.
 
-    In a container that is no more than the container has left.
+    In a container this is at most what remains of the container's limit.
     """
-    meminfo = dict(line.split(":", 1) for line in lines_of("/proc/meminfo") if ":" in line)
+    meminfo = dict(line.split(":", 1) for line in read_lines("/proc/meminfo") if ":" in line)
     words = meminfo.get("MemAvailable", "").split()
-    found = [int(words[0]) * 1024] if words else []
-    limit, used = (lines_of(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    free = [int(words[0]) * 1024] if words else []
+    limit, used = (read_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
     if limit and used and limit[0].isdigit():
-        found.append(max(0, int(limit[0]) - int(used[0])))
-    return min(found, default=None)
+        free.append(max(0, int(limit[0]) - int(used[0])))
+    return min(free, default=None)
 
 
-def lines_of(path: str) -> list[str]:
-    """The lines of one of the system's files; none where there is no such file."""
+def read_lines(path: str) -> list[str]:
+    """Return the lines of a system file; an empty list if it does not exist."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

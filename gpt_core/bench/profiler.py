@@ -1,8 +1,8 @@
-"""Which part of the model the time of a training step is spent in.
+"""Profiler: seconds per part of the model in a training step.
 
-The passes in `gpt_core.model.gpt` look their kernels up as attributes of the kernels' modules, so they can be timed
-without a word about it in the model: for the time of a `with` block, every kernel is replaced by a function that calls
-it and adds the seconds to the part it works for. A linear layer's part follows from the weight it is given.
+Layers look up kernels as attributes of the kernels' modules. Within a `with` block the profiler replaces each kernel by
+a function that calls it and adds the duration to a part, so the model needs no code for it. The part of a linear layer
+follows from the weight it is called with.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear
+from gpt_core.model.layers.layer import LrGroup
 from gpt_core.model.parameters import Parameters
 
 PARTS = (
@@ -30,15 +31,15 @@ PARTS = (
 Kernel = Callable[..., Any]
 PartOf = Callable[[tuple[Any, ...]], str]  # from the arguments of a call to its part
 
-# module, function, part; or for the linear layers, which argument of theirs is the weight
-WATCHED: tuple[tuple[Any, str, str | int], ...] = (
+# module, function, part; for linear layers, the position of the argument that is the weight
+TIMED_KERNELS: tuple[tuple[Any, str, str | int], ...] = (
     (embedding, "forward", "embedding"),
     (embedding, "backward", "embedding"),
     (layer_norm, "forward", "norms"),
     (layer_norm, "backward", "norms"),
     (linear, "forward", 2),
     (linear, "backward", 5),
-    (linear, "product", "loss"),  # the model's only products without a bias are those of the logits
+    (linear, "product", "loss"),  # the only products without a bias are those of the logits
     (attention, "forward", "attention_scores"),
     (attention, "backward", "attention_scores"),
     (gelu, "forward", "gelu"),
@@ -49,47 +50,49 @@ WATCHED: tuple[tuple[Any, str, str | int], ...] = (
     (adamw, "update", "optimizer"),
 )
 
+PART_OF_LINEARS: dict[LrGroup, str] = {"attn": "attention_linears", "mlp": "mlp_linears"}
+
 OVERHEAD_CALLS = 5000
 
 
 class Profile(NamedTuple):
-    """Seconds spent in each part, and how many calls were timed."""
+    """Seconds per part, and the number of timed calls."""
 
     seconds: dict[str, float]
     calls: int
 
 
 class Profiler:
-    """Times the kernels of this process inside `with`, which must not be nested. For one thread that computes.
+    """Context manager that times the kernels of this process; not reentrant, and for one computing thread.
 
-    A linear layer on other weights than those of `parameters` raises KeyError.
+    A linear layer with other weights than those of `parameters` raises KeyError.
     """
 
     def __init__(self, parameters: Parameters) -> None:
         self._part_of_weight = {
-            id(tensor): "attention_linears" if ".attn." in name else "mlp_linears"
-            for name, tensor in parameters.tensors.items()
-            if ".attn." in name or ".mlp." in name
+            id(parameters[spec.name]): PART_OF_LINEARS[spec.lr_group]
+            for spec in parameters.table
+            if spec.lr_group in PART_OF_LINEARS
         }
-        self._parameters = parameters  # keeps the tensors alive, and so their ids theirs
-        self._watched = [(module, name, self._part_of(part)) for module, name, part in WATCHED]
+        self._parameters = parameters  # keeps the tensors alive, so that no other object gets their ids
+        self._timed = [(module, name, self._part_of(part)) for module, name, part in TIMED_KERNELS]
         self._replaced: list[tuple[Any, str, Kernel, bool]] = []
         self._seconds: dict[str, float] = {}
         self._calls = 0
         self.take()
 
-    def watch(self, owner: object, name: str, part: str) -> None:
-        """Also times the calls of another attribute of anything, from the next `with` on."""
-        self._watched.append((owner, name, self._part_of(part)))
+    def add(self, owner: object, name: str, part: str) -> None:
+        """Time the calls of `owner.name` too, from the next `with` on."""
+        self._timed.append((owner, name, self._part_of(part)))
 
     def take(self) -> Profile:
-        """What was spent since the last call of this."""
+        """Return the profile since the last call, and start a new one."""
         taken = Profile(self._seconds, self._calls)
         self._seconds, self._calls = dict.fromkeys(PARTS, 0.0), 0
         return taken
 
     def __enter__(self) -> Profiler:
-        for owner, name, part_of in self._watched:
+        for owner, name, part_of in self._timed:
             kernel = getattr(owner, name)
             self._replaced.append((owner, name, kernel, name in vars(owner)))
             setattr(owner, name, self.timed(kernel, part_of))
@@ -103,10 +106,10 @@ class Profiler:
             if is_own:
                 setattr(owner, name, kernel)
             else:
-                delattr(owner, name)  # a method: its class has it
+                delattr(owner, name)  # a method: the class still has it
 
     def timed(self, kernel: Kernel, part_of: PartOf) -> Kernel:
-        """The same function, timed."""
+        """Return `kernel` with timing."""
 
         def call(*arguments: Any, **options: Any) -> Any:
             started = time.perf_counter()
@@ -125,7 +128,7 @@ class Profiler:
 
 
 def overhead_per_call(parameters: Parameters) -> float:
-    """Seconds by which timing lengthens one call, from calls of a kernel that does nothing."""
+    """Return the seconds that timing adds to one call, measured on a function that does nothing."""
 
     def nothing(*_arguments: Any) -> None: ...
 

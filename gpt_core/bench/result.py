@@ -1,4 +1,4 @@
-"""What a benchmark found: the values that `gpt-tui bench --json` prints, under these names."""
+"""Result of a benchmark. Its fields are the keys that `gpt-tui bench --json` prints."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ from gpt_core.config.settings import ModelShape
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """The machine, and its limits on these threads."""
+    """The machine, and its limits on the threads in use."""
 
     processor: str
     cores: int
     threads: int
     level: str
-    """of instructions, that the kernels in use were compiled for (GPT_TUI_LEVEL asks for another)"""
+    """instruction-set level of the kernels in use (the environment variable GPT_TUI_LEVEL selects another)"""
     sgemm_gflop_per_s: float
+    """rate of a large product of float32 matrices"""
     read_gb_per_s: float
+    """rate of reading memory"""
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One part of a step."""
+    """One part of a training step."""
 
     part: str
-    """one of `gpt_core.bench.profiler.PARTS`, or "rest" for all that is between the kernels"""
+    """one of `gpt_core.bench.profiler.PARTS`, or "rest" for everything outside the kernels"""
     seconds: float
     share: float
-    """of the step's time"""
+    """fraction of the step's time"""
     gflop: float
-    """of the model's arithmetic (see `gpt_core.model.flops`); 0 for parts that are no matrix products"""
+    """GFLOP of the model (see `gpt_core.model.flops`); 0 for parts without matrix products"""
 
 
 class Training(msgspec.Struct, frozen=True):
-    """The step whose time is the median, and its parts."""
+    """The step of median duration, and its parts."""
 
     steps: int
+    """number of measured steps"""
     step_s: float
     fastest_s: float
     slowest_s: float
@@ -42,42 +45,46 @@ class Training(msgspec.Struct, frozen=True):
     gflop: float
     gflop_per_s: float
     sgemm_share: float
+    """ratio of `gflop_per_s` to the machine's rate"""
     parts: list[Part]
     timing_share: float
-    """of the step's time that measuring the parts has taken"""
+    """fraction of the step's time that timing the parts takes"""
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Bytes. `peak` is of the whole process after its first step, when all is allocated that training needs; None
-    where the system does not tell."""
+    """Memory in bytes."""
 
     peak: int | None
+    """of the process after its first step, when all buffers exist; None if the system does not report it"""
     weights: int
-    """with gradients and Adam's moments"""
+    """weights, gradients and optimizer state"""
     activations: int
+    """buffers of the forward and backward pass"""
 
 
 class Decoding(msgspec.Struct, frozen=True):
-    """Decoding one sequence token by token with a cache of keys and values; sampling is not in it."""
+    """Decoding one sequence token by token with a KV cache, without sampling."""
 
     tokens_per_s: float
     bytes_per_token: int
-    """of weights and cache that are read for the token in the middle of those measured"""
+    """weights and KV cache that are read for the token in the middle of those measured"""
     gb_per_s: float
     read_share: float
+    """ratio of `gb_per_s` to the machine's rate"""
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """Reading a prompt into an empty cache."""
+    """Prefill of a prompt into an empty KV cache."""
 
     tokens: int
     tokens_per_s: float
     gflop_per_s: float
     sgemm_share: float
+    """ratio of `gflop_per_s` to the machine's rate"""
 
 
 class Benchmark(msgspec.Struct, frozen=True):
-    """All of it."""
+    """Everything that one benchmark measures."""
 
     machine: Machine
     preset: str
@@ -86,7 +93,7 @@ class Benchmark(msgspec.Struct, frozen=True):
     batch_size: int
     micro_batch_size: int
     time: int
-    """tokens of a sequence in training"""
+    """tokens per sequence in training"""
     training: Training
     memory: Memory
     prompt: Prompt

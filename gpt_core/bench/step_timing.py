@@ -1,8 +1,7 @@
-"""How long a step takes on this machine, found out in a second or two: a few real passes over random tokens.
+"""Time of one training step on this machine, measured in a second or two with real passes over random tokens.
 
-Nothing is read or written but memory of its own. What would take long is made smaller and counted up again: fewer
-sequences at once, then fewer blocks, then a shorter context, until a pass has at most MAX_PROBE_FLOPS; its seconds are
-multiplied by the ratio of the operations. Everything that costs time in a pass grows with these.
+Large configurations are timed on a smaller workload and scaled by FLOPs: fewer sequences at once, then fewer blocks,
+then a shorter context, until a pass has at most `MAX_PROBE_FLOPS`. Reads and writes no files.
 """
 
 from __future__ import annotations
@@ -15,80 +14,76 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from gpt_core.bench.estimate import STATE_COPIES, StepTime, window_length
+from gpt_core.bench.estimate import StepTime, training_state_bytes, window_length
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.kernels import adamw, threads
-from gpt_core.model.flops import FLOAT_BYTES, activation_bytes, step_flops
+from gpt_core.kernels import threads
+from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
+from gpt_core.model.memory import activation_bytes
 from gpt_core.model.parameters import Parameters, parameter_count
-from gpt_core.optim.adamw import AdamW
+from gpt_core.optim import create_optimizer
 
-MAX_PROBE_FLOPS = 200e9  # of one pass: one to two seconds on two cores
-MEASURE_S = 1.0  # that is measured at least, after a first pass that is not
+MAX_PROBE_FLOPS = 200e9  # of one forward and backward pass: one to two seconds on two cores
+MEASURE_S = 1.0  # minimum time measured, after a warm-up pass
 MIN_PASSES = 2
-MOST_S = 4.0  # after so long, a single one that is measured must do
-RANDOM_VALUES = 1 << 16  # the weights are these over and over: what they are does not matter, but zeros would
+MAX_S = 4.0  # after this time one measured pass is enough
+RANDOM_VALUES = 1 << 16  # the weights repeat these: zeros would be timed differently
 
 
-class Sample(NamedTuple):
-    """What is timed in place of a micro-batch of the whole model."""
+class Workload(NamedTuple):
+    """Model and batch that are timed in place of a micro-batch of the configured model."""
 
     shape: ModelShape
     batch: int
     time: int
+    optimizer: str
 
     @property
-    def operations(self) -> int:
-        """Of its forward and backward pass."""
+    def flops(self) -> int:
+        """FLOPs of its forward and backward pass."""
         return step_flops(self.shape, self.batch, self.time).total
 
     @property
     def memory_bytes(self) -> int:
-        """That timing it takes."""
-        state = STATE_COPIES * FLOAT_BYTES * parameter_count(self.shape)
-        return state + activation_bytes(self.shape, self.batch, self.time, threads.get_threads())
+        """Bytes that timing it allocates."""
+        activations = activation_bytes(self.shape, self.batch, self.time, threads.get_threads())
+        return training_state_bytes(self.shape, self.optimizer) + activations
 
 
-def probe_workload(settings: Settings) -> Sample:
-    """The largest sample that is quick enough."""
-    sample = Sample(settings.shape, settings.micro_batch, window_length(settings))
-    while sample.operations > MAX_PROBE_FLOPS:
-        shape, batch, length = sample
+def probe_workload(settings: Settings) -> Workload:
+    """Return the largest workload within `MAX_PROBE_FLOPS`."""
+    workload = Workload(settings.shape, settings.micro_batch, window_length(settings), settings.optimizer)
+    while (flops := workload.flops) > MAX_PROBE_FLOPS:
+        shape, batch, length, _ = workload
         if batch > 1:
-            sample = sample._replace(batch=max(1, min(batch // 2, int(batch * MAX_PROBE_FLOPS / sample.operations))))
+            workload = workload._replace(batch=max(1, min(batch // 2, int(batch * MAX_PROBE_FLOPS / flops))))
         elif shape.layers > 1:
-            sample = sample._replace(shape=msgspec.structs.replace(shape, layers=max(1, shape.layers // 2)))
+            workload = workload._replace(shape=msgspec.structs.replace(shape, layers=max(1, shape.layers // 2)))
         elif length > 1:
-            sample = sample._replace(time=length // 2)
+            workload = workload._replace(time=length // 2)
         else:
             break
-    return sample
+    return workload
 
 
 def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambda: False) -> StepTime | None:
-    """Seconds of one optimizer step with these settings; None if `stopped` says so, which is asked between passes.
+    """Measure the time of one optimizer step with these settings.
 
     Computes on `threads.get_threads()` threads and allocates `probe_workload(settings).memory_bytes`; the caller
-    checks that this much memory is free. Raises MemoryError.
+    checks that this much memory is free.
+
+    Args:
+        settings: Settings of the run.
+        stopped: Called between passes; True ends the measurement.
+
+    Returns:
+        The time of a step, or None if `stopped` returned True.
+
+    Raises:
+        MemoryError: There is not enough memory.
     """
-    sample = probe_workload(settings)
-    shape, batch, length = sample
-    weights, gradients = Parameters(shape), Parameters(shape)
-    random = np.random.default_rng(0)
-    values = 0.02 * random.standard_normal(RANDOM_VALUES, dtype=np.float32)
-    for start in range(0, weights.flat.size, RANDOM_VALUES):
-        stretch = weights.flat[start : start + RANDOM_VALUES]
-        stretch[:] = values[: stretch.size]
-    gpt, optimizer = GPT(weights), AdamW(weights, settings)
-    tokens, targets = random.integers(shape.vocab_size, size=(2, batch, length), dtype=np.int32)
-
-    def forward_and_backward() -> None:
-        gpt.loss_and_gradients(tokens, targets, gradients, 1.0 / targets.size)
-
-    def update() -> None:
-        optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(adamw.norm(gradients.flat)))
-        gradients.flat.fill(0.0)
-
+    workload = probe_workload(settings)
+    forward_and_backward, update = _step_functions(workload, settings)
     passes: list[float] = []
     updates: list[float] = []
     started = time.perf_counter()
@@ -97,22 +92,44 @@ def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambd
             return None
         passes.append(seconds_of(forward_and_backward))
         updates.append(seconds_of(update))
-    whole = step_flops(settings.shape, settings.batch_size, window_length(settings)).total
+    flops = step_flops(settings.shape, settings.batch_size, window_length(settings)).total
     return StepTime(
-        passes_s=statistics.median(passes[1:]) * whole / sample.operations,
-        update_s=statistics.median(updates[1:]) * parameter_count(settings.shape) / parameter_count(shape),
+        passes_s=statistics.median(passes[1:]) * flops / workload.flops,
+        update_s=statistics.median(updates[1:]) * parameter_count(settings.shape) / parameter_count(workload.shape),
     )
 
 
+def _step_functions(workload: Workload, settings: Settings) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return the two parts of a step on random weights and tokens."""
+    shape, batch, length, _ = workload
+    weights, gradients = Parameters(shape), Parameters(shape)
+    random = np.random.default_rng(0)
+    values = 0.02 * random.standard_normal(RANDOM_VALUES, dtype=np.float32)
+    for start in range(0, weights.flat.size, RANDOM_VALUES):
+        stretch = weights.flat[start : start + RANDOM_VALUES]
+        stretch[:] = values[: stretch.size]
+    gpt, optimizer = GPT(weights), create_optimizer(weights, settings)
+    tokens, targets = random.integers(shape.vocab_size, size=(2, batch, length), dtype=np.int32)
+
+    def forward_and_backward() -> None:
+        gpt.loss_and_gradients(tokens, targets, gradients, 1.0 / targets.size)
+
+    def update() -> None:
+        optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(optimizer.gradient_norm(gradients)))
+        gradients.flat.fill(0.0)
+
+    return forward_and_backward, update
+
+
 def enough(passes: list[float], elapsed_s: float) -> bool:
-    """Whether these passes tell how long one takes: never the first alone, which touches its memory as it goes."""
+    """Return True if these passes are enough; the first is a warm-up, which touches its memory for the first time."""
     measured = passes[1:]
     is_steady = len(measured) >= MIN_PASSES and sum(measured) >= MEASURE_S
-    return is_steady or (len(measured) > 0 and elapsed_s > MOST_S)
+    return is_steady or (len(measured) > 0 and elapsed_s > MAX_S)
 
 
 def seconds_of(action: Callable[[], None]) -> float:
-    """How long it takes."""
+    """Return the duration of `action`."""
     started = time.perf_counter()
     action()
     return time.perf_counter() - started

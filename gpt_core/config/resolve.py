@@ -33,6 +33,94 @@ class Resolved(NamedTuple):
     sources: dict[str, str]
 
 
+class Overrides(NamedTuple):
+    """Requested settings, read and checked one by one, before they are applied to a preset or a checkpoint.
+
+    Attributes:
+        preset: Name of the requested preset; None for none.
+        layers: Source and values, each layer overriding the one before.
+    """
+
+    preset: str | None
+    layers: tuple[tuple[str, dict[str, object]], ...]
+
+    def value(self, name: str) -> object:
+        """Return the requested value of a setting, its default if none was requested."""
+        values = [values[name] for _, values in self.layers if name in values]
+        return values[-1] if values else getattr(Settings(), name)
+
+    def apply_to(self, base: Settings | None = None, base_preset: str = "") -> Resolved:
+        """Apply the overrides to a preset or to the settings of a checkpoint, and validate the result.
+
+        Args:
+            base: Settings of the checkpoint to resume; None for a new run.
+            base_preset: Preset recorded in that checkpoint.
+
+        Raises:
+            ConfigError: The settings contradict each other.
+        """
+        values = msgspec.structs.asdict(base if base is not None else Settings())
+        sources = dict.fromkeys(values, "default" if base is None else "checkpoint")
+        name = self.preset or (DEFAULT_PRESET if base is None else "")
+        layers = self.layers
+        if name:
+            full = msgspec.structs.asdict(Settings()) | PRESETS[name]
+            keys = ModelShape.__struct_fields__ if base is not None else PRESETS[name]
+            layers = ((f"preset {name}", {key: full[key] for key in keys}), *layers)
+        for source, layer in layers:
+            values |= layer
+            sources |= dict.fromkeys(layer, source)
+        settings = msgspec.convert(values, Settings)
+        check_together(settings)
+        return Resolved(settings, name if base is None else base_preset, sources)
+
+
+def read_overrides(
+    preset: str | None = None,
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+    options: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    foreign: Sequence[str] = (),
+) -> Overrides:
+    """Read and check every requested setting.
+
+    Args:
+        preset: Name given with `--preset`; overrides the `preset` key of the config file.
+        config_file: TOML file of settings.
+        assignments: KEY=VALUE strings of `--set`.
+        options: Values of command-line options by setting name; None for an option that was not given.
+        environ: Environment variables.
+        foreign: Keys of the config file that are not settings and are skipped.
+
+    Raises:
+        ConfigError: Names the setting, the value, the expected values and the source.
+    """
+    from_file = read_config(config_file) if config_file else {}
+    from_file = {key: value for key, value in from_file.items() if key not in foreign}
+    named = from_file.pop("preset", None) if preset is None else preset
+    from_file.pop("preset", None)
+    if named is not None and not (isinstance(named, str) and named in PRESETS):
+        raise ConfigError(unknown_name("preset", named, PRESETS))
+    layers: list[tuple[str, dict[str, object]]] = []
+
+    def add(source: str, layer: Mapping[str, object]) -> None:
+        layers.append((source, {key: checked(key, value, source) for key, value in layer.items()}))
+
+    add(str(config_file), from_file)
+    if word := (environ or {}).get(OVERFIT_VARIABLE, ""):
+        add(OVERFIT_VARIABLE, {"overfit_tiny": parsed("overfit_tiny", word)})
+    for assignment in assignments:
+        key, equals, word = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: got no '=', expected KEY=VALUE")
+        add("--set", {key.strip(): parsed(key.strip(), word)})
+    for key, value in (options or {}).items():
+        if value is not None:
+            add("--" + key.replace("_", "-"), {key: parsed(key, value)})
+    return Overrides(named, tuple(layers))
+
+
 def resolve(
     preset: str | None = None,
     config_file: Path | None = None,
@@ -45,52 +133,12 @@ def resolve(
 ) -> Resolved:
     """Apply all sources in order of precedence and validate the result.
 
-    Args:
-        preset: Name given with `--preset`; overrides the `preset` key of the config file.
-        config_file: TOML file of settings.
-        assignments: KEY=VALUE strings of `--set`.
-        options: Values of command-line options by setting name; None for an option that was not given.
-        environ: Environment variables.
-        base: Settings of the checkpoint to resume.
-        base_preset: Preset recorded in that checkpoint.
-        foreign: Keys of the config file that are not settings and are skipped.
+    The arguments are those of `read_overrides` and `Overrides.apply_to`.
 
     Raises:
         ConfigError: Names the setting, the value, the expected values and the source.
     """
-    from_file = read_config(config_file) if config_file else {}
-    from_file = {key: value for key, value in from_file.items() if key not in foreign}
-    named = from_file.pop("preset", None) if preset is None else preset
-    from_file.pop("preset", None)
-    if named is not None and not (isinstance(named, str) and named in PRESETS):
-        raise ConfigError(unknown_name("preset", named, PRESETS))
-    name = named or (DEFAULT_PRESET if base is None else "")
-    values = msgspec.structs.asdict(base if base is not None else Settings())
-    sources = dict.fromkeys(values, "default" if base is None else "checkpoint")
-
-    def apply(layer: Mapping[str, object], source: str) -> None:
-        for key, value in layer.items():
-            values[key] = checked(key, value, source)
-            sources[key] = source
-
-    if name:
-        full = msgspec.structs.asdict(Settings()) | PRESETS[name]
-        keys = ModelShape.__struct_fields__ if base is not None else PRESETS[name]
-        apply({key: full[key] for key in keys}, f"preset {name}")
-    apply(from_file, str(config_file))
-    if word := (environ or {}).get(OVERFIT_VARIABLE, ""):
-        apply({"overfit_tiny": parsed("overfit_tiny", word)}, OVERFIT_VARIABLE)
-    for assignment in assignments:
-        key, equals, word = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment}: got no '=', expected KEY=VALUE")
-        apply({key.strip(): parsed(key.strip(), word)}, "--set")
-    for key, value in (options or {}).items():
-        if value is not None:
-            apply({key: parsed(key, value)}, "--" + key.replace("_", "-"))
-    settings = msgspec.convert(values, Settings)
-    check_together(settings)
-    return Resolved(settings, name if base is None else base_preset, sources)
+    return read_overrides(preset, config_file, assignments, options, environ, foreign).apply_to(base, base_preset)
 
 
 def check_resumable(checkpoint: Settings, requested: Settings, path: str) -> None:

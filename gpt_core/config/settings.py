@@ -135,7 +135,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tokenizer: Annotated[
         str,
         Meta(
-            description="pieces: lossless; ascii: folds to lower-case ASCII as the Go project does",
+            description="pieces: lossless; ascii: lower-case ASCII only, as in the Go project",
             extra={"choices": tokenizer_names},
         ),
     ] = "pieces"

@@ -37,7 +37,9 @@ from gpt_core.formats.checkpoint_header import (
 )
 from gpt_core.formats.safetensors import SafetensorsError
 from gpt_core.formats.training_state import TrainingState, new_run_id
+from gpt_core.kernels.arrays import Array
 from gpt_core.model.parameters import Parameters
+from gpt_core.model.precision import PRECISION, DType
 from gpt_core.optim import OptimizerState
 
 __all__ = [
@@ -148,7 +150,8 @@ def read_checkpoint(path: Path | str, *, optimizer_state: bool = True) -> Checkp
         tokenizer = np.empty(header.layout[TOKENIZER].shape, np.uint8)
 
         def read(state_name: str) -> Parameters:
-            out = _new_parameters(path, info.settings.shape)
+            dtype = PRECISION.compute if state_name else PRECISION.weights
+            out = _new_parameters(path, info.settings.shape, dtype)
             for name, tensor in out.tensors.items():
                 _read_tensor(file, header, tensor_key(state_name, name), _as_bytes(tensor))
             return out
@@ -257,12 +260,12 @@ def _is_finite(chunk: NDArray[np.uint8]) -> bool:
     return bool(np.isfinite(chunk.view(np.float32)).all())
 
 
-def _as_bytes(tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _as_bytes(tensor: Array) -> NDArray[np.uint8]:
     return tensor.reshape(-1).view(np.uint8)
 
 
-def _new_parameters(path: Path, shape: ModelShape) -> Parameters:
+def _new_parameters(path: Path, shape: ModelShape, dtype: DType) -> Parameters:
     try:
-        return Parameters(shape)
+        return Parameters(shape, dtype)
     except MemoryError:
         raise CheckpointError(f"{path}: there is not enough memory for its tensors") from None

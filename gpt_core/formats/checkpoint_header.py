@@ -27,6 +27,7 @@ from gpt_core.formats import safetensors
 from gpt_core.formats.safetensors import Layout, SafetensorsError
 from gpt_core.formats.training_state import Seconds, TrainingState
 from gpt_core.model.parameters import parameter_table
+from gpt_core.model.precision import PRECISION
 from gpt_core.optim import optimizer_type
 
 FORMAT = "1"
@@ -135,15 +136,17 @@ class Header(NamedTuple):
 
 
 def tensor_key(state_name: str, parameter: str) -> str:
-    """Return the key of a tensor: of a weight if `state_name` is "", else of the optimizer state of that name."""
+    """Return the key of an optimizer state tensor, or of a weight if `state_name` is ""."""
     return f"{state_name}.{parameter}" if state_name else parameter
 
 
 def checkpoint_layout(shape: ModelShape, state_names: tuple[str, ...], tokenizer_bytes: int) -> Layout:
     """Return the layout of a checkpoint: weights, optimizer state, tokenizer."""
     table = parameter_table(shape)
+    weights, state = PRECISION.weights.safetensors, PRECISION.compute.safetensors
     return safetensors.layout_of([
-        *((tensor_key(state, spec.name), "F32", spec.shape) for state in ("", *state_names) for spec in table),
+        *((spec.name, weights, spec.shape) for spec in table),
+        *((tensor_key(name, spec.name), state, spec.shape) for name in state_names for spec in table),
         (TOKENIZER, "U8", (tokenizer_bytes,)),
     ])  # fmt: skip
 

@@ -5,8 +5,8 @@ def norm(values: NDArray[np.float32]) -> float: ...
 def update(
     values: NDArray[np.float32],
     gradients: NDArray[np.float32],
-    first: NDArray[np.float32],
-    second: NDArray[np.float32],
+    m: NDArray[np.float32],
+    v: NDArray[np.float32],
     step: int,
     lr: float,
     beta1: float,

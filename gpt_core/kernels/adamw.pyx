@@ -3,49 +3,83 @@
 from cython.parallel cimport prange
 from libc.math cimport pow, sqrt, sqrtf
 
-from gpt_core.kernels.shapes cimport want
+from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport threads_for
 
-cdef Py_ssize_t BLOCK = 16384  # values that one thread takes at once
+cdef enum:
+    BLOCK = 16384  # values per thread at a time
+    PARTIAL_SUMS = 256
 
 
 def norm(const float[::1] values):
-    """sqrt(sum values^2), in double precision, from partial sums that do not depend on the number of threads."""
+    """Return sqrt(sum values^2), summed in double precision.
+
+    The partial sums do not depend on the number of threads, so neither does the result.
+
+    Shape:
+        values (P,).
+    """
     cdef Py_ssize_t size = values.shape[0], part
-    cdef Py_ssize_t step = size // 256 + 1
-    cdef double[256] partial
+    cdef Py_ssize_t step = size // PARTIAL_SUMS + 1
+    cdef double[PARTIAL_SUMS] partial
     cdef double total = 0
     if size == 0:
         return 0.0
-    for part in prange(256, nogil=True, schedule="static", num_threads=threads_for(size)):
+    for part in prange(PARTIAL_SUMS, nogil=True, schedule="static", num_threads=threads_for(size)):
         partial[part] = _sum_of_squares(&values[0], min(size, part * step), min(size, (part + 1) * step))
-    for part in range(256):
+    for part in range(PARTIAL_SUMS):
         total += partial[part]
     return sqrt(total)
 
 
-def update(float[::1] values, const float[::1] gradients, float[::1] first, float[::1] second, Py_ssize_t step,
-           double lr, double beta1, double beta2, double eps, double weight_decay, double gradient_scale=1.0):
-    """One step of AdamW, the step-th (from 1), in place on values, first and second (all (P,)). With g = gradient_scale * gradients:
+def update(
+    float[::1] values,
+    const float[::1] gradients,
+    float[::1] m,
+    float[::1] v,
+    Py_ssize_t step,
+    double lr,
+    double beta1,
+    double beta2,
+    double eps,
+    double weight_decay,
+    double gradient_scale=1.0,
+):
+    """Apply one AdamW step in place. With g = gradient_scale * gradients:
 
-        first  = beta1 first + (1 - beta1) g
-        second = beta2 second + (1 - beta2) g^2
-        values = values (1 - lr weight_decay) - lr (first / (1 - beta1^step)) / (sqrt(second / (1 - beta2^step)) + eps)
+        m = beta1 m + (1 - beta1) g
+        v = beta2 v + (1 - beta2) g^2
+        values = values (1 - lr weight_decay) - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)
+
+    Args:
+        values: Parameters.
+        gradients: Gradient of the loss with respect to `values`.
+        m: First moment, 0 before the first step.
+        v: Second moment, 0 before the first step.
+        step: Number of this step, from 1.
+        gradient_scale: Factor for all gradients, for example from clipping.
+
+    Shape:
+        values, gradients, m, v (P,).
+
+    Raises:
+        ValueError: The lengths differ, or step is below 1.
     """
     cdef Py_ssize_t size = values.shape[0], block
     cdef Py_ssize_t blocks = (size + BLOCK - 1) // BLOCK
     cdef float b1 = beta1, b2 = beta2, scale = gradient_scale, epsilon = eps
     cdef float decay = lr * weight_decay
-    want("adamw: length of gradients", gradients.shape[0], size)
-    want("adamw: length of first", first.shape[0], size)
-    want("adamw: length of second", second.shape[0], size)
+    check_equal("adamw: length of gradients", gradients.shape[0], size)
+    check_equal("adamw: length of m", m.shape[0], size)
+    check_equal("adamw: length of v", v.shape[0], size)
     if step < 1:
-        raise ValueError(f"adamw: got step {step}, want 1 or more")
-    cdef float rate = lr / (1.0 - pow(beta1, step))
+        raise ValueError(f"adamw: got step {step}, expected at least 1")
+    cdef float corrected_lr = lr / (1.0 - pow(beta1, step))
     cdef float root_correction = 1.0 / sqrt(1.0 - pow(beta2, step))
     for block in prange(blocks, nogil=True, schedule="static", num_threads=threads_for(size)):
-        _update_block(&values[block * BLOCK], &gradients[block * BLOCK], &first[block * BLOCK], &second[block * BLOCK],
-                      min(BLOCK, size - block * BLOCK), b1, b2, epsilon, scale, decay, rate, root_correction)
+        _update_block(&values[block * BLOCK], &gradients[block * BLOCK], &m[block * BLOCK], &v[block * BLOCK],
+                      min(<Py_ssize_t>BLOCK, size - block * BLOCK), b1, b2, epsilon, scale, decay, corrected_lr,
+                      root_correction)
 
 
 cdef double _sum_of_squares(const float *values, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
@@ -56,16 +90,27 @@ cdef double _sum_of_squares(const float *values, Py_ssize_t start, Py_ssize_t st
     return total
 
 
-cdef void _update_block(float *values, const float *gradients, float *first, float *second, Py_ssize_t size,
-                        float b1, float b2, float eps, float scale, float decay, float rate,
-                        float root_correction) noexcept nogil:
+cdef void _update_block(
+    float *values,
+    const float *gradients,
+    float *m,
+    float *v,
+    Py_ssize_t size,
+    float b1,
+    float b2,
+    float eps,
+    float scale,
+    float decay,
+    float corrected_lr,
+    float root_correction,
+) noexcept nogil:
     cdef Py_ssize_t i
-    cdef float g, m, v
+    cdef float g, new_m, new_v
     for i in range(size):
         g = gradients[i] * scale
-        m = b1 * first[i] + (<float>1.0 - b1) * g
-        v = b2 * second[i] + (<float>1.0 - b2) * g * g
-        first[i] = m
-        second[i] = v
-        # not values * (1 - decay): a small decay would be lost in the rounding of 1 - decay
-        values[i] -= decay * values[i] + rate * m / (sqrtf(v) * root_correction + eps)
+        new_m = b1 * m[i] + (<float>1.0 - b1) * g
+        new_v = b2 * v[i] + (<float>1.0 - b2) * g * g
+        m[i] = new_m
+        v[i] = new_v
+        # Not values * (1 - decay): rounding of 1 - decay would lose a small decay.
+        values[i] -= decay * values[i] + corrected_lr * new_m / (sqrtf(new_v) * root_correction + eps)

@@ -1,34 +1,37 @@
-"""New arrays for the kernels, that begin with a cache line.
+"""Arrays aligned to cache lines, for the kernels.
 
-NumPy's begin 16 bytes after one where they are large, so that every vector of 64 bytes lies in two: training of small
-shapes is 3 to 5% faster with these, of `mini` 1%.
+Speed only: large arrays of NumPy start 16 bytes after a cache line, so that every 64-byte vector spans two lines. With
+aligned arrays training is 3 to 5% faster for small shapes, and 1% for `mini`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[np.float32]
 
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+ALIGNMENT = 64  # bytes: one cache line, and the widest vector
 
 
-def empty(*shape: int) -> Array:
-    """An uninitialised float32 array."""
-    return _aligned(np.empty, shape)
+def empty(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Return an uninitialized, aligned array."""
+    return _aligned(np.empty, shape, dtype)
 
 
-def zeros(*shape: int) -> Array:
-    """A float32 array of zeros."""
-    return _aligned(np.zeros, shape)
+def zeros(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
+    """Return an aligned array of zeros."""
+    return _aligned(np.zeros, shape, dtype)
 
 
-def _aligned(make: Callable[[int, type[np.uint8]], NDArray[np.uint8]], shape: tuple[int, ...]) -> Array:
-    size = 4 * math.prod(shape)
-    raw = make(size + ALIGNMENT, np.uint8)
+def _aligned(
+    allocate: Callable[[int, type[np.uint8]], NDArray[np.uint8]], shape: tuple[int, ...], dtype: DTypeLike
+) -> NDArray[Any]:
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    raw = allocate(size + ALIGNMENT, np.uint8)
     offset = -raw.ctypes.data % ALIGNMENT
-    return raw[offset : offset + size].view(np.float32).reshape(shape)
+    return raw[offset : offset + size].view(dtype).reshape(shape)

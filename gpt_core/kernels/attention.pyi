@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 def workspace_size(keys: int, head_size: int) -> int: ...
 def forward(
     out: NDArray[np.float32],
-    log_sums: NDArray[np.float32],
+    lse: NDArray[np.float32],
     q: NDArray[np.float32],
     k: NDArray[np.float32],
     v: NDArray[np.float32],
@@ -16,7 +16,7 @@ def backward(
     d_v: NDArray[np.float32],
     d_out: NDArray[np.float32],
     out: NDArray[np.float32],
-    log_sums: NDArray[np.float32],
+    lse: NDArray[np.float32],
     q: NDArray[np.float32],
     k: NDArray[np.float32],
     v: NDArray[np.float32],

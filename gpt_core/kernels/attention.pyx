@@ -1,11 +1,25 @@
-"""Causal multi-head attention: out = softmax(q . k^T / sqrt(D) + mask) . v, head by head (Vaswani et al. 2017).
+"""Causal multi-head attention: out = softmax(q . k^T / sqrt(D) + mask) . v for each head (Vaswani et al. 2017).
 
-No (T, T) array exists: a tile of queries meets the keys it sees block by block, with an online softmax, and the backward
-pass computes the probabilities again from the logarithm of their sum (Dao et al. 2022).
+The algorithm is FlashAttention's (Dao et al. 2022; Dao 2023), which never stores a (T, T) array. For each head, forward:
 
-Scores and what is made of them are kept turned, a row for each key: the softmax then goes along whole vectors of queries,
-and both a block and its transpose are read by the products where they lie. The factors that many tiles share, keys and
-values, are laid out once a head as the products want them.
+    for each tile of Br queries:                                  q (Br, D)
+        O = 0;  m = -inf;  l = 0
+        for each block of Bc keys that the tile attends to:       k, v (Bc, D)
+            S = q . k^T / sqrt(D), masked on the diagonal
+            m_new = max(m, max_j S);  P = exp(S - m_new);  rescale = exp(m - m_new)
+            l = rescale * l + sum_j P;  O = rescale * O + P . v;  m = m_new
+        O = O / l;  lse = m + log(l)
+
+and backward, which recomputes P from lse:
+
+    for each tile of Br queries:                                  delta = sum_d d_O * O
+        for each block of Bc keys that the tile attends to:
+            P = exp(q . k^T / sqrt(D) - lse);  d_P = d_O . v^T;  d_S = P * (d_P - delta)
+            d_v += P^T . d_O;  d_k += d_S^T . q / sqrt(D);  d_q += d_S . k / sqrt(D)
+
+The first block of a tile is the diagonal one: the keys at the positions of its queries. `attention_tiled_forward` and
+`attention_tiled_backward` in `gpt_core.reference` are the same loops in NumPy. Notes on speed are at the end of this
+file.
 """
 
 from cython.parallel cimport prange, threadid
@@ -14,313 +28,372 @@ from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
 from gpt_core.kernels.fast_math cimport fast_exp
-from gpt_core.kernels.gemm cimport Factor, gemm_packed, pack, packed_rows, packed_size
-from gpt_core.kernels.shapes cimport want, want_positive
+from gpt_core.kernels.gemm cimport (
+    Matrix, Output, PackedB, gemm_packed, pack, packed_rows, packed_size, packed_slice,
+)
+from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport thread_count, threads_for
 
 cdef enum:
-    QUERIES = 64  # of a tile
-    KEYS = 112  # of a block
-    PITCH = QUERIES + 16  # between the rows of a block: those of one tile of a product never meet in one set of the cache
-    SQUARE = 32  # on the diagonal, squares of this side that lie wholly in the future are left out
-cdef float HIDDEN = -1e30  # the score of what may not be seen: its exponential is 1e-38 of the largest
+    Br = 64  # queries per tile
+    Bc = 112  # keys per block
+    S_LD = Br + 16  # leading dimension of S^T; speed only: rows at this distance do not share a set of the cache
+    DIAGONAL_STEP = 32  # keys at a time on the diagonal; speed only: squares of masked scores are skipped
+cdef float MASKED = -1e30  # a masked score: its exponential is 1e-38 of the largest
+
+
+# The inputs of one head of one sequence: q (Tq, D), k and v (Tk, D), with the distance between their rows.
+cdef struct Head:
+    Py_ssize_t Tq, Tk, D
+    const float *q
+    const float *k
+    const float *v
+    Py_ssize_t ldq, ldk, ldv
+
+
+# The gradients of a head's inputs: each has the shape and leading dimension of its input.
+cdef struct HeadGradients:
+    float *d_q
+    float *d_k
+    float *d_v
+
+
+# One tile of queries against one block of keys. On the diagonal bc = br, and query i sees the keys up to i.
+cdef struct Tile:
+    bint diagonal
+    Py_ssize_t br, bc, D
+
+
+# Scratch of one thread: parts of one row of the workspace array.
+cdef struct Workspace:
+    float *k_rows  # copies of k and v (Tk, D), with leading dimension ld
+    float *v_rows
+    Py_ssize_t ld
+    float *packed  # packed k or v
+    float *packed_tile  # packed forms of q and d_O of one tile
+    float *S  # S^T, and in place of it P^T
+    float *d_S  # d_P^T, and in place of it d_S^T
+
+
+# ---- Functions that Python calls
 
 
 def workspace_size(Py_ssize_t keys, Py_ssize_t head_size):
-    """Values of scratch that one thread needs for sequences of `keys` positions: keys and values as the products want
-    them, and a tile of queries against a block of keys."""
-    return 16 + _head_size(keys, head_size) + _tile_size(head_size) + 2 * (KEYS + 2) * PITCH
+    """Return the number of float32 values of scratch per thread for sequences of up to `keys` positions."""
+    return 16 + _head_size(keys, head_size) + _tile_size(head_size) + 2 * (Bc + 2) * S_LD
 
 
-cdef Py_ssize_t _head_size(Py_ssize_t keys, Py_ssize_t D) noexcept nogil:
-    return 2 * (keys + 1) * _row_size(D) + packed_size(keys, D)
+def forward(
+    float[:, :, ::1] out,
+    float[:, :, ::1] lse,
+    const float[:, :, :] q,
+    const float[:, :, :] k,
+    const float[:, :, :] v,
+    float[:, ::1] workspace,
+):
+    """Compute out = softmax(q . k^T / sqrt(D) + mask) . v, and lse, which `backward` needs.
 
+    Head h uses channels h * D to (h + 1) * D. The queries are the last Tq of the Tk positions, and each attends to the
+    keys up to its own position.
 
-cdef Py_ssize_t _tile_size(Py_ssize_t D) noexcept nogil:
-    return 2 * (packed_size(D, QUERIES) + packed_size(QUERIES, D))
+    Args:
+        out: Overwritten.
+        lse: Overwritten with log(sum_j exp(score)) of each query, over the keys j that it attends to.
+        q: Queries. Its rows, and those of k and v, may be apart, as in views of one array of q | k | v.
+        k: Keys.
+        v: Values.
+        workspace: Scratch, one row per thread.
 
+    Shape:
+        out, q (B, Tq, C); k, v (B, Tk, C); lse (B, H, Tq); workspace (threads, at least workspace_size(Tk, D)).
 
-cdef Py_ssize_t _row_size(Py_ssize_t D) noexcept nogil:
-    """Values from one copied row to the next: whole vectors, and never a power of two, which would meet in the cache."""
-    return (D + 15) // 16 * 16 + 16
-
-
-def forward(float[:, :, ::1] out, float[:, :, ::1] log_sums, const float[:, :, :] q, const float[:, :, :] k,
-            const float[:, :, :] v, float[:, ::1] workspace):
-    """out (B, Tq, C) from q (B, Tq, C), k and v (B, Tk, C); log_sums (B, H, Tq) is kept for `backward`.
-
-    Head h is channels h D to (h + 1) D. The queries are the last Tq of the Tk positions, and query i sees the keys up to
-    its own position. Rows of q, k and v may lie apart (views of one array of q | k | v), their channels side by side.
-    workspace (threads, at least workspace_size(Tk, D)) is scratch.
+    Raises:
+        ValueError: The shapes do not match, or the rows of q, k or v are not in order.
     """
-    cdef Py_ssize_t B = q.shape[0], Tq = q.shape[1], C = q.shape[2], Tk = k.shape[1], H = log_sums.shape[1]
+    cdef Py_ssize_t B = q.shape[0], Tq = q.shape[1], C = q.shape[2], Tk = k.shape[1], H = lse.shape[1]
     cdef Py_ssize_t item, b, h, D = C // max(H, 1)
     cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
-    _check(B, Tq, Tk, C, H, q.shape, k.shape, v.shape, out.shape, log_sums.shape, workspace)
+    _check_shapes(B, Tq, Tk, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
     _check_rows("q", q.shape, q.strides)
     _check_rows("k", k.shape, k.strides)
     _check_rows("v", v.shape, v.strides)
     for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=threads_for(2 * B * C * Tq * Tk)):
         b = item // H
         h = item % H
-        _attend(&out[b, 0, h * D], C, &log_sums[b, h, 0], &q[b, 0, h * D], ldq, &k[b, 0, h * D], ldk,
-                &v[b, 0, h * D], ldv, Tq, Tk, D, &workspace[threadid(), 0])
+        _forward_head(
+            Head(Tq, Tk, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
+            &out[b, 0, h * D], C, &lse[b, h, 0], &workspace[threadid(), 0],
+        )
 
 
-def backward(float[:, :, :] d_q, float[:, :, :] d_k, float[:, :, :] d_v, const float[:, :, ::1] d_out,
-             const float[:, :, ::1] out, const float[:, :, ::1] log_sums, const float[:, :, :] q,
-             const float[:, :, :] k, const float[:, :, :] v, float[:, ::1] workspace):
-    """d_q, d_k, d_v (B, T, C), laid out like q, k and v, from d_out (B, T, C) and what `forward` kept.
+def backward(
+    float[:, :, :] d_q,
+    float[:, :, :] d_k,
+    float[:, :, :] d_v,
+    const float[:, :, ::1] d_out,
+    const float[:, :, ::1] out,
+    const float[:, :, ::1] lse,
+    const float[:, :, :] q,
+    const float[:, :, :] k,
+    const float[:, :, :] v,
+    float[:, ::1] workspace,
+):
+    """Compute the gradients of q, k and v from d_out, and from out and lse as `forward` computed them.
 
-    With P = softmax(S), S = q . k^T / sqrt(D):  d_v = P^T . d_out;  d_P = d_out . v^T;
-    d_S = P * (d_P - sum_c d_out * out);  d_q = d_S . k / sqrt(D);  d_k = d_S^T . q / sqrt(D).
+    With P = softmax(S) and S = q . k^T / sqrt(D):
+
+        d_v = P^T . d_out;  d_P = d_out . v^T;  d_S = P * (d_P - sum_d d_out * out)
+        d_q = d_S . k / sqrt(D);  d_k = d_S^T . q / sqrt(D)
+
+    Shape:
+        d_q, d_k, d_v, d_out, out, q, k, v (B, T, C); lse (B, H, T); workspace (threads, at least workspace_size(T, D)).
+        d_q, d_k and d_v have the strides of q, k and v, and are overwritten.
+
+    Raises:
+        ValueError: The shapes or strides do not match.
     """
-    cdef Py_ssize_t B = q.shape[0], T = q.shape[1], C = q.shape[2], H = log_sums.shape[1]
+    cdef Py_ssize_t B = q.shape[0], T = q.shape[1], C = q.shape[2], H = lse.shape[1]
     cdef Py_ssize_t item, b, h, D = C // max(H, 1)
     cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
-    _check(B, T, T, C, H, q.shape, k.shape, v.shape, out.shape, log_sums.shape, workspace)
-    _check(B, T, T, C, H, d_q.shape, d_k.shape, d_v.shape, d_out.shape, log_sums.shape, workspace)
+    _check_shapes(B, T, T, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
+    _check_shapes(B, T, T, C, H, d_q.shape, d_k.shape, d_v.shape, d_out.shape, lse.shape, workspace)
     _check_rows("q", q.shape, q.strides)
     _check_rows("k", k.shape, k.strides)
     _check_rows("v", v.shape, v.strides)
-    _check_rows("d_q", d_q.shape, d_q.strides)
-    want("attention: distance of rows of d_q", d_q.strides[1], q.strides[1])
-    _check_rows("d_k", d_k.shape, d_k.strides)
-    want("attention: distance of rows of d_k", d_k.strides[1], k.strides[1])
-    _check_rows("d_v", d_v.shape, d_v.strides)
-    want("attention: distance of rows of d_v", d_v.strides[1], v.strides[1])
+    _check_gradient("d_q", d_q.shape, d_q.strides, q.strides)
+    _check_gradient("d_k", d_k.shape, d_k.strides, k.strides)
+    _check_gradient("d_v", d_v.shape, d_v.strides, v.strides)
     for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=threads_for(5 * B * C * T * T)):
         b = item // H
         h = item % H
-        _d_attend(&d_q[b, 0, h * D], &d_k[b, 0, h * D], &d_v[b, 0, h * D], &d_out[b, 0, h * D], &out[b, 0, h * D], C,
-                  &log_sums[b, h, 0], &q[b, 0, h * D], ldq, &k[b, 0, h * D], ldk, &v[b, 0, h * D], ldv, T, D,
-                  &workspace[threadid(), 0])
+        _backward_head(
+            Head(T, T, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
+            HeadGradients(&d_q[b, 0, h * D], &d_k[b, 0, h * D], &d_v[b, 0, h * D]),
+            &d_out[b, 0, h * D], &out[b, 0, h * D], C, &lse[b, h, 0], &workspace[threadid(), 0],
+        )
 
 
-cdef int _check(Py_ssize_t B, Py_ssize_t Tq, Py_ssize_t Tk, Py_ssize_t C, Py_ssize_t H, const Py_ssize_t *q,
-                const Py_ssize_t *k, const Py_ssize_t *v, const Py_ssize_t *out, const Py_ssize_t *log_sums,
-                float[:, ::1] workspace) except -1:
-    cdef Py_ssize_t axis
-    want_positive("attention: queries", B * Tq * C)
-    want_positive("attention: heads", H)
-    want("attention: channels left over by the heads", C % H, 0)
+# ---- Checks
+
+
+cdef int _check_shapes(
+    Py_ssize_t B,
+    Py_ssize_t Tq,
+    Py_ssize_t Tk,
+    Py_ssize_t C,
+    Py_ssize_t H,
+    const Py_ssize_t *q,
+    const Py_ssize_t *k,
+    const Py_ssize_t *v,
+    const Py_ssize_t *out,
+    const Py_ssize_t *lse,
+    float[:, ::1] workspace,
+) except -1:
+    check_positive("attention: queries", B * Tq * C)
+    check_positive("attention: heads", H)
+    check_equal("attention: remainder of channels divided by heads", C % H, 0)
     if Tk < Tq:
-        raise ValueError(f"attention: got {Tk} keys for {Tq} queries, want at least as many keys")
-    for axis in range(3):
-        want("attention: shape of q", q[axis], B if axis == 0 else Tq if axis == 1 else C)
-        want("attention: shape of k", k[axis], B if axis == 0 else Tk if axis == 1 else C)
-        want("attention: shape of v", v[axis], B if axis == 0 else Tk if axis == 1 else C)
-        want("attention: shape of out", out[axis], B if axis == 0 else Tq if axis == 1 else C)
-        want("attention: shape of log_sums", log_sums[axis], B if axis == 0 else H if axis == 1 else Tq)
+        raise ValueError(f"attention: got {Tk} keys for {Tq} queries, expected at least as many keys as queries")
+    _check_shape("q", q, B, Tq, C)
+    _check_shape("k", k, B, Tk, C)
+    _check_shape("v", v, B, Tk, C)
+    _check_shape("out", out, B, Tq, C)
+    _check_shape("lse", lse, B, H, Tq)
     if workspace.shape[0] < thread_count() or workspace.shape[1] < workspace_size(Tk, C // H):
-        raise ValueError(f"attention: got a workspace of ({workspace.shape[0]}, {workspace.shape[1]}), "
-                         f"want at least ({thread_count()}, {workspace_size(Tk, C // H)})")
+        raise ValueError(f"attention: got workspace ({workspace.shape[0]}, {workspace.shape[1]}), "
+                         f"expected at least ({thread_count()}, {workspace_size(Tk, C // H)})")
+    return 0
+
+
+cdef int _check_shape(str what, const Py_ssize_t *shape, Py_ssize_t d0, Py_ssize_t d1, Py_ssize_t d2) except -1:
+    check_equal(f"attention: first dimension of {what}", shape[0], d0)
+    check_equal(f"attention: second dimension of {what}", shape[1], d1)
+    check_equal(f"attention: third dimension of {what}", shape[2], d2)
     return 0
 
 
 cdef int _check_rows(str what, const Py_ssize_t *shape, const Py_ssize_t *strides) except -1:
-    """The channels of a row lie side by side, and the rows in order without overlapping."""
-    want(f"attention: bytes between channels of {what}", strides[2], sizeof(float))
+    """The channels of a row must be contiguous, and the rows in order without overlap."""
+    check_equal(f"attention: bytes between channels of {what}", strides[2], sizeof(float))
     if strides[1] < <Py_ssize_t>(shape[2] * sizeof(float)) and shape[1] > 1:
         raise ValueError(f"attention: got {strides[1]} bytes between rows of {what}, "
-                         f"want at least {shape[2] * sizeof(float)}")
+                         f"expected at least {shape[2] * sizeof(float)}")
     return 0
 
 
-# A tile of `rows` queries against a block of `keys`, all of which they see; or, on the diagonal, against `rows` keys, of
-# which query i sees those up to i.
-cdef struct Block:
-    bint diagonal
-    Py_ssize_t rows, keys, D
+cdef int _check_gradient(
+    str what,
+    const Py_ssize_t *shape,
+    const Py_ssize_t *strides,
+    const Py_ssize_t *input_strides,
+) except -1:
+    _check_rows(what, shape, strides)
+    check_equal(f"attention: bytes between rows of {what}", strides[1], input_strides[1])
+    return 0
 
 
-cdef float *_aligned(float *space) noexcept nogil:
-    return <float*>((<uintptr_t>space + 63) // 64 * 64)
+# ---- One head, forward
 
 
-cdef float *_copy_rows(float *to, Py_ssize_t ld, const float *rows, Py_ssize_t ldr, Py_ssize_t count,
-                       Py_ssize_t D) noexcept nogil:
-    """Rows that lie apart, brought together (and room for one more); gives the end. Where the rows of q | k | v are
-    9 KiB apart, all of a head's fall into a quarter of the second-level cache."""
-    cdef Py_ssize_t row
-    for row in range(count):
-        memcpy(to + row * ld, rows + row * ldr, D * sizeof(float))
-    return to + (count + 1) * ld
-
-
-cdef void _attend(float *out, Py_ssize_t ldo, float *log_sums, const float *q, Py_ssize_t ldq, const float *k,
-                  Py_ssize_t ldk, const float *v, Py_ssize_t ldv, Py_ssize_t Tq, Py_ssize_t Tk, Py_ssize_t D,
-                  float *workspace) noexcept nogil:
-    """One head of one sequence. Each tile begins with the diagonal, where every query sees a key."""
-    cdef Py_ssize_t first = 0, past, start, row, d, ld = _row_size(D)
-    cdef float share, scale = <float>1.0 / sqrtf(<float>D)
-    cdef float *keys = _aligned(workspace)
-    cdef float *values = _copy_rows(keys, ld, k, ldk, Tk, D)
-    cdef float *tile = values + packed_size(Tk, D)
-    cdef float *s = tile + packed_size(D, QUERIES)
-    cdef Factor packed_v = pack(False, Tk, D, v, ldv, values), packed_q
-    cdef Block block
-    cdef float largest[QUERIES]
-    cdef float sums[QUERIES]
-    cdef float factors[QUERIES]
-    block.D = D
-    while first < Tq:
-        block.diagonal, block.rows, block.keys = True, min(<Py_ssize_t>QUERIES, Tq - first), min(<Py_ssize_t>QUERIES, Tq - first)
-        packed_q = pack(True, D, block.rows, q + first * ldq, ldq, tile)
-        for row in range(QUERIES):
-            largest[row] = HIDDEN
-            sums[row] = 0
-        past = Tk - Tq + first  # keys that all queries of the tile see
+cdef void _forward_head(Head head, float *O, Py_ssize_t ldo, float *lse, float *workspace) noexcept nogil:
+    """Write O (Tq, D) and lse (Tq,) of one head."""
+    cdef Py_ssize_t first = 0, past, start, i, d, D = head.D
+    cdef float inverse, scale = <float>1.0 / sqrtf(<float>D)
+    cdef Workspace w = _workspace(head, workspace)
+    cdef PackedB packed_v = pack(head.Tk, D, Matrix(head.v, head.ldv, False), w.packed), packed_q
+    cdef Tile tile
+    cdef float m[Br]
+    cdef float l[Br]
+    cdef float rescale[Br]
+    _copy_rows(w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
+    tile.D = D
+    while first < head.Tq:
+        tile.diagonal, tile.br, tile.bc = True, min(<Py_ssize_t>Br, head.Tq - first), min(<Py_ssize_t>Br, head.Tq - first)
+        packed_q = pack(D, tile.br, Matrix(head.q + first * head.ldq, head.ldq, True), w.packed_tile)
+        for i in range(Br):
+            m[i] = MASKED
+            l[i] = 0
+        past = head.Tk - head.Tq + first  # keys before the diagonal block, which all queries of the tile see
         start = past
         while True:
-            # S^T (keys, rows) = k (keys, D) . q^T (D, rows) / sqrt(D)
-            _by_key(block, scale, keys + start * ld, ld, packed_q, s)
-            _exponentials(block, s, largest, sums, factors)
-            for row in range(0 if block.diagonal else block.rows):
-                if factors[row] != 1:
+            # S^T (bc, br) = k (bc, D) . q^T (D, br) / sqrt(D)
+            _scores(tile, scale, w.k_rows + start * w.ld, w.ld, packed_q, w.S)
+            _online_softmax(tile, w.S, m, l, rescale)
+            for i in range(0 if tile.diagonal else tile.br):
+                if rescale[i] != 1:
                     for d in range(D):
-                        out[(first + row) * ldo + d] *= factors[row]
-            # out (rows, D) += exp(S) (rows, keys) . v (keys, D)
-            _to_queries(block, 1, s, packed_v, start, out + first * ldo, ldo, not block.diagonal)
-            start = 0 if block.diagonal else start + block.keys
+                        O[(first + i) * ldo + d] *= rescale[i]
+            # O (br, D) += P (br, bc) . v (bc, D)
+            _product_per_query(tile, 1, w.S, packed_slice(packed_v, start, 0), O + first * ldo, ldo, not tile.diagonal)
+            start = 0 if tile.diagonal else start + tile.bc
             if start >= past:
                 break
-            block.diagonal, block.keys = False, min(<Py_ssize_t>KEYS, past - start)
-        for row in range(block.rows):
-            log_sums[first + row] = largest[row] + logf(sums[row])
-            share = 1 / sums[row]
+            tile.diagonal, tile.bc = False, min(<Py_ssize_t>Bc, past - start)
+        for i in range(tile.br):
+            lse[first + i] = m[i] + logf(l[i])
+            inverse = 1 / l[i]
             for d in range(D):
-                out[(first + row) * ldo + d] *= share
-        first += QUERIES
+                O[(first + i) * ldo + d] *= inverse
+        first += Br
 
 
-cdef void _by_key(Block block, float alpha, const float *a, Py_ssize_t lda, Factor b, float *s) noexcept nogil:
-    """s (keys, rows) = alpha * a (keys, D) . b (D, rows), where any query sees the key."""
-    cdef Py_ssize_t j = 0, first = 0, step = SQUARE if block.diagonal else block.keys
-    while j < block.keys:
-        first = j if block.diagonal else 0
-        gemm_packed(False, min(step, block.keys - j), block.rows - first, block.D, alpha, a + j * lda, lda, b, 0, first,
-                    s + j * PITCH + first, PITCH, False)
-        j += step
+cdef void _online_softmax(Tile tile, float *S, float *m, float *l, float *rescale) noexcept nogil:
+    """P^T = exp(S - m_new)^T in place of S^T, 0 where masked; update m and l, and set rescale = exp(m - m_new).
 
-
-cdef void _to_queries(Block block, float alpha, const float *s, Factor b, Py_ssize_t first_key, float *c,
-                      Py_ssize_t ldc, bint accumulate) noexcept nogil:
-    """c (rows, D) = alpha * s^T (rows, keys) . b[first_key:] (keys, D), added to c if `accumulate`."""
-    cdef Py_ssize_t i = 0, rows, step = packed_rows() if block.diagonal else block.rows
-    while i < block.rows:
-        rows = min(step, block.rows - i)
-        gemm_packed(True, rows, block.D, i + rows if block.diagonal else block.keys, alpha, s + i, PITCH, b, first_key, 0,
-                    c + i * ldc, ldc, accumulate)
-        i += step
-
-
-cdef void _to_keys(Block block, float alpha, const float *s, Factor b, float *c, Py_ssize_t ldc,
-                   bint accumulate) noexcept nogil:
-    """c (keys, D) = alpha * s (keys, rows) . b (rows, D), added to c if `accumulate`."""
-    cdef Py_ssize_t j = 0, first, step = packed_rows() if block.diagonal else block.keys
-    while j < block.keys:
-        first = j if block.diagonal else 0
-        gemm_packed(False, min(step, block.keys - j), block.D, block.rows - first, alpha, s + j * PITCH + first, PITCH,
-                    b, first, 0, c + j * ldc, ldc, accumulate)
-        j += step
-
-
-cdef void _exponentials(Block block, float *s, float *largest, float *sums, float *factors) noexcept nogil:
-    """exp(s - largest) of a block in place, zero where it is not seen; factors (QUERIES) bring what was summed before to
-    the new largest score. All loops have a constant length, so that each is vectors and nothing else: queries that a tile
-    lacks are computed from whatever lies there, and nothing reads them."""
+    Speed only: all loops run over Br queries, a constant, so that each consists of full vectors. Queries that a tile
+    lacks are computed from whatever is in memory, and their results are not used.
+    """
     cdef Py_ssize_t i, j
-    cdef float top[QUERIES]
-    cdef float total[QUERIES]
-    cdef float *row
-    cdef float *second
-    cdef float *third
-    cdef float *fourth
-    for i in range(QUERIES):
-        top[i] = largest[i]
-        total[i] = 0
-    for j in range(block.keys if block.diagonal else 0):
-        _hide(s + j * PITCH, j, HIDDEN)
-    for j in range(0, block.keys, 4):  # so many at a time that they do not wait for each other's result
-        row = s + j * PITCH
-        second, third = s + min(j + 1, block.keys - 1) * PITCH, s + min(j + 2, block.keys - 1) * PITCH
-        fourth = s + min(j + 3, block.keys - 1) * PITCH
-        for i in range(QUERIES):
-            top[i] = max(top[i], max(max(row[i], second[i]), max(third[i], fourth[i])))
-    for j in range(block.keys):
-        row = s + j * PITCH
-        for i in range(QUERIES):
-            row[i] = fast_exp(row[i] - top[i])
-            total[i] += row[i]
-        if block.diagonal:
-            _hide(row, j, 0)
-    for i in range(QUERIES):
-        factors[i] = fast_exp(largest[i] - top[i])
-        sums[i] = sums[i] * factors[i] + total[i]
-        largest[i] = top[i]
+    cdef float m_new[Br]
+    cdef float row_sum[Br]
+    cdef float *s0
+    cdef float *s1
+    cdef float *s2
+    cdef float *s3
+    for i in range(Br):
+        m_new[i] = m[i]
+        row_sum[i] = 0
+    for j in range(tile.bc if tile.diagonal else 0):
+        _mask(S + j * S_LD, j, MASKED)
+    for j in range(0, tile.bc, 4):  # speed only: four keys at a time, so that the maxima do not wait for each other
+        s0, s1 = S + j * S_LD, S + min(j + 1, tile.bc - 1) * S_LD
+        s2, s3 = S + min(j + 2, tile.bc - 1) * S_LD, S + min(j + 3, tile.bc - 1) * S_LD
+        for i in range(Br):
+            m_new[i] = max(m_new[i], max(max(s0[i], s1[i]), max(s2[i], s3[i])))
+    for j in range(tile.bc):
+        s0 = S + j * S_LD
+        for i in range(Br):
+            s0[i] = fast_exp(s0[i] - m_new[i])
+            row_sum[i] += s0[i]
+        if tile.diagonal:
+            _mask(s0, j, 0)
+    for i in range(Br):
+        rescale[i] = fast_exp(m[i] - m_new[i])
+        l[i] = l[i] * rescale[i] + row_sum[i]
+        m[i] = m_new[i]
 
 
-cdef inline void _hide(float *row, Py_ssize_t key, float value) noexcept nogil:
-    """Sets what is in the future of the diagonal."""
-    cdef Py_ssize_t i, run, last = key // 16
-    for run in range(last):
-        for i in range(16):
-            row[run * 16 + i] = value
-    row += last * 16
-    key -= last * 16
-    for i in range(16):
-        row[i] = value if i < key else row[i]
+# ---- One head, backward
 
 
-cdef void _d_attend(float *d_q, float *d_k, float *d_v, const float *d_out, const float *out, Py_ssize_t ldo,
-                    const float *log_sums, const float *q, Py_ssize_t ldq, const float *k, Py_ssize_t ldk,
-                    const float *v, Py_ssize_t ldv, Py_ssize_t T, Py_ssize_t D, float *workspace) noexcept nogil:
-    """One head of one sequence, the tiles from the last to the first: the last one sees, and so sets, every key."""
-    cdef Py_ssize_t first = (T - 1) // QUERIES * QUERIES, start, row, ld = _row_size(D)
+cdef void _backward_head(
+    Head head,
+    HeadGradients gradients,
+    const float *d_O,
+    const float *O,
+    Py_ssize_t ldo,
+    const float *lse,
+    float *workspace,
+) noexcept nogil:
+    """Write the gradients of one head. Tiles run from the last to the first: the last one sees, and so sets, every key."""
+    cdef Py_ssize_t first = (head.Tq - 1) // Br * Br, start, i, D = head.D
     cdef float scale = <float>1.0 / sqrtf(<float>D)
-    cdef bint later = False
-    cdef float *keys = _aligned(workspace)
-    cdef float *values = _copy_rows(keys, ld, k, ldk, T, D)
-    cdef float *by_row = _copy_rows(values, ld, v, ldv, T, D)
-    cdef float *tile = by_row + packed_size(T, D)
-    cdef float *p = tile + _tile_size(D)
-    cdef float *d_s = p + (KEYS + 2) * PITCH
-    cdef Factor packed_k = pack(False, T, D, k, ldk, by_row), turned_q, turned_d_out, packed_q, packed_d_out
-    cdef Block block
-    cdef float inner[QUERIES]
-    block.D = D
+    cdef bint accumulate = False  # into d_k and d_v
+    cdef Workspace w = _workspace(head, workspace)
+    cdef PackedB packed_k = pack(head.Tk, D, Matrix(head.k, head.ldk, False), w.packed)
+    cdef PackedB packed_q, packed_q_T, packed_d_O, packed_d_O_T
+    cdef Matrix q, d_out
+    cdef Tile tile
+    cdef float delta[Br]
+    _copy_rows(w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
+    _copy_rows(w.v_rows, w.ld, head.v, head.ldv, head.Tk, D)
+    tile.D = D
     while first >= 0:
-        block.diagonal, block.rows, block.keys = True, min(<Py_ssize_t>QUERIES, T - first), min(<Py_ssize_t>QUERIES, T - first)
-        turned_q = pack(True, D, block.rows, q + first * ldq, ldq, tile)
-        turned_d_out = pack(True, D, block.rows, d_out + first * ldo, ldo, tile + packed_size(D, QUERIES))
-        packed_q = pack(False, block.rows, D, q + first * ldq, ldq, tile + 2 * packed_size(D, QUERIES))
-        packed_d_out = pack(False, block.rows, D, d_out + first * ldo, ldo,
-                            tile + 2 * packed_size(D, QUERIES) + packed_size(QUERIES, D))
-        for row in range(block.rows):
-            inner[row] = _inner(d_out + (first + row) * ldo, out + (first + row) * ldo, D)
+        tile.diagonal, tile.br, tile.bc = True, min(<Py_ssize_t>Br, head.Tq - first), min(<Py_ssize_t>Br, head.Tq - first)
+        q = Matrix(head.q + first * head.ldq, head.ldq, False)
+        d_out = Matrix(d_O + first * ldo, ldo, False)
+        packed_q = pack(tile.br, D, q, w.packed_tile)
+        packed_d_O = pack(tile.br, D, d_out, w.packed_tile + packed_size(Br, D))
+        q.transposed = d_out.transposed = True
+        packed_q_T = pack(D, tile.br, q, w.packed_tile + 2 * packed_size(Br, D))
+        packed_d_O_T = pack(D, tile.br, d_out, w.packed_tile + 2 * packed_size(Br, D) + packed_size(D, Br))
+        for i in range(tile.br):
+            delta[i] = _dot(d_O + (first + i) * ldo, O + (first + i) * ldo, D)
         start = first
         while True:
-            # S^T (keys, rows) = k (keys, D) . q^T (D, rows) / sqrt(D)
-            _by_key(block, scale, keys + start * ld, ld, turned_q, p)
-            # d_P^T (keys, rows) = v (keys, D) . d_out^T (D, rows)
-            _by_key(block, 1, values + start * ld, ld, turned_d_out, d_s)
-            _d_softmax(block, p, d_s, log_sums + first, inner)
-            # d_v (keys, D) += P^T (keys, rows) . d_out (rows, D)
-            _to_keys(block, 1, p, packed_d_out, d_v + start * ldv, ldv, later)
-            # d_k (keys, D) += d_S^T (keys, rows) . q (rows, D) / sqrt(D)
-            _to_keys(block, scale, d_s, packed_q, d_k + start * ldk, ldk, later)
-            # d_q (rows, D) += d_S (rows, keys) . k (keys, D) / sqrt(D)
-            _to_queries(block, scale, d_s, packed_k, start, d_q + first * ldq, ldq, not block.diagonal)
-            start = 0 if block.diagonal else start + block.keys
+            # S^T (bc, br) = k (bc, D) . q^T (D, br) / sqrt(D)
+            _scores(tile, scale, w.k_rows + start * w.ld, w.ld, packed_q_T, w.S)
+            # d_P^T (bc, br) = v (bc, D) . d_O^T (D, br)
+            _scores(tile, 1, w.v_rows + start * w.ld, w.ld, packed_d_O_T, w.d_S)
+            _softmax_backward(tile, w.S, w.d_S, lse + first, delta)
+            # d_v (bc, D) += P^T (bc, br) . d_O (br, D)
+            _product_per_key(tile, 1, w.S, packed_d_O, gradients.d_v + start * head.ldv, head.ldv, accumulate)
+            # d_k (bc, D) += d_S^T (bc, br) . q (br, D) / sqrt(D)
+            _product_per_key(tile, scale, w.d_S, packed_q, gradients.d_k + start * head.ldk, head.ldk, accumulate)
+            # d_q (br, D) += d_S (br, bc) . k (bc, D) / sqrt(D)
+            _product_per_query(tile, scale, w.d_S, packed_slice(packed_k, start, 0), gradients.d_q + first * head.ldq,
+                               head.ldq, not tile.diagonal)
+            start = 0 if tile.diagonal else start + tile.bc
             if start >= first:
                 break
-            block.diagonal, block.keys = False, min(<Py_ssize_t>KEYS, first - start)
-        first -= QUERIES
-        later = True
+            tile.diagonal, tile.bc = False, min(<Py_ssize_t>Bc, first - start)
+        first -= Br
+        accumulate = True
 
 
-cdef float _inner(const float *a, const float *b, Py_ssize_t D) noexcept nogil:
+cdef void _softmax_backward(Tile tile, float *S, float *d_S, const float *lse, const float *delta) noexcept nogil:
+    """P = exp(S - lse) in place of S, and d_S = P * (d_P - delta) in place of d_P; both transposed, 0 where masked."""
+    cdef Py_ssize_t i, j
+    cdef float tile_lse[Br]
+    cdef float tile_delta[Br]
+    cdef float P[Br]
+    for i in range(tile.br):
+        tile_lse[i] = lse[i]
+    for i in range(Br):
+        tile_delta[i] = delta[i]
+    for j in range(tile.bc):
+        for i in range(Br):
+            P[i] = fast_exp(S[j * S_LD + i] - tile_lse[i])
+        if tile.diagonal:
+            _mask(P, j, 0)
+            _mask(d_S + j * S_LD, j, 0)
+        for i in range(Br):
+            S[j * S_LD + i] = P[i]
+        for i in range(Br):
+            d_S[j * S_LD + i] = P[i] * (d_S[j * S_LD + i] - tile_delta[i])
+
+
+cdef float _dot(const float *a, const float *b, Py_ssize_t D) noexcept nogil:
     cdef Py_ssize_t d
     cdef float total = 0
     for d in range(D):
@@ -328,23 +401,127 @@ cdef float _inner(const float *a, const float *b, Py_ssize_t D) noexcept nogil:
     return total
 
 
-cdef void _d_softmax(Block block, float *p, float *d_s, const float *log_sums, const float *inner) noexcept nogil:
-    """Turns scores into probabilities and d_P into d_S, both in place and zero where a key is not seen."""
-    cdef Py_ssize_t i, j
-    cdef float log_sum[QUERIES]
-    cdef float minus[QUERIES]
-    cdef float row[QUERIES]
-    for i in range(block.rows):
-        log_sum[i] = log_sums[i]
-    for i in range(QUERIES):
-        minus[i] = inner[i]
-    for j in range(block.keys):
-        for i in range(QUERIES):
-            row[i] = fast_exp(p[j * PITCH + i] - log_sum[i])
-        if block.diagonal:
-            _hide(row, j, 0)
-            _hide(d_s + j * PITCH, j, 0)
-        for i in range(QUERIES):
-            p[j * PITCH + i] = row[i]
-        for i in range(QUERIES):
-            d_s[j * PITCH + i] = row[i] * (d_s[j * PITCH + i] - minus[i])
+# ---- Products of one tile. On the diagonal each is computed in steps, and a step leaves out what is masked for all of it.
+
+
+cdef void _scores(Tile tile, float alpha, const float *a, Py_ssize_t lda, PackedB b, float *S) noexcept nogil:
+    """S^T (bc, br) = alpha * a (bc, D) . b (D, br), for the keys and queries that are not masked."""
+    cdef Py_ssize_t j = 0, seen = 0, step = DIAGONAL_STEP if tile.diagonal else tile.bc
+    while j < tile.bc:
+        seen = j if tile.diagonal else 0  # the first query that sees key j
+        gemm_packed(min(step, tile.bc - j), tile.br - seen, tile.D, Matrix(a + j * lda, lda, False),
+                    packed_slice(b, 0, seen), Output(S + j * S_LD + seen, S_LD, NULL, 0, NULL, alpha))
+        j += step
+
+
+cdef void _product_per_query(
+    Tile tile,
+    float alpha,
+    const float *P,
+    PackedB b,
+    float *c,
+    Py_ssize_t ldc,
+    bint accumulate,
+) noexcept nogil:
+    """c (br, D) = alpha * P (br, bc) . b (bc, D), added to c if `accumulate`."""
+    cdef Py_ssize_t i = 0, rows, step = packed_rows() if tile.diagonal else tile.br
+    cdef Output out = Output(c, ldc, NULL, ldc, NULL, alpha)
+    while i < tile.br:
+        rows = min(step, tile.br - i)
+        out.c = c + i * ldc
+        if accumulate:
+            out.addend = out.c
+        gemm_packed(rows, tile.D, i + rows if tile.diagonal else tile.bc, Matrix(P + i, S_LD, True), b, out)
+        i += step
+
+
+cdef void _product_per_key(
+    Tile tile,
+    float alpha,
+    const float *P,
+    PackedB b,
+    float *c,
+    Py_ssize_t ldc,
+    bint accumulate,
+) noexcept nogil:
+    """c (bc, D) = alpha * P^T (bc, br) . b (br, D), added to c if `accumulate`."""
+    cdef Py_ssize_t j = 0, seen, step = packed_rows() if tile.diagonal else tile.bc
+    cdef Output out = Output(c, ldc, NULL, ldc, NULL, alpha)
+    while j < tile.bc:
+        seen = j if tile.diagonal else 0  # the first query that sees key j
+        out.c = c + j * ldc
+        if accumulate:
+            out.addend = out.c
+        gemm_packed(min(step, tile.bc - j), tile.D, tile.br - seen, Matrix(P + j * S_LD + seen, S_LD, False),
+                    packed_slice(b, seen, 0), out)
+        j += step
+
+
+cdef inline void _mask(float *row, Py_ssize_t key, float value) noexcept nogil:
+    """Set the elements of a row of S^T whose query comes before the key. Speed only: in vectors of 16."""
+    cdef Py_ssize_t i, vector, vectors = key // 16
+    for vector in range(vectors):
+        for i in range(16):
+            row[vector * 16 + i] = value
+    row += vectors * 16
+    key -= vectors * 16
+    for i in range(16):
+        row[i] = value if i < key else row[i]
+
+
+# ---- Workspace
+
+
+cdef Py_ssize_t _row_size(Py_ssize_t D) noexcept nogil:
+    """Leading dimension of copied rows: full vectors, and never a power of two, whose rows would share cache sets."""
+    return (D + 15) // 16 * 16 + 16
+
+
+cdef Py_ssize_t _head_size(Py_ssize_t keys, Py_ssize_t D) noexcept nogil:
+    """Values for the copies of k and v, each with one more row, which `gemm_packed` may read, and packed k or v."""
+    return 2 * (keys + 1) * _row_size(D) + packed_size(keys, D)
+
+
+cdef Py_ssize_t _tile_size(Py_ssize_t D) noexcept nogil:
+    """Values for the packed forms of q and d_O of one tile, each as it is and transposed."""
+    return 2 * (packed_size(D, Br) + packed_size(Br, D))
+
+
+cdef Workspace _workspace(Head head, float *start) noexcept nogil:
+    """Divide a thread's row of the workspace array into its parts, each aligned to 64 bytes."""
+    cdef Workspace w
+    w.ld = _row_size(head.D)
+    w.k_rows = <float*>((<uintptr_t>start + 63) // 64 * 64)
+    w.v_rows = w.k_rows + (head.Tk + 1) * w.ld
+    w.packed = w.v_rows + (head.Tk + 1) * w.ld
+    w.packed_tile = w.packed + packed_size(head.Tk, head.D)
+    w.S = w.packed_tile + _tile_size(head.D)
+    w.d_S = w.S + (Bc + 2) * S_LD
+    return w
+
+
+cdef void _copy_rows(
+    float *to,
+    Py_ssize_t ld,
+    const float *rows,
+    Py_ssize_t ldr,
+    Py_ssize_t n,
+    Py_ssize_t D,
+) noexcept nogil:
+    """Copy n rows of D values. Speed only: the rows of q | k | v may be so far apart that those of one head share a
+    quarter of the sets of the level-2 cache."""
+    cdef Py_ssize_t row
+    for row in range(n):
+        memcpy(to + row * ld, rows + row * ldr, D * sizeof(float))
+
+
+# Notes on speed.
+#
+# S and everything computed from it is stored transposed, one row per key: the softmax then vectorizes over the queries
+# of a tile, and both S and S^T are read in place by the products.
+#
+# k and v are used by every tile of a head, so they are packed or copied once per head. The packed forms of q and d_O
+# are made once per tile.
+#
+# Br and Bc keep S^T (Bc x S_LD x 4 bytes = 35 KiB) and the packed tiles in the level-2 cache. Heads are scheduled
+# dynamically: threads of a busy machine finish at different times.

@@ -1,7 +1,7 @@
-"""The one file that names cblas. Everything is row-major; leading dimensions hide in the callers of `gemm`.
+"""The interface to cblas, which no other file uses directly. All matrices are row-major.
 
-OpenBLAS comes with a thread pool of its own. It is kept at one thread, because the kernels already share each product
-among the threads of one OpenMP team, and two pools that spin side by side are slower than either.
+OpenBLAS's own thread pool is limited to one thread: the kernels divide each product among the threads of an OpenMP
+team, and two spinning pools side by side are slower than one.
 """
 
 cdef extern from *:
@@ -42,13 +42,24 @@ cdef extern from *:
 
 
 cdef inline void gemm(
-        bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
-        float alpha, const float *a, Py_ssize_t lda, const float *b, Py_ssize_t ldb,
-        float beta, float *c, Py_ssize_t ldc) noexcept nogil:
-    """c (m, n) = alpha * op(a) (m, k) . op(b) (k, n) + beta * c, on the calling thread alone.
+    bint transpose_a,
+    bint transpose_b,
+    Py_ssize_t m,
+    Py_ssize_t n,
+    Py_ssize_t k,
+    float alpha,
+    const float *a,
+    Py_ssize_t lda,
+    const float *b,
+    Py_ssize_t ldb,
+    float beta,
+    float *c,
+    Py_ssize_t ldc,
+) noexcept nogil:
+    """c (m, n) = alpha * op(a) (m, k) . op(b) (k, n) + beta * c, on the calling thread.
 
-    op transposes where asked; lda, ldb and ldc are the distances between the rows as they lie in memory. A product of
-    one row is a matrix-vector product, which reads b once, without packing it first.
+    op transposes if requested; lda, ldb and ldc are the distances between stored rows. A product of one row is a
+    matrix-vector product, which reads b once and does not pack it.
     """
     if m == 1:
         if transpose_b:

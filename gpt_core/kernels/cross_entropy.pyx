@@ -1,98 +1,125 @@
-"""Softmax cross-entropy over rows of logits; a target of -1 means that the row has none."""
+"""Softmax cross-entropy over rows of logits. A target of -1 means that the row has none."""
 
 from cython.parallel cimport prange
 from libc.math cimport logf
 
 from gpt_core.kernels.fast_math cimport fast_exp
-from gpt_core.kernels.shapes cimport want, want_positive
+from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport threads_for
 
 cdef enum:
-    WORK = 8  # what a logit takes, in multiply-adds
+    WORK = 8  # cost of one logit, in multiply-adds
 
 
-def forward(float[::1] losses, int[::1] predictions, const float[:, ::1] logits, const int[::1] targets):
-    """losses (N,) = log sum_v exp(logits (N, V)) - logits[target], 0 where there is no target;
-    predictions (N,) = the likeliest id of each row. Raises ValueError for a target outside [-1, V).
+def forward(
+    float[::1] losses,
+    int[::1] predictions,
+    const float[:, ::1] logits,
+    const int[::1] targets,
+):
+    """Compute losses = log(sum_v exp(logits)) - logits[target], and predictions = argmax_v logits.
+
+    Args:
+        losses: Overwritten, in nats; 0 in rows without a target.
+        predictions: Overwritten with the most likely id of each row.
+
+    Shape:
+        losses, predictions, targets (N,); logits (N, V).
+
+    Raises:
+        ValueError: The shapes do not match, or a target is not in [-1, V).
     """
     cdef Py_ssize_t N = logits.shape[0], V = logits.shape[1], n
     _check(losses.shape[0], N, V, targets)
-    want("cross_entropy: length of predictions", predictions.shape[0], N)
+    check_equal("cross_entropy: length of predictions", predictions.shape[0], N)
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(WORK * N * V)):
-        _score(&losses[n], &predictions[n], &logits[n, 0], V, targets[n])
+        _forward_row(&losses[n], &predictions[n], &logits[n, 0], V, targets[n])
 
 
-def forward_backward(float[::1] losses, float[:, ::1] logits, const int[::1] targets, float weight):
-    """losses as in `forward`, and in place of the logits their gradient:
-    d_logits (N, V) = weight * (softmax(logits) - onehot(target)), 0 in rows without a target.
+def forward_backward(
+    float[::1] losses,
+    float[:, ::1] logits,
+    const int[::1] targets,
+    float weight,
+):
+    """Compute losses as `forward` does, and overwrite the logits with their gradient.
+
+        d_logits = weight * (softmax(logits) - onehot(target)), 0 in rows without a target
+
+    Shape:
+        losses, targets (N,); logits (N, V).
+
+    Raises:
+        ValueError: The shapes do not match, or a target is not in [-1, V).
     """
     cdef Py_ssize_t N = logits.shape[0], V = logits.shape[1], n
     _check(losses.shape[0], N, V, targets)
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(WORK * N * V)):
-        losses[n] = _loss_and_gradient(&logits[n, 0], V, targets[n], weight)
+        losses[n] = _forward_backward_row(&logits[n, 0], V, targets[n], weight)
 
 
 cdef int _check(Py_ssize_t losses, Py_ssize_t N, Py_ssize_t V, const int[::1] targets) except -1:
     cdef Py_ssize_t n
-    want_positive("cross_entropy: rows", N)
-    want_positive("cross_entropy: vocabulary", V)
-    want("cross_entropy: length of losses", losses, N)
-    want("cross_entropy: length of targets", targets.shape[0], N)
+    check_positive("cross_entropy: rows", N)
+    check_positive("cross_entropy: vocabulary", V)
+    check_equal("cross_entropy: length of losses", losses, N)
+    check_equal("cross_entropy: length of targets", targets.shape[0], N)
     for n in range(N):
         if not -1 <= targets[n] < V:
-            raise ValueError(f"cross_entropy: got target {targets[n]} at {n}, want one in [-1, {V})")
+            raise ValueError(f"cross_entropy: got target {targets[n]} at index {n}, expected a value in [-1, {V})")
     return 0
 
 
-cdef float _largest(const float *logits, Py_ssize_t V) noexcept nogil:
-    """In sixteen lanes, which the compiler turns into vectors: one running maximum took as long as the exponentials."""
+cdef float _maximum(const float *logits, Py_ssize_t V) noexcept nogil:
+    """Speed only: 16 running maxima, which vectorize. A single one takes as long as the exponentials."""
     cdef Py_ssize_t v = 0, lane
-    cdef float largest = logits[0]
+    cdef float maximum = logits[0]
     cdef float[16] lanes
     for lane in range(16):
-        lanes[lane] = largest
+        lanes[lane] = maximum
     while v + 16 <= V:
         for lane in range(16):
             lanes[lane] = max(lanes[lane], logits[v + lane])
         v += 16
     for lane in range(16):
-        largest = max(largest, lanes[lane])
+        maximum = max(maximum, lanes[lane])
     while v < V:
-        largest = max(largest, logits[v])
+        maximum = max(maximum, logits[v])
         v += 1
-    return largest
+    return maximum
 
 
-cdef void _score(float *loss, int *prediction, const float *logits, Py_ssize_t V, int target) noexcept nogil:
+cdef void _forward_row(float *loss, int *prediction, const float *logits, Py_ssize_t V, int target) noexcept nogil:
     cdef Py_ssize_t v
-    cdef float largest = _largest(logits, V), total = 0
+    cdef float maximum = _maximum(logits, V), total = 0
     loss[0] = 0
-    prediction[0] = 0  # stays so only where a logit is not a number
+    prediction[0] = 0  # remains 0 only if a logit is NaN
     for v in range(V):
-        if logits[v] == largest:
+        if logits[v] == maximum:
             prediction[0] = <int>v
             break
     if target >= 0:
         for v in range(V):
-            total += fast_exp(logits[v] - largest)
-        loss[0] = logf(total) - (logits[target] - largest)
+            total += fast_exp(logits[v] - maximum)
+        loss[0] = logf(total) - (logits[target] - maximum)
 
 
-cdef float _loss_and_gradient(float *logits, Py_ssize_t V, int target, float weight) noexcept nogil:
+cdef float _forward_backward_row(float *logits, Py_ssize_t V, int target, float weight) noexcept nogil:
+    """Overwrite a row of logits with its gradient and return the loss."""
     cdef Py_ssize_t v
-    cdef float largest, total = 0, loss, share
+    cdef float maximum, total = 0, loss, scale
     if target < 0:
         for v in range(V):
             logits[v] = 0
         return 0
-    largest = _largest(logits, V)
-    loss = -(logits[target] - largest)
+    maximum = _maximum(logits, V)
+    loss = -(logits[target] - maximum)
     for v in range(V):
-        logits[v] = fast_exp(logits[v] - largest)
+        logits[v] = fast_exp(logits[v] - maximum)
     for v in range(V):
         total += logits[v]
-    share = weight / total
+    scale = weight / total
     for v in range(V):
-        logits[v] *= share
+        logits[v] *= scale
     logits[target] -= weight
     return logf(total) + loss

@@ -1,16 +1,30 @@
-"""Token and position embedding: x = wte[token] + wpe[position] (Radford et al. 2019, GPT-2)."""
+"""Token and position embedding: x = wte[token] + wpe[position] (GPT-2, Radford et al. 2019)."""
 
 from cython.parallel cimport prange
 
-from gpt_core.kernels.shapes cimport want
+from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport threads_for
 
 
-def forward(float[:, ::1] x, const int[::1] tokens, const float[:, ::1] wte, const float[:, ::1] wpe,
-            Py_ssize_t time, Py_ssize_t first_position=0):
-    """x (N, C) = wte[tokens] (V, C) + wpe[position] (T, C), with position = first_position + n mod time.
+def forward(
+    float[:, ::1] x,
+    const int[::1] tokens,
+    const float[:, ::1] wte,
+    const float[:, ::1] wpe,
+    Py_ssize_t time,
+    Py_ssize_t first_position=0,
+):
+    """Compute x[n] = wte[tokens[n]] + wpe[first_position + n mod time].
 
-    Raises ValueError where shapes disagree, a token is not in [0, V) or a position is not in wpe.
+    Args:
+        time: Tokens per sequence.
+        first_position: Position of the first token of each sequence.
+
+    Shape:
+        x (N, C); tokens (N,); wte (V, C); wpe (maximum sequence length, C).
+
+    Raises:
+        ValueError: The shapes do not match, a token is not in [0, V), or a position is not in wpe.
     """
     cdef Py_ssize_t N = x.shape[0], C = x.shape[1], n
     _check(x.shape, tokens, wte.shape, wpe.shape, time, first_position)
@@ -18,30 +32,49 @@ def forward(float[:, ::1] x, const int[::1] tokens, const float[:, ::1] wte, con
         _embed_row(&x[n, 0], &wte[tokens[n], 0], &wpe[first_position + n % time, 0], C)
 
 
-def backward(float[:, ::1] d_wte, float[:, ::1] d_wpe, const int[::1] tokens, const float[:, ::1] d_x, Py_ssize_t time):
-    """d_wte[token] += d_x and d_wpe[position] += d_x (N, C), for sequences of `time` tokens that start at position 0.
+def backward(
+    float[:, ::1] d_wte,
+    float[:, ::1] d_wpe,
+    const int[::1] tokens,
+    const float[:, ::1] d_x,
+    Py_ssize_t time,
+):
+    """Compute d_wte[tokens[n]] += d_x[n] and d_wpe[n mod time] += d_x[n]; sequences start at position 0.
 
-    Threads share the channels, not the rows: one token can stand in several rows.
+    Threads divide the channels, not the rows, because several rows can have the same token.
+
+    Shape:
+        d_wte (V, C); d_wpe (maximum sequence length, C); tokens (N,); d_x (N, C).
+
+    Raises:
+        ValueError: As for `forward`.
     """
-    cdef Py_ssize_t N = d_x.shape[0], C = d_x.shape[1], block
-    cdef Py_ssize_t blocks = threads_for(N * C)
+    cdef Py_ssize_t N = d_x.shape[0], C = d_x.shape[1], part
+    cdef Py_ssize_t parts = threads_for(N * C)
     _check(d_x.shape, tokens, d_wte.shape, d_wpe.shape, time, 0)
-    for block in prange(blocks, nogil=True, schedule="static", num_threads=blocks):
-        _scatter_channels(&d_wte[0, 0], &d_wpe[0, 0], &tokens[0], &d_x[0, 0], N, C, time,
-                          C * block // blocks, C * (block + 1) // blocks)
+    for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
+        _add_channels(&d_wte[0, 0], &d_wpe[0, 0], &tokens[0], &d_x[0, 0], N, C, time,
+                      C * part // parts, C * (part + 1) // parts)
 
 
-cdef int _check(const Py_ssize_t *x, const int[::1] tokens, const Py_ssize_t *wte, const Py_ssize_t *wpe,
-                Py_ssize_t time, Py_ssize_t first_position) except -1:
+cdef int _check(
+    const Py_ssize_t *x,
+    const int[::1] tokens,
+    const Py_ssize_t *wte,
+    const Py_ssize_t *wpe,
+    Py_ssize_t time,
+    Py_ssize_t first_position,
+) except -1:
     cdef Py_ssize_t n
-    want("embedding: number of tokens", tokens.shape[0], x[0])
-    want("embedding: channels of wte", wte[1], x[1])
-    want("embedding: channels of wpe", wpe[1], x[1])
+    check_equal("embedding: number of tokens", tokens.shape[0], x[0])
+    check_equal("embedding: channels of wte", wte[1], x[1])
+    check_equal("embedding: channels of wpe", wpe[1], x[1])
     if x[0] < 1 or time < 1 or first_position < 0 or first_position > wpe[0] - min(time, x[0]):
-        raise ValueError(f"embedding: got {time} positions from {first_position}, want some, and within {wpe[0]}")
+        raise ValueError(f"embedding: got {time} positions from {first_position} on, "
+                         f"expected at least 1, all within {wpe[0]}")
     for n in range(tokens.shape[0]):
         if not 0 <= tokens[n] < wte[0]:
-            raise ValueError(f"embedding: got token {tokens[n]} at {n}, want one in [0, {wte[0]})")
+            raise ValueError(f"embedding: got token {tokens[n]} at index {n}, expected a value in [0, {wte[0]})")
     return 0
 
 
@@ -51,14 +84,24 @@ cdef void _embed_row(float *x, const float *token, const float *position, Py_ssi
         x[c] = token[c] + position[c]
 
 
-cdef void _scatter_channels(float *d_wte, float *d_wpe, const int *tokens, const float *d_x, Py_ssize_t N, Py_ssize_t C,
-                            Py_ssize_t time, Py_ssize_t first, Py_ssize_t stop) noexcept nogil:
+cdef void _add_channels(
+    float *d_wte,
+    float *d_wpe,
+    const int *tokens,
+    const float *d_x,
+    Py_ssize_t N,
+    Py_ssize_t C,
+    Py_ssize_t time,
+    Py_ssize_t start,
+    Py_ssize_t stop,
+) noexcept nogil:
+    """Add channels [start, stop) of each row of d_x to its row of d_wte and of d_wpe."""
     cdef Py_ssize_t n, c
     cdef float *token
     cdef float *position
     for n in range(N):
         token = d_wte + tokens[n] * C
         position = d_wpe + (n % time) * C
-        for c in range(first, stop):
+        for c in range(start, stop):
             token[c] += d_x[n * C + c]
             position[c] += d_x[n * C + c]

@@ -1,16 +1,16 @@
-"""exp and tanh as plain arithmetic, so that the compiler can turn a loop over them into vector instructions.
+"""exp and tanh as plain arithmetic, which the compiler can vectorize in a loop.
 
-The C library's `expf` and `tanhf` are function calls, which stop a loop from being vectorised.
+Calls of the C library's `expf` and `tanhf` would prevent that.
 """
 
 cdef inline float fast_exp(float x) noexcept nogil:
-    """exp(x) = 2^i * 2^f with i the nearest integer to x log2(e) and |f| <= 1/2, to a relative error of 3e-7 near 0
-    growing to 5e-6 at the ends of the range; x is clamped to [-87, 88], so the result is finite and positive.
+    """exp(x) = 2^i * 2^f, with i the integer nearest to x log2(e) and |f| <= 1/2.
 
-    2^f is its Taylor polynomial of degree 6; 2^i is put together from its exponent bits.
+    The relative error is 3e-7 near 0 and grows to 5e-6 at the ends of the range. x is clamped to [-87, 88], so the
+    result is finite and positive. 2^f is its Taylor polynomial of degree 6; 2^i is assembled from its exponent bits.
     """
     cdef float scaled = min(max(x, <float>-87.0), <float>88.0) * <float>1.44269504088896341
-    cdef int biased = <int>(scaled + <float>127.5)  # truncation rounds down: the sum is positive
+    cdef int biased = <int>(scaled + <float>127.5)  # truncation rounds down, because the sum is positive
     cdef float f = scaled - <float>(biased - 127)
     cdef float power = (<float>1.0 + f * (<float>0.69314718055994531 + f * (<float>0.24022650695910071
         + f * (<float>0.05550410866482158 + f * (<float>0.00961812910762848

@@ -3,7 +3,7 @@
 from cython.parallel cimport prange
 
 from gpt_core.kernels.fast_math cimport fast_tanh
-from gpt_core.kernels.shapes cimport want
+from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport threads_for
 
 cdef extern from *:
@@ -15,30 +15,52 @@ cdef extern from *:
     const float CUBIC
 
 
-def forward(float[:, ::1] y, const float[:, ::1] x):
-    """y (N, F) = gelu(x (N, F))."""
-    cdef Py_ssize_t N = x.shape[0], F = x.shape[1], n
-    want("gelu: rows of y", y.shape[0], N)
-    want("gelu: channels of y", y.shape[1], F)
-    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * F)):
-        _row(&y[n, 0], &x[n, 0], F)
+def forward(
+    float[:, ::1] y,
+    const float[:, ::1] x,
+):
+    """Compute y = gelu(x).
 
+    Shape:
+        x, y (N, F).
 
-def backward(float[:, ::1] d_x, const float[:, ::1] d_y, const float[:, ::1] x):
-    """d_x (N, F) = d_y (N, F) * gelu'(x (N, F)); d_x may be d_y itself.
-
-    With u = sqrt(2/pi) (x + 0.044715 x^3): gelu' = (1 + tanh u)/2 + x/2 (1 - tanh^2 u) sqrt(2/pi) (1 + 3 * 0.044715 x^2).
+    Raises:
+        ValueError: The shapes do not match.
     """
     cdef Py_ssize_t N = x.shape[0], F = x.shape[1], n
-    want("gelu: rows of d_x", d_x.shape[0], N)
-    want("gelu: channels of d_x", d_x.shape[1], F)
-    want("gelu: rows of d_y", d_y.shape[0], N)
-    want("gelu: channels of d_y", d_y.shape[1], F)
+    check_equal("gelu: rows of y", y.shape[0], N)
+    check_equal("gelu: channels of y", y.shape[1], F)
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * F)):
-        _d_row(&d_x[n, 0], &d_y[n, 0], &x[n, 0], F)
+        _forward_row(&y[n, 0], &x[n, 0], F)
 
 
-cdef void _row(float *y, const float *x, Py_ssize_t F) noexcept nogil:
+def backward(
+    float[:, ::1] d_x,
+    const float[:, ::1] d_y,
+    const float[:, ::1] x,
+):
+    """Compute d_x = d_y * gelu'(x). d_x may be d_y itself.
+
+    With u = sqrt(2/pi) (x + 0.044715 x^3):
+
+        gelu'(x) = (1 + tanh u)/2 + x/2 (1 - tanh^2 u) sqrt(2/pi) (1 + 3 * 0.044715 x^2)
+
+    Shape:
+        d_x, d_y, x (N, F).
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
+    cdef Py_ssize_t N = x.shape[0], F = x.shape[1], n
+    check_equal("gelu: rows of d_x", d_x.shape[0], N)
+    check_equal("gelu: channels of d_x", d_x.shape[1], F)
+    check_equal("gelu: rows of d_y", d_y.shape[0], N)
+    check_equal("gelu: channels of d_y", d_y.shape[1], F)
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * F)):
+        _backward_row(&d_x[n, 0], &d_y[n, 0], &x[n, 0], F)
+
+
+cdef void _forward_row(float *y, const float *x, Py_ssize_t F) noexcept nogil:
     cdef Py_ssize_t f
     cdef float u
     for f in range(F):
@@ -46,10 +68,10 @@ cdef void _row(float *y, const float *x, Py_ssize_t F) noexcept nogil:
         y[f] = <float>0.5 * x[f] * (<float>1.0 + fast_tanh(u))
 
 
-cdef void _d_row(float *d_x, const float *d_y, const float *x, Py_ssize_t F) noexcept nogil:
+cdef void _backward_row(float *d_x, const float *d_y, const float *x, Py_ssize_t F) noexcept nogil:
     cdef Py_ssize_t f
-    cdef float t, slope
+    cdef float t, d_u
     for f in range(F):
         t = fast_tanh(SQRT_2_OVER_PI * (x[f] + CUBIC * x[f] * x[f] * x[f]))
-        slope = SQRT_2_OVER_PI * (<float>1.0 + <float>3.0 * CUBIC * x[f] * x[f])
-        d_x[f] = d_y[f] * <float>0.5 * (<float>1.0 + t + x[f] * (<float>1.0 - t * t) * slope)
+        d_u = SQRT_2_OVER_PI * (<float>1.0 + <float>3.0 * CUBIC * x[f] * x[f])
+        d_x[f] = d_y[f] * <float>0.5 * (<float>1.0 + t + x[f] * (<float>1.0 - t * t) * d_u)

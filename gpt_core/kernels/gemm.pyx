@@ -1,10 +1,17 @@
-"""The matrix product of one thread, that all others are made of: our own where vectors are wide, else BLAS's."""
+"""The matrix product on one thread, on which all other products are built.
+
+With gcc at AVX2 or AVX-512 it is `matrix_product.h`; elsewhere, and for a single row, it is BLAS.
+
+    C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend (m, n) + bias (n,)
+
+op(X) is X, or its transpose if `transposed`. `matrix_types.h` defines the views Matrix, PackedB and Output.
+"""
 
 from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 from gpt_core.kernels cimport blas
-from gpt_core.kernels.shapes cimport want
+from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport thread_count
 
 cdef extern from *:
@@ -13,120 +20,128 @@ cdef extern from *:
       #include "matrix_product.h"
       #define GPT_OWN_PRODUCT 1
     #else
-      #include <stddef.h>
-      typedef struct { float *c; const float *addend, *bias; ptrdiff_t ldc, ld_addend; float alpha; } gpt_result;
       #define GPT_OWN_PRODUCT 0
-      #define WIDTH 1
-      #define HEIGHT 32
-      #define gpt_product(transpose_a, transpose_b, m, n, k, a, lda, b, ldb, result) (void)(result)
-      #define gpt_pack_b(transposed, k, n, b, ldb, panels)
-      #define gpt_packed_product(transpose_a, m, n, k, alpha, a, lda, panels, distance, c, ldc, accumulate)
+      #define NR 1
+      #define MR 32
+      #define gpt_gemm(m, n, k, a, b, out)
+      #define gpt_pack_b(transposed, k, n, b, ldb, packed)
+      #define gpt_gemm_packed(m, n, k, a, b, out)
     #endif
     """
     const bint GPT_OWN_PRODUCT
-    const Py_ssize_t WIDTH
-    const Py_ssize_t HEIGHT
-    ctypedef struct gpt_result:
-        float *c
-        const float *addend
-        const float *bias
-        Py_ssize_t ldc
-        Py_ssize_t ld_addend
-        float alpha
-    void gpt_product(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const float *a,
-                     Py_ssize_t lda, const float *b, Py_ssize_t ldb, gpt_result result) noexcept nogil
+    const Py_ssize_t MR
+    const Py_ssize_t NR
+    void gpt_gemm(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil
     void gpt_pack_b(bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
-                    float *panels) noexcept nogil
-    void gpt_packed_product(bint transpose_a, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *a,
-                            Py_ssize_t lda, const float *panels, Py_ssize_t distance, float *c, Py_ssize_t ldc,
-                            bint accumulate) noexcept nogil
+                    float *packed) noexcept nogil
+    void gpt_gemm_packed(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, PackedB b, Output out) noexcept nogil
 
 
-cdef void gemm(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha,
-               const float *a, Py_ssize_t lda, const float *b, Py_ssize_t ldb, float *c, Py_ssize_t ldc,
-               const float *addend, Py_ssize_t ld_addend, const float *bias) noexcept nogil:
-    """c (m, n) = alpha * op(a) (m, k) . op(b) (k, n) + addend (m, n) + bias (n,), on the calling thread alone.
+cdef void gemm(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil:
+    """C = alpha * op(A) . op(B) + addend + bias, on the calling thread.
 
-    op transposes where asked; lda, ldb, ldc and ld_addend are the distances between the rows as they lie in memory.
-    addend and bias may be NULL; addend may be c itself. A single row is left to BLAS, which does not pack b for it.
+    addend and bias may be NULL; addend may be C itself. A single row is left to BLAS, which does not pack B for it.
     """
-    cdef gpt_result result
     cdef Py_ssize_t i
     if GPT_OWN_PRODUCT and m > 1:
-        result.c, result.ldc, result.alpha = c, ldc, alpha
-        result.addend, result.ld_addend, result.bias = addend, ld_addend, bias
-        gpt_product(transpose_a, transpose_b, m, n, k, a, lda, b, ldb, result)
+        gpt_gemm(m, n, k, a, b, out)
         return
     for i in range(m):
-        _start_row(c + i * ldc, addend + i * ld_addend if addend is not NULL else addend, bias, n)
-    blas.gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, 1, c, ldc)
+        _initialize_row(out, i, n)
+    blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, a.data, a.ld, b.data, b.ld, 1, out.c, out.ldc)
 
 
 cdef Py_ssize_t packed_rows() noexcept nogil:
-    """How many rows of a result `gemm_packed` makes at once: where less is to be done of each, steps of these lose nothing."""
-    return HEIGHT
+    """Rows of C that `gemm_packed` computes at once (MR). Calls with a multiple of it waste no work."""
+    return MR
 
 
 cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
-    """Values that a packed factor (k, n) takes: a multiple of 16, so that one after the other stays aligned."""
+    """Number of values in packed B (k, n); a multiple of 32, so that consecutive packed matrices stay aligned."""
     return (n + 31) // 32 * 32 * k
 
 
-cdef Factor pack(bint transpose, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb, float *space) noexcept nogil:
-    """op(b) (k, n) made ready, in packed_size(k, n) values of space, to be the right factor of many products.
+cdef PackedB pack(Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil:
+    """Pack op(B) (k, n) into `space`, which holds packed_size(k, n) values, for use in many products.
 
-    BLAS packs for itself: for it, b is only remembered, and has to stay."""
-    cdef Factor result
-    result.b, result.ld, result.transposed = b, ldb, transpose
+    BLAS packs by itself: with it, the result refers to b, which must stay in place.
+    """
     if GPT_OWN_PRODUCT:
-        gpt_pack_b(transpose, k, n, b, ldb, space)
-        result.b, result.ld = space, WIDTH * k
-    return result
+        gpt_pack_b(b.transposed, k, n, b.data, b.ld, space)
+        return PackedB(data=space, stride=NR * k, transposed=b.transposed)
+    return PackedB(data=b.data, stride=b.ld, transposed=b.transposed)
 
 
-cdef void gemm_packed(bint transpose_a, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, float alpha, const float *a,
-                      Py_ssize_t lda, Factor b, Py_ssize_t first_k, Py_ssize_t first_n, float *c, Py_ssize_t ldc,
-                      bint accumulate) noexcept nogil:
-    """c (m, n) = alpha * op(a) (m, k) . b[first_k:, first_n:] (k, n), added to c if `accumulate`; first_n is a multiple
-    of 32. Where m is odd, one row of a more is read, and has to be there; nothing is made of it."""
-    cdef const float *part
+cdef PackedB packed_slice(PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noexcept nogil:
+    """Return B[first_k:, first_n:]; first_n must be a multiple of 32."""
     if GPT_OWN_PRODUCT:
-        part = b.b + first_n // WIDTH * b.ld + first_k * WIDTH
-        gpt_packed_product(transpose_a, m, n, k, alpha, a, lda, part, b.ld, c, ldc, accumulate)
+        b.data += first_n // NR * b.stride + first_k * NR
+    else:
+        b.data += first_n * b.stride + first_k if b.transposed else first_k * b.stride + first_n
+    return b
+
+
+cdef void gemm_packed(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, PackedB b, Output out) noexcept nogil:
+    """C = alpha * op(A) . B + addend with B packed by `pack`; addend must be NULL or C, and bias NULL.
+
+    If m is odd, one more row of op(A) is read, so it must exist; its values do not matter.
+    """
+    if GPT_OWN_PRODUCT:
+        gpt_gemm_packed(m, n, k, a, b, out)
         return
-    part = b.b + (first_n * b.ld + first_k if b.transposed else first_k * b.ld + first_n)
-    blas.gemm(transpose_a, b.transposed, m, n, k, alpha, a, lda, part, b.ld, 1 if accumulate else 0, c, ldc)
+    blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, a.data, a.ld, b.data, b.stride,
+              0 if out.addend is NULL else 1, out.c, out.ldc)
+
+
+cdef void _initialize_row(Output out, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    """Row i of C = addend + bias."""
+    cdef Py_ssize_t j
+    cdef float *c = out.c + i * out.ldc
+    cdef const float *addend = out.addend + i * out.ld_addend if out.addend is not NULL else NULL
+    if addend is NULL and out.bias is NULL:
+        memset(c, 0, n * sizeof(float))
+    elif addend is NULL:
+        memcpy(c, out.bias, n * sizeof(float))
+    elif out.bias is not NULL:
+        for j in range(n):
+            c[j] = addend[j] + out.bias[j]
+    elif addend is not c:
+        memcpy(c, addend, n * sizeof(float))
 
 
 def is_own():
-    """Whether products of more than one row are computed by this package, and not by BLAS."""
+    """Return True if products of more than one row use `matrix_product.h`, False if they use BLAS."""
     return bool(GPT_OWN_PRODUCT)
 
 
-def library_product(float[:, ::1] c, const float[:, ::1] a, const float[:, ::1] b):
-    """c (M, N) = a (M, K) . b (K, N) by BLAS, whatever `gemm` uses, its rows shared among the threads: to compare with."""
+def library_product(
+    float[:, ::1] c,
+    const float[:, ::1] a,
+    const float[:, ::1] b,
+):
+    """Compute c (M, N) = a (M, K) . b (K, N) with BLAS, for comparison with `linear.product`.
+
+    Threads divide the rows of c.
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
     cdef Py_ssize_t M = c.shape[0], N = c.shape[1], K = a.shape[1], part, parts = thread_count()
-    want("library_product: rows of a", a.shape[0], M)
-    want("library_product: rows of b", b.shape[0], K)
-    want("library_product: columns of b", b.shape[1], N)
+    check_equal("library_product: rows of a", a.shape[0], M)
+    check_equal("library_product: rows of b", b.shape[0], K)
+    check_equal("library_product: columns of b", b.shape[1], N)
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
         _library_rows(&c[0, 0], &a[0, 0], &b[0, 0], M * part // parts, M * (part + 1) // parts, N, K)
 
 
-cdef void _library_rows(float *c, const float *a, const float *b, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t N,
-                        Py_ssize_t K) noexcept nogil:
-    if first < stop:
-        blas.gemm(False, False, stop - first, N, K, 1, a + first * K, K, b, N, 0, c + first * N, N)
-
-
-cdef void _start_row(float *c, const float *addend, const float *bias, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t j
-    if addend is NULL and bias is NULL:
-        memset(c, 0, n * sizeof(float))
-    elif addend is NULL:
-        memcpy(c, bias, n * sizeof(float))
-    elif bias is not NULL:
-        for j in range(n):
-            c[j] = addend[j] + bias[j]
-    elif addend is not c:
-        memcpy(c, addend, n * sizeof(float))
+cdef void _library_rows(
+    float *c,
+    const float *a,
+    const float *b,
+    Py_ssize_t start,
+    Py_ssize_t stop,
+    Py_ssize_t N,
+    Py_ssize_t K,
+) noexcept nogil:
+    if start < stop:
+        blas.gemm(False, False, stop - start, N, K, 1, a + start * K, K, b, N, 0, c + start * N, N)

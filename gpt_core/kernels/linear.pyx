@@ -1,114 +1,194 @@
-"""Matrix products shared among threads, and the linear layer y = x . w + b made of them."""
+"""The linear layer y = x . weight + bias, and the matrix products it consists of, divided among threads.
+
+Each thread computes a part of the output with `gemm`. Outputs are divided, never sums, so no reduction between threads
+is needed and the result does not depend on their number (except in the order in which BLAS sums, where it is used).
+"""
 
 from cython.parallel cimport prange
 
-from gpt_core.kernels.gemm cimport gemm
-from gpt_core.kernels.shapes cimport want, want_positive
+from gpt_core.kernels.gemm cimport Matrix, Output, gemm
+from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport threads_for
 
+# A product C (m, n) = op(A) (m, k) . op(B) (k, n) + addend + bias.
+cdef struct Product:
+    Py_ssize_t m, n, k
+    Matrix a, b
+    Output out
 
-def forward(float[:, ::1] y, const float[:, ::1] x, const float[:, ::1] weight, const float[::1] bias,
-            const float[:, ::1] residual=None):
-    """y (N, O) = x (N, I) . weight (I, O) + bias (O,), and + residual (N, O) if one is given."""
+
+def forward(
+    float[:, ::1] y,
+    const float[:, ::1] x,
+    const float[:, ::1] weight,
+    const float[::1] bias,
+    const float[:, ::1] residual=None,
+):
+    """Compute y = x . weight + bias, plus residual if given.
+
+    Shape:
+        y, residual (N, O); x (N, I); weight (I, O); bias (O,). residual may be y itself.
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
     cdef Py_ssize_t N = y.shape[0], O = y.shape[1], I = x.shape[1]
-    cdef const float *first_residual = NULL
-    want("linear: length of bias", bias.shape[0], O)
-    _check_product(y.shape, x.shape[0], x.shape[1], weight.shape[0], weight.shape[1])
+    cdef const float *addend = NULL
+    check_equal("linear: length of bias", bias.shape[0], O)
+    _check_product(y.shape, x.shape[0], I, weight.shape[0], weight.shape[1])
     if residual is not None:
-        want("linear: rows of residual", residual.shape[0], N)
-        want("linear: channels of residual", residual.shape[1], O)
-        first_residual = &residual[0, 0]
+        check_equal("linear: rows of residual", residual.shape[0], N)
+        check_equal("linear: channels of residual", residual.shape[1], O)
+        addend = &residual[0, 0]
+    # y (N, O) = x (N, I) . weight (I, O) + residual + bias
+    cdef Product product = Product(
+        m=N, n=O, k=I,
+        a=Matrix(&x[0, 0], I, False),
+        b=Matrix(&weight[0, 0], O, False),
+        out=Output(&y[0, 0], O, addend, O, &bias[0], 1),
+    )
     with nogil:
-        _shared_gemm(False, False, N, O, I, &x[0, 0], I, &weight[0, 0], O, &y[0, 0], first_residual, &bias[0])
+        _threaded_gemm(product)
 
 
-def backward(float[:, ::1] d_x, float[:, ::1] d_weight, float[::1] d_bias, const float[:, ::1] d_y,
-             const float[:, ::1] x, const float[:, ::1] weight):
-    """d_x (N, I) = d_y (N, O) . weight^T (O, I); d_weight (I, O) += x^T (I, N) . d_y; d_bias (O,) += sum_n d_y."""
+def backward(
+    float[:, ::1] d_x,
+    float[:, ::1] d_weight,
+    float[::1] d_bias,
+    const float[:, ::1] d_y,
+    const float[:, ::1] x,
+    const float[:, ::1] weight,
+):
+    """Compute the gradients of `forward`: d_x = d_y . weight^T, d_weight += x^T . d_y, d_bias += sum_n d_y.
+
+    Shape:
+        d_y (N, O); d_x, x (N, I); d_weight, weight (I, O); d_bias (O,).
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
     cdef Py_ssize_t N = d_y.shape[0], O = d_y.shape[1], I = x.shape[1], part
     cdef Py_ssize_t parts = threads_for(2 * N * O * I)
-    want("linear: length of d_bias", d_bias.shape[0], O)
+    check_equal("linear: length of d_bias", d_bias.shape[0], O)
     _check_product(d_x.shape, N, O, weight.shape[1], weight.shape[0])
     _check_product(d_weight.shape, I, x.shape[0], N, O)
+    # d_x (N, I) = d_y (N, O) . weight^T (O, I)
+    cdef Product input_gradient = Product(
+        m=N, n=I, k=O,
+        a=Matrix(&d_y[0, 0], O, False),
+        b=Matrix(&weight[0, 0], O, True),
+        out=Output(&d_x[0, 0], I, NULL, 0, NULL, 1),
+    )
+    # d_weight (I, O) += x^T (I, N) . d_y (N, O)
+    cdef Product weight_gradient = Product(
+        m=I, n=O, k=N,
+        a=Matrix(&x[0, 0], I, True),
+        b=Matrix(&d_y[0, 0], O, False),
+        out=Output(&d_weight[0, 0], O, &d_weight[0, 0], O, NULL, 1),
+    )
+    # Each thread computes its parts of all three without waiting for the others.
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
-        _backward_part(part, parts, &d_x[0, 0], &d_weight[0, 0], &d_bias[0], &d_y[0, 0], &x[0, 0], &weight[0, 0], N, I, O)
+        _sum_columns(&d_bias[0], &d_y[0, 0], N, O, O * part // parts, O * (part + 1) // parts)
+        _gemm_part(input_gradient, part, parts)
+        _gemm_part(weight_gradient, part, parts)
 
 
-def product(float[:, ::1] c, const float[:, ::1] a, const float[:, ::1] b, bint transpose_a=False,
-            bint transpose_b=False, bint accumulate=False):
-    """c (M, N) = op(a) (M, K) . op(b) (K, N), where op transposes if asked; with `accumulate` this is added to c."""
-    cdef Py_ssize_t rows_a = a.shape[0], columns_a = a.shape[1], rows_b = b.shape[0], columns_b = b.shape[1]
-    if transpose_a:
-        rows_a, columns_a = columns_a, rows_a
-    if transpose_b:
-        rows_b, columns_b = columns_b, rows_b
-    _check_product(c.shape, rows_a, columns_a, rows_b, columns_b)
+def product(
+    float[:, ::1] c,
+    const float[:, ::1] a,
+    const float[:, ::1] b,
+    bint transpose_a=False,
+    bint transpose_b=False,
+    bint accumulate=False,
+):
+    """Compute c = op(a) . op(b), or c += op(a) . op(b) if `accumulate`.
+
+    Shape:
+        c (M, N); op(a) (M, K); op(b) (K, N), where op transposes if requested.
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
+    cdef Py_ssize_t M = c.shape[0], N = c.shape[1]
+    cdef Py_ssize_t K = a.shape[0] if transpose_a else a.shape[1]
+    _check_product(c.shape, a.shape[1] if transpose_a else a.shape[0], K,
+                   b.shape[1] if transpose_b else b.shape[0], b.shape[0] if transpose_b else b.shape[1])
+    cdef Product product = Product(
+        m=M, n=N, k=K,
+        a=Matrix(&a[0, 0], a.shape[1], transpose_a),
+        b=Matrix(&b[0, 0], b.shape[1], transpose_b),
+        out=Output(&c[0, 0], N, NULL, N, NULL, 1),
+    )
+    if accumulate:
+        product.out.addend = product.out.c
     with nogil:
-        _shared_gemm(transpose_a, transpose_b, c.shape[0], c.shape[1], columns_a, &a[0, 0], a.shape[1], &b[0, 0],
-                     b.shape[1], &c[0, 0], &c[0, 0] if accumulate else NULL, NULL)
+        _threaded_gemm(product)
 
 
-cdef int _check_product(const Py_ssize_t *c, Py_ssize_t rows_a, Py_ssize_t columns_a, Py_ssize_t rows_b,
-                        Py_ssize_t columns_b) except -1:
-    want_positive("product: rows", rows_a)
-    want_positive("product: inner length", columns_a)
-    want_positive("product: columns", columns_b)
-    want("product: rows of the right factor", rows_b, columns_a)
-    want("product: rows of the result", c[0], rows_a)
-    want("product: columns of the result", c[1], columns_b)
+cdef int _check_product(
+    const Py_ssize_t *c,
+    Py_ssize_t rows_a,
+    Py_ssize_t columns_a,
+    Py_ssize_t rows_b,
+    Py_ssize_t columns_b,
+) except -1:
+    check_positive("product: rows", rows_a)
+    check_positive("product: inner dimension", columns_a)
+    check_positive("product: columns", columns_b)
+    check_equal("product: rows of the right-hand matrix", rows_b, columns_a)
+    check_equal("product: rows of the result", c[0], rows_a)
+    check_equal("product: columns of the result", c[1], columns_b)
     return 0
 
 
-cdef void _shared_gemm(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const float *a,
-                       Py_ssize_t lda, const float *b, Py_ssize_t ldb, float *c, const float *addend,
-                       const float *bias) noexcept nogil:
-    """`gemm` shared among the threads. The rows of c and of the addend are n long."""
-    cdef Py_ssize_t parts = threads_for(m * n * k), part
+cdef void _threaded_gemm(Product p) noexcept nogil:
+    cdef Py_ssize_t parts = threads_for(p.m * p.n * p.k), part
     for part in prange(parts, schedule="static", num_threads=parts):
-        _gemm_part(part, parts, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, addend, bias)
+        _gemm_part(p, part, parts)
 
 
-cdef void _gemm_part(Py_ssize_t part, Py_ssize_t parts, bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n,
-                     Py_ssize_t k, const float *a, Py_ssize_t lda, const float *b, Py_ssize_t ldb, float *c,
-                     const float *addend, const float *bias) noexcept nogil:
-    """One thread's part: the longer side of c is split, so that nothing has to be reduced."""
-    cdef bint by_rows = m >= n
-    cdef Py_ssize_t longer = m if by_rows else n, step = _share(longer, parts)
-    cdef Py_ssize_t first = min(longer, part * step), stop = min(longer, (part + 1) * step)
-    if first == stop:
+cdef void _gemm_part(Product p, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Compute one thread's part of a product: a range of the longer side of C."""
+    cdef bint by_rows = p.m >= p.n
+    cdef Py_ssize_t length = p.m if by_rows else p.n, step = _part_length(length, parts)
+    cdef Py_ssize_t start = min(length, part * step), stop = min(length, (part + 1) * step)
+    if start == stop:
         return
     if by_rows:
-        gemm(transpose_a, transpose_b, stop - first, n, k, 1, a + first * (1 if transpose_a else lda), lda, b, ldb,
-             c + first * n, n, addend + first * n if addend is not NULL else addend, n, bias)
+        p.m = stop - start
+        p.a.data += start * (1 if p.a.transposed else p.a.ld)
+        p.out.c += start * p.out.ldc
+        if p.out.addend is not NULL:
+            p.out.addend += start * p.out.ld_addend
     else:
-        gemm(transpose_a, transpose_b, m, stop - first, k, 1, a, lda, b + first * (ldb if transpose_b else 1), ldb,
-             c + first, n, addend + first if addend is not NULL else addend, n,
-             bias + first if bias is not NULL else bias)
+        p.n = stop - start
+        p.b.data += start * (p.b.ld if p.b.transposed else 1)
+        p.out.c += start
+        if p.out.addend is not NULL:
+            p.out.addend += start
+        if p.out.bias is not NULL:
+            p.out.bias += start
+    gemm(p.m, p.n, p.k, p.a, p.b, p.out)
 
 
-cdef Py_ssize_t _share(Py_ssize_t length, Py_ssize_t threads) noexcept nogil:
-    """The length of one thread's part: a multiple of 16, and so that no part is one row alone, which BLAS would sum in
-    another order."""
-    cdef Py_ssize_t step = ((length + threads - 1) // threads + 15) // 16 * 16
+cdef Py_ssize_t _part_length(Py_ssize_t length, Py_ssize_t parts) noexcept nogil:
+    """Length of one part: a multiple of 16, such that no part is a single row, which BLAS sums in another order."""
+    cdef Py_ssize_t step = ((length + parts - 1) // parts + 15) // 16 * 16
     while length % step == 1 and length > 1:
         step += 16
     return step
 
 
-cdef void _backward_part(Py_ssize_t part, Py_ssize_t parts, float *d_x, float *d_weight, float *d_bias, const float *d_y,
-                         const float *x, const float *weight, Py_ssize_t N, Py_ssize_t I, Py_ssize_t O) noexcept nogil:
-    """One thread's part of all three, which do not wait for each other. It sums whole columns of d_bias, so the sums do
-    not depend on the number of threads."""
-    _sum_columns(d_bias, d_y, N, O, O * part // parts, O * (part + 1) // parts)
-    # d_x (N, I) = d_y (N, O) . weight^T (O, I)
-    _gemm_part(part, parts, False, True, N, I, O, d_y, O, weight, O, d_x, NULL, NULL)
-    # d_weight (I, O) += x^T (I, N) . d_y (N, O)
-    _gemm_part(part, parts, True, False, I, O, N, x, I, d_y, O, d_weight, d_weight, NULL)
-
-
-cdef void _sum_columns(float *d_bias, const float *d_y, Py_ssize_t N, Py_ssize_t O, Py_ssize_t first,
-                       Py_ssize_t stop) noexcept nogil:
+cdef void _sum_columns(
+    float *d_bias,
+    const float *d_y,
+    Py_ssize_t N,
+    Py_ssize_t O,
+    Py_ssize_t start,
+    Py_ssize_t stop,
+) noexcept nogil:
+    """d_bias[o] += sum_n d_y[n, o] for o in [start, stop). A thread sums complete columns, in the order of n."""
     cdef Py_ssize_t n, o
     for n in range(N):
-        for o in range(first, stop):
+        for o in range(start, stop):
             d_bias[o] += d_y[n * O + o]

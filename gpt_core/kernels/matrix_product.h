@@ -1,277 +1,290 @@
-/* c (m, n) = alpha * op(a) (m, k) . op(b) (k, n) + addend (m, n) + bias (n,), on the calling thread alone.
+/* C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend (m, n) + bias (n,), on the calling thread.
 
-   Goto and van de Geijn (2008), "Anatomy of high-performance matrix multiplication", in vectors of the compiler:
+   The algorithm and its names are those of BLIS (Van Zee and van de Geijn 2015; Goto and van de Geijn 2008):
 
-       for each BLOCK_N columns of c
-           for each BLOCK_K of the inner length        pack b: panels of WIDTH columns, k by k         (cache level 3)
-               for each BLOCK_M rows of c               pack a: rows at a distance without conflicts    (cache level 2)
-                   for each panel, for each HEIGHT rows     one tile of c in registers                  (cache level 1)
+       for jc in 0, NC .. n                                              columns of C
+           for pc in 0, KC .. k          pack B (KC, NC): panels of NR columns     -> level-3 cache
+               for ic in 0, MC .. m      pack A (MC, KC): rows or panels of MR rows -> level-2 cache
+                   for jr in 0, NR .. NC                                 one panel of B -> level-1 cache
+                       for ir in 0, MR .. MC
+                           micro-kernel: C (MR, NR) += A (MR, KC) . B (KC, NR), summed in registers
 
-   Faster than OpenBLAS's where its choice of kernel is not the machine's best (measured on Zen 5: 250 against 130 GFLOP/s
-   a core where OpenBLAS is told to be Haswell, 225 to 250 as it is where it chooses AVX-512 itself), on small products
-   (64 x 64 by 32: 146 against 90), and what is added to c costs no pass of its own.
-
-   Each element of c is summed over k in order, whatever tile it lies in: its bits depend neither on the number of
-   threads nor on how they share c. */
+   Each element of C is summed over k in ascending order, whichever tile it is in, so its bits depend neither on the
+   number of threads nor on how they divide C. Notes on speed are at the end of this file. */
 
 #ifndef GPT_MATRIX_PRODUCT_H
 #define GPT_MATRIX_PRODUCT_H
 
-#include <stddef.h>
 #include <string.h>
 
+#include "matrix_types.h"
+
 #if defined(__AVX512F__)
-  #define LANES 16   /* floats in a vector */
-  #define HEIGHT 14  /* 14 rows of 2 vectors: 28 of the 32 registers hold sums */
+  #define LANES 16        /* floats per vector */
+  #define MR 14           /* 14 rows of 2 vectors: 28 of the 32 vector registers hold sums */
 #else
   #define LANES 8
-  #define HEIGHT 6   /* 12 of 16 registers */
+  #define MR 6            /* 6 rows of 2 vectors: 12 of 16 registers */
 #endif
-#define WIDTH (2 * LANES)
-#define BLOCK_M 112
-#define BLOCK_N 1024
-#define BLOCK_K 768
-#define PITCH (BLOCK_K + 16)  /* rows of packed a: HEIGHT of them never meet in one set of the first-level cache */
+#define NR (2 * LANES)
+#define MC 112
+#define NC 1024
+#define KC 768
+#define PACKED_A_LD (KC + 16)  /* speed only: MR rows at this distance never share a set of the level-1 cache */
 
 #define INLINE static inline __attribute__((always_inline))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
 
 typedef float vector __attribute__((vector_size(4 * LANES)));
-typedef int lanes __attribute__((vector_size(4 * LANES)));
-typedef float unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int lane_indices __attribute__((vector_size(4 * LANES)));
+typedef float unaligned_vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-typedef struct {
-    float *c;
-    const float *addend;  /* NULL: none; c itself: accumulate */
-    const float *bias;    /* NULL: none */
-    ptrdiff_t ldc, ld_addend;
-    float alpha;
-} gpt_result;
+static __thread float packed_a[MC * PACKED_A_LD + LANES] __attribute__((aligned(64)));
+static __thread float packed_b[KC * NC] __attribute__((aligned(64)));
 
-static __thread float packed_a[BLOCK_M * PITCH + LANES] __attribute__((aligned(64)));
-static __thread float packed_b[BLOCK_K * BLOCK_N] __attribute__((aligned(64)));
+static const float zeros[NR] __attribute__((aligned(64)));  /* as an addend with ld 0, and as a bias */
 
-INLINE vector gpt_load(const float *from) { return *(const unaligned *)from; }
-INLINE void gpt_store(float *to, vector v) { *(unaligned *)to = v; }
+INLINE vector gpt_load(const float *from) { return *(const unaligned_vector *)from; }
+INLINE void gpt_store(float *to, vector v) { *(unaligned_vector *)to = v; }
 
-/* Where a tile of c goes, and what is added to it. */
-typedef struct {
-    float *c;
-    const float *addend, *bias;  /* bias: WIDTH values */
-    ptrdiff_t ldc, ld_addend;
-    float alpha;
-} gpt_place;
+/* ---- Micro-kernel: one tile of C in registers */
 
-static const float no_addition[WIDTH] __attribute__((aligned(64)));  /* zeros, as an addend of distance 0 and as a bias */
-
-/* A tile of `rows` of `vectors` each (constants), from a packed panel of b. */
-INLINE void gpt_tile(const int rows, const int vectors, ptrdiff_t k, const float *a, const ptrdiff_t a_row,
-                     const ptrdiff_t a_step, const float *b, const gpt_place *to) {
-    vector sum[HEIGHT][2];
+/* C (rows, vectors * LANES) = alpha * A (rows, k) . B (k, NR) + addend + bias, with B one panel of packed B.
+   Element (i, p) of A is a[i * row_stride + p * k_stride]. rows and vectors are compile-time constants; addend and bias
+   are not NULL. */
+INLINE void gpt_microkernel(const int rows, const int vectors, ptrdiff_t k, const float *a, const ptrdiff_t row_stride,
+                            const ptrdiff_t k_stride, const float *b, const gpt_output *out) {
+    vector sum[MR][2];
     #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
         #pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) sum[i][j] = (vector){0};
-    for (ptrdiff_t p = 0; p < k; p++, a += a_step, b += WIDTH) {
+    for (ptrdiff_t p = 0; p < k; p++, a += k_stride, b += NR) {
         #pragma GCC unroll 16
         for (int i = 0; i < rows; i++)
             #pragma GCC unroll 2
-            for (int j = 0; j < vectors; j++) sum[i][j] += a[i * a_row] * gpt_load(b + j * LANES);
+            for (int j = 0; j < vectors; j++) sum[i][j] += a[i * row_stride] * gpt_load(b + j * LANES);
     }
-    const float *addend = to->addend;
-    float *c = to->c;
+    const float *addend = out->addend;
+    float *c = out->c;
     #pragma GCC unroll 16
-    for (int i = 0; i < rows; i++, addend += to->ld_addend, c += to->ldc)
+    for (int i = 0; i < rows; i++, addend += out->ld_addend, c += out->ldc)
         #pragma GCC unroll 2
         for (int j = 0; j < vectors; j++)
-            gpt_store(c + j * LANES, sum[i][j] * to->alpha + gpt_load(addend + j * LANES) + gpt_load(to->bias + j * LANES));
+            gpt_store(c + j * LANES,
+                      sum[i][j] * out->alpha + gpt_load(addend + j * LANES) + gpt_load(out->bias + j * LANES));
 }
 
-/* The same for numbers that are not constant: rows are rounded up to even. */
-#define GPT_CASE(rows) case rows / 2: \
-    if (columns > LANES) gpt_tile(rows, 2, k, a, a_row, a_step, b, to); \
-    else gpt_tile(rows, 1, k, a, a_row, a_step, b, to); \
+/* Call the micro-kernel with constants for a tile of any size: rows are rounded up to even, columns to vectors. */
+#define GPT_CASE(even_rows) case even_rows / 2: \
+    if (columns > LANES) gpt_microkernel(even_rows, 2, k, a, row_stride, k_stride, b, out); \
+    else gpt_microkernel(even_rows, 1, k, a, row_stride, k_stride, b, out); \
     break;
 
-INLINE void gpt_any_tile(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, const ptrdiff_t a_row,
-                         const ptrdiff_t a_step, const float *b, const gpt_place *to) {
+INLINE void gpt_any_microkernel(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
+                                const ptrdiff_t row_stride, const ptrdiff_t k_stride, const float *b,
+                                const gpt_output *out) {
     switch ((rows + 1) / 2) {
         GPT_CASE(2) GPT_CASE(4) GPT_CASE(6)
-#if HEIGHT > 6
+#if MR > 6
         GPT_CASE(8) GPT_CASE(10) GPT_CASE(12) GPT_CASE(14)
 #endif
     }
 }
 
-/* The two layouts of packed a: row by row, PITCH apart; or k by k, the HEIGHT values of a tile side by side. */
-static __attribute__((noinline)) void gpt_tile_by_rows(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
-                                                       const float *b, const gpt_place *to) {
-    gpt_any_tile(rows, columns, k, a, PITCH, 1, b, to);
+/* The four layouts of A, one compiled function for each: packed A as rows, packed A as panels of MR rows, and A or A^T
+   in place, with its own leading dimension. */
+#define GPT_LAYOUT(name, row_stride, k_stride) \
+    static __attribute__((noinline)) void name(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, \
+                                               ptrdiff_t lda, const float *b, const gpt_output *out) { \
+        (void)lda; \
+        gpt_any_microkernel(rows, columns, k, a, row_stride, k_stride, b, out); \
+    }
+
+GPT_LAYOUT(gpt_tile_packed_rows, PACKED_A_LD, 1)
+GPT_LAYOUT(gpt_tile_packed_panels, 1, MR)
+GPT_LAYOUT(gpt_tile_in_place, lda, 1)
+GPT_LAYOUT(gpt_tile_in_place_transposed, 1, lda)
+
+typedef void gpt_tile(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, ptrdiff_t lda, const float *b,
+                      const gpt_output *out);
+
+/* The view of `out` from (row, column) on, with zeros in place of NULL. */
+INLINE gpt_output gpt_output_at(const gpt_output *out, ptrdiff_t row, ptrdiff_t column) {
+    return (gpt_output){
+        out->c + row * out->ldc + column,
+        out->ldc,
+        out->addend ? out->addend + row * out->ld_addend + column : zeros,
+        out->addend ? out->ld_addend : 0,
+        out->bias ? out->bias + column : zeros,
+        out->alpha,
+    };
 }
 
-static __attribute__((noinline)) void gpt_tile_by_steps(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
-                                                        const float *b, const gpt_place *to) {
-    gpt_any_tile(rows, columns, k, a, 1, HEIGHT, b, to);
-}
-
-/* And a as it lies in memory, op(a) being a or a^T. */
-static __attribute__((noinline)) void gpt_tile_of_rows(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
-                                                       ptrdiff_t lda, const float *b, const gpt_place *to) {
-    gpt_any_tile(rows, columns, k, a, lda, 1, b, to);
-}
-
-static __attribute__((noinline)) void gpt_tile_of_columns(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
-                                                          ptrdiff_t lda, const float *b, const gpt_place *to) {
-    gpt_any_tile(rows, columns, k, a, 1, lda, b, to);
-}
-
-/* A tile straight into c, which is brought to the cache meanwhile; one that is cut at the edge of c by a detour. */
-INLINE void gpt_tile_of_c(int by_steps, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, const float *b,
-                          const gpt_place *place) {
-    const int whole = columns == WIDTH && rows % 2 == 0;
-    float detour[HEIGHT * WIDTH] __attribute__((aligned(64)));
-    const gpt_place aside = {detour, no_addition, no_addition, WIDTH, 0, place->alpha};
-    for (ptrdiff_t i = 0; i < rows; i++)
-        for (ptrdiff_t j = 0; j < WIDTH; j += 16) {
-            __builtin_prefetch(place->c + i * place->ldc + j, 1);
-            __builtin_prefetch(place->addend + i * place->ld_addend + j, 0);
-        }
-    (by_steps ? gpt_tile_by_steps : gpt_tile_by_rows)(rows, columns, k, a, b, whole ? place : &aside);
-    if (whole) return;
+/* Store one tile: directly if it has full vectors and an even number of rows, else through a buffer. */
+INLINE void gpt_store_tile(gpt_tile *tile, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, ptrdiff_t lda,
+                           const float *b, const gpt_output *out) {
+    if (columns % LANES == 0 && rows % 2 == 0) {
+        tile(rows, columns, k, a, lda, b, out);
+        return;
+    }
+    float buffer[MR * NR] __attribute__((aligned(64)));
+    const gpt_output buffered = {buffer, NR, zeros, 0, zeros, out->alpha};
+    tile(rows, columns, k, a, lda, b, &buffered);
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < columns; j++)
-            place->c[i * place->ldc + j] =
-                detour[i * WIDTH + j] + place->addend[i * place->ld_addend + j] + place->bias[j];
+            out->c[i * out->ldc + j] = buffer[i * NR + j] + out->addend[i * out->ld_addend + j] + out->bias[j];
 }
 
-/* LANES rows of LANES values turned about their diagonal, by exchanging ever smaller squares beside it. */
+/* ---- Packing */
+
+/* Transpose LANES rows of LANES values: exchange the off-diagonal squares, then those of each quarter, and so on. */
 INLINE void gpt_transpose(vector r[LANES]) {
-    lanes count = {0};
-    for (int i = 0; i < LANES; i++) count[i] = i;
+    lane_indices lane = {0};
+    for (int i = 0; i < LANES; i++) lane[i] = i;
     #pragma GCC unroll 4
     for (int half = LANES / 2; half > 0; half /= 2) {
-        const lanes second = (count & half) != 0;  /* -1 in the second half of each square */
-        const lanes first_of = count + (second & (LANES - half)), second_of = count + (LANES & second) + (~second & half);
+        const lane_indices upper = (lane & half) != 0;  /* -1 in the upper half of each square */
+        const lane_indices from_first = lane + (upper & (LANES - half));
+        const lane_indices from_second = lane + (LANES & upper) + (~upper & half);
         #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
             if (!(i & half)) {
-                vector above = r[i], below = r[i + half];
-                r[i] = __builtin_shuffle(above, below, first_of);
-                r[i + half] = __builtin_shuffle(above, below, second_of);
+                vector first = r[i], second = r[i + half];
+                r[i] = __builtin_shuffle(first, second, from_first);
+                r[i + half] = __builtin_shuffle(first, second, from_second);
             }
     }
 }
 
-/* Panels of WIDTH columns of op(b) (k, n), k by k; what is missing of the last panel is 0. */
-static void gpt_pack_b(int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb, float *panel) {
-    for (ptrdiff_t first = 0; first < n; first += WIDTH, panel += WIDTH * k) {
-        const ptrdiff_t columns = n - first < WIDTH ? n - first : WIDTH;
-        if (columns < WIDTH) memset(panel, 0, sizeof(float) * WIDTH * k);
-        if (!transposed) {
-            for (ptrdiff_t p = 0; p < k; p++) {
-                const float *from = b + p * ldb + first;
-                float *to = panel + p * WIDTH;
-                if (columns == WIDTH) {
-                    gpt_store(to, gpt_load(from));
-                    gpt_store(to + LANES, gpt_load(from + LANES));
-                } else {
-                    for (ptrdiff_t j = 0; j < columns; j++) to[j] = from[j];
-                }
-            }
-            continue;
-        }
-        for (ptrdiff_t left = 0; left < columns; left += LANES) {
-            const float *from = b + (first + left) * ldb;
-            ptrdiff_t p = 0;
-            if (left + LANES <= columns)
-                for (; p + LANES <= k; p += LANES) {
-                    vector r[LANES];
-                    #pragma GCC unroll 16
-                    for (int j = 0; j < LANES; j++) r[j] = gpt_load(from + j * ldb + p);
-                    gpt_transpose(r);
-                    #pragma GCC unroll 16
-                    for (int j = 0; j < LANES; j++) gpt_store(panel + (p + j) * WIDTH + left, r[j]);
-                }
-            for (; p < k; p++)
-                for (ptrdiff_t j = 0; j < LANES && left + j < columns; j++)
-                    panel[p * WIDTH + left + j] = from[j * ldb + p];
+/* One panel (k, NR) of packed B from columns of b (k, columns); missing columns are 0. */
+INLINE void gpt_pack_panel(ptrdiff_t k, ptrdiff_t columns, const float *b, ptrdiff_t ldb, float *panel) {
+    for (ptrdiff_t p = 0; p < k; p++, b += ldb, panel += NR) {
+        if (columns == NR) {
+            gpt_store(panel, gpt_load(b));
+            gpt_store(panel + LANES, gpt_load(b + LANES));
+        } else {
+            for (ptrdiff_t j = 0; j < columns; j++) panel[j] = b[j];
         }
     }
 }
 
+/* The same from b^T: rows of b (columns, k). LANES rows at a time are transposed in registers (speed only). */
+INLINE void gpt_pack_panel_transposed(ptrdiff_t k, ptrdiff_t columns, const float *b, ptrdiff_t ldb, float *panel) {
+    for (ptrdiff_t first = 0; first < columns; first += LANES, b += LANES * ldb, panel += LANES) {
+        ptrdiff_t p = 0;
+        if (first + LANES <= columns)
+            for (; p + LANES <= k; p += LANES) {
+                vector r[LANES];
+                #pragma GCC unroll 16
+                for (int j = 0; j < LANES; j++) r[j] = gpt_load(b + j * ldb + p);
+                gpt_transpose(r);
+                #pragma GCC unroll 16
+                for (int j = 0; j < LANES; j++) gpt_store(panel + (p + j) * NR, r[j]);
+            }
+        for (; p < k; p++)
+            for (ptrdiff_t j = 0; j < LANES && first + j < columns; j++) panel[p * NR + j] = b[j * ldb + p];
+    }
+}
+
+/* Packed B: panels of NR columns of op(B) (k, n), one after the other, each stored row by row. */
+static void gpt_pack_b(int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb, float *packed) {
+    for (ptrdiff_t jr = 0; jr < n; jr += NR, packed += NR * k) {
+        const ptrdiff_t columns = MIN(NR, n - jr);
+        if (columns < NR) memset(packed, 0, sizeof(float) * NR * k);
+        if (transposed) gpt_pack_panel_transposed(k, columns, b + jr * ldb, ldb, packed);
+        else gpt_pack_panel(k, columns, b + jr, ldb, packed);
+    }
+}
+
+/* Packed A: the rows of A (m, k), PACKED_A_LD apart; from A^T, panels of MR rows, each stored column by column. */
 static void gpt_pack_a(int transposed, ptrdiff_t m, ptrdiff_t k, const float *a, ptrdiff_t lda) {
     if (!transposed) {
-        for (ptrdiff_t i = 0; i < m; i++) memcpy(packed_a + i * PITCH, a + i * lda, sizeof(float) * k);
+        for (ptrdiff_t i = 0; i < m; i++) memcpy(packed_a + i * PACKED_A_LD, a + i * lda, sizeof(float) * k);
         return;
     }
-    for (ptrdiff_t first = 0; first < m; first += HEIGHT) {
-        const ptrdiff_t rows = m - first < HEIGHT ? m - first : HEIGHT;
-        float *to = packed_a + first * k;
-        const float *from = a + first;
-        if (first + LANES <= m) {  /* a whole vector, of which the next one overwrites what is too much */
-            for (ptrdiff_t p = 0; p < k; p++) gpt_store(to + p * HEIGHT, gpt_load(from + p * lda));
+    for (ptrdiff_t ir = 0; ir < m; ir += MR) {
+        const ptrdiff_t rows = MIN(MR, m - ir);
+        float *panel = packed_a + ir * k;
+        const float *from = a + ir;
+        if (ir + LANES <= m) {  /* speed only: copy a full vector; the next store overwrites the excess */
+            for (ptrdiff_t p = 0; p < k; p++) gpt_store(panel + p * MR, gpt_load(from + p * lda));
             continue;
         }
         for (ptrdiff_t p = 0; p < k; p++)
-            for (ptrdiff_t i = 0; i < rows; i++) to[p * HEIGHT + i] = from[p * lda + i];
+            for (ptrdiff_t i = 0; i < rows; i++) panel[p * MR + i] = from[p * lda + i];
     }
 }
 
-static void gpt_product(int transpose_a, int transpose_b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *a,
-                        ptrdiff_t lda, const float *b, ptrdiff_t ldb, gpt_result out) {
-    for (ptrdiff_t column = 0; column < n; column += BLOCK_N) {
-        const ptrdiff_t columns = n - column < BLOCK_N ? n - column : BLOCK_N;
-        gpt_result part = out;
-        for (ptrdiff_t step = 0; step < k; step += BLOCK_K) {
-            const ptrdiff_t steps = k - step < BLOCK_K ? k - step : BLOCK_K;
-            gpt_pack_b(transpose_b, steps, columns, transpose_b ? b + column * ldb + step : b + step * ldb + column, ldb,
+/* ---- The loops around the micro-kernel */
+
+/* Speed only: bring a tile of C into the cache while the micro-kernel computes. */
+INLINE void gpt_prefetch_tile(ptrdiff_t rows, const float *tile, ptrdiff_t ld, const int for_writing) {
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < NR; j += 16) {
+            if (for_writing) __builtin_prefetch(tile + i * ld + j, 1);
+            else __builtin_prefetch(tile + i * ld + j, 0);
+        }
+}
+
+/* Block (m, n) of C, from (ic, jc) on, from packed A (m, k) and packed B (k, n): the loops jr and ir. */
+INLINE void gpt_macrokernel(int a_is_panels, ptrdiff_t ic, ptrdiff_t jc, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k,
+                            const gpt_output *out) {
+    for (ptrdiff_t jr = 0; jr < n; jr += NR)
+        for (ptrdiff_t ir = 0; ir < m; ir += MR) {
+            const ptrdiff_t rows = MIN(MR, m - ir), columns = MIN(NR, n - jr);
+            const float *a = packed_a + ir * (a_is_panels ? k : PACKED_A_LD), *b = packed_b + jr * k;
+            const gpt_output tile_out = gpt_output_at(out, ic + ir, jc + jr);
+            gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
+            gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
+            gpt_store_tile(a_is_panels ? gpt_tile_packed_panels : gpt_tile_packed_rows, rows, columns, k, a, 0, b,
+                           &tile_out);
+        }
+}
+
+/* C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend + bias: the loops jc, pc and ic. */
+static void gpt_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_matrix b, gpt_output out) {
+    for (ptrdiff_t jc = 0; jc < n; jc += NC) {
+        const ptrdiff_t columns = MIN(NC, n - jc);
+        gpt_output partial = out;
+        for (ptrdiff_t pc = 0; pc < k; pc += KC) {
+            const ptrdiff_t depth = MIN(KC, k - pc);
+            gpt_pack_b(b.transposed, depth, columns, b.data + (b.transposed ? jc * b.ld + pc : pc * b.ld + jc), b.ld,
                        packed_b);
-            for (ptrdiff_t row = 0; row < m; row += BLOCK_M) {
-                const ptrdiff_t rows = m - row < BLOCK_M ? m - row : BLOCK_M;
-                gpt_pack_a(transpose_a, rows, steps, transpose_a ? a + step * lda + row : a + row * lda + step, lda);
-                for (ptrdiff_t j = 0; j < columns; j += WIDTH) {
-                    const ptrdiff_t width = columns - j < WIDTH ? columns - j : WIDTH, at = column + j;
-                    for (ptrdiff_t i = 0; i < rows; i += HEIGHT) {
-                        const ptrdiff_t height = rows - i < HEIGHT ? rows - i : HEIGHT, top = row + i;
-                        const gpt_place place = {
-                            part.c + top * part.ldc + at,
-                            part.addend ? part.addend + top * part.ld_addend + at : no_addition,
-                            part.bias ? part.bias + at : no_addition,
-                            part.ldc, part.addend ? part.ld_addend : 0, part.alpha,
-                        };
-                        gpt_tile_of_c(transpose_a, height, width, steps,
-                                      packed_a + i * (transpose_a ? steps : PITCH), packed_b + j * steps, &place);
-                    }
-                }
+            for (ptrdiff_t ic = 0; ic < m; ic += MC) {
+                const ptrdiff_t rows = MIN(MC, m - ic);
+                gpt_pack_a(a.transposed, rows, depth, a.data + (a.transposed ? pc * a.ld + ic : ic * a.ld + pc), a.ld);
+                gpt_macrokernel(a.transposed, ic, jc, rows, columns, depth, &partial);
             }
-            part.addend = out.c;  /* the further steps are added */
-            part.ld_addend = out.ldc;
-            part.bias = NULL;
+            partial.addend = out.c;  /* from the second pc on, add to what is stored */
+            partial.ld_addend = out.ldc;
+            partial.bias = NULL;
         }
     }
 }
 
-/* c (m, n) = alpha * op(a) (m, k) . b (k, n), added to c if `accumulate`, with panels of b from gpt_pack_b at a distance,
-   and a read where it lies: nothing is packed, which pays when the same b meets many a that are small. */
-static void gpt_packed_product(int transpose_a, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float alpha, const float *a,
-                               ptrdiff_t lda, const float *panels, ptrdiff_t distance, float *c, ptrdiff_t ldc,
-                               int accumulate) {
-    float detour[HEIGHT * WIDTH] __attribute__((aligned(64)));
-    for (ptrdiff_t j = 0; j < n; j += WIDTH, panels += distance)
-        for (ptrdiff_t i = 0; i < m; i += HEIGHT) {
-            const ptrdiff_t rows = m - i < HEIGHT ? m - i : HEIGHT, columns = n - j < WIDTH ? n - j : WIDTH;
-            const int whole = columns % LANES == 0 && rows % 2 == 0;
-            float *to = c + i * ldc + j;
-            const gpt_place place = {whole ? to : detour, whole && accumulate ? to : no_addition, no_addition,
-                                     whole ? ldc : WIDTH, whole && accumulate ? ldc : 0, alpha};
-            for (ptrdiff_t r = 0; r < rows; r++)
-                for (ptrdiff_t s = 0; s < WIDTH; s += 16) __builtin_prefetch(to + r * ldc + s, 1);
-            if (transpose_a) gpt_tile_of_columns(rows, columns, k, a + i, lda, panels, &place);
-            else gpt_tile_of_rows(rows, columns, k, a + i * lda, lda, panels, &place);
-            if (whole) continue;
-            for (ptrdiff_t r = 0; r < rows; r++)
-                for (ptrdiff_t s = 0; s < columns; s++)
-                    to[r * ldc + s] = detour[r * WIDTH + s] + (accumulate ? to[r * ldc + s] : 0);
+/* The same with B packed by `gpt_pack_b` beforehand and A read in place. Faster when one B meets many small A, as in
+   attention. If m is odd, row m of op(A) is read but not used. */
+static void gpt_gemm_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_packed_b b, gpt_output out) {
+    for (ptrdiff_t jr = 0; jr < n; jr += NR, b.data += b.stride)
+        for (ptrdiff_t ir = 0; ir < m; ir += MR) {
+            const ptrdiff_t rows = MIN(MR, m - ir), columns = MIN(NR, n - jr);
+            const gpt_output tile_out = gpt_output_at(&out, ir, jr);
+            gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
+            if (a.transposed)
+                gpt_store_tile(gpt_tile_in_place_transposed, rows, columns, k, a.data + ir, a.ld, b.data, &tile_out);
+            else
+                gpt_store_tile(gpt_tile_in_place, rows, columns, k, a.data + ir * a.ld, a.ld, b.data, &tile_out);
         }
 }
+
+/* Notes on speed.
+
+   On Zen 5 this reaches 250 GFLOP/s per core. OpenBLAS reaches 130 with its Haswell kernels (OPENBLAS_CORETYPE=Haswell)
+   and 225 to 250 with its AVX-512 kernels. On small products (64 x 64 by 32) the figures are 146 and 90. Bias, residual
+   and accumulation are added as a tile is stored, so they need no pass over C of their own.
+
+   MR x NR sums must fit into the vector registers, with two left for a row of B and one for an element of A. A panel of
+   B (KC x NR x 4 bytes) stays in the level-1 or level-2 cache while all rows of A pass over it. */
 
 #endif

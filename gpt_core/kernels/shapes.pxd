@@ -1,14 +1,14 @@
-"""Shape checks at the Python door of each kernel."""
+"""Checks of array shapes, at the start of each kernel that Python calls."""
 
-cdef inline int want(str what, Py_ssize_t got, Py_ssize_t wanted) except -1:
-    """Raises ValueError unless a dimension has the wanted length."""
-    if got != wanted:
-        raise ValueError(f"{what}: got {got}, want {wanted}")
+cdef inline int check_equal(str what, Py_ssize_t got, Py_ssize_t expected) except -1:
+    """Raise ValueError unless a dimension has the expected length."""
+    if got != expected:
+        raise ValueError(f"{what}: got {got}, expected {expected}")
     return 0
 
 
-cdef inline int want_positive(str what, Py_ssize_t got) except -1:
-    """Raises ValueError for an empty dimension."""
+cdef inline int check_positive(str what, Py_ssize_t got) except -1:
+    """Raise ValueError if a dimension is empty."""
     if got < 1:
-        raise ValueError(f"{what}: got {got}, want at least 1")
+        raise ValueError(f"{what}: got {got}, expected at least 1")
     return 0

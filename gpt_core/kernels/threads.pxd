@@ -1,12 +1,11 @@
 cdef int thread_count() noexcept nogil
 
-# What a thread must have to do to be worth waking, in multiply-adds or what takes as long: about 20 microseconds.
-# Decoding with a small model is made of less than that; on a machine that is busy otherwise a second thread made it
-# twenty times slower.
+# The least work, in multiply-adds or operations of equal cost, for which one more thread is used: about 20 microseconds.
+# Decoding with a small model consists of less than that; a second thread made it twenty times slower on a busy machine.
 cdef enum:
-    WORTH_A_THREAD = 65536
+    MIN_WORK_PER_THREAD = 65536
 
 
-cdef inline int threads_for(Py_ssize_t work, Py_ssize_t worth_a_thread=WORTH_A_THREAD) noexcept nogil:
-    """How many threads share work of so many multiply-adds."""
-    return <int>max(1, min(<Py_ssize_t>thread_count(), work // worth_a_thread))
+cdef inline int threads_for(Py_ssize_t work, Py_ssize_t min_work_per_thread=MIN_WORK_PER_THREAD) noexcept nogil:
+    """Return the number of threads for an amount of work, given in multiply-adds."""
+    return <int>max(1, min(<Py_ssize_t>thread_count(), work // min_work_per_thread))

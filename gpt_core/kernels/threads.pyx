@@ -1,4 +1,4 @@
-"""How many threads the kernels use: one OpenMP team for everything."""
+"""The number of threads that the kernels use, all in one OpenMP team."""
 
 from gpt_core.kernels.blas cimport gpt_blas_use_one_thread
 
@@ -22,18 +22,22 @@ cdef int thread_count() noexcept nogil:
 
 
 def set_threads(int threads):
-    """Sets the number of threads of every later kernel call. Without OpenMP it stays at one. Raises ValueError under 1."""
+    """Set the number of threads of every later kernel call. Without OpenMP it stays at 1.
+
+    Raises:
+        ValueError: `threads` is below 1.
+    """
     global _threads
     if threads < 1:
-        raise ValueError(f"threads: got {threads}, want at least 1")
+        raise ValueError(f"threads: got {threads}, expected at least 1")
     _threads = threads if gpt_openmp() else 1
 
 
 def get_threads():
-    """The number of threads the kernels use."""
+    """Return the number of threads that the kernels use."""
     return _threads
 
 
 def has_openmp():
-    """Whether the kernels were compiled with OpenMP, and so can use more than one thread."""
+    """Return True if the kernels were compiled with OpenMP; without it they use one thread."""
     return bool(gpt_openmp())

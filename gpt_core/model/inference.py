@@ -1,6 +1,8 @@
-"""Reading a sequence token by token, with the keys and values of what was read kept in a cache.
+"""Autoregressive decoding with a KV cache: prefill a prompt, then decode token by token.
 
-A prompt is read in chunks by the kernels of the full forward pass, a single token by one fused call for each block.
+This is a second version of the forward pass, held to `gpt_core.model.gpt` by tests. It binds the same layers for their
+weights and has buffers of its own: a prompt is read in chunks by the kernels of the full forward pass, a single token
+by one fused kernel per block (`gpt_core.kernels.decoding`).
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.kernels import attention, decoding, embedding, gelu, layer_norm, linear
+from gpt_core.config.settings import ModelShape
+from gpt_core.kernels import attention, decoding, embedding, gelu, layer_norm, linear, threads
 from gpt_core.kernels.arrays import Array, empty
-from gpt_core.model.activations import Workspace
-from gpt_core.model.blocks import BlockTensors, block_tensors, pair
+from gpt_core.model.layers.block import Block
+from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import Parameters
+from gpt_core.model.precision import PRECISION
 
 PREFILL_CHUNK = 256  # tokens of a prompt that are read at once: bounds the buffers
 
@@ -23,27 +27,27 @@ class KVCache:
     """Keys and values (1, T, C) of one layer, filled from the first position on."""
 
     def __init__(self, capacity: int, channels: int) -> None:
-        self.keys = empty(1, capacity, channels)
-        self.values = empty(1, capacity, channels)
+        self.keys: Array = empty(1, capacity, channels, dtype=PRECISION.activations.storage)
+        self.values: Array = empty(1, capacity, channels, dtype=PRECISION.activations.storage)
 
 
 class ChunkBuffers:
-    """The activations of `rows` tokens read at once."""
+    """Activations of `rows` tokens that are read at once; all blocks use the same."""
 
-    def __init__(self, parameters: Parameters, rows: int) -> None:
-        shape = parameters.shape
+    def __init__(self, shape: ModelShape, rows: int) -> None:
         C = shape.d_model
-        self.x, self.normed, self.attended = empty(rows, C), empty(rows, C), empty(rows, C)
+        self.x, self.ln_out, self.attn_out = empty(rows, C), empty(rows, C), empty(rows, C)
         self.mean, self.rstd = empty(rows), empty(rows)
         self.qkv = empty(rows, 3 * C)
         self.hidden = empty(rows, shape.hidden_size)
-        self.log_sums = empty(1, shape.num_heads, rows)
+        self.lse = empty(1, shape.num_heads, rows)
 
 
 class Decoder:
-    """The model as a reader of one sequence: `read` takes tokens and gives the logits of the next one.
+    """The model on one sequence: appends tokens to a KV cache and returns the logits of the next token.
 
-    Equal to the full forward pass, at the cost of one row for each token. The weights must not change in between.
+    Computes the same logits as the full forward pass, for the cost of the new tokens alone. The weights must not change
+    between `reset` and the last call.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -51,26 +55,25 @@ class Decoder:
         self.parameters = parameters
         self.capacity = shape.seq_len
         self.length = 0
-        self._blocks = block_tensors(parameters)
-        self._ln_f = pair(parameters, "ln_f")
-        self._wte, self._wpe = parameters["wte.weight"], parameters["wpe.weight"]
+        self._transformer = Transformer(shape)
+        self._transformer.bind(parameters.tensors)
         self._caches = [KVCache(self.capacity, shape.d_model) for _ in range(shape.layers)]
-        self._readers = [
-            decoding.Block(*w, cache.keys[0], cache.values[0], shape.num_heads)
-            for w, cache in zip(self._blocks, self._caches, strict=True)
+        self._fused_blocks = [
+            _fused_block(block, cache, shape.num_heads)
+            for block, cache in zip(self._transformer.blocks, self._caches, strict=True)
         ]
-        self._x, self._normed = empty(1, shape.d_model), empty(shape.d_model)
-        self._workspace = Workspace(self.capacity, shape.head_size)
+        self._x, self._ln_out = empty(1, shape.d_model), empty(shape.d_model)
+        self._workspace = empty(0, 0)
 
     def reset(self) -> None:
-        """Forgets what was read."""
+        """Empty the cache."""
         self.length = 0
 
     def prefill(self, tokens: Sequence[int] | NDArray[np.int32]) -> Array:
         """Append tokens to the cache and return a new array of the logits (V,) that follow the last one.
 
         Raises:
-            ValueError: There are no tokens, or more than the cache has room for.
+            ValueError: There are no tokens, an id is not in the vocabulary, or the cache has no room for them.
         """
         ids = np.asarray(tokens, dtype=np.int32)
         if ids.size == 0:
@@ -79,60 +82,89 @@ class Decoder:
             raise ValueError(f"decoder: got {ids.size} tokens after {self.length}, want at most {self.capacity} in all")
         for first in range(0, ids.size, PREFILL_CHUNK):
             chunk = ids[first : first + PREFILL_CHUNK]
-            x = self._read_one(chunk) if chunk.size == 1 else self._read_chunk(chunk)
+            x = self._append_one(chunk) if chunk.size == 1 else self._append_chunk(chunk)
             self.length += chunk.size
-        logits = empty(self._wte.shape[0])
-        decoding.logits(logits, self._normed, x, *self._ln_f, self._wte)
+        wte = self._transformer.head.wte
+        logits = empty(wte.shape[0], dtype=PRECISION.compute.storage)
+        # logits = ln_f(x) wteᵀ
+        decoding.logits(logits, self._ln_out, x, *self._transformer.ln_f.tensors, wte)
         return logits
 
     def decode(self, token: int) -> Array:
         """Append one token to the cache and return a new array of the logits (V,) that follow it.
 
         Raises:
-            ValueError: The cache is full.
+            ValueError: The id is not in the vocabulary, or the cache is full.
         """
         return self.prefill((token,))
 
-    def _read_one(self, ids: NDArray[np.int32]) -> Array:
-        """Takes one token through all blocks; gives the residual stream (C,) after them."""
-        embedding.forward(self._x, ids, self._wte, self._wpe, 1, self.length)
+    def _append_one(self, ids: NDArray[np.int32]) -> Array:
+        """Run one token through all blocks; return the residual stream (C,) after them."""
+        tables = self._transformer.embedding
+        embedding.forward(self._x, ids, tables.wte, tables.wpe, 1, self.length)
         x: Array = self._x[0]
-        for block in self._readers:
+        for block in self._fused_blocks:
             block.read(x, self.length)
         return x
 
-    def _read_chunk(self, ids: NDArray[np.int32]) -> Array:
-        """Takes some tokens through all blocks; gives the residual stream (C,) of the last one after them.
+    def _append_chunk(self, ids: NDArray[np.int32]) -> Array:
+        """Run several tokens through all blocks; return the residual stream (C,) of the last one after them.
 
-        What the last block does with the other tokens is of use to nobody, but for their keys and values.
+        The last block computes keys and values of all tokens, and the rest for the last token alone.
         """
-        buffers, last = ChunkBuffers(self.parameters, ids.size), ChunkBuffers(self.parameters, 1)
-        embedding.forward(buffers.x, ids, self._wte, self._wpe, ids.size, self.length)
+        shape, tables = self.parameters.shape, self._transformer.embedding
+        buffers, last = ChunkBuffers(shape, ids.size), ChunkBuffers(shape, 1)
+        embedding.forward(buffers.x, ids, tables.wte, tables.wpe, ids.size, self.length)
         end = self.length + ids.size
-        for w, cache in zip(self._blocks, self._caches, strict=True):
-            self._extend_cache(w, cache, buffers)
-            if w is self._blocks[-1]:
+        for block, cache in zip(self._transformer.blocks, self._caches, strict=True):
+            self._extend_cache(block, cache, buffers)
+            if block is self._transformer.blocks[-1]:
                 last.x[:], last.qkv[:] = buffers.x[-1:], buffers.qkv[-1:]
                 buffers = last
-            self._finish_block(w, cache, buffers, end)
+            self._finish_block(block, cache, buffers, end)
         x: Array = last.x[0]
         return x
 
-    def _extend_cache(self, w: BlockTensors, cache: KVCache, buffers: ChunkBuffers) -> None:
-        """Queries, keys and values of the tokens; keys and values go into the cache."""
+    def _extend_cache(self, block: Block, cache: KVCache, buffers: ChunkBuffers) -> None:
+        """Compute queries, keys and values of the tokens; append keys and values to the cache."""
         rows, C = buffers.x.shape
-        layer_norm.forward(buffers.normed, buffers.mean, buffers.rstd, buffers.x, *w.ln_1)
-        linear.forward(buffers.qkv, buffers.normed, *w.c_attn)
+        # qkv = ln_1(x) W_attn + b_attn
+        layer_norm.forward(buffers.ln_out, buffers.mean, buffers.rstd, buffers.x, *block.ln_1.tensors)
+        linear.forward(buffers.qkv, buffers.ln_out, *block.attn.c_attn.tensors)
         cache.keys[0, self.length : self.length + rows] = buffers.qkv[:, C : 2 * C]
         cache.values[0, self.length : self.length + rows] = buffers.qkv[:, 2 * C :]
 
-    def _finish_block(self, w: BlockTensors, cache: KVCache, buffers: ChunkBuffers, end: int) -> None:
-        """The rest of the block, for tokens of which the last is at position `end` - 1."""
+    def _finish_block(self, block: Block, cache: KVCache, buffers: ChunkBuffers, end: int) -> None:
+        """Compute the rest of the block for tokens of which the last has position `end` - 1."""
         C = buffers.x.shape[1]
         q, k, v = buffers.qkv[None, :, :C], cache.keys[:, :end], cache.values[:, :end]
-        attention.forward(buffers.attended[None], buffers.log_sums, q, k, v, self._workspace.rows)
-        linear.forward(buffers.x, buffers.attended, *w.attn_proj, buffers.x)
-        layer_norm.forward(buffers.normed, buffers.mean, buffers.rstd, buffers.x, *w.ln_2)
-        linear.forward(buffers.hidden, buffers.normed, *w.c_fc)
+        # x += softmax(q kᵀ / sqrt(D)) v W_proj + b_proj
+        attention.forward(buffers.attn_out[None], buffers.lse, q, k, v, self._attention_workspace())
+        linear.forward(buffers.x, buffers.attn_out, *block.attn.c_proj.tensors, buffers.x)
+        # x += GELU(ln_2(x) W_fc + b_fc) W_proj + b_proj
+        layer_norm.forward(buffers.ln_out, buffers.mean, buffers.rstd, buffers.x, *block.ln_2.tensors)
+        linear.forward(buffers.hidden, buffers.ln_out, *block.mlp.c_fc.tensors)
         gelu.forward(buffers.hidden, buffers.hidden)
-        linear.forward(buffers.x, buffers.hidden, *w.mlp_proj, buffers.x)
+        linear.forward(buffers.x, buffers.hidden, *block.mlp.c_proj.tensors, buffers.x)
+
+    def _attention_workspace(self) -> Array:
+        """Return scratch memory of the attention kernel, one row per thread."""
+        n_threads = threads.get_threads()
+        if self._workspace.shape[0] < n_threads:
+            self._workspace = empty(n_threads, attention.workspace_size(self.capacity, self.parameters.shape.head_size))
+        return self._workspace
+
+
+def _fused_block(block: Block, cache: KVCache, heads: int) -> decoding.Block:
+    """Return the fused kernel of a block: all of its forward pass for one token."""
+    return decoding.Block(
+        block.ln_1.tensors,
+        block.attn.c_attn.tensors,
+        block.attn.c_proj.tensors,
+        block.ln_2.tensors,
+        block.mlp.c_fc.tensors,
+        block.mlp.c_proj.tensors,
+        cache.keys[0],
+        cache.values[0],
+        heads,
+    )

@@ -12,13 +12,13 @@ from typing import ClassVar, cast
 
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import adamw
-from gpt_core.model.parameters import LrGroup, Parameters, parameter_count
+from gpt_core.model.layers.layer import LrGroup
+from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.model.precision import PRECISION
 from gpt_core.registry import OPTIMIZERS
 
 OptimizerState = dict[str, Parameters]
 """State tensors by the names in `Optimizer.state_names`; each holds one value per parameter."""
-
-STATE_BYTES = 4  # of one value of a state tensor: float32
 
 
 class Optimizer(ABC):
@@ -44,7 +44,9 @@ class Optimizer(ABC):
             raise ValueError(f"optimizer state: got {tuple(state)}, expected {self.state_names}")
         self.parameters = parameters
         self.settings = settings
-        self.state = {name: Parameters(parameters.shape) for name in self.state_names} if state is None else state
+        if state is None:
+            state = {name: Parameters(parameters.shape, PRECISION.compute) for name in self.state_names}
+        self.state = state
         self.learning_rates: dict[LrGroup, float] = {
             "attn": settings.attn_lr,
             "mlp": settings.mlp_lr,
@@ -56,7 +58,7 @@ class Optimizer(ABC):
     @classmethod
     def state_bytes(cls, shape: ModelShape) -> int:
         """Return the bytes of the state for a model of this shape."""
-        return len(cls.state_names) * STATE_BYTES * parameter_count(shape)
+        return len(cls.state_names) * PRECISION.compute.bytes * parameter_count(shape)
 
     def gradient_norm(self, gradients: Parameters) -> float:
         """Return the L2 norm of all gradients together; inf or nan if a gradient is not finite."""

@@ -1,4 +1,4 @@
-"""Counting which n-grams of characters a text has: the candidates for pieces. They are chosen in `piece_choice`."""
+"""Counts of the n-grams of characters of a text: candidates for pieces (see `gpt_core.tokenizers.training`)."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -10,25 +10,25 @@ from gpt_core.tokenizers.part_ends cimport check_room
 
 
 cdef class NgramCounter:
-    """Counts the n-grams of 1 to 4 characters of a text in bounded memory.
+    """Counter of the n-grams of 1 to 4 characters of a text, in bounded memory.
 
-    A character is a valid UTF-8 sequence; an invalid byte, or a character beyond the first 65,535 different ones,
-    stands in no n-gram. Single bytes are not counted, having ids already. An n-gram is one 64-bit key, 16 bits a
-    character, the last one lowest. When the table is three quarters full, the rarest n-grams are dropped until it is
-    at most half full: what is frequent all over the text is never lost, and its count is too low by at most the last
-    level dropped.
+    A character is a valid UTF-8 sequence. Invalid bytes, and characters after the first 65,535 distinct ones, are part
+    of no n-gram. Single bytes are not counted because they have ids already. An n-gram is stored as one 64-bit key of
+    16 bits per character, the last one lowest. When the table is three quarters full, the rarest n-grams are dropped
+    until it is at most half full. N-grams that are frequent throughout the text are never lost; their count is too low
+    by at most `dropped_below`.
     """
 
     cdef uint64_t* keys
     cdef uint32_t* counts
-    cdef uint64_t* spare_keys  # what `drop_rare` moves the rest into; untouched, and so no memory, until then
+    cdef uint64_t* spare_keys  # target of `drop_rare`; its pages are not allocated before it runs
     cdef uint32_t* spare_counts
-    cdef uint16_t* number_of  # (0x110000,) the number of a character, in order of appearance; 0: not seen yet
-    cdef uint32_t* characters  # (65536,) the code point of a number
+    cdef uint16_t* number_of  # (0x110000,) number of each character, in order of appearance; 0: not seen yet
+    cdef uint32_t* characters  # (65536,) code point of each number
     cdef uint32_t known
     cdef Py_ssize_t slots, used
     cdef readonly int dropped_below
-    """N-grams that were dropped had at most this count when they were."""
+    """Maximum count of the n-grams that were dropped, at that time."""
 
     def __cinit__(self, int log2_slots=22):
         self.slots = 1 << log2_slots
@@ -40,7 +40,7 @@ cdef class NgramCounter:
         self.characters = <uint32_t*>calloc(65536, sizeof(uint32_t))
         if (self.keys == NULL or self.counts == NULL or self.spare_keys == NULL or self.spare_counts == NULL
                 or self.number_of == NULL or self.characters == NULL):
-            raise MemoryError("no memory for counting n-grams")
+            raise MemoryError("out of memory for counting n-grams")
 
     def __dealloc__(self):
         free(self.keys)
@@ -90,7 +90,7 @@ cdef class NgramCounter:
                 self.count(window)
 
     cdef inline uint64_t number(self, uint32_t code) noexcept nogil:
-        """The number of a character, given at its first appearance; 0 if there are too many."""
+        """Return the number of a character, assigned at its first appearance; 0 if there are too many."""
         cdef uint16_t number = self.number_of[code]
         if number == 0 and self.known < 65535:
             self.known += 1
@@ -111,14 +111,14 @@ cdef class NgramCounter:
             self.counts[slot] += 1
 
     cdef inline Py_ssize_t slot_of(self, uint64_t key) noexcept nogil:
-        """The slot that holds `key`, or the empty one in which it belongs."""
+        """Return the slot of `key`, or the empty slot in which to store it."""
         cdef Py_ssize_t slot = ((key * <uint64_t>0x9E3779B97F4A7C15) >> 32) & (self.slots - 1)
         while self.keys[slot] != 0 and self.keys[slot] != key:
             slot = (slot + 1) & (self.slots - 1)
         return slot
 
     cdef void drop_rare(self) noexcept nogil:
-        """Drop the rarest n-grams until the table is at most half full, and put the rest in their places."""
+        """Drop the rarest n-grams until the table is at most half full, and rehash the others."""
         cdef Py_ssize_t kept = self.slots, slot, target
         cdef uint32_t level = 0
         while 2 * kept > self.slots:
@@ -140,7 +140,7 @@ cdef class NgramCounter:
         self.used = kept
 
     def items(self):
-        """The n-grams in the table: keys (n,) uint64 and counts (n,) uint32, in no order that means anything."""
+        """Return the keys and counts of the n-grams in the table, in arbitrary order. Shape: (n,) each."""
         cdef Py_ssize_t slot, at = 0
         keys = np.empty(self.used, dtype=np.uint64)
         counts = np.empty(self.used, dtype=np.uint32)
@@ -155,7 +155,7 @@ cdef class NgramCounter:
         return keys, counts
 
     def text_of(self, uint64_t key):
-        """The characters of an n-gram, in UTF-8."""
+        """Return the characters of an n-gram in UTF-8."""
         cdef int place
         characters = [chr(self.characters[(key >> 16 * place) & 0xFFFF]) for place in range(3, -1, -1)
                       if (key >> 16 * place) & 0xFFFF]
@@ -163,7 +163,10 @@ cdef class NgramCounter:
 
 
 cdef inline Py_ssize_t character_size(const uint8_t* text, Py_ssize_t length, uint32_t* code) noexcept nogil:
-    """Bytes of the UTF-8 character at `text`, its code point in `code`; 0 where there is none (RFC 3629, table 3-7)."""
+    """Return the bytes of the UTF-8 character at `text`, 0 if it is not valid, and write its code point to `code`.
+
+    The valid byte ranges are those of the Unicode Standard, table 3-7.
+    """
     cdef uint8_t first = text[0]
     cdef uint8_t low = 0x80, high = 0xBF  # bounds of the second byte: no overlong forms, surrogates, or beyond 0x10FFFF
     cdef Py_ssize_t size, i

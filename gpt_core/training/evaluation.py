@@ -30,10 +30,10 @@ def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generat
     """
     loss_sum, correct, done = 0.0, 0, 0
     for tokens, targets in sequential_windows(text, seq_len, batch):
-        score = gpt.score(tokens, targets)
-        loss_sum += score.loss_sum
-        correct += score.correct
-        done += score.targets
+        sums = gpt.evaluate(tokens, targets)
+        loss_sum += sums.loss_sum
+        correct += sums.correct
+        done += sums.targets
         yield done
     if done == 0:
         raise CorpusError(f"{text.path}: got no token to predict, wanted a text of two tokens or more")

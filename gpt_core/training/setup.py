@@ -1,8 +1,7 @@
-"""From settings to a trainer that is ready for its first step: text, tokenizer, tokens, weights, checkpoint, log."""
+"""Setup of a run: from a request to a trainer that is ready for its first step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, read_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.optim import create_optimizer
@@ -23,14 +22,15 @@ from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
+from gpt_core.training.request import RunRequest
 from gpt_core.training.run import BatchSource, Run
 from gpt_core.training.trainer import Trainer
 
-OVERFIT_SEQ_LEN = 128  # long enough for a line and its neighbours, short enough for a quick check of the 57.5M preset
+OVERFIT_SEQ_LEN = 128  # maximum context of the self-test: a few lines, and a quick check of the largest preset
 
 
 class Texts(NamedTuple):
-    """What is learned, in which windows, and what it is scored on."""
+    """Tokens to train on, the windows that batches are read from, and the tokens to evaluate on with their file."""
 
     train: TokenStream
     windows: BatchSource
@@ -38,31 +38,25 @@ class Texts(NamedTuple):
     eval_file: Path | None
 
 
-def open_run(
-    settings: Settings,
-    *,
-    preset_name: str = "",
-    resume: Path | Checkpoint | None = None,
-    passed_over: Sequence[str] = (),
-    overwrite: bool = False,
-    progress: Progress = ignore_progress,
-) -> Trainer:
-    """A new run, or with `resume` the one that a checkpoint holds, with `settings` in force.
+def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Trainer:
+    """Prepare a requested run: folder, tokenizer, tokens, parameters, optimizer. No step is taken yet.
 
-    A `resume` that is a path is read and verified first. `passed_over` are lines about damaged checkpoints that were
-    skipped: they become warnings of the run.
+    Args:
+        request: The new run, or the one to resume.
+        progress: Receives the activity and its completed fraction.
 
-    `progress` is told what is being done and which share of it is done. Raises the errors of `gpt_core.errors`: before
-    anything that takes time where the folder, the text or the checkpoint is at fault.
+    Raises:
+        GptError: The folder, a text or the checkpoint is not usable. These are checked before anything slow begins.
     """
+    if request.resume is not None and not request.loaded.is_available:
+        progress(f"reading {request.resume.name if isinstance(request.resume, Path) else 'the newest checkpoint'}", 0.0)
+    request = request.located()
+    settings, checkpoint = request.settings, request.loaded.take()
     threads.set_threads(settings.threads or available_cores())
     train_file, eval_file = text_files(settings)
-    if isinstance(resume, Path):
-        progress(f"reading {resume.name}", 0.0)
-    checkpoint = read_checkpoint(resume) if isinstance(resume, Path) else resume
     run_id = checkpoint.run_id if checkpoint else new_run_id()
     store = CheckpointStore(settings.models_dir)
-    store.prepare(run_id, new_run=checkpoint is None, overwrite=overwrite)
+    store.prepare(run_id, new_run=checkpoint is None, overwrite=request.overwrite)
     try:
         if checkpoint is not None:
             check_resumable(checkpoint.settings, settings, str(checkpoint.path))
@@ -74,24 +68,22 @@ def open_run(
         texts = open_texts(settings, train_file, eval_file, tokenizer, progress)
         if checkpoint is not None:
             check_same_text(checkpoint, settings, texts.train)
-        run = assemble(settings, preset_name, run_id, store, tokenizer, texts, checkpoint)
-        run.warnings = (*(f"passed over: {line}" for line in passed_over), *store.space_warnings(settings))
-        return Trainer(run)
+        return Trainer(assemble(request, run_id, store, tokenizer, texts, checkpoint))
     except BaseException:
         store.close()
         raise
 
 
 def assemble(
-    settings: Settings,
-    preset_name: str,
+    request: RunRequest,
     run_id: str,
     store: CheckpointStore,
     tokenizer: Tokenizer,
     texts: Texts,
     checkpoint: Checkpoint | None,
 ) -> Run:
-    """The parts of a run: from its checkpoint, or fresh ones."""
+    """Return the parts of a run: those of its checkpoint, or initial ones."""
+    settings = request.settings
     if checkpoint is None:
         state = TrainingState(run_id=run_id)
         parameters = initial_parameters(settings.shape, settings.seed)
@@ -99,17 +91,20 @@ def assemble(
     else:
         state, parameters = checkpoint.state, checkpoint.parameters
         if state.finished == "diverged":
-            state.skipped_in_a_row = 0  # who resumes such a run, with lower rates perhaps, wants it to be tried again
+            state.skipped_in_a_row = 0  # resuming such a run, for example with lower learning rates, tries again
         optimizer_state = checkpoint.optimizer_state
     return Run(
-        settings=settings, preset=preset_name, windows=texts.windows, train_text=texts.train, eval_text=texts.held_out,
-        tokenizer=tokenizer, parameters=parameters, optimizer=create_optimizer(parameters, settings, optimizer_state),
-        state=state, store=store, resumed_from=checkpoint.path if checkpoint else None, eval_file=texts.eval_file,
+        settings=settings, preset=request.preset_name, windows=texts.windows, train_text=texts.train,
+        eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
+        optimizer=create_optimizer(parameters, settings, optimizer_state), state=state, store=store,
+        resumed_from=checkpoint.path if checkpoint else None,
+        eval_file=texts.eval_file,
+        warnings=(*(f"passed over: {line}" for line in request.passed_over), *store.space_warnings(settings)),
     )  # fmt: skip
 
 
 def text_files(settings: Settings) -> tuple[Path, Path | None]:
-    """The training text, and the eval text if there is one of its own. Raises CorpusError."""
+    """Return the training text, and the eval text if there is a separate one. Raises CorpusError."""
     train_file = Path(settings.train_file) if settings.train_file else find_training_text()
     if settings.eval_file:
         return train_file, Path(settings.eval_file)
@@ -119,7 +114,7 @@ def text_files(settings: Settings) -> tuple[Path, Path | None]:
 def open_texts(
     settings: Settings, train_file: Path, eval_file: Path | None, tokenizer: Tokenizer, progress: Progress
 ) -> Texts:
-    """The tokens to train on, and those to score: of the eval text, or of the end of the training text."""
+    """Return the tokens to train on and to evaluate on: those of the eval text, else the end of the training text."""
     if settings.overfit_tiny:
         lines = tokens_of_documents(first_lines(train_file, settings.overfit_lines), tokenizer)
         windows = OverfitLoader(lines, min(settings.seq_len, OVERFIT_SEQ_LEN), settings.seed)
@@ -133,11 +128,11 @@ def open_texts(
 
 
 def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStream) -> None:
-    """A run goes on with the text that it began with, unless the user names another. Raises CheckpointError."""
+    """Check that a resumed run has the text it started with, unless another was requested. Raises CheckpointError."""
     named_another = settings.train_file != checkpoint.settings.train_file
     if text.sha256 != checkpoint.corpus_sha256 and not named_another:
         raise CheckpointError(
             f"{checkpoint.path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got "
-            f"{text.path or 'lines'} with {text.sha256[:12]}…; restore that text, or name this one with --train-file to "
-            "resume with it"
+            f"{text.path or 'lines'} with {text.sha256[:12]}…; restore that text, or pass --train-file to "
+            "resume with this one"
         )

@@ -22,14 +22,15 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
 from gpt_core.home import home_folder
 from gpt_core.training.events import AnyEvent, CheckpointSaved, LossDiverged, RunFinished, SaveFailed
+from gpt_core.training.request import RunRequest
+from gpt_core.training.setup import open_run
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.app.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.run_view.status import next_steps
-from gpt_tui.session.controller import OpenRun, RunRequest, TrainingController
-from gpt_tui.session.open_run import open_request
+from gpt_tui.session.controller import OpenRun, TrainingController
 from gpt_tui.session.run_state import divergence, divergence_so_far, ending, is_unsaved
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
@@ -75,7 +76,7 @@ class GptApp(App[None]):
         *,
         request: RunRequest | None = None,
         watched: Path | None = None,
-        open_run: OpenRun = open_request,
+        open_run: OpenRun = open_run,
         make: MakeGenerator = make_generator,
         preferences: Preferences = NO_PREFERENCES,
         probes: Probes | None = None,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from gpt_core.config.resolve import Resolved
 from gpt_core.errors import EXIT_FAILED
+from gpt_core.training.request import RunRequest
 from gpt_tui.headless.signals import leave_now
 from gpt_tui.shared.error_log import keep_traceback, log_path
 from gpt_tui.shared.interrupts import ending_at_once
@@ -19,20 +18,16 @@ FRAMES_PER_S = "120"  # a key waits for the frame after it, another tab for two:
 
 
 def run_app(
-    resolved: Resolved,
+    request: RunRequest,
     *,
-    resume: Path | None = None,
-    passed_over: Sequence[str] = (),
-    overwrite: bool = False,
     autostart: bool = False,
     watched: Path | None = None,
     config_file: Path | None = None,
 ) -> int:
     """Runs the app in the terminal and returns its exit code. A run is stopped and saved however the app ends.
 
-    With `resume` or `autostart` the run that these mean begins at once; the run of the folder `watched`, which another
-    process trains, is followed. Raises ConfigError where the preferences of the user, or of `config_file`, make no
-    sense.
+    With `autostart` the requested run starts at once. The run of the folder `watched`, which another process trains, is
+    followed. Raises ConfigError where the preferences of the user, or of `config_file`, are not valid.
     """
     os.environ.setdefault("TEXTUAL_FPS", FRAMES_PER_S)  # which Textual reads when it is imported
     with ending_at_once():
@@ -41,17 +36,13 @@ def run_app(
         from gpt_tui.app.app import GptApp
         from gpt_tui.app.preferences import read_preferences
         from gpt_tui.app.theme import OWN_THEMES
-        from gpt_tui.session.controller import RunRequest
 
     preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
-    settings, preset_name = resolved.settings, resolved.preset
-    wanted = autostart or resume is not None
-    asked_for = RunRequest(settings, preset_name, resume=resume, passed_over=passed_over, overwrite=overwrite)
-    request = asked_for if wanted else None
-    lead_s = 0.0 if wanted or watched else LEAD_S
+    settings = request.settings
+    lead_s = 0.0 if autostart or watched else LEAD_S
     app = GptApp(
-        settings, preset_name, request=request, watched=watched, preferences=preferences, lead_s=lead_s,
-        owns_process=True,
+        settings, request.preset_name, request=request if autostart else None, watched=watched,
+        preferences=preferences, lead_s=lead_s, owns_process=True,
     )  # fmt: skip
     try:
         app.run()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore, Loaded
@@ -18,6 +18,7 @@ from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoi
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import Parameters
 from gpt_core.tokenizers import Tokenizer
+from gpt_core.training.request import Newest, RunRequest, resolve_request
 from gpt_tui.app.preferences import NAMES as PREFERENCES
 from gpt_tui.shared.sanitize import one_line
 
@@ -35,18 +36,45 @@ class Model(NamedTuple):
     parameters: Parameters
 
 
-def resolve_settings(options: Namespace, base: Resolved | None = None) -> Resolved:
-    """The settings in force, over a checkpoint's if `base` is given."""
-    return resolve(
-        preset=options.preset,
-        config_file=Path(options.config) if options.config is not None else None,
-        assignments=options.assignments,
-        options={name: getattr(options, name) for name in SETTING_OPTIONS},
-        environ=os.environ,
-        base=base.settings if base else None,
-        base_preset=base.preset if base else "",
-        foreign=PREFERENCES,
-    )
+def requested_run(options: Namespace) -> RunRequest:
+    """Return the run that the options request. Raises ConfigError, CheckpointError or CorpusError."""
+    resume: Path | Newest | None = Path(options.resume) if options.resume else None
+    if options.resume == "":  # --resume without a file
+        resume = "newest"
+    return resolve_request(**setting_sources(options), resume=resume, overwrite=getattr(options, "overwrite", False))
+
+
+def resolve_settings(options: Namespace) -> Resolved:
+    """Return the settings in force."""
+    return resolve(**setting_sources(options))
+
+
+class SettingSources(TypedDict):
+    """The sources of settings, as `resolve` and `resolve_request` take them."""
+
+    preset: str | None
+    config_file: Path | None
+    assignments: Sequence[str]
+    options: Mapping[str, object]
+    environ: Mapping[str, str]
+    foreign: Sequence[str]
+
+
+def setting_sources(options: Namespace) -> SettingSources:
+    """Return where a command's options take settings from."""
+    return {
+        "preset": options.preset,
+        "config_file": config_file(options),
+        "assignments": options.assignments,
+        "options": {name: getattr(options, name) for name in SETTING_OPTIONS},
+        "environ": os.environ,
+        "foreign": PREFERENCES,
+    }
+
+
+def config_file(options: Namespace) -> Path | None:
+    """Return the file of `--config`."""
+    return Path(options.config) if options.config is not None else None
 
 
 def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:

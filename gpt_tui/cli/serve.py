@@ -12,8 +12,7 @@ from argparse import Namespace
 from typing import Any
 
 from gpt_core.errors import EXIT_OK, GptError, InputError
-from gpt_tui.cli.options import SETTING_OPTIONS
-from gpt_tui.cli.train import resolve_run
+from gpt_tui.cli.options import SETTING_OPTIONS, requested_run
 
 HOST = "127.0.0.1"
 LEAST_PORT, MOST_PORT = 1, 65535
@@ -23,7 +22,7 @@ def serve(options: Namespace) -> int:
     """Serves the app until Ctrl+C, and gives the exit code. Raises InputError, or GptError without textual-serve."""
     if not (options.port.isdecimal() and LEAST_PORT <= int(options.port) <= MOST_PORT):
         raise InputError(f"--port: got {options.port!r}, wanted a whole number from {LEAST_PORT} to {MOST_PORT}")
-    resolve_run(options)  # a mistake in the options is told here, not on the page
+    requested_run(options)  # a mistake in the options is told here, not on the page
     try:
         from gpt_tui.cli.loopback_server import LoopbackServer
     except ModuleNotFoundError as error:

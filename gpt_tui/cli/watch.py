@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import Settings
 from gpt_core.errors import InputError
+from gpt_core.training.request import resolve_request
 from gpt_tui.cli.train import require_terminal
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.run_finder import folder_of_interest
@@ -17,10 +17,10 @@ def watch(options: Namespace) -> int:
     """Follows the run of a folder, and gives the exit code. Nothing there is locked, written or stopped."""
     folder = watched_folder(options.folder)
     require_terminal()
-    resolved = resolve(options={"models_dir": str(folder)})
+    request = resolve_request(options={"models_dir": str(folder)})
     from gpt_tui.app.launch import run_app
 
-    return run_app(resolved, watched=folder)
+    return run_app(request, watched=folder)
 
 
 def watched_folder(named: str | None) -> Path:

@@ -14,13 +14,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
-from gpt_core.config.resolve import Resolved
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_OK
-from gpt_core.formats.checkpoint import Checkpoint
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training.events import AnyEvent, LossDiverged, RunFinished, StepCompleted
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 from gpt_tui.headless.reporters import Reporter, reporter_for
@@ -42,34 +41,20 @@ RATES = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")
 BATCHED_S = 0.1  # steps that come faster than this are shown together
 
 
-def run_headless(
-    resolved: Resolved,
-    *,
-    resume: Path | Checkpoint | None,
-    passed_over: Sequence[str],
-    overwrite: bool,
-    as_json: bool,
-) -> int:
+def run_headless(request: RunRequest, *, as_json: bool) -> int:
     """Train and give the exit code: 1 if the last save failed or the run diverged, 128 + signal if one stopped it, 0.
 
     Raises the errors of `open_run`, and what the trainer raises.
     """
     with RunSignals() as signals:
         with closing(reporter_for(as_json, lambda: signals.stopped_by is not None)) as reporter:
-            trainer = open_run(
-                resolved.settings,
-                preset_name=resolved.preset,
-                resume=resume,
-                passed_over=passed_over,
-                overwrite=overwrite,
-                progress=reporter.preparing,
-            )
+            trainer = open_run(request, reporter.preparing)
             signals.watch(trainer)
             for warning in trainer.run.warnings:
                 say(sys.stderr, f"gpt-tui: {warning}")
             history = follow(trainer, reporter)
-        say_how_it_ended(history, resolved.settings, sys.stderr if as_json else sys.stdout)
-    if is_unsaved(history, resolved.settings.models_dir):
+        say_how_it_ended(history, request.settings, sys.stderr if as_json else sys.stdout)
+    if is_unsaved(history, request.settings.models_dir):
         return EXIT_FAILED
     if signals.exit_code:
         return signals.exit_code

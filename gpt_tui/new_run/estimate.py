@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gpt_core.bench.estimate import (
     CorpusStats,
-    Memory,
+    MemoryEstimate,
     StepTime,
     checkpoint_bytes,
     count_epoch_steps,
@@ -47,7 +47,7 @@ def text_still_holds(prospect: RunEstimate, settings: Settings) -> bool:
     return before is not None and all(getattr(before, name) == getattr(settings, name) for name in TEXT_SETTINGS)
 
 
-def memory_problem(memory: Memory, free_bytes: int | None) -> str:
+def memory_problem(memory: MemoryEstimate, free_bytes: int | None) -> str:
     """Why a model cannot be timed, or ""."""
     if free_bytes is None or memory.total <= free_bytes:
         return ""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
-from gpt_core.errors import CheckpointError, GptError
-from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo
+from gpt_core.checkpoints.store import CheckpointStore, chat_candidates, resume_candidates
+from gpt_core.errors import GptError
+from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_tui.shared.formatting import whole
 
 
@@ -36,21 +36,3 @@ def in_the_way(models_dir: str) -> str:
     if newest is not None:
         return f"a run at step {whole(newest.step)}"
     return "a damaged checkpoint" if found else ""
-
-
-def load_resumable(models_dir: str) -> tuple[Checkpoint, list[str]]:
-    """Load the newest checkpoint that can be resumed; also return a line for each damaged one that was skipped.
-
-    Raises CheckpointError if there is none.
-    """
-    loaded = CheckpointStore(models_dir).load_for_resume()
-    if loaded.checkpoint is None:
-        raise CheckpointError(
-            f"nothing to resume: no valid checkpoint in {models_dir}{in_words(loaded.damaged)}; start a new run"
-        )
-    return loaded.checkpoint, [damaged.error for damaged in loaded.damaged]
-
-
-def in_words(damaged: list[DamagedCheckpoint]) -> str:
-    """The damaged files by their names, to go on a sentence with: `; damaged: ckpt_latest.safetensors`."""
-    return f"; damaged: {', '.join(found.path.name for found in damaged)}" if damaged else ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ from gpt_core.progress import Progress
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import AnyEvent, RunStarted
+from gpt_core.training.request import RunRequest
 from gpt_tui.run_view.status import Phase, SessionFacts
 from gpt_tui.session.event_buffer import Drained, EventBuffer
 from gpt_tui.session.log_replay import replayed
@@ -60,25 +61,8 @@ class TrainerLike(Protocol):
         """A consistent copy of the weights and the step it was made after."""
 
 
-@dataclass(frozen=True)
-class RunRequest:
-    """A run that is asked for. `latest` resumes from the newest whole checkpoint, `resume` from that file.
-
-    `as_saved` takes the settings that the checkpoint was saved with in place of these; `latest` always does.
-    `passed_over`: lines about damaged checkpoints that `resume` stands in for.
-    """
-
-    settings: Settings
-    preset_name: str = ""
-    resume: Path | None = None
-    latest: bool = False
-    as_saved: bool = False
-    passed_over: Sequence[str] = ()
-    overwrite: bool = False
-
-
 class OpenRun(Protocol):
-    """Makes a trainer; `gpt_core.training.setup.open_run` behind a request. Called in the controller's thread."""
+    """Opens a requested run, as `gpt_core.training.setup.open_run` does. Called in the controller's thread."""
 
     def __call__(self, request: RunRequest, progress: Progress) -> TrainerLike:
         """A trainer that has not begun. Raises GptError."""

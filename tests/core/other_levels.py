@@ -1,4 +1,4 @@
-"""What a script prints at the levels of instructions that this machine has besides the one that tests run at."""
+"""Run scripts at the instruction-set levels that this machine supports, other than the one the tests use."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 from gpt_core import kernels
-from gpt_core.cpu import supported_levels
+from gpt_core.kernels._runtime.cpu import supported_levels
 
 OTHER_LEVELS = [name for name in supported_levels() if name != kernels.LEVEL]
 
 
 def printed_at(level: str, script: str) -> float:
-    """The number that the script prints, in a process of its own whose kernels are of that level."""
+    """Return the number that `script` prints in a separate process that uses the kernels of `level`."""
     done = subprocess.run(
         [sys.executable, "-c", f"from gpt_core import kernels\nassert kernels.LEVEL == {level!r}\n{script}"],
         env={**os.environ, "GPT_TUI_LEVEL": level}, capture_output=True, text=True, check=False,

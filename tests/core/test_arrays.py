@@ -1,3 +1,5 @@
+"""Arrays for the kernels are aligned to cache lines."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -5,14 +7,16 @@ import pytest
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels.arrays import ALIGNMENT, empty, zeros
-from gpt_core.model.activations import Activations, GradientScratch
+from gpt_core.model.gpt import GPT
 from gpt_core.model.inference import KVCache
+from gpt_core.model.layers.layer import Layer
+from gpt_core.model.parameters import Parameters
 
 SHAPE = ModelShape(d_model=48, hidden_size=112, vocab_size=33, num_heads=4, seq_len=7, layers=2)
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (1000, 1000)])
-def test_an_array_is_whole_and_of_its_shape(shape: tuple[int, ...]) -> None:
+def test_new_arrays_are_aligned_contiguous_float32(shape: tuple[int, ...]) -> None:
     for array in (empty(*shape), zeros(*shape)):
         assert array.shape == shape
         assert array.dtype == np.float32
@@ -21,18 +25,27 @@ def test_an_array_is_whole_and_of_its_shape(shape: tuple[int, ...]) -> None:
         assert array.ctypes.data % ALIGNMENT == 0
 
 
-def test_zeros_are_zeros() -> None:
+def test_zeros_returns_only_zeros() -> None:
     assert not zeros(257, 33).any()
 
 
-def test_what_the_kernels_work_on_begins_with_a_cache_line() -> None:
-    activations, scratch = Activations(SHAPE, 3, 7), GradientScratch(SHAPE, 3, 7)
-    owners = [activations, *activations.blocks, scratch, KVCache(7, 48)]
-    arrays = {
-        name: array
-        for owner in owners
-        for name, array in vars(owner).items()
-        if isinstance(array, np.ndarray) and name not in ("q", "k", "v", "d_q", "d_k", "d_v", "predictions")
+def layer_arrays(layer: Layer, name: str = "") -> dict[str, np.ndarray]:
+    """Return the buffers of a layer and its sublayers; views of an array such as q, k and v are left out."""
+    own = {
+        f"{name}.{attribute}": array
+        for attribute, array in vars(layer).items()
+        if isinstance(array, np.ndarray) and array.dtype == np.float32 and array.flags.c_contiguous
     }
+    for i, sublayer in enumerate(layer.sublayers):
+        own |= layer_arrays(sublayer, f"{name}.{i}")
+    return own
+
+
+def test_buffers_and_kv_cache_are_aligned_to_cache_lines() -> None:
+    parameters = Parameters(SHAPE)
+    model = GPT(parameters)
+    tokens = np.zeros((3, 7), dtype=np.int32)
+    model.loss_and_gradients(tokens, tokens, Parameters(SHAPE), 1.0)
+    arrays = {**layer_arrays(model.transformer), **vars(KVCache(7, 48))}
     assert len(arrays) > 15
     assert {name: array.ctypes.data % ALIGNMENT for name, array in arrays.items()} == dict.fromkeys(arrays, 0)

@@ -24,7 +24,7 @@ def refusal(function, *arguments):
     return message
 
 
-def test_a_sample_of_a_large_text_is_windows_at_even_distances(tmp_path):
+def test_a_large_text_is_sampled_at_regular_intervals(tmp_path):
     data = b"".join(bytes([number]) * (1 << 20) for number in range(9))
     path = file(tmp_path / "t", data)
     windows = [b"".join(window) for window in sample_windows(path, 3 << 20)]
@@ -33,7 +33,7 @@ def test_a_sample_of_a_large_text_is_windows_at_even_distances(tmp_path):
     assert "No such file" in refusal(lambda: [list(window) for window in sample_windows(tmp_path / "no", 1)])
 
 
-def test_the_training_text_is_found_in_its_order(tmp_path):
+def test_the_training_text_is_found_in_documented_order(tmp_path):
     deep = file(tmp_path / "data" / "b" / "train.en")
     assert find_training_text(tmp_path) == deep
     nearer = file(tmp_path / "data" / "a" / "z" / "train.eng")
@@ -45,13 +45,13 @@ def test_the_training_text_is_found_in_its_order(tmp_path):
     assert find_training_text(tmp_path) == raw
 
 
-def test_a_folder_of_the_name_is_not_a_text(tmp_path):
+def test_a_folder_named_like_the_training_text_is_skipped(tmp_path):
     (tmp_path / "data" / "raw" / "train.en").mkdir(parents=True)
     inside = file(tmp_path / "data" / "raw" / "train.en" / "train.en")
     assert find_training_text(tmp_path) == inside
 
 
-def test_without_a_text_of_ones_own_the_shipped_one_and_its_eval_text_are_used(tmp_path, monkeypatch):
+def test_the_shipped_texts_are_used_where_there_is_no_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_training_text() == SHIPPED / "raw" / "train.en"
     assert find_eval_text() == SHIPPED / "test" / "eval.en"
@@ -70,7 +70,7 @@ def test_an_installed_package_finds_the_text_inside_it(tmp_path, monkeypatch):
     assert not is_shipped_text(tmp_path / "data" / "raw" / "train.en")
 
 
-def test_a_text_of_ones_own_is_never_scored_on_the_shipped_eval_text(tmp_path):
+def test_the_shipped_eval_text_is_not_used_with_another_training_text(tmp_path):
     own = file(tmp_path / "data" / "raw" / "train.en")
     assert find_eval_text(tmp_path) is None
     assert find_eval_text(tmp_path, own) is None
@@ -79,7 +79,7 @@ def test_a_text_of_ones_own_is_never_scored_on_the_shipped_eval_text(tmp_path):
     assert find_eval_text(SHIPPED.parent) == SHIPPED / "test" / "eval.en"
 
 
-def test_the_eval_text_is_found_in_its_order(tmp_path):
+def test_the_eval_text_is_found_in_documented_order(tmp_path):
     train = file(tmp_path / "data" / "raw" / "train.en")
     file(tmp_path / "data" / "evaluation.txt")
     late = file(tmp_path / "data" / "z" / "my-eval-2.en")
@@ -90,17 +90,17 @@ def test_the_eval_text_is_found_in_its_order(tmp_path):
     assert find_eval_text(tmp_path, train) == test
 
 
-def test_a_text_is_not_scored_on_itself(tmp_path):
+def test_the_training_text_is_not_its_own_eval_text(tmp_path):
     only = file(tmp_path / "data" / "raw" / "my-eval.en")
     assert find_eval_text(tmp_path, only) is None
 
 
-def test_a_text_is_required_without_being_opened(tmp_path, monkeypatch):
+def test_require_text_does_not_open_the_file(tmp_path, monkeypatch):
     text = tmp_path / "text"
     text.write_bytes(b"It was")
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.setattr("builtins.open", lambda *_: pytest.fail("it was opened"))
     require_text(text)
-    for name, told in (("none", "No such file"), (".", "it is a folder"), ("fifo", "not a regular file")):
-        with pytest.raises(CorpusError, match=f"cannot read the text .*{told}.*; name a text file"):
+    for name, said in (("none", "No such file"), (".", "it is a folder"), ("fifo", "not a regular file")):
+        with pytest.raises(CorpusError, match=f"cannot read the text .*{said}.*; name a text file"):
             require_text(tmp_path / name)

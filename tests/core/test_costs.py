@@ -14,12 +14,16 @@ from gpt_core.config.presets import preset
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import adamw, attention, linear, threads
 from gpt_core.kernels.arrays import ALIGNMENT
-from gpt_core.model import activations as activations_module
-from gpt_core.model.activations import Activations, GradientScratch
-from gpt_core.model.flops import activation_bytes, decode_bytes, prefill_flops, step_flops
+from gpt_core.model.flops import prefill_flops, step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.inference import Decoder
+from gpt_core.model.layers import head
+from gpt_core.model.layers.buffers import BatchShape, Buffer, BufferPool
+from gpt_core.model.layers.layer import Layer
+from gpt_core.model.layers.transformer import Transformer
+from gpt_core.model.memory import activation_bytes, decode_bytes, kv_cache_bytes
 from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count
+from gpt_core.model.precision import DType
 from gpt_core.optim.adamw import AdamW
 
 SHAPE = ModelShape(d_model=48, hidden_size=112, vocab_size=300, num_heads=3, seq_len=32, layers=2)
@@ -30,7 +34,7 @@ LOGIT_ROWS = 48  # so that the rows take three slices, the last one shorter
 
 @pytest.fixture
 def small_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations_module, "LOGITS_BUDGET", LOGIT_ROWS * SHAPE.vocab_size)
+    monkeypatch.setattr(head, "LOGITS_BUDGET", LOGIT_ROWS * SHAPE.vocab_size)
 
 
 def stepper(shape: ModelShape = SHAPE, batch: int = BATCH, time: int = TIME) -> Callable[[], None]:
@@ -72,11 +76,15 @@ def products_of(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -
     return products
 
 
-def operations(products: list[tuple[int, int, int]]) -> int:
+def layers_of(layer: Layer) -> list[Layer]:
+    return [layer, *(found for sublayer in layer.sublayers for found in layers_of(sublayer))]
+
+
+def flops_of(products: list[tuple[int, int, int]]) -> int:
     return sum(2 * rows * inner * columns for rows, inner, columns in products)
 
 
-def linear_operations(counted: Any) -> int:
+def linear_flops(counted: Any) -> int:
     return counted.attention_linears + counted.mlp_linears + counted.logits
 
 
@@ -88,7 +96,7 @@ def test_a_step_makes_the_products_of_the_formula_and_no_others(monkeypatch: pyt
     products = products_of(stepper(), monkeypatch)
     slices = -(-ROWS // LOGIT_ROWS)
     assert len(products) == SHAPE.layers * 4 * 3 + slices * 3
-    assert operations(products) == linear_operations(step_flops(SHAPE, BATCH, TIME))
+    assert flops_of(products) == linear_flops(step_flops(SHAPE, BATCH, TIME))
 
 
 def test_a_prompt_makes_the_products_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +105,7 @@ def test_a_prompt_makes_the_products_of_the_formula(monkeypatch: pytest.MonkeyPa
     counted = prefill_flops(SHAPE, 20)
     assert len(products) == SHAPE.layers * 4
     assert sum(rows == 1 for rows, _, _ in products) == 3  # of the last block, all but its keys and values
-    assert operations(products) == counted.attention_linears + counted.mlp_linears
+    assert flops_of(products) == counted.attention_linears + counted.mlp_linears
     assert counted.logits == 2 * SHAPE.d_model * SHAPE.vocab_size
 
 
@@ -115,9 +123,9 @@ def test_attention_is_counted_for_the_pairs_that_the_mask_leaves() -> None:
 def test_the_step_of_mini_is_1_39_teraflop_in_its_matrices_and_0_15_in_attention() -> None:
     settings = preset("mini")
     counted = step_flops(settings.shape, settings.batch_size, settings.seq_len)
-    assert linear_operations(counted) == pytest.approx(1.39e12, rel=0.005)
+    assert linear_flops(counted) == pytest.approx(1.39e12, rel=0.005)
     assert counted.attention_scores == pytest.approx(0.155e12, rel=0.005)
-    assert counted.total == linear_operations(counted) + counted.attention_scores
+    assert counted.total == linear_flops(counted) + counted.attention_scores
 
 
 def test_a_block_attends_once_forward_and_once_backward(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,37 +143,76 @@ def test_a_block_attends_once_forward_and_once_backward(monkeypatch: pytest.Monk
 # ---- bytes
 
 
-def held_bytes(*owners: object) -> int:
+def allocated_bytes(*owners: object) -> int:
     """The bytes of all arrays that objects hold, in lists and objects of theirs too; shared memory counts once."""
     found: dict[int, int] = {}
+    seen: set[int] = set()
 
-    def look(thing: object) -> None:
+    def visit(thing: object) -> None:
         if isinstance(thing, np.ndarray):
             while isinstance(thing.base, np.ndarray):
                 thing = thing.base
             found[id(thing)] = thing.nbytes - (ALIGNMENT if thing.dtype == np.uint8 else 0)  # bytes: from `arrays`
-        elif isinstance(thing, list):
+        elif isinstance(thing, (list, tuple)):
             for member in thing:
-                look(member)
-        elif hasattr(thing, "__dict__"):
+                visit(member)
+        elif hasattr(thing, "__dict__") and id(thing) not in seen:
+            seen.add(id(thing))
             for member in vars(thing).values():
-                look(member)
+                visit(member)
 
     for owner in owners:
-        look(owner)
+        visit(owner)
     return sum(found.values())
 
 
-@pytest.mark.parametrize("hidden_size", [112, 200])  # under and over 3 C: either may be the widest gradient
+@pytest.mark.parametrize("hidden_size", [112, 200])  # below and above 3 C: either may be the widest gradient
 @pytest.mark.parametrize(("batch", "time"), [(4, 32), (3, 7), (1, 1)])
 @pytest.mark.usefixtures("small_logits")
-def test_the_activations_take_the_bytes_of_the_formula(
-    hidden_size: int, batch: int, time: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gpt_core.model.flops.LOGITS_BUDGET", LOGIT_ROWS * SHAPE.vocab_size)
+def test_a_model_allocates_the_bytes_of_the_formula(hidden_size: int, batch: int, time: int) -> None:
     shape = ModelShape(SHAPE.d_model, hidden_size, SHAPE.vocab_size, SHAPE.num_heads, SHAPE.seq_len, SHAPE.layers)
-    held = held_bytes(Activations(shape, batch, time), GradientScratch(shape, batch, time))
-    assert held == activation_bytes(shape, batch, time, threads.get_threads())
+    parameters = initial_parameters(shape, 0)
+    gpt, gradients = GPT(parameters), Parameters(shape)
+    tokens = np.zeros((batch, time), np.int32)
+    gpt.loss_and_gradients(tokens, tokens, gradients, 1.0)
+    allocated = allocated_bytes(gpt.transformer) - allocated_bytes(parameters.tensors["wte.weight"])
+    C, F, V, L, H = shape.d_model, shape.hidden_size, shape.vocab_size, shape.layers, shape.num_heads
+    N, n_threads = batch * time, threads.get_threads()
+    per_layer = 5 * N * C + N * F + 4 * N + batch * H * time  # qkv, attn_out, resid_mid; hidden; norms; lse
+    model = (L + 1) * N * C + 4 * N + min(N, LOGIT_ROWS) * V  # residual; ln_f, losses, predictions; logits
+    scratch = 3 * N * C + N * F + N * max(F, 3 * C)  # ln_out, d_residual, d_branch; gelu_out; d_qkv or d_hidden
+    workspace = n_threads * attention.workspace_size(time, shape.head_size)
+    assert allocated == 4 * (L * per_layer + model + scratch + workspace)
+    assert allocated == activation_bytes(shape, batch, time, n_threads)
+
+
+def test_evaluation_allocates_no_gradients() -> None:
+    parameters = initial_parameters(SHAPE, 0)
+    tokens = np.zeros((BATCH, TIME), np.int32)
+    trained, evaluated = GPT(parameters), GPT(parameters)
+    evaluated.evaluate(tokens, tokens)
+    trained.loss_and_gradients(tokens, tokens, Parameters(SHAPE), 1.0)
+    gradients = 2 * ROWS * SHAPE.d_model + ROWS * max(SHAPE.hidden_size, 3 * SHAPE.d_model)
+    assert allocated_bytes(trained.transformer) - allocated_bytes(evaluated.transformer) == 4 * gradients
+
+
+def test_a_decoder_allocates_the_kv_cache_of_the_formula() -> None:
+    parameters = Parameters(SHAPE)
+    decoder = Decoder(parameters)
+    assert allocated_bytes(decoder._caches) == kv_cache_bytes(SHAPE, SHAPE.seq_len)
+
+
+@pytest.mark.parametrize("layer", layers_of(Transformer(SHAPE)), ids=lambda layer: type(layer).__name__)
+def test_every_buffer_a_layer_declares_is_annotated(layer: Layer) -> None:
+    declared = {buffer.name for buffer in layer.own_buffers(BatchShape(2, 3))}
+    assert declared <= set(type(layer).__annotations__)
+
+
+def test_a_half_as_wide_activation_takes_half_the_bytes() -> None:
+    half = DType("float16", np.dtype(np.float16), "F16")
+    assert Buffer("out", (3, 4), dtype=half).bytes * 2 == Buffer("out", (3, 4)).bytes
+    assert BufferPool([]).take(Buffer("out", (3, 4), dtype=half)).dtype == np.float16
+    assert Parameters(SHAPE, half).flat.nbytes == pytest.approx(2 * parameter_count(SHAPE), rel=0.02)
 
 
 def test_the_logits_of_a_whole_batch_never_exist() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_core.errors import CorpusError
-from gpt_core.text import data_loader as batches
+from gpt_core.text import data_loader
 from gpt_core.text.data_loader import DataLoader, epoch_keys, sequential_windows, shuffled
 from gpt_core.text.token_stream import MemorySource, TokenStream, tokens_of_documents
 from gpt_core.tokenizers.pieces import PieceTokenizer
@@ -13,47 +13,47 @@ LENGTHS = np.ones(1000, dtype=np.uint8)
 
 
 def counted(count):
-    """A text whose token at each place is the place's number + 10."""
+    """Return a text whose token at each position is the number of the position + 10."""
     ids = np.arange(10, 10 + count, dtype=np.int32)
     return TokenStream(MemorySource(ids), 0, count, count, LENGTHS, "", None)
 
 
-def whole_order(size, seed=0, epoch=0):
+def full_order(size, seed=0, epoch=0):
     return shuffled(np.arange(size, dtype=np.int64), size, epoch_keys(seed, epoch))
 
 
 @pytest.mark.parametrize("size", [*range(1, 70), 127, 128, 129, 1000, 1023, 4095, 4096, 4097, 10_007])
 def test_the_order_of_an_epoch_is_a_bijection(size):
     for seed, epoch in [(0, 0), (0, 1), (1, 0), ((1 << 63) - 1, 1_000_000)]:
-        assert sorted(whole_order(size, seed, epoch)) == list(range(size))
+        assert sorted(full_order(size, seed, epoch)) == list(range(size))
 
 
-def test_the_order_of_an_enormous_text_is_computed_in_no_memory():
+def test_the_order_of_an_enormous_text_needs_no_memory():
     size = (1 << 45) + 7
-    places = np.concatenate([np.arange(50_000), size - 1 - np.arange(50_000)])
-    found = shuffled(places, size, epoch_keys(3, 4))
-    assert len(np.unique(found)) == len(places)
+    positions = np.concatenate([np.arange(50_000), size - 1 - np.arange(50_000)])
+    found = shuffled(positions, size, epoch_keys(3, 4))
+    assert len(np.unique(found)) == len(positions)
     assert found.min() >= 0
     assert found.max() < size
     assert abs(found.mean() / size - 0.5) < 0.01
 
 
-def test_seeds_and_epochs_give_other_orders_and_the_same_ones_again():
-    orders = [tuple(whole_order(100, seed, epoch)) for seed in range(5) for epoch in range(5)]
+def test_orders_differ_by_seed_and_epoch_and_are_reproducible():
+    orders = [tuple(full_order(100, seed, epoch)) for seed in range(5) for epoch in range(5)]
     assert len(set(orders)) == 25
-    assert orders == [tuple(whole_order(100, seed, epoch)) for seed in range(5) for epoch in range(5)]
+    assert orders == [tuple(full_order(100, seed, epoch)) for seed in range(5) for epoch in range(5)]
 
 
-def test_every_order_of_three_windows_comes_up():
-    seen = [tuple(whole_order(3, 0, epoch)) for epoch in range(600)]
+def test_every_order_of_three_windows_occurs():
+    seen = [tuple(full_order(3, 0, epoch)) for epoch in range(600)]
     counts = [seen.count(order) for order in set(seen)]
     assert len(counts) == 6
     assert min(counts) > 60
 
 
-def test_neighbours_do_not_stay_together_and_places_are_left():
+def test_shuffling_separates_neighbours_and_moves_windows():
     size = 10_007
-    order = whole_order(size)
+    order = full_order(size)
     assert np.count_nonzero(np.abs(np.diff(order)) == 1) < 20  # of a random order: about 2
     assert np.count_nonzero(order == np.arange(size)) < 10  # about 1
     assert abs(np.abs(order - np.arange(size)).mean() / (size / 3) - 1) < 0.05
@@ -62,7 +62,7 @@ def test_neighbours_do_not_stay_together_and_places_are_left():
 
 @pytest.mark.parametrize("seq_len", [2, 3, 8])
 @pytest.mark.parametrize("count", [2, 3, 4, 7, 8, 9, 10, 16, 17, 18, 100])
-def test_every_token_but_the_first_is_a_target_once_an_epoch(seq_len, count):
+def test_every_token_except_the_first_is_a_target_once_per_epoch(seq_len, count):
     text = counted(count)
     windows = DataLoader(text, seq_len, seed=1)
     for epoch in range(3):
@@ -72,14 +72,14 @@ def test_every_token_but_the_first_is_a_target_once_an_epoch(seq_len, count):
             assert tokens.shape == targets.shape == (4, seq_len)
             assert tokens.dtype == targets.dtype == np.int32
             real = targets >= 0
-            assert np.all(tokens[real] + 1 == targets[real]), "a target is what follows its input"
+            assert np.all(tokens[real] + 1 == targets[real]), "a target is the token after its input"
             assert np.all(tokens[~real] == 0)
             assert all(not b > a for row in real for a, b in pairwise(row)), "padding is at the end of a window"
             seen += targets[real].tolist()
         assert sorted(seen) == list(range(11, 10 + count))
 
 
-def test_the_end_of_a_document_is_a_target_each_time():
+def test_every_end_of_a_document_is_a_target():
     tokenizer = PieceTokenizer([], 260)
     text = tokens_of_documents([b"one", b"two", b"three"], tokenizer)
     windows = DataLoader(text, 4, seed=0)
@@ -99,27 +99,27 @@ def test_windows_past_the_end_of_an_epoch_are_padding():
     assert (targets >= 0).any(axis=1).tolist() == [True, False, False]
 
 
-def test_what_is_read_does_not_depend_on_how_much_is_read_at_once(monkeypatch):
-    monkeypatch.setattr(batches, "BLOCK_WINDOWS", 4)
+def test_windows_do_not_depend_on_the_number_read_together(monkeypatch):
+    monkeypatch.setattr(data_loader, "BLOCK_WINDOWS", 4)
     text = counted(103)
-    whole = DataLoader(text, 5, seed=2).read(7, 0, 30)
+    expected = DataLoader(text, 5, seed=2).read(7, 0, 30)
     for step in (1, 2, 3, 7):
         windows = DataLoader(text, 5, seed=2)
         parts = [windows.read(7, first, min(step, 30 - first)) for first in range(0, 30, step)]
         for index in (0, 1):
-            assert np.array_equal(np.concatenate([part[index] for part in parts]), whole[index])
+            assert np.array_equal(np.concatenate([part[index] for part in parts]), expected[index])
 
 
-def test_a_run_can_go_on_at_any_place_of_any_epoch():
+def test_reading_can_resume_at_any_position_of_any_epoch():
     text = counted(500)
     first = DataLoader(text, 5, seed=2)
-    places = [(epoch, window) for epoch in range(3) for window in range(0, first.windows_per_epoch, 8)]
-    straight = [first.read(*place, 8)[1].tolist() for place in places]
-    for number, place in enumerate(places):
-        assert DataLoader(text, 5, seed=2).read(*place, 8)[1].tolist() == straight[number]
+    positions = [(epoch, window) for epoch in range(3) for window in range(0, first.windows_per_epoch, 8)]
+    straight = [first.read(*position, 8)[1].tolist() for position in positions]
+    for number, position in enumerate(positions):
+        assert DataLoader(text, 5, seed=2).read(*position, 8)[1].tolist() == straight[number]
 
 
-def test_scoring_takes_every_target_once_in_order_and_in_one_shape():
+def test_sequential_windows_contain_every_target_once_in_order():
     for count in (2, 5, 6, 17, 40, 41, 42):
         read = list(sequential_windows(counted(count), 5, 3))
         assert all(tokens.shape == targets.shape == (3, 5) for tokens, targets in read)
@@ -129,7 +129,7 @@ def test_scoring_takes_every_target_once_in_order_and_in_one_shape():
         assert np.all(tokens[targets >= 0] + 1 == targets[targets >= 0])
 
 
-def test_a_text_without_a_target_is_refused():
+def test_a_text_without_a_target_is_rejected():
     for count in (0, 1):
         with pytest.raises(CorpusError, match="at least 2"):
             DataLoader(counted(count), 4, seed=0)

@@ -29,20 +29,20 @@ def refusal(function, *arguments):
     return message
 
 
-def whole_documents(data, kind, block_size):
-    """The documents of `data` when it is read in blocks of a size, their parts put together again."""
+def joined_documents(data, kind, block_size):
+    """Return the documents of `data` read in blocks of a size, each joined from its parts."""
     found = [b""]
     blocks = (data[at : at + block_size] for at in range(0, len(data), block_size))
     for part, ends in document_parts(blocks, kind):
         found[-1] += part
         if ends:
             found.append(b"")
-    assert found.pop() == b"", "the last document is ended"
+    assert found.pop() == b"", "the last part ends a document"
     return found
 
 
 def expected_documents(data, kind):
-    """The same by rule, on the whole text at once."""
+    """Return the documents of `data` by the definition, computed on the entire text."""
     data = data.removeprefix(b"\xef\xbb\xbf")
     if kind == "file":
         return [data] if data.strip() else []
@@ -59,7 +59,7 @@ def expected_documents(data, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_documents_are_the_same_however_the_text_is_read(kind, monkeypatch):
+def test_documents_do_not_depend_on_block_and_part_sizes(kind, monkeypatch):
     rng = random.Random(1)
     words = [
         b"a",
@@ -78,33 +78,33 @@ def test_documents_are_the_same_however_the_text_is_read(kind, monkeypatch):
     for round_number in range(400):
         monkeypatch.setattr(documents_module, "PART_BYTES", rng.choice([8, 16, 1 << 20]) if kind != "file" else 1 << 20)
         data = b"".join(rng.choices(words, k=rng.randint(0, 40)))
-        # a run of white space longer than a part is left out, which the rule does not know
+        # white space longer than a part is dropped, which `expected_documents` does not model
         if documents_module.PART_BYTES < 100 and re.search(rb"[ \t\r]{7}", data):
             continue
         expected = expected_documents(data, kind)
         for block_size in (1, 2, 3, 7, 1000):
-            assert whole_documents(data, kind, block_size) == expected, (round_number, data)
+            assert joined_documents(data, kind, block_size) == expected, (round_number, data)
 
 
 def test_a_paragraph_keeps_its_line_breaks_and_its_indentation():
     data = b"\n\n  First line \r\n\tsecond\r\n \t\r\n\r\nAnother\n"
-    assert whole_documents(data, "paragraph", 1000) == [b"  First line \r\n\tsecond", b"Another"]
+    assert joined_documents(data, "paragraph", 1000) == [b"  First line \r\n\tsecond", b"Another"]
 
 
 def test_a_byte_order_mark_is_dropped_at_the_beginning_only():
     mark = b"\xef\xbb\xbf"
     for kind in KINDS:
-        assert whole_documents(mark + b"a" + mark, kind, 1) == [b"a" + mark]
-    assert whole_documents(mark, "line", 1) == []
+        assert joined_documents(mark + b"a" + mark, kind, 1) == [b"a" + mark]
+    assert joined_documents(mark, "line", 1) == []
 
 
-def test_a_whole_file_is_one_document_to_the_byte(tmp_path):
+def test_a_file_as_one_document_is_unchanged(tmp_path):
     data = b"\n a\r\n\n\nb \n\n"
     assert list(documents(file(tmp_path / "t", data), "file")) == [data]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_long_document_comes_in_bounded_parts_of_whole_characters(kind, monkeypatch):
+def test_a_long_document_is_cut_into_bounded_parts_of_complete_characters(kind, monkeypatch):
     monkeypatch.setattr(documents_module, "PART_BYTES", 64)
     text = ("déjà \u4f60\u597d \U0001f600" * 200 + "\n" + "été " * 100).encode()
     parts = list(document_parts((text[at : at + 50] for at in range(0, len(text), 50)), kind))
@@ -116,7 +116,7 @@ def test_a_long_document_comes_in_bounded_parts_of_whole_characters(kind, monkey
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("filling", [b"\0", b"\n", b" ", b"a\n", b"\n\n\r", b"\xff"])
-def test_memory_is_bounded_for_one_line_and_for_nothing_but_line_breaks(tmp_path, kind, filling, monkeypatch):
+def test_memory_is_bounded_for_one_line_and_for_only_line_breaks(tmp_path, kind, filling, monkeypatch):
     monkeypatch.setattr(corpus, "BLOCK_BYTES", 1 << 14)
     monkeypatch.setattr(documents_module, "PART_BYTES", 1 << 14)
     path = file(tmp_path / "big", filling * ((1 << 20) // len(filling)) + b"end")
@@ -134,14 +134,14 @@ def test_a_part_that_ends_with_its_document_still_ends_it(monkeypatch):
     monkeypatch.setattr(documents_module, "PART_BYTES", 8)
     data = b"ab\n" + b"x" * 8 + b"\n\nnext"
     for block_size in range(1, 20):
-        assert whole_documents(data, "paragraph", block_size) == [b"ab\nxxxxxxxx", b"next"]
+        assert joined_documents(data, "paragraph", block_size) == [b"ab\nxxxxxxxx", b"next"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "data", [b"", b" ", b"\n", b"\r\n \t\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \n", b"\n" * 3_000_000]
 )
-def test_a_text_without_text_is_refused(tmp_path, kind, data):
+def test_an_empty_text_is_rejected(tmp_path, kind, data):
     assert "empty" in refusal(documents, file(tmp_path / "t", data), kind)
 
 
@@ -151,7 +151,7 @@ def test_one_byte_and_nuls_are_text(tmp_path):
         assert list(documents(file(tmp_path / "t", b"\0\0"), kind)) == [b"\0\0"]
 
 
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
+def test_files_that_are_not_regular_are_rejected_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
     assert "not a regular file" in refusal(documents, tmp_path / "fifo", "line")
@@ -163,7 +163,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
     refusal(documents, tmp_path / ("n" * 300), "line")
 
 
-def test_the_first_lines_are_those_with_text(tmp_path):
+def test_first_lines_skips_blank_lines(tmp_path):
     path = file(tmp_path / "t", b"\n one\r\n \ntwo\n\nthree")
     assert first_lines(path, 2) == [b" one", b"two"]
     assert first_lines(path, 9) == [b" one", b"two", b"three"]

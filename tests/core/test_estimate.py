@@ -25,9 +25,9 @@ from gpt_core.bench.estimate import (
 )
 from gpt_core.bench.step_timing import (
     MAX_PROBE_FLOPS,
+    MAX_S,
     MEASURE_S,
     MIN_PASSES,
-    MOST_S,
     enough,
     measure_step_time,
     probe_workload,
@@ -38,10 +38,10 @@ from gpt_core.errors import CorpusError
 from gpt_core.formats.checkpoint import write_checkpoint
 from gpt_core.kernels import threads
 from gpt_core.training.events import RunStarted, StepCompleted
-from gpt_core.training.setup import OVERFIT_SEQ_LEN, open_run
+from gpt_core.training.setup import OVERFIT_SEQ_LEN
 from gpt_core.training.trainer import Trainer
 from tests.core.checkpoint_samples import sample
-from tests.core.training_samples import tiny_settings
+from tests.core.training_samples import open_run, tiny_settings
 
 TEXTS = CorpusStats(Path("train.en"), 3_000_000, Path("eval.en"), 1_000_001, 100_000, True)
 MEDIUM = {"d_model": 96, "hidden_size": 384, "vocab_size": 1000, "num_heads": 4, "seq_len": 64, "layers": 3}
@@ -92,7 +92,7 @@ def test_free_memory_is_what_the_system_tells_but_no_more_than_a_container_has_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told = {"/proc/meminfo": ["MemTotal:  999 kB", "MemAvailable:  500 kB"]}
-    monkeypatch.setattr(machine, "lines_of", lambda path: told.get(path, []))
+    monkeypatch.setattr(machine, "read_lines", lambda path: told.get(path, []))
     assert machine.free_memory() == 500 * 1024
     told |= {"/sys/fs/cgroup/memory.max": ["300000"], "/sys/fs/cgroup/memory.current": ["100000"]}
     assert machine.free_memory() == 200_000
@@ -178,7 +178,7 @@ def test_a_small_model_is_timed_as_it_is_and_a_large_one_in_part() -> None:
     nano, mini = preset("nano"), preset("mini")
     assert probe_workload(nano) == (nano.shape, 16, 64)
     part = probe_workload(mini)
-    assert part.operations <= MAX_PROBE_FLOPS
+    assert part.flops <= MAX_PROBE_FLOPS
     assert (part.batch, part.time) == (1, 1024)
     assert part.shape.layers < mini.layers
 
@@ -194,18 +194,18 @@ def test_a_small_model_is_timed_as_it_is_and_a_large_one_in_part() -> None:
 )
 def test_no_model_is_so_large_that_no_part_of_it_is_quick(changes: dict[str, int]) -> None:
     part = probe_workload(Settings(**changes))  # type: ignore[arg-type]
-    assert part.operations <= MAX_PROBE_FLOPS or (part.batch, part.shape.layers, part.time) == (1, 1, 1)
+    assert part.flops <= MAX_PROBE_FLOPS or (part.batch, part.shape.layers, part.time) == (1, 1, 1)
 
 
 def test_the_seconds_of_a_part_are_counted_up_by_its_operations(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = tiny_settings(tmp_path, layers=4, batch_size=16, micro_batch_size=8)
-    whole = step_timing.Sample(settings.shape, 16, settings.seq_len).operations
+    whole = step_timing.Workload(settings.shape, 16, settings.seq_len).flops
     monkeypatch.setattr(step_timing, "MAX_PROBE_FLOPS", whole / 7)
     part = probe_workload(settings)
-    assert part.operations < whole / 7
-    seconds = {"forward_and_backward": part.operations * 1e-9, "update": 0.25}
+    assert part.flops < whole / 7
+    seconds = {"forward_and_backward": part.flops * 1e-9, "update": 0.25}
     monkeypatch.setattr(step_timing, "seconds_of", lambda action: (action(), seconds[action.__name__])[1])
     monkeypatch.setattr(step_timing, "enough", lambda passes, elapsed_s: len(passes) == 3)
     time = measure_step_time(settings)
@@ -225,10 +225,10 @@ def test_a_timing_changes_no_file_and_ends_between_two_passes(tmp_path: Path, mo
 
 def test_a_timing_is_enough_after_a_second_of_passes_or_when_it_takes_too_long() -> None:
     assert not enough([], 100.0)
-    assert not enough([MOST_S + 1], MOST_S + 1)  # never the first alone
-    assert enough([0.5, MOST_S], MOST_S + 0.5)
-    assert not enough([0.5, *[MEASURE_S] * (MIN_PASSES - 1)], MOST_S)
-    assert enough([0.5, *[MEASURE_S] * MIN_PASSES], MOST_S)
+    assert not enough([MAX_S + 1], MAX_S + 1)  # never the first alone
+    assert enough([0.5, MAX_S], MAX_S + 0.5)
+    assert not enough([0.5, *[MEASURE_S] * (MIN_PASSES - 1)], MAX_S)
+    assert enough([0.5, *[MEASURE_S] * MIN_PASSES], MAX_S)
     assert not enough([0.1] * 9, 0.9)
 
 

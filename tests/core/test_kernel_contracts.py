@@ -1,4 +1,4 @@
-"""What every kernel promises besides its result: clear refusals, NaN passed on, the same bits again, the GIL let go."""
+"""Guarantees of every kernel besides its result: clear errors, NaN propagation, reproducible bits, the GIL released."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ADAMW = {"step": 1, "lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight
 
 
 @pytest.fixture(autouse=True)
-def same_threads_afterwards():
+def restore_threads():
     before = threads.get_threads()
     yield
     threads.set_threads(before)
@@ -38,77 +38,79 @@ def workspace(keys, head_size=2):
     return f(threads.get_threads(), attention.workspace_size(keys, head_size))
 
 
-REFUSED = {
-    "linear: weight of other inputs": (lambda: linear.forward(f(2, 5), f(2, 4), f(3, 5), f(5)), "got 3, want 4"),
-    "linear: bias too short": (lambda: linear.forward(f(2, 5), f(2, 4), f(4, 5), f(4)), "got 4, want 5"),
-    "linear: other rows in y": (lambda: linear.forward(f(3, 5), f(2, 4), f(4, 5), f(5)), "got 3, want 2"),
-    "linear: other rows in residual": (
-        lambda: linear.forward(f(2, 5), f(2, 4), f(4, 5), f(5), f(3, 5)), "got 3, want 2"),
-    "linear: no rows": (lambda: linear.forward(f(0, 5), f(0, 4), f(4, 5), f(5)), "got 0, want at least 1"),
+INVALID_CALLS = {
+    "linear: weight with other inputs": (lambda: linear.forward(f(2, 5), f(2, 4), f(3, 5), f(5)), "got 3, expected 4"),
+    "linear: bias too short": (lambda: linear.forward(f(2, 5), f(2, 4), f(4, 5), f(4)), "got 4, expected 5"),
+    "linear: other number of rows in y": (lambda: linear.forward(f(3, 5), f(2, 4), f(4, 5), f(5)), "got 3, expected 2"),
+    "linear: other number of rows in residual": (
+        lambda: linear.forward(f(2, 5), f(2, 4), f(4, 5), f(5), f(3, 5)), "got 3, expected 2"),
+    "linear: no rows": (lambda: linear.forward(f(0, 5), f(0, 4), f(4, 5), f(5)), "got 0, expected at least 1"),
     "linear: d_weight transposed": (
-        lambda: linear.backward(f(2, 4), f(5, 4), f(5), f(2, 5), f(2, 4), f(4, 5)), "got [45], want [45]"),
+        lambda: linear.backward(f(2, 4), f(5, 4), f(5), f(2, 5), f(2, 4), f(4, 5)), "got [45], expected [45]"),
     "linear: d_bias too long": (
-        lambda: linear.backward(f(2, 4), f(4, 5), f(6), f(2, 5), f(2, 4), f(4, 5)), "got 6, want 5"),
-    "product: inner lengths differ": (lambda: linear.product(f(2, 3), f(2, 4), f(5, 3)), "got 5, want 4"),
-    "product: transposed factor": (lambda: linear.product(f(2, 3), f(2, 4), f(4, 3), True), "want"),
-    "layer_norm: weight of other channels": (
-        lambda: layer_norm.forward(f(3, 4), f(3), f(3), f(3, 4), f(5), f(4)), "got 5, want 4"),
+        lambda: linear.backward(f(2, 4), f(4, 5), f(6), f(2, 5), f(2, 4), f(4, 5)), "got 6, expected 5"),
+    "product: inner lengths differ": (lambda: linear.product(f(2, 3), f(2, 4), f(5, 3)), "got 5, expected 4"),
+    "product: transposed factor": (lambda: linear.product(f(2, 3), f(2, 4), f(4, 3), True), "got 4, expected 2"),
+    "layer_norm: weight with other channels": (
+        lambda: layer_norm.forward(f(3, 4), f(3), f(3), f(3, 4), f(5), f(4)), "got 5, expected 4"),
     "layer_norm: mean too short": (
-        lambda: layer_norm.forward(f(3, 4), f(2), f(3), f(3, 4), f(4), f(4)), "got 2, want 3"),
+        lambda: layer_norm.forward(f(3, 4), f(2), f(3), f(3, 4), f(4), f(4)), "got 2, expected 3"),
     "layer_norm: d_weight too short": (
-        lambda: layer_norm.backward(f(3, 4), f(3), f(4), f(3, 4), f(3, 4), f(3), f(3), f(4)), "got 3, want 4"),
+        lambda: layer_norm.backward(f(3, 4), f(3), f(4), f(3, 4), f(3, 4), f(3), f(3), f(4)), "got 3, expected 4"),
     "embedding: id past the table": (
-        lambda: embedding.forward(f(2, 4), ids(0, 9), f(9, 4), f(5, 4), 2), "token 9 at 1"),
-    "embedding: negative id": (lambda: embedding.backward(f(9, 4), f(5, 4), ids(0, -1), f(2, 4), 2), "token -1 at 1"),
+        lambda: embedding.forward(f(2, 4), ids(0, 9), f(9, 4), f(5, 4), 2), "token 9 at index 1"),
+    "embedding: negative id": (
+        lambda: embedding.backward(f(9, 4), f(5, 4), ids(0, -1), f(2, 4), 2), "token -1 at index 1"),
     "embedding: position past the table": (
         lambda: embedding.forward(f(2, 4), ids(0, 1), f(9, 4), f(5, 4), 2, 4), "within 5"),
     "embedding: more tokens than rows": (
-        lambda: embedding.forward(f(2, 4), ids(0, 1, 2), f(9, 4), f(5, 4), 2), "got 3, want 2"),
-    "gelu: other channels": (lambda: gelu.forward(f(2, 5), f(2, 4)), "got 5, want 4"),
-    "gelu: other rows": (lambda: gelu.backward(f(2, 5), f(3, 5), f(2, 5)), "got 3, want 2"),
+        lambda: embedding.forward(f(2, 4), ids(0, 1, 2), f(9, 4), f(5, 4), 2), "got 3, expected 2"),
+    "gelu: other channels": (lambda: gelu.forward(f(2, 5), f(2, 4)), "got 5, expected 4"),
+    "gelu: other rows": (lambda: gelu.backward(f(2, 5), f(3, 5), f(2, 5)), "got 3, expected 2"),
     "cross_entropy: target past the vocabulary": (
-        lambda: cross_entropy.forward_backward(f(2), f(2, 4), ids(0, 4), 1.0), "target 4 at 1"),
+        lambda: cross_entropy.forward_backward(f(2), f(2, 4), ids(0, 4), 1.0), "target 4 at index 1"),
     "cross_entropy: target under -1": (
-        lambda: cross_entropy.forward(f(2), ids(0, 0), f(2, 4), ids(-2, 0)), "target -2 at 0"),
+        lambda: cross_entropy.forward(f(2), ids(0, 0), f(2, 4), ids(-2, 0)), "target -2 at index 0"),
     "cross_entropy: losses too short": (
-        lambda: cross_entropy.forward_backward(f(1), f(2, 4), ids(0, 1), 1.0), "got 1, want 2"),
-    "attention: heads that do not divide": (
+        lambda: cross_entropy.forward_backward(f(1), f(2, 4), ids(0, 1), 1.0), "got 1, expected 2"),
+    "attention: heads do not divide the channels": (
         lambda: attention.forward(f(1, 4, 4), f(1, 3, 4), f(1, 4, 4), f(1, 4, 4), f(1, 4, 4), workspace(4)),
-        "got 1, want 0"),
+        "got 1, expected 0"),
     "attention: fewer keys than queries": (
         lambda: attention.forward(f(1, 4, 4), f(1, 2, 4), f(1, 4, 4), f(1, 3, 4), f(1, 3, 4), workspace(4)), "3 keys"),
     "attention: workspace too small": (
         lambda: attention.forward(f(1, 4, 4), f(1, 2, 4), f(1, 4, 4), f(1, 4, 4), f(1, 4, 4), f(1, 9)), "workspace"),
-    "attention: channels apart": (
+    "attention: channels not contiguous": (
         lambda: attention.forward(f(1, 4, 4), f(1, 2, 4), f(1, 4, 8)[..., ::2], f(1, 4, 4), f(1, 4, 4), workspace(4)),
-        "got 8, want 4"),
-    "adamw: moments too short": (lambda: adamw.update(f(3), f(3), f(2), f(3), **ADAMW), "got 2, want 3"),
-    "adamw: step 0": (lambda: adamw.update(f(3), f(3), f(3), f(3), **{**ADAMW, "step": 0}), "step 0, want 1"),
-    "threads: none": (lambda: threads.set_threads(0), "got 0, want at least 1"),
+        "got 8, expected 4"),
+    "adamw: m too short": (lambda: adamw.update(f(3), f(3), f(2), f(3), **ADAMW), "got 2, expected 3"),
+    "adamw: step 0": (
+        lambda: adamw.update(f(3), f(3), f(3), f(3), **{**ADAMW, "step": 0}), "step 0, expected at least 1"),
+    "threads: 0": (lambda: threads.set_threads(0), "got 0, expected at least 1"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_wrong_shapes_and_ids_are_refused_in_one_line(case):
-    call, words = REFUSED[case]
-    with pytest.raises(ValueError, match=words) as refusal:
+@pytest.mark.parametrize("case", INVALID_CALLS)
+def test_invalid_shapes_and_ids_raise_a_one_line_error(case):
+    call, message = INVALID_CALLS[case]
+    with pytest.raises(ValueError, match=message) as error:
         call()
-    assert "\n" not in str(refusal.value)
-    assert str(refusal.value).split(":")[0] in (case.split(":")[0], "product")
+    assert "\n" not in str(error.value)
+    assert str(error.value).split(":")[0] in (case.split(":")[0], "product")
 
 
-def test_other_types_layouts_and_read_only_outputs_are_refused():
+def test_other_dtypes_layouts_and_read_only_outputs_raise_an_error():
     frozen = f(2, 3)
     frozen.flags.writeable = False
-    gelu.forward(f(2, 3), frozen)  # as an input it is welcome
+    gelu.forward(f(2, 3), frozen)  # allowed as an input
     for y, x in [(f(2, 3), np.zeros((2, 3))), (f(2, 3), np.asfortranarray(f(2, 3))), (frozen, f(2, 3))]:
         with pytest.raises(ValueError, match=r"dtype|contiguous|read-only"):
             gelu.forward(y, x)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_one_number_that_is_not_finite_reaches_the_loss_and_the_norm(bad):
-    """The guard of the trainer looks at these two only, so nothing on the way may swallow it."""
+def test_one_value_that_is_not_finite_reaches_the_loss_and_the_norm(bad):
+    """The trainer checks only these two, so no kernel may hide the value."""
     for place in (0, 5, 16):
         logits, losses = f(2, 17), f(2)
         logits[0, place] = bad
@@ -120,7 +122,7 @@ def test_one_number_that_is_not_finite_reaches_the_loss_and_the_norm(bad):
     assert not np.isfinite(adamw.norm(values))
 
 
-def test_nan_passes_through_gelu_norm_and_attention_but_not_into_the_past():
+def test_nan_propagates_through_gelu_norm_and_attention_but_not_to_earlier_positions():
     x, y = np.array([[1.0, np.nan, 2.0]], np.float32), f(1, 3)
     gelu.forward(y, x)
     np.testing.assert_array_equal(np.isnan(y), [[False, True, False]])
@@ -134,8 +136,8 @@ def test_nan_passes_through_gelu_norm_and_attention_but_not_into_the_past():
     assert np.isfinite(out[0, :, 2:]).all()
 
 
-def everything(count):
-    """The results of every kernel, at sizes that no thread count divides, on `count` threads."""
+def all_results(count):
+    """Return the results of every kernel on `count` threads, at sizes that no thread count divides."""
     threads.set_threads(count)
     random = np.random.default_rng(0)
 
@@ -148,8 +150,8 @@ def everything(count):
     made = {"wte": normal(V, C), "wpe": normal(T, C), "embedded": f(N, C), "d_wte": f(V, C), "d_wpe": f(T, C)}
     embedding.forward(made["embedded"], tokens, made["wte"], made["wpe"], T)
     embedding.backward(made["d_wte"], made["d_wpe"], tokens, x, T)
-    made |= {"normed": f(N, C), "mean": f(N), "rstd": f(N), "d_n_x": f(N, C), "d_n_w": f(C), "d_n_b": f(C)}
-    layer_norm.forward(made["normed"], made["mean"], made["rstd"], x, normal(C), normal(C))
+    made |= {"ln_out": f(N, C), "mean": f(N), "rstd": f(N), "d_n_x": f(N, C), "d_n_w": f(C), "d_n_b": f(C)}
+    layer_norm.forward(made["ln_out"], made["mean"], made["rstd"], x, normal(C), normal(C))
     layer_norm.backward(
         made["d_n_x"], made["d_n_w"], made["d_n_b"], normal(N, C), x, made["mean"], made["rstd"], normal(C)
     )
@@ -160,35 +162,35 @@ def everything(count):
     gelu.forward(made["gelu"], made["linear"])
     gelu.backward(made["d_g"], normal(N, F), made["linear"])
     qkv, scratch = normal(B, T, 3 * C), f(count, attention.workspace_size(T, C // H))
-    made |= {"attended": f(B, T, C), "log_sums": f(B, H, T), "d_qkv": f(B, T, 3 * C)}
+    made |= {"attn_out": f(B, T, C), "lse": f(B, H, T), "d_qkv": f(B, T, 3 * C)}
     q, k, v = np.split(qkv, 3, axis=2)
-    attention.forward(made["attended"], made["log_sums"], q, k, v, scratch)
+    attention.forward(made["attn_out"], made["lse"], q, k, v, scratch)
     d_q, d_k, d_v = np.split(made["d_qkv"], 3, axis=2)
-    attention.backward(d_q, d_k, d_v, normal(B, T, C), made["attended"], made["log_sums"], q, k, v, scratch)
-    made |= {"losses": f(N), "logits": normal(N, V), "values": normal(50_001), "first": f(50_001), "second": f(50_001)}
+    attention.backward(d_q, d_k, d_v, normal(B, T, C), made["attn_out"], made["lse"], q, k, v, scratch)
+    made |= {"losses": f(N), "logits": normal(N, V), "values": normal(50_001), "m": f(50_001), "v": f(50_001)}
     cross_entropy.forward_backward(made["losses"], made["logits"], tokens, 0.01)
     made["norm"] = np.array([adamw.norm(made["values"])])
-    adamw.update(made["values"], normal(50_001), made["first"], made["second"], **ADAMW)
+    adamw.update(made["values"], normal(50_001), made["m"], made["v"], **ADAMW)
     return made
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_same_threads_give_the_same_bits_again(count):
-    once, again = everything(count), everything(count)
-    for name in once:
-        np.testing.assert_array_equal(once[name], again[name], err_msg=name)
+def test_repeated_calls_with_the_same_threads_give_the_same_bits(count):
+    first, second = all_results(count), all_results(count)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
-def test_more_threads_change_rounding_at_most():
-    one, two, three = everything(1), everything(2), everything(3)
+def test_the_number_of_threads_changes_only_rounding():
+    one, two, three = all_results(1), all_results(2), all_results(3)
     for name in one:
         assert relative_error(two[name], one[name]) < 1e-5, name
         assert relative_error(three[name], one[name]) < 1e-5, name
 
 
-@pytest.mark.skipif(not gemm.is_own(), reason="BLAS sums the rows at an edge in another order")
+@pytest.mark.skipif(not gemm.is_own(), reason="BLAS sums rows at an edge in another order")
 @pytest.mark.parametrize("rows", [33, 97, 131])
-def test_how_threads_share_a_product_changes_no_bit(rows):
+def test_the_division_of_a_product_among_threads_changes_no_bit(rows):
     random = np.random.default_rng(0)
     x, weight, bias, residual = (
         random.normal(size=shape).astype(np.float32) for shape in ((rows, 800), (800, 77), (77,), (rows, 77))
@@ -203,7 +205,7 @@ def test_how_threads_share_a_product_changes_no_bit(rows):
 
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)
-def test_every_instruction_set_level_computes_the_same(level):
+def test_every_instruction_set_level_equals_the_reference(level):
     script = (
         "from gpt_core import gradcheck as g\n"
         "print(max(g.kernel_errors(g.SMALL_SHAPE, g.SMALL_BATCH, g.SMALL_TIME, 0).values()))\n"
@@ -211,21 +213,21 @@ def test_every_instruction_set_level_computes_the_same(level):
     assert printed_at(level, script) < gradcheck.KERNEL_LIMIT
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be chosen here")
-def test_threads_that_compute_keep_to_their_cores_and_no_others_do():
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no thread affinity")
+def test_only_threads_that_compute_are_bound_to_cores():
     script = """
 import os, threading
 import numpy as np
 every = os.sched_getaffinity(0)
 from gpt_core import kernels
 from gpt_core.kernels import linear, threads
-assert os.sched_getaffinity(0) == every, "the thread that loads the kernels"
+assert os.sched_getaffinity(0) == every, "the thread that loads the kernels is bound"
 threads.set_threads(2)
 def compute():
     a = np.ones((512, 512), np.float32)
     linear.product(np.empty_like(a), a, a)
-    there = [os.sched_getaffinity(int(number)) for number in os.listdir("/proc/self/task")]
-    assert len(every) == 1 or any(cores < every for cores in there), "nothing is bound"
+    affinities = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+    assert len(every) == 1 or any(cores < every for cores in affinities), "no thread is bound"
     assert kernels.available_cores() == len(every)
     kernels.use_any_core()
     assert os.sched_getaffinity(0) == every
@@ -238,10 +240,10 @@ worker.join()
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_another_python_thread_runs_while_a_kernel_computes():
+def test_kernels_release_the_gil():
     threads.set_threads(1)
     ticks = 0
-    for size in (1500, 3000, 6000):  # a processor may be quick, and a busy machine slow to wake this thread
+    for size in (1500, 3000, 6000):  # a fast processor, or a busy machine, needs a longer product
         a, c = np.ones((size, size), np.float32), f(size, size)
         worker = threading.Thread(target=linear.product, args=(c, a, a))
         ticks = 0
@@ -254,22 +256,22 @@ def test_another_python_thread_runs_while_a_kernel_computes():
     assert ticks >= 3
 
 
-def test_rows_that_overlap_or_run_backwards_are_refused() -> None:
+def test_attention_rejects_rows_that_overlap_or_are_reversed() -> None:
     x = np.zeros((1, 4, 4), dtype=np.float32)
-    out, log_sums = x.copy(), np.zeros((1, 2, 4), dtype=np.float32)
+    out, lse = x.copy(), np.zeros((1, 2, 4), dtype=np.float32)
     workspace = np.zeros((threads.get_threads(), attention.workspace_size(4, 2)), dtype=np.float32)
     for rows in (np.broadcast_to(x[:, :1], (1, 4, 4)), x[:, ::-1]):
         with pytest.raises(ValueError, match="bytes between rows of k"):
-            attention.forward(out, log_sums, x, rows, x, workspace)
+            attention.forward(out, lse, x, rows, x, workspace)
 
 
-def test_a_position_far_beyond_the_table_is_refused() -> None:
+def test_embedding_rejects_a_position_far_past_the_table() -> None:
     x, wte, wpe = (np.zeros((3, 2), dtype=np.float32) for _ in range(3))
     with pytest.raises(ValueError, match="within 3"):
         embedding.forward(x, np.zeros(3, dtype=np.int32), wte, wpe, 3, 2**63 - 2)
 
 
-def test_a_small_weight_decay_is_not_lost_in_rounding() -> None:
+def test_a_small_weight_decay_is_not_lost_to_rounding() -> None:
     values = np.full(8, 1.0, dtype=np.float32)
     zeros = np.zeros(8, dtype=np.float32)
     for step in range(1, 1001):

@@ -24,9 +24,8 @@ from gpt_core.training import events as ev
 from gpt_core.training import setup as run_module
 from gpt_core.training import trainer as trainer_module
 from gpt_core.training.metrics_log import read_metrics
-from gpt_core.training.setup import open_run
 from tests.core.checkpoint_samples import sample
-from tests.core.training_samples import of_kind, tiny_settings, train
+from tests.core.training_samples import of_kind, open_run, tiny_settings, train
 
 LATEST = "ckpt_latest.safetensors"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt_core.bench.profiler import PARTS, WATCHED, Profiler, overhead_per_call
+from gpt_core.bench.profiler import PARTS, TIMED_KERNELS, Profiler, overhead_per_call
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear
 from gpt_core.model.gpt import GPT
@@ -33,11 +33,11 @@ def step(parameters: Parameters) -> Parameters:
 
 
 def kernels_now() -> list[Any]:
-    return [getattr(module, name) for module, name, _ in WATCHED]
+    return [getattr(module, name) for module, name, _ in TIMED_KERNELS]
 
 
 def test_no_kernel_is_forgotten() -> None:
-    watched = {(module.__name__, name) for module, name, _ in WATCHED}
+    watched = {(module.__name__, name) for module, name, _ in TIMED_KERNELS}
     assert watched == {(module.__name__, name) for module in MODULES for name in functions(module) - NOT_TIMED}
 
 
@@ -94,7 +94,7 @@ def test_a_method_of_anything_can_be_watched_too() -> None:
 
     reader = Reader()
     profiler = Profiler(initial_parameters(SHAPE, 0))
-    profiler.watch(reader, "read", "data")
+    profiler.add(reader, "read", "data")
     with profiler:
         assert reader.read(count=3) == 3
     assert vars(reader) == {}

@@ -5,8 +5,7 @@ from pathlib import Path
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training import events as ev
-from gpt_core.training.setup import open_run
-from tests.core.training_samples import losses, of_kind, tiny_settings, train, whole_state
+from tests.core.training_samples import losses, of_kind, open_run, tiny_settings, train, whole_state
 
 
 def test_a_sample_is_written_before_the_first_step_and_after_each_evaluation(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.resolve import check_resumable, resolve
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.toml_file import as_toml, read_config
-from gpt_core.config.validation import fields
+from gpt_core.config.validation import fields, groups
 from gpt_core.errors import CheckpointError, ConfigError
 
 FLOATS = [key for key, field in fields().items() if isinstance(field.kind, inspect.FloatType)]
@@ -33,7 +33,7 @@ def config(tmp_path, text, name="run.toml"):
     return path
 
 
-def test_without_arguments_the_nano_preset_is_in_force():
+def test_the_default_preset_is_nano():
     resolved = resolve()
     assert resolved.preset == "nano"
     assert resolved.settings == preset("nano")
@@ -48,7 +48,7 @@ def test_every_preset_satisfies_the_bounds_and_the_cross_checks(name):
     assert {key for key, source in resolved.sources.items() if source == f"preset {name}"} == set(PRESETS[name])
 
 
-def test_each_layer_overrides_the_one_before_and_is_named_as_the_source(tmp_path):
+def test_each_source_overrides_the_one_before_and_is_recorded(tmp_path):
     path = config(tmp_path, 'preset = "micro"\nseed = 1\nthreads = 1\npatience = 1\n')
     file_only = resolve(config_file=path)
     assert (file_only.preset, file_only.settings.layers, file_only.settings.seed) == ("micro", 7, 1)
@@ -68,14 +68,14 @@ def test_each_layer_overrides_the_one_before_and_is_named_as_the_source(tmp_path
 
 
 @pytest.mark.parametrize(("word", "tiny"), [("1", True), ("true", True), ("0", False), ("", False)])
-def test_the_environment_switches_tiny_overfit(word, tiny):
+def test_the_environment_variable_sets_overfit_tiny(word, tiny):
     resolved = resolve(environ={"OVERFIT_TINY": word})
     assert resolved.settings.overfit_tiny is tiny
     assert resolved.sources["overfit_tiny"] == ("OVERFIT_TINY" if word else "default")
     assert "OVERFIT_TINY" in refusal(environ={"OVERFIT_TINY": "perhaps"})
 
 
-def test_words_on_the_command_line_are_read_by_the_type_of_the_setting():
+def test_words_are_parsed_by_the_type_of_the_setting():
     settings = resolve(
         assignments=["seed=7", "attn_lr=3e-4", "debug=TRUE", "train_file=a=b c.en", "adam_eps=1", "document=line"]
     ).settings
@@ -87,7 +87,7 @@ def test_words_on_the_command_line_are_read_by_the_type_of_the_setting():
     ("typed", "meant"),
     [("batchsize", "batch_size"), ("AttnLR", "attn_lr"), ("d-model", "d_model"), ("temprature", "temperature")],
 )
-def test_an_unknown_setting_is_answered_with_the_probable_one(tmp_path, typed, meant):
+def test_an_unknown_setting_is_answered_with_the_closest_one(tmp_path, typed, meant):
     for message in (
         refusal(assignments=[f"{typed}=1"]),
         refusal(options={typed: 1}),
@@ -97,18 +97,18 @@ def test_an_unknown_setting_is_answered_with_the_probable_one(tmp_path, typed, m
         assert f"did you mean {meant}?" in message
 
 
-def test_an_unknown_setting_like_none_points_to_the_list():
+def test_an_unknown_setting_similar_to_none_refers_to_the_list():
     assert "gpt-tui config" in refusal(assignments=["zzzzqqqq=1"])
 
 
-def test_an_unknown_preset_is_answered_with_the_probable_one_or_all(tmp_path):
+def test_an_unknown_preset_is_answered_with_the_closest_one_or_all(tmp_path):
     assert "did you mean mini?" in refusal("minni")
     assert "nano, micro, mini" in refusal("zzz")
     assert "unknown preset 3" in refusal(config_file=config(tmp_path, "preset = 3"))
 
 
 @pytest.mark.parametrize("key", fields())
-def test_a_wrong_type_names_the_setting_what_was_got_what_is_wanted_and_the_source(tmp_path, key):
+def test_a_wrong_type_names_setting_value_expected_values_and_source(tmp_path, key):
     kind = fields()[key].kind
     wrong = {inspect.BoolType: "2", inspect.StrType: "3", inspect.LiteralType: "4"}.get(type(kind), '"many"')
     path = config(tmp_path, f"{key} = {wrong}")
@@ -119,8 +119,21 @@ def test_a_wrong_type_names_the_setting_what_was_got_what_is_wanted_and_the_sour
         assert refusal(config_file=config(tmp_path, f"{key} = {nested}")).startswith(f"{key}: got a ")
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("tokenizer=piecs", "pieces"), ("document=paragrph", "paragraph")])
+def test_an_unknown_choice_is_answered_with_the_closest_one(typed, meant):
+    assert f"did you mean {meant}?" in refusal(assignments=[typed])
+
+
+def test_each_setting_has_a_group_and_a_description_that_fits_on_a_line():
+    names = [name for members in groups().values() for name in members]
+    assert names == list(fields())
+    assert groups()["model shape"] == ["d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers"]
+    assert groups()["AdamW"][0] == "adam_beta1"
+    assert all(0 < len(field.description) <= 72 for field in fields().values())
+
+
 @pytest.mark.parametrize("key", NUMBERS)
-def test_every_number_is_bounded_and_takes_its_bounds_only(key):
+def test_every_number_is_rejected_outside_its_bounds(key):
     kind = fields()[key].kind
     whole = isinstance(kind, inspect.IntType)
     low = kind.ge if kind.ge is not None else kind.gt
@@ -138,12 +151,12 @@ def test_every_number_is_bounded_and_takes_its_bounds_only(key):
 
 @pytest.mark.parametrize("key", FLOATS)
 @pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999"])
-def test_floats_that_are_not_finite_are_refused(tmp_path, key, word):
+def test_floats_that_are_not_finite_are_rejected(tmp_path, key, word):
     assert refusal(assignments=[f"{key}={word}"]).startswith(f"{key}: got ")
     assert refusal(config_file=config(tmp_path, f"{key} = {word}")).startswith(f"{key}: got ")
 
 
-def test_a_whole_number_is_not_taken_from_a_fraction_a_boolean_or_code():
+def test_fractions_booleans_and_code_are_not_whole_numbers():
     for word in ("8.0", "true", "1 + 1", "__import__('os')", "0x10", ""):
         assert refusal(assignments=[f"batch_size={word}"]).startswith(
             f"batch_size: got {word!r}, expected a whole number"
@@ -151,16 +164,16 @@ def test_a_whole_number_is_not_taken_from_a_fraction_a_boolean_or_code():
     assert refusal(options={"batch_size": True}).startswith("batch_size: got true")
 
 
-def test_an_assignment_without_a_value_is_refused():
+def test_an_assignment_without_a_value_is_rejected():
     assert "expected KEY=VALUE" in refusal(assignments=["layers"])
 
 
-def test_text_that_a_checkpoint_could_not_hold_is_refused():
+def test_text_that_a_checkpoint_cannot_store_is_rejected():
     assert "train_file" in refusal(options={"train_file": "a\0b"})
     assert "UTF-8" in refusal(options={"train_file": "a\udcff"})
 
 
-def test_heads_that_do_not_divide_the_channels_are_answered_with_the_nearest_that_do():
+def test_heads_that_do_not_divide_the_channels_are_answered_with_the_nearest_divisors():
     message = refusal("nano", assignments=["num_heads=7"])
     assert message == "num_heads: got 7, expected a divisor of d_model (128); nearest: 4 or 8"
     assert "nearest: 127" in refusal("nano", assignments=["d_model=127", "num_heads=200"])
@@ -188,14 +201,14 @@ def test_a_micro_batch_divides_the_batch_or_is_at_least_as_large():
         ("[model]\nlayers = 1", "unknown setting 'model'"),
     ],
 )
-def test_a_damaged_config_file_gets_one_line_with_the_place(tmp_path, text, said):
+def test_a_damaged_config_file_is_reported_in_one_line_with_its_position(tmp_path, text, said):
     path = config(tmp_path, text)
     message = refusal(config_file=path)
     assert said in message
     assert str(path) in message
 
 
-def test_what_is_no_config_file_is_refused_at_once(tmp_path):
+def test_files_that_are_not_config_files_are_rejected_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for name, said in (("missing.toml", "No such file"), ("fifo", "a FIFO"), (".", "a folder"), ("a\0b", "null")):
         assert said in refusal(config_file=tmp_path / name)
@@ -209,7 +222,7 @@ def test_control_characters_in_names_cannot_reach_the_terminal(tmp_path):
 
 
 def random_settings(seed):
-    """Settings with every value drawn at random from what it may be."""
+    """Return settings with every value drawn at random from its valid ones."""
     draw = random.Random(seed)
     values = {}
     for key, field in fields().items():
@@ -234,7 +247,7 @@ def random_settings(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_printed_settings_load_again_to_the_same_settings(tmp_path, seed):
+def test_settings_written_as_toml_load_to_equal_settings(tmp_path, seed):
     wanted = random_settings(seed)
     resolved = resolve("micro", options=msgspec.structs.asdict(wanted))
     assert resolved.settings == wanted
@@ -244,7 +257,7 @@ def test_the_printed_settings_load_again_to_the_same_settings(tmp_path, seed):
     assert tomllib.loads(as_toml(*resolved))["seed"] == wanted.seed
 
 
-def test_the_printed_settings_say_where_each_came_from_and_what_it_means():
+def test_settings_written_as_toml_have_source_and_description():
     lines = as_toml(*resolve("nano", assignments=["layers=2"])).splitlines()
     assert any(line.startswith("layers = 2 ") and line.endswith("# [--set] transformer blocks (L)") for line in lines)
     assert sum("[" in line for line in lines) == len(fields()) + 1
@@ -259,7 +272,7 @@ def test_a_resume_starts_from_the_settings_of_the_checkpoint(tmp_path):
     assert resolved.settings == msgspec.structs.replace(base, seed=10)
 
 
-def test_a_preset_named_beside_a_checkpoint_gives_its_shape_only():
+def test_on_a_resume_a_preset_contributes_its_shape_only():
     base = msgspec.structs.replace(preset("micro"), attn_lr=0.5)
     assert resolve("micro", base=base).settings == base
     other = resolve("nano", base=base).settings
@@ -281,10 +294,10 @@ def test_only_shape_tokenizer_document_and_optimizer_must_agree_with_a_checkpoin
             check_resumable(base, changed, "x")
 
 
-def test_reading_a_config_leaves_its_values_unchecked_for_the_caller(tmp_path):
+def test_read_config_does_not_check_values(tmp_path):
     assert read_config(config(tmp_path, "any = 1")) == {"any": 1}
 
 
-def test_the_settings_load_without_numpy():
+def test_settings_are_imported_without_numpy():
     code = "import sys, gpt_core.config.resolve; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0

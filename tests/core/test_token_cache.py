@@ -66,7 +66,7 @@ def refusal(function, *arguments, **named):
 
 
 @pytest.mark.parametrize("document", ["paragraph", "line", "file"])
-def test_tokens_are_those_of_the_documents(text, document):
+def test_loaded_tokens_equal_the_encoded_documents(text, document):
     loaded = load_tokens(text, PIECES, document)
     assert tokens_of(loaded) == expected(text, PIECES, document)
     assert loaded.bytes == len(LINES)
@@ -75,7 +75,7 @@ def test_tokens_are_those_of_the_documents(text, document):
     assert loaded.token_lengths[tokens_of(loaded)].sum() <= len(LINES)
 
 
-def test_a_second_start_encodes_nothing(text, monkeypatch):
+def test_a_cached_text_is_not_encoded_again(text, monkeypatch):
     first = load_tokens(text, PIECES, "paragraph")
     monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
     second = load_tokens(text, PIECES, "paragraph")
@@ -84,7 +84,7 @@ def test_a_second_start_encodes_nothing(text, monkeypatch):
     assert [path.name[:-12] for path in caches(text.parent)] == ["train.en.tokens-"]
 
 
-def test_another_text_tokenizer_or_kind_of_document_is_another_cache(text):
+def test_each_text_tokenizer_and_kind_of_document_has_its_own_cache(text):
     load_tokens(text, PIECES, "paragraph")
     load_tokens(text, PIECES, "line")
     load_tokens(text, PieceTokenizer([b"The "], 300), "paragraph")
@@ -97,21 +97,21 @@ def test_another_text_tokenizer_or_kind_of_document_is_another_cache(text):
     assert b"2econd" in PIECES.decode(tokens_of(loaded))
 
 
-def test_a_truncated_cache_is_made_again(text):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_a_truncated_cache_is_rebuilt(text):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     data = cache.read_bytes()
     for size in [*range(0, HEADER_BYTES + 8), *range(HEADER_BYTES + 8, len(data), 97), len(data) - 1]:
         cache.write_bytes(data[:size])
-        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
         assert cache.read_bytes() == data
     cache.write_bytes(data + b"\0\0")
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
     assert cache.read_bytes() == data
 
 
-def test_a_cache_with_a_flipped_bit_is_made_again(text):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_a_cache_with_a_flipped_bit_is_rebuilt(text):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     data = cache.read_bytes()
     rng = random.Random(1)
@@ -121,20 +121,20 @@ def test_a_cache_with_a_flipped_bit_is_made_again(text):
         damaged[place] ^= 1 << rng.randrange(8)
         cache.write_bytes(damaged)
         loaded = load_tokens(text, PIECES, "paragraph")
-        assert tokens_of(loaded) == whole
+        assert tokens_of(loaded) == tokens
         assert loaded.bytes == len(LINES)
 
 
-def test_a_foreign_file_of_the_name_is_replaced(text):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_a_foreign_file_of_the_same_name_is_replaced(text):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     for foreign in (b"", b"{}", b"\xff" * 5000, b"[" * 5000, bytes(5000)):
         cache.write_bytes(foreign)
-        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
 
 
 def rewritten(cache, ids, **changes):
-    """A cache that is right in itself, with other ids or another header."""
+    """Overwrite a cache by a consistent one with other ids or another header."""
     header = msgspec.json.decode(cache.read_bytes()[:HEADER_BYTES], type=Header)
     data = np.array(ids, dtype="<u2").tobytes()
     header = msgspec.structs.replace(header, **({"count": len(ids), "crc32": 0} | changes))
@@ -142,40 +142,40 @@ def rewritten(cache, ids, **changes):
     cache.write_bytes(msgspec.json.encode(header).ljust(HEADER_BYTES - 1) + b"\n" + data)
 
 
-def test_a_cache_made_to_mislead_is_made_again(text, monkeypatch):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_a_forged_cache_is_rebuilt(text, monkeypatch):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     hostile = [
-        ([1, 300, 2], {}), ([1, 65535, 2], {}), (whole, {"text_sha256": "0" * 64}), (whole, {"document": "line"}),
-        (whole, {"tokenizer_sha256": "0" * 64}), (whole, {"count": len(whole) - 1}), (whole, {"count": -1}),
-        (whole, {"count": 1 << 62}), (whole, {"token_bytes": 4}), (whole, {"token_bytes": 0}), (whole, {"version": 9}),
-        (whole, {"text_bytes": -1}), (whole, {"format": "x"}), ([], {}),
+        ([1, 300, 2], {}), ([1, 65535, 2], {}), (tokens, {"text_sha256": "0" * 64}), (tokens, {"document": "line"}),
+        (tokens, {"tokenizer_sha256": "0" * 64}), (tokens, {"count": len(tokens) - 1}), (tokens, {"count": -1}),
+        (tokens, {"count": 1 << 62}), (tokens, {"token_bytes": 4}), (tokens, {"token_bytes": 0}),
+        (tokens, {"version": 9}), (tokens, {"text_bytes": -1}), (tokens, {"format": "x"}), ([], {}),
     ]  # fmt: skip
     for ids, changes in hostile:
         rewritten(cache, ids, **changes)
         loaded = load_tokens(text, PIECES, "paragraph")
-        assert (tokens_of(loaded), loaded.bytes) == (whole, len(LINES)), changes
-    rewritten(cache, whole)
+        assert (tokens_of(loaded), loaded.bytes) == (tokens, len(LINES)), changes
+    rewritten(cache, tokens)
     monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole, "what is right in all is taken"
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens, "a cache with the right contents is used"
 
 
-def test_what_stands_in_the_way_of_a_cache_is_neither_followed_nor_waited_for(text, tmp_path, own_cache_folder):
-    whole = tokens_of(load_tokens(text, PIECES, "paragraph"))
+def test_links_fifos_and_folders_in_place_of_a_cache_do_no_harm(text, tmp_path, own_cache_folder):
+    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     cache.unlink()
     cache.symlink_to(victim)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
     assert victim.read_bytes() == b"precious"
     assert not cache.is_symlink()
     cache.unlink()
     os.mkfifo(cache)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
     cache.unlink()
     cache.mkdir()
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == whole
+    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
     assert (own_cache_folder / cache.name).is_file()
 
 
@@ -191,7 +191,7 @@ def failing_in(folder, code):
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
-def test_where_nothing_can_be_written_beside_the_text_the_users_cache_is_used(
+def test_the_users_cache_folder_is_used_where_the_folder_of_the_text_is_read_only(
     text, own_cache_folder, monkeypatch, code
 ):
     monkeypatch.setattr(token_cache, "new_cache_file", failing_in(text.parent, code))
@@ -203,7 +203,7 @@ def test_where_nothing_can_be_written_beside_the_text_the_users_cache_is_used(
     assert tokens_of(load_tokens(text, PIECES, "paragraph")) == expected(text)
 
 
-def test_where_nothing_can_be_written_at_all_the_error_says_where(text, own_cache_folder):
+def test_the_error_names_each_folder_where_no_cache_can_be_written(text, own_cache_folder):
     own_cache_folder.parent.mkdir()
     own_cache_folder.write_bytes(b"a file where the folder should be")
     (text.parent / token_cache.token_cache_name(text, text_sha256(text), PIECES, "paragraph")).mkdir()
@@ -213,7 +213,7 @@ def test_where_nothing_can_be_written_at_all_the_error_says_where(text, own_cach
     assert [path for path in text.parent.iterdir() if path.is_file()] == [text]
 
 
-def test_a_cache_folder_can_be_named(text, tmp_path):
+def test_cache_dir_replaces_the_default_folders(text, tmp_path):
     loaded = load_tokens(text, PIECES, "paragraph", cache_dir=tmp_path / "a" / "b")
     tokenizer = load_or_train_tokenizer(text, 300, cache_dir=tmp_path / "a" / "b")
     assert tokens_of(loaded) == expected(text)
@@ -229,21 +229,21 @@ def test_nothing_is_written_into_an_installed_package(own_cache_folder, monkeypa
     assert cache_folders(inside) == [Path.home() / ".cache" / "gpt-tui"]
 
 
-def test_a_cut_short_cache_is_an_error_and_a_deleted_one_goes_on(text):
+def test_a_truncated_open_cache_raises_and_a_deleted_one_stays_readable(text):
     loaded = load_tokens(text, PIECES, "paragraph")
-    whole = tokens_of(loaded)
+    tokens = tokens_of(loaded)
     (cache,) = caches(text.parent)
     cache.unlink()
     text.unlink()
-    assert tokens_of(loaded) == whole
+    assert tokens_of(loaded) == tokens
     text.write_bytes(LINES)
     loaded = load_tokens(text, PIECES, "paragraph")
     os.truncate(cache, HEADER_BYTES + 10)
-    assert loaded.read(0, 5).tolist() == whole[:5]
+    assert loaded.read(0, 5).tolist() == tokens[:5]
     assert "cut short" in refusal(loaded.read, 0, 6)
 
 
-def test_open_caches_are_closed_when_they_are_no_longer_used(text):
+def test_unused_caches_are_closed(text):
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
@@ -252,7 +252,7 @@ def test_open_caches_are_closed_when_they_are_no_longer_used(text):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_ids_beyond_two_bytes_are_kept_whole(text):
+def test_ids_above_65535_are_stored_exactly(text):
     pieces = [first + second for first in map(chr, range(0x100, 0x200)) for second in map(chr, range(0x300, 0x402))]
     tokenizer = PieceTokenizer([piece.encode() for piece in pieces], 70_000)
     text.write_text(pieces[-1] + pieces[0] + pieces[65_600])
@@ -276,7 +276,7 @@ def test_a_text_that_changes_while_it_is_read_is_cached_as_it_was_read(text, mon
 
 
 @pytest.mark.parametrize("data", [b"", b" \n\n \r\n", b"\xef\xbb\xbf"])
-def test_a_text_without_text_is_refused_and_leaves_no_cache(text, data):
+def test_an_empty_text_is_rejected_and_leaves_no_cache(text, data):
     text.write_bytes(data)
     assert "empty" in refusal(load_tokens, text, PIECES, "paragraph")
     assert list(text.parent.iterdir()) == [text]
@@ -305,14 +305,14 @@ def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
     assert peak < 1_000_000
 
 
-def test_progress_is_told_from_0_to_1(text):
-    told = []
-    load_tokens(text, PIECES, "paragraph", progress=lambda words, share: told.append((words, share)))
-    assert {words for words, _ in told} == {"reading train.en", "encoding train.en"}
-    assert all(0 <= share <= 1 for _, share in told)
+def test_progress_is_reported_from_0_to_1(text):
+    reports = []
+    load_tokens(text, PIECES, "paragraph", progress=lambda activity, fraction: reports.append((activity, fraction)))
+    assert {activity for activity, _ in reports} == {"reading train.en", "encoding train.en"}
+    assert all(0 <= fraction <= 1 for _, fraction in reports)
 
 
-def test_what_dead_processes_left_is_swept_and_what_others_write_is_not(text):
+def test_only_stale_temporary_files_of_the_cache_are_removed(text):
     names = ("12-0123456789ab", "12-ba9876543210", "of-the-user")
     old, new, users = (text.parent / f"{cache_files.TEMPORARY}{name}" for name in names)
     for path in (old, new, users):
@@ -336,10 +336,10 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-# the tokenizer's cache
+# tokenizer cache
 
 
-def test_a_tokenizer_is_chosen_once(text, monkeypatch):
+def test_a_cached_tokenizer_is_not_trained_again(text, monkeypatch):
     first = load_or_train_tokenizer(text, 400)
     assert len(first.vocabulary) > 270
     assert load_or_train_tokenizer(text, 401).vocab_size == 401
@@ -348,7 +348,7 @@ def test_a_tokenizer_is_chosen_once(text, monkeypatch):
     assert load_or_train_tokenizer(text, 400).sha256 == first.sha256
 
 
-def test_a_damaged_tokenizer_cache_is_made_again(text):
+def test_a_damaged_tokenizer_cache_is_rebuilt(text):
     first = load_or_train_tokenizer(text, 400)
     (cache,) = caches(text.parent, "pieces")
     data = cache.read_bytes()
@@ -359,7 +359,7 @@ def test_a_damaged_tokenizer_cache_is_made_again(text):
         assert cache.read_bytes() == data
 
 
-def test_a_tokenizer_is_made_where_none_can_be_cached(text, monkeypatch):
+def test_a_tokenizer_is_trained_where_it_cannot_be_cached(text, monkeypatch):
     def full(_folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -369,7 +369,7 @@ def test_a_tokenizer_is_made_where_none_can_be_cached(text, monkeypatch):
     assert load_or_train_tokenizer(text, 400).sha256 == expected
 
 
-def test_bad_input_to_a_tokenizer_is_named(text, tmp_path):
+def test_invalid_arguments_of_tokenizer_training_are_named(text, tmp_path):
     assert "No such file" in refusal(load_or_train_tokenizer, tmp_path / "missing", 400)
     assert "No such file" in refusal(load_or_train_tokenizer, tmp_path / "missing", 400, progress=lambda *_: None)
     with pytest.raises(TokenizerError, match="vocab_size"):

@@ -28,7 +28,7 @@ def test_reading_is_bounded_by_the_text():
 # documents in memory
 
 
-def test_documents_in_memory_have_the_same_form():
+def test_documents_in_memory_are_encoded_like_files():
     text = tokens_of_documents([b"The one", b"of two"], PIECES)
     assert tokens_of(text) == [1, *PIECES.encode(b"The one"), 2, 1, *PIECES.encode(b"of two"), 2]
     assert text.bytes == 13
@@ -39,43 +39,43 @@ def test_documents_in_memory_have_the_same_form():
         refusal(tokens_of_documents, empty, PIECES)
 
 
-# holding out
+# held-out text
 
 
-def test_what_is_held_out_is_whole_documents_from_the_end(tmp_path):
+def test_the_held_out_part_is_complete_documents_from_the_end(tmp_path):
     path = tmp_path / "train.en"
     path.write_bytes(LINES)
-    whole = load_tokens(path, PIECES, "paragraph")
-    for share in (0.01, 0.1, 0.5, 0.9, 0.999):
-        train, held_out = split_held_out(whole, share)
-        assert tokens_of(train) + tokens_of(held_out) == tokens_of(whole)
+    full = load_tokens(path, PIECES, "paragraph")
+    for fraction in (0.01, 0.1, 0.5, 0.9, 0.999):
+        train, held_out = split_held_out(full, fraction)
+        assert tokens_of(train) + tokens_of(held_out) == tokens_of(full)
         assert tokens_of(held_out)[0] == 1
         assert tokens_of(train)[-1] == 2
-        assert train.bytes + held_out.bytes == whole.bytes == len(LINES)
-        assert abs(len(held_out) - share * len(whole)) < 60
-        spelled = [len(PIECES.decode(tokens_of(part))) for part in (held_out, whole)]
-        assert held_out.bytes == round(len(LINES) * spelled[0] / spelled[1]), "blank lines are shared out with the rest"
+        assert train.bytes + held_out.bytes == full.bytes == len(LINES)
+        assert abs(len(held_out) - fraction * len(full)) < 60
+        spelled = [len(PIECES.decode(tokens_of(part))) for part in (held_out, full)]
+        assert held_out.bytes == round(len(LINES) * spelled[0] / spelled[1]), "blank lines are divided in proportion"
 
 
-def test_a_text_of_one_document_is_cut_inside_it():
-    whole = tokens_of_documents([b"x" * 98], PIECES)
-    train, held_out = split_held_out(whole, 0.25)
+def test_a_text_of_one_document_is_split_inside_it():
+    full = tokens_of_documents([b"x" * 98], PIECES)
+    train, held_out = split_held_out(full, 0.25)
     assert (len(train), len(held_out)) == (75, 25)
     assert (train.bytes, held_out.bytes) == (74, 24)
 
 
-def test_the_cut_falls_back_to_the_last_document_that_begins_before_it(monkeypatch):
+def test_the_split_falls_back_to_the_last_document_that_begins_before_it(monkeypatch):
     monkeypatch.setattr("gpt_core.text.token_stream.SEARCH_TOKENS", 7)
-    whole = tokens_of_documents([b"a" * 30, b"b" * 98], PIECES)
-    train, held_out = split_held_out(whole, 0.1)
+    full = tokens_of_documents([b"a" * 30, b"b" * 98], PIECES)
+    train, held_out = split_held_out(full, 0.1)
     assert (len(train), len(held_out)) == (32, 100)
 
 
-def test_both_sides_of_a_cut_have_a_target_or_the_text_is_refused():
+def test_both_parts_of_a_split_have_a_target_or_the_text_is_rejected():
     for size in range(1, 12):
-        whole = tokens_of_documents([b"x" * size], PIECES)
-        if len(whole) < 4:
-            assert "too short" in refusal(split_held_out, whole, 0.1)
+        full = tokens_of_documents([b"x" * size], PIECES)
+        if len(full) < 4:
+            assert "too short" in refusal(split_held_out, full, 0.1)
             continue
-        for share in (0.001, 0.5, 0.999):
-            assert min(len(part) for part in split_held_out(whole, share)) >= 2
+        for fraction in (0.001, 0.5, 0.999):
+            assert min(len(part) for part in split_held_out(full, fraction)) >= 2

@@ -20,7 +20,7 @@ def random_bytes(rng, size):
 
 
 def random_characters(rng, size):
-    """Valid UTF-8 of every length, with NULs and controls among it."""
+    """Return valid UTF-8 with characters of every length, including NULs and control characters."""
     ranges = [(0, 0x80), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000), (0x10000, 0x110000)]
     return "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(size)).encode()
 
@@ -46,7 +46,7 @@ def samples():
 
 
 @pytest.mark.parametrize("make", [random_bytes, random_characters, torn_characters])
-def test_any_bytes_come_back_as_they_were(samples, make):
+def test_decoding_returns_the_encoded_bytes(samples, make):
     rng = random.Random(2)
     for tokenizer in samples:
         for size in [*range(1, 12), 100, 5000]:
@@ -58,14 +58,14 @@ def test_any_bytes_come_back_as_they_were(samples, make):
     "data",
     [b"", b"\0", b"\0\0\0\0\0", bytes(range(256)), b"<eos><pad>", PROSE, WORLD, WORLD[1:-1], b"\xef\xbb\xbf\r\n\r"],
 )
-def test_boundary_cases_come_back_as_they_were(samples, data):
+def test_decoding_returns_the_encoded_bytes_of_boundary_cases(samples, data):
     for tokenizer in samples:
         ids = tokenizer.encode(data)
         assert ids.dtype == np.int32
         assert tokenizer.decode(ids.tolist()) == data
 
 
-def test_encoding_gives_no_special_or_unused_id(samples):
+def test_encoding_produces_no_special_or_unused_id(samples):
     rng = random.Random(3)
     for tokenizer in samples:
         ids = tokenizer.encode(b"<pad><bos><eos><unk>" + PROSE + WORLD + rng.randbytes(1000))
@@ -73,7 +73,7 @@ def test_encoding_gives_no_special_or_unused_id(samples):
         assert ids.max() < len(tokenizer.vocabulary) <= tokenizer.vocab_size
 
 
-def test_the_longest_piece_that_fits_is_taken_at_each_place():
+def test_encoding_takes_the_longest_match_at_each_position():
     rng = random.Random(4)
     alphabet = ["a", "b", "é", "\u4f60", "\0"]
     for _ in range(30):
@@ -89,7 +89,7 @@ def test_the_longest_piece_that_fits_is_taken_at_each_place():
         assert tokenizer.encode(text).tolist() == expected
 
 
-def test_pieces_are_one_to_four_characters_and_none_is_twice(samples):
+def test_pieces_are_distinct_and_one_to_four_characters_long(samples):
     for tokenizer in samples:
         chosen = tokenizer.vocabulary[FIRST_PIECE:]
         assert len(set(chosen)) == len(chosen)
@@ -98,7 +98,7 @@ def test_pieces_are_one_to_four_characters_and_none_is_twice(samples):
     assert any(len(piece.decode()) == 4 and len(piece) == 16 for piece in samples[2].vocabulary[FIRST_PIECE:])
 
 
-def test_a_small_text_leaves_ids_unused_and_they_stand_for_nothing():
+def test_a_small_text_leaves_ids_unused_and_they_decode_to_nothing():
     tokenizer = trained(b"abcabc", 2048)
     assert len(tokenizer.vocabulary) < 2048
     assert tokenizer.decode([2047]) == b""
@@ -106,7 +106,7 @@ def test_a_small_text_leaves_ids_unused_and_they_stand_for_nothing():
     assert trained(b"", 300).vocabulary == PieceTokenizer([], 300).vocabulary
 
 
-def test_special_ids_decode_to_nothing_and_others_out_of_range_are_refused():
+def test_special_ids_decode_to_nothing_and_ids_out_of_range_raise():
     tokenizer = trained(PROSE)
     assert tokenizer.decode([0, 1, 2, 3, 4 + ord("a"), 2]) == b"a"
     for token in (-1, 400):
@@ -114,7 +114,7 @@ def test_special_ids_decode_to_nothing_and_others_out_of_range_are_refused():
             tokenizer.decode([token])
 
 
-def test_a_description_can_be_printed():
+def test_descriptions_are_printable():
     tokenizer = PieceTokenizer([b" a\n", "é\u202e".encode(), b"\x1b[1m"], 300)
     assert [tokenizer.describe(token) for token in (0, 1, 2, 3)] == ["<pad>", "<bos>", "<eos>", "<unk>"]
     assert tokenizer.describe(260) == "␣a\\n"
@@ -124,19 +124,19 @@ def test_a_description_can_be_printed():
     assert all(tokenizer.describe(token).isprintable() for token in range(300))
 
 
-def test_token_lengths_are_those_of_the_bytes():
+def test_token_lengths_equal_the_lengths_of_the_token_bytes():
     tokenizer = trained(WORLD)
     assert tokenizer.token_lengths.tolist() == [len(tokenizer.token_bytes(token)) for token in range(400)]
 
 
 @pytest.mark.parametrize("vocab_size", [-1, 0, 259, (1 << 20) + 1])
-def test_a_vocabulary_size_out_of_range_is_refused(vocab_size):
+def test_a_vocabulary_size_out_of_range_is_rejected(vocab_size):
     with pytest.raises(TokenizerError, match="vocab_size"):
         trained(PROSE, vocab_size)
 
 
 @pytest.mark.parametrize("piece", [b"", b"a", b"abcde", "ééééé".encode(), b"\xff\xff", b"a\xc3"])
-def test_what_is_no_piece_is_refused(piece):
+def test_invalid_pieces_are_rejected(piece):
     with pytest.raises(TokenizerError, match="1 to 4 characters"):
         PieceTokenizer([piece], 300)
 
@@ -144,9 +144,9 @@ def test_what_is_no_piece_is_refused(piece):
 # documents
 
 
-@pytest.mark.parametrize("mode", ["pieces", "ascii"])
-def test_documents_are_bos_pieces_eos_wherever_the_stretches_are_cut(mode):
-    tokenizer = trained(PROSE, name=mode)
+@pytest.mark.parametrize("name", ["pieces", "ascii"])
+def test_documents_encode_to_bos_tokens_eos_across_blocks(name):
+    tokenizer = trained(PROSE, name=name)
     texts = [b"The fox", b"", b"the dog", b"a", PROSE[:150]]
     expected = [token for text in texts for token in [1, *tokenizer.encode(text).tolist(), 2]]
     ends = np.cumsum([len(text) for text in texts])
@@ -161,11 +161,11 @@ def test_documents_are_bos_pieces_eos_wherever_the_stretches_are_cut(mode):
     assert not is_open
 
 
-def test_ends_outside_the_text_are_refused():
+def test_ends_outside_the_text_are_rejected():
     matcher = PieceTrie([b"ab"], 260)
     room = np.empty(100, dtype=np.int32)
     for ends in ([5], [-1], [3, 2]):
-        with pytest.raises(ValueError, match="rise"):
+        with pytest.raises(ValueError, match="ascending"):
             matcher.encode_documents(b"abab", np.array(ends, dtype=np.int64), False, room)
     with pytest.raises(ValueError, match="room"):
         matcher.encode(b"abab", ENDS, room[:3])
@@ -175,17 +175,17 @@ def test_ends_outside_the_text_are_refused():
 
 
 def folded(data):
-    """What the Go project makes of a text, in a line of Python: (words glued, slices)."""
+    """Return the slices into which the Go project folds a text."""
     words = bytes(byte for byte in data if byte < 128).lower().split()
     return [word[at : at + 4] for word in words for at in range(0, len(word), 4)]
 
 
-def test_ascii_mode_folds_and_glues():
+def test_ascii_folds_to_lower_case_and_drops_white_space():
     tokenizer = trained(PROSE, name="ascii")
     assert tokenizer.decode(tokenizer.encode(b"The Quick\r\n  br\xc3\xa9own").tolist()) == b"thequickbrown"
 
 
-def test_ascii_mode_cuts_words_in_slices_of_four_bytes_as_the_go_project_does():
+def test_ascii_cuts_words_into_slices_of_four_bytes_as_the_go_project_does():
     rng = random.Random(5)
     tokenizer = trained(PROSE, name="ascii")
     texts = [PROSE, WORLD, b"", b" ", b"\x00 \x1f\x1c", *(rng.randbytes(rng.randint(1, 300)) for _ in range(50))]
@@ -195,13 +195,13 @@ def test_ascii_mode_cuts_words_in_slices_of_four_bytes_as_the_go_project_does():
         assert tokenizer.decode(expected) == b"".join(folded(text))
 
 
-def test_ascii_mode_learns_slices_of_words():
+def test_ascii_pieces_are_slices_of_words():
     pieces = trained(PROSE, name="ascii").vocabulary[FIRST_PIECE:]
     assert set(pieces) <= {part[:end] for part in folded(PROSE) for end in range(2, 5)} | set(folded(PROSE))
     assert b"quic" in pieces
 
 
-# storing
+# storage
 
 
 def small():
@@ -209,7 +209,7 @@ def small():
 
 
 def signed(header, pieces=b"\x02ab"):
-    """A stored tokenizer of any content whose checksum is right."""
+    """Return a stored tokenizer of any content, with the right checksum."""
     data = (header if isinstance(header, bytes) else msgspec.json.encode(header)) + b"\n" + pieces
     return data + hashlib.sha256(data).digest()
 
@@ -218,7 +218,7 @@ def header(**changes):
     return {"format": "gpt-tui tokenizer", "version": 1, "mode": "pieces", "vocab_size": 300} | changes
 
 
-def test_a_stored_tokenizer_is_the_same_one():
+def test_a_stored_tokenizer_is_read_back_equal():
     for tokenizer in (small(), trained(WORLD), PieceTokenizer([], 260)):
         again = tokenizers.from_bytes(tokenizer.to_bytes())
         assert (again.vocabulary, again.vocab_size, type(again)) == (
@@ -230,7 +230,7 @@ def test_a_stored_tokenizer_is_the_same_one():
         assert again.encode(WORLD).tolist() == tokenizer.encode(WORLD).tolist()
 
 
-def test_every_truncation_and_every_flipped_bit_is_refused():
+def test_every_truncation_and_every_flipped_bit_is_rejected():
     data = small().to_bytes()
     for size in range(len(data)):
         with pytest.raises(TokenizerError):
@@ -244,7 +244,7 @@ def test_every_truncation_and_every_flipped_bit_is_refused():
         tokenizers.from_bytes(data + b"\0")
 
 
-def test_the_makers_of_hostile_tokenizers_are_told_apart_from_an_honest_one():
+def test_the_helper_of_the_hostile_cases_makes_a_valid_tokenizer():
     assert tokenizers.from_bytes(signed(header())).vocabulary[260:] == [b"ab"]
 
 
@@ -260,7 +260,7 @@ def test_the_makers_of_hostile_tokenizers_are_told_apart_from_an_honest_one():
         signed(header(), b"\x00"), signed(header(), b"\x11" + b"a" * 17), signed(b" " * 300 + b"{}"),
     ],
 )  # fmt: skip
-def test_hostile_tokenizers_are_refused(data):
+def test_hostile_tokenizers_are_rejected(data):
     with pytest.raises(TokenizerError) as caught:
         tokenizers.from_bytes(data)
     assert str(caught.value).isprintable()

@@ -15,7 +15,7 @@ from gpt_core.tokenizers.training import sample_blocks
 from tests.core.text_samples import ENDS, PROSE, WORLD, trained
 
 
-def test_pieces_keep_to_one_word():
+def test_pieces_stay_inside_one_word():
     for tokenizer in (trained(PROSE), trained(WORLD)):
         for piece in tokenizer.vocabulary[FIRST_PIECE:]:
             assert not re.search(
@@ -23,20 +23,20 @@ def test_pieces_keep_to_one_word():
             )
 
 
-def test_case_spaces_and_line_breaks_are_in_pieces():
+def test_pieces_contain_upper_case_spaces_and_line_breaks():
     pieces = trained(PROSE).vocabulary[FIRST_PIECE:]
     assert b"The " in pieces
     assert b"the " in pieces
     assert any(b"\n" in piece for piece in pieces)
 
 
-def test_one_text_gives_one_tokenizer():
+def test_training_is_deterministic():
     assert trained(PROSE).sha256 == trained(PROSE).sha256
     assert trained(PROSE).sha256 != trained(PROSE, 401).sha256
     assert trained(PROSE).sha256 != trained(PROSE, name="ascii").sha256
 
 
-def test_pieces_are_numbered_by_use():
+def test_pieces_are_sorted_by_use():
     text = b"".join(documents(find_training_text(), "file"))[:300_000]
     tokenizer = trained(text, 1000)
     uses = np.bincount(tokenizer.encode(text), minlength=1000)[FIRST_PIECE : len(tokenizer.vocabulary)]
@@ -45,14 +45,14 @@ def test_pieces_are_numbered_by_use():
     assert uses[-1] > 0
 
 
-def test_pieces_chosen_by_use_need_fewer_tokens_than_the_most_frequent_ones():
+def test_pieces_chosen_by_use_need_fewer_tokens_than_the_most_frequent_n_grams():
     text = b"".join(documents(find_training_text(), "file"))[:300_000]
     most_frequent = training.frequent_ngrams([(text, ENDS)], 1000 - FIRST_PIECE)
     by_count = PieceTokenizer(most_frequent, 1000).encode(text).size
     assert trained(text, 1000).encode(text).size < 0.97 * by_count
 
 
-def test_the_shipped_text_takes_less_than_a_token_for_two_and_three_quarter_bytes():
+def test_the_shipped_text_has_more_than_2_75_bytes_per_token():
     path = find_training_text()
     texts = list(documents(path, "paragraph"))
     tokenizer = PieceTokenizer.train(texts, 2048)
@@ -60,7 +60,7 @@ def test_the_shipped_text_takes_less_than_a_token_for_two_and_three_quarter_byte
     assert sum(map(len, texts)) / tokens > 2.75
 
 
-def test_ngrams_are_counted_exactly_while_there_is_room():
+def test_n_gram_counts_are_exact_while_the_table_has_room():
     text = WORLD[:200] + b"\xff\xfe" + PROSE[:100] + b"\xf0\x9f"
     counter = NgramCounter(16)
     counter.add(text, np.array([50, 50, 120]))
@@ -76,7 +76,7 @@ def test_ngrams_are_counted_exactly_while_there_is_room():
     assert counter.dropped_below == 0
 
 
-def test_counting_is_bounded_and_keeps_what_is_frequent():
+def test_counting_is_bounded_and_retains_frequent_n_grams():
     rng = random.Random(6)
     counter = NgramCounter(10)
     for _ in range(200):
@@ -88,7 +88,7 @@ def test_counting_is_bounded_and_keeps_what_is_frequent():
     assert 200 - 50 <= found[b"freq"] <= 201
 
 
-def test_choosing_looks_at_a_bounded_sample_from_all_over_the_text(monkeypatch):
+def test_training_uses_a_bounded_sample_from_the_entire_text(monkeypatch):
     monkeypatch.setattr(training, "SAMPLE_BYTES", 4 << 20)
     chunks = (bytes([ord("a") + megabyte]) * (1 << 18) for megabyte in range(26) for _ in range(4))
     kept = [text[0] - ord("a") for text, _ in sample_blocks(chunks)]

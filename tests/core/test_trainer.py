@@ -26,9 +26,8 @@ from gpt_core.training import events as ev
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.run import Run
-from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import losses, of_kind, tiny_settings, train, whole_state
+from tests.core.training_samples import losses, of_kind, open_run, tiny_settings, train, whole_state
 
 LATEST = Path("models/ckpt_latest.safetensors")
 
@@ -67,8 +66,9 @@ def test_a_run_resumed_in_a_new_process_equals_the_whole_run(tmp_path: Path) -> 
     program = (
         "import json, sys, msgspec; from pathlib import Path; from gpt_core.config.settings import Settings;"
         "from gpt_core.training.setup import open_run; from gpt_core.training.events import StepCompleted;"
+        "from gpt_core.training.request import RunRequest;"
         "settings = msgspec.json.decode(sys.argv[1], type=Settings);"
-        "events = open_run(settings, resume=Path(sys.argv[2])).events();"
+        "events = open_run(RunRequest(settings, resume=Path(sys.argv[2]))).events();"
         "print(json.dumps([e.loss for e in events if isinstance(e, StepCompleted)]))"
     )
     arguments = [msgspec.json.encode(settings).decode(), str(tmp_path / "cut" / LATEST)]

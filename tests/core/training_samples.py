@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from gpt_core.config.settings import Settings
+from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training import events as ev
-from gpt_core.training.setup import open_run
+from gpt_core.training import setup
+from gpt_core.training.request import RunRequest
 from gpt_core.training.trainer import Trainer
 
 SENTENCES = (
@@ -47,9 +49,16 @@ def tiny_settings(folder: Path, **changes: object) -> Settings:
     return Settings(**(values | changes))  # type: ignore[arg-type]
 
 
-def train(settings: Settings, resume: Path | None = None, **options: object) -> list[ev.AnyEvent]:
-    """All events of a run."""
-    return list(open_run(settings, resume=resume, **options).events())  # type: ignore[arg-type]
+def open_run(
+    settings: Settings, *, resume: Path | None = None, overwrite: bool = False, progress: Progress = ignore_progress
+) -> Trainer:
+    """Return the trainer of a run with these settings."""
+    return setup.open_run(RunRequest(settings, resume=resume, overwrite=overwrite), progress)
+
+
+def train(settings: Settings, resume: Path | None = None, *, overwrite: bool = False) -> list[ev.AnyEvent]:
+    """Return all events of a run."""
+    return list(open_run(settings, resume=resume, overwrite=overwrite).events())
 
 
 def losses(events: Sequence[ev.AnyEvent]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What the cases of this folder share."""
+"""Fixtures of the reliability tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from tests.program import write_texts
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a training and an eval text."""
+    """Return a folder with a training text and an evaluation text."""
     write_texts(tmp_path)
     return tmp_path

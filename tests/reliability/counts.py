@@ -1,4 +1,4 @@
-"""How often a case is tried: seldom by default, in full with GPT_TUI_FULL=1, or a share of that, GPT_TUI_FULL=0.1."""
+"""Number of trials per case: small by default, full with GPT_TUI_FULL=1, a fraction with GPT_TUI_FULL=0.1."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ SHARE = float(os.environ.get("GPT_TUI_FULL") or 0)
 
 
 def count(short: int, full: int) -> int:
-    """`short`, or the share of `full` that is asked for where that is more."""
+    """Return the larger of `short` and the requested fraction of `full`."""
     return max(short, round(full * SHARE))

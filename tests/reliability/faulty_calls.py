@@ -1,8 +1,8 @@
-"""The program with calls of a function of `os` that fail or take long, whichever thread makes them.
+"""Run the program with calls of one function of `os` that fail or are slow, in every thread.
 
 `python -m tests.reliability.faulty_calls fsync 4 ENOSPC PYTHON -m gpt_tui ...`: the fourth fsync fails. With `3s` in
-place of the error the fourth and all after it take three seconds. (`strace` counts the calls of each thread by
-themselves, and a save has a thread of its own.)
+place of the error, the fourth and all later ones take three seconds. `strace` cannot do this: it counts calls per
+thread, and a save runs in its own thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class FailingCall:
-    """Stands in for a function of `os`: its n-th call raises, after doing its work if `after`."""
+    """Replacement for a function of `os` whose n-th call raises; with `after`, once the real call has completed."""
 
     def __init__(self, name: str, nth: int, number: int, *, after: bool = False) -> None:
         self.real, self.left, self.number, self.after = getattr(os, name), nth, number, after
@@ -32,7 +32,7 @@ class FailingCall:
 
 
 class SlowCall:
-    """Stands in for a function of `os`: from its n-th call on it takes long."""
+    """Replacement for a function of `os` that is slow from its n-th call on."""
 
     def __init__(self, name: str, nth: int, seconds: float) -> None:
         self.real, self.left, self.seconds = getattr(os, name), nth, seconds
@@ -45,19 +45,19 @@ class SlowCall:
 
 
 def faulty(name: str, nth: str, what: str) -> tuple[str, ...]:
-    """What comes before the words of the program on a command line, for it to have such a call."""
+    """Return the prefix of a command line that runs the program with this fault."""
     return (sys.executable, "-m", "tests.reliability.faulty_calls", name, nth, what)
 
 
 def main() -> int:
-    """Run the program so, and give its exit code."""
+    """Run the program with the fault and return its exit code."""
     from gpt_tui.cli import main as cli
 
     name, nth, what = sys.argv[1:4]
     is_slow = what.endswith("s")
     call = SlowCall(name, int(nth), float(what[:-1])) if is_slow else FailingCall(name, int(nth), getattr(errno, what))
     setattr(os, name, call)
-    return cli.main(sys.argv[7:])  # the words between are PYTHON -m gpt_tui
+    return cli.main(sys.argv[7:])  # sys.argv[4:7] is PYTHON -m gpt_tui
 
 
 if __name__ == "__main__":

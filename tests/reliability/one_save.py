@@ -1,4 +1,4 @@
-"""A process that waits for a line, makes one save of each kind over older ones, tells of each, and ends."""
+"""A process that waits for a line on standard input, then saves one checkpoint of each kind and prints each kind."""
 
 from __future__ import annotations
 

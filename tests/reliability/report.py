@@ -1,9 +1,9 @@
-"""Runs what must survive with full counts, and writes what came of it: `python -m tests.reliability.report`.
+"""Run the reliability tests with full counts and write the results: `python -m tests.reliability.report`.
 
-The page is tests/reliability/RESULTS.md: each case, how often it was tried, the outcome, and when that was. `--share
-0.01` tries a hundredth of the full counts. `--only EXPRESSION` runs only the cases that pytest's -k would choose; the
-page keeps what it says of the others. So the full counts, which take hours, can be run one by one, and beside each
-other: each with a `--page` of its own, which `--merge` then takes over.
+The page is tests/reliability/RESULTS.md: each case with its number of trials, outcome and date. `--share 0.01` runs a
+hundredth of the full counts. `--only EXPRESSION` runs the cases that pytest's -k selects and leaves the other rows
+unchanged. Full counts take hours: they can be run in parts, even in parallel, each with its own `--page`, and combined
+with `--merge`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = Path(__file__).with_name("RESULTS.md")
 SECTIONS = {
     "Crash and disk": (
-        "tests.reliability.test_kill_while_saving", "tests.reliability.test_save_system_calls",
+        "tests.reliability.test_kill_while_saving", "tests.reliability.test_kill_while_replacing",
+        "tests.reliability.test_save_system_calls",
         "tests.reliability.test_disk_errors", "tests.reliability.test_long_runs", "tests.core.test_checkpoint_store",
         "tests.core.test_saving",
     ),
@@ -41,19 +42,19 @@ SECTIONS = {
         "tests.reliability.test_reach", "tests.test_headless",
     ),
 }  # fmt: skip
-HEAD = """# What must survive: results
+HEAD = """# Reliability results
 
-Written by `python -m tests.reliability.report`, which runs each case with its full count; `--share 0.05` runs a part
-of it, `--only EXPRESSION` a part of the cases. A case is the claim of one test, its count how often it was tried, and
-"run" the day and the share of the full count, where there is more than one. The machine of the last run: {system},
-{cores} cores, Python {python}.
+Written by `python -m tests.reliability.report`, which runs each case with its full count;
+`--share 0.05` runs a fraction of the count, `--only EXPRESSION` a subset of the cases. A case is
+the claim of one test, its count the number of trials, and "run" the date and the fraction of the
+full count. The machine of the last run: {system}, {cores} cores, Python {python}.
 
 {cases} cases: {held} held, {failed} failed, {not_run} not run.
 """
 
 
 class Case(NamedTuple):
-    """One test, with all of its parameters. `tried` is what it says it tried, else the number of its parameters."""
+    """One test with all of its parameters. `tried` is the count that it records, else the number of parameters."""
 
     name: str
     tried: str
@@ -62,14 +63,12 @@ class Case(NamedTuple):
 
 
 def main() -> int:
-    """Run, write the page, and give pytest's exit code."""
+    """Run the tests, write the page, and return the exit code of pytest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--share", type=float, default=1.0, help="of the full counts (default: 1)")
-    parser.add_argument("--only", metavar="EXPRESSION", default="", help="run these cases only, as in pytest's -k")
+    parser.add_argument("--share", type=float, default=1.0, help="fraction of the full counts (default: 1)")
+    parser.add_argument("--only", metavar="EXPRESSION", default="", help="run only these cases, as with pytest -k")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write (default: RESULTS.md here)")
-    parser.add_argument(
-        "--merge", type=Path, nargs="+", help="run nothing: take over what these pages say of their runs"
-    )
+    parser.add_argument("--merge", type=Path, nargs="+", help="run nothing: combine the results of these pages")
     options = parser.parse_args()
     if options.merge:
         others = (case for path in options.merge for case in read_page(path).values())
@@ -90,18 +89,18 @@ def main() -> int:
 
 
 def write(path: Path, new: dict[str, Case]) -> None:
-    """The page, with what is new on it."""
+    """Update the page with new results."""
     path.write_text(page(read_page(path) | new), encoding="utf-8")
     print(f"written: {path}")
 
 
 def source_of(module: str) -> str:
-    """The file of a module, under ROOT."""
+    """Return the path of a module below ROOT."""
     return f"{module.replace('.', '/')}.py"
 
 
 def read_cases(path: Path, day: str, share: float) -> dict[str, Case]:
-    """The cases in pytest's own report, one for each test function, by name."""
+    """Return the cases in pytest's JUnit report, one per test function, by name."""
     groups: dict[str, list[ElementTree.Element]] = {}
     for found in ElementTree.parse(path).getroot().iter("testcase"):
         groups.setdefault(found.get("name", "").partition("[")[0], []).append(found)
@@ -109,7 +108,7 @@ def read_cases(path: Path, day: str, share: float) -> dict[str, Case]:
 
 
 def read_case(name: str, found: list[ElementTree.Element], day: str, share: float) -> Case:
-    """One case, from what its parameters came to. One that tells no count is the same at every share."""
+    """Combine the results of a test's parameters into one case. A case without a count does not depend on `share`."""
     properties = [{p.get("name"): p.get("value") or "" for p in test.iter("property")} for test in found]
     counts = list(dict.fromkeys(held["count"] for held in properties if "count" in held))
     seen = [held["seen"] for held in properties if "seen" in held]
@@ -125,7 +124,7 @@ def read_case(name: str, found: list[ElementTree.Element], day: str, share: floa
 
 
 def read_page(path: Path) -> dict[str, Case]:
-    """The cases on a page, by name; none where there is no page."""
+    """Return the cases on a page by name; none if the page does not exist."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     rows = re.findall(r"^\| (.+?) \| (.*?) \| (.*?) \| (.*?) \|$", text, re.MULTILINE)
     cases = (Case("test_" + words.replace(" ", "_"), *rest) for words, *rest in rows)
@@ -133,7 +132,7 @@ def read_page(path: Path) -> dict[str, Case]:
 
 
 def page(known: dict[str, Case]) -> str:
-    """RESULTS.md: what is known of each test that there is, in the order of the files."""
+    """Return the text of RESULTS.md: the latest result of each existing test, in the order of the files."""
     tables: list[str] = []
     shown: list[Case] = []
     for title, modules in SECTIONS.items():
@@ -153,7 +152,7 @@ def page(known: dict[str, Case]) -> str:
 
 
 def names_of_tests(modules: Iterable[str]) -> list[str]:
-    """Every test function of these modules, in order."""
+    """Return the names of the test functions in these modules, in order."""
     sources = (Path(ROOT, source_of(module)).read_text(encoding="utf-8") for module in modules)
     return [name for source in sources for name in re.findall(r"^(?:async )?def (test_\w+)", source, re.MULTILINE)]
 

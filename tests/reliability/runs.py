@@ -1,4 +1,4 @@
-"""Headless runs in processes of their own: what they announced, what they left, and that it is whole."""
+"""Headless runs in separate processes: their output, their files, and checks that these are complete."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from tests.reliability.counts import SHARE
 
 Event = dict[str, Any]
 LATEST = Path("models/ckpt_latest.safetensors")
-# a run that only a signal ends; one thread, so that many of them are no burden
+# a run that only a signal ends; one thread, so that several can run in parallel
 ENDLESS = ("max_epochs=1000000", "patience=0", "epsilon=0", "threads=1", "save_every_minutes=0", "save_epoch_number=0")
 
 _numbers = itertools.count()
 
 
 def training(*more: str) -> list[str]:
-    """The options of an endless tiny run that prints JSON."""
+    """Return the options of an endless tiny run that prints JSON."""
     return ["--train-only", "--json", *tiny(*ENDLESS, *more)]
 
 
 def needs_strace() -> str:
-    """Where strace is; skips the test where there is none, or where it may not trace."""
+    """Return the path of strace; skip the test if it is not installed or may not trace."""
     found = shutil.which("strace")
     if not found:
         pytest.skip("strace is not installed")
@@ -47,8 +47,8 @@ def needs_strace() -> str:
     return found
 
 
-class Told:
-    """What a run of the program printed: `out` and `errors`; and its exit code, None until it has ended."""
+class Output:
+    """Output of a run of the program, and its exit code, which is None until it has ended."""
 
     out = ""
     errors = ""
@@ -56,17 +56,17 @@ class Told:
 
     @property
     def events(self) -> list[Event]:
-        """Every whole line of standard output, as the events that they are with --json."""
+        """The events in the complete lines of standard output, as printed with --json."""
         return [json.loads(line) for line in self.out.splitlines(keepends=True) if line.endswith("\n")]
 
     @property
     def steps(self) -> int:
-        """The last step that was told."""
+        """The last step that was printed."""
         return max((event["step"] for event in self.events), default=0)
 
 
-class InProcess(Told):
-    """The program, run to its end in this process: in a tenth of the time."""
+class InProcess(Output):
+    """The program, run to completion in this process, which takes a tenth of the time."""
 
     def __init__(self, *arguments: str, cwd: Path) -> None:
         out, errors = io.StringIO(), io.StringIO()
@@ -75,8 +75,8 @@ class InProcess(Told):
         self.out, self.errors = out.getvalue(), errors.getvalue()
 
 
-class Headless(Told):
-    """A process of the program whose output goes into files, so that nothing waits for its reader."""
+class Headless(Output):
+    """A process of the program whose output goes to files, so that it never blocks on a reader."""
 
     def __init__(self, *arguments: str, cwd: Path, before: tuple[str, ...] = ()) -> None:
         self.cwd = cwd
@@ -115,14 +115,14 @@ class Headless(Told):
 
     @property
     def last_step(self) -> int:
-        """The same, read from the end of a long output only."""
+        """The last step that was printed, found at the end of a long output."""
         with open(self._out, "rb") as file:
             file.seek(max(0, os.path.getsize(self._out) - 4096))
             steps = re.findall(rb'"step":(\d+)', file.read())
         return int(steps[-1]) if steps else 0
 
     def wait_for(self, is_there: Callable[[], object]) -> None:
-        """Wait until something holds, while the process lives."""
+        """Wait until the condition holds, while the process runs."""
         deadline = time.monotonic() + TIMEOUT_S
         while not is_there():
             assert self.process.poll() is None, self.errors
@@ -130,15 +130,15 @@ class Headless(Told):
             time.sleep(0.01)
 
     def wait_for_step(self, step: int) -> None:
-        """Wait until it has told of this step."""
+        """Wait until this step is printed."""
         self.wait_for(lambda: self.steps >= step)
 
     def end(self) -> int:
-        """Its exit code, once it has ended; `peak_kb` is then the most memory it was seen to have."""
+        """Wait for the process and return its exit code; `peak_kb` is then its peak memory."""
         deadline = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None:
             self.peak_kb = max(self.peak_kb, peak_memory_kb(self.process.pid))
-            assert time.monotonic() < deadline, "it does not end"
+            assert time.monotonic() < deadline, "the process did not end in time"
             time.sleep(0.01)
         return self.process.returncode
 
@@ -147,45 +147,45 @@ class Headless(Told):
         os.kill(self.process.pid, number)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Ask it to stop, and give its exit code."""
+        """Stop the process with a signal and return its exit code."""
         self.send(number)
         return self.end()
 
 
 def peak_memory_kb(pid: int) -> int:
-    """The most memory a living process has had; 0 where that is not told.
+    """Return the peak memory of a running process; 0 where /proc does not hold it.
 
-    Not `ru_maxrss` of a child that has ended: that counts the memory of the test run it was forked from.
+    `ru_maxrss` of an ended child is no substitute: it includes the memory of the test run that forked it.
     """
     try:
-        told = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    found = re.search(r"^VmHWM:\s+(\d+) kB", told, re.MULTILINE)
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
     return int(found[1]) if found else 0
 
 
-def taken_of_the_machine(pid: int | str) -> tuple[int, int, int]:
-    """Resident memory in kB, open files and threads of a process."""
+def resource_usage(pid: int | str) -> tuple[int, int, int]:
+    """Return resident memory in kB, open files and threads of a process."""
     process = Path("/proc") / str(pid)
     fields = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     return int(fields["VmRSS"].split()[0]), len(list((process / "fd").iterdir())), int(fields["Threads"])
 
 
-def run_to_its_end(*arguments: str, cwd: Path) -> Told:
-    """The program, run to its end: in this process where counts are short, else in one of its own."""
+def run_to_completion(*arguments: str, cwd: Path) -> Output:
+    """Run the program to completion: in this process for short counts, in a separate one for full counts."""
     return run_process(*arguments, cwd=cwd) if SHARE else InProcess(*arguments, cwd=cwd)
 
 
 def run_process(*arguments: str, cwd: Path, before: tuple[str, ...] = ()) -> Headless:
-    """The program, run to its end in a process of its own, behind the words `before` of a command line."""
+    """Run the program to completion in a separate process, with `before` as prefix of the command line."""
     with Headless(*arguments, cwd=cwd, before=before) as run:
         run.end()
     return run
 
 
-def require_whole(folder: Path, announced: list[Event]) -> None:
-    """Every published checkpoint is whole, and a resume goes on at or after the last step that was announced."""
+def require_valid_checkpoints(folder: Path, announced: list[Event]) -> None:
+    """Check that all checkpoints are valid, and that a resume starts at or after the last announced save."""
     for path in folder.glob("*.safetensors"):
         verify_checkpoint(path)
     found, damaged = CheckpointStore(folder).load_for_resume()
@@ -196,12 +196,12 @@ def require_whole(folder: Path, announced: list[Event]) -> None:
         assert found.step >= max(saved)
 
 
-def require_one_line(run: Told, code: int, *told: str) -> None:
-    """It ended with this exit code and one line of error, in which all of `told` stands."""
+def require_one_line(run: Output, code: int, *parts: str) -> None:
+    """Check that the run ended with this exit code and one line of error that contains all of `parts`."""
     assert run.code == code, run.errors
     lines = [line for line in run.errors.splitlines() if line.startswith("gpt-tui: ")]
     assert len(lines) == 1, run.errors
     assert "Traceback" not in run.errors
     assert lines[0].isprintable()
-    for words in told:
-        assert words in lines[0]
+    for part in parts:
+        assert part in lines[0]

@@ -1,4 +1,4 @@
-"""The app itself, on a terminal, with a real run: leaving while it saves, twice, resized, stopped and continued."""
+"""The app on a pseudo terminal with a real run: quitting during a save, quitting twice, resizing, suspending."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from gpt_tui.cli.verify_resume import compared
 from tests.program import Terminal, tiny, write_texts
 from tests.reliability.counts import count
 from tests.reliability.faulty_calls import faulty
-from tests.reliability.runs import ENDLESS, LATEST, run_to_its_end, training
+from tests.reliability.runs import ENDLESS, LATEST, run_to_completion, training
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="pseudo terminals")]
-RESTORED = "\x1b[?1049l"  # the screen that was there before
-SLOW_DISK = faulty("fsync", "4", "2s")  # the first three are of the probe and the log
-LATER_S = 1.1  # more than what counts as one and the same press
+RESTORED = "\x1b[?1049l"  # leaves the alternate screen
+SLOW_DISK = faulty("fsync", "4", "2s")  # the first three sync the probe and the log
+LATER_S = 1.1  # longer than the time in which presses count as one
 
 
 def app(folder: Path, *more: str, before: tuple[str, ...] = (), **changes: str) -> Terminal:
-    """The app, in which a run begins by itself."""
+    """Start the app, in which a run starts without a key press."""
     return Terminal("--overwrite", *tiny(*ENDLESS, *more), cwd=folder, before=before, **changes)
 
 
 def until_it_saves(terminal: Terminal, folder: Path) -> None:
-    """Ask for a save, and wait until it is under way."""
+    """Request a save, and wait until it is in progress."""
     log = folder / "models/metrics.jsonl"
     terminal.read_on(lambda: log.exists() and b'"event":"step"' in log.read_bytes())
     terminal.process.send_signal(signal.SIGUSR1)
@@ -39,18 +39,18 @@ def until_it_saves(terminal: Terminal, folder: Path) -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a child was stopped and not continued since."""
+    """Return True if a child process is suspended."""
     return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def last_step(folder: Path) -> int:
-    """The last step that the log of a run has."""
+    """Return the last step in the log of a run."""
     events = read_metrics(folder / "models/metrics.jsonl")
     return max(event.step for event in events if isinstance(event, StepCompleted))
 
 
 @pytest.mark.parametrize("keys", ["\x03", "qs"], ids=["ctrl+c", "save and quit"])
-def test_leaving_the_app_while_it_saves_lets_the_save_end_and_saves_the_end(folder: Path, keys: str) -> None:
+def test_quitting_the_app_during_a_save_completes_it_and_saves_the_last_step(folder: Path, keys: str) -> None:
     terminal = app(folder, before=SLOW_DISK)
     until_it_saves(terminal, folder)
     for key in keys:
@@ -62,7 +62,7 @@ def test_leaving_the_app_while_it_saves_lets_the_save_end_and_saves_the_end(fold
     assert verify_checkpoint(folder / LATEST).step == last_step(folder)
 
 
-def test_leaving_the_app_twice_waits_for_nothing_but_a_save_on_its_way(folder: Path) -> None:
+def test_quitting_the_app_twice_waits_only_for_a_save_in_progress(folder: Path) -> None:
     terminal = app(folder, before=SLOW_DISK)
     until_it_saves(terminal, folder)
     terminal.process.send_signal(signal.SIGINT)
@@ -75,7 +75,7 @@ def test_leaving_the_app_twice_waits_for_nothing_but_a_save_on_its_way(folder: P
     assert not list((folder / "models").glob(".*.new"))
 
 
-def test_resizing_and_stopping_and_continuing_the_app_changes_no_bit_of_the_run(
+def test_resizing_and_suspending_the_app_leaves_the_run_bit_identical(
     folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
     resizes = count(20, 1000)
@@ -91,7 +91,7 @@ def test_resizing_and_stopping_and_continuing_the_app_changes_no_bit_of_the_run(
         terminal.shown = ""
         if number in (5, 15):
             terminal.process.send_signal(signal.SIGTSTP)
-            terminal.read_on(lambda: is_stopped(terminal.process.pid))  # a shell waits for that, too
+            terminal.read_on(lambda: is_stopped(terminal.process.pid))  # as a shell does
             assert RESTORED in terminal.shown
             terminal.process.send_signal(signal.SIGCONT)
     terminal.resize(24, 80)
@@ -102,7 +102,7 @@ def test_resizing_and_stopping_and_continuing_the_app_changes_no_bit_of_the_run(
     other.mkdir()
     write_texts(other)
     settings = [*training("eval_every_steps=50"), "--max-steps", str(last_step(folder) + 10)]
-    for place, resume in ((folder, ["--resume"]), (other, [])):  # the stop may have cut an evaluation short
-        run = run_to_its_end(*settings, *resume, cwd=place)
+    for place, resume in ((folder, ["--resume"]), (other, [])):  # suspending may have ended an evaluation early
+        run = run_to_completion(*settings, *resume, cwd=place)
         assert run.code == 0, run.errors
     assert [row for row in compared(other / "models", folder / "models") if not row.equal] == []

@@ -1,4 +1,4 @@
-"""A save that meets an error at any of its system calls leaves the old checkpoint as it was, and the next one works."""
+"""A failing system call of a save leaves the old checkpoint unchanged, and the next save succeeds."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EROFS)[: 5 i
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    """A folder with one good checkpoint; writes are made small, so that a save needs many."""
+    """Return the path of a valid checkpoint; writes are small, so that a save needs many."""
     monkeypatch.setattr(files, "_WRITE_BYTES", 1000)
     path = tmp_path / "ckpt_latest.safetensors"
     write_checkpoint(path, sample(step=1))
@@ -26,24 +26,24 @@ def path(tmp_path, monkeypatch):
 
 
 def save_with(monkeypatch, path, name, failing):
-    """Whether a save announced success while one call fails; if not, it must have said why in one line."""
-    said = ""
+    """Return True if a save succeeds with one call failing; check that a failed one gives the reason in one line."""
+    message = ""
     with monkeypatch.context() as patch:
         patch.setattr(os, name, failing)
-        if name == "link":  # the two are one to `files`, which asks what the real one supports
+        if name == "link":  # `files` asks whether os.link supports follow_symlinks
             patch.setattr(os, "supports_follow_symlinks", {failing})
         try:
             write_checkpoint(path, sample(step=2))
         except SaveError as error:
-            said = str(error)
-    assert said.isprintable()
-    assert not said or os.strerror(failing.number) in said
-    return not said
+            message = str(error)
+    assert message.isprintable()
+    assert not message or os.strerror(failing.number) in message
+    return not message
 
 
 @pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("name", CALLS)
-def test_an_error_at_any_call_leaves_the_old_file_as_it_was(path, monkeypatch, name, number):
+def test_an_error_at_any_call_leaves_the_old_file_unchanged(path, monkeypatch, name, number):
     old = path.read_bytes()
     failures = 0
     for nth in range(1, 1000):
@@ -67,7 +67,7 @@ def test_an_error_at_any_call_leaves_the_old_file_as_it_was(path, monkeypatch, n
 
 
 @pytest.mark.parametrize("name", ["write", "fsync", "close"])
-def test_an_error_that_comes_after_the_work_is_an_error_too(path, monkeypatch, name):
+def test_an_error_after_a_completed_call_also_fails_the_save(path, monkeypatch, name):
     old = path.read_bytes()
     for nth in (1, 2):
         failing = FailingCall(name, nth, errno.EIO, after=True)
@@ -76,7 +76,7 @@ def test_an_error_that_comes_after_the_work_is_an_error_too(path, monkeypatch, n
         assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_disk_that_takes_a_byte_at_a_time_is_written_whole(path, monkeypatch):
+def test_a_disk_that_accepts_one_byte_per_write_gets_a_complete_file(path, monkeypatch):
     real = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:1] if len(data) < 50 else data[:49]))
@@ -92,12 +92,12 @@ def test_without_an_old_file_an_error_leaves_none(path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_cannot_sync_folders_is_taken_at_its_word(path, monkeypatch, number):
+def test_a_file_system_without_folder_sync_can_be_saved_to(path, monkeypatch, number):
     assert save_with(monkeypatch, path, "fsync", FailingCall("fsync", 2, number))
     assert verify_checkpoint(path).step == 2
 
 
-def test_the_checkpoint_is_on_disk_before_it_has_its_name(path, monkeypatch):
+def test_a_checkpoint_is_synced_before_it_is_renamed(path, monkeypatch):
     calls = []
     for name in ("write", "fsync", "close", "link", "replace", "unlink"):
         real = getattr(os, name)

@@ -1,4 +1,4 @@
-"""A run that was cut anywhere, in any setting, equals the whole run; `tests/core/test_trainer.py` has more."""
+"""A run resumed after any step, with any settings, equals the uninterrupted run; see also `test_trainer`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 from gpt_tui.cli.verify_resume import compared
-from tests.core.training_samples import tiny_settings
+from tests.core.training_samples import open_run, tiny_settings
 from tests.reliability.counts import count
 from tests.reliability.runs import LATEST
 
-STEPS = 30  # over two epochs' edges, evaluations, the end of the warm-up and a stretch of the decay
+STEPS = 30  # covers two epoch boundaries, evaluations, the end of warmup and a part of the decay
 CHOICES: dict[str, tuple[object, ...]] = {
     "micro_batch_size": (8, 4, 1),
     "eval_every_steps": (0, 1, 5),
@@ -35,7 +34,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
 
 
 def finished(folder: Path, resume: Path | None = None, **changes: object) -> Trainer:
-    """A run, from its start or a checkpoint to its end."""
+    """Train to completion, from scratch or a checkpoint, and return the trainer."""
     trainer = open_run(tiny_settings(folder, **changes), resume=resume)
     for _ in trainer.events():
         pass
@@ -43,25 +42,25 @@ def finished(folder: Path, resume: Path | None = None, **changes: object) -> Tra
 
 
 def some_settings(draw: random.Random) -> dict[str, object]:
-    """A choice of every setting that bears on what a resume must restore; None leaves the setting as it is."""
+    """Draw a value of every setting that affects the state a resume restores; None selects the default."""
     chosen = {name: draw.choice(values) for name, values in CHOICES.items()}
     return {name: value for name, value in chosen.items() if value is not None} | {"epsilon": 0.0, "threads": 1}
 
 
-def test_a_run_cut_after_any_step_goes_on_as_the_whole_run(
+def test_a_run_resumed_after_any_step_equals_the_uninterrupted_run(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     cuts = random.Random(3).sample(range(1, 51), min(50, count(5, 50)))
     record_property("count", len(cuts))
     settings = {"max_steps": 52, "threads": 1}
-    whole, cut_folder = tmp_path / "whole", tmp_path / "cut"
-    whole.mkdir()
+    uninterrupted, cut_folder = tmp_path / "uninterrupted", tmp_path / "cut"
+    uninterrupted.mkdir()
     cut_folder.mkdir()
-    finished(whole, **settings)
+    finished(uninterrupted, **settings)
     for cut in cuts:
         finished(cut_folder, **settings | {"max_steps": cut})
         finished(cut_folder, cut_folder / LATEST, **settings)
-        assert [row for row in compared(whole / "models", cut_folder / "models") if not row.equal] == [], cut
+        assert [row for row in compared(uninterrupted / "models", cut_folder / "models") if not row.equal] == [], cut
         for path in (cut_folder / "models").iterdir():
             path.unlink()
 
@@ -75,24 +74,26 @@ def test_any_combination_of_settings_resumes_exactly(
     draw = random.Random(5)
     for number in range(combinations):
         settings = some_settings(draw)
-        whole, cut_folder = tmp_path / f"{number}-whole", tmp_path / f"{number}-cut"
-        whole.mkdir()
+        uninterrupted, cut_folder = tmp_path / f"{number}-uninterrupted", tmp_path / f"{number}-cut"
+        uninterrupted.mkdir()
         cut_folder.mkdir()
-        reached = finished(whole, max_steps=STEPS, **settings).step
+        reached = finished(uninterrupted, max_steps=STEPS, **settings).step
         resume = None
         for cut in sorted(draw.sample(range(1, reached), min(3, reached - 1))):
             finished(cut_folder, resume, max_steps=cut, **settings)
             resume = cut_folder / LATEST
         assert finished(cut_folder, resume, max_steps=STEPS, **settings).step == reached
-        assert [row for row in compared(whole / "models", cut_folder / "models") if not row.equal] == [], settings
+        assert [row for row in compared(uninterrupted / "models", cut_folder / "models") if not row.equal] == [], (
+            settings
+        )
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_resume_with_the_same_threads_is_exact(tmp_path: Path, threads: int) -> None:
-    whole, cut_folder = tmp_path / "whole", tmp_path / "cut"
-    whole.mkdir()
+    uninterrupted, cut_folder = tmp_path / "uninterrupted", tmp_path / "cut"
+    uninterrupted.mkdir()
     cut_folder.mkdir()
-    finished(whole, max_steps=10, threads=threads)
+    finished(uninterrupted, max_steps=10, threads=threads)
     finished(cut_folder, max_steps=5, threads=threads)
     finished(cut_folder, cut_folder / LATEST, max_steps=10, threads=threads)
-    assert all(row.equal for row in compared(whole / "models", cut_folder / "models"))
+    assert all(row.equal for row in compared(uninterrupted / "models", cut_folder / "models"))

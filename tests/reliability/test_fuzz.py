@@ -1,7 +1,7 @@
-"""No bytes crash, hang or deceive a reader of files that a stranger may have made.
+"""Fuzzing of the readers of untrusted files: no input crashes or hangs them, or is wrongly accepted.
 
-Guided by coverage where atheris is installed (`fuzz/run.py`); without it, the same mutations of the same seeds, which
-is also what runs under the sanitizers and with bounds checks on.
+Guided by coverage where atheris is installed (`fuzz/run.py`). The unguided mutations need no atheris, so that they also
+run under the sanitizers and with bounds checks.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tests.reliability.fuzz.readers import READERS
 pytestmark = pytest.mark.slow
 
 FULL = 10_000_000
-AT_ONCE = 2_000_000  # inputs of one process
+AT_ONCE = 2_000_000  # inputs per process
 Record = Callable[[str, object], None]
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """The input with one value of its JSON, or a few bytes, changed."""
+    """Return the input with one value of its JSON, or a few bytes, changed."""
     if draw.random() < 0.5 and (changed := mutated_json(data, draw)) is not None:
         return changed
     changed_bytes = bytearray(data)
@@ -50,7 +50,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 @pytest.mark.essential
 @pytest.mark.parametrize("name", READERS)
-def test_no_mutation_of_a_good_file_crashes_a_reader(name: str, record_property: Record) -> None:
+def test_no_mutation_of_a_valid_file_crashes_a_reader(name: str, record_property: Record) -> None:
     tries = count(300, 20_000)
     record_property("count", f"{tries:,} each")
     reader, draw = READERS[name], random.Random(name)
@@ -65,7 +65,7 @@ def test_no_mutation_of_a_good_file_crashes_a_reader(name: str, record_property:
 
 
 def fuzz(name: str, record_property: Record) -> None:
-    """Try as many inputs as are asked for, in one process after another, each going on from what the last one found."""
+    """Try the requested number of inputs in successive processes, each starting from the corpus of the last one."""
     if not importlib.util.find_spec("atheris"):
         pytest.skip("atheris is not installed")
     inputs = count(2_000, FULL)
@@ -113,7 +113,7 @@ def test_fuzzing_the_log_reader_finds_no_crash_and_no_hang(record_property: Reco
     fuzz("metrics", record_property)
 
 
-def test_an_input_that_a_reader_mishandles_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fuzzing_finds_an_input_that_a_reader_mishandles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(READERS, "metrics", READERS["metrics"]._replace(read=lambda data: data.decode()))
     with pytest.raises(UnicodeDecodeError):
-        test_no_mutation_of_a_good_file_crashes_a_reader("metrics", lambda *_: None)
+        test_no_mutation_of_a_valid_file_crashes_a_reader("metrics", lambda *_: None)

@@ -1,7 +1,7 @@
-"""Texts that are no text, and texts that change while they are trained on: each with the outcome that is promised.
+"""Unusual texts, and texts that change during training: each with its documented outcome.
 
-Bytes are never changed or refused for what they are: NULs, binary and invalid UTF-8 are trained on as bytes. A text
-with nothing to learn is refused. What was read at the start is what is trained on, whatever becomes of the file.
+NULs, binary data and invalid UTF-8 are trained on as bytes. A text with nothing to learn is refused. A run trains on
+the text as read at its start, even if the file changes later.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tests.reliability.runs import (
     LATEST,
     Headless,
     require_one_line,
-    require_whole,
+    require_valid_checkpoints,
     run_process,
-    run_to_its_end,
+    run_to_completion,
     training,
 )
 
 pytestmark = pytest.mark.slow
 
 PLAIN = TEXT.encode()
-PEAK_GROWTH_KB = 150_000  # what a text may take besides the program, whatever its size
+PEAK_GROWTH_KB = 150_000  # memory that reading a text of any size may take
 TRAINED: dict[str, bytes] = {
     "NULs": bytes(5000),
     "binary": np.random.default_rng(0).bytes(20_000),
@@ -49,32 +49,32 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", TRAINED)
-def test_a_text_of_any_bytes_is_trained_on_and_comes_back_byte_by_byte(folder: Path, kind: str) -> None:
+def test_a_text_of_any_bytes_is_trained_on_and_decodes_to_the_same_bytes(folder: Path, kind: str) -> None:
     (folder / "text").write_bytes(TRAINED[kind])
-    run = run_to_its_end(*training(), "--train-file", "text", "--max-steps", "3", cwd=folder)
+    run = run_to_completion(*training(), "--train-file", "text", "--max-steps", "3", cwd=folder)
     assert run.code == 0, run.errors
     assert run.steps == 3
-    require_whole(folder / "models", run.events)
-    assert run_to_its_end("tokenize", "text", "--model", str(LATEST), cwd=folder).code == 0
+    require_valid_checkpoints(folder / "models", run.events)
+    assert run_to_completion("tokenize", "text", "--model", str(LATEST), cwd=folder).code == 0
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_text_with_nothing_to_learn_is_refused_in_one_line(folder: Path, kind: str) -> None:
-    data, told = REFUSED[kind]
+    data, expected = REFUSED[kind]
     (folder / "text").write_bytes(data)
-    (folder / "data/test/eval.en").unlink()  # so that a part of the text must be held out
-    run = run_to_its_end(*training(), "--train-file", "text", cwd=folder)
-    require_one_line(run, 2, told)
+    (folder / "data/test/eval.en").unlink()  # requires that a part of the text be held out
+    run = run_to_completion(*training(), "--train-file", "text", cwd=folder)
+    require_one_line(run, 2, expected)
     assert not list((folder / "models").glob("*.safetensors"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="FIFOs")
 @pytest.mark.parametrize("option", ["--train-file", "--eval-file"])
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "device", "missing"])
-def test_what_is_no_file_is_no_text(folder: Path, option: str, kind: str) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_as_a_text(folder: Path, option: str, kind: str) -> None:
     os.mkfifo(folder / "fifo")
     target = {"folder": "data", "FIFO": "fifo", "device": "/dev/zero", "missing": "nowhere"}[kind]
-    run = run_to_its_end(*training(), option, target, cwd=folder)
+    run = run_to_completion(*training(), option, target, cwd=folder)
     require_one_line(run, 2, target, "name a text file")
 
 
@@ -85,7 +85,7 @@ def test_one_very_long_line_takes_bounded_memory(
     size = count(16, 10_000 if byte == b"\0" else 300) << 20
     with open(folder / "long", "wb") as file:
         if byte == b"\0":
-            file.truncate(size)  # takes no room on the disk
+            file.truncate(size)  # a sparse file
         else:
             for _ in range(size >> 20):
                 file.write(byte * (1 << 20))
@@ -100,7 +100,7 @@ def test_one_very_long_line_takes_bounded_memory(
 
 
 def changed(path: Path, how: str) -> None:
-    """What somebody does to a file while it is in use."""
+    """Change a file that is in use."""
     if how == "deleted":
         path.unlink()
     elif how == "growing":
@@ -113,11 +113,11 @@ def changed(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "expected"),
     [("deleted", "text"), ("growing", "another text"), ("truncated", "another text"), ("overwritten", "another text")],
 )
-def test_a_text_that_changes_is_trained_on_as_it_was_and_missed_when_resuming(
-    folder: Path, how: str, told: str
+def test_a_text_changed_during_a_run_is_trained_on_as_read_and_refused_by_resume(
+    folder: Path, how: str, expected: str
 ) -> None:
     text = folder / "text"
     text.write_bytes(PLAIN)
@@ -127,14 +127,14 @@ def test_a_text_that_changes_is_trained_on_as_it_was_and_missed_when_resuming(
         changed(text, how)
         run.wait_for_step(run.steps + 100)
         assert run.stop() == 130
-    require_whole(folder / "models", run.events)
-    require_one_line(run_to_its_end(*options, "--resume", cwd=folder), 2, told)
+    require_valid_checkpoints(folder / "models", run.events)
+    require_one_line(run_to_completion(*options, "--resume", cwd=folder), 2, expected)
     text.write_bytes(PLAIN)
-    again = run_to_its_end(*options, "--resume", "--max-steps", str(run.steps + 3), cwd=folder)
+    again = run_to_completion(*options, "--resume", "--max-steps", str(run.steps + 3), cwd=folder)
     assert again.code == 0, again.errors
 
 
-def test_a_token_cache_that_is_cut_short_in_use_ends_the_run_saved_and_is_made_anew(folder: Path) -> None:
+def test_a_token_cache_truncated_in_use_ends_the_run_saved_and_is_rebuilt(folder: Path) -> None:
     with Headless(*training(), cwd=folder) as run:
         run.wait_for_step(5)
         for cache in folder.glob("data/raw/*.tokens-*"):
@@ -142,17 +142,17 @@ def test_a_token_cache_that_is_cut_short_in_use_ends_the_run_saved_and_is_made_a
         code = run.end()
     assert code == 2
     require_one_line(run, 2, "was cut short while in use", "start again")
-    require_whole(folder / "models", run.events)
-    again = run_to_its_end(*training(), "--resume", "--max-steps", str(run.steps + 3), cwd=folder)
+    require_valid_checkpoints(folder / "models", run.events)
+    again = run_to_completion(*training(), "--resume", "--max-steps", str(run.steps + 3), cwd=folder)
     assert again.code == 0, again.errors
     assert again.events[0]["step"] >= run.steps
 
 
-def test_a_token_cache_that_is_deleted_in_use_changes_nothing(folder: Path) -> None:
+def test_deleting_a_token_cache_in_use_changes_nothing(folder: Path) -> None:
     with Headless(*training(), cwd=folder) as run:
         run.wait_for_step(1)
         for cache in folder.glob("data/*/*.tokens-*"):
             cache.unlink()
         run.wait_for_step(run.steps + 100)
         assert run.stop() == 130
-    require_whole(folder / "models", run.events)
+    require_valid_checkpoints(folder / "models", run.events)

@@ -1,4 +1,4 @@
-"""A run that replaces another one's files, killed at any instant: one of the two is complete, and never a mixture."""
+"""SIGKILL at any instant of replacing another run's files: one of the two runs is complete, never a mixture."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def old_run(folder: Path) -> dict[str, bytes]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder but the lock."""
+    """Return the files of a folder except the lock, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 def killed_everywhere(folder: Path, how: str) -> list[Path]:
-    """The folders of a run that was killed before each of its calls; in the last one it came to its end."""
+    """Return the folders of a run killed before each of its calls; in the last one it completed."""
     command = [sys.executable, "-m", "tests.reliability.one_replacement", how, str(folder)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=True
@@ -51,7 +51,7 @@ def killed_everywhere(folder: Path, how: str) -> list[Path]:
 
 
 def run_in(folder: Path) -> str:
-    """The one run whose checkpoints a reader sees, before anything was put right; they are all complete."""
+    """Return the id of the only run whose checkpoints a reader sees before recovery; check that they are complete."""
     store = CheckpointStore(folder)
     listing = store.list()
     found, damaged = store.load_for_resume()
@@ -91,7 +91,7 @@ def test_a_kill_at_any_call_leaves_the_old_run_or_the_new_one(
         assert runs.count("run-b") > 20
 
 
-def test_a_kill_at_any_call_of_a_run_that_goes_back_keeps_its_log_until_it_has_saved(tmp_path: Path) -> None:
+def test_a_kill_at_any_call_of_a_resume_from_an_earlier_step_keeps_the_log_until_a_save(tmp_path: Path) -> None:
     before = old_run(tmp_path / "before")
     lengths = []
     for folder in killed_everywhere(tmp_path, "back"):

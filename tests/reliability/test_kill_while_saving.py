@@ -1,4 +1,4 @@
-"""SIGKILL at random instants of a save: whatever has a checkpoint's name is whole, and nothing announced is lost."""
+"""SIGKILL at random instants of a save: every checkpoint is valid, and no announced save is lost."""
 
 import os
 import random
@@ -17,11 +17,11 @@ from tests.reliability.counts import count
 
 KILLS = count(8, 1000)
 KINDS = ("latest", "best", "latest", "epoch", "latest", "final")
-AT_MOST_MB = 2.5
+MAX_MB = 2.5
 
 
 def save_for_ever(folder, first_step):
-    """What the child does: saves without end, announcing each save when it is done."""
+    """Save repeatedly in a child process, announcing each completed save."""
     import msgspec
 
     settings = msgspec.structs.replace(SETTINGS, d_model=64, hidden_size=256, num_heads=4, layers=3, seq_len=32)
@@ -33,13 +33,13 @@ def save_for_ever(folder, first_step):
             written.state.step = step
             written.state.epoch = step // 50
             written.state.best_accuracy = step * 1e-6
-            written.parameters.flat[0] = step  # so that no two saves are alike
+            written.parameters.flat[0] = step  # makes every save different
             store.save(kind, written)
             print(kind, step, flush=True)
 
 
 def kill_one(folder, first_step, delay_s):
-    """Lets a child save, kills it `delay_s` after its first announcement, and returns all announcements."""
+    """Start a child that saves, kill it `delay_s` after its first announcement, and return all announcements."""
     child = subprocess.Popen(
         [sys.executable, "-m", __name__, str(folder), str(first_step)],
         stdout=subprocess.PIPE,
@@ -56,7 +56,7 @@ def kill_one(folder, first_step, delay_s):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
-def test_a_kill_at_any_instant_of_a_save_loses_nothing_that_was_announced(tmp_path, record_property):
+def test_a_kill_at_any_instant_of_a_save_loses_no_announced_save(tmp_path, record_property):
     draw = random.Random(4)
     step, resumable, leftovers = 0, 0, 0
     tries = 0
@@ -70,7 +70,7 @@ def test_a_kill_at_any_instant_of_a_save_loses_nothing_that_was_announced(tmp_pa
         for path in published:
             info = verify_checkpoint(path)
             assert info.step >= newest.get(info.kind, 0)
-            assert info.size < AT_MOST_MB * 1e6
+            assert info.size < MAX_MB * 1e6
         leftovers += sum(name.startswith(".") and name != ".lock" for name in os.listdir(tmp_path))
         with CheckpointStore(tmp_path) as store:
             found, damaged = store.load_for_resume()

@@ -1,4 +1,4 @@
-"""What a run touches: no network, no pickle, no code from files, only the files that it says, never through a link."""
+"""Side effects of a run: no network, no pickle, no code from files, only documented files, no symbolic links."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 
 from gpt_core.formats.checkpoint import verify_checkpoint
 from tests.program import ROOT, TIMEOUT_S, environment
-from tests.reliability.runs import LATEST, needs_strace, require_one_line, run_process, run_to_its_end, training
+from tests.reliability.runs import LATEST, needs_strace, require_one_line, run_process, run_to_completion, training
 
 pytestmark = pytest.mark.slow
 
 UNWANTED_MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "socket", "urllib", "http", "requests", "ssl"}
 UNWANTED_CALLS = {"eval", "exec", "compile", "__import__"}
-# runs the program and prints what it did, from the first event on: Python tells an audit hook of each of these
+# runs the program and prints its audit events (sys.addaudithook) from the first training event on
 WATCHED = """
 import json, sys
 seen = []
@@ -64,7 +64,7 @@ def test_no_source_imports_pickle_or_a_network_or_runs_text_as_code() -> None:
 
 
 @pytest.mark.essential
-def test_training_and_talking_open_no_socket_unpickle_nothing_and_write_only_where_they_say(folder: Path) -> None:
+def test_training_and_generating_open_no_socket_unpickle_nothing_and_write_only_documented_files(folder: Path) -> None:
     written = set()
     options = training("save_every_steps=2", "save_epoch_number=1")
     for arguments in ([*options, "--max-steps", "50"], ["generate", "It was"], ["evaluate"], ["verify", str(LATEST)]):
@@ -100,10 +100,10 @@ def test_a_run_works_without_any_network(folder: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="umask")
 @pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
-def test_files_have_the_mode_that_the_umask_asks_for(folder: Path, mask: int, mode: int) -> None:
+def test_files_are_created_with_the_mode_of_the_umask(folder: Path, mask: int, mode: int) -> None:
     old = os.umask(mask)
     try:
-        run = run_to_its_end(*training(), "--max-steps", "50", cwd=folder)
+        run = run_to_completion(*training(), "--max-steps", "50", cwd=folder)
     finally:
         os.umask(old)
     assert run.code == 0, run.errors
@@ -114,19 +114,19 @@ def test_files_have_the_mode_that_the_umask_asks_for(folder: Path, mask: int, mo
 
 @pytest.mark.parametrize("name", ["ckpt_latest.safetensors", "best_model.safetensors", "metrics.jsonl", ".lock"])
 @pytest.mark.parametrize("how", ["new run", "resume"])
-def test_nothing_is_written_through_a_planted_link(folder: Path, name: str, how: str) -> None:
+def test_nothing_is_written_through_a_planted_symbolic_link(folder: Path, name: str, how: str) -> None:
     victim = folder / "victim"
     victim.write_text("precious")
     planted = folder / "models" / name
     planted.parent.mkdir()
     settings = training("save_every_steps=1")
     if how == "resume":
-        first = run_to_its_end(*settings, "--max-steps", "5", cwd=folder)
+        first = run_to_completion(*settings, "--max-steps", "5", cwd=folder)
         assert first.code == 0, first.errors
         settings.append("--resume")
     planted.unlink(missing_ok=True)
     planted.symlink_to(victim)
-    run = run_to_its_end(*settings, "--max-steps", "60", cwd=folder)
+    run = run_to_completion(*settings, "--max-steps", "60", cwd=folder)
     assert victim.read_text() == "precious"
     assert run.code in (0, 2), run.errors
     if run.code:
@@ -136,14 +136,16 @@ def test_nothing_is_written_through_a_planted_link(folder: Path, name: str, how:
 
 
 def require_one_line_at_the_end(errors: str) -> None:
-    """A refusal in words."""
+    """Check that the run was refused with one line of error."""
     assert errors.splitlines()[-1].startswith("gpt-tui: ")
     assert "Traceback" not in errors
 
 
-def test_code_in_a_config_is_text(folder: Path) -> None:
+def test_code_in_a_config_file_is_not_run(folder: Path) -> None:
     (folder / "config.toml").write_text("train_file = \"__import__('os').system('touch owned')\"\n")
-    run = run_to_its_end(*training(), "--config", "config.toml", cwd=folder)
+    run = run_to_completion(*training(), "--config", "config.toml", cwd=folder)
     require_one_line(run, 2, "__import__")
-    assert run_to_its_end("--train-only", "--set", "seed=__import__('os').system('touch owned')", cwd=folder).code == 2
+    assert (
+        run_to_completion("--train-only", "--set", "seed=__import__('os').system('touch owned')", cwd=folder).code == 2
+    )
     assert not (folder / "owned").exists()

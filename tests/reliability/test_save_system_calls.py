@@ -1,7 +1,7 @@
-"""Killed at each system call of a save, one after the other: before it is made, and so after the one before it.
+"""SIGKILL before each system call of a save, one trial per call; and disk errors during a complete run.
 
-`strace` kills the process; where it is not installed, or may not trace, that is skipped: `test_kill_while_saving` and
-`test_disk_errors` do not need it. And the other errors of a disk, met by a whole run.
+`strace` kills the process. Without strace these tests are skipped; `test_kill_while_saving` and `test_disk_errors` do
+not need it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.program import ROOT, TIMEOUT_S, environment
 from tests.reliability.counts import SHARE, count
 from tests.reliability.faulty_calls import faulty
 from tests.reliability.one_save import KINDS
-from tests.reliability.runs import needs_strace, require_whole, run_process, training
+from tests.reliability.runs import needs_strace, require_valid_checkpoints, run_process, training
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ OF_A_SAVE = ("openat", "write", "fsync", "close", "link", "linkat", "rename", "r
 
 
 def save_traced(folder: Path, *options: str) -> list[str]:
-    """Begin with checkpoints of step 1, save step 2 over them under strace, and give the kinds that were announced."""
+    """Save step 2 over checkpoints of step 1 under strace, and return the announced kinds."""
     for path in folder.glob("*.safetensors"):
         path.unlink()
     store = CheckpointStore(folder)
@@ -58,14 +58,14 @@ def save_traced(folder: Path, *options: str) -> list[str]:
 
 
 def calls_of_a_save(folder: Path) -> Counter[str]:
-    """How often it makes each system call."""
+    """Return the number of calls of a save per system call."""
     log = folder / "calls.txt"
     assert save_traced(folder, "-o", str(log)) == list(KINDS)
     return Counter(re.findall(r"^(\w+)\(", log.read_text(), re.MULTILINE))
 
 
 def chosen_calls(calls: Counter[str]) -> list[tuple[str, int]]:
-    """Every call, or evenly spread as many as are asked for; by default the last of each that writes, and two more."""
+    """Return all calls, or an evenly spaced subset of the requested size; by default the last writes and two more."""
     if not SHARE:
         return [(name, calls[name]) for name in OF_A_SAVE if name in calls] + [("write", 1), ("rename", 1)]
     every = [(name, number) for name, most in calls.items() for number in range(1, most + 1)]
@@ -102,15 +102,15 @@ def test_a_kill_at_any_system_call_of_a_save_loses_nothing(
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EDQUOT"])
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_run_that_cannot_save_says_so_and_goes_on_and_saves_when_it_can_again(
+def test_a_run_that_cannot_save_reports_it_and_continues_and_saves_again_later(
     folder: Path, call: str, error: str
 ) -> None:
-    # the program's first fsyncs are of its probe and its log, the first renames those of its caches and its log
+    # the first fsyncs of the program sync its probe and its log; the first renames are those of caches and log
     first = {"fsync": "4", "replace": "5"}[call]
     before = faulty(call, first, error)
     run = run_process(*training("save_every_steps=5"), "--max-steps", "20", cwd=folder, before=before)
     assert run.code == 0, run.errors
-    told = [(event["event"], event["step"]) for event in run.events if event["event"] in ("saved", "save_failed")]
-    assert told[0][0] == "save_failed"
-    assert told[1:] == [("saved", step) for step in (5, 10, 15, 20) if step > told[0][1]]
-    require_whole(folder / "models", run.events)
+    events = [(event["event"], event["step"]) for event in run.events if event["event"] in ("saved", "save_failed")]
+    assert events[0][0] == "save_failed"
+    assert events[1:] == [("saved", step) for step in (5, 10, 15, 20) if step > events[0][1]]
+    require_valid_checkpoints(folder / "models", run.events)

@@ -1,4 +1,4 @@
-"""Escape sequences and markup in a text, a path or a reply: shown as text, on every way to a terminal."""
+"""Escape sequences and markup in a text, a path or a reply are printed as text by every command."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from tests.program import Terminal, tiny
-from tests.reliability.runs import ENDLESS, run_to_its_end, training
+from tests.reliability.runs import ENDLESS, run_to_completion, training
 
 pytestmark = pytest.mark.slow
 
 TITLE = "\x1b]0;pwned\x07"
 HOSTILE = f"{TITLE}\x1b[2J\x9b31m[red]x[/red]\x1b[?1049h\u202e"
-# what a bar on a terminal is drawn with: colours, cursor up and down, erase, hide and show the cursor
+# the sequences that draw a progress bar: colors, cursor up and down, erase, hide and show the cursor
 DRAWING = re.compile(r"\x1b\[(?:[\d;]*m|\d*[ABGK]|\?25[hl])")
 ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\u202a-\u202e]")
 
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A folder whose texts are full of escape sequences, under a name that is one."""
+    """Return a folder with escape sequences in its name and its texts."""
     for name in ("raw/train.en", "test/eval.en"):
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True)
@@ -31,7 +31,7 @@ def hostile(tmp_path: Path) -> Path:
 
 
 def require_harmless(shown: str) -> None:
-    """Nothing that steers a terminal but drawing is in it."""
+    """Check that the output holds no escape sequences except those of progress bars."""
     left = ODD.findall(DRAWING.sub("", shown))
     assert left == [], repr(shown)
 
@@ -50,7 +50,7 @@ def test_a_text_and_a_path_of_escape_sequences_reach_the_terminal_as_text(hostil
 def test_a_reply_of_escape_sequences_reaches_the_terminal_as_text(hostile: Path) -> None:
     learned = ["--overfit-tiny", "--set", "overfit_steps=150", "--set", "mlp_lr=0.01", "--set", "attn_lr=0.01"]
     rates = ["--set", "unembed_lr=0.01", "--set", "warmup_steps=0", "--set", "overfit_lines=1"]
-    run = run_to_its_end(*training(), *learned, *rates, cwd=hostile)
+    run = run_to_completion(*training(), *learned, *rates, cwd=hostile)
     assert run.code == 0, run.errors
     terminal = Terminal("generate", TITLE, "--temperature", "0", "--max-tokens", "60", cwd=hostile)
     assert terminal.end() == 0
@@ -82,21 +82,21 @@ def test_a_reply_of_escape_sequences_reaches_the_terminal_as_text(hostile: Path)
     ],
     ids=lambda arguments: " ".join(arguments[:-1]) or "command",
 )
-def test_an_error_about_an_odd_name_is_one_harmless_line(hostile: Path, arguments: list[str]) -> None:
-    run = run_to_its_end(*arguments, cwd=hostile)
+def test_an_error_about_a_name_with_escape_sequences_is_one_printable_line(hostile: Path, arguments: list[str]) -> None:
+    run = run_to_completion(*arguments, cwd=hostile)
     assert run.code in (1, 2)
-    told = run.errors + run.out
-    assert told.count("\n") == 1, told
-    assert "pwned" in told
-    require_harmless(told)
+    output = run.errors + run.out
+    assert output.count("\n") == 1, output
+    assert "pwned" in output
+    require_harmless(output)
 
 
-def test_a_planted_file_name_in_the_models_folder_is_named_harmlessly(hostile: Path) -> None:
+def test_a_file_name_with_escape_sequences_in_the_models_folder_is_printed_as_text(hostile: Path) -> None:
     models = hostile / "models"
     models.mkdir()
     (models / f"epoch_{TITLE}.safetensors").write_bytes(b"x")
     os.symlink("/dev/zero", models / "ckpt_latest.safetensors")
-    run = run_to_its_end("--train-only", "--resume", cwd=hostile)
+    run = run_to_completion("--train-only", "--resume", cwd=hostile)
     assert run.code == 2
     assert "passed over" in run.errors
     require_harmless(run.errors)

@@ -1,6 +1,6 @@
-"""Signals to real runs: whatever comes when, what was announced is there, and going on gives what no signal would have.
+"""Signals to real runs: no announced save is lost, and a resumed run equals one without signals.
 
-A process that has not yet told of its first event may end by the signal itself: it has nothing to lose.
+A process that has not printed its first event yet may be ended by the signal itself: it has nothing to save.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from gpt_tui.cli.verify_resume import compared
 from tests.program import write_texts
 from tests.reliability.counts import SHARE, count
 from tests.reliability.faulty_calls import faulty
-from tests.reliability.runs import LATEST, Headless, require_whole, run_to_its_end, training
+from tests.reliability.runs import LATEST, Headless, require_valid_checkpoints, run_to_completion, training
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="POSIX signals")]
 
 
 def signalled_run(folder: Path, draw: random.Random, settings: list[str]) -> None:
-    """Start or resume a run, send it signals at random instants, and hold what it leaves to what it announced."""
+    """Start or resume a run, send it signals at random instants, and compare its checkpoints with its announcements."""
     models = folder / "models"
     resume = ["--resume"] if (folder / LATEST).exists() else []
     with Headless(*settings, *resume, cwd=folder) as run:
@@ -45,9 +45,9 @@ def signalled_run(folder: Path, draw: random.Random, settings: list[str]) -> Non
             sent.append(signal.Signals[draw.choice(STOPPING)])
             run.send(sent[-1])
         code = run.end()
-    require_whole(models, run.events)
+    require_valid_checkpoints(models, run.events)
     if is_started and stop is not signal.SIGKILL:
-        # of two that wait to be handled, Python takes the one with the lower number first, whichever came first
+        # Python handles the pending signal with the lower number first
         assert code in {128 + number for number in sent if number <= stop}
         assert "Traceback" not in run.errors
         assert run.events[-1] == {"event": "finished", "reason": "stopped", "step": run.steps}
@@ -57,10 +57,10 @@ def signalled_run(folder: Path, draw: random.Random, settings: list[str]) -> Non
             128 + stop,
             *(-number for number in sent),
             1,
-        )  # 1: Python itself, before it comes to this program
+        )  # 1: Python itself, before the program runs
 
 
-def test_signals_at_random_instants_lose_nothing_and_change_nothing(
+def test_signals_at_random_instants_lose_and_change_nothing(
     folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
     signals = count(5, 500)
@@ -71,17 +71,17 @@ def test_signals_at_random_instants_lose_nothing_and_change_nothing(
         signalled_run(folder, draw, settings)
     reached, _ = CheckpointStore(folder / "models").load_for_resume()
     last = str(reached.step + 10 if reached else 10)
-    end = run_to_its_end(*settings, *(["--resume"] if reached else []), "--max-steps", last, cwd=folder)
+    end = run_to_completion(*settings, *(["--resume"] if reached else []), "--max-steps", last, cwd=folder)
     assert end.code == 0, end.errors
     other = folder / "without signals"
     other.mkdir()
     write_texts(other)
-    whole = run_to_its_end(*training("eval_every_steps=7"), "--max-steps", last, cwd=other)
-    assert whole.code == 0, whole.errors
+    uninterrupted = run_to_completion(*training("eval_every_steps=7"), "--max-steps", last, cwd=other)
+    assert uninterrupted.code == 0, uninterrupted.errors
     assert [row for row in compared(other / "models", folder / "models") if not row.equal] == []
 
 
-def test_a_signal_at_any_instant_of_the_start_ends_the_program_and_crashes_nothing(
+def test_a_signal_at_any_instant_of_startup_ends_the_program_without_a_crash(
     folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
     signals = count(10, 1000)
@@ -101,16 +101,14 @@ def test_a_signal_at_any_instant_of_the_start_ends_the_program_and_crashes_nothi
                 time.sleep(draw.random() * 0.05)
             code = run.end()
             assert code in (*(128 + number for number in sent), *(-number for number in sent), 1), run.errors
-            # 1 is Python's own, before it comes to this program
+            # 1: Python itself, before the program runs
             assert code != 1 or "gpt_tui" not in run.errors, run.errors
 
 
 @pytest.mark.parametrize("name", STOPPING if SHARE else ["SIGINT"])
-def test_a_signal_during_a_long_save_lets_it_complete_and_a_second_one_waits_for_nothing_else(
-    folder: Path, name: str
-) -> None:
+def test_a_signal_during_a_save_completes_it_and_a_second_one_waits_only_for_it(folder: Path, name: str) -> None:
     models = folder / "models"
-    slow_disk = faulty("fsync", "4", "8s")  # the first three are of the probe and the log
+    slow_disk = faulty("fsync", "4", "8s")  # the first three sync the probe and the log
     with Headless(*training("save_every_steps=0"), cwd=folder, before=slow_disk) as run:
         run.wait_for_step(1)
         run.send(signal.SIGUSR1)
@@ -119,14 +117,14 @@ def test_a_signal_during_a_long_save_lets_it_complete_and_a_second_one_waits_for
         for _ in range(2):
             assert not any(event.get("kind") == "latest" for event in run.events)
             run.send(signal.Signals[name])
-            time.sleep(2.5)  # later than what counts as one and the same press, also where it is handled late
+            time.sleep(2.5)  # longer than the time in which signals count as one, even if handled late
         assert run.end() == 128 + signal.Signals[name]
-    require_whole(models, run.events)
-    assert verify_checkpoint(folder / LATEST).step <= begun_before  # the second press does without one of the end
+    require_valid_checkpoints(models, run.events)
+    assert verify_checkpoint(folder / LATEST).step <= begun_before  # the second signal skips the save at the end
     assert (run.events[-1]["event"] == "finished") != ("stopped at once" in run.errors)
 
 
-def test_many_requests_to_save_are_all_heeded_and_none_stops_the_run(
+def test_repeated_save_requests_are_all_honored_and_none_stops_the_run(
     folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
     requests = count(30, 500)
@@ -142,9 +140,9 @@ def test_many_requests_to_save_are_all_heeded_and_none_stops_the_run(
             before = saves()
             run.send(signal.SIGUSR1)
             time.sleep(draw.random() * 0.02)
-            if number % 3 == 2:  # of requests that come close together, the last one is heeded at the latest
+            if number % 3 == 2:  # requests in quick succession may be merged into one save after the last of them
                 run.wait_for(lambda: saves() > before)  # noqa: B023
         reached = run.steps
         run.wait_for_step(reached + 20)
         assert run.stop() == 130
-    require_whole(folder / "models", run.events)
+    require_valid_checkpoints(folder / "models", run.events)

@@ -11,11 +11,11 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Button
 
+from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.run_view.status import Phase
-from gpt_tui.session.controller import RunRequest
 from gpt_tui.tabs.chat.models import MakeGenerator
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings

@@ -32,7 +32,8 @@ from gpt_core.training.events import (
     SampleWritten,
     StepCompleted,
 )
-from gpt_tui.session.controller import RunRequest, TrainerLike
+from gpt_core.training.request import RunRequest
+from gpt_tui.session.controller import TrainerLike
 from gpt_tui.tabs.chat.models import LoadedModel
 
 SMALL = ModelShape(d_model=4, hidden_size=4, vocab_size=260, num_heads=1, seq_len=2, layers=1)
@@ -60,7 +61,7 @@ class FakeTrainer:
         self.saving = False
         self.unsaved = 0
         self.tokenizer: Tokenizer = PieceTokenizer.train([b"abc"], 260)
-        self.resumed_at = 100 if request.latest or request.resume else 0
+        self.resumed_at = 100 if request.resume else 0
         self.step = self.resumed_at
         self.saved: list[int] = []
         self.state = TrainingState(run_id="fake", step=self.resumed_at)

@@ -12,9 +12,10 @@ from textual.pilot import Pilot
 import gpt_tui.shell.main_screen
 from gpt_core.config.presets import preset
 from gpt_core.progress import Progress
+from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
 from gpt_tui.run_view.status import Phase, SessionFacts
-from gpt_tui.session.controller import RunRequest, TrainerLike, TrainingController
+from gpt_tui.session.controller import TrainerLike, TrainingController
 from gpt_tui.session.run_preview import Setup
 from gpt_tui.session.run_state import RunState
 from tests.tui.app_bench import settled

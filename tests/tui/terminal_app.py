@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gpt_tui.app.app
 import gpt_tui.app.launch
-from gpt_core.config.resolve import Resolved
+from gpt_core.training.request import RunRequest
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer, fake_generator, fake_settings
 
 
@@ -48,7 +48,7 @@ def main() -> int:
                 raise ZeroDivisionError("a widget fell over")
 
     gpt_tui.app.app.GptApp = App  # type: ignore[misc]
-    return gpt_tui.app.launch.run_app(Resolved(settings, "nano", {}), autostart=True)
+    return gpt_tui.app.launch.run_app(RunRequest(settings, "nano"), autostart=True)
 
 
 if __name__ == "__main__":

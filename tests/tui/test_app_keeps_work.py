@@ -9,8 +9,8 @@ import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_core.training.setup import open_run
 from gpt_tui.run_view.status import Phase
-from gpt_tui.session.open_run import open_request
 from gpt_tui.session.overfit_folder import overfit_folder
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.core.training_samples import tiny_settings, train
@@ -29,7 +29,7 @@ def tiny(folder: Path, **changes: object) -> dict[str, object]:
 
 def real_app(folder: Path, **changes: object):
     """The app with real runs in `folder`/models."""
-    return running_app(folder / "models", opener=open_request, size=(120, 40), **tiny(folder, **changes))  # type: ignore[arg-type]
+    return running_app(folder / "models", opener=open_run, size=(120, 40), **tiny(folder, **changes))  # type: ignore[arg-type]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -89,7 +89,7 @@ async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str
         await bench.until_seen("to go on from")
         await do(bench, "resume", by)
         await bench.until_phase(Phase.FINISHED)
-        assert bench.opener.requests[0].latest
+        assert bench.opener.requests[0].resume == "newest"
         assert bench.app.controller.history.curve.rows()[:, 0].tolist() == list(range(101, 111))
 
 
@@ -224,7 +224,7 @@ async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str
         if wanted:
             await bench.until_step(5)
             request = opener.requests[-1]
-            assert (request.overwrite, request.latest) == (wanted == "overwrite", wanted == "resume")
+            assert (request.overwrite, request.resume == "newest") == (wanted == "overwrite", wanted == "resume")
         else:
             await bench.pilot.pause()
             assert len(opener.requests) == 1

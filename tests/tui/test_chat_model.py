@@ -15,7 +15,8 @@ from gpt_core.errors import CheckpointError, GptError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.tokenizers.pieces import PieceTokenizer
-from gpt_tui.session.controller import RunRequest, TrainingController
+from gpt_core.training.request import RunRequest
+from gpt_tui.session.controller import TrainingController
 from gpt_tui.tabs.chat.models import ChatModels
 from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON, AvailableModels, model_options
 from tests.tui.app_bench import DEADLINE_S

@@ -10,8 +10,9 @@ import pytest
 
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.training import events as ev
+from gpt_core.training.request import RunRequest
 from gpt_tui.run_view.status import Phase
-from gpt_tui.session.controller import RunRequest, TrainingController
+from gpt_tui.session.controller import TrainingController
 from gpt_tui.shared.messages import ControllerUpdated
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import FakeOpen, fake_settings
@@ -212,7 +213,7 @@ def test_a_resumed_run_has_its_earlier_curve(bench: Bench, tmp_path: Path):
     lines = [ev.to_json(event) for event in events]
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines[:50], b"torn {", *lines[50:], b""]))
     bench.opener.hold_at = 110
-    bench.controller.start(replace(bench.request, latest=True))  # the fake goes on from step 100
+    bench.controller.start(replace(bench.request, resume="newest"))  # the fake goes on from step 100
     bench.until_step(110)
     assert bench.controller.history.curve.rows()[:, 0].tolist() == list(range(1, 111))
     assert [point.step for point in bench.controller.history.evaluations] == [100]

@@ -9,10 +9,11 @@ import msgspec
 from textual.screen import Screen
 
 from gpt_core.config.settings import Settings
+from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, first_draft
 from gpt_tui.run_view.status import Phase
-from gpt_tui.session.controller import RunRequest, TrainingController
+from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.shared.dialogs import run_exists_question
 from gpt_tui.shared.keymap import keys_of
@@ -77,7 +78,7 @@ class RunActions(Screen[None]):
 
     def action_resume(self) -> None:
         """The run of the newest checkpoint goes on, with the settings it was started with."""
-        self.begin(RunRequest(self.settings, self.preset_name, latest=True))
+        self.begin(RunRequest(self.settings, self.preset_name, resume="newest"))
 
     def action_pause(self) -> None:
         """Pause, or go on."""

@@ -1,6 +1,6 @@
-"""Mutations that know what JSON is: one value somewhere in it becomes another, more awkward one.
+"""Structured mutations of JSON: one value is replaced by an edge case.
 
-A fuzzer that changes bytes seldom gets past a decoder written in C, whose branches it does not see.
+A fuzzer that changes bytes rarely gets past a decoder written in C, whose branches it cannot see.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 import re
 from typing import Any
 
-AWKWARD: tuple[Any, ...] = (
+EDGE_CASES: tuple[Any, ...] = (
     0, 1, -1, 2, 3, 7, 255, 1 << 16, 1 << 20, (1 << 31) - 1, 1 << 31, 1 << 32, 1 << 40, (1 << 53) + 1, (1 << 63) - 1,
     1 << 64, -(1 << 63), 10**400, 0.0, -0.0, 0.5, 1e-320, 1e308, -1e308, True, False, None, "", "x", "\0", "\x1b[2J",
     "é" * 40, "x" * 5000, [], {}, [0], {"a": 0}, [[[]]], "latest", "1",
@@ -19,12 +19,12 @@ _OBJECT = re.compile(rb"\{.*\}", re.DOTALL)
 
 
 def mutated_json(data: bytes, draw: random.Random) -> bytes | None:
-    """The bytes with one value changed in the widest JSON object in them, or in one of its lines; None without one."""
+    """Return `data` with one value changed in its outermost JSON object or JSON line; None if it holds no JSON."""
     found = _OBJECT.search(data[: data.rfind(b"}", 0, 16 << 10) + 1])
     if found is None:
         return None
     start, end = found.span()
-    while start < end and (at := data.find(b"\n", start, end)) >= 0:  # lines of JSON: one of them
+    while start < end and (at := data.find(b"\n", start, end)) >= 0:  # JSON lines: choose one
         start, end = (at + 1, end) if draw.random() < 0.5 else (start, at)
     try:
         value = json.loads(data[start:end])
@@ -35,14 +35,14 @@ def mutated_json(data: bytes, draw: random.Random) -> bytes | None:
 
 
 def changed_value(value: Any, draw: random.Random) -> Any:
-    """The value with one thing in it changed: replaced, left out, added, renamed; JSON inside a string is gone into."""
+    """Return `value` with one item replaced, removed or added; JSON inside a string is changed as JSON."""
     if isinstance(value, dict) and value:
         key = draw.choice(list(value))
         kind = draw.random()
         if kind < 0.05:
             return {name: inner for name, inner in value.items() if name != key}
         if kind < 0.1:
-            return value | {draw.choice(("", "x", "layers", key + "x")): draw.choice(AWKWARD)}
+            return value | {draw.choice(("", "x", "layers", key + "x")): draw.choice(EDGE_CASES)}
         return value | {key: changed_value(value[key], draw)}
     if isinstance(value, list) and value and draw.random() < 0.8:
         at = draw.randrange(len(value))
@@ -54,4 +54,4 @@ def changed_value(value: Any, draw: random.Random) -> Any:
             pass
     if isinstance(value, int) and draw.random() < 0.3:
         return value + draw.choice((-1, 1, 4, 8, 64))
-    return draw.choice(AWKWARD)
+    return draw.choice(EDGE_CASES)

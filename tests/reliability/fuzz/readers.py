@@ -1,10 +1,9 @@
-"""The readers of files that a stranger may have made, each behind one function from bytes to nothing.
+"""Fuzz targets: the readers of untrusted files, each as a function of bytes.
 
-`read` gives the bytes to a reader as a file's content. What the reader's own documentation promises is held to: it
-takes them, or raises its one typed error in one printable line; everything else is a finding. What is taken is looked
-at more closely: written again it is the same.
+`read` passes the bytes to a reader as the content of a file. The reader must accept them or raise its documented error
+with a message of one printable line; anything else is a finding. Accepted content must survive a round trip.
 
-Checksums would keep a fuzzer out of all that lies behind them, so the first byte of an input may ask for right ones.
+A fuzzer cannot guess checksums, so the first byte of an input selects whether they are corrected first.
 """
 
 from __future__ import annotations
@@ -48,31 +47,31 @@ PLACE = Path(_folder.name, "input")
 
 
 class Reader(NamedTuple):
-    """One reader: what it is tried with first, the function that no input may crash, hang or deceive, the longest."""
+    """Fuzz target: seed inputs, the function under test, and the maximum size of an input."""
 
     seeds: Callable[[], Iterable[bytes]]
     read: Callable[[bytes], None]
-    most_bytes: int
+    max_bytes: int
 
 
 def put(data: bytes) -> Path:
-    """The file, with this content."""
+    """Write `data` to the input file and return its path."""
     with open(PLACE, "wb") as file:
         file.write(data)
     return PLACE
 
 
 def refused(error: GptError) -> None:
-    """A refusal is one printable line."""
+    """Check that the message of an error is one printable line."""
     assert str(error).isprintable(), repr(error)
-    assert str(error), "an error without words"
+    assert str(error), "an error without a message"
 
 
 # -- checkpoints
 
 
 def checkpoint_seeds() -> Iterable[bytes]:
-    """The smallest checkpoints there are, with and without optimizer state."""
+    """Yield the smallest checkpoints, with and without optimizer state."""
     for optimizer_state in (False, True):
         write_checkpoint(PLACE, sample(SMALLEST, optimizer_state=optimizer_state, tokenizer=b""), saved_at=1.0)
         data = PLACE.read_bytes()
@@ -81,7 +80,7 @@ def checkpoint_seeds() -> Iterable[bytes]:
 
 
 def sealed_checkpoint(data: bytes) -> bytes:
-    """The same file with the length of its header and all checksums right, as far as it has places for them."""
+    """Return the file with the length of its header and its checksums corrected, where it has fields for them."""
     end = data.rfind(b"}", 8, 8 + (16 << 10)) + 1
     while end < len(data) and data[end] == 0x20:
         end += 1
@@ -104,7 +103,7 @@ def sealed_checkpoint(data: bytes) -> bytes:
 
 
 def read_checkpoints(data: bytes) -> None:
-    """Reading, verifying and peeking agree; what is taken is as large as it says and finite."""
+    """Check that reading, verifying and peeking agree, and that accepted values are finite."""
     path = put(sealed_checkpoint(data[1:]) if data[:1] == SEALED else data[1:])
     try:
         info = peek_checkpoint(path)
@@ -120,11 +119,11 @@ def read_checkpoints(data: bytes) -> None:
         verify_checkpoint(path)
     except CheckpointError as error:
         refused(error)
-        assert checkpoint is None, "read, and not verified"
+        assert checkpoint is None, "readable, but verify_checkpoint refused it"
     else:
-        assert checkpoint is not None, "verified, and not read"
+        assert checkpoint is not None, "verified, but read_checkpoint refused it"
     if checkpoint is not None:
-        assert info is not None, "read, and not looked at"
+        assert info is not None, "readable, but peek_checkpoint refused it"
         assert info.size == path.stat().st_size
         assert np.isfinite(checkpoint.parameters.flat).all()
 
@@ -133,7 +132,7 @@ def read_checkpoints(data: bytes) -> None:
 
 
 def tokenizer_seeds() -> Iterable[bytes]:
-    """Tokenizers of both kinds, with a text to cut behind them."""
+    """Yield a tokenizer of each kind."""
     for kind in (PieceTokenizer, AsciiTokenizer):
         data = kind(PIECES, 300).to_bytes()
         yield AS_IT_IS + data
@@ -141,7 +140,7 @@ def tokenizer_seeds() -> Iterable[bytes]:
 
 
 def read_tokenizers(data: bytes) -> None:
-    """What is taken is stored as the same bytes, and cuts any text into ids that give it back."""
+    """Check that an accepted tokenizer survives a round trip, and that its ids decode to the text."""
     stored = data[1:] + hashlib.sha256(data[1:]).digest() if data[:1] == SEALED else data[1:]
     try:
         tokenizer = tokenizers.from_bytes(stored)
@@ -163,7 +162,7 @@ def read_tokenizers(data: bytes) -> None:
 
 
 def config_seeds() -> Iterable[bytes]:
-    """A file of every setting, and smaller ones of each kind of line."""
+    """Yield a file of all settings, and small ones with each TOML construct."""
     yield b"".join(line.partition(b"#")[0].rstrip() + b"\n" for line in as_toml(*resolve()).encode().splitlines())
     yield b'preset = "micro"\nseed = 7\nattn_lr = 1e-3 # rate\ntrain_file = "a\\u00e9.en"\nepsilon = 0.0\n'
     yield b"[table]\nlayers = 0x10\nlist = [1, 2.5, true, inf, nan]\nwhen = 1979-05-27T07:32:00Z\nraw = '''x'''\n"
@@ -171,7 +170,7 @@ def config_seeds() -> Iterable[bytes]:
 
 
 def read_configs(data: bytes) -> None:
-    """What is taken, printed and read again, gives the same settings."""
+    """Check that accepted settings survive a round trip."""
     try:
         resolved = resolve(config_file=put(data))
     except ConfigError as error:
@@ -184,7 +183,7 @@ def read_configs(data: bytes) -> None:
 
 
 def corpus_seeds() -> Iterable[bytes]:
-    """Texts of every kind of document, of all that ends a line, and of what is no text."""
+    """Yield texts of each kind of document, with every line ending, and binary data."""
     yield from (bytes([kind]) + TEXT for kind in range(len(KINDS)))
     yield b"\0" + documents.BYTE_ORDER_MARK + b"One.\n\n\nTwo\nlines.\n \nThree"
     yield b"\1" + b"x" * 200 + b"\n" + "é".encode() * 60 + b"\r\n\r\n"
@@ -192,7 +191,7 @@ def corpus_seeds() -> Iterable[bytes]:
 
 
 def read_texts(data: bytes) -> None:
-    """Documents hold all the words of the text, in order, and their ids give them back; blocks and parts are tiny."""
+    """Check a text as documents of the kind that its first byte selects, with tiny blocks and parts."""
     sizes = corpus.BLOCK_BYTES, documents.PART_BYTES
     corpus.BLOCK_BYTES, documents.PART_BYTES = 16, 24
     try:
@@ -202,19 +201,19 @@ def read_texts(data: bytes) -> None:
 
 
 def read_text(kind: documents.DocumentKind, text: bytes) -> None:
-    """One text as one kind of documents."""
+    """Check that documents hold all words of the text in order, and that their ids decode to them."""
     path = put(text)
     try:
         parts = list(documents.documents(path, kind))
     except CorpusError as error:
         refused(error)
-        assert not text.removeprefix(documents.BYTE_ORDER_MARK).strip(), "a text with something in it is no empty one"
+        assert not text.removeprefix(documents.BYTE_ORDER_MARK).strip(), "a text that is not empty was refused as empty"
         return
     assert b"".join(b"".join(parts).split()) == b"".join(text.removeprefix(documents.BYTE_ORDER_MARK).split())
     assert max(map(len, parts)) <= 3 * documents.PART_BYTES + corpus.BLOCK_BYTES
-    whole = list(documents.document_parts(corpus.text_blocks(path), kind))
-    ids = [ids for ids, _ in encode_parts(whole, TOKENIZER)]
-    assert TOKENIZER.decode(np.concatenate(ids).tolist()) == b"".join(part for part, _ in whole)
+    expected = list(documents.document_parts(corpus.text_blocks(path), kind))
+    ids = [ids for ids, _ in encode_parts(expected, TOKENIZER)]
+    assert TOKENIZER.decode(np.concatenate(ids).tolist()) == b"".join(part for part, _ in expected)
 
 
 TOKENIZER = PieceTokenizer(PIECES, 300)
@@ -224,7 +223,7 @@ TOKENIZER = PieceTokenizer(PIECES, 300)
 
 
 def cache_seeds() -> Iterable[bytes]:
-    """The cache of a short text."""
+    """Yield the token cache of a short text."""
     text = PLACE.with_name("text")
     text.write_bytes(TEXT)
     made = token_cache.load_tokens(text, TOKENIZER, "line", cache_dir=text.parent)
@@ -235,7 +234,7 @@ def cache_seeds() -> Iterable[bytes]:
 
 
 def sealed_cache(data: bytes) -> bytes:
-    """The same cache with its checksum right, if its header can be read at all."""
+    """Return the cache with its checksum corrected, if its header is readable."""
     ids = data[token_file.HEADER_BYTES :]
     try:
         header = msgspec.json.decode(data[: token_file.HEADER_BYTES], type=token_file.Header)
@@ -248,7 +247,7 @@ def sealed_cache(data: bytes) -> bytes:
 
 
 def read_caches(data: bytes) -> None:
-    """A cache is whole, and all of its ids are in the vocabulary, or it is none."""
+    """Check that an accepted cache is complete and that its ids are in the vocabulary."""
     text = PLACE.with_name("text")
     digest = hashlib.sha256(TEXT).hexdigest()
     cache = PLACE.with_name(token_cache.token_cache_name(text, digest, TOKENIZER, "line"))
@@ -266,25 +265,25 @@ def read_caches(data: bytes) -> None:
 
 
 def log_seeds() -> Iterable[bytes]:
-    """A log of every kind of event, whole and torn."""
-    told = [
+    """Yield a log with each kind of event: complete, truncated, and with invalid lines."""
+    logged = [
         ev.StepCompleted(1, 0, 2.5, 12.2, 1e-3, 1.0, 64, 1e3, 0.5), ev.UpdateSkipped(2, 1, "the loss was nan"),
         ev.EvalCompleted(2, 2.4, 11.0, 0.3, 1.9), ev.GradientNorms(3, {"wte.weight": 1.0}, {"wte.weight": 0.1}),
         ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 3), ev.SaveFailed("best", "é", 4, "disk full"),
         ev.RunFinished("stopped", 4),
     ]  # fmt: skip
-    data = b"".join(ev.to_json(event) + b"\n" for event in told)
+    data = b"".join(ev.to_json(event) + b"\n" for event in logged)
     yield data
     yield data[:-9]
     yield data.replace(b"\n", b"\n\n\xff{\n", 2)
 
 
 def read_logs(data: bytes) -> None:
-    """Only events come of a log, and a resumed run goes on with whole lines of steps it has taken."""
+    """Check that a log yields only events, and that a resume leaves complete lines of steps before it."""
     path = put(data)
     before = list(read_metrics(path))
     assert all(isinstance(event, ev.Event) for event in before)
-    if len(data) % 16:  # cutting a log replaces the file, which takes ten times as long as reading it
+    if len(data) % 16:  # truncating a log replaces the file, which takes ten times as long as reading it
         return
     MetricsLog(path, resume_step=LAST_STEP).close()
     kept = path.read_bytes()

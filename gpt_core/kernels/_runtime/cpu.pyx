@@ -1,4 +1,4 @@
-"""Which instruction-set level this processor has."""
+"""The instruction-set levels that this processor supports. Compiled once, for the baseline."""
 
 cdef extern from *:
     """
@@ -21,7 +21,7 @@ cdef extern from *:
 
 
 def supported_levels():
-    """Names of the levels that this processor can run, the fastest first; the last is always "baseline"."""
+    """Return the names of the supported levels, fastest first; the last is always "baseline"."""
     levels = ["baseline"]
     if gpt_has_v3():
         levels.insert(0, "x86_64_v3")

@@ -1,0 +1,30 @@
+/* Views of float32 matrices, row-major, that the kernels pass to each other. A leading dimension (ld) is the number of
+   values from the start of one stored row to the start of the next. */
+
+#ifndef GPT_MATRIX_TYPES_H
+#define GPT_MATRIX_TYPES_H
+
+#include <stddef.h>
+
+typedef struct {          /* op(x): x itself, or x^T if `transposed` */
+    const float *data;
+    ptrdiff_t ld;
+    int transposed;
+} gpt_matrix;
+
+typedef struct {          /* packed B, made by `pack` in gemm.pyx and only read there */
+    const float *data;
+    ptrdiff_t stride;     /* from one panel of NR columns to the next; with BLAS, the ld of the original matrix */
+    int transposed;
+} gpt_packed_b;
+
+typedef struct {          /* where a product is stored, and what is added to it: c = alpha * product + addend + bias */
+    float *c;
+    ptrdiff_t ldc;
+    const float *addend;  /* NULL: none; c itself: accumulate */
+    ptrdiff_t ld_addend;
+    const float *bias;    /* one value per column; NULL: none */
+    float alpha;
+} gpt_output;
+
+#endif

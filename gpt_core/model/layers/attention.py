@@ -1,0 +1,126 @@
+"""Causal multi-head self-attention (Vaswani et al. 2017).
+
+For each head, with q, k and v of D = C / H channels:
+
+    [q k v] = x W_attn + b_attn
+    P = softmax(q kᵀ / sqrt(D)), over the keys up to the query's position
+    y = (P v) W_proj + b_proj
+
+The kernel computes P in tiles and never stores it (FlashAttention, Dao et al. 2022). For the backward pass it saves one
+number per query, lse = log(sum(exp(scores))), from which P is computed again.
+"""
+
+from __future__ import annotations
+
+from gpt_core.config.settings import ModelShape
+from gpt_core.kernels import attention
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.layers.buffers import BatchShape, Buffer, BufferPool, Use
+from gpt_core.model.layers.layer import Flops, Layer, Tensors
+from gpt_core.model.layers.linear import Linear
+from gpt_core.model.precision import PRECISION
+
+
+class CausalSelfAttention(Layer):
+    """c_attn, attention of each head to itself and earlier positions, c_proj."""
+
+    qkv: Array
+    """(N, 3 C): queries, keys and values side by side; `q`, `k` and `v` are views (B, T, C) of it"""
+    lse: Array
+    """(B, H, T): log-sum-exp of each query's scores"""
+    attn_out: Array
+    """(N, C): P v of all heads side by side"""
+    workspace: Array
+    """per thread: keys and values of a head, and a tile of its scores"""
+    d_qkv: Array
+    """(N, 3 C)"""
+    d_attn_out: Array
+    """(N, C)"""
+    d_x: Array
+    """(N, C): gradient of the input"""
+
+    def __init__(self, shape: ModelShape, name: str) -> None:
+        C = shape.d_model
+        self._shape = shape
+        self.c_attn = Linear(f"{name}.c_attn", C, 3 * C, "normal", "attn")
+        self.c_proj = Linear(f"{name}.c_proj", C, C, "residual", "attn")
+        super().__init__(self.c_attn, self.c_proj)
+
+    # ---- memory
+
+    def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
+        """Return the saved activations: 4 N C + B H T values; and what the layers share."""
+        N, C = size.rows, self._shape.d_model
+        workspace = attention.workspace_size(size.time, self._shape.head_size)
+        return (
+            Buffer("qkv", (N, 3 * C)),
+            Buffer("lse", (size.batch, self._shape.num_heads, size.time), dtype=PRECISION.compute),
+            Buffer("attn_out", (N, C)),
+            Buffer("workspace", (size.threads, workspace), "scratch", dtype=PRECISION.compute),
+            Buffer("d_qkv", (N, 3 * C), "gradient", "d_inner"),
+            # d_attn_out is no longer needed when d_x is written
+            Buffer("d_attn_out", (N, C), "gradient", "d_branch"),
+            Buffer("d_x", (N, C), "gradient", "d_branch"),
+        )
+
+    def allocate(self, size: BatchShape, uses: frozenset[Use], pool: BufferPool) -> None:
+        """Set the buffers with one of these uses, and the views of them that the kernel takes."""
+        super().allocate(size, uses, pool)
+        C = self._shape.d_model
+
+        def by_batch(rows: Array) -> Array:
+            return rows.reshape(size.batch, size.time, -1)
+
+        def split(qkv: Array) -> tuple[Array, Array, Array]:
+            return qkv[..., :C], qkv[..., C : 2 * C], qkv[..., 2 * C :]
+
+        if "saved" in uses:
+            self.q, self.k, self.v = split(by_batch(self.qkv))
+            self._attn_out = by_batch(self.attn_out)
+        if "gradient" in uses:
+            self._d_q, self._d_k, self._d_v = split(by_batch(self.d_qkv))
+            self._d_attn_out = by_batch(self.d_attn_out)
+
+    def kv_cache_size(self, positions: int) -> int:
+        """Return the number of values of a cache of the keys and values of `positions` tokens: 2 T C."""
+        return 2 * positions * self._shape.d_model
+
+    # ---- cost
+
+    def own_forward_flops(self, size: BatchShape, outputs: int) -> Flops:
+        """Return the FLOPs of the forward pass: 8 N C² in the linear layers and 2 B C T (T + 1) in the scores.
+
+        Each pair of a query and a key that it sees costs 2 C for q kᵀ and 2 C for P v. A sequence has T (T + 1) / 2
+        pairs; pairs that the causal mask hides do not count.
+        """
+        keys_only = size.time - outputs  # positions without a query
+        pairs = (size.time * (size.time + 1) - keys_only * (keys_only + 1)) // 2
+        return Flops(
+            attention_linears=self.c_attn.flops(size.rows) + self.c_proj.flops(size.batch * outputs),
+            attention_scores=4 * self._shape.d_model * size.batch * pairs,
+        )
+
+    # ---- passes
+
+    def forward(self, y: Array, x: Array, residual: Array) -> None:
+        """Write residual + attention(x) to `y`; all (N, C)."""
+        # qkv = x W_attn + b_attn
+        self.c_attn.forward(self.qkv, x)
+        # attn_out = softmax(q kᵀ / sqrt(D)) v;  lse = log(sum(exp(q kᵀ / sqrt(D))))
+        attention.forward(self._attn_out, self.lse, self.q, self.k, self.v, self.workspace)
+        # y = attn_out W_proj + b_proj + residual
+        self.c_proj.forward(y, self.attn_out, residual)
+
+    def backward(self, d_y: Array, x: Array, gradients: Tensors) -> Array:
+        """Return the gradient of `x` for the gradient `d_y` of the output; add those of the parameters."""
+        # d_attn_out = d_y W_projᵀ
+        self.c_proj.backward(self.d_attn_out, d_y, self.attn_out, gradients)
+        # P = exp(q kᵀ / sqrt(D) - lse);  d_v = Pᵀ d_attn_out;  d_P = d_attn_out vᵀ
+        # d_S = P * (d_P - sum(d_attn_out * attn_out));  d_q = d_S k / sqrt(D);  d_k = d_Sᵀ q / sqrt(D)
+        attention.backward(
+            self._d_q, self._d_k, self._d_v, self._d_attn_out, self._attn_out, self.lse,
+            self.q, self.k, self.v, self.workspace,
+        )  # fmt: skip
+        # d_x = d_qkv W_attnᵀ
+        self.c_attn.backward(self.d_x, self.d_qkv, x, gradients)
+        return self.d_x

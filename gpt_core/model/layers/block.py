@@ -1,0 +1,53 @@
+"""Transformer block with pre-normalization: attention and MLP, each added to the residual stream."""
+
+from __future__ import annotations
+
+from gpt_core.config.settings import ModelShape
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.layers.attention import CausalSelfAttention
+from gpt_core.model.layers.buffers import BatchShape, Buffer
+from gpt_core.model.layers.layer import Layer, Tensors
+from gpt_core.model.layers.mlp import MLP
+from gpt_core.model.layers.norm import LayerNorm
+
+
+class Block(Layer):
+    """x + attn(ln_1(x)), then the sum + mlp(ln_2(the sum))."""
+
+    resid_mid: Array
+    """(N, C): residual stream between attention and MLP"""
+    out: Array
+    """(N, C): residual stream after the block, the input of the next"""
+
+    def __init__(self, shape: ModelShape, name: str) -> None:
+        self._shape = shape
+        self.ln_1 = LayerNorm(f"{name}.ln_1", shape.d_model)
+        self.attn = CausalSelfAttention(shape, f"{name}.attn")
+        self.ln_2 = LayerNorm(f"{name}.ln_2", shape.d_model)
+        self.mlp = MLP(shape, f"{name}.mlp")
+        super().__init__(self.ln_1, self.attn, self.ln_2, self.mlp)
+
+    def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
+        """Return the residual stream after each half, 2 N C values."""
+        residual = (size.rows, self._shape.d_model)
+        return Buffer("resid_mid", residual), Buffer("out", residual)
+
+    def forward(self, x: Array) -> Array:
+        """Return the residual stream after the block for that before it, x (N, C)."""
+        # resid_mid = x + attn(ln_1(x))
+        self.attn.forward(self.resid_mid, self.ln_1.forward(x), x)
+        # out = resid_mid + mlp(ln_2(resid_mid))
+        self.mlp.forward(self.out, self.ln_2.forward(self.resid_mid), self.resid_mid)
+        return self.out
+
+    def backward(self, d_residual: Array, x: Array, gradients: Tensors) -> None:
+        """Replace the gradient of the output, in `d_residual`, by that of the input x.
+
+        The sum passes a gradient on unchanged; each branch adds its own to it.
+        """
+        # d_resid_mid = d_out + d_ln_2(d_mlp(d_out))
+        d_ln_out = self.mlp.backward(d_residual, self.ln_2.forward(self.resid_mid), gradients)
+        self.ln_2.backward(d_residual, d_ln_out, self.resid_mid, gradients)
+        # d_x = d_resid_mid + d_ln_1(d_attn(d_resid_mid))
+        d_ln_out = self.attn.backward(d_residual, self.ln_1.forward(x), gradients)
+        self.ln_1.backward(d_residual, d_ln_out, x, gradients)

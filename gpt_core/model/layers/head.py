@@ -1,0 +1,90 @@
+"""Language-model head: logits and cross-entropy loss. Its matrix is the token embedding (weight tying).
+
+    logits = x wteᵀ
+    loss = log(sum(exp(logits))) - logits[target], in nats, for each target that is not -1
+
+The logits of a batch, (N, V), would be the largest array of the model. They are computed for a slice of rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpt_core.config.settings import ModelShape
+from gpt_core.kernels import cross_entropy, linear
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.layers.buffers import BatchShape, Buffer
+from gpt_core.model.layers.embedding import WTE
+from gpt_core.model.layers.layer import Flops, Ids, Layer, Tensors
+from gpt_core.model.precision import INT32, PRECISION
+
+LOGITS_BUDGET = 4 * 1024 * 1024  # values of logits that exist at once: 16 MiB
+MIN_LOGIT_ROWS = 16  # rows of one slice, however large the vocabulary
+
+
+class Head(Layer):
+    """Logits, loss, and the gradient of both."""
+
+    wte: Array
+    """(V, C), owned by the embedding"""
+    logits: Array
+    """(R, V): of one slice of rows; the backward pass replaces them by their gradient"""
+    losses: Array
+    """(N,): in nats; 0 where there is no target"""
+    predictions: Ids
+    """(N,): the most probable token"""
+    d_x: Array
+    """(N, C): gradient of the input"""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self._shape = shape
+
+    def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
+        """Return one slice of logits, losses and predictions; and what the layers share."""
+        N, C, V = size.rows, self._shape.d_model, self._shape.vocab_size
+        slice_rows = min(N, max(MIN_LOGIT_ROWS, LOGITS_BUDGET // V))
+        return (
+            Buffer("logits", (slice_rows, V), "scratch", dtype=PRECISION.compute),
+            Buffer("losses", (N,), dtype=PRECISION.compute),
+            Buffer("predictions", (N,), dtype=INT32),
+            Buffer("d_x", (N, C), "gradient", "d_branch"),
+        )
+
+    def own_forward_flops(self, size: BatchShape, outputs: int) -> Flops:
+        """Return the FLOPs of the logits: 2 N C V."""
+        return Flops(logits=2 * size.batch * outputs * self._shape.d_model * self._shape.vocab_size)
+
+    def bind(self, weights: Tensors) -> None:
+        """Use these weights."""
+        self.wte = weights[WTE]
+
+    def logits_by_slice(self, x: Array) -> Iterator[tuple[slice, Array]]:
+        """Yield (rows, logits of these rows) for x (N, C). Every slice uses the same buffer."""
+        for first in range(0, x.shape[0], self.logits.shape[0]):
+            rows = slice(first, min(first + self.logits.shape[0], x.shape[0]))
+            logits = self.logits[: rows.stop - rows.start]
+            # logits (R, V) = x (R, C) wteᵀ (C, V)
+            linear.product(logits, x[rows], self.wte, transpose_b=True)
+            yield rows, logits
+
+    def forward(self, x: Array, targets: Ids) -> float:
+        """Return the sum of the losses of targets (N,); `losses` and `predictions` hold those of each row."""
+        for rows, logits in self.logits_by_slice(x):
+            # loss = log(sum(exp(logits))) - logits[target];  prediction = argmax(logits)
+            cross_entropy.forward(self.losses[rows], self.predictions[rows], logits, targets[rows])
+        return float(self.losses.sum(dtype=np.float64))
+
+    def forward_backward(self, x: Array, targets: Ids, gradients: Tensors, weight: float) -> tuple[float, Array]:
+        """Return the sum of the losses and `d_x`, the gradient of weight * sum of losses; add that of wte."""
+        d_wte = gradients[WTE]
+        for rows, logits in self.logits_by_slice(x):
+            # d_logits = weight * (softmax(logits) - onehot(target)), in place of the logits
+            cross_entropy.forward_backward(self.losses[rows], logits, targets[rows], weight)
+            # d_x (R, C) = d_logits (R, V) wte (V, C)
+            linear.product(self.d_x[rows], logits, self.wte)
+            # d_wte (V, C) += d_logitsᵀ (V, R) x (R, C)
+            linear.product(d_wte, logits, x[rows], transpose_a=True, accumulate=True)
+        return float(self.losses.sum(dtype=np.float64)), self.d_x

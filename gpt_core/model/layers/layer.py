@@ -1,0 +1,134 @@
+"""Base class of the layers, and how a layer declares its parameters and its arithmetic.
+
+A layer is used in four steps: construct it (configuration alone, no memory), `bind` weights, `allocate` buffers for a
+batch shape, then run `forward` and `backward`, which write to these buffers and allocate nothing.
+
+The legend of shapes is in `gpt_core.kernels`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.layers.buffers import BatchShape, Buffer, BufferPool, Use
+
+Ids = NDArray[np.int32]
+Tensors = Mapping[str, Array]
+"""Parameters or gradients by name."""
+
+Init = Literal["normal", "residual", "zeros", "ones"]
+LrGroup = Literal["attn", "mlp", "norm", "pos", "unembed"]
+
+
+class ParameterSpec(NamedTuple):
+    """One parameter tensor: its row of the parameter table."""
+
+    name: str
+    shape: tuple[int, ...]
+    init: Init
+    lr_group: LrGroup
+    decay: bool
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+class Flops(NamedTuple):
+    """Floating-point operations of matrix products, by where they are made.
+
+    A product of (M, K) by (K, N) has 2 M K N: one multiplication and one addition per term.
+    """
+
+    attention_linears: int = 0
+    """c_attn and c_proj of the attention"""
+    attention_scores: int = 0
+    """q kᵀ and P v"""
+    mlp_linears: int = 0
+    """c_fc and c_proj of the MLP"""
+    logits: int = 0
+    """ln_f's output times wteᵀ"""
+
+    @property
+    def total(self) -> int:
+        """Sum of all."""
+        return sum(self)
+
+    @classmethod
+    def sum_of(cls, parts: Iterable[Flops]) -> Flops:
+        """Return the sum of `parts`, category by category."""
+        return cls(*(sum(counts) for counts in zip(cls(), *parts, strict=True)))
+
+    def times(self, factor: int) -> Flops:
+        """Return every category multiplied by `factor`."""
+        return Flops(*(factor * count for count in self))
+
+
+class Layer:
+    """Part of the model; may consist of `sublayers`.
+
+    Subclasses declare what is their own (`own_parameters`, `own_buffers`, `own_forward_flops`). Sublayers add theirs,
+    in the order in which the forward pass runs them.
+    """
+
+    def __init__(self, *sublayers: Layer) -> None:
+        self.sublayers = sublayers
+
+    # ---- declarations, overridden by subclasses
+
+    def own_parameters(self) -> tuple[ParameterSpec, ...]:
+        """Return the parameters of this layer without those of its sublayers."""
+        return ()
+
+    def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
+        """Return the buffers of this layer without those of its sublayers."""
+        return ()
+
+    def own_forward_flops(self, size: BatchShape, outputs: int) -> Flops:
+        """Return the FLOPs of this layer's forward pass without those of its sublayers; see `forward_flops`."""
+        return Flops()
+
+    # ---- with all sublayers
+
+    def parameter_specs(self) -> Iterator[ParameterSpec]:
+        """Yield the rows of the parameter table."""
+        yield from self.own_parameters()
+        for layer in self.sublayers:
+            yield from layer.parameter_specs()
+
+    def buffers(self, size: BatchShape) -> Iterator[Buffer]:
+        """Yield the buffers of a forward and backward pass over a batch of this size."""
+        yield from self.own_buffers(size)
+        for layer in self.sublayers:
+            yield from layer.buffers(size)
+
+    def forward_flops(self, size: BatchShape, outputs: int | None = None) -> Flops:
+        """Return the FLOPs of a forward pass.
+
+        Args:
+            size: The batch.
+            outputs: Number of last positions per sequence whose outputs are needed; by default all.
+        """
+        needed = size.time if outputs is None else outputs
+        own = self.own_forward_flops(size, needed)
+        return Flops.sum_of([own, *(layer.forward_flops(size, needed) for layer in self.sublayers)])
+
+    def bind(self, weights: Tensors) -> None:
+        """Use these weights, which are read and never copied."""
+        for layer in self.sublayers:
+            layer.bind(weights)
+
+    def allocate(self, size: BatchShape, uses: frozenset[Use], pool: BufferPool) -> None:
+        """Set the buffers with one of these uses as attributes."""
+        for buffer in self.own_buffers(size):
+            if buffer.use in uses:
+                setattr(self, buffer.name, pool.take(buffer))
+        for layer in self.sublayers:
+            layer.allocate(size, uses, pool)

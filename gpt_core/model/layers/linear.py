@@ -1,0 +1,54 @@
+"""Linear layer: y = x W + b, with the weight stored as (in, out), as in GPT-2's `Conv1D`."""
+
+from __future__ import annotations
+
+from gpt_core.kernels import linear
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.layers.layer import Init, Layer, LrGroup, ParameterSpec, Tensors
+
+
+class Linear(Layer):
+    """y (N, out) = x (N, in) W (in, out) + b (out,).
+
+    It has no buffers: inputs and outputs belong to the layer that contains it.
+    """
+
+    weight: Array
+    bias: Array
+
+    def __init__(self, name: str, in_features: int, out_features: int, init: Init, lr_group: LrGroup) -> None:
+        super().__init__()
+        self.weight_name, self.bias_name = f"{name}.weight", f"{name}.bias"
+        self.in_features, self.out_features = in_features, out_features
+        self._init: Init = init
+        self._lr_group: LrGroup = lr_group
+
+    def own_parameters(self) -> tuple[ParameterSpec, ...]:
+        """W decays, b does not."""
+        return (
+            ParameterSpec(self.weight_name, (self.in_features, self.out_features), self._init, self._lr_group, True),
+            ParameterSpec(self.bias_name, (self.out_features,), "zeros", self._lr_group, False),
+        )
+
+    def bind(self, weights: Tensors) -> None:
+        """Use these weights."""
+        self.weight, self.bias = weights[self.weight_name], weights[self.bias_name]
+
+    @property
+    def tensors(self) -> tuple[Array, Array]:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+    def forward(self, y: Array, x: Array, residual: Array | None = None) -> None:
+        """Write x W + b to `y`, plus `residual` if given."""
+        # y = x W + b + residual
+        linear.forward(y, x, self.weight, self.bias, residual)
+
+    def backward(self, d_x: Array, d_y: Array, x: Array, gradients: Tensors) -> None:
+        """Write the gradient of the input to `d_x`; add those of the parameters to `gradients`."""
+        # d_x = d_y Wᵀ;  d_W += xᵀ d_y;  d_b += sum of the rows of d_y
+        linear.backward(d_x, gradients[self.weight_name], gradients[self.bias_name], d_y, x, self.weight)
+
+    def flops(self, rows: int) -> int:
+        """Return the FLOPs of the forward pass over `rows` rows: 2 N in out."""
+        return 2 * rows * self.in_features * self.out_features

@@ -1,0 +1,52 @@
+"""GPT-2's layers in the order of the forward pass (Radford et al. 2019): embedding, blocks, final norm, head.
+
+The parameter table, FLOPs and memory of the model are those of this layer.
+"""
+
+from __future__ import annotations
+
+from gpt_core.config.settings import ModelShape
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.layers.block import Block
+from gpt_core.model.layers.buffers import BatchShape, Buffer
+from gpt_core.model.layers.embedding import Embedding
+from gpt_core.model.layers.head import Head
+from gpt_core.model.layers.layer import Ids, Layer, Tensors
+from gpt_core.model.layers.norm import LayerNorm
+
+
+class Transformer(Layer):
+    """head(ln_f(blocks(embedding(tokens))))."""
+
+    d_residual: Array
+    """(N, C): gradient of the residual stream, from the last block's output back to the embedding"""
+
+    def __init__(self, shape: ModelShape) -> None:
+        self._shape = shape
+        self.embedding = Embedding(shape)
+        self.blocks = [Block(shape, f"h.{number}") for number in range(shape.layers)]
+        self.ln_f = LayerNorm("ln_f", shape.d_model)
+        self.head = Head(shape)
+        super().__init__(self.embedding, *self.blocks, self.ln_f, self.head)
+
+    def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
+        """Return the gradient of the residual stream."""
+        return (Buffer("d_residual", (size.rows, self._shape.d_model), "gradient"),)
+
+    def forward(self, tokens: Ids) -> Array:
+        """Return ln_f's output (N, C), the input of the head, for tokens (B, T)."""
+        x = self.embedding.forward(tokens.reshape(-1), tokens.shape[1])
+        for block in self.blocks:
+            x = block.forward(x)
+        return self.ln_f.forward(x)
+
+    def forward_backward(self, tokens: Ids, targets: Ids, gradients: Tensors, weight: float) -> float:
+        """Return the sum of the losses; add weight * d(sum of losses) / d(parameter) to `gradients`."""
+        loss_sum, d_ln_out = self.head.forward_backward(self.forward(tokens), targets.reshape(-1), gradients, weight)
+        inputs = [self.embedding.out, *(block.out for block in self.blocks)]  # of each block, and of ln_f
+        self.d_residual.fill(0.0)
+        self.ln_f.backward(self.d_residual, d_ln_out, inputs.pop(), gradients)
+        for block in reversed(self.blocks):
+            block.backward(self.d_residual, inputs.pop(), gradients)
+        self.embedding.backward(self.d_residual, tokens.reshape(-1), tokens.shape[1], gradients)
+        return loss_sum

@@ -1,0 +1,43 @@
+"""Bytes of memory that a model needs, counted from the layers and their number formats."""
+
+from __future__ import annotations
+
+from gpt_core.config.settings import ModelShape
+from gpt_core.model.layers.buffers import BatchShape, buffer_bytes
+from gpt_core.model.layers.transformer import Transformer
+from gpt_core.model.parameters import parameter_count
+from gpt_core.model.precision import PRECISION
+
+
+def weight_bytes(shape: ModelShape) -> int:
+    """Return the bytes of the weights."""
+    return PRECISION.weights.bytes * parameter_count(shape)
+
+
+def gradient_bytes(shape: ModelShape) -> int:
+    """Return the bytes of the gradients of all weights."""
+    return PRECISION.compute.bytes * parameter_count(shape)
+
+
+def activation_bytes(shape: ModelShape, batch: int, time: int, threads: int) -> int:
+    """Return the bytes of all buffers of a forward and backward pass over (B, T) tokens.
+
+    The sum of what the layers declare in `own_buffers`; nothing else is allocated during a step.
+    """
+    return buffer_bytes(Transformer(shape).buffers(BatchShape(batch, time, threads)))
+
+
+def kv_cache_bytes(shape: ModelShape, positions: int) -> int:
+    """Return the bytes of the keys and values of `positions` tokens in all layers."""
+    blocks = Transformer(shape).blocks
+    return PRECISION.activations.bytes * sum(block.attn.kv_cache_size(positions) for block in blocks)
+
+
+def decode_bytes(shape: ModelShape, position: int) -> int:
+    """Return the bytes that must be read to decode the token at `position` (from 0), each once.
+
+    These are all weights, but one row alone of the position embeddings, and the keys and values up to this position.
+    Token embeddings count in full, as the matrix of the logits.
+    """
+    weights = parameter_count(shape) - (shape.seq_len - 1) * shape.d_model
+    return PRECISION.weights.bytes * weights + kv_cache_bytes(shape, position + 1)

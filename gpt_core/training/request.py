@@ -1,0 +1,153 @@
+"""Run requests: everything that determines how a run starts, resolved once for the command line, the app and library.
+
+`resolve_request` turns presets, config files and options into a `RunRequest`; `gpt_core.training.setup.open_run` turns
+that into a trainer. On a resume the checkpoint's settings are the base: requested settings override them, a reached
+limit on the number of steps is lifted, and checkpoints are saved in the folder that the checkpoint is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.config.resolve import read_overrides
+from gpt_core.config.settings import Settings
+from gpt_core.errors import CheckpointError
+from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint
+from gpt_core.text.corpus import require_text
+
+Newest = Literal["newest"]
+"""The newest valid checkpoint of the models folder."""
+
+
+class LoadedCheckpoint:
+    """A checkpoint that was read before its run is opened. It can be taken once: the run changes its tensors."""
+
+    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+        self._checkpoint = checkpoint
+
+    @property
+    def is_available(self) -> bool:
+        """True until the checkpoint is taken."""
+        return self._checkpoint is not None
+
+    def take(self) -> Checkpoint | None:
+        """Return the checkpoint and drop the reference to it; None if there is none, or it was taken."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        return checkpoint
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """A requested run.
+
+    Attributes:
+        settings: Settings of the run; where `as_saved` applies, only `threads` and `models_dir` are used.
+        preset_name: Preset that the settings are based on, "" if unknown.
+        resume: Checkpoint to resume, "newest" for the newest valid one in `models_dir`, None for a new run.
+        as_saved: Resume with the settings that are saved in the checkpoint. Always so for "newest".
+        overwrite: Replace the checkpoints of another run in the folder.
+        passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
+        loaded: The checkpoint that was read from `resume`, so that it is read once.
+    """
+
+    settings: Settings
+    preset_name: str = ""
+    resume: Path | Newest | None = None
+    as_saved: bool = False
+    overwrite: bool = False
+    passed_over: tuple[str, ...] = ()
+    loaded: LoadedCheckpoint = field(default_factory=LoadedCheckpoint, compare=False, repr=False)
+
+    def located(self) -> RunRequest:
+        """Return the request with the checkpoint to resume, read and verified, and the settings to use.
+
+        Raises:
+            CheckpointError: There is no valid checkpoint to resume.
+        """
+        if self.resume is None or self.loaded.is_available:
+            return self
+        checkpoint, passed_over = load_checkpoint(self.resume, Path(self.settings.models_dir))
+        request = replace(
+            self, resume=checkpoint.path, as_saved=False, passed_over=(*self.passed_over, *passed_over),
+            loaded=LoadedCheckpoint(checkpoint),
+        )  # fmt: skip
+        if not (self.as_saved or self.resume == "newest"):
+            return request
+        settings = settings_to_resume(checkpoint, threads=self.settings.threads, models_dir=self.settings.models_dir)
+        return replace(request, settings=settings, preset_name=checkpoint.preset)
+
+
+def resolve_request(
+    preset: str | None = None,
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+    options: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    resume: Path | Newest | None = None,
+    overwrite: bool = False,
+    foreign: Sequence[str] = (),
+) -> RunRequest:
+    """Resolve all settings of a run once.
+
+    Args:
+        preset: Name of a preset; None for that of the config file, else the default one.
+        config_file: TOML file of settings.
+        assignments: KEY=VALUE strings.
+        options: Values by setting name; None for an option that was not given.
+        environ: Environment variables.
+        resume: Checkpoint to resume, "newest" for the newest valid one of the models folder, None for a new run.
+        overwrite: Replace the checkpoints of another run in the folder.
+        foreign: Keys of the config file that are not settings and are skipped.
+
+    Raises:
+        ConfigError: A setting is unknown, of the wrong type or out of bounds, or settings contradict each other.
+        CheckpointError: There is no such checkpoint, or it is damaged.
+        CorpusError: A requested text is not a readable file.
+    """
+    overrides = read_overrides(preset, config_file, assignments, options, environ, foreign)
+    if resume is None:
+        resolved = overrides.apply_to()
+        request = RunRequest(resolved.settings, resolved.preset, overwrite=overwrite)
+    else:
+        checkpoint, passed_over = load_checkpoint(resume, Path(str(overrides.value("models_dir"))))
+        assert checkpoint.path is not None
+        base = settings_to_resume(checkpoint, models_dir=str(checkpoint.path.parent))
+        resolved = overrides.apply_to(base, checkpoint.preset)
+        request = RunRequest(
+            resolved.settings, resolved.preset, checkpoint.path, False, overwrite, passed_over,
+            LoadedCheckpoint(checkpoint),
+        )  # fmt: skip
+    for name in filter(None, (request.settings.train_file, request.settings.eval_file)):
+        require_text(Path(name))
+    return request
+
+
+def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Read and verify the checkpoint to resume; also return a line per damaged one that was passed over.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or "newest" finds no valid checkpoint.
+    """
+    if isinstance(resume, Path):
+        return read_checkpoint(resume), ()
+    found = CheckpointStore(models_dir).load_for_resume()
+    if found.checkpoint is None:
+        names = ", ".join(damaged.path.name for damaged in found.damaged)
+        raise CheckpointError(
+            f"nothing to resume in {models_dir}: no valid checkpoint{f'; damaged: {names}' if names else ''}; name one "
+            "with --resume FILE, choose another folder with --models-dir, or start a new run"
+        )
+    return found.checkpoint, tuple(damaged.error for damaged in found.damaged)
+
+
+def settings_to_resume(checkpoint: Checkpoint, **here: object) -> Settings:
+    """Return the settings saved in a checkpoint, with those of `here`, and without a step limit that was reached."""
+    max_steps = checkpoint.settings.max_steps if checkpoint.step < checkpoint.settings.max_steps else 0
+    return msgspec.structs.replace(checkpoint.settings, max_steps=max_steps, **here)

@@ -1,0 +1,103 @@
+"""Run requests: resolving settings once, and choosing the checkpoint to resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpt_core.config.settings import Settings
+from gpt_core.errors import CheckpointError, ConfigError, CorpusError
+from gpt_core.training.events import RunStarted
+from gpt_core.training.request import RunRequest, resolve_request
+from gpt_core.training.setup import open_run
+from tests.core.training_samples import tiny_settings, train
+
+LATEST, BEST = "ckpt_latest.safetensors", "best_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with texts and the checkpoints of a run of 6 steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(tiny_settings(folder, max_steps=6))
+    return folder
+
+
+def truncate(path: Path) -> None:
+    """Damage a file as an incomplete copy does."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def first_event(request: RunRequest) -> RunStarted:
+    """Open a run and return its first event; the run is stopped."""
+    trainer = open_run(request)
+    trainer.requests.stop(save=False)
+    started = next(iter(trainer.events()))
+    assert isinstance(started, RunStarted)
+    return started
+
+
+def test_resuming_the_newest_reports_a_damaged_checkpoint_that_is_passed_over(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=6)
+    train(settings)
+    truncate(tmp_path / "models" / LATEST)
+    started = first_event(RunRequest(settings, resume="newest"))
+    assert Path(started.resumed_from).name == BEST
+    (warning,) = started.warnings
+    assert warning.startswith("passed over: ")
+    assert f"{LATEST} is damaged" in warning
+
+
+def test_resuming_where_every_checkpoint_is_damaged_names_them(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=6)
+    train(settings)
+    for path in (tmp_path / "models").glob("*.safetensors"):
+        truncate(path)
+    for resume in (lambda: open_run(RunRequest(settings, resume="newest")), lambda: newest_of(tmp_path / "models")):
+        with pytest.raises(CheckpointError, match=r"damaged: best_model\.safetensors, ckpt_latest\.safetensors"):
+            resume()
+
+
+def newest_of(folder: Path) -> RunRequest:
+    """Resolve a request to resume the newest checkpoint of a folder."""
+    return resolve_request(options={"models_dir": str(folder)}, resume="newest")
+
+
+def test_resuming_a_finished_run_lifts_its_step_limit_however_it_is_requested(trained: Path) -> None:
+    models = trained / "models"
+    by_command = resolve_request(resume=models / LATEST)
+    by_app = RunRequest(Settings(models_dir=str(models)), resume=models / LATEST, as_saved=True).located()
+    newest = RunRequest(Settings(models_dir=str(models)), resume="newest").located()
+    assert by_command.settings.max_steps == by_app.settings.max_steps == newest.settings.max_steps == 0
+    assert by_command.resume == by_app.resume == newest.resume == models / LATEST
+    assert resolve_request(resume=models / BEST).settings.max_steps == 6  # saved at step 5
+
+
+def test_resumed_settings_are_those_of_the_checkpoint_except_the_requested_ones(trained: Path) -> None:
+    request = resolve_request(assignments=["seed=7"], options={"max_steps": "9"}, resume=trained / "models" / LATEST)
+    saved = tiny_settings(trained)
+    assert request.settings.shape == saved.shape
+    assert (request.settings.seed, request.settings.max_steps) == (7, 9)
+    assert request.settings.models_dir == str(trained / "models")
+    other = resolve_request(options={"models_dir": "other"}, resume=trained / "models" / LATEST)
+    assert other.settings.models_dir == "other"
+
+
+def test_a_resume_does_not_check_the_requested_settings_against_a_preset(trained: Path) -> None:
+    """4 heads, the default preset's, do not divide a width of 18; the 2 heads of the checkpoint do."""
+    with pytest.raises(ConfigError):
+        resolve_request(assignments=["d_model=18"])
+    assert resolve_request(assignments=["d_model=18"], resume=trained / "models" / LATEST).settings.d_model == 18
+
+
+def test_as_saved_takes_threads_and_folder_of_the_request(trained: Path) -> None:
+    here = Settings(models_dir=str(trained / "models"), threads=1, seed=5)
+    request = RunRequest(here, resume=trained / "models" / LATEST, as_saved=True, overwrite=True).located()
+    assert (request.settings.threads, request.settings.seed, request.overwrite) == (1, 0, True)
+    assert request.located() is request
+
+
+def test_a_missing_text_is_reported_before_the_run_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="missing"):
+        resolve_request(options={"train_file": str(tmp_path / "missing.txt")})

@@ -1,0 +1,137 @@
+"""Registry of tokenizers: what is registered is trained, cached, stored, resumed and generated with as if built in."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_core import tokenizers
+from gpt_core.config.resolve import resolve
+from gpt_core.config.settings import Settings
+from gpt_core.config.validation import fields
+from gpt_core.errors import ConfigError, TokenizerError
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint, write_checkpoint
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
+from gpt_core.model.parameters import initial_parameters
+from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
+from gpt_core.text.token_estimate import count_tokens
+from gpt_core.tokenizers import registry, storage
+from gpt_core.tokenizers.base import BaseTokenizer
+from gpt_core.tokenizers.pieces import AsciiTokenizer
+from gpt_core.tokenizers.protocol import FIRST_BYTE
+from tests.core.checkpoint_samples import forged, split
+from tests.core.training_samples import losses, tiny_settings, train
+
+
+class ByteTokenizer(BaseTokenizer):
+    """One token per byte."""
+
+    name = "bytes"
+
+    @classmethod
+    def train(cls, chunks: Iterable[bytes], vocab_size: int) -> "ByteTokenizer":
+        return cls([], vocab_size)
+
+    @classmethod
+    def from_body(cls, body: bytes, vocab_size: int) -> "ByteTokenizer":
+        return cls([], vocab_size)
+
+    def encode(self, data: bytes) -> np.ndarray:
+        return np.frombuffer(data, dtype=np.uint8).astype(np.int32) + FIRST_BYTE
+
+
+@pytest.fixture
+def bytes_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    tokenizers.register("bytes", ByteTokenizer)
+
+
+@pytest.mark.usefixtures("bytes_registered")
+def test_the_setting_accepts_and_lists_a_registered_tokenizer() -> None:
+    assert resolve(assignments=["tokenizer=bytes"]).settings.tokenizer == "bytes"
+    assert fields()["tokenizer"].choices() == ("pieces", "ascii", "bytes")
+    with pytest.raises(ConfigError, match=r"got 'byts', expected one of pieces, ascii, bytes; did you mean bytes\?"):
+        resolve(assignments=["tokenizer=byts"])
+
+
+def test_the_setting_rejects_a_tokenizer_that_is_not_registered() -> None:
+    with pytest.raises(ConfigError, match="tokenizer: got 'bytes', expected one of pieces, ascii"):
+        resolve(assignments=["tokenizer=bytes"])
+
+
+@pytest.mark.usefixtures("bytes_registered")
+def test_a_registered_tokenizer_is_cached_and_its_tokens_too(tmp_path: Path) -> None:
+    text = tmp_path / "train.en"
+    text.write_bytes("One é.\n\nTwo.\n".encode())
+    for _ in range(2):
+        tokenizer = load_or_train_tokenizer(text, 300, "bytes")
+        assert isinstance(tokenizer, ByteTokenizer)
+        tokens = load_tokens(text, tokenizer, "paragraph")
+        ids = tokens.read(0, len(tokens)).tolist()
+        assert ids == [1, *(b + 4 for b in "One é.".encode()), 2, 1, *(b + 4 for b in b"Two."), 2]
+    assert count_tokens(text, 300, "bytes", "paragraph") == (len(ids), True)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.usefixtures("bytes_registered")
+def test_a_run_with_a_registered_tokenizer_trains_resumes_and_generates(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, tokenizer="bytes", max_steps=8)
+    uninterrupted = losses(train(settings))
+    first = tiny_settings(tmp_path, tokenizer="bytes", max_steps=5, models_dir=str(tmp_path / "again"))
+    train(first)
+    latest = tmp_path / "again" / "ckpt_latest.safetensors"
+    second = tiny_settings(tmp_path, tokenizer="bytes", max_steps=8, models_dir=str(tmp_path / "again"))
+    assert losses(train(second, resume=latest)) == uninterrupted[5:]
+    checkpoint = read_checkpoint(latest)
+    tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
+    assert isinstance(tokenizer, ByteTokenizer)
+    generator = Generator(checkpoint.parameters, tokenizer, seed=1)
+    sampling = Sampling.from_settings(Settings(max_tokens=20, temperature=1.0, top_p=1.0))
+    assert len("".join(generator.generate("It was", sampling)).encode(errors="replace")) > 0
+    assert generator.figures.prompt_tokens == 1 + len(b"It was"), "no byte of the prompt is left to the model"
+
+
+@pytest.mark.usefixtures("bytes_registered")
+def test_a_stored_tokenizer_is_read_by_the_class_of_its_name() -> None:
+    for name in tokenizers.tokenizer_names():
+        stored = tokenizers.train(name, [b"abab abab"], 300)
+        read = tokenizers.from_bytes(stored.to_bytes())
+        assert type(read) is tokenizers.tokenizer_type(name)
+        assert read.name == name
+        assert read.sha256 == stored.sha256
+
+
+def test_an_unknown_tokenizer_is_answered_with_the_closest_name() -> None:
+    with pytest.raises(TokenizerError, match=r"unknown tokenizer 'piece': did you mean pieces\?"):
+        tokenizers.train("piece", [b"abc"], 300)
+    with pytest.raises(TokenizerError, match="unknown tokenizer 'bpe': expected one of pieces, ascii"):
+        tokenizers.from_bytes(storage.pack("bpe", 300, b""))
+
+
+# former names
+
+
+def test_a_config_file_with_the_former_name_of_ascii_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('tokenizer = "seed"\n')
+    assert resolve(config_file=tmp_path / "run.toml").settings.tokenizer == "ascii"
+
+
+def test_a_checkpoint_with_the_former_name_of_ascii_is_read_as_ascii(tmp_path: Path) -> None:
+    pieces = AsciiTokenizer([b"ab", b"abc"], 260 + 2)
+    former = storage.pack("seed", pieces.vocab_size, pieces.body())
+    settings = Settings(d_model=8, hidden_size=8, vocab_size=262, num_heads=2, seq_len=4, layers=1, tokenizer="ascii")
+    path = tmp_path / "ckpt_latest.safetensors"
+    state = TrainingState(run_id="run-a")
+    write_checkpoint(path, Checkpoint(settings, "", state, former, "", initial_parameters(settings.shape, 0), None))
+    header, tail = split(path.read_bytes())
+    header["__metadata__"]["settings"] = header["__metadata__"]["settings"].replace('"ascii"', '"seed"')
+    path.write_bytes(forged(header, tail))
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.settings.tokenizer == "ascii"
+    tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
+    assert tokenizer.name == "ascii"
+    assert tokenizer.encode(b"ABC ab").tolist() == [261, 260]
+    assert tokenizer.sha256 == hashlib.sha256(pieces.to_bytes()).hexdigest()
