@@ -201,7 +201,7 @@ def test_the_seconds_of_a_part_are_counted_up_by_its_operations(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = tiny_settings(tmp_path, layers=4, batch_size=16, micro_batch_size=8)
-    whole = step_timing.Workload(settings.shape, 16, settings.seq_len).flops
+    whole = step_timing.Workload(settings.shape, 16, settings.seq_len, "adamw").flops
     monkeypatch.setattr(step_timing, "MAX_PROBE_FLOPS", whole / 7)
     part = probe_workload(settings)
     assert part.flops < whole / 7
