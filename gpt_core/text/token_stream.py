@@ -97,7 +97,7 @@ class TokenStream:
     count: int
     """Number of tokens."""
     bytes: int
-    """Bytes of the text file that the tokens stand for, including blank lines between documents: the denominator of
+    """Bytes of the text file that the tokens encode, including blank lines between documents: the denominator of
     bits per byte."""
     token_lengths: NDArray[np.uint8]
     """Bytes of each id. Shape: (V,)."""
@@ -194,7 +194,7 @@ def _last_document_before(text: TokenStream, end: int) -> int | None:
 
 
 def _bytes_between(text: TokenStream, start: int, end: int) -> int:
-    """Return the number of bytes that the tokens from `start` to `end` stand for."""
+    """Return the number of bytes that the tokens from `start` to `end` encode."""
     return sum(
         int(text.token_lengths[text.read(begin, min(SEARCH_TOKENS, end - begin))].sum(dtype=np.int64))
         for begin in range(start, end, SEARCH_TOKENS)

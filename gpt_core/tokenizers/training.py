@@ -75,19 +75,19 @@ def choose_pieces(
 
 def sample_blocks(chunks: Iterable[bytes], fold: Callable[[bytes], Block] | None = None) -> list[Block]:
     """Return at most SAMPLE_BYTES of the chunks, in blocks at regular intervals, folded if there is a `fold`."""
-    kept: list[Block] = []
+    sample: list[Block] = []
     size = 0
-    stride = 1  # every stride-th block is kept
+    stride = 1  # every stride-th block is used
     for index, (text, ends) in enumerate(join_parts((chunk, True) for chunk in chunks)):
         if index % stride:
             continue
-        kept.append(fold(text) if fold else (text, ends))
-        size += len(kept[-1][0])
-        if size > SAMPLE_BYTES and len(kept) > 1:
-            kept = kept[::2]
-            size = sum(len(text) for text, _ in kept)
+        sample.append(fold(text) if fold else (text, ends))
+        size += len(sample[-1][0])
+        if size > SAMPLE_BYTES and len(sample) > 1:
+            sample = sample[::2]
+            size = sum(len(text) for text, _ in sample)
             stride *= 2
-    return kept
+    return sample
 
 
 def frequent_ngrams(sample: list[Block], max_count: int, allowed: re.Pattern[str] | None = None) -> list[bytes]:

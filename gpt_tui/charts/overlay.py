@@ -41,7 +41,7 @@ from gpt_tui.charts.series import (
 from gpt_tui.session.curve import HIGH, LOW, SMOOTHED
 from gpt_tui.session.run_state import RunState
 
-Quantity = Literal["loss", "perplexity", "bits a byte"]
+Quantity = Literal["loss", "perplexity", "bits per byte"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 MOST_LAID_OVER = 8
 FIRST_RUN_LAYER = 16  # the layer of run 1; below are those of `chart_raster`
@@ -102,15 +102,15 @@ def overlay_series(
     lines = [line for line in lines if np.isfinite(line.y).any()]
     if not lines:
         return None
-    robust = close and quantity != "bits a byte" and not log
+    robust = close and quantity != "bits per byte" and not log
     ranges = [fitted_range(line.y, line.y, line.y, [], robust=robust, log=log) for line in lines]
     y_range = Range(min(part.low for part in ranges), max(part.high for part in ranges))
     return OverlaySeries(tuple(lines), window, y_range, log)
 
 
 def line_of(run: NamedRun, quantity: Quantity, axis: Axis, *, columns: int, window: Range) -> Line:
-    """The smoothed loss or its exponential; of bits a byte the evaluations, which alone are known in that unit."""
-    if quantity == "bits a byte":
+    """The smoothed loss or its exponential; of bits per byte the evaluations, which alone are known in that unit."""
+    if quantity == "bits per byte":
         points = run.history.evaluations
         x = np.array([axis_value(point, axis) for point in points])
         part = seen_part(x, window)
@@ -139,7 +139,7 @@ def value_at(run: NamedRun, quantity: Quantity, axis: Axis, x: float | None) -> 
     if not len(history.curve.recent) or (x is not None and not whole.low <= x <= whole.high):
         return None
     at = whole.high if x is None else x
-    if quantity == "bits a byte":
+    if quantity == "bits per byte":
         points = [point for point in history.evaluations if axis_value(point, axis) <= at]
         return points[-1].bits_per_byte if points else None
     row = nearest_row(history, axis, at)

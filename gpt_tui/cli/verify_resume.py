@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +25,7 @@ from gpt_core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, GptError, Inpu
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, peek_checkpoint, read_checkpoint
 from gpt_core.model.parameters import Parameters
 from gpt_core.optim import optimizer_type
+from gpt_core.progress import Progress
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.setup import text_files
@@ -74,9 +75,7 @@ def require_sense(options: Namespace) -> None:
         raise InputError("--models-dir and --max-steps mean nothing here: it trains in temporary folders for --steps")
 
 
-def compared_runs(
-    folder: Path, resolved: Resolved, steps: int, cut: int, progress: Callable[[str, float], None]
-) -> list[Row]:
+def compared_runs(folder: Path, resolved: Resolved, steps: int, cut: int, progress: Progress) -> list[Row]:
     """Make both runs in `folder`, and compare them. Raises GptError if one of them cannot be made."""
     config = folder / "settings.toml"
     config.write_text(as_toml(*resolved), encoding="utf-8")

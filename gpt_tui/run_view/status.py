@@ -39,7 +39,7 @@ SYMBOLS = {
 PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", Phase.FINISHED: "good"}
 
 # rows that go first where the panel is too low for all of them
-LEAST_IMPORTANT = ("time", "tokens", "model", "memory", "best", "rate", "gradient", "patience", "accuracy")
+LEAST_IMPORTANT = ("time", "tokens", "model", "memory", "best", "rate", "lr", "gradient", "patience", "accuracy")
 
 
 def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
@@ -17,6 +19,7 @@ TONE_STYLES = {"plain": "", "good": "$text-success", "bad": "bold $text-error", 
 class StatusPanel(Titled, Widget):
     """Shows the rows that `run_status` makes of a history and the controller's facts."""
 
+    label_width: ClassVar[int] = LABEL_WIDTH
     history: reactive[RunState] = reactive(RunState)
     facts: reactive[SessionFacts] = reactive(SessionFacts(Phase.IDLE))
 
@@ -27,14 +30,14 @@ class StatusPanel(Titled, Widget):
     def render(self) -> Content:
         """The rows that fit, each its label and its value."""
         rows = fitted(self.rows(), self.size.height)
-        return Content("\n").join(row_line(row, self.size.width) for row in rows)
+        return Content("\n").join(row_line(row, self.size.width, self.label_width) for row in rows)
 
     def rows(self) -> list[Row]:
         """What there is to say, most important first."""
         return status_rows(self.history, self.facts, self.size.width)
 
 
-def row_line(row: Row, width: int, label_width: int = LABEL_WIDTH) -> Content:
+def row_line(row: Row, width: int, label_width: int) -> Content:
     """One row: its label and its value; a rule across the width."""
     if row == RULE:
         return Content.styled("─" * width, "$foreground 15%")

@@ -109,7 +109,7 @@ KEYS: tuple[Key, ...] = (
     Key("runs.unmark", "u", "unmark", "Unmark", "Unmark all runs", "runs", footer=True),
     Key("runs.quantity", "m", "next_quantity", "Metric", "Compare loss, perplexity or bits per byte", "runs",
         footer=True),
-    Key("runs.notes", "v", "switch_notes", "Panels", "Show samples, log, or neither", "runs", footer=True),
+    Key("runs.notes", "v", "switch_panels", "Panels", "Show samples, log, or neither", "runs", footer=True),
     Key("setup.begin", "ctrl+t", "begin_run", "Start", "Start training with these settings", "setup", button=True),
     Key("setup.save", "ctrl+s", "save_config", "Save as file", "Save as a config file", "setup", button=True),
     Key("setup.back", "escape", "leave_setup", "Back", "Go back; what is typed is kept", "setup", button=True),

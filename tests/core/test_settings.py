@@ -135,13 +135,13 @@ def test_each_setting_has_a_group_and_a_description_that_fits_on_a_line():
 @pytest.mark.parametrize("key", NUMBERS)
 def test_every_number_is_rejected_outside_its_bounds(key):
     kind = fields()[key].kind
-    whole = isinstance(kind, inspect.IntType)
+    is_integer = isinstance(kind, inspect.IntType)
     low = kind.ge if kind.ge is not None else kind.gt
     high = kind.le if kind.le is not None else kind.lt
     assert low is not None
     assert high is not None
-    just_below = low if kind.ge is None else (low - 1 if whole else -1.0)
-    just_above = high if kind.le is None else (high + 1 if whole else high * 1.01)
+    just_below = low if kind.ge is None else (low - 1 if is_integer else -1.0)
+    just_above = high if kind.le is None else (high + 1 if is_integer else high * 1.01)
     for value in (just_below, just_above):
         message = refusal(options={key: value})
         assert message.startswith(f"{key}: got {value!r}, expected a")
@@ -248,13 +248,13 @@ def random_settings(seed):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_settings_written_as_toml_load_to_equal_settings(tmp_path, seed):
-    wanted = random_settings(seed)
-    resolved = resolve("micro", options=msgspec.structs.asdict(wanted))
-    assert resolved.settings == wanted
+    expected = random_settings(seed)
+    resolved = resolve("micro", options=msgspec.structs.asdict(expected))
+    assert resolved.settings == expected
     again = resolve(config_file=config(tmp_path, as_toml(*resolved)))
-    assert again.settings == wanted
+    assert again.settings == expected
     assert again.preset == "micro"
-    assert tomllib.loads(as_toml(*resolved))["seed"] == wanted.seed
+    assert tomllib.loads(as_toml(*resolved))["seed"] == expected.seed
 
 
 def test_settings_written_as_toml_have_source_and_description():

@@ -43,7 +43,7 @@ TRAINED: dict[str, bytes] = {
 REFUSED = {
     "empty": (b"", "is empty"),
     "white space": (b" \n\t\n\r\n", "is empty"),
-    "one byte": (b"a", "too few to hold some out"),
+    "one byte": (b"a", "too short to hold out a part"),
     "only a byte order mark": (b"\xef\xbb\xbf", "is empty"),
 }
 
@@ -141,7 +141,7 @@ def test_a_token_cache_truncated_in_use_ends_the_run_saved_and_is_rebuilt(folder
             os.truncate(cache, 600)
         code = run.end()
     assert code == 2
-    require_one_line(run, 2, "was cut short while in use", "start again")
+    require_one_line(run, 2, "was cut short while in use", "start the program again")
     require_valid_checkpoints(folder / "models", run.events)
     again = run_to_completion(*training(), "--resume", "--max-steps", str(run.steps + 3), cwd=folder)
     assert again.code == 0, again.errors

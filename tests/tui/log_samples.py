@@ -1,4 +1,4 @@
-"""Logs of runs on disk, for the tests of the Runs tab."""
+"""Run logs on disk for the tests of the Runs tab."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LOG = "metrics.jsonl"
 
 
 def lines(*events: Event) -> bytes:
-    """The events as they stand in a log."""
+    """Return the events as lines of a log."""
     return b"".join(to_json(event) + b"\n" for event in events)
 
 
 def run_events(
     steps: int, *, seed: int = 0, rate: float = 100.0, end: str = "max_steps", evaluate_every: int = 50
 ) -> list[Event]:
-    """A run with evaluations and samples; `rate` is how many steps its first fall takes, `end` "" has no last line."""
+    """Return a run with evaluations and samples; `rate` is its decay in steps, `end` "" omits the end."""
     noise = np.random.default_rng(seed).normal(0.0, 0.1, steps + 1)
     events: list[Event] = [started(max_steps=steps, seed=seed), SampleWritten(0, "It was", " xq zv")]
     for number in range(1, steps + 1):
@@ -36,7 +36,7 @@ def run_events(
 
 
 def write_log(folder: Path, events: list[Event], *, age_s: float = 0.0) -> Path:
-    """Writes a run's log and returns where it is; it was last written `age_s` seconds ago."""
+    """Write a run's log, last modified `age_s` seconds ago, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOG
     path.write_bytes(lines(*events))

@@ -32,7 +32,7 @@ from gpt_tui.shared import formatting as quantities
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import cells
 from gpt_tui.tabs.runs.presenter import legend as runs_legend
-from gpt_tui.tabs.runs.run_finder import RunLog, RunStatus
+from gpt_tui.tabs.runs.run_finder import RunInfo, RunStatus
 from tests.tui.samples import LIMITS, started
 
 EXTREMES = (
@@ -165,7 +165,7 @@ def test_every_figure_about_every_series_is_short(name: str, series: Series) -> 
     ):
         assert all(len(line) <= 200 for line, _ in news(event, history))
         to_json(event)
-    run = RunLog(Path("models"), RunStatus.FINISHED, started(), 3, series[-1][-1], series[-1][-1], 0.0)
+    run = RunInfo(Path("models"), RunStatus.FINISHED, started(), 3, series[-1][-1], series[-1][-1], 0.0)
     assert all(len(cell) <= 7 for cell in cells(run, 1, 1e300)[4:7])
 
 
@@ -254,7 +254,7 @@ async def test_charts_of_every_size_are_painted() -> None:
             history = history_of(series)
             await pilot.resize_terminal(*sizes[number % len(sizes)])
             one.show(history)
-            several.show_several([NamedRun(1, "a", history)], ["details"], "")
+            several.show_runs([NamedRun(1, "a", history)], ["details"], "")
             for index, view in enumerate(views(history)):
                 if index % 5 == number % 5:
                     one.view = several.view = view

@@ -1,4 +1,4 @@
-"""Several runs on shared axes: what is drawn, what is read out, and what may be compared."""
+"""Comparison of runs: lines, numbers, legend, comparability; text of the list and the status."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from gpt_tui.charts.overlay import (
 from gpt_tui.charts.series import Range
 from gpt_tui.session.run_state import RunState, advance_all
 from gpt_tui.tabs.runs.presenter import (
-    DIED_WORDS,
-    best_quantity,
+    CRASHED_TEXT,
     cells,
     columns_at,
+    default_quantity,
     differences,
     legend,
     log_rows,
     place_of,
     shortened,
-    vocabulary_note,
+    tokenizer_note,
 )  # fmt: skip
-from gpt_tui.tabs.runs.run_finder import Kept, RunLog, RunStatus
+from gpt_tui.tabs.runs.run_finder import CheckpointFacts, RunInfo, RunStatus
 from tests.tui.log_samples import run_events
 from tests.tui.samples import started, step
 
@@ -51,7 +51,7 @@ def drawn(runs: list[NamedRun], quantity: str = "loss", window: Range | None = N
     return series, overlay_raster(series, 80, 20, grid=[]) if series else None
 
 
-def test_the_axes_hold_all_runs() -> None:
+def test_the_axes_cover_all_runs() -> None:
     runs = [run(1, 100), run(2, 300)]
     assert whole_of(runs, "steps") == Range(1.0, 300.0)
     assert whole_of(runs, "time") == Range(0.1, 30.0)
@@ -63,7 +63,7 @@ def test_the_axes_hold_all_runs() -> None:
         assert smoothed.max() <= series.y_range.high
 
 
-def test_on_a_linear_scale_the_first_fall_may_leave_so_that_the_ends_are_told_apart() -> None:
+def test_a_linear_scale_zooms_in_on_the_ends_of_the_lines() -> None:
     runs = [run(1, 400), run(2, 400)]
     series, _ = drawn(runs)
     ends = [each.history.curve.smoothed for each in runs]
@@ -71,9 +71,9 @@ def test_on_a_linear_scale_the_first_fall_may_leave_so_that_the_ends_are_told_ap
     assert series.y_range.high < max(each.history.curve.rows()[0, -1] for each in runs)
 
 
-@pytest.mark.parametrize("quantity", ["loss", "perplexity", "bits a byte"])
+@pytest.mark.parametrize("quantity", ["loss", "perplexity", "bits per byte"])
 @pytest.mark.parametrize("log", [False, True])
-def test_each_run_has_a_line_and_its_number_at_the_lines_end(quantity: str, log: bool) -> None:
+def test_each_run_has_a_line_labelled_with_its_number(quantity: str, log: bool) -> None:
     runs = [run(number, 100 + 40 * number, rate=40.0 * number) for number in range(1, MOST_LAID_OVER + 1)]
     _, picture = drawn(runs, quantity, log=log)
     for each in runs:
@@ -82,7 +82,7 @@ def test_each_run_has_a_line_and_its_number_at_the_lines_end(quantity: str, log:
         assert ord(str(each.number)) in picture.characters[where]
 
 
-def test_runs_that_end_together_have_their_numbers_side_by_side_and_not_touching() -> None:
+def test_numbers_of_runs_that_end_together_do_not_touch() -> None:
     runs = [NamedRun(number, "", run(1).history) for number in range(1, MOST_LAID_OVER + 1)]
     _, picture = drawn(runs)
     numbers = (picture.characters >= ord("1")) & (picture.characters <= ord("8"))
@@ -109,20 +109,20 @@ def test_losses_that_are_not_finite_are_gaps() -> None:
     assert np.isfinite(series.y_range).all()
 
 
-def test_the_readout_is_of_each_run_where_it_has_a_point() -> None:
+def test_the_legend_reads_each_run_where_it_has_a_point() -> None:
     short, long = run(1, 50), run(2, 300)
     assert value_at(short, "loss", "steps", 200.0) is None
     assert value_at(long, "loss", "steps", 200.0) == pytest.approx(3.5, abs=0.4)
     assert value_at(short, "loss", "steps", None) == short.history.curve.smoothed
-    assert value_at(long, "bits a byte", "steps", 120.0) == pytest.approx((3.0 + 4.0 * math.exp(-1)) / 2)
-    assert value_at(long, "bits a byte", "steps", 20.0) is None
+    assert value_at(long, "bits per byte", "steps", 120.0) == pytest.approx((3.0 + 4.0 * math.exp(-1)) / 2)
+    assert value_at(long, "bits per byte", "steps", 20.0) is None
     assert value_at(long, "perplexity", "steps", None) == math.exp(long.history.curve.smoothed)
     assert place_of([short, long], "steps", 120.2) == "at step 120"
     assert place_of([short, long], "time", 65.0) == "at 1:05"
     assert place_of([short, long], "steps", None) == "at the end"
 
 
-def test_the_legend_has_all_eight_runs_in_the_least_height_and_details_where_there_is_room() -> None:
+def test_the_legend_lists_all_runs_first_and_details_if_they_fit() -> None:
     runs = [run(number) for number in range(1, MOST_LAID_OVER + 1)]
     details = ["attn_lr 0.003"] * len(runs)
     low = legend(runs, details, "loss", "steps", None, width=26, height=8)
@@ -132,77 +132,78 @@ def test_the_legend_has_all_eight_runs_in_the_least_height_and_details_where_the
     assert all(len(line.text) + len(line.value) + 6 <= 26 for line in low)
 
 
-# -- what may be compared
+# -- comparability
 
 
-def kept(vocabulary: str, **changes: object) -> Kept:
-    return Kept(msgspec.structs.replace(preset("nano"), **changes), vocabulary)
+def facts(tokenizer: str, **changes: object) -> CheckpointFacts:
+    return CheckpointFacts(msgspec.structs.replace(preset("nano"), **changes), tokenizer)
 
 
-def log_of(vocabulary: str, best_bits: float = 2.0) -> RunLog:
-    return RunLog(Path(vocabulary or "unknown"), RunStatus.FINISHED, best_bits=best_bits, kept=Kept(None, vocabulary))
+def run_of(tokenizer: str, best_bits: float = 2.0) -> RunInfo:
+    checkpoint = CheckpointFacts(None, tokenizer)
+    return RunInfo(Path(tokenizer or "unknown"), RunStatus.FINISHED, best_bits=best_bits, checkpoint=checkpoint)
 
 
-def test_runs_with_other_vocabularies_are_compared_by_bits_a_byte_and_it_is_said() -> None:
-    differ = [log_of("a"), log_of("b")]
-    assert best_quantity(differ) == "bits a byte"
-    assert "vocabularies differ" in vocabulary_note(differ)
-    assert best_quantity([log_of("a"), log_of("a")]) == "loss"
-    assert vocabulary_note([log_of("a"), log_of("a")]) == ""
+def test_runs_with_different_tokenizers_are_compared_by_bits_per_byte_with_a_note() -> None:
+    differ = [run_of("a"), run_of("b")]
+    assert default_quantity(differ) == "bits per byte"
+    assert "tokenizers differ" in tokenizer_note(differ)
+    assert default_quantity([run_of("a"), run_of("a")]) == "loss"
+    assert tokenizer_note([run_of("a"), run_of("a")]) == ""
 
 
-def test_what_is_not_known_is_not_claimed() -> None:
-    unknown = [log_of("a"), log_of("")]
-    assert "if its vocabulary is another one" in vocabulary_note(unknown)
-    assert best_quantity(unknown) == "loss"
-    assert best_quantity([log_of("a"), log_of("b", math.inf)]) == "loss"
+def test_an_unknown_tokenizer_is_named_as_such() -> None:
+    unknown = [run_of("a"), run_of("")]
+    assert "its tokenizer is unknown" in tokenizer_note(unknown)
+    assert default_quantity(unknown) == "loss"
+    assert default_quantity([run_of("a"), run_of("b", math.inf)]) == "loss"
 
 
-def test_what_the_runs_differ_in_is_named() -> None:
-    one, other = kept("a").settings, kept("a", attn_lr=0.01, models_dir="elsewhere", threads=7).settings
+def test_the_settings_that_differ_are_listed() -> None:
+    one, other = facts("a").settings, facts("a", attn_lr=0.01, models_dir="elsewhere", threads=7).settings
     assert differences([one, other, None]) == ["attn_lr 0.003", "attn_lr 0.01", ""]
     assert differences([None, None]) == ["", ""]
     assert differences([Settings(), Settings()]) == ["", ""]
 
 
-# -- words
+# -- text
 
 
-def test_a_row_says_what_a_run_is_and_was() -> None:
-    live = RunLog(Path("models"), RunStatus.LIVE, started(), 1200, 3.21, 2.5, 1000.0, holder=1)
+def test_a_row_shows_status_model_steps_and_scores() -> None:
+    live = RunInfo(Path("models"), RunStatus.LIVE, started(), 1200, 3.21, 2.5, 1000.0, pid=1)
     assert cells(live, 3, 1120.0) == ("3", "models", "▶ training", "nano 1.07M", "1,200", "3.210", "2.500", "2 min")
-    waiting = RunLog(Path("a/b"), RunStatus.WAITING)
+    waiting = RunInfo(Path("a/b"), RunStatus.WAITING)
     assert cells(waiting, 0, 0.0) == (" ", "a/b", "○ waiting", "", "0", "–", "–", "–")
 
 
-def test_text_from_a_log_steers_nothing() -> None:
-    evil = RunLog(Path("models/\x1b[31m"), RunStatus.ENDED, started(preset="\x1b]0;x\x07"), 1, 3.0)
+def test_control_characters_from_a_log_are_escaped() -> None:
+    evil = RunInfo(Path("models/\x1b[31m"), RunStatus.CRASHED, started(preset="\x1b]0;x\x07"), 1, 3.0)
     assert not any("\x1b" in cell or "\x07" in cell for cell in cells(evil, 0, 0.0))
     history = advance_all(RunState(), [started(preset="\x1b]0;x\x07"), step(1)])
     assert not any("\x1b" in row.value for row in log_rows(evil, history, 0.0, 30))
 
 
 @pytest.mark.parametrize("width", range(40, 220, 7))
-def test_the_columns_fit(width: int) -> None:
+def test_the_columns_fit_the_width(width: int) -> None:
     assert sum(cell_width + 2 for _, cell_width in columns_at(width)) <= max(width, 54)
 
 
-def test_a_long_name_keeps_its_end() -> None:
+def test_a_long_name_is_cut_at_its_start() -> None:
     assert shortened("models/first", 8) == "…s/first"
     assert shortened("models", 8) == "models"
 
 
-def test_the_status_of_a_dead_run_says_so_and_promises_no_end() -> None:
+def test_the_status_of_a_crashed_run_says_so_and_has_no_time_left() -> None:
     history = advance_all(RunState(), run_events(50, end=""))  # type: ignore[arg-type]
-    dead = RunLog(Path("models"), RunStatus.ENDED, started(), 50)
+    dead = RunInfo(Path("models"), RunStatus.CRASHED, started(), 50)
     rows = log_rows(dead, history, 0.0, 40)
-    assert DIED_WORDS in " ".join(row.value for row in rows)
+    assert CRASHED_TEXT in " ".join(row.value for row in rows)
     assert "left" not in {row.label for row in rows}
-    live = dead._replace(state=RunStatus.LIVE, holder=4711)
+    live = dead._replace(status=RunStatus.LIVE, pid=4711)
     rows = log_rows(live, history, 0.0, 40)
-    assert {"left", "by"} <= {row.label for row in rows}
-    assert ("state", "▶ following live") in {(row.label, row.value) for row in rows}
-    assert ("by", "process 4711") in {(row.label, row.value) for row in rows}
+    assert {"left", "process"} <= {row.label for row in rows}
+    assert ("status", "▶ following live") in {(row.label, row.value) for row in rows}
+    assert ("process", "PID 4711") in {(row.label, row.value) for row in rows}
 
 
 def test_each_theme_has_a_colour_for_each_run() -> None:
@@ -214,7 +215,7 @@ def test_each_theme_has_a_colour_for_each_run() -> None:
     ("colours", "ground"),
     [(RUNS_ON_DARK, NIGHT.background), (RUNS_ON_LIGHT, DAY.background), (RUNS_ON_LIGHT, "#e0e0e0")],
 )
-def test_every_runs_colour_stands_out_from_the_ground(colours: tuple[str, ...], ground: str) -> None:
+def test_every_run_colour_has_enough_contrast(colours: tuple[str, ...], ground: str) -> None:
     def luminance(colour: str) -> float:
         parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]

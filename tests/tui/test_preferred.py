@@ -1,4 +1,4 @@
-"""The app with keys and a theme of the user's own."""
+"""Preferences: remapped keys and the theme."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.tui.app_bench import running_app
 pytestmark = pytest.mark.slow
 
 
-async def test_a_remapped_key_works_is_shown_everywhere_and_the_old_one_is_free(tmp_path: Path):
+async def test_a_remapped_key_replaces_the_default_one_everywhere(tmp_path: Path):
     preferences = Preferences(keys={"train.start": "f7", "go.help": "f9"})
     async with running_app(tmp_path, preferences=preferences) as bench:
         await bench.until_seen("F7 Start")
@@ -26,6 +26,6 @@ async def test_a_remapped_key_works_is_shown_everywhere_and_the_old_one_is_free(
         await bench.until_step(3)
 
 
-async def test_the_theme_that_is_preferred_is_taken(tmp_path: Path):
+async def test_the_preferred_theme_is_used(tmp_path: Path):
     async with running_app(tmp_path, preferences=Preferences(theme="nord")) as bench:
         assert bench.app.theme == "nord"

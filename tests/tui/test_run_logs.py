@@ -1,4 +1,4 @@
-"""Logs read as they grow: torn lines wait, cut and replaced logs begin anew, memory is bounded, runs are found."""
+"""Reading growing logs: incomplete lines, truncated and replaced files, bounded memory; finding runs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import pytest
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
 from gpt_tui.session.run_state import MOST_EVALUATIONS, RunState, advance_all
-from gpt_tui.tabs.runs import log_tail, run_finder
-from gpt_tui.tabs.runs.log_follower import LogFollower
-from gpt_tui.tabs.runs.log_summary import LogSummary
-from gpt_tui.tabs.runs.log_tail import LogTail
-from gpt_tui.tabs.runs.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_state
+from gpt_tui.tabs.runs import log_reader, run_finder
+from gpt_tui.tabs.runs.log_reader import LogFollower, LogSummary, LogTail
+from gpt_tui.tabs.runs.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_status
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
 
 
-def read_all(follower: LogFollower, most_bytes: int = 1000) -> RunState:
-    follower.read(most_bytes)
+def read_all(follower: LogFollower, max_bytes: int = 1000) -> RunState:
+    follower.read(max_bytes)
     while not follower.at_end:
-        follower.read(most_bytes)
+        follower.read(max_bytes)
     return follower.history
 
 
@@ -38,14 +36,14 @@ def same(one: RunState, other: RunState) -> bool:
 # -- following
 
 
-@pytest.mark.parametrize("most_bytes", [300, 1000, 1 << 20])
-def test_pieces_of_any_size_make_the_same_history(tmp_path: Path, most_bytes: int) -> None:
+@pytest.mark.parametrize("max_bytes", [300, 1000, 1 << 20])
+def test_chunks_of_any_size_give_the_same_history(tmp_path: Path, max_bytes: int) -> None:
     events = run_events(400)
     follower = LogFollower(write_log(tmp_path, events))
-    assert same(read_all(follower, most_bytes), advance_all(RunState(), events))  # type: ignore[arg-type]
+    assert same(read_all(follower, max_bytes), advance_all(RunState(), events))  # type: ignore[arg-type]
 
 
-def test_a_log_that_is_not_there_yet_is_followed_once_it_is(tmp_path: Path) -> None:
+def test_a_missing_log_is_followed_once_it_exists(tmp_path: Path) -> None:
     follower = LogFollower(tmp_path / LOG)
     assert not follower.read()
     assert follower.at_end
@@ -54,7 +52,7 @@ def test_a_log_that_is_not_there_yet_is_followed_once_it_is(tmp_path: Path) -> N
     assert read_all(follower).step == 20
 
 
-def test_a_torn_last_line_waits_for_its_end(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_read_when_complete(tmp_path: Path) -> None:
     whole, last = lines(started(), step(1)), lines(step(2))
     path = tmp_path / LOG
     path.write_bytes(whole + last[:40])
@@ -65,7 +63,7 @@ def test_a_torn_last_line_waits_for_its_end(tmp_path: Path) -> None:
     assert read_all(follower).step == 2
 
 
-def test_foreign_and_broken_lines_are_passed_over(tmp_path: Path) -> None:
+def test_unknown_and_broken_lines_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / LOG
     path.write_bytes(
         lines(started(), step(1)) + b'\xff\x00{]\n\n{"event":"other"}\n' + b"[" * 5000 + b"\n" + lines(step(2))
@@ -73,26 +71,26 @@ def test_foreign_and_broken_lines_are_passed_over(tmp_path: Path) -> None:
     assert read_all(LogFollower(path), 1 << 20).step == 2
 
 
-def test_a_line_beyond_every_bound_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_tail, "MAX_LINE_BYTES", 2000)
+def test_a_line_beyond_the_maximum_length_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_reader, "MAX_LINE_BYTES", 2000)
     path = tmp_path / LOG
     path.write_bytes(lines(started(), step(1)) + b"x" * 50_000 + b"\n" + lines(step(2)))
     assert read_all(LogFollower(path)).step == 2
 
 
-def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
+def test_only_new_lines_are_read(tmp_path: Path) -> None:
     path = write_log(tmp_path, run_events(50, end=""))
     tail = LogTail(path)
     assert tail.read(1 << 20).lines == path.read_bytes()
     with path.open("ab") as log:
         log.write(lines(step(51)))
-    piece = tail.read(1 << 20)
-    assert piece.lines == lines(step(51))
-    assert not piece.anew
+    chunk = tail.read(1 << 20)
+    assert chunk.lines == lines(step(51))
+    assert not chunk.restarted
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_log_that_was_cut_back_begins_anew(tmp_path: Path, in_place: bool) -> None:
+def test_a_truncated_log_is_read_from_its_start(tmp_path: Path, in_place: bool) -> None:
     path = write_log(tmp_path, run_events(100, end=""))
     follower = LogFollower(path)
     assert read_all(follower).step == 100
@@ -106,7 +104,7 @@ def test_a_log_that_was_cut_back_begins_anew(tmp_path: Path, in_place: bool) -> 
     assert len(follower.history.curve.recent) == 60
 
 
-def test_a_log_replaced_by_a_longer_one_in_place_begins_anew(tmp_path: Path) -> None:
+def test_a_log_overwritten_by_a_longer_one_is_read_from_its_start(tmp_path: Path) -> None:
     path = write_log(tmp_path, run_events(50, seed=1))
     follower = LogFollower(path)
     read_all(follower)
@@ -115,7 +113,7 @@ def test_a_log_replaced_by_a_longer_one_in_place_begins_anew(tmp_path: Path) -> 
     assert same(read_all(follower), advance_all(RunState(), run_events(80, seed=2)))  # type: ignore[arg-type]
 
 
-def test_a_log_that_cannot_be_read_is_a_problem_in_words(tmp_path: Path) -> None:
+def test_an_unreadable_log_is_a_problem_in_one_line(tmp_path: Path) -> None:
     (tmp_path / LOG).mkdir()
     follower = LogFollower(tmp_path / LOG)
     assert not follower.read()
@@ -123,7 +121,7 @@ def test_a_log_that_cannot_be_read_is_a_problem_in_words(tmp_path: Path) -> None
     assert follower.at_end
 
 
-def test_a_run_that_goes_on_has_not_finished(tmp_path: Path) -> None:
+def test_a_resumed_run_has_not_finished(tmp_path: Path) -> None:
     events = [*run_events(20, end="stopped"), started(step=20, resumed_from="models/ckpt_latest.safetensors"), step(21)]
     history = read_all(LogFollower(write_log(tmp_path, events)))
     assert history.finished is None
@@ -131,7 +129,7 @@ def test_a_run_that_goes_on_has_not_finished(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_memory_is_bounded_whatever_the_log_holds(tmp_path: Path) -> None:
+def test_memory_is_bounded_for_any_log(tmp_path: Path) -> None:
     events = [started(), *(event for n in range(1, 12_000) for event in (step(n), scored(n, 0.1)))]
     history = read_all(LogFollower(write_log(tmp_path, events)), 1 << 16)
     assert history.step == 11_999
@@ -140,18 +138,18 @@ def test_memory_is_bounded_whatever_the_log_holds(tmp_path: Path) -> None:
     assert len(history.log) <= 400
 
 
-# -- in short
+# -- summary
 
 
-def test_the_summary_says_what_the_whole_log_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt_tui.tabs.runs.log_summary.SCAN_BYTES", 3000)
+def test_the_summary_agrees_with_the_complete_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_tui.tabs.runs.log_reader.SCAN_BYTES", 3000)
     summary = LogSummary(LogTail(write_log(tmp_path, run_events(400, end="max_epochs"))))
-    summary.read_on()
-    assert not summary.is_whole
+    summary.scan()
+    assert not summary.is_complete
     assert summary.last is not None
-    assert (summary.last.step, summary.finished) == (400, RunFinished("max_epochs", 400))  # seen from the end at once
-    while not summary.is_whole:
-        summary.read_on()
+    assert (summary.last.step, summary.finished) == (400, RunFinished("max_epochs", 400))  # read from the end
+    while not summary.is_complete:
+        summary.scan()
     assert summary.started == started(max_steps=400)
     assert summary.last is not None
     assert summary.last.step == 400
@@ -159,17 +157,17 @@ def test_the_summary_says_what_the_whole_log_says(tmp_path: Path, monkeypatch: p
     assert summary.finished == RunFinished("max_epochs", 400)
 
 
-def test_the_summary_grows_with_its_log_and_shrinks_with_it(tmp_path: Path) -> None:
+def test_the_summary_follows_appended_lines_and_truncation(tmp_path: Path) -> None:
     path = write_log(tmp_path, run_events(100))
     summary = LogSummary(LogTail(path))
-    summary.read_on()
+    summary.scan()
     with path.open("ab") as log:
         log.write(lines(started(step=100), step(101)))
-    summary.read_on()
+    summary.scan()
     assert summary.finished is None
     assert summary.last == step(101)
     path.write_bytes(lines(started()))
-    summary.read_on()
+    summary.scan()
     assert summary.last is None
     assert summary.best_bits == math.inf
 
@@ -177,14 +175,14 @@ def test_the_summary_grows_with_its_log_and_shrinks_with_it(tmp_path: Path) -> N
 # -- finding
 
 
-def test_runs_are_found_in_the_models_folder_below_it_and_around(tmp_path: Path) -> None:
+def test_runs_are_found_under_the_models_folder_and_the_working_folder(tmp_path: Path) -> None:
     for name in ("models", "models/a", "trials/b", "trials/deep/c"):
         write_log(tmp_path / name, run_events(5))
     found = log_folders([tmp_path / "models", tmp_path])
     assert found == [tmp_path / name for name in ("models", "models/a", "trials/b", "trials/deep/c")]
 
 
-def test_hidden_folders_links_out_and_what_lies_too_deep_are_left_out(tmp_path: Path) -> None:
+def test_hidden_linked_and_deep_folders_are_skipped(tmp_path: Path) -> None:
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     write_log(outside, run_events(5))
     write_log(inside / ".hidden", run_events(5))
@@ -194,58 +192,58 @@ def test_hidden_folders_links_out_and_what_lies_too_deep_are_left_out(tmp_path: 
     assert log_folders([inside]) == []
 
 
-def test_the_number_of_folders_looked_into_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_listed_folders_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(30):
         write_log(tmp_path / f"{number:02}", run_events(2))
-    assert len(log_folders([tmp_path], most=10)) == 10
-    monkeypatch.setattr(run_finder, "MOST_FOLDERS", 6)
+    assert len(log_folders([tmp_path], limit=10)) == 10
+    monkeypatch.setattr(run_finder, "MAX_FOLDERS", 6)
     assert len(log_folders([tmp_path])) == 5
 
 
-def test_what_cannot_be_read_does_not_hide_the_rest(tmp_path: Path) -> None:
+def test_unreadable_entries_do_not_hide_other_runs(tmp_path: Path) -> None:
     write_log(tmp_path / "good", run_events(5))
     os.mkfifo(tmp_path / LOG)
     (tmp_path / "odd" / LOG).mkdir(parents=True)
     (tmp_path / "file").write_text("no folder")
-    runs = RunFinder(tmp_path, tmp_path / "absent").look()
+    runs = RunFinder(tmp_path, tmp_path / "absent").find()
     assert [run.folder.name for run in runs] == ["good"]
 
 
-def test_a_run_that_has_no_last_line_and_no_process_has_died(tmp_path: Path) -> None:
-    write_log(tmp_path / "died", run_events(5, end=""))
-    (tmp_path / "died" / ".lock").write_text(f"{os.getpid()}\n")
+def test_a_run_without_an_end_and_without_a_process_has_crashed(tmp_path: Path) -> None:
+    write_log(tmp_path / "crashed", run_events(5, end=""))
+    (tmp_path / "crashed" / ".lock").write_text(f"{os.getpid()}\n")
     write_log(tmp_path / "done", run_events(5), age_s=60)
     write_log(tmp_path / "stopped", run_events(5, end="stopped"), age_s=90)
-    runs = RunFinder(tmp_path, tmp_path).look()
-    assert [(run.folder.name, run.state) for run in runs] == [
-        ("died", RunStatus.ENDED), ("done", RunStatus.FINISHED), ("stopped", RunStatus.STOPPED),
+    runs = RunFinder(tmp_path, tmp_path).find()
+    assert [(run.folder.name, run.status) for run in runs] == [
+        ("crashed", RunStatus.CRASHED), ("done", RunStatus.FINISHED), ("stopped", RunStatus.STOPPED),
     ]  # fmt: skip
     assert runs[0].step == 5
 
 
-def test_a_run_whose_folder_is_held_is_live_until_its_last_line() -> None:
+def test_a_run_that_holds_its_folder_is_live_until_its_end() -> None:
     unwritten, begun = LogSummary(LogTail(Path(LOG))), LogSummary(LogTail(Path(LOG)), started=started())
-    assert run_state(None, None) is RunStatus.WAITING
-    assert run_state(unwritten, None) is RunStatus.WAITING
-    assert run_state(unwritten, 1) is RunStatus.LIVE
-    assert run_state(begun, 1) is RunStatus.LIVE
+    assert run_status(None, None) is RunStatus.WAITING
+    assert run_status(unwritten, None) is RunStatus.WAITING
+    assert run_status(unwritten, 1) is RunStatus.LIVE
+    assert run_status(begun, 1) is RunStatus.LIVE
     begun.finished = RunFinished("diverged", 3)
-    assert run_state(begun, 1) is RunStatus.DIVERGED
+    assert run_status(begun, 1) is RunStatus.DIVERGED
 
 
-def test_a_watched_folder_is_first_with_a_log_and_without(tmp_path: Path) -> None:
+def test_a_watched_folder_is_listed_first_even_without_a_log(tmp_path: Path) -> None:
     write_log(tmp_path / "models", run_events(5))
     watched = tmp_path / "elsewhere"
     watched.mkdir()
     finder = RunFinder(tmp_path / "models", tmp_path / "models", watched)
-    assert [(run.folder, run.state) for run in finder.look()] == [
+    assert [(run.folder, run.status) for run in finder.find()] == [
         (watched, RunStatus.WAITING), (tmp_path / "models", RunStatus.FINISHED),
     ]  # fmt: skip
     write_log(watched, run_events(7), age_s=1000)
-    assert [run.step for run in finder.look()] == [7, 5]
+    assert [run.step for run in finder.find()] == [7, 5]
 
 
-def test_without_a_name_the_last_log_is_watched_unless_somebody_trains(tmp_path: Path) -> None:
+def test_the_default_folder_to_watch_is_in_training_or_was_updated_last(tmp_path: Path) -> None:
     models, events = tmp_path / "models", run_events(3)
     assert folder_of_interest(models, tmp_path) is None
     write_log(models, events, age_s=300)

@@ -1,4 +1,4 @@
-"""The Runs tab: what is listed, replayed, followed and laid over each other, and when its logs are read."""
+"""Runs tab: listing, replaying, following and comparing runs, and when logs are read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
 from gpt_tui.app.app import GptApp
 from gpt_tui.tabs.runs.compare_charts import CompareCharts, OverlayLegend
-from gpt_tui.tabs.runs.pane import LOOK_EVERY, RunsTab
-from gpt_tui.tabs.runs.table import RunsTable
+from gpt_tui.tabs.runs.pane import FIND_EVERY, RunsTab
+from gpt_tui.tabs.runs.runs_table import RunsTable
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.log_samples import LOG, lines, run_events, write_log
@@ -27,7 +27,7 @@ HOUR_S = 3600.0
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working folder of the test's own, so that names are short and the same everywhere."""
+    """Run each test in its own working folder, so that names are short and the same everywhere."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -49,7 +49,7 @@ def pane(bench: AppBench) -> RunsTab:
 # -- one run
 
 
-async def test_without_a_run_the_tab_says_what_to_do() -> None:
+async def test_without_a_run_the_tab_names_the_next_step() -> None:
     async with running_app(MODELS) as bench:
         await go_there(bench, "No runs yet.")
         for words in ("F2, then s, starts a run here.", "gpt-tui --train-only --models-dir models/other"):
@@ -66,16 +66,16 @@ async def test_a_finished_run_is_replayed_from_its_log() -> None:
             assert words in bench.text()
 
 
-async def test_the_cursor_chooses_the_run() -> None:
+async def test_the_run_under_the_cursor_is_shown() -> None:
     three_runs()
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "600 of 600")
         await bench.pilot.press("down", "down")
         await bench.until_seen("500 of 500")
-        assert "died or was" in bench.text()
+        assert "crashed or" in bench.text()
 
 
-async def test_the_charts_keys_work_while_the_list_has_the_focus() -> None:
+async def test_the_chart_keys_work_while_the_list_has_the_focus() -> None:
     write_log(MODELS, run_events(600))
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "600 of 600")
@@ -88,7 +88,7 @@ async def test_the_charts_keys_work_while_the_list_has_the_focus() -> None:
         assert isinstance(bench.app.focused, RunsTable)
 
 
-async def test_under_the_charts_are_samples_then_the_log_then_nothing() -> None:
+async def test_a_key_switches_between_samples_log_and_neither() -> None:
     write_log(MODELS, run_events(600))
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "It was the 600 cats that sat")
@@ -101,7 +101,7 @@ async def test_under_the_charts_are_samples_then_the_log_then_nothing() -> None:
         await bench.until_seen("It was the 600 cats that sat")
 
 
-async def test_pointing_at_the_chart_shows_what_the_model_wrote_then() -> None:
+async def test_pointing_at_the_chart_shows_the_sample_of_that_step() -> None:
     write_log(MODELS, run_events(600))
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "It was the 600 cats that sat")
@@ -112,12 +112,12 @@ async def test_pointing_at_the_chart_shows_what_the_model_wrote_then() -> None:
 # -- several runs
 
 
-async def test_marked_runs_are_laid_over_each_other_until_they_are_unmarked() -> None:
+async def test_marked_runs_are_compared_until_they_are_unmarked() -> None:
     three_runs()
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "600 of 600")
         await bench.pilot.press("space")
-        await bench.until_seen("mark another to lay it over")
+        await bench.until_seen("mark another to compare")
         await bench.pilot.press("down", "space")
         await bench.until_seen("loss at the end")
         for words in ("1 ⠒⠒ models", "2 ⠒⠒ trials/fast", "2 marked"):
@@ -128,19 +128,19 @@ async def test_marked_runs_are_laid_over_each_other_until_they_are_unmarked() ->
         await bench.until(lambda: "marked" not in bench.text())
 
 
-async def test_a_key_changes_what_is_compared() -> None:
+async def test_a_key_switches_the_metric() -> None:
     three_runs()
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "600 of 600")
         await bench.pilot.press("space", "down", "space")
-        await bench.until_seen("loss, smoothed")
+        await bench.until_seen("train loss (smoothed)")
         await bench.pilot.press("m")
-        await bench.until_seen("perplexity, smoothed")
+        await bench.until_seen("perplexity (smoothed)")
         await bench.pilot.press("m")
-        await bench.until_seen("eval bits a byte")
+        await bench.until_seen("eval bits per byte")
 
 
-async def test_the_legend_reads_out_every_run_at_the_cursor() -> None:
+async def test_the_legend_shows_every_runs_value_at_the_cursor() -> None:
     three_runs()
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "600 of 600")
@@ -150,7 +150,7 @@ async def test_the_legend_reads_out_every_run_at_the_cursor() -> None:
         await bench.until(lambda: "loss at step" in str(bench.app.main.query_one(OverlayLegend).border_title))
 
 
-async def test_no_more_runs_are_marked_than_can_be_told_apart() -> None:
+async def test_the_number_of_marked_runs_is_limited() -> None:
     for number in range(10):
         write_log(Path(f"runs/{number}"), run_events(20, seed=number), age_s=number * HOUR_S)
     async with running_app(MODELS, size=(120, 40)) as bench:
@@ -158,18 +158,18 @@ async def test_no_more_runs_are_marked_than_can_be_told_apart() -> None:
         for _ in range(9):
             await bench.pilot.press("space", "down")
         await bench.until_seen("8 marked")
-        assert any("more cannot be told apart" in notice.message for notice in bench.app._notifications)
+        assert any("which is the maximum" in notice.message for notice in bench.app._notifications)
 
 
 # -- live
 
 
-async def test_the_run_of_this_app_is_this_one_and_grows_until_its_end() -> None:
+async def test_the_run_of_this_app_is_named_so_and_followed_to_its_end() -> None:
     with CheckpointStore(MODELS) as store:
         store.prepare("run", new_run=True)
         path = write_log(MODELS, [started(), *(step(number) for number in range(1, 30))])
         async with running_app(MODELS, size=(120, 40)) as bench:
-            await go_there(bench, "▶ this one")
+            await go_there(bench, "▶ this app")
             await bench.until_seen("▶ following live")
             assert "this app" in bench.text()
             with path.open("ab") as log:
@@ -181,17 +181,17 @@ async def test_the_run_of_this_app_is_this_one_and_grows_until_its_end() -> None
             await bench.until_seen("✓ finished")
 
 
-async def test_a_run_that_was_killed_has_died() -> None:
+async def test_a_killed_run_is_shown_as_crashed() -> None:
     with CheckpointStore(MODELS) as store:
         store.prepare("run", new_run=True)
         write_log(MODELS, run_events(30, end=""))
         async with running_app(MODELS, size=(120, 40)) as bench:
             await go_there(bench, "▶ following live")
             store.close()
-            await bench.until_seen("✗ died")
+            await bench.until_seen("✗ crashed")
 
 
-async def test_logs_are_read_only_while_the_tab_is_seen_and_ended_runs_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_logs_are_read_only_while_the_tab_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt_tui.tabs.runs.pane.POLL_S", 3600.0)  # the test alone polls
 
     async def poll() -> None:
@@ -210,7 +210,7 @@ async def test_logs_are_read_only_while_the_tab_is_seen_and_ended_runs_seldom(mo
         await bench.settled()
         reads.clear()
         await poll()
-        assert len(reads) == 8 / LOOK_EVERY
+        assert len(reads) == 8 / FIND_EVERY
         await bench.pilot.press("f2")
         await bench.settled()
         reads.clear()
@@ -231,11 +231,11 @@ async def test_a_watched_folder_is_waited_for_and_no_run_is_started(tmp_path: Pa
     assert bench.app.return_code == 0
 
 
-# -- pictures
+# -- snapshots
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-async def test_no_run_looks_as_it_did(size: tuple[int, int], snapshot: Snapshot) -> None:
+async def test_no_run_looks_as_in_the_snapshot(size: tuple[int, int], snapshot: Snapshot) -> None:
     async with running_app(MODELS, size=size) as bench:
         await go_there(bench, "No runs yet.")
         await bench.settled()
@@ -243,7 +243,7 @@ async def test_no_run_looks_as_it_did(size: tuple[int, int], snapshot: Snapshot)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-async def test_one_run_looks_as_it_did(size: tuple[int, int], snapshot: Snapshot) -> None:
+async def test_one_run_looks_as_in_the_snapshot(size: tuple[int, int], snapshot: Snapshot) -> None:
     three_runs()
     async with running_app(MODELS, size=size) as bench:
         await go_there(bench, "600 of 600")
@@ -253,7 +253,7 @@ async def test_one_run_looks_as_it_did(size: tuple[int, int], snapshot: Snapshot
 
 @pytest.mark.parametrize("theme", ["gpt-night", "gpt-day"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-async def test_three_runs_look_as_they_did(size: tuple[int, int], theme: str, snapshot: Snapshot) -> None:
+async def test_three_runs_look_as_in_the_snapshot(size: tuple[int, int], theme: str, snapshot: Snapshot) -> None:
     three_runs()
     async with running_app(MODELS, size=size) as bench:
         await set_theme(bench.app, bench, theme)
@@ -271,7 +271,7 @@ async def set_theme(app: GptApp, bench: AppBench, theme: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 5), (79, 10), (300, 100)])
-async def test_no_size_is_too_odd(size: tuple[int, int]) -> None:
+async def test_extreme_terminal_sizes_are_survived(size: tuple[int, int]) -> None:
     three_runs()
     async with running_app(MODELS, size=size) as bench:
         await bench.pilot.press("f5")

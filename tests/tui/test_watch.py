@@ -1,4 +1,4 @@
-"""A headless run in another process, followed by the app: until its end, and without touching it."""
+"""Following a headless run of another process to its end, without affecting it."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def start_training(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def shown_step(bench: AppBench) -> int:
-    """The step that the status panel shows."""
+    """Return the step shown in the status panel."""
     words = [line.split("step")[1].split() for line in bench.text().splitlines() if "││ step " in line]
     return int(words[0][0].replace(",", "")) if words and words[0] else 0
 
 
-async def test_a_headless_run_is_followed_live_until_its_end(tmp_path: Path) -> None:
+async def test_a_headless_run_is_followed_to_its_end(tmp_path: Path) -> None:
     process = start_training(tmp_path)
     try:
         (tmp_path / "models").mkdir(exist_ok=True)
         models = tmp_path / "models"
         async with running_app(models, size=(120, 40), watched=models) as bench:
             await bench.until(lambda: "▶ following live" in bench.text())
-            assert f"process {process.pid}" in bench.text()
+            assert f"PID {process.pid}" in bench.text()
             await bench.until(lambda: shown_step(bench) > 50)
             before = shown_step(bench)
             await bench.until(lambda: shown_step(bench) > before)
@@ -54,7 +54,7 @@ async def test_a_headless_run_is_followed_live_until_its_end(tmp_path: Path) -> 
         process.wait()
 
 
-def test_watch_in_a_terminal_leaves_the_other_process_alone(tmp_path: Path) -> None:
+def test_quitting_watch_leaves_the_other_process_running(tmp_path: Path) -> None:
     process = start_training(tmp_path)
     try:
         (tmp_path / "models").mkdir(exist_ok=True)
@@ -70,9 +70,7 @@ def test_watch_in_a_terminal_leaves_the_other_process_alone(tmp_path: Path) -> N
         process.wait()
 
 
-def test_watch_without_a_name_takes_the_folder_that_is_trained_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watch_without_a_name_selects_the_folder_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     assert watched_folder(None) == Path("models")
@@ -90,7 +88,7 @@ def test_watch_without_a_name_takes_the_folder_that_is_trained_in(
         ("here", "the app needs a terminal"),
     ],
 )
-def test_what_cannot_be_watched_is_said_in_one_line(tmp_path: Path, named: str, words: str) -> None:
+def test_an_invalid_folder_to_watch_is_reported_in_one_line(tmp_path: Path, named: str, words: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "here").mkdir()
     result = run_program("watch", named, cwd=tmp_path)

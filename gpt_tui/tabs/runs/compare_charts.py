@@ -1,4 +1,4 @@
-"""Several runs laid over each other: one chart of their lines, and beside it what each number means."""
+"""Comparison of several runs: a chart with a line per run, and its legend."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ from gpt_tui.tabs.runs.presenter import legend, place_of
 
 RUN_CLASSES = {FIRST_RUN_LAYER - 1 + number: f"chart--run-{number}" for number in range(1, MOST_LAID_OVER + 1)}
 TITLES: dict[Quantity, str] = {
-    "loss": "loss, smoothed", "perplexity": "perplexity, smoothed", "bits a byte": "eval bits a byte",
+    "loss": "train loss (smoothed)", "perplexity": "train perplexity (smoothed)",
+    "bits per byte": "eval bits per byte",
 }  # fmt: skip
 
 
 class OverlayChart(Chart):
-    """A line for each run, with its number on it."""
+    """Chart with a line per run, labelled with the run's number."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = set(RUN_CLASSES.values())
     LAYERS: ClassVar[dict[int, str]] = {GRID: "chart--grid", CURSOR: "chart--cursor", **RUN_CLASSES}
@@ -45,43 +46,43 @@ class OverlayChart(Chart):
     quantity: reactive[Quantity] = reactive("loss", repaint=False)
 
     def watch_runs(self) -> None:
-        """New data, or other runs."""
+        """Redraw with other data or runs."""
         self._outdated()
 
     def watch_quantity(self) -> None:
-        """Something else of the runs."""
+        """Redraw with another metric."""
         self._outdated()
 
     @property
     def labelled(self) -> bool:
-        """No chart is below it that could say what the x axis is."""
+        """True: no chart below has the labels of the x axis."""
         return True
 
     @property
     def whole(self) -> Range:
-        """From the first point of any run to the last."""
+        """The x range of all runs."""
         return whole_of(self.runs, self.view.axis)
 
     def series(self, columns: int, window: Range) -> Plane | None:
-        """The runs' lines."""
+        """Return the runs' lines."""
         return overlay_series(
             self.runs, self.quantity, self.view.axis, columns=columns, log=self.view.log, window=window,
             close=self.view.reach != "all",
         )  # fmt: skip
 
     def picture(self, series: Plane, columns: int, rows: int, grid: list[float]) -> Raster:
-        """The characters of them."""
+        """Return the characters of the lines."""
         assert isinstance(series, OverlaySeries)
         return overlay_raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
 
     def _write_border(self) -> None:
-        unknown = self.quantity == "bits a byte" and not any(run.history.evaluations for run in self.runs)
+        unknown = self.quantity == "bits per byte" and not any(run.history.evaluations for run in self.runs)
         more = ": no run has been evaluated yet" if unknown else ", log scale" if self.view.log else ""
         self.border_title = f"{TITLES[self.quantity]}{more}"
 
 
 class OverlayLegend(Titled, Widget):
-    """The numbers, the runs' names, their values where the cursor is, and in what the runs differ."""
+    """Number, name and value of each run, read at the cursor, and the settings that differ."""
 
     runs: reactive[tuple[NamedRun, ...]] = reactive(())
     quantity: reactive[Quantity] = reactive("loss")
@@ -90,7 +91,7 @@ class OverlayLegend(Titled, Widget):
     note: reactive[str] = reactive("")
 
     def render(self) -> Content:
-        """A line for each run and, where there is room, what is special about it."""
+        """Draw a line per run and, where there is room, its details."""
         note = Content.styled(self.note, "bold $text-warning")
         noted = len(note.wrap(self.size.width)) + 1 if self.note and self.size.width else 0
         lines = legend(
@@ -111,7 +112,7 @@ class OverlayLegend(Titled, Widget):
 
 
 class CompareCharts(RunCharts):
-    """Takes several histories; keys and mouse work as on the charts of one run."""
+    """Chart and legend of several runs, with the keys and the mouse of the charts of one run."""
 
     quantity: reactive[Quantity] = reactive("loss")
 
@@ -120,40 +121,40 @@ class CompareCharts(RunCharts):
         self._runs: tuple[NamedRun, ...] = ()
 
     def compose(self) -> ComposeResult:
-        """The chart, and its legend beside it."""
+        """Lay out the chart and its legend."""
         yield OverlayChart("loss", classes="overlay")
         yield OverlayLegend(id="legend")
 
     @property
     def whole(self) -> Range:
-        """From the first point of any run to the last."""
+        """The x range of all runs."""
         return whole_of(self._runs, self.view.axis)
 
-    def show_several(self, runs: Sequence[NamedRun], details: Sequence[str], note: str) -> None:
-        """Draws these runs; `details` has what is special about each, `note` whether they may be compared."""
+    def show_runs(self, runs: Sequence[NamedRun], details: Sequence[str], note: str) -> None:
+        """Show runs with their details, and a note on whether they are comparable."""
         self._runs = tuple(runs)
         self.query_one(OverlayChart).runs = self._runs
         legend = self.query_one(OverlayLegend)
         legend.details, legend.note = tuple(details), note
         legend.runs = self._runs
-        self._name_place()
+        self._update_title()
 
     def next_quantity(self) -> None:
-        """Loss, perplexity, bits a byte."""
+        """Switch the metric: loss, perplexity, bits per byte."""
         self.quantity = QUANTITIES[(QUANTITIES.index(self.quantity) + 1) % len(QUANTITIES)]
 
     def watch_quantity(self, quantity: Quantity) -> None:
-        """Chart and legend follow."""
+        """Update chart and legend."""
         for part in (*self.query(OverlayChart), *self.query(OverlayLegend)):
             part.quantity = quantity
 
     def watch_view(self, before: ChartView, view: ChartView) -> None:
-        """The legend reads out where the cursor is."""
+        """Update the legend with the cursor."""
         super().watch_view(before, view)
         for part in self.query(OverlayLegend):
             part.view = view
-        self._name_place()
+        self._update_title()
 
-    def _name_place(self) -> None:
+    def _update_title(self) -> None:
         for part in self.query(OverlayLegend):
             part.border_title = f"{self.quantity} {place_of(self._runs, self.view.axis, self.view.cursor)}"

@@ -1,9 +1,9 @@
-"""The Runs tab: the list of runs, and the charts of the one under the cursor or of those that are marked."""
+"""Runs tab: the list of runs, with the charts of the selected run or a comparison of the marked ones."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container
 from textual.content import Content
+from textual.message import Message
 from textual.widgets import ContentSwitcher, Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
@@ -19,40 +20,55 @@ from gpt_tui.charts.overlay import MOST_LAID_OVER, NamedRun
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
-from gpt_tui.shared.messages import RunsFound, RunsRead
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
-from gpt_tui.tabs.runs.presenter import best_quantity, details, empty_words, marked_words, name_of, vocabulary_note
-from gpt_tui.tabs.runs.reader import RunReader
+from gpt_tui.tabs.runs.presenter import default_quantity, details, empty_text, marked_text, name_of, tokenizer_note
 from gpt_tui.tabs.runs.run_detail import RunDetail
-from gpt_tui.tabs.runs.run_finder import RunFinder, RunLog, RunStatus
-from gpt_tui.tabs.runs.table import RunsTable
+from gpt_tui.tabs.runs.run_finder import RunFinder, RunInfo, RunReader, RunStatus
+from gpt_tui.tabs.runs.runs_table import RunsTable
 
 POLL_S = 0.5
-LOOK_EVERY = 4  # polls; a run that has ended is looked at no more often
-TELL_EVERY_S = 0.3  # while a long log is being read
-LEAST_REST_S = 0.005  # after each piece of a long log
+FIND_EVERY = 4  # polls between two searches for runs
+POST_INTERVAL_S = 0.3  # while a long log is read
+MIN_REST_S = 0.005  # after each chunk of a long log
 
 
 class RunsTab(Container):
-    """Follows the wanted runs' logs in a thread while it is seen, or always in `watched`'s case."""
+    """List of runs and view of the selected ones, whose logs a thread follows while the tab is visible.
+
+    With a `watched` folder, it follows them while the tab is hidden, too.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
+
+    class RunsFound(Message, bubble=False):
+        """The runs were found, in a thread."""
+
+        def __init__(self, runs: Sequence[RunInfo]) -> None:
+            super().__init__()
+            self.runs = runs
+
+    class RunsRead(Message, bubble=False):
+        """More of the followed logs was read, in a thread; `histories` are the runs by folder."""
+
+        def __init__(self, histories: Mapping[Path, RunState]) -> None:
+            super().__init__()
+            self.histories = histories
 
     def __init__(self, models_dir: Path, *, watched: Path | None = None, id: str) -> None:
         super().__init__(id=id)
         self._watched = watched
         self._reader = RunReader(RunFinder(models_dir, Path(), watched))
-        self._runs: dict[Path, RunLog] = {}
+        self._runs: dict[Path, RunInfo] = {}
         self._histories: dict[Path, RunState] = {}
         self._marks: dict[Path, int] = {}
-        self._quantity_is_chosen = False
+        self._quantity_is_set = False
         self._polls = 0
-        self._wanted: tuple[RunLog, ...] = ()  # whose curves are shown; the thread reads it
+        self._followed: tuple[RunInfo, ...] = ()  # the runs shown, which the thread reads
         self._worker: Worker[None] | None = None
 
     def compose(self) -> ComposeResult:
-        """The list; then nothing yet, one run or several."""
+        """Lay out the list and the view: a text, one run, or several."""
         yield RunsTable(id="runs-table")
         with ContentSwitcher(initial="runs-empty", id="runs-view"):
             yield Static("", id="runs-empty", markup=False)
@@ -60,181 +76,181 @@ class RunsTab(Container):
             yield CompareCharts(id="runs-several")
 
     def on_mount(self) -> None:
-        """The pulse."""
+        """Start polling."""
         table = self.query_one(RunsTable)
         table.border_title = "runs"
         table.display = False
         self.set_interval(POLL_S, self._poll)
 
     def enter(self) -> None:
-        """The user has come here."""
+        """Focus the list and poll at once; called when the tab is shown."""
         self.query_one(RunsTable).focus()
         self._polls = 0
         self._poll()
 
     @property
     def charts(self) -> RunCharts | None:
-        """The charts of the chosen runs, if there are any."""
+        """The visible charts, if any."""
         shown = self.query_one("#runs-view", ContentSwitcher).current
         if shown == "runs-one":
             return self.query_one(RunDetail).charts
         return self.query_one(CompareCharts) if shown == "runs-several" else None
 
-    # -- reading, in a thread
+    # -- reading in a thread
 
     def _poll(self) -> None:
-        """Twice a second: looks for runs now and then, and reads on in those that may have grown."""
+        """Find runs at every `FIND_EVERY`th poll, and read the followed logs that may have grown."""
         if not self.display and self._watched is None:
             return
-        look = self._polls % LOOK_EVERY == 0
-        if self._read_soon(look=look):
+        find = self._polls % FIND_EVERY == 0
+        if self._start_reading(find=find):
             self._polls += 1
 
-    def _read_soon(self, *, look: bool) -> bool:
-        """Sets the thread to work, if there is anything for it to do; False while it is at work already."""
+    def _start_reading(self, *, find: bool) -> bool:
+        """Start the thread if there is something to read; return False if it is still running."""
         if self._worker is not None and not self._worker.is_finished:
             return False
-        if look or any(self._may_grow(run) for run in self._wanted):
+        if find or any(self._may_grow(run) for run in self._followed):
             self._worker = self.run_worker(
-                partial(self._read, get_wanted=lambda: self._wanted, look=look), thread=True, exit_on_error=False
+                partial(self._read, get_followed=lambda: self._followed, find=find), thread=True, exit_on_error=False
             )
         return True
 
-    def _may_grow(self, run: RunLog) -> bool:
-        return run.state in (RunStatus.LIVE, RunStatus.WAITING) or run.folder not in self._histories
+    def _may_grow(self, run: RunInfo) -> bool:
+        return run.status in (RunStatus.LIVE, RunStatus.WAITING) or run.folder not in self._histories
 
-    def _read(self, get_wanted: Callable[[], tuple[RunLog, ...]], *, look: bool) -> None:
-        """In the thread: what is new, told bit by bit where that takes long."""
+    def _read(self, get_followed: Callable[[], tuple[RunInfo, ...]], *, find: bool) -> None:
+        """Read what is new, and post it at intervals if that takes long. Runs in the thread."""
         worker = get_current_worker()
-        if look:
-            self.post_message(RunsFound(self._reader.look()))
-        told_at_s, at_end, wanted = 0.0, False, get_wanted()
+        if find:
+            self.post_message(self.RunsFound(self._reader.find()))
+        posted_at_s, at_end, followed = 0.0, False, get_followed()
         while not at_end and not worker.is_cancelled:
-            begun_s, wanted = time.monotonic(), get_wanted()
-            at_end = self._reader.read(wanted)
-            if at_end or begun_s - told_at_s >= TELL_EVERY_S:
-                told_at_s = begun_s
-                self.post_message(RunsRead(self._reader.histories(wanted)))
+            started_s, followed = time.monotonic(), get_followed()
+            at_end = self._reader.read(followed)
+            if at_end or started_s - posted_at_s >= POST_INTERVAL_S:
+                posted_at_s = started_s
+                self.post_message(self.RunsRead(self._reader.histories(followed)))
             if not at_end:
-                rest(begun_s)
-        while not worker.is_cancelled and get_wanted() is wanted:
-            begun_s = time.monotonic()
-            if not self._reader.look_on():
+                rest(started_s)
+        while not worker.is_cancelled and get_followed() is followed:
+            started_s = time.monotonic()
+            if not self._reader.scan_more():
                 break
-            rest(begun_s)
+            rest(started_s)
 
     def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
-        """Nothing that a folder may hold should end up here; if it does, the user is told."""
+        """Notify the user of an unexpected error of the thread."""
         message.stop()
         if message.state is WorkerState.ERROR:
             self.notify(one_line(str(message.worker.error)), title="runs not read", severity="error", markup=False)
 
-    def on_runs_found(self, message: RunsFound) -> None:
-        """The list as it is now."""
+    def on_runs_tab_runs_found(self, message: RunsFound) -> None:
+        """Update the list."""
         self._runs = {run.folder: run for run in message.runs}
         self._marks = {folder: mark for folder, mark in self._marks.items() if folder in self._runs}
         self._show()
 
-    def on_runs_read(self, message: RunsRead) -> None:
-        """Their curves."""
+    def on_runs_tab_runs_read(self, message: RunsRead) -> None:
+        """Update the charts."""
         self._histories = dict(message.histories)
-        if any(run.state is RunStatus.LIVE and self._history(run).finished for run in self._wanted):
-            self._polls = 0  # the list is to say so, too
+        if any(run.status is RunStatus.LIVE and self._history(run).finished for run in self._followed):
+            self._polls = 0  # updates the list at the next poll
         self._show_curves()
 
-    def on_runs_table_chosen(self, message: RunsTable.Chosen) -> None:
-        """Another run is under the cursor."""
+    def on_runs_table_selected(self, message: RunsTable.Selected) -> None:
+        """Show the run under the cursor."""
         message.stop()
         self._show_curves()
-        self._read_soon(look=False)
+        self._start_reading(find=False)
 
-    # -- what is shown
+    # -- display
 
-    def _history(self, run: RunLog) -> RunState:
-        return self._histories.get(run.folder) or RunState(limits=run.kept.limits)
+    def _history(self, run: RunInfo) -> RunState:
+        return self._histories.get(run.folder) or RunState(limits=run.checkpoint.limits)
 
     def _show(self) -> None:
-        """The list, then the curves."""
+        """Update the list and the view."""
         table = self.query_one(RunsTable)
         table.display = bool(self._runs)
-        table.border_subtitle = marked_words(len(self._marks))
+        table.border_subtitle = marked_text(len(self._marks))
         table.show(list(self._runs.values()), self._marks, time.time())
         if self.display and self._runs and self.screen.focused is None:
             table.focus()
         self._show_curves()
 
     def _show_curves(self) -> None:
-        """Those of the marked runs, if there are two at least, else those of the run under the cursor."""
+        """Show the marked runs, if there are at least two, else the run under the cursor."""
         marked = sorted((run for run in self._runs.values() if run.folder in self._marks), key=self._mark)
-        chosen = self.query_one(RunsTable).chosen if self._runs else None
+        selected = self.query_one(RunsTable).selected if self._runs else None
         switcher = self.query_one("#runs-view", ContentSwitcher)
         before = switcher.current
         if len(marked) > 1:
-            self._wanted = tuple(marked)
+            self._followed = tuple(marked)
             switcher.current = "runs-several"
             self._show_several(marked)
-        elif chosen is not None and self._history(chosen).started is not None:
-            self._wanted = (chosen,)
+        elif selected is not None and self._history(selected).started is not None:
+            self._followed = (selected,)
             switcher.current = "runs-one"
-            self.query_one(RunDetail).show(chosen, self._history(chosen))
+            self.query_one(RunDetail).show(selected, self._history(selected))
         else:
-            self._wanted = (chosen,) if chosen else ()
+            self._followed = (selected,) if selected else ()
             switcher.current = "runs-empty"
-            self.query_one("#runs-empty", Static).update(Content(empty_words(chosen, self._watched)))
+            self.query_one("#runs-empty", Static).update(Content(empty_text(selected, self._watched)))
         if switcher.current != before:
             self.screen.refresh_bindings()
 
-    def _show_several(self, runs: Sequence[RunLog]) -> None:
+    def _show_several(self, runs: Sequence[RunInfo]) -> None:
         charts = self.query_one(CompareCharts)
-        if not self._quantity_is_chosen:
-            charts.quantity = best_quantity(runs)
+        if not self._quantity_is_set:
+            charts.quantity = default_quantity(runs)
         named = [NamedRun(self._mark(run), name_of(run.folder), self._history(run)) for run in runs]
-        charts.show_several(named, details(runs), vocabulary_note(runs))
+        charts.show_runs(named, details(runs), tokenizer_note(runs))
 
-    def _mark(self, run: RunLog) -> int:
+    def _mark(self, run: RunInfo) -> int:
         return self._marks[run.folder]
 
     # -- keys
 
     def action_mark(self) -> None:
-        """Takes the run under the cursor to those that are laid over each other, or away from them."""
-        if (chosen := self.query_one(RunsTable).chosen) is None:
+        """Mark or unmark the run under the cursor."""
+        if (selected := self.query_one(RunsTable).selected) is None:
             return
-        if self._marks.pop(chosen.folder, None) is None:
+        if self._marks.pop(selected.folder, None) is None:
             free = sorted(set(range(1, MOST_LAID_OVER + 1)) - set(self._marks.values()))
             if not free:
-                self.notify(f"{MOST_LAID_OVER} runs are marked, more cannot be told apart; unmark one first")
+                self.notify(f"{MOST_LAID_OVER} runs are marked, which is the maximum; unmark one first")
                 return
-            self._marks[chosen.folder] = free[0]
+            self._marks[selected.folder] = free[0]
         self._show()
-        self._read_soon(look=False)
+        self._start_reading(find=False)
 
     def action_unmark(self) -> None:
-        """One run at a time again."""
+        """Unmark all runs."""
         self._marks.clear()
-        self._quantity_is_chosen = False
+        self._quantity_is_set = False
         self._show()
 
     def action_next_quantity(self) -> None:
-        """Loss, perplexity, bits a byte."""
-        self._quantity_is_chosen = True
+        """Switch the metric of the comparison."""
+        self._quantity_is_set = True
         self.query_one(CompareCharts).next_quantity()
 
-    def action_switch_notes(self) -> None:
-        """Samples, log, or neither."""
-        self.query_one(RunDetail).switch_notes()
+    def action_switch_panels(self) -> None:
+        """Switch between samples, log and neither."""
+        self.query_one(RunDetail).switch_panels()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys are there when they make sense."""
+        """Hide the keys that have no effect now."""
         shown = self.query_one("#runs-view", ContentSwitcher).current if self.is_mounted else ""
         if action == "mark":
             return bool(self._runs)
         if action == "unmark":
             return bool(self._marks)
-        wanted = {"next_quantity": "runs-several", "switch_notes": "runs-one"}.get(action)
-        return wanted is None or wanted == shown
+        followed = {"next_quantity": "runs-several", "switch_panels": "runs-one"}.get(action)
+        return followed is None or followed == shown
 
 
-def rest(begun_s: float) -> None:
-    """In the thread: twice as long as it has worked since then, so that most of the time is the screen's."""
-    time.sleep(max(LEAST_REST_S, 2 * (time.monotonic() - begun_s)))
+def rest(started_s: float) -> None:
+    """Sleep twice as long as the thread has worked, so that the screen has most of the time."""
+    time.sleep(max(MIN_REST_S, 2 * (time.monotonic() - started_s)))

@@ -1,4 +1,4 @@
-"""One run, known by its log: charts, samples or what happened, and its status."""
+"""Details of one run from its log: charts, samples or log, and status."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from gpt_tui.run_view.status import Row
 from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.run_state import RunState
-from gpt_tui.tabs.runs.presenter import log_rows
-from gpt_tui.tabs.runs.run_finder import RunLog
+from gpt_tui.tabs.runs.presenter import LABEL_WIDTH, log_rows
+from gpt_tui.tabs.runs.run_finder import RunInfo
 
-Notes = Literal["samples", "log", "none"]
-NOTES: tuple[Notes, ...] = get_args(Notes)
+Panels = Literal["samples", "log", "none"]
+PANELS: tuple[Panels, ...] = get_args(Panels)
 
 
 class LogStatus(StatusPanel):
-    """The rows of a run that another process trains, or has trained."""
+    """Status rows of a run known by its log."""
 
-    run_log: reactive[RunLog | None] = reactive(None)
+    label_width = LABEL_WIDTH
+
+    info: reactive[RunInfo | None] = reactive(None)
 
     def rows(self) -> list[Row]:
-        """What there is to say, most important first."""
-        return log_rows(self.run_log, self.history, time.time(), self.size.width) if self.run_log else []
+        """Return the rows, most important first."""
+        return log_rows(self.info, self.history, time.time(), self.size.width) if self.info else []
 
 
 class RunDetail(Horizontal):
-    """Takes a run and its history, and hands them to its parts. Under the charts: samples, log or neither."""
+    """Charts and status of one run; below the charts the samples, the log or neither."""
 
-    notes: reactive[Notes] = reactive("samples")
+    panels: reactive[Panels] = reactive("samples")
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -50,7 +52,7 @@ class RunDetail(Horizontal):
         return self.query_one(RunCharts)
 
     def compose(self) -> ComposeResult:
-        """Charts over samples or log, status beside them."""
+        """Lay out charts above samples or log, and the status."""
         with Vertical(id="runs-curves"):
             yield RunCharts(id="runs-charts")
             yield SamplesPanel(id="runs-samples")
@@ -58,32 +60,32 @@ class RunDetail(Horizontal):
         yield LogStatus(id="runs-status")
 
     def on_mount(self) -> None:
-        """Names."""
+        """Set the titles."""
         self.query_one(SamplesPanel).border_title = "samples"
         self.query_one(LogPanel).border_title = "log"
 
-    def show(self, run: RunLog, history: RunState) -> None:
-        """The run as it is now."""
+    def show(self, run: RunInfo, history: RunState) -> None:
+        """Show the run as read so far."""
         self._history = history
         self.charts.show(history)
         self.query_one(SamplesPanel).show(history)
         self.query_one(LogPanel).show(history)
         status = self.query_one(LogStatus)
         status.history = history
-        status.run_log = run
+        status.info = run
 
-    def switch_notes(self) -> None:
-        """Samples, log, more room for the charts."""
-        self.notes = NOTES[(NOTES.index(self.notes) + 1) % len(NOTES)]
+    def switch_panels(self) -> None:
+        """Switch between samples, log and neither."""
+        self.panels = PANELS[(PANELS.index(self.panels) + 1) % len(PANELS)]
 
-    def watch_notes(self, notes: Notes) -> None:
-        """One of them is seen, or none."""
-        self.query_one(SamplesPanel).display = notes == "samples"
-        self.query_one(LogPanel).display = notes == "log"
+    def watch_panels(self, panels: Panels) -> None:
+        """Update the visibility of samples and log."""
+        self.query_one(SamplesPanel).display = panels == "samples"
+        self.query_one(LogPanel).display = panels == "log"
 
     @on(RunCharts.Pointed)
     def _point_at(self, message: RunCharts.Pointed) -> None:
-        """The samples follow the charts' cursor."""
+        """Scroll the samples to the charts' cursor."""
         message.stop()
         row = nearest_row(self._history, message.axis, message.x) if message.x is not None else None
         self.query_one(SamplesPanel).point_at(row[STEP] if row else None)

@@ -1,11 +1,11 @@
-"""The runs that have left a log: where they lie, and each in a few words without reading all of its log."""
+"""Finding runs by their logs, with a summary of each, and following the logs of selected runs."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,67 +19,77 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.training.events import RunStarted
-from gpt_tui.session.run_state import NO_LIMITS, Limits
-from gpt_tui.tabs.runs.log_summary import LogSummary
-from gpt_tui.tabs.runs.log_tail import LogTail
+from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState
+from gpt_tui.tabs.runs.log_reader import LogFollower, LogSummary, LogTail
 
-MOST_RUNS = 64
-MOST_FOLDERS = 2000  # that are looked into
-FIRST_PIECES = 4  # of a long log that are looked at in a look; `look_on` does the rest
-DEPTH = 3  # of folders below the one that is looked in
+MAX_RUNS = 64
+MAX_FOLDERS = 2000  # that are listed
+MAX_DEPTH = 3  # of subfolders
+FIRST_CHUNKS = 4  # of a long log that `find` scans; `scan_more` scans the rest
+MAX_FOLLOWERS = 16  # logs whose run state stays in memory
 
 
 class RunStatus(Enum):
-    """What is known of a run from outside; the value is its name on the screen."""
+    """Status of a run by its log and its lock; the value is its label."""
 
     LIVE = "training"
     FINISHED = "finished"
     STOPPED = "stopped"
     DIVERGED = "diverged"
-    ENDED = "died"
+    CRASHED = "crashed"
     WAITING = "waiting"
 
 
-class Kept(NamedTuple):
-    """What a checkpoint of the run adds to its log."""
+class CheckpointFacts(NamedTuple):
+    """What the newest checkpoint adds to the log: the settings and the tokenizer's SHA-256, "" if unknown."""
 
     settings: Settings | None = None
-    vocabulary: str = ""  # the tokenizer's SHA-256
+    tokenizer_sha256: str = ""
 
     @property
     def limits(self) -> Limits:
-        """What bounds the run."""
+        """The limits that end the run."""
         settings = self.settings
         return Limits(settings.max_epochs, settings.patience, settings.improvement_threshold) if settings else NO_LIMITS
 
 
-class RunLog(NamedTuple):
-    """A run as the list shows it. `loss` is that of the last step (nats), NaN before one; `best_bits` is infinite
-    before an evaluation; `written_at` is in seconds since 1970; `holder` is the process that trains there now.
+class RunInfo(NamedTuple):
+    """A run as listed.
+
+    Attributes:
+        folder: The folder of its log.
+        status: Whether it is in training, and how it ended.
+        started: The event that started it.
+        step: Number of the last step.
+        loss: Loss of the last step in nats, NaN before one.
+        best_bits: Best bits per byte, infinite before an evaluation.
+        updated_at: Time of the last change of the log, in seconds since 1970.
+        pid: Process that holds the folder's lock.
+        checkpoint: Facts from its newest checkpoint.
     """
 
     folder: Path
-    state: RunStatus
+    status: RunStatus
     started: RunStarted | None = None
     step: int = 0
     loss: float = math.nan
     best_bits: float = math.inf
-    written_at: float = 0.0
-    holder: int | None = None
-    kept: Kept = Kept()
+    updated_at: float = 0.0
+    pid: int | None = None
+    checkpoint: CheckpointFacts = CheckpointFacts()
 
     @property
     def path(self) -> Path:
-        """Its log."""
+        """Path of the log."""
         return self.folder / METRICS
 
 
-def run_state(summary: LogSummary | None, holder: int | None) -> RunStatus:
-    """From the log's last word and from whether somebody trains there."""
+def run_status(summary: LogSummary | None, pid: int | None) -> RunStatus:
+    """Return the status by the end of the log and by the process that holds the lock."""
     if summary is None or not (summary.started or summary.last):
-        return RunStatus.LIVE if holder else RunStatus.WAITING
+        return RunStatus.LIVE if pid else RunStatus.WAITING
     if summary.finished is None:
-        return RunStatus.LIVE if holder else RunStatus.ENDED
+        return RunStatus.LIVE if pid else RunStatus.CRASHED
     return {"stopped": RunStatus.STOPPED, "diverged": RunStatus.DIVERGED}.get(
         summary.finished.reason, RunStatus.FINISHED
     )
@@ -87,16 +97,16 @@ def run_state(summary: LogSummary | None, holder: int | None) -> RunStatus:
 
 @dataclass
 class RunFinder:
-    """Looks for runs again and again; what it knows of a log it does not read twice. To be used by one thread."""
+    """Finds runs repeatedly; a log is read only once, and then its new lines. Not thread-safe."""
 
     models_dir: Path
     around: Path
     watched: Path | None = None
     _summaries: dict[Path, LogSummary] = field(default_factory=dict)
-    _kept: dict[Path, tuple[object, Kept]] = field(default_factory=dict)
+    _facts: dict[Path, tuple[object, CheckpointFacts]] = field(default_factory=dict)
 
-    def look(self) -> list[RunLog]:
-        """The runs: the watched folder first, then those in training, then by when their log was last written."""
+    def find(self) -> list[RunInfo]:
+        """Return the runs: the watched folder first, then those in training, then the last updated first."""
         folders = log_folders([self.models_dir, self.around])
         if self.watched and not any(_same(folder, self.watched) for folder in folders):
             folders.insert(0, self.watched)
@@ -104,83 +114,120 @@ class RunFinder:
         self._summaries = {run.folder: summary for run in runs if (summary := self._summaries.get(run.folder))}
         return sorted(runs, key=self._order)
 
-    def look_on(self) -> bool:
-        """Looks at a piece more of each long log; False where nothing is left to look at."""
-        left = [summary for summary in self._summaries.values() if not summary.is_whole]
+    def scan_more(self) -> bool:
+        """Scan another chunk of each long log; return False if all are complete."""
+        left = [summary for summary in self._summaries.values() if not summary.is_complete]
         for summary in left:
             with suppress(OSError):
-                summary.read_on()
+                summary.scan()
         return bool(left)
 
-    def _order(self, run: RunLog) -> tuple[bool, bool, float, str]:
-        is_live = run.state is RunStatus.LIVE
+    def _order(self, run: RunInfo) -> tuple[bool, bool, float, str]:
+        is_live = run.status is RunStatus.LIVE
         is_watched = self.watched is not None and _same(run.folder, self.watched)
-        return (not is_watched, not is_live, 0.0 if is_live else -run.written_at, str(run.folder))
+        return (not is_watched, not is_live, 0.0 if is_live else -run.updated_at, str(run.folder))
 
-    def _run(self, folder: Path) -> RunLog:
-        holder = lock_holder(folder)  # before the log: who ends in between has written all there will be
+    def _run(self, folder: Path) -> RunInfo:
+        pid = lock_holder(folder)  # before the log: a run that ends in between has then written all of it
         summary = self._summaries.setdefault(folder, LogSummary(LogTail(folder / METRICS)))
         try:
-            summary.read_on(FIRST_PIECES)
+            summary.scan(FIRST_CHUNKS)
         except OSError:
             del self._summaries[folder]
-            return RunLog(folder, run_state(None, holder), holder=holder)
+            return RunInfo(folder, run_status(None, pid), pid=pid)
         last = summary.last
-        return RunLog(
-            folder, run_state(summary, holder), summary.started, last.step if last else 0,
-            last.loss if last else math.nan, summary.best_bits, summary.tail.written_at, holder, self._kept_of(folder),
+        return RunInfo(
+            folder, run_status(summary, pid), summary.started, last.step if last else 0,
+            last.loss if last else math.nan, summary.best_bits, summary.tail.updated_at, pid, self._facts_of(folder),
         )  # fmt: skip
 
-    def _kept_of(self, folder: Path) -> Kept:
-        """What the newest checkpoint says; read again only when the folder has changed."""
+    def _facts_of(self, folder: Path) -> CheckpointFacts:
+        """Return the facts of the newest checkpoint, read again only when the folder has changed."""
         with suppress(OSError):
             changed = folder.stat().st_mtime_ns
-            known = self._kept.get(folder)
+            known = self._facts.get(folder)
             if known is None or known[0] != changed:
-                self._kept[folder] = (changed, read_kept(folder))
-            return self._kept[folder][1]
-        return Kept()
+                self._facts[folder] = (changed, read_facts(folder))
+            return self._facts[folder][1]
+        return CheckpointFacts()
 
 
-def read_kept(folder: Path) -> Kept:
-    """The settings and the tokenizer's hash of a run, from the header of its newest checkpoint."""
+@dataclass
+class RunReader:
+    """Finds runs and follows the logs of the selected ones. For one thread at a time; its results are immutable."""
+
+    finder: RunFinder
+    _followers: dict[tuple[Path, Limits], LogFollower] = field(default_factory=dict)
+
+    def find(self) -> list[RunInfo]:
+        """Return the runs that are there now."""
+        return self.finder.find()
+
+    def scan_more(self) -> bool:
+        """Scan another chunk of each long log; return False if all are complete."""
+        return self.finder.scan_more()
+
+    def read(self, selected: Sequence[RunInfo]) -> bool:
+        """Read a chunk of each selected run's log; return True at the end of all of them."""
+        followers = [self._follower(run) for run in selected]
+        for follower in followers:
+            follower.read()
+        return all(follower.at_end for follower in followers)
+
+    def histories(self, selected: Sequence[RunInfo]) -> dict[Path, RunState]:
+        """Return the selected runs as far as they were read, by their folders."""
+        return {run.folder: self._follower(run).history for run in selected}
+
+    def _follower(self, run: RunInfo) -> LogFollower:
+        """Return the follower of a run's log; the ones unused longest are discarded."""
+        limits = run.checkpoint.limits
+        key = (run.folder, limits)
+        follower = self._followers.pop(key) if key in self._followers else LogFollower(run.path, limits)
+        self._followers[key] = follower
+        while len(self._followers) > MAX_FOLLOWERS:
+            del self._followers[next(iter(self._followers))]
+        return follower
+
+
+def read_facts(folder: Path) -> CheckpointFacts:
+    """Read the settings and the tokenizer's hash from the header of a run's newest checkpoint."""
     with suppress(GptError, OSError):
         found = [info for info in CheckpointStore(folder).list() if isinstance(info, CheckpointInfo)]
         own = [info for info in found if info.kind != "other"]
         if own:
-            return Kept(own[0].settings, own[0].tokenizer_sha256)
-    return Kept()
+            return CheckpointFacts(own[0].settings, own[0].tokenizer_sha256)
+    return CheckpointFacts()
 
 
 def folder_of_interest(models_dir: Path, around: Path) -> Path | None:
-    """The folder to watch where none is named: one that is being trained in, else the one whose log changed last.
+    """Return the default folder to watch: one that a run trains in, else the one whose log was updated last.
 
-    Of `models_dir`, the folders in it and those in `around`; of several in training it is again the last one that was
-    written to. None where nobody trains and nothing was logged.
+    Candidates are `models_dir`, its subfolders and those of `around`; of several in training, the last updated one.
+    None if there is neither a run in training nor a log.
     """
     folders = [models_dir, *(place / name for place in (models_dir, around) for name in _entries(place)[0])]
-    found = [(lock_holder(folder) is not None, _written_at(folder), folder) for folder in folders[:MOST_FOLDERS]]
-    is_live, written_at, folder = max(found, key=lambda each: each[:2])
-    return folder if is_live or written_at else None
+    found = [(lock_holder(folder) is not None, _updated_at(folder), folder) for folder in folders[:MAX_FOLDERS]]
+    is_live, updated_at, folder = max(found, key=lambda each: each[:2])
+    return folder if is_live or updated_at else None
 
 
-def _written_at(folder: Path) -> float:
-    """When its log was last written, in seconds since 1970; 0 where there is none."""
+def _updated_at(folder: Path) -> float:
+    """Return the time of the last change of a folder's log, in seconds since 1970; 0 without a log."""
     try:
         return (folder / METRICS).stat().st_mtime
     except (OSError, ValueError):
         return 0.0
 
 
-def log_folders(places: Iterable[Path], most: int = MOST_RUNS) -> list[Path]:
-    """Folders that hold a log: these places, and what is below them, nearest first.
+def log_folders(places: Iterable[Path], limit: int = MAX_RUNS) -> list[Path]:
+    """Return the folders with a log, at these places and below them, nearest first.
 
-    Bounded in depth and number. Hidden folders are left out, links are not followed.
+    Bounded in depth and number. Hidden folders are skipped, links are not followed.
     """
     waiting = deque((place, 0) for place in places)
     found: list[Path] = []
     seen: set[str] = set()
-    while waiting and len(found) < most and len(seen) < MOST_FOLDERS:
+    while waiting and len(found) < limit and len(seen) < MAX_FOLDERS:
         folder, depth = waiting.popleft()
         real = os.path.realpath(folder)
         if real in seen:
@@ -189,13 +236,13 @@ def log_folders(places: Iterable[Path], most: int = MOST_RUNS) -> list[Path]:
         below, has_log = _entries(folder)
         if has_log:
             found.append(folder)
-        if depth < DEPTH:
+        if depth < MAX_DEPTH:
             waiting.extend((folder / name, depth + 1) for name in below)
     return found
 
 
 def _entries(folder: Path) -> tuple[list[str], bool]:
-    """The names of the folders in it that may be looked into, sorted; and whether a log lies in it."""
+    """Return the names of its visible subfolders, sorted, and whether it contains a log."""
     below, has_log = [], False
     try:
         with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""The list of runs: a row for each, as many columns as there is room for, the numbers of those that are marked."""
+"""List of runs: a row per run, with the columns that fit and the numbers of marked runs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from textual.widgets import DataTable
 
 from gpt_tui.charts.overlay import MOST_LAID_OVER
 from gpt_tui.shared.titled import Titled
-from gpt_tui.tabs.runs.presenter import COLUMNS, MARK, NAME, STATE, STATE_TONES, cells, columns_at, shortened
-from gpt_tui.tabs.runs.run_finder import RunLog
+from gpt_tui.tabs.runs.presenter import COLUMNS, MARK, NAME, STATUS, STATUS_TONES, cells, columns_at, shortened
+from gpt_tui.tabs.runs.run_finder import RunInfo
 
 SCROLLBAR = 1
 
 
 class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
-    """`show` fills it; `Chosen` goes out when another run is under the cursor.
+    """Table of runs. Posts `Selected` when another run is under the cursor.
 
-    The keys that scroll a table sideways are the charts', so that only those that go up and down are bound here.
+    Only the vertical keys of a table are bound: the horizontal ones belong to the charts.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -37,8 +37,8 @@ class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
         Binding("end", "scroll_bottom", "Last", show=False),
     ]
 
-    class Chosen(Message):
-        """The run of this folder is under the cursor."""
+    class Selected(Message):
+        """Another run, of this folder, is under the cursor."""
 
         def __init__(self, folder: Path) -> None:
             super().__init__()
@@ -46,78 +46,78 @@ class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id, cursor_type="row", zebra_stripes=False, header_height=1)
-        self._runs: list[RunLog] = []
+        self._runs: list[RunInfo] = []
         self._marks: Mapping[Path, int] = {}
         self._now_s = 0.0
-        self._layout_of_columns: list[tuple[int, int]] = []
+        self._columns_shown: list[tuple[int, int]] = []
 
     def on_mount(self) -> None:
-        """Another theme means other colours."""
+        """Redraw when the theme changes."""
         self.app.theme_changed_signal.subscribe(self, lambda _theme: self.call_after_refresh(self._repaint))
 
     def _repaint(self) -> None:
-        if chosen := self.chosen:
-            self._rebuild(self._layout_of_columns, chosen.folder)
+        if selected := self.selected:
+            self._rebuild(self._columns_shown, selected.folder)
 
     @property
-    def chosen(self) -> RunLog | None:
+    def selected(self) -> RunInfo | None:
         """The run under the cursor."""
         return self._runs[self.cursor_row] if 0 <= self.cursor_row < len(self._runs) else None
 
-    def show(self, runs: Sequence[RunLog], marks: Mapping[Path, int], now_s: float) -> None:
-        """The runs as they are now; the cursor stays on the run that it is on."""
+    def show(self, runs: Sequence[RunInfo], marks: Mapping[Path, int], now_s: float) -> None:
+        """Update the runs; the cursor stays on its run."""
         folders = [run.folder for run in self._runs]
-        chosen = self.chosen
+        selected = self.selected
         self._runs, self._marks, self._now_s = list(runs), marks, now_s
-        if not self.size.width:  # not laid out yet: `on_resize` will come
+        if not self.size.width:  # not laid out yet: `on_resize` follows
             return
         layout = columns_at(self.size.width - SCROLLBAR)
-        if folders != [run.folder for run in runs] or layout != self._layout_of_columns:
-            self._rebuild(layout, chosen.folder if chosen else None)
+        if folders != [run.folder for run in runs] or layout != self._columns_shown:
+            self._rebuild(layout, selected.folder if selected else None)
             return
         for row, run in enumerate(runs):
             for place, text in enumerate(self._texts(run)):
                 if self.get_cell_at((row, place)) != text:  # type: ignore[arg-type]
                     self.update_cell_at((row, place), text)  # type: ignore[arg-type]
 
-    def _rebuild(self, layout: list[tuple[int, int]], chosen: Path | None) -> None:
-        self._layout_of_columns = layout
+    def _rebuild(self, layout: list[tuple[int, int]], selected: Path | None) -> None:
+        self._columns_shown = layout
         self.styles.height = len(self._runs) + self.header_height + self.gutter.height
         with self.prevent(DataTable.RowHighlighted):
             self.clear(columns=True)
             for index, width in layout:
                 column = COLUMNS[index]
-                self.add_column(Text(column.title.rjust(width) if column.right else column.title), width=width)
+                self.add_column(Text(column.title.rjust(width) if column.align_right else column.title), width=width)
             for run in self._runs:
                 self.add_row(*self._texts(run))
-            row = next((row for row, run in enumerate(self._runs) if run.folder == chosen), 0)
+            row = next((row for row, run in enumerate(self._runs) if run.folder == selected), 0)
             self.move_cursor(row=row, animate=False)
-        self._tell()
+        self._post_selected()
 
-    def _texts(self, run: RunLog) -> list[Text]:
+    def _texts(self, run: RunInfo) -> list[Text]:
         mark = self._marks.get(run.folder, 0)
-        words = cells(run, mark, self._now_s)
+        row = cells(run, mark, self._now_s)
         texts = []
-        for index, width in self._layout_of_columns:
-            word = shortened(words[index], width) if index == NAME else words[index]
-            text = Text(word.rjust(width) if COLUMNS[index].right else word, no_wrap=True)
+        for index, width in self._columns_shown:
+            cell = shortened(row[index], width) if index == NAME else row[index]
+            text = Text(cell.rjust(width) if COLUMNS[index].align_right else cell, no_wrap=True)
             if index == MARK and mark:
                 text.stylize(self.get_component_rich_style(f"runs--run-{mark}", partial=True))
-            elif index == STATE and (tone := STATE_TONES.get(run.state)):
+            elif index == STATUS and (tone := STATUS_TONES.get(run.status)):
                 text.stylize(self.get_component_rich_style(f"runs--{tone}", partial=True))
             texts.append(text)
         return texts
 
     def on_resize(self) -> None:
-        """Another width may have room for other columns."""
+        """Update the columns to the new width."""
         if self._runs:
             self.show(self._runs, self._marks, self._now_s)
 
     def on_data_table_row_highlighted(self, message: DataTable.RowHighlighted) -> None:
-        """The cursor has moved."""
+        """Post `Selected`."""
         message.stop()
-        self._tell()
+        self._post_selected()
 
-    def _tell(self) -> None:
-        if chosen := self.chosen:
-            self.post_message(self.Chosen(chosen.folder))
+    def _post_selected(self) -> None:
+        if selected := self.selected:
+            self.post_message(self.Selected(selected.folder))
