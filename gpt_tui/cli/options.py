@@ -1,4 +1,4 @@
-"""From the options of a command to the checkpoint, the settings and the model that they mean."""
+"""Options of a command resolved to a run request, to settings, or to a model."""
 
 from __future__ import annotations
 
@@ -6,34 +6,22 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
-from gpt_core import tokenizers
-from gpt_core.checkpoints.store import CheckpointStore, Loaded
+from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved, resolve
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint
+from gpt_core.formats.bundle import bundle_of, load_bundle
 from gpt_core.kernels import available_cores, threads
-from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers import Tokenizer
+from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.request import Newest, RunRequest, resolve_request
 from gpt_tui.app.preferences import NAMES as PREFERENCES
 from gpt_tui.shared.sanitize import one_line
 
 SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny")
-
-
-class Model(NamedTuple):
-    """A checkpoint without what only training needs; `settings` are the checkpoint's, with the options over them."""
-
-    path: Path
-    settings: Settings
-    state: TrainingState
-    tokenizer: Tokenizer
-    corpus_sha256: str
-    parameters: Parameters
 
 
 def requested_run(options: Namespace) -> RunRequest:
@@ -77,35 +65,33 @@ def config_file(options: Namespace) -> Path | None:
     return Path(options.config) if options.config is not None else None
 
 
-def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:
-    """The model that `--model` or else `--models-dir` names. `names` are settings that the command has options for.
+def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
+    """Load the model that `--model`, or else `--models-dir`, selects, with the options over its settings.
 
-    Threads are set as asked. Raises CheckpointError, ConfigError or TokenizerError.
+    Args:
+        options: Options of the command; sets the number of threads, too.
+        names: Settings that the command has options for.
+
+    Raises:
+        GptError: There is no such checkpoint, it is damaged, or an option is not valid.
     """
-    checkpoint = load_chosen(options)
+    bundle = load_chosen(options)
     given = {name: getattr(options, name) for name in (*names, "threads")}
-    settings = resolve(options=given, base=checkpoint.settings, base_preset=checkpoint.preset).settings
-    tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
+    settings = resolve(options=given, base=bundle.settings, base_preset=bundle.preset_name).settings
     threads.set_threads(settings.threads or available_cores())
-    assert checkpoint.path is not None
-    return Model(
-        checkpoint.path, settings, checkpoint.state, tokenizer, checkpoint.corpus_sha256, checkpoint.parameters
-    )
+    return replace(bundle, settings=settings)
 
 
-def load_chosen(options: Namespace) -> Checkpoint:
-    """Load the file named by `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
+def load_chosen(options: Namespace) -> ModelBundle:
+    """Load the file of `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
     if options.model is not None:
-        return read_checkpoint(options.model, optimizer_state=False)
+        return load_bundle(options.model)
     folder = Path(options.models_dir or Settings().models_dir)
-    checkpoint = report_damaged(CheckpointStore(folder).load_for_chat())
-    if checkpoint is None:
-        raise CheckpointError(f"no checkpoint in {folder}: train one with `gpt-tui`, or name one with --model FILE")
-    return checkpoint
-
-
-def report_damaged(loaded: Loaded) -> Checkpoint | None:
-    """Return the checkpoint; name the damaged ones that were skipped on standard error."""
+    loaded = CheckpointStore(folder).load_for_chat()
     for damaged in loaded.damaged:
-        print(f"gpt-tui: passed over: {one_line(damaged.error)}", file=sys.stderr)
-    return loaded.checkpoint
+        print(f"gpt-tui: skipped: {one_line(damaged.error)}", file=sys.stderr)
+    if loaded.checkpoint is None:
+        raise CheckpointError(
+            f"no checkpoint in {folder}; train a model with `gpt-tui`, or name a checkpoint with --model FILE"
+        )
+    return bundle_of(loaded.checkpoint)
