@@ -191,7 +191,7 @@ def test_the_app_does_not_open_for_a_text_that_is_not_there(
             ModuleNotFoundError("no", name="gpt_core.kernels._runtime.cpu"),
             1,
             "run `pip install -e .` in the source folder first\n",
-        ),  # noqa: E501
+        ),
         (KeyboardInterrupt(), 130, "\n"),
     ],
 )
