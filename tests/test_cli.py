@@ -187,7 +187,11 @@ def test_the_app_does_not_open_for_a_text_that_is_not_there(
         (SaveError("not saved"), 1, "gpt-tui: not saved\n"),
         (OSError(errno.ENOSPC, "No space left on device", "out"), 1, "gpt-tui: No space left on device: out\n"),
         (MemoryError("9 TB"), 1, "gpt-tui: out of memory (9 TB); try a smaller preset, batch_size or seq_len\n"),
-        (ModuleNotFoundError("no", name="gpt_core.kernels.threads"), 1, "run `pip install -e .` in the source folder first\n"),
+        (
+            ModuleNotFoundError("no", name="gpt_core.kernels._runtime.cpu"),
+            1,
+            "run `pip install -e .` in the source folder first\n",
+        ),
         (KeyboardInterrupt(), 130, "\n"),
     ],
 )
