@@ -116,6 +116,7 @@ async def running_app(
         try:
             yield bench
         finally:
-            opener.unpause.set()
+            if isinstance(opener, FakeOpen):
+                opener.unpause.set()
             app.controller.stop()
     assert app.controller.join(DEADLINE_S)

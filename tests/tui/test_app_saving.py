@@ -41,7 +41,7 @@ async def test_replacing_a_run_by_one_that_is_refused_costs_no_checkpoint(tmp_pa
     train(tiny_settings(tmp_path, max_steps=20))
     before = contents(tmp_path / "models")
     async with real_app(tmp_path) as bench:
-        await bench.until_seen("to go on from")
+        await bench.until_seen("Resume (step 20")
         (tmp_path / "train.en").write_text("\n \n")
         await bench.pilot.press("s")
         await bench.until_seen("This folder already has a run")
@@ -54,7 +54,7 @@ async def test_replacing_a_run_and_quitting_without_a_save_costs_no_checkpoint(t
     train(tiny_settings(tmp_path, max_steps=20))
     before = contents(tmp_path / "models")
     async with real_app(tmp_path) as bench:
-        await bench.until_seen("to go on from")
+        await bench.until_seen("Resume (step 20")
         await bench.pilot.press("s")
         await bench.until_seen("This folder already has a run")
         await bench.pilot.press("d")
