@@ -1,4 +1,4 @@
-"""A user's own theme and keys: where they are read, what they may be, and what they do."""
+"""Preferences: where theme and keys are read from, their checks, and their effect."""
 
 import tomllib
 from pathlib import Path
@@ -15,7 +15,7 @@ THEMES = ["gpt-night", "nord", "monokai"]
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """An environment whose folder for settings is empty."""
+    """Return an environment with an empty configuration folder."""
     return {"XDG_CONFIG_HOME": str(tmp_path / "home")}
 
 
@@ -25,16 +25,16 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_without_any_file_nothing_is_preferred(home):
+def test_there_are_no_preferences_without_a_file(home):
     assert read_preferences(None, THEMES, home) == NO_PREFERENCES
 
 
-def test_the_users_file_is_in_his_own_folder():
+def test_the_users_file_is_in_the_configuration_folder():
     assert user_file({"XDG_CONFIG_HOME": "/x"}) == Path("/x/gpt-tui/config.toml")
     assert user_file({"HOME": "/home/me"}) == Path("/home/me/.config/gpt-tui/config.toml")
 
 
-def test_a_config_file_has_the_last_word_and_may_hold_settings_too(home, tmp_path):
+def test_a_config_file_takes_precedence_and_may_have_settings(home, tmp_path):
     write(user_file(home), 'theme = "nord"\n[keys]\n"train.start" = "ctrl+s"\n"train.save" = "f6"\n')
     config = write(tmp_path / "run.toml", 'layers = 2\ntheme = "monokai"\n[keys]\n"train.start" = "f7, f8"\n')
     found = read_preferences(config, THEMES, home)
@@ -55,7 +55,7 @@ def test_a_config_file_has_the_last_word_and_may_hold_settings_too(home, tmp_pat
         ("theme =", "not TOML"),
     ],
 )
-def test_a_mistake_is_named_with_its_file(home, text, words):
+def test_an_error_names_its_file(home, text, words):
     path = write(user_file(home), text)
     with pytest.raises(ConfigError) as caught:
         read_preferences(None, THEMES, home)
@@ -64,18 +64,18 @@ def test_a_mistake_is_named_with_its_file(home, text, words):
     assert "\n" not in str(caught.value)
 
 
-def test_the_same_key_may_do_other_things_on_other_tabs(home):
+def test_a_key_may_have_another_action_on_another_tab(home):
     write(user_file(home), '[keys]\n"chat.retry" = "w"\n')
     assert read_preferences(None, THEMES, home).keys == {"chat.retry": "w"}
 
 
-def test_every_key_can_be_listed_and_read_back_as_it_is(home):
+def test_listed_keys_can_be_read_back(home):
     everything = as_toml(NO_PREFERENCES).replace('# "', '"')
     write(user_file(home), everything)
     assert read_preferences(None, THEMES, home).keys == {key.id: key.keys for key in KEYS}
 
 
-def test_config_prints_what_is_in_force_and_where_it_and_errors_are_kept(home, tmp_path, monkeypatch, capsys):
+def test_config_prints_effective_settings_and_file_locations(home, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CONFIG_HOME", home["XDG_CONFIG_HOME"])
     monkeypatch.chdir(tmp_path)
     write(user_file(home), 'theme = "nord"\n[keys]\n"train.start" = "ctrl+s"\n')
