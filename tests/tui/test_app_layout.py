@@ -29,7 +29,7 @@ def take_picture(bench: AppBench, folder: Path) -> str:
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_welcome_view_shows_what_a_start_would_train(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=size) as bench:
-        await bench.until_seen("s   Start training the nano preset on train.en")
+        await bench.until_seen("Start training the nano preset on train.en")
         for words in ("1,194,752 parameters", "up to 20 epochs", "○ ready", "x Stop", "Help", "palette"):
             assert words in bench.text()
         assert "Train a GPT from scratch" in take_picture(bench, tmp_path)
