@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from gpt_core.tokenizers.protocol import FIRST_BYTE, check_vocab_size
 from gpt_core.training import metrics
 from gpt_core.training.events import StepCompleted
 
-TINY = {"d_model": 32, "hidden_size": 64, "num_heads": 2, "seq_len": 64, "layers": 2}
+TINY: dict[str, Any] = {"d_model": 32, "hidden_size": 64, "num_heads": 2, "seq_len": 64, "layers": 2}
 
 
 class ByteTokenizer(BaseTokenizer):

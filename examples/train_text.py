@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import gpt_core
 from gpt_core.training.events import EvalCompleted, StepCompleted
 
-TINY = {"d_model": 32, "hidden_size": 64, "vocab_size": 512, "num_heads": 2, "seq_len": 32, "layers": 2}
+TINY: dict[str, Any] = {"d_model": 32, "hidden_size": 64, "vocab_size": 512, "num_heads": 2, "seq_len": 32, "layers": 2}
 
 
 def main() -> None:
