@@ -29,7 +29,7 @@ class SampleWriter:
         self._decoder: Decoder | None = None
 
     def write(self, step: int, is_stopping: Callable[[], bool]) -> SampleWritten | None:
-        """Return the sample after `step` steps; None if samples are off, or a stop is requested before it is complete."""
+        """Return the sample after `step` steps; None if samples are off or a stop is requested before its end."""
         if not self._sampling.max_tokens:
             return None
         self._decoder = self._decoder or Decoder(self._parameters)
