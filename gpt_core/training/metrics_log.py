@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from gpt_core import files
+from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.errors import ConfigError
 from gpt_core.training.events import LOGGED, AnyEvent, Event, from_json, to_json
 
@@ -100,6 +101,16 @@ class MetricsLog:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def open_log(store: CheckpointStore, run_id: str, step: int) -> MetricsLog:
+    """Open the log of a run that starts, or is resumed, at `step`, in the folder that `store` was prepared for.
+
+    Raises:
+        ConfigError: The folder or the log cannot be written.
+    """
+    start = store.begin_run(run_id, step)
+    return MetricsLog(store.metrics_path, resume_step=start.resume_step, before=start.before)
 
 
 def read_metrics(path: Path | str) -> Iterator[AnyEvent]:

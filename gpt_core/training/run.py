@@ -8,9 +8,9 @@ from typing import Protocol
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
-from gpt_core.formats.checkpoint_header import TrainingState
+from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
-from gpt_core.optim.adamw import AdamW
+from gpt_core.optim import Optimizer
 from gpt_core.text.data_loader import Batch
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
@@ -42,7 +42,7 @@ class Run:
     eval_text: TokenStream | None
     tokenizer: Tokenizer
     parameters: Parameters
-    optimizer: AdamW
+    optimizer: Optimizer
     state: TrainingState
     store: CheckpointStore
     resumed_from: Path | None = None

@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels import adamw, threads
+from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, parameter_count
-from gpt_core.optim.schedule import schedule_of
+from gpt_core.optim import schedule_of
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
 from gpt_core.training.evaluation import EvalResult, evaluation
 from gpt_core.training.losses import DivergenceMonitor, perplexity
-from gpt_core.training.metrics_log import MetricsLog
+from gpt_core.training.metrics_log import MetricsLog, open_log
 from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
@@ -79,12 +79,12 @@ class Trainer:
     @property
     def memory_bytes(self) -> int:
         """Bytes of weights, gradients and optimizer state."""
-        return 4 * self.parameters.flat.nbytes
+        return 2 * self.parameters.flat.nbytes + self.run.optimizer.state_bytes(self.shape)
 
     @property
     def saving(self) -> bool:
         """True while a checkpoint is being written; read it before ending the process."""
-        return self._saver.under_way
+        return self._saver.is_saving
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
         """Return a copy of the weights and their step. May be called from any thread; waits for an update to end."""
@@ -100,7 +100,7 @@ class Trainer:
         """Yield the events of the run, from RunStarted to RunFinished. Closing the iterator saves, as `stop` does."""
         finished = False
         try:
-            log = self.run.store.begin_log(self.state.run_id, self.state.step)
+            log = open_log(self.run.store, self.state.run_id, self.state.step)
         except BaseException:
             self.run.store.close()
             raise
@@ -160,7 +160,7 @@ class Trainer:
     def _boundary(self) -> Iterator[ev.AnyEvent]:
         """Do the pending work between two steps: an evaluation, the end of an epoch, saves."""
         state, settings = self.state, self.settings
-        yield from self._saver.news()
+        yield from self._saver.poll_results()
         if self.requests.take_evaluate():
             state.evaluation_due = True
         if state.evaluation_due and self.run.eval_text is not None:
@@ -173,14 +173,14 @@ class Trainer:
             self._end_reason = "" if settings.overfit_tiny and reason != "epsilon" else reason
             every = settings.save_epoch_number
             if every and state.epoch % every == 0 and not settings.overfit_tiny:
-                self._saver.due.add("epoch")
+                self._saver.pending.add("epoch")
         is_asked_for = self.requests.take_save()
-        if is_asked_for or self._saver.minutes_are_over:
-            self._saver.due.add("latest")
+        if is_asked_for or self._saver.interval_elapsed:
+            self._saver.pending.add("latest")
         # After skipped updates or a divergence the weights may be unusable: the last good checkpoint is then replaced
         # only on request.
         is_bad = state.skipped_in_a_row > 0 or self._divergence.since is not None
-        yield from self._saver.begin_due(keep_latest=is_bad and not is_asked_for)
+        yield from self._saver.start_pending(hold_latest=is_bad and not is_asked_for)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
         """Wait until the run continues or something is requested; saves in progress are completed first."""
@@ -209,7 +209,7 @@ class Trainer:
             if self.requests.stopping:
                 return None
             loss_sum += self._gpt.loss_and_gradients(tokens, targets, self._gradients, 1.0 / targets_in_batch)[0]
-        loss, norm = loss_sum / targets_in_batch, adamw.norm(self._gradients.flat)
+        loss, norm = loss_sum / targets_in_batch, self.run.optimizer.gradient_norm(self._gradients)
         share = self._schedule.share(state.step + 1)
         finite = math.isfinite(loss) and math.isfinite(norm)
         debugging = settings.debug and (state.step + 1) % settings.debug_every == 0
@@ -236,7 +236,7 @@ class Trainer:
         rate = self._rate.after(time.perf_counter() - started, targets_in_batch)
         return ev.StepCompleted(
             step=state.step, epoch=state.epoch, loss=loss, ppl=perplexity(loss),
-            lr=self.run.optimizer.rates["mlp"] * share, grad_norm=norm, tokens=state.tokens, tokens_per_s=rate,
+            lr=self.run.optimizer.learning_rates["mlp"] * share, grad_norm=norm, tokens=state.tokens, tokens_per_s=rate,
             elapsed_s=state.elapsed_s,
         )  # fmt: skip
 
@@ -247,7 +247,7 @@ class Trainer:
         every = settings.eval_every_steps
         state.evaluation_due = ends_epoch or (every > 0 and state.step % every == 0)
         if settings.save_every_steps and state.step % settings.save_every_steps == 0:
-            self._saver.due.add("latest")
+            self._saver.pending.add("latest")
 
     # ---- Evaluation, start and end
 
@@ -262,13 +262,13 @@ class Trainer:
                 result: EvalResult = end.value
                 break
             yield ev.EvalProgressed(state.step, done, total)
-            yield from self._saver.news()
+            yield from self._saver.poll_results()
             if self.requests.stopping:
                 return
         state.evaluation_due = False
         state.elapsed_s = self._clock.elapsed_s
         if record_accuracy(state, result.accuracy, self.settings):
-            self._saver.due.add("best")
+            self._saver.pending.add("best")
         yield ev.EvalCompleted(state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte)
         yield from self._sample()
 

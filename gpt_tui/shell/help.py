@@ -19,20 +19,20 @@ ABOUT: dict[str, str] = {
     "loss: among how many tokens the model hesitates. Wheel and drag zoom and move the charts; pointing at them, or "
     "the reading keys, reads them out and shows the sample of that time. Samples are what the model goes on with from "
     "one fixed prompt, with the same draws, before the first step and at each evaluation.",
-    "chat": "Each prompt stands for itself: the model goes on with it, from one consistent set of weights, also while "
-    "it is being trained. Enter on an empty line goes on from the last reply. The fields beside it choose the model; a "
-    "second one answers beside it, with the same seed and sampling. Under each reply stands its seed: with that seed, "
-    "the same model says the same again.",
-    "checkpoints": "What is under the models folder and the folders in it, newest first. ckpt_latest is where a run "
-    "stands, best_model its best score, epoch_NNN a state on the way, transformer what a finished run leaves. Loss is "
-    "the mean of the epoch under way, accuracy the best so far. Each file is read through once while you are here and "
-    "held to its checksums: ✓ whole, ✗ damaged. A run goes on with the settings it was saved with, in the folder of "
-    "its checkpoint.",
-    "runs": "Every run that left a log, metrics.jsonl, under the models folder or the folder gpt-tui was started in. "
-    "The one under the cursor is replayed from its log, and followed live while another process trains it: watching "
-    "takes no lock and changes nothing. Space marks runs to lay over each other; each has a number in the list, on its "
-    "line and in the legend, which reads all of them out where the cursor of the chart is. Between different "
-    "vocabularies only bits a byte compare.",
+    "chat": "The model continues each prompt, independently of the ones before. During training it uses a copy of the "
+    "weights taken between two steps. Enter on an empty line continues the last reply. The settings select the model "
+    "and a second one to compare with, which gets the same prompt, seed and sampling. The line under a reply has its "
+    "seed: the same model with the same seed and sampling generates the same reply.",
+    "checkpoints": "Checkpoints under the models folder, newest first. ckpt_latest is the newest state of a run, "
+    "best_model the one with the best eval accuracy, epoch_NNN a state after an epoch, transformer the final model of "
+    "a finished run. Loss is the mean of the epoch in progress, accuracy the best so far. The checksums of each file "
+    "are verified once while this tab is open: ✓ OK, ✗ damaged. A resumed run keeps the settings and the folder of its "
+    "checkpoint.",
+    "runs": "Runs with a log, metrics.jsonl, under the models folder or the folder gpt-tui was started in. The run "
+    "under the cursor is replayed from its log, and followed live while another process trains it; following takes no "
+    "lock and changes no file. Space marks runs to compare. Each marked run has a number in the list, on its line and "
+    "in the legend, which shows the values at the chart's cursor. Compare runs with different tokenizers by bits per "
+    "byte.",
     "setup": "Every setting of a run, each checked as it is typed: ✗ marks a field that is wrong, • one that differs "
     "from the preset. Beside them stands what the run would take: memory by formula, the speed from a few steps "
     "that are timed here and leave nothing behind. `gpt-tui --config FILE` starts what was saved.",

@@ -71,7 +71,7 @@ def of_kind(events: Sequence[ev.AnyEvent], kind: type[ev.Event]) -> list[ev.AnyE
     return [event for event in events if isinstance(event, kind)]
 
 
-def whole_state(trainer: Trainer) -> tuple[bytes, bytes, bytes]:
-    """Return the bytes of the weights and both moments."""
-    moments = trainer.run.optimizer.moments
-    return trainer.parameters.flat.tobytes(), moments.first.flat.tobytes(), moments.second.flat.tobytes()
+def whole_state(trainer: Trainer) -> tuple[bytes, ...]:
+    """Return weights and optimizer state as bytes."""
+    tensors = (trainer.parameters, *trainer.run.optimizer.state.values())
+    return tuple(parameters.flat.tobytes() for parameters in tensors)

@@ -53,9 +53,9 @@ async def tab(size: tuple[int, int] = (120, 40), **options: object) -> AsyncIter
         yield bench
 
 
-async def until_notified(bench: AppBench, words: str) -> None:
-    """Let the app run until a notification contains `words`."""
-    await bench.until(lambda: any(words in notice.message for notice in bench.app._notifications))
+async def until_notified(bench: AppBench, text: str) -> None:
+    """Let the app run until a notification contains `text`."""
+    await bench.until(lambda: any(text in notice.message for notice in bench.app._notifications))
 
 
 def listed() -> set[str]:
@@ -266,14 +266,14 @@ async def test_a_resumed_run_uses_the_folder_of_its_checkpoint():
 async def test_an_unusable_file_is_refused_with_the_reason():
     fill(MODELS)
     async with tab() as bench:
-        for name, key, words in (
+        for name, key, text in (
             ("transformer", "r", "cannot resume from transformer.safetensors"),
             ("epoch_010", "r", "cannot resume from epoch_010.safetensors"),
             ("bert", "c", "cannot chat with bert.safetensors"),
         ):
             await to(bench, name)
             await bench.pilot.press(key)
-            await until_notified(bench, words)
+            await until_notified(bench, text)
         assert bench.app.main.tab == "checkpoints"
         assert bench.opener.requests == []
 

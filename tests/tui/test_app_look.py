@@ -69,7 +69,7 @@ async def test_no_button_is_cut_off(tmp_path: Path, size: tuple[int, int]):
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_the_chat_shows_its_fields_whole(tmp_path: Path, size: tuple[int, int]):
+async def test_the_chat_shows_all_its_settings(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=size) as bench:
         await bench.pilot.press("c")
         await bench.until_seen("There is no model to chat with yet.")
@@ -78,10 +78,10 @@ async def test_the_chat_shows_its_fields_whole(tmp_path: Path, size: tuple[int, 
             "top-k",
             "top-p",
             "repetition",
-            "length",
+            "max tokens",
             "seed",
             "random",
-            "empty: another each time",
+            "empty = random",
         ):
             assert words in bench.text()
 

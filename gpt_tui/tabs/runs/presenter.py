@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.settings import Settings
-from gpt_core.training.replacement import METRICS
 from gpt_tui.charts.overlay import NamedRun, Quantity, value_at
 from gpt_tui.charts.series import Axis, nearest_row
 from gpt_tui.run_view.status import RULE, Row, evaluation_rows, progress_rows
