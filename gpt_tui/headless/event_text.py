@@ -24,8 +24,9 @@ from gpt_core.training.events import (
     StepCompleted,
     UpdateSkipped,
 )
-from gpt_tui.session.run_state import RunState, Tone, ending
+from gpt_tui.session.run_state import RunState, ending
 from gpt_tui.shared.formatting import clock, fixed, nats, percent, perplexity, rate, short, whole
+from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 
 SAMPLE_CHARACTERS = 160

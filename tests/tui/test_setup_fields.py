@@ -32,8 +32,7 @@ from gpt_tui.new_run.fields import (
     with_preset,
 )
 from gpt_tui.new_run.files import path_problem, save_config
-from gpt_tui.new_run.probe import Prober, Probes
-from gpt_tui.shared.messages import StepTimed, TextsRead
+from gpt_tui.new_run.probe import Prober, Probes, StepTimed, TextsRead
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_probes import fake_probes, fake_texts, fake_time
 

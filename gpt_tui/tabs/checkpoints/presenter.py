@@ -12,8 +12,9 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.session.run_state import ENDINGS, Tone
+from gpt_tui.session.run_state import ENDINGS
 from gpt_tui.shared.formatting import age, duration, nats, percent, rate, short, size, whole
+from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
 

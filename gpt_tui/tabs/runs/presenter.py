@@ -15,10 +15,11 @@ from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.settings import Settings
 from gpt_tui.charts.overlay import NamedRun, Quantity, value_at
 from gpt_tui.charts.series import Axis, nearest_row
-from gpt_tui.run_view.status import RULE, Row, evaluation_rows, progress_rows
+from gpt_tui.run_view.status import evaluation_rows, progress_rows
 from gpt_tui.session.curve import STEP
-from gpt_tui.session.run_state import RunState, Tone, why_ended
+from gpt_tui.session.run_state import RunState, why_ended
 from gpt_tui.shared.formatting import age, clock, fixed, narrow, nats, percent, perplexity, rate, short, whole
+from gpt_tui.shared.rows import RULE, Row, Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.run_finder import RunInfo, RunStatus
 
