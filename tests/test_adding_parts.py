@@ -21,6 +21,10 @@ from gpt_core.tokenizers.registry import _registered
 from gpt_core.training import metrics
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.metrics import Metric
+from gpt_tui.headless.event_text import figures
+from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.tabs.runs.presenter import log_rows
+from gpt_tui.tabs.runs.run_finder import RunInfo, RunStatus
 from tests.core.training_samples import write_texts
 from tests.tui.app_bench import running_app
 
@@ -102,6 +106,14 @@ def test_a_checkpoint_of_a_tokenizer_that_is_not_registered_is_refused_by_name(
     monkeypatch.delitem(_registered, "bytes")
     with pytest.raises(gpt_core.GptError, match="bytes"):
         gpt_core.load(checkpoint)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_metric_is_shown_headless_and_in_the_runs_tab(tmp_path: Path) -> None:
+    state = advance_all(RunState(), list(prepared(tmp_path, "one", 3)))
+    assert "tokens seen 384" in figures(state, 5.0)
+    run = RunInfo(tmp_path / "one", RunStatus.FINISHED)
+    assert ("tokens seen", "384") in [row[:2] for row in log_rows(run, state, 0.0, 40)]
 
 
 @pytest.mark.usefixtures("registered")

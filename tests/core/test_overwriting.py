@@ -295,7 +295,7 @@ def test_a_run_that_can_be_saved_nowhere_says_so_and_leaves_no_empty_folders(
 
 def test_a_run_whose_user_can_be_asked_waits_until_it_is_saved_or_given_up(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=4, eval_every_steps=0))
-    trainer.requests.asking = True
+    trainer.requests.can_ask = True
     models, events = tmp_path / "models", []
 
     def train_on() -> None:
