@@ -45,7 +45,7 @@ def test_resuming_the_newest_reports_a_damaged_checkpoint_that_is_passed_over(tm
     started = first_event(RunRequest(settings, resume="newest"))
     assert Path(started.resumed_from).name == BEST
     (warning,) = started.warnings
-    assert warning.startswith("passed over: ")
+    assert warning.startswith("skipped: ")
     assert f"{LATEST} is damaged" in warning
 
 
