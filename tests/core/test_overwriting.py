@@ -295,7 +295,7 @@ def test_a_run_that_cannot_be_saved_anywhere_reports_it_and_leaves_no_empty_fold
 
 def test_a_run_with_a_user_present_waits_until_it_is_saved_or_discarded(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=4, eval_every_steps=0))
-    trainer.requests.asking = True
+    trainer.requests.can_ask = True
     models, events = tmp_path / "models", []
 
     def train_on() -> None:
