@@ -17,6 +17,8 @@ from rich.console import Console
 from gpt_core.formats.checkpoint import peek_checkpoint, verify_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
+from gpt_core.training.trainer import Trainer
+from gpt_tui.cli import main as cli
 from gpt_tui.headless import signals as run_signals
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
 from gpt_tui.headless.runner import batched
@@ -216,6 +218,52 @@ def test_overwrite_with_an_invalid_text_removes_no_checkpoint(folder: Path, whic
     assert "blank.txt" in refused.stderr
     assert files_in(folder / "models") == before
     assert run_program("--train-only", "--resume", "--max-steps", "21", cwd=folder).returncode == 0
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    ("is_prepared", "message"),
+    [
+        pytest.param(False, "stopped before training: all files in models were kept", id="while preparing"),
+        pytest.param(True, "no checkpoint saved: the earlier run's files in models were kept", id="at step 0"),
+    ],
+)
+def test_overwrite_interrupted_before_the_first_step_reports_that_the_earlier_run_was_kept(
+    is_prepared: bool, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert cli.main(["--train-only", "--max-steps", "2", *tiny()]) == 0
+    before = files_in(folder / "models")
+    capsys.readouterr()
+    watch = RunSignals.watch
+
+    def interrupt(signals: RunSignals, trainer: Trainer) -> None:
+        if is_prepared:
+            watch(signals, trainer)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunSignals, "watch", interrupt)
+    assert cli.main(["--train-only", "--max-steps", "2", "--seed", "1", "--overwrite", *tiny()]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "kept" in line] == [f"gpt-tui: {message}"]
+    after = files_in(folder / "models")
+    assert {name: after.get(name) for name in before} == before
+
+
+@pytest.mark.parametrize("max_steps", ["2", "3"])
+def test_overwrite_reports_kept_files_only_if_it_ends_without_a_step(
+    max_steps: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    for models_dir in ("models", "other"):
+        assert cli.main(["--train-only", "--max-steps", "2", "--models-dir", models_dir, *tiny()]) == 0
+    before = (folder / LATEST).read_bytes()
+    capsys.readouterr()
+    resume = ["--resume", "other/ckpt_latest.safetensors", "--models-dir", "models", "--overwrite"]
+    assert cli.main(["--train-only", "--max-steps", max_steps, *resume]) == 0
+    is_kept = max_steps == "2"
+    assert ((folder / LATEST).read_bytes() == before) == is_kept
+    assert ("the earlier run's files in models were kept" in capsys.readouterr().err) == is_kept
 
 
 def test_a_models_folder_moved_during_a_run_is_recreated_by_the_last_save(folder: Path) -> None:
