@@ -248,11 +248,11 @@ def test_a_full_output_device_is_an_error(tmp_path: Path) -> None:
 # -- no terminal
 
 
-def test_the_app_without_a_terminal_suggests_train_only(tmp_path: Path) -> None:
+def test_the_app_without_a_terminal_suggests_train(tmp_path: Path) -> None:
     run = run_program(cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr.startswith("gpt-tui: the app needs a terminal, but standard input is not one")
-    assert "gpt-tui --train-only" in run.stderr
+    assert "use `gpt-tui train` without a terminal" in run.stderr
     assert list(tmp_path.iterdir()) == []
 
 

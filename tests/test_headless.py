@@ -511,7 +511,7 @@ def test_a_dumb_terminal_gets_plain_lines(folder: Path) -> None:
 
 def test_tiny_overfit_ends_with_the_chat_on_a_terminal(folder: Path) -> None:
     terminal = Terminal("--train-only", "--overfit-tiny", *tiny("overfit_steps=3"), cwd=folder)
-    terminal.read_until("`exit` ends the chat")
+    terminal.read_until("Type `exit` to quit")
     terminal.read_until("> ")
     terminal.type("The cat\n")
     terminal.read_until("> ")
