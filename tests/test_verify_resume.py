@@ -16,7 +16,7 @@ from gpt_tui.cli.verify_resume import Row, compared_checkpoints, compared_logs
 from tests.core.checkpoint_samples import sample
 from tests.program import run_program, tiny, write_texts
 
-NAMES = ["losses", "evaluations", "weights", "first moments", "second moments", "data position", "random state"]
+NAMES = ["losses", "evaluations", "weights", "adam_m", "adam_v", "data position", "random state"]
 
 
 def different(right: Checkpoint) -> list[str]:
@@ -53,12 +53,12 @@ def test_run_id_and_elapsed_time_are_not_compared() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_bit_of_a_weight_or_moment_is_a_difference(place: int) -> None:
+def test_one_bit_of_a_weight_or_of_optimizer_state_is_a_difference(place: int) -> None:
     right = sample()
-    assert right.moments is not None
-    tensor = (right.parameters, *right.moments)[place]["wpe.weight"]
+    assert right.optimizer_state is not None
+    tensor = (right.parameters, *right.optimizer_state.values())[place]["wpe.weight"]
     tensor[0, 0] = 0.0  # was -0.0
-    what = ("weights", "first moments", "second moments")[place]
+    what = ("weights", "adam_m", "adam_v")[place]
     assert different(right) == [f"{what}: wpe.weight: 1 of {tensor.size} values differ"]
 
 

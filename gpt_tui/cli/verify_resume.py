@@ -17,16 +17,17 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 
+from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, GptError, InputError
-from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, peek_checkpoint, read_checkpoint
 from gpt_core.model.parameters import Parameters
+from gpt_core.optim import optimizer_type
 from gpt_core.progress import Progress
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
-from gpt_core.training.replacement import METRICS
 from gpt_core.training.setup import text_files
 from gpt_tui.cli.options import resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
@@ -92,7 +93,7 @@ def compared_runs(folder: Path, resolved: Resolved, steps: int, cut: int, progre
     ):
         progress(words, done / 3)
         train([*arguments, "--models-dir", str(models_dir), "--max-steps", str(last)])
-        reached = read_checkpoint(CheckpointStore(models_dir).path_of("latest"), moments=False).state
+        reached = peek_checkpoint(CheckpointStore(models_dir).path_of("latest")).state
         if reached.step < last:
             raise InputError(
                 f"the run ended at step {reached.step} of {last} ({reached.finished}); use fewer "
@@ -129,12 +130,11 @@ def compared(uninterrupted: Path, resumed: Path) -> list[Row]:
 def compared_checkpoints(left: Checkpoint, right: Checkpoint) -> list[Row]:
     """Compare weights, optimizer state and training state of two checkpoints."""
     tensors = [compared_tensors("weights", left.parameters, right.parameters)]
-    for number, name in enumerate(("first moments", "second moments")):
-        both = left.moments, right.moments
-        if both[0] is None or both[1] is None:
-            tensors.append(Row(name, both[0] is both[1], "not saved"))
+    for name in optimizer_type(left.settings.optimizer).state_names:
+        if left.optimizer_state is None or right.optimizer_state is None:
+            tensors.append(Row(name, left.optimizer_state is right.optimizer_state, "not saved"))
         else:
-            tensors.append(compared_tensors(name, both[0][number], both[1][number]))
+            tensors.append(compared_tensors(name, left.optimizer_state[name], right.optimizer_state[name]))
     others = set(TrainingState.__struct_fields__) - OF_THE_PROCESS - OF_THE_DATA - {"random_state"}
     return [
         *tensors,

@@ -16,8 +16,8 @@ from gpt_core.bench.estimate import (
 )
 from gpt_core.config.settings import Settings
 from gpt_core.model.parameters import parameter_count
-from gpt_tui.run_view.status import RULE, Row
 from gpt_tui.shared.formatting import duration, short, size, whole
+from gpt_tui.shared.rows import RULE, Row
 from gpt_tui.shared.sanitize import one_line
 
 TIMING = "timing a few steps …"

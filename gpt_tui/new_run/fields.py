@@ -15,7 +15,7 @@ from gpt_core.errors import ConfigError
 
 # Groups of settings in the order of the form: those that are changed most often first.
 GROUP_ORDER = (
-    "model shape", "text", "batches", "stopping", "learning rates", "system", "evaluation and saving", "AdamW",
+    "model shape", "text", "batches", "stopping", "learning rates", "system", "evaluation and saving", "optimizer",
     "generation", "self-test",
 )  # fmt: skip
 KEPT = ("train_file", "eval_file", "models_dir", "threads", "seed")  # what choosing a preset leaves as it is
@@ -40,8 +40,8 @@ class Checked(NamedTuple):
 
 
 def setup_fields() -> list[SetupField]:
-    """Return every setting, in the order of the form."""
-    names = groups()
+    """Return every setting that can be changed, in the order of the form: those with a single choice are left out."""
+    names = {group: [name for name in members if len(choices_of(name)) != 1] for group, members in groups().items()}
     return [
         SetupField(name, group if name == names[group][0] else "", choices_of(name))
         for group in GROUP_ORDER

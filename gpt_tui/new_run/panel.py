@@ -9,8 +9,8 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from gpt_tui.new_run.estimate import RunEstimate, roomy, summary_rows
-from gpt_tui.run_view.status import Row
-from gpt_tui.run_view.status_panel import row_line
+from gpt_tui.shared.row_line import row_line
+from gpt_tui.shared.rows import Row
 
 LABEL_WIDTH = 11
 

@@ -8,12 +8,12 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from gpt_tui.run_view.status import RULE, Phase, Row, SessionFacts, fitted, status_rows
+from gpt_tui.run_view.status import fitted, status_rows
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.row_line import LABEL_WIDTH, row_line
+from gpt_tui.shared.rows import Row
 from gpt_tui.shared.titled import Titled
-
-LABEL_WIDTH = 10
-TONE_STYLES = {"plain": "", "good": "$text-success", "bad": "bold $text-error", "dim": "$foreground 60%"}
 
 
 class StatusPanel(Titled, Widget):
@@ -21,7 +21,7 @@ class StatusPanel(Titled, Widget):
 
     label_width: ClassVar[int] = LABEL_WIDTH
     history: reactive[RunState] = reactive(RunState)
-    facts: reactive[SessionFacts] = reactive(SessionFacts(Phase.IDLE))
+    facts: reactive[SessionStatus] = reactive(SessionStatus(Phase.IDLE))
 
     def on_mount(self) -> None:
         """Its name."""
@@ -35,12 +35,3 @@ class StatusPanel(Titled, Widget):
     def rows(self) -> list[Row]:
         """What there is to say, most important first."""
         return status_rows(self.history, self.facts, self.size.width)
-
-
-def row_line(row: Row, width: int, label_width: int) -> Content:
-    """One row: its label and its value; a rule across the width."""
-    if row == RULE:
-        return Content.styled("─" * width, "$foreground 15%")
-    room = max(1, width - label_width)
-    value = Content.styled(row.value, TONE_STYLES[row.tone]).truncate(room, ellipsis=True)
-    return Content.assemble((row.label.ljust(label_width), "$foreground 60%"), value)

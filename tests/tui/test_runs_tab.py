@@ -61,7 +61,7 @@ async def test_without_a_run_the_tab_names_the_next_step() -> None:
 async def test_a_finished_run_is_replayed_from_its_log() -> None:
     write_log(MODELS, run_events(600), age_s=2.5 * HOUR_S)
     async with running_app(MODELS, size=(120, 40)) as bench:
-        await go_there(bench, "all steps are done")
+        await go_there(bench, "all steps done")
         for text in ("✓ finished", "600 of 600", "⠒⠒ smoothed", "★ best", "2 h ago", "nano 1.07M"):
             assert text in bench.text()
 
@@ -93,7 +93,7 @@ async def test_a_key_switches_between_samples_log_and_neither() -> None:
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "It was the 600 cats that sat")
         await bench.pilot.press("v")
-        await bench.until_seen("step 600: all steps are done")
+        await bench.until_seen("step 600: all steps done")
         assert "cats that sat" not in bench.text()
         await bench.pilot.press("v")
         await bench.until(lambda: "step 600: all steps" not in bench.text())
