@@ -303,7 +303,7 @@ async def settled(bench: AppBench) -> None:
     await bench.settled()
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 @pytest.mark.parametrize("size", SIZES)
 async def test_set_up_looks_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int],
                                       snapshot: Snapshot):  # fmt: skip
@@ -313,7 +313,7 @@ async def test_set_up_looks_as_it_did(tmp_path: Path, monkeypatch: pytest.Monkey
         snapshot(bench.app, f"setup-{size[0]}x{size[1]}")
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_wrong_field_looks_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int],
                                              snapshot: Snapshot):  # fmt: skip
@@ -327,7 +327,7 @@ async def test_a_wrong_field_looks_as_it_did(tmp_path: Path, monkeypatch: pytest
         snapshot(bench.app, f"setup-wrong-{size[0]}x{size[1]}")
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 async def test_set_up_looks_as_it_did_in_a_light_theme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                        snapshot: Snapshot):  # fmt: skip
     monkeypatch.chdir(tmp_path)

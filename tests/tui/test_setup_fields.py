@@ -195,7 +195,7 @@ def shown(prospect: RunEstimate) -> dict[str, str]:
     return rows
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 def test_the_panel_says_what_a_run_takes():
     rows = shown(RunEstimate(NANO, 2, 4_000_000_000, fake_texts(NANO), "", StepTime(0.05, 0.001)))
     assert rows["parameters"] == "1,194,752"
@@ -339,7 +339,7 @@ def test_a_question_that_is_taken_back_while_typing_looks_at_nothing():
     assert not looked
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 @pytest.mark.parametrize(
     ("others", "words"),
     [

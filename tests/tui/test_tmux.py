@@ -1,4 +1,7 @@
-"""The program in a tmux terminal, from the first start to a resumed run. Skipped without tmux."""
+"""The real program in a real terminal, from the first start to a resumed run, as a user would go through it.
+
+tmux is the terminal: what is asserted is what stands on its screen. Without tmux there is nothing to see here.
+"""
 
 from __future__ import annotations
 
@@ -45,19 +48,19 @@ class Tmux:
         return done.stdout
 
     def keys(self, *names: str) -> None:
-        """Press keys, by the names of tmux."""
+        """Presses keys, by tmux's names."""
         self._call("send-keys", *names)
 
     def type(self, text: str) -> None:
-        """Type a text."""
+        """Types a text."""
         self._call("send-keys", "-l", text)
 
     def screen(self) -> str:
-        """Return the text of the screen."""
+        """What is on it."""
         return self._call("capture-pane", "-p")
 
     def until(self, reached: Callable[[str], bool]) -> str:
-        """Wait until a condition holds for the screen, and return it."""
+        """Waits until the screen is so, and returns it."""
         end = time.monotonic() + TIMEOUT_S
         while not reached(screen := self.screen()):
             assert time.monotonic() < end, screen
@@ -65,11 +68,11 @@ class Tmux:
         return screen
 
     def until_seen(self, *words: str) -> str:
-        """Wait until all texts are on the screen."""
+        """Waits until all of these words are on the screen."""
         return self.until(lambda screen: all(word in screen for word in words))
 
-    def start(self) -> None:
-        """Start the program with a model whose step takes about a millisecond."""
+    def start(self, *more: str) -> None:
+        """Start the program with a model so small that a step takes a millisecond; `more` are further settings."""
         settings = tiny(
             "save_every_minutes=0",
             "save_epoch_number=0",
@@ -77,13 +80,14 @@ class Tmux:
             "max_epochs=1000000",
             "patience=0",
             "epsilon=0",
+            *more,
         )
         self.type(shlex.join([*PROGRAM, *settings]))
         self.keys("Enter")
         self.until_seen("○ ready")
 
     def until_shell(self) -> str:
-        """Wait until the program has restored the screen and the echo of the shell."""
+        """Waits until the program has given the terminal back: the shell's screen as it was, and its echo."""
         self.until(lambda screen: screen.rstrip().endswith(PROMPT))
         self.type("echo code-$?; stty -a | grep -o ' -\\?echo '")
         self.keys("Enter")
@@ -94,7 +98,7 @@ class Tmux:
         return screen
 
     def close(self) -> None:
-        """End the server and everything in it."""
+        """Ends the server, and with it all that runs in it."""
         subprocess.run(["tmux", "-S", self._socket, "kill-server"], capture_output=True, check=False, timeout=TIMEOUT_S)
 
 
@@ -107,7 +111,7 @@ def terminal(tmp_path: Path) -> Iterator[Tmux]:
 
 
 def step_shown(screen: str) -> int:
-    """Return the step in the status panel, 0 where it is not shown."""
+    """The step in the Train tab's panel; 0 where it is not shown."""
     for line in screen.splitlines():
         words = line.replace("│", " ").split()
         if "step" in words and (at := words.index("step")) + 1 < len(words):
@@ -146,3 +150,18 @@ def test_train_save_quit_and_resume_from_the_checkpoints_tab_with_a_chat_meanwhi
     terminal.keys("C-c")
     assert "code-130\n echo" in terminal.until_shell()
     assert peek_checkpoint(latest).step > saved
+
+
+@pytest.mark.slow
+def test_after_a_diverged_run_the_app_prints_the_divergence_on_exit(terminal: Tmux):
+    rates = [f"{name}_lr=10" for name in ("attn", "mlp", "norm", "pos", "unembed")]
+    terminal.start(*rates, "warmup_steps=0", "max_steps=40")
+    terminal.keys("s")
+    terminal.until_seen("diverged")
+    terminal.keys("q")
+    screen = terminal.until_shell()
+    assert "code-0\n" in screen
+    message = " ".join(screen.replace("\n", "").split())  # the terminal wraps the line at any character
+    assert "diverged" in message
+    assert "guessing" in message
+    assert "lower learning rates" in message

@@ -15,7 +15,7 @@ from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.settings import Settings
 from gpt_tui.charts.overlay import NamedRun, Quantity, value_at
 from gpt_tui.charts.series import Axis, nearest_row
-from gpt_tui.run_view.status import evaluation_rows, progress_rows
+from gpt_tui.run_view.status import added_metric_rows, evaluation_rows, progress_rows
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.run_state import RunState, why_ended
 from gpt_tui.shared.formatting import age, clock, fixed, narrow, nats, percent, perplexity, rate, short, whole
@@ -109,6 +109,7 @@ def log_rows(run: RunInfo, history: RunState, now_s: float, width: int) -> list[
         rows.append(Row("step loss", nats(last.loss), "plain" if math.isfinite(last.loss) else "bad"))
         rows.append(Row("train loss", f"{nats(history.curve.smoothed)} ppl {perplexity(history.smoothed_perplexity)}"))
         rows.append(Row("lr", rate(last.lr)))
+        rows += added_metric_rows(history)
     rows.append(RULE)
     rows += evaluation_rows(history, width >= 34)
     rows.append(RULE)
