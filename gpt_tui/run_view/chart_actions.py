@@ -43,10 +43,10 @@ class ChartActions:
         if charts := self.charts:
             charts.pan(share)
 
-    def action_next_reach(self) -> None:
+    def action_next_y_range(self) -> None:
         """More or less of the y axis."""
         if charts := self.charts:
-            charts.view = charts.view.with_next_reach()
+            charts.view = charts.view.with_next_y_range()
 
     def action_cursor(self, columns: int) -> None:
         """The charts are read further left or right."""

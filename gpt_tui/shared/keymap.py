@@ -73,7 +73,7 @@ KEYS: tuple[Key, ...] = (
     Key("samples.last", "end", "samples_end(False)", "Newest sample", "The newest sample, and follow", "samples"),
     Key("charts.log", "l", "log_scale", "Log scale", "Logarithmic or linear y axis", "charts", footer=True),
     Key("charts.axis", "a", "next_axis", "Axis", "Show the charts over steps, tokens or time", "charts", footer=True),
-    Key("charts.range", "y", "next_reach", "y range", "The y axis: as suits, from the top, or close up", "charts"),
+    Key("charts.range", "y", "next_y_range", "y range", "The y axis: as suits, from the top, or close up", "charts"),
     Key("charts.cursor_left", "comma,shift+left", "cursor(-1)", "Read", "Read the charts further left, and show that "
         "time's sample", "charts", footer=True, display=","),
     Key("charts.cursor_right", "full_stop,shift+right", "cursor(1)", "Read charts on", "Read the charts further "

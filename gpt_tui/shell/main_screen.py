@@ -13,7 +13,7 @@ from textual.widgets import ContentSwitcher, Tabs
 
 from gpt_core.config.settings import Settings
 from gpt_tui.charts.run_charts import RunCharts
-from gpt_tui.charts.view import LEAST_REDRAW_S
+from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.run_view.chart_actions import CHART_ACTIONS, ChartActions
 from gpt_tui.run_view.status import Phase, allowed, why_not
@@ -149,7 +149,7 @@ class MainScreen(ChartActions, SampleActions, RunActions, FirstStart):
         elif self.tab == "train":
             self.query_one(HeaderBar).show_model(run_name(history.started))
             pane.show_run(history, facts, at_once=at_once)
-        if at_once or facts.now_s - self._stated_s >= LEAST_REDRAW_S:
+        if at_once or facts.now_s - self._stated_s >= MIN_REDRAW_S:
             self._stated_s = facts.now_s
             step = f"step {whole(history.step)}" if history.started else ""
             self.query_one(HeaderBar).show_state(facts.phase, step)

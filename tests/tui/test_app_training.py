@@ -151,7 +151,7 @@ async def test_charts_and_numbers_follow_the_run(tmp_path: Path):
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
         for chart in bench.app.main.query_one(TrainTab).charts.query(Chart):
-            assert chart.history is bench.app.controller.history
+            assert chart.state is bench.app.controller.history
         shown = bench.text()
         for words in ("loss", "perplexity", "◆", "★", "bits/byte", "patience", "1.06M, 2 threads", "stopped"):
             assert words in shown
@@ -239,7 +239,7 @@ async def test_a_missing_text_is_said_before_anything_starts(tmp_path: Path):
 async def test_one_step_is_in_one_column_of_both_charts(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
     history = trained(300, lambda number: 3.0 + 9.0 * math.exp(-number / 100))  # perplexities of five digits
     async with still_app(monkeypatch, history, Phase.PAUSED, size) as (app, pilot):
-        app.main.train_pane.charts.view = ChartView(cursor=150, reach="all")
+        app.main.train_pane.charts.view = ChartView(cursor=150, y_range="full")
         await pilot.pause()
         places = []
         for chart in app.main.train_pane.charts.query(Chart):

@@ -14,12 +14,12 @@ from gpt_core.config.settings import Settings
 from gpt_tui.app.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
-    MOST_LAID_OVER,
+    MAX_RUNS,
     NamedRun,
+    combined_range,
     overlay_raster,
     overlay_series,
     value_at,
-    whole_of,
 )  # fmt: skip
 from gpt_tui.charts.series import Range
 from gpt_tui.session.run_state import RunState, advance_all
@@ -46,19 +46,19 @@ def run(number: int, steps: int = 200, **options: object) -> NamedRun:
 
 
 def drawn(runs: list[NamedRun], quantity: str = "loss", window: Range | None = None, log: bool = False):  # type: ignore[no-untyped-def]
-    whole = window or whole_of(runs, "steps")
+    whole = window or combined_range(runs, "steps")
     series = overlay_series(runs, quantity, "steps", columns=160, log=log, window=whole)  # type: ignore[arg-type]
     return series, overlay_raster(series, 80, 20, grid=[]) if series else None
 
 
 def test_the_axes_cover_all_runs() -> None:
     runs = [run(1, 100), run(2, 300)]
-    assert whole_of(runs, "steps") == Range(1.0, 300.0)
-    assert whole_of(runs, "time") == Range(0.1, 30.0)
-    assert whole_of([], "steps") == Range(0.0, 1.0)
+    assert combined_range(runs, "steps") == Range(1.0, 300.0)
+    assert combined_range(runs, "time") == Range(0.1, 30.0)
+    assert combined_range([], "steps") == Range(0.0, 1.0)
     series, _ = drawn(runs, log=True)
     for each in runs:
-        smoothed = each.history.curve.rows()[:, -1]
+        smoothed = each.state.curve.rows()[:, -1]
         assert series.y_range.low <= smoothed.min()
         assert smoothed.max() <= series.y_range.high
 
@@ -66,15 +66,15 @@ def test_the_axes_cover_all_runs() -> None:
 def test_a_linear_scale_zooms_in_on_the_ends_of_the_lines() -> None:
     runs = [run(1, 400), run(2, 400)]
     series, _ = drawn(runs)
-    ends = [each.history.curve.smoothed for each in runs]
+    ends = [each.state.curve.smoothed for each in runs]
     assert series.y_range.low <= min(ends) <= max(ends) <= series.y_range.high
-    assert series.y_range.high < max(each.history.curve.rows()[0, -1] for each in runs)
+    assert series.y_range.high < max(each.state.curve.rows()[0, -1] for each in runs)
 
 
 @pytest.mark.parametrize("quantity", ["loss", "perplexity", "bits per byte"])
 @pytest.mark.parametrize("log", [False, True])
 def test_each_run_has_a_line_labelled_with_its_number(quantity: str, log: bool) -> None:
-    runs = [run(number, 100 + 40 * number, rate=40.0 * number) for number in range(1, MOST_LAID_OVER + 1)]
+    runs = [run(number, 100 + 40 * number, rate=40.0 * number) for number in range(1, MAX_RUNS + 1)]
     _, picture = drawn(runs, quantity, log=log)
     for each in runs:
         where = picture.layers == FIRST_RUN_LAYER - 1 + each.number
@@ -83,7 +83,7 @@ def test_each_run_has_a_line_labelled_with_its_number(quantity: str, log: bool) 
 
 
 def test_numbers_of_runs_that_end_together_do_not_touch() -> None:
-    runs = [NamedRun(number, "", run(1).history) for number in range(1, MOST_LAID_OVER + 1)]
+    runs = [NamedRun(number, "", run(1).history) for number in range(1, MAX_RUNS + 1)]
     _, picture = drawn(runs)
     numbers = (picture.characters >= ord("1")) & (picture.characters <= ord("8"))
     assert set(picture.characters[numbers]) == {ord(str(number)) for number in range(1, 9)}
@@ -123,7 +123,7 @@ def test_the_legend_reads_each_run_where_it_has_a_point() -> None:
 
 
 def test_the_legend_lists_all_runs_first_and_details_if_they_fit() -> None:
-    runs = [run(number) for number in range(1, MOST_LAID_OVER + 1)]
+    runs = [run(number) for number in range(1, MAX_RUNS + 1)]
     details = ["attn_lr 0.003"] * len(runs)
     low = legend(runs, details, "loss", "steps", None, width=26, height=8)
     assert [line.number for line in low] == list(range(1, 9))
@@ -207,8 +207,8 @@ def test_the_status_of_a_crashed_run_says_so_and_has_no_time_left() -> None:
 
 
 def test_each_theme_has_a_colour_for_each_run() -> None:
-    assert len(set(RUNS_ON_DARK)) == len(set(RUNS_ON_LIGHT)) == MOST_LAID_OVER
-    assert set(run_colours(dark=True)) == {f"run-{number}" for number in range(1, MOST_LAID_OVER + 1)}
+    assert len(set(RUNS_ON_DARK)) == len(set(RUNS_ON_LIGHT)) == MAX_RUNS
+    assert set(run_colours(dark=True)) == {f"run-{number}" for number in range(1, MAX_RUNS + 1)}
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def place_of(runs: Sequence[NamedRun], axis: Axis, x: float | None) -> str:
         return f"at {clock(x)}"
     if axis == "tokens":
         return f"at {short(x)} tokens"
-    rows = [row for run in runs if (row := nearest_row(run.history, axis, x))]
+    rows = [row for run in runs if (row := nearest_row(run.state, axis, x))]
     nearest = min((row[STEP] for row in rows), key=lambda step: abs(step - x), default=x)
     return f"at step {whole(int(nearest))}"
 

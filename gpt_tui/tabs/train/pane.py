@@ -11,7 +11,7 @@ from textual.widgets import ContentSwitcher
 
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.charts.series import nearest_row
-from gpt_tui.charts.view import LEAST_REDRAW_S
+from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.run_view.log_panel import LogPanel
 from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.run_view.status import Phase, SessionFacts
@@ -80,13 +80,13 @@ class TrainTab(Vertical):
         self._history = history
         self.query_one(LogPanel).show(history)
         self.query_one(SamplesPanel).show(history)
-        if at_once or facts.now_s - self._numbers_drawn_s >= LEAST_REDRAW_S:
+        if at_once or facts.now_s - self._numbers_drawn_s >= MIN_REDRAW_S:
             self._numbers_drawn_s = facts.now_s
             status = self.query_one(StatusPanel)
             status.facts = facts
             status.history = history
         training = facts.phase is Phase.TRAINING
-        interval_s = self.charts.view.redraw_interval_s(history.elapsed_s) if training else LEAST_REDRAW_S
+        interval_s = self.charts.view.redraw_interval_s(history.elapsed_s) if training else MIN_REDRAW_S
         if at_once or facts.now_s - self._charts_drawn_s >= interval_s:
             self._charts_drawn_s = facts.now_s
             self.charts.show(history)
