@@ -2,11 +2,11 @@
 
     python benchmarks/app.py [keys|cost] [--rounds N] [--json]
 
-keys: the real app in a pseudo terminal, training `mini`. Each key is one whose effect can be told from everything else
-that is drawn; measured is the time from writing the key to reading the end of what it changes. A key is pressed at
-random moments, so that the redraws of the charts and the ends of steps are among what it meets. Once a round a
-checkpoint is read through (690 MB), while the keys after that are pressed.
-cost: tokens a second of `nano`, headless and in the app with the Train tab in view, in turn; the ratio of the medians.
+keys: the real app in a pseudo terminal, training `mini`. Each key has an effect on the screen that nothing else draws.
+Latency is the time from writing the key to reading the end of that effect. Keys are pressed at random times, so that
+they coincide with redraws of the charts and ends of steps. Once per round a checkpoint (690 MB) is verified while the
+next keys are pressed.
+cost: tokens per second of `nano`, headless and in the app with the Train tab open, alternating; the ratio of medians.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Press(NamedTuple):
     is_measured: bool = True
 
 
-# from tab to tab and back, so that each press finds the screen as the one before left it
+# from tab to tab and back, so that each press starts from the screen that the one before leaves
 TOUR = (
     Press("tab: Chat", "\x1bOR", "temperature"),
     *(Press("a letter in the prompt", letter, letter) for letter in "ЖЩЮ"),
@@ -61,7 +61,7 @@ TOUR = (
     Press("linear scale", "l", "loss"),
     Press("help", "\x1bOP", "Pause after this step"),
     Press("help closed", "\x1bOP", "smoothed"),
-    Press("palette", "\x10", "earch for commands"),  # the cursor stands on the first letter
+    Press("palette", "\x10", "earch for commands"),  # the cursor covers the first letter
     Press("palette closed", "\x1b", "smoothed", is_measured=False),
 )
 
@@ -83,14 +83,14 @@ class Terminal:
         """Send the key."""
         os.write(self._leader, keys.encode())
 
-    def until(self, words: str, most_s: float) -> float:
+    def until(self, words: str, timeout_s: float) -> float:
         """Return the seconds until the program has drawn `words`; raise TimeoutError if it does not."""
         started, seen, wanted = time.perf_counter(), b"", words.encode()
-        while (passed := time.perf_counter() - started) < most_s:
-            seen = (seen + self._read(most_s - passed))[-1_000_000:]
+        while (passed := time.perf_counter() - started) < timeout_s:
+            seen = (seen + self._read(timeout_s - passed))[-1_000_000:]
             if wanted in seen:
                 return time.perf_counter() - started
-        raise TimeoutError(f"{words!r} was not drawn within {most_s:g} s: {seen[-2000:]!r}")
+        raise TimeoutError(f"{words!r} was not drawn within {timeout_s:g} s: {seen[-2000:]!r}")
 
     def read_for(self, seconds: float) -> None:
         """Read and discard output."""
@@ -145,7 +145,7 @@ def key_to_paint(preset: str, rounds: int) -> dict[str, list[float]]:
                 terminal.read_for(random.uniform(0.15, 0.6))
                 terminal.press(press.keys)
                 answered_s = terminal.until(press.drawn, ANSWER_S)
-                if number and press.is_measured:  # the first time a screen is shown, it is made
+                if number and press.is_measured:  # the first time, the screen is composed
                     found.setdefault(press.name, []).append(1000 * answered_s)
     return found
 

@@ -69,7 +69,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({"preset": options.preset, **result}))
         return
-    print(f"{options.preset}: a prompt of {result['prompt']} tokens, then {result['decoded']} one by one, "
+    print(f"{options.preset}: a prompt of {result['prompt']} tokens, then {result['decoded']} decoded one by one, "
           f"{options.threads} threads")  # fmt: skip
     for name, which in (("gpt-tui", "own"), (f"PyTorch {result.get('torch')}", "peer")):
         if which in result:

@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation.py [--preset nano|micro|mini] [--rounds N]
 
-Both in turn on one batch of the preset's shape, random weights and tokens; the ratio of the medians.
+Alternates both on one batch of the preset's shape with random weights and tokens; prints the ratio of the medians.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/first_minutes.py [--preset nano] [--minutes 1 3] [--threads N]
 
-Trains on the text that ships with the project, in a temporary folder. The seconds count everything that the run does:
-evaluations and saves, too; the evaluations that this script asks for come on top.
+Trains on the text that ships with the project, in a temporary folder. The time includes evaluations and saves of the
+run; the evaluations that this script requests are extra.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Prompt processing and decoding with this project on random tokens: the counterpart of `pytorch_decoding.py`.
 
-Prints one line of JSON; the machine's own limits are measured in between.
+Prints one line of JSON. The limits of the machine are measured in between.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gpt_core.model.memory import decode_bytes
 from gpt_core.model.parameters import initial_parameters
 
 SHAPE_FIELDS = ModelShape.__struct_fields__
-GAUGE_S = 0.5
+METER_S = 0.5
 
 
 def main() -> None:
@@ -32,9 +32,9 @@ def main() -> None:
     prompt, decoded = prompt_tokens(shape), decoded_tokens(shape)
     tokens = np.random.default_rng(0).integers(shape.vocab_size, size=prompt + decoded, dtype=np.int32)
     sgemm = sgemm_meter()
-    sgemm.repeat_until(GAUGE_S)
+    sgemm.repeat_until(METER_S)
     reading = measure_inference(initial_parameters(shape, 0), tokens.tolist(), lambda _words, _share: None)
-    sgemm.repeat_until(2 * GAUGE_S)
+    sgemm.repeat_until(2 * METER_S)
     read = decode_bytes(shape, prompt + decoded // 2) / reading.token_s
     figures = {
         "prompt_s": reading.prompt_s, "token_s": reading.token_s, "level": LEVEL,

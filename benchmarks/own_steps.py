@@ -23,10 +23,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (*SHAPE_FIELDS, "batch", "steps", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--micro_batch", type=int, default=0, help="sequences computed at once (default: all)")
-    parser.add_argument(
-        "--processor_time", action="store_true", help="count the process's own seconds, not the clock's"
-    )
+    parser.add_argument("--micro_batch", type=int, default=0, help="sequences per micro-batch (default: all)")
+    parser.add_argument("--processor_time", action="store_true", help="measure processor time instead of elapsed time")
     options = parser.parse_args()
     now = time.process_time if options.processor_time else time.perf_counter
     threads.set_threads(options.threads)

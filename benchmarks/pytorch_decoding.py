@@ -1,6 +1,6 @@
 """Prompt processing and decoding with the same model in PyTorch on the CPU: eager float32, preallocated KV cache.
 
-Run by `benchmarks/decoding.py`, in an environment of its own that has torch; prints one line of JSON.
+Run by `benchmarks/decoding.py`, in a separate environment with torch; prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from pytorch_peer import Block, PeerGPT
 from torch.nn import functional
 
-ROUNDS = 5  # after one that is not measured
+ROUNDS = 5  # after one warm-up round
 
 
 def read_block(block: Block, x: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
-    """`Block.forward` for tokens x (1, T, C) from position `start` on; keys and values (1, H, positions, D)."""
+    """Run `Block.forward` for tokens x (1, T, C) from position `start` on; keys and values (1, H, positions, D)."""
     _, time_, channels = x.shape
     end = start + time_
     q, k, v = (

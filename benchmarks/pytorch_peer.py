@@ -1,6 +1,6 @@
 """The same model in PyTorch on the CPU, for comparison: GPT-2 architecture, AdamW, gradient clipping, float32.
 
-Run by `benchmarks/training.py`, in an environment of its own that has torch; prints one line of JSON.
+Run by `benchmarks/training.py`, in a separate environment with torch; prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.c_fc, self.mlp_proj = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (B, T, C)."""
+        """Return the residual stream (B, T, C) after the block for x (B, T, C)."""
         batch, time_, channels = x.shape
         heads = [
             part.view(batch, time_, self.heads, -1).transpose(1, 2)
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class PeerGPT(nn.Module):
-    """Tied embeddings, learned positions, pre-norm blocks, a final norm."""
+    """GPT-2: tied embeddings, learned positions, pre-norm blocks, final norm."""
 
     def __init__(self, shape: argparse.Namespace) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class PeerGPT(nn.Module):
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean loss of tokens (B, T) with targets (B, T)."""
+        """Return the mean loss of tokens (B, T) with targets (B, T)."""
         x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -67,9 +67,7 @@ def main() -> None:
     for name in ("d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers", "batch", "steps", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument(
-        "--processor_time", action="store_true", help="count the process's own seconds, not the clock's"
-    )
+    parser.add_argument("--processor_time", action="store_true", help="measure processor time instead of elapsed time")
     options = parser.parse_args()
     now = time.process_time if options.processor_time else time.perf_counter
     torch.set_num_threads(options.threads)

@@ -2,9 +2,9 @@
 
     python benchmarks/saving.py --preset mini
 
-Steps are taken in turn as usual, with a save begun before them, and with a save made and waited for before them; all in
-one run, so that the machine's moods meet all three. What a save costs is the difference of the medians. Told apart
-is where the time of a save that is waited for goes: hashing, looking for values that are not finite, writing, syncing.
+Steps alternate in one run between no save, a save started before the step, and a save completed before the step, so
+that other load affects all three alike. The cost of a save is the difference of the medians. A second table has the
+parts of a save: hashing, checking for values that are not finite, writing, syncing.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 
-WAYS = ("no save", "beside training", "waited for")
+WAYS = ("no save", "in background", "waiting")
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each way (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="steps per kind of save (default: 5)")
     parser.add_argument("--folder", help="where to save (default: a temporary folder)")
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
@@ -48,12 +48,12 @@ def main() -> None:
         ).settings
         trainer = open_run(RunRequest(settings, options.preset))
         size_mb = checkpoint_bytes(settings.shape) / 1e6
-        print(f"{options.preset}: {size_mb:,.0f} MB a checkpoint, {options.rounds} rounds, medians")
+        print(f"{options.preset}: {size_mb:,.0f} MB per checkpoint, {options.rounds} rounds, medians")
         took_s, still_s = measured(trainer, options.rounds)
         usual = statistics.median(took_s["no save"])
         for way in WAYS:
             median, still = statistics.median(took_s[way]), statistics.median(still_s[way])
-            print(f"{way:<16} {median:8.3f} s a step, {median - usual:+7.3f} s; training stood still {still:.3f} s")
+            print(f"{way:<16} {median:8.3f} s per step, {median - usual:+7.3f} s; training waited {still:.3f} s")
         for what, part_s in parts_of_a_save(trainer, Path(folder, "part")).items():
             print(f"  {what:<28} {part_s:7.3f} s")
 
@@ -85,7 +85,7 @@ def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dic
             save_and_wait(trainer)
             waited_s = time.perf_counter() - started
         wait_for_step(events)
-        if turn >= len(WAYS):  # the first round finds no older file, and the disk's cache as it is
+        if turn >= len(WAYS):  # the first round has no older file to replace, and a cold disk cache
             took_s[way].append(time.perf_counter() - started)
             still_s[way].append(waited_s)
         while trainer.saving:

@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py [--steps N] [--processor-time] [--json]
 
-Each point is a process of its own (`own_steps.py`) on a middling shape of which one number is changed. A step in the
-curves of GFLOP/s that the arithmetic does not explain would be a cliff.
+Each point is a separate process (`own_steps.py`) on a medium shape with one dimension changed. The curves of GFLOP/s
+should have no abrupt drop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gpt_core.model.flops import step_flops
 HERE = Path(__file__).parent
 SHAPE = ModelShape(d_model=256, hidden_size=1024, vocab_size=4096, num_heads=4, seq_len=256, layers=4)
 BATCH = 4
-SWEEPS = {
+SERIES = {
     "context T, B=1": ("seq_len", (64, 128, 256, 512, 1024, 2048, 4096)),
     "batch B, T=256": ("batch", (1, 2, 4, 8, 16, 32)),
     "layers L": ("layers", (1, 2, 4, 8, 16)),
@@ -77,15 +77,15 @@ def plot(title: str, names: list[int], heights: list[float], left: int, top: int
     return "\n".join(parts)
 
 
-def picture(sweeps: dict[str, list[Point]]) -> str:
+def picture(series: dict[str, list[Point]]) -> str:
     """Return the picture as SVG: a row of panels per measured quantity, a column per changed number."""
     panels = [
         plot(f"{what}: {title}", [p.value for p in points], [getattr(p, field) / unit for p in points], WIDTH * i, row)
         for row, (what, field, unit) in zip(range(0, 3 * ROW, ROW), SHOWN, strict=True)
-        for i, (title, points) in enumerate(sweeps.items())
+        for i, (title, points) in enumerate(series.items())
     ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(sweeps)}" height="{ROW * len(SHOWN)}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH * len(series)}" height="{ROW * len(SHOWN)}" '
         'font-family="sans-serif" font-size="11" fill="#333">\n<rect width="100%" height="100%" fill="#fff"/>\n'
         + "\n".join(panels)
         + "\n</svg>\n"
@@ -95,22 +95,24 @@ def picture(sweeps: dict[str, list[Point]]) -> str:
 def main() -> None:
     """Measure, print the table and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5, help="steps of each point, after one that is not counted")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps per point, after one warm-up step")
     parser.add_argument(
-        "--processor-time", action="store_true", help="one thread, and its own seconds: for a machine that is busy"
+        "--processor-time",
+        action="store_true",
+        help="measure processor time on one thread, for a machine with other load",
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    sweeps = {
+    series = {
         title: [measured(name, value, options.steps, options.processor_time) for value in values]
-        for title, (name, values) in SWEEPS.items()
+        for title, (name, values) in SERIES.items()
         if not (options.processor_time and name == "threads")
     }
-    (HERE / "scaling.svg").write_text(picture(sweeps), encoding="utf-8")
+    (HERE / "scaling.svg").write_text(picture(series), encoding="utf-8")
     if options.json:
-        print(msgspec.json.encode(sweeps).decode())
+        print(msgspec.json.encode(series).decode())
         return
-    for title, points in sweeps.items():
+    for title, points in series.items():
         print(f"\n| {title} | tokens/s | GFLOP/s | peak memory |\n| --- | --- | --- | --- |")
         for point in points:
             print(f"| {point.value:,} | {point.tokens_per_s:,.0f} | {point.gflop_per_s:.0f} | {point.peak_gb:.2f} GB |")

@@ -2,10 +2,9 @@
 
     python benchmarks/start.py [--rounds N] [--json]
 
-help: `gpt-tui --help`, to its end. paint: the app in a pseudo terminal, until the tabs of its first screen are drawn.
-weights: a headless run of `mini` on the shipped text, whose pieces and tokens are cached, until it says that it has
-begun: the next thing it does is its first step. Beside the seconds stand those of processor time, where the system
-tells them: on a machine that has other work to do they are the steadier figure.
+help: `gpt-tui --help` until it exits. paint: the app in a pseudo terminal until the tabs of its first screen are drawn.
+weights: a headless run of `mini` on the shipped text with a warm token cache, until its first event, just before its
+first step. Processor time is printed too where the system reports it; it varies less on a machine with other load.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from app import Terminal
 
 PROGRAM = [sys.executable, "-m", "gpt_tui"]
 FIRST_WORDS = "Chat"  # the name of a tab
-MOST_S = 120.0
+TIMEOUT_S = 120.0
 
 
 class Taken(NamedTuple):
@@ -50,7 +49,7 @@ def first_paint(folder: Path) -> Taken:
     started = time.perf_counter()
     terminal = Terminal([*PROGRAM, "--models-dir", str(folder / "models")], folder)
     try:
-        terminal.until(FIRST_WORDS, MOST_S)
+        terminal.until(FIRST_WORDS, TIMEOUT_S)
         return Taken(time.perf_counter() - started, processor_seconds(terminal.process.pid))
     finally:
         terminal.process.kill()
@@ -92,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     taken: dict[str, list[Taken]] = {name: [] for name in MEASURED}
     with tempfile.TemporaryDirectory(prefix="gpt-tui-start-") as folder:
-        weights_ready(Path(folder))  # makes the caches
+        weights_ready(Path(folder))  # fills the token cache
         for _ in range(options.rounds):
             for name, measure in MEASURED.items():
                 taken[name].append(measure(Path(folder)))

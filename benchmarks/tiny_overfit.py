@@ -2,8 +2,8 @@
 
     python benchmarks/tiny_overfit.py [--preset nano]
 
-Each line is asked for by its beginning (20 characters, or 8 of a short line) and generated greedily; it counts if the
-whole line comes out and nothing after it.
+The prompt is the start of a line (20 characters, or 8 of a short line); generation is greedy. A line counts if it is
+reproduced exactly, with nothing after it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run, text_files
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=100)
-LAST_STEPS = 50  # the loss is the mean over so many
+LAST_STEPS = 50  # the final loss is the mean over these
 
 
 def main() -> None:
@@ -39,12 +39,12 @@ def main() -> None:
         losses = [event.loss for event in trainer.events() if isinstance(event, StepCompleted)]
     generator = Generator(trainer.parameters, trainer.tokenizer)
     lines = [line.decode() for line in first_lines(text_files(settings)[0], settings.overfit_lines)]
-    by_heart = 0
+    reproduced = 0
     for line in lines:
         beginning = line[: 20 if len(line) > 25 else 8]
-        by_heart += beginning + "".join(generator.generate(beginning, GREEDY)) == line
+        reproduced += beginning + "".join(generator.generate(beginning, GREEDY)) == line
     print(f"loss {statistics.mean(losses[-LAST_STEPS:]):.4f} after {len(losses):,} steps")
-    print(f"{by_heart} of {len(lines)} lines by heart")
+    print(f"{reproduced} of {len(lines)} lines reproduced")
 
 
 if __name__ == "__main__":

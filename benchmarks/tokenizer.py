@@ -2,9 +2,8 @@
 
     python benchmarks/tokenizer.py [--megabytes 100] [--vocab 16384] [--json]
 
-The text is made of the shipped one: its paragraphs in another order each time, one word in twenty exchanged for
-another, so that it has more n-grams than a text that merely repeats. Rates are of processor time, which is what one
-thread takes on a machine that has nothing else to do.
+The text repeats the paragraphs of the shipped one in different orders, with one word in twenty replaced, so that it has
+more n-grams than mere repetition. Rates are per second of processor time, the elapsed time on an idle machine.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from gpt_core.bench.hardware import peak_memory
 from gpt_core.text.corpus import find_training_text
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 
-EXCHANGED = 0.05  # of the words
+REPLACED = 0.05  # fraction of the words
 
 
 def write_text(path: Path, size: int) -> None:
@@ -34,9 +33,7 @@ def write_text(path: Path, size: int) -> None:
         while written < size:
             chance.shuffle(paragraphs)
             for paragraph in paragraphs:
-                mixed = [
-                    chance.choice(words) if chance.random() < EXCHANGED else word for word in paragraph.split(b" ")
-                ]
+                mixed = [chance.choice(words) if chance.random() < REPLACED else word for word in paragraph.split(b" ")]
                 written += file.write(b" ".join(mixed) + b"\n\n")
                 if written >= size:
                     break
@@ -81,7 +78,7 @@ def main() -> None:
         return
     print("choosing {:,} pieces: {train_s:.1f} s, {train_extra_mb:.0f} MB more memory".format(options.vocab, **figures))
     print("reading, encoding and caching the text: {cache_s:.1f} s, {cache_extra_mb:.0f} MB".format(**figures))
-    print("encoding alone: {encode_mb_per_s:.0f} MB/s, {bytes_per_token:.2f} bytes a token".format(**figures))
+    print("encoding alone: {encode_mb_per_s:.0f} MB/s, {bytes_per_token:.2f} bytes per token".format(**figures))
 
 
 if __name__ == "__main__":

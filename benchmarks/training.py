@@ -2,8 +2,8 @@
 
     python benchmarks/training.py [--shape mini|micro|nano|nanogpt] [--peer-python PATH] [--compile] [--rounds N]
 
---peer-python is an interpreter that has torch (default: this one). Each round runs both programs once, each in a
-process of its own, on an otherwise idle machine.
+--peer-python is an interpreter that has torch (default: this one). Each round runs both programs once, in separate
+processes. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import available_cores
 
 HERE = Path(__file__).parent
-# nanogpt: the CPU preset of nanoGPT, a vocabulary of 65 characters
+# CPU preset of nanoGPT, with a vocabulary of 65 characters
 NANOGPT = ModelShape(d_model=128, hidden_size=512, vocab_size=65, num_heads=4, seq_len=64, layers=4)
 
 
@@ -49,20 +49,22 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--compile", action="store_true", help="torch.compile the peer")
     parser.add_argument(
-        "--processor-time", action="store_true", help="one thread, and its own seconds: for a machine that is busy"
+        "--processor-time",
+        action="store_true",
+        help="measure processor time on one thread, for a machine with other load",
     )
     parser.add_argument(
-        "--whole-batch",
+        "--full-batch",
         action="store_true",
-        help="compute the batch in one pass, as the peer does, not as many sequences at once as the preset says",
+        help="compute the batch in one pass, as the peer does, instead of in the preset's micro-batches",
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=0, help="steps in a round (default: by the shape)")
+    parser.add_argument("--steps", type=int, default=0, help="steps per round (default: by the shape)")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     shape, batch, micro_batch = shape_and_batch(options.shape)
-    if options.whole_batch:
+    if options.full_batch:
         micro_batch = batch
     own_words = ["--micro_batch", str(micro_batch)]
     steps = options.steps or (3 if options.shape == "mini" else 30)

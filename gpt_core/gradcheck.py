@@ -1,8 +1,7 @@
-"""Are the gradients right? The reference against central differences, and the kernels against the reference.
+"""Gradient check: the reference against central differences, and the kernels against the reference.
 
-Every tensor of the model is checked, in two steps that together hold the compiled kernels to the definition of a
-derivative. float32 is too coarse for differences, so they are taken of the float64 reference (`gpt_core.reference`);
-the kernels, which compute the same in float32, are then compared with the reference.
+Every tensor of the model is checked in two steps. float32 is too coarse for finite differences, so they are taken of
+the float64 reference (`gpt_core.reference`). The kernels compute in float32 and are compared with the reference.
 """
 
 from __future__ import annotations
@@ -23,67 +22,67 @@ from gpt_core.reference import Array, Ids, Tensors
 REFERENCE_LIMIT = 1e-6
 KERNEL_LIMIT = 1e-4
 
-# Odd sizes, so that no dimension is a multiple of a vector's length, and no two are equal.
+# No dimension is a multiple of the SIMD width, and no two are equal.
 SMALL_SHAPE = ModelShape(d_model=6, hidden_size=11, vocab_size=13, num_heads=2, seq_len=9, layers=2)
 SMALL_BATCH, SMALL_TIME = 3, 7
-# Longer than the tiles of attention, and more rows than the loss takes at once of so large a vocabulary.
+# Longer than a tile of attention, and with more rows than one slice of logits of this vocabulary.
 LARGE_SHAPE = ModelShape(d_model=36, hidden_size=75, vocab_size=16411, num_heads=3, seq_len=150, layers=2)
 LARGE_BATCH, LARGE_TIME = 2, 147
 
-ELEMENTS = 256  # of a tensor are moved; of a larger one, a random choice
-STEP = 1e-4  # of the differences
+ELEMENTS = 256  # checked by differences per tensor, a random choice of larger tensors
+STEP = 1e-4  # h of the differences
 
 
 class GradcheckRow(msgspec.Struct, frozen=True):
-    """One tensor's result. The errors are `relative_error`s, a number each for the whole tensor."""
+    """Result for one tensor. Errors are the `relative_error` of the complete tensor."""
 
     tensor: str
     shape: tuple[int, ...]
     elements: int
-    """how many were moved one by one for the central differences"""
+    """number of elements checked by central differences"""
     reference_error: float
-    """of the reference, against central differences"""
+    """of the reference against central differences"""
     kernel_error: float
-    """of the kernels, against the reference: the larger of the errors on the small and on the large shape"""
+    """of the kernels against the reference: the larger of the errors on the small and on the large shape"""
     passed: bool
-    """both are under their limits, `REFERENCE_LIMIT` and `KERNEL_LIMIT`"""
+    """both errors are below `REFERENCE_LIMIT` and `KERNEL_LIMIT`"""
 
 
-def relative_error(got: ArrayLike, wanted: ArrayLike) -> float:
-    """|got - wanted| / max(|got|, |wanted|) with Euclid's norm over all elements; 0 if both are 0, NaN for a NaN.
+def relative_error(got: ArrayLike, expected: ArrayLike) -> float:
+    """Return |got - expected| / max(|got|, |expected|) in the Euclidean norm; 0 if both are 0, NaN for a NaN.
 
-    The norm of the whole tensor is the measure because that is what an update of it sees: an element that is 0 but for
-    rounding (the bias of the keys has no influence at all) is held to the size of its tensor, not of its own noise.
+    The error is relative to the norm of the complete tensor, not per element: an element that is 0 except for rounding
+    (the bias of the keys has no effect on the loss) would otherwise be compared with its own noise.
     """
-    a, b = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    a, b = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     scale = max(float(np.linalg.norm(a)), float(np.linalg.norm(b)))
     difference = float(np.linalg.norm(a - b))
     return difference / scale if scale != 0.0 else difference
 
 
 def central_differences(loss: Callable[[], float], tensor: Array, elements: Sequence[int] | NDArray[np.int64]) -> Array:
-    """d loss / d tensor for the given elements of its flat view, each moved by two steps to either side.
+    """Return d loss / d tensor for the given elements of its flat view.
 
-    (8 (f(+h) - f(-h)) - (f(+2h) - f(-2h))) / 12h: the error of the cut-off is of the order of h^4, so h can be wide
-    enough to keep rounding out. `loss` must read `tensor`, which is contiguous and is left as it was.
+    Uses (8 (f(+h) - f(-h)) - (f(+2h) - f(-2h))) / 12h. Its truncation error is O(h^4), so h can be large enough that
+    rounding does not matter. `loss` must read `tensor`, which is contiguous; its values are restored.
     """
     flat = tensor.reshape(-1)
     slopes = np.empty(len(elements))
     for i, element in enumerate(elements):
-        kept = flat[element]
+        original = flat[element]
         values = {}
         for steps in (-2, -1, 1, 2):
-            flat[element] = kept + steps * STEP
+            flat[element] = original + steps * STEP
             values[steps] = loss()
-        flat[element] = kept
+        flat[element] = original
         slopes[i] = (8.0 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12.0 * STEP)
     return slopes
 
 
 def scattered_parameters(shape: ModelShape, seed: int) -> Tensors:
-    """Weights at which every gradient is far from 0 and every term counts: no bias 0, no norm weight 1.
+    """Return weights at which no gradient is close to 0: no bias is 0, and no norm weight is 1.
 
-    The values are rounded to float32, so that the kernels can be given exactly the same.
+    The values are rounded to float32, so that kernels and reference get exactly the same.
     """
     random = np.random.default_rng(seed)
     parameters: Tensors = {}
@@ -95,7 +94,7 @@ def scattered_parameters(shape: ModelShape, seed: int) -> Tensors:
 
 
 def random_batch(shape: ModelShape, batch: int, time: int, seed: int) -> tuple[Ids, Ids]:
-    """Tokens and targets (B, T) in which tokens repeat and about an eighth of the places have no target."""
+    """Return tokens and targets (B, T); tokens repeat, and about an eighth of the positions have no target."""
     random = np.random.default_rng(seed)
     tokens = random.integers(0, max(1, 3 * shape.vocab_size // 4), (batch, time), dtype=np.int32)
     targets = random.integers(0, shape.vocab_size, (batch, time), dtype=np.int32)
@@ -104,7 +103,7 @@ def random_batch(shape: ModelShape, batch: int, time: int, seed: int) -> tuple[I
 
 
 def reference_errors(shape: ModelShape, batch: int, time: int, seed: int) -> dict[str, tuple[int, float]]:
-    """For each tensor, how many elements were moved, and the error of the reference against central differences."""
+    """Return per tensor the number of checked elements and the error of the reference against central differences."""
     parameters = scattered_parameters(shape, seed)
     tokens, targets = random_batch(shape, batch, time, seed)
     _, gradients = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
@@ -123,18 +122,18 @@ def reference_errors(shape: ModelShape, batch: int, time: int, seed: int) -> dic
 
 
 def kernel_errors(shape: ModelShape, batch: int, time: int, seed: int) -> dict[str, float]:
-    """For each tensor, the error of the compiled model's gradient against the reference's."""
+    """Return per tensor the error of the compiled model's gradient against the reference's."""
     parameters = scattered_parameters(shape, seed)
     tokens, targets = random_batch(shape, batch, time, seed)
-    _, wanted = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
+    _, expected = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
     got = Parameters(shape)
     model = GPT(as_parameters(shape, parameters))
     model.loss_and_gradients(tokens, targets, got, 1.0 / int((targets != reference.NO_TARGET).sum()))
-    return {name: relative_error(got[name], wanted[name]) for name in wanted}
+    return {name: relative_error(got[name], expected[name]) for name in expected}
 
 
 def as_parameters(shape: ModelShape, tensors: Mapping[str, Array]) -> Parameters:
-    """The same values as the compiled model's parameters, in float32."""
+    """Return the same values as `Parameters` of the compiled model, in float32."""
     parameters = Parameters(shape)
     for name, tensor in parameters.tensors.items():
         tensor[...] = tensors[name]
@@ -142,7 +141,7 @@ def as_parameters(shape: ModelShape, tensors: Mapping[str, Array]) -> Parameters
 
 
 def run_gradcheck(seed: int = 0) -> list[GradcheckRow]:
-    """A row for each tensor of the model, in its order. Takes about two seconds."""
+    """Return one row per tensor, in the order of the parameter table. Takes about two seconds."""
     differences = reference_errors(SMALL_SHAPE, SMALL_BATCH, SMALL_TIME, seed)
     small = kernel_errors(SMALL_SHAPE, SMALL_BATCH, SMALL_TIME, seed)
     large = kernel_errors(LARGE_SHAPE, LARGE_BATCH, LARGE_TIME, seed)

@@ -1,4 +1,4 @@
-"""`gpt-tui bench`: the figures fit together, and what is printed says where the time goes."""
+"""`gpt-tui bench`: results are consistent, and the table shows the time of each part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gpt_core.bench import hardware as machine_module
+from gpt_core.bench import hardware
 from gpt_core.bench.benchmark import (
     StepMeasurement,
     TrainingMeasurement,
@@ -33,11 +33,11 @@ from tests.program import tiny, write_texts
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Texts, and limits of the machine that are measured in no time, and mean nothing."""
+    """Folder with texts; the limits of the machine are measured on tiny arrays."""
     write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(machine_module, "SGEMM_SIZE", 64)
-    monkeypatch.setattr(machine_module, "READ_BYTES", 1 << 20)
+    monkeypatch.setattr(hardware, "SGEMM_SIZE", 64)
+    monkeypatch.setattr(hardware, "READ_BYTES", 1 << 20)
     return tmp_path
 
 
@@ -49,7 +49,7 @@ def measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
     return found
 
 
-def test_the_figures_fit_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_results_are_consistent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = measured(capsys, "--set", "batch_size=4")
     shape = ModelShape(**found["shape"])
     machine, training, prompt, decoding = (found[key] for key in ("machine", "training", "prompt", "decoding"))
@@ -75,7 +75,7 @@ def test_the_figures_fit_together(folder: Path, capsys: pytest.CaptureFixture[st
     assert found["memory"]["peak"] > found["memory"]["weights"] + found["memory"]["activations"]
 
 
-def test_nothing_is_left_behind_and_no_other_folder_is_touched(
+def test_a_benchmark_removes_its_folder_and_writes_no_other(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = folder / "temporary"
@@ -87,24 +87,22 @@ def test_nothing_is_left_behind_and_no_other_folder_is_touched(
 
 
 @pytest.mark.parametrize("settings", [["seq_len=2"], ["max_epochs=1", "max_steps=1", "eval_every_steps=1"]])
-def test_short_contexts_and_settings_that_would_end_a_run_do_not_matter(
+def test_short_contexts_and_limits_of_a_run_do_not_end_a_benchmark(
     settings: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert measured(capsys, *(word for one in settings for word in ("--set", one)))["training"]["steps"] == 3
 
 
-def test_more_steps_than_an_epoch_has_are_measured_across_its_evaluation(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_measurement_continues_across_epochs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = measured(capsys, "--steps", "9", "--set", "batch_size=16", "--set", "seq_len=64")
     assert found["training"]["steps"] == 9
 
 
-def test_tiny_overfit_can_be_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overfit_tiny_can_be_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert measured(capsys, "--overfit-tiny")["training"]["steps"] == 3
 
 
-def test_a_run_that_ends_by_itself_is_told(tmp_path: Path) -> None:
+def test_a_run_that_ends_early_raises_an_error(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path))
     trainer.requests.stop()
     with pytest.raises(GptError, match="the run ended after 0 steps"):
@@ -112,14 +110,14 @@ def test_a_run_that_ends_by_itself_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "asked", "wanted"),
+    ("seconds", "requested", "expected"),
     [([], 0, 5), ([9.0], 0, 3), ([1.0, 1.0], 0, 5), ([0.1], 0, 30), ([1e-4], 0, 100), ([9.0], 7, 7), ([], 2, 2)],
 )
-def test_at_least_five_steps_are_measured_and_three_slow_ones(seconds: list[float], asked: int, wanted: int) -> None:
-    assert required_steps(seconds, asked) == wanted
+def test_five_steps_or_three_slow_ones_are_the_minimum(seconds: list[float], requested: int, expected: int) -> None:
+    assert required_steps(seconds, requested) == expected
 
 
-def test_the_parts_are_those_of_the_median_step() -> None:
+def test_parts_are_those_of_the_median_step() -> None:
     steps = [StepMeasurement(s, Profile(dict.fromkeys(PARTS, s / 10), 100)) for s in (5.0, 1.0, 3.0)]
     found = training_result(preset("nano"), 128, TrainingMeasurement(steps, 1e12, None), 1e-6)
     assert (found.fastest_s, found.step_s, found.slowest_s) == (1.0, 3.0, 5.0)
@@ -127,7 +125,7 @@ def test_the_parts_are_those_of_the_median_step() -> None:
     assert found.timing_share == pytest.approx(1e-4 / 3)
 
 
-def test_a_limit_is_the_median_of_five_repeats_at_least_and_the_first_is_not_counted(
+def test_a_rate_is_the_median_of_five_repeats_after_a_warm_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, done = 0.0, 0
@@ -138,8 +136,8 @@ def test_a_limit_is_the_median_of_five_repeats_at_least_and_the_first_is_not_cou
         now += lengths[done]
         done += 1
 
-    monkeypatch.setattr(machine_module.time, "perf_counter", lambda: now)
-    gauge = machine_module.RateMeter(action, 10.0)
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: now)
+    gauge = hardware.RateMeter(action, 10.0)
     gauge.repeat_until(5.0)
     assert done == 3
     assert gauge.rate == 5.0
@@ -147,7 +145,7 @@ def test_a_limit_is_the_median_of_five_repeats_at_least_and_the_first_is_not_cou
 
 
 def sample() -> Benchmark:
-    """Round figures of a step of 42 ms."""
+    """Result with round numbers: a step of 42 ms."""
     parts = {
         "data": 0.1, "embedding": 0.2, "norms": 1.5, "attention_linears": 8.0, "attention_scores": 5.0,
         "mlp_linears": 15.0, "gelu": 1.5, "loss": 9.0, "optimizer": 1.0, "rest": 0.7,
@@ -172,7 +170,7 @@ def sample() -> Benchmark:
     )  # fmt: skip
 
 
-def test_the_table_shows_each_phase_its_parts_and_the_whole() -> None:
+def test_the_table_shows_phases_parts_and_total() -> None:
     lines = bench.report(sample())
     assert max(map(len, lines)) <= 120
     assert lines[0] == "A processor: 2 threads on 4 cores, kernels for x86_64_v4"
@@ -187,13 +185,13 @@ def test_the_table_shows_each_phase_its_parts_and_the_whole() -> None:
     )
 
 
-def test_every_part_is_in_the_table_once() -> None:
+def test_the_table_has_every_part_once() -> None:
     shown = [part for _, members in bench.PHASES for _, part in members]
     assert shown == [*PARTS, "rest"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--steps", "0"], "got --steps 0, wanted at least 1"),
         (["--steps", "x"], "invalid int value: 'x'"),
@@ -202,10 +200,10 @@ def test_every_part_is_in_the_table_once() -> None:
         (["--train-file", "nowhere"], "nowhere"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_one_line(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_arguments_are_one_line_errors(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["bench", *arguments]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert told in err
+    assert message in err

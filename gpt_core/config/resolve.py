@@ -49,6 +49,11 @@ class Overrides(NamedTuple):
         values = [values[name] for _, values in self.layers if name in values]
         return values[-1] if values else getattr(Settings(), name)
 
+    def override(self, source: str, values: Mapping[str, object]) -> Overrides:
+        """Return the overrides with one more layer. Raises ConfigError for an unknown setting or a bad value."""
+        layer = {key: checked(key, parsed(key, value), source) for key, value in values.items()}
+        return self._replace(layers=(*self.layers, (source, layer)))
+
     def apply_to(self, base: Settings | None = None, base_preset: str = "") -> Resolved:
         """Apply the overrides to a preset or to the settings of a checkpoint, and validate the result.
 

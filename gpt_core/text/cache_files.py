@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import gpt_core
 from gpt_core.home import cache_home
 
 TEMPORARY = "unfinished.tokens-"  # prefix of the names of files that are being written
@@ -34,7 +33,7 @@ def cache_folders(text: Path, cache_dir: Path | None = None) -> list[Path]:
     user_caches = cache_home()
     own = [user_caches / "gpt-tui"] if user_caches is not None else []
     beside = text.resolve().parent
-    if beside.is_relative_to(Path(gpt_core.__file__).resolve().parent):
+    if beside.is_relative_to(Path(__file__).resolve().parents[1]):
         return own
     return [beside, *own]
 

@@ -10,10 +10,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import gpt_core
 from gpt_core import files
 from gpt_core.errors import CorpusError
 from gpt_core.progress import Progress, ignore_progress
+
+PACKAGE = Path(__file__).resolve().parents[1]  # an installed one holds the shipped text in data/
 
 TRAINING_NAMES = ("train.en", "train.eng")
 BLOCK_BYTES = 1 << 20  # bytes per read
@@ -65,7 +66,7 @@ def find_eval_text(start: Path | None = None, training_text: Path | None = None)
 
 def shipped_folders() -> list[Path]:
     """Return the folders of the text that ships with the program: in the installed package or the source tree."""
-    package = Path(gpt_core.__file__).resolve().parent
+    package = PACKAGE
     folders = [package / "data"]
     if (package.parent / "pyproject.toml").is_file():
         folders.append(package.parent / "data")

@@ -1,4 +1,4 @@
-"""Scoring a whole text: loss, token accuracy, perplexity, and bits a byte, which compares across vocabularies."""
+"""Evaluation of a text: loss, perplexity, token accuracy, and bits per byte, which compares across vocabularies."""
 
 from __future__ import annotations
 
@@ -10,23 +10,38 @@ from gpt_core.errors import CorpusError
 from gpt_core.model.gpt import GPT
 from gpt_core.text.data_loader import sequential_windows
 from gpt_core.text.token_stream import TokenStream
-from gpt_core.training.losses import perplexity
+from gpt_core.training import losses
 
 
 class EvalResult(NamedTuple):
-    """Means over every target of a text. `bits_per_byte`: all its targets' bits over the bytes of the text."""
+    """Result of an evaluation.
+
+    Attributes:
+        loss: Mean cross-entropy in nats per token.
+        perplexity: exp(loss).
+        accuracy: Fraction of targets that are the most probable token.
+        bits_per_byte: Sum of the losses in bits, divided by the bytes of the text.
+        tokens: Number of targets.
+    """
 
     loss: float
-    ppl: float
+    perplexity: float
     accuracy: float
     bits_per_byte: float
     tokens: int
 
 
 def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generator[int, None, EvalResult]:
-    """Scores a text, `batch` windows of `seq_len` tokens at a time. Yields the targets done so far, returns the result.
+    """Evaluate a text, yielding the number of targets so far after each batch; returns the result.
 
-    Raises CorpusError for a text without a target.
+    Args:
+        gpt: The model.
+        text: Tokens to predict; each is predicted once, from at most `seq_len` tokens before it.
+        seq_len: Tokens per window (T).
+        batch: Windows per batch (B).
+
+    Raises:
+        CorpusError: The text has no target.
     """
     loss_sum, correct, done = 0.0, 0, 0
     for tokens, targets in sequential_windows(text, seq_len, batch):
@@ -36,13 +51,14 @@ def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generat
         done += sums.targets
         yield done
     if done == 0:
-        raise CorpusError(f"{text.path}: got no token to predict, wanted a text of two tokens or more")
+        raise CorpusError(f"{text.path}: got no token to predict, expected a text of at least two tokens")
     loss = loss_sum / done
-    return EvalResult(loss, perplexity(loss), correct / done, loss_sum / math.log(2) / max(text.bytes, 1), done)
+    bits_per_byte = loss_sum / math.log(2) / max(text.bytes, 1)
+    return EvalResult(loss, losses.perplexity(loss), correct / done, bits_per_byte, done)
 
 
 def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, int], None] | None = None) -> EvalResult:
-    """The same in one call; `progress` is told the targets done and the targets in all."""
+    """Evaluate a text in one call; `progress` receives the targets so far and their total number."""
     steps = evaluation(gpt, text, gpt.shape.seq_len, batch)
     while True:
         try:

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.config.resolve import read_overrides
+from gpt_core.config.resolve import Overrides, read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
@@ -96,6 +96,11 @@ def resolve_request(
         CorpusError: A requested text is not a readable file.
     """
     overrides = read_overrides(preset, config_file, assignments, options, environ, foreign)
+    return request_with(overrides, resume=resume, overwrite=overwrite)
+
+
+def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, overwrite: bool = False) -> RunRequest:
+    """Apply requested settings to a preset, or to those of the checkpoint to resume. As `resolve_request`."""
     if resume is None:
         resolved = overrides.apply_to()
         request = RunRequest(resolved.settings, resolved.preset, overwrite=overwrite)

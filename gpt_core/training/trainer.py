@@ -269,7 +269,7 @@ class Trainer:
         state.elapsed_s = self._clock.elapsed_s
         if record_accuracy(state, result.accuracy, self.settings):
             self._saver.due.add("best")
-        yield ev.EvalCompleted(state.step, result.loss, result.ppl, result.accuracy, result.bits_per_byte)
+        yield ev.EvalCompleted(state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte)
         yield from self._sample()
 
     def _sample(self) -> Iterator[ev.AnyEvent]:

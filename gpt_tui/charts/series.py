@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.training.losses import MAX_EXPONENT, MAX_PERPLEXITY, perplexity
-from gpt_tui.session.curve import ELAPSED, HIGH, LARGEST, LOW, SMOOTHED, STEP, TOKENS
+from gpt_core.training.metrics import MAX_LOSS
+from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
 from gpt_tui.session.run_state import Evaluation, RunState
 
 Metric = Literal["loss", "perplexity"]
@@ -109,7 +110,7 @@ def chart_series(
         rows[:, column], rows[:, LOW], rows[:, HIGH], rows[:, SMOOTHED], x_range=x_range, columns=columns
     )
     marks = [
-        Mark(mark_x, min(max(point.loss, -LARGEST), LARGEST), point.step == state.best.step)
+        Mark(mark_x, min(max(point.loss, -MAX_LOSS), MAX_LOSS), point.step == state.best.step)
         for point in state.evaluations
         if x_range.low <= (mark_x := axis_value(point, axis)) <= x_range.high
     ]
@@ -194,7 +195,7 @@ def nearest_row(state: RunState, axis: Axis, x: float) -> tuple[float, ...] | No
 
 def clipped(values: Array) -> Array:
     """Return finite values clipped to the range that a chart can compute with; NaN and infinities remain gaps."""
-    return np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), values)
+    return np.where(np.isfinite(values), np.clip(values, -MAX_LOSS, MAX_LOSS), values)
 
 
 def perplexities(losses: Array) -> Array:

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import msgspec
 
-from gpt_core import tokenizers
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_FAILED, EXIT_OK, GptError, printable
-from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint
+from gpt_core.formats.bundle import load_bundle
+from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_core.model.bundle import ModelBundle
 from gpt_core.text.corpus import find_training_text, text_blocks
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.setup import text_files
 from gpt_tui.app import preferences
-from gpt_tui.cli.options import Model, load_model, resolve_settings
+from gpt_tui.cli.options import load_model, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import fixed, nats, percent, perplexity, short, size, whole
@@ -117,7 +118,7 @@ def tokenized(file: str, tokenizer: Tokenizer) -> Tokenization:
 def chosen_tokenizer(options: Namespace) -> Tokenizer:
     """The tokenizer of `--model`, else the one that the settings give for the training text."""
     if options.model is not None:
-        return tokenizers.from_bytes(read_checkpoint(Path(options.model), moments=False).tokenizer)
+        return load_bundle(options.model).tokenizer
     settings = resolve_settings(options).settings
     text = Path(settings.train_file) if settings.train_file else find_training_text()
     with ProgressLine() as waiting:
@@ -153,7 +154,7 @@ def evaluate(options: Namespace) -> int:
             model.settings.micro_batch,
             lambda done, total: waiting(f"scoring {file.name}", done / total),
         )
-    found = Evaluation(model.state.step, *result, str(model.path), str(file))
+    found = Evaluation(model.step, *result, str(model.path), str(file))
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
@@ -165,7 +166,7 @@ def evaluate(options: Namespace) -> int:
     return EXIT_OK
 
 
-def held_out_text(model: Model, waiting: ProgressLine) -> tuple[TokenStream, Path]:
+def held_out_text(model: ModelBundle, waiting: ProgressLine) -> tuple[TokenStream, Path]:
     """What the model is scored on, and the file it is from: the eval text, else the end of the training text."""
     settings = model.settings
     train_file, eval_file = text_files(settings)

@@ -1,4 +1,4 @@
-"""From the options of a command to the checkpoint, the settings and the model that they mean."""
+"""Options of a command resolved to a run request, to settings, or to a model."""
 
 from __future__ import annotations
 
@@ -6,34 +6,23 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
-from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore, Found
 from gpt_core.config.resolve import Resolved, resolve
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.checkpoint import CheckpointInfo, TrainingState, read_checkpoint
+from gpt_core.formats.bundle import load_bundle
+from gpt_core.formats.checkpoint import CheckpointInfo
 from gpt_core.kernels import available_cores, threads
-from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers import Tokenizer
+from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.request import Newest, RunRequest, resolve_request
 from gpt_tui.app.preferences import NAMES as PREFERENCES
 from gpt_tui.shared.sanitize import one_line
 
 SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny")
-
-
-class Model(NamedTuple):
-    """A checkpoint without what only training needs; `settings` are the checkpoint's, with the options over them."""
-
-    path: Path
-    settings: Settings
-    state: TrainingState
-    tokenizer: Tokenizer
-    corpus_sha256: str
-    parameters: Parameters
 
 
 def requested_run(options: Namespace) -> RunRequest:
@@ -77,18 +66,21 @@ def config_file(options: Namespace) -> Path | None:
     return Path(options.config) if options.config is not None else None
 
 
-def load_model(options: Namespace, names: Sequence[str] = ()) -> Model:
-    """The model that `--model` or else `--models-dir` names. `names` are settings that the command has options for.
+def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
+    """Load the model that `--model`, or else `--models-dir`, selects, with the options over its settings.
 
-    Threads are set as asked. Raises CheckpointError, ConfigError or TokenizerError.
+    Args:
+        options: Options of the command; sets the number of threads, too.
+        names: Settings that the command has options for.
+
+    Raises:
+        GptError: There is no such checkpoint, it is damaged, or an option is not valid.
     """
-    path = chosen_checkpoint(options)
-    checkpoint = read_checkpoint(path, moments=False)
+    bundle = load_bundle(chosen_checkpoint(options))
     given = {name: getattr(options, name) for name in (*names, "threads")}
-    settings = resolve(options=given, base=checkpoint.settings, base_preset=checkpoint.preset).settings
-    tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
+    settings = resolve(options=given, base=bundle.settings, base_preset=bundle.preset_name).settings
     threads.set_threads(settings.threads or available_cores())
-    return Model(path, settings, checkpoint.state, tokenizer, checkpoint.corpus_sha256, checkpoint.parameters)
+    return replace(bundle, settings=settings)
 
 
 def chosen_checkpoint(options: Namespace) -> Path:

@@ -7,8 +7,22 @@ from enum import Enum
 from math import isfinite
 from typing import NamedTuple
 
+from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.run_state import RunState, Tone
-from gpt_tui.shared.formatting import age, bar, duration, fixed, nats, percent, perplexity, rate, short, size, whole
+from gpt_tui.shared.formatting import (
+    age,
+    bar,
+    duration,
+    fixed,
+    metric_value,
+    nats,
+    percent,
+    perplexity,
+    rate,
+    short,
+    size,
+    whole,
+)
 
 
 class Phase(Enum):
@@ -116,6 +130,7 @@ def status_rows(history: RunState, facts: SessionFacts, width: int) -> list[Row]
             Row("gradient", f"{last.grad_norm:.3g} norm" + (f", {history.skipped} skipped" * bool(history.skipped)))
         )
         rows.append(Row("rate", rate(last.lr)))
+        rows += added_metric_rows(history)
     rows.append(RULE)
     rows += evaluation_rows(history, wide)
     rows.append(RULE)
@@ -124,6 +139,14 @@ def status_rows(history: RunState, facts: SessionFacts, width: int) -> list[Row]
     rows.append(Row("memory", size(facts.memory_bytes) if facts.memory_bytes else "unknown"))
     rows.append(saved_row(history, facts, wide))
     return rows
+
+
+def added_metric_rows(history: RunState) -> list[Row]:
+    """Return a row per registered metric that is not built in and has a value."""
+    latest = history.added_metrics.latest
+    return [
+        Row(added.label, metric_value(added, latest[added.name])) for added in added_metrics() if added.name in latest
+    ]
 
 
 def fitted(rows: list[Row], height: int) -> list[Row]:

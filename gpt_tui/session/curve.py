@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.training.events import StepCompleted
+from gpt_core.training.metrics import MAX_LOSS, smooth
 
 STEP, TOKENS, ELAPSED, LOW, HIGH, SMOOTHED = range(6)
 COLUMNS = 6
 RECENT = 2048
 THINNED = 2048
-LARGEST = 1e300  # losses beyond are taken for this, so that sums and differences stay finite
-SMOOTHING = 0.03  # share of each new loss in the moving average
-EARLY = 10  # ... and more at first, EARLY / (EARLY + steps), so that the average keeps up with the first steep fall
 
 
 def _no_rows() -> NDArray[np.float64]:
@@ -49,9 +47,8 @@ class Curve:
         for row, step in zip(rows, steps, strict=True):
             loss = step.loss
             if isfinite(loss):
-                loss = min(max(loss, -LARGEST), LARGEST)
-                share = max(SMOOTHING, EARLY / (count + EARLY))
-                smoothed = smoothed + share * (loss - smoothed) if count else loss
+                loss = min(max(loss, -MAX_LOSS), MAX_LOSS)
+                smoothed = smooth(smoothed, loss, count)
                 count += 1
             row[:] = (step.step, step.tokens, step.elapsed_s, loss, loss, smoothed)
         recent = np.concatenate((self.recent, rows))[-RECENT:]

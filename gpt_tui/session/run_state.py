@@ -29,6 +29,7 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.losses import DIVERGED_RATIO, perplexity
+from gpt_core.training.metrics import MetricValues, added_metrics
 from gpt_tui.session.curve import ELAPSED, STEP, Curve
 from gpt_tui.shared.formatting import fixed, nats, percent, short, whole
 
@@ -116,6 +117,7 @@ class Score(NamedTuple):
 
 NO_LIMITS = Limits()
 NO_SCORE = Score()
+NO_VALUES = MetricValues()
 
 
 class Evaluation(NamedTuple):
@@ -176,6 +178,7 @@ class RunState:
     finished: RunFinished | None = None
     log: tuple[LogLine, ...] = ()
     logged: int = 0
+    added_metrics: MetricValues = NO_VALUES  # of the metrics that are not built in
 
     @property
     def step(self) -> int:
@@ -229,6 +232,8 @@ class RunState:
 
 def advance_all(history: RunState, events: Sequence[AnyEvent], at_s: float = 0.0) -> RunState:
     """The history after these events, in order; runs of steps are added at once, which is much cheaper."""
+    if added := added_metrics():
+        history = replace(history, added_metrics=history.added_metrics.updated(events, added))
     for are_steps, group in groupby(events, key=lambda event: isinstance(event, StepCompleted)):
         if are_steps:
             steps = [event for event in group if isinstance(event, StepCompleted)]

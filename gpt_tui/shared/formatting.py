@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 
 from gpt_core.training.losses import MAX_PERPLEXITY
+from gpt_core.training.metrics import Metric
 
 NOT_A_NUMBER = "–"
 MOST_DAYS = 100_000  # more are written in scientific notation
@@ -136,3 +137,11 @@ def bar(share: float, width: int) -> str:
     """A progress bar of `width` cells in half cells: heavy where it is done, light where it is not."""
     halves = round(min(1.0, max(0.0, share)) * width * 2)
     return ("━" * (halves // 2) + "╸" * (halves % 2)).ljust(width, "─")
+
+
+def metric_value(metric: Metric, value: float) -> str:
+    """A value of a registered metric with its unit."""
+    formats = {
+        "loss": nats, "perplexity": perplexity, "percent": percent, "fixed": fixed, "scientific": rate, "short": short,
+    }  # fmt: skip
+    return f"{formats[metric.format](value)} {metric.unit}".rstrip()

@@ -5,6 +5,7 @@ import pytest
 
 import gpt_core
 from gpt_core.errors import CorpusError
+from gpt_core.text import corpus
 from gpt_core.text.corpus import find_eval_text, find_training_text, is_shipped_text, require_text, sample_windows
 
 SHIPPED = Path(gpt_core.__file__).parent.parent / "data"
@@ -59,7 +60,7 @@ def test_the_shipped_texts_are_used_where_there_is_no_other(tmp_path, monkeypatc
 
 def test_an_installed_package_finds_the_text_inside_it(tmp_path, monkeypatch):
     package = file(tmp_path / "site-packages" / "gpt_core" / "__init__.py").parent
-    monkeypatch.setattr(gpt_core, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(corpus, "PACKAGE", package)
     file(tmp_path / "site-packages" / "data" / "raw" / "train.en")  # some other package's
     assert "no training text" in refusal(find_training_text, tmp_path)
     train = file(package / "data" / "raw" / "train.en")

@@ -1,4 +1,4 @@
-"""What a step costs, held by counts that no slow or busy machine can change: arithmetic, calls, bytes, allocations."""
+"""Cost of a step in counts that do not depend on the machine: FLOPs, calls, bytes, allocations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def small_logits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stepper(shape: ModelShape = SHAPE, batch: int = BATCH, time: int = TIME) -> Callable[[], None]:
-    """A function that takes one whole step on random tokens."""
+    """Return a function that runs one complete step on random tokens."""
     parameters, gradients = initial_parameters(shape, 0), Parameters(shape)
     gpt, optimizer = GPT(parameters), AdamW(parameters, Settings())
     tokens, targets = np.random.default_rng(0).integers(shape.vocab_size, size=(2, batch, time), dtype=np.int32)
@@ -52,7 +52,7 @@ def stepper(shape: ModelShape = SHAPE, batch: int = BATCH, time: int = TIME) -> 
 
 
 def products_of(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
-    """The matrix products (rows, inner length, columns) that the linear kernels are asked for meanwhile."""
+    """Return the matrix products (rows, inner length, columns) that the linear kernels compute in `action`."""
     products: list[tuple[int, int, int]] = []
     real = {name: getattr(linear, name) for name in ("forward", "backward", "product")}
 
@@ -92,14 +92,14 @@ def linear_flops(counted: Any) -> int:
 
 
 @pytest.mark.usefixtures("small_logits")
-def test_a_step_makes_the_products_of_the_formula_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_computes_exactly_the_products_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     products = products_of(stepper(), monkeypatch)
     slices = -(-ROWS // LOGIT_ROWS)
     assert len(products) == SHAPE.layers * 4 * 3 + slices * 3
     assert flops_of(products) == linear_flops(step_flops(SHAPE, BATCH, TIME))
 
 
-def test_a_prompt_makes_the_products_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefill_computes_exactly_the_products_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder(initial_parameters(SHAPE, 0))
     products = products_of(lambda: decoder.prefill(range(20)), monkeypatch)
     counted = prefill_flops(SHAPE, 20)
@@ -109,7 +109,7 @@ def test_a_prompt_makes_the_products_of_the_formula(monkeypatch: pytest.MonkeyPa
     assert counted.logits == 2 * SHAPE.d_model * SHAPE.vocab_size
 
 
-def test_attention_is_counted_for_the_pairs_that_the_mask_leaves() -> None:
+def test_attention_flops_count_unmasked_pairs() -> None:
     pairs = sum(key <= query for query in range(TIME) for key in range(TIME))
     multiply_add_a_score, heads = 2 * SHAPE.head_size, BATCH * SHAPE.layers * SHAPE.num_heads
     forward = 2 * multiply_add_a_score * pairs * heads  # q . k^T and P . v
@@ -120,7 +120,7 @@ def test_attention_is_counted_for_the_pairs_that_the_mask_leaves() -> None:
     assert prefill_flops(SHAPE, 20).attention_scores == prompt
 
 
-def test_the_step_of_mini_is_1_39_teraflop_in_its_matrices_and_0_15_in_attention() -> None:
+def test_a_step_of_mini_has_1_39_tflop_in_linears_and_0_15_in_attention() -> None:
     settings = preset("mini")
     counted = step_flops(settings.shape, settings.batch_size, settings.seq_len)
     assert linear_flops(counted) == pytest.approx(1.39e12, rel=0.005)
@@ -128,7 +128,7 @@ def test_the_step_of_mini_is_1_39_teraflop_in_its_matrices_and_0_15_in_attention
     assert counted.total == linear_flops(counted) + counted.attention_scores
 
 
-def test_a_block_attends_once_forward_and_once_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_runs_once_forward_and_once_backward_per_block(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
 
     def noted(name: str, kernel: Callable[..., None]) -> Callable[..., None]:
@@ -144,7 +144,7 @@ def test_a_block_attends_once_forward_and_once_backward(monkeypatch: pytest.Monk
 
 
 def allocated_bytes(*owners: object) -> int:
-    """The bytes of all arrays that objects hold, in lists and objects of theirs too; shared memory counts once."""
+    """Return the bytes of all arrays reachable from these objects; shared memory counts once."""
     found: dict[int, int] = {}
     seen: set[int] = set()
 
@@ -208,14 +208,14 @@ def test_every_buffer_a_layer_declares_is_annotated(layer: Layer) -> None:
     assert declared <= set(type(layer).__annotations__)
 
 
-def test_a_half_as_wide_activation_takes_half_the_bytes() -> None:
+def test_buffers_and_parameters_take_the_bytes_of_their_dtype() -> None:
     half = DType("float16", np.dtype(np.float16), "F16")
     assert Buffer("out", (3, 4), dtype=half).bytes * 2 == Buffer("out", (3, 4)).bytes
     assert BufferPool([]).take(Buffer("out", (3, 4), dtype=half)).dtype == np.float16
     assert Parameters(SHAPE, half).flat.nbytes == pytest.approx(2 * parameter_count(SHAPE), rel=0.02)
 
 
-def test_the_logits_of_a_whole_batch_never_exist() -> None:
+def test_logits_exist_for_a_slice_of_rows_at_a_time() -> None:
     settings = preset("mini")
     rows = settings.batch_size * settings.seq_len
     without_vocabulary = ModelShape(*(260 if name == "vocab_size" else getattr(settings.shape, name)
@@ -226,13 +226,13 @@ def test_the_logits_of_a_whole_batch_never_exist() -> None:
     assert more < 4 * rows * settings.vocab_size / 10
 
 
-def test_twice_the_context_takes_twice_the_activations() -> None:
+def test_activations_grow_linearly_with_the_context() -> None:
     """No (T, T) array exists."""
     shape = ModelShape(d_model=64, hidden_size=256, vocab_size=300, num_heads=4, seq_len=8192, layers=2)
     assert activation_bytes(shape, 1, 8192, 2) <= 2.01 * activation_bytes(shape, 1, 4096, 2)
 
 
-def test_decoding_reads_every_weight_and_what_the_cache_holds_once() -> None:
+def test_decoding_reads_every_weight_and_cached_value_once() -> None:
     parameters, position = Parameters(SHAPE), 9
     weights = sum(tensor.size for name, tensor in parameters.tensors.items() if name != "wpe.weight") + SHAPE.d_model
     cache = SHAPE.layers * 2 * (position + 1) * SHAPE.d_model
@@ -271,7 +271,7 @@ def allocated(action: Callable[[], object]) -> tuple[int, int]:
     return min(left), min(peaks)
 
 
-def test_a_step_allocates_no_array_and_a_hundred_leave_nothing() -> None:
+def test_a_step_allocates_no_array_and_leaks_nothing() -> None:
     smallest_buffer = 4 * ROWS * SHAPE.d_model  # bytes of one (N, C) array
     step = stepper()
 
@@ -284,7 +284,7 @@ def test_a_step_allocates_no_array_and_a_hundred_leave_nothing() -> None:
     assert left < smallest_buffer / 100
 
 
-def test_decoding_a_token_allocates_its_logits_alone() -> None:
+def test_decoding_a_token_allocates_only_its_logits() -> None:
     shape = ModelShape(d_model=2048, hidden_size=2048, vocab_size=300, num_heads=2, seq_len=64, layers=1)
     row = 4 * shape.d_model  # bytes of the smallest array that decoding could make besides
     decoder = Decoder(Parameters(shape))
@@ -298,7 +298,7 @@ def test_decoding_a_token_allocates_its_logits_alone() -> None:
     assert left < row / 10
 
 
-def test_an_array_that_is_made_or_kept_is_counted() -> None:
-    kept: list[Any] = []
+def test_the_allocation_count_sees_temporary_and_leaked_arrays() -> None:
+    leaked: list[Any] = []
     assert allocated(lambda: np.empty(1000, np.float32))[1] >= 4000
-    assert allocated(lambda: kept.append(np.empty(1000, np.float32)))[0] >= 4000
+    assert allocated(lambda: leaked.append(np.empty(1000, np.float32)))[0] >= 4000

@@ -1,4 +1,4 @@
-"""The fused kernels of decoding compute what the float64 reference does, to the same bits again on the same threads."""
+"""Fused decoding kernels: equal to the float64 reference, and reproducible to the bit on the same threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import decoding, threads
 from tests.core.other_levels import OTHER_LEVELS, printed_at
 
-LIMIT = 2e-6  # float32 against float64, of a whole array
+LIMIT = 2e-6  # float32 against float64, relative to the norm of the array
 WIDE = (11, 330, 3, 1801)  # enough work for three threads
 
 # names of the reference, in the order in which a block takes its pairs
@@ -25,7 +25,7 @@ def same_threads_afterwards():
 
 
 def weights_of(channels, hidden, seed=0):
-    """The tensors of one block by the reference's names."""
+    """Return the tensors of one block by the reference's names."""
     random = np.random.default_rng(seed)
     sizes = {"attn.c_attn": (channels, 3 * channels), "attn.c_proj": (channels, channels),
              "mlp.c_fc": (channels, hidden), "mlp.c_proj": (hidden, channels)}  # fmt: skip
@@ -44,7 +44,7 @@ def block_of(weights, time, heads, channels):
 
 
 def outputs(time, channels, heads, hidden):
-    """What a block makes of rows of random numbers (T, C), read one after the other, with its cache, and the rows."""
+    """Run a block on random rows (T, C), one by one; return its outputs, keys, values and the rows."""
     x = np.random.default_rng(1).normal(size=(time, channels)).astype(np.float32)
     block, keys, values = block_of(weights_of(channels, hidden), time, heads, channels)
     rows = x.copy()
@@ -58,19 +58,19 @@ def outputs(time, channels, heads, hidden):
     ("time", "channels", "heads", "hidden"),
     [(1, 1, 1, 1), (1, 9, 3, 5), (4, 6, 6, 17), (33, 24, 2, 100), (130, 35, 5, 16), WIDE],
 )
-def test_a_block_read_token_by_token_is_the_references(time, channels, heads, hidden, count):
+def test_a_block_equals_the_reference_token_by_token(time, channels, heads, hidden, count):
     threads.set_threads(count)
     rows, keys, values, x = outputs(time, channels, heads, hidden)
     wide = {name: tensor.astype(np.float64) for name, tensor in weights_of(channels, hidden).items()}
-    wanted = reference.block_forward(x[None].astype(np.float64), wide, heads)
-    assert relative_error(rows, wanted["y"][0]) < LIMIT
-    assert relative_error(keys, wanted["qkv"][0, :, channels : 2 * channels]) < LIMIT
-    assert relative_error(values, wanted["qkv"][0, :, 2 * channels :]) < LIMIT
+    expected = reference.block_forward(x[None].astype(np.float64), wide, heads)
+    assert relative_error(rows, expected["y"][0]) < LIMIT
+    assert relative_error(keys, expected["qkv"][0, :, channels : 2 * channels]) < LIMIT
+    assert relative_error(values, expected["qkv"][0, :, 2 * channels :]) < LIMIT
 
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize(("ids", "channels"), [(1, 1), (7, 5), (300, 33), (13, 64), (5003, 330)])
-def test_logits_are_the_references(ids, channels, count):
+def test_logits_equal_the_reference(ids, channels, count):
     threads.set_threads(count)
     random = np.random.default_rng(2)
     x, weight, bias = random.normal(size=(3, channels)).astype(np.float32)
@@ -78,9 +78,9 @@ def test_logits_are_the_references(ids, channels, count):
     out, normed = np.full(ids, np.nan, np.float32), np.full(channels, np.nan, np.float32)
     decoding.logits(out, normed, x, weight, bias, wte)
     wide = [array.astype(np.float64) for array in (x, weight, bias, wte)]
-    wanted = reference.layer_norm_forward(*wide[:3])
-    assert relative_error(normed, wanted) < LIMIT
-    assert relative_error(out, wide[3] @ wanted) < LIMIT
+    expected = reference.layer_norm_forward(*wide[:3])
+    assert relative_error(normed, expected) < LIMIT
+    assert relative_error(out, wide[3] @ expected) < LIMIT
 
 
 def test_the_logits_do_not_depend_on_the_number_of_threads():
@@ -97,7 +97,7 @@ def test_the_logits_do_not_depend_on_the_number_of_threads():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_same_threads_give_a_block_the_same_bits_again(count):
+def test_a_block_is_reproducible_to_the_bit_on_equal_threads(count):
     threads.set_threads(count)
     first = outputs(*WIDE)
     for _ in range(3):
@@ -105,19 +105,19 @@ def test_the_same_threads_give_a_block_the_same_bits_again(count):
             np.testing.assert_array_equal(again, before, err_msg=name)
 
 
-def test_a_block_made_before_there_were_more_threads_uses_them():
+def test_a_block_uses_threads_added_after_its_creation():
     threads.set_threads(1)
     _, channels, heads, hidden = WIDE
     weights = weights_of(channels, hidden)
     x, block = np.ones(channels, np.float32), block_of(weights, 1, heads, channels)[0]
     threads.set_threads(3)
     block.read(x, 0)
-    wanted = np.ones(channels, np.float32)
-    block_of(weights, 1, heads, channels)[0].read(wanted, 0)
-    np.testing.assert_array_equal(x, wanted)
+    expected = np.ones(channels, np.float32)
+    block_of(weights, 1, heads, channels)[0].read(expected, 0)
+    np.testing.assert_array_equal(x, expected)
 
 
-def test_only_the_row_at_its_position_is_set_and_only_those_before_it_are_read():
+def test_a_block_writes_its_own_row_and_reads_only_earlier_ones():
     channels, heads, time = 24, 2, 6
     block, keys, values = block_of(weights_of(channels, 40), time, heads, channels)
     keys[:3], values[:3] = 1.0, 2.0
@@ -131,7 +131,7 @@ def test_only_the_row_at_its_position_is_set_and_only_those_before_it_are_read()
         assert np.isnan(array[4:]).all()
 
 
-def test_a_number_that_is_not_finite_reaches_the_logits():
+def test_a_nan_propagates_to_the_logits():
     channels = 24
     block = block_of(weights_of(channels, 40), 1, 2, channels)[0]
     x = np.ones(channels, np.float32)
@@ -148,7 +148,7 @@ def f(*shape):
 
 
 def block(**changed):
-    """A block of C = 4, F = 6, T = 3 in two heads, but for what is changed."""
+    """Return a block of C = 4, F = 6, T = 3 with two heads and these changes."""
     parts = {
         "ln_1": (f(4), f(4)), "c_attn": (f(4, 12), f(12)), "attn_proj": (f(4, 4), f(4)),
         "ln_2": (f(4), f(4)), "c_fc": (f(4, 6), f(6)), "mlp_proj": (f(6, 4), f(4)),
@@ -182,7 +182,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_shapes_that_do_not_fit_are_refused_in_one_line(case):
+def test_mismatched_shapes_raise_value_error_in_one_line(case):
     call, words = REFUSED[case]
     with pytest.raises(ValueError, match=r"^decoding: .*") as refusal:
         call()
@@ -191,14 +191,14 @@ def test_shapes_that_do_not_fit_are_refused_in_one_line(case):
 
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)
-def test_every_instruction_set_level_decodes_the_same(level):
+def test_every_instruction_set_level_decodes_equally(level):
     script = (
         "from gpt_core import gradcheck as g\n"
         "from gpt_core.model.inference import Decoder\n"
         "from gpt_core.model.gpt import GPT\n"
         "parameters = g.as_parameters(g.SMALL_SHAPE, g.scattered_parameters(g.SMALL_SHAPE, 0))\n"
         "tokens, decoder = g.random_batch(g.SMALL_SHAPE, 1, g.SMALL_TIME, 0)[0], Decoder(parameters)\n"
-        "wanted = GPT(parameters).logits(tokens)[0]\n"
-        "print(max(g.relative_error(decoder.decode(t), row) for t, row in zip(tokens[0].tolist(), wanted)))\n"
+        "expected = GPT(parameters).logits(tokens)[0]\n"
+        "print(max(g.relative_error(decoder.decode(t), row) for t, row in zip(tokens[0].tolist(), expected)))\n"
     )
     assert printed_at(level, script) < 1e-5

@@ -1,4 +1,4 @@
-"""What a run would take: held to what a run takes, by bytes and counts that no busy machine can change."""
+"""Estimate of a run: equal to the bytes and counts of real runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def opened(settings: Settings) -> Trainer:
 # ---- memory and disk
 
 
-def test_a_run_allocates_the_memory_that_was_estimated(tmp_path: Path) -> None:
+def test_a_run_allocates_the_estimated_memory(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, **MEDIUM, sample_tokens=0, eval_every_steps=0)
     opened(settings).run.store.close()  # pieces and tokens are in the cache now
     tracemalloc.start()
@@ -76,29 +76,29 @@ def test_a_run_allocates_the_memory_that_was_estimated(tmp_path: Path) -> None:
     assert held == pytest.approx(memory.state + memory.activations, rel=0.05)
 
 
-def test_a_checkpoint_has_the_size_that_was_estimated(tmp_path: Path) -> None:
+def test_a_checkpoint_has_the_estimated_size(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, **MEDIUM)
     write_checkpoint(tmp_path / "some.safetensors", sample(settings))
     assert (tmp_path / "some.safetensors").stat().st_size == pytest.approx(checkpoint_bytes(settings), rel=0.02)
 
 
-def test_mini_takes_690_mb_on_disk_and_920_mb_for_its_weights() -> None:
+def test_mini_takes_690_mb_on_disk_and_920_mb_of_training_state() -> None:
     settings = preset("mini")
     assert checkpoint_bytes(settings) == pytest.approx(690e6, rel=0.002)
     assert estimate_memory(settings, 2).state == pytest.approx(920e6, rel=0.002)
 
 
-def test_free_memory_is_what_the_system_tells_but_no_more_than_a_container_has_left(
+def test_free_memory_is_bounded_by_the_containers_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = {"/proc/meminfo": ["MemTotal:  999 kB", "MemAvailable:  500 kB"]}
-    monkeypatch.setattr(machine, "read_lines", lambda path: told.get(path, []))
+    files = {"/proc/meminfo": ["MemTotal:  999 kB", "MemAvailable:  500 kB"]}
+    monkeypatch.setattr(machine, "read_lines", lambda path: files.get(path, []))
     assert machine.free_memory() == 500 * 1024
-    told |= {"/sys/fs/cgroup/memory.max": ["300000"], "/sys/fs/cgroup/memory.current": ["100000"]}
+    files |= {"/sys/fs/cgroup/memory.max": ["300000"], "/sys/fs/cgroup/memory.current": ["100000"]}
     assert machine.free_memory() == 200_000
-    told["/sys/fs/cgroup/memory.max"] = ["max"]
+    files["/sys/fs/cgroup/memory.max"] = ["max"]
     assert machine.free_memory() == 500 * 1024
-    told.clear()
+    files.clear()
     assert machine.free_memory() is None
 
 
@@ -118,7 +118,7 @@ def test_tokens_are_counted_in_the_cache_and_estimated_without_one(tmp_path: Pat
     assert 0.3 < guess.train_tokens / found.train_tokens < 3  # a few sentences over and over are not English prose
 
 
-def test_a_cache_of_another_text_or_vocabulary_is_not_counted(tmp_path: Path) -> None:
+def test_a_cache_of_another_text_or_vocabulary_is_ignored(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path)
     opened(settings).run.store.close()
     assert not read_corpus_stats(msgspec.structs.replace(settings, vocab_size=310)).counted
@@ -127,21 +127,21 @@ def test_a_cache_of_another_text_or_vocabulary_is_not_counted(tmp_path: Path) ->
     assert not read_corpus_stats(settings).counted
 
 
-def test_what_is_held_out_is_not_learned(tmp_path: Path) -> None:
+def test_held_out_tokens_are_not_trained_on(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, eval_file="", val_frac=0.25)
     found = read_corpus_stats(settings)
     assert found.eval_file is None
     assert found.eval_tokens / (found.train_tokens + found.eval_tokens) == pytest.approx(0.25, abs=0.01)
 
 
-def test_a_text_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_an_unreadable_text_raises_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"nowhere\.en"):
         read_corpus_stats(tiny_settings(tmp_path, train_file=str(tmp_path / "nowhere.en")))
     with pytest.raises(CorpusError, match="folder"):
         read_corpus_stats(tiny_settings(tmp_path, train_file=str(tmp_path)))
 
 
-def test_an_epoch_has_the_steps_of_the_run(tmp_path: Path) -> None:
+def test_an_epoch_has_the_steps_of_a_real_run(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, max_epochs=3)
     trainer = opened(settings)
     with contextlib.closing(trainer.events()) as events:
@@ -153,7 +153,7 @@ def test_an_epoch_has_the_steps_of_the_run(tmp_path: Path) -> None:
     assert estimate_run_length(settings, texts, StepTime(1.0, 0.0)).max_steps == started.max_steps
 
 
-def test_an_epoch_takes_its_steps_and_its_evaluations() -> None:
+def test_epoch_time_includes_evaluations() -> None:
     settings = Settings(seq_len=100, batch_size=10, eval_every_steps=300, max_epochs=7)
     length = estimate_run_length(settings, TEXTS, StepTime(passes_s=3.0, update_s=0.5))
     assert length.epoch_steps == 1000
@@ -174,7 +174,7 @@ def test_max_steps_and_tiny_overfit_bound_a_run() -> None:
 # ---- timing
 
 
-def test_a_small_model_is_timed_as_it_is_and_a_large_one_in_part() -> None:
+def test_a_small_model_is_timed_in_full_and_a_large_one_in_part() -> None:
     nano, mini = preset("nano"), preset("mini")
     assert probe_workload(nano) == (nano.shape, 16, 64)
     part = probe_workload(mini)
@@ -192,14 +192,12 @@ def test_a_small_model_is_timed_as_it_is_and_a_large_one_in_part() -> None:
         {"d_model": 65536, "num_heads": 1, "hidden_size": 262144},
     ],
 )
-def test_no_model_is_so_large_that_no_part_of_it_is_quick(changes: dict[str, int]) -> None:
+def test_every_configuration_has_a_workload_within_the_limit(changes: dict[str, int]) -> None:
     part = probe_workload(Settings(**changes))  # type: ignore[arg-type]
     assert part.flops <= MAX_PROBE_FLOPS or (part.batch, part.shape.layers, part.time) == (1, 1, 1)
 
 
-def test_the_seconds_of_a_part_are_counted_up_by_its_operations(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_time_of_a_part_is_scaled_by_flops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, layers=4, batch_size=16, micro_batch_size=8)
     whole = step_timing.Workload(settings.shape, 16, settings.seq_len).flops
     monkeypatch.setattr(step_timing, "MAX_PROBE_FLOPS", whole / 7)
@@ -214,7 +212,7 @@ def test_the_seconds_of_a_part_are_counted_up_by_its_operations(
     assert time.update_s >= 0.25
 
 
-def test_a_timing_changes_no_file_and_ends_between_two_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timing_writes_no_file_and_stops_between_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = tiny_settings(tmp_path)
     before, taken = sorted(tmp_path.rglob("*")), []
     monkeypatch.setattr(step_timing, "seconds_of", lambda action: (action(), taken.append(action.__name__), 0.001)[2])
@@ -223,7 +221,7 @@ def test_a_timing_changes_no_file_and_ends_between_two_passes(tmp_path: Path, mo
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_timing_is_enough_after_a_second_of_passes_or_when_it_takes_too_long() -> None:
+def test_timing_ends_after_a_second_of_passes_or_its_time_limit() -> None:
     assert not enough([], 100.0)
     assert not enough([MAX_S + 1], MAX_S + 1)  # never the first alone
     assert enough([0.5, MAX_S], MAX_S + 0.5)
@@ -233,7 +231,7 @@ def test_a_timing_is_enough_after_a_second_of_passes_or_when_it_takes_too_long()
 
 
 def test_timed_passes_stay_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slow infinities or denormals would be timed in place of numbers."""
+    """Infinities and denormals would be timed in place of normal numbers."""
     seen = []
     real = step_timing.GPT.loss_and_gradients
 

@@ -1,4 +1,4 @@
-"""The reference and the compiled model both compute what PyTorch computed for golden/golden.npz."""
+"""Reference and compiled model are equal to PyTorch on golden/golden.npz."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def golden():
 
 
 def under(golden, prefix):
-    """The entries of one kind, by their names within it."""
+    """Return the entries of one kind by name."""
     return {key.removeprefix(prefix): golden[key] for key in golden if key.startswith(prefix)}
 
 
@@ -34,19 +34,19 @@ def shape_of(golden):
 
 
 def step_sizes(golden):
-    """AdamW's settings as plain numbers, and the bound on the gradient's norm apart from them."""
+    """Return AdamW's settings, and the clipping norm."""
     settings = {name: float(value) for name, value in under(golden, "adamw/").items()}
     bound = settings.pop("clip")
     return settings, bound
 
 
-def assert_all_close(got, wanted, limit):
-    errors = {name: relative_error(got[name], wanted[name]) for name in wanted}
+def assert_all_close(got, expected, limit):
+    errors = {name: relative_error(got[name], expected[name]) for name in expected}
     wrong = {name: error for name, error in errors.items() if not error < limit}
     assert not wrong
 
 
-def test_the_fixture_has_every_parameter_and_both_clipped_and_whole_gradients(golden):
+def test_the_fixture_has_every_parameter_and_clipped_and_unclipped_gradients(golden):
     assert {name: tensor.shape for name, tensor in under(golden, "weight/").items()} == (
         reference.parameter_shapes(shape_of(golden))
     )
@@ -55,7 +55,7 @@ def test_the_fixture_has_every_parameter_and_both_clipped_and_whole_gradients(go
     assert len(golden["adamw_losses"]) == 10
 
 
-def test_the_reference_computes_pytorchs_logits_loss_and_gradients(golden):
+def test_reference_logits_loss_and_gradients_equal_pytorch(golden):
     weights, shape = under(golden, "weight/"), shape_of(golden)
     tokens, targets = golden["tokens"][0], golden["targets"][0]
     logits, _, _ = reference.model_forward(weights, tokens, shape.num_heads)
@@ -65,7 +65,7 @@ def test_the_reference_computes_pytorchs_logits_loss_and_gradients(golden):
     assert_all_close(gradients, under(golden, "gradient/"), REFERENCE_LIMIT)
 
 
-def test_the_reference_takes_pytorchs_ten_adamw_steps(golden):
+def test_ten_adamw_steps_of_the_reference_equal_pytorch(golden):
     weights, shape = under(golden, "weight/"), shape_of(golden)
     (settings, bound), rates = step_sizes(golden), under(golden, "lr/")
     decay = settings.pop("weight_decay")
@@ -86,7 +86,7 @@ def test_the_reference_takes_pytorchs_ten_adamw_steps(golden):
     assert_all_close(weights, under(golden, "trained/"), REFERENCE_LIMIT)
 
 
-def test_the_compiled_model_computes_pytorchs_logits_loss_and_gradients(golden):
+def test_compiled_logits_loss_and_gradients_equal_pytorch(golden):
     shape = shape_of(golden)
     tokens, targets = golden["tokens"][0], golden["targets"][0]
     model = GPT(as_parameters(shape, under(golden, "weight/")))
@@ -99,7 +99,7 @@ def test_the_compiled_model_computes_pytorchs_logits_loss_and_gradients(golden):
     assert_all_close(gradients.tensors, under(golden, "gradient/"), KERNEL_LIMIT)
 
 
-def test_the_compiled_model_and_optimizer_take_pytorchs_ten_adamw_steps(golden):
+def test_ten_adamw_steps_of_the_compiled_model_equal_pytorch(golden):
     shape = shape_of(golden)
     adamw_settings, bound = step_sizes(golden)
     rates = {f"{group}_lr": float(rate) for group, rate in under(golden, "lr/").items()}
@@ -119,9 +119,9 @@ def test_the_compiled_model_and_optimizer_take_pytorchs_ten_adamw_steps(golden):
     np.testing.assert_allclose(losses, golden["adamw_losses"], rtol=KERNEL_LIMIT)
     np.testing.assert_allclose(norms, golden["adamw_gradient_norms"], rtol=KERNEL_LIMIT)
     # the bias of the keys changes no probability: its gradient is rounding noise, which AdamW takes for a direction
-    wanted = under(golden, "trained/")
+    expected = under(golden, "trained/")
     keys = slice(shape.d_model, 2 * shape.d_model)
     for layer in range(shape.layers):
-        for tensors in (weights.tensors, wanted):
+        for tensors in (weights.tensors, expected):
             tensors[f"h.{layer}.attn.c_attn.bias"][keys] = 0.0
-    assert_all_close(weights.tensors, wanted, KERNEL_LIMIT)
+    assert_all_close(weights.tensors, expected, KERNEL_LIMIT)

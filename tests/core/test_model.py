@@ -1,4 +1,4 @@
-"""The compiled model is the reference's, in whatever pieces it is fed, and the decoder is the model."""
+"""Compiled model: equal to the reference in any batch shape; the decoder is equal to the model."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def gradients_of(model, tokens, targets, weight=1.0):
     return gradients, loss_sum, counted
 
 
-def assert_same_tensors(got, wanted, limit):
-    wrong = {name: error for name in wanted if not (error := relative_error(got[name], wanted[name])) < limit}
+def assert_same_tensors(got, expected, limit):
+    wrong = {name: error for name in expected if not (error := relative_error(got[name], expected[name])) < limit}
     assert not wrong
 
 
@@ -58,7 +58,7 @@ def assert_same_tensors(got, wanted, limit):
     ("shape", "batch", "time"),
     [(SMALL_SHAPE, 1, 1), (SMALL_SHAPE, 3, 9), (SHAPE, 1, 64), (SHAPE, 2, 65), (SHAPE, 2, 140), (LARGE_SHAPE, 2, 150)],
 )
-def test_loss_logits_and_every_gradient_are_the_references(shape, batch, time, count):
+def test_loss_logits_and_gradients_equal_the_reference(shape, batch, time, count):
     threads.set_threads(count)
     parameters = scattered_parameters(shape, 1)
     tokens, targets = random_batch(shape, batch, time, seed=2)
@@ -66,12 +66,12 @@ def test_loss_logits_and_every_gradient_are_the_references(shape, batch, time, c
     model = GPT(as_parameters(shape, parameters))
     counted = int((targets != -1).sum())
     gradients, loss_sum, seen = gradients_of(model, tokens, targets, 1.0 / counted)
-    loss, wanted = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
+    loss, expected = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
     logits, _, _ = reference.model_forward(parameters, tokens, shape.num_heads)
     assert seen == counted
     assert loss_sum / counted == pytest.approx(loss, rel=1e-5)
     assert relative_error(model.logits(tokens), logits) < KERNEL_LIMIT
-    assert_same_tensors(gradients, wanted, KERNEL_LIMIT)
+    assert_same_tensors(gradients, expected, KERNEL_LIMIT)
 
     sums = model.evaluate(tokens, targets)
     assert sums.loss_sum == pytest.approx(loss_sum, rel=1e-5)
@@ -79,13 +79,13 @@ def test_loss_logits_and_every_gradient_are_the_references(shape, batch, time, c
     assert sums.correct == int((logits.argmax(axis=-1) == targets).sum())
 
 
-def test_the_gradient_check_passes_every_tensor():
+def test_gradcheck_passes_for_every_tensor():
     rows = run_gradcheck()
     assert [row.tensor for row in rows] == list(reference.parameter_shapes(SMALL_SHAPE))
     assert [row.tensor for row in rows if not row.passed] == []
 
 
-def test_the_gradient_check_fails_where_a_gradient_is_wrong(monkeypatch):
+def test_gradcheck_fails_for_a_wrong_gradient(monkeypatch):
     right = GPT.loss_and_gradients
 
     def wrong(self, tokens, targets, gradients, weight):
@@ -101,7 +101,7 @@ def test_the_gradient_check_fails_where_a_gradient_is_wrong(monkeypatch):
 # ---- batches in pieces
 
 
-def test_accumulated_micro_batches_are_one_batch():
+def test_accumulated_micro_batches_equal_one_batch():
     tokens, targets = random_batch(SHAPE, 5, 33, seed=0)
     weight = 1.0 / int((targets != -1).sum())
     whole, loss_sum, _ = gradients_of(model_of(SHAPE), tokens, targets, weight)
@@ -123,7 +123,7 @@ def test_padding_after_a_sequence_changes_nothing():
     assert_same_tensors(long, short.tensors, 1e-5)
 
 
-def test_a_batch_of_padding_alone_counts_for_nothing():
+def test_a_batch_of_padding_has_no_loss_and_no_gradient():
     gradients, loss_sum, counted = gradients_of(
         model_of(SHAPE), np.zeros((2, 9), np.int32), np.full((2, 9), -1, np.int32)
     )
@@ -132,7 +132,7 @@ def test_a_batch_of_padding_alone_counts_for_nothing():
     assert model_of(SHAPE).evaluate(np.zeros((1, 9), np.int32), np.full((1, 9), -1, np.int32)) == (0.0, 0, 0)
 
 
-def test_batches_of_other_shapes_leave_nothing_behind():
+def test_batches_of_other_shapes_do_not_affect_the_next():
     model = model_of(SHAPE)
     tokens, targets = random_batch(SHAPE, 3, 40, seed=0)
     first = gradients_of(model, tokens, targets)[0]
@@ -142,7 +142,7 @@ def test_batches_of_other_shapes_leave_nothing_behind():
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_same_step_gives_the_same_bits_again(count):
+def test_a_step_is_reproducible_to_the_bit(count):
     threads.set_threads(count)
     tokens, targets = random_batch(SHAPE, 3, 100, seed=0)
     first, again = (gradients_of(model_of(SHAPE), tokens, targets) for _ in range(2))
@@ -150,7 +150,7 @@ def test_the_same_step_gives_the_same_bits_again(count):
     assert again[1] == first[1]
 
 
-def test_two_threads_change_rounding_at_most():
+def test_two_threads_change_only_rounding():
     tokens, targets = random_batch(SHAPE, 3, 100, seed=0)
     threads.set_threads(1)
     one = gradients_of(model_of(SHAPE), tokens, targets)[0]
@@ -161,14 +161,14 @@ def test_two_threads_change_rounding_at_most():
 @pytest.mark.parametrize(
     "tensor", ["wte.weight", "wpe.weight", "h.0.attn.c_attn.bias", "h.1.mlp.c_proj.weight", "ln_f.bias"]
 )
-def test_one_weight_that_is_not_a_number_shows_in_the_loss(tensor):
+def test_a_nan_weight_makes_the_loss_nan(tensor):
     model = model_of(SHAPE)
     model.parameters[tensor].reshape(-1)[0] = np.nan
     tokens = np.zeros((1, 5), np.int32)
     assert not np.isfinite(gradients_of(model, tokens, tokens)[1])
 
 
-def test_bad_tokens_targets_and_lengths_are_refused():
+def test_invalid_tokens_targets_and_lengths_raise_value_error():
     model, fine = model_of(SHAPE), np.zeros((1, 3), np.int32)
     for tokens, targets in [
         (fine + 101, fine),
@@ -185,7 +185,7 @@ def test_bad_tokens_targets_and_lengths_are_refused():
         model.logits(np.zeros((1, 141), np.int32))
 
 
-def test_more_threads_than_before_are_used_by_buffers_made_earlier():
+def test_buffers_grow_with_the_number_of_threads():
     tokens, targets = random_batch(SHAPE, 2, 70, seed=1)
     threads.set_threads(1)
     model, decoder = model_of(SHAPE), Decoder(model_of(SHAPE).parameters)
@@ -201,34 +201,34 @@ def test_more_threads_than_before_are_used_by_buffers_made_earlier():
 
 
 @pytest.mark.parametrize("pieces", [[1] * 40, [40], [7, 1, 1, 31], [64, 1, 64, 1]])
-def test_cached_decoding_is_the_full_forward(pieces):
+def test_cached_decoding_equals_the_full_forward(pieces):
     tokens = random_batch(SHAPE, 1, sum(pieces), seed=4)[0]
     model = model_of(SHAPE)
-    wanted = model.logits(tokens)[0]
+    expected = model.logits(tokens)[0]
     decoder, end = Decoder(model.parameters), 0
     for length in pieces:
         got = decoder.prefill(tokens[0, end : end + length])
         end += length
         assert decoder.length == end
-        assert relative_error(got, wanted[end - 1]) < KERNEL_LIMIT
+        assert relative_error(got, expected[end - 1]) < KERNEL_LIMIT
 
 
 @pytest.mark.parametrize("first", [PREFILL_CHUNK, PREFILL_CHUNK + 1, LONG.seq_len])
-def test_a_long_prompt_is_read_up_to_the_last_position(first):
+def test_a_prompt_can_fill_the_context(first):
     tokens = random_batch(LONG, 1, LONG.seq_len, seed=4)[0]
     model = model_of(LONG)
-    wanted = model.logits(tokens)[0]
+    expected = model.logits(tokens)[0]
     decoder = Decoder(model.parameters)
-    assert relative_error(decoder.prefill(tokens[0, :first].tolist()), wanted[first - 1]) < KERNEL_LIMIT
+    assert relative_error(decoder.prefill(tokens[0, :first].tolist()), expected[first - 1]) < KERNEL_LIMIT
     for position in range(first, LONG.seq_len):
-        assert relative_error(decoder.decode(int(tokens[0, position])), wanted[position]) < KERNEL_LIMIT
+        assert relative_error(decoder.decode(int(tokens[0, position])), expected[position]) < KERNEL_LIMIT
     assert decoder.length == decoder.capacity == LONG.seq_len
     with pytest.raises(ValueError, match="at most 300"):
         decoder.decode(0)
     assert decoder.length == LONG.seq_len
 
 
-def test_a_decoder_that_was_reset_remembers_nothing():
+def test_reset_empties_the_cache():
     decoder = Decoder(model_of(SHAPE).parameters)
     first = decoder.prefill([5, 6, 7])
     decoder.prefill([8, 9])
@@ -240,7 +240,7 @@ def test_a_decoder_that_was_reset_remembers_nothing():
     np.testing.assert_array_equal(again, first)  # logits once given stay as they are
 
 
-def test_the_decoder_refuses_what_it_cannot_read():
+def test_the_decoder_rejects_invalid_tokens():
     decoder = Decoder(model_of(SHAPE).parameters)
     for tokens in ([], [0] * 141, [101], [-1]):
         with pytest.raises(ValueError, match=r"got .*, (want|expected) "):
@@ -248,7 +248,7 @@ def test_the_decoder_refuses_what_it_cannot_read():
     assert decoder.length == 0
 
 
-def test_decoding_beside_training_changes_neither():
+def test_decoding_during_training_changes_neither():
     threads.set_threads(2)
     tokens, targets = random_batch(SHAPE, 2, 130, seed=0)
     model, decoder = model_of(SHAPE), Decoder(model_of(SHAPE, 1).parameters)
@@ -276,14 +276,14 @@ def test_the_default_shape_has_57482752_parameters():
     assert parameter_count(Settings().shape) == 57_482_752
 
 
-def test_the_table_agrees_with_the_reference():
+def test_the_parameter_table_equals_the_reference():
     table = {spec.name: spec for spec in parameter_table(SHAPE)}
     assert {name: spec.shape for name, spec in table.items()} == reference.parameter_shapes(SHAPE)
     for name, spec in table.items():
         assert (spec.lr_group, spec.decay) == (reference.lr_group(name), reference.decays(name)), name
 
 
-def test_every_tensor_has_its_own_place_in_the_flat_buffer():
+def test_tensors_do_not_overlap_in_the_flat_buffer():
     parameters = Parameters(SHAPE)
     for number, tensor in enumerate(parameters.tensors.values(), start=1):
         tensor += number
@@ -297,12 +297,12 @@ def test_every_tensor_has_its_own_place_in_the_flat_buffer():
     assert (parameters["ln_f.bias"] == len(parameters.tensors)).all()
 
 
-def test_initial_values_are_those_of_gpt2_and_follow_the_seed():
+def test_initial_values_equal_gpt2_and_depend_on_the_seed():
     shape = ModelShape(d_model=96, hidden_size=192, vocab_size=300, num_heads=3, seq_len=64, layers=8)
     parameters = initial_parameters(shape, seed=1)
-    for name, wanted in reference.initial_parameters(shape, seed=1).items():
+    for name, expected in reference.initial_parameters(shape, seed=1).items():
         tensor = parameters[name]
-        assert tensor.mean() == pytest.approx(wanted.mean(), abs=1e-3), name
-        assert tensor.std() == pytest.approx(wanted.std(), rel=0.05), name
+        assert tensor.mean() == pytest.approx(expected.mean(), abs=1e-3), name
+        assert tensor.std() == pytest.approx(expected.std(), rel=0.05), name
     np.testing.assert_array_equal(initial_parameters(shape, seed=1).flat, parameters.flat)
     assert not np.array_equal(initial_parameters(shape, seed=2)["wte.weight"], parameters["wte.weight"])

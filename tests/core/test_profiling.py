@@ -1,4 +1,4 @@
-"""The profiler: every kernel the model calls is timed under its part, and the kernels are left as they were."""
+"""Profiler: every kernel of the model is timed under its part, and the kernels are restored."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def kernels_now() -> list[Any]:
     return [getattr(module, name) for module, name, _ in TIMED_KERNELS]
 
 
-def test_no_kernel_is_forgotten() -> None:
+def test_every_kernel_is_timed() -> None:
     watched = {(module.__name__, name) for module, name, _ in TIMED_KERNELS}
     assert watched == {(module.__name__, name) for module in MODULES for name in functions(module) - NOT_TIMED}
 
@@ -44,7 +44,7 @@ def test_no_kernel_is_forgotten() -> None:
 def test_every_call_of_a_step_is_timed_under_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
-    def clock() -> float:  # a call takes a second: between its two looks at the clock there is no other
+    def clock() -> float:  # a call takes one second: it reads the clock twice
         nonlocal now
         now += 1.0
         return now
@@ -70,7 +70,7 @@ def test_every_call_of_a_step_is_timed_under_its_part(monkeypatch: pytest.Monkey
     assert profile.calls == sum(profile.seconds.values())
 
 
-def test_timing_changes_no_bit_and_leaves_the_kernels_as_they_were() -> None:
+def test_profiling_changes_no_bit_and_restores_the_kernels() -> None:
     before = kernels_now()
     plain, timed = step(initial_parameters(SHAPE, 0)), initial_parameters(SHAPE, 0)
     with Profiler(timed):
@@ -80,14 +80,14 @@ def test_timing_changes_no_bit_and_leaves_the_kernels_as_they_were() -> None:
     assert kernels_now() == before
 
 
-def test_an_error_inside_also_puts_the_kernels_back() -> None:
+def test_an_error_restores_the_kernels() -> None:
     before = kernels_now()
     with pytest.raises(ValueError, match="gelu"), Profiler(initial_parameters(SHAPE, 0)):
         gelu.forward(np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32))
     assert kernels_now() == before
 
 
-def test_a_method_of_anything_can_be_watched_too() -> None:
+def test_any_method_can_be_timed() -> None:
     class Reader:
         def read(self, *, count: int) -> int:
             return count
@@ -103,10 +103,10 @@ def test_a_method_of_anything_can_be_watched_too() -> None:
     assert profiler.take() == (dict.fromkeys(PARTS, 0.0), 0)
 
 
-def test_the_overhead_of_a_call_is_its_two_looks_at_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overhead_per_call_is_two_clock_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
 
-    def clock() -> float:  # each look takes a second, and nothing else does
+    def clock() -> float:  # each read takes one second
         nonlocal now
         now += 1.0
         return now

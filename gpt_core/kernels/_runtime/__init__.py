@@ -27,8 +27,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt_core.kernels._runtime.cpu import supported_levels
-
 SPIN_COUNT = "3000"
 BINDING = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 
@@ -104,6 +102,8 @@ def _load_openblas() -> None:
 
 def _choose_level(package: Path) -> str:
     """Return the level that GPT_TUI_LEVEL names, or else the fastest that is both compiled and supported."""
+    from gpt_core.kernels._runtime.cpu import supported_levels  # may load libgomp, so only after its settings
+
     available = [name for name in supported_levels() if any((package / name).glob("threads.*"))]
     if not available:
         raise ImportError(

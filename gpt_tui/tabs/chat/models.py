@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
+from gpt_core.formats.bundle import load_bundle
+from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures, Generator
 from gpt_core.generation.sampler import Sampling
@@ -81,9 +81,8 @@ def _identity(info: CheckpointInfo) -> tuple[object, ...]:
 
 
 def _read(path: Path, name: str) -> LoadedModel:
-    checkpoint = read_checkpoint(path, moments=False)
-    tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
-    return LoadedModel(checkpoint.parameters, tokenizer, f"{name}, step {whole(checkpoint.state.step)}")
+    bundle = load_bundle(path)
+    return LoadedModel(bundle.parameters, bundle.tokenizer, f"{name}, step {whole(bundle.step)}")
 
 
 class ChatModels:

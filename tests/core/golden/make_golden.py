@@ -1,8 +1,8 @@
-"""Writes golden.npz: what PyTorch computes, in float64, for one small GPT-2-arranged model. See README.md.
+"""Write golden.npz: results of PyTorch in float64 for one small GPT-2 model. See README.md.
 
     python tests/core/golden/make_golden.py [FILE]
 
-Needs torch and numpy, and nothing of this project, so that it cannot share a mistake with what is tested.
+Needs torch and numpy, and no code of this project, so that it cannot share an error with the code under test.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GROUP_LR = {"attn": 3e-3, "mlp": 5e-3, "norm": 7e-3, "pos": 1.1e-2, "unembed": 1
 
 
 def names_and_shapes() -> dict[str, tuple[int, ...]]:
-    """The names that Hugging Face's GPT2LMHeadModel gives its parameters; linear weights are (in, out)."""
+    """Return the parameters of Hugging Face's GPT2LMHeadModel; linear weights are (in, out)."""
     shapes: dict[str, tuple[int, ...]] = {"wte.weight": (V, C), "wpe.weight": (T, C)}
     for layer in range(L):
         linears = {"attn.c_attn": (C, 3 * C), "attn.c_proj": (C, C), "mlp.c_fc": (C, F), "mlp.c_proj": (F, C)}
@@ -37,7 +37,7 @@ def names_and_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def make_weights(random: np.random.Generator) -> dict[str, torch.Tensor]:
-    """No weight is 0 or 1 on purpose, so that every term counts; all are float32 numbers, exact in both precisions."""
+    """Return random weights, none 0 or 1, so that every term counts; float32 values, exact in both precisions."""
     weights = {}
     for name, shape in names_and_shapes().items():
         centre = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
@@ -47,7 +47,7 @@ def make_weights(random: np.random.Generator) -> dict[str, torch.Tensor]:
 
 
 def logits_of(w: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-    """tokens (B, T) to logits (B, T, V)."""
+    """Return the logits (B, T, V) of tokens (B, T)."""
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
         return functional.layer_norm(x, (C,), w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-5)
@@ -68,19 +68,19 @@ def logits_of(w: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
 
 
 def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The mean over the targets that are not -1."""
+    """Return the mean loss over the targets that are not -1."""
     return functional.cross_entropy(logits.reshape(-1, V), targets.reshape(-1), ignore_index=-1)
 
 
 def lr_group(name: str) -> str:
-    """What a parameter belongs to, which decides its learning rate."""
+    """Return the learning-rate group of a parameter."""
     if "ln_" in name:
         return "norm"
     return {"wte": "unembed", "wpe": "pos"}.get(name.split(".")[0]) or name.split(".")[2]
 
 
 def adamw_groups(w: dict[str, torch.Tensor]) -> list[dict[str, object]]:
-    """A group for each parameter: its learning rate by what it belongs to, decay on matrices but not on positions."""
+    """Return one group per parameter, with its learning rate; matrices decay, position embeddings do not."""
     groups: list[dict[str, object]] = []
     for name, tensor in w.items():
         group = lr_group(name)
@@ -90,7 +90,7 @@ def adamw_groups(w: dict[str, torch.Tensor]) -> list[dict[str, object]]:
 
 
 def train(w: dict[str, torch.Tensor], tokens: torch.Tensor, targets: torch.Tensor) -> tuple[list[float], list[float]]:
-    """STEPS updates, one batch each; returns the loss before each update, and the gradient's norm before clipping."""
+    """Run STEPS updates, one batch each; return the loss before each update and the gradient norm before clipping."""
     optimizer = torch.optim.AdamW(adamw_groups(w), betas=(ADAMW["beta1"], ADAMW["beta2"]), eps=ADAMW["eps"])
     losses, norms = [], []
     for step in range(STEPS):
@@ -98,7 +98,7 @@ def train(w: dict[str, torch.Tensor], tokens: torch.Tensor, targets: torch.Tenso
         loss = loss_of(logits_of(w, tokens[step]), targets[step])
         loss.backward()
         norm = float(torch.nn.utils.get_total_norm([tensor.grad for tensor in w.values()]))
-        # by hand: clip_grad_norm_ divides by norm + 1e-6, which is a habit and not part of the method
+        # not clip_grad_norm_, which divides by norm + 1e-6
         for tensor in w.values():
             tensor.grad *= min(1.0, CLIP / norm)
         optimizer.step()

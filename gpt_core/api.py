@@ -1,0 +1,332 @@
+"""Public API: training as an iterator of events, and a trained model that generates and evaluates text.
+
+`gpt_core` re-exports the names below.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.config.resolve import read_overrides
+from gpt_core.config.settings import Settings
+from gpt_core.config.validation import checked
+from gpt_core.formats.bundle import load_bundle
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
+from gpt_core.kernels import available_cores
+from gpt_core.kernels import threads as kernel_threads
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters
+from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.token_cache import load_tokens
+from gpt_core.tokenizers import Tokenizer
+from gpt_core.training import evaluation
+from gpt_core.training.evaluation import EvalResult
+from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished
+from gpt_core.training.metrics import MetricValues, metrics
+from gpt_core.training.request import Newest, request_with
+from gpt_core.training.setup import open_run
+from gpt_core.training.trainer import Trainer
+
+PathLike = str | os.PathLike[str]
+
+
+def train(
+    train_file: PathLike | None = None,
+    *,
+    preset: str | None = None,
+    config_file: PathLike | None = None,
+    resume: PathLike | None = None,
+    overwrite: bool = False,
+    progress: Progress = ignore_progress,
+    **settings: object,
+) -> TrainingRun:
+    """Prepare a training run. Steps are taken as the returned iterator is advanced.
+
+    Args:
+        train_file: Training text; None for `train.en` in `data/`, else the shipped text.
+        preset: "nano" (1M parameters, the default), "micro" (10M) or "mini" (57.5M).
+        config_file: TOML file of settings.
+        resume: Checkpoint to resume, or "newest" for the newest valid one in `models_dir`.
+        overwrite: Replace the checkpoints of another run in `models_dir`.
+        progress: Receives the activity and its completed fraction while the run is prepared.
+        **settings: Any setting by name, such as `max_steps`, `models_dir`, `seed` or `eval_file`.
+
+    Raises:
+        GptError: A setting, a file or the folder is not usable; the message says what to do.
+    """
+    values = settings if train_file is None else {"train_file": train_file, **settings}
+    overrides = read_overrides(preset, Path(config_file) if config_file is not None else None)
+    checkpoint: Path | Newest | None = None if resume is None else "newest" if resume == "newest" else Path(resume)
+    request = request_with(overrides.override("argument", values), resume=checkpoint, overwrite=overwrite)
+    return TrainingRun(open_run(request, progress))
+
+
+def load(path: PathLike, *, threads: int = 0) -> Model:
+    """Load the model of a checkpoint.
+
+    Args:
+        path: Checkpoint (.safetensors).
+        threads: Compute threads of this process (0: one per core).
+
+    Raises:
+        GptError: The file is missing or damaged, or its tokenizer is not registered.
+    """
+    kernel_threads.set_threads(threads or available_cores())
+    return Model(load_bundle(os.fspath(path)))
+
+
+class TrainingRun(Iterator[AnyEvent]):
+    """A training run: an iterator of events (`gpt_core.training.events`), from RunStarted to RunFinished.
+
+    `stop` and `save` may be called from the loop over the events, from other threads and from signal handlers. As a
+    context manager, the run is stopped and saved on exit.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._events = trainer.events()
+        self._values = MetricValues()
+        self._finished: RunFinished | None = None
+        self._saved: dict[str, Path] = {}
+
+    def __iter__(self) -> TrainingRun:
+        return self
+
+    def __next__(self) -> AnyEvent:
+        event = next(self._events)
+        self._values = self._values.updated((event,), metrics())
+        if isinstance(event, CheckpointSaved):
+            self._saved[event.kind] = Path(event.path)
+        elif isinstance(event, RunFinished):
+            self._finished = event
+        return event
+
+    def __enter__(self) -> TrainingRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the run."""
+        return self._trainer.settings
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self._trainer.step
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Latest value of each registered metric that has one, by name."""
+        return self._values.latest
+
+    @property
+    def model(self) -> Model:
+        """The model with a copy of the present weights."""
+        parameters, step = self._trainer.weights_snapshot()
+        return Model(ModelBundle(self.settings, parameters, self._trainer.tokenizer, step, self._trainer.run.preset))
+
+    def save(self) -> None:
+        """Save `ckpt_latest` at the next step boundary."""
+        self._trainer.requests.save()
+
+    def stop(self, *, save: bool = True) -> None:
+        """Stop at the next step boundary, after saving `ckpt_latest` unless `save` is false."""
+        self._trainer.requests.stop(save=save)
+
+    def close(self) -> None:
+        """Stop the run if it has not ended, save it, and release its folder."""
+        self._events.close()
+        self._trainer.run.store.close()
+
+    def result(self) -> TrainingResult:
+        """Run to the end and return the result.
+
+        Raises:
+            RuntimeError: The run was closed before its end.
+        """
+        for _ in self:
+            pass
+        if self._finished is None:
+            raise RuntimeError("the run was closed before its end, so it has no result")
+        reason, step = self._finished.reason, self._finished.step
+        saved = self._saved
+        return TrainingResult(reason, step, self.metrics, saved.get("latest"), saved.get("best"), self.model)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Outcome of a training run.
+
+    Attributes:
+        reason: Why the run ended: max_steps, max_epochs, early_stopping, epsilon, overfit_done, stopped or diverged.
+        step: Optimizer steps taken.
+        metrics: Last value of each registered metric that has one, by name.
+        checkpoint: `ckpt_latest` as this run saved it, None if it did not.
+        best_checkpoint: `best_model` as this run saved it, None if it did not.
+        model: The model with its final weights.
+    """
+
+    reason: str
+    step: int
+    metrics: Mapping[str, float]
+    checkpoint: Path | None
+    best_checkpoint: Path | None
+    model: Model
+
+    @property
+    def train_loss(self) -> float | None:
+        """Smoothed train loss in nats per token; None if no step was taken."""
+        return self.metrics.get("train_loss")
+
+    @property
+    def eval_loss(self) -> float | None:
+        """Eval loss in nats per token; None if there was no evaluation."""
+        return self.metrics.get("eval_loss")
+
+
+class Model:
+    """A trained model with its tokenizer. Use it from one thread at a time.
+
+    Attributes:
+        bundle: Settings, parameters and tokenizer.
+    """
+
+    def __init__(self, bundle: ModelBundle) -> None:
+        self.bundle = bundle
+        self._gpt: GPT | None = None
+
+    def __repr__(self) -> str:
+        shape = self.settings.shape
+        name = f"{self.bundle.preset_name} " if self.bundle.preset_name else ""
+        return f"<Model {name}{shape.layers} layers, {shape.d_model} channels, step {self.step}>"
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the run that trained the model."""
+        return self.bundle.settings
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the model was trained with."""
+        return self.bundle.tokenizer
+
+    @property
+    def parameters(self) -> Parameters:
+        """The weights."""
+        return self.bundle.parameters
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.bundle.step
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+    ) -> str:
+        """Return text that continues the prompt, without the prompt itself.
+
+        Args:
+            prompt: Text to continue.
+            max_tokens: Maximum number of tokens.
+            temperature: Above 1 flattens the distribution, below 1 sharpens it; 0 = greedy.
+            top_k: Sample from the k most probable tokens; 0 = all.
+            top_p: Sample from the smallest set of tokens with total probability p; 1 = off.
+            repetition_penalty: Above 1 makes tokens already in the text less probable; 1 = off.
+            seed: Random seed; None for different text each time.
+
+        Arguments that are None have the values of the model's settings.
+
+        Raises:
+            ConfigError: An argument is out of bounds.
+        """
+        return "".join(
+            self.stream(
+                prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
+                repetition_penalty=repetition_penalty, seed=seed,
+            )
+        )  # fmt: skip
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """Yield the text of `generate` in pieces, as they are generated. The arguments are the same."""
+        given = {
+            "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+            "repetition_penalty": repetition_penalty,
+        }  # fmt: skip
+        values = {name: checked(name, value, "argument") for name, value in given.items() if value is not None}
+        sampling = msgspec.structs.replace(Sampling.from_settings(self.settings), **values)
+        return Generator(self.parameters, self.tokenizer, seed=seed).generate(prompt, sampling)
+
+    def evaluate(self, file: PathLike, *, progress: Progress = ignore_progress) -> EvalResult:
+        """Evaluate the model on a text file: loss, perplexity, accuracy, bits_per_byte, tokens.
+
+        The tokens of the file are cached beside it, or in the user's cache folder.
+
+        Args:
+            file: Text file.
+            progress: Receives the activity and its completed fraction.
+
+        Raises:
+            CorpusError: The file cannot be read, or is too short.
+        """
+        path = Path(file)
+        text = load_tokens(path, self.tokenizer, self.settings.document, progress=progress)
+        return evaluation.evaluate(
+            self._model(), text, self.settings.micro_batch,
+            lambda done, total: progress(f"evaluating {path.name}", done / total),
+        )  # fmt: skip
+
+    def logits(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the logits of the token that follows each id. Shape: (T, V).
+
+        Args:
+            ids: Token ids (T,), at most the context length.
+
+        Raises:
+            ValueError: There are no ids or too many, or one is not in the vocabulary.
+        """
+        tokens = np.asarray(ids, dtype=np.int64)
+        vocab_size = self.settings.vocab_size
+        if tokens.ndim != 1 or tokens.size == 0:
+            raise ValueError(f"ids: got shape {tokens.shape}, expected (T,) with T of at least 1")
+        if tokens.min() < 0 or tokens.max() >= vocab_size:
+            raise ValueError(f"ids: got {tokens.min()} to {tokens.max()}, expected 0 to {vocab_size - 1}")
+        logits: NDArray[np.float32] = self._model().logits(tokens[None].astype(np.int32))[0]
+        return logits
+
+    def _model(self) -> GPT:
+        if self._gpt is None:
+            self._gpt = GPT(self.parameters)
+        return self._gpt

@@ -1,0 +1,31 @@
+"""Model bundle: what generating, evaluating and converting a trained model need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt_core.config.settings import Settings
+from gpt_core.model.parameters import Parameters
+from gpt_core.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A model with its tokenizer and the settings it was trained with. Optimizer state is not part of it.
+
+    Attributes:
+        settings: Settings of the run, the model shape among them.
+        parameters: Weights, shared and not copied.
+        tokenizer: Tokenizer that the model was trained with.
+        step: Optimizer steps taken.
+        preset_name: Preset that the settings are based on, "" if unknown.
+        path: File that the model was loaded from, None for a model in memory.
+    """
+
+    settings: Settings
+    parameters: Parameters
+    tokenizer: Tokenizer
+    step: int = 0
+    preset_name: str = ""
+    path: Path | None = None

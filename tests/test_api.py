@@ -1,0 +1,231 @@
+"""The public API of gpt_core: training, loading, generating, evaluating."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpt_core
+from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, RunExistsError
+from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunFinished, RunStarted, StepCompleted
+from tests.core.training_samples import write_texts
+
+TINY: dict[str, object] = {
+    "d_model": 16, "hidden_size": 32, "vocab_size": 300, "num_heads": 2, "seq_len": 32, "layers": 2, "batch_size": 8,
+    "micro_batch_size": 4, "eval_every_steps": 5, "save_every_minutes": 0, "sample_tokens": 0, "threads": 2, "seed": 3,
+}  # fmt: skip
+
+
+def tiny(folder: Path, **changes: object) -> gpt_core.TrainingRun:
+    """Prepare a run on a few kilobytes of text."""
+    train, held_out = write_texts(folder)
+    settings = {"eval_file": held_out, "models_dir": folder / "models", "max_steps": 6} | TINY | changes
+    return gpt_core.train(train, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, gpt_core.TrainingResult]:
+    """A folder with texts and checkpoints, and the result of the run that saved them."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, tiny(folder).result()
+
+
+@pytest.fixture(scope="module")
+def model(trained: tuple[Path, gpt_core.TrainingResult]) -> gpt_core.Model:
+    """The model loaded from the latest checkpoint."""
+    return gpt_core.load(trained[0] / "models" / "ckpt_latest.safetensors", threads=2)
+
+
+# -- the package
+
+
+def test_importing_the_package_imports_only_the_standard_library() -> None:
+    code = (
+        "import sys, gpt_core; assert {'train', 'load', 'Model', '__version__'} <= set(dir(gpt_core)), dir(gpt_core);"
+        "sys.exit(str(sorted({'numpy', 'msgspec', 'gpt_core.kernels'} & set(sys.modules))))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stderr.strip() == "[]"
+
+
+def test_every_public_name_exists_and_an_unknown_one_is_an_attribute_error() -> None:
+    assert all(hasattr(gpt_core, name) for name in gpt_core.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        gpt_core.trian  # noqa: B018
+
+
+def test_the_usage_block_of_the_package_uses_names_that_exist() -> None:
+    block = "\n".join(line[4:] for line in (gpt_core.__doc__ or "").splitlines() if line.startswith("    "))
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("gpt_core", "model")
+    }
+    assert used >= {"train", "load", "generate", "stream", "evaluate", "logits", "tokenizer"}
+    assert all(hasattr(gpt_core, name) or hasattr(gpt_core.Model, name) for name in used)
+
+
+# -- training
+
+
+def test_a_run_yields_its_events_in_order(tmp_path: Path) -> None:
+    events = list(tiny(tmp_path))
+    assert isinstance(events[0], RunStarted)
+    assert isinstance(events[-1], RunFinished)
+    assert [event.step for event in events if isinstance(event, StepCompleted)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_result_holds_losses_checkpoints_and_the_model(
+    trained: tuple[Path, gpt_core.TrainingResult], model: gpt_core.Model
+) -> None:
+    folder, result = trained
+    assert (result.reason, result.step) == ("max_steps", 6)
+    assert result.checkpoint == folder / "models" / "ckpt_latest.safetensors"
+    assert result.best_checkpoint == folder / "models" / "best_model.safetensors"
+    assert result.train_loss is not None
+    assert result.eval_loss is not None
+    assert 0 < result.train_loss < np.log(300) + 1
+    assert 0 < result.metrics["accuracy"] <= 1
+    assert result.model.parameters.flat.tobytes() == model.parameters.flat.tobytes()
+    assert (model.step, model.bundle.preset_name, model.bundle.path) == (6, "nano", result.checkpoint)
+
+
+def test_the_result_after_iterating_equals_the_result_alone(
+    tmp_path: Path, trained: tuple[Path, gpt_core.TrainingResult]
+) -> None:
+    run = tiny(tmp_path)
+    for event in run:
+        if isinstance(event, StepCompleted):
+            assert run.metrics["step_loss"] == event.loss
+    alone = trained[1]
+    ours = {name: value for name, value in run.result().metrics.items() if name != "throughput"}
+    assert ours == {name: value for name, value in alone.metrics.items() if name != "throughput"}
+
+
+def test_stop_ends_the_run_after_a_save_and_a_resume_continues_it(
+    tmp_path: Path, trained: tuple[Path, gpt_core.TrainingResult]
+) -> None:
+    run = tiny(tmp_path)
+    for event in run:
+        if isinstance(event, StepCompleted) and event.step == 3:
+            stopping = threading.Thread(target=run.stop)
+            stopping.start()
+            stopping.join()
+            break
+    stopped = run.result()
+    assert (stopped.reason, stopped.step) == ("stopped", 3)
+    resumed = gpt_core.train(resume=stopped.checkpoint).result()
+    assert (resumed.reason, resumed.step) == ("max_steps", 6)
+    assert resumed.model.parameters.flat.tobytes() == trained[1].model.parameters.flat.tobytes()
+
+
+def test_the_newest_checkpoint_is_resumed_by_name(tmp_path: Path) -> None:
+    tiny(tmp_path, max_steps=4).result()
+    run = gpt_core.train(resume="newest", models_dir=tmp_path / "models", max_steps=5)
+    assert run.step == 4
+    assert run.result().step == 5
+
+
+def test_save_writes_a_checkpoint_while_the_run_continues(tmp_path: Path) -> None:
+    run = tiny(tmp_path)
+    saved_at = []
+    for event in run:
+        if isinstance(event, StepCompleted) and event.step == 2:
+            run.save()
+        if isinstance(event, CheckpointSaved) and event.kind == "latest":
+            saved_at.append(event.step)
+    assert saved_at[0] == 2
+    assert saved_at[-1] == 6
+
+
+def test_a_closed_run_is_saved_and_releases_its_folder(tmp_path: Path) -> None:
+    with tiny(tmp_path) as run:
+        next(event for event in run if isinstance(event, StepCompleted))
+    with pytest.raises(RuntimeError, match="closed"):
+        run.result()
+    assert gpt_core.load(tmp_path / "models" / "ckpt_latest.safetensors").step == 1
+    tiny(tmp_path, overwrite=True).close()  # before its first event
+    assert tiny(tmp_path, overwrite=True).result().step == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"d_modle": 16}, ConfigError, "did you mean d_model"),
+        ({"max_steps": -1}, ConfigError, r"max_steps: got -1, expected .* \(from argument\)"),
+        ({"preset": "huge"}, ConfigError, "huge"),
+        ({"eval_file": "missing.txt"}, CorpusError, "missing.txt"),
+        ({"resume": "missing.safetensors"}, CheckpointError, "missing.safetensors"),
+    ],
+)
+def test_bad_arguments_are_errors_of_one_line(
+    tmp_path: Path, changes: dict[str, object], error: type[GptError], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        tiny(tmp_path, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_of_another_folder_is_not_overwritten_unasked(trained: tuple[Path, gpt_core.TrainingResult]) -> None:
+    with pytest.raises(RunExistsError):
+        tiny(trained[0])
+
+
+# -- the model
+
+
+def test_generation_with_a_seed_is_reproducible_and_streams_the_same_text(model: gpt_core.Model) -> None:
+    text = model.generate("It was", max_tokens=20, temperature=0.8, seed=1)
+    assert text
+    assert text == model.generate("It was", max_tokens=20, temperature=0.8, seed=1)
+    pieces = model.stream("It was", max_tokens=20, temperature=0.8, seed=1)
+    assert isinstance(pieces, Iterator)
+    assert "".join(pieces) == text
+    assert len({model.generate("It was", max_tokens=20, seed=seed) for seed in range(4)}) > 1
+
+
+def test_generation_refuses_an_argument_out_of_bounds(model: gpt_core.Model) -> None:
+    with pytest.raises(ConfigError, match="top_p"):
+        model.stream("It was", top_p=0.0)
+
+
+def test_evaluating_the_eval_text_gives_the_scores_of_the_run(
+    trained: tuple[Path, gpt_core.TrainingResult], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    events = [event for event in tiny(tmp_path) if isinstance(event, EvalCompleted)]
+    found = gpt_core.load(tmp_path / "models" / "best_model.safetensors").evaluate(folder / "eval.en")
+    event = next(event for event in events if event.step == 5)
+    assert (found.loss, found.accuracy, found.bits_per_byte) == (event.loss, event.accuracy, event.bits_per_byte)
+    assert found.perplexity == pytest.approx(np.exp(found.loss))
+
+
+def test_logits_give_the_loss_that_evaluation_reports(model: gpt_core.Model, tmp_path: Path) -> None:
+    text = b"It was kind."
+    (tmp_path / "short.txt").write_bytes(text)
+    tokenizer = model.tokenizer
+    ids = [tokenizer.BOS, *tokenizer.encode(text).tolist(), tokenizer.EOS]
+    logits = model.logits(ids[:-1]).astype(np.float64)
+    assert logits.shape == (len(ids) - 1, 300)
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    loss = -log_probabilities[np.arange(len(ids) - 1), ids[1:]].mean()
+    assert model.evaluate(tmp_path / "short.txt").loss == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("ids", [[], [300], [-1], [[1, 2]], [1] * 33])
+def test_logits_refuse_ids_that_do_not_fit(model: gpt_core.Model, ids: list[int]) -> None:
+    with pytest.raises(ValueError, match="got"):
+        model.logits(ids)
+
+
+def test_the_model_names_its_size_and_step(model: gpt_core.Model) -> None:
+    assert repr(model) == "<Model nano 2 layers, 16 channels, step 6>"
