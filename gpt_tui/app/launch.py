@@ -10,8 +10,8 @@ from pathlib import Path
 from gpt_core.errors import EXIT_FAILED
 from gpt_core.training.request import RunRequest
 from gpt_tui.headless.signals import leave_now
-from gpt_tui.shared.error_log import keep_traceback, log_path
-from gpt_tui.shared.interrupts import ending_at_once
+from gpt_tui.shared.error_log import log_traceback, log_path
+from gpt_tui.shared.interrupts import interrupt_exits
 
 LEAD_S = 10.0  # of the countdown of a first start
 FRAMES_PER_S = "120"  # a key waits for the frame after it, another tab for two: 8 ms each, with Textual's 60 it is 17
@@ -30,7 +30,7 @@ def run_app(
     followed. Raises ConfigError where the preferences of the user, or of `config_file`, are not valid.
     """
     os.environ.setdefault("TEXTUAL_FPS", FRAMES_PER_S)  # which Textual reads when it is imported
-    with ending_at_once():
+    with interrupt_exits():
         from textual.theme import BUILTIN_THEMES
 
         from gpt_tui.app.app import GptApp
@@ -56,7 +56,7 @@ def run_app(
             app.controller.stop()
             app.controller.join()
     if app._exception is not None:  # something on the screen fell over; Textual has shown it
-        _tell(f"gpt-tui ended by an error {keep_traceback(log_path(settings.models_dir), app._exception)}")
+        _tell(f"gpt-tui ended by an error {log_traceback(log_path(settings.models_dir), app._exception)}")
     _tell(app.exit_message)
     return app.return_code if app.return_code is not None else EXIT_FAILED
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
-from gpt_tui.shared.interrupts import ending_at_once
+from gpt_tui.shared.interrupts import interrupt_exits
 
 Options = argparse.Namespace
 
@@ -262,7 +262,7 @@ def run(arguments: list[str]) -> int:
         parser.error(f"unknown command {named!r}" + (f"; did you mean {near[0]}?" if near else ""))
     options = parser.parse_all(arguments if command is TRAIN else arguments[1:])
     module, _, function = command.function.partition(":")
-    with ending_at_once():
+    with interrupt_exits():
         command_function = getattr(import_module(f"gpt_tui.cli.{module}"), function)
     code: int = command_function(options)
     return code

@@ -26,10 +26,10 @@ from gpt_tui.run_view.status import Phase, SessionFacts
 from gpt_tui.session.event_buffer import Drained, EventBuffer
 from gpt_tui.session.log_replay import replayed
 from gpt_tui.session.run_state import Limits, RunState, Score
-from gpt_tui.shared.error_log import keep_traceback
+from gpt_tui.shared.error_log import log_traceback
 from gpt_tui.shared.messages import ControllerUpdated
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.shared.thread_priority import TRAINING, yield_to_others
+from gpt_tui.shared.thread_priority import TRAINING, lower_priority
 
 SAVE_POLL_S = 0.01
 
@@ -244,7 +244,7 @@ class TrainingController:
     # -- the thread
 
     def _run(self, request: RunRequest) -> None:
-        yield_to_others(TRAINING)  # and with it the threads that the kernels begin in it
+        lower_priority(TRAINING)  # and with it the threads that the kernels begin in it
         try:
             trainer = self._open_run(request, self._opening_progressed)
             self._trainer, self._requests = trainer, trainer.requests
@@ -262,7 +262,7 @@ class TrainingController:
         except GptError as error:
             self._fail(Failure(one_line(str(error)), isinstance(error, RunExistsError)))
         except BaseException as error:
-            where = keep_traceback(self._log_path, error)
+            where = log_traceback(self._log_path, error)
             self._fail(Failure(f"{type(error).__name__}: {one_line(str(error), 200)} {where}"))
         finally:
             self._ended = True

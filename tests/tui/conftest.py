@@ -23,7 +23,7 @@ def _waits_for_messages_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def _all_threads_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside processes that compute on every core, a thread of low priority may hold Python's lock for seconds."""
     for module in ("session.controller", "tabs.checkpoints.files"):
-        monkeypatch.setattr(f"gpt_tui.{module}.yield_to_others", lambda _niceness: None)
+        monkeypatch.setattr(f"gpt_tui.{module}.lower_priority", lambda _niceness: None)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_each_run_has_a_line_labelled_with_its_number(quantity: str, log: bool) 
 
 
 def test_numbers_of_runs_that_end_together_do_not_touch() -> None:
-    runs = [NamedRun(number, "", run(1).history) for number in range(1, MAX_RUNS + 1)]
+    runs = [NamedRun(number, "", run(1).state) for number in range(1, MAX_RUNS + 1)]
     _, picture = drawn(runs)
     numbers = (picture.characters >= ord("1")) & (picture.characters <= ord("8"))
     assert set(picture.characters[numbers]) == {ord(str(number)) for number in range(1, 9)}
@@ -113,10 +113,10 @@ def test_the_legend_reads_each_run_where_it_has_a_point() -> None:
     short, long = run(1, 50), run(2, 300)
     assert value_at(short, "loss", "steps", 200.0) is None
     assert value_at(long, "loss", "steps", 200.0) == pytest.approx(3.5, abs=0.4)
-    assert value_at(short, "loss", "steps", None) == short.history.curve.smoothed
+    assert value_at(short, "loss", "steps", None) == short.state.curve.smoothed
     assert value_at(long, "bits per byte", "steps", 120.0) == pytest.approx((3.0 + 4.0 * math.exp(-1)) / 2)
     assert value_at(long, "bits per byte", "steps", 20.0) is None
-    assert value_at(long, "perplexity", "steps", None) == math.exp(long.history.curve.smoothed)
+    assert value_at(long, "perplexity", "steps", None) == math.exp(long.state.curve.smoothed)
     assert place_of([short, long], "steps", 120.2) == "at step 120"
     assert place_of([short, long], "time", 65.0) == "at 1:05"
     assert place_of([short, long], "steps", None) == "at the end"
