@@ -1,4 +1,4 @@
-"""The app: owns the controller, drains it, leaves in good order. What is seen is in the screens."""
+"""The application: owns the training controller, drains it, announces its events, and shuts down in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
-from textual.dom import DOMNode
 from textual.driver import Driver
 from textual.screen import Screen
 
@@ -29,38 +28,50 @@ from gpt_tui.app.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import SetupScreen
-from gpt_tui.run_view.status import next_steps
 from gpt_tui.session.controller import OpenRun, TrainingController
 from gpt_tui.session.run_state import divergence, divergence_so_far, ending, is_unsaved
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import whole
-from gpt_tui.shared.keymap import KEYS, Key
-from gpt_tui.shared.messages import ControllerUpdated
+from gpt_tui.shared.keymap import KEYS, shown_keys
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette
 from gpt_tui.tabs.chat.models import MakeGenerator, make_generator
+from gpt_tui.tabs.train.presenter import next_steps
 
 DRAIN_INTERVAL_S = 0.25
 COLLECT_INTERVAL_S = 60.0
-NEVER = 1_000_000  # younger collections to one of everything
+NEVER = 1_000_000  # collections of the young generations per full collection
 PACKAGE = Path(__file__).parents[1]
 STYLES: list[str | PurePath] = [PACKAGE / name for name in (
     "shell/base.tcss", "tabs/train/train.tcss", "tabs/chat/chat.tcss", "tabs/checkpoints/checkpoints.tcss",
     "tabs/runs/runs.tcss", "new_run/new_run.tcss", "shared/dialogs.tcss",
 )]  # fmt: skip
-WIDTHS = [(0, "-narrow"), (100, "-wide"), (140, "-very-wide")]  # from so many columns on, this class for the styles
+WIDTHS = [
+    (0, "-narrow"),
+    (100, "-wide"),
+    (140, "-very-wide"),
+]  # minimum columns, and the class that the style sheets use from there
 HEIGHTS = [(0, "-low"), (32, "-tall")]
 
 
 class GptApp(App[None]):
-    """One controller, one main screen. `request` is begun at once if it is given; `watched` is followed from the start.
+    """The gpt-tui application.
 
-    A first start begins a run by itself after `lead_s` seconds (0: never). Where the process is the app's own, its
-    garbage is collected when that disturbs least.
+    Args:
+        settings: Settings of the next run.
+        preset_name: Preset that the settings began with, "" for none.
+        request: Run to start at once.
+        watched: Folder of a run in another process, which the Runs tab follows.
+        open_run: Opens a requested run.
+        make: Makes the generator of a loaded model.
+        preferences: Theme and keys of the user.
+        probes: Measurements of the set-up screen.
+        countdown_s: Seconds after which a first run starts, 0 for no countdown.
+        owns_process: Whether the garbage collector of the process may be adjusted.
     """
 
     CSS_PATH = STYLES
@@ -80,7 +91,7 @@ class GptApp(App[None]):
         make: MakeGenerator = make_generator,
         preferences: Preferences = NO_PREFERENCES,
         probes: Probes | None = None,
-        lead_s: float = 0.0,
+        countdown_s: float = 0.0,
         owns_process: bool = False,
     ) -> None:
         super().__init__()
@@ -90,33 +101,36 @@ class GptApp(App[None]):
         self.set_keymap(preferences.keys)
         self.controller = TrainingController(open_run, self.post_message, log_path(settings.models_dir))
         self.main = MainScreen(
-            self.controller, settings, preset_name, make, probes or Probes(), watched=watched, lead_s=lead_s
+            self.controller, settings, preset_name, make, probes or Probes(), watched=watched, countdown_s=countdown_s
         )
         self._request = request
         self._owns_process = owns_process
-        self._leaving: int | None = None
-        self._asked_to_leave_s = 0.0
-        self._asked_about = 0  # the failed last save that the user was asked about
+        self._exit_code: int | None = None
+        self._quit_requested_s = 0.0
+        self._questioned_save = 0  # number of the failed last save that the user was asked about
         self.forced = False
-        """Whether leaving was asked for twice: nothing is waited for then but a save that is on its way."""
+        """Whether the user quit twice: only a save in progress is waited for."""
         self.exit_message = ""
 
     def get_default_screen(self) -> Screen[None]:
-        """The main screen, for good."""
+        """Return the main screen."""
         return self.main
 
     def on_mount(self) -> None:
-        """The pulse, the signals, and the run that was asked for."""
+        """Start the drain timer, the signal handlers and the requested run."""
         self.set_interval(DRAIN_INTERVAL_S, self.tick)
-        self._listen_to_signals()
+        self._handle_signals()
         if self._owns_process:
-            self.call_after_refresh(self._collect_seldom)
+            self.call_after_refresh(self._collect_rarely)
         if self._request:
-            self.call_after_refresh(self.main.begin, self._request)
+            self.call_after_refresh(self.main.train.request_run, self._request)
 
-    def _collect_seldom(self) -> None:
-        """Modules and widgets stay to the end, and a collection that visits them takes 50 ms from whoever pressed a key
-        just then: it visits only what was made since, once a minute. Young garbage goes as ever."""
+    def _collect_rarely(self) -> None:
+        """Collect garbage once per minute, without the modules and widgets that exist now.
+
+        A full collection that visits them takes 50 ms, which would delay a key. Young generations are collected as
+        usual.
+        """
         gc.freeze()
         gc.set_threshold(*gc.get_threshold()[:2], NEVER)
         self.set_interval(COLLECT_INTERVAL_S, self._collect)
@@ -125,11 +139,11 @@ class GptApp(App[None]):
         gc.collect()
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
-        """The colours that the styles name beside Textual's own."""
+        """Return the theme variables of the style sheets that Textual does not define."""
         return own_variables(self.current_theme)
 
     def get_driver_class(self) -> type[Driver]:
-        """Textual's choice, but for a terminal that may hang up."""
+        """Return Textual's driver, on Linux and macOS the one for terminals that may hang up."""
         chosen = super().get_driver_class()
         if chosen.__name__ == "LinuxDriver":
             from gpt_tui.app.driver import HangupSafeDriver
@@ -144,30 +158,30 @@ class GptApp(App[None]):
         without_home = os.curdir if home_folder() is None else None
         return super().deliver_screenshot(filename, path or without_home, time_format)
 
-    # -- the controller's pulse
+    # -- draining the controller
 
     def tick(self) -> None:
-        """A few times a second: is the terminal still there, and what has the controller done?"""
+        """Check the terminal and drain the controller. Called a few times per second."""
         is_lost = getattr(self._driver, "is_lost", None)
-        if self._leaving is None and is_lost and is_lost():
-            self.leave(EXIT_HANGUP)
+        if self._exit_code is None and is_lost and is_lost():
+            self.quit(EXIT_HANGUP)
         self.drain()
 
-    def on_controller_updated(self, _message: ControllerUpdated) -> None:
-        """Something that cannot wait for the timer."""
+    def on_training_controller_updated(self, _message: TrainingController.Updated) -> None:
+        """Drain before the next tick."""
         self.drain()
 
     def drain(self) -> None:
-        """Takes what the controller has, shows it, and acts on ends and errors."""
+        """Drain the controller, show its state, and announce ends and errors."""
         if not self.controller.alive or not self.is_running or not self.main.is_mounted:
             return
         drained = self.controller.drain()
         self.main.show()
         ends = any(isinstance(event, RunFinished) for event in drained.notable)
         for event in drained.notable:
-            if not (ends and isinstance(event, CheckpointSaved)):  # one notification at the end is enough
+            if not (ends and isinstance(event, CheckpointSaved)):  # the end of the run is announced with its checkpoint
                 self._announce(event)
-        if self.controller.unsaved not in (0, self._asked_about):
+        if self.controller.unsaved not in (0, self._questioned_save):
             self._ask_about_unsaved_run()
         if not self.controller.alive:
             self._run_ended()
@@ -180,41 +194,41 @@ class GptApp(App[None]):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")
             case LossDiverged(step=step):
-                words = f"step {whole(step)}: {divergence(event)}"
-                self.main.banner.say(words, "bad")
+                text = f"step {whole(step)}: {divergence(event)}"
+                self.main.banner.say(text, "bad")
                 if self.main.tab != "train":
-                    self.notify(words, title="training diverges", severity="error", timeout=15, markup=False)
-            case RunFinished(reason=reason, step=step) if self._leaving is None:
-                words = ending(event)
+                    self.notify(text, title="training is diverging", severity="error", timeout=15, markup=False)
+            case RunFinished(reason=reason, step=step) if self._exit_code is None:
+                outcome = ending(event)
                 self.main.banner.say(
-                    f"step {whole(step)}: {words}. {next_steps(reason, self.main.shown_keys())}",
+                    f"step {whole(step)}: {outcome}. {next_steps(reason, shown_keys(dict(self._keymap)))}",
                     "bad" if reason == "diverged" else "good",
                 )
-                if self.main.tab != "train":  # there the banner is enough, and a notification would lie over it
-                    self.notify(f"step {whole(step)}: {words}", title="training has ended", markup=False)
+                if self.main.tab != "train":  # which has the banner
+                    self.notify(f"step {whole(step)}: {outcome}", title="run ended", markup=False)
 
     def _run_ended(self) -> None:
         failure = self.controller.failure
-        asking = self._leaving is None and failure is not None and failure.run_exists
-        self.main.ended(failure.message if failure else "", run_exists=asking)
-        if self._leaving is not None:
-            self._end(self._leaving)
+        asking = self._exit_code is None and failure is not None and failure.run_exists
+        self.main.show_end(failure.message if failure else "", run_exists=asking)
+        if self._exit_code is not None:
+            self._end(self._exit_code)
         elif failure and not asking:
             self.main.banner.say(failure.message, "bad")
-            self.notify(failure.message, title="training could not go on", severity="error", timeout=15, markup=False)
+            self.notify(failure.message, title="run failed", severity="error", timeout=15, markup=False)
 
-    # -- leaving
+    # -- quitting
 
-    def _listen_to_signals(self) -> None:
-        """SIGINT, SIGTERM and SIGHUP stop, save and leave; SIGUSR1 saves; one that is ignored at the start stays so.
+    def _handle_signals(self) -> None:
+        """Handle signals: SIGINT, SIGTERM and SIGHUP save and quit; SIGUSR1 saves. Ignored signals stay ignored.
 
-        Not on Windows, whose loop cannot listen.
+        On Windows the event loop supports no signal handlers.
         """
         loop = asyncio.get_running_loop()
         handlers: dict[str, Callable[[], None]] = {
-            "SIGINT": partial(self.leave, EXIT_INTERRUPTED),
-            "SIGTERM": partial(self.leave, EXIT_TERMINATED),
-            "SIGHUP": partial(self.leave, EXIT_HANGUP),  # see also `tick`
+            "SIGINT": partial(self.quit, EXIT_INTERRUPTED),
+            "SIGTERM": partial(self.quit, EXIT_TERMINATED),
+            "SIGHUP": partial(self.quit, EXIT_HANGUP),  # see also `tick`
             "SIGUSR1": self.controller.save,
         }
         for name, handler in handlers.items():
@@ -225,101 +239,106 @@ class GptApp(App[None]):
                 except (NotImplementedError, RuntimeError, ValueError):
                     return
 
-    def leave(self, code: int, *, save: bool = True) -> None:
-        """Ends the app with an exit code, after the run has stopped and, unless told otherwise, saved."""
+    def quit(self, code: int, *, save: bool = True) -> None:
+        """Quit after the run has stopped. A second call exits at once, after any save in progress.
+
+        Args:
+            code: Exit code.
+            save: Save the run first.
+        """
         if not self.controller.alive:
             self._end(code)
             return
-        again = self._leaving is not None
-        if again and time.monotonic() - self._asked_to_leave_s > SAME_PRESS_S:
+        again = self._exit_code is not None
+        if again and time.monotonic() - self._quit_requested_s > SAME_PRESS_S:
             self.forced = True
             self.controller.stop(save=False)
             self.exit(return_code=code)
             return
         if not again:
-            self._asked_to_leave_s = time.monotonic()
-        self._leaving = code
+            self._quit_requested_s = time.monotonic()
+        self._exit_code = code
         self.controller.stop(save=save, may_ask=code in (EXIT_OK, EXIT_INTERRUPTED))
         if save and self.controller.unsaved:
             self.controller.save()
-        words = "saving, then" if save else "stopping after this step, then"
-        self.main.banner.say(f"{'still ' if again else ''}{words} gpt-tui ends", "plain")
+        activity = "saving" if save else "stopping after this step"
+        self.main.banner.say(f"{'still ' if again else ''}{activity}, then quitting", "plain")
         self.main.show(at_once=True)
 
     def _ask_about_unsaved_run(self) -> None:
-        """Nobody leaves before the user has said what is to become of a run that could not be saved."""
-        self._asked_about = self.controller.unsaved
-        leaving, self._leaving = self._leaving, None
+        """Ask what to do with a run that could not be saved; quitting waits for the answer."""
+        self._questioned_save = self.controller.unsaved
+        exit_code, self._exit_code = self._exit_code, None
 
         def answered(answer: str | None) -> None:
-            if answer and leaving is not None:
-                self.leave(leaving, save=answer == "again")
+            if answer and exit_code is not None:
+                self.quit(exit_code, save=answer == "again")
             elif answer == "again":
                 self.controller.save()
             elif answer == "discard":
                 self.controller.stop(save=False, may_ask=True)
             else:
-                self.main.banner.say("not saved: w tries again, q leaves", "bad")
+                self.main.banner.say("not saved (w: try again, q: quit)", "bad")
 
         self.main.ask_about_unsaved_run(answered)
 
     def _end(self, code: int) -> None:
-        history = self.controller.history
-        if history.save_error:
-            self.exit_message = f"not saved: {one_line(history.save_error)}"
-        elif history.saved and history.finished:
-            self.exit_message = f"saved {one_line(history.saved.path)} at step {whole(history.saved.step)}"
-        parts = (self.exit_message, divergence_so_far(history))
+        run = self.controller.run
+        if run.save_error:
+            self.exit_message = f"not saved: {one_line(run.save_error)}"
+        elif run.saved and run.finished:
+            self.exit_message = f"saved {one_line(run.saved.path)} at step {whole(run.saved.step)}"
+        parts = (self.exit_message, divergence_so_far(run))
         self.exit_message = "; ".join(part for part in parts if part)
         request, failure = self.controller.request, self.controller.failure
         was_begun = request is not None and not (failure and failure.run_exists)
-        if request and was_begun and is_unsaved(history, request.settings.models_dir):
+        if request and was_begun and is_unsaved(run, request.settings.models_dir):
             code = EXIT_FAILED
         self.exit(return_code=code)
 
     def action_interrupt(self) -> None:
-        """Ctrl+C: copies what is selected, else stops, saves and leaves."""
+        """Copy the selected text, else save and quit."""
         if selected := self.screen.get_selected_text():
             self.copy_to_clipboard(selected)
             self.screen.clear_selection()
-            self.notify("copied; press ctrl+c again to save and quit")
+            self.notify("copied (Ctrl+C again: save and quit)")
         else:
-            self.leave(EXIT_INTERRUPTED)
+            self.quit(EXIT_INTERRUPTED)
 
     def action_request_quit(self) -> None:
-        """Leaves at once, or asks when a run is under way."""
-        if not self.controller.alive or self._leaving is not None:
-            self.leave(EXIT_OK)
+        """Quit, after a question while a run is in progress."""
+        if not self.controller.alive or self._exit_code is not None:
+            self.quit(EXIT_OK)
             return
 
         def answered(answer: str | None) -> None:
             if answer:
-                self.leave(EXIT_OK, save=answer == "save")
+                self.quit(EXIT_OK, save=answer == "save")
 
         if not self.screen.is_modal:
-            phase, history = self.controller.phase, self.controller.history
-            where = f" at step {whole(history.step)}" if history.started else ""
-            self.push_screen(quit_question(f"A run is under way ({phase.value}{where})."), answered)
+            phase, run = self.controller.phase, self.controller.run
+            where = f" at step {whole(run.step)}" if run.started else ""
+            self.push_screen(quit_question(f"A run is in progress ({phase.value}{where})."), answered)
 
     async def action_quit(self) -> None:
-        """The palette's Quit asks, too."""
+        """Quit from the command palette, with the same question."""
         self.action_request_quit()
 
-    # -- going about
+    # -- navigation
 
     def action_command_palette(self) -> None:
-        """Every command that makes sense now."""
+        """Open the command palette."""
         if not isinstance(self.screen, Palette):
             self.push_screen(Palette(id="--command-palette"))
 
     def action_help(self) -> None:
-        """The keys of what is seen."""
+        """Show the keys of the visible tab or screen."""
         if not self.screen.is_modal:
             view = "setup" if isinstance(self.screen, SetupScreen) else self.main.tab
             self.push_screen(HelpScreen(view, dict(self._keymap)))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The footer names the tab one can go to, not the one that is there; set-up has to be left first."""
+        """Hide the key of the visible tab, and those of all tabs on the set-up screen."""
         if action == "go":
             return not isinstance(self.screen, SetupScreen) and not (
                 parameters and self.main.is_mounted and parameters[0] == self.main.tab
@@ -327,25 +346,14 @@ class GptApp(App[None]):
         return True
 
     def action_go(self, tab: str) -> None:
-        """Shows a tab."""
+        """Show a tab."""
         self.main.go(tab)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Every command of the key table that makes sense now, beside those of Textual's that the table lacks."""
+        """Return the keys that work now as commands, after those of Textual's that the key table lacks."""
         others = super().get_system_commands(screen)
         yield from (command for command in others if command.title not in ("Quit", "Keys"))
+        active = {found.binding.id: found for found in screen.active_bindings.values() if found.enabled}
         for key in KEYS:
-            namespace = self._owner_of(key, screen)
-            if namespace is not None and namespace.check_action(key.action.partition("(")[0], ()) is not None:
-                run = partial(self.run_action, key.action, namespace)
-                yield SystemCommand(key.label, key.help, run)
-
-    def _owner_of(self, key: Key, screen: Screen[object]) -> DOMNode | None:
-        """What runs the action of a key when this screen is seen; None if nothing there does."""
-        if key.place == "everywhere":
-            return self
-        if (key.place == "setup") != isinstance(screen, SetupScreen):
-            return None
-        if key.place in ("chat", "checkpoints", "runs"):
-            return self.main.query_one(f"#{key.place}") if key.place == self.main.tab else None
-        return screen if key.place == "setup" else self.main
+            if found := active.get(key.id):
+                yield SystemCommand(key.label, key.help, partial(self.run_action, key.action, found.node))

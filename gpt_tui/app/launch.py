@@ -1,4 +1,4 @@
-"""The app in a terminal: begun with what the command line says, left with everything saved."""
+"""Launch of the app in a terminal, and its exit after the run is saved."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from gpt_core.errors import EXIT_FAILED
 from gpt_core.training.request import RunRequest
 from gpt_tui.headless.signals import leave_now
-from gpt_tui.shared.error_log import log_traceback, log_path
+from gpt_tui.shared.error_log import log_path, log_traceback
 from gpt_tui.shared.interrupts import interrupt_exits
 
-LEAD_S = 10.0  # of the countdown of a first start
-FRAMES_PER_S = "120"  # a key waits for the frame after it, another tab for two: 8 ms each, with Textual's 60 it is 17
+COUNTDOWN_S = 10.0  # of a first start
+FRAMES_PER_S = "120"  # a key is drawn with the next frame: at most 8 ms later, 17 ms at Textual's default of 60
 
 
 def run_app(
@@ -24,12 +24,18 @@ def run_app(
     watched: Path | None = None,
     config_file: Path | None = None,
 ) -> int:
-    """Runs the app in the terminal and returns its exit code. A run is stopped and saved however the app ends.
+    """Run the app in the terminal and return its exit code. However the app ends, its run is stopped and saved.
 
-    With `autostart` the requested run starts at once. The run of the folder `watched`, which another process trains, is
-    followed. Raises ConfigError where the preferences of the user, or of `config_file`, are not valid.
+    Args:
+        request: Settings of the next run, and the checkpoint to resume.
+        autostart: Start the requested run at once.
+        watched: Folder of a run in another process, which the Runs tab follows.
+        config_file: File that may hold preferences beside settings.
+
+    Raises:
+        ConfigError: The preferences of the user, or of `config_file`, are not valid.
     """
-    os.environ.setdefault("TEXTUAL_FPS", FRAMES_PER_S)  # which Textual reads when it is imported
+    os.environ.setdefault("TEXTUAL_FPS", FRAMES_PER_S)  # read by Textual at its import
     with interrupt_exits():
         from textual.theme import BUILTIN_THEMES
 
@@ -39,10 +45,10 @@ def run_app(
 
     preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
     settings = request.settings
-    lead_s = 0.0 if autostart or watched else LEAD_S
+    countdown_s = 0.0 if autostart or watched else COUNTDOWN_S
     app = GptApp(
         settings, request.preset_name, request=request if autostart else None, watched=watched,
-        preferences=preferences, lead_s=lead_s, owns_process=True,
+        preferences=preferences, countdown_s=countdown_s, owns_process=True,
     )  # fmt: skip
     try:
         app.run()
@@ -52,17 +58,17 @@ def run_app(
             if not app.controller.join(0):
                 leave_now(app.return_code or EXIT_FAILED)
         elif not app.controller.join(0):
-            _tell("gpt-tui: saving the run before leaving")
+            _print_error("gpt-tui: saving the run before exit")
             app.controller.stop()
             app.controller.join()
-    if app._exception is not None:  # something on the screen fell over; Textual has shown it
-        _tell(f"gpt-tui ended by an error {log_traceback(log_path(settings.models_dir), app._exception)}")
-    _tell(app.exit_message)
+    if app._exception is not None:  # an error in the app, which Textual has shown
+        _print_error(f"gpt-tui ended with an error {log_traceback(log_path(settings.models_dir), app._exception)}")
+    _print_error(app.exit_message)
     return app.return_code if app.return_code is not None else EXIT_FAILED
 
 
-def _tell(words: str) -> None:
-    """A line on the terminal, if there still is one."""
-    if words:
+def _print_error(text: str) -> None:
+    """Print a line to standard error, if that still exists."""
+    if text:
         with suppress(OSError):
-            print(words, file=sys.stderr)
+            print(text, file=sys.stderr)

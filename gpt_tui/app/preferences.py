@@ -1,12 +1,12 @@
-"""What a user likes for the app, whatever is trained: a theme, and keys of his own.
+"""Preferences of the user: theme and keys.
 
-Both stand in `config.toml` in the user's own folder for settings (`user_file`), and may stand in a `--config` file,
-which then has the last word:
+They are read from `config.toml` in the user's configuration folder (`user_file`), and from a `--config` file, which
+takes precedence:
 
     theme = "nord"
 
     [keys]
-    "train.start" = "ctrl+s"       # names as `gpt-tui config` lists them; several keys as "f2,t"
+    "train.start" = "ctrl+s"       # ids as listed by `gpt-tui config`; several keys as "f2,t"
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ from gpt_core.errors import ConfigError, printable
 from gpt_core.home import home_folder
 from gpt_tui.shared.keymap import KEYS, TABS, places_of
 
-NAMES = ("theme", "keys")  # what a --config file may hold beside settings
+NAMES = ("theme", "keys")  # keys of a --config file that are not settings
 
 
 class Preferences(NamedTuple):
-    """`theme` is "" where none is wanted; `keys` maps a key's id to the keys that it shall have, in Textual's names."""
+    """Preferences of a user.
+
+    Attributes:
+        theme: Name of a theme, "" for the default one.
+        keys: Textual's names of keys, by the id of their action.
+    """
 
     theme: str = ""
     keys: Mapping[str, str] = {}
@@ -37,7 +42,7 @@ NO_PREFERENCES = Preferences()
 
 
 def user_file(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """`gpt-tui/config.toml` in `$XDG_CONFIG_HOME`, else in `~/.config`, or in `%APPDATA%` on Windows.
+    """Return `gpt-tui/config.toml` in `$XDG_CONFIG_HOME`, else in `~/.config`, or in `%APPDATA%` on Windows.
 
     None for a user without a home folder.
     """
@@ -52,21 +57,27 @@ def user_file(environ: Mapping[str, str] = os.environ) -> Path | None:
 def read_preferences(
     config_file: Path | None, themes: Iterable[str] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Preferences:
-    """The user's preferences, under those of a `--config` file. `themes` are the names there are (None: unknown).
+    """Return the preferences of the user, overridden by those of a `--config` file.
 
-    Raises ConfigError, which names the file and what is wrong in it.
+    Args:
+        config_file: The `--config` file, None without one.
+        themes: Names of the themes; None skips their check.
+        environ: Environment variables.
+
+    Raises:
+        ConfigError: A file has an unknown name, theme or key, or gives two actions one key.
     """
     theme = ""
     keys: dict[str, str] = {}
     own = user_file(environ)
     for path, is_own in ((own, True), (config_file, False)):
-        if path is None or (is_own and not os.path.exists(path)):  # also False where the folder may not be read
+        if path is None or (is_own and not os.path.exists(path)):  # False also where the folder is not readable
             continue
         table = read_config(path, "" if is_own else "--config ")
-        if is_own and (strange := [name for name in table if name not in NAMES]):
+        if is_own and (unknown := [name for name in table if name not in NAMES]):
             raise ConfigError(
-                f"{path}: got {printable(strange[0])}, wanted theme and [keys] alone; settings of a run stand in a "
-                "file that is given with --config"
+                f"{path}: got {printable(unknown[0])}, expected only theme and [keys]; put the settings of a run "
+                "into a file for --config"
             )
         theme = _theme(table.get("theme", theme), None if themes is None else list(themes), path)
         keys |= _keys(table.get("keys", {}), path)
@@ -77,24 +88,24 @@ def read_preferences(
 def _theme(name: object, known: list[str] | None, path: Path) -> str:
     if isinstance(name, str) and (not name or known is None or name in known):
         return name
-    wanted = f"one of {', '.join(sorted(known))}{_near(name, known)}" if known else "the name of a theme"
-    raise ConfigError(f"{path}: theme: got {name!r}, wanted {wanted}")
+    expected = f"one of {', '.join(sorted(known))}{_near(name, known)}" if known else "the name of a theme"
+    raise ConfigError(f"{path}: theme: got {name!r}, expected {expected}")
 
 
 def _keys(table: object, path: Path) -> dict[str, str]:
     if not isinstance(table, dict):
-        raise ConfigError(f"{path}: keys: got {table!r}, wanted a table such as [keys]")
+        raise ConfigError(f"{path}: keys: got {table!r}, expected a table [keys]")
     ids = [key.id for key in KEYS]
     for name, value in table.items():
         if name not in ids:
             raise ConfigError(f"{path}: keys: unknown key {name!r}{_near(name, ids)}; `gpt-tui config` lists them")
         if not isinstance(value, str) or not all(part.strip() for part in value.split(",")):
-            raise ConfigError(f'{path}: keys: {name}: got {value!r}, wanted the name of a key, such as "ctrl+s"')
+            raise ConfigError(f'{path}: keys: {name}: got {value!r}, expected the name of a key, such as "ctrl+s"')
     return {name: ",".join(part.strip() for part in value.split(",")) for name, value in table.items()}
 
 
 def _check_apart(keys: Mapping[str, str], path: Path) -> None:
-    """Raises ConfigError if a key that the user changed would do two things on one tab."""
+    """Raise ConfigError if a changed key has two actions on one tab."""
     changed = {key.id for key in KEYS if keys.get(key.id, key.keys) != key.keys}
     for view in (*TABS, "setup"):
         taken: dict[str, str] = {}
@@ -103,7 +114,10 @@ def _check_apart(keys: Mapping[str, str], path: Path) -> None:
                 for name in keys.get(key.id, key.keys).split(","):
                     other = taken.setdefault(name, key.id)
                     if other != key.id and changed & {key.id, other}:
-                        raise ConfigError(f"{path}: keys: {name!r} would be both {other} and {key.id} on one tab")
+                        raise ConfigError(
+                            f"{path}: keys: {name!r} is both {other} and {key.id} on one tab; choose another key for "
+                            "one of them"
+                        )
 
 
 def _near(name: object, known: Iterable[str]) -> str:
@@ -112,8 +126,8 @@ def _near(name: object, known: Iterable[str]) -> str:
 
 
 def as_toml(preferences: Preferences) -> str:
-    """The preferences in force as the end of a `--config` file: every key with what it does, changed ones in force."""
-    lines = ["# the app's theme, and its keys by their ids: take the # away to give one another key"]
+    """Return the preferences as the end of a `--config` file; keys that are not changed are commented out."""
+    lines = ["# theme and keys of the app; remove the # to change one"]
     lines += [f'theme = "{preferences.theme}"' if preferences.theme else '# theme = "gpt-night"', "", "[keys]"]
     for key in KEYS:
         changed = key.id in preferences.keys

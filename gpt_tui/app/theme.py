@@ -1,7 +1,7 @@
-"""The app's own themes, a quiet night sky and a page by day, in colours that colour-blind people can tell apart.
+"""Themes of the app, a dark and a light one, in colours that colour-blind people can distinguish.
 
-Line, marks and tones take the hues of Okabe and Ito's palette (2008), lightened for a dark ground and darkened for a
-light one; what they mean is always told by a shape or a word, too.
+Lines, marks and tones have the hues of Okabe and Ito's palette (2008), lightened on a dark background and darkened on a
+light one. Each meaning also has a shape or a word.
 """
 
 from __future__ import annotations
@@ -65,22 +65,20 @@ DAY = Theme(
 
 OWN_THEMES = (NIGHT, DAY)
 
-# Runs that are laid over each other, 1 to 8: Okabe and Ito's hues, each as light as it must be on a dark ground, and as
-# dark as it must be on a light one. Beside its colour each run has its number.
+# Compared runs 1 to 8, in Okabe and Ito's hues. Each run has a number beside its colour.
 RUNS_ON_DARK = ("#62b6f0", "#f0b33f", "#4fc79a", "#f2805a", "#e29ac8", "#f0e442", "#7f9cff", "#c9d1de")
 RUNS_ON_LIGHT = ("#0072b2", "#b36b00", "#00795a", "#c24a00", "#a5487f", "#6f6800", "#3b3fbf", "#3c4350")
 
 
 def run_colours(dark: bool) -> dict[str, str]:
-    """`run-1` to `run-8` for a dark or a light theme."""
+    """Return the variables `run-1` to `run-8` of a dark or a light theme."""
     return {f"run-{number}": colour for number, colour in enumerate(RUNS_ON_DARK if dark else RUNS_ON_LIGHT, 1)}
 
 
 def own_variables(theme: Theme) -> dict[str, str]:
-    """What the styles name beside Textual's own variables: `run-1` to `run-8`, `frame`, `key`, `mark`, `best`.
+    """Return the variables of the style sheets that Textual lacks: `run-1` to `run-8`, `frame`, `key`, `mark`, `best`.
 
-    In others' themes a frame is fainter than that of the focus; keys' names and the marks of evaluations are dark or
-    light enough to be seen.
+    In Textual's themes, frames are fainter than that of the focus, and keys and marks have enough contrast.
     """
     colours = theme.to_color_system().generate()
     frame, key, mark, best = (colours[name] for name in ("border", "accent", "warning", "success"))

@@ -150,7 +150,7 @@ class BarsReporter:
         if history.last is not None and is_training(history):
             epochs = f" of {history.limits.max_epochs}" if history.limits.max_epochs else ""
             epoch = f"epoch {history.last.epoch + 1}{epochs}"
-            self._bars.update(self._epoch, description=epoch, completed=history.epoch_share, visible=True)
+            self._bars.update(self._epoch, description=epoch, completed=history.epoch_fraction, visible=True)
         share = history.evaluating
         self._bars.update(self._eval, completed=share or 0.0, visible=share is not None)
 

@@ -10,11 +10,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.message import Message
 from textual.widgets import Input, Select, Static
 
 from gpt_core.config.presets import PRESETS
 from gpt_tui.new_run.fields import SetupField, setup_fields
-from gpt_tui.shared.messages import FieldsChanged
 
 PRESET = SetupField("preset", "", tuple(PRESETS))
 SIGNS = {"wrong": ("✗", "bold $text-error"), "changed": ("•", "bold $text-accent"), "usual": (" ", "")}
@@ -47,7 +47,14 @@ class FieldNames(Static):
 
 
 class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
-    """`FieldsChanged` goes out when something is typed or chosen; `mark` shows what is wrong and what differs."""
+    """`Changed` is posted when something is typed or chosen; `mark` shows what is wrong and what differs."""
+
+    class Changed(Message):
+        """A field has changed; `preset_chosen` names a preset to fill the form with, "" for none."""
+
+        def __init__(self, preset_chosen: str = "") -> None:
+            super().__init__()
+            self.preset_chosen = preset_chosen
 
     def __init__(self, preset_name: str, texts: Mapping[str, str], *, id: str) -> None:
         super().__init__(id=id)
@@ -111,10 +118,10 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         if name == PRESET.name:
             if text != self._preset_name:
                 self._preset_name = text
-                self.post_message(FieldsChanged(preset_chosen=text))
+                self.post_message(self.Changed(preset_chosen=text))
         elif self._texts[name] != text:
             self._texts[name] = text
-            self.post_message(FieldsChanged())
+            self.post_message(self.Changed())
 
     def _field(self, name: str) -> Input | Dropdown:
         found = self.query_one(f"#setting-{name}")

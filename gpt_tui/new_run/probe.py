@@ -19,8 +19,7 @@ from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.errors import GptError
 from gpt_core.kernels import available_cores, threads
 from gpt_tui.new_run.estimate import memory_problem
-from gpt_tui.session.checkpoints import in_the_way
-from gpt_tui.shared.messages import FolderSeen, StepTimed, TextsRead
+from gpt_tui.session.run_preview import existing_run
 from gpt_tui.shared.sanitize import one_line
 
 WAIT_S = 0.4  # for the typing to come to rest
@@ -46,7 +45,41 @@ class Probes(NamedTuple):
     time: Callable[[Settings, Stopped], StepTime | None] = timed
     free_memory: Callable[[], int | None] = free_memory
     wait_s: float = WAIT_S
-    in_the_way: Callable[[str], str] = in_the_way
+    in_the_way: Callable[[str], str] = existing_run
+
+
+class FolderSeen(Message, bubble=False):
+    """The models folder of request `number` was read.
+
+    Attributes:
+        in_the_way: The run that a new one would replace, "" for none.
+    """
+
+    def __init__(self, number: int, models_dir: str, in_the_way: str) -> None:
+        super().__init__()
+        self.number = number
+        self.models_dir = models_dir
+        self.in_the_way = in_the_way
+
+
+class TextsRead(Message, bubble=False):
+    """The texts of request `number` were read; `problem` says why not."""
+
+    def __init__(self, number: int, texts: CorpusStats | None, problem: str = "") -> None:
+        super().__init__()
+        self.number = number
+        self.texts = texts
+        self.problem = problem
+
+
+class StepTimed(Message, bubble=False):
+    """A step of request `number` was timed; `problem` says why not."""
+
+    def __init__(self, number: int, time: StepTime | None, problem: str = "") -> None:
+        super().__init__()
+        self.number = number
+        self.step_time = time
+        self.problem = problem
 
 
 class Prober:

@@ -20,13 +20,12 @@ from gpt_tui.new_run.fields import Checked, changed, check, explanation, named_p
 from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, save_config
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.panel import SetupPanel
-from gpt_tui.new_run.probe import Prober, Probes, threads_of
+from gpt_tui.new_run.probe import FolderSeen, Prober, Probes, StepTimed, TextsRead, threads_of
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import Choice, ChoiceScreen
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.footer import FooterBar
-from gpt_tui.shared.messages import FieldsChanged, FolderSeen, StepTimed, TextsRead
 from gpt_tui.shared.sanitize import one_line
 
 
@@ -107,8 +106,8 @@ class SetupScreen(Screen[SetupResult]):
 
     # -- what is typed
 
-    @on(FieldsChanged)
-    def _fields_changed(self, message: FieldsChanged) -> None:
+    @on(SetupForm.Changed)
+    def _fields_changed(self, message: SetupForm.Changed) -> None:
         message.stop()
         if message.preset_chosen:
             self.form.fill(with_preset(self.form.texts, message.preset_chosen))
@@ -155,6 +154,11 @@ class SetupScreen(Screen[SetupResult]):
         shown = self.query_one("#setup-state", Static)
         shown.set_class(bool(problems), "-bad")
         shown.update(Content(f"{ready_words(len(problems), asks=bool(self._asks))} "), layout=False)
+
+    @on(ButtonRow.Pressed)
+    async def _button_pressed(self, message: ButtonRow.Pressed) -> None:
+        message.stop()
+        await self.run_action(message.action)
 
     # -- what was found out
 

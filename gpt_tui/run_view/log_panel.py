@@ -8,7 +8,7 @@ from rich.text import Text
 from textual import events
 from textual.widgets import RichLog
 
-from gpt_tui.session.run_state import MOST_LOG_LINES, LogLine, RunState
+from gpt_tui.session.run_state import MAX_LOG_LINES, LogLine, RunState
 from gpt_tui.shared.formatting import clock
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.titled import Titled
@@ -23,7 +23,7 @@ class LogPanel(Titled, RichLog):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"log--plain", "log--good", "log--bad", "log--dim"}
 
     def __init__(self, *, id: str) -> None:
-        super().__init__(id=id, markup=False, highlight=False, max_lines=4 * MOST_LOG_LINES, min_width=LEAST_WIDTH)
+        super().__init__(id=id, markup=False, highlight=False, max_lines=4 * MAX_LOG_LINES, min_width=LEAST_WIDTH)
         self._shown = 0
         self._history: RunState | None = None
         self._wrapped_at = 0

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from rich.cells import cell_len
 
-from gpt_tui.session.run_state import MOST_SAMPLES, Sample
+from gpt_tui.session.run_state import MAX_SAMPLES, Sample
 from gpt_tui.shared.formatting import clock, fixed, nats, whole
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.wrapping import line_spans
@@ -80,7 +80,7 @@ def head(sample: Sample, best: bool, width: int) -> Line:
     return mark, Span("best" if best else "head", text)
 
 
-@lru_cache(maxsize=2 * MOST_SAMPLES)
+@lru_cache(maxsize=2 * MAX_SAMPLES)
 def body(prompt: str, text: str, width: int) -> tuple[Line, ...]:
     """The prompt and what the model went on with, told apart, beside the rail.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import Enum
 from math import isfinite
 from typing import NamedTuple
 
 from gpt_core.training.metrics import added_metrics
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, Tone
 from gpt_tui.shared.formatting import (
     age,
@@ -24,27 +23,6 @@ from gpt_tui.shared.formatting import (
     whole,
 )
 
-
-class Phase(Enum):
-    """What the controller is doing, as the user sees it; the value is its name on the screen."""
-
-    IDLE = "ready"
-    OPENING = "getting ready"
-    TRAINING = "training"
-    PAUSING = "pausing"
-    PAUSED = "paused"
-    EVALUATING = "evaluating"
-    STOPPING = "stopping"
-    FINISHED = "finished"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-    @property
-    def alive(self) -> bool:
-        """Whether a run is under way."""
-        return self not in (Phase.IDLE, Phase.FINISHED, Phase.STOPPED, Phase.FAILED)
-
-
 SYMBOLS = {
     Phase.IDLE: "○", Phase.OPENING: "◌", Phase.TRAINING: "▶", Phase.PAUSING: "‖", Phase.PAUSED: "‖",
     Phase.EVALUATING: "◆", Phase.STOPPING: "■", Phase.STOPPED: "■", Phase.FINISHED: "✓", Phase.FAILED: "✗",
@@ -54,46 +32,6 @@ PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", P
 
 # rows that go first where the panel is too low for all of them
 LEAST_IMPORTANT = ("time", "tokens", "model", "memory", "best", "rate", "lr", "gradient", "patience", "accuracy")
-
-
-def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
-    """The actions of the key table's "train" keys that make sense now."""
-    if phase is Phase.STOPPING:
-        return frozenset()
-    if phase is Phase.OPENING:
-        return frozenset({"stop"})
-    if phase.alive:
-        return frozenset({"pause", "step", "save", "evaluate", "stop"})
-    return frozenset({"start", "setup", "overfit"} | ({"resume"} if can_resume else set()))
-
-
-def why_not(action: str, phase: Phase, keys: Mapping[str, str]) -> str:
-    """Why one of these actions does nothing now, in a line; `keys` maps an action to its key as shown."""
-    if action == "start_now":
-        return ""  # the key of a countdown, which is on the screen while it works
-    if phase is Phase.STOPPING:
-        return "the run is stopping"
-    if phase.alive:
-        words = "the run is getting ready" if phase is Phase.OPENING else "a run is under way"
-        return f"{words}; {keys['stop']} stops it"
-    if action == "resume":
-        return f"there is no checkpoint to go on from; {keys['start']} starts a run"
-    return f"no run is under way; {keys['start']} starts one"
-
-
-def next_steps(reason: str, keys: Mapping[str, str]) -> str:
-    """What can be done after a run that ended for `reason`; `keys` maps an action to its key as shown."""
-    going_on = f"{keys['resume']} to go on, " if reason in ("stopped", "diverged") else ""
-    return f"Press {keys['chat']} to chat, {going_on}{keys['start']} for a new run."
-
-
-class SessionFacts(NamedTuple):
-    """What the controller knows beside the events. Times are on the clock of `advance`."""
-
-    phase: Phase
-    now_s: float = 0.0
-    memory_bytes: int = 0
-    stopping: str = ""
 
 
 class Row(NamedTuple):
@@ -107,7 +45,7 @@ class Row(NamedTuple):
 RULE = Row("", "")
 
 
-def status_rows(history: RunState, facts: SessionFacts, width: int) -> list[Row]:
+def status_rows(history: RunState, facts: SessionStatus, width: int) -> list[Row]:
     """The rows of a panel whose values have about `width` - 10 cells, most important first."""
     started, last = history.started, history.last
     if started is None:
@@ -159,7 +97,7 @@ def fitted(rows: list[Row], height: int) -> list[Row]:
     return rows
 
 
-def state_row(history: RunState, facts: SessionFacts) -> Row:
+def state_row(history: RunState, facts: SessionStatus) -> Row:
     """The state in a word, with its sign, and for how long the run has trained."""
     words = facts.phase.value
     if facts.phase is Phase.EVALUATING and history.evaluating is not None:
@@ -177,7 +115,7 @@ def progress_rows(history: RunState, bar_width: int) -> list[Row]:
         of_epochs = f" of {history.limits.max_epochs}" if history.limits.max_epochs else ""
         epoch = (history.last.epoch if history.last else started.epoch) + 1
         rows.append(Row("epoch", f"{whole(epoch)}{of_epochs}"))
-        share = history.epoch_share
+        share = history.epoch_fraction
         rows.append(Row("", f"{bar(share, bar_width)} {share * 100:3.0f}%"))
     elif history.last_step:
         share = min(1.0, history.step / history.last_step)
@@ -208,7 +146,7 @@ def evaluation_rows(history: RunState, wide: bool) -> list[Row]:
     return rows
 
 
-def saved_row(history: RunState, facts: SessionFacts, wide: bool) -> Row:
+def saved_row(history: RunState, facts: SessionStatus, wide: bool) -> Row:
     """The last save and its age, or why the last one failed."""
     if history.save_error:
         return Row("saved", "✗ failed, see the log", "bad")

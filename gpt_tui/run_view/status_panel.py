@@ -8,7 +8,8 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from gpt_tui.run_view.status import RULE, Phase, Row, SessionFacts, fitted, status_rows
+from gpt_tui.run_view.status import RULE, Row, fitted, status_rows
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.titled import Titled
 
@@ -21,7 +22,7 @@ class StatusPanel(Titled, Widget):
 
     label_width: ClassVar[int] = LABEL_WIDTH
     history: reactive[RunState] = reactive(RunState)
-    facts: reactive[SessionFacts] = reactive(SessionFacts(Phase.IDLE))
+    facts: reactive[SessionStatus] = reactive(SessionStatus(Phase.IDLE))
 
     def on_mount(self) -> None:
         """Its name."""

@@ -1,4 +1,4 @@
-"""The one run of the app: a thread that iterates a trainer's events, and the requests that reach it."""
+"""Training controller: the run of the session in a thread of its own, and the requests of the user."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import AnyEvent, RunStarted
 from gpt_core.training.request import RunRequest
-from gpt_tui.run_view.status import Phase, SessionFacts
 from gpt_tui.session.event_buffer import Drained, EventBuffer
-from gpt_tui.session.log_replay import replayed
+from gpt_tui.session.log_replay import replay_log
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import Limits, RunState, Score
 from gpt_tui.shared.error_log import log_traceback
-from gpt_tui.shared.messages import ControllerUpdated
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.thread_priority import TRAINING, lower_priority
 
@@ -35,7 +34,7 @@ SAVE_POLL_S = 0.01
 
 
 class TrainerLike(Protocol):
-    """What the controller needs of `gpt_core.training.trainer.Trainer`."""
+    """The part of `gpt_core.training.trainer.Trainer` that the controller uses."""
 
     settings: Settings
     tokenizer: Tokenizer
@@ -44,47 +43,56 @@ class TrainerLike(Protocol):
 
     @property
     def saving(self) -> bool:
-        """Whether a checkpoint is being written now."""
+        """Whether a checkpoint is being written."""
 
     @property
     def earlier_log(self) -> Path | None:
-        """The log of the run's steps so far, if it is a resumed one that has such a log."""
+        """Metrics log of the earlier part of a resumed run, None without one."""
 
     @property
     def unsaved(self) -> int:
-        """While the run waits for an answer because its last save failed: how many have failed; else 0."""
+        """Number of failed last saves while the run waits for an answer about them; else 0."""
 
     def events(self) -> Iterator[AnyEvent]:
-        """The run, from RunStarted to RunFinished."""
+        """Run and yield the events, from RunStarted to RunFinished."""
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
-        """A consistent copy of the weights and the step it was made after."""
+        """Return a consistent copy of the weights, and the step after which it was made."""
 
 
 class OpenRun(Protocol):
     """Opens a requested run, as `gpt_core.training.setup.open_run` does. Called in the controller's thread."""
 
     def __call__(self, request: RunRequest, progress: Progress) -> TrainerLike:
-        """A trainer that has not begun. Raises GptError."""
+        """Return a trainer before its first step. Raises GptError."""
 
 
 class Failure(NamedTuple):
-    """Why a run could not begin or go on: one line for the user. `run_exists`: another run's files are in the way."""
+    """Why a run could not start or continue, in one line. `run_exists`: its folder has another run."""
 
     message: str
     run_exists: bool = False
 
 
 class OpeningStoppedError(Exception):
-    """Raised through `open_run` when the user stops a run before its first step."""
+    """Raised in `open_run` when the user stops a run before its first step."""
 
 
 class TrainingController:
-    """Owns the trainer and its thread; everything here may be called from the event loop and never blocks it.
+    """Owns the trainer and its thread. No method blocks but `join` and `wait_for_save`; call them from the event loop.
 
-    Only one run exists at a time. The thread posts `ControllerUpdated` when there is something that cannot wait
-    for the next `drain`; it touches no widget. `post` must be safe to call from any thread.
+    One run exists at a time. The thread touches no widget: it posts `Updated` when there is something to show before
+    the next regular `drain`.
+
+    Args:
+        open_run: Opens a requested run.
+        post: Posts a message; callable from any thread.
+        log_path: File for tracebacks of unexpected errors.
+        clock: Monotonic clock, in seconds.
     """
+
+    class Updated(Message, bubble=False):
+        """There is something to drain that should be shown at once."""
 
     def __init__(
         self,
@@ -107,8 +115,8 @@ class TrainingController:
         self._ended = False
         self._seen_end = True
         self._woken = False
-        self.history = RunState()
-        self._earlier = self.history  # of the run before; shown again where a new one is refused
+        self.run = RunState()
+        self._previous = self.run  # shown again where a new run is refused
         self.opening: tuple[str, float] = ("", 0.0)
         self.failure: Failure | None = None
         self.warning = ""
@@ -117,70 +125,75 @@ class TrainingController:
     # -- requests
 
     def start(self, request: RunRequest) -> bool:
-        """Begins a run in a new thread; False, and nothing happens, while another one is alive."""
+        """Start a run in a new thread. Return False without any effect while another run is alive."""
         if self.alive:
             return False
         settings = request.settings
         limits = Limits(settings.max_epochs, settings.patience, settings.improvement_threshold)
         self.request = request
-        self._earlier = self.history
-        self.history = RunState(limits=limits)
-        self._buffer = EventBuffer(self.history, self._clock)
+        self._previous = self.run
+        self.run = RunState(limits=limits)
+        self._buffer = EventBuffer(self.run, self._clock)
         self.opening, self.failure, self.warning = ("reading the text", 0.0), None, ""
         self._trainer = self._requests = None
         self._stop_asked.clear()
         self._may_ask = True
         self._discarding = self._ended = self._seen_end = False
-        self._thread = threading.Thread(target=self._run, args=(request,), name="controller")
+        self._thread = threading.Thread(target=self._train, args=(request,), name="controller")
         self._thread.start()
         return True
 
     def pause(self) -> None:
-        """Wait after the present step."""
+        """Pause after the current step."""
         if self._requests:
             self._requests.pause()
+            self._wake()
 
     def unpause(self) -> None:
-        """End a pause."""
+        """Continue after a pause."""
         if self._requests:
             self._requests.unpause()
+            self._wake()
 
     def single_step(self) -> None:
-        """One step, then wait; a run that is not paused is paused after its present step."""
+        """Take one step and pause again; a run that is not paused is paused after its current step."""
         if self._requests:
             if self._requests.pausing:
                 self._requests.single_step()
             else:
-                self._requests.pause()
+                self.pause()
 
     def save(self) -> None:
-        """Save after the present step, and go on."""
+        """Save after the current step."""
         if self._requests:
             self._requests.save()
 
     def evaluate(self) -> None:
-        """Score the eval text after the present step, and go on."""
+        """Evaluate after the current step."""
         if self._requests:
             self._requests.evaluate()
 
     def stop(self, *, save: bool = True, may_ask: bool = False) -> None:
-        """Stop after the present step, saving first unless told otherwise. Ends the opening of a run too.
+        """Stop the run after its current step; a run that is opening stops before its first.
 
-        Only with `may_ask` the run waits for an answer if that save fails (`unsaved`).
+        Args:
+            save: Save a checkpoint first.
+            may_ask: Wait for an answer if that save fails (`unsaved`).
         """
         self._discarding, self._may_ask = not save, may_ask
         self._stop_asked.set()
         if self._requests:
             self._requests.asking = may_ask
             self._requests.stop(save=save)
+        self._wake()
 
     def wait_for_save(self) -> None:
-        """Waits for a save that is on its way, and for nothing else."""
+        """Wait for a save in progress."""
         while (trainer := self._trainer) is not None and trainer.saving:
             time.sleep(SAVE_POLL_S)
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Waits for the thread to end; True if it has. For the way out, after the app has closed."""
+        """Wait for the thread to end, after the app has closed. Return whether it has ended."""
         if self._thread:
             self._thread.join(timeout_s)
         return not (self._thread and self._thread.is_alive())
@@ -189,76 +202,76 @@ class TrainingController:
 
     @property
     def alive(self) -> bool:
-        """Whether a run is under way, or has ended without its end having been drained."""
+        """Whether a run is in progress, or has ended without a `drain` since."""
         return not self._seen_end
 
     @property
     def phase(self) -> Phase:
-        """What the controller is doing, as far as it was drained."""
+        """Phase of the session at the last `drain`."""
         if not self.alive:
             return self._phase_at_rest()
-        if self._stop_asked.is_set() or self.history.finished:
+        if self._stop_asked.is_set() or self.run.finished:
             return Phase.STOPPING
-        if self.history.started is None:
+        if self.run.started is None:
             return Phase.OPENING
-        if self.history.evaluating is not None:
+        if self.run.evaluating is not None:
             return Phase.EVALUATING
-        if self.history.paused:
+        if self.run.paused:
             return Phase.PAUSED
         return Phase.PAUSING if self._requests and self._requests.pausing else Phase.TRAINING
 
     def _phase_at_rest(self) -> Phase:
-        reason = self.history.finished.reason if self.history.finished else ""
+        reason = self.run.finished.reason if self.run.finished else ""
         if (self.failure and not self.failure.run_exists) or reason == "diverged":
             return Phase.FAILED
         if reason == "stopped":
             return Phase.STOPPED
-        return Phase.FINISHED if self.history.started else Phase.IDLE
+        return Phase.FINISHED if self.run.started else Phase.IDLE
 
-    def facts(self) -> SessionFacts:
-        """What the status panel shows beside the history."""
-        return SessionFacts(self.phase, self._clock(), resident_bytes())
+    def status(self) -> SessionStatus:
+        """Return phase, time and memory."""
+        return SessionStatus(self.phase, self._clock(), resident_bytes())
 
     def drain(self) -> Drained:
-        """Folds what has happened into `history`. To be called a few times a second."""
+        """Apply pending events to `run`. Call it a few times per second."""
         self._woken = False
-        ended = self._ended  # read first: all events of an ended run are in the buffer by then
+        ended = self._ended  # before the drain: an ended run puts no more events
         drained = self._buffer.drain()
-        self.history = drained.history
+        self.run = drained.run
         changed = drained.changed or (ended and not self._seen_end)
         if ended:
-            self._seen_end, self._trainer, self._requests = True, None, None  # its memory is free again
-            if self.failure and self.failure.run_exists:  # nothing was begun: what was there stays
-                self.history = self._earlier
+            self._seen_end, self._trainer, self._requests = True, None, None  # frees its memory
+            if self.failure and self.failure.run_exists:  # no run has started: the previous one stays
+                self.run = self._previous
         return drained._replace(changed=changed)
 
     @property
     def unsaved(self) -> int:
-        """While the run waits for an answer because its last save failed: how many have failed so far; else 0."""
+        """Number of failed last saves while the run waits for an answer about them; else 0."""
         return self._trainer.unsaved if self._trainer is not None else 0
 
     def live_model(self) -> TrainerLike | None:
-        """The trainer of the run under way, whose weights can be asked for; None without one."""
+        """Return the trainer of the run in progress, None without one."""
         return self._trainer
 
     # -- the thread
 
-    def _run(self, request: RunRequest) -> None:
-        lower_priority(TRAINING)  # and with it the threads that the kernels begin in it
+    def _train(self, request: RunRequest) -> None:
+        lower_priority(TRAINING)  # the threads of the kernels inherit the nice value
         try:
             trainer = self._open_run(request, self._opening_progressed)
             self._trainer, self._requests = trainer, trainer.requests
             trainer.requests.asking = self._may_ask
-            if self._stop_asked.is_set():  # asked between the last progress report and now
+            if self._stop_asked.is_set():  # since the last progress report
                 trainer.requests.stop(save=not self._discarding)
-            self._buffer.begin(known_already(self.history, trainer))
+            self._buffer.begin(with_earlier_part(self.run, trainer))
             for event in trainer.events():
                 if isinstance(event, RunStarted):
                     self.warning = one_line("; ".join(event.warnings))
                 if self._buffer.put(event):
                     self._wake()
         except OpeningStoppedError:
-            self._buffer.note("stopped before the first step", "plain")
+            self._buffer.add_log_line("stopped before the first step", "plain")
         except GptError as error:
             self._fail(Failure(one_line(str(error)), isinstance(error, RunExistsError)))
         except BaseException as error:
@@ -269,14 +282,14 @@ class TrainingController:
             self._wake()
 
     def _wake(self) -> None:
-        """Tells the app, unless it was told and has not looked yet, so that its queue cannot fill.
+        """Post `Updated`, unless one is pending: the message queue of the app cannot fill up.
 
-        When the app is gone already, the run still ends and saves as it should.
+        After the app has closed, posting fails without consequence: the run still ends and saves.
         """
         if not self._woken:
             self._woken = True
             with suppress(RuntimeError):
-                self._post(ControllerUpdated())
+                self._post(self.Updated())
 
     def _opening_progressed(self, words: str, share: float) -> None:
         if self._stop_asked.is_set():
@@ -285,20 +298,20 @@ class TrainingController:
 
     def _fail(self, failure: Failure) -> None:
         self.failure = failure
-        self._buffer.note(failure.message, "bad")
+        self._buffer.add_log_line(failure.message, "bad")
 
 
-def known_already(history: RunState, trainer: TrainerLike) -> RunState:
-    """The history with what a resumed run brings along: its curves, as far as its log has them, and its best score."""
+def with_earlier_part(run: RunState, trainer: TrainerLike) -> RunState:
+    """Return the state with the earlier part of a resumed run: the steps in its log, and its best score."""
     state = trainer.state
     if trainer.earlier_log is not None:
         with suppress(GptError):
-            history = replayed(history, trainer.earlier_log, state.step)
-    return replace(history, best=Score(state.best_accuracy, state.best_step, state.epochs_without_improvement))
+            run = replay_log(run, trainer.earlier_log, state.step)
+    return replace(run, best=Score(state.best_accuracy, state.best_step, state.epochs_without_improvement))
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now, as far as the system tells; 0 where it does not."""
+    """Return the resident memory of this process; 0 where the system does not report it."""
     try:
         with open("/proc/self/statm", "rb") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""A curve that can grow for days in bounded memory: recent points whole, all of it thinned."""
+"""Loss curve in bounded memory: the recent steps in full, the complete run thinned."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ def _no_rows() -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """The training losses of a run, one row a point: step, tokens, seconds, lowest, highest and smoothed loss (nats).
+    """Train losses of a run, one row per point: step, tokens, seconds, lowest, highest and smoothed loss (nats).
 
-    `thinned` (at most THINNED rows) covers the whole run, `bucket` steps to a row, the last one holding `fill` of them;
-    `recent` (at most RECENT rows) has the last steps one by one. `smoothed` is the moving average of the `count` finite
-    losses, NaN before the first. Arrays are never changed once they are in a curve.
+    Arrays are not modified once they are part of a curve.
+
+    Attributes:
+        thinned: The complete run, at most THINNED rows of `bucket` steps each.
+        recent: The last steps, at most RECENT rows of one step each.
+        bucket: Steps per row of `thinned`.
+        fill: Steps in the last row of `thinned`.
+        smoothed: Exponential moving average of the finite losses, NaN before the first.
+        count: Number of finite losses.
     """
 
     thinned: NDArray[np.float64] = field(default_factory=_no_rows)
@@ -39,7 +45,7 @@ class Curve:
     count: int = 0
 
     def extended(self, steps: Sequence[StepCompleted]) -> Curve:
-        """The curve with more steps at its end, in order."""
+        """Return the curve with steps appended, in order."""
         if not steps:
             return self
         rows = np.empty((len(steps), COLUMNS))
@@ -55,10 +61,10 @@ class Curve:
         return replace(self._filled(rows), recent=recent, smoothed=smoothed, count=count)
 
     def _filled(self, rows: NDArray[np.float64]) -> Curve:
-        """The thinned part with more rows, and buckets twice as wide whenever there are too many."""
+        """Return the curve with rows appended to `thinned`; the buckets double while there are too many rows."""
         if len(self.thinned):
             rows = np.concatenate((self.thinned[-1:], rows))
-            # how many buckets on from the last one each row belongs, the last one holding `fill` steps already
+            # index of the bucket of each row, counted from the last one, which holds `fill` steps already
             places = np.concatenate(([0], (self.fill + np.arange(len(rows) - 1)) // self.bucket))
             filled = self.fill + len(rows) - 1
         else:
@@ -72,7 +78,7 @@ class Curve:
         return replace(self, thinned=thinned, bucket=bucket, fill=fill)
 
     def rows(self) -> NDArray[np.float64]:
-        """The whole run (n, COLUMNS): thinned up to where the recent points begin, then these."""
+        """Return the complete run, the last steps unthinned. Shape: (n, COLUMNS)."""
         if not len(self.recent):
             return self.thinned
         older = self.thinned[:, STEP] < self.recent[0, STEP]
@@ -80,7 +86,12 @@ class Curve:
 
 
 def merged(rows: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Rows that share a place (ascending) as one: the lowest LOW, the highest HIGH, the rest from the last of them."""
+    """Merge rows of equal bucket: the minimum of LOW, the maximum of HIGH, the other columns of the last row.
+
+    Args:
+        rows: Points. Shape: (n, COLUMNS).
+        places: Bucket of each row, ascending. Shape: (n,).
+    """
     starts = np.flatnonzero(np.diff(places, prepend=-1))
     lasts = np.append(starts[1:], len(rows)) - 1
     result: NDArray[np.float64] = rows[lasts]

@@ -1,4 +1,4 @@
-"""Between the thread that trains and the loop that shows: here events wait, and become a history."""
+"""Event buffer between the training thread and the event loop of the app."""
 
 from __future__ import annotations
 
@@ -7,65 +7,71 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpt_core.training.events import AnyEvent, EvalProgressed, StepCompleted
-from gpt_tui.session.run_state import RunState, Tone, advance_all, noted
+from gpt_tui.session.run_state import RunState, Tone, advance_all, with_log_line
 
-MOST_WAITING = 4096
-MOST_NOTABLE = 256
+MAX_PENDING = 4096
+MAX_NOTABLE = 256
 
 
 class Drained(NamedTuple):
-    """What was new: the history with every event so far, and those of the new events that are not steps."""
+    """Result of a drain.
 
-    history: RunState
+    Attributes:
+        run: The state after every event so far.
+        notable: New events other than steps and evaluation progress.
+        changed: Whether there was anything new.
+    """
+
+    run: RunState
     notable: tuple[AnyEvent, ...]
     changed: bool
 
 
 class EventBuffer:
-    """Takes events from one thread and gives a history to another; each event reaches the history exactly once.
+    """Takes events in one thread and returns the run state in another; each event is applied exactly once.
 
-    Bounded: when MOST_WAITING events wait because nobody drains, the thread that puts folds them into the history.
+    Memory is bounded: when MAX_PENDING events are pending, `put` applies them to the state itself.
     """
 
-    def __init__(self, history: RunState, clock: Callable[[], float]) -> None:
+    def __init__(self, run: RunState, clock: Callable[[], float]) -> None:
         self._lock = threading.Lock()
         self._clock = clock
-        self._history = history
-        self._waiting: list[AnyEvent] = []
+        self._run = run
+        self._pending: list[AnyEvent] = []
         self._notable: list[AnyEvent] = []
 
-    def begin(self, history: RunState) -> None:
-        """Before the first event: what is known of the run already, if it is a resumed one."""
+    def begin(self, run: RunState) -> None:
+        """Replace the state before the first event: a resumed run has an earlier part."""
         with self._lock:
-            self._history = history
+            self._run = run
 
     def put(self, event: AnyEvent) -> bool:
-        """Adds an event. True if it is one that the user should see at once."""
+        """Add an event. Return whether it should be shown at once."""
         with self._lock:
-            self._waiting.append(event)
-            if len(self._waiting) >= MOST_WAITING:
-                self._fold()
+            self._pending.append(event)
+            if len(self._pending) >= MAX_PENDING:
+                self._apply_pending()
             if isinstance(event, StepCompleted | EvalProgressed):
                 return False
             self._notable.append(event)
-            del self._notable[:-MOST_NOTABLE]
+            del self._notable[:-MAX_NOTABLE]
             return True
 
-    def note(self, text: str, tone: Tone) -> None:
-        """Adds a line to the history's log."""
+    def add_log_line(self, text: str, tone: Tone) -> None:
+        """Add a line to the log of the run."""
         with self._lock:
-            self._fold()
-            self._history = noted(self._history, text, tone)
+            self._apply_pending()
+            self._run = with_log_line(self._run, text, tone)
 
     def drain(self) -> Drained:
-        """The history with all that waited folded in."""
+        """Return the state with all pending events applied."""
         with self._lock:
-            before = self._history
-            self._fold()
+            before = self._run
+            self._apply_pending()
             notable, self._notable = tuple(self._notable), []
-            return Drained(self._history, notable, bool(notable) or self._history is not before)
+            return Drained(self._run, notable, bool(notable) or self._run is not before)
 
-    def _fold(self) -> None:
-        if self._waiting:
-            self._history = advance_all(self._history, self._waiting, self._clock())
-            self._waiting = []
+    def _apply_pending(self) -> None:
+        if self._pending:
+            self._run = advance_all(self._run, self._pending, self._clock())
+            self._pending = []

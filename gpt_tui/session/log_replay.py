@@ -1,4 +1,4 @@
-"""A run's earlier sessions, read back from `metrics.jsonl`, so that the curves of a resumed run are whole."""
+"""Replay of `metrics.jsonl`: the earlier steps, evaluations and samples of a resumed run."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from gpt_tui.session.run_state import RunState, advance_all
 BATCH = 4096
 
 
-def replayed(history: RunState, path: Path, last_step: int) -> RunState:
-    """The history with the log's steps, evaluations and samples up to `last_step`; its own log lines stay as they are.
+def replay_log(run: RunState, path: Path, last_step: int) -> RunState:
+    """Return the state with the events of a log up to `last_step`. The log lines of the state stay as they are.
 
-    Memory is bounded, whatever the file's length. Raises ConfigError if the file is there and cannot be read.
+    Memory is bounded, whatever the length of the file.
+
+    Raises:
+        ConfigError: The file exists and cannot be read.
     """
     events = _up_to(last_step, read_metrics(path))
-    grown = history
+    replayed = run
     while batch := list(islice(events, BATCH)):
-        grown = advance_all(grown, batch)
-    return replace(grown, log=history.log, logged=history.logged)
+        replayed = advance_all(replayed, batch)
+    return replace(replayed, log=run.log, logged=run.logged)
 
 
 def _up_to(last_step: int, events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
-    wanted = StepCompleted | EvalCompleted | SampleWritten
-    return (event for event in events if isinstance(event, wanted) and event.step <= last_step)
+    replayed = StepCompleted | EvalCompleted | SampleWritten
+    return (event for event in events if isinstance(event, replayed) and event.step <= last_step)

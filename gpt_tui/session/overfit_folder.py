@@ -1,4 +1,4 @@
-"""The folder of the app's tiny-overfit runs: one that holds nothing but an earlier tiny-overfit run."""
+"""Folder of the self-test: one that holds nothing but an earlier self-test."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ OVERFIT_FOLDER = "overfit"  # under the models folder
 
 
 def overfit_folder(models_dir: str) -> Path:
-    """Return the first of `overfit`, `overfit-2`, ... that a tiny-overfit run may have to itself."""
+    """Return the first of `overfit`, `overfit-2`, ... that is absent or holds only a self-test."""
     names = (OVERFIT_FOLDER if number == 1 else f"{OVERFIT_FOLDER}-{number}" for number in count(1))
     return next(folder for name in names if _may_be_replaced(folder := Path(models_dir, name)))
 
 
 def _may_be_replaced(folder: Path) -> bool:
-    """Return whether a folder is absent, or holds no checkpoint and no log but those of tiny-overfit runs."""
+    """Return whether a folder is absent, or holds only checkpoints and the log of self-tests."""
     if not folder.is_dir():
         return not folder.exists() and not folder.is_symlink()
     store = CheckpointStore(folder)

@@ -1,6 +1,7 @@
-"""What is known of a run: a frozen value that each event advances. Everything that charts and status show is here.
+"""Run state: a frozen value that each event of a run advances. Charts, status, samples and log are drawn from it.
 
-Pure: no clock, no thread, no widget. Bounded: the curve thins itself, evaluations and log lines have a most.
+Pure: no clock, no thread, no widget. Memory is bounded: the curve is thinned, and evaluations, samples and log lines
+have a maximum number.
 """
 
 from __future__ import annotations
@@ -36,68 +37,73 @@ from gpt_tui.shared.formatting import fixed, nats, percent, short, whole
 Tone = Literal["plain", "good", "bad", "dim"]
 Item = TypeVar("Item")
 
-MOST_EVALUATIONS = 512
-MOST_SAMPLES = 200
-MOST_LOG_LINES = 400
+MAX_EVALUATIONS = 512
+MAX_SAMPLES = 200
+MAX_LOG_LINES = 400
 PACE_STEPS = 512
 
 ENDINGS = {
-    "max_steps": "all steps are done",
-    "max_epochs": "all epochs are done",
-    "early_stopping": "stopped early: the eval accuracy no longer improved",
-    "epsilon": "the loss fell below epsilon",
-    "overfit_done": "tiny overfit is done",
+    "max_steps": "all steps done",
+    "max_epochs": "all epochs done",
+    "early_stopping": "stopped early: eval accuracy no longer improves",
+    "epsilon": "train loss below epsilon",
+    "overfit_done": "self-test finished",
     "stopped": "stopped and saved",
-    "diverged": "stopped: losses or gradients were not finite several times in a row",
+    "diverged": "diverged: loss or gradients not finite several times in a row",
 }
 
 
 def why_ended(event: RunFinished) -> str:
-    """Why a run has ended."""
+    """Return why a run has ended."""
     if event.reason == "diverged" and event.guessing_loss:
-        return f"ended diverged: {above_guessing(event.loss, event.guessing_loss)}"
+        return f"diverged: {above_guessing(event.loss, event.guessing_loss)}"
     return ENDINGS.get(event.reason, event.reason)
 
 
 def ending(event: RunFinished) -> str:
-    """Why a run has ended, and after one that diverged, what to go on from."""
+    """Return why a run has ended and, if it diverged, the checkpoint to resume."""
     return why_ended(event) + (after_divergence(event) if event.reason == "diverged" else "")
 
 
 def divergence(event: LossDiverged) -> str:
-    """That a run diverges, and what to do."""
+    """Return that a run diverges, and what to do."""
     return f"diverging: {above_guessing(event.loss, event.guessing_loss)}{after_divergence(event, 'stop, then ')}"
 
 
 def above_guessing(loss: float, guessing_loss: float) -> str:
-    """How far a loss is above that of giving every token the same probability."""
-    return f"the train loss {nats(loss)} is {times_guessing(loss, guessing_loss)} ({nats(guessing_loss)})"
+    """Return how a loss compares with that of a uniform distribution over the vocabulary."""
+    return f"train loss {nats(loss)} is {times_guessing(loss, guessing_loss)} ({nats(guessing_loss)})"
 
 
 def times_guessing(loss: float, guessing_loss: float) -> str:
-    """How many times a loss is as large as that of guessing."""
-    return f"{fixed(loss / guessing_loss if guessing_loss > 0 else inf, 1)} times that of guessing"
+    """Return the ratio of a loss to that of uniform guessing, in words."""
+    return f"{fixed(loss / guessing_loss if guessing_loss > 0 else inf, 1)} times the loss of uniform guessing"
 
 
-def divergence_so_far(history: RunState) -> str:
-    """That a run diverges or ended so, "" if neither is the case."""
-    if history.finished is not None and history.finished.reason == "diverged":
-        return ending(history.finished)
-    found = history.diverging
-    return above_guessing(history.curve.smoothed, found.guessing_loss) if found else ""
+def divergence_so_far(run: RunState) -> str:
+    """Return that a run diverges or has diverged, else ""."""
+    if run.finished is not None and run.finished.reason == "diverged":
+        return ending(run.finished)
+    found = run.diverging
+    return above_guessing(run.curve.smoothed, found.guessing_loss) if found else ""
 
 
 def after_divergence(event: LossDiverged | RunFinished, first: str = "") -> str:
-    """What to do after a divergence: the last good checkpoint, or that there is none; `first` comes before."""
+    """Return what to do after a divergence.
+
+    Args:
+        event: The divergence; it names the last good checkpoint, if there is one.
+        first: What to do before that, such as "stop, then ".
+    """
     if not event.good_checkpoint:
         good = "good " if event.guessing_loss else ""  # else any checkpoint counts as good
-        return f", and nothing {good}was saved before: {first}start again with lower learning rates"
-    good = f"{PurePath(event.good_checkpoint).name} of step {whole(event.good_step)}"
-    return f"; the last good checkpoint is {good}: {first}resume it with lower learning rates"
+        return f"; no {good}checkpoint was saved before: {first}start again with lower learning rates"
+    good = f"{PurePath(event.good_checkpoint).name} (step {whole(event.good_step)})"
+    return f"; last good checkpoint: {good}; {first}resume it with lower learning rates"
 
 
 class Limits(NamedTuple):
-    """The settings that bound a run, as `gpt_core.config.settings.Settings` names them; 0 is no bound."""
+    """Settings that limit a run, named as in `gpt_core.config.settings.Settings`; 0 is no limit."""
 
     max_epochs: int = 0
     patience: int = 0
@@ -105,9 +111,12 @@ class Limits(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The best eval accuracy so far, the step it was reached at, and the epochs since that brought no better one.
+    """Best eval accuracy.
 
-    Before there is one, `accuracy` is -1.
+    Attributes:
+        accuracy: The accuracy, 0 to 1; -1 before the first evaluation.
+        step: Step of that evaluation.
+        stale_epochs: Completed epochs since then without a better one.
     """
 
     accuracy: float = -1.0
@@ -121,7 +130,7 @@ NO_VALUES = MetricValues()
 
 
 class Evaluation(NamedTuple):
-    """One scoring of the eval text, and where the run was then. `tokens` and `elapsed_s` place it on other axes."""
+    """Result of one evaluation; `step`, `tokens` and `elapsed_s` are its places on the x axes."""
 
     step: int
     tokens: int
@@ -132,7 +141,15 @@ class Evaluation(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What the model went on with from a fixed prompt; the evaluation it was made after, None before the first step."""
+    """Text generated from a fixed prompt.
+
+    Attributes:
+        step: Step after which it was generated.
+        elapsed_s: Time of the run at that step.
+        prompt: The fixed prompt.
+        text: The generated text.
+        evaluation: The evaluation at the same step, None before the first step.
+    """
 
     step: int
     elapsed_s: float
@@ -142,7 +159,7 @@ class Sample(NamedTuple):
 
 
 class LogLine(NamedTuple):
-    """One line of the log pane; `elapsed_s` is the run's time at the last step before it."""
+    """One line of the log; `elapsed_s` is the run's time at the step before it."""
 
     elapsed_s: float
     tone: Tone
@@ -150,7 +167,7 @@ class LogLine(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """The last checkpoint on disk. `at_s` is on the clock that `advance` is given."""
+    """Last saved checkpoint; `at_s` is on the clock that `advance` receives."""
 
     kind: str
     path: str
@@ -160,7 +177,26 @@ class Saved(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunState:
-    """A run so far. `logged` counts all log lines ever, so that a pane knows which of `log` are new to it."""
+    """State of a run.
+
+    Attributes:
+        limits: Settings that limit the run.
+        started: First event of the run, None before it.
+        last: Last completed step.
+        curve: Train losses.
+        evaluations: Evaluations, thinned to MAX_EVALUATIONS.
+        samples: Samples, thinned to MAX_SAMPLES.
+        best: Best eval accuracy.
+        evaluating: Progress of an evaluation, 0 to 1; None while there is none.
+        paused: Whether the run waits.
+        skipped: Number of skipped updates.
+        saved: Last saved checkpoint.
+        save_error: Why the last save failed, "" if it succeeded.
+        diverged: The divergence, if one was found.
+        finished: Last event of the run.
+        log: The last MAX_LOG_LINES log lines.
+        logged: Number of log lines so far, which tells a panel how many of `log` are new.
+    """
 
     limits: Limits = NO_LIMITS
     started: RunStarted | None = None
@@ -182,12 +218,12 @@ class RunState:
 
     @property
     def step(self) -> int:
-        """The last completed step, or where the run began."""
+        """The last completed step, or the step that the run resumed from."""
         return self.last.step if self.last else self.started.step if self.started else 0
 
     @property
     def elapsed_s(self) -> float:
-        """The run's time at its last step."""
+        """Time of the run at its last step, in seconds."""
         return self.last.elapsed_s if self.last else self.started.elapsed_s if self.started else 0.0
 
     @property
@@ -197,23 +233,23 @@ class RunState:
 
     @property
     def smoothed_perplexity(self) -> float:
-        """The perplexity of the smoothed loss."""
+        """Perplexity of the train loss (smoothed)."""
         return perplexity(self.curve.smoothed)
 
     @property
     def diverging(self) -> LossDiverged | None:
-        """The divergence that was found, unless the loss has come down since."""
+        """The divergence that was found, None after the train loss has recovered."""
         found = self.diverged
         return found if found and self.curve.smoothed > DIVERGED_RATIO * found.guessing_loss else None
 
     @property
     def last_step(self) -> int:
-        """The step at which the run ends if nothing stops it before; 0 when nothing bounds it."""
+        """Last step of the run by its limits; 0 without a limit."""
         return self.started.max_steps if self.started else 0
 
     @property
-    def epoch_share(self) -> float:
-        """How much of the current epoch is done, 0 to 1."""
+    def epoch_fraction(self) -> float:
+        """Completed fraction of the current epoch, 0 to 1."""
         per_epoch = self.started.steps_per_epoch if self.started else 0
         if not per_epoch:
             return 0.0
@@ -222,7 +258,7 @@ class RunState:
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds to the end at the pace of the last PACE_STEPS steps, evaluations included; None while unknown."""
+        """Seconds to the end at the pace of the last PACE_STEPS steps, evaluations included; None where unknown."""
         recent = self.curve.recent[-PACE_STEPS:]
         if not self.last_step or self.finished or len(recent) < 2:
             return None
@@ -230,120 +266,120 @@ class RunState:
         return max(0, self.last_step - self.step) * seconds / steps if steps > 0 and seconds > 0 else None
 
 
-def advance_all(history: RunState, events: Sequence[AnyEvent], at_s: float = 0.0) -> RunState:
-    """The history after these events, in order; runs of steps are added at once, which is much cheaper."""
+def advance_all(run: RunState, events: Sequence[AnyEvent], at_s: float = 0.0) -> RunState:
+    """Return the state after events, in order. Consecutive steps are added at once, which is much cheaper."""
     if added := added_metrics():
-        history = replace(history, added_metrics=history.added_metrics.updated(events, added))
+        run = replace(run, added_metrics=run.added_metrics.updated(events, added))
     for are_steps, group in groupby(events, key=lambda event: isinstance(event, StepCompleted)):
         if are_steps:
             steps = [event for event in group if isinstance(event, StepCompleted)]
-            history = replace(history, last=steps[-1], curve=history.curve.extended(steps), evaluating=None)
+            run = replace(run, last=steps[-1], curve=run.curve.extended(steps), evaluating=None)
         else:
             for event in group:
-                history = advance(history, event, at_s)
-    return history
+                run = advance(run, event, at_s)
+    return run
 
 
-def advance(history: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
-    """The history after one event, received at `at_s` seconds on the reader's own clock."""
+def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
+    """Return the state after an event that arrived at `at_s` seconds on the caller's clock."""
     match event:
         case RunStarted():
             for warning in event.warnings:
-                history = _logged(history, warning, "bad")
-            begun = replace(history, started=event, finished=None, paused=False, diverged=None)
+                run = _logged(run, warning, "bad")
+            begun = replace(run, started=event, finished=None, paused=False, diverged=None)
             return _logged(begun, _started_text(event), "good")
         case StepCompleted():
-            return replace(history, last=event, curve=history.curve.extended([event]), evaluating=None)
+            return replace(run, last=event, curve=run.curve.extended([event]), evaluating=None)
         case UpdateSkipped():
-            text = f"step {whole(event.step)} changed nothing: {event.reason} ({event.in_a_row} in a row)"
-            return _logged(replace(history, skipped=history.skipped + 1), text, "bad")
+            text = f"step {whole(event.step)}: update skipped, {event.reason} ({event.in_a_row} in a row)"
+            return _logged(replace(run, skipped=run.skipped + 1), text, "bad")
         case EvalProgressed():
-            return replace(history, evaluating=event.done / event.total if event.total else 0.0)
+            return replace(run, evaluating=event.done / event.total if event.total else 0.0)
         case EvalCompleted():
-            return _evaluated(history, event)
+            return _evaluated(run, event)
         case SampleWritten():
-            return _sampled(history, event)
+            return _sampled(run, event)
         case GradientNorms():
             name, norm = max(event.grad_norms.items(), key=lambda item: item[1], default=("", 0.0))
-            return _logged(history, f"step {whole(event.step)}: largest gradient norm {norm:.3g}, of {name}", "dim")
+            return _logged(run, f"step {whole(event.step)}: largest gradient norm {norm:.3g} ({name})", "dim")
         case CheckpointSaved():
             saved = Saved(event.kind, event.path, event.step, at_s)
             text = f"saved {PurePath(event.path).stem} at step {whole(event.step)}"
-            return _logged(
-                replace(history, saved=saved, save_error=""), text, "dim" if event.kind == "best" else "good"
-            )
+            return _logged(replace(run, saved=saved, save_error=""), text, "dim" if event.kind == "best" else "good")
         case SaveFailed():
             text = f"not saved: {event.error}"
-            return _logged(replace(history, save_error=event.error), text, "bad")
+            return _logged(replace(run, save_error=event.error), text, "bad")
         case LossDiverged():
-            return _logged(replace(history, diverged=event), f"step {whole(event.step)}: {divergence(event)}", "bad")
-        case RunPaused() if history.paused:
-            return history  # after a single step: it waits again
+            return _logged(replace(run, diverged=event), f"step {whole(event.step)}: {divergence(event)}", "bad")
+        case RunPaused() if run.paused:
+            return run  # a single step while paused
         case RunPaused():
-            return _logged(replace(history, paused=True), f"paused at step {whole(event.step)}", "plain")
+            return _logged(replace(run, paused=True), f"paused at step {whole(event.step)}", "plain")
         case RunContinued():
-            return _logged(replace(history, paused=False), "going on", "plain")
+            return _logged(replace(run, paused=False), "continued", "plain")
         case RunFinished():
-            done = replace(history, finished=event, paused=False, evaluating=None)
+            done = replace(run, finished=event, paused=False, evaluating=None)
             tone: Tone = "bad" if event.reason == "diverged" else "good"
             return _logged(done, f"step {whole(event.step)}: {ending(event)}", tone)
         case _:
             assert_never(event)
 
 
-def is_unsaved(history: RunState, models_dir: str) -> bool:
-    """Return whether the last save failed, also if the run could be saved in another folder than its own."""
-    elsewhere = history.saved is not None and PurePath(history.saved.path).parent != PurePath(models_dir)
-    return bool(history.save_error) or elsewhere
+def is_unsaved(run: RunState, models_dir: str) -> bool:
+    """Return whether the last save failed, or could only be made in a folder other than `models_dir`."""
+    elsewhere = run.saved is not None and PurePath(run.saved.path).parent != PurePath(models_dir)
+    return bool(run.save_error) or elsewhere
 
 
-def noted(history: RunState, text: str, tone: Tone = "plain") -> RunState:
-    """The history with a line in its log that no event brought, such as an error of the controller."""
-    return _logged(history, text, tone)
+def with_log_line(run: RunState, text: str, tone: Tone = "plain") -> RunState:
+    """Return the state with a log line that belongs to no event, such as an error of the controller."""
+    return _logged(run, text, tone)
 
 
-def _logged(history: RunState, text: str, tone: Tone) -> RunState:
-    line = LogLine(history.elapsed_s, tone, text)
-    return replace(history, log=(*history.log, line)[-MOST_LOG_LINES:], logged=history.logged + 1)
+def _logged(run: RunState, text: str, tone: Tone) -> RunState:
+    line = LogLine(run.elapsed_s, tone, text)
+    return replace(run, log=(*run.log, line)[-MAX_LOG_LINES:], logged=run.logged + 1)
 
 
 def _started_text(event: RunStarted) -> str:
-    what = "tiny overfit" if event.kind != "train" else event.preset or "training"
-    where = f", from {PurePath(event.resumed_from).name} at step {whole(event.step)}" if event.resumed_from else ""
+    what = "self-test" if event.kind != "train" else event.preset or "training"
+    where = (
+        f", resumed from {PurePath(event.resumed_from).name} at step {whole(event.step)}" if event.resumed_from else ""
+    )
     return f"{what}: {short(event.parameters)} parameters, {short(event.train_tokens)} tokens{where}"
 
 
-def _evaluated(history: RunState, event: EvalCompleted) -> RunState:
-    """Adds the evaluation; by the trainer's rules it may be the best, and patience may wear off at an epoch's end."""
-    tokens = history.last.tokens if history.last else 0
-    point = Evaluation(event.step, tokens, history.elapsed_s, event.loss, event.accuracy, event.bits_per_byte)
-    best = history.best
-    better = best.accuracy < 0 or event.accuracy >= best.accuracy + history.limits.improvement_threshold
+def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
+    """Add an evaluation, and update the best one and the stale epochs by the rules of the trainer."""
+    tokens = run.last.tokens if run.last else 0
+    point = Evaluation(event.step, tokens, run.elapsed_s, event.loss, event.accuracy, event.bits_per_byte)
+    best = run.best
+    better = best.accuracy < 0 or event.accuracy >= best.accuracy + run.limits.improvement_threshold
     if better:
         best = Score(event.accuracy, event.step)
-    per_epoch = history.started.steps_per_epoch if history.started else 0
+    per_epoch = run.started.steps_per_epoch if run.started else 0
     if per_epoch and event.step % per_epoch == 0 and best.step <= event.step - per_epoch:
         best = best._replace(stale_epochs=best.stale_epochs + 1)
-    evaluations = thinned((*history.evaluations, point), MOST_EVALUATIONS)
-    changed = replace(history, evaluations=evaluations, best=best, evaluating=None)
+    evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS)
+    changed = replace(run, evaluations=evaluations, best=best, evaluating=None)
     text = (
         f"step {whole(event.step)}: eval loss {nats(event.loss)}, accuracy {percent(event.accuracy)}, "
-        f"{fixed(event.bits_per_byte)} bits a byte{' ★ best' if better else ''}"
+        f"{fixed(event.bits_per_byte)} bits per byte{' ★ best' if better else ''}"
     )
     return _logged(changed, text, "good" if better else "plain")
 
 
-def _sampled(history: RunState, event: SampleWritten) -> RunState:
-    """Adds the sample, beside the evaluation of the same step."""
-    point = history.evaluation
+def _sampled(run: RunState, event: SampleWritten) -> RunState:
+    """Add a sample with the evaluation of the same step."""
+    point = run.evaluation
     evaluation = point if point and point.step == event.step else None
-    sample = Sample(event.step, history.elapsed_s, event.prompt, event.text, evaluation)
-    return replace(history, samples=thinned((*history.samples, sample), MOST_SAMPLES))
+    sample = Sample(event.step, run.elapsed_s, event.prompt, event.text, evaluation)
+    return replace(run, samples=thinned((*run.samples, sample), MAX_SAMPLES))
 
 
-def thinned(items: tuple[Item, ...], most: int) -> tuple[Item, ...]:
-    """At most `most` of them: when there are more, every other one of the older half goes, but never the first."""
-    if len(items) <= most:
+def thinned(items: tuple[Item, ...], maximum: int) -> tuple[Item, ...]:
+    """Return at most `maximum` items: above that, every second one of the older half is removed, never the first."""
+    if len(items) <= maximum:
         return items
     half = len(items) // 2
     return items[:half:2] + items[half:]

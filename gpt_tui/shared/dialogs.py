@@ -1,4 +1,4 @@
-"""A question with a few answers, each with its key and its button."""
+"""Dialogs: a question with a key and a button per answer."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from gpt_tui.shared.sanitize import one_line, printable
 
 
 class Choice(NamedTuple):
-    """One answer: its key, its words, what the screen returns for it."""
+    """One answer: its key, its label, and the value that the dialog returns."""
 
     key: str
-    words: str
+    label: str
     value: str
 
 
 class ChoiceScreen(ModalScreen[str]):
-    """Asks; returns the chosen value, and "" for escape. The first choice has the focus, or with `careful` staying."""
+    """Dialog that returns the value of the chosen answer, "" if it is cancelled.
+
+    Args:
+        title: Title of the dialog.
+        question: Text below the title.
+        choices: Answers besides Cancel.
+        careful: Focus Cancel instead of the first answer, so that Enter is harmless.
+    """
 
     def __init__(self, title: str, question: str, choices: tuple[Choice, ...], *, careful: bool = False) -> None:
         super().__init__()
@@ -33,27 +40,27 @@ class ChoiceScreen(ModalScreen[str]):
         self._careful = careful
 
     def compose(self) -> ComposeResult:
-        """Title, question, buttons."""
+        """Compose title, question and buttons."""
         with Vertical(id="dialog"):
             yield Static(Content.styled(self._title, "bold"), id="dialog-title", markup=False)
             yield Static(Content(printable(self._question)), id="dialog-question", markup=False)
-            for choice in (*self._choices, Choice("esc", "Stay", "stay")):
-                label = Content.assemble((choice.key.rjust(3), "bold $key"), f"  {choice.words}")
+            for choice in (*self._choices, Choice("esc", "Cancel", "cancel")):
+                label = Content.assemble((choice.key.rjust(3), "bold $key"), f"  {choice.label}")
                 yield Button(label, id=f"choice-{choice.value}", compact=True)
 
     def on_mount(self) -> None:
-        """Where a slip of the finger must not cost anything, enter stays."""
+        """Focus Cancel in a careful dialog."""
         if self._careful:
-            self.query_one("#choice-stay").focus()
+            self.query_one("#choice-cancel").focus()
 
     def on_button_pressed(self, message: Button.Pressed) -> None:
-        """The mouse, or enter."""
+        """Return the answer of the button."""
         message.stop()
         value = (message.button.id or "").removeprefix("choice-")
-        self.dismiss("" if value == "stay" else value)
+        self.dismiss("" if value == "cancel" else value)
 
     def on_key(self, event: events.Key) -> None:
-        """A choice's own key; arrows move between the buttons."""
+        """Return the answer of a key; arrow keys move between the buttons."""
         if event.key == "escape":
             self.dismiss("")
         elif event.key in ("up", "left"):
@@ -67,11 +74,11 @@ class ChoiceScreen(ModalScreen[str]):
         event.stop()
 
 
-def quit_question(words: str) -> ChoiceScreen:
-    """What to do with a run that is under way when the user quits."""
+def quit_question(text: str) -> ChoiceScreen:
+    """Ask what to do with the run in progress when the user quits."""
     return ChoiceScreen(
         "Quit gpt-tui?",
-        f"{words} What is trained since the last save is lost if you do not save.",
+        f"{text} Without saving, all steps since the last save are lost.",
         (
             Choice("s", "Save and quit", "save"),
             Choice("d", "Quit without saving", "discard"),
@@ -80,10 +87,10 @@ def quit_question(words: str) -> ChoiceScreen:
 
 
 def unsaved_question(error: str) -> ChoiceScreen:
-    """What to do with a run that has ended and could not be saved."""
+    """Ask what to do with a run that has ended and could not be saved."""
     return ChoiceScreen(
         "The run is not saved",
-        f"{error}. What was trained since the last save is still in memory.",
+        f"{error}. The steps since the last save are still in memory.",
         (
             Choice("s", "Try to save again", "again"),
             Choice("d", "Discard it", "discard"),
@@ -92,17 +99,17 @@ def unsaved_question(error: str) -> ChoiceScreen:
 
 
 def run_exists_question(error: str, *, can_resume: bool) -> ChoiceScreen:
-    """What to do when another run's checkpoints are where a new one would save."""
-    resume = (Choice("r", "Resume that run", "resume"),) if can_resume else ()
-    what, _, _options = error.partition("; ")  # of the command line, which the answers stand for here
+    """Ask whether to resume or replace the run in the folder of a new one."""
+    resume = (Choice("r", "Resume this run", "resume"),) if can_resume else ()
+    what, _, _options = error.partition("; ")  # the rest names options of the command line
     return ChoiceScreen(
-        "Another run is there",
-        f"{what}. To keep it, set up the new run with another models_dir; else they go at the new run's first save.",
-        (*resume, Choice("d", "Replace them and start", "overwrite")),
+        "This folder already has a run",
+        f"{what}. To keep them, choose another models_dir for the new run. Else its first save replaces them.",
+        (*resume, Choice("d", "Replace and start", "overwrite")),
         careful=True,
     )
 
 
-def delete_question(name: str, words: str) -> ChoiceScreen:
-    """Whether a checkpoint is to go; `words` say what is lost with it."""
-    return ChoiceScreen(f"Delete {one_line(name)}?", words, (Choice("d", "Delete it", "delete"),), careful=True)
+def delete_question(name: str, consequences: str) -> ChoiceScreen:
+    """Ask whether to delete a checkpoint."""
+    return ChoiceScreen(f"Delete {one_line(name)}?", consequences, (Choice("d", "Delete", "delete"),), careful=True)

@@ -12,7 +12,10 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from gpt_tui.shared.footer_layout import FooterKey, Placed, key_at, placed
-from gpt_tui.shared.keymap import readable
+from gpt_tui.shared.keymap import KEYS, readable
+
+ORDER = {key.id: number for number, key in enumerate(KEYS)}
+"""Keys are shown in the order of the key table."""
 
 
 class FooterBar(Widget):
@@ -35,7 +38,7 @@ class FooterBar(Widget):
             return
         by_action: dict[str, FooterKey] = {}
         palette = None
-        for key, active in screen.active_bindings.items():
+        for key, active in sorted(screen.active_bindings.items(), key=lambda item: _order(item[1].binding.id)):
             binding = active.binding
             shown = FooterKey(key, readable(key), binding.description, active.enabled)
             if key == self.app.COMMAND_PALETTE_BINDING:
@@ -68,3 +71,7 @@ class FooterBar(Widget):
         """Presses the key under the mouse."""
         if (key := key_at(self.line, event.x)) and key.enabled:
             self.app.simulate_key(key.press)
+
+
+def _order(id: str | None) -> int:
+    return ORDER.get(id or "", len(ORDER))

@@ -1,6 +1,6 @@
-"""The one table of keys. Bindings, the footer, the buttons, the command palette and the F1 help derive from it.
+"""Key table: bindings, footer, buttons, command palette and help derive from it.
 
-Each key has an id by which `App.set_keymap` can give it other keys.
+`App.set_keymap` assigns other keys by id.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLACE_TITLES: dict[Place, str] = {
 
 
 class TabInfo(NamedTuple):
-    """A tab of the main screen: its title, and whose keys work there beside those that work everywhere."""
+    """Tab of the main screen: its title, and the places of the key table that it includes."""
 
     title: str
     places: tuple[Place, ...]
@@ -38,7 +38,20 @@ TABS: dict[str, TabInfo] = {
 
 
 class Key(NamedTuple):
-    """One thing the user can do. `keys` are Textual's names, the first one is shown; `button`: it has one, too."""
+    """One action of the user.
+
+    Attributes:
+        id: Id in the keymap of the user.
+        keys: Textual's names of the keys; the first one is shown.
+        action: Textual action.
+        label: Name in the footer, on the button and in the palette.
+        help: Description in the help.
+        place: Part of the app where the key works.
+        footer: Whether the footer shows it.
+        button: Whether it has a button.
+        priority: Whether it works before the keys of the focused widget.
+        display: Displayed name of the first key, where it differs.
+    """
 
     id: str
     keys: str
@@ -53,37 +66,25 @@ class Key(NamedTuple):
 
 
 KEYS: tuple[Key, ...] = (
-    Key("train.start", "s", "start", "Start", "Start training from the beginning", "train", button=True),
-    Key("train.setup", "u", "setup", "Set up", "Choose model, text and rates before starting", "train", button=True),
-    Key("train.pause", "p,space", "pause", "Pause", "Pause after this step, or go on", "train", button=True),
-    Key("train.step", "n", "step", "Step", "Take one step, then wait", "train", button=True),
-    Key("train.save", "w", "save", "Save", "Save a checkpoint and go on training", "train", button=True),
-    Key("train.resume", "r", "resume", "Resume", "Go on from the newest checkpoint", "train", button=True),
-    Key("train.overfit", "o", "overfit", "Overfit", "Learn a few lines by heart, as a check", "train", button=True),
-    Key("train.stop", "x", "stop", "Stop", "Stop after this step, saving a checkpoint", "train", button=True),
-    Key("train.evaluate", "e", "evaluate", "Evaluate", "Score the eval text now, and go on", "train"),
-    Key("train.now", "enter", "start_now", "Start now", "Start the first run without waiting for it", "train"),
-    Key("samples.switch", "v", "switch_notes", "View", "Show the samples, the log, or the samples alone", "samples",
+    Key("train.start", "s", "start", "Start", "Start a new run", "train", button=True),
+    Key("train.setup", "u", "setup", "Set up", "Change model, text or learning rate", "train", button=True),
+    Key("train.pause", "p,space", "pause", "Pause", "Pause after this step, or continue", "train", button=True),
+    Key("train.step", "n", "step", "Step", "Take one step, then pause", "train", button=True),
+    Key("train.save", "w", "save", "Save", "Save a checkpoint", "train", button=True),
+    Key("train.resume", "r", "resume", "Resume", "Resume from the newest checkpoint", "train", button=True),
+    Key("train.overfit", "o", "overfit", "Self-test", "Self-test: memorize a few lines", "train", button=True),
+    Key("train.stop", "x", "stop", "Stop", "Stop after this step and save a checkpoint", "train", button=True),
+    Key("train.evaluate", "e", "evaluate", "Evaluate", "Evaluate now", "train"),
+    Key("train.now", "enter", "start_now", "Start now", "Start the first run without the countdown", "train"),
+    Key("samples.switch", "v", "switch_notes", "Panels", "Show samples, log, or samples only", "samples",
         footer=True),
-    Key("samples.earlier", "up", "samples(-1)", "Earlier sample", "Scroll to the sample before", "samples"),
-    Key("samples.later", "down", "samples(1)", "Later sample", "Scroll to the next sample", "samples"),
-    Key("samples.page_earlier", "pageup", "samples_page(-1)", "Samples back", "Scroll back by a page", "samples"),
-    Key("samples.page_later", "pagedown", "samples_page(1)", "Samples on", "Scroll on by a page", "samples"),
-    Key("samples.first", "home", "samples_end(True)", "First sample", "The untrained model's sample", "samples"),
-    Key("samples.last", "end", "samples_end(False)", "Newest sample", "The newest sample, and follow", "samples"),
-    Key("charts.log", "l", "log_scale", "Log scale", "Logarithmic or linear y axis", "charts", footer=True),
-    Key("charts.axis", "a", "next_axis", "Axis", "Show the charts over steps, tokens or time", "charts", footer=True),
-    Key("charts.range", "y", "next_y_range", "y range", "The y axis: as suits, from the top, or close up", "charts"),
-    Key("charts.cursor_left", "comma,shift+left", "cursor(-1)", "Read", "Read the charts further left, and show that "
-        "time's sample", "charts", footer=True, display=","),
-    Key("charts.cursor_right", "full_stop,shift+right", "cursor(1)", "Read charts on", "Read the charts further "
-        "right", "charts", display="."),
-    Key("charts.cursor_off", "escape", "cursor_off", "Stop reading charts", "Stop reading the charts", "charts"),
-    Key("charts.zoom_in", "plus,equals_sign", "zoom(0.5)", "Zoom in", "Show half as much", "charts", display="+"),
-    Key("charts.zoom_out", "minus", "zoom(2.0)", "Zoom out", "Show twice as much", "charts", display="-"),
-    Key("charts.whole", "0", "zoom_reset", "Whole run", "Show the whole run", "charts"),
-    Key("charts.left", "left", "pan(-0.25)", "Pan left", "Move to earlier steps", "charts"),
-    Key("charts.right", "right", "pan(0.25)", "Pan right", "Move to later steps", "charts"),
+    Key("samples.earlier", "up", "samples(-1)", "Previous sample", "Scroll to the previous sample", "samples"),
+    Key("samples.later", "down", "samples(1)", "Next sample", "Scroll to the next sample", "samples"),
+    Key("samples.page_earlier", "pageup", "samples_page(-1)", "Samples: page up", "Scroll up by a page", "samples"),
+    Key("samples.page_later", "pagedown", "samples_page(1)", "Samples: page down", "Scroll down by a page", "samples"),
+    Key("samples.first", "home", "samples_end(True)", "First sample", "Scroll to the first sample", "samples"),
+    Key("samples.last", "end", "samples_end(False)", "Newest sample", "Scroll to the newest sample and follow",
+        "samples"),
     Key("chat.stop", "escape", "stop_reply", "Stop", "Stop the reply, or leave the chat", "chat", footer=True),
     Key("chat.retry", "ctrl+r", "retry", "Retry", "Generate again from the last prompt", "chat", footer=True),
     Key("chat.seed", "ctrl+s", "keep_seed", "Keep seed", "Use the last reply's seed for the next replies",
@@ -110,6 +111,20 @@ KEYS: tuple[Key, ...] = (
     Key("runs.quantity", "m", "next_quantity", "Metric", "Compare loss, perplexity or bits per byte", "runs",
         footer=True),
     Key("runs.notes", "v", "switch_panels", "Panels", "Show samples, log, or neither", "runs", footer=True),
+    Key("charts.log", "l", "log_scale", "Log scale", "Switch between logarithmic and linear y axis", "charts",
+        footer=True),
+    Key("charts.axis", "a", "next_axis", "Axis", "Switch the x axis: steps, tokens, time", "charts", footer=True),
+    Key("charts.range", "y", "next_y_range", "y range", "Switch the y range: auto, full, tight", "charts"),
+    Key("charts.cursor_left", "comma,shift+left", "cursor(-1)", "Cursor", "Move the cursor left", "charts",
+        footer=True, display=","),
+    Key("charts.cursor_right", "full_stop,shift+right", "cursor(1)", "Cursor right", "Move the cursor right", "charts",
+        display="."),
+    Key("charts.cursor_off", "escape", "cursor_off", "Cursor off", "Remove the cursor", "charts"),
+    Key("charts.zoom_in", "plus,equals_sign", "zoom(0.5)", "Zoom in", "Zoom in", "charts", display="+"),
+    Key("charts.zoom_out", "minus", "zoom(2.0)", "Zoom out", "Zoom out", "charts", display="-"),
+    Key("charts.whole", "0", "zoom_reset", "Complete run", "Show the complete run", "charts"),
+    Key("charts.left", "left", "pan(-0.25)", "Pan left", "Pan left", "charts"),
+    Key("charts.right", "right", "pan(0.25)", "Pan right", "Pan right", "charts"),
     Key("setup.begin", "ctrl+t", "begin_run", "Start", "Start training with these settings", "setup", button=True),
     Key("setup.save", "ctrl+s", "save_config", "Save as file", "Save as a config file", "setup", button=True),
     Key("setup.back", "escape", "leave_setup", "Back", "Go back; what is typed is kept", "setup", button=True),
@@ -120,35 +135,42 @@ KEYS: tuple[Key, ...] = (
     Key("go.checkpoints", "f4,k", "go('checkpoints')", "Checkpoints", "Go to the Checkpoints tab", "everywhere",
         display="F4"),
     Key("go.runs", "f5,g", "go('runs')", "Runs", "Go to the Runs tab", "everywhere", display="F5"),
-    Key("go.help", "f1,question_mark", "help", "Help", "The keys of this tab", "everywhere", footer=True, display="F1"),
-    Key("go.quit", "ctrl+q,q", "request_quit", "Quit", "Leave; asks first during a run", "everywhere", footer=True),
-    Key("go.interrupt", "ctrl+c", "interrupt", "Save and quit", "Stop, save and leave", "everywhere", priority=True),
+    Key("go.help", "f1,question_mark", "help", "Help", "Show the keys of this tab", "everywhere", footer=True,
+        display="F1"),
+    Key("go.quit", "ctrl+q,q", "request_quit", "Quit", "Quit; asks first during a run", "everywhere", footer=True),
+    Key("go.interrupt", "ctrl+c", "interrupt", "Save and quit", "Save the run and quit", "everywhere", priority=True),
 )  # fmt: skip
 
 
 def places_of(view: str) -> tuple[Place, ...]:
-    """Whose keys work in a tab or on the set-up screen, beside those that work everywhere."""
+    """Return the places whose keys work in a tab or on the set-up screen, without "everywhere"."""
     return TABS[view].places if view in TABS else ("setup",)
 
 
 def keys_of(*places: Place) -> tuple[Key, ...]:
-    """The keys that are of these places, in the table's order."""
+    """Return the keys of places, in the order of the table."""
     return tuple(key for key in KEYS if key.place in places)
 
 
 def action_of(name: str, place: Place, keymap: dict[str, str]) -> str:
-    """What a key does in a place, after the user's own keymap; "" if nothing. `name` is Textual's."""
+    """Return the action of a key in a place, "" for none. `name` is Textual's name of the key."""
     return next((key.action for key in keys_of(place) if name in (keymap.get(key.id) or key.keys).split(",")), "")
 
 
 def shown_key(key: Key, keymap: dict[str, str]) -> str:
-    """The key as a user reads it, after his own keymap: `s`, `F1`, `^r`."""
+    """Return the displayed name of a key: `s`, `F1`, `^r`."""
     first = keymap.get(key.id, "") or (key.display or key.keys)
     return readable(first.split(",")[0])
 
 
+def shown_keys(keymap: dict[str, str]) -> dict[str, str]:
+    """Return the displayed key of each action; "chat" is the action that opens the Chat tab."""
+    keys = {key.action: shown_key(key, keymap) for key in KEYS}
+    return keys | {"chat": keys["go('chat')"]}
+
+
 def readable(name: str) -> str:
-    """A key's name, short: `ctrl+r` -> `^r`, `escape` -> `esc`."""
+    """Return the displayed form of Textual's name of a key: `ctrl+r` -> `^r`, `escape` -> `esc`."""
     words = {
         "escape": "esc",
         "question_mark": "?",
@@ -173,7 +195,7 @@ def readable(name: str) -> str:
 def help_table(
     places: Iterable[Place], keymap: dict[str, str], *, typing: bool = False
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """For each place its title and its (keys, what they do); where one is `typing`, without the keys that write."""
+    """Return the title of each place and its (keys, description); `typing` omits keys that type text."""
     return [
         (PLACE_TITLES[place], [(key_names(key, keymap, typing=typing), key.help) for key in keys_of(place)])
         for place in places
@@ -181,7 +203,7 @@ def help_table(
 
 
 def key_names(key: Key, keymap: dict[str, str], *, typing: bool = False) -> str:
-    """All keys that do it: `p or space`; where one is `typing`, those that write nothing, if there are any."""
+    """Return all keys of an action: `p or space`; `typing` omits those that type text, unless there are no others."""
     names = (keymap.get(key.id) or key.keys).split(",")
     quiet = [name for name in names if len(readable(name)) > 1 and name != "space"]
     return " or ".join(readable(name) for name in (quiet if typing and quiet else names))

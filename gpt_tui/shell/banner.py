@@ -1,4 +1,4 @@
-"""One line across the screen for what the user must not miss: a run's end, an error, a save on the way out."""
+"""Banner: one line for what the user must not miss, such as the end of a run, an error, a save before exit."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SIGNS = {"good": "✓", "bad": "✗", "plain": "•", "dim": "•"}
 
 
 class Banner(Static):
-    """Hidden while it has nothing to say."""
+    """Line across the screen, hidden while it is empty."""
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id, markup=False)
         self.text = ""
 
     def say(self, text: str, tone: Tone = "plain") -> None:
-        """Shows a line; an empty one hides the banner."""
+        """Show a line; an empty one hides the banner."""
         self.text = one_line(text)
         self.display = bool(text)
         for name in SIGNS:
@@ -27,5 +27,5 @@ class Banner(Static):
         self.update(Content(f"{SIGNS[tone]} {self.text}"))
 
     def on_mount(self) -> None:
-        """Nothing yet."""
+        """Hide the empty banner."""
         self.display = False

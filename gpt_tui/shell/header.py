@@ -1,4 +1,4 @@
-"""The first line of the screen: the program, its tabs, what it trains, and the state it is in."""
+"""Header: program, tabs, model, step and phase."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Static, Tab, Tabs
 
-from gpt_tui.run_view.status import PHASE_TONES, SYMBOLS, Phase
+from gpt_tui.run_view.status import PHASE_TONES, SYMBOLS
 from gpt_tui.run_view.status_panel import TONE_STYLES
+from gpt_tui.session.phase import Phase
 from gpt_tui.shared.keymap import TABS
 from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
 
@@ -18,22 +19,24 @@ MARGINS = 3  # around the tabs, and before the state
 
 
 class HeaderBar(Horizontal):
-    """`Tabs.TabActivated` goes out when a tab is chosen.
+    """First line of the screen. Posts `Tabs.TabActivated` when a tab is clicked.
 
-    Model and state are one text: where they were two, each of another width had the whole screen laid out again.
+    Model and state are one widget: with two, each change of a width would lay out the screen again.
     """
 
     _state = Content("")
     _model = ""
 
     def compose(self) -> ComposeResult:
-        """Name, tabs, model, state."""
+        """Compose the name, the tabs, and one line for model and state."""
         yield Static(PROGRAM, id="program", markup=False)
-        yield Tabs(*(Tab(facts.title, id=f"tab-{name}") for name, facts in TABS.items()), id="tabs")
+        tabs = Tabs(*(Tab(info.title, id=f"tab-{name}") for name, info in TABS.items()), id="tabs")
+        tabs.can_focus = False  # the focus stays in the visible tab, whose keys need it
+        yield tabs
         yield Static("", id="run-line", markup=False)
 
     def on_resize(self) -> None:
-        """The tabs' keys where there is room; what is left is the model's."""
+        """Show the keys of the tabs where there is room."""
         labels = tab_labels(self.size.width, dict(self.app._keymap))
         for name, (key, title) in labels.items():
             self.query_one(f"#tab-{name}", Tab).label = Content.assemble((key, "$key"), " " * bool(key), title)
@@ -41,13 +44,13 @@ class HeaderBar(Horizontal):
         self._write()
 
     def show_model(self, text: str) -> None:
-        """What is trained."""
+        """Show the name of the model."""
         if text != self._model:
             self._model = text
             self._write()
 
     def show_state(self, phase: Phase, step: str) -> None:
-        """The state in a word and its sign, and the step."""
+        """Show the phase with its symbol, and the step."""
         words = Content.styled(f"{SYMBOLS[phase]} {phase.value} ", TONE_STYLES[PHASE_TONES.get(phase, "plain")])
         state = Content.assemble((f"{step}  " if step else "", "$foreground 60%"), words)
         if state != self._state:
@@ -55,7 +58,7 @@ class HeaderBar(Horizontal):
             self._write()
 
     def _write(self) -> None:
-        """The model gets what tabs and state leave."""
+        """Fit the model into the room beside tabs and state."""
         tabs = tabs_width(tab_labels(self.size.width, dict(self.app._keymap)))
         room = self.size.width - len(PROGRAM) - tabs - MARGINS - self._state.cell_length
         model = fitted_model(self._model, room)

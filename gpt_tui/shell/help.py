@@ -1,4 +1,4 @@
-"""F1: the keys of the tab one is in, and those that work everywhere."""
+"""Help screen: the keys of the visible tab, and those that work everywhere."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from textual.widgets import Static
 from gpt_tui.shared.keymap import Place, help_table, places_of
 
 ABOUT: dict[str, str] = {
-    "train": "Training runs in the background: charts, chat and keys stay usable. The loss is in nats a token; ⣿ is "
-    "each step, ⠒⠒ their moving average, ◆ the score on the eval text, ★ the best of these. Perplexity is e to the "
-    "loss: among how many tokens the model hesitates. Wheel and drag zoom and move the charts; pointing at them, or "
-    "the reading keys, reads them out and shows the sample of that time. Samples are what the model goes on with from "
-    "one fixed prompt, with the same draws, before the first step and at each evaluation.",
-    "chat": "Each prompt stands for itself: the model goes on with it, from one consistent set of weights, also while "
-    "it is being trained. Enter on an empty line goes on from the last reply. The fields beside it choose the model; a "
-    "second one answers beside it, with the same seed and sampling. Under each reply stands its seed: with that seed, "
-    "the same model says the same again.",
-    "checkpoints": "What is under the models folder and the folders in it, newest first. ckpt_latest is where a run "
-    "stands, best_model its best score, epoch_NNN a state on the way, transformer what a finished run leaves. Loss is "
-    "the mean of the epoch under way, accuracy the best so far. Each file is read through once while you are here and "
-    "held to its checksums: ✓ whole, ✗ damaged. A run goes on with the settings it was saved with, in the folder of "
-    "its checkpoint.",
-    "runs": "Every run that left a log, metrics.jsonl, under the models folder or the folder gpt-tui was started in. "
-    "The one under the cursor is replayed from its log, and followed live while another process trains it: watching "
-    "takes no lock and changes nothing. Space marks runs to lay over each other; each has a number in the list, on its "
-    "line and in the legend, which reads all of them out where the cursor of the chart is. Between different "
-    "vocabularies only bits a byte compare.",
-    "setup": "Every setting of a run, each checked as it is typed: ✗ marks a field that is wrong, • one that differs "
-    "from the preset. Beside them stands what the run would take: memory by formula, the speed from a few steps "
-    "that are timed here and leave nothing behind. `gpt-tui --config FILE` starts what was saved.",
+    "train": "Training runs in the background; all tabs stay usable. The loss is in nats per token: ⣿ is the loss of "
+    "one step, ⠒⠒ the train loss (smoothed), ◆ the eval loss, ★ the best evaluation. Perplexity is e to the "
+    "loss: about how many tokens the model is choosing between. Wheel and drag zoom and pan the charts. The "
+    "mouse or the cursor keys show the values at one step, and the sample of that time. A sample is what the "
+    "model generates from a fixed prompt with the same random seed, before the first step and after each "
+    "evaluation.",
+    "chat": "The model continues each prompt, independently of the ones before. During training it uses a copy of the "
+    "weights taken between two steps. Enter on an empty line continues the last reply. The settings select the model "
+    "and a second one to compare with, which gets the same prompt, seed and sampling. The line under a reply has its "
+    "seed: the same model with the same seed and sampling generates the same reply.",
+    "checkpoints": "Checkpoints under the models folder, newest first. ckpt_latest is the newest state of a run, "
+    "best_model the one with the best eval accuracy, epoch_NNN a state after an epoch, transformer the final model of "
+    "a finished run. Loss is the mean of the epoch in progress, accuracy the best so far. The checksums of each file "
+    "are verified once while this tab is open: ✓ OK, ✗ damaged. A resumed run keeps the settings and the folder of its "
+    "checkpoint.",
+    "runs": "Runs with a log, metrics.jsonl, under the models folder or the folder gpt-tui was started in. The run "
+    "under the cursor is replayed from its log, and followed live while another process trains it; following takes no "
+    "lock and changes no file. Space marks runs to compare. Each marked run has a number in the list, on its line and "
+    "in the legend, which shows the values at the chart's cursor. Compare runs with different tokenizers by bits per "
+    "byte.",
+    "setup": "All settings of a run, checked as you type: ✗ marks an invalid field, • one that differs from the "
+    "preset. Beside them is an estimate: memory is computed, the time per step is measured here on a few "
+    "steps that are discarded. `gpt-tui --config FILE` starts a run with saved settings.",
 }
 KEY_WIDTH = 18
 
 
 class HelpScreen(ModalScreen[None]):
-    """Any of its keys closes it."""
+    """Describes a tab and lists its keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,f1,q,question_mark,enter", "dismiss", "Close", show=True, key_display="esc")
@@ -53,7 +54,7 @@ class HelpScreen(ModalScreen[None]):
         self._keymap = keymap
 
     def compose(self) -> ComposeResult:
-        """What the tab is, then its keys."""
+        """Compose the description and the keys."""
         places: list[Place] = [*places_of(self._tab), "everywhere"]
         parts = [Content(ABOUT[self._tab]), Content("")]
         typing = self._tab in ("chat", "setup")
@@ -68,8 +69,8 @@ class HelpScreen(ModalScreen[None]):
             yield Static(Content("\n").join(parts), markup=False)
 
     def on_mount(self) -> None:
-        """Its name."""
+        """Set the titles and take the focus."""
         scroll = self.query_one("#help")
         scroll.border_title = "help"
-        scroll.border_subtitle = "esc closes"
+        scroll.border_subtitle = "esc close"
         scroll.focus()

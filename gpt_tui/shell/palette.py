@@ -1,4 +1,4 @@
-"""The command palette: Textual's, on the screen at once."""
+"""Command palette: Textual's, opened without a second style update."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from textual.command import CommandPalette
 
 
 class Palette(CommandPalette):
-    """Has one look at every size: without the classes for sizes, its styles are not looked up once more."""
+    """Looks the same at every size, so it needs no breakpoints and their style update."""
 
     HORIZONTAL_BREAKPOINTS: list[tuple[int, str]] | None = []  # noqa: RUF012
     VERTICAL_BREAKPOINTS: list[tuple[int, str]] | None = []  # noqa: RUF012

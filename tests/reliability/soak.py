@@ -19,8 +19,8 @@ from gpt_core.config.resolve import resolve
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
-from gpt_tui.run_view.status import Phase
 from gpt_tui.session.controller import TrainingController
+from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat.models import ChatModels, make_generator
 from gpt_tui.tabs.chat.reply import ReplyUpdate, generate_reply, interleave
 from tests.program import TINY
@@ -99,7 +99,7 @@ def main() -> None:
     while controller.alive:
         time.sleep(DRAIN_S)
         controller.drain()
-        step = controller.history.step
+        step = controller.run.step
         if controller.phase is Phase.PAUSED:
             user.end_pause()
         elif step >= next_step:

@@ -15,12 +15,12 @@ from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat.models import MakeGenerator
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
 
-DEADLINE_S = 120.0  # after which something that was waited for counts as never coming, also on a busy machine
+DEADLINE_S = 20.0  # after which something that was waited for counts as never coming, also on a busy machine
 
 
 class AppBench:
@@ -41,7 +41,7 @@ class AppBench:
 
     async def until_step(self, step: int) -> None:
         """Lets the app run until it knows of that many steps."""
-        await self.until(lambda: self.app.controller.history.step >= step)
+        await self.until(lambda: self.app.controller.run.step >= step)
 
     async def until_phase(self, phase: Phase) -> None:
         """Lets the app run until the controller is at that."""
@@ -98,7 +98,7 @@ async def running_app(
     watched: Path | None = None,
     preferences: Preferences = NO_PREFERENCES,
     probes: Probes | None = None,
-    lead_s: float = 0.0,
+    countdown_s: float = 0.0,
     owns_process: bool = False,
     **settings: object,
 ) -> AsyncIterator[AppBench]:
@@ -108,7 +108,7 @@ async def running_app(
     request = RunRequest(chosen, "nano") if autostart else None
     app = GptApp(
         chosen, "nano", request=request, watched=watched, open_run=opener, make=make or fake_generator(),
-        preferences=preferences, probes=probes or fake_probes(), lead_s=lead_s, owns_process=owns_process,
+        preferences=preferences, probes=probes or fake_probes(), countdown_s=countdown_s, owns_process=owns_process,
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)

@@ -9,19 +9,19 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
-import gpt_tui.shell.main_screen
+import gpt_tui.tabs.train.pane
 from gpt_core.config.presets import preset
 from gpt_core.progress import Progress
 from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
-from gpt_tui.run_view.status import Phase, SessionFacts
 from gpt_tui.session.controller import TrainerLike, TrainingController
-from gpt_tui.session.run_preview import Setup
+from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.session.run_state import RunState
 from tests.tui.app_bench import settled
 
 SETTINGS = msgspec.structs.replace(preset("nano"), models_dir="models")
-SETUP = Setup(SETTINGS, "nano", "data/raw/train.en", 3_600_000, "data/test/eval.en")
+SETUP = RunPreview(SETTINGS, "nano", "data/raw/train.en", 3_600_000, "data/test/eval.en")
 
 
 @asynccontextmanager
@@ -38,11 +38,11 @@ async def still_app(
     saved_at_s = history.saved.at_s if history.saved else 0.0
     monkeypatch.setattr(TrainingController, "phase", property(lambda controller: phase))
     monkeypatch.setattr(
-        TrainingController, "facts", lambda controller: SessionFacts(phase, saved_at_s + 12.0, 72_000_000)
+        TrainingController, "status", lambda controller: SessionStatus(phase, saved_at_s + 12.0, 72_000_000)
     )
-    monkeypatch.setattr(gpt_tui.shell.main_screen, "read_setup", lambda settings, name: SETUP)
+    monkeypatch.setattr(gpt_tui.tabs.train.pane, "read_preview", lambda settings, name: SETUP)
     app = GptApp(SETTINGS, "nano", open_run=no_run)
-    app.controller.history = history
+    app.controller.run = history
     app.controller.opening = opening
     app.theme = theme
     async with app.run_test(size=size) as pilot:

@@ -44,7 +44,7 @@ def main() -> int:
 
         def drain(self) -> None:
             super().drain()
-            if rest == ["fail"] and self.controller.history.step > 20:
+            if rest == ["fail"] and self.controller.run.step > 20:
                 raise ZeroDivisionError("a widget fell over")
 
     gpt_tui.app.app.GptApp = App  # type: ignore[misc]

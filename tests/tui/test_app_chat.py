@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input
 
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat.pane import ChatTab
 from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app
@@ -32,7 +32,7 @@ async def test_a_reply_streams_during_training_and_names_its_model(tmp_path: Pat
         await bench.pilot.press(*"Once", "enter")
         await bench.until_seen("the sea was")
         assert chat(bench).replying
-        before = bench.app.controller.history.step
+        before = bench.app.controller.run.step
         last = bench.app.main.query_one(Transcript).last
         assert last is not None
         [answer] = last.answers
@@ -150,6 +150,6 @@ async def test_after_a_finished_run_its_checkpoint_can_be_chatted_with(tmp_path:
     saved_model(tmp_path, "latest", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40), max_steps=30, autostart=True) as bench:
         await bench.until_phase(Phase.FINISHED)
-        assert "all steps are done. Press F3 to chat" in bench.text()
+        assert "all steps done. Press F3 to chat" in bench.text()
         await bench.pilot.press("c")
         await bench.until_seen("automatic · ckpt_latest")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Select
 
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat import models
 from gpt_tui.tabs.chat.models import LoadedModel
 from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON

@@ -12,12 +12,12 @@ import pytest
 from textual.widgets import Static
 
 from gpt_tui.shared.dialogs import ChoiceScreen
-from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.tabs.checkpoints import files as checkpoint_files
 from gpt_tui.tabs.checkpoints import pane as checkpoints_pane
 from gpt_tui.tabs.checkpoints.checkpoint_list import Rows
 from gpt_tui.tabs.checkpoints.files import VerificationThread
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
+from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.stored_files import NOW_S, fill, flip, save
@@ -53,9 +53,9 @@ async def tab(size: tuple[int, int] = (120, 40), **options: object) -> AsyncIter
         yield bench
 
 
-async def until_notified(bench: AppBench, words: str) -> None:
-    """Let the app run until a notification contains `words`."""
-    await bench.until(lambda: any(words in notice.message for notice in bench.app._notifications))
+async def until_notified(bench: AppBench, text: str) -> None:
+    """Let the app run until a notification contains `text`."""
+    await bench.until(lambda: any(text in notice.message for notice in bench.app._notifications))
 
 
 def listed() -> set[str]:
@@ -219,7 +219,7 @@ async def test_nothing_is_verified_while_the_tab_is_hidden(monkeypatch: pytest.M
 
 async def test_keys_act_on_the_file_under_the_cursor(monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, str, bool]] = []
-    monkeypatch.setattr(MainScreen, "resume_from", lambda self, path: asked.append(("resume", path.stem, False)))
+    monkeypatch.setattr(TrainTab, "resume_from", lambda self, path: asked.append(("resume", path.stem, False)))
 
     def chosen(self: object, path: Path, *, compare: bool = False) -> None:
         asked.append(("chat", path.stem, compare))
@@ -266,14 +266,14 @@ async def test_a_resumed_run_uses_the_folder_of_its_checkpoint():
 async def test_an_unusable_file_is_refused_with_the_reason():
     fill(MODELS)
     async with tab() as bench:
-        for name, key, words in (
+        for name, key, text in (
             ("transformer", "r", "cannot resume from transformer.safetensors"),
             ("epoch_010", "r", "cannot resume from epoch_010.safetensors"),
             ("bert", "c", "cannot chat with bert.safetensors"),
         ):
             await to(bench, name)
             await bench.pilot.press(key)
-            await until_notified(bench, words)
+            await until_notified(bench, text)
         assert bench.app.main.tab == "checkpoints"
         assert bench.opener.requests == []
 
@@ -295,8 +295,8 @@ async def test_a_deletion_asks_first_and_deletes_only_one_file(size: tuple[int, 
     fill(MODELS)
     before = listed()
     async with tab(size) as bench:
-        await bench.until(lambda: bench.app.main._setup.stored.for_chat is not None)
-        chat = bench.app.main._setup.stored.for_chat
+        await bench.until(lambda: bench.app.main.train.preview.stored.for_chat is not None)
+        chat = bench.app.main.train.preview.stored.for_chat
         await to(bench, "best_model")
         await bench.pilot.press("d")
         await bench.until(lambda: isinstance(bench.app.screen, ChoiceScreen))
@@ -312,7 +312,7 @@ async def test_a_deletion_asks_first_and_deletes_only_one_file(size: tuple[int, 
         await until_notified(bench, "deleted best_model.safetensors")
         assert before - listed() == {"best_model.safetensors"}
         await bench.until(lambda: all(file.name != "best_model" for file in pane(bench)._contents.files))
-        await bench.until(lambda: bench.app.main._setup.stored.for_chat != chat)  # the other tabs are updated
+        await bench.until(lambda: bench.app.main.train.preview.stored.for_chat != chat)  # the other tabs are updated
 
 
 async def test_a_failed_deletion_is_reported(monkeypatch: pytest.MonkeyPatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from tests.tui.app_bench import running_app
 from tests.tui.test_chat_model import saved_model
 
@@ -16,39 +16,37 @@ LONG_S = 600.0
 
 @pytest.mark.essential
 async def test_a_first_start_begins_a_run_by_itself(tmp_path: Path):
-    async with running_app(tmp_path, lead_s=0.3) as bench:
+    async with running_app(tmp_path, countdown_s=0.3) as bench:
         await bench.until_step(5)
         assert bench.opener.requests[0].preset_name == "nano"
 
 
 async def test_the_countdown_is_seen_and_enter_ends_it(tmp_path: Path):
-    async with running_app(tmp_path, lead_s=LONG_S) as bench:
-        await bench.until(
-            lambda: bool(re.search(r"training nano on train.en begins by itself in \d{3} s", bench.text()))
-        )
-        assert "enter begins at once, esc or any other key stays here" in bench.text()
+    async with running_app(tmp_path, countdown_s=LONG_S) as bench:
+        await bench.until(lambda: bool(re.search(r"training nano on train.en starts in \d{3} s", bench.text())))
+        assert "(Enter: now, Esc: cancel)" in bench.text()
         await bench.pilot.press("enter")
         await bench.until_step(5)
 
 
 @pytest.mark.parametrize("key", ["escape", "l", "f1", "f3", "ctrl+p"])
 async def test_any_other_key_waits_for_the_user(tmp_path: Path, key: str):
-    async with running_app(tmp_path, lead_s=LONG_S) as bench:
-        await bench.until_seen("begins by itself")
+    async with running_app(tmp_path, countdown_s=LONG_S) as bench:
+        await bench.until_seen("starts in")
         await bench.pilot.press(key)
         await bench.pilot.pause()
-        assert not bench.app.main.is_leading
+        assert not bench.app.main.train._countdown.running
         assert not bench.opener.requests
         await bench.pilot.press("escape", "f2", "enter")
-        assert "begins by itself" not in bench.text()
+        assert "starts in" not in bench.text()
         assert bench.phase is Phase.IDLE
 
 
 async def test_a_click_waits_for_the_user_and_a_button_does_what_it_says(tmp_path: Path):
-    async with running_app(tmp_path, lead_s=LONG_S) as bench:
-        await bench.until_seen("begins by itself")
+    async with running_app(tmp_path, countdown_s=LONG_S) as bench:
+        await bench.until_seen("starts in")
         await bench.pilot.click("#welcome-text")
-        assert not bench.app.main.is_leading
+        assert not bench.app.main.train._countdown.running
         await bench.pilot.click("#button-overfit")
         await bench.until_step(1)
         assert bench.opener.requests[0].settings.overfit_tiny
@@ -56,15 +54,15 @@ async def test_a_click_waits_for_the_user_and_a_button_does_what_it_says(tmp_pat
 
 async def test_where_a_checkpoint_is_nothing_begins_by_itself(tmp_path: Path):
     saved_model(tmp_path, "latest", 100, seed=1)
-    async with running_app(tmp_path, lead_s=0.1) as bench:
-        await bench.until_seen("to go on from")
+    async with running_app(tmp_path, countdown_s=0.1) as bench:
+        await bench.until_seen("Resume (step 100")
         await bench.pilot.pause(0.5)
         assert not bench.opener.requests
-        assert "begins by itself" not in bench.text()
+        assert "starts in" not in bench.text()
 
 
 async def test_where_the_text_has_a_problem_nothing_begins_by_itself(tmp_path: Path):
-    async with running_app(tmp_path, lead_s=0.1, train_file=str(tmp_path / "nowhere.en")) as bench:
+    async with running_app(tmp_path, countdown_s=0.1, train_file=str(tmp_path / "nowhere.en")) as bench:
         await bench.until_seen("cannot be read")
         await bench.pilot.pause(0.5)
         assert not bench.opener.requests

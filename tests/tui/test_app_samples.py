@@ -6,11 +6,12 @@ import pytest
 from textual.widgets import ContentSwitcher
 
 from gpt_core.training.events import RunPaused
+from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.run_view.log_panel import LogPanel
 from gpt_tui.run_view.samples_panel import SamplesPanel
-from gpt_tui.run_view.status import Phase
 from gpt_tui.session.controller import TrainingController
+from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_state import advance, advance_all
 from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import running_app, screen_lines, settled
@@ -27,7 +28,7 @@ LATER = advance_all(PAUSED, [step(800, 3.0), scored(800, 0.29), sampled(800, " t
 async def test_the_newest_sample_is_in_view_and_stays_so(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         assert "★ step 600" in screen_lines(app)
-        app.controller.history = LATER
+        app.controller.run = LATER
         app.main.show(at_once=True)
         await pilot.pause()
         assert "the newest words of all" in screen_lines(app)
@@ -37,7 +38,7 @@ async def test_who_has_scrolled_away_stays_where_he_is_until_he_goes_to_the_end(
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("home")
         assert "untrained" in screen_lines(app)
-        app.controller.history = LATER
+        app.controller.run = LATER
         app.main.show(at_once=True)
         await pilot.pause()
         assert "untrained" in screen_lines(app)
@@ -113,7 +114,7 @@ async def test_the_marked_sample_stays_in_view_when_a_new_one_comes_and_reading_
         await pilot.pause()
         marked_at = pane.scroll_y
         assert marked_at != left_at
-        app.controller.history = LATER
+        app.controller.run = LATER
         app.main.show(at_once=True)
         await pilot.pause()
         assert pane.scroll_y == marked_at
@@ -152,12 +153,12 @@ async def test_the_view_key_shows_the_log_then_the_samples_alone_then_all(monkey
 
 async def test_where_the_samples_are_alone_no_key_of_the_charts_is_offered(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (120, 40)) as (app, pilot):
-        view = app.main.train_pane.charts.view
+        view = app.main.train.charts.view
         assert "Log scale" in screen_lines(app).splitlines()[-1]
         await pilot.press("v")
         assert "Log scale" not in screen_lines(app).splitlines()[-1]
         await pilot.press("l", "a", "comma", "plus")
-        assert app.main.train_pane.charts.view == view
+        assert app.main.train.charts.view == view
         await pilot.press("v")
         assert "Log scale" in screen_lines(app).splitlines()[-1]
 
@@ -170,8 +171,8 @@ async def test_text_of_a_model_is_neither_markup_nor_an_escape_sequence(tmp_path
 
 async def test_samples_keys_work_only_where_there_is_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     async with running_app(tmp_path) as bench:
-        assert bench.app.main.check_action("switch_notes", ()) is False
-        assert bench.app.main.check_action("log_scale", ()) is False
+        assert bench.app.main.train.check_action("switch_notes", ()) is False
+        assert bench.app.main.train.query_one(ChartKeys).check_action("log_scale", ()) is False
         assert bench.app.main.query_one("#train-switcher", ContentSwitcher).current == "welcome"
 
 
@@ -180,5 +181,5 @@ async def test_little_disk_space_is_said_when_a_run_begins(monkeypatch: pytest.M
     async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
         await bench.until_step(10)
         await bench.until_seen("✗ models: 5 MB free, make room")
-        assert any(line.text == "models: 5 MB free, make room" for line in bench.app.controller.history.log)
+        assert any(line.text == "models: 5 MB free, make room" for line in bench.app.controller.run.log)
         assert isinstance(bench.app.controller, TrainingController)

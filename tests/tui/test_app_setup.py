@@ -19,7 +19,7 @@ from gpt_core.errors import RunExistsError
 from gpt_tui.new_run.estimate import asking_first, ready_words
 from gpt_tui.new_run.panel import SetupPanel
 from gpt_tui.new_run.screen import SetupScreen
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from tests.tui.app_bench import AppBench, running_app
@@ -78,7 +78,7 @@ async def test_what_is_typed_is_what_starts(tmp_path: Path, by: str):
         await bench.until_step(5)
         request = bench.opener.requests[0]
         assert (request.settings.layers, request.preset_name) == (6, "")
-        assert bench.app.main.settings == request.settings
+        assert bench.app.main.train.settings == request.settings
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
 
@@ -174,7 +174,7 @@ async def test_escape_keeps_what_was_typed_for_the_next_time(tmp_path: Path):
         await type_in(bench, "layers", "x")
         await bench.pilot.press("escape")
         await bench.until_seen("to set up another model")
-        assert bench.app.main.settings.layers == 4
+        assert bench.app.main.train.settings.layers == 4
         await bench.pilot.press("u")
         await bench.until_seen("✗ 1 field to put right")
         assert field(bench, "layers").value == "x"
@@ -264,7 +264,7 @@ async def test_another_run_in_the_folder_is_asked_about_as_ever(tmp_path: Path):
     async with set_up(tmp_path, opener=FakeOpen(error=RunExistsError("models holds another run"))) as bench:
         await type_in(bench, "layers", "6")
         await bench.pilot.press("ctrl+t")
-        await bench.until_seen("Another run is there")
+        await bench.until_seen("This folder already has a run")
         await bench.pilot.press("d")
         await bench.until_step(1)
         assert bench.opener.requests[-1].settings.layers == 6

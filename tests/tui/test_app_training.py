@@ -10,7 +10,7 @@ from gpt_core.errors import CorpusError, RunExistsError
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import ChartView
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import FakeOpen
@@ -35,7 +35,7 @@ async def do(bench: AppBench, action: str, by: str) -> None:
 @pytest.mark.parametrize("by", BY)
 async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
-        await bench.until_seen("to start training the nano preset")
+        await bench.until_seen("Start training the nano preset")
         await do(bench, "start", by)
         await bench.until_step(30)
         assert bench.phase is Phase.TRAINING
@@ -53,12 +53,12 @@ async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: 
         await do(bench, "pause", by)
         await bench.until_phase(Phase.PAUSED)
         await bench.until_seen("‖ paused")
-        assert "Go on" in bench.text()
-        at = bench.app.controller.history.step
+        await bench.until_seen("p Continue")
+        at = bench.app.controller.run.step
         await do(bench, "step", by)
         await bench.until_step(at + 1)
         await bench.pilot.pause(0.05)
-        assert bench.app.controller.history.step == at + 1
+        assert bench.app.controller.run.step == at + 1
         await do(bench, "pause", by)
         await bench.until_step(at + 20)
         assert bench.phase is Phase.TRAINING
@@ -69,7 +69,7 @@ async def test_save_saves_and_training_goes_on(tmp_path: Path, by: str):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
         await do(bench, "save", by)
-        await bench.until(lambda: bench.app.controller.history.saved is not None)
+        await bench.until(lambda: bench.app.controller.run.saved is not None)
         saved = bench.opener.trainers[0].saved[0]
         await bench.until_step(saved + 5)
         assert any(f"at step {saved:,}" in n.message for n in bench.app._notifications)
@@ -79,18 +79,18 @@ async def test_an_evaluation_can_be_asked_for(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
         await bench.pilot.press("e")
-        await bench.until(lambda: bench.app.controller.history.evaluation is not None)
+        await bench.until(lambda: bench.app.controller.run.evaluation is not None)
 
 
 @pytest.mark.parametrize("by", BY)
 async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str):
     saved_model(tmp_path, "latest", 100, seed=1)
     async with running_app(tmp_path, max_steps=110) as bench:
-        await bench.until_seen("to go on from")
+        await bench.until_seen("Resume (step 100")
         await do(bench, "resume", by)
         await bench.until_phase(Phase.FINISHED)
         assert bench.opener.requests[0].resume == "newest"
-        assert bench.app.controller.history.curve.rows()[:, 0].tolist() == list(range(101, 111))
+        assert bench.app.controller.run.curve.rows()[:, 0].tolist() == list(range(101, 111))
 
 
 @pytest.mark.parametrize("by", ["key", "button"])
@@ -99,7 +99,7 @@ async def test_overfit_is_a_run_of_its_own_kind(tmp_path: Path, by: str):
         await do(bench, "overfit", by)
         await bench.until_phase(Phase.FINISHED)
         assert bench.opener.requests[0].settings.overfit_tiny
-        await bench.until_seen("step 60: tiny overfit is done")
+        await bench.until_seen("step 60: self-test finished")
 
 
 async def test_buttons_are_enabled_when_they_make_sense(tmp_path: Path):
@@ -124,16 +124,16 @@ async def test_a_key_that_does_nothing_says_why_and_says_so_once(tmp_path: Path,
     told: list[str] = []
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(5)
-        monkeypatch.setattr(bench.app.main, "notify", lambda words, **_: told.append(words))
-        monkeypatch.setattr("gpt_tui.shell.main_screen.TOLD_S", math.inf)  # however long the keys take to come
+        monkeypatch.setattr(bench.app.main.train, "notify", lambda words, **_: told.append(words))
+        monkeypatch.setattr("gpt_tui.tabs.train.pane.HINT_S", math.inf)  # however long the keys take to come
         await bench.pilot.press("s", "r", "o", "u", "s")
-        assert told == ["a run is under way; x stops it"]
+        assert told == ["a run is in progress (x: stop)"]
         await bench.pilot.press("p", "v", "l", "down", "f3", "s", "f2")
-        assert told == ["a run is under way; x stops it"]
+        assert told == ["a run is in progress (x: stop)"]
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
         await bench.pilot.press("w")
-        assert told[1:] == ["no run is under way; s starts one"]
+        assert told[1:] == ["no run in progress (s: start one)"]
 
 
 async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
@@ -142,7 +142,7 @@ async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
         await bench.until_seen("50.0%")
         await bench.pilot.press("x")
         await bench.until_phase(Phase.IDLE)
-        await bench.until_seen("to start training")
+        await bench.until_seen("Start training")
 
 
 async def test_charts_and_numbers_follow_the_run(tmp_path: Path):
@@ -151,7 +151,7 @@ async def test_charts_and_numbers_follow_the_run(tmp_path: Path):
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
         for chart in bench.app.main.query_one(TrainTab).charts.query(Chart):
-            assert chart.state is bench.app.controller.history
+            assert chart.history is bench.app.controller.run
         shown = bench.text()
         for words in ("loss", "perplexity", "◆", "★", "bits/byte", "patience", "1.06M, 2 threads", "stopped"):
             assert words in shown
@@ -183,7 +183,7 @@ async def test_the_mouse_reads_the_chart(tmp_path: Path):
         pane = bench.app.main.query_one(TrainTab).charts
         assert await bench.pilot.hover("#charts .loss", offset=(40, 5))
         assert pane.view.cursor is not None
-        row = nearest_row(bench.app.controller.history, "steps", pane.view.cursor)
+        row = nearest_row(bench.app.controller.run, "steps", pane.view.cursor)
         assert row is not None
         await bench.until_seen(f"step {row[0]:.0f}  ⣿ each step {row[3]:.3f}  ⠒⠒ smoothed {row[-1]:.3f}")
 
@@ -216,9 +216,9 @@ async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str
         error=RunExistsError("models holds another run's checkpoints: ckpt_latest.safetensors (step 100)")
     )
     async with running_app(tmp_path, opener=opener) as bench:
-        await bench.until_seen("to go on from")
+        await bench.until_seen("Resume (step 100")
         await bench.pilot.press("s")
-        await bench.until_seen("Another run is there")
+        await bench.until_seen("This folder already has a run")
         opener.error = None
         await bench.pilot.press(key)
         if wanted:
@@ -239,10 +239,10 @@ async def test_a_missing_text_is_said_before_anything_starts(tmp_path: Path):
 async def test_one_step_is_in_one_column_of_both_charts(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
     history = trained(300, lambda number: 3.0 + 9.0 * math.exp(-number / 100))  # perplexities of five digits
     async with still_app(monkeypatch, history, Phase.PAUSED, size) as (app, pilot):
-        app.main.train_pane.charts.view = ChartView(cursor=150, y_range="full")
+        app.main.train.charts.view = ChartView(cursor=150, y_range="full")
         await pilot.pause()
         places = []
-        for chart in app.main.train_pane.charts.query(Chart):
+        for chart in app.main.train.charts.query(Chart):
             lines = [chart.render_line(row).text for row in range(chart.size.height)]
             places.append({line.index("│") for line in lines if "│" in line})
         assert places[0] == places[1]

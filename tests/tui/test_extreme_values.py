@@ -25,7 +25,8 @@ from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.charts.series import chart_series, full_range
 from gpt_tui.charts.view import AXES, Y_RANGES, ChartView
 from gpt_tui.headless.event_text import figures, news, steps_line
-from gpt_tui.run_view.status import Phase, SessionFacts, status_rows
+from gpt_tui.run_view.status import status_rows
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, advance, advance_all
 from gpt_tui.shared import formatting as quantities
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
@@ -152,7 +153,7 @@ def test_every_figure_about_every_series_is_short(name: str, series: Series) -> 
         assert len(title(history, metric, view)) <= 90
         readout(history, metric, view, 60)
         legend(history, 60)
-    for row in status_rows(history, SessionFacts(Phase.TRAINING, 1e300, 10**18), 40):
+    for row in status_rows(history, SessionStatus(Phase.TRAINING, 1e300, 10**18), 40):
         assert len(row.value) <= 60, row
     assert len(figures(history, series[-1][-1])) <= 120
     assert len(steps_line(history, series[-1][-1])) <= 180

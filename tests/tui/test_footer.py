@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.footer_layout import FooterKey, key_at, placed
 from tests.tui.app_bench import running_app

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gpt_tui.app.preferences import Preferences
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from tests.tui.app_bench import running_app
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ async def test_a_remapped_key_replaces_the_default_one_everywhere(tmp_path: Path
         await bench.pilot.pause()
         assert bench.phase is Phase.IDLE
         await bench.pilot.press("f9")
-        await bench.until_seen("Start training from the beginning")
+        await bench.until_seen("Start a new run")
         assert "F7" in bench.text()
         await bench.pilot.press("escape", "f7")
         await bench.until_step(3)

@@ -10,7 +10,7 @@ import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
-from gpt_tui.session.run_state import MOST_EVALUATIONS, RunState, advance_all
+from gpt_tui.session.run_state import MAX_EVALUATIONS, RunState, advance_all
 from gpt_tui.tabs.runs import log_reader, run_finder
 from gpt_tui.tabs.runs.log_reader import LogFollower, LogSummary, LogTail
 from gpt_tui.tabs.runs.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_status
@@ -134,7 +134,7 @@ def test_memory_is_bounded_for_any_log(tmp_path: Path) -> None:
     history = read_all(LogFollower(write_log(tmp_path, events)), 1 << 16)
     assert history.step == 11_999
     assert len(history.curve.rows()) <= 4096
-    assert len(history.evaluations) <= MOST_EVALUATIONS
+    assert len(history.evaluations) <= MAX_EVALUATIONS
     assert len(history.log) <= 400
 
 

@@ -37,9 +37,9 @@ def three_runs() -> None:
     write_log(Path("trials/slow"), run_events(500, seed=2, rate=250.0, end=""), age_s=50 * HOUR_S)
 
 
-async def go_there(bench: AppBench, words: str) -> None:
+async def go_there(bench: AppBench, text: str) -> None:
     await bench.pilot.press("f5")
-    await bench.until_seen(words)
+    await bench.until_seen(text)
 
 
 def pane(bench: AppBench) -> RunsTab:
@@ -52,8 +52,8 @@ def pane(bench: AppBench) -> RunsTab:
 async def test_without_a_run_the_tab_names_the_next_step() -> None:
     async with running_app(MODELS) as bench:
         await go_there(bench, "No runs yet.")
-        for words in ("F2, then s, starts a run here.", "gpt-tui --train-only --models-dir models/other"):
-            assert words in bench.text()
+        for text in ("F2, then s, starts a run here.", "gpt-tui --train-only --models-dir models/other"):
+            assert text in bench.text()
         await bench.pilot.press("space", "m", "u", "v", "l", "left")
 
 
@@ -61,9 +61,9 @@ async def test_without_a_run_the_tab_names_the_next_step() -> None:
 async def test_a_finished_run_is_replayed_from_its_log() -> None:
     write_log(MODELS, run_events(600), age_s=2.5 * HOUR_S)
     async with running_app(MODELS, size=(120, 40)) as bench:
-        await go_there(bench, "all steps are done")
-        for words in ("✓ finished", "600 of 600", "⠒⠒ smoothed", "★ best", "2 h ago", "nano 1.07M"):
-            assert words in bench.text()
+        await go_there(bench, "all steps done")
+        for text in ("✓ finished", "600 of 600", "⠒⠒ smoothed", "★ best", "2 h ago", "nano 1.07M"):
+            assert text in bench.text()
 
 
 async def test_the_run_under_the_cursor_is_shown() -> None:
@@ -93,7 +93,7 @@ async def test_a_key_switches_between_samples_log_and_neither() -> None:
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "It was the 600 cats that sat")
         await bench.pilot.press("v")
-        await bench.until_seen("step 600: all steps are done")
+        await bench.until_seen("step 600: all steps done")
         assert "cats that sat" not in bench.text()
         await bench.pilot.press("v")
         await bench.until(lambda: "step 600: all steps" not in bench.text())
@@ -120,8 +120,8 @@ async def test_marked_runs_are_compared_until_they_are_unmarked() -> None:
         await bench.until_seen("mark another to compare")
         await bench.pilot.press("down", "space")
         await bench.until_seen("loss at the end")
-        for words in ("1 ⠒⠒ models", "2 ⠒⠒ trials/fast", "2 marked"):
-            assert words in bench.text()
+        for text in ("1 ⠒⠒ models", "2 ⠒⠒ trials/fast", "2 marked"):
+            assert text in bench.text()
         await bench.pilot.press("space")
         await bench.until_seen("400 of 400")
         await bench.pilot.press("space", "u")

@@ -22,7 +22,7 @@ from gpt_core.errors import ConfigError, CorpusError
 from gpt_tui.new_run.estimate import READING, TIMING, RunEstimate, roomy, step_time, summary_rows, text_still_holds
 from gpt_tui.new_run.fields import (
     GROUP_ORDER,
-    KEPT,
+    INDEPENDENT,
     changed,
     check,
     explanation,
@@ -32,8 +32,7 @@ from gpt_tui.new_run.fields import (
     with_preset,
 )
 from gpt_tui.new_run.files import path_problem, save_config
-from gpt_tui.new_run.probe import Prober, Probes
-from gpt_tui.shared.messages import StepTimed, TextsRead
+from gpt_tui.new_run.probe import Prober, Probes, StepTimed, TextsRead
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_probes import fake_probes, fake_texts, fake_time
 
@@ -126,7 +125,7 @@ def test_files_are_looked_for(tmp_path: Path):
 def test_a_preset_fills_all_fields_but_files_folder_threads_and_seed():
     typed = texts_of(NANO) | {"layers": "9", "top_k": "5", "train_file": "x.en", "seed": "3", "threads": "1"}
     filled = with_preset(typed, "mini")
-    assert {name: filled[name] for name in KEPT} == {name: typed[name] for name in KEPT}
+    assert {name: filled[name] for name in INDEPENDENT} == {name: typed[name] for name in INDEPENDENT}
     assert changed(filled, "mini") == frozenset()
 
 

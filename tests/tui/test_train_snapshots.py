@@ -3,8 +3,10 @@
 import pytest
 
 from gpt_core.training.events import RunFinished, RunPaused
-from gpt_tui.run_view.status import Phase, next_steps
+from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_state import RunState, advance
+from gpt_tui.shared.keymap import shown_keys
+from gpt_tui.tabs.train.presenter import next_steps
 from tests.tui.app_bench import settled
 from tests.tui.conftest import Snapshot
 from tests.tui.samples import learnt
@@ -53,7 +55,8 @@ async def test_a_finished_run_says_what_can_be_done_now(
 ):
     finished = advance(learnt(), RunFinished("stopped", 650))
     async with still_app(monkeypatch, finished, Phase.STOPPED, size) as (app, pilot):
-        app.main.banner.say(f"step 650: stopped and saved. {next_steps('stopped', app.main.shown_keys())}", "good")
+        todo = next_steps("stopped", shown_keys({}))
+        app.main.banner.say(f"step 650: stopped and saved. {todo}", "good")
         await settled(app, pilot)
         snapshot(app, named("finished", size))
 

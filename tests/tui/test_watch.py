@@ -28,8 +28,8 @@ def start_training(folder: Path) -> subprocess.Popen[bytes]:
 
 def shown_step(bench: AppBench) -> int:
     """Return the step shown in the status panel."""
-    words = [line.split("step")[1].split() for line in bench.text().splitlines() if "││ step " in line]
-    return int(words[0][0].replace(",", "")) if words and words[0] else 0
+    text = [line.split("step")[1].split() for line in bench.text().splitlines() if "││ step " in line]
+    return int(text[0][0].replace(",", "")) if text and text[0] else 0
 
 
 async def test_a_headless_run_is_followed_to_its_end(tmp_path: Path) -> None:
@@ -81,17 +81,17 @@ def test_watch_without_a_name_selects_the_folder_in_training(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("named", "words"),
+    ("named", "text"),
     [
         ("absent", "no folder absent; `gpt-tui watch DIR` follows a run"),
         ("file", "file is a file, wanted the folder that a run logs to"),
         ("here", "the app needs a terminal"),
     ],
 )
-def test_an_invalid_folder_to_watch_is_reported_in_one_line(tmp_path: Path, named: str, words: str) -> None:
+def test_an_invalid_folder_to_watch_is_reported_in_one_line(tmp_path: Path, named: str, text: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "here").mkdir()
     result = run_program("watch", named, cwd=tmp_path)
     assert result.returncode == 2
-    assert words in result.stderr
+    assert text in result.stderr
     assert result.stderr.count("\n") == 1

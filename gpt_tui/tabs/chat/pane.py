@@ -53,7 +53,7 @@ class ChatTab(Horizontal):
         self._followed: tuple[object, ...] = ()
 
     def compose(self) -> ComposeResult:
-        """Lay out the conversation above the prompt, and the settings beside both."""
+        """Lay out the conversation above the prompt, with the settings on the right."""
         with Vertical(id="conversation"):
             yield Transcript(id="transcript")
             yield Input(placeholder="Start a text, press Enter (exit: leave)", select_on_focus=False, id="prompt")

@@ -16,6 +16,7 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher, Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
+from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.overlay import MAX_RUNS, NamedRun
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.session.run_state import RunState
@@ -69,11 +70,12 @@ class RunsTab(Container):
 
     def compose(self) -> ComposeResult:
         """Lay out the list and the view: a text, one run, or several."""
-        yield RunsTable(id="runs-table")
-        with ContentSwitcher(initial="runs-empty", id="runs-view"):
-            yield Static("", id="runs-empty", markup=False)
-            yield RunDetail(id="runs-one")
-            yield CompareCharts(id="runs-several")
+        with ChartKeys(lambda: self.charts, id="runs-body"):
+            yield RunsTable(id="runs-table")
+            with ContentSwitcher(initial="runs-empty", id="runs-view"):
+                yield Static("", id="runs-empty", markup=False)
+                yield RunDetail(id="runs-one")
+                yield CompareCharts(id="runs-several")
 
     def on_mount(self) -> None:
         """Start polling."""

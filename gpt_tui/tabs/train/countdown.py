@@ -1,42 +1,60 @@
-"""The first start leads to the first falling curve by itself: when it does, and what the countdown says. Pure."""
+"""Countdown of a first start."""
 
 from __future__ import annotations
 
-from pathlib import PurePath
-from typing import NamedTuple
+import time
 
-from gpt_tui.session.checkpoints import StoredCheckpoints
-from gpt_tui.session.run_preview import Setup
-from gpt_tui.shared.formatting import bar
+from textual.content import Content
+from textual.message import Message
+from textual.timer import Timer
+from textual.widgets import Static
 
+from gpt_tui.session.run_preview import RunPreview
+from gpt_tui.shared.keymap import shown_keys
+from gpt_tui.tabs.train.presenter import Countdown, countdown_line
 
-class Countdown(NamedTuple):
-    """From `began_s`, on the reader's clock, it counts `length_s` seconds."""
-
-    began_s: float
-    length_s: float
-
-    def left_s(self, now_s: float) -> float:
-        """What is left of it."""
-        return max(0.0, self.began_s + self.length_s - now_s)
-
-    def share(self, now_s: float) -> float:
-        """How much of it is over, 0 to 1."""
-        return 1.0 - self.left_s(now_s) / self.length_s
+TICK_S = 0.25
 
 
-def leads(setup: Setup) -> bool:
-    """Whether a run may begin unasked: there is a text to read, and nothing yet that the run could be in the way of."""
-    return bool(setup.train_file) and not setup.problem and setup.stored == StoredCheckpoints()
+class CountdownLine(Static):
+    """One line that counts down to the first run; hidden while no countdown runs."""
 
+    class Finished(Message):
+        """The countdown has reached zero."""
 
-def countdown_words(
-    setup: Setup, countdown: Countdown, now_s: float, keys: dict[str, str], width: int
-) -> tuple[str, str]:
-    """A bar with what will begin and when, and what can be done about it; `keys` maps an action to its key as shown."""
-    what = setup.preset_name or "this model"
-    seconds = int(countdown.left_s(now_s)) + 1
-    begins = f" training {what} on {PurePath(setup.train_file).name} begins by itself in {seconds} s"
-    room = min(30, width - len(begins))
-    line = bar(countdown.share(now_s), room) + begins if room >= 8 else begins.strip()
-    return line, f"{keys['start_now']} begins at once, {keys['cursor_off']} or any other key stays here"
+    _countdown: Countdown | None = None
+    _preview: RunPreview
+    _timer: Timer
+
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id, markup=False)
+
+    @property
+    def running(self) -> bool:
+        """Whether the countdown runs."""
+        return self._countdown is not None
+
+    def start(self, preview: RunPreview, length_s: float) -> None:
+        """Count down from `length_s` seconds to the run of the preview."""
+        self._preview, self._countdown = preview, Countdown(time.monotonic(), length_s)
+        self._timer = self.set_interval(TICK_S, self._tick)
+        self.display = True
+        self._tick()
+
+    def cancel(self) -> None:
+        """End the countdown without a run."""
+        if self._countdown is not None:
+            self._countdown = None
+            self._timer.stop()
+            self.display = False
+
+    def _tick(self) -> None:
+        if self._countdown is None:
+            return
+        now_s = time.monotonic()
+        if self._countdown.remaining_s(now_s) <= 0.0:
+            self.cancel()
+            self.post_message(self.Finished())
+            return
+        keys, width = shown_keys(dict(self.app._keymap)), self.app.size.width - 8
+        self.update(Content.styled(countdown_line(self._preview, self._countdown, now_s, keys, width), "$primary"))

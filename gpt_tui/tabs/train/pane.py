@@ -1,125 +1,401 @@
-"""The Train tab: charts, samples, log and numbers, buttons below. Where each is, the styles say for each size."""
+"""The Train tab: controls of a run, its charts, samples, log and status."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
 
-from textual import on
+import msgspec
+from textual import events, on
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import Container, Vertical
+from textual.message import Message
 from textual.widgets import ContentSwitcher
 
+from gpt_core.config.settings import Settings
+from gpt_core.training.request import RunRequest
+from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import MIN_REDRAW_S
+from gpt_tui.new_run.probe import Probes
+from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, first_draft
 from gpt_tui.run_view.log_panel import LogPanel
 from gpt_tui.run_view.samples_panel import SamplesPanel
-from gpt_tui.run_view.status import Phase, SessionFacts
 from gpt_tui.run_view.status_panel import StatusPanel
+from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.curve import STEP
-from gpt_tui.session.run_preview import Setup
+from gpt_tui.session.overfit_folder import overfit_folder
+from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_preview import RunPreview, read_preview
 from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
-from gpt_tui.shared.keymap import KEYS, shown_key
-from gpt_tui.tabs.train.layout import Notes, next_notes, notes_title
+from gpt_tui.shared.dialogs import run_exists_question
+from gpt_tui.shared.keymap import KEYS, action_of, keys_of, shown_key, shown_keys
+from gpt_tui.tabs.train.countdown import CountdownLine
+from gpt_tui.tabs.train.presenter import Notes, allowed, next_notes, notes_title, starts_unasked, why_not
 from gpt_tui.tabs.train.welcome import Welcome
 
+RUN_ACTIONS = frozenset(key.action for key in keys_of("train"))
+SAMPLE_ACTIONS = frozenset(key.action.partition("(")[0] for key in keys_of("samples"))
+START_NOW_KEY = next(key for key in KEYS if key.action == "start_now")
 SWITCH_KEY = next(key for key in KEYS if key.id == "samples.switch")
+HINT_S = 4.0
+"""How long the reason why a key does nothing is shown, and not repeated."""
 
 
 class TrainTab(Vertical):
-    """Takes histories and facts, and hands them to its parts when these are to be redrawn."""
+    """Starts and controls runs, and shows the run of the session.
 
-    def __init__(self, *, id: str) -> None:
+    Args:
+        controller: The training session.
+        settings: Settings of the next run.
+        preset_name: Preset that the settings began with, "" for none.
+        probes: Measurements of the set-up screen.
+        countdown_s: Seconds after which a first run starts, 0 for no countdown.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("train", "samples")
+
+    class RunRequested(Message):
+        """A run has been requested and is opening."""
+
+    class SettingsChanged(Message):
+        """The settings of the next run have changed."""
+
+        def __init__(self, settings: Settings) -> None:
+            super().__init__()
+            self.settings = settings
+
+    class PreviewRead(Message, bubble=False):
+        """The files and checkpoints of the next run are known. Posted by a worker thread."""
+
+        def __init__(self, preview: RunPreview) -> None:
+            super().__init__()
+            self.preview = preview
+
+    def __init__(
+        self, controller: TrainingController, settings: Settings, preset_name: str, probes: Probes, *,
+        countdown_s: float = 0.0, id: str,
+    ) -> None:  # fmt: skip
         super().__init__(id=id)
-        self._numbers_drawn_s = self._charts_drawn_s = 0.0
-        self._history = RunState()
+        self.settings = settings
+        self.preset_name = preset_name
+        self.preview = RunPreview(settings, preset_name)
+        self._controller = controller
+        self._probes = probes
+        self._countdown_s = countdown_s
+        self._form_state: FormState | None = None
+        self._run = RunState()
         self._notes: Notes = "samples"
+        self._status_drawn_s = self._charts_drawn_s = 0.0
+        self._hint, self._hinted_at_s = "", 0.0
 
-    @property
-    def shows_charts(self) -> bool:
-        """Whether the charts are seen: not where the samples are alone."""
-        return self._notes != "alone"
+    def compose(self) -> ComposeResult:
+        """Compose the welcome view and the run view, with the buttons below."""
+        with ChartKeys(self._visible_charts, id="train-body"):
+            with ContentSwitcher(initial="welcome", id="train-switcher"):
+                yield Welcome(id="welcome")
+                with Container(id="run"):
+                    yield RunCharts(id="charts")
+                    yield StatusPanel(id="status")
+                    yield SamplesPanel(id="samples")
+                    yield LogPanel(id="log")
+            yield ButtonRow("train", id="controls")
+
+    def on_mount(self) -> None:
+        """Read the preview of the next run."""
+        self.read_preview()
+
+    def on_resize(self) -> None:
+        """Rename samples and log: another size may show both."""
+        self._name_notes()
+
+    def enter(self) -> None:
+        """Take the focus."""
+        self.screen.set_focus(self.query_one(ChartKeys), scroll_visible=False)
 
     @property
     def charts(self) -> RunCharts:
-        """The run's charts."""
+        """The charts of the run."""
         return self.query_one(RunCharts)
 
-    def compose(self) -> ComposeResult:
-        """Welcome or run, then the buttons."""
-        with ContentSwitcher(initial="welcome", id="train-switcher"):
-            yield Welcome(id="welcome")
-            with Container(id="run"):
-                yield RunCharts(id="charts")
-                yield StatusPanel(id="status")
-                yield SamplesPanel(id="samples")
-                yield LogPanel(id="log")
-        yield ButtonRow("train", id="controls")
+    @property
+    def _shows_run(self) -> bool:
+        return self.query_one("#train-switcher", ContentSwitcher).current == "run"
 
-    def on_resize(self) -> None:
-        """Another size may have room for the log beside the samples."""
-        self._name_notes()
+    def _visible_charts(self) -> RunCharts | None:
+        return self.charts if self._shows_run and self._notes != "alone" else None
 
-    def show_setup(self, setup: Setup, keys: dict[str, str]) -> None:
-        """What a start would train."""
-        self.query_one(Welcome).show_setup(setup, keys)
+    # -- preview and settings
 
-    def show_opening(self, words: str, share: float) -> None:
-        """The progress of getting ready."""
-        self.query_one(ContentSwitcher).current = "welcome"
-        self.query_one(Welcome).show_opening(words, share)
+    def read_preview(self) -> None:
+        """Find the text and the checkpoints of the next run, in a thread."""
+        self.run_worker(self._read_preview, thread=True, exclusive=True, group="preview", exit_on_error=False)
 
-    def show_welcome(self) -> None:
-        """No run to show."""
-        self.query_one(ContentSwitcher).current = "welcome"
+    def _read_preview(self) -> None:
+        self.post_message(self.PreviewRead(read_preview(self.settings, self.preset_name)))
 
-    def show_run(self, history: RunState, facts: SessionFacts, *, at_once: bool) -> None:
-        """The run as it is now; unless `at_once`, numbers twice a second, the charts of a long run less often."""
-        self.query_one(ContentSwitcher).current = "run"
-        self._history = history
-        self.query_one(LogPanel).show(history)
-        self.query_one(SamplesPanel).show(history)
-        if at_once or facts.now_s - self._numbers_drawn_s >= MIN_REDRAW_S:
-            self._numbers_drawn_s = facts.now_s
-            status = self.query_one(StatusPanel)
-            status.facts = facts
-            status.history = history
-        training = facts.phase is Phase.TRAINING
-        interval_s = self.charts.view.redraw_interval_s(history.elapsed_s) if training else MIN_REDRAW_S
-        if at_once or facts.now_s - self._charts_drawn_s >= interval_s:
-            self._charts_drawn_s = facts.now_s
-            self.charts.show(history)
+    @on(PreviewRead)
+    def _preview_read(self, message: PreviewRead) -> None:
+        self.preview = message.preview
+        if self._controller.phase is not Phase.OPENING:
+            self.query_one(Welcome).show_preview(message.preview, self._shown_keys())
+            self._start_countdown()
+        self.show_allowed()
 
-    def allow(self, actions: Set[str], *, paused: bool) -> None:
-        """Which buttons can be pressed."""
-        self.query_one(ButtonRow).allow(actions, paused=paused)
+    def _take_settings(self, settings: Settings, preset_name: str) -> None:
+        self.settings, self.preset_name = settings, preset_name
+        self.read_preview()
+        self.post_message(self.SettingsChanged(settings))
 
-    # -- samples and log
+    # -- display
+
+    def show(self, run: RunState, status: SessionStatus, *, at_once: bool) -> None:
+        """Show the session as it is now.
+
+        Args:
+            run: The state of the run.
+            status: Phase, time and memory.
+            at_once: Redraw everything; else status twice per second, charts of a long run less often.
+        """
+        switcher = self.query_one("#train-switcher", ContentSwitcher)
+        if run.started is None:
+            switcher.current = "welcome"
+            if status.phase is Phase.OPENING:
+                self.query_one(Welcome).show_opening(*self._controller.opening)
+            return
+        if switcher.current != "run":
+            switcher.current = "run"
+            self.refresh_bindings()
+        self._run = run
+        self.query_one(LogPanel).show(run)
+        self.query_one(SamplesPanel).show(run)
+        if at_once or status.now_s - self._status_drawn_s >= MIN_REDRAW_S:
+            self._status_drawn_s = status.now_s
+            panel = self.query_one(StatusPanel)
+            panel.facts = status
+            panel.history = run
+        training = status.phase is Phase.TRAINING
+        interval_s = self.charts.view.redraw_interval_s(run.elapsed_s) if training else MIN_REDRAW_S
+        if at_once or status.now_s - self._charts_drawn_s >= interval_s:
+            self._charts_drawn_s = status.now_s
+            self.charts.show(run)
+
+    def show_allowed(self) -> None:
+        """Enable the buttons and keys that work in the current phase."""
+        paused = self._controller.phase in (Phase.PAUSED, Phase.PAUSING)
+        self.query_one(ButtonRow).allow(self._allowed(), paused=paused)
+        self.refresh_bindings()
+
+    def _allowed(self) -> frozenset[str]:
+        actions = allowed(self._controller.phase, can_resume=self.preview.stored.resumable is not None)
+        if self._controller.unsaved:
+            actions |= {"save"}
+        return actions | {"start_now"} if self._countdown.running else actions
+
+    def _shown_keys(self) -> dict[str, str]:
+        return shown_keys(dict(self.app._keymap))
+
+    @on(RunCharts.Pointed)
+    def _charts_pointed(self, message: RunCharts.Pointed) -> None:
+        """Show the sample that was the newest at the cursor of the charts."""
+        message.stop()
+        row = None if message.x is None else nearest_row(self._run, message.axis, message.x)
+        self.query_one(SamplesPanel).point_at(None if row is None else row[STEP])
+
+    # -- the countdown of a first start
+
+    @property
+    def _countdown(self) -> CountdownLine:
+        return self.query_one(Welcome).countdown
+
+    def _start_countdown(self) -> None:
+        """Start the countdown if there is nothing that the user may want to do first. It starts at most once."""
+        length_s, self._countdown_s = self._countdown_s, 0.0
+        idle = self._controller.phase is Phase.IDLE and self.screen.is_current
+        if length_s and idle and starts_unasked(self.preview):
+            self._countdown.start(self.preview, length_s)
+
+    def cancel_countdown(self) -> None:
+        """Start no run without a key: the user is present."""
+        self._countdown_s = 0.0
+        if self._countdown.running:
+            self._countdown.cancel()
+            self.show_allowed()
+
+    @on(CountdownLine.Finished)
+    def _countdown_finished(self, message: CountdownLine.Finished) -> None:
+        message.stop()
+        self.action_start()
+
+    # -- keys and buttons
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Disable the actions of a run that do not work in this phase; hide those of samples where there is no run."""
+        if action in RUN_ACTIONS:
+            return True if action in self._allowed() else None
+        return action not in SAMPLE_ACTIONS or self._shows_run
+
+    def on_key(self, event: events.Key) -> None:
+        """Cancel the countdown; say why a key does nothing, once while the reason is shown."""
+        keymap = dict(self.app._keymap)
+        if event.key not in (keymap.get(START_NOW_KEY.id) or START_NOW_KEY.keys).split(","):
+            self.cancel_countdown()
+        action = action_of(event.key, "train", keymap)
+        if not action or action in self._allowed():
+            return
+        hint, now_s = why_not(action, self._controller.phase, self._shown_keys()), time.monotonic()
+        if hint and (hint != self._hint or now_s - self._hinted_at_s > HINT_S):
+            self._hint, self._hinted_at_s = hint, now_s
+            self.notify(hint, timeout=HINT_S, markup=False)
+
+    @on(ButtonRow.Pressed)
+    async def _button_pressed(self, message: ButtonRow.Pressed) -> None:
+        message.stop()
+        await self.run_action(message.action)
+
+    # -- actions: runs
+
+    def request_run(self, request: RunRequest) -> None:
+        """Start a run, unless one is in progress."""
+        if self._controller.start(request):
+            self.cancel_countdown()
+            self.charts.view = replace(self.charts.view.reset(), cursor=None)  # the place belongs to the run before
+            self.post_message(self.RunRequested())
+
+    def resume_from(self, path: Path) -> None:
+        """Resume the run of a checkpoint in the folder of the checkpoint, with the settings saved in it."""
+        settings = msgspec.structs.replace(self.settings, models_dir=str(path.parent))
+        self.request_run(RunRequest(settings, self.preset_name, resume=path, as_saved=True))
+
+    def ask_about_existing_run(self, error: str) -> None:
+        """Ask whether the checkpoints in the folder of the requested run are resumed or replaced."""
+        request = self._controller.request
+        assert request is not None
+
+        def answered(answer: str | None) -> None:
+            if answer == "resume":
+                self.action_resume()
+            elif answer == "overwrite":
+                self.request_run(replace(request, overwrite=True))
+
+        can_resume = self.preview.stored.resumable is not None
+        self.app.push_screen(run_exists_question(error, can_resume=can_resume), answered)
+
+    def action_start(self) -> None:
+        """Start a new run."""
+        self.request_run(RunRequest(self.settings, self.preset_name))
+
+    def action_start_now(self) -> None:
+        """End the countdown and start the run."""
+        self.cancel_countdown()
+        self.action_start()
+
+    def action_setup(self) -> None:
+        """Open the set-up screen, with what was typed there last."""
+
+        def closed(result: SetupResult | None) -> None:
+            if result is None:
+                return
+            self._form_state = result.draft
+            if result.settings is not None:
+                self._take_settings(result.settings, result.preset_name)
+                self.action_start()
+
+        form_state = self._form_state or first_draft(self.settings, self.preset_name)
+        self.app.push_screen(SetupScreen(form_state, self._probes), closed)
+
+    def action_overfit(self) -> None:
+        """Start an overfit run in a folder of its own, which replaces no run but an earlier overfit run."""
+        folder = str(overfit_folder(self.settings.models_dir))
+        settings = msgspec.structs.replace(self.settings, overfit_tiny=True, models_dir=folder)
+        self.request_run(RunRequest(settings, self.preset_name, overwrite=True))
+
+    def action_resume(self) -> None:
+        """Resume the newest checkpoint, with the settings saved in it."""
+        self.request_run(RunRequest(self.settings, self.preset_name, resume="newest"))
+
+    def action_pause(self) -> None:
+        """Pause after this step, or continue."""
+        if self._controller.phase in (Phase.PAUSED, Phase.PAUSING):
+            self._controller.unpause()
+        else:
+            self._controller.pause()
+
+    def action_step(self) -> None:
+        """Take one step, then pause."""
+        self._controller.single_step()
+
+    def action_save(self) -> None:
+        """Save a checkpoint after this step."""
+        self._controller.save()
+        self.notify("saving after this step")
+
+    def action_evaluate(self) -> None:
+        """Evaluate after this step."""
+        self._controller.evaluate()
+        self.notify("evaluating after this step")
+
+    def action_stop(self) -> None:
+        """Stop after this step and save."""
+        self._controller.stop(may_ask=True)
+
+    # -- actions: samples and log
 
     @property
     def _both_seen(self) -> bool:
         return self.screen.has_class("-tall")
 
-    def switch_notes(self) -> None:
-        """The samples, the log in their place, or the samples alone."""
-        self._notes = next_notes(self._notes, both_seen=self._both_seen)
-        self._name_notes()
+    @property
+    def _notes_panel(self) -> SamplesPanel | LogPanel:
+        """The panel that the keys scroll: the log where it replaces the samples."""
+        samples = self.query_one(SamplesPanel)
+        return samples if samples.display else self.query_one(LogPanel)
 
     def _name_notes(self) -> None:
         self.set_class(self._notes == "log" and not self._both_seen, "-log")
         self.set_class(self._notes == "alone", "-alone")
         key = shown_key(SWITCH_KEY, dict(self.app._keymap))
-        names: dict[Notes, SamplesPanel | LogPanel] = {
+        panels: dict[Notes, SamplesPanel | LogPanel] = {
             "samples": self.query_one(SamplesPanel),
             "log": self.query_one(LogPanel),
         }
-        for name, pane in names.items():
-            pane.border_title = notes_title(self._notes, name, both_seen=self._both_seen, key=key)
+        for name, panel in panels.items():
+            panel.border_title = notes_title(self._notes, name, both_seen=self._both_seen, key=key)
 
-    @on(RunCharts.Pointed)
-    def _charts_pointed(self, message: RunCharts.Pointed) -> None:
-        """The sample that was the newest at the charts' cursor."""
-        message.stop()
-        row = None if message.x is None else nearest_row(self._history, message.axis, message.x)
-        self.query_one(SamplesPanel).point_at(None if row is None else row[STEP])
+    def action_switch_notes(self) -> None:
+        """Show the samples, the log in their place, or the samples without the charts."""
+        self._notes = next_notes(self._notes, both_seen=self._both_seen)
+        self._name_notes()
+        self.refresh_bindings()  # the chart keys work where charts are visible
+
+    def action_samples(self, number: int) -> None:
+        """Scroll by `number` samples, or lines of the log."""
+        panel = self._notes_panel
+        if isinstance(panel, SamplesPanel):
+            panel.go(number)
+        else:
+            panel.scroll_relative(y=number, animate=False)
+
+    def action_samples_page(self, pages: int) -> None:
+        """Scroll by pages."""
+        panel = self._notes_panel
+        if isinstance(panel, SamplesPanel):
+            panel.go_page(pages)
+        else:
+            panel.scroll_relative(y=pages * panel.size.height, animate=False)
+
+    def action_samples_end(self, first: bool) -> None:
+        """Scroll to the first sample or line, or to the newest one and follow it."""
+        panel = self._notes_panel
+        if isinstance(panel, SamplesPanel):
+            panel.go_to_end(first=first)
+        elif first:
+            panel.scroll_home(animate=False)
+        else:
+            panel.scroll_end(animate=False)

@@ -7,11 +7,11 @@ import pytest
 
 from gpt_core.training import events as ev
 from gpt_tui.session.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve
-from gpt_tui.session.event_buffer import MOST_WAITING, EventBuffer
+from gpt_tui.session.event_buffer import MAX_PENDING, EventBuffer
 from gpt_tui.session.run_state import (
     ENDINGS,
-    MOST_EVALUATIONS,
-    MOST_LOG_LINES,
+    MAX_EVALUATIONS,
+    MAX_LOG_LINES,
     RunState,
     Score,
     advance,
@@ -105,7 +105,7 @@ def test_what_a_resumed_run_had_reached_counts_from_its_first_evaluation_on():
     buffer.begin(RunState(limits=LIMITS, best=Score(0.4, 500, 2)))
     for event in (started(step=600), step(601), scored(601, 0.35)):
         buffer.put(event)
-    history = buffer.drain().history
+    history = buffer.drain().run
     assert history.best == Score(0.4, 500, 2)
     assert "best" not in history.log[-1].text
 
@@ -128,7 +128,7 @@ def test_pause_evaluation_skips_and_saves_are_known():
     assert (history.save_error, history.saved and history.saved.at_s) == ("", 9.0)
     history = advance(history, ev.RunFinished("max_steps", 12))
     assert history.finished is not None
-    assert history.log[-1].text == "step 12: all steps are done"
+    assert history.log[-1].text == "step 12: all steps done"
 
 
 def test_single_steps_in_a_pause_leave_no_line_each():
@@ -136,7 +136,7 @@ def test_single_steps_in_a_pause_leave_no_line_each():
     for number in (11, 12, 13):
         history = advance(advance(history, step(number)), ev.RunPaused(number))
     history = advance(history, ev.RunContinued(13))
-    assert [line.text for line in history.log[-2:]] == ["paused at step 10", "going on"]
+    assert [line.text for line in history.log[-2:]] == ["paused at step 10", "continued"]
     assert history.step == 13
 
 
@@ -146,42 +146,42 @@ def test_remaining_time_comes_from_the_pace_of_the_last_steps():
     assert trained(1000).remaining_s == pytest.approx((2000 - 1000) * 0.1, rel=0.01)
 
 
-def test_epoch_share_is_whole_at_the_end_of_an_epoch():
-    assert trained(0).epoch_share == 0.0
-    assert trained(50).epoch_share == 0.5
-    assert trained(100).epoch_share == 1.0
+def test_epoch_fraction_is_whole_at_the_end_of_an_epoch():
+    assert trained(0).epoch_fraction == 0.0
+    assert trained(50).epoch_fraction == 0.5
+    assert trained(100).epoch_fraction == 1.0
 
 
 def test_evaluations_and_log_lines_are_bounded():
     history = trained(1)
     for number in range(2000):
         history = advance(history, scored(number, 0.3))
-    assert len(history.evaluations) <= MOST_EVALUATIONS
+    assert len(history.evaluations) <= MAX_EVALUATIONS
     assert history.evaluations[-1].step == 1999
     assert history.evaluations[0].step == 0
-    assert len(history.log) == MOST_LOG_LINES
+    assert len(history.log) == MAX_LOG_LINES
     assert history.logged == 2001
 
 
-def test_each_event_reaches_the_history_once_even_when_nobody_drains():
+def test_each_event_is_applied_once_even_without_a_drain():
     buffer = EventBuffer(RunState(), lambda: 0.0)
     buffer.put(started())
-    total = MOST_WAITING * 2 + 17
+    total = MAX_PENDING * 2 + 17
     for number in range(1, total + 1):
         buffer.put(step(number))
-        assert len(buffer._waiting) < MOST_WAITING
+        assert len(buffer._pending) < MAX_PENDING
     drained = buffer.drain()
-    assert drained.history.curve.count == total
+    assert drained.run.curve.count == total
     assert [type(event) for event in drained.notable] == [ev.RunStarted]
     again = buffer.drain()
     assert not again.changed
-    assert again.history is drained.history
+    assert again.run is drained.run
 
 
 def test_a_run_that_diverged_names_the_checkpoint_to_go_on_from():
     diverged = ev.RunFinished("diverged", 12, "models/ckpt_latest.safetensors", 6)
     history = advance_all(RunState(), [started(), diverged])
-    assert "ckpt_latest.safetensors of step 6" in history.log[-1].text
+    assert "ckpt_latest.safetensors (step 6)" in history.log[-1].text
     assert history.log[-1].tone == "bad"
     assert "nothing was saved" in advance_all(RunState(), [ev.RunFinished("diverged", 5)]).log[-1].text
     assert ending(ev.RunFinished("stopped", 5)) == ENDINGS["stopped"]

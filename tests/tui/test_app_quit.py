@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_tui.run_view.status import Phase
+from gpt_tui.session.phase import Phase
 from gpt_tui.shared.dialogs import ChoiceScreen
 from gpt_tui.shared.keymap import KEYS
 from gpt_tui.shell.help import HelpScreen
@@ -29,7 +29,7 @@ async def test_during_a_run_quitting_asks_and_escape_stays(tmp_path: Path, key: 
         await bench.pilot.press(key)
         await bench.until_seen("Quit gpt-tui?")
         await bench.pilot.press("escape")
-        await bench.until_step(bench.app.controller.history.step + 20)
+        await bench.until_step(bench.app.controller.run.step + 20)
         assert bench.phase is Phase.TRAINING
         assert not isinstance(bench.app.screen, ChoiceScreen)
 
@@ -67,7 +67,7 @@ async def test_ctrl_c_saves_says_so_and_leaves_with_130(tmp_path: Path, tab: str
         await bench.until_step(3)
         await bench.pilot.press(tab)
         await bench.pilot.press("ctrl+c")
-        assert bench.app.main.banner.text == "saving, then gpt-tui ends"
+        assert bench.app.main.banner.text == "saving, then quitting"
         bench.opener.unpause.set()
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 130
@@ -100,9 +100,9 @@ async def test_f1_shows_the_keys_of_the_tab_one_is_in(tmp_path: Path):
         await bench.pilot.press("f1")
         await bench.until_seen("Training (Train tab)")
         assert isinstance(bench.app.screen, HelpScreen)
-        assert "Forget the conversation" not in bench.text()
+        assert "Clear the conversation" not in bench.text()
         await bench.pilot.press("escape", "c", "f1")
-        await bench.until_seen("Forget the conversation")
+        await bench.until_seen("Clear the conversation")
         assert "Training (Train tab)" not in bench.text()
 
 
@@ -137,7 +137,7 @@ async def test_the_palette_has_every_command_that_makes_sense(tmp_path: Path):
         assert {"Pause", "Save", "Stop", "Log scale", "Theme", "Quit", "Chat"} <= titles
         assert "Start" not in titles
         pause = next(c for c in bench.app.get_system_commands(bench.app.screen) if c.title == "Pause")
-        await bench.app.run_action("pause", bench.app.main)
+        await bench.app.run_action("pause", bench.app.main.train)
         assert pause.help == next(key.help for key in KEYS if key.action == "pause")
         await bench.until_phase(Phase.PAUSED)
 

@@ -8,8 +8,8 @@ from textual.app import App
 from textual.color import Color
 
 from gpt_tui.app.theme import own_variables
-from gpt_tui.run_view.status import Phase
 from gpt_tui.run_view.status_panel import StatusPanel
+from gpt_tui.session.phase import Phase
 from gpt_tui.shared.button_row import ButtonRow
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import FakeOpen
@@ -29,7 +29,7 @@ def take_picture(bench: AppBench, folder: Path) -> str:
 @pytest.mark.parametrize("size", SIZES)
 async def test_before_a_run_the_screen_says_what_would_be_trained_and_how(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=size) as bench:
-        await bench.until_seen("Press  s  to start training the nano preset on train.en")
+        await bench.until_seen("s   Start training the nano preset on train.en")
         for words in ("1,194,752 parameters", "up to 20 epochs", "○ ready", "x Stop", "Help", "palette"):
             assert words in bench.text()
         assert "Train a GPT from scratch" in take_picture(bench, tmp_path)
@@ -47,7 +47,7 @@ async def test_a_run_shows_curves_numbers_and_log(tmp_path: Path, size: tuple[in
         shown = bench.text()
         for words in (
             "loss", "perplexity", "⠒⠒ smoothed", "◆ eval", "★ best", "step", "epoch", "left", "speed", "smoothed",
-            "eval", "bits/byte", "patience", "saved", "‖ paused", "Go on", "Axis",
+            "eval", "bits/byte", "patience", "saved", "‖ paused", "Continue", "Axis",
         ):  # fmt: skip
             assert words in shown, words
         assert any(0x2800 < ord(character) <= 0x28FF for character in shown)
@@ -69,7 +69,7 @@ async def test_no_button_is_cut_off(tmp_path: Path, size: tuple[int, int]):
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_the_chat_shows_its_fields_whole(tmp_path: Path, size: tuple[int, int]):
+async def test_the_chat_shows_all_its_settings(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=size) as bench:
         await bench.pilot.press("c")
         await bench.until_seen("There is no model to chat with yet.")
@@ -78,10 +78,10 @@ async def test_the_chat_shows_its_fields_whole(tmp_path: Path, size: tuple[int, 
             "top-k",
             "top-p",
             "repetition",
-            "length",
+            "max tokens",
             "seed",
             "random",
-            "empty: another each time",
+            "empty = random",
         ):
             assert words in bench.text()
 
@@ -94,7 +94,7 @@ async def test_other_themes_show_the_same_words(tmp_path: Path):
         for theme in ("textual-light", "nord", "solarized-light", "monokai", "gpt-night"):
             bench.app.theme = theme
             await bench.pilot.pause()
-            for words in ("It was", "⠒⠒ smoothed", "Go on"):
+            for words in ("It was", "⠒⠒ smoothed", "Continue"):
                 assert words in bench.text(), theme
 
 

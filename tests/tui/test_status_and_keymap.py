@@ -7,15 +7,17 @@ import pytest
 from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
-from gpt_tui.run_view.status import RULE, Phase, SessionFacts, allowed, fitted, status_rows, why_not
+from gpt_tui.run_view.status import RULE, fitted, status_rows
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, advance
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
+from gpt_tui.tabs.train.presenter import allowed, why_not
 from tests.tui.samples import scored, step, trained
 
 
 def values(history: RunState, phase: Phase = Phase.TRAINING, now_s: float = 0.0) -> dict[str, str]:
-    rows = status_rows(history, SessionFacts(phase, now_s, 210_000_000), 40)
+    rows = status_rows(history, SessionStatus(phase, now_s, 210_000_000), 40)
     return {row.label: row.value for row in rows if row.label}
 
 
@@ -41,14 +43,14 @@ def test_the_panel_says_all_there_is_to_say_about_a_run():
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
     history = advance(trained(5), ev.SaveFailed("latest", "x", 5, "no space left on device"))
     history = advance(history, step(6, math.nan))
-    rows = {row.label: row for row in status_rows(history, SessionFacts(Phase.TRAINING), 40)}
+    rows = {row.label: row for row in status_rows(history, SessionStatus(Phase.TRAINING), 40)}
     assert (rows["saved"].tone, rows["loss"].tone) == ("bad", "bad")
     assert rows["loss"].value == "not finite"
 
 
 @pytest.mark.parametrize("height", [5, 12, 19, 40])
 def test_a_low_panel_drops_rules_first_and_never_the_state(height):
-    rows = status_rows(advance(trained(350), scored(300, 0.3)), SessionFacts(Phase.TRAINING), 40)
+    rows = status_rows(advance(trained(350), scored(300, 0.3)), SessionStatus(Phase.TRAINING), 40)
     kept = fitted(rows, height)
     assert kept[0].label == "state"
     assert len(kept) <= max(height, 14)
@@ -69,7 +71,7 @@ def test_a_key_that_does_nothing_now_has_a_reason(phase):
     for key in KEYS:
         if key.place == "train" and key.action not in allowed(phase, can_resume=False) | {"start_now"}:
             assert why_not(key.action, phase, {"start": "s", "stop": "x"})
-    assert why_not("start", Phase.TRAINING, {"stop": "^x"}) == "a run is under way; ^x stops it"
+    assert why_not("start", Phase.TRAINING, {"stop": "^x"}) == "a run is in progress (^x: stop)"
     assert why_not("start_now", Phase.TRAINING, {}) == ""
 
 
@@ -96,7 +98,7 @@ def test_a_name_in_the_palette_says_what_it_does_without_its_tab():
     labels = {key.id: key.label for key in KEYS}
     assert labels["chat.earlier"] == "Earlier prompt"
     assert labels["chat.later"] == "Later prompt"
-    assert labels["charts.cursor_right"] == "Read charts on"
+    assert labels["charts.cursor_right"] == "Cursor right"
     assert labels["go.interrupt"] == "Save and quit"
     assert all(len(key.label) <= 11 for key in KEYS if key.footer)
 
@@ -104,7 +106,7 @@ def test_a_name_in_the_palette_says_what_it_does_without_its_tab():
 def test_help_lists_every_key_and_follows_the_users_keymap():
     table = help_table(PLACE_TITLES, {"train.start": "ctrl+s"})
     assert sum(len(keys) for _, keys in table) == len(KEYS)
-    assert ("^s", "Start training from the beginning") in table[0][1]
+    assert ("^s", "Start a new run") in table[0][1]
     start = next(key for key in KEYS if key.id == "train.start")
     assert (shown_key(start, {}), shown_key(start, {"train.start": "f5"})) == ("s", "F5")
     assert [readable(name) for name in ("ctrl+q", "escape", "plus", "f1", "left")] == ["^q", "esc", "+", "F1", "←"]

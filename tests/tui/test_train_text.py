@@ -9,15 +9,12 @@ from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.raster import EVAL_LINE, READ, READ_CHARACTER, raster
 from gpt_tui.charts.series import chart_series, full_range
 from gpt_tui.charts.view import ChartView
-from gpt_tui.run_view.status import next_steps
-from gpt_tui.session.checkpoints import StoredCheckpoints
-from gpt_tui.session.run_preview import Setup
+from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
 from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
-from gpt_tui.tabs.train.countdown import Countdown, countdown_words, leads
-from gpt_tui.tabs.train.layout import next_notes, notes_title
+from gpt_tui.tabs.train.presenter import Countdown, countdown_line, next_notes, next_steps, notes_title, starts_unasked
 from tests.tui.samples import learnt, trained
 
-SETUP = Setup(preset("nano"), "nano", train_file="data/raw/train.en")
+SETUP = RunPreview(preset("nano"), "nano", train_file="data/raw/train.en")
 KEYS = {"start_now": "enter", "cursor_off": "esc", "chat": "c", "resume": "r", "start": "s"}
 
 
@@ -98,25 +95,24 @@ def test_a_models_name_is_shortened_by_whole_words(room, shown):
 
 
 def test_a_first_start_leads_only_where_nothing_is_there_and_the_text_can_be_read():
-    assert leads(SETUP)
-    assert not leads(SETUP._replace(problem="data/raw/train.en cannot be read"))
-    assert not leads(SETUP._replace(train_file=""))
-    assert not leads(SETUP._replace(stored=StoredCheckpoints(for_chat=object())))  # type: ignore[arg-type]
+    assert starts_unasked(SETUP)
+    assert not starts_unasked(SETUP._replace(problem="data/raw/train.en cannot be read"))
+    assert not starts_unasked(SETUP._replace(train_file=""))
+    assert not starts_unasked(SETUP._replace(stored=StoredCheckpoints(for_chat=object())))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("width", [40, 70, 84])
-def test_the_countdown_says_what_begins_when_and_what_can_be_done(width):
+@pytest.mark.parametrize("width", [40, 70, 84, 120])
+def test_the_countdown_line_has_a_bar_where_there_is_room(width):
     countdown = Countdown(100.0, 10.0)
-    line, hint = countdown_words(SETUP, countdown, 104.5, KEYS, width)
-    assert line.endswith("training nano on train.en begins by itself in 6 s")
-    assert hint == "enter begins at once, esc or any other key stays here"
-    assert ("━" in line) == (width > 60)
-    assert (countdown.left_s(104.5), countdown.share(105.0), countdown.left_s(999.0)) == (5.5, 0.5, 0.0)
+    line = countdown_line(SETUP, countdown, 104.5, KEYS, width)
+    assert line.endswith("training nano on train.en starts in 6 s (Enter: now, Esc: cancel)")
+    assert ("━" in line) == (width > 75)
+    assert (countdown.remaining_s(104.5), countdown.fraction(105.0), countdown.remaining_s(999.0)) == (5.5, 0.5, 0.0)
 
 
-def test_a_run_that_was_stopped_can_go_on_and_one_that_is_done_cannot():
-    assert next_steps("stopped", KEYS) == "Press c to chat, r to go on, s for a new run."
-    assert next_steps("max_steps", KEYS) == "Press c to chat, s for a new run."
+def test_a_stopped_run_can_be_resumed_and_a_finished_one_cannot():
+    assert next_steps("stopped", KEYS) == "Press c to chat, r to resume, s to start a new run."
+    assert next_steps("max_steps", KEYS) == "Press c to chat, s to start a new run."
 
 
 def test_the_view_key_goes_round_samples_log_and_samples_alone():

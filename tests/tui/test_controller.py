@@ -11,9 +11,8 @@ import pytest
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.training import events as ev
 from gpt_core.training.request import RunRequest
-from gpt_tui.run_view.status import Phase
 from gpt_tui.session.controller import TrainingController
-from gpt_tui.shared.messages import ControllerUpdated
+from gpt_tui.session.phase import Phase
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import FakeOpen, fake_settings
 from tests.tui.samples import scored, started, step
@@ -32,13 +31,13 @@ class Bench:
         """Drains until it is so."""
         end = time.monotonic() + DEADLINE_S
         while not reached():
-            assert time.monotonic() < end, f"still {self.controller.phase} at step {self.controller.history.step}"
+            assert time.monotonic() < end, f"still {self.controller.phase} at step {self.controller.run.step}"
             self.controller.drain()
             time.sleep(0.002)
 
     def until_step(self, step: int) -> None:
         """Drains until that many steps are known."""
-        self.until(lambda: self.controller.history.step >= step)
+        self.until(lambda: self.controller.run.step >= step)
 
     def until_ended(self) -> None:
         """Drains until the run is over."""
@@ -64,7 +63,7 @@ def test_a_run_goes_from_idle_over_training_to_stopped(bench: Bench):
     assert bench.controller.phase is Phase.STOPPING
     bench.until_ended()
     assert bench.controller.phase is Phase.STOPPED
-    assert bench.opener.trainers[0].saved == [bench.controller.history.step]
+    assert bench.opener.trainers[0].saved == [bench.controller.run.step]
 
 
 def test_a_second_run_cannot_begin_while_one_is_alive(bench: Bench):
@@ -85,12 +84,12 @@ def test_pause_step_and_go_on_reach_the_trainer(bench: Bench):
     bench.until_step(10)
     bench.controller.pause()
     bench.until(lambda: bench.controller.phase is Phase.PAUSED)
-    at = bench.controller.history.step
+    at = bench.controller.run.step
     bench.controller.single_step()
     bench.until_step(at + 1)
     time.sleep(0.05)
     bench.controller.drain()
-    assert bench.controller.history.step == at + 1
+    assert bench.controller.run.step == at + 1
     bench.controller.unpause()
     bench.until_step(at + 20)
     assert bench.controller.phase is Phase.TRAINING
@@ -107,7 +106,7 @@ def test_save_saves_and_goes_on(bench: Bench):
     bench.controller.start(bench.request)
     bench.until_step(10)
     bench.controller.save()
-    bench.until(lambda: bench.controller.history.saved is not None)
+    bench.until(lambda: bench.controller.run.saved is not None)
     saved = bench.opener.trainers[0].saved[0]
     bench.until_step(saved + 5)
 
@@ -174,8 +173,8 @@ def test_another_error_is_one_line_and_its_traceback_is_in_the_log(bench: Bench,
     assert bench.controller.failure is not None
     assert bench.controller.failure.message == f"ZeroDivisionError: so it goes (details in {tmp_path / 'gpt-tui.log'})"
     assert "_one_step" in (tmp_path / "gpt-tui.log").read_text()
-    assert bench.controller.history.step == 6
-    assert bench.controller.history.log[-1].tone == "bad"
+    assert bench.controller.run.step == 6
+    assert bench.controller.run.log[-1].tone == "bad"
 
 
 def test_checkpoints_in_the_way_are_told_apart_from_other_failures(bench: Bench):
@@ -192,11 +191,11 @@ def test_a_run_that_is_refused_leaves_the_one_before_on_the_screen(bench: Bench)
     bench.until_step(5)
     bench.controller.stop()
     bench.until_ended()
-    step = bench.controller.history.step
+    step = bench.controller.run.step
     bench.opener.error = RunExistsError("models holds another run's checkpoints")
     bench.controller.start(bench.request)
     bench.until_ended()
-    assert (bench.controller.history.step, bench.controller.phase) == (step, Phase.STOPPED)
+    assert (bench.controller.run.step, bench.controller.phase) == (step, Phase.STOPPED)
 
 
 def test_every_step_reaches_the_history_exactly_once(bench: Bench):
@@ -205,7 +204,7 @@ def test_every_step_reaches_the_history_exactly_once(bench: Bench):
     bench.until_step(6000)
     bench.controller.stop()
     bench.until_ended()
-    assert bench.controller.history.curve.count == bench.opener.trainers[0].step
+    assert bench.controller.run.curve.count == bench.opener.trainers[0].step
 
 
 def test_a_resumed_run_has_its_earlier_curve(bench: Bench, tmp_path: Path):
@@ -215,9 +214,9 @@ def test_a_resumed_run_has_its_earlier_curve(bench: Bench, tmp_path: Path):
     bench.opener.hold_at = 110
     bench.controller.start(replace(bench.request, resume="newest"))  # the fake goes on from step 100
     bench.until_step(110)
-    assert bench.controller.history.curve.rows()[:, 0].tolist() == list(range(1, 111))
-    assert [point.step for point in bench.controller.history.evaluations] == [100]
-    assert len(bench.controller.history.log) == 1
+    assert bench.controller.run.curve.rows()[:, 0].tolist() == list(range(1, 111))
+    assert [point.step for point in bench.controller.run.evaluations] == [100]
+    assert len(bench.controller.run.log) == 1
 
 
 def test_only_what_cannot_wait_wakes_the_app(bench: Bench):
@@ -225,7 +224,7 @@ def test_only_what_cannot_wait_wakes_the_app(bench: Bench):
     bench.controller.start(bench.request)
     bench.until_step(100)
     assert len(bench.posted) <= 2
-    assert all(isinstance(message, ControllerUpdated) for message in bench.posted)
+    assert all(isinstance(message, TrainingController.Updated) for message in bench.posted)
 
 
 def test_the_apps_queue_cannot_fill_while_it_does_not_look(bench: Bench):

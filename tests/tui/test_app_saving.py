@@ -10,8 +10,8 @@ import pytest
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.training.setup import open_run
-from gpt_tui.run_view.status import Phase
 from gpt_tui.session.overfit_folder import overfit_folder
+from gpt_tui.session.phase import Phase
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.core.training_samples import tiny_settings, train
 from tests.tui.app_bench import AppBench, running_app
@@ -44,7 +44,7 @@ async def test_replacing_a_run_by_one_that_is_refused_costs_no_checkpoint(tmp_pa
         await bench.until_seen("to go on from")
         (tmp_path / "train.en").write_text("\n \n")
         await bench.pilot.press("s")
-        await bench.until_seen("Another run is there")
+        await bench.until_seen("This folder already has a run")
         await bench.pilot.press("d")
         await bench.until_phase(Phase.FAILED)
     assert contents(tmp_path / "models") == before
@@ -56,7 +56,7 @@ async def test_replacing_a_run_and_quitting_without_a_save_costs_no_checkpoint(t
     async with real_app(tmp_path) as bench:
         await bench.until_seen("to go on from")
         await bench.pilot.press("s")
-        await bench.until_seen("Another run is there")
+        await bench.until_seen("This folder already has a run")
         await bench.pilot.press("d")
         await bench.until_step(3)
         await bench.pilot.press("q")
@@ -114,7 +114,7 @@ async def test_the_key_o_leaves_the_users_own_run_in_the_overfit_folder(tmp_path
     async with real_app(tmp_path, overfit_steps=3) as bench:
         for _ in range(2):
             await bench.pilot.press("o")
-            await bench.until(lambda: bench.app.controller.history.started is not None)
+            await bench.until(lambda: bench.app.controller.run.started is not None)
             await bench.until_phase(Phase.FINISHED)
     assert contents(tmp_path / "models" / "overfit") == before
     assert sorted(path.name for path in (tmp_path / "models").iterdir() if path.is_dir()) == ["overfit", "overfit-2"]
@@ -156,7 +156,7 @@ async def test_leaving_with_a_run_that_cannot_be_saved_asks_and_tries_again(tmp_
         await bench.pilot.press("s")
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 130
-    assert peek_checkpoint(models / LATEST).step == bench.app.controller.history.step
+    assert peek_checkpoint(models / LATEST).step == bench.app.controller.run.step
 
 
 async def test_a_run_that_cannot_be_saved_is_discarded_only_when_that_is_chosen(tmp_path: Path):
@@ -175,21 +175,21 @@ async def test_cancelling_the_question_keeps_the_run_and_w_saves_it(tmp_path: Pa
         await bench.pilot.press("s")
         await leave_unsaved(bench, models)
         await bench.pilot.press("escape")
-        await bench.until_seen("not saved: w tries again, q leaves")
+        await bench.until_seen("not saved (w: try again, q: quit)")
         models.unlink()
         await bench.pilot.press("w")
         await bench.until_phase(Phase.STOPPED)
         assert not bench.app._exit
-    assert peek_checkpoint(models / LATEST).step == bench.app.controller.history.step
+    assert peek_checkpoint(models / LATEST).step == bench.app.controller.run.step
 
 
 async def test_terminated_with_nobody_to_ask_the_app_saves_beside_the_folder(tmp_path: Path):
     async with real_app(tmp_path) as bench:
         await bench.pilot.press("s")
         await leave_unsaved(bench, tmp_path / "models")
-        bench.app.leave(143)
+        bench.app.quit(143)
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 1
     saved = next(tmp_path.glob("gpt-tui-*")) / LATEST
-    assert peek_checkpoint(saved).step == bench.app.controller.history.step
+    assert peek_checkpoint(saved).step == bench.app.controller.run.step
     assert str(saved) in bench.app.exit_message

@@ -1,0 +1,79 @@
+"""Keys of the charts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
+
+from textual.binding import BindingType
+from textual.containers import Vertical
+
+from gpt_tui.charts.run_charts import RunCharts
+from gpt_tui.shared.bindings import bindings
+from gpt_tui.shared.keymap import keys_of
+
+CHART_ACTIONS = frozenset(key.action.partition("(")[0] for key in keys_of("charts"))
+
+
+class ChartKeys(Vertical, can_focus=True):
+    """Container in which the chart keys work, whichever of its descendants has the focus.
+
+    Takes the focus itself where a tab has no other widget to focus.
+
+    Args:
+        find_charts: Returns the visible charts, None where there are none; the keys are hidden then.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("charts")
+
+    def __init__(self, find_charts: Callable[[], RunCharts | None], *, id: str) -> None:
+        super().__init__(id=id)
+        self._find_charts = find_charts
+
+    def watch_has_focus(self, _has_focus: bool) -> None:
+        """Skip the style update: no style depends on this focus, and the update covers all descendants."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide the chart keys where no charts are visible."""
+        return action not in CHART_ACTIONS or self._find_charts() is not None
+
+    def action_log_scale(self) -> None:
+        """Switch between logarithmic and linear y axis."""
+        if charts := self._find_charts():
+            charts.view = replace(charts.view, log=not charts.view.log)
+
+    def action_next_axis(self) -> None:
+        """Switch the x axis: steps, tokens, time."""
+        if charts := self._find_charts():
+            charts.view = charts.view.with_next_axis()
+
+    def action_next_y_range(self) -> None:
+        """Switch the range of the y axis."""
+        if charts := self._find_charts():
+            charts.view = charts.view.with_next_y_range()
+
+    def action_zoom(self, factor: float) -> None:
+        """Zoom the x axis: the visible span times `factor`."""
+        if charts := self._find_charts():
+            charts.zoom(factor)
+
+    def action_zoom_reset(self) -> None:
+        """Show the complete run."""
+        if charts := self._find_charts():
+            charts.view = charts.view.reset()
+
+    def action_pan(self, fraction: float) -> None:
+        """Pan by a fraction of the visible span."""
+        if charts := self._find_charts():
+            charts.pan(fraction)
+
+    def action_cursor(self, columns: int) -> None:
+        """Move the cursor by columns."""
+        if charts := self._find_charts():
+            charts.move_cursor(columns)
+
+    def action_cursor_off(self) -> None:
+        """Remove the cursor."""
+        if charts := self._find_charts():
+            charts.view = replace(charts.view, cursor=None)

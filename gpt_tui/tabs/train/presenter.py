@@ -1,0 +1,179 @@
+"""Text and rules of the Train tab: preview rows, allowed actions, countdown, titles. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Literal, NamedTuple
+
+from gpt_core.config.settings import Settings
+from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_core.model.parameters import parameter_count
+from gpt_tui.session.phase import Phase
+from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
+from gpt_tui.shared.formatting import age, bar, percent, size, whole
+from gpt_tui.shared.sanitize import one_line
+
+BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, 4 bytes each
+MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 30
+
+Notes = Literal["samples", "log", "alone"]
+"""Panel below the charts: samples, log, or samples without the charts."""
+
+
+# -- actions
+
+
+def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
+    """Return the actions of the "train" keys that are available in a phase."""
+    if phase is Phase.STOPPING:
+        return frozenset()
+    if phase is Phase.OPENING:
+        return frozenset({"stop"})
+    if phase.alive:
+        return frozenset({"pause", "step", "save", "evaluate", "stop"})
+    return frozenset({"start", "setup", "overfit"} | ({"resume"} if can_resume else set()))
+
+
+def why_not(action: str, phase: Phase, keys: Mapping[str, str]) -> str:
+    """Return why an action is unavailable, in one line.
+
+    Args:
+        action: An action of the "train" keys that `allowed` does not contain.
+        phase: The current phase.
+        keys: The displayed key of each action.
+    """
+    if action == "start_now":
+        return ""  # the countdown shows this key while it works
+    if phase is Phase.STOPPING:
+        return "the run is stopping"
+    if phase is Phase.OPENING:
+        return f"the run is getting ready ({keys['stop']}: stop)"
+    if phase.alive:
+        return f"a run is in progress ({keys['stop']}: stop)"
+    if action == "resume":
+        return f"no checkpoint to resume ({keys['start']}: start a run)"
+    return f"no run in progress ({keys['start']}: start one)"
+
+
+def next_steps(reason: str, keys: Mapping[str, str]) -> str:
+    """Return the keys to press after a run.
+
+    Args:
+        reason: Why the run has ended, as in `RunFinished`.
+        keys: The displayed key of each action.
+    """
+    resume = f"{keys['resume']} to resume, " if reason in ("stopped", "diverged") else ""
+    return f"Press {keys['chat']} to chat, {resume}{keys['start']} to start a new run."
+
+
+# -- before a run
+
+
+def preview_rows(preview: RunPreview) -> list[tuple[str, str]]:
+    """Return what a start would train, as (label, text)."""
+    settings, shape = preview.settings, preview.settings.shape
+    parameters = parameter_count(shape)
+    tokens = settings.batch_size * settings.seq_len
+    eval_text = preview.eval_file or f"the last {percent(settings.val_frac)} of the text"
+    rows = [
+        ("model", f"{preview.preset_name or 'custom'}, {whole(parameters)} parameters"),
+        ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
+        ("text", f"{preview.train_file}, {size(preview.train_bytes)}" if preview.train_file else preview.problem),
+        ("batch", f"{settings.batch_size} × {settings.seq_len} = {whole(tokens)} tokens per step, {length(settings)}"),
+        ("memory", f"{size(parameters * BYTES_PER_PARAMETER)} for weights and optimizer, plus activations"),
+        ("saves", f"{one_line(settings.models_dir)}/, {saving(settings)}"),
+    ]
+    return rows if preview.problem else [*rows[:3], ("eval text", eval_text), *rows[3:]]
+
+
+def length(settings: Settings) -> str:
+    """Return the maximum length of a run: `up to 2,000 steps or 20 epochs`."""
+    steps = f"{whole(settings.max_steps)} steps or " if settings.max_steps else ""
+    return f"up to {steps}{settings.max_epochs} epochs"
+
+
+def saving(settings: Settings) -> str:
+    """Return when a run saves: `every 10 minutes and when it stops`."""
+    when = [f"every {settings.save_every_minutes:g} minutes"] if settings.save_every_minutes else []
+    when += [f"every {whole(settings.save_every_steps)} steps"] if settings.save_every_steps else []
+    return " and ".join([*when[:1], "when it stops"])
+
+
+def possible_actions(preview: RunPreview) -> list[tuple[str, str]]:
+    """Return what can be done before a run, as (action, label), in the order of usefulness."""
+    actions = []
+    if not preview.problem:
+        what = f"the {preview.preset_name} preset" if preview.preset_name else "this model"
+        actions.append(("start", f"Start training {what} on {PurePath(preview.train_file).name}"))
+    if resumable := preview.stored.resumable:
+        actions.append(("resume", f"Resume ({step_and_age(resumable, preview.now_s)})"))
+    if not preview.problem:
+        actions.append(("overfit", f"Self-test: memorize {preview.settings.overfit_lines} lines"))
+    actions.append(("setup", "Change model, text or learning rate"))
+    if for_chat := preview.stored.for_chat:
+        actions.append(("chat", f"Chat with {one_line(for_chat.path.stem)} ({step_and_age(for_chat, preview.now_s)})"))
+    return [*actions, ("help", "Show all keys")]
+
+
+def step_and_age(info: CheckpointInfo, now_s: float) -> str:
+    """Return step and age of a checkpoint: `step 258, saved 48 s ago`."""
+    return f"step {whole(info.step)}, saved {age(max(0.0, now_s - info.saved_at))} ago"
+
+
+# -- the countdown of a first start
+
+
+class Countdown(NamedTuple):
+    """Countdown of `length_s` seconds from `started_s`, on the caller's clock."""
+
+    started_s: float
+    length_s: float
+
+    def remaining_s(self, now_s: float) -> float:
+        """Return the remaining seconds, at least 0."""
+        return max(0.0, self.started_s + self.length_s - now_s)
+
+    def fraction(self, now_s: float) -> float:
+        """Return the elapsed fraction, 0 to 1."""
+        return 1.0 - self.remaining_s(now_s) / self.length_s
+
+
+def starts_unasked(preview: RunPreview) -> bool:
+    """Return whether a first run may start after a countdown: there is a text, and no checkpoint yet."""
+    return bool(preview.train_file) and not preview.problem and preview.stored == StoredCheckpoints()
+
+
+def countdown_line(preview: RunPreview, countdown: Countdown, now_s: float, keys: Mapping[str, str], width: int) -> str:
+    """Return a progress bar, what starts and when, and the keys that start or cancel it."""
+    what = preview.preset_name or "this model"
+    seconds = int(countdown.remaining_s(now_s)) + 1
+    choices = f"({keys['start_now'].capitalize()}: now, {keys['cursor_off'].capitalize()}: cancel)"
+    text = f"training {what} on {PurePath(preview.train_file).name} starts in {seconds} s {choices}"
+    room = min(MAX_BAR_WIDTH, width - len(text) - 1)
+    return f"{bar(countdown.fraction(now_s), room)} {text}" if room >= MIN_BAR_WIDTH else text
+
+
+# -- samples and log
+
+
+def next_notes(notes: Notes, *, both_seen: bool) -> Notes:
+    """Return the panels after the next press of the key: samples, log in their place, samples without charts.
+
+    Args:
+        notes: The panels shown now.
+        both_seen: Whether samples and log are both visible, so that neither replaces the other.
+    """
+    order: tuple[Notes, ...] = ("samples", "alone") if both_seen else ("samples", "log", "alone")
+    return order[(order.index(notes) + 1) % len(order)] if notes in order else "samples"
+
+
+def notes_title(notes: Notes, name: Notes, *, both_seen: bool, key: str) -> str:
+    """Return the title of the panel `name` as markup, with the key and what the key shows next."""
+    if notes == "alone":
+        other = "charts"
+    elif both_seen:
+        other = "samples only" if name == "samples" else ""
+    else:
+        other = "log" if name == "samples" else "samples only"
+    return f"[b]{name}[/b]  [dim]{key} {other}[/]" if other else f"[b]{name}[/b]"
