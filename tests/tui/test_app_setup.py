@@ -17,7 +17,7 @@ from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import Settings
 from gpt_core.errors import RunExistsError
 from gpt_tui.new_run.estimate import asking_first, ready_words
-from gpt_tui.new_run.panel import SetupPanel
+from gpt_tui.new_run.panel import EstimatePanel
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.phase import Phase
 from gpt_tui.shell.help import HelpScreen
@@ -40,7 +40,7 @@ async def set_up(folder: Path, **options: object) -> AsyncIterator[AppBench]:
         await bench.until_seen("to set up another model")
         await bench.pilot.press("u")
         await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
-        await bench.until(lambda: bench.app.screen.is_mounted and bool(bench.app.screen.query(SetupPanel)))
+        await bench.until(lambda: bench.app.screen.is_mounted and bool(bench.app.screen.query(EstimatePanel)))
         yield bench
 
 

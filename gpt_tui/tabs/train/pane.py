@@ -22,7 +22,7 @@ from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, first_draft
+from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, initial_form_state
 from gpt_tui.run_view.log_panel import LogPanel
 from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.run_view.status_panel import StatusPanel
@@ -302,12 +302,12 @@ class TrainTab(Vertical):
         def closed(result: SetupResult | None) -> None:
             if result is None:
                 return
-            self._form_state = result.draft
+            self._form_state = result.form_state
             if result.settings is not None:
                 self._take_settings(result.settings, result.preset_name)
                 self.action_start()
 
-        form_state = self._form_state or first_draft(self.settings, self.preset_name)
+        form_state = self._form_state or initial_form_state(self.settings, self.preset_name)
         self.app.push_screen(SetupScreen(form_state, self._probes), closed)
 
     def action_overfit(self) -> None:
