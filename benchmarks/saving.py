@@ -47,7 +47,7 @@ def main() -> None:
             options={"models_dir": str(Path(folder, "models"))},
         ).settings
         trainer = open_run(RunRequest(settings, options.preset))
-        size_mb = checkpoint_bytes(settings.shape) / 1e6
+        size_mb = checkpoint_bytes(settings) / 1e6
         print(f"{options.preset}: {size_mb:,.0f} MB per checkpoint, {options.rounds} rounds, medians")
         took_s, still_s = measured(trainer, options.rounds)
         usual = statistics.median(took_s["no save"])
@@ -79,9 +79,9 @@ def measured(trainer: Trainer, rounds: int) -> tuple[dict[str, list[float]], dic
     for turn in range((rounds + 1) * len(WAYS)):
         way = WAYS[turn % len(WAYS)]
         started, waited_s = time.perf_counter(), 0.0
-        if way == "beside training":
+        if way == "in background":
             trainer.requests.save()
-        elif way == "waited for":
+        elif way == "waiting":
             save_and_wait(trainer)
             waited_s = time.perf_counter() - started
         wait_for_step(events)
@@ -110,8 +110,7 @@ def save_and_wait(trainer: Trainer) -> None:
 
 def parts_of_a_save(trainer: Trainer, path: Path) -> dict[str, float]:
     """Return the seconds of each part of a save: medians of three."""
-    moments = trainer.run.optimizer.moments
-    tensors = [parameters.flat for parameters in (trainer.parameters, moments.first, moments.second)]
+    tensors = [parameters.flat for parameters in (trainer.parameters, *trainer.run.optimizer.state.values())]
     chunks = [flat[at : at + (1 << 18)] for flat in tensors for at in range(0, flat.size, 1 << 18)]
 
     def write() -> None:

@@ -181,7 +181,7 @@ def test_the_table_shows_phases_parts_and_total() -> None:
     assert "one step 42.00 100.0% 157.1 78.6%" in rows
     assert any("24,381 tokens/s (median of 70 steps, 40.0 to 50.0 ms" in row for row in rows)
     assert any(
-        row.startswith("decoding 2,000 tokens/s") and row.endswith("30.7% of the memory's rate)") for row in rows
+        row.startswith("decoding 2,000 tokens/s") and row.endswith("30.7% of the memory bandwidth)") for row in rows
     )
 
 
@@ -193,9 +193,9 @@ def test_the_table_has_every_part_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "got --steps 0, wanted at least 1"),
+        (["--steps", "0"], "got --steps 0, expected at least 1"),
         (["--steps", "x"], "invalid int value: 'x'"),
-        (["--models-dir", "x"], "--models-dir and --max-steps mean nothing here"),
+        (["--models-dir", "x"], "--models-dir and --max-steps have no effect here"),
         (["--preset", "nanu"], "nano"),
         (["--train-file", "nowhere"], "nowhere"),
     ],

@@ -28,7 +28,7 @@ from gpt_tui.cli import generate, train
 from gpt_tui.cli import main as cli
 from tests.program import PROGRAM, TIMEOUT_S, Terminal, environment, run_program, tiny, write_texts
 
-COMMANDS = ("generate", "evaluate", "chat", "verify", "gradcheck", "tokenize", "config")
+COMMANDS = ("train", "generate", "evaluate", "chat", "verify", "gradcheck", "tokenize", "config")
 TRAINING_OPTIONS = (
     "--train-only", "--preset", "--config", "--set", "--seed", "--threads", "--train-file", "--eval-file",
     "--models-dir", "--resume", "--max-steps", "--overfit-tiny", "--overwrite", "--json", "--version",
@@ -123,7 +123,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["generat", "x"], "unknown command 'generat'; did you mean generate?"),
+        (["generat", "x"], "unknown command 'generat' (did you mean generate?)"),
         (["--max-stpes", "3"], "did you mean --max-steps?"),
         (["--d-model", "64"], "did you mean --set d_model=VALUE?"),
         (["--train-only", "--preset", "nan"], "did you mean nano?"),
@@ -138,13 +138,13 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--train-only", "--resume", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--train-only", "--resume", "."], "."),
         (["--train-only", "--resume"], "nothing to resume in models"),
-        (["--train-only", "extra"], "got 'extra', which means nothing here"),
-        (["--json"], "it needs --train-only"),
+        (["--train-only", "extra"], "unknown argument 'extra'"),
+        (["--json"], "--json needs --train-only"),
         (["generate"], "the following arguments are required: PROMPT"),
         (["generate", "x"], "no checkpoint in models"),
         (["generate", "x", "--model", "nowhere"], "nowhere"),
         (["chat", "--models-dir", "other"], "no checkpoint in other"),
-        (["evaluate", "--top-k", "3"], "got '--top-k', which means nothing here"),
+        (["evaluate", "--top-k", "3"], "unknown option '--top-k'"),
         (["tokenize", "nowhere.txt"], "nowhere.txt"),
         (["verify"], "the following arguments are required: FILE"),
         (["config", "--preset", "big\x1b[31m\nbig"], "unknown preset"),
@@ -187,7 +187,11 @@ def test_the_app_does_not_open_for_a_text_that_is_not_there(
         (SaveError("not saved"), 1, "gpt-tui: not saved\n"),
         (OSError(errno.ENOSPC, "No space left on device", "out"), 1, "gpt-tui: No space left on device: out\n"),
         (MemoryError("9 TB"), 1, "gpt-tui: out of memory (9 TB); try a smaller preset, batch_size or seq_len\n"),
-        (ModuleNotFoundError("no", name="gpt_core.kernels._runtime.cpu"), 1, "run `pip install -e .` in it first\n"),
+        (
+            ModuleNotFoundError("no", name="gpt_core.kernels._runtime.cpu"),
+            1,
+            "run `pip install -e .` in the source folder first\n",
+        ),
         (KeyboardInterrupt(), 130, "\n"),
     ],
 )
@@ -240,7 +244,7 @@ def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_the_app_without_a_terminal_names_the_way_without_one(tmp_path: Path) -> None:
     run = run_program(cwd=tmp_path)
     assert run.returncode == 2
-    assert run.stderr.startswith("gpt-tui: the app needs a terminal, and standard input is none")
+    assert run.stderr.startswith("gpt-tui: the app needs a terminal, but standard input is not one")
     assert "gpt-tui --train-only" in run.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -248,7 +252,7 @@ def test_the_app_without_a_terminal_names_the_way_without_one(tmp_path: Path) ->
 def test_the_app_on_a_dumb_terminal_names_the_way_without_one(tmp_path: Path) -> None:
     terminal = Terminal(cwd=tmp_path, TERM="dumb")
     assert terminal.end() == 2
-    assert "TERM is dumb; `gpt-tui --train-only` needs none" in terminal.shown
+    assert "TERM is dumb; use `gpt-tui train` without one" in terminal.shown
 
 
 @pytest.mark.parametrize(
@@ -319,7 +323,7 @@ def test_verify_tells_whole_from_damaged_files(program: Callable[..., Result], t
     damaged.write_bytes(data)
     good = program("verify", str(whole), cwd=tmp_path)
     assert (good.returncode, good.stdout.count("\n"), good.stderr) == (0, 1, "")
-    assert "whole, latest, step 6" in good.stdout
+    assert "OK, latest, step 6" in good.stdout
     bad = program("verify", str(whole), str(damaged), "nowhere", str(tmp_path), cwd=tmp_path)
     assert (bad.returncode, bad.stderr) == (1, "")
     lines = bad.stdout.splitlines()
@@ -371,7 +375,7 @@ def test_tokenize_fails_where_the_text_does_not_come_back(program: Callable[...,
     (trained / "upper.txt").write_text("The Cat")
     run = program("tokenize", "upper.txt", *tiny("tokenizer=ascii"))
     assert run.returncode == 1
-    assert "OTHER bytes" in run.stdout
+    assert "DIFFERENT bytes" in run.stdout
 
 
 # -- generate and chat
@@ -428,7 +432,7 @@ def test_a_damaged_best_model_is_passed_over_and_named(
     (tmp_path / "models" / "best_model.safetensors").write_bytes(b"not a checkpoint")
     run = program("generate", "The", "--max-tokens", "4", cwd=tmp_path)
     assert run.returncode == 0
-    assert run.stderr.startswith("gpt-tui: passed over: ")
+    assert run.stderr.startswith("gpt-tui: skipped: ")
     assert "best_model.safetensors" in run.stderr
 
 
@@ -491,4 +495,10 @@ def test_evaluate_takes_another_text_and_tells_in_words(
     run = program("evaluate", "--eval-file", str(tmp_path / "other.txt"))
     assert run.returncode == 0
     assert "other.txt" in run.stdout
-    assert "bits a byte" in run.stdout
+    assert "bits per byte" in run.stdout
+
+
+def test_train_is_another_spelling_of_train_only(trained: Path, program: Callable[..., Result]) -> None:
+    run = program("train", "--resume", "--json", "--max-steps", "6", "--models-dir", "models")
+    assert run.returncode == 0, run.stderr
+    assert '"event":"finished"' in run.stdout

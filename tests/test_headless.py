@@ -80,7 +80,7 @@ def test_json_lines_are_those_of_the_log_with_the_promised_keys(folder: Path) ->
     assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, 13))
     assert events[0]["event"] == "started"
     assert events[-1] == {"event": "finished", "reason": "max_steps", "step": 12}
-    assert "reached: 12 steps" in run.stderr
+    assert "finished: 12 steps" in run.stderr
 
 
 def test_plain_lines_say_what_was_reached_and_what_comes_next(folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_plain_lines_say_what_was_reached_and_what_comes_next(folder: Path) -> N
     lines = run.stdout.splitlines()
     assert any(line.startswith("step 8/8  epoch 1  loss ") for line in lines)
     assert any(line.startswith("eval at step 8: loss ") for line in lines)
-    assert any(line.startswith("reached: 8 steps in ") for line in lines)
+    assert any(line.startswith("finished: 8 steps in ") for line in lines)
     assert lines[-1].startswith("next: gpt-tui generate ")
     assert "--models-dir 'my models'" in lines[-1]
     assert "\x1b" not in run.stdout

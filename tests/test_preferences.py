@@ -44,14 +44,14 @@ def test_a_config_file_has_the_last_word_and_may_hold_settings_too(home, tmp_pat
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('theme = "nrod"', "theme: got 'nrod', wanted one of gpt-night, monokai, nord; did you mean nord?"),
+        ('theme = "nrod"', "theme: got 'nrod', expected one of gpt-night, monokai, nord; did you mean nord?"),
         ("theme = 3", "theme: got 3"),
-        ('keys = "s"', "keys: got 's', wanted a table"),
+        ('keys = "s"', "keys: got 's', expected a table"),
         ('[keys]\n"train.strat" = "f6"', "unknown key 'train.strat'; did you mean train.start?"),
-        ('[keys]\n"train.start" = 5', "train.start: got 5, wanted the name of a key"),
+        ('[keys]\n"train.start" = 5', "train.start: got 5, expected the name of a key"),
         ('[keys]\n"train.start" = "f6,"', "train.start: got 'f6,'"),
-        ('[keys]\n"train.start" = "p"', "'p' would be both train.start and train.pause on one tab"),
-        ("layers = 3", "got layers, wanted theme and [keys] alone"),
+        ('[keys]\n"train.start" = "p"', "'p' is both train.start and train.pause on one tab"),
+        ("layers = 3", "got layers, expected only theme and [keys]"),
         ("theme =", "not TOML"),
     ],
 )

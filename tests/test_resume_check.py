@@ -16,7 +16,7 @@ from gpt_tui.cli.verify_resume import Row, compared_checkpoints, compared_logs
 from tests.core.checkpoint_samples import sample
 from tests.program import run_program, tiny, write_texts
 
-NAMES = ["losses", "evaluations", "weights", "first moments", "second moments", "place in the data", "random state"]
+NAMES = ["losses", "evaluations", "weights", "adam_m", "adam_v", "data position", "random state"]
 
 
 def different(right: Checkpoint) -> list[str]:
@@ -31,8 +31,8 @@ def test_a_resumed_run_is_shown_to_equal_the_whole_one(tmp_path: Path) -> None:
     assert (run.returncode, run.stderr) == (0, "")
     found = json.loads(run.stdout)
     assert (found["equal"], found["steps"], found["cut"]) == (True, 6, 3)
-    assert [row["what"] for row in found["rows"]] == [*NAMES, "epoch so far and best"]
-    assert [row["detail"] for row in found["rows"][:2]] == ["6 of them", "3 of them"]
+    assert [row["what"] for row in found["rows"]] == [*NAMES, "epoch and best score"]
+    assert [row["detail"] for row in found["rows"][:2]] == ["6 events", "3 events"]
     assert not (tmp_path / "models").exists()
 
 
@@ -41,7 +41,7 @@ def test_a_difference_is_named_and_fails(
 ) -> None:
     write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)
-    rows = [Row("losses", True, "2 of them"), Row("weights", False, "wte.weight: 1 of 9 values differ")]
+    rows = [Row("losses", True, "2 events"), Row("weights", False, "wte.weight: 1 of 9 values differ")]
     monkeypatch.setattr(verify_resume, "compared_runs", lambda *_: rows)
     assert cli.main(["verify-resume"]) == 1
     assert "weights  DIFFERENT  wte.weight: 1 of 9 values differ\n" in capsys.readouterr().out
@@ -52,24 +52,24 @@ def test_equal_checkpoints_of_two_runs_are_equal() -> None:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_bit_of_a_weight_or_moment_is_a_difference(place: int) -> None:
+def test_one_bit_of_a_weight_or_of_optimizer_state_is_a_difference(place: int) -> None:
     right = sample()
-    assert right.moments is not None
-    tensor = (right.parameters, *right.moments)[place]["wpe.weight"]
+    assert right.optimizer_state is not None
+    tensor = (right.parameters, *right.optimizer_state.values())[place]["wpe.weight"]
     tensor[0, 0] = 0.0  # was -0.0
-    what = ("weights", "first moments", "second moments")[place]
+    what = ("weights", "adam_m", "adam_v")[place]
     assert different(right) == [f"{what}: wpe.weight: 1 of {tensor.size} values differ"]
 
 
 @pytest.mark.parametrize(
     ("field", "value", "what"),
     [
-        ("window", 1, "place in the data"),
-        ("tokens", 1, "place in the data"),
+        ("window", 1, "data position"),
+        ("tokens", 1, "data position"),
         ("random_state", "{}", "random state"),
-        ("best_accuracy", 0.5, "epoch so far and best"),
-        ("loss_sum", 0.3, "epoch so far and best"),
-        ("evaluation_due", True, "epoch so far and best"),
+        ("best_accuracy", 0.5, "epoch and best score"),
+        ("loss_sum", 0.3, "epoch and best score"),
+        ("evaluation_due", True, "epoch and best score"),
     ],
 )
 def test_every_value_of_the_state_is_compared(field: str, value: object, what: str) -> None:
@@ -91,19 +91,19 @@ def test_logs_are_compared_event_by_event(tmp_path: Path) -> None:
     longer = logged(tmp_path / "longer", 1.0, 2.0, 3.0)
     other = logged(tmp_path / "other", 1.0, 2.0000000000000004)
     kinds, names = (ev.EvalCompleted,), ("step", "loss")
-    assert compared_logs("e", one, one, kinds, names) == Row("e", True, "2 of them")
-    assert compared_logs("e", one, longer, kinds, names) == Row("e", False, "2 and 3 of them")
+    assert compared_logs("e", one, one, kinds, names) == Row("e", True, "2 events")
+    assert compared_logs("e", one, longer, kinds, names) == Row("e", False, "2 and 3 events")
     assert compared_logs("e", one, other, kinds, names) == Row("e", False, "step 2: loss 2.0 and 2.0000000000000004")
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--cut", "20"], "got --steps 20 and --cut 20, wanted 1 <= cut < steps"),
+        (["--cut", "20"], "got --steps 20 and --cut 20, expected 1 <= cut < steps"),
         (["--steps", "x"], "invalid int value: 'x'"),
-        (["--models-dir", "x"], "--models-dir and --max-steps mean nothing here"),
+        (["--models-dir", "x"], "--models-dir and --max-steps have no effect here"),
         (["--train-file", "nowhere"], "nowhere"),
-        ([*tiny("max_epochs=1"), "--steps", "100"], "the run ended by itself at step 44 of 100 (max_epochs)"),
+        ([*tiny("max_epochs=1"), "--steps", "100"], "the run ended at step 44 of 100 (max_epochs)"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_in_one_line(

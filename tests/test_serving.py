@@ -28,8 +28,8 @@ def options(*words: str) -> Namespace:
 def test_the_app_is_given_the_options_of_the_command():
     words = ["--preset", "micro", "--set", "layers=2", "--models-dir", "my runs", "--overfit-tiny", "--resume"]
     expected = ["--set", "layers=2", "--preset=micro", "--models-dir=my runs", "--overfit-tiny", "--resume"]
-    assert serve.app_words(options(*words)) == expected
-    assert serve.app_words(options()) == []
+    assert serve.app_arguments(options(*words)) == expected
+    assert serve.app_arguments(options()) == []
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])

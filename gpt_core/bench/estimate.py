@@ -9,10 +9,11 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.errors import CorpusError
 from gpt_core.files import reason
-from gpt_core.model.memory import activation_bytes, kv_cache_bytes, saved_state_bytes, training_state_bytes
+from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
+from gpt_core.optim import optimizer_type
 from gpt_core.text.token_estimate import count_tokens
 from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_files
 
@@ -83,15 +84,20 @@ def estimate_memory(settings: Settings, threads: int) -> MemoryEstimate:
     """Return the memory that a run needs on `threads` threads."""
     shape = settings.shape
     return MemoryEstimate(
-        state=training_state_bytes(shape),
+        state=training_state_bytes(shape, settings.optimizer),
         activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads),
         kv_cache=kv_cache_bytes(shape, shape.seq_len) if settings.sample_tokens else 0,
     )
 
 
+def training_state_bytes(shape: ModelShape, optimizer: str) -> int:
+    """Return the bytes of weights, gradients and optimizer state."""
+    return weight_bytes(shape) + gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape)
+
+
 def checkpoint_bytes(settings: Settings) -> int:
     """Return the size of one checkpoint without header and tokenizer, which take some kilobytes."""
-    return saved_state_bytes(settings.shape)
+    return weight_bytes(settings.shape) + optimizer_type(settings.optimizer).state_bytes(settings.shape)
 
 
 def window_length(settings: Settings) -> int:

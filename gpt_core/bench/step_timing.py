@@ -14,14 +14,14 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from gpt_core.bench.estimate import StepTime, window_length
+from gpt_core.bench.estimate import StepTime, training_state_bytes, window_length
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.kernels import adamw, threads
+from gpt_core.kernels import threads
 from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
-from gpt_core.model.memory import activation_bytes, training_state_bytes
+from gpt_core.model.memory import activation_bytes
 from gpt_core.model.parameters import Parameters, parameter_count
-from gpt_core.optim.adamw import AdamW
+from gpt_core.optim import create_optimizer
 
 MAX_PROBE_FLOPS = 200e9  # of one forward and backward pass: one to two seconds on two cores
 MEASURE_S = 1.0  # minimum time measured, after a warm-up pass
@@ -36,6 +36,7 @@ class Workload(NamedTuple):
     shape: ModelShape
     batch: int
     time: int
+    optimizer: str
 
     @property
     def flops(self) -> int:
@@ -46,14 +47,14 @@ class Workload(NamedTuple):
     def memory_bytes(self) -> int:
         """Bytes that timing it allocates."""
         activations = activation_bytes(self.shape, self.batch, self.time, threads.get_threads())
-        return training_state_bytes(self.shape) + activations
+        return training_state_bytes(self.shape, self.optimizer) + activations
 
 
 def probe_workload(settings: Settings) -> Workload:
     """Return the largest workload within `MAX_PROBE_FLOPS`."""
-    workload = Workload(settings.shape, settings.micro_batch, window_length(settings))
+    workload = Workload(settings.shape, settings.micro_batch, window_length(settings), settings.optimizer)
     while (flops := workload.flops) > MAX_PROBE_FLOPS:
-        shape, batch, length = workload
+        shape, batch, length, _ = workload
         if batch > 1:
             workload = workload._replace(batch=max(1, min(batch // 2, int(batch * MAX_PROBE_FLOPS / flops))))
         elif shape.layers > 1:
@@ -100,21 +101,21 @@ def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambd
 
 def _step_functions(workload: Workload, settings: Settings) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return the two parts of a step on random weights and tokens."""
-    shape, batch, length = workload
+    shape, batch, length, _ = workload
     weights, gradients = Parameters(shape), Parameters(shape)
     random = np.random.default_rng(0)
     values = 0.02 * random.standard_normal(RANDOM_VALUES, dtype=np.float32)
     for start in range(0, weights.flat.size, RANDOM_VALUES):
         stretch = weights.flat[start : start + RANDOM_VALUES]
         stretch[:] = values[: stretch.size]
-    gpt, optimizer = GPT(weights), AdamW(weights, settings)
+    gpt, optimizer = GPT(weights), create_optimizer(weights, settings)
     tokens, targets = random.integers(shape.vocab_size, size=(2, batch, length), dtype=np.int32)
 
     def forward_and_backward() -> None:
         gpt.loss_and_gradients(tokens, targets, gradients, 1.0 / targets.size)
 
     def update() -> None:
-        optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(adamw.norm(gradients.flat)))
+        optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(optimizer.gradient_norm(gradients)))
         gradients.flat.fill(0.0)
 
     return forward_and_backward, update

@@ -1,1 +1,1 @@
-"""The checkpoint folder of a run: names, lock, newest and best checkpoint."""
+"""Checkpoints of a models folder: names, lock, newest and best checkpoint, replacement of another run's files."""

@@ -1,42 +1,42 @@
-"""The folder of a run's checkpoints: their names, who may write there, and which one to go on with.
+"""Checkpoints of one models folder: file names, lock, saving, and which one to resume or to chat with.
 
-One run to a folder: a new one never replaces another's files unasked, and where it was asked to, not before its own
-first checkpoint is on disk (`replacement`). One trainer to a folder: a lock that the system
-releases when its owner ends, however it ends. From save to save of a run `saved_at` grows, whatever the clock does, so
-that "the newest" means what it says even after a jump back in time or a resume from an older file.
+A folder belongs to one run: a new run replaces the files of another one only if the user said so, and not before its
+own first checkpoint is on disk (`replacement`). One trainer at a time may write to it (`lock`). `saved_at` increases
+from save to save of a run, whatever the clock does, so that "newest" is right after the clock was set back, and after
+a resume from an older checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import shutil
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from gpt_core import files
+from gpt_core.checkpoints import replacement
+from gpt_core.checkpoints.lock import FolderLock
+from gpt_core.checkpoints.replacement import METRICS, REPLACED_METRICS, Replacement
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, ConfigError, FolderInUseError, GptError, RunExistsError, SaveError
-from gpt_core.formats.checkpoint import Checkpoint, verify_checkpoint, write_checkpoint
-from gpt_core.formats.checkpoint_header import CheckpointInfo, checkpoint_bytes, kind_of, peek_checkpoint
-from gpt_core.training import replacement
-from gpt_core.training.metrics_log import MetricsLog
-from gpt_core.training.replacement import LOG_SET_ASIDE, METRICS, Replacement
+from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from gpt_core.formats.checkpoint_header import (
+    EXTENSION,
+    CheckpointInfo,
+    checkpoint_bytes,
+    checkpoint_name,
+    kind_of,
+    peek_checkpoint,
+)
 
-EXTENSION = ".safetensors"
-LOCK = ".lock"
-OUR_FILES = (METRICS, replacement.JOURNAL)  # besides checkpoints, that are replaced as a whole
-_NAMES = {"latest": "ckpt_latest", "best": "best_model", "final": "transformer"}
-MOST_OF_A_COMMAND = 100  # characters
-_TICK_S = 1e-3  # by how much a save is later than the one before when the clock says otherwise
+OTHER_FILES = (METRICS, replacement.JOURNAL)  # besides checkpoints, that are replaced atomically
+_TICK_S = 1e-3  # between two saves whose order the clock does not show
 
 
 class DamagedCheckpoint(NamedTuple):
-    """A checkpoint that cannot be used, and why, in one line that names it."""
+    """A checkpoint that cannot be used; `error` is one line that names the file and the fault."""
 
     path: Path
     kind: str
@@ -46,21 +46,64 @@ class DamagedCheckpoint(NamedTuple):
 Listing = list[CheckpointInfo | DamagedCheckpoint]
 
 
-class Found(NamedTuple):
-    """The checkpoint to use, None if there is none, and the damaged ones that were passed over on the way."""
+class Candidates(NamedTuple):
+    """Checkpoints for one purpose by their headers, in order of preference, and those with a damaged header."""
 
-    info: CheckpointInfo | None
+    infos: list[CheckpointInfo]
+    damaged: list[DamagedCheckpoint]
+
+    @property
+    def first(self) -> CheckpointInfo | None:
+        """The preferred checkpoint; None if there is none. Its tensors may turn out to be damaged."""
+        return self.infos[0] if self.infos else None
+
+
+class Loaded(NamedTuple):
+    """A verified checkpoint, None if there is none, and the damaged ones that would have been preferred."""
+
+    checkpoint: Checkpoint | None
     damaged: list[DamagedCheckpoint]
 
 
+class LogStart(NamedTuple):
+    """How to open the log of a run: at which step to continue it, None for a new log, and the log to copy it from."""
+
+    resume_step: int | None
+    before: Path | None
+
+
+def resume_candidates(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
+    """Return the checkpoints of a listing that can be resumed, in order of preference.
+
+    These are the program's own files with an optimizer state: the newest first, and last the final one, which holds
+    the best weights rather than the last.
+    """
+    infos = [info for info in _infos(listing) if info.kind != "other" and info.has_optimizer_state]
+    return sorted(infos, key=lambda info: info.kind == "final")
+
+
+def chat_candidates(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
+    """Return the checkpoints of a listing in order of preference for generating text.
+
+    The best model first, then the newest, then files with names that the user chose.
+    """
+    return sorted(_infos(listing), key=lambda info: (info.kind != "best", info.kind == "other"))
+
+
 class CheckpointStore:
-    """The checkpoints in one folder. Looking needs no more; writing needs `prepare` first, and `close` at the end."""
+    """Checkpoints in one folder.
+
+    Listing and loading need no preparation; `save` needs `prepare` before it, and `close` at the end.
+
+    Attributes:
+        folder: The models folder.
+        is_replacing: True if the next save replaces files of another run, or newer checkpoints of this run.
+    """
 
     def __init__(self, models_dir: Path | str) -> None:
         self.folder = Path(models_dir)
         self.is_replacing = False
-        """Whether the next save replaces another run's files, or newer checkpoints of this run."""
-        self._lock: IO[bytes] | None = None
+        self._lock = FolderLock(self.folder)
         self._last_saved_at = 0.0
         self._own: Sequence[CheckpointInfo] = ()
         self._replaced: Sequence[CheckpointInfo | DamagedCheckpoint] = ()
@@ -73,121 +116,170 @@ class CheckpointStore:
 
     @property
     def metrics_path(self) -> Path:
-        """The log of the run's events."""
+        """Log of the run's events."""
         return self.folder / METRICS
 
     def path_of(self, kind: str, epoch: int | None = None) -> Path:
-        """Where a checkpoint of this kind belongs: latest, best, final, or epoch (completed epochs so far)."""
-        stem = f"epoch_{epoch or 0:03d}" if kind == "epoch" else _NAMES[kind]
-        return self.folder / (stem + EXTENSION)
+        """Return the path of a checkpoint of this kind: latest, best, final, or epoch with the completed epochs."""
+        return self.folder / checkpoint_name(kind, epoch or 0)
+
+    # ---- reading
+
+    def list(self) -> Listing:
+        """Return all checkpoints by their headers, newest first, and damaged ones at the end.
+
+        Files with other names that end in .safetensors have the kind "other". A folder that does not exist has no
+        checkpoints. Files that a later run has replaced, and that a crash kept from being removed, are left out.
+        """
+        journal = replacement.read_journal(self.folder)
+        listing = self._all_files()
+        if journal is None or not journal.is_complete(_infos(listing)):
+            return listing
+        return [found for found in listing if not journal.replaces(found.path.name, _run_id(found))]
+
+    def find_for_resume(self) -> Candidates:
+        """Return the checkpoints that can be resumed (`resume_candidates`). Reads headers alone, no tensors."""
+        named = [found for found in self.list() if found.kind != "other"]
+        return Candidates(resume_candidates(named), _damaged(named))
+
+    def find_for_chat(self) -> Candidates:
+        """Return the checkpoints to generate text with (`chat_candidates`). Reads headers alone, no tensors."""
+        listing = self.list()
+        return Candidates(chat_candidates(listing), _damaged(listing))
+
+    def load_for_resume(self) -> Loaded:
+        """Load the newest checkpoint that can be resumed; a damaged one is skipped for the next."""
+        return _load_first(self.find_for_resume(), optimizer_state=True)
+
+    def load_for_chat(self) -> Loaded:
+        """Load the best model, else the newest checkpoint, without optimizer state; a damaged one is skipped."""
+        return _load_first(self.find_for_chat(), optimizer_state=False)
+
+    def space_warnings(self, settings: Settings) -> tuple[str, ...]:
+        """Return a line if there is not enough disk space for two more checkpoints with these settings, else none."""
+        needed = 2 * checkpoint_bytes(settings)
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError:
+            return ()
+        if free >= needed:
+            return ()
+        space = f"{free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB needed for two checkpoints"
+        return (f"{self.folder}: {space}; free some disk space",)
+
+    # ---- writing
 
     def prepare(self, run_id: str, *, new_run: bool, overwrite: bool = False) -> tuple[str, ...]:
-        """Make the folder ready for a run to save in, or refuse at once; return the names of leftovers removed.
+        """Create the folder if needed, lock it, and check that this run may save in it.
 
-        Raises ConfigError where nothing can be written, FolderInUseError while another trainer holds the folder, and
-        RunExistsError if checkpoints of another run are there (for a new run damaged ones count, too), unless
-        `overwrite`. Then they are removed at the first save. What an earlier replacement left unfinished is settled.
+        An earlier replacement that was interrupted is completed or reverted, and temporary files of interrupted saves
+        are removed.
+
+        Args:
+            run_id: The run that will save.
+            new_run: False for a run that is resumed: damaged files are no obstacle for it.
+            overwrite: True to allow replacing files of another run; they are removed at the first save.
+
+        Returns:
+            The names of the temporary files that were removed.
+
+        Raises:
+            ConfigError: The folder cannot be written.
+            FolderInUseError: Another trainer holds the lock.
+            RunExistsError: The folder contains checkpoints of another run, and `overwrite` is False.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._lock.acquire()
             files.probe(self.path_of("latest"))
             self._settle()
         except (OSError, ValueError) as error:
             self.close()
-            raise ConfigError(
-                f"models_dir: {self.folder} cannot be written: {files.reason(error)}; choose another with --models-dir"
-            ) from None
+            raise self._not_writable(error) from None
         try:
             named = [found for found in self.list() if found.kind != "other"]
-            self._own = [found for found in named if isinstance(found, CheckpointInfo) and found.run_id == run_id]
+            self._own = [info for info in _infos(named) if info.run_id == run_id]
             self._replaced = [f for f in named if f not in self._own and (new_run or isinstance(f, CheckpointInfo))]
             if self._replaced and not overwrite:
                 raise RunExistsError(self._refusal(self._replaced))
-            removed = files.remove_leftovers(self.folder, lambda name: kind_of(name) != "other" or name in OUR_FILES)
-            return tuple(removed)
+            return tuple(files.remove_leftovers(self.folder, _is_own_name))
         except BaseException:
             self.close()
             raise
 
     @property
     def has_own_log(self) -> bool:
-        """Whether the log in the folder is that of the run prepared for, which has checkpoints here."""
+        """True if the log in the folder belongs to the run that `prepare` was called for."""
         return bool(self._own)
 
-    def begin_log(self, run_id: str, step: int) -> MetricsLog:
-        """Open the log of the run prepared for, which begins at or is resumed at `step`. Nothing is lost by that.
+    def begin_run(self, run_id: str, step: int) -> LogStart:
+        """Begin a run that starts, or is resumed, at `step`; return how to open its log. No data is lost by this.
 
-        The log of a run whose checkpoints the first save replaces is put back by `close` if there is no save; so is
-        the part of this run's own log that belongs to checkpoints later than `step`. A log without checkpoints is
-        renamed. Raises ConfigError.
+        If the first save will replace another run's checkpoints, their log is renamed, and `close` renames it back if
+        there was no save; the same holds for the part of this run's own log after `step`. A log of a run without
+        checkpoints is renamed.
+
+        Raises:
+            ConfigError: The folder cannot be written.
         """
         is_own = self.has_own_log
         goes_back = is_own and step < max(info.step for info in self._own)
         try:
             if self._replaced or goes_back:
                 saved_at = max((info.saved_at for info in self._own), default=0.0)
-                replaced = {found.path.name: _run_of(found) for found in self._replaced}
+                replaced = {found.path.name: _run_id(found) for found in self._replaced}
                 self.is_replacing = True
-                replacement.begin(self.folder, Replacement(run_id, saved_at, replaced), log=goes_back or not is_own)
+                journal = Replacement(run_id, saved_at, replaced)
+                replacement.begin(self.folder, journal, rename_log=goes_back or not is_own)
             elif not is_own:
-                replacement.set_log_aside(self.folder)
+                replacement.archive_log(self.folder)
         except OSError as error:
-            raise ConfigError(
-                f"models_dir: {self.folder} cannot be written: {files.reason(error)}; choose another with --models-dir"
-            ) from None
-        before = self.folder / LOG_SET_ASIDE if goes_back else None
-        return MetricsLog(self.metrics_path, resume_step=step if is_own else None, before=before)
-
-    def close(self) -> None:
-        """Release the folder to other trainers; a replacement that no save has completed is undone."""
-        if self._lock and self.is_replacing:
-            with contextlib.suppress(OSError):  # the next run in this folder settles it
-                self._settle()
-        self._release()
-
-    def _release(self) -> None:
-        if self._lock:
-            self._lock.close()
-            self._lock = None
+            raise self._not_writable(error) from None
+        return LogStart(step if is_own else None, self.folder / REPLACED_METRICS if goes_back else None)
 
     def save(self, kind: str, checkpoint: Checkpoint, *, when_read: Callable[[], None] | None = None) -> Path:
-        """Writes a checkpoint under its kind's name and returns where; then it is on disk.
+        """Save a checkpoint under the name of its kind; on return it is on disk.
 
-        The number of an epoch's file is `checkpoint.state.epoch`; `when_read` is called when the tensors may change
-        again. One save at a time. A folder that was moved or removed meanwhile is made again. Raises SaveError; the
-        file that was there is untouched. A best model is not replaced by one with a lower accuracy: after a resume from
-        an older checkpoint that can be asked for.
+        Call it from one thread at a time. A folder that was moved or removed is created again. A best model is not
+        replaced by one with a lower accuracy, which a run resumed from an older checkpoint may have.
+
+        Args:
+            kind: latest, best, final, or epoch, whose number is `checkpoint.state.epoch`.
+            checkpoint: What to save.
+            when_read: Called once the tensors may change again.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            SaveError: It was not saved; a file that existed is unchanged.
         """
         path = self.path_of(kind, checkpoint.state.epoch)
-        self._keep_folder(checkpoint.state.run_id, checkpoint.state.step)
+        self._restore_folder(checkpoint.run_id, checkpoint.step)
         if kind == "best":
-            self._keep_better(path, checkpoint)
+            self._check_is_better(path, checkpoint)
         if not self._last_saved_at:
-            own = (f for f in self.list() if isinstance(f, CheckpointInfo) and f.run_id == checkpoint.state.run_id)
-            self._last_saved_at = max((info.saved_at for info in own), default=0.0)
+            own = (info.saved_at for info in _infos(self.list()) if info.run_id == checkpoint.run_id)
+            self._last_saved_at = max(own, default=0.0)
         saved_at = max(time.time(), self._last_saved_at + _TICK_S)
         write_checkpoint(path, checkpoint, saved_at=saved_at, when_read=when_read)
         self._last_saved_at = saved_at
         if self.is_replacing:
-            with contextlib.suppress(OSError):  # the next save tries it again
+            with contextlib.suppress(OSError):  # the next save tries again
                 self._settle()
         return path
 
-    def list(self) -> Listing:
-        """Every checkpoint in the folder, by its header, newest first; the damaged ones at the end.
+    def close(self) -> None:
+        """Release the lock; a replacement that no save has completed is reverted."""
+        if self._lock.is_held and self.is_replacing:
+            with contextlib.suppress(OSError):  # the next run in this folder settles it
+                self._settle()
+        self._lock.release()
 
-        Files of other names that end in .safetensors are listed with kind "other". An absent folder has none. Files
-        that a later run has replaced, and that a crash has kept from being removed, are left out.
-        """
-        journal = replacement.read_journal(self.folder)
-        listing = self._everything()
-        if journal is None or not journal.is_published(_readable(listing)):
-            return listing
-        return [found for found in listing if not journal.replaces(found.path.name, _run_of(found))]
+    # ---- internal
 
-    def _everything(self) -> Listing:
-        whole: list[CheckpointInfo] = []
+    def _all_files(self) -> Listing:
+        valid: list[CheckpointInfo] = []
         broken: list[DamagedCheckpoint] = []
         try:
             paths = sorted(p for p in self.folder.iterdir() if p.suffix == EXTENSION and not p.name.startswith("."))
@@ -195,180 +287,91 @@ class CheckpointStore:
             paths = []
         for path in paths:
             try:
-                whole.append(peek_checkpoint(path))
+                valid.append(peek_checkpoint(path))
             except CheckpointError as error:
                 broken.append(DamagedCheckpoint(path, kind_of(path.name), str(error)))
-        return [*sorted(whole, key=lambda info: (info.saved_at, info.step), reverse=True), *broken]
+        return [*sorted(valid, key=lambda info: (info.saved_at, info.step), reverse=True), *broken]
 
-    def resumable(self) -> Found:
-        """The newest checkpoint that a run can go on from and that is whole to the last bit.
-
-        Only this program's own names count, and only files with moments; the final one, which holds the best weights
-        and not the last, comes after all others.
-        """
-        listing = [found for found in self.list() if found.kind != "other"]
-        return _first_whole(resume_candidates(listing), listing, moments=True)
-
-    def for_chat(self) -> Found:
-        """The checkpoint to generate from: the best model if it is whole, else the newest whole one."""
-        listing = self.list()
-        return _first_whole(chat_candidates(listing), listing, moments=False)
-
-    def space_warnings(self, settings: Settings) -> tuple[str, ...]:
-        """One line if the disk has not room for two more checkpoints of this shape, else none."""
-        needed = 2 * checkpoint_bytes(settings.shape)
+    def _check_is_better(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Raise SaveError if the best model on disk is a better one of the same run."""
         try:
-            free = shutil.disk_usage(self.folder).free
-        except OSError:
-            return ()
-        if free >= needed:
-            return ()
-        room = f"{free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB wanted for two checkpoints"
-        return (f"{self.folder}: {room}; make room",)
-
-    def _keep_better(self, path: Path, checkpoint: Checkpoint) -> None:
-        try:
-            there = peek_checkpoint(path)
+            saved = peek_checkpoint(path)
         except CheckpointError:
             return
-        if there.run_id == checkpoint.state.run_id and there.state.best_accuracy > checkpoint.state.best_accuracy:
+        if saved.run_id == checkpoint.run_id and saved.state.best_accuracy > checkpoint.state.best_accuracy:
             raise SaveError(
-                f"{path} was kept: its accuracy ({there.state.best_accuracy:.4f}, step {there.state.best_step:,}) is "
-                f"better than {checkpoint.state.best_accuracy:.4f}; move it away to have both"
+                f"{path} was not replaced: its accuracy ({saved.state.best_accuracy:.4f}, step "
+                f"{saved.state.best_step:,}) is better than {checkpoint.state.best_accuracy:.4f}; move it away to save "
+                "both"
             )
 
-    def _keep_folder(self, run_id: str, step: int) -> None:
-        """Make the folder and its lock again where they were moved or removed. Raises SaveError if that fails.
+    def _restore_folder(self, run_id: str, step: int) -> None:
+        """Create the folder and its lock again if they were moved or removed.
 
-        A folder that holds another run by now is left alone.
+        Raises:
+            SaveError: This failed, or the folder contains another run by now.
         """
-        if self._lock is None or self._holds_lock():
+        if not self._lock.is_held or self._lock.is_in_place:
             return
-        moved, self._lock = self._lock, None
+        moved, self._lock = self._lock, FolderLock(self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            named = [found for found in _readable(self.list()) if found.kind != "other"]
+            self._lock.acquire()
+            named = [info for info in _infos(self.list()) if info.kind != "other"]
             if others := [info for info in named if info.run_id != run_id]:
-                raise RunExistsError(f"{self.folder} holds another run now: {others[0].path.name}")
+                raise RunExistsError(f"{self.folder} now contains another run: {others[0].path.name}")
         except (OSError, ValueError, FolderInUseError, RunExistsError) as error:
-            self._release()
+            self._lock.release()
             self._lock = moved
             gone = f"{self.folder} was moved or removed"
-            why = str(error) if isinstance(error, GptError) else f"{gone}, and not made again: {files.reason(error)}"
-            raise SaveError(f"not saved at step {step:,}: {why}") from error
-        moved.close()
-
-    def _holds_lock(self) -> bool:
-        """Return whether the lock file in the folder is the one that this store holds."""
-        assert self._lock is not None
-        try:
-            return os.path.samestat(os.stat(self.folder / LOCK), os.fstat(self._lock.fileno()))
-        except OSError:
-            return False
-
-    def _take_lock(self) -> None:
-        if self._lock:
-            return
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        lock = os.fdopen(os.open(self.folder / LOCK, flags, 0o666), "r+b", buffering=0)
-        if not _lock_file(lock):
-            holder = _holder_in(lock)
-            lock.close()
-            raise FolderInUseError(
-                f"{self.folder} is in use: {holder}; stop it, or choose another folder with --models-dir"
-            )
-        lock.truncate(0)
-        lock.write(_this_process().encode("utf-8", "backslashreplace"))
-        self._lock = lock
+            fault = str(error) if isinstance(error, GptError) else f"{gone}, and not restored: {files.reason(error)}"
+            raise SaveError(f"not saved at step {step:,}: {fault}") from error
+        moved.release()
 
     def _settle(self) -> None:
-        replacement.settle(self.folder, _readable(self._everything()))
+        if replacement.has_journal(self.folder):
+            replacement.settle(self.folder, _infos(self._all_files()))
         self.is_replacing = False
 
-    def _refusal(self, strangers: Sequence[CheckpointInfo | DamagedCheckpoint]) -> str:
-        first = strangers[0]
-        what = "damaged" if isinstance(first, DamagedCheckpoint) else f"step {first.step:,}"
-        more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+    def _not_writable(self, error: OSError | ValueError) -> ConfigError:
+        return ConfigError(
+            f"models_dir: {self.folder} cannot be written: {files.reason(error)}; choose another with --models-dir"
+        )
+
+    def _refusal(self, others: Sequence[CheckpointInfo | DamagedCheckpoint]) -> str:
+        first = others[0]
+        state = "damaged" if isinstance(first, DamagedCheckpoint) else f"step {first.step:,}"
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         return (
-            f"{self.folder} holds another run's checkpoints: {first.path.name} ({what}){more}; go on with that run "
+            f"{self.folder} holds another run's checkpoints: {first.path.name} ({state}){more}; resume that run "
             "(--resume), use another folder (--models-dir DIR), or replace them (--overwrite)"
         )
 
 
-def _readable(listing: Listing) -> list[CheckpointInfo]:
+def _infos(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
     return [found for found in listing if isinstance(found, CheckpointInfo)]
 
 
-def _run_of(found: CheckpointInfo | DamagedCheckpoint) -> str:
-    """The id of a file's run, "" for a damaged one."""
+def _damaged(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[DamagedCheckpoint]:
+    return [found for found in listing if isinstance(found, DamagedCheckpoint)]
+
+
+def _run_id(found: CheckpointInfo | DamagedCheckpoint) -> str:
+    """Return the id of the run that a file belongs to, "" for a damaged one."""
     return found.run_id if isinstance(found, CheckpointInfo) else ""
 
 
-def resume_candidates(listing: Listing) -> list[CheckpointInfo]:
-    """Return the checkpoints of a listing to resume from, in the order to try them.
-
-    They have a name of this program and the optimizer's state. The final checkpoint, which holds the best parameters
-    instead of the last ones, comes after all others.
-    """
-    ours = [info for info in listing if isinstance(info, CheckpointInfo) and info.kind != "other" and info.has_moments]
-    return sorted(ours, key=lambda info: info.kind == "final")
+def _is_own_name(name: str) -> bool:
+    """Return True for the names of files that this program replaces in a models folder."""
+    return kind_of(name) != "other" or name in OTHER_FILES
 
 
-def chat_candidates(listing: Listing) -> list[CheckpointInfo]:
-    """Return the checkpoints of a listing to generate text from, in the order to try them.
-
-    `best_model` comes first, files of other names come last.
-    """
-    valid = [info for info in listing if isinstance(info, CheckpointInfo)]
-    return sorted(valid, key=lambda info: (info.kind != "best", info.kind == "other"))
-
-
-def _first_whole(candidates: list[CheckpointInfo], listing: Listing, *, moments: bool) -> Found:
-    damaged = [found for found in listing if isinstance(found, DamagedCheckpoint)]
-    for info in candidates:
+def _load_first(candidates: Candidates, *, optimizer_state: bool) -> Loaded:
+    """Load the first candidate that is valid."""
+    damaged = list(candidates.damaged)
+    for info in candidates.infos:
         try:
-            return Found(verify_checkpoint(info.path, moments=moments), damaged)
+            return Loaded(read_checkpoint(info.path, optimizer_state=optimizer_state), damaged)
         except CheckpointError as error:
             damaged.append(DamagedCheckpoint(info.path, info.kind, str(error)))
-    return Found(None, damaged)
-
-
-def _this_process() -> str:
-    """What a lock says of its owner: process number, machine and command, a line each."""
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:MOST_OF_A_COMMAND]
-    return "\n".join([str(os.getpid()), platform.node(), *command.splitlines()[:1]]) + "\n"
-
-
-def _holder_in(lock: IO[bytes]) -> str:
-    """Who holds a folder, in words, by what its lock says."""
-    lines = (lock.read(1000) or b"").decode("utf-8", "replace").splitlines()
-    process, machine, command = (*lines, "", "", "")[:3]
-    where = f" on {machine}" if machine not in ("", platform.node()) else ""
-    return f"process {process[:20] or '?'}{where} is training there" + (f" ({command})" if command else "")
-
-
-def _lock_file(file: IO[bytes]) -> bool:
-    """Whether this process now holds the lock on an open file; it is released when the file is closed.
-
-    File systems without locks count as locked: then nothing keeps a second trainer out.
-    """
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(1 << 30)  # far from the process number, which stays readable
-        with contextlib.suppress(OSError):
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            file.seek(0)
-            return True
-        file.seek(0)
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+    return Loaded(None, damaged)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from gpt_core.registry import OPTIMIZERS
 from gpt_core.tokenizers.registry import canonical_name, tokenizer_names
 
 # Counts of steps, epochs and tokens are bounded far below what a 64-bit integer or a float represents exactly.
@@ -74,7 +75,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Fraction, Meta(description="learning rate after the decay, as a fraction of the full rate")
     ] = 0.1
 
-    adam_beta1: Annotated[Beta, Meta(description="decay rate of the first moment"), _group("AdamW")] = 0.9
+    optimizer: Annotated[
+        str,
+        Meta(description="adamw: Adam with decoupled weight decay", extra={"choices": OPTIMIZERS.names}),
+        _group("optimizer"),
+    ] = "adamw"
+    adam_beta1: Annotated[Beta, Meta(description="decay rate of the first moment")] = 0.9
     adam_beta2: Annotated[Beta, Meta(description="decay rate of the second moment")] = 0.999
     adam_eps: Annotated[float, Meta(ge=1e-30, le=1.0, description="added to the square root of the second moment")] = (
         1e-8

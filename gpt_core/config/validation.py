@@ -115,9 +115,10 @@ def check_together(settings: Settings) -> None:
     """Check what depends on more than one setting, or on what is registered.
 
     Raises:
-        ConfigError: A setting does not fit another one, or the tokenizer is not registered.
+        ConfigError: A setting does not fit another one, or the tokenizer or the optimizer is not registered.
     """
     checked("tokenizer", settings.tokenizer)
+    checked("optimizer", settings.optimizer)
     if settings.d_model % settings.num_heads:
         near = " or ".join(map(str, _divisors_around(settings.d_model, settings.num_heads)))
         raise ConfigError(

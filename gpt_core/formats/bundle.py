@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpt_core import tokenizers
-from gpt_core.formats.checkpoint import read_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint
 from gpt_core.model.bundle import ModelBundle
 
 
@@ -16,8 +16,16 @@ def load_bundle(path: Path | str) -> ModelBundle:
         CheckpointError: The file is missing, damaged or not a checkpoint.
         TokenizerError: Its tokenizer is damaged or not registered.
     """
-    checkpoint = read_checkpoint(path, moments=False)
+    return bundle_of(read_checkpoint(path, optimizer_state=False))
+
+
+def bundle_of(checkpoint: Checkpoint) -> ModelBundle:
+    """Return the model of a checkpoint that was read already.
+
+    Raises:
+        TokenizerError: Its tokenizer is damaged or not registered.
+    """
     return ModelBundle(
-        checkpoint.settings, checkpoint.parameters, tokenizers.from_bytes(checkpoint.tokenizer), checkpoint.state.step,
-        checkpoint.preset, Path(path),
+        checkpoint.settings, checkpoint.parameters, tokenizers.from_bytes(checkpoint.tokenizer), checkpoint.step,
+        checkpoint.preset, checkpoint.path,
     )  # fmt: skip

@@ -1,16 +1,15 @@
-"""Checkpoints: everything an exact resume needs in one file, written as a whole and checked to the last bit when read.
+"""Checkpoints: all that an exact resume needs in one file, replaced atomically and verified when it is read.
 
-`checkpoint_header` describes the file. Saving hashes and writes the tensors where they lie, reading fills new ones in
-place: neither takes memory besides the model's own and a buffer of a megabyte. Nothing in a file is ever executed.
+`checkpoint_header` describes the contents, `safetensors` encodes them. Tensors are hashed and written in place, and
+read into new ones: neither needs memory beyond them and a buffer of a megabyte. Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,24 +18,29 @@ from numpy.typing import NDArray
 
 from gpt_core import files
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.errors import CheckpointError, SaveError
+from gpt_core.errors import CheckpointError, ConfigError, SaveError
+from gpt_core.formats import safetensors
 from gpt_core.formats.checkpoint_header import (
-    FIRST_MOMENT,
-    SECOND_MOMENT,
     TOKENIZER,
     CheckpointInfo,
     Contents,
     Header,
-    TrainingState,
     checkpoint_bytes,
+    checkpoint_layout,
     damaged,
     encode_header,
-    layout_of,
     open_checkpoint,
     peek_checkpoint,
     read_header,
+    saved_state_names,
+    tensor_key,
 )
+from gpt_core.formats.safetensors import SafetensorsError
+from gpt_core.formats.training_state import TrainingState, new_run_id
+from gpt_core.kernels.arrays import Array
 from gpt_core.model.parameters import Parameters
+from gpt_core.model.precision import PRECISION, DType
+from gpt_core.optim import OptimizerState
 
 __all__ = [
     "Checkpoint",
@@ -50,11 +54,20 @@ __all__ = [
     "write_checkpoint",
 ]
 
-_CHUNK = 1 << 20  # bytes that are hashed and looked through while they are in the cache; a multiple of 4
-
 
 class Checkpoint(NamedTuple):
-    """A run at a step boundary. `moments` are AdamW's first and second, None where they were left out."""
+    """A run at a step boundary.
+
+    Attributes:
+        settings: Settings of the run.
+        preset: Name of the preset, "" if there is none.
+        state: Training state.
+        tokenizer: Serialized tokenizer.
+        corpus_sha256: SHA-256 of the training text, in hexadecimal.
+        parameters: Weights.
+        optimizer_state: State tensors of the optimizer; None if they were left out.
+        path: File that it was read from; None for one that was not read from a file.
+    """
 
     settings: Settings
     preset: str
@@ -62,12 +75,18 @@ class Checkpoint(NamedTuple):
     tokenizer: bytes
     corpus_sha256: str
     parameters: Parameters
-    moments: tuple[Parameters, Parameters] | None
+    optimizer_state: OptimizerState | None
+    path: Path | None = None
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.state.step
 
-def new_run_id() -> str:
-    """A name for a new run, which no other run has."""
-    return secrets.token_hex(8)
+    @property
+    def run_id(self) -> str:
+        """Identifier of the run."""
+        return self.state.run_id
 
 
 def write_checkpoint(
@@ -77,35 +96,52 @@ def write_checkpoint(
     saved_at: float | None = None,
     when_read: Callable[[], None] | None = None,
 ) -> None:
-    """Makes `path` hold the checkpoint; when this returns, it is on disk. `saved_at` is the time to note, now if None.
+    """Replace `path` by the checkpoint, atomically; on return it is on disk.
 
-    Raises SaveError, and leaves the file that was there as it was, if it cannot be written or if a weight or moment is
-    not finite. The tensors must not change until `when_read` is called, which is before the file is synced, or until
-    this returns.
+    The tensors must not change until `when_read` is called, or until this returns.
+
+    Args:
+        path: File to create or to replace.
+        checkpoint: What to save.
+        saved_at: Time to store, in seconds since 1970; now if None.
+        when_read: Called once the tensors are written, before fsync.
+
+    Raises:
+        SaveError: The file cannot be written, or a tensor has a value that is not finite. A file that existed is
+            unchanged.
     """
     path = Path(path)
     settings, state = checkpoint.settings, checkpoint.state
     contents = Contents(
         saved_at=time.time() if saved_at is None else saved_at,
-        has_moments=checkpoint.moments is not None,
+        has_optimizer_state=checkpoint.optimizer_state is not None,
         tokenizer_bytes=len(checkpoint.tokenizer),
         corpus_sha256=checkpoint.corpus_sha256,
         preset=checkpoint.preset,
     )
-    layout = layout_of(settings.shape, contents.has_moments, contents.tokenizer_bytes)
     try:
-        arrays = _arrays(checkpoint)
+        state_names = saved_state_names(settings, has_optimizer_state=contents.has_optimizer_state)
+        layout = checkpoint_layout(settings.shape, state_names, contents.tokenizer_bytes)
+        arrays = _tensor_bytes(checkpoint, state_names)
         checksums = {name: _checksum(name, arrays[name], layout[name].dtype == "F32") for name in layout}
         head = encode_header(settings, state, contents, layout, checksums)
-        files.replace_file(path, _chunks(head, (arrays[name].data for name in layout), when_read))
-    except (OSError, ValueError) as error:
-        raise SaveError(f"{path} was not saved: {files.reason(error)}; what was there before is untouched") from error
+        safetensors.write_file(path, head, (arrays[name].data for name in layout), when_read)
+    except (OSError, ValueError, ConfigError) as error:
+        fault = str(error) if isinstance(error, ConfigError) else files.reason(error)
+        raise SaveError(f"{path} was not saved: {fault}; the previous file is unchanged") from error
 
 
-def read_checkpoint(path: Path | str, *, moments: bool = True) -> Checkpoint:
-    """Reads a checkpoint and checks all that it reads; without `moments` they are neither read nor checked.
+def read_checkpoint(path: Path | str, *, optimizer_state: bool = True) -> Checkpoint:
+    """Read a checkpoint and verify all that is read, in one pass over the file.
 
-    Raises CheckpointError. Memory is taken only once the file is known to be as long as its header says.
+    Memory is allocated once the file is known to be as long as its header says.
+
+    Args:
+        path: File to read.
+        optimizer_state: False to skip the state of the optimizer, which generating text does not need.
+
+    Raises:
+        CheckpointError: The file is damaged, not a checkpoint, or too large for the memory.
     """
     path = Path(path)
     with open_checkpoint(path) as file:
@@ -113,94 +149,105 @@ def read_checkpoint(path: Path | str, *, moments: bool = True) -> Checkpoint:
         info = header.info
         tokenizer = np.empty(header.layout[TOKENIZER].shape, np.uint8)
 
-        def read(prefix: str) -> Parameters:
-            into = _new_parameters(path, info.settings.shape)
-            for name, tensor in into.tensors.items():
-                _read_tensor(file, header, prefix + name, _bytes_of(tensor))
-            return into
+        def read(state_name: str) -> Parameters:
+            dtype = PRECISION.compute if state_name else PRECISION.weights
+            out = _new_parameters(path, info.settings.shape, dtype)
+            for name, tensor in out.tensors.items():
+                _read_tensor(file, header, tensor_key(state_name, name), _as_bytes(tensor))
+            return out
 
         parameters = read("")
-        both = (read(FIRST_MOMENT), read(SECOND_MOMENT)) if moments and info.has_moments else None
+        names = saved_state_names(info.settings) if optimizer_state and info.has_optimizer_state else None
+        state = {name: read(name) for name in names} if names is not None else None
         _read_tensor(file, header, TOKENIZER, tokenizer)
     return Checkpoint(
-        info.settings, info.preset, info.state, tokenizer.tobytes(), info.corpus_sha256, parameters, both
+        info.settings, info.preset, info.state, tokenizer.tobytes(), info.corpus_sha256, parameters, state, path
     )  # fmt: skip
 
 
 def verify_checkpoint(
-    path: Path | str, *, moments: bool = True, progress: Callable[[float], None] | None = None
+    path: Path | str, *, optimizer_state: bool = True, progress: Callable[[float], None] | None = None
 ) -> CheckpointInfo:
-    """Reads a checkpoint through, in little memory, and says what it holds if it is whole.
+    """Verify a checkpoint in little memory, and return the contents of its header.
 
-    Whole means: of the right length, every tensor with the shape that the settings call for, its checksum and only
-    finite values, the tokenizer with its hash, the header with its checksum. Raises CheckpointError. Without `moments`
-    all but these are checked, which is what generating text needs. `progress` is told, before each tensor, which share
-    of the file is done; what it raises ends the reading.
+    A valid checkpoint has the length that its header says, a header that matches its checksum, the tensors that its
+    settings require, each matching its checksum and finite, and a tokenizer that matches its checksum.
+
+    Args:
+        path: File to verify.
+        optimizer_state: False to skip the state of the optimizer, which generating text does not need.
+        progress: Called before each tensor with the fraction of the file that is done; what it raises ends the reading.
+
+    Raises:
+        CheckpointError: The file is damaged or not a checkpoint.
     """
     path = Path(path)
     with open_checkpoint(path) as file:
         header = read_header(file, path)
+        states = tuple(f"{name}." for name in saved_state_names(header.info.settings))
         for name, entry in header.layout.items():
             if progress is not None:
                 progress((header.data_start + entry.data_offsets[0]) / header.info.size)
-            if moments or not name.startswith((FIRST_MOMENT, SECOND_MOMENT)):
+            if optimizer_state or not name.startswith(states):
                 _read_tensor(file, header, name, None)
     return header.info
 
 
-def _arrays(checkpoint: Checkpoint) -> dict[str, NDArray[np.uint8]]:
-    """The bytes of every tensor, where they lie. Raises ValueError if a shape is not the settings'."""
-    sets = {"": checkpoint.parameters}
-    if checkpoint.moments:
-        sets |= {FIRST_MOMENT: checkpoint.moments[0], SECOND_MOMENT: checkpoint.moments[1]}
-    if any(parameters.shape != checkpoint.settings.shape for parameters in sets.values()):
-        raise ValueError("its tensors are of another shape than its settings")
+def _tensor_bytes(checkpoint: Checkpoint, state_names: tuple[str, ...]) -> dict[str, NDArray[np.uint8]]:
+    """Return the bytes of every tensor, without copying them.
+
+    Raises:
+        ValueError: The tensors are not those that the settings require.
+    """
+    state = checkpoint.optimizer_state or {}
+    if tuple(state) != state_names:
+        raise ValueError(f"got optimizer state {tuple(state)}, expected {state_names}")
+    tensors = {"": checkpoint.parameters, **state}
+    if any(parameters.shape != checkpoint.settings.shape for parameters in tensors.values()):
+        raise ValueError("its tensors have another shape than its settings")
     arrays = {
-        prefix + name: _bytes_of(tensor)
-        for prefix, parameters in sets.items()
+        tensor_key(state_name, name): _as_bytes(tensor)
+        for state_name, parameters in tensors.items()
         for name, tensor in parameters.tensors.items()
     }
     arrays[TOKENIZER] = np.frombuffer(checkpoint.tokenizer, np.uint8)
     return arrays
 
 
-def _chunks(
-    head: bytes, tensors: Iterable[memoryview], when_read: Callable[[], None] | None
-) -> Iterator[bytes | memoryview]:
-    """The parts of a file in order; each is written before the next one is asked for."""
-    yield head
-    yield from tensors
-    if when_read is not None:
-        when_read()
-
-
 def _checksum(name: str, array: NDArray[np.uint8], is_float: bool) -> str:
-    """SHA-256 of an array's bytes. Raises ValueError if it holds floats that are not finite."""
+    """Return the SHA-256 of an array.
+
+    Raises:
+        ValueError: It holds floats that are not finite.
+    """
     digest = hashlib.sha256()
-    for start in range(0, array.size, _CHUNK):
-        piece = array[start : start + _CHUNK]
-        digest.update(piece.data)
-        if is_float and not _is_finite(piece):
+    for start in range(0, array.size, safetensors.CHUNK_BYTES):
+        chunk = array[start : start + safetensors.CHUNK_BYTES]
+        digest.update(chunk.data)
+        if is_float and not _is_finite(chunk):
             raise ValueError(f"{name} holds values that are not finite")
     return digest.hexdigest()
 
 
-def _read_tensor(file: io.FileIO, header: Header, name: str, into: NDArray[np.uint8] | None) -> None:
-    """Reads one tensor into an array, or nowhere, and checks it. Raises CheckpointError."""
+def _read_tensor(file: io.FileIO, header: Header, name: str, out: NDArray[np.uint8] | None) -> None:
+    """Read one tensor into an array, or discard it, and verify it.
+
+    Raises:
+        CheckpointError: The tensor is damaged or cannot be read.
+    """
     path, entry = header.info.path, header.layout[name]
-    start, stop = entry.data_offsets
-    buffer = np.empty(min(_CHUNK, stop - start), np.uint8) if into is None else into
     digest = hashlib.sha256()
     finite = True
+
+    def check(chunk: NDArray[np.uint8]) -> None:
+        nonlocal finite
+        digest.update(chunk.data)
+        finite = finite and (entry.dtype != "F32" or _is_finite(chunk))
+
     try:
-        file.seek(header.data_start + start)
-        for at in range(0, stop - start, _CHUNK):
-            length = min(_CHUNK, stop - start - at)
-            piece = buffer[:length] if into is None else buffer[at : at + length]
-            if not _fill(file, piece):
-                damaged(path, f"{name} ends before it should: the file was cut while it was read")
-            digest.update(piece.data)
-            finite = finite and (entry.dtype != "F32" or _is_finite(piece))
+        safetensors.read_tensor(file, header.data_start, entry, out, check)
+    except SafetensorsError as error:
+        damaged(path, f"{name}: {error}")
     except OSError as error:
         raise CheckpointError(f"{path}: {name} cannot be read: {files.reason(error)}") from None
     if digest.hexdigest() != header.checksums[name]:
@@ -209,27 +256,16 @@ def _read_tensor(file: io.FileIO, header: Header, name: str, into: NDArray[np.ui
         damaged(path, f"{name} holds values that are not finite")
 
 
-def _fill(file: io.FileIO, piece: NDArray[np.uint8]) -> bool:
-    """Reads until the piece is full; False at the end of the file."""
-    view = piece.data
-    while view:
-        count = file.readinto(view)
-        if not count:
-            return False
-        view = view[count:]
-    return True
+def _is_finite(chunk: NDArray[np.uint8]) -> bool:
+    return bool(np.isfinite(chunk.view(np.float32)).all())
 
 
-def _is_finite(piece: NDArray[np.uint8]) -> bool:
-    return bool(np.isfinite(piece.view(np.float32)).all())
-
-
-def _bytes_of(tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _as_bytes(tensor: Array) -> NDArray[np.uint8]:
     return tensor.reshape(-1).view(np.uint8)
 
 
-def _new_parameters(path: Path, shape: ModelShape) -> Parameters:
+def _new_parameters(path: Path, shape: ModelShape, dtype: DType) -> Parameters:
     try:
-        return Parameters(shape)
+        return Parameters(shape, dtype)
     except MemoryError:
-        raise CheckpointError(f"{path}: this machine has not the memory for its tensors") from None
+        raise CheckpointError(f"{path}: there is not enough memory for its tensors") from None

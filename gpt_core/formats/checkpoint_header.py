@@ -1,11 +1,11 @@
-"""The header of a checkpoint file: what it says, how it is laid out, and how far a stranger's one is trusted.
+"""Checkpoint header: schema, validation, and the tensors that a checkpoint must contain.
 
-A checkpoint is a safetensors file: 8 bytes with the length of the header, a JSON header, the tensors' bytes, nothing
-else. The header's `__metadata__` begins with its own SHA-256 (of the 8 bytes and the header, with zeros in place of the
-digits) and holds the settings, the training state and a SHA-256 for each tensor: every bit of the file is covered.
+A checkpoint is a safetensors file. The `__metadata__` of its header starts with the SHA-256 of the header (of the file
+up to the first tensor, with zeros in place of the digits) and holds the settings, the training state and a SHA-256 per
+tensor, so checksums cover every bit of the file.
 
-Which tensors there are, of which shape and where, follows from the settings alone; a header that says otherwise is
-refused, before anything is allocated. So overlapping, missing, negative and enormous tensors are one case.
+Names, shapes and positions of the tensors follow from the settings. A header that differs is rejected before memory is
+allocated for it, so overlapping, missing, negative and oversized tensors are one case.
 """
 
 from __future__ import annotations
@@ -20,57 +20,43 @@ import msgspec
 from msgspec import Meta
 
 from gpt_core import files
-from gpt_core.config.settings import MAX_COUNT, ModelShape, Settings
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError, ConfigError
+from gpt_core.formats import safetensors
+from gpt_core.formats.safetensors import Layout, SafetensorsError
+from gpt_core.formats.training_state import Seconds, TrainingState
 from gpt_core.model.parameters import parameter_table
 from gpt_core.model.precision import PRECISION
+from gpt_core.optim import optimizer_type
 
 FORMAT = "1"
-FIRST_MOMENT, SECOND_MOMENT, TOKENIZER = "adam_m.", "adam_v.", "tokenizer"
-MAX_HEADER_BYTES = 16 << 20  # the deepest model allowed needs about 8 MB
+EXTENSION = ".safetensors"
+TOKENIZER = "tokenizer"
+"""Key of the serialized tokenizer, a tensor of bytes."""
 MAX_TOKENIZER_BYTES = 64 << 20
 
 _START = b'{"__metadata__":{"header_sha256":"'
-_DIGITS = slice(8 + len(_START), 8 + len(_START) + 64)
-_ALIGNMENT = 64
-_LEAST_ENTRY = 64  # what a tensor takes in the header, at least
-_MOST_ENTRY = 256  # and at most, besides its name
-_KINDS = {"ckpt_latest": "latest", "best_model": "best", "transformer": "final"}
-
-_Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
-_Seconds = Annotated[float, Meta(ge=0.0, le=1e12)]
-
-
-class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Where a run stands: the plain values, besides weights and moments, that an exact resume needs.
-
-    All numbers are finite. `epoch` counts completed epochs, `window` is the next window of the current one, `tokens`
-    counts all targets so far; `loss_sum` and `loss_count` are the current epoch's. `best_accuracy` is -1 until there is
-    one. `random_state` is JSON, or "". `finished` is the reason why the run ended, "" while it goes on.
-    """
-
-    run_id: Annotated[str, Meta(min_length=1, max_length=64)]
-    step: _Count = 0
-    epoch: _Count = 0
-    window: _Count = 0
-    tokens: _Count = 0
-    elapsed_s: _Seconds = 0.0
-    best_accuracy: Annotated[float, Meta(ge=-1.0, le=1.0)] = -1.0
-    best_step: _Count = 0
-    epochs_without_improvement: _Count = 0
-    loss_sum: float = 0.0
-    loss_count: _Count = 0
-    skipped_in_a_row: _Count = 0
-    evaluation_due: bool = False
-    random_state: Annotated[str, Meta(max_length=1 << 20)] = ""
-    finished: Annotated[str, Meta(max_length=64)] = ""
+_DIGITS = slice(safetensors.LENGTH_BYTES + len(_START), safetensors.LENGTH_BYTES + len(_START) + 64)
+_MIN_ENTRY_BYTES = 64  # of one tensor in the header
+_MAX_ENTRY_BYTES = 256  # besides the name of the tensor
+_STEMS = {"latest": "ckpt_latest", "best": "best_model", "final": "transformer"}
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True):
-    """What the header of a checkpoint says. `kind` is latest, epoch, best or final by its name, else "other".
+    """Contents of a checkpoint header.
 
-    `size` is in bytes, `saved_at` in seconds since 1970; the hashes are SHA-256 in hexadecimal.
+    Attributes:
+        path: The file.
+        kind: latest, epoch, best or final, by the name of the file; "other" for any other name.
+        size: Size of the file in bytes.
+        saved_at: Time of the save in seconds since 1970.
+        settings: Settings of the run.
+        preset: Name of the preset, "" if there is none.
+        state: Training state.
+        has_optimizer_state: True if the file contains the state of the optimizer, which a resume needs.
+        corpus_sha256: SHA-256 of the training text, in hexadecimal.
+        tokenizer_sha256: SHA-256 of the serialized tokenizer, in hexadecimal.
     """
 
     path: Path
@@ -80,7 +66,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
     settings: Settings
     preset: str
     state: TrainingState
-    has_moments: bool
+    has_optimizer_state: bool
     corpus_sha256: str
     tokenizer_sha256: str
 
@@ -96,30 +82,25 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
 
     @property
     def run_id(self) -> str:
-        """The run that saved it."""
+        """Identifier of the run that saved it."""
         return self.state.run_id
 
 
-class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What safetensors says of one tensor; the offsets count from the end of the header."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
-
-
 class Contents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The facts that stand beside settings and state in the metadata."""
+    """Metadata besides settings and state."""
 
-    saved_at: _Seconds
-    has_moments: bool
+    saved_at: Seconds
+    has_optimizer_state: bool = msgspec.field(name="has_moments")
     tokenizer_bytes: Annotated[int, Meta(ge=0, le=MAX_TOKENIZER_BYTES)]
     corpus_sha256: Annotated[str, Meta(max_length=64)]
     preset: Annotated[str, Meta(max_length=64)]
 
 
-class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
-    """`__metadata__`: safetensors has only strings here, so all but the first two are JSON."""
+class _Metadata(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """`__metadata__`. Its values are strings, so settings, state, contents and checksums are JSON within JSON.
+
+    `format` is what older versions of `transformers` require; checkpoints of earlier versions do not have it.
+    """
 
     header_sha256: str
     gpt_tui_format: str
@@ -127,102 +108,120 @@ class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
     state: str
     contents: str
     checksums: str
+    format: str = ""
 
 
 class _OnlyMetadata(msgspec.Struct):
-    """A header of which everything else is skipped."""
+    """A header without its tensors, which the decoder skips."""
 
-    metadata: _Metadata = msgspec.field(name="__metadata__")
+    metadata: _Metadata = msgspec.field(name=safetensors.METADATA)
 
 
-# made here, not as a file is read: msgspec may crash where Ctrl+C comes while it makes one
+# Created at import: msgspec can crash if an interrupt arrives while it builds a decoder.
 _METADATA = msgspec.json.Decoder(_OnlyMetadata)
 _SETTINGS = msgspec.json.Decoder(Settings)
 _STATE = msgspec.json.Decoder(TrainingState)
 _CONTENTS = msgspec.json.Decoder(Contents)
 _CHECKSUMS = msgspec.json.Decoder(dict[str, str])
-_ENTRIES = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ENTRY = msgspec.json.Decoder(TensorEntry)
 
 
 class Header(NamedTuple):
-    """A header that was read and found to be in order."""
+    """Valid header of a checkpoint file."""
 
     info: CheckpointInfo
-    layout: dict[str, TensorEntry]
+    layout: Layout
     checksums: dict[str, str]
     data_start: int
+    """position of the first tensor in the file"""
 
 
-def layout_of(shape: ModelShape, has_moments: bool, tokenizer_bytes: int) -> dict[str, TensorEntry]:
-    """Every tensor of a checkpoint and where it lies: weights, then both moments, then the tokenizer, without gaps."""
+def tensor_key(state_name: str, parameter: str) -> str:
+    """Return the key of an optimizer state tensor, or of a weight if `state_name` is ""."""
+    return f"{state_name}.{parameter}" if state_name else parameter
+
+
+def checkpoint_layout(shape: ModelShape, state_names: tuple[str, ...], tokenizer_bytes: int) -> Layout:
+    """Return the layout of a checkpoint: weights, optimizer state, tokenizer."""
     table = parameter_table(shape)
-    layout: dict[str, TensorEntry] = {}
-    end = 0
-    for prefix in ("", FIRST_MOMENT, SECOND_MOMENT) if has_moments else ("",):
-        for spec in table:
-            start, end = end, end + PRECISION.weights.bytes * spec.size
-            layout[prefix + spec.name] = TensorEntry(PRECISION.weights.safetensors, spec.shape, (start, end))
-    layout[TOKENIZER] = TensorEntry("U8", (tokenizer_bytes,), (end, end + tokenizer_bytes))
-    return layout
+    weights, state = PRECISION.weights.safetensors, PRECISION.compute.safetensors
+    return safetensors.layout_of([
+        *((spec.name, weights, spec.shape) for spec in table),
+        *((tensor_key(name, spec.name), state, spec.shape) for name in state_names for spec in table),
+        (TOKENIZER, "U8", (tokenizer_bytes,)),
+    ])  # fmt: skip
 
 
-def checkpoint_bytes(shape: ModelShape) -> int:
-    """About how large a checkpoint with moments will be, in bytes."""
-    return layout_of(shape, True, 1 << 16)[TOKENIZER].data_offsets[1] + (1 << 16)
+def saved_state_names(settings: Settings, *, has_optimizer_state: bool = True) -> tuple[str, ...]:
+    """Return the names of the optimizer state tensors in a checkpoint with these settings.
+
+    Raises:
+        ConfigError: The optimizer is not registered.
+    """
+    state_names = optimizer_type(settings.optimizer).state_names
+    return state_names if has_optimizer_state else ()
+
+
+def checkpoint_bytes(settings: Settings) -> int:
+    """Return the approximate size of a checkpoint file in bytes."""
+    return safetensors.data_bytes(checkpoint_layout(settings.shape, saved_state_names(settings), 1 << 16)) + (1 << 16)
 
 
 def encode_header(
-    settings: Settings,
-    state: TrainingState,
-    contents: Contents,
-    layout: dict[str, TensorEntry],
-    checksums: dict[str, str],
+    settings: Settings, state: TrainingState, contents: Contents, layout: Layout, checksums: dict[str, str]
 ) -> bytes:
-    """The file's beginning, up to the tensors' bytes. Raises ValueError for values that would not be read back."""
-    parts = [msgspec.json.encode(part) for part in (settings, state, contents, checksums)]
-    for part, value in zip(parts, (settings, state, contents), strict=False):
-        # JSON has no NaN and no infinity: they would come back as something else, or not at all
-        if msgspec.json.decode(part, type=type(value)) != value:
-            raise ValueError(f"{type(value).__name__} does not survive being written")
-    metadata = _Metadata("0" * 64, FORMAT, *(part.decode() for part in parts))
-    header = msgspec.json.encode({"__metadata__": metadata, **layout})
-    header += b" " * (-(8 + len(header)) % _ALIGNMENT)
-    if len(header) > MAX_HEADER_BYTES:
-        raise ValueError(f"its header would take {len(header):,} bytes of {MAX_HEADER_BYTES:,}")
-    head = bytearray(len(header).to_bytes(8, "little") + header)
+    """Return the bytes of a checkpoint up to its first tensor.
+
+    Raises:
+        ValueError: A value would not be read back as it is, or the header would be too long.
+    """
+    for value in (settings, state, contents):
+        # JSON has no NaN and no infinity: they would be read back as something else, or not at all
+        if msgspec.json.decode(msgspec.json.encode(value), type=type(value)) != value:
+            raise ValueError(f"{type(value).__name__} holds a value that JSON cannot represent")
+    metadata = _Metadata(
+        header_sha256="0" * 64,
+        gpt_tui_format=FORMAT,
+        settings=msgspec.json.encode(settings).decode(),
+        state=msgspec.json.encode(state).decode(),
+        contents=msgspec.json.encode(contents).decode(),
+        checksums=msgspec.json.encode(checksums).decode(),
+        format="pt",
+    )
+    head = bytearray(safetensors.encode_header(layout, msgspec.structs.asdict(metadata)))
     head[_DIGITS] = hashlib.sha256(head).hexdigest().encode()
     return bytes(head)
 
 
 def read_header(file: io.FileIO, path: Path) -> Header:
-    """Reads and checks the header at the beginning of an open file, and that the file is as long as it says.
+    """Read and validate the header of an open checkpoint, and the length of the file.
 
-    Takes time and memory for the header only. Raises CheckpointError.
+    Takes time and memory for the header alone.
+
+    Raises:
+        CheckpointError: The file is damaged, not a checkpoint, or of another version.
     """
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    head = _read_head(file, path, size)
+    head = _read_verified(file, path)
     try:
-        metadata = _METADATA.decode(memoryview(head)[8:]).metadata
+        metadata = _METADATA.decode(memoryview(head)[safetensors.LENGTH_BYTES :]).metadata
         if metadata.gpt_tui_format != FORMAT:
             raise CheckpointError(
-                f"{path}: got checkpoint format {metadata.gpt_tui_format[:20]}, wanted {FORMAT}: "
+                f"{path}: got checkpoint format {metadata.gpt_tui_format[:20]}, expected {FORMAT}: "
                 "it was written by another version of gpt-tui; use that one"
             )
         settings = _SETTINGS.decode(metadata.settings)
         check_together(settings)
         state = _STATE.decode(metadata.state)
         contents = _CONTENTS.decode(metadata.contents)
-        if settings.layers > len(head) // _LEAST_ENTRY:
+        if settings.layers > len(head) // _MIN_ENTRY_BYTES:
             raise ValueError(f"it is too short for {settings.layers} layers")
-        layout = layout_of(settings.shape, contents.has_moments, contents.tokenizer_bytes)
+        state_names = saved_state_names(settings, has_optimizer_state=contents.has_optimizer_state)
+        layout = checkpoint_layout(settings.shape, state_names, contents.tokenizer_bytes)
         checksums = _check_layout(head, metadata, layout, path)
     except (ValueError, RecursionError, ConfigError) as error:
-        damaged(path, f"its header makes no sense ({error})")
-    wanted = len(head) + layout[TOKENIZER].data_offsets[1]
-    if size != wanted:
-        damaged(path, f"got {size:,} bytes, wanted {wanted:,}")
+        damaged(path, f"its header is invalid ({error})")
+    size, expected = file.seek(0, io.SEEK_END), len(head) + safetensors.data_bytes(layout)
+    if size != expected:
+        damaged(path, f"got {size:,} bytes, expected {expected:,}")
     info = CheckpointInfo(
         path=path,
         kind=kind_of(path.name),
@@ -231,7 +230,7 @@ def read_header(file: io.FileIO, path: Path) -> Header:
         settings=settings,
         preset=contents.preset,
         state=state,
-        has_moments=contents.has_moments,
+        has_optimizer_state=contents.has_optimizer_state,
         corpus_sha256=contents.corpus_sha256,
         tokenizer_sha256=checksums[TOKENIZER],
     )
@@ -239,47 +238,58 @@ def read_header(file: io.FileIO, path: Path) -> Header:
 
 
 def peek_checkpoint(path: Path | str) -> CheckpointInfo:
-    """What the header says, after it was checked; the tensors are not read. Raises CheckpointError."""
+    """Read and validate the header of a checkpoint, without its tensors.
+
+    Raises:
+        CheckpointError: The file cannot be read, or its header is invalid.
+    """
     with open_checkpoint(path) as file:
         return read_header(file, Path(path)).info
 
 
 def open_checkpoint(path: Path | str) -> io.FileIO:
-    """Opens a checkpoint for reading. Raises CheckpointError for what is missing, unreadable or no file."""
+    """Open a checkpoint for reading.
+
+    Raises:
+        CheckpointError: The file does not exist, cannot be read or is not a regular file.
+    """
     try:
         return files.open_regular(path)
     except OSError as error:
-        raise CheckpointError(f"{path}: {files.reason(error)}; name a checkpoint (.safetensors)") from None
+        raise CheckpointError(f"{path}: {files.reason(error)}; name a checkpoint ({EXTENSION})") from None
+
+
+def checkpoint_name(kind: str, epoch: int = 0) -> str:
+    """Return the file name of a checkpoint of this kind: latest, best, final, or epoch, which needs a number.
+
+    Raises:
+        KeyError: There is no such kind.
+    """
+    return (f"epoch_{epoch:03d}" if kind == "epoch" else _STEMS[kind]) + EXTENSION
 
 
 def kind_of(name: str) -> str:
-    """The kind of checkpoint that has this file name: latest, epoch, best, final or other."""
-    stem, _, extension = name.rpartition(".")
-    if extension != "safetensors":
-        return "other"
-    return "epoch" if re.fullmatch(r"epoch_[0-9]{3,15}", stem) else _KINDS.get(stem, "other")
+    """Return the kind of a checkpoint by its file name: latest, epoch, best, final or other."""
+    if re.fullmatch(r"epoch_[0-9]{3,15}\.safetensors", name):
+        return "epoch"
+    return next((kind for kind, stem in _STEMS.items() if name == stem + EXTENSION), "other")
 
 
-def damaged(path: Path | str, what: str) -> NoReturn:
-    """Raises the CheckpointError for a file that is not whole."""
-    raise CheckpointError(f"{path} is damaged: {what}; use another checkpoint")
+def damaged(path: Path | str, fault: str) -> NoReturn:
+    """Raise the CheckpointError of a damaged file."""
+    raise CheckpointError(f"{path} is damaged: {fault}; use another checkpoint")
 
 
-def _read_head(file: io.FileIO, path: Path, size: int) -> bytes:
-    """The 8 bytes and the header, once they match the checksum in it."""
+def _read_verified(file: io.FileIO, path: Path) -> bytes:
+    """Return the file up to its first tensor, after its checksum was verified."""
     try:
-        head = file.read(8) or b""
-        length = int.from_bytes(head, "little")
-        if size < 8 or length > size - 8:
-            damaged(path, f"got {size:,} bytes, which end before its header does")
-        if length > MAX_HEADER_BYTES:
-            damaged(path, f"its header claims {length:,} bytes of at most {MAX_HEADER_BYTES:,}")
-        while len(head) < 8 + length and (more := file.read(8 + length - len(head))):
-            head += more
+        head = safetensors.read_header(file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {files.reason(error)}") from None
-    if head[8 : _DIGITS.start] != _START:
-        raise CheckpointError(f"{path} is no gpt-tui checkpoint, or its beginning is damaged; use another checkpoint")
+    except SafetensorsError as error:
+        damaged(path, str(error))
+    if head[safetensors.LENGTH_BYTES : _DIGITS.start] != _START:
+        raise CheckpointError(f"{path} is not a gpt-tui checkpoint, or its header is damaged; use another checkpoint")
     blank = bytearray(head)
     blank[_DIGITS] = b"0" * 64
     if hashlib.sha256(blank).hexdigest().encode() != head[_DIGITS]:
@@ -287,25 +297,28 @@ def _read_head(file: io.FileIO, path: Path, size: int) -> bytes:
     return head
 
 
-def _check_layout(head: bytes, metadata: _Metadata, layout: dict[str, TensorEntry], path: Path) -> dict[str, str]:
-    """The checksums, after the tensors in the header were found to be those of the layout.
+def _check_layout(head: bytes, metadata: _Metadata, layout: Layout, path: Path) -> dict[str, str]:
+    """Return the checksums of the tensors, after the entries in the header were compared with the layout.
 
-    What is longer than any such header is refused before it is taken apart: a million names would take seconds. Raises
-    CheckpointError and ValueError.
+    A header that is longer than any with this layout is rejected before its entries are decoded: a million names would
+    take seconds.
+
+    Raises:
+        CheckpointError: The tensors are not those of the layout.
+        ValueError: The header is too long or not valid.
     """
-    room = sum(len(name) + _MOST_ENTRY for name in layout)
-    text = sum(len(part.encode()) for part in msgspec.structs.astuple(metadata))
-    if len(metadata.checksums) > room or len(head) > room + 2 * text + 4096:
+    max_bytes = sum(len(name) + _MAX_ENTRY_BYTES for name in layout)
+    metadata_bytes = sum(len(part.encode()) for part in msgspec.structs.astuple(metadata))
+    if len(metadata.checksums) > max_bytes or len(head) > max_bytes + 2 * metadata_bytes + 4096:
         raise ValueError(f"got {len(head):,} bytes for {len(layout)} tensors")
     checksums = _CHECKSUMS.decode(metadata.checksums)
-    entries = _ENTRIES.decode(memoryview(head)[8:])
-    del entries["__metadata__"]
+    entries = safetensors.decode_layout(head)
     if entries.keys() != layout.keys() or checksums.keys() != layout.keys():
         odd = sorted((entries.keys() ^ layout.keys()) | (checksums.keys() ^ layout.keys()))
         damaged(path, f"its tensors are not those of its settings (first: {odd[0][:80]})")
     for name, entry in layout.items():
-        got = _ENTRY.decode(entries[name])
+        got = entries[name]
         if got != entry:
-            shapes = f"got {got.dtype[:10]} {str(got.shape)[:80]} at {got.data_offsets}"
-            damaged(path, f"{name}: {shapes}, wanted {entry.dtype} {entry.shape} at {entry.data_offsets}")
+            found = f"got {got.dtype[:10]} {str(got.shape)[:80]} at {got.data_offsets}"
+            damaged(path, f"{name}: {found}, expected {entry.dtype} {entry.shape} at {entry.data_offsets}")
     return checksums

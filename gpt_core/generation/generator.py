@@ -1,7 +1,7 @@
-"""A reply, token by token: the prompt is read once into the KV cache, then each new token is read on its own.
+"""Text generation, token by token: prefill of the KV cache with the prompt, then one decode step per new token.
 
-When the context is full, the last half of it is read again and becomes the new beginning: the reply goes on, the model
-forgets what is older. A prompt longer than the context is cut from the left for the same reason.
+When the context is full, the last half of it becomes the new context and is prefilled again: generation continues
+without the older tokens. Likewise, only the end of a prompt that is longer than the context is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.generation.prompt import settled_prompt, spelling
+from gpt_core.generation.prompt import spelling, split_prompt
 from gpt_core.generation.sampler import Sampling, choose
 from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters
@@ -23,31 +23,35 @@ from gpt_core.tokenizers import Tokenizer
 
 
 class CachedDecoder(Protocol):
-    """What a generator needs of `gpt_core.model.inference.Decoder`."""
+    """The part of `gpt_core.model.inference.Decoder` that a generator uses."""
 
     @property
     def length(self) -> int:
-        """Positions filled."""
+        """Number of cached positions."""
 
     @property
     def capacity(self) -> int:
-        """Positions there are (T)."""
+        """Maximum number of positions (T)."""
 
     def reset(self) -> None:
-        """Forget everything read."""
+        """Empty the cache."""
 
     def prefill(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Read tokens after those already read; the logits (V,) that follow the last one."""
+        """Append tokens to the cache and return the logits (V,) that follow the last one."""
 
     def decode(self, token: int) -> NDArray[np.float32]:
-        """Read one token after those already read; the logits (V,) that follow it."""
+        """Append one token to the cache and return the logits (V,) that follow it."""
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """How fast a reply came, for showing.
+    """Speed and end of a reply.
 
-    `tokens_s` is the time that all new tokens but the first took: that one came with the reading of the prompt.
-    `ended_by` is "eos", "max_tokens", or "" while the reply runs or when it was stopped.
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        prompt_s: Time of the prefill, which also gives the first new token.
+        tokens: New tokens.
+        tokens_s: Time of all new tokens except the first.
+        ended_by: "eos" or "max_tokens"; "" during generation and if the reply was stopped.
     """
 
     prompt_tokens: int = 0
@@ -58,15 +62,15 @@ class Figures(msgspec.Struct, frozen=True):
 
     @property
     def tokens_per_s(self) -> float:
-        """New tokens a second; 0 before there are two."""
+        """New tokens per second; 0 before there are two."""
         return (self.tokens - 1) / self.tokens_s if self.tokens > 1 and self.tokens_s > 0 else 0.0
 
 
 class Generator:
-    """Generates from one set of weights. It is used by one thread at a time, and holds one reply at a time.
+    """Generates replies with one set of weights. Use it from one thread, for one reply at a time.
 
-    `seed` fixes the whole sequence of replies (None: another one each time). The weights are read, never copied: give
-    it weights that nobody changes meanwhile, such as a trainer's snapshot.
+    The weights are not copied and must not change during generation: use `Trainer.weights_snapshot` for a model in
+    training.
     """
 
     def __init__(
@@ -77,6 +81,14 @@ class Generator:
         seed: int | None = None,
         decoder: CachedDecoder | None = None,
     ) -> None:
+        """Create a generator.
+
+        Args:
+            parameters: Weights of the model.
+            tokenizer: Tokenizer of the model.
+            seed: Random seed of the sequence of replies; None for a different sequence each time.
+            decoder: Model with a KV cache; None for a new `Decoder`.
+        """
         self.tokenizer = tokenizer
         self.figures = Figures()
         self._decoder = Decoder(parameters) if decoder is None else decoder
@@ -84,39 +96,48 @@ class Generator:
         self._allowed = sampled_ids(tokenizer)
 
     def generate(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        """The continuation of the prompt, as pieces of text whose concatenation is the reply.
+        """Yield the continuation of a prompt in pieces of text. Closing the iterator stops the reply.
 
-        The model reads `<bos>` and the prompt up to its last few characters, which it then spells itself in tokens of
-        its choice (`gpt_core.generation.prompt`); they are not part of the reply. Bytes that are not UTF-8 become
-        U+FFFD, a character that is spread over several tokens comes whole with its last one. Closing the iterator stops
-        the reply. Errors as in `choose`.
+        The model reads `<bos>` and the prompt without its last few characters, which the first generated tokens must
+        spell (`gpt_core.generation.prompt`); they are not part of the reply. Invalid UTF-8 becomes U+FFFD. A character
+        that is split over several tokens is yielded with the last of them.
+
+        Raises:
+            GptError: As in `choose`.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        ids, unread = settled_prompt(self.tokenizer, prompt_bytes(prompt))
-        for token in self.tokens([self.tokenizer.BOS, *ids], sampling, unread):
+        ids, unsettled = split_prompt(self.tokenizer, prompt_bytes(prompt))
+        for token in self.tokens([self.tokenizer.BOS, *ids], sampling, unsettled):
             spelled = self.tokenizer.token_bytes(token)
-            shown, unread = spelled[len(unread) :], unread[len(spelled) :]
+            shown, unsettled = spelled[len(unsettled) :], unsettled[len(spelled) :]
             if text := decoder.decode(shown):
                 yield text
         if text := decoder.decode(b"", final=True):
             yield text
 
     def tokens(self, prompt_ids: Sequence[int], sampling: Sampling, begin_with: bytes = b"") -> Iterator[int]:
-        """The ids that follow the prompt, which must have at least one, until `<eos>` (not given) or `max_tokens`.
+        """Yield the ids that follow the prompt, until `<eos>`, which is not yielded, or `max_tokens`.
 
-        The first ones are those that spell `begin_with`.
+        Args:
+            prompt_ids: Ids of the prompt, at least one.
+            sampling: How tokens are chosen.
+            begin_with: Bytes that the first tokens must spell.
+
+        Raises:
+            ValueError: The prompt has no id.
+            GptError: As in `choose`.
         """
         if not prompt_ids:
-            raise ValueError("a prompt needs at least one token: begin it with <bos>")
+            raise ValueError("prompt_ids: got no ids, expected at least <bos>")
         started = time.perf_counter()
         context = list(prompt_ids[-self._decoder.capacity :])
         self._decoder.reset()
         logits = self._decoder.prefill(context)
         self.figures = Figures(prompt_tokens=len(context), prompt_s=time.perf_counter() - started)
         for count in range(1, sampling.max_tokens + 1):
-            started = time.perf_counter()  # the time the consumer takes between two tokens is not counted
+            started = time.perf_counter()  # excludes the time that the consumer spends between two tokens
             if count > 1:
-                logits = self._read_last(context)
+                logits = self._decode_last(context)
             allowed = spelling(self.tokenizer.vocabulary, begin_with, self._allowed) if begin_with else self._allowed
             token = choose(logits, sampling, self._random, allowed=allowed, seen=context)
             begin_with = begin_with[len(self.tokenizer.token_bytes(token)) :]
@@ -129,8 +150,8 @@ class Generator:
             self.figures = msgspec.structs.replace(self.figures, tokens=count, tokens_s=tokens_s, ended_by=ended_by)
             yield token
 
-    def _read_last(self, context: list[int]) -> NDArray[np.float32]:
-        """Read the context's last token; where there is no room, drop the older half of it and read the rest again."""
+    def _decode_last(self, context: list[int]) -> NDArray[np.float32]:
+        """Decode the last token of the context; if the cache is full, drop the older half and prefill the rest."""
         if self._decoder.length < self._decoder.capacity:
             return self._decoder.decode(context[-1])
         del context[: -(self._decoder.capacity // 2)]
@@ -139,7 +160,7 @@ class Generator:
 
 
 def prompt_bytes(prompt: str) -> bytes:
-    """A prompt as bytes: undecodable bytes of a command line as they were, other lone surrogates as `?`."""
+    """Return a prompt as bytes: undecodable bytes of a command line unchanged, other lone surrogates as `?`."""
     try:
         return prompt.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -147,7 +168,7 @@ def prompt_bytes(prompt: str) -> bytes:
 
 
 def sampled_ids(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    """Which ids (V,) a reply may hold: those that stand for bytes, and `<eos>`, which ends it."""
+    """Return a mask (V,) of the ids that may be generated: those with bytes, and `<eos>`."""
     allowed = tokenizer.token_lengths > 0
     allowed[[tokenizer.PAD, tokenizer.BOS, tokenizer.UNK]] = False
     allowed[tokenizer.EOS] = True

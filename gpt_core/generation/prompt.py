@@ -1,9 +1,8 @@
-"""Where a prompt ends and generation begins, when the end of the prompt may lie inside a token.
+"""Boundary between a prompt and its continuation (token healing).
 
-The encoder takes the longest piece that fits, so how the last characters of a text are cut depends on what follows: in
-`the cat` + `s` the end may be the piece `cat` or `cats`. A prompt that is simply encoded ends in a cut that training
-never showed in that place. So its last characters are not read but given back to the model, which must begin its reply
-with tokens that spell them.
+The tokens at the end of a text depend on the text after it: in `the cat` + `s` the last token may be `cat` or `cats`. A
+prompt that is encoded on its own ends in a split that does not occur in the training data. Its last characters are
+therefore not prefilled; instead, the first generated tokens are constrained to spell them.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from numpy.typing import NDArray
 from gpt_core.tokenizers import Tokenizer
 
 
-def settled_prompt(tokenizer: Tokenizer, prompt: bytes) -> tuple[list[int], bytes]:
-    """The ids that stay the same whatever follows the prompt, and the bytes at its end that are left over.
+def split_prompt(tokenizer: Tokenizer, prompt: bytes) -> tuple[list[int], bytes]:
+    """Return the ids that are the same whatever follows the prompt, and the remaining bytes at its end.
 
-    An id is settled when the encoder saw as many characters from its place on as its choice can depend on
-    (`Tokenizer.lookahead`).
+    A token is final when at least `Tokenizer.lookahead` characters are known from its start on.
     """
     ids: list[int] = tokenizer.encode(prompt).tolist()
     rest = b""
@@ -34,12 +32,12 @@ def settled_prompt(tokenizer: Tokenizer, prompt: bytes) -> tuple[list[int], byte
 
 
 def characters(data: bytes) -> int:
-    """Characters of UTF-8 that begin in `data`."""
+    """Return the number of UTF-8 characters that start in `data`."""
     return sum(byte & 0xC0 != 0x80 for byte in data)
 
 
 def spelling(pieces: Sequence[bytes], rest: bytes, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the `allowed` ids (V,) go on with spelling `rest`: a beginning of it, or all of it and more."""
+    """Return the mask (V,) of the `allowed` ids whose bytes are a prefix of `rest`, or start with all of it."""
     fits = np.zeros_like(allowed)
     for token, piece in enumerate(pieces):
         fits[token] = bool(piece) and (rest.startswith(piece) or piece.startswith(rest))

@@ -1,7 +1,7 @@
-"""Choosing the next token: pure functions from the model's logits to one id.
+"""Sampling of the next token: pure functions of the logits.
 
-The order is the usual one: repetition penalty, temperature, top-k, top-p, then one draw. Everything is computed in
-float64 from logits that were shifted so that the largest is 0, so nothing overflows, whatever logits and temperature.
+In order: repetition penalty, temperature, top-k, top-p, one random draw. Computed in float64 from logits that are
+shifted so that the maximum is 0, so nothing overflows at any temperature.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gpt_core.errors import GptError
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How a reply is sampled; the fields mean what the settings of the same names mean."""
+    """Sampling parameters; each field is the setting of the same name."""
 
     temperature: float
     top_k: int
@@ -25,27 +25,27 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Sampling:
-        """The part of the settings that generation reads."""
+        """Return the sampling parameters of the settings."""
         return cls(**{name: getattr(settings, name) for name in cls.__struct_fields__})
 
 
-def penalise_repetition(logits: NDArray[np.float64], seen: ArrayLike, penalty: float) -> NDArray[np.float64]:
-    """Logits (V,) with those of the `seen` ids made less likely: divided by the penalty above 0, multiplied below.
+def apply_repetition_penalty(logits: NDArray[np.float64], seen: ArrayLike, penalty: float) -> NDArray[np.float64]:
+    """Return the logits (V,) with those of the `seen` ids divided by the penalty if positive, else multiplied by it.
 
-    After CTRL (Keskar et al. 2019, section 4.1), with its division made to lower negative logits too. An id counts
-    once, however often it was seen.
+    CTRL (Keskar et al. 2019, section 4.1), changed so that negative logits decrease, too. The number of occurrences of
+    an id does not matter.
     """
     if penalty == 1.0:
         return logits
     ids = np.unique(np.asarray(seen, dtype=np.intp))
-    penalised = logits.copy()
+    penalized = logits.copy()
     chosen = logits[ids]
-    penalised[ids] = np.where(chosen > 0, chosen / penalty, chosen * penalty)
-    return penalised
+    penalized[ids] = np.where(chosen > 0, chosen / penalty, chosen * penalty)
+    return penalized
 
 
 def keep_top_k(logits: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Logits (V,) with all but the k largest at -inf; 0, or k of V and more, keeps all. Ties at the edge are kept."""
+    """Return the logits (V,) with all but the k largest set to -inf, and ties with the k-th kept. 0 keeps all."""
     if not 0 < k < logits.size:
         return logits
     edge = np.partition(logits, -k)[-k]
@@ -53,18 +53,19 @@ def keep_top_k(logits: NDArray[np.float64], k: int) -> NDArray[np.float64]:
 
 
 def keep_top_p(probabilities: NDArray[np.float64], p: float) -> NDArray[np.float64]:
-    """Probabilities (V,), all but the nucleus at 0: the fewest likeliest tokens that together reach p, scaled up to 1.
+    """Return the probabilities (V,) restricted to the nucleus and renormalized.
 
-    After Holtzman et al. 2020; ties at the edge are kept. Tokens below (1 - p) / V add up to less than 1 - p, so the
-    rest reaches p without them: only that rest is sorted, a few hundred tokens in place of a whole vocabulary.
+    The nucleus is the smallest set of most probable tokens with total probability p, and ties with the last of them
+    (Holtzman et al. 2020). Tokens below (1 - p) / V add up to less than 1 - p, so the others reach p without them: only
+    these are sorted, a few hundred instead of the entire vocabulary.
     """
     if p >= 1.0:
         return probabilities
     candidates = np.sort(probabilities[probabilities >= (1.0 - p) / probabilities.size])[::-1]
     last = min(int(np.searchsorted(np.cumsum(candidates), p)), candidates.size - 1)
-    kept = np.where(probabilities >= candidates[last], probabilities, 0.0)
-    nucleus: NDArray[np.float64] = kept / kept.sum()
-    return nucleus
+    nucleus = np.where(probabilities >= candidates[last], probabilities, 0.0)
+    normalized: NDArray[np.float64] = nucleus / nucleus.sum()
+    return normalized
 
 
 def next_token_probabilities(
@@ -74,28 +75,34 @@ def next_token_probabilities(
     allowed: NDArray[np.bool_] | None = None,
     seen: ArrayLike = (),
 ) -> NDArray[np.float64]:
-    """The distribution (V,) that `choose` draws from; at temperature 0 all of it is on the likeliest token.
+    """Return the distribution (V,) that `choose` draws from; at temperature 0 it is one-hot at the maximum.
 
-    `allowed` (V,) marks the ids that may be chosen at all (None: every one). A logit of -inf is a token that cannot
-    come. Raises GptError when a logit is NaN or +inf, or when no allowed token can come.
+    Args:
+        logits: Logits (V,); -inf excludes a token.
+        sampling: Sampling parameters.
+        allowed: Mask (V,) of the ids that may be chosen; None for all.
+        seen: Ids that the repetition penalty applies to.
+
+    Raises:
+        GptError: A logit is NaN or +inf, or every allowed token is excluded.
     """
     shifted = np.asarray(logits, dtype=np.float64)
-    if not shifted.max() < np.inf:  # NaN, which is the largest wherever it is, is not less than anything
+    if not shifted.max() < np.inf:  # the maximum is NaN if any logit is, and NaN compares as false
         raise GptError(
-            "the model gives logits that are not finite, so there is no next token: its weights are damaged or it "
-            "diverged; check the file with `gpt-tui verify FILE`, or take an earlier checkpoint"
+            "the logits are not finite: the weights are damaged or the run diverged; check the file with "
+            "`gpt-tui verify FILE`, or use an earlier checkpoint"
         )
     if allowed is not None:
         shifted = np.where(allowed, shifted, -np.inf)
-    shifted = penalise_repetition(shifted, seen, sampling.repetition_penalty)
+    shifted = apply_repetition_penalty(shifted, seen, sampling.repetition_penalty)
     largest = shifted.max()
     if largest == -np.inf:
-        raise GptError("no token can come next: every logit is -inf or of a token that may not be chosen")
+        raise GptError("no token can be chosen: every allowed token has a logit of -inf")
     if sampling.temperature == 0.0:
         probabilities = np.zeros_like(shifted)
         probabilities[int(shifted.argmax())] = 1.0
         return probabilities
-    with np.errstate(over="ignore"):  # a tiny temperature sends what is far below the largest to -inf, which is meant
+    with np.errstate(over="ignore"):  # at a tiny temperature small logits become -inf, as they should
         shifted = (shifted - largest) / sampling.temperature
     weights = np.exp(keep_top_k(shifted, sampling.top_k))
     return keep_top_p(weights / weights.sum(), sampling.top_p)
@@ -109,7 +116,10 @@ def choose(
     allowed: NDArray[np.bool_] | None = None,
     seen: ArrayLike = (),
 ) -> int:
-    """The id of the next token: one draw, also at temperature 0. The rest as in `next_token_probabilities`."""
+    """Return the id of the next token. Makes one random draw, also at temperature 0.
+
+    Arguments and errors are those of `next_token_probabilities`; `random` makes the draw.
+    """
     probabilities = next_token_probabilities(logits, sampling, allowed=allowed, seen=seen)
     possible = np.flatnonzero(probabilities)
     reached = np.cumsum(probabilities[possible])

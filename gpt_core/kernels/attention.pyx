@@ -407,10 +407,15 @@ cdef float _dot(const float *a, const float *b, Py_ssize_t D) noexcept nogil:
 cdef void _scores(Tile tile, float alpha, const float *a, Py_ssize_t lda, PackedB b, float *S) noexcept nogil:
     """S^T (bc, br) = alpha * a (bc, D) . b (D, br), for the keys and queries that are not masked."""
     cdef Py_ssize_t j = 0, seen = 0, step = DIAGONAL_STEP if tile.diagonal else tile.bc
+    cdef Matrix keys = Matrix(a, lda, False)
+    cdef PackedB columns
+    cdef Output out = Output(S, S_LD, NULL, 0, NULL, alpha)
     while j < tile.bc:
         seen = j if tile.diagonal else 0  # the first query that sees key j
-        gemm_packed(min(step, tile.bc - j), tile.br - seen, tile.D, Matrix(a + j * lda, lda, False),
-                    packed_slice(b, 0, seen), Output(S + j * S_LD + seen, S_LD, NULL, 0, NULL, alpha))
+        columns = packed_slice(b, 0, seen)
+        keys.data = a + j * lda
+        out.c = S + j * S_LD + seen
+        gemm_packed(min(step, tile.bc - j), tile.br - seen, tile.D, &keys, &columns, &out)
         j += step
 
 
@@ -425,13 +430,15 @@ cdef void _product_per_query(
 ) noexcept nogil:
     """c (br, D) = alpha * P (br, bc) . b (bc, D), added to c if `accumulate`."""
     cdef Py_ssize_t i = 0, rows, step = packed_rows() if tile.diagonal else tile.br
+    cdef Matrix queries = Matrix(P, S_LD, True)
     cdef Output out = Output(c, ldc, NULL, ldc, NULL, alpha)
     while i < tile.br:
         rows = min(step, tile.br - i)
         out.c = c + i * ldc
         if accumulate:
             out.addend = out.c
-        gemm_packed(rows, tile.D, i + rows if tile.diagonal else tile.bc, Matrix(P + i, S_LD, True), b, out)
+        queries.data = P + i
+        gemm_packed(rows, tile.D, i + rows if tile.diagonal else tile.bc, &queries, &b, &out)
         i += step
 
 
@@ -446,14 +453,17 @@ cdef void _product_per_key(
 ) noexcept nogil:
     """c (bc, D) = alpha * P^T (bc, br) . b (br, D), added to c if `accumulate`."""
     cdef Py_ssize_t j = 0, seen, step = packed_rows() if tile.diagonal else tile.bc
+    cdef Matrix keys = Matrix(P, S_LD, False)
+    cdef PackedB rows
     cdef Output out = Output(c, ldc, NULL, ldc, NULL, alpha)
     while j < tile.bc:
         seen = j if tile.diagonal else 0  # the first query that sees key j
         out.c = c + j * ldc
         if accumulate:
             out.addend = out.c
-        gemm_packed(min(step, tile.bc - j), tile.D, tile.br - seen, Matrix(P + j * S_LD + seen, S_LD, False),
-                    packed_slice(b, seen, 0), out)
+        rows = packed_slice(b, seen, 0)
+        keys.data = P + j * S_LD + seen
+        gemm_packed(min(step, tile.bc - j), tile.D, tile.br - seen, &keys, &rows, &out)
         j += step
 
 

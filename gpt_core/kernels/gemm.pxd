@@ -23,4 +23,11 @@ cdef Py_ssize_t packed_rows() noexcept nogil
 cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil
 cdef PackedB pack(Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil
 cdef PackedB packed_slice(PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noexcept nogil
-cdef void gemm_packed(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, PackedB b, Output out) noexcept nogil
+cdef void gemm_packed(
+    Py_ssize_t m,
+    Py_ssize_t n,
+    Py_ssize_t k,
+    const Matrix *a,
+    const PackedB *b,
+    const Output *out,
+) noexcept nogil

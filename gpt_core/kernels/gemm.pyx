@@ -34,7 +34,8 @@ cdef extern from *:
     void gpt_gemm(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil
     void gpt_pack_b(bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
                     float *packed) noexcept nogil
-    void gpt_gemm_packed(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, PackedB b, Output out) noexcept nogil
+    void gpt_gemm_packed(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const Matrix *a, const PackedB *b,
+                         const Output *out) noexcept nogil
 
 
 cdef void gemm(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil:
@@ -81,10 +82,18 @@ cdef PackedB packed_slice(PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noe
     return b
 
 
-cdef void gemm_packed(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, PackedB b, Output out) noexcept nogil:
+cdef void gemm_packed(
+    Py_ssize_t m,
+    Py_ssize_t n,
+    Py_ssize_t k,
+    const Matrix *a,
+    const PackedB *b,
+    const Output *out,
+) noexcept nogil:
     """C = alpha * op(A) . B + addend with B packed by `pack`; addend must be NULL or C, and bias NULL.
 
-    If m is odd, one more row of op(A) is read, so it must exist; its values do not matter.
+    If m is odd, one more row of op(A) is read, so it must exist; its values do not matter. Speed only: pointers in place
+    of copies, because the products of one tile are small.
     """
     if GPT_OWN_PRODUCT:
         gpt_gemm_packed(m, n, k, a, b, out)

@@ -265,16 +265,18 @@ static void gpt_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_ma
 
 /* The same with B packed by `gpt_pack_b` beforehand and A read in place. Faster when one B meets many small A, as in
    attention. If m is odd, row m of op(A) is read but not used. */
-static void gpt_gemm_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_packed_b b, gpt_output out) {
-    for (ptrdiff_t jr = 0; jr < n; jr += NR, b.data += b.stride)
+static void gpt_gemm_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const gpt_matrix *a, const gpt_packed_b *b,
+                            const gpt_output *out) {
+    const float *panel = b->data;
+    for (ptrdiff_t jr = 0; jr < n; jr += NR, panel += b->stride)
         for (ptrdiff_t ir = 0; ir < m; ir += MR) {
             const ptrdiff_t rows = MIN(MR, m - ir), columns = MIN(NR, n - jr);
-            const gpt_output tile_out = gpt_output_at(&out, ir, jr);
+            const gpt_output tile_out = gpt_output_at(out, ir, jr);
             gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
-            if (a.transposed)
-                gpt_store_tile(gpt_tile_in_place_transposed, rows, columns, k, a.data + ir, a.ld, b.data, &tile_out);
+            if (a->transposed)
+                gpt_store_tile(gpt_tile_in_place_transposed, rows, columns, k, a->data + ir, a->ld, panel, &tile_out);
             else
-                gpt_store_tile(gpt_tile_in_place, rows, columns, k, a.data + ir * a.ld, a.ld, b.data, &tile_out);
+                gpt_store_tile(gpt_tile_in_place, rows, columns, k, a->data + ir * a->ld, a->ld, panel, &tile_out);
         }
 }
 

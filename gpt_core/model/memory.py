@@ -8,19 +8,15 @@ from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import parameter_count
 from gpt_core.model.precision import PRECISION
 
-OPTIMIZER_STATES = 2
-"""State tensors per parameter that the optimizer keeps: AdamW's first and second moment."""
+
+def weight_bytes(shape: ModelShape) -> int:
+    """Return the bytes of the weights."""
+    return PRECISION.weights.bytes * parameter_count(shape)
 
 
-def training_state_bytes(shape: ModelShape) -> int:
-    """Return the bytes of weights, gradients and optimizer state."""
-    per_parameter = PRECISION.weights.bytes + (1 + OPTIMIZER_STATES) * PRECISION.compute.bytes
-    return per_parameter * parameter_count(shape)
-
-
-def saved_state_bytes(shape: ModelShape) -> int:
-    """Return the bytes of the tensors in a checkpoint: weights and optimizer state."""
-    return (PRECISION.weights.bytes + OPTIMIZER_STATES * PRECISION.compute.bytes) * parameter_count(shape)
+def gradient_bytes(shape: ModelShape) -> int:
+    """Return the bytes of the gradients of all weights."""
+    return PRECISION.compute.bytes * parameter_count(shape)
 
 
 def activation_bytes(shape: ModelShape, batch: int, time: int, threads: int) -> int:

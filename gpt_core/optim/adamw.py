@@ -1,51 +1,32 @@
-"""AdamW over all parameters, with a learning rate for each group, after clipping by the global norm."""
+"""AdamW: Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from typing import ClassVar
 
-from gpt_core.config.settings import Settings
 from gpt_core.kernels import adamw
-from gpt_core.model.layers.layer import LrGroup
 from gpt_core.model.parameters import Parameters
+from gpt_core.optim.optimizer import Optimizer
 
 
-class Moments(NamedTuple):
-    """Adam's running means of each gradient and of its square."""
+class AdamW(Optimizer):
+    """AdamW. Its state are running means of the gradient (m) and of the squared gradient (v)."""
 
-    first: Parameters
-    second: Parameters
-
-
-class AdamW:
-    """The optimizer of one set of weights. Its whole state is `moments`; the step number comes from the caller."""
-
-    def __init__(self, parameters: Parameters, settings: Settings, moments: Moments | None = None) -> None:
-        self.parameters = parameters
-        self.moments = moments or Moments(Parameters(parameters.shape), Parameters(parameters.shape))
-        self.rates: dict[LrGroup, float] = {
-            "attn": settings.attn_lr,
-            "mlp": settings.mlp_lr,
-            "norm": settings.norm_lr,
-            "pos": settings.pos_lr,
-            "unembed": settings.unembed_lr,
-        }
-        self._settings = settings
-
-    def clip_scale(self, norm: float) -> float:
-        """What brings gradients of this global norm down to at most `grad_clip` (Pascanu et al. 2013)."""
-        bound = self._settings.grad_clip
-        return bound / norm if 0 < bound < norm and math.isfinite(norm) else 1.0
+    state_names: ClassVar[tuple[str, ...]] = ("adam_m", "adam_v")
 
     def update(self, gradients: Parameters, step: int, lr_share: float, scale: float) -> None:
-        """The step-th update (from 1) of the weights, from scale * gradients, at lr_share of each group's rate."""
-        settings = self._settings
+        """Update the parameters and the state in place; see `Optimizer.update`.
+
+        With g = scale * gradient, b1 = `adam_beta1`, b2 = `adam_beta2`:
+
+            m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g²
+            p = p - lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + `adam_eps`) + `weight_decay` p)
+        """
+        settings, m, v = self.settings, self.state["adam_m"], self.state["adam_v"]
         for start, stop, group, decay in self.parameters.segments:
-            stretch = slice(start, stop)
+            segment = slice(start, stop)
             adamw.update(
-                self.parameters.flat[stretch], gradients.flat[stretch],
-                self.moments.first.flat[stretch], self.moments.second.flat[stretch],
-                step, self.rates[group] * lr_share, settings.adam_beta1, settings.adam_beta2, settings.adam_eps,
-                settings.weight_decay if decay else 0.0, scale,
+                self.parameters.flat[segment], gradients.flat[segment], m.flat[segment], v.flat[segment],
+                step, self.learning_rates[group] * lr_share, settings.adam_beta1, settings.adam_beta2,
+                settings.adam_eps, settings.weight_decay if decay else 0.0, scale,
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The learning rate over the steps: linear warm-up, then one cosine (Loshchilov and Hutter 2017)."""
+"""Learning-rate schedule: linear warm-up, then one cosine (Loshchilov and Hutter 2017)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from gpt_core.config.settings import Settings
 
 
 class Schedule(NamedTuple):
-    """The share of each group's rate that a step uses."""
+    """Factor of the learning rates over the steps of a run.
+
+    Rises linearly to 1 over `warmup_steps`, falls to `min_share` over `decay_steps`, and stays there; with 0
+    `decay_steps` it stays at 1.
+    """
 
     warmup_steps: int
     decay_steps: int
     min_share: float
 
     def share(self, step: int) -> float:
-        """For the step-th step, from 1: rises to 1 over the warm-up, falls to `min_share` over `decay_steps`, stays."""
+        """Return the factor of a step, counted from 1."""
         if step <= self.warmup_steps:
             return step / self.warmup_steps
         if self.decay_steps == 0:
@@ -26,7 +30,10 @@ class Schedule(NamedTuple):
 
 
 def schedule_of(settings: Settings) -> Schedule:
-    """The schedule of a run. Tiny overfit has one of its own: its few steps would end inside a long warm-up."""
+    """Return the schedule of a run.
+
+    Overfitting a few lines has a shorter one: its steps would end within the warm-up of a normal run.
+    """
     if settings.overfit_tiny:
         warmup = min(settings.warmup_steps, settings.overfit_steps // 25)
         return Schedule(warmup, settings.overfit_steps - warmup, settings.min_lr_share)

@@ -1,4 +1,4 @@
-"""What the world asks of a running trainer: flags that are set from anywhere and read at step boundaries."""
+"""Controls of a running trainer: flags set from any thread and read at step boundaries."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 class TrainingControls:
     """Requests to one trainer, from any thread and from signal handlers.
 
-    A request sets one attribute, which is atomic; it takes no lock, so a signal handler that interrupts the trainer
-    between two reads cannot block it.
+    A request sets one attribute, which is atomic. There is no lock, so a signal handler that interrupts the trainer
+    between two reads cannot cause a deadlock.
     """
 
     def __init__(self) -> None:
@@ -15,52 +15,52 @@ class TrainingControls:
         self.discarding = False
         self.pausing = False
         self.asking = False
-        """Whether the run waits for `save` or `stop(save=False)` when its last save fails: somebody can be asked."""
+        """If the last save fails, wait for `save` or `stop(save=False)`: there is a user interface that can ask."""
         self._save = False
         self._evaluate = False
         self._single_step = False
 
     def stop(self, *, save: bool = True) -> None:
-        """Stop at the next step boundary, after saving `ckpt_latest` unless told otherwise (`discarding`)."""
+        """Stop at the next step boundary, after saving `ckpt_latest` unless `save` is false."""
         self.discarding = not save
         self.stopping = True
 
     def pause(self) -> None:
-        """Wait at the next step boundary."""
+        """Pause at the next step boundary."""
         self.pausing = True
 
     def unpause(self) -> None:
-        """End a pause."""
+        """Continue after a pause."""
         self.pausing = False
 
     def save(self) -> None:
-        """Save `ckpt_latest` at the next step boundary and go on."""
+        """Save `ckpt_latest` at the next step boundary and continue."""
         self._save = True
 
     def evaluate(self) -> None:
-        """Score the eval text at the next step boundary and go on."""
+        """Evaluate at the next step boundary and continue."""
         self._evaluate = True
 
     def single_step(self) -> None:
-        """While paused: take one step, then wait again."""
+        """While paused: take one step, then pause again."""
         self._single_step = True
 
     @property
     def anything_asked(self) -> bool:
-        """Whether a save, an evaluation or a single step waits to be taken."""
+        """True while a save, an evaluation or a single step is pending."""
         return self._save or self._evaluate or self._single_step
 
     def take_save(self) -> bool:
-        """True once for each `save`."""
+        """Return True once per `save`."""
         asked, self._save = self._save, False
         return asked
 
     def take_evaluate(self) -> bool:
-        """True once for each `evaluate`."""
+        """Return True once per `evaluate`."""
         asked, self._evaluate = self._evaluate, False
         return asked
 
     def take_single_step(self) -> bool:
-        """True once for each `single_step`."""
+        """Return True once per `single_step`."""
         asked, self._single_step = self._single_step, False
         return asked

@@ -1,15 +1,15 @@
-"""What an evaluation and the end of an epoch change in the training state: the best score, and patience running out."""
+"""Early stopping: best score, and reasons to stop at the end of an epoch."""
 
 from __future__ import annotations
 
 import math
 
 from gpt_core.config.settings import Settings
-from gpt_core.formats.checkpoint_header import TrainingState
+from gpt_core.formats.training_state import TrainingState
 
 
 def record_accuracy(state: TrainingState, accuracy: float, settings: Settings) -> bool:
-    """Takes an eval token accuracy into account; whether it is a new best, by at least `improvement_threshold`."""
+    """Record an eval token accuracy; return True if it is a new best, by at least `improvement_threshold`."""
     if state.best_accuracy >= 0 and accuracy < state.best_accuracy + settings.improvement_threshold:
         return False
     state.best_accuracy = accuracy
@@ -19,10 +19,11 @@ def record_accuracy(state: TrainingState, accuracy: float, settings: Settings) -
 
 
 def end_epoch(state: TrainingState, settings: Settings) -> str:
-    """Counts the epoch that `state.window` has reached the end of; gives the reason to stop that this brings, or "".
+    """Count the epoch that has just ended, and reset the counters of the epoch.
 
-    The reasons: epsilon (the epoch's average training loss fell below it), early_stopping (no better accuracy for
-    `patience` epochs), max_epochs.
+    Returns:
+        The reason to stop the run: epsilon (the average train loss of the epoch is below it), early_stopping (no
+        better accuracy for `patience` epochs) or max_epochs; "" to continue.
     """
     steps_in_epoch = math.ceil(state.window / settings.batch_size)
     if state.best_step <= state.step - steps_in_epoch and state.best_accuracy >= 0:

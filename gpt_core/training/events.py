@@ -1,7 +1,7 @@
-"""What a training run tells the world: one stream of frozen events of plain values.
+"""Events of a training run: frozen structs of plain values, in one stream.
 
-The trainer yields these; the app, the headless run and `metrics.jsonl` read them. `to_json` gives the one-line form
-that `--json` prints and `metrics.jsonl` holds. Losses are in nats, times in seconds.
+The trainer yields them; the app, the headless run and `metrics.jsonl` consume them. `to_json` returns the one-line form
+that `--json` prints and `metrics.jsonl` stores. Losses are in nats per token, times in seconds.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """The run is ready to take its first step, at `step` (0, or the resumed checkpoint's).
 
     `kind` is "train" or "overfit-tiny"; `steps_per_epoch` and `max_steps` bound the progress bars (0: no bound).
-    `warnings`: a line for each damaged checkpoint that `resumed_from` stands in for, and one where the disk is too
-    small for two more.
+    `warnings`: one line per damaged checkpoint that is newer than `resumed_from`, and one if the disk has no space for
+    two more checkpoints.
     """
 
     step: int
@@ -55,7 +55,7 @@ class StepCompleted(Event, frozen=True, tag="step"):
 
 
 class UpdateSkipped(Event, frozen=True, tag="skipped"):
-    """The loss or the gradient of this step was not finite, so no weight was changed; `in_a_row` counts them."""
+    """The loss or gradient of this step was not finite, so no weight changed; `in_a_row` counts consecutive skips."""
 
     step: int
     in_a_row: int
@@ -63,10 +63,10 @@ class UpdateSkipped(Event, frozen=True, tag="skipped"):
 
 
 class LossDiverged(Event, frozen=True, tag="loss_diverged", omit_defaults=True):
-    """The train loss is far above `guessing_loss`, that of giving every token the same probability. Training continues.
+    """The train loss is far above `guessing_loss`, the loss of a uniform distribution. Training continues.
 
-    `loss` is the median of the last steps. `good_checkpoint` is the newest one from before, "" if there is none, and
-    `good_step` its step. Meanwhile ckpt_latest is saved only on request.
+    `loss` is the median of the last steps. `good_checkpoint` is the newest checkpoint from before the divergence, "" if
+    there is none, and `good_step` is its step. While the loss is this high, ckpt_latest is saved only on request.
     """
 
     step: int
@@ -77,7 +77,7 @@ class LossDiverged(Event, frozen=True, tag="loss_diverged", omit_defaults=True):
 
 
 class EvalProgressed(Event, frozen=True, tag="eval_progress"):
-    """An evaluation is under way: `done` of `total` tokens. Shown, never logged."""
+    """An evaluation is in progress: `done` of `total` tokens. Displayed, but not logged."""
 
     step: int
     done: int
@@ -85,7 +85,7 @@ class EvalProgressed(Event, frozen=True, tag="eval_progress"):
 
 
 class EvalCompleted(Event, frozen=True, tag="eval"):
-    """The whole eval text was scored: mean loss in nats a token, token accuracy, bits a byte of the text."""
+    """Result of an evaluation: mean loss in nats per token, perplexity, token accuracy, bits per byte of the text."""
 
     step: int
     loss: float
@@ -95,7 +95,7 @@ class EvalCompleted(Event, frozen=True, tag="eval"):
 
 
 class SampleWritten(Event, frozen=True, tag="sample"):
-    """What the model goes on with from the same `prompt` each time: before the first step and after each evaluation."""
+    """Text that continues the fixed `prompt`, generated before the first step and after each evaluation."""
 
     step: int
     prompt: str
@@ -103,7 +103,7 @@ class SampleWritten(Event, frozen=True, tag="sample"):
 
 
 class GradientNorms(Event, frozen=True, tag="debug"):
-    """With `debug`: per-tensor gradient and update norms, every `debug_every` steps."""
+    """Gradient norm and update norm of each tensor, every `debug_every` steps if `debug` is on."""
 
     step: int
     grad_norms: dict[str, float]
@@ -111,7 +111,7 @@ class GradientNorms(Event, frozen=True, tag="debug"):
 
 
 class CheckpointSaved(Event, frozen=True, tag="saved"):
-    """A checkpoint is on disk, synced. `kind` is latest, epoch, best or final."""
+    """A checkpoint was written and synced to disk. `kind` is latest, epoch, best or final."""
 
     kind: str
     path: str
@@ -119,7 +119,7 @@ class CheckpointSaved(Event, frozen=True, tag="saved"):
 
 
 class SaveFailed(Event, frozen=True, tag="save_failed"):
-    """A checkpoint could not be written; the previous one is whole and training goes on."""
+    """A checkpoint could not be written. The previous one is unchanged and training continues."""
 
     kind: str
     path: str
@@ -128,13 +128,13 @@ class SaveFailed(Event, frozen=True, tag="save_failed"):
 
 
 class RunPaused(Event, frozen=True, tag="paused"):
-    """The run waits at a step boundary until it is told to go on."""
+    """The run is paused at a step boundary."""
 
     step: int
 
 
 class RunContinued(Event, frozen=True, tag="continued"):
-    """The run goes on after a pause."""
+    """The run continues after a pause."""
 
     step: int
 
@@ -142,9 +142,9 @@ class RunContinued(Event, frozen=True, tag="continued"):
 class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
     """The last event of a run.
 
-    `reason` is one of: max_steps, max_epochs, early_stopping, epsilon, overfit_done, stopped, diverged. After a run
-    that diverged, `good_checkpoint` is the one to go on from, "" if there is none, and `good_step` its step. Such a run
-    ended with `loss` far above `guessing_loss`; both are 0 if losses or gradients were not finite.
+    `reason` is one of: max_steps, max_epochs, early_stopping, epsilon, overfit_done, stopped, diverged. For a diverged
+    run, `good_checkpoint` is the one to resume, "" if there is none, and `good_step` is its step. Such a run ended with
+    `loss` far above `guessing_loss`; both are 0 if losses or gradients were not finite.
     """
 
     reason: str
@@ -167,7 +167,7 @@ AnyEvent = (
 
 
 def to_json(event: Event) -> bytes:
-    """One line of JSON, without a line end; numbers keep full precision."""
+    """Return the event as one line of JSON without a newline; numbers have full precision."""
     return msgspec.json.encode(event)
 
 
@@ -175,12 +175,12 @@ _DECODER: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 
 
 def from_json(line: bytes | str) -> AnyEvent:
-    """The event that `to_json` wrote. Raises `msgspec.DecodeError` for anything else."""
+    """Return the event that `to_json` wrote. Raises `msgspec.DecodeError` for anything else."""
     return _DECODER.decode(line)
 
 
 def from_json_lines(lines: bytes) -> list[AnyEvent]:
-    """The events of whole lines, in order; torn and foreign lines are left out."""
+    """Return the events of complete lines, in order; incomplete and unknown lines are skipped."""
     try:
         return _DECODER.decode_lines(lines)
     except (ValueError, RecursionError):

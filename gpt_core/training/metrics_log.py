@@ -1,7 +1,7 @@
-"""`metrics.jsonl`: the run's events, one line of JSON each, the same lines as `--json` prints.
+"""`metrics.jsonl`: the events of a run, one line of JSON each, as `--json` prints them.
 
-Each line is one write to the end of the file, so that a reader, and a crash, meet at most one torn line, the last. A
-line that cannot be written is counted and not mourned: training is worth more than its log.
+Each line is one write to the end of the file, so that only the last line can be incomplete, for a reader or after a
+crash. A line that cannot be written is counted and skipped: training continues without it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from gpt_core import files
+from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.errors import ConfigError
 from gpt_core.training.events import LOGGED, AnyEvent, Event, from_json, to_json
 
@@ -23,7 +24,7 @@ _BLOCK = 1 << 18
 
 
 class _Step(msgspec.Struct):
-    """The one field that every logged event has."""
+    """The field that every logged event has."""
 
     step: int
 
@@ -34,14 +35,22 @@ _STEP = msgspec.json.Decoder(_Step)
 class MetricsLog:
     """The log of one run, open for writing.
 
-    `lost` counts the lines that could not be written and `failure` says why, "" as long as all went well.
+    `lost` counts the lines that could not be written; `failure` is the reason, "" if there were none.
     """
 
     def __init__(self, path: Path | str, *, resume_step: int | None = None, before: Path | None = None) -> None:
-        """Starts a new log, or goes on with the one that is there, cut back to `resume_step`.
+        """Create a new log, or append to the existing one, truncated to `resume_step`.
 
-        A run that died after its last save has logged steps that it will take again: their lines, and torn ones, are
-        dropped. With `before` that log is read instead, and stays. Raises ConfigError where the log cannot be written.
+        A run that crashed after its last save has logged steps that it will take again: their lines, and incomplete
+        ones, are dropped.
+
+        Args:
+            path: The log.
+            resume_step: Last step of the existing log to keep; None for a new log.
+            before: Log to copy lines from instead of `path`; it is not changed.
+
+        Raises:
+            ConfigError: The log cannot be written.
         """
         self.path = Path(path)
         self.lost = 0
@@ -59,14 +68,14 @@ class MetricsLog:
         self._torn = False
 
     def append(self, event: Event) -> bool:
-        """Writes the event's line, if it is one that is logged; False if it should have been written and was not."""
+        """Write the event's line, if events of its class are logged; return False if the write failed."""
         if not isinstance(event, LOGGED):
             return True
         if self._file is None:
             return False
         line = to_json(event) + b"\n"
         try:
-            # ends what is left of a line that was cut short by a full disk, so that this one stays readable
+            # ends a line that a full disk cut short, so that this one is readable
             files.write_all(self._file, b"\n" + line if self._torn else line)
             self._torn = False
         except OSError as error:
@@ -77,7 +86,7 @@ class MetricsLog:
         return True
 
     def restore(self) -> None:
-        """Write the whole log again where its file was moved or removed; a failure is noted in `failure`."""
+        """Write the complete log again if its file was moved or removed; `failure` has the reason if that fails."""
         if self._file is None or os.path.lexists(self.path):
             return
         try:
@@ -88,14 +97,24 @@ class MetricsLog:
             self.failure = f"{self.path}: {files.reason(error)}"
 
     def close(self) -> None:
-        """Ends the log; what was written is with the operating system already."""
+        """Close the file; the operating system has all lines already."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
+def open_log(store: CheckpointStore, run_id: str, step: int) -> MetricsLog:
+    """Open the log of a run that starts, or is resumed, at `step`, in the folder that `store` was prepared for.
+
+    Raises:
+        ConfigError: The folder or the log cannot be written.
+    """
+    start = store.begin_run(run_id, step)
+    return MetricsLog(store.metrics_path, resume_step=start.resume_step, before=start.before)
+
+
 def read_metrics(path: Path | str) -> Iterator[AnyEvent]:
-    """The events of a log, in order and in bounded memory; torn and foreign lines are left out.
+    """Yield the events of a log in order, in bounded memory; incomplete and unknown lines are skipped.
 
     A log that does not exist has no events. Raises ConfigError if it cannot be read.
     """
@@ -112,7 +131,7 @@ def read_metrics(path: Path | str) -> Iterator[AnyEvent]:
 
 
 def _cut(path: Path, last_step: int, into: Path) -> None:
-    """Make `into` the whole lines of `path` of steps up to `last_step`; it is replaced as a whole, if it must be."""
+    """Make `into` the complete lines of `path` up to `last_step`; the file is replaced atomically, if at all."""
     try:
         if path != into or sum(map(len, _kept_lines(path, last_step))) != path.stat().st_size:
             files.replace_file(into, _blocks(_kept_lines(path, last_step)))
@@ -130,14 +149,14 @@ def _kept_lines(path: Path, last_step: int) -> Iterator[bytes]:
 
 
 def _contents(descriptor: int) -> Iterator[bytes]:
-    """The bytes of an open file from its beginning; writing goes on at its end, wherever this stops."""
+    """Yield the bytes of an open file from its start; later writes append, wherever this stops."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     while block := os.read(descriptor, _BLOCK):
         yield block
 
 
 def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in fewer, larger pieces."""
+    """Yield the same bytes in fewer, larger pieces."""
     block = bytearray()
     for line in lines:
         block += line
@@ -148,11 +167,11 @@ def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(path: Path | str) -> Iterator[bytes]:
-    """Every line with its line end; those longer than the bound are passed over. Raises OSError."""
+    """Yield every line with its newline; lines longer than MAX_LINE_BYTES are skipped. Raises OSError."""
     with files.open_regular(path) as file, io.BufferedReader(file, _BLOCK) as reader:
         skipping = False
         while line := reader.readline(MAX_LINE_BYTES):
-            whole = line.endswith(b"\n") or len(line) < MAX_LINE_BYTES
-            if whole and not skipping:
+            is_complete = line.endswith(b"\n") or len(line) < MAX_LINE_BYTES
+            if is_complete and not skipping:
                 yield line
-            skipping = not whole
+            skipping = not is_complete

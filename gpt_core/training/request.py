@@ -8,7 +8,7 @@ limit on the number of steps is lifted, and checkpoints are saved in the folder 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +18,28 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Overrides, read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint
 from gpt_core.text.corpus import require_text
 
 Newest = Literal["newest"]
 """The newest valid checkpoint of the models folder."""
+
+
+class LoadedCheckpoint:
+    """A checkpoint that was read before its run is opened. It can be taken once: the run changes its tensors."""
+
+    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+        self._checkpoint = checkpoint
+
+    @property
+    def is_available(self) -> bool:
+        """True until the checkpoint is taken."""
+        return self._checkpoint is not None
+
+    def take(self) -> Checkpoint | None:
+        """Return the checkpoint and drop the reference to it; None if there is none, or it was taken."""
+        checkpoint, self._checkpoint = self._checkpoint, None
+        return checkpoint
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,7 @@ class RunRequest:
         as_saved: Resume with the settings that are saved in the checkpoint. Always so for "newest".
         overwrite: Replace the checkpoints of another run in the folder.
         passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
+        loaded: The checkpoint that was read from `resume`, so that it is read once.
     """
 
     settings: Settings
@@ -44,27 +62,25 @@ class RunRequest:
     as_saved: bool = False
     overwrite: bool = False
     passed_over: tuple[str, ...] = ()
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """The file to resume, None for a new run. Raises ValueError while that is "newest"."""
-        if isinstance(self.resume, str):
-            raise ValueError("the newest checkpoint is not known before `located`")
-        return self.resume
+    loaded: LoadedCheckpoint = field(default_factory=LoadedCheckpoint, compare=False, repr=False)
 
     def located(self) -> RunRequest:
-        """Return the request with the file to resume and the settings to use. Reads and verifies a checkpoint.
+        """Return the request with the checkpoint to resume, read and verified, and the settings to use.
 
         Raises:
             CheckpointError: There is no valid checkpoint to resume.
         """
-        if self.resume is None or not (self.as_saved or self.resume == "newest"):
+        if self.resume is None or self.loaded.is_available:
             return self
-        info, passed_over = find_checkpoint(self.resume, Path(self.settings.models_dir))
-        settings = settings_to_resume(info, threads=self.settings.threads, models_dir=self.settings.models_dir)
-        return RunRequest(
-            settings, info.preset, info.path, overwrite=self.overwrite, passed_over=(*self.passed_over, *passed_over)
-        )
+        checkpoint, passed_over = load_checkpoint(self.resume, Path(self.settings.models_dir))
+        request = replace(
+            self, resume=checkpoint.path, as_saved=False, passed_over=(*self.passed_over, *passed_over),
+            loaded=LoadedCheckpoint(checkpoint),
+        )  # fmt: skip
+        if not (self.as_saved or self.resume == "newest"):
+            return request
+        settings = settings_to_resume(checkpoint, threads=self.settings.threads, models_dir=self.settings.models_dir)
+        return replace(request, settings=settings, preset_name=checkpoint.preset)
 
 
 def resolve_request(
@@ -105,34 +121,38 @@ def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, o
         resolved = overrides.apply_to()
         request = RunRequest(resolved.settings, resolved.preset, overwrite=overwrite)
     else:
-        info, passed_over = find_checkpoint(resume, Path(str(overrides.value("models_dir"))))
-        base = settings_to_resume(info, models_dir=str(info.path.parent))
-        resolved = overrides.apply_to(base, info.preset)
-        request = RunRequest(resolved.settings, resolved.preset, info.path, False, overwrite, passed_over)
+        checkpoint, passed_over = load_checkpoint(resume, Path(str(overrides.value("models_dir"))))
+        assert checkpoint.path is not None
+        base = settings_to_resume(checkpoint, models_dir=str(checkpoint.path.parent))
+        resolved = overrides.apply_to(base, checkpoint.preset)
+        request = RunRequest(
+            resolved.settings, resolved.preset, checkpoint.path, False, overwrite, passed_over,
+            LoadedCheckpoint(checkpoint),
+        )  # fmt: skip
     for name in filter(None, (request.settings.train_file, request.settings.eval_file)):
         require_text(Path(name))
     return request
 
 
-def find_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[CheckpointInfo, tuple[str, ...]]:
-    """Return the header of the checkpoint to resume, and a line per damaged one that was passed over.
+def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Read and verify the checkpoint to resume; also return a line per damaged one that was passed over.
 
     Raises:
         CheckpointError: The file is missing or damaged, or "newest" finds no valid checkpoint.
     """
     if isinstance(resume, Path):
-        return peek_checkpoint(resume), ()
-    found = CheckpointStore(models_dir).resumable()
-    if found.info is None:
+        return read_checkpoint(resume), ()
+    found = CheckpointStore(models_dir).load_for_resume()
+    if found.checkpoint is None:
         names = ", ".join(damaged.path.name for damaged in found.damaged)
         raise CheckpointError(
             f"nothing to resume in {models_dir}: no valid checkpoint{f'; damaged: {names}' if names else ''}; name one "
             "with --resume FILE, choose another folder with --models-dir, or start a new run"
         )
-    return found.info, tuple(damaged.error for damaged in found.damaged)
+    return found.checkpoint, tuple(damaged.error for damaged in found.damaged)
 
 
-def settings_to_resume(info: CheckpointInfo, **here: object) -> Settings:
+def settings_to_resume(checkpoint: Checkpoint, **here: object) -> Settings:
     """Return the settings saved in a checkpoint, with those of `here`, and without a step limit that was reached."""
-    max_steps = info.settings.max_steps if info.step < info.settings.max_steps else 0
-    return msgspec.structs.replace(info.settings, max_steps=max_steps, **here)
+    max_steps = checkpoint.settings.max_steps if checkpoint.step < checkpoint.settings.max_steps else 0
+    return msgspec.structs.replace(checkpoint.settings, max_steps=max_steps, **here)

@@ -1,4 +1,4 @@
-"""What one run is made of."""
+"""Parts of a run."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Protocol
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
-from gpt_core.formats.checkpoint_header import TrainingState
+from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
-from gpt_core.optim.adamw import AdamW
+from gpt_core.optim import Optimizer
 from gpt_core.text.data_loader import Batch
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
 
 class BatchSource(Protocol):
-    """Where batches come from: `gpt_core.text.data_loader.DataLoader`, or the lines of tiny overfit."""
+    """Source of batches: `gpt_core.text.data_loader.DataLoader`, or the lines of the self-test."""
 
     @property
     def windows_per_epoch(self) -> int:
-        """Windows that one pass over the text has."""
+        """Number of windows in one pass over the text."""
 
     @property
     def seq_len(self) -> int:
-        """T: tokens of one window."""
+        """Tokens per window (T)."""
 
     def read(self, epoch: int, first: int, count: int) -> Batch:
-        """Tokens and targets (count, T) of the windows from the first-th of an epoch's order on."""
+        """Return tokens and targets (count, T) of `count` windows, from position `first` of the epoch's order on."""
 
 
 @dataclass
 class Run:
-    """All that one run is made of, as `gpt_core.training.setup.open_run` puts it together."""
+    """Parts of a run, as `gpt_core.training.setup.open_run` assembles them."""
 
     settings: Settings
     preset: str
@@ -42,7 +42,7 @@ class Run:
     eval_text: TokenStream | None
     tokenizer: Tokenizer
     parameters: Parameters
-    optimizer: AdamW
+    optimizer: Optimizer
     state: TrainingState
     store: CheckpointStore
     resumed_from: Path | None = None

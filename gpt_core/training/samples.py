@@ -1,4 +1,4 @@
-"""The sample: what the model says from one fixed prompt, with the same draws each time, so that only weights differ."""
+"""Samples: text that continues a fixed prompt with the same random seed each time, so that only the weights differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from gpt_core.training.events import SampleWritten
 
 
 class SampleWriter:
-    """Writes samples of one run's weights, which must not change meanwhile. The KV cache is made at the first one."""
+    """Generates samples from the weights of a run, which must not change meanwhile.
+
+    The KV cache is allocated for the first sample.
+    """
 
     def __init__(self, parameters: Parameters, tokenizer: Tokenizer, settings: Settings) -> None:
         self._parameters = parameters
@@ -26,7 +29,7 @@ class SampleWriter:
         self._decoder: Decoder | None = None
 
     def write(self, step: int, is_stopping: Callable[[], bool]) -> SampleWritten | None:
-        """The sample after `step` steps; None if there is to be none, or a stop is asked for before it is complete."""
+        """Return the sample after `step` steps; None if samples are off or a stop is requested before its end."""
         if not self._sampling.max_tokens:
             return None
         self._decoder = self._decoder or Decoder(self._parameters)

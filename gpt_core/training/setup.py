@@ -10,11 +10,10 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, read_checkpoint
-from gpt_core.formats.checkpoint_header import peek_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.optim.adamw import AdamW, Moments
+from gpt_core.optim import create_optimizer
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.text.data_loader import DataLoader
@@ -49,27 +48,26 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
     Raises:
         GptError: The folder, a text or the checkpoint is not usable. These are checked before anything slow begins.
     """
+    if request.resume is not None and not request.loaded.is_available:
+        progress(f"reading {request.resume.name if isinstance(request.resume, Path) else 'the newest checkpoint'}", 0.0)
     request = request.located()
-    settings, resume = request.settings, request.checkpoint
+    settings, checkpoint = request.settings, request.loaded.take()
     threads.set_threads(settings.threads or available_cores())
     train_file, eval_file = text_files(settings)
-    run_id = peek_checkpoint(resume).run_id if resume else new_run_id()
+    run_id = checkpoint.run_id if checkpoint else new_run_id()
     store = CheckpointStore(settings.models_dir)
-    store.prepare(run_id, new_run=resume is None, overwrite=request.overwrite)
+    store.prepare(run_id, new_run=checkpoint is None, overwrite=request.overwrite)
     try:
-        if resume is not None:
-            progress(f"reading {resume.name}", 0.0)
-            checkpoint = read_checkpoint(resume)
-            check_resumable(checkpoint.settings, settings, str(resume))
+        if checkpoint is not None:
+            check_resumable(checkpoint.settings, settings, str(checkpoint.path))
             tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
         else:
-            checkpoint = None
             tokenizer = load_or_train_tokenizer(
                 train_file, settings.vocab_size, settings.tokenizer, settings.document, progress=progress
             )
         texts = open_texts(settings, train_file, eval_file, tokenizer, progress)
-        if checkpoint is not None and resume is not None:
-            check_same_text(checkpoint, settings, texts.train, resume)
+        if checkpoint is not None:
+            check_same_text(checkpoint, settings, texts.train)
         return Trainer(assemble(request, run_id, store, tokenizer, texts, checkpoint))
     except BaseException:
         store.close()
@@ -89,16 +87,17 @@ def assemble(
     if checkpoint is None:
         state = TrainingState(run_id=run_id)
         parameters = initial_parameters(settings.shape, settings.seed)
-        moments = None
+        optimizer_state = None
     else:
         state, parameters = checkpoint.state, checkpoint.parameters
         if state.finished == "diverged":
             state.skipped_in_a_row = 0  # resuming such a run, for example with lower learning rates, tries again
-        moments = Moments(*checkpoint.moments) if checkpoint.moments else None
+        optimizer_state = checkpoint.optimizer_state
     return Run(
         settings=settings, preset=request.preset_name, windows=texts.windows, train_text=texts.train,
         eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
-        optimizer=AdamW(parameters, settings, moments), state=state, store=store, resumed_from=request.checkpoint,
+        optimizer=create_optimizer(parameters, settings, optimizer_state), state=state, store=store,
+        resumed_from=checkpoint.path if checkpoint else None,
         eval_file=texts.eval_file,
         warnings=(*(f"passed over: {line}" for line in request.passed_over), *store.space_warnings(settings)),
     )  # fmt: skip
@@ -128,11 +127,12 @@ def open_texts(
     return Texts(text, DataLoader(text, settings.seq_len, settings.seed), held_out, eval_file or train_file)
 
 
-def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStream, path: Path) -> None:
+def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStream) -> None:
     """Check that a resumed run has the text it started with, unless another was requested. Raises CheckpointError."""
     named_another = settings.train_file != checkpoint.settings.train_file
     if text.sha256 != checkpoint.corpus_sha256 and not named_another:
         raise CheckpointError(
-            f"{path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got {text.path or 'lines'} "
-            f"with {text.sha256[:12]}…; restore that text, or pass --train-file to continue with this one"
+            f"{checkpoint.path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got "
+            f"{text.path or 'lines'} with {text.sha256[:12]}…; restore that text, or pass --train-file to "
+            "resume with this one"
         )

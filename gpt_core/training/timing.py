@@ -1,4 +1,4 @@
-"""How long a run has taken, and how fast it goes."""
+"""Elapsed time and throughput of a run."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-RATE_WINDOW_S = 2.0  # tokens/s is the mean over about this long
+RATE_WINDOW_S = 2.0  # the throughput is averaged over about this time
 
 
 class RunClock:
-    """Seconds since the beginning of a run, those of its earlier sessions included and its pauses left out."""
+    """Seconds since the start of a run, including earlier sessions and excluding pauses."""
 
     def __init__(self, elapsed_s: float) -> None:
         self._began = time.monotonic() - elapsed_s
 
     @property
     def elapsed_s(self) -> float:
-        """So far."""
+        """Seconds so far."""
         return time.monotonic() - self._began
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """The time inside does not count."""
+        """Exclude the time spent in the `with` block."""
         paused = time.monotonic()
         yield
         self._began += time.monotonic() - paused
 
 
 class TokenRate:
-    """Tokens a second over the last steps."""
+    """Tokens per second, averaged over the last steps."""
 
     def __init__(self) -> None:
         self._steps: deque[tuple[float, int]] = deque()
@@ -38,7 +38,7 @@ class TokenRate:
         self._tokens = 0
 
     def after(self, seconds: float, tokens: int) -> float:
-        """The rate after one more step that took so long for so many tokens."""
+        """Add a step, and return the rate."""
         self._steps.append((seconds, tokens))
         self._seconds += seconds
         self._tokens += tokens

@@ -1,8 +1,8 @@
-"""The training loop: an iterator of events over steps that anybody may pause, save or stop at a step boundary.
+"""Training loop: yields one event per step; can be paused, saved or stopped at step boundaries.
 
-Everything a run needs to go on exactly as it would have is in `TrainingState`, the weights and the moments. What is due
-at a boundary (an evaluation, the end of an epoch) is itself part of that state: a run that is stopped in the middle of
-an evaluation makes it again when it is resumed. Checkpoints are written while training goes on (`saving`).
+`TrainingState`, the weights and the optimizer's state determine the rest of a run exactly. Pending work at a boundary
+(an evaluation, the end of an epoch) is part of that state: a run that is stopped during an evaluation repeats it when
+it is resumed. Checkpoints are written while training continues (`gpt_core.training.saving`).
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from pathlib import Path
 import numpy as np
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels import adamw, threads
+from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, parameter_count
-from gpt_core.optim.schedule import schedule_of
+from gpt_core.optim import schedule_of
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
 from gpt_core.training.evaluation import EvalResult, evaluation
 from gpt_core.training.losses import DivergenceMonitor, perplexity
-from gpt_core.training.metrics_log import MetricsLog
+from gpt_core.training.metrics_log import MetricsLog, open_log
 from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
 from gpt_core.training.timing import RunClock, TokenRate
 
-MOST_SKIPPED_IN_A_ROW = 5
+MAX_SKIPPED_IN_A_ROW = 5
 PAUSE_POLL_S = 0.02
 
 
 class Trainer:
-    """One run. `events` drives it; `requests` steers it from other threads and signal handlers."""
+    """Trains one run. Iterating `events` drives it; `requests` controls it from other threads and signal handlers."""
 
     def __init__(self, run: Run) -> None:
         self.requests = TrainingControls()
@@ -48,9 +48,9 @@ class Trainer:
         self.state = run.state
         self.run = run
         self.ending = False
-        """Whether no step will be taken any more: what is left are the last saves."""
+        """True once no more steps are taken and only the last saves remain."""
         self.unsaved = 0
-        """While the run waits for an answer to a last save that failed: how many have failed so far; else 0."""
+        """Number of failed last saves while the run waits for a decision about them; else 0."""
         self._gpt = GPT(run.parameters)
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
@@ -68,45 +68,45 @@ class Trainer:
 
     @property
     def shape(self) -> ModelShape:
-        """The model's shape."""
+        """Shape of the model."""
         return self.parameters.shape
 
     @property
     def step(self) -> int:
-        """Optimizer steps taken since the beginning of the run."""
+        """Optimizer steps since the start of the run."""
         return self.state.step
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of weights, gradients and moments."""
-        return 4 * self.parameters.flat.nbytes
+        """Bytes of weights, gradients and optimizer state."""
+        return 2 * self.parameters.flat.nbytes + self.run.optimizer.state_bytes(self.shape)
 
     @property
     def saving(self) -> bool:
-        """Whether a checkpoint is being written now; to be read by whoever would end the process."""
-        return self._saver.under_way
+        """True while a checkpoint is being written; read it before ending the process."""
+        return self._saver.is_saving
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
-        """A copy of the weights as one step left them, and that step. From any thread; waits for an update to end."""
+        """Return a copy of the weights and their step. May be called from any thread; waits for an update to end."""
         with self._weights_lock:
             return self.parameters.copy(), self.state.step
 
     @property
     def earlier_log(self) -> Path | None:
-        """The log of the run's steps so far, for a run that is resumed where it was saved."""
+        """Log of the steps so far, if the run is resumed in the folder it was saved in."""
         return self.run.store.metrics_path if self.run.store.has_own_log else None
 
     def events(self) -> Generator[ev.AnyEvent]:
-        """The run, from RunStarted to RunFinished. Closing the iterator early saves as a stop does."""
+        """Yield the events of the run, from RunStarted to RunFinished. Closing the iterator saves, as `stop` does."""
         finished = False
         try:
-            log = self.run.store.begin_log(self.state.run_id, self.state.step)
+            log = open_log(self.run.store, self.state.run_id, self.state.step)
         except BaseException:
             self.run.store.close()
             raise
         try:
             for event in self._all_events():
-                _keep(log, event)
+                _log(log, event)
                 if isinstance(event, ev.CheckpointSaved) and event.kind != "final":
                     self._saved_steps[event.path] = event.step
                 finished = isinstance(event, ev.RunFinished)
@@ -114,12 +114,12 @@ class Trainer:
         finally:
             try:
                 for outcome in () if finished else self._last_saves(may_wait=False):
-                    _keep(log, outcome)
+                    _log(log, outcome)
             finally:
                 log.close()
                 self.run.store.close()
 
-    # ---- the loop
+    # ---- Loop
 
     def _all_events(self) -> Iterator[ev.AnyEvent]:
         yield self._started()
@@ -143,9 +143,9 @@ class Trainer:
         yield from self._finish(reason)
 
     def _reason_to_end(self) -> str:
-        """Why the run ends here, or ""."""
+        """Return the reason to end the run at this boundary, "" for none."""
         settings, state = self.settings, self.state
-        if state.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+        if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             return "diverged"
         if settings.overfit_tiny and state.step >= settings.overfit_steps:
             return "overfit_done"
@@ -158,32 +158,32 @@ class Trainer:
         return "stopped" if self.requests.stopping else ""
 
     def _boundary(self) -> Iterator[ev.AnyEvent]:
-        """What is due between two steps: an evaluation, the end of an epoch, saves."""
+        """Do the pending work between two steps: an evaluation, the end of an epoch, saves."""
         state, settings = self.state, self.settings
-        yield from self._saver.news()
+        yield from self._saver.poll_results()
         if self.requests.take_evaluate():
             state.evaluation_due = True
         if state.evaluation_due and self.run.eval_text is not None:
             yield from self._evaluate(self.run.eval_text)
             if state.evaluation_due:
-                return  # stopped in the middle: it stays due
+                return  # stopped before its end: it remains pending
         state.evaluation_due = False
         if state.window >= self.run.windows.windows_per_epoch:
             reason = end_epoch(state, settings)
             self._end_reason = "" if settings.overfit_tiny and reason != "epsilon" else reason
             every = settings.save_epoch_number
             if every and state.epoch % every == 0 and not settings.overfit_tiny:
-                self._saver.due.add("epoch")
+                self._saver.pending.add("epoch")
         is_asked_for = self.requests.take_save()
-        if is_asked_for or self._saver.minutes_are_over:
-            self._saver.due.add("latest")
-        # what was saved before the first of several skipped updates stays, unasked: these weights may be past use;
-        # so does what was saved before the loss was far above that of guessing
+        if is_asked_for or self._saver.interval_elapsed:
+            self._saver.pending.add("latest")
+        # After skipped updates or a divergence the weights may be unusable: the last good checkpoint is then replaced
+        # only on request.
         is_bad = state.skipped_in_a_row > 0 or self._divergence.since is not None
-        yield from self._saver.begin_due(keep_latest=is_bad and not is_asked_for)
+        yield from self._saver.start_pending(hold_latest=is_bad and not is_asked_for)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
-        """Waits until something is asked for, with nothing left to be saved."""
+        """Wait until the run continues or something is requested; saves in progress are completed first."""
         requests = self.requests
         yield from self._saver.finish()
         yield ev.RunPaused(self.state.step)
@@ -193,10 +193,10 @@ class Trainer:
         if not requests.pausing:
             yield ev.RunContinued(self.state.step)
 
-    # ---- one step
+    # ---- One step
 
     def _take_step(self) -> ev.StepCompleted | ev.UpdateSkipped | None:
-        """One optimizer step; None if a stop was asked for meanwhile, and then nothing has changed."""
+        """Take one optimizer step; return None if a stop was requested meanwhile, in which case nothing has changed."""
         settings, state, started = self.settings, self.state, time.perf_counter()
         micro_batches = [
             self.run.windows.read(state.epoch, state.window + first, settings.micro_batch)
@@ -209,7 +209,7 @@ class Trainer:
             if self.requests.stopping:
                 return None
             loss_sum += self._gpt.loss_and_gradients(tokens, targets, self._gradients, 1.0 / targets_in_batch)[0]
-        loss, norm = loss_sum / targets_in_batch, adamw.norm(self._gradients.flat)
+        loss, norm = loss_sum / targets_in_batch, self.run.optimizer.gradient_norm(self._gradients)
         share = self._schedule.share(state.step + 1)
         finite = math.isfinite(loss) and math.isfinite(norm)
         debugging = settings.debug and (state.step + 1) % settings.debug_every == 0
@@ -223,7 +223,7 @@ class Trainer:
         state.window += settings.batch_size
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         state.elapsed_s = self._clock.elapsed_s
-        self._mark_due()
+        self._mark_pending()
         if finite:
             state.tokens += targets_in_batch
             state.loss_sum += loss_sum
@@ -236,23 +236,23 @@ class Trainer:
         rate = self._rate.after(time.perf_counter() - started, targets_in_batch)
         return ev.StepCompleted(
             step=state.step, epoch=state.epoch, loss=loss, ppl=perplexity(loss),
-            lr=self.run.optimizer.rates["mlp"] * share, grad_norm=norm, tokens=state.tokens, tokens_per_s=rate,
+            lr=self.run.optimizer.learning_rates["mlp"] * share, grad_norm=norm, tokens=state.tokens, tokens_per_s=rate,
             elapsed_s=state.elapsed_s,
         )  # fmt: skip
 
-    def _mark_due(self) -> None:
-        """Notes what the step just taken makes due."""
+    def _mark_pending(self) -> None:
+        """Mark the evaluation and the save that are pending after the step just taken."""
         state, settings = self.state, self.settings
         ends_epoch = state.window >= self.run.windows.windows_per_epoch
         every = settings.eval_every_steps
         state.evaluation_due = ends_epoch or (every > 0 and state.step % every == 0)
         if settings.save_every_steps and state.step % settings.save_every_steps == 0:
-            self._saver.due.add("latest")
+            self._saver.pending.add("latest")
 
-    # ---- evaluating, beginning, ending
+    # ---- Evaluation, start and end
 
     def _evaluate(self, text: TokenStream) -> Iterator[ev.AnyEvent]:
-        """Scores the whole eval text. If a stop is asked for meanwhile, the evaluation stays due."""
+        """Evaluate. If a stop is requested meanwhile, the evaluation remains pending."""
         state, total = self.state, len(text) - 1
         steps = evaluation(self._gpt, text, self.run.windows.seq_len, self.settings.micro_batch)
         while True:
@@ -262,13 +262,13 @@ class Trainer:
                 result: EvalResult = end.value
                 break
             yield ev.EvalProgressed(state.step, done, total)
-            yield from self._saver.news()
+            yield from self._saver.poll_results()
             if self.requests.stopping:
                 return
         state.evaluation_due = False
         state.elapsed_s = self._clock.elapsed_s
         if record_accuracy(state, result.accuracy, self.settings):
-            self._saver.due.add("best")
+            self._saver.pending.add("best")
         yield ev.EvalCompleted(state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte)
         yield from self._sample()
 
@@ -292,9 +292,10 @@ class Trainer:
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:
-        """The last saves and the last event. A run that came to its own end also leaves `transformer`, its best.
+        """Make the last saves and yield the last event.
 
-        One that diverged saves nothing more: what was saved before the first of its skipped updates is to go on from.
+        A run that was not stopped also saves `transformer`, its best weights. A diverged run saves nothing more: the
+        checkpoint from before the first skipped update is the one to resume.
         """
         if reason == "diverged":
             yield from self._saver.finish()
@@ -310,9 +311,9 @@ class Trainer:
         yield ev.RunFinished(reason, self.state.step)
 
     def _finish_diverged(self) -> Iterator[ev.AnyEvent]:
-        """The end of a run whose loss is far above that of guessing.
+        """End a run whose loss is far above that of guessing.
 
-        A good checkpoint is not replaced; where there is none, the run is saved as it stands.
+        A good checkpoint is not replaced; if there is none, the current state is saved.
         """
         yield from self._saver.finish()
         if not self._diverged().good_checkpoint:
@@ -323,9 +324,9 @@ class Trainer:
         )
 
     def _diverged(self) -> ev.LossDiverged:
-        """The divergence as it stands, with the newest checkpoint from before it.
+        """Return the current divergence, with the newest checkpoint from before it.
 
-        The first loss that is too high is that of the weights of the step before it.
+        The first loss that is too high was computed with the weights of the step before it.
         """
         since = self._divergence.since or self.state.step
         good = [(step, path) for path, step in self._saved_steps.items() if step < since - 1]
@@ -333,17 +334,17 @@ class Trainer:
         return ev.LossDiverged(self.state.step, self._divergence.loss, self._divergence.guessing_loss, path, step)
 
     @property
-    def _has_nothing_to_replace_with(self) -> bool:
-        """Whether a save would replace another run's checkpoints by one that no step was taken for."""
+    def _has_no_step_to_save(self) -> bool:
+        """True if a save would replace the checkpoints of another run although no step was taken."""
         return self.run.store.is_replacing and self.state.step == self._first_step
 
     def _last_saves(self, *, may_wait: bool = True) -> Iterator[ev.AnyEvent]:
-        """The save under way ends, and `ckpt_latest` holds the run as it stands, unless that is not wanted any more.
+        """Complete the save in progress, and save the current state as `ckpt_latest` unless it is to be discarded.
 
-        Where it cannot be saved, the user is asked if that is possible; else it is saved in another folder.
+        If that fails, wait for the user's decision where there is a user to ask; else save in another folder.
         """
         yield from self._saver.finish()
-        if self._has_nothing_to_replace_with:
+        if self._has_no_step_to_save:
             return
         while not self.requests.discarding:
             yield from self._saver.save_if_new("latest")
@@ -355,7 +356,7 @@ class Trainer:
             self._wait_for_answer()
 
     def _wait_for_answer(self) -> None:
-        """Wait until the user asks for another attempt to save, or to do without, or cannot be asked any more."""
+        """Wait until the user requests another save or discards the state, or can no longer be asked."""
         requests = self.requests
         for take in (requests.take_save, requests.take_evaluate, requests.take_single_step):
             take()
@@ -366,13 +367,13 @@ class Trainer:
         self.unsaved = 0
 
     def _other_folders(self) -> list[Path]:
-        """Folders to save in where the run's own cannot be written: beside it, else among temporary files."""
+        """Return the folders to try if the run's own is not writable: beside it, and in the temporary folder."""
         own, name = Path(self.settings.models_dir), f"gpt-tui-{self.state.run_id}"
         return [own.absolute().parent / name, Path(tempfile.gettempdir(), name)]
 
 
-def _keep(log: MetricsLog, event: ev.AnyEvent) -> None:
-    """Log an event. A save makes a folder again that was removed; the log is then written again, too."""
+def _log(log: MetricsLog, event: ev.AnyEvent) -> None:
+    """Log an event. A save recreates a folder that was removed; then the log is written again, too."""
     if isinstance(event, ev.CheckpointSaved):
         log.restore()
     if isinstance(event, ev.LOGGED):
@@ -380,7 +381,7 @@ def _keep(log: MetricsLog, event: ev.AnyEvent) -> None:
 
 
 def saved_before(run: Run) -> dict[str, int]:
-    """Return the checkpoints of the run's earlier sessions that are known by now, and the step of each."""
+    """Return the step of each known checkpoint of the run's earlier sessions, by path."""
     if run.resumed_from is None:
         return {}
     saved = {str(run.resumed_from): run.state.step}
@@ -391,7 +392,7 @@ def saved_before(run: Run) -> dict[str, int]:
 
 
 def gradient_norms(step: int, gradients: Parameters, before: Parameters, after: Parameters) -> ev.GradientNorms:
-    """The norm of each tensor's gradient before clipping, and of what the update changed in it."""
+    """Return the norms of each tensor's gradient before clipping and of its update."""
     return ev.GradientNorms(
         step,
         {name: float(np.linalg.norm(tensor)) for name, tensor in gradients.tensors.items()},

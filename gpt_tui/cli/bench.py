@@ -1,4 +1,4 @@
-"""`gpt-tui bench`: how fast this machine trains and writes, and where a step's time goes."""
+"""`gpt-tui bench`: throughput of training and generation, and a profile of a training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import percent, short, size, whole
 from gpt_tui.shared.sanitize import one_line
 
-# the table: a phase, and what it is made of where that is more than one part
+# rows of the table: a phase and its parts
 PHASES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("data: reading the batch", (("", "data"),)),
     ("embedding", (("", "embedding"),)),
@@ -23,17 +23,19 @@ PHASES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("mlp", (("linear layers", "mlp_linears"), ("gelu", "gelu"))),
     ("loss and logits", (("", "loss"),)),
     ("optimizer and clipping", (("", "optimizer"),)),
-    ("rest: Python, zeroing, the log", (("", "rest"),)),
+    ("rest: Python, zeroing, logging", (("", "rest"),)),
 )
 NAME_WIDTH = max(len(name) for name, _ in PHASES)
 
 
 def bench(options: Namespace) -> int:
-    """`gpt-tui bench`: the figures as a table, or as one JSON object."""
+    """Run `gpt-tui bench`: print a table or one JSON object."""
     if options.steps is not None and options.steps < 1:
-        raise InputError(f"got --steps {options.steps}, wanted at least 1")
+        raise InputError(f"got --steps {options.steps}, expected at least 1")
     if options.models_dir is not None or options.max_steps is not None:
-        raise InputError("--models-dir and --max-steps mean nothing here: it trains in a temporary folder for --steps")
+        raise InputError(
+            "--models-dir and --max-steps have no effect here: bench trains in a temporary folder for --steps"
+        )
     resolved = resolve_settings(options)
     with ProgressLine() as waiting:
         found = run_benchmark(
@@ -47,37 +49,37 @@ def bench(options: Namespace) -> int:
 
 
 def report(found: Benchmark) -> list[str]:
-    """The lines that are printed."""
+    """Return the lines of the report."""
     machine, training = found.machine, found.training
-    at_once = "" if found.micro_batch_size == found.batch_size else f", {found.micro_batch_size} at once"
+    at_once = "" if found.micro_batch_size == found.batch_size else f", {found.micro_batch_size} per micro-batch"
     return [
         one_line(
             f"{machine.processor}: {machine.threads} threads on {machine.cores} cores, kernels for {machine.level}"
         ),
-        f"it multiplies matrices at {machine.sgemm_gflop_per_s:.0f} GFLOP/s (SGEMM) and reads memory at "
-        f"{machine.read_gb_per_s:.1f} GB/s",
+        f"machine limits: {machine.sgemm_gflop_per_s:.0f} GFLOP/s (SGEMM), "
+        f"{machine.read_gb_per_s:.1f} GB/s (memory reads)",
         "",
         f"{found.preset or 'the model'}: {short(found.parameters)} parameters; a step is {found.batch_size} x "
         f"{whole(found.time)} tokens{at_once}",
         "",
-        f"{'where the time goes':<{NAME_WIDTH}}  {'ms':>9}  {'share':>6}  {'GFLOP/s':>7}  {'of SGEMM':>8}",
+        f"{'part of a step':<{NAME_WIDTH}}  {'ms':>9}  {'share':>6}  {'GFLOP/s':>7}  {'of SGEMM':>8}",
         *phase_lines(training, machine.sgemm_gflop_per_s),
         line("one step", training.step_s, 1.0, training.gflop, machine.sgemm_gflop_per_s),
         "",
         f"training  {figure(training.tokens_per_s)} tokens/s (median of {training.steps} steps, "
-        f"{training.fastest_s * 1e3:,.1f} to {training.slowest_s * 1e3:,.1f} ms; measuring the parts took "
+        f"{training.fastest_s * 1e3:,.1f} to {training.slowest_s * 1e3:,.1f} ms; profiling overhead "
         f"{percent(training.timing_share)})",
         f"prompt    {figure(found.prompt.tokens_per_s)} tokens/s ({whole(found.prompt.tokens)} tokens; "
         f"{found.prompt.gflop_per_s:.1f} GFLOP/s, {percent(found.prompt.sgemm_share)} of SGEMM)",
-        f"decoding  {figure(found.decoding.tokens_per_s)} tokens/s ({size(found.decoding.bytes_per_token)} read for "
-        f"each; {found.decoding.gb_per_s:.1f} GB/s, {percent(found.decoding.read_share)} of the memory's rate"
-        f"{', out of the caches' if found.decoding.read_share > 1 else ''})",
+        f"decoding  {figure(found.decoding.tokens_per_s)} tokens/s ({size(found.decoding.bytes_per_token)} read per "
+        f"token; {found.decoding.gb_per_s:.1f} GB/s, {percent(found.decoding.read_share)} of the memory bandwidth"
+        f"{', from the caches' if found.decoding.read_share > 1 else ''})",
         memory_line(found),
     ]
 
 
 def phase_lines(training: Training, sgemm: float) -> list[str]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     parts = {part.part: part for part in training.parts}
     lines = []
     for phase, members in PHASES:
@@ -89,7 +91,7 @@ def phase_lines(training: Training, sgemm: float) -> list[str]:
 
 
 def part_line(name: str, parts: list[Part], sgemm: float) -> str:
-    """The row of some parts together."""
+    """Return the row for a group of parts."""
     seconds, share, gflop = (
         sum(values) for values in zip(*((p.seconds, p.share, p.gflop) for p in parts), strict=True)
     )
@@ -97,7 +99,7 @@ def part_line(name: str, parts: list[Part], sgemm: float) -> str:
 
 
 def line(name: str, seconds: float, share: float, gflop: float, sgemm: float) -> str:
-    """A row; the rate of arithmetic only where there is any."""
+    """Return a row; parts without matrix products have no GFLOP/s."""
     row = f"{name:<{NAME_WIDTH}}  {seconds * 1e3:>9,.2f}  {percent(share):>6}"
     if gflop and seconds > 0:
         rate = gflop / seconds
@@ -106,14 +108,14 @@ def line(name: str, seconds: float, share: float, gflop: float, sgemm: float) ->
 
 
 def memory_line(found: Benchmark) -> str:
-    """What the program held at most, and of what."""
+    """Return the line about peak memory."""
     memory = found.memory
     known = f"{size(memory.weights)} weights, gradients and moments; {size(memory.activations)} activations"
     if memory.peak is None:
         return f"memory    {known}"
-    return f"memory    {size(memory.peak)} at most ({known}; the rest is the program)"
+    return f"memory    {size(memory.peak)} peak ({known}; the rest is the program)"
 
 
 def figure(rate: float) -> str:
-    """Tokens a second: as a whole number where it is large."""
+    """Format tokens per second, as a whole number if large."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"

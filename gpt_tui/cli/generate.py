@@ -1,4 +1,4 @@
-"""The commands that speak: `generate` goes on from one prompt, `chat` from one line of input after another."""
+"""Commands that generate text: `generate` continues one prompt, `chat` one line of input after another."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SAMPLING_OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "repetition_p
 
 
 def generate(options: Namespace) -> int:
-    """`gpt-tui generate`: the prompt, then what the model goes on with, piece by piece; nothing else on stdout."""
-    generator, sampling = speaker(options)
+    """Run `gpt-tui generate`: print the prompt and the generated text, and nothing else on standard output."""
+    generator, sampling = generator_of(options)
     text = prompt_bytes(options.prompt).decode("utf-8", "replace")
     write(text)
     for piece in generator.generate(options.prompt, sampling):
@@ -26,14 +26,14 @@ def generate(options: Namespace) -> int:
 
 
 def chat(options: Namespace) -> int:
-    """`gpt-tui chat`: a reply to each line, until `exit` or the end of input."""
-    generator, sampling = speaker(options)
+    """Run `gpt-tui chat`: reply to each line until `exit` or end of input."""
+    generator, sampling = generator_of(options)
     converse(generator, sampling)
     return 0
 
 
-def speaker(options: Namespace) -> tuple[Generator, Sampling]:
-    """The generator and the sampling that the options ask for."""
+def generator_of(options: Namespace) -> tuple[Generator, Sampling]:
+    """Return the generator and the sampling parameters of the options."""
     model = load_model(options, SAMPLING_OPTIONS)
     seed = model.settings.seed if options.seed is not None else None
     return Generator(model.parameters, model.tokenizer, seed=seed), Sampling.from_settings(model.settings)

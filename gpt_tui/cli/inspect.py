@@ -1,4 +1,4 @@
-"""The commands that look at things and print what they found: config, verify, gradcheck, tokenize, evaluate."""
+"""Commands that inspect and print: config, verify, gradcheck, tokenize, evaluate."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from gpt_tui.shared.sanitize import one_line
 
 
 def config(options: Namespace) -> int:
-    """`gpt-tui config`: settings, theme and keys in force, as a TOML file that gives the same again."""
+    """Run `gpt-tui config`: print settings, theme and keys as a TOML file that reproduces them."""
     resolved = resolve_settings(options)
     chosen = preferences.read_preferences(Path(options.config) if options.config is not None else None)
-    own_file = preferences.user_file() or "nowhere: there is no home folder; set XDG_CONFIG_HOME"
+    own_file = preferences.user_file() or "none, because there is no home folder; set XDG_CONFIG_HOME"
     files = (
-        f"# the user's own theme and keys: {one_line(str(own_file))}\n"
-        f"# errors are kept in {one_line(str(log_path(resolved.settings.models_dir)))}\n"
+        f"# user theme and keys: {one_line(str(own_file))}\n"
+        f"# error log: {one_line(str(log_path(resolved.settings.models_dir)))}\n"
     )
     print(files + as_toml(*resolved) + "\n" + preferences.as_toml(chosen), end="")
     return EXIT_OK
 
 
 def verify(options: Namespace) -> int:
-    """`gpt-tui verify`: a line for each file; 0 if every one is whole."""
+    """Run `gpt-tui verify`: print a line per file; the exit code is 0 if all are valid."""
     code = EXIT_OK
     for name in options.files:
         try:
             info = verify_checkpoint(Path(name))
-            print(one_line(f"{name}: whole, {info.kind}, step {whole(info.step)}, {size(info.size)}"))
+            print(one_line(f"{name}: OK, {info.kind}, step {whole(info.step)}, {size(info.size)}"))
         except GptError as error:
             print(one_line(str(error) if printable(name) in str(error) else f"{name}: {error}", 1000))
             code = EXIT_FAILED
@@ -54,7 +54,7 @@ def verify(options: Namespace) -> int:
 
 
 def gradcheck(options: Namespace) -> int:
-    """`gpt-tui gradcheck`: the gradient of every tensor held to the reference, and that to central differences."""
+    """Run `gpt-tui gradcheck`: compare kernels with the reference, and the reference with central differences."""
     from gpt_core.gradcheck import KERNEL_LIMIT, REFERENCE_LIMIT, run_gradcheck
 
     rows = run_gradcheck()
@@ -63,22 +63,22 @@ def gradcheck(options: Namespace) -> int:
         print(json.dumps({"passed": passed, "tensors": [msgspec.to_builtins(row) for row in rows]}))
         return EXIT_OK if passed else EXIT_FAILED
     width = max(len(row.tensor) for row in rows)
-    print(f"{'tensor':<{width}}  {'shape':>9}  {'differences':>11}  {'kernels':>8}")
+    print(f"{'tensor':<{width}}  {'shape':>9}  {'reference':>11}  {'kernels':>8}")
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         verdict = "" if row.passed else "  WRONG"
         print(f"{row.tensor:<{width}}  {shape:>9}  {row.reference_error:>11.1e}  {row.kernel_error:>8.1e}{verdict}")
     print(
-        f"\ndifferences: error of the reference against central differences, wanted under {REFERENCE_LIMIT:g}\n"
-        f"kernels: error of the compiled gradients against the reference, wanted under {KERNEL_LIMIT:g}"
+        f"\nreference: relative error of the reference against central differences, limit {REFERENCE_LIMIT:g}\n"
+        f"kernels: relative error of the kernels against the reference, limit {KERNEL_LIMIT:g}"
     )
     wrong = sum(not row.passed for row in rows)
-    print(f"all {len(rows)} gradients are right" if passed else f"{wrong} of {len(rows)} gradients are WRONG")
+    print(f"all {len(rows)} gradients are correct" if passed else f"{wrong} of {len(rows)} gradients are WRONG")
     return EXIT_OK if passed else EXIT_FAILED
 
 
 class Tokenization(msgspec.Struct, frozen=True):
-    """What `gpt-tui tokenize` found; `mb_per_s` is of encoding alone, in millions of bytes."""
+    """Result of `gpt-tui tokenize`; `mb_per_s` is the speed of encoding in 10^6 bytes per second."""
 
     file: str
     bytes: int
@@ -90,19 +90,19 @@ class Tokenization(msgspec.Struct, frozen=True):
 
 
 def tokenize(options: Namespace) -> int:
-    """`gpt-tui tokenize`: how a file is encoded; 0 if decoding gives the same bytes again."""
+    """Run `gpt-tui tokenize`: print token counts; the exit code is 0 if decoding restores the bytes."""
     found = tokenized(options.file, chosen_tokenizer(options))
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
-        print(f"{whole(found.bytes)} bytes, {whole(found.tokens)} tokens of {whole(found.vocab_size)}")
-        print(f"{found.bytes_per_token:.3f} bytes a token, encoded at {short(found.mb_per_s)} MB/s")
-        print("decoding gives the same bytes again" if found.round_trip else "decoding gives OTHER bytes")
+        print(f"{whole(found.bytes)} bytes, {whole(found.tokens)} tokens, vocabulary {whole(found.vocab_size)}")
+        print(f"{found.bytes_per_token:.3f} bytes per token, encoded at {short(found.mb_per_s)} MB/s")
+        print("round trip: identical" if found.round_trip else "round trip: DIFFERENT bytes")
     return EXIT_OK if found.round_trip else EXIT_FAILED
 
 
 def tokenized(file: str, tokenizer: Tokenizer) -> Tokenization:
-    """Encode and decode a file, a block at a time, so that its size does not matter. Raises CorpusError."""
+    """Encode and decode a file block by block, in bounded memory. Raises CorpusError."""
     total, tokens, same, seconds = 0, 0, True, 0.0
     for block in text_blocks(Path(file)):
         started = time.perf_counter()
@@ -116,7 +116,7 @@ def tokenized(file: str, tokenizer: Tokenizer) -> Tokenization:
 
 
 def chosen_tokenizer(options: Namespace) -> Tokenizer:
-    """The tokenizer of `--model`, else the one that the settings give for the training text."""
+    """Return the tokenizer of `--model`, else the one that the settings give for the training text."""
     if options.model is not None:
         return load_bundle(options.model).tokenizer
     settings = resolve_settings(options).settings
@@ -128,7 +128,7 @@ def chosen_tokenizer(options: Namespace) -> Tokenizer:
 
 
 class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
-    """What `gpt-tui evaluate` found: an `eval` event's fields, and what was scored on what."""
+    """Result of `gpt-tui evaluate`: the fields of an `eval` event, the model and the text."""
 
     step: int
     loss: float
@@ -141,7 +141,7 @@ class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
 
 
 def evaluate(options: Namespace) -> int:
-    """`gpt-tui evaluate`: the model's scores on the whole eval text, or on what was held out where there is none."""
+    """Run `gpt-tui evaluate`: evaluate a model on the eval text, or on the held-out part of the training text."""
     from gpt_core.model.gpt import GPT
     from gpt_core.training import evaluation
 
@@ -152,7 +152,7 @@ def evaluate(options: Namespace) -> int:
             GPT(model.parameters),
             text,
             model.settings.micro_batch,
-            lambda done, total: waiting(f"scoring {file.name}", done / total),
+            lambda done, total: waiting(f"evaluating on {file.name}", done / total),
         )
     found = Evaluation(model.step, *result, str(model.path), str(file))
     if options.json:
@@ -161,13 +161,13 @@ def evaluate(options: Namespace) -> int:
         print(one_line(f"{model.path}, step {whole(found.step)}, on {file}: {whole(found.tokens)} tokens"))
         print(
             f"loss {nats(found.loss)}, perplexity {perplexity(found.ppl)}, token accuracy {percent(found.accuracy)}, "
-            f"{fixed(found.bits_per_byte)} bits a byte"
+            f"{fixed(found.bits_per_byte)} bits per byte"
         )
     return EXIT_OK
 
 
 def held_out_text(model: ModelBundle, waiting: ProgressLine) -> tuple[TokenStream, Path]:
-    """What the model is scored on, and the file it is from: the eval text, else the end of the training text."""
+    """Return the tokens to evaluate on and their file: the eval text, else the end of the training text."""
     settings = model.settings
     train_file, eval_file = text_files(settings)
     text = load_tokens(eval_file or train_file, model.tokenizer, settings.document, progress=waiting)

@@ -1,4 +1,4 @@
-"""textual-serve's server, closed to everybody but its own page."""
+"""The textual-serve server, restricted to requests from its own page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class LoopbackServer(Server):
-    """Serves a command's app on one loopback address.
+    """Serves the app of a command on a loopback address.
 
-    A browser names the site that a request comes from (Origin), and the name it was asked to go to (Host): requests of
-    other sites, and those that reach this address under another name, are refused.
+    Requests whose Origin or Host header names another site are rejected.
     """
 
     def __init__(self, command: str, host: str, port: int) -> None:
@@ -30,9 +29,9 @@ class LoopbackServer(Server):
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
         if request.host not in self._hosts or (origin and origin.partition("://")[2] not in self._hosts):
-            raise web.HTTPForbidden(text="gpt-tui answers its own page alone")
+            raise web.HTTPForbidden(text="gpt-tui accepts requests from its own page only")
         return await handler(request)
 
     async def on_startup(self, app: web.Application) -> None:
-        """Says where the app is."""
-        print(f"gpt-tui is at {self.public_url} for browsers on this machine; Ctrl+C ends it", flush=True)
+        """Print the address of the app."""
+        print(f"gpt-tui is served at {self.public_url} on this machine; press Ctrl+C to stop", flush=True)

@@ -10,12 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
-from gpt_core.checkpoints.store import CheckpointStore, Found
+from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved, resolve
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.bundle import load_bundle
-from gpt_core.formats.checkpoint import CheckpointInfo
+from gpt_core.formats.bundle import bundle_of, load_bundle
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.request import Newest, RunRequest, resolve_request
@@ -76,26 +75,23 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
     Raises:
         GptError: There is no such checkpoint, it is damaged, or an option is not valid.
     """
-    bundle = load_bundle(chosen_checkpoint(options))
+    bundle = load_chosen(options)
     given = {name: getattr(options, name) for name in (*names, "threads")}
     settings = resolve(options=given, base=bundle.settings, base_preset=bundle.preset_name).settings
     threads.set_threads(settings.threads or available_cores())
     return replace(bundle, settings=settings)
 
 
-def chosen_checkpoint(options: Namespace) -> Path:
-    """The file that is meant: `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
+def load_chosen(options: Namespace) -> ModelBundle:
+    """Load the file of `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
     if options.model is not None:
-        return Path(options.model)
+        return load_bundle(options.model)
     folder = Path(options.models_dir or Settings().models_dir)
-    info = found(CheckpointStore(folder).for_chat())
-    if info is None:
-        raise CheckpointError(f"no checkpoint in {folder}: train one with `gpt-tui`, or name one with --model FILE")
-    return info.path
-
-
-def found(choice: Found) -> CheckpointInfo | None:
-    """What a look into a folder found; damaged files that were passed over are named on standard error."""
-    for damaged in choice.damaged:
-        print(f"gpt-tui: passed over: {one_line(damaged.error)}", file=sys.stderr)
-    return choice.info
+    loaded = CheckpointStore(folder).load_for_chat()
+    for damaged in loaded.damaged:
+        print(f"gpt-tui: skipped: {one_line(damaged.error)}", file=sys.stderr)
+    if loaded.checkpoint is None:
+        raise CheckpointError(
+            f"no checkpoint in {folder}; train a model with `gpt-tui`, or name a checkpoint with --model FILE"
+        )
+    return bundle_of(loaded.checkpoint)

@@ -1,4 +1,4 @@
-"""`gpt-tui` without a command: from its options to a run, in the app or headless."""
+"""`gpt-tui` and `gpt-tui train`: start the app or a headless run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gpt_tui.shared.interrupts import interrupt_exits
 
 
 def start(options: Namespace) -> int:
-    """Train, in the app or headless, and give the exit code."""
+    """Start the app or a headless run and return the exit code."""
     if options.json and not options.train_only:
-        raise InputError("--json prints the events of a headless run: it needs --train-only")
+        raise InputError("--json needs --train-only: it prints the events of a headless run")
     if not options.train_only:
         require_terminal()
     with interrupt_exits():
@@ -25,18 +25,20 @@ def start(options: Namespace) -> int:
             from gpt_tui.app.launch import run_app
     if options.train_only:
         return run_headless(request, as_json=options.json)
-    # without options the app waits for the key that starts a run
+    # without such options the app waits for the key that starts a run
     autostart = request.settings.overfit_tiny or request.overwrite or request.resume is not None
     return run_app(request, autostart=autostart, config_file=config_file(options))
 
 
 def require_terminal() -> None:
-    """Raise InputError where the app cannot be shown."""
+    """Raise InputError if the app cannot be shown."""
     if os.environ.get("TEXTUAL_DRIVER"):
-        return  # it is shown elsewhere: in a browser, by `gpt-tui serve`
+        return  # shown elsewhere: in a browser, by `gpt-tui serve`
     streams = {"standard input": sys.stdin, "standard output": sys.stdout, "standard error": sys.stderr}
-    lost = [name for name, stream in streams.items() if stream is None or not stream.isatty()]
-    if lost:
-        raise InputError(f"the app needs a terminal, and {lost[0]} is none; `gpt-tui --train-only` trains without one")
+    missing = [name for name, stream in streams.items() if stream is None or not stream.isatty()]
+    if missing:
+        raise InputError(
+            f"the app needs a terminal, but {missing[0]} is not one; use `gpt-tui train` without a terminal"
+        )
     if os.environ.get("TERM") == "dumb":
-        raise InputError("the app needs a terminal that can draw, and TERM is dumb; `gpt-tui --train-only` needs none")
+        raise InputError("the app needs a full-screen terminal, but TERM is dumb; use `gpt-tui train` without one")

@@ -1,7 +1,7 @@
-"""`gpt-tui verify-resume`: shows that a run which was stopped and resumed equals one that never was, to the bit.
+"""`gpt-tui verify-resume`: check that a stopped and resumed run equals an uninterrupted one, bit for bit.
 
-Both runs are made by the program itself, in processes of their own, with their folders in a temporary one: the first in
-one go, the second until `--cut`, and on from there in a new process. Then their checkpoints and logs are compared.
+Both runs are separate processes in temporary folders: the first is uninterrupted, the second stops at `--cut` and is
+resumed by a new process. Then their checkpoints and logs are compared.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 
+from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, GptError, InputError
-from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, peek_checkpoint, read_checkpoint
 from gpt_core.model.parameters import Parameters
+from gpt_core.optim import optimizer_type
 from gpt_core.progress import Progress
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
-from gpt_core.training.replacement import METRICS
 from gpt_core.training.setup import text_files
 from gpt_tui.cli.options import resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import whole
 from gpt_tui.shared.sanitize import one_line
 
-OF_THE_PROCESS = {"run_id", "elapsed_s"}  # these differ between any two runs
+OF_THE_PROCESS = {"run_id", "elapsed_s"}  # different in any two runs
 OF_THE_DATA = {"step", "epoch", "window", "tokens"}
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One thing that was compared; `detail` says how much of it there was, or where it first differs."""
+    """Result of one comparison; `detail` is the amount compared or the first difference."""
 
     what: str
     equal: bool
@@ -46,10 +47,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def verify_resume(options: Namespace) -> int:
-    """`gpt-tui verify-resume`: a table of what is equal to the bit; 0 if all of it is."""
-    require_sense(options)
+    """Run `gpt-tui verify-resume`: print a table of comparisons; the exit code is 0 if all are equal."""
+    check_options(options)
     resolved = resolve_settings(options)
-    text_files(resolved.settings)  # said now, and not by a process
+    text_files(resolved.settings)  # report errors here, not from a subprocess
     with TemporaryDirectory(prefix="gpt-tui-verify-resume-") as name, ProgressLine() as waiting:
         rows = compared_runs(Path(name), resolved, options.steps, options.cut, waiting)
     equal = all(row.equal for row in rows)
@@ -61,47 +62,49 @@ def verify_resume(options: Namespace) -> int:
     for row in rows:
         print(f"{row.what:<{width}}  {'equal' if row.equal else 'DIFFERENT':<9}  {one_line(row.detail)}")
     steps, cut = whole(options.steps), whole(options.cut)
-    verdict = "equal, to the bit, to" if equal else "NOT the same as"
-    print(f"\n{steps} steps stopped at {cut} and resumed in a new process are {verdict} {steps} steps in one go")
+    verdict = "equals" if equal else "DIFFERS from"
+    print(f"\na run of {steps} steps, stopped at step {cut} and resumed, {verdict} an uninterrupted run bit for bit")
     return EXIT_OK if equal else EXIT_FAILED
 
 
-def require_sense(options: Namespace) -> None:
-    """Raise InputError for options that cannot be heeded."""
+def check_options(options: Namespace) -> None:
+    """Raise InputError for options that contradict each other."""
     if not 1 <= options.cut < options.steps:
-        raise InputError(f"got --steps {options.steps} and --cut {options.cut}, wanted 1 <= cut < steps")
+        raise InputError(f"got --steps {options.steps} and --cut {options.cut}, expected 1 <= cut < steps")
     if options.models_dir is not None or options.max_steps is not None:
-        raise InputError("--models-dir and --max-steps mean nothing here: it trains in temporary folders for --steps")
+        raise InputError(
+            "--models-dir and --max-steps have no effect here: verify-resume trains in temporary folders for --steps"
+        )
 
 
 def compared_runs(folder: Path, resolved: Resolved, steps: int, cut: int, progress: Progress) -> list[Row]:
-    """Make both runs in `folder`, and compare them. Raises GptError if one of them cannot be made."""
+    """Train both runs in `folder` and compare them. Raises GptError if a run fails."""
     config = folder / "settings.toml"
     config.write_text(as_toml(*resolved), encoding="utf-8")
-    one_go, two_parts = folder / "one-go", folder / "two-parts"
+    uninterrupted, resumed = folder / "uninterrupted", folder / "resumed"
     new_run = ["--config", str(config)]
-    latest = CheckpointStore(two_parts).path_of("latest")
+    latest = CheckpointStore(resumed).path_of("latest")
     for done, (words, models_dir, last, arguments) in enumerate(
         (
-            (f"{steps} steps in one go", one_go, steps, new_run),
-            (f"{cut} steps", two_parts, cut, new_run),
-            (f"resumed, to step {steps}", two_parts, steps, ["--resume", str(latest)]),
+            (f"{steps} steps, uninterrupted", uninterrupted, steps, new_run),
+            (f"{cut} steps", resumed, cut, new_run),
+            (f"resumed, to step {steps}", resumed, steps, ["--resume", str(latest)]),
         )
     ):
         progress(words, done / 3)
         train([*arguments, "--models-dir", str(models_dir), "--max-steps", str(last)])
-        reached = read_checkpoint(CheckpointStore(models_dir).path_of("latest"), moments=False).state
+        reached = peek_checkpoint(CheckpointStore(models_dir).path_of("latest")).state
         if reached.step < last:
             raise InputError(
-                f"the run ended by itself at step {reached.step} of {last} ({reached.finished}); give fewer --steps, "
-                "or settings with which it lasts longer"
+                f"the run ended at step {reached.step} of {last} ({reached.finished}); use fewer "
+                "--steps, or settings for a longer run"
             )
-    return compared(one_go, two_parts)
+    return compared(uninterrupted, resumed)
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Run `gpt-tui --train-only` with these arguments in a new process. Raises the error that it ended with."""
-    # standard output is a pipe of many lines that nobody needs: the log has them, too
+    """Run `gpt-tui --train-only` with the given arguments in a new process. Raises its error."""
+    # the log holds what standard output would
     run = subprocess.run(
         [sys.executable, "-m", "gpt_tui", "--train-only", "--json", *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
@@ -112,36 +115,37 @@ def train(arguments: Sequence[str]) -> None:
         raise kind(f"a run failed: {lines[-1].removeprefix('gpt-tui: ')}")
 
 
-def compared(one_go: Path, two_parts: Path) -> list[Row]:
-    """Everything that the folders of two runs hold, side by side. Raises CheckpointError."""
-    left, right = (read_checkpoint(CheckpointStore(folder).path_of("latest")) for folder in (one_go, two_parts))
+def compared(uninterrupted: Path, resumed: Path) -> list[Row]:
+    """Compare the checkpoints and logs of two runs. Raises CheckpointError."""
+    left, right = (read_checkpoint(CheckpointStore(folder).path_of("latest")) for folder in (uninterrupted, resumed))
     return [
-        compared_logs("losses", one_go, two_parts, (StepCompleted, UpdateSkipped), ("step", "loss", "grad_norm", "lr")),
-        compared_logs("evaluations", one_go, two_parts, (EvalCompleted,), ("step", "loss", "accuracy")),
+        compared_logs(
+            "losses", uninterrupted, resumed, (StepCompleted, UpdateSkipped), ("step", "loss", "grad_norm", "lr")
+        ),
+        compared_logs("evaluations", uninterrupted, resumed, (EvalCompleted,), ("step", "loss", "accuracy")),
         *compared_checkpoints(left, right),
     ]
 
 
 def compared_checkpoints(left: Checkpoint, right: Checkpoint) -> list[Row]:
-    """Weights, moments and state of two checkpoints."""
+    """Compare weights, optimizer state and training state of two checkpoints."""
     tensors = [compared_tensors("weights", left.parameters, right.parameters)]
-    for number, name in enumerate(("first moments", "second moments")):
-        both = left.moments, right.moments
-        if both[0] is None or both[1] is None:
-            tensors.append(Row(name, both[0] is both[1], "not saved"))
+    for name in optimizer_type(left.settings.optimizer).state_names:
+        if left.optimizer_state is None or right.optimizer_state is None:
+            tensors.append(Row(name, left.optimizer_state is right.optimizer_state, "not saved"))
         else:
-            tensors.append(compared_tensors(name, both[0][number], both[1][number]))
+            tensors.append(compared_tensors(name, left.optimizer_state[name], right.optimizer_state[name]))
     others = set(TrainingState.__struct_fields__) - OF_THE_PROCESS - OF_THE_DATA - {"random_state"}
     return [
         *tensors,
-        compared_fields("place in the data", left.state, right.state, OF_THE_DATA),
+        compared_fields("data position", left.state, right.state, OF_THE_DATA),
         compared_fields("random state", left.state, right.state, {"random_state"}),
-        compared_fields("epoch so far and best", left.state, right.state, others),
+        compared_fields("epoch and best score", left.state, right.state, others),
     ]
 
 
 def compared_tensors(what: str, left: Parameters, right: Parameters) -> Row:
-    """Bit by bit: -0.0 is not 0.0 here."""
+    """Compare the bits of all values; -0.0 and 0.0 differ."""
     for name, tensor in left.tensors.items():
         differ = np.count_nonzero(tensor.view(np.uint32) != right[name].view(np.uint32))
         if differ:
@@ -150,7 +154,7 @@ def compared_tensors(what: str, left: Parameters, right: Parameters) -> Row:
 
 
 def compared_fields(what: str, left: TrainingState, right: TrainingState, names: set[str]) -> Row:
-    """The named fields of two states."""
+    """Compare the named fields of two states."""
     ordered = [name for name in TrainingState.__struct_fields__ if name in names]
     for name in ordered:
         values = getattr(left, name), getattr(right, name)
@@ -162,19 +166,19 @@ def compared_fields(what: str, left: TrainingState, right: TrainingState, names:
     )
 
 
-def compared_logs(what: str, one_go: Path, two_parts: Path, kinds: tuple[type, ...], names: Sequence[str]) -> Row:
-    """The logged events of some kinds, in the named fields."""
+def compared_logs(what: str, uninterrupted: Path, resumed: Path, kinds: tuple[type, ...], names: Sequence[str]) -> Row:
+    """Compare the named fields of the logged events of some kinds."""
     both = [
         [
             {name: getattr(event, name, None) for name in names}
             for event in read_metrics(folder / METRICS)
             if isinstance(event, kinds)
         ]
-        for folder in (one_go, two_parts)
+        for folder in (uninterrupted, resumed)
     ]
     for left, right in zip(*both, strict=False):
         if left != right:
             return Row(what, False, f"step {left['step']}: loss {left['loss']!r} and {right['loss']!r}")
     if len(both[0]) != len(both[1]):
-        return Row(what, False, f"{len(both[0])} and {len(both[1])} of them")
-    return Row(what, True, f"{whole(len(both[0]))} of them" if both[0] else "none were due")
+        return Row(what, False, f"{len(both[0])} and {len(both[1])} events")
+    return Row(what, True, f"{whole(len(both[0]))} events" if both[0] else "no events")

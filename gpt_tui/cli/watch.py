@@ -1,4 +1,4 @@
-"""`gpt-tui watch`: the app on its Runs tab, with a run that another process trains."""
+"""`gpt-tui watch`: show a run of another process on the Runs tab."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt_tui.tabs.runs.run_finder import folder_of_interest
 
 
 def watch(options: Namespace) -> int:
-    """Follows the run of a folder, and gives the exit code. Nothing there is locked, written or stopped."""
+    """Follow the run in a folder and return the exit code. The folder is only read."""
     folder = watched_folder(options.folder)
     require_terminal()
     request = resolve_request(options={"models_dir": str(folder)})
@@ -24,7 +24,7 @@ def watch(options: Namespace) -> int:
 
 
 def watched_folder(named: str | None) -> Path:
-    """The folder that is meant: without a name the one that is trained in, or else was last. Raises InputError."""
+    """Return the named folder, else the one in training, else the last one. Raises InputError."""
     usual = Path(Settings().models_dir)
     folder = Path(named) if named is not None else folder_of_interest(usual, Path()) or usual
     try:
@@ -34,7 +34,5 @@ def watched_folder(named: str | None) -> Path:
     if is_folder:
         return folder
     if exists:
-        raise InputError(f"{one_line(str(folder))} is a file, wanted the folder that a run logs to, such as models")
-    raise InputError(
-        f"no folder {one_line(str(folder))}; `gpt-tui watch DIR` follows a run that trains with --models-dir DIR"
-    )
+        raise InputError(f"{one_line(str(folder))} is a file, expected the models folder of a run")
+    raise InputError(f"no folder {one_line(str(folder))}; name the models folder of a run: `gpt-tui watch DIR`")

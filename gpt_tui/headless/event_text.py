@@ -1,6 +1,6 @@
-"""A headless run in words: a line for every event that is news, and one for the steps that were taken.
+"""The lines of text that a headless run prints for its events.
 
-The app's log has shorter ones, for a pane; these have a terminal's whole width, and name files by their paths.
+The log of the app has shorter lines; these use the full width of a terminal and name files by their paths.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from gpt_core.training.events import (
     StepCompleted,
     UpdateSkipped,
 )
-from gpt_tui.session.run_state import RunState, Tone, ending
+from gpt_tui.session.run_state import RunState, ending
 from gpt_tui.shared.formatting import clock, fixed, nats, percent, perplexity, rate, short, whole
+from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 
 SAMPLE_CHARACTERS = 160
 
 
 def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
-    """The lines about an event, with their tone; none about steps and what is only progress.
+    """Return the lines for an event with their tones; none for steps and progress.
 
-    That a run diverges is said on standard error, and not here.
+    Divergence is reported on standard error instead.
     """
     match event:
         case RunStarted():
@@ -43,7 +44,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             is_best = history.best.step == event.step
             line = (
                 f"eval at step {whole(event.step)}: loss {nats(event.loss)}, ppl {perplexity(event.ppl)}, "
-                f"accuracy {percent(event.accuracy)}, {fixed(event.bits_per_byte)} bits a byte{', the best' * is_best}"
+                f"accuracy {percent(event.accuracy)}, {fixed(event.bits_per_byte)} bits per byte"
+                f"{' (best so far)' * is_best}"
             )
             return [(line, "good" if is_best else "plain")]
         case SampleWritten():
@@ -55,7 +57,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case SaveFailed():
             return [(f"NOT SAVED: {event.error}", "bad")]
         case UpdateSkipped():
-            return [(f"step {whole(event.step)} changed nothing: {event.reason} ({event.in_a_row} in a row)", "bad")]
+            return [(f"step {whole(event.step)} skipped: {event.reason} ({event.in_a_row} in a row)", "bad")]
         case GradientNorms():
             norms = (
                 f"{name} {norm:.2e}/{event.update_norms.get(name, 0.0):.2e}" for name, norm in event.grad_norms.items()
@@ -64,7 +66,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case RunPaused():
             return [(f"paused at step {whole(event.step)}", "plain")]
         case RunContinued():
-            return [("going on", "plain")]
+            return [("continued", "plain")]
         case RunFinished(reason=reason) if reason != "diverged":
             return [(f"step {whole(event.step)}: {ending(event)}", "good")]
         case StepCompleted() | EvalProgressed() | LossDiverged() | RunFinished():
@@ -74,25 +76,25 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
 
 
 def started(event: RunStarted) -> str:
-    """What is trained, and from where it goes on."""
-    what = {"train": "training", "overfit-tiny": "tiny overfit of"}[event.kind]
-    origin = f", going on from {event.resumed_from} at step {whole(event.step)}" if event.resumed_from else ""
+    """Return what is trained and which checkpoint it resumes."""
+    what = {"train": "training", "overfit-tiny": "self-test: tiny overfit of"}[event.kind]
+    origin = f"; resumed from {event.resumed_from} at step {whole(event.step)}" if event.resumed_from else ""
     return f"{what} {event.preset or 'a model'}: {short(event.parameters)} parameters{origin}"
 
 
 def started_details(event: RunStarted) -> str:
-    """On what, and in which steps."""
+    """Return the text, the steps and the threads of a run."""
     name = event.train_file or "the first lines"
     threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
-    scored = f", scored on {event.eval_file}" if event.eval_file else ""
+    scored = f", evaluated on {event.eval_file}" if event.eval_file else ""
     return (
-        f"text {name}: {short(event.train_tokens)} tokens{scored}; {whole(event.steps_per_epoch)} steps an epoch, "
-        f"{whole(event.batch_tokens)} tokens a step; {threads}, seed {event.seed}"
+        f"text {name}: {short(event.train_tokens)} tokens{scored}; {whole(event.steps_per_epoch)} steps per epoch, "
+        f"{whole(event.batch_tokens)} tokens per step; {threads}, seed {event.seed}"
     )
 
 
 def figures(history: RunState, loss: float) -> str:
-    """The run's numbers in one line. Tiny overfit calls its loss tokLoss, as the Go program did."""
+    """Return the figures of a run in one line. Tiny overfit names its loss tokLoss, as the Go project does."""
     last = history.last
     if last is None:
         return ""
@@ -104,7 +106,7 @@ def figures(history: RunState, loss: float) -> str:
 
 
 def steps_line(history: RunState, mean_loss: float) -> str:
-    """The line about the steps up to now."""
+    """Return the line for the steps since the last line."""
     epoch = f"  epoch {history.last.epoch + 1}" if history.last is not None and is_training(history) else ""
     of = f"/{whole(history.last_step)}" if history.last_step else ""
     left = f"  {clock(history.remaining_s)} left" if history.remaining_s else ""
@@ -112,5 +114,5 @@ def steps_line(history: RunState, mean_loss: float) -> str:
 
 
 def is_training(history: RunState) -> bool:
-    """Whether this is a training run, and not tiny overfit."""
+    """Return whether this is a training run rather than tiny overfit."""
     return history.started is None or history.started.kind == "train"

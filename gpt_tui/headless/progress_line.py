@@ -1,4 +1,4 @@
-"""One line on standard error that tells how far something is, where somebody is there to read it."""
+"""A progress line on standard error, shown on terminals only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TO_LINE_START, CLEAR_TO_LINE_END = "\r", "\x1b[K"
 
 
 class ProgressLine:
-    """Called with what is being done and which share of it is done; the line is gone when the context ends."""
+    """Progress callback that draws one line; the line is cleared when the context ends."""
 
     def __init__(self) -> None:
         is_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -23,7 +23,7 @@ class ProgressLine:
         self._drawn_s = 0.0
 
     def __call__(self, stage: str, share: float) -> None:
-        """Redraw the line, a few times a second at most."""
+        """Redraw the line, at most a few times per second."""
         now = time.monotonic()
         if self._stream is not None and now - self._drawn_s >= REDRAW_S:
             self._drawn_s = now

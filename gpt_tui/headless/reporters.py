@@ -1,6 +1,6 @@
-"""How a headless run is shown: as JSON Lines, as plain lines, or with progress bars on a terminal.
+"""Reporters of a headless run: JSON Lines, plain lines, or progress bars on a terminal.
 
-A reporter is given the events that came since the last time, and the run's history up to them.
+A reporter receives the new events and the state of the run after them.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from gpt_tui.shared.formatting import clock, percent, whole
 from gpt_tui.shared.sanitize import one_line
 
 PLAIN_INTERVAL_S = 2.0
-MOST_CHARACTERS = 10_000  # of a line; the norms of every tensor take some
+MAX_CHARACTERS = 10_000  # per line; the gradient norms of all tensors are long
 COLOURS = {"plain": "", "good": "green", "bad": "bold red", "dim": "dim"}
 
 
 class Reporter(Protocol):
-    """Shows one run."""
+    """Interface of the reporters of one run."""
 
     def preparing(self, stage: str, share: float) -> None:
-        """The run is not ready yet: what is being done, and how much of it is (0 to 1)."""
+        """Show the progress of the setup before the first step; `share` is from 0 to 1."""
 
     def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
-        """These events came, and `history` is the run with them. Raises BrokenPipeError when nobody reads any more."""
+        """Show new events and the run state after them. Raises BrokenPipeError if the output was closed."""
 
     def close(self) -> None:
-        """The run is over; leave the terminal as it was."""
+        """End the report and restore the terminal."""
 
 
 def reporter_for(as_json: bool, is_stopping: Callable[[], bool]) -> Reporter:
-    """The reporter that suits where standard output goes. `is_stopping` tells whether a stop was asked for."""
+    """Return the reporter for the kind of standard output. `is_stopping` says whether a stop was requested."""
     if as_json:
         return JsonReporter()
     if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
@@ -50,22 +50,22 @@ def reporter_for(as_json: bool, is_stopping: Callable[[], bool]) -> Reporter:
 
 
 class JsonReporter:
-    """The lines of metrics.jsonl on standard output, as they are written there."""
+    """Prints the lines of metrics.jsonl on standard output."""
 
     def preparing(self, stage: str, share: float) -> None:
-        """Standard output is for events only, and whoever reads them needs no news of the preparation."""
+        """Do nothing: standard output holds events only."""
 
     def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
-        """Print the events that are logged."""
+        """Print the logged events."""
         lines = [to_json(event).decode() + "\n" for event in events if isinstance(event, LOGGED)]
         print(end="".join(lines), flush=True)
 
     def close(self) -> None:
-        """Nothing was changed."""
+        """Do nothing."""
 
 
 class PlainReporter:
-    """One line for what happens, and one every two seconds for the steps: their mean loss since the line before."""
+    """Prints one line per event, and every two seconds a line with the mean loss of the steps since the last one."""
 
     def __init__(self) -> None:
         self._last_line_s = -PLAIN_INTERVAL_S
@@ -73,23 +73,23 @@ class PlainReporter:
         self._stage, self._stage_line_s = "", 0.0
 
     def preparing(self, stage: str, share: float) -> None:
-        """A line on standard error when a stage begins, and every two seconds while it lasts."""
+        """Print a line on standard error when a stage starts, and every two seconds during it."""
         now = time.monotonic()
         if stage != self._stage or now - self._stage_line_s >= PLAIN_INTERVAL_S:
             print(one_line(stage) + (f" {percent(share)}" if share else ""), file=sys.stderr, flush=True)
             self._stage, self._stage_line_s = stage, now
 
     def close(self) -> None:
-        """Nothing was changed."""
+        """Do nothing."""
 
     def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
-        """Print what happened; the steps before it come first."""
+        """Print the events, preceded by the steps before them."""
         self._losses += [event.loss for event in events if isinstance(event, StepCompleted)]
         lines = [line for event in events for line, _ in news(event, history)]
         if self._losses and (lines or time.monotonic() - self._last_line_s >= PLAIN_INTERVAL_S):
             self._print_steps(history)
         for line in lines:
-            print(one_line(line, MOST_CHARACTERS), flush=True)
+            print(one_line(line, MAX_CHARACTERS), flush=True)
 
     def _print_steps(self, history: RunState) -> None:
         mean = sum(self._losses) / len(self._losses)
@@ -98,7 +98,7 @@ class PlainReporter:
 
 
 class BarsReporter:
-    """Bars for the run, its epoch and an evaluation, figures below them, and what happens printed above."""
+    """Draws bars for the run, its epoch and an evaluation, with figures below; events are printed above them."""
 
     def __init__(self, is_stopping: Callable[[], bool], console: Console | None = None) -> None:
         self._is_stopping = is_stopping
@@ -113,16 +113,16 @@ class BarsReporter:
         )
         self._run = self._bars.add_task("preparing", total=1.0, left="")
         self._epoch = self._bars.add_task("epoch", total=1.0, left="", visible=False)
-        self._eval = self._bars.add_task("scoring the eval text", total=1.0, left="", visible=False)
+        self._eval = self._bars.add_task("evaluating", total=1.0, left="", visible=False)
         self._figures = Text(no_wrap=True, overflow="ellipsis")
         self._live = Live(get_renderable=self._drawn, console=self._console, refresh_per_second=8)
         self._live.start()
 
     def _drawn(self) -> Group:
-        """What is redrawn, also while a long step takes its time."""
+        """Return what is redrawn, also during long steps."""
         parts: list[RenderableType] = [self._bars, self._figures]
         if self._is_stopping():
-            parts.append(Text("stopping and saving; Ctrl+C again stops at once, without saving", no_wrap=True))
+            parts.append(Text("stopping and saving; press Ctrl+C again to exit at once, without saving", no_wrap=True))
         return Group(*parts)
 
     def preparing(self, stage: str, share: float) -> None:
@@ -130,9 +130,9 @@ class BarsReporter:
         self._bars.update(self._run, description=one_line(stage, 60), completed=share)
 
     def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
-        """Bring bars and figures up to date, and print what happened above them."""
+        """Update bars and figures, and print the events above them."""
         for line, tone in (line for event in events for line in news(event, history)):
-            self._console.print(Text(one_line(line, MOST_CHARACTERS), COLOURS[tone]))
+            self._console.print(Text(one_line(line, MAX_CHARACTERS), COLOURS[tone]))
         self._show_bars(history)
         if history.last is not None:
             self._figures.plain = figures(history, history.curve.smoothed)
@@ -155,5 +155,5 @@ class BarsReporter:
         self._bars.update(self._eval, completed=share or 0.0, visible=share is not None)
 
     def close(self) -> None:
-        """Stop redrawing, and show the cursor again."""
+        """Stop redrawing and show the cursor."""
         self._live.stop()

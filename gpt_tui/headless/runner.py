@@ -1,7 +1,7 @@
-"""A run without the app: the trainer's events, shown by a reporter, with signals as requests.
+"""Headless training: iterates the trainer's events, reports them, and turns signals into requests.
 
-It ends with what was reached, where it is saved and what to do next. After tiny overfit, on a terminal, it goes on to
-the plain chat, where what was learned by heart can be tried.
+At the end it prints a summary, the checkpoint and the next commands. After tiny overfit, on a terminal, it starts the
+terminal chat, so that the memorized lines can be tried.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ from gpt_tui.shared.formatting import duration, fixed, nats, percent, rate, whol
 from gpt_tui.shared.sanitize import one_line
 
 RATES = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")
-BATCHED_S = 0.1  # steps that come faster than this are shown together
+BATCHED_S = 0.1  # steps that take less are reported together
 
 
 def run_headless(request: RunRequest, *, as_json: bool) -> int:
-    """Train and give the exit code: 1 if the last save failed or the run diverged, 128 + signal if one stopped it, 0.
+    """Train and return the exit code.
 
-    Raises the errors of `open_run`, and what the trainer raises.
+    The code is 1 if the last save failed or the run diverged, 128 + signal number if a signal stopped the run, else 0.
+    Raises the errors of `open_run` and of the trainer.
     """
     with RunSignals() as signals:
         with closing(reporter_for(as_json, lambda: signals.stopped_by is not None)) as reporter:
@@ -66,9 +67,9 @@ def run_headless(request: RunRequest, *, as_json: bool) -> int:
 
 
 def follow(trainer: Trainer, reporter: Reporter) -> RunState:
-    """Run the trainer to its end, showing what happens; the run saves on every way out of here."""
+    """Run the trainer to its end and report its events. The run is saved on every exit from here."""
     settings = trainer.settings
-    history = RunState(limits=Limits(settings.max_epochs, settings.patience, settings.improvement_threshold))
+    history = RunState(limits=Limits.of(settings))
     with closing(trainer.events()) as events:
         for batch in batched(events):
             history = advance_all(history, batch, time.monotonic())
@@ -79,7 +80,7 @@ def follow(trainer: Trainer, reporter: Reporter) -> RunState:
 
 
 def divergences(events: Sequence[AnyEvent]) -> list[str]:
-    """A line for each event that says that the run diverges or has diverged."""
+    """Return a line for each event that reports divergence."""
     lines = []
     for event in events:
         if isinstance(event, LossDiverged):
@@ -90,7 +91,7 @@ def divergences(events: Sequence[AnyEvent]) -> list[str]:
 
 
 def batched(events: Iterator[AnyEvent]) -> Iterator[list[AnyEvent]]:
-    """The events in groups: steps wait up to BATCHED_S for the next ones, everything else comes at once."""
+    """Group the events: steps are held for up to BATCHED_S, other events are passed on at once."""
     waiting: list[AnyEvent] = []
     shown_s = 0.0
     for event in events:
@@ -101,24 +102,24 @@ def batched(events: Iterator[AnyEvent]) -> Iterator[list[AnyEvent]]:
 
 
 def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> None:
-    """What was reached, where it is saved, and what can be done next."""
+    """Print the result of the run, where it is saved, and the next commands."""
     if history.finished is None:
         return
     reached = [f"{whole(history.step)} steps in {duration(history.elapsed_s)}"]
     if history.last is not None:
-        reached.append(f"loss {nats(history.curve.smoothed)}")
+        reached.append(f"train loss {nats(history.curve.smoothed)}")
     if history.evaluation is not None:
         score = history.evaluation
-        reached.append(f"on the eval text {fixed(score.bits_per_byte)} bits a byte, accuracy {percent(score.accuracy)}")
+        reached.append(f"eval {fixed(score.bits_per_byte)} bits per byte, accuracy {percent(score.accuracy)}")
     if history.save_error:
         reached.append(f"NOT SAVED: {history.save_error}")
     elif history.finished.reason == "diverged":
-        reached.append(f"to go on from: {history.finished.good_checkpoint or 'nothing good was saved'}")
+        reached.append(f"last good checkpoint: {history.finished.good_checkpoint or 'none'}")
     elif history.saved is not None:
         reached.append(f"saved in {history.saved.path}")
     if history.finished.reason != "diverged" and (words := divergence_so_far(history)):
         reached.append(f"DIVERGED: {words}")
-    say(stream, "reached: " + ", ".join(reached))
+    say(stream, "finished: " + ", ".join(reached))
     models_dir = str(Path(history.saved.path).parent) if history.saved else settings.models_dir
     say(stream, f"next: {next_commands(history.finished, settings, models_dir)}")
 
@@ -129,17 +130,17 @@ def next_commands(finished: RunFinished, settings: Settings, models_dir: str) ->
     if finished.reason != "diverged":
         return f"gpt-tui generate 'It was'{folder}, gpt-tui chat{folder}, or gpt-tui --resume{folder}"
     good = finished.good_checkpoint
-    start = f"gpt-tui --train-only --resume {shlex.quote(good)}" if good else "the same command with --overwrite"
+    start = f"gpt-tui --train-only --resume {shlex.quote(good)}" if good else "repeat the command with --overwrite"
     rates = " ".join(f"--set {name}={rate(getattr(settings, name) / 10)}" for name in RATES)
     return f"{start}{folder if good else ''} {rates}"
 
 
 def say(stream: TextIO, line: str) -> None:
-    """One line of plain text."""
+    """Print one line of plain text."""
     print(one_line(line), file=stream, flush=True)
 
 
 def chat_with(trainer: Trainer) -> None:
-    """The plain chat with what was just trained, where there is somebody to chat with."""
+    """Start the terminal chat with the trained model if input and output are terminals."""
     if at_terminals():
         converse(Generator(trainer.parameters, trainer.tokenizer), Sampling.from_settings(trainer.settings))

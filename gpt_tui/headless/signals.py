@@ -1,6 +1,6 @@
-"""Signals of a headless run: handlers that only set a flag, which the trainer reads at its next step boundary.
+"""Signal handlers of a headless run. They only set a flag, which the trainer reads at its next step boundary.
 
-SIGINT, SIGTERM and SIGHUP stop the run, saved, and become the exit code 128 + number; SIGUSR1 saves and goes on.
+SIGINT, SIGTERM and SIGHUP save and stop the run with exit code 128 + signal number; SIGUSR1 saves and continues.
 A signal that is ignored when the program starts stays ignored: SIGHUP under nohup, SIGINT in a job that a shell script
 starts in the background with `&`.
 """
@@ -19,16 +19,18 @@ from gpt_core.training.trainer import Trainer
 
 SHOW_CURSOR = b"\x1b[?25h"
 SAVE_POLL_S = 0.01
-SAME_PRESS_S = 1.0  # a second signal this soon is the same wish: a double press, or a wrapper that passes it on too
+SAME_PRESS_S = (
+    1.0  # a second signal within this time counts as the same one (a double press, or a wrapper that forwards it)
+)
 
 
 def available(*names: str) -> list[signal.Signals]:
-    """Those of the named signals that this system has."""
+    """Return those of the named signals that this system has."""
     return [signal.Signals[name] for name in names if name in signal.Signals.__members__]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal came before there was a trainer to ask."""
+    """A signal that arrived before the trainer existed."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
@@ -36,10 +38,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class RunSignals:
-    """Handles the signals of one run, as a context manager. Until `watch` is called there is nothing to save.
+    """Context manager that handles the signals of one run. Before `watch` is called there is nothing to save.
 
-    The first stop asks the trainer to stop. A second one, a second or more later, ends the process at once, without
-    waiting for anything but a save that is on its way already.
+    The first stop signal requests a stop. A second one, at least a second later, ends the process at once, after any
+    save in progress.
     """
 
     def __init__(self) -> None:
@@ -49,9 +51,9 @@ class RunSignals:
         self._previous: dict[signal.Signals, Any] = {}
 
     def watch(self, trainer: Trainer) -> None:
-        """From now on signals are requests to this trainer. One that came before, and was lost on its way, is heeded.
+        """Direct signals to this trainer, including one that arrived earlier without effect.
 
-        An exception that a signal handler raises is lost where Python is in a destructor or in a callback from C.
+        Python drops an exception that a signal handler raises during a destructor or a callback from C.
         """
         self._trainer = trainer
         if self.stopped_by is not None:
@@ -59,7 +61,7 @@ class RunSignals:
 
     @property
     def exit_code(self) -> int:
-        """What the program ends with: 128 and the number of the signal that stopped it, 0 if none did."""
+        """Exit code: 128 + the number of the signal that stopped the run, 0 if none did."""
         return 128 + self.stopped_by if self.stopped_by is not None else 0
 
     def __enter__(self) -> RunSignals:
@@ -74,7 +76,7 @@ class RunSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._previous.items():
-            # once stopped, the process only ends: the second press of two must not change how
+            # after a stop the process only exits: a second press must not change its exit code
             signal.signal(number, handler if self.stopped_by is None else signal.SIG_IGN)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
@@ -82,10 +84,10 @@ class RunSignals:
             self.stopped_by, self._stopped_at_s = signal.Signals(number), time.monotonic()
         if self._trainer is None:
             raise Interrupted(self.exit_code)
-        is_hurried = time.monotonic() - self._stopped_at_s > SAME_PRESS_S
-        self._trainer.requests.stop(save=not is_hurried)
-        if is_hurried:
-            while self._trainer.saving:  # another thread writes, and needs nothing of the one that is interrupted here
+        is_forced = time.monotonic() - self._stopped_at_s > SAME_PRESS_S
+        self._trainer.requests.stop(save=not is_forced)
+        if is_forced:
+            while self._trainer.saving:  # the saving thread does not depend on the interrupted one
                 time.sleep(SAVE_POLL_S)
             if not self._trainer.ending:
                 leave_now(self.exit_code)
@@ -96,10 +98,10 @@ class RunSignals:
 
 
 def leave_now(exit_code: int) -> None:
-    """End the process without unwinding: the trainer may be in the middle of an update, which nobody is to save."""
+    """End the process without unwinding: the trainer may be inside an update, which must not be saved."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stdout is not None and sys.stdout.isatty():
             os.write(sys.stdout.fileno(), SHOW_CURSOR + b"\r\n")
         if sys.stderr is not None:
-            os.write(sys.stderr.fileno(), b"gpt-tui: stopped at once, without saving again\n")
+            os.write(sys.stderr.fileno(), b"gpt-tui: exited at once, without another save\n")
     os._exit(exit_code)

@@ -1,4 +1,4 @@
-"""The plain chat: a reply to each line of standard input."""
+"""Chat in the terminal: one reply per line of standard input."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ LOOK_S = 0.2
 
 
 def converse(generator: Generator, sampling: Sampling) -> None:
-    """The plain chat: each line is a prompt of its own. On a terminal Ctrl+C stops a reply, at the prompt the chat."""
+    """Generate a reply to each line of input. On a terminal, Ctrl+C stops a reply, or at the prompt the chat."""
     if at_terminals():
-        print("Write how a text begins; the model goes on from there. `exit` ends the chat, Ctrl+C stops a reply.")
+        print("Type the start of a text; the model continues it. Type `exit` to quit; Ctrl+C stops a reply.")
     for line in prompts():
         try:
             for piece in generator.generate(line, sampling):
                 write(piece)
-        except KeyboardInterrupt:  # what was said stays
+        except KeyboardInterrupt:  # what was generated stays on the screen
             if not at_terminals():
                 raise
         write("\n")
 
 
 def prompts() -> Iterator[str]:
-    """The lines of standard input, blank ones left out, until the word `exit` or the end."""
+    """Yield the non-blank lines of standard input until the word `exit` or end of input."""
     if sys.stdin is None:
         return
-    with contextlib.suppress(AttributeError):  # a stand-in for standard input, in tests
+    with contextlib.suppress(AttributeError):  # tests replace standard input
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     if at_terminals():
         with contextlib.suppress(ImportError):
@@ -52,10 +52,10 @@ def prompts() -> Iterator[str]:
 
 
 def asked_for() -> str:
-    """A line of input at the prompt. Raises KeyboardInterrupt for Ctrl+C, whenever it comes.
+    """Read a line at the prompt. Raises KeyboardInterrupt on Ctrl+C.
 
-    `input` itself overlooks a signal that arrives after the prompt is shown and before it waits, until the next key;
-    another signal a few times a second makes it look.
+    `input` misses a signal that arrives between showing the prompt and waiting for a key; a timer signal a few times
+    per second makes it check again.
     """
     if not hasattr(signal, "setitimer"):
         return input(PROMPT)
@@ -69,10 +69,10 @@ def asked_for() -> str:
 
 
 def at_terminals() -> bool:
-    """Whether somebody sits at both ends."""
+    """Return whether standard input and output are terminals."""
     return sys.stdin is not None and sys.stdout is not None and sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def write(text: str) -> None:
-    """Text to standard output at once; on a terminal nothing in it can steer the terminal."""
+    """Write text to standard output and flush; on a terminal, control characters are made visible."""
     print(printable(text) if sys.stdout is not None and sys.stdout.isatty() else text, end="", flush=True)

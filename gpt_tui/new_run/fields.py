@@ -15,7 +15,7 @@ from gpt_core.errors import ConfigError
 
 # groups in the order of the form, the most frequently changed ones first
 GROUP_ORDER = (
-    "model shape", "text", "batches", "stopping", "learning rates", "system", "evaluation and saving", "AdamW",
+    "model shape", "text", "batches", "stopping", "learning rates", "system", "evaluation and saving", "optimizer",
     "generation", "self-test",
 )  # fmt: skip
 INDEPENDENT = ("train_file", "eval_file", "models_dir", "threads", "seed")  # fields that a preset does not change
@@ -51,8 +51,8 @@ class Validated(NamedTuple):
 
 
 def setup_fields() -> list[SetupField]:
-    """Return all settings in the order of the form."""
-    names = groups()
+    """Return the settings that can be changed, in the order of the form; settings with a single choice are omitted."""
+    names = {group: [name for name in members if len(choices_of(name)) != 1] for group, members in groups().items()}
     return [
         SetupField(name, group if name == names[group][0] else "", choices_of(name))
         for group in GROUP_ORDER

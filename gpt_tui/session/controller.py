@@ -15,7 +15,7 @@ from textual.message import Message
 
 from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError, RunExistsError
-from gpt_core.formats.checkpoint_header import TrainingState
+from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
 from gpt_core.tokenizers import Tokenizer
@@ -129,7 +129,7 @@ class TrainingController:
         if self.alive:
             return False
         settings = request.settings
-        limits = Limits(settings.max_epochs, settings.patience, settings.improvement_threshold)
+        limits = Limits.of(settings)
         self.request = request
         self._previous = self.run
         self.run = RunState(limits=limits)

@@ -141,9 +141,9 @@ def bar(fraction: float, width: int) -> str:
     return ("━" * (halves // 2) + "╸" * (halves % 2)).ljust(width, "─")
 
 
-def metric_value(metric: Metric, value: float) -> str:
-    """Format a value of a registered metric, with its unit."""
+def metric_value(metric: Metric, value: float, *, unit: bool = True) -> str:
+    """Format a value of a registered metric."""
     formats = {
         "loss": nats, "perplexity": perplexity, "percent": percent, "fixed": fixed, "scientific": rate, "short": short,
     }  # fmt: skip
-    return f"{formats[metric.format](value)} {metric.unit}".rstrip()
+    return f"{formats[metric.format](value)} {metric.unit if unit else ''}".rstrip()

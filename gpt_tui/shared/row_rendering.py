@@ -6,9 +6,7 @@ from collections.abc import Iterable
 
 from textual.content import Content
 
-from gpt_tui.shared.rows import RULE, Row
-
-TONE_STYLES = {"plain": "", "good": "$text-success", "bad": "bold $text-error", "dim": "$foreground 60%"}
+from gpt_tui.shared.rows import RULE, TONE_STYLES, Row
 
 
 def render_rows(rows: Iterable[Row], width: int, label_width: int) -> Content:

@@ -7,6 +7,11 @@ from typing import Literal, NamedTuple
 
 Tone = Literal["plain", "good", "bad", "dim"]
 
+TONE_STYLES: dict[Tone, str] = {
+    "plain": "", "good": "$text-success", "bad": "bold $text-error", "dim": "$foreground 60%",
+}  # fmt: skip
+"""Textual style of each tone."""
+
 
 class Row(NamedTuple):
     """Row of a panel.
@@ -23,7 +28,6 @@ class Row(NamedTuple):
 
 
 RULE = Row("", "")
-"""Horizontal rule between groups of rows."""
 
 
 def fit_rows(rows: Sequence[Row], height: int, dropped_first: Sequence[str] = ()) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
-from gpt_tui.session.run_state import Tone
+from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 
 SIGNS = {"good": "✓", "bad": "✗", "plain": "•", "dim": "•"}

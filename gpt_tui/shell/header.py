@@ -9,9 +9,9 @@ from textual.content import Content
 from textual.widgets import Static, Tab, Tabs
 
 from gpt_tui.run_view.status import PHASE_TONES, SYMBOLS
-from gpt_tui.run_view.status_panel import TONE_STYLES
 from gpt_tui.session.phase import Phase
 from gpt_tui.shared.keymap import TABS
+from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
 
 PROGRAM = " gpt-tui "

@@ -7,7 +7,7 @@ import numpy as np
 
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState
-from gpt_core.formats.checkpoint_header import MAX_HEADER_BYTES
+from gpt_core.formats.safetensors import MAX_HEADER_BYTES
 from gpt_core.model.parameters import Parameters
 
 SETTINGS = Settings(d_model=8, hidden_size=12, vocab_size=260, num_heads=2, seq_len=4, layers=2, train_file="é.en")
@@ -23,12 +23,17 @@ def random_parameters(shape, seed):
     return parameters
 
 
-def sample(settings=SETTINGS, *, moments=True, seed=0, tokenizer=b"some pieces", **state):
+def sample(settings=SETTINGS, *, optimizer_state=True, seed=0, tokenizer=b"some pieces", **state):
     values = {"run_id": "run-a", "step": 7, "epoch": 1, "loss_sum": 0.1 + 0.2, "elapsed_s": 1 / 3} | state
-    first, second, third = (random_parameters(settings.shape, seed + i) for i in range(3))
-    return Checkpoint(
-        settings, "nano", TrainingState(**values), tokenizer, "0123abcd", first, (second, third) if moments else None
-    )
+    weights = random_parameters(settings.shape, seed)
+    tensors = {name: random_parameters(settings.shape, seed + i) for i, name in enumerate(("adam_m", "adam_v"), 1)}
+    state = tensors if optimizer_state else None
+    return Checkpoint(settings, "nano", TrainingState(**values), tokenizer, "0123abcd", weights, state)
+
+
+def all_tensors(checkpoint):
+    """Every tensor set of a checkpoint by its prefix."""
+    return {"": checkpoint.parameters} | {f"{name}.": p for name, p in (checkpoint.optimizer_state or {}).items()}
 
 
 def same_bits(left, right):

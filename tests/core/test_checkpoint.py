@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, SaveError
 from gpt_core.formats import checkpoint as checkpoint_module
+from gpt_core.formats import safetensors as codec
 from gpt_core.formats.checkpoint import (
     TrainingState,
     checkpoint_bytes,
@@ -23,8 +24,9 @@ from gpt_core.formats.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
-from gpt_core.formats.checkpoint_header import MAX_HEADER_BYTES, encode_header, layout_of
-from tests.core.checkpoint_samples import SETTINGS, forged, same_bits, sample, split
+from gpt_core.formats.checkpoint_header import Contents, checkpoint_layout, encode_header
+from gpt_core.formats.safetensors import MAX_HEADER_BYTES
+from tests.core.checkpoint_samples import SETTINGS, all_tensors, forged, same_bits, sample, split
 
 SECONDS, BYTES = 0.1, 2 << 20  # that a refusal may take, besides reading
 
@@ -63,17 +65,23 @@ def refused(path, *, memory=BYTES):
     return message
 
 
-@pytest.mark.parametrize("moments", [True, False])
-def test_what_is_written_is_read_back_to_the_bit(path, moments):
-    written = sample(moments=moments, random_state='{"state": 1}', best_accuracy=0.1 + 0.7, finished="stopped")
+@pytest.mark.parametrize("optimizer_state", [True, False])
+def test_what_is_written_is_read_back_to_the_bit(path, optimizer_state):
+    written = sample(
+        optimizer_state=optimizer_state, random_state='{"state": 1}', best_accuracy=0.1 + 0.7, finished="stopped"
+    )
     write_checkpoint(path, written, saved_at=123.456)
     read = read_checkpoint(path)
     assert read[:5] == written[:5]
     assert same_bits(read.parameters, written.parameters)
-    if moments:
-        assert all(same_bits(got, wanted) for got, wanted in zip(read.moments, written.moments, strict=True))
+    assert read.path == path
+    if optimizer_state:
+        assert list(read.optimizer_state) == list(written.optimizer_state)
+        assert all(
+            same_bits(read.optimizer_state[name], written.optimizer_state[name]) for name in ("adam_m", "adam_v")
+        )
     else:
-        assert read.moments is None
+        assert read.optimizer_state is None
     assert verify_checkpoint(path) == peek_checkpoint(path)
 
 
@@ -87,15 +95,15 @@ def test_shapes_that_are_no_multiples_of_a_cache_line_survive(path, shape):
 
 def test_tensors_larger_than_a_read_are_whole_and_their_last_bit_is_checked(path, monkeypatch):
     written = sample()
-    monkeypatch.setattr(checkpoint_module, "_CHUNK", 64)
+    monkeypatch.setattr(codec, "CHUNK_BYTES", 64)
     write_checkpoint(path, written)
-    assert same_bits(read_checkpoint(path).moments[1], written.moments[1])
+    assert same_bits(read_checkpoint(path).optimizer_state["adam_v"], written.optimizer_state["adam_v"])
     monkeypatch.undo()
     assert verify_checkpoint(path).step == 7
     data = bytearray(path.read_bytes())
-    data[-len(written.tokenizer) - 1] ^= 1  # the last value of the last moment
+    data[-len(written.tokenizer) - 1] ^= 1  # the last value of the optimizer state
     path.write_bytes(data)
-    monkeypatch.setattr(checkpoint_module, "_CHUNK", 64)
+    monkeypatch.setattr(codec, "CHUNK_BYTES", 64)
     assert "checksum" in refused(path)
 
 
@@ -114,21 +122,26 @@ def test_the_header_alone_tells_what_a_checkpoint_is(path):
     data_start = len(whole) - len(split(whole)[1])
     info = peek_checkpoint(path)
     assert (info.kind, info.step, info.epoch, info.run_id, info.size) == ("latest", 7, 1, "run-a", len(whole))
-    assert (info.settings, info.preset, info.has_moments, info.corpus_sha256) == (SETTINGS, "nano", True, "0123abcd")
+    assert (info.settings, info.preset, info.has_optimizer_state, info.corpus_sha256) == (
+        SETTINGS,
+        "nano",
+        True,
+        "0123abcd",
+    )
     assert info.tokenizer_sha256 == hashlib.sha256(b"some pieces").hexdigest()
     assert before_s <= info.saved_at <= time.time()
     path.write_bytes(whole[:data_start] + bytes(len(whole) - data_start))
     assert peek_checkpoint(path) == info
 
 
-def test_chat_needs_no_moments_and_does_not_read_them(path, whole):
+def test_chat_needs_no_optimizer_state_and_does_not_read_it(path, whole):
     data = bytearray(whole)
     data[-len(b"some pieces") - 1] ^= 1
     path.write_bytes(data)
-    read = read_checkpoint(path, moments=False)
-    assert read.moments is None
+    read = read_checkpoint(path, optimizer_state=False)
+    assert read.optimizer_state is None
     assert same_bits(read.parameters, sample().parameters)
-    assert verify_checkpoint(path, moments=False).step == 7
+    assert verify_checkpoint(path, optimizer_state=False).step == 7
     assert "adam_v" in refused(path)
 
 
@@ -138,15 +151,16 @@ def test_any_safetensors_reader_finds_the_weights_under_gpt2_names(path):
     tensors = load_file(path)
     for name, tensor in written.parameters.tensors.items():
         assert np.array_equal(tensors[name], tensor)
-        assert np.array_equal(tensors["adam_m." + name], written.moments[0][name])
+        assert np.array_equal(tensors["adam_m." + name], written.optimizer_state["adam_m"][name])
     assert tensors["h.1.attn.c_attn.weight"].shape == (8, 24)
     assert tensors["tokenizer"].tobytes() == b"some pieces"
     with safetensors.safe_open(path, "np") as file:
         assert json.loads(file.metadata()["settings"])["d_model"] == 8
+        assert file.metadata()["format"] == "pt"
 
 
 def test_a_file_is_as_large_as_announced(path, whole):
-    assert checkpoint_bytes(SETTINGS.shape) == pytest.approx(len(whole), abs=1.5e5)
+    assert checkpoint_bytes(SETTINGS) == pytest.approx(len(whole), abs=1.5e5)
 
 
 def test_the_mode_of_a_file_is_what_the_umask_leaves(path):
@@ -184,7 +198,7 @@ def test_saving_never_writes_to_a_planted_temporary_file(path, tmp_path, monkeyp
 @pytest.mark.parametrize("where", range(3))
 def test_a_checkpoint_with_values_that_are_not_finite_is_never_published(path, whole, where, value):
     written = sample()
-    (written.parameters, *written.moments)[where]["ln_f.bias"][3] = value
+    list(all_tensors(written).values())[where]["ln_f.bias"][3] = value
     with pytest.raises(SaveError, match=r"ln_f\.bias holds values that are not finite"):
         write_checkpoint(path, written)
     assert path.read_bytes() == whole
@@ -195,7 +209,7 @@ def test_a_checkpoint_with_values_that_are_not_finite_is_never_published(path, w
     "state", [{"loss_sum": math.nan}, {"best_accuracy": -math.inf}, {"run_id": "\udcff"}, {"step": -1}, {"run_id": ""}]
 )
 def test_a_state_that_would_not_come_back_is_not_saved(path, whole, state):
-    with pytest.raises(SaveError, match="untouched"):
+    with pytest.raises(SaveError, match="unchanged"):
         write_checkpoint(path, sample(**state))
     assert path.read_bytes() == whole
 
@@ -232,7 +246,7 @@ def test_a_file_cut_anywhere_else_or_too_long_is_refused(path, whole):
         with pytest.raises(CheckpointError):
             peek_checkpoint(path)
     path.write_bytes(whole + b"\0")
-    assert f"got {len(whole) + 1:,} bytes, wanted {len(whole):,}" in refused(path)
+    assert f"got {len(whole) + 1:,} bytes, expected {len(whole):,}" in refused(path)
 
 
 def test_a_file_cut_while_it_is_read_is_refused(path, whole, monkeypatch):
@@ -243,7 +257,7 @@ def test_a_file_cut_while_it_is_read_is_refused(path, whole, monkeypatch):
 
     read_header = checkpoint_module.read_header
     monkeypatch.setattr(checkpoint_module, "read_header", cut_and_read_header)
-    with pytest.raises(CheckpointError, match="ends before it should"):
+    with pytest.raises(CheckpointError, match="truncated while it was read"):
         read_checkpoint(path)
 
 
@@ -329,7 +343,7 @@ FORGERIES = {
     "a wrong checksum": metadata_changed("checksums", lambda s: s.update({"wte.weight": "0" * 64})),
     "a huge tokenizer": metadata_changed("contents", lambda s: s.update(tokenizer_bytes=1 << 40)),
     "a negative tokenizer": metadata_changed("contents", lambda s: s.update(tokenizer_bytes=-1)),
-    "moments that are not there": metadata_changed("contents", lambda s: s.update(has_moments=False)),
+    "an optimizer state that is not there": metadata_changed("contents", lambda s: s.update(has_moments=False)),
     "a time without end": metadata_changed("contents", lambda s: s.update(saved_at=1e300)),
 }
 
@@ -357,7 +371,7 @@ def test_a_forged_header_with_a_right_checksum_is_refused(path, whole, kind):
 )
 def test_a_header_that_is_not_json_is_refused(path, text):
     path.write_bytes(forged(text, b""))
-    assert "makes no sense" in refused(path, memory=BYTES + 4 * len(text))
+    assert "is invalid" in refused(path, memory=BYTES + 4 * len(text))
 
 
 @pytest.mark.parametrize("where", ["names", "checksums"])
@@ -371,23 +385,22 @@ def test_a_header_of_a_million_names_is_refused_without_being_taken_in(path, who
     path.write_bytes(forged(text.encode(), tail))
     size = path.stat().st_size
     assert 11e6 < size < MAX_HEADER_BYTES
-    assert "makes no sense" in refused(path, memory=5 * size)
+    assert "is invalid" in refused(path, memory=5 * size)
 
 
 def test_weights_that_are_not_finite_are_found_even_under_a_right_checksum(path):
     written = sample()
-    layout = layout_of(SETTINGS.shape, True, len(written.tokenizer))
+    layout = checkpoint_layout(SETTINGS.shape, ("adam_m", "adam_v"), len(written.tokenizer))
     written.parameters["wpe.weight"][1, 2] = np.nan
-    tensors = {"": written.parameters, "adam_m.": written.moments[0], "adam_v.": written.moments[1]}
     data = {
-        prefix + name: tensor.tobytes() for prefix, part in tensors.items() for name, tensor in part.tensors.items()
+        prefix + name: tensor.tobytes()
+        for prefix, part in all_tensors(written).items()
+        for name, tensor in part.tensors.items()
     }
     data["tokenizer"] = written.tokenizer
     checksums = {name: hashlib.sha256(data[name]).hexdigest() for name in layout}
     write_checkpoint(path, sample())
-    contents = msgspec.convert(
-        json.loads(split(path.read_bytes())[0]["__metadata__"]["contents"]), checkpoint_module.Contents
-    )
+    contents = msgspec.convert(json.loads(split(path.read_bytes())[0]["__metadata__"]["contents"]), Contents)
     head = encode_header(SETTINGS, written.state, contents, layout, checksums)
     path.write_bytes(head + b"".join(data[name] for name in layout))
     assert "wpe.weight holds values that are not finite" in refused(path)
@@ -395,7 +408,7 @@ def test_weights_that_are_not_finite_are_found_even_under_a_right_checksum(path)
 
 def test_a_file_of_another_program_is_told_apart_from_a_damaged_one(path):
     path.write_bytes(safetensors.numpy.save({"wte.weight": np.zeros((4, 4), np.float32)}, {"format": "pt"}))
-    assert "no gpt-tui checkpoint" in refused(path)
+    assert "not a gpt-tui checkpoint" in refused(path)
     path.write_bytes(b"\x80\x04\x95" + b"pickle" * 100)
     refused(path)
 
@@ -404,7 +417,7 @@ def test_a_file_of_a_later_version_says_so(path, whole):
     header, tail = split(whole)
     header["__metadata__"]["gpt_tui_format"] = "2"
     path.write_bytes(forged(header, tail))
-    assert "got checkpoint format 2, wanted 1" in refused(path)
+    assert "got checkpoint format 2, expected 1" in refused(path)
 
 
 def test_an_older_file_without_a_newer_setting_still_loads(path, whole):

@@ -10,6 +10,7 @@ from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
 from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError, FolderInUseError, RunExistsError, SaveError
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint, verify_checkpoint, write_checkpoint
+from gpt_core.training.metrics_log import open_log
 from tests.core.checkpoint_samples import SETTINGS, sample
 
 
@@ -52,8 +53,8 @@ def test_the_folder_is_made_and_left_empty_by_preparing(tmp_path):
 def test_an_absent_folder_has_no_checkpoints(tmp_path):
     store = CheckpointStore(tmp_path / "absent")
     assert store.list() == []
-    assert store.resumable() == (None, [])
-    assert store.for_chat() == (None, [])
+    assert store.load_for_resume() == (None, [])
+    assert store.load_for_chat() == (None, [])
 
 
 @pytest.mark.parametrize("place", ["file/models", "file", "a\0b", "/proc/self/models"])
@@ -123,7 +124,7 @@ def test_overwriting_removes_the_other_runs_files_at_the_first_save_and_nothing_
         before = names(again)
         again.prepare("run-b", new_run=True, overwrite=True)
         assert names(again) == before
-        again.begin_log("run-b", 0).close()
+        open_log(again, "run-b", 0).close()
         assert set(names(again)) > set(before)
         again.save("latest", sample(run_id="run-b"))
         assert names(again) == ["README.md", "ckpt_latest.safetensors", "metrics.jsonl", "mine.safetensors"]
@@ -135,8 +136,8 @@ def test_a_checkpoint_of_the_users_own_naming_never_stops_a_run(tmp_path):
     with CheckpointStore(tmp_path) as store:
         store.prepare("run-b", new_run=True)
         assert [info.kind for info in store.list()] == ["other"]
-        assert store.resumable().info is None
-        assert store.for_chat().info.path.name == "mine.safetensors"
+        assert store.load_for_resume().checkpoint is None
+        assert store.load_for_chat().checkpoint.path.name == "mine.safetensors"
 
 
 def test_the_log_of_a_resumed_run_stays_and_another_runs_is_kept_until_it_is_replaced(store):
@@ -244,51 +245,51 @@ def test_newest_means_saved_last_even_when_the_clock_jumps_back(store, monkeypat
         again.prepare("run-a", new_run=False)
         again.save("latest", sample(step=3))
         assert [info.step for info in again.list()] == [3, 2, 1]
-        assert again.resumable().info.step == 3
+        assert again.load_for_resume().checkpoint.step == 3
 
 
 def test_after_going_on_from_an_older_checkpoint_the_newest_is_the_new_branch(store):
     store.save("epoch", sample(step=50))
     store.save("best", sample(step=60))
     store.save("latest", sample(step=40))
-    assert store.resumable().info.step == 40
+    assert store.load_for_resume().checkpoint.step == 40
 
 
 def test_resuming_falls_back_to_the_newest_whole_one_and_says_what_it_passed_over(store):
     store.save("epoch", sample(step=10))
     store.save("best", sample(step=20))
     store.save("latest", sample(step=30))
-    assert store.resumable() == (verify_checkpoint(store.path_of("latest")), [])
+    assert store.load_for_resume()[1] == []
     flip_last_weight(store.path_of("latest"))
     store.path_of("best").write_bytes(store.path_of("best").read_bytes()[:500])
-    info, damaged = store.resumable()
+    info, damaged = store.load_for_resume()
     assert info.step == 10
     assert {bad.kind for bad in damaged} == {"latest", "best"}
     assert all(str(bad.path) in bad.error for bad in damaged)
     flip_last_weight(store.path_of("epoch", 1))
-    assert store.resumable().info is None
-    assert len(store.resumable().damaged) == 3
+    assert store.load_for_resume().checkpoint is None
+    assert len(store.load_for_resume().damaged) == 3
 
 
 def test_resuming_takes_neither_the_final_model_nor_one_without_moments_before_others(store):
     store.save("latest", sample(step=10))
-    store.save("best", sample(step=20, moments=False))
+    store.save("best", sample(step=20, optimizer_state=False))
     store.save("final", sample(step=20))
-    assert store.resumable().info.kind == "latest"
+    assert store.load_for_resume().checkpoint.path.stem == "ckpt_latest"
     store.path_of("latest").unlink()
-    assert store.resumable().info.kind == "final"
+    assert store.load_for_resume().checkpoint.path.stem == "transformer"
 
 
 def test_chat_takes_the_best_model_else_the_newest_and_needs_no_moments(store):
-    store.save("best", sample(step=10, moments=False))
+    store.save("best", sample(step=10, optimizer_state=False))
     store.save("latest", sample(step=20))
-    assert store.for_chat().info.kind == "best"
+    assert store.load_for_chat().checkpoint.path.stem == "best_model"
     store.path_of("best").unlink()
     store.save("epoch", sample(step=30))
-    flip_last_weight(store.path_of("epoch", 1))  # the last weight is a moment
-    assert store.for_chat().info.step == 30
+    flip_last_weight(store.path_of("epoch", 1))  # the last weight is of the optimizer state
+    assert store.load_for_chat().checkpoint.step == 30
     store.path_of("epoch", 1).write_bytes(b"damaged")
-    info, damaged = store.for_chat()
+    info, damaged = store.load_for_chat()
     assert info.step == 20
     assert [bad.path for bad in damaged] == [store.path_of("epoch", 1)]
 
@@ -323,4 +324,4 @@ def test_little_free_space_is_told_before_it_matters(store, monkeypatch):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert bool(store.space_warnings(preset("mini"))) is warned
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5_000_000))
-    assert "5 MB free, 1,380 MB wanted" in store.space_warnings(preset("mini"))[0]
+    assert "5 MB free, 1,380 MB needed" in store.space_warnings(preset("mini"))[0]

@@ -176,7 +176,7 @@ def test_max_steps_and_tiny_overfit_bound_a_run() -> None:
 
 def test_a_small_model_is_timed_in_full_and_a_large_one_in_part() -> None:
     nano, mini = preset("nano"), preset("mini")
-    assert probe_workload(nano) == (nano.shape, 16, 64)
+    assert probe_workload(nano) == (nano.shape, 16, 64, "adamw")
     part = probe_workload(mini)
     assert part.flops <= MAX_PROBE_FLOPS
     assert (part.batch, part.time) == (1, 1024)
@@ -199,7 +199,7 @@ def test_every_configuration_has_a_workload_within_the_limit(changes: dict[str, 
 
 def test_the_time_of_a_part_is_scaled_by_flops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, layers=4, batch_size=16, micro_batch_size=8)
-    whole = step_timing.Workload(settings.shape, 16, settings.seq_len).flops
+    whole = step_timing.Workload(settings.shape, 16, settings.seq_len, "adamw").flops
     monkeypatch.setattr(step_timing, "MAX_PROBE_FLOPS", whole / 7)
     part = probe_workload(settings)
     assert part.flops < whole / 7

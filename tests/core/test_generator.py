@@ -1,4 +1,4 @@
-"""Replies: what is read, where they end, how text streams; with a scripted decoder, then with the real one."""
+"""Generation: prefill, end of a reply, streaming of text; with a scripted decoder, then with the real one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.generation.generator import Generator, sampled_ids
-from gpt_core.generation.prompt import settled_prompt, spelling
+from gpt_core.generation.prompt import spelling, split_prompt
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
@@ -23,7 +23,7 @@ WARM = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max
 
 
 class ScriptedDecoder:
-    """Makes the reply say `script`, whatever it reads, and notes what it was given to read."""
+    """Decoder whose logits make the reply `script`; records the tokens that it receives."""
 
     def __init__(self, script: Sequence[int], capacity: int, vocab_size: int) -> None:
         self.script, self.capacity, self.vocab_size = list(script), capacity, vocab_size
@@ -55,7 +55,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def weights() -> Parameters:
-    """Random weights, large enough that the model is sure of different tokens in different places."""
+    """Return random weights, large enough for confident and varied predictions."""
     weights = initial_parameters(SHAPE, seed=1)
     weights.flat *= 8.0
     return weights
@@ -73,7 +73,7 @@ def byte_ids(data: bytes) -> list[int]:
 
 
 def test_the_model_reads_bos_and_the_prompt_and_then_each_new_token(tokenizer: Tokenizer, weights: Parameters) -> None:
-    settled, unread = settled_prompt(tokenizer, b"the cat")
+    settled, unread = split_prompt(tokenizer, b"the cat")
     script = byte_ids(unread + b"abc")
     generator, decoder = scripted(tokenizer, weights, script)
     sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=len(script))
@@ -93,7 +93,7 @@ def test_a_reply_ends_after_max_tokens(tokenizer: Tokenizer, weights: Parameters
     assert (generator.figures.tokens, generator.figures.ended_by) == (GREEDY.max_tokens, "max_tokens")
 
 
-def test_a_character_spread_over_tokens_comes_whole(tokenizer: Tokenizer, weights: Parameters) -> None:
+def test_a_character_split_over_tokens_is_yielded_once_complete(tokenizer: Tokenizer, weights: Parameters) -> None:
     generator, _ = scripted(tokenizer, weights, [*byte_ids("né€\U0001f600!".encode()), Tokenizer.EOS])
     assert list(generator.generate("", WARM)) == ["n", "é", "€", "\U0001f600", "!"]
 
@@ -105,11 +105,11 @@ def test_bytes_that_are_not_utf8_become_replacement_characters(tokenizer: Tokeni
 
 def test_a_prompt_may_hold_any_bytes(tokenizer: Tokenizer, weights: Parameters) -> None:
     raw = bytes(range(256))
-    _, unread = settled_prompt(tokenizer, raw)
+    _, unread = split_prompt(tokenizer, raw)
     generator, decoder = scripted(tokenizer, weights, [*byte_ids(unread), Tokenizer.EOS], capacity=1000)
     assert list(generator.generate(raw.decode("utf-8", "surrogateescape"), WARM)) == []
     assert tokenizer.decode(decoder.reads[0]) + unread == raw
-    ids, unread = settled_prompt(tokenizer, b"? alone")
+    ids, unread = split_prompt(tokenizer, b"? alone")
     generator, decoder = scripted(tokenizer, weights, [*byte_ids(unread), Tokenizer.EOS])
     assert list(generator.generate("\ud800 alone", WARM)) == []
     assert decoder.reads[0] == [Tokenizer.BOS, *ids]
@@ -124,7 +124,7 @@ def test_a_full_context_keeps_its_last_half(tokenizer: Tokenizer, weights: Param
 
 
 @pytest.mark.parametrize("capacity", [2, 3, 5])
-def test_the_smallest_contexts_go_on_without_end(tokenizer: Tokenizer, weights: Parameters, capacity: int) -> None:
+def test_generation_continues_past_a_tiny_context(tokenizer: Tokenizer, weights: Parameters, capacity: int) -> None:
     generator, _ = scripted(tokenizer, weights, byte_ids(b"xyz"), capacity=capacity)
     assert len(list(generator.tokens([Tokenizer.BOS], WARM))) == WARM.max_tokens
 
@@ -135,7 +135,7 @@ def test_a_prompt_longer_than_the_context_is_cut_from_the_left(tokenizer: Tokeni
     assert decoder.reads == [[16, 17, 18, 19]]
 
 
-def test_special_and_unused_ids_never_come(weights: Parameters) -> None:
+def test_special_and_unused_ids_are_never_generated(weights: Parameters) -> None:
     small = PieceTokenizer.train([b"ab"], SHAPE.vocab_size)
     allowed = sampled_ids(small)
     unused = [i for i in range(SHAPE.vocab_size) if small.token_bytes(i) == b"" and i != Tokenizer.EOS]
@@ -147,8 +147,8 @@ def test_special_and_unused_ids_never_come(weights: Parameters) -> None:
         assert not set(generator.tokens([Tokenizer.BOS], sampling)) & set(unused)
 
 
-def test_an_empty_prompt_of_ids_is_refused(tokenizer: Tokenizer, weights: Parameters) -> None:
-    with pytest.raises(ValueError, match="at least one"):
+def test_a_prompt_without_ids_is_refused(tokenizer: Tokenizer, weights: Parameters) -> None:
+    with pytest.raises(ValueError, match="at least <bos>"):
         next(Generator(weights, tokenizer).tokens([], GREEDY))
 
 
@@ -182,7 +182,7 @@ def test_the_same_seed_gives_the_same_replies_and_another_seed_others(
     assert replies(3) != replies(4)
 
 
-def test_an_earlier_reply_leaves_nothing_behind(tokenizer: Tokenizer, weights: Parameters) -> None:
+def test_a_reply_does_not_depend_on_earlier_replies(tokenizer: Tokenizer, weights: Parameters) -> None:
     generator = Generator(weights, tokenizer)
     first = list(generator.generate("the cat", GREEDY))
     for _ in generator.generate("東京", WARM):
@@ -191,9 +191,9 @@ def test_an_earlier_reply_leaves_nothing_behind(tokenizer: Tokenizer, weights: P
 
 
 @pytest.mark.parametrize("prompt", ["the cat", "the ca", "a", "", "the cat sat", "né à", "東京"])
-def test_what_is_settled_of_a_prompt_stays_so_whatever_follows(tokenizer: Tokenizer, prompt: str) -> None:
+def test_the_final_ids_of_a_prompt_do_not_depend_on_what_follows(tokenizer: Tokenizer, prompt: str) -> None:
     data = prompt.encode()
-    settled, unread = settled_prompt(tokenizer, data)
+    settled, unread = split_prompt(tokenizer, data)
     assert tokenizer.decode(settled) + unread == data
     for more in ("s", " sat on", "東", "\n\nthe"):
         assert tokenizer.encode(data + more.encode())[: len(settled)].tolist() == settled
@@ -206,10 +206,8 @@ def test_only_tokens_that_spell_the_rest_of_a_prompt_are_allowed(tokenizer: Toke
     assert all(piece.startswith(b"th") or b"th".startswith(piece) for piece in fits)
 
 
-def test_a_reply_goes_on_inside_the_word_that_the_prompt_breaks_off_in(
-    tokenizer: Tokenizer, weights: Parameters
-) -> None:
-    _, unread = settled_prompt(tokenizer, b"the c")
+def test_a_reply_continues_the_word_in_which_the_prompt_ends(tokenizer: Tokenizer, weights: Parameters) -> None:
+    _, unread = split_prompt(tokenizer, b"the c")
     longest = next(piece for piece in tokenizer.vocabulary if len(piece) > len(unread) and piece.startswith(unread))
     generator, _ = scripted(tokenizer, weights, [tokenizer.vocabulary.index(longest), Tokenizer.EOS])
     assert "".join(generator.generate("the c", WARM)) == longest[len(unread) :].decode()

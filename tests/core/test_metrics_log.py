@@ -27,7 +27,7 @@ def path(tmp_path):
     return tmp_path / "metrics.jsonl"
 
 
-def test_logged_events_come_back_to_the_bit_and_others_are_left_out(path):
+def test_logged_events_are_read_back_to_the_bit_and_others_are_not_logged(path):
     logged = [
         step(1, 0.1 + 0.2),
         UpdateSkipped(2, 1, "loss"),
@@ -42,7 +42,7 @@ def test_logged_events_come_back_to_the_bit_and_others_are_left_out(path):
     log.close()
 
 
-def test_a_line_is_with_the_system_as_soon_as_it_is_appended(path):
+def test_a_line_is_visible_to_readers_as_soon_as_it_is_appended(path):
     log = MetricsLog(path)
     log.append(step(1))
     assert list(read_metrics(path)) == [step(1)]
@@ -75,7 +75,7 @@ def test_a_resumed_run_without_a_log_starts_one(path):
 
 
 @pytest.mark.parametrize("torn", [b"", b"{", to_json(step(3))[:-1], to_json(step(3)), b"\xff\xfe", b"[" * 200_000])
-def test_a_torn_last_line_is_tolerated_and_removed_by_a_resume(path, torn):
+def test_an_incomplete_last_line_is_skipped_and_removed_by_a_resume(path, torn):
     whole = b"".join(to_json(step(number)) + b"\n" for number in (1, 2))
     path.write_bytes(whole + torn)
     assert [event.step for event in read_metrics(path)][:2] == [1, 2]
@@ -93,7 +93,7 @@ def test_a_log_that_needs_no_cut_is_not_rewritten(path):
     assert path.read_bytes() == b""
 
 
-def test_a_full_disk_costs_lines_and_not_the_run(path, monkeypatch):
+def test_a_full_disk_loses_lines_and_does_not_end_the_run(path, monkeypatch):
     log = MetricsLog(path)
     log.append(step(1))
     real = os.write
@@ -113,7 +113,7 @@ def test_a_full_disk_costs_lines_and_not_the_run(path, monkeypatch):
     assert [event.step for event in read_metrics(path)] == [1, 4]
 
 
-def test_a_line_longer_than_the_bound_is_passed_over(path, monkeypatch):
+def test_a_line_longer_than_the_bound_is_skipped(path, monkeypatch):
     monkeypatch.setattr(metrics_log, "MAX_LINE_BYTES", 1000)
     long = GradientNorms(2, {f"h.{n}": 1.0 for n in range(1000)}, {})
     log = MetricsLog(path)
@@ -122,7 +122,7 @@ def test_a_line_longer_than_the_bound_is_passed_over(path, monkeypatch):
     assert [event.step for event in read_metrics(path)] == [1, 3]
 
 
-def test_reading_and_cutting_take_bounded_memory(path, monkeypatch):
+def test_reading_and_truncating_take_bounded_memory(path, monkeypatch):
     monkeypatch.setattr(metrics_log, "MAX_LINE_BYTES", 1 << 18)
     line = to_json(step(1)) + b"\n"
     path.write_bytes(line * (3_000_000 // len(line)) + b"x" * 3_000_000)
@@ -146,7 +146,7 @@ def test_a_reader_that_stops_early_leaves_no_open_file(path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_log_that_does_not_exist_has_no_events_and_what_is_no_file_is_refused(path):
+def test_a_missing_log_has_no_events_and_one_that_is_not_a_file_is_refused(path):
     assert list(read_metrics(path)) == []
     os.mkfifo(path)
     with pytest.raises(ConfigError, match="a FIFO"):
@@ -157,7 +157,7 @@ def test_a_log_that_does_not_exist_has_no_events_and_what_is_no_file_is_refused(
         MetricsLog(path.parent / "missing" / "metrics.jsonl")
 
 
-def test_the_log_never_writes_through_a_planted_link(path, tmp_path):
+def test_the_log_does_not_follow_a_symbolic_link(path, tmp_path):
     victim = tmp_path / "victim"
     victim.write_bytes(b"")
     path.symlink_to(victim)

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpt_core.checkpoints.replacement import PREVIOUS_METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.errors import CorpusError, FolderInUseError, GptError
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
 from gpt_core.model.gpt import GPT
+from gpt_core.optim import Optimizer
 from gpt_core.training import events as ev
 from gpt_core.training import setup as run_module
 from gpt_core.training import trainer as trainer_module
 from gpt_core.training.metrics_log import read_metrics
-from gpt_core.training.replacement import PREVIOUS_METRICS
 from tests.core.checkpoint_samples import sample
 from tests.core.training_samples import of_kind, open_run, tiny_settings, train
 
@@ -127,7 +128,7 @@ def test_a_new_run_that_diverges_before_its_first_save_leaves_the_old_one(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(models)
-    monkeypatch.setattr(trainer_module.adamw, "norm", lambda _: np.inf)
+    monkeypatch.setattr(Optimizer, "gradient_norm", lambda *_: np.inf)
     events = train(tiny_settings(tmp_path, eval_every_steps=0), overwrite=True)
     assert of_kind(events, ev.RunFinished)[0] == ev.RunFinished("diverged", 5)
     assert contents(models) == before

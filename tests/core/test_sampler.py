@@ -1,4 +1,4 @@
-"""Choosing the next token: each filter by hand-computed cases, the extremes, and that draws follow the distribution."""
+"""Sampling: each filter against hand-computed cases, extreme values, and the distribution of draws."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.generation.sampler import (
     Sampling,
+    apply_repetition_penalty,
     choose,
     keep_top_k,
     keep_top_p,
     next_token_probabilities,
-    penalise_repetition,
 )
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=10)
@@ -43,7 +43,7 @@ def test_temperature_divides_the_logits() -> None:
     np.testing.assert_allclose(found, next_token_probabilities(logits(0.0, 2.0, -4.0), PLAIN), rtol=1e-12)
 
 
-def test_temperature_zero_takes_the_likeliest_whatever_the_seed() -> None:
+def test_temperature_zero_takes_the_most_probable_token_whatever_the_seed() -> None:
     for seed in range(20):
         assert choose(logits(0.1, 3.0, 2.9), sampling(temperature=0.0), np.random.default_rng(seed)) == 1
 
@@ -57,7 +57,7 @@ def test_extreme_logits_and_temperatures_stay_finite(temperature: float, scale: 
     assert found.argmax() == 0
 
 
-def test_minus_infinity_never_comes() -> None:
+def test_a_logit_of_minus_infinity_is_never_chosen() -> None:
     random = np.random.default_rng(0)
     drawn = {choose(logits(-np.inf, 0.0, -np.inf, 0.0), PLAIN, random) for _ in range(200)}
     assert drawn == {1, 3}
@@ -69,13 +69,13 @@ def test_logits_that_are_not_finite_are_refused_with_what_to_do(bad: float) -> N
         choose(logits(0.0, bad), PLAIN, np.random.default_rng(0))
 
 
-def test_no_possible_token_is_refused() -> None:
-    with pytest.raises(GptError, match="no token can come next"):
+def test_logits_without_a_possible_token_are_refused() -> None:
+    with pytest.raises(GptError, match="no token can be chosen"):
         choose(logits(-np.inf, 5.0), PLAIN, np.random.default_rng(0), allowed=np.array([True, False]))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_an_id_that_is_not_allowed_never_comes(temperature: float) -> None:
+def test_an_id_that_is_not_allowed_is_never_chosen(temperature: float) -> None:
     random, allowed = np.random.default_rng(0), np.array([False, True, True])
     chosen = sampling(temperature=temperature)
     drawn = {choose(logits(50.0, 0.0, 0.1), chosen, random, allowed=allowed) for _ in range(100)}
@@ -83,13 +83,13 @@ def test_an_id_that_is_not_allowed_never_comes(temperature: float) -> None:
 
 
 @pytest.mark.parametrize(("k", "kept"), [(0, 4), (1, 1), (3, 3), (4, 4), (1000, 4)])
-def test_top_k_keeps_the_k_likeliest_and_all_when_k_is_above_the_vocabulary(k: int, kept: int) -> None:
+def test_top_k_keeps_the_k_most_probable_and_all_when_k_exceeds_the_vocabulary(k: int, kept: int) -> None:
     found = keep_top_k(np.array([0.5, -1.0, 2.0, 0.0]), k)
     order = [2, 0, 3, 1]
     assert [i for i in order if np.isfinite(found[i])] == order[:kept]
 
 
-def test_top_p_keeps_the_fewest_likeliest_that_reach_p() -> None:
+def test_top_p_keeps_the_smallest_set_that_reaches_p() -> None:
     probabilities = np.array([0.1, 0.4, 0.2, 0.3])
     np.testing.assert_allclose(keep_top_p(probabilities, 0.69), [0.0, 4 / 7, 0.0, 3 / 7])
     np.testing.assert_allclose(keep_top_p(probabilities, 0.71), [0.0, 4 / 9, 2 / 9, 3 / 9])
@@ -97,7 +97,7 @@ def test_top_p_keeps_the_fewest_likeliest_that_reach_p() -> None:
     assert keep_top_p(probabilities, 1.0) is probabilities
 
 
-def test_top_p_equals_sorting_the_whole_vocabulary() -> None:
+def test_top_p_equals_sorting_the_entire_vocabulary() -> None:
     random = np.random.default_rng(1)
     for p in (0.05, 0.5, 0.9, 0.999, 0.9999999):
         probabilities = random.dirichlet(np.full(500, 0.1))
@@ -108,12 +108,12 @@ def test_top_p_equals_sorting_the_whole_vocabulary() -> None:
         np.testing.assert_allclose(keep_top_p(probabilities, p), expected, rtol=1e-9)
 
 
-def test_repetition_penalty_lowers_what_was_seen_once_on_either_side_of_zero() -> None:
-    found = penalise_repetition(np.array([2.0, -2.0, 2.0, -np.inf]), [0, 1, 1, 0, 3], 1.5)
+def test_repetition_penalty_lowers_seen_logits_of_either_sign_once() -> None:
+    found = apply_repetition_penalty(np.array([2.0, -2.0, 2.0, -np.inf]), [0, 1, 1, 0, 3], 1.5)
     np.testing.assert_allclose(found, [2.0 / 1.5, -3.0, 2.0, -np.inf])
 
 
-def test_repetition_penalty_turns_a_greedy_choice() -> None:
+def test_repetition_penalty_changes_a_greedy_choice() -> None:
     strict = sampling(temperature=0.0, repetition_penalty=2.0)
     assert choose(logits(3.0, 2.0), strict, np.random.default_rng(0), seen=[0]) == 1
     assert choose(logits(3.0, 2.0), strict, np.random.default_rng(0), seen=[]) == 0

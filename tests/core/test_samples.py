@@ -1,4 +1,4 @@
-"""The sample that a run writes at each evaluation."""
+"""Samples that a run generates at each evaluation."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_a_sample_is_written_before_the_first_step_and_after_each_evaluation(tmp
             assert isinstance(events[index - 1], ev.EvalCompleted)
 
 
-def test_a_sample_is_the_reply_of_that_steps_weights_to_the_same_draws(tmp_path: Path) -> None:
+def test_a_sample_is_the_reply_of_the_weights_of_that_step_with_the_same_random_seed(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, max_steps=10, sample_tokens=8, sample_prompt="She", seed=3)
     trainer = open_run(settings)
     last = of_kind(list(trainer.events()), ev.SampleWritten)[-1]
@@ -47,6 +47,6 @@ def test_a_stop_does_not_wait_for_a_sample(tmp_path: Path) -> None:
     assert not of_kind(list(events), ev.SampleWritten)
 
 
-def test_a_log_gives_back_the_samples(tmp_path: Path) -> None:
+def test_a_log_returns_the_samples(tmp_path: Path) -> None:
     event = ev.SampleWritten(5, "It was", ' a "dark" \x1b[31m night\n')
     assert ev.from_json(ev.to_json(event)) == event

@@ -96,8 +96,8 @@ def test_every_checkpoint_holds_its_own_step_to_the_bit(tmp_path: Path, monkeypa
             states[event.step] = (event.tokens, *whole_state(trainer))
         elif isinstance(event, ev.CheckpointSaved):
             found = read_checkpoint(event.path)
-            assert found.moments is not None
-            weights = [part.flat.tobytes() for part in (found.parameters, *found.moments)]
+            assert found.optimizer_state is not None
+            weights = [part.flat.tobytes() for part in (found.parameters, *found.optimizer_state.values())]
             assert (found.state.step, (found.state.tokens, *weights)) == (event.step, states[event.step])
 
 

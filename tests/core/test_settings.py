@@ -10,7 +10,7 @@ from msgspec import inspect
 
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.resolve import check_resumable, resolve
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.toml_file import as_toml, read_config
 from gpt_core.config.validation import fields, groups
 from gpt_core.errors import CheckpointError, ConfigError
@@ -128,7 +128,7 @@ def test_each_setting_has_a_group_and_a_description_that_fits_on_a_line():
     names = [name for members in groups().values() for name in members]
     assert names == list(fields())
     assert groups()["model shape"] == ["d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers"]
-    assert groups()["AdamW"][0] == "adam_beta1"
+    assert groups()["optimizer"][:2] == ["optimizer", "adam_beta1"]
     assert all(0 < len(field.description) <= 72 for field in fields().values())
 
 
@@ -283,11 +283,11 @@ def test_on_a_resume_a_preset_contributes_its_shape_only():
         assert said in str(caught.value)
 
 
-def test_only_shape_tokenizer_and_document_must_agree_with_a_checkpoint():
+def test_only_shape_tokenizer_document_and_optimizer_must_agree_with_a_checkpoint():
     base = preset("nano")
     for key in fields():
         changed = msgspec.structs.replace(base, **{key: "other"})
-        if key in {"d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers", "tokenizer", "document"}:
+        if key in {*ModelShape.__struct_fields__, "tokenizer", "document", "optimizer"}:
             with pytest.raises(CheckpointError, match=key):
                 check_resumable(base, changed, "x")
         else:

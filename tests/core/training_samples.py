@@ -1,4 +1,4 @@
-"""A tiny run on a few kilobytes of text: what the tests of training share."""
+"""A tiny run on a few kilobytes of text, for the tests of training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SENTENCES = (
 
 
 def write_texts(folder: Path) -> tuple[Path, Path]:
-    """A training text of 60 paragraphs and an eval text of 8, made of a few sentences in changing order."""
+    """Write a training text of 60 paragraphs and an eval text of 8, of a few sentences in random order."""
     random = np.random.default_rng(5)
 
     def paragraphs(count: int) -> str:
@@ -36,7 +36,7 @@ def write_texts(folder: Path) -> tuple[Path, Path]:
 
 
 def tiny_settings(folder: Path, **changes: object) -> Settings:
-    """Settings of a model of a few thousand parameters on those texts; an epoch is a dozen steps or so."""
+    """Return settings of a model with a few thousand parameters on these texts; an epoch has about 12 steps."""
     train, held_out = write_texts(folder)
     values: dict[str, object] = {
         "d_model": 16, "hidden_size": 32, "vocab_size": 300, "num_heads": 2, "seq_len": 32, "layers": 2,
@@ -62,16 +62,16 @@ def train(settings: Settings, resume: Path | None = None, *, overwrite: bool = F
 
 
 def losses(events: Sequence[ev.AnyEvent]) -> list[float]:
-    """The loss of every step."""
+    """Return the loss of every step."""
     return [event.loss for event in events if isinstance(event, ev.StepCompleted)]
 
 
 def of_kind(events: Sequence[ev.AnyEvent], kind: type[ev.Event]) -> list[ev.AnyEvent]:
-    """The events of one class."""
+    """Return the events of one class."""
     return [event for event in events if isinstance(event, kind)]
 
 
-def whole_state(trainer: Trainer) -> tuple[bytes, bytes, bytes]:
-    """Weights and both moments, to the bit."""
-    moments = trainer.run.optimizer.moments
-    return trainer.parameters.flat.tobytes(), moments.first.flat.tobytes(), moments.second.flat.tobytes()
+def whole_state(trainer: Trainer) -> tuple[bytes, ...]:
+    """Return weights and optimizer state as bytes."""
+    tensors = (trainer.parameters, *trainer.run.optimizer.state.values())
+    return tuple(parameters.flat.tobytes() for parameters in tensors)

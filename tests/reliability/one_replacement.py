@@ -17,6 +17,7 @@ from typing import Any
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import StepCompleted
+from gpt_core.training.metrics_log import open_log
 from tests.core.checkpoint_samples import sample
 
 CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink", "mkdir")
@@ -33,7 +34,7 @@ def replace_run(folder: Path, how: str) -> None:
     run_id, first_step = ("run-a", 3) if how == "back" else ("run-b", 0)
     store = CheckpointStore(folder)
     store.prepare(run_id, new_run=how != "back", overwrite=how != "back")
-    log = store.begin_log(run_id, first_step)
+    log = open_log(store, run_id, first_step)
     log.append(step(first_step + 1, 2.0))
     if how != "stop":
         store.save("best", sample(run_id=run_id, step=first_step + 1, best_accuracy=0.9))

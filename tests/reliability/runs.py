@@ -188,7 +188,7 @@ def require_valid_checkpoints(folder: Path, announced: list[Event]) -> None:
     """Check that all checkpoints are valid, and that a resume starts at or after the last announced save."""
     for path in folder.glob("*.safetensors"):
         verify_checkpoint(path)
-    found, damaged = CheckpointStore(folder).resumable()
+    found, damaged = CheckpointStore(folder).load_for_resume()
     assert not damaged
     saved = [event["step"] for event in announced if event["event"] == "saved"]
     if saved:

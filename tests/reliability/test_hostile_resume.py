@@ -155,7 +155,7 @@ def test_resume_falls_back_to_the_newest_valid_checkpoint_and_reports_it(folder:
     expected = read_checkpoint(next_best).state.step
     run = run_to_completion(*training(), "--resume", "--max-steps", "60", cwd=folder)
     assert run.code == 0, run.errors
-    assert "gpt-tui: passed over: models/ckpt_latest.safetensors" in run.errors
+    assert "gpt-tui: skipped: models/ckpt_latest.safetensors" in run.errors
     assert run.events[0]["step"] == expected
     assert ["ckpt_latest" in line for line in run.events[0]["warnings"]] == [True]
     assert run.steps == 60

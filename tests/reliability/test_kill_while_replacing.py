@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.checkpoints.replacement import PREVIOUS_METRICS
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.training.metrics_log import MetricsLog, read_metrics
-from gpt_core.training.replacement import PREVIOUS_METRICS
+from gpt_core.training.metrics_log import MetricsLog, open_log, read_metrics
 from tests.core.checkpoint_samples import sample
 from tests.program import ROOT, TIMEOUT_S, environment
 from tests.reliability.one_replacement import step
@@ -26,7 +26,7 @@ def old_run(folder: Path) -> dict[str, bytes]:
     """Make run-a with a log of seven steps; give its files."""
     with CheckpointStore(folder) as store:
         store.prepare("run-a", new_run=True)
-        log = store.begin_log("run-a", 0)
+        log = open_log(store, "run-a", 0)
         for number in range(1, 8):
             log.append(step(number, OLD_LOSS))
         log.close()
@@ -54,11 +54,11 @@ def run_in(folder: Path) -> str:
     """Return the id of the only run whose checkpoints a reader sees before recovery; check that they are complete."""
     store = CheckpointStore(folder)
     listing = store.list()
-    found, damaged = store.resumable()
+    found, damaged = store.load_for_resume()
     assert not damaged
     assert found is not None
     assert {info.run_id for info in listing} == {found.run_id}
-    chat = store.for_chat().info
+    chat = store.load_for_chat().checkpoint
     assert chat is not None
     assert chat.run_id == found.run_id
     return found.run_id
@@ -112,7 +112,7 @@ def test_a_damaged_journal_removes_nothing(tmp_path: Path) -> None:
     before = old_run(tmp_path)
     store = CheckpointStore(tmp_path)
     store.prepare("run-b", new_run=True, overwrite=True)
-    store.begin_log("run-b", 0).close()
+    open_log(store, "run-b", 0).close()
     (tmp_path / ".replacing.json").write_bytes(b"{")
     store.close()
     after = contents(tmp_path)
@@ -139,5 +139,5 @@ def test_a_log_without_checkpoints_is_set_aside(tmp_path: Path) -> None:
     MetricsLog(tmp_path / "metrics.jsonl").append(step(1, OLD_LOSS))
     with CheckpointStore(tmp_path) as store:
         store.prepare("run-b", new_run=True)
-        store.begin_log("run-b", 0).close()
+        open_log(store, "run-b", 0).close()
     assert [event.loss for event in read_metrics(tmp_path / PREVIOUS_METRICS)] == [OLD_LOSS]

@@ -73,7 +73,7 @@ def test_a_kill_at_any_instant_of_a_save_loses_no_announced_save(tmp_path, recor
             assert info.size < MAX_MB * 1e6
         leftovers += sum(name.startswith(".") and name != ".lock" for name in os.listdir(tmp_path))
         with CheckpointStore(tmp_path) as store:
-            found, damaged = store.resumable()
+            found, damaged = store.load_for_resume()
             assert not damaged
             assert found is not None
             resumable = max([resumable, *(number for kind, number in announced if kind != "final")])

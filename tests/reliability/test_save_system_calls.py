@@ -88,7 +88,7 @@ def test_a_kill_at_any_system_call_of_a_save_loses_nothing(
         for kind in KINDS:
             info = verify_checkpoint(store.path_of(kind, 1))
             assert info.step == 2 if kind in announced else info.step in (1, 2), (name, number)
-        found, damaged = store.resumable()
+        found, damaged = store.load_for_resume()
         assert not damaged
         assert found is not None
         assert found.step == 2 or not announced

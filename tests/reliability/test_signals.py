@@ -69,7 +69,7 @@ def test_signals_at_random_instants_lose_and_change_nothing(
     settings = training("save_every_steps=1", "eval_every_steps=7", "save_epoch_number=20")
     for _ in range(signals):
         signalled_run(folder, draw, settings)
-    reached, _ = CheckpointStore(folder / "models").resumable()
+    reached, _ = CheckpointStore(folder / "models").load_for_resume()
     last = str(reached.step + 10 if reached else 10)
     end = run_to_completion(*settings, *(["--resume"] if reached else []), "--max-steps", last, cwd=folder)
     assert end.code == 0, end.errors

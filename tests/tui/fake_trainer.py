@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.formats.checkpoint_header import TrainingState
+from gpt_core.formats.training_state import TrainingState
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import Parameters

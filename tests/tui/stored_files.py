@@ -1,4 +1,4 @@
-"""A models folder with every kind of file: valid, damaged in two ways, not ours, without moments, in a subfolder."""
+"""A models folder with every kind of file: valid, damaged in two ways, not ours, no optimizer state, in a subfolder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,14 @@ def fill(folder: Path) -> None:
     save(folder / "ckpt_latest.safetensors", 65, step=12_480, epoch=13, tokens=12_779_520, elapsed_s=1300.0)
     save(folder / "best_model.safetensors", 400, step=12_000, epoch=13)
     flip(save(folder / "epoch_010.safetensors", 4000, step=9_000, epoch=10, loss_sum=0.0, loss_count=0), -100)
-    save(folder / "transformer.safetensors", 90_000, step=500, moments=False, finished="max_steps", best_accuracy=-1.0)
+    save(
+        folder / "transformer.safetensors",
+        90_000,
+        step=500,
+        optimizer_state=False,
+        finished="max_steps",
+        best_accuracy=-1.0,
+    )
     save(folder / "long" / "ckpt_latest.safetensors", 900_000, step=1_234_567, run_id="run-b")
     cut = save(folder / "epoch_020.safetensors", 50, step=18_000)
     cut.write_bytes(cut.read_bytes()[:3000])

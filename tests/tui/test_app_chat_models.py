@@ -232,9 +232,9 @@ async def test_a_slow_file_is_loaded_off_the_event_loop_and_the_note_says_so(tmp
     gate = threading.Event()
     read = models.read_checkpoint
 
-    def slow(path: Path, *, moments: bool) -> object:
+    def slow(path: Path, *, optimizer_state: bool) -> object:
         assert gate.wait(DEADLINE_S)
-        return read(path, moments=moments)
+        return read(path, optimizer_state=optimizer_state)
 
     monkeypatch.setattr(models, "read_checkpoint", slow)
     async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:

@@ -32,7 +32,8 @@ def saved_model(folder: Path, kind: str, step: int, seed: int) -> None:
     state = TrainingState(run_id="a", step=step, best_accuracy=0.1)
     with CheckpointStore(folder) as store:
         store.prepare("a", new_run=False)
-        store.save(kind, Checkpoint(settings, "", state, tokenizer, "0" * 64, parameters, (parameters, parameters)))
+        state_tensors = {"adam_m": parameters, "adam_v": parameters}
+        store.save(kind, Checkpoint(settings, "", state, tokenizer, "0" * 64, parameters, state_tensors))
 
 
 @pytest.fixture

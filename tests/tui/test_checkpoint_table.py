@@ -260,7 +260,7 @@ def test_an_unusable_file_is_refused_with_the_reason(contents: FolderContents):
     assert "no optimizer state" in refusal(final, VALID, resume=True, running=False)
     assert refusal(final, VALID, resume=False, running=False) == ""
     assert "cannot resume from ckpt_latest" in refusal(latest, DAMAGED, resume=True, running=False)
-    assert "no gpt-tui checkpoint" in refusal(other, verification_of(other, {}), resume=False, running=False)
+    assert "not a gpt-tui checkpoint" in refusal(other, verification_of(other, {}), resume=False, running=False)
 
 
 def test_the_question_before_a_deletion_names_what_is_lost(contents: FolderContents):

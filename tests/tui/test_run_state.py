@@ -183,7 +183,7 @@ def test_a_run_that_diverged_names_the_checkpoint_to_go_on_from():
     history = advance_all(RunState(), [started(), diverged])
     assert "ckpt_latest.safetensors (step 6)" in history.log[-1].text
     assert history.log[-1].tone == "bad"
-    assert "nothing was saved" in advance_all(RunState(), [ev.RunFinished("diverged", 5)]).log[-1].text
+    assert "no checkpoint was saved" in advance_all(RunState(), [ev.RunFinished("diverged", 5)]).log[-1].text
     assert ending(ev.RunFinished("stopped", 5)) == ENDINGS["stopped"]
 
 

@@ -22,9 +22,9 @@ def plain(markup: str) -> str:
     return Content.from_markup(markup).plain
 
 
-def test_a_readout_has_raw_smoothed_and_eval_values():
+def test_a_readout_has_step_smoothed_and_eval_values():
     words = plain(readout(learnt(), "loss", ChartView(cursor=310.0), 120))
-    assert words.startswith("step 310  ⣿ each step ")
+    assert words.startswith("step 310  ⣿ loss ")
     assert "⠒⠒ smoothed " in words
     assert words.endswith(" at 300")
     assert plain(readout(learnt(), "loss", ChartView(axis="time", cursor=31.0), 120)).startswith("step 310, 0:31  ")
@@ -43,8 +43,7 @@ def test_a_title_says_how_its_axis_differs_from_what_is_usual():
     history = trained(100, lambda n: 3.0)
     assert plain(title(history, "loss", ChartView())) == "loss 3.000"
     assert (
-        plain(title(history, "perplexity", ChartView(log=True, y_range="tight")))
-        == "perplexity 20.09 log scale, close up"
+        plain(title(history, "perplexity", ChartView(log=True, y_range="tight"))) == "perplexity 20.09 log scale, tight"
     )
     assert plain(title(trained(0), "loss", ChartView())) == "loss"
 

@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from gpt_tui.run_view.status_panel import TONE_STYLES
+from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.tabs.checkpoints.presenter import Table, TableRow
 
 

@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.checkpoints.store import EXTENSION, CheckpointStore, DamagedCheckpoint
+from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
 from gpt_core.errors import CheckpointError
 from gpt_core.files import reason
 from gpt_core.formats.checkpoint import verify_checkpoint
-from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_core.formats.checkpoint_header import EXTENSION, CheckpointInfo
 from gpt_tui.shared.thread_priority import CHECKING, lower_priority
 
 MAX_FOLDERS = 100  # below the models folder; all of them are listed at each scan

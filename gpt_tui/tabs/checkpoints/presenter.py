@@ -12,8 +12,9 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.session.run_state import ENDINGS, Tone
+from gpt_tui.session.run_state import ENDINGS
 from gpt_tui.shared.formatting import age, duration, nats, percent, rate, short, size, whole
+from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
 
@@ -247,7 +248,7 @@ def use_text(info: CheckpointInfo, verification: Verification) -> str:
     """Return what a checkpoint can be used for."""
     if verification.state == "damaged":
         return "none: delete it, or replace it with a valid copy"
-    return "chat, resume" if info.has_moments else "chat; no resume, as it has no optimizer state"
+    return "chat, resume" if info.has_optimizer_state else "chat; no resume, as it has no optimizer state"
 
 
 def refusal(file: CheckpointFile, verification: Verification, *, resume: bool, running: bool) -> str:
@@ -258,7 +259,7 @@ def refusal(file: CheckpointFile, verification: Verification, *, resume: bool, r
         return f"cannot {use} {name}: {reason_of(verification.error, file.stamp.path)}"
     if resume and running:
         return "a run is in progress: stop it on the Train tab (F2, then x), then resume from here"
-    if resume and file.info and not file.info.has_moments:
+    if resume and file.info and not file.info.has_optimizer_state:
         return f"cannot resume from {name}: it has no optimizer state; chat with it, or resume from another one"
     return ""
 

@@ -12,13 +12,13 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.checkpoints.lock_holder import lock_holder
+from gpt_core.checkpoints.lock import lock_holder
+from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.training.events import RunStarted
-from gpt_core.training.replacement import METRICS
 from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState
 from gpt_tui.tabs.runs.log_reader import LogFollower, LogSummary, LogTail
 
@@ -50,7 +50,7 @@ class CheckpointFacts(NamedTuple):
     def limits(self) -> Limits:
         """The limits that end the run."""
         settings = self.settings
-        return Limits(settings.max_epochs, settings.patience, settings.improvement_threshold) if settings else NO_LIMITS
+        return Limits.of(settings) if settings else NO_LIMITS
 
 
 class RunInfo(NamedTuple):

@@ -178,8 +178,8 @@ class TrainTab(Vertical):
         if at_once or status.now_s - self._status_drawn_s >= MIN_REDRAW_S:
             self._status_drawn_s = status.now_s
             panel = self.query_one(StatusPanel)
-            panel.facts = status
-            panel.history = run
+            panel.status = status
+            panel.state = run
         training = status.phase is Phase.TRAINING
         interval_s = self.charts.view.redraw_interval_s(run.elapsed_s) if training else MIN_REDRAW_S
         if at_once or status.now_s - self._charts_drawn_s >= interval_s:

@@ -66,6 +66,6 @@ class Welcome(VerticalScroll):
             Content.assemble(
                 ("Getting ready\n\n", "bold"), f"{one_line(activity)}\n",
                 (bar(fraction, BAR_WIDTH), "$primary"), f" {percent(fraction)}\n\n",
-                ("The first start tokenizes the text; later starts load the tokens from the cache.", "$foreground 60%"),
+                ("Only the first start tokenizes the text; later ones read the token cache.", "$foreground 60%"),
             )
         )  # fmt: skip

@@ -71,9 +71,9 @@ def refused(error: GptError) -> None:
 
 
 def checkpoint_seeds() -> Iterable[bytes]:
-    """Yield the smallest checkpoints, with and without optimizer moments."""
-    for moments in (False, True):
-        write_checkpoint(PLACE, sample(SMALLEST, moments=moments, tokenizer=b""), saved_at=1.0)
+    """Yield the smallest checkpoints, with and without optimizer state."""
+    for optimizer_state in (False, True):
+        write_checkpoint(PLACE, sample(SMALLEST, optimizer_state=optimizer_state, tokenizer=b""), saved_at=1.0)
         data = PLACE.read_bytes()
         yield AS_IT_IS + data
         yield SEALED + data

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.checkpoints.lock_holder import LOCKS, lock_holder
-from gpt_core.checkpoints.store import LOCK, CheckpointStore
+from gpt_core.checkpoints.lock import LOCK, LOCKS, lock_holder
+from gpt_core.checkpoints.store import CheckpointStore
 
 HOLD = """
 import sys

@@ -1,0 +1,57 @@
+"""Training state: the values of a run, besides tensors and settings, that an exact resume needs."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from gpt_core.config.settings import MAX_COUNT
+
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Seconds = Annotated[float, Meta(ge=0.0, le=1e12)]
+
+
+class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """State of a run at a step boundary. All numbers are finite.
+
+    Attributes:
+        run_id: Identifier of the run, the same in all its checkpoints.
+        step: Optimizer steps taken.
+        epoch: Epochs completed.
+        window: Index of the next training window in the current epoch.
+        tokens: Targets trained on.
+        elapsed_s: Training time without pauses.
+        best_accuracy: Best eval token accuracy, -1 before the first evaluation.
+        best_step: Step of the best accuracy.
+        epochs_without_improvement: Epochs completed since then.
+        loss_sum: Sum of the losses of all targets in the current epoch, in nats.
+        loss_count: Number of these targets.
+        skipped_in_a_row: Updates skipped in a row because the loss or the gradient was not finite.
+        evaluation_due: True if an evaluation is pending at this step.
+        random_state: State of a random generator as JSON, or "".
+        finished: Reason why the run ended, "" for one that has not.
+    """
+
+    run_id: Annotated[str, Meta(min_length=1, max_length=64)]
+    step: Count = 0
+    epoch: Count = 0
+    window: Count = 0
+    tokens: Count = 0
+    elapsed_s: Seconds = 0.0
+    best_accuracy: Annotated[float, Meta(ge=-1.0, le=1.0)] = -1.0
+    best_step: Count = 0
+    epochs_without_improvement: Count = 0
+    loss_sum: float = 0.0
+    loss_count: Count = 0
+    skipped_in_a_row: Count = 0
+    evaluation_due: bool = False
+    random_state: Annotated[str, Meta(max_length=1 << 20)] = ""
+    finished: Annotated[str, Meta(max_length=64)] = ""
+
+
+def new_run_id() -> str:
+    """Return a unique identifier for a new run."""
+    return secrets.token_hex(8)

@@ -1,0 +1,99 @@
+"""Optimizer interface: declaration of the state, update of the parameters, clipping of the gradients.
+
+Another optimizer is a subclass of `Optimizer` in a file of its own, registered in `gpt_core.registry`.
+Checkpoints, saving, the estimates of memory and file size, step timing and the benchmark work from what it declares.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar, cast
+
+from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.kernels import adamw
+from gpt_core.model.layers.layer import LrGroup
+from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.model.precision import PRECISION
+from gpt_core.registry import OPTIMIZERS
+
+OptimizerState = dict[str, Parameters]
+"""State tensors by the names in `Optimizer.state_names`; each holds one value per parameter."""
+
+
+class Optimizer(ABC):
+    """Optimizer of one set of parameters.
+
+    The step number is an argument of `update`, so `state` is all that a checkpoint stores for an optimizer.
+
+    Args:
+        parameters: Weights that `update` changes in place.
+        settings: Hyper-parameters.
+        state: State of a checkpoint; zeros if None. Changed in place by `update`.
+
+    Attributes:
+        state_names: Names of the state tensors. In a checkpoint, the state tensor `adam_m` of the parameter
+            `wte.weight` is called `adam_m.wte.weight`.
+        learning_rates: Learning rate per group of parameters, before the schedule.
+    """
+
+    state_names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, parameters: Parameters, settings: Settings, state: OptimizerState | None = None) -> None:
+        if state is not None and tuple(state) != self.state_names:
+            raise ValueError(f"optimizer state: got {tuple(state)}, expected {self.state_names}")
+        self.parameters = parameters
+        self.settings = settings
+        if state is None:
+            state = {name: Parameters(parameters.shape, PRECISION.compute) for name in self.state_names}
+        self.state = state
+        self.learning_rates: dict[LrGroup, float] = {
+            "attn": settings.attn_lr,
+            "mlp": settings.mlp_lr,
+            "norm": settings.norm_lr,
+            "pos": settings.pos_lr,
+            "unembed": settings.unembed_lr,
+        }
+
+    @classmethod
+    def state_bytes(cls, shape: ModelShape) -> int:
+        """Return the bytes of the state for a model of this shape."""
+        return len(cls.state_names) * PRECISION.compute.bytes * parameter_count(shape)
+
+    def gradient_norm(self, gradients: Parameters) -> float:
+        """Return the L2 norm of all gradients together; inf or nan if a gradient is not finite."""
+        return adamw.norm(gradients.flat)
+
+    def clip_scale(self, norm: float) -> float:
+        """Return the factor that scales gradients of this norm down to at most `grad_clip` (Pascanu et al. 2013)."""
+        bound = self.settings.grad_clip
+        return bound / norm if 0 < bound < norm and math.isfinite(norm) else 1.0
+
+    @abstractmethod
+    def update(self, gradients: Parameters, step: int, lr_share: float, scale: float) -> None:
+        """Update the parameters and the state in place.
+
+        Args:
+            gradients: Gradients of the loss, before clipping.
+            step: Number of this update, from 1.
+            lr_share: Factor of the schedule for the learning rate of every group.
+            scale: Factor for the gradients, from `clip_scale`.
+        """
+
+
+def optimizer_type(name: str) -> type[Optimizer]:
+    """Return the optimizer registered under `name`, a value of the setting `optimizer`.
+
+    Raises:
+        ConfigError: Nothing is registered under this name.
+    """
+    return cast(type[Optimizer], OPTIMIZERS.get(name))
+
+
+def create_optimizer(parameters: Parameters, settings: Settings, state: OptimizerState | None = None) -> Optimizer:
+    """Return the optimizer that the settings name; see `Optimizer` for the arguments.
+
+    Raises:
+        ConfigError: The optimizer is not registered.
+    """
+    return optimizer_type(settings.optimizer)(parameters, settings, state)

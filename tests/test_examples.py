@@ -1,0 +1,73 @@
+"""The scripts in `examples/` run, with tiny models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.core.training_samples import write_texts
+from tests.program import ROOT
+
+pytestmark = pytest.mark.slow
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with texts and, in `model`, what `train_text.py` saved."""
+    folder = tmp_path_factory.mktemp("examples")
+    write_texts(folder)
+    printed = run(folder, "train_text.py", "train.en", "--tiny", "--models-dir", "model", "--max-steps", "20")
+    assert "step 20: train loss " in printed
+    assert "max_steps at step 20, saved in model/ckpt_latest.safetensors" in printed
+    return folder
+
+
+def run(folder: Path, script: str, *arguments: str) -> str:
+    """Run an example in a folder and return what it printed."""
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_generating_prints_a_continuation_per_temperature(folder: Path) -> None:
+    printed = run(folder, "generate_text.py", "model/ckpt_latest.safetensors", "She walked", "--max-tokens", "10")
+    assert printed.count("She walked") == 3
+    assert printed == run(
+        folder, "generate_text.py", "model/ckpt_latest.safetensors", "She walked", "--max-tokens", "10"
+    )
+
+
+def test_comparing_prints_a_row_per_checkpoint(folder: Path) -> None:
+    run(folder, "train_text.py", "train.en", "--tiny", "--models-dir", "other", "--max-steps", "2")
+    names = ("model/ckpt_latest.safetensors", "other/ckpt_latest.safetensors")
+    lines = run(folder, "compare_checkpoints.py", *names, "eval.en").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["20", "2"]
+    assert float(lines[1].split()[1]) < float(lines[2].split()[1])  # the longer training has the lower loss
+
+
+def test_inspecting_prints_a_row_per_token(folder: Path) -> None:
+    lines = run(folder, "inspect_tokens.py", "model/ckpt_latest.safetensors", "It was").splitlines()
+    assert "".join(line.split()[1] for line in lines[1:]).replace("␣", " ") == "It was"
+    assert all(0 < float(line.split()[2]) < 1 for line in lines[1:])
+
+
+def test_own_parts_are_trained_with(folder: Path) -> None:
+    printed = run(folder, "custom_parts.py", "train.en", "--tiny", "--models-dir", "bytes", "--max-steps", "5")
+    tokens = int(printed.split()[0].replace(",", ""))
+    assert 5 * 16 * 60 < tokens <= 5 * 16 * 64  # 5 steps of 16 windows of at most 64 tokens
+    assert "It was" in printed
+
+
+def test_every_example_is_listed_and_tested() -> None:
+    scripts = {path.name for path in EXAMPLES.glob("*.py")}
+    listed = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    tested = Path(__file__).read_text(encoding="utf-8")
+    assert scripts
+    assert all(f"`{name}`" in listed and f'"{name}"' in tested for name in scripts)
