@@ -98,7 +98,7 @@ def size_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     return [
         Row("parameters", whole(parameter_count(settings.shape))),
         Row("memory", f"{'✗ ' if is_too_much else ''}{text}", "bad" if is_too_much else "plain"),
-        Row(DETAIL, f"{size(memory.state)} weights etc.", "dim"),
+        Row(DETAIL, f"{size(memory.state)} model state", "dim"),
         Row(DETAIL, f"{size(memory.activations)} activations", "dim"),
         Row("checkpoint", size(checkpoint_bytes(settings))),
     ]

@@ -106,8 +106,9 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
     def fill(self, texts: Mapping[str, str]) -> None:
         """Replace the texts of all fields."""
         self._texts = dict(texts)
-        for name, text in texts.items():
-            self._field(name).value = text
+        for field in self._fields:
+            if field is not PRESET:
+                self._field(field.name).value = texts[field.name]
 
     def mark(self, invalid: Set[str], changed: Set[str]) -> None:
         """Mark invalid and changed fields."""

@@ -111,17 +111,20 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
         return [first_evaluation_row(state, value_width)]
     rows = metric_rows(state, EvalCompleted, value_width)
     if state.best.accuracy >= 0:
-        rows.append(Row("best", f"★ {percent(state.best.accuracy)} at {short(state.best.step)}"))
+        best = f"★ {percent(state.best.accuracy)}"
+        rows.append(Row("best", longest_fitting([f"{best} at {short(state.best.step)}", best], value_width)))
     if patience := state.limits.patience:
-        stale = min(state.best.stale_epochs, patience)
-        options = [
-            f"stops after {patience} epochs without improvement ({stale} so far)",
-            f"{stale} of {patience} epochs",
-        ]
-        rows.append(
-            Row("not improved", longest_fitting(options, value_width), "bad" if patience - stale <= 1 else "plain")
-        )
+        rows.append(early_stopping_row(patience, min(state.best.stale_epochs, patience), value_width))
     return rows
+
+
+def early_stopping_row(patience: int, stale_epochs: int, value_width: int) -> Row:
+    """Return the number of epochs without improvement, and after how many the run stops."""
+    tone: Tone = "bad" if patience - stale_epochs <= 1 else "plain"
+    text = f"stops after {patience} epochs without improvement ({stale_epochs} so far)"
+    if len(text) <= value_width:
+        return Row("patience", text, tone)
+    return Row("not improved", f"{stale_epochs} of {patience} epochs", tone)
 
 
 def first_evaluation_row(state: RunState, value_width: int) -> Row:

@@ -37,7 +37,7 @@ SIZES = [(80, 24), (120, 40)]
 async def set_up(folder: Path, **options: object) -> AsyncIterator[AppBench]:
     """Run the app with the set-up screen open."""
     async with running_app(folder, **options) as bench:  # type: ignore[arg-type]
-        await bench.until_seen("to set up another model")
+        await bench.until_seen("Change model, text or learning rate")
         await bench.pilot.press("u")
         await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
         await bench.until(lambda: bench.app.screen.is_mounted and bool(bench.app.screen.query(EstimatePanel)))
@@ -64,7 +64,7 @@ async def choose(bench: AppBench, name: str, value: str) -> None:
 @pytest.mark.parametrize("by", [pytest.param("key", marks=pytest.mark.essential), "button"])
 async def test_the_typed_settings_are_started(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
-        await bench.until_seen("to set up another model")
+        await bench.until_seen("Change model, text or learning rate")
         if by == "key":
             await bench.pilot.press("u")
         else:
@@ -173,7 +173,7 @@ async def test_escape_saves_the_form_for_the_next_time(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "layers", "x")
         await bench.pilot.press("escape")
-        await bench.until_seen("to set up another model")
+        await bench.until_seen("Change model, text or learning rate")
         assert bench.app.main.train.settings.layers == 4
         await bench.pilot.press("u")
         await bench.until_seen("✗ 1 invalid field")
@@ -277,10 +277,10 @@ async def test_help_and_palette_list_the_keys_of_set_up(tmp_path: Path):
         assert "Pause" not in commands
         await bench.pilot.press("f1")
         await bench.until(lambda: isinstance(bench.app.screen, HelpScreen))
-        await bench.until_seen("Every setting of a run, each checked as it is typed")
+        await bench.until_seen("All settings of a run, checked as you type")
         assert "Save as a config file" in bench.text()
         await bench.pilot.press("escape", "escape")
-        await bench.until_seen("to set up another model")
+        await bench.until_seen("Change model, text or learning rate")
         assert "Set up" in {command.title for command in bench.app.get_system_commands(bench.app.screen)}
 
 
@@ -305,8 +305,9 @@ async def settled(bench: AppBench) -> None:
 
 @pytest.mark.usefixtures("same_passes")
 @pytest.mark.parametrize("size", SIZES)
-async def test_set_up_matches_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int],
-                                      snapshot: Snapshot):  # fmt: skip
+async def test_set_up_matches_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], snapshot: Snapshot
+):
     monkeypatch.chdir(tmp_path)
     async with set_up(Path("models"), size=size) as bench:
         await settled(bench)
@@ -315,8 +316,9 @@ async def test_set_up_matches_its_snapshot(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("same_passes")
 @pytest.mark.parametrize("size", SIZES)
-async def test_an_invalid_field_matches_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int],
-                                             snapshot: Snapshot):  # fmt: skip
+async def test_an_invalid_field_matches_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], snapshot: Snapshot
+):
     monkeypatch.chdir(tmp_path)
     async with set_up(Path("models"), size=size) as bench:
         await settled(bench)
@@ -328,8 +330,9 @@ async def test_an_invalid_field_matches_its_snapshot(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("same_passes")
-async def test_set_up_in_a_light_theme_matches_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                       snapshot: Snapshot):  # fmt: skip
+async def test_set_up_in_a_light_theme_matches_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot
+):
     monkeypatch.chdir(tmp_path)
     async with set_up(Path("models"), size=(120, 40)) as bench:
         bench.app.theme = "textual-light"
