@@ -1,4 +1,4 @@
-"""Options of the test run, and fixtures of all tests."""
+"""Command-line options of the test run and fixtures of all tests."""
 
 from __future__ import annotations
 

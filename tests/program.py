@@ -27,9 +27,9 @@ TEXT = "The cat sat on the mat, and the bat sat on the hat.\n\nIt was a dark nig
 
 def environment(**changes: str) -> dict[str, str]:
     """Return the environment of a process that finds the package under test, whatever its working directory."""
-    dropped = ("OVERFIT_TINY", "COLUMNS", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **changes}
+    removed = ("OVERFIT_TINY", "COLUMNS", "PYTHONUNBUFFERED", "PYTHONIOENCODING")
+    inherited = {name: value for name, value in os.environ.items() if name not in removed}
+    return inherited | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **changes}
 
 
 def tiny(*more: str) -> list[str]:
@@ -94,12 +94,12 @@ class Terminal:
         end = time.monotonic() + seconds
         self.read_on(lambda: time.monotonic() > end)
 
-    def read_until(self, wanted: str) -> None:
-        """Read output until it contains `wanted`."""
+    def read_until(self, expected: str) -> None:
+        """Read output until it contains `expected`."""
         deadline = time.monotonic() + TIMEOUT_S
-        while wanted not in self.shown and time.monotonic() < deadline and self._read(0.5):
+        while expected not in self.shown and time.monotonic() < deadline and self._read(0.5):
             pass
-        assert wanted in self.shown, self.shown
+        assert expected in self.shown, self.shown
 
     def read_some(self, characters: int) -> None:
         """Read until the output has this many characters."""

@@ -12,12 +12,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gpt_tui"
 
-Graph = dict[str, set[str]]  # a name to the names that it imports
+Graph = dict[str, set[str]]  # maps a name to the names that it imports
 
 
 @cache
 def module_graph() -> Graph:
-    """Return the imports between the modules of gpt_tui, those inside functions and for type checking included."""
+    """Return the imports between the modules of gpt_tui, including those in functions and for type checking."""
     files = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
              for path in PACKAGE.rglob("*.py")}  # fmt: skip
     return {module: imported_names(path) & (files.keys() - {module}) for module, path in files.items()}
@@ -43,25 +43,25 @@ def grouped(group: Callable[[str], str]) -> Graph:
 
 
 def entry(module: str) -> str:
-    """Return the entry at the top of gpt_tui that holds a module: a folder or a module; "" for the package itself."""
+    """Return the top-level entry of gpt_tui that contains a module: a folder or a module; "" for the package itself."""
     return module.split(".")[1] if "." in module else ""
 
 
 def folder(module: str) -> str:
-    """Return the folder that holds a module, below gpt_tui: `tabs/chat`."""
+    """Return the folder that contains a module, relative to gpt_tui: `tabs/chat`."""
     path = PACKAGE.parent.joinpath(*module.split("."))
     return (path if path.is_dir() else path.parent).relative_to(PACKAGE).as_posix()
 
 
 def levels(graph: Graph) -> dict[str, int]:
-    """Return the level of each name: 1 for one that imports nothing, else one above the highest that it imports."""
+    """Return the level of each name: 1 if it imports nothing, else 1 + the highest level of its imports."""
     found: dict[str, int] = {}
     for name in TopologicalSorter(graph).static_order():
         found[name] = 1 + max((found[other] for other in graph[name]), default=0)
     return found
 
 
-def test_gpt_tui_has_at_most_12_entries_at_the_top() -> None:
+def test_gpt_tui_has_at_most_12_top_level_entries() -> None:
     assert len(grouped(entry).keys() - {""}) <= 12
 
 

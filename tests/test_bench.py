@@ -42,6 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """Run `gpt-tui bench --json` for three steps and return its result."""
     assert cli.main(["bench", "--json", "--steps", "3", "--threads", "2", *tiny(), *arguments]) == 0
     out, err = capsys.readouterr()
     assert (out.count("\n"), err) == (1, "")
@@ -87,7 +88,7 @@ def test_a_benchmark_removes_its_folder_and_writes_no_other(
 
 
 @pytest.mark.parametrize("settings", [["seq_len=2"], ["max_epochs=1", "max_steps=1", "eval_every_steps=1"]])
-def test_short_contexts_and_limits_of_a_run_do_not_end_a_benchmark(
+def test_short_contexts_and_run_limits_do_not_end_a_benchmark(
     settings: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert measured(capsys, *(word for one in settings for word in ("--set", one)))["training"]["steps"] == 3
@@ -137,10 +138,10 @@ def test_a_rate_is_the_median_of_five_repeats_after_a_warm_up(
         done += 1
 
     monkeypatch.setattr(hardware.time, "perf_counter", lambda: now)
-    gauge = hardware.RateMeter(action, 10.0)
-    gauge.repeat_until(5.0)
+    meter = hardware.RateMeter(action, 10.0)
+    meter.repeat_until(5.0)
     assert done == 3
-    assert gauge.rate == 5.0
+    assert meter.rate == 5.0
     assert done == 6
 
 

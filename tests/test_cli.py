@@ -1,4 +1,4 @@
-"""The command line: what each command prints, how mistakes are answered, and how little is imported to answer them."""
+"""Command line: output of each command, error messages, exit codes, and imported modules."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TRAINING_OPTIONS = (
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which a tiny model was trained, with an evaluation after its last step."""
+    """Folder with a tiny model, trained for six steps and then evaluated."""
     folder = tmp_path_factory.mktemp("trained")
     write_texts(folder)
     run = run_program("--train-only", "--max-steps", "6", *tiny("eval_every_steps=6"), cwd=folder)
@@ -46,7 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Result(NamedTuple):
-    """What a run of the program in this process gave."""
+    """Exit code and output of a run of the program in this process."""
 
     returncode: int
     stdout: str
@@ -57,7 +57,10 @@ class Result(NamedTuple):
 def program(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
-    """Runs the program in this process, in the folder with the trained model: a quarter of a second less each time."""
+    """Run the program in this process, in the folder with the trained model.
+
+    This saves the start of a process, about a quarter of a second per run.
+    """
 
     def run(*arguments: str, cwd: Path = trained, input: str = "") -> Result:
         monkeypatch.chdir(cwd)
@@ -69,8 +72,8 @@ def program(
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in."""
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OVERFIT_TINY", raising=False)
     return tmp_path
@@ -79,7 +82,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # -- help
 
 
-def test_help_names_every_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_and_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     printed = capsys.readouterr().out
     assert [option for option in TRAINING_OPTIONS if f"  {option}" not in printed] == []
@@ -92,7 +95,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith(f"usage: gpt-tui {command}")
 
 
-def test_parsing_imports_neither_textual_nor_numpy_nor_the_model() -> None:
+def test_parsing_arguments_imports_no_textual_numpy_or_gpt_core() -> None:
     script = (
         "import sys; from gpt_tui.cli.main import main; main(['--help'])\n"
         "heavy = {'numpy', 'textual', 'rich', 'msgspec', 'gpt_core'}\n"
@@ -102,7 +105,7 @@ def test_parsing_imports_neither_textual_nor_numpy_nor_the_model() -> None:
     assert run.stderr == "[]\n"
 
 
-def test_commands_do_without_textual() -> None:
+def test_commands_without_the_app_import_no_textual() -> None:
     script = (
         "import sys, gpt_tui.headless.runner\n"
         "from gpt_tui.cli import generate, inspect, train\n"
@@ -112,16 +115,16 @@ def test_commands_do_without_textual() -> None:
     assert run.stdout == "[]\n"
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"gpt-tui {__version__}\n"
 
 
-# -- mistakes
+# -- errors
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["generat", "x"], "unknown command 'generat' (did you mean generate?)"),
         (["--max-stpes", "3"], "did you mean --max-steps?"),
@@ -150,39 +153,43 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["config", "--preset", "big\x1b[31m\nbig"], "unknown preset"),
     ],
 )
-def test_a_mistake_is_answered_with_one_line_and_exit_code_2(
-    arguments: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_arguments_print_one_line_and_exit_with_2(
+    arguments: list[str], message: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(arguments) == 2
     out, err = capsys.readouterr()
     assert err.startswith("gpt-tui: ")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert err.rstrip("\n").isprintable()
     assert out == ""
-    assert list(here.iterdir()) in ([], [here / "models"])
+    assert list(empty_folder.iterdir()) in ([], [empty_folder / "models"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--train-file", "nowhere.txt"], "cannot read the text nowhere.txt: No such file or directory; name a text"),
         (["--eval-file", "."], "cannot read the text .: it is a folder; name a text file"),
         (["--set", "train_file=nowhere.txt", "--overwrite"], "nowhere.txt"),
     ],
 )
-def test_the_app_does_not_open_for_a_text_that_is_not_there(
-    arguments: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_app_does_not_start_if_a_text_cannot_be_read(
+    arguments: list[str],
+    message: str,
+    empty_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(train, "require_terminal", lambda: None)
     monkeypatch.setattr(launch, "run_app", lambda *_values, **_named: pytest.fail("the app was opened"))
     assert cli.main(arguments) == 2
-    assert told in capsys.readouterr().err
-    assert list(here.iterdir()) == []
+    assert message in capsys.readouterr().err
+    assert list(empty_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (SaveError("not saved"), 1, "gpt-tui: not saved\n"),
         (OSError(errno.ENOSPC, "No space left on device", "out"), 1, "gpt-tui: No space left on device: out\n"),
@@ -196,17 +203,17 @@ def test_the_app_does_not_open_for_a_text_that_is_not_there(
     ],
 )
 def test_every_error_has_its_exit_code(
-    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_options: object) -> int:
         raise error
 
     monkeypatch.setattr("gpt_tui.cli.inspect.config", fail)
     assert cli.main(["config"]) == code
-    assert capsys.readouterr().err.endswith(told)
+    assert capsys.readouterr().err.endswith(message)
 
 
-def test_an_error_that_nobody_foresaw_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_options: object) -> int:
         raise ZeroDivisionError
 
@@ -216,9 +223,9 @@ def test_an_error_that_nobody_foresaw_is_not_hidden(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("arguments", [["config"], ["--help"]])
-def test_output_that_nobody_reads_ends_the_program_quietly(arguments: list[str], tmp_path: Path) -> None:
+def test_a_closed_output_pipe_exits_with_1_and_prints_no_error(arguments: list[str], tmp_path: Path) -> None:
     reader, writer = os.pipe()
-    os.close(reader)  # before there is anything to read
+    os.close(reader)  # before the program writes
     try:
         done = subprocess.run(
             [*PROGRAM, *arguments], cwd=tmp_path, env=environment(), stdout=writer, stderr=subprocess.PIPE,
@@ -229,8 +236,8 @@ def test_output_that_nobody_reads_ends_the_program_quietly(arguments: list[str],
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_output_device_is_an_error(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         run = subprocess.run(
             [*PROGRAM, "config"], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, env=environment(), check=False
@@ -241,22 +248,22 @@ def test_output_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 # -- no terminal
 
 
-def test_the_app_without_a_terminal_names_the_way_without_one(tmp_path: Path) -> None:
+def test_the_app_without_a_terminal_suggests_train(tmp_path: Path) -> None:
     run = run_program(cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr.startswith("gpt-tui: the app needs a terminal, but standard input is not one")
-    assert "gpt-tui --train-only" in run.stderr
+    assert "use `gpt-tui train` without a terminal" in run.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_app_on_a_dumb_terminal_names_the_way_without_one(tmp_path: Path) -> None:
+def test_the_app_on_a_dumb_terminal_suggests_train(tmp_path: Path) -> None:
     terminal = Terminal(cwd=tmp_path, TERM="dumb")
     assert terminal.end() == 2
     assert "TERM is dumb; use `gpt-tui train` without one" in terminal.shown
 
 
 @pytest.mark.parametrize(
-    ("arguments", "begins"),
+    ("arguments", "starts"),
     [
         ([], False),
         (["--preset", "micro"], False),
@@ -265,8 +272,8 @@ def test_the_app_on_a_dumb_terminal_names_the_way_without_one(tmp_path: Path) ->
         (["--resume", "models/ckpt_latest.safetensors"], True),
     ],
 )
-def test_the_app_begins_the_run_that_was_asked_for(
-    arguments: list[str], begins: bool, trained: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_app_starts_the_requested_run(
+    arguments: list[str], starts: bool, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[RunRequest, dict[str, object]]] = []
     monkeypatch.chdir(trained)
@@ -275,7 +282,7 @@ def test_the_app_begins_the_run_that_was_asked_for(
     monkeypatch.setattr("gpt_tui.app.launch.run_app", lambda request, **options: calls.append((request, options)) or 7)
     assert cli.main(arguments) == 7
     ((request, options),) = calls
-    assert options["autostart"] == begins
+    assert options["autostart"] == starts
     assert request.overwrite == ("--overwrite" in arguments)
     assert request.settings.d_model == (16 if "--resume" in arguments else 320 if "micro" in arguments else 128)
 
@@ -283,29 +290,29 @@ def test_the_app_begins_the_run_that_was_asked_for(
 # -- config
 
 
-def test_config_prints_settings_that_give_the_same_settings_again(
-    here: Path, capsys: pytest.CaptureFixture[str]
+def test_the_output_of_config_is_a_config_file_with_the_same_settings(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["config", "--preset", "micro", "--set", "layers=3", "--seed", "5", "--models-dir", 'a "b"']) == 0
     printed = capsys.readouterr().out
     values = tomllib.loads(printed)
     assert (values.pop("preset"), values.pop("keys")) == ("micro", {})
-    wanted = msgspec.structs.replace(preset("micro"), layers=3, seed=5, models_dir='a "b"')
-    assert msgspec.convert(values, Settings) == wanted
+    expected = msgspec.structs.replace(preset("micro"), layers=3, seed=5, models_dir='a "b"')
+    assert msgspec.convert(values, Settings) == expected
     assert "layers = 3" in printed
     assert "[--set]" in next(line for line in printed.splitlines() if line.startswith("layers ="))
     assert "[--seed]" in next(line for line in printed.splitlines() if line.startswith("seed ="))
     assert "[preset micro]" in next(line for line in printed.splitlines() if line.startswith("d_model ="))
-    (here / "run.toml").write_text(printed)
+    (empty_folder / "run.toml").write_text(printed)
     assert cli.main(["config", "--config", "run.toml"]) == 0
     again = tomllib.loads(capsys.readouterr().out)
     assert again == values | {"preset": "micro", "keys": {}}
 
 
-def test_options_win_over_the_file_and_the_environment_is_heard(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_options_override_the_config_file_and_the_environment_is_read(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "run.toml").write_text("seed = 1\nlayers = 2\n")
+    (empty_folder / "run.toml").write_text("seed = 1\nlayers = 2\n")
     monkeypatch.setenv("OVERFIT_TINY", "1")
     assert cli.main(["config", "--config", "run.toml", "--seed", "9"]) == 0
     values = tomllib.loads(capsys.readouterr().out)
@@ -315,20 +322,20 @@ def test_options_win_over_the_file_and_the_environment_is_heard(
 # -- verify
 
 
-def test_verify_tells_whole_from_damaged_files(program: Callable[..., Result], trained: Path, tmp_path: Path) -> None:
-    whole = trained / "models" / "ckpt_latest.safetensors"
+def test_verify_reports_valid_and_damaged_files(program: Callable[..., Result], trained: Path, tmp_path: Path) -> None:
+    valid = trained / "models" / "ckpt_latest.safetensors"
     damaged = tmp_path / "damaged.safetensors"
-    data = bytearray(whole.read_bytes())
+    data = bytearray(valid.read_bytes())
     data[-1000] ^= 1
     damaged.write_bytes(data)
-    good = program("verify", str(whole), cwd=tmp_path)
+    good = program("verify", str(valid), cwd=tmp_path)
     assert (good.returncode, good.stdout.count("\n"), good.stderr) == (0, 1, "")
     assert "OK, latest, step 6" in good.stdout
-    bad = program("verify", str(whole), str(damaged), "nowhere", str(tmp_path), cwd=tmp_path)
+    bad = program("verify", str(valid), str(damaged), "nowhere", str(tmp_path), cwd=tmp_path)
     assert (bad.returncode, bad.stderr) == (1, "")
     lines = bad.stdout.splitlines()
     assert len(lines) == 4
-    assert "whole" in lines[0]
+    assert "OK, latest, step 6" in lines[0]
     assert "damaged.safetensors is damaged" in lines[1]
     assert "nowhere: No such file" in lines[2]
 
@@ -336,7 +343,7 @@ def test_verify_tells_whole_from_damaged_files(program: Callable[..., Result], t
 # -- gradcheck
 
 
-def test_gradcheck_holds_every_gradient_and_tells_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gradcheck_checks_every_gradient_and_reports_the_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["gradcheck", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     names = [row["tensor"] for row in found["tensors"]]
@@ -345,7 +352,7 @@ def test_gradcheck_holds_every_gradient_and_tells_so(capsys: pytest.CaptureFixtu
     assert all(row["reference_error"] < 1e-6 and row["kernel_error"] < 1e-4 for row in found["tensors"])
 
 
-def test_gradcheck_fails_for_one_wrong_gradient(
+def test_gradcheck_fails_on_one_wrong_gradient(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = gradcheck.GradcheckRow("wpe.weight", (9, 6), 54, 1e-9, 1e-6, True)
@@ -359,7 +366,7 @@ def test_gradcheck_fails_for_one_wrong_gradient(
 # -- tokenize
 
 
-def test_tokenize_counts_and_gives_the_same_bytes_again(program: Callable[..., Result], trained: Path) -> None:
+def test_tokenize_reports_counts_and_an_exact_round_trip(program: Callable[..., Result], trained: Path) -> None:
     (trained / "odd.bin").write_bytes(bytes(range(256)) * 3 + b"the cat" * 50)
     run = program("tokenize", "odd.bin", "--json", *tiny())
     found = json.loads(run.stdout)
@@ -371,7 +378,7 @@ def test_tokenize_counts_and_gives_the_same_bytes_again(program: Callable[..., R
     assert json.loads(by_model.stdout)["tokens"] == found["tokens"]
 
 
-def test_tokenize_fails_where_the_text_does_not_come_back(program: Callable[..., Result], trained: Path) -> None:
+def test_tokenize_fails_if_the_round_trip_changes_bytes(program: Callable[..., Result], trained: Path) -> None:
     (trained / "upper.txt").write_text("The Cat")
     run = program("tokenize", "upper.txt", *tiny("tokenizer=ascii"))
     assert run.returncode == 1
@@ -381,9 +388,7 @@ def test_tokenize_fails_where_the_text_does_not_come_back(program: Callable[...,
 # -- generate and chat
 
 
-def test_generate_prints_the_prompt_and_what_follows_and_nothing_else(
-    program: Callable[..., Result], trained: Path
-) -> None:
+def test_generate_prints_only_the_prompt_and_its_continuation(program: Callable[..., Result], trained: Path) -> None:
     run = program("generate", "The cat", "--seed", "3")
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("The cat")
@@ -391,7 +396,7 @@ def test_generate_prints_the_prompt_and_what_follows_and_nothing_else(
     assert run.stdout.endswith("\n")
 
 
-def test_generate_repeats_itself_with_a_seed_only(program: Callable[..., Result], trained: Path) -> None:
+def test_generate_is_reproducible_only_with_a_seed(program: Callable[..., Result], trained: Path) -> None:
     first, second, other = (program("generate", "The", "--seed", seed).stdout for seed in "112")
     assert first == second
     assert first != other
@@ -399,7 +404,7 @@ def test_generate_repeats_itself_with_a_seed_only(program: Callable[..., Result]
     assert len(unseeded) == 2
 
 
-def test_generate_heeds_its_options(program: Callable[..., Result], trained: Path) -> None:
+def test_generate_applies_the_sampling_options(program: Callable[..., Result], trained: Path) -> None:
     def reply(*options: str) -> str:
         return program("generate", "The", *options).stdout
 
@@ -413,19 +418,19 @@ def test_generate_heeds_its_options(program: Callable[..., Result], trained: Pat
 
 
 @pytest.mark.parametrize("prompt", [b"", b"\xff\xfe\x80 raw", "naïve 東京 \U0001f600\n".encode() + b"-\x1b[31m"])
-def test_a_prompt_may_be_anything(prompt: bytes, trained: Path) -> None:
+def test_any_bytes_are_a_valid_prompt(prompt: bytes, trained: Path) -> None:
     run = run_program("generate", "--seed", "1", "--max-tokens", "4", "--", prompt, cwd=trained)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith(prompt.decode("utf-8", "replace"))
 
 
-def test_generate_writes_in_a_locale_that_lacks_the_characters(trained: Path) -> None:
+def test_generate_replaces_characters_that_the_locale_cannot_encode(trained: Path) -> None:
     run = run_program("generate", "é — 東", "--max-tokens", "4", cwd=trained, PYTHONIOENCODING="ascii")
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("? ? ?")
 
 
-def test_a_damaged_best_model_is_passed_over_and_named(
+def test_a_damaged_best_model_is_skipped_with_a_warning(
     program: Callable[..., Result], trained: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(trained / "models", tmp_path / "models")
@@ -436,7 +441,7 @@ def test_a_damaged_best_model_is_passed_over_and_named(
     assert "best_model.safetensors" in run.stderr
 
 
-def test_chat_answers_each_line_until_exit(program: Callable[..., Result], trained: Path) -> None:
+def test_chat_generates_a_reply_per_line_until_exit(program: Callable[..., Result], trained: Path) -> None:
     run = program("chat", "--seed", "1", "--max-tokens", "6", input="The cat\n\nThe bat\nexit\nThe rat\n")
     assert (run.returncode, run.stderr) == (0, "")
     model = ["--seed", "1", "--max-tokens", "6"]
@@ -446,13 +451,13 @@ def test_chat_answers_each_line_until_exit(program: Callable[..., Result], train
 
 
 @pytest.mark.parametrize("lines", ["", "exit\n", " exit \n", "\n\n"])
-def test_chat_ends_at_exit_and_at_the_end_of_input(program: Callable[..., Result], lines: str, trained: Path) -> None:
+def test_chat_ends_at_exit_and_at_end_of_input(program: Callable[..., Result], lines: str, trained: Path) -> None:
     run = program("chat", input=lines)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-def test_in_the_chat_ctrl_c_stops_the_reply_and_at_the_prompt_the_chat(trained: Path) -> None:
-    # the likeliest token is never <eos> here, so the reply would go on for minutes
+def test_ctrl_c_stops_the_reply_and_at_the_prompt_the_chat(trained: Path) -> None:
+    # the most probable token is never <eos> here, so generation would take minutes
     terminal = Terminal("chat", "--max-tokens", "1000000", "--temperature", "0", cwd=trained)
     terminal.read_until("> ")
     terminal.type("The cat\n")
@@ -464,7 +469,7 @@ def test_in_the_chat_ctrl_c_stops_the_reply_and_at_the_prompt_the_chat(trained: 
     assert "Traceback" not in terminal.shown
 
 
-def test_a_reply_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_of_a_reply_are_escaped_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Screen(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -478,7 +483,7 @@ def test_a_reply_cannot_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> N
 # -- evaluate
 
 
-def test_evaluate_scores_as_training_did(program: Callable[..., Result], trained: Path) -> None:
+def test_evaluate_equals_the_evaluation_during_training(program: Callable[..., Result], trained: Path) -> None:
     run = program("evaluate", "--json", "--model", "models/ckpt_latest.safetensors")
     assert (run.returncode, run.stderr) == (0, "")
     found = json.loads(run.stdout)
@@ -488,7 +493,7 @@ def test_evaluate_scores_as_training_did(program: Callable[..., Result], trained
     assert found["ppl"] == pytest.approx(math.exp(found["loss"]))
 
 
-def test_evaluate_takes_another_text_and_tells_in_words(
+def test_evaluate_reads_another_text_and_prints_a_sentence(
     program: Callable[..., Result], trained: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other.txt").write_text("The bat was at the cat.\n" * 30)
@@ -498,7 +503,7 @@ def test_evaluate_takes_another_text_and_tells_in_words(
     assert "bits per byte" in run.stdout
 
 
-def test_train_is_another_spelling_of_train_only(trained: Path, program: Callable[..., Result]) -> None:
+def test_train_is_equivalent_to_train_only(trained: Path, program: Callable[..., Result]) -> None:
     run = program("train", "--resume", "--json", "--max-steps", "6", "--models-dir", "models")
     assert run.returncode == 0, run.stderr
     assert '"event":"finished"' in run.stdout

@@ -1,4 +1,4 @@
-"""The headless run: what it prints where, what signals do to it, and how it ends."""
+"""Headless training: output on standard output and standard error, signals, and exit codes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from rich.console import Console
 from gpt_core.formats.checkpoint import peek_checkpoint, verify_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
+from gpt_core.training.trainer import Trainer
+from gpt_tui.cli import main as cli
 from gpt_tui.headless import signals as run_signals
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
 from gpt_tui.headless.runner import batched
@@ -35,7 +37,7 @@ KEYS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with texts."""
+    """Folder with a training text and an evaluation text."""
     write_texts(tmp_path)
     return tmp_path
 
@@ -63,10 +65,10 @@ def show_all(reporter: Reporter, batches: Sequence[Sequence[ev.AnyEvent]]) -> No
     reporter.close()
 
 
-# -- what is printed
+# -- output
 
 
-def test_json_lines_are_those_of_the_log_with_the_promised_keys(folder: Path) -> None:
+def test_json_output_equals_the_metrics_log_and_has_the_documented_keys(folder: Path) -> None:
     run = run_program(
         "--train-only", "--json", "--max-steps", "12", *tiny("eval_every_steps=5", "save_every_steps=4"), cwd=folder
     )
@@ -83,7 +85,7 @@ def test_json_lines_are_those_of_the_log_with_the_promised_keys(folder: Path) ->
     assert "finished: 12 steps" in run.stderr
 
 
-def test_plain_lines_say_what_was_reached_and_what_comes_next(folder: Path) -> None:
+def test_plain_output_ends_with_the_result_and_the_next_commands(folder: Path) -> None:
     run = run_program(
         "--train-only", "--max-steps", "8", "--models-dir", "my models", *tiny("eval_every_steps=8"), cwd=folder
     )
@@ -98,7 +100,7 @@ def test_plain_lines_say_what_was_reached_and_what_comes_next(folder: Path) -> N
     assert "encoding train.en" in run.stderr
 
 
-def test_plain_steps_come_every_two_seconds_with_their_mean_loss(
+def test_plain_output_has_a_line_every_two_seconds_with_the_mean_loss(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [100.0]
@@ -118,7 +120,7 @@ def test_plain_steps_come_every_two_seconds_with_their_mean_loss(
     assert " loss 2.000 " in lines[1]
 
 
-def test_a_step_is_told_before_what_happened_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_is_printed_before_the_events_that_follow_it(capsys: pytest.CaptureFixture[str]) -> None:
     saved = ev.CheckpointSaved("latest", "models/\x1b[2Jx", 3)
     show_all(PlainReporter(), [[started()], [step(1)], [step(2), step(3), saved]])
     printed = capsys.readouterr().out
@@ -126,7 +128,7 @@ def test_a_step_is_told_before_what_happened_after_it(capsys: pytest.CaptureFixt
     assert "\x1b" not in printed
 
 
-def test_json_shows_what_is_logged_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_has_only_logged_events(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = JsonReporter()
     reporter.preparing("encoding", 0.5)
     show_all(
@@ -140,7 +142,7 @@ def test_json_shows_what_is_logged_and_nothing_else(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(("width", "stopping"), [(40, False), (80, True), (120, False)])
-def test_bars_fit_their_terminal_and_give_the_cursor_back(width: int, stopping: bool) -> None:
+def test_progress_bars_fit_the_terminal_and_restore_the_cursor(width: int, stopping: bool) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=width, height=24, color_system=None)
     reporter = BarsReporter(lambda: stopping, console)
@@ -160,7 +162,7 @@ def test_bars_fit_their_terminal_and_give_the_cursor_back(width: int, stopping: 
     assert all(len(line.partition("\x1b")[0]) <= width for line in lines)
 
 
-def test_tiny_overfit_prints_toklos_and_ppl_and_only_saves_the_latest(folder: Path) -> None:
+def test_tiny_overfit_prints_token_loss_and_ppl_and_saves_only_the_latest(folder: Path) -> None:
     run = run_program(
         "--train-only", *tiny("overfit_lines=2", "overfit_steps=30", "attn_lr=0.01"), cwd=folder, OVERFIT_TINY="1"
     )
@@ -171,7 +173,7 @@ def test_tiny_overfit_prints_toklos_and_ppl_and_only_saves_the_latest(folder: Pa
     assert [path.name for path in (folder / "models").glob("*.safetensors")] == [LATEST.name]
 
 
-def test_steps_wait_for_each_other_and_everything_else_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_batched_and_other_events_are_passed_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
@@ -185,29 +187,29 @@ def test_steps_wait_for_each_other_and_everything_else_does_not(monkeypatch: pyt
     assert [len(batch) for batch in batched(events())] == [1, 3, 3, 2]
 
 
-# -- refusals
+# -- checkpoints of other runs, resume
 
 
-def test_another_runs_checkpoints_are_kept_unless_told_otherwise(folder: Path) -> None:
+def test_the_checkpoints_of_another_run_are_kept_without_overwrite(folder: Path) -> None:
     first = ["--train-only", "--max-steps", "2", *tiny()]
     assert run_program(*first, cwd=folder).returncode == 0
     before = (folder / LATEST).read_bytes()
     refused = run_program(*first, "--seed", "1", cwd=folder)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    assert all(way in refused.stderr for way in ("--resume", "--models-dir", "--overwrite"))
+    assert all(option in refused.stderr for option in ("--resume", "--models-dir", "--overwrite"))
     assert (folder / LATEST).read_bytes() == before
     assert run_program(*first, "--seed", "1", "--overwrite", cwd=folder).returncode == 0
     assert (folder / LATEST).read_bytes() != before
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder but the lock."""
+    """Return the contents of all files in a folder except the lock."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 @pytest.mark.parametrize("which", ["--train-file", "--eval-file"])
-def test_overwriting_with_a_text_that_is_refused_costs_no_checkpoint(folder: Path, which: str) -> None:
+def test_overwrite_with_an_invalid_text_removes_no_checkpoint(folder: Path, which: str) -> None:
     assert run_program("--train-only", "--max-steps", "20", *tiny(), cwd=folder).returncode == 0
     before = files_in(folder / "models")
     (folder / "blank.txt").write_text("\n\n \n")
@@ -218,7 +220,53 @@ def test_overwriting_with_a_text_that_is_refused_costs_no_checkpoint(folder: Pat
     assert run_program("--train-only", "--resume", "--max-steps", "21", cwd=folder).returncode == 0
 
 
-def test_a_folder_that_was_moved_during_a_run_is_made_again_at_the_last_save(folder: Path) -> None:
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    ("is_prepared", "message"),
+    [
+        pytest.param(False, "stopped before training: all files in models were kept", id="while preparing"),
+        pytest.param(True, "no checkpoint saved: the earlier run's files in models were kept", id="at step 0"),
+    ],
+)
+def test_overwrite_interrupted_before_the_first_step_reports_that_the_earlier_run_was_kept(
+    is_prepared: bool, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert cli.main(["--train-only", "--max-steps", "2", *tiny()]) == 0
+    before = files_in(folder / "models")
+    capsys.readouterr()
+    watch = RunSignals.watch
+
+    def interrupt(signals: RunSignals, trainer: Trainer) -> None:
+        if is_prepared:
+            watch(signals, trainer)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunSignals, "watch", interrupt)
+    assert cli.main(["--train-only", "--max-steps", "2", "--seed", "1", "--overwrite", *tiny()]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "kept" in line] == [f"gpt-tui: {message}"]
+    after = files_in(folder / "models")
+    assert {name: after.get(name) for name in before} == before
+
+
+@pytest.mark.parametrize("max_steps", ["2", "3"])
+def test_overwrite_reports_kept_files_only_if_it_ends_without_a_step(
+    max_steps: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    for models_dir in ("models", "other"):
+        assert cli.main(["--train-only", "--max-steps", "2", "--models-dir", models_dir, *tiny()]) == 0
+    before = (folder / LATEST).read_bytes()
+    capsys.readouterr()
+    resume = ["--resume", "other/ckpt_latest.safetensors", "--models-dir", "models", "--overwrite"]
+    assert cli.main(["--train-only", "--max-steps", max_steps, *resume]) == 0
+    is_kept = max_steps == "2"
+    assert ((folder / LATEST).read_bytes() == before) == is_kept
+    assert ("the earlier run's files in models were kept" in capsys.readouterr().err) == is_kept
+
+
+def test_a_models_folder_moved_during_a_run_is_recreated_by_the_last_save(folder: Path) -> None:
     with start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -241,7 +289,7 @@ def test_a_run_that_cannot_be_saved_in_its_folder_is_saved_beside_it_and_exits_w
             if '"step":5' in line:
                 break
         (folder / "models").rename(folder / "moved")
-        (folder / "models").write_text("in the way")
+        (folder / "models").write_text("not a folder")
         process.send_signal(signal.SIGINT)
         rest = [json.loads(line) for line in process.stdout.read().splitlines()]
     assert process.returncode == 1
@@ -253,7 +301,7 @@ def test_a_run_that_cannot_be_saved_in_its_folder_is_saved_beside_it_and_exits_w
     assert resumed.returncode == 0, resumed.stderr
 
 
-def test_resume_keeps_the_runs_settings_and_counts_on(folder: Path) -> None:
+def test_resume_keeps_the_settings_and_the_step_count(folder: Path) -> None:
     assert run_program("--train-only", "--max-steps", "3", *tiny(), cwd=folder).returncode == 0
     resumed = run_program("--train-only", "--resume", "--max-steps", "5", "--json", cwd=folder)
     assert resumed.returncode == 0, resumed.stderr
@@ -269,7 +317,7 @@ def test_resume_keeps_the_runs_settings_and_counts_on(folder: Path) -> None:
     assert not (folder / "models").exists()
 
 
-def test_a_run_that_reached_its_bound_goes_on_when_it_is_resumed_without_one(folder: Path) -> None:
+def test_resume_without_max_steps_trains_past_the_earlier_limit(folder: Path) -> None:
     assert run_program("--train-only", "--max-steps", "3", *tiny(), cwd=folder).returncode == 0
     with start_program("--train-only", "--resume", "--json", cwd=folder) as process:
         run_until(process, lambda event: step_of(event) == 6)
@@ -281,28 +329,29 @@ def test_a_run_that_reached_its_bound_goes_on_when_it_is_resumed_without_one(fol
 # -- signals
 
 
-def run_until(process: subprocess.Popen[str], wanted: Callable[[dict[str, object]], bool]) -> dict[str, object]:
-    """The first event of a --json run that is wanted."""
+def run_until(process: subprocess.Popen[str], condition: Callable[[dict[str, object]], bool]) -> dict[str, object]:
+    """Return the first event of a --json run that meets the condition."""
     assert process.stdout is not None
     for line in process.stdout:
         event: dict[str, object] = json.loads(line)
-        if wanted(event):
+        if condition(event):
             return event
     raise AssertionError(f"the run ended first: {process.communicate()[1]}")
 
 
 def step_of(event: dict[str, object]) -> int:
-    """The step that was completed; -1 if the event is another."""
+    """Return the number of the completed step; -1 for other events."""
     return int(str(event["step"])) if event["event"] == "step" else -1
 
 
 def endless(folder: Path) -> subprocess.Popen[str]:
+    """Start a --json run that ends only when it is stopped."""
     settings = tiny("max_epochs=1000000", "patience=0", "epsilon=0")
     return start_program("--train-only", "--json", *settings, cwd=folder)
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_saves_stops_and_becomes_the_exit_code(name: str, code: int, folder: Path) -> None:
+def test_a_signal_saves_and_stops_the_run_and_sets_the_exit_code(name: str, code: int, folder: Path) -> None:
     with endless(folder) as process:
         run_until(process, lambda event: step_of(event) == 5)
         process.send_signal(signal.Signals[name])
@@ -316,7 +365,7 @@ def test_a_signal_saves_stops_and_becomes_the_exit_code(name: str, code: int, fo
     assert verify_checkpoint(folder / LATEST).step == saved["step"]
 
 
-def test_sigusr1_saves_and_goes_on(folder: Path) -> None:
+def test_sigusr1_saves_and_training_continues(folder: Path) -> None:
     with endless(folder) as process:
         run_until(process, lambda event: event["event"] == "step")
         process.send_signal(signal.SIGUSR1)
@@ -330,8 +379,7 @@ def test_sigusr1_saves_and_goes_on(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
 def test_a_signal_that_is_ignored_at_the_start_stays_ignored(name: str, folder: Path) -> None:
-    """nohup ignores the hang-up of what it starts, and a shell without job control the interrupt of what it starts
-    with `&`: Ctrl+C is then meant for something else."""
+    """nohup ignores SIGHUP in the program; a shell without job control ignores SIGINT in background programs."""
     number = signal.Signals[name]
     previous = signal.signal(number, signal.SIG_IGN)
     try:
@@ -349,7 +397,7 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(name: str, folder: 
     assert process.returncode == 143
 
 
-def test_output_that_nobody_reads_stops_the_run_saved_and_quietly(folder: Path) -> None:
+def test_a_closed_output_pipe_saves_and_stops_the_run_without_an_error_message(folder: Path) -> None:
     with endless(folder) as process:
         run_until(process, lambda event: event["event"] == "step")
         assert process.stdout is not None
@@ -368,7 +416,7 @@ class FakeTrainer:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """The handlers of this process are afterwards what they were."""
+    """Restore the signal handlers of this process after the test."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -377,7 +425,7 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("handlers")
-def test_only_a_later_second_signal_leaves_at_once_and_waits_for_nothing_but_a_save(
+def test_a_later_second_signal_exits_at_once_after_any_save_in_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, left, trainer = [100.0], [], FakeTrainer()
@@ -393,12 +441,12 @@ def test_only_a_later_second_signal_leaves_at_once_and_waits_for_nothing_but_a_s
         now[0] += 5.0
         trainer.saving, waited = True, []
 
-        def write_on(seconds: float) -> None:
+        def write_for(seconds: float) -> None:
             waited.append(seconds)
             trainer.saving = len(waited) < 3
 
-        monkeypatch.setattr(time, "sleep", write_on)
-        trainer.ending = True  # then all that is left ends by itself
+        monkeypatch.setattr(time, "sleep", write_for)
+        trainer.ending = True  # no step is left to wait for
         signal.raise_signal(signal.SIGINT)
         assert (len(waited), left, trainer.requests.discarding) == (3, [], True)
         trainer.ending = False
@@ -408,7 +456,7 @@ def test_only_a_later_second_signal_leaves_at_once_and_waits_for_nothing_but_a_s
 
 
 @pytest.mark.usefixtures("handlers")
-def test_handlers_are_given_back_but_after_a_stop_further_signals_mean_nothing() -> None:
+def test_signal_handlers_are_restored_and_signals_after_a_stop_are_ignored() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with RunSignals():
         assert signal.getsignal(signal.SIGTERM) is not before
@@ -420,18 +468,18 @@ def test_handlers_are_given_back_but_after_a_stop_further_signals_mean_nothing()
 
 
 @pytest.mark.usefixtures("handlers")
-def test_a_signal_before_there_is_a_trainer_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_before_the_trainer_exists_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
     with RunSignals():
-        signal.raise_signal(signal.SIGUSR1)  # nothing to save yet, and no reason to end
+        signal.raise_signal(signal.SIGUSR1)  # no run to save yet; does not interrupt
         with pytest.raises(Interrupted) as caught:
             signal.raise_signal(signal.SIGTERM)
     assert caught.value.exit_code == 143
 
 
 @pytest.mark.usefixtures("handlers")
-def test_a_signal_that_was_lost_before_there_was_a_trainer_still_ends_the_run() -> None:
+def test_a_lost_signal_before_the_trainer_exists_still_ends_the_run() -> None:
     with RunSignals() as signals:
-        with contextlib.suppress(Interrupted):  # as a destructor does
+        with contextlib.suppress(Interrupted):  # as if raised in a destructor, where exceptions are ignored
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Interrupted) as caught:
             signals.watch(FakeTrainer())  # type: ignore[arg-type]
@@ -441,7 +489,7 @@ def test_a_signal_that_was_lost_before_there_was_a_trainer_still_ends_the_run() 
 # -- on a terminal
 
 
-def test_a_terminal_gets_bars_and_its_cursor_back(folder: Path) -> None:
+def test_a_terminal_gets_progress_bars_and_a_restored_cursor(folder: Path) -> None:
     terminal = Terminal("--train-only", *tiny("max_epochs=1000000", "patience=0", "epsilon=0"), cwd=folder)
     terminal.read_until("tokens/s")
     bars = terminal.shown
@@ -461,9 +509,9 @@ def test_a_dumb_terminal_gets_plain_lines(folder: Path) -> None:
     assert "\x1b" not in terminal.shown
 
 
-def test_tiny_overfit_goes_on_to_the_chat_on_a_terminal(folder: Path) -> None:
+def test_tiny_overfit_ends_with_the_chat_on_a_terminal(folder: Path) -> None:
     terminal = Terminal("--train-only", "--overfit-tiny", *tiny("overfit_steps=3"), cwd=folder)
-    terminal.read_until("`exit` ends the chat")
+    terminal.read_until("Type `exit` to quit")
     terminal.read_until("> ")
     terminal.type("The cat\n")
     terminal.read_until("> ")
@@ -471,7 +519,7 @@ def test_tiny_overfit_goes_on_to_the_chat_on_a_terminal(folder: Path) -> None:
     assert terminal.end() == 0
 
 
-def test_a_run_that_ends_far_above_guessing_says_so_on_standard_error_and_ends_with_1(folder: Path) -> None:
+def test_a_diverged_run_reports_it_on_standard_error_and_exits_with_1(folder: Path) -> None:
     rates = [f"{name}_lr=10" for name in ("attn", "mlp", "norm", "pos", "unembed")]
     run = run_program("--train-only", "--max-steps", "40", *tiny(*rates, "warmup_steps=0"), cwd=folder)
     assert run.returncode == 1

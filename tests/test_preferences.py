@@ -1,4 +1,4 @@
-"""A user's own theme and keys: where they are read, what they may be, and what they do."""
+"""Preferences (theme and key bindings): files, validation, and output of `gpt-tui config`."""
 
 import tomllib
 from pathlib import Path
@@ -15,26 +15,27 @@ THEMES = ["gpt-night", "nord", "monokai"]
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """An environment whose folder for settings is empty."""
+    """Environment with an empty XDG_CONFIG_HOME."""
     return {"XDG_CONFIG_HOME": str(tmp_path / "home")}
 
 
 def write(path: Path, text: str) -> Path:
+    """Write a file and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def test_without_any_file_nothing_is_preferred(home):
+def test_without_files_there_are_no_preferences(home):
     assert read_preferences(None, THEMES, home) == NO_PREFERENCES
 
 
-def test_the_users_file_is_in_his_own_folder():
+def test_the_user_file_is_in_xdg_config_home_or_in_home():
     assert user_file({"XDG_CONFIG_HOME": "/x"}) == Path("/x/gpt-tui/config.toml")
     assert user_file({"HOME": "/home/me"}) == Path("/home/me/.config/gpt-tui/config.toml")
 
 
-def test_a_config_file_has_the_last_word_and_may_hold_settings_too(home, tmp_path):
+def test_a_config_file_overrides_the_user_file_and_may_contain_settings(home, tmp_path):
     write(user_file(home), 'theme = "nord"\n[keys]\n"train.start" = "ctrl+s"\n"train.save" = "f6"\n')
     config = write(tmp_path / "run.toml", 'layers = 2\ntheme = "monokai"\n[keys]\n"train.start" = "f7, f8"\n')
     found = read_preferences(config, THEMES, home)
@@ -42,7 +43,7 @@ def test_a_config_file_has_the_last_word_and_may_hold_settings_too(home, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ('theme = "nrod"', "theme: got 'nrod', expected one of gpt-night, monokai, nord; did you mean nord?"),
         ("theme = 3", "theme: got 3"),
@@ -55,27 +56,29 @@ def test_a_config_file_has_the_last_word_and_may_hold_settings_too(home, tmp_pat
         ("theme =", "not TOML"),
     ],
 )
-def test_a_mistake_is_named_with_its_file(home, text, words):
+def test_an_invalid_file_is_a_one_line_error_with_its_path(home, text, message):
     path = write(user_file(home), text)
     with pytest.raises(ConfigError) as caught:
         read_preferences(None, THEMES, home)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_same_key_may_do_other_things_on_other_tabs(home):
+def test_a_key_may_be_bound_to_different_actions_on_different_tabs(home):
     write(user_file(home), '[keys]\n"chat.retry" = "w"\n')
     assert read_preferences(None, THEMES, home).keys == {"chat.retry": "w"}
 
 
-def test_every_key_can_be_listed_and_read_back_as_it_is(home):
-    everything = as_toml(NO_PREFERENCES).replace('# "', '"')
-    write(user_file(home), everything)
+def test_the_printed_preferences_list_every_key_and_can_be_read_back(home):
+    all_keys = as_toml(NO_PREFERENCES).replace('# "', '"')
+    write(user_file(home), all_keys)
     assert read_preferences(None, THEMES, home).keys == {key.id: key.keys for key in KEYS}
 
 
-def test_config_prints_what_is_in_force_and_where_it_and_errors_are_kept(home, tmp_path, monkeypatch, capsys):
+def test_config_prints_the_preferences_and_the_paths_of_their_file_and_of_the_error_log(
+    home, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("XDG_CONFIG_HOME", home["XDG_CONFIG_HOME"])
     monkeypatch.chdir(tmp_path)
     write(user_file(home), 'theme = "nord"\n[keys]\n"train.start" = "ctrl+s"\n')
@@ -85,6 +88,6 @@ def test_config_prints_what_is_in_force_and_where_it_and_errors_are_kept(home, t
     assert "runs/a/gpt-tui.log" in printed
     table = tomllib.loads(printed)
     assert (table["theme"], table["keys"]) == ("nord", {"train.start": "ctrl+s"})
-    again = write(tmp_path / "again.toml", printed)
-    assert cli.main(["config", "--config", str(again)]) == 0
+    printed_file = write(tmp_path / "printed_file.toml", printed)
+    assert cli.main(["config", "--config", str(printed_file)]) == 0
     assert tomllib.loads(capsys.readouterr().out) == table

@@ -139,6 +139,7 @@ def timed_steps(trainer: Trainer) -> Generator[StepMeasurement]:
     """Yield each step of a run with the time since the event before it; then stop the run without saving."""
     profiler = Profiler(trainer.parameters)
     profiler.add(trainer.run.windows, "read", "data")
+    profiler.add_optimizer(trainer.run.optimizer)
     with contextlib.closing(trainer.events()) as events, profiler:
         try:
             started = time.perf_counter()

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear
+from gpt_core.kernels import attention, cross_entropy, embedding, gelu, layer_norm, linear
 from gpt_core.model.layers.layer import LrGroup
 from gpt_core.model.parameters import Parameters
+from gpt_core.optim import Optimizer
 
 PARTS = (
     "data",
@@ -46,8 +47,6 @@ TIMED_KERNELS: tuple[tuple[Any, str, str | int], ...] = (
     (gelu, "backward", "gelu"),
     (cross_entropy, "forward", "loss"),
     (cross_entropy, "forward_backward", "loss"),
-    (adamw, "norm", "optimizer"),
-    (adamw, "update", "optimizer"),
 )
 
 PART_OF_LINEARS: dict[LrGroup, str] = {"attn": "attention_linears", "mlp": "mlp_linears"}
@@ -84,6 +83,11 @@ class Profiler:
     def add(self, owner: object, name: str, part: str) -> None:
         """Time the calls of `owner.name` too, from the next `with` on."""
         self._timed.append((owner, name, self._part_of(part)))
+
+    def add_optimizer(self, optimizer: Optimizer) -> None:
+        """Time the updates of an optimizer and the gradient norm too, from the next `with` on."""
+        for method in ("gradient_norm", "update"):
+            self.add(optimizer, method, "optimizer")
 
     def take(self) -> Profile:
         """Return the profile since the last call, and start a new one."""

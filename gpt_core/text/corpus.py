@@ -117,16 +117,21 @@ def text_blocks(
     """
     require_text(path)
     try:
-        with open(path, "rb") as file:
-            size = max(os.fstat(file.fileno()).st_size, 1)
-            file.seek(start)
-            done = start
-            while block := file.read(BLOCK_BYTES):
-                progress(f"{activity} {path.name}", min(done / size, 1.0))
-                done += len(block)
-                yield block
+        file = open(path, "rb")  # noqa: SIM115
+        size = max(os.fstat(file.fileno()).st_size, 1)
     except OSError as error:
         raise _unreadable(path, files.reason(error)) from error
+    with file:
+        for done in itertools.count(start, BLOCK_BYTES):
+            try:
+                file.seek(done)
+                block = file.read(BLOCK_BYTES)
+            except OSError as error:
+                raise _unreadable(path, files.reason(error)) from error
+            if not block:
+                return
+            progress(f"{activity} {path.name}", min(done / size, 1.0))  # its errors are not those of the file
+            yield block
 
 
 def text_sha256(path: Path, progress: Progress = ignore_progress) -> str:

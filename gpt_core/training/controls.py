@@ -14,7 +14,7 @@ class TrainingControls:
         self.stopping = False
         self.discarding = False
         self.pausing = False
-        self.asking = False
+        self.can_ask = False
         """If the last save fails, wait for `save` or `stop(save=False)`: there is a user interface that can ask."""
         self._save = False
         self._evaluate = False
@@ -46,21 +46,21 @@ class TrainingControls:
         self._single_step = True
 
     @property
-    def anything_asked(self) -> bool:
+    def anything_pending(self) -> bool:
         """True while a save, an evaluation or a single step is pending."""
         return self._save or self._evaluate or self._single_step
 
     def take_save(self) -> bool:
         """Return True once per `save`."""
-        asked, self._save = self._save, False
-        return asked
+        requested, self._save = self._save, False
+        return requested
 
     def take_evaluate(self) -> bool:
         """Return True once per `evaluate`."""
-        asked, self._evaluate = self._evaluate, False
-        return asked
+        requested, self._evaluate = self._evaluate, False
+        return requested
 
     def take_single_step(self) -> bool:
         """Return True once per `single_step`."""
-        asked, self._single_step = self._single_step, False
-        return asked
+        requested, self._single_step = self._single_step, False
+        return requested

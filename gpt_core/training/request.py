@@ -135,7 +135,7 @@ def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, o
 
 
 def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Read and verify the checkpoint to resume; also return a line per damaged one that was passed over.
+    """Read and verify the checkpoint to resume; also return a line per damaged one that was skipped.
 
     Raises:
         CheckpointError: The file is missing or damaged, or "newest" finds no valid checkpoint.

@@ -99,7 +99,7 @@ def assemble(
         optimizer=create_optimizer(parameters, settings, optimizer_state), state=state, store=store,
         resumed_from=checkpoint.path if checkpoint else None,
         eval_file=texts.eval_file,
-        warnings=(*(f"passed over: {line}" for line in request.passed_over), *store.space_warnings(settings)),
+        warnings=(*(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings)),
     )  # fmt: skip
 
 

@@ -174,13 +174,13 @@ class Trainer:
             every = settings.save_epoch_number
             if every and state.epoch % every == 0 and not settings.overfit_tiny:
                 self._saver.pending.add("epoch")
-        is_asked_for = self.requests.take_save()
-        if is_asked_for or self._saver.interval_elapsed:
+        is_requested = self.requests.take_save()
+        if is_requested or self._saver.interval_elapsed:
             self._saver.pending.add("latest")
         # After skipped updates or a divergence the weights may be unusable: the last good checkpoint is then replaced
         # only on request.
         is_bad = state.skipped_in_a_row > 0 or self._divergence.since is not None
-        yield from self._saver.start_pending(hold_latest=is_bad and not is_asked_for)
+        yield from self._saver.start_pending(hold_latest=is_bad and not is_requested)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
         """Wait until the run continues or something is requested; saves in progress are completed first."""
@@ -188,7 +188,7 @@ class Trainer:
         yield from self._saver.finish()
         yield ev.RunPaused(self.state.step)
         with self._clock.stopped():
-            while requests.pausing and not requests.stopping and not requests.anything_asked:
+            while requests.pausing and not requests.stopping and not requests.anything_pending:
                 time.sleep(PAUSE_POLL_S)
         if not requests.pausing:
             yield ev.RunContinued(self.state.step)
@@ -350,7 +350,7 @@ class Trainer:
             yield from self._saver.save_if_new("latest")
             if self._saver.is_saved:
                 return
-            if not may_wait or not self.requests.asking:
+            if not may_wait or not self.requests.can_ask:
                 yield from self._saver.save_elsewhere(self._other_folders())
                 return
             self._wait_for_answer()
@@ -362,7 +362,7 @@ class Trainer:
             take()
         self._failed_last_saves += 1
         self.unsaved = self._failed_last_saves
-        while requests.asking and not requests.discarding and not requests.anything_asked:
+        while requests.can_ask and not requests.discarding and not requests.anything_pending:
             time.sleep(PAUSE_POLL_S)
         self.unsaved = 0
 

@@ -110,7 +110,7 @@ def line(name: str, seconds: float, share: float, gflop: float, sgemm: float) ->
 def memory_line(found: Benchmark) -> str:
     """Return the line about peak memory."""
     memory = found.memory
-    known = f"{size(memory.weights)} weights, gradients and moments; {size(memory.activations)} activations"
+    known = f"{size(memory.weights)} weights, gradients and optimizer state; {size(memory.activations)} activations"
     if memory.peak is None:
         return f"memory    {known}"
     return f"memory    {size(memory.peak)} peak ({known}; the rest is the program)"

@@ -24,8 +24,9 @@ from gpt_core.training.events import (
     StepCompleted,
     UpdateSkipped,
 )
-from gpt_tui.session.run_state import RunState, ending
-from gpt_tui.shared.formatting import clock, fixed, nats, percent, perplexity, rate, short, whole
+from gpt_core.training.metrics import added_metrics
+from gpt_tui.session.run_state import RunState, ending, latest_value
+from gpt_tui.shared.formatting import clock, fixed, metric_value, nats, percent, perplexity, rate, short, whole
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 
@@ -98,10 +99,15 @@ def figures(history: RunState, loss: float) -> str:
     last = history.last
     if last is None:
         return ""
+    added = (
+        f"  {added.label} {metric_value(added, value)}"
+        for added in added_metrics()
+        if (value := latest_value(history, added)) is not None
+    )
     return (
         f"{'loss' if is_training(history) else 'tokLoss'} {nats(loss)}  ppl {perplexity(losses.perplexity(loss))}  "
         f"lr {rate(last.lr)}  norm {fixed(last.grad_norm, 2)}  {whole(last.tokens_per_s)} tokens/s  "
-        f"{clock(last.elapsed_s)}"
+        f"{clock(last.elapsed_s)}{''.join(added)}"
     )
 
 

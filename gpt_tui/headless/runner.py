@@ -23,7 +23,7 @@ from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
 from gpt_tui.headless.reporters import Reporter, reporter_for
-from gpt_tui.headless.signals import RunSignals
+from gpt_tui.headless.signals import Interrupted, RunSignals
 from gpt_tui.headless.terminal_chat import at_terminals, converse
 from gpt_tui.session.run_state import (
     Limits,
@@ -49,8 +49,7 @@ def run_headless(request: RunRequest, *, as_json: bool) -> int:
     """
     with RunSignals() as signals:
         with closing(reporter_for(as_json, lambda: signals.stopped_by is not None)) as reporter:
-            trainer = open_run(request, reporter.preparing)
-            signals.watch(trainer)
+            trainer = open_trainer(request, reporter, signals)
             for warning in trainer.run.warnings:
                 say(sys.stderr, f"gpt-tui: {warning}")
             history = follow(trainer, reporter)
@@ -66,6 +65,20 @@ def run_headless(request: RunRequest, *, as_json: bool) -> int:
     return EXIT_OK
 
 
+def open_trainer(request: RunRequest, reporter: Reporter, signals: RunSignals) -> Trainer:
+    """Prepare the run and direct signals to it. Raises the errors of `open_run`, and Interrupted after a signal."""
+    try:
+        trainer = open_run(request, reporter.preparing)
+        signals.watch(trainer)
+    except Interrupted:
+        reporter.close()
+        if request.overwrite:
+            models_dir = request.settings.models_dir
+            say(sys.stderr, f"gpt-tui: stopped before training: all files in {models_dir} were kept")
+        raise
+    return trainer
+
+
 def follow(trainer: Trainer, reporter: Reporter) -> RunState:
     """Run the trainer to its end and report its events. The run is saved on every exit from here."""
     settings = trainer.settings
@@ -76,7 +89,21 @@ def follow(trainer: Trainer, reporter: Reporter) -> RunState:
             reporter.show(batch, history)
             for line in divergences(batch):
                 say(sys.stderr, f"gpt-tui: {line}")
+            if has_replaced_nothing(trainer, history):
+                say(
+                    sys.stderr,
+                    f"gpt-tui: no checkpoint saved: the earlier run's files in {settings.models_dir} were kept",
+                )
     return history
+
+
+def has_replaced_nothing(trainer: Trainer, history: RunState) -> bool:
+    """Return whether the run has ended without a save that would have replaced the earlier files in its folder.
+
+    Valid only until the iterator of events is closed, which puts the earlier files back.
+    """
+    is_saved = history.saved is not None and not is_unsaved(history, trainer.settings.models_dir)
+    return history.finished is not None and trainer.run.store.is_replacing and not is_saved
 
 
 def divergences(events: Sequence[AnyEvent]) -> list[str]:

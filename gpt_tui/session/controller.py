@@ -183,7 +183,7 @@ class TrainingController:
         self._discarding, self._may_ask = not save, may_ask
         self._stop_asked.set()
         if self._requests:
-            self._requests.asking = may_ask
+            self._requests.can_ask = may_ask
             self._requests.stop(save=save)
         self._wake()
 
@@ -261,7 +261,7 @@ class TrainingController:
         try:
             trainer = self._open_run(request, self._opening_progressed)
             self._trainer, self._requests = trainer, trainer.requests
-            trainer.requests.asking = self._may_ask
+            trainer.requests.can_ask = self._may_ask
             if self._stop_asked.is_set():  # since the last progress report
                 trainer.requests.stop(save=not self._discarding)
             self._buffer.begin(with_earlier_part(self.run, trainer))

@@ -1,4 +1,4 @@
-"""A small checkpoint with awkward values, and the tools to forge others."""
+"""A small checkpoint with edge-case values, and helpers to forge others."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from gpt_core.formats.safetensors import MAX_HEADER_BYTES
 from gpt_core.model.parameters import Parameters
 
 SETTINGS = Settings(d_model=8, hidden_size=12, vocab_size=260, num_heads=2, seq_len=4, layers=2, train_file="é.en")
-AWKWARD = np.array([-0.0, 1e-45, 3.4e38, -3.4e38, 1.1754944e-38], np.float32)
+EDGE_VALUES = np.array([-0.0, 1e-45, 3.4e38, -3.4e38, 1.1754944e-38], np.float32)
 
 
 def random_parameters(shape, seed):
@@ -19,7 +19,7 @@ def random_parameters(shape, seed):
     random = np.random.default_rng(seed)
     for tensor in parameters.tensors.values():
         tensor[...] = random.standard_normal(tensor.shape, np.float32)
-        tensor.reshape(-1)[: AWKWARD.size] = AWKWARD[: tensor.size]
+        tensor.reshape(-1)[: EDGE_VALUES.size] = EDGE_VALUES[: tensor.size]
     return parameters
 
 
@@ -41,13 +41,13 @@ def same_bits(left, right):
 
 
 def split(data):
-    """A checkpoint's header as a dictionary, and the bytes after it."""
+    """Return the header of a checkpoint as a dictionary, and the bytes after it."""
     end = 8 + int.from_bytes(data[:8], "little")
     return json.loads(data[8:end]), data[end:]
 
 
 def forged(header, tail, *, sealed=True):
-    """A file with this header, with the right checksum in it if `sealed`."""
+    """Return a file with this header, with a valid checksum if `sealed`."""
     text = header if isinstance(header, bytes) else json.dumps(header, separators=(",", ":")).encode()
     head = bytearray(len(text).to_bytes(8, "little") + text)
     start = head.find(b'"header_sha256":"') + len(b'"header_sha256":"')

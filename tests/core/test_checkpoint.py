@@ -37,14 +37,14 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def whole(path):
-    """The bytes of a good file, which lies at `path`."""
+def valid(path):
+    """The bytes of a valid file, written to `path`."""
     write_checkpoint(path, sample())
     return path.read_bytes()
 
 
-def refused(path, *, memory=BYTES):
-    """The message that every reader refuses the file with, in little time and memory."""
+def rejected(path, *, memory=BYTES):
+    """Return the message with which every reader rejects the file, in little time and memory."""
     messages = set()
     for reader in (verify_checkpoint, read_checkpoint):
         tracemalloc.start()
@@ -93,7 +93,7 @@ def test_shapes_that_are_no_multiples_of_a_cache_line_survive(path, shape):
     assert same_bits(read_checkpoint(path).parameters, written.parameters)
 
 
-def test_tensors_larger_than_a_read_are_whole_and_their_last_bit_is_checked(path, monkeypatch):
+def test_tensors_larger_than_a_chunk_are_read_completely_and_verified_to_the_last_bit(path, monkeypatch):
     written = sample()
     monkeypatch.setattr(codec, "CHUNK_BYTES", 64)
     write_checkpoint(path, written)
@@ -104,7 +104,7 @@ def test_tensors_larger_than_a_read_are_whole_and_their_last_bit_is_checked(path
     data[-len(written.tokenizer) - 1] ^= 1  # the last value of the optimizer state
     path.write_bytes(data)
     monkeypatch.setattr(codec, "CHUNK_BYTES", 64)
-    assert "checksum" in refused(path)
+    assert "checksum" in rejected(path)
 
 
 def test_random_floats_of_the_state_survive_to_the_bit(path):
@@ -115,13 +115,13 @@ def test_random_floats_of_the_state_survive_to_the_bit(path):
         assert peek_checkpoint(path).state.loss_sum == number
 
 
-def test_the_header_alone_tells_what_a_checkpoint_is(path):
+def test_the_header_alone_describes_a_checkpoint(path):
     before_s = time.time()
     write_checkpoint(path, sample())
-    whole = path.read_bytes()
-    data_start = len(whole) - len(split(whole)[1])
+    valid = path.read_bytes()
+    data_start = len(valid) - len(split(valid)[1])
     info = peek_checkpoint(path)
-    assert (info.kind, info.step, info.epoch, info.run_id, info.size) == ("latest", 7, 1, "run-a", len(whole))
+    assert (info.kind, info.step, info.epoch, info.run_id, info.size) == ("latest", 7, 1, "run-a", len(valid))
     assert (info.settings, info.preset, info.has_optimizer_state, info.corpus_sha256) == (
         SETTINGS,
         "nano",
@@ -130,19 +130,19 @@ def test_the_header_alone_tells_what_a_checkpoint_is(path):
     )
     assert info.tokenizer_sha256 == hashlib.sha256(b"some pieces").hexdigest()
     assert before_s <= info.saved_at <= time.time()
-    path.write_bytes(whole[:data_start] + bytes(len(whole) - data_start))
+    path.write_bytes(valid[:data_start] + bytes(len(valid) - data_start))
     assert peek_checkpoint(path) == info
 
 
-def test_chat_needs_no_optimizer_state_and_does_not_read_it(path, whole):
-    data = bytearray(whole)
+def test_chat_needs_no_optimizer_state_and_does_not_read_it(path, valid):
+    data = bytearray(valid)
     data[-len(b"some pieces") - 1] ^= 1
     path.write_bytes(data)
     read = read_checkpoint(path, optimizer_state=False)
     assert read.optimizer_state is None
     assert same_bits(read.parameters, sample().parameters)
     assert verify_checkpoint(path, optimizer_state=False).step == 7
-    assert "adam_v" in refused(path)
+    assert "adam_v" in rejected(path)
 
 
 def test_any_safetensors_reader_finds_the_weights_under_gpt2_names(path):
@@ -159,8 +159,8 @@ def test_any_safetensors_reader_finds_the_weights_under_gpt2_names(path):
         assert file.metadata()["format"] == "pt"
 
 
-def test_a_file_is_as_large_as_announced(path, whole):
-    assert checkpoint_bytes(SETTINGS) == pytest.approx(len(whole), abs=1.5e5)
+def test_the_estimated_size_is_that_of_the_file(path, valid):
+    assert checkpoint_bytes(SETTINGS) == pytest.approx(len(valid), abs=1.5e5)
 
 
 def test_the_mode_of_a_file_is_what_the_umask_leaves(path):
@@ -196,22 +196,22 @@ def test_saving_never_writes_to_a_planted_temporary_file(path, tmp_path, monkeyp
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", range(3))
-def test_a_checkpoint_with_values_that_are_not_finite_is_never_published(path, whole, where, value):
+def test_a_checkpoint_with_values_that_are_not_finite_is_not_saved(path, valid, where, value):
     written = sample()
     list(all_tensors(written).values())[where]["ln_f.bias"][3] = value
     with pytest.raises(SaveError, match=r"ln_f\.bias holds values that are not finite"):
         write_checkpoint(path, written)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == valid
     assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize(
     "state", [{"loss_sum": math.nan}, {"best_accuracy": -math.inf}, {"run_id": "\udcff"}, {"step": -1}, {"run_id": ""}]
 )
-def test_a_state_that_would_not_come_back_is_not_saved(path, whole, state):
+def test_a_state_that_cannot_be_read_back_is_not_saved(path, valid, state):
     with pytest.raises(SaveError, match="unchanged"):
         write_checkpoint(path, sample(**state))
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == valid
 
 
 def test_tensors_of_another_shape_than_the_settings_are_not_saved(path):
@@ -228,31 +228,31 @@ def test_saving_into_a_missing_folder_or_over_a_folder_is_a_save_error(tmp_path)
     assert os.listdir(tmp_path) == ["taken.safetensors"]
 
 
-def test_a_file_cut_anywhere_in_its_header_is_refused(path, whole):
-    header_end = len(whole) - len(split(whole)[1])
+def test_a_file_truncated_anywhere_in_its_header_is_rejected(path, valid):
+    header_end = len(valid) - len(split(valid)[1])
     for length in [*range(200), *range(200, header_end, 37), header_end - 1, header_end]:
-        path.write_bytes(whole[:length])
+        path.write_bytes(valid[:length])
         with pytest.raises(CheckpointError, match="damaged"):
             verify_checkpoint(path)
     for length in (0, 7, 8, header_end):
-        path.write_bytes(whole[:length])
-        refused(path)
+        path.write_bytes(valid[:length])
+        rejected(path)
 
 
-def test_a_file_cut_anywhere_else_or_too_long_is_refused(path, whole):
+def test_a_file_truncated_anywhere_else_or_too_long_is_rejected(path, valid):
     draw = random.Random(1)
-    for length in [draw.randrange(len(whole)) for _ in range(300)] + [len(whole) - 1]:
-        path.write_bytes(whole[:length])
+    for length in [draw.randrange(len(valid)) for _ in range(300)] + [len(valid) - 1]:
+        path.write_bytes(valid[:length])
         with pytest.raises(CheckpointError):
             peek_checkpoint(path)
-    path.write_bytes(whole + b"\0")
-    assert f"got {len(whole) + 1:,} bytes, expected {len(whole):,}" in refused(path)
+    path.write_bytes(valid + b"\0")
+    assert f"got {len(valid) + 1:,} bytes, expected {len(valid):,}" in rejected(path)
 
 
-def test_a_file_cut_while_it_is_read_is_refused(path, whole, monkeypatch):
+def test_a_file_truncated_while_it_is_read_is_rejected(path, valid, monkeypatch):
     def cut_and_read_header(file, name):
         header = read_header(file, name)
-        os.truncate(path, len(whole) // 2)
+        os.truncate(path, len(valid) // 2)
         return header
 
     read_header = checkpoint_module.read_header
@@ -261,38 +261,38 @@ def test_a_file_cut_while_it_is_read_is_refused(path, whole, monkeypatch):
         read_checkpoint(path)
 
 
-def test_every_flipped_bit_is_found(path, whole):
+def test_every_flipped_bit_is_found(path, valid):
     draw = random.Random(2)
-    header_end = len(whole) - len(split(whole)[1])
-    places = [*range(0, 120), *draw.sample(range(header_end), 500), *draw.sample(range(header_end, len(whole)), 500)]
-    places += range(len(whole) - 12, len(whole))
+    header_end = len(valid) - len(split(valid)[1])
+    places = [*range(0, 120), *draw.sample(range(header_end), 500), *draw.sample(range(header_end, len(valid)), 500)]
+    places += range(len(valid) - 12, len(valid))
     with open(path, "r+b", buffering=0) as file:
         for place in places:
             bit = 1 << draw.randrange(8)
-            os.pwrite(file.fileno(), bytes([whole[place] ^ bit]), place)
+            os.pwrite(file.fileno(), bytes([valid[place] ^ bit]), place)
             with pytest.raises(CheckpointError):
                 verify_checkpoint(path)
-            os.pwrite(file.fileno(), whole[place : place + 1], place)
+            os.pwrite(file.fileno(), valid[place : place + 1], place)
     assert verify_checkpoint(path).step == 7
 
 
-def test_upper_case_digits_in_the_checksum_are_a_flip_too(path, whole):
-    place = next(i for i in range(42, 106) if whole[i : i + 1].isalpha())
-    path.write_bytes(whole[:place] + whole[place : place + 1].upper() + whole[place + 1 :])
-    assert "checksum" in refused(path)
+def test_upper_case_digits_in_the_checksum_are_rejected(path, valid):
+    place = next(i for i in range(42, 106) if valid[i : i + 1].isalpha())
+    path.write_bytes(valid[:place] + valid[place : place + 1].upper() + valid[place + 1 :])
+    assert "checksum" in rejected(path)
 
 
 @pytest.mark.parametrize("length", [0, 1, 1 << 24, 1 << 31, 1 << 62, (1 << 64) - 1])
-def test_a_header_length_that_lies_is_refused(path, whole, length):
-    path.write_bytes(length.to_bytes(8, "little") + whole[8:])
-    refused(path)
+def test_a_wrong_header_length_is_rejected(path, valid, length):
+    path.write_bytes(length.to_bytes(8, "little") + valid[8:])
+    rejected(path)
 
 
-def test_a_huge_header_is_refused_before_it_is_read(path, whole):
+def test_a_huge_header_is_rejected_before_it_is_read(path, valid):
     with open(path, "wb") as file:  # a gigabyte that takes no room on disk
         file.write((1 << 30).to_bytes(8, "little"))
         file.truncate(2 << 30)
-    assert f"at most {MAX_HEADER_BYTES:,}" in refused(path)
+    assert f"at most {MAX_HEADER_BYTES:,}" in rejected(path)
 
 
 def tensors_changed(change):
@@ -349,11 +349,11 @@ FORGERIES = {
 
 
 @pytest.mark.parametrize("kind", FORGERIES)
-def test_a_forged_header_with_a_right_checksum_is_refused(path, whole, kind):
-    header, tail = split(whole)
+def test_a_forged_header_with_a_valid_checksum_is_rejected(path, valid, kind):
+    header, tail = split(valid)
     path.write_bytes(forged(FORGERIES[kind](header), tail))
     layers = 1024 if kind == "the largest settings there are" else 2
-    message = refused(path, memory=BYTES + layers * 50_000)
+    message = rejected(path, memory=BYTES + layers * 50_000)
     assert "damaged" in message
     assert "does not match its checksum" not in message or kind == "a wrong checksum"
 
@@ -369,14 +369,14 @@ def test_a_forged_header_with_a_right_checksum_is_refused(path, whole, kind):
         b'{"__metadata__":{"header_sha256":"' + b"0" * 64,
     ],
 )
-def test_a_header_that_is_not_json_is_refused(path, text):
+def test_a_header_that_is_not_json_is_rejected(path, text):
     path.write_bytes(forged(text, b""))
-    assert "is invalid" in refused(path, memory=BYTES + 4 * len(text))
+    assert "is invalid" in rejected(path, memory=BYTES + 4 * len(text))
 
 
 @pytest.mark.parametrize("where", ["names", "checksums"])
-def test_a_header_of_a_million_names_is_refused_without_being_taken_in(path, whole, where):
-    header, tail = split(whole)
+def test_a_header_of_a_million_names_is_rejected_before_it_is_decoded(path, valid, where):
+    header, tail = split(valid)
     if where == "names":
         text = json.dumps(header, separators=(",", ":"))[:-1] + "".join(f',"{n:07x}":0' for n in range(1_000_000)) + "}"
     else:
@@ -385,10 +385,10 @@ def test_a_header_of_a_million_names_is_refused_without_being_taken_in(path, who
     path.write_bytes(forged(text.encode(), tail))
     size = path.stat().st_size
     assert 11e6 < size < MAX_HEADER_BYTES
-    assert "is invalid" in refused(path, memory=5 * size)
+    assert "is invalid" in rejected(path, memory=5 * size)
 
 
-def test_weights_that_are_not_finite_are_found_even_under_a_right_checksum(path):
+def test_weights_that_are_not_finite_are_rejected_under_a_valid_checksum(path):
     written = sample()
     layout = checkpoint_layout(SETTINGS.shape, ("adam_m", "adam_v"), len(written.tokenizer))
     written.parameters["wpe.weight"][1, 2] = np.nan
@@ -403,42 +403,42 @@ def test_weights_that_are_not_finite_are_found_even_under_a_right_checksum(path)
     contents = msgspec.convert(json.loads(split(path.read_bytes())[0]["__metadata__"]["contents"]), Contents)
     head = encode_header(SETTINGS, written.state, contents, layout, checksums)
     path.write_bytes(head + b"".join(data[name] for name in layout))
-    assert "wpe.weight holds values that are not finite" in refused(path)
+    assert "wpe.weight holds values that are not finite" in rejected(path)
 
 
-def test_a_file_of_another_program_is_told_apart_from_a_damaged_one(path):
+def test_a_foreign_file_is_distinguished_from_a_damaged_one(path):
     path.write_bytes(safetensors.numpy.save({"wte.weight": np.zeros((4, 4), np.float32)}, {"format": "pt"}))
-    assert "not a gpt-tui checkpoint" in refused(path)
+    assert "not a gpt-tui checkpoint" in rejected(path)
     path.write_bytes(b"\x80\x04\x95" + b"pickle" * 100)
-    refused(path)
+    rejected(path)
 
 
-def test_a_file_of_a_later_version_says_so(path, whole):
-    header, tail = split(whole)
+def test_a_file_of_a_later_version_is_named_as_such(path, valid):
+    header, tail = split(valid)
     header["__metadata__"]["gpt_tui_format"] = "2"
     path.write_bytes(forged(header, tail))
-    assert "got checkpoint format 2, expected 1" in refused(path)
+    assert "got checkpoint format 2, expected 1" in rejected(path)
 
 
-def test_an_older_file_without_a_newer_setting_still_loads(path, whole):
-    header, tail = split(whole)
+def test_an_older_file_without_a_newer_setting_still_loads(path, valid):
+    header, tail = split(valid)
     path.write_bytes(forged(metadata_changed("settings", lambda s: s.pop("top_k"))(header), tail))
     assert verify_checkpoint(path).settings == SETTINGS
 
 
-def test_what_is_no_file_is_refused_at_once_and_without_waiting(tmp_path):
+def test_what_is_not_a_regular_file_is_rejected_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     os.symlink("loop", tmp_path / "loop")
     cases = {"fifo": "a FIFO", ".": "a folder", "missing": "No such file", "loop": "symbolic links"}
     for name, said in cases.items():
-        assert said in refused(tmp_path / name)
+        assert said in rejected(tmp_path / name)
     with pytest.raises(CheckpointError, match="null byte"):
         verify_checkpoint(tmp_path / "a\0b")
     for device in ("/dev/zero", "/dev/null", "/dev/tty"):
-        assert "a device" in refused(device)
+        assert "a device" in rejected(device)
 
 
-def test_a_file_that_becomes_a_fifo_between_two_looks_is_refused_without_waiting(path, whole, monkeypatch):
+def test_a_file_that_becomes_a_fifo_after_stat_is_rejected_without_waiting(path, valid, monkeypatch):
     regular, real_open = os.stat(path), os.open
     path.unlink()
     os.mkfifo(path)
@@ -463,12 +463,12 @@ def test_an_escape_sequence_in_a_path_cannot_reach_the_terminal(tmp_path):
     assert "a\\x1b[31mb" in message
 
 
-def test_the_state_refuses_fields_it_does_not_know():
+def test_the_state_rejects_unknown_fields():
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"run_id": "a", "more": 1}, TrainingState)
 
 
-def test_verify_tells_how_far_it_is_and_what_its_listener_raises_ends_it(tmp_path):
+def test_verification_reports_progress_and_ends_with_what_the_callback_raises(tmp_path):
     path = tmp_path / "ckpt_latest.safetensors"
     write_checkpoint(path, sample())
     shares = []

@@ -9,6 +9,7 @@ import pytest
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
 from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError, FolderInUseError, RunExistsError, SaveError
+from gpt_core.formats import checkpoint as checkpoint_module
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint, verify_checkpoint, write_checkpoint
 from gpt_core.training.metrics_log import open_log
 from tests.core.checkpoint_samples import SETTINGS, sample
@@ -44,7 +45,7 @@ def test_each_kind_has_its_name(store):
         store.path_of("other")
 
 
-def test_the_folder_is_made_and_left_empty_by_preparing(tmp_path):
+def test_prepare_creates_an_empty_folder(tmp_path):
     with CheckpointStore(tmp_path / "a" / "b") as store:
         assert store.prepare("run-a", new_run=True) == ()
         assert names(store) == []
@@ -58,7 +59,7 @@ def test_an_absent_folder_has_no_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["file/models", "file", "a\0b", "/proc/self/models"])
-def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, place, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_rejected_at_once(tmp_path, place, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(time, "sleep", None)  # nothing is waited for
     with pytest.raises(ConfigError, match="--models-dir") as caught:
@@ -67,7 +68,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, place, mon
 
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync"])
-def test_a_read_only_or_full_disk_is_refused_and_the_lock_given_back(tmp_path, monkeypatch, call):
+def test_a_read_only_or_full_disk_is_rejected_and_the_lock_released(tmp_path, monkeypatch, call):
     def fail(*_, **__):
         raise OSError(30, "Read-only file system")
 
@@ -81,7 +82,7 @@ def test_a_read_only_or_full_disk_is_refused_and_the_lock_given_back(tmp_path, m
         assert names(another) == []
 
 
-def test_a_new_run_refuses_a_folder_with_another_runs_checkpoints_and_names_the_ways_on(store):
+def test_a_new_run_rejects_a_folder_with_another_runs_checkpoints_and_names_the_options(store):
     store.save("latest", sample(step=1234))
     store.save("epoch", sample(step=1234))
     before = {name: (store.folder / name).read_bytes() for name in names(store)}
@@ -95,7 +96,7 @@ def test_a_new_run_refuses_a_folder_with_another_runs_checkpoints_and_names_the_
         again.prepare("run-a", new_run=False)
 
 
-def test_a_resumed_run_refuses_a_folder_of_another_run_too(store):
+def test_a_resumed_run_rejects_a_folder_of_another_run(store):
     store.save("latest", sample())
     store.close()
     with pytest.raises(RunExistsError):
@@ -131,7 +132,7 @@ def test_overwriting_removes_the_other_runs_files_at_the_first_save_and_nothing_
         assert again.metrics_path.read_bytes() == b""
 
 
-def test_a_checkpoint_of_the_users_own_naming_never_stops_a_run(tmp_path):
+def test_a_checkpoint_with_a_name_of_the_user_is_no_obstacle_for_a_run(tmp_path):
     write_checkpoint(tmp_path / "mine.safetensors", sample())
     with CheckpointStore(tmp_path) as store:
         store.prepare("run-b", new_run=True)
@@ -140,7 +141,7 @@ def test_a_checkpoint_of_the_users_own_naming_never_stops_a_run(tmp_path):
         assert store.load_for_chat().checkpoint.path.name == "mine.safetensors"
 
 
-def test_the_log_of_a_resumed_run_stays_and_another_runs_is_kept_until_it_is_replaced(store):
+def test_prepare_leaves_every_log_in_place(store):
     store.save("latest", sample())
     store.metrics_path.write_text("{}\n")
     store.close()
@@ -153,7 +154,7 @@ def test_the_log_of_a_resumed_run_stays_and_another_runs_is_kept_until_it_is_rep
         assert again.metrics_path.read_text() == "{}\n"
 
 
-def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(store):
+def test_a_second_trainer_is_rejected_with_the_name_of_the_first(store):
     with pytest.raises(FolderInUseError, match=f"process {os.getpid()} is training there"):
         CheckpointStore(store.folder).prepare("run-b", new_run=True)
     code = (
@@ -167,7 +168,7 @@ def test_a_second_trainer_is_refused_and_told_who_holds_the_folder(store):
     store.prepare("run-a", new_run=True)  # the holder itself may ask again
 
 
-def test_the_lock_of_an_earlier_trainer_does_not_blur_the_present_one(tmp_path):
+def test_the_lock_names_the_present_holder_alone(tmp_path):
     (tmp_path / ".lock").write_text("99999999999999\n")
     with CheckpointStore(tmp_path) as store:
         store.prepare("run-a", new_run=True)
@@ -175,7 +176,7 @@ def test_the_lock_of_an_earlier_trainer_does_not_blur_the_present_one(tmp_path):
             CheckpointStore(tmp_path).prepare("run-b", new_run=True)
 
 
-def test_the_lock_dies_with_its_owner(tmp_path):
+def test_the_lock_is_released_when_its_process_is_killed(tmp_path):
     code = (
         "import sys; from gpt_core.checkpoints.store import CheckpointStore as S; s = S(sys.argv[1]);"
         "s.prepare('x', new_run=True); print('held', flush=True); sys.stdin.read()"
@@ -202,7 +203,7 @@ def test_a_planted_lock_is_never_written_through(tmp_path):
     assert victim.read_text() == "precious"
 
 
-def test_leftovers_of_a_killed_save_are_swept_and_strangers_files_are_not(tmp_path):
+def test_temporary_files_of_a_killed_save_are_removed_and_foreign_files_are_not(tmp_path):
     mark = "0123456789abcdef"
     ours = [f".ckpt_latest.safetensors.{mark}.new", f".epoch_003.safetensors.{mark}.old", f".metrics.jsonl.{mark}.new"]
     theirs = [f".notes.txt.{mark}.new", "ckpt_latest.safetensors.new", f".ckpt_latest.safetensors.{mark}.bak"]
@@ -248,14 +249,14 @@ def test_newest_means_saved_last_even_when_the_clock_jumps_back(store, monkeypat
         assert again.load_for_resume().checkpoint.step == 3
 
 
-def test_after_going_on_from_an_older_checkpoint_the_newest_is_the_new_branch(store):
+def test_after_a_resume_from_an_older_checkpoint_the_newest_is_of_the_new_branch(store):
     store.save("epoch", sample(step=50))
     store.save("best", sample(step=60))
     store.save("latest", sample(step=40))
     assert store.load_for_resume().checkpoint.step == 40
 
 
-def test_resuming_falls_back_to_the_newest_whole_one_and_says_what_it_passed_over(store):
+def test_loading_falls_back_to_the_newest_valid_checkpoint_and_lists_the_damaged_ones(store):
     store.save("epoch", sample(step=10))
     store.save("best", sample(step=20))
     store.save("latest", sample(step=30))
@@ -271,7 +272,7 @@ def test_resuming_falls_back_to_the_newest_whole_one_and_says_what_it_passed_ove
     assert len(store.load_for_resume().damaged) == 3
 
 
-def test_resuming_takes_neither_the_final_model_nor_one_without_moments_before_others(store):
+def test_the_final_model_is_resumed_last_and_one_without_optimizer_state_never(store):
     store.save("latest", sample(step=10))
     store.save("best", sample(step=20, optimizer_state=False))
     store.save("final", sample(step=20))
@@ -280,7 +281,7 @@ def test_resuming_takes_neither_the_final_model_nor_one_without_moments_before_o
     assert store.load_for_resume().checkpoint.path.stem == "transformer"
 
 
-def test_chat_takes_the_best_model_else_the_newest_and_needs_no_moments(store):
+def test_chat_loads_the_best_model_else_the_newest_without_optimizer_state(store):
     store.save("best", sample(step=10, optimizer_state=False))
     store.save("latest", sample(step=20))
     assert store.load_for_chat().checkpoint.path.stem == "best_model"
@@ -292,6 +293,33 @@ def test_chat_takes_the_best_model_else_the_newest_and_needs_no_moments(store):
     info, damaged = store.load_for_chat()
     assert info.step == 20
     assert [bad.path for bad in damaged] == [store.path_of("epoch", 1)]
+
+
+def test_candidates_are_found_by_their_headers_without_reading_tensors(store, monkeypatch):
+    store.save("epoch", sample(step=10))
+    store.save("best", sample(step=20))
+    store.save("latest", sample(step=30))
+    flip_last_weight(store.path_of("latest"))
+    store.path_of("best").write_bytes(b"damaged")
+    monkeypatch.setattr("gpt_core.formats.safetensors.read_tensor", None)
+    found = store.find_for_resume()
+    assert [info.step for info in found.infos] == [30, 10]
+    assert found.first.step == 30
+    assert [bad.path for bad in found.damaged] == [store.path_of("best")]
+    assert [info.step for info in store.find_for_chat().infos] == [30, 10]
+    assert CheckpointStore(store.folder / "absent").find_for_resume().first is None
+
+
+def test_loading_reads_every_tensor_of_the_newest_checkpoint_once(store, monkeypatch):
+    store.save("epoch", sample(step=10))
+    store.save("latest", sample(step=30))
+    read, real = [], checkpoint_module._read_tensor
+    monkeypatch.setattr(
+        checkpoint_module, "_read_tensor", lambda *a: (read.append((a[1].info.step, a[2])), real(*a))[1]
+    )
+    loaded = store.load_for_resume().checkpoint
+    assert len(read) == len(set(read)) == 3 * len(loaded.parameters.tensors) + 1
+    assert {step for step, _ in read} == {30}
 
 
 def test_a_best_model_is_never_replaced_by_a_worse_one_of_its_run(store):
@@ -318,7 +346,7 @@ def test_a_save_failing_leaves_the_store_usable(store, monkeypatch):
     assert names(store) == ["ckpt_latest.safetensors"]
 
 
-def test_little_free_space_is_told_before_it_matters(store, monkeypatch):
+def test_low_disk_space_is_a_warning(store, monkeypatch):
     assert store.space_warnings(SETTINGS) == ()
     for free, warned in ((2 * 689_000_000, True), (2 * 690_000_000, False)):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))

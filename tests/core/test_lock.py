@@ -1,4 +1,4 @@
-"""Who trains in a folder: seen without taking its lock, and never a process that is gone."""
+"""The holder of a folder's lock is found without taking the lock, and is a live process."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ def test_a_live_trainer_is_named_until_it_is_killed(tmp_path: Path, locks: Path)
 
 
 @pytest.mark.skipif(not LOCKS.exists(), reason="the system does not list its locks")
-def test_the_number_in_the_file_of_a_process_that_lives_but_trains_no_more_is_not_believed(tmp_path: Path) -> None:
+def test_a_live_process_that_has_released_the_lock_is_not_the_holder(tmp_path: Path) -> None:
     with CheckpointStore(tmp_path) as store:
         store.prepare("run", new_run=True)
         assert lock_holder(tmp_path) == os.getpid()
@@ -51,7 +51,7 @@ def test_the_number_in_the_file_of_a_process_that_lives_but_trains_no_more_is_no
     assert lock_holder(tmp_path) is None
 
 
-def test_looking_keeps_no_trainer_out(tmp_path: Path) -> None:
+def test_finding_the_holder_does_not_take_the_lock(tmp_path: Path) -> None:
     lock_holder(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with CheckpointStore(tmp_path) as store:
@@ -62,13 +62,13 @@ def test_looking_keeps_no_trainer_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no number", b"-1\n", b"0\n", b"9" * 40, b"\xff\n"])
-def test_a_lock_file_with_anything_in_it_names_nobody(tmp_path: Path, content: bytes) -> None:
+def test_a_lock_file_with_invalid_contents_has_no_holder(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK).write_bytes(content)
     assert lock_holder(tmp_path) is None
     assert lock_holder(tmp_path, Path("/nowhere/locks")) is None
 
 
-def test_a_folder_or_a_fifo_in_its_place_is_no_lock(tmp_path: Path) -> None:
+def test_a_folder_or_a_fifo_instead_of_the_lock_file_has_no_holder(tmp_path: Path) -> None:
     (tmp_path / "a" / LOCK).mkdir(parents=True)
     assert lock_holder(tmp_path / "a") is None
     (tmp_path / "b").mkdir()
@@ -77,7 +77,7 @@ def test_a_folder_or_a_fifo_in_its_place_is_no_lock(tmp_path: Path) -> None:
     assert lock_holder(tmp_path / "absent") is None
 
 
-def test_who_waits_for_a_lock_does_not_hold_it(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_the_lock_is_not_the_holder(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text("4711\n")
     inode = (tmp_path / LOCK).stat().st_ino
     locks = tmp_path / "locks"

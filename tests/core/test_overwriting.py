@@ -52,7 +52,7 @@ def out_of_memory(*_: object, **__: object) -> Any:
     [("train_file", "\n \n\n", {}), ("train_file", "x", {"eval_file": ""}), ("eval_file", "\n \n", {})],
     ids=["blank text", "short text", "blank eval text"],
 )
-def test_a_text_that_is_refused_costs_no_checkpoint(
+def test_a_rejected_text_removes_no_checkpoint(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, changes: dict[str, str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where no eval text is found
@@ -65,7 +65,7 @@ def test_a_text_that_is_refused_costs_no_checkpoint(
 
 
 @pytest.mark.parametrize("place", ["weights", "gradients", "activations"])
-def test_too_little_memory_costs_no_checkpoint(
+def test_running_out_of_memory_removes_no_checkpoint(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     before = contents(models)
@@ -81,7 +81,7 @@ def test_too_little_memory_costs_no_checkpoint(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
-def test_an_interruption_while_the_text_is_read_costs_no_checkpoint(
+def test_an_interruption_while_the_text_is_read_removes_no_checkpoint(
     models: Path, tmp_path: Path, error: type[BaseException]
 ) -> None:
     before = contents(models)
@@ -154,7 +154,7 @@ def test_a_new_run_whose_saves_all_fail_leaves_the_old_one(
     assert contents(models) == before
 
 
-def test_while_a_new_run_trains_the_old_checkpoints_are_there_and_at_its_first_save_they_go(
+def test_the_old_checkpoints_are_removed_at_the_first_save_of_the_new_run_and_not_before(
     models: Path, tmp_path: Path
 ) -> None:
     old = {path.name for path in models.glob("*.safetensors")}
@@ -219,7 +219,7 @@ def run_with(tmp_path: Path, at_step_6: Callable[[Path], None]) -> tuple[Any, li
 
 
 @pytest.mark.parametrize("how", ["moved", "removed"])
-def test_a_folder_that_goes_during_a_run_is_made_again_with_its_lock_and_its_whole_log(
+def test_a_folder_that_disappears_during_a_run_is_restored_with_its_lock_and_complete_log(
     tmp_path: Path, how: str
 ) -> None:
     def goes(models: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_folder_that_goes_during_a_run_is_made_again_with_its_lock_and_its_who
             store.prepare(trainer.state.run_id, new_run=False)
 
 
-def test_while_a_run_trains_in_a_folder_made_again_nobody_else_may(tmp_path: Path) -> None:
+def test_a_restored_folder_is_locked(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, save_every_steps=2, eval_every_steps=0))
     events = trainer.events()
     for event in events:
@@ -257,7 +257,7 @@ def test_while_a_run_trains_in_a_folder_made_again_nobody_else_may(tmp_path: Pat
 
 
 @pytest.mark.parametrize("instead", ["another run", "a file"])
-def test_a_run_that_cannot_be_saved_in_its_folder_is_saved_beside_it(tmp_path: Path, instead: str) -> None:
+def test_a_run_that_cannot_be_saved_in_its_folder_is_saved_next_to_it(tmp_path: Path, instead: str) -> None:
     def exchanged(models: Path) -> None:
         models.rename(tmp_path / "moved")
         if instead == "a file":
@@ -278,7 +278,7 @@ def test_a_run_that_cannot_be_saved_in_its_folder_is_saved_beside_it(tmp_path: P
         assert peek_checkpoint(tmp_path / "models" / LATEST).run_id == "run-b"
 
 
-def test_a_run_that_can_be_saved_nowhere_says_so_and_leaves_no_empty_folders(
+def test_a_run_that_cannot_be_saved_anywhere_reports_it_and_leaves_no_empty_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -293,9 +293,9 @@ def test_a_run_that_can_be_saved_nowhere_says_so_and_leaves_no_empty_folders(
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_a_run_whose_user_can_be_asked_waits_until_it_is_saved_or_given_up(tmp_path: Path) -> None:
+def test_a_run_with_a_user_present_waits_until_it_is_saved_or_discarded(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=4, eval_every_steps=0))
-    trainer.requests.asking = True
+    trainer.requests.can_ask = True
     models, events = tmp_path / "models", []
 
     def train_on() -> None:

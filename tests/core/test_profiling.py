@@ -10,13 +10,13 @@ import pytest
 
 from gpt_core.bench.profiler import PARTS, TIMED_KERNELS, Profiler, overhead_per_call
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear
+from gpt_core.kernels import attention, cross_entropy, embedding, gelu, layer_norm, linear
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
-from gpt_core.optim.adamw import AdamW
+from gpt_core.optim import Optimizer, create_optimizer
 
 SHAPE = ModelShape(d_model=16, hidden_size=40, vocab_size=300, num_heads=2, seq_len=8, layers=2)
-MODULES = (adamw, attention, cross_entropy, embedding, gelu, layer_norm, linear)
+MODULES = (attention, cross_entropy, embedding, gelu, layer_norm, linear)
 NOT_TIMED = {"workspace_size"}  # called when buffers are made
 
 
@@ -24,11 +24,11 @@ def functions(module: ModuleType) -> set[str]:
     return {name for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
 
 
-def step(parameters: Parameters) -> Parameters:
-    gradients, optimizer = Parameters(SHAPE), AdamW(parameters, Settings())
+def step(parameters: Parameters, optimizer: Optimizer) -> Parameters:
+    gradients = Parameters(SHAPE)
     tokens = np.arange(16, dtype=np.int32).reshape(2, 8)
     GPT(parameters).loss_and_gradients(tokens, tokens, gradients, 1.0)
-    optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(adamw.norm(gradients.flat)))
+    optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(optimizer.gradient_norm(gradients)))
     return parameters
 
 
@@ -50,10 +50,12 @@ def test_every_call_of_a_step_is_timed_under_its_part(monkeypatch: pytest.Monkey
         return now
 
     parameters = initial_parameters(SHAPE, 0)
+    optimizer = create_optimizer(parameters, Settings())
     profiler = Profiler(parameters)
+    profiler.add_optimizer(optimizer)
     monkeypatch.setattr("gpt_core.bench.profiler.time.perf_counter", clock)
     with profiler:
-        step(parameters)
+        step(parameters, optimizer)
     profile = profiler.take()
     layers = SHAPE.layers
     assert profile.seconds == {
@@ -65,17 +67,21 @@ def test_every_call_of_a_step_is_timed_under_its_part(monkeypatch: pytest.Monkey
         "mlp_linears": 4 * layers,
         "gelu": 3 * layers,
         "loss": 4,  # logits, loss, and two products of its gradient
-        "optimizer": 1 + len(parameters.segments),
+        "optimizer": 2,  # gradient norm and update
     }
     assert profile.calls == sum(profile.seconds.values())
 
 
 def test_profiling_changes_no_bit_and_restores_the_kernels() -> None:
     before = kernels_now()
-    plain, timed = step(initial_parameters(SHAPE, 0)), initial_parameters(SHAPE, 0)
-    with Profiler(timed):
+    plain, timed = initial_parameters(SHAPE, 0), initial_parameters(SHAPE, 0)
+    step(plain, create_optimizer(plain, Settings()))
+    optimizer = create_optimizer(timed, Settings())
+    profiler = Profiler(timed)
+    profiler.add_optimizer(optimizer)
+    with profiler:
         assert kernels_now() != before
-        step(timed)
+        step(timed, optimizer)
     np.testing.assert_array_equal(plain.flat, timed.flat)
     assert kernels_now() == before
 

@@ -45,7 +45,7 @@ def test_resuming_the_newest_reports_a_damaged_checkpoint_that_is_passed_over(tm
     started = first_event(RunRequest(settings, resume="newest"))
     assert Path(started.resumed_from).name == BEST
     (warning,) = started.warnings
-    assert warning.startswith("passed over: ")
+    assert warning.startswith("skipped: ")
     assert f"{LATEST} is damaged" in warning
 
 
@@ -101,3 +101,16 @@ def test_as_saved_takes_threads_and_folder_of_the_request(trained: Path) -> None
 def test_a_missing_text_is_reported_before_the_run_is_opened(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="missing"):
         resolve_request(options={"train_file": str(tmp_path / "missing.txt")})
+
+
+def test_a_loaded_checkpoint_is_used_by_one_run_and_read_again_for_the_next(trained: Path) -> None:
+    request = resolve_request(options={"max_steps": "13"}, resume=trained / "models" / LATEST)
+    assert request.loaded.is_available
+    first = open_run(request)
+    before = first.parameters.flat.tobytes()
+    first.parameters.flat[:] = 0.0  # training changes the tensors in place
+    first.run.store.close()
+    assert not request.loaded.is_available
+    second = open_run(request)
+    second.run.store.close()
+    assert second.parameters.flat.tobytes() == before

@@ -1,4 +1,4 @@
-"""Saving beside the training: whose weights a checkpoint holds, when it is told of, and what has to wait for it."""
+"""Saving beside the training: whose weights a checkpoint holds, when it is seen of, and what has to wait for it."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ PATIENCE_S = 120.0
 
 
 class SlowDisk:
-    """Holds up every write or sync of a checkpoint until `unpause`, and knows of those that wait."""
+    """Block every write or sync of a checkpoint until `unpause` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.unpause = threading.Event()
         self.waiting = threading.Event()
-        self.at_once = self.most_at_once = 0
+        self.at_once = self.max_at_once = 0
         real: Callable[..., None] = getattr(files, name)
 
-        def held_up(*arguments: object) -> None:
+        def blocked(*arguments: object) -> None:
             if threading.current_thread().name == "saving":
                 self.at_once += 1
-                self.most_at_once = max(self.most_at_once, self.at_once)
+                self.max_at_once = max(self.max_at_once, self.at_once)
                 self.waiting.set()
                 assert self.unpause.wait(PATIENCE_S)
                 self.at_once -= 1
             real(*arguments)
 
-        monkeypatch.setattr(files, name, held_up)
+        monkeypatch.setattr(files, name, blocked)
 
 
-def test_training_goes_on_while_a_checkpoint_is_synced_and_tells_of_it_when_it_is_on_disk(
+def test_training_continues_during_a_save_which_is_reported_once_it_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = SlowDisk(monkeypatch, "_sync_file")
     trainer = open_run(tiny_settings(tmp_path, save_every_steps=4, max_steps=10, eval_every_steps=0))
-    told = []
+    seen = []
     for event in trainer.events():
-        told.append((type(event), event.step))
+        seen.append((type(event), event.step))
         if event.step == 7 and not disk.unpause.is_set():
             assert disk.waiting.wait(PATIENCE_S)
             assert trainer.saving
             assert not (tmp_path / LATEST).exists()
             disk.unpause.set()
-    first_saved = told.index((ev.CheckpointSaved, 4))
-    assert told.index((ev.StepCompleted, 7)) < first_saved
-    assert (ev.CheckpointSaved, 8) in told
-    assert told[-2:] == [(ev.CheckpointSaved, 10), (ev.RunFinished, 10)]
+    first_saved = seen.index((ev.CheckpointSaved, 4))
+    assert seen.index((ev.StepCompleted, 7)) < first_saved
+    assert (ev.CheckpointSaved, 8) in seen
+    assert seen[-2:] == [(ev.CheckpointSaved, 10), (ev.RunFinished, 10)]
 
 
-def test_weights_do_not_change_before_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_do_not_change_before_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = SlowDisk(monkeypatch, "write_all")
     trainer = open_run(tiny_settings(tmp_path, save_every_steps=3, max_steps=8, eval_every_steps=0))
     events = trainer.events()
@@ -102,11 +102,11 @@ def test_every_checkpoint_holds_its_own_step_to_the_bit(tmp_path: Path, monkeypa
 
 
 def test_saves_of_one_run_never_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, inside, most = CheckpointStore.save, [0], [0]
+    real, inside, maximum = CheckpointStore.save, [0], [0]
 
     def counted(self: CheckpointStore, *arguments: object, **named: object) -> Path:
         inside[0] += 1
-        most[0] = max(most[0], inside[0])
+        maximum[0] = max(maximum[0], inside[0])
         time.sleep(0.005)
         try:
             return real(self, *arguments, **named)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def test_saves_of_one_run_never_overlap(tmp_path: Path, monkeypatch: pytest.Monk
     events = train(tiny_settings(tmp_path, save_every_steps=1, eval_every_steps=2, save_epoch_number=1, max_epochs=2))
     steps = len(of_kind(events, ev.StepCompleted))
     saved = of_kind(events, ev.CheckpointSaved)
-    assert most[0] == 1
+    assert maximum[0] == 1
     assert [event.step for event in saved if event.kind == "latest"][:steps] == list(range(1, steps + 1))
     assert {"best", "epoch", "final"} <= {event.kind for event in saved}
 
@@ -125,35 +125,37 @@ def test_saves_of_one_run_never_overlap(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_pause_begins_when_everything_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = SlowDisk(monkeypatch, "_sync_file")
     trainer = open_run(tiny_settings(tmp_path, save_every_steps=2, max_steps=4, eval_every_steps=0))
-    told = []
+    seen = []
     for event in trainer.events():
-        told.append((type(event), event.step))
-        if told[-1] == (ev.StepCompleted, 2):
+        seen.append((type(event), event.step))
+        if seen[-1] == (ev.StepCompleted, 2):
             trainer.requests.pause()
             threading.Timer(0.1, disk.unpause.set).start()
-        elif told[-1] == (ev.RunPaused, 2):
+        elif seen[-1] == (ev.RunPaused, 2):
             assert not trainer.saving
             trainer.requests.unpause()
-    saved = told.index((ev.CheckpointSaved, 2))
-    assert told[saved - 1 : saved + 3] == [
+    saved = seen.index((ev.CheckpointSaved, 2))
+    assert seen[saved - 1 : saved + 3] == [
         (ev.StepCompleted, 2), (ev.CheckpointSaved, 2), (ev.RunPaused, 2), (ev.RunContinued, 2),
     ]  # fmt: skip
 
 
-def test_a_run_that_is_given_up_lets_the_save_under_way_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_without_saving_completes_the_current_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = SlowDisk(monkeypatch, "_sync_file")
     trainer = open_run(tiny_settings(tmp_path, save_every_steps=2, eval_every_steps=0))
-    told = []
+    seen = []
     for event in trainer.events():
-        told.append((type(event), event.step))
-        if told[-1] == (ev.StepCompleted, 3):
+        seen.append((type(event), event.step))
+        if seen[-1] == (ev.StepCompleted, 3):
             trainer.requests.stop(save=False)
             threading.Timer(0.1, disk.unpause.set).start()
-    assert told[-2:] == [(ev.CheckpointSaved, 2), (ev.RunFinished, 3)]
+    assert seen[-2:] == [(ev.CheckpointSaved, 2), (ev.RunFinished, 3)]
     assert verify_checkpoint(tmp_path / LATEST).step == 2
 
 
-def test_an_error_of_the_program_while_saving_ends_the_run_and_is_raised(
+def test_an_unexpected_error_while_saving_ends_the_run_and_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = open_run(tiny_settings(tmp_path, save_every_steps=2, max_steps=9))
@@ -169,7 +171,7 @@ def test_an_error_of_the_program_while_saving_ends_the_run_and_is_raised(
     list(second.events())
 
 
-def test_without_a_thread_to_be_had_a_save_is_made_all_the_same(
+def test_a_checkpoint_is_saved_without_a_thread_if_none_can_be_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none_left(_: threading.Thread) -> None:
@@ -181,8 +183,8 @@ def test_without_a_thread_to_be_had_a_save_is_made_all_the_same(
     assert verify_checkpoint(tmp_path / LATEST).step == 5
 
 
-def test_what_is_told_does_not_depend_on_how_long_a_save_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(folder: Path) -> tuple[list[object], Trainer]:
+def test_events_do_not_depend_on_the_duration_of_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(folder: Path) -> tuple[list[object], Trainer]:
         folder.mkdir()
         trainer = open_run(tiny_settings(folder, save_every_steps=3, max_steps=11))
         events = [event for event in trainer.events() if not isinstance(event, ev.EvalProgressed)]
@@ -190,9 +192,9 @@ def test_what_is_told_does_not_depend_on_how_long_a_save_takes(tmp_path: Path, m
             getattr(event, "loss", event.step) for event in events if not isinstance(event, ev.CheckpointSaved)
         ], trainer
 
-    quick, trained_quickly = told(tmp_path / "quick")
+    quick, trained_quickly = seen(tmp_path / "quick")
     real = files._sync_file
     monkeypatch.setattr(files, "_sync_file", lambda descriptor: (time.sleep(0.02), real(descriptor))[1])
-    slow, trained_slowly = told(tmp_path / "slow")
+    slow, trained_slowly = seen(tmp_path / "slow")
     assert quick == slow
     assert np.array_equal(trained_quickly.parameters.flat, trained_slowly.parameters.flat)

@@ -303,7 +303,7 @@ async def settled(bench: AppBench) -> None:
     await bench.settled()
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 @pytest.mark.parametrize("size", SIZES)
 async def test_set_up_matches_its_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], snapshot: Snapshot
@@ -314,7 +314,7 @@ async def test_set_up_matches_its_snapshot(
         snapshot(bench.app, f"setup-{size[0]}x{size[1]}")
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 @pytest.mark.parametrize("size", SIZES)
 async def test_an_invalid_field_matches_its_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], snapshot: Snapshot
@@ -329,7 +329,7 @@ async def test_an_invalid_field_matches_its_snapshot(
         snapshot(bench.app, f"setup-wrong-{size[0]}x{size[1]}")
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 async def test_set_up_in_a_light_theme_matches_its_snapshot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot
 ):

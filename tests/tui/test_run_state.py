@@ -188,7 +188,7 @@ def test_a_run_that_diverged_names_the_checkpoint_to_go_on_from():
 
 
 def test_warnings_of_a_start_are_in_the_log():
-    event = started(warnings=("passed over: models/ckpt_latest.safetensors is damaged: cut",))
+    event = started(warnings=("skipped: models/ckpt_latest.safetensors is damaged: cut",))
     history = advance_all(RunState(), [event])
     assert [(line.tone, line.text) for line in history.log[:-1]] == [("bad", event.warnings[0])]
     assert history.log[-1].tone == "good"

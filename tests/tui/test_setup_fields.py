@@ -196,7 +196,7 @@ def shown(estimate: RunEstimate) -> dict[str, str]:
     return rows
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 def test_the_estimate_has_size_text_and_time():
     rows = shown(RunEstimate(NANO, 2, 4_000_000_000, fake_texts(NANO), "", StepTime(0.05, 0.001)))
     assert rows["parameters"] == "1,194,752"
@@ -349,7 +349,7 @@ def test_a_request_cancelled_while_typing_probes_nothing():
     assert not probed
 
 
-@pytest.mark.usefixtures("same_passes")
+@pytest.mark.usefixtures("fixed_activation_memory")
 @pytest.mark.parametrize(
     ("others", "words"),
     [

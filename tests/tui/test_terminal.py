@@ -162,7 +162,7 @@ def test_a_later_second_wish_to_leave_waits_for_no_step(terminal, key: bool):
             app.read_for(LATER_S)
     assert app.wait() == (130 if key else 143)
     assert app.saved() == []
-    assert b"stopped at once, without saving again" in app.output
+    assert b"exited at once, without another save" in app.output
     assert app.is_restored()
 
 

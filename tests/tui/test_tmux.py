@@ -71,8 +71,8 @@ class Tmux:
         """Waits until all of these words are on the screen."""
         return self.until(lambda screen: all(word in screen for word in words))
 
-    def start(self) -> None:
-        """Starts the program with a model so small that a step takes a millisecond."""
+    def start(self, *more: str) -> None:
+        """Start the program with a model so small that a step takes a millisecond; `more` are further settings."""
         settings = tiny(
             "save_every_minutes=0",
             "save_epoch_number=0",
@@ -80,6 +80,7 @@ class Tmux:
             "max_epochs=1000000",
             "patience=0",
             "epsilon=0",
+            *more,
         )
         self.type(shlex.join([*PROGRAM, *settings]))
         self.keys("Enter")
@@ -149,3 +150,18 @@ def test_train_save_quit_and_resume_from_the_checkpoints_tab_with_a_chat_meanwhi
     terminal.keys("C-c")
     assert "code-130\n echo" in terminal.until_shell()
     assert peek_checkpoint(latest).step > saved
+
+
+@pytest.mark.slow
+def test_after_a_diverged_run_the_app_prints_the_divergence_on_exit(terminal: Tmux):
+    rates = [f"{name}_lr=10" for name in ("attn", "mlp", "norm", "pos", "unembed")]
+    terminal.start(*rates, "warmup_steps=0", "max_steps=40")
+    terminal.keys("s")
+    terminal.until_seen("diverged")
+    terminal.keys("q")
+    screen = terminal.until_shell()
+    assert "code-0\n" in screen
+    message = " ".join(screen.replace("\n", "").split())  # the terminal wraps the line at any character
+    assert "diverged" in message
+    assert "guessing" in message
+    assert "lower learning rates" in message

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Literal, NamedTuple
 
+from gpt_core.bench.estimate import training_state_bytes
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
@@ -14,7 +15,6 @@ from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
 from gpt_tui.shared.formatting import age, bar, percent, size, whole
 from gpt_tui.shared.sanitize import one_line
 
-BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, 4 bytes each
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 30
 
 Notes = Literal["samples", "log", "alone"]
@@ -76,12 +76,13 @@ def preview_rows(preview: RunPreview) -> list[tuple[str, str]]:
     parameters = parameter_count(shape)
     tokens = settings.batch_size * settings.seq_len
     eval_text = preview.eval_file or f"the last {percent(settings.val_frac)} of the text"
+    memory = size(training_state_bytes(shape, settings.optimizer))
     rows = [
         ("model", f"{preview.preset_name or 'custom'}, {whole(parameters)} parameters"),
         ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
         ("text", f"{preview.train_file}, {size(preview.train_bytes)}" if preview.train_file else preview.problem),
         ("batch", f"{settings.batch_size} × {settings.seq_len} = {whole(tokens)} tokens per step, {length(settings)}"),
-        ("memory", f"{size(parameters * BYTES_PER_PARAMETER)} for weights and optimizer, plus activations"),
+        ("memory", f"{memory} for weights and optimizer, plus activations"),
         ("saves", f"{one_line(settings.models_dir)}/, {saving(settings)}"),
     ]
     return rows if preview.problem else [*rows[:3], ("eval text", eval_text), *rows[3:]]

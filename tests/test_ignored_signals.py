@@ -1,4 +1,4 @@
-"""The test run itself, started in the background or under nohup: signals reach the programs that its tests start."""
+"""A test run started with ignored signals (in the background, under nohup): signals reach the programs it starts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="POSI
 
 
 def ignore_signals() -> None:
+    """Ignore SIGINT and SIGHUP, as in a background job and under nohup."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def test_tests_that_interrupt_programs_pass_where_signals_are_ignored_at_the_start() -> None:
-    claim = "test_a_signal_saves_stops_and_becomes_the_exit_code"
+def test_signal_tests_pass_in_a_test_run_with_ignored_signals() -> None:
+    claim = "test_a_signal_saves_and_stops_the_run_and_sets_the_exit_code"
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_headless.py", "-k", claim, "-rA"],
         cwd=ROOT, env=environment(), preexec_fn=ignore_signals, stdin=subprocess.DEVNULL, capture_output=True,
@@ -30,7 +31,7 @@ def test_tests_that_interrupt_programs_pass_where_signals_are_ignored_at_the_sta
     assert run.stdout.count(f"PASSED tests/test_headless.py::{claim}") == 3
 
 
-def test_a_test_run_that_is_started_with_an_ignored_interrupt_ignores_it_and_its_children_do_not() -> None:
+def test_an_interrupt_ignored_by_the_test_run_is_not_ignored_by_its_children() -> None:
     script = (
         "import os, signal, subprocess, sys; from tests.conftest import pytest_configure; pytest_configure();"
         "os.kill(os.getpid(), signal.SIGINT);"

@@ -1,4 +1,4 @@
-"""A user without a home folder: an unknown user id and no HOME, as with Docker's `--user`; or a home of others."""
+"""Users without a home folder (unknown user id and no HOME, as with Docker's `--user`) or with an unreadable one."""
 
 from __future__ import annotations
 
@@ -19,50 +19,51 @@ from tests.program import TIMEOUT_S, Terminal, environment, tiny, write_texts
 
 NAMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 LATEST = "models/ckpt_latest.safetensors"
-# a user id that the list of users lacks, without the right to change this process's own
-NOT_LISTED = """
+# simulates a user id that is missing from the user database; changing the real one needs root
+UNKNOWN_USER = """
 import pwd, runpy
 
-def not_listed(user):
-    raise KeyError(user)
+def unknown_user(uid):
+    raise KeyError(uid)
 
-pwd.getpwuid = not_listed
+pwd.getpwuid = unknown_user
 runpy.run_module("gpt_tui", run_name="__main__")
 """
 
 
-def refused() -> Path:
+def no_home() -> Path:
     raise RuntimeError("Could not determine home directory.")
 
 
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process has neither a home folder nor folders of its own for caches and settings."""
+    """Remove the home folder and the XDG folders of this process."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", refused)
+    monkeypatch.setattr(Path, "home", no_home)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with texts."""
+    """Folder with a training text and an evaluation text."""
     write_texts(tmp_path)
     return tmp_path
 
 
 def run_homeless(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in environment().items() if name not in NAMES}
+    """Run the program to completion as a user without a home folder."""
+    variables = {name: value for name, value in environment().items() if name not in NAMES}
     return subprocess.run(
-        [sys.executable, "-c", NOT_LISTED, *arguments], cwd=cwd, env=kept, capture_output=True, text=True,
+        [sys.executable, "-c", UNKNOWN_USER, *arguments], cwd=cwd, env=variables, capture_output=True, text=True,
         timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
 
 
-posix_only = pytest.mark.skipif(os.name != "posix", reason="a user always has a profile folder there")
+posix_only = pytest.mark.skipif(os.name != "posix", reason="on Windows every user has a profile folder")
 
 
 @posix_only
-def test_every_command_does_without_a_home_folder(folder: Path) -> None:
+def test_every_command_works_without_a_home_folder(folder: Path) -> None:
     commands = (
         ("--train-only", "--max-steps", "2", *tiny()), ("config",), ("evaluate",), ("verify", LATEST),
         ("tokenize", "data/raw/train.en", *tiny()), ("generate", "The", "--max-tokens", "3"),
@@ -76,22 +77,22 @@ def test_every_command_does_without_a_home_folder(folder: Path) -> None:
 
 
 @posix_only
-def test_config_says_that_there_is_no_home_folder_and_what_to_set(folder: Path) -> None:
+def test_config_reports_a_missing_home_folder_and_the_variable_to_set(folder: Path) -> None:
     assert "no home folder; set XDG_CONFIG_HOME" in run_homeless("config", cwd=folder).stdout
 
 
-def test_a_home_folder_that_may_not_be_read_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_home_folder_gives_default_preferences(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(path: object, **_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "stat", forbidden)
-        assert read_preferences(None, environ={"HOME": "/home/of-another"}) == NO_PREFERENCES
+        assert read_preferences(None, environ={"HOME": "/home/other"}) == NO_PREFERENCES
 
 
 @posix_only
-def test_the_app_starts_and_ends_without_a_home_folder(folder: Path) -> None:
-    # the settings of the test run name a folder; the empty name is none
+def test_the_app_starts_and_quits_without_a_home_folder(folder: Path) -> None:
+    # the test run sets XDG_CONFIG_HOME; an empty value counts as unset
     app = Terminal(*tiny(), cwd=folder, HOME="", XDG_CACHE_HOME="", XDG_CONFIG_HOME="")
     app.read_until("Train")
     app.read_for(1)
@@ -100,26 +101,26 @@ def test_the_app_starts_and_ends_without_a_home_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "relative/home"])
-def test_a_home_that_is_no_absolute_path_is_none(name: str) -> None:
+def test_an_empty_or_relative_home_is_ignored(name: str) -> None:
     assert home_folder({"HOME": name}) is None
     assert cache_home({"HOME": name, "XDG_CACHE_HOME": "relative"}) is None
 
 
-def test_a_home_and_a_cache_folder_that_are_named_are_taken(tmp_path: Path) -> None:
+def test_home_and_xdg_cache_home_are_used(tmp_path: Path) -> None:
     assert home_folder({"HOME": str(tmp_path)}) == tmp_path
     assert cache_home({"HOME": str(tmp_path)}) == tmp_path / ".cache"
     assert cache_home({"HOME": "/x", "XDG_CACHE_HOME": str(tmp_path)}) == tmp_path
 
 
 @pytest.mark.usefixtures("homeless")
-def test_without_a_home_folder_caches_are_kept_beside_the_text_alone(tmp_path: Path) -> None:
+def test_without_a_home_folder_caches_are_written_only_beside_the_text(tmp_path: Path) -> None:
     assert cache_folders(tmp_path / "train.en") == [tmp_path]
     inside = Path(gpt_core.__file__).parent / "data" / "raw" / "train.en"
     assert cache_folders(inside) == []
 
 
 @pytest.mark.usefixtures("homeless")
-def test_where_no_cache_can_be_kept_the_error_says_so_and_what_to_set(
+def test_without_any_cache_folder_the_error_names_the_variable_to_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tmp_path / "train.en"
@@ -131,7 +132,7 @@ def test_where_no_cache_can_be_kept_the_error_says_so_and_what_to_set(
 
 
 @pytest.mark.usefixtures("homeless")
-def test_without_a_home_folder_there_are_no_preferences_but_those_of_a_config_file(tmp_path: Path) -> None:
+def test_without_a_home_folder_preferences_come_only_from_a_config_file(tmp_path: Path) -> None:
     assert user_file({}) is None
     assert read_preferences(None, environ={}) == NO_PREFERENCES
     config = tmp_path / "run.toml"
@@ -142,11 +143,11 @@ def test_without_a_home_folder_there_are_no_preferences_but_those_of_a_config_fi
 
 @pytest.mark.parametrize("name", ["~/run.toml", "~no-such-user-here/run.toml"])
 @pytest.mark.usefixtures("homeless")
-def test_a_tilde_that_means_no_folder_is_refused_in_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "expanduser", lambda _: refused())
+def test_a_tilde_without_a_home_folder_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "expanduser", lambda _: no_home())
     with pytest.raises(ConfigError, match=r"unknown home folder; write ./ before a ~"):
         expand_home(name)
 
 
-def test_a_name_without_a_tilde_is_taken_as_it_is() -> None:
+def test_a_path_without_a_tilde_is_unchanged() -> None:
     assert expand_home("runs/a.toml") == Path("runs/a.toml")

@@ -1,4 +1,4 @@
-"""`gpt-tui verify-resume`: equal where it is, and every kind of difference is found and named."""
+"""`gpt-tui verify-resume`: equal runs compare equal, and every kind of difference is reported."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ NAMES = ["losses", "evaluations", "weights", "adam_m", "adam_v", "data position"
 
 
 def different(right: Checkpoint) -> list[str]:
+    """Return a line per difference between a checkpoint and the sample."""
     return [f"{row.what}: {row.detail}" for row in compared_checkpoints(sample(), right) if not row.equal]
 
 
-def test_a_resumed_run_is_shown_to_equal_the_whole_one(tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_run(tmp_path: Path) -> None:
     write_texts(tmp_path)
     run = run_program(
         "verify-resume", "--json", "--steps", "6", "--cut", "3", *tiny("eval_every_steps=2"), cwd=tmp_path
@@ -36,7 +37,7 @@ def test_a_resumed_run_is_shown_to_equal_the_whole_one(tmp_path: Path) -> None:
     assert not (tmp_path / "models").exists()
 
 
-def test_a_difference_is_named_and_fails(
+def test_a_difference_is_printed_and_exits_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_texts(tmp_path)
@@ -47,7 +48,7 @@ def test_a_difference_is_named_and_fails(
     assert "weights  DIFFERENT  wte.weight: 1 of 9 values differ\n" in capsys.readouterr().out
 
 
-def test_equal_checkpoints_of_two_runs_are_equal() -> None:
+def test_run_id_and_elapsed_time_are_not_compared() -> None:
     assert different(sample(run_id="run-b", elapsed_s=99.0)) == []
 
 
@@ -78,6 +79,7 @@ def test_every_value_of_the_state_is_compared(field: str, value: object, what: s
 
 
 def logged(folder: Path, *losses: float) -> Path:
+    """Create a folder with a log of an evaluation per loss."""
     folder.mkdir()
     log = MetricsLog(folder / "metrics.jsonl")
     for number, loss in enumerate(losses, 1):
@@ -97,7 +99,7 @@ def test_logs_are_compared_event_by_event(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--cut", "20"], "got --steps 20 and --cut 20, expected 1 <= cut < steps"),
         (["--steps", "x"], "invalid int value: 'x'"),
@@ -106,8 +108,12 @@ def test_logs_are_compared_event_by_event(tmp_path: Path) -> None:
         ([*tiny("max_epochs=1"), "--steps", "100"], "the run ended at step 44 of 100 (max_epochs)"),
     ],
 )
-def test_what_cannot_be_shown_is_refused_in_one_line(
-    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_invalid_arguments_and_short_runs_are_one_line_errors(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -115,4 +121,4 @@ def test_what_cannot_be_shown_is_refused_in_one_line(
     assert cli.main(["verify-resume", *arguments]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert told in err
+    assert message in err

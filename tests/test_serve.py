@@ -1,4 +1,4 @@
-"""The app in a browser: on this machine alone, for its own page alone, and nothing is lost when the page is closed."""
+"""`gpt-tui serve`: serves only this machine and its own page; closing the page saves the run."""
 
 import asyncio
 import json
@@ -20,12 +20,13 @@ pytest.importorskip("textual_serve")
 
 
 def options(*words: str) -> Namespace:
+    """Parse arguments of `gpt-tui serve`."""
     parser = Parser(prog="gpt-tui serve")
     add_serve(parser)
     return parser.parse_all(words)
 
 
-def test_the_app_is_given_the_options_of_the_command():
+def test_the_options_are_passed_to_the_app():
     words = ["--preset", "micro", "--set", "layers=2", "--models-dir", "my runs", "--overfit-tiny", "--resume"]
     expected = ["--set", "layers=2", "--preset=micro", "--models-dir=my runs", "--overfit-tiny", "--resume"]
     assert serve.app_arguments(options(*words)) == expected
@@ -33,17 +34,18 @@ def test_the_app_is_given_the_options_of_the_command():
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
-def test_a_port_that_is_none_is_refused(port):
+def test_an_invalid_port_is_an_error(port):
     with pytest.raises(InputError, match="--port: got"):
         serve.serve(options(f"--port={port}"))
 
 
-def test_a_mistake_in_the_options_is_told_before_anything_is_served(capsys):
+def test_invalid_options_are_reported_before_the_server_starts(capsys):
     assert cli.main(["serve", "--set", "layers=none"]) == 2
     assert "layers: got 'none'" in capsys.readouterr().err
 
 
 def free_port() -> int:
+    """Return a free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -51,7 +53,7 @@ def free_port() -> int:
 
 
 async def status_when_up(session, url: str) -> int:  # type: ignore[no-untyped-def]
-    """The page's status, as soon as the server listens."""
+    """Wait until the server listens, and return the HTTP status of the page."""
     async with asyncio.timeout(TIMEOUT_S):
         while True:
             try:
@@ -62,18 +64,18 @@ async def status_when_up(session, url: str) -> int:  # type: ignore[no-untyped-d
                 await asyncio.sleep(0.05)
 
 
-async def until(websocket, words: str) -> None:  # type: ignore[no-untyped-def]
-    """Reads what the app draws until the words are in it."""
-    seen = ""
+async def receive_until(websocket, text: str) -> None:  # type: ignore[no-untyped-def]
+    """Receive output of the app until it contains `text`."""
+    received = ""
     async with asyncio.timeout(TIMEOUT_S):
-        while words not in seen:
+        while text not in received:
             message = await websocket.receive()
-            assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), (message, seen)
+            assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), (message, received)
             if message.type is aiohttp.WSMsgType.BINARY:
-                seen += message.data.decode("utf-8", "replace")
+                received += message.data.decode("utf-8", "replace")
 
 
-async def test_a_page_trains_and_closing_it_saves_the_run(tmp_path: Path):
+async def test_closing_the_page_saves_the_run(tmp_path: Path):
     write_texts(tmp_path)
     port = free_port()
     server = start_program("serve", "--port", str(port), *tiny(), cwd=tmp_path)
@@ -87,9 +89,9 @@ async def test_a_page_trains_and_closing_it_saves_the_run(tmp_path: Path):
             with pytest.raises(aiohttp.WSServerHandshakeError):
                 await session.ws_connect(f"{url}/ws", origin="http://evil.example")
             async with session.ws_connect(f"{url}/ws?width=100&height=30", origin=url) as websocket:
-                await until(websocket, "Press")
+                await receive_until(websocket, "Press")
                 await websocket.send_str(json.dumps(["stdin", "s"]))
-                await until(websocket, "perplexity")
+                await receive_until(websocket, "perplexity")
                 log = tmp_path / "models" / "metrics.jsonl"
                 async with asyncio.timeout(TIMEOUT_S):
                     while b'"event":"step"' not in log.read_bytes():
