@@ -46,8 +46,8 @@ async def test_a_run_shows_curves_numbers_and_log(tmp_path: Path, size: tuple[in
         await bench.settled()
         shown = bench.text()
         for words in (
-            "loss", "perplexity", "⠒⠒ smoothed", "◆ eval", "★ best", "step", "epoch", "left", "speed", "smoothed",
-            "eval", "bits/byte", "patience", "saved", "‖ paused", "Continue", "Axis",
+            "loss", "perplexity", "⠒⠒ smoothed", "◆ eval", "★ best", "step", "epoch", "time left", "throughput",
+            "train loss", "eval loss", "bits/byte", "not improved", "saved", "‖ paused", "Continue", "Axis",
         ):  # fmt: skip
             assert words in shown, words
         assert any(0x2800 < ord(character) <= 0x28FF for character in shown)

@@ -153,7 +153,7 @@ async def test_charts_and_status_show_the_run(tmp_path: Path):
         for chart in bench.app.main.query_one(TrainTab).charts.query(Chart):
             assert chart.history is bench.app.controller.run
         shown = bench.text()
-        for words in ("loss", "perplexity", "◆", "★", "bits/byte", "patience", "1.06M, 2 threads", "stopped"):
+        for words in ("loss", "perplexity", "◆", "★", "bits/byte", "not improved", "1.06M", "stopped"):
             assert words in shown
 
 
@@ -239,7 +239,7 @@ async def test_a_missing_text_is_shown_before_a_start(tmp_path: Path):
 async def test_a_step_has_the_same_column_in_both_charts(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
     history = trained(300, lambda number: 3.0 + 9.0 * math.exp(-number / 100))  # perplexities of five digits
     async with still_app(monkeypatch, history, Phase.PAUSED, size) as (app, pilot):
-        app.main.train.charts.view = ChartView(cursor=150, reach="all")
+        app.main.train.charts.view = ChartView(cursor=150, y_range="full")
         await pilot.pause()
         places = []
         for chart in app.main.train.charts.query(Chart):

@@ -7,11 +7,11 @@ import pytest
 from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
-from gpt_tui.run_view.status import fitted, status_rows
+from gpt_tui.run_view.status import DROPPED_FIRST, status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, advance
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
-from gpt_tui.shared.rows import RULE
+from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
 from gpt_tui.tabs.train.presenter import allowed, why_not
 from tests.tui.samples import scored, step, trained
@@ -29,33 +29,33 @@ def test_the_status_panel_has_every_value_of_a_run():
     assert shown["state"] == "▶ training"
     assert shown["step"] == "350 of 2,000"
     assert shown["epoch"] == "4 of 20"
-    assert shown["left"] == "2 min 45 s"
-    assert shown["speed"] == "10.2k tokens/s"
-    assert shown["eval"] == "3.500 at 300"
+    assert shown["time left"] == "2 min 45 s"
+    assert shown["throughput"] == "10.2k tokens/s"
+    assert shown["eval loss"] == "3.500 nats per token"
     assert shown["accuracy"] == "31.2%"
     assert shown["best"] == "★ 31.2% at 300"
-    assert shown["patience"] == "3 of 3 epochs"
+    assert shown["not improved"] == "0 of 3 epochs"
     assert shown["memory"] == "210 MB"
     assert shown["saved"] == "at step 340, 12 s ago"
-    assert shown["rate"] == "1.00e-3"
-    assert {"loss", "smoothed", "gradient", "tokens", "bits/byte", "model", "time"} <= set(shown)
+    assert shown["learning rate"] == "1.00e-3"
+    assert {"step loss", "train loss", "perplexity", "grad norm", "tokens", "bits/byte", "model", "time"} <= set(shown)
 
 
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
     history = advance(trained(5), ev.SaveFailed("latest", "x", 5, "no space left on device"))
     history = advance(history, step(6, math.nan))
     rows = {row.label: row for row in status_rows(history, SessionStatus(Phase.TRAINING), 40)}
-    assert (rows["saved"].tone, rows["loss"].tone) == ("bad", "bad")
-    assert rows["loss"].value == "not finite"
+    assert (rows["saved"].tone, rows["step loss"].tone) == ("bad", "bad")
+    assert rows["step loss"].value.startswith("not finite")
 
 
 @pytest.mark.parametrize("height", [5, 12, 19, 40])
 def test_a_low_panel_drops_rules_first_and_never_the_state(height):
     rows = status_rows(advance(trained(350), scored(300, 0.3)), SessionStatus(Phase.TRAINING), 40)
-    kept = fitted(rows, height)
-    assert kept[0].label == "state"
-    assert len(kept) <= max(height, 14)
-    assert RULE not in kept or len(rows) <= height
+    fitting = fit_rows(rows, height, DROPPED_FIRST)
+    assert fitting[0].label == "state"
+    assert len(fitting) <= max(height, 14)
+    assert RULE not in fitting or len(rows) <= height
 
 
 @pytest.mark.parametrize("phase", list(Phase))
