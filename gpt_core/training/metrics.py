@@ -60,7 +60,7 @@ BUILT_IN = (
     Metric("grad_norm", "grad norm", "", "norm", "fixed", StepCompleted, lambda e: e.grad_norm),
     Metric("throughput", "throughput", "tokens/s", "throughput", "short", StepCompleted, lambda e: e.tokens_per_s),
     Metric("eval_loss", "eval loss", "nats per token", "loss", "loss", EvalCompleted, lambda e: e.loss),
-    Metric("accuracy", "token accuracy", "", "accuracy", "percent", EvalCompleted, lambda e: e.accuracy),
+    Metric("accuracy", "accuracy", "", "accuracy", "percent", EvalCompleted, lambda e: e.accuracy),
     Metric("bits_per_byte", "bits per byte", "", "bits per byte", "fixed", EvalCompleted, lambda e: e.bits_per_byte),
 )
 

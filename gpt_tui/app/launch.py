@@ -10,8 +10,8 @@ from pathlib import Path
 from gpt_core.errors import EXIT_FAILED
 from gpt_core.training.request import RunRequest
 from gpt_tui.headless.signals import leave_now
-from gpt_tui.shared.error_log import keep_traceback, log_path
-from gpt_tui.shared.interrupts import ending_at_once
+from gpt_tui.shared.error_log import log_path, log_traceback
+from gpt_tui.shared.interrupts import interrupt_exits
 
 COUNTDOWN_S = 10.0  # of a first start
 FRAMES_PER_S = "120"  # a key is drawn with the next frame: at most 8 ms later, 17 ms at Textual's default of 60
@@ -36,7 +36,7 @@ def run_app(
         ConfigError: The preferences of the user, or of `config_file`, are not valid.
     """
     os.environ.setdefault("TEXTUAL_FPS", FRAMES_PER_S)  # read by Textual at its import
-    with ending_at_once():
+    with interrupt_exits():
         from textual.theme import BUILTIN_THEMES
 
         from gpt_tui.app.app import GptApp
@@ -62,7 +62,7 @@ def run_app(
             app.controller.stop()
             app.controller.join()
     if app._exception is not None:  # an error in the app, which Textual has shown
-        _print_error(f"gpt-tui ended with an error {keep_traceback(log_path(settings.models_dir), app._exception)}")
+        _print_error(f"gpt-tui ended with an error {log_traceback(log_path(settings.models_dir), app._exception)}")
     _print_error(app.exit_message)
     return app.return_code if app.return_code is not None else EXIT_FAILED
 

@@ -1,4 +1,4 @@
-"""One chart of a run, drawn in braille: raw values, the smoothed line, evaluations, a readout where the mouse is."""
+"""Chart of a run, drawn in braille: step values, smoothed line, evaluations, readout at the cursor."""
 
 from __future__ import annotations
 
@@ -15,13 +15,24 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from gpt_tui.charts.axes import YAxis, linear_ticks, tick_labels, time_labels, time_ticks, y_axis
 from gpt_tui.charts.labels import legend, readout, title
-from gpt_tui.charts.raster import BEST, CURSOR, DOTS_X, EVAL, EVAL_LINE, GRID, RAW, READ, SMOOTHED, Raster, raster
-from gpt_tui.charts.raster import vertical as vertical_place
-from gpt_tui.charts.series import ChartSeries, Metric, Plane, Range, chart_series, whole_range
-from gpt_tui.charts.ticks import linear_ticks, tick_labels, time_labels, time_ticks
+from gpt_tui.charts.raster import (
+    BEST,
+    CURSOR,
+    DOTS_X,
+    EVAL,
+    EVAL_LINE,
+    GRID,
+    RAW,
+    READ,
+    SMOOTHED,
+    Raster,
+    raster,
+    row_of,
+)
+from gpt_tui.charts.series import ChartSeries, Metric, Plane, Range, chart_series, full_range
 from gpt_tui.charts.view import ChartView
-from gpt_tui.charts.y_axis import Scale, y_scale
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.titled import Titled
 
@@ -35,26 +46,29 @@ LAYER_CLASSES = {
     EVAL_LINE: "chart--eval-line",
     BEST: "chart--best",
 }
-COLUMNS_A_TICK = 8
-LEAST_WIDTH = 12  # below, nothing is drawn
-LEAST_COLUMNS = 4  # of the curve's field; where labels would leave fewer, there are none
-LOW_ROWS = 8  # a chart that is lower leaves the labels of the x axis to the one below it
+COLUMNS_PER_TICK = 8
+MIN_WIDTH = 12  # nothing is drawn below
+MIN_COLUMNS = 4  # minimum width of the plot area; the y axis is omitted where it would leave less
+MIN_LABELLED_ROWS = 8  # minimum height with labels on the x axis; a lower chart has those of the chart below it
 
 
 class Chart(Titled, Widget):
-    """The loss or the perplexity over steps, tokens or time.
+    """Loss or perplexity over steps, tokens or time.
 
-    `history` and `view` come in; `ViewWanted` goes out when the mouse asks for another view: both charts follow.
+    Set `state` and `view`; `ViewChanged` is posted when the mouse changes the view.
+
+    Attributes:
+        aligned: Charts above or below, with which this one shares its columns.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--axis", "chart--label", *LAYER_CLASSES.values()}
     LAYERS: ClassVar[dict[int, str]] = LAYER_CLASSES
 
-    history: reactive[RunState] = reactive(RunState, repaint=False)
+    state: reactive[RunState] = reactive(RunState, repaint=False)
     view: reactive[ChartView] = reactive(ChartView, repaint=False)
 
-    class ViewWanted(Message):
-        """The mouse zoomed, panned or pointed."""
+    class ViewChanged(Message):
+        """The mouse has zoomed, panned or moved the cursor."""
 
         def __init__(self, view: ChartView) -> None:
             super().__init__()
@@ -64,105 +78,104 @@ class Chart(Titled, Widget):
         super().__init__(classes=classes)
         self.metric: Metric = metric
         self.aligned: Sequence[Chart] = ()
-        """The charts above or below this one: a step stands in the same column in all of them."""
-        self._planned: tuple[Plane, Scale] | None = None
+        self._planned: tuple[Plane, YAxis] | None = None
         self._strips: list[Strip] | None = None
         self._styles: tuple[dict[int, Style], Style] | None = None
         self._margin = 0
 
     @property
     def columns(self) -> int:
-        """How many characters wide the curve's field is."""
+        """Width of the plot area, in cells."""
         return max(1, self.size.width - self._margin)
 
-    # -- what comes in
+    # -- input
 
-    def watch_history(self) -> None:
-        """New data: drawn when the screen next asks for a line."""
-        self._outdated()
+    def watch_state(self) -> None:
+        """Redraw with new data."""
+        self._invalidate()
 
     def watch_view(self) -> None:
-        """Another part or scale."""
-        self._outdated()
+        """Redraw with another view."""
+        self._invalidate()
 
     def on_resize(self) -> None:
-        """Another size."""
-        self._outdated()
+        """Redraw at another size."""
+        self._invalidate()
 
     def notify_style_update(self) -> None:
-        """Another theme."""
+        """Redraw with the colours of another theme."""
         super().notify_style_update()
         self._styles = None
-        self._outdated()
+        self._invalidate()
 
-    def _outdated(self) -> None:
+    def _invalidate(self) -> None:
         self._planned = None
         self._write_border()
         for chart in (self, *self.aligned):
             chart._strips = None
             chart.refresh()
 
-    # -- what is drawn
+    # -- data
 
     @property
-    def whole(self) -> Range:
-        """The part of the x axis that there is."""
-        return whole_range(self.history, self.view.axis)
+    def full(self) -> Range:
+        """The full x range."""
+        return full_range(self.state, self.view.axis)
 
     @property
     def labelled(self) -> bool:
-        """Whether the x axis has its labels here."""
-        return self.metric == "perplexity" or self.size.height >= LOW_ROWS
+        """True if this chart labels its x axis."""
+        return self.metric == "perplexity" or self.size.height >= MIN_LABELLED_ROWS
 
     def series(self, columns: int, window: Range) -> Plane | None:
-        """What is to be drawn, thinned to so many dot columns; None while there is nothing."""
+        """Return the data in `window`, thinned to `columns` dot columns; None without data."""
         return chart_series(
-            self.history, self.metric, self.view.axis, columns=columns, log=self.view.log, window=window,
-            close=self.view.is_close(self.metric),
+            self.state, self.metric, self.view.axis, columns=columns, log=self.view.log, window=window,
+            tight=self.view.is_tight(self.metric),
         )  # fmt: skip
 
     def picture(self, series: Plane, columns: int, rows: int, grid: list[float]) -> Raster:
-        """The characters of it."""
+        """Return the characters of the data."""
         assert isinstance(series, ChartSeries)
         return raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
 
     # -- drawing
 
     def render_line(self, y: int) -> Strip:
-        """One line of the chart, from strips that are drawn once for each change."""
+        """Return a line of the chart. All lines are drawn once per change."""
         if self._strips is None:
             self._strips = self._draw()
         return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
     @property
     def _rows(self) -> int:
-        """How many characters high the curve's field is."""
+        """Height of the plot area, in cells."""
         return self.size.height - self.labelled
 
-    def _plan(self) -> tuple[Plane, Scale] | None:
-        """What is drawn beside which scale, found out once for each change; None while there is nothing to draw."""
-        if self._planned is None and self.size.width >= LEAST_WIDTH and self._rows > 0:
-            series = self.series(max(1, self.size.width - 7) * DOTS_X, self.view.window(self.whole))
-            self._planned = (series, y_scale(series, self._rows)) if series else None
+    def _plan(self) -> tuple[Plane, YAxis] | None:
+        """Return data and y axis, computed once per change; None without data."""
+        if self._planned is None and self.size.width >= MIN_WIDTH and self._rows > 0:
+            series = self.series(max(1, self.size.width - 7) * DOTS_X, self.view.window(self.full))
+            self._planned = (series, y_axis(series, self._rows)) if series else None
         return self._planned
 
     def _draw(self) -> list[Strip]:
         width, height = self.size.width, self._rows
-        if width < LEAST_WIDTH or height < 1:
+        if width < MIN_WIDTH or height < 1:
             return []
         plan = self._plan()
         if plan is None:
-            words = "the curve begins with the first step".center(width)[:width]
+            text = "waiting for the first step".center(width)[:width]
             style = self.rich_style + self.get_component_rich_style("chart--label")
-            return [*[Strip.blank(width, self.rich_style)] * (height // 2), Strip([Segment(words, style)], width)]
-        series, scale = plan
+            return [*[Strip.blank(width, self.rich_style)] * (height // 2), Strip([Segment(text, style)], width)]
+        series, axis = plan
         others = [other[1] for chart in self.aligned if (other := chart._plan())]
-        self._margin = max(each.width for each in (scale, *others)) + 1
-        if width - self._margin < LEAST_COLUMNS:
+        self._margin = max(each.width for each in (axis, *others)) + 1
+        if width - self._margin < MIN_COLUMNS:
             self._margin = 0  # the curve matters more than its labels
         columns = width - self._margin
-        picture = self.picture(series, columns, height, scale.ticks)
-        rows = {int(vertical_place(t, series.y_range, height, series.log)): n for t, n in zip(*scale, strict=True)}
+        picture = self.picture(series, columns, height, axis.ticks)
+        rows = {int(row_of(t, series.y_range, height, series.log)): n for t, n in zip(*axis, strict=True)}
         styles, label_style = self._layer_styles()
         strips = []
         for row in range(height):
@@ -172,7 +185,7 @@ class Chart(Titled, Widget):
         return [*strips, self._x_axis(series, columns, label_style)] if self.labelled else strips
 
     def _layer_styles(self) -> tuple[dict[int, Style], Style]:
-        """Of each layer, and of the labels: looked up once for a theme."""
+        """Return the styles of the layers and of the labels, looked up once per theme."""
         if self._styles is None:
             base = self.rich_style
             layers = {layer: base + self.get_component_rich_style(name) for layer, name in self.LAYERS.items()}
@@ -180,64 +193,64 @@ class Chart(Titled, Widget):
         return self._styles
 
     def _x_axis(self, series: Plane, columns: int, style: Style) -> Strip:
-        """The labels under the chart; none overlaps another, none is cut."""
+        """Return the labels below the chart, without those that would overlap or be cut."""
         low, high = series.x_range
-        most = max(1, columns // COLUMNS_A_TICK)
+        max_ticks = max(1, columns // COLUMNS_PER_TICK)
         if self.view.axis == "time":
-            ticks = time_ticks(low, high, most)
+            ticks = time_ticks(low, high, max_ticks)
             labels = time_labels(ticks)
         else:
-            ticks = linear_ticks(low, high, most, least_step=1.0)
+            ticks = linear_ticks(low, high, max_ticks, min_step=1.0)
             labels = tick_labels(ticks)
         line = [" "] * (self._margin + columns)
         name = {"steps": "step", "tokens": "tok", "time": "time"}[self.view.axis]
         line[: len(name)] = name
         free = len(name) + 1
         for tick, label in zip(ticks, labels, strict=True):
-            place = self._margin + int((tick - low) / (high - low) * columns)
-            start = min(max(place - len(label) // 2, 0), len(line) - len(label))
+            column = self._margin + int((tick - low) / (high - low) * columns)
+            start = min(max(column - len(label) // 2, 0), len(line) - len(label))
             if start >= free:
                 line[start : start + len(label)] = label
                 free = start + len(label) + 1
         return Strip([Segment("".join(line)[: self.size.width], style)], self.size.width)
 
-    # -- words on the border
+    # -- border
 
     def _write_border(self) -> None:
-        """Title and legend or readout; a chart without a lower border has all of it on the upper one."""
-        name = title(self.history, self.metric, self.view)
+        """Write title and legend or readout; without a lower border, all of it goes on the upper one."""
+        name = title(self.state, self.metric, self.view)
         framed = self.styles.border_bottom[0] not in ("", "none")
         beside = 2 if framed else len(self.metric) + 6
-        words = readout(self.history, self.metric, self.view, self.size.width - beside)
-        if words and not framed:
+        note = readout(self.state, self.metric, self.view, self.size.width - beside)
+        if note and not framed:
             name = self.metric
-        elif not words and self.metric == "loss":
+        elif not note and self.metric == "loss":
             taken = beside if framed else Content.from_markup(name).cell_length + 6
-            words = legend(self.history, self.size.width - taken)
-        self.border_title = f"{name}  [$foreground 60%]{words}[/]" if words and not framed else name
-        self.border_subtitle = words if framed else ""
+            note = legend(self.state, self.size.width - taken)
+        self.border_title = f"{name}  [$foreground 60%]{note}[/]" if note and not framed else name
+        self.border_subtitle = note if framed else ""
 
-    # -- the mouse
+    # -- mouse
 
     def _x_at(self, column: int) -> float | None:
-        window = self.view.window(self.whole)
-        share = (column - self._margin + 0.5) / self.columns
-        return window.low + share * window.span if 0 <= share <= 1 else None
+        window = self.view.window(self.full)
+        fraction = (column - self._margin + 0.5) / self.columns
+        return window.low + fraction * window.span if 0 <= fraction <= 1 else None
 
-    def _want(self, view: ChartView) -> None:
-        self.post_message(self.ViewWanted(view))
+    def _request(self, view: ChartView) -> None:
+        self.post_message(self.ViewChanged(view))
 
     def on_mouse_move(self, event: events.MouseMove) -> None:
-        """The cursor follows the mouse; with the button held, the part that is shown does."""
+        """Move the cursor with the mouse, and pan while a button is held."""
         x = self._x_at(event.get_content_offset_capture(self).x)
         view = self.view
         if event.button and event.delta_x:
-            view = view.panned(-event.delta_x / self.columns, self.whole)
-        self._want(replace(view, cursor=x))
+            view = view.panned(-event.delta_x / self.columns, self.full)
+        self._request(replace(view, cursor=x))
 
     def on_leave(self) -> None:
-        """No readout without a mouse."""
-        self._want(replace(self.view, cursor=None))
+        """Remove the cursor."""
+        self._request(replace(self.view, cursor=None))
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         """Zoom in around the mouse."""
@@ -250,4 +263,4 @@ class Chart(Titled, Widget):
     def _zoom(self, factor: float, event: events.MouseEvent) -> None:
         event.stop()
         x = self._x_at(event.get_content_offset_capture(self).x)
-        self._want(self.view.zoomed(factor, self.whole, x))
+        self._request(self.view.zoomed(factor, self.full, x))

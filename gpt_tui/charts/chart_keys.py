@@ -48,10 +48,10 @@ class ChartKeys(Vertical, can_focus=True):
         if charts := self._find_charts():
             charts.view = charts.view.with_next_axis()
 
-    def action_next_reach(self) -> None:
+    def action_next_y_range(self) -> None:
         """Switch the range of the y axis."""
         if charts := self._find_charts():
-            charts.view = charts.view.with_next_reach()
+            charts.view = charts.view.with_next_y_range()
 
     def action_zoom(self, factor: float) -> None:
         """Zoom the x axis: the visible span times `factor`."""

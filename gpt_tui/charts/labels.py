@@ -1,4 +1,4 @@
-"""What stands on a chart's border, as markup: its name and value, the legend, what it says at the cursor. Pure."""
+"""Text on a chart's border, as markup: title, legend, readout at the cursor. Imports only the markup of Textual."""
 
 from __future__ import annotations
 
@@ -15,59 +15,59 @@ from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
 from gpt_tui.session.run_state import Evaluation, RunState
 from gpt_tui.shared.formatting import clock, nats, perplexity, short, whole
 
-RAW_SIGN, SMOOTHED_SIGN = "[$foreground 50%]⣿[/]", "[$primary]⠒⠒[/]"
+STEP_SIGN, SMOOTHED_SIGN = "[$foreground 50%]⣿[/]", "[$primary]⠒⠒[/]"
 EVAL_SIGN, BEST_SIGN = f"[$warning]{EVAL_CHARACTER}[/]", f"[$success]{BEST_CHARACTER}[/]"
 
 
-def written(metric: Metric, loss: float) -> str:
-    """A loss as this chart has it."""
+def value_text(metric: Metric, loss: float) -> str:
+    """Format a loss as a value of the metric."""
     return nats(loss) if metric == "loss" else perplexity(losses.perplexity(loss))
 
 
-def title(history: RunState, metric: Metric, view: ChartView) -> str:
-    """The metric, its smoothed value (at the end of the run), and how the y axis differs from what is usual."""
-    smoothed = history.curve.smoothed
-    value = "" if isnan(smoothed) else f" [b]{written(metric, smoothed)}[/b]"
-    reach = {"suited": "", "all": "from the top", "close": "close up"}[view.reach]
-    part = "part of the run" if view.span < 1 else ""
-    notes = ", ".join(note for note in ("log scale" * view.log, reach, part) if note)
+def title(state: RunState, metric: Metric, view: ChartView) -> str:
+    """Return metric, latest smoothed value, and what differs from the default view."""
+    smoothed = state.curve.smoothed
+    value = "" if isnan(smoothed) else f" [b]{value_text(metric, smoothed)}[/b]"
+    y_range = "" if view.y_range == "auto" else view.y_range
+    zoomed = "zoomed" if view.span < 1 else ""
+    notes = ", ".join(note for note in ("log scale" * view.log, y_range, zoomed) if note)
     return f"{metric}{value}" + (f" [dim]{notes}[/]" if notes else "")
 
 
-def legend(history: RunState, width: int) -> str:
-    """What the lines and marks are, as far as there is room in `width` cells."""
-    marks = [f"{EVAL_SIGN} eval", f"{BEST_SIGN} best"] if history.evaluations else []
+def legend(state: RunState, width: int) -> str:
+    """Return the legend of lines and marks that fits into `width` cells."""
+    marks = [f"{EVAL_SIGN} eval", f"{BEST_SIGN} best"] if state.evaluations else []
     line = f"{SMOOTHED_SIGN} smoothed"
-    return fitting([[f"{RAW_SIGN} each step", line, *marks], [line, *marks], marks], width)
+    return first_fitting([[f"{STEP_SIGN} step", line, *marks], [line, *marks], marks], width)
 
 
-def readout(history: RunState, metric: Metric, view: ChartView, width: int) -> str:
-    """What the curve says at the cursor: the raw values and the smoothed one there, and the nearest evaluation."""
-    if view.cursor is None or (row := nearest_row(history, view.axis, view.cursor)) is None:
+def readout(state: RunState, metric: Metric, view: ChartView, width: int) -> str:
+    """Return the values at the cursor: per step, smoothed, and of the nearest evaluation; "" without a cursor."""
+    if view.cursor is None or (row := nearest_row(state, view.axis, view.cursor)) is None:
         return ""
-    low, high = written(metric, row[LOW]), written(metric, row[HIGH])
-    raw = f"{low} to {high}" if low != high else low
-    smoothed = written(metric, row[SMOOTHED])
+    low, high = value_text(metric, row[LOW]), value_text(metric, row[HIGH])
+    step_value = f"{low} to {high}" if low != high else low
+    smoothed = value_text(metric, row[SMOOTHED])
     place = whole(int(row[STEP]))
     full_place = f"step {place}"
     if view.axis != "steps":
         full_place += f", {short(row[TOKENS])} tokens" if view.axis == "tokens" else f", {clock(row[ELAPSED])}"
-    point = nearest_evaluation(history.evaluations, view.axis, view.cursor)
-    scored = [f"{EVAL_SIGN} {written(metric, point.loss)}"] if point else []
-    in_words = [f"{RAW_SIGN} each step {raw}", f"{SMOOTHED_SIGN} smoothed [b]{smoothed}[/b]"]
+    point = nearest_evaluation(state.evaluations, view.axis, view.cursor)
+    eval_value = [f"{EVAL_SIGN} {value_text(metric, point.loss)}"] if point else []
+    named = [f"{STEP_SIGN} {metric} {step_value}", f"{SMOOTHED_SIGN} smoothed [b]{smoothed}[/b]"]
     if point:
-        in_words.append(f"{EVAL_SIGN} eval {written(metric, point.loss)} at {whole(point.step)}")
-    in_signs = [f"{RAW_SIGN} {raw}", f"{SMOOTHED_SIGN} [b]{smoothed}[/b]", *scored]
-    choices = [[full_place, *in_words], [place, *in_words], [full_place, *in_signs], [place, *in_signs]]
-    return fitting([*choices, [place, *in_signs[1:]], [place, in_signs[1]]], width)
+        named.append(f"{EVAL_SIGN} eval {value_text(metric, point.loss)} at {whole(point.step)}")
+    unnamed = [f"{STEP_SIGN} {step_value}", f"{SMOOTHED_SIGN} [b]{smoothed}[/b]", *eval_value]
+    options = [[full_place, *named], [place, *named], [full_place, *unnamed], [place, *unnamed]]
+    return first_fitting([*options, [place, *unnamed[1:]], [place, unnamed[1]]], width)
 
 
 def nearest_evaluation(points: Sequence[Evaluation], axis: Axis, x: float) -> Evaluation | None:
-    """The evaluation whose place on the axis is nearest to `x`."""
+    """Return the evaluation nearest to `x` on the axis, None if there is none."""
     return min(points, key=lambda point: abs(axis_value(point, axis) - x), default=None)
 
 
-def fitting(choices: Sequence[Sequence[str]], width: int) -> str:
-    """The first of the choices whose parts, two cells between them, fit into `width` cells; none if none does."""
-    lines = ("  ".join(parts) for parts in choices)
+def first_fitting(options: Sequence[Sequence[str]], width: int) -> str:
+    """Return the first option whose parts, joined by two spaces, fit into `width` cells; "" if none fits."""
+    lines = ("  ".join(parts) for parts in options)
     return next((line for line in lines if Content.from_markup(line).cell_length <= width), "")

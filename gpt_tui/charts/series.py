@@ -1,4 +1,4 @@
-"""From a run's history to what a chart of a given width has to draw. Pure arithmetic on arrays."""
+"""Data of a chart: the curve of a run thinned to the width of the chart, evaluations, axis ranges."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ Axis = Literal["steps", "tokens", "time"]
 Array = NDArray[np.float64]
 
 AXIS_COLUMN: dict[Axis, int] = {"steps": STEP, "tokens": TOKENS, "time": ELAPSED}
-TINY = 1e-9  # the least value that a logarithmic axis shows
-MOST_EXPONENT = math.log(1e307)  # of the upper end of a logarithmic axis
-SHORTEST = 1e-9  # of a range, in relation to its place: below, floats are too coarse for the columns of a part of it
+MIN_LOG_VALUE = 1e-9  # minimum value on a logarithmic axis
+MAX_LOG_EXPONENT = math.log(1e307)  # maximum logarithm of the upper end of a logarithmic axis
+MIN_RELATIVE_SPAN = 1e-9  # of a range: a shorter one cannot be divided into columns at the resolution of a float
 
 
 class Range(NamedTuple):
-    """An interval of an axis, in the axis's own unit."""
+    """Interval of an axis, in the unit of the axis."""
 
     low: float
     high: float
 
     @property
     def span(self) -> float:
-        """Its length."""
+        """Length of the interval."""
         return self.high - self.low
 
 
 class Mark(NamedTuple):
-    """One evaluation on the chart."""
+    """Evaluation on a chart."""
 
     x: float
     y: float
@@ -45,27 +45,34 @@ class Mark(NamedTuple):
 
 
 class Plane(Protocol):
-    """What a chart shows: parts of both axes; with `log` the y values are to be placed by their logarithm."""
+    """Coordinate system of a chart."""
 
     @property
     def x_range(self) -> Range:
-        """From the left edge to the right one."""
+        """Range from the left to the right edge."""
 
     @property
     def y_range(self) -> Range:
-        """From the lower edge to the upper one."""
+        """Range from the lower to the upper edge."""
 
     @property
     def log(self) -> bool:
-        """Whether the y axis is logarithmic."""
+        """True if the y axis is logarithmic."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChartSeries:
-    """What one chart draws, at most a few values a dot column.
+    """Data of a chart, thinned to about one point per dot column.
 
-    `x`, `low`, `high` and `smoothed` (n,) are the training curve: the band of the raw values and the line through it,
-    NaN where there is none. With `log` the y values are to be placed by their logarithm.
+    Attributes:
+        x: x values, (n,).
+        low: Minimum of the step values at each x, (n,); NaN without a value.
+        high: Maximum of the step values at each x, (n,).
+        smoothed: Moving average at each x, (n,).
+        marks: Evaluations.
+        x_range: Visible x range.
+        y_range: Visible y range.
+        log: The y axis is logarithmic.
     """
 
     x: Array
@@ -79,64 +86,73 @@ class ChartSeries:
 
 
 def chart_series(
-    history: RunState, metric: Metric, axis: Axis, *, columns: int, log: bool = False, window: Range | None = None,
-    close: bool | None = None,
+    state: RunState, metric: Metric, axis: Axis, *, columns: int, log: bool = False, window: Range | None = None,
+    tight: bool | None = None,
 ) -> ChartSeries | None:  # fmt: skip
-    """The series of `metric` over `axis`, thinned to `columns` dot columns; None before there is anything to draw.
+    """Return the data of a chart; None without data.
 
-    `window` is the part of the x axis that is wanted (None: all of it). The y range fits what is in the window; with
-    `close` the first fall may leave it at the top (None: for a perplexity on a linear scale).
+    Args:
+        state: The run.
+        metric: Quantity on the y axis.
+        axis: Quantity on the x axis.
+        columns: Width in dot columns.
+        log: The y axis is logarithmic.
+        window: Visible x range, None for the full range.
+        tight: The y range cuts off the initial decrease; None does so for a perplexity on a linear scale.
     """
-    rows = history.curve.rows()
+    rows = state.curve.rows()
     if not len(rows):
         return None
     column = AXIS_COLUMN[axis]
-    x_range = window or whole_range(history, axis)
-    # one point on either side of the window, so that lines reach its edges
-    first = max(0, int(np.searchsorted(rows[:, column], x_range.low)) - 1)
-    last = int(np.searchsorted(rows[:, column], x_range.high, side="right")) + 1
-    rows = rows[first:last]
+    x_range = window or full_range(state, axis)
+    rows = rows[visible_part(rows[:, column], x_range)]
     x, low, high, smoothed = thinned(
         rows[:, column], rows[:, LOW], rows[:, HIGH], rows[:, SMOOTHED], x_range=x_range, columns=columns
     )
     marks = [
-        Mark(mark_x, min(max(point.loss, -MAX_LOSS), MAX_LOSS), point.step == history.best.step)
-        for point in history.evaluations
+        Mark(mark_x, min(max(point.loss, -MAX_LOSS), MAX_LOSS), point.step == state.best.step)
+        for point in state.evaluations
         if x_range.low <= (mark_x := axis_value(point, axis)) <= x_range.high
     ]
     if metric == "perplexity":
         low, high, smoothed = (perplexities(values) for values in (low, high, smoothed))
         marks = [mark._replace(y=perplexity(mark.y)) for mark in marks]
-    robust = close if close is not None else metric == "perplexity" and not log
-    y_range = fitted_range(low, high, smoothed, marks, robust=robust, log=log)
+    tight = tight if tight is not None else metric == "perplexity" and not log
+    y_range = fitted_range(low, high, smoothed, marks, tight=tight, log=log)
     return ChartSeries(x, low, high, smoothed, tuple(marks), x_range, y_range, log)
 
 
 def axis_value(point: Evaluation, axis: Axis) -> float:
-    """Where an evaluation stands on an axis."""
+    """Return the x value of an evaluation."""
     return float(point.step if axis == "steps" else point.tokens if axis == "tokens" else point.elapsed_s)
 
 
-def whole_range(history: RunState, axis: Axis) -> Range:
-    """The part of the x axis that the run has covered, never empty."""
+def full_range(state: RunState, axis: Axis) -> Range:
+    """Return the full x range of a run; never empty."""
     column = AXIS_COLUMN[axis]
-    thinned_rows, recent = history.curve.thinned, history.curve.recent
+    thinned_rows, recent = state.curve.thinned, state.curve.recent
     if not len(recent):
         return Range(0.0, 1.0)
     return nonempty(float(thinned_rows[0, column]), float(recent[-1, column]))
 
 
 def nonempty(low: float, high: float) -> Range:
-    """The range from `low` to `high`, or a longer one where that would be too short to divide into columns."""
-    if high - low > max(1.0, abs(low)) * SHORTEST:
+    """Return the range from `low` to `high`, extended if it is too short to be divided into columns."""
+    if high - low > max(1.0, abs(low)) * MIN_RELATIVE_SPAN:
         return Range(low, high)
-    return Range(low, low + max(1.0, abs(low) * SHORTEST))
+    return Range(low, low + max(1.0, abs(low) * MIN_RELATIVE_SPAN))
+
+
+def visible_part(x: Array, window: Range) -> slice:
+    """Return the points of `x` (n,) in the window, and one on each side, so that lines reach its edges."""
+    first = max(0, int(np.searchsorted(x, window.low)) - 1)
+    return slice(first, int(np.searchsorted(x, window.high, side="right")) + 1)
 
 
 def thinned(
     x: Array, low: Array, high: Array, smoothed: Array, *, x_range: Range, columns: int
 ) -> tuple[Array, Array, Array, Array]:
-    """One point for each dot column that has any, at its centre: lowest `low`, highest `high`, last `smoothed`."""
+    """Return one point per nonempty dot column, at its centre: minimum of `low`, maximum of `high`, last `smoothed`."""
     width = x_range.span / columns
     places = np.floor((x - x_range.low) / width).astype(np.int64)
     places[x == x_range.high] = columns - 1
@@ -146,29 +162,29 @@ def thinned(
     return centres, np.fmin.reduceat(low, starts), np.fmax.reduceat(high, starts), smoothed[lasts]
 
 
-def fitted_range(low: Array, high: Array, smoothed: Array, marks: list[Mark], *, robust: bool, log: bool) -> Range:
-    """The y range that shows the values, with a little room.
+def fitted_range(low: Array, high: Array, smoothed: Array, marks: list[Mark], *, tight: bool, log: bool) -> Range:
+    """Return the y range of the values, with a small margin.
 
-    `robust` lets the first fifth of the curve and single spikes leave at the top: a perplexity begins at the size of
-    the vocabulary, and on its scale the rest of the run would be one flat line.
+    `tight` ignores the first fifth of the curve and single spikes: a perplexity starts at the size of the vocabulary,
+    and on that scale the rest of the run would be a flat line.
     """
-    tail = slice(len(smoothed) // 5, None) if robust else slice(None)
-    tops = [smoothed[tail] if robust else high, np.array([mark.y for mark in marks if not robust])]
+    tail = slice(len(smoothed) // 5, None) if tight else slice(None)
+    tops = [smoothed[tail] if tight else high, np.array([mark.y for mark in marks if not tight])]
     bottoms = [low, np.array([mark.y for mark in marks])]
     top = max((float(values.max()) for part in tops if (values := part[np.isfinite(part)]).size), default=1.0)
     bottom = min((float(values.min()) for part in bottoms if (values := part[np.isfinite(part)]).size), default=0.0)
     bottom = min(bottom, top)
     if log:
-        bottom, top = max(bottom, TINY), max(top, TINY)
+        bottom, top = max(bottom, MIN_LOG_VALUE), max(top, MIN_LOG_VALUE)
         room = max(0.04 * (math.log(top) - math.log(bottom)), 0.005)
-        return Range(math.exp(math.log(bottom) - room), math.exp(min(math.log(top) + room, MOST_EXPONENT)))
-    room = max((top - bottom) * 0.04, abs(top) * 0.005, TINY)
-    return Range(bottom - room, top + (top - bottom) * 0.25 * robust + room)
+        return Range(math.exp(math.log(bottom) - room), math.exp(min(math.log(top) + room, MAX_LOG_EXPONENT)))
+    room = max((top - bottom) * 0.04, abs(top) * 0.005, MIN_LOG_VALUE)
+    return Range(bottom - room, top + (top - bottom) * 0.25 * tight + room)
 
 
-def nearest_row(history: RunState, axis: Axis, x: float) -> tuple[float, ...] | None:
-    """The point of the curve nearest to `x`, as (step, tokens, seconds, lowest, highest, smoothed loss)."""
-    rows = history.curve.rows()
+def nearest_row(state: RunState, axis: Axis, x: float) -> tuple[float, ...] | None:
+    """Return the point of the curve nearest to `x`: (step, tokens, seconds, minimum, maximum, smoothed loss)."""
+    rows = state.curve.rows()
     if not len(rows):
         return None
     values = rows[:, AXIS_COLUMN[axis]]
@@ -178,7 +194,7 @@ def nearest_row(history: RunState, axis: Axis, x: float) -> tuple[float, ...] | 
 
 
 def clipped(values: Array) -> Array:
-    """Return the values within what a chart can compute with; NaN and infinities, which are gaps, stay."""
+    """Return finite values clipped to the range that a chart can compute with; NaN and infinities remain gaps."""
     return np.where(np.isfinite(values), np.clip(values, -MAX_LOSS, MAX_LOSS), values)
 
 

@@ -1,4 +1,4 @@
-"""How the charts are looked at: which axis, which scale, which part. One frozen value that both charts share. Pure."""
+"""View of the charts: x axis, scales, visible range, cursor. Does not import Textual."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from typing import Literal, TypeVar, get_args
 
 from gpt_tui.charts.series import Axis, Metric, Range
 
-Reach = Literal["suited", "all", "close"]
-Choice = TypeVar("Choice")
+YRange = Literal["auto", "full", "tight"]
+Option = TypeVar("Option")
 
 AXES: tuple[Axis, ...] = get_args(Axis)
-REACHES: tuple[Reach, ...] = get_args(Reach)
-MOST_ZOOM = 1 / 4096  # of the whole run
-LEAST_REDRAW_S, MOST_REDRAW_S = 0.5, 2.0
+Y_RANGES: tuple[YRange, ...] = get_args(YRange)
+MIN_SPAN = 1 / 4096  # of the full x range
+MIN_REDRAW_S, MAX_REDRAW_S = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class ChartView:
-    """`span` is the shown part of the whole x axis (1: all of it), `end` the x value at its right edge.
+    """View shared by the charts of a run.
 
-    `end` None follows the run: the newest point is at the right edge. `cursor` is the x value that is read out.
-    `reach` is how much the y axis shows: all values, a close-up that lets the first fall leave at the top, or what
-    suits the metric.
+    Attributes:
+        axis: Quantity on the x axis.
+        log: The y axis is logarithmic.
+        span: Visible fraction of the full x range, 0 to 1.
+        end: x value at the right edge; None follows the run.
+        cursor: x value at which the charts are read, None without a cursor.
+        y_range: "full" shows all values, "tight" cuts off the steep initial decrease, "auto" chooses by metric.
     """
 
     axis: Axis = "steps"
@@ -30,60 +34,63 @@ class ChartView:
     span: float = 1.0
     end: float | None = None
     cursor: float | None = None
-    reach: Reach = "suited"
+    y_range: YRange = "auto"
 
-    def is_close(self, metric: Metric) -> bool:
-        """Whether the y axis is a close-up: a perplexity suits that, unless it is drawn on a log scale."""
-        return self.reach == "close" or (self.reach == "suited" and metric == "perplexity" and not self.log)
+    def is_tight(self, metric: Metric) -> bool:
+        """Return True if the y range cuts off the initial decrease; "auto" does for perplexity on a linear scale."""
+        return self.y_range == "tight" or (self.y_range == "auto" and metric == "perplexity" and not self.log)
 
-    def window(self, whole: Range) -> Range:
-        """The part of the x axis that is shown, inside `whole`."""
-        length = whole.span * self.span
-        high = whole.high if self.end is None else min(max(self.end, whole.low + length), whole.high)
-        return Range(max(whole.low, high - length), high)
+    def window(self, full: Range) -> Range:
+        """Return the visible part of the full x range."""
+        length = full.span * self.span
+        high = full.high if self.end is None else min(max(self.end, full.low + length), full.high)
+        return Range(max(full.low, high - length), high)
 
-    def zoomed(self, factor: float, whole: Range, around: float | None = None) -> ChartView:
-        """The part is `factor` times as long; the x value `around` (the right edge if None) stays where it is."""
-        span = min(1.0, max(MOST_ZOOM, self.span * factor))
+    def zoomed(self, factor: float, full: Range, around: float | None = None) -> ChartView:
+        """Return the view with `factor` times the visible range; `around` (None: the right edge) keeps its place."""
+        span = min(1.0, max(MIN_SPAN, self.span * factor))
         if span == 1.0:
             return replace(self, span=1.0, end=None)
         if around is None:
             return replace(self, span=span)
-        window = self.window(whole)
+        window = self.window(full)
         right = around + (window.high - around) * span / self.span
-        return replace(self, span=span, end=None if right >= whole.high else right)
+        return replace(self, span=span, end=None if right >= full.high else right)
 
-    def panned(self, share: float, whole: Range) -> ChartView:
-        """Moved by a share of its length; at the right end it follows the run again."""
+    def panned(self, fraction: float, full: Range) -> ChartView:
+        """Return the view moved by a fraction of its visible range; at the right end it follows the run again."""
         if self.span == 1.0:
             return self
-        window = self.window(whole)
-        right = max(window.high + share * window.span, whole.low + window.span)
-        return replace(self, end=None if right >= whole.high else right)
+        window = self.window(full)
+        right = max(window.high + fraction * window.span, full.low + window.span)
+        return replace(self, end=None if right >= full.high else right)
 
     def reset(self) -> ChartView:
-        """The whole run again."""
+        """Return the view of the complete run."""
         return replace(self, span=1.0, end=None)
 
     def with_next_axis(self) -> ChartView:
-        """Steps, then tokens, then time; the part shown is in other units then, so it is the whole again."""
-        return replace(self.reset(), axis=following(AXES, self.axis), cursor=None)
+        """Return the view with the next x axis: steps, tokens, time. Zoom and cursor are reset, as the unit changes."""
+        return replace(self.reset(), axis=next_option(AXES, self.axis), cursor=None)
 
-    def with_next_reach(self) -> ChartView:
-        """Another part of the y axis."""
-        return replace(self, reach=following(REACHES, self.reach))
+    def with_next_y_range(self) -> ChartView:
+        """Return the view with the next y range: auto, full, tight."""
+        return replace(self, y_range=next_option(Y_RANGES, self.y_range))
 
-    def with_cursor_moved(self, share: float, whole: Range) -> ChartView:
-        """The cursor is moved by a share of the part shown and stays inside it; it comes from the right edge."""
-        window = self.window(whole)
-        x = window.high if self.cursor is None else self.cursor + share * window.span
+    def with_cursor_moved(self, fraction: float, full: Range) -> ChartView:
+        """Return the view with the cursor moved by a fraction of the visible range, and kept inside it.
+
+        Without a cursor, one appears at the right edge.
+        """
+        window = self.window(full)
+        x = window.high if self.cursor is None else self.cursor + fraction * window.span
         return replace(self, cursor=min(max(x, window.low), window.high))
 
     def redraw_interval_s(self, elapsed_s: float) -> float:
-        """Seconds until the curve of a run of that age has something new: a 200th of what is seen, a dot or two."""
-        return min(MOST_REDRAW_S, max(LEAST_REDRAW_S, self.span * elapsed_s / 200))
+        """Return the seconds between redraws of a run `elapsed_s` old: a 200th of the visible time, one or two dots."""
+        return min(MAX_REDRAW_S, max(MIN_REDRAW_S, self.span * elapsed_s / 200))
 
 
-def following(choices: tuple[Choice, ...], choice: Choice) -> Choice:
-    """The one after this, round and round."""
-    return choices[(choices.index(choice) + 1) % len(choices)]
+def next_option(options: tuple[Option, ...], option: Option) -> Option:
+    """Return the option after this one, cyclically."""
+    return options[(options.index(option) + 1) % len(options)]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
-from gpt_tui.shared.interrupts import ending_at_once
+from gpt_tui.shared.interrupts import interrupt_exits
 
 Options = argparse.Namespace
 
@@ -268,7 +268,7 @@ def run(arguments: list[str]) -> int:
     if command is TRAIN:
         options.train_only = True
     module, _, function = command.function.partition(":")
-    with ending_at_once():
+    with interrupt_exits():
         command_function = getattr(import_module(f"gpt_tui.cli.{module}"), function)
     code: int = command_function(options)
     return code

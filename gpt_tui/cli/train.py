@@ -8,7 +8,7 @@ from argparse import Namespace
 
 from gpt_core.errors import InputError
 from gpt_tui.cli.options import config_file, requested_run
-from gpt_tui.shared.interrupts import ending_at_once
+from gpt_tui.shared.interrupts import interrupt_exits
 
 
 def start(options: Namespace) -> int:
@@ -17,7 +17,7 @@ def start(options: Namespace) -> int:
         raise InputError("--json needs --train-only: it prints the events of a headless run")
     if not options.train_only:
         require_terminal()
-    with ending_at_once():
+    with interrupt_exits():
         request = requested_run(options)
         if options.train_only:
             from gpt_tui.headless.runner import run_headless

@@ -25,7 +25,7 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
-from gpt_tui.session.run_state import RunState, ending
+from gpt_tui.session.run_state import RunState, ending, latest_value
 from gpt_tui.shared.formatting import clock, fixed, metric_value, nats, percent, perplexity, rate, short, whole
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
@@ -99,11 +99,10 @@ def figures(history: RunState, loss: float) -> str:
     last = history.last
     if last is None:
         return ""
-    latest = history.added_metrics.latest
     added = (
-        f"  {added.label} {metric_value(added, latest[added.name])}"
+        f"  {added.label} {metric_value(added, value)}"
         for added in added_metrics()
-        if added.name in latest
+        if (value := latest_value(history, added)) is not None
     )
     return (
         f"{'loss' if is_training(history) else 'tokLoss'} {nats(loss)}  ppl {perplexity(losses.perplexity(loss))}  "

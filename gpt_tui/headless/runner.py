@@ -82,7 +82,7 @@ def open_trainer(request: RunRequest, reporter: Reporter, signals: RunSignals) -
 def follow(trainer: Trainer, reporter: Reporter) -> RunState:
     """Run the trainer to its end and report its events. The run is saved on every exit from here."""
     settings = trainer.settings
-    history = RunState(limits=Limits(settings.max_epochs, settings.patience, settings.improvement_threshold))
+    history = RunState(limits=Limits.of(settings))
     with closing(trainer.events()) as events:
         for batch in batched(events):
             history = advance_all(history, batch, time.monotonic())

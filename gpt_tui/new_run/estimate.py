@@ -1,4 +1,4 @@
-"""What a run would take, as rows of text for the set-up screen. Pure."""
+"""Estimate of a run as rows of text for the set-up screen. Does not import Textual."""
 
 from __future__ import annotations
 
@@ -21,129 +21,131 @@ from gpt_tui.shared.rows import RULE, Row
 from gpt_tui.shared.sanitize import one_line
 
 TIMING = "timing a few steps …"
-READING = "looking at the text …"
+READING = "reading the text …"
 TEXT_SETTINGS = ("train_file", "eval_file", "val_frac", "document", "tokenizer", "vocab_size")
-DETAIL = " "  # the label of rows that go first where there is little room
+DETAIL = " "  # label of the rows that are dropped first
 
 
 class RunEstimate(NamedTuple):
-    """All that is known so far of a run that may be started; `settings` None while a field is wrong.
+    """What is known about a run that could be started.
 
-    `texts` and `time` are None until they are known, and the words beside them say why.
+    Attributes:
+        settings: Settings of the run; None while a field is invalid.
+        threads: Number of threads.
+        free_bytes: Available memory; None if unknown.
+        texts: Statistics of the texts; None until known.
+        texts_problem: Why `texts` is None.
+        time: Time per step; None until measured.
+        time_problem: Why `time` is None.
     """
 
     settings: Settings | None = None
     threads: int = 1
     free_bytes: int | None = None
     texts: CorpusStats | None = None
-    texts_words: str = READING
+    texts_problem: str = READING
     time: StepTime | None = None
-    time_words: str = TIMING
+    time_problem: str = TIMING
 
 
-def text_still_holds(prospect: RunEstimate, settings: Settings) -> bool:
-    """Whether what is known of the text is also true with other settings, so that it need not vanish meanwhile."""
-    before = prospect.settings
+def same_texts(estimate: RunEstimate, settings: Settings) -> bool:
+    """Return True if the statistics of the texts are also valid for other settings."""
+    before = estimate.settings
     return before is not None and all(getattr(before, name) == getattr(settings, name) for name in TEXT_SETTINGS)
 
 
 def memory_problem(memory: MemoryEstimate, free_bytes: int | None) -> str:
-    """Why a model cannot be timed, or ""."""
+    """Return why a model cannot be timed, "" if it can."""
     if free_bytes is None or memory.total <= free_bytes:
         return ""
-    return f"not timed: it takes {size(memory.total)}, {size(free_bytes)} are free"
+    return f"not timed: needs {size(memory.total)}, {size(free_bytes)} free"
 
 
-def asking_first(models_dir: str, in_the_way: str) -> str:
-    """The line on what a start would ask about, "" if it asks nothing."""
-    if not in_the_way:
+def existing_run_note(models_dir: str, existing_run: str) -> str:
+    """Return what the start will ask about, "" if it asks nothing."""
+    if not existing_run:
         return ""
-    return f"• Start asks first: {one_line(models_dir)}/ has {in_the_way}; or name another folder."
+    return f"• {one_line(models_dir)}/ has {existing_run}. Start asks first; or enter another models_dir."
 
 
-def ready_words(problems: int, *, asks: bool) -> str:
-    """Whether a run can start, in a few words."""
+def ready_note(problems: int, *, asks: bool) -> str:
+    """Return whether the run can start."""
     if problems:
-        return f"✗ {problems} field{'s' * (problems != 1)} to put right"
+        return f"✗ {problems} invalid field{'s' * (problems != 1)}"
     return "• ready, asks first" if asks else "✓ ready to start"
 
 
-def summary_rows(prospect: RunEstimate) -> list[Row]:
-    """The rows, the ones that decide first."""
-    settings = prospect.settings
+def estimate_rows(estimate: RunEstimate) -> list[Row]:
+    """Return the rows of the estimate."""
+    settings = estimate.settings
     if settings is None:
-        return [Row("Put right what is marked ✗.", "")]
+        return [Row("Fix the fields marked ✗.", "")]
     return [
-        *size_rows(settings, prospect),
+        *size_rows(settings, estimate),
         RULE,
-        *text_rows(settings, prospect),
+        *text_rows(settings, estimate),
         RULE,
-        *time_rows(settings, prospect),
+        *time_rows(settings, estimate),
     ]
 
 
-def roomy(rows: list[Row], height: int) -> list[Row]:
-    """As many of the rows as there is room for: first the rules go, then the details."""
-    if len(rows) > height:
-        rows = [row for row in rows if row != RULE]
-    return rows if len(rows) <= height else [row for row in rows if row.label != DETAIL]
-
-
-def size_rows(settings: Settings, prospect: RunEstimate) -> list[Row]:
-    """Parameters, memory and what is saved."""
-    memory = estimate_memory(settings, prospect.threads)
-    free = prospect.free_bytes
+def size_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
+    """Return parameters, memory and size of a checkpoint."""
+    memory = estimate_memory(settings, estimate.threads)
+    free = estimate.free_bytes
     is_too_much = free is not None and memory.total > free
-    words = f"{size(memory.total)}, {size(free)} free" if free is not None else f"about {size(memory.total)}"
+    text = f"{size(memory.total)}, {size(free)} free" if free is not None else f"about {size(memory.total)}"
     return [
         Row("parameters", whole(parameter_count(settings.shape))),
-        Row("memory", f"{'✗ ' if is_too_much else ''}{words}", "bad" if is_too_much else "plain"),
-        Row(DETAIL, f"{size(memory.state)} for weights", "dim"),
-        Row(DETAIL, f"{size(memory.activations)} for passes", "dim"),
+        Row("memory", f"{'✗ ' if is_too_much else ''}{text}", "bad" if is_too_much else "plain"),
+        Row(DETAIL, f"{size(memory.state)} model state", "dim"),
+        Row(DETAIL, f"{size(memory.activations)} activations", "dim"),
         Row("checkpoint", size(checkpoint_bytes(settings))),
     ]
 
 
-def text_rows(settings: Settings, prospect: RunEstimate) -> list[Row]:
-    """The text, and what an epoch of it is."""
-    texts = prospect.texts
+def text_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
+    """Return the texts and the length of an epoch."""
+    texts = estimate.texts
     if texts is None:
-        return [Row("text", one_line(prospect.texts_words), "dim" if prospect.texts_words == READING else "bad")]
+        problem = estimate.texts_problem
+        return [Row("text", one_line(problem), "dim" if problem == READING else "bad")]
     rows = [
         Row("text", f"{one_line(texts.train_file.name)}, {size(texts.train_bytes)}"),
         Row("eval text", one_line(texts.eval_file.name) if texts.eval_file else "held out of it"),
     ]
     if settings.overfit_tiny:
         return [*rows, Row("lines", f"the first {whole(settings.overfit_lines)}")]
-    steps, how = count_epoch_steps(settings, texts.train_tokens), "counted" if texts.counted else "a guess"
+    steps, about = count_epoch_steps(settings, texts.train_tokens), "" if texts.counted else "about "
     return [
         *rows,
-        Row("epoch", f"{short(texts.train_tokens)} tokens, {how}"),
-        Row("", f"{whole(steps)} step{'s' * (steps != 1)}"),
+        Row("epoch", f"{about}{short(texts.train_tokens)} tokens"),
+        Row("", f"{about}{whole(steps)} step{'s' * (steps != 1)}"),
     ]
 
 
-def time_rows(settings: Settings, prospect: RunEstimate) -> list[Row]:
-    """The speed, and how long an epoch and the whole run take at that speed."""
-    time, texts = prospect.time, prospect.texts
+def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
+    """Return throughput, and the time per step, per epoch and in total."""
+    time, texts = estimate.time, estimate.texts
     if time is None:
-        return [Row("speed", one_line(prospect.time_words), "dim" if prospect.time_words == TIMING else "bad")]
-    speed = settings.batch_size * window_length(settings) / time.step_s
-    rows = [Row("speed", f"{short(speed)} tokens/s"), Row("a step", step_time(time.step_s))]
+        problem = estimate.time_problem
+        return [Row("throughput", one_line(problem), "dim" if problem == TIMING else "bad")]
+    tokens_per_s = settings.batch_size * window_length(settings) / time.step_s
+    rows = [Row("throughput", f"{short(tokens_per_s)} tokens/s"), Row("per step", step_time(time.step_s))]
     if texts is None:
         return rows
     length = estimate_run_length(settings, texts, time)
     if length.epoch_steps:
-        rows.append(Row("an epoch", duration(length.epoch_s)))
+        rows.append(Row("per epoch", duration(length.epoch_s)))
     return [
         *rows,
-        Row("all of it", f"up to {duration(length.max_s)}"),
+        Row("total", f"up to {duration(length.max_s)}"),
         Row(DETAIL, f"{whole(length.max_steps)} steps", "dim"),
     ]
 
 
 def step_time(seconds: float) -> str:
-    """0.0523 -> 52 ms, 8.3 -> 8.3 s."""
+    """Format the time of a step: 0.0523 -> 52.3 ms, 8.3 -> 8.3 s."""
     if seconds < 1:
-        return f"{seconds * 1000:.3g} ms"
-    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
+        return f"{seconds * 1000:.1f} ms"
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)

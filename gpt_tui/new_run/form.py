@@ -1,4 +1,4 @@
-"""The form of the set-up screen: a row for each setting, under the titles of their groups."""
+"""Form of the set-up screen: a row per setting, in groups."""
 
 from __future__ import annotations
 
@@ -17,40 +17,44 @@ from gpt_core.config.presets import PRESETS
 from gpt_tui.new_run.fields import SetupField, setup_fields
 
 PRESET = SetupField("preset", "", tuple(PRESETS))
-SIGNS = {"wrong": ("✗", "bold $text-error"), "changed": ("•", "bold $text-accent"), "usual": (" ", "")}
+SIGNS = {"invalid": ("✗", "bold $text-error"), "changed": ("•", "bold $text-accent"), "default": (" ", "")}
 
 
 class Dropdown(Select[str], inherit_bindings=False):
-    """One of a few values. The arrows go on to the next field, so that they open nothing."""
+    """Field with a few values. Arrow keys move between fields, so they do not open the menu."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,space", "show_overlay", "Show menu", show=False)]
 
 
 class FieldNames(Static):
-    """The names of all fields in one widget, a line each, because a widget for each would make every key slow."""
+    """Names of all fields, one per line. A single widget, as a widget per name would slow down every key."""
 
     _marks: tuple[frozenset[str], frozenset[str]] | None = None
 
-    def mark(self, fields: Sequence[SetupField], wrong: Set[str], changed: Set[str]) -> None:
-        """Writes the names and the titles of the groups, with a sign before what is wrong or differs."""
-        if (marks := (frozenset(wrong), frozenset(changed))) == self._marks:
+    def mark(self, fields: Sequence[SetupField], invalid: Set[str], changed: Set[str]) -> None:
+        """Write the names and group titles, and mark invalid and changed fields."""
+        if (marks := (frozenset(invalid), frozenset(changed))) == self._marks:
             return
         self._marks = marks
         lines = []
         for field in fields:
             if field.group:
                 lines.append(Content.styled(f"  {field.group}", "bold $text-primary"))
-            state = "wrong" if field.name in wrong else "changed" if field.name in changed else "usual"
+            state = "invalid" if field.name in invalid else "changed" if field.name in changed else "default"
             sign, style = SIGNS[state]
             lines.append(Content.styled(f"{sign} {field.name}", style))
         self.update(Content("\n").join(lines))
 
 
 class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
-    """`Changed` is posted when something is typed or chosen; `mark` shows what is wrong and what differs."""
+    """Form with a field per setting. Posts `Changed` when something is typed or selected."""
 
     class Changed(Message):
-        """A field has changed; `preset_chosen` names a preset to fill the form with, "" for none."""
+        """A field has changed.
+
+        Attributes:
+            preset_chosen: Preset to fill the form with, "" for none.
+        """
 
         def __init__(self, preset_chosen: str = "") -> None:
             super().__init__()
@@ -63,7 +67,7 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         self._texts = dict(texts)
 
     def compose(self) -> ComposeResult:
-        """The names beside their fields: the preset, then every setting."""
+        """Lay out names and fields: the preset, then all settings."""
         with Horizontal(id="setup-rows"):
             yield FieldNames(id="setup-names", markup=False)
             with Vertical(id="setup-fields"):
@@ -79,35 +83,36 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         return Dropdown(options, value=text, allow_blank=False, **place)  # type: ignore[arg-type]
 
     def on_mount(self) -> None:
-        """Its name."""
+        """Set the title."""
         self.border_title = "settings"
 
     @property
     def texts(self) -> dict[str, str]:
-        """What every field says."""
+        """The text of each field."""
         return dict(self._texts)
 
     @property
     def preset_name(self) -> str:
-        """The preset that is chosen."""
+        """The selected preset."""
         return self._preset_name
 
     @property
     def focused(self) -> str:
-        """The setting whose field has the focus; "" if none has."""
+        """The setting whose field has the focus, "" if none has."""
         path = self.screen.focused.ancestors_with_self if self.screen.focused else []
         ids = (node.id or "" for node in path)
         return next((id.removeprefix("setting-") for id in ids if id.startswith("setting-")), "")
 
     def fill(self, texts: Mapping[str, str]) -> None:
-        """Puts other texts into the fields."""
+        """Replace the texts of all fields."""
         self._texts = dict(texts)
-        for name, text in texts.items():
-            self._field(name).value = text
+        for field in self._fields:
+            if field is not PRESET:
+                self._field(field.name).value = texts[field.name]
 
-    def mark(self, wrong: Set[str], changed: Set[str]) -> None:
-        """Signs before the names of the fields."""
-        self.query_one(FieldNames).mark(self._fields, wrong, changed)
+    def mark(self, invalid: Set[str], changed: Set[str]) -> None:
+        """Mark invalid and changed fields."""
+        self.query_one(FieldNames).mark(self._fields, invalid, changed)
 
     @on(Input.Changed)
     @on(Select.Changed)

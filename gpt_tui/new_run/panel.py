@@ -1,4 +1,4 @@
-"""The panel beside the set-up form: what a run with these settings would take."""
+"""Panel of the set-up screen: the estimate of the run."""
 
 from __future__ import annotations
 
@@ -8,28 +8,26 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from gpt_tui.new_run.estimate import RunEstimate, roomy, summary_rows
-from gpt_tui.shared.row_line import row_line
-from gpt_tui.shared.rows import Row
+from gpt_tui.new_run.estimate import DETAIL, RunEstimate, estimate_rows
+from gpt_tui.shared.row_rendering import render_rows
+from gpt_tui.shared.rows import Row, fit_rows
 
 LABEL_WIDTH = 11
 
 
-class SetupPanel(Widget):
-    """Shows the rows that `setup_summary` makes of what is known; long values go on below."""
+class EstimatePanel(Widget):
+    """Shows an estimate. Long values are wrapped."""
 
-    prospect: reactive[RunEstimate] = reactive(RunEstimate)
+    estimate: reactive[RunEstimate] = reactive(RunEstimate)
 
     def on_mount(self) -> None:
-        """Its name."""
-        self.border_title = "what it takes"
+        """Set the title."""
+        self.border_title = "estimate"
 
     def render(self) -> Content:
-        """The rows."""
+        """Draw the rows that fit."""
         lines = []
-        for row in roomy(summary_rows(self.prospect), self.size.height):
+        for row in fit_rows(estimate_rows(self.estimate), self.size.height, (DETAIL,)):
             parts = textwrap.wrap(row.value, max(8, self.size.width - LABEL_WIDTH), break_on_hyphens=False) or [""]
-            for number, part in enumerate(parts):
-                line = Row("" if number else row.label, part, row.tone)
-                lines.append(row_line(line, self.size.width, LABEL_WIDTH))
-        return Content("\n").join(lines)
+            lines += [Row("" if number else row.label, part, row.tone) for number, part in enumerate(parts)]
+        return render_rows(lines, self.size.width, LABEL_WIDTH)

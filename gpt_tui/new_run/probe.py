@@ -1,7 +1,6 @@
-"""Finds out, in a thread, what the set-up screen cannot compute: the tokens of a text, the time of a step,
-and what is in the folder already.
+"""Probe of the set-up screen: finds the tokens of the text, the time per step and an existing run, in a thread.
 
-One look at a time: another question ends the one before, and a timing has the machine for itself.
+A new request stops the one before it. Only one thread measures at a time.
 """
 
 from __future__ import annotations
@@ -22,44 +21,52 @@ from gpt_tui.new_run.estimate import memory_problem
 from gpt_tui.session.run_preview import existing_run
 from gpt_tui.shared.sanitize import one_line
 
-WAIT_S = 0.4  # for the typing to come to rest
+WAIT_S = 0.4  # pause in typing after which a probe starts
 
-Stopped = Callable[[], bool]
+IsStopped = Callable[[], bool]
 
 
-def timed(settings: Settings, stopped: Stopped) -> StepTime | None:
-    """`measure_step_time` on the threads that a run would have."""
+def timed(settings: Settings, stopped: IsStopped) -> StepTime | None:
+    """Measure the time per step on the threads of the run; None if stopped."""
     threads.set_threads(threads_of(settings))
     return measure_step_time(settings, stopped=stopped)
 
 
 def threads_of(settings: Settings) -> int:
-    """Threads that a run with these settings computes on."""
+    """Return the number of threads of a run with these settings."""
     return settings.threads or available_cores()
 
 
 class Probes(NamedTuple):
-    """How things are found out; tests put others in."""
+    """Functions of a probe; tests replace them.
+
+    Attributes:
+        texts: Returns the statistics of the texts.
+        time: Measures the time per step.
+        free_memory: Returns the available memory in bytes, None if unknown.
+        wait_s: Pause in typing after which a probe starts.
+        existing_run: Returns the run that a new one in a folder would replace, "" for none.
+    """
 
     texts: Callable[[Settings], CorpusStats] = read_corpus_stats
-    time: Callable[[Settings, Stopped], StepTime | None] = timed
+    time: Callable[[Settings, IsStopped], StepTime | None] = timed
     free_memory: Callable[[], int | None] = free_memory
     wait_s: float = WAIT_S
-    in_the_way: Callable[[str], str] = existing_run
+    existing_run: Callable[[str], str] = existing_run
 
 
 class FolderSeen(Message, bubble=False):
     """The models folder of request `number` was read.
 
     Attributes:
-        in_the_way: The run that a new one would replace, "" for none.
+        existing_run: The run that a new one would replace, "" for none.
     """
 
-    def __init__(self, number: int, models_dir: str, in_the_way: str) -> None:
+    def __init__(self, number: int, models_dir: str, existing_run: str) -> None:
         super().__init__()
         self.number = number
         self.models_dir = models_dir
-        self.in_the_way = in_the_way
+        self.existing_run = existing_run
 
 
 class TextsRead(Message, bubble=False):
@@ -83,55 +90,60 @@ class StepTimed(Message, bubble=False):
 
 
 class Prober:
-    """`ask` looks; what is found comes as FolderSeen, TextsRead and StepTimed with the number of the question."""
+    """Runs probes. Posts FolderSeen, TextsRead and StepTimed with the number of the request.
+
+    Args:
+        probes: Functions to call.
+        post: Receives the messages, in the thread of the probe.
+    """
 
     def __init__(self, probes: Probes, post: Callable[[Message], object]) -> None:
         self._probes = probes
         self._post = post
         self._number = 0
         self._stopped = threading.Event()
-        self._timing = threading.Lock()
+        self._timing_lock = threading.Lock()
         self._known: dict[tuple[object, ...], StepTime] = {}
 
     def known_time(self, settings: Settings) -> StepTime | None:
-        """The time of a step, where it was found out before."""
+        """Return the time per step if it was measured before."""
         return self._known.get(timing_key(settings))
 
-    def ask(self, settings: Settings) -> int:
-        """Looks at a run's folder, text and speed; the number of the question."""
+    def start(self, settings: Settings) -> int:
+        """Start a probe of a run's folder, text and speed. Returns the number of the request."""
         self.cancel()
         self._number += 1
         self._stopped = threading.Event()
-        # a daemon: the program need not wait for a pass to end
-        threading.Thread(target=self._look, args=(settings, self._number, self._stopped), daemon=True).start()
+        # a daemon thread, so that the program exits without waiting for a pass
+        threading.Thread(target=self._probe, args=(settings, self._number, self._stopped), daemon=True).start()
         return self._number
 
     def cancel(self) -> None:
-        """Ends the look that is under way, after its present pass."""
+        """Stop the probe in progress after its current pass."""
         self._stopped.set()
 
-    def _look(self, settings: Settings, number: int, stopped: threading.Event) -> None:
+    def _probe(self, settings: Settings, number: int, stopped: threading.Event) -> None:
         if stopped.wait(self._probes.wait_s):
             return
-        self._post(FolderSeen(number, settings.models_dir, self._probes.in_the_way(settings.models_dir)))
+        self._post(FolderSeen(number, settings.models_dir, self._probes.existing_run(settings.models_dir)))
         try:
             self._post(TextsRead(number, self._probes.texts(settings)))
         except (GptError, OSError) as error:
             self._post(TextsRead(number, None, one_line(str(error))))
-        words = memory_problem(estimate_memory(settings, threads_of(settings)), self._probes.free_memory())
-        if words:
-            self._post(StepTimed(number, None, words))
+        problem = memory_problem(estimate_memory(settings, threads_of(settings)), self._probes.free_memory())
+        if problem:
+            self._post(StepTimed(number, None, problem))
         elif self.known_time(settings) is None:
             self._time(settings, number, stopped)
 
     def _time(self, settings: Settings, number: int, stopped: threading.Event) -> None:
-        with self._timing:
+        with self._timing_lock:
             if stopped.is_set():
                 return
             try:
                 time = self._probes.time(settings, stopped.is_set)
             except MemoryError:
-                self._post(StepTimed(number, None, "not timed: there is not enough memory"))
+                self._post(StepTimed(number, None, "not timed: not enough memory"))
                 return
             except Exception as error:
                 self._post(StepTimed(number, None, f"not timed: {one_line(f'{type(error).__name__}: {error}', 200)}"))
@@ -142,6 +154,6 @@ class Prober:
 
 
 def timing_key(settings: Settings) -> tuple[object, ...]:
-    """What the time of a step depends on."""
+    """Return the settings that the time per step depends on."""
     shape = tuple(getattr(settings, name) for name in ModelShape.__struct_fields__)
     return (*shape, settings.batch_size, settings.micro_batch, window_length(settings), settings.threads)

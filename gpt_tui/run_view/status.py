@@ -1,27 +1,18 @@
-"""What the status panel says: a run's history and the controller's facts as rows of text. Pure."""
+"""Rows of the status panel: progress, metrics, evaluations, model and saves of a run. Does not import Textual."""
 
 from __future__ import annotations
 
 from math import isfinite
 
-from gpt_core.training.metrics import added_metrics
+from gpt_core.training.events import EvalCompleted, Event, StepCompleted
+from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.formatting import (
-    age,
-    bar,
-    duration,
-    fixed,
-    metric_value,
-    nats,
-    percent,
-    perplexity,
-    rate,
-    short,
-    size,
-    whole,
-)
-from gpt_tui.shared.rows import RULE, Row, Tone
+from gpt_tui.session.run_state import RunState, latest_value
+from gpt_tui.shared.formatting import age, bar, duration, fixed, metric_value, percent, short, size, whole
+from gpt_tui.shared.rows import RULE, Row, Tone, longest_fitting
+
+LABEL_WIDTH = 14
+BAR_MARGIN = 7  # cells of the value beside a progress bar
 
 SYMBOLS = {
     Phase.IDLE: "○", Phase.OPENING: "◌", Phase.TRAINING: "▶", Phase.PAUSING: "‖", Phase.PAUSED: "‖",
@@ -30,115 +21,137 @@ SYMBOLS = {
 
 PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", Phase.FINISHED: "good"}
 
-# rows that go first where the panel is too low for all of them
-LEAST_IMPORTANT = ("time", "tokens", "model", "memory", "best", "rate", "lr", "gradient", "patience", "accuracy")
+DROPPED_FIRST = (
+    "tokens", "memory", "model", "time", "learning rate", "best", "grad norm", "step loss", "not improved", "accuracy",
+)  # fmt: skip
 
 
-def status_rows(history: RunState, facts: SessionStatus, width: int) -> list[Row]:
-    """The rows of a panel whose values have about `width` - 10 cells, most important first."""
-    started, last = history.started, history.last
-    if started is None:
-        return [state_row(history, facts)]
-    wide = width >= 34
-    rows = [state_row(history, facts), *progress_rows(history, max(6, width - 17))]
-    rows.append(Row("tokens", short(last.tokens) if last else "0"))
-    rows.append(Row("speed", f"{short(last.tokens_per_s)} tokens/s" if last else "–"))
-    rows.append(RULE)
-    if last is None:
-        rows.append(Row("", "waiting for the first step", "dim"))
-    else:
-        rows.append(Row("loss", nats(last.loss), "plain" if isfinite(last.loss) else "bad"))
-        rows.append(Row("smoothed", f"{nats(history.curve.smoothed)}  ppl {perplexity(history.smoothed_perplexity)}"))
-        if found := history.diverging:
-            rows.append(
-                Row("", f"{fixed(history.curve.smoothed / max(found.guessing_loss, 1e-9), 1)} × guessing", "bad")
-            )
-        rows.append(
-            Row("gradient", f"{last.grad_norm:.3g} norm" + (f", {history.skipped} skipped" * bool(history.skipped)))
-        )
-        rows.append(Row("rate", rate(last.lr)))
-        rows += added_metric_rows(history)
-    rows.append(RULE)
-    rows += evaluation_rows(history, wide)
-    rows.append(RULE)
-    threads = f"{started.threads} thread{'s' * (started.threads != 1)}"
-    rows.append(Row("model", f"{short(started.parameters)}{' parameters' * wide}, {threads}"))
-    rows.append(Row("memory", size(facts.memory_bytes) if facts.memory_bytes else "unknown"))
-    rows.append(saved_row(history, facts, wide))
-    return rows
-
-
-def added_metric_rows(history: RunState) -> list[Row]:
-    """Return a row per registered metric that is not built in and has a value."""
-    latest = history.added_metrics.latest
+def status_rows(state: RunState, status: SessionStatus, width: int) -> list[Row]:
+    """Return the rows of a panel `width` cells wide."""
+    if state.started is None:
+        return [phase_row(state, status)]
+    value_width = width - LABEL_WIDTH
     return [
-        Row(added.label, metric_value(added, latest[added.name])) for added in added_metrics() if added.name in latest
+        phase_row(state, status),
+        *progress_rows(state, value_width),
+        RULE,
+        *training_rows(state, value_width),
+        RULE,
+        *evaluation_rows(state, value_width),
+        RULE,
+        model_row(state, value_width),
+        Row("memory", size(status.memory_bytes) if status.memory_bytes else "unknown"),
+        saved_row(state, status, value_width),
     ]
 
 
-def fitted(rows: list[Row], height: int) -> list[Row]:
-    """As many of the rows as fit into `height`: first the rules go, then the least important rows."""
-    if len(rows) > height:
-        rows = [row for row in rows if row != RULE]
-    for label in LEAST_IMPORTANT:
-        if len(rows) > height:
-            rows = [row for row in rows if row.label != label]
-    return rows
+def phase_row(state: RunState, status: SessionStatus) -> Row:
+    """Return the phase, during an evaluation with its progress."""
+    text = status.phase.value
+    if status.phase is Phase.EVALUATING and state.evaluating is not None:
+        text += f" {percent(state.evaluating)}"
+    return Row("state", f"{SYMBOLS[status.phase]} {text}", PHASE_TONES.get(status.phase, "plain"))
 
 
-def state_row(history: RunState, facts: SessionStatus) -> Row:
-    """The state in a word, with its sign, and for how long the run has trained."""
-    words = facts.phase.value
-    if facts.phase is Phase.EVALUATING and history.evaluating is not None:
-        words += f" {percent(history.evaluating)}"
-    return Row("state", f"{SYMBOLS[facts.phase]} {words}", PHASE_TONES.get(facts.phase, "plain"))
-
-
-def progress_rows(history: RunState, bar_width: int) -> list[Row]:
-    """Step, epoch with its bar, time spent and left."""
-    started = history.started
+def progress_rows(state: RunState, value_width: int) -> list[Row]:
+    """Return step, epoch with progress bar, elapsed time, time left, tokens."""
+    started = state.started
     assert started is not None
-    of_steps = f" of {whole(history.last_step)}" if history.last_step else ""
-    rows = [Row("step", whole(history.step) + of_steps)]
+    of_steps = f" of {whole(state.last_step)}" if state.last_step else ""
+    rows = [Row("step", whole(state.step) + of_steps)]
+    fraction = None
     if started.steps_per_epoch and started.kind == "train":
-        of_epochs = f" of {history.limits.max_epochs}" if history.limits.max_epochs else ""
-        epoch = (history.last.epoch if history.last else started.epoch) + 1
+        of_epochs = f" of {state.limits.max_epochs}" if state.limits.max_epochs else ""
+        epoch = (state.last.epoch if state.last else started.epoch) + 1
         rows.append(Row("epoch", f"{whole(epoch)}{of_epochs}"))
-        share = history.epoch_fraction
-        rows.append(Row("", f"{bar(share, bar_width)} {share * 100:3.0f}%"))
-    elif history.last_step:
-        share = min(1.0, history.step / history.last_step)
-        rows.append(Row("", f"{bar(share, bar_width)} {share * 100:3.0f}%"))
-    rows.append(Row("time", duration(history.elapsed_s)))
-    if (remaining := history.remaining_s) is not None:
-        rows.append(Row("left", duration(remaining)))
+        fraction = state.epoch_fraction
+    elif state.last_step:
+        fraction = min(1.0, state.step / state.last_step)
+    if fraction is not None:
+        rows.append(Row("", f"{bar(fraction, max(6, value_width - BAR_MARGIN))} {fraction * 100:3.0f}%"))
+    rows.append(Row("time", duration(state.elapsed_s)))
+    if (remaining := state.remaining_s) is not None:
+        rows.append(Row("time left", duration(remaining)))
+    return [*rows, Row("tokens", short(state.last.tokens) if state.last else "0")]
+
+
+def training_rows(state: RunState, value_width: int) -> list[Row]:
+    """Return the metrics of the steps, a divergence, and the number of skipped updates."""
+    if state.last is None:
+        return [Row("waiting for the first step", "")]
+    rows = metric_rows(state, StepCompleted, value_width)
+    if found := state.diverging:
+        ratio = fixed(state.curve.smoothed / max(found.guessing_loss, 1e-9), 1)
+        options = [f"{ratio} × loss of uniform guessing", f"{ratio} × uniform"]
+        rows.append(Row("diverging", longest_fitting(options, value_width), "bad"))
+    if state.skipped:
+        rows.append(Row("skipped", f"{whole(state.skipped)} update{'s' * (state.skipped != 1)}", "bad"))
     return rows
 
 
-def evaluation_rows(history: RunState, wide: bool) -> list[Row]:
-    """The last evaluation, the best one, and how much patience is left."""
-    point = history.evaluation
-    if point is None:
-        return [Row("eval", "none yet", "dim")]
-    at = f" at {whole(point.step)}" if wide else ""
-    rows = [
-        Row("eval", f"{nats(point.loss)}{at}"),
-        Row("accuracy", percent(point.accuracy)),
-        Row("bits/byte", fixed(point.bits_per_byte)),
+def metric_rows(state: RunState, event: type[Event], value_width: int) -> list[Row]:
+    """Return a row per registered metric that is read from this class of events and has a value."""
+    return [
+        metric_row(metric, value, value_width)
+        for metric in metrics()
+        if metric.event is event and (value := latest_value(state, metric)) is not None
     ]
-    if history.best.accuracy >= 0:
-        rows.append(Row("best", f"★ {percent(history.best.accuracy)} at {short(history.best.step)}"))
-    if history.limits.patience:
-        left = max(0, history.limits.patience - history.best.stale_epochs)
-        words = f"{left} of {history.limits.patience} epochs"
-        rows.append(Row("patience", words, "bad" if left <= 1 else "plain"))
+
+
+def metric_row(metric: Metric, value: float, value_width: int) -> Row:
+    """Return the row of a metric: with its unit if that fits, marked if the value is not finite."""
+    label = metric.label if len(metric.label) < LABEL_WIDTH - 1 else metric.label.replace(" per ", "/")
+    text = longest_fitting([metric_value(metric, value), metric_value(metric, value, unit=False)], value_width)
+    return Row(label, text, "plain" if isfinite(value) else "bad")
+
+
+def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
+    """Return the metrics of the last evaluation, the best one, and the state of early stopping."""
+    if state.evaluation is None:
+        return [first_evaluation_row(state, value_width)]
+    rows = metric_rows(state, EvalCompleted, value_width)
+    if state.best.accuracy >= 0:
+        best = f"★ {percent(state.best.accuracy)}"
+        rows.append(Row("best", longest_fitting([f"{best} at {short(state.best.step)}", best], value_width)))
+    if patience := state.limits.patience:
+        rows.append(early_stopping_row(patience, min(state.best.stale_epochs, patience), value_width))
     return rows
 
 
-def saved_row(history: RunState, facts: SessionStatus, wide: bool) -> Row:
-    """The last save and its age, or why the last one failed."""
-    if history.save_error:
-        return Row("saved", "✗ failed, see the log", "bad")
-    if history.saved is None:
+def early_stopping_row(patience: int, stale_epochs: int, value_width: int) -> Row:
+    """Return the number of epochs without improvement, and after how many the run stops."""
+    tone: Tone = "bad" if patience - stale_epochs <= 1 else "plain"
+    text = f"stops after {patience} epochs without improvement ({stale_epochs} so far)"
+    if len(text) <= value_width:
+        return Row("patience", text, tone)
+    return Row("not improved", f"{stale_epochs} of {patience} epochs", tone)
+
+
+def first_evaluation_row(state: RunState, value_width: int) -> Row:
+    """Return the step of the first evaluation."""
+    started = state.started
+    every = state.limits.eval_every_steps or (started.steps_per_epoch if started and started.kind == "train" else 0)
+    if not every:
+        return Row("no evaluation yet", "")
+    step = (state.step // every + 1) * every
+    options = [f"first evaluation at step {whole(step)}", f"first eval at step {whole(step)}"]
+    return Row(longest_fitting(options, value_width + LABEL_WIDTH), "")
+
+
+def model_row(state: RunState, value_width: int) -> Row:
+    """Return the size of the model and the number of threads."""
+    assert state.started is not None
+    parameters, threads = short(state.started.parameters), state.started.threads
+    counted_threads = f"{threads} thread{'s' * (threads != 1)}"
+    options = [f"{parameters} parameters, {counted_threads}", f"{parameters}, {counted_threads}", parameters]
+    return Row("model", longest_fitting(options, value_width))
+
+
+def saved_row(state: RunState, status: SessionStatus, value_width: int) -> Row:
+    """Return step and age of the last save, or that the last one failed."""
+    if state.save_error:
+        return Row("saved", longest_fitting(["✗ failed, see the log", "✗ see the log"], value_width), "bad")
+    if state.saved is None:
         return Row("saved", "not yet", "dim")
-    return Row("saved", f"{'at step ' * wide}{short(history.saved.step)}, {age(facts.now_s - history.saved.at_s)} ago")
+    step, ago = short(state.saved.step), f"{age(status.now_s - state.saved.at_s)} ago"
+    return Row("saved", longest_fitting([f"at step {step}, {ago}", f"{step}, {ago}", ago], value_width))

@@ -1,37 +1,33 @@
-"""The panel of numbers beside the charts."""
+"""Status panel beside the charts."""
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from gpt_tui.run_view.status import fitted, status_rows
+from gpt_tui.run_view.status import DROPPED_FIRST, LABEL_WIDTH, status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.row_line import LABEL_WIDTH, row_line
-from gpt_tui.shared.rows import Row
+from gpt_tui.shared.row_rendering import render_rows
+from gpt_tui.shared.rows import Row, fit_rows
 from gpt_tui.shared.titled import Titled
 
 
 class StatusPanel(Titled, Widget):
-    """Shows the rows that `run_status` makes of a history and the controller's facts."""
+    """Shows the status rows of a run that fit."""
 
-    label_width: ClassVar[int] = LABEL_WIDTH
-    history: reactive[RunState] = reactive(RunState)
-    facts: reactive[SessionStatus] = reactive(SessionStatus(Phase.IDLE))
+    state: reactive[RunState] = reactive(RunState)
+    status: reactive[SessionStatus] = reactive(SessionStatus(Phase.IDLE))
 
     def on_mount(self) -> None:
-        """Its name."""
+        """Set the title."""
         self.border_title = "run"
 
     def render(self) -> Content:
-        """The rows that fit, each its label and its value."""
-        rows = fitted(self.rows(), self.size.height)
-        return Content("\n").join(row_line(row, self.size.width, self.label_width) for row in rows)
+        """Draw the rows that fit."""
+        return render_rows(fit_rows(self.rows(), self.size.height, DROPPED_FIRST), self.size.width, LABEL_WIDTH)
 
     def rows(self) -> list[Row]:
-        """What there is to say, most important first."""
-        return status_rows(self.history, self.facts, self.size.width)
+        """Return all rows."""
+        return status_rows(self.state, self.status, self.size.width)

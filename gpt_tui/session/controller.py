@@ -26,9 +26,9 @@ from gpt_tui.session.event_buffer import Drained, EventBuffer
 from gpt_tui.session.log_replay import replay_log
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import Limits, RunState, Score
-from gpt_tui.shared.error_log import keep_traceback
+from gpt_tui.shared.error_log import log_traceback
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.shared.thread_priority import TRAINING, yield_to_others
+from gpt_tui.shared.thread_priority import TRAINING, lower_priority
 
 SAVE_POLL_S = 0.01
 
@@ -129,7 +129,7 @@ class TrainingController:
         if self.alive:
             return False
         settings = request.settings
-        limits = Limits(settings.max_epochs, settings.patience, settings.improvement_threshold)
+        limits = Limits.of(settings)
         self.request = request
         self._previous = self.run
         self.run = RunState(limits=limits)
@@ -257,7 +257,7 @@ class TrainingController:
     # -- the thread
 
     def _train(self, request: RunRequest) -> None:
-        yield_to_others(TRAINING)  # the threads of the kernels inherit the nice value
+        lower_priority(TRAINING)  # the threads of the kernels inherit the nice value
         try:
             trainer = self._open_run(request, self._opening_progressed)
             self._trainer, self._requests = trainer, trainer.requests
@@ -275,7 +275,7 @@ class TrainingController:
         except GptError as error:
             self._fail(Failure(one_line(str(error)), isinstance(error, RunExistsError)))
         except BaseException as error:
-            where = keep_traceback(self._log_path, error)
+            where = log_traceback(self._log_path, error)
             self._fail(Failure(f"{type(error).__name__}: {one_line(str(error), 200)} {where}"))
         finally:
             self._ended = True

@@ -45,18 +45,21 @@ class Curve:
     count: int = 0
 
     def extended(self, steps: Sequence[StepCompleted]) -> Curve:
-        """Return the curve with steps appended, in order."""
-        if not steps:
+        """Return the curve with the losses of steps appended, in order."""
+        return self.with_points([(step.step, step.tokens, step.elapsed_s, step.loss) for step in steps])
+
+    def with_points(self, points: Sequence[tuple[int, int, float, float]]) -> Curve:
+        """Return the curve with points (step, tokens, seconds, value) appended, in order."""
+        if not points:
             return self
-        rows = np.empty((len(steps), COLUMNS))
+        rows = np.empty((len(points), COLUMNS))
         smoothed, count = self.smoothed, self.count
-        for row, step in zip(rows, steps, strict=True):
-            loss = step.loss
+        for row, (step, tokens, elapsed_s, loss) in zip(rows, points, strict=True):
             if isfinite(loss):
                 loss = min(max(loss, -MAX_LOSS), MAX_LOSS)
                 smoothed = smooth(smoothed, loss, count)
                 count += 1
-            row[:] = (step.step, step.tokens, step.elapsed_s, loss, loss, smoothed)
+            row[:] = (step, tokens, elapsed_s, loss, loss, smoothed)
         recent = np.concatenate((self.recent, rows))[-RECENT:]
         return replace(self._filled(rows), recent=recent, smoothed=smoothed, count=count)
 

@@ -6,13 +6,14 @@ have a maximum number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import inf
 from pathlib import PurePath
 from typing import NamedTuple, TypeVar, assert_never
 
+from gpt_core.config.settings import Settings
 from gpt_core.training.events import (
     AnyEvent,
     CheckpointSaved,
@@ -30,8 +31,8 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.losses import DIVERGED_RATIO, perplexity
-from gpt_core.training.metrics import MetricValues, added_metrics
-from gpt_tui.session.curve import ELAPSED, STEP, Curve
+from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
+from gpt_tui.session.curve import ELAPSED, HIGH, STEP, Curve
 from gpt_tui.shared.formatting import fixed, nats, percent, short, whole
 from gpt_tui.shared.rows import Tone
 
@@ -108,6 +109,12 @@ class Limits(NamedTuple):
     max_epochs: int = 0
     patience: int = 0
     improvement_threshold: float = 0.0
+    eval_every_steps: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """Return the limits in the settings."""
+        return cls(*(getattr(settings, name) for name in cls._fields))
 
 
 class Score(NamedTuple):
@@ -126,7 +133,6 @@ class Score(NamedTuple):
 
 NO_LIMITS = Limits()
 NO_SCORE = Score()
-NO_VALUES = MetricValues()
 
 
 class Evaluation(NamedTuple):
@@ -214,7 +220,7 @@ class RunState:
     finished: RunFinished | None = None
     log: tuple[LogLine, ...] = ()
     logged: int = 0
-    added_metrics: MetricValues = NO_VALUES  # of the metrics that are not built in
+    added_curves: Mapping[str, Curve] = field(default_factory=dict)  # of the metrics that are not built in, by name
 
     @property
     def step(self) -> int:
@@ -268,12 +274,10 @@ class RunState:
 
 def advance_all(run: RunState, events: Sequence[AnyEvent], at_s: float = 0.0) -> RunState:
     """Return the state after events, in order. Consecutive steps are added at once, which is much cheaper."""
-    if added := added_metrics():
-        run = replace(run, added_metrics=run.added_metrics.updated(events, added))
     for are_steps, group in groupby(events, key=lambda event: isinstance(event, StepCompleted)):
         if are_steps:
             steps = [event for event in group if isinstance(event, StepCompleted)]
-            run = replace(run, last=steps[-1], curve=run.curve.extended(steps), evaluating=None)
+            run = _with_steps(run, steps)
         else:
             for event in group:
                 run = advance(run, event, at_s)
@@ -289,14 +293,14 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             begun = replace(run, started=event, finished=None, paused=False, diverged=None)
             return _logged(begun, _started_text(event), "good")
         case StepCompleted():
-            return replace(run, last=event, curve=run.curve.extended([event]), evaluating=None)
+            return _with_steps(run, [event])
         case UpdateSkipped():
             text = f"step {whole(event.step)}: update skipped, {event.reason} ({event.in_a_row} in a row)"
             return _logged(replace(run, skipped=run.skipped + 1), text, "bad")
         case EvalProgressed():
             return replace(run, evaluating=event.done / event.total if event.total else 0.0)
         case EvalCompleted():
-            return _evaluated(run, event)
+            return _with_added_metrics(_evaluated(run, event), [event])
         case SampleWritten():
             return _sampled(run, event)
         case GradientNorms():
@@ -331,9 +335,52 @@ def is_unsaved(run: RunState, models_dir: str) -> bool:
     return bool(run.save_error) or elsewhere
 
 
+def latest_value(run: RunState, metric: Metric) -> float | None:
+    """Return the latest value of a registered metric, None before the first."""
+    if metric not in BUILT_IN:
+        curve = run.added_curves.get(metric.name)
+        if curve is None:
+            return None
+        value = curve.smoothed if metric.smoothed else float(curve.recent[-1, HIGH])
+    elif metric.smoothed:
+        if run.last is None:
+            return None
+        value = run.curve.smoothed
+    else:
+        source = run.evaluation if metric.event is EvalCompleted else run.last
+        if source is None:
+            return None
+        value = metric.read(source)
+    return metric.transform(value) if metric.transform else value
+
+
 def with_log_line(run: RunState, text: str, tone: Tone = "plain") -> RunState:
     """Return the state with a log line that belongs to no event, such as an error of the controller."""
     return _logged(run, text, tone)
+
+
+def _with_steps(run: RunState, steps: Sequence[StepCompleted]) -> RunState:
+    advanced = replace(run, last=steps[-1], curve=run.curve.extended(steps), evaluating=None)
+    return _with_added_metrics(advanced, steps)
+
+
+def _with_added_metrics(run: RunState, events: Sequence[StepCompleted | EvalCompleted]) -> RunState:
+    """Append the values of the metrics that are not built in to their curves."""
+    curves = dict(run.added_curves)
+    for metric in added_metrics():
+        points = [
+            (event.step, *_place(run, event), metric.read(event)) for event in events if isinstance(event, metric.event)
+        ]
+        if points:
+            curves[metric.name] = curves.get(metric.name, Curve()).with_points(points)
+    return replace(run, added_curves=curves) if curves else run
+
+
+def _place(run: RunState, event: StepCompleted | EvalCompleted) -> tuple[int, float]:
+    """Return tokens and elapsed seconds at an event."""
+    if isinstance(event, StepCompleted):
+        return event.tokens, event.elapsed_s
+    return (run.last.tokens if run.last else 0), run.elapsed_s
 
 
 def _logged(run: RunState, text: str, tone: Tone) -> RunState:

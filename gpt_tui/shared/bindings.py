@@ -1,4 +1,4 @@
-"""The key table as Textual binds it."""
+"""Textual bindings of the key table."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from gpt_tui.shared.keymap import Key, Place, keys_of
 
 
 def bindings(*places: Place) -> list[BindingType]:
-    """The bindings of these places, for a BINDINGS."""
+    """Return the bindings of the keys of some places, for BINDINGS."""
     return [binding(key) for key in keys_of(*places)]
 
 
 def binding(key: Key) -> Binding:
-    """One key of the table."""
+    """Return the binding of a key."""
     return Binding(
         key.keys, key.action, key.label, show=key.footer, priority=key.priority, tooltip=key.help, id=key.id,
         key_display=key.display,

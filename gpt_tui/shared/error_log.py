@@ -1,4 +1,4 @@
-"""Where errors that nobody foresaw are kept whole: a text file beside the checkpoints."""
+"""Log of unexpected errors: full tracebacks in a text file next to the checkpoints."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ LOG_FILE = "gpt-tui.log"
 
 
 def log_path(models_dir: str) -> Path:
-    """The file for a models folder."""
+    """Return the path of the error log of a models folder."""
     return Path(models_dir) / LOG_FILE
 
 
-def keep_traceback(path: Path, error: BaseException) -> str:
-    """Appends an error's traceback to the file. Says where it is, in brackets, or why it is not there; never raises."""
+def log_traceback(path: Path, error: BaseException) -> str:
+    """Append the traceback of an error to the log. Never raises.
+
+    Returns:
+        Where the details are, in brackets, or why they could not be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", errors="replace") as log:

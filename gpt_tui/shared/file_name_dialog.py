@@ -1,4 +1,4 @@
-"""Asks for the name of a file."""
+"""Dialog that asks for the name of a file."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from textual.widgets import Input, Static
 
 
 class FileNameScreen(ModalScreen[str]):
-    """Returns the name that was typed, and "" for escape."""
+    """Returns the name that was typed, "" if the dialog is cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "Cancel", key_display="esc")]
 
-    def __init__(self, title: str, words: str, name: str) -> None:
+    def __init__(self, title: str, text: str, name: str) -> None:
         super().__init__()
         self._title = title
-        self._words = words
+        self._text = text
         self._name = name
 
     def compose(self) -> ComposeResult:
-        """Title, words, the name."""
+        """Compose title, text and input."""
         with Vertical(id="dialog"):
             yield Static(Content.styled(self._title, "bold"), id="dialog-title", markup=False)
-            yield Static(Content(self._words), id="dialog-question", markup=False)
+            yield Static(Content(self._text), id="dialog-question", markup=False)
             yield Input(self._name, id="file-name", compact=True, select_on_focus=False)
 
     @on(Input.Submitted)

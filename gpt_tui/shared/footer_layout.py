@@ -1,4 +1,4 @@
-"""The line of keys at the bottom of the screen: which ones fit, and where each is. Pure."""
+"""Layout of the footer: which keys fit, and their columns. Does not import Textual."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 
 class FooterKey(NamedTuple):
-    """A key that works now: `press` is Textual's name of it, `shown` the user's, `label` what it does in a word."""
+    """Active key.
+
+    Attributes:
+        press: Textual's name of the key.
+        shown: Name shown to the user.
+        label: Name of its action.
+        enabled: The action is possible now.
+    """
 
     press: str
     shown: str
@@ -16,19 +23,19 @@ class FooterKey(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Cells: a space, the key, a space, the label, a space."""
+        """Width in cells, with a space before, between and after key and label."""
         return len(self.shown) + len(self.label) + 3
 
 
 class Placed(NamedTuple):
-    """A key and the column it begins at."""
+    """Key and its first column."""
 
     column: int
     key: FooterKey
 
 
 def placed(keys: Sequence[FooterKey], last: FooterKey | None, width: int) -> list[Placed]:
-    """The keys from the left, as many as fit whole, and `last` at the right edge, which goes before any other."""
+    """Lay out as many keys as fit from the left, and `last`, which has priority, at the right edge."""
     room = width - (last.width if last else 0)
     line, column = [], 0
     for key in keys:
@@ -42,5 +49,5 @@ def placed(keys: Sequence[FooterKey], last: FooterKey | None, width: int) -> lis
 
 
 def key_at(line: Sequence[Placed], column: int) -> FooterKey | None:
-    """The key under a column."""
+    """Return the key under a column, None if there is none."""
     return next((key for start, key in line if start <= column < start + key.width), None)

@@ -1,4 +1,4 @@
-"""How numbers are written for people: short, aligned, with their units."""
+"""Formatting of numbers: short, of fixed precision, with units."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from gpt_core.training.losses import MAX_PERPLEXITY
 from gpt_core.training.metrics import Metric
 
 NOT_A_NUMBER = "–"
-MOST_DAYS = 100_000  # more are written in scientific notation
+MAX_DAYS = 100_000  # more are written in scientific notation
 
 
 def scientific(value: float) -> str:
-    """Two significant digits and an exponent: 123456789 -> 1.2e+08; at most nine characters."""
+    """Format with two significant digits and an exponent: 123456789 -> 1.2e+08. At most nine characters."""
     return f"{value:.1e}" if isfinite(value) else NOT_A_NUMBER
 
 
 def whole(number: float) -> str:
-    """1234567 -> 1,234,567, from 10^15 on 1.2e+15."""
+    """Format a count: 1234567 -> 1,234,567; from 10^15 on 1.2e+15."""
     if isinstance(number, float) and not isfinite(number):
         return NOT_A_NUMBER
     if abs(number) >= 1e300:
@@ -26,7 +26,7 @@ def whole(number: float) -> str:
 
 
 def short(number: float) -> str:
-    """Three significant digits with a suffix: 1058944 -> 1.06M, 10480 -> 10.5k, 0.25 -> 0.25."""
+    """Format with three significant digits and a suffix: 1058944 -> 1.06M, 10480 -> 10.5k, 0.25 -> 0.25."""
     if not isfinite(number):
         return NOT_A_NUMBER
     if abs(number) >= 1e15:
@@ -39,7 +39,7 @@ def short(number: float) -> str:
 
 
 def fixed(value: float, decimals: int = 3) -> str:
-    """A number with so many decimals, fewer from 100 on, so that it stays short: 2.5 -> 2.500, 654321 -> 6.5e+05."""
+    """Format with `decimals` decimals, fewer from 100 on: 2.5 -> 2.500, 123.456 -> 123.46, 654321 -> 6.5e+05."""
     if not isfinite(value):
         return "not finite"
     if abs(value) >= 1e5:
@@ -50,7 +50,7 @@ def fixed(value: float, decimals: int = 3) -> str:
 
 
 def narrow(value: float) -> str:
-    """A loss or a score for a table, in six characters: 321.40, 54,321, 1e+189; a dash if it is not finite."""
+    """Format a loss or score in at most six characters, for a table: 321.40, 54,321, 1e+189; a dash if not finite."""
     if not isfinite(value):
         return NOT_A_NUMBER
     text = fixed(value)
@@ -58,12 +58,12 @@ def narrow(value: float) -> str:
 
 
 def nats(value: float) -> str:
-    """A loss: three decimals, more when it is small."""
+    """Format a loss: three decimals, from 0.1 down three significant digits."""
     return fixed(value) if value >= 0.1 or not isfinite(value) else f"{value:.3g}"
 
 
 def perplexity(value: float) -> str:
-    """A perplexity: 2048 -> 2,048, 44.31 -> 44.3, from a million on 1.2e+06."""
+    """Format a perplexity: 2048 -> 2,048, 144.31 -> 144.3, 44.31 -> 44.31; from a million on 1.2e+06."""
     if value >= MAX_PERPLEXITY:
         return f"> {MAX_PERPLEXITY:.0e}".replace("+", "")
     if not isfinite(value):
@@ -74,27 +74,29 @@ def perplexity(value: float) -> str:
 
 
 def rate(value: float) -> str:
-    """A learning rate: 0.003 -> 3.00e-3."""
+    """Format a learning rate: 0.003 -> 3.00e-3, 1.0 -> 1.0, 0 -> 0."""
     if value == 0.0:
         return "0"
     if not isfinite(value):
         return NOT_A_NUMBER
     mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
+    return f"{mantissa}e{int(exponent)}" if int(exponent) else str(float(mantissa))
 
 
-def percent(share: float) -> str:
-    """A share of one: 0.3124 -> 31.2%."""
-    if not isfinite(share):
+def percent(fraction: float) -> str:
+    """Format a fraction as a percentage: 0.3124 -> 31.2%."""
+    if not isfinite(fraction):
         return NOT_A_NUMBER
-    return f"{share * 100:.1f}%" if abs(share) < 1e4 else f"{scientific(min(max(share, -1e300), 1e300) * 100)}%"
+    if abs(fraction) >= 1e4:
+        return f"{scientific(min(max(fraction, -1e300), 1e300) * 100)}%"
+    return f"{fraction * 100:.1f}%"
 
 
 def duration(seconds: float) -> str:
-    """The two largest units: 252 -> 4 min 12 s."""
+    """Format seconds in the two largest units: 252 -> 4 min 12 s."""
     if not isfinite(seconds):
         return NOT_A_NUMBER
-    if seconds >= MOST_DAYS * 86400:
+    if seconds >= MAX_DAYS * 86400:
         return f"{scientific(seconds / 86400)} d"
     whole_s = max(0, round(seconds))
     minutes, s = divmod(whole_s, 60)
@@ -108,20 +110,20 @@ def duration(seconds: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """The largest unit alone: 252 -> 4 min."""
+    """Format seconds in the largest unit: 252 -> 4 min."""
     return " ".join(duration(seconds).split()[:2])
 
 
 def clock(seconds: float) -> str:
-    """Elapsed time as m:ss, or h:mm:ss from an hour on."""
-    if not isfinite(seconds) or seconds >= MOST_DAYS * 86400:
+    """Format elapsed seconds as m:ss, or h:mm:ss from an hour on."""
+    if not isfinite(seconds) or seconds >= MAX_DAYS * 86400:
         return duration(seconds)
     minutes, s = divmod(max(0, int(seconds)), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{s:02}" if minutes >= 60 else f"{minutes}:{s:02}"
 
 
 def size(number: float) -> str:
-    """Bytes: 220200960 -> 220 MB."""
+    """Format a number of bytes: 220200960 -> 220 MB."""
     if not isfinite(number):
         return NOT_A_NUMBER
     if abs(number) >= 1e15:
@@ -133,15 +135,15 @@ def size(number: float) -> str:
     return f"{number:.0f} B"
 
 
-def bar(share: float, width: int) -> str:
-    """A progress bar of `width` cells in half cells: heavy where it is done, light where it is not."""
-    halves = round(min(1.0, max(0.0, share)) * width * 2)
+def bar(fraction: float, width: int) -> str:
+    """Return a progress bar of `width` cells, with a resolution of half a cell."""
+    halves = round(min(1.0, max(0.0, fraction)) * width * 2)
     return ("━" * (halves // 2) + "╸" * (halves % 2)).ljust(width, "─")
 
 
-def metric_value(metric: Metric, value: float) -> str:
-    """A value of a registered metric with its unit."""
+def metric_value(metric: Metric, value: float, *, unit: bool = True) -> str:
+    """Format a value of a registered metric."""
     formats = {
         "loss": nats, "perplexity": perplexity, "percent": percent, "fixed": fixed, "scientific": rate, "short": short,
     }  # fmt: skip
-    return f"{formats[metric.format](value)} {metric.unit}".rstrip()
+    return f"{formats[metric.format](value)} {metric.unit if unit else ''}".rstrip()

@@ -1,4 +1,4 @@
-"""Ctrl+C before there is anything to save."""
+"""Ctrl+C during startup, before there is anything to save."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def ending_at_once() -> Iterator[None]:
-    """Ctrl+C ends the process as SIGTERM does, for as long as modules are imported and settings read.
+def interrupt_exits() -> Iterator[None]:
+    """Let Ctrl+C end the process like SIGTERM while modules are imported and settings are read.
 
-    KeyboardInterrupt would come in the middle of whatever runs: one that an import swallows is lost, and the program
-    starts all the same; in msgspec, while it makes a decoder of a type, it crashes the process.
+    KeyboardInterrupt would be raised at any point: an import may swallow it, and the program starts nevertheless; in
+    msgspec, while it builds a decoder of a type, it crashes the process.
     """
     previous = signal.getsignal(signal.SIGINT)
-    if previous is not signal.default_int_handler:  # somebody has other plans, or it is ignored
+    if previous is not signal.default_int_handler:  # the caller has its own handler, or ignores the signal
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Threads that work beside the screen, which comes first."""
+"""Priority of worker threads: lower than that of the screen."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 import threading
 from contextlib import suppress
 
-TRAINING, CHECKING = 10, 15  # how nice: the screen comes before training, training before the reading of files
+TRAINING, CHECKING = 10, 15  # nice values: the screen (0) runs before training, training before reading files
 
 
-def yield_to_others(niceness: int) -> None:
-    """Lowers the priority of the calling thread and of those it begins, for good; on Linux, which has one for each."""
+def lower_priority(niceness: int) -> None:
+    """Lower the priority of the calling thread and of threads that it starts. Only on Linux: priority is per thread."""
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)

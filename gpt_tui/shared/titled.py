@@ -1,4 +1,4 @@
-"""A frame's title with a space on each side, whatever the frame."""
+"""Border titles with a space on each side, with or without corners."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from textual.content import Content
 if TYPE_CHECKING:
     from textual.widget import Widget as Framed
 else:
-    Framed = object  # a widget takes styles and focus from its first base that is a widget, which should be its own
+    Framed = object  # a widget inherits styles and focus from its first widget base, which should be its own
 
 
 class Titled(Framed):
-    """For a widget whose title keeps its distance where its border is a rule without corners, too.
+    """Mixin that pads the border title where the border has no corners. List it before the widget base.
 
-    To be named before the widget's own base. Textual leaves a space between a corner and the title, and none where
-    there is no corner, as in a low terminal.
+    Textual leaves a space between a corner and the title, but none where there is no corner, as in a low terminal.
     """
 
     _title: Content | None = None
 
     @property
     def _border_title(self) -> Content | None:
-        """What Textual draws into the upper border; asked for with each frame, so that a change of styles is seen."""
+        """Title as Textual draws it. Read with each frame, so that a change of styles takes effect."""
         if self._title is None or not self._title.cell_length:
             return self._title
         left, right = (side[0] in ("", "none") for side in (self.styles.border_left, self.styles.border_right))

@@ -1,4 +1,4 @@
-"""Where text is broken into lines, by the cells its characters take."""
+"""Line breaking by the width of characters in terminal cells."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from rich.cells import cell_len
 
 
 def line_spans(text: str, width: int) -> list[tuple[int, int]]:
-    """The (start, stop) of each line of `text` that is at most `width` cells wide: broken at line feeds and at spaces.
+    """Return (start, stop) of each line of `text`, at most `width` cells wide, broken at line feeds and spaces.
 
-    A word that is wider than a line is broken inside. The space at a break belongs to no line.
+    A word wider than a line is split. The space at a break belongs to no line.
     """
-    width = max(2, width)  # a character takes two cells at most
+    width = max(2, width)  # a character takes up to two cells
     spans = []
     start = 0
     for paragraph in text.split("\n"):
@@ -26,12 +26,12 @@ def line_spans(text: str, width: int) -> list[tuple[int, int]]:
 
 
 def fitting_stop(text: str, start: int, stop: int, width: int) -> int:
-    """How far `text[start:stop]` reaches in `width` cells, one character at least."""
+    """Return the end of the part of `text[start:stop]` that fits into `width` cells: at least one character."""
     while stop > start + 1 and (cells := cell_len(text[start:stop])) > width:
         stop = max(start + 1, stop - max(1, (cells - width) // 2))
     return stop
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """The lines of `text`, each at most `width` cells wide."""
+    """Return the lines of `text`, each at most `width` cells wide."""
     return [text[start:stop] for start, stop in line_spans(text, width)]

@@ -12,7 +12,7 @@ from textual.widget import Widget
 from textual.widgets import ContentSwitcher, Tabs
 
 from gpt_core.config.settings import Settings
-from gpt_tui.charts.view import LEAST_REDRAW_S
+from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.phase import Phase
@@ -92,7 +92,7 @@ class MainScreen(Screen[None]):
             self.train.show(run, status, at_once=at_once)
         if self.tab == "train" and run.started is not None:
             header.show_model(run_name(run.started))
-        if at_once or status.now_s - self._header_drawn_s >= LEAST_REDRAW_S:
+        if at_once or status.now_s - self._header_drawn_s >= MIN_REDRAW_S:
             self._header_drawn_s = status.now_s
             header.show_state(status.phase, f"step {whole(run.step)}" if run.started else "")
         self.chat.follow(live=controller.live_model() is not None, saved=run.saved)

@@ -1,4 +1,4 @@
-"""What the set-up screen finds out, without a text or a model: always the same, at once."""
+"""Probes of the set-up screen with fixed results and without delay."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from gpt_core.model.flops import step_flops
 from gpt_tui.new_run.probe import Probes
 
 FREE_BYTES = 4_000_000_000
-OPERATIONS_A_SECOND = 150e9
+FLOPS_PER_S = 150e9
 
 
 def fake_texts(_settings: Settings) -> CorpusStats:
-    """A novel and a half."""
+    """Return fixed statistics."""
     return CorpusStats(Path("data/raw/train.en"), 3_558_180, Path("data/test/eval.en"), 1_205_806, 158_209, True)
 
 
 def fake_time(settings: Settings, _stopped: Callable[[], bool]) -> StepTime:
-    """By the operations."""
-    seconds = step_flops(settings.shape, settings.batch_size, window_length(settings)).total / OPERATIONS_A_SECOND
+    """Return a time in proportion to the FLOPs of a step."""
+    seconds = step_flops(settings.shape, settings.batch_size, window_length(settings)).total / FLOPS_PER_S
     return StepTime(seconds, seconds / 50)
 
 
 def fake_probes(**others: object) -> Probes:
-    """All of it; `others` are put in the places of their names."""
+    """Return fake probes; `others` replace those of their names."""
     return Probes(fake_texts, fake_time, lambda: FREE_BYTES, 0.0)._replace(**others)

@@ -1,4 +1,4 @@
-"""The set-up screen in the app: what is typed is checked and weighed up, saved, and started."""
+"""Set-up screen in the app: validation, estimate, saving, start."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gpt_core.config.presets import preset
 from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import Settings
 from gpt_core.errors import RunExistsError
-from gpt_tui.new_run.estimate import asking_first, ready_words
-from gpt_tui.new_run.panel import SetupPanel
+from gpt_tui.new_run.estimate import existing_run_note, ready_note
+from gpt_tui.new_run.panel import EstimatePanel
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.phase import Phase
 from gpt_tui.shell.help import HelpScreen
@@ -35,12 +35,12 @@ SIZES = [(80, 24), (120, 40)]
 
 @asynccontextmanager
 async def set_up(folder: Path, **options: object) -> AsyncIterator[AppBench]:
-    """The app with the set-up screen open, and its first timing done."""
+    """Run the app with the set-up screen open."""
     async with running_app(folder, **options) as bench:  # type: ignore[arg-type]
-        await bench.until_seen("to set up another model")
+        await bench.until_seen("Change model, text or learning rate")
         await bench.pilot.press("u")
         await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
-        await bench.until(lambda: bench.app.screen.is_mounted and bool(bench.app.screen.query(SetupPanel)))
+        await bench.until(lambda: bench.app.screen.is_mounted and bool(bench.app.screen.query(EstimatePanel)))
         yield bench
 
 
@@ -62,14 +62,14 @@ async def choose(bench: AppBench, name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("by", [pytest.param("key", marks=pytest.mark.essential), "button"])
-async def test_what_is_typed_is_what_starts(tmp_path: Path, by: str):
+async def test_the_typed_settings_are_started(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
-        await bench.until_seen("to set up another model")
+        await bench.until_seen("Change model, text or learning rate")
         if by == "key":
             await bench.pilot.press("u")
         else:
             assert await bench.pilot.click("#button-setup")
-        await bench.until_seen("what it takes")
+        await bench.until_seen("estimate")
         await type_in(bench, "layers", "6")
         if by == "key":
             await bench.pilot.press("ctrl+t")
@@ -83,7 +83,7 @@ async def test_what_is_typed_is_what_starts(tmp_path: Path, by: str):
         await bench.until_phase(Phase.STOPPED)
 
 
-async def test_a_run_of_the_presets_shape_keeps_its_name(tmp_path: Path):
+async def test_a_run_with_the_shape_of_a_preset_has_its_name(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await choose(bench, "preset", "micro")
         await bench.pilot.press("ctrl+t")
@@ -93,7 +93,7 @@ async def test_a_run_of_the_presets_shape_keeps_its_name(tmp_path: Path):
         assert request.settings.models_dir == str(tmp_path)
 
 
-async def test_chat_and_checkpoints_follow_to_another_folder(tmp_path: Path):
+async def test_chat_and_checkpoints_use_the_folder_of_the_new_run(tmp_path: Path):
     folder = str(tmp_path / "other")
     async with set_up(tmp_path) as bench:
         await type_in(bench, "models_dir", folder)
@@ -104,28 +104,28 @@ async def test_chat_and_checkpoints_follow_to_another_folder(tmp_path: Path):
         assert bench.app.main.query_one(CheckpointsTab)._models_dir == folder
 
 
-async def test_a_run_that_is_there_already_is_told_before_a_start_asks(tmp_path: Path):
+async def test_an_existing_run_is_shown_before_the_start_asks(tmp_path: Path):
     saved_model(tmp_path, "latest", 1200, seed=1)
     async with set_up(tmp_path, size=(120, 40)) as bench:
         await bench.until_seen("• ready, asks first")
-        assert f"• Start asks first: {tmp_path}/"[:60] in bench.text()
+        assert f"• {tmp_path}/"[:60] in bench.text()
         await type_in(bench, "models_dir", str(tmp_path / "new"))
         await bench.until_seen("✓ ready to start")
         assert "asks first" not in bench.text()
 
 
-def test_what_is_there_and_what_to_do_is_one_line():
-    words = asking_first("models", "a run at step 1,200")
-    assert words == "• Start asks first: models/ has a run at step 1,200; or name another folder."
-    assert asking_first("models", "") == ""
-    assert ready_words(2, asks=True) == "✗ 2 fields to put right"
+def test_an_existing_run_and_what_to_do_are_one_line():
+    words = existing_run_note("models", "a run at step 1,200")
+    assert words == "• models/ has a run at step 1,200. Start asks first; or enter another models_dir."
+    assert existing_run_note("models", "") == ""
+    assert ready_note(2, asks=True) == "✗ 2 invalid fields"
 
 
-async def test_a_wrong_field_is_told_at_once_and_nothing_can_start(tmp_path: Path):
+async def test_an_invalid_field_is_shown_at_once_and_nothing_can_start(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "num_heads", "5")
         await bench.until_seen("✗ num_heads: got 5, expected a divisor of d_model (128); nearest: 4 or 8")
-        assert "✗ 1 field to put right" in bench.text()
+        assert "✗ 1 invalid field" in bench.text()
         assert "✗ num_heads" in bench.text()
         assert bench.app.screen.query_one("#button-begin_run").disabled
         await bench.pilot.press("ctrl+t")
@@ -138,49 +138,49 @@ async def test_a_wrong_field_is_told_at_once_and_nothing_can_start(tmp_path: Pat
         assert "• num_heads" in bench.text()
 
 
-async def test_a_file_that_is_not_there_is_told(tmp_path: Path):
+async def test_a_missing_file_is_shown(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "train_file", "nowhere.en")
-        await bench.until_seen("✗ train_file: there is no such file; wanted a text file")
+        await bench.until_seen("✗ train_file: no such file; expected a text file")
 
 
-async def test_a_preset_fills_the_fields_and_the_panel_follows(tmp_path: Path):
+async def test_a_preset_sets_the_fields_and_updates_the_estimate(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await bench.until_seen("1,194,752")
         await type_in(bench, "layers", "6")
         await bench.until_seen("1,591,296")
-        await bench.until_seen("• 1 not as in nano")
+        await bench.until_seen("• 1 changed from nano")
         await choose(bench, "preset", "mini")
         await bench.until_seen("57,482,752")
         assert field(bench, "layers").value == "8"
-        assert "not as in" not in bench.text()
-        await bench.until_seen("an epoch   53 min")
+        assert "changed from" not in bench.text()
+        await bench.until_seen("per epoch  53 min")
 
 
-async def test_the_keyboard_goes_through_the_fields_and_opens_what_can_be_chosen(tmp_path: Path):
+async def test_keys_move_between_fields_and_open_menus(tmp_path: Path):
     async with set_up(tmp_path) as bench:
-        await bench.until_seen("preset: fills in all fields")
+        await bench.until_seen("preset: sets all fields")
         await bench.pilot.press("enter", "down", "down", "enter")
         await bench.until_seen("57,482,752")
         await bench.pilot.press("down")
         await bench.until_seen("d_model: channels of the residual stream (C)")
-        assert "at least 1 and at most 65536; mini has 768" in bench.text()
+        assert "at least 1 and at most 65536; mini: 768" in bench.text()
         await bench.pilot.press("up")
-        await bench.until_seen("preset: fills in all fields")
+        await bench.until_seen("preset: sets all fields")
 
 
-async def test_escape_keeps_what_was_typed_for_the_next_time(tmp_path: Path):
+async def test_escape_saves_the_form_for_the_next_time(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "layers", "x")
         await bench.pilot.press("escape")
-        await bench.until_seen("to set up another model")
+        await bench.until_seen("Change model, text or learning rate")
         assert bench.app.main.train.settings.layers == 4
         await bench.pilot.press("u")
-        await bench.until_seen("✗ 1 field to put right")
+        await bench.until_seen("✗ 1 invalid field")
         assert field(bench, "layers").value == "x"
 
 
-async def test_what_is_saved_starts_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_saved_config_file_starts_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     async with set_up(tmp_path) as bench:
         await type_in(bench, "layers", "6")
@@ -208,7 +208,7 @@ async def test_a_file_name_below_an_unknown_home_is_refused_and_nothing_is_writt
 
 
 @pytest.mark.parametrize(("key", "is_replaced"), [("r", True), ("escape", False)])
-async def test_a_file_is_replaced_only_after_a_question(
+async def test_an_existing_file_is_replaced_only_after_confirmation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, is_replaced: bool
 ):
     monkeypatch.chdir(tmp_path)
@@ -217,13 +217,13 @@ async def test_a_file_is_replaced_only_after_a_question(
         await bench.pilot.press("ctrl+s")
         await bench.until_seen("Save as a config file")
         await bench.pilot.press("enter")
-        await bench.until_seen("gpt-tui.toml is there already.")
+        await bench.until_seen("gpt-tui.toml already exists.")
         await bench.pilot.press(key)
         await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
         await bench.until(lambda: (Path("gpt-tui.toml").read_text() == "mine") is not is_replaced)
 
 
-async def test_a_timing_ends_when_a_run_starts_and_when_the_screen_is_left(tmp_path: Path):
+async def test_a_measurement_stops_when_a_run_starts_or_the_screen_is_left(tmp_path: Path):
     ended: list[int] = []
 
     def endless(settings: Settings, stopped: Callable[[], bool]) -> StepTime | None:
@@ -246,7 +246,7 @@ async def test_a_timing_ends_when_a_run_starts_and_when_the_screen_is_left(tmp_p
         await bench.until_step(1)
 
 
-async def test_set_up_cannot_be_opened_during_a_run_and_tabs_not_from_set_up(tmp_path: Path):
+async def test_set_up_cannot_be_opened_during_a_run_nor_tabs_from_set_up(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(5)
         await bench.pilot.press("u")
@@ -260,7 +260,7 @@ async def test_set_up_cannot_be_opened_during_a_run_and_tabs_not_from_set_up(tmp
         assert bench.app.main.tab == "train"
 
 
-async def test_another_run_in_the_folder_is_asked_about_as_ever(tmp_path: Path):
+async def test_starting_in_a_folder_with_a_run_asks_first(tmp_path: Path):
     async with set_up(tmp_path, opener=FakeOpen(error=RunExistsError("models holds another run"))) as bench:
         await type_in(bench, "layers", "6")
         await bench.pilot.press("ctrl+t")
@@ -270,17 +270,17 @@ async def test_another_run_in_the_folder_is_asked_about_as_ever(tmp_path: Path):
         assert bench.opener.requests[-1].settings.layers == 6
 
 
-async def test_help_and_palette_are_about_set_up(tmp_path: Path):
+async def test_help_and_palette_list_the_keys_of_set_up(tmp_path: Path):
     async with set_up(tmp_path, size=(120, 40)) as bench:
         commands = {command.title for command in bench.app.get_system_commands(bench.app.screen)}
         assert {"Save as file", "Back", "Help"} <= commands
         assert "Pause" not in commands
         await bench.pilot.press("f1")
         await bench.until(lambda: isinstance(bench.app.screen, HelpScreen))
-        await bench.until_seen("Every setting of a run, each checked as it is typed")
+        await bench.until_seen("All settings of a run, checked as you type")
         assert "Save as a config file" in bench.text()
         await bench.pilot.press("escape", "escape")
-        await bench.until_seen("to set up another model")
+        await bench.until_seen("Change model, text or learning rate")
         assert "Set up" in {command.title for command in bench.app.get_system_commands(bench.app.screen)}
 
 
@@ -296,8 +296,8 @@ async def test_quitting_works_from_set_up(tmp_path: Path):
 
 
 async def settled(bench: AppBench) -> None:
-    """What was found out is shown, and no cursor blinks."""
-    await bench.until_seen("an epoch")
+    """Wait for the estimate, and stop the cursors from blinking."""
+    await bench.until_seen("per epoch")
     for box in bench.app.screen.query(Input):
         box.cursor_blink = False
     await bench.settled()
@@ -305,8 +305,9 @@ async def settled(bench: AppBench) -> None:
 
 @pytest.mark.usefixtures("fixed_activation_memory")
 @pytest.mark.parametrize("size", SIZES)
-async def test_set_up_looks_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int],
-                                      snapshot: Snapshot):  # fmt: skip
+async def test_set_up_matches_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], snapshot: Snapshot
+):
     monkeypatch.chdir(tmp_path)
     async with set_up(Path("models"), size=size) as bench:
         await settled(bench)
@@ -315,21 +316,23 @@ async def test_set_up_looks_as_it_did(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("fixed_activation_memory")
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_wrong_field_looks_as_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int],
-                                             snapshot: Snapshot):  # fmt: skip
+async def test_an_invalid_field_matches_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], snapshot: Snapshot
+):
     monkeypatch.chdir(tmp_path)
     async with set_up(Path("models"), size=size) as bench:
         await settled(bench)
         await type_in(bench, "layers", "6")
         await type_in(bench, "num_heads", "5")
-        await bench.until_seen("✗ 1 field")
+        await bench.until_seen("✗ 1 invalid field")
         await bench.settled()
         snapshot(bench.app, f"setup-wrong-{size[0]}x{size[1]}")
 
 
 @pytest.mark.usefixtures("fixed_activation_memory")
-async def test_set_up_looks_as_it_did_in_a_light_theme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                       snapshot: Snapshot):  # fmt: skip
+async def test_set_up_in_a_light_theme_matches_its_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot
+):
     monkeypatch.chdir(tmp_path)
     async with set_up(Path("models"), size=(120, 40)) as bench:
         bench.app.theme = "textual-light"
@@ -341,13 +344,13 @@ async def test_set_up_looks_as_it_did_in_a_light_theme(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 5), (79, 10), (300, 100)])
-async def test_no_size_is_too_odd(tmp_path: Path, size: tuple[int, int]):
+async def test_any_terminal_size_works(tmp_path: Path, size: tuple[int, int]):
     async with set_up(tmp_path) as bench:
         await bench.pilot.resize_terminal(*size)
         await bench.pilot.pause(0.1)
         await bench.pilot.press("down", "down", "7")
         await bench.pilot.resize_terminal(80, 24)
-        await bench.until_seen("what it takes")
+        await bench.until_seen("estimate")
 
 
 async def test_a_screenshot_is_saved_in_the_working_folder_where_there_is_no_home_folder(

@@ -6,11 +6,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from gpt_tui.charts.axes import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks, y_axis
 from gpt_tui.charts.raster import BEST, EVAL, RAW, SMOOTHED, raster
-from gpt_tui.charts.series import Range, chart_series, nearest_row, whole_range
-from gpt_tui.charts.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
+from gpt_tui.charts.series import Range, chart_series, full_range, nearest_row
 from gpt_tui.charts.view import ChartView
-from gpt_tui.charts.y_axis import y_scale
 from gpt_tui.session.run_state import RunState, advance
 from tests.tui.samples import scored, step, trained
 
@@ -139,8 +138,8 @@ def test_the_readout_takes_the_nearest_point():
 
 
 def test_a_run_of_one_step_has_an_axis():
-    assert whole_range(trained(1), "steps").span > 0
-    assert whole_range(advance(RunState(), step(7)), "tokens").span > 0
+    assert full_range(trained(1), "steps").span > 0
+    assert full_range(advance(RunState(), step(7)), "tokens").span > 0
 
 
 @pytest.mark.parametrize(
@@ -172,6 +171,6 @@ def test_degenerate_ranges_have_ticks_too():
 
 def test_a_scale_is_as_wide_as_its_widest_label():
     series, _ = drawn(trained(1000), "perplexity")
-    scale = y_scale(series, 12)
+    scale = y_axis(series, 12)
     assert len(scale.ticks) == len(scale.labels) > 2
     assert scale.width == max(map(len, scale.labels))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_tui.shared.thread_priority import yield_to_others
+from gpt_tui.shared.thread_priority import lower_priority
 from gpt_tui.tabs.checkpoints.files import (
     CheckpointFile,
     FolderContents,
@@ -155,7 +155,7 @@ def test_a_stopped_verification_ends_without_a_report(tmp_path: Path):
 def test_a_verification_lowers_only_its_own_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if not hasattr(os, "getpriority") or not os.path.exists("/proc/self/task"):
         pytest.skip("threads have no individual priority on this system")
-    monkeypatch.setattr("gpt_tui.tabs.checkpoints.files.yield_to_others", yield_to_others)
+    monkeypatch.setattr("gpt_tui.tabs.checkpoints.files.lower_priority", lower_priority)
     before = os.getpriority(os.PRIO_PROCESS, 0)
     seen: list[int] = []
     path = save(tmp_path / "ckpt_latest.safetensors", 1)

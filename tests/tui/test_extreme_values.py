@@ -17,14 +17,13 @@ import pytest
 from textual.app import App, ComposeResult
 
 from gpt_core.training.events import EvalCompleted, GradientNorms, RunFinished, StepCompleted, UpdateSkipped, to_json
+from gpt_tui.charts.axes import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks, y_axis
 from gpt_tui.charts.labels import legend, readout, title
-from gpt_tui.charts.overlay import QUANTITIES, NamedRun, overlay_raster, overlay_series, value_at, whole_of
+from gpt_tui.charts.overlay import QUANTITIES, NamedRun, combined_range, overlay_raster, overlay_series, value_at
 from gpt_tui.charts.raster import raster
 from gpt_tui.charts.run_charts import RunCharts
-from gpt_tui.charts.series import chart_series, whole_range
-from gpt_tui.charts.ticks import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks
-from gpt_tui.charts.view import AXES, ChartView
-from gpt_tui.charts.y_axis import y_scale
+from gpt_tui.charts.series import chart_series, full_range
+from gpt_tui.charts.view import AXES, Y_RANGES, ChartView
 from gpt_tui.headless.event_text import figures, news, steps_line
 from gpt_tui.run_view.status import status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
@@ -96,9 +95,9 @@ def history_of(series: Series) -> RunState:
 
 def views(history: RunState) -> Iterator[ChartView]:
     """On all axes and scales: the whole, the end and the middle of it close up, with a cursor."""
-    for axis, log, reach in itertools.product(AXES, (False, True), ("suited", "all", "close")):
-        whole = whole_range(history, axis)
-        view = ChartView(axis=axis, log=log, reach=reach).with_cursor_moved(-0.3, whole)
+    for axis, log, y_range in itertools.product(AXES, (False, True), Y_RANGES):
+        whole = full_range(history, axis)
+        view = ChartView(axis=axis, log=log, y_range=y_range).with_cursor_moved(-0.3, whole)
         yield view
         yield view.zoomed(1e-9, whole)
         yield view.zoomed(0.01, whole, around=whole.low + whole.span / 3)
@@ -115,16 +114,16 @@ def warnings_are_errors() -> Iterator[None]:
 def test_every_series_is_drawn_at_every_size_and_scale_with_short_labels(name: str, series: Series) -> None:
     history = history_of(series)
     for view, (columns, rows) in itertools.product(views(history), SIZES if len(series) < 1000 else SIZES[3:4]):
-        window = view.window(whole_range(history, view.axis))
+        window = view.window(full_range(history, view.axis))
         assert window.low < window.high
         for metric in ("loss", "perplexity"):
             drawn = chart_series(
                 history, metric, view.axis, columns=columns * 2, log=view.log, window=window,
-                close=view.is_close(metric),
+                tight=view.is_tight(metric),
             )  # fmt: skip
             assert drawn is not None
             assert -math.inf < drawn.y_range.low < drawn.y_range.high < math.inf
-            scale = y_scale(drawn, rows)
+            scale = y_axis(drawn, rows)
             assert len(scale.ticks) == len(scale.labels)
             assert len(set(scale.labels)) == len(scale.labels) <= 25
             assert scale.width <= 12
@@ -135,11 +134,11 @@ def test_every_series_is_drawn_at_every_size_and_scale_with_short_labels(name: s
 @pytest.mark.parametrize(("name", "series"), [pytest.param(*each, id=each[0]) for each in all_series()])
 def test_runs_of_every_series_are_laid_over_each_other(name: str, series: Series) -> None:
     runs = [NamedRun(1, "a", history_of(series)), NamedRun(2, "b", history_of(along_an_axis([3.0, 2.0, 1.0])))]
-    for view, quantity in itertools.product(views(runs[0].history), QUANTITIES):
-        window = view.window(whole_of(runs, view.axis))
+    for view, quantity in itertools.product(views(runs[0].state), QUANTITIES):
+        window = view.window(combined_range(runs, view.axis))
         drawn = overlay_series(runs, quantity, view.axis, columns=80, log=view.log, window=window)
         if drawn is not None:
-            scale = y_scale(drawn, 10)
+            scale = y_axis(drawn, 10)
             assert scale.width <= 12
             assert overlay_raster(drawn, 40, 10, grid=scale.ticks, cursor=view.cursor).layers.shape == (10, 40)
         value_at(runs[0], quantity, view.axis, view.cursor)

@@ -14,12 +14,12 @@ from gpt_core.config.settings import Settings
 from gpt_tui.app.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
-    MOST_LAID_OVER,
+    MAX_RUNS,
     NamedRun,
+    combined_range,
     overlay_raster,
     overlay_series,
     value_at,
-    whole_of,
 )  # fmt: skip
 from gpt_tui.charts.series import Range
 from gpt_tui.session.run_state import RunState, advance_all
@@ -46,19 +46,19 @@ def run(number: int, steps: int = 200, **options: object) -> NamedRun:
 
 
 def drawn(runs: list[NamedRun], quantity: str = "loss", window: Range | None = None, log: bool = False):  # type: ignore[no-untyped-def]
-    whole = window or whole_of(runs, "steps")
+    whole = window or combined_range(runs, "steps")
     series = overlay_series(runs, quantity, "steps", columns=160, log=log, window=whole)  # type: ignore[arg-type]
     return series, overlay_raster(series, 80, 20, grid=[]) if series else None
 
 
 def test_the_axes_cover_all_runs() -> None:
     runs = [run(1, 100), run(2, 300)]
-    assert whole_of(runs, "steps") == Range(1.0, 300.0)
-    assert whole_of(runs, "time") == Range(0.1, 30.0)
-    assert whole_of([], "steps") == Range(0.0, 1.0)
+    assert combined_range(runs, "steps") == Range(1.0, 300.0)
+    assert combined_range(runs, "time") == Range(0.1, 30.0)
+    assert combined_range([], "steps") == Range(0.0, 1.0)
     series, _ = drawn(runs, log=True)
     for each in runs:
-        smoothed = each.history.curve.rows()[:, -1]
+        smoothed = each.state.curve.rows()[:, -1]
         assert series.y_range.low <= smoothed.min()
         assert smoothed.max() <= series.y_range.high
 
@@ -66,15 +66,15 @@ def test_the_axes_cover_all_runs() -> None:
 def test_a_linear_scale_zooms_in_on_the_ends_of_the_lines() -> None:
     runs = [run(1, 400), run(2, 400)]
     series, _ = drawn(runs)
-    ends = [each.history.curve.smoothed for each in runs]
+    ends = [each.state.curve.smoothed for each in runs]
     assert series.y_range.low <= min(ends) <= max(ends) <= series.y_range.high
-    assert series.y_range.high < max(each.history.curve.rows()[0, -1] for each in runs)
+    assert series.y_range.high < max(each.state.curve.rows()[0, -1] for each in runs)
 
 
 @pytest.mark.parametrize("quantity", ["loss", "perplexity", "bits per byte"])
 @pytest.mark.parametrize("log", [False, True])
 def test_each_run_has_a_line_labelled_with_its_number(quantity: str, log: bool) -> None:
-    runs = [run(number, 100 + 40 * number, rate=40.0 * number) for number in range(1, MOST_LAID_OVER + 1)]
+    runs = [run(number, 100 + 40 * number, rate=40.0 * number) for number in range(1, MAX_RUNS + 1)]
     _, picture = drawn(runs, quantity, log=log)
     for each in runs:
         where = picture.layers == FIRST_RUN_LAYER - 1 + each.number
@@ -83,7 +83,7 @@ def test_each_run_has_a_line_labelled_with_its_number(quantity: str, log: bool) 
 
 
 def test_numbers_of_runs_that_end_together_do_not_touch() -> None:
-    runs = [NamedRun(number, "", run(1).history) for number in range(1, MOST_LAID_OVER + 1)]
+    runs = [NamedRun(number, "", run(1).state) for number in range(1, MAX_RUNS + 1)]
     _, picture = drawn(runs)
     numbers = (picture.characters >= ord("1")) & (picture.characters <= ord("8"))
     assert set(picture.characters[numbers]) == {ord(str(number)) for number in range(1, 9)}
@@ -113,17 +113,17 @@ def test_the_legend_reads_each_run_where_it_has_a_point() -> None:
     short, long = run(1, 50), run(2, 300)
     assert value_at(short, "loss", "steps", 200.0) is None
     assert value_at(long, "loss", "steps", 200.0) == pytest.approx(3.5, abs=0.4)
-    assert value_at(short, "loss", "steps", None) == short.history.curve.smoothed
+    assert value_at(short, "loss", "steps", None) == short.state.curve.smoothed
     assert value_at(long, "bits per byte", "steps", 120.0) == pytest.approx((3.0 + 4.0 * math.exp(-1)) / 2)
     assert value_at(long, "bits per byte", "steps", 20.0) is None
-    assert value_at(long, "perplexity", "steps", None) == math.exp(long.history.curve.smoothed)
+    assert value_at(long, "perplexity", "steps", None) == math.exp(long.state.curve.smoothed)
     assert place_of([short, long], "steps", 120.2) == "at step 120"
     assert place_of([short, long], "time", 65.0) == "at 1:05"
     assert place_of([short, long], "steps", None) == "at the end"
 
 
 def test_the_legend_lists_all_runs_first_and_details_if_they_fit() -> None:
-    runs = [run(number) for number in range(1, MOST_LAID_OVER + 1)]
+    runs = [run(number) for number in range(1, MAX_RUNS + 1)]
     details = ["attn_lr 0.003"] * len(runs)
     low = legend(runs, details, "loss", "steps", None, width=26, height=8)
     assert [line.number for line in low] == list(range(1, 9))
@@ -198,17 +198,17 @@ def test_the_status_of_a_crashed_run_says_so_and_has_no_time_left() -> None:
     dead = RunInfo(Path("models"), RunStatus.CRASHED, started(), 50)
     rows = log_rows(dead, history, 0.0, 40)
     assert CRASHED_TEXT in " ".join(row.value for row in rows)
-    assert "left" not in {row.label for row in rows}
+    assert "time left" not in {row.label for row in rows}
     live = dead._replace(status=RunStatus.LIVE, pid=4711)
     rows = log_rows(live, history, 0.0, 40)
-    assert {"left", "process"} <= {row.label for row in rows}
+    assert {"time left", "process"} <= {row.label for row in rows}
     assert ("status", "▶ following live") in {(row.label, row.value) for row in rows}
     assert ("process", "PID 4711") in {(row.label, row.value) for row in rows}
 
 
 def test_each_theme_has_a_colour_for_each_run() -> None:
-    assert len(set(RUNS_ON_DARK)) == len(set(RUNS_ON_LIGHT)) == MOST_LAID_OVER
-    assert set(run_colours(dark=True)) == {f"run-{number}" for number in range(1, MOST_LAID_OVER + 1)}
+    assert len(set(RUNS_ON_DARK)) == len(set(RUNS_ON_LIGHT)) == MAX_RUNS
+    assert set(run_colours(dark=True)) == {f"run-{number}" for number in range(1, MAX_RUNS + 1)}
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ async def test_three_runs_look_as_in_the_snapshot(size: tuple[int, int], theme: 
         await go_there(bench, "600 of 600")
         await bench.pilot.press("space", "down", "space", "down", "space")
         await bench.until(lambda: sum("⠒⠒" in line for line in bench.text().splitlines()) >= 3)
-        await bench.until(lambda: all(run.history.step for run in bench.app.main.query_one(CompareCharts)._runs))
+        await bench.until(lambda: all(run.state.step for run in bench.app.main.query_one(CompareCharts)._runs))
         await bench.settled()
         snapshot(bench.app, f"runs-three-{size[0]}x{size[1]}" + ("-light" if theme != "gpt-night" else ""))
 

@@ -1,4 +1,4 @@
-"""The fields of the set-up screen, what they mean, what it would take, and the file: no screen in sight."""
+"""Set-up screen without an app: fields, estimate, config file, probe."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import fields, groups
 from gpt_core.errors import ConfigError, CorpusError
-from gpt_tui.new_run.estimate import READING, TIMING, RunEstimate, roomy, step_time, summary_rows, text_still_holds
+from gpt_tui.new_run.estimate import DETAIL, READING, TIMING, RunEstimate, estimate_rows, same_texts, step_time
 from gpt_tui.new_run.fields import (
     GROUP_ORDER,
-    KEPT,
+    INDEPENDENT,
     changed,
-    check,
     explanation,
     named_preset,
     setup_fields,
     texts_of,
+    validate,
     with_preset,
 )
 from gpt_tui.new_run.files import path_problem, save_config
 from gpt_tui.new_run.probe import Prober, Probes, StepTimed, TextsRead
+from gpt_tui.shared.rows import fit_rows
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_probes import fake_probes, fake_texts, fake_time
 
@@ -44,13 +45,13 @@ def no_problem(_name: str, _path: str) -> str:
 
 
 def problems_of(**texts: str) -> dict[str, str]:
-    return check(texts_of(NANO) | texts, no_problem).problems
+    return validate(texts_of(NANO) | texts, no_problem).problems
 
 
 # ---- fields
 
 
-def test_every_setting_with_a_choice_is_a_field_once_and_the_shape_comes_first():
+def test_every_setting_with_a_choice_is_a_field_and_the_shape_is_first():
     names = [field.name for field in setup_fields()]
     assert sorted(names) == sorted(set(fields()) - {"optimizer"})
     assert names[:6] == ["d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers"]
@@ -58,17 +59,17 @@ def test_every_setting_with_a_choice_is_a_field_once_and_the_shape_comes_first()
     assert {field.name: field.choices for field in setup_fields()}["document"] == ("file", "line", "paragraph")
 
 
-def test_names_and_titles_fit_into_their_column_a_line_each():
+def test_names_and_titles_fit_into_their_column():
     assert set(GROUP_ORDER) == set(groups())
     assert max(len(words) for field in setup_fields() for words in (field.name, field.group)) <= 22
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_texts_of_a_preset_mean_the_preset(name: str):
-    assert check(texts_of(preset(name)), no_problem) == (preset(name), {})
+def test_the_texts_of_a_preset_parse_to_the_preset(name: str):
+    assert validate(texts_of(preset(name)), no_problem) == (preset(name), {})
 
 
-def test_numbers_are_written_as_people_type_them():
+def test_numbers_are_formatted_as_typed():
     texts = texts_of(NANO)
     assert (texts["attn_lr"], texts["adam_eps"], texts["save_every_minutes"], texts["debug"]) == (
         "0.003", "1e-08", "5", "false",
@@ -90,7 +91,7 @@ def test_numbers_are_written_as_people_type_them():
         ("layers", "9" * 5000, "layers: got"),
     ],
 )
-def test_a_field_that_is_wrong_is_named_with_what_is_wanted(name: str, text: str, words: str):
+def test_an_invalid_field_is_named_with_its_valid_values(name: str, text: str, words: str):
     problems = problems_of(**{name: text})
     assert list(problems) == [name]
     assert problems[name].startswith(words)
@@ -98,48 +99,48 @@ def test_a_field_that_is_wrong_is_named_with_what_is_wanted(name: str, text: str
     assert "from" not in problems[name]
 
 
-def test_every_field_that_is_wrong_is_named():
+def test_every_invalid_field_is_named():
     assert set(problems_of(layers="x", top_p="2", seed="-1")) == {"layers", "top_p", "seed"}
 
 
-def test_what_is_typed_loosely_means_the_same():
-    found = check(texts_of(NANO) | {"layers": " 6 ", "attn_lr": "3e-4", "vocab_size": "4_096"}, no_problem)
+def test_spaces_and_underscores_are_ignored():
+    found = validate(texts_of(NANO) | {"layers": " 6 ", "attn_lr": "3e-4", "vocab_size": "4_096"}, no_problem)
     assert found.settings is not None
     assert (found.settings.layers, found.settings.attn_lr, found.settings.vocab_size) == (6, 3e-4, 4096)
 
 
-def test_files_are_looked_for(tmp_path: Path):
+def test_paths_are_validated(tmp_path: Path):
     (tmp_path / "a.en").write_text("text")
     assert path_problem("train_file", str(tmp_path / "a.en")) == ""
     assert "no such file" in path_problem("train_file", str(tmp_path / "b.en"))
     assert "folder" in path_problem("eval_file", str(tmp_path))
     assert "file" in path_problem("train_file", "a\0b")
     assert path_problem("models_dir", str(tmp_path / "new")) == ""
-    assert "no folder" in path_problem("models_dir", str(tmp_path / "a.en"))
+    assert "not a folder" in path_problem("models_dir", str(tmp_path / "a.en"))
     os.mkfifo(tmp_path / "fifo")
-    assert "no regular file" in path_problem("train_file", str(tmp_path / "fifo"))
-    found = check(texts_of(NANO) | {"train_file": str(tmp_path / "b.en")}, path_problem)
-    assert found.problems["train_file"].startswith("train_file: there is no such file")
+    assert "not a regular file" in path_problem("train_file", str(tmp_path / "fifo"))
+    found = validate(texts_of(NANO) | {"train_file": str(tmp_path / "b.en")}, path_problem)
+    assert found.problems["train_file"].startswith("train_file: no such file; expected a text file")
 
 
-def test_a_preset_fills_all_fields_but_files_folder_threads_and_seed():
+def test_a_preset_sets_all_fields_except_files_folder_threads_and_seed():
     typed = texts_of(NANO) | {"layers": "9", "top_k": "5", "train_file": "x.en", "seed": "3", "threads": "1"}
     filled = with_preset(typed, "mini")
-    assert {name: filled[name] for name in KEPT} == {name: typed[name] for name in KEPT}
+    assert {name: filled[name] for name in INDEPENDENT} == {name: typed[name] for name in INDEPENDENT}
     assert changed(filled, "mini") == frozenset()
 
 
-def test_fields_that_differ_from_the_preset_are_told():
+def test_fields_that_differ_from_the_preset_are_named():
     assert changed(texts_of(NANO) | {"layers": "6", "attn_lr": "3e-3", "top_k": "x"}, "nano") == {"layers", "top_k"}
 
 
-def test_a_model_of_another_shape_has_no_presets_name():
+def test_a_custom_shape_has_no_preset_name():
     assert named_preset(msgspec.structs.replace(NANO, attn_lr=1.0), "nano") == "nano"
     assert named_preset(msgspec.structs.replace(NANO, layers=6), "nano") == ""
 
 
 @pytest.mark.parametrize("name", ["preset", *fields()])
-def test_every_field_is_explained_in_two_lines(name: str):
+def test_every_field_has_an_explanation_and_valid_values(name: str):
     meaning, may_be = explanation(name, "nano")
     assert meaning.startswith(f"{name}: ")
     assert may_be
@@ -150,7 +151,7 @@ def test_every_field_is_explained_in_two_lines(name: str):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_saved_file_gives_the_settings_again(tmp_path: Path, name: str):
+def test_a_saved_config_file_resolves_to_the_same_settings(tmp_path: Path, name: str):
     odd = {
         "layers": 6,
         "attn_lr": 1.5e-3,
@@ -166,10 +167,10 @@ def test_a_saved_file_gives_the_settings_again(tmp_path: Path, name: str):
     assert ("d_model" in text) is False
 
 
-def test_a_file_is_replaced_only_if_that_was_asked_for(tmp_path: Path):
+def test_an_existing_file_is_replaced_only_with_overwrite(tmp_path: Path):
     path = tmp_path / "run.toml"
     path.write_text("mine")
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         save_config(path, "nano", NANO, overwrite=False)
     assert path.read_text() == "mine"
     save_config(path, "nano", NANO, overwrite=True)
@@ -178,91 +179,100 @@ def test_a_file_is_replaced_only_if_that_was_asked_for(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["", "no/such/folder/run.toml"])
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, name: str):
+def test_a_failed_save_is_reported_in_one_line(tmp_path: Path, name: str):
     with pytest.raises(ConfigError) as raised:
         save_config(tmp_path / name, "nano", NANO, overwrite=True)
     assert "\n" not in str(raised.value)
 
 
-# ---- what it would take
+# ---- estimate
 
 
-def shown(prospect: RunEstimate) -> dict[str, str]:
+def shown(estimate: RunEstimate) -> dict[str, str]:
     rows: dict[str, str] = {}
-    for row in summary_rows(prospect):
+    for row in estimate_rows(estimate):
         label = row.label.strip() or f"{list(rows)[-1].split('/')[0]}/{len(rows)}" if rows else row.label
         rows[label] = row.value
     return rows
 
 
 @pytest.mark.usefixtures("fixed_activation_memory")
-def test_the_panel_says_what_a_run_takes():
+def test_the_estimate_has_size_text_and_time():
     rows = shown(RunEstimate(NANO, 2, 4_000_000_000, fake_texts(NANO), "", StepTime(0.05, 0.001)))
     assert rows["parameters"] == "1,194,752"
     assert rows["memory"] == "139 MB, 4.0 GB free"
     assert rows["checkpoint"] == "14.3 MB"
     assert rows["text"] == "train.en, 3.6 MB"
-    assert rows["epoch"] == "1.21M tokens, counted"
-    assert rows["speed"] == "20.1k tokens/s"
-    assert rows["a step"] == "51 ms"
-    assert rows["an epoch"].startswith("1 min")
+    assert rows["epoch"] == "1.21M tokens"
+    assert rows["throughput"] == "20.1k tokens/s"
+    assert rows["per step"] == "51.0 ms"
+    assert rows["per epoch"].startswith("1 min")
     assert "1,178 steps" in rows.values()
     assert "23,560 steps" in rows.values()
 
 
-def test_what_is_not_known_yet_or_cannot_be_known_is_said():
-    assert shown(RunEstimate(NANO))["speed"] == TIMING
+def test_unknown_values_are_replaced_by_the_reason():
+    assert shown(RunEstimate(NANO))["throughput"] == TIMING
     assert shown(RunEstimate(NANO))["text"] == READING
     rows = {
-        row.label: row for row in summary_rows(RunEstimate(NANO, texts_words="cannot read it", time_words="not timed"))
+        row.label: row
+        for row in estimate_rows(RunEstimate(NANO, texts_problem="cannot be read", time_problem="not timed"))
     }
-    assert (rows["text"].value, rows["text"].tone) == ("cannot read it", "bad")
-    assert (rows["speed"].value, rows["speed"].tone) == ("not timed", "bad")
-    assert summary_rows(RunEstimate())[0].label.startswith("Put right")
+    assert (rows["text"].value, rows["text"].tone) == ("cannot be read", "bad")
+    assert (rows["throughput"].value, rows["throughput"].tone) == ("not timed", "bad")
+    assert estimate_rows(RunEstimate())[0].label.startswith("Fix the fields marked ✗")
     guess = fake_texts(NANO)._replace(counted=False)
-    assert shown(RunEstimate(NANO, texts=guess))["epoch"] == "1.21M tokens, a guess"
+    assert shown(RunEstimate(NANO, texts=guess))["epoch"] == "about 1.21M tokens"
 
 
-def test_what_is_known_of_the_text_holds_until_a_setting_of_the_text_changes():
-    prospect = RunEstimate(NANO, texts=fake_texts(NANO))
-    assert text_still_holds(prospect, msgspec.structs.replace(NANO, layers=6, attn_lr=0.1))
-    assert not text_still_holds(prospect, msgspec.structs.replace(NANO, vocab_size=4096))
-    assert not text_still_holds(RunEstimate(), NANO)
+def test_text_statistics_are_reused_until_a_text_setting_changes():
+    estimate = RunEstimate(NANO, texts=fake_texts(NANO))
+    assert same_texts(estimate, msgspec.structs.replace(NANO, layers=6, attn_lr=0.1))
+    assert not same_texts(estimate, msgspec.structs.replace(NANO, vocab_size=4096))
+    assert not same_texts(RunEstimate(), NANO)
 
 
-def test_too_little_memory_stands_out():
-    rows = {row.label: row for row in summary_rows(RunEstimate(preset("mini"), 2, 1_000_000_000))}
+def test_insufficient_memory_is_marked():
+    rows = {row.label: row for row in estimate_rows(RunEstimate(preset("mini"), 2, 1_000_000_000))}
     assert rows["memory"].tone == "bad"
     assert rows["memory"].value.startswith("✗ 1.6 GB, 1.0 GB free")
 
 
-def test_tiny_overfit_has_lines_in_place_of_epochs():
+def test_the_self_test_has_lines_instead_of_epochs():
     settings = msgspec.structs.replace(NANO, overfit_tiny=True)
     rows = shown(RunEstimate(settings, texts=fake_texts(settings), time=StepTime(0.1, 0.0)))
     assert rows["lines"] == "the first 100"
-    assert rows["all of it"] == "up to 4 min 10 s"
-    assert not {"epoch", "an epoch"} & rows.keys()
+    assert rows["total"] == "up to 4 min 10 s"
+    assert not {"epoch", "per epoch"} & rows.keys()
 
 
 @pytest.mark.parametrize("height", [40, 15, 12, 3])
-def test_where_there_is_little_room_rules_and_details_go(height: int):
-    rows = roomy(summary_rows(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.001))), height)
-    assert {"parameters", "memory", "speed", "an epoch", "all of it"} <= {row.label for row in rows}
+def test_rules_and_details_are_dropped_in_a_low_panel(height: int):
+    rows = fit_rows(
+        estimate_rows(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.001))), height, (DETAIL,)
+    )
+    assert {"parameters", "memory", "throughput", "per epoch", "total"} <= {row.label for row in rows}
     assert len(rows) <= max(height, 12)
 
 
-def test_step_times_are_short():
-    assert [step_time(s) for s in (0.0523, 0.9, 1.0, 8.34, 71)] == ["52.3 ms", "900 ms", "1 s", "8.3 s", "1 min 11 s"]
+def test_step_times_have_fixed_decimals():
+    assert [step_time(s) for s in (0.0523, 0.9, 1.0, 8.34, 71)] == [
+        "52.3 ms",
+        "900.0 ms",
+        "1.0 s",
+        "8.3 s",
+        "1 min 11 s",
+    ]
 
 
-# ---- finding out
+# ---- probe
 
 
 Kind = TypeVar("Kind", bound=Message)
 
 
 class Answers:
-    """What a prober posts; `first` waits for the next message of a kind."""
+    """Messages of a prober; `first` waits for the next one of a type."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -283,31 +293,31 @@ def prober(**others: object) -> tuple[Prober, Answers]:
     return Prober(fake_probes(**others), answers.post), answers
 
 
-def test_a_question_is_answered_with_its_number():
-    asking, answers = prober()
-    number = asking.ask(NANO)
+def test_messages_carry_the_number_of_the_request():
+    probe, answers = prober()
+    number = probe.start(NANO)
     assert answers.first(TextsRead).texts == fake_texts(NANO)
     assert answers.first(StepTimed).step_time == fake_time(NANO, lambda: False)
     assert {message.number for message in answers.messages} == {number}  # type: ignore[attr-defined]
 
 
-def test_what_is_known_is_not_timed_again():
+def test_a_known_step_time_is_not_measured_again():
     taken: list[Settings] = []
 
     def timed(settings: Settings, _stopped: Callable[[], bool]) -> StepTime:
         taken.append(settings)
         return StepTime(1.0, 0.0)
 
-    asking, answers = prober(time=timed)
+    probe, answers = prober(time=timed)
     for changes in ({}, {"attn_lr": 1.0}, {"layers": 2}):
         settings = msgspec.structs.replace(NANO, **changes)
-        is_known = asking.known_time(settings) is not None
-        asking.ask(settings)
+        is_known = probe.known_time(settings) is not None
+        probe.start(settings)
         answers.first(TextsRead if is_known else StepTimed)
     assert [settings.layers for settings in taken] == [4, 2]
 
 
-def test_another_question_ends_the_timing_before_it_begins_its_own():
+def test_a_new_request_stops_the_measurement_before_its_own():
     began, at_once = threading.Event(), []
     lock = threading.Lock()
 
@@ -322,50 +332,50 @@ def test_another_question_ends_the_timing_before_it_begins_its_own():
             lock.release()
         return StepTime(1.0, 0.0)
 
-    asking, answers = prober(time=timed)
-    asking.ask(NANO)
+    probe, answers = prober(time=timed)
+    probe.start(NANO)
     assert began.wait(DEADLINE_S)
-    number = asking.ask(msgspec.structs.replace(NANO, layers=2))
+    number = probe.start(msgspec.structs.replace(NANO, layers=2))
     assert answers.first(StepTimed).number == number
     assert at_once == [True, True]
 
 
-def test_a_question_that_is_taken_back_while_typing_looks_at_nothing():
-    looked: list[Settings] = []
-    asking, answers = prober(wait_s=60.0, texts=lambda settings: looked.append(settings))
-    asking.ask(NANO)
-    asking.cancel()
+def test_a_request_cancelled_while_typing_probes_nothing():
+    probed: list[Settings] = []
+    probe, answers = prober(wait_s=60.0, texts=lambda settings: probed.append(settings))
+    probe.start(NANO)
+    probe.cancel()
     assert not answers.messages
-    assert not looked
+    assert not probed
 
 
 @pytest.mark.usefixtures("fixed_activation_memory")
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        ({"free_memory": lambda: 1_000_000}, "not timed: it takes 139 MB, 1.0 MB are free"),
-        ({"time": lambda settings, stopped: bytearray(1 << 62)}, "not timed: there is not enough memory"),
+        ({"free_memory": lambda: 1_000_000}, "not timed: needs 139 MB, 1.0 MB free"),
+        ({"time": lambda settings, stopped: bytearray(1 << 62)}, "not timed: not enough memory"),
         ({"time": lambda settings, stopped: 1 // 0}, "not timed: ZeroDivisionError"),
     ],
 )
-def test_a_model_that_cannot_be_timed_is_told_in_words(others: dict[str, object], words: str):
-    asking, answers = prober(**others)
-    asking.ask(NANO)
+def test_a_failed_measurement_has_a_reason(others: dict[str, object], words: str):
+    probe, answers = prober(**others)
+    probe.start(NANO)
     message = answers.first(StepTimed)
     assert message.step_time is None
     assert message.problem.startswith(words)
 
 
-def test_a_text_that_cannot_be_read_is_told_and_the_step_timed_all_the_same():
+def test_an_unreadable_text_is_reported_and_the_step_still_measured():
     def failing(_settings: Settings) -> None:
         raise CorpusError("cannot read the text \x1b[31m")
 
-    asking, answers = prober(texts=failing)
-    asking.ask(NANO)
+    probe, answers = prober(texts=failing)
+    probe.start(NANO)
     read = answers.first(TextsRead)
     assert (read.texts, read.problem) == (None, r"cannot read the text \x1b[31m")
     assert answers.first(StepTimed).step_time
 
 
-def test_the_real_probes_are_the_cores():
+def test_default_probes_are_those_of_gpt_core():
     assert Probes().texts.__module__ == "gpt_core.bench.estimate"

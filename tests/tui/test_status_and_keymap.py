@@ -1,4 +1,4 @@
-"""The status panel's rows, the sampling fields and the key table: pure, each."""
+"""Status rows, allowed actions, key table and sampling fields: pure functions."""
 
 import math
 
@@ -7,11 +7,11 @@ import pytest
 from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
-from gpt_tui.run_view.status import fitted, status_rows
+from gpt_tui.run_view.status import DROPPED_FIRST, status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, advance
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
-from gpt_tui.shared.rows import RULE
+from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
 from gpt_tui.tabs.train.presenter import allowed, why_not
 from tests.tui.samples import scored, step, trained
@@ -22,44 +22,44 @@ def values(history: RunState, phase: Phase = Phase.TRAINING, now_s: float = 0.0)
     return {row.label: row.value for row in rows if row.label}
 
 
-def test_the_panel_says_all_there_is_to_say_about_a_run():
+def test_the_status_panel_has_every_value_of_a_run():
     history = advance(trained(350), scored(300, 0.312, 3.5))
     history = advance(history, ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 340), at_s=100.0)
     shown = values(history, now_s=112.0)
     assert shown["state"] == "▶ training"
     assert shown["step"] == "350 of 2,000"
     assert shown["epoch"] == "4 of 20"
-    assert shown["left"] == "2 min 45 s"
-    assert shown["speed"] == "10.2k tokens/s"
-    assert shown["eval"] == "3.500 at 300"
+    assert shown["time left"] == "2 min 45 s"
+    assert shown["throughput"] == "10.2k tokens/s"
+    assert shown["eval loss"] == "3.500 nats per token"
     assert shown["accuracy"] == "31.2%"
     assert shown["best"] == "★ 31.2% at 300"
-    assert shown["patience"] == "3 of 3 epochs"
+    assert shown["not improved"] == "0 of 3 epochs"
     assert shown["memory"] == "210 MB"
     assert shown["saved"] == "at step 340, 12 s ago"
-    assert shown["rate"] == "1.00e-3"
-    assert {"loss", "smoothed", "gradient", "tokens", "bits/byte", "model", "time"} <= set(shown)
+    assert shown["learning rate"] == "1.00e-3"
+    assert {"step loss", "train loss", "perplexity", "grad norm", "tokens", "bits/byte", "model", "time"} <= set(shown)
 
 
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
     history = advance(trained(5), ev.SaveFailed("latest", "x", 5, "no space left on device"))
     history = advance(history, step(6, math.nan))
     rows = {row.label: row for row in status_rows(history, SessionStatus(Phase.TRAINING), 40)}
-    assert (rows["saved"].tone, rows["loss"].tone) == ("bad", "bad")
-    assert rows["loss"].value == "not finite"
+    assert (rows["saved"].tone, rows["step loss"].tone) == ("bad", "bad")
+    assert rows["step loss"].value.startswith("not finite")
 
 
 @pytest.mark.parametrize("height", [5, 12, 19, 40])
 def test_a_low_panel_drops_rules_first_and_never_the_state(height):
     rows = status_rows(advance(trained(350), scored(300, 0.3)), SessionStatus(Phase.TRAINING), 40)
-    kept = fitted(rows, height)
-    assert kept[0].label == "state"
-    assert len(kept) <= max(height, 14)
-    assert RULE not in kept or len(rows) <= height
+    fitting = fit_rows(rows, height, DROPPED_FIRST)
+    assert fitting[0].label == "state"
+    assert len(fitting) <= max(height, 14)
+    assert RULE not in fitting or len(rows) <= height
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_what_can_be_done_depends_on_what_is_being_done(phase):
+def test_allowed_actions_depend_on_the_phase(phase):
     can = allowed(phase, can_resume=True)
     assert ("start" in can) == (not phase.alive)
     assert ("stop" in can) == (phase.alive and phase is not Phase.STOPPING)
@@ -68,7 +68,7 @@ def test_what_can_be_done_depends_on_what_is_being_done(phase):
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_a_key_that_does_nothing_now_has_a_reason(phase):
+def test_every_unavailable_key_has_a_reason(phase):
     for key in KEYS:
         if key.place == "train" and key.action not in allowed(phase, can_resume=False) | {"start_now"}:
             assert why_not(key.action, phase, {"start": "s", "stop": "x"})
@@ -95,7 +95,7 @@ def test_no_two_keys_of_one_tab_are_the_same_and_ids_are_unique():
         assert len(names) == len(set(names))
 
 
-def test_a_name_in_the_palette_says_what_it_does_without_its_tab():
+def test_palette_names_are_clear_without_their_tab():
     labels = {key.id: key.label for key in KEYS}
     assert labels["chat.earlier"] == "Earlier prompt"
     assert labels["chat.later"] == "Later prompt"
@@ -113,7 +113,7 @@ def test_help_lists_every_key_and_follows_the_users_keymap():
     assert [readable(name) for name in ("ctrl+q", "escape", "plus", "f1", "left")] == ["^q", "esc", "+", "F1", "←"]
 
 
-def test_where_one_types_help_lists_no_key_that_writes():
+def test_help_omits_keys_that_type_text_in_text_fields():
     for typing, names in ((False, "F2 or t"), (True, "F2")):
         (_, keys), *_ = help_table(["everywhere"], {}, typing=typing)
         assert (names, "Go to the Train tab") in keys

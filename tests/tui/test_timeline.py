@@ -3,7 +3,7 @@
 import pytest
 from rich.cells import cell_len
 
-from gpt_tui.run_view.samples_layout import Timeline, body, flowing, head, sample_at, timeline
+from gpt_tui.run_view.samples_layout import Timeline, body, head, reflowed, sample_at, timeline
 from gpt_tui.session.run_state import Evaluation, Sample
 from gpt_tui.shared.wrapping import wrapped
 from tests.tui.samples import TEXTS, learnt
@@ -21,7 +21,7 @@ def test_no_line_is_wider_than_the_pane_and_no_word_is_lost(width):
     shown = timeline(history.samples, history.best.step, width)
     assert all(cell_len(line) <= width for line in text_of(shown))
     for sample in history.samples:
-        words = flowing(sample.prompt + sample.text).split()
+        words = reflowed(sample.prompt + sample.text).split()
         lines = "".join("".join(span.text for span in line[1:]) for line in body(sample.prompt, sample.text, width))
         assert lines.replace(" ", "") == "".join(words)
 
@@ -31,9 +31,9 @@ def test_samples_stand_from_the_untrained_one_to_the_newest_each_under_its_head(
     shown = timeline(history.samples, history.best.step, 90)
     lines = text_of(shown)
     heads = [lines[start] for start in shown.starts]
-    assert heads[0] == "◇ step 0   untrained: the weights are random"
+    assert heads[0] == "◇ step 0   untrained: random weights"
     assert [line[:10] for line in heads[1:]] == ["◆ step 150", "◆ step 300", "★ step 450"]
-    assert heads[3].endswith("bits a byte   best so far")
+    assert heads[3].endswith("bits per byte   best so far")
     assert lines[shown.starts[1] + 1].startswith("│ It was not of the explstery")
 
 
@@ -55,13 +55,13 @@ def test_text_is_made_harmless_and_is_never_markup():
 
 
 def test_line_feeds_flow_and_blank_lines_break():
-    assert flowing("one\ntwo  \n three\n\n\nfour") == "one two three\nfour"
+    assert reflowed("one\ntwo  \n three\n\n\nfour") == "one two three\nfour"
 
 
 def test_a_narrow_head_says_the_most_important_things_first():
     sample = Sample(12_400, 1240.0, "It was", "", POINT)
     heads = ["".join(span.text for span in head(sample, True, width)) for width in (80, 48, 34, 16, 3)]
-    assert heads[0] == "★ step 12,400   20:40   eval loss 3.251   1.756 bits a byte   best so far"
+    assert heads[0] == "★ step 12,400   20:40   eval loss 3.251   1.756 bits per byte   best so far"
     assert heads[1] == "★ step 12,400   loss 3.251   1.756 bits/byte"
     assert heads[2] == "★ step 12,400   loss 3.251"
     assert heads[3] == "★ step 12,400"
@@ -70,7 +70,7 @@ def test_a_narrow_head_says_the_most_important_things_first():
 
 def test_an_airy_timeline_has_a_gap_between_two_samples():
     history = learnt(2)
-    close, airy = (timeline(history.samples, 0, 60, airy=airy) for airy in (False, True))
+    close, airy = (timeline(history.samples, 0, 60, spaced=airy) for airy in (False, True))
     assert len(airy.lines) == len(close.lines) + 2
     assert text_of(airy)[airy.starts[1] - 1] == "│ "
 

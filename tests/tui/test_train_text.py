@@ -1,4 +1,4 @@
-"""What the Train tab says around charts and samples, the header and the first start: pure functions of values."""
+"""Text of the Train tab, the header and the countdown: pure functions."""
 
 import pytest
 from rich.cells import cell_len
@@ -7,7 +7,7 @@ from textual.content import Content
 from gpt_core.config.presets import preset
 from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.raster import EVAL_LINE, READ, READ_CHARACTER, raster
-from gpt_tui.charts.series import chart_series, whole_range
+from gpt_tui.charts.series import chart_series, full_range
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
 from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
@@ -22,9 +22,9 @@ def plain(markup: str) -> str:
     return Content.from_markup(markup).plain
 
 
-def test_a_readout_has_raw_smoothed_and_eval_values():
+def test_a_readout_has_step_smoothed_and_eval_values():
     words = plain(readout(learnt(), "loss", ChartView(cursor=310.0), 120))
-    assert words.startswith("step 310  ⣿ each step ")
+    assert words.startswith("step 310  ⣿ loss ")
     assert "⠒⠒ smoothed " in words
     assert words.endswith(" at 300")
     assert plain(readout(learnt(), "loss", ChartView(axis="time", cursor=31.0), 120)).startswith("step 310, 0:31  ")
@@ -43,14 +43,13 @@ def test_a_title_says_how_its_axis_differs_from_what_is_usual():
     history = trained(100, lambda n: 3.0)
     assert plain(title(history, "loss", ChartView())) == "loss 3.000"
     assert (
-        plain(title(history, "perplexity", ChartView(log=True, reach="close")))
-        == "perplexity 20.09 log scale, close up"
+        plain(title(history, "perplexity", ChartView(log=True, y_range="tight"))) == "perplexity 20.09 log scale, tight"
     )
     assert plain(title(trained(0), "loss", ChartView())) == "loss"
 
 
 def test_the_cursor_comes_from_the_right_edge_and_stays_in_the_part_shown():
-    whole = whole_range(trained(1000), "steps")
+    whole = full_range(trained(1000), "steps")
     view = ChartView().with_cursor_moved(-0.1, whole)
     assert view.cursor == whole.high
     assert view.with_cursor_moved(-0.1, whole).cursor == pytest.approx(whole.high - 0.1 * whole.span)
@@ -60,12 +59,12 @@ def test_the_cursor_comes_from_the_right_edge_and_stays_in_the_part_shown():
 
 
 def test_the_y_axis_shows_what_suits_all_or_a_close_up_of_both_metrics():
-    views = [ChartView(), ChartView().with_next_reach(), ChartView().with_next_reach().with_next_reach()]
-    assert [view.is_close("loss") for view in views] == [False, False, True]
-    assert [view.is_close("perplexity") for view in views] == [True, False, True]
-    assert views[2].with_next_reach() == ChartView()
+    views = [ChartView(), ChartView().with_next_y_range(), ChartView().with_next_y_range().with_next_y_range()]
+    assert [view.is_tight("loss") for view in views] == [False, False, True]
+    assert [view.is_tight("perplexity") for view in views] == [True, False, True]
+    assert views[2].with_next_y_range() == ChartView()
     tops = [
-        chart_series(trained(900), "loss", "steps", columns=90, close=close).y_range.high for close in (False, True)
+        chart_series(trained(900), "loss", "steps", columns=90, tight=tight).y_range.high for tight in (False, True)
     ]
     assert tops[0] > 6.9
     assert tops[1] < 4.5
@@ -90,11 +89,11 @@ def test_the_header_has_keys_where_there_is_room_and_follows_the_users_keymap():
 @pytest.mark.parametrize(
     ("room", "shown"), [(30, "nano · 1.19M parameters"), (22, "nano · 1.19M"), (11, "nano"), (3, "")]
 )
-def test_a_models_name_is_shortened_by_whole_words(room, shown):
+def test_a_model_name_is_shortened_at_words(room, shown):
     assert fitted_model("nano · 1.19M parameters", room) == shown
 
 
-def test_a_first_start_leads_only_where_nothing_is_there_and_the_text_can_be_read():
+def test_a_countdown_needs_a_readable_text_and_no_checkpoint():
     assert starts_unasked(SETUP)
     assert not starts_unasked(SETUP._replace(problem="data/raw/train.en cannot be read"))
     assert not starts_unasked(SETUP._replace(train_file=""))
@@ -115,7 +114,7 @@ def test_a_stopped_run_can_be_resumed_and_a_finished_one_cannot():
     assert next_steps("max_steps", KEYS) == "Press c to chat, s to start a new run."
 
 
-def test_the_view_key_goes_round_samples_log_and_samples_alone():
+def test_the_panels_key_cycles_samples_log_and_samples_only():
     seen, notes = [], "samples"
     for _ in range(3):
         notes = next_notes(notes, both_seen=False)

@@ -14,7 +14,7 @@ from gpt_core.errors import CheckpointError
 from gpt_core.files import reason
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.formats.checkpoint_header import EXTENSION, CheckpointInfo
-from gpt_tui.shared.thread_priority import CHECKING, yield_to_others
+from gpt_tui.shared.thread_priority import CHECKING, lower_priority
 
 MAX_FOLDERS = 100  # below the models folder; all of them are listed at each scan
 PROGRESS_STEP = 0.01  # fraction of a file between two reports
@@ -148,7 +148,7 @@ class VerificationThread(threading.Thread):
 
     def run(self) -> None:
         """Verify the file."""
-        yield_to_others(CHECKING)
+        lower_priority(CHECKING)
         error = ""
         try:
             verify_checkpoint(self.stamp.path, progress=self._progressed)

@@ -13,14 +13,14 @@ from textual.widget import Widget
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
-    MOST_LAID_OVER,
+    MAX_RUNS,
     QUANTITIES,
     NamedRun,
     OverlaySeries,
     Quantity,
+    combined_range,
     overlay_raster,
     overlay_series,
-    whole_of,
 )  # fmt: skip
 from gpt_tui.charts.raster import CURSOR, GRID, Raster
 from gpt_tui.charts.run_charts import RunCharts
@@ -29,7 +29,7 @@ from gpt_tui.charts.view import ChartView
 from gpt_tui.shared.titled import Titled
 from gpt_tui.tabs.runs.presenter import legend, place_of
 
-RUN_CLASSES = {FIRST_RUN_LAYER - 1 + number: f"chart--run-{number}" for number in range(1, MOST_LAID_OVER + 1)}
+RUN_CLASSES = {FIRST_RUN_LAYER - 1 + number: f"chart--run-{number}" for number in range(1, MAX_RUNS + 1)}
 TITLES: dict[Quantity, str] = {
     "loss": "train loss (smoothed)", "perplexity": "train perplexity (smoothed)",
     "bits per byte": "eval bits per byte",
@@ -47,11 +47,11 @@ class OverlayChart(Chart):
 
     def watch_runs(self) -> None:
         """Redraw with other data or runs."""
-        self._outdated()
+        self._invalidate()
 
     def watch_quantity(self) -> None:
         """Redraw with another metric."""
-        self._outdated()
+        self._invalidate()
 
     @property
     def labelled(self) -> bool:
@@ -59,15 +59,15 @@ class OverlayChart(Chart):
         return True
 
     @property
-    def whole(self) -> Range:
+    def full(self) -> Range:
         """The x range of all runs."""
-        return whole_of(self.runs, self.view.axis)
+        return combined_range(self.runs, self.view.axis)
 
     def series(self, columns: int, window: Range) -> Plane | None:
         """Return the runs' lines."""
         return overlay_series(
             self.runs, self.quantity, self.view.axis, columns=columns, log=self.view.log, window=window,
-            close=self.view.reach != "all",
+            tight=self.view.y_range != "full",
         )  # fmt: skip
 
     def picture(self, series: Plane, columns: int, rows: int, grid: list[float]) -> Raster:
@@ -76,7 +76,7 @@ class OverlayChart(Chart):
         return overlay_raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
 
     def _write_border(self) -> None:
-        unknown = self.quantity == "bits per byte" and not any(run.history.evaluations for run in self.runs)
+        unknown = self.quantity == "bits per byte" and not any(run.state.evaluations for run in self.runs)
         more = ": no run has been evaluated yet" if unknown else ", log scale" if self.view.log else ""
         self.border_title = f"{TITLES[self.quantity]}{more}"
 
@@ -126,9 +126,9 @@ class CompareCharts(RunCharts):
         yield OverlayLegend(id="legend")
 
     @property
-    def whole(self) -> Range:
+    def full(self) -> Range:
         """The x range of all runs."""
-        return whole_of(self._runs, self.view.axis)
+        return combined_range(self._runs, self.view.axis)
 
     def show_runs(self, runs: Sequence[NamedRun], details: Sequence[str], note: str) -> None:
         """Show runs with their details, and a note on whether they are comparable."""

@@ -17,7 +17,7 @@ from textual.widgets import ContentSwitcher, Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
 from gpt_tui.charts.chart_keys import ChartKeys
-from gpt_tui.charts.overlay import MOST_LAID_OVER, NamedRun
+from gpt_tui.charts.overlay import MAX_RUNS, NamedRun
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
@@ -219,9 +219,9 @@ class RunsTab(Container):
         if (selected := self.query_one(RunsTable).selected) is None:
             return
         if self._marks.pop(selected.folder, None) is None:
-            free = sorted(set(range(1, MOST_LAID_OVER + 1)) - set(self._marks.values()))
+            free = sorted(set(range(1, MAX_RUNS + 1)) - set(self._marks.values()))
             if not free:
-                self.notify(f"{MOST_LAID_OVER} runs are marked, which is the maximum; unmark one first")
+                self.notify(f"{MAX_RUNS} runs are marked, which is the maximum; unmark one first")
                 return
             self._marks[selected.folder] = free[0]
         self._show()

@@ -15,10 +15,10 @@ from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.settings import Settings
 from gpt_tui.charts.overlay import NamedRun, Quantity, value_at
 from gpt_tui.charts.series import Axis, nearest_row
-from gpt_tui.run_view.status import added_metric_rows, evaluation_rows, progress_rows
+from gpt_tui.run_view.status import LABEL_WIDTH, evaluation_rows, progress_rows, training_rows
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.run_state import RunState, why_ended
-from gpt_tui.shared.formatting import age, clock, fixed, narrow, nats, percent, perplexity, rate, short, whole
+from gpt_tui.shared.formatting import age, clock, fixed, narrow, nats, percent, perplexity, short, whole
 from gpt_tui.shared.rows import RULE, Row, Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.run_finder import RunInfo, RunStatus
@@ -30,7 +30,6 @@ SYMBOLS = {
 STATUS_TONES: dict[RunStatus, Tone] = {RunStatus.LIVE: "good", RunStatus.DIVERGED: "bad", RunStatus.CRASHED: "bad"}
 LIVE_TEXT, CRASHED_TEXT = "following live", "crashed or was killed: the log has no end"
 THIS_APP = "this app"  # the process of the run
-LABEL_WIDTH = 11
 # settings that do not change the result of a run
 NOT_COMPARED = frozenset({
     "models_dir", "threads", "debug", "debug_every", "sample_prompt", "sample_tokens", "max_tokens", "max_steps",
@@ -97,21 +96,13 @@ def cells(run: RunInfo, mark: int, now_s: float) -> tuple[str, ...]:
 def log_rows(run: RunInfo, history: RunState, now_s: float, width: int) -> list[Row]:
     """Return the status rows of a run known by its log, for a panel of `width` cells."""
     rows = state_rows(run, history, width)
-    started, last = history.started, history.last
+    started = history.started
     if started is None:
         return rows
     is_live = run.status is RunStatus.LIVE
-    rows += [row for row in progress_rows(history, max(6, width - LABEL_WIDTH - 7)) if is_live or row.label != "left"]
-    if last is not None:
-        rows.append(Row("tokens", short(last.tokens)))
-        rows.append(Row("throughput", f"{short(last.tokens_per_s)} tokens/s"))
-        rows.append(RULE)
-        rows.append(Row("step loss", nats(last.loss), "plain" if math.isfinite(last.loss) else "bad"))
-        rows.append(Row("train loss", f"{nats(history.curve.smoothed)} ppl {perplexity(history.smoothed_perplexity)}"))
-        rows.append(Row("lr", rate(last.lr)))
-        rows += added_metric_rows(history)
-    rows.append(RULE)
-    rows += evaluation_rows(history, width >= 34)
+    value_width = width - LABEL_WIDTH
+    rows += [row for row in progress_rows(history, value_width) if is_live or row.label != "time left"]
+    rows += [RULE, *training_rows(history, value_width), RULE, *evaluation_rows(history, value_width)]
     rows.append(RULE)
     rows.append(Row("model", f"{short(started.parameters)}, {one_line(started.preset) or 'custom'}"))
     if run.checkpoint.settings:
@@ -173,7 +164,7 @@ def place_of(runs: Sequence[NamedRun], axis: Axis, x: float | None) -> str:
         return f"at {clock(x)}"
     if axis == "tokens":
         return f"at {short(x)} tokens"
-    rows = [row for run in runs if (row := nearest_row(run.history, axis, x))]
+    rows = [row for run in runs if (row := nearest_row(run.state, axis, x))]
     nearest = min((row[STEP] for row in rows), key=lambda step: abs(step - x), default=x)
     return f"at step {whole(int(nearest))}"
 

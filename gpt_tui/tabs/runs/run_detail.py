@@ -18,7 +18,7 @@ from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.rows import Row
-from gpt_tui.tabs.runs.presenter import LABEL_WIDTH, log_rows
+from gpt_tui.tabs.runs.presenter import log_rows
 from gpt_tui.tabs.runs.run_finder import RunInfo
 
 Panels = Literal["samples", "log", "none"]
@@ -28,13 +28,11 @@ PANELS: tuple[Panels, ...] = get_args(Panels)
 class LogStatus(StatusPanel):
     """Status rows of a run known by its log."""
 
-    label_width = LABEL_WIDTH
-
     info: reactive[RunInfo | None] = reactive(None)
 
     def rows(self) -> list[Row]:
         """Return the rows, most important first."""
-        return log_rows(self.info, self.history, time.time(), self.size.width) if self.info else []
+        return log_rows(self.info, self.state, time.time(), self.size.width) if self.info else []
 
 
 class RunDetail(Horizontal):
@@ -71,7 +69,7 @@ class RunDetail(Horizontal):
         self.query_one(SamplesPanel).show(history)
         self.query_one(LogPanel).show(history)
         status = self.query_one(LogStatus)
-        status.history = history
+        status.state = history
         status.info = run
 
     def switch_panels(self) -> None:

@@ -50,7 +50,7 @@ class CheckpointFacts(NamedTuple):
     def limits(self) -> Limits:
         """The limits that end the run."""
         settings = self.settings
-        return Limits(settings.max_epochs, settings.patience, settings.improvement_threshold) if settings else NO_LIMITS
+        return Limits.of(settings) if settings else NO_LIMITS
 
 
 class RunInfo(NamedTuple):

@@ -11,7 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import DataTable
 
-from gpt_tui.charts.overlay import MOST_LAID_OVER
+from gpt_tui.charts.overlay import MAX_RUNS
 from gpt_tui.shared.titled import Titled
 from gpt_tui.tabs.runs.presenter import COLUMNS, MARK, NAME, STATUS, STATUS_TONES, cells, columns_at, shortened
 from gpt_tui.tabs.runs.run_finder import RunInfo
@@ -26,7 +26,7 @@ class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "runs--good", "runs--bad", *(f"runs--run-{number}" for number in range(1, MOST_LAID_OVER + 1)),
+        "runs--good", "runs--bad", *(f"runs--run-{number}" for number in range(1, MAX_RUNS + 1)),
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up", "cursor_up", "Up", show=False),

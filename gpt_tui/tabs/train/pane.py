@@ -20,9 +20,9 @@ from gpt_core.training.request import RunRequest
 from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.charts.series import nearest_row
-from gpt_tui.charts.view import LEAST_REDRAW_S
+from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, first_draft
+from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, initial_form_state
 from gpt_tui.run_view.log_panel import LogPanel
 from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.run_view.status_panel import StatusPanel
@@ -175,13 +175,13 @@ class TrainTab(Vertical):
         self._run = run
         self.query_one(LogPanel).show(run)
         self.query_one(SamplesPanel).show(run)
-        if at_once or status.now_s - self._status_drawn_s >= LEAST_REDRAW_S:
+        if at_once or status.now_s - self._status_drawn_s >= MIN_REDRAW_S:
             self._status_drawn_s = status.now_s
             panel = self.query_one(StatusPanel)
-            panel.facts = status
-            panel.history = run
+            panel.status = status
+            panel.state = run
         training = status.phase is Phase.TRAINING
-        interval_s = self.charts.view.redraw_interval_s(run.elapsed_s) if training else LEAST_REDRAW_S
+        interval_s = self.charts.view.redraw_interval_s(run.elapsed_s) if training else MIN_REDRAW_S
         if at_once or status.now_s - self._charts_drawn_s >= interval_s:
             self._charts_drawn_s = status.now_s
             self.charts.show(run)
@@ -302,12 +302,12 @@ class TrainTab(Vertical):
         def closed(result: SetupResult | None) -> None:
             if result is None:
                 return
-            self._form_state = result.draft
+            self._form_state = result.form_state
             if result.settings is not None:
                 self._take_settings(result.settings, result.preset_name)
                 self.action_start()
 
-        form_state = self._form_state or first_draft(self.settings, self.preset_name)
+        form_state = self._form_state or initial_form_state(self.settings, self.preset_name)
         self.app.push_screen(SetupScreen(form_state, self._probes), closed)
 
     def action_overfit(self) -> None:
