@@ -17,7 +17,7 @@ from gpt_tui.tabs.chat.models import LoadedModel, MakeGenerator, Report
 from gpt_tui.tabs.chat.presenter import progress_line, summary_line
 
 UPDATE_INTERVAL_S = 0.08
-CHARACTERS_PER_INTERVAL = 4000  # the interval grows by itself per so many characters, as drawing them takes longer
+CHARACTERS_PER_INTERVAL = 4000  # the interval grows with each such number of characters, as drawing them takes longer
 MAX_RANDOM_SEED = 1_000_000  # short enough to type again
 
 

@@ -175,7 +175,7 @@ def empty_text(models_dir: str, problems: Sequence[str], keys: dict[str, str], *
     go, start, save = keys["go.train"], keys["train.start"], keys["train.save"]
     title = f"There are no checkpoints in {one_line(models_dir)}/ yet."
     if running:
-        return f"{title}\n\nThe current run saves checkpoints by itself. To save one now: {go}, then {save}."
+        return f"{title}\n\nThe current run saves checkpoints automatically. To save one now: {go}, then {save}."
     return (
         f"{title}\n\nTo train a model: {go}, then {start}. A run saves a checkpoint every few minutes, at each "
         "better score and when it stops."
