@@ -89,7 +89,7 @@ async def test_closing_the_page_saves_the_run(tmp_path: Path):
             with pytest.raises(aiohttp.WSServerHandshakeError):
                 await session.ws_connect(f"{url}/ws", origin="http://evil.example")
             async with session.ws_connect(f"{url}/ws?width=100&height=30", origin=url) as websocket:
-                await receive_until(websocket, "Press")
+                await receive_until(websocket, "Start training")
                 await websocket.send_str(json.dumps(["stdin", "s"]))
                 await receive_until(websocket, "perplexity")
                 log = tmp_path / "models" / "metrics.jsonl"

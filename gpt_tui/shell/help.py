@@ -17,9 +17,9 @@ ABOUT: dict[str, str] = {
     "train": "Training runs in the background; all tabs stay usable. The loss is in nats per token: ⣿ is the loss of "
     "one step, ⠒⠒ the train loss (smoothed), ◆ the eval loss, ★ the best evaluation. Perplexity is e to the "
     "loss: about how many tokens the model is choosing between. Wheel and drag zoom and pan the charts. The "
-    "mouse or the cursor keys show the values at one step, and the sample of that time. A sample is what the "
-    "model generates from a fixed prompt with the same random seed, before the first step and after each "
-    "evaluation.",
+    "mouse, or the keys comma and period, show the values at one step, and the sample of that time. A sample "
+    "is what the model generates from a fixed prompt with the same random seed, before the first step and "
+    "after each evaluation.",
     "chat": "The model continues each prompt, independently of the ones before. During training it uses a copy of the "
     "weights taken between two steps. Enter on an empty line continues the last reply. The settings select the model "
     "and a second one to compare with, which gets the same prompt, seed and sampling. The line under a reply has its "

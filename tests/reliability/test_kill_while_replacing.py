@@ -18,7 +18,7 @@ from tests.core.checkpoint_samples import sample
 from tests.program import ROOT, TIMEOUT_S, environment
 from tests.reliability.one_replacement import step
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="os.fork")
+pytestmark = [pytest.mark.skipif(os.name == "nt", reason="os.fork"), pytest.mark.slow]
 OLD_LOSS = 1.0
 
 
@@ -108,6 +108,7 @@ def test_a_kill_at_any_call_of_a_resume_from_an_earlier_step_keeps_the_log_until
     assert lengths[-1] == 5
 
 
+@pytest.mark.essential
 def test_a_damaged_journal_removes_nothing(tmp_path: Path) -> None:
     before = old_run(tmp_path)
     store = CheckpointStore(tmp_path)
@@ -120,6 +121,7 @@ def test_a_damaged_journal_removes_nothing(tmp_path: Path) -> None:
     assert after == before
 
 
+@pytest.mark.essential
 def test_a_journal_names_only_checkpoints_in_its_own_folder(tmp_path: Path) -> None:
     old_run(tmp_path / "models")
     (tmp_path / "mine.safetensors").write_bytes(b"mine")
@@ -135,6 +137,7 @@ def test_a_journal_names_only_checkpoints_in_its_own_folder(tmp_path: Path) -> N
     assert (tmp_path / "mine.safetensors").exists()
 
 
+@pytest.mark.essential
 def test_a_log_without_checkpoints_is_set_aside(tmp_path: Path) -> None:
     MetricsLog(tmp_path / "metrics.jsonl").append(step(1, OLD_LOSS))
     with CheckpointStore(tmp_path) as store:

@@ -1,4 +1,4 @@
-"""A trainer without a model: the events of a plausible run, as fast or as slowly as a test wants them."""
+"""Fake trainer without a model: events of a plausible run at a chosen speed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SMALL = ModelShape(d_model=4, hidden_size=4, vocab_size=260, num_heads=1, seq_le
 
 
 def loss_at(step: int, noise: float) -> float:
-    """A curve as training draws it: from ln 2048 down to about 2.6 nats."""
+    """Return a plausible loss: from ln 2048 down to about 2.6 nats."""
     return 2.6 + 4.4 * math.exp(-step / 250) + 0.6 * math.exp(-step / 3000) + noise
 
 
@@ -74,11 +74,11 @@ class FakeTrainer:
         self.preset_name = request.preset_name
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
-        """Weights of a small shape."""
+        """Return weights of a small shape."""
         return Parameters(SMALL), self.step
 
     def events(self) -> Iterator[AnyEvent]:
-        """The run."""
+        """Run and yield events."""
         settings = self.settings
         overfit = settings.overfit_tiny
         per_epoch = 0 if overfit else 900
@@ -153,7 +153,7 @@ class FakeTrainer:
 
 @dataclass
 class FakeOpen:
-    """Opens fake trainers and keeps them; `error` is raised in place of opening, `gate` holds the opening up.
+    """Opens fake trainers and records them; `error` is raised instead of opening, `gate` delays the opening.
 
     `hold_at` holds a run up after that step, until `unpause` is set.
     """
@@ -168,7 +168,7 @@ class FakeOpen:
     requests: list[RunRequest] = field(default_factory=list)
 
     def __call__(self, request: RunRequest, progress: Progress) -> TrainerLike:
-        """One run."""
+        """Open a run."""
         self.requests.append(request)
         progress("making tokens of the text", 0.42)
         while self.gate and not self.gate.wait(0.005):
@@ -182,7 +182,7 @@ class FakeOpen:
 
 
 class FakeGenerator:
-    """Says the same words over and over, `piece_s` seconds each."""
+    """Generator that repeats the same words, one per `piece_s` seconds."""
 
     def __init__(self, piece_s: float = 0.002, text: str = "the sea was [bold]calm[/bold] \x1b[31m and ") -> None:
         self.figures = Figures()
@@ -190,7 +190,7 @@ class FakeGenerator:
         self._words = text.split(" ")
 
     def generate(self, prompt: str, sampling: Sampling) -> Iterator[str]:
-        """Pieces of text."""
+        """Yield pieces of text."""
         for number in range(sampling.max_tokens):
             time.sleep(self._piece_s)
             ended_by = "max_tokens" if number + 1 == sampling.max_tokens else ""
@@ -199,12 +199,12 @@ class FakeGenerator:
 
 
 def fake_generator(piece_s: float = 0.002) -> Callable[[LoadedModel, int | None], FakeGenerator]:
-    """A maker of fake generators."""
+    """Return a factory of fake generators."""
     return lambda answerer, seed: FakeGenerator(piece_s)
 
 
 def fake_settings(models_dir: str, **changes: object) -> Settings:
-    """The nano preset, saving somewhere harmless."""
+    """Return the nano preset with a models folder of the test."""
     from gpt_core.config.presets import preset
 
     return msgspec.structs.replace(preset("nano"), models_dir=models_dir, **changes)

@@ -1,4 +1,4 @@
-"""Histories and events for the tests of what is pure."""
+"""Run states and events for tests of pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMITS = Limits(max_epochs=20, patience=3, improvement_threshold=0.005)
 
 
 def started(**changes: object) -> RunStarted:
-    """A nano run of 20 epochs of 100 steps."""
+    """Return the start of a nano run of 20 epochs of 100 steps."""
     values: dict[str, object] = {
         "step": 0, "epoch": 0, "kind": "train", "preset": "nano", "parameters": 1_071_872, "train_tokens": 102_400,
         "eval_tokens": 9_000, "batch_tokens": 1024, "steps_per_epoch": 100, "max_steps": 2000, "threads": 2, "seed": 0,
@@ -22,19 +22,19 @@ def started(**changes: object) -> RunStarted:
 
 
 def step(number: int, loss: float = 3.0) -> StepCompleted:
-    """One step; a step takes a tenth of a second and 1,024 tokens."""
+    """Return a completed step of 0.1 s and 1,024 tokens."""
     return StepCompleted(
         number, number // 100, loss, math.exp(min(loss, 700)), 1e-3, 0.5, number * 1024, 10240.0, number / 10
     )
 
 
 def scored(number: int, accuracy: float, loss: float = 3.0) -> EvalCompleted:
-    """One evaluation."""
+    """Return an evaluation."""
     return EvalCompleted(number, loss, math.exp(loss), accuracy, 2.5)
 
 
 def trained(steps: int, loss: Callable[[int], float] = lambda number: 3.0 + 4.0 * math.exp(-number / 100)) -> RunState:
-    """A run of so many steps."""
+    """Return the state after a number of steps."""
     history = advance(RunState(limits=LIMITS), started())
     return advance_all(history, [step(number, loss(number)) for number in range(1, steps + 1)])
 
@@ -51,12 +51,12 @@ TEXTS = (
 
 
 def sampled(number: int, text: str, prompt: str = PROMPT) -> SampleWritten:
-    """One sample."""
+    """Return a sample."""
     return SampleWritten(number, prompt, text)
 
 
 def learnt(evaluations: int = 4, every: int = 150) -> RunState:
-    """A run with so many evaluations, each with its save and its sample, and 50 steps after the last one."""
+    """Return the state after evaluations with saves and samples, 50 steps after the last one."""
     history = advance(advance(RunState(limits=LIMITS), started()), sampled(0, TEXTS[0]))
     for number in range(1, evaluations + 1):
         at = number * every
@@ -73,5 +73,5 @@ def learnt(evaluations: int = 4, every: int = 150) -> RunState:
 
 
 def wavy_loss(number: int) -> float:
-    """From 7 down to 3 nats, with a ripple in place of noise."""
+    """Return a loss from 7 down to 3 nats, with a ripple instead of noise."""
     return 3.0 + 4.0 * math.exp(-number / 120) + 0.25 * math.sin(number * 1.7) * math.sin(number * 0.13)

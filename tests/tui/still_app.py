@@ -1,4 +1,4 @@
-"""The app as it looks at one moment: a given history and phase, no thread, no clock, no memory that differs."""
+"""The app in a fixed state: given run state and phase; no thread, constant clock and memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def still_app(
     opening: tuple[str, float] = ("", 0.0),
     theme: str = "gpt-night",
 ) -> AsyncIterator[tuple[GptApp, Pilot[None]]]:
-    """The app with this history; the last save was 12 seconds ago."""
+    """Run the app in this state; the last save was 12 seconds ago."""
     saved_at_s = history.saved.at_s if history.saved else 0.0
     monkeypatch.setattr(TrainingController, "phase", property(lambda controller: phase))
     monkeypatch.setattr(
@@ -53,5 +53,5 @@ async def still_app(
 
 
 def no_run(request: RunRequest, progress: Progress) -> TrainerLike:
-    """Nothing is opened here."""
+    """Fail: no run is opened."""
     raise AssertionError(request)

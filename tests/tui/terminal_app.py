@@ -1,4 +1,4 @@
-"""The app over a fake trainer, as a program of its own: for tests that need a real terminal and real signals."""
+"""Program that runs the app with a fake trainer, for tests with a real terminal and signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.tui.fake_trainer import FakeOpen, FakeTrainer, fake_generator, fake_s
 
 
 class NotingTrainer(FakeTrainer):
-    """Leaves a file for each save, so that the test sees it from outside."""
+    """Fake trainer that writes a file per save, visible to the test."""
 
     saves = 0
 

@@ -1,4 +1,4 @@
-"""The first start: it leads to a run by itself, and anything that the user does comes first."""
+"""First start: a run starts after a countdown, which any action of the user cancels."""
 
 import re
 from pathlib import Path
@@ -15,13 +15,13 @@ LONG_S = 600.0
 
 
 @pytest.mark.essential
-async def test_a_first_start_begins_a_run_by_itself(tmp_path: Path):
+async def test_a_first_start_starts_a_run_after_the_countdown(tmp_path: Path):
     async with running_app(tmp_path, countdown_s=0.3) as bench:
         await bench.until_step(5)
         assert bench.opener.requests[0].preset_name == "nano"
 
 
-async def test_the_countdown_is_seen_and_enter_ends_it(tmp_path: Path):
+async def test_the_countdown_is_shown_and_enter_starts_now(tmp_path: Path):
     async with running_app(tmp_path, countdown_s=LONG_S) as bench:
         await bench.until(lambda: bool(re.search(r"training nano on train.en starts in \d{3} s", bench.text())))
         assert "(Enter: now, Esc: cancel)" in bench.text()
@@ -30,7 +30,7 @@ async def test_the_countdown_is_seen_and_enter_ends_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("key", ["escape", "l", "f1", "f3", "ctrl+p"])
-async def test_any_other_key_waits_for_the_user(tmp_path: Path, key: str):
+async def test_any_other_key_cancels_the_countdown(tmp_path: Path, key: str):
     async with running_app(tmp_path, countdown_s=LONG_S) as bench:
         await bench.until_seen("starts in")
         await bench.pilot.press(key)
@@ -42,7 +42,7 @@ async def test_any_other_key_waits_for_the_user(tmp_path: Path, key: str):
         assert bench.phase is Phase.IDLE
 
 
-async def test_a_click_waits_for_the_user_and_a_button_does_what_it_says(tmp_path: Path):
+async def test_a_click_cancels_the_countdown_and_a_button_runs_its_action(tmp_path: Path):
     async with running_app(tmp_path, countdown_s=LONG_S) as bench:
         await bench.until_seen("starts in")
         await bench.pilot.click("#welcome-text")
@@ -52,7 +52,7 @@ async def test_a_click_waits_for_the_user_and_a_button_does_what_it_says(tmp_pat
         assert bench.opener.requests[0].settings.overfit_tiny
 
 
-async def test_where_a_checkpoint_is_nothing_begins_by_itself(tmp_path: Path):
+async def test_a_checkpoint_prevents_the_countdown(tmp_path: Path):
     saved_model(tmp_path, "latest", 100, seed=1)
     async with running_app(tmp_path, countdown_s=0.1) as bench:
         await bench.until_seen("Resume (step 100")
@@ -61,7 +61,7 @@ async def test_where_a_checkpoint_is_nothing_begins_by_itself(tmp_path: Path):
         assert "starts in" not in bench.text()
 
 
-async def test_where_the_text_has_a_problem_nothing_begins_by_itself(tmp_path: Path):
+async def test_an_unreadable_text_prevents_the_countdown(tmp_path: Path):
     async with running_app(tmp_path, countdown_s=0.1, train_file=str(tmp_path / "nowhere.en")) as bench:
         await bench.until_seen("cannot be read")
         await bench.pilot.pause(0.5)

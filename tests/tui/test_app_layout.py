@@ -1,4 +1,4 @@
-"""What is seen at the usual sizes, in each state: the words that must be there, nothing cut off, a picture to take."""
+"""Layout at usual and extreme terminal sizes: required text, nothing cut off, contrast."""
 
 import re
 from pathlib import Path
@@ -20,16 +20,16 @@ SIZES = [(80, 24), (120, 40), (160, 50)]
 
 
 def take_picture(bench: AppBench, folder: Path) -> str:
-    """The picture that the README shows is taken like this."""
+    """Export a screenshot as SVG and return its text."""
     path = folder / "picture.svg"
     path.write_text(bench.app.export_screenshot(), encoding="utf-8")
     return path.read_text(encoding="utf-8").replace("&#160;", " ")
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_before_a_run_the_screen_says_what_would_be_trained_and_how(tmp_path: Path, size: tuple[int, int]):
+async def test_the_welcome_view_shows_what_a_start_would_train(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=size) as bench:
-        await bench.until_seen("s   Start training the nano preset on train.en")
+        await bench.until_seen("Start training the nano preset on train.en")
         for words in ("1,194,752 parameters", "up to 20 epochs", "○ ready", "x Stop", "Help", "palette"):
             assert words in bench.text()
         assert "Train a GPT from scratch" in take_picture(bench, tmp_path)
@@ -86,7 +86,7 @@ async def test_the_chat_shows_all_its_settings(tmp_path: Path, size: tuple[int, 
             assert words in bench.text()
 
 
-async def test_other_themes_show_the_same_words(tmp_path: Path):
+async def test_other_themes_show_the_same_text(tmp_path: Path):
     async with running_app(tmp_path, opener=FakeOpen(step_s=0.0002), autostart=True) as bench:
         await bench.until_step(300)
         await bench.pilot.press("p")
@@ -99,7 +99,7 @@ async def test_other_themes_show_the_same_words(tmp_path: Path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 5), (79, 10), (300, 100)])
-async def test_no_size_is_too_odd(tmp_path: Path, size: tuple[int, int]):
+async def test_extreme_terminal_sizes_work(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=(80, 24), autostart=True) as bench:
         await bench.until_step(30)
         await bench.pilot.resize_terminal(*size)
@@ -111,19 +111,19 @@ async def test_no_size_is_too_odd(tmp_path: Path, size: tuple[int, int]):
         await bench.until_seen("▶ training")
 
 
-def test_in_every_theme_a_frame_differs_from_that_of_the_focus() -> None:
+def test_frames_differ_from_the_focused_frame_in_every_theme() -> None:
     for theme in App().available_themes.values():
         if "ansi" not in theme.name:
             assert own_variables(theme)["frame"].lower() != theme.primary.lower()
 
 
 def luminance(colour: Color) -> float:
-    """Relative luminance as WCAG 2 defines it."""
+    """Return the relative luminance of WCAG 2."""
     red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour.normalized)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_in_every_theme_the_marks_of_evaluations_stand_out() -> None:
+def test_evaluation_marks_have_contrast_in_every_theme() -> None:
     for theme in App().available_themes.values():
         if "ansi" not in theme.name:
             background = luminance(Color.parse(theme.to_color_system().generate()["background"]))
@@ -142,7 +142,7 @@ async def test_a_title_has_a_space_on_each_side(tmp_path: Path, size: tuple[int,
         assert not re.search("─[a-z]|[a-z]─", bench.text())
 
 
-async def test_the_chat_names_its_parts(tmp_path: Path) -> None:
+async def test_the_chat_has_titles(tmp_path: Path) -> None:
     async with running_app(tmp_path) as bench:
         await bench.pilot.press("f3")
         await bench.until_seen("─ conversation ─")

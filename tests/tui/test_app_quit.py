@@ -1,4 +1,4 @@
-"""Leaving: the question, the exit codes, what is saved, and what the keys and the palette say about it."""
+"""Quitting: the question, exit codes and saves; help, palette and remapped keys."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.tui.fake_trainer import FakeOpen
 pytestmark = pytest.mark.slow
 
 
-async def test_without_a_run_q_leaves_at_once(tmp_path: Path):
+async def test_q_quits_at_once_without_a_run(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         await bench.pilot.press("q")
         await bench.pilot.pause()
@@ -23,7 +23,7 @@ async def test_without_a_run_q_leaves_at_once(tmp_path: Path):
 
 
 @pytest.mark.parametrize("key", ["q", "ctrl+q"])
-async def test_during_a_run_quitting_asks_and_escape_stays(tmp_path: Path, key: str):
+async def test_q_asks_during_a_run_and_escape_cancels(tmp_path: Path, key: str):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
         await bench.pilot.press(key)
@@ -35,7 +35,7 @@ async def test_during_a_run_quitting_asks_and_escape_stays(tmp_path: Path, key: 
 
 
 @pytest.mark.parametrize("answer", [pytest.param("s", marks=pytest.mark.essential), "enter", "#choice-save"])
-async def test_save_and_quit_saves_and_then_leaves_with_0(tmp_path: Path, answer: str):
+async def test_save_and_quit_saves_and_exits_with_0(tmp_path: Path, answer: str):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
         await bench.pilot.press("q")
@@ -62,7 +62,7 @@ async def test_quit_without_saving_saves_nothing(tmp_path: Path, answer: tuple[s
 
 
 @pytest.mark.parametrize("tab", [pytest.param("f2", marks=pytest.mark.essential), "f3"])
-async def test_ctrl_c_saves_says_so_and_leaves_with_130(tmp_path: Path, tab: str):
+async def test_ctrl_c_saves_with_a_banner_and_exits_with_130(tmp_path: Path, tab: str):
     async with running_app(tmp_path, opener=FakeOpen(hold_at=3), autostart=True) as bench:
         await bench.until_step(3)
         await bench.pilot.press(tab)
@@ -74,7 +74,7 @@ async def test_ctrl_c_saves_says_so_and_leaves_with_130(tmp_path: Path, tab: str
     assert len(bench.opener.trainers[0].saved) == 1
 
 
-async def test_ctrl_c_works_over_a_dialog_and_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_ctrl_c_works_in_a_dialog_and_pressed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         "gpt_tui.app.app.SAME_PRESS_S", math.inf
     )  # the two are one double press, however late they come
@@ -88,14 +88,14 @@ async def test_ctrl_c_works_over_a_dialog_and_twice(tmp_path: Path, monkeypatch:
     assert len(bench.opener.trainers[0].saved) == 1
 
 
-async def test_without_a_run_ctrl_c_leaves_with_130(tmp_path: Path):
+async def test_ctrl_c_exits_with_130_without_a_run(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         await bench.pilot.press("ctrl+c")
         await bench.pilot.pause()
     assert bench.app.return_code == 130
 
 
-async def test_f1_shows_the_keys_of_the_tab_one_is_in(tmp_path: Path):
+async def test_f1_shows_the_keys_of_the_visible_tab(tmp_path: Path):
     async with running_app(tmp_path, size=(120, 50)) as bench:
         await bench.pilot.press("f1")
         await bench.until_seen("Training (Train tab)")
@@ -106,7 +106,7 @@ async def test_f1_shows_the_keys_of_the_tab_one_is_in(tmp_path: Path):
         assert "Training (Train tab)" not in bench.text()
 
 
-async def test_the_palette_has_no_command_of_a_tab_that_is_not_seen(tmp_path: Path):
+async def test_the_palette_has_no_command_of_a_hidden_tab(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         seen = {command.title for command in bench.app.get_system_commands(bench.app.screen)}
         assert "Keep seed" not in seen
@@ -117,7 +117,7 @@ async def test_the_palette_has_no_command_of_a_tab_that_is_not_seen(tmp_path: Pa
         assert "Keep seed" in seen
 
 
-async def test_an_app_with_a_process_to_itself_collects_garbage_at_its_own_pace(
+async def test_an_app_that_owns_its_process_collects_garbage_once_per_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     done: list[str] = []
@@ -130,7 +130,7 @@ async def test_an_app_with_a_process_to_itself_collects_garbage_at_its_own_pace(
         assert done[:3] == ["frozen", "seldom", "collected"]
 
 
-async def test_the_palette_has_every_command_that_makes_sense(tmp_path: Path):
+async def test_the_palette_has_every_available_command(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(5)
         titles = {command.title for command in bench.app.get_system_commands(bench.app.screen)}

@@ -1,4 +1,4 @@
-"""The samples in the app: newest in view, all of them reached by keys, and read together with the charts."""
+"""Samples in the app: scrolling, following the newest, and the cursor of the charts."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ PAUSED = advance(learnt(), RunPaused(650))
 LATER = advance_all(PAUSED, [step(800, 3.0), scored(800, 0.29), sampled(800, " the newest words of all")])
 
 
-async def test_the_newest_sample_is_in_view_and_stays_so(monkeypatch: pytest.MonkeyPatch):
+async def test_the_newest_sample_stays_in_view(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         assert "★ step 600" in screen_lines(app)
         app.controller.run = LATER
@@ -34,7 +34,7 @@ async def test_the_newest_sample_is_in_view_and_stays_so(monkeypatch: pytest.Mon
         assert "the newest words of all" in screen_lines(app)
 
 
-async def test_who_has_scrolled_away_stays_where_he_is_until_he_goes_to_the_end(monkeypatch: pytest.MonkeyPatch):
+async def test_a_scrolled_position_is_kept_until_the_end_key(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("home")
         assert "untrained" in screen_lines(app)
@@ -46,7 +46,7 @@ async def test_who_has_scrolled_away_stays_where_he_is_until_he_goes_to_the_end(
         assert "the newest words of all" in screen_lines(app)
 
 
-async def test_keys_go_from_sample_to_sample_and_page_by_page(monkeypatch: pytest.MonkeyPatch):
+async def test_keys_scroll_by_sample_and_by_page(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         pane = app.main.query_one(SamplesPanel)
         starts = pane._timeline.starts
@@ -76,7 +76,7 @@ def _wheel(pane: SamplesPanel):  # type: ignore[no-untyped-def]
     return MouseScrollUp(pane, 1, 1, 0, -1, 0, False, False, False)
 
 
-async def test_reading_the_charts_shows_the_sample_of_that_time(monkeypatch: pytest.MonkeyPatch):
+async def test_the_cursor_of_the_charts_shows_the_sample_of_that_time(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         charts = app.main.query_one(TrainTab).charts
         pane = app.main.query_one(SamplesPanel)
@@ -95,7 +95,7 @@ async def test_reading_the_charts_shows_the_sample_of_that_time(monkeypatch: pyt
         assert pane.scroll_y == pane.max_scroll_y
 
 
-async def test_a_newest_sample_that_is_higher_than_the_pane_shows_its_beginning(monkeypatch: pytest.MonkeyPatch):
+async def test_a_sample_higher_than_the_panel_shows_its_first_line(monkeypatch: pytest.MonkeyPatch):
     history = advance(PAUSED, sampled(650, " and on it went" * 40))
     async with still_app(monkeypatch, history, Phase.PAUSED, (80, 24)) as (app, pilot):
         assert "◇ step 650" in screen_lines(app)
@@ -103,7 +103,7 @@ async def test_a_newest_sample_that_is_higher_than_the_pane_shows_its_beginning(
         assert "◇ step 650" not in screen_lines(app)
 
 
-async def test_the_marked_sample_stays_in_view_when_a_new_one_comes_and_reading_ends_where_it_began(
+async def test_a_new_sample_does_not_move_the_marked_one_and_escape_restores_the_position(
     monkeypatch: pytest.MonkeyPatch,
 ):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
@@ -123,14 +123,14 @@ async def test_the_marked_sample_stays_in_view_when_a_new_one_comes_and_reading_
         assert pane.scroll_y == left_at
 
 
-async def test_reading_the_charts_while_the_log_is_shown_does_no_harm(monkeypatch: pytest.MonkeyPatch):
+async def test_the_cursor_works_while_the_log_is_shown(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("v", "comma", "comma", "comma", "home", "v", "v")
         await pilot.pause()
         assert "step 600" in screen_lines(app)
 
 
-async def test_the_view_key_shows_the_log_then_the_samples_alone_then_all(monkeypatch: pytest.MonkeyPatch):
+async def test_the_panels_key_shows_log_then_samples_only_then_all(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         pane = app.main.query_one(TrainTab)
         samples, log, charts = (pane.query_one(kind) for kind in (SamplesPanel, LogPanel, RunCharts))
@@ -151,7 +151,7 @@ async def test_the_view_key_shows_the_log_then_the_samples_alone_then_all(monkey
         assert (samples.display, log.display) == (True, True)
 
 
-async def test_where_the_samples_are_alone_no_key_of_the_charts_is_offered(monkeypatch: pytest.MonkeyPatch):
+async def test_chart_keys_are_hidden_with_the_charts(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (120, 40)) as (app, pilot):
         view = app.main.train.charts.view
         assert "Log scale" in screen_lines(app).splitlines()[-1]
@@ -169,14 +169,14 @@ async def test_text_of_a_model_is_neither_markup_nor_an_escape_sequence(tmp_path
         assert "It was [b]the text[/b] after " in bench.text()
 
 
-async def test_samples_keys_work_only_where_there_is_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+async def test_sample_and_chart_keys_need_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     async with running_app(tmp_path) as bench:
         assert bench.app.main.train.check_action("switch_notes", ()) is False
         assert bench.app.main.train.query_one(ChartKeys).check_action("log_scale", ()) is False
         assert bench.app.main.query_one("#train-switcher", ContentSwitcher).current == "welcome"
 
 
-async def test_little_disk_space_is_said_when_a_run_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+async def test_a_run_that_starts_with_little_disk_space_warns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(FakeTrainer, "warnings", ("models: 5 MB free, make room",))
     async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
         await bench.until_step(10)

@@ -1,4 +1,4 @@
-"""No work is lost through the app: what a new run replaces, where tiny overfit saves, and a last save that fails."""
+"""The app loses no work: replaced runs, the folder of self-tests, and a last save that fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LATEST = "ckpt_latest.safetensors"
 
 
 def tiny(folder: Path, **changes: object) -> dict[str, object]:
-    """The settings, but for the models folder, of a tiny run on a text too long for an epoch to end."""
+    """Return the settings of a tiny run, without the models folder, on a text too long to complete an epoch."""
     settings = tiny_settings(folder, **{"batch_size": 2, "micro_batch_size": 2, "eval_every_steps": 0, **changes})
     text = Path(settings.train_file)
     text.write_text(text.read_text() * 100)
@@ -28,20 +28,20 @@ def tiny(folder: Path, **changes: object) -> dict[str, object]:
 
 
 def real_app(folder: Path, **changes: object):
-    """The app with real runs in `folder`/models."""
+    """Run the app with real runs in `folder`/models."""
     return running_app(folder / "models", opener=open_run, size=(120, 40), **tiny(folder, **changes))  # type: ignore[arg-type]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder but the lock."""
+    """Return the contents of the files of a folder, without the lock."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
-async def test_replacing_a_run_by_one_that_is_refused_costs_no_checkpoint(tmp_path: Path):
+async def test_a_failed_replacement_deletes_no_checkpoint(tmp_path: Path):
     train(tiny_settings(tmp_path, max_steps=20))
     before = contents(tmp_path / "models")
     async with real_app(tmp_path) as bench:
-        await bench.until_seen("to go on from")
+        await bench.until_seen("Resume (step 20")
         (tmp_path / "train.en").write_text("\n \n")
         await bench.pilot.press("s")
         await bench.until_seen("This folder already has a run")
@@ -50,11 +50,11 @@ async def test_replacing_a_run_by_one_that_is_refused_costs_no_checkpoint(tmp_pa
     assert contents(tmp_path / "models") == before
 
 
-async def test_replacing_a_run_and_quitting_without_a_save_costs_no_checkpoint(tmp_path: Path):
+async def test_a_replacement_quit_without_a_save_deletes_no_checkpoint(tmp_path: Path):
     train(tiny_settings(tmp_path, max_steps=20))
     before = contents(tmp_path / "models")
     async with real_app(tmp_path) as bench:
-        await bench.until_seen("to go on from")
+        await bench.until_seen("Resume (step 20")
         await bench.pilot.press("s")
         await bench.until_seen("This folder already has a run")
         await bench.pilot.press("d")
@@ -72,7 +72,7 @@ async def test_replacing_a_run_and_quitting_without_a_save_costs_no_checkpoint(t
 
 
 def save_run(folder: Path, *, overfit: bool) -> None:
-    """A run with one checkpoint."""
+    """Save a run of one checkpoint."""
     settings = msgspec.structs.replace(SETTINGS, overfit_tiny=overfit)
     with CheckpointStore(folder) as store:
         store.prepare("run-a", new_run=True)
@@ -83,16 +83,14 @@ def save_run(folder: Path, *, overfit: bool) -> None:
     ("there", "chosen"), [((), "overfit"), ((True,), "overfit"), ((False,), "overfit-2"), ((False, True), "overfit-2"),
                           ((False, False), "overfit-3")],
 )  # fmt: skip
-def test_tiny_overfit_replaces_an_earlier_tiny_overfit_and_nothing_else(
-    tmp_path: Path, there: tuple[bool, ...], chosen: str
-):
+def test_a_self_test_replaces_only_an_earlier_self_test(tmp_path: Path, there: tuple[bool, ...], chosen: str):
     for number, overfit in enumerate(there, start=1):
         save_run(tmp_path / ("overfit" if number == 1 else f"overfit-{number}"), overfit=overfit)
     assert overfit_folder(str(tmp_path)).name == chosen
 
 
 @pytest.mark.parametrize("what", ["damaged", "log", "file", "link"])
-def test_tiny_overfit_leaves_alone_what_it_does_not_know(tmp_path: Path, what: str):
+def test_a_self_test_does_not_replace_foreign_files(tmp_path: Path, what: str):
     folder = tmp_path / "overfit"
     if what == "file":
         folder.write_text("mine")
@@ -108,7 +106,7 @@ def test_tiny_overfit_leaves_alone_what_it_does_not_know(tmp_path: Path, what: s
     assert overfit_folder(str(tmp_path)).name == "overfit-2"
 
 
-async def test_the_key_o_leaves_the_users_own_run_in_the_overfit_folder(tmp_path: Path):
+async def test_the_self_test_key_keeps_a_run_in_the_overfit_folder(tmp_path: Path):
     save_run(tmp_path / "models" / "overfit", overfit=False)
     before = contents(tmp_path / "models" / "overfit")
     async with real_app(tmp_path, overfit_steps=3) as bench:
@@ -133,7 +131,7 @@ async def leave_unsaved(bench: AppBench, models: Path) -> None:
     assert not bench.app._exit
 
 
-async def test_a_folder_that_was_moved_is_made_again_when_leaving(tmp_path: Path):
+async def test_a_moved_folder_is_created_again_on_exit(tmp_path: Path):
     async with real_app(tmp_path) as bench:
         await bench.pilot.press("s")
         await bench.until_step(3)
@@ -144,7 +142,7 @@ async def test_a_folder_that_was_moved_is_made_again_when_leaving(tmp_path: Path
     assert peek_checkpoint(tmp_path / "models" / LATEST).step >= 3
 
 
-async def test_leaving_with_a_run_that_cannot_be_saved_asks_and_tries_again(tmp_path: Path):
+async def test_quitting_an_unsavable_run_asks_and_tries_again(tmp_path: Path):
     models = tmp_path / "models"
     async with real_app(tmp_path) as bench:
         await bench.pilot.press("s")
@@ -159,7 +157,7 @@ async def test_leaving_with_a_run_that_cannot_be_saved_asks_and_tries_again(tmp_
     assert peek_checkpoint(models / LATEST).step == bench.app.controller.run.step
 
 
-async def test_a_run_that_cannot_be_saved_is_discarded_only_when_that_is_chosen(tmp_path: Path):
+async def test_an_unsavable_run_is_discarded_only_by_choice(tmp_path: Path):
     async with real_app(tmp_path) as bench:
         await bench.pilot.press("s")
         await leave_unsaved(bench, tmp_path / "models")
@@ -183,7 +181,7 @@ async def test_cancelling_the_question_keeps_the_run_and_w_saves_it(tmp_path: Pa
     assert peek_checkpoint(models / LATEST).step == bench.app.controller.run.step
 
 
-async def test_terminated_with_nobody_to_ask_the_app_saves_beside_the_folder(tmp_path: Path):
+async def test_a_terminated_app_saves_beside_an_unusable_folder(tmp_path: Path):
     async with real_app(tmp_path) as bench:
         await bench.pilot.press("s")
         await leave_unsaved(bench, tmp_path / "models")

@@ -1,4 +1,4 @@
-"""The Train tab: every key and every button reaches the controller, and what the controller says is seen."""
+"""Train tab: keys and buttons reach the controller, and its state is shown."""
 
 import math
 import threading
@@ -47,7 +47,7 @@ async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
 
 
 @pytest.mark.parametrize("by", BY)
-async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: str):
+async def test_pause_step_and_continue(tmp_path: Path, by: str):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
         await do(bench, "pause", by)
@@ -65,7 +65,7 @@ async def test_pause_waits_step_takes_one_and_pause_goes_on(tmp_path: Path, by: 
 
 
 @pytest.mark.parametrize("by", BY)
-async def test_save_saves_and_training_goes_on(tmp_path: Path, by: str):
+async def test_save_saves_while_training_continues(tmp_path: Path, by: str):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
         await do(bench, "save", by)
@@ -75,7 +75,7 @@ async def test_save_saves_and_training_goes_on(tmp_path: Path, by: str):
         assert any(f"at step {saved:,}" in n.message for n in bench.app._notifications)
 
 
-async def test_an_evaluation_can_be_asked_for(tmp_path: Path):
+async def test_the_evaluate_key_evaluates(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(10)
         await bench.pilot.press("e")
@@ -83,7 +83,7 @@ async def test_an_evaluation_can_be_asked_for(tmp_path: Path):
 
 
 @pytest.mark.parametrize("by", BY)
-async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str):
+async def test_resume_continues_from_the_newest_checkpoint(tmp_path: Path, by: str):
     saved_model(tmp_path, "latest", 100, seed=1)
     async with running_app(tmp_path, max_steps=110) as bench:
         await bench.until_seen("Resume (step 100")
@@ -94,7 +94,7 @@ async def test_resume_goes_on_from_the_newest_checkpoint(tmp_path: Path, by: str
 
 
 @pytest.mark.parametrize("by", ["key", "button"])
-async def test_overfit_is_a_run_of_its_own_kind(tmp_path: Path, by: str):
+async def test_the_self_test_runs_and_finishes(tmp_path: Path, by: str):
     async with running_app(tmp_path, overfit_steps=60) as bench:
         await do(bench, "overfit", by)
         await bench.until_phase(Phase.FINISHED)
@@ -102,7 +102,7 @@ async def test_overfit_is_a_run_of_its_own_kind(tmp_path: Path, by: str):
         await bench.until_seen("step 60: self-test finished")
 
 
-async def test_buttons_are_enabled_when_they_make_sense(tmp_path: Path):
+async def test_buttons_are_enabled_by_phase(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         await bench.settled()
         idle = {action for action in KEYS if not bench.button(action).disabled}
@@ -120,7 +120,7 @@ async def test_buttons_are_enabled_when_they_make_sense(tmp_path: Path):
         assert len(bench.opener.requests) == 1
 
 
-async def test_a_key_that_does_nothing_says_why_and_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_an_unavailable_key_shows_its_reason_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told: list[str] = []
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(5)
@@ -145,7 +145,7 @@ async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
         await bench.until_seen("Start training")
 
 
-async def test_charts_and_numbers_follow_the_run(tmp_path: Path):
+async def test_charts_and_status_show_the_run(tmp_path: Path):
     async with running_app(tmp_path, opener=FakeOpen(step_s=0.0002), autostart=True) as bench:
         await bench.until_step(600)
         await bench.pilot.press("x")
@@ -157,7 +157,7 @@ async def test_charts_and_numbers_follow_the_run(tmp_path: Path):
             assert words in shown
 
 
-async def test_chart_keys_change_scale_axis_and_part(tmp_path: Path):
+async def test_chart_keys_change_scale_axis_and_zoom(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(300)
         await bench.pilot.press("p", "l", "a")
@@ -175,7 +175,7 @@ async def test_chart_keys_change_scale_axis_and_part(tmp_path: Path):
         assert (pane.view.span, pane.view.end) == (1.0, None)
 
 
-async def test_the_mouse_reads_the_chart(tmp_path: Path):
+async def test_the_mouse_shows_the_values_at_a_step(tmp_path: Path):
     async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
         await bench.until_step(300)
         await bench.pilot.press("p")
@@ -189,7 +189,7 @@ async def test_the_mouse_reads_the_chart(tmp_path: Path):
 
 
 @pytest.mark.essential
-async def test_an_error_of_the_engine_is_shown_and_the_app_lives_on(tmp_path: Path):
+async def test_an_error_of_the_trainer_is_shown_and_the_app_continues(tmp_path: Path):
     opener = FakeOpen(fail_at={40: ZeroDivisionError("so it goes")})
     async with running_app(tmp_path, size=(120, 40), opener=opener, autostart=True) as bench:
         await bench.until_phase(Phase.FAILED)
@@ -201,7 +201,7 @@ async def test_an_error_of_the_engine_is_shown_and_the_app_lives_on(tmp_path: Pa
         assert not bench.app.main.banner.display
 
 
-async def test_an_error_meant_for_the_user_is_shown_as_it_is(tmp_path: Path):
+async def test_an_error_for_the_user_is_shown_without_markup(tmp_path: Path):
     opener = FakeOpen(error=CorpusError("no training text: put one at [b]data/raw[/b]"))
     async with running_app(tmp_path, opener=opener, autostart=True) as bench:
         await bench.until_seen("✗ no training text: put one at [b]data/raw[/b]")
@@ -210,7 +210,7 @@ async def test_an_error_meant_for_the_user_is_shown_as_it_is(tmp_path: Path):
 @pytest.mark.parametrize(
     ("key", "wanted"), [pytest.param("d", "overwrite", marks=pytest.mark.essential), ("r", "resume"), ("escape", "")]
 )
-async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str, wanted: str):
+async def test_an_existing_run_is_asked_about(tmp_path: Path, key: str, wanted: str):
     saved_model(tmp_path, "latest", 100, seed=1)
     opener = FakeOpen(
         error=RunExistsError("models holds another run's checkpoints: ckpt_latest.safetensors (step 100)")
@@ -230,13 +230,13 @@ async def test_another_runs_checkpoints_are_asked_about(tmp_path: Path, key: str
             assert len(opener.requests) == 1
 
 
-async def test_a_missing_text_is_said_before_anything_starts(tmp_path: Path):
+async def test_a_missing_text_is_shown_before_a_start(tmp_path: Path):
     async with running_app(tmp_path, train_file=str(tmp_path / "nowhere.en")) as bench:
         await bench.until_seen("cannot be read: No such file")
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
-async def test_one_step_is_in_one_column_of_both_charts(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
+async def test_a_step_has_the_same_column_in_both_charts(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
     history = trained(300, lambda number: 3.0 + 9.0 * math.exp(-number / 100))  # perplexities of five digits
     async with still_app(monkeypatch, history, Phase.PAUSED, size) as (app, pilot):
         app.main.train.charts.view = ChartView(cursor=150, y_range="full")

@@ -1,4 +1,4 @@
-"""The controller without an app: one run at a time, requests that reach it, errors that become a line."""
+"""Training controller without an app: one run at a time, requests, errors."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ from tests.tui.samples import scored, started, step
 
 
 class Bench:
-    """An controller with fake trainers, drained by hand."""
+    """Controller of fake trainers, drained by the test."""
 
     def __init__(self, folder: Path, opener: FakeOpen) -> None:
         self.opener = opener
@@ -28,7 +28,7 @@ class Bench:
         self.request = RunRequest(fake_settings(str(folder)), "nano")
 
     def until(self, reached: Callable[[], bool]) -> None:
-        """Drains until it is so."""
+        """Drain until a condition holds."""
         end = time.monotonic() + DEADLINE_S
         while not reached():
             assert time.monotonic() < end, f"still {self.controller.phase} at step {self.controller.run.step}"
@@ -36,11 +36,11 @@ class Bench:
             time.sleep(0.002)
 
     def until_step(self, step: int) -> None:
-        """Drains until that many steps are known."""
+        """Drain until a step is reached."""
         self.until(lambda: self.controller.run.step >= step)
 
     def until_ended(self) -> None:
-        """Drains until the run is over."""
+        """Drain until the run has ended."""
         self.until(lambda: not self.controller.alive)
 
 
@@ -53,7 +53,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     assert bench.controller.join(DEADLINE_S)
 
 
-def test_a_run_goes_from_idle_over_training_to_stopped(bench: Bench):
+def test_phases_go_from_idle_to_training_to_stopped(bench: Bench):
     assert bench.controller.phase is Phase.IDLE
     assert bench.controller.start(bench.request)
     assert bench.controller.phase is Phase.OPENING
@@ -66,7 +66,7 @@ def test_a_run_goes_from_idle_over_training_to_stopped(bench: Bench):
     assert bench.opener.trainers[0].saved == [bench.controller.run.step]
 
 
-def test_a_second_run_cannot_begin_while_one_is_alive(bench: Bench):
+def test_a_second_run_cannot_start_while_one_is_alive(bench: Bench):
     assert bench.controller.start(bench.request)
     assert not bench.controller.start(bench.request)
     bench.until_step(5)
@@ -79,7 +79,7 @@ def test_a_second_run_cannot_begin_while_one_is_alive(bench: Bench):
     assert len(bench.opener.trainers) == 2
 
 
-def test_pause_step_and_go_on_reach_the_trainer(bench: Bench):
+def test_pause_step_and_continue_reach_the_trainer(bench: Bench):
     bench.controller.start(bench.request)
     bench.until_step(10)
     bench.controller.pause()
@@ -102,7 +102,7 @@ def test_a_single_step_of_a_running_run_pauses_it(bench: Bench):
     bench.until(lambda: bench.controller.phase is Phase.PAUSED)
 
 
-def test_save_saves_and_goes_on(bench: Bench):
+def test_save_saves_and_training_continues(bench: Bench):
     bench.controller.start(bench.request)
     bench.until_step(10)
     bench.controller.save()
@@ -119,7 +119,7 @@ def test_stopping_without_a_save_saves_nothing(bench: Bench):
     assert bench.opener.trainers[0].saved == []
 
 
-def test_waiting_for_a_save_waits_for_nothing_else(bench: Bench):
+def test_wait_for_save_waits_only_for_the_save(bench: Bench):
     bench.controller.start(bench.request)
     bench.until_step(5)
     bench.controller.wait_for_save()
@@ -135,7 +135,7 @@ def test_waiting_for_a_save_waits_for_nothing_else(bench: Bench):
     assert bench.controller.alive
 
 
-def test_a_run_can_be_stopped_while_it_is_opened(bench: Bench):
+def test_a_run_can_be_stopped_while_opening(bench: Bench):
     bench.opener.gate = threading.Event()
     bench.controller.start(bench.request)
     bench.until(lambda: bench.controller.opening == ("making tokens of the text", 0.5))
@@ -157,7 +157,7 @@ def test_requests_without_a_run_do_nothing(bench: Bench):
     assert bench.controller.phase is Phase.IDLE
 
 
-def test_an_error_that_is_meant_for_the_user_is_shown_as_its_one_line(bench: Bench, tmp_path: Path):
+def test_an_error_for_the_user_is_shown_as_one_line(bench: Bench, tmp_path: Path):
     bench.opener.error = CorpusError("no training text: put one there")
     bench.controller.start(bench.request)
     bench.until_ended()
@@ -166,7 +166,7 @@ def test_an_error_that_is_meant_for_the_user_is_shown_as_its_one_line(bench: Ben
     assert not (tmp_path / "gpt-tui.log").exists()
 
 
-def test_another_error_is_one_line_and_its_traceback_is_in_the_log(bench: Bench, tmp_path: Path):
+def test_an_unexpected_error_is_one_line_with_a_logged_traceback(bench: Bench, tmp_path: Path):
     bench.opener.fail_at = {7: ZeroDivisionError("so it goes")}
     bench.controller.start(bench.request)
     bench.until_ended()
@@ -177,7 +177,7 @@ def test_another_error_is_one_line_and_its_traceback_is_in_the_log(bench: Bench,
     assert bench.controller.run.log[-1].tone == "bad"
 
 
-def test_checkpoints_in_the_way_are_told_apart_from_other_failures(bench: Bench):
+def test_an_existing_run_is_distinct_from_other_failures(bench: Bench):
     bench.opener.error = RunExistsError("models holds another run's checkpoints")
     bench.controller.start(bench.request)
     bench.until_ended()
@@ -186,7 +186,7 @@ def test_checkpoints_in_the_way_are_told_apart_from_other_failures(bench: Bench)
     assert bench.controller.phase is Phase.IDLE
 
 
-def test_a_run_that_is_refused_leaves_the_one_before_on_the_screen(bench: Bench):
+def test_a_refused_run_keeps_the_previous_one_on_screen(bench: Bench):
     bench.controller.start(bench.request)
     bench.until_step(5)
     bench.controller.stop()
@@ -198,7 +198,7 @@ def test_a_run_that_is_refused_leaves_the_one_before_on_the_screen(bench: Bench)
     assert (bench.controller.run.step, bench.controller.phase) == (step, Phase.STOPPED)
 
 
-def test_every_step_reaches_the_history_exactly_once(bench: Bench):
+def test_every_step_is_applied_exactly_once(bench: Bench):
     bench.opener.step_s = 0.0
     bench.controller.start(bench.request)
     bench.until_step(6000)
@@ -219,7 +219,7 @@ def test_a_resumed_run_has_its_earlier_curve(bench: Bench, tmp_path: Path):
     assert len(bench.controller.run.log) == 1
 
 
-def test_only_what_cannot_wait_wakes_the_app(bench: Bench):
+def test_steps_do_not_wake_the_app(bench: Bench):
     bench.opener.hold_at = 100  # before the first evaluation
     bench.controller.start(bench.request)
     bench.until_step(100)
@@ -227,7 +227,7 @@ def test_only_what_cannot_wait_wakes_the_app(bench: Bench):
     assert all(isinstance(message, TrainingController.Updated) for message in bench.posted)
 
 
-def test_the_apps_queue_cannot_fill_while_it_does_not_look(bench: Bench):
+def test_at_most_one_update_is_pending(bench: Bench):
     bench.opener.step_s = 0.0
     bench.controller.start(bench.request)
     bench.until_step(1)
@@ -241,7 +241,7 @@ def test_the_apps_queue_cannot_fill_while_it_does_not_look(bench: Bench):
     assert len(bench.posted) > before
 
 
-def test_a_run_ends_and_saves_when_the_app_is_gone(bench: Bench):
+def test_a_run_ends_and_saves_after_the_app_has_closed(bench: Bench):
     def closed(_message: object) -> None:
         raise RuntimeError("event loop is closed")
 
@@ -254,7 +254,7 @@ def test_a_run_ends_and_saves_when_the_app_is_gone(bench: Bench):
     assert len(bench.opener.trainers[0].saved) == 1
 
 
-def test_the_model_is_live_only_while_its_run_is(bench: Bench):
+def test_the_live_model_exists_only_during_its_run(bench: Bench):
     assert bench.controller.live_model() is None
     bench.controller.start(bench.request)
     bench.until_step(5)

@@ -1,4 +1,4 @@
-"""A run's history as a pure function of its events: what it keeps, what it forgets, what it derives."""
+"""Run state as a pure function of events: curve, smoothing, best score, log, bounds."""
 
 import math
 
@@ -21,7 +21,7 @@ from gpt_tui.session.run_state import (
 from tests.tui.samples import LIMITS, scored, started, step, trained
 
 
-def test_events_in_one_batch_and_one_by_one_give_the_same_history():
+def test_a_batch_of_events_equals_single_events():
     losses = np.random.default_rng(0).normal(3, 1, 7000)
     events = [started(), *(step(n + 1, float(loss)) for n, loss in enumerate(losses))]
     events.insert(3000, scored(2999, 0.3))
@@ -36,7 +36,7 @@ def test_events_in_one_batch_and_one_by_one_give_the_same_history():
     assert at_once.log == one_by_one.log
 
 
-def test_memory_of_a_curve_is_bounded_and_its_end_is_whole():
+def test_a_curve_is_bounded_with_its_end_unthinned():
     history = RunState()
     for first in range(1, 100_001, 500):
         history = advance_all(history, [step(n) for n in range(first, first + 500)])
@@ -64,7 +64,7 @@ def test_thinning_loses_no_extreme_and_keeps_steps_in_order(batch):
     assert curve.thinned[-1, STEP] - full[-1, STEP] == curve.fill
 
 
-def test_a_curve_is_never_changed_by_what_follows():
+def test_extending_a_curve_does_not_modify_it():
     before = trained(300)
     rows = before.curve.rows().copy()
     advance_all(before, [step(n, 9.0) for n in range(301, 3000)])
@@ -80,7 +80,7 @@ def test_smoothing_follows_a_level_and_starts_without_bias():
     assert np.abs(smoothed - 3.0).max() < 0.3
 
 
-def test_a_loss_that_is_not_finite_leaves_the_smoothed_one_alone():
+def test_a_non_finite_loss_does_not_change_the_smoothed_loss():
     history = advance(trained(50, lambda _: 2.0), step(51, math.nan))
     assert history.curve.smoothed == pytest.approx(2.0)
     assert history.last is not None
@@ -100,7 +100,7 @@ def test_the_best_score_follows_the_trainers_rules():
     assert history.best == Score(0.31, 250, 1)
 
 
-def test_what_a_resumed_run_had_reached_counts_from_its_first_evaluation_on():
+def test_a_resumed_run_keeps_its_best_score():
     buffer = EventBuffer(RunState(limits=LIMITS), lambda: 0.0)
     buffer.begin(RunState(limits=LIMITS, best=Score(0.4, 500, 2)))
     for event in (started(step=600), step(601), scored(601, 0.35)):
@@ -110,7 +110,7 @@ def test_what_a_resumed_run_had_reached_counts_from_its_first_evaluation_on():
     assert "best" not in history.log[-1].text
 
 
-def test_pause_evaluation_skips_and_saves_are_known():
+def test_state_has_pause_evaluation_skips_and_saves():
     history = trained(10)
     history = advance(history, ev.RunPaused(10))
     assert history.paused
@@ -131,7 +131,7 @@ def test_pause_evaluation_skips_and_saves_are_known():
     assert history.log[-1].text == "step 12: all steps done"
 
 
-def test_single_steps_in_a_pause_leave_no_line_each():
+def test_single_steps_while_paused_add_no_log_lines():
     history = advance(trained(10), ev.RunPaused(10))
     for number in (11, 12, 13):
         history = advance(advance(history, step(number)), ev.RunPaused(number))
@@ -146,7 +146,7 @@ def test_remaining_time_comes_from_the_pace_of_the_last_steps():
     assert trained(1000).remaining_s == pytest.approx((2000 - 1000) * 0.1, rel=0.01)
 
 
-def test_epoch_fraction_is_whole_at_the_end_of_an_epoch():
+def test_epoch_fraction_is_1_at_the_end_of_an_epoch():
     assert trained(0).epoch_fraction == 0.0
     assert trained(50).epoch_fraction == 0.5
     assert trained(100).epoch_fraction == 1.0
@@ -178,7 +178,7 @@ def test_each_event_is_applied_once_even_without_a_drain():
     assert again.run is drained.run
 
 
-def test_a_run_that_diverged_names_the_checkpoint_to_go_on_from():
+def test_a_diverged_run_names_the_checkpoint_to_resume():
     diverged = ev.RunFinished("diverged", 12, "models/ckpt_latest.safetensors", 6)
     history = advance_all(RunState(), [started(), diverged])
     assert "ckpt_latest.safetensors (step 6)" in history.log[-1].text

@@ -1,4 +1,4 @@
-"""The status panel's rows, the sampling fields and the key table: pure, each."""
+"""Status rows, allowed actions, key table and sampling fields: pure functions."""
 
 import math
 
@@ -22,7 +22,7 @@ def values(history: RunState, phase: Phase = Phase.TRAINING, now_s: float = 0.0)
     return {row.label: row.value for row in rows if row.label}
 
 
-def test_the_panel_says_all_there_is_to_say_about_a_run():
+def test_the_status_panel_has_every_value_of_a_run():
     history = advance(trained(350), scored(300, 0.312, 3.5))
     history = advance(history, ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 340), at_s=100.0)
     shown = values(history, now_s=112.0)
@@ -59,7 +59,7 @@ def test_a_low_panel_drops_rules_first_and_never_the_state(height):
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_what_can_be_done_depends_on_what_is_being_done(phase):
+def test_allowed_actions_depend_on_the_phase(phase):
     can = allowed(phase, can_resume=True)
     assert ("start" in can) == (not phase.alive)
     assert ("stop" in can) == (phase.alive and phase is not Phase.STOPPING)
@@ -68,7 +68,7 @@ def test_what_can_be_done_depends_on_what_is_being_done(phase):
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_a_key_that_does_nothing_now_has_a_reason(phase):
+def test_every_unavailable_key_has_a_reason(phase):
     for key in KEYS:
         if key.place == "train" and key.action not in allowed(phase, can_resume=False) | {"start_now"}:
             assert why_not(key.action, phase, {"start": "s", "stop": "x"})
@@ -95,7 +95,7 @@ def test_no_two_keys_of_one_tab_are_the_same_and_ids_are_unique():
         assert len(names) == len(set(names))
 
 
-def test_a_name_in_the_palette_says_what_it_does_without_its_tab():
+def test_palette_names_are_clear_without_their_tab():
     labels = {key.id: key.label for key in KEYS}
     assert labels["chat.earlier"] == "Earlier prompt"
     assert labels["chat.later"] == "Later prompt"
@@ -113,7 +113,7 @@ def test_help_lists_every_key_and_follows_the_users_keymap():
     assert [readable(name) for name in ("ctrl+q", "escape", "plus", "f1", "left")] == ["^q", "esc", "+", "F1", "←"]
 
 
-def test_where_one_types_help_lists_no_key_that_writes():
+def test_help_omits_keys_that_type_text_in_text_fields():
     for typing, names in ((False, "F2 or t"), (True, "F2")):
         (_, keys), *_ = help_table(["everywhere"], {}, typing=typing)
         assert (names, "Go to the Train tab") in keys

@@ -26,7 +26,7 @@ LATER_S = 1.1  # more than what counts as one and the same press
 
 
 class Terminal:
-    """A pseudo terminal with the app in it."""
+    """The app in a pseudo terminal."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Terminal:
         self.output = b""
 
     def read(self) -> bytes:
-        """All that was written so far."""
+        """Return all output so far."""
         try:
             while part := os.read(self.master, 65536):
                 self.output += part
@@ -53,11 +53,11 @@ class Terminal:
         return self.output
 
     def until(self, words: bytes) -> None:
-        """Waits until the app has written this."""
+        """Wait for an output of the app."""
         self.until_so(lambda: words in self.read())
 
     def until_so(self, reached: Callable[[], object]) -> None:
-        """Waits until something is so, reading on."""
+        """Wait until a condition holds, and read output meanwhile."""
         end = time.monotonic() + TIMEOUT_S
         while not reached():
             assert time.monotonic() < end, self.output[-3000:]
@@ -65,26 +65,26 @@ class Terminal:
             self.read_for(0.02)
 
     def until_saved(self, count: int) -> None:
-        """Waits until the app has saved so often."""
+        """Wait for a number of saves."""
         self.until_so(lambda: len(self.saved()) >= count)
 
     def until_training(self) -> None:
-        """Waits until the app says that it trains."""
+        """Wait until the app trains."""
         self.until("▶ training".encode())
 
     def is_stopped(self) -> bool:
-        """Whether the shell would see it stopped, and not continued since."""
+        """Return whether the process is stopped and was not continued since."""
         return os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
 
     def read_for(self, seconds: float) -> None:
-        """Lets time pass, reading on: an app whose terminal takes nothing more has to wait."""
+        """Read output for a time: an app with a full terminal blocks."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.read()
             time.sleep(0.01)
 
     def wait(self) -> int:
-        """Waits for the end, reading on so that nothing blocks; the exit code."""
+        """Wait for the end, and read output so that nothing blocks. Return the exit code."""
         end = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None:
             assert time.monotonic() < end, self.output[-3000:]
@@ -94,11 +94,11 @@ class Terminal:
         return self.process.returncode
 
     def saved(self, kind: str = "latest") -> list[Path]:
-        """Files that the fake trainer left for its saves."""
+        """Return the files that the fake trainer wrote per save."""
         return sorted(self.folder.glob(f"saved-{kind}-*"))
 
     def is_restored(self) -> bool:
-        """Whether the terminal is as it was: modes and line discipline."""
+        """Return whether modes and line discipline of the terminal are restored."""
         after = termios.tcgetattr(self.slave)
         sequences = all(self.output.rfind(off) > 0 for off in (LEFT_ALTERNATE_SCREEN, MOUSE_OFF, CURSOR_ON))
         return sequences and after[:4] == self.before[:4]
@@ -149,7 +149,7 @@ def test_two_signals_at_once_save_once(terminal):
 
 
 @pytest.mark.parametrize("key", [True, False], ids=["ctrl+c", "SIGTERM"])
-def test_a_later_second_wish_to_leave_waits_for_no_step(terminal, key: bool):
+def test_a_second_quit_request_waits_for_no_step(terminal, key: bool):
     app = terminal("600")  # a step takes ten minutes
     app.until_training()
     for heard in (b"saving, then", b""):
@@ -166,7 +166,7 @@ def test_a_later_second_wish_to_leave_waits_for_no_step(terminal, key: bool):
     assert app.is_restored()
 
 
-def test_usr1_saves_and_training_goes_on(terminal):
+def test_sigusr1_saves_and_training_continues(terminal):
     app = terminal("0.01")
     app.until_training()
     app.process.send_signal(signal.SIGUSR1)
@@ -177,7 +177,7 @@ def test_usr1_saves_and_training_goes_on(terminal):
 
 
 @pytest.mark.parametrize(("keys", "code", "saves"), [(b"\x03", 130, 1), (b"qs", 0, 1), (b"qd", 0, 0)])
-def test_keys_leave_as_they_say(terminal, keys: bytes, code: int, saves: int):
+def test_keys_quit_with_their_exit_codes(terminal, keys: bytes, code: int, saves: int):
     app = terminal("0.01")
     app.until_training()
     for key in keys:
@@ -189,7 +189,7 @@ def test_keys_leave_as_they_say(terminal, keys: bytes, code: int, saves: int):
     assert app.is_restored()
 
 
-def test_a_terminal_that_goes_away_ends_the_run_with_a_save(terminal):
+def test_a_hangup_ends_the_run_with_a_save(terminal):
     app = terminal("0.01")
     app.until_training()
     os.close(app.master)
@@ -198,7 +198,7 @@ def test_a_terminal_that_goes_away_ends_the_run_with_a_save(terminal):
     assert len(app.saved()) == 1
 
 
-def test_a_terminal_that_goes_away_without_a_signal_is_noticed(terminal):
+def test_a_hangup_without_a_signal_is_detected(terminal):
     app = terminal("0.01", "deaf")
     app.until_training()
     os.close(app.master)
@@ -208,7 +208,7 @@ def test_a_terminal_that_goes_away_without_a_signal_is_noticed(terminal):
 
 
 @pytest.mark.essential
-def test_a_widget_that_falls_over_leaves_a_saved_run_and_a_usable_terminal(terminal):
+def test_a_failing_widget_leaves_a_saved_run_and_a_usable_terminal(terminal):
     app = terminal("0.01", "fail")
     assert app.wait() == 1
     assert b"a widget fell over" in app.output
@@ -217,7 +217,7 @@ def test_a_widget_that_falls_over_leaves_a_saved_run_and_a_usable_terminal(termi
     assert app.is_restored()
 
 
-def test_being_stopped_and_continued_by_the_shell_changes_nothing(terminal):
+def test_suspending_and_continuing_changes_nothing(terminal):
     app = terminal("0.01")
     app.until_training()
     app.process.send_signal(signal.SIGTSTP)

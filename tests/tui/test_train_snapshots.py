@@ -1,4 +1,4 @@
-"""The Train tab as a picture in text, in each state, at a small and a larger size, and in other themes."""
+"""Snapshots of the Train tab: every state, two sizes, several themes."""
 
 import pytest
 
@@ -50,7 +50,7 @@ async def test_other_themes(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot,
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_finished_run_says_what_can_be_done_now(
+async def test_a_finished_run_shows_the_next_keys(
     monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot, size: tuple[int, int]
 ):
     finished = advance(learnt(), RunFinished("stopped", 650))

@@ -1,4 +1,4 @@
-"""What the Train tab says around charts and samples, the header and the first start: pure functions of values."""
+"""Text of the Train tab, the header and the countdown: pure functions."""
 
 import pytest
 from rich.cells import cell_len
@@ -92,11 +92,11 @@ def test_the_header_has_keys_where_there_is_room_and_follows_the_users_keymap():
 @pytest.mark.parametrize(
     ("room", "shown"), [(30, "nano · 1.19M parameters"), (22, "nano · 1.19M"), (11, "nano"), (3, "")]
 )
-def test_a_models_name_is_shortened_by_whole_words(room, shown):
+def test_a_model_name_is_shortened_at_words(room, shown):
     assert fitted_model("nano · 1.19M parameters", room) == shown
 
 
-def test_a_first_start_leads_only_where_nothing_is_there_and_the_text_can_be_read():
+def test_a_countdown_needs_a_readable_text_and_no_checkpoint():
     assert starts_unasked(SETUP)
     assert not starts_unasked(SETUP._replace(problem="data/raw/train.en cannot be read"))
     assert not starts_unasked(SETUP._replace(train_file=""))
@@ -117,7 +117,7 @@ def test_a_stopped_run_can_be_resumed_and_a_finished_one_cannot():
     assert next_steps("max_steps", KEYS) == "Press c to chat, s to start a new run."
 
 
-def test_the_view_key_goes_round_samples_log_and_samples_alone():
+def test_the_panels_key_cycles_samples_log_and_samples_only():
     seen, notes = [], "samples"
     for _ in range(3):
         notes = next_notes(notes, both_seen=False)
