@@ -1,7 +1,4 @@
-"""The real program in a real terminal, from the first start to a resumed run, as a user would go through it.
-
-tmux is the terminal: what is asserted is what stands on its screen. Without tmux there is nothing to see here.
-"""
+"""The program in a tmux terminal, from the first start to a resumed run. Skipped without tmux."""
 
 from __future__ import annotations
 
@@ -48,19 +45,19 @@ class Tmux:
         return done.stdout
 
     def keys(self, *names: str) -> None:
-        """Presses keys, by tmux's names."""
+        """Press keys, by the names of tmux."""
         self._call("send-keys", *names)
 
     def type(self, text: str) -> None:
-        """Types a text."""
+        """Type a text."""
         self._call("send-keys", "-l", text)
 
     def screen(self) -> str:
-        """What is on it."""
+        """Return the text of the screen."""
         return self._call("capture-pane", "-p")
 
     def until(self, reached: Callable[[str], bool]) -> str:
-        """Waits until the screen is so, and returns it."""
+        """Wait until a condition holds for the screen, and return it."""
         end = time.monotonic() + TIMEOUT_S
         while not reached(screen := self.screen()):
             assert time.monotonic() < end, screen
@@ -68,7 +65,7 @@ class Tmux:
         return screen
 
     def until_seen(self, *words: str) -> str:
-        """Waits until all of these words are on the screen."""
+        """Wait until all texts are on the screen."""
         return self.until(lambda screen: all(word in screen for word in words))
 
     def start(self, *more: str) -> None:
@@ -87,7 +84,7 @@ class Tmux:
         self.until_seen("○ ready")
 
     def until_shell(self) -> str:
-        """Waits until the program has given the terminal back: the shell's screen as it was, and its echo."""
+        """Wait until the program has restored the screen and the echo of the shell."""
         self.until(lambda screen: screen.rstrip().endswith(PROMPT))
         self.type("echo code-$?; stty -a | grep -o ' -\\?echo '")
         self.keys("Enter")
@@ -98,7 +95,7 @@ class Tmux:
         return screen
 
     def close(self) -> None:
-        """Ends the server, and with it all that runs in it."""
+        """End the server and everything in it."""
         subprocess.run(["tmux", "-S", self._socket, "kill-server"], capture_output=True, check=False, timeout=TIMEOUT_S)
 
 
@@ -111,7 +108,7 @@ def terminal(tmp_path: Path) -> Iterator[Tmux]:
 
 
 def step_shown(screen: str) -> int:
-    """The step in the Train tab's panel; 0 where it is not shown."""
+    """Return the step in the status panel, 0 where it is not shown."""
     for line in screen.splitlines():
         words = line.replace("│", " ").split()
         if "step" in words and (at := words.index("step")) + 1 < len(words):
