@@ -60,7 +60,7 @@ def readout(state: RunState, name: str, view: ChartView, width: int) -> str:
     if point:
         named.append(f"{EVAL_SIGN} eval {value_text(metric, point.loss)} at {whole(point.step)}")
     unnamed = [f"{STEP_SIGN} {step_value}", f"{SMOOTHED_SIGN} [b]{smoothed}[/b]", *eval_value]
-    options = [[full_place, *named], [place, *named], [full_place, *unnamed], [place, *unnamed]]
+    options = [[full_place, *named], [full_place, *unnamed], [place, *unnamed]]
     return first_fitting([*options, [place, *unnamed[1:]], [place, unnamed[1]]], width)
 
 
