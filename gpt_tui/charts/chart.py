@@ -15,6 +15,7 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from gpt_core.training.metrics import metric
 from gpt_tui.charts.axes import YAxis, linear_ticks, tick_labels, time_labels, time_ticks, y_axis
 from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.raster import (
@@ -31,7 +32,7 @@ from gpt_tui.charts.raster import (
     raster,
     row_of,
 )
-from gpt_tui.charts.series import ChartSeries, Metric, Plane, Range, chart_series, full_range
+from gpt_tui.charts.series import ChartSeries, Plane, Range, chart_series, full_range
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.titled import Titled
@@ -58,6 +59,7 @@ class Chart(Titled, Widget):
     Set `state` and `view`; `ViewChanged` is posted when the mouse changes the view.
 
     Attributes:
+        metric: Name of the registered metric that is shown.
         aligned: Charts above or below, with which this one shares its columns.
     """
 
@@ -74,9 +76,9 @@ class Chart(Titled, Widget):
             super().__init__()
             self.view = view
 
-    def __init__(self, metric: Metric, *, classes: str) -> None:
+    def __init__(self, name: str, *, classes: str) -> None:
         super().__init__(classes=classes)
-        self.metric: Metric = metric
+        self.metric = name
         self.aligned: Sequence[Chart] = ()
         self._planned: tuple[Plane, YAxis] | None = None
         self._strips: list[Strip] | None = None
@@ -220,11 +222,11 @@ class Chart(Titled, Widget):
         """Write title and legend or readout; without a lower border, all of it goes on the upper one."""
         name = title(self.state, self.metric, self.view)
         framed = self.styles.border_bottom[0] not in ("", "none")
-        beside = 2 if framed else len(self.metric) + 6
+        beside = 2 if framed else len(metric(self.metric).axis) + 6
         note = readout(self.state, self.metric, self.view, self.size.width - beside)
         if note and not framed:
-            name = self.metric
-        elif not note and self.metric == "loss":
+            name = metric(self.metric).axis
+        elif not note and self.metric == "train_loss":
             taken = beside if framed else Content.from_markup(name).cell_length + 6
             note = legend(self.state, self.size.width - taken)
         self.border_title = f"{name}  [$foreground 60%]{note}[/]" if note and not framed else name

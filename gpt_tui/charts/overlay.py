@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
-from gpt_core.training.losses import perplexity
+from gpt_core.training.events import EvalCompleted
+from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
+from gpt_core.training.metrics import metric as registered
 from gpt_tui.charts.raster import (
     DOTS_X,
     DOTS_Y,
@@ -34,18 +36,17 @@ from gpt_tui.charts.series import (
     clipped,
     fitted_range,
     full_range,
-    nearest_row,
-    perplexities,
+    nearest_point,
     thinned,
+    transformed,
     visible_part,
 )  # fmt: skip
-from gpt_tui.session.curve import HIGH, LOW, SMOOTHED
+from gpt_tui.session.curve import HIGH, LOW, SMOOTHED, Curve
 from gpt_tui.session.run_state import RunState
 
-Quantity = Literal["loss", "perplexity", "bits per byte"]
-QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 MAX_RUNS = 8
 FIRST_RUN_LAYER = 16  # layer of run 1; the layers of `gpt_tui.charts.raster` are below
+NO_CURVE = Curve()
 COLUMNS_PER_NUMBER = 30  # distance between numbers on the same line
 
 
@@ -99,7 +100,7 @@ def combined_range(runs: Sequence[NamedRun], axis: Axis) -> Range:
 
 def overlay_series(
     runs: Sequence[NamedRun],
-    quantity: Quantity,
+    name: str,
     axis: Axis,
     *,
     columns: int,
@@ -111,54 +112,71 @@ def overlay_series(
 
     Args:
         runs: Runs to compare.
-        quantity: Quantity on the y axis.
+        name: Metric on the y axis.
         axis: Quantity on the x axis.
         columns: Width in dot columns.
         log: The y axis is logarithmic.
         window: Visible x range.
         tight: On a linear scale, the y range cuts off the initial decrease, as runs differ at their ends.
     """
-    lines = [line_of(run, quantity, axis, columns=columns, window=window) for run in runs]
+    lines = [line_of(run, registered(name), axis, columns=columns, window=window) for run in runs]
     lines = [line for line in lines if np.isfinite(line.y).any()]
     if not lines:
         return None
-    tight = tight and quantity != "bits per byte" and not log
+    tight = tight and registered(name).smoothed and not log
     ranges = [fitted_range(line.y, line.y, line.y, [], tight=tight, log=log) for line in lines]
     y_range = Range(min(part.low for part in ranges), max(part.high for part in ranges))
     return OverlaySeries(tuple(lines), window, y_range, log)
 
 
-def line_of(run: NamedRun, quantity: Quantity, axis: Axis, *, columns: int, window: Range) -> Line:
-    """Return a run's line: smoothed loss or perplexity, or the evaluations in bits per byte."""
-    if quantity == "bits per byte":
+def compared_metrics() -> tuple[str, ...]:
+    """Return the names of the metrics in which runs can be compared."""
+    return ("train_loss", "perplexity", "bits_per_byte", *(metric.name for metric in added_metrics()))
+
+
+def line_of(run: NamedRun, metric: Metric, axis: Axis, *, columns: int, window: Range) -> Line:
+    """Return a run's line: the moving average of a smoothed metric, else the values."""
+    if is_evaluated(metric):
         points = run.state.evaluations
         x = np.array([axis_value(point, axis) for point in points])
         part = visible_part(x, window)
-        y = clipped(np.array([point.bits_per_byte for point in points[part]]))
-        return Line(run.number, x[part], y, marked=True)
-    rows, column = run.state.curve.rows(), AXIS_COLUMN[axis]
+        return Line(run.number, x[part], clipped(np.array([metric.read(point) for point in points[part]])), marked=True)
+    rows, column = curve_of(run.state, metric).rows(), AXIS_COLUMN[axis]
     rows = rows[visible_part(rows[:, column], window)]
     if not len(rows):
         return Line(run.number, np.empty(0), np.empty(0))
-    x, _, _, y = thinned(
+    x, _, high, smoothed = thinned(
         rows[:, column], rows[:, LOW], rows[:, HIGH], rows[:, SMOOTHED], x_range=window, columns=columns
     )
-    return Line(run.number, x, perplexities(y) if quantity == "perplexity" else y)
+    y = clipped(transformed(metric, smoothed if metric.smoothed else high))
+    return Line(run.number, x, y, marked=metric.event is EvalCompleted)
 
 
-def value_at(run: NamedRun, quantity: Quantity, axis: Axis, x: float | None) -> float | None:
+def is_evaluated(metric: Metric) -> bool:
+    """Return True for a built-in metric of evaluations, whose values are those of `RunState.evaluations`."""
+    return metric in BUILT_IN and metric.event is EvalCompleted
+
+
+def curve_of(state: RunState, metric: Metric) -> Curve:
+    """Return the curve of a metric: the train loss, or the values of a metric that is not built in."""
+    return state.curve if metric in BUILT_IN else state.added_curves.get(metric.name, NO_CURVE)
+
+
+def value_at(run: NamedRun, name: str, axis: Axis, x: float | None) -> float | None:
     """Return the value of a run's line at `x` (None: at its end); None if the run has no point there."""
-    state = run.state
+    state, metric = run.state, registered(name)
     full = full_range(state, axis)
     if not len(state.curve.recent) or (x is not None and not full.low <= x <= full.high):
         return None
     at = full.high if x is None else x
-    if quantity == "bits per byte":
+    if is_evaluated(metric):
         points = [point for point in state.evaluations if axis_value(point, axis) <= at]
-        return points[-1].bits_per_byte if points else None
-    row = nearest_row(state, axis, at)
-    smoothed = row[SMOOTHED] if row else None
-    return perplexity(smoothed) if smoothed is not None and quantity == "perplexity" else smoothed
+        return metric.read(points[-1]) if points else None
+    row = nearest_point(curve_of(state, metric), axis, at)
+    if row is None:
+        return None
+    value = row[SMOOTHED if metric.smoothed else HIGH]
+    return metric.transform(value) if metric.transform else value
 
 
 def overlay_raster(

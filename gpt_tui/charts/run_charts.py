@@ -38,7 +38,7 @@ class RunCharts(Vertical):
 
     def compose(self) -> ComposeResult:
         """Lay out loss above perplexity."""
-        yield Chart("loss", classes="loss")
+        yield Chart("train_loss", classes="loss")
         yield Chart("perplexity", classes="perplexity")
 
     def on_mount(self) -> None:

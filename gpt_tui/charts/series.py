@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.training.losses import MAX_EXPONENT, MAX_PERPLEXITY, perplexity
-from gpt_core.training.metrics import MAX_LOSS
-from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
+from gpt_core.training.metrics import MAX_LOSS, Metric, metric
+from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS, Curve
 from gpt_tui.session.run_state import Evaluation, RunState
 
-Metric = Literal["loss", "perplexity"]
 Axis = Literal["steps", "tokens", "time"]
 Array = NDArray[np.float64]
 
@@ -86,14 +85,14 @@ class ChartSeries:
 
 
 def chart_series(
-    state: RunState, metric: Metric, axis: Axis, *, columns: int, log: bool = False, window: Range | None = None,
+    state: RunState, name: str, axis: Axis, *, columns: int, log: bool = False, window: Range | None = None,
     tight: bool | None = None,
 ) -> ChartSeries | None:  # fmt: skip
     """Return the data of a chart; None without data.
 
     Args:
         state: The run.
-        metric: Quantity on the y axis.
+        name: Metric on the y axis, a function of the train loss: `train_loss` or `perplexity`.
         axis: Quantity on the x axis.
         columns: Width in dot columns.
         log: The y axis is logarithmic.
@@ -114,10 +113,10 @@ def chart_series(
         for point in state.evaluations
         if x_range.low <= (mark_x := axis_value(point, axis)) <= x_range.high
     ]
-    if metric == "perplexity":
-        low, high, smoothed = (perplexities(values) for values in (low, high, smoothed))
-        marks = [mark._replace(y=perplexity(mark.y)) for mark in marks]
-    tight = tight if tight is not None else metric == "perplexity" and not log
+    if transform := metric(name).transform:
+        low, high, smoothed = (transformed(metric(name), values) for values in (low, high, smoothed))
+        marks = [mark._replace(y=transform(mark.y)) for mark in marks]
+    tight = tight if tight is not None else name == "perplexity" and not log
     y_range = fitted_range(low, high, smoothed, marks, tight=tight, log=log)
     return ChartSeries(x, low, high, smoothed, tuple(marks), x_range, y_range, log)
 
@@ -184,7 +183,12 @@ def fitted_range(low: Array, high: Array, smoothed: Array, marks: list[Mark], *,
 
 def nearest_row(state: RunState, axis: Axis, x: float) -> tuple[float, ...] | None:
     """Return the point of the curve nearest to `x`: (step, tokens, seconds, minimum, maximum, smoothed loss)."""
-    rows = state.curve.rows()
+    return nearest_point(state.curve, axis, x)
+
+
+def nearest_point(curve: Curve, axis: Axis, x: float) -> tuple[float, ...] | None:
+    """Return the point of any curve nearest to `x`, None if it is empty."""
+    rows = curve.rows()
     if not len(rows):
         return None
     values = rows[:, AXIS_COLUMN[axis]]
@@ -196,6 +200,13 @@ def nearest_row(state: RunState, axis: Axis, x: float) -> tuple[float, ...] | No
 def clipped(values: Array) -> Array:
     """Return finite values clipped to the range that a chart can compute with; NaN and infinities remain gaps."""
     return np.where(np.isfinite(values), np.clip(values, -MAX_LOSS, MAX_LOSS), values)
+
+
+def transformed(metric: Metric, values: Array) -> Array:
+    """Apply the transform of a metric to each value."""
+    if metric.transform is perplexity:
+        return perplexities(values)
+    return values if metric.transform is None else np.array([metric.transform(value) for value in values.tolist()])
 
 
 def perplexities(losses: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, get_args
 
-from gpt_tui.charts.series import Axis, Metric, Range
+from gpt_tui.charts.series import Axis, Range
 
 YRange = Literal["auto", "full", "tight"]
 Option = TypeVar("Option")
@@ -36,7 +36,7 @@ class ChartView:
     cursor: float | None = None
     y_range: YRange = "auto"
 
-    def is_tight(self, metric: Metric) -> bool:
+    def is_tight(self, metric: str) -> bool:
         """Return True if the y range cuts off the initial decrease; "auto" does for perplexity on a linear scale."""
         return self.y_range == "tight" or (self.y_range == "auto" and metric == "perplexity" and not self.log)
 

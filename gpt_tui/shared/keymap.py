@@ -108,7 +108,7 @@ KEYS: tuple[Key, ...] = (
         footer=True),
     Key("runs.mark", "space", "mark", "Mark", "Mark this run to compare it, or unmark it", "runs", footer=True),
     Key("runs.unmark", "u", "unmark", "Unmark", "Unmark all runs", "runs", footer=True),
-    Key("runs.quantity", "m", "next_quantity", "Metric", "Compare loss, perplexity or bits per byte", "runs",
+    Key("runs.quantity", "m", "next_metric", "Metric", "Compare loss, perplexity or bits per byte", "runs",
         footer=True),
     Key("runs.notes", "v", "switch_panels", "Panels", "Show samples, log, or neither", "runs", footer=True),
     Key("charts.log", "l", "log_scale", "Log scale", "Switch between logarithmic and linear y axis", "charts",

@@ -14,14 +14,14 @@ from gpt_tui.session.run_state import RunState, advance
 from tests.tui.samples import scored, step, trained
 
 
-def drawn(history, metric="loss", *, log=False, columns=60, rows=12, window=None):
+def drawn(history, metric="train_loss", *, log=False, columns=60, rows=12, window=None):
     series = chart_series(history, metric, "steps", columns=columns * 2, log=log, window=window)
     assert series is not None
     return series, raster(series, columns, rows)
 
 
 def test_there_is_nothing_to_draw_before_the_first_step():
-    assert chart_series(trained(0), "loss", "steps", columns=80) is None
+    assert chart_series(trained(0), "train_loss", "steps", columns=80) is None
 
 
 def test_a_chart_has_one_point_a_dot_column_at_most_and_keeps_spikes():

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from textual.app import App, ComposeResult
 
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
+from gpt_core.training.events import StepCompleted
+from gpt_core.training.metrics import Metric, register, unregister
 from gpt_tui.app.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
+from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
     MAX_RUNS,
     NamedRun,
     combined_range,
+    compared_metrics,
     overlay_raster,
     overlay_series,
     value_at,
 )  # fmt: skip
 from gpt_tui.charts.series import Range
+from gpt_tui.run_view.status import status_rows
+from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import (
     CRASHED_TEXT,
     cells,
+    chart_title,
     columns_at,
-    default_quantity,
+    default_metric,
     differences,
     legend,
     log_rows,
@@ -45,9 +55,9 @@ def run(number: int, steps: int = 200, **options: object) -> NamedRun:
     return NamedRun(number, f"run {number}", advance_all(RunState(), events))  # type: ignore[arg-type]
 
 
-def drawn(runs: list[NamedRun], quantity: str = "loss", window: Range | None = None, log: bool = False):  # type: ignore[no-untyped-def]
+def drawn(runs: list[NamedRun], name: str = "train_loss", window: Range | None = None, log: bool = False):  # type: ignore[no-untyped-def]
     whole = window or combined_range(runs, "steps")
-    series = overlay_series(runs, quantity, "steps", columns=160, log=log, window=whole)  # type: ignore[arg-type]
+    series = overlay_series(runs, name, "steps", columns=160, log=log, window=whole)  # type: ignore[arg-type]
     return series, overlay_raster(series, 80, 20, grid=[]) if series else None
 
 
@@ -71,11 +81,11 @@ def test_a_linear_scale_zooms_in_on_the_ends_of_the_lines() -> None:
     assert series.y_range.high < max(each.state.curve.rows()[0, -1] for each in runs)
 
 
-@pytest.mark.parametrize("quantity", ["loss", "perplexity", "bits per byte"])
+@pytest.mark.parametrize("metric_name", ["train_loss", "perplexity", "bits_per_byte"])
 @pytest.mark.parametrize("log", [False, True])
-def test_each_run_has_a_line_labelled_with_its_number(quantity: str, log: bool) -> None:
+def test_each_run_has_a_line_labelled_with_its_number(metric_name: str, log: bool) -> None:
     runs = [run(number, 100 + 40 * number, rate=40.0 * number) for number in range(1, MAX_RUNS + 1)]
-    _, picture = drawn(runs, quantity, log=log)
+    _, picture = drawn(runs, metric_name, log=log)
     for each in runs:
         where = picture.layers == FIRST_RUN_LAYER - 1 + each.number
         assert where.any()
@@ -111,11 +121,11 @@ def test_losses_that_are_not_finite_are_gaps() -> None:
 
 def test_the_legend_reads_each_run_where_it_has_a_point() -> None:
     short, long = run(1, 50), run(2, 300)
-    assert value_at(short, "loss", "steps", 200.0) is None
-    assert value_at(long, "loss", "steps", 200.0) == pytest.approx(3.5, abs=0.4)
-    assert value_at(short, "loss", "steps", None) == short.state.curve.smoothed
-    assert value_at(long, "bits per byte", "steps", 120.0) == pytest.approx((3.0 + 4.0 * math.exp(-1)) / 2)
-    assert value_at(long, "bits per byte", "steps", 20.0) is None
+    assert value_at(short, "train_loss", "steps", 200.0) is None
+    assert value_at(long, "train_loss", "steps", 200.0) == pytest.approx(3.5, abs=0.4)
+    assert value_at(short, "train_loss", "steps", None) == short.state.curve.smoothed
+    assert value_at(long, "bits_per_byte", "steps", 120.0) == pytest.approx((3.0 + 4.0 * math.exp(-1)) / 2)
+    assert value_at(long, "bits_per_byte", "steps", 20.0) is None
     assert value_at(long, "perplexity", "steps", None) == math.exp(long.state.curve.smoothed)
     assert place_of([short, long], "steps", 120.2) == "at step 120"
     assert place_of([short, long], "time", 65.0) == "at 1:05"
@@ -125,9 +135,9 @@ def test_the_legend_reads_each_run_where_it_has_a_point() -> None:
 def test_the_legend_lists_all_runs_first_and_details_if_they_fit() -> None:
     runs = [run(number) for number in range(1, MAX_RUNS + 1)]
     details = ["attn_lr 0.003"] * len(runs)
-    low = legend(runs, details, "loss", "steps", None, width=26, height=8)
+    low = legend(runs, details, "train_loss", "steps", None, width=26, height=8)
     assert [line.number for line in low] == list(range(1, 9))
-    tall = legend(runs, details, "loss", "steps", None, width=26, height=20)
+    tall = legend(runs, details, "train_loss", "steps", None, width=26, height=20)
     assert [line.text for line in tall[:2]] == ["run 1", "attn_lr 0.003"]
     assert all(len(line.text) + len(line.value) + 6 <= 26 for line in low)
 
@@ -146,17 +156,17 @@ def run_of(tokenizer: str, best_bits: float = 2.0) -> RunInfo:
 
 def test_runs_with_different_tokenizers_are_compared_by_bits_per_byte_with_a_note() -> None:
     differ = [run_of("a"), run_of("b")]
-    assert default_quantity(differ) == "bits per byte"
+    assert default_metric(differ) == "bits_per_byte"
     assert "tokenizers differ" in tokenizer_note(differ)
-    assert default_quantity([run_of("a"), run_of("a")]) == "loss"
+    assert default_metric([run_of("a"), run_of("a")]) == "train_loss"
     assert tokenizer_note([run_of("a"), run_of("a")]) == ""
 
 
 def test_an_unknown_tokenizer_is_named_as_such() -> None:
     unknown = [run_of("a"), run_of("")]
     assert "its tokenizer is unknown" in tokenizer_note(unknown)
-    assert default_quantity(unknown) == "loss"
-    assert default_quantity([run_of("a"), run_of("b", math.inf)]) == "loss"
+    assert default_metric(unknown) == "train_loss"
+    assert default_metric([run_of("a"), run_of("b", math.inf)]) == "train_loss"
 
 
 def test_the_settings_that_differ_are_listed() -> None:
@@ -224,3 +234,50 @@ def test_every_run_colour_has_enough_contrast(colours: tuple[str, ...], ground: 
     for colour in colours:
         light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 3.0, colour  # what WCAG 2 asks of graphical objects
+
+
+# -- metrics that are not built in
+
+
+@pytest.fixture
+def warmth() -> Iterator[Metric]:
+    """Register a metric of the steps for one test."""
+    added = Metric("warmth", "warmth", "°C", "warmth", "fixed", StepCompleted, lambda step: 100.0 / step.step)
+    register(added)
+    yield added
+    unregister(added.name)
+
+
+def test_an_added_metric_has_a_status_row_and_a_line_per_run(warmth: Metric) -> None:
+    runs = [run(1, 100), run(2, 200)]
+    rows = {row.label: row.value for row in status_rows(runs[1].state, SessionStatus(Phase.TRAINING), 40)}
+    assert rows["warmth"] == "0.500 °C"
+    assert compared_metrics()[-1] == "warmth"
+    series, picture = drawn(runs, "warmth")
+    assert [line.number for line in series.lines] == [1, 2]
+    assert ord("2") in picture.characters
+    assert value_at(runs[0], "warmth", "steps", 50.0) == 2.0
+    assert value_at(runs[0], "warmth", "steps", None) == 1.0
+    assert chart_title("warmth") == "warmth, °C"
+    assert legend(runs, ["", ""], "warmth", "steps", None, width=30, height=2)[1].value == "0.500"
+
+
+async def test_the_metric_key_reaches_an_added_metric(warmth: Metric) -> None:
+    class CompareApp(App[None]):
+        def compose(self) -> ComposeResult:
+            yield CompareCharts(id="several")
+
+    async with CompareApp().run_test(size=(100, 30)) as pilot:
+        charts = pilot.app.query_one(CompareCharts)
+        charts.show_runs([run(1, 100), run(2, 200)], ["", ""], "")
+        for _ in range(len(compared_metrics()) - 1):
+            charts.next_metric()
+        await pilot.pause()
+        assert charts.metric_name == "warmth"
+        assert "warmth, °C" in charts.query_one(Chart).border_title
+
+
+def test_chart_titles_name_smoothing_and_unit() -> None:
+    assert chart_title("train_loss") == "train loss (smoothed), nats per token"
+    assert chart_title("perplexity") == "perplexity (smoothed)"
+    assert chart_title("bits_per_byte") == "eval bits per byte"

@@ -1,4 +1,4 @@
-"""What is written for people: harmless text, and numbers with their units."""
+"""Sanitized text, and numbers with their units."""
 
 import pytest
 
@@ -13,11 +13,11 @@ def test_no_control_character_is_left_in_printable_text():
     assert not [c for c in shown if 0x202A <= ord(c) <= 0x202E or 0x2066 <= ord(c) <= 0x2069]
 
 
-def test_an_escape_sequence_is_shown_and_not_obeyed():
+def test_an_escape_sequence_is_visible_and_inert():
     assert printable("\x1b]0;title\x07\x9b31m") == "␛]0;title␇\N{REPLACEMENT CHARACTER}31m"
 
 
-def test_lone_surrogates_can_be_encoded_after_printable():
+def test_lone_surrogates_are_replaced():
     assert printable("a\udcffb").encode("utf-8")
 
 
@@ -26,7 +26,7 @@ def test_ordinary_text_is_untouched():
     assert printable(text) == text
 
 
-def test_one_line_has_no_line_break_and_an_end():
+def test_one_line_has_no_line_break_and_a_maximum_length():
     assert one_line("a\r\n b\n\n c") == "a b c"
     assert one_line("x" * 1000, 50) == "x" * 49 + "…"
 
@@ -47,6 +47,10 @@ def test_one_line_has_no_line_break_and_an_end():
         (perplexity(44.31), "44.31"),
         (rate(3e-3), "3.00e-3"),
         (rate(0.0), "0"),
+        (rate(1.0), "1.0"),
+        (rate(9.9), "9.9"),
+        (rate(2.5e-8), "2.50e-8"),
+        (rate(12.5), "1.25e1"),
         (duration(252), "4 min 12 s"),
         (duration(7_500), "2 h 05 min"),
         (duration(200_000), "2 d 7 h"),

@@ -23,29 +23,31 @@ def plain(markup: str) -> str:
 
 
 def test_a_readout_has_step_smoothed_and_eval_values():
-    words = plain(readout(learnt(), "loss", ChartView(cursor=310.0), 120))
+    words = plain(readout(learnt(), "train_loss", ChartView(cursor=310.0), 120))
     assert words.startswith("step 310  ⣿ loss ")
     assert "⠒⠒ smoothed " in words
     assert words.endswith(" at 300")
-    assert plain(readout(learnt(), "loss", ChartView(axis="time", cursor=31.0), 120)).startswith("step 310, 0:31  ")
+    assert plain(readout(learnt(), "train_loss", ChartView(axis="time", cursor=31.0), 120)).startswith(
+        "step 310, 0:31  "
+    )
 
 
 @pytest.mark.parametrize("width", [0, 10, 20, 30, 44, 60, 100])
 def test_legend_and_readout_keep_to_their_room_and_cut_no_word(width):
     history = learnt()
-    for metric in ("loss", "perplexity"):
+    for metric in ("train_loss", "perplexity"):
         for words in (legend(history, width), readout(history, metric, ChartView(cursor=310.0), width)):
             assert cell_len(plain(words)) <= width
-    assert readout(history, "loss", ChartView(), width) == ""
+    assert readout(history, "train_loss", ChartView(), width) == ""
 
 
 def test_a_title_says_how_its_axis_differs_from_what_is_usual():
     history = trained(100, lambda n: 3.0)
-    assert plain(title(history, "loss", ChartView())) == "loss 3.000"
+    assert plain(title(history, "train_loss", ChartView())) == "loss 3.000"
     assert (
         plain(title(history, "perplexity", ChartView(log=True, y_range="tight"))) == "perplexity 20.09 log scale, tight"
     )
-    assert plain(title(trained(0), "loss", ChartView())) == "loss"
+    assert plain(title(trained(0), "train_loss", ChartView())) == "loss"
 
 
 def test_the_cursor_comes_from_the_right_edge_and_stays_in_the_part_shown():
@@ -60,11 +62,12 @@ def test_the_cursor_comes_from_the_right_edge_and_stays_in_the_part_shown():
 
 def test_the_y_axis_shows_what_suits_all_or_a_close_up_of_both_metrics():
     views = [ChartView(), ChartView().with_next_y_range(), ChartView().with_next_y_range().with_next_y_range()]
-    assert [view.is_tight("loss") for view in views] == [False, False, True]
+    assert [view.is_tight("train_loss") for view in views] == [False, False, True]
     assert [view.is_tight("perplexity") for view in views] == [True, False, True]
     assert views[2].with_next_y_range() == ChartView()
     tops = [
-        chart_series(trained(900), "loss", "steps", columns=90, tight=tight).y_range.high for tight in (False, True)
+        chart_series(trained(900), "train_loss", "steps", columns=90, tight=tight).y_range.high
+        for tight in (False, True)
     ]
     assert tops[0] > 6.9
     assert tops[1] < 4.5
@@ -72,7 +75,7 @@ def test_the_y_axis_shows_what_suits_all_or_a_close_up_of_both_metrics():
 
 @pytest.mark.parametrize("log", [False, True])
 def test_evaluations_are_joined_and_the_cursor_sits_on_the_smoothed_line(log):
-    series = chart_series(learnt(), "loss", "steps", columns=120, log=log)
+    series = chart_series(learnt(), "train_loss", "steps", columns=120, log=log)
     picture = raster(series, 60, 12, cursor=310.0)
     assert (picture.layers == EVAL_LINE).sum() > 10
     read = [chr(c) for c in picture.characters[picture.layers == READ]]

@@ -10,30 +10,27 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from gpt_core.training.events import EvalCompleted
+from gpt_core.training.metrics import metric
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
     MAX_RUNS,
-    QUANTITIES,
     NamedRun,
     OverlaySeries,
-    Quantity,
     combined_range,
+    compared_metrics,
     overlay_raster,
     overlay_series,
 )  # fmt: skip
 from gpt_tui.charts.raster import CURSOR, GRID, Raster
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.charts.series import Plane, Range
-from gpt_tui.charts.view import ChartView
+from gpt_tui.charts.view import ChartView, next_option
 from gpt_tui.shared.titled import Titled
-from gpt_tui.tabs.runs.presenter import legend, place_of
+from gpt_tui.tabs.runs.presenter import chart_title, legend, place_of
 
 RUN_CLASSES = {FIRST_RUN_LAYER - 1 + number: f"chart--run-{number}" for number in range(1, MAX_RUNS + 1)}
-TITLES: dict[Quantity, str] = {
-    "loss": "train loss (smoothed)", "perplexity": "train perplexity (smoothed)",
-    "bits per byte": "eval bits per byte",
-}  # fmt: skip
 
 
 class OverlayChart(Chart):
@@ -43,13 +40,13 @@ class OverlayChart(Chart):
     LAYERS: ClassVar[dict[int, str]] = {GRID: "chart--grid", CURSOR: "chart--cursor", **RUN_CLASSES}
 
     runs: reactive[tuple[NamedRun, ...]] = reactive((), repaint=False)
-    quantity: reactive[Quantity] = reactive("loss", repaint=False)
+    metric_name: reactive[str] = reactive("train_loss", repaint=False)
 
     def watch_runs(self) -> None:
         """Redraw with other data or runs."""
         self._invalidate()
 
-    def watch_quantity(self) -> None:
+    def watch_metric_name(self) -> None:
         """Redraw with another metric."""
         self._invalidate()
 
@@ -66,7 +63,7 @@ class OverlayChart(Chart):
     def series(self, columns: int, window: Range) -> Plane | None:
         """Return the runs' lines."""
         return overlay_series(
-            self.runs, self.quantity, self.view.axis, columns=columns, log=self.view.log, window=window,
+            self.runs, self.metric_name, self.view.axis, columns=columns, log=self.view.log, window=window,
             tight=self.view.y_range != "full",
         )  # fmt: skip
 
@@ -76,16 +73,17 @@ class OverlayChart(Chart):
         return overlay_raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
 
     def _write_border(self) -> None:
-        unknown = self.quantity == "bits per byte" and not any(run.state.evaluations for run in self.runs)
+        is_eval = metric(self.metric_name).event is EvalCompleted
+        unknown = is_eval and not any(run.state.evaluations for run in self.runs)
         more = ": no run has been evaluated yet" if unknown else ", log scale" if self.view.log else ""
-        self.border_title = f"{TITLES[self.quantity]}{more}"
+        self.border_title = f"{chart_title(self.metric_name)}{more}"
 
 
 class OverlayLegend(Titled, Widget):
     """Number, name and value of each run, read at the cursor, and the settings that differ."""
 
     runs: reactive[tuple[NamedRun, ...]] = reactive(())
-    quantity: reactive[Quantity] = reactive("loss")
+    metric_name: reactive[str] = reactive("train_loss")
     view: reactive[ChartView] = reactive(ChartView)
     details: reactive[tuple[str, ...]] = reactive(())
     note: reactive[str] = reactive("")
@@ -95,7 +93,7 @@ class OverlayLegend(Titled, Widget):
         note = Content.styled(self.note, "bold $text-warning")
         noted = len(note.wrap(self.size.width)) + 1 if self.note and self.size.width else 0
         lines = legend(
-            self.runs, self.details, self.quantity, self.view.axis, self.view.cursor, width=self.size.width,
+            self.runs, self.details, self.metric_name, self.view.axis, self.view.cursor, width=self.size.width,
             height=max(len(self.runs), self.size.height - noted),
         )  # fmt: skip
         shown = []
@@ -114,7 +112,7 @@ class OverlayLegend(Titled, Widget):
 class CompareCharts(RunCharts):
     """Chart and legend of several runs, with the keys and the mouse of the charts of one run."""
 
-    quantity: reactive[Quantity] = reactive("loss")
+    metric_name: reactive[str] = reactive("train_loss")
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -122,7 +120,7 @@ class CompareCharts(RunCharts):
 
     def compose(self) -> ComposeResult:
         """Lay out the chart and its legend."""
-        yield OverlayChart("loss", classes="overlay")
+        yield OverlayChart("train_loss", classes="overlay")
         yield OverlayLegend(id="legend")
 
     @property
@@ -139,14 +137,14 @@ class CompareCharts(RunCharts):
         legend.runs = self._runs
         self._update_title()
 
-    def next_quantity(self) -> None:
-        """Switch the metric: loss, perplexity, bits per byte."""
-        self.quantity = QUANTITIES[(QUANTITIES.index(self.quantity) + 1) % len(QUANTITIES)]
+    def next_metric(self) -> None:
+        """Switch to the next metric."""
+        self.metric_name = next_option(compared_metrics(), self.metric_name)
 
-    def watch_quantity(self, quantity: Quantity) -> None:
+    def watch_metric_name(self, metric_name: str) -> None:
         """Update chart and legend."""
         for part in (*self.query(OverlayChart), *self.query(OverlayLegend)):
-            part.quantity = quantity
+            part.metric_name = metric_name
 
     def watch_view(self, before: ChartView, view: ChartView) -> None:
         """Update the legend with the cursor."""
@@ -156,5 +154,6 @@ class CompareCharts(RunCharts):
         self._update_title()
 
     def _update_title(self) -> None:
+        place = place_of(self._runs, self.view.axis, self.view.cursor)
         for part in self.query(OverlayLegend):
-            part.border_title = f"{self.quantity} {place_of(self._runs, self.view.axis, self.view.cursor)}"
+            part.border_title = f"{metric(self.metric_name).label} {place}"

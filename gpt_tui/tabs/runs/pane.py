@@ -23,7 +23,7 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
-from gpt_tui.tabs.runs.presenter import default_quantity, details, empty_text, marked_text, name_of, tokenizer_note
+from gpt_tui.tabs.runs.presenter import default_metric, details, empty_text, marked_text, name_of, tokenizer_note
 from gpt_tui.tabs.runs.run_detail import RunDetail
 from gpt_tui.tabs.runs.run_finder import RunFinder, RunInfo, RunReader, RunStatus
 from gpt_tui.tabs.runs.runs_table import RunsTable
@@ -63,7 +63,7 @@ class RunsTab(Container):
         self._runs: dict[Path, RunInfo] = {}
         self._histories: dict[Path, RunState] = {}
         self._marks: dict[Path, int] = {}
-        self._quantity_is_set = False
+        self._metric_is_set = False
         self._polls = 0
         self._followed: tuple[RunInfo, ...] = ()  # the runs shown, which the thread reads
         self._worker: Worker[None] | None = None
@@ -204,8 +204,8 @@ class RunsTab(Container):
 
     def _show_several(self, runs: Sequence[RunInfo]) -> None:
         charts = self.query_one(CompareCharts)
-        if not self._quantity_is_set:
-            charts.quantity = default_quantity(runs)
+        if not self._metric_is_set:
+            charts.metric_name = default_metric(runs)
         named = [NamedRun(self._mark(run), name_of(run.folder), self._history(run)) for run in runs]
         charts.show_runs(named, details(runs), tokenizer_note(runs))
 
@@ -230,13 +230,13 @@ class RunsTab(Container):
     def action_unmark(self) -> None:
         """Unmark all runs."""
         self._marks.clear()
-        self._quantity_is_set = False
+        self._metric_is_set = False
         self._show()
 
-    def action_next_quantity(self) -> None:
+    def action_next_metric(self) -> None:
         """Switch the metric of the comparison."""
-        self._quantity_is_set = True
-        self.query_one(CompareCharts).next_quantity()
+        self._metric_is_set = True
+        self.query_one(CompareCharts).next_metric()
 
     def action_switch_panels(self) -> None:
         """Switch between samples, log and neither."""
@@ -249,7 +249,7 @@ class RunsTab(Container):
             return bool(self._runs)
         if action == "unmark":
             return bool(self._marks)
-        followed = {"next_quantity": "runs-several", "switch_panels": "runs-one"}.get(action)
+        followed = {"next_metric": "runs-several", "switch_panels": "runs-one"}.get(action)
         return followed is None or followed == shown
 
 

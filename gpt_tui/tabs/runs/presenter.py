@@ -13,12 +13,14 @@ import msgspec
 
 from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.settings import Settings
-from gpt_tui.charts.overlay import NamedRun, Quantity, value_at
+from gpt_core.training.events import EvalCompleted
+from gpt_core.training.metrics import metric
+from gpt_tui.charts.overlay import NamedRun, value_at
 from gpt_tui.charts.series import Axis, nearest_row
 from gpt_tui.run_view.status import LABEL_WIDTH, evaluation_rows, progress_rows, training_rows
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.run_state import RunState, why_ended
-from gpt_tui.shared.formatting import age, clock, fixed, narrow, nats, percent, perplexity, short, whole
+from gpt_tui.shared.formatting import age, clock, fixed, metric_value, narrow, percent, short, whole
 from gpt_tui.shared.rows import RULE, Row, Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.run_finder import RunInfo, RunStatus
@@ -140,20 +142,27 @@ class LegendLine(NamedTuple):
 
 
 def legend(
-    runs: Sequence[NamedRun], details: Sequence[str], quantity: Quantity, axis: Axis, x: float | None, *,
+    runs: Sequence[NamedRun], details: Sequence[str], metric_name: str, axis: Axis, x: float | None, *,
     width: int, height: int,
 ) -> list[LegendLine]:  # fmt: skip
     """Return number, name and value at `x` (None: at the end) of each run, with the details that fit."""
     lines = []
     for run, detail in zip(runs, details, strict=True):
-        value = value_at(run, quantity, axis, x)
-        text = "–" if value is None else perplexity(value) if quantity == "perplexity" else nats(value)
+        value = value_at(run, metric_name, axis, x)
+        text = "–" if value is None else metric_value(metric(metric_name), value, unit=False)
         lines.append(LegendLine(run.number, shortened(run.name, width - len(text) - 5), text))
         wrapped = [part for line in detail.split("\n") for part in textwrap.wrap(line, max(10, width - 2))]
         if height >= len(runs) * 2:
             detail_lines = max(1, height // len(runs) - 1)
             lines += [LegendLine(0, part) for part in wrapped[:detail_lines]]
     return lines[:height]
+
+
+def chart_title(name: str) -> str:
+    """Return the title of a comparison chart: the metric, whether it is smoothed, and its unit."""
+    shown = metric(name)
+    prefix = "eval " if shown.event is EvalCompleted and not shown.label.startswith("eval ") else ""
+    return f"{prefix}{shown.label}{' (smoothed)' * shown.smoothed}" + (f", {shown.unit}" if shown.unit else "")
 
 
 def place_of(runs: Sequence[NamedRun], axis: Axis, x: float | None) -> str:
@@ -203,10 +212,10 @@ def tokenizer_note(runs: Sequence[RunInfo]) -> str:
     return "the tokenizers differ: compare by bits per byte, not by loss or perplexity"
 
 
-def default_quantity(runs: Sequence[RunInfo]) -> Quantity:
+def default_metric(runs: Sequence[RunInfo]) -> str:
     """Return the default metric of a comparison: one that is comparable and available."""
     differ = len({run.checkpoint.tokenizer_sha256 for run in runs} - {""}) > 1
-    return "bits per byte" if differ and all(math.isfinite(run.best_bits) for run in runs) else "loss"
+    return "bits_per_byte" if differ and all(math.isfinite(run.best_bits) for run in runs) else "train_loss"
 
 
 def marked_text(marked: int) -> str:
