@@ -44,7 +44,7 @@ def main() -> None:
                 speed = event.tokens_per_s
             elif isinstance(event, EvalCompleted) and asked is not None and event.step == asked[0]:
                 print(
-                    f"{asked[1]:g} min: {event.bits_per_byte:.3f} bits a byte, accuracy {event.accuracy:.3f}, "
+                    f"{asked[1]:g} min: {event.bits_per_byte:.3f} bits per byte, accuracy {event.accuracy:.3f}, "
                     f"step {event.step:,}, {speed:,.0f} tokens/s", flush=True,
                 )  # fmt: skip
                 asked = None

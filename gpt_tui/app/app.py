@@ -33,7 +33,7 @@ from gpt_tui.session.run_state import divergence, divergence_so_far, ending, is_
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
-from gpt_tui.shared.formatting import whole
+from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.keymap import KEYS, shown_keys
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shell.help import HelpScreen
@@ -189,23 +189,23 @@ class GptApp(App[None]):
     def _announce(self, event: AnyEvent) -> None:
         match event:
             case CheckpointSaved(kind=kind, path=path, step=step) if kind != "best":
-                self.notify(f"saved {one_line(PurePath(path).stem)} at step {whole(step)}", markup=False)
+                self.notify(f"saved {one_line(PurePath(path).stem)} at step {integer(step)}", markup=False)
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")
             case LossDiverged(step=step):
-                text = f"step {whole(step)}: {divergence(event)}"
+                text = f"step {integer(step)}: {divergence(event)}"
                 self.main.banner.say(text, "bad")
                 if self.main.tab != "train":
                     self.notify(text, title="training is diverging", severity="error", timeout=15, markup=False)
             case RunFinished(reason=reason, step=step) if self._exit_code is None:
                 outcome = ending(event)
                 self.main.banner.say(
-                    f"step {whole(step)}: {outcome}. {next_steps(reason, shown_keys(dict(self._keymap)))}",
+                    f"step {integer(step)}: {outcome}. {next_steps(reason, shown_keys(dict(self._keymap)))}",
                     "bad" if reason == "diverged" else "good",
                 )
                 if self.main.tab != "train":  # which has the banner
-                    self.notify(f"step {whole(step)}: {outcome}", title="run ended", markup=False)
+                    self.notify(f"step {integer(step)}: {outcome}", title="run ended", markup=False)
 
     def _run_ended(self) -> None:
         failure = self.controller.failure
@@ -287,7 +287,7 @@ class GptApp(App[None]):
         if run.save_error:
             self.exit_message = f"not saved: {one_line(run.save_error)}"
         elif run.saved and run.finished:
-            self.exit_message = f"saved {one_line(run.saved.path)} at step {whole(run.saved.step)}"
+            self.exit_message = f"saved {one_line(run.saved.path)} at step {integer(run.saved.step)}"
         parts = (self.exit_message, divergence_so_far(run))
         self.exit_message = "; ".join(part for part in parts if part)
         request, failure = self.controller.request, self.controller.failure
@@ -317,7 +317,7 @@ class GptApp(App[None]):
 
         if not self.screen.is_modal:
             phase, run = self.controller.phase, self.controller.run
-            where = f" at step {whole(run.step)}" if run.started else ""
+            where = f" at step {integer(run.step)}" if run.started else ""
             self.push_screen(quit_question(f"A run is in progress ({phase.value}{where})."), answered)
 
     async def action_quit(self) -> None:

@@ -14,7 +14,7 @@ from gpt_tui.charts.series import Axis, axis_value, nearest_row
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
 from gpt_tui.session.run_state import Evaluation, RunState
-from gpt_tui.shared.formatting import clock, metric_value, short, whole
+from gpt_tui.shared.formatting import clock, integer, metric_value, short
 
 STEP_SIGN, SMOOTHED_SIGN = "[$foreground 50%]⣿[/]", "[$primary]⠒⠒[/]"
 EVAL_SIGN, BEST_SIGN = f"[$warning]{EVAL_CHARACTER}[/]", f"[$success]{BEST_CHARACTER}[/]"
@@ -50,7 +50,7 @@ def readout(state: RunState, name: str, view: ChartView, width: int) -> str:
     low, high = value_text(metric, row[LOW]), value_text(metric, row[HIGH])
     step_value = f"{low} to {high}" if low != high else low
     smoothed = value_text(metric, row[SMOOTHED])
-    place = whole(int(row[STEP]))
+    place = integer(int(row[STEP]))
     full_place = f"step {place}"
     if view.axis != "steps":
         full_place += f", {short(row[TOKENS])} tokens" if view.axis == "tokens" else f", {clock(row[ELAPSED])}"
@@ -58,7 +58,7 @@ def readout(state: RunState, name: str, view: ChartView, width: int) -> str:
     eval_value = [f"{EVAL_SIGN} {value_text(metric, point.loss)}"] if point else []
     named = [f"{STEP_SIGN} {metric.axis} {step_value}", f"{SMOOTHED_SIGN} smoothed [b]{smoothed}[/b]"]
     if point:
-        named.append(f"{EVAL_SIGN} eval {value_text(metric, point.loss)} at {whole(point.step)}")
+        named.append(f"{EVAL_SIGN} eval {value_text(metric, point.loss)} at {integer(point.step)}")
     unnamed = [f"{STEP_SIGN} {step_value}", f"{SMOOTHED_SIGN} [b]{smoothed}[/b]", *eval_value]
     options = [[full_place, *named], [full_place, *unnamed], [place, *unnamed]]
     return first_fitting([*options, [place, *unnamed[1:]], [place, unnamed[1]]], width)

@@ -11,7 +11,7 @@ from gpt_core.bench.result import Benchmark, Part, Training
 from gpt_core.errors import EXIT_OK, InputError
 from gpt_tui.cli.options import resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
-from gpt_tui.shared.formatting import percent, short, size, whole
+from gpt_tui.shared.formatting import integer, percent, short, size
 from gpt_tui.shared.sanitize import one_line
 
 # rows of the table: a phase and its parts
@@ -60,7 +60,7 @@ def report(found: Benchmark) -> list[str]:
         f"{machine.read_gb_per_s:.1f} GB/s (memory reads)",
         "",
         f"{found.preset or 'the model'}: {short(found.parameters)} parameters; a step is {found.batch_size} x "
-        f"{whole(found.time)} tokens{at_once}",
+        f"{integer(found.time)} tokens{at_once}",
         "",
         f"{'part of a step':<{NAME_WIDTH}}  {'ms':>9}  {'share':>6}  {'GFLOP/s':>7}  {'of SGEMM':>8}",
         *phase_lines(training, machine.sgemm_gflop_per_s),
@@ -69,7 +69,7 @@ def report(found: Benchmark) -> list[str]:
         f"training  {figure(training.tokens_per_s)} tokens/s (median of {training.steps} steps, "
         f"{training.fastest_s * 1e3:,.1f} to {training.slowest_s * 1e3:,.1f} ms; profiling overhead "
         f"{percent(training.timing_share)})",
-        f"prompt    {figure(found.prompt.tokens_per_s)} tokens/s ({whole(found.prompt.tokens)} tokens; "
+        f"prompt    {figure(found.prompt.tokens_per_s)} tokens/s ({integer(found.prompt.tokens)} tokens; "
         f"{found.prompt.gflop_per_s:.1f} GFLOP/s, {percent(found.prompt.sgemm_share)} of SGEMM)",
         f"decoding  {figure(found.decoding.tokens_per_s)} tokens/s ({size(found.decoding.bytes_per_token)} read per "
         f"token; {found.decoding.gb_per_s:.1f} GB/s, {percent(found.decoding.read_share)} of the memory bandwidth"

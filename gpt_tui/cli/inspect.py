@@ -23,7 +23,7 @@ from gpt_tui.app import preferences
 from gpt_tui.cli.options import load_model, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.error_log import log_path
-from gpt_tui.shared.formatting import fixed, nats, percent, perplexity, short, size, whole
+from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity, short, size
 from gpt_tui.shared.sanitize import one_line
 
 
@@ -46,7 +46,7 @@ def verify(options: Namespace) -> int:
     for name in options.files:
         try:
             info = verify_checkpoint(Path(name))
-            print(one_line(f"{name}: OK, {info.kind}, step {whole(info.step)}, {size(info.size)}"))
+            print(one_line(f"{name}: OK, {info.kind}, step {integer(info.step)}, {size(info.size)}"))
         except GptError as error:
             print(one_line(str(error) if printable(name) in str(error) else f"{name}: {error}", 1000))
             code = EXIT_FAILED
@@ -95,7 +95,7 @@ def tokenize(options: Namespace) -> int:
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
-        print(f"{whole(found.bytes)} bytes, {whole(found.tokens)} tokens, vocabulary {whole(found.vocab_size)}")
+        print(f"{integer(found.bytes)} bytes, {integer(found.tokens)} tokens, vocabulary {integer(found.vocab_size)}")
         print(f"{found.bytes_per_token:.3f} bytes per token, encoded at {short(found.mb_per_s)} MB/s")
         print("round trip: identical" if found.round_trip else "round trip: DIFFERENT bytes")
     return EXIT_OK if found.round_trip else EXIT_FAILED
@@ -158,7 +158,7 @@ def evaluate(options: Namespace) -> int:
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
-        print(one_line(f"{model.path}, step {whole(found.step)}, on {file}: {whole(found.tokens)} tokens"))
+        print(one_line(f"{model.path}, step {integer(found.step)}, on {file}: {integer(found.tokens)} tokens"))
         print(
             f"loss {nats(found.loss)}, perplexity {perplexity(found.ppl)}, token accuracy {percent(found.accuracy)}, "
             f"{fixed(found.bits_per_byte)} bits per byte"

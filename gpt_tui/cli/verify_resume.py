@@ -31,7 +31,7 @@ from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.setup import text_files
 from gpt_tui.cli.options import resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
-from gpt_tui.shared.formatting import whole
+from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.sanitize import one_line
 
 OF_THE_PROCESS = {"run_id", "elapsed_s"}  # different in any two runs
@@ -61,7 +61,7 @@ def verify_resume(options: Namespace) -> int:
     width = max(len(row.what) for row in rows)
     for row in rows:
         print(f"{row.what:<{width}}  {'equal' if row.equal else 'DIFFERENT':<9}  {one_line(row.detail)}")
-    steps, cut = whole(options.steps), whole(options.cut)
+    steps, cut = integer(options.steps), integer(options.cut)
     verdict = "equals" if equal else "DIFFERS from"
     print(f"\na run of {steps} steps, stopped at step {cut} and resumed, {verdict} an uninterrupted run bit for bit")
     return EXIT_OK if equal else EXIT_FAILED
@@ -149,8 +149,8 @@ def compared_tensors(what: str, left: Parameters, right: Parameters) -> Row:
     for name, tensor in left.tensors.items():
         differ = np.count_nonzero(tensor.view(np.uint32) != right[name].view(np.uint32))
         if differ:
-            return Row(what, False, f"{name}: {whole(int(differ))} of {whole(tensor.size)} values differ")
-    return Row(what, True, f"{whole(left.flat.size)} values")
+            return Row(what, False, f"{name}: {integer(int(differ))} of {integer(tensor.size)} values differ")
+    return Row(what, True, f"{integer(left.flat.size)} values")
 
 
 def compared_fields(what: str, left: TrainingState, right: TrainingState, names: set[str]) -> Row:
@@ -181,4 +181,4 @@ def compared_logs(what: str, uninterrupted: Path, resumed: Path, kinds: tuple[ty
             return Row(what, False, f"step {left['step']}: loss {left['loss']!r} and {right['loss']!r}")
     if len(both[0]) != len(both[1]):
         return Row(what, False, f"{len(both[0])} and {len(both[1])} events")
-    return Row(what, True, f"{whole(len(both[0]))} events" if both[0] else "no events")
+    return Row(what, True, f"{integer(len(both[0]))} events" if both[0] else "no events")

@@ -26,7 +26,7 @@ from gpt_core.training.events import (
 )
 from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.run_state import RunState, ending, latest_value
-from gpt_tui.shared.formatting import clock, fixed, metric_value, nats, percent, perplexity, rate, short, whole
+from gpt_tui.shared.formatting import clock, fixed, integer, metric_value, nats, percent, perplexity, rate, short
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 
@@ -44,32 +44,35 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case EvalCompleted():
             is_best = history.best.step == event.step
             line = (
-                f"eval at step {whole(event.step)}: loss {nats(event.loss)}, ppl {perplexity(event.ppl)}, "
+                f"eval at step {integer(event.step)}: loss {nats(event.loss)}, ppl {perplexity(event.ppl)}, "
                 f"accuracy {percent(event.accuracy)}, {fixed(event.bits_per_byte)} bits per byte"
                 f"{' (best so far)' * is_best}"
             )
             return [(line, "good" if is_best else "plain")]
         case SampleWritten():
             return [
-                (f"sample at step {whole(event.step)}: {one_line(event.prompt + event.text, SAMPLE_CHARACTERS)}", "dim")
+                (
+                    f"sample at step {integer(event.step)}: {one_line(event.prompt + event.text, SAMPLE_CHARACTERS)}",
+                    "dim",
+                )
             ]
         case CheckpointSaved():
-            return [(f"saved {event.path} at step {whole(event.step)}", "good")]
+            return [(f"saved {event.path} at step {integer(event.step)}", "good")]
         case SaveFailed():
             return [(f"NOT SAVED: {event.error}", "bad")]
         case UpdateSkipped():
-            return [(f"step {whole(event.step)} skipped: {event.reason} ({event.in_a_row} in a row)", "bad")]
+            return [(f"step {integer(event.step)} skipped: {event.reason} ({event.in_a_row} in a row)", "bad")]
         case GradientNorms():
             norms = (
                 f"{name} {norm:.2e}/{event.update_norms.get(name, 0.0):.2e}" for name, norm in event.grad_norms.items()
             )
-            return [(f"gradient/update norms at step {whole(event.step)}: {', '.join(norms)}", "dim")]
+            return [(f"gradient/update norms at step {integer(event.step)}: {', '.join(norms)}", "dim")]
         case RunPaused():
-            return [(f"paused at step {whole(event.step)}", "plain")]
+            return [(f"paused at step {integer(event.step)}", "plain")]
         case RunContinued():
             return [("continued", "plain")]
         case RunFinished(reason=reason) if reason != "diverged":
-            return [(f"step {whole(event.step)}: {ending(event)}", "good")]
+            return [(f"step {integer(event.step)}: {ending(event)}", "good")]
         case StepCompleted() | EvalProgressed() | LossDiverged() | RunFinished():
             return []
         case _:
@@ -79,7 +82,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
 def started(event: RunStarted) -> str:
     """Return what is trained and which checkpoint it resumes."""
     what = {"train": "training", "overfit-tiny": "self-test: tiny overfit of"}[event.kind]
-    origin = f"; resumed from {event.resumed_from} at step {whole(event.step)}" if event.resumed_from else ""
+    origin = f"; resumed from {event.resumed_from} at step {integer(event.step)}" if event.resumed_from else ""
     return f"{what} {event.preset or 'a model'}: {short(event.parameters)} parameters{origin}"
 
 
@@ -89,8 +92,8 @@ def started_details(event: RunStarted) -> str:
     threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
     scored = f", evaluated on {event.eval_file}" if event.eval_file else ""
     return (
-        f"text {name}: {short(event.train_tokens)} tokens{scored}; {whole(event.steps_per_epoch)} steps per epoch, "
-        f"{whole(event.batch_tokens)} tokens per step; {threads}, seed {event.seed}"
+        f"text {name}: {short(event.train_tokens)} tokens{scored}; {integer(event.steps_per_epoch)} steps per epoch, "
+        f"{integer(event.batch_tokens)} tokens per step; {threads}, seed {event.seed}"
     )
 
 
@@ -106,7 +109,7 @@ def figures(history: RunState, loss: float) -> str:
     )
     return (
         f"{'loss' if is_training(history) else 'tokLoss'} {nats(loss)}  ppl {perplexity(losses.perplexity(loss))}  "
-        f"lr {rate(last.lr)}  norm {fixed(last.grad_norm, 2)}  {whole(last.tokens_per_s)} tokens/s  "
+        f"lr {rate(last.lr)}  norm {fixed(last.grad_norm, 2)}  {integer(last.tokens_per_s)} tokens/s  "
         f"{clock(last.elapsed_s)}{''.join(added)}"
     )
 
@@ -114,9 +117,9 @@ def figures(history: RunState, loss: float) -> str:
 def steps_line(history: RunState, mean_loss: float) -> str:
     """Return the line for the steps since the last line."""
     epoch = f"  epoch {history.last.epoch + 1}" if history.last is not None and is_training(history) else ""
-    of = f"/{whole(history.last_step)}" if history.last_step else ""
+    of = f"/{integer(history.last_step)}" if history.last_step else ""
     left = f"  {clock(history.remaining_s)} left" if history.remaining_s else ""
-    return f"step {whole(history.step)}{of}{epoch}  {figures(history, mean_loss)}{left}"
+    return f"step {integer(history.step)}{of}{epoch}  {figures(history, mean_loss)}{left}"
 
 
 def is_training(history: RunState) -> bool:

@@ -19,7 +19,7 @@ from rich.text import Text
 from gpt_core.training.events import LOGGED, AnyEvent, StepCompleted, to_json
 from gpt_tui.headless.event_text import figures, is_training, news, steps_line
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.formatting import clock, percent, whole
+from gpt_tui.shared.formatting import clock, integer, percent
 from gpt_tui.shared.sanitize import one_line
 
 PLAIN_INTERVAL_S = 2.0
@@ -143,7 +143,7 @@ class BarsReporter:
         last, left = history.last_step, history.remaining_s
         self._bars.update(
             self._run,
-            description=f"step {whole(history.step)}" + (f" of {whole(last)}" if last else ""),
+            description=f"step {integer(history.step)}" + (f" of {integer(last)}" if last else ""),
             total=float(last or 1), completed=float(history.step if last else 0),
             left=f"{clock(left)} left" if left is not None else "",
         )  # fmt: skip

@@ -34,7 +34,7 @@ from gpt_tui.session.run_state import (
     ending,
     is_unsaved,
 )
-from gpt_tui.shared.formatting import duration, fixed, nats, percent, rate, whole
+from gpt_tui.shared.formatting import duration, fixed, integer, nats, percent, rate
 from gpt_tui.shared.sanitize import one_line
 
 RATES = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")
@@ -111,9 +111,9 @@ def divergences(events: Sequence[AnyEvent]) -> list[str]:
     lines = []
     for event in events:
         if isinstance(event, LossDiverged):
-            lines.append(f"step {whole(event.step)}: {divergence(event)}")
+            lines.append(f"step {integer(event.step)}: {divergence(event)}")
         elif isinstance(event, RunFinished) and event.reason == "diverged":
-            lines.append(f"step {whole(event.step)}: {ending(event)}")
+            lines.append(f"step {integer(event.step)}: {ending(event)}")
     return lines
 
 
@@ -132,7 +132,7 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     """Print the result of the run, where it is saved, and the next commands."""
     if history.finished is None:
         return
-    reached = [f"{whole(history.step)} steps in {duration(history.elapsed_s)}"]
+    reached = [f"{integer(history.step)} steps in {duration(history.elapsed_s)}"]
     if history.last is not None:
         reached.append(f"train loss {nats(history.curve.smoothed)}")
     if history.evaluation is not None:

@@ -16,7 +16,7 @@ from gpt_core.bench.estimate import (
 )
 from gpt_core.config.settings import Settings
 from gpt_core.model.parameters import parameter_count
-from gpt_tui.shared.formatting import duration, short, size, whole
+from gpt_tui.shared.formatting import duration, integer, short, size
 from gpt_tui.shared.rows import RULE, Row
 from gpt_tui.shared.sanitize import one_line
 
@@ -96,7 +96,7 @@ def size_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     is_too_much = free is not None and memory.total > free
     text = f"{size(memory.total)}, {size(free)} free" if free is not None else f"about {size(memory.total)}"
     return [
-        Row("parameters", whole(parameter_count(settings.shape))),
+        Row("parameters", integer(parameter_count(settings.shape))),
         Row("memory", f"{'✗ ' if is_too_much else ''}{text}", "bad" if is_too_much else "plain"),
         Row(DETAIL, f"{size(memory.state)} model state", "dim"),
         Row(DETAIL, f"{size(memory.activations)} activations", "dim"),
@@ -115,12 +115,12 @@ def text_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         Row("eval text", one_line(texts.eval_file.name) if texts.eval_file else "held out of it"),
     ]
     if settings.overfit_tiny:
-        return [*rows, Row("lines", f"the first {whole(settings.overfit_lines)}")]
+        return [*rows, Row("lines", f"the first {integer(settings.overfit_lines)}")]
     steps, about = count_epoch_steps(settings, texts.train_tokens), "" if texts.counted else "about "
     return [
         *rows,
         Row("epoch", f"{about}{short(texts.train_tokens)} tokens"),
-        Row("", f"{about}{whole(steps)} step{'s' * (steps != 1)}"),
+        Row("", f"{about}{integer(steps)} step{'s' * (steps != 1)}"),
     ]
 
 
@@ -140,7 +140,7 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     return [
         *rows,
         Row("total", f"up to {duration(length.max_s)}"),
-        Row(DETAIL, f"{whole(length.max_steps)} steps", "dim"),
+        Row(DETAIL, f"{integer(length.max_steps)} steps", "dim"),
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from rich.cells import cell_len
 
 from gpt_tui.session.run_state import MAX_SAMPLES, Sample
-from gpt_tui.shared.formatting import clock, fixed, nats, whole
+from gpt_tui.shared.formatting import clock, fixed, integer, nats
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.wrapping import line_spans
 
@@ -70,7 +70,7 @@ def timeline(samples: Sequence[Sample], best_step: int, width: int, *, spaced: b
 def head(sample: Sample, best: bool, width: int) -> Line:
     """Return the heading of a sample: step, and as many of time and scores as fit."""
     point = sample.evaluation
-    step = f"step {whole(sample.step)}"
+    step = f"step {integer(sample.step)}"
     if point is not None:
         loss, bits = nats(point.loss), fixed(point.bits_per_byte)
         time = clock(sample.elapsed_s)

@@ -8,7 +8,7 @@ from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, latest_value
-from gpt_tui.shared.formatting import age, bar, duration, fixed, metric_value, percent, short, size, whole
+from gpt_tui.shared.formatting import age, bar, duration, fixed, integer, metric_value, percent, short, size
 from gpt_tui.shared.rows import RULE, Row, Tone, longest_fitting
 
 LABEL_WIDTH = 14
@@ -57,13 +57,13 @@ def progress_rows(state: RunState, value_width: int) -> list[Row]:
     """Return step, epoch with progress bar, elapsed time, time left, tokens."""
     started = state.started
     assert started is not None
-    of_steps = f" of {whole(state.last_step)}" if state.last_step else ""
-    rows = [Row("step", whole(state.step) + of_steps)]
+    of_steps = f" of {integer(state.last_step)}" if state.last_step else ""
+    rows = [Row("step", integer(state.step) + of_steps)]
     fraction = None
     if started.steps_per_epoch and started.kind == "train":
         of_epochs = f" of {state.limits.max_epochs}" if state.limits.max_epochs else ""
         epoch = (state.last.epoch if state.last else started.epoch) + 1
-        rows.append(Row("epoch", f"{whole(epoch)}{of_epochs}"))
+        rows.append(Row("epoch", f"{integer(epoch)}{of_epochs}"))
         fraction = state.epoch_fraction
     elif state.last_step:
         fraction = min(1.0, state.step / state.last_step)
@@ -85,7 +85,7 @@ def training_rows(state: RunState, value_width: int) -> list[Row]:
         options = [f"{ratio} × loss of uniform guessing", f"{ratio} × uniform"]
         rows.append(Row("diverging", longest_fitting(options, value_width), "bad"))
     if state.skipped:
-        rows.append(Row("skipped", f"{whole(state.skipped)} update{'s' * (state.skipped != 1)}", "bad"))
+        rows.append(Row("skipped", f"{integer(state.skipped)} update{'s' * (state.skipped != 1)}", "bad"))
     return rows
 
 
@@ -134,7 +134,7 @@ def first_evaluation_row(state: RunState, value_width: int) -> Row:
     if not every:
         return Row("no evaluation yet", "")
     step = (state.step // every + 1) * every
-    options = [f"first evaluation at step {whole(step)}", f"first eval at step {whole(step)}"]
+    options = [f"first evaluation at step {integer(step)}", f"first eval at step {integer(step)}"]
     return Row(longest_fitting(options, value_width + LABEL_WIDTH), "")
 
 

@@ -13,7 +13,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.training.events import RunStarted
-from gpt_tui.shared.formatting import short, whole
+from gpt_tui.shared.formatting import integer, short
 from gpt_tui.shared.sanitize import one_line
 
 
@@ -82,7 +82,7 @@ def existing_run(models_dir: str) -> str:
         return ""
     newest = next((info for info in found if isinstance(info, CheckpointInfo)), None)
     if newest is not None:
-        return f"a run at step {whole(newest.step)}"
+        return f"a run at step {integer(newest.step)}"
     return "a damaged checkpoint" if found else ""
 
 

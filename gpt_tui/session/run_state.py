@@ -33,7 +33,7 @@ from gpt_core.training.events import (
 from gpt_core.training.losses import DIVERGED_RATIO, perplexity
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
 from gpt_tui.session.curve import ELAPSED, HIGH, STEP, Curve
-from gpt_tui.shared.formatting import fixed, nats, percent, short, whole
+from gpt_tui.shared.formatting import fixed, integer, nats, percent, short
 from gpt_tui.shared.rows import Tone
 
 Item = TypeVar("Item")
@@ -99,7 +99,7 @@ def after_divergence(event: LossDiverged | RunFinished, first: str = "") -> str:
     if not event.good_checkpoint:
         good = "good " if event.guessing_loss else ""  # else any checkpoint counts as good
         return f"; no {good}checkpoint was saved before: {first}start again with lower learning rates"
-    good = f"{PurePath(event.good_checkpoint).name} (step {whole(event.good_step)})"
+    good = f"{PurePath(event.good_checkpoint).name} (step {integer(event.good_step)})"
     return f"; last good checkpoint: {good}; {first}resume it with lower learning rates"
 
 
@@ -295,7 +295,7 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case StepCompleted():
             return _with_steps(run, [event])
         case UpdateSkipped():
-            text = f"step {whole(event.step)}: update skipped, {event.reason} ({event.in_a_row} in a row)"
+            text = f"step {integer(event.step)}: update skipped, {event.reason} ({event.in_a_row} in a row)"
             return _logged(replace(run, skipped=run.skipped + 1), text, "bad")
         case EvalProgressed():
             return replace(run, evaluating=event.done / event.total if event.total else 0.0)
@@ -305,26 +305,26 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             return _sampled(run, event)
         case GradientNorms():
             name, norm = max(event.grad_norms.items(), key=lambda item: item[1], default=("", 0.0))
-            return _logged(run, f"step {whole(event.step)}: largest gradient norm {norm:.3g} ({name})", "dim")
+            return _logged(run, f"step {integer(event.step)}: largest gradient norm {norm:.3g} ({name})", "dim")
         case CheckpointSaved():
             saved = Saved(event.kind, event.path, event.step, at_s)
-            text = f"saved {PurePath(event.path).stem} at step {whole(event.step)}"
+            text = f"saved {PurePath(event.path).stem} at step {integer(event.step)}"
             return _logged(replace(run, saved=saved, save_error=""), text, "dim" if event.kind == "best" else "good")
         case SaveFailed():
             text = f"not saved: {event.error}"
             return _logged(replace(run, save_error=event.error), text, "bad")
         case LossDiverged():
-            return _logged(replace(run, diverged=event), f"step {whole(event.step)}: {divergence(event)}", "bad")
+            return _logged(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
         case RunPaused() if run.paused:
             return run  # a single step while paused
         case RunPaused():
-            return _logged(replace(run, paused=True), f"paused at step {whole(event.step)}", "plain")
+            return _logged(replace(run, paused=True), f"paused at step {integer(event.step)}", "plain")
         case RunContinued():
             return _logged(replace(run, paused=False), "continued", "plain")
         case RunFinished():
             done = replace(run, finished=event, paused=False, evaluating=None)
             tone: Tone = "bad" if event.reason == "diverged" else "good"
-            return _logged(done, f"step {whole(event.step)}: {ending(event)}", tone)
+            return _logged(done, f"step {integer(event.step)}: {ending(event)}", tone)
         case _:
             assert_never(event)
 
@@ -391,7 +391,9 @@ def _logged(run: RunState, text: str, tone: Tone) -> RunState:
 def _started_text(event: RunStarted) -> str:
     what = "self-test" if event.kind != "train" else event.preset or "training"
     where = (
-        f", resumed from {PurePath(event.resumed_from).name} at step {whole(event.step)}" if event.resumed_from else ""
+        f", resumed from {PurePath(event.resumed_from).name} at step {integer(event.step)}"
+        if event.resumed_from
+        else ""
     )
     return f"{what}: {short(event.parameters)} parameters, {short(event.train_tokens)} tokens{where}"
 
@@ -410,7 +412,7 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
     evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS)
     changed = replace(run, evaluations=evaluations, best=best, evaluating=None)
     text = (
-        f"step {whole(event.step)}: eval loss {nats(event.loss)}, accuracy {percent(event.accuracy)}, "
+        f"step {integer(event.step)}: eval loss {nats(event.loss)}, accuracy {percent(event.accuracy)}, "
         f"{fixed(event.bits_per_byte)} bits per byte{' ★ best' if better else ''}"
     )
     return _logged(changed, text, "good" if better else "plain")

@@ -16,7 +16,7 @@ def scientific(value: float) -> str:
     return f"{value:.1e}" if isfinite(value) else NOT_A_NUMBER
 
 
-def whole(number: float) -> str:
+def integer(number: float) -> str:
     """Format a count: 1234567 -> 1,234,567; from 10^15 on 1.2e+15."""
     if isinstance(number, float) and not isfinite(number):
         return NOT_A_NUMBER

@@ -122,7 +122,7 @@ KEYS: tuple[Key, ...] = (
     Key("charts.cursor_off", "escape", "cursor_off", "Cursor off", "Remove the cursor", "charts"),
     Key("charts.zoom_in", "plus,equals_sign", "zoom(0.5)", "Zoom in", "Zoom in", "charts", display="+"),
     Key("charts.zoom_out", "minus", "zoom(2.0)", "Zoom out", "Zoom out", "charts", display="-"),
-    Key("charts.whole", "0", "zoom_reset", "Complete run", "Show the complete run", "charts"),
+    Key("charts.whole", "0", "zoom_reset", "Full run", "Show the full run", "charts"),
     Key("charts.left", "left", "pan(-0.25)", "Pan left", "Pan left", "charts"),
     Key("charts.right", "right", "pan(0.25)", "Pan right", "Pan right", "charts"),
     Key("setup.begin", "ctrl+t", "begin_run", "Start", "Start training with these settings", "setup", button=True),

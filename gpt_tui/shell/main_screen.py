@@ -19,7 +19,7 @@ from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_preview import model_name, run_name
 from gpt_tui.shared.dialogs import unsaved_question
 from gpt_tui.shared.footer import FooterBar
-from gpt_tui.shared.formatting import whole
+from gpt_tui.shared.formatting import integer
 from gpt_tui.shell.banner import Banner
 from gpt_tui.shell.header import HeaderBar
 from gpt_tui.tabs.chat.models import ChatModels, MakeGenerator
@@ -94,7 +94,7 @@ class MainScreen(Screen[None]):
             header.show_model(run_name(run.started))
         if at_once or status.now_s - self._header_drawn_s >= MIN_REDRAW_S:
             self._header_drawn_s = status.now_s
-            header.show_state(status.phase, f"step {whole(run.step)}" if run.started else "")
+            header.show_state(status.phase, f"step {integer(run.step)}" if run.started else "")
         self.chat.follow(live=controller.live_model() is not None, saved=run.saved)
         if phase_changed:
             if self._shown_phase is Phase.OPENING and controller.warning:

@@ -223,7 +223,7 @@ def test_large_ticks_are_written_in_scientific_notation(ticks: list[float], labe
         (formatting.perplexity(1e300), "> 1e300"), (formatting.perplexity(math.nan), "–"),
         (formatting.perplexity(1_234_567.0), "1.2e+06"), (formatting.nats(321.4), "321.40"),
         (formatting.nats(1e189), "1.0e+189"), (formatting.nats(54_321.0), "54,321"),
-        (formatting.whole(10**18), "1.0e+18"),
+        (formatting.integer(10**18), "1.0e+18"),
         (formatting.rate(math.nan), "–"), (formatting.clock(math.nan), "–"), (formatting.clock(1e15), "1.2e+10 d"),
         (formatting.percent(1e300), "1.0e+302%"), (formatting.size(1e12), "1.0 TB"),
         (formatting.short(1e30), "1.0e+30"),

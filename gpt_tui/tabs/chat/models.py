@@ -18,7 +18,7 @@ from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.controller import TrainerLike, TrainingController
-from gpt_tui.shared.formatting import size, whole
+from gpt_tui.shared.formatting import integer, size
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.chat.presenter import AUTOMATIC, AvailableModels, checkpoint_name
 
@@ -82,7 +82,7 @@ def _identity(info: CheckpointInfo) -> tuple[object, ...]:
 
 def _read(path: Path, name: str) -> LoadedModel:
     bundle = load_bundle(path)
-    return LoadedModel(bundle.parameters, bundle.tokenizer, f"{name}, step {whole(bundle.step)}")
+    return LoadedModel(bundle.parameters, bundle.tokenizer, f"{name}, step {integer(bundle.step)}")
 
 
 class ChatModels:
@@ -137,4 +137,4 @@ def model_in_training(trainer: TrainerLike, report: Report) -> LoadedModel:
     """Return a copy of a run's weights, taken between two steps."""
     report("waiting for the current step to finish")
     parameters, step = trainer.weights_snapshot()
-    return LoadedModel(parameters, trainer.tokenizer, f"in training, step {whole(step)}")
+    return LoadedModel(parameters, trainer.tokenizer, f"in training, step {integer(step)}")

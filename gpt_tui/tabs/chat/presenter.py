@@ -11,7 +11,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
-from gpt_tui.shared.formatting import age, duration, short, whole
+from gpt_tui.shared.formatting import age, duration, integer, short
 from gpt_tui.shared.sanitize import one_line, printable
 
 EMPTY = """\
@@ -90,14 +90,14 @@ def automatic_label(available: AvailableModels) -> str:
     if not available.checkpoints:
         return "automatic · none yet"
     first = available.checkpoints[0]
-    return f"automatic · {one_line(first.path.stem)} · step {whole(first.step)}"
+    return f"automatic · {one_line(first.path.stem)} · step {integer(first.step)}"
 
 
 def option_label(info: CheckpointInfo, now_s: float) -> str:
     """Return a checkpoint's label, most important part first: `transformer · step 1,200 · final · 3 min ago`."""
     kind = "" if info.kind == "other" else info.kind
     saved = f"{age(max(0.0, now_s - info.saved_at))} ago"
-    return " · ".join(part for part in (one_line(info.path.stem), f"step {whole(info.step)}", kind, saved) if part)
+    return " · ".join(part for part in (one_line(info.path.stem), f"step {integer(info.step)}", kind, saved) if part)
 
 
 # -- sampling fields

@@ -13,7 +13,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import ENDINGS
-from gpt_tui.shared.formatting import age, duration, nats, percent, rate, short, size, whole
+from gpt_tui.shared.formatting import age, duration, integer, nats, percent, rate, short, size
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
@@ -134,7 +134,7 @@ def _inner_columns(files: Sequence[CheckpointFile], now_s: float) -> list[_Colum
 
     return [
         _Column("kind", [file.found.kind for file in files], 2),
-        _Column("step", cells(lambda info: whole(info.step)), 8, True),
+        _Column("step", cells(lambda info: integer(info.step)), 8, True),
         _Column("loss", cells(lambda info: mean_loss(info) or "–"), 5, True),
         _Column("accuracy", cells(lambda info: best_accuracy(info) or "–"), 6, True),
         _Column("shape", cells(lambda info: shape_text(info.settings.shape)), 1),
@@ -201,23 +201,23 @@ def details(file: CheckpointFile, verification: Verification, now_s: float) -> l
 def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
     """Return what the header states about the run and its model."""
     settings, state, shape = info.settings, info.state, info.settings.shape
-    trained = [f"step {whole(info.step)}", f"{info.epoch} epoch{'s' * (info.epoch != 1)}"]
+    trained = [f"step {integer(info.step)}", f"{info.epoch} epoch{'s' * (info.epoch != 1)}"]
     trained += [f"{short(state.tokens)} tokens", duration(state.elapsed_s), ENDINGS.get(state.finished, state.finished)]
     scores = [f"mean loss {mean_loss(info)} in this epoch"] if state.loss_count else []
     accuracy = best_accuracy(info)
-    scores += [f"best eval accuracy {accuracy} at step {whole(state.best_step)}"] if accuracy else []
+    scores += [f"best eval accuracy {accuracy} at step {integer(state.best_step)}"] if accuracy else []
     rates = {settings.attn_lr, settings.mlp_lr, settings.norm_lr, settings.pos_lr, settings.unembed_lr}
     lr = " to ".join(rate(value) for value in sorted({min(rates), max(rates)}))
     batch = f"batch {settings.batch_size} × {settings.seq_len}, learning rate {lr}"
     return [
         ("trained", ", ".join(part for part in trained if part)),
         ("scores", "; ".join(scores) or "none yet"),
-        ("model", f"{info.preset or 'custom'}, {whole(parameter_count(shape))} parameters: {shape.layers} layers, "
+        ("model", f"{info.preset or 'custom'}, {integer(parameter_count(shape))} parameters: {shape.layers} layers, "
                   f"width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
-        ("settings", f"{batch}, warmup {whole(settings.warmup_steps)}, decay {whole(settings.decay_steps)} steps"),
+        ("settings", f"{batch}, warmup {integer(settings.warmup_steps)}, decay {integer(settings.decay_steps)} steps"),
         ("run", f"{info.run_id}, seed {settings.seed}"),
         ("text", f"{settings.train_file or 'train.en, found under data/'}, SHA-256 {short_digest(info.corpus_sha256)}"),
-        ("tokenizer", f"{settings.tokenizer}, {whole(shape.vocab_size)} tokens, "
+        ("tokenizer", f"{settings.tokenizer}, {integer(shape.vocab_size)} tokens, "
                       f"SHA-256 {short_digest(info.tokenizer_sha256)}"),
     ]  # fmt: skip
 
@@ -277,13 +277,13 @@ def deletion_question(
     """
     what = f"{shown_path(file.stamp.path)}, {size(file.stamp.size)}"
     if file.info:
-        what += f", {file.found.kind} checkpoint at step {whole(file.info.step)}"
+        what += f", {file.found.kind} checkpoint at step {integer(file.info.step)}"
     lines = [f"{what}. This cannot be undone."]
     same_folder = [other for other in files if other.stamp.path.parent == file.stamp.path.parent]
     usable = [other.found for other in same_folder if verification_of(other, known).state != "damaged"]
     to_resume, to_chat = resume_candidates(usable), chat_candidates(usable)
     if to_resume[:1] == [file.found]:
-        then = f"the next one is at step {whole(to_resume[1].step)}" if to_resume[1:] else "there is no other one"
+        then = f"the next one is at step {integer(to_resume[1].step)}" if to_resume[1:] else "there is no other one"
         lines.append(f"! This is the newest checkpoint to resume from; {then}.")
     if to_chat[:1] == [file.found] and file.found.kind == "best":
         lines.append("! This is the best model of its run, which the chat uses.")

@@ -20,7 +20,7 @@ from gpt_tui.charts.series import Axis, nearest_row
 from gpt_tui.run_view.status import LABEL_WIDTH, evaluation_rows, progress_rows, training_rows
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.run_state import RunState, why_ended
-from gpt_tui.shared.formatting import age, clock, fixed, metric_value, narrow, percent, short, whole
+from gpt_tui.shared.formatting import age, clock, fixed, integer, metric_value, narrow, percent, short
 from gpt_tui.shared.rows import RULE, Row, Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.run_finder import RunInfo, RunStatus
@@ -89,7 +89,7 @@ def cells(run: RunInfo, mark: int, now_s: float) -> tuple[str, ...]:
     model = f"{preset} {short(started.parameters)}".strip() if started else ""
     return (
         str(mark) if mark else " ", name_of(run.folder), f"{SYMBOLS[run.status]} {status}", one_line(model),
-        short(run.step) if run.step >= 100_000 else whole(run.step), narrow(run.loss),
+        short(run.step) if run.step >= 100_000 else integer(run.step), narrow(run.loss),
         narrow(run.best_bits),
         age(max(0.0, now_s - run.updated_at)) if run.updated_at else "–",
     )  # fmt: skip
@@ -108,7 +108,7 @@ def log_rows(run: RunInfo, history: RunState, now_s: float, width: int) -> list[
     rows.append(RULE)
     rows.append(Row("model", f"{short(started.parameters)}, {one_line(started.preset) or 'custom'}"))
     if run.checkpoint.settings:
-        rows.append(Row("vocabulary", whole(run.checkpoint.settings.vocab_size)))
+        rows.append(Row("vocabulary", integer(run.checkpoint.settings.vocab_size)))
     rows.append(Row("seed", str(started.seed)))
     rows.append(Row("updated", f"{age(max(0.0, now_s - run.updated_at))} ago"))
     return rows
@@ -175,14 +175,14 @@ def place_of(runs: Sequence[NamedRun], axis: Axis, x: float | None) -> str:
         return f"at {short(x)} tokens"
     rows = [row for run in runs if (row := nearest_row(run.state, axis, x))]
     nearest = min((row[STEP] for row in rows), key=lambda step: abs(step - x), default=x)
-    return f"at step {whole(int(nearest))}"
+    return f"at step {integer(int(nearest))}"
 
 
 def details(runs: Sequence[RunInfo]) -> list[str]:
     """Return for each run its steps, its best score, and the settings that differ from the other runs."""
     result = []
     for run, differing in zip(runs, differences([run.checkpoint.settings for run in runs]), strict=True):
-        parts = [f"{whole(run.step)} steps, {run.status.value}"]
+        parts = [f"{integer(run.step)} steps, {run.status.value}"]
         if math.isfinite(run.best_bits):
             parts.append(f"best {fixed(run.best_bits)} bits per byte")
         result.append("\n".join([*parts, differing] if differing else parts))

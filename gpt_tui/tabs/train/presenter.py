@@ -12,7 +12,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
-from gpt_tui.shared.formatting import age, bar, percent, size, whole
+from gpt_tui.shared.formatting import age, bar, integer, percent, size
 from gpt_tui.shared.sanitize import one_line
 
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 30
@@ -78,10 +78,13 @@ def preview_rows(preview: RunPreview) -> list[tuple[str, str]]:
     eval_text = preview.eval_file or f"the last {percent(settings.val_frac)} of the text"
     memory = size(training_state_bytes(shape, settings.optimizer))
     rows = [
-        ("model", f"{preview.preset_name or 'custom'}, {whole(parameters)} parameters"),
+        ("model", f"{preview.preset_name or 'custom'}, {integer(parameters)} parameters"),
         ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
         ("text", f"{preview.train_file}, {size(preview.train_bytes)}" if preview.train_file else preview.problem),
-        ("batch", f"{settings.batch_size} × {settings.seq_len} = {whole(tokens)} tokens per step, {length(settings)}"),
+        (
+            "batch",
+            f"{settings.batch_size} × {settings.seq_len} = {integer(tokens)} tokens per step, {length(settings)}",
+        ),
         ("memory", f"{memory} for weights and optimizer, plus activations"),
         ("saves", f"{one_line(settings.models_dir)}/, {saving(settings)}"),
     ]
@@ -90,14 +93,14 @@ def preview_rows(preview: RunPreview) -> list[tuple[str, str]]:
 
 def length(settings: Settings) -> str:
     """Return the maximum length of a run: `up to 2,000 steps or 20 epochs`."""
-    steps = f"{whole(settings.max_steps)} steps or " if settings.max_steps else ""
+    steps = f"{integer(settings.max_steps)} steps or " if settings.max_steps else ""
     return f"up to {steps}{settings.max_epochs} epochs"
 
 
 def saving(settings: Settings) -> str:
     """Return when a run saves: `every 10 minutes and when it stops`."""
     when = [f"every {settings.save_every_minutes:g} minutes"] if settings.save_every_minutes else []
-    when += [f"every {whole(settings.save_every_steps)} steps"] if settings.save_every_steps else []
+    when += [f"every {integer(settings.save_every_steps)} steps"] if settings.save_every_steps else []
     return " and ".join([*when[:1], "when it stops"])
 
 
@@ -119,7 +122,7 @@ def possible_actions(preview: RunPreview) -> list[tuple[str, str]]:
 
 def step_and_age(info: CheckpointInfo, now_s: float) -> str:
     """Return step and age of a checkpoint: `step 258, saved 48 s ago`."""
-    return f"step {whole(info.step)}, saved {age(max(0.0, now_s - info.saved_at))} ago"
+    return f"step {integer(info.step)}, saved {age(max(0.0, now_s - info.saved_at))} ago"
 
 
 # -- the countdown of a first start
