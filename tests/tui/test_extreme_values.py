@@ -103,6 +103,12 @@ def views(history: RunState) -> Iterator[ChartView]:
         yield view.zoomed(0.01, full, around=full.low + full.span / 3)
 
 
+SERIES = [  # every twelfth one by default
+    pytest.param(*each, id=each[0], marks=() if number % 12 == 0 else pytest.mark.slow)
+    for number, each in enumerate(all_series())
+]
+
+
 @pytest.fixture(autouse=True)
 def warnings_are_errors() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -110,7 +116,7 @@ def warnings_are_errors() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("name", "series"), [pytest.param(*each, id=each[0]) for each in all_series()])
+@pytest.mark.parametrize(("name", "series"), SERIES)
 def test_every_series_is_drawn_at_every_size_and_scale_with_short_labels(name: str, series: Series) -> None:
     history = history_of(series)
     for view, (columns, rows) in itertools.product(views(history), SIZES if len(series) < 1000 else SIZES[3:4]):
@@ -131,7 +137,7 @@ def test_every_series_is_drawn_at_every_size_and_scale_with_short_labels(name: s
             assert picture.characters.shape == (rows, columns)
 
 
-@pytest.mark.parametrize(("name", "series"), [pytest.param(*each, id=each[0]) for each in all_series()])
+@pytest.mark.parametrize(("name", "series"), SERIES)
 def test_runs_of_every_series_are_compared(name: str, series: Series) -> None:
     runs = [NamedRun(1, "a", history_of(series)), NamedRun(2, "b", history_of(along_an_axis([3.0, 2.0, 1.0])))]
     for view, metric_name in itertools.product(views(runs[0].state), compared_metrics()):
@@ -146,7 +152,7 @@ def test_runs_of_every_series_are_compared(name: str, series: Series) -> None:
             assert len(line.value) <= 10
 
 
-@pytest.mark.parametrize(("name", "series"), [pytest.param(*each, id=each[0]) for each in all_series()])
+@pytest.mark.parametrize(("name", "series"), SERIES)
 def test_every_figure_about_every_series_is_short(name: str, series: Series) -> None:
     history = history_of(series)
     for view, metric in itertools.product(views(history), ("train_loss", "perplexity")):
