@@ -177,7 +177,7 @@ def test_every_figure_about_every_series_is_short(name: str, series: Series) -> 
 
 NUMBERS = [*EXTREMES, *random_losses(300, SEED + 1), *random_losses(300, SEED)]
 WRITERS = [
-    formatting.whole, formatting.short, formatting.nats, formatting.fixed, formatting.perplexity, formatting.rate,
+    formatting.integer, formatting.short, formatting.nats, formatting.fixed, formatting.perplexity, formatting.rate,
     formatting.percent, formatting.duration, formatting.age, formatting.clock, formatting.size, formatting.scientific,
     formatting.narrow,
 ]  # fmt: skip
