@@ -91,6 +91,7 @@ def test_an_unreadable_home_folder_gives_default_preferences(monkeypatch: pytest
 
 
 @posix_only
+@pytest.mark.slow
 def test_the_app_starts_and_quits_without_a_home_folder(folder: Path) -> None:
     # the test run sets XDG_CONFIG_HOME; an empty value counts as unset
     app = Terminal(*tiny(), cwd=folder, HOME="", XDG_CACHE_HOME="", XDG_CONFIG_HOME="")

@@ -79,6 +79,7 @@ def test_loss_logits_and_gradients_equal_the_reference(shape, batch, time, count
     assert sums.correct == int((logits.argmax(axis=-1) == targets).sum())
 
 
+@pytest.mark.slow
 def test_gradcheck_passes_for_every_tensor():
     rows = run_gradcheck()
     assert [row.tensor for row in rows] == list(reference.parameter_shapes(SMALL_SHAPE))

@@ -426,6 +426,7 @@ def refuse(kind: str, _checkpoint: object, **_: object) -> Path:
     raise SaveError(f"{kind} was not saved: no space left")
 
 
+@pytest.mark.slow
 def test_a_snapshot_holds_the_weights_of_one_step(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, max_steps=30)
     trainer = open_run(settings)

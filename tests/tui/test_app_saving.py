@@ -50,6 +50,7 @@ async def test_a_failed_replacement_deletes_no_checkpoint(tmp_path: Path):
     assert contents(tmp_path / "models") == before
 
 
+@pytest.mark.slow
 async def test_a_replacement_quit_without_a_save_deletes_no_checkpoint(tmp_path: Path):
     train(tiny_settings(tmp_path, max_steps=20))
     before = contents(tmp_path / "models")
@@ -106,6 +107,7 @@ def test_a_self_test_does_not_replace_foreign_files(tmp_path: Path, what: str):
     assert overfit_folder(str(tmp_path)).name == "overfit-2"
 
 
+@pytest.mark.slow
 async def test_the_self_test_key_keeps_a_run_in_the_overfit_folder(tmp_path: Path):
     save_run(tmp_path / "models" / "overfit", overfit=False)
     before = contents(tmp_path / "models" / "overfit")
@@ -157,6 +159,7 @@ async def test_quitting_an_unsavable_run_asks_and_tries_again(tmp_path: Path):
     assert peek_checkpoint(models / LATEST).step == bench.app.controller.run.step
 
 
+@pytest.mark.slow
 async def test_an_unsavable_run_is_discarded_only_by_choice(tmp_path: Path):
     async with real_app(tmp_path) as bench:
         await bench.pilot.press("s")
@@ -167,6 +170,7 @@ async def test_an_unsavable_run_is_discarded_only_by_choice(tmp_path: Path):
     assert "not saved" in bench.app.exit_message
 
 
+@pytest.mark.slow
 async def test_cancelling_the_question_keeps_the_run_and_w_saves_it(tmp_path: Path):
     models = tmp_path / "models"
     async with real_app(tmp_path) as bench:
@@ -181,6 +185,7 @@ async def test_cancelling_the_question_keeps_the_run_and_w_saves_it(tmp_path: Pa
     assert peek_checkpoint(models / LATEST).step == bench.app.controller.run.step
 
 
+@pytest.mark.slow
 async def test_a_terminated_app_saves_beside_an_unusable_folder(tmp_path: Path):
     async with real_app(tmp_path) as bench:
         await bench.pilot.press("s")
