@@ -230,13 +230,13 @@ async def test_keys_move_between_prompt_and_settings_and_through_the_history(tmp
 async def test_a_slow_file_is_loaded_off_the_event_loop_and_the_note_says_so(tmp_path: Path, monkeypatch):
     two_models(tmp_path)
     gate = threading.Event()
-    read = models.read_checkpoint
+    load = models.load_bundle
 
-    def slow(path: Path, *, optimizer_state: bool) -> object:
+    def slow(path: Path) -> object:
         assert gate.wait(DEADLINE_S)
-        return read(path, optimizer_state=optimizer_state)
+        return load(path)
 
-    monkeypatch.setattr(models, "read_checkpoint", slow)
+    monkeypatch.setattr(models, "load_bundle", slow)
     async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:
         await bench.pilot.press("c")
         await ask(bench, "Once")

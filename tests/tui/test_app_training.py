@@ -151,7 +151,7 @@ async def test_charts_and_status_show_the_run(tmp_path: Path):
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
         for chart in bench.app.main.query_one(TrainTab).charts.query(Chart):
-            assert chart.history is bench.app.controller.run
+            assert chart.state is bench.app.controller.run
         shown = bench.text()
         for words in ("loss", "perplexity", "◆", "★", "bits/byte", "not improved", "1.06M", "stopped"):
             assert words in shown
@@ -185,7 +185,7 @@ async def test_the_mouse_shows_the_values_at_a_step(tmp_path: Path):
         assert pane.view.cursor is not None
         row = nearest_row(bench.app.controller.run, "steps", pane.view.cursor)
         assert row is not None
-        await bench.until_seen(f"step {row[0]:.0f}  ⣿ each step {row[3]:.3f}  ⠒⠒ smoothed {row[-1]:.3f}")
+        await bench.until_seen(f"step {row[0]:.0f}  ⣿ loss {row[3]:.3f}  ⠒⠒ smoothed {row[-1]:.3f}")
 
 
 @pytest.mark.essential

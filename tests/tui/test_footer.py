@@ -59,5 +59,5 @@ async def test_a_click_presses_the_key(tmp_path: Path):
         bar = bench.app.main.query_one(FooterBar)
         column = next(start for start, key in bar.line if key.label == "Help")
         await bench.pilot.click(FooterBar, offset=(column + 1, 0))
-        await bench.until_seen("esc closes")
+        await bench.until_seen("esc close")
         assert bench.phase is Phase.IDLE

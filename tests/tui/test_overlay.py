@@ -212,7 +212,7 @@ def test_the_status_of_a_crashed_run_says_so_and_has_no_time_left() -> None:
     live = dead._replace(status=RunStatus.LIVE, pid=4711)
     rows = log_rows(live, history, 0.0, 40)
     assert {"time left", "process"} <= {row.label for row in rows}
-    assert ("status", "▶ training, live") in {(row.label, row.value) for row in rows}
+    assert ("status", "▶ live") in {(row.label, row.value) for row in rows}
     assert ("process", "PID 4711") in {(row.label, row.value) for row in rows}
 
 

@@ -170,7 +170,7 @@ async def test_the_run_of_this_app_is_named_so_and_followed_to_its_end() -> None
         path = write_log(MODELS, [started(), *(step(number) for number in range(1, 30))])
         async with running_app(MODELS, size=(120, 40)) as bench:
             await go_there(bench, "▶ this app")
-            await bench.until_seen("▶ training, live")
+            await bench.until_seen("▶ live")
             assert "this app" in bench.text()
             with path.open("ab") as log:
                 log.write(lines(step(30), scored(30, 0.3), step(31)))
@@ -186,7 +186,7 @@ async def test_a_killed_run_is_shown_as_crashed() -> None:
         store.prepare("run", new_run=True)
         write_log(MODELS, run_events(30, end=""))
         async with running_app(MODELS, size=(120, 40)) as bench:
-            await go_there(bench, "▶ training, live")
+            await go_there(bench, "▶ live")
             store.close()
             await bench.until_seen("✗ crashed")
 

@@ -38,7 +38,7 @@ async def test_a_headless_run_is_followed_to_its_end(tmp_path: Path) -> None:
         (tmp_path / "models").mkdir(exist_ok=True)
         models = tmp_path / "models"
         async with running_app(models, size=(120, 40), watched=models) as bench:
-            await bench.until(lambda: "▶ training, live" in bench.text())
+            await bench.until(lambda: "▶ live" in bench.text())
             assert f"PID {process.pid}" in bench.text()
             await bench.until(lambda: shown_step(bench) > 50)
             before = shown_step(bench)
@@ -59,7 +59,7 @@ def test_quitting_watch_leaves_the_other_process_running(tmp_path: Path) -> None
     try:
         (tmp_path / "models").mkdir(exist_ok=True)
         terminal = Terminal("watch", cwd=tmp_path)
-        terminal.read_until("training, live")
+        terminal.read_until("▶ live")
         terminal.type("q")
         assert terminal.end() == 0
         assert process.poll() is None

@@ -30,7 +30,7 @@ SYMBOLS = {
     RunStatus.CRASHED: "✗", RunStatus.WAITING: "○",
 }  # fmt: skip
 STATUS_TONES: dict[RunStatus, Tone] = {RunStatus.LIVE: "good", RunStatus.DIVERGED: "bad", RunStatus.CRASHED: "bad"}
-LIVE_TEXT, CRASHED_TEXT = "training, live", "crashed or was killed: the log has no end"
+LIVE_TEXT, CRASHED_TEXT = "live", "crashed or was killed: the log has no end"
 THIS_APP = "this app"  # the process of the run
 # settings that do not change the result of a run
 NOT_COMPARED = frozenset({
