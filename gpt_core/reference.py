@@ -152,7 +152,7 @@ def attention_forward(qkv: Array, num_heads: int) -> Array:
 
 
 def attention_backward(d_y: Array, qkv: Array, num_heads: int) -> Array:
-    """The gradient of a = softmax(s) is d_s = a (d_a - sum_keys(d_a a)); the others are those of matrix products."""
+    """Apply d_s = a (d_a - sum_keys(d_a a)), the gradient of a = softmax(s); the others are those of matrix products."""
     q, k, v = _heads(qkv, num_heads)  # (B, H, T, D) each
     a = _attention_weights(q, k)  # (B, H, T, T)
     d_heads = d_y.reshape(*qkv.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)  # (B, H, T, D)
@@ -245,7 +245,7 @@ def gelu_backward(d_y: Array, x: Array) -> Array:
 
 
 def cross_entropy_forward(logits: Array, targets: Ids) -> float:
-    """The mean of log(sum(exp(logits))) - logits[target] in nats, over the targets that are not -1.
+    """Compute the mean of log(sum(exp(logits))) - logits[target] in nats, over the targets that are not -1.
 
     logits (B, T, V); targets (B, T).
     """
@@ -287,7 +287,7 @@ def block_forward(x: Array, p: Tensors, num_heads: int) -> Tensors:
 
 
 def block_backward(d_y: Array, saved: Tensors, p: Tensors, num_heads: int) -> tuple[Array, Tensors]:
-    """The lines of the forward in reverse order. Returns d_x (B, T, C) and the gradients of the parameters.
+    """Reverse the lines of the forward pass. Return d_x (B, T, C) and the gradients of the parameters.
 
     Args:
         d_y: Gradient of the output (B, T, C).
