@@ -152,7 +152,7 @@ def attention_forward(qkv: Array, num_heads: int) -> Array:
 
 
 def attention_backward(d_y: Array, qkv: Array, num_heads: int) -> Array:
-    """Apply d_s = a (d_a - sum_keys(d_a a)), the gradient of a = softmax(s); the others are those of matrix products."""
+    """Apply d_s = a (d_a - sum_keys(d_a a)), the gradient of a = softmax(s); the rest are matrix products."""
     q, k, v = _heads(qkv, num_heads)  # (B, H, T, D) each
     a = _attention_weights(q, k)  # (B, H, T, T)
     d_heads = d_y.reshape(*qkv.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)  # (B, H, T, D)

@@ -74,7 +74,7 @@ def _without_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _lines(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
-    r"""Yield the lines without `\\n`, long ones in parts: pairs of text and whether the line ends with it."""
+    r"""Yield the lines without `\n`, long ones in parts: pairs of text and whether the line ends with it."""
     rest = b""
     is_cut = False
     for block in blocks:
