@@ -65,7 +65,7 @@ cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
 cdef PackedB pack(Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil:
     """Pack op(B) (k, n) into `space`, which holds packed_size(k, n) values, for use in many products.
 
-    BLAS packs by itself: with it, the result refers to b, which must stay in place.
+    With BLAS nothing is packed here: the result refers to b, which must stay in place.
     """
     if GPT_OWN_PRODUCT:
         gpt_pack_b(b.transposed, k, n, b.data, b.ld, space)

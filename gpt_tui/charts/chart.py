@@ -219,7 +219,7 @@ class Chart(Titled, Widget):
     # -- border
 
     def _write_border(self) -> None:
-        """Write title and legend or readout; without a lower border, all of it goes on the upper one."""
+        """Write title and legend or readout; without a lower border, all of it is on the upper one."""
         name = title(self.state, self.metric, self.view)
         framed = self.styles.border_bottom[0] not in ("", "none")
         beside = 2 if framed else len(metric(self.metric).axis) + 6

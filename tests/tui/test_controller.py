@@ -212,7 +212,7 @@ def test_a_resumed_run_has_its_earlier_curve(bench: Bench, tmp_path: Path):
     lines = [ev.to_json(event) for event in events]
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*lines[:50], b"torn {", *lines[50:], b""]))
     bench.opener.hold_at = 110
-    bench.controller.start(replace(bench.request, resume="newest"))  # the fake goes on from step 100
+    bench.controller.start(replace(bench.request, resume="newest"))  # the fake run resumes at step 100
     bench.until_step(110)
     assert bench.controller.run.curve.rows()[:, 0].tolist() == list(range(1, 111))
     assert [point.step for point in bench.controller.run.evaluations] == [100]
