@@ -144,10 +144,10 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
         return read_checkpoint(resume), ()
     found = CheckpointStore(models_dir).load_for_resume()
     if found.checkpoint is None:
-        names = ", ".join(damaged.path.name for damaged in found.damaged)
+        reasons = "; ".join(damaged.error for damaged in found.damaged)
         raise CheckpointError(
-            f"nothing to resume in {models_dir}: no valid checkpoint{f'; damaged: {names}' if names else ''}; name one "
-            "with --resume FILE, choose another folder with --models-dir, or start a new run"
+            f"nothing to resume in {models_dir}: no valid checkpoint{f' ({reasons})' if reasons else ''}; name one with "
+            "--resume FILE, choose another folder with --models-dir, or start a new run"
         )
     return found.checkpoint, tuple(damaged.error for damaged in found.damaged)
 

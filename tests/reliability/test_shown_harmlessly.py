@@ -98,5 +98,5 @@ def test_a_file_name_with_escape_sequences_in_the_models_folder_is_printed_as_te
     os.symlink("/dev/zero", models / "ckpt_latest.safetensors")
     run = run_to_completion("--train-only", "--resume", cwd=hostile)
     assert run.code == 2
-    assert "damaged: ckpt_latest.safetensors" in run.errors
+    assert "no valid checkpoint (models/ckpt_latest.safetensors" in run.errors
     require_harmless(run.errors)
