@@ -146,8 +146,8 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
     if found.checkpoint is None:
         reasons = "; ".join(damaged.error for damaged in found.damaged)
         raise CheckpointError(
-            f"nothing to resume in {models_dir}: no valid checkpoint{f' ({reasons})' if reasons else ''}; name one with "
-            "--resume FILE, choose another folder with --models-dir, or start a new run"
+            f"nothing to resume in {models_dir}: no valid checkpoint{f' ({reasons})' if reasons else ''}; name one "
+            "with --resume FILE, choose another folder with --models-dir, or start a new run"
         )
     return found.checkpoint, tuple(damaged.error for damaged in found.damaged)
 
