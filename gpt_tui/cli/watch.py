@@ -9,8 +9,8 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import InputError
 from gpt_core.training.request import resolve_request
 from gpt_tui.cli.train import require_terminal
+from gpt_tui.session.run_finder import folder_of_interest
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.runs.run_finder import folder_of_interest
 
 
 def watch(options: Namespace) -> int:

@@ -27,12 +27,12 @@ from gpt_tui.charts.view import AXES, Y_RANGES, ChartView
 from gpt_tui.headless.event_text import figures, news, steps_line
 from gpt_tui.run_view.status import status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState, advance, advance_all
 from gpt_tui.shared import formatting
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import cells
 from gpt_tui.tabs.runs.presenter import legend as runs_legend
-from gpt_tui.tabs.runs.run_finder import RunInfo, RunStatus
 from tests.tui.samples import LIMITS, started
 
 EXTREMES = (

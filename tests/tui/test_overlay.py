@@ -30,6 +30,7 @@ from gpt_tui.charts.overlay import (
 from gpt_tui.charts.series import Range
 from gpt_tui.run_view.status import status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_finder import CheckpointFacts, RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState, advance_all
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import (
@@ -45,7 +46,6 @@ from gpt_tui.tabs.runs.presenter import (
     shortened,
     tokenizer_note,
 )  # fmt: skip
-from gpt_tui.tabs.runs.run_finder import CheckpointFacts, RunInfo, RunStatus
 from tests.tui.log_samples import run_events
 from tests.tui.samples import started, step
 

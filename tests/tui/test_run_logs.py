@@ -10,10 +10,10 @@ import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
+from gpt_tui.session import log_reader, run_finder
+from gpt_tui.session.log_reader import LogFollower, LogSummary, LogTail
+from gpt_tui.session.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_status
 from gpt_tui.session.run_state import MAX_EVALUATIONS, RunState, advance_all
-from gpt_tui.tabs.runs import log_reader, run_finder
-from gpt_tui.tabs.runs.log_reader import LogFollower, LogSummary, LogTail
-from gpt_tui.tabs.runs.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_status
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
 
@@ -142,7 +142,7 @@ def test_memory_is_bounded_for_any_log(tmp_path: Path) -> None:
 
 
 def test_the_summary_agrees_with_the_complete_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt_tui.tabs.runs.log_reader.SCAN_BYTES", 3000)
+    monkeypatch.setattr("gpt_tui.session.log_reader.SCAN_BYTES", 3000)
     summary = LogSummary(LogTail(write_log(tmp_path, run_events(400, end="max_epochs"))))
     summary.scan()
     assert not summary.is_complete

@@ -19,13 +19,13 @@ from textual.worker import Worker, WorkerState, get_current_worker
 from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.overlay import MAX_RUNS, NamedRun
 from gpt_tui.charts.run_charts import RunCharts
+from gpt_tui.session.run_finder import RunFinder, RunInfo, RunReader, RunStatus
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import default_metric, details, empty_text, marked_text, name_of, tokenizer_note
 from gpt_tui.tabs.runs.run_detail import RunDetail
-from gpt_tui.tabs.runs.run_finder import RunFinder, RunInfo, RunReader, RunStatus
 from gpt_tui.tabs.runs.runs_table import RunsTable
 
 POLL_S = 0.5

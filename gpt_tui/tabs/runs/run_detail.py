@@ -16,10 +16,10 @@ from gpt_tui.run_view.log_panel import LogPanel
 from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.curve import STEP
+from gpt_tui.session.run_finder import RunInfo
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.rows import Row
 from gpt_tui.tabs.runs.presenter import log_rows
-from gpt_tui.tabs.runs.run_finder import RunInfo
 
 Panels = Literal["samples", "log", "none"]
 PANELS: tuple[Panels, ...] = get_args(Panels)

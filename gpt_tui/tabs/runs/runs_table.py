@@ -12,9 +12,9 @@ from textual.message import Message
 from textual.widgets import DataTable
 
 from gpt_tui.charts.overlay import MAX_RUNS
+from gpt_tui.session.run_finder import RunInfo
 from gpt_tui.shared.titled import Titled
 from gpt_tui.tabs.runs.presenter import COLUMNS, MARK, NAME, STATUS, STATUS_TONES, cells, columns_at, shortened
-from gpt_tui.tabs.runs.run_finder import RunInfo
 
 SCROLLBAR = 1
 

@@ -19,8 +19,8 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.training.events import RunStarted
+from gpt_tui.session.log_reader import LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState
-from gpt_tui.tabs.runs.log_reader import LogFollower, LogSummary, LogTail
 
 MAX_RUNS = 64
 MAX_FOLDERS = 2000  # that are listed
