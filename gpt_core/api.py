@@ -21,6 +21,7 @@ from gpt_core.config.validation import checked
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
+from gpt_core.home import expand_home
 from gpt_core.kernels import available_cores
 from gpt_core.kernels import threads as kernel_threads
 from gpt_core.model.bundle import ModelBundle
@@ -65,8 +66,10 @@ def train(
         GptError: A setting, a file or the folder is not usable; the message says what to do.
     """
     values = settings if train_file is None else {"train_file": train_file, **settings}
-    overrides = read_overrides(preset, Path(config_file) if config_file is not None else None)
-    checkpoint: Path | Newest | None = None if resume is None else "newest" if resume == "newest" else Path(resume)
+    overrides = read_overrides(preset, expand_home(os.fspath(config_file)) if config_file is not None else None)
+    checkpoint: Path | Newest | None = (
+        None if resume is None else "newest" if resume == "newest" else expand_home(os.fspath(resume))
+    )
     request = request_with(overrides.override("argument", values), resume=checkpoint, overwrite=overwrite)
     return TrainingRun(open_run(request, progress))
 
@@ -82,7 +85,7 @@ def load(path: PathLike, *, threads: int = 0) -> Model:
         GptError: The file is missing or damaged, or its tokenizer is not registered.
     """
     kernel_threads.set_threads(threads or available_cores())
-    return Model(load_bundle(os.fspath(path)))
+    return Model(load_bundle(expand_home(os.fspath(path))))
 
 
 class TrainingRun(Iterator[AnyEvent]):

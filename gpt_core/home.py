@@ -31,6 +31,9 @@ def cache_home(environ: Mapping[str, str] = os.environ) -> Path | None:
 
 def expand_home(name: str) -> Path:
     """Return the path with a leading `~` or `~user` replaced. Raises ConfigError if that home folder is unknown."""
+    user, _, below = name.partition("/")
+    if user == "~" and (home := home_folder()) is not None:
+        return home / below.lstrip("/")
     try:
         return Path(name).expanduser()
     except RuntimeError:

@@ -15,7 +15,7 @@ from gpt_core.home import cache_home, expand_home, home_folder
 from gpt_core.text.cache_files import cache_folders
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_tui.app.preferences import NO_PREFERENCES, read_preferences, user_file
-from tests.program import TIMEOUT_S, Terminal, environment, tiny, write_texts
+from tests.program import TIMEOUT_S, Terminal, environment, run_program, tiny, write_texts
 
 NAMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 LATEST = "models/ckpt_latest.safetensors"
@@ -152,3 +152,28 @@ def test_a_tilde_without_a_home_folder_is_an_error(name: str, monkeypatch: pytes
 
 def test_a_path_without_a_tilde_is_unchanged() -> None:
     assert expand_home("runs/a.toml") == Path("runs/a.toml")
+
+
+@posix_only
+@pytest.mark.slow
+def test_every_path_on_the_command_line_may_begin_with_a_tilde(folder: Path) -> None:
+    trained = run_program("train", *tiny("max_steps=2"), "--models-dir=~/m", cwd=folder, HOME=str(folder / "home"))
+    assert trained.returncode == 0, trained.stderr
+    (folder / "home" / "run.toml").write_text("max_steps = 3\n")
+    (folder / "home" / "t.txt").write_text("A cat.\n\n" * 50)
+    checkpoint = "~/m/ckpt_latest.safetensors"
+    for command in (
+        ("generate", "The", "--models-dir=~/m", "--max-tokens", "2"), ("verify", checkpoint),
+        ("config", "--config=~/run.toml"), ("generate", "The", f"--model={checkpoint}", "--max-tokens", "2"),
+        ("tokenize", "~/t.txt", f"--model={checkpoint}"),
+        ("evaluate", "--models-dir=~/m", "--eval-file=~/t.txt"),
+        ("train", f"--resume={checkpoint}", "--config=~/run.toml"),
+    ):  # fmt: skip
+        done = run_program(*command, cwd=folder, HOME=str(folder / "home"))
+        assert done.returncode == 0, (command, done.stderr)
+    assert not (folder / "~").exists()
+    for command in (("generate", "The", "--model=~nobody-x/m"), ("tokenize", "~nobody-x/t"), ("watch", "~nobody-x")):
+        done = run_program(*command, cwd=folder)
+        assert done.returncode == 2
+        assert "unknown home folder" in done.stderr
+        assert done.stderr.count("\n") == 1

@@ -16,7 +16,7 @@ import msgspec
 from gpt_core.config.presets import DEFAULT_PRESET, PRESETS
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.toml_file import read_config
-from gpt_core.config.validation import check_together, checked, parsed, shown, unknown_name
+from gpt_core.config.validation import PATHS, check_together, checked, parsed, shown, unknown_name
 from gpt_core.errors import CheckpointError, ConfigError
 
 OVERFIT_VARIABLE = "OVERFIT_TINY"
@@ -92,7 +92,7 @@ def read_overrides(
 
     Args:
         preset: Name given with `--preset`; overrides the `preset` key of the config file.
-        config_file: TOML file of settings.
+        config_file: TOML file of settings. Its relative paths count from its folder.
         assignments: KEY=VALUE strings of `--set`.
         options: Values of command-line options by setting name; None for an option that was not given.
         environ: Environment variables.
@@ -109,10 +109,11 @@ def read_overrides(
         raise ConfigError(unknown_name("preset", named, PRESETS))
     layers: list[tuple[str, dict[str, object]]] = []
 
-    def add(source: str, layer: Mapping[str, object]) -> None:
-        layers.append((source, {key: checked(key, value, source) for key, value in layer.items()}))
+    def add(source: str, layer: Mapping[str, object], folder: Path | None = None) -> None:
+        values = {key: checked(key, value, source) for key, value in layer.items()}
+        layers.append((source, values if folder is None else _located(values, folder)))
 
-    add(str(config_file), from_file)
+    add(str(config_file), from_file, config_file.parent if config_file else None)
     if word := (environ or {}).get(OVERFIT_VARIABLE, ""):
         add(OVERFIT_VARIABLE, {"overfit_tiny": parsed("overfit_tiny", word)})
     for assignment in assignments:
@@ -124,6 +125,13 @@ def read_overrides(
         if value is not None:
             add("--" + key.replace("_", "-"), {key: parsed(key, value)})
     return Overrides(named, tuple(layers))
+
+
+def _located(values: Mapping[str, object], folder: Path) -> dict[str, object]:
+    """Return the values of a config file in `folder`, with its relative paths counted from that folder."""
+    paths = {key: str(folder / str(value)) for key, value in values.items() if key in PATHS and value}
+    # a relative path that begins with ~ would be expanded when it is read again
+    return {**values, **{key: f"./{path}" if path.startswith("~") else path for key, path in paths.items()}}
 
 
 def resolve(

@@ -1,4 +1,8 @@
-"""Read and write settings as TOML: all of them, or a preset and the settings that differ from it."""
+"""Read and write settings as TOML: all of them, or a preset and the settings that differ from it.
+
+A relative path in such a file counts from the folder of the file. Paths are therefore written as absolute ones, or
+relative to the folder that the file is written to.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,15 @@ from pathlib import Path
 from gpt_core import files
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
-from gpt_core.config.validation import fields
+from gpt_core.config.validation import PATHS, fields
 from gpt_core.errors import ConfigError, printable
+from gpt_core.file_kinds import BYTE_ORDER_MARK, HEAD_BYTES, not_text
 
 MAX_CONFIG_BYTES = 1 << 20
 
 
 def read_config(path: Path, option: str = "--config ") -> dict[str, object]:
-    """Return the contents of a TOML file, without checking its keys and values.
+    """Return the contents of a TOML file, without checking its keys and values. A UTF-8 byte order mark is skipped.
 
     Args:
         path: File to read.
@@ -32,8 +37,10 @@ def read_config(path: Path, option: str = "--config ") -> dict[str, object]:
         raise ConfigError(f"{option}{path}: {files.reason(error)}; expected a TOML file of settings") from None
     if data is None or len(data) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{option}{path}: got more than {MAX_CONFIG_BYTES:,} bytes, expected a TOML file of settings")
+    if found := not_text(data[:HEAD_BYTES]):
+        raise ConfigError(f"{option}{path}: got {found.kind}, expected TOML in UTF-8; {found.remedy}")
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.removeprefix(BYTE_ORDER_MARK).decode())
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{option}{path}: got bytes that are not UTF-8 (at line {line}), expected TOML") from None
@@ -44,23 +51,30 @@ def read_config(path: Path, option: str = "--config ") -> dict[str, object]:
 def as_toml(settings: Settings, preset_name: str, sources: Mapping[str, str]) -> str:
     """Return a TOML file of all settings, with the source and the description of each as a comment.
 
+    It gives the same settings from any folder: paths are absolute, and a path that is the default is commented out.
+
     Args:
         settings: Settings to write.
         preset_name: Preset that they are based on; "" if unknown.
         sources: Where each value came from, by name (see `gpt_core.config.resolve.Resolved`).
     """
     lines = ["# All settings of the run. Each line: setting = value  # [source] description"]
+    lines += ["# A relative path in a config file counts from the folder of that file."]
     if preset_name:
         lines += ["", f"preset = {_toml(preset_name)}"]
     comments = {key: f"[{printable(sources[key])}] {field.description}" for key, field in fields().items()}
-    return "\n".join(lines + _toml_lines(settings, comments)) + "\n"
+    return "\n".join(lines + _toml_lines(settings, comments, None)) + "\n"
 
 
-def changes_as_toml(preset_name: str, settings: Settings) -> str:
-    """Return a TOML file of a preset and the settings that differ from it. Raises KeyError for an unknown preset."""
+def changes_as_toml(preset_name: str, settings: Settings, folder: Path) -> str:
+    """Return a TOML file of a preset and the settings that differ from it, to be written to `folder`.
+
+    Raises:
+        KeyError: The preset is unknown.
+    """
     lines = ["# Settings of a run: a preset, and what differs from it.", "", f"preset = {_toml(preset_name)}"]
     comments = {key: fields()[key].description for key in differing(settings, preset(preset_name))}
-    return "\n".join(lines + _toml_lines(settings, comments)) + "\n"
+    return "\n".join(lines + _toml_lines(settings, comments, folder)) + "\n"
 
 
 def differing(settings: Settings, other: Settings) -> list[str]:
@@ -68,7 +82,7 @@ def differing(settings: Settings, other: Settings) -> list[str]:
     return [key for key in fields() if getattr(settings, key) != getattr(other, key)]
 
 
-def _toml_lines(settings: Settings, comments: Mapping[str, str]) -> list[str]:
+def _toml_lines(settings: Settings, comments: Mapping[str, str], folder: Path | None) -> list[str]:
     """Return one line per setting that has a comment, under the titles of their groups."""
     lines, written = [], ""
     for key, field in fields().items():
@@ -76,8 +90,21 @@ def _toml_lines(settings: Settings, comments: Mapping[str, str]) -> list[str]:
             if field.group != written:
                 lines += ["", f"# {field.group}"]
                 written = field.group
-            lines.append(f"{f'{key} = {_toml(getattr(settings, key))}':<30}  # {comments[key]}")
+            lines.append(f"{_assignment(key, settings, folder):<30}  # {comments[key]}")
     return lines
+
+
+def _assignment(key: str, settings: Settings, folder: Path | None) -> str:
+    """Return `key = value`; a path absolute, or relative to `folder` where it is below it."""
+    value = getattr(settings, key)
+    if key not in PATHS or not value:
+        return f"{key} = {_toml(value)}"
+    if value == getattr(Settings(), key):
+        return f"# {key} = {_toml(value)}"  # the default counts from the working folder
+    path = Path(value).absolute()
+    if folder is not None and path.is_relative_to(folder.absolute()):
+        path = path.relative_to(folder.absolute())
+    return f"{key} = {_toml(f'./{path}' if str(path).startswith('~') else str(path))}"
 
 
 def _toml(value: object) -> str:

@@ -13,6 +13,10 @@ from msgspec import inspect
 
 from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError
+from gpt_core.home import expand_home
+
+PATHS = ("train_file", "eval_file", "models_dir")
+"""Settings that are paths."""
 
 _BOOLEAN_WORDS = {
     "true": True,
@@ -84,7 +88,9 @@ def parsed(key: str, given: object) -> object:
 
 
 def checked(key: str, value: object, source: str = "") -> object:
-    """Return the value of a setting, if the setting may have it. Every number has bounds, so all of them are finite.
+    """Return the value of a setting, if the setting may have it; a path with a leading `~` expanded.
+
+    Every number has bounds, so all of them are finite.
 
     Args:
         key: Name of the setting.
@@ -108,7 +114,16 @@ def checked(key: str, value: object, source: str = "") -> object:
         raise ConfigError(f"{key}: got {shown(value)}, expected {expected(key)}{hint}{where}")
     if isinstance(accepted, str) and not _is_storable(accepted):
         raise ConfigError(f"{key}: got {shown(value)}, expected valid UTF-8 text without NUL characters{where}")
-    return accepted
+    return _with_home(key, accepted, where) if key in PATHS and isinstance(accepted, str) else accepted
+
+
+def _with_home(key: str, path: str, where: str) -> str:
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(expand_home(path))
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}{where}") from None
 
 
 def check_together(settings: Settings) -> None:

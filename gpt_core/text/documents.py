@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from gpt_core.errors import CorpusError
+from gpt_core.file_kinds import BYTE_ORDER_MARK
 from gpt_core.text.corpus import text_blocks
 
 DocumentKind = Literal["paragraph", "line", "file"]
 
 PART_BYTES = 1 << 20  # longer documents are cut into parts of about this size, never more than twice
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def documents(path: Path, kind: DocumentKind) -> Iterator[bytes]:

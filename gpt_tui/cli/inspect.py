@@ -20,7 +20,7 @@ from gpt_core.text.token_stream import TokenStream, split_held_out
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.setup import text_files
 from gpt_tui.app import preferences
-from gpt_tui.cli.options import load_model, resolve_settings
+from gpt_tui.cli.options import config_file, load_model, resolve_settings, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity, short, size
@@ -30,7 +30,7 @@ from gpt_tui.shared.sanitize import one_line
 def config(options: Namespace) -> int:
     """Run `gpt-tui config`: print settings, theme and keys as a TOML file that reproduces them."""
     resolved = resolve_settings(options)
-    chosen = preferences.read_preferences(Path(options.config) if options.config is not None else None)
+    chosen = preferences.read_preferences(config_file(options))
     own_file = preferences.user_file() or "none, because there is no home folder; set XDG_CONFIG_HOME"
     files = (
         f"# user theme and keys: {one_line(str(own_file))}\n"
@@ -45,7 +45,7 @@ def verify(options: Namespace) -> int:
     code = EXIT_OK
     for name in options.files:
         try:
-            info = verify_checkpoint(Path(name))
+            info = verify_checkpoint(typed_path(name))
             print(one_line(f"{name}: OK, {info.kind}, step {integer(info.step)}, {size(info.size)}"))
         except GptError as error:
             print(one_line(str(error) if printable(name) in str(error) else f"{name}: {error}", 1000))
@@ -91,7 +91,7 @@ class Tokenization(msgspec.Struct, frozen=True):
 
 def tokenize(options: Namespace) -> int:
     """Run `gpt-tui tokenize`: print token counts; the exit code is 0 if decoding restores the bytes."""
-    found = tokenized(options.file, chosen_tokenizer(options))
+    found = tokenized(typed_path(options.file), chosen_tokenizer(options))
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
@@ -101,10 +101,10 @@ def tokenize(options: Namespace) -> int:
     return EXIT_OK if found.round_trip else EXIT_FAILED
 
 
-def tokenized(file: str, tokenizer: Tokenizer) -> Tokenization:
+def tokenized(file: Path, tokenizer: Tokenizer) -> Tokenization:
     """Encode and decode a file block by block, in bounded memory. Raises CorpusError."""
     total, tokens, same, seconds = 0, 0, True, 0.0
-    for block in text_blocks(Path(file)):
+    for block in text_blocks(file):
         started = time.perf_counter()
         ids = tokenizer.encode(block)
         seconds += time.perf_counter() - started
@@ -112,13 +112,13 @@ def tokenized(file: str, tokenizer: Tokenizer) -> Tokenization:
         same = same and tokenizer.decode(ids.tolist()) == block
     bytes_per_token = total / tokens if tokens else 0.0
     mb_per_s = total / seconds / 1e6 if seconds else 0.0
-    return Tokenization(file, total, tokens, bytes_per_token, same, mb_per_s, tokenizer.vocab_size)
+    return Tokenization(str(file), total, tokens, bytes_per_token, same, mb_per_s, tokenizer.vocab_size)
 
 
 def chosen_tokenizer(options: Namespace) -> Tokenizer:
     """Return the tokenizer of `--model`, else the one that the settings give for the training text."""
     if options.model is not None:
-        return load_bundle(options.model).tokenizer
+        return load_bundle(typed_path(options.model, "--model")).tokenizer
     settings = resolve_settings(options).settings
     text = Path(settings.train_file) if settings.train_file else find_training_text()
     with ProgressLine() as waiting:

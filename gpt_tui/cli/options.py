@@ -13,8 +13,9 @@ from typing import TypedDict
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved, resolve
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError
+from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.formats.bundle import bundle_of, load_bundle
+from gpt_core.home import expand_home
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.request import Newest, RunRequest, resolve_request
@@ -26,7 +27,7 @@ SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "
 
 def requested_run(options: Namespace) -> RunRequest:
     """Return the run that the options request. Raises ConfigError, CheckpointError or CorpusError."""
-    resume: Path | Newest | None = Path(options.resume) if options.resume else None
+    resume: Path | Newest | None = typed_path(options.resume, "--resume") if options.resume else None
     if options.resume == "":  # --resume without a file
         resume = "newest"
     return resolve_request(**setting_sources(options), resume=resume, overwrite=getattr(options, "overwrite", False))
@@ -61,8 +62,24 @@ def setting_sources(options: Namespace) -> SettingSources:
 
 
 def config_file(options: Namespace) -> Path | None:
-    """Return the file of `--config`."""
-    return Path(options.config) if options.config is not None else None
+    """Return the file of `--config`. Raises ConfigError for an unknown home folder."""
+    return typed_path(options.config, "--config") if options.config is not None else None
+
+
+def typed_path(name: str, option: str = "") -> Path:
+    """Return the path that an argument names, with a leading `~` expanded: shells leave that of `--option=~/x`.
+
+    Args:
+        name: Path as typed.
+        option: Name of the option or argument, for the error message.
+
+    Raises:
+        ConfigError: The home folder is unknown.
+    """
+    try:
+        return expand_home(name)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}" if option else str(error)) from None
 
 
 def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
@@ -85,8 +102,8 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
 def load_chosen(options: Namespace) -> ModelBundle:
     """Load the file of `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
     if options.model is not None:
-        return load_bundle(options.model)
-    folder = Path(options.models_dir or Settings().models_dir)
+        return load_bundle(typed_path(options.model, "--model"))
+    folder = typed_path(options.models_dir or Settings().models_dir, "--models-dir")
     loaded = CheckpointStore(folder).load_for_chat()
     for damaged in loaded.damaged:
         print(f"gpt-tui: skipped: {one_line(damaged.error)}", file=sys.stderr)

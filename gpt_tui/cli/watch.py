@@ -8,6 +8,7 @@ from pathlib import Path
 from gpt_core.config.settings import Settings
 from gpt_core.errors import InputError
 from gpt_core.training.request import resolve_request
+from gpt_tui.cli.options import typed_path
 from gpt_tui.cli.train import require_terminal
 from gpt_tui.session.run_finder import folder_of_interest
 from gpt_tui.shared.sanitize import one_line
@@ -26,7 +27,7 @@ def watch(options: Namespace) -> int:
 def watched_folder(named: str | None) -> Path:
     """Return the named folder, else the one in training, else the last one. Raises InputError."""
     usual = Path(Settings().models_dir)
-    folder = Path(named) if named is not None else folder_of_interest(usual, Path()) or usual
+    folder = typed_path(named) if named is not None else folder_of_interest(usual, Path()) or usual
     try:
         is_folder, exists = folder.is_dir(), folder.exists()
     except (OSError, ValueError):

@@ -10,7 +10,7 @@ from msgspec import inspect
 
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.settings import Settings
-from gpt_core.config.validation import check_together, checked, expected, fields, groups, parsed
+from gpt_core.config.validation import PATHS, check_together, checked, expected, fields, groups, parsed
 from gpt_core.errors import ConfigError
 
 # groups in the order of the form, the most frequently changed ones first
@@ -19,7 +19,6 @@ GROUP_ORDER = (
     "generation", "self-test",
 )  # fmt: skip
 INDEPENDENT = ("train_file", "eval_file", "models_dir", "threads", "seed")  # fields that a preset does not change
-PATHS = ("train_file", "eval_file", "models_dir")
 
 PathProblem = Callable[[str, str], str]  # setting name and path -> problem, "" for none
 
@@ -93,7 +92,7 @@ def validate(texts: Mapping[str, str], path_problem: PathProblem) -> Validated:
         except ConfigError as error:
             problems[name] = str(error)
     for name in PATHS:
-        if name not in problems and texts[name] and (problem := path_problem(name, texts[name])):
+        if name not in problems and values[name] and (problem := path_problem(name, str(values[name]))):
             problems[name] = f"{name}: {problem}"
     if problems:
         return Validated(None, problems)

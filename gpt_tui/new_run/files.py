@@ -47,6 +47,6 @@ def save_config(path: Path, preset_name: str, settings: Settings, *, overwrite: 
     try:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder; expected the name of a file")
-        replace_file(path, [changes_as_toml(preset_name, settings).encode()])
+        replace_file(path, [changes_as_toml(preset_name, settings, path.parent).encode()])
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be written: {reason(error)}; choose another name") from None

@@ -3,6 +3,7 @@ import random
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,8 +12,8 @@ from msgspec import inspect
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.resolve import check_resumable, resolve
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.config.toml_file import as_toml, read_config
-from gpt_core.config.validation import fields, groups
+from gpt_core.config.toml_file import as_toml, changes_as_toml, read_config
+from gpt_core.config.validation import PATHS, fields, groups
 from gpt_core.errors import CheckpointError, ConfigError
 
 FLOATS = [key for key, field in fields().items() if isinstance(field.kind, inspect.FloatType)]
@@ -242,7 +243,7 @@ def random_settings(seed):
             values[key] = (
                 low + draw.random() * min((kind.le or kind.lt) - low, 10.0 ** draw.randint(-30, 30)) or kind.le
             )
-    values |= {"num_heads": 1, "micro_batch_size": 0}
+    values |= {"num_heads": 1, "micro_batch_size": 0} | {key: f"/{values[key]}" for key in PATHS}
     return msgspec.convert(values, Settings)
 
 
@@ -261,6 +262,71 @@ def test_settings_written_as_toml_have_source_and_description():
     lines = as_toml(*resolve("nano", assignments=["layers=2"])).splitlines()
     assert any(line.startswith("layers = 2 ") and line.endswith("# [--set] transformer blocks (L)") for line in lines)
     assert sum("[" in line for line in lines) == len(fields()) + 1
+
+
+def test_relative_paths_of_a_config_file_count_from_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    path = config(tmp_path / "runs", 'train_file = "t.txt"\neval_file = "/e.txt"\nmodels_dir = "../models"\n')
+    settings = resolve(config_file=path).settings
+    assert (settings.train_file, settings.eval_file) == (str(tmp_path / "runs" / "t.txt"), "/e.txt")
+    assert settings.models_dir == str(tmp_path / "runs" / ".." / "models")
+    relative = resolve(config_file=path.relative_to(tmp_path), assignments=["eval_file=e.txt"]).settings
+    assert (relative.train_file, relative.eval_file) == ("runs/t.txt", "e.txt")
+    assert resolve(config_file=config(tmp_path, 'train_file = ""')).settings.train_file == ""
+
+
+def test_a_printed_config_names_the_same_files_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    resolved = resolve(assignments=["train_file=t.txt", "models_dir=a/models"])
+    (tmp_path / "elsewhere").mkdir()
+    again = resolve(config_file=config(tmp_path / "elsewhere", as_toml(*resolved))).settings
+    assert (again.train_file, again.models_dir) == (str(tmp_path / "t.txt"), str(tmp_path / "a" / "models"))
+    default = resolve(config_file=config(tmp_path / "elsewhere", as_toml(*resolve()))).settings
+    assert default == resolve().settings
+
+
+def test_a_saved_config_names_files_below_its_folder_relative_to_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    settings = resolve(assignments=["train_file=runs/t.txt", "eval_file=e.txt", "models_dir=runs/~x"]).settings
+    written = changes_as_toml("nano", settings, tmp_path / "runs")
+    assert tomllib.loads(written)["train_file"] == "t.txt"
+    assert tomllib.loads(written)["eval_file"] == str(tmp_path / "e.txt")
+    again = resolve(config_file=config(tmp_path / "runs", written)).settings
+    assert again.models_dir == str(tmp_path / "runs" / "~x")
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_a_leading_tilde_of_a_path_is_expanded_in_every_source(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = config(tmp_path, f'{key} = "~/x.txt"\n')
+    for resolved in (
+        resolve(config_file=path), resolve(assignments=[f"{key}=~/x.txt"]), resolve(options={key: "~/x.txt"})
+    ):  # fmt: skip
+        assert getattr(resolved.settings, key) == str(tmp_path / "x.txt")
+    message = refusal(assignments=[f"{key}=~no-such-user-here/x"])
+    assert message.startswith(f"{key}: got '~no-such-user-here/x', which begins with an unknown home folder; write ./")
+    assert getattr(resolve(assignments=[f"{key}=./~x"]).settings, key) == "./~x"
+
+
+def test_a_relative_path_of_a_config_file_that_begins_with_a_tilde_stays_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config(tmp_path, 'train_file = "./~x"\n')
+    settings = resolve(config_file=Path("run.toml")).settings
+    assert resolve(assignments=[f"train_file={settings.train_file}"]).settings.train_file == settings.train_file
+
+
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbfseed = 7\n", b"\xef\xbb\xbf# x\r\nseed = 7\r\n", b"seed = 7\r\n"])
+def test_a_byte_order_mark_and_crlf_line_ends_are_accepted(tmp_path, text):
+    assert resolve(config_file=config(tmp_path, text)).settings.seed == 7
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_config_file_in_another_encoding_is_reported_with_the_conversion(tmp_path, encoding):
+    path = config(tmp_path, "seed = 7\nlayers = 3\n".encode(encoding))
+    message = refusal(config_file=path)
+    assert message.startswith(f"--config {path}: got {encoding[:6].upper()} text, expected TOML in UTF-8; convert it")
 
 
 def test_a_resume_starts_from_the_settings_of_the_checkpoint(tmp_path):
