@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def program(
 
     def run(*arguments: str, cwd: Path = trained, input: str = "") -> Result:
         monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "stdin", io.StringIO(input))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode("utf-8", "surrogateescape"))))
         code = cli.main(arguments)
         return Result(code, *capsys.readouterr())
 
@@ -143,7 +144,9 @@ def test_version_prints_the_package_version(capsys: pytest.CaptureFixture[str]) 
         (["--train-only", "--resume"], "nothing to resume in models"),
         (["--train-only", "extra"], "unknown argument 'extra'"),
         (["--json"], "--json needs --train-only"),
-        (["generate"], "the following arguments are required: PROMPT"),
+        (["generate"], "got no prompt, expected PROMPT, - for standard input, or --prompt-file FILE"),
+        (["generate", "x", "--prompt-file", "y"], "got PROMPT and --prompt-file, expected one of them"),
+        (["generate", "--prompt-file", "absent.txt"], "absent.txt"),
         (["generate", "x"], "no checkpoint in models"),
         (["generate", "x", "--model", "nowhere"], "nowhere"),
         (["chat", "--models-dir", "other"], "no checkpoint in other"),
@@ -417,11 +420,62 @@ def test_generate_applies_the_sampling_options(program: Callable[..., Result], t
     assert "top_p: got 0.0, expected" in refused.stderr
 
 
-@pytest.mark.parametrize("prompt", [b"", b"\xff\xfe\x80 raw", "naïve 東京 \U0001f600\n".encode() + b"-\x1b[31m"])
+@pytest.mark.parametrize("prompt", [b"", b"\xff\xfe\x80 raw", "é東\U0001f600\n".encode() + b"\x1b[m"])
 def test_any_bytes_are_a_valid_prompt(prompt: bytes, trained: Path) -> None:
     run = run_program("generate", "--seed", "1", "--max-tokens", "4", "--", prompt, cwd=trained)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith(prompt.decode("utf-8", "replace"))
+
+
+@pytest.mark.parametrize(
+    ("given", "prompt"),
+    [
+        (b"The cat", "The cat"),
+        (b"The cat\n", "The cat"),
+        (b"\xef\xbb\xbfThe\r\n cat\r\n", "The\r\n cat"),
+        ("Ein Käfer\n\n".encode(), "Ein Käfer\n"),
+        (b"", ""),
+    ],
+)
+def test_a_prompt_is_read_from_standard_input_and_from_a_file(
+    given: bytes, prompt: str, program: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "prompt.txt").write_bytes(given)
+    options = ["--seed", "1", "--max-tokens", "4"]
+    expected = program("generate", *options, "--", prompt)
+    assert expected.returncode == 0
+    assert expected.stdout.startswith(prompt)
+    for arguments in (["--prompt-file", str(tmp_path / "prompt.txt")], ["-"], ["--prompt-file", "-"]):
+        run = program("generate", *arguments, *options, input=given.decode())
+        assert (run.returncode, run.stdout, run.stderr) == (0, expected.stdout, "")
+
+
+@pytest.mark.parametrize("data", ["The cat".encode("utf-16"), b"The\0cat", "\u6771".encode("utf-16")])
+def test_a_prompt_file_that_is_not_text_is_refused(data: bytes, program: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_bytes(data)
+    run = program("generate", "--prompt-file", str(tmp_path / "prompt.txt"))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "prompt.txt: got UTF-16 or binary data, expected UTF-8 text" in run.stderr
+
+
+def test_generate_and_chat_say_how_much_of_a_long_prompt_is_read(program: Callable[..., Result]) -> None:
+    prompt = "The cat sat on the mat. " * 200
+    for run in (
+        program("generate", prompt, "--max-tokens", "4"),
+        program("generate", "-", "--max-tokens", "4", input=prompt),
+        program("chat", "--max-tokens", "4", input=prompt),
+    ):
+        assert run.returncode == 0
+        assert re.fullmatch(
+            r"gpt-tui: the model reads only the last [\d,]+ of the prompt's [\d,]+ tokens\n", run.stderr
+        ), run.stderr
+
+
+def test_one_new_token_adds_text_to_a_prompt(program: Callable[..., Result]) -> None:
+    for prompt in ("The cat", "The", "It was"):
+        run = program("generate", prompt, "--max-tokens", "1", "--temperature", "0")
+        assert run.stderr == ""
+        assert len(run.stdout.removesuffix("\n")) > len(prompt)
 
 
 def test_generate_replaces_characters_that_the_locale_cannot_encode(trained: Path) -> None:
@@ -463,7 +517,7 @@ def test_ctrl_c_stops_the_reply_and_at_the_prompt_the_chat(trained: Path) -> Non
     terminal.type("The cat\n")
     terminal.read_some(500)
     terminal.type("\x03")
-    terminal.read_until("\n> ")
+    terminal.read_until("> ")
     terminal.type("\x03")
     assert terminal.end() == 130
     assert "Traceback" not in terminal.shown
@@ -478,6 +532,33 @@ def test_control_characters_of_a_reply_are_escaped_on_a_terminal(monkeypatch: py
     monkeypatch.setattr(sys, "stdout", screen)
     generate.write("a\x1b[31mb\x07[bold]\n")
     assert screen.getvalue() == "a\u241b[31mb\u2407[bold]\n"
+
+
+def test_carriage_returns_at_line_ends_are_not_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    for piece in ("one\r\ntwo", "\r", "\nthree\r", "\n", "fo\rur"):
+        generate.write(piece)
+    assert screen.getvalue() == "one\ntwo\nthree\nfo\u240dur"
+
+
+def test_lines_pasted_together_into_the_terminal_chat_are_one_prompt(trained: Path) -> None:
+    readline = pytest.importorskip("readline")
+    if "libedit" in (readline.__doc__ or ""):
+        pytest.skip("libedit has no bracketed paste")
+    terminal = Terminal("chat", "--max-tokens", "4", "--temperature", "0", cwd=trained, TERM="xterm")
+    terminal.read_until("> ")
+    terminal.type("\x1b[200~The cat\nThe bat\nThe rat\x1b[201~")
+    terminal.read_until("The rat")
+    terminal.type("\r")
+    terminal.read_until("> ")
+    assert terminal.shown.count("> ") == 1, "one reply, then the next prompt"
+    terminal.type("exit\r")
+    assert terminal.end() == 0
 
 
 # -- evaluate

@@ -47,14 +47,16 @@ class Figures(msgspec.Struct, frozen=True):
     """Speed and end of a reply.
 
     Attributes:
-        prompt_tokens: Tokens of the prompt.
-        prompt_s: Time of the prefill, which also gives the first new token.
-        tokens: New tokens.
+        prompt_tokens: Tokens of the prompt that the model has read.
+        skipped_tokens: Tokens at the start of the prompt that did not fit into the context.
+        prompt_s: Time of the prompt's tokens, which also gives the logits of the first new token.
+        tokens: New tokens; a token that only spells the end of the prompt belongs to the prompt.
         tokens_s: Time of all new tokens except the first.
         ended_by: "eos" or "max_tokens"; "" during generation and if the reply was stopped.
     """
 
     prompt_tokens: int = 0
+    skipped_tokens: int = 0
     prompt_s: float = 0.0
     tokens: int = 0
     tokens_s: float = 0.0
@@ -112,11 +114,13 @@ class Generator:
             shown, unsettled = spelled[len(unsettled) :], unsettled[len(spelled) :]
             if text := decoder.decode(shown):
                 yield text
-        if text := decoder.decode(b"", final=True):
+        if self.figures.ended_by == "eos" and (text := decoder.decode(b"", final=True)):
             yield text
 
     def tokens(self, prompt_ids: Sequence[int], sampling: Sampling, begin_with: bytes = b"") -> Iterator[int]:
-        """Yield the ids that follow the prompt, until `<eos>`, which is not yielded, or `max_tokens`.
+        """Yield the ids that follow the prompt, until `<eos>`, which is not yielded, or `max_tokens` new ones.
+
+        Ids that only spell `begin_with` are yielded, too, but count as tokens of the prompt.
 
         Args:
             prompt_ids: Ids of the prompt, at least one.
@@ -133,22 +137,41 @@ class Generator:
         context = list(prompt_ids[-self._decoder.capacity :])
         self._decoder.reset()
         logits = self._decoder.prefill(context)
-        self.figures = Figures(prompt_tokens=len(context), prompt_s=time.perf_counter() - started)
-        for count in range(1, sampling.max_tokens + 1):
+        self.figures = Figures(
+            prompt_tokens=len(context), skipped_tokens=len(prompt_ids) - len(context),
+            prompt_s=time.perf_counter() - started,
+        )  # fmt: skip
+        is_decoded = True  # the logits follow the last token of the context
+        while self.figures.tokens < sampling.max_tokens:
             started = time.perf_counter()  # excludes the time that the consumer spends between two tokens
-            if count > 1:
+            if not is_decoded:
                 logits = self._decode_last(context)
             allowed = spelling(self.tokenizer.vocabulary, begin_with, self._allowed) if begin_with else self._allowed
             token = choose(logits, sampling, self._random, allowed=allowed, seen=context)
-            begin_with = begin_with[len(self.tokenizer.token_bytes(token)) :]
             if token == self.tokenizer.EOS:
                 self.figures = msgspec.structs.replace(self.figures, ended_by="eos")
                 return
             context.append(token)
-            tokens_s = self.figures.tokens_s + (time.perf_counter() - started if count > 1 else 0.0)
-            ended_by = "max_tokens" if count == sampling.max_tokens else ""
-            self.figures = msgspec.structs.replace(self.figures, tokens=count, tokens_s=tokens_s, ended_by=ended_by)
+            is_decoded = False
+            spelled = len(self.tokenizer.token_bytes(token))
+            is_new = not begin_with or spelled > len(begin_with)
+            begin_with = begin_with[spelled:]
+            self._count(time.perf_counter() - started, is_new=is_new, max_tokens=sampling.max_tokens)
             yield token
+
+    def _count(self, elapsed_s: float, *, is_new: bool, max_tokens: int) -> None:
+        """Count a token, as one of the prompt unless it adds text; the first new one takes part of `prompt_s`."""
+        figures = self.figures
+        tokens = figures.tokens + is_new
+        in_prompt = tokens <= 1
+        self.figures = msgspec.structs.replace(
+            figures,
+            prompt_tokens=figures.prompt_tokens + (not is_new),
+            prompt_s=figures.prompt_s + (elapsed_s if in_prompt else 0.0),
+            tokens=tokens,
+            tokens_s=figures.tokens_s + (0.0 if in_prompt else elapsed_s),
+            ended_by="max_tokens" if tokens == max_tokens else "",
+        )
 
     def _decode_last(self, context: list[int]) -> NDArray[np.float32]:
         """Decode the last token of the context; if the cache is full, drop the older half and prefill the rest."""

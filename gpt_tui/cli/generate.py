@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from itertools import chain
+from typing import IO
 
+from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
+from gpt_core.home import expand_home
 from gpt_tui.cli.options import load_model
-from gpt_tui.headless.terminal_chat import converse, write
+from gpt_tui.headless.terminal_chat import converse, report_end, report_skipped, write
 
 SAMPLING_OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
+STANDARD_INPUT = "-"
+MAX_PROMPT_BYTES = 64 << 20
 
 
 def generate(options: Namespace) -> int:
     """Run `gpt-tui generate`: print the prompt and the generated text, and nothing else on standard output."""
+    prompt = requested_prompt(options)
     generator, sampling = generator_of(options)
-    text = prompt_bytes(options.prompt).decode("utf-8", "replace")
+    text = prompt_bytes(prompt).decode("utf-8", "replace")
+    pieces = generator.generate(prompt, sampling)
+    first = next(pieces, "")  # after it, the length of the prompt is known
+    report_skipped(generator.figures)
     write(text)
-    for piece in generator.generate(options.prompt, sampling):
+    for piece in chain([first], pieces):
         write(piece)
-        text = piece
+        text = piece or text
     if not text.endswith("\n"):
         write("\n")
+    report_end(generator.figures)
     return 0
 
 
@@ -37,3 +50,38 @@ def generator_of(options: Namespace) -> tuple[Generator, Sampling]:
     model = load_model(options, SAMPLING_OPTIONS)
     seed = model.settings.seed if options.seed is not None else None
     return Generator(model.parameters, model.tokenizer, seed=seed), Sampling.from_settings(model.settings)
+
+
+def requested_prompt(options: Namespace) -> str:
+    """Return the prompt: the argument, or the text of standard input for `-`, or of the file of `--prompt-file`.
+
+    Raises:
+        ConfigError: There is no prompt, there are two, or what was read is not text.
+        OSError: The file cannot be read.
+    """
+    if options.prompt is not None and options.prompt_file is not None:
+        raise ConfigError("got PROMPT and --prompt-file, expected one of them")
+    if options.prompt_file is not None and options.prompt_file != STANDARD_INPUT:
+        with expand_home(options.prompt_file).open("rb") as file:
+            return prompt_of(file, options.prompt_file)
+    if options.prompt_file == STANDARD_INPUT or options.prompt == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise ConfigError("PROMPT: got -, but standard input is closed; use --prompt-file FILE")
+        if sys.stdin.isatty():
+            print("gpt-tui: reading the prompt from standard input; end it with Ctrl+D on an empty line",
+                  file=sys.stderr)  # fmt: skip
+        return prompt_of(sys.stdin.buffer, "standard input")
+    if options.prompt is None:
+        raise ConfigError("got no prompt, expected PROMPT, - for standard input, or --prompt-file FILE")
+    return str(options.prompt)
+
+
+def prompt_of(file: IO[bytes], name: str) -> str:
+    """Return the text of a file without its byte order mark and its last line break. Raises ConfigError, OSError."""
+    data = file.read(MAX_PROMPT_BYTES + 1)
+    if len(data) > MAX_PROMPT_BYTES:
+        raise ConfigError(f"{name}: got more than {MAX_PROMPT_BYTES >> 20} MiB, expected a prompt; take its last part")
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in data:
+        raise ConfigError(f"{name}: got UTF-16 or binary data, expected UTF-8 text; convert the file first")
+    text = data.removeprefix(BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r")
+    return text.decode("utf-8", "surrogateescape")

@@ -143,7 +143,11 @@ def add_sampling(parser: Parser) -> None:
 
 def add_generate(parser: Parser) -> None:
     """Add the options of `gpt-tui generate`."""
-    parser.add_argument("prompt", metavar="PROMPT", help="text to continue; printed before the generated text")
+    text = "text to continue, or - to read it from standard input; printed before the generated text"
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help=text)
+    parser.add_argument(
+        "--prompt-file", metavar="FILE", help="read the prompt from a file, without its last line break"
+    )
     add_model(parser)
     add_sampling(parser)
 

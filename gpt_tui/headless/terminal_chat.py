@@ -6,9 +6,11 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
+from itertools import chain
 
-from gpt_core.generation.generator import Generator
+from gpt_core.generation.generator import Figures, Generator
 from gpt_core.generation.sampler import Sampling
+from gpt_tui.shared.formatting import skipped_note
 from gpt_tui.shared.sanitize import printable
 
 PROMPT = "> "
@@ -18,11 +20,15 @@ LOOK_S = 0.2
 def converse(generator: Generator, sampling: Sampling) -> None:
     """Generate a reply to each line of input. On a terminal, Ctrl+C stops a reply, or at the prompt the chat."""
     if at_terminals():
-        print("Type the start of a text; the model continues it. Type `exit` to quit; Ctrl+C stops a reply.")
-    for line in prompts():
+        print("Type or paste the start of a text; the model continues it. Type `exit` to quit; Ctrl+C stops a reply.")
+    for prompt in prompts():
         try:
-            for piece in generator.generate(line, sampling):
+            pieces = generator.generate(prompt, sampling)
+            first = next(pieces, "")  # after it, the length of the prompt is known
+            report_skipped(generator.figures)
+            for piece in chain([first], pieces):
                 write(piece)
+            report_end(generator.figures)
         except KeyboardInterrupt:  # what was generated stays on the screen
             if not at_terminals():
                 raise
@@ -30,14 +36,19 @@ def converse(generator: Generator, sampling: Sampling) -> None:
 
 
 def prompts() -> Iterator[str]:
-    """Yield the non-blank lines of standard input until the word `exit` or end of input."""
+    """Yield the non-blank lines of standard input until the word `exit` or end of input.
+
+    On a terminal, lines that are pasted together are one prompt, where GNU readline reads them.
+    """
     if sys.stdin is None:
         return
     with contextlib.suppress(AttributeError):  # tests replace standard input
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     if at_terminals():
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  (importing it gives `input` line editing and history)
+            import readline  # importing it gives `input` line editing and history
+
+            readline.parse_and_bind("set enable-bracketed-paste on")
     while True:
         try:
             line = asked_for() if at_terminals() else next(sys.stdin).rstrip("\n")
@@ -66,6 +77,18 @@ def asked_for() -> str:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def report_skipped(figures: Figures) -> None:
+    """Report on standard error that the start of a prompt did not fit into the context."""
+    if note := skipped_note(figures.prompt_tokens, figures.skipped_tokens):
+        print(f"gpt-tui: {note}", file=sys.stderr)
+
+
+def report_end(figures: Figures) -> None:
+    """Report on standard error that the model added nothing to the prompt."""
+    if figures.ended_by == "eos" and not figures.tokens:
+        print("gpt-tui: (end of text at once)", file=sys.stderr)
 
 
 def at_terminals() -> bool:

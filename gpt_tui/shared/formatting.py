@@ -147,3 +147,10 @@ def metric_value(metric: Metric, value: float, *, unit: bool = True) -> str:
         "loss": nats, "perplexity": perplexity, "percent": percent, "fixed": fixed, "scientific": rate, "short": short,
     }  # fmt: skip
     return f"{formats[metric.format](value)} {metric.unit if unit else ''}".rstrip()
+
+
+def skipped_note(read: int, skipped: int) -> str:
+    """Return a note that the context holds only the last tokens of a prompt, "" if it holds all of them."""
+    if not skipped:
+        return ""
+    return f"the model reads only the last {integer(read)} of the prompt's {integer(read + skipped)} tokens"

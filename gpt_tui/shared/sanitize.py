@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # Control characters become their Unicode pictures (ESC is shown as ␛), which take one cell and have no effect.
 _PICTURES: dict[int, str | None] = {code: chr(0x2400 + code) for code in range(0x20)}
 _PICTURES |= {0x0A: "\n", 0x09: "    ", 0x7F: "␡"}
@@ -12,9 +14,15 @@ _PICTURES |= dict.fromkeys([0x2028, 0x2029], "\n")
 _PICTURES |= dict.fromkeys([0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2060, 0x206A)], "·")
 
 
+_LINE_END_RETURNS = re.compile(r"\r+(?=\n|\Z)")
+
+
 def printable(text: str) -> str:
-    """Return `text` with control characters and direction marks replaced by visible characters; keep line feeds."""
-    return text.replace("\r\n", "\n").translate(_PICTURES)
+    """Return `text` with control characters and direction marks replaced by visible characters; keep line feeds.
+
+    Carriage returns at the end of a line or of the text are dropped, so that CRLF may be split over two pieces.
+    """
+    return _LINE_END_RETURNS.sub("", text).translate(_PICTURES)
 
 
 def one_line(text: str, max_length: int = 400) -> str:

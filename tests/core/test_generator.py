@@ -76,7 +76,7 @@ def test_the_model_reads_bos_and_the_prompt_and_then_each_new_token(tokenizer: T
     settled, unread = split_prompt(tokenizer, b"the cat")
     script = byte_ids(unread + b"abc")
     generator, decoder = scripted(tokenizer, weights, script)
-    sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=len(script))
+    sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=len(b"abc"))
     assert "".join(generator.generate("the cat", sampling)) == "abc"
     assert decoder.reads == [[Tokenizer.BOS, *settled], *([token] for token in script[:-1])]
 
@@ -91,6 +91,29 @@ def test_a_reply_ends_after_max_tokens(tokenizer: Tokenizer, weights: Parameters
     generator, _ = scripted(tokenizer, weights, byte_ids(b"x"))
     assert "".join(generator.generate("", GREEDY)) == "x" * GREEDY.max_tokens
     assert (generator.figures.tokens, generator.figures.ended_by) == (GREEDY.max_tokens, "max_tokens")
+
+
+@pytest.mark.parametrize("prompt", ["the cat", "It was", "东京", "né"])
+def test_tokens_that_only_spell_the_end_of_the_prompt_are_not_new(
+    tokenizer: Tokenizer, weights: Parameters, prompt: str
+) -> None:
+    settled, unread = split_prompt(tokenizer, prompt.encode())
+    generator, _ = scripted(tokenizer, weights, byte_ids(unread + b"xyz"))
+    sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=1)
+    assert "".join(generator.generate(prompt, sampling)) == "x"
+    figures = generator.figures
+    assert (figures.tokens, figures.prompt_tokens) == (1, 1 + len(settled) + len(unread))
+    assert (figures.tokens_s, figures.tokens_per_s) == (0.0, 0.0), "the only new token comes with the prompt"
+    generator, _ = scripted(tokenizer, weights, [*byte_ids(unread), Tokenizer.EOS])
+    assert "".join(generator.generate(prompt, sampling)) == ""
+    assert (generator.figures.tokens, generator.figures.ended_by) == (0, "eos")
+
+
+def test_a_character_cut_by_max_tokens_is_left_out(tokenizer: Tokenizer, weights: Parameters) -> None:
+    for max_tokens, expected in ((1, "a"), (2, "a"), (3, "aé"), (5, "aé"), (6, "aé€")):
+        generator, _ = scripted(tokenizer, weights, byte_ids("aé€".encode()))
+        sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=max_tokens)
+        assert "".join(generator.generate("", sampling)) == expected
 
 
 def test_a_character_split_over_tokens_is_yielded_once_complete(tokenizer: Tokenizer, weights: Parameters) -> None:
@@ -133,6 +156,7 @@ def test_a_prompt_longer_than_the_context_is_cut_from_the_left(tokenizer: Tokeni
     generator, decoder = scripted(tokenizer, weights, [Tokenizer.EOS], capacity=4)
     assert list(generator.tokens(list(range(10, 20)), WARM)) == []
     assert decoder.reads == [[16, 17, 18, 19]]
+    assert (generator.figures.prompt_tokens, generator.figures.skipped_tokens) == (4, 6)
 
 
 def test_special_and_unused_ids_are_never_generated(weights: Parameters) -> None:

@@ -194,7 +194,7 @@ class FakeGenerator:
         for number in range(sampling.max_tokens):
             time.sleep(self._piece_s)
             ended_by = "max_tokens" if number + 1 == sampling.max_tokens else ""
-            self.figures = Figures(3, 0.01, number + 1, self._piece_s * number, ended_by)
+            self.figures = Figures(3, 0, 0.01, number + 1, self._piece_s * number, ended_by)
             yield " " + self._words[number % len(self._words)]
 
 

@@ -150,12 +150,14 @@ def test_an_error_fails_a_reply_with_one_line(error: Exception):
 
 def test_a_summary_states_the_ending_and_the_seed():
     assert (
-        summary_line(Figures(3, 0.1, 120, 0.5, "eos"), 7, stopped=False)
+        summary_line(Figures(3, 0, 0.1, 120, 0.5, "eos"), 7, stopped=False)
         == "120 tokens · 238 tokens/s · end of text · seed 7"
     )
-    assert summary_line(Figures(3, 0.1, 12, 0.5, ""), 7, stopped=True) == "12 tokens · 22 tokens/s · stopped · seed 7"
     assert (
-        summary_line(Figures(900, 12.0, 1, 0.0, "max_tokens"), 0, stopped=False)
+        summary_line(Figures(3, 0, 0.1, 12, 0.5, ""), 7, stopped=True) == "12 tokens · 22 tokens/s · stopped · seed 7"
+    )
+    assert (
+        summary_line(Figures(900, 0, 12.0, 1, 0.0, "max_tokens"), 0, stopped=False)
         == "1 token · max length reached · prompt processed in 12 s · seed 0"
     )
     assert (progress_line(1, 0.0), progress_line(40, 3100.0)) == ("1 token", "40 tokens · 3.10k tokens/s")
@@ -166,6 +168,23 @@ def test_an_ellipsis_marks_a_reply_that_continues_a_word():
     assert shown_reply("It was a", " man") == "man"
     assert shown_reply("It was a ", "man") == "man"
     assert shown_reply("", "") == ""
+
+
+@pytest.mark.parametrize("text", ["今天天气", "これは", "ประเทศ", "東京"])
+def test_a_reply_in_a_script_without_spaces_has_no_mark_of_a_split_word(text: str):
+    assert shown_reply(text[:-2], text[-2:]) == text[-2:]
+
+
+@pytest.mark.parametrize("text", ["Straße", "слово", "λόγος", "안녕하세요"])
+def test_a_reply_that_continues_a_word_has_the_mark_in_every_alphabet(text: str):
+    assert shown_reply(text[:-2], text[-2:]) == "…" + text[-2:]
+
+
+def test_the_summary_says_how_much_of_a_long_prompt_was_read():
+    figures = Figures(prompt_tokens=256, skipped_tokens=1000, tokens=12, tokens_s=0.5, ended_by="eos")
+    note = "the model reads only the last 256 of the prompt's 1,256 tokens"
+    assert summary_line(figures, 7, stopped=False) == f"12 tokens · 22 tokens/s · end of text · {note} · seed 7"
+    assert summary_line(Figures(3, ended_by="eos"), 7, stopped=False) == "0 tokens · end of text at once · seed 7"
 
 
 def test_random_seeds_are_short_and_differ():

@@ -17,6 +17,11 @@ def test_an_escape_sequence_is_visible_and_inert():
     assert printable("\x1b]0;title\x07\x9b31m") == "␛]0;title␇\N{REPLACEMENT CHARACTER}31m"
 
 
+def test_carriage_returns_are_shown_only_inside_a_line():
+    assert printable("a\r\nb\r\r\nc\r") == "a\nb\nc"
+    assert printable("a\rb") == "a␍b"
+
+
 def test_lone_surrogates_are_replaced():
     assert printable("a\udcffb").encode("utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
-from gpt_tui.shared.formatting import age, duration, integer, short
+from gpt_tui.shared.formatting import age, duration, integer, short, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
 
 EMPTY = """\
@@ -153,9 +154,23 @@ def initial_texts(settings: Settings) -> dict[str, str]:
 
 
 def shown_reply(prompt: str, text: str) -> str:
-    """Return a reply as shown under its prompt; `…` marks one that continues the prompt's last word."""
-    inside = prompt[-1:].isalnum() and text[:1].isalnum()
+    """Return a reply as shown under its prompt; `…` marks one that continues the prompt's last word.
+
+    Scripts without spaces between words, such as Chinese, have no such mark.
+    """
+    inside = all(end.isalnum() and not _is_unspaced(end) for end in (prompt[-1:], text[:1]))
     return ("…" if inside else "") + printable(text).lstrip(" ")
+
+
+UNSPACED_SCRIPTS = (
+    "CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC", "BOPOMOFO", "YI", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN",
+    "JAVANESE", "BALINESE", "TAI", "NEW TAI",
+)  # fmt: skip
+
+
+def _is_unspaced(character: str) -> bool:
+    """Return whether the character belongs to a script that is written without spaces between words."""
+    return unicodedata.name(character, "").startswith(UNSPACED_SCRIPTS)
 
 
 def progress_line(tokens: int, tokens_per_s: float) -> str:
@@ -166,9 +181,13 @@ def progress_line(tokens: int, tokens_per_s: float) -> str:
 
 def summary_line(figures: Figures, seed: int, *, stopped: bool) -> str:
     """Return the summary of a finished reply: `120 tokens · 3.10k tokens/s · end of text · seed 7`."""
-    ending = {"eos": "end of text", "max_tokens": "max length reached"}.get(figures.ended_by, "")
+    ending = {
+        "eos": "end of text" if figures.tokens else "end of text at once",
+        "max_tokens": "max length reached",
+    }.get(figures.ended_by, "")
     if stopped and not ending:
         ending = "stopped"
     prompt = f"prompt processed in {duration(figures.prompt_s)}" if figures.prompt_s >= 2 else ""
+    skipped = skipped_note(figures.prompt_tokens, figures.skipped_tokens)
     progress = progress_line(figures.tokens, figures.tokens_per_s)
-    return " · ".join(part for part in (progress, ending, prompt, f"seed {seed}") if part)
+    return " · ".join(part for part in (progress, ending, prompt, skipped, f"seed {seed}") if part)
