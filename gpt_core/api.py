@@ -32,7 +32,7 @@ from gpt_core.text.token_cache import load_tokens
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training import evaluation
 from gpt_core.training.evaluation import EvalResult
-from gpt_core.training.events import AnyEvent, CheckpointSaved, RunFinished
+from gpt_core.training.events import AnyEvent, CheckpointSaved, FullEvalCompleted, RunFinished
 from gpt_core.training.metrics import MetricValues, metrics
 from gpt_core.training.request import Newest, request_with
 from gpt_core.training.setup import open_run
@@ -99,6 +99,7 @@ class TrainingRun(Iterator[AnyEvent]):
         self._trainer = trainer
         self._events = trainer.events()
         self._values = MetricValues()
+        self._full_eval: FullEvalCompleted | None = None
         self._finished: RunFinished | None = None
         self._saved: dict[str, Path] = {}
 
@@ -110,6 +111,8 @@ class TrainingRun(Iterator[AnyEvent]):
         self._values = self._values.updated((event,), metrics())
         if isinstance(event, CheckpointSaved):
             self._saved[event.kind] = Path(event.path)
+        elif isinstance(event, FullEvalCompleted):
+            self._full_eval = event
         elif isinstance(event, RunFinished):
             self._finished = event
         return event
@@ -168,7 +171,9 @@ class TrainingRun(Iterator[AnyEvent]):
             raise RuntimeError("the run was closed before its end, so it has no result")
         reason, step = self._finished.reason, self._finished.step
         saved = self._saved
-        return TrainingResult(reason, step, self.metrics, saved.get("latest"), saved.get("best"), self.model)
+        return TrainingResult(
+            reason, step, self.metrics, saved.get("latest"), saved.get("best"), self.model, self._full_eval
+        )
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,7 @@ class TrainingResult:
         checkpoint: `ckpt_latest` as this run saved it, None if it did not.
         best_checkpoint: `best_model` as this run saved it, None if it did not.
         model: The model with its final weights.
+        full_eval: Last scores of the complete eval text, where they are not those of every evaluation; else None.
     """
 
     reason: str
@@ -190,6 +196,7 @@ class TrainingResult:
     checkpoint: Path | None
     best_checkpoint: Path | None
     model: Model
+    full_eval: FullEvalCompleted | None = None
 
     @property
     def train_loss(self) -> float | None:
@@ -198,7 +205,7 @@ class TrainingResult:
 
     @property
     def eval_loss(self) -> float | None:
-        """Eval loss in nats per token; None if there was no evaluation."""
+        """Loss of the last evaluation, in nats per token; None if there was none before the end of the run."""
         return self.metrics.get("eval_loss")
 
 

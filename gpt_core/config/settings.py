@@ -111,6 +111,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Meta(description="evaluate every N steps and after each epoch (0: only after epochs)"),
         _group("evaluation and saving"),
     ] = 0
+    # 0 in checkpoints of earlier versions, which do not hold it
+    eval_tokens: Annotated[
+        Count,
+        Meta(description="eval tokens scored between epochs; all after epochs, at the end (0: all)"),
+    ] = 0
     sample_prompt: Annotated[str, Meta(description="text that the sample at each evaluation continues")] = "It was"
     sample_tokens: Annotated[Count, Meta(description="length of that sample in tokens (0: no samples)")] = 64
     save_every_steps: Annotated[Count, Meta(description="save ckpt_latest every N steps (0: off)")] = 10_000

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,20 +68,36 @@ class DataLoader:
 
 
 def sequential_windows(text: TokenStream, seq_len: int, batch: int) -> Iterator[Batch]:
-    """Yield all windows of a text in order, for evaluation.
+    """Yield all windows of a text in order. Yields and raises as `windows_in_batches`."""
+    return windows_in_batches(text, range(window_count(text, seq_len)), seq_len, batch)
+
+
+def windows_in_batches(text: TokenStream, windows: Iterable[int], seq_len: int, batch: int) -> Iterator[Batch]:
+    """Yield windows of a text in the given order, for evaluation.
+
+    Args:
+        text: The text.
+        windows: Numbers of the windows.
+        seq_len: Tokens per window (T).
+        batch: Windows per batch (B).
 
     Yields:
         Tokens and targets, (batch, T) each. The last batch is filled with windows of padding.
 
     Raises:
-        CorpusError: The text has no target or cannot be read.
+        CorpusError: The text cannot be read.
     """
-    windows = window_count(text, seq_len)
-    for first in range(0, windows, batch):
+    remaining = iter(windows)
+    while numbers := list(islice(remaining, batch)):
         tokens, targets = _padding(batch, seq_len)
-        for row in range(min(batch, windows - first)):
-            _fill(text, first + row, tokens[row], targets[row])
+        for row, number in enumerate(numbers):
+            _fill(text, number, tokens[row], targets[row])
         yield tokens, targets
+
+
+def spread(windows: int, count: int) -> NDArray[np.int64]:
+    """Return the numbers of `count` of the `windows` windows of a text, at regular intervals, in order."""
+    return (2 * np.arange(count, dtype=np.int64) + 1) * windows // (2 * count)
 
 
 def window_count(text: TokenStream, seq_len: int) -> int:

@@ -167,7 +167,7 @@ def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, Tok
     last = text.count - MIN_TOKENS
     place = min(max(round(text.count * (1 - val_frac)), MIN_TOKENS), last)
     cut = _first_document_from(text, place, last) or _last_document_before(text, place) or place
-    token_bytes = [_bytes_between(text, 0, cut), _bytes_between(text, cut, text.count)]
+    token_bytes = [bytes_between(text, 0, cut), bytes_between(text, cut, text.count)]
     held_out_bytes = round(text.bytes * token_bytes[1] / max(sum(token_bytes), 1))
     train = replace(text, count=cut, bytes=text.bytes - held_out_bytes)
     return train, replace(text, start=text.start + cut, count=text.count - cut, bytes=held_out_bytes)
@@ -193,7 +193,7 @@ def _last_document_before(text: TokenStream, end: int) -> int | None:
     return None
 
 
-def _bytes_between(text: TokenStream, start: int, end: int) -> int:
+def bytes_between(text: TokenStream, start: int, end: int) -> int:
     """Return the number of bytes that the tokens from `start` to `end` encode."""
     return sum(
         int(text.token_lengths[text.read(begin, min(SEARCH_TOKENS, end - begin))].sum(dtype=np.int64))

@@ -1,16 +1,26 @@
-"""Evaluation of a text: loss, perplexity, token accuracy, and bits per byte, which compares across vocabularies."""
+"""Evaluation of a text: loss, perplexity, token accuracy, and bits per byte, which compares across vocabularies.
+
+During a run a fixed part of a long eval text is scored every `eval_every_steps`, and all of it after each epoch and at
+the end. A complete evaluation scores the part first, in the same batches: the scores of the part are comparable at all
+steps, to the bit.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
-from gpt_core.model.gpt import GPT
-from gpt_core.text.data_loader import sequential_windows
-from gpt_core.text.token_stream import TokenStream
+from gpt_core.model.gpt import GPT, EvalSums
+from gpt_core.text.data_loader import Batch, sequential_windows, spread, window_count, windows_in_batches
+from gpt_core.text.token_stream import TokenStream, bytes_between
 from gpt_core.training import losses
+
+NO_SUMS = EvalSums(0.0, 0, 0)
 
 
 class EvalResult(NamedTuple):
@@ -31,6 +41,83 @@ class EvalResult(NamedTuple):
     tokens: int
 
 
+class RunScores(NamedTuple):
+    """Scores of a run at one step.
+
+    Attributes:
+        part: Scores of the part that every evaluation covers; of the complete text if that is the part.
+        full: Scores of the complete text; None if only the part was scored, or if the part is the complete text.
+    """
+
+    part: EvalResult
+    full: EvalResult | None
+
+
+class EvalText:
+    """Eval text of a run, and the fixed part of it that every evaluation scores.
+
+    Attributes:
+        text: The complete text.
+        seq_len: Tokens per window (T).
+        part: Numbers of the windows of the part, at regular intervals; None if the part is the complete text.
+        part_tokens: Targets in the part.
+    """
+
+    def __init__(self, text: TokenStream, seq_len: int, max_tokens: int) -> None:
+        """Choose the part: as many windows as hold `max_tokens` targets, all of them if it is 0.
+
+        Raises:
+            CorpusError: The text has no target or cannot be read.
+        """
+        self.text = text
+        self.seq_len = seq_len
+        self.windows = window_count(text, seq_len)
+        count = math.ceil(max_tokens / seq_len)
+        self.part = spread(self.windows, count) if 0 < count < self.windows else None
+        self.part_tokens, self._part_bytes = self.tokens, float(text.bytes)
+        if self.part is not None:
+            ends = np.minimum((self.part + 1) * seq_len, self.tokens)
+            self.part_tokens = int((ends - self.part * seq_len).sum())
+            self._part_bytes = self._bytes_of(self.part.tolist(), ends.tolist())
+
+    @property
+    def tokens(self) -> int:
+        """Targets in the complete text."""
+        return self.text.count - 1
+
+    def scores(self, gpt: GPT, batch: int, *, complete: bool) -> Generator[int, None, RunScores]:
+        """Score the part and, if `complete`, the rest, yielding the number of targets so far after each batch.
+
+        Args:
+            gpt: The model.
+            batch: Windows per batch (B).
+            complete: True to score the complete text.
+        """
+        if self.part is None:
+            result = yield from evaluation(gpt, self.text, self.seq_len, batch)
+            return RunScores(result, None)
+        numbers = self.part.tolist()
+        sums = yield from _summed(gpt, windows_in_batches(self.text, numbers, self.seq_len, batch), NO_SUMS)
+        part = _result(sums, self._part_bytes, self.text)
+        if not complete:
+            return RunScores(part, None)
+        in_part = frozenset(numbers)
+        others = (number for number in range(self.windows) if number not in in_part)
+        sums = yield from _summed(gpt, windows_in_batches(self.text, others, self.seq_len, batch), sums)
+        return RunScores(part, _result(sums, self.text.bytes, self.text))
+
+    def _bytes_of(self, part: list[int], ends: list[int]) -> float:
+        """Return the bytes of the part: those of its targets, and its share of the bytes between documents."""
+        starts = (number * self.seq_len for number in part)
+        in_part = sum(bytes_between(self.text, start + 1, end + 1) for start, end in zip(starts, ends, strict=True))
+        return self.text.bytes * in_part / max(bytes_between(self.text, 0, self.text.count), 1)
+
+
+def eval_text_of(text: TokenStream, seq_len: int, settings: Settings) -> EvalText:
+    """Return the eval text of a run. Without evaluations between epochs, the part is the complete text."""
+    return EvalText(text, seq_len, settings.eval_tokens if settings.eval_every_steps else 0)
+
+
 def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generator[int, None, EvalResult]:
     """Evaluate a text, yielding the number of targets so far after each batch; returns the result.
 
@@ -43,18 +130,8 @@ def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generat
     Raises:
         CorpusError: The text has no target.
     """
-    loss_sum, correct, done = 0.0, 0, 0
-    for tokens, targets in sequential_windows(text, seq_len, batch):
-        sums = gpt.evaluate(tokens, targets)
-        loss_sum += sums.loss_sum
-        correct += sums.correct
-        done += sums.targets
-        yield done
-    if done == 0:
-        raise CorpusError(f"{text.path}: got no token to predict, expected a text of at least two tokens")
-    loss = loss_sum / done
-    bits_per_byte = loss_sum / math.log(2) / max(text.bytes, 1)
-    return EvalResult(loss, losses.perplexity(loss), correct / done, bits_per_byte, done)
+    sums = yield from _summed(gpt, sequential_windows(text, seq_len, batch), NO_SUMS)
+    return _result(sums, text.bytes, text)
 
 
 def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, int], None] | None = None) -> EvalResult:
@@ -68,3 +145,21 @@ def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, i
             return result
         if progress is not None:
             progress(done, len(text) - 1)
+
+
+def _summed(gpt: GPT, batches: Iterator[Batch], sums: EvalSums) -> Generator[int, None, EvalSums]:
+    """Add the sums of batches to `sums`, yielding the number of targets so far after each batch."""
+    for tokens, targets in batches:
+        added = gpt.evaluate(tokens, targets)
+        sums = EvalSums(sums.loss_sum + added.loss_sum, sums.correct + added.correct, sums.targets + added.targets)
+        yield sums.targets
+    return sums
+
+
+def _result(sums: EvalSums, text_bytes: float, text: TokenStream) -> EvalResult:
+    """Return the means of sums over targets that encode `text_bytes`."""
+    if sums.targets == 0:
+        raise CorpusError(f"{text.path}: got no token to predict, expected a text of at least two tokens")
+    loss = sums.loss_sum / sums.targets
+    bits_per_byte = sums.loss_sum / math.log(2) / max(text_bytes, 1)
+    return EvalResult(loss, losses.perplexity(loss), sums.correct / sums.targets, bits_per_byte, sums.targets)

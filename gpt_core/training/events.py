@@ -17,6 +17,7 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """The run is ready to take its first step, at `step` (0, or the resumed checkpoint's).
 
     `kind` is "train" or "overfit-tiny"; `steps_per_epoch` and `max_steps` bound the progress bars (0: no bound).
+    `eval_part_tokens`: tokens of the eval text that every evaluation scores (0: all `eval_tokens` of it).
     `warnings`: one line per damaged checkpoint that is newer than `resumed_from`, and one if the disk has no space for
     two more checkpoints.
     """
@@ -38,6 +39,7 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     resumed_from: str
     elapsed_s: float
     warnings: tuple[str, ...] = ()
+    eval_part_tokens: int = 0
 
 
 class StepCompleted(Event, frozen=True, tag="step"):
@@ -85,13 +87,30 @@ class EvalProgressed(Event, frozen=True, tag="eval_progress"):
 
 
 class EvalCompleted(Event, frozen=True, tag="eval"):
-    """Result of an evaluation: mean loss in nats per token, perplexity, token accuracy, bits per byte of the text."""
+    """Result of an evaluation: mean loss in nats per token, perplexity, token accuracy, bits per byte.
+
+    It covers the same part of the eval text each time (`RunStarted.eval_part_tokens`), so that scores are comparable.
+    """
 
     step: int
     loss: float
     ppl: float
     accuracy: float
     bits_per_byte: float
+
+
+class FullEvalCompleted(Event, frozen=True, tag="full_eval"):
+    """Result of an evaluation of the complete eval text, of which every `EvalCompleted` of the run scores a fixed part.
+
+    Reported after each epoch if the text is longer than the part, and at the end of a run that was not stopped.
+    """
+
+    step: int
+    loss: float
+    ppl: float
+    accuracy: float
+    bits_per_byte: float
+    tokens: int
 
 
 class SampleWritten(Event, frozen=True, tag="sample"):
@@ -156,13 +175,13 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
 
 
 LOGGED = (
-    RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, SampleWritten, GradientNorms, CheckpointSaved, SaveFailed,
-    LossDiverged, RunFinished,
+    RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, FullEvalCompleted, SampleWritten, GradientNorms,
+    CheckpointSaved, SaveFailed, LossDiverged, RunFinished,
 )  # fmt: skip
 
 AnyEvent = (
-    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | SampleWritten | GradientNorms
-    | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued | RunFinished
+    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted | SampleWritten
+    | GradientNorms | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued | RunFinished
 )  # fmt: skip
 
 

@@ -21,11 +21,10 @@ from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.optim import schedule_of
-from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
-from gpt_core.training.evaluation import EvalResult, evaluation
+from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, eval_text_of
 from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics_log import MetricsLog, open_log
 from gpt_core.training.run import Run
@@ -59,6 +58,10 @@ class Trainer:
         self._samples = SampleWriter(run.parameters, run.tokenizer, run.settings)
         self._divergence = DivergenceMonitor(self.shape.vocab_size)
         self._saved_steps = saved_before(run)
+        self._eval_text: EvalText | None = None
+        if run.eval_text is not None:
+            self._eval_text = eval_text_of(run.eval_text, run.windows.seq_len, run.settings)
+        self._fully_scored_step = -1
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._first_step = run.state.step
@@ -163,8 +166,8 @@ class Trainer:
         yield from self._saver.poll_results()
         if self.requests.take_evaluate():
             state.evaluation_due = True
-        if state.evaluation_due and self.run.eval_text is not None:
-            yield from self._evaluate(self.run.eval_text)
+        if state.evaluation_due and self._eval_text is not None:
+            yield from self._evaluate(self._eval_text)
             if state.evaluation_due:
                 return  # stopped before its end: it remains pending
         state.evaluation_due = False
@@ -251,33 +254,61 @@ class Trainer:
 
     # ---- Evaluation, start and end
 
-    def _evaluate(self, text: TokenStream) -> Iterator[ev.AnyEvent]:
-        """Evaluate. If a stop is requested meanwhile, the evaluation remains pending."""
-        state, total = self.state, len(text) - 1
-        steps = evaluation(self._gpt, text, self.run.windows.seq_len, self.settings.micro_batch)
+    def _evaluate(self, text: EvalText) -> Iterator[ev.AnyEvent]:
+        """Evaluate: the complete text at the end of an epoch and of the run, else the fixed part of it.
+
+        If a stop is requested meanwhile, the evaluation remains pending.
+        """
+        state, settings = self.state, self.settings
+        is_last = 0 < settings.max_steps <= state.step
+        scores = yield from self._scores(text, complete=is_last or state.window >= self.run.windows.windows_per_epoch)
+        if scores is None:
+            return
+        state.evaluation_due = False
+        state.elapsed_s = self._clock.elapsed_s
+        result, full = scores
+        if record_accuracy(state, result.accuracy, settings):
+            self._saver.pending.add("best")
+        yield ev.EvalCompleted(state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte)
+        if text.part is None or full is not None:
+            self._fully_scored_step = state.step
+        if full is not None:
+            yield full_scores(state.step, full)
+        yield from self._sample()
+
+    def _score_at_end(self) -> Iterator[ev.AnyEvent]:
+        """Report the scores of the complete eval text, unless this step has them or a stop is requested.
+
+        They change nothing in the state, so that resuming the run with more steps equals a longer run.
+        """
+        step, text = self.state.step, self._eval_text
+        if text is None or step in (self._first_step, self._fully_scored_step) or self.requests.stopping:
+            return
+        scores = yield from self._scores(text, complete=True)
+        if scores is not None:
+            yield full_scores(step, scores.full or scores.part)
+
+    def _scores(self, text: EvalText, *, complete: bool) -> Generator[ev.AnyEvent, None, RunScores | None]:
+        """Score the eval text or its part, yielding the progress; returns None if a stop is requested meanwhile."""
+        total = text.tokens if complete else text.part_tokens
+        steps = text.scores(self._gpt, self.settings.micro_batch, complete=complete)
         while True:
             try:
                 done = next(steps)
             except StopIteration as end:
-                result: EvalResult = end.value
-                break
-            yield ev.EvalProgressed(state.step, done, total)
+                scores: RunScores = end.value
+                return scores
+            yield ev.EvalProgressed(self.state.step, done, total)
             yield from self._saver.poll_results()
             if self.requests.stopping:
-                return
-        state.evaluation_due = False
-        state.elapsed_s = self._clock.elapsed_s
-        if record_accuracy(state, result.accuracy, self.settings):
-            self._saver.pending.add("best")
-        yield ev.EvalCompleted(state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte)
-        yield from self._sample()
+                return None
 
     def _sample(self) -> Iterator[ev.AnyEvent]:
         if (written := self._samples.write(self.state.step, lambda: self.requests.stopping)) is not None:
             yield written
 
     def _started(self) -> ev.RunStarted:
-        run, settings, state = self.run, self.settings, self.state
+        run, settings, state, text = self.run, self.settings, self.state, self._eval_text
         steps_per_epoch = math.ceil(run.windows.windows_per_epoch / settings.batch_size)
         last_step = settings.overfit_steps if settings.overfit_tiny else settings.max_epochs * steps_per_epoch
         return ev.RunStarted(
@@ -288,14 +319,14 @@ class Trainer:
             max_steps=min(settings.max_steps, last_step) if settings.max_steps else last_step,
             threads=threads.get_threads(), seed=settings.seed, train_file=str(run.train_text.path or ""),
             eval_file=str(run.eval_file or ""), resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
-            warnings=run.warnings,
+            warnings=run.warnings, eval_part_tokens=text.part_tokens if text and text.part is not None else 0,
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:
         """Make the last saves and yield the last event.
 
-        A run that was not stopped also saves `transformer`, its best weights. A diverged run saves nothing more: the
-        checkpoint from before the first skipped update is the one to resume.
+        A run that was not stopped also saves `transformer`, its best weights, and scores the complete eval text. A
+        diverged run saves nothing more: the checkpoint from before the first skipped update is the one to resume.
         """
         if reason == "diverged":
             yield from self._saver.finish()
@@ -308,6 +339,8 @@ class Trainer:
         yield from self._last_saves()
         if reason in ("max_epochs", "early_stopping", "epsilon") and self._saver.is_saved:
             yield from self._saver.save_final()
+        if reason != "stopped":
+            yield from self._score_at_end()
         yield ev.RunFinished(reason, self.state.step)
 
     def _finish_diverged(self) -> Iterator[ev.AnyEvent]:
@@ -378,6 +411,11 @@ def _log(log: MetricsLog, event: ev.AnyEvent) -> None:
         log.restore()
     if isinstance(event, ev.LOGGED):
         log.append(event)
+
+
+def full_scores(step: int, result: EvalResult) -> ev.FullEvalCompleted:
+    """Return the event of an evaluation of the complete eval text."""
+    return ev.FullEvalCompleted(step, *result)
 
 
 def saved_before(run: Run) -> dict[str, int]:

@@ -13,6 +13,7 @@ from gpt_core.training.events import (
     CheckpointSaved,
     EvalCompleted,
     EvalProgressed,
+    FullEvalCompleted,
     GradientNorms,
     LossDiverged,
     RunContinued,
@@ -25,7 +26,7 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
-from gpt_tui.session.run_state import RunState, ending, latest_value
+from gpt_tui.session.run_state import RunState, ending, full_scores, latest_value
 from gpt_tui.shared.formatting import clock, fixed, integer, metric_value, nats, percent, perplexity, rate, short
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
@@ -49,6 +50,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
                 f"{' (best so far)' * is_best}"
             )
             return [(line, "good" if is_best else "plain")]
+        case FullEvalCompleted():
+            return [(f"eval at step {integer(event.step)}: {full_scores(event)}", "plain")]
         case SampleWritten():
             return [
                 (
@@ -91,6 +94,9 @@ def started_details(event: RunStarted) -> str:
     name = event.train_file or "the first lines"
     threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
     scored = f", evaluated on {event.eval_file}" if event.eval_file else ""
+    if event.eval_part_tokens:
+        part, tokens = short(event.eval_part_tokens), short(event.eval_tokens)
+        scored += f" ({part} of its {tokens} tokens; all after each epoch and at the end)"
     return (
         f"text {name}: {short(event.train_tokens)} tokens{scored}; {integer(event.steps_per_epoch)} steps per epoch, "
         f"{integer(event.batch_tokens)} tokens per step; {threads}, seed {event.seed}"

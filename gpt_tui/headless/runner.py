@@ -32,6 +32,7 @@ from gpt_tui.session.run_state import (
     divergence,
     divergence_so_far,
     ending,
+    full_scores,
     is_unsaved,
 )
 from gpt_tui.shared.formatting import duration, fixed, integer, nats, percent, rate
@@ -135,7 +136,9 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     reached = [f"{integer(history.step)} steps in {duration(history.elapsed_s)}"]
     if history.last is not None:
         reached.append(f"train loss {nats(history.curve.smoothed)}")
-    if history.evaluation is not None:
+    if (full := history.full_evaluation) is not None and full.step == history.step:
+        reached.append(full_scores(full))
+    elif history.evaluation is not None:
         score = history.evaluation
         reached.append(f"eval {fixed(score.bits_per_byte)} bits per byte, accuracy {percent(score.accuracy)}")
     if history.save_error:

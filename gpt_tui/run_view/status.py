@@ -8,7 +8,7 @@ from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, latest_value
-from gpt_tui.shared.formatting import age, bar, duration, fixed, integer, metric_value, percent, short, size
+from gpt_tui.shared.formatting import age, bar, duration, fixed, integer, metric_value, nats, percent, short, size
 from gpt_tui.shared.rows import RULE, Row, Tone, longest_fitting
 
 LABEL_WIDTH = 14
@@ -22,7 +22,8 @@ SYMBOLS = {
 PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", Phase.FINISHED: "good"}
 
 DROPPED_FIRST = (
-    "tokens", "memory", "model", "time", "learning rate", "best", "grad norm", "step loss", "not improved", "accuracy",
+    "tokens", "eval tokens", "full eval", "memory", "model", "time", "learning rate", "best", "grad norm", "step loss",
+    "not improved", "accuracy",
 )  # fmt: skip
 
 
@@ -107,15 +108,28 @@ def metric_row(metric: Metric, value: float, value_width: int) -> Row:
 
 def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     """Return the metrics of the last evaluation, the best one, and the state of early stopping."""
+    full = full_evaluation_rows(state, value_width)
     if state.evaluation is None:
-        return [first_evaluation_row(state, value_width)]
-    rows = metric_rows(state, EvalCompleted, value_width)
+        return [first_evaluation_row(state, value_width)] if state.full_evaluation is None else full
+    rows = [*metric_rows(state, EvalCompleted, value_width), *full]
     if state.best.accuracy >= 0:
         best = f"★ {percent(state.best.accuracy)}"
         rows.append(Row("best", longest_fitting([f"{best} at {short(state.best.step)}", best], value_width)))
     if patience := state.limits.patience:
         rows.append(early_stopping_row(patience, min(state.best.stale_epochs, patience), value_width))
     return rows
+
+
+def full_evaluation_rows(state: RunState, value_width: int) -> list[Row]:
+    """Return how many tokens of the eval text every evaluation scores, and the last loss on all of it."""
+    started, full = state.started, state.full_evaluation
+    rows = []
+    if started is not None and started.eval_part_tokens:
+        rows.append(Row("eval tokens", f"{short(started.eval_part_tokens)} of {short(started.eval_tokens)}"))
+    if full is None:
+        return rows
+    loss = nats(full.loss)
+    return [*rows, Row("full eval", longest_fitting([f"{loss} at {short(full.step)}", loss], value_width))]
 
 
 def early_stopping_row(patience: int, stale_epochs: int, value_width: int) -> Row:

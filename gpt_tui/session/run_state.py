@@ -19,6 +19,7 @@ from gpt_core.training.events import (
     CheckpointSaved,
     EvalCompleted,
     EvalProgressed,
+    FullEvalCompleted,
     GradientNorms,
     LossDiverged,
     RunContinued,
@@ -101,6 +102,14 @@ def after_divergence(event: LossDiverged | RunFinished, first: str = "") -> str:
         return f"; no {good}checkpoint was saved before: {first}start again with lower learning rates"
     good = f"{PurePath(event.good_checkpoint).name} (step {integer(event.good_step)})"
     return f"; last good checkpoint: {good}; {first}resume it with lower learning rates"
+
+
+def full_scores(event: FullEvalCompleted) -> str:
+    """Return the scores of the complete eval text in words."""
+    return (
+        f"full eval loss {nats(event.loss)}, accuracy {percent(event.accuracy)}, {fixed(event.bits_per_byte)} bits per "
+        f"byte (all {short(event.tokens)} tokens)"
+    )
 
 
 class Limits(NamedTuple):
@@ -209,6 +218,7 @@ class RunState:
     last: StepCompleted | None = None
     curve: Curve = field(default_factory=Curve)
     evaluations: tuple[Evaluation, ...] = ()
+    full_evaluation: FullEvalCompleted | None = None
     samples: tuple[Sample, ...] = ()
     best: Score = NO_SCORE
     evaluating: float | None = None
@@ -301,6 +311,9 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             return replace(run, evaluating=event.done / event.total if event.total else 0.0)
         case EvalCompleted():
             return _with_added_metrics(_evaluated(run, event), [event])
+        case FullEvalCompleted():
+            text = f"step {integer(event.step)}: {full_scores(event)}"
+            return _logged(replace(run, full_evaluation=event, evaluating=None), text, "plain")
         case SampleWritten():
             return _sampled(run, event)
         case GradientNorms():

@@ -14,7 +14,7 @@ from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, rea
 from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
 from gpt_tui.tabs.train.presenter import allowed, why_not
-from tests.tui.samples import scored, step, trained
+from tests.tui.samples import scored, started, step, trained
 
 
 def values(history: RunState, phase: Phase = Phase.TRAINING, now_s: float = 0.0) -> dict[str, str]:
@@ -39,6 +39,23 @@ def test_the_status_panel_has_every_value_of_a_run():
     assert shown["saved"] == "at step 340, 12 s ago"
     assert shown["learning rate"] == "1.00e-3"
     assert {"step loss", "train loss", "perplexity", "grad norm", "tokens", "bits/byte", "model", "time"} <= set(shown)
+
+
+def test_the_score_of_a_part_of_the_eval_text_and_that_of_all_of_it_have_their_own_names():
+    part = advance(trained(10), started(eval_tokens=9_000, eval_part_tokens=1_000))
+    part = advance(part, scored(10, 0.3, 3.25))
+    shown = values(part)
+    assert shown["eval loss"] == "3.250 nats per token"
+    assert shown["eval tokens"] == "1.00k of 9.00k"
+    assert "full eval" not in shown
+    full = advance(part, ev.FullEvalCompleted(10, 3.125, 22.8, 0.3, 2.0, 8_999))
+    assert values(full)["full eval"] == "3.125 at 10"
+    assert full.evaluations == part.evaluations
+    assert full.log[-1].text.startswith("step 10: full eval loss 3.125, accuracy 30.0%")
+
+
+def test_a_run_whose_evaluations_score_all_of_the_eval_text_does_not_name_a_part():
+    assert not {"eval tokens", "full eval"} & set(values(advance(trained(10), scored(10, 0.3, 3.25))))
 
 
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():

@@ -1,0 +1,179 @@
+"""Evaluations of a run: a fixed part of the eval text between epochs, all of it after epochs and at the end."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_core.config.presets import PRESETS, preset
+from gpt_core.config.settings import Settings
+from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_core.model.gpt import GPT
+from gpt_core.text.data_loader import spread
+from gpt_core.training import events as ev
+from gpt_core.training.evaluation import EvalText, RunScores, evaluate
+from gpt_core.training.trainer import Trainer
+from tests.core.training_samples import of_kind, open_run, tiny_settings, train
+
+LATEST = Path("models/ckpt_latest.safetensors")
+PART = {"eval_tokens": 100, "sample_tokens": 0}  # four windows of 32 tokens
+
+
+def steps_per_epoch(events: list[ev.AnyEvent]) -> int:
+    return int(of_kind(events, ev.RunStarted)[0].steps_per_epoch)
+
+
+def scores_of(trainer: Trainer, text: EvalText, *, complete: bool) -> RunScores:
+    scoring = text.scores(GPT(trainer.parameters), 3, complete=complete)
+    while True:
+        try:
+            next(scoring)
+        except StopIteration as end:
+            return end.value
+
+
+def eval_text(trainer: Trainer, tokens: int) -> EvalText:
+    assert trainer.run.eval_text is not None
+    return EvalText(trainer.run.eval_text, trainer.settings.seq_len, tokens)
+
+
+@pytest.mark.parametrize(("windows", "count"), [(1, 1), (7, 7), (10, 3), (1000, 999), (5_000_000, 1024)])
+def test_the_part_is_spread_evenly_over_the_text(windows: int, count: int) -> None:
+    numbers = spread(windows, count)
+    assert len(numbers) == count
+    assert 0 <= numbers[0] <= numbers[-1] < windows
+    gaps = np.diff(numbers)
+    assert count == 1 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
+
+
+def test_an_evaluation_between_epochs_scores_the_part_and_one_after_an_epoch_all_of_the_text(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, max_epochs=2, **PART))
+    started, per_epoch = of_kind(events, ev.RunStarted)[0], steps_per_epoch(events)
+    assert 100 <= started.eval_part_tokens <= 128 < started.eval_tokens
+    for event in of_kind(events, ev.EvalProgressed):
+        whole = event.step % per_epoch == 0
+        assert event.total == (started.eval_tokens - 1 if whole else started.eval_part_tokens)
+        assert event.done <= event.total
+    full = of_kind(events, ev.FullEvalCompleted)
+    assert [event.step for event in full] == [per_epoch, 2 * per_epoch]  # the last one only once
+    assert {event.tokens for event in full} == {started.eval_tokens - 1}
+    assert {event.step for event in full} < {event.step for event in of_kind(events, ev.EvalCompleted)}
+
+
+def test_a_complete_evaluation_scores_the_part_as_one_of_the_part_alone_does(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=3))
+    list(trainer.events())
+    text = eval_text(trainer, 100)
+    alone, complete = (scores_of(trainer, text, complete=complete) for complete in (False, True))
+    assert alone.full is None
+    assert complete.part == alone.part  # to the bit
+    assert complete.full is not None
+    whole = evaluate(GPT(trainer.parameters), text.text, 4)
+    assert complete.full == pytest.approx(whole, rel=1e-6)
+    assert complete.full != complete.part
+
+
+def test_bits_per_byte_of_the_part_count_its_own_bytes(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=1))
+    list(trainer.events())
+    text = eval_text(trainer, 100)
+    assert text.part is not None
+    lengths, seq_len = trainer.tokenizer.token_lengths, text.seq_len
+    ids = np.concatenate([text.text.read(int(number) * seq_len + 1, seq_len) for number in text.part])
+    share = lengths[ids].sum() / lengths[text.text.read(0, text.text.count)].sum()
+    part = scores_of(trainer, text, complete=False).part
+    assert part.tokens == len(ids)
+    assert part.bits_per_byte == pytest.approx(part.loss * len(ids) / math.log(2) / (share * text.text.bytes))
+
+
+def test_a_text_that_is_not_longer_than_the_part_has_one_score_per_evaluation(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, max_epochs=1, eval_tokens=100_000))
+    assert of_kind(events, ev.RunStarted)[0].eval_part_tokens == 0
+    assert of_kind(events, ev.EvalCompleted)
+    assert not of_kind(events, ev.FullEvalCompleted)
+
+
+@pytest.mark.parametrize("eval_tokens", [0, 100])
+@pytest.mark.parametrize("max_steps", [7, 10])
+def test_a_run_that_ends_between_epochs_scores_all_of_the_text_once(
+    tmp_path: Path, max_steps: int, eval_tokens: int
+) -> None:
+    settings = tiny_settings(tmp_path, max_steps=max_steps, **PART | {"eval_tokens": eval_tokens})
+    events = train(settings)
+    # every evaluation of all of the text is a full one: it needs no other at the same step
+    is_scored = eval_tokens == 0 and max_steps % 5 == 0
+    assert [event.step for event in of_kind(events, ev.FullEvalCompleted)] == [max_steps] * (not is_scored)
+    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [5, 10][: max_steps // 5]
+
+
+def test_the_score_at_the_end_leaves_the_best_score_as_it_was(tmp_path: Path) -> None:
+    train(tiny_settings(tmp_path, max_steps=7, **PART))
+    assert peek_checkpoint(tmp_path / LATEST).state.best_step == 5
+
+
+def test_a_stopped_run_does_not_score_all_of_the_text(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, **PART))
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if event.step == 3:
+            trainer.requests.stop()
+    assert events[-1] == ev.RunFinished("stopped", 3)
+    assert not of_kind(events, ev.FullEvalCompleted)
+    assert not of_kind(events, ev.EvalProgressed)
+
+
+def test_a_stop_cancels_the_score_at_the_end(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=3, **PART))
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.EvalProgressed):
+            trainer.requests.stop()
+    assert len(of_kind(events, ev.EvalProgressed)) == 1
+    assert events[-1] == ev.RunFinished("max_steps", 3)
+    assert not of_kind(events, ev.FullEvalCompleted)
+    assert peek_checkpoint(tmp_path / LATEST).step == 3
+
+
+def test_a_complete_evaluation_that_a_stop_interrupts_is_repeated_after_the_resume(tmp_path: Path) -> None:
+    whole_folder, folder = tmp_path / "whole", tmp_path / "cut"
+    whole_folder.mkdir()
+    folder.mkdir()
+    whole = train(tiny_settings(whole_folder, max_epochs=1, **PART))
+    end = steps_per_epoch(whole)
+    trainer = open_run(tiny_settings(folder, max_epochs=1, **PART))
+    seen = []
+    for event in trainer.events():
+        seen.append(event)
+        if isinstance(event, ev.EvalProgressed) and event.step == end and event.done > 128:  # past the part
+            trainer.requests.stop()
+    assert seen[-1] == ev.RunFinished("stopped", end)
+    assert not of_kind(seen, ev.FullEvalCompleted)
+    again = train(tiny_settings(folder, max_epochs=1, **PART), folder / LATEST)
+    for kind in (ev.EvalCompleted, ev.FullEvalCompleted):
+        assert of_kind(again, kind) == of_kind(whole, kind)[-1:]
+
+
+def test_without_evaluations_between_epochs_every_evaluation_scores_all_of_the_text(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, max_epochs=1, eval_every_steps=0, **PART))
+    assert of_kind(events, ev.RunStarted)[0].eval_part_tokens == 0
+    assert len(of_kind(events, ev.EvalCompleted)) == 1
+    assert not of_kind(events, ev.FullEvalCompleted)
+
+
+@pytest.mark.parametrize("name", ["nano", "micro"])
+def test_a_preset_scores_at_most_a_sixth_of_the_tokens_that_it_trains_on_meanwhile(name: str) -> None:
+    settings = preset(name)  # a token is scored in a third of the time that it is trained in: at most 5.5%
+    trained = settings.eval_every_steps * settings.batch_size * settings.seq_len
+    assert 0 < settings.eval_tokens <= trained / 6
+
+
+def test_every_preset_bounds_the_part_and_a_checkpoint_without_the_setting_scores_all() -> None:
+    assert all(preset(name).eval_tokens for name in PRESETS)
+    assert Settings().eval_tokens == 0
+    earlier = Path(__file__).parent / "golden/checkpoint_4702b56.safetensors"
+    assert peek_checkpoint(earlier).settings.eval_tokens == 0
