@@ -38,7 +38,7 @@ BOX_ARMS = {
 }  # fmt: skip
 # runs to compare: folder and changed settings
 OTHER_RUNS = {
-    "runs/low-rate": ("attn_lr=3e-4", "mlp_lr=3e-4", "norm_lr=3e-4", "pos_lr=3e-4", "unembed_lr=3e-4"),
+    "runs/low-rate": ("learning_rate=3e-4",),
     "runs/two-layers": ("layers=2",),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import GROUP_RATES, Settings
 
 EVAL_TOKENS = 65_536  # a token is scored three times as fast as trained: 5% of the time of nano, 4% of micro's
 
@@ -12,14 +12,14 @@ EVAL_TOKENS = 65_536  # a token is scored three times as fast as trained: 5% of 
 PRESETS: dict[str, dict[str, object]] = {
     "nano": {
         "d_model": 128, "hidden_size": 512, "vocab_size": 3072, "num_heads": 4, "seq_len": 64, "layers": 4,
-        "attn_lr": 3e-3, "mlp_lr": 3e-3, "norm_lr": 3e-3, "pos_lr": 3e-3, "unembed_lr": 3e-3,
+        **dict.fromkeys(GROUP_RATES, 3e-3),
         "warmup_steps": 100, "decay_steps": 4000, "adam_beta2": 0.99, "weight_decay": 0.1,
         "batch_size": 16, "micro_batch_size": 0, "eval_every_steps": 400, "eval_tokens": EVAL_TOKENS,
         "max_epochs": 20, "patience": 3, "improvement_threshold": 0.001,
     },
     "micro": {
         "d_model": 320, "hidden_size": 1280, "vocab_size": 4096, "num_heads": 5, "seq_len": 256, "layers": 7,
-        "attn_lr": 1e-3, "mlp_lr": 1e-3, "norm_lr": 1e-3, "pos_lr": 1e-3, "unembed_lr": 1e-3,
+        **dict.fromkeys(GROUP_RATES, 1e-3),
         "warmup_steps": 200, "decay_steps": 10_000, "adam_beta2": 0.99, "weight_decay": 0.1,
         "batch_size": 8, "micro_batch_size": 0, "eval_every_steps": 250, "eval_tokens": EVAL_TOKENS,
         "max_epochs": 20, "patience": 3, "improvement_threshold": 0.001,

@@ -3,6 +3,9 @@
 Sources, each overriding the one before: the preset (on a resume: the settings of the checkpoint), a TOML file, the
 environment variable OVERFIT_TINY, `--set KEY=VALUE`, the other options. On a resume a preset contributes only the model
 shape: repeating the original command with `--resume` changes nothing, and a preset of another shape is an error.
+
+`learning_rate` sets the rate of each group of parameters that its source does not name itself; here `--set` and the
+other options are one source.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ from typing import NamedTuple
 import msgspec
 
 from gpt_core.config.presets import DEFAULT_PRESET, PRESETS
-from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.settings import LEARNING_RATE, ModelShape, Settings
 from gpt_core.config.toml_file import read_config
-from gpt_core.config.validation import PATHS, check_together, checked, parsed, shown, unknown_name
+from gpt_core.config.validation import PATHS, check_together, checked, expanded, parsed, shown, unknown_name
 from gpt_core.errors import CheckpointError, ConfigError
 
 OVERFIT_VARIABLE = "OVERFIT_TINY"
@@ -52,7 +55,7 @@ class Overrides(NamedTuple):
     def override(self, source: str, values: Mapping[str, object]) -> Overrides:
         """Return the overrides with one more layer. Raises ConfigError for an unknown setting or a bad value."""
         layer = {key: checked(key, parsed(key, value), source) for key, value in values.items()}
-        return self._replace(layers=(*self.layers, (source, layer)))
+        return self._replace(layers=(*self.layers, (source, expanded(layer))))
 
     def apply_to(self, base: Settings | None = None, base_preset: str = "") -> Resolved:
         """Apply the overrides to a preset or to the settings of a checkpoint, and validate the result.
@@ -107,24 +110,34 @@ def read_overrides(
     from_file.pop("preset", None)
     if named is not None and not (isinstance(named, str) and named in PRESETS):
         raise ConfigError(unknown_name("preset", named, PRESETS))
-    layers: list[tuple[str, dict[str, object]]] = []
-
-    def add(source: str, layer: Mapping[str, object], folder: Path | None = None) -> None:
-        values = {key: checked(key, value, source) for key, value in layer.items()}
-        layers.append((source, values if folder is None else _located(values, folder)))
-
-    add(str(config_file), from_file, config_file.parent if config_file else None)
+    file_layer = {key: checked(key, value, str(config_file)) for key, value in from_file.items()}
+    given = [(str(config_file), _located(file_layer, config_file.parent) if config_file else {})]
     if word := (environ or {}).get(OVERFIT_VARIABLE, ""):
-        add(OVERFIT_VARIABLE, {"overfit_tiny": parsed("overfit_tiny", word)})
+        given.append((OVERFIT_VARIABLE, {"overfit_tiny": parsed("overfit_tiny", word)}))
+    given += _command_line(assignments, options or {})
+    layers = (
+        (source, expanded({key: checked(key, value, source) for key, value in layer.items()}))
+        for source, layer in given
+    )
+    return Overrides(named, tuple(layers))
+
+
+def _command_line(assignments: Sequence[str], options: Mapping[str, object]) -> list[tuple[str, dict[str, object]]]:
+    """Return a layer per `--set` and per other option, `learning_rate` first, so that the rate of a group overrides it.
+
+    Raises:
+        ConfigError: An assignment has no `=`.
+    """
+    layers: list[tuple[str, dict[str, object]]] = []
     for assignment in assignments:
         key, equals, word = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: got no '=', expected KEY=VALUE")
-        add("--set", {key.strip(): parsed(key.strip(), word)})
-    for key, value in (options or {}).items():
+        layers.append(("--set", {key.strip(): parsed(key.strip(), word)}))
+    for key, value in options.items():
         if value is not None:
-            add("--" + key.replace("_", "-"), {key: parsed(key, value)})
-    return Overrides(named, tuple(layers))
+            layers.append(("--" + key.replace("_", "-"), {key: parsed(key, value)}))
+    return sorted(layers, key=lambda layer: LEARNING_RATE not in layer[1])
 
 
 def _located(values: Mapping[str, object], folder: Path) -> dict[str, object]:

@@ -24,6 +24,10 @@ Beta = Annotated[float, Meta(ge=0.0, lt=1.0)]
 # Bounded so that the value and its products with float32 weights are representable in float32.
 NonNegative = Annotated[float, Meta(ge=0.0, le=1e30)]
 
+LEARNING_RATE = "learning_rate"
+"""Name that sets all of `GROUP_RATES`. Stored nowhere: settings and checkpoints hold the rates of the groups."""
+GROUP_RATES = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")
+
 
 def _group(title: str) -> Meta:
     """Begin a group of settings: this one and those after it, up to the next one that begins a group."""
@@ -60,14 +64,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seq_len: Annotated[int, Meta(ge=2, le=1 << 20, description="context length in tokens (T)")] = 1024
     layers: Annotated[int, Meta(ge=1, le=1024, description="transformer blocks (L)")] = 8
 
-    attn_lr: Annotated[
-        LearningRate, Meta(description="learning rate of the attention weights"), _group("learning rates")
-    ] = 3e-4
-    mlp_lr: Annotated[LearningRate, Meta(description="learning rate of the MLP weights")] = 3e-4
-    norm_lr: Annotated[LearningRate, Meta(description="learning rate of the layer norms")] = 3e-4
-    pos_lr: Annotated[LearningRate, Meta(description="learning rate of the position embedding")] = 3e-4
-    unembed_lr: Annotated[LearningRate, Meta(description="learning rate of the tied token embedding")] = 3e-5
-    warmup_steps: Annotated[Count, Meta(description="steps of linear warm-up")] = 10_000
+    warmup_steps: Annotated[Count, Meta(description="steps of linear warm-up"), _group("learning rate")] = 10_000
     decay_steps: Annotated[
         Count, Meta(description="steps of cosine decay after the warm-up (0: constant learning rate)")
     ] = 1_000_000
@@ -171,6 +168,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="random seed of initial weights and shuffling")] = 0
     threads: Annotated[int, Meta(ge=0, le=1024, description="compute threads (0: one per core)")] = 0
 
+    attn_lr: Annotated[LearningRate, Meta(description="learning rate of the attention weights"), _group("advanced")] = (
+        3e-4
+    )
+    mlp_lr: Annotated[LearningRate, Meta(description="learning rate of the MLP weights")] = 3e-4
+    norm_lr: Annotated[LearningRate, Meta(description="learning rate of the layer norms")] = 3e-4
+    pos_lr: Annotated[LearningRate, Meta(description="learning rate of the position embedding")] = 3e-4
+    unembed_lr: Annotated[LearningRate, Meta(description="learning rate of the tied token embedding")] = 3e-5
+
     def __post_init__(self) -> None:
         """Replace the former name of a tokenizer, which older checkpoints and config files hold, by the present one."""
         msgspec.structs.force_setattr(self, "tokenizer", canonical_name(self.tokenizer))
@@ -179,6 +184,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def shape(self) -> ModelShape:
         """Settings that size the model."""
         return ModelShape(**{name: getattr(self, name) for name in ModelShape.__struct_fields__})
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Learning rate of all parameters, None if those of the groups differ."""
+        rates = {getattr(self, name) for name in GROUP_RATES}
+        return rates.pop() if len(rates) == 1 else None
 
     @property
     def micro_batch(self) -> int:

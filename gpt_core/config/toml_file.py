@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gpt_core import files
 from gpt_core.config.presets import preset
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.config.validation import PATHS, fields
 from gpt_core.errors import ConfigError, printable
 from gpt_core.file_kinds import BYTE_ORDER_MARK, HEAD_BYTES, not_text
@@ -62,8 +62,13 @@ def as_toml(settings: Settings, preset_name: str, sources: Mapping[str, str]) ->
     lines += ["# A relative path in a config file counts from the folder of that file."]
     if preset_name:
         lines += ["", f"preset = {_toml(preset_name)}"]
-    comments = {key: f"[{printable(sources[key])}] {field.description}" for key, field in fields().items()}
-    return "\n".join(lines + _toml_lines(settings, comments, None)) + "\n"
+    of_groups = ", ".join(dict.fromkeys(sources[key] for key in GROUP_RATES))
+    known = {LEARNING_RATE: of_groups} | dict(sources)
+    comments = {key: f"[{printable(known[key])}] {fields()[key].description}" for key in written_names(settings)}
+    lines += _toml_lines(settings, comments, None)
+    if LEARNING_RATE in comments:
+        lines += ["", f"# advanced: {', '.join(GROUP_RATES)} override learning_rate per group of parameters"]
+    return "\n".join(lines) + "\n"
 
 
 def changes_as_toml(preset_name: str, settings: Settings, folder: Path) -> str:
@@ -78,8 +83,14 @@ def changes_as_toml(preset_name: str, settings: Settings, folder: Path) -> str:
 
 
 def differing(settings: Settings, other: Settings) -> list[str]:
-    """Return the names of the settings whose values differ."""
-    return [key for key in fields() if getattr(settings, key) != getattr(other, key)]
+    """Return the names of the settings whose values differ, as `written_names` has them."""
+    return [key for key in written_names(settings) if getattr(settings, key) != getattr(other, key)]
+
+
+def written_names(settings: Settings) -> list[str]:
+    """Return the names that reproduce settings: `learning_rate`, or the rates of the groups where they differ."""
+    omitted = (LEARNING_RATE,) if settings.learning_rate is None else GROUP_RATES
+    return [key for key in fields() if key not in omitted]
 
 
 def _toml_lines(settings: Settings, comments: Mapping[str, str], folder: Path | None) -> list[str]:

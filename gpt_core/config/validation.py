@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from os import PathLike, fspath
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import inspect
 
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.errors import ConfigError
 from gpt_core.home import expand_home
 
@@ -45,7 +45,10 @@ class Field(NamedTuple):
 
 @cache
 def fields() -> dict[str, Field]:
-    """Return every setting by its name, in the order of the table."""
+    """Return every setting by its name, in the order of the table.
+
+    `learning_rate`, which sets the rate of every group, is one of them, before the other settings of its schedule.
+    """
     table = inspect.type_info(Settings)
     assert isinstance(table, inspect.StructType)
     found = {}
@@ -57,7 +60,11 @@ def fields() -> dict[str, Field]:
         listed: tuple[str, ...] = tuple(map(str, kind.values)) if isinstance(kind, inspect.LiteralType) else ()
         choices = extra.get("choices", lambda listed=listed: listed)
         found[field.name] = Field(kind, (field.type.extra_json_schema or {})["description"], group, choices)
-    return found
+    at = list(found).index("warmup_steps")
+    all_groups = found[GROUP_RATES[0]]._replace(
+        description="learning rate of all parameters (per group: see advanced)", group=found["warmup_steps"].group
+    )
+    return dict([*list(found.items())[:at], (LEARNING_RATE, all_groups), *list(found.items())[at:]])
 
 
 def groups() -> dict[str, list[str]]:
@@ -66,6 +73,12 @@ def groups() -> dict[str, list[str]]:
     for name, field in fields().items():
         found.setdefault(field.group, []).append(name)
     return found
+
+
+def expanded(values: Mapping[str, object]) -> dict[str, object]:
+    """Return one layer of settings with `learning_rate` replaced by the rate of each group it does not name itself."""
+    rest = {key: value for key, value in values.items() if key != LEARNING_RATE}
+    return dict.fromkeys(GROUP_RATES, values[LEARNING_RATE]) | rest if LEARNING_RATE in values else rest
 
 
 def parsed(key: str, given: object) -> object:
@@ -104,7 +117,8 @@ def checked(key: str, value: object, source: str = "") -> object:
     if key not in fields():
         raise ConfigError(f"{unknown_name('setting', key, fields())}{where}")
     try:
-        accepted = getattr(msgspec.convert({key: value}, Settings), key)
+        stored = GROUP_RATES[0] if key == LEARNING_RATE else key
+        accepted = getattr(msgspec.convert({stored: value}, Settings), stored)
     except msgspec.ValidationError:
         accepted = None
     choices = fields()[key].choices()

@@ -87,6 +87,7 @@ def add_settings(parser: Parser) -> None:
     for option, metavar, text in (
         ("--seed", "N", "random seed of the initial weights and the shuffling"),
         ("--threads", "N", "compute threads (0: one per core)"),
+        ("--learning-rate", "X", "learning rate of all parameters"),
         ("--train-file", "F", "training text"),
         ("--eval-file", "F", "held-out text"),
         ("--models-dir", "DIR", "folder for checkpoints and the log (default: models)"),

@@ -22,7 +22,9 @@ from gpt_core.training.request import Newest, RunRequest, resolve_request
 from gpt_tui.app.preferences import NAMES as PREFERENCES
 from gpt_tui.shared.sanitize import one_line
 
-SETTING_OPTIONS = ("seed", "threads", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny")
+SETTING_OPTIONS = (
+    "seed", "threads", "learning_rate", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny",
+)  # fmt: skip
 
 
 def requested_run(options: Namespace) -> RunRequest:

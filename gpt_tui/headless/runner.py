@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_OK
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
@@ -38,7 +38,6 @@ from gpt_tui.session.run_state import (
 from gpt_tui.shared.formatting import duration, fixed, integer, nats, percent, rate
 from gpt_tui.shared.sanitize import one_line
 
-RATES = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")
 BATCHED_S = 0.1  # steps that take less are reported together
 
 
@@ -161,8 +160,14 @@ def next_commands(finished: RunFinished, settings: Settings, models_dir: str) ->
         return f"gpt-tui generate 'It was'{folder}, gpt-tui chat{folder}, or gpt-tui --resume{folder}"
     good = finished.good_checkpoint
     start = f"gpt-tui --train-only --resume {shlex.quote(good)}" if good else "repeat the command with --overwrite"
-    rates = " ".join(f"--set {name}={rate(getattr(settings, name) / 10)}" for name in RATES)
-    return f"{start}{folder if good else ''} {rates}"
+    return f"{start}{folder if good else ''} {tenth_of_rates(settings)}"
+
+
+def tenth_of_rates(settings: Settings) -> str:
+    """Return the options for a tenth of the learning rate, or of the rate of each group where they differ."""
+    if settings.learning_rate is not None:
+        return f"--learning-rate {rate(settings.learning_rate / 10)}"
+    return " ".join(f"--set {name}={rate(getattr(settings, name) / 10)}" for name in GROUP_RATES)
 
 
 def say(stream: TextIO, line: str) -> None:

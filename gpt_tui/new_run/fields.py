@@ -9,14 +9,14 @@ import msgspec
 from msgspec import inspect
 
 from gpt_core.config.presets import PRESETS, preset
-from gpt_core.config.settings import Settings
-from gpt_core.config.validation import PATHS, check_together, checked, expected, fields, groups, parsed
+from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
+from gpt_core.config.validation import PATHS, check_together, checked, expanded, expected, fields, groups, parsed
 from gpt_core.errors import ConfigError
 
 # groups in the order of the form, the most frequently changed ones first
 GROUP_ORDER = (
-    "model shape", "text", "batches", "stopping", "learning rates", "system", "evaluation and saving", "optimizer",
-    "generation", "self-test",
+    "model shape", "text", "learning rate", "batches", "stopping", "system", "evaluation and saving", "optimizer",
+    "generation", "self-test", "advanced",
 )  # fmt: skip
 INDEPENDENT = ("train_file", "eval_file", "models_dir", "threads", "seed")  # fields that a preset does not change
 
@@ -73,8 +73,27 @@ def text_of(value: object) -> str:
 
 
 def texts_of(settings: Settings) -> dict[str, str]:
-    """Return the text of each field for these settings."""
-    return {name: text_of(value) for name, value in msgspec.structs.asdict(settings).items()}
+    """Return the text of each field for these settings; `learning_rate` is empty if the rates of the groups differ."""
+    texts = {name: text_of(value) for name, value in msgspec.structs.asdict(settings).items()}
+    rate = settings.learning_rate
+    return texts | {LEARNING_RATE: "" if rate is None else text_of(rate)}
+
+
+def with_linked(texts: Mapping[str, str], typed: str) -> dict[str, str]:
+    """Return the texts after one was typed: `learning_rate` sets the rates of the groups, and shows the one they share.
+
+    An empty `learning_rate` leaves the groups as they are, and so does an invalid one.
+    """
+    if typed == LEARNING_RATE:
+        try:
+            checked(LEARNING_RATE, parsed(LEARNING_RATE, texts[LEARNING_RATE]))
+        except ConfigError:
+            return dict(texts)
+        return dict(texts) | dict.fromkeys(GROUP_RATES, texts[LEARNING_RATE])
+    if typed in GROUP_RATES:
+        rates = [parsed(name, texts[name]) for name in GROUP_RATES]
+        return dict(texts) | {LEARNING_RATE: texts[typed] if all(rate == rates[0] for rate in rates) else ""}
+    return dict(texts)
 
 
 def with_preset(texts: Mapping[str, str], preset_name: str) -> dict[str, str]:
@@ -87,6 +106,8 @@ def validate(texts: Mapping[str, str], path_problem: PathProblem) -> Validated:
     values: dict[str, object] = {}
     problems: dict[str, str] = {}
     for name, text in texts.items():
+        if name == LEARNING_RATE and not text.strip():
+            continue  # the rates of the groups count
         try:
             values[name] = checked(name, parsed(name, text))
         except ConfigError as error:
@@ -96,7 +117,7 @@ def validate(texts: Mapping[str, str], path_problem: PathProblem) -> Validated:
             problems[name] = f"{name}: {problem}"
     if problems:
         return Validated(None, problems)
-    settings = msgspec.convert(values, Settings)
+    settings = msgspec.convert(expanded(values), Settings)
     try:
         check_together(settings)
     except ConfigError as error:
@@ -106,10 +127,12 @@ def validate(texts: Mapping[str, str], path_problem: PathProblem) -> Validated:
 
 def changed(texts: Mapping[str, str], preset_name: str) -> frozenset[str]:
     """Return the names of the fields whose values differ from the preset."""
-    values = msgspec.structs.asdict(preset(preset_name))
+    base = preset(preset_name)
+    before = texts_of(base)
     return frozenset(
-        name for name, text in texts.items() if name not in INDEPENDENT and parsed(name, text) != values[name]
-    )
+        name for name, text in texts.items()
+        if name not in INDEPENDENT and text != before[name] and parsed(name, text) != getattr(base, name)
+    )  # fmt: skip
 
 
 def named_preset(settings: Settings, preset_name: str) -> str:
@@ -121,6 +144,9 @@ def explanation(name: str, preset_name: str) -> tuple[str, str]:
     """Return two lines about a field: its meaning, and its valid values."""
     if name == "preset":
         return "preset: sets all fields except files, folder, threads and seed", "one of " + ", ".join(PRESETS)
-    default = text_of(getattr(preset(preset_name), name))
+    default = texts_of(preset(preset_name))[name]
+    empty = "; empty: the rates under advanced" if name == LEARNING_RATE else ""
     whose = "default" if name in INDEPENDENT else preset_name
-    return f"{name}: {fields()[name].description}", expected(name) + (f"; {whose}: {default}" if default else "")
+    return f"{name}: {fields()[name].description}", expected(name) + empty + (
+        f"; {whose}: {default}" if default else ""
+    )

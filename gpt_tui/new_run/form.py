@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.widgets import Input, Select, Static
 
 from gpt_core.config.presets import PRESETS
-from gpt_tui.new_run.fields import SetupField, setup_fields
+from gpt_tui.new_run.fields import SetupField, setup_fields, with_linked
 
 PRESET = SetupField("preset", "", tuple(PRESETS))
 SIGNS = {"invalid": ("✗", "bold $text-error"), "changed": ("•", "bold $text-accent"), "default": (" ", "")}
@@ -107,8 +107,8 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         """Replace the texts of all fields."""
         self._texts = dict(texts)
         for field in self._fields:
-            if field is not PRESET:
-                self._field(field.name).value = texts[field.name]
+            if field is not PRESET and (box := self._field(field.name)).value != texts[field.name]:
+                box.value = texts[field.name]
 
     def mark(self, invalid: Set[str], changed: Set[str]) -> None:
         """Mark invalid and changed fields."""
@@ -125,7 +125,7 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
                 self._preset_name = text
                 self.post_message(self.Changed(preset_chosen=text))
         elif self._texts[name] != text:
-            self._texts[name] = text
+            self.fill(with_linked(self._texts | {name: text}, name))
             self.post_message(self.Changed())
 
     def _field(self, name: str) -> Input | Dropdown:

@@ -10,8 +10,8 @@ import pytest
 from msgspec import inspect
 
 from gpt_core.config.presets import PRESETS, preset
-from gpt_core.config.resolve import check_resumable, resolve
-from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.resolve import check_resumable, read_overrides, resolve
+from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 from gpt_core.config.toml_file import as_toml, changes_as_toml, read_config
 from gpt_core.config.validation import PATHS, fields, groups
 from gpt_core.errors import CheckpointError, ConfigError
@@ -86,7 +86,13 @@ def test_words_are_parsed_by_the_type_of_the_setting():
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("batchsize", "batch_size"), ("AttnLR", "attn_lr"), ("d-model", "d_model"), ("temprature", "temperature")],
+    [
+        ("batchsize", "batch_size"),
+        ("AttnLR", "attn_lr"),
+        ("learning-rat", "learning_rate"),
+        ("d-model", "d_model"),
+        ("temprature", "temperature"),
+    ],
 )
 def test_an_unknown_setting_is_answered_with_the_closest_one(tmp_path, typed, meant):
     for message in (
@@ -244,7 +250,8 @@ def random_settings(seed):
                 low + draw.random() * min((kind.le or kind.lt) - low, 10.0 ** draw.randint(-30, 30)) or kind.le
             )
     values |= {"num_heads": 1, "micro_batch_size": 0} | {key: f"/{values[key]}" for key in PATHS}
-    return msgspec.convert(values, Settings)
+    one_rate = values.pop("learning_rate")
+    return msgspec.convert(values | (dict.fromkeys(GROUP_RATES, one_rate) if seed % 2 else {}), Settings)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -261,7 +268,60 @@ def test_settings_written_as_toml_load_to_equal_settings(tmp_path, seed):
 def test_settings_written_as_toml_have_source_and_description():
     lines = as_toml(*resolve("nano", assignments=["layers=2"])).splitlines()
     assert any(line.startswith("layers = 2 ") and line.endswith("# [--set] transformer blocks (L)") for line in lines)
-    assert sum("[" in line for line in lines) == len(fields()) + 1
+    assigned = {line.removeprefix("# ").partition(" = ")[0]: line for line in lines if " = " in line}
+    assert [name for name in fields() if name in assigned] == [name for name in fields() if name not in GROUP_RATES]
+    assert all("  # [" in line for name, line in assigned.items() if name in fields())
+
+
+def test_learning_rate_sets_the_rates_of_all_groups(tmp_path):
+    for sources in (
+        {"assignments": ["learning_rate=2e-4"]},
+        {"options": {"learning_rate": "2e-4"}},
+        {"config_file": config(tmp_path, "learning_rate = 2e-4")},
+    ):
+        for name in ("nano", "mini"):
+            settings = resolve(name, **sources).settings
+            assert [getattr(settings, group) for group in GROUP_RATES] == [2e-4] * 5
+            assert settings.learning_rate == 2e-4
+    assert preset("mini").learning_rate is None, "its rate of the embedding is a tenth of the others"
+
+
+def test_the_rate_of_a_group_overrides_the_learning_rate_of_its_source(tmp_path):
+    for sources in (
+        {"config_file": config(tmp_path, "pos_lr = 0.5\nlearning_rate = 0.1")},
+        {"assignments": ["pos_lr=0.5", "learning_rate=0.1"]},
+        {"assignments": ["pos_lr=0.5"], "options": {"learning_rate": "0.1"}},
+    ):
+        settings = resolve(**sources).settings
+        assert (settings.pos_lr, settings.attn_lr, settings.learning_rate) == (0.5, 0.1, None)
+    layered = read_overrides(assignments=["pos_lr=0.5"]).override("argument", {"learning_rate": 0.1})
+    assert layered.apply_to().settings.learning_rate == 0.1
+
+
+def test_learning_rate_overrides_the_groups_of_an_earlier_source(tmp_path):
+    path = config(tmp_path, "pos_lr = 0.5")
+    resolved = resolve(config_file=path, options={"learning_rate": "0.1"})
+    assert resolved.settings.learning_rate == 0.1
+    assert {resolved.sources[group] for group in GROUP_RATES} == {"--learning-rate"}
+    base = msgspec.structs.replace(preset("micro"), attn_lr=0.5)
+    assert resolve(base=base, options={"learning_rate": 0.1}).settings.learning_rate == 0.1
+    groups_last = resolve(config_file=config(tmp_path, "learning_rate = 0.1"), assignments=["pos_lr=0.5"]).settings
+    assert (groups_last.pos_lr, groups_last.mlp_lr) == (0.5, 0.1)
+
+
+def test_a_printed_config_has_one_learning_rate_where_the_groups_share_it(tmp_path):
+    shared, mixed = resolve("nano"), resolve("nano", assignments=["pos_lr=0.5"])
+    names = [
+        {line.partition(" = ")[0] for line in as_toml(*resolved).splitlines() if not line.startswith("#")}
+        for resolved in (shared, mixed)
+    ]
+    assert "learning_rate" in names[0]
+    assert not names[0] & {*GROUP_RATES}
+    assert names[1] >= {*GROUP_RATES}
+    assert "learning_rate" not in names[1]
+    printed = config(tmp_path, as_toml(*shared).replace("learning_rate = 0.003", "learning_rate = 0.001"))
+    assert resolve(config_file=printed).settings.learning_rate == 0.001, "an edit of the printed file is in force"
+    assert "learning_rate = 0.001" in changes_as_toml("nano", resolve(config_file=printed).settings, tmp_path)
 
 
 def test_relative_paths_of_a_config_file_count_from_its_folder(tmp_path, monkeypatch):
@@ -351,7 +411,7 @@ def test_on_a_resume_a_preset_contributes_its_shape_only():
 
 def test_only_shape_tokenizer_document_and_optimizer_must_agree_with_a_checkpoint():
     base = preset("nano")
-    for key in fields():
+    for key in Settings.__struct_fields__:
         changed = msgspec.structs.replace(base, **{key: "other"})
         if key in {*ModelShape.__struct_fields__, "tokenizer", "document", "optimizer"}:
             with pytest.raises(CheckpointError, match=key):

@@ -12,7 +12,7 @@ import pytest
 from textual.app import App, ComposeResult
 
 from gpt_core.config.presets import preset
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.metrics import Metric, register, unregister
 from gpt_tui.app.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
@@ -172,6 +172,8 @@ def test_an_unknown_tokenizer_is_named_as_such() -> None:
 def test_the_settings_that_differ_are_listed() -> None:
     one, other = facts("a").settings, facts("a", attn_lr=0.01, models_dir="elsewhere", threads=7).settings
     assert differences([one, other, None]) == ["attn_lr 0.003", "attn_lr 0.01", ""]
+    slower = facts("a", **dict.fromkeys(GROUP_RATES, 0.01)).settings
+    assert differences([one, slower]) == ["learning_rate 0.003", "learning_rate 0.01"]
     assert differences([None, None]) == ["", ""]
     assert differences([Settings(), Settings()]) == ["", ""]
 

@@ -16,7 +16,7 @@ from textual.message import Message
 from gpt_core.bench.estimate import StepTime
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.resolve import resolve
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.config.validation import fields, groups
 from gpt_core.errors import ConfigError, CorpusError
 from gpt_tui.new_run.estimate import DETAIL, READING, TIMING, RunEstimate, estimate_rows, same_texts, step_time
@@ -29,6 +29,7 @@ from gpt_tui.new_run.fields import (
     setup_fields,
     texts_of,
     validate,
+    with_linked,
     with_preset,
 )
 from gpt_tui.new_run.files import path_problem, save_config
@@ -132,6 +133,25 @@ def test_a_preset_sets_all_fields_except_files_folder_threads_and_seed():
 
 def test_fields_that_differ_from_the_preset_are_named():
     assert changed(texts_of(NANO) | {"layers": "6", "attn_lr": "3e-3", "top_k": "x"}, "nano") == {"layers", "top_k"}
+
+
+def test_the_field_learning_rate_and_those_of_the_groups_set_each_other():
+    typed = with_linked(texts_of(NANO) | {"learning_rate": "1e-4"}, "learning_rate")
+    assert [typed[name] for name in GROUP_RATES] == ["1e-4"] * 5
+    assert validate(typed, no_problem).settings.learning_rate == 1e-4
+    one_group = with_linked(typed | {"pos_lr": "0.5"}, "pos_lr")
+    assert (one_group["learning_rate"], one_group["attn_lr"]) == ("", "1e-4")
+    settings = validate(one_group, no_problem).settings
+    assert (settings.pos_lr, settings.attn_lr) == (0.5, 1e-4)
+    assert with_linked(one_group | {"pos_lr": "0.0001"}, "pos_lr")["learning_rate"] == "0.0001"
+    assert changed(typed, "nano") == {"learning_rate", *GROUP_RATES}
+    assert texts_of(preset("mini"))["learning_rate"] == ""
+
+
+def test_an_invalid_learning_rate_is_one_error_and_leaves_the_groups():
+    typed = with_linked(texts_of(NANO) | {"learning_rate": "11"}, "learning_rate")
+    assert typed["attn_lr"] == "0.003"
+    assert list(validate(typed, no_problem).problems) == ["learning_rate"]
 
 
 def test_a_custom_shape_has_no_preset_name():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gpt_core.checkpoints.store import chat_candidates, resume_candidates
-from gpt_core.config.settings import ModelShape
+from gpt_core.config.settings import GROUP_RATES, ModelShape
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.run_preview import shown_path
@@ -206,7 +206,7 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
     scores = [f"mean loss {mean_loss(info)} in this epoch"] if state.loss_count else []
     accuracy = best_accuracy(info)
     scores += [f"best eval accuracy {accuracy} at step {integer(state.best_step)}"] if accuracy else []
-    rates = {settings.attn_lr, settings.mlp_lr, settings.norm_lr, settings.pos_lr, settings.unembed_lr}
+    rates = [getattr(settings, name) for name in GROUP_RATES]
     lr = " to ".join(rate(value) for value in sorted({min(rates), max(rates)}))
     batch = f"batch {settings.batch_size} × {settings.seq_len}, learning rate {lr}"
     return [

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from gpt_core.checkpoints.replacement import METRICS
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
+from gpt_core.config.validation import fields
 from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics import metric
 from gpt_tui.charts.overlay import NamedRun, value_at
@@ -191,10 +190,11 @@ def details(runs: Sequence[RunInfo]) -> list[str]:
 
 def differences(settings: Sequence[Settings | None]) -> list[str]:
     """Return for each run the settings that differ, as `attn_lr 0.003, batch_size 16`; "" without a checkpoint."""
-    known = [msgspec.structs.asdict(each) for each in settings if each]
+    known = [each for each in settings if each]
+    omitted = GROUP_RATES if all(each.learning_rate is not None for each in known) else (LEARNING_RATE,)
     names = [
-        name for name in (known[0] if known else {})
-        if name not in NOT_COMPARED and any(each[name] != known[0][name] for each in known)
+        name for name in fields()
+        if name not in NOT_COMPARED and name not in omitted and len({getattr(each, name) for each in known}) > 1
     ]  # fmt: skip
     return [
         ", ".join(f"{name} {one_line(str(getattr(each, name)), 40)}" for name in names) if each else ""
