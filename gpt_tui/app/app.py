@@ -217,6 +217,12 @@ class GptApp(App[None]):
             self.main.banner.say(failure.message, "bad")
             self.notify(failure.message, title="run failed", severity="error", timeout=15, markup=False)
 
+    def watch_sub_title(self, state: str) -> None:
+        """Show the state of the run in the title of the browser page, where there is one."""
+        show_title = getattr(self._driver, "show_title", None)
+        if show_title:
+            show_title(f"{state} · {self.title}" if state else self.title)
+
     # -- quitting
 
     def _handle_signals(self) -> None:

@@ -1,17 +1,13 @@
-"""`gpt-tui serve`: the app in a browser on this machine. Each page runs its own app.
-
-The server is that of textual-serve. It listens on the loopback address and accepts requests from its own page only, so
-that a page of another site in the same browser cannot control the app.
-"""
+"""`gpt-tui serve`: the app in a browser on this machine, on the loopback address."""
 
 from __future__ import annotations
 
-import shlex
+import asyncio
 import sys
 from argparse import Namespace
 from typing import Any
 
-from gpt_core.errors import EXIT_OK, GptError, InputError
+from gpt_core.errors import GptError, InputError
 from gpt_tui.cli.options import SETTING_OPTIONS, requested_run
 
 HOST = "127.0.0.1"
@@ -24,13 +20,11 @@ def serve(options: Namespace) -> int:
         raise InputError(f"--port: got {options.port!r}, expected a whole number from {MIN_PORT} to {MAX_PORT}")
     requested_run(options)  # report errors in the options here, not on the page
     try:
-        from gpt_tui.cli.loopback_server import LoopbackServer
+        from gpt_tui.browser.server import PageServer
     except ModuleNotFoundError as error:
         raise GptError(f"{error.name} is not installed; run `pip install 'gpt-tui[serve]'`") from None
-    LoopbackServer(
-        shlex.join([sys.executable, "-m", "gpt_tui", *app_arguments(options)]), HOST, int(options.port)
-    ).serve()
-    return EXIT_OK
+    server = PageServer([sys.executable, "-m", "gpt_tui", *app_arguments(options)], HOST, int(options.port))
+    return asyncio.run(server.serve_until_stopped(server.listen()))
 
 
 def app_arguments(options: Namespace) -> list[str]:

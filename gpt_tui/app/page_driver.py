@@ -1,0 +1,71 @@
+"""Driver for the app in a browser page, whose process outlives the page and saves its run if its server dies.
+
+Beside the packets of Textual's web driver it understands "repaint" and "stop", and sends "repaint" and "title".
+"""
+
+from __future__ import annotations
+
+import os
+from threading import Lock
+from typing import TYPE_CHECKING, cast
+
+from textual.app import App
+from textual.drivers.web_driver import WebDriver
+
+if TYPE_CHECKING:
+    from gpt_tui.app.app import GptApp
+
+
+class PageDriver(WebDriver):
+    """Textual's web driver with repaints for a new page, an orderly stop, and a check for a lost server."""
+
+    def __init__(
+        self, app: App[object], *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(app, debug=debug, mouse=mouse, size=size)
+        self._write = self._write_packet  # type: ignore[assignment]
+        self._lock = Lock()  # the input thread writes, too, when a file is downloaded
+        self._is_lost = False
+
+    def is_lost(self) -> bool:
+        """Return whether the server has gone; input ends then."""
+        return self._is_lost
+
+    def show_title(self, title: str) -> None:
+        """Set the title of the page."""
+        self.write_meta({"type": "title", "title": title})
+
+    def on_meta(self, packet_type: str, payload: dict[str, object]) -> None:
+        """Handle a control packet of the server. Called in the input thread."""
+        if packet_type == "repaint":
+            super().on_meta("resize", payload)
+            self._app.call_later(self._repaint)
+        elif packet_type == "stop":
+            self._app.call_later(cast("GptApp", self._app).quit, cast(int, payload["code"]))
+        else:
+            super().on_meta(packet_type, payload)
+
+    def run_input_thread(self) -> None:
+        """Dispatch input until the app ends or the server closes the pipe."""
+        super().run_input_thread()
+        if not self.exit_event.is_set():
+            self._is_lost = True
+
+    def _repaint(self) -> None:
+        """Draw everything for a page that shows nothing yet."""
+        self.write_meta({"type": "repaint"})
+        self.write("\x1b[?2026l\x1b[?1049h\x1b[?25l")  # no frame in progress, alternate screen, no cursor
+        self._enable_mouse_support()
+        self._enable_bracketed_paste()
+        self._app.refresh(layout=True)
+
+    def _write_packet(self, packet: bytes) -> int:
+        """Write all of a packet, or discard it once the server has gone."""
+        rest = memoryview(packet)
+        with self._lock:
+            while rest and not self._is_lost:
+                try:
+                    rest = rest[os.write(self.fileno, rest) :]
+                except OSError:
+                    self._is_lost = True
+        return len(packet)

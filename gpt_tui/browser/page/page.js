@@ -1,0 +1,161 @@
+// The page around textual-serve's terminal: focus, title, clipboard keys, downloads, and what is shown once the app is
+// gone from the page. Loaded before textual.js, whose connection it observes.
+"use strict";
+
+const RETRY_MS = 2000;
+const FONT_SIZES = { least: 6, usual: 16, most: 60 };
+
+const ENDINGS = {
+  ended: {
+    title: "gpt-tui has ended.",
+    text: "To stop the server, too, press Ctrl+C in its terminal.",
+    button: "Start again",
+    action: startAgain,
+  },
+  elsewhere: { title: "gpt-tui is open in another tab.", button: "Use it here", action: reload },
+  stopped: {
+    title: "gpt-tui serve has stopped.",
+    text: "This page reconnects when it is started again.",
+    button: "Reconnect now",
+    action: reload,
+    reconnects: true,
+  },
+  lost: {
+    title: "The connection to gpt-tui is lost.",
+    text: "Reconnecting…",
+    button: "Reconnect now",
+    action: reload,
+    reconnects: true,
+  },
+};
+
+let socket = null;
+let isOver = false;
+
+function element(id) {
+  return document.getElementById(id);
+}
+
+function reload() {
+  window.location.reload();
+}
+
+async function startAgain() {
+  try {
+    await fetch("/start", { method: "POST" });
+    reload();
+  } catch {
+    isOver = false;
+    showOver("stopped", "");
+  }
+}
+
+function send(...message) {
+  if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+}
+
+function focusTerminal() {
+  const input = document.querySelector(".xterm-helper-textarea");
+  if (input && !isOver) input.focus();
+}
+
+function showOver(reason, text) {
+  if (isOver) return;
+  isOver = true;
+  const ending = ENDINGS[reason];
+  element("over-title").textContent = ending.title;
+  element("over-text").textContent = [text, ending.text].filter(Boolean).join("\n\n");
+  element("over-button").textContent = ending.button;
+  element("over-button").onclick = ending.action;
+  element("over").hidden = false;
+  element("over-button").focus();
+  document.title = "gpt-tui";
+  if (ending.reconnects) setTimeout(reconnect, RETRY_MS);
+}
+
+async function reconnect() {
+  try {
+    await fetch("/", { cache: "no-store" });
+    reload();
+  } catch {
+    setTimeout(reconnect, RETRY_MS);
+  }
+}
+
+function download(key) {
+  const link = document.createElement("a");
+  link.href = `/download/${encodeURIComponent(key)}`;
+  link.download = "";
+  link.click();
+}
+
+const HANDLERS = {
+  title: (title) => {
+    document.title = title;
+  },
+  over: ({ reason, text }) => showOver(reason, text),
+  deliver_file_start: download,
+};
+
+function onMessage(event) {
+  if (typeof event.data !== "string") return;
+  const [name, value] = JSON.parse(event.data);
+  if (name in HANDLERS) {
+    event.stopImmediatePropagation(); // textual.js would open a window for a download
+    HANDLERS[name](value);
+  }
+}
+
+function sendVisibility() {
+  send(document.hidden ? "hidden" : "visible");
+}
+
+// textual.js opens the one connection of the page
+class ObservedSocket extends WebSocket {
+  constructor(url) {
+    super(url);
+    socket = this;
+    this.addEventListener("open", focusTerminal);
+    this.addEventListener("open", () => document.hidden && sendVisibility());
+    this.addEventListener("message", onMessage);
+    this.addEventListener("close", () => showOver("lost", ""));
+  }
+}
+window.WebSocket = ObservedSocket;
+
+// Copies the terminal's own selection (Shift and drag); returns whether there was one.
+function copySelection() {
+  let copied = false;
+  const notice = (event) => {
+    copied = event.defaultPrevented;
+  };
+  document.addEventListener("copy", notice, { once: true });
+  document.execCommand("copy");
+  document.removeEventListener("copy", notice);
+  return copied;
+}
+
+// Keys that the terminal would send to the app although the browser's meaning of them is expected.
+function onKey(event) {
+  if (isOver || !event.ctrlKey || event.altKey || event.metaKey) return;
+  const key = event.key.toLowerCase();
+  if (key === "v") {
+    event.stopImmediatePropagation(); // the browser pastes
+  } else if (key === "c" && !event.shiftKey && copySelection()) {
+    event.stopImmediatePropagation();
+    event.preventDefault();
+  }
+}
+
+function prepareTerminal() {
+  const asked = Number(new URLSearchParams(window.location.search).get("fontsize")) || FONT_SIZES.usual;
+  const terminal = element("terminal");
+  terminal.dataset.fontSize = Math.min(Math.max(asked, FONT_SIZES.least), FONT_SIZES.most);
+  terminal.dataset.sessionWebsocketUrl = `ws://${window.location.host}/ws`;
+}
+
+document.addEventListener("DOMContentLoaded", prepareTerminal);
+document.addEventListener("keydown", onKey, { capture: true });
+document.addEventListener("visibilitychange", sendVisibility);
+document.addEventListener("mouseup", focusTerminal);
+window.addEventListener("focus", focusTerminal);
