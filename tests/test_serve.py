@@ -1,22 +1,32 @@
-"""`gpt-tui serve`: serves only this machine and its own page; closing the page saves the run."""
+"""`gpt-tui serve`: one app that outlives its page, serves only this machine and its own page, and saves its run."""
+
+from __future__ import annotations
 
 import asyncio
-import json
+import re
+import signal
 import socket
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from gpt_core.errors import InputError
+from gpt_core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, InputError
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_tui.cli import main as cli
 from gpt_tui.cli import serve
 from gpt_tui.cli.main import Parser, add_serve
-from tests.program import TIMEOUT_S, start_program, tiny, write_texts
+from tests.program import TIMEOUT_S
 
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("textual_serve")
+
+from gpt_tui.browser.connection import MAX_PENDING_BYTES, PageConnection  # noqa: E402
+from gpt_tui.browser.server import PAGE, page_headers  # noqa: E402
+from gpt_tui.browser.session import Size  # noqa: E402
+from tests.served import HOST, BrowserPage, served_program, serving, wait_for  # noqa: E402
+
+# -- command line
 
 
 def options(*words: str) -> Namespace:
@@ -44,63 +54,234 @@ def test_invalid_options_are_reported_before_the_server_starts(capsys):
     assert "layers: got 'none'" in capsys.readouterr().err
 
 
-def free_port() -> int:
-    """Return a free TCP port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def test_a_port_in_use_is_reported_in_one_line(capsys):
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert cli.main(["serve", "--port", str(port)]) == 2
+    shown = capsys.readouterr()
+    assert (
+        shown.err == f"gpt-tui: --port: port {port} is in use by another program; choose another port with --port N\n"
+    )
+    assert shown.out == ""
 
 
-async def status_when_up(session, url: str) -> int:  # type: ignore[no-untyped-def]
-    """Wait until the server listens, and return the HTTP status of the page."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while True:
-            try:
-                async with session.get(url) as page:
-                    status: int = page.status
-                    return status
-            except aiohttp.ClientConnectorError:
-                await asyncio.sleep(0.05)
+# -- page
 
 
-async def receive_until(websocket, text: str) -> None:  # type: ignore[no-untyped-def]
-    """Receive output of the app until it contains `text`."""
-    received = ""
-    async with asyncio.timeout(TIMEOUT_S):
-        while text not in received:
-            message = await websocket.receive()
-            assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT), (message, received)
-            if message.type is aiohttp.WSMsgType.BINARY:
-                received += message.data.decode("utf-8", "replace")
+def test_the_page_names_no_other_host_and_has_a_title():
+    sources = "\n".join(path.read_text() for path in PAGE.iterdir())
+    assert not re.search(r"https?://", sources)
+    assert "<title>gpt-tui</title>" in sources
+    policy = page_headers("127.0.0.1:8000")["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self' ws://127.0.0.1:8000;" in policy
+    assert "*" not in policy
 
 
-async def test_closing_the_page_saves_the_run(tmp_path: Path):
-    write_texts(tmp_path)
-    port = free_port()
-    server = start_program("serve", "--port", str(port), *tiny(), cwd=tmp_path)
-    try:
-        assert f"http://127.0.0.1:{port}" in server.stdout.readline()
-        url = f"http://127.0.0.1:{port}"
-        async with aiohttp.ClientSession() as session:
-            assert await status_when_up(session, url) == 200
-            async with session.get(url, headers={"Host": "evil.example"}) as page:
-                assert page.status == 403
-            with pytest.raises(aiohttp.WSServerHandshakeError):
-                await session.ws_connect(f"{url}/ws", origin="http://evil.example")
-            async with session.ws_connect(f"{url}/ws?width=100&height=30", origin=url) as websocket:
-                await receive_until(websocket, "Start training")
-                await websocket.send_str(json.dumps(["stdin", "s"]))
-                await receive_until(websocket, "perplexity")
-                log = tmp_path / "models" / "metrics.jsonl"
-                async with asyncio.timeout(TIMEOUT_S):
-                    while b'"event":"step"' not in log.read_bytes():
-                        await asyncio.sleep(0.05)
-        latest = tmp_path / "models" / "ckpt_latest.safetensors"
-        async with asyncio.timeout(TIMEOUT_S):
-            while not latest.exists():
-                await asyncio.sleep(0.05)
-        assert verify_checkpoint(latest).step > 0
-    finally:
-        server.terminate()
-        server.communicate(timeout=TIMEOUT_S)
+@pytest.mark.parametrize("asked", [("80", None), ("wide", 24), ({}, [])])
+def test_a_size_that_is_none_is_ignored(asked):
+    assert Size.of(*asked) is None
+
+
+def test_a_size_is_bounded():
+    assert Size.of("0", 10**9) == Size(2, 2000)
+
+
+class SlowSocket:
+    """WebSocket that sends when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.allowed = asyncio.Event()
+        self.sent: list[object] = []
+        self.is_closed = False
+
+    async def send_bytes(self, data: bytes) -> None:
+        await self.allowed.wait()
+        self.sent.append(data)
+
+    async def send_str(self, text: str) -> None:
+        await self.allowed.wait()
+        self.sent.append(text)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_output_is_dropped_for_a_slow_page_and_repainted_later():
+    websocket, repaints = SlowSocket(), []
+
+    async def repaint() -> None:
+        repaints.append(len(websocket.sent))
+
+    page = PageConnection(websocket, repaint)  # type: ignore[arg-type]
+    writer = asyncio.create_task(page.write())
+    page.begin_painting()
+    chunk = b"x" * (MAX_PENDING_BYTES // 4)
+    for number in range(12):
+        page.send_output(chunk)
+        if number == 0:
+            await asyncio.sleep(0)  # the writer waits with the first chunk
+    page.send_message("title", "step 3")
+    assert page._pending_bytes <= MAX_PENDING_BYTES
+    websocket.allowed.set()
+    while not repaints:
+        await asyncio.sleep(0)
+    assert [data for data in websocket.sent if data != chunk] == ['["title", "step 3"]']
+    assert websocket.sent.count(chunk) < 12
+    count = len(websocket.sent)
+    page.send_output(b"lines of a frame that the page lacks")
+    page.begin_painting()
+    page.send_output(b"all lines")
+    page.end("stopped", "saved")
+    await writer
+    assert websocket.sent[count:] == ['["over", {"reason": "stopped", "text": "saved"}]']
+    assert websocket.is_closed
+
+
+# -- server, with a stand-in for the app
+
+
+async def test_requests_of_other_sites_are_rejected(tmp_path):
+    async with serving(tmp_path) as (server, session):
+        url = server.public_url
+        async with session.get(url) as page:
+            assert page.status == 200
+            assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        for path in ("/page/page.js", "/page/page.css", "/static/js/textual.js"):
+            async with session.get(url + path) as file:
+                assert file.status == 200
+        async with session.get(url, headers={"Host": "evil.example"}) as page:
+            assert page.status == 403
+        async with session.post(f"{url}/start", headers={"Origin": "http://evil.example"}) as page:
+            assert page.status == 403
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await session.ws_connect(f"{url}/ws", origin="http://evil.example")
+        assert not server.session.running
+
+
+async def test_a_reload_joins_the_app_in_progress(tmp_path):
+    async with serving(tmp_path) as (server, session):
+        first = await BrowserPage.open(session, server.public_url)
+        await first.read_until("drawn 100x30")
+        await first.type("a")
+        await first.read_until("typed a")
+        await first.websocket.close()
+        again = await BrowserPage.open(session, server.public_url, 120, 40)
+        await again.read_until("drawn again 120x40")
+        assert again.titles == ["step 1"]
+        await again.type("b")
+        await again.read_until("typed b")
+        assert again.titles == ["step 1", "step 2"]
+
+
+async def test_a_second_tab_takes_over_and_the_first_is_told_so(tmp_path):
+    async with serving(tmp_path) as (server, session):
+        first = await BrowserPage.open(session, server.public_url)
+        await first.read_until("drawn")
+        second = await BrowserPage.open(session, server.public_url)
+        assert (await first.read_to_the_end())["reason"] == "elsewhere"
+        await second.read_until("drawn again")
+        await second.type("a")
+        await second.read_until("typed a")
+
+
+async def test_an_app_that_was_quit_starts_again_on_request_only(tmp_path, capfd):
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        await page.type("q")
+        assert await page.read_to_the_end() == {"reason": "ended", "text": "saved at step 7"}
+        assert "saved at step 7" in capfd.readouterr().err
+        reloaded = await BrowserPage.open(session, server.public_url)
+        assert await reloaded.read_to_the_end() == {"reason": "ended", "text": "saved at step 7"}
+        async with session.post(f"{server.public_url}/start") as answer:
+            assert answer.status == 204
+        page = await BrowserPage.open(session, server.public_url)
+        await page.read_until("drawn 100x30")
+
+
+async def test_the_page_shows_why_the_app_failed(tmp_path):
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        await page.type("!")
+        assert (await page.read_to_the_end())["text"] == "it failed: xxxxxxxxx"
+        assert server.session.exit_code == EXIT_FAILED
+
+
+async def test_stopping_the_server_stops_the_app_and_tells_the_page(tmp_path, capfd):
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        await page.read_until("drawn")
+        server._request_stop(EXIT_INTERRUPTED)
+        assert await page.read_to_the_end() == {"reason": "stopped", "text": f"stopped {EXIT_INTERRUPTED}"}
+        assert server.session.exit_code == EXIT_OK
+
+
+async def test_a_hidden_page_receives_no_output_until_it_is_visible(tmp_path):
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        await page.read_until("drawn")
+        await page.send("hidden")
+        await page.type("a")
+        await page.send("visible")
+        await page.read_until("drawn again")
+        assert "typed a" not in page.output
+        assert page.titles == ["step 1"]
+
+
+async def test_messages_that_are_not_well_formed_are_ignored(tmp_path):
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        for text in ("", "{", "[]", "[[]]", "7", '["stdin"]', '["stdin", 7]', '["resize", {"width": "x"}]', '{"a": 1}'):
+            await page.websocket.send_str(text)
+        await page.send("stdin", "\ud800")
+        await page.type("a")
+        await page.read_until("typed a")
+
+
+# -- the program
+
+
+async def train_in(page: BrowserPage, folder: Path) -> None:
+    """Start a run in the page, and wait for its first steps."""
+    await page.read_until("Start training")
+    await page.type("s")
+    await wait_for(folder / "models" / "metrics.jsonl", b'"event":"step"')
+
+
+@pytest.mark.slow
+async def test_the_run_survives_a_reload(tmp_path):
+    async with aiohttp.ClientSession() as session:
+        with served_program(tmp_path, "max_epochs=100000", "patience=0", "save_epoch_number=0") as (server, url):
+            page = await BrowserPage.open(session, url)
+            await train_in(page, tmp_path)
+            await page.websocket.close()
+            page = await BrowserPage.open(session, url)
+            await page.read_until("perplexity")
+            for shown in ("gpt-tui", "Pause", "learning rate", "Help", "\x1b[?1049h", "\x1b[?1006h", "\x1b[?2004h"):
+                await page.read_until(shown)
+            while not any(re.fullmatch(r"training, step [\d,]+ · gpt-tui", title) for title in page.titles):
+                await page._receive()
+            server.send_signal(signal.SIGINT)
+            over = await page.read_to_the_end()
+            assert over["reason"] == "stopped"
+            assert "saved models/ckpt_latest.safetensors at step" in over["text"]
+            assert server.wait(TIMEOUT_S) == EXIT_OK
+    assert verify_checkpoint(tmp_path / "models" / "ckpt_latest.safetensors").step > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
+async def test_the_run_is_saved_without_a_page_however_the_server_ends(tmp_path, name):
+    async with aiohttp.ClientSession() as session:
+        with served_program(tmp_path, "max_epochs=100000", "patience=0", "save_epoch_number=0") as (server, url):
+            page = await BrowserPage.open(session, url)
+            await train_in(page, tmp_path)
+            await page.websocket.close()
+            server.send_signal(signal.Signals[name])
+            assert server.wait(TIMEOUT_S) == (-signal.SIGKILL if name == "SIGKILL" else EXIT_OK)
+            latest = tmp_path / "models" / "ckpt_latest.safetensors"
+            await wait_for(latest)
+    assert verify_checkpoint(latest).step > 0
+    await wait_for(tmp_path / "models" / "metrics.jsonl", b'"event":"finished"')

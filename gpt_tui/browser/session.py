@@ -96,25 +96,24 @@ class AppSession:
         """Handle a message of a page. What is not well formed, or comes from an earlier page, is ignored."""
         app = self._app
         try:
-            name, *values = json.loads(message)
+            content = json.loads(message)
         except ValueError:
             return
-        value = values[0] if values else None
         if app is None or page is not self._page:
             return
-        match name, value:
-            case "stdin", str(text):
+        match content:
+            case ["stdin", str(text)]:
                 await app.send_bytes(text.encode("utf-8", "replace"))
-            case "resize", {"width": columns, "height": rows}:
+            case ["resize", {"width": columns, "height": rows}]:
                 self._size = Size.of(columns, rows) or self._size
                 await app.set_terminal_size(*self._size)
-            case "focus", _:
+            case ["focus"]:
                 await app.focus()
-            case "blur", _:
+            case ["blur"]:
                 await app.blur()
-            case "hidden", _:
+            case ["hidden"]:
                 page.pause_painting()
-            case "visible", _:
+            case ["visible"]:
                 await self.repaint()
 
     async def repaint(self) -> None:

@@ -3,6 +3,7 @@
 "use strict";
 
 const RETRY_MS = 2000;
+const SHIFT_ENTER = "\x1b[13;2u";
 const FONT_SIZES = { least: 6, usual: 16, most: 60 };
 
 const ENDINGS = {
@@ -135,15 +136,26 @@ function copySelection() {
   return copied;
 }
 
-// Keys that the terminal would send to the app although the browser's meaning of them is expected.
+function isPaste(event) {
+  return event.ctrlKey && event.key.toLowerCase() === "v";
+}
+
+function isCopy(event) {
+  return event.ctrlKey && !event.shiftKey && event.key.toLowerCase() === "c" && copySelection();
+}
+
+// Keys that mean something else in a browser than in the terminal.
 function onKey(event) {
-  if (isOver || !event.ctrlKey || event.altKey || event.metaKey) return;
-  const key = event.key.toLowerCase();
-  if (key === "v") {
-    event.stopImmediatePropagation(); // the browser pastes
-  } else if (key === "c" && !event.shiftKey && copySelection()) {
+  if (isOver || event.altKey || event.metaKey) return;
+  if (isPaste(event)) {
+    event.stopImmediatePropagation(); // without the terminal, the browser pastes
+  } else if (isCopy(event)) {
     event.stopImmediatePropagation();
     event.preventDefault();
+  } else if (event.key === "Enter" && event.shiftKey && !event.ctrlKey) {
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    send("stdin", SHIFT_ENTER); // the terminal would send the same as for Enter
   }
 }
 
