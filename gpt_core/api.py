@@ -27,6 +27,7 @@ from gpt_core.kernels import threads as kernel_threads
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
+from gpt_core.model.scores import EvalScores
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.token_cache import load_tokens
 from gpt_core.tokenizers import Tokenizer
@@ -144,7 +145,10 @@ class TrainingRun(Iterator[AnyEvent]):
     def model(self) -> Model:
         """The model with a copy of the present weights."""
         parameters, step = self._trainer.weights_snapshot()
-        return Model(ModelBundle(self.settings, parameters, self._trainer.tokenizer, step, self._trainer.run.preset))
+        evaluated = self._trainer.state.last_eval
+        scores = evaluated if evaluated is not None and evaluated.step == step else None
+        preset = self._trainer.run.preset
+        return Model(ModelBundle(self.settings, parameters, self._trainer.tokenizer, step, preset, scores))
 
     def save(self) -> None:
         """Save `ckpt_latest` at the next step boundary."""
@@ -244,6 +248,11 @@ class Model:
     def step(self) -> int:
         """Optimizer steps taken."""
         return self.bundle.step
+
+    @property
+    def scores(self) -> EvalScores | None:
+        """Eval loss, accuracy and bits per byte in the run, None if the run did not evaluate this step."""
+        return self.bundle.scores
 
     def generate(
         self,

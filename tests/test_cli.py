@@ -334,6 +334,8 @@ def test_verify_reports_valid_and_damaged_files(program: Callable[..., Result], 
     good = program("verify", str(valid), cwd=tmp_path)
     assert (good.returncode, good.stdout.count("\n"), good.stderr) == (0, 1, "")
     assert "OK, latest, step 6" in good.stdout
+    best = program("verify", str(valid.with_name("best_model.safetensors")), cwd=tmp_path).stdout
+    assert re.search(r"OK, best, step \d+, eval loss \d\.\d{3}, accuracy \d+\.\d%, \d\.\d{3} bits per byte, ", best)
     bad = program("verify", str(valid), str(damaged), "nowhere", str(tmp_path), cwd=tmp_path)
     assert (bad.returncode, bad.stderr) == (1, "")
     lines = bad.stdout.splitlines()

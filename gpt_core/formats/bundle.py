@@ -27,5 +27,5 @@ def bundle_of(checkpoint: Checkpoint) -> ModelBundle:
     """
     return ModelBundle(
         checkpoint.settings, checkpoint.parameters, tokenizers.from_bytes(checkpoint.tokenizer), checkpoint.step,
-        checkpoint.preset, checkpoint.path,
+        checkpoint.preset, checkpoint.state.scores, checkpoint.path,
     )  # fmt: skip

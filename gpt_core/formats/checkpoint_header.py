@@ -28,6 +28,7 @@ from gpt_core.formats.safetensors import Layout, SafetensorsError
 from gpt_core.formats.training_state import Seconds, TrainingState
 from gpt_core.model.parameters import parameter_table
 from gpt_core.model.precision import PRECISION
+from gpt_core.model.scores import EvalScores
 from gpt_core.optim import optimizer_type
 
 FORMAT = "1"
@@ -79,6 +80,11 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
     def epoch(self) -> int:
         """Epochs completed."""
         return self.state.epoch
+
+    @property
+    def scores(self) -> EvalScores | None:
+        """Scores of this very step, None if it was not evaluated."""
+        return self.state.scores
 
     @property
     def run_id(self) -> str:

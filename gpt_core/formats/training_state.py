@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from gpt_core.config.settings import MAX_COUNT
+from gpt_core.model.scores import EvalScores
 
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e12)]
@@ -27,6 +28,10 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         best_accuracy: Best eval token accuracy, -1 before the first evaluation.
         best_step: Step of the best accuracy.
         epochs_without_improvement: Epochs completed since then.
+        step_loss: Loss of the last step in nats per token; None before the first, and where the step was skipped.
+        train_loss: Moving average of the step losses (`gpt_core.training.metrics.smooth`), None without one.
+        averaged_steps: Number of losses in that average.
+        last_eval: Scores of the last evaluation, None without one.
         loss_sum: Sum of the losses of all targets in the current epoch, in nats.
         loss_count: Number of these targets.
         skipped_in_a_row: Updates skipped in a row because the loss or the gradient was not finite.
@@ -44,12 +49,21 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     best_accuracy: Annotated[float, Meta(ge=-1.0, le=1.0)] = -1.0
     best_step: Count = 0
     epochs_without_improvement: Count = 0
+    step_loss: float | None = None
+    train_loss: float | None = None
+    averaged_steps: Count = 0
+    last_eval: EvalScores | None = None
     loss_sum: float = 0.0
     loss_count: Count = 0
     skipped_in_a_row: Count = 0
     evaluation_due: bool = False
     random_state: Annotated[str, Meta(max_length=1 << 20)] = ""
     finished: Annotated[str, Meta(max_length=64)] = ""
+
+    @property
+    def scores(self) -> EvalScores | None:
+        """Scores of this very step, None if it was not evaluated."""
+        return self.last_eval if self.last_eval is not None and self.last_eval.step == self.step else None
 
 
 def new_run_id() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gpt_core.config.settings import Settings
 from gpt_core.model.parameters import Parameters
+from gpt_core.model.scores import EvalScores
 from gpt_core.tokenizers import Tokenizer
 
 
@@ -20,6 +21,7 @@ class ModelBundle:
         tokenizer: Tokenizer that the model was trained with.
         step: Optimizer steps taken.
         preset_name: Preset that the settings are based on, "" if unknown.
+        scores: Scores of these weights in their run, None if that step was not evaluated.
         path: File that the model was loaded from, None for a model in memory.
     """
 
@@ -28,4 +30,5 @@ class ModelBundle:
     tokenizer: Tokenizer
     step: int = 0
     preset_name: str = ""
+    scores: EvalScores | None = None
     path: Path | None = None

@@ -20,12 +20,14 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.model.scores import EvalScores
 from gpt_core.optim import schedule_of
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
 from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, eval_text_of
 from gpt_core.training.losses import DivergenceMonitor, perplexity
+from gpt_core.training.metrics import smooth
 from gpt_core.training.metrics_log import MetricsLog, open_log
 from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
@@ -225,10 +227,13 @@ class Trainer:
             state.step += 1
         state.window += settings.batch_size
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
+        state.step_loss = loss if finite else None
         state.elapsed_s = self._clock.elapsed_s
         self._mark_pending()
         if finite:
             state.tokens += targets_in_batch
+            state.train_loss = smooth(state.train_loss or 0.0, loss, state.averaged_steps)
+            state.averaged_steps += 1
             state.loss_sum += loss_sum
             state.loss_count += targets_in_batch
             self._divergence.add(state.step, loss)
@@ -267,6 +272,7 @@ class Trainer:
         state.evaluation_due = False
         state.elapsed_s = self._clock.elapsed_s
         result, full = scores
+        state.last_eval = scores_of(state.step, result)
         if record_accuracy(state, result.accuracy, settings):
             self._saver.pending.add("best")
         yield ev.EvalCompleted(state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte)
@@ -403,6 +409,12 @@ class Trainer:
         """Return the folders to try if the run's own is not writable: beside it, and in the temporary folder."""
         own, name = Path(self.settings.models_dir), f"gpt-tui-{self.state.run_id}"
         return [own.absolute().parent / name, Path(tempfile.gettempdir(), name)]
+
+
+def scores_of(step: int, result: EvalResult) -> EvalScores | None:
+    """Return the scores to keep in the state, which holds finite numbers only: None for a loss that is not."""
+    scores = EvalScores(step, result.loss, result.accuracy, result.bits_per_byte)
+    return scores if math.isfinite(result.loss) else None
 
 
 def _log(log: MetricsLog, event: ev.AnyEvent) -> None:

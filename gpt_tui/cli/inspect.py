@@ -23,7 +23,7 @@ from gpt_tui.app import preferences
 from gpt_tui.cli.options import config_file, load_model, resolve_settings, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.error_log import log_path
-from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity, short, size
+from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity, scores_text, short, size
 from gpt_tui.shared.sanitize import one_line
 
 
@@ -46,7 +46,8 @@ def verify(options: Namespace) -> int:
     for name in options.files:
         try:
             info = verify_checkpoint(typed_path(name))
-            print(one_line(f"{name}: OK, {info.kind}, step {integer(info.step)}, {size(info.size)}"))
+            scores = f", {scores_text(info.scores)}" if info.scores else ""
+            print(one_line(f"{name}: OK, {info.kind}, step {integer(info.step)}{scores}, {size(info.size)}"))
         except GptError as error:
             print(one_line(str(error) if printable(name) in str(error) else f"{name}: {error}", 1000))
             code = EXIT_FAILED

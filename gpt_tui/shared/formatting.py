@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
+from gpt_core.model.scores import EvalScores
 from gpt_core.training.losses import MAX_PERPLEXITY
 from gpt_core.training.metrics import Metric
 
@@ -60,6 +61,12 @@ def narrow(value: float) -> str:
 def nats(value: float) -> str:
     """Format a loss: three decimals, from 0.1 down three significant digits."""
     return fixed(value) if value >= 0.1 or not isfinite(value) else f"{value:.3g}"
+
+
+def scores_text(scores: EvalScores) -> str:
+    """Return the scores of an evaluation: `eval loss 4.221, accuracy 25.3%, 2.103 bits per byte`."""
+    loss, bits = nats(scores.loss), fixed(scores.bits_per_byte)
+    return f"eval loss {loss}, accuracy {percent(scores.accuracy)}, {bits} bits per byte"
 
 
 def perplexity(value: float) -> str:

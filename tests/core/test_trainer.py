@@ -21,9 +21,11 @@ from gpt_core.formats.checkpoint import TrainingState, peek_checkpoint, read_che
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
+from gpt_core.model.scores import EvalScores
 from gpt_core.optim.schedule import Schedule
 from gpt_core.training import events as ev
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
+from gpt_core.training.metrics import MetricValues, metrics
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.run import Run
 from gpt_core.training.trainer import Trainer
@@ -232,6 +234,28 @@ def test_transformer_is_the_best_model_and_not_the_last(tmp_path: Path) -> None:
     assert final.state.step == best.state.step < last.state.step
     assert np.array_equal(final.parameters.flat, best.parameters.flat)
     assert not np.array_equal(final.parameters.flat, last.parameters.flat)
+
+
+def test_each_checkpoint_holds_the_scores_of_its_very_step(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=11, eval_every_steps=3, improvement_threshold=0.0)
+    events = train(settings)
+    evals = {event.step: event for event in of_kind(events, ev.EvalCompleted)}
+    best, last = (peek_checkpoint(tmp_path / f"models/{name}.safetensors") for name in ("best_model", "ckpt_latest"))
+    event = evals[best.step]
+    assert best.scores == EvalScores(best.step, event.loss, event.accuracy, event.bits_per_byte)
+    assert last.step == 11
+    assert last.step not in evals
+    assert last.scores is None
+    assert last.state.last_eval is not None
+    assert last.state.last_eval.step == max(evals)
+    assert last.state.step_loss == losses(events)[-1]
+
+
+def test_the_train_loss_of_a_checkpoint_is_the_smoothed_one_also_after_a_resume(tmp_path: Path) -> None:
+    first = train(tiny_settings(tmp_path, max_steps=4))
+    second = train(tiny_settings(tmp_path, max_steps=9), resume=tmp_path / LATEST)
+    values = MetricValues().updated([*first, *second], metrics())
+    assert peek_checkpoint(tmp_path / LATEST).state.train_loss == values.latest["train_loss"]
 
 
 def test_a_run_that_ends_by_max_steps_saves_as_a_stop_does(tmp_path: Path) -> None:

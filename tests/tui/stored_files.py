@@ -10,6 +10,7 @@ import msgspec
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import write_checkpoint
+from gpt_core.model.scores import EvalScores
 from tests.core.checkpoint_samples import sample
 
 NOW_S = 1_800_000_000.0  # 15 January 2027, 08:00 UTC
@@ -22,8 +23,9 @@ def save(path: Path, age_s: float, *, settings: Settings = SMALL, **state: objec
     """Write a checkpoint, saved `age_s` seconds before NOW_S."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values: dict[str, object] = {
-        "loss_sum": 3.21 * 500,
-        "loss_count": 500,
+        "train_loss": 3.21,
+        "step_loss": 3.25,
+        "last_eval": EvalScores(12_000, 3.456, 0.3124, 2.468),
         "best_accuracy": 0.3124,
         "best_step": 12_000,
     }
@@ -43,7 +45,7 @@ def fill(folder: Path) -> None:
     """Write one file of every kind."""
     save(folder / "ckpt_latest.safetensors", 65, step=12_480, epoch=13, tokens=12_779_520, elapsed_s=1300.0)
     save(folder / "best_model.safetensors", 400, step=12_000, epoch=13)
-    flip(save(folder / "epoch_010.safetensors", 4000, step=9_000, epoch=10, loss_sum=0.0, loss_count=0), -100)
+    flip(save(folder / "epoch_010.safetensors", 4000, step=9_000, epoch=10, train_loss=None, step_loss=None), -100)
     save(
         folder / "transformer.safetensors",
         90_000,

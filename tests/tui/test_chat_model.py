@@ -14,11 +14,12 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState
 from gpt_core.model.parameters import initial_parameters
+from gpt_core.model.scores import EvalScores
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.request import RunRequest
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.tabs.chat.models import ChatModels
-from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON, AvailableModels, model_options
+from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON, AvailableModels, model_options, option_label
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
@@ -147,6 +148,9 @@ def test_every_checkpoint_is_an_option_and_the_best_is_first(controller: Trainin
         "best_model · step 1,200 · best · 2 min ago",
         "transformer · step 50 · final · 2 min ago",
     ]
+    scored = available.checkpoints[0]
+    scored.state.last_eval = EvalScores(1200, 4.2214, 0.25, 2.1)
+    assert option_label(scored, available.now_s).startswith("best_model · step 1,200 · eval loss 4.221 · best · ")
     assert shown[1].value == str(tmp_path / "best_model.safetensors")
     assert [option.value for option in model_options(available, NO_COMPARISON, compare=True)] == [
         NO_COMPARISON,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -211,21 +212,25 @@ def test_rows_are_aligned_and_fit_the_width(contents: FolderContents, width: int
 
 
 def test_columns_are_dropped_by_rank(contents: FolderContents):
-    titles = {width: table(contents.files, {}, NOW_S, width).titles.split() for width in (44, 61, 75, 116)}
-    assert titles[116] == ["name", "kind", "step", "loss", "accuracy", "shape", "size", "age", "status"]
-    assert titles[75] == ["name", "step", "loss", "accuracy", "size", "age", "status"]
-    assert titles[61] == ["name", "step", "accuracy", "age", "status"]
-    assert titles[44] == ["name", "step", "status"]
+    titles = {width: table(contents.files, {}, NOW_S, width).titles for width in (44, 61, 77, 90, 130)}
+    names = {width: re.split("  +", text) for width, text in titles.items()}
+    assert names[130] == [
+        "name", "kind", "step", "train loss", "eval loss", "accuracy", "shape", "size", "age", "status",
+    ]  # fmt: skip
+    assert names[90] == ["name", "step", "train loss", "eval loss", "accuracy", "age", "status"]
+    assert names[77] == ["name", "step", "eval loss", "accuracy", "age", "status"]
+    assert names[61] == ["name", "step", "eval loss", "age", "status"]
+    assert names[44] == ["name", "step", "status"]
 
 
 def test_a_row_shows_the_values_that_its_header_has(contents: FolderContents):
     lines = [(row.text + row.status).split() for row in table(contents.files, {}, NOW_S, 200).rows]
     assert lines[0] == [
-        "ckpt_latest", "latest", "12,480", "3.210", "31.2%", "2", "×", "8,", "3.19k", "55.1", "kB", "1", "min",
+        "ckpt_latest", "latest", "12,480", "3.210", "–", "–", "2", "×", "8,", "3.19k", "55.3", "kB", "1", "min",
         "·", "pending",
     ]  # fmt: skip
-    assert "3.210" not in lines[2]  # before the first step of its epoch
-    assert lines[3][2:4] == ["500", "3.210"]  # before the first evaluation
+    assert lines[1][2:6] == ["12,000", "3.210", "3.456", "31.2%"]  # evaluated at this very step
+    assert lines[2][2:6] == ["9,000", "–", "–", "–"]
     assert lines[5] == ["bert", "other", "16", "B", "2", "h", "✗", "not", "gpt-tui"]
     assert lines[6] == ["epoch_020", "epoch", "3.0", "kB", "2", "h", "✗", "damaged"]
 
@@ -248,8 +253,12 @@ def test_details_name_the_damage_and_the_run(contents: FolderContents):
     assert text["use"] == "none: delete it, or replace it with a valid copy"
     text = dict(details(named(contents, "ckpt_latest"), VALID, NOW_S))
     assert text["trained"] == "step 12,480, 13 epochs, 12.8M tokens, 21 min 40 s"
-    assert text["scores"] == "mean loss 3.210 in this epoch; best eval accuracy 31.2% at step 12,000"
+    assert text["scores"] == (
+        "train loss 3.210, step loss 3.250; not evaluated at this step; best accuracy so far 31.2% at step 12,000"
+    )
     assert text["saved"].endswith("1 min ago")
+    text = dict(details(named(contents, "best_model"), VALID, NOW_S))
+    assert "; eval loss 3.456, accuracy 31.2%, 2.468 bits per byte; " in text["scores"]
 
 
 def test_an_unusable_file_is_refused_with_the_reason(contents: FolderContents):

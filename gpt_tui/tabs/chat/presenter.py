@@ -12,7 +12,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
-from gpt_tui.shared.formatting import age, duration, integer, short, skipped_note
+from gpt_tui.shared.formatting import age, duration, integer, nats, short, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
 
 EMPTY = """\
@@ -95,10 +95,12 @@ def automatic_label(available: AvailableModels) -> str:
 
 
 def option_label(info: CheckpointInfo, now_s: float) -> str:
-    """Return a checkpoint's label, most important part first: `transformer · step 1,200 · final · 3 min ago`."""
+    """Return a checkpoint's label: `transformer · step 1,200 · eval loss 4.221 · final · 3 min ago`."""
     kind = "" if info.kind == "other" else info.kind
     saved = f"{age(max(0.0, now_s - info.saved_at))} ago"
-    return " · ".join(part for part in (one_line(info.path.stem), f"step {integer(info.step)}", kind, saved) if part)
+    loss = f"eval loss {nats(info.scores.loss)}" if info.scores else ""
+    parts = (one_line(info.path.stem), f"step {integer(info.step)}", loss, kind, saved)
+    return " · ".join(part for part in parts if part)
 
 
 # -- sampling fields

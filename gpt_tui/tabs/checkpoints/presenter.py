@@ -13,13 +13,14 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import ENDINGS
-from gpt_tui.shared.formatting import age, duration, integer, nats, percent, rate, short, size
+from gpt_tui.shared.formatting import age, duration, integer, nats, percent, rate, scores_text, short, size
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
 
 GAP = "  "
 MIN_NAME, MAX_NAME = 11, 40  # 11: ckpt_latest
+NONE = "–"  # in place of a score that was not measured
 DIGEST_CHARACTERS = 12  # of a hash that are shown
 
 
@@ -94,9 +95,19 @@ def status_cell(file: CheckpointFile, verification: Verification) -> tuple[str, 
     return ("✗ not gpt-tui", "dim") if is_foreign(file) else ("✗ damaged", "bad")
 
 
-def mean_loss(info: CheckpointInfo) -> str:
-    """Return the mean loss of the epoch in progress, "" before its first step."""
-    return nats(info.state.loss_sum / info.state.loss_count) if info.state.loss_count else ""
+def train_loss(info: CheckpointInfo) -> str:
+    """Return the smoothed train loss at the step, a dash where the file has none."""
+    return NONE if info.state.train_loss is None else nats(info.state.train_loss)
+
+
+def eval_loss(info: CheckpointInfo) -> str:
+    """Return the eval loss of the step, a dash where it was not evaluated."""
+    return nats(info.scores.loss) if info.scores else NONE
+
+
+def eval_accuracy(info: CheckpointInfo) -> str:
+    """Return the eval accuracy of the step, a dash where it was not evaluated."""
+    return percent(info.scores.accuracy) if info.scores else NONE
 
 
 def best_accuracy(info: CheckpointInfo) -> str:
@@ -135,10 +146,11 @@ def _inner_columns(files: Sequence[CheckpointFile], now_s: float) -> list[_Colum
     return [
         _Column("kind", [file.found.kind for file in files], 2),
         _Column("step", cells(lambda info: integer(info.step)), 8, True),
-        _Column("loss", cells(lambda info: mean_loss(info) or "–"), 5, True),
-        _Column("accuracy", cells(lambda info: best_accuracy(info) or "–"), 6, True),
+        _Column("train loss", cells(train_loss), 4, True),
+        _Column("eval loss", cells(eval_loss), 6, True),
+        _Column("accuracy", cells(eval_accuracy), 5, True),
         _Column("shape", cells(lambda info: shape_text(info.settings.shape)), 1),
-        _Column("size", [size(file.stamp.size) for file in files], 4, True),
+        _Column("size", [size(file.stamp.size) for file in files], 3, True),
         _Column("age", [age(max(0.0, now_s - file.saved_s)) for file in files], 7, True),
     ]
 
@@ -203,15 +215,12 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
     settings, state, shape = info.settings, info.state, info.settings.shape
     trained = [f"step {integer(info.step)}", f"{info.epoch} epoch{'s' * (info.epoch != 1)}"]
     trained += [f"{short(state.tokens)} tokens", duration(state.elapsed_s), ENDINGS.get(state.finished, state.finished)]
-    scores = [f"mean loss {mean_loss(info)} in this epoch"] if state.loss_count else []
-    accuracy = best_accuracy(info)
-    scores += [f"best eval accuracy {accuracy} at step {integer(state.best_step)}"] if accuracy else []
     rates = [getattr(settings, name) for name in GROUP_RATES]
     lr = " to ".join(rate(value) for value in sorted({min(rates), max(rates)}))
     batch = f"batch {settings.batch_size} × {settings.seq_len}, learning rate {lr}"
     return [
         ("trained", ", ".join(part for part in trained if part)),
-        ("scores", "; ".join(scores) or "none yet"),
+        ("scores", scores_of(info)),
         ("model", f"{info.preset or 'custom'}, {integer(parameter_count(shape))} parameters: {shape.layers} layers, "
                   f"width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
         ("settings", f"{batch}, warmup {integer(settings.warmup_steps)}, decay {integer(settings.decay_steps)} steps"),
@@ -220,6 +229,17 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
         ("tokenizer", f"{settings.tokenizer}, {integer(shape.vocab_size)} tokens, "
                       f"SHA-256 {short_digest(info.tokenizer_sha256)}"),
     ]  # fmt: skip
+
+
+def scores_of(info: CheckpointInfo) -> str:
+    """Return the losses and the scores of the step, and the best accuracy of the run so far."""
+    state = info.state
+    losses = (("train loss", state.train_loss), ("step loss", state.step_loss))
+    parts = [", ".join(f"{label} {nats(loss)}" for label, loss in losses if loss is not None)]
+    parts.append(scores_text(info.scores) if info.scores else "not evaluated at this step")
+    if accuracy := best_accuracy(info):
+        parts.append(f"best accuracy so far {accuracy} at step {integer(state.best_step)}")
+    return "; ".join(part for part in parts if part)
 
 
 def short_digest(digest: str) -> str:
