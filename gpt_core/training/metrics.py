@@ -16,7 +16,7 @@ from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.losses import perplexity
 
 MIN_SMOOTHING = 0.03  # weight of each new loss in the moving average
-EARLY_STEPS = 10  # at first the weight is EARLY_STEPS / (EARLY_STEPS + steps), to follow the steep initial decrease
+EARLY_STEPS = 40  # steps after which the weight is one half; at first it is larger, to follow the steep decrease
 MAX_LOSS = 1e300  # larger losses count as this one, so that sums and differences remain finite
 
 NumberFormat = Literal["loss", "perplexity", "percent", "fixed", "scientific", "short"]
@@ -103,8 +103,19 @@ def smooth(average: float, value: float, count: int) -> float:
     if not isfinite(value):
         return average
     value = min(max(value, -MAX_LOSS), MAX_LOSS)
-    weight = max(MIN_SMOOTHING, EARLY_STEPS / (count + EARLY_STEPS))
+    weight = max(MIN_SMOOTHING, 1 / (1 + (count / EARLY_STEPS) ** 1.5))
     return average + weight * (value - average) if count else value
+
+
+def smooth_all(average: float, values: Iterable[float], count: int) -> list[float]:
+    """Return the moving average after each of several values; see `smooth`."""
+    averages = []
+    for value in values:
+        if isfinite(value):
+            average = smooth(average, value, count)
+            count += 1
+        averages.append(average)
+    return averages
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,18 @@ class YAxis(NamedTuple):
         return max((len(label) for label in self.labels), default=0)
 
 
-def y_axis(plane: Plane, rows: int) -> YAxis:
-    """Return the y axis of a plot area `rows` cells high."""
+def y_axis(plane: Plane, rows: int, *, percent: bool = False) -> YAxis:
+    """Return the y axis of a plot area `rows` cells high.
+
+    Args:
+        plane: The coordinate system.
+        rows: Height in cells.
+        percent: The values are fractions, labelled as percentages.
+    """
     find_ticks = log_ticks if plane.log else linear_ticks
     ticks = find_ticks(*plane.y_range, max(1, -(-rows // ROWS_PER_TICK)))
+    if percent:
+        return YAxis(ticks, [f"{label}%" for label in tick_labels([tick * 100 for tick in ticks])])
     return YAxis(ticks, tick_labels(ticks))
 
 

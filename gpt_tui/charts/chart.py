@@ -15,6 +15,7 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics import metric
 from gpt_tui.charts.axes import YAxis, linear_ticks, tick_labels, time_labels, time_ticks, y_axis
 from gpt_tui.charts.labels import legend, readout, title
@@ -32,7 +33,7 @@ from gpt_tui.charts.raster import (
     raster,
     row_of,
 )
-from gpt_tui.charts.series import ChartSeries, Plane, Range, chart_series, full_range
+from gpt_tui.charts.series import ChartSeries, Plane, Range, chart_series, full_range, shares_evaluations
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.titled import Titled
@@ -54,13 +55,14 @@ MIN_LABELLED_ROWS = 8  # minimum height with labels on the x axis; a lower chart
 
 
 class Chart(Titled, Widget):
-    """Loss or perplexity over steps, tokens or time.
+    """A metric over steps, tokens or time.
 
-    Set `state` and `view`; `ViewChanged` is posted when the mouse changes the view.
+    Set `state`, `view` and `metric`, the name of a registered metric. `ViewChanged` is posted when the mouse changes
+    the view.
 
     Attributes:
-        metric: Name of the registered metric that is shown.
         aligned: Charts above or below, with which this one shares its columns.
+        is_lowest: No chart below labels the x axis.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--axis", "chart--label", *LAYER_CLASSES.values()}
@@ -68,6 +70,7 @@ class Chart(Titled, Widget):
 
     state: reactive[RunState] = reactive(RunState, repaint=False)
     view: reactive[ChartView] = reactive(ChartView, repaint=False)
+    metric: reactive[str] = reactive("train_loss", repaint=False)
 
     class ViewChanged(Message):
         """The mouse has zoomed, panned or moved the cursor."""
@@ -78,8 +81,9 @@ class Chart(Titled, Widget):
 
     def __init__(self, name: str, *, classes: str) -> None:
         super().__init__(classes=classes)
-        self.metric = name
+        self.set_reactive(Chart.metric, name)
         self.aligned: Sequence[Chart] = ()
+        self.is_lowest = True
         self._planned: tuple[Plane, YAxis] | None = None
         self._strips: list[Strip] | None = None
         self._styles: tuple[dict[int, Style], Style] | None = None
@@ -98,6 +102,10 @@ class Chart(Titled, Widget):
 
     def watch_view(self) -> None:
         """Redraw with another view."""
+        self._invalidate()
+
+    def watch_metric(self) -> None:
+        """Redraw with another metric."""
         self._invalidate()
 
     def on_resize(self) -> None:
@@ -127,7 +135,7 @@ class Chart(Titled, Widget):
     @property
     def labelled(self) -> bool:
         """True if this chart labels its x axis."""
-        return self.metric == "perplexity" or self.size.height >= MIN_LABELLED_ROWS
+        return self.is_lowest or self.size.height >= MIN_LABELLED_ROWS
 
     def series(self, columns: int, window: Range) -> Plane | None:
         """Return the data in `window`, thinned to `columns` dot columns; None without data."""
@@ -158,8 +166,11 @@ class Chart(Titled, Widget):
         """Return data and y axis, computed once per change; None without data."""
         if self._planned is None and self.size.width >= MIN_WIDTH and self._rows > 0:
             series = self.series(max(1, self.size.width - 7) * DOTS_X, self.view.window(self.full))
-            self._planned = (series, y_axis(series, self._rows)) if series else None
+            self._planned = (series, self._y_axis(series)) if series else None
         return self._planned
+
+    def _y_axis(self, series: Plane) -> YAxis:
+        return y_axis(series, self._rows, percent=metric(self.metric).format == "percent")
 
     def _draw(self) -> list[Strip]:
         width, height = self.size.width, self._rows
@@ -167,7 +178,8 @@ class Chart(Titled, Widget):
             return []
         plan = self._plan()
         if plan is None:
-            text = "waiting for the first step".center(width)[:width]
+            awaited = "evaluation" if metric(self.metric).event is EvalCompleted else "step"
+            text = f"waiting for the first {awaited}".center(width)[:width]
             style = self.rich_style + self.get_component_rich_style("chart--label")
             return [*[Strip.blank(width, self.rich_style)] * (height // 2), Strip([Segment(text, style)], width)]
         series, axis = plan
@@ -220,15 +232,19 @@ class Chart(Titled, Widget):
 
     def _write_border(self) -> None:
         """Write title and legend or readout; without a lower border, all of it is on the upper one."""
-        name = title(self.state, self.metric, self.view)
+        plan = self._plan()
+        max_above = plan[0].max_above if plan else None
+        name = title(self.state, self.metric, self.view, max_above=max_above)
         framed = self.styles.border_bottom[0] not in ("", "none")
-        beside = 2 if framed else len(metric(self.metric).axis) + 6
+        shown = metric(self.metric)
+        short_name = shown.axis if shares_evaluations(shown) else shown.label
+        beside = 2 if framed else len(short_name) + 6
         note = readout(self.state, self.metric, self.view, self.size.width - beside)
         if note and not framed:
-            name = metric(self.metric).axis
-        elif not note and self.metric == "train_loss":
+            name = short_name
+        elif not note:
             taken = beside if framed else Content.from_markup(name).cell_length + 6
-            note = legend(self.state, self.size.width - taken)
+            note = legend(self.state, self.metric, self.size.width - taken)
         self.border_title = f"{name}  [$foreground 60%]{note}[/]" if note and not framed else name
         self.border_subtitle = note if framed else ""
 

@@ -53,6 +53,11 @@ class ChartKeys(Vertical, can_focus=True):
         if charts := self._find_charts():
             charts.view = charts.view.with_next_y_range()
 
+    def action_next_metric(self) -> None:
+        """Choose the next metric of the second chart, or of a comparison."""
+        if charts := self._find_charts():
+            charts.next_metric()
+
     def action_zoom(self, factor: float) -> None:
         """Zoom the x axis: the visible span times `factor`."""
         if charts := self._find_charts():

@@ -4,42 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isnan
+from typing import NamedTuple
 
 from textual.content import Content
 
+from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics import Metric
 from gpt_core.training.metrics import metric as registered
-from gpt_tui.charts.raster import BEST_CHARACTER, EVAL_CHARACTER
-from gpt_tui.charts.series import Axis, axis_value, nearest_row
+from gpt_tui.charts.raster import ABOVE_CHARACTER, BEST_CHARACTER, EVAL_CHARACTER
+from gpt_tui.charts.series import (
+    Axis,
+    axis_value,
+    curve_of,
+    is_averaged,
+    is_evaluated,
+    nearest_point,
+    nearest_row,
+    shares_evaluations,
+)  # fmt: skip
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
-from gpt_tui.session.run_state import Evaluation, RunState
+from gpt_tui.session.run_state import Evaluation, RunState, latest_value
 from gpt_tui.shared.formatting import clock, integer, metric_value, short
 
 STEP_SIGN, SMOOTHED_SIGN = "[$foreground 50%]⣿[/]", "[$primary]⠒⠒[/]"
-EVAL_SIGN, BEST_SIGN = f"[$warning]{EVAL_CHARACTER}[/]", f"[$success]{BEST_CHARACTER}[/]"
+EVAL_SIGN, BEST_SIGN = "[$warning]⠐⠶⠂[/]", f"[$success]{BEST_CHARACTER}[/]"
+EVAL_MARK = f"[$warning]{EVAL_CHARACTER}[/]"
 
 
-def value_text(metric: Metric, loss: float) -> str:
-    """Format a loss as a value of the metric."""
-    return metric_value(metric, metric.transform(loss) if metric.transform else loss, unit=False)
+class Names(NamedTuple):
+    """Names of what a chart shows of a function of the losses."""
+
+    step: str
+    train: str
+    eval: str
 
 
-def title(state: RunState, name: str, view: ChartView) -> str:
-    """Return y axis, latest smoothed value, and what differs from the default view."""
-    metric, smoothed = registered(name), state.curve.smoothed
-    value = "" if isnan(smoothed) else f" [b]{value_text(metric, smoothed)}[/b]"
+LOSS_NAMES = {
+    "train_loss": Names("step loss", "train loss", "eval loss"),
+    "perplexity": Names("step perplexity", "train perplexity", "eval perplexity"),
+}
+
+
+def value_text(metric: Metric, value: float) -> str:
+    """Format a value, before the transform of its metric, without the unit."""
+    return metric_value(metric, metric.transform(value) if metric.transform else value, unit=False)
+
+
+def title(state: RunState, name: str, view: ChartView, *, max_above: float | None = None, unit: bool = True) -> str:
+    """Return name, unit and latest value, and what differs from the default view.
+
+    Args:
+        state: The run.
+        name: The metric.
+        view: The view of the chart.
+        max_above: Largest value above the y range, None if all are in it.
+        unit: Whether to name a unit that is not part of the name.
+    """
+    metric = registered(name)
+    latest = latest_value(state, metric)
+    value = "" if latest is None or isnan(latest) else f" [b]{metric_value(metric, latest, unit=False)}[/b]"
+    named_unit = f" {metric.unit}" if value and unit and metric.unit and not shares_evaluations(metric) else ""
     y_range = "" if view.y_range == "auto" else view.y_range
     zoomed = "zoomed" if view.span < 1 else ""
-    notes = ", ".join(note for note in ("log scale" * view.log, y_range, zoomed) if note)
-    return f"{metric.axis}{value}" + (f" [dim]{notes}[/]" if notes else "")
+    above = "" if max_above is None else f"{ABOVE_CHARACTER} up to {metric_value(metric, max_above, unit=False)}"
+    notes = ", ".join(note for note in ("log scale" * view.log, y_range, zoomed, above) if note)
+    return f"{metric.label}{value}{named_unit}" + (f" [dim]{notes}[/]" if notes else "")
 
 
-def legend(state: RunState, width: int) -> str:
+def legend(state: RunState, name: str, width: int) -> str:
     """Return the legend of lines and marks that fits into `width` cells."""
-    marks = [f"{EVAL_SIGN} eval", f"{BEST_SIGN} best"] if state.evaluations else []
-    line = f"{SMOOTHED_SIGN} smoothed"
-    return first_fitting([[f"{STEP_SIGN} step", line, *marks], [line, *marks], marks], width)
+    metric = registered(name)
+    if metric.event is EvalCompleted:
+        return ""
+    if not shares_evaluations(metric):
+        averaged = [f"{STEP_SIGN} step", f"{SMOOTHED_SIGN} smoothed"] if is_averaged(metric) else []
+        return first_fitting([averaged, averaged[1:]], width)
+    names = LOSS_NAMES[name]
+    marks = [f"{EVAL_SIGN} {names.eval}", f"{BEST_SIGN} best"] if state.evaluations else []
+    step, line = f"{STEP_SIGN} {names.step}", f"{SMOOTHED_SIGN} {names.train}"
+    brief = [f"{SMOOTHED_SIGN} train", *(f"{EVAL_SIGN} eval" if mark == marks[0] else mark for mark in marks)]
+    options = [[step, f"{line} (smoothed)", *marks], [step, line, *marks], [line, *marks], brief, marks]
+    return first_fitting(options, width)
 
 
 def readout(state: RunState, name: str, view: ChartView, width: int) -> str:
@@ -47,21 +93,51 @@ def readout(state: RunState, name: str, view: ChartView, width: int) -> str:
     if view.cursor is None or (row := nearest_row(state, view.axis, view.cursor)) is None:
         return ""
     metric = registered(name)
-    low, high = value_text(metric, row[LOW]), value_text(metric, row[HIGH])
-    step_value = f"{low} to {high}" if low != high else low
-    smoothed = value_text(metric, row[SMOOTHED])
     place = integer(int(row[STEP]))
     full_place = f"step {place}"
     if view.axis != "steps":
         full_place += f", {short(row[TOKENS])} tokens" if view.axis == "tokens" else f", {clock(row[ELAPSED])}"
-    point = nearest_evaluation(state.evaluations, view.axis, view.cursor)
-    eval_value = [f"{EVAL_SIGN} {value_text(metric, point.loss)}"] if point else []
-    named = [f"{STEP_SIGN} {metric.axis} {step_value}", f"{SMOOTHED_SIGN} smoothed [b]{smoothed}[/b]"]
-    if point:
-        named.append(f"{EVAL_SIGN} eval {value_text(metric, point.loss)} at {integer(point.step)}")
-    unnamed = [f"{STEP_SIGN} {step_value}", f"{SMOOTHED_SIGN} [b]{smoothed}[/b]", *eval_value]
+    if metric.event is EvalCompleted or not shares_evaluations(metric):
+        named, unnamed = _values_at(state, metric, view.axis, view.cursor)
+    else:
+        named, unnamed = _losses_at(state, metric, view.axis, view.cursor, row)
     options = [[full_place, *named], [full_place, *unnamed], [place, *unnamed]]
-    return first_fitting([*options, [place, *unnamed[1:]], [place, unnamed[1]]], width)
+    return first_fitting([*options, [place, *unnamed[1:]], [place, *unnamed[1:2]]], width)
+
+
+def _losses_at(
+    state: RunState, metric: Metric, axis: Axis, x: float, row: Sequence[float]
+) -> tuple[list[str], list[str]]:
+    """Return step, train and eval value at `x`, with their names and without."""
+    names = LOSS_NAMES[metric.name]
+    low, high = value_text(metric, row[LOW]), value_text(metric, row[HIGH])
+    step_value = f"{low} to {high}" if low != high else low
+    smoothed = value_text(metric, row[SMOOTHED])
+    point = nearest_evaluation(state.evaluations, axis, x)
+    eval_value = [f"{EVAL_MARK} {value_text(metric, point.loss)}"] if point else []
+    named = [f"{STEP_SIGN} {names.step} {step_value}", f"{SMOOTHED_SIGN} {names.train} [b]{smoothed}[/b]"]
+    if point:
+        named.append(f"{EVAL_MARK} {names.eval} {value_text(metric, point.loss)} at {integer(point.step)}")
+    return named, [f"{STEP_SIGN} {step_value}", f"{SMOOTHED_SIGN} [b]{smoothed}[/b]", *eval_value]
+
+
+def _values_at(state: RunState, metric: Metric, axis: Axis, x: float) -> tuple[list[str], list[str]]:
+    """Return the value of a metric that is no function of the loss at `x`, with names and without."""
+    if is_evaluated(metric):
+        point = nearest_evaluation(state.evaluations, axis, x)
+        if point is None:
+            return [], []
+        value = f"[b]{value_text(metric, metric.read(point))}[/b]"
+        return [f"{EVAL_MARK} {metric.label} {value} at {integer(point.step)}"], [f"{EVAL_MARK} {value}"]
+    row = nearest_point(curve_of(state, metric), axis, x)
+    if row is None:
+        return [], []
+    low, high = value_text(metric, row[LOW]), value_text(metric, row[HIGH])
+    value = f"[b]{low} to {high}[/b]" if low != high else f"[b]{low}[/b]"
+    if not is_averaged(metric):
+        return [f"{SMOOTHED_SIGN} {metric.label} {value}"], [f"{SMOOTHED_SIGN} {value}"]
+    smoothed = f"{SMOOTHED_SIGN} smoothed {value_text(metric, row[SMOOTHED])}"
+    return [f"{STEP_SIGN} {metric.label} {value}", smoothed], [f"{STEP_SIGN} {value}", smoothed]
 
 
 def nearest_evaluation(points: Sequence[Evaluation], axis: Axis, x: float) -> Evaluation | None:

@@ -9,22 +9,23 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_core.training.events import EvalCompleted
-from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
+from gpt_core.training.metrics import Metric, added_metrics
 from gpt_core.training.metrics import metric as registered
 from gpt_tui.charts.raster import (
     DOTS_X,
     DOTS_Y,
-    EVAL_CHARACTER,
-    MARK_GAP,
+    MIN_SIGN_ROWS,
     Raster,
-    column_of,
+    dot_centres,
     draw_dots,
     empty_raster,
     interpolated,
     joined,
     line_weight,
+    point_dots,
     row_of,
-    spaced,
+    write_mark,
+    write_signs,
 )  # fmt: skip
 from gpt_tui.charts.series import (
     AXIS_COLUMN,
@@ -34,19 +35,26 @@ from gpt_tui.charts.series import (
     Range,
     axis_value,
     clipped,
+    curve_of,
     fitted_range,
     full_range,
+    is_averaged,
+    is_evaluated,
+    max_above,
     nearest_point,
     thinned,
     transformed,
+    visible,
     visible_part,
 )  # fmt: skip
-from gpt_tui.session.curve import HIGH, LOW, SMOOTHED, Curve
+from gpt_tui.session.curve import HIGH, LOW, SMOOTHED
 from gpt_tui.session.run_state import RunState
 
 MAX_RUNS = 8
 FIRST_RUN_LAYER = 16  # layer of run 1; the layers of `gpt_tui.charts.raster` are below
-NO_CURVE = Curve()
+COMPARED = (
+    "train_loss", "perplexity", "bits_per_byte", "eval_loss", "accuracy", "learning_rate", "grad_norm", "throughput",
+)  # fmt: skip
 COLUMNS_PER_NUMBER = 30  # distance between numbers on the same line
 
 
@@ -88,6 +96,11 @@ class OverlaySeries:
     x_range: Range
     y_range: Range
     log: bool
+
+    @property
+    def max_above(self) -> float | None:
+        """Largest visible value above the y range, None if all values are in it."""
+        return max_above([line.y[visible(line.x, self.x_range)] for line in self.lines], self.y_range)
 
 
 def combined_range(runs: Sequence[NamedRun], axis: Axis) -> Range:
@@ -131,11 +144,11 @@ def overlay_series(
 
 def compared_metrics() -> tuple[str, ...]:
     """Return the names of the metrics in which runs can be compared."""
-    return ("train_loss", "perplexity", "bits_per_byte", *(metric.name for metric in added_metrics()))
+    return (*COMPARED, *(metric.name for metric in added_metrics()))
 
 
 def line_of(run: NamedRun, metric: Metric, axis: Axis, *, columns: int, window: Range) -> Line:
-    """Return a run's line: the moving average of a smoothed metric, else the values."""
+    """Return a run's line: the moving average of an averaged metric, else the values."""
     if is_evaluated(metric):
         points = run.state.evaluations
         x = np.array([axis_value(point, axis) for point in points])
@@ -148,18 +161,8 @@ def line_of(run: NamedRun, metric: Metric, axis: Axis, *, columns: int, window: 
     x, _, high, smoothed = thinned(
         rows[:, column], rows[:, LOW], rows[:, HIGH], rows[:, SMOOTHED], x_range=window, columns=columns
     )
-    y = clipped(transformed(metric, smoothed if metric.smoothed else high))
+    y = clipped(transformed(metric, smoothed if is_averaged(metric) else high))
     return Line(run.number, x, y, marked=metric.event is EvalCompleted)
-
-
-def is_evaluated(metric: Metric) -> bool:
-    """Return True for a built-in metric of evaluations, whose values are those of `RunState.evaluations`."""
-    return metric in BUILT_IN and metric.event is EvalCompleted
-
-
-def curve_of(state: RunState, metric: Metric) -> Curve:
-    """Return the curve of a metric: the train loss, or the values of a metric that is not built in."""
-    return state.curve if metric in BUILT_IN else state.added_curves.get(metric.name, NO_CURVE)
 
 
 def value_at(run: NamedRun, name: str, axis: Axis, x: float | None) -> float | None:
@@ -175,7 +178,7 @@ def value_at(run: NamedRun, name: str, axis: Axis, x: float | None) -> float | N
     row = nearest_point(curve_of(state, metric), axis, at)
     if row is None:
         return None
-    value = row[SMOOTHED if metric.smoothed else HIGH]
+    value = row[SMOOTHED if is_averaged(metric) else HIGH]
     return metric.transform(value) if metric.transform else value
 
 
@@ -187,31 +190,29 @@ def overlay_raster(
     The layer of a line is FIRST_RUN_LAYER - 1 + its number.
     """
     picture = empty_raster(series, columns, rows, grid=grid, cursor=cursor)
-    dots_wide, dots_high = columns * DOTS_X, rows * DOTS_Y
-    centres: Array = series.x_range.low + (np.arange(dots_wide, dtype=np.float64) + 0.5) * (
-        series.x_range.span / dots_wide
-    )
+    dots_high = rows * DOTS_Y
+    centres = dot_centres(series.x_range, columns)
     heights: list[Array] = []
     weight = line_weight(rows)
     for line in series.lines:
+        layer, marks = FIRST_RUN_LAYER - 1 + line.number, marks_of(line, series.x_range)
         height = interpolated(centres, line.x, row_of(line.y, series.y_range, dots_high, series.log))
-        draw_dots(picture, FIRST_RUN_LAYER - 1 + line.number, joined(height - weight, height + weight, dots_high))
-        if line.marked:
-            _mark_points(picture, series, line)
+        thickness = 0.0 if line.marked else weight  # a thin line, on which the points are seen
+        dots = joined(height - thickness, height + thickness, dots_high)
+        draw_dots(picture, layer, dots | point_dots(series, marks, columns, rows))
+        if rows >= MIN_SIGN_ROWS:
+            write_signs(picture, layer, height)
+        if cursor is not None:
+            write_mark(picture, series, marks, cursor, (layer, layer))
         heights.append(height[::DOTS_X] / DOTS_Y)
     _write_numbers(picture, series, heights, columns, rows)
     return picture
 
 
-def _mark_points(picture: Raster, series: OverlaySeries, line: Line) -> None:
-    rows, columns = picture.characters.shape
-    marks = tuple(Mark(float(x), float(y), False) for x, y in zip(line.x, line.y, strict=True))
-    for mark in spaced(marks, series.x_range.span / columns * MARK_GAP):
-        row = float(row_of(mark.y, series.y_range, rows, series.log))
-        if 0 <= row < rows and series.x_range.low <= mark.x <= series.x_range.high:
-            column = column_of(mark.x, series.x_range, columns)
-            picture.characters[int(row), column] = ord(EVAL_CHARACTER)
-            picture.layers[int(row), column] = FIRST_RUN_LAYER - 1 + line.number
+def marks_of(line: Line, x_range: Range) -> list[Mark]:
+    """Return the points of a line that has marks, in an x range."""
+    points = zip(line.x.tolist(), line.y.tolist(), strict=True) if line.marked else ()
+    return [Mark(x, y, False) for x, y in points if x_range.low <= x <= x_range.high]
 
 
 def _write_numbers(picture: Raster, series: OverlaySeries, heights: list[Array], columns: int, rows: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from math import isfinite
 from typing import NamedTuple
 
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from gpt_tui.charts.series import MIN_LOG_VALUE, Array, ChartSeries, Mark, Plane, Range
 
 DOTS_X, DOTS_Y = 2, 4  # dots per braille character
-MARK_GAP = 4  # minimum columns between marks, so that the line between them remains visible
+POINT_GAP = 2  # minimum columns between the points of a line, so that the line between them remains visible
+POINT = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # dots of a point, as offsets of row and column
+MIN_SIGN_ROWS = 3  # minimum height of a plot area that has signs at its top edge
+SIGN_GAP = 2  # columns per sign at the top edge, where values are above the range
 
 # bit of each dot (row, column) in the braille block, which begins at U+2800
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint32)
@@ -22,6 +26,7 @@ _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 # layers, for the colours
 EMPTY, GRID, RAW, SMOOTHED, CURSOR, EVAL, BEST, EVAL_LINE, READ = range(9)
 GRID_CHARACTER, CURSOR_CHARACTER, READ_CHARACTER, EVAL_CHARACTER, BEST_CHARACTER = "┈", "│", "●", "◆", "★"
+ABOVE_CHARACTER = "▲"  # at the top edge: a value above the range
 MAX_ROWS_OUTSIDE = 1e9  # positions are clipped to this distance from the plot area, so that they can be interpolated
 MIN_THICK_ROWS = 8  # minimum height at which the smoothed line is two dots thick
 
@@ -77,35 +82,115 @@ def raster(
         cursor: x value of the cursor.
     """
     picture = empty_raster(series, columns, rows, grid=grid, cursor=cursor)
-    characters, layers = picture
-    dots_wide, dots_high = columns * DOTS_X, rows * DOTS_Y
-    centres: Array = series.x_range.low + (np.arange(dots_wide, dtype=np.float64) + 0.5) * (
-        series.x_range.span / dots_wide
-    )
+    dots_high = rows * DOTS_Y
+    centres = dot_centres(series.x_range, columns)
     low, high, line = (
         interpolated(centres, series.x, row_of(values, series.y_range, dots_high, series.log))
         for values in (series.low, series.high, series.smoothed)
     )
     draw_dots(picture, RAW, joined(high, low, dots_high))
-    if len(series.marks) > 1:
-        draw_dots(picture, EVAL_LINE, _dotted(series, centres, dots_high))
+    between = _dotted(series, centres, dots_high)
+    draw_dots(picture, EVAL_LINE, between)
     weight = line_weight(rows)
     draw_dots(picture, SMOOTHED, joined(line - weight, line + weight, dots_high))
-    marks = spaced(series.marks, series.x_range.span / columns * MARK_GAP)
-    positions = row_of(np.array([mark.y for mark in marks]), series.y_range, rows, series.log)
-    positions = np.nan_to_num(np.clip(positions, -1, rows), nan=-1)
-    for mark, row in zip(marks, positions.astype(int).tolist(), strict=True):
-        column = column_of(mark.x, series.x_range, columns)
-        if 0 <= row < rows:
-            characters[row, column] = ord(BEST_CHARACTER if mark.best else EVAL_CHARACTER)
-            layers[row, column] = BEST if mark.best else EVAL
+    points = point_dots(series, series.marks, columns, rows)
+    best = point_dots(series, [mark for mark in series.marks if mark.best], columns, rows)
+    draw_dots(picture, EVAL, points | best | between, where=points)
+    draw_dots(picture, BEST, points | best | between, where=best)
+    _write_best(picture, best)
+    if rows >= MIN_SIGN_ROWS:
+        evaluated = interpolated(centres, *_mark_places(series, dots_high))
+        for layer, position in ((RAW, high), (SMOOTHED, line), (EVAL, evaluated)):
+            write_signs(picture, layer, position)
     if cursor is not None:
-        column = column_of(cursor, series.x_range, columns)
-        position = line[column * DOTS_X]
-        if isfinite(position) and 0 <= position < dots_high:
-            characters[int(position) // DOTS_Y, column] = ord(READ_CHARACTER)
-            layers[int(position) // DOTS_Y, column] = READ
+        _write_cursor(picture, series, line, cursor)
     return picture
+
+
+def dot_centres(x_range: Range, columns: int) -> Array:
+    """Return the x value at the centre of each dot column."""
+    width = x_range.span / (columns * DOTS_X)
+    centres: Array = x_range.low + (np.arange(columns * DOTS_X, dtype=np.float64) + 0.5) * width
+    return centres
+
+
+def point_dots(plane: Plane, marks: Sequence[Mark], columns: int, rows: int) -> NDArray[np.bool_]:
+    """Return the dots of the points at marks, without those that are too close to a later one.
+
+    Shape:
+        Returns (rows * DOTS_Y, columns * DOTS_X).
+    """
+    dots = np.zeros((rows * DOTS_Y, columns * DOTS_X), dtype=bool)
+    for mark in spaced(marks, plane.x_range.span / columns * POINT_GAP):
+        position = float(row_of(mark.y, plane.y_range, len(dots), plane.log))
+        if not 0 <= position < len(dots) or not plane.x_range.low <= mark.x <= plane.x_range.high:
+            continue
+        row, column = int(position), column_of(mark.x, plane.x_range, columns * DOTS_X)
+        for down, right in POINT:
+            if 0 <= row + down < len(dots) and 0 <= column + right < columns * DOTS_X:
+                dots[row + down, column + right] = True
+    return dots
+
+
+def write_signs(picture: Raster, layer: int, position: Array) -> None:
+    """Write a sign into the first row where a line is above it.
+
+    Args:
+        picture: The chart.
+        layer: Layer of the line.
+        position: Row of the line in dots, at each dot column. Shape: (columns * DOTS_X,).
+    """
+    above = np.min(np.nan_to_num(position, nan=0.0).reshape(-1, DOTS_X), axis=1) < 0
+    starts = np.flatnonzero(above & ~np.append(False, above[:-1]))
+    for start in starts.tolist():
+        length = int(np.argmin(np.append(above[start:], False)))
+        picture.characters[0, start : start + length : SIGN_GAP] = ord(ABOVE_CHARACTER)
+        picture.layers[0, start : start + length : SIGN_GAP] = layer
+
+
+def _write_best(picture: Raster, dots: NDArray[np.bool_]) -> None:
+    """Write the sign of the best evaluation above its point, or below it at the top edge."""
+    rows, columns = np.nonzero(dots)
+    if not len(rows):
+        return
+    column, row = int(columns[rows == rows.min()][0]) // DOTS_X, int(rows.min()) // DOTS_Y - 1
+    if row < 0:
+        row = int(rows.max()) // DOTS_Y + 1
+    if row < len(picture.characters):
+        picture.characters[row, column], picture.layers[row, column] = ord(BEST_CHARACTER), BEST
+
+
+def _write_cursor(picture: Raster, series: ChartSeries, line: Array, cursor: float) -> None:
+    """Mark what is read at the cursor: the line, and the nearest evaluation."""
+    rows, columns = picture.characters.shape
+    column = column_of(cursor, series.x_range, columns)
+    position = line[column * DOTS_X]
+    if isfinite(position) and 0 <= position < rows * DOTS_Y:
+        row = int(position) // DOTS_Y
+        picture.characters[row, column], picture.layers[row, column] = ord(READ_CHARACTER), READ
+    write_mark(picture, series, series.marks, cursor)
+
+
+def write_mark(
+    picture: Raster, plane: Plane, marks: Sequence[Mark], cursor: float, layers: tuple[int, int] = (EVAL, BEST)
+) -> None:
+    """Write a character at the evaluation nearest to the cursor, in the first layer or, if it is the best, the second.
+
+    Args:
+        picture: The chart.
+        plane: Its coordinate system.
+        marks: The visible evaluations.
+        cursor: x value of the cursor.
+        layers: Layers of the character.
+    """
+    rows, columns = picture.characters.shape
+    mark = min(marks, key=lambda mark: abs(mark.x - cursor), default=None)
+    if mark is None:
+        return
+    row, column = float(row_of(mark.y, plane.y_range, rows, plane.log)), column_of(mark.x, plane.x_range, columns)
+    if 0 <= row < rows:
+        picture.characters[int(row), column] = ord(BEST_CHARACTER if mark.best else EVAL_CHARACTER)
+        picture.layers[int(row), column] = layers[mark.best]
 
 
 def line_weight(rows: int) -> float:
@@ -129,7 +214,7 @@ def empty_raster(plane: Plane, columns: int, rows: int, *, grid: list[float] | N
     return Raster(characters, layers)
 
 
-def spaced(marks: tuple[Mark, ...], gap: float) -> list[Mark]:
+def spaced(marks: Sequence[Mark], gap: float) -> list[Mark]:
     """Return marks at least `gap` apart, selected from the last one backwards; the best one is always last."""
     selected: list[Mark] = []
     best = [mark for mark in marks if mark.best]
@@ -157,11 +242,18 @@ def joined(top: Array, bottom: Array, dots_high: int) -> NDArray[np.bool_]:
 
 def _dotted(series: ChartSeries, centres: Array, dots_high: int) -> NDArray[np.bool_]:
     """Return the dots of a dotted line through the evaluations."""
-    x, y = np.array([(mark.x, mark.y) for mark in series.marks]).T
-    line = interpolated(centres, x, row_of(y, series.y_range, dots_high, series.log))
+    if len(series.marks) < 2:
+        return np.zeros((dots_high, len(centres)), dtype=bool)
+    line = interpolated(centres, *_mark_places(series, dots_high))
     dots = joined(line, line, dots_high)
     dots[:, 1::2] = False
     return dots
+
+
+def _mark_places(series: ChartSeries, dots_high: int) -> tuple[Array, Array]:
+    """Return x value and row in dots of each evaluation."""
+    x, y = (np.array(values) for values in ([mark.x for mark in series.marks], [mark.y for mark in series.marks]))
+    return x, row_of(y, series.y_range, dots_high, series.log)
 
 
 def interpolated(centres: Array, x: Array, y: Array) -> Array:
@@ -177,11 +269,20 @@ def interpolated(centres: Array, x: Array, y: Array) -> Array:
     return values
 
 
-def draw_dots(picture: Raster, layer: int, dots: NDArray[np.bool_]) -> None:
-    """Write dots (rows * DOTS_Y, columns * DOTS_X) as braille; characters without a dot remain unchanged."""
+def draw_dots(picture: Raster, layer: int, dots: NDArray[np.bool_], *, where: NDArray[np.bool_] | None = None) -> None:
+    """Write dots as braille; characters without a dot remain unchanged.
+
+    Args:
+        picture: The chart.
+        layer: Layer of the characters.
+        dots: The dots, (rows * DOTS_Y, columns * DOTS_X).
+        where: Only characters that hold one of these dots are written, None for all.
+    """
     rows, columns = picture.characters.shape
     cells = dots.reshape(rows, DOTS_Y, columns, DOTS_X)
     codes = np.einsum("rycx,yx->rc", cells, _BITS)
     drawn = codes > 0
+    if where is not None:
+        drawn &= where.reshape(cells.shape).any(axis=(1, 3))
     picture.characters[drawn] = codes[drawn] + 0x2800
     picture.layers[drawn] = layer

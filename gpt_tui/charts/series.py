@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.training.events import EvalCompleted
 from gpt_core.training.losses import MAX_EXPONENT, MAX_PERPLEXITY, perplexity
-from gpt_core.training.metrics import MAX_LOSS, Metric, metric
+from gpt_core.training.metrics import BUILT_IN, MAX_LOSS, Metric, added_metrics, metric
 from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS, Curve
 from gpt_tui.session.run_state import Evaluation, RunState
 
 Axis = Literal["steps", "tokens", "time"]
 Array = NDArray[np.float64]
 
+LOSSES = frozenset({"step_loss", "train_loss", "perplexity"})  # metrics that `RunState.curve` holds
+SECOND = ("perplexity", "learning_rate", "grad_norm", "throughput", "accuracy", "bits_per_byte")
 AXIS_COLUMN: dict[Axis, int] = {"steps": STEP, "tokens": TOKENS, "time": ELAPSED}
 MIN_LOG_VALUE = 1e-9  # minimum value on a logarithmic axis
 MAX_LOG_EXPONENT = math.log(1e307)  # maximum logarithm of the upper end of a logarithmic axis
+AVERAGED = frozenset({"grad_norm", "throughput"})  # noisy metrics: their charts have a moving average over the values
+NO_CURVE = Curve()
 MIN_RELATIVE_SPAN = 1e-9  # of a range: a shorter one cannot be divided into columns at the resolution of a float
 
 
@@ -58,6 +64,10 @@ class Plane(Protocol):
     def log(self) -> bool:
         """True if the y axis is logarithmic."""
 
+    @property
+    def max_above(self) -> float | None:
+        """Largest visible value above the y range, None if all values are in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChartSeries:
@@ -67,7 +77,7 @@ class ChartSeries:
         x: x values, (n,).
         low: Minimum of the step values at each x, (n,); NaN without a value.
         high: Maximum of the step values at each x, (n,).
-        smoothed: Moving average at each x, (n,).
+        smoothed: Moving average at each x, (n,); the values themselves of a metric that is not averaged.
         marks: Evaluations.
         x_range: Visible x range.
         y_range: Visible y range.
@@ -83,6 +93,25 @@ class ChartSeries:
     y_range: Range
     log: bool
 
+    @property
+    def max_above(self) -> float | None:
+        """Largest visible value above the y range, None if all values are in it."""
+        values = [
+            *(part[visible(self.x, self.x_range)] for part in (self.high, self.smoothed)),
+            np.array([mark.y for mark in self.marks]),
+        ]
+        return max_above(values, self.y_range)
+
+
+def max_above(parts: Sequence[Array], y_range: Range) -> float | None:
+    """Return the largest of the values above a y range, None if there is none."""
+    return max((float(values.max()) for part in parts if (values := part[part > y_range.high]).size), default=None)
+
+
+def visible(x: Array, x_range: Range) -> NDArray[np.bool_]:
+    """Return which x values are inside the x range."""
+    return (x >= x_range.low) & (x <= x_range.high)
+
 
 def chart_series(
     state: RunState, name: str, axis: Axis, *, columns: int, log: bool = False, window: Range | None = None,
@@ -92,33 +121,79 @@ def chart_series(
 
     Args:
         state: The run.
-        name: Metric on the y axis, a function of the train loss: `train_loss` or `perplexity`.
+        name: Metric on the y axis. Evaluations are marks, on the charts of `train_loss` and `perplexity`, too.
         axis: Quantity on the x axis.
         columns: Width in dot columns.
         log: The y axis is logarithmic.
         window: Visible x range, None for the full range.
         tight: The y range cuts off the initial decrease; None does so for a perplexity on a linear scale.
     """
-    rows = state.curve.rows()
-    if not len(rows):
-        return None
-    column = AXIS_COLUMN[axis]
+    shown = metric(name)
     x_range = window or full_range(state, axis)
-    rows = rows[visible_part(rows[:, column], x_range)]
-    x, low, high, smoothed = thinned(
-        rows[:, column], rows[:, LOW], rows[:, HIGH], rows[:, SMOOTHED], x_range=x_range, columns=columns
-    )
-    marks = [
-        Mark(mark_x, min(max(point.loss, -MAX_LOSS), MAX_LOSS), point.step == state.best.step)
-        for point in state.evaluations
-        if x_range.low <= (mark_x := axis_value(point, axis)) <= x_range.high
-    ]
-    if transform := metric(name).transform:
-        low, high, smoothed = (transformed(metric(name), values) for values in (low, high, smoothed))
-        marks = [mark._replace(y=transform(mark.y)) for mark in marks]
+    marks = [mark for mark in marks_of(state, shown, axis) if x_range.low <= mark.x <= x_range.high]
+    x = low = high = smoothed = np.empty(0)
+    if shown.event is not EvalCompleted:
+        rows, column = curve_of(state, shown).rows(), AXIS_COLUMN[axis]
+        rows = rows[visible_part(rows[:, column], x_range)]
+        if not len(rows):
+            return None
+        line = rows[:, SMOOTHED if is_averaged(shown) else HIGH]
+        x, low, high, smoothed = thinned(
+            rows[:, column], rows[:, LOW], rows[:, HIGH], line, x_range=x_range, columns=columns
+        )
+        low, high, smoothed = (transformed(shown, values) for values in (low, high, smoothed))
+    elif not marks:
+        return None
     tight = tight if tight is not None else name == "perplexity" and not log
+    tight = tight and shown.event is not EvalCompleted
     y_range = fitted_range(low, high, smoothed, marks, tight=tight, log=log)
     return ChartSeries(x, low, high, smoothed, tuple(marks), x_range, y_range, log)
+
+
+def marks_of(state: RunState, shown: Metric, axis: Axis) -> list[Mark]:
+    """Return the evaluations on the chart of a metric: its values, or the eval losses beside the train loss."""
+    if shown.event is EvalCompleted and shown not in BUILT_IN:
+        rows = curve_of(state, shown).rows()
+        return [Mark(float(row[AXIS_COLUMN[axis]]), _limited(row[HIGH]), row[STEP] == state.best.step) for row in rows]
+    if shown.event is not EvalCompleted and not shares_evaluations(shown):
+        return []
+    read = shown.read if shown.event is EvalCompleted else metric("eval_loss").read
+    values = [_limited(read(point)) for point in state.evaluations]
+    if shown.transform:
+        values = [shown.transform(value) for value in values]
+    return [
+        Mark(axis_value(point, axis), value, point.step == state.best.step)
+        for point, value in zip(state.evaluations, values, strict=True)
+    ]
+
+
+def _limited(value: float) -> float:
+    return min(max(value, -MAX_LOSS), MAX_LOSS)
+
+
+def shares_evaluations(shown: Metric) -> bool:
+    """Return True for a function of the train loss: its chart shows that function of the eval losses, too."""
+    return shown.name in ("train_loss", "perplexity")
+
+
+def is_averaged(shown: Metric) -> bool:
+    """Return True if the line of a metric is a moving average of its values."""
+    return shown.smoothed or shown.name in AVERAGED
+
+
+def is_evaluated(shown: Metric) -> bool:
+    """Return True for a built-in metric of evaluations, whose values are those of `RunState.evaluations`."""
+    return shown in BUILT_IN and shown.event is EvalCompleted
+
+
+def curve_of(state: RunState, shown: Metric) -> Curve:
+    """Return the curve of a metric: the train loss, or the values of another metric."""
+    return state.curve if shown.name in LOSSES else state.curves.get(shown.name, NO_CURVE)
+
+
+def second_metrics() -> tuple[str, ...]:
+    """Return the names of the metrics that the second chart of a run can show."""
+    return (*SECOND, *(added.name for added in added_metrics()))
 
 
 def axis_value(point: Evaluation, axis: Axis) -> float:

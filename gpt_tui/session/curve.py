@@ -1,16 +1,15 @@
-"""Loss curve in bounded memory: the recent steps in full, the complete run thinned."""
+"""Curve of one metric in bounded memory: the recent steps in full, the complete run thinned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.training.events import StepCompleted
-from gpt_core.training.metrics import MAX_LOSS, smooth
+from gpt_core.training.metrics import MAX_LOSS, smooth_all
 
 STEP, TOKENS, ELAPSED, LOW, HIGH, SMOOTHED = range(6)
 COLUMNS = 6
@@ -24,7 +23,7 @@ def _no_rows() -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """Train losses of a run, one row per point: step, tokens, seconds, lowest, highest and smoothed loss (nats).
+    """Values of a metric, one row per point: step, tokens, seconds, lowest, highest and smoothed value.
 
     Arrays are not modified once they are part of a curve.
 
@@ -33,8 +32,8 @@ class Curve:
         recent: The last steps, at most RECENT rows of one step each.
         bucket: Steps per row of `thinned`.
         fill: Steps in the last row of `thinned`.
-        smoothed: Exponential moving average of the finite losses, NaN before the first.
-        count: Number of finite losses.
+        smoothed: Exponential moving average of the finite values, NaN before the first.
+        count: Number of finite values.
     """
 
     thinned: NDArray[np.float64] = field(default_factory=_no_rows)
@@ -44,24 +43,24 @@ class Curve:
     smoothed: float = float("nan")
     count: int = 0
 
-    def extended(self, steps: Sequence[StepCompleted]) -> Curve:
-        """Return the curve with the losses of steps appended, in order."""
-        return self.with_points([(step.step, step.tokens, step.elapsed_s, step.loss) for step in steps])
+    def with_values(self, at: NDArray[np.float64], values: Sequence[float]) -> Curve:
+        """Return the curve with values appended, in order.
 
-    def with_points(self, points: Sequence[tuple[int, int, float, float]]) -> Curve:
-        """Return the curve with points (step, tokens, seconds, value) appended, in order."""
-        if not points:
+        Args:
+            at: Step, tokens and seconds of each value. Shape: (n, 3).
+            values: The values, n of them.
+        """
+        if not values:
             return self
-        rows = np.empty((len(points), COLUMNS))
-        smoothed, count = self.smoothed, self.count
-        for row, (step, tokens, elapsed_s, loss) in zip(rows, points, strict=True):
-            if isfinite(loss):
-                loss = min(max(loss, -MAX_LOSS), MAX_LOSS)
-                smoothed = smooth(smoothed, loss, count)
-                count += 1
-            row[:] = (step, tokens, elapsed_s, loss, loss, smoothed)
+        averages = smooth_all(self.smoothed, values, self.count)
+        finite = np.isfinite(values)
+        rows = np.empty((len(values), COLUMNS))
+        rows[:, : ELAPSED + 1] = at
+        rows[:, LOW] = rows[:, HIGH] = np.where(finite, np.clip(values, -MAX_LOSS, MAX_LOSS), values)
+        rows[:, SMOOTHED] = averages
         recent = np.concatenate((self.recent, rows))[-RECENT:]
-        return replace(self._filled(rows), recent=recent, smoothed=smoothed, count=count)
+        count = self.count + int(finite.sum())
+        return replace(self._filled(rows), recent=recent, smoothed=averages[-1], count=count)
 
     def _filled(self, rows: NDArray[np.float64]) -> Curve:
         """Return the curve with rows appended to `thinned`; the buckets double while there are too many rows."""
@@ -86,6 +85,11 @@ class Curve:
             return self.thinned
         older = self.thinned[:, STEP] < self.recent[0, STEP]
         return np.concatenate((self.thinned[older], self.recent))
+
+
+def places(steps: Sequence[StepCompleted]) -> NDArray[np.float64]:
+    """Return step, tokens and seconds of each step. Shape: (n, 3)."""
+    return np.array([(step.step, step.tokens, step.elapsed_s) for step in steps], dtype=np.float64)
 
 
 def merged(rows: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -13,12 +13,16 @@ from math import inf
 from pathlib import PurePath
 from typing import NamedTuple, TypeVar, assert_never
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gpt_core.config.settings import Settings
 from gpt_core.training.events import (
     AnyEvent,
     CheckpointSaved,
     EvalCompleted,
     EvalProgressed,
+    Event,
     FullEvalCompleted,
     GradientNorms,
     LossDiverged,
@@ -33,7 +37,7 @@ from gpt_core.training.events import (
 )
 from gpt_core.training.losses import DIVERGED_RATIO, perplexity
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
-from gpt_tui.session.curve import ELAPSED, HIGH, STEP, Curve
+from gpt_tui.session.curve import ELAPSED, HIGH, STEP, Curve, places
 from gpt_tui.shared.formatting import fixed, integer, nats, percent, short
 from gpt_tui.shared.rows import Tone
 
@@ -43,6 +47,7 @@ MAX_EVALUATIONS = 512
 MAX_SAMPLES = 200
 MAX_LOG_LINES = 400
 PACE_STEPS = 512
+STEP_CURVES = tuple(metric for metric in BUILT_IN if metric.name in ("learning_rate", "grad_norm", "throughput"))
 
 ENDINGS = {
     "max_steps": "all steps done",
@@ -199,6 +204,7 @@ class RunState:
         started: First event of the run, None before it.
         last: Last completed step.
         curve: Train losses.
+        curves: Values of the other metrics of the steps, and of the metrics that are not built in, by name.
         evaluations: Evaluations, thinned to MAX_EVALUATIONS.
         samples: Samples, thinned to MAX_SAMPLES.
         best: Best eval accuracy.
@@ -217,6 +223,7 @@ class RunState:
     started: RunStarted | None = None
     last: StepCompleted | None = None
     curve: Curve = field(default_factory=Curve)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
     evaluations: tuple[Evaluation, ...] = ()
     full_evaluation: FullEvalCompleted | None = None
     samples: tuple[Sample, ...] = ()
@@ -230,7 +237,6 @@ class RunState:
     finished: RunFinished | None = None
     log: tuple[LogLine, ...] = ()
     logged: int = 0
-    added_curves: Mapping[str, Curve] = field(default_factory=dict)  # of the metrics that are not built in, by name
 
     @property
     def step(self) -> int:
@@ -310,7 +316,9 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case EvalProgressed():
             return replace(run, evaluating=event.done / event.total if event.total else 0.0)
         case EvalCompleted():
-            return _with_added_metrics(_evaluated(run, event), [event])
+            shown = [metric for metric in added_metrics() if metric.event is EvalCompleted]
+            tokens = run.last.tokens if run.last else 0
+            return _with_curves(_evaluated(run, event), shown, np.array([[event.step, tokens, run.elapsed_s]]), [event])
         case FullEvalCompleted():
             text = f"step {integer(event.step)}: {full_scores(event)}"
             return _logged(replace(run, full_evaluation=event, evaluating=None), text, "plain")
@@ -351,7 +359,7 @@ def is_unsaved(run: RunState, models_dir: str) -> bool:
 def latest_value(run: RunState, metric: Metric) -> float | None:
     """Return the latest value of a registered metric, None before the first."""
     if metric not in BUILT_IN:
-        curve = run.added_curves.get(metric.name)
+        curve = run.curves.get(metric.name)
         if curve is None:
             return None
         value = curve.smoothed if metric.smoothed else float(curve.recent[-1, HIGH])
@@ -373,27 +381,21 @@ def with_log_line(run: RunState, text: str, tone: Tone = "plain") -> RunState:
 
 
 def _with_steps(run: RunState, steps: Sequence[StepCompleted]) -> RunState:
-    advanced = replace(run, last=steps[-1], curve=run.curve.extended(steps), evaluating=None)
-    return _with_added_metrics(advanced, steps)
+    at = places(steps)
+    shown = (*STEP_CURVES, *(metric for metric in added_metrics() if metric.event is StepCompleted))
+    advanced = replace(run, last=steps[-1], curve=run.curve.with_values(at, [step.loss for step in steps]))
+    return replace(_with_curves(advanced, shown, at, steps), evaluating=None)
 
 
-def _with_added_metrics(run: RunState, events: Sequence[StepCompleted | EvalCompleted]) -> RunState:
-    """Append the values of the metrics that are not built in to their curves."""
-    curves = dict(run.added_curves)
-    for metric in added_metrics():
-        points = [
-            (event.step, *_place(run, event), metric.read(event)) for event in events if isinstance(event, metric.event)
-        ]
-        if points:
-            curves[metric.name] = curves.get(metric.name, Curve()).with_points(points)
-    return replace(run, added_curves=curves) if curves else run
-
-
-def _place(run: RunState, event: StepCompleted | EvalCompleted) -> tuple[int, float]:
-    """Return tokens and elapsed seconds at an event."""
-    if isinstance(event, StepCompleted):
-        return event.tokens, event.elapsed_s
-    return (run.last.tokens if run.last else 0), run.elapsed_s
+def _with_curves(run: RunState, shown: Sequence[Metric], at: NDArray[np.float64], events: Sequence[Event]) -> RunState:
+    """Append the values of metrics, read from events at these places, to their curves."""
+    if not shown:
+        return run
+    added = {
+        metric.name: run.curves.get(metric.name, Curve()).with_values(at, [metric.read(event) for event in events])
+        for metric in shown
+    }
+    return replace(run, curves={**run.curves, **added})
 
 
 def _logged(run: RunState, text: str, tone: Tone) -> RunState:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import exp, inf, isnan, nan
+from math import exp, inf, isnan, log, nan
 
 import pytest
 
 from gpt_core.training import metrics
 from gpt_core.training.events import EvalCompleted, StepCompleted
-from gpt_core.training.metrics import Metric, MetricValues, smooth
-from gpt_tui.session.curve import Curve
+from gpt_core.training.metrics import Metric, MetricValues, smooth, smooth_all
+from gpt_tui.session.curve import Curve, places
 from gpt_tui.shared.formatting import metric_value
 
 TOKENS = Metric("tokens_seen", "tokens seen", "tokens", "tokens", "short", StepCompleted, lambda step: step.tokens)
@@ -62,7 +62,13 @@ def test_the_train_loss_equals_the_smoothed_curve_of_the_app() -> None:
     losses = [7.0, 6.0, nan, 5.5, inf, 5.0, 4.9]
     events = [step(number, loss) for number, loss in enumerate(losses, 1)]
     values = MetricValues().updated(events[:3], metrics.metrics()).updated(events[3:], metrics.metrics())
-    assert values.latest["train_loss"] == Curve().extended(events).smoothed
+    assert values.latest["train_loss"] == Curve().with_values(places(events), losses).smoothed
+
+
+def test_the_train_loss_does_not_lag_behind_the_steep_decrease_of_the_first_steps() -> None:
+    losses = [8.1 - 0.65 * log(number) for number in range(1, 201)]  # the decrease of a nano run
+    averages = smooth_all(nan, losses, 0)
+    assert max(average - loss for average, loss in zip(averages[9:], losses[9:], strict=True)) < 0.06
 
 
 def test_a_loss_that_is_not_finite_leaves_the_average_unchanged() -> None:

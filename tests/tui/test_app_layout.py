@@ -46,7 +46,7 @@ async def test_a_run_shows_curves_numbers_and_log(tmp_path: Path, size: tuple[in
         await bench.settled()
         shown = bench.text()
         for words in (
-            "loss", "perplexity", "⠒⠒ smoothed", "◆ eval", "★ best", "step", "epoch", "time left", "throughput",
+            "perplexity", "⠒⠒ train", "⠐⠶⠂ eval", "★ best", "step", "epoch", "time left", "throughput",
             "train loss", "eval loss", "bits/byte", "not improved", "saved", "‖ paused", "Continue", "Axis",
         ):  # fmt: skip
             assert words in shown, words
@@ -94,7 +94,7 @@ async def test_other_themes_show_the_same_text(tmp_path: Path):
         for theme in ("textual-light", "nord", "solarized-light", "monokai", "gpt-night"):
             bench.app.theme = theme
             await bench.pilot.pause()
-            for words in ("It was", "⠒⠒ smoothed", "Continue"):
+            for words in ("It was", "⠒⠒ train loss", "Continue"):
                 assert words in bench.text(), theme
 
 
@@ -137,7 +137,7 @@ def test_evaluation_marks_have_contrast_in_every_theme() -> None:
 async def test_a_title_has_a_space_on_each_side(tmp_path: Path, size: tuple[int, int]) -> None:
     async with running_app(tmp_path, size=size, autostart=True) as bench:
         await bench.until_step(5)
-        for title in ("run", "samples  v", "loss", "perplexity"):
+        for title in ("run", "samples  v", "train loss", "perplexity"):
             assert re.search(f"[─┌╭] {title}.* ─", bench.text()), title
         assert not re.search("─[a-z]|[a-z]─", bench.text())
 

@@ -154,13 +154,13 @@ async def test_the_panels_key_shows_log_then_samples_only_then_all(monkeypatch: 
 async def test_chart_keys_are_hidden_with_the_charts(monkeypatch: pytest.MonkeyPatch):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (120, 40)) as (app, pilot):
         view = app.main.train.charts.view
-        assert "Log scale" in screen_lines(app).splitlines()[-1]
+        assert "l Log" in screen_lines(app).splitlines()[-1]
         await pilot.press("v")
-        assert "Log scale" not in screen_lines(app).splitlines()[-1]
+        assert "l Log" not in screen_lines(app).splitlines()[-1]
         await pilot.press("l", "a", "comma", "plus")
         assert app.main.train.charts.view == view
         await pilot.press("v")
-        assert "Log scale" in screen_lines(app).splitlines()[-1]
+        assert "l Log" in screen_lines(app).splitlines()[-1]
 
 
 async def test_text_of_a_model_is_neither_markup_nor_an_escape_sequence(tmp_path: Path):

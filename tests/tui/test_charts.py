@@ -3,15 +3,19 @@
 import math
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 
 from gpt_tui.charts.axes import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks, y_axis
-from gpt_tui.charts.raster import BEST, EVAL, RAW, SMOOTHED, raster
-from gpt_tui.charts.series import Range, chart_series, full_range, nearest_row
+from gpt_tui.charts.raster import BEST, EVAL, EVAL_LINE, RAW, SMOOTHED, raster, row_of
+from gpt_tui.charts.series import Range, chart_series, full_range, nearest_row, second_metrics
 from gpt_tui.charts.view import ChartView
-from gpt_tui.session.run_state import RunState, advance
+from gpt_tui.session.curve import RECENT, STEP, THINNED
+from gpt_tui.session.run_state import RunState, advance, advance_all
 from tests.tui.samples import scored, step, trained
+
+DOT_BITS = np.array([[0, 3], [1, 4], [2, 5], [6, 7]], dtype=np.uint32)  # bit of each dot of a braille character
 
 
 def drawn(history, metric="train_loss", *, log=False, columns=60, rows=12, window=None):
@@ -62,16 +66,103 @@ def test_evaluations_are_marked_and_the_best_one_differently():
         history = advance(history, scored(number, accuracy, 4.0))
     series, picture = drawn(history)
     assert [mark.best for mark in series.marks] == [False, True, False]
-    assert (picture.layers == EVAL).sum() == 2
-    assert [chr(c) for c in picture.characters[picture.layers == BEST]] == ["★"]
+    assert 4 <= (picture.layers == EVAL).sum() <= 8  # two points, each across two to four characters
+    assert [chr(c) for c in picture.characters[picture.layers == BEST]].count("★") == 1
+
+
+def test_evaluations_are_drawn_at_the_resolution_of_dots():
+    def point_row(loss):
+        history = advance(trained(1000), scored(500, 0.1, loss))
+        series, picture = drawn(history)
+        cells = picture.characters * (picture.layers == BEST) * (picture.characters >= 0x2800)
+        bits = (cells[:, None, :, None] >> DOT_BITS[None, :, None, :]) & (cells[:, None, :, None] > 0)
+        dots = bits.reshape(48, 120).any(axis=1)
+        assert row_of(loss, series.y_range, 48, False) == pytest.approx(np.flatnonzero(dots).mean() + 0.5, abs=0.5)
+        return np.flatnonzero(dots).mean()
+
+    rows = [point_row(loss) for loss in (4.33, 4.24, 4.15, 4.07)]  # 0.09 nats are one dot, 0.34 one character
+    assert all(later > earlier for earlier, later in pairwise(rows))
+
+
+def test_an_evaluation_has_a_marker_only_at_the_cursor():
+    history = trained(1000)
+    for number, accuracy in ((250, 0.3), (500, 0.1), (750, 0.2)):
+        history = advance(history, scored(number, accuracy, 4.0))
+    series, picture = drawn(history)
+    assert ord("◆") not in picture.characters
+    marked = raster(series, 60, 12, cursor=700.0).characters
+    assert np.argwhere(marked == ord("◆"))[:, 1].tolist() == [44]
+    assert np.argwhere(raster(series, 60, 12, cursor=1.0).characters == ord("★"))[-1][1] == 14
 
 
 def test_many_evaluations_leave_the_line_between_them_visible():
     history = trained(1000)
     for number in range(10, 1001, 10):
-        history = advance(history, scored(number, 0.1))
+        history = advance(history, scored(number, 0.1, 5.0))
     _, picture = drawn(history)
-    assert (picture.layers == EVAL).sum() <= 60 / 4 + 1
+    assert EVAL_LINE in picture.layers[(picture.layers == EVAL).any(axis=1)]
+
+
+@pytest.mark.parametrize("metric", ["train_loss", "perplexity"])
+def test_a_value_above_the_range_has_a_sign_at_the_top_edge(metric):
+    history = trained(1000, lambda n: 12.0 if n == 700 else 3.0 + 4.0 * math.exp(-n / 100))
+    series = chart_series(history, metric, "steps", columns=120, tight=True)
+    picture = raster(series, 60, 12)
+    signs = np.flatnonzero(picture.characters[0] == ord("▲"))
+    assert 41 <= signs.max() <= 42
+    assert series.max_above == pytest.approx(12.0 if metric == "train_loss" else math.exp(12.0))
+    whole = chart_series(history, metric, "steps", columns=120, tight=False)
+    assert whole.max_above is None
+    assert ord("▲") not in raster(whole, 60, 12).characters
+
+
+def test_a_value_above_the_range_outside_the_window_is_not_reported():
+    history = trained(1000, lambda n: 12.0 if n == 700 else 3.0)
+    series = chart_series(history, "train_loss", "steps", columns=120, window=Range(950, 1000), tight=True)
+    assert series.max_above is None
+
+
+def test_an_infinite_loss_is_above_every_range():
+    series = chart_series(trained(100, lambda n: math.inf if n == 50 else 3.0), "train_loss", "steps", columns=120)
+    assert series.max_above == math.inf
+    assert ord("▲") in raster(series, 60, 12).characters[0]
+
+
+@pytest.mark.parametrize("name", second_metrics())
+def test_the_second_chart_can_show_every_metric(name):
+    history = advance(trained(300), scored(200, 0.25))
+    series, picture = drawn(history, name)
+    values = {"learning_rate": 1e-3, "grad_norm": 0.5, "throughput": 10240.0, "accuracy": 0.25, "bits_per_byte": 2.5}
+    if name in values:
+        assert series.y_range.low < values[name] < series.y_range.high
+    assert ((picture.layers == SMOOTHED) | (picture.layers == BEST)).any()
+
+
+def test_the_line_of_the_learning_rate_is_exact_and_that_of_the_gradient_norm_smoothed():
+    history = RunState()
+    for number in range(1, 101):
+        history = advance(history, msgspec.structs.replace(step(number), lr=number * 1e-5, grad_norm=float(number % 2)))
+    lr, _ = drawn(history, "learning_rate")
+    assert lr.smoothed[-1] == pytest.approx(1e-3)
+    norm, _ = drawn(history, "grad_norm")
+    assert (norm.low.min(), norm.high.max()) == (0.0, 1.0)
+    assert 0.3 < norm.smoothed[-1] < 0.7
+
+
+def test_the_curves_of_a_long_run_have_a_bounded_size():
+    history = RunState()
+    for first in range(1, 20_001, 1000):
+        history = advance_all(history, [step(number) for number in range(first, first + 1000)])
+    assert set(history.curves) == {"learning_rate", "grad_norm", "throughput"}
+    for curve in history.curves.values():
+        assert len(curve.thinned) <= THINNED
+        assert len(curve.recent) <= RECENT
+        assert curve.rows()[-1, STEP] == 20_000
+
+
+def test_an_accuracy_axis_has_percentages():
+    series, _ = drawn(advance(trained(300), scored(200, 0.25)), "accuracy")
+    assert all(label.endswith("%") for label in y_axis(series, 8, percent=True).labels)
 
 
 def test_logarithmic_distance_is_what_the_log_scale_shows():

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 from textual.app import App, ComposeResult
+from textual.content import Content
 
 from gpt_core.training.events import EvalCompleted, GradientNorms, RunFinished, StepCompleted, UpdateSkipped, to_json
 from gpt_tui.charts.axes import linear_ticks, log_ticks, tick_labels, time_labels, time_ticks, y_axis
@@ -22,7 +23,7 @@ from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.overlay import NamedRun, combined_range, compared_metrics, overlay_raster, overlay_series, value_at
 from gpt_tui.charts.raster import raster
 from gpt_tui.charts.run_charts import RunCharts
-from gpt_tui.charts.series import chart_series, full_range
+from gpt_tui.charts.series import chart_series, full_range, second_metrics
 from gpt_tui.charts.view import AXES, Y_RANGES, ChartView
 from gpt_tui.headless.event_text import figures, news, steps_line
 from gpt_tui.run_view.status import status_rows
@@ -122,7 +123,7 @@ def test_every_series_is_drawn_at_every_size_and_scale_with_short_labels(name: s
     for view, (columns, rows) in itertools.product(views(history), SIZES if len(series) < 1000 else SIZES[3:4]):
         window = view.window(full_range(history, view.axis))
         assert window.low < window.high
-        for metric in ("train_loss", "perplexity"):
+        for metric in ("train_loss", "perplexity", "grad_norm"):
             drawn = chart_series(
                 history, metric, view.axis, columns=columns * 2, log=view.log, window=window,
                 tight=view.is_tight(metric),
@@ -155,10 +156,11 @@ def test_runs_of_every_series_are_compared(name: str, series: Series) -> None:
 @pytest.mark.parametrize(("name", "series"), SERIES)
 def test_every_figure_about_every_series_is_short(name: str, series: Series) -> None:
     history = history_of(series)
-    for view, metric in itertools.product(views(history), ("train_loss", "perplexity")):
-        assert len(title(history, metric, view)) <= 90
+    for view, metric in itertools.product(views(history), ("train_loss", *second_metrics())):
+        for value in (None, series[-1][-1]):
+            assert Content.from_markup(title(history, metric, view, max_above=value)).cell_length <= 90
         readout(history, metric, view, 60)
-        legend(history, 60)
+        legend(history, metric, 60)
     for row in status_rows(history, SessionStatus(Phase.TRAINING, 1e300, 10**18), 40):
         assert len(row.value) <= 60, row
     assert len(figures(history, series[-1][-1])) <= 120
@@ -266,6 +268,7 @@ async def test_charts_of_every_size_are_painted() -> None:
                 several.show_runs([NamedRun(1, "a", state)], ["details"], "")
                 for view in itertools.islice(views(state), number % 5, None, 5):
                     one.view = several.view = view
+                    one.next_metric()
                     several.next_metric()
                     # drawn without waiting for a frame of the app, which takes much longer
                     painted += 1

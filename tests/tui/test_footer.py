@@ -45,10 +45,10 @@ def test_a_column_belongs_to_the_key_that_covers_it():
 @pytest.mark.slow
 async def test_it_names_the_keys_of_the_tab_that_is_shown(tmp_path: Path):
     async with running_app(tmp_path, autostart=True) as bench:
-        await bench.until_seen("l Log scale")
+        await bench.until_seen("l Log")
         await bench.pilot.press("f3")
         await bench.until_seen("^r Retry")
-        assert "Log scale" not in bench.text().splitlines()[-1]
+        assert "l Log" not in bench.text().splitlines()[-1]
         assert bench.text().splitlines()[-1].rstrip().endswith("^p palette")
 
 

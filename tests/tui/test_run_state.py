@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_core.training import events as ev
-from gpt_tui.session.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve
+from gpt_tui.session.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve, places
 from gpt_tui.session.event_buffer import MAX_PENDING, EventBuffer
 from gpt_tui.session.run_state import (
     ENDINGS,
@@ -53,7 +53,8 @@ def test_thinning_loses_no_extreme_and_keeps_steps_in_order(batch):
     curve = Curve()
     for first in range(0, len(losses), batch):
         part = losses[first : first + batch]
-        curve = curve.extended([step(first + n + 1, float(loss)) for n, loss in enumerate(part)])
+        steps = [step(first + n + 1) for n in range(len(part))]
+        curve = curve.with_values(places(steps), [float(loss) for loss in part])
     rows = curve.rows()
     assert (np.diff(rows[:, STEP]) > 0).all()
     assert rows[-1, STEP] == 9001

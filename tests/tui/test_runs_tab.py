@@ -62,7 +62,7 @@ async def test_a_finished_run_is_replayed_from_its_log() -> None:
     write_log(MODELS, run_events(600), age_s=2.5 * HOUR_S)
     async with running_app(MODELS, size=(120, 40)) as bench:
         await go_there(bench, "all steps done")
-        for text in ("✓ finished", "600 of 600", "⠒⠒ smoothed", "★ best", "2 h ago", "nano 1.07M"):
+        for text in ("✓ finished", "600 of 600", "⠒⠒ train loss", "★ best", "2 h ago", "nano 1.07M"):
             assert text in bench.text()
 
 

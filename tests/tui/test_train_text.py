@@ -7,7 +7,7 @@ from textual.content import Content
 from gpt_core.config.presets import preset
 from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.raster import EVAL_LINE, READ, READ_CHARACTER, raster
-from gpt_tui.charts.series import chart_series, full_range
+from gpt_tui.charts.series import chart_series, full_range, second_metrics
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
 from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
@@ -24,9 +24,12 @@ def plain(markup: str) -> str:
 
 def test_a_readout_has_step_smoothed_and_eval_values():
     words = plain(readout(learnt(), "train_loss", ChartView(cursor=310.0), 120))
-    assert words.startswith("step 310  ⣿ loss ")
-    assert "⠒⠒ smoothed " in words
+    assert words.startswith("step 310  ⣿ step loss ")
+    assert "⠒⠒ train loss " in words
+    assert "◆ eval loss " in words
     assert words.endswith(" at 300")
+    words = plain(readout(learnt(), "perplexity", ChartView(cursor=310.0), 120))
+    assert [name in words for name in ("step perplexity ", "train perplexity ", "eval perplexity ")] == [True] * 3
     assert plain(readout(learnt(), "train_loss", ChartView(axis="time", cursor=31.0), 120)).startswith(
         "step 310, 0:31  "
     )
@@ -35,19 +38,42 @@ def test_a_readout_has_step_smoothed_and_eval_values():
 @pytest.mark.parametrize("width", [0, 10, 20, 30, 44, 60, 100])
 def test_legend_and_readout_keep_to_their_room_and_cut_no_word(width):
     history = learnt()
-    for metric in ("train_loss", "perplexity"):
-        for words in (legend(history, width), readout(history, metric, ChartView(cursor=310.0), width)):
+    for metric in ("train_loss", *second_metrics()):
+        for words in (legend(history, metric, width), readout(history, metric, ChartView(cursor=310.0), width)):
             assert cell_len(plain(words)) <= width
     assert readout(history, "train_loss", ChartView(), width) == ""
 
 
 def test_a_title_says_how_its_axis_differs_from_what_is_usual():
     history = trained(100, lambda n: 3.0)
-    assert plain(title(history, "train_loss", ChartView())) == "loss 3.000"
+    assert plain(title(history, "train_loss", ChartView())) == "train loss 3.000"
+    assert plain(title(history, "perplexity", ChartView(), max_above=8751.0)) == "perplexity 20.09 ▲ up to 8,751"
+    assert plain(title(history, "throughput", ChartView())) == "throughput 10.2k tokens/s"
     assert (
         plain(title(history, "perplexity", ChartView(log=True, y_range="tight"))) == "perplexity 20.09 log scale, tight"
     )
-    assert plain(title(trained(0), "train_loss", ChartView())) == "loss"
+    assert plain(title(trained(0), "train_loss", ChartView())) == "train loss"
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [
+        ("learning_rate", "step 310  ⠒⠒ learning rate 1.00e-3"),
+        ("grad_norm", "step 310  ⣿ grad norm 0.500  ⠒⠒ smoothed 0.500"),
+        ("throughput", "step 310  ⣿ throughput 10.2k  ⠒⠒ smoothed 10.2k"),
+        ("accuracy", "step 310  ◆ accuracy 23.3% at 300"),
+    ],
+)
+def test_the_readout_names_the_chosen_metric(metric, shown):
+    assert plain(readout(learnt(), metric, ChartView(cursor=310.0), 80)) == shown
+
+
+def test_the_legend_names_the_three_losses():
+    assert plain(legend(learnt(), "train_loss", 100)) == (
+        "⣿ step loss  ⠒⠒ train loss (smoothed)  ⠐⠶⠂ eval loss  ★ best"
+    )
+    assert plain(legend(learnt(), "perplexity", 100)).startswith("⣿ step perplexity  ⠒⠒ train perplexity (smoothed)")
+    assert plain(legend(learnt(), "grad_norm", 100)) == "⣿ step  ⠒⠒ smoothed"
 
 
 def test_the_cursor_comes_from_the_right_edge_and_stays_in_the_part_shown():

@@ -13,6 +13,7 @@ from textual.widget import Widget
 from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics import metric
 from gpt_tui.charts.chart import Chart
+from gpt_tui.charts.labels import first_fitting
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
     MAX_RUNS,
@@ -23,10 +24,11 @@ from gpt_tui.charts.overlay import (
     overlay_raster,
     overlay_series,
 )  # fmt: skip
-from gpt_tui.charts.raster import CURSOR, GRID, Raster
+from gpt_tui.charts.raster import ABOVE_CHARACTER, CURSOR, GRID, Raster
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.charts.series import Plane, Range
-from gpt_tui.charts.view import ChartView, next_option
+from gpt_tui.charts.view import ChartView
+from gpt_tui.shared.formatting import metric_value
 from gpt_tui.shared.titled import Titled
 from gpt_tui.tabs.runs.presenter import chart_title, legend, place_of
 
@@ -40,20 +42,10 @@ class OverlayChart(Chart):
     LAYERS: ClassVar[dict[int, str]] = {GRID: "chart--grid", CURSOR: "chart--cursor", **RUN_CLASSES}
 
     runs: reactive[tuple[NamedRun, ...]] = reactive((), repaint=False)
-    metric_name: reactive[str] = reactive("train_loss", repaint=False)
 
     def watch_runs(self) -> None:
         """Redraw with other data or runs."""
         self._invalidate()
-
-    def watch_metric_name(self) -> None:
-        """Redraw with another metric."""
-        self._invalidate()
-
-    @property
-    def labelled(self) -> bool:
-        """True: no chart below has the labels of the x axis."""
-        return True
 
     @property
     def full(self) -> Range:
@@ -63,7 +55,7 @@ class OverlayChart(Chart):
     def series(self, columns: int, window: Range) -> Plane | None:
         """Return the runs' lines."""
         return overlay_series(
-            self.runs, self.metric_name, self.view.axis, columns=columns, log=self.view.log, window=window,
+            self.runs, self.metric, self.view.axis, columns=columns, log=self.view.log, window=window,
             tight=self.view.y_range != "full",
         )  # fmt: skip
 
@@ -73,10 +65,14 @@ class OverlayChart(Chart):
         return overlay_raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
 
     def _write_border(self) -> None:
-        is_eval = metric(self.metric_name).event is EvalCompleted
-        unknown = is_eval and not any(run.state.evaluations for run in self.runs)
+        shown, plan = metric(self.metric), self._plan()
+        unknown = shown.event is EvalCompleted and not any(run.state.evaluations for run in self.runs)
         more = ": no run has been evaluated yet" if unknown else ", log scale" if self.view.log else ""
-        self.border_title = f"{chart_title(self.metric_name)}{more}"
+        above = []
+        if plan and plan[0].max_above is not None:
+            above = [f"[dim]{ABOVE_CHARACTER} up to {metric_value(shown, plan[0].max_above, unit=False)}[/]"]
+        names = [f"{chart_title(self.metric)}{more}", shown.label + more, shown.label]
+        self.border_title = first_fitting([[name, *above] for name in names], self.size.width - 4) or shown.label
 
 
 class OverlayLegend(Titled, Widget):
@@ -112,7 +108,8 @@ class OverlayLegend(Titled, Widget):
 class CompareCharts(RunCharts):
     """Chart and legend of several runs, with the keys and the mouse of the charts of one run."""
 
-    metric_name: reactive[str] = reactive("train_loss")
+    default_metric: reactive[str] = reactive("train_loss")
+    """The metric that is shown until another one is chosen."""
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
@@ -137,14 +134,26 @@ class CompareCharts(RunCharts):
         legend.runs = self._runs
         self._update_title()
 
-    def next_metric(self) -> None:
-        """Switch to the next metric."""
-        self.metric_name = next_option(compared_metrics(), self.metric_name)
+    @property
+    def metric_options(self) -> tuple[str, ...]:
+        """Metrics in which runs can be compared."""
+        return compared_metrics()
 
-    def watch_metric_name(self, metric_name: str) -> None:
-        """Update chart and legend."""
-        for part in (*self.query(OverlayChart), *self.query(OverlayLegend)):
-            part.metric_name = metric_name
+    @property
+    def shown_metric(self) -> str:
+        """The metric that is shown."""
+        return self.metric_name or self.default_metric
+
+    def watch_default_metric(self) -> None:
+        """Show another default metric."""
+        self._choose()
+
+    def _choose(self) -> None:
+        for chart in self.query(OverlayChart):
+            chart.metric = self.shown_metric
+        for part in self.query(OverlayLegend):
+            part.metric_name = self.shown_metric
+        self._update_title()
 
     def watch_view(self, before: ChartView, view: ChartView) -> None:
         """Update the legend with the cursor."""
@@ -156,4 +165,4 @@ class CompareCharts(RunCharts):
     def _update_title(self) -> None:
         place = place_of(self._runs, self.view.axis, self.view.cursor)
         for part in self.query(OverlayLegend):
-            part.border_title = f"{metric(self.metric_name).label} {place}"
+            part.border_title = f"{metric(self.shown_metric).label} {place}"

@@ -63,7 +63,6 @@ class RunsTab(Container):
         self._runs: dict[Path, RunInfo] = {}
         self._histories: dict[Path, RunState] = {}
         self._marks: dict[Path, int] = {}
-        self._metric_is_set = False
         self._polls = 0
         self._followed: tuple[RunInfo, ...] = ()  # the runs shown, which the thread reads
         self._worker: Worker[None] | None = None
@@ -204,8 +203,7 @@ class RunsTab(Container):
 
     def _show_several(self, runs: Sequence[RunInfo]) -> None:
         charts = self.query_one(CompareCharts)
-        if not self._metric_is_set:
-            charts.metric_name = default_metric(runs)
+        charts.default_metric = default_metric(runs)
         named = [NamedRun(self._mark(run), name_of(run.folder), self._history(run)) for run in runs]
         charts.show_runs(named, details(runs), tokenizer_note(runs))
 
@@ -230,13 +228,8 @@ class RunsTab(Container):
     def action_unmark(self) -> None:
         """Unmark all runs."""
         self._marks.clear()
-        self._metric_is_set = False
+        self.query_one(CompareCharts).metric_name = ""
         self._show()
-
-    def action_next_metric(self) -> None:
-        """Switch the metric of the comparison."""
-        self._metric_is_set = True
-        self.query_one(CompareCharts).next_metric()
 
     def action_switch_panels(self) -> None:
         """Switch between samples, log and neither."""
@@ -249,8 +242,7 @@ class RunsTab(Container):
             return bool(self._runs)
         if action == "unmark":
             return bool(self._marks)
-        followed = {"next_metric": "runs-several", "switch_panels": "runs-one"}.get(action)
-        return followed is None or followed == shown
+        return action != "switch_panels" or shown == "runs-one"
 
 
 def rest(started_s: float) -> None:
