@@ -38,6 +38,8 @@ LEVELS = {"baseline": []}
 if X86_64:
     LEVELS["x86_64_v3"] = ["/arch:AVX2"] if MSVC else ["-march=x86-64-v3"]
     LEVELS["x86_64_v4"] = ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4"]
+    if not MSVC:
+        LEVELS["x86_64_v4_bf16"] = ["-march=x86-64-v4", "-mavx512bf16"]
 
 # Checked builds have a single level: the first one that uses `matrix_product.h`, if any.
 # Of several -O and -g flags on a command line, the last one counts.

@@ -9,6 +9,7 @@ def forward(
     k: NDArray[np.float32],
     v: NDArray[np.float32],
     workspace: NDArray[np.float32],
+    bfloat16: bool = False,
 ) -> None: ...
 def backward(
     d_q: NDArray[np.float32],
@@ -21,4 +22,5 @@ def backward(
     k: NDArray[np.float32],
     v: NDArray[np.float32],
     workspace: NDArray[np.float32],
+    bfloat16: bool = False,
 ) -> None: ...

@@ -20,6 +20,9 @@ and backward, which recomputes P from lse:
 The first block of a tile is the diagonal one: the keys at the positions of its queries. `attention_tiled_forward` and
 `attention_tiled_backward` in `gpt_core.reference` are the same loops in NumPy. Notes on speed are at the end of this
 file.
+
+With `bfloat16=True` the operands of all products are rounded to bfloat16, among them P and d_S; S, softmax, sums and
+results are float32. Products of BLAS stay float32.
 """
 
 from cython.parallel cimport prange, threadid
@@ -27,15 +30,18 @@ from libc.math cimport logf, sqrtf
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
+from gpt_core.kernels.bfloat16 cimport slot
 from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.gemm cimport (
-    Matrix, Output, PackedB, gemm_packed, pack, packed_rows, packed_size, packed_slice,
+    BFLOAT16, FLOAT32, Format, Matrix, Output, PackedB, format_of, gemm_packed, pack, packed_rows, packed_size,
+    packed_slice,
 )
 from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport thread_count, threads_for
 
 cdef enum:
     Br = 64  # queries per tile
+    QUERY_PAIRS = 32  # Br / 2
     Bc = 112  # keys per block
     S_LD = Br + 16  # leading dimension of S^T; speed only: rows at this distance do not share a set of the cache
     DIAGONAL_STEP = 32  # keys at a time on the diagonal; speed only: squares of masked scores are skipped
@@ -44,6 +50,7 @@ cdef float MASKED = -1e30  # a masked score: its exponential is 1e-38 of the lar
 
 # The inputs of one head of one sequence: q (Tq, D), k and v (Tk, D), with the distance between their rows.
 cdef struct Head:
+    Format format
     Py_ssize_t Tq, Tk, D
     const float *q
     const float *k
@@ -60,19 +67,21 @@ cdef struct HeadGradients:
 
 # One tile of queries against one block of keys. On the diagonal bc = br, and query i sees the keys up to i.
 cdef struct Tile:
+    Format format
     bint diagonal
     Py_ssize_t br, bc, D
 
 
 # Scratch of one thread: parts of one row of the workspace array.
 cdef struct Workspace:
-    float *k_rows  # copies of k and v (Tk, D), with leading dimension ld
+    float *k_rows  # copies of k and v (Tk, D), with leading dimension ld; with bfloat16 as slots
     float *v_rows
     Py_ssize_t ld
     float *packed  # packed k or v
     float *packed_tile  # packed forms of q and d_O of one tile
     float *S  # S^T, and in place of it P^T
     float *d_S  # d_P^T, and in place of it d_S^T
+    float *pairs  # with bfloat16, P^T or d_S^T as slots of two keys
 
 
 # ---- Functions that Python calls
@@ -80,7 +89,7 @@ cdef struct Workspace:
 
 def workspace_size(Py_ssize_t keys, Py_ssize_t head_size):
     """Return the number of float32 values of scratch per thread for sequences of up to `keys` positions."""
-    return 16 + _head_size(keys, head_size) + _tile_size(head_size) + 2 * (Bc + 2) * S_LD
+    return 16 + _head_size(keys, head_size) + _tile_size(head_size) + 3 * (Bc + 2) * S_LD
 
 
 def forward(
@@ -90,6 +99,7 @@ def forward(
     const float[:, :, :] k,
     const float[:, :, :] v,
     float[:, ::1] workspace,
+    bint bfloat16=False,
 ):
     """Compute out = softmax(q . k^T / sqrt(D) + mask) . v, and lse, which `backward` needs.
 
@@ -103,6 +113,7 @@ def forward(
         k: Keys.
         v: Values.
         workspace: Scratch, one row per thread.
+        bfloat16: Multiply in bfloat16, if the number of keys before the first query is even.
 
     Shape:
         out, q (B, Tq, C); k, v (B, Tk, C); lse (B, H, Tq); workspace (threads, at least workspace_size(Tk, D)).
@@ -113,6 +124,7 @@ def forward(
     cdef Py_ssize_t B = q.shape[0], Tq = q.shape[1], C = q.shape[2], Tk = k.shape[1], H = lse.shape[1]
     cdef Py_ssize_t item, b, h, D = C // max(H, 1)
     cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
+    cdef Format format = format_of(bfloat16 and (Tk - Tq) % 2 == 0)  # a slot holds two keys of one block
     _check_shapes(B, Tq, Tk, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
     _check_rows("q", q.shape, q.strides)
     _check_rows("k", k.shape, k.strides)
@@ -121,7 +133,7 @@ def forward(
         b = item // H
         h = item % H
         _forward_head(
-            Head(Tq, Tk, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
+            Head(format, Tq, Tk, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
             &out[b, 0, h * D], C, &lse[b, h, 0], &workspace[threadid(), 0],
         )
 
@@ -137,6 +149,7 @@ def backward(
     const float[:, :, :] k,
     const float[:, :, :] v,
     float[:, ::1] workspace,
+    bint bfloat16=False,
 ):
     """Compute the gradients of q, k and v from d_out, and from out and lse as `forward` computed them.
 
@@ -155,6 +168,7 @@ def backward(
     cdef Py_ssize_t B = q.shape[0], T = q.shape[1], C = q.shape[2], H = lse.shape[1]
     cdef Py_ssize_t item, b, h, D = C // max(H, 1)
     cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
+    cdef Format format = format_of(bfloat16)
     _check_shapes(B, T, T, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
     _check_shapes(B, T, T, C, H, d_q.shape, d_k.shape, d_v.shape, d_out.shape, lse.shape, workspace)
     _check_rows("q", q.shape, q.strides)
@@ -167,7 +181,7 @@ def backward(
         b = item // H
         h = item % H
         _backward_head(
-            Head(T, T, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
+            Head(format, T, T, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
             HeadGradients(&d_q[b, 0, h * D], &d_k[b, 0, h * D], &d_v[b, 0, h * D]),
             &d_out[b, 0, h * D], &out[b, 0, h * D], C, &lse[b, h, 0], &workspace[threadid(), 0],
         )
@@ -240,16 +254,16 @@ cdef void _forward_head(Head head, float *O, Py_ssize_t ldo, float *lse, float *
     cdef Py_ssize_t first = 0, past, start, i, d, D = head.D
     cdef float inverse, scale = <float>1.0 / sqrtf(<float>D)
     cdef Workspace w = _workspace(head, workspace)
-    cdef PackedB packed_v = pack(head.Tk, D, Matrix(head.v, head.ldv, False), w.packed), packed_q
+    cdef PackedB packed_v = pack(head.format, head.Tk, D, Matrix(head.v, head.ldv, False), w.packed), packed_q
     cdef Tile tile
     cdef float m[Br]
     cdef float l[Br]
     cdef float rescale[Br]
-    _copy_rows(w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
-    tile.D = D
+    _copy_rows(head.format, w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
+    tile.format, tile.D = head.format, D
     while first < head.Tq:
         tile.diagonal, tile.br, tile.bc = True, min(<Py_ssize_t>Br, head.Tq - first), min(<Py_ssize_t>Br, head.Tq - first)
-        packed_q = pack(D, tile.br, Matrix(head.q + first * head.ldq, head.ldq, True), w.packed_tile)
+        packed_q = pack(head.format, D, tile.br, Matrix(head.q + first * head.ldq, head.ldq, True), w.packed_tile)
         for i in range(Br):
             m[i] = MASKED
             l[i] = 0
@@ -264,7 +278,8 @@ cdef void _forward_head(Head head, float *O, Py_ssize_t ldo, float *lse, float *
                     for d in range(D):
                         O[(first + i) * ldo + d] *= rescale[i]
             # O (br, D) += P (br, bc) . v (bc, D)
-            _product_per_query(tile, 1, w.S, packed_slice(packed_v, start, 0), O + first * ldo, ldo, not tile.diagonal)
+            _product_per_query(tile, 1, _by_key_pair(tile, w.S, w.pairs), packed_slice(head.format, packed_v, start, 0),
+                               O + first * ldo, ldo, not tile.diagonal)
             start = 0 if tile.diagonal else start + tile.bc
             if start >= past:
                 break
@@ -330,23 +345,23 @@ cdef void _backward_head(
     cdef float scale = <float>1.0 / sqrtf(<float>D)
     cdef bint accumulate = False  # into d_k and d_v
     cdef Workspace w = _workspace(head, workspace)
-    cdef PackedB packed_k = pack(head.Tk, D, Matrix(head.k, head.ldk, False), w.packed)
+    cdef PackedB packed_k = pack(head.format, head.Tk, D, Matrix(head.k, head.ldk, False), w.packed)
     cdef PackedB packed_q, packed_q_T, packed_d_O, packed_d_O_T
     cdef Matrix q, d_out
     cdef Tile tile
     cdef float delta[Br]
-    _copy_rows(w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
-    _copy_rows(w.v_rows, w.ld, head.v, head.ldv, head.Tk, D)
-    tile.D = D
+    _copy_rows(head.format, w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
+    _copy_rows(head.format, w.v_rows, w.ld, head.v, head.ldv, head.Tk, D)
+    tile.format, tile.D = head.format, D
     while first >= 0:
         tile.diagonal, tile.br, tile.bc = True, min(<Py_ssize_t>Br, head.Tq - first), min(<Py_ssize_t>Br, head.Tq - first)
         q = Matrix(head.q + first * head.ldq, head.ldq, False)
         d_out = Matrix(d_O + first * ldo, ldo, False)
-        packed_q = pack(tile.br, D, q, w.packed_tile)
-        packed_d_O = pack(tile.br, D, d_out, w.packed_tile + packed_size(Br, D))
+        packed_q = pack(head.format, tile.br, D, q, w.packed_tile)
+        packed_d_O = pack(head.format, tile.br, D, d_out, w.packed_tile + packed_size(Br, D))
         q.transposed = d_out.transposed = True
-        packed_q_T = pack(D, tile.br, q, w.packed_tile + 2 * packed_size(Br, D))
-        packed_d_O_T = pack(D, tile.br, d_out, w.packed_tile + 2 * packed_size(Br, D) + packed_size(D, Br))
+        packed_q_T = pack(head.format, D, tile.br, q, w.packed_tile + 2 * packed_size(Br, D))
+        packed_d_O_T = pack(head.format, D, tile.br, d_out, w.packed_tile + 2 * packed_size(Br, D) + packed_size(D, Br))
         for i in range(tile.br):
             delta[i] = _dot(d_O + (first + i) * ldo, O + (first + i) * ldo, D)
         start = first
@@ -356,13 +371,16 @@ cdef void _backward_head(
             # d_P^T (bc, br) = v (bc, D) . d_O^T (D, br)
             _scores(tile, 1, w.v_rows + start * w.ld, w.ld, packed_d_O_T, w.d_S)
             _softmax_backward(tile, w.S, w.d_S, lse + first, delta)
+            # d_q (br, D) += d_S (br, bc) . k (bc, D) / sqrt(D)
+            _product_per_query(tile, scale, _by_key_pair(tile, w.d_S, w.pairs),
+                               packed_slice(head.format, packed_k, start, 0), gradients.d_q + first * head.ldq,
+                               head.ldq, not tile.diagonal)
+            _pair_queries(tile, w.S)
+            _pair_queries(tile, w.d_S)
             # d_v (bc, D) += P^T (bc, br) . d_O (br, D)
             _product_per_key(tile, 1, w.S, packed_d_O, gradients.d_v + start * head.ldv, head.ldv, accumulate)
             # d_k (bc, D) += d_S^T (bc, br) . q (br, D) / sqrt(D)
             _product_per_key(tile, scale, w.d_S, packed_q, gradients.d_k + start * head.ldk, head.ldk, accumulate)
-            # d_q (br, D) += d_S (br, bc) . k (bc, D) / sqrt(D)
-            _product_per_query(tile, scale, w.d_S, packed_slice(packed_k, start, 0), gradients.d_q + first * head.ldq,
-                               head.ldq, not tile.diagonal)
             start = 0 if tile.diagonal else start + tile.bc
             if start >= first:
                 break
@@ -401,6 +419,40 @@ cdef float _dot(const float *a, const float *b, Py_ssize_t D) noexcept nogil:
     return total
 
 
+# ---- P^T and d_S^T as operands: with bfloat16, as slots of two keys or of two queries
+
+
+cdef const float *_by_key_pair(Tile tile, const float *P, float *pairs) noexcept nogil:
+    """Return P^T (bc, br) for a sum over keys: with bfloat16 slots (bc / 2, br), written to `pairs`, else P^T itself."""
+    cdef Py_ssize_t i, j
+    cdef const float *first
+    if tile.format == FLOAT32:
+        return P
+    for j in range(0, tile.bc, 2):
+        first = P + j * S_LD
+        if j + 1 < tile.bc:
+            for i in range(Br):
+                pairs[j // 2 * S_LD + i] = slot(first[i], first[S_LD + i])
+        else:
+            for i in range(Br):
+                pairs[j // 2 * S_LD + i] = slot(first[i], 0)
+    return pairs
+
+
+cdef void _pair_queries(Tile tile, float *P) noexcept nogil:
+    """Replace P^T (bc, br) by slots (bc, br / 2) for a sum over queries, if the format is bfloat16."""
+    cdef Py_ssize_t i, j
+    cdef float slots[QUERY_PAIRS]
+    if tile.format == FLOAT32:
+        return
+    for j in range(tile.bc):
+        for i in range(tile.br, Br):
+            P[j * S_LD + i] = 0
+        for i in range(QUERY_PAIRS):
+            slots[i] = slot(P[j * S_LD + 2 * i], P[j * S_LD + 2 * i + 1])
+        memcpy(P + j * S_LD, slots, sizeof(slots))
+
+
 # ---- Products of one tile. On the diagonal each is computed in steps, and a step leaves out what is masked for all of it.
 
 
@@ -412,10 +464,10 @@ cdef void _scores(Tile tile, float alpha, const float *a, Py_ssize_t lda, Packed
     cdef Output out = Output(S, S_LD, NULL, 0, NULL, alpha)
     while j < tile.bc:
         seen = j if tile.diagonal else 0  # the first query that sees key j
-        columns = packed_slice(b, 0, seen)
+        columns = packed_slice(tile.format, b, 0, seen)
         keys.data = a + j * lda
         out.c = S + j * S_LD + seen
-        gemm_packed(min(step, tile.bc - j), tile.br - seen, tile.D, &keys, &columns, &out)
+        gemm_packed(tile.format, min(step, tile.bc - j), tile.br - seen, tile.D, &keys, &columns, &out)
         j += step
 
 
@@ -438,7 +490,7 @@ cdef void _product_per_query(
         if accumulate:
             out.addend = out.c
         queries.data = P + i
-        gemm_packed(rows, tile.D, i + rows if tile.diagonal else tile.bc, &queries, &b, &out)
+        gemm_packed(tile.format, rows, tile.D, i + rows if tile.diagonal else tile.bc, &queries, &b, &out)
         i += step
 
 
@@ -461,9 +513,9 @@ cdef void _product_per_key(
         out.c = c + j * ldc
         if accumulate:
             out.addend = out.c
-        rows = packed_slice(b, seen, 0)
-        keys.data = P + j * S_LD + seen
-        gemm_packed(min(step, tile.bc - j), tile.D, tile.br - seen, &keys, &rows, &out)
+        rows = packed_slice(tile.format, b, seen, 0)
+        keys.data = P + j * S_LD + (seen // 2 if tile.format == BFLOAT16 else seen)
+        gemm_packed(tile.format, min(step, tile.bc - j), tile.D, tile.br - seen, &keys, &rows, &out)
         j += step
 
 
@@ -507,10 +559,12 @@ cdef Workspace _workspace(Head head, float *start) noexcept nogil:
     w.packed_tile = w.packed + packed_size(head.Tk, head.D)
     w.S = w.packed_tile + _tile_size(head.D)
     w.d_S = w.S + (Bc + 2) * S_LD
+    w.pairs = w.d_S + (Bc + 2) * S_LD
     return w
 
 
 cdef void _copy_rows(
+    Format format,
     float *to,
     Py_ssize_t ld,
     const float *rows,
@@ -518,11 +572,19 @@ cdef void _copy_rows(
     Py_ssize_t n,
     Py_ssize_t D,
 ) noexcept nogil:
-    """Copy n rows of D values. Speed only: the rows of q | k | v may be so far apart that those of one head share a
-    quarter of the sets of the level-2 cache."""
-    cdef Py_ssize_t row
+    """Copy n rows of D values, with bfloat16 as slots. Speed only for float32: the rows of q | k | v may be so far apart
+    that those of one head share a quarter of the sets of the level-2 cache."""
+    cdef Py_ssize_t row, d
+    cdef const float *x
     for row in range(n):
-        memcpy(to + row * ld, rows + row * ldr, D * sizeof(float))
+        x = rows + row * ldr
+        if format == FLOAT32:
+            memcpy(to + row * ld, x, D * sizeof(float))
+            continue
+        for d in range(D // 2):
+            to[row * ld + d] = slot(x[2 * d], x[2 * d + 1])
+        if D % 2:
+            to[row * ld + D // 2] = slot(x[D - 1], 0)
 
 
 # Notes on speed.

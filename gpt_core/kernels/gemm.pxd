@@ -1,4 +1,8 @@
 cdef extern from "matrix_types.h":
+    ctypedef enum Format "gpt_format":
+        FLOAT32 "GPT_FLOAT32"
+        BFLOAT16 "GPT_BFLOAT16"
+
     ctypedef struct Matrix "gpt_matrix":
         const float *data
         Py_ssize_t ld
@@ -17,13 +21,23 @@ cdef extern from "matrix_types.h":
         const float *bias
         float alpha
 
-cdef void gemm(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil
+cdef void gemm(
+    Format format,
+    Py_ssize_t m,
+    Py_ssize_t n,
+    Py_ssize_t k,
+    Matrix a,
+    Matrix b,
+    Output out,
+) noexcept nogil
 
+cdef Format format_of(bint bfloat16) noexcept nogil
 cdef Py_ssize_t packed_rows() noexcept nogil
 cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil
-cdef PackedB pack(Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil
-cdef PackedB packed_slice(PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noexcept nogil
+cdef PackedB pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil
+cdef PackedB packed_slice(Format format, PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noexcept nogil
 cdef void gemm_packed(
+    Format format,
     Py_ssize_t m,
     Py_ssize_t n,
     Py_ssize_t k,

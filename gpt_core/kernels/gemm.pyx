@@ -5,12 +5,15 @@ With gcc at AVX2 or AVX-512 it is `matrix_product.h`; elsewhere, and for a singl
     C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend (m, n) + bias (n,)
 
 op(X) is X, or its transpose if `transposed`. `matrix_types.h` defines the views Matrix, PackedB and Output.
+
+The format says how the operands are multiplied: as float32, or rounded to bfloat16. Sums and C are float32.
 """
 
 from cython.parallel cimport prange
 from libc.string cimport memcpy, memset
 
 from gpt_core.kernels cimport blas
+from gpt_core.kernels.bfloat16 cimport round_to_bfloat16
 from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport thread_count
 
@@ -23,33 +26,109 @@ cdef extern from *:
       #define GPT_OWN_PRODUCT 0
       #define NR 1
       #define MR 32
-      #define gpt_gemm(m, n, k, a, b, out)
-      #define gpt_pack_b(transposed, k, n, b, ldb, packed)
-      #define gpt_gemm_packed(m, n, k, a, b, out)
+      #define gpt_gemm(format, m, n, k, a, b, out)
+      #define gpt_pack(format, transposed, k, n, b, ldb, packed)
+      #define gpt_gemm_packed(format, m, n, k, a, b, out)
+    #endif
+    #if defined(__AVX512BF16__)
+      #define GPT_NATIVE_BFLOAT16 GPT_OWN_PRODUCT
+    #else
+      #define GPT_NATIVE_BFLOAT16 0
+    #endif
+    #if defined(_MSC_VER)
+      #define GPT_THREAD_LOCAL __declspec(thread)
+    #else
+      #define GPT_THREAD_LOCAL __thread
+    #endif
+    /* blocks of A and B, rounded to bfloat16, for BLAS */
+    enum { BLOCK_M = 112, BLOCK_N = 1024, BLOCK_K = 256 };
+    #if GPT_OWN_PRODUCT
+      static float *gpt_block_a, *gpt_block_b;
+    #else
+      static GPT_THREAD_LOCAL float gpt_block_a[BLOCK_M * BLOCK_K], gpt_block_b[BLOCK_K * BLOCK_N];
     #endif
     """
     const bint GPT_OWN_PRODUCT
+    const bint GPT_NATIVE_BFLOAT16
     const Py_ssize_t MR
     const Py_ssize_t NR
-    void gpt_gemm(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil
-    void gpt_pack_b(bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
-                    float *packed) noexcept nogil
-    void gpt_gemm_packed(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const Matrix *a, const PackedB *b,
+    const Py_ssize_t BLOCK_M
+    const Py_ssize_t BLOCK_N
+    const Py_ssize_t BLOCK_K
+    float *gpt_block_a
+    float *gpt_block_b
+    void gpt_gemm(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b,
+                  Output out) noexcept nogil
+    void gpt_pack(Format format, bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
+                  float *packed) noexcept nogil
+    void gpt_gemm_packed(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const Matrix *a, const PackedB *b,
                          const Output *out) noexcept nogil
 
 
-cdef void gemm(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil:
+cdef void gemm(
+    Format format,
+    Py_ssize_t m,
+    Py_ssize_t n,
+    Py_ssize_t k,
+    Matrix a,
+    Matrix b,
+    Output out,
+) noexcept nogil:
     """C = alpha * op(A) . op(B) + addend + bias, on the calling thread.
 
-    addend and bias may be NULL; addend may be C itself. A single row is left to BLAS, which does not pack B for it.
+    addend and bias may be NULL; addend may be C itself. A single float32 row is left to BLAS, which does not pack B for
+    it.
     """
     cdef Py_ssize_t i
-    if GPT_OWN_PRODUCT and m > 1:
-        gpt_gemm(m, n, k, a, b, out)
+    if GPT_OWN_PRODUCT and (m > 1 or format == BFLOAT16):
+        gpt_gemm(format, m, n, k, a, b, out)
         return
     for i in range(m):
         _initialize_row(out, i, n)
-    blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, a.data, a.ld, b.data, b.ld, 1, out.c, out.ldc)
+    if format == BFLOAT16:
+        _add_rounded(m, n, k, a, b, out)
+    else:
+        blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, a.data, a.ld, b.data, b.ld, 1, out.c, out.ldc)
+
+
+cdef void _add_rounded(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil:
+    """C += alpha * op(A) . op(B) with both rounded to bfloat16: BLAS on rounded copies of one block at a time."""
+    cdef Py_ssize_t jc = 0, pc, ic, rows, columns, depth
+    while jc < n:
+        columns, pc = min(BLOCK_N, n - jc), 0
+        while pc < k:
+            depth, ic = min(BLOCK_K, k - pc), 0
+            _round_block(gpt_block_b, b, pc, jc, depth, columns)
+            while ic < m:
+                rows = min(BLOCK_M, m - ic)
+                _round_block(gpt_block_a, a, ic, pc, rows, depth)
+                blas.gemm(False, False, rows, columns, depth, out.alpha, gpt_block_a, depth, gpt_block_b, columns, 1,
+                          out.c + ic * out.ldc + jc, out.ldc)
+                ic += BLOCK_M
+            pc += BLOCK_K
+        jc += BLOCK_N
+
+
+cdef void _round_block(
+    float *to,
+    Matrix x,
+    Py_ssize_t first_row,
+    Py_ssize_t first_column,
+    Py_ssize_t rows,
+    Py_ssize_t columns,
+) noexcept nogil:
+    """to (rows, columns) = op(x)[first_row:, first_column:], each value rounded to bfloat16, ties to even."""
+    cdef Py_ssize_t i, j, row_stride = 1 if x.transposed else x.ld, column_stride = x.ld if x.transposed else 1
+    cdef const float *row
+    for i in range(rows):
+        row = x.data + (first_row + i) * row_stride + first_column * column_stride
+        for j in range(columns):
+            to[i * columns + j] = round_to_bfloat16(row[j * column_stride])
+
+
+cdef Format format_of(bint bfloat16) noexcept nogil:
+    """Return the format of products with operands packed by `pack`; float32 where BLAS computes them."""
+    return BFLOAT16 if bfloat16 and GPT_OWN_PRODUCT else FLOAT32
 
 
 cdef Py_ssize_t packed_rows() noexcept nogil:
@@ -58,31 +137,35 @@ cdef Py_ssize_t packed_rows() noexcept nogil:
 
 
 cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
-    """Number of values in packed B (k, n); a multiple of 32, so that consecutive packed matrices stay aligned."""
+    """Number of slots in packed B (k, n), of which bfloat16 uses half.
+
+    A multiple of 32, so that consecutive packed matrices stay aligned.
+    """
     return (n + 31) // 32 * 32 * k
 
 
-cdef PackedB pack(Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil:
-    """Pack op(B) (k, n) into `space`, which holds packed_size(k, n) values, for use in many products.
+cdef PackedB pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil:
+    """Pack op(B) (k, n) into `space`, which holds packed_size(k, n) slots, for use in many products.
 
     With BLAS nothing is packed here: the result refers to b, which must stay in place.
     """
     if GPT_OWN_PRODUCT:
-        gpt_pack_b(b.transposed, k, n, b.data, b.ld, space)
-        return PackedB(data=space, stride=NR * k, transposed=b.transposed)
+        gpt_pack(format, b.transposed, k, n, b.data, b.ld, space)
+        return PackedB(data=space, stride=NR * _slots(format, k), transposed=b.transposed)
     return PackedB(data=b.data, stride=b.ld, transposed=b.transposed)
 
 
-cdef PackedB packed_slice(PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noexcept nogil:
-    """Return B[first_k:, first_n:]; first_n must be a multiple of 32."""
+cdef PackedB packed_slice(Format format, PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noexcept nogil:
+    """Return B[first_k:, first_n:]; first_n must be a multiple of 32, and first_k even if the format is bfloat16."""
     if GPT_OWN_PRODUCT:
-        b.data += first_n // NR * b.stride + first_k * NR
+        b.data += first_n // NR * b.stride + _slots(format, first_k) * NR
     else:
         b.data += first_n * b.stride + first_k if b.transposed else first_k * b.stride + first_n
     return b
 
 
 cdef void gemm_packed(
+    Format format,
     Py_ssize_t m,
     Py_ssize_t n,
     Py_ssize_t k,
@@ -92,14 +175,20 @@ cdef void gemm_packed(
 ) noexcept nogil:
     """C = alpha * op(A) . B + addend with B packed by `pack`; addend must be NULL or C, and bias NULL.
 
-    If m is odd, one more row of op(A) is read, so it must exist; its values do not matter. Speed only: pointers in place
-    of copies, because the products of one tile are small.
+    With bfloat16, op(A) consists of slots, and so does its leading dimension. If m is odd, one more row of op(A) is
+    read, so it must exist; its values do not matter. Speed only: pointers in place of copies, because the products of
+    one tile are small.
     """
     if GPT_OWN_PRODUCT:
-        gpt_gemm_packed(m, n, k, a, b, out)
+        gpt_gemm_packed(format, m, n, k, a, b, out)
         return
     blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, a.data, a.ld, b.data, b.stride,
               0 if out.addend is NULL else 1, out.c, out.ldc)
+
+
+cdef inline Py_ssize_t _slots(Format format, Py_ssize_t k) noexcept nogil:
+    """Number of slots for k values."""
+    return (k + 1) // 2 if format == BFLOAT16 else k
 
 
 cdef void _initialize_row(Output out, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
@@ -121,6 +210,11 @@ cdef void _initialize_row(Output out, Py_ssize_t i, Py_ssize_t n) noexcept nogil
 def is_own():
     """Return True if products of more than one row use `matrix_product.h`, False if they use BLAS."""
     return bool(GPT_OWN_PRODUCT)
+
+
+def has_native_bfloat16():
+    """Return True if bfloat16 products use an instruction of the processor (vdpbf16ps), False if it is emulated."""
+    return bool(GPT_NATIVE_BFLOAT16)
 
 
 def library_product(

@@ -7,6 +7,7 @@ def forward(
     weight: NDArray[np.float32],
     bias: NDArray[np.float32],
     residual: NDArray[np.float32] | None = None,
+    bfloat16: bool = False,
 ) -> None: ...
 def backward(
     d_x: NDArray[np.float32],
@@ -15,6 +16,7 @@ def backward(
     d_y: NDArray[np.float32],
     x: NDArray[np.float32],
     weight: NDArray[np.float32],
+    bfloat16: bool = False,
 ) -> None: ...
 def product(
     c: NDArray[np.float32],
@@ -23,4 +25,5 @@ def product(
     transpose_a: bool = False,
     transpose_b: bool = False,
     accumulate: bool = False,
+    bfloat16: bool = False,
 ) -> None: ...

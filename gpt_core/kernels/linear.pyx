@@ -2,16 +2,20 @@
 
 Each thread computes a part of the output with `gemm`. Outputs are divided, never sums, so no reduction between threads
 is needed and the result does not depend on their number (except in the order in which BLAS sums, where it is used).
+
+With `bfloat16=True` the operands of a product are rounded to bfloat16 and multiplied in that format. Sums, biases,
+residuals and results are float32.
 """
 
 from cython.parallel cimport prange
 
-from gpt_core.kernels.gemm cimport Matrix, Output, gemm
+from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, gemm
 from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport threads_for
 
 # A product C (m, n) = op(A) (m, k) . op(B) (k, n) + addend + bias.
 cdef struct Product:
+    Format format
     Py_ssize_t m, n, k
     Matrix a, b
     Output out
@@ -23,6 +27,7 @@ def forward(
     const float[:, ::1] weight,
     const float[::1] bias,
     const float[:, ::1] residual=None,
+    bint bfloat16=False,
 ):
     """Compute y = x . weight + bias, plus residual if given.
 
@@ -42,7 +47,7 @@ def forward(
         addend = &residual[0, 0]
     # y (N, O) = x (N, I) . weight (I, O) + residual + bias
     cdef Product product = Product(
-        m=N, n=O, k=I,
+        format=BFLOAT16 if bfloat16 else FLOAT32, m=N, n=O, k=I,
         a=Matrix(&x[0, 0], I, False),
         b=Matrix(&weight[0, 0], O, False),
         out=Output(&y[0, 0], O, addend, O, &bias[0], 1),
@@ -58,6 +63,7 @@ def backward(
     const float[:, ::1] d_y,
     const float[:, ::1] x,
     const float[:, ::1] weight,
+    bint bfloat16=False,
 ):
     """Compute the gradients of `forward`: d_x = d_y . weight^T, d_weight += x^T . d_y, d_bias += sum_n d_y.
 
@@ -74,14 +80,14 @@ def backward(
     _check_product(d_weight.shape, I, x.shape[0], N, O)
     # d_x (N, I) = d_y (N, O) . weight^T (O, I)
     cdef Product input_gradient = Product(
-        m=N, n=I, k=O,
+        format=BFLOAT16 if bfloat16 else FLOAT32, m=N, n=I, k=O,
         a=Matrix(&d_y[0, 0], O, False),
         b=Matrix(&weight[0, 0], O, True),
         out=Output(&d_x[0, 0], I, NULL, 0, NULL, 1),
     )
     # d_weight (I, O) += x^T (I, N) . d_y (N, O)
     cdef Product weight_gradient = Product(
-        m=I, n=O, k=N,
+        format=BFLOAT16 if bfloat16 else FLOAT32, m=I, n=O, k=N,
         a=Matrix(&x[0, 0], I, True),
         b=Matrix(&d_y[0, 0], O, False),
         out=Output(&d_weight[0, 0], O, &d_weight[0, 0], O, NULL, 1),
@@ -100,6 +106,7 @@ def product(
     bint transpose_a=False,
     bint transpose_b=False,
     bint accumulate=False,
+    bint bfloat16=False,
 ):
     """Compute c = op(a) . op(b), or c += op(a) . op(b) if `accumulate`.
 
@@ -114,7 +121,7 @@ def product(
     _check_product(c.shape, a.shape[1] if transpose_a else a.shape[0], K,
                    b.shape[1] if transpose_b else b.shape[0], b.shape[0] if transpose_b else b.shape[1])
     cdef Product product = Product(
-        m=M, n=N, k=K,
+        format=BFLOAT16 if bfloat16 else FLOAT32, m=M, n=N, k=K,
         a=Matrix(&a[0, 0], a.shape[1], transpose_a),
         b=Matrix(&b[0, 0], b.shape[1], transpose_b),
         out=Output(&c[0, 0], N, NULL, N, NULL, 1),
@@ -168,7 +175,7 @@ cdef void _gemm_part(Product p, Py_ssize_t part, Py_ssize_t parts) noexcept nogi
             p.out.addend += start
         if p.out.bias is not NULL:
             p.out.bias += start
-    gemm(p.m, p.n, p.k, p.a, p.b, p.out)
+    gemm(p.format, p.m, p.n, p.k, p.a, p.b, p.out)
 
 
 cdef Py_ssize_t _part_length(Py_ssize_t length, Py_ssize_t parts) noexcept nogil:

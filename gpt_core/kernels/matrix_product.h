@@ -10,12 +10,19 @@
                            micro-kernel: C (MR, NR) += A (MR, KC) . B (KC, NR), summed in registers
 
    Each element of C is summed over k in ascending order, whichever tile it is in, so its bits depend neither on the
-   number of threads nor on how they divide C. Notes on speed are at the end of this file. */
+   number of threads nor on how they divide C. Notes on speed are at the end of this file.
+
+   The operands are multiplied as float32, or are rounded to bfloat16 as they are packed: a slot of 32 bits then holds a
+   pair of values along k, so one slot of A and one of B give two multiply-adds. Everything between packing and
+   `gpt_multiply_add` counts slots and does not depend on the format. */
 
 #ifndef GPT_MATRIX_PRODUCT_H
 #define GPT_MATRIX_PRODUCT_H
 
 #include <string.h>
+#if defined(__AVX512BF16__)
+  #include <immintrin.h>
+#endif
 
 #include "matrix_types.h"
 
@@ -29,7 +36,7 @@
 #define NR (2 * LANES)
 #define MC 112
 #define NC 1024
-#define KC 768
+#define KC 768            /* in slots */
 #define PACKED_A_LD (KC + 16)  /* speed only: MR rows at this distance never share a set of the level-1 cache */
 
 #define INLINE static inline __attribute__((always_inline))
@@ -37,6 +44,7 @@
 
 typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef int lane_indices __attribute__((vector_size(4 * LANES)));
+typedef unsigned lane_bits __attribute__((vector_size(4 * LANES)));
 typedef float unaligned_vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 static __thread float packed_a[MC * PACKED_A_LD + LANES] __attribute__((aligned(64)));
@@ -47,13 +55,62 @@ static const float zeros[NR] __attribute__((aligned(64)));  /* as an addend with
 INLINE vector gpt_load(const float *from) { return *(const unaligned_vector *)from; }
 INLINE void gpt_store(float *to, vector v) { *(unaligned_vector *)to = v; }
 
+/* ---- Formats: what a slot holds. `format` is a compile-time constant everywhere below. */
+
+/* Number of values along k per slot, and of slots for k values. */
+INLINE ptrdiff_t gpt_per_slot(const gpt_format format) { return format == GPT_BFLOAT16 ? 2 : 1; }
+INLINE ptrdiff_t gpt_slots(const gpt_format format, ptrdiff_t k) { return format == GPT_BFLOAT16 ? (k + 1) / 2 : k; }
+
+/* The bits of each value rounded to the nearest bfloat16, ties to even, in the upper half of its lane. NaN stays NaN. */
+INLINE lane_bits gpt_bfloat16_bits(vector v) {
+    const lane_bits bits = (lane_bits)v, is_nan = (lane_bits)(v != v);
+    const lane_bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    return (rounded & ~is_nan) | ((bits | 0x400000) & is_nan);
+}
+
+/* Lanes of pairs: bfloat16 of `first` in the lower half, of `second` in the upper half. */
+INLINE vector gpt_pair(vector first, vector second) {
+    return (vector)((gpt_bfloat16_bits(first) >> 16) | (gpt_bfloat16_bits(second) & 0xffff0000u));
+}
+
+/* The pairs of 2 * LANES values that follow each other in memory. */
+INLINE vector gpt_load_pairs(const float *from) {
+    const vector lower = gpt_load(from), upper = gpt_load(from + LANES);
+    lane_indices even = {0};
+    for (int i = 0; i < LANES; i++) even[i] = 2 * i;
+    return gpt_pair(__builtin_shuffle(lower, upper, even), __builtin_shuffle(lower, upper, even + 1));
+}
+
+/* One slot of the values from[0] and, if `count` is 2, from[stride]; the missing half is 0. */
+INLINE float gpt_slot(const gpt_format format, const float *from, ptrdiff_t stride, ptrdiff_t count) {
+    if (format == GPT_FLOAT32) return *from;
+    const vector first = {*from}, second = {count > 1 ? from[stride] : 0};
+    return gpt_pair(first, second)[0];
+}
+
+/* sum + a * b, with one slot of A for all lanes. Of a bfloat16 pair, the second product is added first: so does the
+   instruction vdpbf16ps, which rounds after each of the two, and the other levels give the same bits (except that it
+   replaces numbers below 1.2e-38 by 0). */
+INLINE vector gpt_multiply_add(const gpt_format format, vector sum, const float *a, vector b) {
+    if (format == GPT_FLOAT32) return sum + *a * b;
+#if defined(__AVX512BF16__)
+    const __m512i pair = _mm512_set1_epi32(*(const int __attribute__((may_alias)) *)a);
+    return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)pair, (__m512bh)b);
+#else
+    const lane_bits pair = (lane_bits){0} + *(const unsigned __attribute__((may_alias)) *)a;
+    sum += (vector)(pair & 0xffff0000u) * (vector)((lane_bits)b & 0xffff0000u);
+    return sum + (vector)(pair << 16) * (vector)((lane_bits)b << 16);
+#endif
+}
+
 /* ---- Micro-kernel: one tile of C in registers */
 
-/* C (rows, vectors * LANES) = alpha * A (rows, k) . B (k, NR) + addend + bias, with B one panel of packed B.
-   Element (i, p) of A is a[i * row_stride + p * k_stride]. rows and vectors are compile-time constants; addend and bias
-   are not NULL. */
-INLINE void gpt_microkernel(const int rows, const int vectors, ptrdiff_t k, const float *a, const ptrdiff_t row_stride,
-                            const ptrdiff_t k_stride, const float *b, const gpt_output *out) {
+/* C (rows, vectors * LANES) = alpha * A (rows, k) . B (k, NR) + addend + bias, with B one panel of packed B and k in
+   slots. Slot (i, p) of A is a[i * row_stride + p * k_stride]. rows and vectors are compile-time constants; addend and
+   bias are not NULL. */
+INLINE void gpt_microkernel(const gpt_format format, const int rows, const int vectors, ptrdiff_t k, const float *a,
+                            const ptrdiff_t row_stride, const ptrdiff_t k_stride, const float *b,
+                            const gpt_output *out) {
     vector sum[MR][2];
     #pragma GCC unroll 16
     for (int i = 0; i < rows; i++)
@@ -63,7 +120,8 @@ INLINE void gpt_microkernel(const int rows, const int vectors, ptrdiff_t k, cons
         #pragma GCC unroll 16
         for (int i = 0; i < rows; i++)
             #pragma GCC unroll 2
-            for (int j = 0; j < vectors; j++) sum[i][j] += a[i * row_stride] * gpt_load(b + j * LANES);
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] = gpt_multiply_add(format, sum[i][j], a + i * row_stride, gpt_load(b + j * LANES));
     }
     const float *addend = out->addend;
     float *c = out->c;
@@ -77,11 +135,11 @@ INLINE void gpt_microkernel(const int rows, const int vectors, ptrdiff_t k, cons
 
 /* Call the micro-kernel with constants for a tile of any size: rows are rounded up to even, columns to vectors. */
 #define GPT_CASE(even_rows) case even_rows / 2: \
-    if (columns > LANES) gpt_microkernel(even_rows, 2, k, a, row_stride, k_stride, b, out); \
-    else gpt_microkernel(even_rows, 1, k, a, row_stride, k_stride, b, out); \
+    if (columns > LANES) gpt_microkernel(format, even_rows, 2, k, a, row_stride, k_stride, b, out); \
+    else gpt_microkernel(format, even_rows, 1, k, a, row_stride, k_stride, b, out); \
     break;
 
-INLINE void gpt_any_microkernel(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
+INLINE void gpt_any_microkernel(const gpt_format format, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a,
                                 const ptrdiff_t row_stride, const ptrdiff_t k_stride, const float *b,
                                 const gpt_output *out) {
     switch ((rows + 1) / 2) {
@@ -92,22 +150,29 @@ INLINE void gpt_any_microkernel(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, 
     }
 }
 
-/* The four layouts of A, one compiled function for each: packed A as rows, packed A as panels of MR rows, and A or A^T
-   in place, with its own leading dimension. */
-#define GPT_LAYOUT(name, row_stride, k_stride) \
-    static __attribute__((noinline)) void name(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, \
-                                               ptrdiff_t lda, const float *b, const gpt_output *out) { \
-        (void)lda; \
-        gpt_any_microkernel(rows, columns, k, a, row_stride, k_stride, b, out); \
-    }
-
-GPT_LAYOUT(gpt_tile_packed_rows, PACKED_A_LD, 1)
-GPT_LAYOUT(gpt_tile_packed_panels, 1, MR)
-GPT_LAYOUT(gpt_tile_in_place, lda, 1)
-GPT_LAYOUT(gpt_tile_in_place_transposed, 1, lda)
+/* The four layouts of A, one compiled function for each and for each format: packed A as rows, packed A as panels of MR
+   rows, and A or A^T in place, with its own leading dimension. In place, A consists of slots, too. */
+typedef enum { PACKED_ROWS, PACKED_PANELS, IN_PLACE, IN_PLACE_TRANSPOSED } gpt_layout;
 
 typedef void gpt_tile(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, ptrdiff_t lda, const float *b,
                       const gpt_output *out);
+
+#define GPT_LAYOUT(name, format, row_stride, k_stride) \
+    static __attribute__((noinline)) void name(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, \
+                                               ptrdiff_t lda, const float *b, const gpt_output *out) { \
+        (void)lda; \
+        gpt_any_microkernel(format, rows, columns, k, a, row_stride, k_stride, b, out); \
+    }
+#define GPT_LAYOUTS(name, format) \
+    GPT_LAYOUT(name##_packed_rows, format, PACKED_A_LD, 1) \
+    GPT_LAYOUT(name##_packed_panels, format, 1, MR) \
+    GPT_LAYOUT(name##_in_place, format, lda, 1) \
+    GPT_LAYOUT(name##_in_place_transposed, format, 1, lda) \
+    static gpt_tile *const name[] = { \
+        name##_packed_rows, name##_packed_panels, name##_in_place, name##_in_place_transposed};
+
+GPT_LAYOUTS(gpt_tile_float32, GPT_FLOAT32)
+GPT_LAYOUTS(gpt_tile_bfloat16, GPT_BFLOAT16)
 
 /* The view of `out` from (row, column) on, with zeros in place of NULL. */
 INLINE gpt_output gpt_output_at(const gpt_output *out, ptrdiff_t row, ptrdiff_t column) {
@@ -122,8 +187,9 @@ INLINE gpt_output gpt_output_at(const gpt_output *out, ptrdiff_t row, ptrdiff_t 
 }
 
 /* Store one tile: directly if it has full vectors and an even number of rows, else through a buffer. */
-INLINE void gpt_store_tile(gpt_tile *tile, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k, const float *a, ptrdiff_t lda,
-                           const float *b, const gpt_output *out) {
+INLINE void gpt_store_tile(const gpt_format format, gpt_layout layout, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k,
+                           const float *a, ptrdiff_t lda, const float *b, const gpt_output *out) {
+    gpt_tile *tile = format == GPT_BFLOAT16 ? gpt_tile_bfloat16[layout] : gpt_tile_float32[layout];
     if (columns % LANES == 0 && rows % 2 == 0) {
         tile(rows, columns, k, a, lda, b, out);
         return;
@@ -157,62 +223,88 @@ INLINE void gpt_transpose(vector r[LANES]) {
     }
 }
 
-/* One panel (k, NR) of packed B from columns of b (k, columns); missing columns are 0. */
-INLINE void gpt_pack_panel(ptrdiff_t k, ptrdiff_t columns, const float *b, ptrdiff_t ldb, float *panel) {
-    for (ptrdiff_t p = 0; p < k; p++, b += ldb, panel += NR) {
-        if (columns == NR) {
-            gpt_store(panel, gpt_load(b));
-            gpt_store(panel + LANES, gpt_load(b + LANES));
-        } else {
-            for (ptrdiff_t j = 0; j < columns; j++) panel[j] = b[j];
-        }
-    }
+/* One panel of packed B from columns of b (k, columns); missing columns are 0. */
+INLINE void gpt_pack_panel(const gpt_format format, ptrdiff_t k, ptrdiff_t columns, const float *b, ptrdiff_t ldb,
+                           float *panel) {
+    const ptrdiff_t step = gpt_per_slot(format);
+    ptrdiff_t p = 0;
+    if (columns == NR)
+        for (; p + step <= k; p += step, b += step * ldb, panel += NR)
+            for (ptrdiff_t j = 0; j < NR; j += LANES) {
+                const vector first = gpt_load(b + j);
+                gpt_store(panel + j, format == GPT_BFLOAT16 ? gpt_pair(first, gpt_load(b + ldb + j)) : first);
+            }
+    for (; p < k; p += step, b += step * ldb, panel += NR)
+        for (ptrdiff_t j = 0; j < columns; j++) panel[j] = gpt_slot(format, b + j, ldb, k - p);
 }
 
 /* The same from b^T: rows of b (columns, k). LANES rows at a time are transposed in registers (speed only). */
-INLINE void gpt_pack_panel_transposed(ptrdiff_t k, ptrdiff_t columns, const float *b, ptrdiff_t ldb, float *panel) {
+INLINE void gpt_pack_panel_transposed(const gpt_format format, ptrdiff_t k, ptrdiff_t columns, const float *b,
+                                      ptrdiff_t ldb, float *panel) {
+    const ptrdiff_t step = gpt_per_slot(format);
     for (ptrdiff_t first = 0; first < columns; first += LANES, b += LANES * ldb, panel += LANES) {
         ptrdiff_t p = 0;
         if (first + LANES <= columns)
-            for (; p + LANES <= k; p += LANES) {
+            for (; p + step * LANES <= k; p += step * LANES) {
                 vector r[LANES];
                 #pragma GCC unroll 16
-                for (int j = 0; j < LANES; j++) r[j] = gpt_load(b + j * ldb + p);
+                for (int j = 0; j < LANES; j++) {
+                    const float *row = b + j * ldb + p;
+                    r[j] = format == GPT_BFLOAT16 ? gpt_load_pairs(row) : gpt_load(row);
+                }
                 gpt_transpose(r);
                 #pragma GCC unroll 16
-                for (int j = 0; j < LANES; j++) gpt_store(panel + (p + j) * NR, r[j]);
+                for (int j = 0; j < LANES; j++) gpt_store(panel + (p / step + j) * NR, r[j]);
             }
-        for (; p < k; p++)
-            for (ptrdiff_t j = 0; j < LANES && first + j < columns; j++) panel[p * NR + j] = b[j * ldb + p];
+        for (; p < k; p += step)
+            for (ptrdiff_t j = 0; j < LANES && first + j < columns; j++)
+                panel[p / step * NR + j] = gpt_slot(format, b + j * ldb + p, 1, k - p);
     }
 }
 
-/* Packed B: panels of NR columns of op(B) (k, n), one after the other, each stored row by row. */
-static void gpt_pack_b(int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb, float *packed) {
-    for (ptrdiff_t jr = 0; jr < n; jr += NR, packed += NR * k) {
+/* Packed B: panels of NR columns of op(B) (k, n), one after the other, each stored slot by slot. */
+INLINE void gpt_pack_b(const gpt_format format, int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb,
+                       float *packed) {
+    const ptrdiff_t slots = gpt_slots(format, k);
+    for (ptrdiff_t jr = 0; jr < n; jr += NR, packed += NR * slots) {
         const ptrdiff_t columns = MIN(NR, n - jr);
-        if (columns < NR) memset(packed, 0, sizeof(float) * NR * k);
-        if (transposed) gpt_pack_panel_transposed(k, columns, b + jr * ldb, ldb, packed);
-        else gpt_pack_panel(k, columns, b + jr, ldb, packed);
+        if (columns < NR) memset(packed, 0, sizeof(float) * NR * slots);
+        if (transposed) gpt_pack_panel_transposed(format, k, columns, b + jr * ldb, ldb, packed);
+        else gpt_pack_panel(format, k, columns, b + jr, ldb, packed);
     }
 }
 
-/* Packed A: the rows of A (m, k), PACKED_A_LD apart; from A^T, panels of MR rows, each stored column by column. */
-static void gpt_pack_a(int transposed, ptrdiff_t m, ptrdiff_t k, const float *a, ptrdiff_t lda) {
-    if (!transposed) {
-        for (ptrdiff_t i = 0; i < m; i++) memcpy(packed_a + i * PACKED_A_LD, a + i * lda, sizeof(float) * k);
+/* One row of k values as slots. */
+INLINE void gpt_pack_row(const gpt_format format, ptrdiff_t k, const float *from, float *slots) {
+    if (format == GPT_FLOAT32) {
+        memcpy(slots, from, sizeof(float) * k);
         return;
     }
+    ptrdiff_t p = 0;
+    for (; p + 2 * LANES <= k; p += 2 * LANES) gpt_store(slots + p / 2, gpt_load_pairs(from + p));
+    for (; p < k; p += 2) slots[p / 2] = gpt_slot(format, from + p, 1, k - p);
+}
+
+/* Packed A: the rows of A (m, k), PACKED_A_LD apart; from A^T, panels of MR rows, each stored slot by slot. */
+INLINE void gpt_pack_a(const gpt_format format, int transposed, ptrdiff_t m, ptrdiff_t k, const float *a,
+                       ptrdiff_t lda) {
+    if (!transposed) {
+        for (ptrdiff_t i = 0; i < m; i++) gpt_pack_row(format, k, a + i * lda, packed_a + i * PACKED_A_LD);
+        return;
+    }
+    const ptrdiff_t step = gpt_per_slot(format);
     for (ptrdiff_t ir = 0; ir < m; ir += MR) {
         const ptrdiff_t rows = MIN(MR, m - ir);
-        float *panel = packed_a + ir * k;
+        float *panel = packed_a + ir * gpt_slots(format, k);
         const float *from = a + ir;
-        if (ir + LANES <= m) {  /* speed only: copy a full vector; the next store overwrites the excess */
-            for (ptrdiff_t p = 0; p < k; p++) gpt_store(panel + p * MR, gpt_load(from + p * lda));
-            continue;
-        }
-        for (ptrdiff_t p = 0; p < k; p++)
-            for (ptrdiff_t i = 0; i < rows; i++) panel[p * MR + i] = from[p * lda + i];
+        ptrdiff_t p = 0;
+        if (ir + LANES <= m)  /* speed only: copy a full vector; the next store overwrites the excess */
+            for (; p + step <= k; p += step, from += step * lda, panel += MR) {
+                const vector first = gpt_load(from);
+                gpt_store(panel, format == GPT_BFLOAT16 ? gpt_pair(first, gpt_load(from + lda)) : first);
+            }
+        for (; p < k; p += step, from += step * lda, panel += MR)
+            for (ptrdiff_t i = 0; i < rows; i++) panel[i] = gpt_slot(format, from + i, lda, k - p);
     }
 }
 
@@ -227,9 +319,9 @@ INLINE void gpt_prefetch_tile(ptrdiff_t rows, const float *tile, ptrdiff_t ld, c
         }
 }
 
-/* Block (m, n) of C, from (ic, jc) on, from packed A (m, k) and packed B (k, n): the loops jr and ir. */
-INLINE void gpt_macrokernel(int a_is_panels, ptrdiff_t ic, ptrdiff_t jc, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k,
-                            const gpt_output *out) {
+/* Block (m, n) of C, from (ic, jc) on, from packed A (m, k) and packed B (k, n), k in slots: the loops jr and ir. */
+INLINE void gpt_macrokernel(const gpt_format format, int a_is_panels, ptrdiff_t ic, ptrdiff_t jc, ptrdiff_t m,
+                            ptrdiff_t n, ptrdiff_t k, const gpt_output *out) {
     for (ptrdiff_t jr = 0; jr < n; jr += NR)
         for (ptrdiff_t ir = 0; ir < m; ir += MR) {
             const ptrdiff_t rows = MIN(MR, m - ir), columns = MIN(NR, n - jr);
@@ -237,24 +329,26 @@ INLINE void gpt_macrokernel(int a_is_panels, ptrdiff_t ic, ptrdiff_t jc, ptrdiff
             const gpt_output tile_out = gpt_output_at(out, ic + ir, jc + jr);
             gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
             gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
-            gpt_store_tile(a_is_panels ? gpt_tile_packed_panels : gpt_tile_packed_rows, rows, columns, k, a, 0, b,
-                           &tile_out);
+            gpt_store_tile(format, a_is_panels ? PACKED_PANELS : PACKED_ROWS, rows, columns, k, a, 0, b, &tile_out);
         }
 }
 
 /* C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend + bias: the loops jc, pc and ic. */
-static void gpt_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_matrix b, gpt_output out) {
+INLINE void gpt_gemm_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_matrix b,
+                        gpt_output out) {
+    const ptrdiff_t max_depth = KC * gpt_per_slot(format);
     for (ptrdiff_t jc = 0; jc < n; jc += NC) {
         const ptrdiff_t columns = MIN(NC, n - jc);
         gpt_output partial = out;
-        for (ptrdiff_t pc = 0; pc < k; pc += KC) {
-            const ptrdiff_t depth = MIN(KC, k - pc);
-            gpt_pack_b(b.transposed, depth, columns, b.data + (b.transposed ? jc * b.ld + pc : pc * b.ld + jc), b.ld,
-                       packed_b);
+        for (ptrdiff_t pc = 0; pc < k; pc += max_depth) {
+            const ptrdiff_t depth = MIN(max_depth, k - pc);
+            gpt_pack_b(format, b.transposed, depth, columns,
+                       b.data + (b.transposed ? jc * b.ld + pc : pc * b.ld + jc), b.ld, packed_b);
             for (ptrdiff_t ic = 0; ic < m; ic += MC) {
                 const ptrdiff_t rows = MIN(MC, m - ic);
-                gpt_pack_a(a.transposed, rows, depth, a.data + (a.transposed ? pc * a.ld + ic : ic * a.ld + pc), a.ld);
-                gpt_macrokernel(a.transposed, ic, jc, rows, columns, depth, &partial);
+                gpt_pack_a(format, a.transposed, rows, depth,
+                           a.data + (a.transposed ? pc * a.ld + ic : ic * a.ld + pc), a.ld);
+                gpt_macrokernel(format, a.transposed, ic, jc, rows, columns, gpt_slots(format, depth), &partial);
             }
             partial.addend = out.c;  /* from the second pc on, add to what is stored */
             partial.ld_addend = out.ldc;
@@ -265,19 +359,37 @@ static void gpt_gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_ma
 
 /* The same with B packed by `gpt_pack_b` beforehand and A read in place. Faster when one B meets many small A, as in
    attention. If m is odd, row m of op(A) is read but not used. */
-static void gpt_gemm_packed(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const gpt_matrix *a, const gpt_packed_b *b,
-                            const gpt_output *out) {
+INLINE void gpt_gemm_packed_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const gpt_matrix *a,
+                               const gpt_packed_b *b, const gpt_output *out) {
     const float *panel = b->data;
     for (ptrdiff_t jr = 0; jr < n; jr += NR, panel += b->stride)
         for (ptrdiff_t ir = 0; ir < m; ir += MR) {
             const ptrdiff_t rows = MIN(MR, m - ir), columns = MIN(NR, n - jr);
             const gpt_output tile_out = gpt_output_at(out, ir, jr);
             gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
-            if (a->transposed)
-                gpt_store_tile(gpt_tile_in_place_transposed, rows, columns, k, a->data + ir, a->ld, panel, &tile_out);
-            else
-                gpt_store_tile(gpt_tile_in_place, rows, columns, k, a->data + ir * a->ld, a->ld, panel, &tile_out);
+            gpt_store_tile(format, a->transposed ? IN_PLACE_TRANSPOSED : IN_PLACE, rows, columns,
+                           gpt_slots(format, k), a->data + (a->transposed ? ir : ir * a->ld), a->ld, panel, &tile_out);
         }
+}
+
+/* ---- What gemm.pyx calls: the format becomes a constant */
+
+static void gpt_gemm(gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_matrix b,
+                     gpt_output out) {
+    if (format == GPT_BFLOAT16) gpt_gemm_as(GPT_BFLOAT16, m, n, k, a, b, out);
+    else gpt_gemm_as(GPT_FLOAT32, m, n, k, a, b, out);
+}
+
+static void gpt_pack(gpt_format format, int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb,
+                     float *packed) {
+    if (format == GPT_BFLOAT16) gpt_pack_b(GPT_BFLOAT16, transposed, k, n, b, ldb, packed);
+    else gpt_pack_b(GPT_FLOAT32, transposed, k, n, b, ldb, packed);
+}
+
+static void gpt_gemm_packed(gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const gpt_matrix *a,
+                            const gpt_packed_b *b, const gpt_output *out) {
+    if (format == GPT_BFLOAT16) gpt_gemm_packed_as(GPT_BFLOAT16, m, n, k, a, b, out);
+    else gpt_gemm_packed_as(GPT_FLOAT32, m, n, k, a, b, out);
 }
 
 /* Notes on speed.

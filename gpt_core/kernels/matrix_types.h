@@ -1,10 +1,14 @@
-/* Views of float32 matrices, row-major, that the kernels pass to each other. A leading dimension (ld) is the number of
-   values from the start of one stored row to the start of the next. */
+/* Views of matrices, row-major, that the kernels pass to each other. A leading dimension (ld) is the number of values
+   from the start of one stored row to the start of the next. */
 
 #ifndef GPT_MATRIX_TYPES_H
 #define GPT_MATRIX_TYPES_H
 
 #include <stddef.h>
+
+/* The number format in which a product's operands are multiplied. Sums are float32. Packed operands consist of slots of
+   32 bits: one float32, or two bfloat16 that follow each other along k, the first in the lower half. */
+typedef enum { GPT_FLOAT32, GPT_BFLOAT16 } gpt_format;
 
 typedef struct {          /* op(x): x itself, or x^T if `transposed` */
     const float *data;

@@ -16,6 +16,7 @@ from gpt_core.model.layers.buffers import BACKWARD, FORWARD, BatchShape, BufferP
 from gpt_core.model.layers.layer import Ids
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import Parameters
+from gpt_core.model.precision import ProductFormat
 
 
 class EvalSums(NamedTuple):
@@ -35,11 +36,11 @@ class GPT:
     use one instance from one thread at a time.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, parameters: Parameters, products: ProductFormat = "float32") -> None:
         self.parameters = parameters
         self.shape = parameters.shape
-        self.transformer = Transformer(self.shape)
-        self.transformer.bind(parameters.tensors)
+        self.products: ProductFormat = products
+        self.transformer = self._new_transformer()
         self._size: BatchShape | None = None
         self._has_gradient_buffers = False
 
@@ -105,13 +106,19 @@ class GPT:
         held = self._size
         if held is None or held[:2] != size[:2] or held.threads < size.threads:
             self._size, self._has_gradient_buffers = None, False
-            self.transformer = Transformer(self.shape)  # frees the old buffers before new ones are allocated
-            self.transformer.bind(self.parameters.tensors)
+            self.transformer = self._new_transformer()  # frees the old buffers before new ones are allocated
             self._add_buffers(size, FORWARD)
             self._size = held = size
         if with_gradients and not self._has_gradient_buffers:
             self._add_buffers(held, BACKWARD)
             self._has_gradient_buffers = True
+
+    def _new_transformer(self) -> Transformer:
+        """Return the layers on the model's weights, without buffers."""
+        transformer = Transformer(self.shape)
+        transformer.bind(self.parameters.tensors)
+        transformer.multiply_in(self.products)
+        return transformer
 
     def _add_buffers(self, size: BatchShape, uses: frozenset[Use]) -> None:
         pool = BufferPool(buffer for buffer in self.transformer.buffers(size) if buffer.use in uses)

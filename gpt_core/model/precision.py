@@ -1,15 +1,20 @@
 """Number formats of the model: how weights, activations and arithmetic are stored, stated once.
 
 Parameter buffers, activation buffers, estimates of memory and the layout of checkpoints take their element type and
-size from `PRECISION`.
+size from `PRECISION`. Separate from these is the format in which the operands of matrix products are multiplied
+(`ProductFormat`): with bfloat16 they are rounded as they are packed, and everything stored stays float32.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+
+ProductFormat = Literal["float32", "bfloat16"]
+"""Format of the operands of a model's matrix products; their sums are float32."""
 
 
 @dataclass(frozen=True, slots=True)

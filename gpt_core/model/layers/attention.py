@@ -107,7 +107,9 @@ class CausalSelfAttention(Layer):
         # qkv = x W_attn + b_attn
         self.c_attn.forward(self.qkv, x)
         # attn_out = softmax(q kᵀ / sqrt(D)) v;  lse = log(sum(exp(q kᵀ / sqrt(D))))
-        attention.forward(self._attn_out, self.lse, self.q, self.k, self.v, self.workspace)
+        attention.forward(
+            self._attn_out, self.lse, self.q, self.k, self.v, self.workspace, bfloat16=self.bfloat16
+        )  # fmt: skip
         # y = attn_out W_proj + b_proj + residual
         self.c_proj.forward(y, self.attn_out, residual)
 
@@ -119,7 +121,7 @@ class CausalSelfAttention(Layer):
         # d_S = P * (d_P - sum(d_attn_out * attn_out));  d_q = d_S k / sqrt(D);  d_k = d_Sᵀ q / sqrt(D)
         attention.backward(
             self._d_q, self._d_k, self._d_v, self._d_attn_out, self._attn_out, self.lse,
-            self.q, self.k, self.v, self.workspace,
+            self.q, self.k, self.v, self.workspace, bfloat16=self.bfloat16,
         )  # fmt: skip
         # d_x = d_qkv W_attnᵀ
         self.c_attn.backward(self.d_x, self.d_qkv, x, gradients)

@@ -67,7 +67,7 @@ class Head(Layer):
             rows = slice(first, min(first + self.logits.shape[0], x.shape[0]))
             logits = self.logits[: rows.stop - rows.start]
             # logits (R, V) = x (R, C) wteᵀ (C, V)
-            linear.product(logits, x[rows], self.wte, transpose_b=True)
+            linear.product(logits, x[rows], self.wte, transpose_b=True, bfloat16=self.bfloat16)
             yield rows, logits
 
     def forward(self, x: Array, targets: Ids) -> float:
@@ -84,7 +84,7 @@ class Head(Layer):
             # d_logits = weight * (softmax(logits) - onehot(target)), in place of the logits
             cross_entropy.forward_backward(self.losses[rows], logits, targets[rows], weight)
             # d_x (R, C) = d_logits (R, V) wte (V, C)
-            linear.product(self.d_x[rows], logits, self.wte)
+            linear.product(self.d_x[rows], logits, self.wte, bfloat16=self.bfloat16)
             # d_wte (V, C) += d_logitsᵀ (V, R) x (R, C)
-            linear.product(d_wte, logits, x[rows], transpose_a=True, accumulate=True)
+            linear.product(d_wte, logits, x[rows], transpose_a=True, accumulate=True, bfloat16=self.bfloat16)
         return float(self.losses.sum(dtype=np.float64)), self.d_x

@@ -1,7 +1,8 @@
 """Base class of the layers, and how a layer declares its parameters and its arithmetic.
 
 A layer is used in four steps: construct it (configuration alone, no memory), `bind` weights, `allocate` buffers for a
-batch shape, then run `forward` and `backward`, which write to these buffers and allocate nothing.
+batch shape, then run `forward` and `backward`, which write to these buffers and allocate nothing. `multiply_in` chooses
+the number format of the matrix products.
 
 The legend of shapes is in `gpt_core.kernels`.
 """
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer, BufferPool, Use
+from gpt_core.model.precision import ProductFormat
 
 Ids = NDArray[np.int32]
 Tensors = Mapping[str, Array]
@@ -78,6 +80,9 @@ class Layer:
     in the order in which the forward pass runs them.
     """
 
+    bfloat16 = False
+    """True if the operands of matrix products are rounded to bfloat16"""
+
     def __init__(self, *sublayers: Layer) -> None:
         self.sublayers = sublayers
 
@@ -119,6 +124,12 @@ class Layer:
         needed = size.time if outputs is None else outputs
         own = self.own_forward_flops(size, needed)
         return Flops.sum_of([own, *(layer.forward_flops(size, needed) for layer in self.sublayers)])
+
+    def multiply_in(self, products: ProductFormat) -> None:
+        """Choose the number format of the operands of matrix products; float32 unless this is called."""
+        self.bfloat16 = products == "bfloat16"
+        for layer in self.sublayers:
+            layer.multiply_in(products)
 
     def bind(self, weights: Tensors) -> None:
         """Use these weights, which are read and never copied."""

@@ -42,12 +42,13 @@ class Linear(Layer):
     def forward(self, y: Array, x: Array, residual: Array | None = None) -> None:
         """Write x W + b to `y`, plus `residual` if given."""
         # y = x W + b + residual
-        linear.forward(y, x, self.weight, self.bias, residual)
+        linear.forward(y, x, self.weight, self.bias, residual, bfloat16=self.bfloat16)
 
     def backward(self, d_x: Array, d_y: Array, x: Array, gradients: Tensors) -> None:
         """Write the gradient of the input to `d_x`; add those of the parameters to `gradients`."""
         # d_x = d_y Wᵀ;  d_W += xᵀ d_y;  d_b += sum of the rows of d_y
-        linear.backward(d_x, gradients[self.weight_name], gradients[self.bias_name], d_y, x, self.weight)
+        d_weight, d_bias = gradients[self.weight_name], gradients[self.bias_name]
+        linear.backward(d_x, d_weight, d_bias, d_y, x, self.weight, bfloat16=self.bfloat16)
 
     def flops(self, rows: int) -> int:
         """Return the FLOPs of the forward pass over `rows` rows: 2 N in out."""
