@@ -27,6 +27,7 @@ from gpt_core.kernels import threads as kernel_threads
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
+from gpt_core.model.precision import product_format
 from gpt_core.model.scores import EvalScores
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.token_cache import load_tokens
@@ -347,5 +348,5 @@ class Model:
 
     def _model(self) -> GPT:
         if self._gpt is None:
-            self._gpt = GPT(self.parameters)
+            self._gpt = GPT(self.parameters, product_format(self.settings.precision))
         return self._gpt

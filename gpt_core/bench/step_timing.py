@@ -22,6 +22,7 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.memory import activation_bytes
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.optim import create_optimizer
+from gpt_core.training.precision import choose_precision
 
 MAX_PROBE_FLOPS = 200e9  # of one forward and backward pass: one to two seconds on two cores
 MEASURE_S = 1.0  # minimum time measured, after a warm-up pass
@@ -108,7 +109,8 @@ def _step_functions(workload: Workload, settings: Settings) -> tuple[Callable[[]
     for start in range(0, weights.flat.size, RANDOM_VALUES):
         stretch = weights.flat[start : start + RANDOM_VALUES]
         stretch[:] = values[: stretch.size]
-    gpt, optimizer = GPT(weights), create_optimizer(weights, settings)
+    gpt = GPT(weights, choose_precision(settings).products)
+    optimizer = create_optimizer(weights, settings)
     tokens, targets = random.integers(shape.vocab_size, size=(2, batch, length), dtype=np.int32)
 
     def forward_and_backward() -> None:

@@ -166,6 +166,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         str, Meta(min_length=1, description="folder for checkpoints and metrics.jsonl"), _group("system")
     ] = "models"
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="random seed of initial weights and shuffling")] = 0
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Meta(description="format of matrix products; auto: bfloat16 where it is faster here"),
+    ] = "float32"
     threads: Annotated[int, Meta(ge=0, le=1024, description="compute threads (0: one per core)")] = 0
 
     attn_lr: Annotated[LearningRate, Meta(description="learning rate of the attention weights"), _group("advanced")] = (

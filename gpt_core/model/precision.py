@@ -17,6 +17,11 @@ ProductFormat = Literal["float32", "bfloat16"]
 """Format of the operands of a model's matrix products; their sums are float32."""
 
 
+def product_format(precision: str) -> ProductFormat:
+    """Return the format that the setting `precision` of a checkpoint names."""
+    return "bfloat16" if precision == "bfloat16" else "float32"
+
+
 @dataclass(frozen=True, slots=True)
 class DType:
     """Number format of the elements of a tensor."""

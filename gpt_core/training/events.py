@@ -38,6 +38,10 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     eval_file: str
     resumed_from: str
     elapsed_s: float
+    precision: str = "float32"
+    """format of the matrix products, float32 or bfloat16"""
+    precision_reason: str = ""
+    """why, if the setting is auto or the products are emulated"""
     warnings: tuple[str, ...] = ()
     eval_part_tokens: int = 0
 

@@ -47,4 +47,6 @@ class Run:
     store: CheckpointStore
     resumed_from: Path | None = None
     eval_file: Path | None = None
+    precision_reason: str = ""
+    """why `settings.precision` was chosen; "" if it was requested"""
     warnings: tuple[str, ...] = ()

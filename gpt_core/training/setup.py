@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import check_resumable
@@ -22,6 +24,7 @@ from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
+from gpt_core.training.precision import choose_precision, emulation_warning
 from gpt_core.training.request import RunRequest
 from gpt_core.training.run import BatchSource, Run
 from gpt_core.training.trainer import Trainer
@@ -83,7 +86,8 @@ def assemble(
     checkpoint: Checkpoint | None,
 ) -> Run:
     """Return the parts of a run: those of its checkpoint, or initial ones."""
-    settings = request.settings
+    choice = choose_precision(request.settings)
+    settings = msgspec.structs.replace(request.settings, precision=choice.products)
     if checkpoint is None:
         state = TrainingState(run_id=run_id)
         parameters = initial_parameters(settings.shape, settings.seed)
@@ -98,8 +102,11 @@ def assemble(
         eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
         optimizer=create_optimizer(parameters, settings, optimizer_state), state=state, store=store,
         resumed_from=checkpoint.path if checkpoint else None,
-        eval_file=texts.eval_file,
-        warnings=(*(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings)),
+        eval_file=texts.eval_file, precision_reason=choice.reason,
+        warnings=(
+            *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
+            *emulation_warning(choice),
+        ),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.model.precision import product_format
 from gpt_core.model.scores import EvalScores
 from gpt_core.optim import schedule_of
 from gpt_core.training import events as ev
@@ -52,7 +53,7 @@ class Trainer:
         """True once no more steps are taken and only the last saves remain."""
         self.unsaved = 0
         """Number of failed last saves while the run waits for a decision about them; else 0."""
-        self._gpt = GPT(run.parameters)
+        self._gpt = GPT(run.parameters, product_format(self.settings.precision))
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
         self._weights_lock = threading.Lock()
@@ -325,7 +326,8 @@ class Trainer:
             max_steps=min(settings.max_steps, last_step) if settings.max_steps else last_step,
             threads=threads.get_threads(), seed=settings.seed, train_file=str(run.train_text.path or ""),
             eval_file=str(run.eval_file or ""), resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
-            warnings=run.warnings, eval_part_tokens=text.part_tokens if text and text.part is not None else 0,
+            precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
+            eval_part_tokens=text.part_tokens if text and text.part is not None else 0,
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:

@@ -144,13 +144,14 @@ class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
 def evaluate(options: Namespace) -> int:
     """Run `gpt-tui evaluate`: evaluate a model on the eval text, or on the held-out part of the training text."""
     from gpt_core.model.gpt import GPT
+    from gpt_core.model.precision import product_format
     from gpt_core.training import evaluation
 
     model = load_model(options, ("eval_file",))
     with ProgressLine() as waiting:
         text, file = held_out_text(model, waiting)
         result = evaluation.evaluate(
-            GPT(model.parameters),
+            GPT(model.parameters, product_format(model.settings.precision)),
             text,
             model.settings.micro_batch,
             lambda done, total: waiting(f"evaluating on {file.name}", done / total),

@@ -1,0 +1,74 @@
+"""Choice of the number format of a run's matrix products: the setting `precision`.
+
+`auto` takes bfloat16 if the processor multiplies it with instructions of its own, and a short measurement says that
+this is faster for the shape of the model. The choice is saved in the run's checkpoints, so a resumed run does not
+measure again and continues to the bit. Processors without these instructions emulate them, to the same bits.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt_core.config.settings import Settings
+from gpt_core.kernels import gemm, linear
+from gpt_core.kernels.arrays import empty
+from gpt_core.model.precision import ProductFormat
+
+MIN_SPEEDUP = 1.1
+"""bfloat16 must be this many times as fast: its products are coarser, and close results would vary from run to run"""
+MAX_ROWS = 256  # of the measured product: a few milliseconds for the largest preset
+REPEATS = 5
+
+
+class PrecisionChoice(NamedTuple):
+    """Format of the products of a run, and why: one clause, or "" if the settings name it."""
+
+    products: ProductFormat
+    reason: str
+
+
+def choose_precision(settings: Settings) -> PrecisionChoice:
+    """Return the format that the settings name or, for `auto`, the faster one on this machine.
+
+    Uses `threads.get_threads()` threads.
+    """
+    if settings.precision == "float32":
+        return PrecisionChoice("float32", "")
+    if settings.precision == "bfloat16":
+        return PrecisionChoice("bfloat16", "" if gemm.has_native_bfloat16() else "emulated on this processor")
+    if not gemm.has_native_bfloat16():
+        return PrecisionChoice("float32", "this processor has no bfloat16 instructions")
+    speedup = measure_speedup(settings)
+    if speedup < MIN_SPEEDUP:
+        return PrecisionChoice("float32", f"bfloat16 would be {speedup:.1f} times as fast")
+    return PrecisionChoice("bfloat16", f"{speedup:.1f} times as fast as float32")
+
+
+def emulation_warning(choice: PrecisionChoice) -> tuple[str, ...]:
+    """Return the warning of a run whose bfloat16 products are emulated, if they are."""
+    if choice.products == "float32" or gemm.has_native_bfloat16():
+        return ()
+    return (
+        "this processor has no bfloat16 instructions: products are emulated, which is slower than float32; "
+        "use --set precision=float32 to change this run",
+    )
+
+
+def measure_speedup(settings: Settings) -> float:
+    """Return how many times as fast the first product of an MLP is in bfloat16 as in float32; medians, in turn."""
+    rows = min(MAX_ROWS, settings.micro_batch * settings.seq_len)
+    x, y = empty(rows, settings.d_model), empty(rows, settings.hidden_size)
+    weight, bias = empty(settings.d_model, settings.hidden_size), empty(settings.hidden_size)
+    for array in (x, weight, bias):
+        array.fill(np.float32(0.5))
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(REPEATS + 1):
+        for bfloat16, durations in seconds.items():
+            started = time.perf_counter()
+            linear.forward(y, x, weight, bias, bfloat16=bfloat16)
+            durations.append(time.perf_counter() - started)
+    return statistics.median(seconds[False][1:]) / statistics.median(seconds[True][1:])
