@@ -25,12 +25,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--micro_batch", type=int, default=0, help="sequences per micro-batch (default: all)")
     parser.add_argument("--processor_time", action="store_true", help="measure processor time instead of elapsed time")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     now = time.process_time if options.processor_time else time.perf_counter
     threads.set_threads(options.threads)
     shape = ModelShape(**{name: getattr(options, name) for name in SHAPE_FIELDS})
     parameters, gradients = initial_parameters(shape, 0), Parameters(shape)
-    gpt, optimizer = GPT(parameters), AdamW(parameters, Settings())
+    gpt, optimizer = GPT(parameters, options.precision), AdamW(parameters, Settings())
     random = np.random.default_rng(0)
     tokens, targets = random.integers(shape.vocab_size, size=(2, options.batch, shape.seq_len), dtype=np.int32)
     seconds, at_once = [], options.micro_batch or options.batch

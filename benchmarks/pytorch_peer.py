@@ -1,4 +1,6 @@
-"""The same model in PyTorch on the CPU, for comparison: GPT-2 architecture, AdamW, gradient clipping, float32.
+"""The same model in PyTorch on the CPU, for comparison: GPT-2 architecture, AdamW, gradient clipping.
+
+With `--precision bfloat16` the forward pass runs under `torch.autocast`, as PyTorch's documentation recommends.
 
 Run by `benchmarks/training.py`, in a separate environment with torch; prints one line of JSON.
 """
@@ -68,6 +70,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--processor_time", action="store_true", help="measure processor time instead of elapsed time")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     options = parser.parse_args()
     now = time.process_time if options.processor_time else time.perf_counter
     torch.set_num_threads(options.threads)
@@ -79,7 +82,8 @@ def main() -> None:
     seconds = []
     for _ in range(options.steps + 1):
         started = now()
-        loss = step(tokens, targets)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):
+            loss = step(tokens, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -1,6 +1,10 @@
 """Training steps of this project and of PyTorch in turn (A B A B) on one machine: the ratio of the medians.
 
     python benchmarks/training.py [--shape mini|micro|nano|nanogpt] [--peer-python PATH] [--compile] [--rounds N]
+                                  [--precision float32|bfloat16] [--no-peer]
+
+--precision is that of both programs. The project's float32 steps are then timed in the same rounds, and so are the
+limits of the machine: large products in float32 and bfloat16. --no-peer leaves PyTorch out.
 
 --peer-python is an interpreter that has torch (default: this one). Each round runs both programs once, in separate
 processes. Run it on an otherwise idle machine.
@@ -15,9 +19,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gpt_core.bench.hardware import bfloat16_meter, processor_name, sgemm_meter
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels import available_cores
+from gpt_core.kernels import available_cores, threads
+from gpt_core.model.flops import step_flops
 
 HERE = Path(__file__).parent
 # CPU preset of nanoGPT, with a vocabulary of 65 characters
@@ -32,10 +38,10 @@ def shape_and_batch(name: str) -> tuple[ModelShape, int, int]:
     return settings.shape, settings.batch_size, settings.micro_batch
 
 
-def run(python: str, program: str, shape: ModelShape, batch: int, steps: int, threads: int, *more: str) -> dict:
+def run(python: str, program: str, shape: ModelShape, batch: int, steps: int, n_threads: int, *more: str) -> dict:
     """Run one of the two programs and return its figures."""
     options = {name: getattr(shape, name) for name in shape.__struct_fields__}
-    options |= {"batch": batch, "steps": steps, "threads": threads}
+    options |= {"batch": batch, "steps": steps, "threads": n_threads}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [python, str(HERE / program), *words, *more]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -58,58 +64,86 @@ def main() -> None:
         action="store_true",
         help="compute the batch in one pass, as the peer does, instead of in the preset's micro-batches",
     )
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--no-peer", action="store_true", help="do not run PyTorch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=0, help="steps per round (default: by the shape)")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    result = measure(options)
+    print(json.dumps(result) if options.json else report(result))
+
+
+def measure(options: argparse.Namespace) -> dict:
+    """Run the programs in turn, and measure the machine's limits between them."""
     shape, batch, micro_batch = shape_and_batch(options.shape)
     if options.full_batch:
         micro_batch = batch
-    own_words = ["--micro_batch", str(micro_batch)]
     steps = options.steps or (3 if options.shape == "mini" else 30)
-    peer_words = ["--compile"] if options.compile else []
-    if options.processor_time:
-        options.threads = 1
-        for words in (own_words, peer_words):
-            words.append("--processor_time")
-    own: list[dict] = []
-    peer: list[dict] = []
+    common = ["--processor_time"] if options.processor_time else []
+    n_threads = 1 if options.processor_time else options.threads
+    threads.set_threads(n_threads)
+    own_words = ["--micro_batch", str(micro_batch), *common]
+    programs = {"own": (sys.executable, "own_steps.py", ["--precision", options.precision, *own_words])}
+    if options.precision == "bfloat16":
+        programs["own_float32"] = (sys.executable, "own_steps.py", own_words)
+    if not options.no_peer:
+        peer_words = ["--precision", options.precision, *common, *["--compile"] * options.compile]
+        programs["peer"] = (options.peer_python, "pytorch_peer.py", peer_words)
+    limits = {"float32": sgemm_meter(), "bfloat16": bfloat16_meter()}
+    rounds: dict[str, list[dict]] = {name: [] for name in programs}
     for number in range(options.rounds):
-        own.append(run(sys.executable, "own_steps.py", shape, batch, steps, options.threads, *own_words))
-        peer.append(run(options.peer_python, "pytorch_peer.py", shape, batch, steps, options.threads, *peer_words))
+        for name, (python, program, words) in programs.items():
+            rounds[name].append(run(python, program, shape, batch, steps, n_threads, *words))
+            for meter in limits.values():
+                meter.repeat()
         print(f"round {number + 1} of {options.rounds} done", file=sys.stderr)
-    tokens = batch * shape.seq_len
+    flops = step_flops(shape, batch, shape.seq_len).total
 
-    def figures(rounds: list[dict]) -> dict[str, float]:
-        seconds = [value for one in rounds for value in one["seconds"]]
+    def figures(of_program: list[dict]) -> dict[str, float]:
+        seconds = [value for one in of_program for value in one["seconds"]]
+        median = statistics.median(seconds)
         return {
-            "step_s": statistics.median(seconds),
-            "tokens_per_s": tokens / statistics.median(seconds),
-            "peak_gb": max(one["peak_bytes"] for one in rounds) / 1e9,
-        }
+            "step_s": median, "tokens_per_s": batch * shape.seq_len / median, "gflop_per_s": flops / median / 1e9,
+            "peak_gb": max(one["peak_bytes"] for one in of_program) / 1e9,
+        }  # fmt: skip
 
-    result = {
-        "shape": options.shape, "batch": batch, "micro_batch": micro_batch,
-        "seq_len": shape.seq_len, "threads": options.threads,
-        "level": own[0]["level"], "torch": peer[0]["torch"], "compiled": options.compile,
-        "own": figures(own), "peer": figures(peer),
+    return {
+        "processor": processor_name(), "shape": options.shape, "batch": batch, "micro_batch": micro_batch,
+        "seq_len": shape.seq_len, "threads": n_threads, "rounds": options.rounds, "steps": steps,
+        "level": rounds["own"][0]["level"], "precision": options.precision, "compiled": options.compile,
+        "torch": "" if options.no_peer else rounds["peer"][0]["torch"],
+        "limits": {name: meter.rate / 1e9 for name, meter in limits.items()},
+        **{name: figures(of_program) for name, of_program in rounds.items()},
     }  # fmt: skip
-    result["speedup"] = result["own"]["tokens_per_s"] / result["peer"]["tokens_per_s"]
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(
-        f"{options.shape}: B={batch}, T={shape.seq_len}, {options.threads} threads, "
-        f"{options.rounds} rounds of {steps} steps"
-    )
-    for name, which in (("gpt-tui", "own"), (f"PyTorch {result['torch']}{' compiled' * options.compile}", "peer")):
-        print(
-            "{:24} {tokens_per_s:>9,.0f} tokens/s  {step_s:>8.3f} s a step  peak {peak_gb:.2f} GB".format(
-                name, **result[which]
+
+
+def report(result: dict) -> str:
+    """Return the table: programs, the share of the machine's limit, and the ratios to the first program."""
+    limits, own = result["limits"], result["own"]
+    lines = [
+        f"{result['processor']}: kernels for {result['level']}; products {limits['float32']:.0f} GFLOP/s in float32, "
+        f"{limits['bfloat16']:.0f} in bfloat16",
+        f"{result['shape']}: B={result['batch']}, T={result['seq_len']}, {result['threads']} threads, "
+        f"{result['rounds']} rounds of {result['steps']} steps",
+    ]
+    compiled = " compiled" * result["compiled"]
+    names = {
+        "own": (f"gpt-tui {result['precision']}", result["precision"]),
+        "own_float32": ("gpt-tui float32", "float32"),
+        "peer": (f"PyTorch {result['torch']}{compiled} {result['precision']}", result["precision"]),
+    }
+    for key, (name, precision) in names.items():
+        if key in result:
+            found = result[key]
+            share = found["gflop_per_s"] / limits[precision]
+            lines.append(
+                f"{name:40} {found['tokens_per_s']:>9,.0f} tokens/s {found['step_s']:>8.3f} s per step "
+                f"{share:>5.0%} of {precision:8} peak {found['peak_gb']:.2f} GB  "
+                f"ratio {own['tokens_per_s'] / found['tokens_per_s']:.2f}"
             )
-        )
-    print(f"{'ratio':24} {result['speedup']:>9.2f}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,8 @@ def sample() -> Benchmark:
             "shape": {"d_model": 128, "hidden_size": 512, "vocab_size": 2048, "num_heads": 4, "seq_len": 128,
                       "layers": 4},
             "training": {"steps": 70, "step_s": 0.042, "fastest_s": 0.04, "slowest_s": 0.05, "tokens_per_s": 24381.0,
-                         "gflop": 6.6, "gflop_per_s": 157.1, "sgemm_share": 0.786, "timing_share": 0.002,
+                         "gflop": 6.6, "gflop_per_s": 157.1, "sgemm_share": 0.786, "precision": "float32",
+                         "product_gflop_per_s": 200.0, "product_share": 0.786, "timing_share": 0.002,
                          "parts": [{"part": part, "seconds": ms / 1e3, "share": ms / 42, "gflop": gflop.get(part, 0.0)}
                                    for part, ms in parts.items()]},
             "memory": {"peak": 99_000_000, "weights": 17_000_000, "activations": 36_000_000},
@@ -184,6 +185,26 @@ def test_the_table_shows_phases_parts_and_total() -> None:
     assert any(
         row.startswith("decoding 2,000 tokens/s") and row.endswith("30.7% of the memory bandwidth)") for row in rows
     )
+
+
+def test_bfloat16_steps_are_compared_with_the_rate_of_bfloat16_products() -> None:
+    found = sample()
+    training = msgspec.structs.replace(
+        found.training, precision="bfloat16", product_gflop_per_s=400.0, product_share=0.393
+    )
+    lines = bench.report(msgspec.structs.replace(found, training=training))
+    assert "200 GFLOP/s (SGEMM), 400 GFLOP/s (bfloat16 products), 30.0 GB/s" in lines[1]
+    assert any(line.endswith("of bfloat16") for line in lines)
+    assert any(" ".join(line.split()) == "one step 42.00 100.0% 157.1 39.3%" for line in lines)
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_the_format_of_the_products_is_measured_with_its_limit(
+    products: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = measured(capsys, "--set", f"precision={products}")["training"]
+    assert training["precision"] == products
+    assert training["product_share"] == pytest.approx(training["gflop_per_s"] / training["product_gflop_per_s"])
 
 
 def test_the_table_has_every_part_once() -> None:

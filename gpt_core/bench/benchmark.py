@@ -15,7 +15,7 @@ from collections.abc import Generator
 
 import msgspec
 
-from gpt_core.bench.hardware import memory_read_meter, peak_memory, processor_name, sgemm_meter
+from gpt_core.bench.hardware import bfloat16_meter, memory_read_meter, peak_memory, processor_name, sgemm_meter
 from gpt_core.bench.profiler import PARTS, Profile, Profiler, overhead_per_call
 from gpt_core.bench.result import Benchmark, Decoding, Machine, Memory, Part, Prompt, Training
 from gpt_core.config.settings import MAX_COUNT, ModelShape, Settings
@@ -55,6 +55,8 @@ class TrainingMeasurement(msgspec.Struct, frozen=True):
     steps: list[StepMeasurement]
     sgemm: float
     peak: int | None
+    bfloat16: float | None = None
+    """FLOP per second of large bfloat16 products, if the steps use these"""
 
 
 class InferenceMeasurement(msgspec.Struct, frozen=True):
@@ -124,14 +126,17 @@ def measure_training(trainer: Trainer, steps: int, progress: Progress) -> Traini
     with contextlib.closing(timed_steps(trainer)) as timed:
         next(timed, None)  # warm-up: the first step allocates
         peak, sgemm = peak_memory(), sgemm_meter()  # in this order: the meter's matrices are not the run's memory
+        bfloat16 = bfloat16_meter() if trainer.settings.precision == "bfloat16" else None
         for step in timed:
             measured.append(step)
             seconds = [step.seconds for step in measured]
-            sgemm.repeat_until(LIMIT_FRACTION * sum(seconds))
+            for meter in (sgemm, bfloat16):
+                if meter is not None:
+                    meter.repeat_until(LIMIT_FRACTION * sum(seconds))
             required = required_steps(seconds, steps)
             progress("training steps", len(measured) / required)
             if len(measured) >= required:
-                return TrainingMeasurement(measured, sgemm.rate, peak)
+                return TrainingMeasurement(measured, sgemm.rate, peak, bfloat16.rate if bfloat16 else None)
     raise GptError(f"the run ended after {trainer.step} steps, before enough could be measured")
 
 
@@ -177,10 +182,13 @@ def training_result(settings: Settings, length: int, training: TrainingMeasureme
     seconds = {part: median.profile.seconds[part] for part in PARTS}
     seconds["rest"] = median.seconds - sum(seconds.values())
     rate = flops.total / median.seconds
+    limit = training.bfloat16 or training.sgemm
     return Training(
         steps=len(in_order), step_s=median.seconds, fastest_s=in_order[0].seconds, slowest_s=in_order[-1].seconds,
         tokens_per_s=settings.batch_size * length / median.seconds,
         gflop=flops.total / 1e9, gflop_per_s=rate / 1e9, sgemm_share=rate / training.sgemm,
+        precision="bfloat16" if training.bfloat16 else "float32",
+        product_gflop_per_s=limit / 1e9, product_share=rate / limit,
         parts=[
             Part(part, spent, spent / median.seconds, flops_of_part.get(part, 0) / 1e9)
             for part, spent in seconds.items()

@@ -76,6 +76,12 @@ def sgemm_meter() -> RateMeter:
     return max(meters, key=lambda meter: meter.best)
 
 
+def bfloat16_meter() -> RateMeter:
+    """Return a meter of FLOP per second of one large product in bfloat16, the limit of training in that format."""
+    a, b, c = (np.full((SGEMM_SIZE, SGEMM_SIZE), 0.5, dtype=np.float32) for _ in range(3))
+    return RateMeter(lambda: linear.product(c, a, b, bfloat16=True), 2 * SGEMM_SIZE**3)
+
+
 def memory_read_meter() -> RateMeter:
     """Return a meter of bytes per second of a sequential read of memory, the limit of decoding.
 

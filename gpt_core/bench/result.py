@@ -46,6 +46,12 @@ class Training(msgspec.Struct, frozen=True):
     gflop_per_s: float
     sgemm_share: float
     """ratio of `gflop_per_s` to the machine's rate"""
+    precision: str
+    """format of the products, float32 or bfloat16"""
+    product_gflop_per_s: float
+    """rate of a large product in this format: SGEMM's for float32"""
+    product_share: float
+    """ratio of `gflop_per_s` to that rate"""
     parts: list[Part]
     timing_share: float
     """fraction of the step's time that timing the parts takes"""

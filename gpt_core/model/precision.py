@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-
 ProductFormat = Literal["float32", "bfloat16"]
 """Format of the operands of a model's matrix products; their sums are float32."""
 

@@ -25,6 +25,7 @@ PHASES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("optimizer and clipping", (("", "optimizer"),)),
     ("rest: Python, zeroing, logging", (("", "rest"),)),
 )
+LIMIT_NAMES = {"float32": "of SGEMM", "bfloat16": "of bfloat16"}  # heading of the last column
 NAME_WIDTH = max(len(name) for name, _ in PHASES)
 
 
@@ -51,20 +52,22 @@ def bench(options: Namespace) -> int:
 def report(found: Benchmark) -> list[str]:
     """Return the lines of the report."""
     machine, training = found.machine, found.training
+    limit, limit_name = training.product_gflop_per_s, LIMIT_NAMES[training.precision]
+    bfloat16 = f"{limit:.0f} GFLOP/s (bfloat16 products), " if training.precision == "bfloat16" else ""
     at_once = "" if found.micro_batch_size == found.batch_size else f", {found.micro_batch_size} per micro-batch"
     return [
         one_line(
             f"{machine.processor}: {machine.threads} threads on {machine.cores} cores, kernels for {machine.level}"
         ),
-        f"machine limits: {machine.sgemm_gflop_per_s:.0f} GFLOP/s (SGEMM), "
+        f"machine limits: {machine.sgemm_gflop_per_s:.0f} GFLOP/s (SGEMM), {bfloat16}"
         f"{machine.read_gb_per_s:.1f} GB/s (memory reads)",
         "",
         f"{found.preset or 'the model'}: {short(found.parameters)} parameters; a step is {found.batch_size} x "
-        f"{integer(found.time)} tokens{at_once}",
+        f"{integer(found.time)} tokens{at_once}; products in {training.precision}",
         "",
-        f"{'part of a step':<{NAME_WIDTH}}  {'ms':>9}  {'share':>6}  {'GFLOP/s':>7}  {'of SGEMM':>8}",
-        *phase_lines(training, machine.sgemm_gflop_per_s),
-        line("one step", training.step_s, 1.0, training.gflop, machine.sgemm_gflop_per_s),
+        f"{'part of a step':<{NAME_WIDTH}}  {'ms':>9}  {'share':>6}  {'GFLOP/s':>7}  {limit_name:>11}",
+        *phase_lines(training, limit),
+        line("one step", training.step_s, 1.0, training.gflop, limit),
         "",
         f"training  {figure(training.tokens_per_s)} tokens/s (median of {training.steps} steps, "
         f"{training.fastest_s * 1e3:,.1f} to {training.slowest_s * 1e3:,.1f} ms; profiling overhead "
@@ -78,32 +81,32 @@ def report(found: Benchmark) -> list[str]:
     ]
 
 
-def phase_lines(training: Training, sgemm: float) -> list[str]:
+def phase_lines(training: Training, limit: float) -> list[str]:
     """Return the rows of the table."""
     parts = {part.part: part for part in training.parts}
     lines = []
     for phase, members in PHASES:
         rows = [(name, parts[part]) for name, part in members]
-        lines.append(part_line(phase, [part for _, part in rows], sgemm))
+        lines.append(part_line(phase, [part for _, part in rows], limit))
         if len(rows) > 1:
-            lines += [part_line(f"  {name}", [part], sgemm) for name, part in rows]
+            lines += [part_line(f"  {name}", [part], limit) for name, part in rows]
     return lines
 
 
-def part_line(name: str, parts: list[Part], sgemm: float) -> str:
+def part_line(name: str, parts: list[Part], limit: float) -> str:
     """Return the row for a group of parts."""
     seconds, share, gflop = (
         sum(values) for values in zip(*((p.seconds, p.share, p.gflop) for p in parts), strict=True)
     )
-    return line(name, seconds, share, gflop, sgemm)
+    return line(name, seconds, share, gflop, limit)
 
 
-def line(name: str, seconds: float, share: float, gflop: float, sgemm: float) -> str:
-    """Return a row; parts without matrix products have no GFLOP/s."""
+def line(name: str, seconds: float, share: float, gflop: float, limit: float) -> str:
+    """Return a row; parts without matrix products have no GFLOP/s. `limit` is in GFLOP/s."""
     row = f"{name:<{NAME_WIDTH}}  {seconds * 1e3:>9,.2f}  {percent(share):>6}"
     if gflop and seconds > 0:
         rate = gflop / seconds
-        row += f"  {rate:>7.1f}  {percent(rate / sgemm):>8}"
+        row += f"  {rate:>7.1f}  {percent(rate / limit):>11}"
     return row
 
 

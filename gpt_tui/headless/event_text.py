@@ -90,7 +90,7 @@ def started(event: RunStarted) -> str:
 
 
 def started_details(event: RunStarted) -> str:
-    """Return the text, the steps and the threads of a run."""
+    """Return the text, the steps, the threads and the number format of a run."""
     name = event.train_file or "the first lines"
     threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
     scored = f", evaluated on {event.eval_file}" if event.eval_file else ""
@@ -99,8 +99,13 @@ def started_details(event: RunStarted) -> str:
         scored += f" ({part} of its {tokens} tokens; all after each epoch and at the end)"
     return (
         f"text {name}: {short(event.train_tokens)} tokens{scored}; {integer(event.steps_per_epoch)} steps per epoch, "
-        f"{integer(event.batch_tokens)} tokens per step; {threads}, seed {event.seed}"
+        f"{integer(event.batch_tokens)} tokens per step; {threads}, {precision_clause(event)}, seed {event.seed}"
     )
+
+
+def precision_clause(event: RunStarted) -> str:
+    """Return the format of the matrix products, and why it was chosen."""
+    return f"{event.precision} products" + (f" ({event.precision_reason})" if event.precision_reason else "")
 
 
 def figures(history: RunState, loss: float) -> str:

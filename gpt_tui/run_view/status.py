@@ -153,11 +153,13 @@ def first_evaluation_row(state: RunState, value_width: int) -> Row:
 
 
 def model_row(state: RunState, value_width: int) -> Row:
-    """Return the size of the model and the number of threads."""
+    """Return the size of the model, the number of threads, and bfloat16 if the products are in that format."""
     assert state.started is not None
     parameters, threads = short(state.started.parameters), state.started.threads
     counted_threads = f"{threads} thread{'s' * (threads != 1)}"
     options = [f"{parameters} parameters, {counted_threads}", f"{parameters}, {counted_threads}", parameters]
+    if state.started.precision == "bfloat16":
+        options = [f"{option}, {name}" for name in ("bfloat16", "bf16") for option in options]
     return Row("model", longest_fitting(options, value_width))
 
 

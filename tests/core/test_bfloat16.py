@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpt_core import gradcheck, kernels, reference
+from gpt_core.config.presets import preset
 from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import attention, gemm, linear, threads
 from gpt_core.model.gpt import GPT
@@ -226,7 +227,9 @@ def test_auto_takes_the_faster_format_and_saves_it(tmp_path, monkeypatch):
     monkeypatch.setattr(gemm, "has_native_bfloat16", lambda: True)
     for speedup, products in ((1.05, "float32"), (1.6, "bfloat16")):
         monkeypatch.setattr(precision, "measure_speedup", lambda settings, speedup=speedup: speedup)
-        settings = tiny_settings(tmp_path, precision="auto", max_steps=1, models_dir=str(tmp_path / products))
+        settings = tiny_settings(
+            tmp_path, precision="auto", d_model=64, max_steps=1, models_dir=str(tmp_path / products)
+        )
         trainer = open_run(settings)
         started = next(event for event in trainer.events() if isinstance(event, RunStarted))
         assert (started.precision, trainer.settings.precision) == (products, products)
@@ -237,10 +240,21 @@ def test_auto_takes_the_faster_format_and_saves_it(tmp_path, monkeypatch):
     resumed.run.store.close()
 
 
-def test_auto_is_float32_without_the_instructions(tmp_path, monkeypatch):
+def test_auto_is_float32_without_the_instructions_and_for_few_channels(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "measure_speedup", lambda settings: pytest.fail("nothing is to be measured"))
     monkeypatch.setattr(gemm, "has_native_bfloat16", lambda: False)
-    choice = precision.choose_precision(tiny_settings(tmp_path, precision="auto"))
+    choice = precision.choose_precision(tiny_settings(tmp_path, precision="auto", d_model=64))
     assert choice == ("float32", "this processor has no bfloat16 instructions")
+    monkeypatch.setattr(gemm, "has_native_bfloat16", lambda: True)
+    choice = precision.choose_precision(tiny_settings(tmp_path, precision="auto", d_model=62))
+    assert choice == ("float32", "bfloat16 does not pay with fewer than 64 channels")
+
+
+@pytest.mark.skipif(not gemm.has_native_bfloat16(), reason="this processor has no bfloat16 instructions")
+@pytest.mark.parametrize("name", ["nano", "micro", "mini"])
+def test_bfloat16_products_of_every_preset_are_measured(name):
+    """A ratio, not a bound on it: speed is a matter of benchmarks."""
+    assert 0.1 < precision.measure_speedup(preset(name)) < 100
 
 
 def test_emulated_products_are_a_warning_of_the_run(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 
 from gpt_core import reference
 from gpt_core.gradcheck import relative_error
+from gpt_core.kernels import linear
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "kernels.md").read_text()
@@ -38,6 +39,14 @@ def test_the_packed_examples_are_right_past_the_edge_of_a_block(examples, m, k, 
     A, B = random.normal(size=(m, k)), random.normal(size=(k, n))
     for name in ("packed", "threaded"):
         assert relative_error(examples[name](A, B), A @ B) < 1e-13
+
+
+def test_the_bfloat16_example_gives_the_product_of_the_kernels(examples):
+    random = np.random.default_rng(0)
+    A, B = (random.normal(size=shape).astype(np.float32) for shape in ((30, 41), (41, 40)))
+    C = np.empty((30, 40), np.float32)
+    linear.product(C, A, B, bfloat16=True)
+    assert relative_error(C, examples["packed_bfloat16"](A, B)) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["naive_attention", "tiled_attention"])
