@@ -96,7 +96,7 @@ def test_the_result_holds_losses_checkpoints_and_the_model(
     assert 0 < result.train_loss < np.log(300) + 1
     assert 0 < result.metrics["accuracy"] <= 1
     assert result.model.parameters.flat.tobytes() == model.parameters.flat.tobytes()
-    assert (model.step, model.bundle.preset_name, model.bundle.path) == (6, "nano", result.checkpoint)
+    assert (model.step, model.bundle.preset_name, model.bundle.path) == (6, "custom", result.checkpoint)
 
 
 def test_the_result_after_iterating_equals_the_result_alone(
@@ -232,4 +232,4 @@ def test_logits_refuse_ids_that_do_not_fit(model: gpt_core.Model, ids: list[int]
 
 
 def test_the_model_names_its_size_and_step(model: gpt_core.Model) -> None:
-    assert repr(model) == "<Model nano 2 layers, 16 channels, step 6>"
+    assert repr(model) == "<Model custom 2 layers, 16 channels, step 6>"

@@ -18,6 +18,7 @@ import msgspec
 from gpt_core.bench.hardware import bfloat16_meter, memory_read_meter, peak_memory, processor_name, sgemm_meter
 from gpt_core.bench.profiler import PARTS, Profile, Profiler, overhead_per_call
 from gpt_core.bench.result import Benchmark, Decoding, Machine, Memory, Part, Prompt, Training
+from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import MAX_COUNT, ModelShape, Settings
 from gpt_core.errors import GptError
 from gpt_core.kernels import LEVEL, available_cores, threads
@@ -67,14 +68,11 @@ class InferenceMeasurement(msgspec.Struct, frozen=True):
     bytes_per_s: float
 
 
-def run_benchmark(
-    settings: Settings, *, preset_name: str = "", steps: int = 0, progress: Progress = ignore_progress
-) -> Benchmark:
+def run_benchmark(settings: Settings, *, steps: int = 0, progress: Progress = ignore_progress) -> Benchmark:
     """Run the benchmark with these settings. It writes no files but the token cache of the texts.
 
     Args:
         settings: Settings of the run that is measured.
-        preset_name: Name of the preset, for the result.
         steps: Number of steps to measure; 0 chooses it by the time of a step.
         progress: Receives the phase and the fraction done.
 
@@ -83,7 +81,7 @@ def run_benchmark(
     """
     shape, batch = settings.shape, settings.micro_batch
     with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
-        trainer = open_run(RunRequest(benchmark_settings(settings, folder), preset_name), progress)
+        trainer = open_run(RunRequest(benchmark_settings(settings, folder)), progress)
         training = measure_training(trainer, steps, progress)
     length, state_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
     parameters, tokens = trainer.parameters, corpus_tokens(trainer)
@@ -95,7 +93,7 @@ def run_benchmark(
             processor=processor_name(), cores=available_cores(), threads=n_threads, level=LEVEL,
             sgemm_gflop_per_s=training.sgemm / 1e9, read_gb_per_s=inference.bytes_per_s / 1e9,
         ),
-        preset=preset_name, parameters=parameter_count(shape), shape=shape,
+        preset=shape_name(shape), parameters=parameter_count(shape), shape=shape,
         batch_size=settings.batch_size, micro_batch_size=batch, time=length,
         training=training_result(settings, length, training, overhead_per_call(parameters)),
         memory=Memory(training.peak, state_bytes, activation_bytes(shape, batch, length, n_threads)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gpt_core.config.settings import GROUP_RATES, Settings
+from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 
 EVAL_TOKENS = 65_536  # a token is scored three times as fast as trained: 5% of the time of nano, 4% of micro's
 
@@ -30,6 +30,8 @@ PRESETS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 DEFAULT_PRESET = "nano"
+CUSTOM = "custom"
+"""Name of a model whose shape is not that of a preset."""
 
 
 def preset(name: str) -> Settings:
@@ -39,3 +41,8 @@ def preset(name: str) -> Settings:
         KeyError: There is no preset of this name.
     """
     return msgspec.convert(PRESETS[name], Settings)
+
+
+def shape_name(shape: ModelShape) -> str:
+    """Return the name of the preset with this model shape, "custom" if there is none."""
+    return next((name for name in PRESETS if preset(name).shape == shape), CUSTOM)

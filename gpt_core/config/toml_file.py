@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpt_core import files
-from gpt_core.config.presets import preset
+from gpt_core.config.presets import preset, shape_name
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.config.validation import PATHS, fields
 from gpt_core.errors import ConfigError, printable
@@ -60,8 +60,8 @@ def as_toml(settings: Settings, preset_name: str, sources: Mapping[str, str]) ->
     """
     lines = ["# All settings of the run. Each line: setting = value  # [source] description"]
     lines += ["# A relative path in a config file counts from the folder of that file."]
-    if preset_name:
-        lines += ["", f"preset = {_toml(preset_name)}"]
+    name = shape_name(settings.shape)
+    lines += ["", f"preset = {_toml(name)}" if name == preset_name else f"# model: {name}"]
     of_groups = ", ".join(dict.fromkeys(sources[key] for key in GROUP_RATES))
     known = {LEARNING_RATE: of_groups} | dict(sources)
     comments = {key: f"[{printable(known[key])}] {fields()[key].description}" for key in written_names(settings)}

@@ -60,7 +60,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         settings: Settings of the run.
-        preset: Name of the preset, "" if there is none.
+        preset: Name of the preset with the shape of the model, "custom" if there is none.
         state: Training state.
         tokenizer: Serialized tokenizer.
         corpus_sha256: SHA-256 of the training text, in hexadecimal.

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from gpt_core import files
+from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError, ConfigError
@@ -53,7 +54,7 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
         size: Size of the file in bytes.
         saved_at: Time of the save in seconds since 1970.
         settings: Settings of the run.
-        preset: Name of the preset, "" if there is none.
+        preset: Name of the preset with the shape of the model, "custom" if there is none.
         state: Training state.
         has_optimizer_state: True if the file contains the state of the optimizer, which a resume needs.
         corpus_sha256: SHA-256 of the training text, in hexadecimal.
@@ -234,7 +235,7 @@ def read_header(file: io.FileIO, path: Path) -> Header:
         size=size,
         saved_at=contents.saved_at,
         settings=settings,
-        preset=contents.preset,
+        preset=shape_name(settings.shape),
         state=state,
         has_optimizer_state=contents.has_optimizer_state,
         corpus_sha256=contents.corpus_sha256,

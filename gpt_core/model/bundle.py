@@ -20,7 +20,7 @@ class ModelBundle:
         parameters: Weights, shared and not copied.
         tokenizer: Tokenizer that the model was trained with.
         step: Optimizer steps taken.
-        preset_name: Preset that the settings are based on, "" if unknown.
+        preset_name: Preset with the shape of the model, "custom" if there is none; "" if unknown.
         scores: Scores of these weights in their run, None if that step was not evaluated.
         path: File that the model was loaded from, None for a model in memory.
     """

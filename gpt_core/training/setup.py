@@ -9,6 +9,7 @@ import msgspec
 
 from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.config.presets import shape_name
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
@@ -98,7 +99,7 @@ def assemble(
             state.skipped_in_a_row = 0  # resuming such a run, for example with lower learning rates, tries again
         optimizer_state = checkpoint.optimizer_state
     return Run(
-        settings=settings, preset=request.preset_name, windows=texts.windows, train_text=texts.train,
+        settings=settings, preset=shape_name(settings.shape), windows=texts.windows, train_text=texts.train,
         eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
         optimizer=create_optimizer(parameters, settings, optimizer_state), state=state, store=store,
         resumed_from=checkpoint.path if checkpoint else None,

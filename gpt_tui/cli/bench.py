@@ -39,9 +39,7 @@ def bench(options: Namespace) -> int:
         )
     resolved = resolve_settings(options)
     with ProgressLine() as waiting:
-        found = run_benchmark(
-            resolved.settings, preset_name=resolved.preset, steps=options.steps or 0, progress=waiting
-        )
+        found = run_benchmark(resolved.settings, steps=options.steps or 0, progress=waiting)
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
@@ -62,7 +60,7 @@ def report(found: Benchmark) -> list[str]:
         f"machine limits: {machine.sgemm_gflop_per_s:.0f} GFLOP/s (SGEMM), {bfloat16}"
         f"{machine.read_gb_per_s:.1f} GB/s (memory reads)",
         "",
-        f"{found.preset or 'the model'}: {short(found.parameters)} parameters; a step is {found.batch_size} x "
+        f"{found.preset}: {short(found.parameters)} parameters; a step is {found.batch_size} x "
         f"{integer(found.time)} tokens{at_once}; products in {training.precision}",
         "",
         f"{'part of a step':<{NAME_WIDTH}}  {'ms':>9}  {'share':>6}  {'GFLOP/s':>7}  {limit_name:>11}",

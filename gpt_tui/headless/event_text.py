@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from gpt_core.config.presets import CUSTOM
 from gpt_core.training import losses
 from gpt_core.training.events import (
     AnyEvent,
@@ -85,8 +86,9 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
 def started(event: RunStarted) -> str:
     """Return what is trained and which checkpoint it resumes."""
     what = {"train": "training", "overfit-tiny": "self-test: tiny overfit of"}[event.kind]
+    model = "a custom model" if event.preset in ("", CUSTOM) else event.preset
     origin = f"; resumed from {event.resumed_from} at step {integer(event.step)}" if event.resumed_from else ""
-    return f"{what} {event.preset or 'a model'}: {short(event.parameters)} parameters{origin}"
+    return f"{what} {model}: {short(event.parameters)} parameters{origin}"
 
 
 def started_details(event: RunStarted) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core.checkpoints.store import CheckpointStore, chat_candidates, resume_candidates
+from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
@@ -46,6 +47,11 @@ class RunPreview(NamedTuple):
     problem: str = ""
     stored: StoredCheckpoints = StoredCheckpoints()
     now_s: float = 0.0
+
+    @property
+    def model(self) -> str:
+        """Name of the preset with the shape of the model, "custom" if there is none."""
+        return shape_name(self.settings.shape)
 
 
 def read_preview(settings: Settings, preset_name: str) -> RunPreview:
@@ -94,7 +100,7 @@ def shown_path(path: Path) -> str:
 
 def model_name(preview: RunPreview) -> str:
     """Return preset and size of the model: `nano · 1.06M parameters`."""
-    return named_size(preview.preset_name, parameter_count(preview.settings.shape))
+    return named_size(preview.model, parameter_count(preview.settings.shape))
 
 
 def run_name(started: RunStarted) -> str:

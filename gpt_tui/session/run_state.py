@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import Settings
 from gpt_core.training.events import (
     AnyEvent,
@@ -404,7 +405,7 @@ def _logged(run: RunState, text: str, tone: Tone) -> RunState:
 
 
 def _started_text(event: RunStarted) -> str:
-    what = "self-test" if event.kind != "train" else event.preset or "training"
+    what = "self-test" if event.kind != "train" else event.preset or CUSTOM
     where = (
         f", resumed from {PurePath(event.resumed_from).name} at step {integer(event.step)}"
         if event.resumed_from

@@ -28,7 +28,7 @@ def sample(settings=SETTINGS, *, optimizer_state=True, seed=0, tokenizer=b"some 
     weights = random_parameters(settings.shape, seed)
     tensors = {name: random_parameters(settings.shape, seed + i) for i, name in enumerate(("adam_m", "adam_v"), 1)}
     state = tensors if optimizer_state else None
-    return Checkpoint(settings, "nano", TrainingState(**values), tokenizer, "0123abcd", weights, state)
+    return Checkpoint(settings, "custom", TrainingState(**values), tokenizer, "0123abcd", weights, state)
 
 
 def all_tensors(checkpoint):

@@ -124,7 +124,7 @@ def test_the_header_alone_describes_a_checkpoint(path):
     assert (info.kind, info.step, info.epoch, info.run_id, info.size) == ("latest", 7, 1, "run-a", len(valid))
     assert (info.settings, info.preset, info.has_optimizer_state, info.corpus_sha256) == (
         SETTINGS,
-        "nano",
+        "custom",
         True,
         "0123abcd",
     )

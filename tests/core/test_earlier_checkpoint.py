@@ -46,6 +46,7 @@ def test_every_tensor_and_every_value_of_the_state_is_read_as_it_was_saved() -> 
             saved = tensors.pop(f"{prefix}.{name}" if prefix else name)
             assert np.array_equal(tensor.view(np.uint32), saved.view(np.uint32))
     assert not tensors
+    assert checkpoint.preset == "custom"  # earlier versions saved the preset that the settings began with
     with safe_open(EARLIER, "np") as file:
         state = json.loads(file.metadata()["state"])
     read = msgspec.to_builtins(checkpoint.state)

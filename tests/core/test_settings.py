@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from gpt_core.config.presets import PRESETS, preset
+from gpt_core.config.presets import PRESETS, preset, shape_name
 from gpt_core.config.resolve import check_resumable, read_overrides, resolve
 from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 from gpt_core.config.toml_file import as_toml, changes_as_toml, read_config
@@ -32,6 +32,13 @@ def config(tmp_path, text, name="run.toml"):
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
+
+
+def test_a_model_has_the_name_of_the_preset_with_its_shape_or_is_custom():
+    assert [shape_name(preset(name).shape) for name in PRESETS] == list(PRESETS)
+    custom = msgspec.structs.replace(preset("nano"), d_model=256)
+    assert shape_name(custom.shape) == "custom"
+    assert shape_name(msgspec.structs.replace(custom, d_model=128, seed=5).shape) == "nano"
 
 
 def test_the_default_preset_is_nano():
@@ -261,7 +268,7 @@ def test_settings_written_as_toml_load_to_equal_settings(tmp_path, seed):
     assert resolved.settings == expected
     again = resolve(config_file=config(tmp_path, as_toml(*resolved)))
     assert again.settings == expected
-    assert again.preset == "micro"
+    assert "# model: custom" in as_toml(*resolved)
     assert tomllib.loads(as_toml(*resolved))["seed"] == expected.seed
 
 

@@ -24,9 +24,11 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.scores import EvalScores
 from gpt_core.optim.schedule import Schedule
 from gpt_core.training import events as ev
+from gpt_core.training import setup
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
 from gpt_core.training.metrics import MetricValues, metrics
 from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.request import RunRequest
 from gpt_core.training.run import Run
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import losses, of_kind, open_run, tiny_settings, train, whole_state
@@ -42,6 +44,14 @@ def finished_trainer(settings: Settings, resume: Path | None = None) -> tuple[Tr
 def in_one_go(folder: Path, steps: int, **changes: object) -> tuple[Trainer, list[float]]:
     folder.mkdir()
     return finished_trainer(tiny_settings(folder, max_steps=steps, **changes))
+
+
+def test_a_run_with_a_shape_of_its_own_is_custom_in_its_events_and_checkpoints(tmp_path: Path) -> None:
+    request = RunRequest(tiny_settings(tmp_path, max_steps=1), "nano")
+    started, *_ = setup.open_run(request).events()
+    assert isinstance(started, ev.RunStarted)
+    assert started.preset == "custom"
+    assert peek_checkpoint(tmp_path / LATEST).preset == "custom"
 
 
 # ---- exact resume

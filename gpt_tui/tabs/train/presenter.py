@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Literal, NamedTuple
 
 from gpt_core.bench.estimate import training_state_bytes
+from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
@@ -78,7 +79,7 @@ def preview_rows(preview: RunPreview) -> list[tuple[str, str]]:
     eval_text = preview.eval_file or f"the last {percent(settings.val_frac)} of the text"
     memory = size(training_state_bytes(shape, settings.optimizer))
     rows = [
-        ("model", f"{preview.preset_name or 'custom'}, {integer(parameters)} parameters"),
+        ("model", f"{preview.model}, {integer(parameters)} parameters"),
         ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
         ("text", f"{preview.train_file}, {size(preview.train_bytes)}" if preview.train_file else preview.problem),
         (
@@ -108,7 +109,7 @@ def possible_actions(preview: RunPreview) -> list[tuple[str, str]]:
     """Return what can be done before a run, as (action, label), in the order of usefulness."""
     actions = []
     if not preview.problem:
-        what = f"the {preview.preset_name} preset" if preview.preset_name else "this model"
+        what = "this model" if preview.model == CUSTOM else f"the {preview.model} preset"
         actions.append(("start", f"Start training {what} on {PurePath(preview.train_file).name}"))
     if resumable := preview.stored.resumable:
         actions.append(("resume", f"Resume ({step_and_age(resumable, preview.now_s)})"))
@@ -150,7 +151,7 @@ def starts_unasked(preview: RunPreview) -> bool:
 
 def countdown_line(preview: RunPreview, countdown: Countdown, now_s: float, keys: Mapping[str, str], width: int) -> str:
     """Return a progress bar, what starts and when, and the keys that start or cancel it."""
-    what = preview.preset_name or "this model"
+    what = "this model" if preview.model == CUSTOM else preview.model
     seconds = int(countdown.remaining_s(now_s)) + 1
     choices = f"({keys['start_now'].capitalize()}: now, {keys['cursor_off'].capitalize()}: cancel)"
     text = f"training {what} on {PurePath(preview.train_file).name} starts in {seconds} s {choices}"
