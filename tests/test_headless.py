@@ -21,6 +21,7 @@ from gpt_core.training.controls import TrainingControls
 from gpt_core.training.trainer import Trainer
 from gpt_tui.cli import main as cli
 from gpt_tui.headless import signals as run_signals
+from gpt_tui.headless.event_text import news
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
 from gpt_tui.headless.runner import batched
 from gpt_tui.headless.signals import Interrupted, RunSignals
@@ -140,6 +141,19 @@ def test_json_output_has_only_logged_events(capsys: pytest.CaptureFixture[str]) 
         "step",
         "finished",
     ]
+
+
+def test_a_sample_without_a_token_says_that_the_text_ended_at_once() -> None:
+    assert news(ev.SampleWritten(5, "It was", ""), RunState()) == [
+        ("sample at step 5: It was (end of text at once)", "dim")
+    ]
+
+
+def test_the_next_commands_name_a_prompt_of_the_language_of_the_text(folder: Path) -> None:
+    for name in ("raw/train.en", "test/eval.en"):
+        (folder / "data" / name).write_text("Über allen Gipfeln ist Ruh, in allen Wipfeln.\n\n" * 40, encoding="utf-8")
+    run = run_program("--train-only", "--max-steps", "2", *tiny(), cwd=folder)
+    assert "next: gpt-tui generate 'Über allen Gipfeln', gpt-tui chat" in run.stdout
 
 
 def test_scores_of_a_part_and_of_all_of_the_eval_text_are_named_at_the_start_in_their_lines_and_at_the_end(

@@ -113,7 +113,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Count,
         Meta(description="eval tokens scored between epochs; all after epochs, at the end (0: all)"),
     ] = 0
-    sample_prompt: Annotated[str, Meta(description="text that the sample at each evaluation continues")] = "It was"
+    sample_prompt: Annotated[
+        str, Meta(description="prompt of the sample at each evaluation (empty: words of the eval text)")
+    ] = ""
     sample_tokens: Annotated[Count, Meta(description="length of that sample in tokens (0: no samples)")] = 64
     save_every_steps: Annotated[Count, Meta(description="save ckpt_latest every N steps (0: off)")] = 10_000
     save_every_minutes: Annotated[NonNegative, Meta(description="save ckpt_latest every N minutes (0: off)")] = 5.0

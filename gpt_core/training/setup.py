@@ -21,6 +21,7 @@ from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.documents import first_lines
+from gpt_core.text.first_words import first_words
 from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
@@ -88,7 +89,8 @@ def assemble(
 ) -> Run:
     """Return the parts of a run: those of its checkpoint, or initial ones."""
     choice = choose_precision(request.settings)
-    settings = msgspec.structs.replace(request.settings, precision=choice.products)
+    prompt = request.settings.sample_prompt or first_words(texts.held_out or texts.train, tokenizer)
+    settings = msgspec.structs.replace(request.settings, precision=choice.products, sample_prompt=prompt)
     if checkpoint is None:
         state = TrainingState(run_id=run_id)
         parameters = initial_parameters(settings.shape, settings.seed)

@@ -23,7 +23,7 @@ MAX_PROMPT_BYTES = 64 << 20
 def generate(options: Namespace) -> int:
     """Run `gpt-tui generate`: print the prompt and the generated text, and nothing else on standard output."""
     prompt = requested_prompt(options)
-    generator, sampling = generator_of(options)
+    generator, sampling, _ = generator_of(options)
     text = prompt_bytes(prompt).decode("utf-8", "replace")
     pieces = generator.generate(prompt, sampling)
     first = next(pieces, "")  # after it, the length of the prompt is known
@@ -40,16 +40,16 @@ def generate(options: Namespace) -> int:
 
 def chat(options: Namespace) -> int:
     """Run `gpt-tui chat`: reply to each line until `exit` or end of input."""
-    generator, sampling = generator_of(options)
-    converse(generator, sampling)
+    converse(*generator_of(options))
     return 0
 
 
-def generator_of(options: Namespace) -> tuple[Generator, Sampling]:
-    """Return the generator and the sampling parameters of the options."""
+def generator_of(options: Namespace) -> tuple[Generator, Sampling, str]:
+    """Return the generator and the sampling parameters of the options, and a prompt that suits the model."""
     model = load_model(options, SAMPLING_OPTIONS)
     seed = model.settings.seed if options.seed is not None else None
-    return Generator(model.parameters, model.tokenizer, seed=seed), Sampling.from_settings(model.settings)
+    generator = Generator(model.parameters, model.tokenizer, seed=seed)
+    return generator, Sampling.from_settings(model.settings), model.settings.sample_prompt
 
 
 def requested_prompt(options: Namespace) -> str:

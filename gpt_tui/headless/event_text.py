@@ -28,7 +28,18 @@ from gpt_core.training.events import (
 )
 from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.run_state import RunState, ending, full_scores, latest_value
-from gpt_tui.shared.formatting import clock, fixed, integer, metric_value, nats, percent, perplexity, rate, short
+from gpt_tui.shared.formatting import (
+    ENDED_AT_ONCE,
+    clock,
+    fixed,
+    integer,
+    metric_value,
+    nats,
+    percent,
+    perplexity,
+    rate,
+    short,
+)
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 
@@ -54,12 +65,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case FullEvalCompleted():
             return [(f"eval at step {integer(event.step)}: {full_scores(event)}", "plain")]
         case SampleWritten():
-            return [
-                (
-                    f"sample at step {integer(event.step)}: {one_line(event.prompt + event.text, SAMPLE_CHARACTERS)}",
-                    "dim",
-                )
-            ]
+            text = one_line(event.prompt + (event.text or f" {ENDED_AT_ONCE}"), SAMPLE_CHARACTERS)
+            return [(f"sample at step {integer(event.step)}: {text}", "dim")]
         case CheckpointSaved():
             return [(f"saved {event.path} at step {integer(event.step)}", "good")]
         case SaveFailed():

@@ -53,7 +53,7 @@ def run_headless(request: RunRequest, *, as_json: bool) -> int:
             for warning in trainer.run.warnings:
                 say(sys.stderr, f"gpt-tui: {warning}")
             history = follow(trainer, reporter)
-        say_how_it_ended(history, request.settings, sys.stderr if as_json else sys.stdout)
+        say_how_it_ended(history, trainer.settings, sys.stderr if as_json else sys.stdout)
     if is_unsaved(history, request.settings.models_dir):
         return EXIT_FAILED
     if signals.exit_code:
@@ -157,7 +157,10 @@ def next_commands(finished: RunFinished, settings: Settings, models_dir: str) ->
     """Return the commands that make sense after a run whose checkpoints are in `models_dir`."""
     folder = "" if models_dir == Settings().models_dir else f" --models-dir {shlex.quote(models_dir)}"
     if finished.reason != "diverged":
-        return f"gpt-tui generate 'It was'{folder}, gpt-tui chat{folder}, or gpt-tui --resume{folder}"
+        prompt = shlex.quote(one_line(settings.sample_prompt))
+        if settings.sample_prompt.startswith("-"):
+            prompt = f"-- {prompt}"
+        return f"gpt-tui generate{folder} {prompt}, gpt-tui chat{folder}, or gpt-tui --resume{folder}"
     good = finished.good_checkpoint
     start = f"gpt-tui --train-only --resume {shlex.quote(good)}" if good else "repeat the command with --overwrite"
     return f"{start}{folder if good else ''} {tenth_of_rates(settings)}"
@@ -178,4 +181,6 @@ def say(stream: TextIO, line: str) -> None:
 def chat_with(trainer: Trainer) -> None:
     """Start the terminal chat with the trained model if input and output are terminals."""
     if at_terminals():
-        converse(Generator(trainer.parameters, trainer.tokenizer), Sampling.from_settings(trainer.settings))
+        settings = trainer.settings
+        generator = Generator(trainer.parameters, trainer.tokenizer)
+        converse(generator, Sampling.from_settings(settings), settings.sample_prompt)

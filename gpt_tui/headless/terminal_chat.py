@@ -10,17 +10,25 @@ from itertools import chain
 
 from gpt_core.generation.generator import Figures, Generator
 from gpt_core.generation.sampler import Sampling
-from gpt_tui.shared.formatting import skipped_note
-from gpt_tui.shared.sanitize import printable
+from gpt_tui.shared.formatting import ENDED_AT_ONCE, skipped_note
+from gpt_tui.shared.sanitize import one_line, printable
 
 PROMPT = "> "
 LOOK_S = 0.2
 
 
-def converse(generator: Generator, sampling: Sampling) -> None:
-    """Generate a reply to each line of input. On a terminal, Ctrl+C stops a reply, or at the prompt the chat."""
+def converse(generator: Generator, sampling: Sampling, example: str) -> None:
+    """Generate a reply to each line of input. On a terminal, Ctrl+C stops a reply, or at the prompt the chat.
+
+    Args:
+        generator: The model.
+        sampling: How tokens are chosen.
+        example: A prompt that suits the model, "" for none.
+    """
     if at_terminals():
         print("Type or paste the start of a text; the model continues it. Type `exit` to quit; Ctrl+C stops a reply.")
+        if example:
+            print(f"For example: {one_line(example)}")
     for prompt in prompts():
         try:
             pieces = generator.generate(prompt, sampling)
@@ -88,7 +96,7 @@ def report_skipped(figures: Figures) -> None:
 def report_end(figures: Figures) -> None:
     """Report on standard error that the model added nothing to the prompt."""
     if figures.ended_by == "eos" and not figures.tokens:
-        print("gpt-tui: (end of text at once)", file=sys.stderr)
+        print(f"gpt-tui: {ENDED_AT_ONCE}", file=sys.stderr)
 
 
 def at_terminals() -> bool:

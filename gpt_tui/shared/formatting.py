@@ -8,6 +8,7 @@ from gpt_core.model.scores import EvalScores
 from gpt_core.training.losses import MAX_PERPLEXITY
 from gpt_core.training.metrics import Metric
 
+ENDED_AT_ONCE = "(end of text at once)"  # in place of an empty continuation of a prompt
 NOT_A_NUMBER = "–"
 MAX_DAYS = 100_000  # more are written in scientific notation
 

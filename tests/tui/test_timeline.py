@@ -93,3 +93,9 @@ def test_the_sample_of_a_moment_is_the_newest_one_written_by_then():
 )
 def test_lines_break_at_spaces_and_by_cells(text, width, lines):
     assert wrapped(text, width) == lines
+
+
+def test_an_empty_sample_says_that_the_text_ended_at_once():
+    lines = body("话说天下", "", 60)
+    assert "".join(span.text for line in lines for span in line) == "│ 话说天下 (end of text at once)"
+    assert "at once" not in "".join(span.text for line in body("It was", " dark", 60) for span in line)

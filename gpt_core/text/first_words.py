@@ -1,0 +1,60 @@
+"""The first words of a text, as the default prompt of samples: in the language and style that a model is trained on."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from itertools import pairwise
+
+import numpy as np
+
+from gpt_core.text.token_stream import TokenStream
+from gpt_core.tokenizers import BOS, Tokenizer
+
+SCANNED_TOKENS = 4096  # in which a line is searched
+MIN_LINE = 24  # characters: shorter lines are often headings
+MAX_WORDS, MAX_CHARACTERS = 3, 24
+UNSPACED_CHARACTERS = 6  # of a script without spaces between words, or of a very long word
+JOINERS = "\u200d\ufe0e\ufe0f"
+
+
+def first_words(text: TokenStream, tokenizer: Tokenizer) -> str:
+    """Return the beginning of the first document whose first line is long: up to three words, or a few characters.
+
+    Without such a document it is that of the longest line. It is less than half of the line, so that it can be
+    continued, and no character is cut.
+
+    Raises:
+        CorpusError: The text cannot be read.
+    """
+    documents = _documents(text, tokenizer)
+    first_lines = [lines[0] for lines, is_complete in documents if is_complete]
+    others = [line for lines, _ in documents for line in lines]
+    line = next((line for line in first_lines if len(line) >= MIN_LINE), max(others, key=len, default=""))
+    return beginning(line)
+
+
+def beginning(line: str) -> str:
+    """Return up to three words of a line, or a few characters of a long word; less than half of the line."""
+    limit = min(MAX_CHARACTERS, len(line) // 2)
+    ends = [word.end() for word in re.finditer(r"\S+", line)][:MAX_WORDS]
+    if fitting := [end for end in ends if end <= limit]:
+        return line[: fitting[-1]]
+    end = min(UNSPACED_CHARACTERS, limit)
+    while 0 < end < len(line) and (unicodedata.combining(line[end]) or {line[end], line[end - 1]} & set(JOINERS)):
+        end += 1
+    return line[:end]
+
+
+def _documents(text: TokenStream, tokenizer: Tokenizer) -> list[tuple[list[str], bool]]:
+    """Return the lines of the first documents, and whether they begin with the first line of the document."""
+    ids = text.read(0, SCANNED_TOKENS)
+    starts = [0, *(np.flatnonzero(ids == BOS)), len(ids)]
+    found = []
+    for start, end in pairwise(starts):
+        lines = tokenizer.decode(ids[start:end].tolist()).decode("utf-8", "ignore").splitlines()
+        is_complete = end > start and ids[start] == BOS
+        filled = [line.strip() for line in (lines if is_complete else lines[1:] or lines) if line.strip()]
+        if filled:
+            found.append((filled, is_complete))
+    return found
