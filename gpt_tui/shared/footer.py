@@ -11,10 +11,12 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 from gpt_tui.shared.footer_layout import FooterKey, Placed, key_at, placed
-from gpt_tui.shared.keymap import KEYS, readable
+from gpt_tui.shared.keymap import KEYS, keys_of, readable
 
 ORDER = {key.id: number for number, key in enumerate(KEYS)}
 """Keys are shown in the order of the key table."""
+KEPT = frozenset(key.id for key in keys_of("everywhere"))
+"""Help and quit are shown even where other keys do not fit."""
 
 
 class FooterBar(Widget):
@@ -39,7 +41,7 @@ class FooterBar(Widget):
         palette = None
         for key, active in sorted(screen.active_bindings.items(), key=lambda item: _order(item[1].binding.id)):
             binding = active.binding
-            shown = FooterKey(key, readable(key), binding.description, active.enabled)
+            shown = FooterKey(key, readable(key), binding.description, active.enabled, binding.id in KEPT)
             if key == self.app.COMMAND_PALETTE_BINDING:
                 palette = shown._replace(label="palette")
             elif binding.show:

@@ -14,12 +14,14 @@ class FooterKey(NamedTuple):
         shown: Name shown to the user.
         label: Name of its action.
         enabled: The action is possible now.
+        kept: It is shown before keys that are not.
     """
 
     press: str
     shown: str
     label: str
     enabled: bool = True
+    kept: bool = False
 
     @property
     def width(self) -> int:
@@ -35,12 +37,16 @@ class Placed(NamedTuple):
 
 
 def placed(keys: Sequence[FooterKey], last: FooterKey | None, width: int) -> list[Placed]:
-    """Lay out as many keys as fit from the left, and `last`, which has priority, at the right edge."""
+    """Lay out the keys that fit, in their order, and `last` at the right edge; `last` and kept keys have priority."""
     room = width - (last.width if last else 0)
-    line, column = [], 0
+    kept_room = sum(key.width for key in keys if key.kept)
+    line, column, is_full = [], 0, False
     for key in keys:
-        if column + key.width > room:
-            break
+        if key.kept:
+            kept_room -= key.width
+        is_full = is_full or (not key.kept and column + key.width + kept_room > room)
+        if (is_full and not key.kept) or column + key.width > room:
+            continue
         line.append(Placed(column, key))
         column += key.width
     if last and last.width <= width:

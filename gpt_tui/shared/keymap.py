@@ -78,6 +78,7 @@ KEYS: tuple[Key, ...] = (
     Key("train.now", "enter", "start_now", "Start now", "Start the first run without the countdown", "train"),
     Key("samples.switch", "v", "switch_notes", "Panels", "Show samples, log, or samples only", "samples",
         footer=True),
+    Key("samples.status", "i", "toggle_status", "Status", "Show or hide the status panel", "samples", footer=True),
     Key("samples.earlier", "up", "samples(-1)", "Previous sample", "Scroll to the previous sample", "samples"),
     Key("samples.later", "down", "samples(1)", "Next sample", "Scroll to the next sample", "samples"),
     Key("samples.page_earlier", "pageup", "samples_page(-1)", "Samples: page up", "Scroll up by a page", "samples"),

@@ -12,10 +12,9 @@ from gpt_tui.run_view.status import PHASE_TONES, SYMBOLS
 from gpt_tui.session.phase import Phase
 from gpt_tui.shared.keymap import TABS
 from gpt_tui.shared.rows import TONE_STYLES
-from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
+from gpt_tui.shell.header_text import PROGRAM, fitted_model, fitted_step, room_beside_tabs, tab_labels, tabs_width
 
-PROGRAM = " gpt-tui "
-MARGINS = 3  # around the tabs, and before the state
+STEP_GAP = "  "  # between step and phase
 
 
 class HeaderBar(Horizontal):
@@ -24,8 +23,9 @@ class HeaderBar(Horizontal):
     Model and state are one widget: with two, each change of a width would lay out the screen again.
     """
 
-    _state = Content("")
     _model = ""
+    _phase = Phase.IDLE
+    _step: int | None = None
 
     def compose(self) -> ComposeResult:
         """Compose the name, the tabs, and one line for model and state."""
@@ -49,20 +49,22 @@ class HeaderBar(Horizontal):
             self._model = text
             self._write()
 
-    def show_state(self, phase: Phase, step: str) -> None:
-        """Show the phase with its symbol, and the step."""
-        words = Content.styled(f"{SYMBOLS[phase]} {phase.value} ", TONE_STYLES[PHASE_TONES.get(phase, "plain")])
-        state = Content.assemble((f"{step}  " if step else "", "$foreground 60%"), words)
-        if state != self._state:
-            self._state = state
+    def show_state(self, phase: Phase, step: int | None) -> None:
+        """Show the phase with its symbol, and the step if there is one."""
+        if (phase, step) != (self._phase, self._step):
+            self._phase, self._step = phase, step
             self._write()
 
     def _write(self) -> None:
-        """Fit the model into the room beside tabs and state."""
-        tabs = tabs_width(tab_labels(self.size.width, dict(self.app._keymap)))
-        room = self.size.width - len(PROGRAM) - tabs - MARGINS - self._state.cell_length
-        model = fitted_model(self._model, room)
-        line = Content.assemble(
-            (model, "$foreground 60%"), " " * (room - cell_len(model) + 1), self._state.stylize("bold")
+        """Fit model and step into the room beside the tabs and the phase."""
+        room = room_beside_tabs(self.size.width, tab_labels(self.size.width, dict(self.app._keymap)))
+        phase = f"{SYMBOLS[self._phase]} {self._phase.value} "
+        step = fitted_step(self._step, room - len(phase) - len(STEP_GAP))
+        state = Content.assemble(
+            (f"{step}{STEP_GAP}" if step else "", "$foreground 60%"),
+            (phase, TONE_STYLES[PHASE_TONES.get(self._phase, "plain")]),
         )
+        room -= state.cell_length
+        model = fitted_model(self._model, room - 1)  # with a space before the step
+        line = Content.assemble((model, "$foreground 60%"), " " * (room - cell_len(model) + 1), state.stylize("bold"))
         self.query_one("#run-line", Static).update(line, layout=False)

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 
+from gpt_tui.shared.formatting import integer, short
 from gpt_tui.shared.keymap import KEYS, TABS, shown_key
 
-MIN_COLUMNS_FOR_KEYS = 100
+PROGRAM = " gpt-tui "
+MARGINS = 3  # around the tabs, and before the state
+MIN_STATE_WIDTH = 20
 
 
 def tab_labels(columns: int, keymap: dict[str, str]) -> dict[str, tuple[str, str]]:
     """Return key and title of each tab; the key is "" where there is no room for keys."""
     keys = {key.action: shown_key(key, keymap) for key in KEYS}
-    return {
-        name: (keys[f"go('{name}')"] if columns >= MIN_COLUMNS_FOR_KEYS else "", info.title)
-        for name, info in TABS.items()
-    }
+    labels = {name: (keys[f"go('{name}')"], info.title) for name, info in TABS.items()}
+    if room_beside_tabs(columns, labels) >= MIN_STATE_WIDTH:
+        return labels
+    return {name: ("", title) for name, (_, title) in labels.items()}
+
+
+def room_beside_tabs(columns: int, labels: dict[str, tuple[str, str]]) -> int:
+    """Return the cells that program and tabs leave for model and state."""
+    return columns - len(PROGRAM) - tabs_width(labels) - MARGINS
 
 
 def tabs_width(labels: dict[str, tuple[str, str]]) -> int:
@@ -29,3 +37,11 @@ def fitted_model(name: str, room: int) -> str:
         if cell_len(text) <= room:
             return text
     return ""
+
+
+def fitted_step(step: int | None, room: int) -> str:
+    """Return `step 12,345`, or a shorter form of it that fits; "" if there is no step."""
+    if step is None:
+        return ""
+    options = (f"step {integer(step)}", f"step {short(step)}", "")
+    return next(text for text in options if cell_len(text) <= max(0, room))

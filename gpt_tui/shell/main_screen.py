@@ -94,9 +94,9 @@ class MainScreen(Screen[None]):
             header.show_model(run_name(run.started))
         if at_once or status.now_s - self._header_drawn_s >= MIN_REDRAW_S:
             self._header_drawn_s = status.now_s
-            step = f"step {integer(run.step)}" if run.started else ""
+            step = run.step if run.started else None
             header.show_state(status.phase, step)
-            self.app.sub_title = f"{status.phase.value}, {step}" if step else ""
+            self.app.sub_title = "" if step is None else f"{status.phase.value}, step {integer(step)}"
         self.chat.follow(live=controller.live_model() is not None, saved=run.saved)
         if phase_changed:
             if self._shown_phase is Phase.OPENING and controller.warning:

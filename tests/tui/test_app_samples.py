@@ -82,7 +82,7 @@ async def test_the_cursor_of_the_charts_shows_the_sample_of_that_time(monkeypatc
         pane = app.main.query_one(SamplesPanel)
         await pilot.press("comma")
         assert charts.view.cursor == 650
-        await pilot.press(*["comma"] * 30)
+        await pilot.press(*["comma"] * 50)
         assert 150 < charts.view.cursor < 300
         await pilot.pause()
         assert pane.scroll_y == pane._timeline.starts[1]
@@ -110,7 +110,7 @@ async def test_a_new_sample_does_not_move_the_marked_one_and_escape_restores_the
         pane = app.main.query_one(SamplesPanel)
         await pilot.press("home", "down", "down")
         left_at = pane.scroll_y
-        await pilot.press(*["comma"] * 40)
+        await pilot.press(*["comma"] * 66)
         await pilot.pause()
         marked_at = pane.scroll_y
         assert marked_at != left_at

@@ -35,6 +35,15 @@ def test_no_key_is_ever_cut():
     assert placed(KEYS, PALETTE, 5) == []
 
 
+def test_help_and_quit_are_shown_where_other_keys_do_not_fit():
+    kept = [key._replace(kept=key.label == "Help") for key in KEYS]
+    assert [key.label for _, key in placed(kept, PALETTE, 34)] == ["Log scale", "Help", "palette"]
+    assert [key.label for _, key in placed(kept, PALETTE, 22)] == ["Help", "palette"]
+    for width in range(80):
+        shown = [key.label for _, key in placed(kept, PALETTE, width)]
+        assert shown == [label for label in ("Log scale", "Axis", "Help", "palette") if label in shown]
+
+
 def test_a_column_belongs_to_the_key_that_covers_it():
     line = placed(KEYS, PALETTE, 60)
     assert [key and key.label for key in (key_at(line, column) for column in (0, 12, 13, 30, 48, 59))] == [

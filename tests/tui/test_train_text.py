@@ -10,7 +10,7 @@ from gpt_tui.charts.raster import EVAL_LINE, READ, READ_CHARACTER, raster
 from gpt_tui.charts.series import chart_series, full_range, second_metrics
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
-from gpt_tui.shell.header_text import fitted_model, tab_labels, tabs_width
+from gpt_tui.shell.header_text import fitted_model, fitted_step, room_beside_tabs, tab_labels, tabs_width
 from gpt_tui.tabs.train.presenter import Countdown, countdown_line, next_notes, next_steps, notes_title, starts_unasked
 from tests.tui.samples import learnt, trained
 
@@ -108,11 +108,23 @@ def test_evaluations_are_joined_and_the_cursor_sits_on_the_smoothed_line(log):
     assert read == [READ_CHARACTER]
 
 
-def test_the_header_has_keys_where_there_is_room_and_follows_the_users_keymap():
-    narrow, wide = tab_labels(80, {}), tab_labels(120, {"go.chat": "ctrl+t"})
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_header_has_the_keys_of_the_tabs_also_at_80_columns(columns):
+    assert [key for key, _ in tab_labels(columns, {}).values()] == ["F2", "F3", "F4", "F5"]
+
+
+def test_the_keys_of_the_tabs_follow_the_users_keymap_and_leave_room_for_the_phase():
+    assert [key for key, _ in tab_labels(120, {"go.chat": "ctrl+t"}).values()] == ["F2", "^t", "F4", "F5"]
+    narrow = tab_labels(70, {})
     assert [key for key, _ in narrow.values()] == [""] * len(narrow)
-    assert [key for key, _ in wide.values()] == ["F2", "^t", "F4", "F5"]
     assert tabs_width(narrow) == len(" Train  Chat  Checkpoints  Runs ")
+    assert all(room_beside_tabs(columns, tab_labels(columns, {})) >= 20 for columns in range(64, 200))
+
+
+@pytest.mark.parametrize(("room", "shown"), [(11, "step 12,345"), (10, "step 12.3k"), (9, ""), (-5, "")])
+def test_a_step_is_shortened_where_the_phase_needs_the_room(room, shown):
+    assert fitted_step(12_345, room) == shown
+    assert fitted_step(None, room) == ""
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import msgspec
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Container, Vertical
+from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import ContentSwitcher
 
@@ -19,15 +19,9 @@ from gpt_core.config.settings import Settings
 from gpt_core.training.request import RunRequest
 from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.run_charts import RunCharts
-from gpt_tui.charts.series import nearest_row
-from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, initial_form_state
-from gpt_tui.run_view.log_panel import LogPanel
-from gpt_tui.run_view.samples_panel import SamplesPanel
-from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.controller import TrainingController
-from gpt_tui.session.curve import STEP
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_preview import RunPreview, read_preview
@@ -35,15 +29,15 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import run_exists_question
-from gpt_tui.shared.keymap import KEYS, action_of, keys_of, shown_key, shown_keys
+from gpt_tui.shared.keymap import KEYS, action_of, keys_of, shown_keys
 from gpt_tui.tabs.train.countdown import CountdownLine
-from gpt_tui.tabs.train.presenter import Notes, allowed, next_notes, notes_title, starts_unasked, why_not
+from gpt_tui.tabs.train.presenter import allowed, starts_unasked, why_not
+from gpt_tui.tabs.train.run_panels import RunPanels
 from gpt_tui.tabs.train.welcome import Welcome
 
 RUN_ACTIONS = frozenset(key.action for key in keys_of("train"))
 SAMPLE_ACTIONS = frozenset(key.action.partition("(")[0] for key in keys_of("samples"))
 START_NOW_KEY = next(key for key in KEYS if key.action == "start_now")
-SWITCH_KEY = next(key for key in KEYS if key.id == "samples.switch")
 HINT_S = 4.0
 """How long the reason why a key does nothing is shown, and not repeated."""
 
@@ -90,9 +84,6 @@ class TrainTab(Vertical):
         self._probes = probes
         self._countdown_s = countdown_s
         self._form_state: FormState | None = None
-        self._run = RunState()
-        self._notes: Notes = "samples"
-        self._status_drawn_s = self._charts_drawn_s = 0.0
         self._hint, self._hinted_at_s = "", 0.0
 
     def compose(self) -> ComposeResult:
@@ -100,20 +91,12 @@ class TrainTab(Vertical):
         with ChartKeys(self._visible_charts, id="train-body"):
             with ContentSwitcher(initial="welcome", id="train-switcher"):
                 yield Welcome(id="welcome")
-                with Container(id="run"):
-                    yield RunCharts(id="charts")
-                    yield StatusPanel(id="status")
-                    yield SamplesPanel(id="samples")
-                    yield LogPanel(id="log")
+                yield RunPanels(id="run")
             yield ButtonRow("train", id="controls")
 
     def on_mount(self) -> None:
         """Read the preview of the next run."""
         self.read_preview()
-
-    def on_resize(self) -> None:
-        """Rename samples and log: another size may show both."""
-        self._name_notes()
 
     def enter(self) -> None:
         """Take the focus."""
@@ -122,14 +105,18 @@ class TrainTab(Vertical):
     @property
     def charts(self) -> RunCharts:
         """The charts of the run."""
-        return self.query_one(RunCharts)
+        return self._panels.charts
+
+    @property
+    def _panels(self) -> RunPanels:
+        return self.query_one(RunPanels)
 
     @property
     def _shows_run(self) -> bool:
         return self.query_one("#train-switcher", ContentSwitcher).current == "run"
 
     def _visible_charts(self) -> RunCharts | None:
-        return self.charts if self._shows_run and self._notes != "alone" else None
+        return self._panels.visible_charts if self._shows_run else None
 
     # -- preview and settings
 
@@ -172,19 +159,7 @@ class TrainTab(Vertical):
         if switcher.current != "run":
             switcher.current = "run"
             self.refresh_bindings()
-        self._run = run
-        self.query_one(LogPanel).show(run)
-        self.query_one(SamplesPanel).show(run)
-        if at_once or status.now_s - self._status_drawn_s >= MIN_REDRAW_S:
-            self._status_drawn_s = status.now_s
-            panel = self.query_one(StatusPanel)
-            panel.status = status
-            panel.state = run
-        training = status.phase is Phase.TRAINING
-        interval_s = self.charts.view.redraw_interval_s(run.elapsed_s) if training else MIN_REDRAW_S
-        if at_once or status.now_s - self._charts_drawn_s >= interval_s:
-            self._charts_drawn_s = status.now_s
-            self.charts.show(run)
+        self._panels.show(run, status, at_once=at_once)
 
     def show_allowed(self) -> None:
         """Enable the buttons and keys that work in the current phase."""
@@ -200,13 +175,6 @@ class TrainTab(Vertical):
 
     def _shown_keys(self) -> dict[str, str]:
         return shown_keys(dict(self.app._keymap))
-
-    @on(RunCharts.Pointed)
-    def _charts_pointed(self, message: RunCharts.Pointed) -> None:
-        """Show the sample that was the newest at the cursor of the charts."""
-        message.stop()
-        row = None if message.x is None else nearest_row(self._run, message.axis, message.x)
-        self.query_one(SamplesPanel).point_at(None if row is None else row[STEP])
 
     # -- the countdown of a first start
 
@@ -345,57 +313,25 @@ class TrainTab(Vertical):
         """Stop after this step and save."""
         self._controller.stop(may_ask=True)
 
-    # -- actions: samples and log
-
-    @property
-    def _both_seen(self) -> bool:
-        return self.screen.has_class("-tall")
-
-    @property
-    def _notes_panel(self) -> SamplesPanel | LogPanel:
-        """The panel that the keys scroll: the log where it replaces the samples."""
-        samples = self.query_one(SamplesPanel)
-        return samples if samples.display else self.query_one(LogPanel)
-
-    def _name_notes(self) -> None:
-        self.set_class(self._notes == "log" and not self._both_seen, "-log")
-        self.set_class(self._notes == "alone", "-alone")
-        key = shown_key(SWITCH_KEY, dict(self.app._keymap))
-        panels: dict[Notes, SamplesPanel | LogPanel] = {
-            "samples": self.query_one(SamplesPanel),
-            "log": self.query_one(LogPanel),
-        }
-        for name, panel in panels.items():
-            panel.border_title = notes_title(self._notes, name, both_seen=self._both_seen, key=key)
+    # -- actions: panels of the run
 
     def action_switch_notes(self) -> None:
         """Show the samples, the log in their place, or the samples without the charts."""
-        self._notes = next_notes(self._notes, both_seen=self._both_seen)
-        self._name_notes()
+        self._panels.switch_notes()
         self.refresh_bindings()  # the chart keys work where charts are visible
+
+    def action_toggle_status(self) -> None:
+        """Show the status panel, or the line of figures in its place."""
+        self._panels.toggle_status()
 
     def action_samples(self, number: int) -> None:
         """Scroll by `number` samples, or lines of the log."""
-        panel = self._notes_panel
-        if isinstance(panel, SamplesPanel):
-            panel.go(number)
-        else:
-            panel.scroll_relative(y=number, animate=False)
+        self._panels.scroll_notes(number)
 
     def action_samples_page(self, pages: int) -> None:
         """Scroll by pages."""
-        panel = self._notes_panel
-        if isinstance(panel, SamplesPanel):
-            panel.go_page(pages)
-        else:
-            panel.scroll_relative(y=pages * panel.size.height, animate=False)
+        self._panels.scroll_notes_by_pages(pages)
 
     def action_samples_end(self, first: bool) -> None:
         """Scroll to the first sample or line, or to the newest one and follow it."""
-        panel = self._notes_panel
-        if isinstance(panel, SamplesPanel):
-            panel.go_to_end(first=first)
-        elif first:
-            panel.scroll_home(animate=False)
-        else:
-            panel.scroll_end(animate=False)
+        self._panels.scroll_notes_to_end(first=first)

@@ -1,0 +1,81 @@
+"""Figures of a run on one line, shown where there is no status panel. Does not import Textual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gpt_tui.run_view.status import LABEL_WIDTH, first_evaluation_row
+from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.formatting import age, duration, fixed, integer, nats, percent, short
+from gpt_tui.shared.rows import Tone
+
+GAP = "  "
+
+
+class Figure(NamedTuple):
+    """One figure of a line.
+
+    Attributes:
+        label: Name of the value, "" where the value names itself.
+        value: Formatted value.
+        rank: Importance; figures of the highest ranks are left out where there is no room. 0 is never left out.
+        tone: Emphasis of the value.
+    """
+
+    label: str
+    value: str
+    rank: int
+    tone: Tone = "plain"
+
+    @property
+    def text(self) -> str:
+        """Label and value."""
+        return f"{self.label} {self.value}".strip()
+
+
+def fitted_figures(run: RunState, status: SessionStatus, width: int) -> list[Figure]:
+    """Return the most important figures that fit on a line of `width` cells, in a fixed order."""
+    figures = list(all_figures(run, status))
+    shown: set[Figure] = set()
+    room = width + len(GAP)
+    for figure in sorted(figures, key=lambda figure: figure.rank):
+        needed = len(figure.text) + len(GAP)
+        if figure.rank and needed > room:
+            break
+        shown.add(figure)
+        room -= needed
+    return [figure for figure in figures if figure in shown]
+
+
+def all_figures(run: RunState, status: SessionStatus) -> Iterator[Figure]:
+    """Yield the figures of a run in the order of the line."""
+    if run.save_error:
+        yield Figure("", "✗ not saved, see the log", 0, "bad")
+    if found := run.diverging:
+        ratio = fixed(run.curve.smoothed / max(found.guessing_loss, 1e-9), 1)
+        yield Figure("", f"✗ diverging: {ratio} × uniform guessing", 0, "bad")
+    yield Figure("step", integer(run.step) + (f" of {integer(run.last_step)}" if run.last_step else ""), 1)
+    if run.last is not None:
+        yield Figure("train loss", nats(run.curve.smoothed), 2)
+    yield from evaluation_figures(run, status)
+    if (remaining := run.remaining_s) is not None:
+        yield Figure("time left", duration(remaining), 3)
+    else:
+        yield Figure("time", duration(run.elapsed_s), 3)
+    if run.last is not None and status.phase is Phase.TRAINING:
+        yield Figure("", f"{short(run.last.tokens_per_s)} tokens/s", 6)
+    if run.saved is not None and not run.save_error:
+        yield Figure("saved", f"{age(status.now_s - run.saved.at_s)} ago", 7)
+
+
+def evaluation_figures(run: RunState, status: SessionStatus) -> Iterator[Figure]:
+    """Yield the progress of an evaluation, or the result of the last one, or the step of the first."""
+    if status.phase is Phase.EVALUATING and run.evaluating is not None:
+        yield Figure("evaluating", percent(run.evaluating), 2)
+    elif run.evaluation is not None:
+        yield Figure("eval loss", nats(run.evaluation.loss), 2)
+        yield Figure("accuracy", percent(run.evaluation.accuracy), 5)
+    else:
+        yield Figure("", first_evaluation_row(run, -LABEL_WIDTH).label, 4, "dim")

@@ -1,0 +1,88 @@
+"""Line of figures of a run: what fits, what has priority, and the panel that takes its place."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.events import LossDiverged, SaveFailed
+from gpt_tui.charts.chart import Chart
+from gpt_tui.run_view.figures import GAP, fitted_figures
+from gpt_tui.run_view.figures_line import FiguresLine
+from gpt_tui.run_view.status_panel import StatusPanel
+from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_state import RunState, advance
+from tests.tui.app_bench import running_app
+from tests.tui.samples import learnt, trained
+from tests.tui.still_app import still_app
+
+TRAINING = SessionStatus(Phase.TRAINING, 70.0, 72_000_000)
+
+
+def line(run: RunState, width: int, status: SessionStatus = TRAINING) -> str:
+    return GAP.join(figure.text for figure in fitted_figures(run, status, width))
+
+
+def test_step_losses_and_time_left_fit_into_78_cells():
+    shown = line(learnt(), 78)
+    assert shown.startswith("step 650 of 2,000  train loss ")
+    assert "  eval loss " in shown
+    assert "  time left 2 min 15 s" in shown
+
+
+def test_a_wide_line_has_all_figures_in_a_fixed_order():
+    shown = line(learnt(), 200)
+    labels = ["step", "train loss", "eval loss", "accuracy", "time left", "tokens/s", "saved"]
+    assert sorted(labels, key=shown.index) == labels
+
+
+@pytest.mark.parametrize("width", range(0, 140, 7))
+def test_figures_that_do_not_fit_are_left_out_whole(width):
+    shown = line(learnt(), width)
+    assert len(shown) <= width
+    assert all(text in line(learnt(), 200) for text in shown.split(GAP))
+
+
+def test_before_the_first_evaluation_its_step_is_named():
+    assert "first eval at step 100" in line(trained(40), 100)
+
+
+def test_a_failed_save_and_a_divergence_are_shown_at_any_width():
+    failed = advance(learnt(), SaveFailed("latest", "models/ckpt_latest.safetensors", 650, "disk full"))
+    assert line(failed, 10).startswith("✗ not saved, see the log")
+    diverged = advance(trained(50, lambda n: 30.0), LossDiverged(50, 30.0, 7.6))
+    assert "✗ diverging" in line(diverged, 10)
+
+
+@pytest.mark.slow
+async def test_a_terminal_of_80x24_has_one_chart_of_full_width_and_one_line_of_figures(monkeypatch: pytest.MonkeyPatch):
+    async with still_app(monkeypatch, learnt(), Phase.PAUSED, (80, 24)) as (app, pilot):
+        shown = [chart for chart in app.main.query(Chart) if chart.region.area and app.main.train in chart.ancestors]
+        assert [chart.region.width for chart in shown] == [80]
+        assert app.main.query_one(FiguresLine).region.height == 1
+        assert not app.main.query_one(StatusPanel).display
+        await pilot.press("i")
+        await pilot.pause()
+        assert app.main.query_one(StatusPanel).display
+        assert not app.main.query_one(FiguresLine).display
+        await pilot.press("i")
+        await pilot.pause()
+        assert app.main.query_one(FiguresLine).region.height == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(80, 24), (80, 50), (120, 24), (120, 40), (200, 60)])
+async def test_the_status_key_works_at_every_size_with_every_panel(tmp_path: Path, size: tuple[int, int]):
+    async with running_app(tmp_path, size=size, autostart=True) as bench:
+        await bench.until_step(5)
+        await bench.pilot.press("p")
+        await bench.until_phase(Phase.PAUSED)
+        for _ in range(3):
+            for _ in range(2):
+                await bench.pilot.press("i")
+                await bench.settled()
+                panel, figures = bench.app.main.query_one(StatusPanel), bench.app.main.query_one(FiguresLine)
+                assert panel.display != figures.display
+                shown = panel if panel.display else figures
+                assert bench.app.main.train.region.contains_region(shown.region)
+                assert shown.region.area
+            await bench.pilot.press("v")
