@@ -198,6 +198,8 @@ def test_tiny_overfit_prints_token_loss_and_ppl_and_saves_only_the_latest(folder
     assert "  tokLoss " in run.stdout
     assert "  ppl " in run.stdout
     assert "eval at" not in run.stdout
+    assert re.search("^self-test (works|does not work): [0-2] of 2 lines reproduced$", run.stdout, re.MULTILINE)
+    assert re.search("^finished: 30 steps .*self-test (works|does not work): ", run.stdout, re.MULTILINE)
     assert [path.name for path in (folder / "models").glob("*.safetensors")] == [LATEST.name]
 
 

@@ -117,8 +117,17 @@ class FullEvalCompleted(Event, frozen=True, tag="full_eval"):
     tokens: int
 
 
+class LinesReproduced(Event, frozen=True, tag="lines_reproduced"):
+    """Verdict of the self-test at its end: how many of its lines greedy decoding reproduces from their beginning."""
+
+    step: int
+    reproduced: int
+    lines: int
+    works: bool
+
+
 class SampleWritten(Event, frozen=True, tag="sample"):
-    """Text that continues the fixed `prompt`, generated before the first step and after each evaluation."""
+    """Text that continues the fixed `prompt`: before the first step, after each evaluation, at a self-test's end."""
 
     step: int
     prompt: str
@@ -179,13 +188,14 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
 
 
 LOGGED = (
-    RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, FullEvalCompleted, SampleWritten, GradientNorms,
-    CheckpointSaved, SaveFailed, LossDiverged, RunFinished,
+    RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, FullEvalCompleted, LinesReproduced, SampleWritten,
+    GradientNorms, CheckpointSaved, SaveFailed, LossDiverged, RunFinished,
 )  # fmt: skip
 
 AnyEvent = (
-    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted | SampleWritten
-    | GradientNorms | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued | RunFinished
+    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted | LinesReproduced
+    | SampleWritten | GradientNorms | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued
+    | RunFinished
 )  # fmt: skip
 
 

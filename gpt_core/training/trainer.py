@@ -23,6 +23,7 @@ from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.model.precision import product_format
 from gpt_core.model.scores import EvalScores
 from gpt_core.optim import schedule_of
+from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import end_epoch, record_accuracy
@@ -33,6 +34,7 @@ from gpt_core.training.metrics_log import MetricsLog, open_log
 from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
+from gpt_core.training.self_test import MIN_REPRODUCED, reproduced
 from gpt_core.training.timing import RunClock, TokenRate
 
 MAX_SKIPPED_IN_A_ROW = 5
@@ -295,6 +297,20 @@ class Trainer:
         if scores is not None:
             yield full_scores(step, scores.full or scores.part)
 
+    def _check_lines(self) -> Iterator[ev.AnyEvent]:
+        """Report how many lines of the self-test are reproduced, and a last sample, unless a stop is requested."""
+        lines = self.run.windows
+        if not isinstance(lines, OverfitLoader):
+            return
+        found = []
+        for is_reproduced in reproduced(self._gpt, lines):
+            if self.requests.stopping:
+                return
+            found.append(is_reproduced)
+        works = sum(found) >= MIN_REPRODUCED * len(found)
+        yield ev.LinesReproduced(self.state.step, sum(found), len(found), works)
+        yield from self._sample()
+
     def _scores(self, text: EvalText, *, complete: bool) -> Generator[ev.AnyEvent, None, RunScores | None]:
         """Score the eval text or its part, yielding the progress; returns None if a stop is requested meanwhile."""
         total = text.tokens if complete else text.part_tokens
@@ -333,8 +349,9 @@ class Trainer:
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:
         """Make the last saves and yield the last event.
 
-        A run that was not stopped also saves `transformer`, its best weights, and scores the complete eval text. A
-        diverged run saves nothing more: the checkpoint from before the first skipped update is the one to resume.
+        A run that was not stopped also saves `transformer`, its best weights, and scores the complete eval text; a
+        self-test has its verdict. A diverged run saves nothing more: the checkpoint from before the first skipped
+        update is the one to resume.
         """
         if reason == "diverged":
             yield from self._saver.finish()
@@ -349,6 +366,7 @@ class Trainer:
             yield from self._saver.save_final()
         if reason != "stopped":
             yield from self._score_at_end()
+            yield from self._check_lines()
         yield ev.RunFinished(reason, self.state.step)
 
     def _finish_diverged(self) -> Iterator[ev.AnyEvent]:

@@ -29,7 +29,7 @@ from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.controller import OpenRun, TrainingController
-from gpt_tui.session.run_state import divergence, divergence_so_far, ending, is_unsaved
+from gpt_tui.session.run_state import divergence, divergence_so_far, ending, is_unsaved, verdict
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
@@ -199,10 +199,12 @@ class GptApp(App[None]):
                 if self.main.tab != "train":
                     self.notify(text, title="training is diverging", severity="error", timeout=15, markup=False)
             case RunFinished(reason=reason, step=step) if self._exit_code is None:
-                outcome = ending(event)
+                outcome, lines = ending(event), self.controller.run.lines_reproduced
+                if reason == "overfit_done" and lines is not None:
+                    outcome = f"self-test {verdict(lines)}"
                 self.main.banner.say(
                     f"step {integer(step)}: {outcome}. {next_steps(reason, shown_keys(dict(self._keymap)))}",
-                    "bad" if reason == "diverged" else "good",
+                    "bad" if reason == "diverged" or (lines is not None and not lines.works) else "good",
                 )
                 if self.main.tab != "train":  # which has the banner
                     self.notify(f"step {integer(step)}: {outcome}", title="run ended", markup=False)

@@ -16,6 +16,7 @@ from gpt_core.training.events import (
     EvalProgressed,
     FullEvalCompleted,
     GradientNorms,
+    LinesReproduced,
     LossDiverged,
     RunContinued,
     RunFinished,
@@ -27,7 +28,7 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
-from gpt_tui.session.run_state import RunState, ending, full_scores, latest_value
+from gpt_tui.session.run_state import RunState, ending, full_scores, latest_value, verdict
 from gpt_tui.shared.formatting import (
     ENDED_AT_ONCE,
     clock,
@@ -64,6 +65,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             return [(line, "good" if is_best else "plain")]
         case FullEvalCompleted():
             return [(f"eval at step {integer(event.step)}: {full_scores(event)}", "plain")]
+        case LinesReproduced():
+            return [(f"self-test {verdict(event)}", "good" if event.works else "bad")]
         case SampleWritten():
             text = one_line(event.prompt + (event.text or f" {ENDED_AT_ONCE}"), SAMPLE_CHARACTERS)
             return [(f"sample at step {integer(event.step)}: {text}", "dim")]

@@ -34,6 +34,7 @@ from gpt_tui.session.run_state import (
     ending,
     full_scores,
     is_unsaved,
+    verdict,
 )
 from gpt_tui.shared.formatting import duration, fixed, integer, nats, percent, rate
 from gpt_tui.shared.sanitize import one_line
@@ -140,6 +141,8 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     elif history.evaluation is not None:
         score = history.evaluation
         reached.append(f"eval {fixed(score.bits_per_byte)} bits per byte, accuracy {percent(score.accuracy)}")
+    if (lines := history.lines_reproduced) is not None and lines.step == history.step:
+        reached.append(f"self-test {verdict(lines)}")
     if history.save_error:
         reached.append(f"NOT SAVED: {history.save_error}")
     elif history.finished.reason == "diverged":

@@ -7,7 +7,7 @@ from math import isfinite
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState, latest_value
+from gpt_tui.session.run_state import RunState, latest_value, verdict
 from gpt_tui.shared.formatting import age, bar, duration, fixed, integer, metric_value, nats, percent, short, size
 from gpt_tui.shared.rows import RULE, Row, Tone, longest_fitting
 
@@ -108,6 +108,8 @@ def metric_row(metric: Metric, value: float, value_width: int) -> Row:
 
 def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     """Return the metrics of the last evaluation, the best one, and the state of early stopping."""
+    if state.started is not None and state.started.kind != "train":
+        return [verdict_row(state, value_width)]
     full = full_evaluation_rows(state, value_width)
     if state.evaluation is None:
         return [first_evaluation_row(state, value_width)] if state.full_evaluation is None else full
@@ -118,6 +120,15 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     if patience := state.limits.patience:
         rows.append(early_stopping_row(patience, min(state.best.stale_epochs, patience), value_width))
     return rows
+
+
+def verdict_row(state: RunState, value_width: int) -> Row:
+    """Return how many lines the self-test reproduces, or when that is checked."""
+    found = state.lines_reproduced
+    if found is None:
+        return Row(longest_fitting(["lines are checked at the end", "check at the end"], value_width + LABEL_WIDTH), "")
+    count = f"{integer(found.reproduced)} of {integer(found.lines)} lines"
+    return Row("self-test", longest_fitting([verdict(found), count], value_width), "good" if found.works else "bad")
 
 
 def full_evaluation_rows(state: RunState, value_width: int) -> list[Row]:

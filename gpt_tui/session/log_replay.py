@@ -7,7 +7,14 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from gpt_core.training.events import AnyEvent, EvalCompleted, FullEvalCompleted, SampleWritten, StepCompleted
+from gpt_core.training.events import (
+    AnyEvent,
+    EvalCompleted,
+    FullEvalCompleted,
+    LinesReproduced,
+    SampleWritten,
+    StepCompleted,
+)
 from gpt_core.training.metrics_log import read_metrics
 from gpt_tui.session.run_state import RunState, advance_all
 
@@ -30,5 +37,5 @@ def replay_log(run: RunState, path: Path, last_step: int) -> RunState:
 
 
 def _up_to(last_step: int, events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
-    replayed = StepCompleted | EvalCompleted | FullEvalCompleted | SampleWritten
+    replayed = StepCompleted | EvalCompleted | FullEvalCompleted | LinesReproduced | SampleWritten
     return (event for event in events if isinstance(event, replayed) and event.step <= last_step)

@@ -26,6 +26,7 @@ from gpt_core.training.events import (
     Event,
     FullEvalCompleted,
     GradientNorms,
+    LinesReproduced,
     LossDiverged,
     RunContinued,
     RunFinished,
@@ -108,6 +109,12 @@ def after_divergence(event: LossDiverged | RunFinished, first: str = "") -> str:
         return f"; no {good}checkpoint was saved before: {first}start again with lower learning rates"
     good = f"{PurePath(event.good_checkpoint).name} (step {integer(event.good_step)})"
     return f"; last good checkpoint: {good}; {first}resume it with lower learning rates"
+
+
+def verdict(event: LinesReproduced) -> str:
+    """Return the verdict of a self-test: `works: 98 of 100 lines reproduced`."""
+    works = "works" if event.works else "does not work"
+    return f"{works}: {integer(event.reproduced)} of {integer(event.lines)} lines reproduced"
 
 
 def full_scores(event: FullEvalCompleted) -> str:
@@ -227,6 +234,7 @@ class RunState:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     evaluations: tuple[Evaluation, ...] = ()
     full_evaluation: FullEvalCompleted | None = None
+    lines_reproduced: LinesReproduced | None = None
     samples: tuple[Sample, ...] = ()
     best: Score = NO_SCORE
     evaluating: float | None = None
@@ -323,6 +331,9 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case FullEvalCompleted():
             text = f"step {integer(event.step)}: {full_scores(event)}"
             return _logged(replace(run, full_evaluation=event, evaluating=None), text, "plain")
+        case LinesReproduced():
+            text = f"step {integer(event.step)}: self-test {verdict(event)}"
+            return _logged(replace(run, lines_reproduced=event), text, "good" if event.works else "bad")
         case SampleWritten():
             return _sampled(run, event)
         case GradientNorms():

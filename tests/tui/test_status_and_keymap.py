@@ -9,7 +9,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
 from gpt_tui.run_view.status import DROPPED_FIRST, status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState, advance
+from gpt_tui.session.run_state import LogLine, RunState, advance
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
 from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
@@ -52,6 +52,16 @@ def test_the_score_of_a_part_of_the_eval_text_and_that_of_all_of_it_have_their_o
     assert values(full)["full eval"] == "3.125 at 10"
     assert full.evaluations == part.evaluations
     assert full.log[-1].text.startswith("step 10: full eval loss 3.125, accuracy 30.0%")
+
+
+def test_a_self_test_has_its_verdict_in_place_of_evaluations():
+    history = advance(RunState(), started(kind="overfit-tiny"))
+    assert "lines are checked at the end" in values(history)
+    history = advance(history, ev.LinesReproduced(100, 98, 100, True))
+    assert values(history)["self-test"] == "98 of 100 lines"
+    assert history.log[-1] == LogLine(0.0, "good", "step 100: self-test works: 98 of 100 lines reproduced")
+    history = advance(history, ev.LinesReproduced(100, 3, 100, False))
+    assert history.log[-1] == LogLine(0.0, "bad", "step 100: self-test does not work: 3 of 100 lines reproduced")
 
 
 def test_a_run_whose_evaluations_score_all_of_the_eval_text_does_not_name_a_part():

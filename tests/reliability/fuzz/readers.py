@@ -269,6 +269,7 @@ def log_seeds() -> Iterable[bytes]:
     logged = [
         ev.StepCompleted(1, 0, 2.5, 12.2, 1e-3, 1.0, 64, 1e3, 0.5), ev.UpdateSkipped(2, 1, "the loss was nan"),
         ev.EvalCompleted(2, 2.4, 11.0, 0.3, 1.9), ev.FullEvalCompleted(2, 2.4, 11.0, 0.3, 1.9, 500),
+        ev.LinesReproduced(3, 1, 2, False),
         ev.GradientNorms(3, {"wte.weight": 1.0}, {"wte.weight": 0.1}),
         ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 3), ev.SaveFailed("best", "é", 4, "disk full"),
         ev.RunFinished("stopped", 4),
