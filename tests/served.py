@@ -32,6 +32,7 @@ os.write(1, b"__GANGLION__\\n")
 send(b"D", b"\\x1b[?1000h\\x1b[?1006h")  # reports of the mouse
 send(b"D", f"drawn {os.environ['COLUMNS']}x{os.environ['ROWS']}\\n".encode())
 typed = 0
+meta(type="title", title="step 0")
 while header := sys.stdin.buffer.read(5):
     payload = sys.stdin.buffer.read(int.from_bytes(header[1:], "big"))
     if header[:1] == b"D":

@@ -227,7 +227,7 @@ async def test_a_hidden_page_receives_no_output_until_it_is_visible(tmp_path):
         await page.send("visible")
         await page.read_until("drawn again")
         assert "typed a" not in page.output
-        assert page.titles == ["step 1"]
+        assert page.titles == ["step 0", "step 1"]
 
 
 async def test_messages_that_are_not_well_formed_are_ignored(tmp_path):

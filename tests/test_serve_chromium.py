@@ -53,7 +53,7 @@ async def step_in_title(page: Any, more_than: int = -1) -> int:
 
 async def shown(page: Any) -> None:
     """Wait until the app has drawn."""
-    await page.wait_for_selector("body.-first-byte")
+    await page.wait_for_selector("body.-ready")
 
 
 async def ending(page: Any) -> str:

@@ -120,6 +120,7 @@ class GptApp(App[None]):
         """Start the drain timer, the signal handlers and the requested run."""
         self.set_interval(DRAIN_INTERVAL_S, self.tick)
         self._handle_signals()
+        self.call_after_refresh(self.watch_sub_title, self.sub_title)
         if self._owns_process:
             self.call_after_refresh(self._collect_rarely)
         if self._request:

@@ -93,6 +93,7 @@ function download(key) {
 const HANDLERS = {
   title: (title) => {
     document.title = title;
+    document.body.classList.add("-ready"); // the app has drawn
   },
   over: ({ reason, text }) => showOver(reason, text),
   deliver_file_start: download,
