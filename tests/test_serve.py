@@ -272,6 +272,18 @@ async def test_the_run_survives_a_reload(tmp_path):
 
 
 @pytest.mark.slow
+async def test_a_run_starts_from_the_set_up_screen_with_a_key_that_browsers_pass_on(tmp_path):
+    async with aiohttp.ClientSession() as session:
+        with served_program(tmp_path) as (_server, url):
+            page = await BrowserPage.open(session, url)
+            await page.read_until("Start training")
+            await page.type("u")
+            await page.read_until("F9")
+            await page.type("\x1b[20~")
+            await wait_for(tmp_path / "models" / "metrics.jsonl", b'"event":"step"')
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
 async def test_the_run_is_saved_without_a_page_however_the_server_ends(tmp_path, name):
     async with aiohttp.ClientSession() as session:

@@ -82,7 +82,6 @@ async def test_keys_work_without_a_click_and_a_reload_joins_the_run(tmp_path: Pa
             await page.goto(url)
             assert await page.title() == "gpt-tui"
             await shown(page)
-            await page.wait_for_timeout(500)  # the countdown of a first start is longer
             await page.keyboard.press("s")
             before = await step_in_title(page)
             await page.reload()

@@ -42,8 +42,11 @@ def run_app(
         from gpt_tui.app.app import GptApp
         from gpt_tui.app.preferences import read_preferences
         from gpt_tui.app.theme import OWN_THEMES
+        from gpt_tui.shared.keymap import BROWSER_KEYS
 
     preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
+    if os.environ.get("TEXTUAL_DRIVER"):  # shown by `gpt-tui serve`
+        preferences = preferences._replace(keys={**BROWSER_KEYS, **preferences.keys})
     settings = request.settings
     countdown_s = 0.0 if autostart or watched else COUNTDOWN_S
     app = GptApp(

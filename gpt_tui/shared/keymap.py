@@ -126,7 +126,7 @@ KEYS: tuple[Key, ...] = (
     Key("charts.whole", "0", "zoom_reset", "Full run", "Show the full run", "charts"),
     Key("charts.left", "left", "pan(-0.25)", "Pan left", "Pan left", "charts"),
     Key("charts.right", "right", "pan(0.25)", "Pan right", "Pan right", "charts"),
-    Key("setup.begin", "ctrl+t", "begin_run", "Start", "Start training with these settings", "setup", button=True),
+    Key("setup.begin", "ctrl+t,f9", "begin_run", "Start", "Start training with these settings", "setup", button=True),
     Key("setup.save", "ctrl+s", "save_config", "Save as file", "Save as a config file", "setup", button=True),
     Key("setup.back", "escape", "leave_setup", "Back", "Go back; the form keeps its values", "setup", button=True),
     Key("setup.next", "down", "next_field", "Next field", "Go to the next field (also tab)", "setup"),
@@ -142,6 +142,8 @@ KEYS: tuple[Key, ...] = (
     Key("go.quit", "ctrl+q,q", "request_quit", "Quit", "Quit; asks first during a run", "everywhere", footer=True),
     Key("go.interrupt", "ctrl+c", "interrupt", "Save and quit", "Save the run and quit", "everywhere", priority=True),
 )  # fmt: skip
+
+BROWSER_KEYS = {"setup.begin": "f9,ctrl+t"}  # by id: a browser opens a tab with Ctrl+T, so the other key is shown
 
 
 def places_of(view: str) -> tuple[Place, ...]:

@@ -122,6 +122,11 @@ def test_no_two_keys_of_one_tab_are_the_same_and_ids_are_unique():
         assert len(names) == len(set(names))
 
 
+def test_every_action_has_a_key_that_a_browser_passes_on():
+    taken = {"ctrl+n", "ctrl+t", "ctrl+w", "ctrl+q"}  # new window, new tab, close the tab, quit
+    assert [key.id for key in KEYS if {*key.keys.split(",")} <= taken] == []
+
+
 def test_palette_names_are_clear_without_their_tab():
     labels = {key.id: key.label for key in KEYS}
     assert labels["chat.earlier"] == "Earlier prompt"
