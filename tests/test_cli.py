@@ -570,6 +570,15 @@ def test_lines_pasted_together_into_the_terminal_chat_are_one_prompt(trained: Pa
 # -- evaluate
 
 
+@pytest.fixture
+def folder_of_self_test(tmp_path: Path) -> Path:
+    """Folder with a model of the self-test."""
+    write_texts(tmp_path)
+    run = run_program("--train-only", "--overfit-tiny", *tiny("overfit_lines=2", "overfit_steps=2"), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    return tmp_path
+
+
 def test_evaluate_equals_the_evaluation_during_training(program: Callable[..., Result], trained: Path) -> None:
     run = program("evaluate", "--json", "--model", "models/ckpt_latest.safetensors")
     assert (run.returncode, run.stderr) == (0, "")
@@ -587,7 +596,44 @@ def test_evaluate_reads_another_text_and_prints_a_sentence(
     run = program("evaluate", "--eval-file", str(tmp_path / "other.txt"))
     assert run.returncode == 0
     assert "other.txt" in run.stdout
+    assert "another text than the eval text of its run" in run.stdout
     assert "bits per byte" in run.stdout
+    run = program("evaluate", "--json", "--eval-file", str(tmp_path / "other.txt"))
+    assert json.loads(run.stdout)["text"] == "other"
+
+
+def test_evaluate_in_another_folder_refuses_its_text_and_names_both(
+    program: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    write_texts(tmp_path)
+    for name in ("raw/train.en", "test/eval.en"):
+        (tmp_path / "data" / name).write_text("Another text.\n\n" * 90)
+    folder = str(trained / "models")
+    run = program("evaluate", "--models-dir", folder, cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert re.search(r"the text of its run was not found: expected SHA-256 \w{12}…, got data/\S+ with", run.stderr)
+    assert "--eval-file" in run.stderr
+    eval_file = str(trained / "data/test/eval.en")
+    run = program("evaluate", "--models-dir", folder, "--eval-file", eval_file, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+
+
+def test_evaluate_refuses_a_text_that_has_changed_since_the_run(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "copy")
+    for name in ("raw/train.en", "test/eval.en"):
+        with (tmp_path / "copy/data" / name).open("a") as file:
+            file.write("One more line.\n")
+        run = run_program("evaluate", cwd=tmp_path / "copy")
+    assert run.returncode == 2
+    assert "the text of its run was not found" in run.stderr
+
+
+def test_evaluate_of_a_self_test_asks_for_a_text(folder_of_self_test: Path, program: Callable[..., Result]) -> None:
+    run = program("evaluate", cwd=folder_of_self_test)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "is of a self-test, which has no eval text; name a text with --eval-file" in run.stderr
+    run = program("evaluate", "--json", "--eval-file", "data/test/eval.en", cwd=folder_of_self_test)
+    assert json.loads(run.stdout)["text"] == "other"
 
 
 def test_train_is_equivalent_to_train_only(trained: Path, program: Callable[..., Result]) -> None:

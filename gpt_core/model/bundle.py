@@ -23,6 +23,8 @@ class ModelBundle:
         preset_name: Preset with the shape of the model, "custom" if there is none; "" if unknown.
         scores: Scores of these weights in their run, None if that step was not evaluated.
         path: File that the model was loaded from, None for a model in memory.
+        corpus_sha256: Digest of the training text, "" if unknown.
+        eval_sha256: Digest of the eval text, that of the training text if a part of it was held out; "" if unknown.
     """
 
     settings: Settings
@@ -32,3 +34,5 @@ class ModelBundle:
     preset_name: str = ""
     scores: EvalScores | None = None
     path: Path | None = None
+    corpus_sha256: str = ""
+    eval_sha256: str = ""

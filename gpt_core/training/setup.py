@@ -15,10 +15,11 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id
 from gpt_core.kernels import available_cores, threads
+from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.optim import create_optimizer
 from gpt_core.progress import Progress, ignore_progress
-from gpt_core.text.corpus import find_eval_text, find_training_text
+from gpt_core.text.corpus import find_eval_text, find_training_text, text_sha256
 from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.documents import first_lines
 from gpt_core.text.first_words import first_words
@@ -146,3 +147,33 @@ def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStrea
             f"{text.path or 'lines'} with {text.sha256[:12]}…; restore that text, or pass --train-file to "
             "resume with this one"
         )
+
+
+def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -> tuple[TokenStream, Path]:
+    """Return the eval text of the run that trained a model, found as a resume finds it, and its file.
+
+    Raises:
+        CheckpointError: The text that is found is not the one of the run, or the run has none.
+        CorpusError: A text cannot be read.
+    """
+    settings, name = model.settings, model.path or "the model"
+    if settings.overfit_tiny:
+        raise CheckpointError(f"{name} is of a self-test, which has no eval text; name a text with --eval-file")
+    train_file, eval_file = text_files(settings)
+    text = load_tokens(eval_file or train_file, model.tokenizer, settings.document, progress=progress)
+    expected, found, file = model.eval_sha256, text.sha256, eval_file or train_file
+    if not expected:  # earlier versions saved the digest of the training text alone
+        expected, found, file = model.corpus_sha256, text_sha256(train_file, progress), train_file
+    if expected and expected != found:
+        raise CheckpointError(
+            f"{name}: the text of its run was not found: expected SHA-256 {expected[:12]}…, got {file} with "
+            f"{found[:12]}…; run the command in the folder of that text, restore it, or name a text with --eval-file"
+        )
+    if eval_file is not None:
+        return text, eval_file
+    return split_held_out(text, settings.val_frac)[1], train_file
+
+
+def is_eval_text_of_run(model: ModelBundle, text: TokenStream) -> bool:
+    """Return whether a complete text is the eval text of the run; the held-out part of another text is not."""
+    return text.sha256 == model.eval_sha256 != model.corpus_sha256

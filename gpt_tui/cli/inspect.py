@@ -6,6 +6,7 @@ import json
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -14,11 +15,12 @@ from gpt_core.errors import EXIT_FAILED, EXIT_OK, GptError, printable
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.model.bundle import ModelBundle
+from gpt_core.progress import Progress
 from gpt_core.text.corpus import find_training_text, text_blocks
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
-from gpt_core.text.token_stream import TokenStream, split_held_out
+from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
-from gpt_core.training.setup import text_files
+from gpt_core.training.setup import eval_text_of_run, is_eval_text_of_run
 from gpt_tui.app import preferences
 from gpt_tui.cli.options import config_file, load_model, resolve_settings, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
@@ -129,7 +131,10 @@ def chosen_tokenizer(options: Namespace) -> Tokenizer:
 
 
 class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
-    """Result of `gpt-tui evaluate`: the fields of an `eval` event, the model and the text."""
+    """Result of `gpt-tui evaluate`: the fields of an `eval` event, the model and the text.
+
+    `text` is "run" for the eval text of the run that trained the model, "other" for another one.
+    """
 
     step: int
     loss: float
@@ -139,28 +144,31 @@ class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
     tokens: int
     model: str
     eval_file: str
+    text: Literal["run", "other"]
 
 
 def evaluate(options: Namespace) -> int:
-    """Run `gpt-tui evaluate`: evaluate a model on the eval text, or on the held-out part of the training text."""
+    """Run `gpt-tui evaluate`: evaluate a model on the eval text of its run, or on the text of `--eval-file`."""
     from gpt_core.model.gpt import GPT
     from gpt_core.model.precision import product_format
     from gpt_core.training import evaluation
 
     model = load_model(options, ("eval_file",))
     with ProgressLine() as waiting:
-        text, file = held_out_text(model, waiting)
+        text, file, of_run = scored_text(model, options.eval_file, waiting)
         result = evaluation.evaluate(
             GPT(model.parameters, product_format(model.settings.precision)),
             text,
             model.settings.micro_batch,
             lambda done, total: waiting(f"evaluating on {file.name}", done / total),
         )
-    found = Evaluation(model.step, *result, str(model.path), str(file))
+    found = Evaluation(model.step, *result, str(model.path), str(file), "run" if of_run else "other")
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
         print(one_line(f"{model.path}, step {integer(found.step)}, on {file}: {integer(found.tokens)} tokens"))
+        if not of_run:
+            print("another text than the eval text of its run: the scores are not comparable with those of the run")
         print(
             f"loss {nats(found.loss)}, perplexity {perplexity(found.ppl)}, token accuracy {percent(found.accuracy)}, "
             f"{fixed(found.bits_per_byte)} bits per byte"
@@ -168,11 +176,15 @@ def evaluate(options: Namespace) -> int:
     return EXIT_OK
 
 
-def held_out_text(model: ModelBundle, waiting: ProgressLine) -> tuple[TokenStream, Path]:
-    """Return the tokens to evaluate on and their file: the eval text, else the end of the training text."""
-    settings = model.settings
-    train_file, eval_file = text_files(settings)
-    text = load_tokens(eval_file or train_file, model.tokenizer, settings.document, progress=waiting)
-    if eval_file is not None:
-        return text, eval_file
-    return split_held_out(text, settings.val_frac)[1], train_file
+def scored_text(model: ModelBundle, named_file: str | None, progress: Progress) -> tuple[TokenStream, Path, bool]:
+    """Return the tokens to evaluate on, their file, and whether they are the eval text of the model's run.
+
+    Raises:
+        CheckpointError: No file is named, and the text that is found is not that of the run.
+        CorpusError: A text cannot be read.
+    """
+    if named_file is None:
+        return *eval_text_of_run(model, progress), True
+    file = Path(model.settings.eval_file)
+    text = load_tokens(file, model.tokenizer, model.settings.document, progress=progress)
+    return text, file, is_eval_text_of_run(model, text)
