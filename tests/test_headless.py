@@ -227,7 +227,7 @@ def test_the_checkpoints_of_another_run_are_kept_without_overwrite(folder: Path)
     refused = run_program(*first, "--seed", "1", cwd=folder)
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
-    assert all(option in refused.stderr for option in ("--resume", "--models-dir", "--overwrite"))
+    assert all(option in refused.stderr for option in ("--resume", "--models-dir models-2", "--overwrite"))
     assert (folder / LATEST).read_bytes() == before
     assert run_program(*first, "--seed", "1", "--overwrite", cwd=folder).returncode == 0
     assert (folder / LATEST).read_bytes() != before

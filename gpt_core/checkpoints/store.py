@@ -9,6 +9,7 @@ a resume from an older checkpoint.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 from gpt_core import files
 from gpt_core.checkpoints import replacement
+from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.checkpoints.lock import FolderLock
 from gpt_core.checkpoints.replacement import METRICS, REPLACED_METRICS, Replacement
 from gpt_core.config.settings import Settings
@@ -344,7 +346,8 @@ class CheckpointStore:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         return (
             f"{self.folder} holds another run's checkpoints: {first.path.name} ({state}){more}; resume that run "
-            "(--resume), use another folder (--models-dir DIR), or replace them (--overwrite)"
+            f"(--resume), start beside it (--models-dir {shlex.quote(str(next_free_folder(self.folder)))}), or replace "
+            "them (--overwrite)"
         )
 
 

@@ -297,7 +297,7 @@ class GptApp(App[None]):
             self.exit_message = f"not saved: {one_line(run.save_error)}"
         elif run.saved and run.finished:
             self.exit_message = f"saved {one_line(run.saved.path)} at step {integer(run.saved.step)}"
-        parts = (self.exit_message, divergence_so_far(run))
+        parts = (self.exit_message, self.controller.kept, divergence_so_far(run))
         self.exit_message = "; ".join(part for part in parts if part)
         request, failure = self.controller.request, self.controller.failure
         was_begun = request is not None and not (failure and failure.run_exists)

@@ -20,11 +20,12 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.controls import TrainingControls
-from gpt_core.training.events import AnyEvent, RunStarted
+from gpt_core.training.events import AnyEvent, CheckpointSaved, RunStarted
 from gpt_core.training.request import RunRequest
 from gpt_tui.session.event_buffer import Drained, EventBuffer
 from gpt_tui.session.log_replay import replay_log
 from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_preview import existing_run
 from gpt_tui.session.run_state import Limits, RunState, Score
 from gpt_tui.shared.error_log import log_traceback
 from gpt_tui.shared.sanitize import one_line
@@ -112,7 +113,7 @@ class TrainingController:
         self._stop_asked = threading.Event()
         self._discarding = False
         self._may_ask = True
-        self._ended = False
+        self._ended = self._has_saved = False
         self._seen_end = True
         self._woken = False
         self.run = RunState()
@@ -120,6 +121,8 @@ class TrainingController:
         self.opening: tuple[str, float] = ("", 0.0)
         self.failure: Failure | None = None
         self.warning = ""
+        self.kept = ""
+        """That a requested replacement of a run did not happen, in one line; "" if it did or none was requested."""
         self.request: RunRequest | None = None
 
     # -- requests
@@ -134,11 +137,12 @@ class TrainingController:
         self._previous = self.run
         self.run = RunState(limits=limits)
         self._buffer = EventBuffer(self.run, self._clock)
-        self.opening, self.failure, self.warning = ("reading the text", 0.0), None, ""
+        self.opening, self.failure = ("reading the text", 0.0), None
+        self.warning = self.kept = ""
         self._trainer = self._requests = None
         self._stop_asked.clear()
         self._may_ask = True
-        self._discarding = self._ended = self._seen_end = False
+        self._discarding = self._ended = self._seen_end = self._has_saved = False
         self._thread = threading.Thread(target=self._train, args=(request,), name="controller")
         self._thread.start()
         return True
@@ -266,6 +270,7 @@ class TrainingController:
                 trainer.requests.stop(save=not self._discarding)
             self._buffer.begin(with_earlier_part(self.run, trainer))
             for event in trainer.events():
+                self._has_saved |= isinstance(event, CheckpointSaved)
                 if isinstance(event, RunStarted):
                     self.warning = one_line("; ".join(event.warnings))
                 if self._buffer.put(event):
@@ -278,6 +283,8 @@ class TrainingController:
             where = log_traceback(self._log_path, error)
             self._fail(Failure(f"{type(error).__name__}: {one_line(str(error), 200)} {where}"))
         finally:
+            if request.overwrite and not self._has_saved:
+                self.kept = kept_files(request.settings.models_dir)
             self._ended = True
             self._wake()
 
@@ -299,6 +306,13 @@ class TrainingController:
     def _fail(self, failure: Failure) -> None:
         self.failure = failure
         self._buffer.add_log_line(failure.message, "bad")
+
+
+def kept_files(models_dir: str) -> str:
+    """Return that the files of an earlier run were kept, in one line; "" if there are none."""
+    if not existing_run(models_dir):
+        return ""
+    return f"no checkpoint saved: the earlier run's files in {one_line(models_dir)} were kept"
 
 
 def with_earlier_part(run: RunState, trainer: TrainerLike) -> RunState:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 
+from gpt_core.checkpoints.folders import numbered_folders
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
@@ -15,9 +15,11 @@ OVERFIT_FOLDER = "overfit"  # under the models folder
 
 
 def overfit_folder(models_dir: str) -> Path:
-    """Return the first of `overfit`, `overfit-2`, ... that is absent or holds only a self-test."""
-    names = (OVERFIT_FOLDER if number == 1 else f"{OVERFIT_FOLDER}-{number}" for number in count(1))
-    return next(folder for name in names if _may_be_replaced(folder := Path(models_dir, name)))
+    """Return the first of `overfit`, `overfit-2`, ... that is absent or holds only a self-test.
+
+    Reads headers and logs, so call it in a worker thread.
+    """
+    return next(folder for folder in numbered_folders(Path(models_dir, OVERFIT_FOLDER)) if _may_be_replaced(folder))
 
 
 def _may_be_replaced(folder: Path) -> bool:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt_core.checkpoints.lock import lock_holder
 from gpt_core.checkpoints.store import CheckpointStore, chat_candidates, resume_candidates
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import Settings
@@ -14,6 +15,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.training.events import RunStarted
+from gpt_tui.session.run_finder import log_folders
 from gpt_tui.shared.formatting import integer, short
 from gpt_tui.shared.sanitize import one_line
 
@@ -35,7 +37,7 @@ class RunPreview(NamedTuple):
         train_bytes: Its size.
         eval_file: Eval text, "" where the end of the training text is used.
         problem: Why the run could not start, in one line; "" if it can.
-        stored: Checkpoints to resume and to chat with.
+        stored: Checkpoints to resume, which may be in another folder, and to chat with.
         now_s: Time of the preview, in seconds since the epoch.
     """
 
@@ -54,9 +56,20 @@ class RunPreview(NamedTuple):
         return shape_name(self.settings.shape)
 
 
-def read_preview(settings: Settings, preset_name: str) -> RunPreview:
-    """Find text and checkpoints of a run. Reads the headers of files, so call it in a worker thread."""
-    preview = RunPreview(settings, preset_name, stored=stored_checkpoints(settings.models_dir), now_s=time.time())
+def read_preview(settings: Settings, preset_name: str, session_dir: str = "") -> RunPreview:
+    """Find text and checkpoints of a run. Reads the headers of files, so call it in a worker thread.
+
+    Args:
+        settings: Settings of the run.
+        preset_name: Preset that the settings began with.
+        session_dir: Folder of the last run of this session, which is the one to resume; "" before a run.
+    """
+    stored = stored_checkpoints(settings.models_dir)
+    if session_dir:
+        stored = stored._replace(resumable=stored_checkpoints(session_dir).resumable)
+    else:
+        stored = stored._replace(resumable=newest_run(settings.models_dir, stored.resumable, Path()))
+    preview = RunPreview(settings, preset_name, stored=stored, now_s=time.time())
     try:
         train = Path(settings.train_file) if settings.train_file else find_training_text()
         evaluation = Path(settings.eval_file) if settings.eval_file else find_eval_text(training_text=train)
@@ -78,6 +91,34 @@ def stored_checkpoints(models_dir: str) -> StoredCheckpoints:
     except (GptError, OSError):
         return StoredCheckpoints()
     return StoredCheckpoints(next(iter(resume_candidates(listing)), None), next(iter(chat_candidates(listing)), None))
+
+
+def newest_run(models_dir: str, own: CheckpointInfo | None, around: Path) -> CheckpointInfo | None:
+    """Return the checkpoint to resume: the newest of those in and below `models_dir`, else below `around`.
+
+    The default folder is one of those below `around`. Self-tests and runs in training are left out.
+
+    Args:
+        models_dir: The models folder.
+        own: Checkpoint to resume in this folder itself, if there is one.
+        around: The working folder.
+    """
+    is_default = models_dir == Settings().models_dir
+    for places in ([Path(models_dir), around],) if is_default else ([Path(models_dir)], [around]):
+        found = [info for folder in log_folders(places) if (info := _resumable(folder))]
+        if own is not None:
+            found.append(own)
+        if found:
+            return max(found, key=lambda info: info.saved_at)
+    return own
+
+
+def _resumable(folder: Path) -> CheckpointInfo | None:
+    """Return the checkpoint to resume in a folder; None for a self-test, or while another process trains there."""
+    if lock_holder(folder) is not None:
+        return None
+    info = stored_checkpoints(str(folder)).resumable
+    return None if info is None or info.settings.overfit_tiny else info
 
 
 def existing_run(models_dir: str) -> str:

@@ -98,14 +98,18 @@ def unsaved_question(error: str) -> ChoiceScreen:
     )
 
 
-def run_exists_question(error: str, *, can_resume: bool) -> ChoiceScreen:
-    """Ask whether to resume or replace the run in the folder of a new one."""
+def run_exists_question(error: str, beside: str, *, can_resume: bool) -> ChoiceScreen:
+    """Ask whether to resume the run in the folder of a new one, to start in `beside`, or to replace it."""
     resume = (Choice("r", "Resume this run", "resume"),) if can_resume else ()
     what, _, _options = error.partition("; ")  # the rest names options of the command line
     return ChoiceScreen(
         "This folder already has a run",
-        f"{what}. To keep them, choose another models_dir for the new run. Else its first save replaces them.",
-        (*resume, Choice("d", "Replace and start", "overwrite")),
+        f"{what}. Replacing them removes them at the first save of the new run.",
+        (
+            *resume,
+            Choice("b", f"Start beside it, in {one_line(beside)}", "beside"),
+            Choice("d", "Replace and start", "overwrite"),
+        ),
         careful=True,
     )
 

@@ -12,11 +12,12 @@ from textual.widget import Widget
 from textual.widgets import ContentSwitcher, Tabs
 
 from gpt_core.config.settings import Settings
+from gpt_core.training.events import RunStarted
 from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_preview import model_name, run_name
+from gpt_tui.session.run_preview import RunPreview, model_name, run_name
 from gpt_tui.shared.dialogs import unsaved_question
 from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.formatting import integer
@@ -45,6 +46,7 @@ class MainScreen(Screen[None]):
         self._watched = watched
         self._models = ChatModels(controller, settings.models_dir)
         self._shown_phase: Phase | None = None
+        self._shown_start: RunStarted | None = None
         self._header_drawn_s = 0.0
         self.train = TrainTab(controller, settings, preset_name, probes, countdown_s=countdown_s, id="train")
         self.chat = ChatTab(self._models, make, initial_texts(settings), id="chat")
@@ -98,9 +100,11 @@ class MainScreen(Screen[None]):
             header.show_state(status.phase, step)
             self.app.sub_title = "" if step is None else f"{status.phase.value}, step {integer(step)}"
         self.chat.follow(live=controller.live_model() is not None, saved=run.saved)
-        if phase_changed:
-            if self._shown_phase is Phase.OPENING and controller.warning:
+        if run.started is not self._shown_start:
+            self._shown_start = run.started
+            if run.started is not None and controller.warning:
                 self.banner.say(controller.warning, "bad")
+        if phase_changed:
             self._shown_phase = status.phase
             self.train.show_allowed()
             request = controller.request if controller.alive else None
@@ -116,6 +120,8 @@ class MainScreen(Screen[None]):
         self.train.read_preview()
         if run_exists:
             self.train.ask_about_existing_run(failure)
+        elif self._controller.kept and not failure:
+            self.banner.say(self._controller.kept)
 
     def ask_about_unsaved_run(self, answered: Callable[[str | None], None]) -> None:
         """Ask what to do with a run whose last save failed."""
@@ -178,7 +184,7 @@ class MainScreen(Screen[None]):
     @on(TrainTab.RunRequested)
     def _run_requested(self, message: TrainTab.RunRequested) -> None:
         message.stop()
-        if self._controller.alive:  # else the banner already says why the run has ended
+        if self._controller.alive and self._controller.run.started is None:  # else the banner is on this run
             self.banner.say("")
         if request := self._controller.request:
             self._models.use_folder(request.settings.models_dir)
@@ -190,6 +196,8 @@ class MainScreen(Screen[None]):
         message.stop()
         self._models.use_folder(message.settings.models_dir)
         self.checkpoints.show_folder(message.settings.models_dir)
+        if self._controller.run.started is None:
+            self.query_one(HeaderBar).show_model(model_name(RunPreview(message.settings, message.preset_name)))
 
     @on(ChatTab.ExitRequested)
     def _chat_exited(self, message: ChatTab.ExitRequested) -> None:

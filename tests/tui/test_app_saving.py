@@ -9,12 +9,15 @@ import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
+from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.phase import Phase
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.core.training_samples import tiny_settings, train
 from tests.tui.app_bench import AppBench, running_app
+from tests.tui.fake_trainer import FakeOpen, fake_settings
 
 LATEST = "ckpt_latest.safetensors"
 
@@ -51,6 +54,40 @@ async def test_a_failed_replacement_deletes_no_checkpoint(tmp_path: Path):
 
 
 @pytest.mark.slow
+async def test_a_run_started_beside_another_leaves_it_unchanged(tmp_path: Path):
+    train(tiny_settings(tmp_path, max_steps=20))
+    before = contents(tmp_path / "models")
+    (tmp_path / "models-2").mkdir()
+    async with real_app(tmp_path, max_steps=3) as bench:
+        await bench.until_seen("Resume (step 20")
+        await bench.pilot.press("s")
+        await bench.until_seen("b  Start beside it, in")
+        await bench.pilot.press("b")
+        await bench.until(lambda: bench.app.controller.run.started is not None)
+        await bench.until_phase(Phase.FINISHED)
+    assert contents(tmp_path / "models") == before
+    assert peek_checkpoint(tmp_path / "models-3" / LATEST).step == 3
+    assert not contents(tmp_path / "models-2")
+
+
+@pytest.mark.parametrize(("saved", "exists", "kept"), [(False, True, True), (True, True, False), (False, False, False)])
+def test_a_replacement_that_saved_nothing_says_that_the_files_were_kept(
+    tmp_path: Path, saved: bool, exists: bool, kept: bool
+):
+    if exists:
+        save_run(tmp_path / "models", overfit=False)
+    controller = TrainingController(FakeOpen(), lambda _message: None, tmp_path / "errors.log")
+    assert controller.start(RunRequest(fake_settings(str(tmp_path / "models")), "nano", overwrite=True))
+    controller.stop(save=saved)
+    assert controller.join(60.0)
+    controller.drain()
+    assert bool(controller.kept) == kept
+    if kept:
+        models = tmp_path / "models"
+        assert controller.kept == f"no checkpoint saved: the earlier run's files in {models} were kept"
+
+
+@pytest.mark.slow
 async def test_a_replacement_quit_without_a_save_deletes_no_checkpoint(tmp_path: Path):
     train(tiny_settings(tmp_path, max_steps=20))
     before = contents(tmp_path / "models")
@@ -64,6 +101,7 @@ async def test_a_replacement_quit_without_a_save_deletes_no_checkpoint(tmp_path:
         await bench.until_seen("Quit gpt-tui?")
         await bench.pilot.press("d")
         await bench.until(lambda: bench.app._exit)
+        assert "the earlier run's files in" in bench.app.exit_message
     after = contents(tmp_path / "models")
     assert after.pop("metrics.previous.jsonl")
     assert after == before

@@ -208,7 +208,8 @@ async def test_an_error_for_the_user_is_shown_without_markup(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("key", "wanted"), [pytest.param("d", "overwrite", marks=pytest.mark.essential), ("r", "resume"), ("escape", "")]
+    ("key", "wanted"),
+    [pytest.param("d", "overwrite", marks=pytest.mark.essential), ("r", "resume"), ("b", "beside"), ("escape", "")],
 )
 async def test_an_existing_run_is_asked_about(tmp_path: Path, key: str, wanted: str):
     saved_model(tmp_path, "latest", 100, seed=1)
@@ -225,6 +226,10 @@ async def test_an_existing_run_is_asked_about(tmp_path: Path, key: str, wanted: 
             await bench.until_step(5)
             request = opener.requests[-1]
             assert (request.overwrite, request.resume == "newest") == (wanted == "overwrite", wanted == "resume")
+            folder = f"{tmp_path}-2" if wanted == "beside" else str(tmp_path)
+            assert request.settings.models_dir == folder
+            assert bench.app.main.train.settings.models_dir == folder
+            assert bench.app.main._models.models_dir == folder
         else:
             await bench.pilot.pause()
             assert len(opener.requests) == 1

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import msgspec
-from textual import events, on
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import ContentSwitcher
 
+from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.config.settings import Settings
 from gpt_core.training.request import RunRequest
 from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, initial_form_state
+from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_preview import RunPreview, read_preview
+from gpt_tui.session.run_preview import RunPreview, read_preview, shown_path, stored_checkpoints
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import run_exists_question
 from gpt_tui.shared.keymap import KEYS, action_of, keys_of, shown_keys
+from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.countdown import CountdownLine
+from gpt_tui.tabs.train.next_run import NextRun
 from gpt_tui.tabs.train.presenter import allowed, starts_unasked, why_not
 from gpt_tui.tabs.train.run_panels import RunPanels
 from gpt_tui.tabs.train.welcome import Welcome
@@ -61,9 +65,10 @@ class TrainTab(Vertical):
     class SettingsChanged(Message):
         """The settings of the next run have changed."""
 
-        def __init__(self, settings: Settings) -> None:
+        def __init__(self, settings: Settings, preset_name: str) -> None:
             super().__init__()
             self.settings = settings
+            self.preset_name = preset_name
 
     class PreviewRead(Message, bubble=False):
         """The files and checkpoints of the next run are known. Posted by a worker thread."""
@@ -77,13 +82,11 @@ class TrainTab(Vertical):
         countdown_s: float = 0.0, id: str,
     ) -> None:  # fmt: skip
         super().__init__(id=id)
-        self.settings = settings
-        self.preset_name = preset_name
+        self._next = NextRun(settings, preset_name)
         self.preview = RunPreview(settings, preset_name)
         self._controller = controller
         self._probes = probes
         self._countdown_s = countdown_s
-        self._form_state: FormState | None = None
         self._hint, self._hinted_at_s = "", 0.0
 
     def compose(self) -> ComposeResult:
@@ -101,6 +104,11 @@ class TrainTab(Vertical):
     def enter(self) -> None:
         """Take the focus."""
         self.screen.set_focus(self.query_one(ChartKeys), scroll_visible=False)
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the next run."""
+        return self._next.settings
 
     @property
     def charts(self) -> RunCharts:
@@ -125,20 +133,21 @@ class TrainTab(Vertical):
         self.run_worker(self._read_preview, thread=True, exclusive=True, group="preview", exit_on_error=False)
 
     def _read_preview(self) -> None:
-        self.post_message(self.PreviewRead(read_preview(self.settings, self.preset_name)))
+        request = self._controller.request
+        session_dir = request.settings.models_dir if request else ""
+        self.post_message(self.PreviewRead(read_preview(self.settings, self._next.preset_name, session_dir)))
 
     @on(PreviewRead)
     def _preview_read(self, message: PreviewRead) -> None:
         self.preview = message.preview
         if self._controller.phase is not Phase.OPENING:
-            self.query_one(Welcome).show_preview(message.preview, self._shown_keys())
+            self.query_one(Welcome).show_preview(message.preview, self._next.changes, self._shown_keys())
             self._start_countdown()
         self.show_allowed()
 
-    def _take_settings(self, settings: Settings, preset_name: str) -> None:
-        self.settings, self.preset_name = settings, preset_name
+    def _settings_changed(self) -> None:
         self.read_preview()
-        self.post_message(self.SettingsChanged(settings))
+        self.post_message(self.SettingsChanged(self.settings, self._next.preset_name))
 
     # -- display
 
@@ -168,7 +177,11 @@ class TrainTab(Vertical):
         self.refresh_bindings()
 
     def _allowed(self) -> frozenset[str]:
-        actions = allowed(self._controller.phase, can_resume=self.preview.stored.resumable is not None)
+        actions = allowed(
+            self._controller.phase,
+            can_resume=self.preview.stored.resumable is not None,
+            is_changed=bool(self._next.changes),
+        )
         if self._controller.unsaved:
             actions |= {"save"}
         return actions | {"start_now"} if self._countdown.running else actions
@@ -239,54 +252,66 @@ class TrainTab(Vertical):
     def resume_from(self, path: Path) -> None:
         """Resume the run of a checkpoint in the folder of the checkpoint, with the settings saved in it."""
         settings = msgspec.structs.replace(self.settings, models_dir=str(path.parent))
-        self.request_run(RunRequest(settings, self.preset_name, resume=path, as_saved=True))
+        self.request_run(RunRequest(settings, self._next.preset_name, resume=path, as_saved=True))
 
-    def ask_about_existing_run(self, error: str) -> None:
-        """Ask whether the checkpoints in the folder of the requested run are resumed or replaced."""
+    @work(exclusive=True, group="request")
+    async def ask_about_existing_run(self, error: str) -> None:
+        """Ask whether the run in the folder of the requested run is resumed, kept beside the new one, or replaced."""
         request = self._controller.request
         assert request is not None
-
-        def answered(answer: str | None) -> None:
-            if answer == "resume":
-                self.action_resume()
-            elif answer == "overwrite":
+        models_dir = request.settings.models_dir
+        beside = await asyncio.to_thread(next_free_folder, models_dir)
+        stored = await asyncio.to_thread(stored_checkpoints, models_dir)
+        question = run_exists_question(error, shown_path(beside), can_resume=stored.resumable is not None)
+        match await self.app.push_screen_wait(question):
+            case "resume":
+                self.request_run(replace(request, resume="newest"))
+            case "beside":
+                self._next.use_folder(beside)
+                self._settings_changed()
+                settings = msgspec.structs.replace(request.settings, models_dir=str(beside))
+                self.request_run(replace(request, settings=settings))
+            case "overwrite":
                 self.request_run(replace(request, overwrite=True))
-
-        can_resume = self.preview.stored.resumable is not None
-        self.app.push_screen(run_exists_question(error, can_resume=can_resume), answered)
 
     def action_start(self) -> None:
         """Start a new run."""
-        self.request_run(RunRequest(self.settings, self.preset_name))
+        self.request_run(RunRequest(self.settings, self._next.preset_name))
 
     def action_start_now(self) -> None:
         """End the countdown and start the run."""
         self.cancel_countdown()
         self.action_start()
 
-    def action_setup(self) -> None:
-        """Open the set-up screen, with what was typed there last."""
+    @work(exclusive=True, group="request")
+    async def action_setup(self) -> None:
+        """Open the set-up screen, with what was typed there last. What is typed there is what starts next."""
+        result = await self.app.push_screen_wait(SetupScreen(self._next.form_state, self._probes))
+        if problem := self._next.configure(result):
+            self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)
+            return
+        self._settings_changed()
+        if result.settings is not None:
+            self.action_start()
 
-        def closed(result: SetupResult | None) -> None:
-            if result is None:
-                return
-            self._form_state = result.form_state
-            if result.settings is not None:
-                self._take_settings(result.settings, result.preset_name)
-                self.action_start()
+    def action_defaults(self) -> None:
+        """Go back to the settings that the program started with."""
+        self._next.reset()
+        self._settings_changed()
 
-        form_state = self._form_state or initial_form_state(self.settings, self.preset_name)
-        self.app.push_screen(SetupScreen(form_state, self._probes), closed)
-
-    def action_overfit(self) -> None:
+    @work(exclusive=True, group="request")
+    async def action_overfit(self) -> None:
         """Start an overfit run in a folder of its own, which replaces no run but an earlier overfit run."""
-        folder = str(overfit_folder(self.settings.models_dir))
-        settings = msgspec.structs.replace(self.settings, overfit_tiny=True, models_dir=folder)
-        self.request_run(RunRequest(settings, self.preset_name, overwrite=True))
+        folder = await asyncio.to_thread(overfit_folder, self.settings.models_dir)
+        settings = msgspec.structs.replace(self.settings, overfit_tiny=True, models_dir=str(folder))
+        self.request_run(RunRequest(settings, self._next.preset_name, overwrite=True))
 
     def action_resume(self) -> None:
-        """Resume the newest checkpoint, with the settings saved in it."""
-        self.request_run(RunRequest(self.settings, self.preset_name, resume="newest"))
+        """Resume the newest checkpoint of the run that the preview names, with the settings saved in it."""
+        resumable, settings = self.preview.stored.resumable, self.settings
+        if resumable is not None:
+            settings = msgspec.structs.replace(settings, models_dir=str(resumable.path.parent))
+        self.request_run(RunRequest(settings, self._next.preset_name, resume="newest"))
 
     def action_pause(self) -> None:
         """Pause after this step, or continue."""

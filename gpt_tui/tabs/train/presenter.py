@@ -12,7 +12,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
+from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints, shown_path
 from gpt_tui.shared.formatting import age, bar, integer, percent, size
 from gpt_tui.shared.sanitize import one_line
 
@@ -25,7 +25,7 @@ Notes = Literal["samples", "log", "alone"]
 # -- actions
 
 
-def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
+def allowed(phase: Phase, *, can_resume: bool, is_changed: bool = False) -> frozenset[str]:
     """Return the actions of the "train" keys that are available in a phase."""
     if phase is Phase.STOPPING:
         return frozenset()
@@ -33,7 +33,8 @@ def allowed(phase: Phase, *, can_resume: bool) -> frozenset[str]:
         return frozenset({"stop"})
     if phase.alive:
         return frozenset({"pause", "step", "save", "evaluate", "stop"})
-    return frozenset({"start", "setup", "overfit"} | ({"resume"} if can_resume else set()))
+    optional = {"resume": can_resume, "defaults": is_changed}
+    return frozenset({"start", "setup", "overfit"} | {action for action, works in optional.items() if works})
 
 
 def why_not(action: str, phase: Phase, keys: Mapping[str, str]) -> str:
@@ -54,6 +55,8 @@ def why_not(action: str, phase: Phase, keys: Mapping[str, str]) -> str:
         return f"a run is in progress ({keys['stop']}: stop)"
     if action == "resume":
         return f"no checkpoint to resume ({keys['start']}: start a run)"
+    if action == "defaults":
+        return "the settings have not been changed"
     return f"no run in progress ({keys['start']}: start one)"
 
 
@@ -71,8 +74,13 @@ def next_steps(reason: str, keys: Mapping[str, str]) -> str:
 # -- before a run
 
 
-def preview_rows(preview: RunPreview) -> list[tuple[str, str]]:
-    """Return what a start would train, as (label, text)."""
+def preview_rows(preview: RunPreview, changes: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return what a start would train, as (label, text).
+
+    Args:
+        preview: The files and checkpoints of the run.
+        changes: Settings that were changed in the set-up screen, as text.
+    """
     settings, shape = preview.settings, preview.settings.shape
     parameters = parameter_count(shape)
     tokens = settings.batch_size * settings.seq_len
@@ -89,6 +97,8 @@ def preview_rows(preview: RunPreview) -> list[tuple[str, str]]:
         ("memory", f"{memory} for weights and optimizer, plus activations"),
         ("saves", f"{one_line(settings.models_dir)}/, {saving(settings)}"),
     ]
+    if changes:
+        rows.append(("changed", ", ".join(f"{name} {one_line(text)}" for name, text in changes.items())))
     return rows if preview.problem else [*rows[:3], ("eval text", eval_text), *rows[3:]]
 
 
@@ -105,17 +115,26 @@ def saving(settings: Settings) -> str:
     return " and ".join([*when[:1], "when it stops"])
 
 
-def possible_actions(preview: RunPreview) -> list[tuple[str, str]]:
-    """Return what can be done before a run, as (action, label), in the order of usefulness."""
+def possible_actions(preview: RunPreview, *, is_changed: bool = False) -> list[tuple[str, str]]:
+    """Return what can be done before a run, as (action, label), in the order of usefulness.
+
+    Args:
+        preview: The files and checkpoints of the run.
+        is_changed: Whether settings were changed in the set-up screen.
+    """
     actions = []
     if not preview.problem:
         what = "this model" if preview.model == CUSTOM else f"the {preview.model} preset"
         actions.append(("start", f"Start training {what} on {PurePath(preview.train_file).name}"))
     if resumable := preview.stored.resumable:
-        actions.append(("resume", f"Resume ({step_and_age(resumable, preview.now_s)})"))
+        folder = resumable.path.parent
+        name = "" if folder == PurePath(preview.settings.models_dir) else f"{shown_path(folder)} "
+        actions.append(("resume", f"Resume {name}({step_and_age(resumable, preview.now_s)})"))
     if not preview.problem:
         actions.append(("overfit", f"Self-test: memorize {preview.settings.overfit_lines} lines"))
     actions.append(("setup", "Change model, text or learning rate"))
+    if is_changed:
+        actions.append(("defaults", "Go back to the settings before the changes"))
     if for_chat := preview.stored.for_chat:
         actions.append(("chat", f"Chat with {one_line(for_chat.path.stem)} ({step_and_age(for_chat, preview.now_s)})"))
     return [*actions, ("help", "Show all keys")]

@@ -36,23 +36,24 @@ class Welcome(VerticalScroll):
         """The countdown of a first start."""
         return self.query_one(CountdownLine)
 
-    def show_preview(self, preview: RunPreview, keys: Mapping[str, str]) -> None:
+    def show_preview(self, preview: RunPreview, changes: Mapping[str, str], keys: Mapping[str, str]) -> None:
         """Show what a start would train, and what else can be done.
 
         Args:
             preview: The files and checkpoints of the run.
+            changes: Settings that were changed in the set-up screen, as text.
             keys: The displayed key of each action.
         """
         columns = self.app.size.width
         width = max(MAX_TEXT_WIDTH if columns > MAX_TEXT_WIDTH + MARGIN else columns - MARGIN, 30)
         lines = [Content.styled("Train a GPT from scratch, watch it learn, chat with it.", "bold"), Content("")]
-        for label, text in preview_rows(preview):
+        for label, text in preview_rows(preview, changes):
             style = "bold $error" if label == "text" and preview.problem else ""
             for part in textwrap.wrap(one_line(text), width - LABEL_WIDTH):
                 lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$foreground 60%"), (part, style)))
                 label = ""
         lines.append(Content(""))
-        actions = possible_actions(preview)
+        actions = possible_actions(preview, is_changed=bool(changes))
         key_width = max(len(keys[action]) for action, _ in actions)
         lines += [
             Content.assemble((f" {keys[action].center(key_width)} ", "bold reverse"), f"  {label}")

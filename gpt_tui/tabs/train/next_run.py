@@ -1,0 +1,79 @@
+"""Settings of the next run: what was configured last, and the settings of the start of the program to go back to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
+from gpt_tui.new_run.fields import INDEPENDENT, named_preset, text_of, validate
+from gpt_tui.new_run.files import path_problem
+from gpt_tui.new_run.screen import FormState, SetupResult, initial_form_state
+
+
+@dataclass
+class NextRun:
+    """Settings of the next run.
+
+    Attributes:
+        settings: The settings.
+        preset_name: Preset with the shape of the model, "" for a custom shape.
+    """
+
+    settings: Settings
+    preset_name: str
+    _defaults: tuple[Settings, str] = field(init=False)
+    _form_state: FormState | None = None
+
+    def __post_init__(self) -> None:
+        """Keep the settings to go back to."""
+        self._defaults = (self.settings, self.preset_name)
+
+    @property
+    def form_state(self) -> FormState:
+        """What the set-up screen shows: what was typed there last, else the settings."""
+        return self._form_state or initial_form_state(self.settings, self.preset_name)
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """The settings that differ from those of the start of the program, as text."""
+        base, base_preset = self._defaults
+        changed_preset = {}
+        if self.preset_name and self.preset_name != base_preset:
+            changed_preset = {"preset": self.preset_name}
+            base = msgspec.structs.replace(
+                preset(self.preset_name), **{name: getattr(base, name) for name in INDEPENDENT}
+            )
+        before, now = (msgspec.structs.asdict(settings) for settings in (base, self.settings))
+        changes = {name: text_of(value) for name, value in now.items() if value != before[name]}
+        if changes.keys() >= set(GROUP_RATES) and (rate := self.settings.learning_rate) is not None:
+            changes = {LEARNING_RATE: text_of(rate)} | {
+                name: text for name, text in changes.items() if name not in GROUP_RATES
+            }
+        return changed_preset | changes
+
+    def configure(self, result: SetupResult) -> str:
+        """Take what was typed in the set-up screen. Return the first problem of an invalid form, which is not used."""
+        self._form_state = form_state = result.form_state
+        settings = result.settings
+        if settings is None:
+            validated = validate(form_state.texts, path_problem)
+            if validated.settings is None:
+                return next(iter(validated.problems.values()))
+            settings = validated.settings
+        self.settings, self.preset_name = settings, named_preset(settings, form_state.preset_name)
+        return ""
+
+    def use_folder(self, models_dir: Path) -> None:
+        """Save the next run in another folder."""
+        self.settings = msgspec.structs.replace(self.settings, models_dir=str(models_dir))
+        if self._form_state is not None:
+            texts = self._form_state.texts | {"models_dir": str(models_dir)}
+            self._form_state = replace(self._form_state, texts=texts)
+
+    def reset(self) -> None:
+        """Go back to the settings of the start of the program."""
+        (self.settings, self.preset_name), self._form_state = self._defaults, None

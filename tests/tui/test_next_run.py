@@ -1,0 +1,153 @@
+"""The next run: what was configured starts, defaults can be restored, and the newest run is offered to resume."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpt_core.checkpoints.replacement import METRICS
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import GROUP_RATES
+from gpt_tui.new_run.fields import with_preset
+from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen
+from gpt_tui.session.run_preview import RunPreview, newest_run, read_preview, stored_checkpoints
+from gpt_tui.tabs.train.next_run import NextRun
+from gpt_tui.tabs.train.presenter import possible_actions, preview_rows
+from tests.core.checkpoint_samples import SETTINGS, sample
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.test_app_setup import type_in
+
+
+def typed(run: NextRun, **texts: str) -> FormState:
+    return FormState(run.form_state.preset_name, run.form_state.texts | texts)
+
+
+def test_what_was_typed_in_the_set_up_screen_is_the_next_run_also_without_a_start():
+    run = NextRun(preset("nano"), "nano")
+    state = typed(run, layers="6", seed="5")
+    assert run.configure(SetupResult(state)) == ""
+    assert (run.settings.layers, run.settings.seed, run.preset_name) == (6, 5, "")
+    assert run.form_state == state
+    assert run.changes == {"layers": "6", "seed": "5"}
+
+
+def test_an_invalid_form_changes_nothing_but_is_kept():
+    run = NextRun(preset("nano"), "nano")
+    state = typed(run, layers="many")
+    assert run.configure(SetupResult(state)).startswith("layers: ")
+    assert run.settings == preset("nano")
+    assert run.form_state == state
+
+
+def test_the_defaults_are_the_settings_of_the_start_of_the_program():
+    settings = msgspec.structs.replace(preset("nano"), layers=3)
+    run = NextRun(settings, "")
+    run.configure(SetupResult(typed(run, layers="6")))
+    run.reset()
+    assert (run.settings, run.preset_name, run.changes) == (settings, "", {})
+    assert run.form_state.texts["layers"] == "3"
+
+
+def test_changes_are_named_from_the_chosen_preset_and_rates_as_one():
+    run = NextRun(preset("nano"), "nano")
+    texts = with_preset(run.form_state.texts, "micro") | dict.fromkeys(GROUP_RATES, "0.002")
+    run.configure(SetupResult(FormState("micro", texts | {"learning_rate": "0.002"})))
+    assert run.changes == {"preset": "micro", "learning_rate": "0.002"}
+
+
+def test_another_folder_is_also_typed_in_the_form():
+    run = NextRun(preset("nano"), "nano")
+    run.configure(SetupResult(typed(run, layers="6")))
+    run.use_folder(Path("models-2"))
+    assert run.settings.models_dir == run.form_state.texts["models_dir"] == "models-2"
+    assert run.settings.layers == 6
+
+
+def save_run(folder: Path, *, overfit: bool = False, step: int = 100) -> None:
+    settings = msgspec.structs.replace(SETTINGS, overfit_tiny=overfit)
+    with CheckpointStore(folder) as store:
+        store.prepare(folder.name, new_run=True)
+        path = store.save("latest", sample(settings, step=step, run_id=folder.name))
+    (folder / METRICS).touch()
+    assert path.exists()
+
+
+def test_the_newest_run_below_the_folder_is_offered_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    save_run(Path("models"))
+    save_run(Path("models-2"))
+    save_run(Path("models-2/overfit"), overfit=True)
+    settings = preset("nano")
+    preview = read_preview(settings, "nano")
+    assert preview.stored.resumable is not None
+    assert preview.stored.resumable.path == Path("models-2/ckpt_latest.safetensors")
+    labels = dict(possible_actions(preview._replace(problem="", train_file="a.txt")))
+    assert labels["resume"].startswith("Resume models-2 (step 100, saved ")
+    named = read_preview(msgspec.structs.replace(settings, models_dir="models"), "nano", session_dir="models")
+    assert named.stored.resumable is not None
+    assert named.stored.resumable.path.parent == Path("models")
+
+
+def test_a_named_folder_comes_before_the_runs_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    save_run(Path("a"))
+    save_run(Path("b"))
+    own = stored_checkpoints("a").resumable
+    assert newest_run("a", own, Path()) == own
+    found = newest_run("new", None, Path())
+    assert found is not None
+    assert found.path.parent == Path("b")
+    assert newest_run("new", None, tmp_path / "nowhere") is None
+
+
+def test_the_home_screen_names_the_changes_and_the_way_back():
+    preview = RunPreview(preset("nano"), "", "data/raw/train.en")
+    rows = dict(preview_rows(preview, {"layers": "6", "seed": "5"}))
+    assert rows["changed"] == "layers 6, seed 5"
+    assert "changed" not in dict(preview_rows(preview, {}))
+    assert "defaults" in dict(possible_actions(preview, is_changed=True))
+    assert "defaults" not in dict(possible_actions(preview))
+
+
+async def configure(bench: AppBench) -> None:
+    await bench.until_seen("Change model, text or learning rate")
+    await bench.pilot.press("u")
+    await bench.until(lambda: isinstance(bench.app.screen, SetupScreen) and bench.app.screen.is_mounted)
+    await bench.until_seen("estimate")
+    await type_in(bench, "layers", "6")
+    await bench.pilot.press("escape")
+    await bench.until_seen("layers 6")
+
+
+@pytest.mark.slow
+async def test_the_start_key_starts_what_was_configured(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await configure(bench)
+        await bench.pilot.press("s")
+        await bench.until_step(1)
+        assert bench.opener.requests[0].settings.layers == 6
+
+
+@pytest.mark.slow
+async def test_the_defaults_key_restores_the_settings(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await configure(bench)
+        await bench.pilot.press("d")
+        await bench.until(lambda: "layers 6" not in bench.text())
+        await bench.pilot.press("s")
+        await bench.until_step(1)
+        assert bench.opener.requests[0].settings.layers == preset("nano").layers
+
+
+@pytest.mark.slow
+async def test_the_resume_key_resumes_the_run_that_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save_run(tmp_path / "models" / "old")
+    monkeypatch.chdir(tmp_path)
+    async with running_app(tmp_path / "models") as bench:
+        await bench.until_seen("Resume models/old (step 100")
+        await bench.pilot.press("r")
+        await bench.until_step(101)
+        request = bench.opener.requests[0]
+        assert request.resume == "newest"
+        assert Path(request.settings.models_dir).absolute() == tmp_path / "models" / "old"
