@@ -19,14 +19,15 @@ from gpt_core.bench.benchmark import decoded_tokens, prompt_tokens
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import available_cores
+from gpt_core.model.stored_weights import WEIGHT_FORMATS
 
 HERE = Path(__file__).parent
 
 
-def run(python: str, program: str, options: dict[str, int]) -> dict:
+def run(python: str, program: str, options: dict[str, int], *more: str) -> dict:
     """Run one of the two programs and return its figures."""
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    done = subprocess.run([python, str(HERE / program), *words], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([python, str(HERE / program), *words, *more], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -36,14 +37,14 @@ def medians(rounds: list[dict]) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in rounds) for name in numbers}
 
 
-def measured(shape: ModelShape, rounds: int, threads: int, peer_python: str) -> dict:
+def measured(shape: ModelShape, rounds: int, threads: int, peer_python: str, weights: str) -> dict:
     """Run both programs in turn; skip PyTorch if no Python is given for it."""
     sizes = {name: getattr(shape, name) for name in shape.__struct_fields__} | {"threads": threads}
     lengths = {"prompt": prompt_tokens(shape), "decoded": decoded_tokens(shape)}
     own: list[dict] = []
     peer: list[dict] = []
     for number in range(rounds):
-        own.append(run(sys.executable, "own_decoding.py", sizes))
+        own.append(run(sys.executable, "own_decoding.py", sizes, "--weights", weights))
         if peer_python:
             peer.append(run(peer_python, "pytorch_decoding.py", sizes | lengths))
         print(f"round {number + 1} of {rounds} done", file=sys.stderr)
@@ -61,11 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=[*PRESETS], default="mini")
     parser.add_argument("--peer-python", default="", help="a Python that has torch (default: without the peer)")
+    parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="float32", help="format of this project's weights")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    result = measured(preset(options.preset).shape, options.rounds, options.threads, options.peer_python)
+    result = measured(
+        preset(options.preset).shape, options.rounds, options.threads, options.peer_python, options.weights
+    )
     if options.json:
         print(json.dumps({"preset": options.preset, **result}))
         return

@@ -16,6 +16,7 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import LEVEL, threads
 from gpt_core.model.memory import decode_bytes
 from gpt_core.model.parameters import initial_parameters
+from gpt_core.model.stored_weights import WEIGHT_FORMATS, StoredWeights
 
 SHAPE_FIELDS = ModelShape.__struct_fields__
 METER_S = 0.5
@@ -26,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in (*SHAPE_FIELDS, "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="float32")
     options = parser.parse_args()
     threads.set_threads(options.threads)
     shape = ModelShape(**{name: getattr(options, name) for name in SHAPE_FIELDS})
@@ -33,9 +35,10 @@ def main() -> None:
     tokens = np.random.default_rng(0).integers(shape.vocab_size, size=prompt + decoded, dtype=np.int32)
     sgemm = sgemm_meter()
     sgemm.repeat_until(METER_S)
-    reading = measure_inference(initial_parameters(shape, 0), tokens.tolist(), lambda _words, _share: None)
+    weights = StoredWeights(initial_parameters(shape, 0), options.weights)
+    reading = measure_inference(weights, tokens.tolist(), lambda _words, _share: None)
     sgemm.repeat_until(2 * METER_S)
-    read = decode_bytes(shape, prompt + decoded // 2) / reading.token_s
+    read = decode_bytes(shape, prompt + decoded // 2, options.weights) / reading.token_s
     figures = {
         "prompt_s": reading.prompt_s, "token_s": reading.token_s, "level": LEVEL,
         "sgemm_share": prompt_result(shape, reading.prompt_s, sgemm.rate).sgemm_share,

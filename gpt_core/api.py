@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.config.resolve import read_overrides
+from gpt_core.config.resolve import read_overrides, resolve
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked
 from gpt_core.formats.bundle import load_bundle
@@ -27,8 +27,8 @@ from gpt_core.kernels import threads as kernel_threads
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
-from gpt_core.model.precision import product_format
 from gpt_core.model.scores import EvalScores
+from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.token_cache import load_tokens
 from gpt_core.tokenizers import Tokenizer
@@ -76,18 +76,22 @@ def train(
     return TrainingRun(open_run(request, progress))
 
 
-def load(path: PathLike, *, threads: int = 0) -> Model:
+def load(path: PathLike, *, threads: int = 0, weights: WeightFormat = "float32") -> Model:
     """Load the model of a checkpoint.
 
     Args:
         path: Checkpoint (.safetensors).
         threads: Compute threads of this process (0: one per core).
+        weights: How the weights are stored in memory: "float32", "bfloat16" or "int8". Fewer bits decode faster.
 
     Raises:
+        ConfigError: There is no such format.
         GptError: The file is missing or damaged, or its tokenizer is not registered.
     """
     kernel_threads.set_threads(threads or available_cores())
-    return Model(load_bundle(expand_home(os.fspath(path))))
+    bundle = load_bundle(expand_home(os.fspath(path)))
+    settings = resolve(options={"weights": weights}, base=bundle.settings, base_preset=bundle.preset_name).settings
+    return Model(replace(bundle, settings=settings))
 
 
 class TrainingRun(Iterator[AnyEvent]):
@@ -224,6 +228,7 @@ class Model:
     def __init__(self, bundle: ModelBundle) -> None:
         self.bundle = bundle
         self._gpt: GPT | None = None
+        self._stored: StoredWeights | None = None
 
     def __repr__(self) -> str:
         shape = self.settings.shape
@@ -307,7 +312,9 @@ class Model:
         }  # fmt: skip
         values = {name: checked(name, value, "argument") for name, value in given.items() if value is not None}
         sampling = msgspec.structs.replace(Sampling.from_settings(self.settings), **values)
-        return Generator(self.parameters, self.tokenizer, seed=seed).generate(prompt, sampling)
+        if self._stored is None:
+            self._stored = StoredWeights(self.parameters, self.settings.weights)
+        return Generator(self._stored, self.tokenizer, seed=seed).generate(prompt, sampling)
 
     def evaluate(self, file: PathLike, *, progress: Progress = ignore_progress) -> EvalResult:
         """Evaluate the model on a text file: loss, perplexity, accuracy, bits_per_byte, tokens.
@@ -348,5 +355,5 @@ class Model:
 
     def _model(self) -> GPT:
         if self._gpt is None:
-            self._gpt = GPT(self.parameters, product_format(self.settings.precision))
+            self._gpt = self.bundle.gpt()
         return self._gpt

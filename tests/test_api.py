@@ -233,3 +233,22 @@ def test_logits_refuse_ids_that_do_not_fit(model: gpt_core.Model, ids: list[int]
 
 def test_the_model_names_its_size_and_step(model: gpt_core.Model) -> None:
     assert repr(model) == "<Model custom 2 layers, 16 channels, step 6>"
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_weights_of_fewer_bits_generate_and_score_nearly_the_same(
+    trained: tuple[Path, gpt_core.TrainingResult], model: gpt_core.Model, weights: str
+) -> None:
+    folder, _ = trained
+    smaller = gpt_core.load(
+        folder / "models" / "ckpt_latest.safetensors", threads=2, weights=weights  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert smaller.generate("It was", max_tokens=20, temperature=0) != ""
+    scored, exact = (one.evaluate(folder / "eval.en").bits_per_byte for one in (smaller, model))
+    assert scored != exact
+    assert scored == pytest.approx(exact, abs=0.01)
+
+
+def test_an_unknown_format_of_weights_is_refused(trained: tuple[Path, gpt_core.TrainingResult]) -> None:
+    with pytest.raises(ConfigError, match="weights"):
+        gpt_core.load(trained[0] / "models" / "ckpt_latest.safetensors", weights="int4")  # type: ignore[arg-type]

@@ -589,6 +589,25 @@ def test_evaluate_equals_the_evaluation_during_training(program: Callable[..., R
     assert found["ppl"] == pytest.approx(math.exp(found["loss"]))
 
 
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_weights_of_fewer_bits_generate_and_score(program: Callable[..., Result], trained: Path, weights: str) -> None:
+    run = program("generate", "It was", "--weights", weights, "--max-tokens", "5", "--temperature", "0")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("It was")
+    scores = [
+        json.loads(program("evaluate", "--json", *options).stdout)["bits_per_byte"]
+        for options in ([], ["--weights", weights])
+    ]
+    assert scores[1] == pytest.approx(scores[0], abs=0.01)
+    assert scores[1] != scores[0]
+
+
+def test_an_unknown_format_of_weights_names_the_formats(program: Callable[..., Result], trained: Path) -> None:
+    run = program("generate", "It was", "--weights", "int4")
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (2, "", 1)
+    assert all(name in run.stderr for name in ("float32", "bfloat16", "int8"))
+
+
 def test_evaluate_reads_another_text_and_prints_a_sentence(
     program: Callable[..., Result], trained: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,8 @@ from gpt_core.kernels import LEVEL, available_cores, threads
 from gpt_core.model.flops import prefill_flops, step_flops
 from gpt_core.model.inference import Decoder
 from gpt_core.model.memory import activation_bytes, decode_bytes
-from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.model.parameters import parameter_count
+from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.events import StepCompleted, UpdateSkipped
 from gpt_core.training.request import RunRequest
@@ -86,7 +87,7 @@ def run_benchmark(settings: Settings, *, steps: int = 0, progress: Progress = ig
     length, state_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
     parameters, tokens = trainer.parameters, corpus_tokens(trainer)
     del trainer  # frees gradients and optimizer state
-    inference = measure_inference(parameters, tokens, progress)
+    inference = measure_inference(StoredWeights(parameters, settings.weights), tokens, progress)
     n_threads = threads.get_threads()
     return Benchmark(
         machine=Machine(
@@ -98,7 +99,7 @@ def run_benchmark(settings: Settings, *, steps: int = 0, progress: Progress = ig
         training=training_result(settings, length, training, overhead_per_call(parameters)),
         memory=Memory(training.peak, state_bytes, activation_bytes(shape, batch, length, n_threads)),
         prompt=prompt_result(shape, inference.prompt_s, training.sgemm),
-        decoding=decoding_result(shape, inference.token_s, inference.bytes_per_s),
+        decoding=decoding_result(shape, inference.token_s, inference.bytes_per_s, settings.weights),
     )  # fmt: skip
 
 
@@ -215,9 +216,9 @@ def corpus_tokens(trainer: Trainer) -> list[int]:
     return (tokens * (count // len(tokens) + 1))[:count]
 
 
-def measure_inference(parameters: Parameters, tokens: list[int], progress: Progress) -> InferenceMeasurement:
+def measure_inference(weights: StoredWeights, tokens: list[int], progress: Progress) -> InferenceMeasurement:
     """Measure the prefill of the prompt and the decoding of the tokens after it."""
-    decoder, prompt, memory_read = Decoder(parameters), prompt_tokens(parameters.shape), memory_read_meter()
+    decoder, prompt, memory_read = Decoder(weights), prompt_tokens(weights.shape), memory_read_meter()
     prompts: list[float] = []
     decoded: list[float] = []
     for number in range(ROUNDS + 1):
@@ -245,8 +246,10 @@ def prompt_result(shape: ModelShape, seconds: float, sgemm: float) -> Prompt:
     return Prompt(tokens, tokens / seconds, rate / 1e9, rate / sgemm)
 
 
-def decoding_result(shape: ModelShape, seconds: float, read_bytes_per_s: float) -> Decoding:
+def decoding_result(
+    shape: ModelShape, seconds: float, read_bytes_per_s: float, weights: WeightFormat = "float32"
+) -> Decoding:
     """Return the result for the median duration of a token."""
     middle = prompt_tokens(shape) + decoded_tokens(shape) // 2
-    size = decode_bytes(shape, middle)
-    return Decoding(1 / seconds, size, size / seconds / 1e9, size / seconds / read_bytes_per_s)
+    size = decode_bytes(shape, middle, weights)
+    return Decoding(1 / seconds, size, size / seconds / 1e9, size / seconds / read_bytes_per_s, weights)

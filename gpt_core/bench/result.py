@@ -77,6 +77,8 @@ class Decoding(msgspec.Struct, frozen=True):
     gb_per_s: float
     read_share: float
     """ratio of `gb_per_s` to the machine's rate"""
+    weights: str = "float32"
+    """format of the weights"""
 
 
 class Prompt(msgspec.Struct, frozen=True):

@@ -162,6 +162,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     repetition_penalty: Annotated[
         float, Meta(ge=1.0, le=10.0, description="above 1 makes tokens already in the text less probable (1: off)")
     ] = 1.0
+    weights: Annotated[
+        Literal["float32", "bfloat16", "int8"],
+        Meta(description="format of the weights for generating; fewer bits decode faster"),
+    ] = "float32"
     max_tokens: Annotated[PositiveInt, Meta(description="maximum length of a reply in tokens")] = 200
 
     models_dir: Annotated[

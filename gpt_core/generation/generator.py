@@ -19,6 +19,7 @@ from gpt_core.generation.prompt import spelling, split_prompt
 from gpt_core.generation.sampler import Sampling, choose
 from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters
+from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.tokenizers import Tokenizer
 
 
@@ -77,7 +78,7 @@ class Generator:
 
     def __init__(
         self,
-        parameters: Parameters,
+        weights: Parameters | StoredWeights,
         tokenizer: Tokenizer,
         *,
         seed: int | None = None,
@@ -86,14 +87,14 @@ class Generator:
         """Create a generator.
 
         Args:
-            parameters: Weights of the model.
+            weights: Weights of the model, float32 or stored in fewer bits.
             tokenizer: Tokenizer of the model.
             seed: Random seed of the sequence of replies; None for a different sequence each time.
             decoder: Model with a KV cache; None for a new `Decoder`.
         """
         self.tokenizer = tokenizer
         self.figures = Figures()
-        self._decoder = Decoder(parameters) if decoder is None else decoder
+        self._decoder = Decoder(weights) if decoder is None else decoder
         self._random = np.random.default_rng(seed)
         self._allowed = sampled_ids(tokenizer)
 

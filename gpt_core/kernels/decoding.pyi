@@ -2,20 +2,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Array = NDArray[np.float32]
+_Matrix = NDArray[np.float32] | NDArray[np.uint16] | tuple[NDArray[np.int8], NDArray[np.float32]]
 
 class Block:
     def __init__(
         self,
         ln_1: tuple[_Array, _Array],
-        c_attn: tuple[_Array, _Array],
-        attn_proj: tuple[_Array, _Array],
+        c_attn: tuple[_Matrix, _Array],
+        attn_proj: tuple[_Matrix, _Array],
         ln_2: tuple[_Array, _Array],
-        c_fc: tuple[_Array, _Array],
-        mlp_proj: tuple[_Array, _Array],
-        keys: _Array,
-        values: _Array,
+        c_fc: tuple[_Matrix, _Array],
+        mlp_proj: tuple[_Matrix, _Array],
+        keys: _Array | NDArray[np.uint16],
+        values: _Array | NDArray[np.uint16],
         heads: int,
     ) -> None: ...
     def read(self, x: _Array, position: int) -> None: ...
 
-def logits(out: _Array, ln_out: _Array, x: _Array, norm_weight: _Array, norm_bias: _Array, wte: _Array) -> None: ...
+def logits(out: _Array, ln_out: _Array, x: _Array, norm_weight: _Array, norm_bias: _Array, wte: _Matrix) -> None: ...
+def expand(out: _Array, matrix: _Matrix) -> None: ...
+def to_bfloat16(out: NDArray[np.uint16], x: _Array) -> None: ...

@@ -4,6 +4,10 @@ The passes are those of `gpt_core.model` for a single row, fused. A product of a
 reading the matrix from memory, so each weight is read once, row after row, and a block is a single parallel region whose
 threads synchronize after each step.
 
+A weight matrix, which is most of what is read, is stored as float32, as bfloat16 (its 16 bits as uint16), or as int8
+with a scale per row: the value of element (r, c) is scales[r] * values[r, c]. Sums are float32. Likewise, a KV cache is
+float32 or bfloat16.
+
 Threads divide the rows of each weight, and each has its own partial sums of the output. The next step adds up the
 partial sums in the order of the threads, so the result has the same bits for the same number of threads. Notes on speed
 are at the end of this file.
@@ -11,9 +15,13 @@ are at the end of this file.
 
 from cython.parallel cimport parallel, prange
 from libc.math cimport sqrtf
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int8_t, uint16_t
+from libc.string cimport memset
+
+import numpy as np
 
 from gpt_core.kernels.arrays import empty
+from gpt_core.kernels.bfloat16 cimport bfloat16_bits, bfloat16_value
 from gpt_core.kernels.fast_math cimport fast_exp, fast_tanh
 from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport thread_count, threads_for
@@ -27,29 +35,52 @@ cdef Py_ssize_t UNROLLED = 8  # rows of a matrix read side by side; the sums bel
 cdef Py_ssize_t PADDING = 32  # values between the rows of two threads: two cache lines
 
 
+ctypedef fused stored:
+    float
+    uint16_t
+    int8_t
+
+ctypedef fused cached:
+    float
+    uint16_t
+
+cdef enum Format:
+    FLOAT32
+    BFLOAT16
+    INT8
+
+# A weight matrix (rows, columns), or a cache of keys or values. `scales` has one value per row if the format is int8.
+cdef struct Stored:
+    Format format
+    Py_ssize_t rows, columns
+    void *values
+    const float *scales
+
+
 cdef class Block:
     """One transformer block for a single token: x += attention(ln_1(x)), then x += mlp(ln_2(x)).
 
     Nothing is copied: weights may change between calls.
 
     Args:
-        ln_1: (weight, bias) of the layer norm before attention, as are ln_2 and the four linear layers.
-        keys: Cache of keys. `read` uses the rows before its position and writes the row at it.
+        ln_1: (weight, bias) of the layer norm before attention, as are ln_2 and the four linear layers. The weight of a
+            linear layer is an array of float32, of uint16 (the bits of bfloat16), or (values as int8, scales).
+        keys: Cache of keys, float32 or uint16. `read` uses the rows before its position and writes the row at it.
         values: Cache of values.
         heads: Number of heads.
 
     Shape:
         keys, values (T, C); layer norms (C,), (C,); c_attn (C, 3C), (3C,); attn_proj (C, C), (C,); c_fc (C, F), (F,);
-        mlp_proj (F, C), (C,).
+        mlp_proj (F, C), (C,). Scales have one value per row of their weight.
 
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: The shapes or types do not match.
     """
 
     cdef const float[::1] ln_1_weight, ln_1_bias, ln_2_weight, ln_2_bias
     cdef const float[::1] c_attn_bias, attn_proj_bias, c_fc_bias, mlp_proj_bias
-    cdef const float[:, ::1] c_attn_weight, attn_proj_weight, c_fc_weight, mlp_proj_weight
-    cdef float[:, ::1] keys, values
+    cdef Stored c_attn, attn_proj, c_fc, mlp_proj, keys, values
+    cdef list arrays  # what the structs above point to
     cdef float[:, ::1] resid_mid, ln_out  # one row per thread
     cdef float[:, ::1] wide_sums, attn_sums, mlp_sums  # partial sums, one row per thread
     cdef float[:, ::1] scores  # one row per head
@@ -58,15 +89,16 @@ cdef class Block:
 
     def __init__(self, ln_1, c_attn, attn_proj, ln_2, c_fc, mlp_proj, keys, values, Py_ssize_t heads):
         self.ln_1_weight, self.ln_1_bias = ln_1
-        self.c_attn_weight, self.c_attn_bias = c_attn
-        self.attn_proj_weight, self.attn_proj_bias = attn_proj
+        self.c_attn_bias, self.attn_proj_bias = c_attn[1], attn_proj[1]
         self.ln_2_weight, self.ln_2_bias = ln_2
-        self.c_fc_weight, self.c_fc_bias = c_fc
-        self.mlp_proj_weight, self.mlp_proj_bias = mlp_proj
-        self.keys, self.values = keys, values
+        self.c_fc_bias, self.mlp_proj_bias = c_fc[1], mlp_proj[1]
+        self.arrays = [c_attn[0], attn_proj[0], c_fc[0], mlp_proj[0], keys, values]
+        self.c_attn, self.attn_proj = _stored(c_attn[0]), _stored(attn_proj[0])
+        self.c_fc, self.mlp_proj = _stored(c_fc[0]), _stored(mlp_proj[0])
+        self.keys, self.values = _stored(keys), _stored(values)
         self.heads = heads
         self._check_shapes()
-        cdef Py_ssize_t T = self.keys.shape[0], C = self.keys.shape[1], F = self.c_fc_weight.shape[1]
+        cdef Py_ssize_t T = self.keys.rows, C = self.keys.columns, F = self.c_fc.columns
         self._allocate_rows(thread_count())
         self.scores = empty(heads, T)
         self.qkv = empty(3 * C)
@@ -74,24 +106,26 @@ cdef class Block:
         self.hidden = empty(F)
 
     cdef int _check_shapes(self) except -1:
-        cdef Py_ssize_t T = self.keys.shape[0], C = self.keys.shape[1], F = self.c_fc_weight.shape[1]
+        cdef Py_ssize_t T = self.keys.rows, C = self.keys.columns, F = self.c_fc.columns
         check_positive("decoding: heads", self.heads)
         check_positive("decoding: positions", T)
         check_positive("decoding: channels", C)
         check_equal("decoding: remainder of channels divided by heads", C % self.heads, 0)
-        check_equal("decoding: rows of values", self.values.shape[0], T)
-        check_equal("decoding: channels of values", self.values.shape[1], C)
+        check_equal("decoding: rows of values", self.values.rows, T)
+        check_equal("decoding: channels of values", self.values.columns, C)
+        if self.keys.format == INT8 or self.values.format != self.keys.format:
+            raise ValueError("decoding: expected keys and values in one format, float32 or uint16 (bfloat16)")
         _check_norm(self.ln_1_weight, self.ln_1_bias, C)
-        _check_linear(self.c_attn_weight, self.c_attn_bias, C, 3 * C)
-        _check_linear(self.attn_proj_weight, self.attn_proj_bias, C, C)
+        _check_linear(self.c_attn, self.c_attn_bias, C, 3 * C)
+        _check_linear(self.attn_proj, self.attn_proj_bias, C, C)
         _check_norm(self.ln_2_weight, self.ln_2_bias, C)
-        _check_linear(self.c_fc_weight, self.c_fc_bias, C, F)
-        _check_linear(self.mlp_proj_weight, self.mlp_proj_bias, F, C)
+        _check_linear(self.c_fc, self.c_fc_bias, C, F)
+        _check_linear(self.mlp_proj, self.mlp_proj_bias, F, C)
         return 0
 
     cdef int _allocate_rows(self, int threads) except -1:
         """Allocate the rows of each thread, padded so that no two threads write to the same cache line."""
-        cdef Py_ssize_t C = self.keys.shape[1], F = self.c_fc_weight.shape[1]
+        cdef Py_ssize_t C = self.keys.columns, F = self.c_fc.columns
         self.resid_mid, self.ln_out = empty(threads, C + PADDING), empty(threads, C + PADDING)
         self.wide_sums = empty(threads, max(3 * C, F) + PADDING)
         self.attn_sums, self.mlp_sums = empty(threads, C + PADDING), empty(threads, C + PADDING)
@@ -106,11 +140,11 @@ cdef class Block:
         Raises:
             ValueError: x has another length, or position is not in the cache.
         """
-        cdef Py_ssize_t C = self.keys.shape[1], F = self.hidden.shape[0], part
+        cdef Py_ssize_t C = self.keys.columns, F = self.hidden.shape[0], part
         cdef int parts = threads_for(4 * C * C + 2 * C * F, MIN_WORK_PER_THREAD)
         check_equal("decoding: length of x", x.shape[0], C)
-        if not 0 <= position < self.keys.shape[0]:
-            raise ValueError(f"decoding: got position {position}, expected a value in [0, {self.keys.shape[0]})")
+        if not 0 <= position < self.keys.rows:
+            raise ValueError(f"decoding: got position {position}, expected a value in [0, {self.keys.rows})")
         if self.ln_out.shape[0] < parts:  # the number of threads has grown
             self._allocate_rows(parts)
         with nogil, parallel(num_threads=parts):
@@ -129,37 +163,41 @@ cdef class Block:
 
     cdef void _qkv_sums(self, const float *x, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
         """Partial sums of qkv (3C,) = ln_1(x) . c_attn (C, 3C)."""
-        cdef Py_ssize_t C = self.keys.shape[1]
+        cdef Py_ssize_t C = self.keys.columns
         _layer_norm(&self.ln_out[part, 0], x, &self.ln_1_weight[0], &self.ln_1_bias[0], C)
-        _vector_matrix(&self.wide_sums[part, 0], &self.ln_out[part, 0], &self.c_attn_weight[0, 0],
-                       _start(C, part, parts), _start(C, part + 1, parts), 3 * C)
+        _vector_matrix(&self.wide_sums[part, 0], &self.ln_out[part, 0], self.c_attn,
+                       _start(C, part, parts), _start(C, part + 1, parts))
 
     cdef void _attention_sums(self, Py_ssize_t position, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
         """attn_out = softmax(q . K^T / sqrt(D)) . V for a range of heads; partial sums of attn_out . attn_proj (C, C)."""
-        cdef Py_ssize_t C = self.keys.shape[1], D = C // self.heads, third
+        cdef Py_ssize_t C = self.keys.columns, D = C // self.heads, third
         cdef Py_ssize_t start = self.heads * part // parts, stop = self.heads * (part + 1) // parts
         for third in range(3):  # q, k and v
             _add_sums(&self.qkv[0], NULL, &self.c_attn_bias[0], self.wide_sums, parts,
                       third * C + start * D, third * C + stop * D)
-        _attend_heads(&self.attn_out[0], &self.scores[0, 0], self.scores.shape[1], &self.qkv[0], &self.keys[0, 0],
-                      &self.values[0, 0], position, C, D, start, stop)
-        _vector_matrix(&self.attn_sums[part, 0], &self.attn_out[0], &self.attn_proj_weight[0, 0], start * D, stop * D, C)
+        if self.keys.format == FLOAT32:
+            _attend_heads(&self.attn_out[0], &self.scores[0, 0], self.scores.shape[1], &self.qkv[0],
+                          <float*>self.keys.values, <float*>self.values.values, position, C, D, start, stop)
+        else:
+            _attend_heads(&self.attn_out[0], &self.scores[0, 0], self.scores.shape[1], &self.qkv[0],
+                          <uint16_t*>self.keys.values, <uint16_t*>self.values.values, position, C, D, start, stop)
+        _vector_matrix(&self.attn_sums[part, 0], &self.attn_out[0], self.attn_proj, start * D, stop * D)
 
     cdef void _hidden_sums(self, const float *x, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
         """resid_mid (C,) = x + attention, on every thread; partial sums of ln_2(resid_mid) . c_fc (C, F)."""
-        cdef Py_ssize_t C = self.keys.shape[1]
+        cdef Py_ssize_t C = self.keys.columns
         _add_sums(&self.resid_mid[part, 0], x, &self.attn_proj_bias[0], self.attn_sums, parts, 0, C)
         _layer_norm(&self.ln_out[part, 0], &self.resid_mid[part, 0], &self.ln_2_weight[0], &self.ln_2_bias[0], C)
-        _vector_matrix(&self.wide_sums[part, 0], &self.ln_out[part, 0], &self.c_fc_weight[0, 0],
-                       _start(C, part, parts), _start(C, part + 1, parts), self.hidden.shape[0])
+        _vector_matrix(&self.wide_sums[part, 0], &self.ln_out[part, 0], self.c_fc,
+                       _start(C, part, parts), _start(C, part + 1, parts))
 
     cdef void _mlp_sums(self, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
         """A range of hidden (F,) = gelu(sums + bias); partial sums of hidden . mlp_proj (F, C)."""
-        cdef Py_ssize_t C = self.keys.shape[1], F = self.hidden.shape[0]
+        cdef Py_ssize_t F = self.hidden.shape[0]
         cdef Py_ssize_t start = _start(F, part, parts), stop = _start(F, part + 1, parts)
         _add_sums(&self.hidden[0], NULL, &self.c_fc_bias[0], self.wide_sums, parts, start, stop)
         _gelu(&self.hidden[0], start, stop)
-        _vector_matrix(&self.mlp_sums[part, 0], &self.hidden[0], &self.mlp_proj_weight[0, 0], start, stop, C)
+        _vector_matrix(&self.mlp_sums[part, 0], &self.hidden[0], self.mlp_proj, start, stop)
 
 
 def logits(
@@ -168,20 +206,22 @@ def logits(
     const float[::1] x,
     const float[::1] norm_weight,
     const float[::1] norm_bias,
-    const float[:, ::1] wte,
+    wte,
 ):
     """Compute out = wte . ln_out, with ln_out the layer norm of x.
 
     Args:
         ln_out: Scratch, overwritten.
+        wte: float32, uint16 (bfloat16) or (int8, scales), as the weights of a `Block`.
 
     Shape:
         out (V,); ln_out, x, norm_weight, norm_bias (C,); wte (V, C).
 
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: The shapes or types do not match.
     """
-    cdef Py_ssize_t V = wte.shape[0], C = wte.shape[1], part
+    cdef Stored table = _stored(wte)
+    cdef Py_ssize_t V = table.rows, C = table.columns, part
     cdef int parts = threads_for(V * C, MIN_WORK_PER_THREAD)
     check_equal("decoding: length of the logits", out.shape[0], V)
     check_equal("decoding: length of ln_out", ln_out.shape[0], C)
@@ -190,7 +230,82 @@ def logits(
     _check_norm(norm_weight, norm_bias, C)
     _layer_norm(&ln_out[0], &x[0], &norm_weight[0], &norm_bias[0], C)
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
-        _dot_rows(&out[0], &ln_out[0], &wte[0, 0], C, _start(V, part, parts), _start(V, part + 1, parts), C)
+        _matrix_vector(&out[0], table, &ln_out[0], _start(V, part, parts), _start(V, part + 1, parts))
+
+
+def expand(
+    float[:, ::1] out,
+    matrix,
+):
+    """Compute out = the values of a weight or cache, which may be stored as float32, bfloat16 or int8.
+
+    Shape:
+        out, matrix (R, C).
+
+    Raises:
+        ValueError: The shapes or types do not match.
+    """
+    cdef Stored view = _stored(matrix)
+    cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r
+    check_equal("expand: rows", view.rows, R)
+    check_equal("expand: columns", view.columns, C)
+    for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
+        if view.format == FLOAT32:
+            _expand_row(&out[r, 0], <const float*>view.values + r * C, 1, C)
+        elif view.format == BFLOAT16:
+            _expand_row(&out[r, 0], <const uint16_t*>view.values + r * C, 1, C)
+        else:
+            _expand_row(&out[r, 0], <const int8_t*>view.values + r * C, view.scales[r], C)
+
+
+def to_bfloat16(
+    uint16_t[:, ::1] out,
+    const float[:, :] x,
+):
+    """Compute out = the bits of x rounded to bfloat16. The rows of x may be apart.
+
+    Shape:
+        out, x (R, C).
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
+    cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r, c
+    check_equal("to_bfloat16: rows", x.shape[0], R)
+    check_equal("to_bfloat16: columns", x.shape[1], C)
+    for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
+        for c in range(C):
+            out[r, c] = bfloat16_bits(x[r, c])
+
+
+cdef void _expand_row(float *out, const stored *row, float scale, Py_ssize_t C) noexcept nogil:
+    cdef Py_ssize_t c
+    for c in range(C):
+        out[c] = scale * _value(row[c])
+
+
+cdef Stored _stored(matrix) except *:
+    """Return a view of a weight or cache. The caller must hold a reference to its arrays."""
+    cdef const float[:, ::1] float_values
+    cdef const uint16_t[:, ::1] bfloat16_values
+    cdef const int8_t[:, ::1] int8_values
+    cdef const float[::1] scales
+    if isinstance(matrix, tuple):
+        int8_values, scales = matrix
+        check_positive("decoding: rows of a weight", int8_values.shape[0])
+        check_equal("decoding: length of the scales", scales.shape[0], int8_values.shape[0])
+        return _view(INT8, int8_values.shape, <void*>&int8_values[0, 0], &scales[0])
+    if matrix.dtype == np.uint16:
+        bfloat16_values = matrix
+        check_positive("decoding: rows of a weight", bfloat16_values.shape[0])
+        return _view(BFLOAT16, bfloat16_values.shape, <void*>&bfloat16_values[0, 0], NULL)
+    float_values = matrix
+    check_positive("decoding: rows of a weight", float_values.shape[0])
+    return _view(FLOAT32, float_values.shape, <void*>&float_values[0, 0], NULL)
+
+
+cdef Stored _view(Format format, const Py_ssize_t *shape, void *values, const float *scales) noexcept:
+    return Stored(format, shape[0], shape[1], values, scales)
 
 
 cdef int _check_norm(const float[::1] weight, const float[::1] bias, Py_ssize_t C) except -1:
@@ -200,10 +315,10 @@ cdef int _check_norm(const float[::1] weight, const float[::1] bias, Py_ssize_t 
     return 0
 
 
-cdef int _check_linear(const float[:, ::1] weight, const float[::1] bias, Py_ssize_t I, Py_ssize_t O) except -1:
+cdef int _check_linear(Stored weight, const float[::1] bias, Py_ssize_t I, Py_ssize_t O) except -1:
     check_positive("decoding: columns of a weight", O)
-    check_equal("decoding: rows of a weight", weight.shape[0], I)
-    check_equal("decoding: columns of a weight", weight.shape[1], O)
+    check_equal("decoding: rows of a weight", weight.rows, I)
+    check_equal("decoding: columns of a weight", weight.columns, O)
     check_equal("decoding: length of a bias", bias.shape[0], O)
     return 0
 
@@ -227,17 +342,43 @@ cdef void _layer_norm(float *y, const float *x, const float *weight, const float
         y[c] = (x[c] - mean) * rstd * weight[c] + bias[c]
 
 
-cdef void _vector_matrix(
-    float *y,
-    const float *x,
-    const float *weight,
-    Py_ssize_t start,
-    Py_ssize_t stop,
-    Py_ssize_t O,
-) noexcept nogil:
+cdef void _vector_matrix(float *y, const float *x, Stored weight, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """y (O,) = x[start:stop] . weight[start:stop] (stop - start, O)."""
+    cdef Py_ssize_t O = weight.columns
     memset(y, 0, O * sizeof(float))
-    _add_rows(y, x, weight, O, start, stop, O)
+    if weight.format == FLOAT32:
+        _add_rows(y, x, <const float*>weight.values, NULL, O, start, stop, O)
+    elif weight.format == BFLOAT16:
+        _add_rows(y, x, <const uint16_t*>weight.values, NULL, O, start, stop, O)
+    else:
+        _add_rows(y, x, <const int8_t*>weight.values, weight.scales, O, start, stop, O)
+
+
+cdef void _matrix_vector(float *y, Stored weight, const float *x, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """y[start:stop] = weight[start:stop] (stop - start, C) . x (C,)."""
+    cdef Py_ssize_t C = weight.columns, r
+    if weight.format == FLOAT32:
+        _dot_rows(y, x, <const float*>weight.values, C, start, stop, C)
+    elif weight.format == BFLOAT16:
+        _dot_rows(y, x, <const uint16_t*>weight.values, C, start, stop, C)
+    else:
+        _dot_rows(y, x, <const int8_t*>weight.values, C, start, stop, C)
+        for r in range(start, stop):
+            y[r] *= weight.scales[r]
+
+
+cdef inline float _value(stored x) noexcept nogil:
+    if stored is uint16_t:
+        return bfloat16_value(x)
+    else:
+        return <float>x
+
+
+cdef inline cached _as_cached(float x, cached *unused) noexcept nogil:
+    if cached is uint16_t:
+        return bfloat16_bits(x)
+    else:
+        return x
 
 
 cdef void _add_sums(
@@ -270,8 +411,8 @@ cdef void _attend_heads(
     float *scores,
     Py_ssize_t T,
     const float *qkv,
-    float *keys,
-    float *values,
+    cached *keys,
+    cached *values,
     Py_ssize_t position,
     Py_ssize_t C,
     Py_ssize_t D,
@@ -281,8 +422,9 @@ cdef void _attend_heads(
     """out (D,) = softmax(q (D,) . k^T / sqrt(D)) . v of each head from start to stop, with k and v up to `position`."""
     cdef Py_ssize_t j, h, width = (stop - start) * D, seen = position + 1, last = position // UNROLLED
     cdef const float *q = qkv + start * D
-    memcpy(keys + position * C + start * D, q + C, width * sizeof(float))
-    memcpy(values + position * C + start * D, q + 2 * C, width * sizeof(float))
+    for j in range(width):
+        keys[position * C + start * D + j] = _as_cached(q[C + j], keys)
+        values[position * C + start * D + j] = _as_cached(q[2 * C + j], values)
     out, scores, keys, values = out + start * D, scores + start * T, keys + start * D, values + start * D
     for j in range(last + 1):
         for h in range(stop - start):
@@ -293,13 +435,14 @@ cdef void _attend_heads(
         out[j] = 0
     for j in range(last + 1):
         for h in range(stop - start):
-            _add_rows(out + h * D, scores + h * T, values + h * D, C, j * UNROLLED, min(j * UNROLLED + UNROLLED, seen), D)
+            _add_rows(out + h * D, scores + h * T, values + h * D, NULL, C, j * UNROLLED,
+                      min(j * UNROLLED + UNROLLED, seen), D)
 
 
 cdef void _dot_rows(
     float *y,
     const float *x,
-    const float *rows,
+    const stored *rows,
     Py_ssize_t ld,
     Py_ssize_t start,
     Py_ssize_t stop,
@@ -307,27 +450,27 @@ cdef void _dot_rows(
 ) noexcept nogil:
     """y[r] = x (D,) . rows[r] for r in [start, stop); the rows are `ld` values apart."""
     cdef float a, b, c, d, e, f, g, h
-    cdef const float *row
+    cdef const stored *row
     cdef Py_ssize_t i, r = start
     while r + UNROLLED <= stop:
         row = rows + r * ld
         a = b = c = d = e = f = g = h = 0
         for i in range(D):
-            a = a + x[i] * row[i]
-            b = b + x[i] * row[ld + i]
-            c = c + x[i] * row[2 * ld + i]
-            d = d + x[i] * row[3 * ld + i]
-            e = e + x[i] * row[4 * ld + i]
-            f = f + x[i] * row[5 * ld + i]
-            g = g + x[i] * row[6 * ld + i]
-            h = h + x[i] * row[7 * ld + i]
+            a = a + x[i] * _value(row[i])
+            b = b + x[i] * _value(row[ld + i])
+            c = c + x[i] * _value(row[2 * ld + i])
+            d = d + x[i] * _value(row[3 * ld + i])
+            e = e + x[i] * _value(row[4 * ld + i])
+            f = f + x[i] * _value(row[5 * ld + i])
+            g = g + x[i] * _value(row[6 * ld + i])
+            h = h + x[i] * _value(row[7 * ld + i])
         y[r], y[r + 1], y[r + 2], y[r + 3], y[r + 4], y[r + 5], y[r + 6], y[r + 7] = a, b, c, d, e, f, g, h
         r += UNROLLED
     while r < stop:
         row = rows + r * ld
         a = 0
         for i in range(D):
-            a = a + x[i] * row[i]
+            a = a + x[i] * _value(row[i])
         y[r] = a
         r += 1
 
@@ -335,26 +478,39 @@ cdef void _dot_rows(
 cdef void _add_rows(
     float *y,
     const float *x,
-    const float *rows,
+    const stored *rows,
+    const float *scales,
     Py_ssize_t ld,
     Py_ssize_t start,
     Py_ssize_t stop,
     Py_ssize_t D,
 ) noexcept nogil:
-    """y (D,) += x[r] * rows[r] for r in [start, stop); the rows are `ld` values apart."""
-    cdef const float *row
+    """y (D,) += x[r] * scales[r] * rows[r] for r in [start, stop); the rows are `ld` values apart.
+
+    Only int8 has scales.
+    """
+    cdef const stored *row
     cdef Py_ssize_t i, r = start
+    cdef float a, b, c, d, e, f, g, h
     while r + UNROLLED <= stop:
         row = rows + r * ld
+        a, b, c, d = x[r], x[r + 1], x[r + 2], x[r + 3]
+        e, f, g, h = x[r + 4], x[r + 5], x[r + 6], x[r + 7]
+        if stored is int8_t:
+            a, b, c, d = a * scales[r], b * scales[r + 1], c * scales[r + 2], d * scales[r + 3]
+            e, f, g, h = e * scales[r + 4], f * scales[r + 5], g * scales[r + 6], h * scales[r + 7]
         for i in range(D):
-            y[i] += (x[r] * row[i] + x[r + 1] * row[ld + i] + x[r + 2] * row[2 * ld + i]
-                     + x[r + 3] * row[3 * ld + i] + x[r + 4] * row[4 * ld + i] + x[r + 5] * row[5 * ld + i]
-                     + x[r + 6] * row[6 * ld + i] + x[r + 7] * row[7 * ld + i])
+            y[i] += (a * _value(row[i]) + b * _value(row[ld + i]) + c * _value(row[2 * ld + i])
+                     + d * _value(row[3 * ld + i]) + e * _value(row[4 * ld + i]) + f * _value(row[5 * ld + i])
+                     + g * _value(row[6 * ld + i]) + h * _value(row[7 * ld + i]))
         r += UNROLLED
     while r < stop:
         row = rows + r * ld
+        a = x[r]
+        if stored is int8_t:
+            a *= scales[r]
         for i in range(D):
-            y[i] += x[r] * row[i]
+            y[i] += a * _value(row[i])
         r += 1
 
 

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt_core.config.settings import Settings
+from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
+from gpt_core.model.precision import product_format
 from gpt_core.model.scores import EvalScores
+from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.tokenizers import Tokenizer
 
 
@@ -36,3 +39,10 @@ class ModelBundle:
     path: Path | None = None
     corpus_sha256: str = ""
     eval_sha256: str = ""
+
+    def gpt(self) -> GPT:
+        """Return the model for evaluation: it multiplies as its run did or, with stored weights, as a decoder does."""
+        if self.settings.weights == "float32":
+            return GPT(self.parameters, product_format(self.settings.precision))
+        weights = StoredWeights(self.parameters, self.settings.weights)
+        return GPT(weights.expanded(), weights.products)

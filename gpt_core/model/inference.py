@@ -2,12 +2,14 @@
 
 This is a second version of the forward pass, held to `gpt_core.model.gpt` by tests. It binds the same layers for their
 weights and has buffers of its own: a prompt is read in chunks by the kernels of the full forward pass, a single token
-by one fused kernel per block (`gpt_core.kernels.decoding`).
+by one fused kernel per block (`gpt_core.kernels.decoding`). Weights may be stored in fewer bits
+(`gpt_core.model.stored_weights`): the fused kernel reads them as they are stored, a chunk expands one matrix at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +18,22 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import attention, decoding, embedding, gelu, layer_norm, linear, threads
 from gpt_core.kernels.arrays import Array, empty
 from gpt_core.model.layers.block import Block
+from gpt_core.model.layers.linear import Linear
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import Parameters
 from gpt_core.model.precision import PRECISION
+from gpt_core.model.stored_weights import StoredWeights, rows_of
 
 PREFILL_CHUNK = 256  # tokens of a prompt that are read at once: bounds the buffers
 
 
 class KVCache:
-    """Keys and values (1, T, C) of one layer, filled from the first position on."""
+    """Keys and values (T, C) of one layer, filled from the first position on: float32, or the bits of bfloat16."""
 
-    def __init__(self, capacity: int, channels: int) -> None:
-        self.keys: Array = empty(1, capacity, channels, dtype=PRECISION.activations.storage)
-        self.values: Array = empty(1, capacity, channels, dtype=PRECISION.activations.storage)
+    def __init__(self, capacity: int, channels: int, *, bfloat16: bool = False) -> None:
+        dtype = np.dtype(np.uint16) if bfloat16 else PRECISION.activations.storage
+        self.keys: NDArray[Any] = empty(capacity, channels, dtype=dtype)
+        self.values: NDArray[Any] = empty(capacity, channels, dtype=dtype)
 
 
 class ChunkBuffers:
@@ -50,14 +55,18 @@ class Decoder:
     between `reset` and the last call.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
-        shape = parameters.shape
-        self.parameters = parameters
+    def __init__(self, weights: Parameters | StoredWeights) -> None:
+        """Create a decoder with an empty cache; weights of fewer bits have a cache in bfloat16."""
+        self.shape = shape = weights.shape
         self.capacity = shape.seq_len
         self.length = 0
+        self._stored = isinstance(weights, StoredWeights) and weights.format != "float32"
+        self._bfloat16 = isinstance(weights, StoredWeights) and weights.products == "bfloat16"
         self._transformer = Transformer(shape)
-        self._transformer.bind(parameters.tensors)
-        self._caches = [KVCache(self.capacity, shape.d_model) for _ in range(shape.layers)]
+        tensors: Any = weights.tensors  # the layers only hold them
+        self._transformer.bind(tensors)
+        self._caches = [KVCache(self.capacity, shape.d_model, bfloat16=self._stored) for _ in range(shape.layers)]
+        self._expanded = empty(0)  # scratch for one matrix of a chunk
         self._fused_blocks = [
             _fused_block(block, cache, shape.num_heads)
             for block, cache in zip(self._transformer.blocks, self._caches, strict=True)
@@ -85,7 +94,7 @@ class Decoder:
             x = self._append_one(chunk) if chunk.size == 1 else self._append_chunk(chunk)
             self.length += chunk.size
         wte = self._transformer.head.wte
-        logits = empty(wte.shape[0], dtype=PRECISION.compute.storage)
+        logits = empty(self.shape.vocab_size, dtype=PRECISION.compute.storage)
         # logits = ln_f(x) wteᵀ
         decoding.logits(logits, self._ln_out, x, *self._transformer.ln_f.tensors, wte)
         return logits
@@ -100,8 +109,7 @@ class Decoder:
 
     def _append_one(self, ids: NDArray[np.int32]) -> Array:
         """Run one token through all blocks; return the residual stream (C,) after them."""
-        tables = self._transformer.embedding
-        embedding.forward(self._x, ids, tables.wte, tables.wpe, 1, self.length)
+        self._embed(self._x, ids)
         x: Array = self._x[0]
         for block in self._fused_blocks:
             block.read(x, self.length)
@@ -112,9 +120,8 @@ class Decoder:
 
         The last block computes keys and values of all tokens, and the rest for the last token alone.
         """
-        shape, tables = self.parameters.shape, self._transformer.embedding
-        buffers, last = ChunkBuffers(shape, ids.size), ChunkBuffers(shape, 1)
-        embedding.forward(buffers.x, ids, tables.wte, tables.wpe, ids.size, self.length)
+        buffers, last = ChunkBuffers(self.shape, ids.size), ChunkBuffers(self.shape, 1)
+        self._embed(buffers.x, ids)
         end = self.length + ids.size
         for block, cache in zip(self._transformer.blocks, self._caches, strict=True):
             self._extend_cache(block, cache, buffers)
@@ -125,33 +132,67 @@ class Decoder:
         x: Array = last.x[0]
         return x
 
+    def _embed(self, x: Array, ids: NDArray[np.int32]) -> None:
+        """Write the residual stream before the first block, for tokens from position `length` on."""
+        wte, wpe = self._transformer.embedding.wte, self._transformer.embedding.wpe
+        if self._stored:
+            if ids.min() < 0 or ids.max() >= self.shape.vocab_size:
+                raise ValueError(f"decoder: got ids {ids.min()} to {ids.max()}, want 0 to {self.shape.vocab_size - 1}")
+            wte, ids = rows_of(wte, ids), np.arange(ids.size, dtype=np.int32)
+        embedding.forward(x, ids, wte, wpe, ids.size, self.length)
+
+    def _linear(self, y: Array, x: Array, layer: Linear, residual: Array | None = None) -> None:
+        """Write x W + b to `y`, plus `residual` if given; W is expanded to float32 if it is stored in fewer bits."""
+        weight, bias = layer.tensors
+        if self._stored:
+            size = layer.in_features * layer.out_features
+            if self._expanded.size < size:
+                self._expanded = empty(size)
+            expanded = self._expanded[:size].reshape(layer.in_features, layer.out_features)
+            decoding.expand(expanded, weight)
+            weight = expanded
+        linear.forward(y, x, weight, bias, residual, bfloat16=self._bfloat16)
+
+    def _cached(self, cache: NDArray[Any], end: int) -> Array:
+        """Return the first `end` rows of a cache as float32, (1, end, C)."""
+        rows: Array = cache[:end]
+        if self._stored:
+            rows = empty(end, cache.shape[1])
+            decoding.expand(rows, cache[:end])
+        return rows[None]
+
     def _extend_cache(self, block: Block, cache: KVCache, buffers: ChunkBuffers) -> None:
         """Compute queries, keys and values of the tokens; append keys and values to the cache."""
         rows, C = buffers.x.shape
         # qkv = ln_1(x) W_attn + b_attn
         layer_norm.forward(buffers.ln_out, buffers.mean, buffers.rstd, buffers.x, *block.ln_1.tensors)
-        linear.forward(buffers.qkv, buffers.ln_out, *block.attn.c_attn.tensors)
-        cache.keys[0, self.length : self.length + rows] = buffers.qkv[:, C : 2 * C]
-        cache.values[0, self.length : self.length + rows] = buffers.qkv[:, 2 * C :]
+        self._linear(buffers.qkv, buffers.ln_out, block.attn.c_attn)
+        for stored, new in ((cache.keys, buffers.qkv[:, C : 2 * C]), (cache.values, buffers.qkv[:, 2 * C :])):
+            if self._stored:
+                decoding.to_bfloat16(stored[self.length : self.length + rows], new)
+            else:
+                stored[self.length : self.length + rows] = new
 
     def _finish_block(self, block: Block, cache: KVCache, buffers: ChunkBuffers, end: int) -> None:
         """Compute the rest of the block for tokens of which the last has position `end` - 1."""
         C = buffers.x.shape[1]
-        q, k, v = buffers.qkv[None, :, :C], cache.keys[:, :end], cache.values[:, :end]
+        q, k, v = buffers.qkv[None, :, :C], self._cached(cache.keys, end), self._cached(cache.values, end)
         # x += softmax(q kᵀ / sqrt(D)) v W_proj + b_proj
-        attention.forward(buffers.attn_out[None], buffers.lse, q, k, v, self._attention_workspace())
-        linear.forward(buffers.x, buffers.attn_out, *block.attn.c_proj.tensors, buffers.x)
+        attention.forward(
+            buffers.attn_out[None], buffers.lse, q, k, v, self._attention_workspace(), bfloat16=self._bfloat16
+        )
+        self._linear(buffers.x, buffers.attn_out, block.attn.c_proj, buffers.x)
         # x += GELU(ln_2(x) W_fc + b_fc) W_proj + b_proj
         layer_norm.forward(buffers.ln_out, buffers.mean, buffers.rstd, buffers.x, *block.ln_2.tensors)
-        linear.forward(buffers.hidden, buffers.ln_out, *block.mlp.c_fc.tensors)
+        self._linear(buffers.hidden, buffers.ln_out, block.mlp.c_fc)
         gelu.forward(buffers.hidden, buffers.hidden)
-        linear.forward(buffers.x, buffers.hidden, *block.mlp.c_proj.tensors, buffers.x)
+        self._linear(buffers.x, buffers.hidden, block.mlp.c_proj, buffers.x)
 
     def _attention_workspace(self) -> Array:
         """Return scratch memory of the attention kernel, one row per thread."""
         n_threads = threads.get_threads()
         if self._workspace.shape[0] < n_threads:
-            self._workspace = empty(n_threads, attention.workspace_size(self.capacity, self.parameters.shape.head_size))
+            self._workspace = empty(n_threads, attention.workspace_size(self.capacity, self.shape.head_size))
         return self._workspace
 
 
@@ -164,7 +205,7 @@ def _fused_block(block: Block, cache: KVCache, heads: int) -> decoding.Block:
         block.ln_2.tensors,
         block.mlp.c_fc.tensors,
         block.mlp.c_proj.tensors,
-        cache.keys[0],
-        cache.values[0],
+        cache.keys,
+        cache.values,
         heads,
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.model.layers.buffers import BatchShape, buffer_bytes
+from gpt_core.model.layers.embedding import WPE
 from gpt_core.model.layers.transformer import Transformer
-from gpt_core.model.parameters import parameter_count
+from gpt_core.model.parameters import parameter_count, parameter_table
 from gpt_core.model.precision import PRECISION
+from gpt_core.model.stored_weights import WeightFormat, matrix_bytes
 
 
 def weight_bytes(shape: ModelShape) -> int:
@@ -33,11 +35,19 @@ def kv_cache_bytes(shape: ModelShape, positions: int) -> int:
     return PRECISION.activations.bytes * sum(block.attn.kv_cache_size(positions) for block in blocks)
 
 
-def decode_bytes(shape: ModelShape, position: int) -> int:
+def decode_bytes(shape: ModelShape, position: int, weight_format: WeightFormat = "float32") -> int:
     """Return the bytes that must be read to decode the token at `position` (from 0), each once.
 
     These are all weights, but one row alone of the position embeddings, and the keys and values up to this position.
-    Token embeddings count in full, as the matrix of the logits.
+    Token embeddings count in full, as the matrix of the logits. Weights stored in fewer bits have a bfloat16 cache.
     """
-    weights = parameter_count(shape) - (shape.seq_len - 1) * shape.d_model
-    return PRECISION.weights.bytes * weights + kv_cache_bytes(shape, position + 1)
+    weights = 0
+    for spec in parameter_table(shape):
+        if spec.name == WPE:
+            weights += PRECISION.weights.bytes * shape.d_model
+        elif len(spec.shape) == 2:
+            weights += matrix_bytes(spec.shape[0], spec.shape[1], weight_format)
+        else:
+            weights += PRECISION.weights.bytes * spec.size
+    cache = kv_cache_bytes(shape, position + 1)
+    return weights + (cache if weight_format == "float32" else cache // 2)

@@ -72,8 +72,9 @@ def report(found: Benchmark) -> list[str]:
         f"{percent(training.timing_share)})",
         f"prompt    {figure(found.prompt.tokens_per_s)} tokens/s ({integer(found.prompt.tokens)} tokens; "
         f"{found.prompt.gflop_per_s:.1f} GFLOP/s, {percent(found.prompt.sgemm_share)} of SGEMM)",
-        f"decoding  {figure(found.decoding.tokens_per_s)} tokens/s ({size(found.decoding.bytes_per_token)} read per "
-        f"token; {found.decoding.gb_per_s:.1f} GB/s, {percent(found.decoding.read_share)} of the memory bandwidth"
+        f"decoding  {figure(found.decoding.tokens_per_s)} tokens/s ({found.decoding.weights} weights, "
+        f"{size(found.decoding.bytes_per_token)} read per token; {found.decoding.gb_per_s:.1f} GB/s, "
+        f"{percent(found.decoding.read_share)} of the memory bandwidth"
         f"{', from the caches' if found.decoding.read_share > 1 else ''})",
         memory_line(found),
     ]

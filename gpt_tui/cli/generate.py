@@ -12,10 +12,11 @@ from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.home import expand_home
+from gpt_core.model.stored_weights import StoredWeights
 from gpt_tui.cli.options import load_model
 from gpt_tui.headless.terminal_chat import converse, report_end, report_skipped, write
 
-SAMPLING_OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
+SAMPLING_OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "weights")
 STANDARD_INPUT = "-"
 MAX_PROMPT_BYTES = 64 << 20
 
@@ -48,7 +49,8 @@ def generator_of(options: Namespace) -> tuple[Generator, Sampling, str]:
     """Return the generator and the sampling parameters of the options, and a prompt that suits the model."""
     model = load_model(options, SAMPLING_OPTIONS)
     seed = model.settings.seed if options.seed is not None else None
-    generator = Generator(model.parameters, model.tokenizer, seed=seed)
+    weights = StoredWeights(model.parameters, model.settings.weights)
+    generator = Generator(weights, model.tokenizer, seed=seed)
     return generator, Sampling.from_settings(model.settings), model.settings.sample_prompt
 
 

@@ -149,15 +149,13 @@ class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
 
 def evaluate(options: Namespace) -> int:
     """Run `gpt-tui evaluate`: evaluate a model on the eval text of its run, or on the text of `--eval-file`."""
-    from gpt_core.model.gpt import GPT
-    from gpt_core.model.precision import product_format
     from gpt_core.training import evaluation
 
-    model = load_model(options, ("eval_file",))
+    model = load_model(options, ("eval_file", "weights"))
     with ProgressLine() as waiting:
         text, file, of_run = scored_text(model, options.eval_file, waiting)
         result = evaluation.evaluate(
-            GPT(model.parameters, product_format(model.settings.precision)),
+            model.gpt(),
             text,
             model.settings.micro_batch,
             lambda done, total: waiting(f"evaluating on {file.name}", done / total),

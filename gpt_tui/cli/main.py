@@ -139,7 +139,14 @@ def add_sampling(parser: Parser) -> None:
         ("--repetition-penalty", "X", "penalty on tokens that occurred before (1: off)"),
     ):
         parser.add_argument(option, metavar=metavar, help=text)
+    add_weights(parser)
     parser.add_argument("--seed", metavar="N", help="random seed; the same seed gives the same text (default: random)")
+
+
+def add_weights(parser: Parser) -> None:
+    """Add `--weights`."""
+    text = "float32, bfloat16 or int8: how the weights are stored in memory; fewer bits decode faster"
+    parser.add_argument("--weights", metavar="FORMAT", help=text)
 
 
 def add_generate(parser: Parser) -> None:
@@ -163,6 +170,7 @@ def add_evaluate(parser: Parser) -> None:
     """Add the options of `gpt-tui evaluate`."""
     add_model(parser)
     parser.add_argument("--eval-file", metavar="F", help="text to evaluate on")
+    add_weights(parser)
     add_json(parser)
 
 

@@ -56,14 +56,14 @@ def products_of(action: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -
     products: list[tuple[int, int, int]] = []
     real = {name: getattr(linear, name) for name in ("forward", "backward", "product")}
 
-    def forward(y: Any, x: Any, weight: Any, *others: Any) -> None:
+    def forward(y: Any, x: Any, weight: Any, *others: Any, **options: Any) -> None:
         products.append((*x.shape, weight.shape[1]))
-        real["forward"](y, x, weight, *others)
+        real["forward"](y, x, weight, *others, **options)
 
-    def backward(d_x: Any, d_weight: Any, d_bias: Any, d_y: Any, x: Any, weight: Any) -> None:
+    def backward(d_x: Any, d_weight: Any, d_bias: Any, d_y: Any, x: Any, weight: Any, **options: Any) -> None:
         products.append((*d_y.shape, d_x.shape[1]))
         products.append((x.shape[1], x.shape[0], d_y.shape[1]))
-        real["backward"](d_x, d_weight, d_bias, d_y, x, weight)
+        real["backward"](d_x, d_weight, d_bias, d_y, x, weight, **options)
 
     def product(c: Any, a: Any, b: Any, **options: Any) -> None:
         products.append((c.shape[0], a.size // c.shape[0], c.shape[1]))
@@ -132,7 +132,7 @@ def test_attention_runs_once_forward_and_once_backward_per_block(monkeypatch: py
     called = []
 
     def noted(name: str, kernel: Callable[..., None]) -> Callable[..., None]:
-        return lambda *arguments: (called.append(name), kernel(*arguments))[1]
+        return lambda *arguments, **options: (called.append(name), kernel(*arguments, **options))[1]
 
     for name in ("forward", "backward"):
         monkeypatch.setattr(attention, name, noted(name, getattr(attention, name)))

@@ -1,0 +1,194 @@
+"""Weights stored in 16 or 8 bits: decoded as the values that they stand for, and close to the float32 weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpt_core import reference
+from gpt_core.config.settings import ModelShape
+from gpt_core.gradcheck import relative_error
+from gpt_core.kernels import decoding, threads
+from gpt_core.model.gpt import GPT
+from gpt_core.model.inference import Decoder
+from gpt_core.model.memory import decode_bytes
+from gpt_core.model.parameters import initial_parameters
+from gpt_core.model.stored_weights import StoredWeights, rows_of, stored
+from tests.core.other_levels import OTHER_LEVELS, printed_at
+from tests.core.test_decoding import LAYERS, WIDE, weights_of
+
+LIMIT = 2e-6  # float32 against float64
+CACHE_LIMIT = 2.0**-8  # keys and values are rounded to bfloat16, whose unit roundoff is 2^-9
+SHAPE = ModelShape(d_model=24, hidden_size=40, vocab_size=300, num_heads=3, seq_len=80, layers=3)
+FORMATS = ["bfloat16", "int8"]
+
+
+@pytest.fixture(autouse=True)
+def restore_threads():
+    before = threads.get_threads()
+    yield
+    threads.set_threads(before)
+
+
+def expanded(matrix):
+    """Return a stored matrix as float32."""
+    rows, columns = (matrix[0] if isinstance(matrix, tuple) else matrix).shape
+    values = np.full((rows, columns), np.nan, np.float32)
+    decoding.expand(values, matrix)
+    return values
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize(
+    ("time", "channels", "heads", "hidden"), [(1, 1, 1, 1), (1, 9, 3, 5), (4, 6, 6, 17), (33, 24, 2, 100), WIDE]
+)
+def test_a_block_computes_with_the_stored_values(time, channels, heads, hidden, weight_format, count):
+    threads.set_threads(count)
+    weights = weights_of(channels, hidden)
+    matrices = {name: stored(tensor, weight_format) for name, tensor in weights.items() if tensor.ndim == 2}
+    pairs = [
+        (matrices.get(f"{name}.weight", weights[f"{name}.weight"]), weights[f"{name}.bias"]) for name in LAYERS
+    ]  # fmt: skip
+    keys, values = (np.full((time, channels), np.nan, np.float32) for _ in range(2))
+    block = decoding.Block(*pairs, keys, values, heads)
+    x = np.random.default_rng(1).normal(size=(time, channels)).astype(np.float32)
+    rows = x.copy()
+    for position, row in enumerate(rows):
+        block.read(row, position)
+    wide = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
+    wide |= {name: expanded(matrix).astype(np.float64) for name, matrix in matrices.items()}
+    expected = reference.block_forward(x[None].astype(np.float64), wide, heads)
+    assert relative_error(rows, expected["y"][0]) < LIMIT
+    assert relative_error(keys, expected["qkv"][0, :, channels : 2 * channels]) < LIMIT
+
+
+def test_a_bfloat16_cache_holds_the_rounded_keys_and_values():
+    time, channels, heads, hidden = 33, 24, 2, 100
+    weights = weights_of(channels, hidden)
+    pairs = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS]
+    keys, values = (np.zeros((time, channels), np.uint16) for _ in range(2))
+    block = decoding.Block(*pairs, keys, values, heads)
+    x = np.random.default_rng(1).normal(size=(time, channels)).astype(np.float32)
+    rows = x.copy()
+    for position, row in enumerate(rows):
+        block.read(row, position)
+    wide = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
+    expected = reference.block_forward(x[None].astype(np.float64), wide, heads)
+    assert relative_error(expanded(keys), expected["qkv"][0, :, channels : 2 * channels]) < CACHE_LIMIT
+    assert relative_error(rows, expected["y"][0]) < CACHE_LIMIT
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize(("ids", "channels"), [(1, 1), (7, 5), (300, 33), (5003, 330)])
+def test_logits_are_those_of_the_stored_values(ids, channels, weight_format):
+    random = np.random.default_rng(2)
+    x, weight, bias = random.normal(size=(3, channels)).astype(np.float32)
+    wte = stored(random.normal(size=(ids, channels)).astype(np.float32), weight_format)
+    out, ln_out = np.full(ids, np.nan, np.float32), np.full(channels, np.nan, np.float32)
+    decoding.logits(out, ln_out, x, weight, bias, wte)
+    normed = reference.layer_norm_forward(*(array.astype(np.float64) for array in (x, weight, bias)))
+    assert relative_error(out, expanded(wte).astype(np.float64) @ normed) < LIMIT
+
+
+def test_bfloat16_is_rounded_to_nearest_with_ties_to_even():
+    values = np.array([[1 + 0.9 * 2.0**-8, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -1.5, np.inf, np.nan]], np.float32)
+    back = expanded(stored(values, "bfloat16"))
+    np.testing.assert_array_equal(back, np.array([[1, 1, 1 + 2.0**-6, -1.5, np.inf, np.nan]], np.float32))
+
+
+def test_int8_is_within_half_a_step_and_keeps_the_largest_value_of_each_row():
+    matrix = np.random.default_rng(0).normal(size=(50, 70)).astype(np.float32)
+    matrix[3] = 0
+    values, scales = stored(matrix, "int8")
+    assert values.dtype == np.int8
+    assert np.abs(values).max() == 127
+    back = expanded((values, scales))
+    assert (np.abs(back - matrix) <= scales[:, None] * 0.5001).all()
+    np.testing.assert_array_equal(back[3], np.zeros(70))
+    largest = np.abs(matrix).argmax(axis=1)
+    np.testing.assert_allclose(back[range(50), largest], matrix[range(50), largest], rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_rows_of_a_stored_matrix_are_its_values(weight_format):
+    matrix = stored(np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), weight_format)
+    np.testing.assert_array_equal(rows_of(matrix, np.array([4, 0, 4], np.int32)), expanded(matrix)[[4, 0, 4]])
+
+
+def test_float32_weights_are_not_copied():
+    parameters = initial_parameters(SHAPE, 0)
+    weights = StoredWeights(parameters)
+    assert all(weights.tensors[name] is tensor for name, tensor in parameters.tensors.items())
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_prefill_and_decoding_agree_with_the_expanded_model(weight_format):
+    weights = StoredWeights(initial_parameters(SHAPE, 0), weight_format)
+    tokens = np.random.default_rng(0).integers(300, size=70, dtype=np.int32)
+    expected = GPT(weights.expanded()).logits(tokens[None])[0]
+    decoder = Decoder(weights)
+    assert relative_error(decoder.prefill(tokens[:41]), expected[40]) < 4 * CACHE_LIMIT  # 41: an odd number of keys
+    assert relative_error(decoder.prefill(tokens[41:60]), expected[59]) < 4 * CACHE_LIMIT
+    for position in range(60, 70):
+        assert relative_error(decoder.decode(int(tokens[position])), expected[position]) < 4 * CACHE_LIMIT
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_an_id_outside_the_vocabulary_is_refused(weight_format):
+    decoder = Decoder(StoredWeights(initial_parameters(SHAPE, 0), weight_format))
+    for token in (-1, 300):
+        with pytest.raises(ValueError, match=str(token)):
+            decoder.decode(token)
+
+
+def test_stored_weights_take_the_bytes_of_the_formula():
+    parameters = initial_parameters(SHAPE, 0)
+    cache = 2 * SHAPE.layers * SHAPE.seq_len * SHAPE.d_model
+    unread = 4 * (SHAPE.seq_len - 1) * SHAPE.d_model  # position embeddings of other tokens
+    for weight_format, cache_bytes in (("float32", 4), ("bfloat16", 2), ("int8", 2)):
+        weights = StoredWeights(parameters, weight_format)
+        expected = weights.bytes - unread + cache_bytes * cache
+        assert decode_bytes(SHAPE, SHAPE.seq_len - 1, weight_format) == expected
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        ((np.zeros((4, 3), np.int8), np.zeros(3, np.float32)), "length of the scales: got 3, expected 4"),
+        (np.zeros((4, 3), np.float64), "mismatch"),
+        (np.zeros((0, 3), np.uint16), "got 0, expected at least 1"),
+        (np.zeros((5, 3), np.uint16), "rows: got 5, expected 4"),
+    ],
+)
+def test_a_matrix_that_does_not_fit_is_refused(matrix, message):
+    with pytest.raises(ValueError, match=message):
+        decoding.expand(np.zeros((4, 3), np.float32), matrix)
+
+
+def test_a_cache_in_int8_is_refused():
+    weights = weights_of(6, 17)
+    pairs = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS]
+    cache = (np.zeros((4, 6), np.int8), np.ones(4, np.float32))
+    with pytest.raises(ValueError, match="keys and values in one format"):
+        decoding.Block(*pairs, cache, cache, 2)
+
+
+@pytest.mark.parametrize("level", OTHER_LEVELS)
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_every_instruction_set_level_decodes_stored_weights_equally(level, weight_format):
+    script = (
+        "from gpt_core.gradcheck import relative_error\n"
+        "from gpt_core.config.settings import ModelShape\n"
+        "from gpt_core.model.gpt import GPT\n"
+        "from gpt_core.model.inference import Decoder\n"
+        "from gpt_core.model.parameters import initial_parameters\n"
+        "from gpt_core.model.stored_weights import StoredWeights\n"
+        "import numpy as np\n"
+        "shape = ModelShape(d_model=24, hidden_size=40, vocab_size=300, num_heads=3, seq_len=80, layers=3)\n"
+        f"weights = StoredWeights(initial_parameters(shape, 0), {weight_format!r})\n"
+        "tokens, decoder = np.arange(30, dtype=np.int32), Decoder(weights)\n"
+        "expected = GPT(weights.expanded()).logits(tokens[None])[0]\n"
+        "print(max(relative_error(decoder.decode(int(token)), expected[token]) for token in tokens))\n"
+    )
+    assert printed_at(level, script) < 4 * CACHE_LIMIT
