@@ -230,6 +230,24 @@ async def test_a_hidden_page_receives_no_output_until_it_is_visible(tmp_path):
         assert page.titles == ["step 0", "step 1"]
 
 
+async def test_a_file_is_downloaded_once_under_its_name(tmp_path):
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        await page.type("d")
+        while not page.download:
+            await page._receive()
+        url = f"{server.public_url}/download/{page.download}"
+        async with session.get(url) as file:
+            assert await file.text() == "<svg></svg>"
+            assert file.content_disposition
+            assert (file.content_disposition.type, file.content_disposition.filename) == (
+                "attachment",
+                "Mein Läufe.svg",
+            )
+        async with session.get(url) as file:
+            assert file.status == 404
+
+
 async def test_messages_that_are_not_well_formed_are_ignored(tmp_path):
     async with serving(tmp_path) as (server, session):
         page = await BrowserPage.open(session, server.public_url)

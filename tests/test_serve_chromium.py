@@ -91,9 +91,7 @@ async def test_keys_work_without_a_click_and_a_reload_joins_the_run(tmp_path: Pa
             async with asyncio.timeout(TIMEOUT_S):
                 while not (await page.title()).startswith("paused, step "):
                     await asyncio.sleep(0.05)
-            await page.keyboard.press("q")
-            await page.wait_for_timeout(500)
-            await page.keyboard.press("Enter")  # save and quit
+            await page.keyboard.press("Control+c")  # save and quit
             text = await ending(page)
             assert "gpt-tui has ended." in text
             assert "saved models/ckpt_latest.safetensors at step" in text
@@ -144,3 +142,15 @@ async def test_pasted_text_shift_enter_and_copying_work_as_in_a_browser(tmp_path
         await sent(page, frames, '["stdin","x"]')
         assert not any("\\u0003" in str(frame) for frame in frames)
         assert "drawn 142x38" in await page.evaluate("navigator.clipboard.readText()")
+
+
+async def test_a_file_of_the_app_is_downloaded(tmp_path):
+    async with serving(tmp_path) as (server, _session), chromium() as context:
+        page = await context.new_page()
+        await page.goto(server.public_url)
+        await shown(page)
+        async with page.expect_download() as started:
+            await page.keyboard.press("d")
+        download = await started.value
+        assert download.suggested_filename == "Mein Läufe.svg"
+        assert Path(await download.path()).read_text() == "<svg></svg>"

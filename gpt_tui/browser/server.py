@@ -14,6 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from aiohttp import WSMsgType, web
 from textual_serve.server import Server
@@ -124,6 +125,22 @@ class PageServer(Server):
         self._session.allow_restart()
         return web.Response(status=204)
 
+    async def handle_download(self, request: web.Request) -> web.StreamResponse:
+        """Return a file that the app offers, under the name that the app gave it."""
+        key = request.match_info["key"]
+        try:
+            file = await self.download_manager.get_download_metadata(key)
+        except KeyError:
+            raise web.HTTPNotFound(text="this file has been downloaded already; let gpt-tui offer it again") from None
+        response = web.StreamResponse(headers=page_headers(request.host))
+        response.headers["Content-Type"] = file.mime_type or "application/octet-stream"
+        response.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(file.file_name, safe='')}"
+        await response.prepare(request)
+        async for chunk in self.download_manager.download(key):
+            await response.write(chunk)
+        await response.write_eof()
+        return response
+
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         """Connect a page to the app."""
         websocket = web.WebSocketResponse(heartbeat=HEARTBEAT_S)
@@ -143,7 +160,7 @@ class PageServer(Server):
 
 
 def page_headers(host: str) -> dict[str, str]:
-    """Return headers that confine the page to this server. `host` is the server's, as the browser names it."""
+    """Return headers that confine the content to this server. `host` is the server's, as the browser names it."""
     policy = {
         "default-src": "'none'",
         "script-src": "'self'",
