@@ -9,6 +9,7 @@ import os
 from threading import Lock
 from typing import TYPE_CHECKING, cast
 
+from textual import events
 from textual.app import App
 from textual.drivers.web_driver import WebDriver
 
@@ -40,6 +41,8 @@ class PageDriver(WebDriver):
         if packet_type == "repaint":
             super().on_meta("resize", payload)
             self._app.call_later(self._repaint)
+        elif packet_type == "focus":  # a page takes the focus before the app starts, and Textual starts with a blur
+            self._app.call_later(self._app.call_later, self._app.post_message, events.AppFocus())
         elif packet_type == "stop":
             self._app.call_later(cast("GptApp", self._app).quit, cast(int, payload["code"]))
         else:
