@@ -19,15 +19,23 @@ from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.request import RunRequest
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.tabs.chat.models import ChatModels
-from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON, AvailableModels, model_options, option_label
+from gpt_tui.tabs.chat.presenter import (
+    AUTOMATIC,
+    EMPTY,
+    NO_COMPARISON,
+    NO_MODEL,
+    AvailableModels,
+    hint,
+    model_options,
+    option_label,
+)
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
 
-def saved_model(folder: Path, kind: str, step: int, seed: int) -> None:
-    settings = msgspec.structs.replace(
-        Settings(), **{name: getattr(SMALL, name) for name in SMALL.__struct_fields__}, models_dir=str(folder)
-    )
+def saved_model(folder: Path, kind: str, step: int, seed: int, **changes: object) -> None:
+    shape = {name: getattr(SMALL, name) for name in SMALL.__struct_fields__}
+    settings = msgspec.structs.replace(Settings(), **shape, models_dir=str(folder), **changes)
     tokenizer = PieceTokenizer.train([b"abc"], SMALL.vocab_size).to_bytes()
     parameters = initial_parameters(SMALL, seed)
     state = TrainingState(run_id="a", step=step, best_accuracy=0.1)
@@ -169,3 +177,17 @@ def test_a_checkpoint_of_another_folder_is_named_with_its_folder(controller: Tra
 
 def test_a_selected_file_that_is_missing_stays_an_option_with_escaped_name():
     assert model_options(AvailableModels(), "old\x1b[2J.safetensors", compare=True)[-1].label == "old␛[2J"
+
+
+def test_an_empty_conversation_suggests_a_prompt_in_the_language_of_the_text(
+    controller: TrainingController, tmp_path: Path
+):
+    assert hint(AvailableModels()) == NO_MODEL
+    models = ChatModels(controller, str(tmp_path))
+    assert hint(models.available()) == NO_MODEL
+    saved_model(tmp_path, "best", 50, seed=1, sample_prompt="话说\n天下")
+    assert hint(models.available()) == f"{EMPTY}\n\nFor example: 话说 天下"
+    controller.start(RunRequest(msgspec.structs.replace(fake_settings(str(tmp_path)), sample_prompt="Über allen")))
+    while controller.live_model() is None:
+        controller.drain()
+    assert hint(models.available()) == f"{EMPTY}\n\nFor example: Über allen"

@@ -100,8 +100,10 @@ class ChatModels:
     def available(self) -> AvailableModels:
         """List the models; reads headers only."""
         candidates = chat_candidates(CheckpointStore(self.models_dir).list())
-        live = self._controller.live_model() is not None
-        return AvailableModels(Path(self.models_dir), live, tuple(candidates), time.time())
+        live = self._controller.live_model()
+        settings = [live.settings] if live is not None else [info.settings for info in candidates]
+        example = settings[0].sample_prompt if settings else ""
+        return AvailableModels(Path(self.models_dir), live is not None, tuple(candidates), time.time(), example)
 
     def load(self, choice: str = AUTOMATIC, report: Report = lambda _text: None) -> LoadedModel:
         """Return the model of an option's value for one reply; `report` receives a line before a slow part.

@@ -17,7 +17,7 @@ from gpt_core.errors import ConfigError
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.chat.models import ChatModels, MakeGenerator
-from gpt_tui.tabs.chat.presenter import CONTINUED, AvailableModels
+from gpt_tui.tabs.chat.presenter import CONTINUED, AvailableModels, hint
 from gpt_tui.tabs.chat.prompt_history import PromptHistory
 from gpt_tui.tabs.chat.reply import generate_reply, interleave, random_seed
 from gpt_tui.tabs.chat.sampling_form import SamplingForm
@@ -111,7 +111,7 @@ class ChatTab(Horizontal):
     def on_chat_tab_models_listed(self, message: ModelsListed) -> None:
         """Show the models."""
         self._form.show_models(message.available)
-        self.query_one(Transcript).show_hint(message.available.any)
+        self.query_one(Transcript).show_hint(hint(message.available))
 
     # -- keys
 

@@ -28,6 +28,8 @@ There is no model to chat with yet.
 Go to the Train tab (F2) and press s to start training. After about a minute the model writes words, and you can \
 chat with it here while it trains."""
 
+MAX_EXAMPLE = 60
+
 EMPTY_REPLY = "(empty reply)"
 CONTINUED = "(continued)"
 
@@ -46,12 +48,14 @@ class AvailableModels(NamedTuple):
         live: A model is in training.
         checkpoints: The checkpoints of the folder, the one that `AUTOMATIC` selects first.
         now_s: The time of the listing, in seconds since 1970.
+        example: A prompt in the language of the text that the first model was trained on, "" for none.
     """
 
     folder: Path = Path()
     live: bool = False
     checkpoints: tuple[CheckpointInfo, ...] = ()
     now_s: float = 0.0
+    example: str = ""
 
     @property
     def any(self) -> bool:
@@ -150,6 +154,13 @@ def parse_sampling(texts: dict[str, str]) -> tuple[Sampling, int | None]:
 def initial_texts(settings: Settings) -> dict[str, str]:
     """Return the initial texts of the fields; the seed is empty."""
     return {field.name: "" if field.name == "seed" else f"{getattr(settings, field.name):g}" for field in FIELDS}
+
+
+def hint(available: AvailableModels) -> str:
+    """Return the text of an empty conversation: how to chat, with a prompt that suits the model."""
+    if not available.any:
+        return NO_MODEL
+    return f"{EMPTY}\n\nFor example: {one_line(available.example, MAX_EXAMPLE)}" if available.example else EMPTY
 
 
 # -- replies

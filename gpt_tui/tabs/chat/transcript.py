@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from gpt_tui.shared.sanitize import one_line, printable
-from gpt_tui.tabs.chat.presenter import EMPTY, EMPTY_REPLY, NO_MODEL, shown_reply
+from gpt_tui.tabs.chat.presenter import EMPTY_REPLY, shown_reply
 from gpt_tui.tabs.chat.reply import ReplyUpdate
 
 MAX_TURNS = 50
@@ -103,9 +103,8 @@ class Transcript(VerticalScroll):
         """Lay out the hint of an empty conversation."""
         yield Static("", id="chat-empty", markup=False)
 
-    def show_hint(self, has_model: bool) -> None:
+    def show_hint(self, hint: str) -> None:
         """Set the hint that an empty conversation shows."""
-        hint = EMPTY if has_model else NO_MODEL
         if hint != self._hint:
             self._hint = hint
             self.query_one("#chat-empty", Static).update(Content(hint))
