@@ -151,7 +151,7 @@ async def test_requests_of_other_sites_are_rejected(tmp_path):
             assert "default-src 'none'" in page.headers["Content-Security-Policy"]
         for path in ("/page/page.js", "/page/page.css", "/static/js/textual.js"):
             async with session.get(url + path) as file:
-                assert file.status == 200
+                assert (file.status, file.headers["Cache-Control"]) == (200, "no-cache")
         async with session.get(url, headers={"Host": "evil.example"}) as page:
             assert page.status == 403
         async with session.post(f"{url}/start", headers={"Origin": "http://evil.example"}) as page:

@@ -114,7 +114,9 @@ class PageServer(Server):
         origin = request.headers.get("Origin")
         if request.host not in self._hosts or (origin and origin.partition("://")[2] not in self._hosts):
             raise web.HTTPForbidden(text="gpt-tui accepts requests from its own page only")
-        return await handler(request)
+        response = await handler(request)
+        response.headers.setdefault("Cache-Control", "no-cache")  # another version may be served here next
+        return response
 
     async def handle_index(self, request: web.Request) -> web.StreamResponse:
         """Return the page."""
