@@ -111,7 +111,7 @@ def test_a_checkpoint_of_a_tokenizer_that_is_not_registered_is_refused_by_name(
 @pytest.mark.usefixtures("registered")
 def test_a_registered_metric_is_shown_headless_and_in_the_runs_tab(tmp_path: Path) -> None:
     state = advance_all(RunState(), list(prepared(tmp_path, "one", 3)))
-    assert "tokens seen 384" in figures(state, 5.0)
+    assert "tokens seen 384" in figures(state)
     run = RunInfo(tmp_path / "one", RunStatus.FINISHED)
     assert ("tokens seen", "384") in [row[:2] for row in log_rows(run, state, 0.0, 40)]
 

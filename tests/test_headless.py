@@ -23,15 +23,16 @@ from gpt_tui.cli import main as cli
 from gpt_tui.headless import signals as run_signals
 from gpt_tui.headless.event_text import news
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
-from gpt_tui.headless.runner import batched
+from gpt_tui.headless.runner import RATES, batched
 from gpt_tui.headless.signals import Interrupted, RunSignals
 from gpt_tui.session.run_state import Limits, RunState, advance_all
+from gpt_tui.shared.formatting import percent
 from tests.program import TIMEOUT_S, Terminal, run_program, start_program, tiny, write_texts
 
 LATEST = Path("models/ckpt_latest.safetensors")
 KEYS = {
     "step": {"event", "step", "epoch", "loss", "ppl", "lr", "grad_norm", "tokens", "tokens_per_s", "elapsed_s"},
-    "eval": {"event", "step", "loss", "ppl", "accuracy", "bits_per_byte"},
+    "eval": {"event", "step", "loss", "ppl", "accuracy", "bits_per_byte", "is_best", "without_improvement"},
     "saved": {"event", "kind", "path", "step"},
     "finished": {"event", "reason", "step"},
 }
@@ -93,8 +94,8 @@ def test_plain_output_ends_with_the_result_and_the_next_commands(folder: Path) -
     )
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
-    assert any(line.startswith("step 8/8  epoch 1  loss ") for line in lines)
-    assert any(line.startswith("eval at step 8: loss ") for line in lines)
+    assert any(line.startswith("step 8/8  epoch 1  train loss ") for line in lines)
+    assert any(line.startswith("eval at step 8: eval loss ") for line in lines)
     assert any(line.startswith("finished: 8 steps in ") for line in lines)
     assert lines[-1].startswith("next: gpt-tui generate ")
     assert "--models-dir 'my models'" in lines[-1]
@@ -102,7 +103,7 @@ def test_plain_output_ends_with_the_result_and_the_next_commands(folder: Path) -
     assert "encoding train.en" in run.stderr
 
 
-def test_plain_output_has_a_line_every_two_seconds_with_the_mean_loss(
+def test_plain_output_has_a_line_every_two_seconds_with_the_train_loss(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [100.0]
@@ -118,8 +119,40 @@ def test_plain_output_has_a_line_every_two_seconds_with_the_mean_loss(
     show_all(PlainReporter(), batches())  # type: ignore[arg-type]
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ") and "loss" in line]
     assert [line.split()[1] for line in lines] == ["1/1,000", "129/1,000", "257/1,000", "300/1,000"]
-    assert " loss 1.000 " in lines[0]
-    assert " loss 2.000 " in lines[1]
+    assert " train loss 1.000 " in lines[0]
+    assert 1.9 < float(lines[2].partition(" train loss ")[2].split()[0]) < 2.1  # between the losses of 1 and 3
+
+
+def test_a_headless_resume_knows_the_best_score_and_the_losses_from_before(folder: Path) -> None:
+    """The rates of the resumed part ruin the model, so none of its scores is the best one."""
+    settings = tiny("eval_every_steps=20", "max_epochs=1000", "best_metric=accuracy")
+    first = run_program("--train-only", "--max-steps", "60", *settings, cwd=folder)
+    assert first.returncode == 0, first.stderr
+    best = peek_checkpoint(folder / "models/best_model.safetensors").state
+    rates = [part for name in RATES for part in ("--set", f"{name}=1.0")]
+    second = run_program("--train-only", "--resume", "--max-steps", "80", *rates, cwd=folder)
+    (scored,) = [line for line in second.stdout.splitlines() if line.startswith("eval at step 80: eval loss ")]
+    assert "best" not in scored
+    (ended,) = [line for line in second.stdout.splitlines() if line.startswith("finished: 80 steps")]
+    assert f"best eval accuracy {percent(best.best_accuracy)} at step {best.best_step}" in ended
+
+
+def test_a_resume_with_another_eval_text_says_that_a_new_best_begins(folder: Path) -> None:
+    settings = tiny("eval_every_steps=5")
+    run_program("--train-only", "--max-steps", "10", *settings, cwd=folder)
+    (folder / "other.en").write_text("zqxj vkwq jjxz qqkv wvzx.\n\n" * 20)
+    run = run_program("--train-only", "--resume", "--max-steps", "15", "--eval-file", "other.en", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert any(line.startswith("another eval text: a new best score") for line in run.stdout.splitlines())
+    assert "best " in next(line for line in run.stdout.splitlines() if line.startswith("eval at step 15"))
+
+
+def test_a_resume_of_a_finished_run_without_a_larger_limit_says_how_to_give_it_more(folder: Path) -> None:
+    run_program("--train-only", "--max-steps", "5", *tiny(), cwd=folder)
+    same = run_program("--train-only", "--resume", "--max-steps", "5", cwd=folder)
+    assert "no step left to train; to train longer, resume with a larger max_steps" in same.stdout
+    more = run_program("--train-only", "--resume", "--max-steps", "8", cwd=folder)
+    assert "finished: 8 steps" in more.stdout
 
 
 def test_a_step_is_printed_before_the_events_that_follow_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +215,7 @@ def test_progress_bars_fit_the_terminal_and_restore_the_cursor(width: int, stopp
     assert "step 20 of 20" in shown
     assert ("stopping and saving" in shown) == stopping
     assert "100%" in shown
-    assert "eval at step 20: loss 2.000" in " ".join(shown.split())
+    assert "eval at step 20: eval loss 2.000" in " ".join(shown.split())
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
     assert "\x1b[31m" not in shown
     lines = [line for line in shown.replace("\r", "\n").splitlines() if "━" in line]
@@ -554,8 +587,8 @@ def test_a_diverged_run_reports_it_on_standard_error_and_exits_with_1(folder: Pa
     run = run_program("--train-only", "--max-steps", "40", *tiny(*rates, "warmup_steps=0"), cwd=folder)
     assert run.returncode == 1
     assert "Traceback" not in run.stderr
-    (going,) = [line for line in run.stderr.splitlines() if "diverging: train loss" in line]
-    (ended,) = [line for line in run.stderr.splitlines() if " diverged: train loss" in line]
+    (going,) = [line for line in run.stderr.splitlines() if "diverging: median step loss" in line]
+    (ended,) = [line for line in run.stderr.splitlines() if " diverged: median step loss" in line]
     for line in (going, ended):
         assert "times the loss of uniform guessing (5.704)" in line
         assert "lower learning rates" in line

@@ -23,7 +23,7 @@ from gpt_core.checkpoints.lock import FolderLock
 from gpt_core.checkpoints.replacement import METRICS, REPLACED_METRICS, Replacement
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, ConfigError, FolderInUseError, GptError, RunExistsError, SaveError
-from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, same_eval_text, write_checkpoint
 from gpt_core.formats.checkpoint_header import (
     EXTENSION,
     CheckpointInfo,
@@ -243,7 +243,7 @@ class CheckpointStore:
         """Save a checkpoint under the name of its kind; on return it is on disk.
 
         Call it from one thread at a time. A folder that was moved or removed is created again. A best model is not
-        replaced by one with a lower accuracy, which a run resumed from an older checkpoint may have.
+        replaced by one with a worse score on the same eval text, which a run resumed from an older checkpoint may have.
 
         Args:
             kind: latest, best, final, or epoch, whose number is `checkpoint.state.epoch`.
@@ -300,11 +300,19 @@ class CheckpointStore:
             saved = peek_checkpoint(path)
         except CheckpointError:
             return
-        if saved.run_id == checkpoint.run_id and saved.state.best_accuracy > checkpoint.state.best_accuracy:
+        if saved.run_id != checkpoint.run_id or not same_eval_text(saved, checkpoint):
+            return
+        metric, own, new = checkpoint.settings.best_metric, saved.state, checkpoint.state
+        if metric == "accuracy":
+            better, scores = own.best_accuracy > new.best_accuracy, (own.best_accuracy, new.best_accuracy)
+        elif own.best_loss is None or new.best_loss is None:
+            return
+        else:
+            better, scores = own.best_loss < new.best_loss, (own.best_loss, new.best_loss)
+        if better:
             raise SaveError(
-                f"{path} was not replaced: its accuracy ({saved.state.best_accuracy:.4f}, step "
-                f"{saved.state.best_step:,}) is better than {checkpoint.state.best_accuracy:.4f}; move it away to save "
-                "both"
+                f"{path} was not replaced: its eval {metric} ({scores[0]:.4f}, step {own.best_step:,}) is better than "
+                f"{scores[1]:.4f}; move it away to save both"
             )
 
     def _restore_folder(self, run_id: str, step: int) -> None:

@@ -97,11 +97,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     max_steps: Annotated[Count, Meta(description="stop at this optimizer step (0: no limit)"), _group("stopping")] = 0
     max_epochs: Annotated[PositiveInt, Meta(description="stop after this many passes over the training text")] = 100
-    patience: Annotated[Count, Meta(description="stop after this many epochs without improvement (0: never)")] = 15
+    best_metric: Annotated[
+        Literal["accuracy", "loss"], Meta(description="score of the best model: eval token accuracy or eval loss")
+    ] = "accuracy"
     improvement_threshold: Annotated[
-        Fraction, Meta(description="minimum gain in eval token accuracy that counts as improvement")
+        float,
+        Meta(ge=0.0, le=100.0, description="minimum improvement: fraction of accuracy, or nats of loss"),
     ] = 0.005
-    epsilon: Annotated[NonNegative, Meta(description="stop when the average train loss falls below this")] = 1e-4
+    patience: Annotated[
+        Count,
+        Meta(description="stop after N evaluations without improvement since warm-up (0: never)"),
+    ] = 15
+    patience_min_steps: Annotated[Count, Meta(description="minimum steps without improvement before such a stop")] = 0
+    epsilon: Annotated[NonNegative, Meta(description="stop when the mean step loss of an epoch falls below this")] = (
+        1e-4
+    )
 
     eval_every_steps: Annotated[
         Count,

@@ -160,6 +160,12 @@ def check_together(settings: Settings) -> None:
             f"({settings.batch_size}); nearest: {near}, or 0 for all sequences at once"
         )
 
+    if settings.best_metric == "accuracy" and settings.improvement_threshold > 1:
+        raise ConfigError(
+            f"improvement_threshold: got {settings.improvement_threshold:g}, expected at most 1: with best_metric "
+            "accuracy it is a fraction; choose a smaller one, or best_metric loss, where it is in nats"
+        )
+
 
 def expected(key: str) -> str:
     """Describe the values that a setting may have."""

@@ -50,6 +50,7 @@ __all__ = [
     "new_run_id",
     "peek_checkpoint",
     "read_checkpoint",
+    "same_eval_text",
     "verify_checkpoint",
     "write_checkpoint",
 ]
@@ -87,6 +88,23 @@ class Checkpoint(NamedTuple):
     def run_id(self) -> str:
         """Identifier of the run."""
         return self.state.run_id
+
+
+def same_eval_text(left: Checkpoint | CheckpointInfo, right: Checkpoint | CheckpointInfo) -> bool:
+    """Return whether the scores of two checkpoints are of the same part of the same eval text.
+
+    Checkpoints of earlier versions do not have its digest; then the settings and the training text are compared.
+    """
+    if left.state.eval_windows != right.state.eval_windows:
+        return False
+    if left.state.eval_sha256 and right.state.eval_sha256:
+        return left.state.eval_sha256 == right.state.eval_sha256
+    if left.settings.eval_file != right.settings.eval_file:
+        return False
+    if left.settings.eval_file:
+        return True
+    same_part = left.corpus_sha256 == right.corpus_sha256 and left.settings.val_frac == right.settings.val_frac
+    return same_part and left.settings.train_file == right.settings.train_file
 
 
 def write_checkpoint(

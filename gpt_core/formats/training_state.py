@@ -25,9 +25,13 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         window: Index of the next training window in the current epoch.
         tokens: Targets trained on.
         elapsed_s: Training time without pauses.
-        best_accuracy: Best eval token accuracy, -1 before the first evaluation.
-        best_step: Step of the best accuracy.
-        epochs_without_improvement: Epochs completed since then.
+        best_accuracy: Eval token accuracy of the best evaluation by `best_metric`, -1 before the first one.
+        best_loss: Eval loss of the best evaluation, None if unknown.
+        best_step: Step of the best evaluation.
+        evaluations_without_improvement: Evaluations since then that count towards `patience`.
+        patience_from: Step from which early stopping counts: that of the best evaluation, or of a later resume.
+        eval_sha256: Digest of the eval text, "" if unknown; scores of different texts cannot be compared.
+        eval_windows: Windows of the part of the eval text that every evaluation scores, 0 for the complete text.
         step_loss: Loss of the last step in nats per token; None before the first, and where the step was skipped.
         train_loss: Moving average of the step losses (`gpt_core.training.metrics.smooth`), None without one.
         averaged_steps: Number of losses in that average.
@@ -47,8 +51,13 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tokens: Count = 0
     elapsed_s: Seconds = 0.0
     best_accuracy: Annotated[float, Meta(ge=-1.0, le=1.0)] = -1.0
+    best_loss: float | None = None
     best_step: Count = 0
-    epochs_without_improvement: Count = 0
+    # earlier versions counted epochs, and saved the counter under this name
+    evaluations_without_improvement: Count = msgspec.field(default=0, name="epochs_without_improvement")
+    patience_from: Count = 0
+    eval_sha256: Annotated[str, Meta(max_length=64)] = ""
+    eval_windows: Count = 0
     step_loss: float | None = None
     train_loss: float | None = None
     averaged_steps: Count = 0
@@ -64,6 +73,20 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     def scores(self) -> EvalScores | None:
         """Scores of this very step, None if it was not evaluated."""
         return self.last_eval if self.last_eval is not None and self.last_eval.step == self.step else None
+
+    @property
+    def is_scored(self) -> bool:
+        """True if there is a best evaluation."""
+        return self.best_accuracy >= 0
+
+    def forget_best(self) -> None:
+        """Begin a new best score and a new patience at this step."""
+        self.best_accuracy, self.best_loss, self.best_step = -1.0, None, 0
+        self.restart_patience()
+
+    def restart_patience(self) -> None:
+        """Begin a new patience at this step."""
+        self.evaluations_without_improvement, self.patience_from = 0, self.step
 
 
 def new_run_id() -> str:

@@ -102,7 +102,7 @@ class TokenStream:
     token_lengths: NDArray[np.uint8]
     """Bytes of each id. Shape: (V,)."""
     sha256: str
-    """Hex digest of the bytes of the text."""
+    """Hex digest of the bytes of the text; of a held-out part: of that digest and the place of the part."""
     path: Path | None
     """Text file; None where the text is not from a file."""
 
@@ -170,7 +170,9 @@ def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, Tok
     token_bytes = [bytes_between(text, 0, cut), bytes_between(text, cut, text.count)]
     held_out_bytes = round(text.bytes * token_bytes[1] / max(sum(token_bytes), 1))
     train = replace(text, count=cut, bytes=text.bytes - held_out_bytes)
-    return train, replace(text, start=text.start + cut, count=text.count - cut, bytes=held_out_bytes)
+    start, count = text.start + cut, text.count - cut
+    digest = hashlib.sha256(f"{text.sha256} {start} {count}".encode()).hexdigest()
+    return train, replace(text, start=start, count=count, bytes=held_out_bytes, sha256=digest)
 
 
 def _first_document_from(text: TokenStream, start: int, last: int) -> int | None:

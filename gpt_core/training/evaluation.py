@@ -72,8 +72,8 @@ class EvalText:
         self.text = text
         self.seq_len = seq_len
         self.windows = window_count(text, seq_len)
-        count = math.ceil(max_tokens / seq_len)
-        self.part = spread(self.windows, count) if 0 < count < self.windows else None
+        count = part_windows(text, seq_len, max_tokens)
+        self.part = spread(self.windows, count) if count else None
         self.part_tokens, self._part_bytes = self.tokens, float(text.bytes)
         if self.part is not None:
             ends = np.minimum((self.part + 1) * seq_len, self.tokens)
@@ -113,9 +113,20 @@ class EvalText:
         return self.text.bytes * in_part / max(bytes_between(self.text, 0, self.text.count), 1)
 
 
+def part_windows(text: TokenStream, seq_len: int, max_tokens: int) -> int:
+    """Return the number of windows of the part that holds `max_tokens` targets, 0 for the complete text."""
+    count = math.ceil(max_tokens / seq_len)
+    return count if count < window_count(text, seq_len) else 0
+
+
+def max_part_tokens(settings: Settings) -> int:
+    """Return the targets in the part, 0 for all. Without evaluations between epochs it is the complete text."""
+    return settings.eval_tokens if settings.eval_every_steps else 0
+
+
 def eval_text_of(text: TokenStream, seq_len: int, settings: Settings) -> EvalText:
-    """Return the eval text of a run. Without evaluations between epochs, the part is the complete text."""
-    return EvalText(text, seq_len, settings.eval_tokens if settings.eval_every_steps else 0)
+    """Return the eval text of a run."""
+    return EvalText(text, seq_len, max_part_tokens(settings))
 
 
 def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generator[int, None, EvalResult]:

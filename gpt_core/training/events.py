@@ -19,7 +19,8 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     `kind` is "train" or "overfit-tiny"; `steps_per_epoch` and `max_steps` bound the progress bars (0: no bound).
     `eval_part_tokens`: tokens of the eval text that every evaluation scores (0: all `eval_tokens` of it).
     `warnings`: one line per damaged checkpoint that is newer than `resumed_from`, and one if the disk has no space for
-    two more checkpoints.
+    two more checkpoints. `best_metric` is the score of the best model, accuracy or loss. `best_restarted`: why a
+    resumed run begins a new best score and a new patience, "" if it keeps those of the checkpoint.
     """
 
     step: int
@@ -44,10 +45,16 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """why, if the setting is auto or the products are emulated"""
     warnings: tuple[str, ...] = ()
     eval_part_tokens: int = 0
+    best_metric: str = "accuracy"
+    best_restarted: str = ""
 
 
 class StepCompleted(Event, frozen=True, tag="step"):
-    """One optimizer step. `tokens` counts all targets so far; `grad_norm` is the global norm before clipping."""
+    """One optimizer step. `loss` is the step loss, the mean over the targets of this step; `ppl` is its exponential.
+
+    `tokens` counts all targets so far; `grad_norm` is the global norm before clipping. The train loss is the moving
+    average of the step losses (`gpt_core.training.metrics.smooth`).
+    """
 
     step: int
     epoch: int
@@ -69,10 +76,10 @@ class UpdateSkipped(Event, frozen=True, tag="skipped"):
 
 
 class LossDiverged(Event, frozen=True, tag="loss_diverged", omit_defaults=True):
-    """The train loss is far above `guessing_loss`, the loss of a uniform distribution. Training continues.
+    """Step losses are far above `guessing_loss`, the loss of a uniform distribution. Training continues.
 
-    `loss` is the median of the last steps. `good_checkpoint` is the newest checkpoint from before the divergence, "" if
-    there is none, and `good_step` is its step. While the loss is this high, ckpt_latest is saved only on request.
+    `loss` is the median of the last step losses. `good_checkpoint` is the newest checkpoint from before the divergence,
+    "" if there is none, and `good_step` is its step. While the loss is this high, ckpt_latest is saved only on request.
     """
 
     step: int
@@ -91,9 +98,11 @@ class EvalProgressed(Event, frozen=True, tag="eval_progress"):
 
 
 class EvalCompleted(Event, frozen=True, tag="eval"):
-    """Result of an evaluation: mean loss in nats per token, perplexity, token accuracy, bits per byte.
+    """Result of an evaluation: eval loss in nats per token, perplexity, token accuracy, bits per byte.
 
     It covers the same part of the eval text each time (`RunStarted.eval_part_tokens`), so that scores are comparable.
+    `is_best`: True if it is the best one so far by the run's `best_metric`; None in logs of earlier versions.
+    `without_improvement`: evaluations since the best one that count towards `patience`.
     """
 
     step: int
@@ -101,6 +110,8 @@ class EvalCompleted(Event, frozen=True, tag="eval"):
     ppl: float
     accuracy: float
     bits_per_byte: float
+    is_best: bool | None = None
+    without_improvement: int = 0
 
 
 class FullEvalCompleted(Event, frozen=True, tag="full_eval"):

@@ -1,8 +1,8 @@
 """Run requests: everything that determines how a run starts, resolved once for the command line, the app and library.
 
 `resolve_request` turns presets, config files and options into a `RunRequest`; `gpt_core.training.setup.open_run` turns
-that into a trainer. On a resume the checkpoint's settings are the base: requested settings override them, a reached
-limit on the number of steps is lifted, and checkpoints are saved in the folder that the checkpoint is in.
+that into a trainer. On a resume the checkpoint's settings are the base: requested settings override them, a limit that
+the run has reached is raised (`raised_limits`), and checkpoints are saved in the folder that the checkpoint is in.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import msgspec
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Overrides, read_overrides
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import MAX_COUNT, Settings
+from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from gpt_core.text.corpus import require_text
 
 Newest = Literal["newest"]
@@ -51,6 +52,7 @@ class RunRequest:
         preset_name: Preset that the settings are based on, "" if unknown.
         resume: Checkpoint to resume, "newest" for the newest valid one in `models_dir`, None for a new run.
         as_saved: Resume with the settings that are saved in the checkpoint. Always so for "newest".
+        changes: Settings that override the saved ones where `as_saved` applies.
         overwrite: Replace the checkpoints of another run in the folder.
         passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
         loaded: The checkpoint that was read from `resume`, so that it is read once.
@@ -60,6 +62,7 @@ class RunRequest:
     preset_name: str = ""
     resume: Path | Newest | None = None
     as_saved: bool = False
+    changes: Mapping[str, object] = field(default_factory=dict)
     overwrite: bool = False
     passed_over: tuple[str, ...] = ()
     loaded: LoadedCheckpoint = field(default_factory=LoadedCheckpoint, compare=False, repr=False)
@@ -79,7 +82,9 @@ class RunRequest:
         )  # fmt: skip
         if not (self.as_saved or self.resume == "newest"):
             return request
-        settings = settings_to_resume(checkpoint, threads=self.settings.threads, models_dir=self.settings.models_dir)
+        here = {"threads": self.settings.threads, "models_dir": self.settings.models_dir}
+        settings = settings_to_resume(checkpoint, **here, **self.changes)
+        check_together(settings)
         return replace(request, settings=settings, preset_name=checkpoint.preset)
 
 
@@ -126,8 +131,8 @@ def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, o
         base = settings_to_resume(checkpoint, models_dir=str(checkpoint.path.parent))
         resolved = overrides.apply_to(base, checkpoint.preset)
         request = RunRequest(
-            resolved.settings, resolved.preset, checkpoint.path, False, overwrite, passed_over,
-            LoadedCheckpoint(checkpoint),
+            resolved.settings, resolved.preset, checkpoint.path, overwrite=overwrite, passed_over=passed_over,
+            loaded=LoadedCheckpoint(checkpoint),
         )  # fmt: skip
     for name in filter(None, (request.settings.train_file, request.settings.eval_file)):
         require_text(Path(name))
@@ -153,6 +158,25 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
 
 
 def settings_to_resume(checkpoint: Checkpoint, **here: object) -> Settings:
-    """Return the settings saved in a checkpoint, with those of `here`, and without a step limit that was reached."""
-    max_steps = checkpoint.settings.max_steps if checkpoint.step < checkpoint.settings.max_steps else 0
-    return msgspec.structs.replace(checkpoint.settings, max_steps=max_steps, **here)
+    """Return the settings saved in a checkpoint, with raised limits where the run has reached them, and with `here`."""
+    return msgspec.structs.replace(checkpoint.settings, **(raised_limits(checkpoint) | here))
+
+
+def raised_limits(checkpoint: Checkpoint | CheckpointInfo) -> dict[str, int | float]:
+    """Return the limits that the run of a checkpoint has reached, with the values that a resume gives them.
+
+    A limit on steps and one on the loss are lifted (0); to epochs and to the steps of a self-test, which always have a
+    limit, as many again are added as the run was to have.
+    """
+    settings, state = checkpoint.settings, checkpoint.state
+    raised: dict[str, int | float] = {}
+    if 0 < settings.max_steps <= state.step:
+        raised["max_steps"] = 0
+    if settings.overfit_tiny:
+        if settings.overfit_steps <= state.step:
+            raised["overfit_steps"] = min(state.step + settings.overfit_steps, MAX_COUNT)
+    elif settings.max_epochs <= state.epoch:
+        raised["max_epochs"] = min(state.epoch + settings.max_epochs, MAX_COUNT)
+    if state.finished == "epsilon":
+        raised["epsilon"] = 0.0
+    return raised

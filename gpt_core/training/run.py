@@ -33,7 +33,10 @@ class BatchSource(Protocol):
 
 @dataclass
 class Run:
-    """Parts of a run, as `gpt_core.training.setup.open_run` assembles them."""
+    """Parts of a run, as `gpt_core.training.setup.open_run` assembles them.
+
+    `best_restarted` says why a resumed run begins a new best score; "" if it does not.
+    """
 
     settings: Settings
     preset: str
@@ -49,4 +52,5 @@ class Run:
     eval_file: Path | None = None
     precision_reason: str = ""
     """why `settings.precision` was chosen; "" if it was requested"""
+    best_restarted: str = ""
     warnings: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from gpt_core.config.presets import shape_name
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
-from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, same_eval_text
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
@@ -27,6 +27,7 @@ from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
+from gpt_core.training.evaluation import max_part_tokens, part_windows
 from gpt_core.training.precision import choose_precision, emulation_warning
 from gpt_core.training.request import RunRequest
 from gpt_core.training.run import BatchSource, Run
@@ -89,7 +90,7 @@ def assemble(
     checkpoint: Checkpoint | None,
 ) -> Run:
     """Return the parts of a run: those of its checkpoint, or initial ones."""
-    choice = choose_precision(request.settings)
+    choice, best_restarted = choose_precision(request.settings), ""
     prompt = request.settings.sample_prompt or first_words(texts.held_out or texts.train, tokenizer)
     settings = msgspec.structs.replace(request.settings, precision=choice.products, sample_prompt=prompt)
     if checkpoint is None:
@@ -100,18 +101,56 @@ def assemble(
         state, parameters = checkpoint.state, checkpoint.parameters
         if state.finished == "diverged":
             state.skipped_in_a_row = 0  # resuming such a run, for example with lower learning rates, tries again
+        if state.finished == "early_stopping":
+            state.restart_patience()
+        state.finished = ""
         optimizer_state = checkpoint.optimizer_state
+        best_restarted = check_best(checkpoint, settings, texts)
+    if texts.held_out is not None:
+        state.eval_sha256, state.eval_windows = eval_text_id(settings, texts.held_out)
     return Run(
         settings=settings, preset=shape_name(settings.shape), windows=texts.windows, train_text=texts.train,
         eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
         optimizer=create_optimizer(parameters, settings, optimizer_state), state=state, store=store,
         resumed_from=checkpoint.path if checkpoint else None,
-        eval_file=texts.eval_file, precision_reason=choice.reason,
+        eval_file=texts.eval_file, precision_reason=choice.reason, best_restarted=best_restarted,
         warnings=(
             *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
             *emulation_warning(choice),
         ),
     )  # fmt: skip
+
+
+def eval_text_id(settings: Settings, text: TokenStream) -> tuple[str, int]:
+    """Return the digest of the eval text and the number of windows of the part that every evaluation scores."""
+    return text.sha256, part_windows(text, settings.seq_len, max_part_tokens(settings))
+
+
+def check_best(checkpoint: Checkpoint, settings: Settings, texts: Texts) -> str:
+    """Forget the best score of a checkpoint if scores of the resumed run cannot be compared with it.
+
+    Returns:
+        The reason with the forgotten score, "" if the score is kept.
+    """
+    state = checkpoint.state
+    if settings.best_metric != checkpoint.settings.best_metric:
+        state.restart_patience()
+    if texts.held_out is None or not state.is_scored:
+        return ""
+    sha256, windows = eval_text_id(settings, texts.held_out)
+    now = msgspec.structs.replace(state, eval_sha256=sha256, eval_windows=windows)
+    resumed = checkpoint._replace(settings=settings, corpus_sha256=texts.train.sha256, state=now)
+    if not same_eval_text(checkpoint, resumed):
+        state.last_eval = None
+        reason = "another eval text" if windows == state.eval_windows else "another part of the eval text"
+    elif settings.best_metric == "loss" and state.best_loss is None:
+        reason = "the best eval loss so far is unknown"
+    else:
+        return ""
+    loss = "" if state.best_loss is None else f"eval loss {state.best_loss:.3f}, "
+    best = f"{loss}accuracy {state.best_accuracy:.1%} at step {state.best_step:,}"
+    state.forget_best()
+    return f"{reason}: a new best score and a new patience begin (the best so far: {best})"
 
 
 def text_files(settings: Settings) -> tuple[Path, Path | None]:

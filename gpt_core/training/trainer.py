@@ -26,7 +26,7 @@ from gpt_core.optim import schedule_of
 from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
-from gpt_core.training.early_stopping import end_epoch, record_accuracy
+from gpt_core.training.early_stopping import end_epoch, patience_is_over, record_evaluation
 from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, eval_text_of
 from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics import smooth
@@ -159,11 +159,20 @@ class Trainer:
             return "overfit_done"
         if self._end_reason:
             return self._end_reason
+        if self._is_scheduled and patience_is_over(state, settings):
+            return "early_stopping"
         if 0 < settings.max_steps <= state.step:
             return "max_steps"
         if state.epoch >= settings.max_epochs and not settings.overfit_tiny:
             return "max_epochs"
         return "stopped" if self.requests.stopping else ""
+
+    @property
+    def _is_scheduled(self) -> bool:
+        """True if an evaluation is scheduled at this step: at the end of an epoch, and every `eval_every_steps`."""
+        state, every = self.state, self.settings.eval_every_steps
+        is_at_end = state.window == 0 or state.window >= self.run.windows.windows_per_epoch
+        return state.step > 0 and (is_at_end or (every > 0 and state.step % every == 0))
 
     def _boundary(self) -> Iterator[ev.AnyEvent]:
         """Do the pending work between two steps: an evaluation, the end of an epoch, saves."""
@@ -254,9 +263,7 @@ class Trainer:
     def _mark_pending(self) -> None:
         """Mark the evaluation and the save that are pending after the step just taken."""
         state, settings = self.state, self.settings
-        ends_epoch = state.window >= self.run.windows.windows_per_epoch
-        every = settings.eval_every_steps
-        state.evaluation_due = ends_epoch or (every > 0 and state.step % every == 0)
+        state.evaluation_due = self._is_scheduled
         if settings.save_every_steps and state.step % settings.save_every_steps == 0:
             self._saver.pending.add("latest")
 
@@ -275,10 +282,14 @@ class Trainer:
         state.evaluation_due = False
         state.elapsed_s = self._clock.elapsed_s
         result, full = scores
+        is_best = record_evaluation(state, result.loss, result.accuracy, settings, is_scheduled=self._is_scheduled)
         state.last_eval = scores_of(state.step, result)
-        if record_accuracy(state, result.accuracy, settings):
+        if is_best:
             self._saver.pending.add("best")
-        yield ev.EvalCompleted(state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte)
+        yield ev.EvalCompleted(
+            state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte, is_best,
+            state.evaluations_without_improvement,
+        )  # fmt: skip
         if text.part is None or full is not None:
             self._fully_scored_step = state.step
         if full is not None:
@@ -344,6 +355,7 @@ class Trainer:
             eval_file=str(run.eval_file or ""), resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
             eval_part_tokens=text.part_tokens if text and text.part is not None else 0,
+            best_metric=settings.best_metric, best_restarted=run.best_restarted,
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:

@@ -28,7 +28,7 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
-from gpt_tui.session.run_state import RunState, ending, full_scores, latest_value, verdict
+from gpt_tui.session.run_state import RunState, ending, full_scores, latest_value, no_step_left, verdict
 from gpt_tui.shared.formatting import (
     ENDED_AT_ONCE,
     clock,
@@ -54,13 +54,14 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
     """
     match event:
         case RunStarted():
-            return [(started(event), "good"), (started_details(event), "dim")]
+            lines: list[tuple[str, Tone]] = [(started(event), "good"), (started_details(event), "dim")]
+            return [*lines, (event.best_restarted, "plain")] if event.best_restarted else lines
         case EvalCompleted():
             is_best = history.best.step == event.step
             line = (
-                f"eval at step {integer(event.step)}: loss {nats(event.loss)}, ppl {perplexity(event.ppl)}, "
+                f"eval at step {integer(event.step)}: eval loss {nats(event.loss)}, ppl {perplexity(event.ppl)}, "
                 f"accuracy {percent(event.accuracy)}, {fixed(event.bits_per_byte)} bits per byte"
-                f"{' (best so far)' * is_best}"
+                f"{f' (best {history.best_metric} so far)' if is_best else ''}"
             )
             return [(line, "good" if is_best else "plain")]
         case FullEvalCompleted():
@@ -86,7 +87,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case RunContinued():
             return [("continued", "plain")]
         case RunFinished(reason=reason) if reason != "diverged":
-            return [(f"step {integer(event.step)}: {ending(event)}", "good")]
+            more = no_step_left(history)
+            return [(f"step {integer(event.step)}: {ending(event)}{f'; {more}' if more else ''}", "good")]
         case StepCompleted() | EvalProgressed() | LossDiverged() | RunFinished():
             return []
         case _:
@@ -120,8 +122,8 @@ def precision_clause(event: RunStarted) -> str:
     return f"{event.precision} products" + (f" ({event.precision_reason})" if event.precision_reason else "")
 
 
-def figures(history: RunState, loss: float) -> str:
-    """Return the figures of a run in one line. Tiny overfit names its loss tokLoss, as the Go project does."""
+def figures(history: RunState) -> str:
+    """Return the figures of a run in one line. Tiny overfit names its train loss tokLoss, as the Go project does."""
     last = history.last
     if last is None:
         return ""
@@ -130,19 +132,20 @@ def figures(history: RunState, loss: float) -> str:
         for added in added_metrics()
         if (value := latest_value(history, added)) is not None
     )
+    name, loss = "train loss" if is_training(history) else "tokLoss", history.curve.smoothed
     return (
-        f"{'loss' if is_training(history) else 'tokLoss'} {nats(loss)}  ppl {perplexity(losses.perplexity(loss))}  "
+        f"{name} {nats(loss)}  ppl {perplexity(losses.perplexity(loss))}  "
         f"lr {rate(last.lr)}  norm {fixed(last.grad_norm, 2)}  {integer(last.tokens_per_s)} tokens/s  "
         f"{clock(last.elapsed_s)}{''.join(added)}"
     )
 
 
-def steps_line(history: RunState, mean_loss: float) -> str:
+def steps_line(history: RunState) -> str:
     """Return the line for the steps since the last line."""
     epoch = f"  epoch {history.last.epoch + 1}" if history.last is not None and is_training(history) else ""
     of = f"/{integer(history.last_step)}" if history.last_step else ""
     left = f"  {clock(history.remaining_s)} left" if history.remaining_s else ""
-    return f"step {integer(history.step)}{of}{epoch}  {figures(history, mean_loss)}{left}"
+    return f"step {integer(history.step)}{of}{epoch}  {figures(history)}{left}"
 
 
 def is_training(history: RunState) -> bool:

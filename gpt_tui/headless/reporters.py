@@ -65,11 +65,11 @@ class JsonReporter:
 
 
 class PlainReporter:
-    """Prints one line per event, and every two seconds a line with the mean loss of the steps since the last one."""
+    """Prints one line per event, and every two seconds a line with the train loss (smoothed) and other figures."""
 
     def __init__(self) -> None:
         self._last_line_s = -PLAIN_INTERVAL_S
-        self._losses: list[float] = []
+        self._has_new_steps = False
         self._stage, self._stage_line_s = "", 0.0
 
     def preparing(self, stage: str, share: float) -> None:
@@ -84,17 +84,16 @@ class PlainReporter:
 
     def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
         """Print the events, preceded by the steps before them."""
-        self._losses += [event.loss for event in events if isinstance(event, StepCompleted)]
+        self._has_new_steps |= any(isinstance(event, StepCompleted) for event in events)
         lines = [line for event in events for line, _ in news(event, history)]
-        if self._losses and (lines or time.monotonic() - self._last_line_s >= PLAIN_INTERVAL_S):
+        if self._has_new_steps and (lines or time.monotonic() - self._last_line_s >= PLAIN_INTERVAL_S):
             self._print_steps(history)
         for line in lines:
             print(one_line(line, MAX_CHARACTERS), flush=True)
 
     def _print_steps(self, history: RunState) -> None:
-        mean = sum(self._losses) / len(self._losses)
-        print(steps_line(history, mean), flush=True)
-        self._losses, self._last_line_s = [], time.monotonic()
+        print(steps_line(history), flush=True)
+        self._has_new_steps, self._last_line_s = False, time.monotonic()
 
 
 class BarsReporter:
@@ -135,7 +134,7 @@ class BarsReporter:
             self._console.print(Text(one_line(line, MAX_CHARACTERS), COLOURS[tone]))
         self._show_bars(history)
         if history.last is not None:
-            self._figures.plain = figures(history, history.curve.smoothed)
+            self._figures.plain = figures(history)
 
     def _show_bars(self, history: RunState) -> None:
         if history.started is None:

@@ -25,10 +25,12 @@ from gpt_core.training.trainer import Trainer
 from gpt_tui.headless.reporters import Reporter, reporter_for
 from gpt_tui.headless.signals import Interrupted, RunSignals
 from gpt_tui.headless.terminal_chat import at_terminals, converse
+from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.run_state import (
     Limits,
     RunState,
     advance_all,
+    best_score,
     divergence,
     divergence_so_far,
     ending,
@@ -83,7 +85,7 @@ def open_trainer(request: RunRequest, reporter: Reporter, signals: RunSignals) -
 def follow(trainer: Trainer, reporter: Reporter) -> RunState:
     """Run the trainer to its end and report its events. The run is saved on every exit from here."""
     settings = trainer.settings
-    history = RunState(limits=Limits.of(settings))
+    history = with_earlier_part(RunState(limits=Limits.of(settings)), trainer.earlier_log, trainer.state)
     with closing(trainer.events()) as events:
         for batch in batched(events):
             history = advance_all(history, batch, time.monotonic())
@@ -140,7 +142,12 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
         reached.append(full_scores(full))
     elif history.evaluation is not None:
         score = history.evaluation
-        reached.append(f"eval {fixed(score.bits_per_byte)} bits per byte, accuracy {percent(score.accuracy)}")
+        reached.append(
+            f"eval loss {nats(score.loss)}, {fixed(score.bits_per_byte)} bits per byte, "
+            f"accuracy {percent(score.accuracy)}"
+        )
+    if (best := best_score(history)) and (history.evaluation is None or history.evaluation.step != history.best.step):
+        reached.append(f"best eval {history.best_metric} {best} at step {integer(history.best.step)}")
     if (lines := history.lines_reproduced) is not None and lines.step == history.step:
         reached.append(f"self-test {verdict(lines)}")
     if history.save_error:

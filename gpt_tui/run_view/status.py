@@ -7,7 +7,7 @@ from math import isfinite
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState, latest_value, verdict
+from gpt_tui.session.run_state import RunState, best_score, latest_value, verdict
 from gpt_tui.shared.formatting import age, bar, duration, fixed, integer, metric_value, nats, percent, short, size
 from gpt_tui.shared.rows import RULE, Row, Tone, longest_fitting
 
@@ -22,8 +22,8 @@ SYMBOLS = {
 PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", Phase.FINISHED: "good"}
 
 DROPPED_FIRST = (
-    "tokens", "eval tokens", "full eval", "memory", "model", "time", "learning rate", "best", "grad norm", "step loss",
-    "not improved", "accuracy",
+    "tokens", "eval tokens", "full eval", "memory", "model", "time", "learning rate", "best accuracy", "best loss",
+    "grad norm", "step loss", "not improved", "accuracy",
 )  # fmt: skip
 
 
@@ -114,11 +114,11 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     if state.evaluation is None:
         return [first_evaluation_row(state, value_width)] if state.full_evaluation is None else full
     rows = [*metric_rows(state, EvalCompleted, value_width), *full]
-    if state.best.accuracy >= 0:
-        best = f"★ {percent(state.best.accuracy)}"
-        rows.append(Row("best", longest_fitting([f"{best} at {short(state.best.step)}", best], value_width)))
-    if patience := state.limits.patience:
-        rows.append(early_stopping_row(patience, min(state.best.stale_epochs, patience), value_width))
+    if best := best_score(state):
+        options = [f"★ {best} at {short(state.best.step)}", f"★ {best}"]
+        rows.append(Row(f"best {state.best_metric}", longest_fitting(options, value_width)))
+    if state.limits.patience:
+        rows.append(early_stopping_row(state, value_width))
     return rows
 
 
@@ -143,13 +143,31 @@ def full_evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     return [*rows, Row("full eval", longest_fitting([f"{loss} at {short(full.step)}", loss], value_width))]
 
 
-def early_stopping_row(patience: int, stale_epochs: int, value_width: int) -> Row:
-    """Return the number of epochs without improvement, and after how many the run stops."""
-    tone: Tone = "bad" if patience - stale_epochs <= 1 else "plain"
-    text = f"stops after {patience} epochs without improvement ({stale_epochs} so far)"
+def early_stopping_row(state: RunState, value_width: int) -> Row:
+    """Return the evaluations without improvement, and after how many of them, and of steps, the run stops."""
+    limits, so_far = state.limits, state.best.without_improvement
+    if state.step <= limits.warmup_steps:
+        counted = f"counted after step {integer(limits.warmup_steps)}"
+        options = [f"{counted}, the end of the warm-up", counted, f"after {short(limits.warmup_steps)}"]
+        return Row("not improved", longest_fitting(options, value_width))
+    least = limits.patience_min_steps
+    steps = min(max(0, state.step - max(state.best.patience_from, limits.warmup_steps)), least)
+    if so_far >= limits.patience and steps < least:
+        unit, limit, so_far = "steps", least, steps
+    else:
+        unit, limit, so_far = "evaluations", limits.patience, min(so_far, limits.patience)
+    tone: Tone = "bad" if unit == "evaluations" and limit - so_far <= 1 else "plain"
+    counts = f"{integer(so_far)} of {integer(limit)}"
+    text = f"stops after {integer(limit)} {unit} without improvement ({integer(so_far)} so far)"
     if len(text) <= value_width:
         return Row("patience", text, tone)
-    return Row("not improved", f"{stale_epochs} of {patience} epochs", tone)
+    return Row(
+        "not improved",
+        longest_fitting(
+            [f"{counts} {unit}", f"{counts} {'steps' if unit == 'steps' else 'evals'}", counts], value_width
+        ),
+        tone,
+    )
 
 
 def first_evaluation_row(state: RunState, value_width: int) -> Row:

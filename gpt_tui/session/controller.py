@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -23,10 +22,10 @@ from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import AnyEvent, CheckpointSaved, RunStarted
 from gpt_core.training.request import RunRequest
 from gpt_tui.session.event_buffer import Drained, EventBuffer
-from gpt_tui.session.log_replay import replay_log
+from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_preview import existing_run
-from gpt_tui.session.run_state import Limits, RunState, Score
+from gpt_tui.session.run_state import Limits, RunState
 from gpt_tui.shared.error_log import log_traceback
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.thread_priority import TRAINING, lower_priority
@@ -268,11 +267,11 @@ class TrainingController:
             trainer.requests.can_ask = self._may_ask
             if self._stop_asked.is_set():  # since the last progress report
                 trainer.requests.stop(save=not self._discarding)
-            self._buffer.begin(with_earlier_part(self.run, trainer))
+            self._buffer.begin(with_earlier_part(self.run, trainer.earlier_log, trainer.state))
             for event in trainer.events():
                 self._has_saved |= isinstance(event, CheckpointSaved)
                 if isinstance(event, RunStarted):
-                    self.warning = one_line("; ".join(event.warnings))
+                    self.warning = one_line("; ".join(filter(None, (*event.warnings, event.best_restarted))))
                 if self._buffer.put(event):
                     self._wake()
         except OpeningStoppedError:
@@ -313,15 +312,6 @@ def kept_files(models_dir: str) -> str:
     if not existing_run(models_dir):
         return ""
     return f"no checkpoint saved: the earlier run's files in {one_line(models_dir)} were kept"
-
-
-def with_earlier_part(run: RunState, trainer: TrainerLike) -> RunState:
-    """Return the state with the earlier part of a resumed run: the steps in its log, and its best score."""
-    state = trainer.state
-    if trainer.earlier_log is not None:
-        with suppress(GptError):
-            run = replay_log(run, trainer.earlier_log, state.step)
-    return replace(run, best=Score(state.best_accuracy, state.best_step, state.epochs_without_improvement))
 
 
 def resident_bytes() -> int:

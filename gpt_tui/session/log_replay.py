@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from gpt_core.errors import GptError
+from gpt_core.formats.training_state import TrainingState
 from gpt_core.training.events import (
     AnyEvent,
     EvalCompleted,
@@ -16,9 +19,27 @@ from gpt_core.training.events import (
     StepCompleted,
 )
 from gpt_core.training.metrics_log import read_metrics
-from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.session.run_state import RunState, Score, advance_all
 
 BATCH = 4096
+
+
+def with_earlier_part(run: RunState, log: Path | None, state: TrainingState) -> RunState:
+    """Return the state with the earlier part of a resumed run: the steps in its log, and its best score.
+
+    Args:
+        run: State before the first event.
+        log: Log of the earlier steps, None if there is none.
+        state: Training state of the checkpoint.
+    """
+    if log is not None:
+        with suppress(GptError):
+            run = replay_log(run, log, state.step)
+    best = Score(
+        state.best_accuracy, state.best_step, state.evaluations_without_improvement, state.best_loss,
+        state.patience_from,
+    )  # fmt: skip
+    return replace(run, best=best)
 
 
 def replay_log(run: RunState, path: Path, last_step: int) -> RunState:

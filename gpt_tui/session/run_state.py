@@ -54,18 +54,25 @@ STEP_CURVES = tuple(metric for metric in BUILT_IN if metric.name in ("learning_r
 ENDINGS = {
     "max_steps": "all steps done",
     "max_epochs": "all epochs done",
-    "early_stopping": "stopped early: eval accuracy no longer improves",
-    "epsilon": "train loss below epsilon",
+    "early_stopping": "stopped early: no improvement",
+    "epsilon": "mean step loss of the epoch below epsilon",
     "overfit_done": "self-test finished",
     "stopped": "stopped and saved",
     "diverged": "diverged: loss or gradients not finite several times in a row",
 }
 
+MORE = {
+    "max_steps": "a larger max_steps (0: no limit)",
+    "max_epochs": "a larger max_epochs",
+    "overfit_done": "a larger overfit_steps",
+}
+"""How to give a run more steps, by the reason for its end."""
+
 
 def why_ended(event: RunFinished) -> str:
     """Return why a run has ended."""
     if event.reason == "diverged" and event.guessing_loss:
-        return f"diverged: {above_guessing(event.loss, event.guessing_loss)}"
+        return f"diverged: {above_guessing('median step loss', event.loss, event.guessing_loss)}"
     return ENDINGS.get(event.reason, event.reason)
 
 
@@ -76,12 +83,13 @@ def ending(event: RunFinished) -> str:
 
 def divergence(event: LossDiverged) -> str:
     """Return that a run diverges, and what to do."""
-    return f"diverging: {above_guessing(event.loss, event.guessing_loss)}{after_divergence(event, 'stop, then ')}"
+    above = above_guessing("median step loss", event.loss, event.guessing_loss)
+    return f"diverging: {above}{after_divergence(event, 'stop, then ')}"
 
 
-def above_guessing(loss: float, guessing_loss: float) -> str:
+def above_guessing(name: str, loss: float, guessing_loss: float) -> str:
     """Return how a loss compares with that of a uniform distribution over the vocabulary."""
-    return f"train loss {nats(loss)} is {times_guessing(loss, guessing_loss)} ({nats(guessing_loss)})"
+    return f"{name} {nats(loss)} is {times_guessing(loss, guessing_loss)} ({nats(guessing_loss)})"
 
 
 def times_guessing(loss: float, guessing_loss: float) -> str:
@@ -94,7 +102,7 @@ def divergence_so_far(run: RunState) -> str:
     if run.finished is not None and run.finished.reason == "diverged":
         return ending(run.finished)
     found = run.diverging
-    return above_guessing(run.curve.smoothed, found.guessing_loss) if found else ""
+    return above_guessing("train loss", run.curve.smoothed, found.guessing_loss) if found else ""
 
 
 def after_divergence(event: LossDiverged | RunFinished, first: str = "") -> str:
@@ -130,7 +138,8 @@ class Limits(NamedTuple):
 
     max_epochs: int = 0
     patience: int = 0
-    improvement_threshold: float = 0.0
+    patience_min_steps: int = 0
+    warmup_steps: int = 0
     eval_every_steps: int = 0
 
     @classmethod
@@ -140,17 +149,21 @@ class Limits(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Best eval accuracy.
+    """The best evaluation.
 
     Attributes:
-        accuracy: The accuracy, 0 to 1; -1 before the first evaluation.
-        step: Step of that evaluation.
-        stale_epochs: Completed epochs since then without a better one.
+        accuracy: Its accuracy, 0 to 1; -1 before the first evaluation.
+        step: Its step.
+        without_improvement: Evaluations since then that count towards `patience`.
+        loss: Its eval loss, None if unknown.
+        patience_from: Step from which early stopping counts.
     """
 
     accuracy: float = -1.0
     step: int = 0
-    stale_epochs: int = 0
+    without_improvement: int = 0
+    loss: float | None = None
+    patience_from: int = 0
 
 
 NO_LIMITS = Limits()
@@ -215,7 +228,7 @@ class RunState:
         curves: Values of the other metrics of the steps, and of the metrics that are not built in, by name.
         evaluations: Evaluations, thinned to MAX_EVALUATIONS.
         samples: Samples, thinned to MAX_SAMPLES.
-        best: Best eval accuracy.
+        best: The best evaluation.
         evaluating: Progress of an evaluation, 0 to 1; None while there is none.
         paused: Whether the run waits.
         skipped: Number of skipped updates.
@@ -261,6 +274,11 @@ class RunState:
     def evaluation(self) -> Evaluation | None:
         """The last evaluation."""
         return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def best_metric(self) -> str:
+        """Score of the best evaluation: accuracy or loss."""
+        return self.started.best_metric if self.started else "accuracy"
 
     @property
     def smoothed_perplexity(self) -> float:
@@ -316,7 +334,11 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             for warning in event.warnings:
                 run = _logged(run, warning, "bad")
             begun = replace(run, started=event, finished=None, paused=False, diverged=None)
-            return _logged(begun, _started_text(event), "good")
+            begun = _logged(begun, _started_text(event), "good")
+            if event.best_restarted:
+                fresh = Score(patience_from=event.step)
+                begun = _logged(replace(begun, best=fresh), event.best_restarted, "plain")
+            return begun
         case StepCompleted():
             return _with_steps(run, [event])
         case UpdateSkipped():
@@ -357,9 +379,27 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case RunFinished():
             done = replace(run, finished=event, paused=False, evaluating=None)
             tone: Tone = "bad" if event.reason == "diverged" else "good"
-            return _logged(done, f"step {integer(event.step)}: {ending(event)}", tone)
+            more = no_step_left(done)
+            return _logged(done, f"step {integer(event.step)}: {ending(event)}{f'; {more}' if more else ''}", tone)
         case _:
             assert_never(event)
+
+
+def best_score(run: RunState) -> str:
+    """Return the score of the best evaluation by the run's metric: an eval loss or an accuracy; "" for none."""
+    if run.best.accuracy < 0:
+        return ""
+    if run.best_metric == "accuracy":
+        return percent(run.best.accuracy)
+    return nats(run.best.loss) if run.best.loss is not None else ""
+
+
+def no_step_left(run: RunState) -> str:
+    """Return why a resumed run has ended without a step, and how to give it more; "" if it has taken one."""
+    finished, started = run.finished, run.started
+    if finished is None or started is None or finished.step != started.step or finished.reason not in MORE:
+        return ""
+    return f"no step left to train; to train longer, resume with {MORE[finished.reason]}"
 
 
 def is_unsaved(run: RunState, models_dir: str) -> bool:
@@ -426,23 +466,24 @@ def _started_text(event: RunStarted) -> str:
 
 
 def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
-    """Add an evaluation, and update the best one and the stale epochs by the rules of the trainer."""
+    """Add an evaluation, and update the best one as the trainer has decided.
+
+    Logs of earlier versions do not have that decision: there the best accuracy counts.
+    """
     tokens = run.last.tokens if run.last else 0
     point = Evaluation(event.step, tokens, run.elapsed_s, event.loss, event.accuracy, event.bits_per_byte)
-    best = run.best
-    better = best.accuracy < 0 or event.accuracy >= best.accuracy + run.limits.improvement_threshold
-    if better:
-        best = Score(event.accuracy, event.step)
-    per_epoch = run.started.steps_per_epoch if run.started else 0
-    if per_epoch and event.step % per_epoch == 0 and best.step <= event.step - per_epoch:
-        best = best._replace(stale_epochs=best.stale_epochs + 1)
+    is_best = event.accuracy > run.best.accuracy if event.is_best is None else event.is_best
+    if is_best:
+        best = Score(event.accuracy, event.step, 0, event.loss, event.step)
+    else:
+        best = run.best._replace(without_improvement=event.without_improvement)
     evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS)
     changed = replace(run, evaluations=evaluations, best=best, evaluating=None)
     text = (
         f"step {integer(event.step)}: eval loss {nats(event.loss)}, accuracy {percent(event.accuracy)}, "
-        f"{fixed(event.bits_per_byte)} bits per byte{' ★ best' if better else ''}"
+        f"{fixed(event.bits_per_byte)} bits per byte{f' ★ best {run.best_metric}' if is_best else ''}"
     )
-    return _logged(changed, text, "good" if better else "plain")
+    return _logged(changed, text, "good" if is_best else "plain")
 
 
 def _sampled(run: RunState, event: SampleWritten) -> RunState:

@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from gpt_core.formats.checkpoint import Checkpoint, peek_checkpoint, read_checkpoint, write_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, peek_checkpoint, read_checkpoint, write_checkpoint
 from tests.core.training_samples import losses, train, write_texts
 
 EARLIER = Path(__file__).parent / "golden/checkpoint_4702b56.safetensors"
@@ -51,8 +51,9 @@ def test_every_tensor_and_every_value_of_the_state_is_read_as_it_was_saved() -> 
         state = json.loads(file.metadata()["state"])
     read = msgspec.to_builtins(checkpoint.state)
     assert {name: read[name] for name in state} == state
-    assert checkpoint.state.scores is None
-    assert checkpoint.state.train_loss is None
+    defaults = msgspec.to_builtins(TrainingState(run_id="x"))
+    assert all(read[name] == defaults[name] for name in read.keys() - state.keys())
+    assert checkpoint.settings.best_metric == "accuracy"
 
 
 def test_it_resumes_with_the_losses_that_the_earlier_version_computed(folder: Path) -> None:

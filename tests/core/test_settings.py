@@ -257,8 +257,22 @@ def random_settings(seed):
                 low + draw.random() * min((kind.le or kind.lt) - low, 10.0 ** draw.randint(-30, 30)) or kind.le
             )
     values |= {"num_heads": 1, "micro_batch_size": 0} | {key: f"/{values[key]}" for key in PATHS}
+    if values["best_metric"] == "accuracy":
+        values["improvement_threshold"] = min(values["improvement_threshold"], 1.0)
     one_rate = values.pop("learning_rate")
     return msgspec.convert(values | (dict.fromkeys(GROUP_RATES, one_rate) if seed % 2 else {}), Settings)
+
+
+def test_the_improvement_threshold_of_an_accuracy_is_a_fraction():
+    assert resolve("nano", assignments=["improvement_threshold=1.5"]).settings.improvement_threshold == 1.5
+    with pytest.raises(ConfigError, match="at most 1"):
+        resolve("mini", assignments=["improvement_threshold=1.5"])
+    with pytest.raises(ConfigError, match="at most 1"):
+        resolve("nano", assignments=["improvement_threshold=1.5", "best_metric=accuracy"])
+
+
+def test_the_best_metric_is_the_loss_except_in_the_preset_of_the_go_project():
+    assert {name: preset(name).best_metric for name in PRESETS} == {"nano": "loss", "micro": "loss", "mini": "accuracy"}
 
 
 @pytest.mark.parametrize("seed", range(20))

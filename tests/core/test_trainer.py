@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import subprocess
@@ -15,9 +16,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, RunExistsError, SaveError
-from gpt_core.formats.checkpoint import TrainingState, peek_checkpoint, read_checkpoint
+from gpt_core.formats.checkpoint import TrainingState, peek_checkpoint, read_checkpoint, write_checkpoint
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
@@ -25,12 +27,13 @@ from gpt_core.model.scores import EvalScores
 from gpt_core.optim.schedule import Schedule
 from gpt_core.training import events as ev
 from gpt_core.training import setup
-from gpt_core.training.early_stopping import end_epoch, record_accuracy
+from gpt_core.training.early_stopping import patience_is_over, record_evaluation
 from gpt_core.training.metrics import MetricValues, metrics
 from gpt_core.training.metrics_log import read_metrics
-from gpt_core.training.request import RunRequest
+from gpt_core.training.request import RunRequest, raised_limits
 from gpt_core.training.run import Run
 from gpt_core.training.trainer import Trainer
+from tests.core.checkpoint_samples import sample
 from tests.core.training_samples import losses, of_kind, open_run, tiny_settings, train, whole_state
 
 LATEST = Path("models/ckpt_latest.safetensors")
@@ -203,13 +206,30 @@ def test_the_loss_decreases(tmp_path: Path) -> None:
     assert np.mean(all_losses[-5:]) < 0.6 * np.mean(all_losses[:5])
 
 
-def test_early_stopping_counts_epochs_without_a_better_accuracy(tmp_path: Path) -> None:
+def test_early_stopping_counts_scheduled_evaluations_without_improvement(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, patience=2, improvement_threshold=1.0, eval_every_steps=0)
     events = train(settings)
     started = of_kind(events, ev.RunStarted)[0]
     # the first epoch's score is the best; the two after it are not better by a whole 1.0
     assert of_kind(events, ev.RunFinished) == [ev.RunFinished("early_stopping", 3 * started.steps_per_epoch)]
     assert [event.kind for event in of_kind(events, ev.CheckpointSaved)] == ["best", "latest", "final"]
+    scores = of_kind(events, ev.EvalCompleted)
+    assert [(score.is_best, score.without_improvement) for score in scores] == [(True, 0), (False, 1), (False, 2)]
+
+
+def test_early_stopping_waits_for_the_end_of_the_warm_up_and_for_the_minimum_number_of_steps(tmp_path: Path) -> None:
+    changes = {"improvement_threshold": 1.0, "eval_every_steps": 5, "patience": 3}
+    for number, (warmup, least) in enumerate([(0, 0), (40, 0), (40, 25), (0, 33)]):
+        settings = tiny_settings(
+            tmp_path, **changes, warmup_steps=warmup, patience_min_steps=least, models_dir=str(tmp_path / str(number))
+        )
+        events = train(settings)
+        per_epoch = of_kind(events, ev.RunStarted)[0].steps_per_epoch
+        # the first evaluation, at step 5, stays the best
+        scheduled = [step for step in range(6, 200) if step % 5 == 0 or step % per_epoch == 0]
+        counted = [step for step in scheduled if step > warmup]
+        end = next(step for step in counted[2:] if step - max(5, warmup) >= least)
+        assert of_kind(events, ev.RunFinished) == [ev.RunFinished("early_stopping", end)], (warmup, least)
 
 
 def test_early_stopping_ends_at_the_same_step_after_resumes(tmp_path: Path) -> None:
@@ -277,22 +297,177 @@ def test_a_run_that_ends_by_max_steps_saves_as_a_stop_does(tmp_path: Path) -> No
     assert events[-1] == ev.RunFinished("max_steps", 3)
 
 
-def test_an_accuracy_gain_below_the_threshold_is_no_improvement() -> None:
+def test_a_text_of_a_few_kilobytes_does_not_stop_early_with_the_default_settings(tmp_path: Path) -> None:
+    """An epoch has about a dozen steps, each with an evaluation; none of them is an improvement here."""
+    nano = preset("nano")
+    names = ("patience", "patience_min_steps", "warmup_steps", "eval_every_steps", "max_epochs")
+    settings = tiny_settings(
+        tmp_path, **{name: getattr(nano, name) for name in names}, best_metric="loss", improvement_threshold=100.0
+    )
+    events = train(settings)
+    end = of_kind(events, ev.RunFinished)[0]
+    assert end.reason == "max_epochs"
+    assert end.step > nano.warmup_steps
+    assert of_kind(events, ev.EvalCompleted)[-1].without_improvement > nano.patience
+
+
+def test_a_gain_below_the_threshold_is_no_improvement() -> None:
     settings, state = Settings(improvement_threshold=0.01), TrainingState(run_id="r", step=5)
-    assert record_accuracy(state, 0.0, settings)  # the first score is the best so far, even of nothing
-    assert not record_accuracy(state, 0.009, settings)
-    assert record_accuracy(state, 0.01, settings)
-    assert state.best_accuracy == 0.01
+    assert record_evaluation(state, 5.0, 0.0, settings, is_scheduled=True)  # the first is the best, even of nothing
+    assert not record_evaluation(state, 1.0, 0.009, settings, is_scheduled=True)
+    assert record_evaluation(state, 5.0, 0.01, settings, is_scheduled=True)
+    assert (state.best_accuracy, state.best_loss) == (0.01, 5.0)
 
 
-def test_an_improvement_within_an_epoch_resets_the_patience() -> None:
-    settings = Settings(patience=1, batch_size=4, improvement_threshold=0.01, max_epochs=9)
-    state = TrainingState(run_id="r", step=8, window=40)
-    record_accuracy(state, 0.3, settings)
-    state.step = 10  # ten steps of four windows: the epoch began at step 0
-    assert end_epoch(state, settings) == ""
-    state.step, state.window = 20, 40
-    assert end_epoch(state, settings) == "early_stopping"
+def test_the_best_loss_is_the_lowest_by_the_threshold_whatever_the_accuracy() -> None:
+    settings, state = Settings(best_metric="loss", improvement_threshold=0.01), TrainingState(run_id="r", step=60)
+    assert not record_evaluation(state, math.nan, 0.0, settings, is_scheduled=True)
+    assert not state.is_scored
+    assert record_evaluation(state, 5.298, 0.251, settings, is_scheduled=True)
+    state.step = 120
+    assert not record_evaluation(state, 5.29, 0.5, settings, is_scheduled=True)
+    assert record_evaluation(state, 4.777, 0.211, settings, is_scheduled=True)
+    assert (state.best_step, state.best_loss, state.best_accuracy) == (120, 4.777, 0.211)
+
+
+def test_an_evaluation_on_request_or_of_the_same_step_does_not_count_towards_the_patience() -> None:
+    settings, state = Settings(patience=1, warmup_steps=10), TrainingState(run_id="r", step=5)
+    record_evaluation(state, 3.0, 0.3, settings, is_scheduled=True)
+
+    def recorded(step: int, *, is_scheduled: bool) -> int:
+        state.step = step
+        record_evaluation(state, 3.0, 0.2, settings, is_scheduled=is_scheduled)
+        state.last_eval = EvalScores(step, 3.0, 0.2, 1.5)
+        return state.evaluations_without_improvement
+
+    assert recorded(10, is_scheduled=True) == 0  # the last step of the warm-up
+    assert recorded(11, is_scheduled=False) == 0
+    assert not patience_is_over(state, settings)
+    assert recorded(12, is_scheduled=True) == 1
+    assert patience_is_over(state, settings)
+    assert recorded(12, is_scheduled=True) == 1
+
+
+@pytest.mark.parametrize("reason", ["max_steps", "max_epochs", "early_stopping", "epsilon", "overfit_done"])
+def test_a_finished_run_goes_on_when_it_is_resumed(tmp_path: Path, reason: str) -> None:
+    changes: dict[str, object] = {
+        "max_steps": {"max_steps": 3},
+        "max_epochs": {"max_epochs": 1},
+        "early_stopping": {"patience": 1, "improvement_threshold": 1.0},
+        "epsilon": {"epsilon": 100.0},
+        "overfit_done": {"overfit_tiny": True, "overfit_steps": 3},
+    }[reason]  # type: ignore[assignment]
+    end = of_kind(train(tiny_settings(tmp_path, **changes)), ev.RunFinished)[0]
+    assert end.reason == reason
+    trainer = setup.open_run(RunRequest(Settings(models_dir=str(tmp_path / "models")), resume="newest"))
+    steps = 0
+    for event in trainer.events():
+        steps += isinstance(event, ev.StepCompleted)
+        if steps == 2:
+            trainer.requests.stop()
+    assert (event.reason, trainer.step) == ("stopped", end.step + 2)
+    assert read_checkpoint(tmp_path / LATEST).state.finished == ""
+
+
+def test_limits_that_a_resumed_run_has_not_reached_stay() -> None:
+    settings = Settings(max_steps=100, max_epochs=20)
+    checkpoint = sample()
+
+    def raised(step: int, epoch: int) -> dict[str, int | float]:
+        state = TrainingState(run_id="r", step=step, epoch=epoch)
+        return raised_limits(checkpoint._replace(settings=settings, state=state))
+
+    assert raised(99, 19) == {}
+    assert raised(100, 19) == {"max_steps": 0}
+    assert raised(100, 20) == {"max_steps": 0, "max_epochs": 40}
+
+
+# ---- another eval text
+
+
+def test_another_eval_text_begins_a_new_best_and_a_new_patience(tmp_path: Path) -> None:
+    """An eval text without a single known byte pair has a worse score than any of the first text."""
+    changes = {"eval_every_steps": 5, "patience": 4, "improvement_threshold": 0.0}
+    train(tiny_settings(tmp_path, max_steps=30, **changes))
+    before = read_checkpoint(tmp_path / LATEST).state
+    other = tmp_path / "other.en"
+    other.write_text("zqxj vkwq jjxz qqkv wvzx.\n\n" * 40)
+    settings = tiny_settings(tmp_path, max_steps=36, **changes, eval_file=str(other))
+    events = train(settings, tmp_path / LATEST)
+    started, scores = of_kind(events, ev.RunStarted)[0], of_kind(events, ev.EvalCompleted)
+    assert "another eval text" in started.best_restarted
+    assert f"step {before.best_step}" in started.best_restarted
+    assert scores[0].is_best
+    assert scores[0].accuracy < before.best_accuracy
+    best = peek_checkpoint(tmp_path / "models/best_model.safetensors").state
+    assert best.step == max(score.step for score in scores if score.is_best) >= 35
+    assert best.eval_sha256 == hashlib.sha256(other.read_bytes()).hexdigest() != before.eval_sha256
+    again = train(tiny_settings(tmp_path, max_steps=40, **changes, eval_file=str(other)), tmp_path / LATEST)
+    assert of_kind(again, ev.RunStarted)[0].best_restarted == ""
+
+
+def test_a_text_that_changed_in_place_and_another_held_out_part_are_other_eval_texts(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=5)
+    train(settings)
+    text = Path(settings.eval_file)
+
+    def restarted(**changes: object) -> bool:
+        run = open_run(msgspec.structs.replace(settings, **changes), resume=tmp_path / LATEST).run
+        run.store.close()
+        return bool(run.best_restarted)
+
+    assert not restarted(max_steps=9)
+    assert not restarted(eval_file=str(text.rename(tmp_path / "renamed.en")))
+    text.write_text("A short text.\n")
+    assert restarted()
+    held_out = tiny_settings(tmp_path, max_steps=5, eval_file="", val_frac=0.2, models_dir=str(tmp_path / "held_out"))
+    text.unlink()
+    train(held_out)
+    for val_frac, expected in ((0.2, False), (0.4, True)):
+        again = msgspec.structs.replace(held_out, val_frac=val_frac)
+        run = open_run(again, resume=tmp_path / "held_out/ckpt_latest.safetensors").run
+        run.store.close()
+        assert bool(run.best_restarted) is expected
+
+
+def test_another_part_of_the_eval_text_begins_a_new_best(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=5)
+    train(settings)
+    for eval_tokens, expected in ((0, ""), (10_000, ""), (64, "another part of the eval text")):
+        run = open_run(msgspec.structs.replace(settings, eval_tokens=eval_tokens), resume=tmp_path / LATEST).run
+        run.store.close()
+        assert run.best_restarted.partition(":")[0] == expected
+
+
+@pytest.mark.parametrize(("changed", "expected"), [({}, False), ({"eval_file": "other.en"}, True)])
+def test_a_checkpoint_without_the_hash_of_its_eval_text_keeps_its_best_unless_another_text_is_named(
+    tmp_path: Path, changed: dict[str, str], expected: bool
+) -> None:
+    settings = tiny_settings(tmp_path, max_steps=5)
+    train(settings)
+    checkpoint = read_checkpoint(tmp_path / LATEST)
+    checkpoint.state.eval_sha256 = ""
+    write_checkpoint(tmp_path / LATEST, checkpoint)
+    (tmp_path / "other.en").write_text("Another text, not a long one.\n")
+    changes = {name: str(tmp_path / value) for name, value in changed.items()}
+    run = open_run(msgspec.structs.replace(settings, **changes), resume=tmp_path / LATEST).run
+    run.store.close()
+    assert bool(run.best_restarted) is expected
+
+
+def test_a_resumed_run_with_another_best_metric_needs_a_known_best_loss(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=5)
+    train(settings)
+    by_loss = msgspec.structs.replace(settings, best_metric="loss")
+    run = open_run(by_loss, resume=tmp_path / LATEST).run
+    run.store.close()
+    assert run.best_restarted == ""
+    checkpoint = read_checkpoint(tmp_path / LATEST)
+    checkpoint.state.best_loss = None  # as in checkpoints of earlier versions
+    write_checkpoint(tmp_path / LATEST, checkpoint)
+    run = open_run(by_loss, resume=tmp_path / LATEST).run
+    run.store.close()
+    assert "unknown" in run.best_restarted
 
 
 # ---- steps

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunStarted, SampleWritten, StepCompleted
 from gpt_tui.session.run_state import Limits, RunState, advance, advance_all
 
-LIMITS = Limits(max_epochs=20, patience=3, improvement_threshold=0.005)
+LIMITS = Limits(max_epochs=20, patience=3)
 
 
 def started(**changes: object) -> RunStarted:
@@ -28,9 +28,11 @@ def step(number: int, loss: float = 3.0) -> StepCompleted:
     )
 
 
-def scored(number: int, accuracy: float, loss: float = 3.0) -> EvalCompleted:
+def scored(
+    number: int, accuracy: float, loss: float = 3.0, *, is_best: bool | None = None, without_improvement: int = 0
+) -> EvalCompleted:
     """Return an evaluation."""
-    return EvalCompleted(number, loss, math.exp(loss), accuracy, 2.5)
+    return EvalCompleted(number, loss, math.exp(loss), accuracy, 2.5, is_best, without_improvement)
 
 
 def trained(steps: int, loss: Callable[[int], float] = lambda number: 3.0 + 4.0 * math.exp(-number / 100)) -> RunState:

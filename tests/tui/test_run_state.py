@@ -88,23 +88,48 @@ def test_a_non_finite_loss_does_not_change_the_smoothed_loss():
     assert math.isnan(history.last.loss)
 
 
-def test_the_best_score_follows_the_trainers_rules():
+def test_the_best_score_is_what_the_trainer_decided():
+    history = advance(trained(100), scored(100, 0.30, 3.2, is_best=True))
+    assert history.best == Score(0.30, 100, 0, 3.2, 100)
+    history = advance(history, scored(200, 0.304, 3.3, is_best=False, without_improvement=1))
+    assert history.best == Score(0.30, 100, 1, 3.2, 100)
+    assert "best" not in history.log[-1].text
+    history = advance(history, scored(250, 0.21, 3.1, is_best=True))  # by its loss
+    assert history.best == Score(0.21, 250, 0, 3.1, 250)
+
+
+def test_the_log_names_the_metric_of_the_best_score():
+    for metric in ("accuracy", "loss"):
+        history = advance(RunState(limits=LIMITS), started(best_metric=metric))
+        assert advance(history, scored(100, 0.3, is_best=True)).log[-1].text.endswith(f"★ best {metric}")
+
+
+def test_in_the_log_of_an_earlier_version_the_best_accuracy_counts():
     history = trained(100)
-    history = advance(history, scored(100, 0.30))
-    assert history.best == Score(0.30, 100, 0)
-    history = advance(history, scored(200, 0.304))  # a gain below the threshold does not count
-    assert history.best == Score(0.30, 100, 1)
-    history = advance(history, scored(250, 0.31))  # better in the middle of an epoch: that epoch is not a stale one
-    history = advance(history, scored(300, 0.31))
-    assert history.best == Score(0.31, 250, 0)
-    history = advance(history, scored(400, 0.2))
-    assert history.best == Score(0.31, 250, 1)
+    for number, accuracy in ((100, 0.3), (200, 0.2), (300, 0.31), (400, 0.31)):
+        history = advance(history, scored(number, accuracy))
+    assert (history.best.step, history.best.accuracy) == (300, 0.31)
+
+
+def test_another_eval_text_forgets_the_best_score_and_says_so():
+    before = RunState(limits=LIMITS, best=Score(0.4, 500, 2))
+    history = advance(before, started(step=600, best_restarted="another eval text: a new best score"))
+    assert history.best == Score(patience_from=600)
+    assert history.log[-1].text == "another eval text: a new best score"
+
+
+def test_a_run_that_ends_without_a_step_says_how_to_give_it_more():
+    for reason, name in (("max_steps", "max_steps"), ("max_epochs", "max_epochs"), ("overfit_done", "overfit_steps")):
+        history = advance_all(RunState(), [started(step=120), ev.RunFinished(reason, 120)])
+        assert f"resume with a larger {name}" in history.log[-1].text
+        history = advance_all(RunState(), [started(step=120), step(121), ev.RunFinished(reason, 121)])
+        assert "resume" not in history.log[-1].text
 
 
 def test_a_resumed_run_keeps_its_best_score():
     buffer = EventBuffer(RunState(limits=LIMITS), lambda: 0.0)
     buffer.begin(RunState(limits=LIMITS, best=Score(0.4, 500, 2)))
-    for event in (started(step=600), step(601), scored(601, 0.35)):
+    for event in (started(step=600), step(601), scored(601, 0.35, is_best=False, without_improvement=2)):
         buffer.put(event)
     history = buffer.drain().run
     assert history.best == Score(0.4, 500, 2)

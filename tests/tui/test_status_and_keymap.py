@@ -1,6 +1,7 @@
 """Status rows, allowed actions, key table and sampling fields: pure functions."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
 from gpt_tui.run_view.status import DROPPED_FIRST, status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import LogLine, RunState, advance
+from gpt_tui.session.run_state import Limits, LogLine, RunState, advance, best_score
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
 from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
@@ -33,8 +34,8 @@ def test_the_status_panel_has_every_value_of_a_run():
     assert shown["throughput"] == "10.2k tokens/s"
     assert shown["eval loss"] == "3.500 nats per token"
     assert shown["accuracy"] == "31.2%"
-    assert shown["best"] == "★ 31.2% at 300"
-    assert shown["not improved"] == "0 of 3 epochs"
+    assert shown["best accuracy"] == "★ 31.2% at 300"
+    assert shown["not improved"] == "0 of 3 evaluations"
     assert shown["memory"] == "210 MB"
     assert shown["saved"] == "at step 340, 12 s ago"
     assert shown["learning rate"] == "1.00e-3"
@@ -66,6 +67,32 @@ def test_a_self_test_has_its_verdict_in_place_of_evaluations():
 
 def test_a_run_whose_evaluations_score_all_of_the_eval_text_does_not_name_a_part():
     assert not {"eval tokens", "full eval"} & set(values(advance(trained(10), scored(10, 0.3, 3.25))))
+
+
+@pytest.mark.parametrize(
+    ("steps", "without", "label", "text"),
+    [
+        (100, 0, "not improved", "counted after step 100, the end of the warm-up"),
+        (150, 1, "patience", "stops after 3 evaluations without improvement (1 so far)"),
+        (150, 5, "patience", "stops after 200 steps without improvement (50 so far)"),
+        (400, 3, "patience", "stops after 3 evaluations without improvement (3 so far)"),
+    ],
+)
+def test_the_state_of_early_stopping_is_shown(steps: int, without: int, label: str, text: str):
+    history = trained(steps)
+    history = replace(history, limits=Limits(patience=3, patience_min_steps=200, warmup_steps=100))
+    history = advance(history, scored(steps, 0.2, is_best=False, without_improvement=without))
+    rows = {row.label: row.value for row in status_rows(history, SessionStatus(Phase.TRAINING), 80)}
+    assert rows[label] == text
+    narrow = {row.label: row.value for row in status_rows(history, SessionStatus(Phase.TRAINING), 38)}
+    assert len(narrow["not improved"]) <= 24
+
+
+def test_the_best_score_is_that_of_the_metric():
+    history = advance(RunState(), started(best_metric="loss"))
+    history = advance(history, scored(300, 0.312, 3.5, is_best=True))
+    assert values(history)["best loss"] == "★ 3.500 at 300"
+    assert best_score(RunState()) == ""
 
 
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
