@@ -139,9 +139,10 @@ class GptApp(App[None]):
     def _collect(self) -> None:
         gc.collect()
 
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        """Return the theme variables of the style sheets that Textual does not define."""
-        return own_variables(self.current_theme)
+    def get_css_variables(self) -> dict[str, str]:
+        """Return Textual's variables of the theme, with those that it lacks and text of enough contrast."""
+        self.theme_variables = super().get_css_variables() | own_variables(self.current_theme)
+        return self.theme_variables
 
     def get_driver_class(self) -> type[Driver]:
         """Return Textual's driver, on Linux and macOS the one for terminals that may hang up."""

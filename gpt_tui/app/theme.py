@@ -6,6 +6,8 @@ light one. Each meaning also has a shape or a word.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from textual.color import Color
 from textual.theme import Theme
 
@@ -64,6 +66,11 @@ DAY = Theme(
 )
 
 OWN_THEMES = (NIGHT, DAY)
+TEXT_VARIABLES = (
+    "foreground", "text-primary", "text-secondary", "text-accent", "text-success", "text-warning", "text-error",
+    "footer-key-foreground", "footer-description-foreground",
+)  # fmt: skip
+TEXT_CONTRAST, GRAPHICS_CONTRAST = 4.6, 3.1  # minimum contrast ratios: those of WCAG 2, level AA, and a margin
 
 # Compared runs 1 to 8, in Okabe and Ito's hues. Each run has a number beside its colour.
 RUNS_ON_DARK = ("#62b6f0", "#f0b33f", "#4fc79a", "#f2805a", "#e29ac8", "#f0e442", "#7f9cff", "#c9d1de")
@@ -75,15 +82,80 @@ def run_colours(dark: bool) -> dict[str, str]:
     return {f"run-{number}": colour for number, colour in enumerate(RUNS_ON_DARK if dark else RUNS_ON_LIGHT, 1)}
 
 
-def own_variables(theme: Theme) -> dict[str, str]:
-    """Return the variables of the style sheets that Textual lacks: `run-1` to `run-8`, `frame`, `key`, `mark`, `best`.
+def luminance(colour: Color) -> float:
+    """Return the relative luminance of an opaque colour, as WCAG 2 defines it."""
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour.normalized]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
-    In Textual's themes, frames are fainter than that of the focus, and keys and marks have enough contrast.
+
+def contrast(colour: Color, other: Color) -> float:
+    """Return the contrast ratio of two opaque colours, 1 to 21, as WCAG 2 defines it."""
+    darker, lighter = sorted((luminance(colour), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def legible(colour: Color, grounds: Sequence[Color], ratio: float, *, dark: bool) -> Color:
+    """Return the colour, lightened in a dark theme or darkened in a light one until it has a contrast ratio.
+
+    Args:
+        colour: The colour.
+        grounds: Backgrounds that it is seen on.
+        ratio: Minimum contrast ratio to each of them.
+        dark: The theme is dark.
     """
-    colours = theme.to_color_system().generate()
+    extreme = Color.parse("#ffffff" if dark else "#000000")
+    for percent in range(100):
+        found = colour.blend(extreme, percent / 100)
+        if all(contrast(found, ground) >= ratio for ground in grounds):
+            return found
+    return extreme
+
+
+def own_ground(name: str, colours: Mapping[str, str]) -> list[Color]:
+    """Return the background that text of a colour of its own is seen on, such as `success-muted`."""
+    ground = colours.get(f"{name.removeprefix('text-')}-muted")
+    return [Color.parse(ground)] if ground else []
+
+
+def own_variables(theme: Theme) -> dict[str, str]:
+    """Return the variables of the style sheets that Textual lacks, and those of text with enough contrast.
+
+    `run-1` to `run-8` are the colours of compared runs, `frame` that of borders, `key` of key names, `mark` and `best`
+    of evaluations, `muted` of secondary text, `faint` of disabled controls and single steps, and `on-primary` of text
+    on the primary colour. Frames are fainter than that of the focus. Text has the contrast ratio that WCAG 2 asks of
+    text, disabled controls that of graphics.
+    """
+    colours = theme.to_color_system().generate() | theme.variables
     frame, key, mark, best = (colours[name] for name in ("border", "accent", "warning", "success"))
-    background, foreground = (Color.parse(colours[name]) for name in ("background", "foreground"))
-    if theme not in OWN_THEMES and background.ansi is None and foreground.ansi is None:
+    background, foreground, surface, panel = (
+        Color.parse(colours[name]) for name in ("background", "foreground", "surface", "panel")
+    )
+    if background.ansi is not None or foreground.ansi is not None:
+        named = {"frame": frame, "key": key, "mark": mark, "best": best}
+        return run_colours(theme.dark) | named | {"muted": colours["foreground"], "faint": "ansi_bright_black"}
+    if theme not in OWN_THEMES:
         frame = background.blend(foreground, 0.25).hex
-        key, mark, best = (colours[f"text-{name}"] for name in ("accent", "warning", "success"))
-    return run_colours(theme.dark) | {"frame": frame, "key": key, "mark": mark, "best": best}
+    grounds = (background, surface, panel, Color.parse(colours["surface-lighten-1"]))
+
+    def text(colour: Color, ratio: float = TEXT_CONTRAST, *own_grounds: Color) -> str:
+        return legible(colour, (*grounds, *own_grounds), ratio, dark=theme.dark).hex
+
+    primary = Color.parse(colours["primary"])
+    on_primary = [background, Color.parse("#000000"), Color.parse("#ffffff")]
+    muted = text(background.blend(foreground, 0.6))
+    return (
+        {name: text(Color.parse(colours[name]), TEXT_CONTRAST, *own_ground(name, colours)) for name in TEXT_VARIABLES}
+        | run_colours(theme.dark)
+        | {
+            "frame": frame,
+            "key": text(Color.parse(key)),
+            "mark": text(Color.parse(mark)),
+            "best": text(Color.parse(best)),
+            "muted": muted,
+            "text-disabled": muted,
+            "on-primary": next(
+                (each.hex for each in on_primary if contrast(each, primary) >= TEXT_CONTRAST), on_primary[0].hex
+            ),
+            "faint": text(background.blend(foreground, 0.35), GRAPHICS_CONTRAST),
+        }
+    )

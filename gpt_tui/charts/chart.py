@@ -245,7 +245,7 @@ class Chart(Titled, Widget):
         elif not note:
             taken = beside if framed else Content.from_markup(name).cell_length + 6
             note = legend(self.state, self.metric, self.size.width - taken)
-        self.border_title = f"{name}  [$foreground 60%]{note}[/]" if note and not framed else name
+        self.border_title = f"{name}  [$muted]{note}[/]" if note and not framed else name
         self.border_subtitle = note if framed else ""
 
     # -- mouse

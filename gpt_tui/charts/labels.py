@@ -27,9 +27,9 @@ from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS
 from gpt_tui.session.run_state import Evaluation, RunState, latest_value
 from gpt_tui.shared.formatting import clock, integer, metric_value, short
 
-STEP_SIGN, SMOOTHED_SIGN = "[$foreground 50%]⣿[/]", "[$primary]⠒⠒[/]"
-EVAL_SIGN, BEST_SIGN = "[$warning]⠐⠶⠂[/]", f"[$success]{BEST_CHARACTER}[/]"
-EVAL_MARK = f"[$warning]{EVAL_CHARACTER}[/]"
+STEP_SIGN, SMOOTHED_SIGN = "[$faint]⣿[/]", "[$primary]⠒⠒[/]"
+EVAL_SIGN, BEST_SIGN = "[$mark]⠐⠶⠂[/]", f"[$best]{BEST_CHARACTER}[/]"
+EVAL_MARK = f"[$mark]{EVAL_CHARACTER}[/]"
 
 
 class Names(NamedTuple):

@@ -22,7 +22,7 @@ class FiguresLine(Widget):
         """Draw the figures that fit."""
         return Content(GAP).join(
             Content.assemble(
-                (f"{figure.label} " if figure.label else "", "$foreground 60%"),
+                (f"{figure.label} " if figure.label else "", "$muted"),
                 (figure.value, TONE_STYLES[figure.tone] or "bold"),
             )
             for figure in fitted_figures(self.state, self.status, self.size.width)

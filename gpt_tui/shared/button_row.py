@@ -43,11 +43,12 @@ class ButtonRow(Horizontal):
         for key in self._keys:
             button = self.query_one(f"#button-{key.action}", Button)
             button.disabled = key.action not in actions
-            if key.action == "pause":
-                label = self._label(key, "Continue" if paused else key.label)
-                if str(button.label) != str(label):
-                    button.label = label
-                    button.refresh(layout=True)  # its width has changed
+            words = "Continue" if paused and key.action == "pause" else key.label
+            label, before = self._label(key, words, enabled=not button.disabled), button.label
+            if not (isinstance(before, Content) and label.is_same(before)):
+                button.label = label
+                button.refresh(layout=str(label) != str(before))  # if its width has changed
 
-    def _label(self, key: Key, words: str) -> Content:
-        return Content.assemble((shown_key(key, dict(self.app._keymap)), "bold $key"), " ", words)
+    def _label(self, key: Key, words: str, *, enabled: bool = True) -> Content:
+        name = (shown_key(key, dict(self.app._keymap)), "bold $key" if enabled else "")
+        return Content.assemble(name, " ", words)

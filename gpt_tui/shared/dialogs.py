@@ -8,9 +8,9 @@ from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
+from gpt_tui.shared.dialog import Dialog
 from gpt_tui.shared.sanitize import one_line, printable
 
 
@@ -22,7 +22,7 @@ class Choice(NamedTuple):
     value: str
 
 
-class ChoiceScreen(ModalScreen[str]):
+class ChoiceScreen(Dialog[str]):
     """Dialog that returns the value of the chosen answer, "" if it is cancelled.
 
     Args:

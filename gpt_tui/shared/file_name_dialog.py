@@ -9,11 +9,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from gpt_tui.shared.dialog import Dialog
 
-class FileNameScreen(ModalScreen[str]):
+
+class FileNameScreen(Dialog[str]):
     """Returns the name that was typed, "" if the dialog is cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "Cancel", key_display="esc")]

@@ -62,8 +62,8 @@ class FooterBar(Widget):
         column = 0
         for start, key in self.line:
             parts.append(" " * (start - column))
-            style = "$footer-key-foreground bold" if key.enabled else "$foreground 30%"
-            words = "$footer-description-foreground" if key.enabled else "$foreground 30%"
+            style = "$footer-key-foreground bold" if key.enabled else "$faint"
+            words = "$footer-description-foreground" if key.enabled else "$faint"
             parts += [(f" {key.shown} ", style), (f"{key.label} ", words)]
             column = start + key.width
         return Content.assemble(*parts)

@@ -19,6 +19,6 @@ def render_row(row: Row, width: int, label_width: int) -> Content:
     if row == RULE:
         return Content.styled("─" * width, "$foreground 15%")
     if not row.value:
-        return Content.styled(row.label, "$foreground 60%").truncate(max(1, width), ellipsis=True)
+        return Content.styled(row.label, "$muted").truncate(max(1, width), ellipsis=True)
     value = Content.styled(row.value, TONE_STYLES[row.tone]).truncate(max(1, width - label_width), ellipsis=True)
-    return Content.assemble((row.label.ljust(label_width), "$foreground 60%"), value)
+    return Content.assemble((row.label.ljust(label_width), "$muted"), value)

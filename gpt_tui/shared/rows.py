@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 Tone = Literal["plain", "good", "bad", "dim"]
 
 TONE_STYLES: dict[Tone, str] = {
-    "plain": "", "good": "$text-success", "bad": "bold $text-error", "dim": "$foreground 60%",
+    "plain": "", "good": "$text-success", "bad": "bold $text-error", "dim": "$muted",
 }  # fmt: skip
 """Textual style of each tone."""
 

@@ -61,10 +61,10 @@ class HeaderBar(Horizontal):
         phase = f"{SYMBOLS[self._phase]} {self._phase.value} "
         step = fitted_step(self._step, room - len(phase) - len(STEP_GAP))
         state = Content.assemble(
-            (f"{step}{STEP_GAP}" if step else "", "$foreground 60%"),
+            (f"{step}{STEP_GAP}" if step else "", "$muted"),
             (phase, TONE_STYLES[PHASE_TONES.get(self._phase, "plain")]),
         )
         room -= state.cell_length
         model = fitted_model(self._model, room - 1)  # with a space before the step
-        line = Content.assemble((model, "$foreground 60%"), " " * (room - cell_len(model) + 1), state.stylize("bold"))
+        line = Content.assemble((model, "$muted"), " " * (room - cell_len(model) + 1), state.stylize("bold"))
         self.query_one("#run-line", Static).update(line, layout=False)

@@ -62,9 +62,7 @@ class HelpScreen(ModalScreen[None]):
             parts.append(Content.styled(title, "bold $primary"))
             parts += [Content.assemble((f"  {names.ljust(KEY_WIDTH)}", "bold $key"), words) for names, words in keys]
             parts.append(Content(""))
-        parts.append(
-            Content.styled("^p opens the command palette: every command, themes, a screenshot.", "$foreground 60%")
-        )
+        parts.append(Content.styled("^p opens the command palette: every command, themes, a screenshot.", "$muted"))
         with VerticalScroll(id="help"):
             yield Static(Content("\n").join(parts), markup=False)
 

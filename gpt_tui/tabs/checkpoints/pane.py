@@ -285,7 +285,7 @@ class CheckpointsTab(Vertical):
         lines = []
         for label, text in details(file, verification_of(file, self._verifications), now_s):
             for part in textwrap.wrap(one_line(text), width):
-                lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$foreground 60%"), part))
+                lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$muted"), part))
                 label = ""
         self.query_one("#checkpoint-facts", Static).update(Content("\n").join(lines))
 

@@ -99,7 +99,7 @@ class OverlayLegend(Titled, Widget):
                 run = (f"{number} ⠒⠒ ", f"bold $run-{number}")
                 shown.append(Content.assemble(run, text, gap, (value, "bold")))
             else:
-                shown.append(Content.styled(f"  {text}", "$foreground 60%"))
+                shown.append(Content.styled(f"  {text}", "$muted"))
         if self.note:
             shown += [Content(""), note]
         return Content("\n").join(shown)

@@ -50,7 +50,7 @@ class Welcome(VerticalScroll):
         for label, text in preview_rows(preview, changes):
             style = "bold $error" if label == "text" and preview.problem else ""
             for part in textwrap.wrap(one_line(text), width - LABEL_WIDTH):
-                lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$foreground 60%"), (part, style)))
+                lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$muted"), (part, style)))
                 label = ""
         lines.append(Content(""))
         actions = possible_actions(preview, is_changed=bool(changes))
@@ -67,6 +67,6 @@ class Welcome(VerticalScroll):
             Content.assemble(
                 ("Getting ready\n\n", "bold"), f"{one_line(activity)}\n",
                 (bar(fraction, BAR_WIDTH), "$primary"), f" {percent(fraction)}\n\n",
-                ("Only the first start tokenizes the text; later ones read the token cache.", "$foreground 60%"),
+                ("Only the first start tokenizes the text; later ones read the token cache.", "$muted"),
             )
         )  # fmt: skip
