@@ -4,9 +4,12 @@ import math
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
+from textual.widgets import Input
 
 from gpt_core.errors import CorpusError, RunExistsError
+from gpt_core.formats.checkpoint import read_checkpoint, write_checkpoint
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import ChartView
@@ -91,6 +94,57 @@ async def test_resume_continues_from_the_newest_checkpoint(tmp_path: Path, by: s
         await bench.until_phase(Phase.FINISHED)
         assert bench.opener.requests[0].resume == "newest"
         assert bench.app.controller.run.curve.rows()[:, 0].tolist() == list(range(101, 111))
+
+
+@pytest.mark.parametrize(
+    ("limits", "reached", "suggested"),
+    [
+        ({"max_steps": 100}, {}, {"max_steps": "0", "max_epochs": "20", "patience": "3"}),
+        ({"max_epochs": 2}, {"epoch": 2}, {"max_steps": "0", "max_epochs": "4", "patience": "3"}),
+        ({}, {"finished": "early_stopping"}, {"max_steps": "0", "max_epochs": "20", "patience": "3"}),
+    ],
+)
+async def test_resuming_a_finished_run_asks_for_its_new_limits(
+    tmp_path: Path, limits: dict[str, int], reached: dict[str, object], suggested: dict[str, str]
+):
+    finished_model(tmp_path, limits, reached)
+    async with running_app(tmp_path) as bench:
+        await bench.until_seen("Resume (step 100")
+        await bench.pilot.press("r")
+        await bench.until_seen("Train a finished run longer")
+        fields = {name: bench.app.screen.query_one(f"#limit-{name}", Input) for name in suggested}
+        assert {name: field.value for name, field in fields.items()} == suggested
+        fields["max_steps"].value = "90"
+        await bench.pilot.press("enter")
+        await bench.until_seen("expected more than 100")
+        fields["max_steps"].value = "130"
+        await bench.pilot.press("enter")
+        await bench.until_step(101)
+        request = bench.opener.requests[0].located()
+        assert request.settings.max_steps == 130
+        assert request.settings.max_epochs == int(suggested["max_epochs"])
+
+
+async def test_the_dialog_of_a_finished_run_can_be_cancelled(tmp_path: Path):
+    finished_model(tmp_path, {"max_steps": 100}, {})
+    async with running_app(tmp_path) as bench:
+        await bench.until_seen("Resume (step 100")
+        await bench.pilot.press("r")
+        await bench.until_seen("Train a finished run longer")
+        await bench.pilot.press("escape")
+        await bench.settled()
+        assert bench.phase is Phase.IDLE
+        assert bench.opener.requests == []
+
+
+def finished_model(models_dir: Path, limits: dict[str, int], reached: dict[str, object]) -> None:
+    """Save a checkpoint of a run that has ended at step 100."""
+    saved_model(models_dir, "latest", 100, seed=1)
+    path = models_dir / "ckpt_latest.safetensors"
+    checkpoint = read_checkpoint(path)
+    settings = msgspec.structs.replace(checkpoint.settings, patience=3, **({"max_epochs": 20} | limits))
+    state = msgspec.structs.replace(checkpoint.state, **reached)
+    write_checkpoint(path, checkpoint._replace(settings=settings, state=state))
 
 
 @pytest.mark.parametrize("by", ["key", "button"])

@@ -18,6 +18,8 @@ from textual.widgets import ContentSwitcher
 
 from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.config.settings import Settings
+from gpt_core.errors import CheckpointError
+from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
 from gpt_core.training.request import RunRequest
 from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.run_charts import RunCharts
@@ -36,6 +38,7 @@ from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.countdown import CountdownLine
 from gpt_tui.tabs.train.next_run import NextRun
 from gpt_tui.tabs.train.presenter import allowed, starts_unasked, why_not
+from gpt_tui.tabs.train.resume_dialog import ResumeScreen, end_of_run
 from gpt_tui.tabs.train.run_panels import RunPanels
 from gpt_tui.tabs.train.welcome import Welcome
 
@@ -44,6 +47,14 @@ SAMPLE_ACTIONS = frozenset(key.action.partition("(")[0] for key in keys_of("samp
 START_NOW_KEY = next(key for key in KEYS if key.action == "start_now")
 HINT_S = 4.0
 """How long the reason why a key does nothing is shown, and not repeated."""
+
+
+def header_of(path: Path) -> CheckpointInfo | None:
+    """Return the header of a checkpoint, None if it is not valid: the run that opens it reports why."""
+    try:
+        return peek_checkpoint(path)
+    except CheckpointError:
+        return None
 
 
 class TrainTab(Vertical):
@@ -252,7 +263,20 @@ class TrainTab(Vertical):
     def resume_from(self, path: Path) -> None:
         """Resume the run of a checkpoint in the folder of the checkpoint, with the settings saved in it."""
         settings = msgspec.structs.replace(self.settings, models_dir=str(path.parent))
-        self.request_run(RunRequest(settings, self._next.preset_name, resume=path, as_saved=True))
+        self._resume(RunRequest(settings, self._next.preset_name, resume=path, as_saved=True), header_of(path))
+
+    def _resume(self, request: RunRequest, info: CheckpointInfo | None) -> None:
+        """Resume a run; of one that has ended, ask for its new limits first."""
+        if info is None or not end_of_run(info):
+            self.request_run(request)
+            return
+
+        def answered(changes: dict[str, object] | None) -> None:
+            if changes is not None:
+                self.request_run(replace(request, changes=changes))
+
+        self.cancel_countdown()
+        self.app.push_screen(ResumeScreen(info), answered)
 
     @work(exclusive=True, group="request")
     async def ask_about_existing_run(self, error: str) -> None:
@@ -311,7 +335,7 @@ class TrainTab(Vertical):
         resumable, settings = self.preview.stored.resumable, self.settings
         if resumable is not None:
             settings = msgspec.structs.replace(settings, models_dir=str(resumable.path.parent))
-        self.request_run(RunRequest(settings, self._next.preset_name, resume="newest"))
+        self._resume(RunRequest(settings, self._next.preset_name, resume="newest"), resumable)
 
     def action_pause(self) -> None:
         """Pause after this step, or continue."""

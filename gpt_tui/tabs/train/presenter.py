@@ -67,8 +67,8 @@ def next_steps(reason: str, keys: Mapping[str, str]) -> str:
         reason: Why the run has ended, as in `RunFinished`.
         keys: The displayed key of each action.
     """
-    resume = f"{keys['resume']} to resume, " if reason in ("stopped", "diverged") else ""
-    return f"Press {keys['chat']} to chat, {resume}{keys['start']} to start a new run."
+    resume = "to resume" if reason in ("stopped", "diverged") else "to train longer"
+    return f"Press {keys['chat']} to chat, {keys['resume']} {resume}, {keys['start']} to start a new run."
 
 
 # -- before a run
