@@ -209,7 +209,7 @@ class TrainingResult:
 
     @property
     def train_loss(self) -> float | None:
-        """Smoothed train loss in nats per token; None if no step was taken."""
+        """Train loss (smoothed) in nats per token; None if no step was taken."""
         return self.metrics.get("train_loss")
 
     @property
