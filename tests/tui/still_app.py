@@ -10,15 +10,18 @@ import pytest
 from textual.pilot import Pilot
 
 import gpt_tui.tabs.train.pane
+import gpt_tui.tabs.train.welcome
 from gpt_core.config.presets import preset
 from gpt_core.progress import Progress
 from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
 from gpt_tui.session.controller import TrainerLike, TrainingController
 from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.recent_runs import RecentRuns
 from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.session.run_state import RunState
 from tests.tui.app_bench import settled
+from tests.tui.fake_probes import fake_probes
 
 SETTINGS = msgspec.structs.replace(preset("nano"), models_dir="models")
 SETUP = RunPreview(SETTINGS, "nano", "data/raw/train.en", 3_600_000, "data/test/eval.en")
@@ -40,8 +43,9 @@ async def still_app(
     monkeypatch.setattr(
         TrainingController, "status", lambda controller: SessionStatus(phase, saved_at_s + 12.0, 72_000_000)
     )
-    monkeypatch.setattr(gpt_tui.tabs.train.pane, "read_preview", lambda settings, name: SETUP)
-    app = GptApp(SETTINGS, "nano", open_run=no_run)
+    monkeypatch.setattr(gpt_tui.tabs.train.pane, "read_preview", lambda *_arguments: SETUP)
+    monkeypatch.setattr(gpt_tui.tabs.train.welcome, "read_recent_runs", lambda *_arguments: RecentRuns())
+    app = GptApp(SETTINGS, "nano", open_run=no_run, probes=fake_probes())
     app.controller.run = history
     app.controller.opening = opening
     app.theme = theme

@@ -17,11 +17,16 @@ TICK_S = 0.25
 
 
 class CountdownLine(Static):
-    """One line that counts down to the first run; hidden while no countdown runs."""
+    """One line that counts down to the first run; hidden while no countdown runs.
+
+    Attributes:
+        room: Cells of the line.
+    """
 
     class Finished(Message):
         """The countdown has reached zero."""
 
+    room = 0
     _countdown: Countdown | None = None
     _preview: RunPreview
     _timer: Timer
@@ -56,5 +61,5 @@ class CountdownLine(Static):
             self.cancel()
             self.post_message(self.Finished())
             return
-        keys, width = shown_keys(dict(self.app._keymap)), self.app.size.width - 8
-        self.update(Content.styled(countdown_line(self._preview, self._countdown, now_s, keys, width), "$primary"))
+        keys = shown_keys(dict(self.app._keymap))
+        self.update(Content.styled(countdown_line(self._preview, self._countdown, now_s, keys, self.room), "$primary"))

@@ -104,7 +104,7 @@ class TrainTab(Vertical):
         """Compose the welcome view and the run view, with the buttons below."""
         with ChartKeys(self._visible_charts, id="train-body"):
             with ContentSwitcher(initial="welcome", id="train-switcher"):
-                yield Welcome(id="welcome")
+                yield Welcome(self._probes, id="welcome")
                 yield RunPanels(id="run")
             yield ButtonRow("train", id="controls")
 
@@ -256,6 +256,7 @@ class TrainTab(Vertical):
     def request_run(self, request: RunRequest) -> None:
         """Start a run, unless one is in progress."""
         if self._controller.start(request):
+            self.query_one(Welcome).stop_measuring()
             self.cancel_countdown()
             self.charts.view = replace(self.charts.view.reset(), cursor=None)  # the place belongs to the run before
             self.post_message(self.RunRequested())
@@ -310,6 +311,7 @@ class TrainTab(Vertical):
     @work(exclusive=True, group="request")
     async def action_setup(self) -> None:
         """Open the set-up screen, with what was typed there last. What is typed there is what starts next."""
+        self.query_one(Welcome).stop_measuring()
         result = await self.app.push_screen_wait(SetupScreen(self._next.form_state, self._probes))
         if problem := self._next.configure(result):
             self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)

@@ -1,68 +1,145 @@
-"""Welcome view of the Train tab: what a start would train, and the keys that start it."""
+"""Welcome view of the Train tab: what a start would train and how long it takes, the keys, recent runs."""
 
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Mapping
+from pathlib import Path
 
+from textual import on
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.message import Message
 from textual.widgets import Static
 
+from gpt_tui.new_run.estimate import RunEstimate
+from gpt_tui.new_run.probe import Prober, Probes, StepTimed, TextsRead, threads_of
+from gpt_tui.session.recent_runs import RecentRuns, read_recent_runs
 from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.shared.formatting import bar, percent
+from gpt_tui.shared.keymap import help_table, places_of
+from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.countdown import CountdownLine
 from gpt_tui.tabs.train.presenter import possible_actions, preview_rows
+from gpt_tui.tabs.train.welcome_text import Panel, fitted_rows, runs_panel, sample_panel, with_estimate
 
 LABEL_WIDTH = 11
+KEY_WIDTH = 16
 BAR_WIDTH = 30
 MAX_TEXT_WIDTH, MARGIN = 84, 8
+MIN_WITH_KEYS = (170, 44)  # size of a terminal with room for the list of keys
+OTHER_LINES = 5  # title, countdown, and the empty lines between
 
 
 class Welcome(VerticalScroll):
-    """Shows the preview of a run, or the progress of opening one."""
+    """Shows the preview of a run with an estimate, or the progress of opening one.
+
+    Where there is room: recent runs and the newest sample, and all keys.
+
+    Args:
+        probes: Measurements of the estimate.
+    """
 
     can_focus = False
 
+    class RecentRead(Message, bubble=False):
+        """The recent runs are known. Posted by a worker thread."""
+
+        def __init__(self, recent: RecentRuns) -> None:
+            super().__init__()
+            self.recent = recent
+
+    def __init__(self, probes: Probes, *, id: str) -> None:
+        super().__init__(id=id)
+        self._probes = probes
+        self._prober = Prober(probes, self.post_message)
+        self._request_number = 0
+        self._preview: RunPreview | None = None
+        self._changes: Mapping[str, str] = {}
+        self._keys: Mapping[str, str] = {}
+        self._estimate = RunEstimate()
+        self._recent = RecentRuns()
+
     def compose(self) -> ComposeResult:
-        """Compose the text and the countdown below it."""
-        yield Static("", id="welcome-text", markup=False)
-        yield CountdownLine(id="welcome-countdown")
+        """Compose the preview with the countdown, the recent runs beside it, and the keys."""
+        with Vertical(id="welcome-main"):
+            yield Static("", id="welcome-text", markup=False)
+            yield CountdownLine(id="welcome-countdown")
+        with Vertical(id="welcome-side"):
+            yield Static("", id="welcome-runs", classes="panel", markup=False)
+            yield Static("", id="welcome-sample", classes="panel", markup=False)
+        yield Static("", id="welcome-keys", classes="panel", markup=False)
+
+    def on_resize(self) -> None:
+        """Lay out the text again."""
+        self.set_class(self._has_keys, "-with-keys")
+        self._draw()
+
+    def on_unmount(self) -> None:
+        """Stop the measurement."""
+        self._prober.cancel()
 
     @property
     def countdown(self) -> CountdownLine:
         """The countdown of a first start."""
         return self.query_one(CountdownLine)
 
+    # -- contents
+
     def show_preview(self, preview: RunPreview, changes: Mapping[str, str], keys: Mapping[str, str]) -> None:
-        """Show what a start would train, and what else can be done.
+        """Show what a start would train, and what else can be done; measure how long it takes.
 
         Args:
             preview: The files and checkpoints of the run.
             changes: Settings that were changed in the set-up screen, as text.
             keys: The displayed key of each action.
         """
-        columns = self.app.size.width
-        width = max(MAX_TEXT_WIDTH if columns > MAX_TEXT_WIDTH + MARGIN else columns - MARGIN, 30)
-        lines = [Content.styled("Train a GPT from scratch, watch it learn, chat with it.", "bold"), Content("")]
-        for label, text in preview_rows(preview, changes):
-            style = "bold $error" if label == "text" and preview.problem else ""
-            for part in textwrap.wrap(one_line(text), width - LABEL_WIDTH):
-                lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$muted"), (part, style)))
-                label = ""
-        lines.append(Content(""))
-        actions = possible_actions(preview, is_changed=bool(changes))
-        key_width = max(len(keys[action]) for action, _ in actions)
-        lines += [
-            Content.assemble((f" {keys[action].center(key_width)} ", "bold reverse"), f"  {label}")
-            for action, label in actions
-        ]
-        self.query_one("#welcome-text", Static).update(Content("\n").join(lines))
+        self._preview, self._changes, self._keys = preview, changes, keys
+        self.remove_class("-opening")
+        if preview.problem:
+            self.stop_measuring()
+            self._estimate = RunEstimate()
+        elif preview.settings != self._estimate.settings:
+            settings = preview.settings
+            self._request_number = self._prober.start(settings)
+            self._estimate = RunEstimate(
+                settings, threads_of(settings), self._probes.free_memory(), time=self._prober.known_time(settings)
+            )
+        self._draw()
+        self.run_worker(self._read_recent, thread=True, exclusive=True, group="recent", exit_on_error=False)
+
+    def stop_measuring(self) -> None:
+        """Stop the measurement: a run needs the processor."""
+        self._prober.cancel()
+
+    def _read_recent(self) -> None:
+        if self._preview is not None:
+            self.post_message(self.RecentRead(read_recent_runs(self._preview.settings.models_dir, Path())))
+
+    @on(RecentRead)
+    def _recent_read(self, message: RecentRead) -> None:
+        self._recent = message.recent
+        self._draw()
+
+    def on_texts_read(self, message: TextsRead) -> None:
+        """Show the length of the run, which depends on the texts."""
+        if message.number == self._request_number:
+            self._estimate = self._estimate._replace(texts=message.texts)
+            self._draw()
+
+    def on_step_timed(self, message: StepTimed) -> None:
+        """Show the measured time."""
+        if message.number == self._request_number:
+            self._estimate = self._estimate._replace(time=message.step_time, time_problem=message.problem)
+            self._draw()
 
     def show_opening(self, activity: str, fraction: float) -> None:
         """Show what a starting run does, and its progress from 0 to 1."""
+        self.stop_measuring()
+        self.add_class("-opening")
         self.query_one("#welcome-text", Static).update(
             Content.assemble(
                 ("Getting ready\n\n", "bold"), f"{one_line(activity)}\n",
@@ -70,3 +147,63 @@ class Welcome(VerticalScroll):
                 ("Only the first start tokenizes the text; later ones read the token cache.", "$muted"),
             )
         )  # fmt: skip
+
+    # -- drawing
+
+    @property
+    def _has_keys(self) -> bool:
+        return self.app.size.width >= MIN_WITH_KEYS[0] and self.app.size.height >= MIN_WITH_KEYS[1]
+
+    @property
+    def _text_width(self) -> int:
+        columns = self.app.size.width
+        if self.screen.has_class("-very-wide"):
+            columns = columns // (3 if self._has_keys else 2)
+        return max(MAX_TEXT_WIDTH if columns > MAX_TEXT_WIDTH + MARGIN else columns - MARGIN, 30)
+
+    def _draw(self) -> None:
+        if self._preview is None or self.has_class("-opening"):
+            return
+        self.query_one("#welcome-text", Static).update(self._preview_text(self._preview))
+        self.countdown.room = self._text_width
+        self._draw_panel("#welcome-runs", runs_panel(self._recent, self._keys, time.time(), self._text_width))
+        self._draw_panel("#welcome-sample", sample_panel(self._recent))
+        if self._has_keys:
+            self._draw_keys()
+
+    def _preview_text(self, preview: RunPreview) -> Content:
+        actions = possible_actions(preview, is_changed=bool(self._changes))
+        rows = with_estimate(preview_rows(preview, self._changes), self._estimate)
+        rows = fitted_rows(rows, max(4, self.size.height - len(actions) - OTHER_LINES))
+        lines = [Content.styled("Train a GPT from scratch, watch it learn, chat with it.", "bold"), Content("")]
+        for label, text in rows:
+            style = "bold $error" if label == "text" and preview.problem else ""
+            for part in textwrap.wrap(one_line(text), self._text_width - LABEL_WIDTH):
+                lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$muted"), (part, style)))
+                label = ""
+        lines.append(Content(""))
+        key_width = max(len(self._keys[action]) for action, _ in actions)
+        lines += [
+            Content.assemble((f" {self._keys[action].center(key_width)} ", "bold reverse"), f"  {label}")
+            for action, label in actions
+        ]
+        return Content("\n").join(lines)
+
+    def _draw_panel(self, selector: str, panel: Panel | None) -> None:
+        widget = self.query_one(selector, Static)
+        widget.display = panel is not None
+        if panel is not None:
+            widget.border_title = panel.title
+            widget.update(Content("\n").join(Content.styled(text, TONE_STYLES[tone]) for text, tone in panel.lines))
+
+    def _draw_keys(self) -> None:
+        lines: list[Content] = []
+        for title, keys in help_table([*places_of("train"), "everywhere"], dict(self.app._keymap)):
+            lines.append(Content.styled(title, "bold $primary"))
+            for names, words in keys:
+                for part in textwrap.wrap(words, self._text_width - KEY_WIDTH):
+                    lines.append(Content.assemble((f" {names.ljust(KEY_WIDTH)}", "bold $key"), part))
+                    names = ""
+        widget = self.query_one("#welcome-keys", Static)
+        widget.border_title = "keys"
+        widget.update(Content("\n").join(lines))

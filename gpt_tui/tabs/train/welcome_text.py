@@ -1,0 +1,120 @@
+"""Text of the welcome view beside the preview: estimate, recent runs, newest sample, explanation. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from gpt_core.bench.estimate import estimate_memory, estimate_run_length
+from gpt_tui.new_run.estimate import RunEstimate, step_time
+from gpt_tui.session.recent_runs import RecentRuns
+from gpt_tui.session.run_finder import RunInfo
+from gpt_tui.session.run_preview import shown_path
+from gpt_tui.shared.formatting import age, duration, integer, narrow, short, size
+from gpt_tui.shared.rows import Tone
+from gpt_tui.shared.sanitize import one_line, printable
+
+DROPPED_FIRST = ("shape", "batch", "memory", "eval text")
+"""Rows of the preview that are left out of a low terminal, least important first."""
+MAX_SAMPLE_LINES = 12
+STATUS_WIDTH, STEPS_WIDTH, BITS_WIDTH, AGE_WIDTH = 10, 9, 9, 12
+
+EXPLANATION = (
+    ("loss", "How wrong the model is when it predicts the next piece of text. It starts where the model only guesses, "
+     "and falls as the model learns."),
+    ("samples", "What the model writes after a fixed beginning: noise at first, then words, then sentences."),
+    ("{chat}  chat", "The model continues text that you type, also while it trains."),
+    ("{stop}  stop", "Saves the run. Resume it at any time, also after closing the program."),
+)  # fmt: skip
+"""What a user who has no runs yet will see, with the keys of actions in braces."""
+
+
+class Panel(NamedTuple):
+    """Panel beside the preview: its title, and lines with their emphasis."""
+
+    title: str
+    lines: list[tuple[str, Tone]]
+
+
+def fitted_rows(rows: Sequence[tuple[str, str]], height: int) -> list[tuple[str, str]]:
+    """Return the rows of a preview that fit into `height` lines, without the least important ones."""
+    fitting = list(rows)
+    for label in DROPPED_FIRST:
+        if len(fitting) > height:
+            fitting = [row for row in fitting if row[0] != label]
+    return fitting
+
+
+def with_estimate(rows: Sequence[tuple[str, str]], estimate: RunEstimate) -> list[tuple[str, str]]:
+    """Return the rows of a preview with the memory of the whole run and its time on this computer."""
+    settings = estimate.settings
+    if settings is None:
+        return list(rows)
+    memory = estimate_memory(settings, estimate.threads).total
+    free = f", {size(estimate.free_bytes)} free" if estimate.free_bytes is not None else ""
+    known = {"memory": f"{size(memory)}{free}"}
+    found = [(label, known.get(label, text)) for label, text in rows]
+    at = next((index for index, (label, _) in enumerate(found) if label == "memory"), len(found))
+    return [*found[:at], ("time", time_text(estimate)), *found[at:]]
+
+
+def time_text(estimate: RunEstimate) -> str:
+    """Return how long the run takes: `up to 20 min on this computer, 52.3 ms per step`."""
+    if estimate.time is None:
+        return one_line(estimate.time_problem)
+    per_step = f"{step_time(estimate.time.step_s)} per step"
+    if estimate.settings is None or estimate.texts is None:
+        return f"{per_step} on this computer"
+    length = estimate_run_length(estimate.settings, estimate.texts, estimate.time)
+    return f"up to {duration(length.max_s)} on this computer, {per_step}"
+
+
+def runs_panel(recent: RecentRuns, keys: Mapping[str, str], now_s: float, width: int) -> Panel:
+    """Return the recent runs; where there are none, what the user will see during the first one."""
+    if recent.runs:
+        lines = [(run_line(run, now_s, width), run_tone(run)) for run in recent.runs]
+        return Panel("recent runs", [(heading(width), "dim"), *lines])
+    explained: list[tuple[str, Tone]] = []
+    for label, text in EXPLANATION:
+        explained += [(label.format(**keys), "plain"), (text, "dim"), ("", "dim")]
+    return Panel("what you will see", explained[:-1])
+
+
+def heading(width: int) -> str:
+    """Return the names of the columns of `run_line`."""
+    return columns("run", "status", "steps", "bits/byte", "updated", width)
+
+
+def run_line(run: RunInfo, now_s: float, width: int) -> str:
+    """Return folder, status, steps, best score and age of a run."""
+    steps = short(run.step) if run.step >= 100_000 else integer(run.step)
+    bits = narrow(run.best_bits) if math.isfinite(run.best_bits) else "–"
+    updated = f"{age(max(0.0, now_s - run.updated_at))} ago" if run.updated_at else "–"
+    return columns(shown_path(run.folder), run.status.value, steps, bits, updated, width)
+
+
+def columns(name: str, status: str, steps: str, bits: str, updated: str, width: int) -> str:
+    """Return a line of the list of runs; the name takes the remaining width and is cut at its start."""
+    fixed = STATUS_WIDTH + STEPS_WIDTH + BITS_WIDTH + AGE_WIDTH + 4
+    name_width = max(8, width - fixed)
+    name = name if len(name) <= name_width else "…" + name[len(name) - name_width + 1 :]
+    return (
+        f"{name:<{name_width}} {status:<{STATUS_WIDTH}} {steps:>{STEPS_WIDTH}} {bits:>{BITS_WIDTH}} "
+        f"{updated:>{AGE_WIDTH}}"
+    )
+
+
+def run_tone(run: RunInfo) -> Tone:
+    """Return the emphasis of a run: one in training stands out."""
+    return "good" if run.pid is not None else "plain"
+
+
+def sample_panel(recent: RecentRuns) -> Panel | None:
+    """Return the newest sample; None without one."""
+    sample, folder = recent.sample, recent.sample_folder
+    if sample is None or folder is None:
+        return None
+    where: tuple[str, Tone] = (f"{shown_path(folder)}, step {integer(sample.step)}", "dim")
+    text = printable(sample.prompt + sample.text).splitlines()
+    return Panel("newest sample", [where, *((line, "plain") for line in text[:MAX_SAMPLE_LINES])])
