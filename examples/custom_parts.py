@@ -59,7 +59,8 @@ def main() -> None:
     )  # fmt: skip
     result = run.result()
     print(f"{result.metrics['tokens']:,.0f} tokens seen, train loss {result.train_loss:.3f}")
-    print("It was" + result.model.generate("It was", max_tokens=80, seed=1))
+    prompt = result.model.settings.sample_prompt  # the first words of the held-out text
+    print(prompt + result.model.generate(prompt, max_tokens=80, seed=1))
 
 
 if __name__ == "__main__":

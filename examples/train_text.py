@@ -34,7 +34,8 @@ def main() -> None:
                 print(f"step {event.step}: eval loss {event.loss:.3f}, {event.bits_per_byte:.3f} bits per byte")
         result = run.result()
     print(f"{result.reason} at step {result.step}, saved in {result.checkpoint}")
-    print("It was" + result.model.generate("It was", max_tokens=40, seed=options.seed))
+    prompt = result.model.settings.sample_prompt  # the first words of the held-out text
+    print(prompt + result.model.generate(prompt, max_tokens=40, seed=options.seed))
 
 
 if __name__ == "__main__":

@@ -234,3 +234,15 @@ async def test_a_terminated_app_saves_beside_an_unusable_folder(tmp_path: Path):
     saved = next(tmp_path.glob("gpt-tui-*")) / LATEST
     assert peek_checkpoint(saved).step == bench.app.controller.run.step
     assert str(saved) in bench.app.exit_message
+
+
+@pytest.mark.slow
+async def test_the_end_of_a_self_test_shows_its_verdict(tmp_path: Path):
+    async with real_app(tmp_path, overfit_tiny=True, overfit_lines=2, overfit_steps=2) as bench:
+        await bench.until_seen("Start training")
+        await bench.pilot.press("s")
+        await bench.until_phase(Phase.FINISHED)
+        verdict = "self-test does not work: 0 of 2 lines reproduced"
+        assert bench.app.main.banner.text.startswith(f"step 2: {verdict}. Press ")
+        assert any(verdict in line.text for line in bench.app.controller.run.log)
+        assert bench.app.controller.run.samples[-1].step == 2
