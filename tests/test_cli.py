@@ -585,7 +585,9 @@ def test_evaluate_equals_the_evaluation_during_training(program: Callable[..., R
     found = json.loads(run.stdout)
     events = [json.loads(line) for line in (trained / "models" / "metrics.jsonl").read_text().splitlines()]
     logged = next(event for event in events if event["event"] == "eval" and event["step"] == 6)
-    assert {name: found[name] for name in logged} == logged
+    scores = ("step", "loss", "ppl", "accuracy", "bits_per_byte")
+    assert [found[name] for name in scores] == [logged[name] for name in scores]
+    assert found["text"] == "run"
     assert found["ppl"] == pytest.approx(math.exp(found["loss"]))
 
 
@@ -639,12 +641,33 @@ def test_evaluate_in_another_folder_refuses_its_text_and_names_both(
 
 def test_evaluate_refuses_a_text_that_has_changed_since_the_run(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "copy")
-    for name in ("raw/train.en", "test/eval.en"):
-        with (tmp_path / "copy/data" / name).open("a") as file:
-            file.write("One more line.\n")
-        run = run_program("evaluate", cwd=tmp_path / "copy")
+    with (tmp_path / "copy/data/raw/train.en").open("a") as file:
+        file.write("One more line.\n")
+    assert run_program("evaluate", cwd=tmp_path / "copy").returncode == 0, "the eval text is another file"
+    with (tmp_path / "copy/data/test/eval.en").open("a") as file:
+        file.write("One more line.\n")
+    run = run_program("evaluate", cwd=tmp_path / "copy")
     assert run.returncode == 2
     assert "the text of its run was not found" in run.stderr
+    run = run_program("evaluate", "--json", "--eval-file", str(trained / "data/test/eval.en"), cwd=tmp_path / "copy")
+    assert json.loads(run.stdout)["text"] == "run"
+
+
+def test_evaluate_does_not_score_an_eval_file_that_was_added_after_a_run_on_held_out_text(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    eval_file = tmp_path / "data/test/eval.en"
+    text = eval_file.read_text()
+    eval_file.unlink()
+    run = run_program("--train-only", "--max-steps", "1", *tiny(), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run_program("evaluate", "--json", cwd=tmp_path).stdout)
+    assert (found["text"], found["eval_file"]) == ("run", "data/raw/train.en")
+    run = run_program("evaluate", "--json", "--eval-file", "data/raw/train.en", cwd=tmp_path)
+    assert json.loads(run.stdout)["text"] == "other", "all of the text is not its held-out part"
+    eval_file.write_text(text)
+    run = run_program("evaluate", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "got data/test/eval.en with" in run.stderr
 
 
 def test_evaluate_of_a_self_test_asks_for_a_text(folder_of_self_test: Path, program: Callable[..., Result]) -> None:

@@ -28,5 +28,5 @@ def bundle_of(checkpoint: Checkpoint) -> ModelBundle:
     return ModelBundle(
         checkpoint.settings, checkpoint.parameters, tokenizers.from_bytes(checkpoint.tokenizer), checkpoint.step,
         checkpoint.preset, checkpoint.state.scores, checkpoint.path, checkpoint.corpus_sha256,
-        getattr(checkpoint.state, 'eval_sha256', ''),
+        checkpoint.state.eval_sha256,
     )  # fmt: skip

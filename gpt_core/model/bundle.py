@@ -27,7 +27,7 @@ class ModelBundle:
         scores: Scores of these weights in their run, None if that step was not evaluated.
         path: File that the model was loaded from, None for a model in memory.
         corpus_sha256: Digest of the training text, "" if unknown.
-        eval_sha256: Digest of the eval text, that of the training text if a part of it was held out; "" if unknown.
+        eval_sha256: Digest of the eval text, or of the part of the training text that was held out; "" if unknown.
     """
 
     settings: Settings

@@ -199,20 +199,16 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
     if settings.overfit_tiny:
         raise CheckpointError(f"{name} is of a self-test, which has no eval text; name a text with --eval-file")
     train_file, eval_file = text_files(settings)
-    text = load_tokens(eval_file or train_file, model.tokenizer, settings.document, progress=progress)
-    expected, found, file = model.eval_sha256, text.sha256, eval_file or train_file
+    file = eval_file or train_file
+    text = load_tokens(file, model.tokenizer, settings.document, progress=progress)
+    if eval_file is None:
+        text = split_held_out(text, settings.val_frac)[1]
+    expected, found, hashed = model.eval_sha256, text.sha256, file
     if not expected:  # earlier versions saved the digest of the training text alone
-        expected, found, file = model.corpus_sha256, text_sha256(train_file, progress), train_file
+        expected, found, hashed = model.corpus_sha256, text_sha256(train_file, progress), train_file
     if expected and expected != found:
         raise CheckpointError(
-            f"{name}: the text of its run was not found: expected SHA-256 {expected[:12]}…, got {file} with "
+            f"{name}: the text of its run was not found: expected SHA-256 {expected[:12]}…, got {hashed} with "
             f"{found[:12]}…; run the command in the folder of that text, restore it, or name a text with --eval-file"
         )
-    if eval_file is not None:
-        return text, eval_file
-    return split_held_out(text, settings.val_frac)[1], train_file
-
-
-def is_eval_text_of_run(model: ModelBundle, text: TokenStream) -> bool:
-    """Return whether a complete text is the eval text of the run; the held-out part of another text is not."""
-    return text.sha256 == model.eval_sha256 != model.corpus_sha256
+    return text, file

@@ -20,7 +20,7 @@ from gpt_core.text.corpus import find_training_text, text_blocks
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
-from gpt_core.training.setup import eval_text_of_run, is_eval_text_of_run
+from gpt_core.training.setup import eval_text_of_run
 from gpt_tui.app import preferences
 from gpt_tui.cli.options import config_file, load_model, resolve_settings, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
@@ -185,4 +185,4 @@ def scored_text(model: ModelBundle, named_file: str | None, progress: Progress) 
         return *eval_text_of_run(model, progress), True
     file = Path(model.settings.eval_file)
     text = load_tokens(file, model.tokenizer, model.settings.document, progress=progress)
-    return text, file, is_eval_text_of_run(model, text)
+    return text, file, text.sha256 == model.eval_sha256
