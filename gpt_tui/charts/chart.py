@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -16,8 +16,9 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from gpt_core.training.events import EvalCompleted
-from gpt_core.training.metrics import metric
+from gpt_core.training.metrics import Metric, metric
 from gpt_tui.charts.axes import YAxis, linear_ticks, tick_labels, time_labels, time_ticks, y_axis
+from gpt_tui.charts.export import SvgLine, chart_lines, curve_csv, svg
 from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.raster import (
     BEST,
@@ -49,6 +50,7 @@ LAYER_CLASSES = {
     BEST: "chart--best",
 }
 COLUMNS_PER_TICK = 8
+EXPORT_COLUMNS, EXPORT_ROWS = 1200, 16  # resolution of an exported line, and rows that determine its ticks
 MIN_WIDTH = 12  # nothing is drawn below
 MIN_COLUMNS = 4  # minimum width of the plot area; the y axis is omitted where it would leave less
 MIN_LABELLED_ROWS = 8  # minimum height with labels on the x axis; a lower chart has those of the chart below it
@@ -168,6 +170,26 @@ class Chart(Titled, Widget):
             series = self.series(max(1, self.size.width - 7) * DOTS_X, self.view.window(self.full))
             self._planned = (series, self._y_axis(series)) if series else None
         return self._planned
+
+    def exported(self) -> dict[str, str]:
+        """Return the visible part as SVG and the complete series as CSV, by file name; nothing without data."""
+        series = self.series(EXPORT_COLUMNS, self.view.window(self.full))
+        if series is None:
+            return {}
+        shown, colours = metric(self.metric), self.app.theme_variables
+        scale = y_axis(series, EXPORT_ROWS, percent=shown.format == "percent")
+        heading = f"{shown.label}, {shown.unit}" if shown.unit else shown.label
+        drawing = svg(series, scale, self.view.axis, heading, self.svg_lines(series, shown, colours), colours)
+        return {f"{self.metric}.svg": drawing, f"{self.metric}.csv": self.as_csv(series, shown)}
+
+    def svg_lines(self, series: Plane, shown: Metric, colours: Mapping[str, str]) -> list[SvgLine]:
+        """Return the lines of the exported chart."""
+        assert isinstance(series, ChartSeries)
+        return chart_lines(series, shown, colours)
+
+    def as_csv(self, series: Plane, shown: Metric) -> str:
+        """Return the exported data."""
+        return curve_csv(self.state, shown)
 
     def _y_axis(self, series: Plane) -> YAxis:
         return y_axis(series, self._rows, percent=metric(self.metric).format == "percent")

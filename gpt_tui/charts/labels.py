@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isnan
-from typing import NamedTuple
 
 from textual.content import Content
 
@@ -13,6 +12,7 @@ from gpt_core.training.metrics import Metric
 from gpt_core.training.metrics import metric as registered
 from gpt_tui.charts.raster import ABOVE_CHARACTER, BEST_CHARACTER, EVAL_CHARACTER
 from gpt_tui.charts.series import (
+    LOSS_NAMES,
     Axis,
     axis_value,
     curve_of,
@@ -30,20 +30,6 @@ from gpt_tui.shared.formatting import clock, integer, metric_value, short
 STEP_SIGN, SMOOTHED_SIGN = "[$faint]⣿[/]", "[$primary]⠒⠒[/]"
 EVAL_SIGN, BEST_SIGN = "[$mark]⠐⠶⠂[/]", f"[$best]{BEST_CHARACTER}[/]"
 EVAL_MARK = f"[$mark]{EVAL_CHARACTER}[/]"
-
-
-class Names(NamedTuple):
-    """Names of what a chart shows of a function of the losses."""
-
-    step: str
-    train: str
-    eval: str
-
-
-LOSS_NAMES = {
-    "train_loss": Names("step loss", "train loss", "eval loss"),
-    "perplexity": Names("step perplexity", "train perplexity", "eval perplexity"),
-}
 
 
 def value_text(metric: Metric, value: float) -> str:

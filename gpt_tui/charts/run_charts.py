@@ -9,6 +9,7 @@ from textual.message import Message
 from textual.reactive import reactive
 
 from gpt_tui.charts.chart import Chart
+from gpt_tui.charts.export import samples_markdown
 from gpt_tui.charts.series import Axis, Range, full_range, second_metrics
 from gpt_tui.charts.view import ChartView, next_option
 from gpt_tui.session.run_state import RunState
@@ -90,6 +91,11 @@ class RunCharts(Vertical):
         self._state = state
         for chart in self.query(Chart):
             chart.state = state
+
+    def exported(self) -> dict[str, str]:
+        """Return the charts in view as SVG and CSV and the samples as Markdown, by file name."""
+        files = {name: text for chart in self.visible_charts for name, text in chart.exported().items()}
+        return files | ({"samples.md": samples_markdown(self._state)} if self._state.samples else {})
 
     @property
     def full(self) -> Range:

@@ -49,6 +49,20 @@ class Mark(NamedTuple):
     best: bool
 
 
+class Names(NamedTuple):
+    """Names of what a chart shows of a function of the losses."""
+
+    step: str
+    train: str
+    eval: str
+
+
+LOSS_NAMES = {
+    "train_loss": Names("step loss", "train loss", "eval loss"),
+    "perplexity": Names("step perplexity", "train perplexity", "eval perplexity"),
+}
+
+
 class Plane(Protocol):
     """Coordinate system of a chart."""
 

@@ -116,6 +116,8 @@ KEYS: tuple[Key, ...] = (
     Key("charts.axis", "a", "next_axis", "Axis", "Switch the x axis: steps, tokens, time", "charts", footer=True),
     Key("charts.metric", "m", "next_metric", "Metric", "Choose the metric of the second chart, or of a comparison",
         "charts", footer=True),
+    Key("charts.export", "ctrl+e", "export", "Export",
+        "Export charts (SVG, CSV, PNG if possible) and samples (Markdown) into the run's folder", "charts"),
     Key("charts.range", "y", "next_y_range", "y range", "Switch the y range: auto, full, tight", "charts"),
     Key("charts.cursor_left", "comma,shift+left", "cursor(-1)", "Cursor", "Move the cursor left", "charts",
         footer=True, display=","),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -11,8 +11,9 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from gpt_core.training.events import EvalCompleted
-from gpt_core.training.metrics import metric
+from gpt_core.training.metrics import Metric, metric
 from gpt_tui.charts.chart import Chart
+from gpt_tui.charts.export import SvgLine, overlay_csv, overlay_lines
 from gpt_tui.charts.labels import first_fitting
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
@@ -63,6 +64,20 @@ class OverlayChart(Chart):
         """Return the characters of the lines."""
         assert isinstance(series, OverlaySeries)
         return overlay_raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
+
+    @property
+    def _names(self) -> dict[int, str]:
+        return {run.number: run.name for run in self.runs}
+
+    def svg_lines(self, series: Plane, shown: Metric, colours: Mapping[str, str]) -> list[SvgLine]:
+        """Return the runs' lines of the exported chart."""
+        assert isinstance(series, OverlaySeries)
+        return overlay_lines(series, self._names, colours)
+
+    def as_csv(self, series: Plane, shown: Metric) -> str:
+        """Return the exported points."""
+        assert isinstance(series, OverlaySeries)
+        return overlay_csv(series, self._names, self.view.axis, shown)
 
     def _write_border(self) -> None:
         shown, plan = metric(self.metric), self._plan()

@@ -58,6 +58,7 @@ class RunsTab(Container):
 
     def __init__(self, models_dir: Path, *, watched: Path | None = None, id: str) -> None:
         super().__init__(id=id)
+        self._models_dir = models_dir
         self._watched = watched
         self._reader = RunReader(RunFinder(models_dir, Path(), watched))
         self._runs: dict[Path, RunInfo] = {}
@@ -69,7 +70,7 @@ class RunsTab(Container):
 
     def compose(self) -> ComposeResult:
         """Lay out the list and the view: a text, one run, or several."""
-        with ChartKeys(lambda: self.charts, id="runs-body"):
+        with ChartKeys(lambda: self.charts, self._find_export, id="runs-body"):
             yield RunsTable(id="runs-table")
             with ContentSwitcher(initial="runs-empty", id="runs-view"):
                 yield Static("", id="runs-empty", markup=False)
@@ -96,6 +97,13 @@ class RunsTab(Container):
         if shown == "runs-one":
             return self.query_one(RunDetail).charts
         return self.query_one(CompareCharts) if shown == "runs-several" else None
+
+    def _find_export(self) -> tuple[RunCharts, Path] | None:
+        """Return the visible charts, and the run's folder; of a comparison, the models folder."""
+        charts = self.charts
+        if charts is None or not self._followed:
+            return None
+        return charts, self._followed[0].folder if len(self._followed) == 1 else self._models_dir
 
     # -- reading in a thread
 

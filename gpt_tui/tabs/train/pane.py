@@ -102,7 +102,7 @@ class TrainTab(Vertical):
 
     def compose(self) -> ComposeResult:
         """Compose the welcome view and the run view, with the buttons below."""
-        with ChartKeys(self._visible_charts, id="train-body"):
+        with ChartKeys(self._visible_charts, self._find_export, id="train-body"):
             with ContentSwitcher(initial="welcome", id="train-switcher"):
                 yield Welcome(self._probes, id="welcome")
                 yield RunPanels(id="run")
@@ -133,6 +133,11 @@ class TrainTab(Vertical):
     @property
     def _shows_run(self) -> bool:
         return self.query_one("#train-switcher", ContentSwitcher).current == "run"
+
+    def _find_export(self) -> tuple[RunCharts, Path] | None:
+        request = self._controller.request
+        folder = Path((request.settings if request else self.settings).models_dir)
+        return (self.charts, folder) if self._shows_run else None
 
     def _visible_charts(self) -> RunCharts | None:
         return self._panels.visible_charts if self._shows_run else None

@@ -1,0 +1,30 @@
+"""Conversion of SVG files to PNG by a program that is installed, if there is one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+CONVERTERS = (
+    ("rsvg-convert", ("-o", "{png}", "{svg}")), ("resvg", ("{svg}", "{png}")), ("inkscape", ("{svg}", "-o", "{png}")),
+    ("magick", ("{svg}", "{png}")),
+)  # fmt: skip
+TIMEOUT_S = 30.0
+
+
+def as_png(path: Path) -> Path | None:
+    """Convert an SVG file to a PNG beside it; return None without a converter, or if one fails."""
+    png = path.with_suffix(".png")
+    for program, arguments in CONVERTERS:
+        found = shutil.which(program)
+        if found is None or png.exists():
+            continue
+        command = [found, *(argument.format(svg=path.absolute(), png=png.absolute()) for argument in arguments)]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0 and png.exists():
+            return png
+    return None

@@ -1,0 +1,117 @@
+"""Export of charts and samples into the run's folder."""
+
+from __future__ import annotations
+
+import csv
+import math
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.metrics import metric
+from gpt_tui.app.theme import NIGHT, own_variables
+from gpt_tui.charts.axes import y_axis
+from gpt_tui.charts.export import chart_lines, curve_csv, samples_markdown, svg
+from gpt_tui.charts.series import chart_series
+from gpt_tui.session.phase import Phase
+from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.shared.new_files import write_new
+from gpt_tui.shared.svg_converter import as_png
+from tests.tui.samples import learnt, sampled, started, trained
+from tests.tui.still_app import still_app
+
+COLOURS = NIGHT.to_color_system().generate() | own_variables(NIGHT)
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(history: RunState, name: str) -> ElementTree.Element:
+    series = chart_series(history, name, "steps", columns=1200)
+    assert series is not None
+    lines = chart_lines(series, metric(name), COLOURS)
+    return ElementTree.fromstring(svg(series, y_axis(series, 16), "steps", "a & b", lines, COLOURS))
+
+
+@pytest.mark.parametrize("name", ["train_loss", "perplexity", "learning_rate", "grad_norm", "accuracy"])
+def test_an_exported_chart_is_a_valid_svg_with_its_lines(name: str) -> None:
+    root = drawn(learnt(), name)
+    texts = [element.text for element in root.iter(f"{SVG}text")]
+    assert {"a & b", "step", "200", "400"} <= set(texts)
+    assert len(list(root.iter(f"{SVG}circle"))) == (5 if name in ("train_loss", "perplexity", "accuracy") else 0)
+    for path in root.iter(f"{SVG}path"):
+        assert "nan" not in path.attrib["d"]
+        assert "inf" not in path.attrib["d"]
+
+
+def test_losses_that_are_not_finite_are_gaps_of_an_exported_line() -> None:
+    root = drawn(trained(100, lambda n: math.nan if 40 <= n < 60 else 3.0), "train_loss")
+    assert max(path.attrib["d"].count("M") for path in root.iter(f"{SVG}path")) == 2
+    assert drawn(trained(9, lambda n: math.inf if n == 5 else 1e300), "perplexity") is not None
+
+
+def test_the_csv_has_every_step_and_the_evaluations() -> None:
+    rows = list(csv.DictReader(curve_csv(learnt(), metric("train_loss")).splitlines()))
+    steps = [row for row in rows if row["smoothed"]]
+    assert [int(row["step"]) for row in steps] == list(range(1, 651))
+    assert float(steps[-1]["smoothed"]) == learnt().curve.smoothed
+    assert [int(row["step"]) for row in rows if row["evaluation"]] == [150, 300, 450, 600]
+    assert float(rows[-1]["seconds"]) == 65.0
+
+
+def test_samples_are_exported_as_code_blocks_that_their_text_cannot_close() -> None:
+    state = advance_all(RunState(), [started(), sampled(0, " a ```` b\n```\nc\x1b[2J", "It was")])
+    text = samples_markdown(state)
+    assert "## Step 0" in text
+    assert text.count("`````") == 2
+    assert "\x1b" not in text
+
+
+def test_an_existing_file_is_never_replaced(tmp_path: Path) -> None:
+    files = {"a.svg": "1", "a.csv": "2"}
+    assert [path.name for path in write_new(tmp_path / "new", files)] == ["a.svg", "a.csv"]
+    (tmp_path / "new" / "a-2.csv").write_text("mine")
+    (tmp_path / "new" / "a-3.svg").symlink_to("nowhere")
+    assert [path.name for path in write_new(tmp_path / "new", files)] == ["a-4.svg", "a-4.csv"]
+    assert (tmp_path / "new" / "a-2.csv").read_text() == "mine"
+
+
+def test_a_png_is_made_by_an_installed_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    svg_file = tmp_path / "a.svg"
+    svg_file.write_text("<svg/>")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert as_png(svg_file) is None
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "rsvg-convert"
+    program.write_text('#!/bin/sh\necho png > "$2"\n')
+    program.chmod(0o755)
+    assert as_png(svg_file) == tmp_path / "a.png"
+    assert as_png(svg_file) is None  # replaces no file
+
+
+async def test_the_export_key_writes_the_charts_in_view_and_the_samples(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    async with still_app(monkeypatch, learnt(), Phase.PAUSED, (120, 40)) as (app, pilot):
+        await pilot.press("m", "ctrl+e")
+        await app.workers.wait_for_complete()
+        await pilot.press("v", "ctrl+e")  # again, with other panels
+        await app.workers.wait_for_complete()
+        names = {path.name for path in (tmp_path / "models").iterdir()}
+        first = {"train_loss.svg", "train_loss.csv", "learning_rate.svg", "learning_rate.csv", "samples.md"}
+        assert first <= names
+        assert {"train_loss-2.svg", "samples-2.md"} <= names
+        said = [notification.message for notification in app._notifications]
+        assert "samples.md" in said[0]
+        assert said[0].endswith("in models")
+
+
+async def test_an_export_into_a_file_says_why_it_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").write_text("not a folder")
+    async with still_app(monkeypatch, learnt(), Phase.PAUSED, (80, 24)) as (app, pilot):
+        await pilot.press("ctrl+e")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        assert [notification.title for notification in app._notifications] == ["not exported"]
