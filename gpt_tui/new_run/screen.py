@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from gpt_core.config.presets import DEFAULT_PRESET
+from gpt_core.config.presets import DEFAULT_PRESET, PRESETS
 from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError
 from gpt_core.home import expand_home
@@ -54,17 +54,24 @@ class SetupResult:
 
 def initial_form_state(settings: Settings, preset_name: str) -> FormState:
     """Return the form filled with settings."""
-    return FormState(preset_name or DEFAULT_PRESET, texts_of(settings))
+    return FormState(preset_name if preset_name in PRESETS else DEFAULT_PRESET, texts_of(settings))
 
 
 class SetupScreen(Screen[SetupResult]):
-    """Form that is validated with each key. Once typing pauses, the run is estimated in a thread."""
+    """Form that is validated with each key. Once typing pauses, the run is estimated in a thread.
 
-    AUTO_FOCUS = "#setting-preset"
+    Args:
+        form_state: Initial state of the form.
+        probes: Measurements.
+        focus: Name of the field that has the focus at first.
+    """
+
+    AUTO_FOCUS = ""
     BINDINGS = bindings("setup")
 
-    def __init__(self, form_state: FormState, probes: Probes) -> None:
+    def __init__(self, form_state: FormState, probes: Probes, *, focus: str = "preset") -> None:
         super().__init__()
+        self._focus_first = focus
         self._initial = form_state
         self._probes = probes
         self._prober = Prober(probes, self.post_message)
@@ -88,7 +95,8 @@ class SetupScreen(Screen[SetupResult]):
         yield FooterBar()
 
     def on_mount(self) -> None:
-        """Validate the initial form."""
+        """Focus the first field, and validate the initial form."""
+        self.query_one(f"#setting-{self._focus_first}").focus()
         self._validate()
 
     def on_unmount(self) -> None:

@@ -110,6 +110,8 @@ KEYS: tuple[Key, ...] = (
         footer=True),
     Key("runs.mark", "space", "mark", "Mark", "Mark this run to compare it, or unmark it", "runs", footer=True),
     Key("runs.unmark", "u", "unmark", "Unmark", "Unmark all runs", "runs", footer=True),
+    Key("runs.duplicate", "d", "duplicate", "Duplicate", "Set up a run like this one, with changes", "runs",
+        footer=True),
     Key("runs.notes", "v", "switch_panels", "Panels", "Show samples, log, or neither", "runs", footer=True),
     Key("charts.log", "l", "log_scale", "Log", "Switch between logarithmic and linear y axis", "charts",
         footer=True),

@@ -180,6 +180,18 @@ async def test_escape_saves_the_form_for_the_next_time(tmp_path: Path):
         assert field(bench, "layers").value == "x"
 
 
+async def test_the_learning_rate_and_the_rates_of_the_groups_show_each_other(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        await type_in(bench, "learning_rate", "1e-4")
+        assert field(bench, "attn_lr").value == "1e-4"
+        await type_in(bench, "pos_lr", "0.5")
+        assert field(bench, "learning_rate").value == ""
+        await bench.pilot.press("ctrl+t")
+        await bench.until_step(1)
+        settings = bench.opener.requests[0].settings
+        assert (settings.attn_lr, settings.unembed_lr, settings.pos_lr) == (1e-4, 1e-4, 0.5)
+
+
 async def test_a_saved_config_file_starts_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     async with set_up(tmp_path) as bench:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher, Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
+from gpt_core.config.settings import Settings
 from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.overlay import MAX_RUNS, NamedRun
 from gpt_tui.charts.run_charts import RunCharts
@@ -56,6 +58,15 @@ class RunsTab(Container):
             super().__init__()
             self.histories = histories
 
+    class CopyRequested(Message):
+        """A run with the settings of the one in `folder`, changed in the set-up screen, is requested."""
+
+        def __init__(self, folder: Path, settings: Settings, preset_name: str) -> None:
+            super().__init__()
+            self.folder = folder
+            self.settings = settings
+            self.preset_name = preset_name
+
     def __init__(self, models_dir: Path, *, watched: Path | None = None, id: str) -> None:
         super().__init__(id=id)
         self._models_dir = models_dir
@@ -64,6 +75,7 @@ class RunsTab(Container):
         self._runs: dict[Path, RunInfo] = {}
         self._histories: dict[Path, RunState] = {}
         self._marks: dict[Path, int] = {}
+        self._to_mark: tuple[Path, ...] = ()
         self._polls = 0
         self._followed: tuple[RunInfo, ...] = ()  # the runs shown, which the thread reads
         self._worker: Worker[None] | None = None
@@ -158,6 +170,7 @@ class RunsTab(Container):
         """Update the list."""
         self._runs = {run.folder: run for run in message.runs}
         self._marks = {folder: mark for folder, mark in self._marks.items() if folder in self._runs}
+        self._mark_compared()
         self._show()
 
     def on_runs_tab_runs_read(self, message: RunsRead) -> None:
@@ -218,7 +231,30 @@ class RunsTab(Container):
     def _mark(self, run: RunInfo) -> int:
         return self._marks[run.folder]
 
+    def compare(self, *folders: Path) -> None:
+        """Mark the runs in these folders, and no other, as soon as all of them are found."""
+        self._to_mark = folders
+
+    def _mark_compared(self) -> None:
+        found = {os.path.realpath(folder): folder for folder in self._runs}
+        wanted = [found.get(os.path.realpath(folder)) for folder in self._to_mark]
+        if wanted and None not in wanted:
+            self._marks = {folder: number for number, folder in enumerate(wanted, 1) if folder is not None}
+            self._to_mark = ()
+
     # -- keys
+
+    def action_duplicate(self) -> None:
+        """Request a run with the settings of the one under the cursor."""
+        run = self.query_one(RunsTable).selected
+        if run is None:
+            return
+        if run.checkpoint.settings is None:
+            name = name_of(run.folder)
+            self.notify(f"{name} has no checkpoint, which holds the settings to duplicate", markup=False)
+            return
+        preset_name = run.started.preset if run.started else ""
+        self.post_message(self.CopyRequested(run.folder, run.checkpoint.settings, preset_name))
 
     def action_mark(self) -> None:
         """Mark or unmark the run under the cursor."""
@@ -246,7 +282,7 @@ class RunsTab(Container):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Hide the keys that have no effect now."""
         shown = self.query_one("#runs-view", ContentSwitcher).current if self.is_mounted else ""
-        if action == "mark":
+        if action in ("mark", "duplicate"):
             return bool(self._runs)
         if action == "unmark":
             return bool(self._marks)

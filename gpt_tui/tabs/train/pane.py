@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -24,7 +25,7 @@ from gpt_core.training.request import RunRequest
 from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.new_run.screen import SetupScreen
+from gpt_tui.new_run.screen import SetupScreen, initial_form_state
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.phase import Phase, SessionStatus
@@ -324,6 +325,27 @@ class TrainTab(Vertical):
         self._settings_changed()
         if result.settings is not None:
             self.action_start()
+
+    @work(exclusive=True, group="request")
+    async def set_up_copy(self, settings: Settings, preset_name: str, started: Callable[[Settings], None]) -> None:
+        """Open the set-up screen with the settings of another run; leaving it without a start changes nothing.
+
+        Args:
+            settings: Initial settings.
+            preset_name: Preset of that run.
+            started: Called with the settings of the run that is started.
+        """
+        if self._controller.alive:
+            self.notify(why_not("setup", self._controller.phase, self._shown_keys()), timeout=HINT_S, markup=False)
+            return
+        self.cancel_countdown()
+        form_state = initial_form_state(settings, preset_name)
+        result = await self.app.push_screen_wait(SetupScreen(form_state, self._probes, focus="learning_rate"))
+        if result.settings is not None:
+            self._next.configure(result)
+            self._settings_changed()
+            self.action_start()
+            started(result.settings)
 
     def action_defaults(self) -> None:
         """Go back to the settings that the program started with."""
