@@ -71,4 +71,4 @@ async def test_a_run_without_a_checkpoint_cannot_be_duplicated_and_says_why() ->
         await bench.pilot.press("f5")
         await bench.until_seen("600 of 600")
         await bench.pilot.press("d")
-        await bench.until_seen("models has no checkpoint, which holds")
+        await bench.until(lambda: any("has no checkpoint" in notice.message for notice in bench.app._notifications))
