@@ -83,18 +83,37 @@ class LogTail:
         return block[block.find(b"\n") + 1 : block.rfind(b"\n") + 1]
 
 
+class BestScores(NamedTuple):
+    """Best value of each score of a run, whatever the step; without an evaluation infinite, for the accuracy -1."""
+
+    loss: float = math.inf
+    accuracy: float = -1.0
+    bits_per_byte: float = math.inf
+
+    def with_evaluation(self, event: EvalCompleted) -> BestScores:
+        """Return the best values after one more evaluation."""
+        return BestScores(
+            min(self.loss, event.loss),
+            max(self.accuracy, event.accuracy),
+            min(self.bits_per_byte, event.bits_per_byte),
+        )
+
+
+NO_SCORES = BestScores()
+
+
 @dataclass
 class LogSummary:
-    """Start, last step, best score and end of a log, without decoding each of its lines.
+    """Start, last step, best scores and end of a log, without decoding each of its lines.
 
-    Until a long log is scanned completely (`is_complete`), `last` and `finished` come from its end, and `best_bits`
-    is the best score of the scanned part.
+    Until a long log is scanned completely (`is_complete`), `last` and `finished` come from its end, and `best` has the
+    best scores of the scanned part.
     """
 
     tail: LogTail
     started: RunStarted | None = None
     last: StepCompleted | None = None
-    best_bits: float = math.inf
+    best: BestScores = NO_SCORES
     finished: RunFinished | None = None
     is_complete: bool = False
 
@@ -103,7 +122,7 @@ class LogSummary:
         for _ in range(max_chunks):
             chunk = self.tail.read(SCAN_BYTES)
             if chunk.restarted:
-                self.started, self.last, self.best_bits, self.finished = None, None, math.inf, None
+                self.started, self.last, self.best, self.finished = None, None, NO_SCORES, None
             self._take(chunk.lines)
             self.is_complete = chunk.at_end
             if self.is_complete:
@@ -117,8 +136,8 @@ class LogSummary:
                     self.started, self.finished = event, None
                 case StepCompleted():
                     self.last = event
-                case EvalCompleted(bits_per_byte=bits) if math.isfinite(bits):
-                    self.best_bits = min(self.best_bits, bits)
+                case EvalCompleted() if math.isfinite(event.bits_per_byte):
+                    self.best = self.best.with_evaluation(event)
                 case RunFinished():
                     self.finished = event
 

@@ -19,7 +19,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.training.events import RunStarted
-from gpt_tui.session.log_reader import LogFollower, LogSummary, LogTail
+from gpt_tui.session.log_reader import NO_SCORES, BestScores, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState
 
 MAX_RUNS = 64
@@ -62,7 +62,9 @@ class RunInfo(NamedTuple):
         started: The event that started it.
         step: Number of the last step.
         loss: Loss of the last step in nats, NaN before one.
-        best_bits: Best bits per byte, infinite before an evaluation.
+        best: Best value of each eval score.
+        elapsed_s: Training time.
+        tokens_per_s: Throughput of the last step.
         updated_at: Time of the last change of the log, in seconds since 1970.
         pid: Process that holds the folder's lock.
         checkpoint: Facts from its newest checkpoint.
@@ -73,7 +75,9 @@ class RunInfo(NamedTuple):
     started: RunStarted | None = None
     step: int = 0
     loss: float = math.nan
-    best_bits: float = math.inf
+    best: BestScores = NO_SCORES
+    elapsed_s: float = 0.0
+    tokens_per_s: float = math.nan
     updated_at: float = 0.0
     pid: int | None = None
     checkpoint: CheckpointFacts = CheckpointFacts()
@@ -138,7 +142,8 @@ class RunFinder:
         last = summary.last
         return RunInfo(
             folder, run_status(summary, pid), summary.started, last.step if last else 0,
-            last.loss if last else math.nan, summary.best_bits, summary.tail.updated_at, pid, self._facts_of(folder),
+            last.loss if last else math.nan, summary.best, last.elapsed_s if last else 0.0,
+            last.tokens_per_s if last else math.nan, summary.tail.updated_at, pid, self._facts_of(folder),
         )  # fmt: skip
 
     def _facts_of(self, folder: Path) -> CheckpointFacts:

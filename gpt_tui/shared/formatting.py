@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import isfinite
 
+from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.model.scores import EvalScores
 from gpt_core.training.losses import MAX_PERPLEXITY
 from gpt_core.training.metrics import Metric
@@ -62,6 +63,12 @@ def narrow(value: float) -> str:
 def nats(value: float) -> str:
     """Format a loss: three decimals, from 0.1 down three significant digits."""
     return fixed(value) if value >= 0.1 or not isfinite(value) else f"{value:.3g}"
+
+
+def learning_rate(settings: Settings) -> str:
+    """Return the learning rate of all parameters, or the lowest and highest of the groups: `3e-05 to 0.0003`."""
+    rates = [getattr(settings, name) for name in GROUP_RATES]
+    return " to ".join(rate(value) for value in sorted({min(rates), max(rates)}))
 
 
 def scores_text(scores: EvalScores) -> str:

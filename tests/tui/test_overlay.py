@@ -29,11 +29,13 @@ from gpt_tui.charts.overlay import (
 )  # fmt: skip
 from gpt_tui.charts.series import Range
 from gpt_tui.run_view.status import status_rows
+from gpt_tui.session.log_reader import BestScores
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_finder import CheckpointFacts, RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState, advance_all
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import (
+    COLUMNS,
     CRASHED_TEXT,
     cells,
     chart_title,
@@ -151,7 +153,12 @@ def facts(tokenizer: str, **changes: object) -> CheckpointFacts:
 
 def run_of(tokenizer: str, best_bits: float = 2.0) -> RunInfo:
     checkpoint = CheckpointFacts(None, tokenizer)
-    return RunInfo(Path(tokenizer or "unknown"), RunStatus.FINISHED, best_bits=best_bits, checkpoint=checkpoint)
+    return RunInfo(
+        Path(tokenizer or "unknown"),
+        RunStatus.FINISHED,
+        best=BestScores(bits_per_byte=best_bits),
+        checkpoint=checkpoint,
+    )
 
 
 def test_runs_with_different_tokenizers_are_compared_by_bits_per_byte_with_a_note() -> None:
@@ -182,10 +189,13 @@ def test_the_settings_that_differ_are_listed() -> None:
 
 
 def test_a_row_shows_status_model_steps_and_scores() -> None:
-    live = RunInfo(Path("models"), RunStatus.LIVE, started(), 1200, 3.21, 2.5, 1000.0, pid=1)
-    assert cells(live, 3, 1120.0) == ("3", "models", "▶ training", "nano 1.07M", "1,200", "3.210", "2.500", "2 min")
+    live = RunInfo(Path("models"), RunStatus.LIVE, started(), 1200, 3.21, updated_at=1000.0, pid=1)
+    row = cells(live, 3, 1120.0)
+    assert (*row[:4], row[6], row[7], row[-1]) == (
+        "3", "models", "▶ training", "nano 1.07M", "1,200", "3.210", "2 min",
+    )  # fmt: skip
     waiting = RunInfo(Path("a/b"), RunStatus.WAITING)
-    assert cells(waiting, 0, 0.0) == (" ", "a/b", "○ waiting", "", "0", "–", "–", "–")
+    assert cells(waiting, 0, 0.0)[:4] == (" ", "a/b", "○ waiting", "")
 
 
 def test_control_characters_from_a_log_are_escaped() -> None:
@@ -198,6 +208,29 @@ def test_control_characters_from_a_log_are_escaped() -> None:
 @pytest.mark.parametrize("width", range(40, 220, 7))
 def test_the_columns_fit_the_width(width: int) -> None:
     assert sum(cell_width + 2 for _, cell_width in columns_at(width)) <= max(width, 54)
+
+
+def test_a_wide_list_has_a_column_for_every_score_and_setting_that_runs_differ_in() -> None:
+    titles = {width: [COLUMNS[index].title for index, _ in columns_at(width)] for width in (77, 117, 197)}
+    assert titles[77] == ["", "run", "status", "steps", "step loss", "bits/byte", "updated"]
+    assert titles[117][3:] == ["model", "steps", "step loss", "eval loss", "accuracy", "bits/byte", "updated"]
+    assert titles[197] == [column.title for column in COLUMNS]
+
+
+def test_the_cells_of_a_run_are_its_settings_last_step_and_best_scores() -> None:
+    run = RunInfo(
+        Path("models"), RunStatus.FINISHED, started(train_file="data/train.en"), 1200, 2.5,
+        BestScores(2.75, 0.312, 1.505), 75.0, 20_400.0, 90.0, checkpoint=CheckpointFacts(preset("nano")),
+    )  # fmt: skip
+    shown = {column.title: cell for column, cell in zip(COLUMNS, cells(run, 0, 100.0), strict=True)}
+    assert (shown["learning rate"], shown["batch"], shown["steps"]) == ("3.00e-3", "16 × 64", "1,200")
+    assert (shown["step loss"], shown["eval loss"], shown["accuracy"], shown["bits/byte"]) == (
+        "2.500", "2.750", "31.2%", "1.505",
+    )  # fmt: skip
+    assert (shown["time"], shown["tokens/s"], shown["text"]) == ("1:15", "20.4k", "train.en")
+    unknown = cells(RunInfo(Path("models"), RunStatus.WAITING), 0, 100.0)
+    assert "–" in unknown
+    assert not any("nan" in cell or "inf" in cell for cell in unknown)
 
 
 def test_a_long_name_is_cut_at_its_start() -> None:

@@ -11,7 +11,7 @@ import pytest
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
 from gpt_tui.session import log_reader, run_finder
-from gpt_tui.session.log_reader import LogFollower, LogSummary, LogTail
+from gpt_tui.session.log_reader import NO_SCORES, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_status
 from gpt_tui.session.run_state import MAX_EVALUATIONS, RunState, advance_all
 from tests.tui.log_samples import LOG, lines, run_events, write_log
@@ -153,7 +153,7 @@ def test_the_summary_agrees_with_the_complete_log(tmp_path: Path, monkeypatch: p
     assert summary.started == started(max_steps=400)
     assert summary.last is not None
     assert summary.last.step == 400
-    assert summary.best_bits == pytest.approx((3.0 + 4.0 * math.exp(-4)) / 2)
+    assert summary.best.bits_per_byte == pytest.approx((3.0 + 4.0 * math.exp(-4)) / 2)
     assert summary.finished == RunFinished("max_epochs", 400)
 
 
@@ -169,7 +169,7 @@ def test_the_summary_follows_appended_lines_and_truncation(tmp_path: Path) -> No
     path.write_bytes(lines(started()))
     summary.scan()
     assert summary.last is None
-    assert summary.best_bits == math.inf
+    assert summary.best == NO_SCORES
 
 
 # -- finding

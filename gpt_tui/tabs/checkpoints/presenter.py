@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gpt_core.checkpoints.store import chat_candidates, resume_candidates
-from gpt_core.config.settings import GROUP_RATES, ModelShape
+from gpt_core.config.settings import ModelShape
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import ENDINGS
-from gpt_tui.shared.formatting import age, duration, integer, nats, percent, rate, scores_text, short, size
+from gpt_tui.shared.formatting import age, duration, integer, learning_rate, nats, percent, scores_text, short, size
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
@@ -215,9 +215,7 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
     settings, state, shape = info.settings, info.state, info.settings.shape
     trained = [f"step {integer(info.step)}", f"{info.epoch} epoch{'s' * (info.epoch != 1)}"]
     trained += [f"{short(state.tokens)} tokens", duration(state.elapsed_s), ENDINGS.get(state.finished, state.finished)]
-    rates = [getattr(settings, name) for name in GROUP_RATES]
-    lr = " to ".join(rate(value) for value in sorted({min(rates), max(rates)}))
-    batch = f"batch {settings.batch_size} × {settings.seq_len}, learning rate {lr}"
+    batch = f"batch {settings.batch_size} × {settings.seq_len}, learning rate {learning_rate(settings)}"
     return [
         ("trained", ", ".join(part for part in trained if part)),
         ("scores", scores_of(info)),

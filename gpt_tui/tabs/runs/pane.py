@@ -26,7 +26,7 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
-from gpt_tui.tabs.runs.presenter import default_metric, details, empty_text, marked_text, name_of, tokenizer_note
+from gpt_tui.tabs.runs.presenter import TITLE, default_metric, details, empty_text, marked_text, name_of, tokenizer_note
 from gpt_tui.tabs.runs.run_detail import RunDetail
 from gpt_tui.tabs.runs.runs_table import RunsTable
 
@@ -92,7 +92,7 @@ class RunsTab(Container):
     def on_mount(self) -> None:
         """Start polling."""
         table = self.query_one(RunsTable)
-        table.border_title = "runs"
+        table.border_title = TITLE
         table.display = False
         self.set_interval(POLL_S, self._poll)
 

@@ -6,7 +6,7 @@ import math
 import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from gpt_core.checkpoints.replacement import METRICS
@@ -20,7 +20,7 @@ from gpt_tui.run_view.status import LABEL_WIDTH, evaluation_rows, progress_rows,
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState, why_ended
-from gpt_tui.shared.formatting import age, clock, fixed, integer, metric_value, narrow, percent, short
+from gpt_tui.shared.formatting import age, clock, fixed, integer, learning_rate, metric_value, narrow, percent, short
 from gpt_tui.shared.rows import RULE, Row, Tone
 from gpt_tui.shared.sanitize import one_line
 
@@ -49,10 +49,14 @@ class Column(NamedTuple):
 
 MARK, NAME, STATUS = range(3)
 COLUMNS = (
-    Column("", 1), Column("run", 12), Column("status", 10), Column("model", 13, 96),
-    Column("steps", 7, align_right=True), Column("loss", 6, 74, align_right=True),
-    Column("bits/byte", 9, align_right=True), Column("updated", 8, 64),
+    Column("", 1), Column("run", 12), Column("status", 10), Column("model", 13, 110),
+    Column("learning rate", 13, 128), Column("batch", 9, 140), Column("steps", 7, align_right=True),
+    Column("step loss", 9, 74, align_right=True), Column("eval loss", 9, 86, align_right=True),
+    Column("accuracy", 8, 96, align_right=True), Column("bits/byte", 9, align_right=True),
+    Column("time", 8, 152, align_right=True), Column("tokens/s", 8, 164, align_right=True), Column("text", 16, 184),
+    Column("updated", 8, 64),
 )  # fmt: skip
+TITLE = "runs  (eval scores: the best so far)"
 MIN_NAME, MAX_NAME = 12, 48
 
 
@@ -83,13 +87,17 @@ def is_own_run(run: RunInfo) -> bool:
 def cells(run: RunInfo, mark: int, now_s: float) -> tuple[str, ...]:
     """Return the cells of a run's row, one per column of COLUMNS."""
     status = THIS_APP if is_own_run(run) and run.status is RunStatus.LIVE else run.status.value
-    started = run.started
+    started, settings = run.started, run.checkpoint.settings
     preset = "" if started is None else started.preset if started.kind == "train" else "overfit"
     model = f"{preset} {short(started.parameters)}".strip() if started else ""
+    batch = f"{settings.batch_size} × {settings.seq_len}" if settings else ""
     return (
         str(mark) if mark else " ", name_of(run.folder), f"{SYMBOLS[run.status]} {status}", one_line(model),
-        short(run.step) if run.step >= 100_000 else integer(run.step), narrow(run.loss),
-        narrow(run.best_bits),
+        learning_rate(settings) if settings else "–", batch or (short(started.batch_tokens) if started else "–"),
+        short(run.step) if run.step >= 100_000 else integer(run.step), narrow(run.loss), narrow(run.best.loss),
+        percent(run.best.accuracy) if run.best.accuracy >= 0 else "–", narrow(run.best.bits_per_byte),
+        clock(run.elapsed_s), short(run.tokens_per_s),
+        one_line(PurePath(started.train_file).name) if started else "–",
         age(max(0.0, now_s - run.updated_at)) if run.updated_at else "–",
     )  # fmt: skip
 
@@ -182,8 +190,8 @@ def details(runs: Sequence[RunInfo]) -> list[str]:
     result = []
     for run, differing in zip(runs, differences([run.checkpoint.settings for run in runs]), strict=True):
         parts = [f"{integer(run.step)} steps, {run.status.value}"]
-        if math.isfinite(run.best_bits):
-            parts.append(f"best {fixed(run.best_bits)} bits per byte")
+        if math.isfinite(run.best.bits_per_byte):
+            parts.append(f"best {fixed(run.best.bits_per_byte)} bits per byte")
         result.append("\n".join([*parts, differing] if differing else parts))
     return result
 
@@ -215,7 +223,7 @@ def tokenizer_note(runs: Sequence[RunInfo]) -> str:
 def default_metric(runs: Sequence[RunInfo]) -> str:
     """Return the default metric of a comparison: one that is comparable and available."""
     differ = len({run.checkpoint.tokenizer_sha256 for run in runs} - {""}) > 1
-    return "bits_per_byte" if differ and all(math.isfinite(run.best_bits) for run in runs) else "train_loss"
+    return "bits_per_byte" if differ and all(math.isfinite(run.best.bits_per_byte) for run in runs) else "train_loss"
 
 
 def marked_text(marked: int) -> str:

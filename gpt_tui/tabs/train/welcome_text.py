@@ -89,7 +89,7 @@ def heading(width: int) -> str:
 def run_line(run: RunInfo, now_s: float, width: int) -> str:
     """Return folder, status, steps, best score and age of a run."""
     steps = short(run.step) if run.step >= 100_000 else integer(run.step)
-    bits = narrow(run.best_bits) if math.isfinite(run.best_bits) else "–"
+    bits = narrow(run.best.bits_per_byte) if math.isfinite(run.best.bits_per_byte) else "–"
     updated = f"{age(max(0.0, now_s - run.updated_at))} ago" if run.updated_at else "–"
     return columns(shown_path(run.folder), run.status.value, steps, bits, updated, width)
 
