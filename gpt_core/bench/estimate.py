@@ -15,6 +15,7 @@ from gpt_core.files import reason
 from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
 from gpt_core.optim import optimizer_type
 from gpt_core.text.token_estimate import count_tokens
+from gpt_core.training.evaluation import max_part_tokens
 from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_files
 
 # Memory of the process without the model, measured: 60 MB for the idle app (interpreter, NumPy, BLAS, Textual), and
@@ -137,9 +138,10 @@ def estimate_run_length(settings: Settings, corpus: CorpusStats, time: StepTime)
     steps = count_epoch_steps(settings, corpus.train_tokens)
     max_steps = min(settings.max_steps or math.inf, settings.max_epochs * steps)
     every = settings.eval_every_steps
-    evaluations = 1 + ((steps - 1) // every if every else 0)
+    part_tokens = min(max_part_tokens(settings) or corpus.eval_tokens, corpus.eval_tokens)
+    scored_tokens = corpus.eval_tokens + ((steps - 1) // every if every else 0) * part_tokens
     forward_s_per_token = FORWARD_SHARE * time.passes_s / (settings.batch_size * settings.seq_len)
-    epoch_s = steps * time.step_s + evaluations * corpus.eval_tokens * forward_s_per_token
+    epoch_s = steps * time.step_s + scored_tokens * forward_s_per_token
     return RunLength(steps, int(max_steps), epoch_s, epoch_s * max_steps / steps)
 
 

@@ -159,6 +159,10 @@ def test_epoch_time_includes_evaluations() -> None:
     assert length.epoch_steps == 1000
     evaluations, forward_s = 1 + 3, 3.0 * FORWARD_SHARE / 1000  # at the end of the epoch, at 300, 600, 900
     assert length.epoch_s == pytest.approx(3500 + evaluations * 100_000 * forward_s)
+    part = estimate_run_length(msgspec.structs.replace(settings, eval_tokens=2000), TEXTS, StepTime(3.0, 0.5))
+    assert part.epoch_s == pytest.approx(3500 + (100_000 + 3 * 2000) * forward_s)
+    long = estimate_run_length(msgspec.structs.replace(settings, eval_tokens=10**9), TEXTS, StepTime(3.0, 0.5))
+    assert long.epoch_s == length.epoch_s
     assert length.max_steps == 7000
     assert length.max_s == pytest.approx(7 * length.epoch_s)
 
