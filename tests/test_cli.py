@@ -377,14 +377,24 @@ def test_gradcheck_fails_on_one_wrong_gradient(
 
 def test_tokenize_reports_counts_and_an_exact_round_trip(program: Callable[..., Result], trained: Path) -> None:
     (trained / "odd.bin").write_bytes(bytes(range(256)) * 3 + b"the cat" * 50)
-    run = program("tokenize", "odd.bin", "--json", *tiny())
+    run = program("tokenize", "odd.bin", "--json", *tiny("allow_binary=true"))
     found = json.loads(run.stdout)
     assert run.returncode == 0
     assert (found["bytes"], found["round_trip"], found["vocab_size"]) == (256 * 3 + 350, True, 300)
     assert found["bytes_per_token"] == pytest.approx(found["bytes"] / found["tokens"])
     assert 256 * 3 < found["tokens"] < found["bytes"]
-    by_model = program("tokenize", "odd.bin", "--json", "--model", "models/ckpt_latest.safetensors")
+    model = ("--model", "models/ckpt_latest.safetensors")
+    by_model = program("tokenize", "odd.bin", "--json", *model, "--set", "allow_binary=true")
     assert json.loads(by_model.stdout)["tokens"] == found["tokens"]
+
+
+def test_tokenize_refuses_a_file_that_is_not_text_in_one_line(program: Callable[..., Result], trained: Path) -> None:
+    (trained / "wide.txt").write_bytes("It was\n".encode("utf-16") * 50)
+    for model in ((), ("--model", "models/ckpt_latest.safetensors")):
+        run = program("tokenize", "wide.txt", *tiny(), *model)
+        assert (run.returncode, run.stdout) == (2, "")
+        assert run.stderr.startswith("gpt-tui: wide.txt is not plain text: got UTF-16 text, expected UTF-8; convert it")
+        assert run.stderr.count("\n") == 1
 
 
 def test_tokenize_fails_if_the_round_trip_changes_bytes(program: Callable[..., Result], trained: Path) -> None:

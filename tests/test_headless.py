@@ -103,6 +103,21 @@ def test_plain_output_ends_with_the_result_and_the_next_commands(folder: Path) -
     assert "encoding train.en" in run.stderr
 
 
+def test_texts_under_data_that_are_not_used_are_named_on_standard_error(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "book.txt").write_text("It was.\n")
+    note = "data/ has book.txt, but no file named train.en, train.txt, input.txt"
+    for command in (("train", "--max-steps", "1"), ("bench", "--steps", "1"), ("tokenize", "data/book.txt")):
+        run = run_program(*command, *tiny(), cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert run.stderr.count(note) == 1
+        assert "add --train-file data/book.txt" in run.stderr
+    config = run_program("config", cwd=tmp_path)
+    assert f"# note: {note}" in config.stdout
+    named = run_program("train", *tiny("max_steps=1", "train_file=data/book.txt", "models_dir=m"), cwd=tmp_path)
+    assert note not in named.stderr
+
+
 def test_plain_output_has_a_line_every_two_seconds_with_the_train_loss(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

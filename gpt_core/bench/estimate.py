@@ -16,7 +16,7 @@ from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_byt
 from gpt_core.optim import optimizer_type
 from gpt_core.text.token_estimate import count_tokens
 from gpt_core.training.evaluation import max_part_tokens
-from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_files
+from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_files, text_note
 
 # Memory of the process without the model, measured: 60 MB for the idle app (interpreter, NumPy, BLAS, Textual), and
 # 20 MB for a run and its charts.
@@ -53,6 +53,8 @@ class CorpusStats(NamedTuple):
     eval_tokens: int
     counted: bool
     """True for counts from the token cache, False for an estimate from the size of the text"""
+    note: str = ""
+    """texts under `data/` that are not used, "" for none"""
 
 
 class StepTime(NamedTuple):
@@ -116,12 +118,13 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
     """
     train_file, eval_file = text_files(settings)
     train_bytes = _file_size(train_file)
+    note = text_note(settings, train_file)
     tokens, counted = count_tokens(train_file, settings.vocab_size, settings.tokenizer, settings.document)
     if eval_file is not None:
         eval_tokens = round(tokens * _file_size(eval_file) / max(1, train_bytes))
-        return CorpusStats(train_file, train_bytes, eval_file, tokens, eval_tokens, counted)
+        return CorpusStats(train_file, train_bytes, eval_file, tokens, eval_tokens, counted, note)
     held_out = round(tokens * settings.val_frac)
-    return CorpusStats(train_file, train_bytes, None, tokens - held_out, held_out, counted)
+    return CorpusStats(train_file, train_bytes, None, tokens - held_out, held_out, counted, note)
 
 
 def count_epoch_steps(settings: Settings, train_tokens: int) -> int:

@@ -134,11 +134,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     debug_every: Annotated[PositiveInt, Meta(description="steps between two logs of these norms")] = 1000
 
     train_file: Annotated[
-        str, Meta(description="training text (empty: train.en in data/, else the shipped one)"), _group("text")
+        str, Meta(description="training text (empty: train.en, train.txt or input.txt in data/)"), _group("text")
     ] = ""
-    eval_file: Annotated[
-        str, Meta(description="eval text (empty: *eval*.en in data/, else val_frac of train_file)")
-    ] = ""
+    eval_file: Annotated[str, Meta(description="eval text (empty: *eval*.en, eval.txt or val.txt in data/)")] = ""
     val_frac: Annotated[
         float, Meta(gt=0.0, lt=1.0, description="fraction of the training text held out without an eval file")
     ] = 0.1
@@ -153,6 +151,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             extra={"choices": tokenizer_names},
         ),
     ] = "pieces"
+    allow_binary: Annotated[
+        bool, Meta(description="train on the bytes of files that are not plain text; false refuses them")
+    ] = False
 
     overfit_tiny: Annotated[
         bool, Meta(description="self-test: memorize the first lines of the training text"), _group("self-test")

@@ -6,6 +6,7 @@ relative to the folder that the file is written to.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,14 +107,14 @@ def _toml_lines(settings: Settings, comments: Mapping[str, str], folder: Path | 
 
 
 def _assignment(key: str, settings: Settings, folder: Path | None) -> str:
-    """Return `key = value`; a path absolute, or relative to `folder` where it is below it."""
+    """Return `key = value`; a path absolute, or a relative one that is below `folder` relative to it."""
     value = getattr(settings, key)
     if key not in PATHS or not value:
         return f"{key} = {_toml(value)}"
     if value == getattr(Settings(), key):
         return f"# {key} = {_toml(value)}"  # the default counts from the working folder
     path = Path(value).absolute()
-    if folder is not None and path.is_relative_to(folder.absolute()):
+    if folder is not None and not os.path.isabs(value) and path.is_relative_to(folder.absolute()):
         path = path.relative_to(folder.absolute())
     return f"{key} = {_toml(f'./{path}' if str(path).startswith('~') else str(path))}"
 

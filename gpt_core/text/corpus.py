@@ -1,4 +1,4 @@
-"""Find the training and eval texts, and read text files in blocks."""
+"""Find the training and eval texts, check that they are plain text, and read text files in blocks."""
 
 from __future__ import annotations
 
@@ -6,60 +6,148 @@ import errno
 import hashlib
 import itertools
 import os
+import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gpt_core import files
 from gpt_core.errors import CorpusError
+from gpt_core.file_kinds import HEAD_BYTES, NotText, not_text
 from gpt_core.progress import Progress, ignore_progress
 
 PACKAGE = Path(__file__).resolve().parents[1]  # an installed one holds the shipped text in data/
 
 TRAINING_NAMES = ("train.en", "train.eng")
+OTHER_TRAINING_NAMES = ("train.txt", "input.txt")  # taken where there is none of TRAINING_NAMES
+EVAL_NAMES = ("eval.txt", "val.txt")  # taken where there is no *eval*.en
 BLOCK_BYTES = 1 << 20  # bytes per read
+MAX_FOLDERS = 1000  # that are searched: a link may lead to a folder of any size
+MAX_EXAMINED = 200  # files whose contents are examined for a note
 
 
 def find_training_text(start: Path | None = None) -> Path:
     """Return the path of the training text: under `start`, else the text that ships with the program.
 
     Under `start` it is `data/raw/train.en` or `data/raw/train.eng`, else the first file of such a name anywhere under
-    `data/`, in sorted order.
+    `data/`, in sorted order; else likewise a file named `train.txt` or `input.txt`. Links are followed.
 
     Args:
         start: Folder that contains `data/`; None for the working directory.
 
     Raises:
-        CorpusError: There is no such file.
+        CorpusError: There is no such file, or it is not found because of a broken link or an unreadable folder.
     """
-    for folder in [(start or Path()) / "data", *shipped_folders()]:
-        named = [folder / "raw" / name for name in TRAINING_NAMES]
-        for path in [*named, *files_under(folder)]:
-            if path.name in TRAINING_NAMES and os.path.isfile(path):
+    own = (start or Path()) / "data"
+    for folder in [own, *shipped_folders()]:
+        for names in (TRAINING_NAMES, OTHER_TRAINING_NAMES):
+            if (path := _first_named(folder, names)) is not None:
                 return path
+        if folder == own:
+            _require_no_obstacle(own)
     raise CorpusError(
-        f"no training text: {(start or Path()) / 'data' / 'raw' / 'train.en'} does not exist; "
-        "create it, or name a text with --train-file"
+        f"no training text: {own / 'raw' / 'train.en'} does not exist; create it, or name a text with --train-file"
     )
+
+
+def _first_named(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the file of the first of these names in `raw/`, else the first one anywhere in the folder.
+
+    Raises:
+        CorpusError: It is a broken link.
+    """
+    for path in [*(folder / "raw" / name for name in names), *files_under(folder)]:
+        if path.name in names:
+            if os.path.isfile(path):
+                return path
+            _require_unbroken(path)
+    return None
+
+
+def _require_unbroken(path: Path) -> None:
+    """Raise CorpusError if `path` is a link to something that does not exist."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise CorpusError(
+            f"{path} is a broken link to {os.readlink(path)}; repair or remove it, or name a text with --train-file"
+        )
+
+
+def _require_no_obstacle(folder: Path) -> None:
+    """Raise CorpusError if a text in the folder may be hidden by a broken link or by a folder that cannot be read."""
+
+    def unreadable(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise CorpusError(
+                f"{error.filename} cannot be read: {files.reason(error)}; name a training text with --train-file"
+            )
+
+    _require_unbroken(folder)
+    for path in files_under(folder, unreadable):
+        if not path.name.startswith("."):
+            _require_unbroken(path)
+
+
+def unused_texts_note(training_text: Path, start: Path | None = None) -> str:
+    """Return a line about texts under `data/` that were not taken in place of the shipped one, "" if there are none.
+
+    Args:
+        training_text: Path that `find_training_text` returned.
+        start: Folder that contains `data/`; None for the working directory.
+    """
+    if not is_shipped_text(training_text):
+        return ""
+    folder = (start or Path()) / "data"
+    unused = [path for path in itertools.islice(files_under(folder), MAX_EXAMINED) if _may_be_meant(path)]
+    if not unused:
+        return ""
+    others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+    names = ", ".join((TRAINING_NAMES[0], *OTHER_TRAINING_NAMES))
+    return (
+        f"{folder}/ has {unused[0].relative_to(folder)}{others}, but no file named {names}: the text that ships with "
+        f"the program is used; to train on yours, add --train-file {shlex.quote(str(unused[0]))}"
+    )
+
+
+def _may_be_meant(path: Path) -> bool:
+    """Return True for a text of the user that is no eval text, no README, and no file of the program."""
+    name = path.name.lower()
+    if name.startswith((".", "readme", "license")) or "eval" in name or name in EVAL_NAMES or is_shipped_text(path):
+        return False
+    try:
+        return os.path.getsize(path) > 0 and _kind(path) is None
+    except OSError:
+        return False
 
 
 def find_eval_text(start: Path | None = None, training_text: Path | None = None) -> Path | None:
     """Return the path of the text to evaluate on, or None: then part of the training text has to be held out.
 
-    Under `start` it is `data/test/eval.en`, else the first name in `data/` that contains "eval" and ends in `.en`. The
-    eval text that ships with the program is only used with the training text that ships with it: a model of your own
-    text is not evaluated on another author's.
+    Under `start` it is `data/test/eval.en`, else the first name in `data/` that contains "eval" and ends in `.en`, else
+    the first file named `eval.txt` or `val.txt`. The eval text that ships with the program is only used with the
+    training text that ships with it: a model of your own text is not evaluated on another author's.
 
     Args:
         start: Folder that contains `data/`; None for the working directory.
         training_text: Text that the model is trained on; None for the one that `find_training_text` returns.
+
+    Raises:
+        CorpusError: The eval text is a broken link.
     """
     training_text = training_text or find_training_text(start)
     is_shipped = is_shipped_text(training_text)
+
+    def is_eval(path: Path) -> bool:
+        if not os.path.isfile(path):
+            _require_unbroken(path)
+            return False
+        return (is_shipped or not is_shipped_text(path)) and path.resolve() != training_text.resolve()
+
     for folder in [(start or Path()) / "data", *(shipped_folders() if is_shipped else [])]:
-        for path in [folder / "test" / "eval.en", *files_under(folder)]:
-            is_eval = "eval" in path.name and path.name.endswith(".en") and os.path.isfile(path)
-            if is_eval and (is_shipped or not is_shipped_text(path)) and path.resolve() != training_text.resolve():
+        found = list(files_under(folder))
+        named = [path for path in found if "eval" in path.name and path.name.endswith(".en")]
+        named += [path for path in found if path.name in EVAL_NAMES]
+        for path in [folder / "test" / "eval.en", *named]:
+            if is_eval(path):
                 return path
     return None
 
@@ -78,11 +166,45 @@ def is_shipped_text(path: Path) -> bool:
     return any(path.resolve().is_relative_to(folder) for folder in shipped_folders())
 
 
-def files_under(folder: Path) -> Iterator[Path]:
-    """Yield every file under `folder`, sorted, a folder's own files first. Links to folders are not followed."""
-    for place, folders, names in os.walk(folder):
+def files_under(folder: Path, on_error: Callable[[OSError], object] | None = None) -> Iterator[Path]:
+    """Yield every file under `folder`, sorted, a folder's own files first. Links to folders are followed once.
+
+    Args:
+        folder: Folder to search.
+        on_error: Called with the error of a folder that cannot be read; None skips such folders.
+    """
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or len(seen) == MAX_FOLDERS:
+            folders.clear()
+            continue
+        seen.add(real)
         folders.sort()
         yield from (Path(place, name) for name in sorted(names))
+
+
+def require_plain_text(path: Path) -> None:
+    """Check by its first bytes that a file is plain text (`gpt_core.file_kinds`). What cannot be read is not checked.
+
+    Raises:
+        CorpusError: It is compressed, in UTF-16 or UTF-32, a document, an image or other binary data.
+    """
+    try:
+        found = _kind(path)
+    except OSError:
+        return
+    if found is not None:
+        raise CorpusError(
+            f"{path} is not plain text: got {found.kind}, expected UTF-8; {found.remedy}, or use its bytes as "
+            "they are with --set allow_binary=true"
+        )
+
+
+def _kind(path: Path) -> NotText | None:
+    """Return the kind of a file by its first bytes; None for plain text. Raises OSError."""
+    with files.open_regular(path) as file:
+        return not_text(file.read(HEAD_BYTES) or b"")
 
 
 def require_text(path: Path) -> None:

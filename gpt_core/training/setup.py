@@ -19,7 +19,7 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.optim import create_optimizer
 from gpt_core.progress import Progress, ignore_progress
-from gpt_core.text.corpus import find_eval_text, find_training_text, text_sha256
+from gpt_core.text.corpus import find_eval_text, find_training_text, require_plain_text, text_sha256, unused_texts_note
 from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.documents import first_lines
 from gpt_core.text.first_words import first_words
@@ -75,7 +75,8 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
         texts = open_texts(settings, train_file, eval_file, tokenizer, progress)
         if checkpoint is not None:
             check_same_text(checkpoint, settings, texts.train)
-        return Trainer(assemble(request, run_id, store, tokenizer, texts, checkpoint))
+        note = "" if checkpoint is not None else text_note(settings, train_file)
+        return Trainer(assemble(request, run_id, store, tokenizer, texts, checkpoint, note))
     except BaseException:
         store.close()
         raise
@@ -88,8 +89,9 @@ def assemble(
     tokenizer: Tokenizer,
     texts: Texts,
     checkpoint: Checkpoint | None,
+    note: str = "",
 ) -> Run:
-    """Return the parts of a run: those of its checkpoint, or initial ones."""
+    """Return the parts of a run: those of its checkpoint, or initial ones. `note` is a warning to report."""
     choice, best_restarted = choose_precision(request.settings), ""
     prompt = request.settings.sample_prompt or first_words(texts.held_out or texts.train, tokenizer)
     settings = msgspec.structs.replace(request.settings, precision=choice.products, sample_prompt=prompt)
@@ -117,6 +119,7 @@ def assemble(
         warnings=(
             *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
             *emulation_warning(choice),
+            *([note] if note else []),
         ),
     )  # fmt: skip
 
@@ -154,11 +157,22 @@ def check_best(checkpoint: Checkpoint, settings: Settings, texts: Texts) -> str:
 
 
 def text_files(settings: Settings) -> tuple[Path, Path | None]:
-    """Return the training text, and the eval text if there is a separate one. Raises CorpusError."""
+    """Return the training text, and the eval text if there is a separate one.
+
+    Raises:
+        CorpusError: There is no training text, or a text is not plain text and `allow_binary` is off.
+    """
     train_file = Path(settings.train_file) if settings.train_file else find_training_text()
-    if settings.eval_file:
-        return train_file, Path(settings.eval_file)
-    return train_file, find_eval_text(training_text=train_file)
+    eval_file = Path(settings.eval_file) if settings.eval_file else find_eval_text(training_text=train_file)
+    if not settings.allow_binary:
+        for path in filter(None, (train_file, eval_file)):
+            require_plain_text(path)
+    return train_file, eval_file
+
+
+def text_note(settings: Settings, train_file: Path) -> str:
+    """Return a line about texts under `data/` that are not used where no training text is named, else ""."""
+    return "" if settings.train_file else unused_texts_note(train_file)
 
 
 def open_texts(

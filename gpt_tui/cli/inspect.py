@@ -10,19 +10,20 @@ from typing import Literal
 
 import msgspec
 
+from gpt_core.config.settings import Settings
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_FAILED, EXIT_OK, GptError, printable
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.progress import Progress
-from gpt_core.text.corpus import find_training_text, text_blocks
+from gpt_core.text.corpus import require_plain_text, text_blocks
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
-from gpt_core.training.setup import eval_text_of_run
+from gpt_core.training.setup import eval_text_of_run, text_files, text_note
 from gpt_tui.app import preferences
-from gpt_tui.cli.options import config_file, load_model, resolve_settings, typed_path
+from gpt_tui.cli.options import config_file, load_model, report_unused_texts, resolve_settings, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity, scores_text, short, size
@@ -38,8 +39,18 @@ def config(options: Namespace) -> int:
         f"# user theme and keys: {one_line(str(own_file))}\n"
         f"# error log: {one_line(str(log_path(resolved.settings.models_dir)))}\n"
     )
-    print(files + as_toml(*resolved) + "\n" + preferences.as_toml(chosen), end="")
+    print(files + config_note(resolved.settings) + as_toml(*resolved) + "\n" + preferences.as_toml(chosen), end="")
     return EXIT_OK
+
+
+def config_note(settings: Settings) -> str:
+    """Return a comment about the texts of a run with these settings, "" where there is nothing to say."""
+    try:
+        train_file, _ = text_files(settings)
+        note = text_note(settings, train_file)
+    except GptError as error:
+        note = str(error)
+    return f"# note: {one_line(note, 1000)}\n" if note else ""
 
 
 def verify(options: Namespace) -> int:
@@ -94,7 +105,12 @@ class Tokenization(msgspec.Struct, frozen=True):
 
 def tokenize(options: Namespace) -> int:
     """Run `gpt-tui tokenize`: print token counts; the exit code is 0 if decoding restores the bytes."""
-    found = tokenized(typed_path(options.file), chosen_tokenizer(options))
+    file = typed_path(options.file)
+    settings = resolve_settings(options).settings
+    model = load_bundle(typed_path(options.model, "--model")) if options.model is not None else None
+    if not (settings.allow_binary or (model and model.settings.allow_binary)):
+        require_plain_text(file)
+    found = tokenized(file, model.tokenizer if model else tokenizer_of(settings))
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
@@ -118,12 +134,10 @@ def tokenized(file: Path, tokenizer: Tokenizer) -> Tokenization:
     return Tokenization(str(file), total, tokens, bytes_per_token, same, mb_per_s, tokenizer.vocab_size)
 
 
-def chosen_tokenizer(options: Namespace) -> Tokenizer:
-    """Return the tokenizer of `--model`, else the one that the settings give for the training text."""
-    if options.model is not None:
-        return load_bundle(typed_path(options.model, "--model")).tokenizer
-    settings = resolve_settings(options).settings
-    text = Path(settings.train_file) if settings.train_file else find_training_text()
+def tokenizer_of(settings: Settings) -> Tokenizer:
+    """Return the tokenizer that the settings give for the training text."""
+    text, _ = text_files(settings)
+    report_unused_texts(settings)
     with ProgressLine() as waiting:
         return load_or_train_tokenizer(
             text, settings.vocab_size, settings.tokenizer, settings.document, progress=waiting
@@ -184,5 +198,7 @@ def scored_text(model: ModelBundle, named_file: str | None, progress: Progress) 
     if named_file is None:
         return *eval_text_of_run(model, progress), True
     file = Path(model.settings.eval_file)
+    if not model.settings.allow_binary:
+        require_plain_text(file)
     text = load_tokens(file, model.tokenizer, model.settings.document, progress=progress)
     return text, file, text.sha256 == model.eval_sha256

@@ -19,6 +19,7 @@ from gpt_core.home import expand_home
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.request import Newest, RunRequest, resolve_request
+from gpt_core.training.setup import text_files, text_note
 from gpt_tui.app.preferences import NAMES as PREFERENCES
 from gpt_tui.shared.sanitize import one_line
 
@@ -38,6 +39,12 @@ def requested_run(options: Namespace) -> RunRequest:
 def resolve_settings(options: Namespace) -> Resolved:
     """Return the settings in force."""
     return resolve(**setting_sources(options))
+
+
+def report_unused_texts(settings: Settings) -> None:
+    """Print a line on standard error if texts under `data/` are not used. Raises CorpusError."""
+    if note := text_note(settings, text_files(settings)[0]):
+        print(f"gpt-tui: {one_line(note, 1000)}", file=sys.stderr)
 
 
 class SettingSources(TypedDict):

@@ -22,7 +22,7 @@ from gpt_tui.shared.sanitize import one_line
 
 TIMING = "timing a few steps …"
 READING = "reading the text …"
-TEXT_SETTINGS = ("train_file", "eval_file", "val_frac", "document", "tokenizer", "vocab_size")
+TEXT_SETTINGS = ("train_file", "eval_file", "val_frac", "allow_binary", "document", "tokenizer", "vocab_size")
 DETAIL = " "  # label of the rows that are dropped first
 
 
@@ -112,6 +112,7 @@ def text_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         return [Row("text", one_line(problem), "dim" if problem == READING else "bad")]
     rows = [
         Row("text", f"{one_line(texts.train_file.name)}, {size(texts.train_bytes)}"),
+        *([Row("note", one_line(texts.note, 300), "bad")] if texts.note else []),
         Row("eval text", one_line(texts.eval_file.name) if texts.eval_file else "held out of it"),
     ]
     if settings.overfit_tiny:

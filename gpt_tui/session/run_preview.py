@@ -13,8 +13,8 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
-from gpt_core.text.corpus import find_eval_text, find_training_text
 from gpt_core.training.events import RunStarted
+from gpt_core.training.setup import text_files, text_note
 from gpt_tui.session.run_finder import log_folders
 from gpt_tui.shared.formatting import integer, short
 from gpt_tui.shared.sanitize import one_line
@@ -36,6 +36,7 @@ class RunPreview(NamedTuple):
         train_file: Training text, relative to the working folder where that is shorter; "" if there is none.
         train_bytes: Its size.
         eval_file: Eval text, "" where the end of the training text is used.
+        note: Texts under `data/` that are not used, in one line; "" for none.
         problem: Why the run could not start, in one line; "" if it can.
         stored: Checkpoints to resume, which may be in another folder, and to chat with.
         now_s: Time of the preview, in seconds since the epoch.
@@ -46,6 +47,7 @@ class RunPreview(NamedTuple):
     train_file: str = ""
     train_bytes: int = 0
     eval_file: str = ""
+    note: str = ""
     problem: str = ""
     stored: StoredCheckpoints = StoredCheckpoints()
     now_s: float = 0.0
@@ -71,12 +73,12 @@ def read_preview(settings: Settings, preset_name: str, session_dir: str = "") ->
         stored = stored._replace(resumable=newest_run(settings.models_dir, stored.resumable, Path()))
     preview = RunPreview(settings, preset_name, stored=stored, now_s=time.time())
     try:
-        train = Path(settings.train_file) if settings.train_file else find_training_text()
-        evaluation = Path(settings.eval_file) if settings.eval_file else find_eval_text(training_text=train)
+        train, evaluation = text_files(settings)
         return preview._replace(
             train_file=shown_path(train),
             train_bytes=train.stat().st_size,
             eval_file=shown_path(evaluation) if evaluation else "",
+            note=one_line(text_note(settings, train)),
         )
     except GptError as error:
         return preview._replace(problem=one_line(str(error)))

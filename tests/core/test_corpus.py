@@ -6,7 +6,15 @@ import pytest
 import gpt_core
 from gpt_core.errors import CorpusError
 from gpt_core.text import corpus
-from gpt_core.text.corpus import find_eval_text, find_training_text, is_shipped_text, require_text, sample_windows
+from gpt_core.text.corpus import (
+    find_eval_text,
+    find_training_text,
+    is_shipped_text,
+    require_plain_text,
+    require_text,
+    sample_windows,
+    unused_texts_note,
+)
 
 SHIPPED = Path(gpt_core.__file__).parent.parent / "data"
 
@@ -105,3 +113,93 @@ def test_require_text_does_not_open_the_file(tmp_path, monkeypatch):
     for name, said in (("none", "No such file"), (".", "it is a folder"), ("fifo", "not a regular file")):
         with pytest.raises(CorpusError, match=f"cannot read the text .*{said}.*; name a text file"):
             require_text(tmp_path / name)
+
+
+def test_train_txt_and_input_txt_are_taken_where_there_is_no_train_en(tmp_path):
+    data = tmp_path / "data"
+    deep = file(data / "a" / "input.txt")
+    assert find_training_text(tmp_path) == deep
+    raw_input = file(data / "raw" / "input.txt")
+    assert find_training_text(tmp_path) == raw_input
+    raw = file(data / "raw" / "train.txt")
+    assert find_training_text(tmp_path) == raw
+    assert find_eval_text(tmp_path) is None
+    held_out = file(data / "val.txt")
+    assert find_eval_text(tmp_path) == held_out
+    english = file(data / "z" / "train.en")
+    assert find_training_text(tmp_path) == english
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    real = file(tmp_path / "texts" / "train.txt")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine").symlink_to(tmp_path / "texts")
+    (tmp_path / "texts" / "back").symlink_to(tmp_path / "data")
+    assert find_training_text(tmp_path) == tmp_path / "data" / "mine" / "train.txt"
+    assert find_training_text(tmp_path).resolve() == real
+    (tmp_path / "data" / "mine").unlink()
+    (tmp_path / "data").rmdir()
+    (tmp_path / "data").symlink_to(tmp_path / "texts")
+    assert find_training_text(tmp_path) == tmp_path / "data" / "train.txt"
+
+
+@pytest.mark.parametrize("name", ["data", "data/raw", "data/raw/train.en", "data/train.txt", "data/other.txt"])
+def test_a_broken_link_is_an_error_that_names_its_target(tmp_path, name):
+    link = tmp_path / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to("/nowhere/text")
+    assert refusal(find_training_text, tmp_path) == (
+        f"{link} is a broken link to /nowhere/text; repair or remove it, or name a text with --train-file"
+    )
+
+
+def test_a_broken_link_that_is_not_needed_is_ignored_but_not_as_an_eval_text(tmp_path):
+    train = file(tmp_path / "data" / "raw" / "train.en")
+    (tmp_path / "data" / "other").symlink_to("/nowhere/text")
+    assert find_training_text(tmp_path) == train
+    assert find_eval_text(tmp_path, train) is None
+    (tmp_path / "data" / "eval.en").symlink_to("/nowhere/text")
+    assert "eval.en is a broken link" in refusal(lambda: [find_eval_text(tmp_path, train)])
+
+
+def test_an_unreadable_folder_is_an_error_where_no_text_is_found(tmp_path, monkeypatch):
+    hidden = file(tmp_path / "data" / "raw" / "train.en").parent
+    scan = os.scandir
+
+    def scandir(path):
+        if os.fspath(path) == str(hidden):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os.path, "isfile", lambda path: not str(path).startswith(str(hidden)))
+    assert f"{hidden} cannot be read: Permission denied" in refusal(find_training_text, tmp_path)
+
+
+def test_texts_under_data_that_are_not_used_are_named_with_the_option(tmp_path):
+    shipped = SHIPPED / "raw" / "train.en"
+    assert unused_texts_note(shipped, tmp_path) == ""
+    for name, data in (("README.md", b"x"), ("my-eval.txt", b"x"), (".hidden", b"x"), ("empty", b""), ("b", b"\0" * 9)):
+        file(tmp_path / "data" / name, data)
+    assert unused_texts_note(shipped, tmp_path) == ""
+    text = file(tmp_path / "data" / "my book.txt")
+    note = unused_texts_note(shipped, tmp_path)
+    assert note.startswith(f"{tmp_path / 'data'}/ has my book.txt, but no file named train.en, train.txt, input.txt: ")
+    assert note.endswith(f"add --train-file '{text}'")
+    file(tmp_path / "data" / "z" / "second.txt")
+    assert "has my book.txt and 1 more, but" in unused_texts_note(shipped, tmp_path)
+    assert unused_texts_note(text, tmp_path) == ""
+
+
+def test_the_shipped_texts_are_not_unused_texts():
+    assert unused_texts_note(SHIPPED / "raw" / "train.en", SHIPPED.parent) == ""
+
+
+def test_what_is_not_plain_text_is_refused_with_what_to_do(tmp_path):
+    message = refusal(lambda: [require_plain_text(file(tmp_path / "t.gz", b"\x1f\x8b\x08" + bytes(20)))])
+    assert message == (
+        f"{tmp_path / 't.gz'} is not plain text: got gzip-compressed data, expected UTF-8; decompress it with "
+        "`gunzip`, or use its bytes as they are with --set allow_binary=true"
+    )
+    require_plain_text(file(tmp_path / "t.txt"))
+    require_plain_text(tmp_path / "missing")

@@ -249,3 +249,20 @@ def test_timed_passes_stay_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     measure_step_time(tiny_settings(tmp_path))
     assert len(seen) == 3
     assert all(0.1 < loss < 20 and 1e-6 < largest < 1e3 for loss, largest in seen)
+
+
+def test_the_statistics_of_the_texts_name_texts_that_are_not_used_and_refuse_binary_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_corpus_stats(preset("nano")).note == ""
+    book = tmp_path / "data" / "book.txt"
+    book.parent.mkdir()
+    book.write_text("It was.\n" * 50)
+    assert read_corpus_stats(preset("nano")).note.startswith("data/ has book.txt, but no file named")
+    named = msgspec.structs.replace(preset("nano"), train_file=str(book))
+    assert read_corpus_stats(named).note == ""
+    book.write_bytes("It was.\n".encode("utf-16") * 50)
+    with pytest.raises(CorpusError, match="is not plain text: got UTF-16 text"):
+        read_corpus_stats(named)
+    assert read_corpus_stats(msgspec.structs.replace(named, allow_binary=True)).train_bytes == book.stat().st_size

@@ -1,11 +1,12 @@
 """Unusual texts, and texts that change during training: each with its documented outcome.
 
-NULs, binary data and invalid UTF-8 are trained on as bytes. A text with nothing to learn is refused. A run trains on
-the text as read at its start, even if the file changes later.
+Invalid UTF-8 is trained on as bytes; so are NULs and binary data with `allow_binary`, without which they are refused.
+A text with nothing to learn is refused. A run trains on the text as read at its start, even if the file changes later.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +30,13 @@ pytestmark = pytest.mark.slow
 
 PLAIN = TEXT.encode()
 PEAK_GROWTH_KB = 150_000  # memory that reading a text of any size may take
-TRAINED: dict[str, bytes] = {
+BINARY: dict[str, bytes] = {
     "NULs": bytes(5000),
     "binary": np.random.default_rng(0).bytes(20_000),
+    "gzip": gzip.compress(np.random.default_rng(1).bytes(20_000)),
+    "UTF-16": (PLAIN.decode() * 3).encode("utf-16"),
+}
+TRAINED: dict[str, bytes] = {
     "CRLF": PLAIN.replace(b"\n", b"\r\n"),
     "byte order mark": b"\xef\xbb\xbf" + PLAIN,
     "invalid UTF-8": (PLAIN[:60] + b"\xff\xfe\x80\xc3( \xed\xa0\x80 \xf4\x90\x80\x80\n\n") * 50,
@@ -48,14 +53,24 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.parametrize("kind", [*TRAINED, *BINARY])
 def test_a_text_of_any_bytes_is_trained_on_and_decodes_to_the_same_bytes(folder: Path, kind: str) -> None:
-    (folder / "text").write_bytes(TRAINED[kind])
-    run = run_to_completion(*training(), "--train-file", "text", "--max-steps", "3", cwd=folder)
+    (folder / "text").write_bytes((TRAINED | BINARY)[kind])
+    settings = ["allow_binary=true"] if kind in BINARY else []
+    run = run_to_completion(*training(*settings), "--train-file", "text", "--max-steps", "3", cwd=folder)
     assert run.code == 0, run.errors
     assert run.steps == 3
     require_valid_checkpoints(folder / "models", run.events)
     assert run_to_completion("tokenize", "text", "--model", str(LATEST), cwd=folder).code == 0
+
+
+@pytest.mark.parametrize("option", ["--train-file", "--eval-file"])
+@pytest.mark.parametrize("kind", BINARY)
+def test_what_is_not_plain_text_is_refused_in_one_line(folder: Path, kind: str, option: str) -> None:
+    (folder / "text").write_bytes(BINARY[kind])
+    run = run_to_completion(*training(), option, "text", cwd=folder)
+    require_one_line(run, 2, "text is not plain text: got ", "expected UTF-8", "--set allow_binary=true")
+    assert not list((folder / "models").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -89,7 +104,7 @@ def test_one_very_long_line_takes_bounded_memory(
         else:
             for _ in range(size >> 20):
                 file.write(byte * (1 << 20))
-    texts = ["--eval-file", "data/test/eval.en", "--max-steps", "3"]
+    texts = ["--eval-file", "data/test/eval.en", "--max-steps", "3", "--set", "allow_binary=true"]
     usual = run_process(*training(), *texts, "--models-dir", "usual", cwd=folder)
     run = run_process(*training(), "--train-file", "long", *texts, cwd=folder)
     assert run.code == 0, run.errors

@@ -11,11 +11,24 @@ from gpt_tui.charts.series import chart_series, full_range, second_metrics
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints
 from gpt_tui.shell.header_text import fitted_model, fitted_step, room_beside_tabs, tab_labels, tabs_width
-from gpt_tui.tabs.train.presenter import Countdown, countdown_line, next_notes, next_steps, notes_title, starts_unasked
+from gpt_tui.tabs.train.presenter import (
+    Countdown,
+    countdown_line,
+    next_notes,
+    next_steps,
+    notes_title,
+    preview_rows,
+    starts_unasked,
+)
 from tests.tui.samples import learnt, trained
 
 SETUP = RunPreview(preset("nano"), "nano", train_file="data/raw/train.en")
 KEYS = {"start_now": "enter", "cursor_off": "esc", "chat": "c", "resume": "r", "start": "s"}
+
+
+def test_the_welcome_names_texts_that_are_not_used():
+    assert ("note", "data/ has book.txt") in preview_rows(SETUP._replace(note="data/ has book.txt"), {})
+    assert "note" not in dict(preview_rows(SETUP, {}))
 
 
 def plain(markup: str) -> str:
@@ -138,6 +151,7 @@ def test_a_countdown_needs_a_readable_text_and_no_checkpoint():
     assert starts_unasked(SETUP)
     assert not starts_unasked(SETUP._replace(problem="data/raw/train.en cannot be read"))
     assert not starts_unasked(SETUP._replace(train_file=""))
+    assert not starts_unasked(SETUP._replace(note="data/ has book.txt, which is not used"))
     assert not starts_unasked(SETUP._replace(stored=StoredCheckpoints(for_chat=object())))  # type: ignore[arg-type]
 
 

@@ -99,7 +99,8 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str]) -> list[tuple[
     ]
     if changes:
         rows.append(("changed", ", ".join(f"{name} {one_line(text)}" for name, text in changes.items())))
-    return rows if preview.problem else [*rows[:3], ("eval text", eval_text), *rows[3:]]
+    notes = [("note", preview.note)] if preview.note else []
+    return rows if preview.problem else [*rows[:3], *notes, ("eval text", eval_text), *rows[3:]]
 
 
 def length(settings: Settings) -> str:
@@ -164,8 +165,8 @@ class Countdown(NamedTuple):
 
 
 def starts_unasked(preview: RunPreview) -> bool:
-    """Return whether a first run may start after a countdown: there is a text, and no checkpoint yet."""
-    return bool(preview.train_file) and not preview.problem and preview.stored == StoredCheckpoints()
+    """Return whether a first run may start after a countdown: no checkpoint yet, and no doubt about the text."""
+    return bool(preview.train_file) and not (preview.problem or preview.note) and preview.stored == StoredCheckpoints()
 
 
 def countdown_line(preview: RunPreview, countdown: Countdown, now_s: float, keys: Mapping[str, str], width: int) -> str:
