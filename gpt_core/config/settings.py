@@ -151,9 +151,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             extra={"choices": tokenizer_names},
         ),
     ] = "pieces"
-    allow_binary: Annotated[
-        bool, Meta(description="train on the bytes of files that are not plain text; false refuses them")
-    ] = False
 
     overfit_tiny: Annotated[
         bool, Meta(description="self-test: memorize the first lines of the training text"), _group("self-test")
@@ -196,6 +193,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     norm_lr: Annotated[LearningRate, Meta(description="learning rate of the layer norms")] = 3e-4
     pos_lr: Annotated[LearningRate, Meta(description="learning rate of the position embedding")] = 3e-4
     unembed_lr: Annotated[LearningRate, Meta(description="learning rate of the tied token embedding")] = 3e-5
+    allow_binary: Annotated[
+        bool, Meta(description="train on the bytes of files that are not plain text; false refuses them")
+    ] = False
 
     def __post_init__(self) -> None:
         """Replace the former name of a tokenizer, which older checkpoints and config files hold, by the present one."""
