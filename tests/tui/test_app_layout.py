@@ -45,7 +45,7 @@ async def test_a_run_shows_curves_numbers_and_log(tmp_path: Path, size: tuple[in
         await bench.until_phase(Phase.PAUSED)
         await bench.settled()
         if size == (80, 24):  # one chart, one line of figures
-            for words in ("step", "train loss", "eval loss", "time left", "⠒⠒ smoothed"):
+            for words in ("step", "train loss", "eval loss", "time left", "⠒⠒ train"):
                 assert words in bench.text(), words
             assert "perplexity" not in bench.text()
             await bench.pilot.press("i")

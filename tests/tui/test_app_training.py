@@ -200,7 +200,7 @@ async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
 
 
 async def test_charts_and_status_show_the_run(tmp_path: Path):
-    async with running_app(tmp_path, opener=FakeOpen(step_s=0.0002), autostart=True) as bench:
+    async with running_app(tmp_path, size=(120, 40), opener=FakeOpen(step_s=0.0002), autostart=True) as bench:
         await bench.until_step(600)
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
@@ -239,7 +239,7 @@ async def test_the_mouse_shows_the_values_at_a_step(tmp_path: Path):
         assert pane.view.cursor is not None
         row = nearest_row(bench.app.controller.run, "steps", pane.view.cursor)
         assert row is not None
-        await bench.until_seen(f"step {row[0]:.0f}  ⣿ loss {row[3]:.3f}  ⠒⠒ smoothed {row[-1]:.3f}")
+        await bench.until_seen(f"step {row[0]:.0f}  ⣿ step loss {row[3]:.3f}  ⠒⠒ train loss {row[-1]:.3f}")
 
 
 @pytest.mark.essential
@@ -294,7 +294,7 @@ async def test_a_missing_text_is_shown_before_a_start(tmp_path: Path):
         await bench.until_seen("cannot be read: No such file")
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+@pytest.mark.parametrize("size", [(100, 24), (120, 40)])
 async def test_a_step_has_the_same_column_in_both_charts(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
     history = trained(300, lambda number: 3.0 + 9.0 * math.exp(-number / 100))  # perplexities of five digits
     async with still_app(monkeypatch, history, Phase.PAUSED, size) as (app, pilot):

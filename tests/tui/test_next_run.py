@@ -16,6 +16,7 @@ from gpt_tui.tabs.train.next_run import NextRun
 from gpt_tui.tabs.train.presenter import possible_actions, preview_rows
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.tui.app_bench import AppBench, running_app
+from tests.tui.samples import trained
 from tests.tui.test_app_setup import type_in
 
 
@@ -151,3 +152,24 @@ async def test_the_resume_key_resumes_the_run_that_is_offered(tmp_path: Path, mo
         request = bench.opener.requests[0]
         assert request.resume == "newest"
         assert Path(request.settings.models_dir).absolute() == tmp_path / "models" / "old"
+
+
+@pytest.mark.slow
+async def test_a_warning_is_shown_however_fast_the_run_opened(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        controller, main = bench.app.controller, bench.app.main
+        controller.warning, controller.run = "models: 5 MB free, free some disk space", trained(3)
+        main.show()  # no frame has shown the opening
+        assert main.banner.text == "models: 5 MB free, free some disk space"
+        main.banner.say("")
+        main.show()
+        assert not main.banner.text
+
+
+@pytest.mark.slow
+async def test_the_header_names_the_configured_model(tmp_path: Path):
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await bench.until_seen("nano · 1.19M parameters")
+        await configure(bench)
+        await bench.until_seen("custom · 1.59M parameters")
+        assert "nano · 1.19M" not in bench.text()

@@ -296,7 +296,7 @@ class TrainTab(Vertical):
         question = run_exists_question(error, shown_path(beside), can_resume=stored.resumable is not None)
         match await self.app.push_screen_wait(question):
             case "resume":
-                self.request_run(replace(request, resume="newest"))
+                self._resume(replace(request, resume="newest"), stored.resumable)
             case "beside":
                 self._next.use_folder(beside)
                 self._settings_changed()
