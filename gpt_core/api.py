@@ -22,7 +22,7 @@ from gpt_core.formats.bundle import load_bundle
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.home import expand_home
-from gpt_core.kernels import available_cores
+from gpt_core.kernels import compute_threads
 from gpt_core.kernels import threads as kernel_threads
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.gpt import GPT
@@ -88,7 +88,7 @@ def load(path: PathLike, *, threads: int = 0, weights: WeightFormat = "float32")
         ConfigError: There is no such format.
         GptError: The file is missing or damaged, or its tokenizer is not registered.
     """
-    kernel_threads.set_threads(threads or available_cores())
+    kernel_threads.set_threads(compute_threads(threads))
     bundle = load_bundle(expand_home(os.fspath(path)))
     settings = resolve(options={"weights": weights}, base=bundle.settings, base_preset=bundle.preset_name).settings
     return Model(replace(bundle, settings=settings))

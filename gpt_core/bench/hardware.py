@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt_core import cgroups
 from gpt_core.kernels import adamw, gemm, linear
 
 SGEMM_SIZE = 2048  # rows and columns: large enough for the highest rate, 48 MiB in all
@@ -118,9 +119,8 @@ def free_memory() -> int | None:
     meminfo = dict(line.split(":", 1) for line in read_lines("/proc/meminfo") if ":" in line)
     words = meminfo.get("MemAvailable", "").split()
     free = [int(words[0]) * 1024] if words else []
-    limit, used = (read_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if limit and used and limit[0].isdigit():
-        free.append(max(0, int(limit[0]) - int(used[0])))
+    if (left := cgroups.free_memory()) is not None:
+        free.append(left)
     return min(free, default=None)
 
 

@@ -184,7 +184,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Literal["auto", "float32", "bfloat16"],
         Meta(description="format of matrix products; auto: bfloat16 where it is faster here"),
     ] = "float32"
-    threads: Annotated[int, Meta(ge=0, le=1024, description="compute threads (0: one per core)")] = 0
+    threads: Annotated[
+        int, Meta(ge=0, le=1024, description="compute threads (0: one per core, at most OMP_NUM_THREADS)")
+    ] = 0
 
     attn_lr: Annotated[LearningRate, Meta(description="learning rate of the attention weights"), _group("advanced")] = (
         3e-4

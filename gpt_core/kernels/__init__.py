@@ -23,9 +23,15 @@ without instructions for bfloat16 emulate them.
 in NumPy.
 """
 
-from gpt_core.kernels._runtime import available_cores, load_kernels, use_any_core
+from gpt_core.kernels._runtime import (
+    available_cores,
+    compute_threads,
+    load_kernels,
+    threads_warning,
+    use_any_core,
+)
 
 LEVEL = load_kernels(__path__)
 """The instruction-set level of the kernels in use."""
 
-__all__ = ["LEVEL", "available_cores", "use_any_core"]
+__all__ = ["LEVEL", "available_cores", "compute_threads", "threads_warning", "use_any_core"]

@@ -14,7 +14,7 @@ from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, same_eval_text
-from gpt_core.kernels import available_cores, threads
+from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.optim import create_optimizer
@@ -59,7 +59,7 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
         progress(f"reading {request.resume.name if isinstance(request.resume, Path) else 'the newest checkpoint'}", 0.0)
     request = request.located()
     settings, checkpoint = request.settings, request.loaded.take()
-    threads.set_threads(settings.threads or available_cores())
+    threads.set_threads(compute_threads(settings.threads))
     train_file, eval_file = text_files(settings)
     run_id = checkpoint.run_id if checkpoint else new_run_id()
     store = CheckpointStore(settings.models_dir)
@@ -119,7 +119,7 @@ def assemble(
         warnings=(
             *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
             *emulation_warning(choice),
-            *([note] if note else []),
+            *filter(None, (note, threads_warning(settings.threads))),
         ),
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.formats.bundle import bundle_of, load_bundle
 from gpt_core.home import expand_home
-from gpt_core.kernels import available_cores, threads
+from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.request import Newest, RunRequest, resolve_request
 from gpt_core.training.setup import text_files, text_note
@@ -104,7 +104,9 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
     bundle = load_chosen(options)
     given = {name: getattr(options, name) for name in (*names, "threads")}
     settings = resolve(options=given, base=bundle.settings, base_preset=bundle.preset_name).settings
-    threads.set_threads(settings.threads or available_cores())
+    threads.set_threads(compute_threads(settings.threads))
+    if options.threads is not None and (warning := threads_warning(settings.threads)):
+        print(f"gpt-tui: {warning}", file=sys.stderr)
     return replace(bundle, settings=settings)
 
 

@@ -16,7 +16,7 @@ from gpt_core.bench.hardware import free_memory
 from gpt_core.bench.step_timing import measure_step_time
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.errors import GptError
-from gpt_core.kernels import available_cores, threads
+from gpt_core.kernels import compute_threads, threads
 from gpt_tui.new_run.estimate import memory_problem
 from gpt_tui.session.run_preview import existing_run
 from gpt_tui.shared.sanitize import one_line
@@ -34,7 +34,7 @@ def timed(settings: Settings, stopped: IsStopped) -> StepTime | None:
 
 def threads_of(settings: Settings) -> int:
     """Return the number of threads of a run with these settings."""
-    return settings.threads or available_cores()
+    return compute_threads(settings.threads)
 
 
 class Probes(NamedTuple):

@@ -93,10 +93,11 @@ def test_free_memory_is_bounded_by_the_containers_limit(
 ) -> None:
     files = {"/proc/meminfo": ["MemTotal:  999 kB", "MemAvailable:  500 kB"]}
     monkeypatch.setattr(machine, "read_lines", lambda path: files.get(path, []))
+    monkeypatch.setattr(machine.cgroups, "free_memory", lambda: None)
     assert machine.free_memory() == 500 * 1024
-    files |= {"/sys/fs/cgroup/memory.max": ["300000"], "/sys/fs/cgroup/memory.current": ["100000"]}
+    monkeypatch.setattr(machine.cgroups, "free_memory", lambda: 200_000)
     assert machine.free_memory() == 200_000
-    files["/sys/fs/cgroup/memory.max"] = ["max"]
+    monkeypatch.setattr(machine.cgroups, "free_memory", lambda: None)
     assert machine.free_memory() == 500 * 1024
     files.clear()
     assert machine.free_memory() is None
