@@ -1,10 +1,13 @@
 """Lock of a models folder: one trainer per folder, and which process it is.
 
 The lock is an advisory lock on the file `.lock`; the operating system releases it when its process ends, however it
-ends. The file also holds the process id, the host name and the command of the holder, one per line, for error messages.
+ends. The file also holds the process id, the host name, the command and the PID namespace of the holder, one per line.
 
 `lock_holder` finds the holder without taking the lock: taking it, even for a moment, would make a trainer that starts
-in this moment fail. Linux lists all locks and their processes; elsewhere the process id in the file is used.
+in this moment fail. On Linux the trainer also holds a lock of the open file (F_OFD_SETLK), which can be tested from any
+process, in containers too. Locks of earlier versions are found in the system's list, which shows only those of its own
+PID namespace; where there is neither, the process id in the file is used. A process id means nothing in another PID
+namespace or on another host.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import struct
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from gpt_core import files
 from gpt_core.errors import FolderInUseError
@@ -24,6 +28,39 @@ LOCKS = Path("/proc/locks")
 MAX_COMMAND_CHARS = 100
 _MAX_PID_DIGITS = 20
 _MAX_LOCK_BYTES = 1000
+_OFD_LOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length (0: to the end), process id
+
+
+class LockHolder(NamedTuple):
+    """Trainer that holds the lock of a folder, or may hold it.
+
+    Attributes:
+        pid: Its process id, in its own PID namespace.
+        host: Name of its host; "" if unknown.
+        command: Its command; "" if unknown.
+        namespace: Boot id of its kernel and its PID namespace; "" if unknown.
+        is_certain: False where the lock cannot be seen from here: the process may have ended.
+    """
+
+    pid: int
+    host: str = ""
+    command: str = ""
+    namespace: str = ""
+    is_certain: bool = True
+
+    @property
+    def is_here(self) -> bool:
+        """True if `pid` is a process id of this PID namespace."""
+        if self.namespace:
+            return self.namespace == _this_namespace()
+        return self.host in ("", platform.node())
+
+    @property
+    def place(self) -> str:
+        """Where the process is, as "on HOST" or "in another container"; "" if it is here."""
+        if self.is_here:
+            return ""
+        return f"on {self.host}" if self.host not in ("", platform.node()) else "in another container"
 
 
 class FolderLock:
@@ -64,9 +101,8 @@ class FolderLock:
         if not _try_lock(file):
             holder = _describe_holder(file)
             file.close()
-            raise FolderInUseError(
-                f"{self._folder} is in use: {holder}; stop it, or choose another folder with --models-dir"
-            )
+            raise FolderInUseError(f"{self._folder} is in use: {holder}, or choose another folder with --models-dir")
+        _lock_open_file(file)
         file.truncate(0)
         file.write(_describe_this_process().encode("utf-8", "backslashreplace"))
         self._file = file
@@ -78,20 +114,70 @@ class FolderLock:
             self._file = None
 
 
-def lock_holder(folder: Path | str, locks: Path = LOCKS) -> int | None:
-    """Return the process id of the trainer that holds the lock of a folder, None if there is none or it is unknown."""
+def lock_holder(folder: Path | str, locks: Path = LOCKS) -> LockHolder | None:
+    """Return the trainer that holds the lock of a folder, or may hold it; None if there is none or it is unknown.
+
+    Args:
+        folder: Models folder.
+        locks: The system's list of locks.
+    """
     try:
         with files.open_regular(Path(folder, LOCK)) as file:
-            first_line = (file.read(_MAX_PID_DIGITS) or b"0").partition(b"\n")[0]
-            pid, inode = int(first_line), os.fstat(file.fileno()).st_ino
-    except (OSError, ValueError):
+            holder = _read_holder(file)
+            inode, is_locked = os.fstat(file.fileno()).st_ino, _is_open_file_locked(file.fileno())
+    except OSError:
         return None
-    if pid <= 0:
+    if holder is None:
         return None
     held = _held_locks(locks)
-    if held is None:
-        return pid if _is_alive(pid) else None
-    return pid if (pid, inode) in held else None
+    if is_locked or any(number == inode for _, number in held or ()):
+        if not holder.namespace and held and (holder.pid, inode) not in held:
+            return holder._replace(namespace="another")  # an earlier version does not record it
+        return holder
+    if holder.is_here:
+        return holder if held is None and is_locked is None and _is_alive(holder.pid) else None
+    is_of_this_kernel = holder.namespace.partition(" ")[0] == _this_namespace().partition(" ")[0] != ""
+    if holder.host == platform.node() or (is_of_this_kernel and is_locked is not None):
+        return None  # its lock would be seen; or the host has been restarted
+    return holder._replace(is_certain=False)
+
+
+def _read_holder(file: IO[bytes]) -> LockHolder | None:
+    """Return the process that wrote the lock file; None if the file has other contents."""
+    lines = (file.read(_MAX_LOCK_BYTES) or b"").decode("utf-8", "replace").split("\n")
+    pid, host, command, namespace = (*lines, "", "", "", "")[:4]
+    if not (pid.isascii() and pid.isdecimal() and len(pid) < _MAX_PID_DIGITS and int(pid)):
+        return None
+    return LockHolder(int(pid), host, command, namespace)
+
+
+def _this_namespace() -> str:
+    """Return the boot id of the kernel and this process's PID namespace; "" where the system has none."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except (OSError, ValueError):
+        return ""
+
+
+def _lock_open_file(file: IO[bytes]) -> None:
+    """Set the lock that `_is_open_file_locked` finds, where the system and the file system support it."""
+    if sys.platform == "linux" and sys.maxsize > 1 << 32:
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack(_OFD_LOCK, fcntl.F_WRLCK, 0, 0, 0, 0))
+
+
+def _is_open_file_locked(descriptor: int) -> bool | None:
+    """Return True if another open file has a lock on the same file; None if the system cannot say."""
+    if sys.platform == "linux" and sys.maxsize > 1 << 32:
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, struct.pack(_OFD_LOCK, fcntl.F_RDLCK, 0, 0, 0, 0))
+            return bool(struct.unpack(_OFD_LOCK, found)[0] != fcntl.F_UNLCK)
+    return None
 
 
 def _held_locks(locks: Path) -> set[tuple[int, int]] | None:
@@ -130,17 +216,20 @@ def _is_alive(pid: int) -> bool:
 
 
 def _describe_this_process() -> str:
-    """Return process id, host name and command, one per line."""
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:MAX_COMMAND_CHARS]
-    return "\n".join([str(os.getpid()), platform.node(), *command.splitlines()[:1]]) + "\n"
+    """Return process id, host name, command and PID namespace, one per line."""
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]).replace("\n", " ")[:MAX_COMMAND_CHARS]
+    return "\n".join([str(os.getpid()), platform.node(), command, _this_namespace()]) + "\n"
 
 
 def _describe_holder(file: IO[bytes]) -> str:
-    """Return who holds the lock, for an error message, from the contents of the lock file."""
-    lines = (file.read(_MAX_LOCK_BYTES) or b"").decode("utf-8", "replace").splitlines()
-    pid, host, command = (*lines, "", "", "")[:3]
-    where = f" on {host}" if host not in ("", platform.node()) else ""
-    return f"process {pid[:_MAX_PID_DIGITS] or '?'}{where} is training there" + (f" ({command})" if command else "")
+    """Return who holds the lock and what to stop, for an error message, from the contents of the lock file."""
+    holder = _read_holder(file)
+    if holder is None:
+        return "another process is training there; stop it"
+    command = f" ({holder.command})" if holder.command else ""
+    if holder.is_here:
+        return f"process {holder.pid} is training there{command}; stop it"
+    return f"a process {holder.place} is training there{command}; stop that run"
 
 
 def _try_lock(file: IO[bytes]) -> bool:

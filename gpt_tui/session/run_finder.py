@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.checkpoints.lock import lock_holder
+from gpt_core.checkpoints.lock import LockHolder, lock_holder
 from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
@@ -26,6 +27,7 @@ MAX_RUNS = 64
 MAX_FOLDERS = 2000  # that are listed
 MAX_DEPTH = 3  # of subfolders
 FIRST_CHUNKS = 4  # of a long log that `find` scans; `scan_more` scans the rest
+GROWING_S = 300.0  # since the last line of a log whose run is taken to be in training where its lock cannot be seen
 MAX_FOLLOWERS = 16  # logs whose run state stays in memory
 
 
@@ -37,6 +39,7 @@ class RunStatus(Enum):
     STOPPED = "stopped"
     DIVERGED = "diverged"
     CRASHED = "crashed"
+    UNKNOWN = "unknown"
     WAITING = "waiting"
 
 
@@ -66,7 +69,8 @@ class RunInfo(NamedTuple):
         elapsed_s: Training time.
         tokens_per_s: Throughput of the last step.
         updated_at: Time of the last change of the log, in seconds since 1970.
-        pid: Process that holds the folder's lock.
+        pid: Process of this PID namespace that holds the folder's lock.
+        place: Where the process is that holds the lock or may hold it, "on HOST"; "" for this PID namespace.
         checkpoint: Facts from its newest checkpoint.
     """
 
@@ -80,6 +84,7 @@ class RunInfo(NamedTuple):
     tokens_per_s: float = math.nan
     updated_at: float = 0.0
     pid: int | None = None
+    place: str = ""
     checkpoint: CheckpointFacts = CheckpointFacts()
 
     @property
@@ -88,15 +93,24 @@ class RunInfo(NamedTuple):
         return self.folder / METRICS
 
 
-def run_status(summary: LogSummary | None, pid: int | None) -> RunStatus:
-    """Return the status by the end of the log and by the process that holds the lock."""
+def run_status(summary: LogSummary | None, holder: LockHolder | None) -> RunStatus:
+    """Return the status by the end of the log and by the process that holds the lock.
+
+    A lock on another host may not be seen from here: then the run is in training as long as its log grows.
+    """
+    is_live = is_in_training(holder, summary.tail.updated_at if summary else 0.0)
     if summary is None or not (summary.started or summary.last):
-        return RunStatus.LIVE if pid else RunStatus.WAITING
+        return RunStatus.LIVE if is_live else RunStatus.WAITING
     if summary.finished is None:
-        return RunStatus.LIVE if pid else RunStatus.CRASHED
+        return RunStatus.LIVE if is_live else RunStatus.UNKNOWN if holder else RunStatus.CRASHED
     return {"stopped": RunStatus.STOPPED, "diverged": RunStatus.DIVERGED}.get(
         summary.finished.reason, RunStatus.FINISHED
     )
+
+
+def is_in_training(holder: LockHolder | None, updated_at: float) -> bool:
+    """Return True if a folder's lock is held, or if it may be and the log was updated within `GROWING_S`."""
+    return holder is not None and (holder.is_certain or time.time() - updated_at < GROWING_S)
 
 
 @dataclass
@@ -132,18 +146,20 @@ class RunFinder:
         return (not is_watched, not is_live, 0.0 if is_live else -run.updated_at, str(run.folder))
 
     def _run(self, folder: Path) -> RunInfo:
-        pid = lock_holder(folder)  # before the log: a run that ends in between has then written all of it
+        holder = lock_holder(folder)  # before the log: a run that ends in between has then written all of it
+        pid, place = (holder.pid if holder.is_here else None, holder.place) if holder else (None, "")
         summary = self._summaries.setdefault(folder, LogSummary(LogTail(folder / METRICS)))
         try:
             summary.scan(FIRST_CHUNKS)
         except OSError:
             del self._summaries[folder]
-            return RunInfo(folder, run_status(None, pid), pid=pid)
+            return RunInfo(folder, run_status(None, holder), pid=pid, place=place)
         last = summary.last
         return RunInfo(
-            folder, run_status(summary, pid), summary.started, last.step if last else 0,
+            folder, run_status(summary, holder), summary.started, last.step if last else 0,
             last.loss if last else math.nan, summary.best, last.elapsed_s if last else 0.0,
-            last.tokens_per_s if last else math.nan, summary.tail.updated_at, pid, self._facts_of(folder),
+            last.tokens_per_s if last else math.nan, summary.tail.updated_at, pid, place,
+            self._facts_of(folder),
         )  # fmt: skip
 
     def _facts_of(self, folder: Path) -> CheckpointFacts:
@@ -211,9 +227,14 @@ def folder_of_interest(models_dir: Path, around: Path) -> Path | None:
     None if there is neither a run in training nor a log.
     """
     folders = [models_dir, *(place / name for place in (models_dir, around) for name in _entries(place)[0])]
-    found = [(lock_holder(folder) is not None, _updated_at(folder), folder) for folder in folders[:MAX_FOLDERS]]
+    found = [(is_trained_in(folder), _updated_at(folder), folder) for folder in folders[:MAX_FOLDERS]]
     is_live, updated_at, folder = max(found, key=lambda each: each[:2])
     return folder if is_live or updated_at else None
+
+
+def is_trained_in(folder: Path) -> bool:
+    """Return True while a process trains in the folder."""
+    return is_in_training(lock_holder(folder), _updated_at(folder))
 
 
 def _updated_at(folder: Path) -> float:

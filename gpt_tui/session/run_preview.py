@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.checkpoints.lock import lock_holder
 from gpt_core.checkpoints.store import CheckpointStore, chat_candidates, resume_candidates
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import Settings
@@ -15,7 +14,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_core.training.events import RunStarted
 from gpt_core.training.setup import text_files, text_note
-from gpt_tui.session.run_finder import log_folders
+from gpt_tui.session.run_finder import is_trained_in, log_folders
 from gpt_tui.shared.formatting import integer, short
 from gpt_tui.shared.sanitize import one_line
 
@@ -117,7 +116,7 @@ def newest_run(models_dir: str, own: CheckpointInfo | None, around: Path) -> Che
 
 def _resumable(folder: Path) -> CheckpointInfo | None:
     """Return the checkpoint to resume in a folder; None for a self-test, or while another process trains there."""
-    if lock_holder(folder) is not None:
+    if is_trained_in(folder):
         return None
     info = stored_checkpoints(str(folder)).resumable
     return None if info is None or info.settings.overfit_tiny else info

@@ -1,6 +1,8 @@
 """The holder of a folder's lock is found without taking the lock, and is a live process."""
 
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.checkpoints.lock import LOCK, LOCKS, lock_holder
+from gpt_core.checkpoints.lock import LOCK, LOCKS, LockHolder, lock_holder
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.errors import FolderInUseError
 
 HOLD = """
 import sys
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.errors import FolderInUseError
 store = CheckpointStore(sys.argv[1])
 store.prepare("run", new_run=True)
 print("held", flush=True)
@@ -34,7 +38,9 @@ def holding(folder: Path) -> "subprocess.Popen[str]":
 def test_a_live_trainer_is_named_until_it_is_killed(tmp_path: Path, locks: Path) -> None:
     process = holding(tmp_path)
     try:
-        assert lock_holder(tmp_path, locks) == process.pid
+        holder = lock_holder(tmp_path, locks)
+        assert holder is not None
+        assert (holder.pid, holder.is_here, holder.is_certain, holder.place) == (process.pid, True, True, "")
         os.kill(process.pid, signal.SIGKILL)
     finally:
         process.kill()
@@ -46,7 +52,9 @@ def test_a_live_trainer_is_named_until_it_is_killed(tmp_path: Path, locks: Path)
 def test_a_live_process_that_has_released_the_lock_is_not_the_holder(tmp_path: Path) -> None:
     with CheckpointStore(tmp_path) as store:
         store.prepare("run", new_run=True)
-        assert lock_holder(tmp_path) == os.getpid()
+        holder = lock_holder(tmp_path)
+        assert holder is not None
+        assert holder.pid == os.getpid()
     assert (tmp_path / LOCK).read_text().splitlines()[0] == str(os.getpid())
     assert lock_holder(tmp_path) is None
 
@@ -84,4 +92,67 @@ def test_a_process_that_waits_for_the_lock_is_not_the_holder(tmp_path: Path) -> 
     locks.write_text(f"1: -> FLOCK  ADVISORY  WRITE 4711 fe:00:{inode} 0 EOF\nrubbish\n")
     assert lock_holder(tmp_path, locks) is None
     locks.write_text(f"1: FLOCK  ADVISORY  WRITE 4711 fe:00:{inode} 0 EOF\n")
-    assert lock_holder(tmp_path, locks) == 4711
+    assert lock_holder(tmp_path, locks) == LockHolder(4711)
+
+
+UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
+def needs_namespaces() -> None:
+    """Skip the test if this user may not create PID namespaces."""
+    if not shutil.which("unshare") or subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespaces")
+
+
+def in_another_namespace(folder: Path) -> "subprocess.Popen[str]":
+    """Start a trainer in a PID namespace of its own, where it is process 1."""
+    process = subprocess.Popen(
+        [*UNSHARE, sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_trainer_in_another_pid_namespace_is_live_and_no_process_of_this_one(tmp_path: Path) -> None:
+    needs_namespaces()
+    process = in_another_namespace(tmp_path)
+    try:
+        for locks in (LOCKS, Path("/nowhere/locks")):
+            holder = lock_holder(tmp_path, locks)
+            assert holder is not None
+            assert (holder.pid, holder.is_here, holder.is_certain) == (1, False, True)
+            assert holder.place == "in another container"
+        with CheckpointStore(tmp_path) as store, pytest.raises(FolderInUseError) as caught:
+            store.prepare("run", new_run=True)
+        assert "a process in another container is training there" in str(caught.value)
+        assert "stop that run, or choose another folder with --models-dir" in str(caught.value)
+        assert "process 1" not in str(caught.value)
+    finally:
+        process.communicate()  # the end of its input ends it
+    assert lock_holder(tmp_path) is None
+
+
+def test_a_trainer_of_this_pid_namespace_is_seen_from_another_one(tmp_path: Path) -> None:
+    look = f"from gpt_core.checkpoints.lock import lock_holder; print(lock_holder({str(tmp_path)!r}))"
+    needs_namespaces()
+    process = holding(tmp_path)
+    try:
+        seen = subprocess.run([*UNSHARE, sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout
+    finally:
+        process.kill()
+        process.wait()
+    assert f"pid={process.pid}" in seen
+    assert "is_certain=True" in seen
+
+
+def test_a_lock_of_another_host_that_cannot_be_seen_is_not_certain(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("1\nanother-host\ngpt-tui train\nboot pid:[1]\n")
+    holder = lock_holder(tmp_path)
+    assert holder is not None
+    assert (holder.is_here, holder.is_certain, holder.place) == (False, False, "on another-host")
+
+
+def test_the_lock_of_this_host_before_a_restart_has_no_holder(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text(f"{os.getpid()}\n{platform.node()}\ngpt-tui train\nearlier-boot pid:[1]\n")
+    assert lock_holder(tmp_path) is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.checkpoints.lock import LockHolder
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
 from gpt_tui.session import log_reader, run_finder
@@ -225,10 +226,10 @@ def test_a_run_that_holds_its_folder_is_live_until_its_end() -> None:
     unwritten, begun = LogSummary(LogTail(Path(LOG))), LogSummary(LogTail(Path(LOG)), started=started())
     assert run_status(None, None) is RunStatus.WAITING
     assert run_status(unwritten, None) is RunStatus.WAITING
-    assert run_status(unwritten, 1) is RunStatus.LIVE
-    assert run_status(begun, 1) is RunStatus.LIVE
+    assert run_status(unwritten, LockHolder(1)) is RunStatus.LIVE
+    assert run_status(begun, LockHolder(1)) is RunStatus.LIVE
     begun.finished = RunFinished("diverged", 3)
-    assert run_status(begun, 1) is RunStatus.DIVERGED
+    assert run_status(begun, LockHolder(1)) is RunStatus.DIVERGED
 
 
 def test_a_watched_folder_is_listed_first_even_without_a_log(tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ from gpt_tui.shared.sanitize import one_line
 
 SYMBOLS = {
     RunStatus.LIVE: "▶", RunStatus.FINISHED: "✓", RunStatus.STOPPED: "■", RunStatus.DIVERGED: "✗",
-    RunStatus.CRASHED: "✗", RunStatus.WAITING: "○",
+    RunStatus.CRASHED: "✗", RunStatus.WAITING: "○", RunStatus.UNKNOWN: "?",
 }  # fmt: skip
 STATUS_TONES: dict[RunStatus, Tone] = {RunStatus.LIVE: "good", RunStatus.DIVERGED: "bad", RunStatus.CRASHED: "bad"}
 LIVE_TEXT, CRASHED_TEXT = "live", "crashed or was killed: the log has no end"
+UNKNOWN_TEXT = "the log does not grow; whether the process still runs cannot be checked from here"
 THIS_APP = "this app"  # the process of the run
 # settings that do not change the result of a run
 NOT_COMPARED = frozenset({
@@ -126,11 +127,13 @@ def state_rows(run: RunInfo, history: RunState, width: int) -> list[Row]:
     tone = STATUS_TONES.get(run.status, "plain")
     status = LIVE_TEXT if run.status is RunStatus.LIVE else run.status.value
     rows = [Row("status", f"{SYMBOLS[run.status]} {status}", tone)]
-    if run.pid and run.status in (RunStatus.LIVE, RunStatus.WAITING):
-        rows.append(Row("process", THIS_APP if is_own_run(run) else f"PID {run.pid}"))
+    if (run.pid or run.place) and run.status in (RunStatus.LIVE, RunStatus.WAITING, RunStatus.UNKNOWN):
+        rows.append(Row("process", THIS_APP if is_own_run(run) else one_line(run.place) or f"PID {run.pid}"))
     why = why_ended(history.finished) if history.finished else ""
     if run.status is RunStatus.CRASHED:
         why = CRASHED_TEXT
+    elif run.status is RunStatus.UNKNOWN:
+        why = UNKNOWN_TEXT
     rows += [Row("", line, tone) for line in textwrap.wrap(one_line(why), max(10, width - LABEL_WIDTH))]
     if run.step and history.step < run.step - 1 and run.status is not RunStatus.LIVE:
         rows.append(Row("reading", percent(min(1.0, history.step / run.step)), "dim"))
@@ -241,8 +244,9 @@ def empty_text(run: RunInfo | None, watched: Path | None) -> str:
             "gpt-tui --train-only --models-dir models/other  starts one in another terminal."
         )
     folder = name_of(run.folder if run else watched or Path())
-    if run and run.pid:
-        return f"PID {run.pid} is training in {folder}. Its charts appear here after the first step."
+    if run and (run.pid or run.place):
+        process = f"A process {one_line(run.place)}" if run.place else f"PID {run.pid}"
+        return f"{process} is training in {folder}. Its charts appear here after the first step."
     return (
         f"Waiting for a run in {folder}: there is no {METRICS} in it yet.\n\nThe run is shown here after its first "
         f"step. gpt-tui --train-only --models-dir {folder}  starts one in another terminal."
