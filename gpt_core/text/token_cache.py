@@ -2,7 +2,7 @@
 
 The name of a cache file contains a hash of everything that its contents depend on, including every byte of the text. A
 cache is therefore never stale: another text, tokenizer or kind of document has another file. Damaged and foreign files
-are replaced.
+are replaced. When a cache has been written beside a text, those of earlier versions of the text are removed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import re
 import stat
 from pathlib import Path
+from typing import get_args
 
 from gpt_core import tokenizers
 from gpt_core.errors import CorpusError, TokenizerError
@@ -19,7 +21,7 @@ from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.cache_files import cache_folders, new_cache_file
 from gpt_core.text.corpus import sample_windows, text_sha256
 from gpt_core.text.documents import DocumentKind, document_parts
-from gpt_core.text.token_file import VERSION, open_token_file, token_count, write_token_file
+from gpt_core.text.token_file import VERSION, open_token_file, text_sha256_of, token_count, write_token_file
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer, tokenizer_type
 from gpt_core.tokenizers.protocol import SAMPLE_BYTES
@@ -91,7 +93,8 @@ def load_or_train_tokenizer(
         TokenizerError: `vocab_size` is out of range, or the name is not registered.
     """
     folders = cache_folders(path, cache_dir)
-    file_name = tokenizer_cache_name(path, text_sha256(path, progress), vocab_size, name, document)
+    sha256 = text_sha256(path, progress)
+    file_name = tokenizer_cache_name(path, sha256, vocab_size, name, document)
     for folder in folders:
         tokenizer = open_tokenizer_cache(folder / file_name)
         if tokenizer is not None and (tokenizer.vocab_size, tokenizer.name) == (vocab_size, name):
@@ -104,6 +107,7 @@ def load_or_train_tokenizer(
         with contextlib.suppress(OSError), new_cache_file(folder) as cache:
             cache.file.write(tokenizer.to_bytes())
             cache.publish(file_name)
+            _remove_outdated(folder, path, sha256)
             break
     return tokenizer
 
@@ -161,7 +165,37 @@ def _encode_into(
     text = open_token_file(folder / name, path, sha256, tokenizer, document)
     if text is None:
         raise OSError(errno.EIO, "the token cache could not be read back after writing")
+    _remove_outdated(folder, path, sha256)
     return text
+
+
+def _remove_outdated(folder: Path, path: Path, sha256: str) -> None:
+    """Remove the caches of earlier versions of a text, if `folder` is the folder of the text.
+
+    Other folders may hold caches of other texts of this name. Only files whose contents show that this program made
+    them, for a text with another SHA-256, are removed.
+    """
+    if path.is_symlink() or folder.resolve() != path.resolve().parent:
+        return
+    name = re.compile(re.escape(path.name) + r"\.(?P<kind>tokens|pieces)-[0-9a-f]{12}")
+    for cache in list(folder.iterdir()):
+        match = name.fullmatch(cache.name)
+        with contextlib.suppress(OSError):
+            if match and _is_outdated(cache, match["kind"], path, sha256):
+                cache.unlink()
+
+
+def _is_outdated(cache: Path, kind: str, path: Path, sha256: str) -> bool:
+    """Return True for a cache of this program that is of another version of the text than the one with this SHA-256."""
+    if kind == "tokens":
+        return text_sha256_of(cache) not in ("", sha256)
+    if cache.is_symlink() or (tokenizer := open_tokenizer_cache(cache)) is None:
+        return False
+    names = (
+        tokenizer_cache_name(path, sha256, tokenizer.vocab_size, tokenizer.name, document)
+        for document in get_args(DocumentKind)
+    )
+    return cache.name not in names
 
 
 def _short_hash(words: str) -> str:

@@ -130,6 +130,18 @@ def token_count(cache: Path) -> int | None:
         return None
 
 
+def text_sha256_of(cache: Path) -> str:
+    """Return the SHA-256 of the text that a token file states; "" if it is not a token file of this program."""
+    try:
+        if not stat.S_ISREG(cache.lstat().st_mode):
+            return ""
+        with open(cache, "rb") as file:
+            header = _HEADER.decode(file.read(HEADER_BYTES))
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+    return header.text_sha256 if header.format == FORMAT else ""
+
+
 def _id_dtype(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
     """Return the type of an id in the file: two bytes where they suffice."""
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")

@@ -91,10 +91,48 @@ def test_each_text_tokenizer_and_kind_of_document_has_its_own_cache(text):
     before = text.stat()
     text.write_bytes(LINES.replace(b"second", b"2econd"))  # same size and, below, same time
     os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert len(caches(text.parent)) == 3
     loaded = load_tokens(text, PIECES, "paragraph")
-    assert len(caches(text.parent)) == 4
+    assert len(caches(text.parent)) == 1, "those of the earlier text are removed"
     assert tokens_of(loaded) == expected(text)
     assert b"2econd" in PIECES.decode(tokens_of(loaded))
+
+
+def test_caches_of_earlier_versions_of_a_text_are_removed_and_nothing_else(text):
+    folder = text.parent
+    first = load_or_train_tokenizer(text, 270)
+    load_or_train_tokenizer(text, 271, document="line")
+    load_tokens(text, first, "paragraph")
+    load_tokens(text, PIECES, "line")
+    assert (len(caches(folder)), len(caches(folder, "pieces"))) == (2, 2), "one version may have several"
+    foreign = [folder / name for name in (
+        "train.en.tokens-0123456789ab", "train.en.pieces-0123456789ab", "train.en.tokens-0123456789ab.txt",
+        "train.en.tokens-mine", "other.en.tokens-0123456789ab",
+    )]  # fmt: skip
+    for path in foreign:
+        path.write_bytes(b"mine")
+    (folder / "train.en.tokens-ba9876543210").mkdir()
+    other = text.with_name("other.en")
+    other.write_bytes(LINES * 2)
+    load_tokens(other, PIECES, "line")
+    text.write_bytes(LINES.replace(b"second", b"2econd"))
+    second = load_or_train_tokenizer(text, 270)
+    pieces = [path for path in caches(folder, "pieces") if path not in foreign]
+    assert len(pieces) == 1
+    load_tokens(text, second, "paragraph")
+    tokens = [path for path in caches(folder) if path not in foreign and path.is_file()]
+    assert len(tokens) == 1
+    assert {path.name for path in foreign} <= {path.name for path in folder.iterdir()}
+    assert len(list(folder.glob("other.en.tokens-*"))) == 2
+    assert (folder / "train.en.tokens-ba9876543210").is_dir()
+
+
+def test_caches_in_a_shared_folder_are_kept_as_they_may_be_of_another_text(text, tmp_path):
+    shared = tmp_path / "shared"
+    load_tokens(text, PIECES, "line", cache_dir=shared)
+    text.write_bytes(LINES * 2)
+    load_tokens(text, PIECES, "line", cache_dir=shared)
+    assert len(caches(shared)) == 2
 
 
 def test_a_truncated_cache_is_rebuilt(text):
