@@ -7,16 +7,15 @@ imports what it needs when it runs.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
-import io
-import os
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 from gpt_tui.shared.interrupts import interrupt_exits
+from gpt_tui.shared.standard_streams import OutputError, discard_output, guard_standard_streams
 
 Options = argparse.Namespace
 
@@ -236,6 +235,7 @@ COMMANDS = {
     "serve": Command("show the app in a browser on this machine", add_serve, "serve:serve"),
     "config": Command("print the settings as TOML, each with its source", add_settings, "inspect:config"),
 }
+PRINTING = COMMANDS.keys() - {"train", "watch", "serve"}  # whose result is what they print
 APP = Command("Train a GPT on the CPU, watch it learn, and chat with it.", add_training, "train:start")
 
 EPILOG = (
@@ -250,8 +250,7 @@ exit codes: 0 success, 1 failure, 2 invalid input; 129, 130 and 143 after SIGHUP
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with the given arguments (default: those of the process) and return its exit code."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # in a limited locale, replace characters instead of failing
+    guard_standard_streams()
     try:
         try:
             code = run(list(sys.argv[1:] if arguments is None else arguments))
@@ -281,6 +280,8 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_all(arguments)
     if command is TRAIN:
         options.train_only = True
+    if sys.stdout is None and name in PRINTING:
+        raise OutputError(errno.EBADF, "it is closed")
     module, _, function = command.function.partition(":")
     with interrupt_exits():
         command_function = getattr(import_module(f"gpt_tui.cli.{module}"), function)
@@ -292,8 +293,7 @@ def report_error(error: BaseException) -> int:
     """Print an error in one line on standard error and return its exit code. Raise unexpected errors again."""
     if isinstance(error, BrokenPipeError):
         # the reader closed the pipe, as in `| head -1`: exit without a message, also from the final flush
-        with contextlib.suppress(OSError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 1
     if isinstance(error, KeyboardInterrupt):
         print(file=sys.stderr)
@@ -302,6 +302,10 @@ def report_error(error: BaseException) -> int:
         line, code = f"{error.name} is not compiled; run `pip install -e .` in the source folder first", 1
     elif isinstance(error, MemoryError):
         line, code = f"out of memory ({error}); try a smaller preset, batch_size or seq_len", 1
+    elif isinstance(error, OutputError):
+        discard_output()
+        saved = f"; the run is saved in {error.filename}" if error.filename else ""
+        line, code = f"cannot write to standard output: {error.strerror}{saved}", 1
     elif isinstance(error, OSError):
         what = error.strerror or str(error)
         line, code = f"{what}: {error.filename}" if error.filename else what, 1

@@ -40,6 +40,7 @@ from gpt_tui.session.run_state import (
 )
 from gpt_tui.shared.formatting import duration, fixed, integer, nats, percent, rate
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.standard_streams import OutputError
 
 BATCHED_S = 0.1  # steps that take less are reported together
 
@@ -55,7 +56,12 @@ def run_headless(request: RunRequest, *, as_json: bool) -> int:
             trainer = open_trainer(request, reporter, signals)
             for warning in trainer.run.warnings:
                 say(sys.stderr, f"gpt-tui: {warning}")
-            history = follow(trainer, reporter)
+            try:
+                history = follow(trainer, reporter)
+            except OutputError as error:  # the run was saved on the way out
+                latest = trainer.run.store.path_of("latest")
+                error.filename = str(latest) if latest.exists() else None
+                raise
         say_how_it_ended(history, trainer.settings, sys.stderr if as_json else sys.stdout)
     if is_unsaved(history, request.settings.models_dir):
         return EXIT_FAILED
