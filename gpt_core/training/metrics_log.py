@@ -16,20 +16,31 @@ import msgspec
 from gpt_core import files
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.errors import ConfigError
-from gpt_core.training.events import LOGGED, AnyEvent, Event, from_json, to_json
+from gpt_core.training.events import (
+    LOGGED,
+    AnyEvent,
+    EvalCompleted,
+    Event,
+    FullEvalCompleted,
+    SampleWritten,
+    from_json,
+    to_json,
+)  # fmt: skip
 
 MAX_LINE_BYTES = 8 << 20  # an event of a model with a thousand layers, with norms for each tensor, has about 2 MB
 OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | files.BINARY
 _BLOCK = 1 << 18
 
 
-class _Step(msgspec.Struct):
-    """The field that every logged event has."""
+class _Logged(msgspec.Struct):
+    """The fields that every logged event has."""
 
+    event: str
     step: int
 
 
-_STEP = msgspec.json.Decoder(_Step)
+_LOGGED = msgspec.json.Decoder(_Logged)
+_OF_EVALUATION = {_kind.__struct_config__.tag for _kind in (EvalCompleted, FullEvalCompleted, SampleWritten)}
 
 
 class MetricsLog:
@@ -38,15 +49,18 @@ class MetricsLog:
     `lost` counts the lines that could not be written; `failure` is the reason, "" if there were none.
     """
 
-    def __init__(self, path: Path | str, *, resume_step: int | None = None, before: Path | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, resume_step: int | None = None, evaluates: bool = False, before: Path | None = None
+    ) -> None:
         """Create a new log, or append to the existing one, truncated to `resume_step`.
 
-        A run that crashed after its last save has logged steps that it will take again: their lines, and incomplete
-        ones, are dropped.
+        A run that crashed after its last save has logged steps and evaluations that it will repeat: their lines, and
+        incomplete ones, are dropped.
 
         Args:
             path: The log.
             resume_step: Last step of the existing log to keep; None for a new log.
+            evaluates: The run will evaluate at `resume_step`: drop an evaluation of that step, and its sample.
             before: Log to copy lines from instead of `path`; it is not changed.
 
         Raises:
@@ -59,7 +73,7 @@ class MetricsLog:
             if resume_step is None:
                 files.replace_file(self.path, ())
             else:
-                _cut(before or self.path, resume_step, self.path)
+                _cut(before or self.path, resume_step, evaluates, self.path)
             self._file: int | None = os.open(self.path, OPEN_FLAGS, 0o666)
         except OSError as error:
             raise ConfigError(
@@ -103,14 +117,17 @@ class MetricsLog:
             self._file = None
 
 
-def open_log(store: CheckpointStore, run_id: str, step: int) -> MetricsLog:
+def open_log(store: CheckpointStore, run_id: str, step: int, *, evaluates: bool = False) -> MetricsLog:
     """Open the log of a run that starts, or is resumed, at `step`, in the folder that `store` was prepared for.
+
+    `evaluates`: the run begins with the evaluation of that step, which was interrupted.
 
     Raises:
         ConfigError: The folder or the log cannot be written.
     """
     start = store.begin_run(run_id, step)
-    return MetricsLog(store.metrics_path, resume_step=start.resume_step, before=start.before)
+    evaluates = evaluates and start.resume_step == step
+    return MetricsLog(store.metrics_path, resume_step=start.resume_step, evaluates=evaluates, before=start.before)
 
 
 def read_metrics(path: Path | str) -> Iterator[AnyEvent]:
@@ -130,22 +147,24 @@ def read_metrics(path: Path | str) -> Iterator[AnyEvent]:
         raise ConfigError(f"{path} cannot be read: {files.reason(error)}") from None
 
 
-def _cut(path: Path, last_step: int, into: Path) -> None:
+def _cut(path: Path, last_step: int, evaluates: bool, into: Path) -> None:
     """Make `into` the complete lines of `path` up to `last_step`; the file is replaced atomically, if at all."""
     try:
-        if path != into or sum(map(len, _kept_lines(path, last_step))) != path.stat().st_size:
-            files.replace_file(into, _blocks(_kept_lines(path, last_step)))
+        if path != into or sum(map(len, _kept_lines(path, last_step, evaluates))) != path.stat().st_size:
+            files.replace_file(into, _blocks(_kept_lines(path, last_step, evaluates)))
     except FileNotFoundError:
         return
 
 
-def _kept_lines(path: Path, last_step: int) -> Iterator[bytes]:
+def _kept_lines(path: Path, last_step: int, evaluates: bool) -> Iterator[bytes]:
     for line in _lines(path):
         try:
-            if line.endswith(b"\n") and _STEP.decode(line).step <= last_step:
-                yield line
+            logged = _LOGGED.decode(line)
         except (ValueError, RecursionError):
             continue
+        is_repeated = evaluates and logged.step == last_step and logged.event in _OF_EVALUATION
+        if line.endswith(b"\n") and logged.step <= last_step and not is_repeated:
+            yield line
 
 
 def _contents(descriptor: int) -> Iterator[bytes]:

@@ -108,7 +108,7 @@ class Trainer:
         """Yield the events of the run, from RunStarted to RunFinished. Closing the iterator saves, as `stop` does."""
         finished = False
         try:
-            log = open_log(self.run.store, self.state.run_id, self.state.step)
+            log = open_log(self.run.store, self.state.run_id, self.state.step, evaluates=self.state.evaluation_due)
         except BaseException:
             self.run.store.close()
             raise

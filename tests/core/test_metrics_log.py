@@ -7,10 +7,12 @@ from gpt_core.errors import ConfigError
 from gpt_core.training import metrics_log
 from gpt_core.training.events import (
     CheckpointSaved,
+    EvalCompleted,
     EvalProgressed,
     GradientNorms,
     RunFinished,
     RunPaused,
+    SampleWritten,
     StepCompleted,
     UpdateSkipped,
     to_json,
@@ -67,6 +69,25 @@ def test_a_resumed_run_drops_the_steps_that_it_will_take_again(path):
     second.close()
     assert [event.step for event in read_metrics(path)] == [1, 2, 3, 4, 5, 6, 7, 7, 8, 9]
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_resumed_run_drops_the_evaluation_that_it_will_repeat(path):
+    def evaluation(number):
+        return EvalCompleted(number, 4.0, 54.6, 0.2, 2.0)
+
+    first = MetricsLog(path)
+    for event in (step(1), evaluation(1), step(2), CheckpointSaved("latest", "x", 2), evaluation(2)):
+        first.append(event)
+    first.append(SampleWritten(2, "It was", " a bat"))
+    first.close()
+    MetricsLog(path, resume_step=2).close()
+    assert len(list(read_metrics(path))) == 6
+    second = MetricsLog(path, resume_step=2, evaluates=True)
+    second.append(evaluation(2))
+    second.close()
+    assert [type(event).__name__ for event in read_metrics(path)] == [
+        "StepCompleted", "EvalCompleted", "StepCompleted", "CheckpointSaved", "EvalCompleted",
+    ]  # fmt: skip
 
 
 def test_a_resumed_run_without_a_log_starts_one(path):

@@ -142,8 +142,12 @@ def test_an_evaluation_that_a_stop_interrupts_is_repeated_after_the_resume(tmp_p
             trainer.requests.stop()
     assert not of_kind(seen, ev.EvalCompleted)
     assert of_kind(seen, ev.RunFinished) == [ev.RunFinished("stopped", 5)]
+    log = folder / "models" / "metrics.jsonl"
+    with log.open("ab") as file:  # as if a resumed run had crashed between the evaluation and the next save
+        file.write(ev.to_json(scores[0]) + b"\n")
     again = train(tiny_settings(folder, max_steps=8), folder / LATEST)
     assert of_kind(again, ev.EvalCompleted) == scores
+    assert [event for event in read_metrics(log) if isinstance(event, ev.EvalCompleted)] == scores
 
 
 def test_a_stop_between_micro_batches_leaves_the_step_untaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
