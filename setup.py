@@ -16,11 +16,14 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
+from setuptools._distutils.ccompiler import new_compiler
+from setuptools._distutils.sysconfig import customize_compiler
 from setuptools.command.build_ext import build_ext
 
 KERNELS = sorted(path.stem for path in Path("gpt_core/kernels").glob("*.pyx"))
@@ -32,6 +35,8 @@ HEADERS = sorted(str(path) for path in Path("gpt_core/kernels").glob("*.h"))
 GENERATED = Path("build/cython")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 MSVC = sys.platform == "win32"
+
+COMPILING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"}  # commands that compile
 
 # Compiler flags of each level, slowest level first.
 LEVELS = {"baseline": []}
@@ -137,6 +142,35 @@ class BuildExt(build_ext):
         return flag
 
 
+def compiler_problem() -> str:
+    """Return in one line what is missing to compile a Python module, "" if nothing is (on Windows: not checked)."""
+    if MSVC:
+        return ""
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    command = list(compiler.compiler_so)
+    install = (
+        "xcode-select --install" if sys.platform == "darwin" else "apt install build-essential, or dnf install gcc"
+    )
+    if shutil.which(command[0]) is None:
+        return (
+            f"gpt-tui: no C compiler: got {command[0]!r}, which is not installed; install one ({install}), or install "
+            "a wheel"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        for line, missing in (
+            ("#include <stdlib.h>", f"a C compiler that works ({command[0]!r} does not: {install})"),
+            ("#include <Python.h>", "the headers of Python (apt install python3-dev, or dnf install python3-devel)"),
+        ):
+            source.write_text(f"{line}\nint probe(void) {{ return 0; }}\n")
+            include = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
+            words = [*command, *include, "-c", str(source), "-o", str(source.with_suffix(".o"))]
+            if subprocess.run(words, capture_output=True, check=False).returncode:
+                return f"gpt-tui: cannot compile; install {missing}"
+    return ""
+
+
 def extensions() -> list[Extension]:
     """Return the extensions: one per tokenizer and runtime module, and one per kernel and level."""
     utility = Extension(SHARED_UTILITY, [SHARED_UTILITY.replace(".", "/") + ".c"], extra_compile_args=[*BASE_FLAGS])
@@ -170,6 +204,10 @@ def extensions() -> list[Extension]:
             built.append(Extension(f"gpt_core.kernels.{level}.{name}", [str(source)], depends=HEADERS, **options))
     return built
 
+
+# Checked before anything is compiled: the errors of every module would hide the reason.
+if COMPILING & set(sys.argv) and (problem := compiler_problem()):
+    sys.exit(problem)
 
 # The default corpus is installed as the package gpt_core.data (`package-dir` in pyproject.toml).
 PACKAGES = [*find_packages(include=["gpt_core*", "gpt_tui*"]), "gpt_core.data"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from gpt_core.config.settings import GROUP_RATES
 from gpt_core.formats.checkpoint import peek_checkpoint, verify_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
@@ -23,7 +24,7 @@ from gpt_tui.cli import main as cli
 from gpt_tui.headless import signals as run_signals
 from gpt_tui.headless.event_text import news
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
-from gpt_tui.headless.runner import RATES, batched
+from gpt_tui.headless.runner import batched
 from gpt_tui.headless.signals import Interrupted, RunSignals
 from gpt_tui.session.run_state import Limits, RunState, advance_all
 from gpt_tui.shared.formatting import percent
@@ -144,7 +145,7 @@ def test_a_headless_resume_knows_the_best_score_and_the_losses_from_before(folde
     first = run_program("--train-only", "--max-steps", "60", *settings, cwd=folder)
     assert first.returncode == 0, first.stderr
     best = peek_checkpoint(folder / "models/best_model.safetensors").state
-    rates = [part for name in RATES for part in ("--set", f"{name}=1.0")]
+    rates = [part for name in GROUP_RATES for part in ("--set", f"{name}=1.0")]
     second = run_program("--train-only", "--resume", "--max-steps", "80", *rates, cwd=folder)
     (scored,) = [line for line in second.stdout.splitlines() if line.startswith("eval at step 80: eval loss ")]
     assert "best" not in scored
