@@ -19,6 +19,7 @@ from gpt_core.config.resolve import read_overrides, resolve
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked
 from gpt_core.formats.bundle import load_bundle
+from gpt_core.formats.training_state import TrainingState
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.home import expand_home
@@ -35,7 +36,7 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_core.training import evaluation
 from gpt_core.training.evaluation import EvalResult
 from gpt_core.training.events import AnyEvent, CheckpointSaved, FullEvalCompleted, RunFinished
-from gpt_core.training.metrics import MetricValues, metrics
+from gpt_core.training.metrics import BUILT_IN, MetricValues, metrics
 from gpt_core.training.request import Newest, request_with
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
@@ -104,7 +105,7 @@ class TrainingRun(Iterator[AnyEvent]):
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._events = trainer.events()
-        self._values = MetricValues()
+        self._values = values_before(trainer.state)
         self._full_eval: FullEvalCompleted | None = None
         self._finished: RunFinished | None = None
         self._saved: dict[str, Path] = {}
@@ -183,6 +184,18 @@ class TrainingRun(Iterator[AnyEvent]):
         return TrainingResult(
             reason, step, self.metrics, saved.get("latest"), saved.get("best"), self.model, self._full_eval
         )
+
+
+def values_before(state: TrainingState) -> MetricValues:
+    """Return the metric values of a resumed run before its first event: its train loss is a moving average."""
+    if state.train_loss is None:
+        return MetricValues()
+    value, average = state.train_loss, (state.train_loss, state.averaged_steps)
+    smoothed = [metric for metric in BUILT_IN if metric.smoothed]
+    return MetricValues(
+        {metric.name: metric.transform(value) if metric.transform else value for metric in smoothed},
+        {metric.name: average for metric in smoothed},
+    )
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ def test_stop_ends_the_run_after_a_save_and_a_resume_continues_it(
     resumed = gpt_core.train(resume=stopped.checkpoint).result()
     assert (resumed.reason, resumed.step) == ("max_steps", 6)
     assert resumed.model.parameters.flat.tobytes() == trained[1].model.parameters.flat.tobytes()
+    assert resumed.train_loss == trained[1].train_loss  # a moving average over all steps
 
 
 def test_the_newest_checkpoint_is_resumed_by_name(tmp_path: Path) -> None:
