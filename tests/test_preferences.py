@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt_core.errors import ConfigError
-from gpt_tui.app.preferences import NO_PREFERENCES, Preferences, as_toml, read_preferences, user_file
+from gpt_tui.app.preferences import NO_PREFERENCES, Preferences, as_toml, read_preferences, remember_theme, user_file
 from gpt_tui.cli import main as cli
 from gpt_tui.shared.keymap import KEYS
 
@@ -33,6 +33,43 @@ def test_without_files_there_are_no_preferences(home):
 def test_the_user_file_is_in_xdg_config_home_or_in_home():
     assert user_file({"XDG_CONFIG_HOME": "/x"}) == Path("/x/gpt-tui/config.toml")
     assert user_file({"HOME": "/home/me"}) == Path("/home/me/.config/gpt-tui/config.toml")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", 'theme = "nord"\n'),
+        ('# mine\ntheme = "monokai"  # dark\n[keys]\n"train.start" = "f7"\n',
+         '# mine\ntheme = "nord"\n[keys]\n"train.start" = "f7"\n'),
+        ('# theme = "monokai"\n\n[keys]\n"train.start" = "f7"\n',
+         'theme = "nord"\n# theme = "monokai"\n\n[keys]\n"train.start" = "f7"\n'),
+    ],
+)  # fmt: skip
+def test_a_remembered_theme_changes_its_line_only(home, before, after):
+    path = write(user_file(home), before)
+    remember_theme("nord", home)
+    assert path.read_text(encoding="utf-8") == after
+    assert read_preferences(None, THEMES, home).theme == "nord"
+
+
+def test_a_theme_is_remembered_without_a_file_and_through_a_link(home, tmp_path):
+    remember_theme("nord", home)
+    path = user_file(home)
+    assert read_preferences(None, THEMES, home).theme == "nord"
+    path.rename(tmp_path / "real.toml")
+    path.symlink_to(tmp_path / "real.toml")
+    remember_theme("monokai", home)
+    assert path.is_symlink()
+    assert "monokai" in (tmp_path / "real.toml").read_text()
+
+
+def test_a_file_that_is_not_toml_is_left_as_it_is(home):
+    path = write(user_file(home), "theme = \n[")
+    with pytest.raises(ConfigError, match="not TOML"):
+        remember_theme("nord", home)
+    assert path.read_text() == "theme = \n["
+    with pytest.raises(ConfigError, match="no home folder"):
+        remember_theme("nord", {"HOME": ""})
 
 
 def test_a_config_file_overrides_the_user_file_and_may_contain_settings(home, tmp_path):

@@ -12,17 +12,19 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import ClassVar
 
+from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.driver import Driver
 from textual.screen import Screen
 
 from gpt_core.config.settings import Settings
-from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED
-from gpt_core.home import home_folder
+from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, ConfigError
+from gpt_core.files import reason as cause_of
 from gpt_core.training.events import AnyEvent, CheckpointSaved, LossDiverged, RunFinished, SaveFailed
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
+from gpt_tui.app.key_sequences import add_key_sequences
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.app.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.headless.signals import SAME_PRESS_S
@@ -34,7 +36,7 @@ from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import integer
-from gpt_tui.shared.keymap import KEYS, shown_keys
+from gpt_tui.shared.keymap import KEYS, other_names, shown_keys
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
@@ -71,6 +73,7 @@ class GptApp(App[None]):
         preferences: Theme and keys of the user.
         probes: Measurements of the set-up screen.
         countdown_s: Seconds after which a first run starts, 0 for no countdown.
+        remember_theme: Saves the name of a theme that the user picks.
         owns_process: Whether the garbage collector of the process may be adjusted.
     """
 
@@ -92,12 +95,16 @@ class GptApp(App[None]):
         preferences: Preferences = NO_PREFERENCES,
         probes: Probes | None = None,
         countdown_s: float = 0.0,
+        remember_theme: Callable[[str], None] | None = None,
         owns_process: bool = False,
     ) -> None:
         super().__init__()
+        add_key_sequences()
         for theme in OWN_THEMES:
             self.register_theme(theme)
-        self.theme = preferences.theme or NIGHT.name
+        self._remember_theme = remember_theme
+        self._remembered_theme = preferences.theme or NIGHT.name
+        self.theme = self._remembered_theme
         self.set_keymap(preferences.keys)
         self.controller = TrainingController(open_run, self.post_message, log_path(settings.models_dir))
         self.main = MainScreen(
@@ -111,6 +118,7 @@ class GptApp(App[None]):
         self.forced = False
         """Whether the user quit twice: only a save in progress is waited for."""
         self.exit_message = ""
+        self._layout_hinted = False
 
     def get_default_screen(self) -> Screen[None]:
         """Return the main screen."""
@@ -156,9 +164,21 @@ class GptApp(App[None]):
     def deliver_screenshot(
         self, filename: str | None = None, path: str | None = None, time_format: str | None = None
     ) -> str | None:
-        """Save a screenshot in the downloads folder, or in the working folder where there is no home folder."""
-        without_home = os.curdir if home_folder() is None else None
-        return super().deliver_screenshot(filename, path or without_home, time_format)
+        """Save a screenshot beside the run, or in the working folder where that is not possible."""
+        models_dir = self.main.models_dir
+        folder = models_dir if os.access(models_dir, os.W_OK | os.X_OK) else Path.cwd()
+        return super().deliver_screenshot(filename, path or str(folder), time_format)
+
+    def watch_theme(self, theme: str) -> None:
+        """Remember a theme that was picked in the palette."""
+        if self._remember_theme is None or not self.is_running or theme == self._remembered_theme:
+            return
+        self._remembered_theme = theme
+        try:
+            self._remember_theme(theme)
+        except (ConfigError, OSError) as error:
+            cause = cause_of(error) if isinstance(error, OSError) else str(error)
+            self.notify(f"theme not remembered: {one_line(cause)}", severity="warning", markup=False)
 
     # -- draining the controller
 
@@ -333,6 +353,22 @@ class GptApp(App[None]):
     async def action_quit(self) -> None:
         """Quit from the command palette, with the same question."""
         self.action_request_quit()
+
+    # -- keys
+
+    async def on_event(self, event: events.Event) -> None:
+        """Give a letter key that is not bound its name in the other case, or on a Latin layout."""
+        if isinstance(event, events.Key) and not event.is_forwarded and (others := other_names(event.key)):
+            bound = self.screen.active_bindings
+            if event.key not in bound:
+                event.key = next((name for name in others if name in bound), others[0])
+        await super().on_event(event)
+
+    def on_key(self, event: events.Key) -> None:
+        """Hint once that the keys are Latin letters, when another letter does nothing."""
+        if len(event.key) == 1 and event.key.isalpha() and not event.key.isascii() and not self._layout_hinted:
+            self._layout_hinted = True
+            self.notify("Keys are Latin letters: switch the keyboard layout", severity="warning")
 
     # -- navigation
 

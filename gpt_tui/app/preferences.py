@@ -3,7 +3,7 @@
 They are read from `config.toml` in the user's configuration folder (`user_file`), and from a `--config` file, which
 takes precedence:
 
-    theme = "nord"
+    theme = "nord"                 # a theme picked in the palette is remembered here
 
     [keys]
     "train.start" = "ctrl+s"       # ids as listed by `gpt-tui config`; several keys as "f2,t"
@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core.config.toml_file import read_config
 from gpt_core.errors import ConfigError, printable
+from gpt_core.files import replace_file
 from gpt_core.home import home_folder
 from gpt_tui.shared.keymap import KEYS, TABS, places_of
 
@@ -83,6 +86,32 @@ def read_preferences(
         keys |= _keys(table.get("keys", {}), path)
         _check_apart(keys, path)
     return Preferences(theme, keys)
+
+
+def remember_theme(name: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Set the theme in the user's file, whose other lines stay as they are.
+
+    Raises:
+        ConfigError: The file is not TOML, or there is no home folder to write it to.
+        OSError: The file cannot be read or written.
+    """
+    path = user_file(environ)
+    if path is None:
+        raise ConfigError("there is no home folder; set XDG_CONFIG_HOME")
+    path = Path(os.path.realpath(path))  # a link stays one
+    text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
+    first_table = re.search(r"^[ \t]*\[", text, re.MULTILINE)
+    top = text[: first_table.start()] if first_table else text
+    line = f'theme = "{name}"'
+    changed, count = re.subn(r"^[ \t]*theme[ \t]*=.*$", line, top, count=1, flags=re.MULTILINE)
+    changed = (changed if count else f"{line}\n{top}") + text[len(top) :]
+    try:
+        if tomllib.loads(changed) != tomllib.loads(text) | {"theme": name}:
+            raise ConfigError(f"{path}: could not change its theme; set it there")
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, [changed.encode()])
 
 
 def _theme(name: object, known: list[str] | None, path: Path) -> str:

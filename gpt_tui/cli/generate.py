@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8
 from itertools import chain
 from typing import IO
 
 from gpt_core.errors import ConfigError
+from gpt_core.file_kinds import HEAD_BYTES, not_text
 from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.home import expand_home
@@ -83,7 +84,7 @@ def prompt_of(file: IO[bytes], name: str) -> str:
     data = file.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
         raise ConfigError(f"{name}: got more than {MAX_PROMPT_BYTES >> 20} MiB, expected a prompt; take its last part")
-    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in data:
-        raise ConfigError(f"{name}: got UTF-16 or binary data, expected UTF-8 text; convert the file first")
+    if found := not_text(data[:HEAD_BYTES]):
+        raise ConfigError(f"{name}: got {found.kind}, expected text; {found.remedy}")
     text = data.removeprefix(BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r")
     return text.decode("utf-8", "surrogateescape")

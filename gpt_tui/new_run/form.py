@@ -15,6 +15,7 @@ from textual.widgets import Input, Select, Static
 
 from gpt_core.config.presets import PRESETS
 from gpt_tui.new_run.fields import SetupField, setup_fields, with_linked
+from gpt_tui.shared.pasting import LineInput
 
 PRESET = SetupField("preset", "", tuple(PRESETS))
 SIGNS = {"invalid": ("✗", "bold $text-error"), "changed": ("•", "bold $text-accent"), "default": (" ", "")}
@@ -78,7 +79,7 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         text = self._preset_name if field is PRESET else self._texts[field.name]
         place = {"compact": True, "id": f"setting-{field.name}", "classes": "-first" if field.group else ""}
         if not field.choices:
-            return Input(text, select_on_focus=True, **place)  # type: ignore[arg-type]
+            return LineInput(text, select_on_focus=True, **place)  # type: ignore[arg-type]
         options = [(choice, choice) for choice in field.choices]
         return Dropdown(options, value=text, allow_blank=False, **place)  # type: ignore[arg-type]
 

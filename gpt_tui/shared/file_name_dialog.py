@@ -12,10 +12,11 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from gpt_tui.shared.dialog import Dialog
+from gpt_tui.shared.pasting import LineInput
 
 
 class FileNameScreen(Dialog[str]):
-    """Returns the name that was typed, "" if the dialog is cancelled."""
+    """Returns the name that was typed, "" if the dialog is cancelled. Typing replaces the default name."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "Cancel", key_display="esc")]
 
@@ -30,7 +31,7 @@ class FileNameScreen(Dialog[str]):
         with Vertical(id="dialog"):
             yield Static(Content.styled(self._title, "bold"), id="dialog-title", markup=False)
             yield Static(Content(self._text), id="dialog-question", markup=False)
-            yield Input(self._name, id="file-name", compact=True, select_on_focus=False)
+            yield LineInput(self._name, id="file-name", compact=True)
 
     @on(Input.Submitted)
     def _named(self, message: Input.Submitted) -> None:

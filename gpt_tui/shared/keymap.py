@@ -87,7 +87,9 @@ KEYS: tuple[Key, ...] = (
     Key("samples.first", "home", "samples_end(True)", "First sample", "Scroll to the first sample", "samples"),
     Key("samples.last", "end", "samples_end(False)", "Newest sample", "Scroll to the newest sample and follow",
         "samples"),
-    Key("chat.stop", "escape", "stop_reply", "Stop", "Stop the reply, or leave the chat", "chat", footer=True),
+    Key("chat.stop", "escape", "stop_reply", "Stop", "Stop the reply, or leave the field", "chat", footer=True),
+    Key("chat.newline", "alt+enter,shift+enter,ctrl+j", "new_line", "New line", "Insert a line break into the prompt",
+        "chat"),
     Key("chat.retry", "ctrl+r", "retry", "Retry", "Generate again from the last prompt", "chat", footer=True),
     Key("chat.seed", "ctrl+s", "keep_seed", "Keep seed", "Use the last reply's seed for the next replies",
         "chat"),
@@ -164,6 +166,21 @@ def keys_of(*places: Place) -> tuple[Key, ...]:
 def action_of(name: str, place: Place, keymap: dict[str, str]) -> str:
     """Return the action of a key in a place, "" for none. `name` is Textual's name of the key."""
     return next((key.action for key in keys_of(place) if name in (keymap.get(key.id) or key.keys).split(",")), "")
+
+
+# Keys of the Russian and Ukrainian layouts, and those at the same positions of the Latin one.
+_CYRILLIC = dict(zip("йцукенгшщзфывапролдячсмитьі", "qwertyuiopasdfghjklzxcvbnms", strict=True)) | {
+    "б": "comma",
+    "ю": "full_stop",
+}
+
+
+def other_names(name: str) -> tuple[str, ...]:
+    """Return the names that a letter key has in the other case and on a Latin layout, the likeliest first."""
+    if len(name) != 1 or not name.isalpha():
+        return ()
+    latin = _CYRILLIC.get(name.lower(), "")
+    return (latin, latin.swapcase()) if latin else (name.swapcase(),)
 
 
 def shown_key(key: Key, keymap: dict[str, str]) -> str:

@@ -130,6 +130,11 @@ class MainScreen(Screen[None]):
         self.train.show_allowed()
         self.app.push_screen(unsaved_question(self._controller.run.save_error), answered)
 
+    @property
+    def models_dir(self) -> Path:
+        """Models folder of the run, or of the next one."""
+        return Path(self._models.models_dir)
+
     # -- tabs
 
     @property

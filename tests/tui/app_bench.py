@@ -99,6 +99,7 @@ async def running_app(
     preferences: Preferences = NO_PREFERENCES,
     probes: Probes | None = None,
     countdown_s: float = 0.0,
+    remember_theme: Callable[[str], None] | None = None,
     owns_process: bool = False,
     **settings: object,
 ) -> AsyncIterator[AppBench]:
@@ -108,7 +109,8 @@ async def running_app(
     request = RunRequest(chosen, "nano") if autostart else None
     app = GptApp(
         chosen, "nano", request=request, watched=watched, open_run=opener, make=make or fake_generator(),
-        preferences=preferences, probes=probes or fake_probes(), countdown_s=countdown_s, owns_process=owns_process,
+        preferences=preferences, probes=probes or fake_probes(), countdown_s=countdown_s,
+        remember_theme=remember_theme, owns_process=owns_process,
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)

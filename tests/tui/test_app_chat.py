@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import Input
 
 from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat.pane import ChatTab
+from gpt_tui.tabs.chat.prompt_area import MAX_PROMPT_CHARACTERS, PromptArea
 from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import fake_generator
@@ -20,7 +22,7 @@ def chat(bench: AppBench) -> ChatTab:
 
 
 async def ask(bench: AppBench, text: str) -> None:
-    bench.app.main.query_one("#prompt", Input).value = text
+    bench.app.main.query_one("#prompt", PromptArea).text = text
     await bench.pilot.press("enter")
 
 
@@ -44,7 +46,7 @@ async def test_a_reply_streams_during_training_and_names_its_model(tmp_path: Pat
         await bench.until_seen("tokens/s")
 
 
-async def test_escape_stops_a_reply_and_then_leaves_the_tab(tmp_path: Path):
+async def test_escape_stops_a_reply_and_then_leaves_the_field_but_not_the_tab(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     async with running_app(tmp_path, make=fake_generator(0.02)) as bench:
         await bench.pilot.press("c")
@@ -52,10 +54,101 @@ async def test_escape_stops_a_reply_and_then_leaves_the_tab(tmp_path: Path):
         await bench.until_seen("the sea")
         await bench.pilot.press("escape")
         await bench.until(lambda: not chat(bench).replying)
-        assert "stopped" in bench.text()
+        await bench.until_seen("stopped")
         assert bench.app.main.tab == "chat"
+        for _ in range(3):
+            await bench.pilot.press("escape")
+            assert bench.app.main.tab == "chat"
+            assert bench.app.focused is bench.app.main.query_one(Transcript)
+
+
+@pytest.mark.parametrize("focus", [["escape"], ["f6"], ["escape", "escape"], ["f6", "escape", "escape"]])
+async def test_letters_typed_outside_the_prompt_are_no_commands_but_continue_it(tmp_path: Path, focus: list[str]):
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(3)
+        await bench.pilot.press("c", "a", *focus)
+        assert bench.app.focused is not bench.app.main.query_one("#prompt")
+        await bench.pilot.press(*"text q")
+        await bench.pilot.press("question_mark", "comma")
+        assert bench.app.main.tab == "chat"
+        assert bench.app.main.query_one("#prompt", PromptArea).text == "atext q?,"
+        assert bench.phase is Phase.TRAINING
+
+
+async def test_escape_in_a_settings_field_returns_to_the_prompt(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("c")
+        bench.app.main.query_one("#field-top_k", Input).focus()
         await bench.pilot.press("escape")
-        assert bench.app.main.tab == "train"
+        assert bench.app.focused is bench.app.main.query_one("#prompt")
+
+
+async def test_pasted_lines_are_one_prompt_and_stay_in_the_history(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.0)) as bench:
+        await bench.pilot.press("c", *"see: ")
+        prompt = bench.app.main.query_one("#prompt", PromptArea)
+        prompt.post_message(events.Paste("one\r\n\ttwo\r\nthree\x1b[31m"))
+        await bench.pilot.pause()
+        text = "see: one\n\ttwo\nthree[31m"
+        assert prompt.text == text
+        await bench.pilot.press("enter")
+        await bench.until(lambda: len(bench.app.main.query_one(Transcript).turns) == 1)
+        await bench.until(lambda: not chat(bench).replying)
+        last = bench.app.main.query_one(Transcript).last
+        assert last is not None
+        assert last.answers[0].prompt == text
+        assert prompt.text == ""
+        await bench.pilot.press("up")
+        assert prompt.text == text
+        await bench.pilot.press("up", "up", "up", "down", "down", "down")
+        assert prompt.text == ""
+
+
+async def test_a_paste_outside_the_prompt_goes_into_it(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("c", "escape")
+        bench.app.main.query_one(Transcript).post_message(events.Paste("one\ntwo"))
+        await bench.pilot.pause()
+        await bench.pilot.pause()
+        assert bench.app.main.query_one("#prompt", PromptArea).text == "one\ntwo"
+
+
+async def test_the_prompt_grows_with_its_lines_to_a_maximum(tmp_path: Path):
+    async with running_app(tmp_path, size=(80, 24)) as bench:
+        await bench.pilot.press("c")
+        prompt, heights = bench.app.main.query_one("#prompt", PromptArea), []
+        for _ in range(10):
+            heights.append(prompt.outer_size.height)
+            await bench.pilot.press("x", "ctrl+j")
+            await bench.pilot.pause()
+        assert heights == [3, 4, 5, 6, 7, 7, 7, 7, 7, 7]
+        assert prompt.text == "x\n" * 10
+
+
+async def test_of_a_huge_paste_the_end_is_kept_and_a_notification_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    notified: list[str] = []
+    monkeypatch.setattr(PromptArea, "notify", lambda _self, message, **_options: notified.append(message))
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await bench.pilot.press("c", "a")
+        prompt = bench.app.main.query_one("#prompt", PromptArea)
+        prompt.post_message(events.Paste("line\n" * 20_000 + "end"))
+        await bench.until(lambda: len(prompt.text) > 1)
+        assert notified == ["a prompt holds 65,536 characters: pasted the last 65,535 of 100,003"]
+        assert len(prompt.text) == MAX_PROMPT_CHARACTERS
+        assert prompt.text.endswith("line\nend")
+
+
+async def test_a_long_prompt_is_shown_by_its_end(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, size=(120, 40), make=fake_generator(0.0)) as bench:
+        await bench.pilot.press("c")
+        await ask(bench, "\n".join(f"line {number}" for number in range(500)))
+        await bench.until_seen("line 499")
+        assert "line 400" not in bench.text()
+        assert "characters above)" in bench.text()
 
 
 async def test_typing_exit_returns_to_the_train_tab(tmp_path: Path):
@@ -65,7 +158,7 @@ async def test_typing_exit_returns_to_the_train_tab(tmp_path: Path):
         await bench.pilot.press(*"exit", "enter")
         await bench.pilot.pause()
         assert bench.app.main.tab == "train"
-        assert bench.app.main.query_one("#prompt", Input).value == ""
+        assert bench.app.main.query_one("#prompt", PromptArea).text == ""
 
 
 @pytest.mark.essential

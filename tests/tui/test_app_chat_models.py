@@ -10,6 +10,7 @@ from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat import models
 from gpt_tui.tabs.chat.models import LoadedModel
 from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON
+from gpt_tui.tabs.chat.prompt_area import PromptArea
 from gpt_tui.tabs.chat.sampling_form import ModelSelect, SamplingForm
 from gpt_tui.tabs.chat.transcript import Answer, Transcript
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
@@ -209,14 +210,14 @@ async def test_keys_move_between_prompt_and_settings_and_through_the_history(tmp
     two_models(tmp_path)
     async with running_app(tmp_path, max_tokens=2) as bench:
         await bench.pilot.press("c")
-        prompt = bench.app.main.query_one("#prompt", Input)
+        prompt = bench.app.main.query_one("#prompt", PromptArea)
         for text in ("one", "two"):
             await ask(bench, text)
             await replied(bench)
         await bench.pilot.press("d", "up", "up")
-        assert prompt.value == "one"
+        assert prompt.text == "one"
         await bench.pilot.press("down", "down")
-        assert prompt.value == "d"
+        assert prompt.text == "d"
         await bench.pilot.press("f6")
         assert isinstance(bench.app.focused, Select)
         await bench.pilot.press("down")
@@ -242,6 +243,6 @@ async def test_a_slow_file_is_loaded_off_the_event_loop_and_the_note_says_so(tmp
         await ask(bench, "Once")
         await bench.until_seen("loading best_model, 4.8 kB")
         await bench.pilot.press("x")
-        assert bench.app.main.query_one("#prompt", Input).value == "x"
+        assert bench.app.main.query_one("#prompt", PromptArea).text == "x"
         gate.set()
         await bench.until_seen("3 tokens")

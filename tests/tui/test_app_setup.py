@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import Input, Select
 
 from gpt_core.bench.estimate import StepTime
@@ -16,6 +17,7 @@ from gpt_core.config.presets import preset
 from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import Settings
 from gpt_core.errors import RunExistsError
+from gpt_tui.app.app import GptApp
 from gpt_tui.new_run.estimate import existing_run_note, ready_note
 from gpt_tui.new_run.panel import EstimatePanel
 from gpt_tui.new_run.screen import SetupScreen
@@ -205,6 +207,27 @@ async def test_a_saved_config_file_starts_the_same_run(tmp_path: Path, monkeypat
         assert resolve(config_file=Path("gpt-tui.toml")).settings == bench.opener.requests[0].settings
 
 
+async def test_typing_in_the_save_dialog_replaces_the_default_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    async with set_up(tmp_path) as bench:
+        await bench.pilot.press("ctrl+s")
+        await bench.until_seen("Save as a config file")
+        await bench.pilot.press(*"my.toml", "enter")
+        await bench.until(Path("my.toml").exists)
+    assert not list(tmp_path.glob("gpt-tui*"))
+
+
+async def test_lines_pasted_into_a_field_of_one_line_are_joined(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        box = field(bench, "sample_prompt")
+        box.focus()
+        await bench.pilot.pause()
+        box.post_message(events.Paste("Once upon\r\n\ta time\r\n\r\nthere was\r\n"))
+        await bench.pilot.pause()
+        assert box.value == "Once upon a time there was"
+        assert any(told.message == "pasted 3 lines as one, joined with spaces" for told in bench.app._notifications)
+
+
 async def test_a_file_name_below_an_unknown_home_is_refused_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -365,11 +388,24 @@ async def test_any_terminal_size_works(tmp_path: Path, size: tuple[int, int]):
         await bench.until_seen("estimate")
 
 
-async def test_a_screenshot_is_saved_in_the_working_folder_where_there_is_no_home_folder(
+async def test_a_screenshot_is_saved_beside_the_run_and_the_message_names_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gpt_tui.app.app.home_folder", lambda: None)
-    async with running_app(tmp_path) as bench:
+    monkeypatch.setenv("HOME", str(tmp_path / "absent"))
+    notified: list[str] = []
+    monkeypatch.setattr(GptApp, "notify", lambda _self, message, **_options: notified.append(message))
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        folder = bench.app.main.models_dir
+        bench.app.deliver_screenshot("seen.svg")
+        await bench.until(lambda: any("seen.svg" in message for message in notified))
+        assert (folder / "seen.svg").exists()
+
+
+async def test_a_screenshot_is_saved_in_the_working_folder_before_there_is_a_models_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    async with running_app(tmp_path / "models", size=(120, 40)) as bench:
         bench.app.deliver_screenshot("seen.svg")
         await bench.until(Path("seen.svg").exists)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input
 
+from gpt_tui.tabs.chat.prompt_area import PromptArea
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.test_app_chat import ask, chat
@@ -18,7 +19,7 @@ sizes = pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
 
 async def enter(bench: AppBench, first: str) -> None:
     """Open the Chat tab with a steady cursor and a fixed seed."""
-    bench.app.main.query_one("#prompt", Input).cursor_blink = False
+    bench.app.main.query_one("#prompt", PromptArea).cursor_blink = False
     await bench.pilot.press("c")
     bench.app.main.query_one("#field-seed", Input).value = "7"
     await bench.until_seen(first)

@@ -9,10 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState
+from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.scores import EvalScores
 from gpt_core.tokenizers.pieces import PieceTokenizer
@@ -25,6 +27,7 @@ from gpt_tui.tabs.chat.presenter import (
     NO_COMPARISON,
     NO_MODEL,
     AvailableModels,
+    OtherModel,
     hint,
     model_options,
     option_label,
@@ -158,7 +161,7 @@ def test_every_checkpoint_is_an_option_and_the_best_is_first(controller: Trainin
     ]
     scored = available.checkpoints[0]
     scored.state.last_eval = EvalScores(1200, 4.2214, 0.25, 2.1)
-    assert option_label(scored, available.now_s).startswith("best_model · step 1,200 · eval loss 4.221 · best · ")
+    assert option_label(OtherModel(scored), available).startswith("best_model · step 1,200 · eval loss 4.221 · best · ")
     assert shown[1].value == str(tmp_path / "best_model.safetensors")
     assert [option.value for option in model_options(available, NO_COMPARISON, compare=True)] == [
         NO_COMPARISON,
@@ -191,3 +194,48 @@ def test_an_empty_conversation_suggests_a_prompt_in_the_language_of_the_text(
     while controller.live_model() is None:
         controller.drain()
     assert hint(models.available()) == f"{EMPTY}\n\nFor example: Über allen"
+
+
+def saved_run(folder: Path, kind: str, step: int) -> Path:
+    saved_model(folder, kind, step, seed=step)
+    (folder / METRICS).write_text("")
+    found = [info for info in CheckpointStore(folder).list() if isinstance(info, CheckpointInfo)]
+    return next(info.path for info in found if info.step == step)
+
+
+def test_the_models_of_other_runs_are_offered_those_in_training_first_then_the_newest(
+    controller: TrainingController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    own = saved_run(Path("models"), "best", 10)
+    old, live = saved_run(Path("models/old"), "best", 20), saved_run(Path("live"), "best", 25)
+    new = saved_run(Path("new"), "best", 30)
+    newest = saved_run(Path("new"), "latest", 40)
+    with CheckpointStore(Path("live")) as store:
+        store.prepare("a", new_run=False)
+        available = ChatModels(controller, "models").available()
+    options = model_options(available, AUTOMATIC, compare=False)
+    assert [option.value for option in options] == [AUTOMATIC, *map(str, (own, live, new, newest, old))]
+    labels = [[*parts[:2], parts[-2]] for option in options[1:] if (parts := option.label.split(" · "))]
+    assert labels == [
+        ["best_model", "step 10", "best"],
+        ["live/best_model", "step 25", "run in training"],
+        ["new/best_model", "step 30", "best"],
+        ["new/ckpt_latest", "step 40", "latest"],
+        ["old/best_model", "step 20", "best"],
+    ]
+    models = ChatModels(controller, "models")
+    assert models.load(str(new)).name == "new/best_model, step 30"
+    assert models.load().name == "best_model, step 10"
+
+
+def test_without_a_model_in_the_folder_the_first_one_of_another_run_is_used(
+    controller: TrainingController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    saved_run(Path("models/second"), "best", 20)
+    models = ChatModels(controller, "models")
+    available = models.available()
+    assert available.any
+    assert model_options(available, AUTOMATIC, compare=False)[0].label == "automatic · second/best_model · step 20"
+    assert models.load().name == "second/best_model, step 20"

@@ -4,12 +4,15 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from textual._xterm_parser import XTermParser
 
 from gpt_core.errors import GptError
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.tokenizers.pieces import PieceTokenizer
+from gpt_tui.app.key_sequences import add_key_sequences
+from gpt_tui.shared.pasting import pasted_text
 from gpt_tui.tabs.chat.models import LoadedModel, Report, make_generator
 from gpt_tui.tabs.chat.presenter import progress_line, shown_reply, summary_line
 from gpt_tui.tabs.chat.prompt_history import PromptHistory
@@ -185,6 +188,16 @@ def test_the_summary_says_how_much_of_a_long_prompt_was_read():
     note = "the model reads only the last 256 of the prompt's 1,256 tokens"
     assert summary_line(figures, 7, stopped=False) == f"12 tokens · 22 tokens/s · end of text · {note} · seed 7"
     assert summary_line(Figures(3, ended_by="eos"), 7, stopped=False) == "0 tokens · end of text at once · seed 7"
+
+
+def test_pasted_text_has_line_feeds_and_no_control_characters_but_tabs():
+    assert pasted_text("a\r\nb\rc\n\td\x00\x1b[31m\x9b\udc80é") == "a\nb\nc\n\td[31mé"
+
+
+def test_alt_enter_of_a_terminal_without_the_kitty_protocol_is_a_key_of_its_own():
+    add_key_sequences()
+    for sent, key in (("\x1b\r", "alt+enter"), ("\r", "enter"), ("\x1b[13;2u", "shift+enter"), ("\n", "ctrl+j")):
+        assert [event.key for event in XTermParser(False).feed(sent)] == [key]
 
 
 def test_random_seeds_are_short_and_differ():

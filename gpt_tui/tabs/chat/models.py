@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from gpt_core.checkpoints.lock import lock_holder
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.bundle import load_bundle
@@ -18,9 +20,10 @@ from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.controller import TrainerLike, TrainingController
+from gpt_tui.session.run_finder import log_folders
 from gpt_tui.shared.formatting import integer, size
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.chat.presenter import AUTOMATIC, AvailableModels, checkpoint_name
+from gpt_tui.tabs.chat.presenter import AUTOMATIC, AvailableModels, OtherModel, checkpoint_name
 
 MAX_CACHED = 2  # the two models of a comparison
 
@@ -100,10 +103,14 @@ class ChatModels:
     def available(self) -> AvailableModels:
         """List the models; reads headers only."""
         candidates = chat_candidates(CheckpointStore(self.models_dir).list())
+        others = models_of_other_runs(Path(self.models_dir))
         live = self._controller.live_model()
-        settings = [live.settings] if live is not None else [info.settings for info in candidates]
+        listed = [*candidates, *(other.info for other in others)]
+        settings = [live.settings] if live is not None else [info.settings for info in listed]
         example = settings[0].sample_prompt if settings else ""
-        return AvailableModels(Path(self.models_dir), live is not None, tuple(candidates), time.time(), example)
+        return AvailableModels(
+            Path(self.models_dir), live is not None, tuple(candidates), tuple(others), time.time(), example
+        )
 
     def load(self, choice: str = AUTOMATIC, report: Report = lambda _text: None) -> LoadedModel:
         """Return the model of an option's value for one reply; `report` receives a line before a slow part.
@@ -130,9 +137,32 @@ class ChatModels:
                 skipped.append(info.path.stem)
                 continue
             return model._replace(name=f"{model.name} ({one_line(', '.join(skipped))}: damaged)") if skipped else model
+        if not listing:
+            for other in models_of_other_runs(Path(self.models_dir)):
+                return self._cache.load(other.info.path, report)
         count = len(damaged) + len(candidates)
         broken = f" ({count} damaged checkpoint{'s' * (count > 1)})" if count else ""
         raise CheckpointError(f"no model to chat with in {self.models_dir}{broken}; start training first")
+
+
+def models_of_other_runs(models_dir: Path, around: Path = Path()) -> list[OtherModel]:
+    """Return the checkpoints to chat with of the runs below `models_dir` and `around`, up to two per run.
+
+    Of each run, these are the one that `AUTOMATIC` would select and the newest one. Runs in training come first, then
+    those whose newest checkpoint is newest.
+    """
+    found: list[tuple[bool, float, str, list[OtherModel]]] = []
+    for folder in log_folders([models_dir, around]):
+        if os.path.realpath(folder) == os.path.realpath(models_dir):
+            continue
+        candidates = chat_candidates(CheckpointStore(folder).list())
+        if not candidates:
+            continue
+        newest = max(candidates, key=lambda info: info.saved_at)
+        is_live = lock_holder(folder) is not None
+        chosen = [candidates[0], *([newest] if newest is not candidates[0] else [])]
+        found.append((not is_live, -newest.saved_at, str(folder), [OtherModel(info, is_live) for info in chosen]))
+    return [model for *_, models in sorted(found, key=lambda each: each[:3]) for model in models]
 
 
 def model_in_training(trainer: TrainerLike, report: Report) -> LoadedModel:

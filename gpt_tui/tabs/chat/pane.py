@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
@@ -18,13 +18,13 @@ from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.chat.models import ChatModels, MakeGenerator
 from gpt_tui.tabs.chat.presenter import CONTINUED, AvailableModels, hint
+from gpt_tui.tabs.chat.prompt_area import MAX_PROMPT_CHARACTERS, PromptArea
 from gpt_tui.tabs.chat.prompt_history import PromptHistory
 from gpt_tui.tabs.chat.reply import generate_reply, interleave, random_seed
 from gpt_tui.tabs.chat.sampling_form import SamplingForm
 from gpt_tui.tabs.chat.transcript import Transcript, Turn
 
 EXIT_COMMAND = "exit"
-MAX_PROMPT_CHARACTERS = 1 << 16  # of a text continued again and again; the model reads only the end of it
 
 
 class ChatTab(Horizontal):
@@ -56,13 +56,14 @@ class ChatTab(Horizontal):
         """Lay out the conversation above the prompt, with the settings on the right."""
         with Vertical(id="conversation"):
             yield Transcript(id="transcript")
-            yield Input(placeholder="Start a text, press Enter (exit: leave)", select_on_focus=False, id="prompt")
+            yield PromptArea("Start a text, press Enter (exit: leave)", id="prompt")
         yield SamplingForm(self._texts, id="sampling")
 
     def on_mount(self) -> None:
         """Set the titles."""
         self.query_one(Transcript).border_title = "conversation"
         self._prompt.border_title = "prompt"
+        self._prompt.border_subtitle = "Alt+Enter or Ctrl+J: new line"
 
     def on_unmount(self) -> None:
         """Stop replies under way."""
@@ -74,8 +75,8 @@ class ChatTab(Horizontal):
         return (last := self._last) is not None and any(answer.generating for answer in last.answers)
 
     @property
-    def _prompt(self) -> Input:
-        return self.query_one("#prompt", Input)
+    def _prompt(self) -> PromptArea:
+        return self.query_one("#prompt", PromptArea)
 
     @property
     def _form(self) -> SamplingForm:
@@ -115,21 +116,26 @@ class ChatTab(Horizontal):
 
     # -- keys
 
-    @on(Input.Submitted, "#prompt")
-    async def _prompt_submitted(self, message: Input.Submitted) -> None:
+    @on(PromptArea.Submitted)
+    async def _prompt_submitted(self, message: PromptArea.Submitted) -> None:
         message.stop()
-        text, last = message.value, self._last
+        text, last = message.text, self._last
         if text.strip() == EXIT_COMMAND:
-            message.input.value = ""
+            self._prompt.show("")
             self.post_message(self.ExitRequested())
         elif self.replying:
             self.notify("a reply is being generated; press esc to stop it", severity="warning")
         elif text:
             if await self._generate(text, [text]):
                 self._history.add(text)
-                message.input.value = ""
+                self._prompt.show("")
         elif last:
             await self._generate(CONTINUED, [answer.prompt + answer.reply for answer in last.answers])
+
+    @on(PromptArea.LineLeft)
+    def _line_left(self, message: PromptArea.LineLeft) -> None:
+        message.stop()
+        self.action_move(message.by)
 
     @on(Input.Submitted)
     def _field_submitted(self, message: Input.Submitted) -> None:
@@ -149,11 +155,38 @@ class ChatTab(Horizontal):
             self.notify(f"seed {last.seed} is set for the next replies; clear the field for random seeds")
 
     def action_stop_reply(self) -> None:
-        """Stop the reply, or leave the chat if there is none."""
+        """Stop the reply; without one, leave the settings for the prompt, or the prompt for the conversation."""
         if self.replying:
             self._stopped.set()
+        elif self._form.has_focus_within:
+            self._prompt.focus()
         else:
-            self.post_message(self.ExitRequested())
+            self.query_one(Transcript).focus()
+
+    def on_key(self, event: events.Key) -> None:
+        """Continue the prompt with a character typed elsewhere, which would be a command of another tab."""
+        if self._prompt.has_focus:
+            return
+        in_form = self._form.has_focus_within
+        if event.is_printable and not (in_form and event.key == "space"):
+            event.stop()
+            self._prompt.focus()
+            self._prompt.insert(event.character or "")
+        elif event.key == "enter" and not in_form:
+            event.stop()
+            self._prompt.focus()
+
+    def on_paste(self, event: events.Paste) -> None:
+        """Paste into the prompt what is pasted outside of a field."""
+        if not self._prompt.has_focus:
+            event.stop()
+            self._prompt.focus()
+            self._prompt.post_message(events.Paste(event.text))
+
+    def action_new_line(self) -> None:
+        """Insert a line break into the prompt."""
+        if self._prompt.has_focus:
+            self._prompt.new_line()
 
     def action_copy_reply(self) -> None:
         """Copy the last reply to the clipboard, as generated; with two replies, each in turn."""
@@ -180,8 +213,7 @@ class ChatTab(Horizontal):
     def action_move(self, by: int) -> None:
         """Move through the prompt history, or through the settings."""
         if self._prompt.has_focus:
-            self._prompt.value = self._history.move(by, self._prompt.value)
-            self._prompt.cursor_position = len(self._prompt.value)
+            self._prompt.show(self._history.move(by, self._prompt.text))
         elif self._form.has_focus_within:
             (self.screen.focus_next if by > 0 else self.screen.focus_previous)()
 

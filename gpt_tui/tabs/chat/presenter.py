@@ -40,6 +40,13 @@ AUTOMATIC = "automatic"  # the model in training, else best_model, else the newe
 NO_COMPARISON = "none"  # every other value of an option is the path of a checkpoint
 
 
+class OtherModel(NamedTuple):
+    """Checkpoint of a run in another folder, which may be in training there."""
+
+    info: CheckpointInfo
+    is_live: bool = False
+
+
 class AvailableModels(NamedTuple):
     """The models that can reply.
 
@@ -47,6 +54,7 @@ class AvailableModels(NamedTuple):
         folder: The models folder.
         live: A model is in training.
         checkpoints: The checkpoints of the folder, the one that `AUTOMATIC` selects first.
+        others: Checkpoints of the runs in other folders: runs in training first, then the newest ones.
         now_s: The time of the listing, in seconds since 1970.
         example: A prompt in the language of the text that the first model was trained on, "" for none.
     """
@@ -54,13 +62,14 @@ class AvailableModels(NamedTuple):
     folder: Path = Path()
     live: bool = False
     checkpoints: tuple[CheckpointInfo, ...] = ()
+    others: tuple[OtherModel, ...] = ()
     now_s: float = 0.0
     example: str = ""
 
     @property
     def any(self) -> bool:
         """True if there is at least one model."""
-        return self.live or bool(self.checkpoints)
+        return self.live or bool(self.checkpoints or self.others)
 
 
 class ModelOption(NamedTuple):
@@ -77,34 +86,45 @@ def model_options(available: AvailableModels, selected: str, *, compare: bool) -
     """
     options = [ModelOption("none", NO_COMPARISON)] if compare else []
     options.append(ModelOption(automatic_label(available), AUTOMATIC))
-    options += [ModelOption(option_label(info, available.now_s), str(info.path)) for info in available.checkpoints]
+    own = [OtherModel(info) for info in available.checkpoints]
+    options += [
+        ModelOption(option_label(model, available), str(model.info.path)) for model in (*own, *available.others)
+    ]
     if selected not in (option.value for option in options):
         options.append(ModelOption(checkpoint_name(Path(selected), available.folder), selected))
     return options
 
 
 def checkpoint_name(path: Path, folder: Path) -> str:
-    """Return a checkpoint's name, with its folder where that is not `folder`: `best_model`, `second/best_model`."""
-    return one_line(path.stem if path.parent == folder else f"{path.parent.name}/{path.stem}")
+    """Return a checkpoint's name, with its folder where that is not `folder`: `best_model`, `second/best_model`.
+
+    The folder is relative to `folder`, or else to the working folder, if it is below one of them.
+    """
+    path = path.with_suffix("")
+    for base in (folder, Path.cwd()):
+        if path.is_relative_to(base):
+            return one_line(str(path.relative_to(base)))
+    return one_line(str(path) if not path.is_absolute() else f"{path.parent.name}/{path.name}")
 
 
 def automatic_label(available: AvailableModels) -> str:
     """Return the label of the automatic option, which names the model that it selects now."""
     if available.live:
         return "automatic · in training"
-    if not available.checkpoints:
+    if not available.any:
         return "automatic · none yet"
-    first = available.checkpoints[0]
-    return f"automatic · {one_line(first.path.stem)} · step {integer(first.step)}"
+    first = available.checkpoints[0] if available.checkpoints else available.others[0].info
+    return f"automatic · {checkpoint_name(first.path, available.folder)} · step {integer(first.step)}"
 
 
-def option_label(info: CheckpointInfo, now_s: float) -> str:
+def option_label(model: OtherModel, available: AvailableModels) -> str:
     """Return a checkpoint's label: `transformer · step 1,200 · eval loss 4.221 · final · 3 min ago`."""
-    kind = "" if info.kind == "other" else info.kind
-    saved = f"{age(max(0.0, now_s - info.saved_at))} ago"
+    info = model.info
+    name = checkpoint_name(info.path, available.folder)
+    kind = "run in training" if model.is_live else "" if info.kind == "other" else info.kind
     loss = f"eval loss {nats(info.scores.loss)}" if info.scores else ""
-    parts = (one_line(info.path.stem), f"step {integer(info.step)}", loss, kind, saved)
-    return " · ".join(part for part in parts if part)
+    saved = f"{age(max(0.0, available.now_s - info.saved_at))} ago"
+    return " · ".join(part for part in (name, f"step {integer(info.step)}", loss, kind, saved) if part)
 
 
 # -- sampling fields
@@ -163,7 +183,18 @@ def hint(available: AvailableModels) -> str:
     return f"{EMPTY}\n\nFor example: {one_line(available.example, MAX_EXAMPLE)}" if available.example else EMPTY
 
 
-# -- replies
+# -- prompts and replies
+
+MAX_SHOWN_LINES = 12
+MAX_SHOWN_CHARACTERS = 1500
+
+
+def shown_prompt(prompt: str) -> str:
+    """Return a prompt as shown above its reply: of a long one the end, which the reply continues."""
+    lines = printable(prompt).split("\n")
+    last = "\n".join(lines[-MAX_SHOWN_LINES:])[-MAX_SHOWN_CHARACTERS:]
+    hidden = len(printable(prompt)) - len(last)
+    return f"({integer(hidden)} characters above)\n{last}" if hidden else last
 
 
 def shown_reply(prompt: str, text: str) -> str:

@@ -14,6 +14,7 @@ from textual.widgets import Input, Label, Select, Static
 
 from gpt_core.errors import ConfigError
 from gpt_core.generation.sampler import Sampling
+from gpt_tui.shared.pasting import LineInput
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.chat.presenter import (
     AUTOMATIC,
@@ -89,7 +90,7 @@ class SamplingForm(VerticalScroll):
         for field in FIELDS:
             with Horizontal(classes="field"):
                 yield Label(field.label, markup=False)
-                yield Input(
+                yield LineInput(
                     self._texts[field.name], id=f"field-{field.name}", compact=True, select_on_focus=True,
                     placeholder="random" if field.name == "seed" else "", tooltip=field.hint,
                 )  # fmt: skip

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from gpt_tui.shared.sanitize import one_line, printable
-from gpt_tui.tabs.chat.presenter import EMPTY_REPLY, shown_reply
+from gpt_tui.shared.sanitize import one_line
+from gpt_tui.tabs.chat.presenter import EMPTY_REPLY, shown_prompt, shown_reply
 from gpt_tui.tabs.chat.reply import ReplyUpdate
 
 MAX_TURNS = 50
@@ -89,7 +90,7 @@ class Turn(Vertical):
 
     def compose(self) -> ComposeResult:
         """Lay out the prompt above the answers, which are side by side if there is room."""
-        yield Static(Content(printable(self.shown_prompt)), classes="prompt", markup=False)
+        yield Static(Content(shown_prompt(self.shown_prompt)), classes="prompt", markup=False)
         with Container(classes="answers"):
             yield from self.answers
 
@@ -98,6 +99,14 @@ class Transcript(VerticalScroll):
     """The turns, newest at the bottom and scrolled into view."""
 
     _hint = ""
+
+    def on_focus(self, _event: events.Focus) -> None:
+        """Name the keys."""
+        self.border_subtitle = "↑ ↓ scroll · Enter: back to the prompt"
+
+    def on_blur(self, _event: events.Blur) -> None:
+        """Remove the names of the keys."""
+        self.border_subtitle = ""
 
     def compose(self) -> ComposeResult:
         """Lay out the hint of an empty conversation."""
