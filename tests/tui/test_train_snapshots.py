@@ -23,6 +23,7 @@ def named(name: str, size: tuple[int, int]) -> str:
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.usefixtures("fixed_activation_memory")
 async def test_the_welcome(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot, size: tuple[int, int]):
     async with still_app(monkeypatch, RunState(), Phase.IDLE, size) as (app, _pilot):
         snapshot(app, named("welcome", size))
