@@ -15,7 +15,8 @@ from gpt_tui.shared.keymap import Place, help_table, places_of
 
 ABOUT: dict[str, str] = {
     "train": "Training runs in the background; all tabs stay usable. The loss is in nats per token: ⣿ is the loss of "
-    "one step, ⠒⠒ the train loss (smoothed), ◆ the eval loss, ★ the best evaluation. Perplexity is e to the "
+    "one step, ⠒⠒ the train loss (smoothed), ⠐⠶⠂ the eval loss, ★ the best evaluation, ▲ a value above the range. "
+    "Key m chooses the metric of the second chart; ctrl+e exports charts and samples. Perplexity is e to the "
     "loss: about how many tokens the model is choosing between. Wheel and drag zoom and pan the charts. The "
     "mouse, or the keys comma and period, show the values at one step, and the sample of that time. A sample "
     "is what the model generates from a fixed prompt with the same random seed, before the first step and "
