@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -17,6 +18,7 @@ from gpt_core.formats.checkpoint import Checkpoint, TrainingState
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.scores import EvalScores
+from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.request import RunRequest
 from gpt_tui.session.controller import TrainingController
@@ -80,7 +82,28 @@ def test_a_checkpoint_is_loaded_again_only_after_a_change(controller: TrainingCo
     saved_model(tmp_path, "latest", 20, seed=2)
     second = models.load()
     assert second.name == "ckpt_latest, step 20"
-    assert not np.array_equal(first.parameters.flat, second.parameters.flat)
+    assert not np.array_equal(first.weights.flat, second.weights.flat)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_a_model_is_loaded_in_the_format_of_the_field(
+    controller: TrainingController, tmp_path: Path, weights: Literal["bfloat16", "int8"]
+) -> None:
+    saved_model(tmp_path, "best", 50, seed=1)
+    models = ChatModels(controller, str(tmp_path))
+    small = models.load(weights=weights)
+    assert small.name == f"best_model, step 50, {weights}"
+    assert isinstance(small.weights, StoredWeights)
+    assert small.weights.format == weights
+    assert models.load(weights=weights) is small
+    assert models.load().name == "best_model, step 50"
+    controller.start(RunRequest(fake_settings(str(tmp_path))))
+    while controller.live_model() is None:
+        controller.drain()
+    assert models.load(weights=weights).name.endswith(weights)
+    controller.stop()
+    while controller.alive:
+        controller.drain()
 
 
 def damage(path: Path) -> None:
@@ -110,7 +133,7 @@ def test_two_checkpoints_are_cached_and_a_third_replaces_the_oldest(controller: 
     for kind in ("best", "latest", "final"):
         saved_model(tmp_path, kind, 50, seed=1)
         paths.append(str(CheckpointStore(tmp_path).path_of(kind)))
-    flat = [weakref.ref(models.load(path).parameters.flat) for path in paths]
+    flat = [weakref.ref(models.load(path).weights.flat) for path in paths]
     gc.collect()
     assert [cached() is not None for cached in flat] == [False, True, True]
     reported: list[str] = []

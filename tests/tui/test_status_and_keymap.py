@@ -13,7 +13,7 @@ from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import Limits, LogLine, RunState, advance, best_score
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
 from gpt_tui.shared.rows import RULE, fit_rows
-from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_sampling
+from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_fields
 from gpt_tui.tabs.train.presenter import allowed, why_not
 from tests.tui.samples import scored, started, step, trained
 
@@ -179,9 +179,9 @@ def test_help_omits_keys_that_type_text_in_text_fields():
 
 
 def test_sampling_fields_begin_with_the_settings_and_mean_them():
-    sampling, seed = parse_sampling(initial_texts(preset("nano")))
+    sampling, seed, weights = parse_fields(initial_texts(preset("nano")))
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.max_tokens) == (0.8, 0, 0.95, 200)
-    assert seed is None
+    assert (seed, weights) == (None, "float32")
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,12 @@ def test_sampling_fields_begin_with_the_settings_and_mean_them():
         ("repetition_penalty", "", "repetition"),
         ("max_tokens", "0", "max_tokens"),
         ("seed", "-3", "seed"),
+        ("weights", "int4", "weights"),
     ],
 )
 def test_a_field_that_means_nothing_is_named(name, text, named):
     with pytest.raises(ConfigError, match=named):
-        parse_sampling(initial_texts(preset("nano")) | {name: text})
+        parse_fields(initial_texts(preset("nano")) | {name: text})
 
 
 def test_every_field_is_a_setting():

@@ -18,6 +18,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures, Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.controller import TrainerLike, TrainingController
 from gpt_tui.session.run_finder import log_folders
@@ -31,9 +32,9 @@ Report = Callable[[str], object]
 
 
 class LoadedModel(NamedTuple):
-    """Parameters that do not change while they are used, the tokenizer, and the name to show."""
+    """Weights that do not change while they are used, the tokenizer, and the name to show."""
 
-    parameters: Parameters
+    weights: Parameters | StoredWeights
     tokenizer: Tokenizer
     name: str
 
@@ -52,7 +53,7 @@ MakeGenerator = Callable[[LoadedModel, int | None], TextGenerator]
 
 def make_generator(model: LoadedModel, seed: int | None) -> TextGenerator:
     """Return a `Generator` for the model."""
-    return Generator(model.parameters, model.tokenizer, seed=seed)
+    return Generator(model.weights, model.tokenizer, seed=seed)
 
 
 class ModelCache:
@@ -63,18 +64,19 @@ class ModelCache:
         self._cached: dict[Path, tuple[tuple[object, ...], LoadedModel]] = {}
         self._lock = threading.Lock()  # a stopped reply may still be loading when the next one starts
 
-    def load(self, path: Path, report: Report) -> LoadedModel:
+    def load(self, path: Path, report: Report, weights: WeightFormat) -> LoadedModel:
         """Return the model of a checkpoint; `report` is called before a file is read. Raises CheckpointError."""
         with self._lock:
             cached = self._cached.pop(path, None)
             info = peek_checkpoint(path)
-            if cached is None or cached[0] != _identity(info):
+            identity = (*_identity(info), weights)
+            if cached is None or cached[0] != identity:
                 cached = None  # memory is released before the file is read
                 while len(self._cached) >= MAX_CACHED:
                     del self._cached[next(iter(self._cached))]
                 name = checkpoint_name(path, self._folder)
                 report(f"loading {name}, {size(4 * parameter_count(info.settings.shape))}")
-                cached = _identity(info), _read(path, name)
+                cached = identity, _read(path, name, weights)
             self._cached[path] = cached
             return cached[1]
 
@@ -83,9 +85,18 @@ def _identity(info: CheckpointInfo) -> tuple[object, ...]:
     return info.saved_at, info.size, info.run_id, info.step
 
 
-def _read(path: Path, name: str) -> LoadedModel:
+def _read(path: Path, name: str, weights: WeightFormat) -> LoadedModel:
     bundle = load_bundle(path)
-    return LoadedModel(bundle.parameters, bundle.tokenizer, f"{name}, step {integer(bundle.step)}")
+    return stored_model(
+        LoadedModel(bundle.parameters, bundle.tokenizer, f"{name}, step {integer(bundle.step)}"), weights
+    )
+
+
+def stored_model(model: LoadedModel, weights: WeightFormat) -> LoadedModel:
+    """Return a model with its weights in another format, which its name says; float32 is the model itself."""
+    if weights == "float32" or isinstance(model.weights, StoredWeights):
+        return model
+    return model._replace(weights=StoredWeights(model.weights, weights), name=f"{model.name}, {weights}")
 
 
 class ChatModels:
@@ -112,19 +123,26 @@ class ChatModels:
             Path(self.models_dir), live is not None, tuple(candidates), tuple(others), time.time(), example
         )
 
-    def load(self, choice: str = AUTOMATIC, report: Report = lambda _text: None) -> LoadedModel:
+    def load(
+        self, choice: str = AUTOMATIC, report: Report = lambda _text: None, *, weights: WeightFormat = "float32"
+    ) -> LoadedModel:
         """Return the model of an option's value for one reply; `report` receives a line before a slow part.
+
+        Args:
+            choice: Value of the option.
+            report: Receives the reason for waiting.
+            weights: Format in which the weights are stored in memory.
 
         Raises:
             GptError: There is no model, or its file is damaged.
         """
         if choice != AUTOMATIC:
-            return self._cache.load(Path(choice), report)
+            return self._cache.load(Path(choice), report, weights)
         if trainer := self._controller.live_model():
-            return model_in_training(trainer, report)
-        return self._load_best(report)
+            return stored_model(model_in_training(trainer, report), weights)
+        return self._load_best(report, weights)
 
-    def _load_best(self, report: Report) -> LoadedModel:
+    def _load_best(self, report: Report, weights: WeightFormat) -> LoadedModel:
         """Load the first valid checkpoint in chat order; the name lists the damaged ones that were skipped."""
         listing = CheckpointStore(self.models_dir).list()
         candidates = chat_candidates(listing)
@@ -132,14 +150,14 @@ class ChatModels:
         skipped = [found.path.stem for found in damaged if found.kind == "best"]
         for info in candidates:
             try:
-                model = self._cache.load(info.path, report)
+                model = self._cache.load(info.path, report, weights)
             except CheckpointError:
                 skipped.append(info.path.stem)
                 continue
             return model._replace(name=f"{model.name} ({one_line(', '.join(skipped))}: damaged)") if skipped else model
         if not listing:
             for other in models_of_other_runs(Path(self.models_dir)):
-                return self._cache.load(other.info.path, report)
+                return self._cache.load(other.info.path, report, weights)
         count = len(damaged) + len(candidates)
         broken = f" ({count} damaged checkpoint{'s' * (count > 1)})" if count else ""
         raise CheckpointError(f"no model to chat with in {self.models_dir}{broken}; start training first")

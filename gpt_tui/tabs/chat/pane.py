@@ -230,7 +230,7 @@ class ChatTab(Horizontal):
         Returns False, and starts nothing, if a sampling field is invalid.
         """
         try:
-            sampling, seed = self._form.sampling()
+            sampling, seed, weights = self._form.reply_settings()
         except ConfigError as error:
             self.notify(one_line(str(error)), severity="error", markup=False)
             return False
@@ -241,7 +241,7 @@ class ChatTab(Horizontal):
         self._stopped, self._copies = threading.Event(), 0
         replies = [
             generate_reply(
-                answer.prompt, sampling, seed, load=partial(self._models.load, model), make=self._make,
+                answer.prompt, sampling, seed, load=partial(self._models.load, model, weights=weights), make=self._make,
                 stopped=self._stopped, post=answer.post_message,
             )
             for model, answer in zip(models, turn.answers, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked
@@ -12,6 +12,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
+from gpt_core.model.stored_weights import WeightFormat
 from gpt_tui.shared.formatting import age, duration, integer, nats, short, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
 
@@ -131,12 +132,20 @@ def option_label(model: OtherModel, available: AvailableModels) -> str:
 
 
 class Field(NamedTuple):
-    """A sampling field: its setting, label, type and a hint on its values."""
+    """A field of the chat: its setting, label, type and a hint on its values."""
 
     name: str
     label: str
-    number: type[int] | type[float]
+    kind: type[int] | type[float] | type[str]
     hint: str
+
+
+class ReplySettings(NamedTuple):
+    """Settings of a reply. `seed` is None for a random one."""
+
+    sampling: Sampling
+    seed: int | None
+    weights: WeightFormat
 
 
 FIELDS: tuple[Field, ...] = (
@@ -146,34 +155,36 @@ FIELDS: tuple[Field, ...] = (
     Field("repetition_penalty", "repetition", float, "penalty, 1 = off"),
     Field("max_tokens", "max tokens", int, "length limit of a reply"),
     Field("seed", "seed", int, "empty = random"),
+    Field("weights", "weights", str, "float32, bfloat16 or int8"),
 )
 
 
-def parse_field(field: Field, text: str) -> int | float | None:
+def parse_field(field: Field, text: str) -> int | float | str | None:
     """Return the value of a field's text, None for an empty seed. Raises ConfigError, which names the field."""
     text = text.strip()
     if field.name == "seed" and not text:
         return None
     try:
-        value: int | float = field.number(text)
+        value: int | float | str = field.kind(text)
     except ValueError:
-        kind = "an integer" if field.number is int else "a number"
+        kind = "an integer" if field.kind is int else "a number"
         raise ConfigError(f"{field.label}: got {text or 'nothing'!r}, expected {kind}") from None
     result = checked(field.name, value, "the chat")
-    assert isinstance(result, int | float)
+    assert isinstance(result, int | float | str)
     return result
 
 
-def parse_sampling(texts: dict[str, str]) -> tuple[Sampling, int | None]:
-    """Return the sampling and the seed of the fields' texts. Raises ConfigError for the first invalid field."""
-    values = {field.name: parse_field(field, texts[field.name]) for field in FIELDS}
-    seed = values.pop("seed")
-    return Sampling(**values), None if seed is None else int(seed)  # type: ignore[arg-type]
+def parse_fields(texts: dict[str, str]) -> ReplySettings:
+    """Return the settings of the fields' texts. Raises ConfigError for the first invalid field."""
+    values: dict[str, Any] = {field.name: parse_field(field, texts[field.name]) for field in FIELDS}
+    seed, weights = values.pop("seed"), values.pop("weights")
+    return ReplySettings(Sampling(**values), seed, weights)
 
 
 def initial_texts(settings: Settings) -> dict[str, str]:
     """Return the initial texts of the fields; the seed is empty."""
-    return {field.name: "" if field.name == "seed" else f"{getattr(settings, field.name):g}" for field in FIELDS}
+    values = {field.name: getattr(settings, field.name) for field in FIELDS}
+    return {name: value if isinstance(value, str) else f"{value:g}" for name, value in values.items()} | {"seed": ""}
 
 
 def hint(available: AvailableModels) -> str:

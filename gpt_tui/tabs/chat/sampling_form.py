@@ -13,7 +13,6 @@ from textual.content import Content
 from textual.widgets import Input, Label, Select, Static
 
 from gpt_core.errors import ConfigError
-from gpt_core.generation.sampler import Sampling
 from gpt_tui.shared.pasting import LineInput
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.chat.presenter import (
@@ -21,9 +20,10 @@ from gpt_tui.tabs.chat.presenter import (
     FIELDS,
     NO_COMPARISON,
     AvailableModels,
+    ReplySettings,
     model_options,
     parse_field,
-    parse_sampling,
+    parse_fields,
 )  # fmt: skip
 
 
@@ -101,9 +101,9 @@ class SamplingForm(VerticalScroll):
         """Set the title."""
         self.border_title = "settings"
 
-    def sampling(self) -> tuple[Sampling, int | None]:
-        """Return the sampling and the seed of the fields. Raises ConfigError."""
-        return parse_sampling({field.name: self._input(field.name).value for field in FIELDS})
+    def reply_settings(self) -> ReplySettings:
+        """Return the settings of the fields. Raises ConfigError."""
+        return parse_fields({field.name: self._input(field.name).value for field in FIELDS})
 
     def set_seed(self, seed: int) -> None:
         """Set the seed field."""
