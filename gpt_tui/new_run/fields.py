@@ -140,10 +140,15 @@ def named_preset(settings: Settings, preset_name: str) -> str:
     return preset_name if settings.shape == preset(preset_name).shape else ""
 
 
+def note(name: str) -> str:
+    """Return the meaning of a field, for the column beside it."""
+    return "sets all fields except files, folder, threads and seed" if name == "preset" else fields()[name].description
+
+
 def explanation(name: str, preset_name: str) -> tuple[str, str]:
     """Return two lines about a field: its meaning, and its valid values."""
     if name == "preset":
-        return "preset: sets all fields except files, folder, threads and seed", "one of " + ", ".join(PRESETS)
+        return f"preset: {note(name)}", "one of " + ", ".join(PRESETS)
     default = texts_of(preset(preset_name))[name]
     empty = "; empty: the rates under advanced" if name == LEARNING_RATE else ""
     whose = "default" if name in INDEPENDENT else preset_name

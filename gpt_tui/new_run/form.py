@@ -14,10 +14,11 @@ from textual.message import Message
 from textual.widgets import Input, Select, Static
 
 from gpt_core.config.presets import PRESETS
-from gpt_tui.new_run.fields import SetupField, setup_fields, with_linked
+from gpt_tui.new_run.fields import SetupField, note, setup_fields, with_linked
 from gpt_tui.shared.pasting import LineInput
 
 PRESET = SetupField("preset", "", tuple(PRESETS))
+MIN_WIDTH_OF_NOTES = 120
 SIGNS = {"invalid": ("✗", "bold $text-error"), "changed": ("•", "bold $text-accent"), "default": (" ", "")}
 
 
@@ -47,6 +48,18 @@ class FieldNames(Static):
         self.update(Content("\n").join(lines))
 
 
+class FieldNotes(Static):
+    """Meanings of all fields, one per line, in step with `FieldNames`."""
+
+    def show(self, fields: Sequence[SetupField]) -> None:
+        """Write the lines."""
+        lines = []
+        for field in fields:
+            lines += [""] if field.group else []
+            lines.append(note(field.name))
+        self.update(Content("\n".join(lines)))
+
+
 class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
     """Form with a field per setting. Posts `Changed` when something is typed or selected."""
 
@@ -74,6 +87,7 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
             with Vertical(id="setup-fields"):
                 for field in self._fields:
                     yield self._box(field)
+            yield FieldNotes(id="setup-notes", markup=False)
 
     def _box(self, field: SetupField) -> Input | Dropdown:
         text = self._preset_name if field is PRESET else self._texts[field.name]
@@ -84,8 +98,13 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         return Dropdown(options, value=text, allow_blank=False, **place)  # type: ignore[arg-type]
 
     def on_mount(self) -> None:
-        """Set the title."""
+        """Set the title, and write the notes."""
         self.border_title = "settings"
+        self.query_one(FieldNotes).show(self._fields)
+
+    def on_resize(self) -> None:
+        """Show the notes where there is room for them."""
+        self.set_class(self.size.width >= MIN_WIDTH_OF_NOTES, "-notes")
 
     @property
     def texts(self) -> dict[str, str]:

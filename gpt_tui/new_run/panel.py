@@ -1,4 +1,4 @@
-"""Panel of the set-up screen: the estimate of the run."""
+"""Panels of the set-up screen: the estimate of the run, and the explanation of the focused field."""
 
 from __future__ import annotations
 
@@ -7,12 +7,35 @@ import textwrap
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
+from textual.widgets import Static
 
+from gpt_tui.new_run.effects import EFFECTS
 from gpt_tui.new_run.estimate import DETAIL, RunEstimate, estimate_rows
+from gpt_tui.new_run.fields import explanation
 from gpt_tui.shared.row_rendering import render_rows
 from gpt_tui.shared.rows import Row, fit_rows
 
 LABEL_WIDTH = 11
+
+
+class FieldPanel(Static):
+    """Explains the focused field: its meaning, its valid values, and what a change of it does."""
+
+    def explain(self, name: str, preset_name: str) -> None:
+        """Show the explanation of a field, or nothing if `name` is ""."""
+        self.display = bool(name)
+        if name:
+            self.border_title = name
+            meaning, valid_values = explanation(name, preset_name)
+            meaning = meaning.removeprefix(f"{name}: ")
+            values = Content.styled(sentence(valid_values), "$muted")
+            parts = (Content(sentence(meaning)), values, Content(EFFECTS[name]))
+            self.update(Content("\n\n").join(parts), layout=True)
+
+
+def sentence(text: str) -> str:
+    """Return a text with an upper-case first letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 class EstimatePanel(Widget):

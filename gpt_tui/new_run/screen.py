@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from textual import events, on, work
 from textual.app import ComposeResult
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
@@ -19,7 +19,7 @@ from gpt_tui.new_run.estimate import RunEstimate, existing_run_note, ready_note,
 from gpt_tui.new_run.fields import Validated, changed, explanation, named_preset, texts_of, validate, with_preset
 from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, save_config
 from gpt_tui.new_run.form import SetupForm
-from gpt_tui.new_run.panel import EstimatePanel
+from gpt_tui.new_run.panel import EstimatePanel, FieldPanel
 from gpt_tui.new_run.probe import FolderSeen, Prober, Probes, StepTimed, TextsRead, threads_of
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
@@ -87,7 +87,9 @@ class SetupScreen(Screen[SetupResult]):
             yield Static("", id="setup-state", markup=False)
         with Horizontal(id="setup-body"):
             yield SetupForm(self._initial.preset_name, self._initial.texts, id="setup-form")
-            yield EstimatePanel(id="setup-panel")
+            with Vertical(id="setup-side"):
+                yield EstimatePanel(id="setup-panel")
+                yield FieldPanel("", id="setup-explanation", markup=False)
         yield Static("", id="setup-asks", markup=False)
         yield Static("", id="setup-field", markup=False)
         yield Static("", id="setup-hint", markup=False)
@@ -162,6 +164,7 @@ class SetupScreen(Screen[SetupResult]):
         meaning, valid_values = explanation(name, self.form.preset_name) if name else ("", "")
         problem = problems.get(name) or next(iter(problems.values()), "")
         self.query_one("#setup-field", Static).update(Content(meaning), layout=False)
+        self.query_one(FieldPanel).explain(name, self.form.preset_name)
         hint = self.query_one("#setup-hint", Static)
         hint.set_class(bool(problem), "-bad")
         hint.update(Content(f"✗ {one_line(problem)}" if problem else valid_values), layout=False)

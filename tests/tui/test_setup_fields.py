@@ -19,6 +19,7 @@ from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.config.validation import fields, groups
 from gpt_core.errors import ConfigError, CorpusError
+from gpt_tui.new_run.effects import EFFECTS
 from gpt_tui.new_run.estimate import DETAIL, READING, TIMING, RunEstimate, estimate_rows, same_texts, step_time
 from gpt_tui.new_run.fields import (
     GROUP_ORDER,
@@ -26,6 +27,7 @@ from gpt_tui.new_run.fields import (
     changed,
     explanation,
     named_preset,
+    note,
     setup_fields,
     texts_of,
     validate,
@@ -146,6 +148,14 @@ def test_the_field_learning_rate_and_those_of_the_groups_set_each_other():
     assert with_linked(one_group | {"pos_lr": "0.0001"}, "pos_lr")["learning_rate"] == "0.0001"
     assert changed(typed, "nano") == {"learning_rate", *GROUP_RATES}
     assert texts_of(preset("mini"))["learning_rate"] == ""
+
+
+def test_every_field_is_explained_with_its_effect():
+    names = {"preset", *(field.name for field in setup_fields())}
+    assert names <= EFFECTS.keys()
+    assert EFFECTS.keys() - names <= {"optimizer"}, "settings with a single choice have no field"
+    assert all(effect.endswith(".") and len(effect) <= 100 for effect in EFFECTS.values())
+    assert note("layers") == "transformer blocks (L)"
 
 
 def test_an_invalid_learning_rate_is_one_error_and_leaves_the_groups():

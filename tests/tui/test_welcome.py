@@ -11,6 +11,7 @@ from gpt_core.config.presets import preset
 from gpt_core.training.events import SampleWritten, to_json
 from gpt_tui.new_run.estimate import RunEstimate
 from gpt_tui.new_run.probe import StepTimed, TextsRead
+from gpt_tui.session.log_reader import BestScores
 from gpt_tui.session.recent_runs import RecentRuns, newest_sample, read_recent_runs
 from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.session.run_preview import RunPreview
@@ -54,8 +55,9 @@ def test_rows_of_less_importance_are_left_out_of_a_low_terminal():
 
 
 def test_recent_runs_are_listed_with_aligned_columns_at_any_width():
+    scores = BestScores(bits_per_byte=2.345)
     runs = (
-        RunInfo(Path("models"), RunStatus.FINISHED, started(), 12_000, 3.1, 2.345, 100.0),
+        RunInfo(Path("models"), RunStatus.FINISHED, started(), 12_000, 3.1, scores, updated_at=100.0),
         RunInfo(Path("a/rather/long/name/of/a/folder/models-2"), RunStatus.LIVE, pid=7),
     )
     panel = runs_panel(RecentRuns(runs), KEYS, 160.0, 70)
@@ -68,7 +70,7 @@ def test_recent_runs_are_listed_with_aligned_columns_at_any_width():
     assert second.startswith("…")
     assert (tone, live) == ("plain", "good")
     assert len({len(text) for text, _ in panel.lines}) == 1
-    assert math.isinf(runs[1].best_bits)
+    assert math.isinf(runs[1].best.bits_per_byte)
     assert " – " in second
 
 
