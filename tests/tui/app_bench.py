@@ -75,8 +75,9 @@ def screen_lines(app: App[None]) -> str:
 
 
 async def settled(app: App[None], pilot: Pilot[None]) -> None:
-    """Run an app without a run until its workers have ended and the screen is stable."""
-    await app.workers.wait_for_complete()
+    """Run an app without a run until its screen is stable and its workers, but those awaiting a dialog, have ended."""
+    if ending := [worker for worker in app.workers if worker.group != "request"]:
+        await app.workers.wait_for_complete(ending)
     seen, same, end = "", 0, time.monotonic() + DEADLINE_S
     while same < 3:
         await pilot.pause(0.02)
