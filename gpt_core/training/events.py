@@ -129,16 +129,20 @@ class FullEvalCompleted(Event, frozen=True, tag="full_eval"):
 
 
 class LinesReproduced(Event, frozen=True, tag="lines_reproduced"):
-    """Verdict of the self-test at its end: how many of its lines greedy decoding reproduces from their beginning."""
+    """Verdict of the self-test: how many of its lines greedy decoding reproduces from their beginning.
+
+    `at_end` is False where it was requested before the last step.
+    """
 
     step: int
     reproduced: int
     lines: int
     works: bool
+    at_end: bool = True
 
 
 class SampleWritten(Event, frozen=True, tag="sample"):
-    """Text that continues the fixed `prompt`: before the first step, after each evaluation, at a self-test's end."""
+    """Text that continues the fixed `prompt`: before the first step, after each evaluation or self-test verdict."""
 
     step: int
     prompt: str

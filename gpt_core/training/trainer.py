@@ -180,6 +180,7 @@ class Trainer:
         yield from self._saver.poll_results()
         if self.requests.take_evaluate():
             state.evaluation_due = True
+            yield from self._check_lines(at_end=False)
         if state.evaluation_due and self._eval_text is not None:
             yield from self._evaluate(self._eval_text)
             if state.evaluation_due:
@@ -308,8 +309,8 @@ class Trainer:
         if scores is not None:
             yield full_scores(step, scores.full or scores.part)
 
-    def _check_lines(self) -> Iterator[ev.AnyEvent]:
-        """Report how many lines of the self-test are reproduced, and a last sample, unless a stop is requested."""
+    def _check_lines(self, *, at_end: bool) -> Iterator[ev.AnyEvent]:
+        """Report how many lines of the self-test are reproduced, and a sample, unless a stop is requested."""
         lines = self.run.windows
         if not isinstance(lines, OverfitLoader):
             return
@@ -319,7 +320,7 @@ class Trainer:
                 return
             found.append(is_reproduced)
         works = sum(found) >= MIN_REPRODUCED * len(found)
-        yield ev.LinesReproduced(self.state.step, sum(found), len(found), works)
+        yield ev.LinesReproduced(self.state.step, sum(found), len(found), works, at_end)
         yield from self._sample()
 
     def _scores(self, text: EvalText, *, complete: bool) -> Generator[ev.AnyEvent, None, RunScores | None]:
@@ -378,7 +379,7 @@ class Trainer:
             yield from self._saver.save_final()
         if reason != "stopped":
             yield from self._score_at_end()
-            yield from self._check_lines()
+            yield from self._check_lines(at_end=True)
         yield ev.RunFinished(reason, self.state.step)
 
     def _finish_diverged(self) -> Iterator[ev.AnyEvent]:

@@ -28,7 +28,7 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
-from gpt_tui.session.run_state import RunState, ending, full_scores, latest_value, no_step_left, verdict
+from gpt_tui.session.run_state import RunState, ending, full_scores, latest_value, no_step_left, verdict, verdict_tone
 from gpt_tui.shared.formatting import (
     ENDED_AT_ONCE,
     clock,
@@ -67,7 +67,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case FullEvalCompleted():
             return [(f"eval at step {integer(event.step)}: {full_scores(event)}", "plain")]
         case LinesReproduced():
-            return [(f"self-test {verdict(event)}", "good" if event.works else "bad")]
+            return [(f"self-test {verdict(event)}", verdict_tone(event))]
         case SampleWritten():
             text = one_line(event.prompt + (event.text or f" {ENDED_AT_ONCE}"), SAMPLE_CHARACTERS)
             return [(f"sample at step {integer(event.step)}: {text}", "dim")]

@@ -16,7 +16,7 @@ from gpt_core.bench.estimate import (
 )
 from gpt_core.config.settings import Settings
 from gpt_core.model.parameters import parameter_count
-from gpt_tui.shared.formatting import duration, integer, short, size
+from gpt_tui.shared.formatting import duration, estimated_duration, integer, short, size
 from gpt_tui.shared.rows import RULE, Row
 from gpt_tui.shared.sanitize import one_line
 
@@ -137,10 +137,10 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         return rows
     length = estimate_run_length(settings, texts, time)
     if length.epoch_steps:
-        rows.append(Row("per epoch", duration(length.epoch_s)))
+        rows.append(Row("per epoch", estimated_duration(length.epoch_s)))
     return [
         *rows,
-        Row("total", f"up to {duration(length.max_s)}"),
+        Row("total", f"up to {estimated_duration(length.max_s)}"),
         Row(DETAIL, f"{integer(length.max_steps)} steps", "dim"),
     ]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from gpt_tui.run_view.status import LABEL_WIDTH, first_evaluation_row
+from gpt_tui.run_view.status import LABEL_WIDTH, first_evaluation_row, verdict_row
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.formatting import age, duration, fixed, integer, nats, percent, short
+from gpt_tui.session.run_state import RunState, verdict_tone
+from gpt_tui.shared.formatting import age, duration, estimated_duration, fixed, integer, nats, percent, short
 from gpt_tui.shared.rows import Tone
 
 GAP = "  "
@@ -56,18 +56,30 @@ def all_figures(run: RunState, status: SessionStatus) -> Iterator[Figure]:
     if found := run.diverging:
         ratio = fixed(run.curve.smoothed / max(found.guessing_loss, 1e-9), 1)
         yield Figure("", f"✗ diverging: {ratio} × uniform guessing", 0, "bad")
-    yield Figure("step", integer(run.step) + (f" of {integer(run.last_step)}" if run.last_step else ""), 1)
+    is_self_test = run.started is not None and run.started.kind != "train"
+    step = integer(run.step) + (f" of {integer(run.last_step)}" if run.last_step else "")
+    yield Figure("self-test step" if is_self_test else "step", step, 1)
     if run.last is not None:
         yield Figure("train loss", nats(run.curve.smoothed), 2)
-    yield from evaluation_figures(run, status)
+    yield from verdict_figures(run) if is_self_test else evaluation_figures(run, status)
     if (remaining := run.remaining_s) is not None:
-        yield Figure("time left", duration(remaining), 3)
+        yield Figure("time left", estimated_duration(remaining), 3)
     else:
         yield Figure("time", duration(run.elapsed_s), 3)
     if run.last is not None and status.phase is Phase.TRAINING:
         yield Figure("", f"{short(run.last.tokens_per_s)} tokens/s", 6)
     if run.saved is not None and not run.save_error:
         yield Figure("saved", f"{age(status.now_s - run.saved.at_s)} ago", 7)
+
+
+def verdict_figures(run: RunState) -> Iterator[Figure]:
+    """Yield how many lines a self-test reproduces, or when that is checked."""
+    found = run.lines_reproduced
+    if found is None:
+        yield Figure("", verdict_row(run, -LABEL_WIDTH).label, 4, "dim")
+    else:
+        count = f"{integer(found.reproduced)} of {integer(found.lines)}"
+        yield Figure("lines reproduced", count, 2, verdict_tone(found))
 
 
 def evaluation_figures(run: RunState, status: SessionStatus) -> Iterator[Figure]:

@@ -7,8 +7,20 @@ from math import isfinite
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState, best_score, latest_value, verdict
-from gpt_tui.shared.formatting import age, bar, duration, fixed, integer, metric_value, nats, percent, short, size
+from gpt_tui.session.run_state import RunState, best_score, latest_value, verdict, verdict_tone
+from gpt_tui.shared.formatting import (
+    age,
+    bar,
+    duration,
+    estimated_duration,
+    fixed,
+    integer,
+    metric_value,
+    nats,
+    percent,
+    short,
+    size,
+)
 from gpt_tui.shared.rows import RULE, Row, Tone, longest_fitting
 
 LABEL_WIDTH = 14
@@ -72,7 +84,7 @@ def progress_rows(state: RunState, value_width: int) -> list[Row]:
         rows.append(Row("", f"{bar(fraction, max(6, value_width - BAR_MARGIN))} {fraction * 100:3.0f}%"))
     rows.append(Row("time", duration(state.elapsed_s)))
     if (remaining := state.remaining_s) is not None:
-        rows.append(Row("time left", duration(remaining)))
+        rows.append(Row("time left", estimated_duration(remaining)))
     return [*rows, Row("tokens", short(state.last.tokens) if state.last else "0")]
 
 
@@ -128,7 +140,7 @@ def verdict_row(state: RunState, value_width: int) -> Row:
     if found is None:
         return Row(longest_fitting(["lines are checked at the end", "check at the end"], value_width + LABEL_WIDTH), "")
     count = f"{integer(found.reproduced)} of {integer(found.lines)} lines"
-    return Row("self-test", longest_fitting([verdict(found), count], value_width), "good" if found.works else "bad")
+    return Row("self-test", longest_fitting([verdict(found), count], value_width), verdict_tone(found))
 
 
 def full_evaluation_rows(state: RunState, value_width: int) -> list[Row]:

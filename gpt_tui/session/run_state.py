@@ -121,8 +121,15 @@ def after_divergence(event: LossDiverged | RunFinished, first: str = "") -> str:
 
 def verdict(event: LinesReproduced) -> str:
     """Return the verdict of a self-test: `works: 98 of 100 lines reproduced`."""
-    works = "works" if event.works else "does not work"
-    return f"{works}: {integer(event.reproduced)} of {integer(event.lines)} lines reproduced"
+    count = f"{integer(event.reproduced)} of {integer(event.lines)} lines reproduced"
+    if event.works:
+        return f"works: {count}"
+    return f"does not work: {count}" if event.at_end else f"{count} so far"
+
+
+def verdict_tone(event: LinesReproduced) -> Tone:
+    """Return the tone of a verdict: before the end of a self-test, missing lines are no failure."""
+    return "good" if event.works else "bad" if event.at_end else "plain"
 
 
 def full_scores(event: FullEvalCompleted) -> str:
@@ -355,7 +362,7 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             return _logged(replace(run, full_evaluation=event, evaluating=None), text, "plain")
         case LinesReproduced():
             text = f"step {integer(event.step)}: self-test {verdict(event)}"
-            return _logged(replace(run, lines_reproduced=event), text, "good" if event.works else "bad")
+            return _logged(replace(run, lines_reproduced=event), text, verdict_tone(event))
         case SampleWritten():
             return _sampled(run, event)
         case GradientNorms():

@@ -124,6 +124,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {s:02} s" if minutes else f"{s} s"
 
 
+def estimated_duration(seconds: float) -> str:
+    """Format an estimate in seconds, from ten minutes on without the seconds: 2521 -> 42 min."""
+    if not 600 <= seconds < 3600:
+        return duration(seconds)
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else duration(3600)
+
+
 def age(seconds: float) -> str:
     """Format seconds in the largest unit: 252 -> 4 min."""
     return " ".join(duration(seconds).split()[:2])

@@ -74,7 +74,7 @@ KEYS: tuple[Key, ...] = (
     Key("train.resume", "r", "resume", "Resume", "Resume from the newest checkpoint", "train", button=True),
     Key("train.overfit", "o", "overfit", "Self-test", "Self-test: memorize a few lines", "train", button=True),
     Key("train.stop", "x", "stop", "Stop", "Stop after this step and save a checkpoint", "train", button=True),
-    Key("train.evaluate", "e", "evaluate", "Evaluate", "Evaluate now", "train"),
+    Key("train.evaluate", "e", "evaluate", "Evaluate", "Evaluate now; in a self-test, check the lines", "train"),
     Key("train.defaults", "d", "defaults", "Defaults", "Go back to the settings that gpt-tui started with", "train"),
     Key("train.now", "enter", "start_now", "Start now", "Start the first run without the countdown", "train"),
     Key("samples.switch", "v", "switch_notes", "Panels", "Show samples, log, or samples only", "samples",

@@ -81,6 +81,23 @@ def test_after_the_verdict_a_sample_begins_one_of_the_lines(tmp_path: Path) -> N
     assert any(line.startswith(sample.prompt) for line in LINES)
 
 
+def test_an_evaluation_requested_during_a_self_test_checks_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "checked").mkdir()
+    (tmp_path / "plain").mkdir()
+    trainer, plain = open_run(overfit(tmp_path / "checked", 4)), open_run(overfit(tmp_path / "plain", 4))
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.StepCompleted) and event.step == 2:
+            trainer.requests.evaluate()
+    during, at_end = of_kind(events, ev.LinesReproduced)
+    assert (during.step, during.lines, during.at_end) == (2, len(LINES), False)
+    assert (at_end.step, at_end.at_end) == (4, True)
+    assert [sample.step for sample in of_kind(events, ev.SampleWritten)] == [0, 2, 4]
+    losses = [event.loss for event in of_kind(events, ev.StepCompleted)]
+    assert losses == [event.loss for event in of_kind(list(plain.events()), ev.StepCompleted)]
+
+
 def test_a_stopped_self_test_has_no_verdict(tmp_path: Path) -> None:
     trainer = open_run(overfit(tmp_path, 100))
     events = []

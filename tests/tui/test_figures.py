@@ -1,10 +1,11 @@
 """Line of figures of a run: what fits, what has priority, and the panel that takes its place."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gpt_core.training.events import LossDiverged, SaveFailed
+from gpt_core.training.events import LinesReproduced, LossDiverged, SaveFailed
 from gpt_tui.charts.chart import Chart
 from gpt_tui.run_view.figures import GAP, fitted_figures
 from gpt_tui.run_view.figures_line import FiguresLine
@@ -12,7 +13,7 @@ from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, advance
 from tests.tui.app_bench import running_app
-from tests.tui.samples import learnt, trained
+from tests.tui.samples import learnt, started, trained
 from tests.tui.still_app import still_app
 
 TRAINING = SessionStatus(Phase.TRAINING, 70.0, 72_000_000)
@@ -44,6 +45,15 @@ def test_figures_that_do_not_fit_are_left_out_whole(width):
 
 def test_before_the_first_evaluation_its_step_is_named():
     assert "first eval at step 100" in line(trained(40), 100)
+
+
+def test_a_self_test_is_named_and_has_its_verdict_in_place_of_evaluations():
+    run = replace(trained(40), started=started(kind="overfit-tiny", max_steps=2_500))
+    assert line(run, 80).startswith("self-test step 40 of 2,500  train loss ")
+    assert "lines are checked at the end" in line(run, 140) or "check at the end" in line(run, 140)
+    assert "eval" not in line(run, 200)
+    checked = advance(run, LinesReproduced(40, 98, 100, True))
+    assert "lines reproduced 98 of 100" in line(checked, 80)
 
 
 def test_a_failed_save_and_a_divergence_are_shown_at_any_width():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt_tui.shared.formatting import age, bar, clock, duration, nats, perplexity, rate, short, size
+from gpt_tui.shared.formatting import age, bar, clock, duration, estimated_duration, nats, perplexity, rate, short, size
 from gpt_tui.shared.sanitize import one_line, printable
 
 
@@ -58,6 +58,10 @@ def test_one_line_has_no_line_break_and_a_maximum_length():
         (rate(12.5), "1.25e1"),
         (duration(252), "4 min 12 s"),
         (duration(7_500), "2 h 05 min"),
+        (estimated_duration(599), "9 min 59 s"),
+        (estimated_duration(2_521), "42 min"),
+        (estimated_duration(3_590), "1 h 00 min"),
+        (estimated_duration(7_500), "2 h 05 min"),
         (duration(200_000), "2 d 7 h"),
         (age(252), "4 min"),
         (clock(75), "1:15"),

@@ -165,8 +165,8 @@ def test_the_countdown_line_has_a_bar_where_there_is_room(width):
 
 
 def test_a_stopped_run_can_be_resumed_and_a_finished_one_trained_longer():
-    assert next_steps("stopped", KEYS) == "Press c to chat, r to resume, s to start a new run."
-    assert next_steps("max_steps", KEYS) == "Press c to chat, r to train longer, s to start a new run."
+    assert next_steps("stopped", KEYS) == "Press c to chat, r to resume, s for a new run."
+    assert next_steps("max_steps", KEYS) == "Press c to chat, r to train longer, s for a new run."
 
 
 def test_the_panels_key_cycles_samples_log_and_samples_only():

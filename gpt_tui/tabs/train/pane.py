@@ -380,12 +380,18 @@ class TrainTab(Vertical):
     def action_save(self) -> None:
         """Save a checkpoint after this step."""
         self._controller.save()
-        self.notify("saving after this step")
+        self._notify_request("saving")
 
     def action_evaluate(self) -> None:
-        """Evaluate after this step."""
+        """Evaluate after this step; check the lines of a self-test."""
         self._controller.evaluate()
-        self.notify("evaluating after this step")
+        started = self._controller.run.started
+        is_self_test = started is not None and started.kind != "train"
+        self._notify_request("checking the lines" if is_self_test else "evaluating")
+
+    def _notify_request(self, activity: str) -> None:
+        """Say what was requested, and that a step in progress is completed first."""
+        self.notify(activity if self._controller.phase is Phase.PAUSED else f"{activity} after this step")
 
     def action_stop(self) -> None:
         """Stop after this step and save."""

@@ -68,7 +68,7 @@ def next_steps(reason: str, keys: Mapping[str, str]) -> str:
         keys: The displayed key of each action.
     """
     resume = "to resume" if reason in ("stopped", "diverged") else "to train longer"
-    return f"Press {keys['chat']} to chat, {keys['resume']} {resume}, {keys['start']} to start a new run."
+    return f"Press {keys['chat']} to chat, {keys['resume']} {resume}, {keys['start']} for a new run."
 
 
 # -- before a run

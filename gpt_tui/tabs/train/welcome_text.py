@@ -11,7 +11,7 @@ from gpt_tui.new_run.estimate import RunEstimate, step_time
 from gpt_tui.session.recent_runs import RecentRuns
 from gpt_tui.session.run_finder import RunInfo
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.shared.formatting import age, duration, integer, narrow, short, size
+from gpt_tui.shared.formatting import age, estimated_duration, integer, narrow, short, size
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line, printable
 
@@ -67,7 +67,7 @@ def time_text(estimate: RunEstimate) -> str:
     if estimate.settings is None or estimate.texts is None:
         return f"{per_step} on this computer"
     length = estimate_run_length(estimate.settings, estimate.texts, estimate.time)
-    return f"up to {duration(length.max_s)} on this computer, {per_step}"
+    return f"up to {estimated_duration(length.max_s)} on this computer, {per_step}"
 
 
 def runs_panel(recent: RecentRuns, keys: Mapping[str, str], now_s: float, width: int) -> Panel:
