@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from textual.content import Content
 
 from gpt_tui.shared.rows import RULE, TONE_STYLES, Row
+from gpt_tui.shared.wrapping import wrapped
 
 
 def render_rows(rows: Iterable[Row], width: int, label_width: int) -> Content:
@@ -22,3 +23,19 @@ def render_row(row: Row, width: int, label_width: int) -> Content:
         return Content.styled(row.label, "$muted").truncate(max(1, width), ellipsis=True)
     value = Content.styled(row.value, TONE_STYLES[row.tone]).truncate(max(1, width - label_width), ellipsis=True)
     return Content.assemble((row.label.ljust(label_width), "$muted"), value)
+
+
+def render_keys(title: str, keys: Iterable[tuple[str, str]], key_width: int, width: int) -> list[Content]:
+    """Return the lines of a table of keys: a title, and the wrapped description of each key beside its names.
+
+    Names that are wider than their column have a line of their own.
+    """
+    lines = [Content.styled(title, "bold $primary")]
+    for names, description in keys:
+        if len(names) >= key_width:
+            lines.append(Content.styled(names, "bold $key"))
+            names = ""
+        for part in wrapped(description, max(1, width - key_width)):
+            lines.append(Content.assemble((names.ljust(key_width), "bold $key"), part))
+            names = ""
+    return lines

@@ -12,6 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from gpt_tui.shared.keymap import Place, help_table, places_of
+from gpt_tui.shared.row_rendering import render_keys
 
 ABOUT: dict[str, str] = {
     "train": "Training runs in the background; all tabs stay usable. The loss is in nats per token: ⣿ is the loss of "
@@ -26,10 +27,10 @@ ABOUT: dict[str, str] = {
     "and a second one to compare with, which gets the same prompt, seed and sampling. The line under a reply has its "
     "seed: the same model with the same seed and sampling generates the same reply.",
     "checkpoints": "Checkpoints under the models folder, newest first. ckpt_latest is the newest state of a run, "
-    "best_model the one with the best eval accuracy, epoch_NNN a state after an epoch, transformer the final model of "
-    "a finished run. Loss is the mean of the epoch in progress, accuracy the best so far. The checksums of each file "
-    "are verified once while this tab is open: ✓ OK, ✗ damaged. A resumed run keeps the settings and the folder of its "
-    "checkpoint.",
+    "best_model the one with the best evaluation (by loss or accuracy: the setting best_metric), epoch_NNN a state "
+    "after an epoch, transformer the final model of a finished run. The scores are those of the checkpoint's step, "
+    "– where it was not evaluated. The checksums of each file are verified once while this tab is open: ✓ OK, "
+    "✗ damaged. A resumed run keeps the settings and the folder of its checkpoint.",
     "runs": "Runs with a log, metrics.jsonl, under the models folder or the folder gpt-tui was started in. The run "
     "under the cursor is replayed from its log, and followed live while another process trains it; following takes no "
     "lock and changes no file. Space marks runs to compare. Each marked run has a number in the list, on its line and "
@@ -39,7 +40,20 @@ ABOUT: dict[str, str] = {
     "preset. Beside them is an estimate: memory is computed, the time per step is measured here on a few "
     "steps that are discarded. `gpt-tui --config FILE` starts a run with saved settings.",
 }
-KEY_WIDTH = 18
+INDENT = "  "
+KEY_WIDTH = 20  # with the indentation
+MAX_TEXT_WIDTH = 78  # of the dialog, without its border and padding
+
+
+def help_text(tab: str, keymap: dict[str, str], width: int) -> Content:
+    """Return the description of a tab and its keys, with lines of keys at most `width` cells wide."""
+    places: list[Place] = [*places_of(tab), "everywhere"]
+    parts = [Content(ABOUT[tab]), Content("")]
+    for title, keys in help_table(places, keymap, typing=tab in ("chat", "setup")):
+        parts += render_keys(title, [(f"{INDENT}{names}", words) for names, words in keys], KEY_WIDTH, width)
+        parts.append(Content(""))
+    parts.append(Content.styled("^p opens the command palette: every command, themes, a screenshot.", "$muted"))
+    return Content("\n").join(parts)
 
 
 class HelpScreen(ModalScreen[None]):
@@ -56,16 +70,8 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """Compose the description and the keys."""
-        places: list[Place] = [*places_of(self._tab), "everywhere"]
-        parts = [Content(ABOUT[self._tab]), Content("")]
-        typing = self._tab in ("chat", "setup")
-        for title, keys in help_table(places, self._keymap, typing=typing):
-            parts.append(Content.styled(title, "bold $primary"))
-            parts += [Content.assemble((f"  {names.ljust(KEY_WIDTH)}", "bold $key"), words) for names, words in keys]
-            parts.append(Content(""))
-        parts.append(Content.styled("^p opens the command palette: every command, themes, a screenshot.", "$muted"))
         with VerticalScroll(id="help"):
-            yield Static(Content("\n").join(parts), markup=False)
+            yield Static(help_text(self._tab, self._keymap, MAX_TEXT_WIDTH), markup=False)
 
     def on_mount(self) -> None:
         """Set the titles and take the focus."""
@@ -73,3 +79,12 @@ class HelpScreen(ModalScreen[None]):
         scroll.border_title = "help"
         scroll.border_subtitle = "esc close"
         scroll.focus()
+        self.call_after_refresh(self._fit)
+
+    def on_resize(self) -> None:
+        """Wrap the text again."""
+        self.call_after_refresh(self._fit)
+
+    def _fit(self) -> None:
+        text = self.query_one("#help Static", Static)
+        text.update(help_text(self._tab, self._keymap, text.size.width))

@@ -226,7 +226,7 @@ def test_columns_are_dropped_by_rank(contents: FolderContents):
 def test_a_row_shows_the_values_that_its_header_has(contents: FolderContents):
     lines = [(row.text + row.status).split() for row in table(contents.files, {}, NOW_S, 200).rows]
     assert lines[0] == [
-        "ckpt_latest", "latest", "12,480", "3.210", "–", "–", "2", "×", "8,", "3.19k", "55.4", "kB", "1", "min",
+        "ckpt_latest", "latest", "12,480", "3.210", "–", "–", "2", "×", "8,", "3.19k", "55.5", "kB", "1", "min",
         "·", "pending",
     ]  # fmt: skip
     assert lines[1][2:6] == ["12,000", "3.210", "3.456", "31.2%"]  # evaluated at this very step

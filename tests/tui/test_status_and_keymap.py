@@ -11,8 +11,9 @@ from gpt_core.training import events as ev
 from gpt_tui.run_view.status import DROPPED_FIRST, status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import Limits, LogLine, RunState, advance, best_score
-from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, action_of, help_table, readable, shown_key
+from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, TABS, action_of, help_table, places_of, readable, shown_key
 from gpt_tui.shared.rows import RULE, fit_rows
+from gpt_tui.shell.help import INDENT, KEY_WIDTH, help_text
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_fields
 from gpt_tui.tabs.train.presenter import allowed, why_not
 from tests.tui.samples import scored, started, step, trained
@@ -63,6 +64,14 @@ def test_a_self_test_has_its_verdict_in_place_of_evaluations():
     assert history.log[-1] == LogLine(0.0, "good", "step 100: self-test works: 98 of 100 lines reproduced")
     history = advance(history, ev.LinesReproduced(100, 3, 100, False))
     assert history.log[-1] == LogLine(0.0, "bad", "step 100: self-test does not work: 3 of 100 lines reproduced")
+
+
+def test_lines_that_a_self_test_does_not_reproduce_yet_are_no_failure():
+    history = advance(RunState(), started(kind="overfit-tiny"))
+    early = advance(history, ev.LinesReproduced(50, 3, 100, False, at_end=False))
+    assert early.log[-1] == LogLine(0.0, "plain", "step 50: self-test 3 of 100 lines reproduced so far")
+    works = advance(early, ev.LinesReproduced(60, 95, 100, True, at_end=False))
+    assert works.log[-1] == LogLine(0.0, "good", "step 60: self-test works: 95 of 100 lines reproduced")
 
 
 def test_a_run_whose_evaluations_score_all_of_the_eval_text_does_not_name_a_part():
@@ -170,6 +179,22 @@ def test_help_lists_every_key_and_follows_the_users_keymap():
     start = next(key for key in KEYS if key.id == "train.start")
     assert (shown_key(start, {}), shown_key(start, {"train.start": "f5"})) == ("s", "F5")
     assert [readable(name) for name in ("ctrl+q", "escape", "plus", "f1", "left")] == ["^q", "esc", "+", "F1", "←"]
+
+
+@pytest.mark.parametrize("tab", [*TABS, "setup"])
+@pytest.mark.parametrize("width", [40, 72, 78])
+def test_help_has_descriptions_in_one_column_at_any_width(tab: str, width: int):
+    table = help_table([*places_of(tab), "everywhere"], {}, typing=tab in ("chat", "setup"))
+    long_names = {names for _, rows in table for names, _ in rows if len(f"{INDENT}{names}") >= KEY_WIDTH}
+    keys = [line for line in help_text(tab, {}, width).plain.split("\n") if line.startswith("  ")]
+    assert keys
+    assert max(map(len, keys)) <= width
+    for line in keys:
+        if line.strip() in long_names:
+            continue
+        names, description = line[:KEY_WIDTH], line[KEY_WIDTH:]
+        assert names.endswith(" ")
+        assert description[:1].strip()
 
 
 def test_help_omits_keys_that_type_text_in_text_fields():

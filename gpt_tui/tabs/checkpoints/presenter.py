@@ -110,9 +110,15 @@ def eval_accuracy(info: CheckpointInfo) -> str:
     return percent(info.scores.accuracy) if info.scores else NONE
 
 
-def best_accuracy(info: CheckpointInfo) -> str:
-    """Return the best eval accuracy so far, "" before the first evaluation."""
-    return percent(info.state.best_accuracy) if info.state.best_accuracy >= 0 else ""
+def best_so_far(info: CheckpointInfo) -> str:
+    """Return the best score so far by the run's metric and its step, "" before the first evaluation."""
+    state = info.state
+    if state.best_accuracy < 0:
+        return ""
+    score = f"accuracy so far {percent(state.best_accuracy)}"
+    if info.settings.best_metric == "loss" and state.best_loss is not None:
+        score = f"eval loss so far {nats(state.best_loss)}"
+    return f"best {score} at step {integer(state.best_step)}"
 
 
 def shape_text(shape: ModelShape) -> str:
@@ -230,13 +236,12 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
 
 
 def scores_of(info: CheckpointInfo) -> str:
-    """Return the losses and the scores of the step, and the best accuracy of the run so far."""
+    """Return the losses and the scores of the step, and the best score of the run so far."""
     state = info.state
     losses = (("train loss", state.train_loss), ("step loss", state.step_loss))
     parts = [", ".join(f"{label} {nats(loss)}" for label, loss in losses if loss is not None)]
     parts.append(scores_text(info.scores) if info.scores else "not evaluated at this step")
-    if accuracy := best_accuracy(info):
-        parts.append(f"best accuracy so far {accuracy} at step {integer(state.best_step)}")
+    parts.append(best_so_far(info))
     return "; ".join(part for part in parts if part)
 
 

@@ -20,6 +20,7 @@ from gpt_tui.session.recent_runs import RecentRuns, read_recent_runs
 from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.shared.formatting import bar, percent
 from gpt_tui.shared.keymap import help_table, places_of
+from gpt_tui.shared.row_rendering import render_keys
 from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.countdown import CountdownLine
@@ -199,11 +200,7 @@ class Welcome(VerticalScroll):
     def _draw_keys(self) -> None:
         lines: list[Content] = []
         for title, keys in help_table([*places_of("train"), "everywhere"], dict(self.app._keymap)):
-            lines.append(Content.styled(title, "bold $primary"))
-            for names, words in keys:
-                for part in textwrap.wrap(words, self._text_width - KEY_WIDTH):
-                    lines.append(Content.assemble((f" {names.ljust(KEY_WIDTH)}", "bold $key"), part))
-                    names = ""
+            lines += render_keys(title, [(f" {names}", words) for names, words in keys], KEY_WIDTH, self._text_width)
         widget = self.query_one("#welcome-keys", Static)
         widget.border_title = "keys"
         widget.update(Content("\n").join(lines))
