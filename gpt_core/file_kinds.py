@@ -81,6 +81,14 @@ def not_text(head: bytes) -> NotText | None:
     return NotText(f"{encoding} text", _UTF32 if encoding == "UTF-32" else _UTF16)
 
 
+def is_utf8(head: bytes) -> bool:
+    """Return whether data is UTF-8 (or ASCII) apart from a few stray bytes. `head` may end within a character."""
+    text = head.decode("utf-8", "replace")
+    invalid = text.count("\ufffd") - head.count("\ufffd".encode())
+    characters = sum(char > "\x7f" for char in text)
+    return 2 * invalid <= characters or invalid <= 1
+
+
 def _control_share(head: bytes) -> float:
     """Return the share of bytes that are control characters that text does not use."""
     return (len(head) - len(head.translate(None, _CONTROLS))) / len(head) if head else 0.0

@@ -21,12 +21,13 @@ import pytest
 
 from gpt_core import __version__, gradcheck
 from gpt_core.config.presets import preset
-from gpt_core.config.settings import Settings
+from gpt_core.config.resolve import resolve
 from gpt_core.errors import SaveError
 from gpt_core.training.request import RunRequest
 from gpt_tui.app import launch
 from gpt_tui.cli import generate, train
 from gpt_tui.cli import main as cli
+from gpt_tui.cli.options import PREFERENCES
 from tests.program import PROGRAM, TIMEOUT_S, Terminal, environment, run_program, tiny, write_texts
 
 COMMANDS = ("train", "generate", "evaluate", "chat", "verify", "gradcheck", "tokenize", "config")
@@ -134,6 +135,8 @@ def test_version_prints_the_package_version(capsys: pytest.CaptureFixture[str]) 
         (["--train-only", "--set", "batchsize=3"], "did you mean batch_size?"),
         (["--train-only", "--set", "batch_size"], "expected KEY=VALUE"),
         (["--train-only", "--set", "batch_size=0"], "batch_size: got 0, expected a whole number of at least 1"),
+        (["--train-only", "--set", "lr=0.01"], "unknown setting 'lr': did you mean learning_rate?"),
+        (["--train-only", "--set", "n_layer=2"], "did you mean layers?"),
         (["--train-only", "--seed", "x"], "seed: got 'x', expected a whole number"),
         (["--train-only", "--max-steps", "-1"], "max_steps: got -1"),
         (["--train-only", "--config", "nowhere.toml"], "nowhere.toml: No such file"),
@@ -343,12 +346,12 @@ def test_the_output_of_config_is_a_config_file_with_the_same_settings(
     assert "# model: custom" in printed
     assert "preset" not in values  # the shape is not that of micro
     expected = msgspec.structs.replace(preset("micro"), layers=3, seed=5, models_dir=str(Path.cwd() / 'a "b"'))
-    assert msgspec.convert(values, Settings) == expected
+    (empty_folder / "run.toml").write_text(printed)
+    assert resolve(config_file=Path("run.toml"), foreign=PREFERENCES).settings == expected
     assert "layers = 3" in printed
     assert "[--set]" in next(line for line in printed.splitlines() if line.startswith("layers ="))
     assert "[--seed]" in next(line for line in printed.splitlines() if line.startswith("seed ="))
     assert "[preset micro]" in next(line for line in printed.splitlines() if line.startswith("d_model ="))
-    (empty_folder / "run.toml").write_text(printed)
     assert cli.main(["config", "--config", "run.toml"]) == 0
     again = tomllib.loads(capsys.readouterr().out)
     assert again == values | {"keys": {}}
@@ -387,6 +390,12 @@ def test_verify_reports_valid_and_damaged_files(program: Callable[..., Result], 
     assert "OK, latest, step 6" in lines[0]
     assert "damaged.safetensors is damaged" in lines[1]
     assert "nowhere: No such file" in lines[2]
+    (tmp_path / "notes.txt").write_text("no checkpoint")
+    other = program("verify", "notes.txt", cwd=tmp_path)
+    assert (other.returncode, other.stdout) == (
+        1,
+        "notes.txt: is not a checkpoint; name files that end in .safetensors\n",
+    )
 
 
 # -- gradcheck
@@ -423,9 +432,13 @@ def test_tokenize_reports_counts_and_an_exact_round_trip(program: Callable[..., 
     assert (found["bytes"], found["round_trip"], found["vocab_size"]) == (256 * 3 + 350, True, 300)
     assert found["bytes_per_token"] == pytest.approx(found["bytes"] / found["tokens"])
     assert 256 * 3 < found["tokens"] < found["bytes"]
+    assert found["tokenizer_from"] == "data/raw/train.en"
+    plain = program("tokenize", "odd.bin", *tiny("allow_binary=true")).stdout
+    assert plain.startswith("odd.bin, with the tokenizer trained on data/raw/train.en\n")
     model = ("--model", "models/ckpt_latest.safetensors")
     by_model = program("tokenize", "odd.bin", "--json", *model, "--set", "allow_binary=true")
     assert json.loads(by_model.stdout)["tokens"] == found["tokens"]
+    assert json.loads(by_model.stdout)["tokenizer_from"] == "models/ckpt_latest.safetensors"
 
 
 def test_tokenize_refuses_a_file_that_is_not_text_in_one_line(program: Callable[..., Result], trained: Path) -> None:
@@ -687,6 +700,20 @@ def test_evaluate_in_another_folder_refuses_its_text_and_names_both(
     eval_file = str(trained / "data/test/eval.en")
     run = program("evaluate", "--models-dir", folder, "--eval-file", eval_file, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
+
+
+def test_evaluate_where_the_text_of_the_run_is_missing_says_how_to_name_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "buch.txt").write_text("The cat sat on the mat.\n\n" * 60)
+    first = run_program("--train-only", *tiny(), "--train-file", "buch.txt", "--max-steps", "2", "--models-dir", "m",
+                        cwd=folder)  # fmt: skip
+    assert first.returncode == 0, first.stderr
+    run = run_program("evaluate", "--models-dir", "run/m", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "cannot read the text buch.txt: No such file" in run.stderr
+    assert "it is the text of the run of run/m/" in run.stderr
+    assert "name a text with --eval-file" in run.stderr
 
 
 def test_evaluate_refuses_a_text_that_has_changed_since_the_run(trained: Path, tmp_path: Path) -> None:

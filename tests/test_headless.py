@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -163,10 +164,57 @@ def test_a_resume_with_another_eval_text_says_that_a_new_best_begins(folder: Pat
     assert "best " in next(line for line in run.stdout.splitlines() if line.startswith("eval at step 15"))
 
 
+def test_the_summary_of_a_resume_with_another_eval_text_has_no_score_of_the_old_one(folder: Path) -> None:
+    run_program("--train-only", "--max-steps", "10", *tiny("eval_every_steps=5"), cwd=folder)
+    (folder / "other.en").write_text("zqxj vkwq jjxz qqkv wvzx.\n\n" * 20)
+    run = run_program("--train-only", "--resume", "--max-steps", "10", "--eval-file", "other.en", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    summary = next(line for line in run.stdout.splitlines() if line.startswith("finished: "))
+    assert "eval loss" not in summary
+
+
+def test_a_run_without_an_eval_file_says_that_it_is_evaluated_on_the_held_out_end_of_its_text(folder: Path) -> None:
+    shutil.rmtree(folder / "data")
+    (folder / "buch.txt").write_text("Über allen Gipfeln ist Ruh, in allen Wipfeln.\n\n" * 60, encoding="utf-8")
+    run = run_program("--train-only", "--max-steps", "1", *tiny(), "--train-file", "buch.txt", cwd=folder)
+    assert re.search(
+        r"^text buch.txt: .* tokens, evaluated on its last .* tokens, which are held out", run.stdout, re.M
+    )
+    assert "finished: 1 step in" in run.stdout
+
+
+def test_a_text_that_is_not_utf8_is_named_with_the_command_that_converts_it(folder: Path) -> None:
+    (folder / "alt.txt").write_bytes("Über der Brücke läuten die Glocken für Jörg.\n\n".encode("latin-1") * 60)
+    run = run_program("--train-only", "--max-steps", "1", *tiny(), "--train-file", "alt.txt", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert "gpt-tui: alt.txt is not UTF-8: " in run.stderr
+    assert "iconv -f LATIN1 -t UTF-8" in run.stderr
+
+
+def test_a_run_whose_epochs_end_within_the_warm_up_says_how_to_reach_the_full_rate(folder: Path) -> None:
+    limits = tiny("max_epochs=1", "warmup_steps=500")
+    run = run_program("--train-only", *limits, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert "a short run: 1 epochs are " in run.stderr
+    assert "add --set warmup_steps=" in run.stderr
+    assert "or gpt-tui --train-only --resume" in run.stdout
+
+
+def test_a_resume_of_a_finished_run_says_which_limit_it_raises(folder: Path) -> None:
+    run_program("--train-only", *tiny("max_epochs=1", "warmup_steps=1"), cwd=folder)
+    more = run_program("--train-only", "--resume", cwd=folder)
+    assert "gpt-tui: the run had reached max_epochs=1: max_epochs is now 2; set it with" in more.stderr
+    named = run_program("--train-only", "--resume", "--set", "max_epochs=5", cwd=folder)
+    assert "had reached" not in named.stderr
+    run_program("--train-only", "--max-steps", "5", *tiny(), "--models-dir", "other", cwd=folder)
+    lifted = run_program("--train-only", "--resume", "--models-dir", "other", cwd=folder)
+    assert "the run had reached max_steps=5: it is lifted; set it with --set max_steps=N" in lifted.stderr
+
+
 def test_a_resume_of_a_finished_run_without_a_larger_limit_says_how_to_give_it_more(folder: Path) -> None:
     run_program("--train-only", "--max-steps", "5", *tiny(), cwd=folder)
     same = run_program("--train-only", "--resume", "--max-steps", "5", cwd=folder)
-    assert "no step left to train; to train longer, resume with a larger max_steps" in same.stdout
+    assert "no step left to train (max_steps is 5); to train longer, resume with a larger max_steps" in same.stdout
     more = run_program("--train-only", "--resume", "--max-steps", "8", cwd=folder)
     assert "finished: 8 steps" in more.stdout
 

@@ -31,6 +31,15 @@ _BOOLEAN_WORDS = {
 _MAX_LISTED_NAMES = 10
 
 
+OTHER_NAMES = {
+    "lr": LEARNING_RATE, "epochs": "max_epochs", "num_epochs": "max_epochs", "steps": "max_steps",
+    "max_iters": "max_steps", "batch": "batch_size", "block_size": "seq_len", "context_length": "seq_len",
+    "n_ctx": "seq_len", "n_layer": "layers", "num_layers": "layers", "n_head": "num_heads", "heads": "num_heads",
+    "n_embd": "d_model", "eval_interval": "eval_every_steps", "warmup_iters": "warmup_steps",
+}  # fmt: skip
+"""Names that other programs give to the settings, for the hint of an unknown one."""
+
+
 class Field(NamedTuple):
     """Type with bounds, description and group of one setting, and the function that lists all values it may have.
 
@@ -186,7 +195,8 @@ def expected(key: str) -> str:
 def unknown_name(what: str, got: object, known: Iterable[str]) -> str:
     """Return the error message for an unknown name, with the closest known one."""
     names = list(known)
-    near = closest(got, names)
+    near = OTHER_NAMES.get(str(got).lower().replace("-", "_"), "")
+    near = near if near in names else closest(got, names)
     hint = f"did you mean {near}?" if near else "expected one of " + ", ".join(names)
     if not near and len(names) > _MAX_LISTED_NAMES:
         hint = "`gpt-tui config` lists them"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpt_core import files
 from gpt_core.errors import CorpusError
-from gpt_core.file_kinds import HEAD_BYTES, NotText, not_text
+from gpt_core.file_kinds import HEAD_BYTES, NotText, is_utf8, not_text
 from gpt_core.progress import Progress, ignore_progress
 
 PACKAGE = Path(__file__).resolve().parents[1]  # an installed one holds the shipped text in data/
@@ -199,6 +199,21 @@ def require_plain_text(path: Path) -> None:
             f"{path} is not plain text: got {found.kind}, expected UTF-8; {found.remedy}, or use its bytes as "
             "they are with --set allow_binary=true"
         )
+
+
+def encoding_note(path: Path) -> str:
+    """Return a line that says how to convert a text of another encoding; "" for UTF-8 and for what cannot be read."""
+    try:
+        with files.open_regular(path) as file:
+            head = file.read(HEAD_BYTES) or b""
+    except OSError:
+        return ""
+    if is_utf8(head):
+        return ""
+    return (
+        f"{path} is not UTF-8: it is trained on as it is, but its accented or non-Latin letters are shown as \ufffd; "
+        "convert it first (`iconv -f LATIN1 -t UTF-8`; for Chinese `iconv -f GB18030 -t UTF-8`)"
+    )
 
 
 def _kind(path: Path) -> NotText | None:

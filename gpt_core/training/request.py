@@ -55,6 +55,7 @@ class RunRequest:
         changes: Settings that override the saved ones where `as_saved` applies.
         overwrite: Replace the checkpoints of another run in the folder.
         passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
+        raised: One line per limit that the run to resume had reached and that was raised for it.
         loaded: The checkpoint that was read from `resume`, so that it is read once.
     """
 
@@ -65,6 +66,7 @@ class RunRequest:
     changes: Mapping[str, object] = field(default_factory=dict)
     overwrite: bool = False
     passed_over: tuple[str, ...] = ()
+    raised: tuple[str, ...] = ()
     loaded: LoadedCheckpoint = field(default_factory=LoadedCheckpoint, compare=False, repr=False)
 
     def located(self) -> RunRequest:
@@ -132,7 +134,7 @@ def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, o
         resolved = overrides.apply_to(base, checkpoint.preset)
         request = RunRequest(
             resolved.settings, resolved.preset, checkpoint.path, overwrite=overwrite, passed_over=passed_over,
-            loaded=LoadedCheckpoint(checkpoint),
+            loaded=LoadedCheckpoint(checkpoint), raised=raised_lines(checkpoint, resolved.settings),
         )  # fmt: skip
     for name in filter(None, (request.settings.train_file, request.settings.eval_file)):
         require_text(Path(name))
@@ -160,6 +162,17 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
 def settings_to_resume(checkpoint: Checkpoint, **here: object) -> Settings:
     """Return the settings saved in a checkpoint, with raised limits where the run has reached them, and with `here`."""
     return msgspec.structs.replace(checkpoint.settings, **(raised_limits(checkpoint) | here))
+
+
+def raised_lines(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
+    """Return a line per limit that the run had reached and that `settings` have as `raised_limits` gives it."""
+    lines = []
+    for name, limit in raised_limits(checkpoint).items():
+        reached = getattr(checkpoint.settings, name)
+        if getattr(settings, name) == limit:
+            what = f"{name} is now {limit}" if limit else "it is lifted"
+            lines.append(f"the run had reached {name}={reached:g}: {what}; set it with --set {name}=N")
+    return tuple(lines)
 
 
 def raised_limits(checkpoint: Checkpoint | CheckpointInfo) -> dict[str, int | float]:

@@ -12,14 +12,21 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.presets import shape_name
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError
+from gpt_core.errors import CheckpointError, CorpusError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, same_eval_text
 from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.optim import create_optimizer
 from gpt_core.progress import Progress, ignore_progress
-from gpt_core.text.corpus import find_eval_text, find_training_text, require_plain_text, text_sha256, unused_texts_note
+from gpt_core.text.corpus import (
+    encoding_note,
+    find_eval_text,
+    find_training_text,
+    require_plain_text,
+    text_sha256,
+    unused_texts_note,
+)
 from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.documents import first_lines
 from gpt_core.text.first_words import first_words
@@ -171,8 +178,10 @@ def text_files(settings: Settings) -> tuple[Path, Path | None]:
 
 
 def text_note(settings: Settings, train_file: Path) -> str:
-    """Return a line about texts under `data/` that are not used where no training text is named, else ""."""
-    return "" if settings.train_file else unused_texts_note(train_file)
+    """Return a line about texts under `data/` that are not used, and one about a text that is not UTF-8; else ""."""
+    unused = "" if settings.train_file else unused_texts_note(train_file)
+    named = (train_file, *([Path(settings.eval_file)] if settings.eval_file else []))
+    return "; ".join(filter(None, (unused, *map(encoding_note, named))))
 
 
 def open_texts(
@@ -214,7 +223,13 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
         raise CheckpointError(f"{name} is of a self-test, which has no eval text; name a text with --eval-file")
     train_file, eval_file = text_files(settings)
     file = eval_file or train_file
-    text = load_tokens(file, model.tokenizer, settings.document, progress=progress)
+    try:
+        text = load_tokens(file, model.tokenizer, settings.document, progress=progress)
+    except CorpusError as error:
+        raise CorpusError(
+            f"{str(error).removesuffix('; name a text file')}; it is the text of the run of {name}: run the command "
+            "in the folder of that run, or name a text with --eval-file"
+        ) from None
     if eval_file is None:
         text = split_held_out(text, settings.val_frac)[1]
     expected, found, hashed = model.eval_sha256, text.sha256, file

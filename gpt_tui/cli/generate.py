@@ -10,6 +10,7 @@ from typing import IO
 
 from gpt_core.errors import ConfigError
 from gpt_core.file_kinds import HEAD_BYTES, not_text
+from gpt_core.files import reason
 from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.home import expand_home
@@ -59,14 +60,18 @@ def requested_prompt(options: Namespace) -> str:
     """Return the prompt: the argument, or the text of standard input for `-`, or of the file of `--prompt-file`.
 
     Raises:
-        ConfigError: There is no prompt, there are two, or what was read is not text.
-        OSError: The file cannot be read.
+        ConfigError: There is no prompt, there are two, the file cannot be read, or what was read is not text.
     """
     if options.prompt is not None and options.prompt_file is not None:
         raise ConfigError("got PROMPT and --prompt-file, expected one of them")
     if options.prompt_file is not None and options.prompt_file != STANDARD_INPUT:
-        with expand_home(options.prompt_file).open("rb") as file:
-            return prompt_of(file, options.prompt_file)
+        try:
+            with expand_home(options.prompt_file).open("rb") as file:
+                return prompt_of(file, options.prompt_file)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            raise ConfigError(
+                f"--prompt-file: cannot read {options.prompt_file}: {reason(error)}; name a text file"
+            ) from None
     if options.prompt_file == STANDARD_INPUT or options.prompt == STANDARD_INPUT:
         if sys.stdin is None:
             raise ConfigError("PROMPT: got -, but standard input is closed; use --prompt-file FILE")

@@ -62,9 +62,16 @@ def verify(options: Namespace) -> int:
             scores = f", {scores_text(info.scores)}" if info.scores else ""
             print(one_line(f"{name}: OK, {info.kind}, step {integer(info.step)}{scores}, {size(info.size)}"))
         except GptError as error:
-            print(one_line(str(error) if printable(name) in str(error) else f"{name}: {error}", 1000))
+            print(one_line(why_invalid(name, error), 1000))
             code = EXIT_FAILED
     return code
+
+
+def why_invalid(name: str, error: GptError) -> str:
+    """Return a line with the name of a file that is no valid checkpoint, and the reason."""
+    if Path(name).suffix != ".safetensors" and typed_path(name).is_file():
+        return f"{name}: is not a checkpoint; name files that end in .safetensors"
+    return str(error) if printable(name) in str(error) else f"{name}: {error}"
 
 
 def gradcheck(options: Namespace) -> int:
@@ -92,7 +99,10 @@ def gradcheck(options: Namespace) -> int:
 
 
 class Tokenization(msgspec.Struct, frozen=True):
-    """Result of `gpt-tui tokenize`; `mb_per_s` is the speed of encoding in 10^6 bytes per second."""
+    """Result of `gpt-tui tokenize`; `mb_per_s` is the speed of encoding in 10^6 bytes per second.
+
+    `tokenizer_from` is the checkpoint of the tokenizer, or the text that it was trained on.
+    """
 
     file: str
     bytes: int
@@ -101,6 +111,7 @@ class Tokenization(msgspec.Struct, frozen=True):
     round_trip: bool
     mb_per_s: float
     vocab_size: int
+    tokenizer_from: str
 
 
 def tokenize(options: Namespace) -> int:
@@ -110,18 +121,21 @@ def tokenize(options: Namespace) -> int:
     model = load_bundle(typed_path(options.model, "--model")) if options.model is not None else None
     if not (settings.allow_binary or (model and model.settings.allow_binary)):
         require_plain_text(file)
-    found = tokenized(file, model.tokenizer if model else tokenizer_of(settings))
+    tokenizer, origin = (model.tokenizer, model.path or "") if model else tokenizer_of(settings)
+    found = tokenized(file, tokenizer, str(origin))
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
+        trained = "of" if model else "trained on"
+        print(one_line(f"{file}, with the tokenizer {trained} {origin}", 1000))
         print(f"{integer(found.bytes)} bytes, {integer(found.tokens)} tokens, vocabulary {integer(found.vocab_size)}")
         print(f"{found.bytes_per_token:.3f} bytes per token, encoded at {short(found.mb_per_s)} MB/s")
         print("round trip: identical" if found.round_trip else "round trip: DIFFERENT bytes")
     return EXIT_OK if found.round_trip else EXIT_FAILED
 
 
-def tokenized(file: Path, tokenizer: Tokenizer) -> Tokenization:
-    """Encode and decode a file block by block, in bounded memory. Raises CorpusError."""
+def tokenized(file: Path, tokenizer: Tokenizer, origin: str) -> Tokenization:
+    """Encode and decode a file block by block, in bounded memory. `origin`: see `Tokenization`. Raises CorpusError."""
     total, tokens, same, seconds = 0, 0, True, 0.0
     for block in text_blocks(file):
         started = time.perf_counter()
@@ -131,17 +145,18 @@ def tokenized(file: Path, tokenizer: Tokenizer) -> Tokenization:
         same = same and tokenizer.decode(ids.tolist()) == block
     bytes_per_token = total / tokens if tokens else 0.0
     mb_per_s = total / seconds / 1e6 if seconds else 0.0
-    return Tokenization(str(file), total, tokens, bytes_per_token, same, mb_per_s, tokenizer.vocab_size)
+    return Tokenization(str(file), total, tokens, bytes_per_token, same, mb_per_s, tokenizer.vocab_size, origin)
 
 
-def tokenizer_of(settings: Settings) -> Tokenizer:
-    """Return the tokenizer that the settings give for the training text."""
+def tokenizer_of(settings: Settings) -> tuple[Tokenizer, Path]:
+    """Return the tokenizer that the settings give for the training text, and that text."""
     text, _ = text_files(settings)
     report_unused_texts(settings)
     with ProgressLine() as waiting:
-        return load_or_train_tokenizer(
+        tokenizer = load_or_train_tokenizer(
             text, settings.vocab_size, settings.tokenizer, settings.document, progress=waiting
         )
+    return tokenizer, text
 
 
 class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):

@@ -107,7 +107,11 @@ def started_details(event: RunStarted) -> str:
     """Return the text, the steps, the threads and the number format of a run."""
     name = event.train_file or "the first lines"
     threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
-    scored = f", evaluated on {event.eval_file}" if event.eval_file else ""
+    scored = ""
+    if event.eval_file == event.train_file and event.eval_file:
+        scored = f", evaluated on its last {short(event.eval_tokens)} tokens, which are held out"
+    elif event.eval_file:
+        scored = f", evaluated on {event.eval_file}"
     if event.eval_part_tokens:
         part, tokens = short(event.eval_part_tokens), short(event.eval_tokens)
         scored += f" ({part} of its {tokens} tokens; all after each epoch and at the end)"

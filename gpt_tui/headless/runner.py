@@ -6,6 +6,7 @@ terminal chat, so that the memorized lines can be tried.
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
@@ -54,7 +55,7 @@ def run_headless(request: RunRequest, *, as_json: bool) -> int:
     with RunSignals() as signals:
         with closing(reporter_for(as_json, lambda: signals.stopped_by is not None)) as reporter:
             trainer = open_trainer(request, reporter, signals)
-            for warning in trainer.run.warnings:
+            for warning in (*trainer.run.warnings, *request.raised, *warmup_note(trainer)):
                 say(sys.stderr, f"gpt-tui: {warning}")
             try:
                 history = follow(trainer, reporter)
@@ -86,6 +87,19 @@ def open_trainer(request: RunRequest, reporter: Reporter, signals: RunSignals) -
             say(sys.stderr, f"gpt-tui: stopped before training: all files in {models_dir} were kept")
         raise
     return trainer
+
+
+def warmup_note(trainer: Trainer) -> list[str]:
+    """Return a line if all epochs of a new run are fewer steps than the warm-up, as with a text of a few kilobytes."""
+    settings = trainer.settings
+    steps = settings.max_epochs * math.ceil(trainer.run.windows.windows_per_epoch / settings.batch_size)
+    if settings.overfit_tiny or settings.max_steps or trainer.step or not 0 < steps < settings.warmup_steps:
+        return []
+    return [
+        f"a short run: {settings.max_epochs} epochs are {integer(steps)} steps, and the learning rate rises for "
+        f"warmup_steps={settings.warmup_steps}; to reach the full rate, add --set warmup_steps={max(steps // 10, 1)}, "
+        f"or --set max_epochs={settings.max_epochs * math.ceil(4 * settings.warmup_steps / steps)} for a longer run"
+    ]
 
 
 def follow(trainer: Trainer, reporter: Reporter) -> RunState:
@@ -141,13 +155,12 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     """Print the result of the run, where it is saved, and the next commands."""
     if history.finished is None:
         return
-    reached = [f"{integer(history.step)} steps in {duration(history.elapsed_s)}"]
+    reached = [f"{integer(history.step)} step{'s' * (history.step != 1)} in {duration(history.elapsed_s)}"]
     if history.last is not None:
         reached.append(f"train loss {nats(history.curve.smoothed)}")
     if (full := history.full_evaluation) is not None and full.step == history.step:
         reached.append(full_scores(full))
-    elif history.evaluation is not None:
-        score = history.evaluation
+    elif (score := history.evaluation) is not None and not is_of_earlier_text(history):
         reached.append(
             f"eval loss {nats(score.loss)}, {fixed(score.bits_per_byte)} bits per byte, "
             f"accuracy {percent(score.accuracy)}"
@@ -169,6 +182,12 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     say(stream, f"next: {next_commands(history.finished, settings, models_dir)}")
 
 
+def is_of_earlier_text(history: RunState) -> bool:
+    """Return whether the latest evaluation is from before a resume that began a new best score."""
+    started, score = history.started, history.evaluation
+    return bool(started and started.best_restarted and score and score.step <= started.step)
+
+
 def next_commands(finished: RunFinished, settings: Settings, models_dir: str) -> str:
     """Return the commands that make sense after a run whose checkpoints are in `models_dir`."""
     folder = "" if models_dir == Settings().models_dir else f" --models-dir {shlex.quote(models_dir)}"
@@ -176,7 +195,7 @@ def next_commands(finished: RunFinished, settings: Settings, models_dir: str) ->
         prompt = shlex.quote(one_line(settings.sample_prompt))
         if settings.sample_prompt.startswith("-"):
             prompt = f"-- {prompt}"
-        return f"gpt-tui generate{folder} {prompt}, gpt-tui chat{folder}, or gpt-tui --resume{folder}"
+        return f"gpt-tui generate{folder} {prompt}, gpt-tui chat{folder}, or gpt-tui --train-only --resume{folder}"
     good = finished.good_checkpoint
     start = f"gpt-tui --train-only --resume {shlex.quote(good)}" if good else "repeat the command with --overwrite"
     return f"{start}{folder if good else ''} {tenth_of_rates(settings)}"

@@ -406,7 +406,8 @@ def no_step_left(run: RunState) -> str:
     finished, started = run.finished, run.started
     if finished is None or started is None or finished.step != started.step or finished.reason not in MORE:
         return ""
-    return f"no step left to train; to train longer, resume with {MORE[finished.reason]}"
+    limit = f" (max_steps is {integer(started.max_steps)})" if finished.reason == "max_steps" else ""
+    return f"no step left to train{limit}; to train longer, resume with {MORE[finished.reason]}"
 
 
 def is_unsaved(run: RunState, models_dir: str) -> bool:
