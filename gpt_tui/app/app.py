@@ -361,7 +361,8 @@ class GptApp(App[None]):
         if isinstance(event, events.Key) and not event.is_forwarded and (others := other_names(event.key)):
             bound = self.screen.active_bindings
             if event.key not in bound:
-                event.key = next((name for name in others if name in bound), others[0])
+                other = event.key if event.key.isascii() else others[0]  # not bound: it may be an answer of a dialog
+                event.key = next((name for name in others if name in bound), other)
         await super().on_event(event)
 
     def on_key(self, event: events.Key) -> None:

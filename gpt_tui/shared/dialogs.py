@@ -67,7 +67,7 @@ class ChoiceScreen(Dialog[str]):
             self.focus_previous()
         elif event.key in ("down", "right"):
             self.focus_next()
-        elif chosen := next((choice for choice in self._choices if choice.key == event.key), None):
+        elif chosen := next((choice for choice in self._choices if choice.key == event.key.lower()), None):
             self.dismiss(chosen.value)
         else:
             return
