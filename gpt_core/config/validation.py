@@ -132,12 +132,20 @@ def checked(key: str, value: object, source: str = "") -> object:
         accepted = None
     choices = fields()[key].choices()
     if accepted is None or (choices and accepted not in choices):
-        near = closest(value, choices) if choices else ""
+        near = closest(value, choices) if choices else _with_decimal_point(key, value)
         hint = f"; did you mean {near}?" if near else ""
         raise ConfigError(f"{key}: got {shown(value)}, expected {expected(key)}{hint}{where}")
     if isinstance(accepted, str) and not _is_storable(accepted):
         raise ConfigError(f"{key}: got {shown(value)}, expected valid UTF-8 text without NUL characters{where}")
     return _with_home(key, accepted, where) if key in PATHS and isinstance(accepted, str) else accepted
+
+
+def _with_decimal_point(key: str, value: object) -> str:
+    """Return a number typed with a decimal comma as it is expected, "" for anything else."""
+    if not isinstance(value, str) or not isinstance(fields()[key].kind, inspect.FloatType):
+        return ""
+    word = value.strip().replace(",", ".")
+    return word if word != value.strip() and isinstance(parsed(key, word), float) else ""
 
 
 def _with_home(key: str, path: str, where: str) -> str:
@@ -187,9 +195,18 @@ def expected(key: str) -> str:
         return "text that is not empty" if kind.min_length else "text"
     assert isinstance(kind, inspect.IntType | inspect.FloatType)
     words = ((kind.ge, "at least"), (kind.gt, "more than"), (kind.le, "at most"), (kind.lt, "less than"))
-    bounds = " and ".join(f"{word} {bound:g}" if abs(bound) < 1e5 else f"{word} {bound}"
-                          for bound, word in words if bound is not None)  # fmt: skip
+    bounds = " and ".join(f"{word} {_bound(bound)}" for bound, word in words if bound is not None)
     return ("a whole number of " if isinstance(kind, inspect.IntType) else "a number of ") + bounds
+
+
+def _bound(bound: float) -> str:
+    """Return a bound as text; the largest ones as a power of two."""
+    if abs(bound) < 1e5:
+        return f"{bound:g}"
+    for add, minus in ((0, ""), (1, " - 1")):
+        if (power := int(bound) + add) >= 1 << 30 and power.bit_count() == 1:
+            return f"2^{power.bit_length() - 1}{minus}"
+    return str(bound)
 
 
 def unknown_name(what: str, got: object, known: Iterable[str]) -> str:

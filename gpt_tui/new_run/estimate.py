@@ -72,7 +72,7 @@ def ready_note(problems: int, *, asks: bool) -> str:
     """Return whether the run can start."""
     if problems:
         return f"✗ {problems} invalid field{'s' * (problems != 1)}"
-    return "• ready, asks first" if asks else "✓ ready to start"
+    return "• ready; Start asks first" if asks else "✓ ready to start"
 
 
 def estimate_rows(estimate: RunEstimate) -> list[Row]:

@@ -135,6 +135,14 @@ def changed(texts: Mapping[str, str], preset_name: str) -> frozenset[str]:
     )  # fmt: skip
 
 
+def changed_note(texts: Mapping[str, str], preset_name: str) -> str:
+    """Return how many settings differ from the preset, "" for none; a rate shared by all groups counts once."""
+    differing = changed(texts, preset_name)
+    shared = LEARNING_RATE in differing and texts[LEARNING_RATE]
+    n = len(differing - (set(GROUP_RATES) if shared else {LEARNING_RATE}))
+    return f"• {n} changed from {preset_name}" if differing else ""
+
+
 def named_preset(settings: Settings, preset_name: str) -> str:
     """Return the name of the preset if the model has its shape, else ""."""
     return preset_name if settings.shape == preset(preset_name).shape else ""

@@ -124,11 +124,11 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         return next((id.removeprefix("setting-") for id in ids if id.startswith("setting-")), "")
 
     def fill(self, texts: Mapping[str, str]) -> None:
-        """Replace the texts of all fields."""
-        self._texts = dict(texts)
+        """Replace the texts that differ. The other fields keep what is being typed into them."""
+        before, self._texts = self._texts, dict(texts)
         for field in self._fields:
-            if field is not PRESET and (box := self._field(field.name)).value != texts[field.name]:
-                box.value = texts[field.name]
+            if field is not PRESET and texts[field.name] != before[field.name]:
+                self._field(field.name).value = texts[field.name]
 
     def mark(self, invalid: Set[str], changed: Set[str]) -> None:
         """Mark invalid and changed fields."""
@@ -139,7 +139,7 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
     def _typed(self, message: Input.Changed | Select.Changed) -> None:
         message.stop()
         name = (message.control.id or "").removeprefix("setting-")
-        text = str(message.value)
+        text = str(message.control.value)  # the message may be older than the field
         if name == PRESET.name:
             if text != self._preset_name:
                 self._preset_name = text

@@ -16,7 +16,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError
 from gpt_core.home import expand_home
 from gpt_tui.new_run.estimate import RunEstimate, existing_run_note, ready_note, same_texts
-from gpt_tui.new_run.fields import Validated, changed, explanation, named_preset, texts_of, validate, with_preset
+from gpt_tui.new_run.fields import Validated, changed, changed_note, explanation, named_preset, texts_of, validate, with_preset
 from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, save_config
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.panel import EstimatePanel, FieldPanel
@@ -135,7 +135,7 @@ class SetupScreen(Screen[SetupResult]):
         self._validated = validate(form_state.texts, path_problem)
         differing = changed(form_state.texts, form_state.preset_name)
         self.form.mark(self._validated.problems.keys(), differing)
-        self.form.border_subtitle = f"• {len(differing)} changed from {form_state.preset_name}" if differing else ""
+        self.form.border_subtitle = changed_note(form_state.texts, form_state.preset_name)
         self._show_field()
         allowed = {"begin_run", "save_config", "leave_setup"} if self._validated.settings else {"leave_setup"}
         self.query_one(ButtonRow).allow(allowed)

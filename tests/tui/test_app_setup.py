@@ -15,10 +15,11 @@ from textual.widgets import Input, Select
 from gpt_core.bench.estimate import StepTime
 from gpt_core.config.presets import preset
 from gpt_core.config.resolve import resolve
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.errors import RunExistsError
 from gpt_tui.app.app import GptApp
 from gpt_tui.new_run.estimate import existing_run_note, ready_note
+from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.panel import EstimatePanel
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.phase import Phase
@@ -109,7 +110,7 @@ async def test_chat_and_checkpoints_use_the_folder_of_the_new_run(tmp_path: Path
 async def test_an_existing_run_is_shown_before_the_start_asks(tmp_path: Path):
     saved_model(tmp_path, "latest", 1200, seed=1)
     async with set_up(tmp_path, size=(120, 40)) as bench:
-        await bench.until_seen("• ready, asks first")
+        await bench.until_seen("• ready; Start asks first")
         assert f"• {tmp_path}/"[:60] in bench.text()
         await type_in(bench, "models_dir", str(tmp_path / "new"))
         await bench.until_seen("✓ ready to start")
@@ -192,6 +193,20 @@ async def test_the_learning_rate_and_the_rates_of_the_groups_show_each_other(tmp
         await bench.until_step(1)
         settings = bench.opener.requests[0].settings
         assert (settings.attn_lr, settings.unembed_lr, settings.pos_lr) == (1e-4, 1e-4, 0.5)
+
+
+async def test_typing_faster_than_the_screen_updates_loses_nothing(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        for text in ("0", "0.0", "0.00", "0.001"):  # no pause: each message is older than the field
+            field(bench, "learning_rate").value = text
+        for text in ("3", "30", "300"):
+            field(bench, "max_steps").value = text
+        await bench.pilot.pause()
+        await bench.until_seen("• 2 changed from nano")
+        texts = bench.app.screen.query_one(SetupForm).texts
+        assert {texts[name] for name in ("learning_rate", *GROUP_RATES)} == {"0.001"}
+        assert {field(bench, name).value for name in ("learning_rate", *GROUP_RATES)} == {"0.001"}
+        assert (texts["max_steps"], field(bench, "max_steps").value) == ("300", "300")
 
 
 async def test_a_saved_config_file_starts_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

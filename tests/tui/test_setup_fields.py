@@ -25,6 +25,7 @@ from gpt_tui.new_run.fields import (
     GROUP_ORDER,
     INDEPENDENT,
     changed,
+    changed_note,
     explanation,
     named_preset,
     note,
@@ -148,6 +149,25 @@ def test_the_field_learning_rate_and_those_of_the_groups_set_each_other():
     assert with_linked(one_group | {"pos_lr": "0.0001"}, "pos_lr")["learning_rate"] == "0.0001"
     assert changed(typed, "nano") == {"learning_rate", *GROUP_RATES}
     assert texts_of(preset("mini"))["learning_rate"] == ""
+
+
+def test_a_learning_rate_for_all_groups_counts_as_one_change():
+    shared = with_linked(texts_of(NANO) | {"learning_rate": "0.01", "max_steps": "300"}, "learning_rate")
+    assert changed_note(shared, "nano") == "• 2 changed from nano"
+    assert changed_note(with_linked(texts_of(NANO) | {"mlp_lr": "0.01"}, "mlp_lr"), "nano") == "• 1 changed from nano"
+    assert changed_note(texts_of(NANO), "nano") == ""
+
+
+def test_a_decimal_comma_is_refused_with_the_number_that_was_meant():
+    problem = "learning_rate: got '0,01', expected a number of at least 0 and at most 10; did you mean 0.01?"
+    assert problems_of(learning_rate="0,01") == {"learning_rate": problem}
+    assert "did you mean" not in problems_of(learning_rate="1,2,3")["learning_rate"]
+    assert "did you mean" not in problems_of(layers="4,0")["layers"]
+
+
+def test_large_bounds_are_powers_of_two():
+    assert explanation("decay_steps", "nano")[1] == "a whole number of at least 0 and at most 2^50; nano: 4000"
+    assert explanation("seed", "nano")[1] == "a whole number of at least 0 and at most 2^63 - 1; default: 0"
 
 
 def test_every_field_is_explained_with_its_effect():
