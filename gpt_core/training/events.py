@@ -142,7 +142,7 @@ class LinesReproduced(Event, frozen=True, tag="lines_reproduced"):
 
 
 class SampleWritten(Event, frozen=True, tag="sample"):
-    """Text that continues the fixed `prompt`: before the first step, after each evaluation or self-test verdict."""
+    """Text that continues the fixed `prompt`: before the first step, after each evaluation, at the end."""
 
     step: int
     prompt: str

@@ -66,7 +66,7 @@ class Trainer:
         self._eval_text: EvalText | None = None
         if run.eval_text is not None:
             self._eval_text = eval_text_of(run.eval_text, run.windows.seq_len, run.settings)
-        self._fully_scored_step = -1
+        self._fully_scored_step = self._sampled_step = -1
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._first_step = run.state.step
@@ -298,7 +298,7 @@ class Trainer:
         yield from self._sample()
 
     def _score_at_end(self) -> Iterator[ev.AnyEvent]:
-        """Report the scores of the complete eval text, unless this step has them or a stop is requested.
+        """Report the scores of the complete eval text and a sample, unless this step has them or a stop is requested.
 
         They change nothing in the state, so that resuming the run with more steps equals a longer run.
         """
@@ -308,6 +308,8 @@ class Trainer:
         scores = yield from self._scores(text, complete=True)
         if scores is not None:
             yield full_scores(step, scores.full or scores.part)
+            if step != self._sampled_step:
+                yield from self._sample()
 
     def _check_lines(self, *, at_end: bool) -> Iterator[ev.AnyEvent]:
         """Report how many lines of the self-test are reproduced, and a sample, unless a stop is requested."""
@@ -340,6 +342,7 @@ class Trainer:
 
     def _sample(self) -> Iterator[ev.AnyEvent]:
         if (written := self._samples.write(self.state.step, lambda: self.requests.stopping)) is not None:
+            self._sampled_step = written.step
             yield written
 
     def _started(self) -> ev.RunStarted:

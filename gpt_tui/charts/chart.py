@@ -201,7 +201,8 @@ class Chart(Titled, Widget):
         plan = self._plan()
         if plan is None:
             awaited = "evaluation" if metric(self.metric).event is EvalCompleted else "step"
-            text = f"waiting for the first {awaited}".center(width)[:width]
+            missing = f"the run ended before its first {awaited}"
+            text = (missing if self.state.finished else f"waiting for the first {awaited}").center(width)[:width]
             style = self.rich_style + self.get_component_rich_style("chart--label")
             return [*[Strip.blank(width, self.rich_style)] * (height // 2), Strip([Segment(text, style)], width)]
         series, axis = plan

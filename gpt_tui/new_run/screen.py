@@ -16,7 +16,16 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError
 from gpt_core.home import expand_home
 from gpt_tui.new_run.estimate import RunEstimate, existing_run_note, ready_note, same_texts
-from gpt_tui.new_run.fields import Validated, changed, changed_note, explanation, named_preset, texts_of, validate, with_preset
+from gpt_tui.new_run.fields import (
+    Validated,
+    changed,
+    changed_note,
+    explanation,
+    named_preset,
+    texts_of,
+    validate,
+    with_preset,
+)
 from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, save_config
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.panel import EstimatePanel, FieldPanel

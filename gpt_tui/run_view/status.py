@@ -7,7 +7,7 @@ from math import isfinite
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState, best_score, latest_value, verdict, verdict_tone
+from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value, verdict, verdict_tone
 from gpt_tui.shared.formatting import (
     age,
     bar,
@@ -183,8 +183,10 @@ def early_stopping_row(state: RunState, value_width: int) -> Row:
 
 
 def first_evaluation_row(state: RunState, value_width: int) -> Row:
-    """Return the step of the first evaluation."""
+    """Return the step of the first evaluation, if the settings of the run are known."""
     started = state.started
+    if state.limits == NO_LIMITS:
+        return Row("no evaluation yet", "")
     every = state.limits.eval_every_steps or (started.steps_per_epoch if started and started.kind == "train" else 0)
     if not every:
         return Row("no evaluation yet", "")

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core import files
-from gpt_core.training.events import EvalCompleted, RunFinished, RunStarted, StepCompleted, from_json_lines
+from gpt_core.training.events import (
+    EvalCompleted,
+    FullEvalCompleted,
+    RunFinished,
+    RunStarted,
+    StepCompleted,
+    from_json_lines,
+)
 from gpt_core.training.metrics_log import MAX_LINE_BYTES
 from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState, advance_all
 
@@ -18,7 +25,7 @@ READ_BYTES = 1 << 17
 SCAN_BYTES = 1 << 19  # per read of a summary
 END_BYTES = 1 << 16  # of the end of a log, from which its last step is read before the rest is scanned
 FINGERPRINT_BYTES = 64  # of the last bytes read, by which a replaced file is detected
-RARE_EVENTS = tuple(b'{"event":"%s"' % name for name in (b"started", b"eval", b"finished"))
+RARE_EVENTS = tuple(b'{"event":"%s"' % name for name in (b"started", b"eval", b"full_eval", b"finished"))
 STEP_EVENT = b'{"event":"step"'
 
 
@@ -90,7 +97,7 @@ class BestScores(NamedTuple):
     accuracy: float = -1.0
     bits_per_byte: float = math.inf
 
-    def with_evaluation(self, event: EvalCompleted) -> BestScores:
+    def with_evaluation(self, event: EvalCompleted | FullEvalCompleted) -> BestScores:
         """Return the best values after one more evaluation."""
         return BestScores(
             min(self.loss, event.loss),
@@ -114,15 +121,22 @@ class LogSummary:
     started: RunStarted | None = None
     last: StepCompleted | None = None
     best: BestScores = NO_SCORES
+    full: BestScores = NO_SCORES
     finished: RunFinished | None = None
     is_complete: bool = False
+
+    @property
+    def scores(self) -> BestScores:
+        """The best scores; those of the complete eval text if the run ended before its first evaluation."""
+        return self.full if self.best == NO_SCORES else self.best
 
     def scan(self, max_chunks: int = 1) -> None:
         """Scan new lines: all rare events, and the last of the steps. Raises OSError."""
         for _ in range(max_chunks):
             chunk = self.tail.read(SCAN_BYTES)
             if chunk.restarted:
-                self.started, self.last, self.best, self.finished = None, None, NO_SCORES, None
+                self.started, self.last, self.finished = None, None, None
+                self.best = self.full = NO_SCORES
             self._take(chunk.lines)
             self.is_complete = chunk.at_end
             if self.is_complete:
@@ -138,6 +152,8 @@ class LogSummary:
                     self.last = event
                 case EvalCompleted() if math.isfinite(event.bits_per_byte):
                     self.best = self.best.with_evaluation(event)
+                case FullEvalCompleted() if math.isfinite(event.bits_per_byte):
+                    self.full = self.full.with_evaluation(event)
                 case RunFinished():
                     self.finished = event
 

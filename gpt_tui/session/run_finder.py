@@ -157,7 +157,7 @@ class RunFinder:
         last = summary.last
         return RunInfo(
             folder, run_status(summary, holder), summary.started, last.step if last else 0,
-            last.loss if last else math.nan, summary.best, last.elapsed_s if last else 0.0,
+            last.loss if last else math.nan, summary.scores, last.elapsed_s if last else 0.0,
             last.tokens_per_s if last else math.nan, summary.tail.updated_at, pid, place,
             self._facts_of(folder),
         )  # fmt: skip

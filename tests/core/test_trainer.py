@@ -296,9 +296,21 @@ def test_a_run_that_ends_by_max_steps_saves_as_a_stop_does(tmp_path: Path) -> No
     events = [
         event for event in train(tiny_settings(tmp_path, max_steps=3)) if not isinstance(event, ev.EvalProgressed)
     ]
-    assert events[-3] == ev.CheckpointSaved("latest", str(tmp_path / LATEST), 3)
-    assert isinstance(events[-2], ev.FullEvalCompleted)
+    kinds = (ev.CheckpointSaved, ev.FullEvalCompleted, ev.SampleWritten, ev.RunFinished)
+    assert [type(event) for event in events[-4:]] == list(kinds)
+    assert events[-4] == ev.CheckpointSaved("latest", str(tmp_path / LATEST), 3)
     assert events[-1] == ev.RunFinished("max_steps", 3)
+
+
+def test_a_run_ends_with_a_sample_but_never_with_a_second_one_of_its_step(tmp_path: Path) -> None:
+    def steps_of_samples(folder: str, **changes: object) -> list[int]:
+        (tmp_path / folder).mkdir()
+        settings = tiny_settings(tmp_path / folder, max_steps=3, sample_tokens=4, **changes)
+        return [event.step for event in of_kind(train(settings), ev.SampleWritten)]
+
+    assert steps_of_samples("unscored", eval_every_steps=0) == [0, 3]
+    assert steps_of_samples("scored", eval_every_steps=3) == [0, 3]
+    assert steps_of_samples("part", eval_every_steps=3, eval_tokens=16) == [0, 3]
 
 
 def test_a_text_of_a_few_kilobytes_does_not_stop_early_with_the_default_settings(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from gpt_tui.run_view.figures import GAP, fitted_figures
 from gpt_tui.run_view.figures_line import FiguresLine
 from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState, advance
+from gpt_tui.session.run_state import NO_LIMITS, RunState, advance
 from tests.tui.app_bench import running_app
 from tests.tui.samples import learnt, started, trained
 from tests.tui.still_app import still_app
@@ -45,6 +45,12 @@ def test_figures_that_do_not_fit_are_left_out_whole(width):
 
 def test_before_the_first_evaluation_its_step_is_named():
     assert "first eval at step 100" in line(trained(40), 100)
+
+
+def test_no_step_of_an_evaluation_is_named_while_the_settings_are_unknown():
+    shown = line(replace(trained(40), limits=NO_LIMITS), 100)
+    assert "no evaluation yet" in shown
+    assert "at step" not in shown
 
 
 def test_a_self_test_is_named_and_has_its_verdict_in_place_of_evaluations():

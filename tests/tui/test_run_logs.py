@@ -10,9 +10,9 @@ import pytest
 
 from gpt_core.checkpoints.lock import LockHolder
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.training.events import RunFinished
+from gpt_core.training.events import FullEvalCompleted, RunFinished
 from gpt_tui.session import log_reader, run_finder
-from gpt_tui.session.log_reader import NO_SCORES, LogFollower, LogSummary, LogTail
+from gpt_tui.session.log_reader import NO_SCORES, BestScores, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_status
 from gpt_tui.session.run_state import MAX_EVALUATIONS, RunState, advance_all
 from tests.tui.log_samples import LOG, lines, run_events, write_log
@@ -171,6 +171,17 @@ def test_the_summary_follows_appended_lines_and_truncation(tmp_path: Path) -> No
     summary.scan()
     assert summary.last is None
     assert summary.best == NO_SCORES
+
+
+def test_a_run_that_ended_before_its_first_evaluation_has_the_scores_of_its_end(tmp_path: Path) -> None:
+    full = FullEvalCompleted(3, 5.0, math.exp(5.0), 0.2, 2.5, 1000)
+    summary = LogSummary(LogTail(write_log(tmp_path, [started(), step(3), full, RunFinished("max_steps", 3)])))
+    summary.scan()
+    assert summary.scores == BestScores(5.0, 0.2, 2.5)
+    with (tmp_path / LOG).open("ab") as log:
+        log.write(lines(started(step=3), step(4), scored(4, 0.1)))
+    summary.scan()
+    assert summary.scores == summary.best != summary.full  # comparable ones take precedence
 
 
 # -- finding
