@@ -64,6 +64,33 @@ async def choose(bench: AppBench, name: str, value: str) -> None:
     await bench.pilot.pause()
 
 
+async def test_keys_that_arrive_at_once_are_all_typed_in_order(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        train, held_out = field(bench, "train_file"), field(bench, "eval_file")
+        train.focus()
+        await bench.pilot.pause()
+        form = bench.app.screen.query_one(SetupForm)
+        for name, text in ((train, "data/my notes.txt"), (held_out, "other.txt")):
+            for character in text:
+                name.insert_text_at_cursor(character)  # without a pause in which the form handles the message before
+        await bench.pilot.pause()
+        assert (train.value, held_out.value) == ("data/my notes.txt", "other.txt")
+        assert (train.cursor_position, held_out.cursor_position) == (17, 9)
+        assert (form.texts["train_file"], form.texts["eval_file"]) == ("data/my notes.txt", "other.txt")
+
+
+async def test_a_rate_typed_at_once_sets_all_groups(tmp_path: Path):
+    async with set_up(tmp_path) as bench:
+        rate = field(bench, "learning_rate")
+        rate.clear()
+        for character in "0.0125":
+            rate.insert_text_at_cursor(character)
+        await bench.pilot.pause()
+        await bench.pilot.pause()
+        assert rate.value == "0.0125"
+        assert {field(bench, name).value for name in GROUP_RATES} == {"0.0125"}
+
+
 @pytest.mark.parametrize("by", [pytest.param("key", marks=pytest.mark.essential), "button"])
 async def test_the_typed_settings_are_started(tmp_path: Path, by: str):
     async with running_app(tmp_path) as bench:
