@@ -191,7 +191,7 @@ def first_evaluation_row(state: RunState, value_width: int) -> Row:
     if not every:
         return Row("no evaluation yet", "")
     step = (state.step // every + 1) * every
-    options = [f"first evaluation at step {integer(step)}", f"first eval at step {integer(step)}"]
+    options = [f"first {text} {integer(step)}" for text in ("evaluation at step", "eval at step", "eval at")]
     return Row(longest_fitting(options, value_width + LABEL_WIDTH), "")
 
 

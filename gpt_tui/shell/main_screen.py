@@ -105,7 +105,7 @@ class MainScreen(Screen[None]):
         if run.started is not self._shown_start:
             self._shown_start = run.started
             if run.started is not None and controller.warning:
-                self.banner.say(controller.warning, "bad")
+                self.banner.say(controller.warning)
         if phase_changed:
             self._shown_phase = status.phase
             self.train.show_allowed()

@@ -44,7 +44,7 @@ def test_figures_that_do_not_fit_are_left_out_whole(width):
 
 
 def test_before_the_first_evaluation_its_step_is_named():
-    assert "first eval at step 100" in line(trained(40), 100)
+    assert "first eval at 100" in line(trained(40), 78)
 
 
 def test_no_step_of_an_evaluation_is_named_while_the_settings_are_unknown():

@@ -161,6 +161,7 @@ async def test_a_warning_is_shown_however_fast_the_run_opened(tmp_path: Path):
         controller.warning, controller.run = "models: 5 MB free, free some disk space", trained(3)
         main.show()  # no frame has shown the opening
         assert main.banner.text == "models: 5 MB free, free some disk space"
+        assert not main.banner.has_class("-bad")  # the sign of a failure, and the run goes well
         main.banner.say("")
         main.show()
         assert not main.banner.text
