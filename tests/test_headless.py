@@ -164,6 +164,16 @@ def test_a_resume_with_another_eval_text_says_that_a_new_best_begins(folder: Pat
     assert "best " in next(line for line in run.stdout.splitlines() if line.startswith("eval at step 15"))
 
 
+def test_a_resume_with_another_training_text_says_that_its_tokenizer_is_that_of_the_earlier_text(folder: Path) -> None:
+    run_program("--train-only", "--max-steps", "3", *tiny(), cwd=folder)
+    (folder / "zh.txt").write_text("老人慢慢地走过旧桥，没有说话。\n\n" * 60, encoding="utf-8")
+    run = run_program("--train-only", "--resume", "--max-steps", "4", "--train-file", "zh.txt", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert "another training text: the tokenizer is still that of the earlier text (1." in run.stderr
+    same = run_program("--train-only", "--resume", "--max-steps", "5", cwd=folder)
+    assert "another training text" not in same.stderr
+
+
 def test_the_summary_of_a_resume_with_another_eval_text_has_no_score_of_the_old_one(folder: Path) -> None:
     run_program("--train-only", "--max-steps", "10", *tiny("eval_every_steps=5"), cwd=folder)
     (folder / "other.en").write_text("zqxj vkwq jjxz qqkv wvzx.\n\n" * 20)

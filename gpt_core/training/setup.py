@@ -82,7 +82,7 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
         texts = open_texts(settings, train_file, eval_file, tokenizer, progress)
         if checkpoint is not None:
             check_same_text(checkpoint, settings, texts.train)
-        note = "" if checkpoint is not None else text_note(settings, train_file)
+        note = text_note(settings, train_file) if checkpoint is None else other_text_note(checkpoint, texts.train)
         return Trainer(assemble(request, run_id, store, tokenizer, texts, checkpoint, note))
     except BaseException:
         store.close()
@@ -209,6 +209,16 @@ def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStrea
             f"{text.path or 'lines'} with {text.sha256[:12]}…; restore that text, or pass --train-file to "
             "resume with this one"
         )
+
+
+def other_text_note(checkpoint: Checkpoint, text: TokenStream) -> str:
+    """Return a line about the tokenizer of a run that is resumed with another training text, else ""."""
+    if text.sha256 == checkpoint.corpus_sha256:
+        return ""
+    return (
+        "another training text: the tokenizer is still that of the earlier text "
+        f"({text.bytes / max(len(text), 1):.2f} bytes per token here); for another language, start a new run"
+    )
 
 
 def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -> tuple[TokenStream, Path]:

@@ -203,6 +203,21 @@ async def test_sampling_fields_are_validated_while_typing_and_applied(tmp_path: 
         assert len(last.answers[0].reply.split()) == 4
 
 
+async def test_enter_leaves_a_sampling_field_only_once_the_fields_are_valid(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await bench.pilot.press("c")
+        field = bench.app.main.query_one("#field-weights", Input)
+        field.focus()
+        field.value = "int4"
+        await bench.until_seen("✗ weights: got 'int4'")
+        await bench.pilot.press("enter")
+        assert field.has_focus
+        field.value = "int8"
+        await bench.pilot.press("enter")
+        assert not field.has_focus
+
+
 async def test_enter_on_an_empty_line_continues_the_last_reply(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40), max_tokens=3) as bench:

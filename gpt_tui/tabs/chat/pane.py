@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -139,9 +140,11 @@ class ChatTab(Horizontal):
 
     @on(Input.Submitted)
     def _field_submitted(self, message: Input.Submitted) -> None:
-        """Move from a settings field to the prompt."""
+        """Move from a settings field to the prompt, unless a field is invalid: its problem is shown below it."""
         message.stop()
-        self._prompt.focus()
+        with suppress(ConfigError):
+            self._form.reply_settings()
+            self._prompt.focus()
 
     async def action_retry(self) -> None:
         """Generate again from the last prompt, with the models selected now."""
