@@ -47,6 +47,8 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     eval_part_tokens: int = 0
     best_metric: str = "accuracy"
     best_restarted: str = ""
+    epoch_offset: int = 0
+    """epochs begin at multiples of `steps_per_epoch` plus this: not 0 after a resume with another text or batch size"""
 
 
 class StepCompleted(Event, frozen=True, tag="step"):

@@ -348,7 +348,11 @@ class Trainer:
     def _started(self) -> ev.RunStarted:
         run, settings, state, text = self.run, self.settings, self.state, self._eval_text
         steps_per_epoch = math.ceil(run.windows.windows_per_epoch / settings.batch_size)
-        last_step = settings.overfit_steps if settings.overfit_tiny else settings.max_epochs * steps_per_epoch
+        # the step at which the current epoch began, or would have begun with the present text and batch size
+        began = state.step - math.ceil(min(state.window, run.windows.windows_per_epoch) / settings.batch_size)
+        last_step = settings.overfit_steps
+        if not settings.overfit_tiny:
+            last_step = max(state.step, began + (settings.max_epochs - state.epoch) * steps_per_epoch)
         return ev.RunStarted(
             step=state.step, epoch=state.epoch, kind="overfit-tiny" if settings.overfit_tiny else "train",
             preset=run.preset, parameters=parameter_count(self.shape), train_tokens=len(run.train_text),
@@ -359,7 +363,7 @@ class Trainer:
             eval_file=str(run.eval_file or ""), resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
             eval_part_tokens=text.part_tokens if text and text.part is not None else 0,
-            best_metric=settings.best_metric, best_restarted=run.best_restarted,
+            best_metric=settings.best_metric, best_restarted=run.best_restarted, epoch_offset=began % steps_per_epoch,
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:

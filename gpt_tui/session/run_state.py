@@ -306,10 +306,11 @@ class RunState:
     @property
     def epoch_fraction(self) -> float:
         """Completed fraction of the current epoch, 0 to 1."""
-        per_epoch = self.started.steps_per_epoch if self.started else 0
-        if not per_epoch:
+        started = self.started
+        if started is None or not started.steps_per_epoch:
             return 0.0
-        done = self.step % per_epoch
+        per_epoch = started.steps_per_epoch
+        done = (self.step - started.epoch_offset) % per_epoch
         return 1.0 if self.step and not done else done / per_epoch
 
     @property

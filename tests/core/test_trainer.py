@@ -186,6 +186,27 @@ def test_a_resume_with_another_text_is_refused_unless_it_is_requested(tmp_path: 
     assert (trainer.step, len(taken)) == (3, 1)
 
 
+def test_the_last_step_named_by_a_resume_with_another_text_is_the_one_that_it_takes(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    in_one_go(folder, 7)
+    settings = tiny_settings(folder, max_steps=0, max_epochs=2)
+    text = Path(settings.train_file).read_text()
+    for name, other in (
+        ("longer", text * 3),
+        ("shorter", text[: len(text) // 3]),
+        ("shortest", text[: len(text) // 9]),
+    ):
+        file = tmp_path / f"{name}.en"
+        file.write_text(other)
+        changed = msgspec.structs.replace(settings, train_file=str(file), models_dir=str(tmp_path / name))
+        events = train(changed, folder / LATEST)
+        (started,) = of_kind(events, ev.RunStarted)
+        (finished,) = of_kind(events, ev.RunFinished)
+        assert isinstance(started, ev.RunStarted)
+        assert isinstance(finished, ev.RunFinished)
+        assert (finished.reason, finished.step) == ("max_epochs", started.max_steps)
+
+
 def test_a_resume_with_another_model_shape_is_refused(tmp_path: Path) -> None:
     in_one_go(tmp_path / "run", 1)
     with pytest.raises(CheckpointError, match="layers"):
