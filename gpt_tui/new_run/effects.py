@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 EFFECTS: dict[str, str] = {
-    "preset": "Sets the model's size and the settings that fit it. Files, folder, threads and seed stay.",
+    "preset": "Larger presets write better text after longer training; the estimate shows time and memory.",
     "d_model": "Wider models learn more per step; time and memory grow with the square of the width.",
     "hidden_size": "Usually four times d_model. Larger: more capacity, more time and memory in the MLP.",
     "vocab_size": "Larger: longer pieces, so fewer tokens per text, but a larger embedding and a slower loss.",

@@ -86,8 +86,8 @@ def evaluation_figures(run: RunState, status: SessionStatus) -> Iterator[Figure]
     """Yield the progress of an evaluation, or the result of the last one, or the step of the first."""
     if status.phase is Phase.EVALUATING and run.evaluating is not None:
         yield Figure("evaluating", percent(run.evaluating), 2)
-    elif run.evaluation is not None:
-        yield Figure("eval loss", nats(run.evaluation.loss), 2)
-        yield Figure("accuracy", percent(run.evaluation.accuracy), 5)
+    elif (scores := run.evaluation or run.full_evaluation) is not None:
+        yield Figure("eval loss", nats(scores.loss), 2)
+        yield Figure("accuracy", percent(scores.accuracy), 5)
     else:
         yield Figure("", first_evaluation_row(run, -LABEL_WIDTH).label, 4, "dim")

@@ -152,7 +152,10 @@ def full_evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     if full is None:
         return rows
     loss = nats(full.loss)
-    return [*rows, Row("full eval", longest_fitting([f"{loss} at {short(full.step)}", loss], value_width))]
+    rows.append(Row("full eval", longest_fitting([f"{loss} at {short(full.step)}", loss], value_width)))
+    if state.evaluation is None:  # its only scores
+        rows += [Row("accuracy", percent(full.accuracy)), Row("bits/byte", fixed(full.bits_per_byte))]
+    return rows
 
 
 def early_stopping_row(state: RunState, value_width: int) -> Row:
@@ -183,14 +186,20 @@ def early_stopping_row(state: RunState, value_width: int) -> Row:
 
 
 def first_evaluation_row(state: RunState, value_width: int) -> Row:
-    """Return the step of the first evaluation, if the settings of the run are known."""
+    """Return the step of the first evaluation, if the settings of the run are known; it may be the end of the run."""
     started = state.started
     if state.limits == NO_LIMITS:
         return Row("no evaluation yet", "")
+    if state.finished is not None and state.finished.reason != "stopped":
+        return Row("no evaluation", "")
     every = state.limits.eval_every_steps or (started.steps_per_epoch if started and started.kind == "train" else 0)
     if not every:
         return Row("no evaluation yet", "")
     step = (state.step // every + 1) * every
+    if 0 < state.last_step < step:
+        at_end = "evaluated at the end"
+        options = [f"{at_end}, step {integer(state.last_step)}", at_end, "eval at the end"]
+        return Row(longest_fitting(options, value_width + LABEL_WIDTH), "")
     options = [f"first {text} {integer(step)}" for text in ("evaluation at step", "eval at step", "eval at")]
     return Row(longest_fitting(options, value_width + LABEL_WIDTH), "")
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.events import LinesReproduced, LossDiverged, SaveFailed
+from gpt_core.training.events import FullEvalCompleted, LinesReproduced, LossDiverged, RunFinished, SaveFailed
 from gpt_tui.charts.chart import Chart
 from gpt_tui.run_view.figures import GAP, fitted_figures
 from gpt_tui.run_view.figures_line import FiguresLine
+from gpt_tui.run_view.status import evaluation_rows
 from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import NO_LIMITS, RunState, advance
@@ -45,6 +46,20 @@ def test_figures_that_do_not_fit_are_left_out_whole(width):
 
 def test_before_the_first_evaluation_its_step_is_named():
     assert "first eval at 100" in line(trained(40), 78)
+
+
+def test_a_run_too_short_for_an_evaluation_is_evaluated_at_its_end():
+    short_run = replace(trained(40), started=started(max_steps=60))
+    assert "eval at the end" in line(short_run, 140)
+    assert [row.label for row in evaluation_rows(short_run, 30)] == ["evaluated at the end, step 60"]
+    scored_at_end = advance(short_run, FullEvalCompleted(60, 3.5, 33.1, 0.25, 2.0, 9_000))
+    ended = advance(scored_at_end, RunFinished("max_steps", 60))
+    assert "eval at" not in line(ended, 140)
+    assert "eval loss 3.500  accuracy 25.0%" in line(ended, 140)
+    rows = {row.label: row.value for row in evaluation_rows(ended, 30)}
+    assert (rows["full eval"], rows["accuracy"], rows["bits/byte"]) == ("3.500 at 60", "25.0%", "2.000")
+    unscored = advance(short_run, RunFinished("max_steps", 60))
+    assert [row.label for row in evaluation_rows(unscored, 30)] == ["no evaluation"]
 
 
 def test_no_step_of_an_evaluation_is_named_while_the_settings_are_unknown():
