@@ -26,7 +26,6 @@ from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_tui.app.key_sequences import add_key_sequences
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
-from gpt_tui.app.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import SetupScreen
@@ -38,6 +37,7 @@ from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.keymap import KEYS, other_names, shown_keys
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette

@@ -41,8 +41,8 @@ def run_app(
 
         from gpt_tui.app.app import GptApp
         from gpt_tui.app.preferences import read_preferences, remember_theme
-        from gpt_tui.app.theme import OWN_THEMES
         from gpt_tui.shared.keymap import BROWSER_KEYS
+        from gpt_tui.shared.theme import OWN_THEMES
 
     preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
     if os.environ.get("TEXTUAL_DRIVER"):  # shown by `gpt-tui serve`

@@ -37,6 +37,7 @@ from gpt_tui.charts.raster import (
 from gpt_tui.charts.series import ChartSeries, Plane, Range, chart_series, full_range, shares_evaluations
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.theme import export_colours
 from gpt_tui.shared.titled import Titled
 
 LAYER_CLASSES = {
@@ -172,11 +173,14 @@ class Chart(Titled, Widget):
         return self._planned
 
     def exported(self) -> dict[str, str]:
-        """Return the visible part as SVG and the complete series as CSV, by file name; nothing without data."""
+        """Return the visible part as SVG and the complete series as CSV, by file name; nothing without data.
+
+        The SVG has the colours of the light theme, for print and pages.
+        """
         series = self.series(EXPORT_COLUMNS, self.view.window(self.full))
         if series is None:
             return {}
-        shown, colours = metric(self.metric), self.app.theme_variables
+        shown, colours = metric(self.metric), export_colours()
         scale = y_axis(series, EXPORT_ROWS, percent=shown.format == "percent")
         heading = f"{shown.label}, {shown.unit}" if shown.unit else shown.label
         drawing = svg(series, scale, self.view.axis, heading, self.svg_lines(series, shown, colours), colours)

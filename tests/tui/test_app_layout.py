@@ -7,10 +7,10 @@ import pytest
 from textual.app import App
 from textual.color import Color
 
-from gpt_tui.app.theme import own_variables
 from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.phase import Phase
 from gpt_tui.shared.button_row import ButtonRow
+from gpt_tui.shared.theme import own_variables
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_trainer import FakeOpen
 

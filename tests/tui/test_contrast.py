@@ -10,9 +10,9 @@ from textual.app import App
 from textual.color import Color
 from textual.theme import BUILTIN_THEMES
 
-from gpt_tui.app.theme import DAY, NIGHT, OWN_THEMES, contrast, own_variables
 from gpt_tui.session.phase import Phase
 from gpt_tui.shared.button_row import ButtonRow
+from gpt_tui.shared.theme import DAY, NIGHT, OWN_THEMES, contrast, own_variables
 from tests.tui.samples import learnt
 from tests.tui.still_app import still_app
 

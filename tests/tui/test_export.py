@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
 from gpt_core.training.metrics import metric
-from gpt_tui.app.theme import NIGHT, own_variables
 from gpt_tui.charts.axes import y_axis
+from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.export import chart_lines, curve_csv, samples_markdown, svg
 from gpt_tui.charts.series import chart_series
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_state import RunState, advance_all
 from gpt_tui.shared.new_files import write_new
 from gpt_tui.shared.svg_converter import as_png
+from gpt_tui.shared.theme import DAY, NIGHT, own_variables
 from tests.tui.samples import learnt, sampled, started, trained
 from tests.tui.still_app import still_app
 
@@ -105,6 +107,15 @@ async def test_the_export_key_writes_the_charts_in_view_and_the_samples(
         said = [notification.message for notification in app._notifications]
         assert "samples.md" in said[0]
         assert said[0].endswith("in models")
+
+
+@pytest.mark.parametrize("theme", ["gpt-night", "gpt-day", "ansi-dark"])
+async def test_an_exported_chart_is_light_in_every_theme(monkeypatch: pytest.MonkeyPatch, theme: str) -> None:
+    async with still_app(monkeypatch, learnt(), Phase.PAUSED, (80, 24), theme=theme) as (app, _pilot):
+        drawing = app.screen.query(Chart).first().exported()["train_loss.svg"]
+        colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', drawing)) - {"none"}
+        assert {"#ffffff", DAY.primary.upper()} <= colours
+        assert all(colour.startswith("#") for colour in colours)
 
 
 async def test_an_export_into_a_file_says_why_it_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

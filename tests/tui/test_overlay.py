@@ -15,7 +15,6 @@ from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.metrics import Metric, register, unregister
-from gpt_tui.app.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.overlay import (
     FIRST_RUN_LAYER,
@@ -33,6 +32,7 @@ from gpt_tui.session.log_reader import BestScores
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_finder import CheckpointFacts, RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.shared.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import (
     COLUMNS,

@@ -111,6 +111,11 @@ def legible(colour: Color, grounds: Sequence[Color], ratio: float, *, dark: bool
     return extreme
 
 
+def export_colours() -> dict[str, str]:
+    """Return the colours of exported charts: those of the light theme on white, whatever the theme of the app."""
+    return DAY.to_color_system().generate() | own_variables(DAY) | {"background": "#ffffff"}
+
+
 def own_ground(name: str, colours: Mapping[str, str]) -> list[Color]:
     """Return the background that text of a colour of its own is seen on, such as `success-muted`."""
     ground = colours.get(f"{name.removeprefix('text-')}-muted")
