@@ -137,7 +137,8 @@ def own_variables(theme: Theme) -> dict[str, str]:
     )
     if background.ansi is not None or foreground.ansi is not None:
         named = {"frame": frame, "key": key, "mark": mark, "best": best}
-        return run_colours(theme.dark) | named | {"muted": colours["foreground"], "faint": "ansi_bright_black"}
+        text_colours = {"muted": colours["foreground"], "faint": "ansi_bright_black", "on-primary": "ansi_bright_white"}
+        return run_colours(theme.dark) | named | text_colours
     if theme not in OWN_THEMES:
         frame = background.blend(foreground, 0.25).hex
     grounds = (background, surface, panel, Color.parse(colours["surface-lighten-1"]))

@@ -59,6 +59,13 @@ async def test_every_text_of_every_tab_has_enough_contrast(
             assert found == [], (key, found[:12])
 
 
+@pytest.mark.parametrize("name", [name for name in BUILTIN_THEMES if name not in COLOURED])
+def test_a_theme_of_the_colours_of_the_terminal_lacks_no_variable(name: str) -> None:
+    theme = BUILTIN_THEMES[name]
+    ansi = theme.to_color_system().generate() | theme.variables | own_variables(theme)
+    assert set(own_variables(NIGHT)) <= set(ansi)
+
+
 def test_the_contrast_ratio_is_that_of_wcag() -> None:
     black, white, grey = Color.parse("#000000"), Color.parse("#ffffff"), Color.parse("#777777")
     assert contrast(black, white) == contrast(white, black) == pytest.approx(21.0)
