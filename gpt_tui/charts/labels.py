@@ -67,7 +67,8 @@ def legend(state: RunState, name: str, width: int) -> str:
         averaged = [f"{STEP_SIGN} step", f"{SMOOTHED_SIGN} smoothed"] if is_averaged(metric) else []
         return first_fitting([averaged, averaged[1:]], width)
     names = LOSS_NAMES[name]
-    marks = [f"{EVAL_SIGN} {names.eval}", f"{BEST_SIGN} best"] if state.evaluations else []
+    best = f"{BEST_SIGN} best {state.best_metric}"
+    marks = [f"{EVAL_SIGN} {names.eval}", best] if state.evaluations else []
     step, line = f"{STEP_SIGN} {names.step}", f"{SMOOTHED_SIGN} {names.train}"
     brief = [f"{SMOOTHED_SIGN} train", *(f"{EVAL_SIGN} eval" if mark == marks[0] else mark for mark in marks)]
     options = [[step, f"{line} (smoothed)", *marks], [step, line, *marks], [line, *marks], brief, marks]

@@ -315,17 +315,6 @@ async def test_a_deletion_asks_first_and_deletes_only_one_file(size: tuple[int, 
         await bench.until(lambda: bench.app.main.train.preview.stored.for_chat != chat)  # the other tabs are updated
 
 
-@pytest.mark.parametrize("key", ["D", "в"])  # with Caps Lock, and on a Cyrillic layout
-async def test_an_answer_of_a_dialog_has_its_key_on_every_keyboard(key: str):
-    fill(MODELS)
-    async with tab() as bench:
-        await bench.until_seen("✓ OK")
-        await bench.pilot.press("d")
-        await bench.until(lambda: bench.app.screen.is_modal)
-        await bench.pilot.press(key)
-        await bench.until(lambda: not (MODELS / "ckpt_latest.safetensors").exists())
-
-
 async def test_a_failed_deletion_is_reported(monkeypatch: pytest.MonkeyPatch):
     fill(MODELS)
 

@@ -83,7 +83,7 @@ def test_the_readout_names_the_chosen_metric(metric, shown):
 
 def test_the_legend_names_the_three_losses():
     assert plain(legend(learnt(), "train_loss", 100)) == (
-        "⣿ step loss  ⠒⠒ train loss (smoothed)  ⠐⠶⠂ eval loss  ★ best"
+        "⣿ step loss  ⠒⠒ train loss (smoothed)  ⠐⠶⠂ eval loss  ★ best accuracy"
     )
     assert plain(legend(learnt(), "perplexity", 100)).startswith("⣿ step perplexity  ⠒⠒ train perplexity (smoothed)")
     assert plain(legend(learnt(), "grad_norm", 100)) == "⣿ step  ⠒⠒ smoothed"
