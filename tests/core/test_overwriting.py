@@ -318,5 +318,7 @@ def test_a_run_with_a_user_present_waits_until_it_is_saved_or_discarded(tmp_path
     models.unlink()
     trainer.requests.save()
     thread.join()
-    assert [type(event) for event in events[-4:]] == [ev.SaveFailed, ev.SaveFailed, ev.CheckpointSaved, ev.RunFinished]
+    saves = [type(event) for event in events if isinstance(event, ev.SaveFailed | ev.CheckpointSaved)]
+    assert saves[-3:] == [ev.SaveFailed, ev.SaveFailed, ev.CheckpointSaved]
+    assert isinstance(events[-1], ev.RunFinished)
     assert peek_checkpoint(models / LATEST).step == 4
