@@ -8,11 +8,11 @@ from gpt_core.training import events as ev
 from tests.core.training_samples import losses, of_kind, open_run, tiny_settings, train, whole_state
 
 
-def test_a_sample_is_written_before_the_first_step_and_after_each_evaluation(tmp_path: Path) -> None:
+def test_a_sample_is_written_at_the_start_and_end_and_after_each_evaluation(tmp_path: Path) -> None:
     events = train(tiny_settings(tmp_path, max_steps=12, sample_tokens=8))
-    assert [event.step for event in of_kind(events, ev.SampleWritten)] == [0, 5, 10]
+    assert [event.step for event in of_kind(events, ev.SampleWritten)] == [0, 5, 10, 12]
     for index, event in enumerate(events):
-        if isinstance(event, ev.SampleWritten) and event.step:
+        if isinstance(event, ev.SampleWritten) and event.step in (5, 10):
             assert isinstance(events[index - 1], ev.EvalCompleted)
 
 
@@ -36,7 +36,7 @@ def test_samples_change_nothing_in_the_training(tmp_path: Path) -> None:
         events = list(trainer.events())
         runs.append((losses(events), whole_state(trainer), len(of_kind(events, ev.SampleWritten))))
     assert runs[0][:2] == runs[1][:2]
-    assert (runs[0][2], runs[1][2]) == (0, 3)
+    assert (runs[0][2], runs[1][2]) == (0, 4)
 
 
 def test_a_stop_does_not_wait_for_a_sample(tmp_path: Path) -> None:
