@@ -180,6 +180,6 @@ async def test_a_run_that_starts_with_little_disk_space_warns(monkeypatch: pytes
     monkeypatch.setattr(FakeTrainer, "warnings", ("models: 5 MB free, make room",))
     async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
         await bench.until_step(10)
-        await bench.until_seen("✗ models: 5 MB free, make room")
+        await bench.until_seen("• models: 5 MB free, make room")
         assert any(line.text == "models: 5 MB free, make room" for line in bench.app.controller.run.log)
         assert isinstance(bench.app.controller, TrainingController)

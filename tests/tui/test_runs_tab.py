@@ -177,7 +177,7 @@ async def test_the_run_of_this_app_is_named_so_and_followed_to_its_end() -> None
             await bench.until_seen("31 of 2,000")
             with path.open("ab") as log:
                 log.write(lines(RunFinished("epsilon", 31)))
-            await bench.until_seen("below epsilon")
+            await bench.until_seen("mean step loss")
             await bench.until_seen("✓ finished")
 
 
