@@ -21,14 +21,14 @@ def ignore_signals() -> None:
 
 
 def test_signal_tests_pass_in_a_test_run_with_ignored_signals() -> None:
-    claim = "test_a_signal_saves_and_stops_the_run_and_sets_the_exit_code"
+    module, claim = "tests/headless/test_signals.py", "test_a_signal_saves_and_stops_the_run_and_sets_the_exit_code"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_headless.py", "-k", claim, "-rA"],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", module, "-k", claim, "-rA"],
         cwd=ROOT, env=environment(), preexec_fn=ignore_signals, stdin=subprocess.DEVNULL, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout
-    assert run.stdout.count(f"PASSED tests/test_headless.py::{claim}") == 3
+    assert run.stdout.count(f"PASSED {module}::{claim}") == 3
 
 
 def test_an_interrupt_ignored_by_the_test_run_is_not_ignored_by_its_children() -> None:

@@ -39,7 +39,8 @@ SECTIONS = {
     "Numbers": ("tests.reliability.test_numbers", "tests.core.test_sampler", "tests.core.test_reference"),
     "Signals, terminal, lock, reach": (
         "tests.reliability.test_signals", "tests.reliability.test_app", "tests.reliability.test_lock",
-        "tests.reliability.test_reach", "tests.test_headless",
+        "tests.reliability.test_reach", "tests.headless.test_models_folder", "tests.headless.test_notes",
+        "tests.headless.test_output", "tests.headless.test_resume", "tests.headless.test_signals",
     ),
 }  # fmt: skip
 HEAD = """# Reliability results

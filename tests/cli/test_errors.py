@@ -1,0 +1,116 @@
+"""Errors of the command line: one line and an exit code for invalid arguments and for every kind of error."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from gpt_core.errors import SaveError
+from gpt_tui.app import launch
+from gpt_tui.cli import main as cli
+from gpt_tui.cli import train
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generat", "x"], "unknown command 'generat' (did you mean generate?)"),
+        (["--max-stpes", "3"], "did you mean --max-steps?"),
+        (["--d-model", "64"], "did you mean --set d_model=VALUE?"),
+        (["--train-only", "--preset", "nan"], "did you mean nano?"),
+        (["--train-only", "--set", "batchsize=3"], "did you mean batch_size?"),
+        (["--train-only", "--set", "batch_size"], "expected KEY=VALUE"),
+        (["--train-only", "--set", "batch_size=0"], "batch_size: got 0, expected a whole number of at least 1"),
+        (["--train-only", "--set", "lr=0.01"], "unknown setting 'lr': did you mean learning_rate?"),
+        (["--train-only", "--set", "n_layer=2"], "did you mean layers?"),
+        (["--train-only", "--seed", "x"], "seed: got 'x', expected a whole number"),
+        (["--train-only", "--max-steps", "-1"], "max_steps: got -1"),
+        (["--train-only", "--config", "nowhere.toml"], "nowhere.toml: No such file"),
+        (["--train-only", "--train-file", "nowhere.txt"], "nowhere.txt"),
+        (["serve", "--train-file", "nowhere.txt"], "cannot read the text nowhere.txt: No such file"),
+        (["--train-only", "--resume", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--train-only", "--resume", "."], "."),
+        (["--train-only", "--resume"], "nothing to resume in models"),
+        (["--train-only", "extra"], "unknown argument 'extra'"),
+        (["--json"], "--json needs --train-only"),
+        (["generate"], "got no prompt, expected PROMPT, - for standard input, or --prompt-file FILE"),
+        (["generate", "x", "--prompt-file", "y"], "got PROMPT and --prompt-file, expected one of them"),
+        (["generate", "--prompt-file", "absent.txt"], "absent.txt"),
+        (["generate", "x"], "no checkpoint in models"),
+        (["generate", "x", "--model", "nowhere"], "nowhere"),
+        (["chat", "--models-dir", "other"], "no checkpoint in other"),
+        (["evaluate", "--top-k", "3"], "unknown option '--top-k'"),
+        (["tokenize", "nowhere.txt"], "nowhere.txt"),
+        (["verify"], "the following arguments are required: FILE"),
+        (["config", "--preset", "big\x1b[31m\nbig"], "unknown preset"),
+    ],
+)
+def test_invalid_arguments_print_one_line_and_exit_with_2(
+    arguments: list[str], message: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("gpt-tui: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.rstrip("\n").isprintable()
+    assert out == ""
+    assert list(empty_folder.iterdir()) in ([], [empty_folder / "models"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train-file", "nowhere.txt"], "cannot read the text nowhere.txt: No such file or directory; name a text"),
+        (["--eval-file", "."], "cannot read the text .: it is a folder; name a text file"),
+        (["--set", "train_file=nowhere.txt", "--overwrite"], "nowhere.txt"),
+    ],
+)
+def test_the_app_does_not_start_if_a_text_cannot_be_read(
+    arguments: list[str],
+    message: str,
+    empty_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "require_terminal", lambda: None)
+    monkeypatch.setattr(launch, "run_app", lambda *_values, **_named: pytest.fail("the app was opened"))
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (SaveError("not saved"), 1, "gpt-tui: not saved\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "out"), 1, "gpt-tui: No space left on device: out\n"),
+        (MemoryError("9 TB"), 1, "gpt-tui: out of memory (9 TB); try a smaller preset, batch_size or seq_len\n"),
+        (
+            ModuleNotFoundError("no", name="gpt_core.kernels._runtime.cpu"),
+            1,
+            "run `pip install -e .` in the source folder first\n",
+        ),
+        (KeyboardInterrupt(), 130, "\n"),
+    ],
+)
+def test_every_error_has_its_exit_code(
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_options: object) -> int:
+        raise error
+
+    monkeypatch.setattr("gpt_tui.cli.inspect.config", fail)
+    assert cli.main(["config"]) == code
+    assert capsys.readouterr().err.endswith(message)
+
+
+def test_an_unexpected_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_options: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("gpt_tui.cli.inspect.config", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["config"])

@@ -1,0 +1,74 @@
+"""Standard output that is closed, full or a closed pipe."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.program import PROGRAM, TIMEOUT_S, environment, tiny
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["--help"]])
+def test_a_closed_output_pipe_exits_with_1_and_prints_no_error(arguments: list[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # before the program writes
+    try:
+        done = subprocess.run(
+            [*PROGRAM, *arguments], cwd=tmp_path, env=environment(), stdout=writer, stderr=subprocess.PIPE,
+            timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["config"], ["--help"], ["bench", "--steps", "1", *tiny()], ["gradcheck"]], ids=lambda words: words[0]
+)
+def test_a_full_output_device_is_an_error_that_names_standard_output(arguments: list[str], tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [*PROGRAM, *arguments], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, env=environment(), check=False
+        )
+    assert run.returncode == 1
+    assert run.stderr == b"gpt-tui: cannot write to standard output: No space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["plain", "json"])
+def test_a_run_whose_output_device_is_full_names_its_checkpoint(options: list[str], tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [*PROGRAM, "train", *options, *tiny()], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path,
+            env=environment(), check=False, timeout=TIMEOUT_S,
+        )  # fmt: skip
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1].decode()
+    assert last == (
+        "gpt-tui: cannot write to standard output: No space left on device; the run is saved in "
+        "models/ckpt_latest.safetensors"
+    )
+    assert (tmp_path / "models/ckpt_latest.safetensors").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_standard_error_does_not_end_a_run(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [*PROGRAM, "train", *tiny("max_steps=2")], stdout=subprocess.PIPE, stderr=full, cwd=tmp_path,
+            env=environment(), check=False, timeout=TIMEOUT_S,
+        )  # fmt: skip
+    assert run.returncode == 0
+    assert b"finished: 2 steps" in run.stdout
+
+
+def test_a_command_whose_standard_output_is_closed_is_an_error(tmp_path: Path) -> None:
+    run = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *PROGRAM, "config"], stderr=subprocess.PIPE, cwd=tmp_path,
+        env=environment(), check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (1, b"gpt-tui: cannot write to standard output: it is closed\n")

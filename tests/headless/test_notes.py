@@ -1,0 +1,51 @@
+"""Lines about a run that may not be what the user expects: unused texts, encodings, a short run, the held-out part."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from tests.program import run_program, tiny
+
+
+def test_texts_under_data_that_are_not_used_are_named_on_standard_error(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "book.txt").write_text("It was.\n")
+    note = "data/ has book.txt, but no file named train.en, train.txt, input.txt"
+    for command in (("train", "--max-steps", "1"), ("bench", "--steps", "1"), ("tokenize", "data/book.txt")):
+        run = run_program(*command, *tiny(), cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert run.stderr.count(note) == 1
+        assert "add --train-file data/book.txt" in run.stderr
+    config = run_program("config", cwd=tmp_path)
+    assert f"# note: {note}" in config.stdout
+    named = run_program("train", *tiny("max_steps=1", "train_file=data/book.txt", "models_dir=m"), cwd=tmp_path)
+    assert note not in named.stderr
+
+
+def test_a_run_without_an_eval_file_says_that_it_is_evaluated_on_the_held_out_end_of_its_text(folder: Path) -> None:
+    shutil.rmtree(folder / "data")
+    (folder / "buch.txt").write_text("Über allen Gipfeln ist Ruh, in allen Wipfeln.\n\n" * 60, encoding="utf-8")
+    run = run_program("--train-only", "--max-steps", "1", *tiny(), "--train-file", "buch.txt", cwd=folder)
+    assert re.search(
+        r"^text buch.txt: .* tokens, evaluated on its last .* tokens, which are held out", run.stdout, re.M
+    )
+    assert "finished: 1 step in" in run.stdout
+
+
+def test_a_text_that_is_not_utf8_is_named_with_the_command_that_converts_it(folder: Path) -> None:
+    (folder / "alt.txt").write_bytes("Über der Brücke läuten die Glocken für Jörg.\n\n".encode("latin-1") * 60)
+    run = run_program("--train-only", "--max-steps", "1", *tiny(), "--train-file", "alt.txt", cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert "gpt-tui: alt.txt is not UTF-8: " in run.stderr
+    assert "iconv -f LATIN1 -t UTF-8" in run.stderr
+
+
+def test_a_run_whose_epochs_end_within_the_warm_up_says_how_to_reach_the_full_rate(folder: Path) -> None:
+    limits = tiny("max_epochs=1", "warmup_steps=500")
+    run = run_program("--train-only", *limits, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    assert "a short run: 1 epochs are " in run.stderr
+    assert "add --set warmup_steps=" in run.stderr
+    assert "or gpt-tui --train-only --resume" in run.stdout

@@ -1,0 +1,242 @@
+"""Headless output: JSON lines, plain lines, progress bars, and the line at the end."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_core.training import events as ev
+from gpt_tui.headless.event_text import news
+from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
+from gpt_tui.headless.runner import batched
+from gpt_tui.session.run_state import Limits, RunState, advance_all
+from tests.headless.conftest import LATEST
+from tests.program import Terminal, run_program, tiny
+
+KEYS = {
+    "step": {"event", "step", "epoch", "loss", "ppl", "lr", "grad_norm", "tokens", "tokens_per_s", "elapsed_s"},
+    "eval": {"event", "step", "loss", "ppl", "accuracy", "bits_per_byte", "is_best", "without_improvement"},
+    "saved": {"event", "kind", "path", "step"},
+    "finished": {"event", "reason", "step"},
+}
+
+
+def started(max_steps: int = 20, kind: str = "train") -> ev.RunStarted:
+    return ev.RunStarted(
+        step=0, epoch=0, kind=kind, preset="nano", parameters=1000, train_tokens=5000, eval_tokens=500,
+        batch_tokens=64, steps_per_epoch=10, max_steps=max_steps, threads=2, seed=0,
+        train_file="data/\x1b[31mtrain.en", eval_file="eval.en", resumed_from="", elapsed_s=0.0,
+    )  # fmt: skip
+
+
+def step(number: int, loss: float = 2.0) -> ev.StepCompleted:
+    return ev.StepCompleted(
+        step=number, epoch=(number - 1) // 10, loss=loss, ppl=7.4, lr=1e-3, grad_norm=1.0, tokens=64 * number,
+        tokens_per_s=640.0, elapsed_s=0.1 * number,
+    )  # fmt: skip
+
+
+def show_all(reporter: Reporter, batches: Sequence[Sequence[ev.AnyEvent]]) -> None:
+    history = RunState(limits=Limits(2))
+    for batch in batches:
+        history = advance_all(history, batch)
+        reporter.show(batch, history)
+    reporter.close()
+
+
+def test_json_output_equals_the_metrics_log_and_has_the_documented_keys(folder: Path) -> None:
+    run = run_program(
+        "--train-only", "--json", "--max-steps", "12", *tiny("eval_every_steps=5", "save_every_steps=4"), cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == (folder / "models" / "metrics.jsonl").read_text()
+    events = [json.loads(line) for line in run.stdout.splitlines()]
+    for name, keys in KEYS.items():
+        found = [set(event) for event in events if event["event"] == name]
+        assert found, name
+        assert all(event == keys for event in found), name
+    assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, 13))
+    assert events[0]["event"] == "started"
+    assert events[-1] == {"event": "finished", "reason": "max_steps", "step": 12}
+    assert "finished: 12 steps" in run.stderr
+
+
+def test_plain_output_ends_with_the_result_and_the_next_commands(folder: Path) -> None:
+    run = run_program(
+        "--train-only", "--max-steps", "8", "--models-dir", "my models", *tiny("eval_every_steps=8"), cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert any(line.startswith("step 8/8  epoch 1  train loss ") for line in lines)
+    assert any(line.startswith("eval at step 8: eval loss ") for line in lines)
+    assert any(line.startswith("finished: 8 steps in ") for line in lines)
+    assert lines[-1].startswith("next: gpt-tui generate ")
+    assert "--models-dir 'my models'" in lines[-1]
+    assert "\x1b" not in run.stdout
+    assert "encoding train.en" in run.stderr
+
+
+def test_plain_output_has_a_line_every_two_seconds_with_the_train_loss(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def batches() -> Iterator[list[ev.AnyEvent]]:
+        yield [started(1000)]
+        for number in range(1, 301):
+            now[0] += 1 / 64
+            yield [step(number, loss=1.0 if number % 2 else 3.0)]
+        yield [ev.RunFinished("stopped", 300)]
+
+    show_all(PlainReporter(), batches())  # type: ignore[arg-type]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ") and "loss" in line]
+    assert [line.split()[1] for line in lines] == ["1/1,000", "129/1,000", "257/1,000", "300/1,000"]
+    assert " train loss 1.000 " in lines[0]
+    assert 1.9 < float(lines[2].partition(" train loss ")[2].split()[0]) < 2.1  # between the losses of 1 and 3
+
+
+def test_a_step_is_printed_before_the_events_that_follow_it(capsys: pytest.CaptureFixture[str]) -> None:
+    saved = ev.CheckpointSaved("latest", "models/\x1b[2Jx", 3)
+    show_all(PlainReporter(), [[started()], [step(1)], [step(2), step(3), saved]])
+    printed = capsys.readouterr().out
+    assert printed.index("step 3/20") < printed.index("saved models/")
+    assert "\x1b" not in printed
+
+
+def test_json_output_has_only_logged_events(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = JsonReporter()
+    reporter.preparing("encoding", 0.5)
+    show_all(
+        reporter, [[started(), step(1), ev.EvalProgressed(1, 1, 2), ev.RunPaused(1), ev.RunFinished("stopped", 1)]]
+    )
+    assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == [
+        "started",
+        "step",
+        "finished",
+    ]
+
+
+def test_a_sample_without_a_token_says_that_the_text_ended_at_once() -> None:
+    assert news(ev.SampleWritten(5, "It was", ""), RunState()) == [
+        ("sample at step 5: It was (end of text at once)", "dim")
+    ]
+
+
+def test_the_next_commands_name_a_prompt_of_the_language_of_the_text(folder: Path) -> None:
+    for name in ("raw/train.en", "test/eval.en"):
+        (folder / "data" / name).write_text("Über allen Gipfeln ist Ruh, in allen Wipfeln.\n\n" * 40, encoding="utf-8")
+    run = run_program("--train-only", "--max-steps", "2", *tiny(), cwd=folder)
+    assert "next: gpt-tui generate 'Über allen Gipfeln', gpt-tui chat" in run.stdout
+
+
+def test_scores_of_a_part_and_of_all_of_the_eval_text_are_named_at_the_start_in_their_lines_and_at_the_end(
+    folder: Path,
+) -> None:
+    run = run_program(
+        "--train-only", "--max-steps", "5", *tiny("eval_tokens=40", "eval_every_steps=2", "seq_len=16"), cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"of its [0-9.k]+ tokens; all after each epoch and at the end", run.stdout)
+    assert "eval at step 4: eval loss " in run.stdout
+    assert len(re.findall("eval at step 5: full eval loss ", run.stdout)) == 1
+    assert re.search("^finished: 5 steps .*, full eval loss ", run.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("width", "stopping"), [(40, False), (80, True), (120, False)])
+def test_progress_bars_fit_the_terminal_and_restore_the_cursor(width: int, stopping: bool) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width, height=24, color_system=None)
+    reporter = BarsReporter(lambda: stopping, console)
+    reporter.preparing("encoding train.en", 0.5)
+    steps = [step(number) for number in range(1, 21)]
+    scoring, scored = ev.EvalProgressed(20, 1, 2), ev.EvalCompleted(20, 2.0, 7.4, 0.25, 2.5)
+    show_all(reporter, [[started()], steps, [scoring], [scored], [ev.RunFinished("max_steps", 20)]])
+    shown = screen.getvalue()
+    assert "step 20 of 20" in shown
+    assert ("stopping and saving" in shown) == stopping
+    assert "100%" in shown
+    assert "eval at step 20: eval loss 2.000" in " ".join(shown.split())
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert "\x1b[31m" not in shown
+    lines = [line for line in shown.replace("\r", "\n").splitlines() if "━" in line]
+    assert lines
+    assert all(len(line.partition("\x1b")[0]) <= width for line in lines)
+
+
+def test_tiny_overfit_prints_token_loss_and_ppl_and_saves_only_the_latest(folder: Path) -> None:
+    run = run_program(
+        "--train-only", *tiny("overfit_lines=2", "overfit_steps=30", "attn_lr=0.01"), cwd=folder, OVERFIT_TINY="1"
+    )
+    assert run.returncode == 0, run.stderr
+    assert "  tokLoss " in run.stdout
+    assert "  ppl " in run.stdout
+    assert "eval at" not in run.stdout
+    assert re.search("^self-test (works|does not work): [0-2] of 2 lines reproduced$", run.stdout, re.MULTILINE)
+    assert re.search("^finished: 30 steps .*self-test (works|does not work): ", run.stdout, re.MULTILINE)
+    assert [path.name for path in (folder / "models").glob("*.safetensors")] == [LATEST.name]
+
+
+def test_steps_are_batched_and_other_events_are_passed_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def events() -> Iterator[ev.AnyEvent]:
+        yield started()
+        for number in range(1, 8):
+            now[0] += 0.04
+            yield step(number)
+        yield ev.RunFinished("stopped", 7)
+
+    assert [len(batch) for batch in batched(events())] == [1, 3, 3, 2]
+
+
+def test_a_terminal_gets_progress_bars_and_a_restored_cursor(folder: Path) -> None:
+    terminal = Terminal("--train-only", *tiny("max_epochs=1000000", "patience=0", "epsilon=0"), cwd=folder)
+    terminal.read_until("tokens/s")
+    bars = terminal.shown
+    terminal.type("\x03")
+    terminal.read_until("next: gpt-tui generate")
+    assert terminal.end() == 130
+    assert "━" in bars
+    assert "\x1b[?25h" in terminal.shown
+    assert "\x1b[?25l" not in terminal.shown
+    assert verify_checkpoint(folder / LATEST).step >= 1
+
+
+def test_a_dumb_terminal_gets_plain_lines(folder: Path) -> None:
+    terminal = Terminal("--train-only", "--max-steps", "3", *tiny(), cwd=folder, TERM="dumb")
+    assert terminal.end() == 0
+    assert "step 3/3" in terminal.shown
+    assert "\x1b" not in terminal.shown
+
+
+def test_tiny_overfit_ends_with_the_chat_on_a_terminal(folder: Path) -> None:
+    terminal = Terminal("--train-only", "--overfit-tiny", *tiny("overfit_steps=3"), cwd=folder)
+    terminal.read_until("Type `exit` to quit")
+    terminal.read_until("> ")
+    terminal.type("The cat\n")
+    terminal.read_until("> ")
+    terminal.type("exit\n")
+    assert terminal.end() == 0
+
+
+def test_a_diverged_run_reports_it_on_standard_error_and_exits_with_1(folder: Path) -> None:
+    rates = [f"{name}_lr=10" for name in ("attn", "mlp", "norm", "pos", "unembed")]
+    run = run_program("--train-only", "--max-steps", "40", *tiny(*rates, "warmup_steps=0"), cwd=folder)
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    (going,) = [line for line in run.stderr.splitlines() if "diverging: median step loss" in line]
+    (ended,) = [line for line in run.stderr.splitlines() if " diverged: median step loss" in line]
+    for line in (going, ended):
+        assert "times the loss of uniform guessing (5.704)" in line
+        assert "lower learning rates" in line
+    assert "generate" not in run.stdout.splitlines()[-1]
