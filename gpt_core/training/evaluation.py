@@ -124,11 +124,6 @@ def max_part_tokens(settings: Settings) -> int:
     return settings.eval_tokens if settings.eval_every_steps else 0
 
 
-def eval_text_of(text: TokenStream, seq_len: int, settings: Settings) -> EvalText:
-    """Return the eval text of a run."""
-    return EvalText(text, seq_len, max_part_tokens(settings))
-
-
 def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generator[int, None, EvalResult]:
     """Evaluate a text, yielding the number of targets so far after each batch; returns the result.
 

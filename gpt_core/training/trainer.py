@@ -21,20 +21,16 @@ from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.model.precision import product_format
-from gpt_core.model.scores import EvalScores
 from gpt_core.optim import schedule_of
-from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.training import events as ev
 from gpt_core.training.controls import TrainingControls
-from gpt_core.training.early_stopping import end_epoch, patience_is_over, record_evaluation
-from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, eval_text_of
+from gpt_core.training.early_stopping import end_epoch, patience_is_over
+from gpt_core.training.evaluator import Evaluator
 from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics import smooth
 from gpt_core.training.metrics_log import MetricsLog, open_log
 from gpt_core.training.run import Run
-from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
-from gpt_core.training.self_test import MIN_REPRODUCED, reproduced
 from gpt_core.training.timing import RunClock, TokenRate
 
 MAX_SKIPPED_IN_A_ROW = 5
@@ -60,18 +56,14 @@ class Trainer:
         self._schedule = schedule_of(run.settings)
         self._weights_lock = threading.Lock()
         self._saver = Saver(run)
-        self._samples = SampleWriter(run.parameters, run.tokenizer, run.settings)
         self._divergence = DivergenceMonitor(self.shape.vocab_size)
         self._saved_steps = saved_before(run)
-        self._eval_text: EvalText | None = None
-        if run.eval_text is not None:
-            self._eval_text = eval_text_of(run.eval_text, run.windows.seq_len, run.settings)
-        self._fully_scored_step = self._sampled_step = -1
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._first_step = run.state.step
         self._failed_last_saves = 0
         self._clock = RunClock(run.state.elapsed_s)
+        self._evaluator = Evaluator(run, self._gpt, self._saver, self.requests, self._clock)
         self._rate = TokenRate()
 
     @property
@@ -132,7 +124,7 @@ class Trainer:
     def _all_events(self) -> Iterator[ev.AnyEvent]:
         yield self._started()
         if self.state.step == 0:
-            yield from self._sample()
+            yield from self._evaluator.sample()
         while True:
             yield from self._boundary()
             reason = self._reason_to_end()
@@ -159,7 +151,7 @@ class Trainer:
             return "overfit_done"
         if self._end_reason:
             return self._end_reason
-        if self._is_scheduled and patience_is_over(state, settings):
+        if self._evaluator.is_scheduled and patience_is_over(state, settings):
             return "early_stopping"
         if 0 < settings.max_steps <= state.step:
             return "max_steps"
@@ -167,25 +159,17 @@ class Trainer:
             return "max_epochs"
         return "stopped" if self.requests.stopping else ""
 
-    @property
-    def _is_scheduled(self) -> bool:
-        """True if an evaluation is scheduled at this step: at the end of an epoch, and every `eval_every_steps`."""
-        state, every = self.state, self.settings.eval_every_steps
-        is_at_end = state.window == 0 or state.window >= self.run.windows.windows_per_epoch
-        return state.step > 0 and (is_at_end or (every > 0 and state.step % every == 0))
-
     def _boundary(self) -> Iterator[ev.AnyEvent]:
         """Do the pending work between two steps: an evaluation, the end of an epoch, saves."""
         state, settings = self.state, self.settings
         yield from self._saver.poll_results()
         if self.requests.take_evaluate():
             state.evaluation_due = True
-            yield from self._check_lines(at_end=False)
-        if state.evaluation_due and self._eval_text is not None:
-            yield from self._evaluate(self._eval_text)
+            yield from self._evaluator.check_lines(at_end=False)
+        if state.evaluation_due:
+            yield from self._evaluator.evaluate()
             if state.evaluation_due:
                 return  # stopped before its end: it remains pending
-        state.evaluation_due = False
         if state.window >= self.run.windows.windows_per_epoch:
             reason = end_epoch(state, settings)
             self._end_reason = "" if settings.overfit_tiny and reason != "epsilon" else reason
@@ -264,89 +248,14 @@ class Trainer:
     def _mark_pending(self) -> None:
         """Mark the evaluation and the save that are pending after the step just taken."""
         state, settings = self.state, self.settings
-        state.evaluation_due = self._is_scheduled
+        state.evaluation_due = self._evaluator.is_scheduled
         if settings.save_every_steps and state.step % settings.save_every_steps == 0:
             self._saver.pending.add("latest")
 
-    # ---- Evaluation, start and end
-
-    def _evaluate(self, text: EvalText) -> Iterator[ev.AnyEvent]:
-        """Evaluate: the complete text at the end of an epoch and of the run, else the fixed part of it.
-
-        If a stop is requested meanwhile, the evaluation remains pending.
-        """
-        state, settings = self.state, self.settings
-        is_last = 0 < settings.max_steps <= state.step
-        scores = yield from self._scores(text, complete=is_last or state.window >= self.run.windows.windows_per_epoch)
-        if scores is None:
-            return
-        state.evaluation_due = False
-        state.elapsed_s = self._clock.elapsed_s
-        result, full = scores
-        is_best = record_evaluation(state, result.loss, result.accuracy, settings, is_scheduled=self._is_scheduled)
-        state.last_eval = scores_of(state.step, result)
-        if is_best:
-            self._saver.pending.add("best")
-        yield ev.EvalCompleted(
-            state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte, is_best,
-            state.evaluations_without_improvement,
-        )  # fmt: skip
-        if text.part is None or full is not None:
-            self._fully_scored_step = state.step
-        if full is not None:
-            yield full_scores(state.step, full)
-        yield from self._sample()
-
-    def _score_at_end(self) -> Iterator[ev.AnyEvent]:
-        """Report the scores of the complete eval text and a sample, unless this step has them or a stop is requested.
-
-        They change nothing in the state, so that resuming the run with more steps equals a longer run.
-        """
-        step, text = self.state.step, self._eval_text
-        if text is None or step in (self._first_step, self._fully_scored_step) or self.requests.stopping:
-            return
-        scores = yield from self._scores(text, complete=True)
-        if scores is not None:
-            yield full_scores(step, scores.full or scores.part)
-            if step != self._sampled_step:
-                yield from self._sample()
-
-    def _check_lines(self, *, at_end: bool) -> Iterator[ev.AnyEvent]:
-        """Report how many lines of the self-test are reproduced, and a sample, unless a stop is requested."""
-        lines = self.run.windows
-        if not isinstance(lines, OverfitLoader):
-            return
-        found = []
-        for is_reproduced in reproduced(self._gpt, lines):
-            if self.requests.stopping:
-                return
-            found.append(is_reproduced)
-        works = sum(found) >= MIN_REPRODUCED * len(found)
-        yield ev.LinesReproduced(self.state.step, sum(found), len(found), works, at_end)
-        yield from self._sample()
-
-    def _scores(self, text: EvalText, *, complete: bool) -> Generator[ev.AnyEvent, None, RunScores | None]:
-        """Score the eval text or its part, yielding the progress; returns None if a stop is requested meanwhile."""
-        total = text.tokens if complete else text.part_tokens
-        steps = text.scores(self._gpt, self.settings.micro_batch, complete=complete)
-        while True:
-            try:
-                done = next(steps)
-            except StopIteration as end:
-                scores: RunScores = end.value
-                return scores
-            yield ev.EvalProgressed(self.state.step, done, total)
-            yield from self._saver.poll_results()
-            if self.requests.stopping:
-                return None
-
-    def _sample(self) -> Iterator[ev.AnyEvent]:
-        if (written := self._samples.write(self.state.step, lambda: self.requests.stopping)) is not None:
-            self._sampled_step = written.step
-            yield written
+    # ---- Start and end
 
     def _started(self) -> ev.RunStarted:
-        run, settings, state, text = self.run, self.settings, self.state, self._eval_text
+        run, settings, state = self.run, self.settings, self.state
         steps_per_epoch = math.ceil(run.windows.windows_per_epoch / settings.batch_size)
         # the step at which the current epoch began, or would have begun with the present text and batch size
         began = state.step - math.ceil(min(state.window, run.windows.windows_per_epoch) / settings.batch_size)
@@ -362,7 +271,7 @@ class Trainer:
             threads=threads.get_threads(), seed=settings.seed, train_file=str(run.train_text.path or ""),
             eval_file=str(run.eval_file or ""), resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
-            eval_part_tokens=text.part_tokens if text and text.part is not None else 0,
+            eval_part_tokens=self._evaluator.part_tokens,
             best_metric=settings.best_metric, best_restarted=run.best_restarted, epoch_offset=began % steps_per_epoch,
         )  # fmt: skip
 
@@ -385,8 +294,8 @@ class Trainer:
         if reason in ("max_epochs", "early_stopping", "epsilon") and self._saver.is_saved:
             yield from self._saver.save_final()
         if reason != "stopped":
-            yield from self._score_at_end()
-            yield from self._check_lines(at_end=True)
+            yield from self._evaluator.score_at_end()
+            yield from self._evaluator.check_lines(at_end=True)
         yield ev.RunFinished(reason, self.state.step)
 
     def _finish_diverged(self) -> Iterator[ev.AnyEvent]:
@@ -451,23 +360,12 @@ class Trainer:
         return [own.absolute().parent / name, Path(tempfile.gettempdir(), name)]
 
 
-def scores_of(step: int, result: EvalResult) -> EvalScores | None:
-    """Return the scores to keep in the state, which holds finite numbers only: None for a loss that is not."""
-    scores = EvalScores(step, result.loss, result.accuracy, result.bits_per_byte)
-    return scores if math.isfinite(result.loss) else None
-
-
 def _log(log: MetricsLog, event: ev.AnyEvent) -> None:
     """Log an event. A save recreates a folder that was removed; then the log is written again, too."""
     if isinstance(event, ev.CheckpointSaved):
         log.restore()
     if isinstance(event, ev.LOGGED):
         log.append(event)
-
-
-def full_scores(step: int, result: EvalResult) -> ev.FullEvalCompleted:
-    """Return the event of an evaluation of the complete eval text."""
-    return ev.FullEvalCompleted(step, *result)
 
 
 def saved_before(run: Run) -> dict[str, int]:

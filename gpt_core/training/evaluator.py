@@ -1,0 +1,135 @@
+"""Evaluations of a run, between its steps and at its end, with the samples and the verdicts of a self-test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+
+from gpt_core.model.gpt import GPT
+from gpt_core.model.scores import EvalScores
+from gpt_core.text.overfit_data import OverfitLoader
+from gpt_core.training import events as ev
+from gpt_core.training.controls import TrainingControls
+from gpt_core.training.early_stopping import record_evaluation
+from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, max_part_tokens
+from gpt_core.training.run import Run
+from gpt_core.training.samples import SampleWriter
+from gpt_core.training.saving import Saver
+from gpt_core.training.self_test import MIN_REPRODUCED, reproduced
+from gpt_core.training.timing import RunClock
+
+
+class Evaluator:
+    """Evaluates a run at step boundaries. Its iterators end early if a stop is requested."""
+
+    def __init__(self, run: Run, gpt: GPT, saver: Saver, requests: TrainingControls, clock: RunClock) -> None:
+        self._run, self._gpt, self._saver, self._requests, self._clock = run, gpt, saver, requests, clock
+        self._state, self._settings = run.state, run.settings
+        self._samples = SampleWriter(run.parameters, run.tokenizer, run.settings)
+        self._text: EvalText | None = None
+        if run.eval_text is not None:
+            self._text = EvalText(run.eval_text, run.windows.seq_len, max_part_tokens(run.settings))
+        self._first_step = run.state.step
+        self._fully_scored_step = self._sampled_step = -1
+
+    @property
+    def part_tokens(self) -> int:
+        """Tokens of the eval text that every evaluation scores, 0 for all of it."""
+        return self._text.part_tokens if self._text and self._text.part is not None else 0
+
+    @property
+    def is_scheduled(self) -> bool:
+        """True if an evaluation is scheduled at this step: at the end of an epoch, and every `eval_every_steps`."""
+        state, every = self._state, self._settings.eval_every_steps
+        is_at_end = state.window == 0 or state.window >= self._run.windows.windows_per_epoch
+        return state.step > 0 and (is_at_end or (every > 0 and state.step % every == 0))
+
+    def evaluate(self) -> Iterator[ev.AnyEvent]:
+        """Evaluate: the complete text at the end of an epoch and of the run, else the fixed part of it.
+
+        If a stop is requested meanwhile, the evaluation remains pending. A run without an eval text has none.
+        """
+        state, settings, text = self._state, self._settings, self._text
+        if text is None:
+            state.evaluation_due = False
+            return
+        is_last = 0 < settings.max_steps <= state.step
+        scores = yield from self._scores(text, complete=is_last or state.window >= self._run.windows.windows_per_epoch)
+        if scores is None:
+            return
+        state.evaluation_due = False
+        state.elapsed_s = self._clock.elapsed_s
+        result, full = scores
+        is_best = record_evaluation(state, result.loss, result.accuracy, settings, is_scheduled=self.is_scheduled)
+        state.last_eval = scores_of(state.step, result)
+        if is_best:
+            self._saver.pending.add("best")
+        yield ev.EvalCompleted(
+            state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte, is_best,
+            state.evaluations_without_improvement,
+        )  # fmt: skip
+        if text.part is None or full is not None:
+            self._fully_scored_step = state.step
+        if full is not None:
+            yield full_scores(state.step, full)
+        yield from self.sample()
+
+    def score_at_end(self) -> Iterator[ev.AnyEvent]:
+        """Report the scores of the complete eval text and a sample, unless this step has them or a stop is requested.
+
+        They change nothing in the state, so that resuming the run with more steps equals a longer run.
+        """
+        step, text = self._state.step, self._text
+        if text is None or step in (self._first_step, self._fully_scored_step) or self._requests.stopping:
+            return
+        scores = yield from self._scores(text, complete=True)
+        if scores is not None:
+            yield full_scores(step, scores.full or scores.part)
+            if step != self._sampled_step:
+                yield from self.sample()
+
+    def check_lines(self, *, at_end: bool) -> Iterator[ev.AnyEvent]:
+        """Report how many lines of the self-test are reproduced, and a sample, unless a stop is requested."""
+        lines = self._run.windows
+        if not isinstance(lines, OverfitLoader):
+            return
+        found = []
+        for is_reproduced in reproduced(self._gpt, lines):
+            if self._requests.stopping:
+                return
+            found.append(is_reproduced)
+        works = sum(found) >= MIN_REPRODUCED * len(found)
+        yield ev.LinesReproduced(self._state.step, sum(found), len(found), works, at_end)
+        yield from self.sample()
+
+    def sample(self) -> Iterator[ev.AnyEvent]:
+        """Write the sample of this step."""
+        if (written := self._samples.write(self._state.step, lambda: self._requests.stopping)) is not None:
+            self._sampled_step = written.step
+            yield written
+
+    def _scores(self, text: EvalText, *, complete: bool) -> Generator[ev.AnyEvent, None, RunScores | None]:
+        """Score the eval text or its part, yielding the progress; returns None if a stop is requested meanwhile."""
+        total = text.tokens if complete else text.part_tokens
+        steps = text.scores(self._gpt, self._settings.micro_batch, complete=complete)
+        while True:
+            try:
+                done = next(steps)
+            except StopIteration as end:
+                scores: RunScores = end.value
+                return scores
+            yield ev.EvalProgressed(self._state.step, done, total)
+            yield from self._saver.poll_results()
+            if self._requests.stopping:
+                return None
+
+
+def scores_of(step: int, result: EvalResult) -> EvalScores | None:
+    """Return the scores to keep in the state, which holds finite numbers only: None for a loss that is not."""
+    scores = EvalScores(step, result.loss, result.accuracy, result.bits_per_byte)
+    return scores if math.isfinite(result.loss) else None
+
+
+def full_scores(step: int, result: EvalResult) -> ev.FullEvalCompleted:
+    """Return the event of an evaluation of the complete eval text."""
+    return ev.FullEvalCompleted(step, *result)
