@@ -85,8 +85,7 @@ class Evaluator:
         scores = yield from self._scores(text, complete=True)
         if scores is not None:
             yield full_scores(step, scores.full or scores.part)
-            if step != self._sampled_step:
-                yield from self.sample()
+            yield from self.sample()
 
     def check_lines(self, *, at_end: bool) -> Iterator[ev.AnyEvent]:
         """Report how many lines of the self-test are reproduced, and a sample, unless a stop is requested."""
@@ -103,9 +102,12 @@ class Evaluator:
         yield from self.sample()
 
     def sample(self) -> Iterator[ev.AnyEvent]:
-        """Write the sample of this step."""
-        if (written := self._samples.write(self._state.step, lambda: self._requests.stopping)) is not None:
-            self._sampled_step = written.step
+        """Write the sample of this step, unless it has been written."""
+        step = self._state.step
+        if step == self._sampled_step:
+            return
+        if (written := self._samples.write(step, lambda: self._requests.stopping)) is not None:
+            self._sampled_step = step
             yield written
 
     def _scores(self, text: EvalText, *, complete: bool) -> Generator[ev.AnyEvent, None, RunScores | None]:

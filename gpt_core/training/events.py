@@ -144,7 +144,7 @@ class LinesReproduced(Event, frozen=True, tag="lines_reproduced"):
 
 
 class SampleWritten(Event, frozen=True, tag="sample"):
-    """Text that continues the fixed `prompt`: before the first step, after each evaluation, at the end."""
+    """Text that continues the fixed `prompt`: before the first step, after evaluations, at the end; one per step."""
 
     step: int
     prompt: str

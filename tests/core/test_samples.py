@@ -27,6 +27,22 @@ def test_a_sample_is_the_reply_of_the_weights_of_that_step_with_the_same_random_
     assert (last.step, last.prompt, last.text) == (10, "She", "".join(reply))
 
 
+def test_evaluations_on_request_write_one_sample_per_step(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=2, sample_tokens=8, eval_every_steps=0))
+    requested, events = {0: 1, 1: 2}, []  # evaluations to request at each step
+    trainer.requests.pause()
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.RunPaused):
+            if requested.get(event.step, 0):
+                requested[event.step] -= 1
+                trainer.requests.evaluate()
+            else:
+                trainer.requests.single_step()
+    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [0, 1, 1]
+    assert [event.step for event in of_kind(events, ev.SampleWritten)] == [0, 1, 2]
+
+
 def test_samples_change_nothing_in_the_training(tmp_path: Path) -> None:
     runs = []
     for tokens in (0, 20):

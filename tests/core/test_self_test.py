@@ -98,6 +98,17 @@ def test_an_evaluation_requested_during_a_self_test_checks_its_lines(tmp_path: P
     assert losses == [event.loss for event in of_kind(list(plain.events()), ev.StepCompleted)]
 
 
+def test_an_evaluation_requested_after_the_last_step_of_a_self_test_adds_no_second_sample(tmp_path: Path) -> None:
+    trainer = open_run(overfit(tmp_path, 2))
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.StepCompleted) and event.step == 2:
+            trainer.requests.evaluate()
+    assert [(found.step, found.at_end) for found in of_kind(events, ev.LinesReproduced)] == [(2, False), (2, True)]
+    assert [sample.step for sample in of_kind(events, ev.SampleWritten)] == [0, 2]
+
+
 def test_a_stopped_self_test_has_no_verdict(tmp_path: Path) -> None:
     trainer = open_run(overfit(tmp_path, 100))
     events = []
