@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+POLL_S = 0.02
+"""Time between two reads of the controls while the trainer waits."""
+
 
 class TrainingControls:
     """Requests to one trainer, from any thread and from signal handlers.

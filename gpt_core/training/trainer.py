@@ -8,7 +8,6 @@ it is resumed. Checkpoints are written while training continues (`gpt_core.train
 from __future__ import annotations
 
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -23,9 +22,10 @@ from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.model.precision import product_format
 from gpt_core.optim import schedule_of
 from gpt_core.training import events as ev
-from gpt_core.training.controls import TrainingControls
+from gpt_core.training.controls import POLL_S, TrainingControls
 from gpt_core.training.early_stopping import end_epoch, patience_is_over
 from gpt_core.training.evaluator import Evaluator
+from gpt_core.training.last_save import LastSave
 from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics import smooth
 from gpt_core.training.metrics_log import MetricsLog, open_log
@@ -34,7 +34,6 @@ from gpt_core.training.saving import Saver
 from gpt_core.training.timing import RunClock, TokenRate
 
 MAX_SKIPPED_IN_A_ROW = 5
-PAUSE_POLL_S = 0.02
 
 
 class Trainer:
@@ -49,19 +48,16 @@ class Trainer:
         self.run = run
         self.ending = False
         """True once no more steps are taken and only the last saves remain."""
-        self.unsaved = 0
-        """Number of failed last saves while the run waits for a decision about them; else 0."""
         self._gpt = GPT(run.parameters, product_format(self.settings.precision))
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
         self._weights_lock = threading.Lock()
         self._saver = Saver(run)
+        self._last_save = LastSave(run, self._saver, self.requests)
         self._divergence = DivergenceMonitor(self.shape.vocab_size)
         self._saved_steps = saved_before(run)
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
-        self._first_step = run.state.step
-        self._failed_last_saves = 0
         self._clock = RunClock(run.state.elapsed_s)
         self._evaluator = Evaluator(run, self._gpt, self._saver, self.requests, self._clock)
         self._rate = TokenRate()
@@ -85,6 +81,11 @@ class Trainer:
     def saving(self) -> bool:
         """True while a checkpoint is being written; read it before ending the process."""
         return self._saver.is_saving
+
+    @property
+    def unsaved(self) -> int:
+        """Number of failed last saves while the run waits for a decision about them; else 0."""
+        return self._last_save.unsaved
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
         """Return a copy of the weights and their step. May be called from any thread; waits for an update to end."""
@@ -113,7 +114,7 @@ class Trainer:
                 yield event
         finally:
             try:
-                for outcome in () if finished else self._last_saves(may_wait=False):
+                for outcome in () if finished else self._last_save.save(may_wait=False):
                     _log(log, outcome)
             finally:
                 log.close()
@@ -191,7 +192,7 @@ class Trainer:
         yield ev.RunPaused(self.state.step)
         with self._clock.stopped():
             while requests.pausing and not requests.stopping and not requests.anything_pending:
-                time.sleep(PAUSE_POLL_S)
+                time.sleep(POLL_S)
         if not requests.pausing:
             yield ev.RunContinued(self.state.step)
 
@@ -290,7 +291,7 @@ class Trainer:
             yield from self._finish_diverged()
             return
         self.state.finished = "" if reason in ("stopped", "max_steps") else reason
-        yield from self._last_saves()
+        yield from self._last_save.save()
         if reason in ("max_epochs", "early_stopping", "epsilon") and self._saver.is_saved:
             yield from self._saver.save_final()
         if reason != "stopped":
@@ -305,7 +306,7 @@ class Trainer:
         """
         yield from self._saver.finish()
         if not self._diverged().good_checkpoint:
-            yield from self._last_saves()
+            yield from self._last_save.save()
         found = self._diverged()
         yield ev.RunFinished(
             "diverged", found.step, found.good_checkpoint, found.good_step, found.loss, found.guessing_loss
@@ -320,44 +321,6 @@ class Trainer:
         good = [(step, path) for path, step in self._saved_steps.items() if step < since - 1]
         step, path = max(good, default=(0, ""))
         return ev.LossDiverged(self.state.step, self._divergence.loss, self._divergence.guessing_loss, path, step)
-
-    @property
-    def _has_no_step_to_save(self) -> bool:
-        """True if a save would replace the checkpoints of another run although no step was taken."""
-        return self.run.store.is_replacing and self.state.step == self._first_step
-
-    def _last_saves(self, *, may_wait: bool = True) -> Iterator[ev.AnyEvent]:
-        """Complete the save in progress, and save the current state as `ckpt_latest` unless it is to be discarded.
-
-        If that fails, wait for the user's decision where there is a user to ask; else save in another folder.
-        """
-        yield from self._saver.finish()
-        if self._has_no_step_to_save:
-            return
-        while not self.requests.discarding:
-            yield from self._saver.save_if_new("latest")
-            if self._saver.is_saved:
-                return
-            if not may_wait or not self.requests.can_ask:
-                yield from self._saver.save_elsewhere(self._other_folders())
-                return
-            self._wait_for_answer()
-
-    def _wait_for_answer(self) -> None:
-        """Wait until the user requests another save or discards the state, or can no longer be asked."""
-        requests = self.requests
-        for take in (requests.take_save, requests.take_evaluate, requests.take_single_step):
-            take()
-        self._failed_last_saves += 1
-        self.unsaved = self._failed_last_saves
-        while requests.can_ask and not requests.discarding and not requests.anything_pending:
-            time.sleep(PAUSE_POLL_S)
-        self.unsaved = 0
-
-    def _other_folders(self) -> list[Path]:
-        """Return the folders to try if the run's own is not writable: beside it, and in the temporary folder."""
-        own, name = Path(self.settings.models_dir), f"gpt-tui-{self.state.run_id}"
-        return [own.absolute().parent / name, Path(tempfile.gettempdir(), name)]
 
 
 def _log(log: MetricsLog, event: ev.AnyEvent) -> None:

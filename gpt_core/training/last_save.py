@@ -1,0 +1,65 @@
+"""Last save of a run: its final state as `ckpt_latest`, in another folder if the run's own is not writable."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpt_core.training.controls import POLL_S, TrainingControls
+from gpt_core.training.events import AnyEvent
+from gpt_core.training.run import Run
+from gpt_core.training.saving import Saver
+
+
+class LastSave:
+    """Saves the final state of a run, and waits for the user's decision if that fails.
+
+    Attributes:
+        unsaved: Number of failed attempts while the run waits for a decision about them; else 0.
+    """
+
+    def __init__(self, run: Run, saver: Saver, requests: TrainingControls) -> None:
+        self.unsaved = 0
+        self._run, self._saver, self._requests = run, saver, requests
+        self._first_step = run.state.step
+        self._failed = 0
+
+    @property
+    def _has_no_step_to_save(self) -> bool:
+        """True if a save would replace the checkpoints of another run although no step was taken."""
+        return self._run.store.is_replacing and self._run.state.step == self._first_step
+
+    def save(self, *, may_wait: bool = True) -> Iterator[AnyEvent]:
+        """Complete the save in progress, and save the current state as `ckpt_latest` unless it is to be discarded.
+
+        If that fails, wait for the user's decision where there is a user to ask; else save in another folder.
+        """
+        yield from self._saver.finish()
+        if self._has_no_step_to_save:
+            return
+        while not self._requests.discarding:
+            yield from self._saver.save_if_new("latest")
+            if self._saver.is_saved:
+                return
+            if not may_wait or not self._requests.can_ask:
+                yield from self._saver.save_elsewhere(self._other_folders())
+                return
+            self._wait_for_answer()
+
+    def _wait_for_answer(self) -> None:
+        """Wait until the user requests another save or discards the state, or can no longer be asked."""
+        requests = self._requests
+        for take in (requests.take_save, requests.take_evaluate, requests.take_single_step):
+            take()
+        self._failed += 1
+        self.unsaved = self._failed
+        while requests.can_ask and not requests.discarding and not requests.anything_pending:
+            time.sleep(POLL_S)
+        self.unsaved = 0
+
+    def _other_folders(self) -> list[Path]:
+        """Return the folders to try if the run's own is not writable: beside it, and in the temporary folder."""
+        own, name = Path(self._run.settings.models_dir), f"gpt-tui-{self._run.state.run_id}"
+        return [own.absolute().parent / name, Path(tempfile.gettempdir(), name)]
