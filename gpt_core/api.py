@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.config.resolve import read_overrides, resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked
 from gpt_core.formats.bundle import load_bundle
@@ -31,6 +31,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.model.scores import EvalScores
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.corpus import require_plain_text
 from gpt_core.text.token_cache import load_tokens
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training import evaluation
@@ -57,7 +58,7 @@ def train(
     """Prepare a training run. Steps are taken as the returned iterator is advanced.
 
     Args:
-        train_file: Training text; None for `train.en` in `data/`, else the shipped text.
+        train_file: Training text; None for `train.en`, `train.txt` or `input.txt` in `data/`, else the shipped text.
         preset: "nano" (1M parameters, the default), "micro" (10M) or "mini" (57.5M).
         config_file: TOML file of settings.
         resume: Checkpoint to resume, or "newest" for the newest valid one in `models_dir`.
@@ -89,10 +90,10 @@ def load(path: PathLike, *, threads: int = 0, weights: WeightFormat = "float32")
         ConfigError: There is no such format.
         GptError: The file is missing or damaged, or its tokenizer is not registered.
     """
+    weight_format = checked("weights", weights, "argument")
     kernel_threads.set_threads(compute_threads(threads))
     bundle = load_bundle(expand_home(os.fspath(path)))
-    settings = resolve(options={"weights": weights}, base=bundle.settings, base_preset=bundle.preset_name).settings
-    return Model(replace(bundle, settings=settings))
+    return Model(replace(bundle, settings=msgspec.structs.replace(bundle.settings, weights=weight_format)))
 
 
 class TrainingRun(Iterator[AnyEvent]):
@@ -339,9 +340,11 @@ class Model:
             progress: Receives the activity and its completed fraction.
 
         Raises:
-            CorpusError: The file cannot be read, or is too short.
+            CorpusError: The file cannot be read, is too short, or is not plain text and `allow_binary` is off.
         """
-        path = Path(file)
+        path = expand_home(os.fspath(file))
+        if not self.settings.allow_binary:
+            require_plain_text(path)
         text = load_tokens(path, self.tokenizer, self.settings.document, progress=progress)
         return evaluation.evaluate(
             self._model(), text, self.settings.micro_batch,

@@ -226,6 +226,17 @@ def test_logits_give_the_loss_that_evaluation_reports(model: gpt_core.Model, tmp
     assert model.evaluate(tmp_path / "short.txt").loss == pytest.approx(loss, rel=1e-5)
 
 
+def test_a_file_to_evaluate_may_begin_with_a_tilde_and_must_be_plain_text(
+    model: gpt_core.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "text.txt").write_text("It was a truth that she waited.\n" * 4)
+    assert model.evaluate("~/text.txt") == model.evaluate(tmp_path / "text.txt")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    with pytest.raises(CorpusError, match=r"picture\.png"):
+        model.evaluate("~/picture.png")
+
+
 @pytest.mark.parametrize("ids", [[], [300], [-1], [[1, 2]], [1] * 33])
 def test_logits_refuse_ids_that_do_not_fit(model: gpt_core.Model, ids: list[int]) -> None:
     with pytest.raises(ValueError, match="got"):
@@ -251,5 +262,5 @@ def test_weights_of_fewer_bits_generate_and_score_nearly_the_same(
 
 
 def test_an_unknown_format_of_weights_is_refused(trained: tuple[Path, gpt_core.TrainingResult]) -> None:
-    with pytest.raises(ConfigError, match="weights"):
+    with pytest.raises(ConfigError, match=r"weights: got 'int4', .*\(from argument\)"):
         gpt_core.load(trained[0] / "models" / "ckpt_latest.safetensors", weights="int4")  # type: ignore[arg-type]
