@@ -54,7 +54,7 @@ class Overrides(NamedTuple):
 
     def override(self, source: str, values: Mapping[str, object]) -> Overrides:
         """Return the overrides with one more layer. Raises ConfigError for an unknown setting or a bad value."""
-        layer = {key: checked(key, parsed(key, value), source) for key, value in values.items()}
+        layer = _checked(source, {key: parsed(key, value) for key, value in values.items()})
         return self._replace(layers=(*self.layers, (source, expanded(layer))))
 
     def apply_to(self, base: Settings | None = None, base_preset: str = "") -> Resolved:
@@ -110,16 +110,18 @@ def read_overrides(
     from_file.pop("preset", None)
     if named is not None and not (isinstance(named, str) and named in PRESETS):
         raise ConfigError(unknown_name("preset", named, PRESETS))
-    file_layer = {key: checked(key, value, str(config_file)) for key, value in from_file.items()}
-    given = [(str(config_file), _located(file_layer, config_file.parent) if config_file else {})]
+    layers: list[tuple[str, dict[str, object]]] = []
+    if config_file:
+        layers.append((str(config_file), _located(_checked(str(config_file), from_file), config_file.parent)))
     if word := (environ or {}).get(OVERFIT_VARIABLE, ""):
-        given.append((OVERFIT_VARIABLE, {"overfit_tiny": parsed("overfit_tiny", word)}))
-    given += _command_line(assignments, options or {})
-    layers = (
-        (source, expanded({key: checked(key, value, source) for key, value in layer.items()}))
-        for source, layer in given
-    )
-    return Overrides(named, tuple(layers))
+        layers.append((OVERFIT_VARIABLE, _checked(OVERFIT_VARIABLE, {"overfit_tiny": parsed("overfit_tiny", word)})))
+    layers += [(source, _checked(source, layer)) for source, layer in _command_line(assignments, options or {})]
+    return Overrides(named, tuple((source, expanded(layer)) for source, layer in layers))
+
+
+def _checked(source: str, layer: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of a layer, each checked. Raises ConfigError for an unknown setting or a bad value."""
+    return {key: checked(key, value, source) for key, value in layer.items()}
 
 
 def _command_line(assignments: Sequence[str], options: Mapping[str, object]) -> list[tuple[str, dict[str, object]]]:
