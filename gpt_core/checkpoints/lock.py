@@ -17,6 +17,7 @@ import os
 import platform
 import struct
 import sys
+from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -151,6 +152,7 @@ def _read_holder(file: IO[bytes]) -> LockHolder | None:
     return LockHolder(int(pid), host, command, namespace)
 
 
+@cache
 def _this_namespace() -> str:
     """Return the boot id of the kernel and this process's PID namespace; "" where the system has none."""
     try:
