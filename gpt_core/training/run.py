@@ -51,6 +51,6 @@ class Run:
     resumed_from: Path | None = None
     eval_file: Path | None = None
     precision_reason: str = ""
-    """why `settings.precision` was chosen; "" if it was requested"""
+    """why, if the requested precision was auto or the products are emulated"""
     best_restarted: str = ""
     warnings: tuple[str, ...] = ()
