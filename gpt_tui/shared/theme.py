@@ -11,59 +11,41 @@ from collections.abc import Mapping, Sequence
 from textual.color import Color
 from textual.theme import Theme
 
-NIGHT = Theme(
-    name="gpt-night",
-    primary="#62b6f0",
-    secondary="#8a94a8",
-    accent="#f0b33f",
-    warning="#f0b33f",
-    error="#f2805a",
-    success="#4fc79a",
-    foreground="#d5dae4",
-    background="#10141b",
-    surface="#171d27",
-    panel="#1f2733",
-    dark=True,
-    variables={
-        "border": "#3a4557",
-        "footer-key-foreground": "#f0b33f",
-        "footer-description-foreground": "#aab3c2",
-        "input-selection-background": "#62b6f0 35%",
-        "block-cursor-foreground": "#10141b",
-        "block-cursor-background": "#62b6f0",
-        "block-cursor-text-style": "bold",
-        "scrollbar": "#3a4557",
-        "scrollbar-background": "#10141b",
-        "scrollbar-corner-color": "#10141b",
-    },
-)
 
-DAY = Theme(
-    name="gpt-day",
-    primary="#0b66a8",
-    secondary="#5c6675",
-    accent="#8a5a00",
-    warning="#8a5a00",
-    error="#b8410f",
-    success="#00785a",
-    foreground="#20262e",
-    background="#fbfaf6",
-    surface="#f3f1ea",
-    panel="#e8e5db",
-    dark=False,
-    variables={
-        "border": "#b9b4a4",
-        "footer-key-foreground": "#8a5a00",
-        "footer-description-foreground": "#4a525e",
-        "input-selection-background": "#0b66a8 25%",
-        "block-cursor-foreground": "#fbfaf6",
-        "block-cursor-background": "#0b66a8",
-        "block-cursor-text-style": "bold",
-        "scrollbar": "#b9b4a4",
-        "scrollbar-background": "#fbfaf6",
-        "scrollbar-corner-color": "#fbfaf6",
-    },
-)
+def _theme(
+    name: str, *, dark: bool, primary: str, secondary: str, accent: str, error: str, success: str, foreground: str,
+    background: str, surface: str, panel: str, border: str, description: str, selection: str,
+) -> Theme:  # fmt: skip
+    """Return a theme whose warnings, keys, cursor and scrollbars have the colours of its other parts."""
+    return Theme(
+        name=name, dark=dark, primary=primary, secondary=secondary, accent=accent, warning=accent, error=error,
+        success=success, foreground=foreground, background=background, surface=surface, panel=panel,
+        variables={
+            "border": border,
+            "footer-key-foreground": accent,
+            "footer-description-foreground": description,
+            "input-selection-background": selection,
+            "block-cursor-foreground": background,
+            "block-cursor-background": primary,
+            "block-cursor-text-style": "bold",
+            "scrollbar": border,
+            "scrollbar-background": background,
+            "scrollbar-corner-color": background,
+        },
+    )  # fmt: skip
+
+
+NIGHT = _theme(
+    "gpt-night", dark=True, primary="#62b6f0", secondary="#8a94a8", accent="#f0b33f", error="#f2805a",
+    success="#4fc79a", foreground="#d5dae4", background="#10141b", surface="#171d27", panel="#1f2733",
+    border="#3a4557", description="#aab3c2", selection="#62b6f0 35%",
+)  # fmt: skip
+
+DAY = _theme(
+    "gpt-day", dark=False, primary="#0b66a8", secondary="#5c6675", accent="#8a5a00", error="#b8410f",
+    success="#00785a", foreground="#20262e", background="#fbfaf6", surface="#f3f1ea", panel="#e8e5db",
+    border="#b9b4a4", description="#4a525e", selection="#0b66a8 25%",
+)  # fmt: skip
 
 OWN_THEMES = (NIGHT, DAY)
 TEXT_VARIABLES = (
