@@ -1,4 +1,4 @@
-"""`gpt-tui serve`: one app that outlives its page, serves only this machine and its own page, and saves its run."""
+"""`gpt-tui serve`: one app that runs without a page, serves only this machine and its own page, and saves its run."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_page_names_no_other_host_and_has_a_title():
 
 
 @pytest.mark.parametrize("asked", [("80", None), ("wide", 24), ({}, [])])
-def test_a_size_that_is_none_is_ignored(asked):
+def test_an_invalid_size_is_ignored(asked):
     assert Size.of(*asked) is None
 
 
@@ -176,7 +176,7 @@ async def test_a_reload_joins_the_app_in_progress(tmp_path):
         assert again.titles == ["step 1", "step 2"]
 
 
-async def test_a_second_tab_takes_over_and_the_first_is_told_so(tmp_path):
+async def test_a_second_tab_takes_over_and_the_first_shows_a_notice(tmp_path):
     async with serving(tmp_path) as (server, session):
         first = await BrowserPage.open(session, server.public_url)
         await first.read_until("drawn")
@@ -209,7 +209,7 @@ async def test_the_page_shows_why_the_app_failed(tmp_path):
         assert server.session.exit_code == EXIT_FAILED
 
 
-async def test_stopping_the_server_stops_the_app_and_tells_the_page(tmp_path, capfd):
+async def test_stopping_the_server_stops_the_app_and_the_page_shows_a_notice(tmp_path, capfd):
     async with serving(tmp_path) as (server, session):
         page = await BrowserPage.open(session, server.public_url)
         await page.read_until("drawn")

@@ -1,6 +1,6 @@
-"""Driver for the app in a browser page, whose process outlives the page and saves its run if its server dies.
+"""Driver for the app in a browser page: its process runs without a page, too, and saves its run if the server ends.
 
-Beside the packets of Textual's web driver it understands "repaint" and "stop", and sends "repaint" and "title".
+Besides the packets of Textual's web driver it understands "repaint" and "stop", and sends "repaint" and "title".
 """
 
 from __future__ import annotations

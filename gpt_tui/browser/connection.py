@@ -64,7 +64,7 @@ class PageConnection:
             self._wake.set()
 
     def end(self, reason: str, text: str = "") -> None:
-        """Tell the page why the app is gone from it, and close the connection."""
+        """Send the page the reason why it no longer shows the app, and close the connection."""
         self._drop_output()
         self.send_message("over", {"reason": reason, "text": text})
         self._is_over = True

@@ -1,7 +1,7 @@
 """The app and the page that shows it: one app at a time, one page at a time.
 
-The app outlives its page. A reload, or another tab, joins the app in progress; the page that showed it before is told
-why it no longer does. Once the app has ended, another one starts on request only.
+The app keeps running without a page. A reloaded page, or another tab, connects to the running app, and the page that
+showed it before displays a notice. Once the app has ended, another one starts on request only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpt_tui.shared.sanitize import printable
 TITLE = "gpt-tui"
 MIN_CELLS, MAX_CELLS = 2, 2000
 MAX_SHOWN = 4000  # characters of an error on the page
-ENDS_AS_ASKED = (EXIT_OK, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED)
+REQUESTED_EXITS = (EXIT_OK, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED)
 
 
 class Size(NamedTuple):
@@ -84,7 +84,7 @@ class AppSession:
                 await self._app.repaint(*size)
 
     def leave(self, page: PageConnection) -> None:
-        """Let the app run on without this page."""
+        """Keep the app running without this page."""
         if self._page is page:
             self._page = None
 
@@ -136,7 +136,7 @@ class AppSession:
             await self._app_task
 
     def close(self) -> None:
-        """Tell the page that the server ends."""
+        """Send the page the notice that the server has stopped."""
         if self._page is not None:
             self._page.end("stopped", self._end_text or "")
 
@@ -152,7 +152,7 @@ class AppSession:
     async def _run(self, app: AppProcess) -> None:
         """Relay the output of the app until it ends, then show its last message."""
         await app.run()
-        self.exit_code = EXIT_OK if app.exit_code in ENDS_AS_ASKED else EXIT_FAILED
+        self.exit_code = EXIT_OK if app.exit_code in REQUESTED_EXITS else EXIT_FAILED
         self._app, self._title = None, TITLE
         self._end_text = printable(app.exit_message)[-MAX_SHOWN:]
         if app.exit_message:

@@ -176,7 +176,7 @@ _CYRILLIC = dict(zip("йцукенгшщзфывапролдячсмитьі", "
 
 
 def other_names(name: str) -> tuple[str, ...]:
-    """Return the names that a letter key has in the other case and on a Latin layout, the likeliest first."""
+    """Return the names that a letter key has in the other case and on a Latin layout, most likely first."""
     if len(name) != 1 or not name.isalpha():
         return ()
     latin = _CYRILLIC.get(name.lower(), "")

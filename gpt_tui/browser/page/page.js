@@ -1,10 +1,10 @@
-// The page around textual-serve's terminal: focus, title, clipboard keys, downloads, and what is shown once the app is
-// gone from the page. Loaded before textual.js, whose connection it observes.
+// The page around textual-serve's terminal: focus, title, clipboard keys, downloads, and the notice that replaces the
+// app at its end. Loaded before textual.js, whose connection it observes.
 "use strict";
 
 const RETRY_MS = 2000;
 const SHIFT_ENTER = "\x1b[13;2u";
-const FONT_SIZES = { least: 6, usual: 16, most: 60 };
+const FONT_SIZES = { min: 6, default: 16, max: 60 };
 
 const ENDINGS = {
   ended: {
@@ -161,9 +161,9 @@ function onKey(event) {
 }
 
 function prepareTerminal() {
-  const asked = Number(new URLSearchParams(window.location.search).get("fontsize")) || FONT_SIZES.usual;
+  const asked = Number(new URLSearchParams(window.location.search).get("fontsize")) || FONT_SIZES.default;
   const terminal = element("terminal");
-  terminal.dataset.fontSize = Math.min(Math.max(asked, FONT_SIZES.least), FONT_SIZES.most);
+  terminal.dataset.fontSize = Math.min(Math.max(asked, FONT_SIZES.min), FONT_SIZES.max);
   terminal.dataset.sessionWebsocketUrl = `ws://${window.location.host}/ws`;
 }
 
