@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -100,9 +100,13 @@ class BrowserPage:
 
     async def read_until(self, text: str) -> None:
         """Receive until the app has drawn `text`."""
+        await self.receive_until(lambda: text in self.output, text)
+
+    async def receive_until(self, is_met: Callable[[], bool], expected: str) -> None:
+        """Receive until a condition is met, which a failure calls `expected`."""
         async with asyncio.timeout(TIMEOUT_S):
-            while text not in self.output:
-                assert await self._receive(), (text, self.output[-2000:], self.over)
+            while not is_met():
+                assert await self._receive(), (expected, self.output[-2000:], self.titles, self.over)
 
     async def read_to_the_end(self) -> dict[str, str]:
         """Receive until the server closes the connection, and return why."""

@@ -140,6 +140,25 @@ async def test_output_is_dropped_for_a_slow_page_and_repainted_later():
     assert websocket.is_closed
 
 
+async def test_a_packet_above_the_limit_is_sent_if_nothing_is_pending():
+    websocket, repaints = SlowSocket(), []
+
+    async def repaint() -> None:
+        repaints.append(True)
+
+    websocket.allowed.set()
+    page = PageConnection(websocket, repaint)  # type: ignore[arg-type]
+    page.begin_painting()
+    frame = b"x" * (MAX_PENDING_BYTES + 1)
+    page.send_output(frame)
+    writer = asyncio.create_task(page.write())
+    await asyncio.sleep(0)
+    page.end("ended")
+    await writer
+    assert websocket.sent == [frame, '["over", {"reason": "ended", "text": ""}]']
+    assert not repaints
+
+
 # -- server, with a stand-in for the app
 
 
@@ -234,8 +253,7 @@ async def test_a_file_is_downloaded_once_under_its_name(tmp_path):
     async with serving(tmp_path) as (server, session):
         page = await BrowserPage.open(session, server.public_url)
         await page.type("d")
-        while not page.download:
-            await page._receive()
+        await page.receive_until(lambda: bool(page.download), "a download")
         url = f"{server.public_url}/download/{page.download}"
         async with session.get(url) as file:
             assert await file.text() == "<svg></svg>"
@@ -279,8 +297,8 @@ async def test_the_run_survives_a_reload(tmp_path):
             await page.read_until("perplexity")
             for shown in ("gpt-tui", "Pause", "learning rate", "Help", "\x1b[?1049h", "\x1b[?1006h", "\x1b[?2004h"):
                 await page.read_until(shown)
-            while not any(re.fullmatch(r"training, step [\d,]+ · gpt-tui", title) for title in page.titles):
-                await page._receive()
+            title = re.compile(r"training, step [\d,]+ · gpt-tui")
+            await page.receive_until(lambda: any(map(title.fullmatch, page.titles)), "the step in the title")
             server.send_signal(signal.SIGINT)
             over = await page.read_to_the_end()
             assert over["reason"] == "stopped"

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-MAX_PENDING_BYTES = 1 << 20
+MAX_PENDING_BYTES = 1 << 20  # more output is dropped, unless it is one packet
 
 
 class PageConnection:
@@ -45,7 +45,7 @@ class PageConnection:
         """Send output of the app, or drop it while nothing is painted."""
         if not self._is_painting:
             return
-        if self._pending_bytes + len(data) > MAX_PENDING_BYTES:
+        if self._pending_bytes and self._pending_bytes + len(data) > MAX_PENDING_BYTES:
             self._drop_output()
             self._is_behind = True
             return
