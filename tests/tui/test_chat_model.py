@@ -262,3 +262,19 @@ def test_without_a_model_in_the_folder_the_first_one_of_another_run_is_used(
     assert available.any
     assert model_options(available, AUTOMATIC, compare=False)[0].label == "automatic · second/best_model · step 20"
     assert models.load().name == "second/best_model, step 20"
+
+
+def test_without_a_valid_model_in_the_folder_the_first_valid_one_of_other_runs_is_used(
+    controller: TrainingController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    saved_run(Path("models/old"), "best", 10)
+    broken = saved_run(Path("models/new"), "best", 20)
+    content = bytearray(broken.read_bytes())
+    content[-9] ^= 1
+    broken.write_bytes(content)
+    Path("models/best_model.safetensors").write_bytes(b"cut")
+    models = ChatModels(controller, "models")
+    label = model_options(models.available(), AUTOMATIC, compare=False)[0].label
+    assert label == "automatic · new/best_model · step 20", "its header is valid"
+    assert models.load().name == "old/best_model, step 10 (best_model, new/best_model: damaged)"

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from gpt_core.checkpoints.lock import lock_holder
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.bundle import load_bundle
@@ -21,7 +20,7 @@ from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.controller import TrainerLike, TrainingController
-from gpt_tui.session.run_finder import log_folders
+from gpt_tui.session.run_finder import is_trained_in, log_folders
 from gpt_tui.shared.formatting import integer, size
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.chat.presenter import AUTOMATIC, AvailableModels, OtherModel, checkpoint_name
@@ -143,21 +142,22 @@ class ChatModels:
         return self._load_best(report, weights)
 
     def _load_best(self, report: Report, weights: WeightFormat) -> LoadedModel:
-        """Load the first valid checkpoint in chat order; the name lists the damaged ones that were skipped."""
+        """Load the first valid checkpoint in chat order; the name lists the damaged ones that were skipped.
+
+        Without a checkpoint in the models folder, those of other runs are used, as `automatic_label` says.
+        """
         listing = CheckpointStore(self.models_dir).list()
         candidates = chat_candidates(listing)
         damaged = [found for found in listing if isinstance(found, DamagedCheckpoint)]
         skipped = [found.path.stem for found in damaged if found.kind == "best"]
-        for info in candidates:
+        folder = Path(self.models_dir)
+        for info in candidates or [other.info for other in models_of_other_runs(folder)]:
             try:
                 model = self._cache.load(info.path, report, weights)
             except CheckpointError:
-                skipped.append(info.path.stem)
+                skipped.append(checkpoint_name(info.path, folder))
                 continue
             return model._replace(name=f"{model.name} ({one_line(', '.join(skipped))}: damaged)") if skipped else model
-        if not listing:
-            for other in models_of_other_runs(Path(self.models_dir)):
-                return self._cache.load(other.info.path, report, weights)
         count = len(damaged) + len(candidates)
         broken = f" ({count} damaged checkpoint{'s' * (count > 1)})" if count else ""
         raise CheckpointError(f"no model to chat with in {self.models_dir}{broken}; start training first")
@@ -177,7 +177,7 @@ def models_of_other_runs(models_dir: Path, around: Path = Path()) -> list[OtherM
         if not candidates:
             continue
         newest = max(candidates, key=lambda info: info.saved_at)
-        is_live = lock_holder(folder) is not None
+        is_live = is_trained_in(folder)
         chosen = [candidates[0], *([newest] if newest is not candidates[0] else [])]
         found.append((not is_live, -newest.saved_at, str(folder), [OtherModel(info, is_live) for info in chosen]))
     return [model for *_, models in sorted(found, key=lambda each: each[:3]) for model in models]
