@@ -30,7 +30,8 @@ from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.controller import OpenRun, TrainingController
-from gpt_tui.session.run_state import divergence, divergence_so_far, ending, is_unsaved, verdict
+from gpt_tui.session.outcome_text import divergence, ending, verdict
+from gpt_tui.session.run_state import divergence_so_far, is_unsaved
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path

@@ -28,7 +28,8 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
-from gpt_tui.session.run_state import RunState, ending, full_scores, latest_value, no_step_left, verdict, verdict_tone
+from gpt_tui.session.outcome_text import ending, full_scores, verdict, verdict_tone
+from gpt_tui.session.run_state import RunState, latest_value, no_step_left
 from gpt_tui.shared.formatting import (
     ENDED_AT_ONCE,
     clock,

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gpt_tui.run_view.status import LABEL_WIDTH, first_evaluation_row, verdict_row
+from gpt_tui.session.outcome_text import verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState, verdict_tone
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import age, duration, estimated_duration, fixed, integer, nats, percent, short
 from gpt_tui.shared.rows import Tone
 

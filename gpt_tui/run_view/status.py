@@ -6,8 +6,9 @@ from math import isfinite
 
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
+from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value, verdict, verdict_tone
+from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value
 from gpt_tui.shared.formatting import (
     age,
     bar,

@@ -8,16 +8,8 @@ import pytest
 from gpt_core.training import events as ev
 from gpt_tui.session.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve, places
 from gpt_tui.session.event_buffer import MAX_PENDING, EventBuffer
-from gpt_tui.session.run_state import (
-    ENDINGS,
-    MAX_EVALUATIONS,
-    MAX_LOG_LINES,
-    RunState,
-    Score,
-    advance,
-    advance_all,
-    ending,
-)
+from gpt_tui.session.outcome_text import ENDINGS, ending
+from gpt_tui.session.run_state import MAX_EVALUATIONS, MAX_LOG_LINES, RunState, Score, advance, advance_all
 from tests.tui.samples import LIMITS, scored, started, step, trained
 
 

@@ -11,8 +11,8 @@ from gpt_core.checkpoints.store import chat_candidates, resume_candidates
 from gpt_core.config.settings import ModelShape
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
+from gpt_tui.session.outcome_text import ENDINGS
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.session.run_state import ENDINGS
 from gpt_tui.shared.formatting import age, duration, integer, learning_rate, nats, percent, scores_text, short, size
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line

@@ -18,8 +18,9 @@ from gpt_tui.charts.overlay import NamedRun, value_at
 from gpt_tui.charts.series import Axis, nearest_row
 from gpt_tui.run_view.status import LABEL_WIDTH, evaluation_rows, progress_rows, training_rows
 from gpt_tui.session.curve import STEP
+from gpt_tui.session.outcome_text import why_ended
 from gpt_tui.session.run_finder import RunInfo, RunStatus
-from gpt_tui.session.run_state import RunState, why_ended
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import age, clock, fixed, integer, learning_rate, metric_value, narrow, percent, short
 from gpt_tui.shared.rows import RULE, Row, Tone
 from gpt_tui.shared.sanitize import one_line

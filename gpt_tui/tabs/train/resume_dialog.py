@@ -16,7 +16,7 @@ from gpt_core.config.validation import checked, parsed
 from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.training.request import raised_limits
-from gpt_tui.session.run_state import ENDINGS
+from gpt_tui.session.outcome_text import ENDINGS
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.sanitize import one_line
 
