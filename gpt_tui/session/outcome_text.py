@@ -9,7 +9,7 @@ from math import inf
 from pathlib import PurePath
 
 from gpt_core.training.events import FullEvalCompleted, LinesReproduced, LossDiverged, RunFinished
-from gpt_tui.shared.formatting import fixed, integer, nats, percent, short
+from gpt_tui.shared.formatting import fixed, integer, nats, scores_text, short
 from gpt_tui.shared.rows import Tone
 
 ENDINGS = {
@@ -80,7 +80,4 @@ def verdict_tone(event: LinesReproduced) -> Tone:
 
 def full_scores(event: FullEvalCompleted) -> str:
     """Return the scores of the complete eval text in words."""
-    return (
-        f"full eval loss {nats(event.loss)}, accuracy {percent(event.accuracy)}, {fixed(event.bits_per_byte)} bits per "
-        f"byte (all {short(event.tokens)} tokens)"
-    )
+    return f"full {scores_text(event)} (all {short(event.tokens)} tokens)"

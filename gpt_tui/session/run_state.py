@@ -40,7 +40,7 @@ from gpt_core.training.losses import DIVERGED_RATIO, perplexity
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
 from gpt_tui.session.curve import ELAPSED, HIGH, STEP, Curve, places
 from gpt_tui.session.outcome_text import above_guessing, divergence, ending, full_scores, verdict, verdict_tone
-from gpt_tui.shared.formatting import fixed, integer, nats, percent, short
+from gpt_tui.shared.formatting import integer, nats, percent, scores_text, short
 from gpt_tui.shared.rows import Tone
 
 Item = TypeVar("Item")
@@ -415,10 +415,7 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
         best = run.best._replace(without_improvement=event.without_improvement)
     evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS)
     changed = replace(run, evaluations=evaluations, best=best, evaluating=None)
-    text = (
-        f"step {integer(event.step)}: eval loss {nats(event.loss)}, accuracy {percent(event.accuracy)}, "
-        f"{fixed(event.bits_per_byte)} bits per byte{f' ★ best {run.best_metric}' if is_best else ''}"
-    )
+    text = f"step {integer(event.step)}: {scores_text(event)}{f' ★ best {run.best_metric}' if is_best else ''}"
     return _logged(changed, text, "good" if is_best else "plain")
 
 

@@ -6,6 +6,7 @@ from math import isfinite
 
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.model.scores import EvalScores
+from gpt_core.training.events import EvalCompleted, FullEvalCompleted
 from gpt_core.training.losses import MAX_PERPLEXITY
 from gpt_core.training.metrics import Metric
 
@@ -71,7 +72,7 @@ def learning_rate(settings: Settings) -> str:
     return " to ".join(rate(value) for value in sorted({min(rates), max(rates)}))
 
 
-def scores_text(scores: EvalScores) -> str:
+def scores_text(scores: EvalScores | EvalCompleted | FullEvalCompleted) -> str:
     """Return the scores of an evaluation: `eval loss 4.221, accuracy 25.3%, 2.103 bits per byte`."""
     loss, bits = nats(scores.loss), fixed(scores.bits_per_byte)
     return f"eval loss {loss}, accuracy {percent(scores.accuracy)}, {bits} bits per byte"
