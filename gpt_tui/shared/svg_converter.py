@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 CONVERTERS = (
@@ -14,17 +16,21 @@ TIMEOUT_S = 30.0
 
 
 def as_png(path: Path) -> Path | None:
-    """Convert an SVG file to a PNG beside it; return None without a converter, or if one fails."""
+    """Convert an SVG file to a PNG beside it; return None if that exists, without a converter, or if all fail."""
     png = path.with_suffix(".png")
+    if os.path.lexists(png):
+        return None
     for program, arguments in CONVERTERS:
         found = shutil.which(program)
-        if found is None or png.exists():
+        if found is None:
             continue
         command = [found, *(argument.format(svg=path.absolute(), png=png.absolute()) for argument in arguments)]
         try:
             done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+            if done.returncode == 0 and png.exists():
+                return png
         except (OSError, subprocess.TimeoutExpired):
-            continue
-        if done.returncode == 0 and png.exists():
-            return png
+            pass
+        with suppress(OSError):
+            png.unlink()  # an incomplete one
     return None

@@ -90,6 +90,21 @@ def test_a_png_is_made_by_an_installed_converter(tmp_path: Path, monkeypatch: py
     assert as_png(svg_file) is None  # replaces no file
 
 
+def test_an_incomplete_png_of_a_failed_converter_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    svg_file = tmp_path / "a.svg"
+    svg_file.write_text("<svg/>")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, script in (("rsvg-convert", 'echo cut > "$2"; exit 1'), ("resvg", '[ ! -e "$2" ] && echo png > "$2"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    assert as_png(svg_file) == tmp_path / "a.png"
+    assert (tmp_path / "a.png").read_text() == "png\n"
+    (tmp_path / "resvg").unlink()
+    (tmp_path / "a.png").unlink()
+    assert as_png(svg_file) is None
+    assert not (tmp_path / "a.png").exists()
+
+
 async def test_the_export_key_writes_the_charts_in_view_and_the_samples(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
