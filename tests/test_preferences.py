@@ -63,11 +63,15 @@ def test_a_theme_is_remembered_without_a_file_and_through_a_link(home, tmp_path)
     assert "monokai" in (tmp_path / "real.toml").read_text()
 
 
-def test_a_file_that_is_not_toml_is_left_as_it_is(home):
+def test_a_file_whose_theme_cannot_be_changed_is_left_as_it_is(home):
     path = write(user_file(home), "theme = \n[")
     with pytest.raises(ConfigError, match="not TOML"):
         remember_theme("nord", home)
     assert path.read_text() == "theme = \n["
+    write(path, '"theme" = "nord"\n')
+    with pytest.raises(ConfigError, match="could not change its theme; set it there"):
+        remember_theme("monokai", home)
+    assert path.read_text() == '"theme" = "nord"\n'
     with pytest.raises(ConfigError, match="no home folder"):
         remember_theme("nord", {"HOME": ""})
 

@@ -92,7 +92,7 @@ def remember_theme(name: str, environ: Mapping[str, str] = os.environ) -> None:
     """Set the theme in the user's file, whose other lines stay as they are.
 
     Raises:
-        ConfigError: The file is not TOML, or there is no home folder to write it to.
+        ConfigError: The file is not TOML or names its theme in another way, or there is no home folder to write it to.
         OSError: The file cannot be read or written.
     """
     path = user_file(environ)
@@ -106,12 +106,21 @@ def remember_theme(name: str, environ: Mapping[str, str] = os.environ) -> None:
     changed, count = re.subn(r"^[ \t]*theme[ \t]*=.*$", line, top, count=1, flags=re.MULTILINE)
     changed = (changed if count else f"{line}\n{top}") + text[len(top) :]
     try:
-        if tomllib.loads(changed) != tomllib.loads(text) | {"theme": name}:
-            raise ConfigError(f"{path}: could not change its theme; set it there")
+        expected = tomllib.loads(text) | {"theme": name}
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+    if _parsed(changed) != expected:
+        raise ConfigError(f"{path}: could not change its theme; set it there")
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, [changed.encode()])
+
+
+def _parsed(text: str) -> dict[str, object] | None:
+    """Return the table of a TOML text, None if it is not TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def _theme(name: object, known: list[str] | None, path: Path) -> str:
