@@ -111,7 +111,7 @@ def newest_run(models_dir: str, own: CheckpointInfo | None, around: Path) -> Che
             found.append(own)
         if found:
             return max(found, key=lambda info: info.saved_at)
-    return own
+    return None
 
 
 def _resumable(folder: Path) -> CheckpointInfo | None:

@@ -24,7 +24,7 @@ class LineInput(Input):
         """Join the lines; the handler of `Input`, which keeps the first line only, then inserts them."""
         lines = [line.strip() for line in pasted_text(event.text).splitlines()]
         lines = [line for line in lines if line]
-        joined = lines[0] if len(lines) == 1 else " ".join(lines)
+        joined = " ".join(lines)
         event.text = joined[:MAX_LINE_CHARACTERS]
         if len(joined) > MAX_LINE_CHARACTERS:
             self.notify(f"pasted only the first {integer(MAX_LINE_CHARACTERS)} characters", severity="warning")

@@ -13,7 +13,6 @@ _PICTURES |= dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 
 _PICTURES |= dict.fromkeys([0x2028, 0x2029], "\n")
 _PICTURES |= dict.fromkeys([0x200E, 0x200F, 0xFEFF, *range(0x202A, 0x202F), *range(0x2060, 0x206A)], "·")
 
-
 _LINE_END_RETURNS = re.compile(r"\r+(?=\n|\Z)")
 
 
