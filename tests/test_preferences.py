@@ -52,6 +52,13 @@ def test_a_remembered_theme_changes_its_line_only(home, before, after):
     assert read_preferences(None, THEMES, home).theme == "nord"
 
 
+def test_the_line_breaks_of_the_file_stay_as_they_are(home):
+    path = write(user_file(home), "")
+    path.write_bytes(b'# mine\r\ntheme = "monokai"\r\n[keys]\r\n"train.start" = "f7"\r\n')
+    remember_theme("nord", home)
+    assert path.read_bytes() == b'# mine\r\ntheme = "nord"\r\n[keys]\r\n"train.start" = "f7"\r\n'
+
+
 def test_a_theme_is_remembered_without_a_file_and_through_a_link(home, tmp_path):
     remember_theme("nord", home)
     path = user_file(home)
@@ -68,6 +75,9 @@ def test_a_file_whose_theme_cannot_be_changed_is_left_as_it_is(home):
     with pytest.raises(ConfigError, match="not TOML"):
         remember_theme("nord", home)
     assert path.read_text() == "theme = \n["
+    path.write_bytes(b'theme = "\xff"\n')
+    with pytest.raises(ConfigError, match="bytes that are not UTF-8"):
+        remember_theme("nord", home)
     write(path, '"theme" = "nord"\n')
     with pytest.raises(ConfigError, match="could not change its theme; set it there"):
         remember_theme("monokai", home)

@@ -92,24 +92,24 @@ def remember_theme(name: str, environ: Mapping[str, str] = os.environ) -> None:
     """Set the theme in the user's file, whose other lines stay as they are.
 
     Raises:
-        ConfigError: The file is not TOML or names its theme in another way, or there is no home folder to write it to.
-        OSError: The file cannot be read or written.
+        ConfigError: The file cannot be read, is not TOML or names its theme in another way, or there is no home folder.
+        OSError: The file cannot be written.
     """
     path = user_file(environ)
     if path is None:
         raise ConfigError("there is no home folder; set XDG_CONFIG_HOME")
     path = Path(os.path.realpath(path))  # a link stays one
-    text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
+    before: dict[str, object] = {}
+    text = ""
+    if path.exists():
+        before = read_config(path, "")
+        text = path.read_bytes().decode("utf-8-sig")
     first_table = re.search(r"^[ \t]*\[", text, re.MULTILINE)
     top = text[: first_table.start()] if first_table else text
     line = f'theme = "{name}"'
-    changed, count = re.subn(r"^[ \t]*theme[ \t]*=.*$", line, top, count=1, flags=re.MULTILINE)
+    changed, count = re.subn(r"^[ \t]*theme[ \t]*=[^\r\n]*", line, top, count=1, flags=re.MULTILINE)
     changed = (changed if count else f"{line}\n{top}") + text[len(top) :]
-    try:
-        expected = tomllib.loads(text) | {"theme": name}
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
-    if _parsed(changed) != expected:
+    if _parsed(changed) != before | {"theme": name}:
         raise ConfigError(f"{path}: could not change its theme; set it there")
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, [changed.encode()])
