@@ -16,9 +16,8 @@ from gpt_core.text.data_loader import spread
 from gpt_core.training import events as ev
 from gpt_core.training.evaluation import EvalText, RunScores, evaluate
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import of_kind, open_run, tiny_settings, train
+from tests.core.training_samples import LATEST, of_kind, open_run, tiny_settings, train
 
-LATEST = Path("models/ckpt_latest.safetensors")
 PART = {"eval_tokens": 100, "sample_tokens": 0}  # four windows of 32 tokens
 
 

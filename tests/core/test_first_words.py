@@ -12,9 +12,8 @@ from gpt_core.text.first_words import beginning, first_words
 from gpt_core.text.token_stream import TokenStream, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training import events as ev
-from tests.core.training_samples import of_kind, open_run, tiny_settings, train
+from tests.core.training_samples import LATEST, of_kind, open_run, tiny_settings, train
 
-LATEST = Path("models/ckpt_latest.safetensors")
 CHINESE = "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。及秦灭之后，楚、汉分争，又并入于汉。"
 GERMAN = "Über allen Gipfeln ist Ruh, in allen Wipfeln spürest du kaum einen Hauch."
 

@@ -16,9 +16,8 @@ from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training import saving
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import of_kind, open_run, tiny_settings, train, whole_state
+from tests.core.training_samples import LATEST, of_kind, open_run, tiny_settings, train, whole_state
 
-LATEST = Path("models/ckpt_latest.safetensors")
 PATIENCE_S = 120.0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpt_core import tokenizers
@@ -16,9 +17,10 @@ from gpt_core.text.token_stream import tokens_of_documents
 from gpt_core.tokenizers import BOS, EOS
 from gpt_core.training import events as ev
 from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.run import Run
 from gpt_core.training.self_test import reproduced
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import of_kind, open_run, tiny_settings
+from tests.core.training_samples import losses, of_kind, open_run, tiny_settings
 
 LINES = [
     "The cat sat on the mat.", "The cat ran home.", "A dog barked all night long.", "Rain fell on the old roof.",
@@ -132,3 +134,28 @@ def test_a_line_is_given_up_to_the_token_that_no_other_line_has_there() -> None:
     for number, (ids, given) in enumerate(expected):
         found = loader.line(number)
         assert (found[0].tolist(), found[1]) == (ids, given)
+
+
+@pytest.mark.slow
+def test_the_self_test_memorizes_its_lines(tmp_path: Path) -> None:
+    settings = tiny_settings(
+        tmp_path, overfit_tiny=True, overfit_lines=12, overfit_steps=250, d_model=48, hidden_size=96, seq_len=128,
+        layers=2, vocab_size=400, document="paragraph",
+    )  # fmt: skip
+    lines = [f"{name} had {count} horses and a {colour} coach." for count, (name, colour) in enumerate(
+        zip(["Ann", "Bess", "Cato", "Dora", "Edward", "Fanny", "George", "Henry", "Isabella", "Jane", "Kitty", "Lydia"],
+            ["red", "blue", "green", "black", "white", "grey", "brown", "pink", "small", "large", "old", "new"],
+            strict=True), start=3)]  # fmt: skip
+    Path(settings.train_file).write_text("\n".join(lines) + "\n")
+    trainer = open_run(settings)
+    events = list(trainer.events())
+    assert isinstance(trainer.run, Run)
+    assert events[-1] == ev.RunFinished("overfit_done", 250)
+    assert [event.kind for event in of_kind(events, ev.CheckpointSaved)] == ["latest"]
+    assert not of_kind(events, ev.EvalCompleted)
+    assert np.mean(losses(events)[-10:]) < 0.1
+    greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=100)
+    generator = Generator(trainer.parameters, trainer.tokenizer)
+    for line in lines:
+        beginning = line.split(" ")[0]
+        assert beginning + "".join(generator.generate(beginning, greedy)) == line

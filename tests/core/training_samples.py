@@ -14,6 +14,9 @@ from gpt_core.training import setup
 from gpt_core.training.request import RunRequest
 from gpt_core.training.trainer import Trainer
 
+LATEST = Path("models/ckpt_latest.safetensors")
+"""Path of ckpt_latest below the folder of a tiny run."""
+
 SENTENCES = (
     "It was a truth that nobody in the village doubted.",
     "She walked to the gate, and there she waited for her sister.",
@@ -75,3 +78,15 @@ def whole_state(trainer: Trainer) -> tuple[bytes, ...]:
     """Return weights and optimizer state as bytes."""
     tensors = (trainer.parameters, *trainer.run.optimizer.state.values())
     return tuple(parameters.flat.tobytes() for parameters in tensors)
+
+
+def finished_trainer(settings: Settings, resume: Path | None = None) -> tuple[Trainer, list[float]]:
+    """Return the trainer of a run that has ended, and the loss of every step."""
+    trainer = open_run(settings, resume=resume)
+    return trainer, losses(list(trainer.events()))
+
+
+def in_one_go(folder: Path, steps: int, **changes: object) -> tuple[Trainer, list[float]]:
+    """Train in a new folder without a break; see `finished_trainer`."""
+    folder.mkdir()
+    return finished_trainer(tiny_settings(folder, max_steps=steps, **changes))

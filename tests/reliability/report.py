@@ -30,7 +30,11 @@ SECTIONS = {
         "tests.reliability.test_disk_errors", "tests.reliability.test_long_runs", "tests.core.test_checkpoint_store",
         "tests.core.test_saving",
     ),
-    "Exact resume": ("tests.reliability.test_exact_resume", "tests.core.test_trainer", "tests.test_verify_resume"),
+    "Exact resume": (
+        "tests.reliability.test_exact_resume", "tests.core.test_resuming", "tests.core.test_other_eval_text",
+        "tests.core.test_early_stopping", "tests.core.test_run_end", "tests.core.test_divergence",
+        "tests.core.test_self_test", "tests.core.test_trainer", "tests.test_verify_resume",
+    ),
     "Hostile input": (
         "tests.reliability.test_fuzz", "tests.reliability.test_hostile_resume",
         "tests.reliability.test_hostile_corpus", "tests.reliability.test_shown_harmlessly",

@@ -1,4 +1,4 @@
-"""A run resumed after any step, with any settings, equals the uninterrupted run; see also `test_trainer`."""
+"""A run resumed after any step, with any settings, equals the uninterrupted run; see also `test_resuming`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,135 @@
+"""Updates that are skipped, and losses far above that of guessing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_core.model.gpt import GPT
+from gpt_core.training import events as ev
+from gpt_core.training.trainer import Trainer
+from tests.core.training_samples import LATEST, in_one_go, losses, of_kind, open_run, tiny_settings
+
+
+def test_a_step_that_is_not_finite_changes_no_weight_and_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=4))
+    forward_backward = GPT.loss_and_gradients
+    before: list[bytes] = []
+
+    def third_is_not_finite(self: GPT, *arguments: object) -> tuple[float, int]:
+        loss, targets = forward_backward(self, *arguments)  # type: ignore[arg-type]
+        if trainer.step == 2:
+            before.append(self.parameters.flat.tobytes())
+            return math.nan, targets
+        return loss, targets
+
+    monkeypatch.setattr(GPT, "loss_and_gradients", third_is_not_finite)
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.UpdateSkipped):
+            assert trainer.parameters.flat.tobytes() == before[0]
+    skipped = of_kind(events, ev.UpdateSkipped)
+    assert [(event.step, event.in_a_row) for event in skipped] == [(3, 1)]
+    assert len(losses(events)) == 3
+    assert trainer.state.skipped_in_a_row == 0
+
+
+def test_five_consecutive_steps_that_are_not_finite_end_the_run_with_finite_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GPT, "loss_and_gradients", lambda *_: (math.inf, 1))
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=1, eval_every_steps=0))
+    before = trainer.parameters.flat.copy()
+    events = list(trainer.events())
+    assert events[-1] == ev.RunFinished("diverged", 5)  # there is no checkpoint to name
+    assert not of_kind(events, ev.CheckpointSaved)
+    assert np.array_equal(trainer.parameters.flat, before)
+
+
+def from_step_on(first: int, trainer: Trainer) -> Callable[..., tuple[float, int]]:
+    """Replace forward and backward by passes whose losses are not finite from step `first` on."""
+    forward_backward = GPT.loss_and_gradients
+
+    def pass_or_fail(self: GPT, *arguments: object) -> tuple[float, int]:
+        loss, targets = forward_backward(self, *arguments)  # type: ignore[arg-type]
+        return (math.nan if trainer.step + 1 >= first else loss), targets
+
+    return pass_or_fail
+
+
+def test_a_run_that_diverges_keeps_the_checkpoint_from_before_its_first_skipped_update_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=3, eval_every_steps=0))
+    monkeypatch.setattr(GPT, "loss_and_gradients", from_step_on(8, trainer))
+    events = list(trainer.events())
+    assert [event.step for event in of_kind(events, ev.UpdateSkipped)] == [8, 9, 10, 11, 12]
+    assert [event.step for event in of_kind(events, ev.CheckpointSaved)] == [3, 6]  # not 9, not 12
+    assert events[-1] == ev.RunFinished("diverged", 12, str(tmp_path / LATEST), 6)
+    assert peek_checkpoint(tmp_path / LATEST).step == 6
+
+
+def test_a_run_that_diverges_before_it_saved_names_the_checkpoint_that_it_was_resumed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_one_go(tmp_path / "run", 4)
+    latest = tmp_path / "run" / LATEST
+    trainer = open_run(tiny_settings(tmp_path / "run"), resume=latest)
+    monkeypatch.setattr(GPT, "loss_and_gradients", from_step_on(7, trainer))
+    assert list(trainer.events())[-1] == ev.RunFinished("diverged", 11, str(latest), 4)
+
+
+def test_while_updates_are_skipped_only_requested_saves_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=1, eval_every_steps=0))
+    monkeypatch.setattr(GPT, "loss_and_gradients", from_step_on(3, trainer))
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.UpdateSkipped) and event.in_a_row == 2:
+            trainer.requests.save()
+    assert [event.step for event in of_kind(events, ev.CheckpointSaved)] == [1, 2, 4]
+
+
+def too_high_from(first: int, trainer: Trainer) -> Callable[..., tuple[float, int]]:
+    """Replace forward and backward by passes whose losses are 40 times that of guessing from step `first` on."""
+    forward_backward = GPT.loss_and_gradients
+
+    def pass_too_high(self: GPT, *arguments: object) -> tuple[float, int]:
+        loss, targets = forward_backward(self, *arguments)  # type: ignore[arg-type]
+        return (targets * 40 * math.log(trainer.shape.vocab_size) if trainer.step + 1 >= first else loss), targets
+
+    return pass_too_high
+
+
+def test_a_run_that_ends_far_above_guessing_diverged_and_names_the_checkpoint_from_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=3, eval_every_steps=0, max_steps=30))
+    monkeypatch.setattr(GPT, "loss_and_gradients", too_high_from(8, trainer))
+    events = list(trainer.events())
+    (found,) = of_kind(events, ev.LossDiverged)
+    assert (found.good_checkpoint, found.good_step) == (str(tmp_path / LATEST), 6)
+    end = events[-1]
+    assert isinstance(end, ev.RunFinished)
+    assert (end.reason, end.good_checkpoint, end.good_step) == ("diverged", str(tmp_path / LATEST), 6)
+    assert end.loss == pytest.approx(40 * end.guessing_loss)
+    assert peek_checkpoint(tmp_path / LATEST).step == 6
+
+
+def test_a_diverged_run_without_a_good_checkpoint_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=0, eval_every_steps=0, max_steps=5))
+    monkeypatch.setattr(GPT, "loss_and_gradients", too_high_from(1, trainer))
+    end = list(trainer.events())[-1]
+    assert isinstance(end, ev.RunFinished)
+    assert (end.reason, end.good_checkpoint) == ("diverged", "")
+    assert peek_checkpoint(tmp_path / LATEST).step == 5

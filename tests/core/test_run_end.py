@@ -1,0 +1,53 @@
+"""The end of a run: its reason, its checkpoints and its last events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gpt_core.formats.checkpoint import read_checkpoint
+from gpt_core.training import events as ev
+from tests.core.training_samples import LATEST, losses, of_kind, tiny_settings, train
+
+
+def test_the_run_ends_when_the_average_loss_of_an_epoch_is_below_epsilon(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, epsilon=3.0, eval_every_steps=0))
+    end = of_kind(events, ev.RunFinished)[0]
+    steps = of_kind(events, ev.RunStarted)[0].steps_per_epoch
+    epochs = [np.mean(losses(events)[first : first + steps]) for first in range(0, end.step, steps)]
+    assert end.reason == "epsilon"
+    assert epochs[-1] < 3.0 <= min(epochs[:-1])
+
+
+def test_transformer_is_the_best_model_and_not_the_last(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_epochs=3, improvement_threshold=0.2)
+    train(settings)
+    models = tmp_path / "models"
+    best, final, last = (
+        read_checkpoint(models / f"{name}.safetensors") for name in ("best_model", "transformer", "ckpt_latest")
+    )
+    assert final.state.step == best.state.step < last.state.step
+    assert np.array_equal(final.parameters.flat, best.parameters.flat)
+    assert not np.array_equal(final.parameters.flat, last.parameters.flat)
+
+
+def test_a_run_that_ends_by_max_steps_saves_as_a_stop_does(tmp_path: Path) -> None:
+    events = [
+        event for event in train(tiny_settings(tmp_path, max_steps=3)) if not isinstance(event, ev.EvalProgressed)
+    ]
+    kinds = (ev.CheckpointSaved, ev.FullEvalCompleted, ev.SampleWritten, ev.RunFinished)
+    assert [type(event) for event in events[-4:]] == list(kinds)
+    assert events[-4] == ev.CheckpointSaved("latest", str(tmp_path / LATEST), 3)
+    assert events[-1] == ev.RunFinished("max_steps", 3)
+
+
+def test_a_run_ends_with_a_sample_but_never_with_a_second_one_of_its_step(tmp_path: Path) -> None:
+    def steps_of_samples(folder: str, **changes: object) -> list[int]:
+        (tmp_path / folder).mkdir()
+        settings = tiny_settings(tmp_path / folder, max_steps=3, sample_tokens=4, **changes)
+        return [event.step for event in of_kind(train(settings), ev.SampleWritten)]
+
+    assert steps_of_samples("unscored", eval_every_steps=0) == [0, 3]
+    assert steps_of_samples("scored", eval_every_steps=3) == [0, 3]
+    assert steps_of_samples("part", eval_every_steps=3, eval_tokens=16) == [0, 3]
