@@ -97,7 +97,7 @@ def stored_checkpoints(models_dir: str) -> StoredCheckpoints:
 def newest_run(models_dir: str, own: CheckpointInfo | None, around: Path) -> CheckpointInfo | None:
     """Return the checkpoint to resume: the newest of those in and below `models_dir`, else below `around`.
 
-    The default folder is one of those below `around`. Self-tests and runs in training are left out.
+    The default folder is one of those below `around`. Self-tests and runs in training are left out, except for `own`.
 
     Args:
         models_dir: The models folder.

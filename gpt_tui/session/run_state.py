@@ -161,6 +161,8 @@ class RunState:
         curve: Train losses.
         curves: Values of the other metrics of the steps, and of the metrics that are not built in, by name.
         evaluations: Evaluations, thinned to MAX_EVALUATIONS.
+        full_evaluation: Last evaluation on the complete eval text.
+        lines_reproduced: Last check of a self-test.
         samples: Samples, thinned to MAX_SAMPLES.
         best: The best evaluation.
         evaluating: Progress of an evaluation, 0 to 1; None while there is none.
@@ -171,7 +173,7 @@ class RunState:
         diverged: The divergence, if one was found.
         finished: Last event of the run.
         log: The last MAX_LOG_LINES log lines.
-        logged: Number of log lines so far, which tells a panel how many of `log` are new.
+        logged: Number of log lines so far, from which a panel derives how many of `log` are new.
     """
 
     limits: Limits = NO_LIMITS
@@ -330,7 +332,7 @@ def best_score(run: RunState) -> str:
 
 
 def no_step_left(run: RunState) -> str:
-    """Return why a resumed run has ended without a step, and how to give it more; "" if it has taken one."""
+    """Return why a resumed run has ended without a step, and how to train longer; "" if it has taken one."""
     finished, started = run.finished, run.started
     if finished is None or started is None or finished.step != started.step or finished.reason not in MORE:
         return ""

@@ -126,7 +126,7 @@ async def test_the_prompt_grows_with_its_lines_to_a_maximum(tmp_path: Path):
         assert prompt.text == "x\n" * 10
 
 
-async def test_of_a_huge_paste_the_end_is_kept_and_a_notification_says_so(
+async def test_only_the_end_of_a_huge_paste_is_inserted_and_a_notification_reports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     notified: list[str] = []

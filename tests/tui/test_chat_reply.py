@@ -183,7 +183,7 @@ def test_a_reply_that_continues_a_word_has_the_mark_in_every_alphabet(text: str)
     assert shown_reply(text[:-2], text[-2:]) == "…" + text[-2:]
 
 
-def test_the_summary_says_how_much_of_a_long_prompt_was_read():
+def test_the_summary_states_how_much_of_a_long_prompt_was_read():
     figures = Figures(prompt_tokens=256, skipped_tokens=1000, tokens=12, tokens_s=0.5, ended_by="eos")
     note = "the model reads only the last 256 of the prompt's 1,256 tokens"
     assert summary_line(figures, 7, stopped=False) == f"12 tokens · 22 tokens/s · end of text · {note} · seed 7"

@@ -133,7 +133,7 @@ async def test_an_exported_chart_is_light_in_every_theme(monkeypatch: pytest.Mon
         assert all(colour.startswith("#") for colour in colours)
 
 
-async def test_an_export_into_a_file_says_why_it_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_an_export_into_a_file_is_reported_as_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").write_text("not a folder")
     async with still_app(monkeypatch, learnt(), Phase.PAUSED, (80, 24)) as (app, pilot):

@@ -80,7 +80,7 @@ def test_a_non_finite_loss_does_not_change_the_smoothed_loss():
     assert math.isnan(history.last.loss)
 
 
-def test_the_best_score_is_what_the_trainer_decided():
+def test_the_best_score_is_the_one_that_the_trainer_marks():
     history = advance(trained(100), scored(100, 0.30, 3.2, is_best=True))
     assert history.best == Score(0.30, 100, 0, 3.2, 100)
     history = advance(history, scored(200, 0.304, 3.3, is_best=False, without_improvement=1))
@@ -103,14 +103,14 @@ def test_in_the_log_of_an_earlier_version_the_best_accuracy_counts():
     assert (history.best.step, history.best.accuracy) == (300, 0.31)
 
 
-def test_another_eval_text_forgets_the_best_score_and_says_so():
+def test_another_eval_text_resets_the_best_score_and_is_logged():
     before = RunState(limits=LIMITS, best=Score(0.4, 500, 2))
     history = advance(before, started(step=600, best_restarted="another eval text: a new best score"))
     assert history.best == Score(patience_from=600)
     assert history.log[-1].text == "another eval text: a new best score"
 
 
-def test_a_run_that_ends_without_a_step_says_how_to_give_it_more():
+def test_the_log_of_a_run_that_ends_without_a_step_names_the_limit_to_raise():
     for reason, name in (("max_steps", "max_steps"), ("max_epochs", "max_epochs"), ("overfit_done", "overfit_steps")):
         history = advance_all(RunState(), [started(step=120), ev.RunFinished(reason, 120)])
         assert f"resume with a larger {name}" in history.log[-1].text
