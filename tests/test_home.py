@@ -172,8 +172,18 @@ def test_every_path_on_the_command_line_may_begin_with_a_tilde(folder: Path) -> 
         done = run_program(*command, cwd=folder, HOME=str(folder / "home"))
         assert done.returncode == 0, (command, done.stderr)
     assert not (folder / "~").exists()
-    for command in (("generate", "The", "--model=~nobody-x/m"), ("tokenize", "~nobody-x/t"), ("watch", "~nobody-x")):
+    unknown = "~unknown-user/file"
+    for command in (
+        ("generate", "The", f"--model={unknown}"), ("generate", f"--prompt-file={unknown}"), ("tokenize", unknown),
+        ("watch", unknown),
+    ):  # fmt: skip
         done = run_program(*command, cwd=folder)
         assert done.returncode == 2
         assert "unknown home folder" in done.stderr
+        assert "--prompt-file: " in done.stderr or not command[-1].startswith("--prompt-file")
         assert done.stderr.count("\n") == 1
+    several = run_program("verify", unknown, checkpoint, cwd=folder, HOME=str(folder / "home"))
+    assert (several.returncode, several.stderr) == (1, "")
+    refused, valid = several.stdout.splitlines()
+    assert "unknown home folder" in refused
+    assert "OK, latest" in valid

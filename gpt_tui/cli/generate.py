@@ -13,9 +13,8 @@ from gpt_core.file_kinds import HEAD_BYTES, not_text
 from gpt_core.files import reason
 from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
-from gpt_core.home import expand_home
 from gpt_core.model.stored_weights import StoredWeights
-from gpt_tui.cli.options import load_model
+from gpt_tui.cli.options import load_model, typed_path
 from gpt_tui.headless.terminal_chat import converse, report_end, report_skipped, write
 
 SAMPLING_OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "weights")
@@ -65,8 +64,9 @@ def requested_prompt(options: Namespace) -> str:
     if options.prompt is not None and options.prompt_file is not None:
         raise ConfigError("got PROMPT and --prompt-file, expected one of them")
     if options.prompt_file is not None and options.prompt_file != STANDARD_INPUT:
+        path = typed_path(options.prompt_file, "--prompt-file")
         try:
-            with expand_home(options.prompt_file).open("rb") as file:
+            with path.open("rb") as file:
                 return prompt_of(file, options.prompt_file)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise ConfigError(

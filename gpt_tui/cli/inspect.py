@@ -12,7 +12,7 @@ import msgspec
 
 from gpt_core.config.settings import Settings
 from gpt_core.config.toml_file import as_toml
-from gpt_core.errors import EXIT_FAILED, EXIT_OK, GptError, printable
+from gpt_core.errors import EXIT_FAILED, EXIT_OK, CheckpointError, GptError, printable
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.model.bundle import ModelBundle
@@ -69,7 +69,8 @@ def verify(options: Namespace) -> int:
 
 def why_invalid(name: str, error: GptError) -> str:
     """Return a line with the name of a file that is no valid checkpoint, and the reason."""
-    if Path(name).suffix != ".safetensors" and typed_path(name).is_file():
+    is_read = isinstance(error, CheckpointError)
+    if is_read and Path(name).suffix != ".safetensors" and typed_path(name).is_file():
         return f"{name}: is not a checkpoint; name files that end in .safetensors"
     return str(error) if printable(name) in str(error) else f"{name}: {error}"
 
