@@ -27,14 +27,28 @@ def cpu_quota(system: Path = SYSTEM) -> float | None:
 
 
 def free_memory(system: Path = SYSTEM) -> int | None:
-    """Return the bytes that remain of the memory limit, the least of all groups; None without a limit."""
+    """Return the bytes that remain of the memory limit, the least of all groups; None without a limit.
+
+    Cached pages of files count as free: the kernel reclaims them before the limit is exceeded.
+
+    Args:
+        system: Root of the file system that has /proc and /sys.
+    """
     left = []
     for folder, version in _folders("memory", system):
         names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         limit, used = (_read(folder / name).strip() for name in names)
         if limit.isdecimal() and used.isdecimal() and int(limit) < _UNLIMITED_BYTES:
-            left.append(max(0, int(limit) - int(used)))
+            left.append(max(0, int(limit) - int(used) + _cached_bytes(folder)))
     return min(left, default=None)
+
+
+def _cached_bytes(folder: Path) -> int:
+    """Return the bytes of cached pages of files in a group and those below it."""
+    lines = (line.partition(" ") for line in _read(folder / "memory.stat").splitlines())
+    stat = {name: int(value) for name, _, value in lines if value.isdecimal()}
+    # cgroup v1 has the sums over nested groups under other names than the group's own; v2 has the sums only
+    return sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("inactive_file", "active_file"))
 
 
 def _folders(controller: str, system: Path) -> Iterator[tuple[Path, int]]:

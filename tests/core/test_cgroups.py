@@ -73,7 +73,23 @@ def test_the_remaining_memory_is_the_least_of_all_nested_groups(tmp_path: Path) 
     }
     mount = V1_MOUNT.format(root="/", controller="memory")
     assert free_memory(system(tmp_path / "v1", "4:memory:/a\n", mount, files)) == 0
-    assert free_memory(system(tmp_path / "none", "4:memory:/\n", mount, files | {})) is None
+    assert free_memory(system(tmp_path / "none", "4:memory:/\n", mount, files)) is None
+
+
+def test_cached_pages_of_files_count_as_remaining_memory(tmp_path: Path) -> None:
+    files = {
+        "sys/fs/cgroup/a/memory.max": "1000\n", "sys/fs/cgroup/a/memory.current": "900\n",
+        "sys/fs/cgroup/a/memory.stat": "anon 400\nfile 500\ninactive_file 300\nactive_file 150\n",
+    }  # fmt: skip
+    assert free_memory(system(tmp_path / "v2", "0::/a\n", V2_MOUNT.format(root="/"), files)) == 550
+    files = {
+        "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "1000\n",
+        "sys/fs/cgroup/memory/a/memory.usage_in_bytes": "900\n",
+        "sys/fs/cgroup/memory/a/memory.stat": "inactive_file 1\nactive_file 2\ntotal_inactive_file 300\n"
+        "total_active_file 150\n",
+    }
+    mount = V1_MOUNT.format(root="/", controller="memory")
+    assert free_memory(system(tmp_path / "v1", "4:memory:/a\n", mount, files)) == 550
 
 
 def test_a_system_without_control_groups_has_no_limits(tmp_path: Path) -> None:
