@@ -28,13 +28,13 @@ class OverfitLoader:
         self._ids = text.read(0, len(text))
         self._starts = np.flatnonzero(self._ids == BOS)
         self.windows_per_epoch = len(self._starts)
-        ends = (*self._starts[1:], len(self._ids))
-        self._lines = [self._ids[start:end][: seq_len + 1] for start, end in zip(self._starts, ends, strict=True)]
-        self._shared_ids = _shared_starts(self._lines)
         if not self.windows_per_epoch:
             raise CorpusError(
                 "overfit_tiny: got no line with text, expected at least one; name another file with --train-file"
             )
+        ends = (*self._starts[1:], len(self._ids))
+        self._lines = [self._ids[start:end][: seq_len + 1] for start, end in zip(self._starts, ends, strict=True)]
+        self._shared_ids = _shared_starts(self._lines)
 
     def line(self, number: int) -> tuple[NDArray[np.int32], int]:
         """Return the ids of a document, as many as a window holds, and how many of them identify it.

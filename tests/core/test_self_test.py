@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from gpt_core import tokenizers
 from gpt_core.config.settings import Settings
+from gpt_core.errors import CorpusError
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
@@ -120,6 +122,13 @@ def test_a_stopped_self_test_has_no_verdict(tmp_path: Path) -> None:
             trainer.requests.stop()
     assert isinstance(events[-1], ev.RunFinished)
     assert not of_kind(events, ev.LinesReproduced)
+
+
+def test_a_text_without_a_document_is_refused() -> None:
+    text = tokens_of_documents([b"abc"], tokenizers.train("pieces", [b"q"], 300))
+    without_bos = dataclasses.replace(text, start=text.start + 1, count=text.count - 1)
+    with pytest.raises(CorpusError, match="got no line with text"):
+        OverfitLoader(without_bos, 8, 0)
 
 
 def test_a_line_is_given_up_to_the_token_that_no_other_line_has_there() -> None:
