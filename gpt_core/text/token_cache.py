@@ -21,7 +21,7 @@ from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.cache_files import cache_folders, new_cache_file
 from gpt_core.text.corpus import sample_windows, text_sha256
 from gpt_core.text.documents import DocumentKind, document_parts
-from gpt_core.text.token_file import VERSION, open_token_file, text_sha256_of, token_count, write_token_file
+from gpt_core.text.token_file import VERSION, open_token_file, read_header, write_token_file
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer, tokenizer_type
 from gpt_core.tokenizers.protocol import SAMPLE_BYTES
@@ -123,8 +123,8 @@ def cached_token_count(
     if tokenizer is None:
         return None
     tokens_name = token_cache_name(path, sha256, tokenizer, document)
-    counts = (token_count(folder / tokens_name) for folder in folders)
-    return next((count for count in counts if count is not None), None)
+    headers = (read_header(folder / tokens_name) for folder in folders)
+    return next((header.count for header in headers if header is not None), None)
 
 
 def token_cache_name(path: Path, sha256: str, tokenizer: Tokenizer, document: DocumentKind) -> str:
@@ -178,7 +178,7 @@ def _remove_outdated(folder: Path, path: Path, sha256: str) -> None:
     if path.is_symlink() or folder.resolve() != path.resolve().parent:
         return
     name = re.compile(re.escape(path.name) + r"\.(?P<kind>tokens|pieces)-[0-9a-f]{12}")
-    for cache in list(folder.iterdir()):
+    for cache in list(folder.glob("*")):  # nothing in a folder that cannot be listed, where iterdir raises
         match = name.fullmatch(cache.name)
         with contextlib.suppress(OSError):
             if match and _is_outdated(cache, match["kind"], path, sha256):
@@ -187,9 +187,12 @@ def _remove_outdated(folder: Path, path: Path, sha256: str) -> None:
 
 def _is_outdated(cache: Path, kind: str, path: Path, sha256: str) -> bool:
     """Return True for a cache of this program that is of another version of the text than the one with this SHA-256."""
+    if cache.is_symlink():
+        return False
     if kind == "tokens":
-        return text_sha256_of(cache) not in ("", sha256)
-    if cache.is_symlink() or (tokenizer := open_tokenizer_cache(cache)) is None:
+        header = read_header(cache)
+        return header is not None and header.text_sha256 != sha256
+    if (tokenizer := open_tokenizer_cache(cache)) is None:
         return False
     names = (
         tokenizer_cache_name(path, sha256, tokenizer.vocab_size, tokenizer.name, document)

@@ -118,28 +118,16 @@ def open_token_file(
     return TokenStream(source, 0, header.count, header.text_bytes, tokenizer.token_lengths, sha256, path)
 
 
-def token_count(cache: Path) -> int | None:
-    """Return the number of tokens that the header of a token file states; None if it cannot be read.
-
-    The ids are not checked.
-    """
+def read_header(cache: Path) -> Header | None:
+    """Return the header of a token file; None if it is not one of this program. The ids are not checked."""
     try:
-        with open(cache, "rb") as file:
-            return _HEADER.decode(file.read(HEADER_BYTES)).count
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-def text_sha256_of(cache: Path) -> str:
-    """Return the SHA-256 of the text that a token file states; "" if it is not a token file of this program."""
-    try:
-        if not stat.S_ISREG(cache.lstat().st_mode):
-            return ""
+        if not stat.S_ISREG(cache.stat().st_mode):
+            return None
         with open(cache, "rb") as file:
             header = _HEADER.decode(file.read(HEADER_BYTES))
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return ""
-    return header.text_sha256 if header.format == FORMAT else ""
+        return None
+    return header if header.format == FORMAT else None
 
 
 def _id_dtype(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:

@@ -127,6 +127,22 @@ def test_caches_of_earlier_versions_of_a_text_are_removed_and_nothing_else(text)
     assert (folder / "train.en.tokens-ba9876543210").is_dir()
 
 
+def test_a_tokenizer_is_cached_once_where_its_folder_cannot_be_listed(text, own_cache_folder, monkeypatch):
+    for name in ("listdir", "scandir"):
+        original = getattr(os, name)
+
+        def list_folder(path=".", original=original):
+            if os.fspath(path) == str(text.parent):
+                raise PermissionError(13, "Permission denied", str(path))
+            return original(path)
+
+        monkeypatch.setattr(os, name, list_folder)
+    load_or_train_tokenizer(text, 270)
+    monkeypatch.undo()
+    assert len(caches(text.parent, "pieces")) == 1
+    assert not own_cache_folder.exists()
+
+
 def test_caches_in_a_shared_folder_are_kept_as_they_may_be_of_another_text(text, tmp_path):
     shared = tmp_path / "shared"
     load_tokens(text, PIECES, "line", cache_dir=shared)
