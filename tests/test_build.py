@@ -12,20 +12,21 @@ from tests.program import ROOT, TIMEOUT_S
 needs_setup = pytest.mark.skipif(not (ROOT / "setup.py").exists() or os.name != "posix", reason="no source tree")
 
 
-def build(**changes: str) -> "subprocess.CompletedProcess[str]":
-    """Run the build until it fails."""
+def build(folder: Path, compiler: str) -> "subprocess.CompletedProcess[str]":
+    """Run the build until it fails, with an empty folder as its PATH: no compiler of the machine is found."""
+    programs = folder / "programs"
+    programs.mkdir()
     return subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext"], cwd=ROOT, env={**os.environ, **changes}, capture_output=True,
-        text=True, timeout=TIMEOUT_S, check=False,
+        [sys.executable, "setup.py", "-q", "build_ext"], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True,
+        env={**os.environ, "PATH": str(programs), "CC": compiler}, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
 
 
 @needs_setup
 @pytest.mark.slow
 def test_a_build_without_a_compiler_says_what_to_install_in_one_line(tmp_path: Path) -> None:
-    done = build(PATH=str(tmp_path), CC="gcc")
-    assert done.returncode == 1
-    assert done.stdout == ""
+    done = build(tmp_path, "gcc")
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("gpt-tui: no C compiler: got 'gcc', which is not installed; install one (")
     assert done.stderr.count("\n") == 1
 
@@ -34,9 +35,27 @@ def test_a_build_without_a_compiler_says_what_to_install_in_one_line(tmp_path: P
 @pytest.mark.slow
 def test_a_build_without_the_headers_of_python_says_what_to_install(tmp_path: Path) -> None:
     compiler = tmp_path / "cc"
-    compiler.write_text('#!/bin/sh\nfor word; do grep -qs Python.h "$word" && exit 1; done; exit 0\n')
+    compiler.write_text(
+        f"#!{sys.executable}\nimport sys\n"
+        "sources = [open(word).read() for word in sys.argv[1:] if word.endswith('.c')]\n"
+        "sys.exit(any('Python.h' in source for source in sources))\n"
+    )
     compiler.chmod(0o755)
-    done = build(CC=str(compiler))
-    assert done.returncode == 1
+    done = build(tmp_path, str(compiler))
+    assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("gpt-tui: cannot compile; install the headers of Python (")
+    assert done.stderr.count("\n") == 1
+
+
+@needs_setup
+@pytest.mark.slow
+def test_a_build_with_a_compiler_that_fails_says_which_one(tmp_path: Path) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!{sys.executable}\nraise SystemExit(1)\n")
+    compiler.chmod(0o755)
+    done = build(tmp_path, str(compiler))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        f"gpt-tui: cannot compile; install a C compiler that works ({str(compiler)!r} does not"
+    )
     assert done.stderr.count("\n") == 1
