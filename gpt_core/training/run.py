@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -54,3 +55,8 @@ class Run:
     """why, if the requested precision was auto or the products are emulated"""
     best_restarted: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps per pass over the training text."""
+        return math.ceil(self.windows.windows_per_epoch / self.settings.batch_size)

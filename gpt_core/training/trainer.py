@@ -257,7 +257,7 @@ class Trainer:
 
     def _started(self) -> ev.RunStarted:
         run, settings, state = self.run, self.settings, self.state
-        steps_per_epoch = math.ceil(run.windows.windows_per_epoch / settings.batch_size)
+        steps_per_epoch = run.steps_per_epoch
         # the step at which the current epoch began, or would have begun with the present text and batch size
         began = state.step - math.ceil(min(state.window, run.windows.windows_per_epoch) / settings.batch_size)
         last_step = settings.overfit_steps

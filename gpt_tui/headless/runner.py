@@ -82,13 +82,14 @@ def open_trainer(request: RunRequest, reporter: Reporter, signals: RunSignals) -
 def warmup_note(trainer: Trainer) -> list[str]:
     """Return a line if all epochs of a new run are fewer steps than the warm-up, as with a text of a few kilobytes."""
     settings = trainer.settings
-    steps = settings.max_epochs * math.ceil(trainer.run.windows.windows_per_epoch / settings.batch_size)
+    steps = settings.max_epochs * trainer.run.steps_per_epoch
     if settings.overfit_tiny or settings.max_steps or trainer.step or not 0 < steps < settings.warmup_steps:
         return []
     return [
-        f"a short run: {settings.max_epochs} epochs are {integer(steps)} steps, and the learning rate rises for "
-        f"warmup_steps={settings.warmup_steps}; to reach the full rate, add --set warmup_steps={max(steps // 10, 1)}, "
-        f"or --set max_epochs={settings.max_epochs * math.ceil(4 * settings.warmup_steps / steps)} for a longer run"
+        f"a short run: max_epochs={settings.max_epochs} gives {integer(steps)} step{'s' * (steps != 1)}, fewer than "
+        f"warmup_steps={settings.warmup_steps}, so the learning rate does not reach its full value; add "
+        f"--set warmup_steps={max(steps // 10, 1)}, or for a longer run "
+        f"--set max_epochs={settings.max_epochs * math.ceil(4 * settings.warmup_steps / steps)}"
     ]
 
 

@@ -46,6 +46,7 @@ def test_a_run_whose_epochs_end_within_the_warm_up_says_how_to_reach_the_full_ra
     limits = tiny("max_epochs=1", "warmup_steps=500")
     run = run_program("--train-only", *limits, cwd=folder)
     assert run.returncode == 0, run.stderr
-    assert "a short run: 1 epochs are " in run.stderr
-    assert "add --set warmup_steps=" in run.stderr
+    steps = len(re.findall('"event":"step"', (folder / "models/metrics.jsonl").read_text()))
+    assert f"a short run: max_epochs=1 gives {steps} steps, fewer than warmup_steps=500" in run.stderr
+    assert f"add --set warmup_steps={steps // 10}, or for a longer run --set max_epochs=" in run.stderr
     assert "or gpt-tui --train-only --resume" in run.stdout
