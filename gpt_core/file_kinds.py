@@ -108,5 +108,5 @@ def _decodes(head: bytes, encoding: str) -> bool:
         if error.end < len(head):
             return False
         text = head[: error.start].decode(encoding, "replace")
-    strange = sum(not (char.isprintable() or char.isspace()) for char in text)
-    return strange <= len(text) * MAX_CONTROL_SHARE
+    unprintable = sum(not (char.isprintable() or char.isspace()) for char in text)
+    return unprintable <= len(text) * MAX_CONTROL_SHARE

@@ -6,8 +6,8 @@ ends. The file also holds the process id, the host name, the command and the PID
 `lock_holder` finds the holder without taking the lock: taking it, even for a moment, would make a trainer that starts
 in this moment fail. On Linux the trainer also holds a lock of the open file (F_OFD_SETLK), which can be tested from any
 process, in containers too. Locks of earlier versions are found in the system's list, which shows only those of its own
-PID namespace; where there is neither, the process id in the file is used. A process id means nothing in another PID
-namespace or on another host.
+PID namespace; where there is neither, the process id in the file is used. A process id is valid only in its PID
+namespace and on its host.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _lock_open_file(file: IO[bytes]) -> None:
 
 
 def _is_open_file_locked(descriptor: int) -> bool | None:
-    """Return True if another open file has a lock on the same file; None if the system cannot say."""
+    """Return True if another open file has a lock on the same file; None where such locks are not supported."""
     if sys.platform == "linux" and sys.maxsize > 1 << 32:
         import fcntl
 

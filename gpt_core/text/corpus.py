@@ -97,7 +97,7 @@ def unused_texts_note(training_text: Path, start: Path | None = None) -> str:
     if not is_shipped_text(training_text):
         return ""
     folder = (start or Path()) / "data"
-    unused = [path for path in itertools.islice(files_under(folder), MAX_EXAMINED) if _may_be_meant(path)]
+    unused = [path for path in itertools.islice(files_under(folder), MAX_EXAMINED) if _is_own_text(path)]
     if not unused:
         return ""
     others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
@@ -108,7 +108,7 @@ def unused_texts_note(training_text: Path, start: Path | None = None) -> str:
     )
 
 
-def _may_be_meant(path: Path) -> bool:
+def _is_own_text(path: Path) -> bool:
     """Return True for a text of the user that is no eval text, no README, and no file of the program."""
     name = path.name.lower()
     if name.startswith((".", "readme", "license")) or "eval" in name or name in EVAL_NAMES or is_shipped_text(path):

@@ -9,7 +9,7 @@ import msgspec
 from gpt_core.bench.benchmark import run_benchmark
 from gpt_core.bench.result import Benchmark, Part, Training
 from gpt_core.errors import EXIT_OK, InputError
-from gpt_tui.cli.options import report_unused_texts, resolve_settings
+from gpt_tui.cli.options import report_text_note, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer, percent, short, size
 from gpt_tui.shared.sanitize import one_line
@@ -38,7 +38,7 @@ def bench(options: Namespace) -> int:
             "--models-dir and --max-steps have no effect here: bench trains in a temporary folder for --steps"
         )
     resolved = resolve_settings(options)
-    report_unused_texts(resolved.settings)
+    report_text_note(resolved.settings)
     with ProgressLine() as waiting:
         found = run_benchmark(resolved.settings, steps=options.steps or 0, progress=waiting)
     if options.json:

@@ -23,7 +23,7 @@ from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.setup import eval_text_of_run, text_files, text_note
 from gpt_tui.app import preferences
-from gpt_tui.cli.options import config_file, load_model, report_unused_texts, resolve_settings, typed_path
+from gpt_tui.cli.options import config_file, load_model, report_text_note, resolve_settings, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity, scores_text, short, size
@@ -44,7 +44,7 @@ def config(options: Namespace) -> int:
 
 
 def config_note(settings: Settings) -> str:
-    """Return a comment about the texts of a run with these settings, "" where there is nothing to say."""
+    """Return the note about the texts of a run with these settings as a comment; "" if there is none."""
     try:
         train_file, _ = text_files(settings)
         note = text_note(settings, train_file)
@@ -152,7 +152,7 @@ def tokenized(file: Path, tokenizer: Tokenizer, origin: str) -> Tokenization:
 def tokenizer_of(settings: Settings) -> tuple[Tokenizer, Path]:
     """Return the tokenizer that the settings give for the training text, and that text."""
     text, _ = text_files(settings)
-    report_unused_texts(settings)
+    report_text_note(settings)
     with ProgressLine() as waiting:
         tokenizer = load_or_train_tokenizer(
             text, settings.vocab_size, settings.tokenizer, settings.document, progress=waiting

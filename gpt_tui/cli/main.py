@@ -79,7 +79,7 @@ class Command(NamedTuple):
 def add_settings(parser: Parser) -> None:
     """Add the options for settings. Their values are validated with the settings, not by the parser."""
     parser.add_argument("--preset", metavar="NAME", help="nano (1M parameters, the default), micro (10M), mini (57.5M)")
-    text = "settings from a file, as printed by `gpt-tui config`; its relative paths count from its folder"
+    text = "settings from a file, as printed by `gpt-tui config`; relative paths in it are relative to its folder"
     parser.add_argument("--config", metavar="FILE.toml", help=text)
     text = "change a setting; may be repeated"
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="assignments", help=text)

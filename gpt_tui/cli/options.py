@@ -41,8 +41,8 @@ def resolve_settings(options: Namespace) -> Resolved:
     return resolve(**setting_sources(options))
 
 
-def report_unused_texts(settings: Settings) -> None:
-    """Print a line on standard error if texts under `data/` are not used. Raises CorpusError."""
+def report_text_note(settings: Settings) -> None:
+    """Print the note about the texts of a run on standard error, if there is one. Raises CorpusError."""
     if note := text_note(settings, text_files(settings)[0]):
         print(f"gpt-tui: {one_line(note, 1000)}", file=sys.stderr)
 

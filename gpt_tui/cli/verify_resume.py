@@ -28,7 +28,7 @@ from gpt_core.optim import optimizer_type
 from gpt_core.progress import Progress
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
-from gpt_tui.cli.options import report_unused_texts, resolve_settings
+from gpt_tui.cli.options import report_text_note, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.sanitize import one_line
@@ -49,7 +49,7 @@ def verify_resume(options: Namespace) -> int:
     """Run `gpt-tui verify-resume`: print a table of comparisons; the exit code is 0 if all are equal."""
     check_options(options)
     resolved = resolve_settings(options)
-    report_unused_texts(resolved.settings)  # and errors of the texts, here rather than from a subprocess
+    report_text_note(resolved.settings)  # and errors of the texts, here rather than from a subprocess
     with TemporaryDirectory(prefix="gpt-tui-verify-resume-") as name, ProgressLine() as waiting:
         rows = compared_runs(Path(name), resolved, options.steps, options.cut, waiting)
     equal = all(row.equal for row in rows)

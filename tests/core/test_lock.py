@@ -17,7 +17,6 @@ from gpt_core.errors import FolderInUseError
 HOLD = """
 import sys
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.errors import FolderInUseError
 store = CheckpointStore(sys.argv[1])
 store.prepare("run", new_run=True)
 print("held", flush=True)
@@ -129,7 +128,7 @@ def test_a_trainer_in_another_pid_namespace_is_live_and_no_process_of_this_one(t
         assert "stop that run, or choose another folder with --models-dir" in str(caught.value)
         assert "process 1" not in str(caught.value)
     finally:
-        process.communicate()  # the end of its input ends it
+        process.communicate()  # it exits at the end of its input
     assert lock_holder(tmp_path) is None
 
 

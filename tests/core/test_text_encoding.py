@@ -1,4 +1,4 @@
-"""Texts in other encodings than UTF-8: which are recognized, and what is said about them."""
+"""Texts in other encodings than UTF-8: their recognition and the note about them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def test_other_encodings_are_recognized_and_the_note_names_the_conversion(
     assert "iconv" in encoding_note(file)
 
 
-def test_nothing_is_said_of_utf8_and_of_a_missing_file(tmp_path: Path) -> None:
+def test_utf8_and_a_missing_file_have_no_note(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(GERMAN, encoding="utf-8")
     assert encoding_note(tmp_path / "text.txt") == encoding_note(tmp_path / "absent.txt") == ""

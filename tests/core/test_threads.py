@@ -1,6 +1,5 @@
 """The default number of threads is the least of affinity, CPU quota and OMP_NUM_THREADS; more than cores is reduced."""
 
-import functools
 import os
 
 import pytest
@@ -12,7 +11,7 @@ from gpt_core.kernels._runtime import default_threads
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_runtime, "CORES", frozenset(range(8)))
-    monkeypatch.setattr(_runtime, "available_cores", functools.partial(_runtime.available_cores.__wrapped__))
+    monkeypatch.setattr(_runtime, "available_cores", _runtime.available_cores.__wrapped__)  # without its cache
     monkeypatch.setattr(_runtime, "cpu_quota", lambda: None)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
