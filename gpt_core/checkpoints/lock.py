@@ -67,7 +67,7 @@ class LockHolder(NamedTuple):
 class FolderLock:
     """Lock of one folder, held from `acquire` to `release`.
 
-    A folder that is moved takes its lock file along: `is_in_place` tells whether the lock still protects the path.
+    A folder that is moved takes its lock file along: `is_in_place` is True while the lock still protects the path.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Choice of the number format of a run's matrix products: the setting `precision`.
 
-`auto` takes bfloat16 if the processor multiplies it with instructions of its own, and a short measurement says that
-this is faster for the shape of the model. The choice is saved in the run's checkpoints, so a resumed run does not
+`auto` takes bfloat16 if the processor has instructions for its products, and a short measurement shows that they are
+faster for the shape of the model. The choice is saved in the run's checkpoints, so a resumed run does not
 measure again and continues to the bit. Processors without these instructions emulate them, to the same bits.
 """
 
@@ -44,7 +44,7 @@ def choose_precision(settings: Settings) -> PrecisionChoice:
     if not gemm.has_native_bfloat16():
         return PrecisionChoice("float32", "this processor has no bfloat16 instructions")
     if settings.d_model < MIN_CHANNELS:
-        return PrecisionChoice("float32", f"bfloat16 does not pay with fewer than {MIN_CHANNELS} channels")
+        return PrecisionChoice("float32", f"bfloat16 is not faster with fewer than {MIN_CHANNELS} channels")
     speedup = measure_speedup(settings)
     if speedup < MIN_SPEEDUP:
         return PrecisionChoice("float32", f"bfloat16 would be {speedup:.1f} times as fast")

@@ -178,8 +178,8 @@ def raised_lines(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
 def raised_limits(checkpoint: Checkpoint | CheckpointInfo) -> dict[str, int | float]:
     """Return the limits that the run of a checkpoint has reached, with the values that a resume gives them.
 
-    A limit on steps and one on the loss are lifted (0); to epochs and to the steps of a self-test, which always have a
-    limit, as many again are added as the run was to have.
+    The limits on steps and on the loss are lifted (0). Epochs and the steps of a self-test always have a limit: it
+    becomes the number so far plus the limit that was reached.
     """
     settings, state = checkpoint.settings, checkpoint.state
     raised: dict[str, int | float] = {}

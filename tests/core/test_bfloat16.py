@@ -247,7 +247,7 @@ def test_auto_is_float32_without_the_instructions_and_for_few_channels(tmp_path,
     assert choice == ("float32", "this processor has no bfloat16 instructions")
     monkeypatch.setattr(gemm, "has_native_bfloat16", lambda: True)
     choice = precision.choose_precision(tiny_settings(tmp_path, precision="auto", d_model=62))
-    assert choice == ("float32", "bfloat16 does not pay with fewer than 64 channels")
+    assert choice == ("float32", "bfloat16 is not faster with fewer than 64 channels")
 
 
 @pytest.mark.skipif(not gemm.has_native_bfloat16(), reason="this processor has no bfloat16 instructions")

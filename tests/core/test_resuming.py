@@ -134,7 +134,7 @@ def test_a_stop_between_micro_batches_leaves_the_step_untaken(tmp_path: Path, mo
     def stop_in_the_third_step(*arguments: object) -> tuple[float, int]:
         nonlocal calls
         calls += 1
-        if calls == 5:  # two micro-batches a step
+        if calls == 5:  # two micro-batches per step
             trainer.requests.stop()
         return forward_backward(*arguments)  # type: ignore[arg-type]
 
