@@ -129,6 +129,16 @@ def test_stop_ends_the_run_after_a_save_and_a_resume_continues_it(
     assert resumed.train_loss == trained[1].train_loss  # a moving average over all steps
 
 
+def test_a_resume_reports_the_limit_that_it_raises(tmp_path: Path) -> None:
+    tiny(tmp_path).result()
+    latest = tmp_path / "models" / "ckpt_latest.safetensors"
+    for settings, raised in (({}, ["the run had reached max_steps=6: it is lifted"]), ({"max_steps": 7}, [])):
+        with gpt_core.train(resume=latest, **settings) as run:
+            started = next(run)
+        assert isinstance(started, RunStarted)
+        assert [line.partition(";")[0] for line in started.warnings if "had reached" in line] == raised
+
+
 def test_the_newest_checkpoint_is_resumed_by_name(tmp_path: Path) -> None:
     tiny(tmp_path, max_steps=4).result()
     run = gpt_core.train(resume="newest", models_dir=tmp_path / "models", max_steps=5)

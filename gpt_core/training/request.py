@@ -55,7 +55,7 @@ class RunRequest:
         changes: Settings that override the saved ones where `as_saved` applies.
         overwrite: Replace the checkpoints of another run in the folder.
         passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
-        raised: One line per limit that the run to resume had reached and that was raised for it.
+        raised: One line per limit that the run to resume had reached and that was raised for it; also warnings.
         loaded: The checkpoint that was read from `resume`, so that it is read once.
     """
 

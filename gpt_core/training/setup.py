@@ -126,7 +126,7 @@ def assemble(
         warnings=(
             *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
             *emulation_warning(choice),
-            *filter(None, (note, threads_warning(settings.threads))),
+            *filter(None, (note, threads_warning(settings.threads))), *request.raised,
         ),
     )  # fmt: skip
 

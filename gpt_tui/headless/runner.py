@@ -45,7 +45,7 @@ def run_headless(request: RunRequest, *, as_json: bool) -> int:
     with RunSignals() as signals:
         with closing(reporter_for(as_json, lambda: signals.stopped_by is not None)) as reporter:
             trainer = open_trainer(request, reporter, signals)
-            for warning in (*trainer.run.warnings, *request.raised, *warmup_note(trainer)):
+            for warning in (*trainer.run.warnings, *warmup_note(trainer)):
                 say(sys.stderr, f"gpt-tui: {warning}")
             try:
                 history = follow(trainer, reporter)
