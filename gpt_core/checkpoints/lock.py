@@ -131,7 +131,9 @@ def lock_holder(folder: Path | str, locks: Path = LOCKS) -> LockHolder | None:
     if holder is None:
         return None
     held = _held_locks(locks)
-    if is_locked or any(number == inode for _, number in held or ()):
+    # this version also locks the open file: without that lock, an entry is of a file of the same inode elsewhere
+    is_released = is_locked is False and bool(holder.namespace)
+    if is_locked or (not is_released and any(number == inode for _, number in held or ())):
         if not holder.namespace and held and (holder.pid, inode) not in held:
             return holder._replace(namespace="another")  # an earlier version does not record it
         return holder

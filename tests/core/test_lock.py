@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.checkpoints.lock import LOCK, LOCKS, LockHolder, lock_holder
+from gpt_core.checkpoints.lock import LOCK, LOCKS, LockHolder, _is_open_file_locked, lock_holder
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.errors import FolderInUseError
 
@@ -56,6 +56,19 @@ def test_a_live_process_that_has_released_the_lock_is_not_the_holder(tmp_path: P
         assert holder.pid == os.getpid()
     assert (tmp_path / LOCK).read_text().splitlines()[0] == str(os.getpid())
     assert lock_holder(tmp_path) is None
+
+
+def test_a_lock_on_a_file_of_the_same_inode_elsewhere_is_not_the_lock(tmp_path: Path) -> None:
+    folder, locks = tmp_path / "models", tmp_path / "locks"
+    with CheckpointStore(folder) as store:
+        store.prepare("run", new_run=True)
+        with (folder / LOCK).open("rb") as file:
+            if _is_open_file_locked(file.fileno()) is None:
+                pytest.skip("no locks of open files")
+        inode = (folder / LOCK).stat().st_ino
+        locks.write_text(f"1: FLOCK  ADVISORY  WRITE 4711 00:1f:{inode} 0 EOF\n")
+        assert lock_holder(folder, locks) is not None
+    assert lock_holder(folder, locks) is None
 
 
 def test_finding_the_holder_does_not_take_the_lock(tmp_path: Path) -> None:
