@@ -88,7 +88,9 @@ def prompt_of(file: IO[bytes], name: str) -> str:
     """Return the text of a file without its byte order mark and its last line break. Raises ConfigError, OSError."""
     data = file.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
-        raise ConfigError(f"{name}: got more than {MAX_PROMPT_BYTES >> 20} MiB, expected a prompt; take its last part")
+        raise ConfigError(
+            f"{name}: got more than {MAX_PROMPT_BYTES >> 20} MiB, expected at most that; keep only its end"
+        )
     if found := not_text(data[:HEAD_BYTES]):
         raise ConfigError(f"{name}: got {found.kind}, expected text; {found.remedy}")
     text = data.removeprefix(BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r")

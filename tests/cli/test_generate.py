@@ -80,6 +80,16 @@ def test_a_prompt_file_that_is_not_text_is_refused(data: bytes, program: Callabl
     assert re.search(r"prompt.txt: got .+, expected text; ", run.stderr), run.stderr
 
 
+def test_a_prompt_file_above_the_limit_is_refused(
+    program: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt_tui.cli.generate.MAX_PROMPT_BYTES", 1 << 20)
+    (tmp_path / "prompt.txt").write_bytes(b"a" * ((1 << 20) + 1))
+    run = program("generate", "--prompt-file", str(tmp_path / "prompt.txt"))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.endswith("prompt.txt: got more than 1 MiB, expected at most that; keep only its end\n")
+
+
 def test_generate_and_chat_say_how_much_of_a_long_prompt_is_read(program: Callable[..., Result]) -> None:
     prompt = "The cat sat on the mat. " * 200
     for run in (
