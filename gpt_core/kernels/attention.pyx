@@ -28,20 +28,18 @@ results are float32. Products of BLAS stay float32.
 from cython.parallel cimport prange, threadid
 from libc.math cimport logf, sqrtf
 from libc.stdint cimport uintptr_t
-from libc.string cimport memcpy
 
 from gpt_core.kernels.bfloat16 cimport slot
 from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.gemm cimport (
-    BFLOAT16, FLOAT32, Format, Matrix, Output, PackedB, format_of, gemm_packed, pack, packed_rows, packed_size,
-    packed_slice,
+    BFLOAT16, FLOAT32, Format, Matrix, Output, PackedB, format_of, gemm_packed, pack, pack_row, packed_rows,
+    packed_size, packed_slice,
 )
 from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport thread_count, threads_for
 
 cdef enum:
     Br = 64  # queries per tile
-    QUERY_PAIRS = 32  # Br / 2
     Bc = 112  # keys per block
     S_LD = Br + 16  # leading dimension of S^T; speed only: rows at this distance do not share a set of the cache
     DIAGONAL_STEP = 32  # keys at a time on the diagonal; speed only: squares of masked scores are skipped
@@ -441,16 +439,11 @@ cdef const float *_by_key_pair(Tile tile, const float *P, float *pairs) noexcept
 
 cdef void _pair_queries(Tile tile, float *P) noexcept nogil:
     """Replace P^T (bc, br) by slots (bc, br / 2) for a sum over queries, if the format is bfloat16."""
-    cdef Py_ssize_t i, j
-    cdef float slots[QUERY_PAIRS]
+    cdef Py_ssize_t j
     if tile.format == FLOAT32:
         return
     for j in range(tile.bc):
-        for i in range(tile.br, Br):
-            P[j * S_LD + i] = 0
-        for i in range(QUERY_PAIRS):
-            slots[i] = slot(P[j * S_LD + 2 * i], P[j * S_LD + 2 * i + 1])
-        memcpy(P + j * S_LD, slots, sizeof(slots))
+        pack_row(tile.format, tile.br, P + j * S_LD, P + j * S_LD)
 
 
 # ---- Products of one tile. On the diagonal each is computed in steps, and a step leaves out what is masked for all of it.
@@ -574,17 +567,9 @@ cdef void _copy_rows(
 ) noexcept nogil:
     """Copy n rows of D values, with bfloat16 as slots. Speed only for float32: the rows of q | k | v may be so far apart
     that those of one head share a quarter of the sets of the level-2 cache."""
-    cdef Py_ssize_t row, d
-    cdef const float *x
+    cdef Py_ssize_t row
     for row in range(n):
-        x = rows + row * ldr
-        if format == FLOAT32:
-            memcpy(to + row * ld, x, D * sizeof(float))
-            continue
-        for d in range(D // 2):
-            to[row * ld + d] = slot(x[2 * d], x[2 * d + 1])
-        if D % 2:
-            to[row * ld + D // 2] = slot(x[D - 1], 0)
+        pack_row(format, D, rows + row * ldr, to + row * ld)
 
 
 # Notes on speed.

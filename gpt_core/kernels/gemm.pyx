@@ -28,6 +28,7 @@ cdef extern from *:
       #define MR 32
       #define gpt_gemm(format, m, n, k, a, b, out)
       #define gpt_pack(format, transposed, k, n, b, ldb, packed)
+      #define gpt_pack_row(format, k, row, slots)
       #define gpt_gemm_packed(format, m, n, k, a, b, out)
     #endif
     #if defined(__AVX512BF16__)
@@ -61,6 +62,7 @@ cdef extern from *:
                   Output out) noexcept nogil
     void gpt_pack(Format format, bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
                   float *packed) noexcept nogil
+    void gpt_pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil
     void gpt_gemm_packed(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const Matrix *a, const PackedB *b,
                          const Output *out) noexcept nogil
 
@@ -129,6 +131,14 @@ cdef void _round_block(
 cdef Format format_of(bint bfloat16) noexcept nogil:
     """Return the format of products with operands packed by `pack`; float32 where BLAS computes them."""
     return BFLOAT16 if bfloat16 and GPT_OWN_PRODUCT else FLOAT32
+
+
+cdef void pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil:
+    """Write k values as slots, for an A that `gemm_packed` reads in place; slots may be row itself."""
+    if GPT_OWN_PRODUCT:
+        gpt_pack_row(format, k, row, slots)
+    else:
+        memcpy(slots, row, k * sizeof(float))
 
 
 cdef Py_ssize_t packed_rows() noexcept nogil:

@@ -274,10 +274,10 @@ INLINE void gpt_pack_b(const gpt_format format, int transposed, ptrdiff_t k, ptr
     }
 }
 
-/* One row of k values as slots. */
+/* One row of k values as slots, which may be stored in place of the row. */
 INLINE void gpt_pack_row(const gpt_format format, ptrdiff_t k, const float *from, float *slots) {
     if (format == GPT_FLOAT32) {
-        memcpy(slots, from, sizeof(float) * k);
+        memmove(slots, from, sizeof(float) * k);
         return;
     }
     ptrdiff_t p = 0;

@@ -60,8 +60,10 @@ class Decoder:
         self.shape = shape = weights.shape
         self.capacity = shape.seq_len
         self.length = 0
-        self._stored = isinstance(weights, StoredWeights) and weights.format != "float32"
-        self._bfloat16 = isinstance(weights, StoredWeights) and weights.products == "bfloat16"
+        if isinstance(weights, Parameters):
+            weights = StoredWeights(weights)  # float32: not copied
+        self._stored = weights.format != "float32"
+        self._bfloat16 = weights.products == "bfloat16"
         self._transformer = Transformer(shape)
         tensors: Any = weights.tensors  # the layers only hold them
         self._transformer.bind(tensors)

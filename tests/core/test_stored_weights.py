@@ -38,6 +38,25 @@ def expanded(matrix):
     return values
 
 
+def decoded(weights, heads, keys, values):
+    """Run a block with these weights on random rows (T, C), one by one; return its outputs and the rows."""
+    block = decoding.Block(
+        *((weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS), keys, values, heads
+    )
+    x = np.random.default_rng(1).normal(size=keys.shape).astype(np.float32)
+    rows = x.copy()
+    for position, row in enumerate(rows):
+        block.read(row, position)
+    return rows, x
+
+
+def expected_block(weights, heads, x):
+    """Return the activations of the reference for the values that the weights hold."""
+    values = {name: expanded(one) if isinstance(one, tuple) or one.ndim == 2 else one for name, one in weights.items()}
+    wide = {name: tensor.astype(np.float64) for name, tensor in values.items()}
+    return reference.block_forward(x[None].astype(np.float64), wide, heads)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize(
@@ -45,20 +64,13 @@ def expanded(matrix):
 )
 def test_a_block_computes_with_the_stored_values(time, channels, heads, hidden, weight_format, count):
     threads.set_threads(count)
-    weights = weights_of(channels, hidden)
-    matrices = {name: stored(tensor, weight_format) for name, tensor in weights.items() if tensor.ndim == 2}
-    pairs = [
-        (matrices.get(f"{name}.weight", weights[f"{name}.weight"]), weights[f"{name}.bias"]) for name in LAYERS
-    ]  # fmt: skip
+    weights = {
+        name: stored(tensor, weight_format) if tensor.ndim == 2 else tensor
+        for name, tensor in weights_of(channels, hidden).items()
+    }
     keys, values = (np.full((time, channels), np.nan, np.float32) for _ in range(2))
-    block = decoding.Block(*pairs, keys, values, heads)
-    x = np.random.default_rng(1).normal(size=(time, channels)).astype(np.float32)
-    rows = x.copy()
-    for position, row in enumerate(rows):
-        block.read(row, position)
-    wide = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
-    wide |= {name: expanded(matrix).astype(np.float64) for name, matrix in matrices.items()}
-    expected = reference.block_forward(x[None].astype(np.float64), wide, heads)
+    rows, x = decoded(weights, heads, keys, values)
+    expected = expected_block(weights, heads, x)
     assert relative_error(rows, expected["y"][0]) < LIMIT
     assert relative_error(keys, expected["qkv"][0, :, channels : 2 * channels]) < LIMIT
 
@@ -66,15 +78,9 @@ def test_a_block_computes_with_the_stored_values(time, channels, heads, hidden, 
 def test_a_bfloat16_cache_holds_the_rounded_keys_and_values():
     time, channels, heads, hidden = 33, 24, 2, 100
     weights = weights_of(channels, hidden)
-    pairs = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS]
     keys, values = (np.zeros((time, channels), np.uint16) for _ in range(2))
-    block = decoding.Block(*pairs, keys, values, heads)
-    x = np.random.default_rng(1).normal(size=(time, channels)).astype(np.float32)
-    rows = x.copy()
-    for position, row in enumerate(rows):
-        block.read(row, position)
-    wide = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
-    expected = reference.block_forward(x[None].astype(np.float64), wide, heads)
+    rows, x = decoded(weights, heads, keys, values)
+    expected = expected_block(weights, heads, x)
     assert relative_error(expanded(keys), expected["qkv"][0, :, channels : 2 * channels]) < CACHE_LIMIT
     assert relative_error(rows, expected["y"][0]) < CACHE_LIMIT
 
