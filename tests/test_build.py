@@ -9,6 +9,8 @@ import pytest
 
 from tests.program import ROOT, TIMEOUT_S
 
+pytest.importorskip("Cython", reason="setup.py needs Cython, which pip installs for a build only")
+
 needs_setup = pytest.mark.skipif(not (ROOT / "setup.py").exists() or os.name != "posix", reason="no source tree")
 
 

@@ -95,7 +95,7 @@ def read_overrides(
 
     Args:
         preset: Name given with `--preset`; overrides the `preset` key of the config file.
-        config_file: TOML file of settings. Its relative paths count from its folder.
+        config_file: TOML file of settings. Relative paths in it are relative to its folder.
         assignments: KEY=VALUE strings of `--set`.
         options: Values of command-line options by setting name; None for an option that was not given.
         environ: Environment variables.

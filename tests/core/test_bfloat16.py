@@ -129,7 +129,7 @@ print(total)
 
 @needs_own_product
 @pytest.mark.parametrize("level", [level for level in OTHER_LEVELS if level != "baseline"])
-def test_an_emulated_product_has_the_bits_of_the_instruction(level):
+def test_a_bfloat16_product_has_the_same_bits_at_every_instruction_set_level(level):
     assert printed_at(level, SUM_OF_BITS) == printed_at(kernels.LEVEL, SUM_OF_BITS)
 
 
