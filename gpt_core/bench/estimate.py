@@ -16,6 +16,7 @@ from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_byt
 from gpt_core.optim import optimizer_type
 from gpt_core.text.token_estimate import count_tokens
 from gpt_core.training.evaluation import max_part_tokens
+from gpt_core.training.precision import PrecisionChoice
 from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_files, text_note
 
 # Memory of the process without the model, measured: 60 MB for the idle app (interpreter, NumPy, BLAS, Textual), and
@@ -64,6 +65,8 @@ class StepTime(NamedTuple):
     """forward and backward passes of all micro-batches"""
     update_s: float
     """clipping and optimizer update"""
+    precision: PrecisionChoice = PrecisionChoice("float32", "")
+    """format of the products that were timed, and why"""
 
     @property
     def step_s(self) -> float:

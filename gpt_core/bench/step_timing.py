@@ -21,6 +21,7 @@ from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.memory import activation_bytes
 from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.model.precision import ProductFormat
 from gpt_core.optim import create_optimizer
 from gpt_core.training.precision import choose_precision
 
@@ -83,8 +84,8 @@ def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambd
     Raises:
         MemoryError: There is not enough memory.
     """
-    workload = probe_workload(settings)
-    forward_and_backward, update = _step_functions(workload, settings)
+    workload, precision = probe_workload(settings), choose_precision(settings)
+    forward_and_backward, update = _step_functions(workload, settings, precision.products)
     passes: list[float] = []
     updates: list[float] = []
     started = time.perf_counter()
@@ -97,10 +98,13 @@ def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambd
     return StepTime(
         passes_s=statistics.median(passes[1:]) * flops / workload.flops,
         update_s=statistics.median(updates[1:]) * parameter_count(settings.shape) / parameter_count(workload.shape),
+        precision=precision,
     )
 
 
-def _step_functions(workload: Workload, settings: Settings) -> tuple[Callable[[], None], Callable[[], None]]:
+def _step_functions(
+    workload: Workload, settings: Settings, products: ProductFormat
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return the two parts of a step on random weights and tokens."""
     shape, batch, length, _ = workload
     weights, gradients = Parameters(shape), Parameters(shape)
@@ -109,7 +113,7 @@ def _step_functions(workload: Workload, settings: Settings) -> tuple[Callable[[]
     for start in range(0, weights.flat.size, RANDOM_VALUES):
         stretch = weights.flat[start : start + RANDOM_VALUES]
         stretch[:] = values[: stretch.size]
-    gpt = GPT(weights, choose_precision(settings).products)
+    gpt = GPT(weights, products)
     optimizer = create_optimizer(weights, settings)
     tokens, targets = random.integers(shape.vocab_size, size=(2, batch, length), dtype=np.int32)
 

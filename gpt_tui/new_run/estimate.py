@@ -23,7 +23,8 @@ from gpt_tui.shared.sanitize import one_line
 TIMING = "timing a few steps …"
 READING = "reading the text …"
 TEXT_SETTINGS = ("train_file", "eval_file", "val_frac", "allow_binary", "document", "tokenizer", "vocab_size")
-DETAIL = " "  # label of the rows that are dropped first
+REASON, DETAIL = "  ", " "
+OPTIONAL = (REASON, DETAIL)  # labels of the rows that are left out of a low panel, in this order
 
 
 class RunEstimate(NamedTuple):
@@ -126,13 +127,19 @@ def text_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
 
 
 def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
-    """Return throughput, and the time per step, per epoch and in total."""
+    """Return number format and throughput, and the time per step, per epoch and in total."""
     time, texts = estimate.time, estimate.texts
     if time is None:
         problem = estimate.time_problem
         return [Row("throughput", one_line(problem), "dim" if problem == TIMING else "bad")]
     tokens_per_s = settings.batch_size * window_length(settings) / time.step_s
-    rows = [Row("throughput", f"{short(tokens_per_s)} tokens/s"), Row("per step", step_time(time.step_s))]
+    products, reason = time.precision
+    rows = [
+        Row("precision", products),
+        *([Row(REASON, reason, "dim")] if reason else []),
+        Row("throughput", f"{short(tokens_per_s)} tokens/s"),
+        Row("per step", step_time(time.step_s)),
+    ]
     if texts is None:
         return rows
     length = estimate_run_length(settings, texts, time)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from textual.content import Content
 from textual.reactive import reactive
@@ -10,7 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from gpt_tui.new_run.effects import EFFECTS
-from gpt_tui.new_run.estimate import DETAIL, RunEstimate, estimate_rows
+from gpt_tui.new_run.estimate import OPTIONAL, RunEstimate, estimate_rows
 from gpt_tui.new_run.fields import explanation
 from gpt_tui.shared.row_rendering import render_rows
 from gpt_tui.shared.rows import Row, fit_rows
@@ -49,8 +50,15 @@ class EstimatePanel(Widget):
 
     def render(self) -> Content:
         """Draw the rows that fit."""
-        lines = []
-        for row in fit_rows(estimate_rows(self.estimate), self.size.height, (DETAIL,)):
-            parts = textwrap.wrap(row.value, max(8, self.size.width - LABEL_WIDTH), break_on_hyphens=False) or [""]
-            lines += [Row("" if number else row.label, part, row.tone) for number, part in enumerate(parts)]
-        return render_rows(lines, self.size.width, LABEL_WIDTH)
+        rows = wrapped_rows(estimate_rows(self.estimate), max(8, self.size.width - LABEL_WIDTH))
+        return render_rows(fit_rows(rows, self.size.height, OPTIONAL), self.size.width, LABEL_WIDTH)
+
+
+def wrapped_rows(rows: Sequence[Row], width: int) -> list[Row]:
+    """Return rows of one line each, with values at most `width` wide; all lines of an optional row are optional."""
+    lines = []
+    for row in rows:
+        parts = textwrap.wrap(row.value, width, break_on_hyphens=False) or [""]
+        following = row.label if row.label in OPTIONAL else ""
+        lines += [row._replace(value=parts[0]), *(Row(following, part, row.tone) for part in parts[1:])]
+    return lines

@@ -37,6 +37,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
 from gpt_core.formats.checkpoint import write_checkpoint
 from gpt_core.kernels import threads
+from gpt_core.model.gpt import GPT
 from gpt_core.training.events import RunStarted, StepCompleted
 from gpt_core.training.setup import OVERFIT_SEQ_LEN
 from gpt_core.training.trainer import Trainer
@@ -215,6 +216,21 @@ def test_the_time_of_a_part_is_scaled_by_flops(monkeypatch: pytest.MonkeyPatch, 
     assert time is not None
     assert time.passes_s == pytest.approx(whole * 1e-9)
     assert time.update_s >= 0.25
+
+
+def test_the_step_time_has_the_format_of_the_products_that_were_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(step_timing, "enough", lambda passes, elapsed_s: len(passes) == 2)
+    timed: list[str] = []
+    monkeypatch.setattr(
+        step_timing, "GPT", lambda weights, products: (timed.append(products), GPT(weights, products))[1]
+    )
+    for products in ("float32", "bfloat16"):
+        time = measure_step_time(tiny_settings(tmp_path, precision=products))
+        assert time is not None
+        assert time.precision.products == products
+    assert timed == ["float32", "bfloat16"]
 
 
 def test_timing_writes_no_file_and_stops_between_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

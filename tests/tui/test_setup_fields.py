@@ -19,8 +19,18 @@ from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.config.validation import fields, groups
 from gpt_core.errors import ConfigError, CorpusError
+from gpt_core.training.precision import PrecisionChoice
 from gpt_tui.new_run.effects import EFFECTS
-from gpt_tui.new_run.estimate import DETAIL, READING, TIMING, RunEstimate, estimate_rows, same_texts, step_time
+from gpt_tui.new_run.estimate import (
+    OPTIONAL,
+    READING,
+    REASON,
+    TIMING,
+    RunEstimate,
+    estimate_rows,
+    same_texts,
+    step_time,
+)
 from gpt_tui.new_run.fields import (
     GROUP_ORDER,
     INDEPENDENT,
@@ -36,8 +46,9 @@ from gpt_tui.new_run.fields import (
     with_preset,
 )
 from gpt_tui.new_run.files import path_problem, save_config
+from gpt_tui.new_run.panel import wrapped_rows
 from gpt_tui.new_run.probe import Prober, Probes, StepTimed, TextsRead
-from gpt_tui.shared.rows import fit_rows
+from gpt_tui.shared.rows import Row, fit_rows
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_probes import fake_probes, fake_texts, fake_time
 
@@ -261,6 +272,16 @@ def test_the_estimate_has_size_text_and_time():
     assert "23,560 steps" in rows.values()
 
 
+def test_the_estimate_names_the_number_format_and_the_reason_for_it():
+    chosen = PrecisionChoice("bfloat16", "1.5 times as fast as float32")
+    rows = estimate_rows(RunEstimate(NANO, time=StepTime(0.05, 0.001, chosen)))
+    at = next(index for index, row in enumerate(rows) if row.label == "precision")
+    assert [row.value for row in rows[at : at + 2]] == ["bfloat16", "1.5 times as fast as float32"]
+    named = estimate_rows(RunEstimate(NANO, time=StepTime(0.05, 0.001, PrecisionChoice("bfloat16", ""))))
+    assert len(named) == len(rows) - 1
+    assert rows[at + 1] not in fit_rows(rows, len(rows) - 3, OPTIONAL)
+
+
 def test_unknown_values_are_replaced_by_the_reason():
     assert shown(RunEstimate(NANO))["throughput"] == TIMING
     assert shown(RunEstimate(NANO))["text"] == READING
@@ -299,10 +320,22 @@ def test_the_self_test_has_lines_instead_of_epochs():
 @pytest.mark.parametrize("height", [40, 15, 12, 3])
 def test_rules_and_details_are_dropped_in_a_low_panel(height: int):
     rows = fit_rows(
-        estimate_rows(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.001))), height, (DETAIL,)
+        estimate_rows(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.001))), height, OPTIONAL
     )
     assert {"parameters", "memory", "throughput", "per epoch", "total"} <= {row.label for row in rows}
-    assert len(rows) <= max(height, 12)
+    assert len(rows) <= max(height, 13)
+
+
+def test_all_lines_of_a_long_reason_are_dropped_together():
+    rows = [
+        Row("precision", "float32"),
+        Row(REASON, "this processor has no bfloat16 instructions"),
+        Row("total", "1 h"),
+    ]
+    lines = wrapped_rows(rows, 20)
+    assert [line.value for line in lines] == ["float32", "this processor has", "no bfloat16", "instructions", "1 h"]
+    assert fit_rows(lines, 4, OPTIONAL) == [rows[0], rows[2]]
+    assert fit_rows(lines, 5, OPTIONAL) == lines
 
 
 def test_step_times_have_fixed_decimals():
