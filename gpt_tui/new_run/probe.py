@@ -133,7 +133,7 @@ class Prober:
         problem = memory_problem(estimate_memory(settings, threads_of(settings)), self._probes.free_memory())
         if problem:
             self._post(StepTimed(number, None, problem))
-        elif self.known_time(settings) is None:
+        else:
             self._time(settings, number, stopped)
 
     def _time(self, settings: Settings, number: int, stopped: threading.Event) -> None:
@@ -141,16 +141,16 @@ class Prober:
             if stopped.is_set():
                 return
             try:
-                time = self._probes.time(settings, stopped.is_set)
+                time = self.known_time(settings) or self._probes.time(settings, stopped.is_set)
             except MemoryError:
                 self._post(StepTimed(number, None, "not timed: not enough memory"))
                 return
             except Exception as error:
                 self._post(StepTimed(number, None, f"not timed: {one_line(f'{type(error).__name__}: {error}', 200)}"))
                 return
-        if time is not None:
-            self._known[timing_key(settings)] = time
-            self._post(StepTimed(number, time))
+            if time is not None:
+                self._known[timing_key(settings)] = time
+                self._post(StepTimed(number, time))
 
 
 def timing_key(settings: Settings) -> tuple[object, ...]:

@@ -394,10 +394,27 @@ def test_a_known_step_time_is_not_measured_again():
     probe, answers = prober(time=timed)
     for changes in ({}, {"attn_lr": 1.0}, {"layers": 2}):
         settings = msgspec.structs.replace(NANO, **changes)
-        is_known = probe.known_time(settings) is not None
-        probe.start(settings)
-        answers.first(TextsRead if is_known else StepTimed)
+        number = probe.start(settings)
+        assert answers.first(StepTimed).number == number
     assert [settings.layers for settings in taken] == [4, 2]
+
+
+def test_a_measurement_that_ends_as_a_new_request_begins_is_also_its_answer():
+    began, answer, taken = threading.Event(), threading.Event(), []
+
+    def timed(settings: Settings, _stopped: Callable[[], bool]) -> StepTime:
+        taken.append(settings)
+        began.set()
+        assert answer.wait(DEADLINE_S)
+        return StepTime(1.0, 0.0)
+
+    probe, answers = prober(time=timed)
+    first = probe.start(NANO)
+    assert began.wait(DEADLINE_S)
+    second = probe.start(msgspec.structs.replace(NANO, attn_lr=1.0))
+    answer.set()
+    assert [answers.first(StepTimed).number for _ in range(2)] == [first, second]
+    assert taken == [NANO]
 
 
 def test_a_new_request_stops_the_measurement_before_its_own():
