@@ -1,16 +1,22 @@
 """Welcome view: estimate, recent runs, newest sample, explanation, and what of it fits."""
 
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from textual.widgets import Input
 
+from gpt_core.bench.estimate import StepTime
 from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
 from gpt_core.training.events import SampleWritten, to_json
 from gpt_tui.new_run.estimate import RunEstimate
 from gpt_tui.new_run.probe import StepTimed, TextsRead
+from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.log_reader import BestScores
 from gpt_tui.session.recent_runs import RecentRuns, newest_sample, read_recent_runs
 from gpt_tui.session.run_finder import RunInfo, RunStatus
@@ -19,7 +25,7 @@ from gpt_tui.tabs.train.presenter import preview_rows
 from gpt_tui.tabs.train.welcome import Welcome
 from gpt_tui.tabs.train.welcome_text import fitted_rows, runs_panel, sample_panel, with_estimate
 from tests.tui.app_bench import running_app
-from tests.tui.fake_probes import FREE_BYTES, fake_texts, fake_time
+from tests.tui.fake_probes import FREE_BYTES, fake_probes, fake_texts, fake_time
 from tests.tui.samples import started, step
 
 SETTINGS = preset("nano")
@@ -116,6 +122,29 @@ async def test_a_larger_terminal_shows_more_and_cuts_nothing(tmp_path: Path, siz
             if widget.region.area:
                 assert view.region.contains_region(widget.region), widget.id
         assert bench.app.main.query_one("#controls").region.area
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", ["escape", "invalid"])
+async def test_a_measurement_that_the_set_up_screen_interrupts_is_made_after_it(tmp_path: Path, leave: str):
+    measured: list[Settings] = []
+
+    def timed(settings: Settings, stopped: Callable[[], bool]) -> StepTime | None:
+        measured.append(settings)
+        while len(measured) == 1 and not stopped():
+            time.sleep(0.01)
+        return None if stopped() else fake_time(settings, stopped)
+
+    async with running_app(tmp_path, probes=fake_probes(time=timed)) as bench:
+        await bench.until(lambda: bool(measured))
+        await bench.until_seen("timing a few steps")
+        await bench.pilot.press("u")
+        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen) and bench.app.screen.is_mounted)
+        if leave == "invalid":
+            bench.app.screen.query_one("#setting-layers", Input).value = "-1"
+            await bench.until_seen("invalid field")
+        await bench.pilot.press("escape")
+        await bench.until_seen("on this computer")
 
 
 @pytest.mark.slow

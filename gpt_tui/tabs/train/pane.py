@@ -157,7 +157,7 @@ class TrainTab(Vertical):
     @on(PreviewRead)
     def _preview_read(self, message: PreviewRead) -> None:
         self.preview = message.preview
-        if self._controller.phase is not Phase.OPENING:
+        if not self._controller.alive:  # else the measurement would compete with the run
             self.query_one(Welcome).show_preview(message.preview, self._next.changes, self._shown_keys())
             self._start_countdown()
         self.show_allowed()
@@ -321,6 +321,7 @@ class TrainTab(Vertical):
         result = await self.app.push_screen_wait(SetupScreen(self._next.form_state, self._probes))
         if problem := self._next.configure(result):
             self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)
+            self.read_preview()
             return
         self._settings_changed()
         if result.settings is not None:
@@ -339,13 +340,16 @@ class TrainTab(Vertical):
             self.notify(why_not("setup", self._controller.phase, self._shown_keys()), timeout=HINT_S, markup=False)
             return
         self.cancel_countdown()
+        self.query_one(Welcome).stop_measuring()
         form_state = initial_form_state(settings, preset_name)
         result = await self.app.push_screen_wait(SetupScreen(form_state, self._probes, focus="learning_rate"))
-        if result.settings is not None:
-            self._next.configure(result)
-            self._settings_changed()
-            self.action_start()
-            started(result.settings)
+        if result.settings is None:
+            self.read_preview()
+            return
+        self._next.configure(result)
+        self._settings_changed()
+        self.action_start()
+        started(result.settings)
 
     def action_defaults(self) -> None:
         """Go back to the settings that the program started with."""

@@ -113,8 +113,10 @@ class Welcome(VerticalScroll):
         self.run_worker(self._read_recent, thread=True, exclusive=True, group="recent", exit_on_error=False)
 
     def stop_measuring(self) -> None:
-        """Stop the measurement: a run needs the processor."""
+        """Stop the measurement: a run needs the processor. The next preview starts it again if it has no result."""
         self._prober.cancel()
+        if self._estimate.time is None:
+            self._estimate = RunEstimate()
 
     def _read_recent(self) -> None:
         if self._preview is not None:
