@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from textual.pilot import Pilot
 
-import gpt_tui.tabs.train.pane
+import gpt_tui.tabs.train.run_requests
 import gpt_tui.tabs.train.welcome
 from gpt_core.config.presets import preset
 from gpt_core.progress import Progress
@@ -43,7 +43,7 @@ async def still_app(
     monkeypatch.setattr(
         TrainingController, "status", lambda controller: SessionStatus(phase, saved_at_s + 12.0, 72_000_000)
     )
-    monkeypatch.setattr(gpt_tui.tabs.train.pane, "read_preview", lambda *_arguments: SETUP)
+    monkeypatch.setattr(gpt_tui.tabs.train.run_requests, "read_preview", lambda *_arguments: SETUP)
     monkeypatch.setattr(gpt_tui.tabs.train.welcome, "read_recent_runs", lambda *_arguments: RecentRuns())
     app = GptApp(SETTINGS, "nano", open_run=no_run, probes=fake_probes())
     app.controller.run = history

@@ -179,7 +179,7 @@ async def test_an_unavailable_key_shows_its_reason_once(tmp_path: Path, monkeypa
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(5)
         monkeypatch.setattr(bench.app.main.train, "notify", lambda words, **_: told.append(words))
-        monkeypatch.setattr("gpt_tui.tabs.train.pane.HINT_S", math.inf)  # however long the keys take to come
+        monkeypatch.setattr("gpt_tui.tabs.train.key_hints.HINT_S", math.inf)  # however long the keys take to come
         await bench.pilot.press("s", "r", "o", "u", "s")
         assert told == ["a run is in progress (x: stop)"]
         await bench.pilot.press("p", "v", "l", "down", "f3", "s", "f2")

@@ -1,0 +1,218 @@
+"""Requests to start or resume a run, with the dialogs before it: the part of the Train tab that needs no display."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from textual import work
+from textual.containers import Vertical
+from textual.message import Message
+
+from gpt_core.checkpoints.folders import next_free_folder
+from gpt_core.config.settings import Settings
+from gpt_core.errors import CheckpointError
+from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
+from gpt_core.training.request import RunRequest
+from gpt_tui.new_run.probe import Probes
+from gpt_tui.new_run.screen import SetupScreen, initial_form_state
+from gpt_tui.session.controller import TrainingController
+from gpt_tui.session.overfit_folder import overfit_folder
+from gpt_tui.session.run_preview import RunPreview, read_preview, shown_path, stored_checkpoints
+from gpt_tui.shared.dialogs import run_exists_question
+from gpt_tui.shared.keymap import shown_keys
+from gpt_tui.shared.sanitize import one_line
+from gpt_tui.tabs.train.key_hints import KeyHints
+from gpt_tui.tabs.train.next_run import NextRun
+from gpt_tui.tabs.train.presenter import why_not
+from gpt_tui.tabs.train.resume_dialog import ResumeScreen, end_of_run
+from gpt_tui.tabs.train.welcome import Welcome
+
+
+def header_of(path: Path) -> CheckpointInfo | None:
+    """Return the header of a checkpoint, None if it is not valid: the run that opens it reports why."""
+    try:
+        return peek_checkpoint(path)
+    except CheckpointError:
+        return None
+
+
+class RunRequests(Vertical):
+    """Base of the Train tab: the settings of the next run and the requests of runs.
+
+    Args:
+        controller: The training session.
+        settings: Settings of the next run.
+        preset_name: Preset that the settings began with, "" for none.
+        probes: Measurements of the set-up screen.
+    """
+
+    class RunRequested(Message):
+        """A run has been requested and is opening."""
+
+    class SettingsChanged(Message):
+        """The settings of the next run have changed."""
+
+        def __init__(self, settings: Settings, preset_name: str) -> None:
+            super().__init__()
+            self.settings = settings
+            self.preset_name = preset_name
+
+    class PreviewRead(Message, bubble=False):
+        """The files and checkpoints of the next run are known. Posted by a worker thread."""
+
+        def __init__(self, preview: RunPreview) -> None:
+            super().__init__()
+            self.preview = preview
+
+    def __init__(
+        self, controller: TrainingController, settings: Settings, preset_name: str, probes: Probes, *, id: str
+    ) -> None:
+        super().__init__(id=id)
+        self._controller = controller
+        self._probes = probes
+        self._next = NextRun(settings, preset_name)
+        self.preview = RunPreview(settings, preset_name)
+        self._hints = KeyHints(self)
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the next run."""
+        return self._next.settings
+
+    def _shown_keys(self) -> dict[str, str]:
+        return shown_keys(dict(self.app._keymap))
+
+    def cancel_countdown(self) -> None:
+        """Start no run without a key: the user is present."""
+        raise NotImplementedError
+
+    # -- preview and settings
+
+    def read_preview(self) -> None:
+        """Find the text and the checkpoints of the next run, in a thread."""
+        self.run_worker(self._read_preview, thread=True, exclusive=True, group="preview", exit_on_error=False)
+
+    def _read_preview(self) -> None:
+        request = self._controller.request
+        session_dir = request.settings.models_dir if request else ""
+        self.post_message(self.PreviewRead(read_preview(self.settings, self._next.preset_name, session_dir)))
+
+    def _settings_changed(self) -> None:
+        self.read_preview()
+        self.post_message(self.SettingsChanged(self.settings, self._next.preset_name))
+
+    # -- requests
+
+    def request_run(self, request: RunRequest) -> None:
+        """Start a run, unless one is in progress."""
+        if self._controller.start(request):
+            self.query_one(Welcome).stop_measuring()
+            self.cancel_countdown()
+            self.post_message(self.RunRequested())
+
+    def resume_from(self, path: Path) -> None:
+        """Resume the run of a checkpoint in the folder of the checkpoint, with the settings saved in it."""
+        settings = msgspec.structs.replace(self.settings, models_dir=str(path.parent))
+        self._resume(RunRequest(settings, self._next.preset_name, resume=path, as_saved=True), header_of(path))
+
+    def _resume(self, request: RunRequest, info: CheckpointInfo | None) -> None:
+        """Resume a run; of one that has ended, ask for its new limits first."""
+        if info is None or not end_of_run(info):
+            self.request_run(request)
+            return
+
+        def answered(changes: dict[str, object] | None) -> None:
+            if changes is not None:
+                self.request_run(replace(request, changes=changes))
+
+        self.cancel_countdown()
+        self.app.push_screen(ResumeScreen(info), answered)
+
+    @work(exclusive=True, group="request")
+    async def ask_about_existing_run(self, error: str) -> None:
+        """Ask whether the run in the folder of the requested run is resumed, kept beside the new one, or replaced."""
+        request = self._controller.request
+        assert request is not None
+        models_dir = request.settings.models_dir
+        beside = await asyncio.to_thread(next_free_folder, models_dir)
+        stored = await asyncio.to_thread(stored_checkpoints, models_dir)
+        question = run_exists_question(error, shown_path(beside), can_resume=stored.resumable is not None)
+        match await self.app.push_screen_wait(question):
+            case "resume":
+                self._resume(replace(request, resume="newest"), stored.resumable)
+            case "beside":
+                self._next.use_folder(beside)
+                self._settings_changed()
+                settings = msgspec.structs.replace(request.settings, models_dir=str(beside))
+                self.request_run(replace(request, settings=settings))
+            case "overwrite":
+                self.request_run(replace(request, overwrite=True))
+
+    def action_start(self) -> None:
+        """Start a new run."""
+        self.request_run(RunRequest(self.settings, self._next.preset_name))
+
+    def action_start_now(self) -> None:
+        """End the countdown and start the run."""
+        self.cancel_countdown()
+        self.action_start()
+
+    @work(exclusive=True, group="request")
+    async def action_setup(self) -> None:
+        """Open the set-up screen, with what was typed there last. What is typed there is what starts next."""
+        self.query_one(Welcome).stop_measuring()
+        result = await self.app.push_screen_wait(SetupScreen(self._next.form_state, self._probes))
+        if problem := self._next.configure(result):
+            self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)
+            self.read_preview()
+            return
+        self._settings_changed()
+        if result.settings is not None:
+            self.action_start()
+
+    @work(exclusive=True, group="request")
+    async def set_up_copy(self, settings: Settings, preset_name: str, started: Callable[[Settings], None]) -> None:
+        """Open the set-up screen with the settings of another run; leaving it without a start changes nothing.
+
+        Args:
+            settings: Initial settings.
+            preset_name: Preset of that run.
+            started: Called with the settings of the run that is started.
+        """
+        if self._controller.alive:
+            self._hints.show(why_not("setup", self._controller.phase, self._shown_keys()))
+            return
+        self.cancel_countdown()
+        self.query_one(Welcome).stop_measuring()
+        form_state = initial_form_state(settings, preset_name)
+        result = await self.app.push_screen_wait(SetupScreen(form_state, self._probes, focus="learning_rate"))
+        if result.settings is None:
+            self.read_preview()
+            return
+        self._next.configure(result)
+        self._settings_changed()
+        self.action_start()
+        started(result.settings)
+
+    def action_defaults(self) -> None:
+        """Go back to the settings that the program started with."""
+        self._next.reset()
+        self._settings_changed()
+
+    @work(exclusive=True, group="request")
+    async def action_overfit(self) -> None:
+        """Start an overfit run in a folder of its own, which replaces no run but an earlier overfit run."""
+        folder = await asyncio.to_thread(overfit_folder, self.settings.models_dir)
+        settings = msgspec.structs.replace(self.settings, overfit_tiny=True, models_dir=str(folder))
+        self.request_run(RunRequest(settings, self._next.preset_name, overwrite=True))
+
+    def action_resume(self) -> None:
+        """Resume the newest checkpoint of the run that the preview names, with the settings saved in it."""
+        resumable, settings = self.preview.stored.resumable, self.settings
+        if resumable is not None:
+            settings = msgspec.structs.replace(settings, models_dir=str(resumable.path.parent))
+        self._resume(RunRequest(settings, self._next.preset_name, resume="newest"), resumable)
