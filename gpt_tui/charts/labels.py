@@ -37,7 +37,7 @@ def value_text(metric: Metric, value: float) -> str:
     return metric_value(metric, metric.transform(value) if metric.transform else value, unit=False)
 
 
-def title(state: RunState, name: str, view: ChartView, *, max_above: float | None = None, unit: bool = True) -> str:
+def title(state: RunState, name: str, view: ChartView, *, max_above: float | None = None) -> str:
     """Return name, unit and latest value, and what differs from the default view.
 
     Args:
@@ -45,12 +45,11 @@ def title(state: RunState, name: str, view: ChartView, *, max_above: float | Non
         name: The metric.
         view: The view of the chart.
         max_above: Largest value above the y range, None if all are in it.
-        unit: Whether to name a unit that is not part of the name.
     """
     metric = registered(name)
     latest = latest_value(state, metric)
     value = "" if latest is None or isnan(latest) else f" [b]{metric_value(metric, latest, unit=False)}[/b]"
-    named_unit = f" {metric.unit}" if value and unit and metric.unit and not shares_evaluations(metric) else ""
+    named_unit = f" {metric.unit}" if value and metric.unit and not shares_evaluations(metric) else ""
     y_range = "" if view.y_range == "auto" else view.y_range
     zoomed = "zoomed" if view.span < 1 else ""
     above = "" if max_above is None else f"{ABOVE_CHARACTER} up to {metric_value(metric, max_above, unit=False)}"

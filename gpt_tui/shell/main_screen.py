@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 from textual import on
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import ContentSwitcher, Tabs
 
-from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.config.settings import Settings
 from gpt_core.training.events import RunStarted
 from gpt_tui.charts.view import MIN_REDRAW_S
@@ -210,10 +208,11 @@ class MainScreen(Screen[None]):
     def _copy_requested(self, message: RunsTab.CopyRequested) -> None:
         message.stop()
         source = message.folder
-        copy = msgspec.structs.replace(message.settings, models_dir=str(next_free_folder(source)))
-        self.train.set_up_copy(
-            copy, message.preset_name, lambda settings: self.runs.compare(source, Path(settings.models_dir))
-        )
+
+        def started(settings: Settings) -> None:
+            self.runs.compare(source, Path(settings.models_dir))
+
+        self.train.set_up_copy(source, message.settings, message.preset_name, started)
 
     @on(ChatTab.ExitRequested)
     def _chat_exited(self, message: ChatTab.ExitRequested) -> None:

@@ -18,6 +18,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.training.request import raised_limits
 from gpt_tui.session.outcome_text import ENDINGS
 from gpt_tui.shared.formatting import integer
+from gpt_tui.shared.pasting import LineInput
 from gpt_tui.shared.sanitize import one_line
 
 LABELS = {
@@ -61,7 +62,7 @@ class ResumeScreen(ModalScreen[dict[str, object] | None]):
             yield Static(Content(f"{ended} It is resumed with these limits."), id="dialog-question", markup=False)
             for name, value in limits_to_ask(self._info).items():
                 yield Label(LABELS[name], markup=False)
-                yield Input(str(value), id=f"limit-{name}", compact=True)
+                yield LineInput(str(value), id=f"limit-{name}", compact=True)
             yield Static("", id="dialog-error", markup=False)
             yield Button("Resume", id="resume-run", compact=True)
             yield Button("Cancel", id="resume-cancel", compact=True)

@@ -114,10 +114,12 @@ class RunRequests(Vertical):
             self.cancel_countdown()
             self.post_message(self.RunRequested())
 
-    def resume_from(self, path: Path) -> None:
+    @work(exclusive=True, group="request")
+    async def resume_from(self, path: Path) -> None:
         """Resume the run of a checkpoint in the folder of the checkpoint, with the settings saved in it."""
         settings = msgspec.structs.replace(self.settings, models_dir=str(path.parent))
-        self._resume(RunRequest(settings, self._next.preset_name, resume=path, as_saved=True), header_of(path))
+        info = await asyncio.to_thread(header_of, path)
+        self._resume(RunRequest(settings, self._next.preset_name, resume=path, as_saved=True), info)
 
     def _resume(self, request: RunRequest, info: CheckpointInfo | None) -> None:
         """Resume a run; of one that has ended, ask for its new limits first."""
@@ -175,11 +177,14 @@ class RunRequests(Vertical):
             self.action_start()
 
     @work(exclusive=True, group="request")
-    async def set_up_copy(self, settings: Settings, preset_name: str, started: Callable[[Settings], None]) -> None:
+    async def set_up_copy(
+        self, folder: Path, settings: Settings, preset_name: str, started: Callable[[Settings], None]
+    ) -> None:
         """Open the set-up screen with the settings of another run; leaving it without a start changes nothing.
 
         Args:
-            settings: Initial settings.
+            folder: Folder of that run; the copy is saved beside it.
+            settings: Settings of that run.
             preset_name: Preset of that run.
             started: Called with the settings of the run that is started.
         """
@@ -188,7 +193,8 @@ class RunRequests(Vertical):
             return
         self.cancel_countdown()
         self.query_one(Welcome).stop_measuring()
-        form_state = initial_form_state(settings, preset_name)
+        beside = await asyncio.to_thread(next_free_folder, folder)
+        form_state = initial_form_state(msgspec.structs.replace(settings, models_dir=str(beside)), preset_name)
         result = await self.app.push_screen_wait(SetupScreen(form_state, self._probes, focus="learning_rate"))
         if result.settings is None:
             self.read_preview()
