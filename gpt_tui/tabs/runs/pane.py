@@ -236,10 +236,12 @@ class RunsTab(Container):
         self._to_mark = folders
 
     def _mark_compared(self) -> None:
+        if not self._to_mark:
+            return
         found = {os.path.realpath(folder): folder for folder in self._runs}
-        wanted = [found.get(os.path.realpath(folder)) for folder in self._to_mark]
-        if wanted and None not in wanted:
-            self._marks = {folder: number for number, folder in enumerate(wanted, 1) if folder is not None}
+        wanted = [found[path] for path in map(os.path.realpath, self._to_mark) if path in found]
+        if len(wanted) == len(self._to_mark):
+            self._marks = {folder: number for number, folder in enumerate(wanted, 1)}
             self._to_mark = ()
 
     # -- keys
