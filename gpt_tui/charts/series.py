@@ -187,7 +187,7 @@ def _limited(value: float) -> float:
 
 def shares_evaluations(shown: Metric) -> bool:
     """Return True for a function of the train loss: its chart shows that function of the eval losses, too."""
-    return shown.name in ("train_loss", "perplexity")
+    return shown.name in LOSS_NAMES
 
 
 def is_averaged(shown: Metric) -> bool:

@@ -166,10 +166,10 @@ def early_stopping_row(state: RunState, value_width: int) -> Row:
         counted = f"counted after step {integer(limits.warmup_steps)}"
         options = [f"{counted}, the end of the warm-up", counted, f"after {short(limits.warmup_steps)}"]
         return Row("not improved", longest_fitting(options, value_width))
-    least = limits.patience_min_steps
-    steps = min(max(0, state.step - max(state.best.patience_from, limits.warmup_steps)), least)
-    if so_far >= limits.patience and steps < least:
-        unit, limit, so_far = "steps", least, steps
+    min_steps = limits.patience_min_steps
+    steps = min(max(0, state.step - max(state.best.patience_from, limits.warmup_steps)), min_steps)
+    if so_far >= limits.patience and steps < min_steps:
+        unit, limit, so_far = "steps", min_steps, steps
     else:
         unit, limit, so_far = "evaluations", limits.patience, min(so_far, limits.patience)
     tone: Tone = "bad" if unit == "evaluations" and limit - so_far <= 1 else "plain"
@@ -177,13 +177,8 @@ def early_stopping_row(state: RunState, value_width: int) -> Row:
     text = f"stops after {integer(limit)} {unit} without improvement ({integer(so_far)} so far)"
     if len(text) <= value_width:
         return Row("patience", text, tone)
-    return Row(
-        "not improved",
-        longest_fitting(
-            [f"{counts} {unit}", f"{counts} {'steps' if unit == 'steps' else 'evals'}", counts], value_width
-        ),
-        tone,
-    )
+    options = [f"{counts} {unit}", f"{counts} {unit.replace('evaluations', 'evals')}", counts]
+    return Row("not improved", longest_fitting(options, value_width), tone)
 
 
 def first_evaluation_row(state: RunState, value_width: int) -> Row:

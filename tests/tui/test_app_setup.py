@@ -267,7 +267,7 @@ async def test_lines_pasted_into_a_field_of_one_line_are_joined(tmp_path: Path):
         box.post_message(events.Paste("Once upon\r\n\ta time\r\n\r\nthere was\r\n"))
         await bench.pilot.pause()
         assert box.value == "Once upon a time there was"
-        assert any(told.message == "pasted 3 lines as one, joined with spaces" for told in bench.app._notifications)
+        assert any(notice.message == "pasted 3 lines as one, joined with spaces" for notice in bench.app._notifications)
 
 
 async def test_a_file_name_below_an_unknown_home_is_refused_and_nothing_is_written(
@@ -279,7 +279,7 @@ async def test_a_file_name_below_an_unknown_home_is_refused_and_nothing_is_writt
         await bench.until_seen("Save as a config file")
         bench.app.screen.query_one(Input).value = "~no-such-user-here/run.toml"
         await bench.pilot.press("enter")
-        await bench.until(lambda: any("unknown home folder" in told.message for told in bench.app._notifications))
+        await bench.until(lambda: any("unknown home folder" in notice.message for notice in bench.app._notifications))
         assert isinstance(bench.app.screen, SetupScreen)
     assert not list(tmp_path.glob("~*"))
 

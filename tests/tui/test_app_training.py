@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from textual import events
 from textual.widgets import Input
 
 from gpt_core.errors import CorpusError, RunExistsError
@@ -135,6 +136,18 @@ async def test_the_dialog_of_a_finished_run_can_be_cancelled(tmp_path: Path):
         await bench.settled()
         assert bench.phase is Phase.IDLE
         assert bench.opener.requests == []
+
+
+async def test_a_field_of_the_dialog_keeps_all_lines_of_a_paste(tmp_path: Path):
+    finished_model(tmp_path, {"max_steps": 100}, {})
+    async with running_app(tmp_path) as bench:
+        await bench.until_seen("Resume (step 100")
+        await bench.pilot.press("r")
+        await bench.until_seen("Train a finished run longer")
+        box = bench.app.screen.query_one("#limit-max_steps", Input)
+        box.post_message(events.Paste("1\r\n30\r\n"))
+        await bench.until(lambda: "30" in box.value)
+        assert box.value == "1 30"
 
 
 def finished_model(models_dir: Path, limits: dict[str, int], reached: dict[str, object]) -> None:
