@@ -71,7 +71,7 @@ def test_no_step_of_an_evaluation_is_named_while_the_settings_are_unknown():
 def test_a_self_test_is_named_and_has_its_verdict_in_place_of_evaluations():
     run = replace(trained(40), started=started(kind="overfit-tiny", max_steps=2_500))
     assert line(run, 80).startswith("self-test step 40 of 2,500  train loss ")
-    assert "lines are checked at the end" in line(run, 140) or "check at the end" in line(run, 140)
+    assert "  check at the end  " in line(run, 140)
     assert "eval" not in line(run, 200)
     checked = advance(run, LinesReproduced(40, 98, 100, True))
     assert "lines reproduced 98 of 100" in line(checked, 80)
