@@ -18,6 +18,7 @@ from gpt_tui.new_run.estimate import RunEstimate
 from gpt_tui.new_run.probe import StepTimed, TextsRead
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.log_reader import BestScores
+from gpt_tui.session.phase import Phase
 from gpt_tui.session.recent_runs import RecentRuns, newest_sample, read_recent_runs
 from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.session.run_preview import RunPreview
@@ -145,6 +146,31 @@ async def test_a_measurement_that_the_set_up_screen_interrupts_is_made_after_it(
             await bench.until_seen("invalid field")
         await bench.pilot.press("escape")
         await bench.until_seen("on this computer")
+
+
+@pytest.mark.slow
+async def test_nothing_is_measured_during_or_after_a_run(tmp_path: Path):
+    measured: list[Settings] = []
+
+    def timed(settings: Settings, stopped: Callable[[], bool]) -> StepTime:
+        measured.append(settings)
+        return fake_time(settings, stopped)
+
+    async with running_app(tmp_path, probes=fake_probes(time=timed)) as bench:
+        await bench.until_seen("on this computer")
+        assert len(measured) == 1
+        await bench.pilot.press("s")
+        await bench.until_step(3)
+        train = bench.app.main.train
+        for stop in (False, True):
+            if stop:
+                await bench.pilot.press("x")
+                await bench.until_phase(Phase.STOPPED)
+            train._next.settings = msgspec.structs.replace(train.settings, layers=6 + stop)
+            train.read_preview()
+            await bench.until(lambda stop=stop: train.preview.settings.layers == 6 + stop)  # type: ignore[misc]
+            await bench.settled()
+        assert len(measured) == 1
 
 
 @pytest.mark.slow

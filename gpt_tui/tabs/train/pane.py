@@ -92,7 +92,7 @@ class TrainTab(RunRequests):
     @on(RunRequests.PreviewRead)
     def _preview_read(self, message: RunRequests.PreviewRead) -> None:
         self.preview = message.preview
-        if not self._controller.alive:  # else the measurement would compete with the run
+        if not self._controller.alive and self._controller.run.started is None:  # else the view is hidden
             self.query_one(Welcome).show_preview(message.preview, self._next.changes, self._shown_keys())
             self._start_countdown()
         self.show_allowed()
