@@ -297,7 +297,7 @@ class Trainer:
         if reason != "stopped":
             yield from self._evaluator.score_at_end()
             yield from self._evaluator.check_lines(at_end=True)
-        yield ev.RunFinished(reason, self.state.step)
+        yield ev.RunFinished(reason, self.state.step, saved=self._saver.is_saved)
 
     def _finish_diverged(self) -> Iterator[ev.AnyEvent]:
         """End a run whose loss is far above that of guessing.

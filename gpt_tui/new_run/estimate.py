@@ -24,7 +24,8 @@ TIMING = "timing a few steps …"
 READING = "reading the text …"
 TEXT_SETTINGS = ("train_file", "eval_file", "val_frac", "allow_binary", "document", "tokenizer", "vocab_size")
 REASON, DETAIL = "  ", " "
-OPTIONAL = (REASON, DETAIL)  # labels of the rows that are left out of a low panel, in this order
+PRECISION = "precision"
+OPTIONAL = (REASON, DETAIL, PRECISION)  # labels of the rows that are left out of a low panel, in this order
 
 
 class RunEstimate(NamedTuple):
@@ -135,7 +136,7 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     tokens_per_s = settings.batch_size * window_length(settings) / time.step_s
     products, reason = time.precision
     rows = [
-        Row("precision", products),
+        Row(PRECISION, products),
         *([Row(REASON, reason, "dim")] if reason else []),
         Row("throughput", f"{short(tokens_per_s)} tokens/s"),
         Row("per step", step_time(time.step_s)),

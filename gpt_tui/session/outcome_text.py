@@ -27,6 +27,8 @@ def why_ended(event: RunFinished) -> str:
     """Return why a run has ended."""
     if event.reason == "diverged" and event.guessing_loss:
         return f"diverged: {above_guessing('median step loss', event.loss, event.guessing_loss)}"
+    if event.reason == "stopped" and not event.saved:
+        return "stopped without saving"
     return ENDINGS.get(event.reason, event.reason)
 
 

@@ -118,6 +118,7 @@ def test_a_new_run_that_ends_before_its_first_save_leaves_the_old_one(
     events: list[ev.AnyEvent] = []
     stop_at(step, save=save)(open_run(tiny_settings(tmp_path), overwrite=True), events)
     assert not of_kind(events, ev.CheckpointSaved)
+    assert events[-1] == ev.RunFinished("stopped", step, saved=False)
     assert contents(models) == before
     logged = [event.step for event in read_metrics(models / PREVIOUS_METRICS) if isinstance(event, ev.StepCompleted)]
     assert logged == list(range(1, step + 1))

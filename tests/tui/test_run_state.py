@@ -202,7 +202,11 @@ def test_a_diverged_run_names_the_checkpoint_to_resume():
     assert "ckpt_latest.safetensors (step 6)" in history.log[-1].text
     assert history.log[-1].tone == "bad"
     assert "no checkpoint was saved" in advance_all(RunState(), [ev.RunFinished("diverged", 5)]).log[-1].text
-    assert ending(ev.RunFinished("stopped", 5)) == ENDINGS["stopped"]
+
+
+def test_a_stopped_run_is_reported_as_saved_only_if_it_is():
+    assert ending(ev.RunFinished("stopped", 5)) == ENDINGS["stopped"] == "stopped and saved"
+    assert ending(ev.RunFinished("stopped", 5, saved=False)) == "stopped without saving"
 
 
 def test_warnings_of_a_start_are_in_the_log():

@@ -323,7 +323,7 @@ def test_rules_and_details_are_dropped_in_a_low_panel(height: int):
         estimate_rows(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.001))), height, OPTIONAL
     )
     assert {"parameters", "memory", "throughput", "per epoch", "total"} <= {row.label for row in rows}
-    assert len(rows) <= max(height, 13)
+    assert len(rows) <= max(height, 12)
 
 
 def test_all_lines_of_a_long_reason_are_dropped_together():
