@@ -103,6 +103,7 @@ def test_overfit_tiny_can_be_measured(folder: Path, capsys: pytest.CaptureFixtur
     assert measured(capsys, "--overfit-tiny")["training"]["steps"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_early_raises_an_error(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path))
     trainer.requests.stop()

@@ -112,6 +112,7 @@ def test_evaluate_refuses_a_text_that_has_changed_since_the_run(trained: Path, t
     assert json.loads(run.stdout)["text"] == "run"
 
 
+@pytest.mark.slow
 def test_evaluate_does_not_score_an_eval_file_that_was_added_after_a_run_on_held_out_text(tmp_path: Path) -> None:
     write_texts(tmp_path)
     eval_file = tmp_path / "data/test/eval.en"

@@ -79,6 +79,7 @@ def test_verify_reports_valid_and_damaged_files(program: Callable[..., Result], 
     )
 
 
+@pytest.mark.slow
 def test_gradcheck_checks_every_gradient_and_reports_the_errors(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["gradcheck", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -27,7 +27,14 @@ def test_a_closed_output_pipe_exits_with_1_and_prints_no_error(arguments: list[s
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize(
-    "arguments", [["config"], ["--help"], ["bench", "--steps", "1", *tiny()], ["gradcheck"]], ids=lambda words: words[0]
+    "arguments",
+    [
+        ["config"],
+        ["--help"],
+        pytest.param(["bench", "--steps", "1", *tiny()], marks=pytest.mark.slow),
+        pytest.param(["gradcheck"], marks=pytest.mark.slow),
+    ],
+    ids=lambda words: words[0],
 )
 def test_a_full_output_device_is_an_error_that_names_standard_output(arguments: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
@@ -55,6 +62,7 @@ def test_a_run_whose_output_device_is_full_names_its_checkpoint(options: list[st
     assert (tmp_path / "models/ckpt_latest.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_standard_error_does_not_end_a_run(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:

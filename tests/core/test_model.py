@@ -86,6 +86,7 @@ def test_gradcheck_passes_for_every_tensor():
     assert [row.tensor for row in rows if not row.passed] == []
 
 
+@pytest.mark.slow
 def test_gradcheck_fails_for_a_wrong_gradient(monkeypatch):
     right = GPT.loss_and_gradients
 

@@ -100,6 +100,7 @@ def test_memory_and_file_size_are_estimated_from_the_declared_state(toy: type[Op
     assert open_run(settings).memory_bytes == pytest.approx(4 * values * (2 + len(toy.state_names)), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_step_is_timed_with_the_optimizer_of_the_settings(
     toy: type[Optimizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

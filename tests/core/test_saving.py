@@ -86,6 +86,7 @@ def test_weights_do_not_change_before_they_are_written(tmp_path: Path, monkeypat
     events.close()
 
 
+@pytest.mark.slow
 def test_every_checkpoint_holds_its_own_step_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = files.write_all
     monkeypatch.setattr(files, "write_all", lambda *arguments: (time.sleep(0.001), real(*arguments))[1])
@@ -101,6 +102,7 @@ def test_every_checkpoint_holds_its_own_step_to_the_bit(tmp_path: Path, monkeypa
             assert (found.state.step, (found.state.tokens, *weights)) == (event.step, states[event.step])
 
 
+@pytest.mark.slow
 def test_saves_of_one_run_never_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, inside, maximum = CheckpointStore.save, [0], [0]
 

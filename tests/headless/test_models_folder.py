@@ -92,6 +92,7 @@ def test_overwrite_reports_kept_files_only_if_it_ends_without_a_step(
     assert ("the earlier run's files in models were kept" in capsys.readouterr().err) == is_kept
 
 
+@pytest.mark.slow
 def test_a_models_folder_moved_during_a_run_is_recreated_by_the_last_save(folder: Path) -> None:
     with start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder) as process:
         assert process.stdout is not None

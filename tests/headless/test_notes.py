@@ -6,9 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.program import run_program, tiny
 
 
+@pytest.mark.slow
 def test_texts_under_data_that_are_not_used_are_named_on_standard_error(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "book.txt").write_text("It was.\n")

@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from gpt_core.config.settings import GROUP_RATES
 from gpt_core.formats.checkpoint import peek_checkpoint, verify_checkpoint
 from gpt_tui.shared.formatting import percent
@@ -29,6 +31,7 @@ def test_resume_keeps_the_settings_and_the_step_count(folder: Path) -> None:
     assert not (folder / "models").exists()
 
 
+@pytest.mark.slow
 def test_resume_without_max_steps_trains_past_the_earlier_limit(folder: Path) -> None:
     assert run_program("--train-only", "--max-steps", "3", *tiny(), cwd=folder).returncode == 0
     with start_program("--train-only", "--resume", "--json", cwd=folder) as process:
@@ -38,6 +41,7 @@ def test_resume_without_max_steps_trains_past_the_earlier_limit(folder: Path) ->
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 def test_a_resume_of_a_finished_run_says_which_limit_it_raises(folder: Path) -> None:
     run_program("--train-only", *tiny("max_epochs=1", "warmup_steps=1"), cwd=folder)
     more = run_program("--train-only", "--resume", cwd=folder)
@@ -49,6 +53,7 @@ def test_a_resume_of_a_finished_run_says_which_limit_it_raises(folder: Path) -> 
     assert "the run had reached max_steps=5: it is lifted; set it with --set max_steps=N" in lifted.stderr
 
 
+@pytest.mark.slow
 def test_a_resume_of_a_finished_run_without_a_larger_limit_says_how_to_give_it_more(folder: Path) -> None:
     run_program("--train-only", "--max-steps", "5", *tiny(), cwd=folder)
     same = run_program("--train-only", "--resume", "--max-steps", "5", cwd=folder)
@@ -57,6 +62,7 @@ def test_a_resume_of_a_finished_run_without_a_larger_limit_says_how_to_give_it_m
     assert "finished: 8 steps" in more.stdout
 
 
+@pytest.mark.slow
 def test_a_headless_resume_knows_the_best_score_and_the_losses_from_before(folder: Path) -> None:
     """The rates of the resumed part ruin the model, so none of its scores is the best one."""
     settings = tiny("eval_every_steps=20", "max_epochs=1000", "best_metric=accuracy")
@@ -81,6 +87,7 @@ def test_a_resume_with_another_eval_text_says_that_a_new_best_begins(folder: Pat
     assert "best " in next(line for line in run.stdout.splitlines() if line.startswith("eval at step 15"))
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_training_text_says_that_its_tokenizer_is_that_of_the_earlier_text(folder: Path) -> None:
     run_program("--train-only", "--max-steps", "3", *tiny(), cwd=folder)
     (folder / "zh.txt").write_text("老人慢慢地走过旧桥，没有说话。\n\n" * 60, encoding="utf-8")

@@ -47,7 +47,6 @@ def sources() -> list[Path]:
     return [path for package in ("gpt_core", "gpt_tui") for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-@pytest.mark.essential
 def test_only_the_server_of_the_app_imports_a_network_and_no_source_pickle_or_code_from_text() -> None:
     found = []
     for path in sources():
@@ -71,7 +70,6 @@ def test_only_the_server_of_the_app_imports_a_network_and_no_source_pickle_or_co
     assert len(sources()) > 50
 
 
-@pytest.mark.essential
 def test_training_and_generating_open_no_socket_unpickle_nothing_and_write_only_documented_files(folder: Path) -> None:
     written = set()
     options = training("save_every_steps=2", "save_epoch_number=1")

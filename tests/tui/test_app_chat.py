@@ -161,7 +161,6 @@ async def test_typing_exit_returns_to_the_train_tab(tmp_path: Path):
         assert bench.app.main.query_one("#prompt", PromptArea).text == ""
 
 
-@pytest.mark.essential
 async def test_markup_and_escape_sequences_are_shown_as_text(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40)) as bench:

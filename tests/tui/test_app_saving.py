@@ -171,6 +171,7 @@ async def leave_unsaved(bench: AppBench, models: Path) -> None:
     assert not bench.app._exit
 
 
+@pytest.mark.slow
 async def test_a_moved_folder_is_created_again_on_exit(tmp_path: Path):
     async with real_app(tmp_path) as bench:
         await bench.pilot.press("s")
@@ -182,6 +183,7 @@ async def test_a_moved_folder_is_created_again_on_exit(tmp_path: Path):
     assert peek_checkpoint(tmp_path / "models" / LATEST).step >= 3
 
 
+@pytest.mark.slow
 async def test_quitting_an_unsavable_run_asks_and_tries_again(tmp_path: Path):
     models = tmp_path / "models"
     async with real_app(tmp_path) as bench:

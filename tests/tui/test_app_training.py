@@ -255,7 +255,6 @@ async def test_the_mouse_shows_the_values_at_a_step(tmp_path: Path):
         await bench.until_seen(f"step {row[0]:.0f}  ⣿ step loss {row[3]:.3f}  ⠒⠒ train loss {row[-1]:.3f}")
 
 
-@pytest.mark.essential
 async def test_an_error_of_the_trainer_is_shown_and_the_app_continues(tmp_path: Path):
     opener = FakeOpen(fail_at={40: ZeroDivisionError("so it goes")})
     async with running_app(tmp_path, size=(120, 40), opener=opener, autostart=True) as bench:

@@ -23,8 +23,15 @@ SCREENS = {
 }
 
 
-@pytest.mark.parametrize("name", SCREENS)
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (40, 12)])
+SIZES = [(80, 24), (120, 40), (40, 12)]
+CASES = [  # one by default
+    pytest.param(name, size, marks=() if (name, size) == ("delete", (120, 40)) else pytest.mark.slow)
+    for name in SCREENS
+    for size in SIZES
+]
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
 async def test_notifications_leave_a_dialog_readable(
     name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

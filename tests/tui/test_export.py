@@ -124,7 +124,10 @@ async def test_the_export_key_writes_the_charts_in_view_and_the_samples(
         assert said[0].endswith("in models")
 
 
-@pytest.mark.parametrize("theme", ["gpt-night", "gpt-day", "ansi-dark"])
+SLOW_THEMES = [pytest.param(name, marks=pytest.mark.slow) for name in ("gpt-day", "ansi-dark")]
+
+
+@pytest.mark.parametrize("theme", ["gpt-night", *SLOW_THEMES])
 async def test_an_exported_chart_is_light_in_every_theme(monkeypatch: pytest.MonkeyPatch, theme: str) -> None:
     async with still_app(monkeypatch, learnt(), Phase.PAUSED, (80, 24), theme=theme) as (app, _pilot):
         drawing = app.screen.query(Chart).first().exported()["train_loss.svg"]

@@ -105,8 +105,8 @@ def views(history: RunState) -> Iterator[ChartView]:
         yield view.zoomed(0.01, full, around=full.low + full.span / 3)
 
 
-SERIES = [  # every twelfth one by default
-    pytest.param(*each, id=each[0], marks=() if number % 12 == 0 else pytest.mark.slow)
+SERIES = [  # every fiftieth one by default
+    pytest.param(*each, id=each[0], marks=() if number % 50 == 0 else pytest.mark.slow)
     for number, each in enumerate(all_series())
 ]
 
@@ -256,6 +256,7 @@ class ChartsApp(App[None]):
 WIDGET_SERIES = [each for number, each in enumerate(all_series()) if number % 7 == 0 and len(each[1]) < 1000]
 
 
+@pytest.mark.slow
 async def test_charts_of_every_size_are_painted() -> None:
     sizes = ((100, 40), (14, 9), (1, 1), (12, 4), (30, 12))
     async with ChartsApp().run_test(size=sizes[0]) as pilot:

@@ -13,6 +13,7 @@ from gpt_tui.session.run_state import MAX_EVALUATIONS, MAX_LOG_LINES, RunState, 
 from tests.tui.samples import LIMITS, scored, started, step, trained
 
 
+@pytest.mark.slow
 def test_a_batch_of_events_equals_single_events():
     losses = np.random.default_rng(0).normal(3, 1, 7000)
     events = [started(), *(step(n + 1, float(loss)) for n, loss in enumerate(losses))]

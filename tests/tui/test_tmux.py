@@ -118,6 +118,7 @@ def step_shown(screen: str) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_train_save_quit_and_resume_from_the_checkpoints_tab_with_a_chat_meanwhile(terminal: Tmux):
     latest = terminal.folder / "models" / "ckpt_latest.safetensors"
 

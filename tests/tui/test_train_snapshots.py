@@ -69,7 +69,6 @@ async def test_the_log_takes_the_samples_place_in_a_low_terminal(monkeypatch: py
         snapshot(app, "train-log-80x24")
 
 
-@pytest.mark.essential
 async def test_the_samples_alone(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot):
     async with still_app(monkeypatch, PAUSED, Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("v", "v")
