@@ -13,6 +13,7 @@
         print(piece, end="", flush=True)
     print(model.evaluate("eval.txt").bits_per_byte)
     print(model.tokenizer.encode(b"It was"), model.logits([1, 5, 9]).shape)
+    model.export("hf", "my-model")          # or "gguf", "my-model.gguf"
 
 Every setting of `gpt-tui config` is a keyword argument of `train`. Tokenizers are registered with
 `gpt_core.tokenizers.register`, metrics with `gpt_core.training.metrics.register`. The package knows nothing of

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.bridges.export import ExportResult, export_model
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked
@@ -350,6 +351,24 @@ class Model:
             self._model(), text, self.settings.micro_batch,
             lambda done, total: progress(f"evaluating {path.name}", done / total),
         )  # fmt: skip
+
+    def export(
+        self, format: str, path: PathLike, *, type: str | None = None, progress: Progress = ignore_progress
+    ) -> ExportResult:
+        """Write the model in the format of another program, read it back and compare it with the model.
+
+        Args:
+            format: "hf" for a folder that transformers loads, "gguf" for a file that llama.cpp loads.
+            path: Folder or file to create; nothing is replaced.
+            type: Number type of the weights in a GGUF file: "f32" (the default), "f16", "bf16" or "q8_0".
+            progress: Receives the activity and its completed fraction.
+
+        Raises:
+            ConfigError: There is no such format or type.
+            ExportError: The format cannot hold the model, or the path exists or cannot be created.
+            SaveError: Writing failed, or the disk is full. Nothing is left at the path.
+        """
+        return export_model(self.bundle, format, expand_home(os.fspath(path)), number_type=type, progress=progress)
 
     def logits(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the logits of the token that follows each id. Shape: (T, V).

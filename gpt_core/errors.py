@@ -51,6 +51,10 @@ class CheckpointError(InputError):
     """A checkpoint is missing, damaged, or does not have the requested model shape."""
 
 
+class ExportError(InputError):
+    """A model cannot be exported: the format cannot hold it, or its path exists or cannot be created."""
+
+
 class RunExistsError(InputError):
     """A new run would overwrite the checkpoints of another run."""
 
@@ -60,4 +64,4 @@ class FolderInUseError(InputError):
 
 
 class SaveError(GptError):
-    """A checkpoint could not be written. The one that it would have replaced is unchanged."""
+    """A checkpoint or an exported model could not be written. What it would have replaced is unchanged."""

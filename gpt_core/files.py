@@ -1,7 +1,8 @@
 """Safe reading and atomic replacement of files that other programs may change at any time.
 
 `open_regular` never blocks on a FIFO and never opens a device. `replace_file` leaves either the old file or the
-complete new one, whatever happens to the process or the disk, and returns once the new one is on disk.
+complete new one, whatever happens to the process or the disk, and returns once the new one is on disk. `new_path`
+creates a file or a folder under its name once it is complete, and never replaces one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import io
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _WRITE_BYTES = 8 << 20
@@ -70,7 +72,7 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     new = path.with_name(f".{path.name}.{mark}.new")
     old = path.with_name(f".{path.name}.{mark}.old")
     try:
-        _write_new(new, chunks)
+        write_new(new, chunks)
         has_backup = _link(path, old)
         os.replace(new, path)
         try:
@@ -83,6 +85,41 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         for leftover in (new, old):
             with contextlib.suppress(OSError):
                 os.unlink(leftover)
+
+
+@contextlib.contextmanager
+def new_path(path: Path) -> Iterator[Path]:
+    """Create a file or a folder under a temporary name beside `path`; rename it at the end of the context.
+
+    The context creates the file with `write_new`, or the folder and its files. If it raises an error, what it created
+    is removed.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        FileExistsError: There is something at `path` already.
+        OSError: A new name cannot be created in the folder.
+    """
+    require_absent(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    try:
+        yield temporary
+        if temporary.is_dir():
+            sync_folder(temporary)
+        require_absent(path)
+        _rename_new(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def require_absent(path: Path) -> None:
+    """Raise FileExistsError if there is a file, a folder, or a link of any kind at `path`."""
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "it exists already", str(path))
 
 
 def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> list[str]:
@@ -104,7 +141,7 @@ def probe(path: Path) -> None:
     """Write and remove a file as `replace_file` would for `path`, to detect errors early. Raises OSError."""
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
-        _write_new(new, [b"probe"])
+        write_new(new, [b"probe"])
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
@@ -131,7 +168,8 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         left = left[os.write(descriptor, left[:_WRITE_BYTES]) :]
 
 
-def _write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
+    """Write a file that does not exist yet, and sync it to disk. Raises OSError, also for one that exists."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | BINARY, 0o666)
     try:
         for chunk in chunks:
@@ -139,6 +177,20 @@ def _write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
         _sync_file(descriptor)
     finally:
         os.close(descriptor)  # with quotas and network file systems, write errors may be reported only here
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    """Rename a file or a folder; a file that has appeared at `target` is not replaced where hard links are supported.
+
+    Raises:
+        FileExistsError: A file has appeared at `target`.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a folder, or a file system without hard links
+        os.rename(source, target)
 
 
 def _sync_file(descriptor: int) -> None:

@@ -173,6 +173,16 @@ def add_evaluate(parser: Parser) -> None:
     add_json(parser)
 
 
+def add_export(parser: Parser) -> None:
+    """Add the options of `gpt-tui export`."""
+    text = "hf: folder for Hugging Face transformers; gguf: file for llama.cpp"
+    parser.add_argument("format", metavar="FORMAT", choices=("hf", "gguf"), help=text)
+    parser.add_argument("path", metavar="PATH", help="file or folder to create")
+    text = "number type of the weights in a GGUF file: f32 (default), f16, bf16 or q8_0"
+    parser.add_argument("--type", metavar="TYPE", help=text)
+    add_model(parser)
+
+
 def add_verify(parser: Parser) -> None:
     """Add the options of `gpt-tui verify`."""
     parser.add_argument("files", metavar="FILE", nargs="+", help="checkpoints")
@@ -225,6 +235,7 @@ COMMANDS = {
     "generate": Command("continue a prompt", add_generate, "generate:generate"),
     "chat": Command("chat in the terminal; `exit` or end of input quits", add_chat, "generate:chat"),
     "evaluate": Command("evaluate a checkpoint on the eval text", add_evaluate, "inspect:evaluate"),
+    "export": Command("export a model to Hugging Face transformers or llama.cpp", add_export, "export:export"),
     "verify": Command("verify the checksums of checkpoints", add_verify, "inspect:verify"),
     "verify-resume": Command(
         "check that a resumed run equals an uninterrupted one", add_verify_resume, "verify_resume:verify_resume"

@@ -1,0 +1,135 @@
+"""Export to a GGUF file, which llama.cpp and the programs built on it load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gpt_core import files
+from gpt_core.bridges import gguf_model
+from gpt_core.bridges.self_check import Exported
+from gpt_core.errors import ExportError, GptError
+from gpt_core.formats import gguf
+from gpt_core.formats.gguf import GgufError, Tensor, Value
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.model.layers.embedding import WPE
+from gpt_core.model.parameters import Parameters
+from gpt_core.progress import Progress
+from gpt_core.tokenizers import Tokenizer
+
+FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # `general.file_type`
+QUANTIZATION_VERSION = 2
+FALLBACK = "f16"  # of matrices whose rows are not complete blocks
+MAX_FLOAT16 = 65504.0
+
+
+def write_model(bundle: ModelBundle, path: Path, number_type: str, progress: Progress) -> tuple[str, ...]:
+    """Write a model to a new file.
+
+    Matrices have the number type; vectors and the position embedding stay float32, as llama.cpp expects.
+
+    Raises:
+        ExportError: The format cannot express the tokenizer, or weights are too large for the number type.
+        OSError: The file cannot be written.
+    """
+    tensors = [
+        Tensor(
+            gguf_model.tensor_name(name),
+            gguf_model.tensor_view(bundle.parameters, name),
+            _number_type(name, bundle.parameters, number_type),
+        )
+        for name in bundle.parameters.tensors
+    ]
+    values = {
+        "general.architecture": gguf_model.ARCHITECTURE,
+        "general.type": "model",
+        "general.name": f"gpt-tui {bundle.preset_name or 'model'}, step {bundle.step}",
+        "general.file_type": FILE_TYPES[number_type],
+        "general.quantization_version": QUANTIZATION_VERSION,
+        **gguf_model.shape_values(bundle.settings.shape),
+        **tokenizer_values(bundle.tokenizer),
+    }
+    files.write_new(path, _with_progress(gguf.encode(values, tensors), tensors, progress))
+    fallback = [tensor.name for tensor in tensors if tensor.number_type == FALLBACK != number_type]
+    if not fallback:
+        return ()
+    block = gguf.NUMBER_TYPES[number_type].block_values
+    return (f"{len(fallback)} matrices are {FALLBACK}, because their width is no multiple of {block}",)
+
+
+def tokenizer_values(tokenizer: Tokenizer) -> dict[str, Value]:
+    """Return the keys of a tokenizer. Raises ExportError for one that the format cannot express."""
+    if tokenizer.name != "pieces":
+        raise ExportError(
+            f"tokenizer {tokenizer.name!r} cannot be exported to gguf, which has no tokenizer that folds text; "
+            'train with tokenizer = "pieces"'
+        )
+    texts, types = gguf_model.token_texts(tokenizer.vocabulary, tokenizer.vocab_size)
+    return {
+        "tokenizer.ggml.model": "rwkv",
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.bos_token_id": tokenizer.BOS,
+        "tokenizer.ggml.eos_token_id": tokenizer.EOS,
+        "tokenizer.ggml.unknown_token_id": tokenizer.UNK,
+        "tokenizer.ggml.padding_token_id": tokenizer.PAD,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": False,
+    }
+
+
+def read_back(path: Path) -> Exported:
+    """Read what `write_model` has written. Raises GptError if it is not that."""
+    try:
+        with files.open_regular(path) as file:
+            header = gguf.read_header(file)
+            parameters = Parameters(gguf_model.shape_of(header.values))
+            for name in parameters.tensors:
+                out = gguf_model.tensor_view(parameters, name)
+                gguf.read_tensor(file, header, gguf_model.tensor_name(name), out)
+        tokens = [gguf_model.unescaped(text) for text in header.values["tokenizer.ggml.tokens"]]
+    except (GgufError, KeyError, ValueError) as error:
+        raise GptError(f"self-check of the export failed: {error}") from error
+    return Exported(parameters, LongestMatch(tokens).encode, any_bytes=True)
+
+
+class LongestMatch:
+    """Tokenizer model `rwkv` of llama.cpp: the longest token at each position."""
+
+    def __init__(self, tokens: Sequence[bytes]) -> None:
+        self._ids = {data: number for number, data in enumerate(tokens)}
+        self._longest = max(map(len, tokens))
+
+    def encode(self, data: bytes) -> list[int]:
+        """Return the ids of any bytes, each of which is a token."""
+        ids, at = [], 0
+        while at < len(data):
+            ends = range(min(len(data), at + self._longest), at, -1)
+            end = next(end for end in ends if data[at:end] in self._ids)
+            ids.append(self._ids[data[at:end]])
+            at = end
+        return ids
+
+
+def _number_type(name: str, parameters: Parameters, wanted: str) -> str:
+    """Return the number type of a tensor. Raises ExportError for weights that it cannot hold."""
+    tensor = parameters[name]
+    if tensor.ndim == 1 or name == WPE:
+        return "f32"
+    row = gguf_model.tensor_view(parameters, name).shape[1]
+    number_type = wanted if row % gguf.NUMBER_TYPES[wanted].block_values == 0 else FALLBACK
+    if number_type in ("f16", "q8_0") and (largest := float(np.abs(tensor).max())) > MAX_FLOAT16:
+        raise ExportError(f"{name}: got a weight of {largest:g}, which {number_type} cannot hold; use --type f32")
+    return number_type
+
+
+def _with_progress(
+    parts: Iterator[bytes | memoryview], tensors: Sequence[Tensor], progress: Progress
+) -> Iterator[bytes | memoryview]:
+    total, done = sum(tensor.bytes for tensor in tensors), 0
+    for part in parts:
+        progress("writing the GGUF file", min(done / total, 1.0))
+        yield part
+        done += len(part)

@@ -1,0 +1,123 @@
+"""Models as GGUF files of the architecture `gpt2`: keys, names of the tensors, and texts of the tokens.
+
+Linear weights are transposed against this program's layout. There is no `output.weight`: llama.cpp then uses the token
+embedding. The tokenizer model `rwkv` is a longest match over raw bytes, as with the tokenizers of pieces; its tokens
+are escaped texts, and each id must have a text of its own, so ids without bytes have one that is not UTF-8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpt_core.config.settings import ModelShape
+from gpt_core.formats.gguf import Value
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.parameters import Parameters
+from gpt_core.tokenizers.protocol import SPECIAL_NAMES
+
+ARCHITECTURE = "gpt2"
+EPSILON = 1e-5
+NORMAL, CONTROL, UNUSED = 1, 3, 5  # types of tokens
+NO_TEXT = b"\xff\xff"  # begins the texts of ids without bytes
+
+_TENSORS = {
+    "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "ln_1": "attn_norm", "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output", "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+}  # fmt: skip
+_ESCAPES = {b"\n": "\\n", b"\r": "\\r", b"\t": "\\t", b"\\": "\\\\"}
+_UNESCAPED = {escape: data for data, escape in _ESCAPES.items()}
+_ESCAPE = re.compile(r"\\x[0-9a-f]{2}|\\.|.", re.DOTALL)
+
+
+# -- tensors
+
+
+def tensor_name(parameter: str) -> str:
+    """Return the name of a parameter's tensor: `h.0.attn.c_attn.weight` -> `blk.0.attn_qkv.weight`."""
+    layer, _, part = parameter.removeprefix("h.").partition(".") if parameter.startswith("h.") else ("", "", parameter)
+    module, _, kind = part.rpartition(".")
+    return (f"blk.{layer}." if layer else "") + f"{_TENSORS[module]}.{kind}"
+
+
+def tensor_view(parameters: Parameters, parameter: str) -> Array:
+    """Return a parameter in the layout of its tensor, as a view: linear weights are transposed."""
+    tensor = parameters[parameter]
+    return tensor.T if tensor.ndim == 2 and parameter.startswith("h.") else tensor
+
+
+# -- keys
+
+
+def shape_values(shape: ModelShape) -> dict[str, Value]:
+    """Return the keys of the model shape."""
+    numbers = {
+        "context_length": shape.seq_len,
+        "embedding_length": shape.d_model,
+        "block_count": shape.layers,
+        "feed_forward_length": shape.hidden_size,
+        "attention.head_count": shape.num_heads,
+    }
+    return {
+        **{f"{ARCHITECTURE}.{key}": number for key, number in numbers.items()},
+        f"{ARCHITECTURE}.attention.layer_norm_epsilon": EPSILON,
+    }
+
+
+def shape_of(values: Mapping[str, Any]) -> ModelShape:
+    """Return the model shape of a file with these keys. Raises KeyError if one is missing."""
+
+    def number(key: str) -> int:
+        return int(values[f"{ARCHITECTURE}.{key}"])
+
+    return ModelShape(
+        d_model=number("embedding_length"), hidden_size=number("feed_forward_length"),
+        vocab_size=len(values["tokenizer.ggml.tokens"]), num_heads=number("attention.head_count"),
+        seq_len=number("context_length"), layers=number("block_count"),
+    )  # fmt: skip
+
+
+# -- tokens
+
+
+def token_texts(vocabulary: Sequence[bytes], vocab_size: int) -> tuple[list[str], list[int]]:
+    """Return the text and the type of each id of a longest-match tokenizer."""
+    texts, types = [], []
+    for number in range(vocab_size):
+        data = vocabulary[number] if number < len(vocabulary) else b""
+        if data:
+            kind = NORMAL
+        elif number < len(SPECIAL_NAMES):
+            data, kind = NO_TEXT + SPECIAL_NAMES[number].encode(), CONTROL
+        else:
+            data, kind = NO_TEXT + f"<unused {number}>".encode(), UNUSED
+        texts.append(escaped(data))
+        types.append(kind)
+    return texts, types
+
+
+def escaped(data: bytes) -> str:
+    """Return the text of a token: everything outside printable ASCII is escaped."""
+    return "".join([_escaped(data[at : at + 1]) for at in range(len(data))])
+
+
+def unescaped(text: str) -> bytes:
+    """Return the bytes of a token from its text. Raises ValueError for an escape that is not one of `escaped`."""
+    return b"".join([_unescaped(match) for match in _ESCAPE.findall(text)])
+
+
+def _escaped(byte: bytes) -> str:
+    if byte in _ESCAPES:
+        return _ESCAPES[byte]
+    return byte.decode() if b" " <= byte <= b"~" else f"\\x{byte[0]:02x}"
+
+
+def _unescaped(text: str) -> bytes:
+    if text in _UNESCAPED:
+        return _UNESCAPED[text]
+    if text.startswith("\\"):
+        if len(text) != 4:
+            raise ValueError(f"got the escape {text!r} in a token")
+        return bytes.fromhex(text[2:])
+    return text.encode()

@@ -1,0 +1,110 @@
+"""Export to a folder that Hugging Face's `transformers` loads without code from the folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt_core import files
+from gpt_core.bridges import huggingface, model_card
+from gpt_core.bridges.hf_tokenizer import JsonTokenizer, tokenizer_json
+from gpt_core.bridges.self_check import Exported
+from gpt_core.formats import safetensors
+from gpt_core.generation.generator import sampled_ids
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.model.parameters import Parameters
+from gpt_core.progress import Progress
+from gpt_core.tokenizers import Tokenizer
+from gpt_core.tokenizers.protocol import SPECIAL_NAMES
+
+
+def write_model(bundle: ModelBundle, folder: Path, _number_type: str, progress: Progress) -> tuple[str, ...]:
+    """Write a model to a new folder. Raises ExportError for a tokenizer that the format cannot express, OSError."""
+    shape, tokenizer = bundle.settings.shape, bundle.tokenizer
+    texts = {
+        huggingface.CONFIG: _json(huggingface.config(shape, tokenizer)),
+        huggingface.GENERATION_CONFIG: _json(generation_config(bundle)),
+        huggingface.TOKENIZER: _json(tokenizer_json(tokenizer)),
+        huggingface.TOKENIZER_CONFIG: _json(tokenizer_config(tokenizer, shape.seq_len)),
+        huggingface.MODEL_CARD: model_card.model_card(bundle),
+    }
+    folder.mkdir()
+    for name, text in texts.items():
+        files.write_new(folder / name, [text.encode()])
+    files.write_new(folder / huggingface.WEIGHTS, _weights(bundle.parameters, progress))
+    return ()
+
+
+def generation_config(bundle: ModelBundle) -> dict[str, Any]:
+    """Return the contents of `generation_config.json`: the sampling settings of the run, and ids never generated."""
+    settings, tokenizer = bundle.settings, bundle.tokenizer
+    sampling: dict[str, Any] = {"do_sample": False}
+    if settings.temperature > 0:
+        sampling = {
+            "do_sample": True,
+            "temperature": settings.temperature,
+            "top_k": settings.top_k,
+            "top_p": settings.top_p,
+        }
+    return {
+        "bos_token_id": tokenizer.BOS,
+        "eos_token_id": tokenizer.EOS,
+        "pad_token_id": tokenizer.PAD,
+        "max_new_tokens": settings.max_tokens,
+        **sampling,
+        "repetition_penalty": settings.repetition_penalty,
+        "suppress_tokens": np.flatnonzero(~sampled_ids(tokenizer)).tolist(),
+    }
+
+
+def tokenizer_config(tokenizer: Tokenizer, seq_len: int) -> dict[str, Any]:
+    """Return the contents of `tokenizer_config.json`. `<bos>` and the like in a text are text, as in training."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": seq_len,
+        "bos_token": SPECIAL_NAMES[tokenizer.BOS],
+        "eos_token": SPECIAL_NAMES[tokenizer.EOS],
+        "unk_token": SPECIAL_NAMES[tokenizer.UNK],
+        "pad_token": SPECIAL_NAMES[tokenizer.PAD],
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,
+    }
+
+
+def read_back(folder: Path) -> Exported:
+    """Read what `write_model` has written."""
+    config = json.loads((folder / huggingface.CONFIG).read_bytes())
+    parameters = Parameters(huggingface.shape_of(config))
+    with files.open_regular(folder / huggingface.WEIGHTS) as file:
+        head = safetensors.read_header(file)
+        layout = safetensors.decode_layout(head)
+        for name, tensor in parameters.tensors.items():
+            out = tensor.reshape(-1).view(np.uint8)
+            safetensors.read_tensor(file, len(head), layout[huggingface.PREFIX + name], out, lambda _: None)
+    tokenizer = JsonTokenizer((folder / huggingface.TOKENIZER).read_bytes())
+    return Exported(parameters, tokenizer.encode, any_bytes=False)
+
+
+def _weights(parameters: Parameters, progress: Progress) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of `model.safetensors`; `format` is what older versions of transformers require."""
+    tensors = parameters.tensors
+    layout = safetensors.layout_of((huggingface.PREFIX + name, "F32", tensor.shape) for name, tensor in tensors.items())
+    yield safetensors.encode_header(layout, {"format": "pt"})
+    total, done = safetensors.data_bytes(layout), 0
+    for tensor in tensors.values():
+        progress(f"writing {huggingface.WEIGHTS}", done / total)
+        yield _bytes_of(tensor)
+        done += tensor.nbytes
+
+
+def _bytes_of(tensor: Array) -> memoryview:
+    return memoryview(tensor.reshape(-1).view(np.uint8))
+
+
+def _json(contents: dict[str, Any]) -> str:
+    return json.dumps(contents, ensure_ascii=False, indent=2) + "\n"

@@ -1,0 +1,159 @@
+"""Tokenizers as `tokenizer.json`, the format of Hugging Face's `tokenizers` library.
+
+Longest match at each position is what the library's WordPiece model does with an empty prefix, so a tokenizer of pieces
+is that model on the byte-level alphabet. WordPiece takes time that grows with the third power of the length of a word,
+so the text is split first, wherever no piece can cross: characters are of three kinds (letters, white space, others),
+and a boundary between two kinds that are not neighbours in any piece splits the text.
+
+`JsonTokenizer` is the reader: it runs the parts of the library that are written here, for the self-check.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gpt_core.errors import ExportError
+from gpt_core.tokenizers import Tokenizer, byte_level
+from gpt_core.tokenizers.protocol import SPECIAL_NAMES
+
+MAX_WORD_CHARACTERS = 1 << 30
+
+# Kinds of characters (see `gpt_core.tokenizers.training`) in the syntax that Oniguruma, JavaScript and Python share.
+_SPACE = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_NO_LETTER = r"\u0000-\u0040\u005b-\u0060\u007b-\u00bf\u00d7\u00f7\u1680\u2000-\u206f\u3000-\u303f"
+_OTHER = (
+    r"\u0000-\u0008\u000e-\u001b\u0021-\u0040\u005b-\u0060\u007b-\u0084\u0086-\u009f\u00a1-\u00bf\u00d7\u00f7"
+    r"\u200b-\u2027\u202a-\u202e\u2030-\u205e\u2060-\u206f\u3001-\u303f"
+)
+_KINDS = {"letter": f"[^{_NO_LETTER}]", "space": f"[{_SPACE}]", "other": f"[{_OTHER}]"}
+_KIND_OF = {kind: re.compile(pattern) for kind, pattern in _KINDS.items()}
+
+_FOLDED_SPACE = r"[\u0009-\u000d\u0020]+"  # of the `ascii` tokenizer
+_FOLDED_SLICE = r"[\u0000-\u007f]{4}"
+_NOT_ASCII = r"[^\u0000-\u007f]"
+
+
+def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the contents of a `tokenizer.json` that gives the same ids for every text, after the id of `<bos>`.
+
+    Raises:
+        ExportError: The tokenizer is one that the format cannot express.
+    """
+    pieces = tokenizer.vocabulary[len(SPECIAL_NAMES) :]
+    if tokenizer.name == "pieces":
+        normalizer, splits = None, [_split(pattern) for pattern in boundary_patterns(pieces)]
+    elif tokenizer.name == "ascii":
+        normalizer = {"type": "Sequence", "normalizers": [_removal(_NOT_ASCII), {"type": "Lowercase"}]}
+        splits = [_split(_FOLDED_SPACE, "Removed"), _split(_FOLDED_SLICE)]
+    else:
+        raise ExportError(f"tokenizer {tokenizer.name!r} cannot be exported; expected pieces, ascii or bpe")
+    vocabulary = {name: number for number, name in enumerate(SPECIAL_NAMES)}
+    vocabulary |= {byte_level.to_characters(piece): len(SPECIAL_NAMES) + at for at, piece in enumerate(pieces)}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added_token(number, name) for number, name in enumerate(SPECIAL_NAMES)],
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, _byte_level(add_prefix_space=False)]},
+        "post_processor": _begin_with(SPECIAL_NAMES[tokenizer.BOS], tokenizer.BOS),
+        "decoder": _byte_level(add_prefix_space=True),
+        "model": {
+            "type": "WordPiece",
+            "unk_token": SPECIAL_NAMES[tokenizer.UNK],
+            "continuing_subword_prefix": "",
+            "max_input_chars_per_word": MAX_WORD_CHARACTERS,
+            "vocab": vocabulary,
+        },
+    }
+
+
+def boundary_patterns(pieces: Iterable[bytes]) -> list[str]:
+    """Return the patterns at whose (empty) matches a text can be split without splitting any piece; none or one."""
+    inside = {pair for piece in pieces for pair in itertools.pairwise(_kinds(piece.decode("utf-8", "replace")))}
+    crossed = [
+        f"(?<={_KINDS[left]})(?={_KINDS[right]})"
+        for left, right in itertools.permutations(_KINDS, 2)
+        if (left, right) not in inside
+    ]
+    return ["|".join(crossed)] if crossed else []
+
+
+def _kinds(text: str) -> list[str]:
+    return [next(kind for kind, pattern in _KIND_OF.items() if pattern.match(character)) for character in text]
+
+
+def _split(pattern: str, behavior: str = "Isolated") -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
+
+
+def _removal(pattern: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}
+
+
+def _byte_level(*, add_prefix_space: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": False, "use_regex": False}
+
+
+def _added_token(number: int, content: str) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": content, **flags, "special": True}
+
+
+def _begin_with(name: str, number: int) -> dict[str, Any]:
+    """Return the step that puts a special id before each text, as generating does."""
+
+    def part(kind: str, name: str, side: int) -> dict[str, Any]:
+        return {kind: {"id": name, "type_id": side}}
+
+    single = [part("SpecialToken", name, 0), part("Sequence", "A", 0)]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, part("SpecialToken", name, 1), part("Sequence", "B", 1)],
+        "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]}},
+    }
+
+
+class JsonTokenizer:
+    """Reader of `tokenizer.json` files with a WordPiece model, as `tokenizer_json` writes them."""
+
+    def __init__(self, contents: bytes) -> None:
+        """Read the contents of a file. Raises KeyError or ValueError for one of another form."""
+        data = json.loads(contents)
+        model = data["model"]
+        if model["type"] != "WordPiece" or model["continuing_subword_prefix"]:
+            raise ValueError(f"got model {model['type']}")
+        self._normalizers = (data["normalizer"] or {"normalizers": []})["normalizers"]
+        self._pre_tokenizers = data["pre_tokenizer"]["pretokenizers"]
+        self._vocabulary: dict[str, int] = model["vocab"]
+        self._longest = max(map(len, self._vocabulary))
+
+    def encode(self, data: bytes) -> Sequence[int]:
+        """Return the ids of a text in UTF-8, without special ids."""
+        text = data.decode()
+        for step in self._normalizers:
+            text = text.lower() if step["type"] == "Lowercase" else re.sub(step["pattern"]["Regex"], "", text)
+        words = [text]
+        for step in self._pre_tokenizers:
+            words = [part for word in words for part in _pre_tokenized(word, step) if part]
+        return [number for word in words for number in self._longest_matches(word)]
+
+    def _longest_matches(self, word: str) -> Iterable[int]:
+        at = 0
+        while at < len(word):
+            ends = range(min(len(word), at + self._longest), at, -1)
+            end = next(end for end in ends if word[at:end] in self._vocabulary)
+            yield self._vocabulary[word[at:end]]
+            at = end
+
+
+def _pre_tokenized(word: str, step: dict[str, Any]) -> list[str]:
+    if step["type"] == "ByteLevel":
+        return [byte_level.to_characters(word.encode())]
+    pattern = step["pattern"]["Regex"]
+    return re.split(pattern if step["behavior"] == "Removed" else f"({pattern})", word)

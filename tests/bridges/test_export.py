@@ -1,0 +1,244 @@
+"""Exports without the programs that read them: what is written, refused, and left behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_core import files
+from gpt_core.api import Model
+from gpt_core.bridges import gguf_export, gguf_model, hf_export, self_check
+from gpt_core.bridges.export import FORMATS, export_model
+from gpt_core.bridges.hf_tokenizer import JsonTokenizer, boundary_patterns, tokenizer_json
+from gpt_core.errors import ConfigError, ExportError, GptError, SaveError
+from gpt_core.formats import gguf, safetensors
+from tests.bridges.samples import model, texts
+
+FORMAT_NAMES = ("hf", "gguf")
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("format_name", FORMAT_NAMES)
+def test_an_export_in_float32_reads_back_as_the_same_model(format_name: str, tmp_path: Path) -> None:
+    result = export_model(model(), format_name, tmp_path / "out")
+    assert result.check.largest_difference == 0.0
+    assert result.check.ids > 1000
+    assert result.notes == ()
+    files_of = [tmp_path / "out"] if format_name == "gguf" else list((tmp_path / "out").iterdir())
+    assert result.bytes == sum(path.stat().st_size for path in files_of)
+    assert contents(tmp_path)[0] == "out"
+    assert not [name for name in contents(tmp_path) if ".new" in name]
+
+
+@pytest.mark.parametrize(("number_type", "bits"), [("f16", 16), ("bf16", 16), ("q8_0", 8.5)])
+def test_a_gguf_file_of_fewer_bits_is_smaller_and_close(number_type: str, bits: float, tmp_path: Path) -> None:
+    full = export_model(model(), "gguf", tmp_path / "full")
+    result = export_model(model(), "gguf", tmp_path / "small", number_type=number_type)
+    matrices = sum(
+        tensor.size for name, tensor in model().parameters.tensors.items() if tensor.ndim == 2 and "wpe" not in name
+    )
+    saved = matrices * (32 - bits) / 8
+    assert full.bytes - result.bytes == pytest.approx(saved, rel=0.01)
+    assert 0.0 < result.check.largest_difference < 2.0
+
+
+def test_widths_that_are_no_multiple_of_32_fall_back_to_float16_with_a_note(tmp_path: Path) -> None:
+    result = export_model(model(hidden_size=100), "gguf", tmp_path / "out", number_type="q8_0")
+    assert result.notes == ("2 matrices are f16, because their width is no multiple of 32",)
+    with files.open_regular(tmp_path / "out") as file:
+        tensors = gguf.read_header(file).tensors
+    assert tensors["blk.0.ffn_down.weight"].number_type == "f16"
+    assert tensors["blk.0.ffn_up.weight"].number_type == "q8_0"
+    assert tensors["position_embd.weight"].number_type == "f32"
+
+
+def test_the_folder_holds_no_optimizer_state_and_no_path(tmp_path: Path) -> None:
+    Model(model()).export("hf", tmp_path / "out")
+    assert contents(tmp_path / "out") == [
+        "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
+    ]  # fmt: skip
+    with files.open_regular(tmp_path / "out" / "model.safetensors") as file:
+        head = safetensors.read_header(file)
+    assert json.loads(head[8:])["__metadata__"] == {"format": "pt"}
+    assert {f"transformer.{name}" for name in model().parameters.tensors} == safetensors.decode_layout(head).keys()
+    written = "".join(
+        path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("*.*") if path.suffix != ".safetensors"
+    )
+    assert "/home/me" not in written
+
+
+def test_the_model_card_has_the_figures_of_the_run_and_no_license(tmp_path: Path) -> None:
+    Model(model()).export("hf", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    for figure in ("1,200", "2.5000 nats per token", "40.00%", "1.9000", "My \\| text.txt", "ab" * 32):
+        assert figure in card
+    header = card.split("---")[1]
+    assert not [line for line in header.splitlines() if line.startswith("license")]
+
+
+@pytest.mark.parametrize("format_name", FORMAT_NAMES)
+@pytest.mark.parametrize("kind", ["file", "folder", "broken link"])
+def test_a_path_that_exists_is_refused_and_unchanged(kind: str, format_name: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ExportError, match=r"out exists already; remove it, or export to another path") as refused:
+        export_model(model(), format_name, path)
+    assert refused.value.exit_code == 2
+    assert contents(tmp_path) == ["out"]
+    assert kind != "file" or path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("format_name", FORMAT_NAMES)
+def test_a_path_that_appears_during_the_export_is_not_replaced(
+    format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out"
+    check = self_check.check_export
+
+    def interfered(*arguments: object) -> object:
+        path.write_text("mine")
+        return check(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("gpt_core.bridges.export.check_export", interfered)
+    with pytest.raises(ExportError, match="exists already"):
+        export_model(model(), format_name, path)
+    assert contents(tmp_path) == ["out"]
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("format_name", FORMAT_NAMES)
+def test_a_missing_folder_is_refused_in_one_line(format_name: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"was not written: No such file or directory; create the folder .*new first"):
+        export_model(model(), format_name, tmp_path / "new" / "out")
+    with pytest.raises(ExportError, match="expected the name of a new file"):
+        export_model(model(), format_name, Path("/"))
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize("format_name", FORMAT_NAMES)
+@pytest.mark.parametrize("after", [0, 20_000, 200_000])
+def test_a_full_disk_leaves_nothing(
+    after: int, format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = os.write, 0
+
+    def limited(descriptor: int, data: bytes) -> int:
+        nonlocal written
+        written += len(data)
+        if written > after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", limited)
+    with pytest.raises(SaveError, match=r"was not written: No space left on device; free some disk space"):
+        export_model(model(), format_name, tmp_path / "out")
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize("format_name", FORMAT_NAMES)
+def test_an_interrupted_export_leaves_nothing(format_name: str, tmp_path: Path) -> None:
+    def interrupt(_activity: str, fraction: float) -> None:
+        if fraction > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_model(model(), format_name, tmp_path / "out", progress=interrupt)
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize(("format_name", "module"), [("hf", hf_export), ("gguf", gguf_export)])
+@pytest.mark.parametrize("damage", ["weight", "ids"])
+def test_the_self_check_finds_a_wrong_weight_and_wrong_ids(
+    damage: str, format_name: str, module: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_back = module.read_back  # type: ignore[attr-defined]
+
+    def damaged(path: Path) -> self_check.Exported:
+        exported = read_back(path)
+        if damage == "ids":
+            return exported._replace(encode=lambda data: [*exported.encode(data)[:-1], 5])
+        exported.parameters["h.1.mlp.c_fc.bias"][3] += 1e-3
+        return exported
+
+    monkeypatch.setattr(module, "read_back", damaged)
+    expected = {"ids": "token ids of the probe differ", "weight": r"h.1.mlp.c_fc.bias differs by 0.001"}[damage]
+    with pytest.raises(GptError, match=expected):
+        export_model(model(), format_name, tmp_path / "out")
+    assert contents(tmp_path) == []
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="'ascii' cannot be exported to gguf"):
+        export_model(model("ascii"), "gguf", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"--type: got 'q8_0', expected f32 for hf"):
+        export_model(model(), "hf", tmp_path / "out", number_type="q8_0")
+    with pytest.raises(ConfigError, match=r"--type: got 'q4_k', expected f32 or f16 or bf16 or q8_0 for gguf"):
+        export_model(model(), "gguf", tmp_path / "out", number_type="q4_k")
+    with pytest.raises(ConfigError, match="export format: got 'onnx', expected hf or gguf"):
+        export_model(model(), "onnx", tmp_path / "out")
+    huge = replace(model(), parameters=model().parameters.copy())
+    huge.parameters["h.0.attn.c_attn.weight"][0, 0] = 1e5
+    with pytest.raises(ExportError, match=r"h.0.attn.c_attn.weight: got a weight of 100000, which f16 cannot hold"):
+        export_model(huge, "gguf", tmp_path / "out", number_type="f16")
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_progress_rises_to_the_self_check(format_name: str, tmp_path: Path) -> None:
+    seen: list[tuple[str, float]] = []
+    export_model(model(), format_name, tmp_path / "out", progress=lambda *call: seen.append(call))
+    writing = [fraction for activity, fraction in seen if activity.startswith("writing")]
+    assert len(writing) > 3
+    assert writing == sorted(writing)
+    assert seen[-1][0] == "checking out"
+
+
+@pytest.mark.parametrize("tokenizer", ["pieces", "ascii"])
+@pytest.mark.parametrize("name", texts())
+def test_the_written_tokenizer_gives_the_same_ids(name: str, tokenizer: str) -> None:
+    own = model(tokenizer).tokenizer
+    written = JsonTokenizer(json.dumps(tokenizer_json(own)).encode())
+    assert list(written.encode(texts()[name].encode())) == own.encode(texts()[name].encode()).tolist()
+
+
+def test_a_text_is_split_only_where_no_piece_crosses() -> None:
+    assert boundary_patterns([]) != boundary_patterns([b"a "]) != boundary_patterns([b"a ", b" a"])
+    every = ["a ", " a", "a.", ".a", " .", ". "]
+    assert boundary_patterns([piece.encode() for piece in every]) == []
+
+
+def test_token_texts_are_unique_printable_and_reversible() -> None:
+    vocabulary = [b"", b"", b"", b"", *(bytes([byte]) for byte in range(256)), b"a\\n\n\r\t\\x41", "é学".encode()]
+    written, types = gguf_model.token_texts(vocabulary, 270)
+    assert len(set(written)) == 270
+    assert all(text.isascii() and text.isprintable() for text in written)
+    assert [gguf_model.unescaped(text) for text in written][4:262] == vocabulary[4:]
+    assert types == [3] * 4 + [1] * 258 + [5] * 8
+
+
+def test_each_tensor_has_a_name_of_its_own() -> None:
+    names = [gguf_model.tensor_name(name) for name in model().parameters.tensors]
+    assert len(set(names)) == len(names)
+    assert {"token_embd.weight", "position_embd.weight", "output_norm.bias", "blk.1.attn_output.weight"} <= set(names)
+
+
+def test_linear_weights_are_transposed() -> None:
+    parameters = model().parameters
+    for name in ("h.0.attn.c_attn.weight", "h.1.mlp.c_proj.weight"):
+        assert np.array_equal(gguf_model.tensor_view(parameters, name), parameters[name].T)
+    assert gguf_model.tensor_view(parameters, "wte.weight") is parameters["wte.weight"]

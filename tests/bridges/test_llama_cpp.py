@@ -1,0 +1,88 @@
+"""Exported GGUF files in llama.cpp: ids, logits and greedy text equal those of the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt_core.api import Model
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
+from tests.bridges.samples import model, random_bytes, texts
+
+llama_cpp = pytest.importorskip("llama_cpp")
+pytestmark = pytest.mark.slow
+
+GREEDY = Sampling(max_tokens=40, temperature=0.0)
+TYPES = {"f32": 2e-3, "f16": 0.1, "bf16": 0.8, "q8_0": 0.8}
+"""Largest difference of the logits, by number type: llama.cpp rounds activations, too"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Return a function that exports the model with a number type, and loads the file in llama.cpp."""
+    folder, known = tmp_path_factory.mktemp("gguf"), dict[str, Any]()
+
+    def load(number_type: str) -> Any:
+        if number_type not in known:
+            path = folder / f"{number_type}.gguf"
+            Model(model()).export("gguf", path, type=number_type)
+            known[number_type] = llama(path)
+        return known[number_type]
+
+    return load
+
+
+def llama(path: Path) -> Any:
+    return llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
+
+
+@pytest.mark.parametrize("name", texts())
+def test_ids_are_equal(name: str, loaded: Callable[[str], Any]) -> None:
+    own, text = model().tokenizer, texts()[name].encode()
+    ids = own.encode(text).tolist()
+    assert loaded("f32").tokenize(text, add_bos=False, special=False) == ids
+    assert loaded("f32").tokenize(text, add_bos=False, special=True) == ids
+    assert loaded("f32").detokenize(ids) == text
+
+
+def test_ids_are_equal_on_any_bytes(loaded: Callable[[str], Any]) -> None:
+    ids = model().tokenizer.encode(random_bytes()).tolist()
+    assert loaded("f32").tokenize(random_bytes(), add_bos=False, special=False) == ids
+    assert loaded("f32").detokenize(ids) == random_bytes()
+
+
+def test_special_ids_and_context_are_those_of_the_model(loaded: Callable[[str], Any]) -> None:
+    found = loaded("f32")
+    assert (found.token_bos(), found.token_eos(), found._model.add_bos_token()) == (1, 2, True)
+    assert found.metadata["gpt2.context_length"] == "64"
+    assert found.n_vocab() == 1000
+
+
+@pytest.mark.parametrize("number_type", TYPES)
+def test_logits_are_close(number_type: str, loaded: Callable[[str], Any]) -> None:
+    found, ids = loaded(number_type), model().tokenizer.encode(texts()["English"].encode())[:64]
+    found.reset()
+    found.eval(ids.tolist())
+    assert np.abs(found.scores[: len(ids)] - Model(model()).logits(ids)).max() < TYPES[number_type]
+
+
+def test_greedy_text_is_equal(loaded: Callable[[str], Any]) -> None:
+    own = model()
+    generator = Generator(own.parameters, own.tokenizer)
+    for prompt in ("It was the ", "Ich weiß ", "明月", "def "):
+        ids = [own.tokenizer.BOS, *own.tokenizer.encode(prompt.encode()).tolist()]
+        expected = own.tokenizer.decode(generator.tokens(ids, GREEDY)).decode("utf-8", "replace")
+        reply = loaded("f32").create_completion(prompt, max_tokens=GREEDY.max_tokens, temperature=0.0)
+        assert reply["choices"][0]["text"] == expected
+
+
+def test_a_width_of_the_mlp_other_than_four_times_the_models_loads(tmp_path: Path) -> None:
+    Model(model(hidden_size=100)).export("gguf", tmp_path / "odd.gguf", type="q8_0")
+    found, ids = llama(tmp_path / "odd.gguf"), model().tokenizer.encode(b"It was the best of times")
+    found.eval(ids.tolist())
+    assert np.abs(found.scores[: len(ids)] - Model(model(hidden_size=100)).logits(ids)).max() < TYPES["q8_0"]

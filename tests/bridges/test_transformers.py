@@ -1,0 +1,99 @@
+"""Exported folders in Hugging Face's transformers: ids, logits and greedy text equal those of the program."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt_core.api import Model
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
+from tests.bridges.samples import MORE, model, texts
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow
+
+GREEDY = Sampling(max_tokens=40, temperature=0.0)
+NAMES = ("pieces", "ascii")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Name of a tokenizer, and an exported folder with it."""
+    path = tmp_path_factory.mktemp(request.param) / "exported"
+    Model(model(request.param)).export("hf", path)
+    return request.param, path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: tuple[str, Path]) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(folder[1])
+
+
+@pytest.fixture(scope="module")
+def network(folder: tuple[str, Path]) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder[1]).eval()
+
+
+def test_the_model_loads_with_every_weight_and_no_other(folder: tuple[str, Path]) -> None:
+    network, loading = transformers.AutoModelForCausalLM.from_pretrained(folder[1], output_loading_info=True)
+    assert type(network).__name__ == "GPT2LMHeadModel"
+    assert not any(loading.values())
+    assert network.num_parameters() == sum(tensor.size for tensor in model().parameters.tensors.values())
+
+
+@pytest.mark.parametrize("name", texts())
+def test_ids_are_equal(name: str, folder: tuple[str, Path], tokenizer: Any) -> None:
+    own = model(folder[0]).tokenizer
+    ids = own.encode(texts()[name].encode()).tolist()
+    assert tokenizer(texts()[name], add_special_tokens=False)["input_ids"] == ids
+    assert tokenizer(texts()[name])["input_ids"] == [own.BOS, *ids]
+    assert tokenizer.decode(ids) == own.decode(ids).decode()
+    assert tokenizer.decode([own.BOS, *ids, own.EOS], skip_special_tokens=True) == own.decode(ids).decode()
+
+
+def test_ids_are_equal_on_random_strings(folder: tuple[str, Path], tokenizer: Any) -> None:
+    own, chosen = model(folder[0]).tokenizer, random.Random(5)
+    alphabet = [*map(chr, range(256)), *MORE, *texts()["English"][:3000], *texts()["Chinese"]]
+    for _ in range(2000):
+        text = "".join(chosen.choices(alphabet, k=chosen.randrange(40)))
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == own.encode(text.encode()).tolist(), repr(text)
+
+
+def test_logits_are_within_1e_4(folder: tuple[str, Path], network: Any) -> None:
+    own = model(folder[0])
+    for name in ("English", "German", "Chinese", "code", "random"):
+        ids = own.tokenizer.encode(texts()[name].encode())[: own.settings.seq_len]
+        with torch.no_grad():
+            logits = network(torch.tensor(ids[None], dtype=torch.int64)).logits[0].numpy()
+        assert np.abs(logits - Model(own).logits(ids)).max() < 1e-4
+
+
+def test_greedy_text_is_equal(folder: tuple[str, Path], network: Any, tokenizer: Any) -> None:
+    own = model(folder[0])
+    generator = Generator(own.parameters, own.tokenizer)
+    for prompt in ("It was the ", "Ich weiß ", "明月", "def "):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        ids = inputs["input_ids"][0].tolist()
+        generated = network.generate(**inputs, do_sample=False, max_new_tokens=GREEDY.max_tokens)[0].tolist()
+        expected = list(generator.tokens(ids, GREEDY))
+        assert [token for token in generated[len(ids) :] if token != own.tokenizer.EOS] == expected
+        assert tokenizer.decode(expected) == own.tokenizer.decode(expected).decode("utf-8", "replace")
+
+
+def test_the_generation_config_is_that_of_the_run(folder: tuple[str, Path], network: Any) -> None:
+    own, config = model(folder[0]), network.generation_config
+    assert (config.do_sample, config.temperature, config.top_p) == (True, 0.8, 0.95)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, 0)
+    assert set(config.suppress_tokens) >= {0, 1, 3, *range(len(own.tokenizer.vocabulary), own.settings.vocab_size)}
+
+
+def test_a_pipeline_and_a_batch_of_prompts_work(folder: tuple[str, Path]) -> None:
+    pipeline = transformers.pipeline("text-generation", str(folder[1]))
+    replies = pipeline(["It was ", "The longer prompt was "], max_new_tokens=5, batch_size=2)
+    assert [reply[0]["generated_text"] != "" for reply in replies] == [True, True]
