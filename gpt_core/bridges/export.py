@@ -49,7 +49,7 @@ FORMATS = {
     ),
     "gguf": Format(
         "GGUF file for llama.cpp", ".gguf", ("f32", "f16", "bf16", "q8_0"), "gpt_core.bridges.gguf_export",
-        "llama.cpp: llama-completion -m {path} -p 'It was'",
+        "llama.cpp: llama-completion -m {path} -n 100 -p 'It was '",
     ),
 }  # fmt: skip
 

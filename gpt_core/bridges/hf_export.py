@@ -15,7 +15,6 @@ from gpt_core.bridges.hf_tokenizer import JsonTokenizer, tokenizer_json
 from gpt_core.bridges.self_check import Exported
 from gpt_core.formats import safetensors
 from gpt_core.generation.generator import sampled_ids
-from gpt_core.kernels.arrays import Array
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
@@ -98,12 +97,8 @@ def _weights(parameters: Parameters, progress: Progress) -> Iterator[bytes | mem
     total, done = safetensors.data_bytes(layout), 0
     for tensor in tensors.values():
         progress(f"writing {huggingface.WEIGHTS}", done / total)
-        yield _bytes_of(tensor)
+        yield tensor.reshape(-1).view(np.uint8).data
         done += tensor.nbytes
-
-
-def _bytes_of(tensor: Array) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(np.uint8))
 
 
 def _json(contents: dict[str, Any]) -> str:

@@ -109,7 +109,7 @@ def encode_values(values: Array, number_type: str) -> Iterator[memoryview]:
     step = max(1, CHUNK_VALUES // rows.shape[1])
     for first in range(0, len(rows), step):
         chunk = np.ascontiguousarray(rows[first : first + step], dtype=np.float32)
-        yield memoryview(_ENCODERS[number_type](chunk).reshape(-1).view(np.uint8))
+        yield _ENCODERS[number_type](chunk).reshape(-1).view(np.uint8).data
 
 
 def _encode_header(values: Mapping[str, Value], tensors: Sequence[Tensor]) -> bytes:

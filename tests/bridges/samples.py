@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from gpt_core import tokenizers
 from gpt_core.config.settings import Settings
@@ -63,7 +64,10 @@ def model(tokenizer: str = "pieces", **settings: int) -> ModelBundle:
     values = msgspec.structs.replace(SHAPE, tokenizer=tokenizer, **settings)
     chunks = [text.encode() for name, text in texts().items() if name != "random"]
     parameters = initial_parameters(values.shape, seed=3)
-    parameters.flat *= 8.0
+    chosen = np.random.default_rng(4)
+    for tensor in parameters.tensors.values():
+        tensor *= 4.0 if tensor.ndim == 2 else 1.0
+        tensor += 0.0 if tensor.ndim == 2 else 0.2 * chosen.standard_normal(tensor.shape, np.float32)
     return ModelBundle(
         values, parameters, tokenizers.train(tokenizer, chunks, values.vocab_size), 1200, "custom",
         EvalScores(1200, 2.5, 0.4, 1.9), corpus_sha256="ab" * 32,
