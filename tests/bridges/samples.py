@@ -10,7 +10,9 @@ import msgspec
 import numpy as np
 
 from gpt_core import tokenizers
+from gpt_core.api import Model, train
 from gpt_core.config.settings import Settings
+from gpt_core.generation.sampler import Sampling
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.scores import EvalScores
@@ -19,6 +21,8 @@ from tests.program import ROOT
 SHAPE = Settings(
     d_model=64, hidden_size=96, vocab_size=1000, num_heads=4, seq_len=64, layers=2, train_file="/home/me/My | text.txt",
 )  # fmt: skip
+
+GREEDY = Sampling(max_tokens=40, temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
 
 GERMAN = (
     "Ich weiß nicht, was soll es bedeuten, daß ich so traurig bin; ein Mährchen aus alten Zeiten, das kommt mir nicht "
@@ -46,7 +50,7 @@ def texts() -> dict[str, str]:
         "Chinese": CHINESE * 3,
         "code": Path(__file__).read_text(encoding="utf-8"),
         "other scripts": MORE,
-        "special names": "<bos> <eos><pad> <unk> [UNK] <|endoftext|> \\xff\\xff<bos> <0x0A> [EMPTY_0] ▁ Ġthe Ċ",
+        "special names": "<bos> <eos><pad> <unk> [UNK] <|endoftext|> <0x0A> [EMPTY_0] ▁ Ġthe Ċ",
         "random": "".join(chosen.choice(alphabet) for _ in range(4000)),
         "long words": "x" * 700 + "=" * 700 + " " * 700 + "学" * 200,
         "empty": "",
@@ -56,6 +60,25 @@ def texts() -> dict[str, str]:
 def random_bytes() -> bytes:
     """Return bytes that are no text."""
     return random.Random(2).randbytes(3000) + bytes(range(256))
+
+
+PROMPTS = ("It was the ", "He said to the ", "Ich weiß nicht, ", "def ")
+"""Prompts whose last word is complete: what follows does not change how they are tokenized"""
+
+
+def trained_model(folder: Path) -> Model:
+    """Train a model on the texts until it continues them."""
+    text = folder / "train.txt"
+    text.write_text(
+        "\n\n".join([texts()["English"][:3000], texts()["German"], texts()["Chinese"]]) * 4, encoding="utf-8"
+    )
+    names = ("d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers")
+    shape = {name: getattr(SHAPE, name) for name in names}
+    run = train(
+        text, **shape, preset="nano", max_steps=200, warmup_steps=10, models_dir=folder / "models", sample_tokens=0,
+        eval_every_steps=0, precision="float32",
+    )  # fmt: skip
+    return run.result().model
 
 
 @cache

@@ -11,13 +11,11 @@ import pytest
 
 from gpt_core.api import Model
 from gpt_core.generation.generator import Generator
-from gpt_core.generation.sampler import Sampling
-from tests.bridges.samples import model, random_bytes, texts
+from tests.bridges.samples import GREEDY, PROMPTS, model, random_bytes, texts, trained_model
 
 llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.slow
 
-GREEDY = Sampling(max_tokens=40, temperature=0.0)
 TYPES = {"f32": 2e-3, "f16": 0.1, "bf16": 0.8, "q8_0": 0.8}
 """Largest difference of the logits, by number type: llama.cpp rounds activations, too"""
 
@@ -74,11 +72,27 @@ def test_logits_are_close(number_type: str, loaded: Callable[[str], Any]) -> Non
 def test_greedy_text_is_equal(loaded: Callable[[str], Any]) -> None:
     own = model()
     generator = Generator(own.parameters, own.tokenizer)
-    for prompt in ("It was the ", "Ich weiß ", "明月", "def "):
+    for prompt in PROMPTS:
         ids = [own.tokenizer.BOS, *own.tokenizer.encode(prompt.encode()).tolist()]
         expected = own.tokenizer.decode(generator.tokens(ids, GREEDY)).decode("utf-8", "replace")
         reply = loaded("f32").create_completion(prompt, max_tokens=GREEDY.max_tokens, temperature=0.0)
         assert reply["choices"][0]["text"] == expected
+
+
+def test_greedy_text_of_a_trained_model_is_that_of_generate(tmp_path: Path) -> None:
+    own = trained_model(tmp_path)
+    own.export("gguf", tmp_path / "exported.gguf")
+    found = llama(tmp_path / "exported.gguf")
+    for prompt in PROMPTS:
+        reply = found.create_completion(prompt, max_tokens=30, temperature=0.0)["choices"][0]["text"]
+        text = own.generate(prompt, temperature=0, max_tokens=30)
+        assert len(set(text)) > 5
+        assert reply == text
+
+
+def test_a_special_id_can_be_written_in_a_prompt(loaded: Callable[[str], Any]) -> None:
+    ids = [1, *model().tokenizer.encode(b"It was").tolist()]
+    assert loaded("f32").tokenize(b"\\xff\\xff<bos>It was", add_bos=False, special=True) == ids
 
 
 def test_a_width_of_the_mlp_other_than_four_times_the_models_loads(tmp_path: Path) -> None:
