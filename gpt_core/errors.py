@@ -55,6 +55,17 @@ class ExportError(InputError):
     """A model cannot be exported: the format cannot hold it, or its path exists or cannot be created."""
 
 
+class ModelImportError(InputError):
+    """A model of another program cannot be imported."""
+
+
+class MissingPackageError(GptError):
+    """An optional package is not installed; the message names the extra to install."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run `pip install 'gpt-tui[{extra}]'`")
+
+
 class RunExistsError(InputError):
     """A new run would overwrite the checkpoints of another run."""
 

@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = 768
     hidden_size: Annotated[int, Meta(ge=1, le=262144, description="width of the MLP's hidden layer (F)")] = 2048
     vocab_size: Annotated[
-        int, Meta(ge=260, le=1 << 20, description="token ids: 4 special, 256 bytes, the rest pieces (V)")
+        int, Meta(ge=260, le=1 << 20, description="token ids: special ones, 256 bytes, the rest pieces (V)")
     ] = 16384
     num_heads: Annotated[int, Meta(ge=1, le=1024, description="attention heads (H); must divide d_model")] = 12
     seq_len: Annotated[int, Meta(ge=2, le=1 << 20, description="context length in tokens (T)")] = 1024
@@ -147,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tokenizer: Annotated[
         str,
         Meta(
-            description="pieces: lossless; ascii: lower-case ASCII only, as in the Go project",
+            description="pieces: lossless; ascii: lower-case ASCII words; bpe: as in GPT-2",
             extra={"choices": tokenizer_names},
         ),
     ] = "pieces"

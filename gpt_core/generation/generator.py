@@ -101,16 +101,18 @@ class Generator:
     def generate(self, prompt: str, sampling: Sampling) -> Iterator[str]:
         """Yield the continuation of a prompt in pieces of text. Closing the iterator stops the reply.
 
-        The model reads `<bos>` and the prompt without its last few characters, which the first generated tokens must
-        spell (`gpt_core.generation.prompt`); they are not part of the reply. Invalid UTF-8 becomes U+FFFD. A character
-        that is split over several tokens is yielded with the last of them.
+        The model reads `<bos>`, if the tokenizer adds it or the prompt is empty, and the prompt without its last few
+        characters, which the first generated tokens must spell (`gpt_core.generation.prompt`); they are not part of the
+        reply. Invalid UTF-8 becomes U+FFFD. A character that is split over several tokens is yielded with the last of
+        them.
 
         Raises:
             GptError: As in `choose`.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         ids, unsettled = split_prompt(self.tokenizer, prompt_bytes(prompt))
-        for token in self.tokens([self.tokenizer.BOS, *ids], sampling, unsettled):
+        opening = [self.tokenizer.BOS] if self.tokenizer.adds_bos or not ids else []
+        for token in self.tokens([*opening, *ids], sampling, unsettled):
             spelled = self.tokenizer.token_bytes(token)
             shown, unsettled = spelled[len(unsettled) :], unsettled[len(spelled) :]
             if text := decoder.decode(shown):

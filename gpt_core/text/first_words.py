@@ -6,10 +6,8 @@ import re
 import unicodedata
 from itertools import pairwise
 
-import numpy as np
-
 from gpt_core.text.token_stream import TokenStream
-from gpt_core.tokenizers import BOS, Tokenizer
+from gpt_core.tokenizers import Tokenizer
 
 SCANNED_TOKENS = 4096  # in which a line is searched
 MIN_LINE = 24  # characters: shorter lines are often headings
@@ -49,11 +47,11 @@ def beginning(line: str) -> str:
 def _documents(text: TokenStream, tokenizer: Tokenizer) -> list[tuple[list[str], bool]]:
     """Return the lines of the first documents, and whether they begin with the first line of the document."""
     ids = text.read(0, SCANNED_TOKENS)
-    starts = [0, *(np.flatnonzero(ids == BOS)), len(ids)]
+    begin_documents = set(text.document_starts(0, len(ids)).tolist())
     found = []
-    for start, end in pairwise(starts):
+    for start, end in pairwise([0, *sorted(begin_documents - {0}), len(ids)]):
         lines = tokenizer.decode(ids[start:end].tolist()).decode("utf-8", "ignore").splitlines()
-        is_complete = end > start and ids[start] == BOS
+        is_complete = start in begin_documents
         filled = [line.strip() for line in (lines if is_complete else lines[1:] or lines) if line.strip()]
         if filled:
             found.append((filled, is_complete))

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from gpt_core.errors import CorpusError
 from gpt_core.text.data_loader import Batch, epoch_keys, shuffled
 from gpt_core.text.token_stream import TokenStream
-from gpt_core.tokenizers import BOS
 
 
 class OverfitLoader:
@@ -26,7 +25,7 @@ class OverfitLoader:
         self.seq_len = seq_len
         self.seed = seed
         self._ids = text.read(0, len(text))
-        self._starts = np.flatnonzero(self._ids == BOS)
+        self._starts = text.document_starts(0, len(text))
         self.windows_per_epoch = len(self._starts)
         if not self.windows_per_epoch:
             raise CorpusError(
@@ -39,8 +38,8 @@ class OverfitLoader:
     def line(self, number: int) -> tuple[NDArray[np.int32], int]:
         """Return the ids of a document, as many as a window holds, and how many of them identify it.
 
-        These are `<bos>` and the first tokens, at least one, up to the one that no other document has at its place;
-        the last id is never one of them.
+        These are `<bos>`, if documents have it, and the first tokens, at least one, up to the one that no other
+        document has at its place; the last id is never one of them.
         """
         ids = self._lines[number]
         return ids, max(1, min(self._shared_ids[ids.tobytes()] + 1, len(ids) - 1))
@@ -55,7 +54,10 @@ class OverfitLoader:
 
 
 def _shared_starts(lines: list[NDArray[np.int32]]) -> dict[bytes, int]:
-    """Return for each distinct line how many ids it shares at its start with another one, at least one: `<bos>`."""
+    """Return for each distinct line how many ids it shares at its start with another one, at least one.
+
+    Where documents have a `<bos>`, that is the one.
+    """
     distinct = sorted({line.tobytes(): line.tolist() for line in lines}.items(), key=itemgetter(1))
     shared = {key: 1 for key, _ in distinct}
     for (key, ids), (next_key, next_ids) in pairwise(distinct):  # the longest start is shared with a neighbour

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from gpt_core import tokenizers
-from gpt_core.errors import CorpusError, TokenizerError
+from gpt_core.errors import CorpusError, MissingPackageError, TokenizerError
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.cache_files import cache_folders, new_cache_file
 from gpt_core.text.corpus import sample_windows, text_sha256
@@ -145,7 +145,7 @@ def open_tokenizer_cache(cache: Path) -> Tokenizer | None:
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_STORED_BYTES:
             return None
         return tokenizers.from_bytes(cache.read_bytes())
-    except (OSError, TokenizerError):
+    except (OSError, TokenizerError, MissingPackageError):
         return None
 
 

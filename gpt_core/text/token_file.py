@@ -13,16 +13,17 @@ import msgspec
 import numpy as np
 
 from gpt_core.errors import CorpusError
+from gpt_core.kernels import threads
 from gpt_core.progress import Progress
 from gpt_core.text.corpus import BLOCK_BYTES, text_blocks
 from gpt_core.text.documents import DocumentKind, document_parts
-from gpt_core.text.token_stream import FileSource, TokenStream, encode_parts
+from gpt_core.text.token_stream import FileSource, TokenStream, encode_parts, marks_per_document, separator_of
 from gpt_core.tokenizers import Tokenizer
 
 VERSION = 1
 HEADER_BYTES = 512
 FORMAT = "gpt-tui tokens"
-MIN_COUNT = 3  # tokens: <bos>, one of the text, <eos>
+MIN_COUNT = 2  # tokens: one of the text, <eos>
 
 
 class Header(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,7 +49,7 @@ _HEADER = msgspec.json.Decoder(Header)
 def write_token_file(
     file: BinaryIO, path: Path, tokenizer: Tokenizer, document: DocumentKind, progress: Progress
 ) -> Header:
-    """Encode the text `path` into an open file, a block at a time.
+    """Encode the text `path` into an open file, a block per compute thread at a time.
 
     Returns:
         The header, which has the SHA-256 of the bytes that were read.
@@ -69,7 +70,7 @@ def write_token_file(
             yield block
 
     file.write(b" " * HEADER_BYTES)
-    for ids, ended in encode_parts(document_parts(hashed_blocks(), document), tokenizer):
+    for ids, ended in encode_parts(document_parts(hashed_blocks(), document), tokenizer, threads.get_threads()):
         data = ids.astype(dtype).tobytes()
         file.write(data)
         checksum = zlib.crc32(data, checksum)
@@ -77,7 +78,7 @@ def write_token_file(
         documents += ended
     if documents == 0:
         raise CorpusError(f"the text {path} is empty: got only white space, expected text; name another file")
-    if count == 2 * documents:
+    if count == documents * marks_per_document(tokenizer):
         raise CorpusError(
             f"the text {path} has no tokens with tokenizer = {tokenizer.name}, which drops all of it; "
             "name another file, or set tokenizer = pieces, which encodes any text"
@@ -115,7 +116,9 @@ def open_token_file(
         source = FileSource(cache, HEADER_BYTES, dtype)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return TokenStream(source, 0, header.count, header.text_bytes, tokenizer.token_lengths, sha256, path)
+    return TokenStream(
+        source, 0, header.count, header.text_bytes, tokenizer.token_lengths, sha256, path, separator_of(tokenizer)
+    )
 
 
 def read_header(cache: Path) -> Header | None:

@@ -6,7 +6,9 @@ import hashlib
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -89,7 +91,7 @@ class FileSource:
 
 @dataclass(frozen=True)
 class TokenStream:
-    """Stream of token ids: for each document `<bos>`, its tokens, `<eos>`."""
+    """Stream of token ids: for each document `<bos>` (if `separator` is None), its tokens, `<eos>`."""
 
     source: TokenSource
     start: int
@@ -99,12 +101,14 @@ class TokenStream:
     bytes: int
     """Bytes of the text file that the tokens encode, including blank lines between documents: the denominator of
     bits per byte."""
-    token_lengths: NDArray[np.uint8]
+    token_lengths: NDArray[np.unsignedinteger]
     """Bytes of each id. Shape: (V,)."""
     sha256: str
     """Hex digest of the bytes of the text; of a held-out part: of that digest and the place of the part."""
     path: Path | None
     """Text file; None where the text is not from a file."""
+    separator: int | None = None
+    """Id of `<eos>` where documents have no `<bos>`: it ends one and begins the next. None where they have."""
 
     def __len__(self) -> int:
         return self.count
@@ -118,17 +122,56 @@ class TokenStream:
         count = max(0, min(count, self.count - start))
         return self.source.read(self.start + start, count).astype(np.int32)
 
+    def document_starts(self, start: int, end: int) -> NDArray[np.int64]:
+        """Return the offsets from `start` up to `end`, which is excluded, at which documents begin.
 
-def encode_parts(parts: Iterable[tuple[bytes, bool]], tokenizer: Tokenizer) -> Iterator[tuple[NDArray[np.int32], int]]:
+        Raises:
+            CorpusError: The source cannot be read.
+        """
+        end = min(end, self.count)
+        if end <= start:
+            return np.empty(0, dtype=np.int64)
+        if self.separator is None:
+            return np.flatnonzero(self.read(start, end - start) == BOS) + start
+        first = self.start + start  # in the source
+        before = self.source.read(max(first - 1, 0), end - start - (first == 0)) == self.separator
+        return np.flatnonzero(before if first else np.concatenate([[True], before])) + start
+
+
+def encode_parts(
+    parts: Iterable[tuple[bytes, bool]], tokenizer: Tokenizer, threads: int = 1
+) -> Iterator[tuple[NDArray[np.int32], int]]:
     """Encode documents given in parts (see `gpt_core.text.documents.document_parts`), a block at a time.
+
+    Args:
+        parts: Pairs of text and whether the document ends with it.
+        tokenizer: Encodes the blocks; it is used by several threads at once.
+        threads: Number of blocks that are encoded at once.
 
     Yields:
         Pairs of ids and the number of documents that end in them.
     """
-    is_open = False
-    for text, ends in join_parts(parts):
-        ids, is_open = tokenizer.encode_documents(text, ends, is_open)
-        yield ids, len(ends)
+    with ThreadPoolExecutor(threads, "encoder") as pool:
+        pending: deque[tuple[Future[tuple[NDArray[np.int32], bool]], int]] = deque()
+        is_open = False
+        for text, ends in join_parts(parts):
+            pending.append((pool.submit(tokenizer.encode_documents, text, ends, is_open), len(ends)))
+            is_open = len(ends) == 0 or int(ends[-1]) < len(text)
+            if len(pending) > threads:
+                job, ended = pending.popleft()
+                yield job.result()[0], ended
+        for job, ended in pending:
+            yield job.result()[0], ended
+
+
+def separator_of(tokenizer: Tokenizer) -> int | None:
+    """Return the id that separates documents (see `TokenStream.separator`)."""
+    return None if tokenizer.adds_bos else tokenizer.EOS
+
+
+def marks_per_document(tokenizer: Tokenizer) -> int:
+    """Return the number of special ids of a document: `<eos>`, and `<bos>` if the tokenizer adds it."""
+    return 1 + tokenizer.adds_bos
 
 
 def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> TokenStream:
@@ -140,11 +183,13 @@ def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> Tok
     texts = list(documents)
     blocks = [ids for ids, _ in encode_parts(((text, True) for text in texts), tokenizer)]
     ids = np.concatenate([np.empty(0, dtype=np.int32), *blocks])
-    if len(ids) == 2 * len(texts):
+    if len(ids) == len(texts) * marks_per_document(tokenizer):
         raise CorpusError("no tokens to train on: got only empty documents, expected text")
     digest = hashlib.sha256(b"\n".join(texts)).hexdigest()
     size = sum(len(text) for text in texts)
-    return TokenStream(MemorySource(ids), 0, len(ids), size, tokenizer.token_lengths, digest, None)
+    return TokenStream(
+        MemorySource(ids), 0, len(ids), size, tokenizer.token_lengths, digest, None, separator_of(tokenizer)
+    )
 
 
 def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, TokenStream]:
@@ -178,9 +223,9 @@ def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, Tok
 def _first_document_from(text: TokenStream, start: int, last: int) -> int | None:
     """Return the first offset from `start` to `last` at which a document begins."""
     for begin in range(start, last + 1, SEARCH_TOKENS):
-        found = np.flatnonzero(text.read(begin, min(SEARCH_TOKENS, last + 1 - begin)) == BOS)
+        found = text.document_starts(begin, min(begin + SEARCH_TOKENS, last + 1))
         if len(found):
-            return begin + int(found[0])
+            return int(found[0])
     return None
 
 
@@ -188,9 +233,9 @@ def _last_document_before(text: TokenStream, end: int) -> int | None:
     """Return the last offset before `end` at which a document begins and which leaves MIN_TOKENS before it."""
     while end > MIN_TOKENS:
         begin = max(MIN_TOKENS, end - SEARCH_TOKENS)
-        found = np.flatnonzero(text.read(begin, end - begin) == BOS)
+        found = text.document_starts(begin, end)
         if len(found):
-            return begin + int(found[-1])
+            return int(found[-1])
         end = begin
     return None
 

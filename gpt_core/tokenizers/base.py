@@ -1,13 +1,14 @@
-"""Base class of tokenizers whose vocabulary is the special ids, the 256 single bytes and any number of further tokens.
+"""Base class of tokenizers: everything that follows from the vocabulary and `encode`.
 
-A subclass defines `name`, `encode`, `train` and `from_body`, and `body` where it has more than single bytes.
+A subclass defines `name`, `encode`, `train` and `from_body`, and `body` where it has more than single bytes. Its
+vocabulary is the special ids, the 256 single bytes and any number of further tokens, unless it sets another one.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar, Self
 
@@ -29,12 +30,15 @@ from gpt_core.tokenizers.protocol import (
 
 
 class BaseTokenizer(ABC):
-    """Everything that follows from the vocabulary and `encode`."""
+    """Everything that follows from the vocabulary, the special ids and `encode`."""
 
-    PAD: ClassVar[int] = PAD
-    BOS: ClassVar[int] = BOS
-    EOS: ClassVar[int] = EOS
-    UNK: ClassVar[int] = UNK
+    PAD: int = PAD
+    BOS: int = BOS
+    EOS: int = EOS
+    UNK: int = UNK
+    adds_bos: bool = True
+    special: Mapping[int, str] = dict(enumerate(SPECIAL_NAMES))
+    """Names of the special ids"""
     name: ClassVar[str]
     training_version: ClassVar[int] = 1
     lookahead: ClassVar[int] = 0
@@ -73,10 +77,11 @@ class BaseTokenizer(ABC):
         return 1.0
 
     @cached_property
-    def token_lengths(self) -> NDArray[np.uint8]:
+    def token_lengths(self) -> NDArray[np.unsignedinteger]:
         """Number of bytes of each id. Shape: (V,)."""
-        lengths = np.zeros(self.vocab_size, dtype=np.uint8)
-        lengths[: len(self.vocabulary)] = [len(piece) for piece in self.vocabulary]
+        found = [len(piece) for piece in self.vocabulary]
+        lengths = np.zeros(self.vocab_size, dtype=np.min_scalar_type(max(found, default=0)))
+        lengths[: len(found)] = found
         return lengths
 
     @cached_property
@@ -88,14 +93,15 @@ class BaseTokenizer(ABC):
         self, text: bytes, ends: NDArray[np.int64], is_open: bool = False
     ) -> tuple[NDArray[np.int32], bool]:
         """Encode a block of documents, one document at a time (see `Tokenizer.encode_documents`)."""
+        opening = [self.BOS] if self.adds_bos else []
         ids: list[int] = []
         begin = 0
         for end in ends.tolist():
-            ids += [] if is_open else [BOS]
-            ids += [*self.encode(text[begin:end]).tolist(), EOS]
+            ids += [] if is_open else opening
+            ids += [*self.encode(text[begin:end]).tolist(), self.EOS]
             begin, is_open = end, False
         if begin < len(text):
-            ids += [] if is_open else [BOS]
+            ids += [] if is_open else opening
             ids += self.encode(text[begin:]).tolist()
             is_open = True
         return np.array(ids, dtype=np.int32), is_open
@@ -112,8 +118,8 @@ class BaseTokenizer(ABC):
 
     def describe(self, token: int) -> str:
         """Return one id as printable text: spaces as `␣`, unprintable characters escaped, special ids by name."""
-        if 0 <= token < FIRST_BYTE:
-            return SPECIAL_NAMES[token]
+        if token in self.special:
+            return self.special[token]
         text = self.token_bytes(token).decode("utf-8", "backslashreplace")
         if not text:
             return "<unused>"

@@ -1,4 +1,4 @@
-"""Interfaces of tokenizers, and what all of them have in common: special ids and the bounds on the vocabulary size.
+"""Interfaces of tokenizers, the special ids of those of this program, and the bounds on the vocabulary size.
 
 This module and the registry import the standard library and the errors only, because the settings list the registered
 names.
@@ -7,7 +7,7 @@ names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gpt_core.errors import TokenizerError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SPECIAL_NAMES = ("<pad>", "<bos>", "<eos>", "<unk>")
+SPECIAL_NAMES = ("<pad>", "<bos>", "<eos>", "<unk>")  # of the ids 0 to 3 of `pieces` and `ascii`
 PAD, BOS, EOS, UNK = range(len(SPECIAL_NAMES))
 FIRST_BYTE = len(SPECIAL_NAMES)  # id of the byte 0; byte b has the id FIRST_BYTE + b
 FIRST_PIECE = FIRST_BYTE + 256
@@ -26,14 +26,25 @@ SAMPLE_BYTES = 32 << 20  # maximum amount of text that a tokenizer is trained on
 class Tokenizer(Protocol):
     """Immutable mapping between bytes and token ids.
 
-    The ids 0 to 3 are `<pad> <bos> <eos> <unk>` in every tokenizer. There may be fewer tokens than `vocab_size`: ids
-    past the end of `vocabulary` are unused; encoding never produces them.
+    There may be fewer tokens than `vocab_size`: ids past the end of `vocabulary` are unused; encoding never produces
+    them.
+
+    Attributes:
+        PAD: Id of padding. The special ids are 0 to 3 in tokenizers of this program; those of other programs may use
+            one id for all of them.
+        BOS: Id of the beginning of a document.
+        EOS: Id of the end of a document.
+        UNK: Id of what cannot be encoded.
     """
 
-    PAD: ClassVar[int] = PAD
-    BOS: ClassVar[int] = BOS
-    EOS: ClassVar[int] = EOS
-    UNK: ClassVar[int] = UNK
+    PAD: int
+    BOS: int
+    EOS: int
+    UNK: int
+
+    @property
+    def adds_bos(self) -> bool:
+        """True if documents and prompts begin with `<bos>`; else a document begins after the `<eos>` of another."""
 
     @property
     def name(self) -> str:
@@ -56,7 +67,7 @@ class Tokenizer(Protocol):
         """
 
     @property
-    def token_lengths(self) -> NDArray[np.uint8]:
+    def token_lengths(self) -> NDArray[np.unsignedinteger]:
         """Number of bytes of each id. Shape: (V,)."""
 
     @property
@@ -69,7 +80,7 @@ class Tokenizer(Protocol):
     def encode_documents(
         self, text: bytes, ends: NDArray[np.int64], is_open: bool = False
     ) -> tuple[NDArray[np.int32], bool]:
-        """Encode a block of documents: `<bos>`, tokens, `<eos>` for each.
+        """Encode a block of documents: `<bos>` (if `adds_bos`), tokens, `<eos>` for each.
 
         A document may span several blocks. No token crosses the end of a block.
 

@@ -76,3 +76,4 @@ def from_bytes(data: bytes) -> Tokenizer:
 
 register("pieces", "gpt_core.tokenizers.pieces:PieceTokenizer")
 register("ascii", "gpt_core.tokenizers.pieces:AsciiTokenizer")
+register("bpe", "gpt_core.tokenizers.byte_pairs:BytePairTokenizer")

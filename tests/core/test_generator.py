@@ -13,7 +13,7 @@ from gpt_core.generation.prompt import spelling, split_prompt
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
-from gpt_core.tokenizers import Tokenizer
+from gpt_core.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
 from gpt_core.tokenizers.pieces import PieceTokenizer
 
 SHAPE = ModelShape(d_model=32, hidden_size=48, vocab_size=300, num_heads=4, seq_len=24, layers=2)
@@ -78,11 +78,11 @@ def test_the_model_reads_bos_and_the_prompt_and_then_each_new_token(tokenizer: T
     generator, decoder = scripted(tokenizer, weights, script)
     sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=len(b"abc"))
     assert "".join(generator.generate("the cat", sampling)) == "abc"
-    assert decoder.reads == [[Tokenizer.BOS, *settled], *([token] for token in script[:-1])]
+    assert decoder.reads == [[BOS, *settled], *([token] for token in script[:-1])]
 
 
 def test_a_reply_ends_at_eos_without_showing_it(tokenizer: Tokenizer, weights: Parameters) -> None:
-    generator, _ = scripted(tokenizer, weights, [*byte_ids(b"hi"), Tokenizer.EOS])
+    generator, _ = scripted(tokenizer, weights, [*byte_ids(b"hi"), EOS])
     assert "".join(generator.generate("", WARM)) == "hi"
     assert (generator.figures.tokens, generator.figures.ended_by) == (2, "eos")
 
@@ -104,7 +104,7 @@ def test_tokens_that_only_spell_the_end_of_the_prompt_are_not_new(
     figures = generator.figures
     assert (figures.tokens, figures.prompt_tokens) == (1, 1 + len(settled) + len(unread))
     assert (figures.tokens_s, figures.tokens_per_s) == (0.0, 0.0), "the only new token comes with the prompt"
-    generator, _ = scripted(tokenizer, weights, [*byte_ids(unread), Tokenizer.EOS])
+    generator, _ = scripted(tokenizer, weights, [*byte_ids(unread), EOS])
     assert "".join(generator.generate(prompt, sampling)) == ""
     assert (generator.figures.tokens, generator.figures.ended_by) == (0, "eos")
 
@@ -117,43 +117,43 @@ def test_a_character_cut_by_max_tokens_is_left_out(tokenizer: Tokenizer, weights
 
 
 def test_a_character_split_over_tokens_is_yielded_once_complete(tokenizer: Tokenizer, weights: Parameters) -> None:
-    generator, _ = scripted(tokenizer, weights, [*byte_ids("né€\U0001f600!".encode()), Tokenizer.EOS])
+    generator, _ = scripted(tokenizer, weights, [*byte_ids("né€\U0001f600!".encode()), EOS])
     assert list(generator.generate("", WARM)) == ["n", "é", "€", "\U0001f600", "!"]
 
 
 def test_bytes_that_are_not_utf8_become_replacement_characters(tokenizer: Tokenizer, weights: Parameters) -> None:
-    generator, _ = scripted(tokenizer, weights, [*byte_ids(b"a\xffb\xe2\x82"), Tokenizer.EOS])
+    generator, _ = scripted(tokenizer, weights, [*byte_ids(b"a\xffb\xe2\x82"), EOS])
     assert "".join(generator.generate("", WARM)) == "a�b�"
 
 
 def test_a_prompt_may_hold_any_bytes(tokenizer: Tokenizer, weights: Parameters) -> None:
     raw = bytes(range(256))
     _, unread = split_prompt(tokenizer, raw)
-    generator, decoder = scripted(tokenizer, weights, [*byte_ids(unread), Tokenizer.EOS], capacity=1000)
+    generator, decoder = scripted(tokenizer, weights, [*byte_ids(unread), EOS], capacity=1000)
     assert list(generator.generate(raw.decode("utf-8", "surrogateescape"), WARM)) == []
     assert tokenizer.decode(decoder.reads[0]) + unread == raw
     ids, unread = split_prompt(tokenizer, b"? alone")
-    generator, decoder = scripted(tokenizer, weights, [*byte_ids(unread), Tokenizer.EOS])
+    generator, decoder = scripted(tokenizer, weights, [*byte_ids(unread), EOS])
     assert list(generator.generate("\ud800 alone", WARM)) == []
-    assert decoder.reads[0] == [Tokenizer.BOS, *ids]
+    assert decoder.reads[0] == [BOS, *ids]
 
 
 def test_a_full_context_keeps_its_last_half(tokenizer: Tokenizer, weights: Parameters) -> None:
     script = byte_ids(b"abcdefgh")
     generator, decoder = scripted(tokenizer, weights, script, capacity=6)
-    assert list(generator.tokens([Tokenizer.BOS, 4], GREEDY)) == script
+    assert list(generator.tokens([BOS, 4], GREEDY)) == script
     # 2 read, then a to d fill the 6 places; e has none, so the last three, c d e, are read again
-    assert decoder.reads == [[Tokenizer.BOS, 4], *([i] for i in script[:4]), script[2:5], [script[5]], [script[6]]]
+    assert decoder.reads == [[BOS, 4], *([i] for i in script[:4]), script[2:5], [script[5]], [script[6]]]
 
 
 @pytest.mark.parametrize("capacity", [2, 3, 5])
 def test_generation_continues_past_a_tiny_context(tokenizer: Tokenizer, weights: Parameters, capacity: int) -> None:
     generator, _ = scripted(tokenizer, weights, byte_ids(b"xyz"), capacity=capacity)
-    assert len(list(generator.tokens([Tokenizer.BOS], WARM))) == WARM.max_tokens
+    assert len(list(generator.tokens([BOS], WARM))) == WARM.max_tokens
 
 
 def test_a_prompt_longer_than_the_context_is_cut_from_the_left(tokenizer: Tokenizer, weights: Parameters) -> None:
-    generator, decoder = scripted(tokenizer, weights, [Tokenizer.EOS], capacity=4)
+    generator, decoder = scripted(tokenizer, weights, [EOS], capacity=4)
     assert list(generator.tokens(list(range(10, 20)), WARM)) == []
     assert decoder.reads == [[16, 17, 18, 19]]
     assert (generator.figures.prompt_tokens, generator.figures.skipped_tokens) == (4, 6)
@@ -162,13 +162,13 @@ def test_a_prompt_longer_than_the_context_is_cut_from_the_left(tokenizer: Tokeni
 def test_special_and_unused_ids_are_never_generated(weights: Parameters) -> None:
     small = PieceTokenizer.train([b"ab"], SHAPE.vocab_size)
     allowed = sampled_ids(small)
-    unused = [i for i in range(SHAPE.vocab_size) if small.token_bytes(i) == b"" and i != Tokenizer.EOS]
-    assert {Tokenizer.PAD, Tokenizer.BOS, Tokenizer.UNK} < set(unused)
+    unused = [i for i in range(SHAPE.vocab_size) if small.token_bytes(i) == b"" and i != EOS]
+    assert {PAD, BOS, UNK} < set(unused)
     assert allowed.tolist() == [i not in unused for i in range(SHAPE.vocab_size)]
     for unwanted in unused:
         generator, _ = scripted(small, weights, [unwanted])
         sampling = Sampling(temperature=1.0, top_k=1, top_p=1.0, repetition_penalty=1.0, max_tokens=2)
-        assert not set(generator.tokens([Tokenizer.BOS], sampling)) & set(unused)
+        assert not set(generator.tokens([BOS], sampling)) & set(unused)
 
 
 def test_a_prompt_without_ids_is_refused(tokenizer: Tokenizer, weights: Parameters) -> None:
@@ -177,18 +177,18 @@ def test_a_prompt_without_ids_is_refused(tokenizer: Tokenizer, weights: Paramete
 
 
 def test_greedy_generation_equals_the_full_forward(tokenizer: Tokenizer, weights: Parameters) -> None:
-    prompt = [Tokenizer.BOS, *tokenizer.encode(b"the cat").tolist()]
+    prompt = [BOS, *tokenizer.encode(b"the cat").tolist()]
     sampling = Sampling(
         temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=SHAPE.seq_len - len(prompt)
     )
     found = list(Generator(weights, tokenizer).tokens(prompt, sampling))
     model, allowed, expected = GPT(weights), sampled_ids(tokenizer), list(prompt)
     while len(expected) < SHAPE.seq_len:
-        padded = np.full((1, SHAPE.seq_len), Tokenizer.PAD, dtype=np.int32)
+        padded = np.full((1, SHAPE.seq_len), PAD, dtype=np.int32)
         padded[0, : len(expected)] = expected
         logits = model.logits(padded)[0, len(expected) - 1]
         token = int(np.where(allowed, logits, -np.inf).argmax())
-        if token == Tokenizer.EOS:
+        if token == EOS:
             break
         expected.append(token)
     assert found == expected[len(prompt) :]
@@ -233,5 +233,5 @@ def test_only_tokens_that_spell_the_rest_of_a_prompt_are_allowed(tokenizer: Toke
 def test_a_reply_continues_the_word_in_which_the_prompt_ends(tokenizer: Tokenizer, weights: Parameters) -> None:
     _, unread = split_prompt(tokenizer, b"the c")
     longest = next(piece for piece in tokenizer.vocabulary if len(piece) > len(unread) and piece.startswith(unread))
-    generator, _ = scripted(tokenizer, weights, [tokenizer.vocabulary.index(longest), Tokenizer.EOS])
+    generator, _ = scripted(tokenizer, weights, [tokenizer.vocabulary.index(longest), EOS])
     assert "".join(generator.generate("the c", WARM)) == longest[len(unread) :].decode()

@@ -149,7 +149,7 @@ def test_a_new_run_whose_saves_all_fail_leaves_the_old_one(
         for event in trainer.events():
             events.append(event)
             if isinstance(event, ev.RunStarted):
-                patch.setattr("gpt_core.files._write_new", full)
+                patch.setattr("gpt_core.files.write_new", full)
     assert of_kind(events, ev.SaveFailed)
     assert not of_kind(events, ev.CheckpointSaved)
     assert contents(models) == before
@@ -287,7 +287,7 @@ def test_a_run_that_cannot_be_saved_anywhere_reports_it_and_leaves_no_empty_fold
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    _, events = run_with(tmp_path, lambda _: monkeypatch.setattr("gpt_core.files._write_new", full))
+    _, events = run_with(tmp_path, lambda _: monkeypatch.setattr("gpt_core.files.write_new", full))
     assert {event.step for event in of_kind(events, ev.SaveFailed)} == {10}
     assert not [event for event in of_kind(events, ev.CheckpointSaved) if event.step == 10]
     assert not list(tmp_path.glob("gpt-tui-*"))

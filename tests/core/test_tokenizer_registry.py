@@ -52,8 +52,8 @@ def bytes_registered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("bytes_registered")
 def test_the_setting_accepts_and_lists_a_registered_tokenizer() -> None:
     assert resolve(assignments=["tokenizer=bytes"]).settings.tokenizer == "bytes"
-    assert fields()["tokenizer"].choices() == ("pieces", "ascii", "bytes")
-    with pytest.raises(ConfigError, match=r"got 'byts', expected one of pieces, ascii, bytes; did you mean bytes\?"):
+    assert fields()["tokenizer"].choices() == ("pieces", "ascii", "bpe", "bytes")
+    with pytest.raises(ConfigError, match=r"'byts', expected one of pieces, ascii, bpe, bytes; did you mean bytes\?"):
         resolve(assignments=["tokenizer=byts"])
 
 
@@ -107,8 +107,8 @@ def test_a_stored_tokenizer_is_read_by_the_class_of_its_name() -> None:
 def test_an_unknown_tokenizer_is_answered_with_the_closest_name() -> None:
     with pytest.raises(TokenizerError, match=r"unknown tokenizer 'piece': did you mean pieces\?"):
         tokenizers.train("piece", [b"abc"], 300)
-    with pytest.raises(TokenizerError, match="unknown tokenizer 'bpe': expected one of pieces, ascii"):
-        tokenizers.from_bytes(storage.pack("bpe", 300, b""))
+    with pytest.raises(TokenizerError, match="unknown tokenizer 'words': expected one of pieces, ascii, bpe"):
+        tokenizers.from_bytes(storage.pack("words", 300, b""))
 
 
 # former names
