@@ -15,6 +15,8 @@
     print(model.tokenizer.encode(b"It was"), model.logits([1, 5, 9]).shape)
     model.export("hf", "my-model")          # or "gguf", "my-model.gguf"
 
+    gpt2 = gpt_core.load(gpt_core.import_model("gpt2"))  # a folder that transformers wrote
+
 Every setting of `gpt-tui config` is a keyword argument of `train`. Tokenizers are registered with
 `gpt_core.tokenizers.register`, metrics with `gpt_core.training.metrics.register`. The package knows nothing of
 terminals; `gpt_tui` is one user of it.
@@ -27,12 +29,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpt_core.api import Model, TrainingResult, TrainingRun, load, train
+    from gpt_core.api import Model, TrainingResult, TrainingRun, import_model, load, train
     from gpt_core.errors import GptError
 
 __version__ = "0.1.0"
 
-__all__ = ["GptError", "Model", "TrainingResult", "TrainingRun", "__version__", "load", "train"]
+__all__ = ["GptError", "Model", "TrainingResult", "TrainingRun", "__version__", "import_model", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

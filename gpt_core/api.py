@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.bridges.export import ExportResult, export_model
+from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked
@@ -95,6 +96,21 @@ def load(path: PathLike, *, threads: int = 0, weights: WeightFormat = "float32")
     kernel_threads.set_threads(compute_threads(threads))
     bundle = load_bundle(expand_home(os.fspath(path)))
     return Model(replace(bundle, settings=msgspec.structs.replace(bundle.settings, weights=weight_format)))
+
+
+def import_model(source: PathLike, output: PathLike | None = None, *, progress: Progress = ignore_progress) -> Path:
+    """Convert a model of another program to a checkpoint, and return its path.
+
+    Args:
+        source: Folder of a GPT-2 model as `save_pretrained` of transformers writes it, or a GGUF file of one.
+        output: Checkpoint to create, which ends in `.safetensors`; None for one named after the source in `models`.
+        progress: Receives the activity and its completed fraction.
+
+    Raises:
+        GptError: The model cannot be imported, or the output exists or cannot be written. Nothing is left.
+    """
+    target = None if output is None else expand_home(os.fspath(output))
+    return import_checkpoint(expand_home(os.fspath(source)), target, progress=progress).path
 
 
 class TrainingRun(Iterator[AnyEvent]):

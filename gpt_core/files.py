@@ -168,12 +168,24 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         left = left[os.write(descriptor, left[:_WRITE_BYTES]) :]
 
 
-def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    """Write a file that does not exist yet, and sync it to disk. Raises OSError, also for one that exists."""
+def write_new(path: Path, chunks: Iterable[bytes | memoryview], head: Callable[[], bytes] | None = None) -> None:
+    """Write a file that does not exist yet, and sync it to disk.
+
+    Args:
+        path: File to create.
+        chunks: Contents.
+        head: Called after the last chunk: returns what to write over the beginning of the contents.
+
+    Raises:
+        OSError: The file exists, or cannot be written.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | BINARY, 0o666)
     try:
         for chunk in chunks:
             write_all(descriptor, chunk)
+        if head is not None:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            write_all(descriptor, head())
         _sync_file(descriptor)
     finally:
         os.close(descriptor)  # with quotas and network file systems, write errors may be reported only here

@@ -5,7 +5,10 @@ The layouts are those of this program (`gpt_core.model.parameters`); only a pref
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import msgspec
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.tokenizers import Tokenizer
@@ -13,21 +16,69 @@ from gpt_core.tokenizers import Tokenizer
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"  # of weights in several files
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+VOCABULARY, MERGES = "vocab.json", "merges.txt"  # of byte-pair encoding without a tokenizer.json
+ADDED_TOKENS = "added_tokens.json"
 MODEL_CARD = "README.md"
+
+MODEL_TYPE = "gpt2"
 
 PREFIX = "transformer."
 """Before each name, except in files from before the model had a head, such as those of GPT-2 itself"""
+HEAD = "lm_head.weight"
+"""Matrix of the logits, which some programs store although it is that of the token embedding"""
 EPSILON = 1e-5
-ACTIVATION = "gelu_new"  # GELU's approximation by tanh
+ACTIVATION = "gelu_new"
+SAME_ACTIVATIONS = (ACTIVATION, "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")
+"""Names of GELU's approximation by tanh"""
+
+_MASKS = re.compile(r"h\.[0-9]+\.attn\.(?:bias|masked_bias)")  # causal masks, which older versions stored
+
+
+class Config(msgspec.Struct, kw_only=True, frozen=True):
+    """The part of a `config.json` that decides what a model computes, with the defaults of transformers."""
+
+    model_type: str = ""
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    """Width of the MLP; None for four times `n_embd`"""
+    activation_function: str = ACTIVATION
+    layer_norm_epsilon: float = EPSILON
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    add_cross_attention: bool = False
+    tie_word_embeddings: bool = True
+    """The matrix of the logits is that of the token embedding"""
+    bos_token_id: int | None = 50256
+    eos_token_id: int | list[int] | None = 50256
+
+    @property
+    def shape(self) -> ModelShape:
+        """Shape of the model."""
+        inner = 4 * self.n_embd if self.n_inner is None else self.n_inner
+        return ModelShape(self.n_embd, inner, self.vocab_size, self.n_head, self.n_positions, self.n_layer)
+
+
+def parameter_name(tensor: str) -> str:
+    """Return the parameter that a tensor holds, whose name may have the prefix; "" for a causal mask.
+
+    Any other name, such as that of the head, is returned without the prefix.
+    """
+    name = tensor.removeprefix(PREFIX)
+    return "" if _MASKS.fullmatch(name) else name
 
 
 def config(shape: ModelShape, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the contents of `config.json`."""
     return {
         "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
+        "model_type": MODEL_TYPE,
         "vocab_size": shape.vocab_size,
         "n_positions": shape.seq_len,
         "n_embd": shape.d_model,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +53,7 @@ __all__ = [
     "same_eval_text",
     "verify_checkpoint",
     "write_checkpoint",
+    "write_weights",
 ]
 
 
@@ -147,6 +148,50 @@ def write_checkpoint(
     except (OSError, ValueError, ConfigError) as error:
         fault = str(error) if isinstance(error, ConfigError) else files.reason(error)
         raise SaveError(f"{path} was not saved: {fault}; the previous file is unchanged") from error
+
+
+def write_weights(
+    path: Path | str, settings: Settings, tokenizer: bytes, chunks: Callable[[str], Iterable[NDArray[np.float32]]]
+) -> None:
+    """Write a checkpoint of weights that no run here has trained, in memory for one chunk at a time.
+
+    The checksums precede the tensors in the file: they are written last. What `chunks` raises ends the writing.
+
+    Args:
+        path: File to create.
+        settings: Settings, which give the shape of the model.
+        tokenizer: Serialized tokenizer.
+        chunks: Returns the values of a parameter in pieces of any size, in order.
+
+    Raises:
+        CheckpointError: A tensor has a value that is not finite.
+        SaveError: The file exists or cannot be written.
+    """
+    path = Path(path)
+    state, contents = TrainingState(run_id=new_run_id()), Contents(time.time(), False, len(tokenizer), "", "")
+    layout = checkpoint_layout(settings.shape, (), len(tokenizer))
+    checksums = dict.fromkeys(layout, "0" * 64)
+
+    def tensors() -> Iterator[bytes | memoryview]:
+        yield encode_header(settings, state, contents, layout, checksums)
+        for name, entry in layout.items():
+            digest, size = hashlib.sha256(), 0
+            parts = [np.frombuffer(tokenizer, np.uint8)] if name == TOKENIZER else map(_as_bytes, chunks(name))
+            for part in parts:
+                if name != TOKENIZER and not _is_finite(part):
+                    raise CheckpointError(f"{path} was not saved: {name} holds values that are not finite")
+                digest.update(part.data)
+                size += part.size
+                yield part.data
+            if size != entry.size:
+                raise ValueError(f"{name}: got {size:,} bytes, expected {entry.size:,}")
+            checksums[name] = digest.hexdigest()
+
+    try:
+        with files.new_path(path) as temporary:
+            files.write_new(temporary, tensors(), lambda: encode_header(settings, state, contents, layout, checksums))
+    except (OSError, ValueError) as error:
+        raise SaveError(f"{path} was not saved: {files.reason(error)}") from error
 
 
 def read_checkpoint(path: Path | str, *, optimizer_state: bool = True) -> Checkpoint:

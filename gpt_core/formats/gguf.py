@@ -227,12 +227,30 @@ def read_tensor(file: io.FileIO, header: Header, name: str, out: Array) -> None:
     if info.shape != out.shape:
         raise GgufError(f"tensor {name}: got shape {info.shape}, expected {out.shape}")
     rows = out if out.ndim == 2 else out.reshape(1, -1)
-    step = max(1, CHUNK_VALUES // rows.shape[1])
+    first = 0
+    for part in tensor_rows(file, header, name):
+        rows[first : first + len(part)] = part
+        first += len(part)
+
+
+def tensor_rows(file: io.FileIO, header: Header, name: str) -> Iterator[Array]:
+    """Yield the rows of a tensor of the header, some at a time, converted to float32. Shape: (some, columns).
+
+    A vector has one row.
+
+    Raises:
+        GgufError: The file was truncated meanwhile.
+        OSError: The file cannot be read.
+    """
+    info = header.tensors[name]
+    columns = info.shape[-1]
+    rows = math.prod(info.shape[:-1])
+    step = max(1, CHUNK_VALUES // columns)
     file.seek(header.data_start + info.offset)
-    for first in range(0, len(rows), step):
-        part = rows[first : first + step]
-        data = _read(file, tensor_bytes(part.shape, info.number_type))
-        part[...] = _DECODERS[info.number_type](data).reshape(part.shape)
+    for first in range(0, rows, step):
+        shape = (min(step, rows - first), columns)
+        data = _read(file, tensor_bytes(shape, info.number_type))
+        yield _DECODERS[info.number_type](data).reshape(shape)
 
 
 class _Source:

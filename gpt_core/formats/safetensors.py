@@ -185,13 +185,35 @@ def read_tensor(
         SafetensorsError: The file ends within the tensor.
         OSError: The file cannot be read.
     """
-    buffer = np.empty(min(CHUNK_BYTES, entry.size), np.uint8) if out is None else out
+    if out is None:
+        for chunk in tensor_chunks(file, data_start, entry):
+            check(chunk)
+        return
     file.seek(data_start + entry.data_offsets[0])
     for start in range(0, entry.size, CHUNK_BYTES):
-        length = min(CHUNK_BYTES, entry.size - start)
-        chunk = buffer[:length] if out is None else buffer[start : start + length]
+        chunk = out[start : min(start + CHUNK_BYTES, entry.size)]
         _fill(file, chunk)
         check(chunk)
+
+
+def tensor_chunks(file: io.FileIO, data_start: int, entry: TensorEntry) -> Iterator[NDArray[np.uint8]]:
+    """Yield the bytes of one tensor in chunks of at most `CHUNK_BYTES`, each in the same buffer.
+
+    Args:
+        file: Open file.
+        data_start: As in `read_tensor`.
+        entry: Entry of the tensor.
+
+    Raises:
+        SafetensorsError: The file ends within the tensor.
+        OSError: The file cannot be read.
+    """
+    buffer = np.empty(min(CHUNK_BYTES, entry.size), np.uint8)
+    file.seek(data_start + entry.data_offsets[0])
+    for start in range(0, entry.size, CHUNK_BYTES):
+        chunk = buffer[: min(CHUNK_BYTES, entry.size - start)]
+        _fill(file, chunk)
+        yield chunk
 
 
 def _fill(file: io.FileIO, chunk: NDArray[np.uint8]) -> None:

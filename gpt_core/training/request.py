@@ -145,10 +145,16 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
     """Read and verify the checkpoint to resume; also return a line per damaged one that was skipped.
 
     Raises:
-        CheckpointError: The file is missing or damaged, or "newest" finds no valid checkpoint.
+        CheckpointError: The file is missing, damaged or without optimizer state, or "newest" finds no valid checkpoint.
     """
     if isinstance(resume, Path):
-        return read_checkpoint(resume), ()
+        checkpoint = read_checkpoint(resume)
+        if checkpoint.optimizer_state is None:
+            raise CheckpointError(
+                f"{resume} holds weights only, without the optimizer state that a resume needs; start a new run with "
+                "these weights: --init-from FILE"
+            )
+        return checkpoint, ()
     found = CheckpointStore(models_dir).load_for_resume()
     if found.checkpoint is None:
         reasons = "; ".join(damaged.error for damaged in found.damaged)

@@ -231,6 +231,8 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
     settings, name = model.settings, model.path or "the model"
     if settings.overfit_tiny:
         raise CheckpointError(f"{name} is of a self-test, which has no eval text; name a text with --eval-file")
+    if not model.corpus_sha256:
+        raise CheckpointError(f"{name} holds weights of no run here, which has no eval text; name one with --eval-file")
     train_file, eval_file = text_files(settings)
     file = eval_file or train_file
     try:

@@ -214,6 +214,14 @@ def add_tokenize(parser: Parser) -> None:
     add_json(parser)
 
 
+def add_import(parser: Parser) -> None:
+    """Add the options of `gpt-tui import`."""
+    text = "folder of a GPT-2 model as `save_pretrained` of transformers writes it, or a GGUF file of one"
+    parser.add_argument("source", metavar="DIR|FILE", help=text)
+    text = "checkpoint to create, which ends in .safetensors (default: models/ and the name of the source)"
+    parser.add_argument("--output", metavar="FILE", help=text)
+
+
 def add_watch(parser: Parser) -> None:
     """Add the options of `gpt-tui watch`."""
     text = (
@@ -243,6 +251,7 @@ COMMANDS = {
     "gradcheck": Command("check all gradients of the model", add_json, "inspect:gradcheck"),
     "bench": Command("measure throughput and profile a training step", add_bench, "bench:bench"),
     "tokenize": Command("tokenize a text and check the round trip", add_tokenize, "inspect:tokenize"),
+    "import": Command("convert a model of another program to a checkpoint", add_import, "import_model:import_model"),
     "serve": Command("show the app in a browser on this machine", add_serve, "serve:serve"),
     "config": Command("print the settings as TOML, each with its source", add_settings, "inspect:config"),
 }

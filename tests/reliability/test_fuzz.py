@@ -113,6 +113,14 @@ def test_fuzzing_the_log_reader_finds_no_crash_and_no_hang(record_property: Reco
     fuzz("metrics", record_property)
 
 
+def test_fuzzing_the_reader_of_hugging_face_folders_finds_no_crash_and_no_hang(record_property: Record) -> None:
+    fuzz("huggingface", record_property)
+
+
+def test_fuzzing_the_reader_of_gguf_files_finds_no_crash_and_no_hang(record_property: Record) -> None:
+    fuzz("gguf", record_property)
+
+
 def test_fuzzing_finds_an_input_that_a_reader_mishandles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(READERS, "metrics", READERS["metrics"]._replace(read=lambda data: data.decode()))
     with pytest.raises(UnicodeDecodeError):

@@ -211,7 +211,8 @@ def details(file: CheckpointFile, verification: Verification, now_s: float) -> l
         ("status", status_text(file, verification)),
     ]
     if file.info:
-        rows += [("use", use_text(file.info, verification)), *run_rows(file.info)]
+        about = run_rows(file.info) if file.info.corpus_sha256 else imported_rows(file.info)
+        rows += [("use", use_text(file.info, verification)), *about]
     rows.insert(3, ("saved", f"{saved}, {age(max(0.0, now_s - file.saved_s))} ago"))
     return rows
 
@@ -233,6 +234,12 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
         ("tokenizer", f"{settings.tokenizer}, {integer(shape.vocab_size)} tokens, "
                       f"SHA-256 {short_digest(info.tokenizer_sha256)}"),
     ]  # fmt: skip
+
+
+def imported_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
+    """Return what the header states about a model that no run here has trained."""
+    rows = dict(run_rows(info))
+    return [("trained", "not here: imported weights"), ("model", rows["model"]), ("tokenizer", rows["tokenizer"])]
 
 
 def scores_of(info: CheckpointInfo) -> str:

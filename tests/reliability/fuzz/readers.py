@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,21 +23,32 @@ import msgspec
 import numpy as np
 
 from gpt_core import tokenizers
+from gpt_core.bridges import gguf_export, gguf_model, huggingface
+from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import Settings
 from gpt_core.config.toml_file import as_toml
-from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, TokenizerError
+from gpt_core.errors import EXIT_BAD_INPUT, CheckpointError, ConfigError, CorpusError, GptError, TokenizerError
+from gpt_core.formats import gguf
+from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint, write_checkpoint
 from gpt_core.formats.checkpoint_header import peek_checkpoint
+from gpt_core.model.parameters import initial_parameters
 from gpt_core.text import corpus, documents, token_cache, token_file
 from gpt_core.text.token_stream import encode_parts
+from gpt_core.tokenizers import byte_level
+from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
 from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 from gpt_core.tokenizers.storage import DIGEST_BYTES
 from gpt_core.training import events as ev
 from gpt_core.training.metrics_log import MetricsLog, read_metrics
+from tests.bridges import hf_samples
 from tests.core.checkpoint_samples import sample
 
 AS_IT_IS, SEALED = b"\0", b"\1"
+BYTE_PAIRS = BytePairTokenizer(
+    [*byte_level.CHARACTERS, "th", "the", "Ġthe", "<|endoftext|>"], [("t", "h"), ("th", "e"), ("Ġ", "the")], [259], 259
+)
 SMALLEST = Settings(d_model=2, hidden_size=2, vocab_size=260, num_heads=1, seq_len=2, layers=1)
 PIECES = [b"th", b"the", b"the ", "é".encode(), "日本".encode(), b"\r\n", b"0000"]
 TEXT = "It was — “dark”.\r\nThe cat\r\n\r\n\n \t\nA thé, 日本.\x00\n".encode() + b"\xff\xfe the the\n"
@@ -133,8 +146,8 @@ def read_checkpoints(data: bytes) -> None:
 
 def tokenizer_seeds() -> Iterable[bytes]:
     """Yield a tokenizer of each kind."""
-    for kind in (PieceTokenizer, AsciiTokenizer):
-        data = kind(PIECES, 300).to_bytes()
+    for tokenizer in (PieceTokenizer(PIECES, 300), AsciiTokenizer(PIECES, 300), BYTE_PAIRS):
+        data = tokenizer.to_bytes()
         yield AS_IT_IS + data
         yield SEALED + data[:-DIGEST_BYTES]
 
@@ -148,6 +161,7 @@ def read_tokenizers(data: bytes) -> None:
         refused(error)
         return
     assert tokenizers.from_bytes(tokenizer.to_bytes()).vocabulary == tokenizer.vocabulary
+    assert tokenizer.token_bytes(tokenizer.EOS) == b""
     text = TEXT + stored[: 1 << 10] + b"".join(tokenizer.vocabulary[260:276])
     ids = tokenizer.encode(text)
     decoded = tokenizer.decode(ids.tolist())
@@ -295,6 +309,85 @@ def read_logs(data: bytes) -> None:
     assert len(after) <= len(before)
 
 
+# -- models of other programs
+
+IMPORTED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+SEPARATOR = b"\n--file--\n"  # between the files of a folder in one input
+OUTPUT = PLACE.with_name("imported.safetensors")
+
+
+def folder_seeds() -> Iterable[bytes]:
+    """Yield the smallest folder of a Hugging Face model, with a tokenizer of a few merges."""
+    folder = PLACE.with_name("seed")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shape = msgspec.structs.replace(SMALLEST.shape, vocab_size=BYTE_PAIRS.vocab_size)
+    hf_samples.write_json(folder / "config.json", huggingface.config(shape, BYTE_PAIRS))
+    hf_samples.write_json(folder / "tokenizer.json", hf_samples.tokenizer_file(BYTE_PAIRS))
+    hf_samples.write_json(folder / "tokenizer_config.json", {"eos_token": "<|endoftext|>"})
+    tensors = hf_samples.tensors_of(shape)
+    halves = {name: array.astype(np.float16) for name, array in tensors.items()}
+    for stored in (tensors, halves, {**tensors, "lm_head.weight": tensors["transformer.wte.weight"]}):
+        hf_samples.write_safetensors(folder / "model.safetensors", stored)
+        yield SEPARATOR.join((folder / name).read_bytes() for name in IMPORTED)
+
+
+def read_folders(data: bytes) -> None:
+    """Check that a folder is imported as a valid checkpoint, or refused with nothing written."""
+    folder = PLACE.with_name("folder")
+    folder.mkdir(exist_ok=True)
+    for name, contents in zip_longest(IMPORTED, data.split(SEPARATOR)[: len(IMPORTED)], fillvalue=b""):
+        (folder / str(name)).write_bytes(contents)
+    import_from(folder, data)
+
+
+def gguf_seeds() -> Iterable[bytes]:
+    """Yield the smallest GGUF files, of each tokenizer and number type."""
+    for tokenizer in (PieceTokenizer([b"th", b"the "], 263), BYTE_PAIRS):
+        shape = msgspec.structs.replace(SMALLEST.shape, vocab_size=tokenizer.vocab_size)
+        parameters = initial_parameters(shape, 1)
+        values: dict[str, gguf.Value] = {"general.architecture": "gpt2", **gguf_model.shape_values(shape)}
+        if isinstance(tokenizer, PieceTokenizer):
+            values |= gguf_export.tokenizer_values(tokenizer)
+        else:
+            values |= {
+                "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": tokenizer.tokens,
+                "tokenizer.ggml.token_type": [3 if token in tokenizer.special else 1 for token in range(260)],
+                "tokenizer.ggml.merges": [" ".join(pair) for pair in tokenizer.merges],
+                "tokenizer.ggml.eos_token_id": tokenizer.EOS,
+            }  # fmt: skip
+        for number_type in ("f32", "bf16"):
+            tensors = [
+                gguf.Tensor(gguf_model.tensor_name(name), gguf_model.tensor_view(parameters, name), number_type)
+                for name in parameters.tensors
+            ]
+            yield b"".join(map(bytes, gguf.encode(values, tensors)))
+
+
+def read_gguf_files(data: bytes) -> None:
+    """Check that a GGUF file is imported as a valid checkpoint, or refused with nothing written."""
+    path = PLACE.with_name("model.gguf")
+    path.write_bytes(data)
+    import_from(path, data)
+
+
+def import_from(source: Path, data: bytes) -> None:
+    """Import a model and check the checkpoint, or how it was refused."""
+    OUTPUT.unlink(missing_ok=True)
+    try:
+        import_checkpoint(source, OUTPUT)
+    except GptError as error:
+        refused(error)
+        is_input_error = error.exit_code == EXIT_BAD_INPUT
+        assert is_input_error, "refused with another exit code"
+        assert not OUTPUT.exists(), "refused, but written"
+        return
+    verify_checkpoint(OUTPUT)
+    bundle = load_bundle(OUTPUT)
+    text = TEXT + data[:200]
+    assert bundle.tokenizer.decode(bundle.tokenizer.encode(text).tolist()) == text
+
+
 READERS = {
     "checkpoint": Reader(checkpoint_seeds, read_checkpoints, 16_000),
     "tokenizer": Reader(tokenizer_seeds, read_tokenizers, 1_000),
@@ -302,4 +395,6 @@ READERS = {
     "corpus": Reader(corpus_seeds, read_texts, 160),
     "token-cache": Reader(cache_seeds, read_caches, 1_000),
     "metrics": Reader(log_seeds, read_logs, 1_000),
+    "huggingface": Reader(folder_seeds, read_folders, 24_000),
+    "gguf": Reader(gguf_seeds, read_gguf_files, 24_000),
 }

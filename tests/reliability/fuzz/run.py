@@ -25,7 +25,9 @@ MAX_MB = 2048
 def main() -> None:
     """Fuzz until all inputs are tried or a finding ends the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("reader", help="checkpoint, tokenizer, config, corpus, token-cache or metrics")
+    parser.add_argument(
+        "reader", help="checkpoint, tokenizer, config, corpus, token-cache, metrics, huggingface or gguf"
+    )
     parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs to try")
     parser.add_argument("--seconds", type=int, default=0, help="stop after this many seconds (default: no limit)")
     parser.add_argument("--corpus", type=Path, help="folder of inputs to start from, where new ones are saved")

@@ -1,0 +1,150 @@
+"""Import of GGUF files of the architecture `gpt2`: those that `gpt-tui export` writes, and llama.cpp's own.
+
+The tokenizer is one of pieces (`rwkv`, exactly as an export writes it) or byte-pair encoding (`gpt2`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt_core import files
+from gpt_core.bridges import gguf_model
+from gpt_core.bridges.source import Chunks, SourceModel, open_source, same_values, settings_of
+from gpt_core.errors import ModelImportError, TokenizerError
+from gpt_core.formats import gguf
+from gpt_core.formats.gguf import GgufError, Header
+from gpt_core.model.layers.embedding import WTE
+from gpt_core.model.parameters import parameter_table
+from gpt_core.tokenizers import Tokenizer
+from gpt_core.tokenizers.byte_pairs import BytePairTokenizer, pairs
+from gpt_core.tokenizers.pieces import PieceTokenizer
+
+KIND = "GGUF"
+HEAD = "output.weight"
+_EPSILON = f"{gguf_model.ARCHITECTURE}.attention.layer_norm_epsilon"
+_TOKENS = "tokenizer.ggml."
+
+
+def read_file(path: Path) -> SourceModel:
+    """Return the model in a file, with everything but the values of the weights checked.
+
+    Raises:
+        ModelImportError: The file is not one of a GPT-2 model, or it is damaged or not supported.
+        MissingPackageError: The package `tokenizers` is not installed.
+    """
+    with open_source(path) as file:
+        try:
+            header = gguf.read_header(file)
+        except GgufError as error:
+            raise ModelImportError(f"{path} is damaged or not supported: {error}") from None
+        except OSError as error:
+            raise ModelImportError(f"{path}: cannot be read: {files.reason(error)}") from None
+    values = header.values
+    check_values(path, values)
+    try:
+        shape = gguf_model.shape_of(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelImportError(f"{path}: the key {error} is missing or no number") from None
+    settings_of(shape, PieceTokenizer.name, path)
+    try:
+        tokenizer = tokenizer_of(values)
+    except (KeyError, TypeError, ValueError, TokenizerError) as error:
+        raise ModelImportError(f"{path}: its tokenizer is not supported: {str(error)[:200]}") from None
+    model = SourceModel(KIND, shape, tokenizer, lambda name: _chunks(path, header, name))
+    check_tensors(path, header, model)
+    return model
+
+
+def check_values(path: Path, values: dict[str, Any]) -> None:
+    """Raise ModelImportError unless the file is of a model that computes what a model of this program does."""
+    architecture = values.get("general.architecture")
+    if architecture != gguf_model.ARCHITECTURE:
+        raise ModelImportError(f"{path}: architecture: got {str(architecture)[:40]!r}, expected 'gpt2'")
+    epsilon = values.get(_EPSILON)
+    if not isinstance(epsilon, float) or np.float32(epsilon) != np.float32(gguf_model.EPSILON):
+        raise ModelImportError(f"{path}: {_EPSILON}: got {str(epsilon)[:40]}, expected {gguf_model.EPSILON}")
+    if not isinstance(values.get(_TOKENS + "tokens"), list):
+        raise ModelImportError(f"{path} has no tokenizer")
+
+
+def check_tensors(path: Path, header: Header, model: SourceModel) -> None:
+    """Raise ModelImportError unless the tensors are those of the model, with a tied head."""
+    expected = {}
+    for spec in parameter_table(model.shape):
+        transposed = len(spec.shape) == 2 and spec.name.startswith("h.")
+        expected[gguf_model.tensor_name(spec.name)] = spec.shape[::-1] if transposed else spec.shape
+    for name, shape in expected.items():
+        found = header.tensors.get(name)
+        if found is None:
+            raise ModelImportError(f"{path}: the tensor {name} is missing")
+        if found.shape != shape:
+            raise ModelImportError(f"{path}: {name}: got shape {str(found.shape)[:80]}, expected {shape}")
+    if extra := sorted(header.tensors.keys() - expected.keys() - {HEAD}):
+        raise ModelImportError(f"{path}: unexpected tensor {extra[0][:80]}: not a plain GPT-2 language model")
+    if HEAD in header.tensors:
+        wte = gguf_model.tensor_name(WTE)
+        same = header.tensors[HEAD].shape == header.tensors[wte].shape
+        if not (same and same_values(_tensor(path, header, HEAD), _tensor(path, header, wte))):
+            raise ModelImportError(f"{path}: {HEAD} differs from {wte}: only models with one matrix for both are read")
+
+
+def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
+    """Return the tokenizer of a file.
+
+    Raises:
+        KeyError: A key is missing.
+        ValueError: It is of another kind, or not one that an export writes.
+        TokenizerError: Its tokens are not valid.
+    """
+    texts: Sequence[str] = values[_TOKENS + "tokens"]
+    types: Sequence[int] = values[_TOKENS + "token_type"]
+    model = values[_TOKENS + "model"]
+    if model == "rwkv":
+        return _pieces(texts, types)
+    if model != "gpt2":
+        raise ValueError(f"got the model {str(model)[:40]!r}, expected gpt2 or rwkv")
+    if (split := values.get(_TOKENS + "pre", "gpt-2")) not in ("gpt-2", "gpt2", "default"):
+        raise ValueError(f"got the pre-tokenizer {str(split)[:40]!r}, expected gpt-2")
+    if len(types) != len(texts):
+        raise ValueError(f"got {len(texts)} tokens and {len(types)} types")
+    used = len(texts)
+    while used and types[used - 1] == gguf_model.UNUSED:
+        used -= 1
+    special = {token for token in range(used) if types[token] != gguf_model.NORMAL}
+    eos, bos = int(values[_TOKENS + "eos_token_id"]), int(values.get(_TOKENS + "bos_token_id", -1))
+    bos = bos if bos in special else eos
+    merges = pairs(values[_TOKENS + "merges"])
+    return BytePairTokenizer(texts[:used], merges, sorted({*special, eos, bos}), eos, bos, len(texts))
+
+
+def _pieces(texts: Sequence[str], types: Sequence[int]) -> Tokenizer:
+    """Return the tokenizer of pieces whose texts and types these are. Raises ValueError if there is none."""
+    used = [gguf_model.unescaped(text) for text, kind in zip(texts, types, strict=True) if kind == gguf_model.NORMAL]
+    tokenizer = PieceTokenizer(used[256:], len(texts))
+    if gguf_model.token_texts(tokenizer.vocabulary, tokenizer.vocab_size) != (list(texts), list(types)):
+        raise ValueError("expected the tokens of `pieces`: 4 special ones, the 256 single bytes, pieces, unused ones")
+    return tokenizer
+
+
+def _chunks(path: Path, header: Header, name: str) -> Chunks:
+    """Yield the values of a parameter. Raises ModelImportError."""
+    stored = gguf_model.tensor_name(name)
+    if len(header.tensors[stored].shape) == 2 and name.startswith("h."):
+        yield np.ascontiguousarray(np.concatenate(list(_tensor(path, header, stored))).T)
+    else:
+        yield from _tensor(path, header, stored)
+
+
+def _tensor(path: Path, header: Header, name: str) -> Chunks:
+    """Yield the values of a tensor as it is stored. Raises ModelImportError."""
+    try:
+        with open_source(path) as file:
+            yield from gguf.tensor_rows(file, header, name)
+    except GgufError as error:
+        raise ModelImportError(f"{path}: {name}: {error}") from None
+    except OSError as error:
+        raise ModelImportError(f"{path}: {name} cannot be read: {files.reason(error)}") from None

@@ -1,0 +1,206 @@
+"""Import of Hugging Face's GPT-2 folders, as `save_pretrained` writes them.
+
+Everything that can be checked without reading the weights is checked first: configuration, tokenizer, names, types,
+shapes and lengths of the tensors. The weights are then read one chunk at a time. Pickled weights are never read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core import files
+from gpt_core.bridges.hf_tokenizer_import import read_tokenizer
+from gpt_core.bridges.huggingface import (
+    CONFIG,
+    EPSILON,
+    HEAD,
+    MODEL_TYPE,
+    SAME_ACTIVATIONS,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    Config,
+    parameter_name,
+)
+from gpt_core.bridges.source import Chunks, SourceModel, open_source, read_json, same_values, settings_of
+from gpt_core.errors import ModelImportError
+from gpt_core.formats import safetensors
+from gpt_core.formats.safetensors import SafetensorsError, TensorEntry
+from gpt_core.model.layers.embedding import WTE
+from gpt_core.model.parameters import parameter_table
+from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
+
+KIND = "Hugging Face"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+OTHER_WEIGHTS = ("tf_model.h5", "flax_model.msgpack")
+USE_SAFETENSORS = "load it with transformers and save it with `save_pretrained(DIR, safe_serialization=True)`"
+
+LFS_POINTER = b"version https://git-lfs"  # begins a file that `git clone` has left without its contents
+_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+
+class Index(msgspec.Struct):
+    """`model.safetensors.index.json`: the file of each tensor."""
+
+    weight_map: dict[str, str]
+
+
+class Stored(NamedTuple):
+    """A tensor in a safetensors file."""
+
+    path: Path
+    data_start: int
+    name: str
+    entry: TensorEntry
+
+    def chunks(self) -> Chunks:
+        """Yield the values in pieces, widened to float32. Raises ModelImportError."""
+        try:
+            with open_source(self.path) as file:
+                for chunk in safetensors.tensor_chunks(file, self.data_start, self.entry):
+                    yield widened(chunk.view(_TYPES[self.entry.dtype]))
+        except SafetensorsError as error:
+            raise ModelImportError(f"{self.path}: {self.name}: {error}") from None
+        except OSError as error:
+            raise ModelImportError(f"{self.path}: {self.name} cannot be read: {files.reason(error)}") from None
+
+
+_CONFIG = msgspec.json.Decoder(Config)
+_INDEX = msgspec.json.Decoder(Index)
+
+
+def widened(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return float32 or float16 values, or bfloat16 ones as 16-bit integers, as float32. Exact."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def read_folder(folder: Path) -> SourceModel:
+    """Return the model in a folder, with everything but the values of the weights checked.
+
+    Raises:
+        ModelImportError: The folder is not one of a GPT-2 model, or a file in it is missing, damaged or not supported.
+        MissingPackageError: The package `tokenizers` is not installed.
+    """
+    if not os.path.lexists(folder / CONFIG):
+        raise ModelImportError(
+            f"{folder} has no {CONFIG}: expected a folder that `save_pretrained` of transformers wrote"
+        )
+    config = read_json(folder / CONFIG, _CONFIG)
+    check_config(folder / CONFIG, config)
+    settings_of(config.shape, BytePairTokenizer.name, folder / CONFIG)
+    stored = stored_tensors(folder)
+    tokenizer = read_tokenizer(folder, config)
+    model = SourceModel(KIND, config.shape, tokenizer, lambda name: stored[name].chunks())
+    check_tensors(folder, model, stored)
+    return model
+
+
+def check_config(path: Path, config: Config) -> None:
+    """Raise ModelImportError unless a model of this configuration computes what a model of this program does."""
+    rules = (
+        ("model_type", config.model_type, (MODEL_TYPE,)),
+        ("activation_function", config.activation_function, SAME_ACTIVATIONS),
+        ("layer_norm_epsilon", config.layer_norm_epsilon, (EPSILON,)),
+        ("tie_word_embeddings", config.tie_word_embeddings, (True,)),
+        ("scale_attn_weights", config.scale_attn_weights, (True,)),
+        ("scale_attn_by_inverse_layer_idx", config.scale_attn_by_inverse_layer_idx, (False,)),
+        ("add_cross_attention", config.add_cross_attention, (False,)),
+    )
+    for name, got, expected in rules:
+        if got not in expected:
+            words = " or ".join(msgspec.json.encode(value).decode() for value in expected)
+            raise ModelImportError(
+                f"{path}: {name}: got {msgspec.json.encode(got).decode()[:80]}, expected {words}: only models that "
+                "compute what GPT-2 does can be imported"
+            )
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Return the tensors of a folder by the parameter that they hold. Raises ModelImportError."""
+    if os.path.lexists(folder / WEIGHTS):
+        found = tensors_in(folder / WEIGHTS)
+    elif os.path.lexists(folder / WEIGHTS_INDEX):
+        found = sharded_tensors(folder)
+    else:
+        for name in (*PICKLED, *OTHER_WEIGHTS):
+            if os.path.lexists(folder / name):
+                raise ModelImportError(f"{folder / name} is not read: expected {WEIGHTS}; {USE_SAFETENSORS}")
+        raise ModelImportError(f"{folder} has no weights: expected {WEIGHTS} or {WEIGHTS_INDEX}")
+    named: dict[str, Stored] = {}
+    for tensor, stored in found.items():
+        name = parameter_name(tensor)
+        if name and named.setdefault(name, stored) is not stored:
+            raise ModelImportError(f"{stored.path}: {name[:80]} is there twice, with and without a prefix")
+    return named
+
+
+def sharded_tensors(folder: Path) -> dict[str, Stored]:
+    """Return the tensors that the index of a folder names, by their names. Raises ModelImportError."""
+    index = read_json(folder / WEIGHTS_INDEX, _INDEX).weight_map
+    found: dict[str, Stored] = {}
+    for shard in sorted(set(index.values())):
+        if Path(shard).name != shard or shard in ("", ".", ".."):
+            raise ModelImportError(
+                f"{folder / WEIGHTS_INDEX}: got the file {shard[:80]!r}, expected a name in its folder"
+            )
+        tensors = tensors_in(folder / shard)
+        for name in (name for name, file in index.items() if file == shard):
+            if name not in tensors:
+                raise ModelImportError(f"{folder / shard} has no {name[:80]}, which {WEIGHTS_INDEX} places there")
+            found[name] = tensors[name]
+    return found
+
+
+def tensors_in(path: Path) -> dict[str, Stored]:
+    """Return the tensors of a safetensors file by name, after its length was checked. Raises ModelImportError."""
+    with open_source(path) as file:
+        try:
+            head = safetensors.read_header(file)
+            layout = safetensors.decode_layout(head)
+            size, expected = os.fstat(file.fileno()).st_size, len(head) + safetensors.data_bytes(layout)
+        except SafetensorsError as error:
+            file.seek(0)
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ModelImportError(
+                    f"{path} is a Git LFS pointer to the weights; run `git lfs pull` there"
+                ) from None
+            raise ModelImportError(f"{path} is damaged or not a safetensors file: {error}") from None
+        except OSError as error:
+            raise ModelImportError(f"{path}: cannot be read: {files.reason(error)}") from None
+    if size != expected:
+        raise ModelImportError(
+            f"{path} is damaged: got {size:,} bytes, expected {expected:,}; copy or download it again"
+        )
+    return {name: Stored(path, len(head), name, entry) for name, entry in layout.items()}
+
+
+def check_tensors(folder: Path, model: SourceModel, stored: Mapping[str, Stored]) -> None:
+    """Raise ModelImportError unless the tensors are those of the model, in types that can be read, with a tied head."""
+    expected = {spec.name: spec.shape for spec in parameter_table(model.shape)}
+    if missing := [name for name in expected if name not in stored]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelImportError(
+            f"{folder}: the tensor {missing[0]}{more} is missing: {CONFIG} and the weights do not agree"
+        )
+    expected[HEAD] = expected[WTE]
+    for name, tensor in stored.items():
+        if name not in expected:
+            raise ModelImportError(f"{tensor.path}: unexpected tensor {name[:80]}: not a plain GPT-2 language model")
+        if tensor.entry.shape != expected[name]:
+            raise ModelImportError(
+                f"{tensor.path}: {name}: got shape {str(tensor.entry.shape)[:80]}, expected {expected[name]}"
+            )
+        if tensor.entry.dtype not in _TYPES:
+            raise ModelImportError(f"{tensor.path}: {name}: got {tensor.entry.dtype}, expected {', '.join(_TYPES)}")
+    if HEAD in stored and not same_values(stored[HEAD].chunks(), stored[WTE].chunks()):
+        raise ModelImportError(
+            f"{stored[HEAD].path}: {HEAD} differs from {WTE}: only models that use one matrix for both can be imported"
+        )

@@ -1,0 +1,219 @@
+"""Import of the tokenizers of Hugging Face folders: `tokenizer.json`, or `vocab.json` with `merges.txt`.
+
+They are byte-pair encoding as in GPT-2, or the tokenizers of this program as `gpt_core.bridges.hf_tokenizer` writes
+them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gpt_core.bridges.hf_tokenizer import tokenizer_json
+from gpt_core.bridges.huggingface import (
+    ADDED_TOKENS,
+    MERGES,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    VOCABULARY,
+    Config,
+)
+from gpt_core.bridges.source import read_json, read_text
+from gpt_core.errors import ModelImportError, TokenizerError
+from gpt_core.tokenizers import Tokenizer, byte_level
+from gpt_core.tokenizers.byte_pairs import END_OF_TEXT, BytePairTokenizer, Pair, pairs
+from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
+from gpt_core.tokenizers.protocol import FIRST_PIECE
+
+
+class AddedToken(msgspec.Struct):
+    """Entry of `added_tokens` in `tokenizer.json`."""
+
+    id: int
+    content: str
+    special: bool = False
+
+
+class Model(msgspec.Struct):
+    """`model` in `tokenizer.json`."""
+
+    type: str = "BPE"
+    vocab: dict[str, int] | list[Any] = {}
+    merges: list[str | tuple[str, str]] = []
+    dropout: float | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+    byte_fallback: bool = False
+    ignore_merges: bool = False
+
+
+class TokenizerFile(msgspec.Struct):
+    """The part of `tokenizer.json` that decides how text is encoded."""
+
+    model: Model
+    added_tokens: list[AddedToken] = []
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+
+
+class TokenizerConfig(msgspec.Struct):
+    """The part of `tokenizer_config.json` that names the special tokens."""
+
+    eos_token: str | dict[str, Any] | None = None
+    bos_token: str | dict[str, Any] | None = None
+
+
+_TOKENIZER = msgspec.json.Decoder(TokenizerFile)
+_CONFIG = msgspec.json.Decoder(TokenizerConfig)
+_IDS = msgspec.json.Decoder(dict[str, int])
+
+EXPORTED_MODEL = "WordPiece"
+"""Model that an export writes for a tokenizer of pieces"""
+_EXPECTED = "expected byte-level byte-pair encoding as in GPT-2"
+
+
+def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
+    """Return the tokenizer of a model folder.
+
+    Raises:
+        ModelImportError: There is none, it is of another kind, or it has another size than the embedding.
+        MissingPackageError: The package `tokenizers` is not installed.
+    """
+    if os.path.lexists(folder / TOKENIZER):
+        path = folder / TOKENIZER
+        contents = read_json(path, _TOKENIZER)
+        if contents.model.type == EXPORTED_MODEL:
+            return _exported(path, contents, config.vocab_size)
+        ids, merges, special = _from_tokenizer_file(path, contents)
+    elif os.path.lexists(folder / VOCABULARY) and os.path.lexists(folder / MERGES):
+        path = folder / VOCABULARY
+        ids, merges, special = _from_vocabulary(folder)
+    else:
+        raise ModelImportError(
+            f"{folder} has no tokenizer: expected {TOKENIZER}, or {VOCABULARY} with {MERGES}; save it there with "
+            "`tokenizer.save_pretrained`"
+        )
+    tokens = _in_order(path, ids, config.vocab_size)
+    eos = _named(folder, "eos_token", ids, config.eos_token_id, special)
+    if eos is None:
+        raise ModelImportError(f"{path} has no end of text: expected {END_OF_TEXT}, or eos_token in {TOKENIZER_CONFIG}")
+    bos = _named(folder, "bos_token", ids, config.bos_token_id, special)
+    bos = eos if bos is None else bos
+    try:
+        return BytePairTokenizer(tokens, merges, sorted({*special, bos, eos}), eos, bos)
+    except TokenizerError as error:
+        raise ModelImportError(f"{path}: {error}") from None
+
+
+def _exported(path: Path, contents: TokenizerFile, vocab_size: int) -> Tokenizer:
+    """Return the tokenizer of this program that an export wrote.
+
+    It is recognized by what the export of the tokenizer that is returned would write: any other WordPiece differs.
+
+    Raises:
+        ModelImportError: An export did not write it.
+    """
+    vocab = contents.model.vocab
+    kind = PieceTokenizer if contents.normalizer is None else AsciiTokenizer
+    try:
+        names = sorted(vocab, key=dict(vocab).__getitem__)
+        tokenizer = kind([byte_level.to_bytes(name) for name in names[FIRST_PIECE:]], vocab_size)
+        written = tokenizer_json(tokenizer)
+        steps = written["normalizer"], written["pre_tokenizer"], written["model"]["vocab"]
+        is_same = steps == (contents.normalizer, contents.pre_tokenizer, vocab)
+    except (ValueError, TypeError, TokenizerError):
+        is_same = False
+    if not is_same:
+        _refuse(path, [(True, f"the model {EXPORTED_MODEL}, not as an export of this program writes it")])
+    return tokenizer
+
+
+def _from_tokenizer_file(path: Path, found: TokenizerFile) -> tuple[dict[str, int], Sequence[Pair], set[int]]:
+    """Return ids by name, merges and special ids of a `tokenizer.json`. Raises ModelImportError."""
+    model, split = found.model, found.pre_tokenizer or {}
+    faults = [
+        (model.type != "BPE" or not isinstance(model.vocab, dict), f"the model {model.type[:40]}"),
+        (found.normalizer is not None, "a normalizer, which changes the text"),
+        (split.get("type") != "ByteLevel", f"the pre-tokenizer {str(split.get('type'))[:40]}"),
+        (split.get("add_prefix_space") is not False, "add_prefix_space"),
+        (split.get("use_regex", True) is not True, "use_regex false"),
+        (bool(model.dropout), "dropout"),
+        (bool(model.continuing_subword_prefix), "continuing_subword_prefix"),
+        (bool(model.end_of_word_suffix), "end_of_word_suffix"),
+        (model.byte_fallback, "byte_fallback"),
+        (model.ignore_merges, "ignore_merges"),
+    ]
+    _refuse(path, faults)
+    assert isinstance(model.vocab, dict)
+    ids = dict(model.vocab)
+    for token in found.added_tokens:
+        if not token.special and token.content != END_OF_TEXT:
+            _refuse(path, [(True, f"the added token {token.content[:40]!r}, which is not special")])
+        if ids.setdefault(token.content, token.id) != token.id:
+            raise ModelImportError(f"{path}: {token.content[:40]!r} has the ids {ids[token.content]} and {token.id}")
+    return ids, _merges(path, model.merges), {token.id for token in found.added_tokens if token.special}
+
+
+def _from_vocabulary(folder: Path) -> tuple[dict[str, int], Sequence[Pair], set[int]]:
+    """Return ids by name, merges and special ids of `vocab.json`, `merges.txt` and `added_tokens.json`."""
+    ids = read_json(folder / VOCABULARY, _IDS)
+    added = read_json(folder / ADDED_TOKENS, _IDS) if os.path.lexists(folder / ADDED_TOKENS) else {}
+    try:
+        lines = read_text(folder / MERGES).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise ModelImportError(f"{folder / MERGES} is not UTF-8 ({error.reason} at byte {error.start})") from None
+    merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    return ids | added, _merges(folder / MERGES, merges), set(added.values())
+
+
+def _merges(path: Path, merges: Sequence[str | Pair]) -> Sequence[Pair]:
+    """Return merges as pairs; each is a pair or a line with a space in it. Raises ModelImportError."""
+    try:
+        return [pair for merge in merges for pair in (pairs([merge]) if isinstance(merge, str) else [merge])]
+    except TokenizerError as error:
+        raise ModelImportError(f"{path}: {error}") from None
+
+
+def _refuse(path: Path, faults: Sequence[tuple[bool, str]]) -> None:
+    """Raise ModelImportError for the first fault that is present."""
+    for is_present, what in faults:
+        if is_present:
+            raise ModelImportError(f"{path} is not supported: got {what}; {_EXPECTED}")
+
+
+def _in_order(path: Path, ids: Mapping[str, int], vocab_size: int) -> list[str]:
+    """Return the names of the tokens by id, one per row of the embedding. Raises ModelImportError."""
+    if len(ids) != vocab_size:
+        raise ModelImportError(
+            f"{path} has {len(ids):,} tokens, but the embedding has {vocab_size:,} rows; make them agree with "
+            "`model.resize_token_embeddings(len(tokenizer))` and save both again"
+        )
+    by_id = {token: name for name, token in ids.items()}
+    if by_id.keys() != set(range(vocab_size)):
+        missing = min(set(range(vocab_size)) - by_id.keys())
+        raise ModelImportError(
+            f"{path}: no token has the id {missing:,}; expected one for each id up to {vocab_size - 1:,}"
+        )
+    return [by_id[token] for token in range(vocab_size)]
+
+
+def _named(
+    folder: Path, key: str, ids: Mapping[str, int], configured: int | list[int] | None, special: set[int]
+) -> int | None:
+    """Return the id of a special token, None if there is none.
+
+    That is the token that `tokenizer_config.json` names, else `<|endoftext|>`, else the id in `config.json` if it is a
+    special one: it is GPT-2's in many folders whose tokenizer is another one.
+    """
+    path = folder / TOKENIZER_CONFIG
+    named = getattr(read_json(path, _CONFIG), key) if os.path.lexists(path) else None
+    content = named.get("content") if isinstance(named, dict) else named
+    for name in (content, END_OF_TEXT):
+        if isinstance(name, str) and name in ids:
+            return ids[name]
+    candidates = configured if isinstance(configured, list) else [configured]
+    return next((token for token in candidates if token in special), None)

@@ -1,0 +1,138 @@
+"""Import of a model of another program: from a folder or a file to a checkpoint of weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from gpt_core import files
+from gpt_core.bridges import gguf_import, hf_import
+from gpt_core.bridges.huggingface import CONFIG, WEIGHTS
+from gpt_core.bridges.source import Chunks, SourceModel, open_source, settings_of
+from gpt_core.errors import CheckpointError, ModelImportError
+from gpt_core.formats.checkpoint import write_weights
+from gpt_core.formats.checkpoint_header import EXTENSION, CheckpointInfo, kind_of, peek_checkpoint
+from gpt_core.model.parameters import parameter_count, parameter_table
+from gpt_core.progress import Progress, ignore_progress
+
+DEFAULT_NAME = "imported"
+GGUF = ".gguf"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def import_checkpoint(
+    source: Path, output: Path | None = None, models_dir: Path = Path("models"), progress: Progress = ignore_progress
+) -> CheckpointInfo:
+    """Convert a model to a checkpoint of weights, tensor by tensor.
+
+    Args:
+        source: Folder of a Hugging Face model, or a GGUF file.
+        output: Checkpoint to create; None for one named after the source in `models_dir`.
+        models_dir: Folder for it.
+        progress: Receives the activity and its completed fraction.
+
+    Returns:
+        The header of the checkpoint.
+
+    Raises:
+        ModelImportError: The source cannot be imported, or the output exists. Nothing is written.
+        CheckpointError: A weight is not finite. Nothing is left.
+        SaveError: The output cannot be written.
+        MissingPackageError: The tokenizer needs a package that is not installed.
+    """
+    path = output if output is not None else models_dir / default_name(source)
+    progress(f"reading {source.name or source}", 0.0)
+    model = read_model(source)
+    check_output(path)
+    settings = settings_of(model.shape, model.tokenizer.name, source)
+    chunks = _reporting(model, progress, f"importing {source.name or source}")
+    with _folder_for(path):
+        write_weights(path, settings, model.tokenizer.to_bytes(), chunks)
+    return peek_checkpoint(path)
+
+
+def read_model(source: Path) -> SourceModel:
+    """Return the model in a folder or a file, checked except for the values of its weights. Raises ModelImportError."""
+    if os.path.isdir(source):
+        return hf_import.read_folder(source)
+    if not os.path.lexists(source):
+        raise ModelImportError(f"{source} does not exist; name the folder of a Hugging Face model, or a GGUF file")
+    if source.suffix == GGUF:
+        return gguf_import.read_file(source)
+    if source.name == WEIGHTS and os.path.lexists(source.parent / CONFIG):
+        return hf_import.read_folder(source.parent)
+    _refuse_file(source)
+
+
+def default_name(source: Path) -> str:
+    """Return the name of the checkpoint of a source: its own, unless checkpoints of runs are named like that."""
+    place = source.resolve()
+    stem = place.name if place.is_dir() else place.parent.name if place.name == WEIGHTS else place.stem
+    name = f"{stem.lstrip('.') or DEFAULT_NAME}{EXTENSION}"
+    return name if kind_of(name) == "other" else f"{DEFAULT_NAME}_{name}"
+
+
+def check_output(path: Path) -> None:
+    """Raise ModelImportError unless a checkpoint can be created at `path`."""
+    if path.suffix != EXTENSION:
+        raise ModelImportError(f"--output: got {path}, expected a name that ends in {EXTENSION}")
+    if os.path.lexists(path):
+        raise ModelImportError(f"{path} exists already: remove it, or name another file with --output")
+
+
+@contextlib.contextmanager
+def _folder_for(path: Path) -> Iterator[None]:
+    """Make the folder of a file to be written; remove it if that fails. Raises ModelImportError."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelImportError(f"{path.parent} cannot be made: {files.reason(error)}") from None
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _refuse_file(path: Path) -> NoReturn:
+    """Raise ModelImportError for a file that is not imported, with what to do instead."""
+    if path.suffix in _PICKLED:
+        raise ModelImportError(
+            f"{path} is not read: it may run programs when it is loaded; {hf_import.USE_SAFETENSORS}"
+        )
+    if path.suffix == ".gob":
+        raise ModelImportError(
+            f"{path} is not read: models of the Go project cannot be converted; train a new one with `gpt-tui`"
+        )
+    with open_source(path):
+        pass
+    if path.suffix == EXTENSION:
+        try:
+            peek_checkpoint(path)
+        except CheckpointError:
+            raise ModelImportError(f"{path} needs its {CONFIG} and tokenizer: name the folder of the model") from None
+        raise ModelImportError(f"{path} is a checkpoint of this program already; use it with --model")
+    raise ModelImportError(
+        f"{path} is not a model that can be imported: expected the folder of a Hugging Face model, or a GGUF file"
+    )
+
+
+def _reporting(model: SourceModel, progress: Progress, activity: str) -> Callable[[str], Chunks]:
+    """Return the chunks of a model, with progress by the values that were read."""
+    total = parameter_count(model.shape)
+    sizes = {spec.name: spec.size for spec in parameter_table(model.shape)}
+    done = 0
+
+    def chunks(name: str) -> Chunks:
+        nonlocal done
+        progress(activity, done / total)
+        done += sizes[name]
+        return model.chunks(name)
+
+    return chunks

@@ -1,0 +1,93 @@
+"""Models of other programs, as they are read: the shape, the tokenizer, and the weights in chunks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core import files
+from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.validation import check_together
+from gpt_core.errors import ConfigError, ModelImportError
+from gpt_core.tokenizers import Tokenizer
+
+Chunks = Iterator[NDArray[np.float32]]
+MAX_JSON_BYTES = 64 << 20
+T = TypeVar("T")
+
+
+class SourceModel(NamedTuple):
+    """A model of another program, whose description was checked and whose weights are read when they are asked for.
+
+    Attributes:
+        kind: The program's format, for messages.
+        shape: Shape of the model.
+        tokenizer: Its tokenizer, of as many ids as the embedding has rows.
+        chunks: Returns the values of a parameter of the table in pieces, in order. Raises ModelImportError.
+    """
+
+    kind: str
+    shape: ModelShape
+    tokenizer: Tokenizer
+    chunks: Callable[[str], Chunks]
+
+
+def settings_of(shape: ModelShape, tokenizer: str, path: Path) -> Settings:
+    """Return the settings of a model. Raises ModelImportError if its shape is not supported."""
+    values = {**msgspec.structs.asdict(shape), "tokenizer": tokenizer}
+    try:
+        settings = msgspec.convert(values, Settings)
+        check_together(settings)
+    except (msgspec.ValidationError, ConfigError) as error:
+        raise ModelImportError(f"{path}: the model is not supported: {str(error)[:200]}") from None
+    return settings
+
+
+def open_source(path: Path) -> io.FileIO:
+    """Open a file for reading. Raises ModelImportError."""
+    try:
+        return files.open_regular(path)
+    except OSError as error:
+        raise ModelImportError(f"{path}: cannot be read: {files.reason(error)}") from None
+
+
+def read_text(path: Path) -> bytes:
+    """Return the bytes of a small file. Raises ModelImportError."""
+    with open_source(path) as file:
+        try:
+            data = file.read(MAX_JSON_BYTES + 1) or b""
+        except OSError as error:
+            raise ModelImportError(f"{path}: cannot be read: {files.reason(error)}") from None
+    if len(data) > MAX_JSON_BYTES:
+        raise ModelImportError(f"{path}: got more than {MAX_JSON_BYTES >> 20} MiB, expected a smaller file")
+    return data
+
+
+def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
+    """Return what a JSON file holds. Raises ModelImportError if it is not valid."""
+    try:
+        return decoder.decode(read_text(path))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelImportError(f"{path} is not valid: {str(error)[:200]}") from None
+
+
+def same_values(left: Iterable[NDArray[np.float32]], right: Iterable[NDArray[np.float32]]) -> bool:
+    """Return whether two tensors of one shape are equal. The pieces need not have the same sizes."""
+    rest = [np.empty(0, np.float32), np.empty(0, np.float32)]
+    streams = iter(left), iter(right)
+    while True:
+        for side, stream in enumerate(streams):
+            if not rest[side].size:
+                rest[side] = next(stream, rest[side]).reshape(-1)
+        size = min(part.size for part in rest)
+        if not size:
+            return not any(part.size for part in rest)
+        if not np.array_equal(rest[0][:size], rest[1][:size]):
+            return False
+        rest = [part[size:] for part in rest]

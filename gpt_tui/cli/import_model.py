@@ -1,0 +1,37 @@
+"""`gpt-tui import`: a model of another program as a checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import Namespace
+from pathlib import Path
+
+from gpt_core.bridges.importing import import_checkpoint
+from gpt_core.config.settings import Settings
+from gpt_core.errors import EXIT_OK
+from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_core.model.parameters import parameter_count
+from gpt_tui.cli.options import typed_path
+from gpt_tui.headless.progress_line import ProgressLine
+from gpt_tui.shared.formatting import integer, short, size
+from gpt_tui.shared.sanitize import one_line
+
+
+def import_model(options: Namespace) -> int:
+    """Run `gpt-tui import`: write the checkpoint and print what it holds and how to use it."""
+    output = typed_path(options.output, "--output") if options.output is not None else None
+    with ProgressLine() as waiting:
+        info = import_checkpoint(typed_path(options.source), output, Path(Settings().models_dir), waiting)
+    print("\n".join(map(one_line, report(info))))
+    return EXIT_OK
+
+
+def report(info: CheckpointInfo) -> list[str]:
+    """Return the lines about an imported model."""
+    shape, name = info.settings.shape, str(info.path)
+    return [
+        f"{name}: {short(parameter_count(shape))} parameters, {size(info.size)}: {shape.layers} layers, width "
+        f"{integer(shape.d_model)}, {shape.num_heads} heads, context {integer(shape.seq_len)}, vocabulary "
+        f"{integer(shape.vocab_size)} ({info.settings.tokenizer})",
+        f"use it with `gpt-tui chat --model {shlex.quote(name)}`, or with generate, evaluate and the Checkpoints tab",
+    ]

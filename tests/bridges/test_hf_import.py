@@ -1,0 +1,407 @@
+"""`gpt-tui import` of Hugging Face folders: what is read, and what is refused with nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpt_core
+from gpt_core.bridges.importing import import_checkpoint
+from gpt_core.errors import GptError
+from gpt_core.formats.bundle import load_bundle
+from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_core.model.bundle import ModelBundle
+from gpt_tui.cli import main as cli
+from gpt_tui.tabs.checkpoints import presenter
+from gpt_tui.tabs.checkpoints.files import CheckpointFile, Stamp
+from tests.bridges.hf_samples import (
+    SHAPE,
+    TEXTS,
+    bfloat16,
+    byte_pairs,
+    change_json,
+    tensors_of,
+    write_folder,
+    write_json,
+    write_safetensors,
+)
+
+pytest.importorskip("tokenizers")
+
+HEAD, WTE = "lm_head.weight", "transformer.wte.weight"
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def imported(folder: Path) -> ModelBundle:
+    """Import a folder and load the checkpoint, after all of it was verified."""
+    path = import_checkpoint(folder, Path("out.safetensors")).path
+    verify_checkpoint(path)
+    bundle = load_bundle(path)
+    path.unlink()
+    return bundle
+
+
+def same(bundle: ModelBundle, tensors: dict[str, np.ndarray]) -> bool:
+    """Return whether the weights of a model are those tensors."""
+    own = bundle.parameters.tensors
+    names = {name: tensors.get(f"transformer.{name}", tensors.get(name)) for name in own}
+    return all(np.array_equal(own[name], tensor) for name, tensor in names.items())
+
+
+# what is read
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("tokenizer_json", [True, False])
+def test_weights_shape_and_tokenizer_are_those_of_the_folder(shards: int, tokenizer_json: bool) -> None:
+    tensors = write_folder(Path("gpt2"), shards=shards, tokenizer_json=tokenizer_json)
+    bundle = imported(Path("gpt2"))
+    assert same(bundle, tensors)
+    assert bundle.settings.shape == SHAPE
+    assert bundle.settings.tokenizer == "bpe"
+    expected = byte_pairs()
+    for text in TEXTS.values():
+        assert bundle.tokenizer.encode(text.encode()).tolist() == expected.encode(text.encode()).tolist()
+    assert bundle.tokenizer.EOS == expected.EOS
+    assert bundle.tokenizer.describe(expected.EOS) == "<|endoftext|>"
+
+
+def test_names_without_a_prefix_masks_and_a_stored_tied_head_are_read() -> None:
+    tensors = {name.removeprefix("transformer."): array for name, array in tensors_of(SHAPE).items()}
+    masks = {f"h.{n}.attn.bias": np.ones((1, 1, 32, 32), bool) for n in range(2)}
+    masks |= {f"h.{n}.attn.masked_bias": np.float32(-1e4).reshape(()) for n in range(2)}
+    write_folder(Path("gpt2"), tensors={**masks, **tensors, HEAD: tensors["wte.weight"]})
+    assert same(imported(Path("gpt2")), tensors)
+
+
+def test_half_precision_is_widened_exactly() -> None:
+    exact = tensors_of(SHAPE)
+    halves = {name: array.astype(np.float16) for name, array in exact.items()}
+    write_folder(Path("f16"), tensors={**halves})
+    assert same(imported(Path("f16")), {name: array.astype(np.float32) for name, array in halves.items()})
+    bits = {name: bfloat16(array) for name, array in exact.items()}
+    write_folder(Path("bf16"), tensors={**bits})
+    widened = {name: (array.astype(np.uint32) << 16).view(np.float32) for name, array in bits.items()}
+    assert same(imported(Path("bf16")), widened)
+
+
+def test_tensors_longer_than_a_chunk_are_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_core.formats.safetensors.CHUNK_BYTES", 64)
+    tensors = write_folder(Path("gpt2"))
+    write_folder(Path("tied"), tensors={**tensors, HEAD: tensors[WTE]})
+    assert same(imported(Path("gpt2")), tensors)
+    assert same(imported(Path("tied")), tensors)
+
+
+def test_the_width_of_the_mlp_may_be_left_out_and_the_weights_be_named() -> None:
+    tensors = write_folder(
+        Path("gpt2"), config={"n_inner": None, "unknown": {"a": 1}, "activation_function": "gelu_fast"}
+    )
+    assert same(imported(Path("gpt2/model.safetensors")), tensors)
+
+
+def test_the_end_of_text_is_that_of_the_tokenizer_rather_than_an_id_of_another_vocabulary() -> None:
+    write_folder(Path("gpt2"), config={"eos_token_id": 300, "bos_token_id": 50256})
+    expected = byte_pairs().EOS, byte_pairs().EOS
+    found = imported(Path("gpt2")).tokenizer
+    assert expected == (found.BOS, found.EOS)
+    write_json(Path("gpt2/tokenizer_config.json"), {"eos_token": {"content": "<|endoftext|>"}, "bos_token": "<s>"})
+    found = imported(Path("gpt2")).tokenizer
+    assert expected == (found.BOS, found.EOS)
+
+
+# the command
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Return exit code, output and errors of the program."""
+    code = cli.main(arguments)
+    return code, *capsys.readouterr()
+
+
+def test_an_imported_model_generates_evaluates_and_verifies(capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(Path("gpt2"))
+    code, out, err = run(capsys, "import", "gpt2")
+    assert (code, err) == (0, "")
+    assert out.startswith("models/gpt2.safetensors: 13.5k parameters, ")
+    assert "vocabulary 400 (bpe)" in out
+    assert run(capsys, "verify", "models/gpt2.safetensors")[0] == 0
+    code, out, err = run(capsys, "generate", "It was", "--max-tokens", "8", "--seed", "1")
+    assert (code, err) == (0, "")
+    assert out.startswith("It was")
+    Path("own.txt").write_text(TEXTS["German"], encoding="utf-8")
+    code, out, err = run(capsys, "evaluate", "--eval-file", "own.txt", "--json", "--model", "models/gpt2.safetensors")
+    assert (code, err) == (0, "")
+    assert 0 < json.loads(out)["bits_per_byte"] < 20
+    code, out, err = run(capsys, "tokenize", "own.txt", "--model", "models/gpt2.safetensors")
+    assert (code, err) == (0, "")
+    assert "round trip: identical" in out
+
+
+def test_evaluate_without_a_text_says_that_imported_weights_have_none(capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(Path("gpt2"))
+    run(capsys, "import", "gpt2")
+    code, out, err = run(capsys, "evaluate")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--eval-file" in err
+
+
+def test_a_resume_of_imported_weights_points_to_init_from(capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(Path("gpt2"))
+    run(capsys, "import", "gpt2")
+    code, out, err = run(capsys, "--train-only", "--resume", "models/gpt2.safetensors")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "weights only" in err
+    assert "--init-from" in err
+    assert [path.name for path in Path("models").iterdir()] == ["gpt2.safetensors"]
+
+
+def test_the_library_imports_and_loads(tmp_path: Path) -> None:
+    tensors = write_folder(Path("gpt2"))
+    path = gpt_core.import_model("gpt2", "own/model.safetensors")
+    assert path == Path("own/model.safetensors")
+    model = gpt_core.load(path)
+    assert np.array_equal(model.parameters["wte.weight"], tensors[WTE])
+    assert len(model.generate("It was", max_tokens=4, seed=1)) > 0
+
+
+def test_the_default_name_is_not_one_of_the_checkpoints_of_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("best_model", "epoch_001"):
+        write_folder(Path(name))
+        assert run(capsys, "import", name)[0] == 0
+        assert Path("models", f"imported_{name}.safetensors").exists()
+
+
+# what is refused
+
+
+def untied() -> dict[str, np.ndarray]:
+    tensors = tensors_of(SHAPE)
+    return {**tensors, HEAD: tensors[WTE] + np.float32(1)}
+
+
+def changed(**keys: object) -> Callable[[Path], None]:
+    """Return a change of `config.json`."""
+
+    def change(folder: Path) -> None:
+        for key, value in keys.items():
+            change_json(folder / "config.json", key, to=value)
+
+    return change
+
+
+def without(name: str) -> Callable[[Path], None]:
+    """Return a removal of a file."""
+    return lambda folder: (folder / name).unlink()
+
+
+def tensors(change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> Callable[[Path], None]:
+    """Return a change of the tensors."""
+    return lambda folder: write_safetensors(folder / "model.safetensors", change(tensors_of(SHAPE)))
+
+
+def tokenizer(*keys: str, to: object) -> Callable[[Path], None]:
+    """Return a change of `tokenizer.json`."""
+    return lambda folder: change_json(folder / "tokenizer.json", *keys, to=to)
+
+
+def cut(name: str, size: int) -> Callable[[Path], None]:
+    """Return a truncation of a file by some bytes."""
+    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size - size)
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def not_finite(all_tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    all_tensors["transformer.h.1.mlp.c_fc.bias"][3] = np.inf
+    return all_tensors
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "llama": (changed(model_type="llama"), 'model_type: got "llama", expected "gpt2"'),
+    "gpt_neox": (changed(model_type="gpt_neox"), 'model_type: got "gpt_neox"'),
+    "no model type": (changed(model_type=""), 'model_type: got ""'),
+    "relu": (changed(activation_function="relu"), 'activation_function: got "relu", expected "gelu_new"'),
+    "exact gelu": (changed(activation_function="gelu"), 'activation_function: got "gelu"'),
+    "another epsilon": (changed(layer_norm_epsilon=1e-6), "layer_norm_epsilon: got 1e-6, expected 0.00001"),
+    "untied": (changed(tie_word_embeddings=False), "tie_word_embeddings: got false, expected true"),
+    "unscaled": (changed(scale_attn_weights=False), "scale_attn_weights: got false"),
+    "scaled by layer": (changed(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
+    "cross attention": (changed(add_cross_attention=True), "add_cross_attention"),
+    "heads that do not divide": (changed(n_head=3), "num_heads: got 3, expected a divisor of d_model"),
+    "no layers": (changed(n_layer=0), "the model is not supported"),
+    "vast": (changed(n_embd=1 << 40), "the model is not supported"),
+    "text for a number": (changed(n_embd="16"), "config.json is not valid"),
+    "config of another width": (changed(n_embd=32, n_inner=64), "got shape (400, 16), expected (400, 32)"),
+    "config of more layers": (changed(n_layer=3), "h.2.ln_1.weight and 11 more is missing"),
+    "config of fewer layers": (changed(n_layer=1), "unexpected tensor h.1."),
+    "config of another vocabulary": (changed(vocab_size=401), "has 400 tokens, but the embedding has 401 rows"),
+    "no config": (without("config.json"), "has no config.json"),
+    "a config that is no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is not valid"),
+    "no weights": (without("model.safetensors"), "has no weights: expected model.safetensors"),
+    "no tokenizer": (without("tokenizer.json"), "has no tokenizer"),
+    "pickled": (pickled, "safe_serialization=True"),
+    "a missing tensor": (
+        tensors(lambda t: {name: array for name, array in t.items() if "ln_f.bias" not in name}),
+        "ln_f.bias is missing",
+    ),
+    "a wrong shape": (tensors(lambda t: {**t, WTE: t[WTE][:-1]}), "wte.weight: got shape (399, 16)"),
+    "transposed": (
+        tensors(lambda t: {**t, "transformer.h.0.mlp.c_fc.weight": t["transformer.h.0.mlp.c_fc.weight"].T.copy()}),
+        "h.0.mlp.c_fc.weight: got shape (64, 16), expected (16, 64)",
+    ),
+    "a head of its own": (lambda f: write_safetensors(f / "model.safetensors", untied()), "lm_head.weight differs"),
+    "another head": (
+        tensors(lambda t: {**t, "score.weight": np.ones((2, 16), np.float32)}),
+        "unexpected tensor score.weight",
+    ),
+    "the same tensor twice": (tensors(lambda t: {**t, "wte.weight": t[WTE]}), "is there twice"),
+    "another type": (tensors(lambda t: {**t, WTE: t[WTE].astype(np.float64)}), "wte.weight: got F64, expected F32"),
+    "not finite": (tensors(not_finite), "h.1.mlp.c_fc.bias holds values that are not finite"),
+    "truncated": (cut("model.safetensors", 1), "is damaged: got"),
+    "a truncated header": (lambda f: os.truncate(f / "model.safetensors", 100), "is damaged"),
+    "empty": (lambda f: os.truncate(f / "model.safetensors", 0), "is damaged"),
+    "a Git LFS pointer": (
+        lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "run `git lfs pull`",
+    ),
+    "WordPiece": (
+        tokenizer("model", "type", to="WordPiece"),
+        "got the model WordPiece, not as an export of this program",
+    ),
+    "a normalizer": (tokenizer("normalizer", to={"type": "NFC"}), "a normalizer"),
+    "another pre-tokenizer": (tokenizer("pre_tokenizer", "type", to="Metaspace"), "the pre-tokenizer Metaspace"),
+    "a prefix space": (tokenizer("pre_tokenizer", "add_prefix_space", to=True), "add_prefix_space"),
+    "byte fallback": (tokenizer("model", "byte_fallback", to=True), "byte_fallback"),
+    "an unknown merge": (tokenizer("model", "merges", to=[["Ġ", "日本"]]), "invalid merge 'Ġ 日本'"),
+    "a merge of one token": (tokenizer("model", "merges", to=["Ġ"]), "invalid merge: got 'Ġ'"),
+    "not byte-level": (tokenizer("model", "vocab", to={"日": 0}), "has 2 tokens, but the embedding has 400 rows"),
+    "a tokenizer that is no JSON": (cut("tokenizer.json", 1), "tokenizer.json is not valid"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Folder of a model, in a working directory with nothing else."""
+    write_folder(tmp_path / "gpt2")
+    yield tmp_path / "gpt2"
+    assert [path.name for path in tmp_path.iterdir()] == ["gpt2"], "something was written"
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_folder_is_refused_in_one_line(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, expected = FAULTS[name]
+    change(folder)
+    code, out, err = run(capsys, "import", "gpt2")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert expected in err
+    assert len(err) < 400
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "", "missing.safetensors"])
+def test_a_shard_outside_the_folder_or_missing_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path / "gpt2", shards=2)
+    change_json(tmp_path / "gpt2/model.safetensors.index.json", "weight_map", WTE, to=name)
+    code, out, err = run(capsys, "import", "gpt2")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["gpt2"]
+
+
+def test_a_truncated_shard_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_folder(tmp_path / "gpt2", shards=2)
+    cut("model-00002-of-00002.safetensors", 5)(tmp_path / "gpt2")
+    code, out, err = run(capsys, "import", "gpt2")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "model-00002-of-00002.safetensors is damaged" in err
+
+
+def test_an_output_that_exists_or_has_another_suffix_is_refused_and_unchanged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(b"mine")
+    for output, expected in (("own.safetensors", "exists already"), ("own.bin", "ends in .safetensors")):
+        code, out, err = run(capsys, "import", "gpt2", "--output", output)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert expected in err
+    assert own.read_bytes() == b"mine"
+    own.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("pytorch_model.bin", "safe_serialization=True"),
+        ("model.pt", "safe_serialization=True"),
+        ("model.gob", "Go project"),
+        ("model.safetensors", "name the folder"),
+        ("notes.txt", "is not a model that can be imported"),
+    ],
+)
+def test_a_file_that_is_no_model_is_refused_with_the_way_on(
+    name: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(b"\x80\x02}q\x00.")
+    code, out, err = run(capsys, "import", name)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert expected in err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_missing_source_and_a_checkpoint_of_this_program_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "import", "nowhere")
+    assert code == 2
+    assert "nowhere does not exist" in err
+    run(capsys, "import", "gpt2")
+    code, _, err = run(capsys, "import", "models/gpt2.safetensors")
+    assert code == 2
+    assert "is a checkpoint of this program already" in err
+    shutil.rmtree("models")
+
+
+def test_without_the_package_the_line_names_the_extra(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    code, out, err = run(capsys, "import", "gpt2")
+    assert (code, out) == (1, "")
+    assert err == "gpt-tui: tokenizers is not installed; run `pip install 'gpt-tui[bpe]'`\n"
+
+
+def test_a_weight_that_changes_while_it_is_read_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(activity: str, share: float) -> None:
+        if share > 0.5:
+            os.truncate(folder / "model.safetensors", 2000)
+
+    with pytest.raises(GptError, match="truncated while it was read"):
+        import_checkpoint(folder, progress=report)
+
+
+def test_the_details_of_an_imported_model_claim_no_run(tmp_path: Path) -> None:
+    write_folder(tmp_path / "gpt2")
+    info = import_checkpoint(tmp_path / "gpt2")
+    rows = dict(presenter.imported_rows(info))
+    assert rows["trained"] == "not here: imported weights"
+    assert rows.keys() == {"trained", "model", "tokenizer"}
+    assert "400 tokens" in rows["tokenizer"]
+    shown = presenter.details(
+        CheckpointFile(Stamp(info.path, info.size, 0), info.path.name, info), presenter.Verification("valid"), 0.0
+    )
+    assert ("trained", rows["trained"]) in shown
