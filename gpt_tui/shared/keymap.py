@@ -108,6 +108,8 @@ KEYS: tuple[Key, ...] = (
         "checkpoints", footer=True),
     Key("checkpoints.verify", "v", "verify", "Verify", "Verify the checksums of this checkpoint", "checkpoints",
         footer=True),
+    Key("checkpoints.export", "e", "export", "Export", "Export this checkpoint for other programs", "checkpoints",
+        footer=True),
     Key("checkpoints.delete", "d,delete", "delete", "Delete", "Delete this checkpoint; asks first", "checkpoints",
         footer=True),
     Key("runs.mark", "space", "mark", "Mark", "Mark this run to compare it, or unmark it", "runs", footer=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,16 +12,23 @@ from pathlib import Path
 import pytest
 from textual.widgets import Static
 
+from gpt_core.bridges.export import export_model
+from gpt_core.formats.checkpoint import write_checkpoint
+from gpt_core.model.parameters import initial_parameters
+from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_tui.shared.dialogs import ChoiceScreen
+from gpt_tui.shared.file_name_dialog import FileNameScreen
+from gpt_tui.tabs.checkpoints import export as checkpoint_export
 from gpt_tui.tabs.checkpoints import files as checkpoint_files
 from gpt_tui.tabs.checkpoints import pane as checkpoints_pane
 from gpt_tui.tabs.checkpoints.checkpoint_list import Rows
 from gpt_tui.tabs.checkpoints.files import VerificationThread
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from gpt_tui.tabs.train.pane import TrainTab
+from tests.core.checkpoint_samples import sample
 from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
-from tests.tui.stored_files import NOW_S, fill, flip, save
+from tests.tui.stored_files import NOW_S, SMALL, fill, flip, save
 
 pytestmark = pytest.mark.slow
 
@@ -285,6 +293,102 @@ async def test_a_run_in_progress_is_not_replaced():
         await bench.pilot.press("f4", "r")
         await until_notified(bench, "a run is in progress")
         assert len(bench.opener.requests) == 1
+
+
+# -- export
+
+
+def save_model(name: str = "best_model") -> Path:
+    """Save a checkpoint with usable weights and a tokenizer."""
+    path = MODELS / f"{name}.safetensors"
+    MODELS.mkdir(exist_ok=True)
+    checkpoint = sample(SMALL, tokenizer=PieceTokenizer([], SMALL.vocab_size).to_bytes(), step=12_000)
+    write_checkpoint(path, checkpoint._replace(parameters=initial_parameters(SMALL.shape, 1)), saved_at=NOW_S - 60)
+    return path
+
+
+async def export_to(bench: AppBench, key: str, name: str = "") -> None:
+    """Press `e` and the key of a format; type a name, or take the proposed one."""
+    await bench.pilot.press("e")
+    await bench.until(lambda: isinstance(bench.app.screen, ChoiceScreen))
+    await bench.pilot.press(key)
+    await bench.until(lambda: isinstance(bench.app.screen, FileNameScreen))
+    await bench.pilot.press(*name, "enter")
+
+
+async def test_e_exports_the_file_under_the_cursor_to_a_new_path(snapshot: Snapshot):
+    save_model()
+    async with tab((80, 24)) as bench:
+        await bench.pilot.press("e")
+        await bench.until_seen("Export best_model.safetensors, step 12,000")
+        await bench.settled()
+        snapshot(bench.app, "checkpoints-export-80x24")
+        await bench.pilot.press("escape")
+        await export_to(bench, "g")
+        await until_notified(bench, "best_model-step12000.gguf")
+        assert Path("best_model-step12000.gguf").is_file()
+        await export_to(bench, "g")  # the proposed name is another one now
+        await until_notified(bench, "best_model-step12000-2.gguf")
+        await export_to(bench, "h")
+        await until_notified(bench, "best_model-step12000-hf")
+        assert Path("best_model-step12000-hf", "model.safetensors").is_file()
+        await bench.until(lambda: pane(bench)._export is None)
+
+
+async def test_an_export_shows_its_progress_and_only_one_runs(monkeypatch: pytest.MonkeyPatch):
+    save_model()
+    go_on = threading.Event()
+
+    def held(bundle, format_name, path, *, progress):  # type: ignore[no-untyped-def]
+        progress("writing", 0.42)
+        go_on.wait(DEADLINE_S)
+        return export_model(bundle, format_name, path)
+
+    monkeypatch.setattr(checkpoint_export, "export_model", held)
+    async with tab() as bench:
+        await export_to(bench, "g", "out.gguf")
+        await bench.until_seen("exporting out.gguf 42%")
+        await bench.pilot.press("e")
+        await until_notified(bench, "an export is in progress: out.gguf")
+        go_on.set()
+        await until_notified(bench, "out.gguf, ")
+        await bench.until(lambda: "exporting" not in bench.text())
+
+
+async def test_an_export_that_fails_is_reported_in_one_line():
+    save_model()
+    Path("taken").write_text("mine")
+    async with tab() as bench:
+        await export_to(bench, "h", "taken")
+        await until_notified(bench, "taken exists already; remove it, or export to another path")
+        await export_to(bench, "g", "no/such")
+        await until_notified(bench, "create the folder no first")
+        await export_to(bench, "g", "~nobody-here/x")
+        await until_notified(bench, "unknown home folder")
+    assert Path("taken").read_text() == "mine"
+
+
+async def test_quitting_stops_an_export_which_leaves_nothing(monkeypatch: pytest.MonkeyPatch):
+    save_model()
+    writing, go_on = threading.Event(), threading.Event()
+
+    def held(bundle, format_name, path, *, progress):  # type: ignore[no-untyped-def]
+        def report(activity: str, fraction: float) -> None:
+            writing.set()
+            go_on.wait(DEADLINE_S)
+            progress(activity, fraction)
+
+        return export_model(bundle, format_name, path, progress=report)
+
+    monkeypatch.setattr(checkpoint_export, "export_model", held)
+    async with tab() as bench:
+        await export_to(bench, "g", "out.gguf")
+        await bench.until(writing.is_set)
+        thread = pane(bench)._export
+    go_on.set()
+    assert thread is not None
+    thread.join(DEADLINE_S)
+    assert sorted(path.name for path in Path().iterdir()) == ["models"]
 
 
 # -- deletion

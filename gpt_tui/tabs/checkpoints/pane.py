@@ -15,11 +15,17 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
+from gpt_core.bridges.export import ExportResult
+from gpt_core.errors import ConfigError
+from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_core.home import expand_home
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import delete_question
+from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.keymap import KEYS, keys_of, shown_key
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.checkpoints.checkpoint_list import CheckpointList, Rows
+from gpt_tui.tabs.checkpoints.export import ExportThread, exported_text, format_question, proposed_path
 from gpt_tui.tabs.checkpoints.files import (
     CheckpointFile,
     FolderContents,
@@ -87,6 +93,13 @@ class CheckpointsTab(Vertical):
             self.path = path
             self.error = error
 
+    class Exporting(Message, bubble=False):
+        """An export has progressed or ended, in its thread: `progress` is a fraction, or the outcome."""
+
+        def __init__(self, progress: float | ExportResult | str) -> None:
+            super().__init__()
+            self.progress = progress
+
     class Scanned(Message, bubble=False):
         """The models folder was scanned, in a thread."""
 
@@ -110,6 +123,8 @@ class CheckpointsTab(Vertical):
         self._contents = FolderContents()
         self._verifications: dict[Stamp, Verification] = {}
         self._thread: VerificationThread | None = None
+        self._export: ExportThread | None = None
+        self._export_progress = 0.0
         self._requested: Stamp | None = None  # verified at the user's request, who is notified of the result
         self._scanning = False
         self._running_in: Path | None = None
@@ -140,8 +155,10 @@ class CheckpointsTab(Vertical):
         self._stop_verification()
 
     def on_unmount(self) -> None:
-        """Stop reading files."""
+        """Stop reading and writing files."""
         self._stop_verification()
+        if self._export:
+            self._export.stop()
 
     @on(Body.Resized)
     def _body_resized(self, message: Body.Resized) -> None:
@@ -259,7 +276,8 @@ class CheckpointsTab(Vertical):
             shown = table(files, self._verifications, now_s, self._list.room)
             self._list.show(shown, [str(file.stamp.path) for file in files])
             self._list.border_title = f"{one_line(self._models_dir)}/"
-            self._list.border_subtitle = summary_text(self._contents, self._verifications)
+            exporting = (self._export.target.name, self._export_progress) if self._export else None
+            self._list.border_subtitle = summary_text(self._contents, self._verifications, exporting)
             self._show_details(now_s)
 
     def _focus_rows(self) -> None:
@@ -326,6 +344,56 @@ class CheckpointsTab(Vertical):
             self._requested = file.stamp
             self._start_verification(file.stamp)
             self._show()
+
+    def action_export(self) -> None:
+        """Export the selected checkpoint; ask for a format and a path."""
+        file = self.selected
+        if not file or not self._is_usable(file) or not file.info:
+            return
+        if self._export:
+            text = f"an export is in progress: {one_line(self._export.target.name)}"
+            self.app.notify(text, severity="warning", markup=False)
+            return
+        self.app.push_screen(format_question(file.info), partial(self._ask_path, file.info))
+
+    def _ask_path(self, info: CheckpointInfo, format_name: str | None) -> None:
+        if format_name:
+            text = "A relative path counts from the folder that gpt-tui was started in. Nothing is replaced."
+            dialog = FileNameScreen("Export to", text, proposed_path(info, format_name))
+            self.app.push_screen(dialog, partial(self._start_export, info.path, format_name))
+
+    def _start_export(self, checkpoint: Path, format_name: str, name: str | None) -> None:
+        if not name:
+            return
+        try:
+            target = expand_home(name)
+        except ConfigError as error:
+            self._export_failed(str(error))
+            return
+        self._export_progress = 0.0
+        self._export = ExportThread(
+            checkpoint, format_name, target,
+            lambda progress: self.post_message(self.Exporting(progress)),
+            lambda outcome: self.post_message(self.Exporting(outcome)),
+        )  # fmt: skip
+        self._export.start()
+        self._show()
+
+    def on_checkpoints_tab_exporting(self, message: Exporting) -> None:
+        """Show the progress of the export, or notify the user of its outcome."""
+        if isinstance(message.progress, float):
+            self._export_progress = message.progress
+        else:
+            self._export = None
+            if isinstance(message.progress, str):
+                self._export_failed(message.progress)
+            else:
+                text = one_line(exported_text(message.progress), 300)
+                self.app.notify(text, title="exported", timeout=15, markup=False)
+        self._show()
+
+    def _export_failed(self, error: str) -> None:
+        self.app.notify(one_line(error), title="not exported", severity="error", timeout=15, markup=False)
 
     def action_delete(self) -> None:
         """Delete the selected checkpoint after a confirmation."""

@@ -177,13 +177,17 @@ def _joined(name: str, name_width: int, columns: list[_Column], index: int | Non
     return GAP.join(parts)
 
 
-def summary_text(contents: FolderContents, known: Verifications) -> str:
-    """Return number and size of the files, the number of unusable ones, and the first problem of reading."""
+def summary_text(contents: FolderContents, known: Verifications, exporting: tuple[str, float] | None = None) -> str:
+    """Return number and size of the files, the number of unusable ones, and the first problem of reading.
+
+    Before them stands an export in progress: the name of its file, and the fraction that is done.
+    """
     count = len(contents.files)
     parts = [f"{count} file{'s' * (count != 1)}, {size(sum(file.stamp.size for file in contents.files))}"]
     damaged = sum(verification_of(file, known).state == "damaged" for file in contents.files)
     parts += [f"{damaged} unusable"] if damaged else []
-    return " · ".join([*parts, *map(one_line, contents.problems[:1])])
+    export = [f"exporting {one_line(exporting[0])} {int(exporting[1] * 100)}%"] if exporting else []
+    return " · ".join([*export, *parts, *map(one_line, contents.problems[:1])])
 
 
 def empty_text(models_dir: str, problems: Sequence[str], keys: dict[str, str], *, running: bool) -> str:
