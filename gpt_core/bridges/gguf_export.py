@@ -9,6 +9,7 @@ import numpy as np
 
 from gpt_core import files
 from gpt_core.bridges import gguf_model
+from gpt_core.bridges.gguf_import import tokenizer_of
 from gpt_core.bridges.self_check import Exported
 from gpt_core.errors import ExportError, GptError
 from gpt_core.formats import gguf
@@ -18,6 +19,8 @@ from gpt_core.model.layers.embedding import WPE
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
 from gpt_core.tokenizers import Tokenizer
+from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
+from gpt_core.tokenizers.pieces import PieceTokenizer
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # `general.file_type`
 QUANTIZATION_VERSION = 2
@@ -61,23 +64,25 @@ def write_model(bundle: ModelBundle, path: Path, number_type: str, progress: Pro
 
 def tokenizer_values(tokenizer: Tokenizer) -> dict[str, Value]:
     """Return the keys of a tokenizer. Raises ExportError for one that the format cannot express."""
-    if tokenizer.name != "pieces":
-        raise ExportError(
-            f"tokenizer {tokenizer.name!r} cannot be exported to gguf, which has no tokenizer that folds text; "
-            'train with tokenizer = "pieces"'
-        )
-    texts, types = gguf_model.token_texts(tokenizer.vocabulary, tokenizer.vocab_size)
-    return {
-        "tokenizer.ggml.model": "rwkv",
-        "tokenizer.ggml.tokens": texts,
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.bos_token_id": tokenizer.BOS,
-        "tokenizer.ggml.eos_token_id": tokenizer.EOS,
-        "tokenizer.ggml.unknown_token_id": tokenizer.UNK,
-        "tokenizer.ggml.padding_token_id": tokenizer.PAD,
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.ggml.add_eos_token": False,
+    if tokenizer.name == PieceTokenizer.name:
+        texts, types = gguf_model.token_texts(tokenizer.vocabulary, tokenizer.vocab_size)
+        tokens: dict[str, Value] = {"model": gguf_model.LONGEST_MATCH, "tokens": texts, "token_type": types}
+    elif isinstance(tokenizer, BytePairTokenizer):
+        texts, types = gguf_model.byte_pair_texts(tokenizer)
+        merges = [" ".join(pair) for pair in tokenizer.merges]
+        tokens = {"model": gguf_model.BYTE_PAIRS, "pre": "gpt-2", "tokens": texts, "token_type": types}
+        tokens |= {"merges": merges}
+    else:
+        raise ExportError(f"tokenizer {tokenizer.name!r} cannot be exported to gguf; train with pieces or bpe")
+    ids: dict[str, Value] = {
+        "bos_token_id": tokenizer.BOS,
+        "eos_token_id": tokenizer.EOS,
+        "unknown_token_id": tokenizer.UNK,
+        "padding_token_id": tokenizer.PAD,
+        "add_bos_token": tokenizer.adds_bos,
+        "add_eos_token": False,
     }
+    return {f"{gguf_model.TOKENIZER}{key}": value for key, value in (tokens | ids).items()}
 
 
 def read_back(path: Path) -> Exported:
@@ -89,7 +94,10 @@ def read_back(path: Path) -> Exported:
             for name in parameters.tensors:
                 out = gguf_model.tensor_view(parameters, name)
                 gguf.read_tensor(file, header, gguf_model.tensor_name(name), out)
-        tokens = [gguf_model.unescaped(text) for text in header.values["tokenizer.ggml.tokens"]]
+        if header.values[f"{gguf_model.TOKENIZER}model"] == gguf_model.BYTE_PAIRS:
+            byte_pairs = tokenizer_of(header.values)
+            return Exported(parameters, lambda text: byte_pairs.encode(text).tolist(), any_bytes=False)
+        tokens = [gguf_model.unescaped(text) for text in header.values[f"{gguf_model.TOKENIZER}tokens"]]
     except (GgufError, KeyError, ValueError) as error:
         raise GptError(f"self-check of the export failed: {error}") from error
     return Exported(parameters, LongestMatch(tokens).encode, any_bytes=True)

@@ -26,7 +26,7 @@ from gpt_core.tokenizers.pieces import PieceTokenizer
 KIND = "GGUF"
 HEAD = "output.weight"
 _EPSILON = f"{gguf_model.ARCHITECTURE}.attention.layer_norm_epsilon"
-_TOKENS = "tokenizer.ggml."
+_TOKENS = gguf_model.TOKENIZER
 
 
 def read_file(path: Path) -> SourceModel:
@@ -103,9 +103,9 @@ def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
     texts: Sequence[str] = values[_TOKENS + "tokens"]
     types: Sequence[int] = values[_TOKENS + "token_type"]
     model = values[_TOKENS + "model"]
-    if model == "rwkv":
+    if model == gguf_model.LONGEST_MATCH:
         return _pieces(texts, types)
-    if model != "gpt2":
+    if model != gguf_model.BYTE_PAIRS:
         raise ValueError(f"got the model {str(model)[:40]!r}, expected gpt2 or rwkv")
     if (split := values.get(_TOKENS + "pre", "gpt-2")) not in ("gpt-2", "gpt2", "default"):
         raise ValueError(f"got the pre-tokenizer {str(split)[:40]!r}, expected gpt-2")

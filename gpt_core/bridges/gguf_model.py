@@ -2,7 +2,8 @@
 
 Linear weights are transposed against this program's layout. There is no `output.weight`: llama.cpp then uses the token
 embedding. The tokenizer model `rwkv` is a longest match over raw bytes, as with the tokenizers of pieces; its tokens
-are escaped texts, and each id must have a text of its own, so ids without bytes have one that is not UTF-8.
+are escaped texts, and each id must have a text of its own, so ids without bytes have one that is not UTF-8. The model
+`gpt2` is byte-pair encoding; its tokens are spelled in the byte-level alphabet.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.formats.gguf import Value
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.parameters import Parameters
+from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
 from gpt_core.tokenizers.protocol import SPECIAL_NAMES
 
 ARCHITECTURE = "gpt2"
+TOKENIZER = "tokenizer.ggml."
+"""Begins the keys of the tokenizer"""
+LONGEST_MATCH, BYTE_PAIRS = "rwkv", "gpt2"  # models of tokenizers
 EPSILON = 1e-5
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # types of tokens
 NO_TEXT = b"\xff\xff"  # begins the texts of ids without bytes
@@ -73,7 +78,7 @@ def shape_of(values: Mapping[str, Any]) -> ModelShape:
 
     return ModelShape(
         d_model=number("embedding_length"), hidden_size=number("feed_forward_length"),
-        vocab_size=len(values["tokenizer.ggml.tokens"]), num_heads=number("attention.head_count"),
+        vocab_size=len(values[f"{TOKENIZER}tokens"]), num_heads=number("attention.head_count"),
         seq_len=number("context_length"), layers=number("block_count"),
     )  # fmt: skip
 
@@ -95,6 +100,13 @@ def token_texts(vocabulary: Sequence[bytes], vocab_size: int) -> tuple[list[str]
         texts.append(escaped(data))
         types.append(kind)
     return texts, types
+
+
+def byte_pair_texts(tokenizer: BytePairTokenizer) -> tuple[list[str], list[int]]:
+    """Return the text and the type of each id of byte-pair encoding."""
+    unused = range(len(tokenizer.tokens), tokenizer.vocab_size)
+    types = [CONTROL if number in tokenizer.special else NORMAL for number in range(len(tokenizer.tokens))]
+    return [*tokenizer.tokens, *(f"<unused {number}>" for number in unused)], types + [UNUSED] * len(unused)
 
 
 def escaped(data: bytes) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from gpt_core import files
 from gpt_core.bridges import huggingface, model_card
-from gpt_core.bridges.hf_tokenizer import JsonTokenizer, tokenizer_json
+from gpt_core.bridges.hf_tokenizer import WORD_PIECE, JsonTokenizer, tokenizer_json
+from gpt_core.bridges.hf_tokenizer_import import read_tokenizer
 from gpt_core.bridges.self_check import Exported
 from gpt_core.formats import safetensors
 from gpt_core.generation.generator import sampled_ids
@@ -19,17 +21,17 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
 from gpt_core.tokenizers import Tokenizer
-from gpt_core.tokenizers.protocol import SPECIAL_NAMES
 
 
 def write_model(bundle: ModelBundle, folder: Path, _number_type: str, progress: Progress) -> tuple[str, ...]:
     """Write a model to a new folder. Raises ExportError for a tokenizer that the format cannot express, OSError."""
     shape, tokenizer = bundle.settings.shape, bundle.tokenizer
+    tokenizer_file = tokenizer_json(tokenizer)
     texts = {
         huggingface.CONFIG: _json(huggingface.config(shape, tokenizer)),
         huggingface.GENERATION_CONFIG: _json(generation_config(bundle)),
-        huggingface.TOKENIZER: _json(tokenizer_json(tokenizer)),
-        huggingface.TOKENIZER_CONFIG: _json(tokenizer_config(tokenizer, shape.seq_len)),
+        huggingface.TOKENIZER: _json(tokenizer_file),
+        huggingface.TOKENIZER_CONFIG: _json(tokenizer_config(tokenizer_file, tokenizer, shape.seq_len)),
         huggingface.MODEL_CARD: model_card.model_card(bundle),
     }
     folder.mkdir()
@@ -61,15 +63,16 @@ def generation_config(bundle: ModelBundle) -> dict[str, Any]:
     }
 
 
-def tokenizer_config(tokenizer: Tokenizer, seq_len: int) -> dict[str, Any]:
+def tokenizer_config(tokenizer_file: dict[str, Any], tokenizer: Tokenizer, seq_len: int) -> dict[str, Any]:
     """Return the contents of `tokenizer_config.json`. `<bos>` and the like in a text are text, as in training."""
+    special = {token["id"]: token["content"] for token in tokenizer_file["added_tokens"]}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": seq_len,
-        "bos_token": SPECIAL_NAMES[tokenizer.BOS],
-        "eos_token": SPECIAL_NAMES[tokenizer.EOS],
-        "unk_token": SPECIAL_NAMES[tokenizer.UNK],
-        "pad_token": SPECIAL_NAMES[tokenizer.PAD],
+        "bos_token": special[tokenizer.BOS],
+        "eos_token": special[tokenizer.EOS],
+        "unk_token": special[tokenizer.UNK],
+        "pad_token": special[tokenizer.PAD],
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
     }
@@ -85,8 +88,17 @@ def read_back(folder: Path) -> Exported:
         for name, tensor in parameters.tensors.items():
             out = tensor.reshape(-1).view(np.uint8)
             safetensors.read_tensor(file, len(head), layout[huggingface.PREFIX + name], out, lambda _: None)
-    tokenizer = JsonTokenizer((folder / huggingface.TOKENIZER).read_bytes())
-    return Exported(parameters, tokenizer.encode, any_bytes=False)
+    return Exported(parameters, _read_encoder(folder), any_bytes=False)
+
+
+def _read_encoder(folder: Path) -> Callable[[bytes], Sequence[int]]:
+    """Return the function that encodes text as the `tokenizer.json` of a folder says."""
+    contents = (folder / huggingface.TOKENIZER).read_bytes()
+    if json.loads(contents)["model"]["type"] == WORD_PIECE:
+        return JsonTokenizer(contents).encode
+    config = msgspec.json.decode((folder / huggingface.CONFIG).read_bytes(), type=huggingface.Config)
+    tokenizer = read_tokenizer(folder, config)
+    return lambda text: tokenizer.encode(text).tolist()
 
 
 def _weights(parameters: Parameters, progress: Progress) -> Iterator[bytes | memoryview]:

@@ -5,7 +5,10 @@ is that model on the byte-level alphabet. WordPiece takes time that grows with t
 so the text is split first, wherever no piece can cross: characters are of three kinds (letters, white space, others),
 and a boundary between two kinds that are not neighbours in any piece splits the text.
 
-`JsonTokenizer` is the reader: it runs the parts of the library that are written here, for the self-check.
+Byte-pair encoding is written as GPT-2's own `tokenizer.json`.
+
+`JsonTokenizer` is the reader of tokenizers of pieces: it runs the parts of the library that are written here, for the
+self-check.
 """
 
 from __future__ import annotations
@@ -13,13 +16,16 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gpt_core.errors import ExportError
 from gpt_core.tokenizers import Tokenizer, byte_level
+from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
+from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 from gpt_core.tokenizers.protocol import SPECIAL_NAMES
 
+WORD_PIECE, BYTE_PAIRS = "WordPiece", "BPE"  # types of models
 MAX_WORD_CHARACTERS = 1 << 30
 
 # Kinds of characters (see `gpt_core.tokenizers.training`) in the syntax that Oniguruma, JavaScript and Python share.
@@ -38,36 +44,71 @@ _NOT_ASCII = r"[^\u0000-\u007f]"
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the contents of a `tokenizer.json` that gives the same ids for every text, after the id of `<bos>`.
+    """Return the contents of a `tokenizer.json` that gives the same ids for every text, after `<bos>` if it is added.
 
     Raises:
         ExportError: The tokenizer is one that the format cannot express.
     """
-    pieces = tokenizer.vocabulary[len(SPECIAL_NAMES) :]
-    if tokenizer.name == "pieces":
-        normalizer, splits = None, [_split(pattern) for pattern in boundary_patterns(pieces)]
-    elif tokenizer.name == "ascii":
-        normalizer = {"type": "Sequence", "normalizers": [_removal(_NOT_ASCII), {"type": "Lowercase"}]}
-        splits = [_split(_FOLDED_SPACE, "Removed"), _split(_FOLDED_SLICE)]
+    if isinstance(tokenizer, BytePairTokenizer):
+        unused = {number: f"<unused {number}>" for number in range(len(tokenizer.tokens), tokenizer.vocab_size)}
+        special = {**tokenizer.special, **unused}
+        steps = _byte_pair_steps(tokenizer, unused)
+    elif isinstance(tokenizer, PieceTokenizer):
+        special = dict(tokenizer.special)
+        steps = _longest_match_steps(tokenizer)
     else:
         raise ExportError(f"tokenizer {tokenizer.name!r} cannot be exported; expected pieces, ascii or bpe")
-    vocabulary = {name: number for number, name in enumerate(SPECIAL_NAMES)}
-    vocabulary |= {byte_level.to_characters(piece): len(SPECIAL_NAMES) + at for at, piece in enumerate(pieces)}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(number, name) for number, name in enumerate(SPECIAL_NAMES)],
+        "added_tokens": [_added_token(number, name) for number, name in sorted(special.items())],
+        **steps,
+        "post_processor": _begin_with(special[tokenizer.BOS], tokenizer.BOS) if tokenizer.adds_bos else None,
+        "decoder": _byte_level(add_prefix_space=True),
+    }
+
+
+def _longest_match_steps(tokenizer: PieceTokenizer) -> dict[str, Any]:
+    """Return the steps from a text to ids for a tokenizer of pieces."""
+    pieces = tokenizer.vocabulary[len(SPECIAL_NAMES) :]
+    normalizer = None
+    splits = [_split(pattern) for pattern in boundary_patterns(pieces)]
+    if isinstance(tokenizer, AsciiTokenizer):
+        normalizer = {"type": "Sequence", "normalizers": [_removal(_NOT_ASCII), {"type": "Lowercase"}]}
+        splits = [_split(_FOLDED_SPACE, "Removed"), _split(_FOLDED_SLICE)]
+    vocabulary = {name: number for number, name in enumerate(SPECIAL_NAMES)}
+    vocabulary |= {byte_level.to_characters(piece): len(SPECIAL_NAMES) + at for at, piece in enumerate(pieces)}
+    return {
         "normalizer": normalizer,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, _byte_level(add_prefix_space=False)]},
-        "post_processor": _begin_with(SPECIAL_NAMES[tokenizer.BOS], tokenizer.BOS),
-        "decoder": _byte_level(add_prefix_space=True),
         "model": {
-            "type": "WordPiece",
+            "type": WORD_PIECE,
             "unk_token": SPECIAL_NAMES[tokenizer.UNK],
             "continuing_subword_prefix": "",
             "max_input_chars_per_word": MAX_WORD_CHARACTERS,
             "vocab": vocabulary,
+        },
+    }
+
+
+def _byte_pair_steps(tokenizer: BytePairTokenizer, unused: Mapping[int, str]) -> dict[str, Any]:
+    """Return the steps from a text to ids for byte-pair encoding as in GPT-2."""
+    names = [*enumerate(tokenizer.tokens), *unused.items()]
+    return {
+        "normalizer": None,
+        "pre_tokenizer": _byte_level(add_prefix_space=False, use_regex=True),
+        "model": {
+            "type": BYTE_PAIRS,
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {name: number for number, name in names},
+            "merges": [" ".join(pair) for pair in tokenizer.merges],
         },
     }
 
@@ -95,8 +136,9 @@ def _removal(pattern: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}
 
 
-def _byte_level(*, add_prefix_space: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": False, "use_regex": False}
+def _byte_level(*, add_prefix_space: bool, use_regex: bool = False) -> dict[str, Any]:
+    flags = {"add_prefix_space": add_prefix_space, "trim_offsets": False, "use_regex": use_regex}
+    return {"type": "ByteLevel", **flags}
 
 
 def _added_token(number: int, content: str) -> dict[str, Any]:
@@ -126,7 +168,7 @@ class JsonTokenizer:
         """Read the contents of a file. Raises KeyError or ValueError for one of another form."""
         data = json.loads(contents)
         model = data["model"]
-        if model["type"] != "WordPiece" or model["continuing_subword_prefix"]:
+        if model["type"] != WORD_PIECE or model["continuing_subword_prefix"]:
             raise ValueError(f"got model {model['type']}")
         self._normalizers = (data["normalizer"] or {"normalizers": []})["normalizers"]
         self._pre_tokenizers = data["pre_tokenizer"]["pretokenizers"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gpt_core.bridges.hf_tokenizer import tokenizer_json
+from gpt_core.bridges.hf_tokenizer import BYTE_PAIRS, WORD_PIECE, tokenizer_json
 from gpt_core.bridges.huggingface import (
     ADDED_TOKENS,
     MERGES,
@@ -71,8 +71,6 @@ _TOKENIZER = msgspec.json.Decoder(TokenizerFile)
 _CONFIG = msgspec.json.Decoder(TokenizerConfig)
 _IDS = msgspec.json.Decoder(dict[str, int])
 
-EXPORTED_MODEL = "WordPiece"
-"""Model that an export writes for a tokenizer of pieces"""
 _EXPECTED = "expected byte-level byte-pair encoding as in GPT-2"
 
 
@@ -86,7 +84,7 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
     if os.path.lexists(folder / TOKENIZER):
         path = folder / TOKENIZER
         contents = read_json(path, _TOKENIZER)
-        if contents.model.type == EXPORTED_MODEL:
+        if contents.model.type == WORD_PIECE:
             return _exported(path, contents, config.vocab_size)
         ids, merges, special = _from_tokenizer_file(path, contents)
     elif os.path.lexists(folder / VOCABULARY) and os.path.lexists(folder / MERGES):
@@ -128,7 +126,7 @@ def _exported(path: Path, contents: TokenizerFile, vocab_size: int) -> Tokenizer
     except (ValueError, TypeError, TokenizerError):
         is_same = False
     if not is_same:
-        _refuse(path, [(True, f"the model {EXPORTED_MODEL}, not as an export of this program writes it")])
+        _refuse(path, [(True, f"the model {WORD_PIECE}, not as an export of this program writes it")])
     return tokenizer
 
 
@@ -136,7 +134,7 @@ def _from_tokenizer_file(path: Path, found: TokenizerFile) -> tuple[dict[str, in
     """Return ids by name, merges and special ids of a `tokenizer.json`. Raises ModelImportError."""
     model, split = found.model, found.pre_tokenizer or {}
     faults = [
-        (model.type != "BPE" or not isinstance(model.vocab, dict), f"the model {model.type[:40]}"),
+        (model.type != BYTE_PAIRS or not isinstance(model.vocab, dict), f"the model {model.type[:40]}"),
         (found.normalizer is not None, "a normalizer, which changes the text"),
         (split.get("type") != "ByteLevel", f"the pre-tokenizer {str(split.get('type'))[:40]}"),
         (split.get("add_prefix_space") is not False, "add_prefix_space"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pytest
 
 from gpt_core import tokenizers
 from gpt_core.api import Model, train
@@ -22,6 +24,7 @@ SHAPE = Settings(
     d_model=64, hidden_size=96, vocab_size=1000, num_heads=4, seq_len=64, layers=2, train_file="/home/me/My | text.txt",
 )  # fmt: skip
 
+needs_tokenizers = pytest.mark.skipif(find_spec("tokenizers") is None, reason="tokenizers is not installed")
 GREEDY = Sampling(max_tokens=40, temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0)
 
 GERMAN = (

@@ -11,26 +11,31 @@ import pytest
 
 from gpt_core.api import Model
 from gpt_core.generation.generator import Generator
-from tests.bridges.samples import GREEDY, PROMPTS, model, random_bytes, texts, trained_model
+from tests.bridges.samples import GREEDY, PROMPTS, model, needs_tokenizers, random_bytes, texts, trained_model
 
 llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.slow
 
+TOKENIZERS = ("pieces", pytest.param("bpe", marks=needs_tokenizers))
+PACKAGE_TOKEN_BYTES = 32  # llama-cpp-python leaves out longer tokens when it decodes; llama.cpp does not
 TYPES = {"f32": 2e-3, "f16": 0.1, "bf16": 0.8, "q8_0": 0.8}
 """Largest difference of the logits, by number type: llama.cpp rounds activations, too"""
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """Return a function that exports the model with a number type, and loads the file in llama.cpp."""
-    folder, known = tmp_path_factory.mktemp("gguf"), dict[str, Any]()
+Load = Callable[..., Any]
 
-    def load(number_type: str) -> Any:
-        if number_type not in known:
-            path = folder / f"{number_type}.gguf"
-            Model(model()).export("gguf", path, type=number_type)
-            known[number_type] = llama(path)
-        return known[number_type]
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """Return a function that exports the model of a tokenizer with a number type, and loads the file in llama.cpp."""
+    folder, known = tmp_path_factory.mktemp("gguf"), dict[Path, Any]()
+
+    def load(tokenizer: str, number_type: str = "f32") -> Any:
+        path = folder / f"{tokenizer}-{number_type}.gguf"
+        if path not in known:
+            Model(model(tokenizer)).export("gguf", path, type=number_type)
+            known[path] = llama(path)
+        return known[path]
 
     return load
 
@@ -39,44 +44,54 @@ def llama(path: Path) -> Any:
     return llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
 
 
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("name", texts())
-def test_ids_are_equal(name: str, loaded: Callable[[str], Any]) -> None:
-    own, text = model().tokenizer, texts()[name].encode()
+def test_ids_are_equal(name: str, tokenizer: str, loaded: Load) -> None:
+    own, text = model(tokenizer).tokenizer, texts()[name].encode()
     ids = own.encode(text).tolist()
-    assert loaded("f32").tokenize(text, add_bos=False, special=False) == ids
-    assert loaded("f32").tokenize(text, add_bos=False, special=True) == ids
-    assert loaded("f32").detokenize(ids) == text
+    assert loaded(tokenizer).tokenize(text, add_bos=False, special=False) == ids
+    if max((len(own.token_bytes(token)) for token in ids), default=0) <= PACKAGE_TOKEN_BYTES:
+        assert loaded(tokenizer).detokenize(ids) == text
 
 
-def test_ids_are_equal_on_any_bytes(loaded: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("name", texts())
+def test_special_names_in_a_text_are_text_even_where_special_ids_are_parsed(name: str, loaded: Load) -> None:
+    text = texts()[name].encode()
+    assert loaded("pieces").tokenize(text, add_bos=False, special=True) == model().tokenizer.encode(text).tolist()
+
+
+def test_ids_are_equal_on_any_bytes(loaded: Load) -> None:
     ids = model().tokenizer.encode(random_bytes()).tolist()
-    assert loaded("f32").tokenize(random_bytes(), add_bos=False, special=False) == ids
-    assert loaded("f32").detokenize(ids) == random_bytes()
+    assert loaded("pieces").tokenize(random_bytes(), add_bos=False, special=False) == ids
+    assert loaded("pieces").detokenize(ids) == random_bytes()
 
 
-def test_special_ids_and_context_are_those_of_the_model(loaded: Callable[[str], Any]) -> None:
-    found = loaded("f32")
-    assert (found.token_bos(), found.token_eos(), found._model.add_bos_token()) == (1, 2, True)
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_special_ids_and_context_are_those_of_the_model(tokenizer: str, loaded: Load) -> None:
+    found, own = loaded(tokenizer), model(tokenizer).tokenizer
+    assert (found.token_bos(), found.token_eos(), found._model.add_bos_token()) == (own.BOS, own.EOS, own.adds_bos)
     assert found.metadata["gpt2.context_length"] == "64"
     assert found.n_vocab() == 1000
 
 
 @pytest.mark.parametrize("number_type", TYPES)
-def test_logits_are_close(number_type: str, loaded: Callable[[str], Any]) -> None:
-    found, ids = loaded(number_type), model().tokenizer.encode(texts()["English"].encode())[:64]
+def test_logits_are_close(number_type: str, loaded: Load) -> None:
+    found, ids = loaded("pieces", number_type), model().tokenizer.encode(texts()["English"].encode())[:64]
     found.reset()
     found.eval(ids.tolist())
     assert np.abs(found.scores[: len(ids)] - Model(model()).logits(ids)).max() < TYPES[number_type]
 
 
-def test_greedy_text_is_equal(loaded: Callable[[str], Any]) -> None:
-    own = model()
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_greedy_text_is_equal(tokenizer: str, loaded: Load) -> None:
+    own = model(tokenizer)
     generator = Generator(own.parameters, own.tokenizer)
     for prompt in PROMPTS:
-        ids = [own.tokenizer.BOS, *own.tokenizer.encode(prompt.encode()).tolist()]
-        expected = own.tokenizer.decode(generator.tokens(ids, GREEDY)).decode("utf-8", "replace")
-        reply = loaded("f32").create_completion(prompt, max_tokens=GREEDY.max_tokens, temperature=0.0)
-        assert reply["choices"][0]["text"] == expected
+        opening = [own.tokenizer.BOS] if own.tokenizer.adds_bos else []
+        ids = [*opening, *own.tokenizer.encode(prompt.encode()).tolist()]
+        expected = own.tokenizer.decode(generator.tokens(ids, GREEDY)).decode("utf-8", "ignore")
+        reply = loaded(tokenizer).create_completion(prompt, max_tokens=GREEDY.max_tokens, temperature=0.0)
+        assert reply["choices"][0]["text"].replace("\ufffd", "") == expected.replace("\ufffd", "")
 
 
 def test_greedy_text_of_a_trained_model_is_that_of_generate(tmp_path: Path) -> None:
@@ -90,9 +105,9 @@ def test_greedy_text_of_a_trained_model_is_that_of_generate(tmp_path: Path) -> N
         assert reply == text
 
 
-def test_a_special_id_can_be_written_in_a_prompt(loaded: Callable[[str], Any]) -> None:
+def test_a_special_id_can_be_written_in_a_prompt(loaded: Load) -> None:
     ids = [1, *model().tokenizer.encode(b"It was").tolist()]
-    assert loaded("f32").tokenize(b"\\xff\\xff<bos>It was", add_bos=False, special=True) == ids
+    assert loaded("pieces").tokenize(b"\\xff\\xff<bos>It was", add_bos=False, special=True) == ids
 
 
 def test_a_width_of_the_mlp_other_than_four_times_the_models_loads(tmp_path: Path) -> None:

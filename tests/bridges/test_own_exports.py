@@ -17,7 +17,7 @@ from gpt_core.formats import gguf
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.model.bundle import ModelBundle
-from tests.bridges.samples import model, random_bytes, texts
+from tests.bridges.samples import model, needs_tokenizers, random_bytes, texts
 
 Values = dict[str, gguf.Value]
 
@@ -29,7 +29,13 @@ def imported(source: Path) -> ModelBundle:
     return load_bundle(path)
 
 
-@pytest.mark.parametrize(("kind", "tokenizer"), [("hf", "pieces"), ("hf", "ascii"), ("gguf", "pieces")])
+@pytest.mark.parametrize(
+    ("kind", "tokenizer"),
+    [
+        ("hf", "pieces"), ("hf", "ascii"), ("gguf", "pieces"),
+        *(pytest.param(kind, "bpe", marks=needs_tokenizers) for kind in ("hf", "gguf")),
+    ],
+)  # fmt: skip
 def test_weights_tokenizer_and_text_of_an_export_come_back(kind: str, tokenizer: str, tmp_path: Path) -> None:
     exported = model(tokenizer)
     export_model(exported, kind, tmp_path / f"model{'.gguf' * (kind == 'gguf')}")

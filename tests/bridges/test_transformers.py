@@ -6,18 +6,22 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from gpt_core import tokenizers
 from gpt_core.api import Model
 from gpt_core.generation.generator import Generator
-from tests.bridges.samples import GREEDY, MORE, PROMPTS, model, texts, trained_model
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.model.parameters import initial_parameters
+from tests.bridges.samples import GREEDY, MORE, PROMPTS, SHAPE, model, texts, trained_model
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
 
-NAMES = ("pieces", "ascii")
+NAMES = ("pieces", "ascii", "bpe")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -50,7 +54,8 @@ def test_ids_are_equal(name: str, folder: tuple[str, Path], tokenizer: Any) -> N
     own = model(folder[0]).tokenizer
     ids = own.encode(texts()[name].encode()).tolist()
     assert tokenizer(texts()[name], add_special_tokens=False)["input_ids"] == ids
-    assert tokenizer(texts()[name])["input_ids"] == [own.BOS, *ids]
+    opening = [own.BOS] if own.adds_bos else []
+    assert tokenizer(texts()[name])["input_ids"] == [*opening, *ids]
     assert tokenizer.decode(ids) == own.decode(ids).decode()
     assert tokenizer.decode([own.BOS, *ids, own.EOS], skip_special_tokens=True) == own.decode(ids).decode()
 
@@ -97,11 +102,25 @@ def test_greedy_text_of_a_trained_model_is_that_of_generate(tmp_path: Path) -> N
         assert tokenizer.decode(reply, skip_special_tokens=True) == text
 
 
+def test_byte_pair_encoding_with_unused_ids_is_exact(tmp_path: Path) -> None:
+    own = tokenizers.train("bpe", [b"the cat sat on the mat; the cat"], 400)
+    assert len(own.vocabulary) < 300
+    shape = msgspec.structs.replace(SHAPE, vocab_size=400, tokenizer="bpe")
+    bundle = ModelBundle(shape, initial_parameters(shape.shape, 1), own)
+    Model(bundle).export("hf", tmp_path / "exported")
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert len(found) == 400
+    for text in (*texts().values(), "the cat <unused 399>"):
+        assert found(text)["input_ids"] == own.encode(text.encode()).tolist()
+
+
 def test_the_generation_config_is_that_of_the_run(folder: tuple[str, Path], network: Any) -> None:
     own, config = model(folder[0]), network.generation_config
     assert (config.do_sample, config.temperature, config.top_p) == (True, 0.8, 0.95)
-    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, 0)
-    assert set(config.suppress_tokens) >= {0, 1, 3, *range(len(own.tokenizer.vocabulary), own.settings.vocab_size)}
+    special = own.tokenizer.BOS, own.tokenizer.EOS, own.tokenizer.PAD
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == special
+    without_bytes = {token for token in range(own.settings.vocab_size) if not own.tokenizer.token_bytes(token)}
+    assert set(config.suppress_tokens) == without_bytes - {own.tokenizer.EOS}
 
 
 def test_a_pipeline_and_a_batch_of_prompts_work(folder: tuple[str, Path]) -> None:
