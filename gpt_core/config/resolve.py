@@ -25,7 +25,7 @@ from gpt_core.errors import CheckpointError, ConfigError
 OVERFIT_VARIABLE = "OVERFIT_TINY"
 
 # Settings that must be the same on a resume as in the checkpoint; all others may change.
-MUST_AGREE = (*ModelShape.__struct_fields__, "tokenizer", "document", "optimizer")
+MUST_AGREE = (*ModelShape.__struct_fields__, "tokenizer", "document", "optimizer", "init_from")
 
 
 class Resolved(NamedTuple):
@@ -172,7 +172,8 @@ def resolve(
 def check_resumable(checkpoint: Settings, requested: Settings, path: str) -> None:
     """Check that a run with the settings `requested` can resume from a checkpoint saved with the settings `checkpoint`.
 
-    Model shape, tokenizer, kind of document and optimizer must be the same; every other setting may change.
+    Model shape, tokenizer, kind of document, optimizer and the file that the run started from must be the same; every
+    other setting may change.
 
     Raises:
         CheckpointError: Lists each setting that differs, with both values.

@@ -152,6 +152,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         ),
     ] = "pieces"
 
+    init_from: Annotated[
+        str,
+        Meta(description="checkpoint whose weights and tokenizer the run starts with (empty: random weights)"),
+        _group("fine-tuning"),
+    ] = ""
+    freeze: Annotated[
+        str,
+        Meta(description="parts not trained: embedding, positions, layers N-M, final norm (empty: none)"),
+    ] = ""
+
     overfit_tiny: Annotated[
         bool, Meta(description="self-test: memorize the first lines of the training text"), _group("self-test")
     ] = False

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpt_core import files
-from gpt_core.config.presets import preset, shape_name
+from gpt_core.config.fine_tuning import base_settings
+from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.config.validation import PATHS, fields
 from gpt_core.errors import ConfigError, printable
@@ -75,11 +76,15 @@ def as_toml(settings: Settings, preset_name: str, sources: Mapping[str, str]) ->
 def changes_as_toml(preset_name: str, settings: Settings, folder: Path) -> str:
     """Return a TOML file of a preset and the settings that differ from it, to be written to `folder`.
 
+    For a run that starts from trained weights, they are those that differ from the preset's defaults for fine-tuning.
+
     Raises:
         KeyError: The preset is unknown.
     """
     lines = ["# Settings of a run: a preset, and what differs from it.", "", f"preset = {_toml(preset_name)}"]
-    comments = {key: fields()[key].description for key in differing(settings, preset(preset_name))}
+    comments = {
+        key: fields()[key].description for key in differing(settings, base_settings(preset_name, settings.init_from))
+    }
     return "\n".join(lines + _toml_lines(settings, comments, folder)) + "\n"
 
 

@@ -11,11 +11,12 @@ from typing import NamedTuple
 import msgspec
 from msgspec import inspect
 
+from gpt_core.config.freezing import frozen_parts
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.errors import ConfigError
 from gpt_core.home import expand_home
 
-PATHS = ("train_file", "eval_file", "models_dir")
+PATHS = ("train_file", "eval_file", "init_from", "models_dir")
 """Settings that are paths."""
 
 _BOOLEAN_WORDS = {
@@ -176,7 +177,7 @@ def check_together(settings: Settings) -> None:
             f"micro_batch_size: got {settings.micro_batch_size}, expected a divisor of batch_size "
             f"({settings.batch_size}); nearest: {near}, or 0 for all sequences at once"
         )
-
+    frozen_parts(settings.freeze, settings.layers)
     if settings.best_metric == "accuracy" and settings.improvement_threshold > 1:
         raise ConfigError(
             f"improvement_threshold: got {settings.improvement_threshold:g}, expected at most 1: with best_metric "

@@ -15,6 +15,20 @@ Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e12)]
 
 
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Checkpoint whose weights a run started with.
+
+    Attributes:
+        path: Its absolute path at that time.
+        sha256: SHA-256 of the file, in hexadecimal.
+        step: Optimizer steps that its weights were trained for.
+    """
+
+    path: Annotated[str, Meta(max_length=1 << 16)]
+    sha256: Annotated[str, Meta(max_length=64)]
+    step: Count = 0
+
+
 class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """State of a run at a step boundary. All numbers are finite.
 
@@ -42,6 +56,9 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         evaluation_due: True if an evaluation is pending at this step.
         random_state: State of a random generator as JSON, or "".
         finished: Reason why the run ended, "" for one that has not.
+        origin: The checkpoint that the run started from, None for random weights.
+        start_scores: Scores before the first step of such a run, on the same part of the same eval text as later ones;
+            None if unknown.
     """
 
     run_id: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -68,6 +85,8 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     evaluation_due: bool = False
     random_state: Annotated[str, Meta(max_length=1 << 20)] = ""
     finished: Annotated[str, Meta(max_length=64)] = ""
+    origin: Origin | None = None
+    start_scores: EvalScores | None = None
 
     @property
     def scores(self) -> EvalScores | None:

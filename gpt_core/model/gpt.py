@@ -36,10 +36,20 @@ class GPT:
     use one instance from one thread at a time.
     """
 
-    def __init__(self, parameters: Parameters, products: ProductFormat = "float32") -> None:
+    def __init__(
+        self, parameters: Parameters, products: ProductFormat = "float32", frozen: frozenset[str] = frozenset()
+    ) -> None:
+        """Create a model on these weights.
+
+        Args:
+            parameters: Weights, read and never copied.
+            products: Number format of the matrix products.
+            frozen: Names of parameters whose gradients are not needed; most of them are not computed.
+        """
         self.parameters = parameters
         self.shape = parameters.shape
         self.products: ProductFormat = products
+        self._frozen = frozen
         self.transformer = self._new_transformer()
         self._size: BatchShape | None = None
         self._has_gradient_buffers = False
@@ -118,6 +128,7 @@ class GPT:
         transformer = Transformer(self.shape)
         transformer.bind(self.parameters.tensors)
         transformer.multiply_in(self.products)
+        transformer.freeze(self._frozen)
         return transformer
 
     def _add_buffers(self, size: BatchShape, uses: frozenset[Use]) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpt_core.config.freezing import FINAL_NORM, POSITIONS, TOKENS, frozen_parts, layer_part
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels.arrays import ALIGNMENT, Array, zeros
 from gpt_core.model.layers.layer import LrGroup, ParameterSpec
@@ -34,6 +35,34 @@ def parameter_table(shape: ModelShape) -> tuple[ParameterSpec, ...]:
 def parameter_count(shape: ModelShape) -> int:
     """Return the number of values in the table."""
     return sum(spec.size for spec in parameter_table(shape))
+
+
+def part_of(name: str) -> str:
+    """Return the part of the model that a parameter belongs to, as `gpt_core.config.freezing.model_parts` names it."""
+    kind, _, rest = name.partition(".")
+    if kind == "h":
+        return layer_part(int(rest.partition(".")[0]))
+    return {"wte": TOKENS, "wpe": POSITIONS, "ln_f": FINAL_NORM}[kind]
+
+
+def frozen_names(shape: ModelShape, freeze: str) -> frozenset[str]:
+    """Return the names of the parameters that the setting `freeze` keeps as they are.
+
+    Raises:
+        ConfigError: The setting does not fit the model.
+    """
+    parts = frozen_parts(freeze, shape.layers)
+    return frozenset(spec.name for spec in parameter_table(shape) if part_of(spec.name) in parts)
+
+
+def trained_count(shape: ModelShape, freeze: str) -> int:
+    """Return the number of values that are trained, which is `parameter_count` if nothing is frozen.
+
+    Raises:
+        ConfigError: The setting does not fit the model.
+    """
+    frozen = frozen_names(shape, freeze)
+    return sum(spec.size for spec in parameter_table(shape) if spec.name not in frozen)
 
 
 class Segment(NamedTuple):
@@ -55,26 +84,33 @@ class Parameters:
     def __init__(self, shape: ModelShape, dtype: DType = PRECISION.weights) -> None:
         self.shape = shape
         self.table = parameter_table(shape)
-        by_segment = sorted(self.table, key=lambda spec: (spec.lr_group, not spec.decay))
-        starts: dict[str, int] = {}
-        segments: list[Segment] = []
+        self._by_name: dict[str, Segment] = {}  # in the order of the buffer
         end = 0
-        for spec in by_segment:
-            starts[spec.name] = end
-            end += _padded(spec.size, dtype)
-            if segments and segments[-1][2:] == (spec.lr_group, spec.decay):
-                segments[-1] = segments[-1]._replace(stop=end)
-            else:
-                segments.append(Segment(starts[spec.name], end, spec.lr_group, spec.decay))
-        self.segments = tuple(segments)
+        for spec in sorted(self.table, key=lambda spec: (spec.lr_group, not spec.decay)):
+            start, end = end, end + _padded(spec.size, dtype)
+            self._by_name[spec.name] = Segment(start, end, spec.lr_group, spec.decay)
+        self.segments = self.segments_without(frozenset())
         self.flat: Array = zeros(end, dtype=dtype.storage)
-        self.tensors: dict[str, Array] = {
-            spec.name: self.flat[starts[spec.name] : starts[spec.name] + spec.size].reshape(spec.shape)
-            for spec in self.table
-        }
+        self.tensors: dict[str, Array] = {}
+        for spec in self.table:
+            start = self._by_name[spec.name].start
+            self.tensors[spec.name] = self.flat[start : start + spec.size].reshape(spec.shape)
 
     def __getitem__(self, name: str) -> Array:
         return self.tensors[name]
+
+    def segments_without(self, names: frozenset[str]) -> tuple[Segment, ...]:
+        """Return the segments of all tensors but those with these names."""
+        segments: list[Segment] = []
+        for name, part in self._by_name.items():
+            if name in names:
+                continue
+            before = segments[-1] if segments else None
+            if before is not None and before.stop == part.start and before[2:] == part[2:]:
+                segments[-1] = before._replace(stop=part.stop)
+            else:
+                segments.append(part)
+        return tuple(segments)
 
     def copy(self) -> Parameters:
         """Return the same values in a new buffer."""

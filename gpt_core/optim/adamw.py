@@ -23,7 +23,7 @@ class AdamW(Optimizer):
             p = p - lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + `adam_eps`) + `weight_decay` p)
         """
         settings, m, v = self.settings, self.state["adam_m"], self.state["adam_v"]
-        for start, stop, group, decay in self.parameters.segments:
+        for start, stop, group, decay in self.segments:
             segment = slice(start, stop)
             adamw.update(
                 self.parameters.flat[segment], gradients.flat[segment], m.flat[segment], v.flat[segment],

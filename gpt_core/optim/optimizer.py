@@ -13,7 +13,7 @@ from typing import ClassVar, cast
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import adamw
 from gpt_core.model.layers.layer import LrGroup
-from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.model.parameters import Parameters, frozen_names, parameter_count
 from gpt_core.model.precision import PRECISION
 from gpt_core.registry import OPTIMIZERS
 
@@ -35,6 +35,7 @@ class Optimizer(ABC):
         state_names: Names of the state tensors. In a checkpoint, the state tensor `adam_m` of the parameter
             `wte.weight` is called `adam_m.wte.weight`.
         learning_rates: Learning rate per group of parameters, before the schedule.
+        segments: Ranges of the parameters to update: all but the frozen ones, whose gradients are 0.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
@@ -47,6 +48,7 @@ class Optimizer(ABC):
         if state is None:
             state = {name: Parameters(parameters.shape, PRECISION.compute) for name in self.state_names}
         self.state = state
+        self.segments = parameters.segments_without(frozen_names(parameters.shape, settings.freeze))
         self.learning_rates: dict[LrGroup, float] = {
             "attn": settings.attn_lr,
             "mlp": settings.mlp_lr,

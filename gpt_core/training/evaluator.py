@@ -62,6 +62,8 @@ class Evaluator:
         result, full = scores
         is_best = record_evaluation(state, result.loss, result.accuracy, settings, is_scheduled=self.is_scheduled)
         state.last_eval = scores_of(state.step, result)
+        if state.step == 0 and state.origin is not None:
+            state.start_scores = state.last_eval
         if is_best:
             self._saver.pending.add("best")
         yield ev.EvalCompleted(

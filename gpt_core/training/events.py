@@ -50,6 +50,14 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     best_restarted: str = ""
     epoch_offset: int = 0
     """epochs begin at multiples of `steps_per_epoch` plus this: not 0 after a resume with another text or batch size"""
+    trained_parameters: int = 0
+    """those that are not frozen; 0 if all are trained"""
+    init_from: str = ""
+    """checkpoint whose weights the run started with before its first step, "" for random weights"""
+    init_sha256: str = ""
+    """SHA-256 of that file"""
+    init_step: int = 0
+    """steps that those weights were trained for"""
 
 
 class StepCompleted(Event, frozen=True, tag="step"):

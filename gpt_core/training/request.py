@@ -21,6 +21,7 @@ from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from gpt_core.text.corpus import require_text
+from gpt_core.training.fine_tuning import resolve_new
 
 Newest = Literal["newest"]
 """The newest valid checkpoint of the models folder."""
@@ -115,7 +116,7 @@ def resolve_request(
 
     Raises:
         ConfigError: A setting is unknown, of the wrong type or out of bounds, or settings contradict each other.
-        CheckpointError: There is no such checkpoint, or it is damaged.
+        CheckpointError: There is no such checkpoint to resume or to start from, or it is damaged.
         CorpusError: A requested text is not a readable file.
     """
     overrides = read_overrides(preset, config_file, assignments, options, environ, foreign)
@@ -125,7 +126,7 @@ def resolve_request(
 def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, overwrite: bool = False) -> RunRequest:
     """Apply requested settings to a preset, or to those of the checkpoint to resume. As `resolve_request`."""
     if resume is None:
-        resolved = overrides.apply_to()
+        resolved = resolve_new(overrides)
         request = RunRequest(resolved.settings, resolved.preset, overwrite=overwrite)
     else:
         checkpoint, passed_over = load_checkpoint(resume, Path(str(overrides.value("models_dir"))))

@@ -35,6 +35,7 @@ from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.evaluation import max_part_tokens, part_windows
+from gpt_core.training.fine_tuning import StartingPoint, read_start, tokenizer_note
 from gpt_core.training.precision import choose_precision, emulation_warning
 from gpt_core.training.request import RunRequest
 from gpt_core.training.run import BatchSource, Run
@@ -68,6 +69,7 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
     settings, checkpoint = request.settings, request.loaded.take()
     threads.set_threads(compute_threads(settings.threads))
     train_file, eval_file = text_files(settings)
+    start = read_start(settings, progress) if settings.init_from and checkpoint is None else None
     run_id = checkpoint.run_id if checkpoint else new_run_id()
     store = CheckpointStore(settings.models_dir)
     store.prepare(run_id, new_run=checkpoint is None, overwrite=request.overwrite)
@@ -75,6 +77,8 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
         if checkpoint is not None:
             check_resumable(checkpoint.settings, settings, str(checkpoint.path))
             tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
+        elif start is not None:
+            tokenizer = start.tokenizer
         else:
             tokenizer = load_or_train_tokenizer(
                 train_file, settings.vocab_size, settings.tokenizer, settings.document, progress=progress
@@ -83,7 +87,9 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
         if checkpoint is not None:
             check_same_text(checkpoint, settings, texts.train)
         note = text_note(settings, train_file) if checkpoint is None else other_text_note(checkpoint, texts.train)
-        return Trainer(assemble(request, run_id, store, tokenizer, texts, checkpoint, note))
+        if start is not None:
+            note = "; ".join(filter(None, (note, tokenizer_note(start, texts.train))))
+        return Trainer(assemble(request, run_id, store, tokenizer, texts, checkpoint, start, note))
     except BaseException:
         store.close()
         raise
@@ -96,16 +102,23 @@ def assemble(
     tokenizer: Tokenizer,
     texts: Texts,
     checkpoint: Checkpoint | None,
+    start: StartingPoint | None = None,
     note: str = "",
 ) -> Run:
-    """Return the parts of a run: those of its checkpoint, or initial ones. `note` is a warning to report."""
+    """Return the parts of a run: those of its checkpoint, or initial ones. `note` is a warning to report.
+
+    The weights of a run that starts from others are evaluated before the first step: later scores compare with that.
+    """
     choice, best_restarted = choose_precision(request.settings), ""
     prompt = request.settings.sample_prompt or first_words(texts.held_out or texts.train, tokenizer)
     settings = msgspec.structs.replace(request.settings, precision=choice.products, sample_prompt=prompt)
     if checkpoint is None:
-        state = TrainingState(run_id=run_id)
-        parameters = initial_parameters(settings.shape, settings.seed)
-        optimizer_state = None
+        state, optimizer_state = TrainingState(run_id=run_id), None
+        if start is None:
+            parameters = initial_parameters(settings.shape, settings.seed)
+        else:
+            parameters, state.origin = start.parameters, start.origin
+            state.evaluation_due = texts.held_out is not None
     else:
         state, parameters = checkpoint.state, checkpoint.parameters
         if state.finished == "diverged":
@@ -151,7 +164,7 @@ def check_best(checkpoint: Checkpoint, settings: Settings, texts: Texts) -> str:
     now = msgspec.structs.replace(state, eval_sha256=sha256, eval_windows=windows)
     resumed = checkpoint._replace(settings=settings, corpus_sha256=texts.train.sha256, state=now)
     if not same_eval_text(checkpoint, resumed):
-        state.last_eval = None
+        state.last_eval = state.start_scores = None
         reason = "another eval text" if windows == state.eval_windows else "another part of the eval text"
     elif settings.best_metric == "loss" and state.best_loss is None:
         reason = "the best eval loss so far is unknown"

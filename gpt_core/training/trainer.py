@@ -18,7 +18,7 @@ import numpy as np
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
-from gpt_core.model.parameters import Parameters, parameter_count
+from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
 from gpt_core.model.precision import product_format
 from gpt_core.optim import schedule_of
 from gpt_core.training import events as ev
@@ -48,7 +48,8 @@ class Trainer:
         self.run = run
         self.ending = False
         """True once no more steps are taken and only the last saves remain."""
-        self._gpt = GPT(run.parameters, product_format(self.settings.precision))
+        self._frozen = frozen_names(run.parameters.shape, self.settings.freeze)
+        self._gpt = GPT(run.parameters, product_format(self.settings.precision), self._frozen)
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
         self._weights_lock = threading.Lock()
@@ -124,8 +125,8 @@ class Trainer:
 
     def _all_events(self) -> Iterator[ev.AnyEvent]:
         yield self._started()
-        if self.state.step == 0:
-            yield from self._evaluator.sample()
+        if self.state.step == 0 and not self.state.evaluation_due and self.state.last_eval is None:
+            yield from self._evaluator.sample()  # else it follows, or followed, the evaluation
         while True:
             yield from self._boundary()
             reason = self._reason_to_end()
@@ -212,6 +213,8 @@ class Trainer:
             if self.requests.stopping:
                 return None
             loss_sum += self._gpt.loss_and_gradients(tokens, targets, self._gradients, 1.0 / targets_in_batch)[0]
+        for name in self._frozen:  # so that norm and clipping are of what is trained
+            self._gradients[name].fill(0.0)
         loss, norm = loss_sum / targets_in_batch, self.run.optimizer.gradient_norm(self._gradients)
         share = self._schedule.share(state.step + 1)
         finite = math.isfinite(loss) and math.isfinite(norm)
@@ -256,7 +259,7 @@ class Trainer:
     # ---- Start and end
 
     def _started(self) -> ev.RunStarted:
-        run, settings, state = self.run, self.settings, self.state
+        run, settings, state, origin = self.run, self.settings, self.state, self.state.origin
         steps_per_epoch = run.steps_per_epoch
         # the step at which the current epoch began, or would have begun with the present text and batch size
         began = state.step - math.ceil(min(state.window, run.windows.windows_per_epoch) / settings.batch_size)
@@ -274,6 +277,9 @@ class Trainer:
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
             eval_part_tokens=self._evaluator.part_tokens,
             best_metric=settings.best_metric, best_restarted=run.best_restarted, epoch_offset=began % steps_per_epoch,
+            trained_parameters=trained_count(self.shape, settings.freeze) if settings.freeze else 0,
+            init_from=origin.path if origin else "", init_sha256=origin.sha256 if origin else "",
+            init_step=origin.step if origin else 0,
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:

@@ -221,7 +221,10 @@ def full_range(state: RunState, axis: Axis) -> Range:
     thinned_rows, recent = state.curve.thinned, state.curve.recent
     if not len(recent):
         return Range(0.0, 1.0)
-    return nonempty(float(thinned_rows[0, column]), float(recent[-1, column]))
+    first = float(thinned_rows[0, column])
+    if state.evaluations:  # the first may be from before the first step
+        first = min(first, axis_value(state.evaluations[0], axis))
+    return nonempty(first, float(recent[-1, column]))
 
 
 def nonempty(low: float, high: float) -> Range:

@@ -119,7 +119,8 @@ def tokenize(options: Namespace) -> int:
     """Run `gpt-tui tokenize`: print token counts; the exit code is 0 if decoding restores the bytes."""
     file = typed_path(options.file)
     settings = resolve_settings(options).settings
-    model = load_bundle(typed_path(options.model, "--model")) if options.model is not None else None
+    named = typed_path(options.model, "--model") if options.model is not None else settings.init_from
+    model = load_bundle(named) if named else None
     if not (settings.allow_binary or (model and model.settings.allow_binary)):
         require_plain_text(file)
     tokenizer, origin = (model.tokenizer, model.path or "") if model else tokenizer_of(settings)

@@ -89,6 +89,7 @@ def add_settings(parser: Parser) -> None:
         ("--learning-rate", "X", "learning rate of all parameters"),
         ("--train-file", "F", "training text"),
         ("--eval-file", "F", "held-out text"),
+        ("--init-from", "FILE", "start from the weights and the tokenizer of a checkpoint (fine-tuning)"),
         ("--models-dir", "DIR", "folder for checkpoints and the log (default: models)"),
         ("--max-steps", "N", "stop after N optimizer steps, counted from the start of the run"),
     ):

@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import TypedDict
 
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.config.resolve import Resolved, resolve
+from gpt_core.config.resolve import Resolved, read_overrides, resolve
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.formats.bundle import bundle_of, load_bundle
 from gpt_core.home import expand_home
 from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
+from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest, resolve_request
 from gpt_core.training.setup import text_files, text_note
 from gpt_tui.app.preferences import NAMES as PREFERENCES
 from gpt_tui.shared.sanitize import one_line
 
 SETTING_OPTIONS = (
-    "seed", "threads", "learning_rate", "train_file", "eval_file", "models_dir", "max_steps", "overfit_tiny",
+    "seed", "threads", "learning_rate", "train_file", "eval_file", "init_from", "models_dir", "max_steps",
+    "overfit_tiny",
 )  # fmt: skip
 
 
@@ -37,8 +39,8 @@ def requested_run(options: Namespace) -> RunRequest:
 
 
 def resolve_settings(options: Namespace) -> Resolved:
-    """Return the settings in force."""
-    return resolve(**setting_sources(options))
+    """Return the settings in force. Raises ConfigError, or CheckpointError for the file of `init_from`."""
+    return resolve_new(read_overrides(**setting_sources(options)))
 
 
 def report_text_note(settings: Settings) -> None:

@@ -5,6 +5,7 @@ The log of the app has shorter lines; these use the full width of a terminal and
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import assert_never
 
 from gpt_core.config.presets import CUSTOM
@@ -29,7 +30,8 @@ from gpt_core.training.events import (
 )
 from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.outcome_text import ending, full_scores, verdict, verdict_tone
-from gpt_tui.session.run_state import RunState, latest_value, no_step_left
+from gpt_tui.session.run_preview import shown_path
+from gpt_tui.session.run_state import RunState, latest_value, no_step_left, origin_text, parameters_text
 from gpt_tui.shared.formatting import (
     ENDED_AT_ONCE,
     clock,
@@ -58,13 +60,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             lines: list[tuple[str, Tone]] = [(started(event), "good"), (started_details(event), "dim")]
             return [*lines, (event.best_restarted, "plain")] if event.best_restarted else lines
         case EvalCompleted():
-            is_best = history.best.step == event.step
-            line = (
-                f"eval at step {integer(event.step)}: eval loss {nats(event.loss)}, ppl {perplexity(event.ppl)}, "
-                f"accuracy {percent(event.accuracy)}, {fixed(event.bits_per_byte)} bits per byte"
-                f"{f' (best {history.best_metric} so far)' if is_best else ''}"
-            )
-            return [(line, "good" if is_best else "plain")]
+            return [evaluated(event, history)]
         case FullEvalCompleted():
             return [(f"eval at step {integer(event.step)}: {full_scores(event)}", "plain")]
         case LinesReproduced():
@@ -96,12 +92,32 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             assert_never(event)
 
 
+def evaluated(event: EvalCompleted, history: RunState) -> tuple[str, Tone]:
+    """Return the scores of an evaluation; in fine-tuning, beside the eval loss before it."""
+    before = history.start_scores
+    is_start = before is not None and event.step == 0
+    is_best = history.best.step == event.step and not is_start
+    when = "before fine-tuning" if is_start else f"at step {integer(event.step)}"
+    notes = [f"best {history.best_metric} so far"] if is_best else []
+    notes += [f"before fine-tuning {nats(before.loss)}"] if before is not None and not is_start else []
+    note = f" ({'; '.join(notes)})" if notes else ""
+    line = (
+        f"eval {when}: eval loss {nats(event.loss)}, ppl {perplexity(event.ppl)}, accuracy {percent(event.accuracy)}, "
+        f"{fixed(event.bits_per_byte)} bits per byte{note}"
+    )
+    return line, "good" if is_best else "plain"
+
+
 def started(event: RunStarted) -> str:
-    """Return what is trained and which checkpoint it resumes."""
+    """Return what is trained, which weights it started with, and which checkpoint it resumes."""
     what = {"train": "training", "overfit-tiny": "self-test: tiny overfit of"}[event.kind]
+    start = ""
+    if event.init_from:
+        what = "fine-tuning" if event.kind == "train" else what
+        start = f"; weights and tokenizer of {origin_text(event, shown_path(Path(event.init_from)))}"
     model = "a custom model" if event.preset in ("", CUSTOM) else event.preset
-    origin = f"; resumed from {event.resumed_from} at step {integer(event.step)}" if event.resumed_from else ""
-    return f"{what} {model}: {short(event.parameters)} parameters{origin}"
+    resumed = f"; resumed from {event.resumed_from} at step {integer(event.step)}" if event.resumed_from else ""
+    return f"{what} {model}: {parameters_text(event)}{start}{resumed}"
 
 
 def started_details(event: RunStarted) -> str:

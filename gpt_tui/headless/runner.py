@@ -28,7 +28,15 @@ from gpt_tui.headless.signals import Interrupted, RunSignals
 from gpt_tui.headless.terminal_chat import at_terminals, converse
 from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.outcome_text import divergence, ending, full_scores, verdict
-from gpt_tui.session.run_state import Limits, RunState, advance_all, best_score, divergence_so_far, is_unsaved
+from gpt_tui.session.run_state import (
+    Limits,
+    RunState,
+    advance_all,
+    best_score,
+    divergence_so_far,
+    gain_text,
+    is_unsaved,
+)
 from gpt_tui.shared.formatting import duration, fixed, integer, nats, percent, rate
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.standard_streams import OutputError
@@ -158,6 +166,8 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
         )
     if (best := best_score(history)) and (history.evaluation is None or history.evaluation.step != history.best.step):
         reached.append(f"best eval {history.best_metric} {best} at step {integer(history.best.step)}")
+    if gain := gain_text(history):
+        reached.append(gain)
     if (lines := history.lines_reproduced) is not None and lines.step == history.step:
         reached.append(f"self-test {verdict(lines)}")
     if history.save_error:

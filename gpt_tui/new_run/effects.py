@@ -43,6 +43,8 @@ EFFECTS: dict[str, str] = {
     "val_frac": "Larger: more reliable scores, less text to train on.",
     "document": "Documents are shuffled and separated; the model learns to end where they end.",
     "tokenizer": "How text becomes tokens. Models with different tokenizers compare by bits per byte.",
+    "init_from": "Starts with what that model has learned. The file sets shape and tokenizer; the rates are lower.",
+    "freeze": "Frozen parts keep their weights. Freezing the embedding and the first layers saves time.",
     "overfit_tiny": "Trains on a few lines only; a working program reproduces them.",
     "overfit_lines": "More lines take more steps to memorize.",
     "overfit_steps": "The self-test ends after these steps.",

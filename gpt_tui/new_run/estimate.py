@@ -15,7 +15,7 @@ from gpt_core.bench.estimate import (
     window_length,
 )
 from gpt_core.config.settings import Settings
-from gpt_core.model.parameters import parameter_count
+from gpt_core.model.parameters import parameter_count, trained_count
 from gpt_tui.shared.formatting import duration, estimated_duration, integer, short, size
 from gpt_tui.shared.rows import RULE, Row
 from gpt_tui.shared.sanitize import one_line
@@ -97,8 +97,10 @@ def size_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     free = estimate.free_bytes
     is_too_much = free is not None and memory.total > free
     text = f"{size(memory.total)}, {size(free)} free" if free is not None else f"about {size(memory.total)}"
+    trained = trained_count(settings.shape, settings.freeze)
     return [
         Row("parameters", integer(parameter_count(settings.shape))),
+        *([Row("trained", integer(trained))] if settings.freeze else []),
         Row("memory", f"{'✗ ' if is_too_much else ''}{text}", "bad" if is_too_much else "plain"),
         Row(DETAIL, f"{size(memory.state)} model state", "dim"),
         Row(DETAIL, f"{size(memory.activations)} activations", "dim"),

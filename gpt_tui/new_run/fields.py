@@ -8,19 +8,33 @@ from typing import NamedTuple
 import msgspec
 from msgspec import inspect
 
+from gpt_core.config.fine_tuning import FROM_FILE, base_settings, fine_tuning_defaults
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
-from gpt_core.config.validation import PATHS, check_together, checked, expanded, expected, fields, groups, parsed
-from gpt_core.errors import ConfigError
+from gpt_core.config.validation import (
+    PATHS,
+    check_together,
+    checked,
+    expanded,
+    expected,
+    fields,
+    groups,
+    parsed,
+    shown,
+)
+from gpt_core.errors import ConfigError, GptError
+from gpt_core.training.fine_tuning import differing_settings, peek_start
 
 # groups in the order of the form, the most frequently changed ones first
 GROUP_ORDER = (
-    "model shape", "text", "learning rate", "batches", "stopping", "system", "evaluation and saving", "optimizer",
-    "generation", "self-test", "advanced",
+    "model shape", "text", "fine-tuning", "learning rate", "batches", "stopping", "system", "evaluation and saving",
+    "optimizer", "generation", "self-test", "advanced",
 )  # fmt: skip
-INDEPENDENT = ("train_file", "eval_file", "models_dir", "threads", "seed")  # fields that a preset does not change
+# fields that a preset does not change
+INDEPENDENT = ("train_file", "eval_file", "init_from", "freeze", "models_dir", "threads", "seed")
 
 PathProblem = Callable[[str, str], str]  # setting name and path -> problem, "" for none
+ReadStart = Callable[[str], Settings]  # path of a checkpoint -> its settings; raises GptError
 
 
 class SetupField(NamedTuple):
@@ -47,6 +61,11 @@ class Validated(NamedTuple):
 
     settings: Settings | None
     problems: dict[str, str]
+
+
+def start_settings(path: str) -> Settings:
+    """Return the settings of the checkpoint that a run starts from. Raises CheckpointError."""
+    return peek_start(path).settings
 
 
 def setup_fields() -> list[SetupField]:
@@ -96,13 +115,32 @@ def with_linked(texts: Mapping[str, str], typed: str) -> dict[str, str]:
     return dict(texts)
 
 
-def with_preset(texts: Mapping[str, str], preset_name: str) -> dict[str, str]:
-    """Return the text of each field after a preset is chosen."""
-    return texts_of(preset(preset_name)) | {name: texts[name] for name in INDEPENDENT}
+def with_preset(texts: Mapping[str, str], preset_name: str, start: Settings | None = None) -> dict[str, str]:
+    """Return the text of each field after a preset is chosen.
+
+    Args:
+        texts: The text of each field before.
+        preset_name: The preset.
+        start: Settings of the checkpoint that the run starts from, whose shape and tokenizer it has; None without one.
+    """
+    base = base_settings(preset_name, texts["init_from"] if start is not None else "")
+    from_file = {} if start is None else {name: text_of(getattr(start, name)) for name in FROM_FILE}
+    return texts_of(base) | from_file | {name: texts[name] for name in INDEPENDENT}
 
 
-def validate(texts: Mapping[str, str], path_problem: PathProblem) -> Validated:
-    """Validate each field, then the combination."""
+def with_start(texts: Mapping[str, str], preset_name: str, start: Settings | None) -> dict[str, str]:
+    """Return the text of each field after the checkpoint that the run starts from was chosen or cleared (None).
+
+    Shape and tokenizer are those of the checkpoint, and the settings that fine-tuning changes have its defaults;
+    without a checkpoint, all of these are those of the preset.
+    """
+    filled = with_preset(texts, preset_name, start)
+    names = {*FROM_FILE, *fine_tuning_defaults(preset_name), LEARNING_RATE}
+    return dict(texts) | {name: filled[name] for name in names}
+
+
+def validate(texts: Mapping[str, str], path_problem: PathProblem, read_start: ReadStart = start_settings) -> Validated:
+    """Validate each field, then the combination with each other and with the checkpoint that the run starts from."""
     values: dict[str, object] = {}
     problems: dict[str, str] = {}
     for name, text in texts.items():
@@ -118,6 +156,8 @@ def validate(texts: Mapping[str, str], path_problem: PathProblem) -> Validated:
     if problems:
         return Validated(None, problems)
     settings = msgspec.convert(expanded(values), Settings)
+    if settings.init_from and (problems := start_problems(settings, read_start)):
+        return Validated(None, problems)
     try:
         check_together(settings)
     except ConfigError as error:
@@ -125,13 +165,27 @@ def validate(texts: Mapping[str, str], path_problem: PathProblem) -> Validated:
     return Validated(settings, {})
 
 
+def start_problems(settings: Settings, read_start: ReadStart) -> dict[str, str]:
+    """Return why a run cannot start from its checkpoint, by the field to change."""
+    try:
+        start = read_start(settings.init_from)
+    except GptError as error:
+        return {"init_from": str(error)}
+    return {
+        name: f"{name}: got {shown(getattr(settings, name))}, expected {shown(getattr(start, name))} as in init_from"
+        for name in differing_settings(start, msgspec.structs.asdict(settings))
+    }
+
+
 def changed(texts: Mapping[str, str], preset_name: str) -> frozenset[str]:
-    """Return the names of the fields whose values differ from the preset."""
-    base = preset(preset_name)
+    """Return the names of the fields whose values differ from the preset and, with `init_from`, from its file."""
+    init_from = texts["init_from"].strip()
+    base = base_settings(preset_name, init_from)
     before = texts_of(base)
+    omitted = (*INDEPENDENT, *(FROM_FILE if init_from else ()))
     return frozenset(
         name for name, text in texts.items()
-        if name not in INDEPENDENT and text != before[name] and parsed(name, text) != getattr(base, name)
+        if name not in omitted and text != before[name] and parsed(name, text) != getattr(base, name)
     )  # fmt: skip
 
 
@@ -150,14 +204,20 @@ def named_preset(settings: Settings, preset_name: str) -> str:
 
 def note(name: str) -> str:
     """Return the meaning of a field, for the column beside it."""
-    return "sets all fields except files, folder, threads and seed" if name == "preset" else fields()[name].description
+    return (
+        "sets all fields except files, folder, freeze, threads and seed"
+        if name == "preset"
+        else fields()[name].description
+    )
 
 
-def explanation(name: str, preset_name: str) -> tuple[str, str]:
+def explanation(name: str, preset_name: str, init_from: str = "") -> tuple[str, str]:
     """Return two lines about a field: its meaning, and its valid values."""
     if name == "preset":
         return f"preset: {note(name)}", "one of " + ", ".join(PRESETS)
-    default = texts_of(preset(preset_name))[name]
+    default = texts_of(base_settings(preset_name, init_from))[name]
+    if init_from and name in FROM_FILE:
+        return f"{name}: {fields()[name].description}", f"{expected(name)}; set by init_from"
     empty = "; empty: the rates under advanced" if name == LEARNING_RATE else ""
     whose = "default" if name in INDEPENDENT else preset_name
     return f"{name}: {fields()[name].description}", expected(name) + empty + (

@@ -16,19 +16,20 @@ DEFAULT_NAME = "gpt-tui.toml"
 
 def path_problem(name: str, path: str) -> str:
     """Return what is wrong with the path of a setting, "" if nothing; `models_dir` need not exist."""
+    kind = {"models_dir": "folder", "init_from": "checkpoint"}.get(name, "text file")
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        return "" if name == "models_dir" else "no such file; expected a text file"
+        return "" if name == "models_dir" else f"no such file; expected a {kind}"
     except (OSError, ValueError) as error:
-        return f"{reason(error)}; expected a {'folder' if name == 'models_dir' else 'text file'}"
+        return f"{reason(error)}; expected a {kind}"
     if name == "models_dir":
         return "" if stat.S_ISDIR(found.st_mode) else "not a folder; expected a folder for checkpoints"
     if stat.S_ISDIR(found.st_mode):
-        return "is a folder; expected a text file"
+        return f"is a folder; expected a {kind}"
     if not stat.S_ISREG(found.st_mode):
-        return "not a regular file; expected a text file"
-    return "" if os.access(path, os.R_OK) else "no permission to read it; expected a readable text file"
+        return f"not a regular file; expected a {kind}"
+    return "" if os.access(path, os.R_OK) else f"no permission to read it; expected a readable {kind}"
 
 
 def config_exists(path: Path) -> bool:

@@ -68,11 +68,13 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
 
         Attributes:
             preset_chosen: Preset to fill the form with, "" for none.
+            typed: Name of the setting whose field was changed, "" for none.
         """
 
-        def __init__(self, preset_chosen: str = "") -> None:
+        def __init__(self, preset_chosen: str = "", typed: str = "") -> None:
             super().__init__()
             self.preset_chosen = preset_chosen
+            self.typed = typed
 
     def __init__(self, preset_name: str, texts: Mapping[str, str], *, id: str) -> None:
         super().__init__(id=id)
@@ -123,6 +125,11 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         ids = (node.id or "" for node in path)
         return next((id.removeprefix("setting-") for id in ids if id.startswith("setting-")), "")
 
+    def use_preset(self, name: str) -> None:
+        """Select a preset without filling the form with it."""
+        self._preset_name = name
+        self._field(PRESET.name).value = name
+
     def fill(self, texts: Mapping[str, str]) -> None:
         """Replace the texts that differ. The other fields keep what is being typed into them."""
         before, self._texts = self._texts, dict(texts)
@@ -146,7 +153,7 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
                 self.post_message(self.Changed(preset_chosen=text))
         elif self._texts[name] != text:
             self.fill(with_linked(self._texts | {name: text}, name))
-            self.post_message(self.Changed())
+            self.post_message(self.Changed(typed=name))
 
     def _field(self, name: str) -> Input | Dropdown:
         found = self.query_one(f"#setting-{name}")

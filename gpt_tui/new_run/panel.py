@@ -22,12 +22,12 @@ LABEL_WIDTH = 11
 class FieldPanel(Static):
     """Explains the focused field: its meaning, its valid values, and what a change of it does."""
 
-    def explain(self, name: str, preset_name: str) -> None:
+    def explain(self, name: str, preset_name: str, init_from: str = "") -> None:
         """Show the explanation of a field, or nothing if `name` is ""."""
         self.display = bool(name)
         if name:
             self.border_title = name
-            meaning, valid_values = explanation(name, preset_name)
+            meaning, valid_values = explanation(name, preset_name, init_from)
             meaning = meaning.removeprefix(f"{name}: ")
             values = Content.styled(sentence(valid_values), "$muted")
             parts = (Content(sentence(meaning)), values, Content(EFFECTS[name]))

@@ -13,8 +13,9 @@ from textual.widgets import Static
 
 from gpt_core.config.presets import DEFAULT_PRESET, PRESETS
 from gpt_core.config.settings import Settings
-from gpt_core.errors import ConfigError
+from gpt_core.errors import ConfigError, GptError
 from gpt_core.home import expand_home
+from gpt_core.training.fine_tuning import nearest_preset
 from gpt_tui.new_run.estimate import RunEstimate, existing_run_note, ready_note, same_texts
 from gpt_tui.new_run.fields import (
     Validated,
@@ -22,9 +23,11 @@ from gpt_tui.new_run.fields import (
     changed_note,
     explanation,
     named_preset,
+    start_settings,
     texts_of,
     validate,
     with_preset,
+    with_start,
 )
 from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, save_config
 from gpt_tui.new_run.form import SetupForm
@@ -135,8 +138,27 @@ class SetupScreen(Screen[SetupResult]):
     def _fields_changed(self, message: SetupForm.Changed) -> None:
         message.stop()
         if message.preset_chosen:
-            self.form.fill(with_preset(self.form.texts, message.preset_chosen))
+            self.form.fill(with_preset(self.form.texts, message.preset_chosen, self._read_start()))
+        elif message.typed == "init_from":
+            self._start_chosen()
         self._validate()
+
+    def _read_start(self) -> Settings | None:
+        """Return the settings of the checkpoint that the run starts from, None without one or if it is not valid."""
+        path = self.form.texts["init_from"].strip()
+        try:
+            return start_settings(str(expand_home(path))) if path else None
+        except GptError:
+            return None
+
+    def _start_chosen(self) -> None:
+        """Fill the fields that depend on the checkpoint that the run starts from."""
+        start = self._read_start()
+        if start is not None:
+            self.form.use_preset(nearest_preset(start.shape))
+        elif self.form.texts["init_from"].strip():
+            return  # not valid, or not typed to its end
+        self.form.fill(with_start(self.form.texts, self.form.preset_name, start))
 
     def _validate(self) -> None:
         """Mark the fields, and update the estimate."""
@@ -170,10 +192,11 @@ class SetupScreen(Screen[SetupResult]):
     def _show_field(self) -> None:
         """Show meaning and valid values of the focused field or an error, and whether the run can start."""
         name, problems = self.form.focused, self._validated.problems
-        meaning, valid_values = explanation(name, self.form.preset_name) if name else ("", "")
+        preset_name, init_from = self.form.preset_name, self.form.texts["init_from"].strip()
+        meaning, valid_values = explanation(name, preset_name, init_from) if name else ("", "")
         problem = problems.get(name) or next(iter(problems.values()), "")
         self.query_one("#setup-field", Static).update(Content(meaning), layout=False)
-        self.query_one(FieldPanel).explain(name, self.form.preset_name)
+        self.query_one(FieldPanel).explain(name, preset_name, init_from)
         hint = self.query_one("#setup-hint", Static)
         hint.set_class(bool(problem), "-bad")
         hint.update(Content(f"✗ {one_line(problem)}" if problem else valid_values), layout=False)

@@ -88,7 +88,9 @@ def evaluation_figures(run: RunState, status: SessionStatus) -> Iterator[Figure]
     if status.phase is Phase.EVALUATING and run.evaluating is not None:
         yield Figure("evaluating", percent(run.evaluating), 2)
     elif (scores := run.evaluation or run.full_evaluation) is not None:
-        yield Figure("eval loss", nats(scores.loss), 2)
+        before = run.start_scores if scores.step else None
+        note = f" (before {nats(before.loss)})" if before is not None else ""
+        yield Figure("eval loss", f"{nats(scores.loss)}{note}", 2)
         yield Figure("accuracy", percent(scores.accuracy), 5)
     else:
         yield Figure("", first_evaluation_row(run, -LABEL_WIDTH).label, 4, "dim")

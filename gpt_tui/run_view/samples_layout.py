@@ -47,7 +47,9 @@ class Timeline(NamedTuple):
     starts: tuple[int, ...] = ()
 
 
-def timeline(samples: Sequence[Sample], best_step: int, width: int, *, spaced: bool = False) -> Timeline:
+def timeline(
+    samples: Sequence[Sample], best_step: int, width: int, *, spaced: bool = False, fine_tunes: bool = False
+) -> Timeline:
     """Lay out samples.
 
     Args:
@@ -55,6 +57,7 @@ def timeline(samples: Sequence[Sample], best_step: int, width: int, *, spaced: b
         best_step: Step of the best evaluation, whose sample is marked.
         width: Maximum width of a line, in cells.
         spaced: Insert an empty line between samples.
+        fine_tunes: The run started from trained weights.
     """
     lines: list[Line] = []
     starts = []
@@ -62,18 +65,26 @@ def timeline(samples: Sequence[Sample], best_step: int, width: int, *, spaced: b
         if spaced and lines:
             lines.append((Span("rail", RAIL),))
         starts.append(len(lines))
-        lines.append(head(sample, sample.step == best_step and sample.evaluation is not None, width))
+        is_best = sample.step == best_step and sample.evaluation is not None
+        lines.append(head(sample, is_best, width, before=fine_tunes and sample.step == 0))
         lines += body(sample.prompt, sample.text, width)
     return Timeline(tuple(lines), tuple(starts))
 
 
-def head(sample: Sample, best: bool, width: int) -> Line:
-    """Return the heading of a sample: step, and as many of time and scores as fit."""
+def head(sample: Sample, best: bool, width: int, *, before: bool = False) -> Line:
+    """Return the heading of a sample: step, and as many of time and scores as fit.
+
+    Args:
+        sample: The sample.
+        best: It is of the best evaluation.
+        width: Maximum width of the line, in cells.
+        before: It is of the trained weights that a run started with.
+    """
     point = sample.evaluation
     step = f"step {integer(sample.step)}"
     if point is not None:
         loss, bits = nats(point.loss), fixed(point.bits_per_byte)
-        time = clock(sample.elapsed_s)
+        time = "before fine-tuning" if before else clock(sample.elapsed_s)
         choices = [
             [step, time, f"eval loss {loss}", f"{bits} bits per byte", *["best so far"] * best],
             [step, time, f"loss {loss}", f"{bits} bits/byte", *["best"] * best],
@@ -81,6 +92,8 @@ def head(sample: Sample, best: bool, width: int) -> Line:
             [step, f"loss {loss}", f"{bits} bits/byte"],
             [step, f"loss {loss}"],
         ]
+    elif before:
+        choices = [[step, "before fine-tuning"]]
     elif sample.step == 0:
         choices = [[step, "untrained: random weights"], [step, "untrained"]]
     else:

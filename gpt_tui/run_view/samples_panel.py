@@ -133,7 +133,8 @@ class SamplesPanel(Titled, ScrollView, can_focus=True):
         top = bisect_right(self._timeline.starts, round(self.scroll_y)) - 1
         state, follows = self._state, self._follows
         spaced = self.size.height >= MIN_SPACED_ROWS
-        self._timeline = timeline(state.samples, state.best.step, size.width - 1, spaced=spaced)
+        fine_tunes = state.started is not None and bool(state.started.init_from)
+        self._timeline = timeline(state.samples, state.best.step, size.width - 1, spaced=spaced, fine_tunes=fine_tunes)
         self.virtual_size = Size(size.width, len(self._timeline.lines))
         self._marked = self._sample_pointed_at()
         if self._marked is not None:

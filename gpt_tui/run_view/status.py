@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from math import isfinite
+from pathlib import PurePath
 
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value
+from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value, origin_text
 from gpt_tui.shared.formatting import (
     age,
     bar,
@@ -23,6 +24,7 @@ from gpt_tui.shared.formatting import (
     size,
 )
 from gpt_tui.shared.rows import RULE, Row, Tone, longest_fitting
+from gpt_tui.shared.sanitize import one_line
 
 LABEL_WIDTH = 14
 BAR_MARGIN = 7  # cells of the value beside a progress bar
@@ -35,8 +37,8 @@ SYMBOLS = {
 PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", Phase.FINISHED: "good"}
 
 DROPPED_FIRST = (
-    "tokens", "eval tokens", "full eval", "memory", "model", "time", "learning rate", "best accuracy", "best loss",
-    "grad norm", "step loss", "not improved", "accuracy",
+    "tokens", "eval tokens", "full eval", "started from", "memory", "model", "time", "learning rate", "best accuracy",
+    "best loss", "grad norm", "step loss", "not improved", "accuracy",
 )  # fmt: skip
 
 
@@ -54,6 +56,7 @@ def status_rows(state: RunState, status: SessionStatus, width: int) -> list[Row]
         *evaluation_rows(state, value_width),
         RULE,
         model_row(state, value_width),
+        *origin_rows(state, value_width),
         Row("memory", size(status.memory_bytes) if status.memory_bytes else "unknown"),
         saved_row(state, status, value_width),
     ]
@@ -126,13 +129,23 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     full = full_evaluation_rows(state, value_width)
     if state.evaluation is None:
         return [first_evaluation_row(state, value_width)] if state.full_evaluation is None else full
-    rows = [*metric_rows(state, EvalCompleted, value_width), *full]
+    rows = [*metric_rows(state, EvalCompleted, value_width), *full, *start_rows(state, value_width)]
     if best := best_score(state):
         options = [f"★ {best} at {short(state.best.step)}", f"★ {best}"]
         rows.append(Row(f"best {state.best_metric}", longest_fitting(options, value_width)))
     if state.limits.patience:
         rows.append(early_stopping_row(state, value_width))
     return rows
+
+
+def start_rows(state: RunState, value_width: int) -> list[Row]:
+    """Return the scores before fine-tuning, once there are others to compare with them."""
+    before = state.start_scores
+    if before is None or state.evaluation is None or state.evaluation.step == 0:
+        return []
+    loss = nats(before.loss)
+    options = [f"{loss}, {fixed(before.bits_per_byte)} bits/byte", loss]
+    return [Row("before tuning", longest_fitting(options, value_width))]
 
 
 def verdict_row(state: RunState, value_width: int) -> Row:
@@ -205,10 +218,22 @@ def model_row(state: RunState, value_width: int) -> Row:
     assert state.started is not None
     parameters, threads = short(state.started.parameters), state.started.threads
     counted_threads = f"{threads} thread{'s' * (threads != 1)}"
+    if state.started.trained_parameters:
+        parameters = f"{short(state.started.trained_parameters)} of {parameters}"
     options = [f"{parameters} parameters, {counted_threads}", f"{parameters}, {counted_threads}", parameters]
     if state.started.precision == "bfloat16":
         options = [f"{option}, {name}" for name in ("bfloat16", "bf16") for option in options]
     return Row("model", longest_fitting(options, value_width))
+
+
+def origin_rows(state: RunState, value_width: int) -> list[Row]:
+    """Return the checkpoint that the run started from, if it did."""
+    if state.started is None or not state.started.init_from:
+        return []
+    path = PurePath(state.started.init_from)
+    names = [one_line(name) for name in (f"{path.parent.name}/{path.stem}", path.stem)]
+    options = [*(origin_text(state.started, name) for name in names), names[1]]
+    return [Row("started from", longest_fitting(options, value_width))]
 
 
 def saved_row(state: RunState, status: SessionStatus, value_width: int) -> Row:

@@ -25,7 +25,7 @@ BATCH = 4096
 
 
 def with_earlier_part(run: RunState, log: Path | None, state: TrainingState) -> RunState:
-    """Return the state with the earlier part of a resumed run: the steps in its log, and its best score.
+    """Return the state with the earlier part of a resumed run: the steps in its log, and its first and best scores.
 
     Args:
         run: State before the first event.
@@ -39,7 +39,7 @@ def with_earlier_part(run: RunState, log: Path | None, state: TrainingState) -> 
         state.best_accuracy, state.best_step, state.evaluations_without_improvement, state.best_loss,
         state.patience_from,
     )  # fmt: skip
-    return replace(run, best=best)
+    return replace(run, best=best, first_scores=state.start_scores)
 
 
 def replay_log(run: RunState, path: Path, last_step: int) -> RunState:

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from gpt_core.checkpoints.store import CheckpointStore, chat_candidates, resume_candidates
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import Settings
@@ -13,6 +15,7 @@ from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_core.training.events import RunStarted
+from gpt_core.training.fine_tuning import check_start, peek_start
 from gpt_core.training.setup import text_files, text_note
 from gpt_tui.session.run_finder import is_trained_in, log_folders
 from gpt_tui.shared.formatting import integer, short
@@ -35,6 +38,7 @@ class RunPreview(NamedTuple):
         train_file: Training text, relative to the working folder where that is shorter; "" if there is none.
         train_bytes: Its size.
         eval_file: Eval text, "" where the end of the training text is used.
+        start: Header of the checkpoint that the run starts from; None for random weights, or if it is not valid.
         note: Texts under `data/` that are not used, in one line; "" for none.
         problem: Why the run could not start, in one line; "" if it can.
         stored: Checkpoints to resume, which may be in another folder, and to chat with.
@@ -46,6 +50,7 @@ class RunPreview(NamedTuple):
     train_file: str = ""
     train_bytes: int = 0
     eval_file: str = ""
+    start: CheckpointInfo | None = None
     note: str = ""
     problem: str = ""
     stored: StoredCheckpoints = StoredCheckpoints()
@@ -73,7 +78,11 @@ def read_preview(settings: Settings, preset_name: str, session_dir: str = "") ->
     preview = RunPreview(settings, preset_name, stored=stored, now_s=time.time())
     try:
         train, evaluation = text_files(settings)
+        start = peek_start(settings.init_from) if settings.init_from else None
+        if start is not None:
+            check_start(settings.init_from, start.settings, msgspec.structs.asdict(settings))
         return preview._replace(
+            start=start,
             train_file=shown_path(train),
             train_bytes=train.stat().st_size,
             eval_file=shown_path(evaluation) if evaluation else "",

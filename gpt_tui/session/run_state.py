@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import Settings
+from gpt_core.model.scores import EvalScores
 from gpt_core.training.events import (
     AnyEvent,
     CheckpointSaved,
@@ -165,6 +166,7 @@ class RunState:
         lines_reproduced: Last check of a self-test.
         samples: Samples, thinned to MAX_SAMPLES.
         best: The best evaluation.
+        first_scores: Scores before the first step, None if the weights were not evaluated then.
         evaluating: Progress of an evaluation, 0 to 1; None while there is none.
         paused: Whether the run waits.
         skipped: Number of skipped updates.
@@ -186,6 +188,7 @@ class RunState:
     lines_reproduced: LinesReproduced | None = None
     samples: tuple[Sample, ...] = ()
     best: Score = NO_SCORE
+    first_scores: EvalScores | None = None
     evaluating: float | None = None
     paused: bool = False
     skipped: int = 0
@@ -215,6 +218,11 @@ class RunState:
     def best_metric(self) -> str:
         """Score of the best evaluation: accuracy or loss."""
         return self.started.best_metric if self.started else "accuracy"
+
+    @property
+    def start_scores(self) -> EvalScores | None:
+        """Scores of the trained weights that a run started with; None for random weights."""
+        return self.first_scores if self.started is not None and self.started.init_from else None
 
     @property
     def smoothed_perplexity(self) -> float:
@@ -274,7 +282,7 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             begun = _logged(begun, _started_text(event), "good")
             if event.best_restarted:
                 fresh = Score(patience_from=event.step)
-                begun = _logged(replace(begun, best=fresh), event.best_restarted, "plain")
+                begun = _logged(replace(begun, best=fresh, first_scores=None), event.best_restarted, "plain")
             return begun
         case StepCompleted():
             return _with_steps(run, [event])
@@ -400,7 +408,29 @@ def _started_text(event: RunStarted) -> str:
         if event.resumed_from
         else ""
     )
-    return f"{what}: {short(event.parameters)} parameters, {short(event.train_tokens)} tokens{where}"
+    start = f", weights of {origin_text(event, PurePath(event.init_from).name)}" if event.init_from else ""
+    return f"{what}: {parameters_text(event)}, {short(event.train_tokens)} tokens{start}{where}"
+
+
+def parameters_text(event: RunStarted) -> str:
+    """Return the number of parameters, and how many of them are trained where some are frozen."""
+    trained = f", {short(event.trained_parameters)} of them trained" if event.trained_parameters else ""
+    return f"{short(event.parameters)} parameters{trained}"
+
+
+def origin_text(event: RunStarted, name: str) -> str:
+    """Return the checkpoint that a run started from, under this name, and its step if its header has one."""
+    return f"{name} (step {integer(event.init_step)})" if event.init_step else name
+
+
+def gain_text(run: RunState) -> str:
+    """Return how the best evaluation compares with that before fine-tuning; "" where there is nothing to compare."""
+    before, best = run.start_scores, run.best
+    if before is None or run.evaluation is None or run.evaluation.step == 0:
+        return ""
+    if best.step == 0 or best.loss is None:
+        return f"eval loss {nats(before.loss)} before fine-tuning, which no evaluation improved"
+    return f"eval loss {nats(before.loss)} before fine-tuning, {nats(best.loss)} at step {integer(best.step)}"
 
 
 def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
@@ -408,6 +438,8 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
 
     Logs of earlier versions do not have that decision: there the best accuracy counts.
     """
+    if event.step == 0:
+        run = replace(run, first_scores=EvalScores(0, event.loss, event.accuracy, event.bits_per_byte))
     tokens = run.last.tokens if run.last else 0
     point = Evaluation(event.step, tokens, run.elapsed_s, event.loss, event.accuracy, event.bits_per_byte)
     is_best = event.accuracy > run.best.accuracy if event.is_best is None else event.is_best
@@ -417,6 +449,8 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
         best = run.best._replace(without_improvement=event.without_improvement)
     evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS)
     changed = replace(run, evaluations=evaluations, best=best, evaluating=None)
+    if event.step == 0 and changed.start_scores is not None:
+        return _logged(changed, f"before fine-tuning: {scores_text(event)}", "plain")
     text = f"step {integer(event.step)}: {scores_text(event)}{f' ★ best {run.best_metric}' if is_best else ''}"
     return _logged(changed, text, "good" if is_best else "plain")
 

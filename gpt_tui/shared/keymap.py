@@ -106,6 +106,8 @@ KEYS: tuple[Key, ...] = (
     Key("checkpoints.chat", "c", "chat_with", "Chat", "Chat with this checkpoint", "checkpoints", footer=True),
     Key("checkpoints.beside", "b", "compare_in_chat", "Compare", "Compare this checkpoint with the chat's model",
         "checkpoints", footer=True),
+    Key("checkpoints.fine_tune", "f", "fine_tune", "Fine-tune", "Set up a new run that starts from these weights",
+        "checkpoints", footer=True),
     Key("checkpoints.verify", "v", "verify", "Verify", "Verify the checksums of this checkpoint", "checkpoints",
         footer=True),
     Key("checkpoints.export", "e", "export", "Export", "Export this checkpoint for other programs", "checkpoints",

@@ -224,6 +224,11 @@ class MainScreen(Screen[None]):
         message.stop()
         self.train.resume_from(message.path)
 
+    @on(CheckpointsTab.FineTuneRequested)
+    def _fine_tuning_requested(self, message: CheckpointsTab.FineTuneRequested) -> None:
+        message.stop()
+        self.train.set_up_fine_tuning(message.path)
+
     @on(CheckpointsTab.ChatRequested)
     def _chat_requested(self, message: CheckpointsTab.ChatRequested) -> None:
         message.stop()

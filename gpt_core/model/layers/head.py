@@ -8,7 +8,7 @@ The logits of a batch, (N, V), would be the largest array of the model. They are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import numpy as np
 
@@ -61,6 +61,10 @@ class Head(Layer):
         """Use these weights."""
         self.wte = weights[WTE]
 
+    def freeze(self, names: Set[str]) -> None:
+        """Choose whether the gradient of the matrix is needed."""
+        self.is_trained = WTE not in names
+
     def logits_by_slice(self, x: Array) -> Iterator[tuple[slice, Array]]:
         """Yield (rows, logits of these rows) for x (N, C). Every slice uses the same buffer."""
         for first in range(0, x.shape[0], self.logits.shape[0]):
@@ -78,13 +82,17 @@ class Head(Layer):
         return float(self.losses.sum(dtype=np.float64))
 
     def forward_backward(self, x: Array, targets: Ids, gradients: Tensors, weight: float) -> tuple[float, Array]:
-        """Return the sum of the losses and `d_x`, the gradient of weight * sum of losses; add that of wte."""
+        """Return the sum of the losses and `d_x`, the gradient of weight * sum of losses.
+
+        The gradient of wte is added to `gradients`, unless wte is frozen.
+        """
         d_wte = gradients[WTE]
         for rows, logits in self.logits_by_slice(x):
             # d_logits = weight * (softmax(logits) - onehot(target)), in place of the logits
             cross_entropy.forward_backward(self.losses[rows], logits, targets[rows], weight)
             # d_x (R, C) = d_logits (R, V) wte (V, C)
             linear.product(self.d_x[rows], logits, self.wte, bfloat16=self.bfloat16)
-            # d_wte (V, C) += d_logitsᵀ (V, R) x (R, C)
-            linear.product(d_wte, logits, x[rows], transpose_a=True, accumulate=True, bfloat16=self.bfloat16)
+            if self.is_trained:
+                # d_wte (V, C) += d_logitsᵀ (V, R) x (R, C)
+                linear.product(d_wte, logits, x[rows], transpose_a=True, accumulate=True, bfloat16=self.bfloat16)
         return float(self.losses.sum(dtype=np.float64)), self.d_x

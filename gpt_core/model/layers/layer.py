@@ -10,7 +10,7 @@ The legend of shapes is in `gpt_core.kernels`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -82,6 +82,8 @@ class Layer:
 
     bfloat16 = False
     """True if the operands of matrix products are rounded to bfloat16"""
+    is_trained = True
+    """False if all parameters of the layer and its sublayers are frozen: their gradients are not needed"""
 
     def __init__(self, *sublayers: Layer) -> None:
         self.sublayers = sublayers
@@ -130,6 +132,12 @@ class Layer:
         self.bfloat16 = products == "bfloat16"
         for layer in self.sublayers:
             layer.multiply_in(products)
+
+    def freeze(self, names: Set[str]) -> None:
+        """Choose the parameters whose gradients are not needed, by name; none unless this is called."""
+        self.is_trained = any(spec.name not in names for spec in self.parameter_specs())
+        for layer in self.sublayers:
+            layer.freeze(names)
 
     def bind(self, weights: Tensors) -> None:
         """Use these weights, which are read and never copied."""

@@ -41,12 +41,18 @@ class Transformer(Layer):
         return self.ln_f.forward(x)
 
     def forward_backward(self, tokens: Ids, targets: Ids, gradients: Tensors, weight: float) -> float:
-        """Return the sum of the losses; add weight * d(sum of losses) / d(parameter) to `gradients`."""
+        """Return the sum of the losses; add weight * d(sum of losses) / d(parameter) to `gradients`.
+
+        The pass ends above the layers at the bottom that are frozen; gradients of other frozen parameters are computed.
+        """
         loss_sum, d_ln_out = self.head.forward_backward(self.forward(tokens), targets.reshape(-1), gradients, weight)
         inputs = [self.embedding.out, *(block.out for block in self.blocks)]  # of each block, and of ln_f
         self.d_residual.fill(0.0)
         self.ln_f.backward(self.d_residual, d_ln_out, inputs.pop(), gradients)
-        for block in reversed(self.blocks):
+        bottom = [self.embedding, *self.blocks]
+        lowest = next((number for number, layer in enumerate(bottom) if layer.is_trained), len(bottom))
+        for block in reversed(self.blocks[max(0, lowest - 1) :]):
             block.backward(self.d_residual, inputs.pop(), gradients)
-        self.embedding.backward(self.d_residual, tokens.reshape(-1), tokens.shape[1], gradients)
+        if lowest == 0:
+            self.embedding.backward(self.d_residual, tokens.reshape(-1), tokens.shape[1], gradients)
         return loss_sum

@@ -35,6 +35,7 @@ from gpt_tui.tabs.checkpoints.files import (
     delete_file,
 )  # fmt: skip
 from gpt_tui.tabs.checkpoints.presenter import (
+    Use,
     Verification,
     deletion_question,
     details,
@@ -65,13 +66,20 @@ class CheckpointsTab(Vertical):
     """Table of checkpoints and details of the selected one.
 
     While visible, it scans the models folder at intervals and verifies one file at a time in a thread of low priority.
-    Posts `ResumeRequested`, `ChatRequested` and `Deleted`.
+    Posts `ResumeRequested`, `FineTuneRequested`, `ChatRequested` and `Deleted`.
     """
 
     BINDINGS = bindings("checkpoints")
 
     class ResumeRequested(Message):
         """The user chose a checkpoint to resume from."""
+
+        def __init__(self, path: Path) -> None:
+            super().__init__()
+            self.path = path
+
+    class FineTuneRequested(Message):
+        """The user chose a checkpoint to start a new run from."""
 
         def __init__(self, path: Path) -> None:
             super().__init__()
@@ -315,18 +323,23 @@ class CheckpointsTab(Vertical):
             return None
         return True
 
-    def _is_usable(self, file: CheckpointFile, *, resume: bool = False) -> bool:
-        """Return True if a file can be used to chat or to resume, else notify the user of the reason."""
+    def _is_usable(self, file: CheckpointFile, use: Use = "chat with") -> bool:
+        """Return True if a file can be used, else notify the user of the reason."""
         running = self._running_in is not None
-        why_not = refusal(file, verification_of(file, self._verifications), resume=resume, running=running)
+        why_not = refusal(file, verification_of(file, self._verifications), use, running=running)
         if why_not:
             self.app.notify(one_line(why_not), severity="warning", markup=False)
         return not why_not
 
     def action_resume_from(self) -> None:
         """Resume training from the selected checkpoint."""
-        if (file := self.selected) and self._is_usable(file, resume=True):
+        if (file := self.selected) and self._is_usable(file, "resume from"):
             self.post_message(self.ResumeRequested(file.stamp.path))
+
+    def action_fine_tune(self) -> None:
+        """Set up a new run that starts from the weights of the selected checkpoint."""
+        if (file := self.selected) and self._is_usable(file, "fine-tune"):
+            self.post_message(self.FineTuneRequested(file.stamp.path))
 
     def action_chat_with(self) -> None:
         """Chat with the selected checkpoint."""

@@ -18,6 +18,8 @@ from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
 
+Use = Literal["chat with", "resume from", "fine-tune"]
+
 GAP = "  "
 MIN_NAME, MAX_NAME = 11, 40  # 11: ckpt_latest
 NONE = "–"  # in place of a score that was not measured
@@ -234,6 +236,7 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
                   f"width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
         ("settings", f"{batch}, warmup {integer(settings.warmup_steps)}, decay {integer(settings.decay_steps)} steps"),
         ("run", f"{info.run_id}, seed {settings.seed}"),
+        *origin_rows(info),
         ("text", f"{settings.train_file or 'train.en, found under data/'}, SHA-256 {short_digest(info.corpus_sha256)}"),
         ("tokenizer", f"{settings.tokenizer}, {integer(shape.vocab_size)} tokens, "
                       f"SHA-256 {short_digest(info.tokenizer_sha256)}"),
@@ -244,6 +247,15 @@ def imported_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
     """Return what the header states about a model that no run here has trained."""
     rows = dict(run_rows(info))
     return [("trained", "not here: imported weights"), ("model", rows["model"]), ("tokenizer", rows["tokenizer"])]
+
+
+def origin_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
+    """Return the checkpoint that the run started from, if it did, and what was frozen."""
+    origin, rows = info.state.origin, []
+    if origin is not None:
+        step = f", step {integer(origin.step)}" if origin.step else ""
+        rows.append(("origin", f"{shown_path(Path(origin.path))}{step}, SHA-256 {short_digest(origin.sha256)}"))
+    return [*rows, ("frozen", info.settings.freeze)] if info.settings.freeze else rows
 
 
 def scores_of(info: CheckpointInfo) -> str:
@@ -282,19 +294,21 @@ def use_text(info: CheckpointInfo, verification: Verification) -> str:
     """Return what a checkpoint can be used for."""
     if verification.state == "damaged":
         return "none: delete it, or replace it with a valid copy"
-    return "chat, resume" if info.has_optimizer_state else "chat; no resume, as it has no optimizer state"
+    if info.has_optimizer_state:
+        return "chat, resume, fine-tune"
+    return "chat, fine-tune; no resume, as it has no optimizer state"
 
 
-def refusal(file: CheckpointFile, verification: Verification, *, resume: bool, running: bool) -> str:
-    """Return why a file cannot be used to chat, or with `resume` to resume, in one line; "" if it can."""
-    use = "resume from" if resume else "chat with"
+def refusal(file: CheckpointFile, verification: Verification, use: Use, *, running: bool) -> str:
+    """Return why a file has no such use, in one line; "" if it has."""
     name = one_line(file.stamp.path.name)
     if verification.state == "damaged":
         return f"cannot {use} {name}: {reason_of(verification.error, file.stamp.path)}"
-    if resume and running:
-        return "a run is in progress: stop it on the Train tab (F2, then x), then resume from here"
-    if resume and file.info and not file.info.has_optimizer_state:
-        return f"cannot resume from {name}: it has no optimizer state; chat with it, or resume from another one"
+    if use != "chat with" and running:
+        verb = use.removesuffix(" from")
+        return f"a run is in progress: stop it on the Train tab (F2, then x), then {verb} from here"
+    if use == "resume from" and file.info and not file.info.has_optimizer_state:
+        return f"cannot resume from {name}: it has no optimizer state; fine-tune it, or resume from another one"
     return ""
 
 

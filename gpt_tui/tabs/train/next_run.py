@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from gpt_core.config.fine_tuning import FROM_FILE, base_settings
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
+from gpt_core.training.fine_tuning import nearest_preset
 from gpt_tui.new_run.fields import INDEPENDENT, named_preset, text_of, validate
 from gpt_tui.new_run.files import path_problem
 from gpt_tui.new_run.screen import FormState, SetupResult, initial_form_state
@@ -41,12 +43,15 @@ class NextRun:
     def changes(self) -> dict[str, str]:
         """The settings that differ from those of the start of the program, as text."""
         base, base_preset = self._defaults
+        own = {name: getattr(base, name) for name in INDEPENDENT}
         changed_preset = {}
         if self.preset_name and self.preset_name != base_preset:
             changed_preset = {"preset": self.preset_name}
-            base = msgspec.structs.replace(
-                preset(self.preset_name), **{name: getattr(base, name) for name in INDEPENDENT}
-            )
+            base = msgspec.structs.replace(preset(self.preset_name), **own)
+        if (init_from := self.settings.init_from) and init_from != base.init_from:
+            from_file = {name: getattr(self.settings, name) for name in FROM_FILE}
+            defaults = base_settings(nearest_preset(self.settings.shape), init_from)
+            base, changed_preset = msgspec.structs.replace(defaults, **(own | from_file)), {}
         before, now = (msgspec.structs.asdict(settings) for settings in (base, self.settings))
         changes = {name: text_of(value) for name, value in now.items() if value != before[name]}
         if changes.keys() >= set(GROUP_RATES) and (rate := self.settings.learning_rate) is not None:

@@ -13,7 +13,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints, shown_path
-from gpt_tui.shared.formatting import age, bar, integer, percent, size
+from gpt_tui.shared.formatting import age, bar, integer, nats, percent, size
 from gpt_tui.shared.sanitize import one_line
 
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 30
@@ -89,7 +89,7 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str]) -> list[tuple[
     rows = [
         ("model", f"{preview.model}, {integer(parameters)} parameters"),
         ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
-        ("text", f"{preview.train_file}, {size(preview.train_bytes)}" if preview.train_file else preview.problem),
+        ("text", preview.problem or f"{preview.train_file}, {size(preview.train_bytes)}"),
         (
             "batch",
             f"{settings.batch_size} × {settings.seq_len} = {integer(tokens)} tokens per step, {length(settings)}",
@@ -97,10 +97,22 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str]) -> list[tuple[
         ("memory", f"{memory} for weights and optimizer, plus activations"),
         ("saves", f"{one_line(settings.models_dir)}/, {saving(settings)}"),
     ]
+    if preview.start is not None:
+        rows.insert(0, ("weights", start_text(preview.start)))
     if changes:
         rows.append(("changed", ", ".join(f"{name} {one_line(text)}" for name, text in changes.items())))
     notes = [("note", preview.note)] if preview.note else []
-    return rows if preview.problem else [*rows[:3], *notes, ("eval text", eval_text), *rows[3:]]
+    if preview.problem:
+        return rows
+    after_text = [label for label, _ in rows].index("text") + 1
+    return [*rows[:after_text], *notes, ("eval text", eval_text), *rows[after_text:]]
+
+
+def start_text(info: CheckpointInfo) -> str:
+    """Return the checkpoint that a run starts from, with its step and eval loss where its header has them."""
+    step = f", step {integer(info.step)}" if info.step else ""
+    scores = f", eval loss {nats(info.scores.loss)}" if info.scores else ""
+    return f"{shown_path(info.path)}{step}{scores}, and its tokenizer"
 
 
 def length(settings: Settings) -> str:
@@ -125,8 +137,10 @@ def possible_actions(preview: RunPreview, *, is_changed: bool = False) -> list[t
     """
     actions = []
     if not preview.problem:
-        what = "this model" if preview.model == CUSTOM else f"the {preview.model} preset"
-        actions.append(("start", f"Start training {what} on {PurePath(preview.train_file).name}"))
+        what = "training this model" if preview.model == CUSTOM else f"training the {preview.model} preset"
+        if preview.start is not None:
+            what = f"fine-tuning {one_line(preview.start.path.stem)}"
+        actions.append(("start", f"Start {what} on {PurePath(preview.train_file).name}"))
     if resumable := preview.stored.resumable:
         folder = resumable.path.parent
         name = "" if folder == PurePath(preview.settings.models_dir) else f"{shown_path(folder)} "

@@ -14,11 +14,12 @@ from textual.message import Message
 
 from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError
+from gpt_core.errors import CheckpointError, GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
+from gpt_core.training.fine_tuning import settings_to_fine_tune
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.new_run.screen import SetupScreen, initial_form_state
+from gpt_tui.new_run.screen import FormState, SetupScreen, initial_form_state
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.run_preview import RunPreview, read_preview, shown_path, stored_checkpoints
@@ -188,21 +189,36 @@ class RunRequests(Vertical):
             preset_name: Preset of that run.
             started: Called with the settings of the run that is started.
         """
-        if self._controller.alive:
-            self._hints.show(why_not("setup", self._controller.phase, self._shown_keys()))
-            return
-        self.cancel_countdown()
-        self.query_one(Welcome).stop_measuring()
         beside = await asyncio.to_thread(next_free_folder, folder)
         form_state = initial_form_state(msgspec.structs.replace(settings, models_dir=str(beside)), preset_name)
-        result = await self.app.push_screen_wait(SetupScreen(form_state, self._probes, focus="learning_rate"))
+        if await self._set_up(form_state, focus="learning_rate"):
+            started(self.settings)
+
+    @work(exclusive=True, group="request")
+    async def set_up_fine_tuning(self, path: Path) -> None:
+        """Open the set-up screen for a run that starts from a checkpoint; leaving it changes nothing."""
+        try:
+            resolved = await asyncio.to_thread(settings_to_fine_tune, path, self.settings)
+        except GptError as error:
+            self.notify(one_line(str(error)), severity="error", markup=False)
+            return
+        await self._set_up(initial_form_state(resolved.settings, resolved.preset), focus="train_file")
+
+    async def _set_up(self, form_state: FormState, *, focus: str) -> bool:
+        """Open the set-up screen for a run other than the next one; return whether that run was started."""
+        if self._controller.alive:
+            self._hints.show(why_not("setup", self._controller.phase, self._shown_keys()))
+            return False
+        self.cancel_countdown()
+        self.query_one(Welcome).stop_measuring()
+        result = await self.app.push_screen_wait(SetupScreen(form_state, self._probes, focus=focus))
         if result.settings is None:
             self.read_preview()
-            return
+            return False
         self._next.configure(result)
         self._settings_changed()
         self.action_start()
-        started(result.settings)
+        return True
 
     def action_defaults(self) -> None:
         """Go back to the settings that the program started with."""

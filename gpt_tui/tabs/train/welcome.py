@@ -178,7 +178,8 @@ class Welcome(VerticalScroll):
         actions = possible_actions(preview, is_changed=bool(self._changes))
         rows = with_estimate(preview_rows(preview, self._changes), self._estimate)
         rows = fitted_rows(rows, max(4, self.size.height - len(actions) - OTHER_LINES))
-        lines = [Content.styled("Train a GPT from scratch, watch it learn, chat with it.", "bold"), Content("")]
+        what = "Train a GPT from scratch" if preview.start is None else "Fine-tune a trained GPT"
+        lines = [Content.styled(f"{what}, watch it learn, chat with it.", "bold"), Content("")]
         for label, text in rows:
             style = "bold $error" if label == "text" and preview.problem else ""
             for part in textwrap.wrap(one_line(text), self._text_width - LABEL_WIDTH):

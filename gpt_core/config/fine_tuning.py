@@ -1,0 +1,55 @@
+"""Defaults of fine-tuning: how the settings of a preset differ for a run that starts from trained weights.
+
+Trained weights need smaller updates than random ones and few of them, so rates, warm-up and decay are shorter, and the
+model is evaluated more often: it may fit a short text within a few hundred steps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
+
+RATE_FACTOR = 0.1
+"""Learning rates as a fraction of those of the preset."""
+EVAL_TOKENS = 32_768
+FROM_FILE = (*ModelShape.__struct_fields__, "tokenizer")
+"""Settings that a run takes from the file that it starts from."""
+
+
+class Pace(NamedTuple):
+    """Steps of a fine-tuning run, which depend on the tokens per step of a preset."""
+
+    warmup_steps: int
+    decay_steps: int
+    eval_every_steps: int
+    patience_min_steps: int
+
+
+PACES = {"nano": Pace(50, 2000, 200, 600), "micro": Pace(50, 2000, 100, 300), "mini": Pace(50, 2000, 50, 150)}
+
+
+def fine_tuning_defaults(preset_name: str) -> dict[str, object]:
+    """Return the settings in which fine-tuning differs from a preset, by name.
+
+    Raises:
+        KeyError: The preset is unknown.
+    """
+    base = preset(preset_name)
+    rates = {name: float(f"{RATE_FACTOR * getattr(base, name):.6g}") for name in GROUP_RATES}
+    return rates | PACES[preset_name]._asdict() | {
+        "eval_tokens": EVAL_TOKENS, "best_metric": "loss", "improvement_threshold": 0.001, "patience": 3,
+    }  # fmt: skip
+
+
+def base_settings(preset_name: str, init_from: str) -> Settings:
+    """Return the settings of a preset: its own, or those for fine-tuning if `init_from` names a file.
+
+    Raises:
+        KeyError: The preset is unknown.
+    """
+    base = preset(preset_name)
+    return msgspec.structs.replace(base, **fine_tuning_defaults(preset_name)) if init_from else base

@@ -1,0 +1,64 @@
+"""The setting `freeze`: parts of the model that keep their weights while the rest is trained.
+
+A part is the token embedding, the position embedding, one layer (a transformer block, counted from 0) or the norm after
+the last layer. The name `embedding` stands for both embeddings. `gpt_core.model.parameters` maps parts to tensors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from gpt_core.errors import ConfigError
+
+TOKENS, POSITIONS, FINAL_NORM = "tokens", "positions", "final norm"
+PARTS_OF_NAME = {"embedding": {TOKENS, POSITIONS}, POSITIONS: {POSITIONS}, FINAL_NORM: {FINAL_NORM}}
+EXPECTED = "embedding, positions, layers N, layers N-M or final norm, separated by commas"
+
+_LAYERS = re.compile(r"layers? *(\d{1,9})(?: *- *(\d{1,9}))?")
+
+
+def layer_part(number: int) -> str:
+    """Return the name of the part that a layer is."""
+    return f"layer {number}"
+
+
+def model_parts(layers: int) -> tuple[str, ...]:
+    """Return the parts of a model with this many layers, in the order of the forward pass."""
+    return (TOKENS, POSITIONS, *map(layer_part, range(layers)), FINAL_NORM)
+
+
+def frozen_parts(freeze: str, layers: int) -> frozenset[str]:
+    """Return the parts that a value of the setting names, as `model_parts` names them.
+
+    Args:
+        freeze: Value of the setting, such as "embedding, layers 0-5"; "" for nothing.
+        layers: Layers of the model.
+
+    Raises:
+        ConfigError: A name is unknown, a layer is not one of the model, or nothing is left to train.
+    """
+    found: set[str] = set()
+    for word in filter(None, (word.strip() for word in freeze.split(","))):
+        found |= _named(" ".join(word.lower().split()), word, layers)
+    if found >= set(model_parts(layers)):
+        raise ConfigError(f"freeze: got {_quoted(freeze)}, which is the complete model; expected a part of it to train")
+    return frozenset(found)
+
+
+def _named(name: str, typed: str, layers: int) -> set[str]:
+    """Return the parts of one name. Raises ConfigError."""
+    if name in PARTS_OF_NAME:
+        return PARTS_OF_NAME[name]
+    if (match := _LAYERS.fullmatch(name)) is None:
+        near = difflib.get_close_matches(name, PARTS_OF_NAME, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"freeze: got {_quoted(typed)}, expected {EXPECTED}{hint}")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not first <= last < layers:
+        raise ConfigError(f"freeze: got {_quoted(typed)}, expected layers from 0 to {layers - 1} in ascending order")
+    return set(map(layer_part, range(first, last + 1)))
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")

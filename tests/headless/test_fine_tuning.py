@@ -1,0 +1,109 @@
+"""`gpt-tui train --init-from`: what a headless run prints, and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.events import RunStarted
+from gpt_tui.cli import main as cli
+from tests.headless.conftest import LATEST
+from tests.program import run_program, tiny
+
+TEXT = "A ship lay in the harbour, and the wind was in the north.\n\n" * 80
+
+
+@pytest.fixture
+def start(folder: Path) -> Path:
+    """A folder with a trained model and another text, my.txt."""
+    run = run_program("--train-only", "--max-steps", "6", *tiny(), cwd=folder)
+    assert run.returncode == 0, run.stderr
+    (folder / "my.txt").write_text(TEXT)
+    return folder
+
+
+FINE_TUNE = ("train", "--init-from", str(LATEST), "--train-file", "my.txt", "--models-dir", "tuned")
+
+
+def test_the_first_lines_say_what_is_fine_tuned_and_how_good_it_is_before(start: Path) -> None:
+    run = run_program(*FINE_TUNE, "--max-steps", "4", "--set", "eval_every_steps=2", cwd=start)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[0].startswith("fine-tuning a custom model: ")
+    assert lines[0].endswith("; weights and tokenizer of models/ckpt_latest.safetensors (step 6)")
+    assert lines[2].startswith("eval before fine-tuning: eval loss ")
+    before = lines[2].split("eval loss ")[1].split(",")[0]
+    (later,) = (line for line in lines if line.startswith("eval at step 2:"))
+    assert later.endswith(f"before fine-tuning {before})")
+    (finished,) = (line for line in lines if line.startswith("finished: "))
+    assert f"eval loss {before} before fine-tuning, " in finished
+
+
+def test_a_resume_knows_the_score_from_before_the_first_step(start: Path) -> None:
+    assert run_program(*FINE_TUNE, "--max-steps", "2", cwd=start).returncode == 0
+    (start / LATEST).unlink()
+    (start / "tuned/metrics.jsonl").unlink()
+    resumed = run_program(
+        "train", "--resume", "--models-dir", "tuned", "--max-steps", "4", "--set", "eval_every_steps=4", cwd=start
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed from tuned/" in resumed.stdout
+    assert "before fine-tuning" in resumed.stdout
+
+
+def test_frozen_parts_are_named_in_the_number_of_parameters(start: Path) -> None:
+    run = run_program(*FINE_TUNE, "--max-steps", "1", "--set", "freeze=embedding", "--json", cwd=start)
+    first = json.loads(run.stdout.splitlines()[0])
+    assert 0 < first["trained_parameters"] < first["parameters"]
+    assert Path(first["init_from"]) == start / LATEST
+    assert first["init_step"] == 6
+
+
+def test_the_events_of_other_runs_have_no_new_fields(start: Path) -> None:
+    run = run_program("train", "--max-steps", "1", "--models-dir", "other", "--json", *tiny(), cwd=start)
+    first = json.loads(run.stdout.splitlines()[0])
+    assert first.keys().isdisjoint({"init_from", "init_sha256", "init_step", "trained_parameters"})
+    assert "init_from" in RunStarted.__struct_fields__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--init-from", "missing.safetensors"], "init_from: missing.safetensors: No such file"),
+        (["--init-from", "models"], "init_from: models: is a folder"),
+        (["--init-from", "my.txt"], "init_from: my.txt is damaged"),
+        (["--init-from", str(LATEST), "--set", "d_model=64"], "d_model is 16 in it, 64 was requested (--set)"),
+        (
+            ["--init-from", str(LATEST), "--set", "freeze=layers 1"],
+            "freeze: got 'layers 1', expected layers from 0 to 0",
+        ),
+        (["--init-from", str(LATEST)], "models holds another run's checkpoints"),
+    ],
+)
+def test_what_cannot_start_is_refused_in_one_line_and_writes_nothing(
+    start: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(start)
+    before = sorted(path.name for path in start.rglob("*") if "tokens" not in path.name)
+    assert cli.main(["train", *arguments, "--train-file", "my.txt"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("gpt-tui: ")
+    assert words in error
+    assert sorted(path.name for path in start.rglob("*") if "tokens" not in path.name) == before
+
+
+def test_verify_resume_compares_runs_that_start_from_weights(start: Path) -> None:
+    run = run_program(
+        "verify-resume", "--json", "--steps", "5", "--cut", "2", "--init-from", str(LATEST), "--train-file", "my.txt",
+        "--set", "eval_every_steps=2", cwd=start,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert [row["detail"] for row in json.loads(run.stdout)["rows"][:2]] == ["5 events", "3 events"]
+
+
+def test_tokenize_uses_the_tokenizer_of_the_start(start: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(start)
+    assert cli.main(["tokenize", "my.txt", "--init-from", str(LATEST)]) == 0
+    assert f"with the tokenizer of {LATEST}" in capsys.readouterr().out

@@ -1,0 +1,106 @@
+"""Fine-tuning in the app: from a checkpoint over the set-up screen to a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual.widgets import Input
+
+from gpt_core.config.settings import GROUP_RATES
+from gpt_tui.new_run.screen import SetupScreen
+from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.conftest import Snapshot
+from tests.tui.stored_files import SMALL, fill, save
+
+MODELS = Path("models")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+async def press_on_a_checkpoint(bench: AppBench, key: str) -> None:
+    """Press a key on the first row of the Checkpoints tab, once its file is verified."""
+    pane = bench.app.main.query_one(CheckpointsTab)
+    await bench.pilot.press("f4")
+    await bench.until(lambda: bool(pane._contents.files) and not pane._scanning and pane._thread is None)
+    await bench.pilot.press(key)
+
+
+async def until_set_up(bench: AppBench) -> SetupScreen:
+    await bench.until(lambda: isinstance(bench.app.screen, SetupScreen) and bench.app.screen.is_mounted)
+    await bench.until(lambda: isinstance(bench.app.focused, Input))
+    screen = bench.app.screen
+    assert isinstance(screen, SetupScreen)
+    return screen
+
+
+@pytest.mark.slow
+async def test_f_on_a_checkpoint_sets_up_a_run_that_starts_from_it_in_a_folder_of_its_own(snapshot: Snapshot) -> None:
+    path = save(MODELS / "best_model.safetensors", 65, step=600)
+    Path("my.txt").write_text("A ship lay in the harbour.\n" * 100)
+    async with running_app(MODELS, size=(80, 24)) as bench:
+        await press_on_a_checkpoint(bench, "f")
+        screen = await until_set_up(bench)
+        assert bench.app.focused is not None
+        assert bench.app.focused.id == "setting-train_file"
+        await bench.settled()
+        snapshot(bench.app, "fine_tuning_setup_80x24")
+        assert screen.form.texts["init_from"] == str(path)
+        await bench.pilot.press(*"my.txt", "ctrl+t")
+        await bench.until_step(1)
+        settings = bench.opener.requests[0].settings
+    assert (settings.init_from, settings.models_dir, settings.train_file) == (str(path), "models-2", "my.txt")
+    assert settings.shape == SMALL.shape
+    assert [getattr(settings, group) for group in GROUP_RATES] == [3e-4] * 5
+    assert bench.opener.requests[0].overwrite is False
+
+
+@pytest.mark.slow
+async def test_leaving_the_set_up_of_fine_tuning_changes_nothing() -> None:
+    save(MODELS / "best_model.safetensors", 65, step=600)
+    async with running_app(MODELS, size=(80, 24)) as bench:
+        before = bench.app.main.train.settings
+        await press_on_a_checkpoint(bench, "f")
+        await until_set_up(bench)
+        await bench.pilot.press("escape")
+        await bench.until(lambda: not isinstance(bench.app.screen, SetupScreen))
+        assert bench.app.main.train.settings == before
+        assert bench.app.main.tab == "checkpoints"
+
+
+@pytest.mark.slow
+async def test_a_damaged_file_or_a_run_in_progress_is_no_start_and_says_why() -> None:
+    fill(MODELS)
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await press_on_a_checkpoint(bench, "end")
+        await bench.pilot.press("f")
+        await bench.until(lambda: any("cannot fine-tune" in notice.message for notice in bench.app._notifications))
+        await bench.pilot.press("f2", "s")
+        await bench.until_step(1)
+        await press_on_a_checkpoint(bench, "home")
+        await bench.pilot.press("f")
+        await bench.until(
+            lambda: any("then fine-tune from here" in notice.message for notice in bench.app._notifications)
+        )
+        assert not isinstance(bench.app.screen, SetupScreen)
+
+
+@pytest.mark.slow
+async def test_a_path_typed_into_the_form_fills_the_fields_of_its_model() -> None:
+    path = save(MODELS / "best_model.safetensors", 65, step=600)
+    async with running_app(Path("other"), size=(120, 40)) as bench:
+        await bench.pilot.press("u")
+        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen) and bench.app.screen.is_mounted)
+        screen = bench.app.screen
+        assert isinstance(screen, SetupScreen)
+        screen.query_one("#setting-init_from", Input).value = str(path)
+        await bench.until(lambda: screen.form.texts["d_model"] == "8")
+        assert screen.form.texts["learning_rate"] == "0.0003"
+        assert screen._validated.problems == {}
+        screen.query_one("#setting-init_from", Input).value = ""
+        await bench.until(lambda: screen.form.texts["d_model"] == "128")
+        assert screen.form.texts["learning_rate"] == "0.003"
