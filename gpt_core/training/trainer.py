@@ -343,7 +343,7 @@ def saved_before(run: Run) -> dict[str, int]:
         return {}
     saved = {str(run.resumed_from): run.state.step}
     best = run.store.path_of("best")
-    if run.state.best_step and best.exists():
+    if run.state.is_scored and best.exists():
         saved.setdefault(str(best), run.state.best_step)
     return saved
 
