@@ -154,12 +154,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     init_from: Annotated[
         str,
-        Meta(description="checkpoint whose weights and tokenizer the run starts with (empty: random weights)"),
+        Meta(description="checkpoint whose weights and tokenizer the run starts with (empty: none)"),
         _group("fine-tuning"),
     ] = ""
     freeze: Annotated[
         str,
-        Meta(description="parts not trained: embedding, positions, layers N-M, final norm (empty: none)"),
+        Meta(description="frozen parts: embedding, positions, layers N-M, final norm (empty: none)"),
     ] = ""
 
     overfit_tiny: Annotated[

@@ -224,7 +224,7 @@ def test_the_step_time_has_the_format_of_the_products_that_were_timed(
     monkeypatch.setattr(step_timing, "enough", lambda passes, elapsed_s: len(passes) == 2)
     timed: list[str] = []
     monkeypatch.setattr(
-        step_timing, "GPT", lambda weights, products: (timed.append(products), GPT(weights, products))[1]
+        step_timing, "GPT", lambda weights, products, _frozen: (timed.append(products), GPT(weights, products))[1]
     )
     for products in ("float32", "bfloat16"):
         time = measure_step_time(tiny_settings(tmp_path, precision=products))

@@ -258,6 +258,7 @@ def random_settings(seed):
             values[key] = (
                 low + draw.random() * min((kind.le or kind.lt) - low, 10.0 ** draw.randint(-30, 30)) or kind.le
             )
+    values["freeze"] = draw.choice(["", "embedding", " Positions,layers 0,"])
     values |= {"num_heads": 1, "micro_batch_size": 0} | {key: f"/{values[key]}" for key in PATHS}
     if values["best_metric"] == "accuracy":
         values["improvement_threshold"] = min(values["improvement_threshold"], 1.0)
@@ -432,11 +433,11 @@ def test_on_a_resume_a_preset_contributes_its_shape_only():
         assert said in str(caught.value)
 
 
-def test_only_shape_tokenizer_document_and_optimizer_must_agree_with_a_checkpoint():
+def test_only_shape_tokenizer_document_optimizer_and_start_must_agree_with_a_checkpoint():
     base = preset("nano")
     for key in Settings.__struct_fields__:
         changed = msgspec.structs.replace(base, **{key: "other"})
-        if key in {*ModelShape.__struct_fields__, "tokenizer", "document", "optimizer"}:
+        if key in {*ModelShape.__struct_fields__, "tokenizer", "document", "optimizer", "init_from"}:
             with pytest.raises(CheckpointError, match=key):
                 check_resumable(base, changed, "x")
         else:

@@ -39,6 +39,7 @@ async def until_set_up(bench: AppBench) -> SetupScreen:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fixed_activation_memory")
 async def test_f_on_a_checkpoint_sets_up_a_run_that_starts_from_it_in_a_folder_of_its_own(snapshot: Snapshot) -> None:
     path = save(MODELS / "best_model.safetensors", 65, step=600)
     Path("my.txt").write_text("A ship lay in the harbour.\n" * 100)

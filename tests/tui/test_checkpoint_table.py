@@ -263,13 +263,16 @@ def test_details_name_the_damage_and_the_run(contents: FolderContents):
 
 def test_an_unusable_file_is_refused_with_the_reason(contents: FolderContents):
     latest, final, other = (named(contents, name) for name in ("ckpt_latest", "transformer", "bert"))
-    assert refusal(latest, Verification(), resume=True, running=False) == ""
-    assert refusal(latest, VALID, resume=False, running=True) == ""
-    assert "a run is in progress" in refusal(latest, VALID, resume=True, running=True)
-    assert "no optimizer state" in refusal(final, VALID, resume=True, running=False)
-    assert refusal(final, VALID, resume=False, running=False) == ""
-    assert "cannot resume from ckpt_latest" in refusal(latest, DAMAGED, resume=True, running=False)
-    assert "not a gpt-tui checkpoint" in refusal(other, verification_of(other, {}), resume=False, running=False)
+    assert refusal(latest, Verification(), "resume from", running=False) == ""
+    assert refusal(latest, VALID, "chat with", running=True) == ""
+    assert "a run is in progress" in refusal(latest, VALID, "resume from", running=True)
+    assert "it holds weights only" in refusal(final, VALID, "resume from", running=False)
+    assert refusal(final, VALID, "chat with", running=False) == ""
+    assert refusal(final, VALID, "fine-tune", running=False) == ""
+    assert "then fine-tune from here" in refusal(latest, VALID, "fine-tune", running=True)
+    assert "cannot fine-tune ckpt_latest" in refusal(latest, DAMAGED, "fine-tune", running=False)
+    assert "cannot resume from ckpt_latest" in refusal(latest, DAMAGED, "resume from", running=False)
+    assert "not a gpt-tui checkpoint" in refusal(other, verification_of(other, {}), "chat with", running=False)
 
 
 def test_the_question_before_a_deletion_names_what_is_lost(contents: FolderContents):

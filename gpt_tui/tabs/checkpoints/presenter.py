@@ -296,7 +296,7 @@ def use_text(info: CheckpointInfo, verification: Verification) -> str:
         return "none: delete it, or replace it with a valid copy"
     if info.has_optimizer_state:
         return "chat, resume, fine-tune"
-    return "chat, fine-tune; no resume, as it has no optimizer state"
+    return "chat, fine-tune; no resume, as it holds weights only"
 
 
 def refusal(file: CheckpointFile, verification: Verification, use: Use, *, running: bool) -> str:
@@ -308,7 +308,7 @@ def refusal(file: CheckpointFile, verification: Verification, use: Use, *, runni
         verb = use.removesuffix(" from")
         return f"a run is in progress: stop it on the Train tab (F2, then x), then {verb} from here"
     if use == "resume from" and file.info and not file.info.has_optimizer_state:
-        return f"cannot resume from {name}: it has no optimizer state; fine-tune it, or resume from another one"
+        return f"cannot resume from {name}: it holds weights only; fine-tune it, or resume from another one"
     return ""
 
 
