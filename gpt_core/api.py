@@ -374,9 +374,11 @@ class Model:
         """Write the model in the format of another program, read it back and compare it with the model.
 
         Args:
-            format: "hf" for a folder that transformers loads, "gguf" for a file that llama.cpp loads.
+            format: "hf" for a folder that transformers loads, "gguf" for a file that llama.cpp loads, "html" for a web
+                page that runs the model.
             path: Folder or file to create; nothing is replaced.
-            type: Number type of the weights in a GGUF file: "f32" (the default), "f16", "bf16" or "q8_0".
+            type: Number type of the weights: "f32" (the default); for gguf also "f16", "bf16" or "q8_0"; for html also
+                "bf16" or "int8".
             progress: Receives the activity and its completed fraction.
 
         Raises:

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,25 +17,11 @@ from tests.program import TIMEOUT_S
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("textual_serve")
-playwright = pytest.importorskip("playwright.async_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("Chromium is not installed", allow_module_level=True)
 
+from tests.chromium import chromium  # noqa: E402
 from tests.served import served_program, serving  # noqa: E402
 
 STEP = re.compile(r"^training, step ([\d,]+) · gpt-tui$")
-
-
-@asynccontextmanager
-async def chromium() -> AsyncIterator[Any]:
-    """Start Chromium without a window and yield a browser context."""
-    async with playwright.async_playwright() as tools:
-        browser = await tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        context = await browser.new_context(viewport={"width": 1280, "height": 800})
-        context.set_default_timeout(TIMEOUT_S * 1000)
-        yield context
-        await browser.close()
 
 
 async def step_in_title(page: Any, more_than: int = -1) -> int:

@@ -51,6 +51,10 @@ FORMATS = {
         "GGUF file for llama.cpp", ".gguf", ("f32", "f16", "bf16", "q8_0"), "gpt_core.bridges.gguf_export",
         "llama.cpp: llama-completion -m {path} -n 100 -p 'It was '",
     ),
+    "html": Format(
+        "web page", ".html", ("f32", "bf16", "int8"), "gpt_core.bridges.web_page",
+        "open {path} in a browser, or put it on any web server",
+    ),
 }  # fmt: skip
 
 

@@ -176,10 +176,10 @@ def add_evaluate(parser: Parser) -> None:
 
 def add_export(parser: Parser) -> None:
     """Add the options of `gpt-tui export`."""
-    text = "hf: folder for Hugging Face transformers; gguf: file for llama.cpp"
-    parser.add_argument("format", metavar="FORMAT", choices=("hf", "gguf"), help=text)
+    text = "hf: folder for Hugging Face transformers; gguf: file for llama.cpp; html: web page that runs the model"
+    parser.add_argument("format", metavar="FORMAT", choices=("hf", "gguf", "html"), help=text)
     parser.add_argument("path", metavar="PATH", help="file or folder to create")
-    text = "number type of the weights in a GGUF file: f32 (default), f16, bf16 or q8_0"
+    text = "number type of the weights: f32 (default); gguf: also f16, bf16 or q8_0; html: also bf16 or int8"
     parser.add_argument("--type", metavar="TYPE", help=text)
     add_model(parser)
 
@@ -244,7 +244,7 @@ COMMANDS = {
     "generate": Command("continue a prompt", add_generate, "generate:generate"),
     "chat": Command("chat in the terminal; `exit` or end of input quits", add_chat, "generate:chat"),
     "evaluate": Command("evaluate a checkpoint on the eval text", add_evaluate, "inspect:evaluate"),
-    "export": Command("export a model to Hugging Face transformers or llama.cpp", add_export, "export:export"),
+    "export": Command("export a model: transformers, llama.cpp or a web page", add_export, "export:export"),
     "verify": Command("verify the checksums of checkpoints", add_verify, "inspect:verify"),
     "verify-resume": Command(
         "check that a resumed run equals an uninterrupted one", add_verify_resume, "verify_resume:verify_resume"

@@ -13,14 +13,14 @@ import pytest
 
 from gpt_core import files
 from gpt_core.api import Model
-from gpt_core.bridges import gguf_export, gguf_model, hf_export, self_check
+from gpt_core.bridges import gguf_export, gguf_model, hf_export, self_check, web_page
 from gpt_core.bridges.export import FORMATS, export_model
 from gpt_core.bridges.hf_tokenizer import JsonTokenizer, boundary_patterns, tokenizer_json
 from gpt_core.errors import ConfigError, ExportError, GptError, SaveError
 from gpt_core.formats import gguf, safetensors
 from tests.bridges.samples import model, needs_tokenizers, texts
 
-FORMAT_NAMES = ("hf", "gguf")
+FORMAT_NAMES = ("hf", "gguf", "html")
 
 
 def contents(folder: Path) -> list[str]:
@@ -34,7 +34,7 @@ def test_an_export_in_float32_reads_back_as_the_same_model(tokenizer: str, forma
     assert result.check.largest_difference == 0.0
     assert result.check.ids > 500
     assert result.notes == ()
-    files_of = [tmp_path / "out"] if format_name == "gguf" else list((tmp_path / "out").iterdir())
+    files_of = list((tmp_path / "out").iterdir()) if format_name == "hf" else [tmp_path / "out"]
     assert result.bytes == sum(path.stat().st_size for path in files_of)
     assert contents(tmp_path)[0] == "out"
     assert not [name for name in contents(tmp_path) if ".new" in name]
@@ -162,7 +162,7 @@ def test_an_interrupted_export_leaves_nothing(format_name: str, tmp_path: Path) 
     assert contents(tmp_path) == []
 
 
-@pytest.mark.parametrize(("format_name", "module"), [("hf", hf_export), ("gguf", gguf_export)])
+@pytest.mark.parametrize(("format_name", "module"), [("hf", hf_export), ("gguf", gguf_export), ("html", web_page)])
 @pytest.mark.parametrize("damage", ["weight", "ids"])
 def test_the_self_check_finds_a_wrong_weight_and_wrong_ids(
     damage: str, format_name: str, module: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -190,7 +190,7 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         export_model(model(), "hf", tmp_path / "out", number_type="q8_0")
     with pytest.raises(ConfigError, match=r"--type: got 'q4_k', expected f32 or f16 or bf16 or q8_0 for gguf"):
         export_model(model(), "gguf", tmp_path / "out", number_type="q4_k")
-    with pytest.raises(ConfigError, match="export format: got 'onnx', expected hf or gguf"):
+    with pytest.raises(ConfigError, match="export format: got 'onnx', expected hf or gguf or html"):
         export_model(model(), "onnx", tmp_path / "out")
     huge = replace(model(), parameters=model().parameters.copy())
     huge.parameters["h.0.attn.c_attn.weight"][0, 0] = 1e5

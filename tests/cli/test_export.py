@@ -10,7 +10,7 @@ import pytest
 from tests.cli.conftest import Result
 
 
-@pytest.mark.parametrize("format_name", ["hf", "gguf"])
+@pytest.mark.parametrize("format_name", ["hf", "gguf", "html"])
 def test_export_prints_what_it_wrote_and_checked(
     format_name: str, program: Callable[..., Result], tmp_path: Path
 ) -> None:
@@ -38,6 +38,8 @@ def test_export_takes_the_named_checkpoint_and_number_type(program: Callable[...
         (("gguf", "no/such.gguf"), "create the folder no first"),
         (("gguf", "x", "--type", "q4_0"), "--type: got 'q4_0', expected f32 or f16 or bf16 or q8_0 for gguf"),
         (("hf", "x", "--type", "f16"), "--type: got 'f16', expected f32 for hf"),
+        (("html", "x", "--type", "f16"), "--type: got 'f16', expected f32 or bf16 or int8 for html"),
+        (("html", "models"), "models exists already; remove it, or export to another path"),
         (("onnx", "x"), "invalid choice: 'onnx'"),
         (("hf",), "PATH"),
         (("hf", ""), "expected the name of a new file or folder"),

@@ -1,0 +1,115 @@
+"""The page of a model: what the file holds, and which models it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from gpt_core import tokenizers
+from gpt_core.bridges import web_page
+from gpt_core.bridges.export import export_model
+from gpt_core.config.presets import preset
+from gpt_core.config.settings import Settings
+from gpt_core.errors import ExportError
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.model.parameters import initial_parameters
+from gpt_core.model.scores import EvalScores
+from gpt_core.model.stored_weights import StoredWeights
+from tests.program import TEXT
+
+SMALL = Settings(
+    d_model=24, hidden_size=40, vocab_size=300, num_heads=3, seq_len=16, layers=2, train_file="texts/Märchen <3.txt",
+    sample_prompt="</script><b>It & 'was'",
+)  # fmt: skip
+
+
+def small_bundle(**settings: object) -> ModelBundle:
+    """Return a small model with random weights, after 1,234 steps."""
+    changed = msgspec.structs.replace(SMALL, **settings)
+    tokenizer = tokenizers.train(changed.tokenizer, [TEXT.encode()], changed.vocab_size)
+    scores = EvalScores(1234, 3.0, 0.25, 2.345)
+    return ModelBundle(changed, initial_parameters(changed.shape, 1), tokenizer, 1234, "custom", scores)
+
+
+@pytest.mark.parametrize("number_type", ["f32", "bf16", "int8"])
+def test_a_page_holds_the_stored_weights_and_the_tokenizer(tmp_path: Path, number_type: str) -> None:
+    bundle = small_bundle()
+    result = export_model(bundle, "html", tmp_path / "page.html", number_type=number_type)
+    stored = StoredWeights(bundle.parameters, web_page.FORMATS[number_type]).expanded()
+    read = web_page.read_back(result.path)
+    for name, tensor in stored.tensors.items():
+        np.testing.assert_array_equal(read.parameters[name], tensor, err_msg=name)
+    assert (result.check.largest_difference == 0) == (number_type == "f32")
+    assert list(read.encode(b"It was\xff")) == bundle.tokenizer.encode(b"It was\xff").tolist()
+
+
+def test_fewer_bits_make_a_smaller_page(tmp_path: Path) -> None:
+    bundle = small_bundle(d_model=96, hidden_size=384)
+    types = ("f32", "bf16", "int8")
+    sizes = [export_model(bundle, "html", tmp_path / name, number_type=name).bytes for name in types]
+    program = sizes[0] - 4 * 4 * sum(tensor.size for tensor in bundle.parameters.tensors.values()) // 3
+    assert sizes[1] - program < 0.6 * (sizes[0] - program)
+    assert sizes[2] - program < 0.4 * (sizes[0] - program)
+
+
+def test_text_of_users_is_escaped(tmp_path: Path) -> None:
+    page = export_model(small_bundle(), "html", tmp_path / "page.html").path.read_text()
+    assert "trained on Märchen &lt;3.txt" in page
+    assert "<3" not in page
+    assert "</script><b>" not in page
+    model = re.search(r'id="model">(.*?)</script>', page)
+    assert model
+    assert json.loads(model[1])["prompt"] == SMALL.sample_prompt
+
+
+def test_the_page_says_what_the_model_is() -> None:
+    bundle = small_bundle()
+    assert web_page.about_text(bundle).startswith(
+        "A language model of 16,592 parameters, trained for 1,234 steps on Märchen <3.txt "
+        "to 2.35 bits per byte of held-out text. "
+    )
+    unknown = replace(bundle, scores=None, settings=msgspec.structs.replace(bundle.settings, train_file=""))
+    assert "trained for 1,234 steps. It continues" in web_page.about_text(unknown)
+    assert web_page.title_of(unknown) == "language model"
+
+
+def test_a_page_has_no_address_of_another_host(tmp_path: Path) -> None:
+    page = export_model(small_bundle(), "html", tmp_path / "page.html").path.read_text()
+    assert not re.search(r"https?://|\b(?:src|href)=\"(?!data:)", page)
+    assert "default-src 'none'" in page
+
+
+def test_a_model_that_is_too_large_is_refused_in_one_line(tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(preset("micro"), layers=9)
+    bundle = replace(small_bundle(), settings=settings)
+    expected = r"^the model has 12,489,920 parameters, expected at most 12,000,000 in a page"
+    with pytest.raises(ExportError, match=expected) as error:
+        export_model(bundle, "html", tmp_path / "page.html")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
+    bundle = small_bundle()
+    other = replace(bundle, settings=msgspec.structs.replace(bundle.settings, tokenizer="other"))
+    with pytest.raises(ExportError, match=r"^the model has the tokenizer 'other', expected pieces or ascii in a page"):
+        export_model(other, "html", tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_incomplete_page_is_not_read_back(tmp_path: Path) -> None:
+    bundle = small_bundle(d_model=96, hidden_size=1024, layers=4)
+    page = export_model(bundle, "html", tmp_path / "page.html").path
+    content = page.read_bytes()
+    page.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ExportError, match="is incomplete: got "):
+        web_page.read_back(page)
+    page.write_bytes(content[:1000])
+    with pytest.raises(ExportError, match="is not a page of gpt-tui"):
+        web_page.read_back(page)
