@@ -43,9 +43,9 @@ def import_checkpoint(
         SaveError: The output cannot be written.
         MissingPackageError: The tokenizer needs a package that is not installed.
     """
-    path = output if output is not None else models_dir / default_name(source)
     progress(f"reading {source.name or source}", 0.0)
     model = read_model(source)
+    path = output if output is not None else models_dir / default_name(source)
     check_output(path)
     settings = settings_of(model.shape, model.tokenizer.name, source)
     chunks = _reporting(model, progress, f"importing {source.name or source}")
@@ -69,7 +69,7 @@ def read_model(source: Path) -> SourceModel:
 
 def default_name(source: Path) -> str:
     """Return the name of the checkpoint of a source: its own, unless checkpoints of runs are named like that."""
-    place = source.resolve()
+    place = Path(os.path.realpath(source))
     stem = place.name if place.is_dir() else place.parent.name if place.name == WEIGHTS else place.stem
     name = f"{stem.lstrip('.') or DEFAULT_NAME}{EXTENSION}"
     return name if kind_of(name) == "other" else f"{DEFAULT_NAME}_{name}"

@@ -53,6 +53,8 @@ def open_source(path: Path) -> io.FileIO:
     """Open a file for reading. Raises ModelImportError."""
     try:
         return files.open_regular(path)
+    except files.NotRegularError as error:
+        raise ModelImportError(f"{path} {files.reason(error)}") from None
     except OSError as error:
         raise ModelImportError(f"{path}: cannot be read: {files.reason(error)}") from None
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import gpt_core
+from gpt_core.bridges.export import export_model
 from gpt_core.errors import ModelImportError
+from tests.bridges import samples
 from tests.bridges.hf_samples import SHAPE, TEXTS, byte_pairs
 
 torch = pytest.importorskip("torch")
@@ -59,23 +61,23 @@ def imported(folder: Path) -> gpt_core.Model:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
-    model = saved(tmp_path / "gpt2", **CONFIGS[name])
-    assert difference(model, imported(tmp_path / "gpt2")) < TOLERANCE
+    theirs = saved(tmp_path / "gpt2", **CONFIGS[name])
+    assert difference(theirs, imported(tmp_path / "gpt2")) < TOLERANCE
 
 
 def test_shards_and_names_without_a_prefix_give_the_same_logits(tmp_path: Path) -> None:
-    model = saved(tmp_path / "sharded", shard="30KB", **CONFIGS["small"])
+    theirs = saved(tmp_path / "sharded", shard="30KB", **CONFIGS["small"])
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 2
-    assert difference(model, imported(tmp_path / "sharded")) < TOLERANCE
+    assert difference(theirs, imported(tmp_path / "sharded")) < TOLERANCE
     (tmp_path / "imported.safetensors").unlink()
     saved(tmp_path / "base", base=True, **CONFIGS["small"])
-    assert difference(model, imported(tmp_path / "base")) < TOLERANCE
+    assert difference(theirs, imported(tmp_path / "base")) < TOLERANCE
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_gives_the_logits_of_the_widened_weights(dtype: str, tmp_path: Path) -> None:
-    model = saved(tmp_path / "gpt2", dtype=getattr(torch, dtype), **CONFIGS["small"])
-    assert difference(model, imported(tmp_path / "gpt2")) < TOLERANCE
+    theirs = saved(tmp_path / "gpt2", dtype=getattr(torch, dtype), **CONFIGS["small"])
+    assert difference(theirs, imported(tmp_path / "gpt2")) < TOLERANCE
 
 
 def random_text(draw: random.Random) -> str:
@@ -97,12 +99,12 @@ def test_ids_equal_those_of_transformers_in_every_script(tmp_path: Path) -> None
 
 
 def test_greedy_text_equals_that_of_transformers(tmp_path: Path) -> None:
-    model = saved(tmp_path / "gpt2", **CONFIGS["odd"])
+    trained = saved(tmp_path / "gpt2", **CONFIGS["odd"])
     own = imported(tmp_path / "gpt2")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "gpt2")
     for prompt in ("It was", "def f(x):\n", "你好", " "):
         ids = theirs(prompt, return_tensors="pt")
-        made = model.generate(**ids, do_sample=False, max_new_tokens=24, pad_token_id=own.tokenizer.EOS)[0]
+        made = trained.generate(**ids, do_sample=False, max_new_tokens=24, pad_token_id=own.tokenizer.EOS)[0]
         expected = theirs.decode(made[ids.input_ids.shape[1] :], skip_special_tokens=True)
         text = own.generate(prompt, max_tokens=24, temperature=0.0, repetition_penalty=1.0)
         assert text.rstrip("\ufffd") == expected.rstrip("\ufffd")
@@ -124,3 +126,14 @@ def test_a_classifier_on_gpt2_is_refused(tmp_path: Path) -> None:
     transformers.GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "gpt2")
     with pytest.raises(ModelImportError, match=r"unexpected tensor score\.weight"):
         gpt_core.import_model(tmp_path / "gpt2", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("tokenizer", ["pieces", "ascii"])
+def test_an_export_that_transformers_saved_again_comes_back_with_its_tokenizer(tokenizer: str, tmp_path: Path) -> None:
+    exported = samples.model(tokenizer)
+    export_model(exported, "hf", tmp_path / "exported")
+    for kind in (transformers.AutoModelForCausalLM, transformers.AutoTokenizer):
+        kind.from_pretrained(tmp_path / "exported").save_pretrained(tmp_path / "again")
+    found = imported(tmp_path / "again")
+    assert found.tokenizer.to_bytes() == exported.tokenizer.to_bytes()
+    assert all(np.array_equal(found.parameters[name], own) for name, own in exported.parameters.tensors.items())
