@@ -25,7 +25,7 @@ from gpt_core.kernels import LEVEL, available_cores, threads
 from gpt_core.model.flops import prefill_flops, step_flops
 from gpt_core.model.inference import Decoder
 from gpt_core.model.memory import activation_bytes, decode_bytes
-from gpt_core.model.parameters import parameter_count
+from gpt_core.model.parameters import frozen_names, parameter_count
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.events import StepCompleted, UpdateSkipped
@@ -172,7 +172,8 @@ def training_result(settings: Settings, length: int, training: TrainingMeasureme
     """Return the result of the measured steps. Parts are those of the median step, so that they add up to it."""
     in_order = sorted(training.steps, key=lambda step: step.seconds)
     median = in_order[(len(in_order) - 1) // 2]
-    flops = step_flops(settings.shape, settings.batch_size, length)
+    frozen = frozen_names(settings.shape, settings.freeze)
+    flops = step_flops(settings.shape, settings.batch_size, length, frozen)
     flops_of_part = {
         "attention_linears": flops.attention_linears,
         "attention_scores": flops.attention_scores,

@@ -20,7 +20,7 @@ from gpt_core.kernels import threads
 from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.memory import activation_bytes
-from gpt_core.model.parameters import Parameters, frozen_names, parameter_count
+from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
 from gpt_core.model.precision import ProductFormat
 from gpt_core.optim import create_optimizer
 from gpt_core.training.precision import choose_precision
@@ -94,10 +94,12 @@ def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambd
             return None
         passes.append(seconds_of(forward_and_backward))
         updates.append(seconds_of(update))
-    flops = step_flops(settings.shape, settings.batch_size, window_length(settings)).total
+    shape, trained = settings.shape, trained_count(settings.shape, settings.freeze)
+    frozen = frozen_names(shape, settings.freeze)  # the workload is timed without them
+    flops = step_flops(shape, settings.batch_size, window_length(settings), frozen).total
     return StepTime(
         passes_s=statistics.median(passes[1:]) * flops / workload.flops,
-        update_s=statistics.median(updates[1:]) * parameter_count(settings.shape) / parameter_count(workload.shape),
+        update_s=statistics.median(updates[1:]) * trained / parameter_count(workload.shape),
         precision=precision,
     )
 
@@ -113,10 +115,8 @@ def _step_functions(
     for start in range(0, weights.flat.size, RANDOM_VALUES):
         stretch = weights.flat[start : start + RANDOM_VALUES]
         stretch[:] = values[: stretch.size]
-    if shape != settings.shape:  # fewer blocks: timed as if all were trained
-        settings = msgspec.structs.replace(settings, freeze="")
-    gpt = GPT(weights, products, frozen_names(shape, settings.freeze))
-    optimizer = create_optimizer(weights, settings)
+    gpt = GPT(weights, products)
+    optimizer = create_optimizer(weights, msgspec.structs.replace(settings, freeze=""))
     tokens, targets = random.integers(shape.vocab_size, size=(2, batch, length), dtype=np.int32)
 
     def forward_and_backward() -> None:

@@ -157,4 +157,4 @@ def timing_key(settings: Settings) -> tuple[object, ...]:
     """Return the settings that the time per step depends on."""
     shape = tuple(getattr(settings, name) for name in ModelShape.__struct_fields__)
     batches = (settings.batch_size, settings.micro_batch, window_length(settings))
-    return (*shape, *batches, settings.threads, settings.precision)
+    return (*shape, *batches, settings.threads, settings.precision, settings.freeze)

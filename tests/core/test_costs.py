@@ -22,7 +22,7 @@ from gpt_core.model.layers.buffers import BatchShape, Buffer, BufferPool
 from gpt_core.model.layers.layer import Layer
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.memory import activation_bytes, decode_bytes, kv_cache_bytes
-from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count
+from gpt_core.model.parameters import Parameters, frozen_names, initial_parameters, parameter_count
 from gpt_core.model.precision import DType
 from gpt_core.optim.adamw import AdamW
 
@@ -37,10 +37,10 @@ def small_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "LOGITS_BUDGET", LOGIT_ROWS * SHAPE.vocab_size)
 
 
-def stepper(shape: ModelShape = SHAPE, batch: int = BATCH, time: int = TIME) -> Callable[[], None]:
+def stepper(shape: ModelShape = SHAPE, batch: int = BATCH, time: int = TIME, freeze: str = "") -> Callable[[], None]:
     """Return a function that runs one complete step on random tokens."""
     parameters, gradients = initial_parameters(shape, 0), Parameters(shape)
-    gpt, optimizer = GPT(parameters), AdamW(parameters, Settings())
+    gpt, optimizer = GPT(parameters, frozen=frozen_names(shape, freeze)), AdamW(parameters, Settings())
     tokens, targets = np.random.default_rng(0).integers(shape.vocab_size, size=(2, batch, time), dtype=np.int32)
 
     def step() -> None:
@@ -97,6 +97,20 @@ def test_a_step_computes_exactly_the_products_of_the_formula(monkeypatch: pytest
     slices = -(-ROWS // LOGIT_ROWS)
     assert len(products) == SHAPE.layers * 4 * 3 + slices * 3
     assert flops_of(products) == linear_flops(step_flops(SHAPE, BATCH, TIME))
+
+
+@pytest.mark.usefixtures("small_logits")
+@pytest.mark.parametrize(
+    ("freeze", "backward_layers", "head_products"),
+    [("embedding", 2, 2), ("positions", 2, 3), ("embedding, layers 0", 1, 2), ("embedding, layers 0-1", 0, 2)],
+)
+def test_a_step_with_frozen_parts_computes_exactly_the_products_of_the_formula(
+    monkeypatch: pytest.MonkeyPatch, freeze: str, backward_layers: int, head_products: int
+) -> None:
+    products = products_of(stepper(freeze=freeze), monkeypatch)
+    slices = -(-ROWS // LOGIT_ROWS)
+    assert len(products) == SHAPE.layers * 4 + backward_layers * 4 * 2 + slices * head_products
+    assert flops_of(products) == linear_flops(step_flops(SHAPE, BATCH, TIME, frozen_names(SHAPE, freeze)))
 
 
 def test_a_prefill_computes_exactly_the_products_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:

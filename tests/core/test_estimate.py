@@ -37,7 +37,9 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
 from gpt_core.formats.checkpoint import write_checkpoint
 from gpt_core.kernels import threads
+from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import frozen_names, parameter_count, trained_count
 from gpt_core.training.events import RunStarted, StepCompleted
 from gpt_core.training.setup import OVERFIT_SEQ_LEN
 from gpt_core.training.trainer import Trainer
@@ -224,7 +226,7 @@ def test_the_step_time_has_the_format_of_the_products_that_were_timed(
     monkeypatch.setattr(step_timing, "enough", lambda passes, elapsed_s: len(passes) == 2)
     timed: list[str] = []
     monkeypatch.setattr(
-        step_timing, "GPT", lambda weights, products, _frozen: (timed.append(products), GPT(weights, products))[1]
+        step_timing, "GPT", lambda weights, products: (timed.append(products), GPT(weights, products))[1]
     )
     for products in ("float32", "bfloat16"):
         time = measure_step_time(tiny_settings(tmp_path, precision=products))
@@ -283,3 +285,15 @@ def test_the_statistics_of_the_texts_name_texts_that_are_not_used_and_refuse_bin
     with pytest.raises(CorpusError, match="is not plain text: got UTF-16 text"):
         read_corpus_stats(named)
     assert read_corpus_stats(msgspec.structs.replace(named, allow_binary=True)).train_bytes == book.stat().st_size
+
+
+def test_the_step_time_counts_what_frozen_parts_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_timing, "seconds_of", lambda action: 1.0)
+    freeze = "embedding, layers 0"
+    full, part = (measure_step_time(tiny_settings(tmp_path, freeze=value)) for value in ("", freeze))
+    assert full is not None
+    assert part is not None
+    shape, frozen = tiny_settings(tmp_path).shape, frozen_names(tiny_settings(tmp_path).shape, freeze)
+    saved = step_flops(shape, 8, 32, frozen).total / step_flops(shape, 8, 32).total
+    assert part.passes_s == pytest.approx(saved * full.passes_s)
+    assert part.update_s == pytest.approx(trained_count(shape, freeze) / parameter_count(shape) * full.update_s)

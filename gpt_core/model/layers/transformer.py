@@ -33,6 +33,14 @@ class Transformer(Layer):
         """Return the gradient of the residual stream."""
         return (Buffer("d_residual", (size.rows, self._shape.d_model), "gradient"),)
 
+    @property
+    def lowest_block(self) -> int:
+        """Number of the lowest block with a backward pass: it, or what is below it, has parameters to train."""
+        if self.embedding.is_trained:
+            return 0
+        trained = (number for number, block in enumerate(self.blocks) if block.is_trained)
+        return next(trained, len(self.blocks))
+
     def forward(self, tokens: Ids) -> Array:
         """Return ln_f's output (N, C), the input of the head, for tokens (B, T)."""
         x = self.embedding.forward(tokens.reshape(-1), tokens.shape[1])
@@ -49,10 +57,8 @@ class Transformer(Layer):
         inputs = [self.embedding.out, *(block.out for block in self.blocks)]  # of each block, and of ln_f
         self.d_residual.fill(0.0)
         self.ln_f.backward(self.d_residual, d_ln_out, inputs.pop(), gradients)
-        bottom = [self.embedding, *self.blocks]
-        lowest = next((number for number, layer in enumerate(bottom) if layer.is_trained), len(bottom))
-        for block in reversed(self.blocks[max(0, lowest - 1) :]):
+        for block in reversed(self.blocks[self.lowest_block :]):
             block.backward(self.d_residual, inputs.pop(), gradients)
-        if lowest == 0:
+        if self.embedding.is_trained:
             self.embedding.backward(self.d_residual, tokens.reshape(-1), tokens.shape[1], gradients)
         return loss_sum
