@@ -22,7 +22,7 @@ from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.config.fine_tuning import FROM_FILE, fine_tuning_defaults
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.resolve import Overrides, Resolved
-from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 from gpt_core.config.validation import shown
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
@@ -64,7 +64,9 @@ def resolve_new(overrides: Overrides) -> Resolved:
         requested.insert(0, (f"preset {name}", shape))
     values = {key: value for _, layer in requested for key, value in layer.items()}
     check_start(path, file, values, {key: source for source, layer in requested for key in layer})
-    start = [("init_from", {key: getattr(file, key) for key in FROM_FILE}), ("fine-tuning", fine_tuning_defaults(name))]
+    start = [("init_from", {key: getattr(file, key) for key in FROM_FILE})]
+    if not overrides.value("overfit_tiny"):  # a self-test needs the full rates to memorize its lines
+        start.append(("fine-tuning", fine_tuning_defaults(name)))
     return Overrides(name, (*start, *requested)).apply_to()
 
 
@@ -98,6 +100,12 @@ def peek_start(path: str) -> CheckpointInfo:
         return peek_checkpoint(path)
     except CheckpointError as error:
         raise CheckpointError(f"init_from: {error}") from None
+
+
+def full_rates(shape: ModelShape) -> dict[str, float]:
+    """Return the learning rates with which a preset of about this size trains random weights, by setting."""
+    base = preset(nearest_preset(shape))
+    return {name: getattr(base, name) for name in GROUP_RATES}
 
 
 def nearest_preset(shape: ModelShape) -> str:

@@ -18,7 +18,7 @@ from gpt_core.config.toml_file import as_toml, changes_as_toml
 from gpt_core.errors import CheckpointError, ConfigError, RunExistsError
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint, write_checkpoint
 from gpt_core.training import events as ev
-from gpt_core.training.fine_tuning import nearest_preset
+from gpt_core.training.fine_tuning import full_rates, nearest_preset
 from gpt_core.training.request import RunRequest, resolve_request
 from tests.core.checkpoint_samples import same_bits, sample
 from tests.core.training_samples import (
@@ -249,6 +249,12 @@ def test_requested_settings_override_the_defaults_of_fine_tuning(start: Path):
         assignments=["eval_every_steps=7"], options={"init_from": str(start), "learning_rate": "1e-5"}
     ).settings
     assert (settings.learning_rate, settings.eval_every_steps) == (1e-5, 7)
+
+
+def test_a_self_test_has_the_full_rates(start: Path):
+    settings = resolve_request(options={"init_from": str(start), "overfit_tiny": True}).settings
+    assert settings.learning_rate == preset("nano").learning_rate
+    assert full_rates(settings.shape) == dict.fromkeys(GROUP_RATES, settings.learning_rate)
 
 
 def test_a_config_file_of_a_run_gives_the_same_settings(start: Path, tmp_path: Path):

@@ -105,3 +105,15 @@ async def test_a_path_typed_into_the_form_fills_the_fields_of_its_model() -> Non
         screen.query_one("#setting-init_from", Input).value = ""
         await bench.until(lambda: screen.form.texts["d_model"] == "128")
         assert screen.form.texts["learning_rate"] == "0.003"
+
+
+@pytest.mark.slow
+async def test_a_self_test_of_trained_weights_has_the_full_rates() -> None:
+    path = save(Path("start.safetensors"), 65, step=600)
+    rates = dict.fromkeys(GROUP_RATES, 3e-4)
+    async with running_app(MODELS, init_from=str(path), **rates, overfit_steps=60) as bench:  # type: ignore[arg-type]
+        await bench.pilot.press("o")
+        await bench.until_step(1)
+        settings = bench.opener.requests[0].settings
+    assert settings.overfit_tiny
+    assert {getattr(settings, group) for group in GROUP_RATES} == {3e-3}

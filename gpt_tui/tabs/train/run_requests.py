@@ -16,7 +16,7 @@ from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
-from gpt_core.training.fine_tuning import settings_to_fine_tune
+from gpt_core.training.fine_tuning import full_rates, settings_to_fine_tune
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import FormState, SetupScreen, initial_form_state
@@ -230,6 +230,8 @@ class RunRequests(Vertical):
         """Start an overfit run in a folder of its own, which replaces no run but an earlier overfit run."""
         folder = await asyncio.to_thread(overfit_folder, self.settings.models_dir)
         settings = msgspec.structs.replace(self.settings, overfit_tiny=True, models_dir=str(folder))
+        if settings.init_from:
+            settings = msgspec.structs.replace(settings, **full_rates(settings.shape))
         self.request_run(RunRequest(settings, self._next.preset_name, overwrite=True))
 
     def action_resume(self) -> None:
