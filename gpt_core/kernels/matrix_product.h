@@ -20,17 +20,13 @@
 #define GPT_MATRIX_PRODUCT_H
 
 #include <string.h>
-#if defined(__AVX512BF16__)
-  #include <immintrin.h>
-#endif
 
 #include "matrix_types.h"
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-  #define LANES 16        /* floats per vector */
+#if LANES == 16
   #define MR 14           /* 14 rows of 2 vectors: 28 of the 32 vector registers hold sums */
 #else
-  #define LANES 8
   #define MR 6            /* 6 rows of 2 vectors: 12 of 16 registers */
 #endif
 #define NR (2 * LANES)
@@ -39,21 +35,12 @@
 #define KC 768            /* in slots */
 #define PACKED_A_LD (KC + 16)  /* speed only: MR rows at this distance never share a set of the level-1 cache */
 
-#define INLINE static inline __attribute__((always_inline))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
-
-typedef float vector __attribute__((vector_size(4 * LANES)));
-typedef int lane_indices __attribute__((vector_size(4 * LANES)));
-typedef unsigned lane_bits __attribute__((vector_size(4 * LANES)));
-typedef float unaligned_vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 static __thread float packed_a[MC * PACKED_A_LD + LANES] __attribute__((aligned(64)));
 static __thread float packed_b[KC * NC] __attribute__((aligned(64)));
 
 static const float zeros[NR] __attribute__((aligned(64)));  /* as an addend with ld 0, and as a bias */
-
-INLINE vector gpt_load(const float *from) { return *(const unaligned_vector *)from; }
-INLINE void gpt_store(float *to, vector v) { *(unaligned_vector *)to = v; }
 
 /* ---- Formats: what a slot holds. `format` is a compile-time constant everywhere below. */
 

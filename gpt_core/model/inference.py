@@ -22,7 +22,7 @@ from gpt_core.model.layers.linear import Linear
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import Parameters
 from gpt_core.model.precision import PRECISION
-from gpt_core.model.stored_weights import StoredWeights, rows_of
+from gpt_core.model.stored_weights import StoredWeights, columns_of
 
 PREFILL_CHUNK = 256  # tokens of a prompt that are read at once: bounds the buffers
 
@@ -140,7 +140,7 @@ class Decoder:
         if self._stored:
             if ids.min() < 0 or ids.max() >= self.shape.vocab_size:
                 raise ValueError(f"decoder: got ids {ids.min()} to {ids.max()}, want 0 to {self.shape.vocab_size - 1}")
-            wte, ids = rows_of(wte, ids), np.arange(ids.size, dtype=np.int32)
+            wte, ids = columns_of(wte, ids), np.arange(ids.size, dtype=np.int32)
         embedding.forward(x, ids, wte, wpe, ids.size, self.length)
 
     def _linear(self, y: Array, x: Array, layer: Linear, residual: Array | None = None) -> None:
@@ -160,7 +160,7 @@ class Decoder:
         rows: Array = cache[:end]
         if self._stored:
             rows = empty(end, cache.shape[1])
-            decoding.expand(rows, cache[:end])
+            decoding.from_bfloat16(rows, cache[:end])
         return rows[None]
 
     def _extend_cache(self, block: Block, cache: KVCache, buffers: ChunkBuffers) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.model.layers.buffers import BatchShape, buffer_bytes
-from gpt_core.model.layers.embedding import WPE
+from gpt_core.model.layers.embedding import WPE, WTE
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import parameter_count, parameter_table
 from gpt_core.model.precision import PRECISION
@@ -46,7 +46,8 @@ def decode_bytes(shape: ModelShape, position: int, weight_format: WeightFormat =
         if spec.name == WPE:
             weights += PRECISION.weights.bytes * shape.d_model
         elif len(spec.shape) == 2:
-            weights += matrix_bytes(spec.shape[0], spec.shape[1], weight_format)
+            inputs, outputs = reversed(spec.shape) if spec.name == WTE else spec.shape
+            weights += matrix_bytes(inputs, outputs, weight_format)
         else:
             weights += PRECISION.weights.bytes * spec.size
     cache = kv_cache_bytes(shape, position + 1)

@@ -6,9 +6,10 @@ position embedding stay float32.
 
     float32    4 bytes per value; the weights themselves, not copied
     bfloat16   2 bytes: the upper half of the float32, rounded to nearest
-    int8       1 byte, and one float32 scale per row: value = scale * integer, with scale = max |row| / 127
+    int8       1 byte, and one float32 scale per output: value = scale * integer, with scale = max |column| / 127
 
-A row of a block's matrix holds the weights of one input, so its scale multiplies that input.
+In 16 and 8 bits, a matrix (inputs, outputs) is stored in panels of 64 outputs, in the order in which
+`gpt_core.kernels.decoding` reads it. The outputs of the token embedding are the logits, so its transpose is stored.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import decoding, gemm
 from gpt_core.kernels.arrays import Array, empty
-from gpt_core.model.layers.embedding import WPE
+from gpt_core.model.layers.embedding import WPE, WTE
 from gpt_core.model.parameters import Parameters
 from gpt_core.model.precision import ProductFormat
 
@@ -29,9 +30,10 @@ WeightFormat = Literal["float32", "bfloat16", "int8"]
 WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 
 StoredMatrix: TypeAlias = NDArray[Any] | tuple[NDArray[np.int8], Array]
-"""float32, uint16 (the bits of bfloat16), or int8 with a scale per row"""
+"""(I, O) in float32; panels (P, I, 64) of uint16 (the bits of bfloat16); or panels of int8 with scales (P * 64,)"""
 
 MAX_INT8 = 127
+PANEL = 64  # outputs; as in `panel_product.h`
 
 
 class StoredWeights:
@@ -41,7 +43,7 @@ class StoredWeights:
         self.shape: ModelShape = parameters.shape
         self.format: WeightFormat = weight_format
         self.tensors: dict[str, StoredMatrix] = {
-            name: stored(tensor, weight_format) if tensor.ndim == 2 and name != WPE else tensor
+            name: tensor if name == WPE or tensor.ndim == 1 else _stored_parameter(name, tensor, weight_format)
             for name, tensor in parameters.tensors.items()
         }
 
@@ -61,47 +63,57 @@ class StoredWeights:
         parameters = Parameters(self.shape)
         for name, tensor in parameters.tensors.items():
             source = self.tensors[name]
-            if tensor.ndim == 2:
-                decoding.expand(tensor, source)
-            else:
+            if isinstance(source, np.ndarray) and source.shape == tensor.shape:
                 tensor[...] = source
+            elif name == WTE:
+                transposed = empty(*tensor.shape[::-1])
+                decoding.expand(transposed, source)
+                tensor[...] = transposed.T
+            else:
+                decoding.expand(tensor, source)
         return parameters
 
 
-def matrix_bytes(rows: int, columns: int, weight_format: WeightFormat) -> int:
+def _stored_parameter(name: str, tensor: Array, weight_format: WeightFormat) -> StoredMatrix:
+    return stored(tensor.T if name == WTE and weight_format != "float32" else tensor, weight_format)
+
+
+def matrix_bytes(inputs: int, outputs: int, weight_format: WeightFormat) -> int:
     """Return the bytes of a stored matrix."""
-    if weight_format == "int8":
-        return rows * columns + 4 * rows
-    return rows * columns * (2 if weight_format == "bfloat16" else 4)
+    if weight_format == "float32":
+        return 4 * inputs * outputs
+    padded = -(-outputs // PANEL) * PANEL
+    return 2 * inputs * padded if weight_format == "bfloat16" else (inputs + 4) * padded
 
 
 def stored(matrix: Array, weight_format: WeightFormat) -> StoredMatrix:
-    """Return a matrix (R, C) in a format; float32 is returned as it is.
+    """Return a matrix (I, O) in a format; float32 is returned as it is.
 
     Shape:
-        values (R, C); scales (R,), for int8.
+        panels (P, I, 64), with the columns of 0 that fill the last panel; scales (P * 64,), for int8.
     """
     if weight_format == "float32":
         return matrix
-    if weight_format == "bfloat16":
-        bits = empty(*matrix.shape, dtype=np.uint16)
-        decoding.to_bfloat16(bits, matrix)
-        return bits
-    scales, values = empty(matrix.shape[0]), empty(*matrix.shape, dtype=np.int8)
-    scales[:] = np.abs(matrix).max(axis=1) / np.float32(MAX_INT8)
-    divisors = np.where(scales > 0, scales, np.float32(1))  # a row of zeros has scale 0
-    for row, divisor, integers in zip(matrix, divisors, values, strict=True):
-        integers[:] = np.rint(row / divisor)
-    return values, scales
+    inputs, outputs = matrix.shape
+    panels = empty(-(-outputs // PANEL), inputs, PANEL, dtype=np.uint16 if weight_format == "bfloat16" else np.int8)
+    scales = empty(panels.shape[0] * PANEL)
+    for number, panel in enumerate(panels):
+        columns = slice(number * PANEL, (number + 1) * PANEL)
+        values = np.zeros((inputs, PANEL), np.float32)
+        values[:, : min(PANEL, outputs - columns.start)] = matrix[:, columns]
+        if weight_format == "bfloat16":
+            decoding.to_bfloat16(panel, values)
+        else:
+            scales[columns] = np.abs(values).max(axis=0) / np.float32(MAX_INT8)
+            divisors = np.where(scales[columns] > 0, scales[columns], np.float32(1))  # a column of zeros has scale 0
+            panel[:] = np.rint(values / divisors)
+    return panels if weight_format == "bfloat16" else (panels, scales)
 
 
-def rows_of(matrix: StoredMatrix, ids: NDArray[np.int32]) -> Array:
-    """Return some rows of a matrix as float32. Shape: (len(ids), C)."""
+def columns_of(matrix: StoredMatrix, ids: NDArray[np.int32]) -> Array:
+    """Return some columns of a matrix (I, O) in panels, as rows of float32. Shape: (len(ids), I)."""
     if isinstance(matrix, tuple):
-        values, scales = matrix
-        return values[ids].astype(np.float32) * scales[ids, None]
-    if matrix.dtype == np.uint16:
-        bits: NDArray[np.uint32] = matrix[ids].astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32)
-    rows: Array = matrix[ids]
-    return rows
+        panels, scales = matrix
+        return panels[ids // PANEL, :, ids % PANEL].astype(np.float32) * scales[ids, None]
+    bits: NDArray[np.uint32] = matrix[ids // PANEL, :, ids % PANEL].astype(np.uint32) << np.uint32(16)
+    return bits.view(np.float32)

@@ -13,7 +13,7 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.inference import Decoder
 from gpt_core.model.memory import decode_bytes
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.model.stored_weights import StoredWeights, rows_of, stored
+from gpt_core.model.stored_weights import StoredWeights, columns_of, stored
 from tests.core.other_levels import OTHER_LEVELS, printed_at
 from tests.core.test_decoding import LAYERS, WIDE, weights_of
 
@@ -30,11 +30,17 @@ def restore_threads():
     threads.set_threads(before)
 
 
-def expanded(matrix):
-    """Return a stored matrix as float32."""
-    rows, columns = (matrix[0] if isinstance(matrix, tuple) else matrix).shape
-    values = np.full((rows, columns), np.nan, np.float32)
+def expanded(matrix, outputs):
+    """Return a matrix (I, outputs) in panels as float32."""
+    panels = matrix[0] if isinstance(matrix, tuple) else matrix
+    values = np.full((panels.shape[1], outputs), np.nan, np.float32)
     decoding.expand(values, matrix)
+    return values
+
+
+def from_bfloat16(bits):
+    values = np.full(bits.shape, np.nan, np.float32)
+    decoding.from_bfloat16(values, bits)
     return values
 
 
@@ -52,7 +58,12 @@ def decoded(weights, heads, keys, values):
 
 def expected_block(weights, heads, x):
     """Return the activations of the reference for the values that the weights hold."""
-    values = {name: expanded(one) if isinstance(one, tuple) or one.ndim == 2 else one for name, one in weights.items()}
+    values = {
+        name: expanded(one, weights[name.replace("weight", "bias")].size)
+        if isinstance(one, tuple) or one.ndim == 3
+        else one
+        for name, one in weights.items()
+    }
     wide = {name: tensor.astype(np.float64) for name, tensor in values.items()}
     return reference.block_forward(x[None].astype(np.float64), wide, heads)
 
@@ -81,7 +92,7 @@ def test_a_bfloat16_cache_holds_the_rounded_keys_and_values():
     keys, values = (np.zeros((time, channels), np.uint16) for _ in range(2))
     rows, x = decoded(weights, heads, keys, values)
     expected = expected_block(weights, heads, x)
-    assert relative_error(expanded(keys), expected["qkv"][0, :, channels : 2 * channels]) < CACHE_LIMIT
+    assert relative_error(from_bfloat16(keys), expected["qkv"][0, :, channels : 2 * channels]) < CACHE_LIMIT
     assert relative_error(rows, expected["y"][0]) < CACHE_LIMIT
 
 
@@ -90,36 +101,37 @@ def test_a_bfloat16_cache_holds_the_rounded_keys_and_values():
 def test_logits_are_those_of_the_stored_values(ids, channels, weight_format):
     random = np.random.default_rng(2)
     x, weight, bias = random.normal(size=(3, channels)).astype(np.float32)
-    wte = stored(random.normal(size=(ids, channels)).astype(np.float32), weight_format)
+    wte = stored(random.normal(size=(channels, ids)).astype(np.float32), weight_format)
     out, ln_out = np.full(ids, np.nan, np.float32), np.full(channels, np.nan, np.float32)
     decoding.logits(out, ln_out, x, weight, bias, wte)
     normed = reference.layer_norm_forward(*(array.astype(np.float64) for array in (x, weight, bias)))
-    assert relative_error(out, expanded(wte).astype(np.float64) @ normed) < LIMIT
+    assert relative_error(out, normed @ expanded(wte, ids).astype(np.float64)) < LIMIT
 
 
 def test_bfloat16_is_rounded_to_nearest_with_ties_to_even():
     values = np.array([[1 + 0.9 * 2.0**-8, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -1.5, np.inf, np.nan]], np.float32)
-    back = expanded(stored(values, "bfloat16"))
+    back = expanded(stored(values, "bfloat16"), 6)
     np.testing.assert_array_equal(back, np.array([[1, 1, 1 + 2.0**-6, -1.5, np.inf, np.nan]], np.float32))
 
 
-def test_int8_is_within_half_a_step_and_keeps_the_largest_value_of_each_row():
+def test_int8_is_within_half_a_step_and_keeps_the_largest_value_of_each_column():
     matrix = np.random.default_rng(0).normal(size=(50, 70)).astype(np.float32)
-    matrix[3] = 0
-    values, scales = stored(matrix, "int8")
-    assert values.dtype == np.int8
-    assert np.abs(values).max() == 127
-    back = expanded((values, scales))
-    assert (np.abs(back - matrix) <= scales[:, None] * 0.5001).all()
-    np.testing.assert_array_equal(back[3], np.zeros(70))
-    largest = np.abs(matrix).argmax(axis=1)
-    np.testing.assert_allclose(back[range(50), largest], matrix[range(50), largest], rtol=1e-6)
+    matrix[:, 3] = 0
+    panels, scales = stored(matrix, "int8")
+    assert panels.dtype == np.int8
+    assert np.abs(panels).max() == 127
+    back = expanded((panels, scales), 70)
+    assert (np.abs(back - matrix) <= scales[:70] * 0.5001).all()
+    np.testing.assert_array_equal(back[:, 3], np.zeros(50))
+    largest = np.abs(matrix).argmax(axis=0)
+    np.testing.assert_allclose(back[largest, range(70)], matrix[largest, range(70)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
-def test_rows_of_a_stored_matrix_are_its_values(weight_format):
-    matrix = stored(np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), weight_format)
-    np.testing.assert_array_equal(rows_of(matrix, np.array([4, 0, 4], np.int32)), expanded(matrix)[[4, 0, 4]])
+def test_columns_of_a_stored_matrix_are_its_values(weight_format):
+    matrix = stored(np.random.default_rng(0).normal(size=(5, 130)).astype(np.float32), weight_format)
+    ids = np.array([4, 0, 129, 64, 4], np.int32)
+    np.testing.assert_array_equal(columns_of(matrix, ids), expanded(matrix, 130)[:, ids].T)
 
 
 def test_float32_weights_are_not_copied():
@@ -161,10 +173,14 @@ def test_stored_weights_take_the_bytes_of_the_formula():
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [
-        ((np.zeros((4, 3), np.int8), np.zeros(3, np.float32)), "length of the scales: got 3, expected 4"),
+        ((np.zeros((1, 4, 64), np.int8), np.zeros(3, np.float32)), "length of the scales: got 3, expected 64"),
         (np.zeros((4, 3), np.float64), "mismatch"),
-        (np.zeros((0, 3), np.uint16), "got 0, expected at least 1"),
-        (np.zeros((5, 3), np.uint16), "rows: got 5, expected 4"),
+        (np.zeros((4, 3), np.float32), "got float32, expected panels"),
+        (np.zeros((4, 3), np.uint16), "wrong number of dimensions"),
+        (np.zeros((0, 4, 64), np.uint16), "got 0, expected at least 1"),
+        (np.zeros((1, 4, 32), np.uint16), "columns of a panel: got 32, expected 64"),
+        (np.zeros((1, 5, 64), np.uint16), "rows of a weight: got 5, expected 4"),
+        (np.zeros((2, 4, 64), np.uint16), "columns of a weight: got 128, expected 64"),
     ],
 )
 def test_a_matrix_that_does_not_fit_is_refused(matrix, message):
@@ -172,12 +188,14 @@ def test_a_matrix_that_does_not_fit_is_refused(matrix, message):
         decoding.expand(np.zeros((4, 3), np.float32), matrix)
 
 
-def test_a_cache_in_int8_is_refused():
+def test_a_cache_that_is_no_matrix_of_float32_or_bfloat16_is_refused():
     weights = weights_of(6, 17)
     pairs = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS]
-    cache = (np.zeros((4, 6), np.int8), np.ones(4, np.float32))
-    with pytest.raises(ValueError, match="keys and values in one format"):
+    cache = np.zeros((4, 6), np.int8)
+    with pytest.raises(ValueError, match="mismatch"):
         decoding.Block(*pairs, cache, cache, 2)
+    with pytest.raises(ValueError, match="keys and values in one format"):
+        decoding.Block(*pairs, np.zeros((4, 6), np.uint16), np.zeros((4, 6), np.float32), 2)
 
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)

@@ -1,0 +1,28 @@
+/* Vectors of LANES floats: as wide as a register of the instruction-set level. */
+
+#ifndef GPT_VECTORS_H
+#define GPT_VECTORS_H
+
+#if defined(__AVX2__)
+  #include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+  #define LANES 16
+#elif defined(__AVX2__)
+  #define LANES 8
+#else
+  #define LANES 4
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vector __attribute__((vector_size(4 * LANES)));
+typedef int lane_indices __attribute__((vector_size(4 * LANES)));
+typedef unsigned lane_bits __attribute__((vector_size(4 * LANES)));
+typedef float unaligned_vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE vector gpt_load(const float *from) { return *(const unaligned_vector *)from; }
+INLINE void gpt_store(float *to, vector v) { *(unaligned_vector *)to = v; }
+
+#endif
