@@ -9,6 +9,7 @@ from gpt_core.errors import EXIT_OK
 from gpt_core.model.bundle import ModelBundle
 from gpt_tui.cli.options import load_model, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
+from gpt_tui.headless.signals import RunSignals
 from gpt_tui.shared.formatting import integer, size
 from gpt_tui.shared.sanitize import one_line
 
@@ -18,7 +19,7 @@ def export(options: Namespace) -> int:
     number_type = checked_number_type(options.format, options.type)
     path = typed_path(options.path, "PATH")
     model = load_model(options)
-    with ProgressLine() as waiting:
+    with RunSignals(), ProgressLine() as waiting:  # a signal ends the export, which removes what it has written
         result = export_model(model, options.format, path, number_type=number_type, progress=waiting)
     for line in result_lines(model, options.format, result):
         print(one_line(line, 1000))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,40 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert message in run.stderr
     assert run.stderr.count("\n") == 1
     assert sorted(trained.rglob("*")) == before
+
+
+@pytest.fixture
+def _restored_signals() -> Iterator[None]:
+    """Restore the handlers of signals, which the program leaves ignored when it was stopped by one."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("command", ["export gguf OUT", "export hf OUT", "import model --output OUT.safetensors"])
+@pytest.mark.usefixtures("_restored_signals")
+def test_a_signal_ends_an_export_and_an_import_and_leaves_nothing(
+    command: str,
+    number: int,
+    code: int,
+    program: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert program("export", "hf", str(tmp_path / "model")).returncode == 0
+    write, writes = os.write, 0
+
+    def interrupted(descriptor: int, data: bytes) -> int:
+        nonlocal writes
+        writes += 1
+        if writes == 5:
+            os.kill(os.getpid(), number)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", interrupted)
+    words = [str(tmp_path / word) if word.startswith(("OUT", "model")) else word for word in command.split()]
+    assert program(*words).returncode == code
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
