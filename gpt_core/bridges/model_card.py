@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt_core.config.settings import Settings
+from gpt_core.config.presets import CUSTOM
+from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.errors import printable
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import parameter_count
 
 _SETTINGS = (
-    "batch_size", "learning_rate", "warmup_steps", "decay_steps", "min_lr_share", "optimizer", "adam_beta1",
+    "batch_size", LEARNING_RATE, "warmup_steps", "decay_steps", "min_lr_share", "optimizer", "adam_beta1",
     "adam_beta2", "weight_decay", "grad_clip", "document", "precision", "seed",
 )  # fmt: skip
 
 
 def model_card(bundle: ModelBundle) -> str:
     """Return the model card in Markdown. It names the text without its folder, and states no license."""
-    settings = bundle.settings
-    rows = [*_figures(bundle), *_model_rows(bundle)]
-    table = "\n".join(f"| {label} | {_cell(value)} |" for label, value in rows)
-    values = "\n".join(f"| `{name}` | {_cell(str(getattr(settings, name)))} |" for name in _SETTINGS)
+    figures = _table([*_figures(bundle), *_model_rows(bundle)])
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -30,13 +28,13 @@ tags:
 # license: state one, and check that the license of the text permits it
 ---
 
-# {_title(settings, bundle.preset_name)}
+# {_title(bundle)}
 
-A small base model, trained with gpt-tui: it continues text and is not instruction-tuned.
+A base model from gpt-tui: it continues text and is not instruction-tuned.
 
 | | |
 | --- | --- |
-{table}
+{figures}
 
 ## Use
 
@@ -49,26 +47,22 @@ prompt = tokenizer("It was ", return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt)[0], skip_special_tokens=True))
 ```
 
-The tokenizer puts `<bos>` before each text. The sampling settings of the run are in
-`generation_config.json`.
-
-## Training settings
-
-| setting | value |
-| --- | --- |
-{values}
-"""
+The sampling settings of the run are in `generation_config.json`.
+{_settings(bundle) if bundle.step else ""}"""
 
 
-def _title(settings: Settings, preset: str) -> str:
-    name = preset if preset and preset != "custom" else f"{settings.layers} × {settings.d_model}"
-    return f"GPT ({name}) trained on {_cell(_text_name(settings))}"
+def _title(bundle: ModelBundle) -> str:
+    settings, preset = bundle.settings, bundle.preset_name
+    name = preset if preset not in ("", CUSTOM) else f"{settings.layers} × {settings.d_model}"
+    return f"GPT ({name})" + (f" trained on {_cell(_text_name(settings))}" if bundle.step else "")
 
 
 def _figures(bundle: ModelBundle) -> list[tuple[str, str]]:
     """Return what is known about the run, as label and value."""
-    scores = bundle.scores
-    rows = [("steps", f"{bundle.step:,}"), ("tokens per step", f"{_tokens_per_step(bundle.settings):,}")]
+    settings, scores = bundle.settings, bundle.scores
+    if not bundle.step:
+        return [("training", "none with gpt-tui; the weights are as they were imported or initialized")]
+    rows = [("steps", f"{bundle.step:,}"), ("tokens per step", f"{settings.batch_size * settings.seq_len:,}")]
     if scores is None:
         rows.append(("eval loss", "not evaluated at this step"))
     else:
@@ -78,7 +72,7 @@ def _figures(bundle: ModelBundle) -> list[tuple[str, str]]:
             ("bits per byte", f"{scores.bits_per_byte:.4f}"),
         ]
     digest = f", SHA-256 {bundle.corpus_sha256}" if bundle.corpus_sha256 else ""
-    return [*rows, ("training text", f"{_text_name(bundle.settings)}{digest}")]
+    return [*rows, ("training text", f"{_text_name(settings)}{digest}")]
 
 
 def _model_rows(bundle: ModelBundle) -> list[tuple[str, str]]:
@@ -91,12 +85,21 @@ def _model_rows(bundle: ModelBundle) -> list[tuple[str, str]]:
     ]
 
 
-def _tokens_per_step(settings: Settings) -> int:
-    return settings.batch_size * settings.seq_len
+def _settings(bundle: ModelBundle) -> str:
+    """Return the section about the settings that determine the training."""
+    rates = (LEARNING_RATE,) if bundle.settings.learning_rate is not None else GROUP_RATES
+    names = [name for key in _SETTINGS for name in (rates if key == LEARNING_RATE else (key,))]
+    rows = _table([(f"`{name}`", str(getattr(bundle.settings, name))) for name in names])
+    return f"\n## Training settings\n\n| setting | value |\n| --- | --- |\n{rows}\n"
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"| {label} | {_cell(value)} |" for label, value in rows)
 
 
 def _text_name(settings: Settings) -> str:
-    return Path(settings.train_file).name or "the default text"
+    """Return the name of the training text without its folder."""
+    return Path(settings.train_file).name or "train.en"
 
 
 def _cell(text: str) -> str:

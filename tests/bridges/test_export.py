@@ -87,6 +87,13 @@ def test_the_model_card_has_the_figures_of_the_run_and_no_license(tmp_path: Path
     assert not [line for line in header.splitlines() if line.startswith("license")]
 
 
+def test_the_model_card_of_weights_that_were_not_trained_here_names_no_run(tmp_path: Path) -> None:
+    Model(replace(model(), step=0, scores=None)).export("hf", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "none with gpt-tui" in card
+    assert not [words for words in ("Training settings", "steps", "trained on", "text.txt") if words in card]
+
+
 @pytest.mark.parametrize("format_name", FORMAT_NAMES)
 @pytest.mark.parametrize("kind", ["file", "folder", "broken link"])
 def test_a_path_that_exists_is_refused_and_unchanged(kind: str, format_name: str, tmp_path: Path) -> None:
@@ -128,7 +135,10 @@ def test_a_missing_folder_is_refused_in_one_line(format_name: str, tmp_path: Pat
         export_model(model(), format_name, tmp_path / "new" / "out")
     with pytest.raises(ExportError, match="expected the name of a new file"):
         export_model(model(), format_name, Path("/"))
-    assert contents(tmp_path) == []
+    (tmp_path / "a file").write_text("mine")
+    with pytest.raises(ExportError, match=r"was not written: Not a directory; choose another path"):
+        export_model(model(), format_name, tmp_path / "a file" / "out")
+    assert contents(tmp_path) == ["a file"]
 
 
 @pytest.mark.parametrize("format_name", FORMAT_NAMES)
