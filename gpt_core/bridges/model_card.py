@@ -62,7 +62,8 @@ def _figures(bundle: ModelBundle) -> list[tuple[str, str]]:
     settings, scores = bundle.settings, bundle.scores
     if not bundle.step:
         return [("training", "none with gpt-tui; the weights are as they were imported or initialized")]
-    rows = [("steps", f"{bundle.step:,}"), ("tokens per step", f"{settings.batch_size * settings.seq_len:,}")]
+    origin = [("fine-tuned from", Path(settings.init_from).name)] if settings.init_from else []
+    rows = [*origin, ("steps", f"{bundle.step:,}"), ("tokens per step", f"{settings.batch_size * settings.seq_len:,}")]
     if scores is None:
         rows.append(("eval loss", "not evaluated at this step"))
     else:

@@ -278,6 +278,7 @@ async def test_an_unusable_file_is_refused_with_the_reason():
             ("transformer", "r", "cannot resume from transformer.safetensors"),
             ("epoch_010", "r", "cannot resume from epoch_010.safetensors"),
             ("bert", "c", "cannot chat with bert.safetensors"),
+            ("bert", "e", "cannot export bert.safetensors"),
         ):
             await to(bench, name)
             await bench.pilot.press(key)

@@ -270,6 +270,8 @@ def test_an_unusable_file_is_refused_with_the_reason(contents: FolderContents):
     assert refusal(final, VALID, "chat with", running=False) == ""
     assert refusal(final, VALID, "fine-tune", running=False) == ""
     assert "then fine-tune from here" in refusal(latest, VALID, "fine-tune", running=True)
+    assert refusal(latest, VALID, "export", running=True) == ""
+    assert "cannot export ckpt_latest" in refusal(latest, DAMAGED, "export", running=False)
     assert "cannot fine-tune ckpt_latest" in refusal(latest, DAMAGED, "fine-tune", running=False)
     assert "cannot resume from ckpt_latest" in refusal(latest, DAMAGED, "resume from", running=False)
     assert "not a gpt-tui checkpoint" in refusal(other, verification_of(other, {}), "chat with", running=False)

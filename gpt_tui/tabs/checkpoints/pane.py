@@ -361,7 +361,7 @@ class CheckpointsTab(Vertical):
     def action_export(self) -> None:
         """Export the selected checkpoint; ask for a format and a path."""
         file = self.selected
-        if not file or not self._is_usable(file) or not file.info:
+        if not file or not self._is_usable(file, "export") or not file.info:
             return
         if self._export:
             text = f"an export is in progress: {one_line(self._export.target.name)}"

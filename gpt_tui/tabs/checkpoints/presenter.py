@@ -18,7 +18,7 @@ from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
 
-Use = Literal["chat with", "resume from", "fine-tune"]
+Use = Literal["chat with", "resume from", "fine-tune", "export"]
 
 GAP = "  "
 MIN_NAME, MAX_NAME = 11, 40  # 11: ckpt_latest
@@ -304,7 +304,7 @@ def refusal(file: CheckpointFile, verification: Verification, use: Use, *, runni
     name = one_line(file.stamp.path.name)
     if verification.state == "damaged":
         return f"cannot {use} {name}: {reason_of(verification.error, file.stamp.path)}"
-    if use != "chat with" and running:
+    if use in ("resume from", "fine-tune") and running:
         verb = use.removesuffix(" from")
         return f"a run is in progress: stop it on the Train tab (F2, then x), then {verb} from here"
     if use == "resume from" and file.info and not file.info.has_optimizer_state:
