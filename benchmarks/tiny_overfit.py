@@ -18,10 +18,10 @@ import msgspec
 from gpt_core.config.resolve import resolve
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
-from gpt_core.text.documents import first_lines
+from gpt_core.text.reader import first_lines
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.request import RunRequest
-from gpt_core.training.setup import open_run, text_files
+from gpt_core.training.setup import open_run, text_sources
 
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=100)
 LAST_STEPS = 50  # the final loss is the mean over these
@@ -38,7 +38,7 @@ def main() -> None:
         trainer = open_run(RunRequest(settings, options.preset))
         losses = [event.loss for event in trainer.events() if isinstance(event, StepCompleted)]
     generator = Generator(trainer.parameters, trainer.tokenizer)
-    lines = [line.decode() for line in first_lines(text_files(settings)[0], settings.overfit_lines)]
+    lines = [line.decode() for line in first_lines(text_sources(settings)[0], settings.overfit_lines)]
     reproduced = 0
     for line in lines:
         beginning = line[: 20 if len(line) > 25 else 8]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gpt_core.bench.hardware import peak_memory
 from gpt_core.text.corpus import find_training_text
+from gpt_core.text.source import text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 
 REPLACED = 0.05  # fraction of the words
@@ -42,10 +43,10 @@ def write_text(path: Path, size: int) -> None:
 def measured(path: Path, vocab_size: int) -> dict[str, float]:
     """Return the figures of one text."""
     began, started = peak_memory() or 0, time.process_time()
-    tokenizer = load_or_train_tokenizer(path, vocab_size, cache_dir=path.parent)
+    tokenizer = load_or_train_tokenizer(text_source(path), vocab_size, cache_dir=path.parent)
     trained_s, trained_peak = time.process_time() - started, peak_memory() or 0
     started = time.process_time()
-    tokens = load_tokens(path, tokenizer, "paragraph", cache_dir=path.parent)
+    tokens = load_tokens(text_source(path), tokenizer, "paragraph", cache_dir=path.parent)
     cached_s, cached_peak = time.process_time() - started, peak_memory() or 0
     text = path.read_bytes()
     started = time.process_time()

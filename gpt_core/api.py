@@ -19,7 +19,7 @@ from gpt_core.bridges.export import ExportResult, export_model
 from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
-from gpt_core.config.validation import checked
+from gpt_core.config.validation import checked, parsed
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.generation.generator import Generator
@@ -33,7 +33,6 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.model.scores import EvalScores
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.progress import Progress, ignore_progress
-from gpt_core.text.corpus import require_plain_text
 from gpt_core.text.token_cache import load_tokens
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training import evaluation
@@ -41,14 +40,16 @@ from gpt_core.training.evaluation import EvalResult
 from gpt_core.training.events import AnyEvent, CheckpointSaved, FullEvalCompleted, RunFinished
 from gpt_core.training.metrics import BUILT_IN, MetricValues, metrics
 from gpt_core.training.request import Newest, request_with
-from gpt_core.training.setup import open_run
+from gpt_core.training.setup import named_text, open_run
 from gpt_core.training.trainer import Trainer
 
 PathLike = str | os.PathLike[str]
+Texts = PathLike | Sequence[PathLike]
+"""A file, a folder or a pattern such as `texts/**/*.txt`, or several of them."""
 
 
 def train(
-    train_file: PathLike | None = None,
+    train_file: Texts | None = None,
     *,
     preset: str | None = None,
     config_file: PathLike | None = None,
@@ -60,13 +61,15 @@ def train(
     """Prepare a training run. Steps are taken as the returned iterator is advanced.
 
     Args:
-        train_file: Training text; None for `train.en`, `train.txt` or `input.txt` in `data/`, else the shipped text.
+        train_file: Training text: files, folders or patterns; None for `train.*` or `input.*` in `data/`, else the
+            shipped text. Files may be compressed (.gz, .zst); each line of a .jsonl file, and each row of a .parquet
+            file, is a document, the text in the field that the setting `text_field` names.
         preset: "nano" (1M parameters, the default), "micro" (10M) or "mini" (57.5M).
         config_file: TOML file of settings.
         resume: Checkpoint to resume, or "newest" for the newest valid one in `models_dir`.
         overwrite: Replace the checkpoints of another run in `models_dir`.
         progress: Receives the activity and its completed fraction while the run is prepared.
-        **settings: Any setting by name, such as `max_steps`, `models_dir`, `seed` or `eval_file`.
+        **settings: Any setting by name, such as `max_steps`, `models_dir`, `seed`, `eval_file` or `encoding`.
 
     Raises:
         GptError: A setting, a file or the folder is not usable; the message says what to do.
@@ -347,25 +350,38 @@ class Model:
             self._stored = StoredWeights(self.parameters, self.settings.weights)
         return Generator(self._stored, self.tokenizer, seed=seed).generate(prompt, sampling)
 
-    def evaluate(self, file: PathLike, *, progress: Progress = ignore_progress) -> EvalResult:
-        """Evaluate the model on a text file: loss, perplexity, accuracy, bits_per_byte, tokens.
+    def evaluate(
+        self,
+        file: Texts,
+        *,
+        encoding: str | None = None,
+        text_field: str | None = None,
+        progress: Progress = ignore_progress,
+    ) -> EvalResult:
+        """Evaluate the model on a text: loss, perplexity, accuracy, bits_per_byte, tokens.
 
-        The tokens of the file are cached beside it, or in the user's cache folder.
+        The tokens of the text are cached beside it, or in the user's cache folder.
 
         Args:
-            file: Text file.
+            file: Text, of the same kinds as the `train_file` of `train`.
+            encoding: Encoding of files that are not UTF-8; None for the setting of the model's run.
+            text_field: Field of JSON Lines and Parquet files; None for the setting of the model's run.
             progress: Receives the activity and its completed fraction.
 
         Raises:
-            CorpusError: The file cannot be read, is too short, or is not plain text and `allow_binary` is off.
+            ConfigError: There is no such encoding.
+            CorpusError: A file cannot be read, or is not text and `allow_binary` is off; or the text is too short.
         """
-        path = expand_home(os.fspath(file))
-        if not self.settings.allow_binary:
-            require_plain_text(path)
-        text = load_tokens(path, self.tokenizer, self.settings.document, progress=progress)
+        given = {"eval_file": file, "encoding": encoding, "text_field": text_field}
+        values = {
+            name: checked(name, parsed(name, value), "argument") for name, value in given.items() if value is not None
+        }
+        settings = msgspec.structs.replace(self.settings, **values)
+        source = named_text(settings, settings.eval_file)
+        text = load_tokens(source, self.tokenizer, settings.document, progress=progress)
         return evaluation.evaluate(
-            self._model(), text, self.settings.micro_batch,
-            lambda done, total: progress(f"evaluating {path.name}", done / total),
+            self._model(), text, settings.micro_batch,
+            lambda done, total: progress(f"evaluating {source.title}", done / total),
         )  # fmt: skip
 
     def export(

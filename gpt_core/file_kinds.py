@@ -1,12 +1,13 @@
 """Recognize data that is not plain text, by its first bytes: other encodings, compressed files, documents, programs.
 
-Plain text is UTF-8, ASCII or any other encoding of bytes in which control characters are rare; it need not be valid
-UTF-8. The rule (`not_text`): data is not plain text if it begins with a known signature, or if more than 1% of its
-first 64 KiB are NULs or other control characters that text does not use.
+Plain text is UTF-8, ASCII or any other encoding of bytes in which control characters are rare; here it need not be
+valid UTF-8. The rule (`not_text`): data is not plain text if it begins with a known signature, or if more than 1% of
+its first 64 KiB are NULs or other control characters that text does not use.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from typing import NamedTuple
 
 HEAD_BYTES = 1 << 16  # bytes that are examined
@@ -23,10 +24,14 @@ _OTHER = "name a text file"
 
 
 class NotText(NamedTuple):
-    """Kind of data that is not plain text, as "gzip-compressed data", and what to do with it."""
+    """Kind of data that is not plain text, as "gzip-compressed data", and what to do with it.
+
+    `encoding` is that of text in UTF-16 or UTF-32 without a byte order mark, "" for other data.
+    """
 
     kind: str
     remedy: str
+    encoding: str = ""
 
 
 # offset, bytes, kind, remedy; longer signatures before shorter ones that they begin with
@@ -63,30 +68,26 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
 _OF_LETTERS = frozenset({b"BZh", b"PAR1", b"OggS", b"ID3", b"GIF87a", b"GIF89a"})
 
 
-def not_text(head: bytes) -> NotText | None:
+def not_text(head: bytes, encoding: str = "") -> NotText | None:
     """Return the kind of data that begins with these bytes; None for plain text.
 
     Args:
         head: The first `HEAD_BYTES` of the data, or all of it where it is shorter.
+        encoding: Encoding that the data is to be read in; "" for UTF-8, or any other that is not UTF-16 or UTF-32.
     """
     has_controls = _control_share(head) > MAX_CONTROL_SHARE
     for offset, signature, kind, remedy in _SIGNATURES:
-        if head.startswith(signature, offset) and (has_controls or signature not in _OF_LETTERS):
+        is_encoding = bool(encoding) and remedy in (_UTF16, _UTF32)
+        if head.startswith(signature, offset) and (has_controls or signature not in _OF_LETTERS) and not is_encoding:
             return NotText(kind, remedy)
+    if encoding:
+        return NotText("binary data", _OTHER) if _is_garbled(head.decode(encoding, "replace")) else None
     if not has_controls:
         return None
-    encoding = _wide_encoding(head)
-    if not encoding:
+    wide = _wide_encoding(head)
+    if not wide:
         return NotText("binary data", _OTHER)
-    return NotText(f"{encoding} text", _UTF32 if encoding == "UTF-32" else _UTF16)
-
-
-def is_utf8(head: bytes) -> bool:
-    """Return whether data is UTF-8 (or ASCII) apart from a few stray bytes. `head` may end within a character."""
-    text = head.decode("utf-8", "replace")
-    invalid = text.count("\ufffd") - head.count("\ufffd".encode())
-    characters = sum(char > "\x7f" for char in text)
-    return 2 * invalid <= characters or invalid <= 1
+    return NotText(f"{wide[:6].upper()} text", _UTF32 if wide.startswith("utf-32") else _UTF16, wide)
 
 
 def _control_share(head: bytes) -> float:
@@ -95,9 +96,15 @@ def _control_share(head: bytes) -> float:
 
 
 def _wide_encoding(head: bytes) -> str:
-    """Return "UTF-16" or "UTF-32" for such text without a byte order mark, "" for other data."""
+    """Return the encoding of UTF-16 or UTF-32 text without a byte order mark, "" for other data."""
     names = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
-    return next((name[:6].upper() for name in names if _decodes(head, name)), "")
+    return next((name for name in names if _decodes(head, name)), "")
+
+
+def _is_garbled(text: str) -> bool:
+    """Return True if more than 1% of the characters are control characters or unassigned, as in binary data."""
+    unusual = sum(char in _CONTROLS.decode() or unicodedata.category(char) in ("Cn", "Co") for char in text)
+    return unusual > len(text) * MAX_CONTROL_SHARE
 
 
 def _decodes(head: bytes, encoding: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import subprocess
 import sys
 import threading
@@ -234,6 +235,29 @@ def test_logits_give_the_loss_that_evaluation_reports(model: gpt_core.Model, tmp
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     loss = -log_probabilities[np.arange(len(ids) - 1), ids[1:]].mean()
     assert model.evaluate(tmp_path / "short.txt").loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_run_and_an_evaluation_accept_several_texts_of_several_kinds(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(("It was a dark night; the rat was at it.\n\n" * 60).encode("utf-16"))
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(b'{"body": "The cat sat on the mat."}\n' * 60))
+    names = [folder / "a.txt", f"{folder}/*.jsonl.gz"]
+    results = []
+    for number, train_file in enumerate((folder, str(folder), names, tuple(names), f"{folder}/*")):
+        options = {"models_dir": tmp_path / f"models{number}", "text_field": "body", "max_steps": 3, **TINY}
+        run = gpt_core.train(train_file, **options)  # type: ignore[arg-type]
+        results.append(run.result().train_loss)
+    assert len(set(results)) == 1
+    model = gpt_core.load(tmp_path / "models0" / "ckpt_latest.safetensors", threads=2)
+    scores = model.evaluate(folder)
+    assert model.evaluate(names) == scores
+    (folder / "c.txt").write_bytes("Über die Brücke.\n".encode("latin-1"))
+    with pytest.raises(CorpusError, match=r"c\.txt is not UTF-8: .* read it with --encoding cp1252"):
+        model.evaluate(folder)
+    assert model.evaluate(folder, encoding="cp1252").tokens > scores.tokens
+    with pytest.raises(ConfigError, match="encoding: got 'nothing'"):
+        model.evaluate(folder, encoding="nothing")
 
 
 def test_a_file_to_evaluate_may_begin_with_a_tilde_and_must_be_plain_text(

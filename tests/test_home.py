@@ -13,6 +13,7 @@ import gpt_core
 from gpt_core.errors import ConfigError, CorpusError
 from gpt_core.home import cache_home, expand_home, home_folder
 from gpt_core.text.cache_files import cache_folders
+from gpt_core.text.source import text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_tui.app.preferences import NO_PREFERENCES, read_preferences, user_file
 from tests.program import TIMEOUT_S, Terminal, environment, run_program, tiny, write_texts
@@ -127,9 +128,9 @@ def test_without_any_cache_folder_the_error_names_the_variable_to_set(
     text = tmp_path / "train.en"
     text.write_text("A line of text.\n\n" * 50)
     monkeypatch.setattr("gpt_core.text.token_cache.cache_folders", lambda *_: [])
-    tokenizer = load_or_train_tokenizer(text, 300)
+    tokenizer = load_or_train_tokenizer(text_source(text), 300)
     with pytest.raises(CorpusError, match=r"no home folder for it.*XDG_CACHE_HOME"):
-        load_tokens(text, tokenizer, "paragraph")
+        load_tokens(text_source(text), tokenizer, "paragraph")
 
 
 @pytest.mark.usefixtures("homeless")

@@ -6,18 +6,16 @@ Everything is counted by formula. Durations also need the time of a step (`gpt_c
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.errors import CorpusError
-from gpt_core.files import reason
 from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
 from gpt_core.optim import optimizer_type
-from gpt_core.text.token_estimate import count_tokens
+from gpt_core.text.reader import size_of
+from gpt_core.text.token_estimate import estimate_size
 from gpt_core.training.evaluation import max_part_tokens
 from gpt_core.training.precision import PrecisionChoice
-from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_files, text_note
+from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_note, text_sources
 
 # Memory of the process without the model, measured: 60 MB for the idle app (interpreter, NumPy, BLAS, Textual), and
 # 20 MB for a run and its charts.
@@ -45,10 +43,11 @@ class MemoryEstimate(NamedTuple):
 class CorpusStats(NamedTuple):
     """Texts of a run and their token counts."""
 
-    train_file: Path
+    train_name: str
     train_bytes: int
-    eval_file: Path | None
-    """None if the eval text is held out of the training text"""
+    """of its files"""
+    eval_name: str
+    """"" if the eval text is held out of the training text"""
     train_tokens: int
     """without those that are held out"""
     eval_tokens: int
@@ -56,6 +55,15 @@ class CorpusStats(NamedTuple):
     """True for counts from the token cache, False for an estimate from the size of the text"""
     note: str = ""
     """texts under `data/` that are not used, "" for none"""
+    files: int = 1
+    """files of the training text"""
+    documents: int = 0
+    """documents of the training text, those that are held out included"""
+    documents_counted: bool = True
+    """False for an estimate"""
+    bytes_per_token: float = 0.0
+    words: str = ""
+    """beginning of the training text"""
 
 
 class StepTime(NamedTuple):
@@ -119,15 +127,20 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
     Raises:
         CorpusError: A text cannot be read.
     """
-    train_file, eval_file = text_files(settings)
-    train_bytes = _file_size(train_file)
-    note = text_note(settings, train_file)
-    tokens, counted = count_tokens(train_file, settings.vocab_size, settings.tokenizer, settings.document)
-    if eval_file is not None:
-        eval_tokens = round(tokens * _file_size(eval_file) / max(1, train_bytes))
-        return CorpusStats(train_file, train_bytes, eval_file, tokens, eval_tokens, counted, note)
-    held_out = round(tokens * settings.val_frac)
-    return CorpusStats(train_file, train_bytes, None, tokens - held_out, held_out, counted, note)
+    train, held_out = text_sources(settings)
+    found = estimate_size(train, settings.vocab_size, settings.tokenizer, settings.document)
+    tokens, preview = found.tokens, found.preview
+    if held_out is not None:
+        eval_size = sum(map(size_of, held_out.files))
+        eval_tokens = round(tokens * eval_size / max(1, preview.raw_bytes))
+    else:
+        eval_tokens = round(tokens * settings.val_frac)
+        tokens -= eval_tokens
+    return CorpusStats(
+        train.name, preview.raw_bytes, held_out.name if held_out else "", tokens, eval_tokens, found.counted,
+        text_note(settings, train), len(train.files), preview.documents, preview.is_exact, found.bytes_per_token,
+        preview.words,
+    )  # fmt: skip
 
 
 def count_epoch_steps(settings: Settings, train_tokens: int) -> int:
@@ -149,10 +162,3 @@ def estimate_run_length(settings: Settings, corpus: CorpusStats, time: StepTime)
     forward_s_per_token = FORWARD_SHARE * time.passes_s / (settings.batch_size * settings.seq_len)
     epoch_s = steps * time.step_s + scored_tokens * forward_s_per_token
     return RunLength(steps, int(max_steps), epoch_s, epoch_s * max_steps / steps)
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"cannot read the text {path}: {reason(error)}; name a text file") from None

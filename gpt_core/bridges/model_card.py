@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
+from gpt_core.config.validation import name_list
 from gpt_core.errors import printable
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import parameter_count
@@ -100,7 +101,8 @@ def _table(rows: list[tuple[str, str]]) -> str:
 
 def _text_name(settings: Settings) -> str:
     """Return the name of the training text without its folder."""
-    return Path(settings.train_file).name or "train.en"
+    names = [Path(name).name for name in name_list(settings.train_file)]
+    return ", ".join(names) or "train.en"
 
 
 def _cell(text: str) -> str:

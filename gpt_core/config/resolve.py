@@ -144,9 +144,17 @@ def _command_line(assignments: Sequence[str], options: Mapping[str, object]) -> 
 
 def _located(values: Mapping[str, object], folder: Path) -> dict[str, object]:
     """Return the values of a config file in `folder`, with its relative paths counted from that folder."""
-    paths = {key: str(folder / str(value)) for key, value in values.items() if key in PATHS and value}
-    # a relative path that begins with ~ would be expanded when it is read again
-    return {**values, **{key: f"./{path}" if path.startswith("~") else path for key, path in paths.items()}}
+
+    def located(name: object) -> str:
+        path = str(folder / str(name))
+        return f"./{path}" if path.startswith("~") else path  # which would be expanded when it is read again
+
+    paths = {
+        key: tuple(map(located, value)) if isinstance(value, tuple) else located(value)
+        for key, value in values.items()
+        if key in PATHS and value
+    }
+    return {**values, **paths}
 
 
 def resolve(

@@ -24,6 +24,9 @@ Beta = Annotated[float, Meta(ge=0.0, lt=1.0)]
 # Bounded so that the value and its products with float32 weights are representable in float32.
 NonNegative = Annotated[float, Meta(ge=0.0, le=1e30)]
 
+FileNames = str | tuple[str, ...]
+"""One name, or several. Checkpoints hold one name as text."""
+
 LEARNING_RATE = "learning_rate"
 """Name that sets all of `GROUP_RATES`. Stored nowhere: settings and checkpoints hold the rates of the groups."""
 GROUP_RATES = ("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr")
@@ -134,15 +137,25 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     debug_every: Annotated[PositiveInt, Meta(description="steps between two logs of these norms")] = 1000
 
     train_file: Annotated[
-        str, Meta(description="training text (empty: train.en, train.txt or input.txt in data/)"), _group("text")
+        FileNames,
+        Meta(description="training text: files, folders, patterns (empty: train.* in data/)"),
+        _group("text"),
     ] = ""
-    eval_file: Annotated[str, Meta(description="eval text (empty: *eval*.en, eval.txt or val.txt in data/)")] = ""
+    eval_file: Annotated[
+        FileNames, Meta(description="eval text, likewise (empty: *eval*.en, eval.* or val.* in data/)")
+    ] = ""
+    text_field: Annotated[
+        str, Meta(min_length=1, description="field of JSON Lines and Parquet files that holds the text")
+    ] = "text"
+    encoding: Annotated[
+        str, Meta(description="encoding of texts that are not UTF-8, such as cp1252 (empty: refused)")
+    ] = ""
     val_frac: Annotated[
         float, Meta(gt=0.0, lt=1.0, description="fraction of the training text held out without an eval file")
     ] = 0.1
     document: Annotated[
         Literal["paragraph", "line", "file"],
-        Meta(description="what one document is: a paragraph, a line or the entire file"),
+        Meta(description="one document of a text file: a paragraph, a line or the entire file"),
     ] = "paragraph"
     tokenizer: Annotated[
         str,

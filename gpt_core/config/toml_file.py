@@ -15,7 +15,7 @@ from gpt_core import files
 from gpt_core.config.fine_tuning import base_settings
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
-from gpt_core.config.validation import PATHS, fields
+from gpt_core.config.validation import PATHS, fields, toml_value
 from gpt_core.errors import ConfigError, printable
 from gpt_core.file_kinds import BYTE_ORDER_MARK, HEAD_BYTES, not_text
 
@@ -63,7 +63,7 @@ def as_toml(settings: Settings, preset_name: str, sources: Mapping[str, str]) ->
     lines = ["# All settings of the run. Each line: setting = value  # [source] description"]
     lines += ["# A relative path in a config file counts from the folder of that file."]
     name = shape_name(settings.shape)
-    lines += ["", f"preset = {_toml(name)}" if name == preset_name else f"# model: {name}"]
+    lines += ["", f"preset = {toml_value(name)}" if name == preset_name else f"# model: {name}"]
     of_groups = ", ".join(dict.fromkeys(sources[key] for key in GROUP_RATES))
     known = {LEARNING_RATE: of_groups} | dict(sources)
     comments = {key: f"[{printable(known[key])}] {fields()[key].description}" for key in written_names(settings)}
@@ -81,7 +81,7 @@ def changes_as_toml(preset_name: str, settings: Settings, folder: Path) -> str:
     Raises:
         KeyError: The preset is unknown.
     """
-    lines = ["# Settings of a run: a preset, and what differs from it.", "", f"preset = {_toml(preset_name)}"]
+    lines = ["# Settings of a run: a preset, and what differs from it.", "", f"preset = {toml_value(preset_name)}"]
     comments = {
         key: fields()[key].description for key in differing(settings, base_settings(preset_name, settings.init_from))
     }
@@ -115,19 +115,16 @@ def _assignment(key: str, settings: Settings, folder: Path | None) -> str:
     """Return `key = value`; a path absolute, or a relative one that is below `folder` relative to it."""
     value = getattr(settings, key)
     if key not in PATHS or not value:
-        return f"{key} = {_toml(value)}"
+        return f"{key} = {toml_value(value)}"
     if value == getattr(Settings(), key):
-        return f"# {key} = {_toml(value)}"  # the default counts from the working folder
-    path = Path(value).absolute()
-    if folder is not None and not os.path.isabs(value) and path.is_relative_to(folder.absolute()):
+        return f"# {key} = {toml_value(value)}"  # the default counts from the working folder
+    paths = _located(value, folder) if isinstance(value, str) else [_located(name, folder) for name in value]
+    return f"{key} = {toml_value(paths)}"
+
+
+def _located(name: str, folder: Path | None) -> str:
+    """Return a path as a file in `folder` names it."""
+    path = Path(name).absolute()
+    if folder is not None and not os.path.isabs(name) and path.is_relative_to(folder.absolute()):
         path = path.relative_to(folder.absolute())
-    return f"{key} = {_toml(f'./{path}' if str(path).startswith('~') else str(path))}"
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, str):
-        return repr(value)
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted) + '"'
+    return f"./{path}" if str(path).startswith("~") else str(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from os import PathLike, fspath
 from typing import NamedTuple
@@ -16,8 +18,11 @@ from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.errors import ConfigError
 from gpt_core.home import expand_home
 
-PATHS = ("train_file", "eval_file", "init_from", "models_dir")
+TEXTS = ("train_file", "eval_file")
+"""Settings that are one or several names of files, folders or patterns."""
+PATHS = (*TEXTS, "init_from", "models_dir")
 """Settings that are paths."""
+NAME_SEPARATOR = ";"  # of several names in one word
 
 _BOOLEAN_WORDS = {
     "true": True,
@@ -94,8 +99,13 @@ def expanded(values: Mapping[str, object]) -> dict[str, object]:
 def parsed(key: str, given: object) -> object:
     """Convert a typed word to the type of a setting, without checking its bounds.
 
-    Returns `given` unchanged where it is not a word or cannot be converted.
+    Returns `given` unchanged where it is not a word or cannot be converted. Several names of files are separated by `;`
+    or written as a list of TOML; a path, and each item of a list, is one name.
     """
+    if key in TEXTS and isinstance(given, list | tuple):
+        return tuple(fspath(name) if isinstance(name, PathLike) else name for name in given)
+    if key in TEXTS and isinstance(given, str):
+        return _names(given)
     word = fspath(given) if isinstance(given, PathLike) else given
     kind = fields()[key].kind if key in fields() else None
     if not isinstance(word, str):
@@ -108,6 +118,42 @@ def parsed(key: str, given: object) -> object:
     except ValueError:
         return word
     return _BOOLEAN_WORDS.get(word.strip().lower(), word) if isinstance(kind, inspect.BoolType) else word
+
+
+def _names(word: str) -> object:
+    """Return the names of files in a word, the word itself if it is one name."""
+    if word.startswith("["):
+        try:
+            return tuple(tomllib.loads(f"names = {word}")["names"])
+        except (ValueError, RecursionError):
+            return word
+    if NAME_SEPARATOR not in word:
+        return word
+    return tuple(name.strip() for name in word.split(NAME_SEPARATOR) if name.strip())
+
+
+def names_as_text(value: str | Sequence[str]) -> str:
+    """Return names of files as a word that `parsed` converts back to them."""
+    names = name_list(value)
+    word = f"{NAME_SEPARATOR} ".join(names)
+    return word if _names(word) == value else toml_value(names)
+
+
+def name_list(value: str | Sequence[str]) -> list[str]:
+    """Return the names that a setting of files holds."""
+    return ([value] if value else []) if isinstance(value, str) else list(value)
+
+
+def toml_value(value: object) -> str:
+    """Return a value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if not isinstance(value, str):
+        return repr(value)
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted) + '"'
 
 
 def checked(key: str, value: object, source: str = "") -> object:
@@ -136,9 +182,19 @@ def checked(key: str, value: object, source: str = "") -> object:
         near = closest(value, choices) if choices else _with_decimal_point(key, value)
         hint = f"; did you mean {near}?" if near else ""
         raise ConfigError(f"{key}: got {shown(value)}, expected {expected(key)}{hint}{where}")
-    if isinstance(accepted, str) and not _is_storable(accepted):
+    words = accepted if isinstance(accepted, tuple) else (accepted,) if isinstance(accepted, str) else ()
+    if not all(map(_is_storable, words)):
         raise ConfigError(f"{key}: got {shown(value)}, expected valid UTF-8 text without NUL characters{where}")
-    return _with_home(key, accepted, where) if key in PATHS and isinstance(accepted, str) else accepted
+    if key == "encoding" and accepted and not _is_encoding(str(accepted)):
+        raise ConfigError(
+            f"{key}: got {shown(value)}, expected the name of an encoding, such as cp1252, utf-16-le or gb18030{where}"
+        )
+    if accepted == () or (not all(words) and len(words) > 1):
+        raise ConfigError(f"{key}: got an empty {'name' if accepted else 'list'}, expected {expected(key)}{where}")
+    if key not in PATHS:
+        return accepted
+    paths = tuple(_with_home(key, word, where) for word in words)
+    return paths[0] if len(paths) == 1 else paths
 
 
 def _with_decimal_point(key: str, value: object) -> str:
@@ -192,6 +248,8 @@ def expected(key: str) -> str:
         return "one of " + ", ".join(choices)
     if isinstance(kind, inspect.BoolType):
         return "true or false"
+    if key in TEXTS:
+        return f"a file, a folder or a pattern; several separated by {NAME_SEPARATOR}"
     if isinstance(kind, inspect.StrType):
         return "text that is not empty" if kind.min_length else "text"
     assert isinstance(kind, inspect.IntType | inspect.FloatType)
@@ -230,7 +288,7 @@ def closest(got: object, known: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """Return a value as text for an error message, of bounded length."""
-    if isinstance(value, dict | list):
+    if isinstance(value, dict | list | tuple):
         return "a table" if isinstance(value, dict) else "a list"
     if isinstance(value, bool):
         return str(value).lower()
@@ -246,6 +304,16 @@ def _divisors_around(number: int, near: int) -> list[int]:
     below = next((n for n in range(min(near, number), 0, -1) if number % n == 0), None)
     above = next((n for n in range(near, number + 1) if number % n == 0), None)
     return [n for n in (below, above) if n is not None]
+
+
+def _is_encoding(name: str) -> bool:
+    """Return True for the name of an encoding of text."""
+    try:
+        "".encode(name)
+        codecs.getincrementaldecoder(name)
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 def _is_storable(text: str) -> bool:

@@ -1,11 +1,12 @@
-"""Find the training and eval texts, check that they are plain text, and read text files in blocks."""
+"""Find the training and eval texts under `data/`, and read files in blocks."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
+import glob
 import itertools
 import os
+import re
 import shlex
 import stat
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from gpt_core import files
 from gpt_core.errors import CorpusError
-from gpt_core.file_kinds import HEAD_BYTES, NotText, is_utf8, not_text
+from gpt_core.file_kinds import HEAD_BYTES, not_text
 from gpt_core.progress import Progress, ignore_progress
 
 PACKAGE = Path(__file__).resolve().parents[1]  # an installed one holds the shipped text in data/
@@ -21,16 +22,19 @@ PACKAGE = Path(__file__).resolve().parents[1]  # an installed one holds the ship
 TRAINING_NAMES = ("train.en", "train.eng")
 OTHER_TRAINING_NAMES = ("train.txt", "input.txt")  # taken where there is none of TRAINING_NAMES
 EVAL_NAMES = ("eval.txt", "val.txt")  # taken where there is no *eval*.en
+_SUFFIX = r"(?:\.(?:en|eng|txt|text|md|jsonl|ndjson)(?:\.gz|\.zst)?|\.parquet)"  # of texts with other names
+_OTHER_KINDS = (".gz", ".zst", ".parquet")  # of texts that do not look like text
 BLOCK_BYTES = 1 << 20  # bytes per read
 MAX_FOLDERS = 1000  # that are searched: a link may lead to a folder of any size
 MAX_EXAMINED = 200  # files whose contents are examined for a note
 
 
 def find_training_text(start: Path | None = None) -> Path:
-    """Return the path of the training text: under `start`, else the text that ships with the program.
+    """Return the name of the training text: under `start`, else the text that ships with the program.
 
     Under `start` it is `data/raw/train.en` or `data/raw/train.eng`, else the first file of such a name anywhere under
-    `data/`, in sorted order; else likewise a file named `train.txt` or `input.txt`. Links are followed.
+    `data/`, in sorted order; else likewise a file named `train.txt` or `input.txt`; else a text of another kind (see
+    `_other_text`). Links are followed.
 
     Args:
         start: Folder that contains `data/`; None for the working directory.
@@ -44,6 +48,8 @@ def find_training_text(start: Path | None = None) -> Path:
             if (path := _first_named(folder, names)) is not None:
                 return path
         if folder == own:
+            if (path := _other_text(own, "train|input")) is not None:
+                return path
             _require_no_obstacle(own)
     raise CorpusError(
         f"no training text: {own / 'raw' / 'train.en'} does not exist; create it, or name a text with --train-file"
@@ -60,11 +66,37 @@ def _first_named(folder: Path, names: tuple[str, ...]) -> Path | None:
         if path.name in names:
             if os.path.isfile(path):
                 return path
-            _require_unbroken(path)
+            require_unbroken(path)
     return None
 
 
-def _require_unbroken(path: Path) -> None:
+def _other_text(folder: Path, stems: str) -> Path | None:
+    """Return the name of a text of another kind: a file, a pattern of numbered files, or a folder.
+
+    It is the first file such as `train.jsonl.gz` anywhere in the folder; where the files are numbered, as in
+    `train-00000-of-00004.parquet`, a pattern that matches all of them; else the folder `train/`, if it is not empty.
+
+    Args:
+        folder: Folder to search.
+        stems: Names without suffix, separated by `|`.
+
+    Raises:
+        CorpusError: It is a broken link.
+    """
+    name = re.compile(rf"(?P<stem>{stems})(?:-\d+-of-(?P<count>\d+))?(?P<suffix>{_SUFFIX})", re.IGNORECASE)
+    for path in files_under(folder):
+        if match := name.fullmatch(path.name):
+            require_unbroken(path)
+            if match["count"]:
+                pattern = f"{match['stem']}-*-of-{match['count']}{match['suffix']}"
+                return Path(glob.escape(str(path.parent)), pattern)
+            if os.path.isfile(path):
+                return path
+    folders = (folder / stem for stem in stems.split("|"))
+    return next((place for place in folders if any(path.name[0] != "." for path in files_under(place))), None)
+
+
+def require_unbroken(path: Path) -> None:
     """Raise CorpusError if `path` is a link to something that does not exist."""
     if os.path.islink(path) and not os.path.exists(path):
         raise CorpusError(
@@ -81,10 +113,10 @@ def _require_no_obstacle(folder: Path) -> None:
                 f"{error.filename} cannot be read: {files.reason(error)}; name a training text with --train-file"
             )
 
-    _require_unbroken(folder)
+    require_unbroken(folder)
     for path in files_under(folder, unreadable):
         if not path.name.startswith("."):
-            _require_unbroken(path)
+            require_unbroken(path)
 
 
 def unused_texts_note(training_text: Path, start: Path | None = None) -> str:
@@ -114,17 +146,20 @@ def _is_own_text(path: Path) -> bool:
     if name.startswith((".", "readme", "license")) or "eval" in name or name in EVAL_NAMES or is_shipped_text(path):
         return False
     try:
-        return os.path.getsize(path) > 0 and _kind(path) is None
+        with files.open_regular(path) as file:
+            head = file.read(HEAD_BYTES) or b""
     except OSError:
         return False
+    return bool(head) and (name.endswith(_OTHER_KINDS) or not_text(head) is None)
 
 
 def find_eval_text(start: Path | None = None, training_text: Path | None = None) -> Path | None:
-    """Return the path of the text to evaluate on, or None: then part of the training text has to be held out.
+    """Return the name of the text to evaluate on, or None: then part of the training text has to be held out.
 
     Under `start` it is `data/test/eval.en`, else the first name in `data/` that contains "eval" and ends in `.en`, else
-    the first file named `eval.txt` or `val.txt`. The eval text that ships with the program is only used with the
-    training text that ships with it: a model of your own text is not evaluated on another author's.
+    the first file named `eval.txt` or `val.txt`, else a text of another kind (see `_other_text`). The eval text that
+    ships with the program is only used with the training text that ships with it: a model of your own text is not
+    evaluated on another author's.
 
     Args:
         start: Folder that contains `data/`; None for the working directory.
@@ -138,7 +173,7 @@ def find_eval_text(start: Path | None = None, training_text: Path | None = None)
 
     def is_eval(path: Path) -> bool:
         if not os.path.isfile(path):
-            _require_unbroken(path)
+            require_unbroken(path)
             return False
         return (is_shipped or not is_shipped_text(path)) and path.resolve() != training_text.resolve()
 
@@ -149,7 +184,9 @@ def find_eval_text(start: Path | None = None, training_text: Path | None = None)
         for path in [folder / "test" / "eval.en", *named]:
             if is_eval(path):
                 return path
-    return None
+    other = _other_text((start or Path()) / "data", "eval|val|validation")
+    is_usable = other is not None and other.resolve() != training_text.resolve() and not is_shipped_text(other)
+    return other if is_usable else None
 
 
 def shipped_folders() -> list[Path]:
@@ -182,44 +219,6 @@ def files_under(folder: Path, on_error: Callable[[OSError], object] | None = Non
         seen.add(real)
         folders.sort()
         yield from (Path(place, name) for name in sorted(names))
-
-
-def require_plain_text(path: Path) -> None:
-    """Check by its first bytes that a file is plain text (`gpt_core.file_kinds`). What cannot be read is not checked.
-
-    Raises:
-        CorpusError: It is compressed, in UTF-16 or UTF-32, a document, an image or other binary data.
-    """
-    try:
-        found = _kind(path)
-    except OSError:
-        return
-    if found is not None:
-        raise CorpusError(
-            f"{path} is not plain text: got {found.kind}, expected UTF-8; {found.remedy}, or use its bytes as "
-            "they are with --set allow_binary=true"
-        )
-
-
-def encoding_note(path: Path) -> str:
-    """Return a line that says how to convert a text of another encoding; "" for UTF-8 and for what cannot be read."""
-    try:
-        with files.open_regular(path) as file:
-            head = file.read(HEAD_BYTES) or b""
-    except OSError:
-        return ""
-    if is_utf8(head):
-        return ""
-    return (
-        f"{path} is not UTF-8: it is trained on as it is, but its accented or non-Latin letters are shown as \ufffd; "
-        "convert it first (`iconv -f LATIN1 -t UTF-8`; for Chinese `iconv -f GB18030 -t UTF-8`)"
-    )
-
-
-def _kind(path: Path) -> NotText | None:
-    """Return the kind of a file by its first bytes; None for plain text. Raises OSError."""
-    with files.open_regular(path) as file:
-        return not_text(file.read(HEAD_BYTES) or b"")
 
 
 def require_text(path: Path) -> None:
@@ -269,36 +268,6 @@ def text_blocks(
                 return
             progress(f"{activity} {path.name}", min(done / size, 1.0))  # its errors are not those of the file
             yield block
-
-
-def text_sha256(path: Path, progress: Progress = ignore_progress) -> str:
-    """Return the SHA-256 of all bytes of a text file as a hex digest.
-
-    Raises:
-        CorpusError: The file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for block in text_blocks(path, progress=progress):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def sample_windows(path: Path, max_bytes: int) -> Iterator[Iterator[bytes]]:
-    """Yield a text as streams of blocks: one stream of all, or samples of a text longer than `max_bytes`.
-
-    The samples are single blocks at regular intervals, `max_bytes` in all.
-
-    Raises:
-        CorpusError: The file cannot be read.
-    """
-    size = os.path.getsize(path) if os.path.isfile(path) else 0
-    if size <= max_bytes:
-        yield text_blocks(path)
-        return
-    count = max_bytes // BLOCK_BYTES
-    for window in range(count):
-        start = (size - BLOCK_BYTES) * window // (count - 1)
-        yield itertools.islice(text_blocks(path, start), 1)
 
 
 def _unreadable(path: Path, reason: str) -> CorpusError:

@@ -104,7 +104,7 @@ def window_count(text: TokenStream, seq_len: int) -> int:
     """Return the number of windows of a text. Raises CorpusError if the text has no target."""
     if text.count < MIN_TOKENS:
         raise CorpusError(
-            f"the text {text.path} is too short: got {text.count} tokens, expected at least {MIN_TOKENS}; "
+            f"the text {text.name} is too short: got {text.count} tokens, expected at least {MIN_TOKENS}; "
             "use a longer text"
         )
     return math.ceil((text.count - 1) / seq_len)

@@ -8,45 +8,13 @@ mark at the beginning of the file. No other byte is changed: text need not be va
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Literal
 
-from gpt_core.errors import CorpusError
 from gpt_core.file_kinds import BYTE_ORDER_MARK
-from gpt_core.text.corpus import text_blocks
 
 DocumentKind = Literal["paragraph", "line", "file"]
 
 PART_BYTES = 1 << 20  # longer documents are cut into parts of about this size, never more than twice
-
-
-def documents(path: Path, kind: DocumentKind) -> Iterator[bytes]:
-    """Yield the documents of a text file. One of more than 1 MiB is cut, never inside a UTF-8 character.
-
-    Raises:
-        CorpusError: The file cannot be read, or contains only white space.
-    """
-    found = False
-    for part, _ in document_parts(text_blocks(path), kind):
-        if part:
-            found = True
-            yield part
-    if not found:
-        raise CorpusError(f"the text {path} is empty: got only white space, expected text; name another file")
-
-
-def first_lines(path: Path, count: int) -> list[bytes]:
-    """Return the first `count` lines that are not blank.
-
-    Raises:
-        CorpusError: The file cannot be read, or every line is blank.
-    """
-    found: list[bytes] = []
-    for line in documents(path, "line"):
-        found.append(line)
-        if len(found) == count:
-            break
-    return found
 
 
 def document_parts(blocks: Iterable[bytes], kind: DocumentKind) -> Iterator[tuple[bytes, bool]]:
@@ -57,13 +25,13 @@ def document_parts(blocks: Iterable[bytes], kind: DocumentKind) -> Iterator[tupl
     Yields:
         Pairs of text and whether the document ends with it. Cuts are never inside a UTF-8 character.
     """
-    blocks = _without_byte_order_mark(blocks)
+    blocks = without_byte_order_mark(blocks)
     if kind == "file":
         return _entire_file(blocks)
     return _paragraphs(_lines(blocks)) if kind == "paragraph" else _filled_lines(_lines(blocks))
 
 
-def _without_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def without_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the same bytes without the mark that some editors write at the beginning of UTF-8."""
     rest = iter(blocks)
     head = b""

@@ -6,9 +6,13 @@ import re
 import unicodedata
 from itertools import pairwise
 
+import numpy as np
+
+from gpt_core.text.preview import first_line
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
+OPENING_TOKENS = 256
 SCANNED_TOKENS = 4096  # in which a line is searched
 MIN_LINE = 24  # characters: shorter lines are often headings
 MAX_WORDS, MAX_CHARACTERS = 3, 24
@@ -32,6 +36,17 @@ def first_words(text: TokenStream, tokenizer: Tokenizer) -> str:
     return beginning(line)
 
 
+def opening(text: TokenStream, tokenizer: Tokenizer) -> str:
+    """Return the beginning of the first document in one line, as the tokenizer reads it.
+
+    Raises:
+        CorpusError: The text cannot be read.
+    """
+    ids = text.read(0, OPENING_TOKENS)
+    ends = np.flatnonzero(ids == tokenizer.EOS)
+    return first_line(tokenizer.decode(ids[: ends[0] if len(ends) else None].tolist()))
+
+
 def beginning(line: str) -> str:
     """Return up to three words of a line, or a few characters of a long word; less than half of the line."""
     limit = min(MAX_CHARACTERS, len(line) // 2)
@@ -50,9 +65,15 @@ def _documents(text: TokenStream, tokenizer: Tokenizer) -> list[tuple[list[str],
     begin_documents = set(text.document_starts(0, len(ids)).tolist())
     found = []
     for start, end in pairwise([0, *sorted(begin_documents - {0}), len(ids)]):
-        lines = tokenizer.decode(ids[start:end].tolist()).decode("utf-8", "ignore").splitlines()
+        lines = tokenizer.decode(ids[start:end].tolist()).decode("utf-8", "replace").splitlines()
         is_complete = start in begin_documents
-        filled = [line.strip() for line in (lines if is_complete else lines[1:] or lines) if line.strip()]
+        filled = [_decodable(line) for line in (lines if is_complete else lines[1:] or lines) if _decodable(line)]
         if filled:
             found.append((filled, is_complete))
     return found
+
+
+def _decodable(line: str) -> str:
+    """Return the longest run of words of a line without bytes that are not UTF-8, which no prompt could hold."""
+    runs = re.split(r"\S*\ufffd\S*", line.strip("\ufffd"))  # a character may be cut at the ends of what is scanned
+    return max(runs, key=len).strip()

@@ -1,4 +1,4 @@
-"""Cache of the tokenizer and the tokens of a text file, so that each is computed once.
+"""Cache of the tokenizer and the tokens of a text, so that each is computed once.
 
 The name of a cache file contains a hash of everything that its contents depend on, including every byte of the text. A
 cache is therefore never stale: another text, tokenizer or kind of document has another file. Damaged and foreign files
@@ -19,9 +19,10 @@ from gpt_core import tokenizers
 from gpt_core.errors import CorpusError, MissingPackageError, TokenizerError
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.cache_files import cache_folders, new_cache_file
-from gpt_core.text.corpus import sample_windows, text_sha256
-from gpt_core.text.documents import DocumentKind, document_parts
-from gpt_core.text.token_file import VERSION, open_token_file, read_header, write_token_file
+from gpt_core.text.documents import DocumentKind
+from gpt_core.text.reader import sample_texts, text_sha256
+from gpt_core.text.source import TextSource
+from gpt_core.text.token_file import VERSION, Header, open_token_file, read_header, write_token_file
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer, tokenizer_type
 from gpt_core.tokenizers.protocol import SAMPLE_BYTES
@@ -29,19 +30,19 @@ from gpt_core.tokenizers.storage import MAX_STORED_BYTES
 
 
 def load_tokens(
-    path: Path,
+    source: TextSource,
     tokenizer: Tokenizer,
     document: DocumentKind,
     *,
     cache_dir: Path | None = None,
     progress: Progress = ignore_progress,
 ) -> TokenStream:
-    """Return the tokens of a text file, from its cache if there is one, else encoded into a new cache.
+    """Return the tokens of a text, from its cache if there is one, else encoded into a new cache.
 
     Memory is bounded for a text of any size. If the text changes while it is read, the bytes that were read are cached.
 
     Args:
-        path: Text file.
+        source: The text.
         tokenizer: Encodes the text.
         document: What one document is.
         cache_dir: Folder of the cache; None for the folder of the text, else the user's cache folder.
@@ -50,16 +51,16 @@ def load_tokens(
     Raises:
         CorpusError: The text cannot be read or has no tokens, or no cache can be written.
     """
-    folders = cache_folders(path, cache_dir)
-    sha256 = text_sha256(path, progress)
+    folders = cache_folders(source.cache_path, cache_dir)
+    sha256 = text_sha256(source, progress)
     for folder in folders:
-        name = token_cache_name(path, sha256, tokenizer, document)
-        if (text := open_token_file(folder / name, path, sha256, tokenizer, document)) is not None:
+        name = token_cache_name(source.cache_path, sha256, tokenizer, document)
+        if (text := open_token_file(folder / name, source, sha256, tokenizer, document)) is not None:
             return text
     failures = []
     for folder in folders:
         try:
-            return _encode_into(folder, path, tokenizer, document, progress)
+            return _encode_into(folder, source, tokenizer, document, progress)
         except OSError as error:
             failures.append(f"{folder}: {error.strerror}")
     why = "; ".join(failures) or "there is no home folder for it"
@@ -67,7 +68,7 @@ def load_tokens(
 
 
 def load_or_train_tokenizer(
-    path: Path,
+    source: TextSource,
     vocab_size: int,
     name: str = "pieces",
     document: DocumentKind = "paragraph",
@@ -75,13 +76,13 @@ def load_or_train_tokenizer(
     cache_dir: Path | None = None,
     progress: Progress = ignore_progress,
 ) -> Tokenizer:
-    """Return the tokenizer trained on a text file, from its cache if there is one. Deterministic.
+    """Return the tokenizer trained on a text, from its cache if there is one. Deterministic.
 
-    Of a text of more than 32 MiB, samples of 1 MiB at regular intervals are used. If no cache can be written, the
-    tokenizer is trained each time.
+    Of a text of more than 32 MiB, samples at regular intervals are used (`gpt_core.text.reader.sample_texts`). If no
+    cache can be written, the tokenizer is trained each time.
 
     Args:
-        path: Text file.
+        source: The text.
         vocab_size: Number of ids (V).
         name: Registered name of the tokenizer.
         document: What one document is.
@@ -92,30 +93,37 @@ def load_or_train_tokenizer(
         CorpusError: The text cannot be read.
         TokenizerError: `vocab_size` is out of range, or the name is not registered.
     """
-    folders = cache_folders(path, cache_dir)
-    sha256 = text_sha256(path, progress)
-    file_name = tokenizer_cache_name(path, sha256, vocab_size, name, document)
+    folders = cache_folders(source.cache_path, cache_dir)
+    sha256 = text_sha256(source, progress)
+    file_name = tokenizer_cache_name(source.cache_path, sha256, vocab_size, name, document)
     for folder in folders:
         tokenizer = open_tokenizer_cache(folder / file_name)
         if tokenizer is not None and (tokenizer.vocab_size, tokenizer.name) == (vocab_size, name):
             return tokenizer
     progress("training the tokenizer", 0.0)
-    windows = sample_windows(path, SAMPLE_BYTES)
-    texts = (part for window in windows for part, _ in document_parts(window, document))
-    tokenizer = tokenizers.train(name, texts, vocab_size)
+    tokenizer = tokenizers.train(name, sample_texts(source, document, SAMPLE_BYTES), vocab_size)
     for folder in folders:
         with contextlib.suppress(OSError), new_cache_file(folder) as cache:
             cache.file.write(tokenizer.to_bytes())
             cache.publish(file_name)
-            _remove_outdated(folder, path, sha256)
+            _remove_outdated(folder, source.cache_path, sha256)
             break
     return tokenizer
 
 
-def cached_token_count(
+def cached_header(
     path: Path, sha256: str, vocab_size: int, name: str, document: DocumentKind, cache_dir: Path | None = None
-) -> int | None:
-    """Return the number of tokens of a text with this SHA-256 if it is cached, without checking the ids, else None."""
+) -> Header | None:
+    """Return the header of the tokens of a text with this digest if they are cached, without checking the ids.
+
+    Args:
+        path: Path that the caches of the text are named after.
+        sha256: Digest of the text.
+        vocab_size: Number of ids (V).
+        name: Registered name of the tokenizer.
+        document: What one document is.
+        cache_dir: Folder of the cache; None for the default folders.
+    """
     folders = cache_folders(path, cache_dir)
     tokenizer_name = tokenizer_cache_name(path, sha256, vocab_size, name, document)
     found = (open_tokenizer_cache(folder / tokenizer_name) for folder in folders)
@@ -124,11 +132,11 @@ def cached_token_count(
         return None
     tokens_name = token_cache_name(path, sha256, tokenizer, document)
     headers = (read_header(folder / tokens_name) for folder in folders)
-    return next((header.count for header in headers if header is not None), None)
+    return next((header for header in headers if header is not None), None)
 
 
 def token_cache_name(path: Path, sha256: str, tokenizer: Tokenizer, document: DocumentKind) -> str:
-    """Return the file name of the token cache of a text with this SHA-256."""
+    """Return the file name of the token cache of a text with this digest."""
     return f"{path.name}.tokens-{_short_hash(f'{VERSION} {sha256} {tokenizer.sha256} {document}')}"
 
 
@@ -150,7 +158,7 @@ def open_tokenizer_cache(cache: Path) -> Tokenizer | None:
 
 
 def _encode_into(
-    folder: Path, path: Path, tokenizer: Tokenizer, document: DocumentKind, progress: Progress
+    folder: Path, source: TextSource, tokenizer: Tokenizer, document: DocumentKind, progress: Progress
 ) -> TokenStream:
     """Encode the text into a new cache in `folder`, and open it.
 
@@ -159,13 +167,13 @@ def _encode_into(
         OSError: The cache cannot be written.
     """
     with new_cache_file(folder) as cache:
-        sha256 = write_token_file(cache.file, path, tokenizer, document, progress).text_sha256
-        name = token_cache_name(path, sha256, tokenizer, document)
+        sha256 = write_token_file(cache.file, source, tokenizer, document, progress).text_sha256
+        name = token_cache_name(source.cache_path, sha256, tokenizer, document)
         cache.publish(name)
-    text = open_token_file(folder / name, path, sha256, tokenizer, document)
+    text = open_token_file(folder / name, source, sha256, tokenizer, document)
     if text is None:
         raise OSError(errno.EIO, "the token cache could not be read back after writing")
-    _remove_outdated(folder, path, sha256)
+    _remove_outdated(folder, source.cache_path, sha256)
     return text
 
 

@@ -1,51 +1,63 @@
-"""Number of tokens of a text without encoding it: from its token cache, else estimated from its length."""
+"""Size of a text without encoding it: from its token cache, else estimated from a sample of it."""
 
 from __future__ import annotations
 
-import stat
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core.errors import CorpusError
-from gpt_core.text.corpus import text_sha256
+from gpt_core.files import reason
 from gpt_core.text.documents import DocumentKind
-from gpt_core.text.token_cache import cached_token_count
+from gpt_core.text.preview import TextPreview, read_text_preview
+from gpt_core.text.reader import text_sha256
+from gpt_core.text.source import TextSource
+from gpt_core.text.token_cache import cached_header
 from gpt_core.tokenizers import tokenizer_type
 
 MAX_HASHED_BYTES = 256 << 20  # finding the cache of a longer text takes too long for an estimate
 
 
-class TokenCount(NamedTuple):
-    """Number of tokens; `counted` if it is exact, else estimated."""
+class TextSize(NamedTuple):
+    """Size of a text; `counted` if the number of tokens is exact, else it is estimated."""
 
     tokens: int
     counted: bool
+    preview: TextPreview
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Bytes of text in UTF-8 per token."""
+        return self.preview.text_bytes / max(1, self.tokens)
 
 
-def count_tokens(
-    path: Path, vocab_size: int, name: str, document: DocumentKind, *, cache_dir: Path | None = None
-) -> TokenCount:
-    """Return the number of tokens of a text with the tokenizer of the registered `name`.
+def estimate_size(source: TextSource, vocab_size: int, name: str, document: DocumentKind) -> TextSize:
+    """Return the size of a text, in tokens of the tokenizer of the registered `name`.
 
     Raises:
         CorpusError: The text cannot be read.
     """
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        text_sha256(path)  # raises the error that explains what is wrong with the file
-        raise CorpusError(f"cannot read the text {path}; name a text file") from None
-    if not stat.S_ISREG(found.st_mode) or found.st_size <= MAX_HASHED_BYTES:
-        digest = _sha256(path, found.st_size, found.st_mtime_ns)
-        cached = cached_token_count(path, digest, vocab_size, name, document, cache_dir)
-        if cached is not None:
-            return TokenCount(cached, True)
-    estimated = found.st_size / tokenizer_type(name).estimated_bytes_per_token(vocab_size)
-    return TokenCount(max(1, round(estimated)), False)
+    preview = read_text_preview(source, document)
+    if preview.raw_bytes <= MAX_HASHED_BYTES:
+        digest = _sha256(source, tuple(map(_stamp, source.files)))
+        header = cached_header(source.cache_path, digest, vocab_size, name, document)
+        if header is not None:
+            return TextSize(header.count, True, preview._replace(text_bytes=header.text_bytes))
+    estimated = preview.text_bytes / tokenizer_type(name).estimated_bytes_per_token(vocab_size)
+    return TextSize(max(1, round(estimated)), False, preview)
 
 
 @lru_cache(maxsize=8)
-def _sha256(path: Path, _size: int, _changed_at: int) -> str:
-    """Return the digest of a file, computed again only if its size or modification time changed."""
-    return text_sha256(path)
+def _sha256(source: TextSource, _stamps: tuple[tuple[int, int], ...]) -> str:
+    """Return the digest of a text, computed again only if the size or modification time of a file changed."""
+    return text_sha256(source)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return size and modification time of a file. Raises CorpusError."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise CorpusError(f"cannot read the text {path}: {reason(error)}; name a text file") from None
+    return found.st_size, found.st_mtime_ns

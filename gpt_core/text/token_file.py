@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -15,8 +13,10 @@ import numpy as np
 from gpt_core.errors import CorpusError
 from gpt_core.kernels import threads
 from gpt_core.progress import Progress
-from gpt_core.text.corpus import BLOCK_BYTES, text_blocks
-from gpt_core.text.documents import DocumentKind, document_parts
+from gpt_core.text.corpus import BLOCK_BYTES
+from gpt_core.text.documents import DocumentKind
+from gpt_core.text.reader import TextReader, empty
+from gpt_core.text.source import TextSource
 from gpt_core.text.token_stream import FileSource, TokenStream, encode_parts, marks_per_document, separator_of
 from gpt_core.tokenizers import Tokenizer
 
@@ -47,44 +47,36 @@ _HEADER = msgspec.json.Decoder(Header)
 
 
 def write_token_file(
-    file: BinaryIO, path: Path, tokenizer: Tokenizer, document: DocumentKind, progress: Progress
+    file: BinaryIO, source: TextSource, tokenizer: Tokenizer, document: DocumentKind, progress: Progress
 ) -> Header:
-    """Encode the text `path` into an open file, a block per compute thread at a time.
+    """Encode a text into an open file, a block per compute thread at a time.
 
     Returns:
-        The header, which has the SHA-256 of the bytes that were read.
+        The header, which has the digest of the text as it was read.
 
     Raises:
         CorpusError: The text cannot be read, or has no tokens.
         OSError: The file cannot be written.
     """
     dtype = _id_dtype(tokenizer)
-    digest = hashlib.sha256()
-    text_bytes = count = documents = checksum = 0
-
-    def hashed_blocks() -> Iterator[bytes]:
-        nonlocal text_bytes
-        for block in text_blocks(path, activity="encoding", progress=progress):
-            digest.update(block)
-            text_bytes += len(block)
-            yield block
-
+    reader = TextReader(source, activity="encoding", progress=progress)
+    count = documents = checksum = 0
     file.write(b" " * HEADER_BYTES)
-    for ids, ended in encode_parts(document_parts(hashed_blocks(), document), tokenizer, threads.get_threads()):
+    for ids, ended in encode_parts(reader.parts(document), tokenizer, threads.get_threads()):
         data = ids.astype(dtype).tobytes()
         file.write(data)
         checksum = zlib.crc32(data, checksum)
         count += len(ids)
         documents += ended
     if documents == 0:
-        raise CorpusError(f"the text {path} is empty: got only white space, expected text; name another file")
+        raise empty(source)
     if count == documents * marks_per_document(tokenizer):
         raise CorpusError(
-            f"the text {path} has no tokens with tokenizer = {tokenizer.name}, which drops all of it; "
+            f"the text {source.name} has no tokens with tokenizer = {tokenizer.name}, which drops all of it; "
             "name another file, or set tokenizer = pieces, which encodes any text"
         )
     header = Header(
-        format=FORMAT, version=VERSION, text_sha256=digest.hexdigest(), text_bytes=text_bytes,
+        format=FORMAT, version=VERSION, text_sha256=reader.sha256, text_bytes=reader.text_bytes,
         tokenizer_sha256=tokenizer.sha256, document=document, token_bytes=dtype.itemsize, count=count, crc32=0,
     )  # fmt: skip
     header.crc32 = zlib.crc32(msgspec.json.encode(header), checksum)
@@ -94,9 +86,9 @@ def write_token_file(
 
 
 def open_token_file(
-    cache: Path, path: Path, sha256: str, tokenizer: Tokenizer, document: DocumentKind
+    cache: Path, source: TextSource, sha256: str, tokenizer: Tokenizer, document: DocumentKind
 ) -> TokenStream | None:
-    """Open the tokens of the text `path` with this SHA-256.
+    """Open the tokens of a text with this digest.
 
     Returns:
         The tokens, after all of them were checked; None where `cache` is missing, damaged or of another text.
@@ -111,14 +103,18 @@ def open_token_file(
                 header, format=FORMAT, version=VERSION, text_sha256=sha256,
                 tokenizer_sha256=tokenizer.sha256, document=document, token_bytes=dtype.itemsize,
             )  # fmt: skip
-            if header != expected or not _has_valid_ids(file, header, dtype, tokenizer.vocab_size):
+            if header != expected:
                 return None
-        source = FileSource(cache, HEADER_BYTES, dtype)
+            documents = _documents_of_valid_ids(file, header, dtype, tokenizer)
+        ids = FileSource(cache, HEADER_BYTES, dtype)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
+    if documents is None:
+        return None
     return TokenStream(
-        source, 0, header.count, header.text_bytes, tokenizer.token_lengths, sha256, path, separator_of(tokenizer)
-    )
+        ids, 0, header.count, header.text_bytes, tokenizer.token_lengths, sha256, source.name, documents,
+        separator_of(tokenizer),
+    )  # fmt: skip
 
 
 def read_header(cache: Path) -> Header | None:
@@ -138,15 +134,21 @@ def _id_dtype(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
 
 
-def _has_valid_ids(file: BinaryIO, header: Header, dtype: np.dtype[np.unsignedinteger], vocab_size: int) -> bool:
-    """Return whether the rest of `file` is the ids of the header, complete and all of them in the vocabulary."""
-    size = checksum = 0
+def _documents_of_valid_ids(
+    file: BinaryIO, header: Header, dtype: np.dtype[np.unsignedinteger], tokenizer: Tokenizer
+) -> int | None:
+    """Return the number of documents if the rest of `file` is the ids of the header, complete and valid, else None."""
+    size = checksum = documents = 0
     while data := file.read(BLOCK_BYTES):
         size += len(data)
         checksum = zlib.crc32(data, checksum)
         if size > header.count * dtype.itemsize or len(data) % dtype.itemsize:
-            return False
-        if int(np.frombuffer(data, dtype=dtype).max()) >= vocab_size:
-            return False
+            return None
+        ids = np.frombuffer(data, dtype=dtype)
+        if int(ids.max()) >= tokenizer.vocab_size:
+            return None
+        documents += int(np.count_nonzero(ids == tokenizer.EOS))
     unsigned = msgspec.structs.replace(header, crc32=0)
-    return size == header.count * dtype.itemsize and zlib.crc32(msgspec.json.encode(unsigned), checksum) == header.crc32
+    is_complete = size == header.count * dtype.itemsize
+    is_valid = is_complete and zlib.crc32(msgspec.json.encode(unsigned), checksum) == header.crc32
+    return documents if is_valid else None

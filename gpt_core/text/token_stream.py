@@ -99,14 +99,16 @@ class TokenStream:
     count: int
     """Number of tokens."""
     bytes: int
-    """Bytes of the text file that the tokens encode, including blank lines between documents: the denominator of
+    """Bytes of the text in UTF-8 that the tokens encode, including blank lines between documents: the denominator of
     bits per byte."""
     token_lengths: NDArray[np.unsignedinteger]
     """Bytes of each id. Shape: (V,)."""
     sha256: str
-    """Hex digest of the bytes of the text; of a held-out part: of that digest and the place of the part."""
-    path: Path | None
-    """Text file; None where the text is not from a file."""
+    """Hex digest of the text; of a held-out part: of that digest and the place of the part."""
+    name: str
+    """Name of the text; "" where it is not from files."""
+    documents: int
+    """Number of documents that begin in it."""
     separator: int | None = None
     """Id of `<eos>` where documents have no `<bos>`: it ends one and begins the next. None where they have."""
 
@@ -188,7 +190,7 @@ def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> Tok
     digest = hashlib.sha256(b"\n".join(texts)).hexdigest()
     size = sum(len(text) for text in texts)
     return TokenStream(
-        MemorySource(ids), 0, len(ids), size, tokenizer.token_lengths, digest, None, separator_of(tokenizer)
+        MemorySource(ids), 0, len(ids), size, tokenizer.token_lengths, digest, "", len(texts), separator_of(tokenizer)
     )
 
 
@@ -206,7 +208,7 @@ def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, Tok
     """
     if text.count < 2 * MIN_TOKENS:
         raise CorpusError(
-            f"the text {text.path} is too short to hold out a part for evaluation: got {text.count} tokens, expected "
+            f"the text {text.name} is too short to hold out a part for evaluation: got {text.count} tokens, expected "
             f"at least {2 * MIN_TOKENS}; use a longer text, or name an --eval-file"
         )
     last = text.count - MIN_TOKENS
@@ -214,10 +216,19 @@ def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, Tok
     cut = _first_document_from(text, place, last) or _last_document_before(text, place) or place
     token_bytes = [bytes_between(text, 0, cut), bytes_between(text, cut, text.count)]
     held_out_bytes = round(text.bytes * token_bytes[1] / max(sum(token_bytes), 1))
-    train = replace(text, count=cut, bytes=text.bytes - held_out_bytes)
+    documents = _documents_from(text, cut)
+    train = replace(text, count=cut, bytes=text.bytes - held_out_bytes, documents=text.documents - documents)
     start, count = text.start + cut, text.count - cut
     digest = hashlib.sha256(f"{text.sha256} {start} {count}".encode()).hexdigest()
-    return train, replace(text, start=start, count=count, bytes=held_out_bytes, sha256=digest)
+    held_out = replace(text, start=start, count=count, bytes=held_out_bytes, sha256=digest, documents=documents)
+    return train, held_out
+
+
+def _documents_from(text: TokenStream, start: int) -> int:
+    """Return the number of documents that begin at the token `start` or after it."""
+    return sum(
+        len(text.document_starts(begin, begin + SEARCH_TOKENS)) for begin in range(start, text.count, SEARCH_TOKENS)
+    )
 
 
 def _first_document_from(text: TokenStream, start: int, last: int) -> int | None:

@@ -165,7 +165,7 @@ def _summed(gpt: GPT, batches: Iterator[Batch], sums: EvalSums) -> Generator[int
 def _result(sums: EvalSums, text_bytes: float, text: TokenStream) -> EvalResult:
     """Return the means of sums over targets that encode `text_bytes`."""
     if sums.targets == 0:
-        raise CorpusError(f"{text.path}: got no token to predict, expected a text of at least two tokens")
+        raise CorpusError(f"{text.name}: got no token to predict, expected a text of at least two tokens")
     loss = sums.loss_sum / sums.targets
     bits_per_byte = sums.loss_sum / math.log(2) / max(text_bytes, 1)
     return EvalResult(loss, losses.perplexity(loss), sums.correct / sums.targets, bits_per_byte, sums.targets)

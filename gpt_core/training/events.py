@@ -58,6 +58,14 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """SHA-256 of that file"""
     init_step: int = 0
     """steps that those weights were trained for"""
+    train_files: int = 0
+    """files of the training text; 0 for the lines of the self-test"""
+    documents: int = 0
+    """documents of the training text"""
+    train_bytes: int = 0
+    """bytes of the training text in UTF-8"""
+    first_words: str = ""
+    """beginning of the training text"""
 
 
 class StepCompleted(Event, frozen=True, tag="step"):

@@ -20,7 +20,7 @@ from gpt_core.config.settings import MAX_COUNT, Settings
 from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
-from gpt_core.text.corpus import require_text
+from gpt_core.text.source import text_source
 from gpt_core.training.fine_tuning import resolve_new
 
 Newest = Literal["newest"]
@@ -137,8 +137,8 @@ def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, o
             resolved.settings, resolved.preset, checkpoint.path, overwrite=overwrite, passed_over=passed_over,
             loaded=LoadedCheckpoint(checkpoint), raised=raised_lines(checkpoint, resolved.settings),
         )  # fmt: skip
-    for name in filter(None, (request.settings.train_file, request.settings.eval_file)):
-        require_text(Path(name))
+    for names in filter(None, (request.settings.train_file, request.settings.eval_file)):
+        text_source(names)
     return request
 
 

@@ -50,7 +50,12 @@ class Run:
     state: TrainingState
     store: CheckpointStore
     resumed_from: Path | None = None
-    eval_file: Path | None = None
+    eval_name: str = ""
+    """name of the text that is evaluated on"""
+    train_files: int = 1
+    """files of the training text; 0 for the lines of the self-test"""
+    first_words: str = ""
+    """beginning of the training text"""
     precision_reason: str = ""
     """why, if the requested precision was auto or the products are emulated"""
     best_restarted: str = ""

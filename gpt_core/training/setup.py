@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,18 +20,12 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.optim import create_optimizer
 from gpt_core.progress import Progress, ignore_progress
-from gpt_core.text.corpus import (
-    encoding_note,
-    find_eval_text,
-    find_training_text,
-    require_plain_text,
-    text_sha256,
-    unused_texts_note,
-)
+from gpt_core.text.corpus import find_eval_text, find_training_text, unused_texts_note
 from gpt_core.text.data_loader import DataLoader
-from gpt_core.text.documents import first_lines
-from gpt_core.text.first_words import first_words
+from gpt_core.text.first_words import first_words, opening
 from gpt_core.text.overfit_data import OverfitLoader
+from gpt_core.text.reader import first_lines, require_readable, text_sha256
+from gpt_core.text.source import PathLike, TextSource, text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
@@ -45,12 +40,16 @@ OVERFIT_SEQ_LEN = 128  # maximum context of the self-test: a few lines, and a qu
 
 
 class Texts(NamedTuple):
-    """Tokens to train on, the windows that batches are read from, and the tokens to evaluate on with their file."""
+    """Tokens to train on, the windows that batches are read from, and the tokens to evaluate on.
+
+    `eval_name` is the name of the text that these are of; `files` is the number of files of the training text.
+    """
 
     train: TokenStream
     windows: BatchSource
     held_out: TokenStream | None
-    eval_file: Path | None
+    eval_name: str
+    files: int
 
 
 def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Trainer:
@@ -68,7 +67,7 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
     request = request.located()
     settings, checkpoint = request.settings, request.loaded.take()
     threads.set_threads(compute_threads(settings.threads))
-    train_file, eval_file = text_files(settings)
+    train_source, eval_source = text_sources(settings)
     start = read_start(settings, progress) if settings.init_from and checkpoint is None else None
     run_id = checkpoint.run_id if checkpoint else new_run_id()
     store = CheckpointStore(settings.models_dir)
@@ -81,12 +80,12 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
             tokenizer = start.tokenizer
         else:
             tokenizer = load_or_train_tokenizer(
-                train_file, settings.vocab_size, settings.tokenizer, settings.document, progress=progress
+                train_source, settings.vocab_size, settings.tokenizer, settings.document, progress=progress
             )
-        texts = open_texts(settings, train_file, eval_file, tokenizer, progress)
+        texts = open_texts(settings, train_source, eval_source, tokenizer, progress)
         if checkpoint is not None:
             check_same_text(checkpoint, settings, texts.train)
-        note = text_note(settings, train_file) if checkpoint is None else other_text_note(checkpoint, texts.train)
+        note = text_note(settings, train_source) if checkpoint is None else other_text_note(checkpoint, texts.train)
         if start is not None:
             note = "; ".join(filter(None, (note, tokenizer_note(start, texts.train))))
         return Trainer(assemble(request, run_id, store, tokenizer, texts, checkpoint, start, note))
@@ -135,7 +134,8 @@ def assemble(
         eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
         optimizer=create_optimizer(parameters, settings, optimizer_state), state=state, store=store,
         resumed_from=checkpoint.path if checkpoint else None,
-        eval_file=texts.eval_file, precision_reason=choice.reason, best_restarted=best_restarted,
+        eval_name=texts.eval_name, train_files=texts.files, first_words=opening(texts.train, tokenizer),
+        precision_reason=choice.reason, best_restarted=best_restarted,
         warnings=(
             *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
             *emulation_warning(choice),
@@ -176,50 +176,65 @@ def check_best(checkpoint: Checkpoint, settings: Settings, texts: Texts) -> str:
     return f"{reason}: a new best score and a new patience begin (the best so far: {best})"
 
 
-def text_files(settings: Settings) -> tuple[Path, Path | None]:
-    """Return the training text, and the eval text if there is a separate one.
+def text_sources(settings: Settings) -> tuple[TextSource, TextSource | None]:
+    """Return the training text, and the eval text if there is a separate one, whose files are not trained on.
 
     Raises:
-        CorpusError: There is no training text, or a text is not plain text and `allow_binary` is off.
+        CorpusError: There is no training text, or a file cannot be read or is not text.
     """
-    train_file = Path(settings.train_file) if settings.train_file else find_training_text()
-    eval_file = Path(settings.eval_file) if settings.eval_file else find_eval_text(training_text=train_file)
-    if not settings.allow_binary:
-        for path in filter(None, (train_file, eval_file)):
-            require_plain_text(path)
-    return train_file, eval_file
+    train = named_text(settings, settings.train_file or find_training_text())
+    eval_names = settings.eval_file or find_eval_text(training_text=train.cache_path)
+    if eval_names is None:
+        return train, None
+    held_out = named_text(settings, eval_names)
+    return train.without(held_out), held_out
 
 
-def text_note(settings: Settings, train_file: Path) -> str:
-    """Return a line about texts under `data/` that are not used, and one about a text that is not UTF-8; else ""."""
-    unused = "" if settings.train_file else unused_texts_note(train_file)
-    named = (train_file, *([Path(settings.eval_file)] if settings.eval_file else []))
-    return "; ".join(filter(None, (unused, *map(encoding_note, named))))
+def named_text(settings: Settings, names: PathLike | Iterable[PathLike]) -> TextSource:
+    """Return the text of the named files, read as the settings say.
+
+    Raises:
+        CorpusError: A file cannot be read or is not text.
+    """
+    source = text_source(
+        names, encoding=settings.encoding, text_field=settings.text_field, allow_binary=settings.allow_binary
+    )
+    require_readable(source)
+    return source
+
+
+def text_note(settings: Settings, train_text: TextSource) -> str:
+    """Return a line about texts under `data/` that are not used, "" for none."""
+    return "" if settings.train_file else unused_texts_note(train_text.files[0])
 
 
 def open_texts(
-    settings: Settings, train_file: Path, eval_file: Path | None, tokenizer: Tokenizer, progress: Progress
+    settings: Settings, train: TextSource, held_out: TextSource | None, tokenizer: Tokenizer, progress: Progress
 ) -> Texts:
     """Return the tokens to train on and to evaluate on: those of the eval text, else the end of the training text."""
     if settings.overfit_tiny:
-        lines = tokens_of_documents(first_lines(train_file, settings.overfit_lines), tokenizer)
+        lines = tokens_of_documents(first_lines(train, settings.overfit_lines), tokenizer)
         windows = OverfitLoader(lines, min(settings.seq_len, OVERFIT_SEQ_LEN), settings.seed)
-        return Texts(lines, windows, None, None)
-    text = load_tokens(train_file, tokenizer, settings.document, progress=progress)
-    if eval_file is not None:
-        held_out = load_tokens(eval_file, tokenizer, settings.document, progress=progress)
+        return Texts(lines, windows, None, "", 0)
+    text = load_tokens(train, tokenizer, settings.document, progress=progress)
+    if held_out is not None:
+        eval_text = load_tokens(held_out, tokenizer, settings.document, progress=progress)
     else:
-        text, held_out = split_held_out(text, settings.val_frac)
-    return Texts(text, DataLoader(text, settings.seq_len, settings.seed), held_out, eval_file or train_file)
+        text, eval_text = split_held_out(text, settings.val_frac)
+    loader = DataLoader(text, settings.seq_len, settings.seed)
+    return Texts(text, loader, eval_text, (held_out or train).name, len(train.files))
 
 
 def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStream) -> None:
     """Check that a resumed run has the text it started with, unless another was requested. Raises CheckpointError."""
-    named_another = settings.train_file != checkpoint.settings.train_file
+    named_another = any(
+        getattr(settings, name) != getattr(checkpoint.settings, name)
+        for name in ("train_file", "text_field", "encoding", "allow_binary")
+    )
     if text.sha256 != checkpoint.corpus_sha256 and not named_another:
         raise CheckpointError(
             f"{checkpoint.path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got "
-            f"{text.path or 'lines'} with {text.sha256[:12]}…; restore that text, or pass --train-file to "
+            f"{text.name or 'lines'} with {text.sha256[:12]}…; restore that text, or pass --train-file to "
             "resume with this one"
         )
 
@@ -234,8 +249,8 @@ def other_text_note(checkpoint: Checkpoint, text: TokenStream) -> str:
     )
 
 
-def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -> tuple[TokenStream, Path]:
-    """Return the eval text of the run that trained a model, found as a resume finds it, and its file.
+def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -> tuple[TokenStream, str]:
+    """Return the eval text of the run that trained a model, found as a resume finds it, and its name.
 
     Raises:
         CheckpointError: The text that is found is not the one of the run, or the run has none.
@@ -246,23 +261,23 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
         raise CheckpointError(f"{name} is of a self-test, which has no eval text; name a text with --eval-file")
     if not model.corpus_sha256:
         raise CheckpointError(f"{name} holds weights of no run here, which has no eval text; name one with --eval-file")
-    train_file, eval_file = text_files(settings)
-    file = eval_file or train_file
     try:
-        text = load_tokens(file, model.tokenizer, settings.document, progress=progress)
+        train, held_out = text_sources(settings)
+        source = held_out or train
+        text = load_tokens(source, model.tokenizer, settings.document, progress=progress)
     except CorpusError as error:
         raise CorpusError(
             f"{str(error).removesuffix('; name a text file')}; it is the text of the run of {name}: run the command "
             "in the folder of that run, or name a text with --eval-file"
         ) from None
-    if eval_file is None:
+    if held_out is None:
         text = split_held_out(text, settings.val_frac)[1]
-    expected, found, hashed = model.eval_sha256, text.sha256, file
+    expected, found, hashed = model.eval_sha256, text.sha256, source.name
     if not expected:  # earlier versions saved the digest of the training text alone
-        expected, found, hashed = model.corpus_sha256, text_sha256(train_file, progress), train_file
+        expected, found, hashed = model.corpus_sha256, text_sha256(train, progress), train.name
     if expected and expected != found:
         raise CheckpointError(
             f"{name}: the text of its run was not found: expected SHA-256 {expected[:12]}…, got {hashed} with "
             f"{found[:12]}…; run the command in the folder of that text, restore it, or name a text with --eval-file"
         )
-    return text, file
+    return text, source.name

@@ -272,14 +272,16 @@ class Trainer:
             eval_tokens=len(run.eval_text) if run.eval_text else 0,
             batch_tokens=settings.batch_size * run.windows.seq_len, steps_per_epoch=steps_per_epoch,
             max_steps=min(settings.max_steps, last_step) if settings.max_steps else last_step,
-            threads=threads.get_threads(), seed=settings.seed, train_file=str(run.train_text.path or ""),
-            eval_file=str(run.eval_file or ""), resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
+            threads=threads.get_threads(), seed=settings.seed, train_file=run.train_text.name,
+            eval_file=run.eval_name, resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
             eval_part_tokens=self._evaluator.part_tokens,
             best_metric=settings.best_metric, best_restarted=run.best_restarted, epoch_offset=began % steps_per_epoch,
             trained_parameters=trained_count(self.shape, settings.freeze) if settings.freeze else 0,
             init_from=origin.path if origin else "", init_sha256=origin.sha256 if origin else "",
             init_step=origin.step if origin else 0,
+            train_files=run.train_files, documents=run.train_text.documents, train_bytes=run.train_text.bytes,
+            first_words=run.first_words,
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:

@@ -17,11 +17,12 @@ from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.progress import Progress
-from gpt_core.text.corpus import require_plain_text, text_blocks
+from gpt_core.text.reader import TextReader
+from gpt_core.text.source import TextSource
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
-from gpt_core.training.setup import eval_text_of_run, text_files, text_note
+from gpt_core.training.setup import eval_text_of_run, named_text, text_note, text_sources
 from gpt_tui.app import preferences
 from gpt_tui.cli.options import config_file, load_model, report_text_note, resolve_settings, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
@@ -46,8 +47,8 @@ def config(options: Namespace) -> int:
 def config_note(settings: Settings) -> str:
     """Return the note about the texts of a run with these settings as a comment; "" if there is none."""
     try:
-        train_file, _ = text_files(settings)
-        note = text_note(settings, train_file)
+        train, _ = text_sources(settings)
+        note = text_note(settings, train)
     except GptError as error:
         note = str(error)
     return f"# note: {one_line(note, 1000)}\n" if note else ""
@@ -117,29 +118,29 @@ class Tokenization(msgspec.Struct, frozen=True):
 
 def tokenize(options: Namespace) -> int:
     """Run `gpt-tui tokenize`: print token counts; the exit code is 0 if decoding restores the bytes."""
-    file = typed_path(options.file)
     settings = resolve_settings(options).settings
-    named = typed_path(options.model, "--model") if options.model is not None else settings.init_from
-    model = load_bundle(named) if named else None
-    if not (settings.allow_binary or (model and model.settings.allow_binary)):
-        require_plain_text(file)
-    tokenizer, origin = (model.tokenizer, model.path or "") if model else tokenizer_of(settings)
-    found = tokenized(file, tokenizer, str(origin))
+    given = typed_path(options.model, "--model") if options.model is not None else settings.init_from
+    model = load_bundle(given) if given else None
+    if model and model.settings.allow_binary:
+        settings = msgspec.structs.replace(settings, allow_binary=True)
+    source = named_text(settings, [typed_path(name) for name in options.files])
+    tokenizer, origin = (model.tokenizer, str(model.path or "")) if model else tokenizer_of(settings)
+    found = tokenized(source, tokenizer, origin)
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
         trained = "of" if model else "trained on"
-        print(one_line(f"{file}, with the tokenizer {trained} {origin}", 1000))
+        print(one_line(f"{source.name}, with the tokenizer {trained} {origin}", 1000))
         print(f"{integer(found.bytes)} bytes, {integer(found.tokens)} tokens, vocabulary {integer(found.vocab_size)}")
         print(f"{found.bytes_per_token:.3f} bytes per token, encoded at {short(found.mb_per_s)} MB/s")
         print("round trip: identical" if found.round_trip else "round trip: DIFFERENT bytes")
     return EXIT_OK if found.round_trip else EXIT_FAILED
 
 
-def tokenized(file: Path, tokenizer: Tokenizer, origin: str) -> Tokenization:
-    """Encode and decode a file block by block, in bounded memory. `origin`: see `Tokenization`. Raises CorpusError."""
+def tokenized(source: TextSource, tokenizer: Tokenizer, origin: str) -> Tokenization:
+    """Encode and decode a text block by block, in bounded memory. `origin`: see `Tokenization`. Raises CorpusError."""
     total, tokens, same, seconds = 0, 0, True, 0.0
-    for block in text_blocks(file):
+    for block in TextReader(source).contents():
         started = time.perf_counter()
         ids = tokenizer.encode(block)
         seconds += time.perf_counter() - started
@@ -147,18 +148,18 @@ def tokenized(file: Path, tokenizer: Tokenizer, origin: str) -> Tokenization:
         same = same and tokenizer.decode(ids.tolist()) == block
     bytes_per_token = total / tokens if tokens else 0.0
     mb_per_s = total / seconds / 1e6 if seconds else 0.0
-    return Tokenization(str(file), total, tokens, bytes_per_token, same, mb_per_s, tokenizer.vocab_size, origin)
+    return Tokenization(source.name, total, tokens, bytes_per_token, same, mb_per_s, tokenizer.vocab_size, origin)
 
 
-def tokenizer_of(settings: Settings) -> tuple[Tokenizer, Path]:
-    """Return the tokenizer that the settings give for the training text, and that text."""
-    text, _ = text_files(settings)
+def tokenizer_of(settings: Settings) -> tuple[Tokenizer, str]:
+    """Return the tokenizer that the settings give for the training text, and the name of that text."""
+    text, _ = text_sources(settings)
     report_text_note(settings)
     with ProgressLine() as waiting:
         tokenizer = load_or_train_tokenizer(
             text, settings.vocab_size, settings.tokenizer, settings.document, progress=waiting
         )
-    return tokenizer, text
+    return tokenizer, text.name
 
 
 class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
@@ -182,20 +183,20 @@ def evaluate(options: Namespace) -> int:
     """Run `gpt-tui evaluate`: evaluate a model on the eval text of its run, or on the text of `--eval-file`."""
     from gpt_core.training import evaluation
 
-    model = load_model(options, ("eval_file", "weights"))
+    model = load_model(options, ("eval_file", "text_field", "encoding", "weights"))
     with ProgressLine() as waiting:
-        text, file, of_run = scored_text(model, options.eval_file, waiting)
+        text, name, of_run = scored_text(model, options.eval_file is not None, waiting)
         result = evaluation.evaluate(
             model.gpt(),
             text,
             model.settings.micro_batch,
-            lambda done, total: waiting(f"evaluating on {file.name}", done / total),
+            lambda done, total: waiting(f"evaluating on {Path(name).name}", done / total),
         )
-    found = Evaluation(model.step, *result, str(model.path), str(file), "run" if of_run else "other")
+    found = Evaluation(model.step, *result, str(model.path), name, "run" if of_run else "other")
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
-        print(one_line(f"{model.path}, step {integer(found.step)}, on {file}: {integer(found.tokens)} tokens"))
+        print(one_line(f"{model.path}, step {integer(found.step)}, on {name}: {integer(found.tokens)} tokens"))
         if not of_run:
             print("another text than the eval text of its run: the scores are not comparable with those of the run")
         print(
@@ -205,17 +206,15 @@ def evaluate(options: Namespace) -> int:
     return EXIT_OK
 
 
-def scored_text(model: ModelBundle, named_file: str | None, progress: Progress) -> tuple[TokenStream, Path, bool]:
-    """Return the tokens to evaluate on, their file, and whether they are the eval text of the model's run.
+def scored_text(model: ModelBundle, is_named: bool, progress: Progress) -> tuple[TokenStream, str, bool]:
+    """Return the tokens to evaluate on, the name of their text, and whether they are the eval text of the model's run.
 
     Raises:
-        CheckpointError: No file is named, and the text that is found is not that of the run.
+        CheckpointError: No text is named, and the text that is found is not that of the run.
         CorpusError: A text cannot be read.
     """
-    if named_file is None:
+    if not is_named:
         return *eval_text_of_run(model, progress), True
-    file = Path(model.settings.eval_file)
-    if not model.settings.allow_binary:
-        require_plain_text(file)
-    text = load_tokens(file, model.tokenizer, model.settings.document, progress=progress)
-    return text, file, text.sha256 == model.eval_sha256
+    source = named_text(model.settings, model.settings.eval_file)
+    text = load_tokens(source, model.tokenizer, model.settings.document, progress=progress)
+    return text, source.name, text.sha256 == model.eval_sha256

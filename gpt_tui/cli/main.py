@@ -10,7 +10,7 @@ import argparse
 import difflib
 import errno
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
@@ -76,8 +76,13 @@ class Command(NamedTuple):
     function: str
 
 
-def add_settings(parser: Parser) -> None:
-    """Add the options for settings. Their values are validated with the settings, not by the parser."""
+def add_settings(parser: Parser, *, has_files: bool = False) -> None:
+    """Add the options for settings. Their values are validated with the settings, not by the parser.
+
+    Args:
+        parser: Parser of the command.
+        has_files: The command has arguments of its own, which may follow the options.
+    """
     parser.add_argument("--preset", metavar="NAME", help="nano (1M parameters, the default), micro (10M), mini (57.5M)")
     text = "settings from a file, as printed by `gpt-tui config`; relative paths in it are relative to its folder"
     parser.add_argument("--config", metavar="FILE.toml", help=text)
@@ -87,15 +92,28 @@ def add_settings(parser: Parser) -> None:
         ("--seed", "N", "random seed of the initial weights and the shuffling"),
         ("--threads", "N", "compute threads (0: one per core)"),
         ("--learning-rate", "X", "learning rate of all parameters"),
-        ("--train-file", "F", "training text"),
-        ("--eval-file", "F", "held-out text"),
         ("--init-from", "FILE", "start from the weights and the tokenizer of a checkpoint (fine-tuning)"),
         ("--models-dir", "DIR", "folder for checkpoints and the log (default: models)"),
         ("--max-steps", "N", "stop after N optimizer steps, counted from the start of the run"),
     ):
         parser.add_argument(option, metavar=metavar, help=text)
+    add_texts(parser, {"--train-file": "training text", "--eval-file": "held-out text"}, has_files=has_files)
     text = "self-test: memorize the first lines of the text (also OVERFIT_TINY=1)"
     parser.add_argument("--overfit-tiny", action="store_const", const=True, help=text)
+
+
+def add_texts(parser: Parser, options: Mapping[str, str], *, has_files: bool = False) -> None:
+    """Add options that name texts, and those that say how texts are read."""
+    kinds = "files (also .gz, .zst, .jsonl, .parquet), folders or patterns; may be repeated"
+    for option, text in options.items():
+        if has_files:
+            parser.add_argument(option, metavar="F", action="append", help=f"{text}: {kinds}")
+        else:
+            parser.add_argument(option, metavar="F", action="extend", nargs="+", help=f"{text}: {kinds}")
+    text = "field of JSON Lines and Parquet files that holds the text (default: text)"
+    parser.add_argument("--text-field", metavar="NAME", help=text)
+    text = "encoding of texts that are not UTF-8 and have no byte order mark, such as cp1252"
+    parser.add_argument("--encoding", metavar="NAME", help=text)
 
 
 def add_training(parser: Parser) -> None:
@@ -169,7 +187,7 @@ def add_chat(parser: Parser) -> None:
 def add_evaluate(parser: Parser) -> None:
     """Add the options of `gpt-tui evaluate`."""
     add_model(parser)
-    parser.add_argument("--eval-file", metavar="F", help="text to evaluate on")
+    add_texts(parser, {"--eval-file": "text to evaluate on"})
     add_weights(parser)
     add_json(parser)
 
@@ -208,10 +226,11 @@ def add_bench(parser: Parser) -> None:
 
 def add_tokenize(parser: Parser) -> None:
     """Add the options of `gpt-tui tokenize`."""
-    parser.add_argument("file", metavar="FILE", help="text to encode and decode")
+    text = "texts to encode and decode: files, folders or patterns"
+    parser.add_argument("files", metavar="FILE", nargs="+", help=text)
     text = "checkpoint whose tokenizer to use (default: a tokenizer for the training text)"
     parser.add_argument("--model", metavar="FILE", help=text)
-    add_settings(parser)
+    add_settings(parser, has_files=True)
     add_json(parser)
 
 

@@ -20,12 +20,13 @@ from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest, resolve_request
-from gpt_core.training.setup import text_files, text_note
+from gpt_core.training.setup import text_note, text_sources
 from gpt_tui.app.preferences import NAMES as PREFERENCES
 from gpt_tui.shared.sanitize import one_line
 
 SETTING_OPTIONS = (
-    "seed", "threads", "learning_rate", "train_file", "eval_file", "init_from", "models_dir", "max_steps",
+    "seed", "threads", "learning_rate", "train_file", "eval_file", "text_field", "encoding", "init_from", "models_dir",
+    "max_steps",
     "overfit_tiny",
 )  # fmt: skip
 
@@ -45,7 +46,7 @@ def resolve_settings(options: Namespace) -> Resolved:
 
 def report_text_note(settings: Settings) -> None:
     """Print the note about the texts of a run on standard error, if there is one. Raises CorpusError."""
-    if note := text_note(settings, text_files(settings)[0]):
+    if note := text_note(settings, text_sources(settings)[0]):
         print(f"gpt-tui: {one_line(note, 1000)}", file=sys.stderr)
 
 

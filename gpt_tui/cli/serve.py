@@ -34,6 +34,8 @@ def app_arguments(options: Namespace) -> list[str]:
         value: Any = getattr(options, name)
         if value is True:
             words.append(f"--{name.replace('_', '-')}")
+        elif isinstance(value, list):
+            words += [f"--{name.replace('_', '-')}={word}" for word in value]
         elif value is not None:
             words.append(f"--{name.replace('_', '-')}={value}")
     if options.resume is not None:

@@ -29,7 +29,7 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
-from gpt_tui.session.outcome_text import ending, full_scores, verdict, verdict_tone
+from gpt_tui.session.outcome_text import ending, full_scores, text_sample, verdict, verdict_tone
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState, latest_value, no_step_left, origin_text, parameters_text
 from gpt_tui.shared.formatting import (
@@ -58,6 +58,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
     match event:
         case RunStarted():
             lines: list[tuple[str, Tone]] = [(started(event), "good"), (started_details(event), "dim")]
+            if event.first_words:
+                lines.append((text_sample(event), "dim"))
             return [*lines, (event.best_restarted, "plain")] if event.best_restarted else lines
         case EvalCompleted():
             return [evaluated(event, history)]

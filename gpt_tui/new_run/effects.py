@@ -39,6 +39,8 @@ EFFECTS: dict[str, str] = {
     "debug": "Shows in the log which tensors learn too fast or not at all. Copies the weights each time.",
     "debug_every": "Smaller: more lines in the log, and more time.",
     "train_file": "The model writes like this text. A megabyte is a good start; more is better.",
+    "text_field": "Each line of a .jsonl file and each row of a .parquet file is one document: the text of this field.",
+    "encoding": "A wrong encoding turns accented letters into other characters: check the first words in the estimate.",
     "eval_file": "Scores measure how well the model predicts this text, which it does not train on.",
     "val_frac": "Larger: more reliable scores, less text to train on.",
     "document": "Documents are shuffled and separated; the model learns to end where they end.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import NamedTuple
 
 from gpt_core.bench.estimate import (
@@ -22,10 +23,15 @@ from gpt_tui.shared.sanitize import one_line
 
 TIMING = "timing a few steps …"
 READING = "reading the text …"
-TEXT_SETTINGS = ("train_file", "eval_file", "val_frac", "allow_binary", "document", "tokenizer", "vocab_size")
+TEXT_SETTINGS = (
+    "train_file", "eval_file", "text_field", "encoding", "val_frac", "allow_binary", "document", "tokenizer",
+    "vocab_size",
+)  # fmt: skip
+MAX_WORDS = 60  # characters of the beginning of the text
 REASON, DETAIL = "  ", " "
-PRECISION = "precision"
-OPTIONAL = (REASON, DETAIL, PRECISION)  # labels of the rows that are left out of a low panel, in this order
+PRECISION, DOCUMENTS, WORDS, MORE_WORDS = "precision", "documents", "begins", "   "
+# labels of the rows that are left out of a low panel, in this order
+OPTIONAL = (REASON, DETAIL, PRECISION, DOCUMENTS, MORE_WORDS, WORDS)
 
 
 class RunEstimate(NamedTuple):
@@ -114,19 +120,30 @@ def text_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     if texts is None:
         problem = estimate.texts_problem
         return [Row("text", one_line(problem), "dim" if problem == READING else "bad")]
+    files = f", {integer(texts.files)} files" if texts.files > 1 else ""
     rows = [
-        Row("text", f"{one_line(texts.train_file.name)}, {size(texts.train_bytes)}"),
+        Row("text", f"{one_line(title(texts.train_name))}{files}, {size(texts.train_bytes)}"),
+        *([Row(WORDS, one_line(texts.words, MAX_WORDS))] if texts.words else []),
         *([Row("note", one_line(texts.note, 300), "bad")] if texts.note else []),
-        Row("eval text", one_line(texts.eval_file.name) if texts.eval_file else "held out of it"),
+        Row("eval text", one_line(title(texts.eval_name)) if texts.eval_name else "held out of it"),
     ]
     if settings.overfit_tiny:
         return [*rows, Row("lines", f"the first {integer(settings.overfit_lines)}")]
     steps, about = count_epoch_steps(settings, texts.train_tokens), "" if texts.counted else "about "
+    if texts.documents:
+        roughly = "" if texts.documents_counted else "about "
+        rows.append(Row(DOCUMENTS, f"{roughly}{short(texts.documents)}"))
+        rows.append(Row(DETAIL, f"{about}{texts.bytes_per_token:.2f} bytes per token", "dim"))
     return [
         *rows,
         Row("epoch", f"{about}{short(texts.train_tokens)} tokens"),
         Row("", f"{about}{integer(steps)} step{'s' * (steps != 1)}"),
     ]
+
+
+def title(name: str) -> str:
+    """Return the last component of the name of a text."""
+    return PurePath(name).name or name
 
 
 def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:

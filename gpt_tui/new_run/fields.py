@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import inspect
@@ -13,12 +13,15 @@ from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.config.validation import (
     PATHS,
+    TEXTS,
     check_together,
     checked,
     expanded,
     expected,
     fields,
     groups,
+    name_list,
+    names_as_text,
     parsed,
     shown,
 )
@@ -31,7 +34,9 @@ GROUP_ORDER = (
     "optimizer", "generation", "self-test", "advanced",
 )  # fmt: skip
 # fields that a preset does not change
-INDEPENDENT = ("train_file", "eval_file", "init_from", "freeze", "models_dir", "threads", "seed")
+INDEPENDENT = (
+    "train_file", "eval_file", "text_field", "encoding", "init_from", "freeze", "models_dir", "threads", "seed",
+)  # fmt: skip
 
 PathProblem = Callable[[str, str], str]  # setting name and path -> problem, "" for none
 ReadStart = Callable[[str], Settings]  # path of a checkpoint -> its settings; raises GptError
@@ -84,8 +89,10 @@ def choices_of(name: str) -> tuple[str, ...]:
     return ("false", "true") if isinstance(field.kind, inspect.BoolType) else field.choices()
 
 
-def text_of(value: object) -> str:
-    """Format a value as it is typed: 0.003, 1e-08, true."""
+def text_of(name: str, value: Any) -> str:
+    """Format the value of a setting as it is typed: 0.003, 1e-08, true, a.txt; b.txt."""
+    if name in TEXTS:
+        return names_as_text(value)
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
@@ -93,9 +100,9 @@ def text_of(value: object) -> str:
 
 def texts_of(settings: Settings) -> dict[str, str]:
     """Return the text of each field for these settings; `learning_rate` is empty if the rates of the groups differ."""
-    texts = {name: text_of(value) for name, value in msgspec.structs.asdict(settings).items()}
+    texts = {name: text_of(name, value) for name, value in msgspec.structs.asdict(settings).items()}
     rate = settings.learning_rate
-    return texts | {LEARNING_RATE: "" if rate is None else text_of(rate)}
+    return texts | {LEARNING_RATE: "" if rate is None else text_of(LEARNING_RATE, rate)}
 
 
 def with_linked(texts: Mapping[str, str], typed: str) -> dict[str, str]:
@@ -151,8 +158,10 @@ def validate(texts: Mapping[str, str], path_problem: PathProblem, read_start: Re
         except ConfigError as error:
             problems[name] = str(error)
     for name in PATHS:
-        if name not in problems and values[name] and (problem := path_problem(name, str(values[name]))):
-            problems[name] = f"{name}: {problem}"
+        for path in name_list(values[name]) if name not in problems else ():  # type: ignore[arg-type]
+            if problem := path_problem(name, path):
+                problems[name] = f"{name}: {problem}"
+                break
     if problems:
         return Validated(None, problems)
     settings = msgspec.convert(expanded(values), Settings)
@@ -205,7 +214,7 @@ def named_preset(settings: Settings, preset_name: str) -> str:
 def note(name: str) -> str:
     """Return the meaning of a field, for the column beside it."""
     return (
-        "sets all fields except files, folder, freeze, threads and seed"
+        "sets all fields except texts, folder, freeze, threads and seed"
         if name == "preset"
         else fields()[name].description
     )

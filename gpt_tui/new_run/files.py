@@ -8,15 +8,22 @@ from pathlib import Path
 
 from gpt_core.config.settings import Settings
 from gpt_core.config.toml_file import changes_as_toml
+from gpt_core.config.validation import TEXTS
 from gpt_core.errors import ConfigError
 from gpt_core.files import reason, replace_file
+from gpt_core.text.file_search import is_pattern
 
 DEFAULT_NAME = "gpt-tui.toml"
 
 
 def path_problem(name: str, path: str) -> str:
-    """Return what is wrong with the path of a setting, "" if nothing; `models_dir` need not exist."""
-    kind = {"models_dir": "folder", "init_from": "checkpoint"}.get(name, "text file")
+    """Return what is wrong with the path of a setting, "" if nothing; `models_dir` need not exist.
+
+    Folders of texts and patterns are not searched, as this is called with each key.
+    """
+    kind = {"models_dir": "folder", "init_from": "checkpoint"}.get(name, "text file, a folder or a pattern")
+    if name in TEXTS and is_pattern(path):
+        return ""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -25,9 +32,9 @@ def path_problem(name: str, path: str) -> str:
         return f"{reason(error)}; expected a {kind}"
     if name == "models_dir":
         return "" if stat.S_ISDIR(found.st_mode) else "not a folder; expected a folder for checkpoints"
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(found.st_mode) and name not in TEXTS:
         return f"is a folder; expected a {kind}"
-    if not stat.S_ISREG(found.st_mode):
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         return f"not a regular file; expected a {kind}"
     return "" if os.access(path, os.R_OK) else f"no permission to read it; expected a readable {kind}"
 

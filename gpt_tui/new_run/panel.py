@@ -11,7 +11,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from gpt_tui.new_run.effects import EFFECTS
-from gpt_tui.new_run.estimate import OPTIONAL, RunEstimate, estimate_rows
+from gpt_tui.new_run.estimate import MORE_WORDS, OPTIONAL, WORDS, RunEstimate, estimate_rows
 from gpt_tui.new_run.fields import explanation
 from gpt_tui.shared.row_rendering import render_rows
 from gpt_tui.shared.rows import Row, fit_rows
@@ -59,6 +59,6 @@ def wrapped_rows(rows: Sequence[Row], width: int) -> list[Row]:
     lines = []
     for row in rows:
         parts = textwrap.wrap(row.value, width, break_on_hyphens=False) or [""]
-        following = row.label if row.label in OPTIONAL else ""
+        following = MORE_WORDS if row.label == WORDS else row.label if row.label in OPTIONAL else ""
         lines += [row._replace(value=parts[0]), *(Row(following, part, row.tone) for part in parts[1:])]
     return lines

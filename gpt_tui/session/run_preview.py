@@ -14,9 +14,10 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
+from gpt_core.text.reader import size_of
 from gpt_core.training.events import RunStarted
 from gpt_core.training.fine_tuning import check_start, peek_start
-from gpt_core.training.setup import text_files, text_note
+from gpt_core.training.setup import text_note, text_sources
 from gpt_tui.session.run_finder import is_trained_in, log_folders
 from gpt_tui.shared.formatting import integer, short
 from gpt_tui.shared.sanitize import one_line
@@ -36,7 +37,8 @@ class RunPreview(NamedTuple):
         settings: Settings of the run.
         preset_name: Preset that the settings began with, "" for none.
         train_file: Training text, relative to the working folder where that is shorter; "" if there is none.
-        train_bytes: Its size.
+        train_bytes: Size of its files.
+        train_files: Number of its files.
         eval_file: Eval text, "" where the end of the training text is used.
         start: Header of the checkpoint that the run starts from; None for random weights, or if it is not valid.
         note: Texts under `data/` that are not used, in one line; "" for none.
@@ -49,6 +51,7 @@ class RunPreview(NamedTuple):
     preset_name: str
     train_file: str = ""
     train_bytes: int = 0
+    train_files: int = 1
     eval_file: str = ""
     start: CheckpointInfo | None = None
     note: str = ""
@@ -77,15 +80,16 @@ def read_preview(settings: Settings, preset_name: str, session_dir: str = "") ->
         stored = stored._replace(resumable=newest_run(settings.models_dir, stored.resumable, Path()))
     preview = RunPreview(settings, preset_name, stored=stored, now_s=time.time())
     try:
-        train, evaluation = text_files(settings)
+        train, evaluation = text_sources(settings)
         start = peek_start(settings.init_from) if settings.init_from else None
         if start is not None:
             check_start(settings.init_from, start.settings, msgspec.structs.asdict(settings))
         return preview._replace(
             start=start,
-            train_file=shown_path(train),
-            train_bytes=train.stat().st_size,
-            eval_file=shown_path(evaluation) if evaluation else "",
+            train_file=shown_path(Path(train.name)),
+            train_bytes=sum(map(size_of, train.files)),
+            train_files=len(train.files),
+            eval_file=shown_path(Path(evaluation.name)) if evaluation else "",
             note=one_line(text_note(settings, train)),
         )
     except GptError as error:

@@ -40,7 +40,15 @@ from gpt_core.training.events import (
 from gpt_core.training.losses import DIVERGED_RATIO, perplexity
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
 from gpt_tui.session.curve import ELAPSED, HIGH, STEP, Curve, places
-from gpt_tui.session.outcome_text import above_guessing, divergence, ending, full_scores, verdict, verdict_tone
+from gpt_tui.session.outcome_text import (
+    above_guessing,
+    divergence,
+    ending,
+    full_scores,
+    text_sample,
+    verdict,
+    verdict_tone,
+)
 from gpt_tui.shared.formatting import integer, nats, percent, scores_text, short
 from gpt_tui.shared.rows import Tone
 
@@ -280,6 +288,8 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
                 run = _logged(run, warning, "bad")
             begun = replace(run, started=event, finished=None, paused=False, diverged=None)
             begun = _logged(begun, _started_text(event), "good")
+            if event.first_words:
+                begun = _logged(begun, text_sample(event), "dim")
             if event.best_restarted:
                 fresh = Score(patience_from=event.step)
                 begun = _logged(replace(begun, best=fresh, first_scores=None), event.best_restarted, "plain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
@@ -66,6 +67,32 @@ def test_evaluate_reads_another_text_and_prints_a_sentence(
     assert "bits per byte" in run.stdout
     run = program("evaluate", "--json", "--eval-file", str(tmp_path / "other.txt"))
     assert json.loads(run.stdout)["text"] == "other"
+
+
+def test_evaluate_scores_texts_of_several_kinds_like_one_plain_text(
+    program: Callable[..., Result], tmp_path: Path
+) -> None:
+    documents = ["The bat was at the cat.", "It was a dark night; the rat sat on the hat.", "The cat was at it again."]
+    (tmp_path / "plain.txt").write_text("\n\n".join(documents))
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(documents[0].encode("utf-16"))
+    (folder / "b.txt.gz").write_bytes(gzip.compress(documents[1].encode()))
+    (folder / "c.jsonl").write_text(json.dumps({"body": documents[2]}))
+    names = ([str(folder)], [f"{folder}/*"], [f"{folder}/{name}" for name in ("a.txt", "b.txt.gz", "c.jsonl")])
+    plain = json.loads(program("evaluate", "--json", "--eval-file", str(tmp_path / "plain.txt")).stdout)
+    for given in names:
+        run = program("evaluate", "--json", "--text-field", "body", "--eval-file", *given)
+        assert run.returncode == 0, run.stderr
+        assert json.loads(run.stdout)["loss"] == plain["loss"]
+    run = program("evaluate", "--eval-file", str(folder))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "c.jsonl: line 1 has no field 'text': got body; name the one with the text with --text-field" in run.stderr
+    (folder / "b.txt").write_bytes(b"%PDF-1.7")
+    run = program("evaluate", "--text-field", "body", "--eval-file", str(folder))
+    assert run.returncode == 2
+    assert "b.txt is not plain text: got a PDF document" in run.stderr
+    assert run.stderr.count("\n") == 1
 
 
 def test_evaluate_in_another_folder_refuses_its_text_and_names_both(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import tomllib
@@ -118,12 +119,29 @@ def test_tokenize_reports_counts_and_an_exact_round_trip(program: Callable[..., 
 
 
 def test_tokenize_refuses_a_file_that_is_not_text_in_one_line(program: Callable[..., Result], trained: Path) -> None:
-    (trained / "wide.txt").write_bytes("It was\n".encode("utf-16") * 50)
+    (trained / "wide.txt").write_bytes("It was\n".encode("utf-16-le") * 50)
     for model in ((), ("--model", "models/ckpt_latest.safetensors")):
         run = program("tokenize", "wide.txt", *tiny(), *model)
         assert (run.returncode, run.stdout) == (2, "")
-        assert run.stderr.startswith("gpt-tui: wide.txt is not plain text: got UTF-16 text, expected UTF-8; convert it")
+        assert run.stderr.startswith(
+            "gpt-tui: wide.txt is not plain text: got UTF-16 text, expected UTF-8; read it with"
+        )
         assert run.stderr.count("\n") == 1
+
+
+def test_tokenize_reads_several_texts_of_several_kinds(program: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Über".encode("latin-1"))
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress("Brücke".encode()))
+    (tmp_path / "c.jsonl").write_text('{"body": "läuft"}')
+    files = [str(tmp_path / name) for name in ("a.txt", "b.txt.gz", "c.jsonl")]
+    reading = ("--encoding", "latin-1", "--text-field", "body")
+    for given in (files, [str(tmp_path)], [f"{tmp_path}/*"]):
+        run = program("tokenize", "--json", *tiny(), *reading, *given)
+        assert run.returncode == 0, run.stderr
+        assert json.loads(run.stdout)["bytes"] == len("ÜberBrückeläuft".encode())
+    run = program("tokenize", *tiny(), *files)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "a.txt is not UTF-8: got 0xdc at byte 0 (line 1); it looks like cp1252 ('Über')" in run.stderr
 
 
 def test_tokenize_fails_if_the_round_trip_changes_bytes(program: Callable[..., Result], trained: Path) -> None:

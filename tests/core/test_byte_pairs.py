@@ -21,6 +21,7 @@ from gpt_core.kernels import threads
 from gpt_core.text import token_file, token_stream
 from gpt_core.text.first_words import first_words
 from gpt_core.text.overfit_data import OverfitLoader
+from gpt_core.text.source import text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens, open_tokenizer_cache
 from gpt_core.text.token_stream import encode_parts, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import byte_level, storage
@@ -150,11 +151,11 @@ def test_a_text_file_is_encoded_by_the_threads_of_the_run(tmp_path: Path, monkey
     before = threads.get_threads()
     threads.set_threads(2)
     try:
-        text = load_tokens(path, TOKENIZER, "paragraph")
+        text = load_tokens(text_source(path), TOKENIZER, "paragraph")
     finally:
         threads.set_threads(before)
     assert used == [2]
-    assert load_tokens(path, TOKENIZER, "paragraph").read(0, 50).tolist() == text.read(0, 50).tolist()
+    assert load_tokens(text_source(path), TOKENIZER, "paragraph").read(0, 50).tolist() == text.read(0, 50).tolist()
     assert used == [2], "the second time it is read from the cache"
     assert TOKENIZER.decode(text.read(0, len(text)).tolist()).count(b"The first paragraph") == 40
 
@@ -273,13 +274,13 @@ def test_without_the_package_it_is_refused_and_its_cache_is_passed_over(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_bytes(PROSE)
-    load_or_train_tokenizer(text, 300, "bpe")
+    load_or_train_tokenizer(text_source(text), 300, "bpe")
     cache = next(tmp_path.glob("*.pieces-*"))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     assert open_tokenizer_cache(cache) is None
     with pytest.raises(MissingPackageError, match=r"run `pip install 'gpt-tui\[bpe\]'`"):
-        load_or_train_tokenizer(text, 300, "bpe")
-    assert load_or_train_tokenizer(text, 300, "pieces").name == "pieces"
+        load_or_train_tokenizer(text_source(text), 300, "bpe")
+    assert load_or_train_tokenizer(text_source(text), 300, "pieces").name == "pieces"
 
 
 def test_the_body_is_json_with_the_names_of_the_tokens() -> None:

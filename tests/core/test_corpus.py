@@ -10,11 +10,11 @@ from gpt_core.text.corpus import (
     find_eval_text,
     find_training_text,
     is_shipped_text,
-    require_plain_text,
     require_text,
-    sample_windows,
     unused_texts_note,
 )
+from gpt_core.text.reader import sample_windows
+from gpt_core.text.source import text_source
 
 SHIPPED = Path(gpt_core.__file__).parent.parent / "data"
 
@@ -195,11 +195,40 @@ def test_the_shipped_texts_are_not_unused_texts():
     assert unused_texts_note(SHIPPED / "raw" / "train.en", SHIPPED.parent) == ""
 
 
-def test_what_is_not_plain_text_is_refused_with_what_to_do(tmp_path):
-    message = refusal(lambda: [require_plain_text(file(tmp_path / "t.gz", b"\x1f\x8b\x08" + bytes(20)))])
-    assert message == (
-        f"{tmp_path / 't.gz'} is not plain text: got gzip-compressed data, expected UTF-8; decompress it with "
-        "`gunzip`, or use its bytes as they are with --set allow_binary=true"
-    )
-    require_plain_text(file(tmp_path / "t.txt"))
-    require_plain_text(tmp_path / "missing")
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".parquet", ".md", ".txt.gz", ".en.gz", ".jsonl.zst"])
+def test_texts_of_other_kinds_are_taken_where_there_is_no_plain_one(tmp_path, suffix):
+    data = tmp_path / "data"
+    other = file(data / "a" / f"train{suffix}")
+    held_out = file(data / "a" / f"validation{suffix}")
+    assert find_training_text(tmp_path) == other
+    assert find_eval_text(tmp_path, other) == held_out
+    plain = file(data / "z" / "input.txt")
+    assert find_training_text(tmp_path) == plain
+
+
+def test_numbered_files_are_taken_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", "other-0-of-1"):
+        file(tmp_path / "data" / "en [1]" / f"{name}.parquet")
+    train = text_source(find_training_text())
+    assert [path.name for path in train.files] == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    held_out = find_eval_text(None, train.cache_path)
+    assert [path.name for path in text_source(held_out).files] == ["validation-00000-of-00001.parquet"]
+
+
+def test_a_folder_named_train_is_taken_where_there_is_no_file_of_that_name(tmp_path):
+    file(tmp_path / "data" / "train" / "b.txt")
+    file(tmp_path / "data" / "val" / "c.txt")
+    assert find_training_text(tmp_path) == tmp_path / "data" / "train"
+    assert find_eval_text(tmp_path, tmp_path / "data" / "train") == tmp_path / "data" / "val"
+    (tmp_path / "data" / "val" / "c.txt").unlink()
+    assert find_eval_text(tmp_path, tmp_path / "data" / "train") is None
+    other = file(tmp_path / "data" / "train.md")
+    assert find_training_text(tmp_path) == other
+
+
+def test_files_that_are_no_texts_are_not_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.bin", "train.py", "trained.txt.gz", "train.parquet.gz"):
+        file(tmp_path / "data" / name, b"\0" * 99)
+    assert find_training_text() == SHIPPED / "raw" / "train.en"

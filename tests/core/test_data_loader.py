@@ -15,7 +15,7 @@ LENGTHS = np.ones(1000, dtype=np.uint8)
 def counted(count):
     """Return a text whose token at each position is the number of the position + 10."""
     ids = np.arange(10, 10 + count, dtype=np.int32)
-    return TokenStream(MemorySource(ids), 0, count, count, LENGTHS, "", None)
+    return TokenStream(MemorySource(ids), 0, count, count, LENGTHS, "", "", 0)
 
 
 def full_order(size, seed=0, epoch=0):

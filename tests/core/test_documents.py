@@ -10,7 +10,9 @@ from gpt_core.errors import CorpusError
 from gpt_core.text import corpus
 from gpt_core.text import documents as documents_module
 from gpt_core.text.corpus import text_blocks
-from gpt_core.text.documents import document_parts, documents, first_lines
+from gpt_core.text.documents import document_parts
+from gpt_core.text.reader import documents, first_lines
+from gpt_core.text.source import text_source
 
 KINDS = ("paragraph", "line", "file")
 
@@ -19,6 +21,11 @@ def file(path, data=b"text"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+def source(path):
+    """Return a text of any bytes."""
+    return text_source(path, allow_binary=True)
 
 
 def refusal(function, *arguments):
@@ -100,7 +107,7 @@ def test_a_byte_order_mark_is_dropped_at_the_beginning_only():
 
 def test_a_file_as_one_document_is_unchanged(tmp_path):
     data = b"\n a\r\n\n\nb \n\n"
-    assert list(documents(file(tmp_path / "t", data), "file")) == [data]
+    assert list(documents(source(file(tmp_path / "t", data)), "file")) == [data]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,29 +149,29 @@ def test_a_part_that_ends_with_its_document_still_ends_it(monkeypatch):
     "data", [b"", b" ", b"\n", b"\r\n \t\r\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \n", b"\n" * 3_000_000]
 )
 def test_an_empty_text_is_rejected(tmp_path, kind, data):
-    assert "empty" in refusal(documents, file(tmp_path / "t", data), kind)
+    assert "empty" in refusal(documents, source(file(tmp_path / "t", data)), kind)
 
 
 def test_one_byte_and_nuls_are_text(tmp_path):
     for kind in KINDS:
-        assert list(documents(file(tmp_path / "t", b"x"), kind)) == [b"x"]
-        assert list(documents(file(tmp_path / "t", b"\0\0"), kind)) == [b"\0\0"]
+        assert list(documents(source(file(tmp_path / "t", b"x")), kind)) == [b"x"]
+        assert list(documents(source(file(tmp_path / "t", b"\0\0")), kind)) == [b"\0\0"]
 
 
 def test_files_that_are_not_regular_are_rejected_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
-    assert "not a regular file" in refusal(documents, tmp_path / "fifo", "line")
-    assert "not a regular file" in refusal(documents, Path("/dev/zero"), "line")
-    assert "folder" in refusal(documents, tmp_path, "line")
-    assert "No such file" in refusal(documents, tmp_path / "missing", "line")
-    assert "null" in refusal(documents, tmp_path / "a\0b", "line")
-    refusal(documents, tmp_path / "loop", "line")
-    refusal(documents, tmp_path / ("n" * 300), "line")
+    assert "not a regular file" in refusal(text_source, tmp_path / "fifo")
+    assert "not a regular file" in refusal(text_source, Path("/dev/zero"))
+    assert "No such file" in refusal(text_source, tmp_path / "missing")
+    assert "null" in refusal(text_source, tmp_path / "a\0b")
+    refusal(text_source, tmp_path / "loop")
+    refusal(text_source, tmp_path / ("n" * 300))
 
 
 def test_first_lines_skips_blank_lines(tmp_path):
     path = file(tmp_path / "t", b"\n one\r\n \ntwo\n\nthree")
+    path = source(path)
     assert first_lines(path, 2) == [b" one", b"two"]
     assert first_lines(path, 9) == [b" one", b"two", b"three"]
-    assert "empty" in refusal(first_lines, file(tmp_path / "e", b" \n"), 3)
+    assert "empty" in refusal(first_lines, source(file(tmp_path / "e", b" \n")), 3)

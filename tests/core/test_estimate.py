@@ -46,7 +46,7 @@ from gpt_core.training.trainer import Trainer
 from tests.core.checkpoint_samples import sample
 from tests.core.training_samples import open_run, tiny_settings
 
-TEXTS = CorpusStats(Path("train.en"), 3_000_000, Path("eval.en"), 1_000_001, 100_000, True)
+TEXTS = CorpusStats("train.en", 3_000_000, "eval.en", 1_000_001, 100_000, True)
 MEDIUM = {"d_model": 96, "hidden_size": 384, "vocab_size": 1000, "num_heads": 4, "seq_len": 64, "layers": 3}
 
 
@@ -134,15 +134,36 @@ def test_a_cache_of_another_text_or_vocabulary_is_ignored(tmp_path: Path) -> Non
 def test_held_out_tokens_are_not_trained_on(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, eval_file="", val_frac=0.25)
     found = read_corpus_stats(settings)
-    assert found.eval_file is None
+    assert found.eval_name == ""
     assert found.eval_tokens / (found.train_tokens + found.eval_tokens) == pytest.approx(0.25, abs=0.01)
 
 
 def test_an_unreadable_text_raises_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"nowhere\.en"):
         read_corpus_stats(tiny_settings(tmp_path, train_file=str(tmp_path / "nowhere.en")))
-    with pytest.raises(CorpusError, match="folder"):
-        read_corpus_stats(tiny_settings(tmp_path, train_file=str(tmp_path)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match=r"the folder .* has no text files"):
+        read_corpus_stats(tiny_settings(tmp_path, train_file=str(tmp_path / "empty")))
+
+
+def test_the_statistics_of_a_text_of_several_files_are_those_of_its_run(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes("Über die Brücke.\n\nZwei.\n\n".encode("utf-16"))
+    (folder / "b.jsonl").write_text('{"text": "One record of the text."}\n' * 40)
+    settings = tiny_settings(tmp_path, train_file=str(folder), eval_file="", val_frac=0.1)
+    guess = read_corpus_stats(settings)
+    assert (guess.train_name, guess.files, guess.documents, guess.documents_counted) == (str(folder), 2, 42, True)
+    assert (guess.words, guess.counted) == ("Über die Brücke.", False)
+    trainer = opened(settings)
+    trainer.run.store.close()
+    text, held_out = trainer.run.train_text, trainer.run.eval_text
+    assert held_out is not None
+    found = read_corpus_stats(settings)
+    assert found.counted
+    assert found.train_tokens + found.eval_tokens == len(text) + len(held_out)
+    assert found.documents == text.documents + held_out.documents
+    assert found.bytes_per_token == pytest.approx((text.bytes + held_out.bytes) / (len(text) + len(held_out)))
 
 
 def test_an_epoch_has_the_steps_of_a_real_run(tmp_path: Path) -> None:
@@ -281,7 +302,7 @@ def test_the_statistics_of_the_texts_name_texts_that_are_not_used_and_refuse_bin
     assert read_corpus_stats(preset("nano")).note.startswith("data/ has book.txt, but no file named")
     named = msgspec.structs.replace(preset("nano"), train_file=str(book))
     assert read_corpus_stats(named).note == ""
-    book.write_bytes("It was.\n".encode("utf-16") * 50)
+    book.write_bytes("It was.\n".encode("utf-16-le") * 50)
     with pytest.raises(CorpusError, match="is not plain text: got UTF-16 text"):
         read_corpus_stats(named)
     assert read_corpus_stats(msgspec.structs.replace(named, allow_binary=True)).train_bytes == book.stat().st_size

@@ -56,7 +56,7 @@ def test_words_leave_more_than_half_of_the_line() -> None:
 def test_a_text_cut_inside_a_document_begins_with_its_next_complete_line() -> None:
     text, tokenizer = stream_of(f"abcdefgh\n{GERMAN}")
     cut = TokenStream(
-        text.source, text.start + 3, text.count - 3, text.bytes, text.token_lengths, text.sha256, text.path
+        text.source, text.start + 3, text.count - 3, text.bytes, text.token_lengths, text.sha256, text.name, 0
     )
     assert first_words(cut, tokenizer) == "Über allen Gipfeln"
 

@@ -13,7 +13,7 @@ from gpt_core.config.presets import PRESETS, preset, shape_name
 from gpt_core.config.resolve import check_resumable, read_overrides, resolve
 from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 from gpt_core.config.toml_file import as_toml, changes_as_toml, read_config
-from gpt_core.config.validation import PATHS, fields, groups
+from gpt_core.config.validation import PATHS, checked, fields, groups, names_as_text, parsed
 from gpt_core.errors import CheckpointError, ConfigError
 
 FLOATS = [key for key, field in fields().items() if isinstance(field.kind, inspect.FloatType)]
@@ -124,7 +124,9 @@ def test_an_unknown_preset_is_answered_with_the_closest_one_or_all(tmp_path):
 @pytest.mark.parametrize("key", fields())
 def test_a_wrong_type_names_setting_value_expected_values_and_source(tmp_path, key):
     kind = fields()[key].kind
-    wrong = {inspect.BoolType: "2", inspect.StrType: "3", inspect.LiteralType: "4"}.get(type(kind), '"many"')
+    wrong = {inspect.BoolType: "2", inspect.StrType: "3", inspect.UnionType: "3", inspect.LiteralType: "4"}.get(
+        type(kind), '"many"'
+    )
     path = config(tmp_path, f"{key} = {wrong}")
     message = refusal(config_file=path)
     assert message.startswith(f"{key}: got {wrong.replace(chr(34), chr(39))}, expected ")
@@ -247,7 +249,7 @@ def random_settings(seed):
             values[key] = draw.random() < 0.5
         elif choices := field.choices():
             values[key] = draw.choice(choices)
-        elif isinstance(kind, inspect.StrType):
+        elif isinstance(kind, inspect.StrType | inspect.UnionType):
             values[key] = "".join(
                 draw.choices(['"', "\\", "\n", "\x7f", "\x1b", "é", "\u2028", "😀", "#", "'", "a"], k=9)
             )
@@ -259,6 +261,7 @@ def random_settings(seed):
                 low + draw.random() * min((kind.le or kind.lt) - low, 10.0 ** draw.randint(-30, 30)) or kind.le
             )
     values["freeze"] = draw.choice(["", "embedding", " Positions,layers 0,"])
+    values["encoding"] = draw.choice(["", "cp1252"])
     values |= {"num_heads": 1, "micro_batch_size": 0} | {key: f"/{values[key]}" for key in PATHS}
     if values["best_metric"] == "accuracy":
         values["improvement_threshold"] = min(values["improvement_threshold"], 1.0)
@@ -358,6 +361,56 @@ def test_relative_paths_of_a_config_file_count_from_its_folder(tmp_path, monkeyp
     relative = resolve(config_file=path.relative_to(tmp_path), assignments=["eval_file=e.txt"]).settings
     assert (relative.train_file, relative.eval_file) == ("runs/t.txt", "e.txt")
     assert resolve(config_file=config(tmp_path, 'train_file = ""')).settings.train_file == ""
+
+
+NAMES = {
+    "a.txt": "a.txt", "a b.txt": "a b.txt", " a": " a", "a.txt; b c.txt": ("a.txt", "b c.txt"),
+    "texts;*.md;": ("texts", "*.md"), '["a;b", "c"]': ("a;b", "c"), '["a;b"]': "a;b", "[ab].txt": "[ab].txt",
+    '["x"]': "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", NAMES)
+def test_several_texts_are_one_word_separated_by_semicolons_or_a_list(word):
+    settings = resolve(assignments=[f"train_file={word}"]).settings
+    assert settings.train_file == NAMES[word]
+    again = parsed("train_file", names_as_text(settings.train_file))
+    assert checked("train_file", again) == settings.train_file
+
+
+def test_items_of_a_list_are_names_as_they_are(tmp_path):
+    for value in (["a;b", "c"], ("a;b", Path("c"))):
+        assert resolve(options={"train_file": value}).settings.train_file == ("a;b", "c")
+    assert resolve(options={"train_file": ["a;b"]}).settings.train_file == "a;b"
+    path = config(tmp_path, 'train_file = ["a;b", "/c"]\neval_file = ["e.txt"]')
+    settings = resolve(config_file=path).settings
+    assert (settings.train_file, settings.eval_file) == ((str(tmp_path / "a;b"), "/c"), str(tmp_path / "e.txt"))
+    again = resolve(config_file=config(tmp_path, as_toml(*resolve(config_file=path)))).settings
+    assert again == settings
+    assert msgspec.json.decode(msgspec.json.encode(settings), type=Settings) == settings
+    written = changes_as_toml("nano", resolve(options={"train_file": ["a", "/b"]}).settings, Path.cwd())
+    assert tomllib.loads(written)["train_file"] == ["a", "/b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [([], "got an empty list"), (["a", ""], "got an empty name"), (["a", 1], "got a list"), (5, "got 5"),
+     (["a", "b\0"], "NUL"), (["a", "~no-such-user-here/x"], "unknown home folder")],
+)  # fmt: skip
+def test_bad_lists_of_texts_are_named(value, expected):
+    assert expected in refusal(options={"train_file": value})
+
+
+@pytest.mark.parametrize("name", ["cp1252", "latin-1", "utf-16-le", "GB18030", "utf8", ""])
+def test_encodings_are_accepted(name):
+    assert resolve(assignments=[f"encoding={name}"]).settings.encoding == name
+
+
+@pytest.mark.parametrize("name", ["latin0", "base64", "rot13", "undefined", "utf-99", "a\0b", "x" * 300])
+def test_an_unknown_encoding_is_refused_with_examples(name):
+    message = refusal(assignments=[f"encoding={name}"])
+    assert message.startswith("encoding: got '")
+    assert "expected the name of an encoding, such as cp1252" in message or "NUL" in message
 
 
 def test_a_printed_config_names_the_same_files_from_any_folder(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Texts in other encodings than UTF-8: their recognition and the note about them."""
+"""Encodings of texts: recognition, conversion to UTF-8, and the refusal of what does not decode."""
 
 from __future__ import annotations
 
@@ -6,33 +6,128 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.file_kinds import is_utf8
-from gpt_core.text.corpus import encoding_note
+from gpt_core.errors import CorpusError
+from gpt_core.text import corpus
+from gpt_core.text.encodings import find_encoding, guess_encoding, utf8_blocks
+from gpt_core.text.reader import TextReader, documents, text_sha256
+from gpt_core.text.source import TextSource, text_source
 
 GERMAN, CHINESE = "Über die Brücke läuft Jörg. " * 20, "老人慢慢地走过旧桥，没有说话。" * 20
+RUSSIAN, JAPANESE, KOREAN = (
+    "Это было лучшее из времён. " * 20,
+    "吾輩は猫である。名前はまだ無い。" * 20,
+    "나는 고양이다. " * 20,
+)
+TEXTS = {"German": GERMAN, "Chinese": CHINESE, "Russian": RUSSIAN, "English": "It was. " * 20}
 
 
-@pytest.mark.parametrize("text", [GERMAN, CHINESE, "plain ASCII", ""])
-def test_utf8_is_recognized_also_where_the_head_ends_within_a_character(text: str) -> None:
-    data = text.encode()
-    assert all(is_utf8(data[:end]) for end in range(len(data) - 4, len(data) + 1) if end >= 0)
+def written(folder: Path, text: str, stored_as: str, **reading: str) -> TextSource:
+    """Return a file with a text, to be read as `reading` says."""
+    (folder / "text.txt").write_bytes(text.encode(stored_as))
+    return text_source(folder / "text.txt", **reading)  # type: ignore[arg-type]
 
 
-def test_a_few_stray_bytes_in_utf8_are_not_another_encoding() -> None:
-    assert is_utf8(GERMAN.encode() + b"\xff\xfe\xfd" + GERMAN.encode())
+def read(source: TextSource) -> str:
+    return b"".join(TextReader(source).contents()).decode().removeprefix("\ufeff")
 
 
-@pytest.mark.parametrize(("text", "encoding"), [(GERMAN, "latin-1"), (GERMAN, "cp1252"), (CHINESE, "gb18030")])
-def test_other_encodings_are_recognized_and_the_note_names_the_conversion(
-    text: str, encoding: str, tmp_path: Path
+def refusal(source: TextSource) -> str:
+    with pytest.raises(CorpusError) as caught:
+        list(documents(source, "paragraph"))
+    assert str(caught.value).isprintable(), "an error is one line"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_text_with_a_byte_order_mark_is_read_in_its_encoding(tmp_path: Path, text: str, encoding: str) -> None:
+    for otherwise in ("", "cp1252"):
+        if TEXTS[text].isascii() and encoding == "utf-8" and otherwise:
+            continue
+        assert read(written(tmp_path, TEXTS[text], encoding, encoding=otherwise)) == TEXTS[text]
+
+
+@pytest.mark.parametrize("mark", [b"\xfe\xff", b"\0\0\xfe\xff"])
+def test_a_big_endian_byte_order_mark_is_recognized(tmp_path: Path, mark: bytes) -> None:
+    encoding = "utf-16-be" if len(mark) == 2 else "utf-32-be"
+    (tmp_path / "t").write_bytes(mark + GERMAN.encode(encoding))
+    assert read(text_source(tmp_path / "t")) == GERMAN
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [(GERMAN, "latin-1"), (GERMAN, "cp1252"), (CHINESE, "gb18030"), (CHINESE, "utf-16-le"), (RUSSIAN, "koi8-r"),
+     (JAPANESE, "shift-jis"), (JAPANESE, "iso2022_jp"), (GERMAN, "utf-7")],
+)  # fmt: skip
+def test_a_named_encoding_is_used_where_there_is_no_byte_order_mark(tmp_path: Path, text: str, encoding: str) -> None:
+    assert read(written(tmp_path, text, encoding, encoding=encoding)) == text
+    assert read(written(tmp_path, text, "utf-16", encoding=encoding)) == text, "a byte order mark decides"
+    assert read(written(tmp_path, text, "utf-8", encoding=encoding)) == text, (
+        "text that is clearly UTF-8 is not garbled"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "suggested"),
+    [(GERMAN, "latin-1", "cp1252"), (GERMAN + "„“ – €", "cp1252", "cp1252"), (CHINESE, "gb18030", "gb18030"),
+     (RUSSIAN, "cp1251", "cp1251"), (RUSSIAN, "koi8-r", "koi8_r"), (RUSSIAN, "cp866", "cp866"),
+     (JAPANESE, "shift-jis", "shift_jis"), (JAPANESE, "euc-jp", "euc_jp"), (KOREAN, "euc-kr", "euc_kr")],
+)  # fmt: skip
+def test_a_text_that_is_not_utf8_is_refused_with_the_encoding_it_looks_like(
+    tmp_path: Path, text: str, encoding: str, suggested: str
 ) -> None:
-    file = tmp_path / "text.txt"
-    file.write_bytes(text.encode(encoding))
-    assert not is_utf8(file.read_bytes())
-    assert "is not UTF-8" in encoding_note(file)
-    assert "iconv" in encoding_note(file)
+    message = refusal(written(tmp_path, f"ASCII only.\n\n{text}", encoding))
+    assert "text.txt is not UTF-8: got 0x" in message
+    assert "(line 3)" in message
+    assert f"it looks like {suggested} ('{text[:10]}" in message
+    assert f"read it with --encoding {suggested}, or use its bytes as they are with --set allow_binary=true" in message
+    assert read(written(tmp_path, text, encoding, encoding=suggested)) == text
+    assert guess_encoding(text.encode(encoding)[:-1]) == suggested
 
 
-def test_utf8_and_a_missing_file_have_no_note(tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text(GERMAN, encoding="utf-8")
-    assert encoding_note(tmp_path / "text.txt") == encoding_note(tmp_path / "absent.txt") == ""
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_the_byte_that_is_not_utf8_is_named_wherever_blocks_end(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", block)
+    (tmp_path / "t").write_bytes("Zeile 1: ä\nZeile 2: €".encode() + b" \xe2\x82X\n")
+    assert "t is not UTF-8: got 0xe2 at byte 25 (line 2)" in refusal(text_source(tmp_path / "t"))
+    (tmp_path / "t").write_bytes("Zeile 1: ä\nZeile 2: €".encode()[:-1])
+    assert "got 0xe2 at byte 21 (line 2)" in refusal(text_source(tmp_path / "t"))
+    (tmp_path / "t").write_bytes("Zeile 1: ä\nZeile 2: €".encode() + b" \xe2\x82X\n")
+    with pytest.raises(CorpusError, match="at byte 25"):
+        text_sha256(text_source(tmp_path / "t"))
+
+
+def test_a_text_that_is_not_in_the_named_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(b"It was\n\xff\xff")
+    message = refusal(text_source(tmp_path / "t", encoding="ascii"))
+    assert "t is not ascii: ordinal not in range(128) at byte 7 (line 2); name its encoding with --encoding" in message
+    (tmp_path / "t").write_bytes("It was".encode("utf-16")[:-1])
+    assert "t is not utf-16: truncated data at byte 12" in refusal(text_source(tmp_path / "t"))
+
+
+def test_any_bytes_are_text_where_binary_data_is_allowed(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 9
+    for name in ("t", "t.gz", "t.jsonl", "t.parquet"):
+        (tmp_path / name).write_bytes(data)
+        assert b"".join(TextReader(text_source(tmp_path / name, allow_binary=True)).contents()) == data
+
+
+def test_binary_data_is_refused_in_a_named_encoding_as_well(tmp_path: Path) -> None:
+    for data in (bytes(range(256)) * 9, b"%PDF-1.7 It was.", b"\xff\xfe" + bytes(range(256)) * 99):
+        (tmp_path / "t").write_bytes(data)
+        assert "t is not plain text: got " in refusal(text_source(tmp_path / "t", encoding="latin-1"))
+
+
+def test_ascii_is_utf8_unless_an_encoding_is_named() -> None:
+    assert find_encoding(b"plain", "") == "utf-8"
+    assert find_encoding(b"plain", "latin-1") == "iso8859-1"
+    assert find_encoding("ä".encode(), "latin-1") == "utf-8"
+    assert find_encoding("ää".encode()[:-1], "latin-1") == "utf-8", "a character may be cut"
+    assert find_encoding(b"\xe4", "latin-1") == "iso8859-1"
+
+
+def test_blocks_of_utf8_are_passed_on_as_they_are() -> None:
+    blocks = [b"a\xc3", b"\xa4", b"b\r\n\0"]
+    assert list(utf8_blocks(blocks, "utf-8", "t")) == blocks

@@ -16,13 +16,17 @@ from gpt_core.errors import CorpusError, TokenizerError
 from gpt_core.text import cache_files, corpus, token_cache, token_file
 from gpt_core.text import documents as documents_module
 from gpt_core.text.cache_files import cache_folders, new_cache_file
-from gpt_core.text.corpus import text_sha256
-from gpt_core.text.documents import documents
+from gpt_core.text.reader import documents, text_sha256
+from gpt_core.text.source import TextSource, text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_file import HEADER_BYTES, Header
 from gpt_core.tokenizers import blocks
 from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 from tests.core.text_samples import LINES, PIECES
+
+
+def any_bytes(path) -> TextSource:
+    return text_source(path, allow_binary=True)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +44,9 @@ def text(tmp_path):
 
 
 def expected(path, tokenizer=PIECES, document="paragraph"):
-    return [token for part in documents(path, document) for token in [1, *tokenizer.encode(part).tolist(), 2]]
+    return [
+        token for part in documents(any_bytes(path), document) for token in [1, *tokenizer.encode(part).tolist(), 2]
+    ]
 
 
 def tokens_of(text):
@@ -67,32 +73,33 @@ def refusal(function, *arguments, **named):
 
 @pytest.mark.parametrize("document", ["paragraph", "line", "file"])
 def test_loaded_tokens_equal_the_encoded_documents(text, document):
-    loaded = load_tokens(text, PIECES, document)
+    loaded = load_tokens(any_bytes(text), PIECES, document)
     assert tokens_of(loaded) == expected(text, PIECES, document)
     assert loaded.bytes == len(LINES)
-    assert loaded.sha256 == text_sha256(text)
-    assert loaded.path == text
+    assert loaded.sha256 == text_sha256(any_bytes(text))
+    assert loaded.name == str(text)
+    assert loaded.documents == tokens_of(loaded).count(1)
     assert loaded.token_lengths[tokens_of(loaded)].sum() <= len(LINES)
 
 
 def test_a_cached_text_is_not_encoded_again(text, monkeypatch):
-    first = load_tokens(text, PIECES, "paragraph")
+    first = load_tokens(any_bytes(text), PIECES, "paragraph")
     monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
-    second = load_tokens(text, PIECES, "paragraph")
+    second = load_tokens(any_bytes(text), PIECES, "paragraph")
     assert tokens_of(second) == tokens_of(first)
-    assert (second.bytes, second.sha256, second.path) == (first.bytes, first.sha256, first.path)
+    assert (second.bytes, second.sha256, second.name) == (first.bytes, first.sha256, first.name)
     assert [path.name[:-12] for path in caches(text.parent)] == ["train.en.tokens-"]
 
 
 def test_each_text_tokenizer_and_kind_of_document_has_its_own_cache(text):
-    load_tokens(text, PIECES, "paragraph")
-    load_tokens(text, PIECES, "line")
-    load_tokens(text, PieceTokenizer([b"The "], 300), "paragraph")
+    load_tokens(any_bytes(text), PIECES, "paragraph")
+    load_tokens(any_bytes(text), PIECES, "line")
+    load_tokens(any_bytes(text), PieceTokenizer([b"The "], 300), "paragraph")
     before = text.stat()
     text.write_bytes(LINES.replace(b"second", b"2econd"))  # same size and, below, same time
     os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert len(caches(text.parent)) == 3
-    loaded = load_tokens(text, PIECES, "paragraph")
+    loaded = load_tokens(any_bytes(text), PIECES, "paragraph")
     assert len(caches(text.parent)) == 1, "those of the earlier text are removed"
     assert tokens_of(loaded) == expected(text)
     assert b"2econd" in PIECES.decode(tokens_of(loaded))
@@ -100,10 +107,10 @@ def test_each_text_tokenizer_and_kind_of_document_has_its_own_cache(text):
 
 def test_caches_of_earlier_versions_of_a_text_are_removed_and_nothing_else(text):
     folder = text.parent
-    first = load_or_train_tokenizer(text, 270)
-    load_or_train_tokenizer(text, 271, document="line")
-    load_tokens(text, first, "paragraph")
-    load_tokens(text, PIECES, "line")
+    first = load_or_train_tokenizer(any_bytes(text), 270)
+    load_or_train_tokenizer(any_bytes(text), 271, document="line")
+    load_tokens(any_bytes(text), first, "paragraph")
+    load_tokens(any_bytes(text), PIECES, "line")
     assert (len(caches(folder)), len(caches(folder, "pieces"))) == (2, 2), "one version may have several"
     foreign = [folder / name for name in (
         "train.en.tokens-0123456789ab", "train.en.pieces-0123456789ab", "train.en.tokens-0123456789ab.txt",
@@ -114,12 +121,12 @@ def test_caches_of_earlier_versions_of_a_text_are_removed_and_nothing_else(text)
     (folder / "train.en.tokens-ba9876543210").mkdir()
     other = text.with_name("other.en")
     other.write_bytes(LINES * 2)
-    load_tokens(other, PIECES, "line")
+    load_tokens(any_bytes(other), PIECES, "line")
     text.write_bytes(LINES.replace(b"second", b"2econd"))
-    second = load_or_train_tokenizer(text, 270)
+    second = load_or_train_tokenizer(any_bytes(text), 270)
     pieces = [path for path in caches(folder, "pieces") if path not in foreign]
     assert len(pieces) == 1
-    load_tokens(text, second, "paragraph")
+    load_tokens(any_bytes(text), second, "paragraph")
     tokens = [path for path in caches(folder) if path not in foreign and path.is_file()]
     assert len(tokens) == 1
     assert {path.name for path in foreign} <= {path.name for path in folder.iterdir()}
@@ -137,7 +144,7 @@ def test_a_tokenizer_is_cached_once_where_its_folder_cannot_be_listed(text, own_
             return original(path)
 
         monkeypatch.setattr(os, name, list_folder)
-    load_or_train_tokenizer(text, 270)
+    load_or_train_tokenizer(any_bytes(text), 270)
     monkeypatch.undo()
     assert len(caches(text.parent, "pieces")) == 1
     assert not own_cache_folder.exists()
@@ -145,27 +152,27 @@ def test_a_tokenizer_is_cached_once_where_its_folder_cannot_be_listed(text, own_
 
 def test_caches_in_a_shared_folder_are_kept_as_they_may_be_of_another_text(text, tmp_path):
     shared = tmp_path / "shared"
-    load_tokens(text, PIECES, "line", cache_dir=shared)
+    load_tokens(any_bytes(text), PIECES, "line", cache_dir=shared)
     text.write_bytes(LINES * 2)
-    load_tokens(text, PIECES, "line", cache_dir=shared)
+    load_tokens(any_bytes(text), PIECES, "line", cache_dir=shared)
     assert len(caches(shared)) == 2
 
 
 def test_a_truncated_cache_is_rebuilt(text):
-    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    tokens = tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     data = cache.read_bytes()
     for size in [*range(0, HEADER_BYTES + 8), *range(HEADER_BYTES + 8, len(data), 97), len(data) - 1]:
         cache.write_bytes(data[:size])
-        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
+        assert tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph")) == tokens
         assert cache.read_bytes() == data
     cache.write_bytes(data + b"\0\0")
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
+    assert tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph")) == tokens
     assert cache.read_bytes() == data
 
 
 def test_a_cache_with_a_flipped_bit_is_rebuilt(text):
-    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    tokens = tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     data = cache.read_bytes()
     rng = random.Random(1)
@@ -174,17 +181,17 @@ def test_a_cache_with_a_flipped_bit_is_rebuilt(text):
         place = rng.randrange(len(data)) if rng.random() < 0.5 else rng.randrange(len(data[:HEADER_BYTES].rstrip()))
         damaged[place] ^= 1 << rng.randrange(8)
         cache.write_bytes(damaged)
-        loaded = load_tokens(text, PIECES, "paragraph")
+        loaded = load_tokens(any_bytes(text), PIECES, "paragraph")
         assert tokens_of(loaded) == tokens
         assert loaded.bytes == len(LINES)
 
 
 def test_a_foreign_file_of_the_same_name_is_replaced(text):
-    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    tokens = tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     for foreign in (b"", b"{}", b"\xff" * 5000, b"[" * 5000, bytes(5000)):
         cache.write_bytes(foreign)
-        assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
+        assert tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph")) == tokens
 
 
 def rewritten(cache, ids, **changes):
@@ -197,7 +204,7 @@ def rewritten(cache, ids, **changes):
 
 
 def test_a_forged_cache_is_rebuilt(text, monkeypatch):
-    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    tokens = tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     hostile = [
         ([1, 300, 2], {}), ([1, 65535, 2], {}), (tokens, {"text_sha256": "0" * 64}), (tokens, {"document": "line"}),
@@ -207,29 +214,31 @@ def test_a_forged_cache_is_rebuilt(text, monkeypatch):
     ]  # fmt: skip
     for ids, changes in hostile:
         rewritten(cache, ids, **changes)
-        loaded = load_tokens(text, PIECES, "paragraph")
+        loaded = load_tokens(any_bytes(text), PIECES, "paragraph")
         assert (tokens_of(loaded), loaded.bytes) == (tokens, len(LINES)), changes
     rewritten(cache, tokens)
     monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens, "a cache with the right contents is used"
+    assert tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph")) == tokens, (
+        "a cache with the right contents is used"
+    )
 
 
 def test_links_fifos_and_folders_in_place_of_a_cache_do_no_harm(text, tmp_path, own_cache_folder):
-    tokens = tokens_of(load_tokens(text, PIECES, "paragraph"))
+    tokens = tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph"))
     (cache,) = caches(text.parent)
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     cache.unlink()
     cache.symlink_to(victim)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
+    assert tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph")) == tokens
     assert victim.read_bytes() == b"precious"
     assert not cache.is_symlink()
     cache.unlink()
     os.mkfifo(cache)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
+    assert tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph")) == tokens
     cache.unlink()
     cache.mkdir()
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == tokens
+    assert tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph")) == tokens
     assert (own_cache_folder / cache.name).is_file()
 
 
@@ -249,27 +258,27 @@ def test_the_users_cache_folder_is_used_where_the_folder_of_the_text_is_read_onl
     text, own_cache_folder, monkeypatch, code
 ):
     monkeypatch.setattr(token_cache, "new_cache_file", failing_in(text.parent, code))
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == expected(text)
-    assert load_or_train_tokenizer(text, 300).vocabulary
+    assert tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph")) == expected(text)
+    assert load_or_train_tokenizer(any_bytes(text), 300).vocabulary
     assert len(caches(own_cache_folder)) == len(caches(own_cache_folder, "pieces")) == 1
     assert list(text.parent.iterdir()) == [text]
     monkeypatch.setattr(PieceTokenizer, "encode_documents", no_encoding)
-    assert tokens_of(load_tokens(text, PIECES, "paragraph")) == expected(text)
+    assert tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph")) == expected(text)
 
 
 def test_the_error_names_each_folder_where_no_cache_can_be_written(text, own_cache_folder):
     own_cache_folder.parent.mkdir()
     own_cache_folder.write_bytes(b"a file where the folder should be")
-    (text.parent / token_cache.token_cache_name(text, text_sha256(text), PIECES, "paragraph")).mkdir()
-    message = refusal(load_tokens, text, PIECES, "paragraph")
+    (text.parent / token_cache.token_cache_name(text, text_sha256(any_bytes(text)), PIECES, "paragraph")).mkdir()
+    message = refusal(load_tokens, any_bytes(text), PIECES, "paragraph")
     assert str(own_cache_folder) in message
     assert "XDG_CACHE_HOME" in message
     assert [path for path in text.parent.iterdir() if path.is_file()] == [text]
 
 
 def test_cache_dir_replaces_the_default_folders(text, tmp_path):
-    loaded = load_tokens(text, PIECES, "paragraph", cache_dir=tmp_path / "a" / "b")
-    tokenizer = load_or_train_tokenizer(text, 300, cache_dir=tmp_path / "a" / "b")
+    loaded = load_tokens(any_bytes(text), PIECES, "paragraph", cache_dir=tmp_path / "a" / "b")
+    tokenizer = load_or_train_tokenizer(any_bytes(text), 300, cache_dir=tmp_path / "a" / "b")
     assert tokens_of(loaded) == expected(text)
     assert tokenizer.vocab_size == 300
     assert len(list((tmp_path / "a" / "b").iterdir())) == 2
@@ -284,14 +293,14 @@ def test_nothing_is_written_into_an_installed_package(own_cache_folder, monkeypa
 
 
 def test_a_truncated_open_cache_raises_and_a_deleted_one_stays_readable(text):
-    loaded = load_tokens(text, PIECES, "paragraph")
+    loaded = load_tokens(any_bytes(text), PIECES, "paragraph")
     tokens = tokens_of(loaded)
     (cache,) = caches(text.parent)
     cache.unlink()
     text.unlink()
     assert tokens_of(loaded) == tokens
     text.write_bytes(LINES)
-    loaded = load_tokens(text, PIECES, "paragraph")
+    loaded = load_tokens(any_bytes(text), PIECES, "paragraph")
     os.truncate(cache, HEADER_BYTES + 10)
     assert loaded.read(0, 5).tolist() == tokens[:5]
     assert "cut short" in refusal(loaded.read, 0, 6)
@@ -301,7 +310,7 @@ def test_unused_caches_are_closed(text):
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        load_tokens(text, PIECES, "paragraph").read(0, 3)
+        load_tokens(any_bytes(text), PIECES, "paragraph").read(0, 3)
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -310,38 +319,38 @@ def test_ids_above_65535_are_stored_exactly(text):
     pieces = [first + second for first in map(chr, range(0x100, 0x200)) for second in map(chr, range(0x300, 0x402))]
     tokenizer = PieceTokenizer([piece.encode() for piece in pieces], 70_000)
     text.write_text(pieces[-1] + pieces[0] + pieces[65_600])
-    loaded = load_tokens(text, tokenizer, "file")
+    loaded = load_tokens(any_bytes(text), tokenizer, "file")
     assert tokens_of(loaded) == [1, 260 + len(pieces) - 1, 260, 260 + 65_600, 2]
 
 
 def test_a_text_that_changes_while_it_is_read_is_cached_as_it_was_read(text, monkeypatch):
     real = token_cache.text_sha256
 
-    def hashed_just_before_a_change(path, progress=None):
-        digest = real(path, progress)
-        path.write_bytes(b"Another text of another length.\n")
+    def hashed_just_before_a_change(source, progress=None):
+        digest = real(source, progress)
+        text.write_bytes(b"Another text of another length.\n")
         return digest
 
     monkeypatch.setattr(token_cache, "text_sha256", hashed_just_before_a_change)
-    loaded = load_tokens(text, PIECES, "paragraph")
+    loaded = load_tokens(any_bytes(text), PIECES, "paragraph")
     assert tokens_of(loaded) == expected(text)
-    assert loaded.sha256 == real(text)
+    assert loaded.sha256 == real(any_bytes(text))
     assert loaded.bytes == 32
 
 
 @pytest.mark.parametrize("data", [b"", b" \n\n \r\n", b"\xef\xbb\xbf"])
 def test_an_empty_text_is_rejected_and_leaves_no_cache(text, data):
     text.write_bytes(data)
-    assert "empty" in refusal(load_tokens, text, PIECES, "paragraph")
+    assert "empty" in refusal(load_tokens, any_bytes(text), PIECES, "paragraph")
     assert list(text.parent.iterdir()) == [text]
 
 
 def test_a_text_that_ascii_folding_reduces_to_nothing_is_rejected(text):
     text.write_text("你好\n")
-    message = refusal(load_tokens, text, AsciiTokenizer([], 260), "paragraph")
+    message = refusal(load_tokens, any_bytes(text), AsciiTokenizer([], 260), "paragraph")
     assert "no tokens with tokenizer = ascii" in message
     assert "set tokenizer = pieces" in message
-    assert len(load_tokens(text, PIECES, "paragraph")) == 8
+    assert len(load_tokens(any_bytes(text), PIECES, "paragraph")) == 8
 
 
 def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
@@ -351,7 +360,7 @@ def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
     text.write_bytes(b"word " * 800_000)
     tracemalloc.start()
     try:
-        loaded = load_tokens(text, PIECES, "paragraph")
+        loaded = load_tokens(any_bytes(text), PIECES, "paragraph")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -361,7 +370,9 @@ def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
 
 def test_progress_is_reported_from_0_to_1(text):
     reports = []
-    load_tokens(text, PIECES, "paragraph", progress=lambda activity, fraction: reports.append((activity, fraction)))
+    load_tokens(
+        any_bytes(text), PIECES, "paragraph", progress=lambda activity, fraction: reports.append((activity, fraction))
+    )
     assert {activity for activity, _ in reports} == {"reading train.en", "encoding train.en"}
     assert all(0 <= fraction <= 1 for _, fraction in reports)
 
@@ -373,7 +384,7 @@ def test_only_stale_temporary_files_of_the_cache_are_removed(text):
         path.write_bytes(b"x")
     for path in (old, users):
         os.utime(path, (time.time() - 7200, time.time() - 7200))
-    load_tokens(text, PIECES, "paragraph")
+    load_tokens(any_bytes(text), PIECES, "paragraph")
     assert not old.exists()
     assert new.exists()
     assert users.exists()
@@ -394,22 +405,22 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
 
 
 def test_a_cached_tokenizer_is_not_trained_again(text, monkeypatch):
-    first = load_or_train_tokenizer(text, 400)
+    first = load_or_train_tokenizer(any_bytes(text), 400)
     assert len(first.vocabulary) > 270
-    assert load_or_train_tokenizer(text, 401).vocab_size == 401
-    assert load_or_train_tokenizer(text, 400, "ascii").name == "ascii"
+    assert load_or_train_tokenizer(any_bytes(text), 401).vocab_size == 401
+    assert load_or_train_tokenizer(any_bytes(text), 400, "ascii").name == "ascii"
     monkeypatch.setattr(PieceTokenizer, "train", None)
-    assert load_or_train_tokenizer(text, 400).sha256 == first.sha256
+    assert load_or_train_tokenizer(any_bytes(text), 400).sha256 == first.sha256
 
 
 def test_a_damaged_tokenizer_cache_is_rebuilt(text):
-    first = load_or_train_tokenizer(text, 400)
+    first = load_or_train_tokenizer(any_bytes(text), 400)
     (cache,) = caches(text.parent, "pieces")
     data = cache.read_bytes()
     other = PieceTokenizer([b"ab"], 300).to_bytes()
     for damaged in (b"", data[:-1], data[:100], data + b"x", data.replace(b"The", b"Teh"), other, bytes(100)):
         cache.write_bytes(damaged)
-        assert load_or_train_tokenizer(text, 400).sha256 == first.sha256
+        assert load_or_train_tokenizer(any_bytes(text), 400).sha256 == first.sha256
         assert cache.read_bytes() == data
 
 
@@ -417,14 +428,17 @@ def test_a_tokenizer_is_trained_where_it_cannot_be_cached(text, monkeypatch):
     def full(_folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    expected = load_or_train_tokenizer(text, 400).sha256
+    expected = load_or_train_tokenizer(any_bytes(text), 400).sha256
     caches(text.parent, "pieces")[0].unlink()
     monkeypatch.setattr(token_cache, "new_cache_file", full)
-    assert load_or_train_tokenizer(text, 400).sha256 == expected
+    assert load_or_train_tokenizer(any_bytes(text), 400).sha256 == expected
 
 
 def test_invalid_arguments_of_tokenizer_training_are_named(text, tmp_path):
-    assert "No such file" in refusal(load_or_train_tokenizer, tmp_path / "missing", 400)
-    assert "No such file" in refusal(load_or_train_tokenizer, tmp_path / "missing", 400, progress=lambda *_: None)
+    assert "No such file" in refusal(text_source, tmp_path / "missing")
+    source = any_bytes(text)
+    text.unlink()
+    assert "No such file" in refusal(load_or_train_tokenizer, source, 400, progress=lambda *_: None)
+    text.write_bytes(LINES)
     with pytest.raises(TokenizerError, match="vocab_size"):
-        load_or_train_tokenizer(text, 100)
+        load_or_train_tokenizer(any_bytes(text), 100)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from gpt_core.errors import CorpusError
+from gpt_core.text.source import text_source
 from gpt_core.text.token_cache import load_tokens
 from gpt_core.text.token_stream import MemorySource, TokenStream, split_held_out, tokens_of_documents
 from tests.core.text_samples import LINES, PIECES
@@ -19,7 +20,7 @@ def refusal(function, *arguments):
 
 
 def test_reading_is_bounded_by_the_text():
-    text = TokenStream(MemorySource(np.arange(10, dtype=np.int32)), 2, 5, 5, np.ones(20, dtype=np.uint8), "", None)
+    text = TokenStream(MemorySource(np.arange(10, dtype=np.int32)), 2, 5, 5, np.ones(20, dtype=np.uint8), "", "", 0)
     assert text.read(0, 99).tolist() == [2, 3, 4, 5, 6]
     assert text.read(3, 2).tolist() == [5, 6]
     assert text.read(5, 3).tolist() == text.read(50, 3).tolist() == []
@@ -32,7 +33,7 @@ def test_documents_in_memory_are_encoded_like_files():
     text = tokens_of_documents([b"The one", b"of two"], PIECES)
     assert tokens_of(text) == [1, *PIECES.encode(b"The one"), 2, 1, *PIECES.encode(b"of two"), 2]
     assert text.bytes == 13
-    assert text.path is None
+    assert (text.name, text.documents) == ("", 2)
     assert text.sha256 == tokens_of_documents([b"The one", b"of two"], PIECES).sha256
     assert text.sha256 != tokens_of_documents([b"The oneo", b"f two"], PIECES).sha256
     for empty in ([], [b""], [b"", b""]):
@@ -45,12 +46,14 @@ def test_documents_in_memory_are_encoded_like_files():
 def test_the_held_out_part_is_complete_documents_from_the_end(tmp_path):
     path = tmp_path / "train.en"
     path.write_bytes(LINES)
-    full = load_tokens(path, PIECES, "paragraph")
+    full = load_tokens(text_source(path, allow_binary=True), PIECES, "paragraph")
     for fraction in (0.01, 0.1, 0.5, 0.9, 0.999):
         train, held_out = split_held_out(full, fraction)
         assert tokens_of(train) + tokens_of(held_out) == tokens_of(full)
         assert tokens_of(held_out)[0] == 1
         assert tokens_of(train)[-1] == 2
+        assert train.documents == tokens_of(train).count(1)
+        assert held_out.documents == tokens_of(held_out).count(1)
         assert train.bytes + held_out.bytes == full.bytes == len(LINES)
         assert abs(len(held_out) - fraction * len(full)) < 60
         spelled = [len(PIECES.decode(tokens_of(part))) for part in (held_out, full)]

@@ -16,8 +16,9 @@ from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoi
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import initial_parameters
+from gpt_core.text.source import text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
-from gpt_core.text.token_estimate import count_tokens
+from gpt_core.text.token_estimate import estimate_size
 from gpt_core.tokenizers import registry, storage
 from gpt_core.tokenizers.base import BaseTokenizer
 from gpt_core.tokenizers.pieces import AsciiTokenizer
@@ -67,12 +68,12 @@ def test_a_registered_tokenizer_is_cached_and_its_tokens_too(tmp_path: Path) -> 
     text = tmp_path / "train.en"
     text.write_bytes("One é.\n\nTwo.\n".encode())
     for _ in range(2):
-        tokenizer = load_or_train_tokenizer(text, 300, "bytes")
+        tokenizer = load_or_train_tokenizer(text_source(text), 300, "bytes")
         assert isinstance(tokenizer, ByteTokenizer)
-        tokens = load_tokens(text, tokenizer, "paragraph")
+        tokens = load_tokens(text_source(text), tokenizer, "paragraph")
         ids = tokens.read(0, len(tokens)).tolist()
         assert ids == [1, *(b + 4 for b in "One é.".encode()), 2, 1, *(b + 4 for b in b"Two."), 2]
-    assert count_tokens(text, 300, "bytes", "paragraph") == (len(ids), True)
+    assert estimate_size(text_source(text), 300, "bytes", "paragraph")[:2] == (len(ids), True)
     assert len(list(tmp_path.iterdir())) == 3
 
 

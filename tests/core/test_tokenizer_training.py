@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 
 from gpt_core.text.corpus import find_training_text
-from gpt_core.text.documents import documents
+from gpt_core.text.reader import documents
+from gpt_core.text.source import text_source
 from gpt_core.tokenizers import training
 from gpt_core.tokenizers.ngrams import NgramCounter
 from gpt_core.tokenizers.pieces import PieceTokenizer
@@ -37,7 +38,7 @@ def test_training_is_deterministic():
 
 
 def test_pieces_are_sorted_by_use():
-    text = b"".join(documents(find_training_text(), "file"))[:300_000]
+    text = b"".join(documents(text_source(find_training_text()), "file"))[:300_000]
     tokenizer = trained(text, 1000)
     uses = np.bincount(tokenizer.encode(text), minlength=1000)[FIRST_PIECE : len(tokenizer.vocabulary)]
     assert len(uses) == 1000 - FIRST_PIECE
@@ -46,7 +47,7 @@ def test_pieces_are_sorted_by_use():
 
 
 def test_pieces_chosen_by_use_need_fewer_tokens_than_the_most_frequent_n_grams():
-    text = b"".join(documents(find_training_text(), "file"))[:300_000]
+    text = b"".join(documents(text_source(find_training_text()), "file"))[:300_000]
     most_frequent = training.frequent_ngrams([(text, ENDS)], 1000 - FIRST_PIECE)
     by_count = PieceTokenizer(most_frequent, 1000).encode(text).size
     assert trained(text, 1000).encode(text).size < 0.97 * by_count
@@ -54,7 +55,7 @@ def test_pieces_chosen_by_use_need_fewer_tokens_than_the_most_frequent_n_grams()
 
 def test_the_shipped_text_has_more_than_2_75_bytes_per_token():
     path = find_training_text()
-    texts = list(documents(path, "paragraph"))
+    texts = list(documents(text_source(path), "paragraph"))
     tokenizer = PieceTokenizer.train(texts, 2048)
     tokens = sum(tokenizer.encode(text).size for text in texts)
     assert sum(map(len, texts)) / tokens > 2.75

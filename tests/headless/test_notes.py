@@ -1,4 +1,4 @@
-"""Lines about a run that may not be what the user expects: unused texts, encodings, a short run, the held-out part."""
+"""Lines about a run that may not be what the user expects: unused texts, a short run, the held-out part."""
 
 from __future__ import annotations
 
@@ -35,14 +35,6 @@ def test_a_run_without_an_eval_file_says_that_it_is_evaluated_on_the_held_out_en
         r"^text buch.txt: .* tokens, evaluated on its last .* tokens, which are held out", run.stdout, re.M
     )
     assert "finished: 1 step in" in run.stdout
-
-
-def test_a_text_that_is_not_utf8_is_named_with_the_command_that_converts_it(folder: Path) -> None:
-    (folder / "alt.txt").write_bytes("Über der Brücke läuten die Glocken für Jörg.\n\n".encode("latin-1") * 60)
-    run = run_program("--train-only", "--max-steps", "1", *tiny(), "--train-file", "alt.txt", cwd=folder)
-    assert run.returncode == 0, run.stderr
-    assert "gpt-tui: alt.txt is not UTF-8: " in run.stderr
-    assert "iconv -f LATIN1 -t UTF-8" in run.stderr
 
 
 def test_a_run_whose_epochs_end_within_the_warm_up_says_how_to_reach_the_full_rate(folder: Path) -> None:

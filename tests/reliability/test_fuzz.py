@@ -105,6 +105,10 @@ def test_fuzzing_the_corpus_reader_finds_no_crash_and_no_hang(record_property: R
     fuzz("corpus", record_property)
 
 
+def test_fuzzing_the_reader_of_text_files_finds_no_crash_and_no_hang(record_property: Record) -> None:
+    fuzz("text-files", record_property)
+
+
 def test_fuzzing_the_token_cache_reader_finds_no_crash_and_no_hang(record_property: Record) -> None:
     fuzz("token-cache", record_property)
 

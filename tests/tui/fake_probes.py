@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from gpt_core.bench.estimate import CorpusStats, StepTime, window_length
 from gpt_core.config.settings import Settings
@@ -18,7 +17,10 @@ PRECISION = PrecisionChoice("bfloat16", "1.5 times as fast as float32")
 
 def fake_texts(_settings: Settings) -> CorpusStats:
     """Return fixed statistics."""
-    return CorpusStats(Path("data/raw/train.en"), 3_558_180, Path("data/test/eval.en"), 1_205_806, 158_209, True)
+    return CorpusStats(
+        "data/raw/train.en", 3_558_180, "data/test/eval.en", 1_205_806, 158_209, True, documents=11_402,
+        bytes_per_token=2.95, words="It is a truth universally acknowledged",
+    )  # fmt: skip
 
 
 def fake_time(settings: Settings, _stopped: Callable[[], bool]) -> StepTime:

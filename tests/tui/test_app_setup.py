@@ -12,7 +12,7 @@ import pytest
 from textual import events
 from textual.widgets import Input, Select
 
-from gpt_core.bench.estimate import StepTime
+from gpt_core.bench.estimate import StepTime, read_corpus_stats
 from gpt_core.config.presets import preset
 from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import GROUP_RATES, Settings
@@ -172,6 +172,20 @@ async def test_a_missing_file_is_shown(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "train_file", "nowhere.en")
         await bench.until_seen("✗ train_file: no such file; expected a text file")
+
+
+async def test_the_estimate_shows_what_a_folder_of_texts_holds(tmp_path: Path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes("Über die Brücke läuft Jörg.\n\nZwei.".encode("utf-16"))
+    (folder / "b.jsonl").write_text('{"body": "One record."}\n' * 40)
+    async with set_up(tmp_path, probes=fake_probes(texts=read_corpus_stats)) as bench:
+        await type_in(bench, "train_file", str(folder))
+        await bench.until_seen("has no field 'text'")
+        await type_in(bench, "text_field", "body")
+        await bench.until_seen("Über die Brücke")
+        await bench.until_seen("documents  42")
+        await bench.until_seen("2 files")
 
 
 async def test_a_preset_sets_the_fields_and_updates_the_estimate(tmp_path: Path):

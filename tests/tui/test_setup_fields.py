@@ -128,7 +128,8 @@ def test_paths_are_validated(tmp_path: Path):
     (tmp_path / "a.en").write_text("text")
     assert path_problem("train_file", str(tmp_path / "a.en")) == ""
     assert "no such file" in path_problem("train_file", str(tmp_path / "b.en"))
-    assert "folder" in path_problem("eval_file", str(tmp_path))
+    assert path_problem("eval_file", str(tmp_path)) == ""
+    assert path_problem("eval_file", str(tmp_path / "*.en")) == ""
     assert "file" in path_problem("train_file", "a\0b")
     assert path_problem("models_dir", str(tmp_path / "new")) == ""
     assert "not a folder" in path_problem("models_dir", str(tmp_path / "a.en"))
@@ -294,6 +295,30 @@ def test_unknown_values_are_replaced_by_the_reason():
     assert estimate_rows(RunEstimate())[0].label.startswith("Fix the fields marked ✗")
     guess = fake_texts(NANO)._replace(counted=False)
     assert shown(RunEstimate(NANO, texts=guess))["epoch"] == "about 1.21M tokens"
+
+
+def test_the_estimate_shows_a_sample_of_the_text():
+    rows = shown(RunEstimate(NANO, texts=fake_texts(NANO)))
+    assert rows["begins"] == "It is a truth universally acknowledged"
+    assert rows["documents"] == "11.4k"
+    assert "2.95 bytes per token" in rows.values()
+    several = fake_texts(NANO)._replace(train_name="texts/", files=12, counted=False, documents_counted=False)
+    rows = shown(RunEstimate(NANO, texts=several))
+    assert rows["text"] == "texts, 12 files, 3.6 MB"
+    assert rows["documents"] == "about 11.4k"
+    assert "about 2.95 bytes per token" in rows.values()
+
+
+def test_several_texts_are_typed_with_semicolons(tmp_path: Path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("text")
+    typed = f"{tmp_path}/a.txt; {tmp_path}/b.txt"
+    found = validate(texts_of(NANO) | {"train_file": typed}, path_problem)
+    assert found.settings is not None
+    assert found.settings.train_file == (f"{tmp_path}/a.txt", f"{tmp_path}/b.txt")
+    assert texts_of(found.settings)["train_file"] == typed
+    wrong = validate(texts_of(NANO) | {"train_file": f"{typed}; nowhere.txt"}, path_problem)
+    assert wrong.problems["train_file"].startswith("train_file: no such file")
 
 
 def test_text_statistics_are_reused_until_a_text_setting_changes():

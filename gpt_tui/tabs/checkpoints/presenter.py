@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from gpt_core.checkpoints.store import chat_candidates, resume_candidates
 from gpt_core.config.settings import ModelShape
+from gpt_core.config.validation import names_as_text
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.outcome_text import ENDINGS
@@ -237,7 +238,8 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
         ("settings", f"{batch}, warmup {integer(settings.warmup_steps)}, decay {integer(settings.decay_steps)} steps"),
         ("run", f"{info.run_id}, seed {settings.seed}"),
         *origin_rows(info),
-        ("text", f"{settings.train_file or 'train.en, found under data/'}, SHA-256 {short_digest(info.corpus_sha256)}"),
+        ("text", f"{names_as_text(settings.train_file) or 'train.*, found under data/'}, "
+                 f"SHA-256 {short_digest(info.corpus_sha256)}"),
         ("tokenizer", f"{settings.tokenizer}, {integer(shape.vocab_size)} tokens, "
                       f"SHA-256 {short_digest(info.tokenizer_sha256)}"),
     ]  # fmt: skip

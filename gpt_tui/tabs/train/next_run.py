@@ -53,9 +53,9 @@ class NextRun:
             defaults = base_settings(nearest_preset(self.settings.shape), init_from)
             base, changed_preset = msgspec.structs.replace(defaults, **(own | from_file)), {}
         before, now = (msgspec.structs.asdict(settings) for settings in (base, self.settings))
-        changes = {name: text_of(value) for name, value in now.items() if value != before[name]}
+        changes = {name: text_of(name, value) for name, value in now.items() if value != before[name]}
         if changes.keys() >= set(GROUP_RATES) and (rate := self.settings.learning_rate) is not None:
-            changes = {LEARNING_RATE: text_of(rate)} | {
+            changes = {LEARNING_RATE: text_of(LEARNING_RATE, rate)} | {
                 name: text for name, text in changes.items() if name not in GROUP_RATES
             }
         return changed_preset | changes

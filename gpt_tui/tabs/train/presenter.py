@@ -89,7 +89,7 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str]) -> list[tuple[
     rows = [
         ("model", f"{preview.model}, {integer(parameters)} parameters"),
         ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
-        ("text", preview.problem or f"{preview.train_file}, {size(preview.train_bytes)}"),
+        ("text", preview.problem or text_and_size(preview)),
         (
             "batch",
             f"{settings.batch_size} × {settings.seq_len} = {integer(tokens)} tokens per step, {length(settings)}",
@@ -113,6 +113,12 @@ def start_text(info: CheckpointInfo) -> str:
     step = f", step {integer(info.step)}" if info.step else ""
     scores = f", eval loss {nats(info.scores.loss)}" if info.scores else ""
     return f"{shown_path(info.path)}{step}{scores}, and its tokenizer"
+
+
+def text_and_size(preview: RunPreview) -> str:
+    """Return the name of the training text, its number of files if there are several, and its size."""
+    files = f", {integer(preview.train_files)} files" if preview.train_files > 1 else ""
+    return f"{preview.train_file}{files}, {size(preview.train_bytes)}"
 
 
 def length(settings: Settings) -> str:

@@ -8,7 +8,10 @@ A fuzzer cannot guess checksums, so the first byte of an input selects whether t
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import importlib.util
+import io
 import json
 import os
 import shutil
@@ -34,7 +37,8 @@ from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint, write_checkpoint
 from gpt_core.formats.checkpoint_header import peek_checkpoint
 from gpt_core.model.parameters import initial_parameters
-from gpt_core.text import corpus, documents, token_cache, token_file
+from gpt_core.text import corpus, documents, reader, token_cache, token_file
+from gpt_core.text.source import text_source
 from gpt_core.text.token_stream import encode_parts
 from gpt_core.tokenizers import byte_level
 from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
@@ -218,7 +222,7 @@ def read_text(kind: documents.DocumentKind, text: bytes) -> None:
     """Check that documents hold all words of the text in order, and that their ids decode to them."""
     path = put(text)
     try:
-        parts = list(documents.documents(path, kind))
+        parts = list(reader.documents(text_source(path, allow_binary=True), kind))
     except CorpusError as error:
         refused(error)
         assert not text.removeprefix(documents.BYTE_ORDER_MARK).strip(), "a text that is not empty was refused as empty"
@@ -233,6 +237,49 @@ def read_text(kind: documents.DocumentKind, text: bytes) -> None:
 TOKENIZER = PieceTokenizer(PIECES, 300)
 
 
+# -- files of several kinds
+
+
+SUFFIXES = (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+def file_seeds() -> Iterable[bytes]:
+    """Yield files of each kind. The first byte selects the suffix."""
+    text = "It was — “dark”.\n\nA thé.\n"
+    lines = b"".join(json.dumps({"id": n, "text": text}).encode() + b"\n" for n in range(3))
+    yield b"\0" + text.encode()
+    yield b"\0" + text.encode("utf-16")
+    yield b"\0" + text.encode("utf-32")
+    yield b"\1" + gzip.compress(text.encode("utf-16"), mtime=0) + gzip.compress(b"", mtime=0)
+    yield b"\3" + lines
+    yield b"\4" + gzip.compress(lines, mtime=0)
+    if importlib.util.find_spec("zstandard"):
+        yield b"\2" + importlib.import_module("zstandard").compress(text.encode())
+    if importlib.util.find_spec("pyarrow"):
+        arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        file = io.BytesIO()
+        parquet.write_table(arrow.table({"text": [text, None, "b"], "n": [1, 2, 3]}), file)
+        yield b"\5" + file.getvalue()
+
+
+def read_files(data: bytes) -> None:
+    """Check that a file of each kind yields UTF-8 documents, again the same with the same digest, or is refused."""
+    number = data[0] % len(SUFFIXES) if data else 0
+    path = PLACE.with_name(f"file{SUFFIXES[number]}")
+    path.write_bytes(data[1:])
+    source = text_source(path)
+    try:
+        first = reader.TextReader(source)
+        parts = list(first.parts("paragraph"))
+    except CorpusError as error:
+        refused(error)
+        return
+    assert all(part.decode().encode() == part for part, _ in parts)
+    again = reader.TextReader(source)
+    assert list(again.parts("paragraph")) == parts
+    assert first.sha256 == again.sha256 == reader.text_sha256(source)
+
+
 # -- token caches
 
 
@@ -240,7 +287,8 @@ def cache_seeds() -> Iterable[bytes]:
     """Yield the token cache of a short text."""
     text = PLACE.with_name("text")
     text.write_bytes(TEXT)
-    made = token_cache.load_tokens(text, TOKENIZER, "line", cache_dir=text.parent)
+    source = text_source(text, allow_binary=True)
+    made = token_cache.load_tokens(source, TOKENIZER, "line", cache_dir=text.parent)
     cache = text.parent / token_cache.token_cache_name(text, made.sha256, TOKENIZER, "line")
     data = cache.read_bytes()
     yield AS_IT_IS + data
@@ -267,7 +315,8 @@ def read_caches(data: bytes) -> None:
     cache = PLACE.with_name(token_cache.token_cache_name(text, digest, TOKENIZER, "line"))
     with open(cache, "wb") as file:
         file.write(sealed_cache(data[1:]) if data[:1] == SEALED else data[1:])
-    found = token_file.open_token_file(cache, text, digest, TOKENIZER, "line")
+    text.write_bytes(TEXT)
+    found = token_file.open_token_file(cache, text_source(text, allow_binary=True), digest, TOKENIZER, "line")
     if found is not None:
         ids = found.read(0, len(found))
         assert len(ids) == len(found)
@@ -393,6 +442,7 @@ READERS = {
     "tokenizer": Reader(tokenizer_seeds, read_tokenizers, 1_000),
     "config": Reader(config_seeds, read_configs, 3_000),
     "corpus": Reader(corpus_seeds, read_texts, 160),
+    "text-files": Reader(file_seeds, read_files, 2_000),
     "token-cache": Reader(cache_seeds, read_caches, 1_000),
     "metrics": Reader(log_seeds, read_logs, 1_000),
     "huggingface": Reader(folder_seeds, read_folders, 24_000),

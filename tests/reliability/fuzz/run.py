@@ -26,7 +26,7 @@ def main() -> None:
     """Fuzz until all inputs are tried or a finding ends the run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "reader", help="checkpoint, tokenizer, config, corpus, token-cache, metrics, huggingface or gguf"
+        "reader", help="checkpoint, tokenizer, config, corpus, text-files, token-cache, metrics, huggingface or gguf"
     )
     parser.add_argument("--inputs", type=int, default=100_000, help="number of inputs to try")
     parser.add_argument("--seconds", type=int, default=0, help="stop after this many seconds (default: no limit)")

@@ -1,0 +1,131 @@
+"""Encodings of texts: recognition by the first bytes, conversion to UTF-8 in blocks, and a guess for error messages."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+
+from gpt_core.errors import CorpusError
+from gpt_core.file_kinds import HEAD_BYTES
+
+UTF8 = "utf-8"
+AS_BYTES = "bytes"
+"""In place of an encoding: the bytes are used as they are, whatever they are."""
+
+_BYTE_ORDER_MARKS = (  # longer ones before those that they begin with
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, UTF8),
+)
+_SHOWN_CHARACTERS = 32  # of the line that is not UTF-8, in an error message
+# encoding that decodes the text, encoding to suggest, letters that it consists of, minimum share of them
+_EAST_ASIAN = (
+    ("euc_jp", "euc_jp", re.compile("[\u3040-\u30ff]"), 0.25),
+    ("shift_jis", "shift_jis", re.compile("[\u3040-\u30ff]"), 0.25),
+    ("euc_kr", "euc_kr", re.compile("[\uac00-\ud7a3]"), 0.85),
+    ("gb2312", "gb18030", re.compile("[\u4e00-\u9fff]"), 0.5),
+    ("big5", "big5", re.compile("[\u4e00-\u9fff]"), 0.7),
+    ("gb18030", "gb18030", re.compile("[\u4e00-\u9fff]"), 0.7),
+)
+_MIN_EAST_ASIAN_SHARE = 0.3  # of bytes above 127
+_CYRILLIC = ("cp1251", "koi8_r", "cp866")
+_MIN_CYRILLIC_SHARE = 0.5  # of lower-case Cyrillic letters among letters and other characters beyond ASCII
+
+
+def find_encoding(head: bytes, otherwise: str) -> str:
+    """Return the encoding of a text: that of its byte order mark, UTF-8 if it is that clearly, else `otherwise`.
+
+    Args:
+        head: First bytes of the text. The last character may be cut.
+        otherwise: Encoding of texts that have no byte order mark and are not UTF-8 with characters beyond ASCII; ""
+            for UTF-8.
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return encoding
+    decoded = _decoded(head, UTF8)
+    if not otherwise or (decoded is not None and not decoded.isascii()):
+        return UTF8
+    return codecs.lookup(otherwise).name
+
+
+def utf8_blocks(blocks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
+    """Yield a text as UTF-8 in blocks. Blocks that are UTF-8 are yielded as they are, after a check.
+
+    Args:
+        blocks: The text in its encoding.
+        encoding: Encoding of the text; AS_BYTES yields the blocks without a check.
+        name: Name of the text, for the error message.
+
+    Raises:
+        CorpusError: The text is not in this encoding.
+    """
+    if encoding == AS_BYTES:
+        yield from blocks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    offset, line = 0, 1
+    for block in itertools.chain(blocks, (b"",)):
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            data = error.object  # the block, after the beginning of a character that the block before it ended with
+            start = offset - (len(data) - len(block)) + error.start
+            line += data.count(b"\n", 0, error.start)
+            raise _wrong_encoding(name, encoding, data, error, f"byte {start:,} (line {line:,})") from None
+        except UnicodeError as error:
+            raise CorpusError(f"{name} is not {encoding}: {error}; name its encoding with --encoding") from None
+        offset += len(block)
+        line += block.count(b"\n")
+        if encoded := block if encoding == UTF8 else text.encode(errors="replace"):
+            yield encoded
+
+
+def _wrong_encoding(name: str, encoding: str, data: bytes, error: UnicodeDecodeError, place: str) -> CorpusError:
+    """Return the error for a text that is not in the encoding that it was read in."""
+    as_bytes = "use its bytes as they are with --set allow_binary=true"
+    if encoding != UTF8:
+        return CorpusError(
+            f"{name} is not {encoding}: {error.reason} at {place}; name its encoding with --encoding, or {as_bytes}"
+        )
+    begin = data.rfind(b"\n", 0, error.start) + 1
+    guess = guess_encoding(data[max(begin, error.start - HEAD_BYTES) : error.start + HEAD_BYTES])
+    line = data[max(begin, error.start - 80) : error.start + 160].split(b"\n")[0].decode(guess, "ignore").strip()
+    shown = line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS].rstrip()}…"
+    return CorpusError(
+        f"{name} is not UTF-8: got 0x{data[error.start]:02x} at {place}; it looks like {guess} ({shown!r}): read it "
+        f"with --encoding {guess}, or {as_bytes}"
+    )
+
+
+def guess_encoding(data: bytes) -> str:
+    """Return the encoding that a text which is not UTF-8 is most probably in. The last character may be cut."""
+    above_ascii = len(data.translate(None, bytes(range(128))))
+    if above_ascii >= _MIN_EAST_ASIAN_SHARE * len(data):
+        for encoding, suggested, letters, share in _EAST_ASIAN:
+            text = _decoded(data, encoding)
+            if text and len(letters.findall(text)) >= share * sum(char > "\x7f" for char in text):
+                return suggested
+    lower = {encoding: _lower_cyrillic(data.decode(encoding, "replace")) for encoding in _CYRILLIC}
+    best = max(lower, key=lambda encoding: lower[encoding])
+    if lower[best] > _MIN_CYRILLIC_SHARE:
+        return best
+    return "cp1252" if _decoded(data, "cp1252") is not None else "latin_1"
+
+
+def _lower_cyrillic(text: str) -> float:
+    """Return the share of lower-case Cyrillic letters among letters and other characters beyond ASCII."""
+    counted = [char for char in text if char > "\x7f" or char.isalpha()]
+    return sum("\u0430" <= char <= "\u044f" for char in counted) / max(1, len(counted))
+
+
+def _decoded(data: bytes, encoding: str) -> str | None:
+    """Return the data as text, without a character that is cut at its end; None if it is not in the encoding."""
+    try:
+        return codecs.getincrementaldecoder(encoding)("strict").decode(data)
+    except UnicodeError:
+        return None

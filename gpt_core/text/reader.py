@@ -1,0 +1,376 @@
+"""Reading of texts: files of several kinds as UTF-8, cut into documents, with a digest of what was read.
+
+How a file is read depends on its name and its first bytes. A name that ends in `.gz` or `.zst` is decompressed;
+without that ending, `.jsonl` and `.ndjson` are JSON Lines, `.parquet` is a Parquet table, and everything else is text
+in UTF-8, or in the encoding that a byte order mark or the source names. What is not text is refused, unless the source
+allows binary data: then the bytes of every file are used as they are.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from gpt_core.errors import CorpusError
+from gpt_core.file_kinds import HEAD_BYTES, not_text
+from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text import corpus
+from gpt_core.text.compression import MAGIC, decompressed
+from gpt_core.text.corpus import text_blocks
+from gpt_core.text.documents import PART_BYTES, DocumentKind, document_parts
+from gpt_core.text.encodings import AS_BYTES, UTF8, find_encoding, utf8_blocks
+from gpt_core.text.records import json_texts, parquet_texts
+from gpt_core.text.source import TextSource
+
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = ".parquet"
+PARQUET_MAGIC = b"PAR1"
+# remedies for the kinds of data that are read under another name
+_REMEDIES = {
+    "gzip-compressed data": "give it a name that ends in .gz",
+    "zstd-compressed data": "give it a name that ends in .zst",
+    "a Parquet table": "give it a name that ends in .parquet",
+}
+
+
+class FileDigest(NamedTuple):
+    """How a file was read, the number of its bytes, and their SHA-256."""
+
+    reading: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """A file whose kind is known."""
+
+    reading: str
+    """How it is read, as digests hold it."""
+    raw: Iterator[bytes]
+    """The rest of its bytes."""
+    contents: Iterator[bytes]
+    """Text in UTF-8 in blocks; of records, one text per record."""
+    is_records: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """True if the contents are the bytes of the file."""
+        return self.reading in (UTF8, AS_BYTES)
+
+
+class TextReader:
+    """Reads the files of a source once, in bounded memory."""
+
+    def __init__(
+        self,
+        source: TextSource,
+        *,
+        has_digest: bool = True,
+        activity: str = "reading",
+        progress: Progress = ignore_progress,
+    ) -> None:
+        """Create a reader.
+
+        Args:
+            source: Files to read.
+            has_digest: Hash all bytes of the files. Without that, reading may end early.
+            activity: Reported with the name of the text.
+            progress: Receives `activity` and the fraction that was read.
+        """
+        self._source = source
+        self._has_digest = has_digest
+        self._activity = activity
+        self._progress = progress
+        self._total = 0
+        self._digests: list[FileDigest] = []
+        self._hash = hashlib.sha256()
+        self._size = 0  # of the current file, as far as it was read
+        self.raw_bytes = 0
+        """Bytes of the files that were read."""
+        self.text_bytes = 0
+        """Bytes of the text in UTF-8 that were read."""
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of the text that was read to its end.
+
+        Of a single file of plain text it is that of its bytes, of other texts a digest of how each file is read and of
+        its bytes.
+        """
+        assert self._has_digest
+        assert len(self._digests) == len(self._source.files), "the text was not read to its end"
+        if len(self._digests) == 1 and self._digests[0].reading in (UTF8, AS_BYTES):
+            return self._digests[0].sha256
+        lines = "".join(f"{file.reading} {file.size} {file.sha256}\n" for file in self._digests)
+        return hashlib.sha256(f"gpt-tui texts 1\n{lines}".encode()).hexdigest()
+
+    def parts(self, kind: DocumentKind) -> Iterator[tuple[bytes, bool]]:
+        """Yield the documents in parts of about 1 MiB: pairs of text and whether the document ends with it.
+
+        Args:
+            kind: What one document of a text file is. Each record is a document.
+
+        Raises:
+            CorpusError: A file cannot be read, or is not text.
+        """
+        for file in self._opened():
+            if not file.is_records:
+                yield from document_parts(self._counted(file.contents), kind)
+                continue
+            for text in self._counted(file.contents):
+                if len(text) > PART_BYTES:
+                    yield from document_parts((text,), "file")
+                elif not (not text or text.isspace()):
+                    yield text, True
+
+    def contents(self) -> Iterator[bytes]:
+        """Yield all of the text in blocks. Raises CorpusError."""
+        for file in self._opened():
+            yield from self._counted(file.contents)
+
+    def skim(self) -> None:
+        """Read what the digest depends on, and check that plain text is in its encoding. Raises CorpusError."""
+        for file in self._opened():
+            collections.deque(file.contents if file.is_plain else file.raw, maxlen=0)
+
+    def _opened(self) -> Iterator[OpenFile]:
+        """Yield each file, to be read to its end."""
+        self._total = sum(size_of(path) for path in self._source.files)
+        for path in self._source.files:
+            self._hash, self._size = hashlib.sha256(), 0
+            raw = self._raw_blocks(path)
+            file = open_file(path, self._source, raw, None if self._has_digest else self._rows_read(path))
+            yield file
+            self._digests.append(FileDigest(file.reading, self._size, self._hash.hexdigest()))
+
+    def _raw_blocks(self, path: Path) -> Iterator[bytes]:
+        """Yield the bytes of a file, and hash them."""
+
+        def report(activity: str, fraction: float) -> None:
+            if len(self._source.files) > 1:
+                activity, fraction = f"{self._activity} {self._source.title}", self.raw_bytes / max(1, self._total)
+            self._progress(activity, min(fraction, 1.0))
+
+        for block in text_blocks(path, activity=self._activity, progress=report):
+            if self._has_digest:
+                self._hash.update(block)
+            self._size += len(block)
+            self.raw_bytes += len(block)
+            yield block
+
+    def _rows_read(self, path: Path) -> Progress:
+        """Return a function that counts the rows of a file that were read as its bytes."""
+        before = self.raw_bytes
+
+        def report(_activity: str, fraction: float) -> None:
+            self.raw_bytes = before + round(fraction * size_of(path))
+
+        return report
+
+    def _counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        for block in blocks:
+            self.text_bytes += len(block)
+            yield block
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file, 0 if it is unknown."""
+    try:
+        return os.path.getsize(path)
+    except (OSError, ValueError):
+        return 0
+
+
+def open_file(
+    path: Path, source: TextSource, raw: Iterator[bytes], rows_read: Progress | None = ignore_progress
+) -> OpenFile:
+    """Find out how a file is read, by its name and its first bytes.
+
+    Args:
+        path: File to read.
+        source: Source that it is part of.
+        raw: Bytes of the file.
+        rows_read: Receives the fraction of a table's rows that was read; None to read all of `raw` first.
+
+    Raises:
+        CorpusError: The file cannot be read, or is not text.
+    """
+    if source.allow_binary:
+        return OpenFile(AS_BYTES, raw, raw, False)
+    head, blocks = _peek(raw)
+    name, readings = PurePath(path.name.lower()), []
+    if (suffix := name.suffix) in MAGIC:
+        kind = "gzip-compressed data" if suffix == ".gz" else "zstd-compressed data"
+        _require_named_kind(path, head, MAGIC[suffix], kind)
+        head, blocks = _peek(decompressed(blocks, suffix, str(path)))
+        name, readings = name.with_suffix(""), [suffix.removeprefix(".")]
+    elif suffix == PARQUET:
+        _require_named_kind(path, head, PARQUET_MAGIC, "a Parquet table")
+        return OpenFile(f"parquet {source.text_field!r}", raw, _rows(path, source, raw, rows_read), True)
+    encoding = find_encoding(head, source.encoding)
+    if found := not_text(head, "" if encoding == UTF8 else encoding):
+        remedy = f"read it with --encoding {found.encoding}" if found.encoding else found.remedy
+        raise _not_text(path, source, found.kind, _REMEDIES.get(found.kind, remedy))
+    texts = utf8_blocks(blocks, encoding, str(path))
+    readings.append(encoding)
+    is_records = name.suffix in JSON_LINES
+    if is_records:
+        texts = json_texts(texts, source.text_field, str(path))
+        readings.append(f"json {source.text_field!r}")
+    return OpenFile(" ".join(readings), raw, texts, is_records)
+
+
+def _peek(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """Return the first bytes, and all blocks."""
+    first: list[bytes] = []
+    while sum(map(len, first)) < HEAD_BYTES and (block := next(blocks, b"")):
+        first.append(block)
+    return b"".join(first)[:HEAD_BYTES], itertools.chain(first, blocks)
+
+
+def _require_named_kind(path: Path, head: bytes, magic: bytes, kind: str) -> None:
+    """Raise CorpusError unless a file begins as its name says."""
+    if not head.startswith(magic):
+        found = not_text(head)
+        got = found.kind if found else "plain text" if head else "an empty file"
+        raise CorpusError(f"{path} is not {kind}: got {got}; give it a name that says what it is, or restore it")
+
+
+def _not_text(path: Path, source: TextSource, kind: str, remedy: str) -> CorpusError:
+    message = (
+        f"{path} is not plain text: got {kind}, expected UTF-8; {remedy}, or use its bytes as they are with "
+        "--set allow_binary=true"
+    )
+    if len(source.files) > 1:
+        message += f"; to leave it out, name the texts by a pattern such as '{_pattern_without(path, source)}'"
+    return CorpusError(message)
+
+
+def _pattern_without(path: Path, source: TextSource) -> str:
+    """Return a pattern for the files of a source with the most common suffix other than that of `path`."""
+    suffixes = collections.Counter(other.suffix for other in source.files if other.suffix not in ("", path.suffix))
+    suffix = suffixes.most_common(1)[0][0] if suffixes else ".txt"
+    folder = source.name.rstrip("/") if os.path.isdir(source.name) else str(path.parent)
+    return f"{folder}/**/*{suffix}"
+
+
+def _rows(path: Path, source: TextSource, raw: Iterator[bytes], rows_read: Progress | None) -> Iterator[bytes]:
+    """Yield the texts of a Parquet file. Its bytes cannot be read on the way, as their end is needed first."""
+    before = _stamp(path)
+    if rows_read is None:
+        collections.deque(raw, maxlen=0)
+    else:
+        rows_read("", 0.0)
+    yield from parquet_texts(path, source.text_field, rows_read or ignore_progress)
+    if _stamp(path) != before:
+        raise CorpusError(f"{path} was changed while it was read; start again")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written or replaced."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0, 0, 0)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def text_sha256(source: TextSource, progress: Progress = ignore_progress) -> str:
+    """Return the digest of a text (see `TextReader.sha256`). Plain text is checked to be in its encoding.
+
+    Raises:
+        CorpusError: A file cannot be read, or is not text.
+    """
+    reader = TextReader(source, progress=progress)
+    reader.skim()
+    return reader.sha256
+
+
+def require_readable(source: TextSource, max_files: int = 32) -> None:
+    """Check the beginnings of at most `max_files` files. Raises CorpusError for what cannot be read as text."""
+    for path in source.files[:max_files]:
+        next(open_file(path, source, text_blocks(path)).contents, b"")
+
+
+def documents(source: TextSource, kind: DocumentKind) -> Iterator[bytes]:
+    """Yield the documents of a text. One of more than 1 MiB is cut, never inside a UTF-8 character.
+
+    Raises:
+        CorpusError: A file cannot be read, or there is only white space.
+    """
+    found = False
+    for part, _ in TextReader(source, has_digest=False).parts(kind):
+        if part:
+            found = True
+            yield part
+    if not found:
+        raise empty(source)
+
+
+def empty(source: TextSource) -> CorpusError:
+    """Return the error for a text without any words."""
+    return CorpusError(f"the text {source.name} is empty: got only white space, expected text; name another file")
+
+
+def first_lines(source: TextSource, count: int) -> list[bytes]:
+    """Return the first `count` lines that are not blank.
+
+    Raises:
+        CorpusError: A file cannot be read, or every line is blank.
+    """
+    found: list[bytes] = []
+    for text in documents(source, "line"):
+        is_record = b"\n" in text
+        found += (line for line, _ in document_parts((text,), "line")) if is_record else [text]
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def sample_texts(source: TextSource, kind: DocumentKind, max_bytes: int) -> Iterator[bytes]:
+    """Yield parts of the documents of a text: all of them, or of a long text parts from regular intervals.
+
+    Of a file of plain text these are windows of 1 MiB, at most `max_bytes` in all, of which only these are read. Other
+    texts are read to the end; then `max_bytes` limits the files rather than the text in them.
+
+    Raises:
+        CorpusError: A file cannot be read, or is not text.
+    """
+    first = source.files[0]
+    if len(source.files) == 1 and open_file(first, source, text_blocks(first)).is_plain:
+        for window in sample_windows(first, max_bytes):
+            yield from (part for part, _ in document_parts(window, kind))
+        return
+    stride = math.ceil(sum(map(size_of, source.files)) / max_bytes)
+    reader = TextReader(source, has_digest=False)
+    read = 0
+    for part, _ in reader.parts(kind):
+        if read // corpus.BLOCK_BYTES % max(1, stride) == 0:
+            yield part
+        read += len(part)
+
+
+def sample_windows(path: Path, max_bytes: int) -> Iterator[Iterator[bytes]]:
+    """Yield a file as streams of blocks: one stream of all, or samples of a file longer than `max_bytes`.
+
+    The samples are single blocks at regular intervals, `max_bytes` in all.
+
+    Raises:
+        CorpusError: The file cannot be read.
+    """
+    size = size_of(path) if path.is_file() else 0
+    if size <= max_bytes:
+        yield text_blocks(path)
+        return
+    count = max_bytes // corpus.BLOCK_BYTES
+    for window in range(count):
+        start = (size - corpus.BLOCK_BYTES) * window // (count - 1)
+        yield itertools.islice(text_blocks(path, start), 1)

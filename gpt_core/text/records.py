@@ -1,0 +1,146 @@
+"""Texts of the records of JSON Lines and Parquet files: one document per line or row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gpt_core.errors import CorpusError
+from gpt_core.progress import Progress
+from gpt_core.text.documents import without_byte_order_mark
+
+MAX_LINE_BYTES = 64 << 20  # of JSON, which is decoded at once
+ROWS_PER_BATCH = 256  # of a Parquet file; its rows are decoded page by page
+PAGE_BUFFER_BYTES = 1 << 20
+_MAX_LISTED_FIELDS = 10
+
+
+def json_texts(blocks: Iterable[bytes], field: str, name: str) -> Iterator[bytes]:
+    """Yield the text of each line of a JSON Lines file in UTF-8. Blank lines, and lines where it is null, have none.
+
+    Args:
+        blocks: Contents of the file.
+        field: Name of the field with the text.
+        name: Name of the file, for error messages.
+
+    Raises:
+        CorpusError: A line is not a JSON object with this field, or is longer than 64 MiB.
+    """
+    record = msgspec.defstruct("Record", [("text", str | None)], rename={"text": field})
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(record)
+    for number, line in enumerate(_lines(blocks, name), 1):
+        if not line.strip():
+            continue
+        try:
+            text = decoder.decode(line).text
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            text = _text_of_unusual_line(line, field, f"{name}: line {number:,}")
+        if text is not None:
+            yield text.encode("utf-8", "replace")
+
+
+def _lines(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """Yield the lines."""
+    rest = bytearray()
+    lines = 0
+    for block in without_byte_order_mark(blocks):
+        *ended, last = block.split(b"\n")
+        for line in ended:
+            yield bytes(rest) + line
+            rest.clear()
+        lines += len(ended)
+        rest += last
+        if len(rest) > MAX_LINE_BYTES:
+            raise CorpusError(
+                f"{name}: line {lines + 1:,} is longer than {MAX_LINE_BYTES >> 20} MiB; expected one JSON object per "
+                "line; is it a single JSON array? `jq -c '.[]'` writes one line per object"
+            )
+    yield bytes(rest)
+
+
+def _text_of_unusual_line(line: bytes, field: str, place: str) -> str | None:
+    """Return the text of a line that the fast decoder refuses: with half a surrogate pair, or an error to explain.
+
+    Raises:
+        CorpusError: Names the line and what is wrong with it.
+    """
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise CorpusError(
+            f'{place} is not JSON: {why}; expected an object such as {{{json.dumps(field)}: "…"}}, or read the file '
+            "as plain text under a name that ends in .txt"
+        ) from None
+    if not isinstance(value, dict):
+        raise CorpusError(f"{place}: got {_kind(value)}, expected a JSON object with the field {field!r}")
+    if field not in value:
+        raise _missing_field(place, field, value)
+    text = value[field]
+    if text is not None and not isinstance(text, str):
+        raise CorpusError(
+            f"{place}: the field {field!r} is {_kind(text)}, expected text; name another field with --text-field"
+        )
+    return text
+
+
+def _kind(value: object) -> str:
+    """Return the kind of a JSON value."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return {"list": "an array", "dict": "an object", "str": "a string"}.get(type(value).__name__, "a number")
+
+
+def _missing_field(place: str, field: str, known: Iterable[str]) -> CorpusError:
+    names = list(known)
+    listed = ", ".join(names[:_MAX_LISTED_FIELDS]) + (", …" if len(names) > _MAX_LISTED_FIELDS else "")
+    return CorpusError(
+        f"{place} has no field {field!r}: got {listed or 'none'}; name the one with the text with --text-field"
+    )
+
+
+def parquet_texts(path: Path, field: str, progress: Progress) -> Iterator[bytes]:
+    """Yield the text of each row of a Parquet file in UTF-8; none for a row where it is null.
+
+    Args:
+        path: File to read.
+        field: Name of the column with the text.
+        progress: Receives the fraction of the rows that were read, before their texts are yielded.
+
+    Raises:
+        CorpusError: The file is not a Parquet file with this column, or pyarrow is not installed.
+    """
+    try:
+        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise CorpusError(
+            f"{path} is a Parquet table, but pyarrow is not installed; run `pip install 'gpt-tui[parquet]'`"
+        ) from None
+    try:
+        # not memory-mapped: a map of a file that shrinks ends the process
+        with open(path, "rb") as file, parquet.ParquetFile(file, buffer_size=PAGE_BUFFER_BYTES) as table:
+            _require_text_column(table.schema_arrow, field, path)
+            rows = 0
+            for batch in table.iter_batches(ROWS_PER_BATCH, columns=[field], use_threads=False):
+                rows += batch.num_rows
+                progress("", rows / max(1, table.metadata.num_rows))
+                yield from (text.encode() for text in batch.column(0).to_pylist() if text is not None)
+    except (arrow.ArrowException, OSError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise CorpusError(f"{path} cannot be read as Parquet: {why}; restore it from its source") from None
+
+
+def _require_text_column(schema: Any, field: str, path: Path) -> None:
+    """Raise CorpusError unless the table has a column of strings with this name."""
+    if field not in schema.names:
+        raise _missing_field(str(path), field, schema.names)
+    kind = str(schema.field(field).type)
+    if not ("string" in kind and "<" not in kind.removeprefix("dictionary<values=")):
+        raise CorpusError(
+            f"{path}: the field {field!r} is of type {kind}, expected string; name another one with --text-field"
+        )
