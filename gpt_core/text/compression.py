@@ -31,7 +31,7 @@ class Decoder(Protocol):
 
 
 class Format(NamedTuple):
-    """Compression format; a decoder is given `input_bytes` at a time, which expand to at most 32 MiB."""
+    """Compression format; a decoder is given `input_bytes` at a time, which expand to at most 8 MiB."""
 
     name: str
     new_decoder: Callable[[], Decoder]
@@ -50,7 +50,7 @@ def decompressed(blocks: Iterable[bytes], suffix: str, name: str) -> Iterator[by
     Raises:
         CorpusError: The data is damaged, or cut short, or the package for zstd is not installed.
     """
-    compression = Format("gzip", _new_gzip, zlib.error, 1 << 14) if suffix == ".gz" else zstd_format(name)
+    compression = Format("gzip", _new_gzip, zlib.error, 1 << 12) if suffix == ".gz" else zstd_format(name)
     found = bytearray()
     decoder = compression.new_decoder()
     try:
@@ -95,4 +95,4 @@ def zstd_format(name: str) -> Format:
                 "decompress the file with `unzstd`"
             ) from None
         new_decoder = library.ZstdDecompressor().decompressobj
-    return Format("zstd", new_decoder, library.ZstdError, 1 << 10)
+    return Format("zstd", new_decoder, library.ZstdError, 1 << 8)

@@ -151,11 +151,11 @@ def test_a_text_file_is_encoded_by_the_threads_of_the_run(tmp_path: Path, monkey
     before = threads.get_threads()
     threads.set_threads(2)
     try:
-        text = load_tokens(text_source(path), TOKENIZER, "paragraph")
+        text = load_tokens(text_source(path, allow_binary=True), TOKENIZER, "paragraph")
     finally:
         threads.set_threads(before)
     assert used == [2]
-    assert load_tokens(text_source(path), TOKENIZER, "paragraph").read(0, 50).tolist() == text.read(0, 50).tolist()
+    assert load_tokens(text_source(path, allow_binary=True), TOKENIZER, "paragraph").read(0, 50).tolist() == text.read(0, 50).tolist()
     assert used == [2], "the second time it is read from the cache"
     assert TOKENIZER.decode(text.read(0, len(text)).tolist()).count(b"The first paragraph") == 40
 
