@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
-from gpt_core.config.validation import name_list
+from gpt_core.config.validation import names_title
 from gpt_core.errors import printable
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import parameter_count
@@ -101,8 +101,7 @@ def _table(rows: list[tuple[str, str]]) -> str:
 
 def _text_name(settings: Settings) -> str:
     """Return the name of the training text without its folder."""
-    names = [Path(name).name for name in name_list(settings.train_file)]
-    return ", ".join(names) or "train.en"
+    return names_title(settings.train_file) or "train.en"
 
 
 def _cell(text: str) -> str:

@@ -32,6 +32,7 @@ from gpt_core import __version__, files, tokenizers
 from gpt_core.bridges.self_check import Exported
 from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import ModelShape
+from gpt_core.config.validation import names_title
 from gpt_core.errors import ExportError
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.bundle import ModelBundle
@@ -227,7 +228,7 @@ def about_text(bundle: ModelBundle) -> str:
 
 def text_name(bundle: ModelBundle) -> str:
     """Return the file name of the training text, "" if it is unknown."""
-    return Path(bundle.settings.train_file).name
+    return names_title(bundle.settings.train_file)
 
 
 def elements(arrays: Iterable[NDArray[Any]]) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from os import PathLike, fspath
+from pathlib import PurePath
 from typing import NamedTuple
 
 import msgspec
@@ -142,6 +143,13 @@ def names_as_text(value: str | Sequence[str]) -> str:
 def name_list(value: str | Sequence[str]) -> list[str]:
     """Return the names that a setting of files holds."""
     return ([value] if value else []) if isinstance(value, str) else list(value)
+
+
+def names_title(value: str | Sequence[str]) -> str:
+    """Return the last component of the first name, and how many more there are; "" for none."""
+    names = name_list(value)
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{PurePath(names[0]).name}{more}" if names else ""
 
 
 def toml_value(value: object) -> str:

@@ -131,7 +131,7 @@ def with_preset(texts: Mapping[str, str], preset_name: str, start: Settings | No
         start: Settings of the checkpoint that the run starts from, whose shape and tokenizer it has; None without one.
     """
     base = base_settings(preset_name, texts["init_from"] if start is not None else "")
-    from_file = {} if start is None else {name: text_of(getattr(start, name)) for name in FROM_FILE}
+    from_file = {} if start is None else {name: text_of(name, getattr(start, name)) for name in FROM_FILE}
     return texts_of(base) | from_file | {name: texts[name] for name in INDEPENDENT}
 
 

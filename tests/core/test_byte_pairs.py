@@ -148,14 +148,15 @@ def test_a_text_file_is_encoded_by_the_threads_of_the_run(tmp_path: Path, monkey
     monkeypatch.setattr(token_file, "encode_parts", spy)
     path = tmp_path / "text.txt"
     path.write_bytes(LINES)
+    source = text_source(path, allow_binary=True)
     before = threads.get_threads()
     threads.set_threads(2)
     try:
-        text = load_tokens(text_source(path, allow_binary=True), TOKENIZER, "paragraph")
+        text = load_tokens(source, TOKENIZER, "paragraph")
     finally:
         threads.set_threads(before)
     assert used == [2]
-    assert load_tokens(text_source(path, allow_binary=True), TOKENIZER, "paragraph").read(0, 50).tolist() == text.read(0, 50).tolist()
+    assert load_tokens(source, TOKENIZER, "paragraph").read(0, 50).tolist() == text.read(0, 50).tolist()
     assert used == [2], "the second time it is read from the cache"
     assert TOKENIZER.decode(text.read(0, len(text)).tolist()).count(b"The first paragraph") == 40
 
