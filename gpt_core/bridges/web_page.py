@@ -35,9 +35,10 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.config.validation import names_title
 from gpt_core.errors import ExportError
 from gpt_core.generation.sampler import Sampling
+from gpt_core.kernels.arrays import Array
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import Parameters, parameter_count
-from gpt_core.model.stored_weights import StoredMatrix, StoredWeights, WeightFormat
+from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.progress import Progress
 from gpt_core.tokenizers import EOS
 
@@ -168,8 +169,8 @@ def check_exportable(bundle: ModelBundle) -> None:
 def stream_parts(weights: StoredWeights, tokenizer: bytes) -> Iterator[Part]:
     """Yield the contents of the stream: the tokenizer, then the tensors in the order of the model."""
     yield Part(TOKENIZER, "U8", (len(tokenizer),), (np.frombuffer(tokenizer, np.uint8),))
-    for name, tensor in weights.tensors.items():
-        yield _tensor_part(name, tensor)
+    for name in weights.tensors:
+        yield _tensor_part(name, *weights.plain(name))
 
 
 def page_model(bundle: ModelBundle, parts: Iterable[Part]) -> PageModel:
@@ -255,11 +256,10 @@ def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _tensor_part(name: str, tensor: StoredMatrix) -> Part:
-    if isinstance(tensor, tuple):
-        values, scales = tensor
-        return Part(name, "I8", values.shape, (scales, values))
-    return Part(name, "BF16" if tensor.dtype == np.uint16 else "F32", tensor.shape, (tensor,))
+def _tensor_part(name: str, values: NDArray[Any], scales: Array | None) -> Part:
+    if scales is not None:
+        return Part(name, "I8C" if scales.shape[0] == 1 else "I8R", values.shape, (scales, values))
+    return Part(name, "BF16" if values.dtype == np.uint16 else "F32", values.shape, (values,))
 
 
 def _values(entry: Entry, data: bytes) -> NDArray[np.float32]:
@@ -269,7 +269,8 @@ def _values(entry: Entry, data: bytes) -> NDArray[np.float32]:
     if entry.dtype == "BF16":
         bits = np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)
         return bits.view(np.float32).reshape(entry.shape)
-    rows = entry.shape[0]
-    scales, values = np.frombuffer(data[: 4 * rows], "<f4"), np.frombuffer(data[4 * rows :], np.int8)
-    expanded: NDArray[np.float32] = values.reshape(entry.shape).astype(np.float32) * scales[:, None]
+    by_row = entry.dtype == "I8R"
+    count = entry.shape[0 if by_row else 1]
+    scales, values = np.frombuffer(data[: 4 * count], "<f4"), np.frombuffer(data[4 * count :], np.int8)
+    expanded: NDArray[np.float32] = values.reshape(entry.shape) * scales.reshape((-1, 1) if by_row else (1, -1))
     return expanded

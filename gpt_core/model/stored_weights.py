@@ -37,11 +37,15 @@ PANEL = 64  # outputs; as in `panel_product.h`
 
 
 class StoredWeights:
-    """Weights of one model in one format. `tensors` has the names of `Parameters.tensors`."""
+    """Weights of one model in one format.
+
+    `tensors` has the names of `Parameters.tensors`. In 16 and 8 bits, the token embedding is transposed.
+    """
 
     def __init__(self, parameters: Parameters, weight_format: WeightFormat = "float32") -> None:
         self.shape: ModelShape = parameters.shape
         self.format: WeightFormat = weight_format
+        self._shapes = {name: tensor.shape for name, tensor in parameters.tensors.items()}
         self.tensors: dict[str, StoredMatrix] = {
             name: tensor if name == WPE or tensor.ndim == 1 else _stored_parameter(name, tensor, weight_format)
             for name, tensor in parameters.tensors.items()
@@ -57,6 +61,23 @@ class StoredWeights:
         """Bytes of all tensors."""
         parts = (tensor if isinstance(tensor, tuple) else (tensor,) for tensor in self.tensors.values())
         return sum(array.nbytes for arrays in parts for array in arrays)
+
+    def plain(self, name: str) -> tuple[NDArray[Any], Array | None]:
+        """Return a tensor as it is stored, but row after row and in the shape of the parameter, and its scales.
+
+        Shape:
+            scales: (R, 1) or (1, C), to be multiplied by values (R, C); None if there are none.
+        """
+        source, shape = self.tensors[name], self._shapes[name]
+        panels, scales = source if isinstance(source, tuple) else (source, None)
+        if panels.shape == shape:
+            return panels, scales
+        transposed = name == WTE
+        outputs = shape[0 if transposed else 1]
+        values = panels.transpose(1, 0, 2).reshape(panels.shape[1], -1)[:, :outputs]
+        if scales is not None:
+            scales = scales[:outputs].reshape((-1, 1) if transposed else (1, -1))
+        return (values.T if transposed else values), scales
 
     def expanded(self) -> Parameters:
         """Return the stored values as float32, for evaluation."""

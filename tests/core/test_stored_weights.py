@@ -134,6 +134,16 @@ def test_columns_of_a_stored_matrix_are_its_values(weight_format):
     np.testing.assert_array_equal(columns_of(matrix, ids), expanded(matrix, 130)[:, ids].T)
 
 
+@pytest.mark.parametrize("weight_format", ["float32", *FORMATS])
+def test_plain_values_and_scales_are_those_of_the_expanded_model(weight_format):
+    weights = StoredWeights(initial_parameters(SHAPE, 0), weight_format)
+    for name, tensor in weights.expanded().tensors.items():
+        values, scales = weights.plain(name)
+        if values.dtype == np.uint16:
+            values = from_bfloat16(np.ascontiguousarray(values))
+        np.testing.assert_array_equal(values if scales is None else values * scales, tensor, err_msg=name)
+
+
 def test_float32_weights_are_not_copied():
     parameters = initial_parameters(SHAPE, 0)
     weights = StoredWeights(parameters)

@@ -62,10 +62,12 @@ function decoded({ dtype, shape, start: from, end }) {
     const bits = Uint32Array.from(new Uint16Array(bytes.buffer), (upper) => upper << 16);
     return new Float32Array(bits.buffer);
   }
-  const [rows, columns] = shape; // int8: a scale per row, then the values
-  const scales = new Float32Array(bytes.buffer, 0, rows);
-  const values = new Int8Array(bytes.buffer, 4 * rows);
-  return Float32Array.from(values, (value, i) => value * scales[Math.floor(i / columns)]);
+  const [rows, columns] = shape; // int8: a scale per row (I8R) or column (I8C), then the values
+  const byRow = dtype === "I8R";
+  const count = byRow ? rows : columns;
+  const scales = new Float32Array(bytes.buffer, 0, count);
+  const values = new Int8Array(bytes.buffer, 4 * count);
+  return Float32Array.from(values, (value, i) => value * scales[byRow ? Math.floor(i / columns) : i % columns]);
 }
 
 /** Context of the model, and the tokens in its cache. */
