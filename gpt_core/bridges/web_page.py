@@ -158,7 +158,7 @@ def check_exportable(bundle: ModelBundle) -> None:
             f"the model has {count:,} parameters, expected at most {MAX_PARAMETERS:,} in a page: a larger one is slow "
             "in a browser, and its file too large for a phone; use `gpt-tui export gguf`"
         )
-    name = bundle.settings.tokenizer
+    name = bundle.tokenizer.name
     if name not in TOKENIZERS:
         raise ExportError(
             f"the model has the tokenizer {name!r}, expected {' or '.join(TOKENIZERS)} in a page; "

@@ -21,6 +21,7 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.scores import EvalScores
 from gpt_core.model.stored_weights import StoredWeights
+from tests.bridges.samples import model, needs_tokenizers
 from tests.program import TEXT
 
 SMALL = Settings(
@@ -63,9 +64,9 @@ def test_text_of_users_is_escaped(tmp_path: Path) -> None:
     assert "trained on Märchen &lt;3.txt" in page
     assert "<3" not in page
     assert "</script><b>" not in page
-    model = re.search(r'id="model">(.*?)</script>', page)
-    assert model
-    assert json.loads(model[1])["prompt"] == SMALL.sample_prompt
+    found = re.search(r'id="model">(.*?)</script>', page)
+    assert found
+    assert json.loads(found[1])["prompt"] == SMALL.sample_prompt
 
 
 def test_the_page_says_what_the_model_is() -> None:
@@ -95,11 +96,10 @@ def test_a_model_that_is_too_large_is_refused_in_one_line(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_tokenizers
 def test_another_tokenizer_is_refused_in_one_line(tmp_path: Path) -> None:
-    bundle = small_bundle()
-    other = replace(bundle, settings=msgspec.structs.replace(bundle.settings, tokenizer="other"))
-    with pytest.raises(ExportError, match=r"^the model has the tokenizer 'other', expected pieces or ascii in a page"):
-        export_model(other, "html", tmp_path / "page.html")
+    with pytest.raises(ExportError, match=r"^the model has the tokenizer 'bpe', expected pieces or ascii in a page"):
+        export_model(model("bpe"), "html", tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,8 +10,10 @@ import base64
 import json
 import random
 import re
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.inference import Decoder
 from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.tokenizers import EOS
+from tests.bridges.samples import model
 from tests.chromium import chromium
 from tests.core.text_samples import LINES, PROSE, WORLD
 from tests.program import TEXT, TIMEOUT_S, run_program, tiny, write_texts
@@ -197,24 +200,26 @@ async def test_an_alternative_replaces_the_rest_of_the_text(trained: Path) -> No
         await set_sampling(page, GREEDY)
         await page.fill("#max_tokens", "12")
         await generated(page, "The cat")
-        await page.click("#tokens > span:nth-child(4)")
-        assert (await page.inner_text("#next-title")).startswith("Token 4 of ")
+        at = await page.evaluate("newTokens()[3]")
+        await page.click(f"#token-{at}")
+        assert (await page.inner_text("#next-title")) == "Token 4 of 12"
         before = await page.evaluate("tokens.map(({token}) => token)")
-        chosen = next(token for token in (await listed(page))[0] if token not in (before[3], EOS))
+        chosen = next(token for token in (await listed(page))[0] if token not in (before[at], EOS))
         await page.click(f"#candidates button[data-token='{chosen}']")
         await until(page, "!isReading")
         assert await page.inner_text("#next-title") == "Next token"
         after = await page.evaluate("tokens.map(({token}) => token)")
-        assert after == [*before[:3], chosen]
+        assert after == [*before[:at], chosen]
         await page.click("#continue")
         await finished(page)
         assert len(await text_of(page)) > len("The cat")
-        assert (await page.evaluate("tokens.map(({token}) => token)"))[:4] == after
+        assert (await page.evaluate("tokens.map(({token}) => token)"))[: at + 1] == after
 
 
 async def test_the_page_is_operated_by_keys_alone(trained: Path) -> None:
     async with opened(trained / "page.html") as page:
-        for name, value in (("prompt", "The hat"), ("temperature", "5"), ("top_p", "1"), ("max_tokens", "30")):
+        fields = {"prompt": "The hat", "temperature": "5", "top_p": "1", "max_tokens": "30", "seed": "4"}
+        for name, value in fields.items():
             await focus(page, name)
             await page.keyboard.press("Control+a")
             await page.keyboard.type(value)
@@ -223,18 +228,20 @@ async def test_the_page_is_operated_by_keys_alone(trained: Path) -> None:
         await until(page, "tokens.length > 0")
         assert (await finished(page)).startswith("The hat")
         await focus(page, "tokens")
+        second = await page.evaluate("newTokens()[1]")
         await page.keyboard.press("Home")
         await page.keyboard.press("ArrowRight")
         assert (await page.inner_text("#next-title")).startswith("Token 2 of ")
-        assert await page.get_attribute("#tokens", "aria-activedescendant") == "token-1"
-        for length in (2, 3):  # each time the second most probable token
-            await page.keyboard.press("2")
+        assert await page.get_attribute("#tokens", "aria-activedescendant") == f"token-{second}"
+        for length in (second + 1, second + 2):
+            rank = next(rank for rank, token in enumerate((await listed(page))[0], 1) if rank > 1 and token != EOS)
+            await page.keyboard.press(str(rank))
             await until(page, f"tokens.length === {length} && !isReading")
         await focus(page, "max_tokens")
         await page.keyboard.press("Control+a")
         await page.keyboard.type("1000000")
         await page.keyboard.press("Enter")
-        await until(page, "tokens.length > 3")
+        await until(page, f"tokens.length > {second + 2}")
         await page.keyboard.press("Escape")
         await finished(page)
         assert (await page.inner_text("#status")).endswith(("stopped", "end of text"))
@@ -270,12 +277,13 @@ async def test_labels_and_live_regions_describe_the_page(trained: Path) -> None:
     async with opened(trained / "page.html") as page:
         for label in ("Prompt", "Temperature", "Top-k", "Top-p", "Repetition penalty", "Max tokens", "Seed"):
             assert await page.get_by_label(label).count() == 1, label
+        await set_sampling(page, GREEDY)
         await page.get_by_label("Max tokens").fill("5")
         await page.get_by_role("button", name="Generate", exact=True).click()
         await finished(page)
         spoken = await page.inner_text("[aria-live=polite]")
         assert spoken.strip() == (await page.evaluate("byId('tokens').textContent")).strip()
-        assert "tokens · " in await page.get_by_role("status").inner_text()
+        assert "5 tokens · " in await page.get_by_role("status").inner_text()
         assert await page.get_by_role("option").count() == 5
 
 
@@ -298,6 +306,38 @@ async def test_an_incomplete_file_says_so(trained: Path, tmp_path: Path) -> None
             await page.wait_for_selector("#failure:not([hidden])")
             assert await page.inner_text("#failure") == "The file is incomplete. Copy or download it again."
             assert await page.get_attribute("#generate", "aria-disabled") == "true"
+
+
+async def test_a_page_from_a_slow_web_server_loads_while_it_arrives(tmp_path: Path) -> None:
+    page_file = export_model(model(d_model=256, hidden_size=1024), "html", tmp_path / "page.html").path
+    content = page_file.read_bytes()
+    is_released = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(content[: len(content) * 2 // 3])
+            is_released.wait(TIMEOUT_S)
+            self.wfile.write(content[len(content) * 2 // 3 :])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            async with chromium() as context:
+                page = await context.new_page()
+                await page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="commit")
+                await until(page, "0.3 < (document.querySelector('progress')?.value ?? 0)")
+                assert await page.get_attribute("#generate", "aria-disabled") == "true"
+                is_released.set()
+                await page.wait_for_selector("#candidates button")
+        finally:
+            is_released.set()
+            server.shutdown()
 
 
 @pytest.mark.parametrize("name", ["pieces", "ascii"])

@@ -320,6 +320,7 @@ async def export_to(bench: AppBench, key: str, name: str = "") -> None:
 async def test_e_exports_the_file_under_the_cursor_to_a_new_path(snapshot: Snapshot):
     save_model()
     async with tab((80, 24)) as bench:
+        await bench.until_seen("scores     not evaluated at this step")
         await bench.pilot.press("e")
         await bench.until_seen("Export best_model.safetensors, step 12,000")
         await bench.settled()
@@ -333,6 +334,9 @@ async def test_e_exports_the_file_under_the_cursor_to_a_new_path(snapshot: Snaps
         await export_to(bench, "h")
         await until_notified(bench, "best_model-step12000-hf")
         assert Path("best_model-step12000-hf", "model.safetensors").is_file()
+        await export_to(bench, "w")
+        await until_notified(bench, "best_model-step12000.html")
+        assert Path("best_model-step12000.html").is_file()
         await bench.until(lambda: pane(bench)._export is None)
 
 

@@ -85,7 +85,8 @@ const HANDLERS = {
     if (message.id !== requestId) return;
     if (phase === "generating") {
       const speed = message.tokensPerSecond ? `${message.tokensPerSecond.toFixed(1)} tokens per second · ` : "";
-      byId("status").textContent = `${count(tokens.length, "token")} · ${speed}seed ${seed} · ${REASONS[message.reason]}`;
+      const length = count(newTokens().length, "token");
+      byId("status").textContent = `${length} · ${speed}seed ${seed} · ${REASONS[message.reason]}`;
       speak("", true);
     }
     phase = "ready";
@@ -154,7 +155,7 @@ function choose(candidate) {
   }
   selected = -1;
   append({ token: candidate.token, bytes: candidate.added, probability: candidate.probability });
-  byId("status").textContent = count(tokens.length, "token");
+  byId("status").textContent = count(newTokens().length, "token");
   speak("", true);
   if (hasEnded) showPanel();
   else request(prompt, tokens, 0);
@@ -183,12 +184,23 @@ function append({ token, bytes, probability }) {
 function appendText(entry) {
   const element = document.createElement("span");
   element.textContent = entry.text;
+  element.hidden = !isNew(entry);
   element.id = `token-${tokens.length}`;
   element.setAttribute("role", "option");
   element.setAttribute("aria-selected", "false");
   byId("tokens").append(element);
   tokens.push(entry);
   speak(entry.text);
+}
+
+/** Return whether a token adds to the text: the first ones can spell only the end of the prompt. */
+function isNew({ bytes, text }) {
+  return bytes.length > 0 || text !== "";
+}
+
+/** Return the indices of the tokens that add to the text. */
+function newTokens() {
+  return [...tokens.keys()].filter((index) => isNew(tokens[index]));
 }
 
 /** Keep the first tokens of the text, and drop the others. */
@@ -241,7 +253,9 @@ function showPanel() {
     list.setAttribute("aria-activedescendant", `token-${selected}`);
   }
   const shown = selected >= 0 ? tokens[selected].next : next;
-  byId("next-title").textContent = selected >= 0 ? `Token ${selected + 1} of ${tokens.length}` : "Next token";
+  const shownTokens = newTokens();
+  byId("next-title").textContent =
+    selected >= 0 ? `Token ${shownTokens.indexOf(selected) + 1} of ${shownTokens.length}` : "Next token";
   byId("next-note").textContent = note();
   if (!shown) return;
   const taken = selected >= 0 ? tokens[selected].token : -1;
@@ -357,16 +371,18 @@ function onKey(event) {
 }
 
 function onTokenKey(event) {
-  const last = tokens.length - 1;
+  const indices = newTokens();
+  const at = indices.indexOf(selected); // -1 at the end of the text
+  const last = indices.length - 1;
   const target = {
-    ArrowLeft: selected < 0 ? last : Math.max(0, selected - 1),
-    ArrowRight: selected < 0 || selected === last ? -1 : selected + 1,
+    ArrowLeft: at < 0 ? last : Math.max(0, at - 1),
+    ArrowRight: at < 0 ? -1 : at + 1,
     Home: 0,
     End: last,
   }[event.key];
   if (target === undefined) return;
   event.preventDefault();
-  select(target);
+  select(indices[target] ?? -1);
 }
 
 byId("prompt").value = model.prompt;
