@@ -2,8 +2,12 @@
 
 Longest match at each position is what the library's WordPiece model does with an empty prefix, so a tokenizer of pieces
 is that model on the byte-level alphabet. WordPiece takes time that grows with the third power of the length of a word,
-so the text is split first, wherever no piece can cross: characters are of three kinds (letters, white space, others),
-and a boundary between two kinds that are not neighbours in any piece splits the text.
+so the text is split first:
+
+1. Wherever no piece can cross: characters are of three kinds (letters, white space, others), and a boundary between
+   two kinds that are not neighbours in any piece splits the text.
+2. What is still long, as in languages without spaces, is split by a pattern of all pieces, the longest at each
+   position first. The pattern alone would do, but it takes longer than WordPiece where words are short.
 
 Byte-pair encoding is written as GPT-2's own `tokenizer.json`.
 
@@ -17,7 +21,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from gpt_core.errors import ExportError
 from gpt_core.tokenizers import Tokenizer, byte_level
@@ -27,6 +31,12 @@ from gpt_core.tokenizers.protocol import SPECIAL_NAMES
 
 WORD_PIECE, BYTE_PAIRS = "WordPiece", "BPE"  # types of models
 MAX_WORD_CHARACTERS = 1 << 30
+
+LONG_WORD = 32  # characters
+FIRSTS_PER_GROUP = 32  # first characters of pieces that are tried one after the other
+
+_Trie: TypeAlias = "dict[str, _Trie]"
+_END = ""  # key of a node at which a piece ends
 
 # Kinds of characters (see `gpt_core.tokenizers.training`) in the syntax that Oniguruma, JavaScript and Python share.
 _SPACE = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -38,6 +48,7 @@ _OTHER = (
 _KINDS = {"letter": f"[^{_NO_LETTER}]", "space": f"[{_SPACE}]", "other": f"[{_OTHER}]"}
 _KIND_OF = {kind: re.compile(pattern) for kind, pattern in _KINDS.items()}
 
+_ANY = r"[\s\S]"
 _FOLDED_SPACE = r"[\u0009-\u000d\u0020]+"  # of the `ascii` tokenizer
 _FOLDED_SLICE = r"[\u0000-\u007f]{4}"
 _NOT_ASCII = r"[^\u0000-\u007f]"
@@ -73,7 +84,7 @@ def _longest_match_steps(tokenizer: PieceTokenizer) -> dict[str, Any]:
     """Return the steps from a text to ids for a tokenizer of pieces."""
     pieces = tokenizer.vocabulary[len(SPECIAL_NAMES) :]
     normalizer = None
-    splits = [_split(pattern) for pattern in boundary_patterns(pieces)]
+    splits = [_split(pattern) for pattern in (*boundary_patterns(pieces), long_word_pattern(pieces))]
     if isinstance(tokenizer, AsciiTokenizer):
         normalizer = {"type": "Sequence", "normalizers": [_removal(_NOT_ASCII), {"type": "Lowercase"}]}
         splits = [_split(_FOLDED_SPACE, "Removed"), _split(_FOLDED_SLICE)]
@@ -122,6 +133,36 @@ def boundary_patterns(pieces: Iterable[bytes]) -> list[str]:
         if (left, right) not in inside
     ]
     return ["|".join(crossed)] if crossed else []
+
+
+def long_word_pattern(pieces: Iterable[bytes]) -> str:
+    """Return the pattern that matches the next piece, else a character, while at least LONG_WORD characters follow."""
+    trie: _Trie = {}
+    for piece in pieces:
+        if len(piece) > 1:
+            node = trie
+            for character in piece.decode():
+                node = node.setdefault(character, {})
+            node[_END] = {}
+    firsts = sorted(trie)
+    parts = []
+    for group in (firsts[at : at + FIRSTS_PER_GROUP] for at in range(0, len(firsts), FIRSTS_PER_GROUP)):
+        alternatives = "|".join(_literal(first) + _rest_pattern(trie[first]) for first in group)
+        parts.append(f"(?=[{_literal(group[0])}-{_literal(group[-1])}])(?:{alternatives})")
+    choices = "|".join([*parts, _ANY])
+    return f"(?={_ANY}{{{LONG_WORD}}})(?:{choices})"
+
+
+def _rest_pattern(node: _Trie) -> str:
+    """Return the pattern of the ends of pieces below a node of their trie, the longest first; "" for none."""
+    parts = [_literal(character) + _rest_pattern(node[character]) for character in sorted(node.keys() - {_END})]
+    if not parts:
+        return ""
+    return f"(?:{'|'.join(parts)}){'?' if _END in node else ''}"
+
+
+def _literal(character: str) -> str:
+    return character if character.isalnum() or not character.isascii() else f"\\u{ord(character):04x}"
 
 
 def _kinds(text: str) -> list[str]:

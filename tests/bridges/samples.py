@@ -55,7 +55,11 @@ def texts() -> dict[str, str]:
         "other scripts": MORE,
         "special names": "<bos> <eos><pad> <unk> [UNK] <|endoftext|> <0x0A> [EMPTY_0] ▁ Ġthe Ċ",
         "random": "".join(chosen.choice(alphabet) for _ in range(4000)),
-        "long words": "x" * 700 + "=" * 700 + " " * 700 + "学" * 200,
+        "long words": "x" * 700
+        + "=" * 700
+        + " " * 700
+        + "学" * 200
+        + "".join(chosen.choices(CHINESE + "ACGT", k=3000)),
         "empty": "",
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from gpt_core import files
 from gpt_core.api import Model
 from gpt_core.bridges import gguf_export, gguf_model, hf_export, self_check, web_page
 from gpt_core.bridges.export import FORMATS, export_model
-from gpt_core.bridges.hf_tokenizer import JsonTokenizer, boundary_patterns, tokenizer_json
+from gpt_core.bridges.hf_tokenizer import LONG_WORD, JsonTokenizer, boundary_patterns, long_word_pattern, tokenizer_json
 from gpt_core.errors import ConfigError, ExportError, GptError, SaveError
 from gpt_core.formats import gguf, safetensors
+from gpt_core.tokenizers.pieces import PieceTokenizer
 from tests.bridges.samples import model, needs_tokenizers, texts
 
 FORMAT_NAMES = ("hf", "gguf", "html")
@@ -236,6 +238,15 @@ def test_a_text_is_split_only_where_no_piece_crosses() -> None:
     assert boundary_patterns([]) != boundary_patterns([b"a "]) != boundary_patterns([b"a ", b" a"])
     every = ["a ", " a", "a.", ".a", " .", ". "]
     assert boundary_patterns([piece.encode() for piece in every]) == []
+
+
+def test_a_long_word_is_split_into_its_pieces() -> None:
+    own = PieceTokenizer([b"abc", b"ab", "日本".encode(), "日本語學".encode(), "é".encode(), b"-]"], 300)
+    pattern = re.compile(long_word_pattern(own.vocabulary[260:]))
+    text = "abcabdab日本語日本語學é-]]\\" + "z" * LONG_WORD
+    split = [part for part in re.split(f"({pattern.pattern})", text) if part]
+    assert split == ["abc", "ab", "d", "ab", "日本", "語", "日本語學", "é", "-]", "]", "\\", "z", "z" * (LONG_WORD - 1)]
+    assert [part for part in re.split(f"({pattern.pattern})", text[: LONG_WORD - 1]) if part] == [text[: LONG_WORD - 1]]
 
 
 def test_token_texts_are_unique_printable_and_reversible() -> None:
