@@ -69,6 +69,7 @@ def tokenizer_config(tokenizer_file: dict[str, Any], tokenizer: Tokenizer, seq_l
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": seq_len,
+        "model_input_names": ["input_ids", "attention_mask"],  # GPT-2 adds embeddings of token_type_ids, if it gets any
         "bos_token": special[tokenizer.BOS],
         "eos_token": special[tokenizer.EOS],
         "unk_token": special[tokenizer.UNK],

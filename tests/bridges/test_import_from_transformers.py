@@ -110,6 +110,19 @@ def test_greedy_text_equals_that_of_transformers(tmp_path: Path) -> None:
         assert text.rstrip("\ufffd") == expected.rstrip("\ufffd")
 
 
+def test_an_imported_folder_that_is_exported_again_is_the_same_model_in_transformers(tmp_path: Path) -> None:
+    first = saved(tmp_path / "gpt2", **CONFIGS["odd"])
+    imported(tmp_path / "gpt2").export("hf", tmp_path / "again")
+    second = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    weights = first.state_dict()
+    assert weights.keys() == second.state_dict().keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in second.state_dict().items())
+    before, after = (transformers.AutoTokenizer.from_pretrained(tmp_path / name) for name in ("gpt2", "again"))
+    for text in TEXTS.values():
+        assert after(text).input_ids == before(text).input_ids
+    assert (after.bos_token, after.eos_token, len(after)) == (before.bos_token, before.eos_token, len(before))
+
+
 @pytest.mark.parametrize("name", ["Llama", "GPTNeoX"])
 def test_models_of_other_architectures_are_refused(name: str, tmp_path: Path) -> None:
     sizes = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -54,6 +54,7 @@ def test_ids_are_equal(name: str, folder: tuple[str, Path], tokenizer: Any) -> N
     own = model(folder[0]).tokenizer
     ids = own.encode(texts()[name].encode()).tolist()
     assert tokenizer(texts()[name], add_special_tokens=False)["input_ids"] == ids
+    assert set(tokenizer(texts()[name])) == {"input_ids", "attention_mask"}
     opening = [own.BOS] if own.adds_bos else []
     assert tokenizer(texts()[name])["input_ids"] == [*opening, *ids]
     assert tokenizer.decode(ids) == own.decode(ids).decode()
