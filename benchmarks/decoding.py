@@ -1,9 +1,12 @@
-"""Prompt processing and decoding with a KV cache, compared with PyTorch and with the limits of the hardware.
+"""Prompt processing and decoding with a KV cache, compared with PyTorch, llama.cpp and the limits of the hardware.
 
-    python benchmarks/decoding.py --preset mini --peer-python /path/to/a/python/with/torch
+    python benchmarks/decoding.py --preset mini [--weights float32|bfloat16|int8]
+                                  [--peer-python /path/to/a/python/with/torch]
+                                  [--llama-python /path/to/a/python/with/llama_cpp]
 
-The two programs run in turn, round after round; the figures are medians of the rounds' medians, and the shares are of
-the read bandwidth and of the SGEMM rate that were measured in the same process.
+The programs run in turn, round after round; the figures are medians of the rounds' medians, and the shares are of the
+read bandwidth and of the SGEMM rate that were measured in the same process. PyTorch computes in float32; llama.cpp
+reads the same random weights from a GGUF file of the corresponding type (F32, BF16 or Q8_0).
 """
 
 from __future__ import annotations
@@ -13,15 +16,25 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import msgspec
+
 from gpt_core.bench.benchmark import decoded_tokens, prompt_tokens
+from gpt_core.bench.hardware import processor_name
+from gpt_core.bridges import gguf_export
 from gpt_core.config.presets import PRESETS, preset
-from gpt_core.config.settings import ModelShape
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import available_cores
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.stored_weights import WEIGHT_FORMATS
+from gpt_core.progress import ignore_progress
+from gpt_core.tokenizers.pieces import PieceTokenizer
 
 HERE = Path(__file__).parent
+GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}
 
 
 def run(python: str, program: str, options: dict[str, int], *more: str) -> dict:
@@ -37,24 +50,40 @@ def medians(rounds: list[dict]) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in rounds) for name in numbers}
 
 
-def measured(shape: ModelShape, rounds: int, threads: int, peer_python: str, weights: str) -> dict:
-    """Run both programs in turn; skip PyTorch if no Python is given for it."""
+def write_gguf(shape: ModelShape, weights: str, path: Path) -> None:
+    """Write a model of this shape with random weights, and with a tokenizer of the shipped text."""
+    text = (HERE.parent / "data" / "raw" / "train.en").read_bytes()
+    tokenizer = PieceTokenizer.train([text], shape.vocab_size)
+    settings = msgspec.structs.replace(Settings(), **msgspec.structs.asdict(shape))
+    bundle = ModelBundle(settings, initial_parameters(shape, 0), tokenizer)
+    gguf_export.write_model(bundle, path, GGUF_TYPES[weights], ignore_progress)
+
+
+def measured(shape: ModelShape, rounds: int, threads: int, weights: str, torch_python: str, llama_python: str) -> dict:
+    """Run the programs in turn; skip those for which no Python is given."""
     sizes = {name: getattr(shape, name) for name in shape.__struct_fields__} | {"threads": threads}
     lengths = {"prompt": prompt_tokens(shape), "decoded": decoded_tokens(shape)}
-    own: list[dict] = []
-    peer: list[dict] = []
-    for number in range(rounds):
-        own.append(run(sys.executable, "own_decoding.py", sizes, "--weights", weights))
-        if peer_python:
-            peer.append(run(peer_python, "pytorch_decoding.py", sizes | lengths))
-        print(f"round {number + 1} of {rounds} done", file=sys.stderr)
-    result = {**lengths, "threads": threads, "level": own[0]["level"], "own": medians(own)}
-    if peer:
-        result |= {"torch": peer[0]["torch"], "peer": medians(peer)}
-        result |= {
-            f"{what}_speedup": result["peer"][f"{what}_s"] / result["own"][f"{what}_s"] for what in ("prompt", "token")
-        }
-    return result
+    runs: dict[str, list[dict]] = {"own": [], "torch": [], "llama": []}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.gguf")
+        if llama_python:
+            write_gguf(shape, weights, file)
+        llama_sizes = lengths | {"vocab_size": shape.vocab_size, "threads": threads}
+        for number in range(rounds):
+            runs["own"].append(run(sys.executable, "own_decoding.py", sizes, "--weights", weights))
+            if torch_python:
+                runs["torch"].append(run(torch_python, "pytorch_decoding.py", sizes | lengths))
+            if llama_python:
+                runs["llama"].append(run(llama_python, "llama_decoding.py", llama_sizes, "--model", str(file)))
+            print(f"round {number + 1} of {rounds} done", file=sys.stderr)
+    result: dict = {**lengths, "threads": threads, "level": runs["own"][0]["level"], "processor": processor_name()}
+    result |= {name: medians(found) for name, found in runs.items() if found}
+    names = {"own": f"gpt-tui {weights}"}
+    if torch_python:
+        names["torch"] = f"PyTorch {runs['torch'][0]['torch']} float32"
+    if llama_python:
+        names["llama"] = f"llama.cpp {runs['llama'][0]['version']} {GGUF_TYPES[weights]}"
+    return result | {"names": names}
 
 
 def main() -> None:
@@ -62,28 +91,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=[*PRESETS], default="mini")
     parser.add_argument("--peer-python", default="", help="a Python that has torch (default: without the peer)")
+    parser.add_argument("--llama-python", default="", help="a Python that has llama_cpp (default: without llama.cpp)")
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="float32", help="format of this project's weights")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     result = measured(
-        preset(options.preset).shape, options.rounds, options.threads, options.peer_python, options.weights
-    )
+        preset(options.preset).shape, options.rounds, options.threads, options.weights, options.peer_python,
+        options.llama_python,
+    )  # fmt: skip
     if options.json:
-        print(json.dumps({"preset": options.preset, **result}))
+        print(json.dumps({"preset": options.preset, "weights": options.weights, **result}))
         return
-    print(f"{options.preset}: a prompt of {result['prompt']} tokens, then {result['decoded']} decoded one by one, "
-          f"{options.threads} threads")  # fmt: skip
-    for name, which in (("gpt-tui", "own"), (f"PyTorch {result.get('torch')}", "peer")):
-        if which in result:
-            figures = result[which]
-            print(f"{name:20} decoding {1 / figures['token_s']:>9,.1f} tokens/s   "
-                  f"prompt {result['prompt'] / figures['prompt_s']:>9,.0f} tokens/s")  # fmt: skip
-    if "peer" in result:
-        print(
-            f"{'ratio':20} decoding {result['token_speedup']:>9.2f}            prompt {result['prompt_speedup']:>9.2f}"
-        )
+    print(f"{result['processor']}, kernels for {result['level']}; {options.preset}: a prompt of {result['prompt']} "
+          f"tokens, then {result['decoded']} decoded one by one, {options.threads} threads")  # fmt: skip
+    for which, name in result["names"].items():
+        rates = [
+            f"{what} {count / result[which][key]:>7,.1f} tokens/s (ratio {result[which][key] / result['own'][key]:.2f})"
+            for what, count, key in (("decoding", 1, "token_s"), ("prompt", result["prompt"], "prompt_s"))
+        ]
+        print(f"{name:28} {'   '.join(rates)}")
     own = result["own"]
     print(f"decoding: {own['read_share']:.0%} of the read bandwidth, {own['read_gb_per_s']:.1f} GB/s; "
           f"prompt: {own['sgemm_share']:.0%} of the SGEMM rate, {own['sgemm_gflop_per_s']:.0f} GFLOP/s")  # fmt: skip
