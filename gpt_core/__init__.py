@@ -13,6 +13,7 @@
         print(piece, end="", flush=True)
     print(model.evaluate("eval.txt").bits_per_byte)
     print(model.tokenizer.encode(b"It was"), model.logits([1, 5, 9]).shape)
+    print(model.token_losses("It was").losses)  # nats per token; gpt_core.interpret looks further inside
     model.export("hf", "my-model")          # or "gguf", "my-model.gguf"
 
     gpt2 = gpt_core.load(gpt_core.import_model("gpt2"))  # a folder that transformers wrote

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,9 +23,10 @@ from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked, parsed
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.training_state import TrainingState
-from gpt_core.generation.generator import Generator
+from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.home import expand_home
+from gpt_core.interpret.predictions import token_losses
 from gpt_core.kernels import compute_threads
 from gpt_core.kernels import threads as kernel_threads
 from gpt_core.model.bundle import ModelBundle
@@ -252,6 +254,19 @@ class TrainingResult:
         return self.metrics.get("eval_loss")
 
 
+class TokenLosses(NamedTuple):
+    """Losses of the tokens of a text.
+
+    Attributes:
+        ids: Ids of the tokens (N,). With a tokenizer that adds no `<bos>`, the first token has no loss and is left out.
+        losses: Loss of each in nats (N,): -ln of its probability after the tokens before it. `loss / ln(2)` is its
+            surprise in bits.
+    """
+
+    ids: NDArray[np.int32]
+    losses: NDArray[np.float32]
+
+
 class Model:
     """A trained model with its tokenizer. Use it from one thread at a time.
 
@@ -421,6 +436,22 @@ class Model:
             raise ValueError(f"ids: got {tokens.min()} to {tokens.max()}, expected 0 to {vocab_size - 1}")
         logits: NDArray[np.float32] = self._model().logits(tokens[None].astype(np.int32))[0]
         return logits
+
+    def token_losses(self, text: str) -> TokenLosses:
+        """Return how well the model predicts each token of a text.
+
+        A text longer than the context is cut as `evaluate` cuts it: each token is predicted from at most `seq_len`
+        tokens before it. `gpt_core.interpret` has more functions of this kind.
+
+        Args:
+            text: Text, as one document without its end.
+        """
+        tokenizer, T = self.tokenizer, self.settings.seq_len
+        opening = [tokenizer.BOS] if tokenizer.adds_bos else []
+        ids = np.array([*opening, *tokenizer.encode(prompt_bytes(text)).tolist()], np.int32)
+        windows = [ids[None, first : first + T + 1] for first in range(0, len(ids) - 1, T)]
+        losses = [token_losses(self._model(), window)[0] for window in windows]
+        return TokenLosses(ids[1:], np.concatenate([np.empty(0, np.float32), *losses]))
 
     def _model(self) -> GPT:
         if self._gpt is None:

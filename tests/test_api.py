@@ -237,6 +237,24 @@ def test_logits_give_the_loss_that_evaluation_reports(model: gpt_core.Model, tmp
     assert model.evaluate(tmp_path / "short.txt").loss == pytest.approx(loss, rel=1e-5)
 
 
+def test_token_losses_of_a_text_longer_than_the_context_add_up_to_what_evaluation_reports(
+    model: gpt_core.Model, tmp_path: Path
+) -> None:
+    text = "It was kind, and she walked to the gate. He had said very little, but the rain came early. " * 2
+    (tmp_path / "long.txt").write_text(text)
+    tokenizer, T = model.tokenizer, model.settings.seq_len
+    ids = [tokenizer.BOS, *tokenizer.encode(text.encode()).tolist()]
+    assert len(ids) > 2 * T
+    found = model.token_losses(text)
+    assert found.ids.tolist() == ids[1:]
+    assert found.losses.shape == found.ids.shape
+    logits = model.logits(ids[(len(ids) - 1) // T * T :])[-1].astype(np.float64)
+    of_eos = np.log(np.exp(logits).sum()) - logits[tokenizer.EOS]
+    evaluated = model.evaluate(tmp_path / "long.txt")
+    assert found.losses.sum() + of_eos == pytest.approx(evaluated.loss * evaluated.tokens, rel=1e-5)
+    assert [array.size for array in model.token_losses("")] == [0, 0]
+
+
 def test_a_run_and_an_evaluation_accept_several_texts_of_several_kinds(tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -93,12 +94,42 @@ class GPT:
         Raises:
             ValueError: The tokens do not fit the model.
         """
-        self._check(tokens)
-        self._allocate(tokens)
+        x = self.forward(tokens)
         logits = np.empty((tokens.size, self.shape.vocab_size), dtype=np.float32)
-        for rows, slice_logits in self.transformer.head.logits_by_slice(self.transformer.forward(tokens)):
+        for rows, slice_logits in self.transformer.head.logits_by_slice(x):
             logits[rows] = slice_logits
         return logits.reshape(*tokens.shape, self.shape.vocab_size)
+
+    def forward(self, tokens: Ids) -> Array:
+        """Run forward up to the head, whose input (N, C) is returned and valid until the next call.
+
+        Raises:
+            ValueError: The tokens do not fit the model.
+        """
+        self._check(tokens)
+        self._allocate(tokens)
+        return self.transformer.forward(tokens)
+
+    def logits_of_residual(self, residual: Array) -> Iterator[tuple[slice, Array]]:
+        """Yield (rows, logits of these rows) of a residual stream: final norm and head applied to it.
+
+        Every slice uses the same buffer.
+
+        Args:
+            residual: Residual stream (N, C) of any layer, for the batch shape of the last call.
+        """
+        return self.transformer.head.logits_by_slice(self.transformer.ln_f.forward(residual))
+
+    @property
+    def batch(self) -> BatchShape:
+        """Shape of the last batch, whose activations the layers hold.
+
+        Raises:
+            ValueError: There was none.
+        """
+        if self._size is None:
+            raise ValueError("tokens: got none, and the model has not run before; pass token ids (B, T)")
+        return self._size
 
     def _check(self, tokens: Ids, targets: Ids | None = None, gradients: Parameters | None = None) -> None:
         """Raise ValueError for arrays that do not fit together."""

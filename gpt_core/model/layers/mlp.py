@@ -48,17 +48,19 @@ class MLP(Layer):
         """Write residual + MLP(x) to `y`; all (N, C)."""
         # hidden = x W_fc + b_fc
         self.c_fc.forward(self.hidden, x)
+        # y = GELU(hidden) W_proj + b_proj + residual
+        self.c_proj.forward(y, self.activated(), residual)
+
+    def activated(self) -> Array:
+        """Return GELU of the hidden units (N, F), which is valid until another MLP runs."""
         # gelu_out = GELU(hidden)
         gelu.forward(self.gelu_out, self.hidden)
-        # y = gelu_out W_proj + b_proj + residual
-        self.c_proj.forward(y, self.gelu_out, residual)
+        return self.gelu_out
 
     def backward(self, d_y: Array, x: Array, gradients: Tensors) -> Array:
         """Return the gradient of `x` for the gradient `d_y` of the output; add those of the parameters."""
-        # gelu_out = GELU(hidden), again: it was not saved
-        gelu.forward(self.gelu_out, self.hidden)
-        # d_gelu_out = d_y W_projᵀ
-        self.c_proj.backward(self.d_hidden, d_y, self.gelu_out, gradients)
+        # d_gelu_out = d_y W_projᵀ, with gelu_out computed again: it was not saved
+        self.c_proj.backward(self.d_hidden, d_y, self.activated(), gradients)
         # d_hidden = d_gelu_out * GELU'(hidden)
         gelu.backward(self.d_hidden, self.d_hidden, self.hidden)
         # d_x = d_hidden W_fcᵀ

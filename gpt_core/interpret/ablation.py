@@ -1,0 +1,189 @@
+"""Ablation: the model without some of its heads, MLPs or blocks.
+
+What a part adds to the residual stream is linear in the rows of a projection, so removing it is a change of weights:
+rows of `c_proj.weight` and, for all of a layer's attention or MLP, of its bias. The changed weights are an ordinary
+model, which can be evaluated and can generate text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from gpt_core.config.settings import ModelShape
+from gpt_core.interpret.activations import run
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.gpt import GPT
+from gpt_core.model.layers.layer import Ids
+from gpt_core.model.parameters import Parameters
+
+PartKind = Literal["head", "attn", "mlp", "block"]
+AblationKind = Literal["zero", "mean"]
+
+
+class Part(NamedTuple):
+    """Part of a model that can be ablated.
+
+    Attributes:
+        kind: One attention head, all attention, the MLP, or both of a block.
+        layer: Number of the block.
+        head: Number of the head; -1 for other kinds.
+    """
+
+    kind: PartKind
+    layer: int
+    head: int = -1
+
+    @property
+    def name(self) -> str:
+        """Name in the style of parameters: `h.0.attn.head.2`, `h.0.attn`, `h.0.mlp` or `h.0`."""
+        ends = {"head": f".attn.head.{self.head}", "attn": ".attn", "mlp": ".mlp", "block": ""}
+        return f"h.{self.layer}{ends[self.kind]}"
+
+
+class MeanOutputs(NamedTuple):
+    """Mean inputs of the two projections of each block over the tokens of a batch.
+
+    Attributes:
+        heads: Outputs of all heads side by side (L, C).
+        hidden: Hidden units after GELU (L, F).
+    """
+
+    heads: Array
+    hidden: Array
+
+
+class Ablation(NamedTuple):
+    """Effect of ablating one part.
+
+    Attributes:
+        part: The part.
+        loss: Mean loss without it, in nats per token.
+        change: Difference to the loss of the intact model; above 0 if the part is of use.
+    """
+
+    part: Part
+    loss: float
+    change: float
+
+
+def all_parts(shape: ModelShape) -> list[Part]:
+    """Return every head, MLP and block of a model, layer by layer."""
+    return [
+        part
+        for layer in range(shape.layers)
+        for part in (
+            *(Part("head", layer, head) for head in range(shape.num_heads)), Part("mlp", layer), Part("block", layer),
+        )
+    ]  # fmt: skip
+
+
+def mean_outputs(model: GPT, tokens: Ids) -> MeanOutputs:
+    """Return the means over a batch that `ablate` puts in the place of a part.
+
+    Args:
+        model: The intact model. Its buffers are overwritten.
+        tokens: Ids (B, T), such as some thousand tokens of the eval text.
+
+    Raises:
+        ValueError: The tokens do not fit the model.
+    """
+    run(model, tokens)
+    blocks = model.transformer.blocks
+    return MeanOutputs(
+        np.stack([block.attn.attn_out.mean(axis=0) for block in blocks]),
+        np.stack([block.mlp.activated().mean(axis=0) for block in blocks]),
+    )
+
+
+def ablate(parameters: Parameters, parts: Iterable[Part], means: MeanOutputs | None = None) -> Parameters:
+    """Return a copy of the weights without the output of some parts.
+
+    Zero ablation sets what a part adds to the residual stream to 0 (Michel et al. 2019, "Are Sixteen Heads Really
+    Better than One?"): y = sum of z_h W_h over the heads that remain, plus the bias, which belongs to all of them.
+    Without all attention or the MLP of a block, the bias is 0, too. Mean ablation replaces it by its mean over a batch
+    (Wang et al. 2022, "Interpretability in the Wild"): mean(z_h) W_h is added to the bias.
+
+    Args:
+        parameters: The weights, which are not changed.
+        parts: Parts to ablate.
+        means: Result of `mean_outputs` for mean ablation; None for zero ablation.
+
+    Raises:
+        ValueError: The model has no such part.
+    """
+    changed = parameters.copy()
+    for part in parts:
+        _remove(changed, part, means)
+    return changed
+
+
+def ablations(
+    model: GPT, tokens: Ids, targets: Ids, parts: Sequence[Part] | None = None, kind: AblationKind = "zero"
+) -> Iterator[Ablation]:
+    """Yield the effect of each part alone on the loss of a batch, one forward pass per part.
+
+    Args:
+        model: The model. Its weights are copied once, its buffers are overwritten.
+        tokens: Ids (B, T).
+        targets: Ids (B, T) that follow each token; -1 for none.
+        parts: Parts to ablate one after another; None for `all_parts`.
+        kind: Zero or mean ablation (see `ablate`); means are taken over `tokens`.
+
+    Raises:
+        ValueError: The arrays do not fit the model, no token has a target, or the model has no such part.
+    """
+    intact = _mean_loss(model, tokens, targets)
+    means = mean_outputs(model, tokens) if kind == "mean" else None
+    working = GPT(model.parameters.copy(), model.products)
+    for part in all_parts(model.shape) if parts is None else parts:
+        _remove(working.parameters, part, means)
+        loss = _mean_loss(working, tokens, targets)
+        for name in _changed_names(part):
+            np.copyto(working.parameters[name], model.parameters[name])
+        yield Ablation(part, loss, loss - intact)
+
+
+def _mean_loss(model: GPT, tokens: Ids, targets: Ids) -> float:
+    """Return the mean loss over the targets. Raises ValueError if there is none."""
+    sums = model.evaluate(tokens, targets)
+    if not sums.targets:
+        raise ValueError("targets: got none, expected at least one id that is not -1")
+    return sums.loss_sum / sums.targets
+
+
+def _changed_names(part: Part) -> list[str]:
+    """Return the names of the tensors that ablating a part changes."""
+    layers = {"head": ("attn",), "attn": ("attn",), "mlp": ("mlp",), "block": ("attn", "mlp")}[part.kind]
+    return [f"h.{part.layer}.{layer}.c_proj.{kind}" for layer in layers for kind in ("weight", "bias")]
+
+
+def _remove(parameters: Parameters, part: Part, means: MeanOutputs | None) -> None:
+    """Set the output of a part to 0, or to its mean, in these weights. Raises ValueError for an unknown part."""
+    shape = parameters.shape
+    if not 0 <= part.layer < shape.layers or (part.kind == "head" and not 0 <= part.head < shape.num_heads):
+        raise ValueError(f"part: got {part.name}, expected layers 0 to {shape.layers - 1} and heads 0 to "
+                         f"{shape.num_heads - 1}")  # fmt: skip
+    prefix, D = f"h.{part.layer}", shape.head_size
+    if part.kind == "head":
+        rows = slice(part.head * D, (part.head + 1) * D)
+        weight, bias = parameters[f"{prefix}.attn.c_proj.weight"], parameters[f"{prefix}.attn.c_proj.bias"]
+        if means is not None:
+            bias += means.heads[part.layer, rows] @ weight[rows]
+        weight[rows] = 0.0
+    if part.kind in ("attn", "block"):
+        _remove_projection(parameters, f"{prefix}.attn.c_proj", None if means is None else means.heads[part.layer])
+    if part.kind in ("mlp", "block"):
+        _remove_projection(parameters, f"{prefix}.mlp.c_proj", None if means is None else means.hidden[part.layer])
+
+
+def _remove_projection(parameters: Parameters, name: str, mean: Array | None) -> None:
+    """Make the output of a projection 0 for any input, or what it is for the mean input."""
+    weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
+    if mean is None:
+        bias.fill(0.0)
+    else:
+        bias += mean @ weight
+    weight.fill(0.0)

@@ -1,0 +1,198 @@
+"""Activations of a forward pass by name, and attention probabilities.
+
+The layers keep what the backward pass needs (`gpt_core.model.layers`), so most activations are read from their buffers.
+Attention probabilities, norm outputs and GELU outputs are not stored by any pass; they are computed from the buffers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt_core.config.settings import ModelShape
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.gpt import GPT
+from gpt_core.model.layers.attention import CausalSelfAttention
+from gpt_core.model.layers.block import Block
+from gpt_core.model.layers.layer import Ids
+from gpt_core.model.layers.linear import Linear
+
+Trace = dict[str, Array]
+"""Activations by name, in the order of the forward pass."""
+
+EMBEDDING, FINAL_NORM, LOGITS = "embedding", "ln_f", "logits"
+PROBABILITIES = "attn.probabilities"
+BLOCK_ACTIVATIONS = (
+    "ln_1", "attn.q", "attn.k", "attn.v", PROBABILITIES, "attn.heads", "attn.out", "resid_mid",
+    "ln_2", "mlp.hidden", "mlp.gelu", "mlp.out", "out",
+)  # fmt: skip
+
+
+def activation_names(shape: ModelShape) -> list[str]:
+    """Return the names of all activations of a model, in the order of the forward pass; see `trace`."""
+    blocks = [f"h.{layer}.{name}" for layer in range(shape.layers) for name in BLOCK_ACTIVATIONS]
+    return [EMBEDDING, *blocks, FINAL_NORM, LOGITS]
+
+
+def trace(model: GPT, tokens: Ids | None = None, names: Collection[str] | None = None) -> Trace:
+    """Return activations of a forward pass by name, as copies.
+
+    The stages are those of GPT-2 (Radford et al. 2019); `h.0` is the first block:
+
+        embedding                (B, T, C)     wte[token] + wpe[position]
+        h.0.ln_1                 (B, T, C)     layer norm of the block's input
+        h.0.attn.q, .k, .v       (B, H, T, D)  queries, keys and values of each head
+        h.0.attn.probabilities   (B, H, T, T)  softmax(q kᵀ / sqrt(D)): query by key, 0 for later keys
+        h.0.attn.heads           (B, T, C)     probabilities times v, all heads side by side
+        h.0.attn.out             (B, T, C)     output projection of it, which is added to the block's input
+        h.0.resid_mid            (B, T, C)     that sum
+        h.0.ln_2                 (B, T, C)     layer norm of it
+        h.0.mlp.hidden, .gelu    (B, T, F)     hidden units before and after GELU
+        h.0.mlp.out              (B, T, C)     output projection of them, which is added to resid_mid
+        h.0.out                  (B, T, C)     that sum, the input of the next block
+        ln_f                     (B, T, C)     final norm
+        logits                   (B, T, V)     ln_f times wteᵀ
+
+    Args:
+        model: The model. Its buffers are overwritten.
+        tokens: Ids (B, T). None reads the buffers that the model's last batch left, without a forward pass; call it
+            before the weights change.
+        names: Names to return; None for all. The probabilities of all heads are the largest arrays.
+
+    Raises:
+        ValueError: The tokens do not fit the model, a name is unknown, or there is no last batch.
+    """
+    known = activation_names(model.shape)
+    if unknown := sorted(set(names or ()) - set(known)):
+        raise ValueError(f"names: got {unknown[0]!r}, expected names such as {known[0]!r} and {known[1]!r}")
+    run(model, tokens)
+    return {name: _activation(model, name) for name in known if names is None or name in names}
+
+
+def attention(model: GPT, tokens: Ids | None = None, layers: Sequence[int] | None = None) -> Array:
+    """Return the attention probabilities (L, B, H, T, T), query by key.
+
+    P = softmax(q kᵀ / sqrt(D)) over the keys up to the query's position (Vaswani et al. 2017). Each row sums to 1.
+
+    Args:
+        model: The model. Its buffers are overwritten.
+        tokens: Ids (B, T); None for the model's last batch, without a forward pass.
+        layers: Layers to return, L of them; None for all.
+
+    Raises:
+        ValueError: The tokens do not fit the model, or there is no last batch.
+        IndexError: There is no such layer.
+    """
+    run(model, tokens)
+    blocks = model.transformer.blocks
+    chosen = range(len(blocks)) if layers is None else layers
+    return np.stack([attention_probabilities(blocks[layer].attn, model.shape) for layer in chosen])
+
+
+def run(model: GPT, tokens: Ids | None) -> None:
+    """Run the model up to its head; without tokens, check that its buffers hold a batch. Raises ValueError."""
+    if tokens is None:
+        _ = model.batch  # raises ValueError
+    else:
+        model.forward(tokens)
+
+
+def attention_probabilities(layer: CausalSelfAttention, shape: ModelShape) -> Array:
+    """Return the probabilities (B, H, T, T) of a layer, from the queries and keys of its last pass.
+
+    They are computed in float32, whatever the number format of the kernels.
+    """
+    q, k = by_head(layer.q, shape), by_head(layer.k, shape)
+    scores: Array = q @ k.swapaxes(-1, -2)
+    scores *= np.float32(1.0 / math.sqrt(shape.head_size))
+    scores[..., np.triu(np.ones(scores.shape[-2:], dtype=bool), 1)] = -np.inf
+    return _softmax_in_place(scores)
+
+
+def by_head(x: Array, shape: ModelShape) -> Array:
+    """Return channels (B, T, C) as heads (B, H, T, D); a view."""
+    B, T, _ = x.shape
+    return x.reshape(B, T, shape.num_heads, shape.head_size).transpose(0, 2, 1, 3)
+
+
+class ResidualPlace(NamedTuple):
+    """Place of the residual stream.
+
+    Attributes:
+        name: Name of the activation, as in `trace`.
+        values: The stream there (N, C), as the layers hold it.
+    """
+
+    name: str
+    values: Array
+
+
+def residual_places(model: GPT) -> list[ResidualPlace]:
+    """Return the residual stream at all places, 1 + 2 L of them: embedding, then after each attention and each MLP."""
+    places = [ResidualPlace(EMBEDDING, model.transformer.embedding.out)]
+    for layer, block in enumerate(model.transformer.blocks):
+        places += [ResidualPlace(f"h.{layer}.resid_mid", block.resid_mid), ResidualPlace(f"h.{layer}.out", block.out)]
+    return places
+
+
+def _softmax_in_place(scores: Array) -> Array:
+    """Replace scores by their softmax over the last axis; the maximum is subtracted, so that exp cannot overflow."""
+    scores -= scores.max(axis=-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=-1, keepdims=True)
+    return scores
+
+
+def _activation(model: GPT, name: str) -> Array:
+    """Return one activation of the last batch, as a copy."""
+    transformer, (B, T, _) = model.transformer, model.batch
+    stream = [transformer.embedding.out, *(block.out for block in transformer.blocks)]  # (N, C), inputs of the blocks
+    if name.startswith("h."):
+        layer, _, part = name.removeprefix("h.").partition(".")
+        number = int(layer)
+        found = _block_activation(transformer.blocks[number], stream[number], part, model.shape)
+    elif name == LOGITS:
+        found = np.empty((B * T, model.shape.vocab_size), dtype=np.float32)
+        for rows, logits in model.logits_of_residual(stream[-1]):
+            found[rows] = logits
+    else:
+        found = transformer.ln_f.forward(stream[-1]) if name == FINAL_NORM else stream[0]
+    return np.array(found.reshape(B, T, -1) if found.ndim == 2 else found)
+
+
+def _block_activation(block: Block, x: Array, part: str, shape: ModelShape) -> Array:
+    """Return an activation of a block with input x (N, C): (N, …), or (B, H, T, …) for those of single heads."""
+    attn, mlp = block.attn, block.mlp
+    match part:
+        case "ln_1":
+            return block.ln_1.forward(x)
+        case "attn.q" | "attn.k" | "attn.v":
+            return by_head({"q": attn.q, "k": attn.k, "v": attn.v}[part[-1]], shape)
+        case "attn.probabilities":
+            return attention_probabilities(attn, shape)
+        case "attn.heads":
+            return attn.attn_out
+        case "attn.out":
+            return projected(attn.c_proj, attn.attn_out)
+        case "resid_mid":
+            return block.resid_mid
+        case "ln_2":
+            return block.ln_2.forward(block.resid_mid)
+        case "mlp.hidden":
+            return mlp.hidden
+        case "mlp.gelu":
+            return mlp.activated()
+        case "mlp.out":
+            return projected(mlp.c_proj, mlp.activated())
+        case _:
+            return block.out
+
+
+def projected(layer: Linear, x: Array) -> Array:
+    """Return x W + b (N, out) of a linear layer in a new array."""
+    y = np.empty((x.shape[0], layer.out_features), dtype=np.float32)
+    layer.forward(y, x)
+    return y

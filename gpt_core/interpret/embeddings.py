@@ -1,0 +1,97 @@
+"""The token embedding: nearest tokens, and a map in two dimensions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.layers.embedding import WTE
+from gpt_core.model.layers.layer import Ids
+from gpt_core.model.parameters import Parameters
+
+
+class Neighbors(NamedTuple):
+    """Nearest tokens of each of some tokens.
+
+    Attributes:
+        ids: Their ids (N, K), the nearest first.
+        cosines: Their cosine similarities (N, K): 1 for the same direction, 0 for none in common.
+    """
+
+    ids: Ids
+    cosines: Array
+
+
+class EmbeddingMap(NamedTuple):
+    """Token embeddings in two dimensions.
+
+    Attributes:
+        coordinates: Coordinates of each token (N, 2).
+        explained: Fraction of the variance along each axis (2,).
+    """
+
+    coordinates: Array
+    explained: Array
+
+
+def neighbors(
+    parameters: Parameters,
+    tokens: NDArray[np.integer],
+    count: int = 8,
+    candidates: NDArray[np.integer] | None = None,
+) -> Neighbors:
+    """Return the tokens whose embeddings are nearest to those of `tokens`, by cosine similarity.
+
+    cos(a, b) = a · b / (|a| |b|) of rows of wte; the cosine of a row of zeros is 0. As for word vectors in Mikolov et
+    al. 2013, "Efficient Estimation of Word Representations in Vector Space".
+
+    Args:
+        parameters: Weights of the model.
+        tokens: Ids (N,).
+        count: Neighbours per token (K); fewer if there are not as many candidates. A token is not its own neighbour.
+        candidates: Ids that may be neighbours, such as those that the tokenizer uses; None for all.
+
+    Raises:
+        ValueError: An id is not in the vocabulary.
+    """
+    wte = parameters[WTE]
+    asked, others = np.asarray(tokens), np.arange(len(wte)) if candidates is None else np.asarray(candidates)
+    for name, ids in (("tokens", asked), ("candidates", others)):
+        if ids.ndim != 1 or (ids.size and not 0 <= ids.min() <= ids.max() < len(wte)):
+            raise ValueError(f"{name}: expected ids (N,) from 0 to {len(wte) - 1}")
+    cosines: Array = _unit_rows(wte[asked]) @ _unit_rows(wte[others]).T  # (N, candidates)
+    is_same = asked[:, None] == others[None]
+    cosines[is_same] = -np.inf
+    count = min(count, int((~is_same).sum(axis=-1).min(initial=len(others))))
+    order = np.argsort(-cosines, axis=-1, kind="stable")[:, :count]
+    return Neighbors(others[order].astype(np.int32), np.take_along_axis(cosines, order, axis=-1))
+
+
+def embedding_map(parameters: Parameters, tokens: NDArray[np.integer]) -> EmbeddingMap:
+    """Return the embeddings of tokens (N,), at least two, along their two directions of largest variance.
+
+    Principal component analysis (Pearson 1901; Hotelling 1933): the eigenvectors of the covariance of the rows. The
+    component of largest magnitude of each axis is positive, so that maps of similar weights are alike.
+
+    Raises:
+        ValueError: There are fewer than two tokens or channels, or an id is not in the vocabulary.
+    """
+    wte, ids = parameters[WTE], np.asarray(tokens)
+    if ids.ndim != 1 or len(ids) < 2 or wte.shape[1] < 2 or not 0 <= ids.min() <= ids.max() < len(wte):
+        raise ValueError(f"tokens: expected at least two ids from 0 to {len(wte) - 1}, and two channels")
+    rows = wte[ids].astype(np.float64)
+    rows -= rows.mean(axis=0)
+    variances, axes = np.linalg.eigh(rows.T @ rows)  # ascending
+    axes = axes[:, :-3:-1]  # (C, 2)
+    axes *= np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0))
+    total = max(float(variances.sum()), np.finfo(np.float64).tiny)
+    return EmbeddingMap((rows @ axes).astype(np.float32), (variances[:-3:-1] / total).astype(np.float32))
+
+
+def _unit_rows(rows: Array) -> Array:
+    """Return the rows divided by their norms; rows of zeros stay zero."""
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(rows / np.where(norms > 0, norms, 1), np.float32)

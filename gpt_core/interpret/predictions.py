@@ -1,0 +1,169 @@
+"""Predictions at each position: losses, most probable next tokens, and the logit lens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.interpret.activations import residual_places, run
+from gpt_core.kernels.arrays import Array
+from gpt_core.model.gpt import GPT
+from gpt_core.model.layers.layer import Ids
+
+NO_TARGET = -1
+
+
+class NextTokens(NamedTuple):
+    """Predictions of the token after each position.
+
+    Attributes:
+        ids: The most probable tokens (B, T, K), the most probable first.
+        probabilities: Their probabilities (B, T, K).
+        entropy: Entropy of the distribution in nats (B, T); its exponential is about how many tokens the model is
+            choosing between.
+        target_probabilities: Probability of the token that follows in the text (B, T - 1).
+        ranks: Rank of that token (B, T - 1): 1 for the most probable.
+    """
+
+    ids: Ids
+    probabilities: Array
+    entropy: Array
+    target_probabilities: Array
+    ranks: NDArray[np.int32]
+
+
+class Lens(NamedTuple):
+    """Predictions from the residual stream at each place, P = 1 + 2 L of them.
+
+    Attributes:
+        places: Names of the places, as in `trace`: the embedding, then after each attention and each MLP.
+        ids: The most probable tokens (P, B, T, K), the most probable first.
+        probabilities: Their probabilities (P, B, T, K).
+    """
+
+    places: Sequence[str]
+    ids: Ids
+    probabilities: Array
+
+
+def token_losses(model: GPT, tokens: Ids) -> Array:
+    """Return the loss of each token but the first of a sequence, in nats (B, T - 1).
+
+    loss = log(sum(exp(logits))) - logits[token], the cross-entropy of the prediction from the tokens before it. Divided
+    by ln 2 it is the surprise in bits, -log2 p (Shannon 1948). `GPT.evaluate` and `Model.evaluate` add up the same
+    losses.
+
+    Args:
+        model: The model. Its buffers are overwritten.
+        tokens: Ids (B, T), from 2 to the context length + 1 per sequence.
+
+    Raises:
+        ValueError: The tokens do not fit the model.
+    """
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    model.evaluate(np.ascontiguousarray(inputs), np.ascontiguousarray(targets))
+    return model.transformer.head.losses.reshape(inputs.shape).copy()
+
+
+def next_tokens(model: GPT, tokens: Ids, count: int = 8) -> NextTokens:
+    """Return the `count` most probable tokens after each position, and how well each prediction fits the text.
+
+    p = softmax(logits); entropy = -sum(p ln p) (Shannon 1948).
+
+    Args:
+        model: The model. Its buffers are overwritten.
+        tokens: Ids (B, T).
+        count: Tokens per position (K), at most the size of the vocabulary.
+
+    Raises:
+        ValueError: The tokens do not fit the model.
+    """
+    run(model, tokens)
+    (B, T), K = tokens.shape, min(count, model.shape.vocab_size)
+    ids, probabilities = np.empty((B * T, K), np.int32), np.empty((B * T, K), np.float32)
+    entropy, of_targets = np.empty(B * T, np.float32), np.zeros(B * T, np.float32)
+    ranks = np.zeros(B * T, np.int32)
+    targets = np.full((B, T), NO_TARGET, np.int32)
+    targets[:, :-1] = tokens[:, 1:]
+    flat = targets.reshape(-1)
+    for rows, logits in model.logits_of_residual(model.transformer.blocks[-1].out):
+        log_p = log_softmax(logits)
+        ids[rows], probabilities[rows] = most_probable(log_p, K)
+        p = np.exp(log_p)
+        entropy[rows] = -(p * log_p).sum(axis=-1)
+        chosen = np.take_along_axis(log_p, np.maximum(flat[rows], 0)[:, None], axis=-1)  # (R, 1)
+        of_targets[rows] = np.exp(chosen[:, 0])
+        ranks[rows] = 1 + (log_p > chosen).sum(axis=-1)
+    return NextTokens(
+        ids.reshape(B, T, K), probabilities.reshape(B, T, K), entropy.reshape(B, T),
+        of_targets.reshape(B, T)[:, :-1], ranks.reshape(B, T)[:, :-1],
+    )  # fmt: skip
+
+
+def logit_lens(model: GPT, tokens: Ids | None = None, count: int = 1) -> Lens:
+    """Return what the residual stream at each place would predict: final norm and head applied to it.
+
+    p = softmax(ln_f(x) wteᵀ) for the stream x at each place (nostalgebraist 2020, "interpreting GPT: the logit lens").
+    At the last place it is the prediction of the model.
+
+    Args:
+        model: The model. Its buffers are overwritten.
+        tokens: Ids (B, T); None for the model's last batch, without a forward pass.
+        count: Tokens per position (K), at most the size of the vocabulary.
+
+    Raises:
+        ValueError: The tokens do not fit the model, or there is no last batch.
+    """
+    run(model, tokens)
+    (B, T, _), K = model.batch, min(count, model.shape.vocab_size)
+    places = residual_places(model)
+    ids = np.empty((len(places), B * T, K), np.int32)
+    probabilities = np.empty((len(places), B * T, K), np.float32)
+    for number, place in enumerate(places):
+        for rows, logits in model.logits_of_residual(place.values):
+            ids[number, rows], probabilities[number, rows] = most_probable(log_softmax(logits), K)
+    shape = (len(places), B, T, K)
+    return Lens([place.name for place in places], ids.reshape(shape), probabilities.reshape(shape))
+
+
+def lens_logits(model: GPT, place: str, tokens: Ids | None = None) -> Array:
+    """Return the logits (B, T, V) of the residual stream at one place; see `logit_lens`.
+
+    Args:
+        model: The model. Its buffers are overwritten.
+        place: Name of the place, one of `Lens.places`.
+        tokens: Ids (B, T); None for the model's last batch, without a forward pass.
+
+    Raises:
+        ValueError: The tokens do not fit the model, there is no last batch, or there is no such place.
+    """
+    run(model, tokens)
+    places = dict(residual_places(model))
+    if place not in places:
+        raise ValueError(f"place: got {place!r}, expected one of {', '.join(places)}")
+    B, T, _ = model.batch
+    found = np.empty((B * T, model.shape.vocab_size), np.float32)
+    for rows, logits in model.logits_of_residual(places[place]):
+        found[rows] = logits
+    return found.reshape(B, T, -1)
+
+
+def log_softmax(logits: Array) -> Array:
+    """Return log(softmax(logits)) (R, V); the maximum is subtracted, so that nothing overflows."""
+    shifted: Array = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def most_probable(log_p: Array, count: int) -> tuple[Ids, Array]:
+    """Return the `count` most probable ids of each row (R, K), the most probable first, and their probabilities."""
+    if count == 1:
+        ids = log_p.argmax(axis=-1)[:, None]
+    else:
+        chosen = np.sort(np.argpartition(-log_p, count - 1, axis=-1)[:, :count], axis=-1)  # in the order of the ids
+        order = np.argsort(-np.take_along_axis(log_p, chosen, axis=-1), axis=-1, kind="stable")
+        ids = np.take_along_axis(chosen, order, axis=-1)
+    return ids.astype(np.int32), np.exp(np.take_along_axis(log_p, ids, axis=-1))
