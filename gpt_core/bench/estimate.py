@@ -14,6 +14,7 @@ from gpt_core.optim import optimizer_type
 from gpt_core.text.reader import size_of
 from gpt_core.text.token_estimate import estimate_size
 from gpt_core.training.evaluation import max_part_tokens
+from gpt_core.training.fine_tuning import peek_start
 from gpt_core.training.precision import PrecisionChoice
 from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_note, text_sources
 
@@ -126,9 +127,11 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
 
     Raises:
         CorpusError: A text cannot be read.
+        CheckpointError: The checkpoint that the run starts from cannot be read.
     """
     train, held_out = text_sources(settings)
-    found = estimate_size(train, settings.vocab_size, settings.tokenizer, settings.document)
+    tokenizer_sha256 = peek_start(settings.init_from).tokenizer_sha256 if settings.init_from else ""
+    found = estimate_size(train, settings.vocab_size, settings.tokenizer, settings.document, tokenizer_sha256)
     tokens, preview = found.tokens, found.preview
     if held_out is not None:
         eval_size = sum(map(size_of, held_out.files))

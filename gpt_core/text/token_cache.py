@@ -54,7 +54,7 @@ def load_tokens(
     folders = cache_folders(source.cache_path, cache_dir)
     sha256 = text_sha256(source, progress)
     for folder in folders:
-        name = token_cache_name(source.cache_path, sha256, tokenizer, document)
+        name = token_cache_name(source.cache_path, sha256, tokenizer.sha256, document)
         if (text := open_token_file(folder / name, source, sha256, tokenizer, document)) is not None:
             return text
     failures = []
@@ -111,10 +111,10 @@ def load_or_train_tokenizer(
     return tokenizer
 
 
-def cached_header(
+def cached_tokenizer(
     path: Path, sha256: str, vocab_size: int, name: str, document: DocumentKind, cache_dir: Path | None = None
-) -> Header | None:
-    """Return the header of the tokens of a text with this digest if they are cached, without checking the ids.
+) -> Tokenizer | None:
+    """Return the tokenizer trained on a text with this digest if it is cached.
 
     Args:
         path: Path that the caches of the text are named after.
@@ -124,20 +124,31 @@ def cached_header(
         document: What one document is.
         cache_dir: Folder of the cache; None for the default folders.
     """
-    folders = cache_folders(path, cache_dir)
-    tokenizer_name = tokenizer_cache_name(path, sha256, vocab_size, name, document)
-    found = (open_tokenizer_cache(folder / tokenizer_name) for folder in folders)
-    tokenizer = next((tokenizer for tokenizer in found if tokenizer is not None), None)
-    if tokenizer is None:
-        return None
-    tokens_name = token_cache_name(path, sha256, tokenizer, document)
-    headers = (read_header(folder / tokens_name) for folder in folders)
+    cache_name = tokenizer_cache_name(path, sha256, vocab_size, name, document)
+    found = (open_tokenizer_cache(folder / cache_name) for folder in cache_folders(path, cache_dir))
+    return next((tokenizer for tokenizer in found if tokenizer is not None), None)
+
+
+def cached_header(
+    path: Path, sha256: str, tokenizer_sha256: str, document: DocumentKind, cache_dir: Path | None = None
+) -> Header | None:
+    """Return the header of the tokens of a text with this digest if they are cached, without checking the ids.
+
+    Args:
+        path: Path that the caches of the text are named after.
+        sha256: Digest of the text.
+        tokenizer_sha256: Digest of the tokenizer.
+        document: What one document is.
+        cache_dir: Folder of the cache; None for the default folders.
+    """
+    cache_name = token_cache_name(path, sha256, tokenizer_sha256, document)
+    headers = (read_header(folder / cache_name) for folder in cache_folders(path, cache_dir))
     return next((header for header in headers if header is not None), None)
 
 
-def token_cache_name(path: Path, sha256: str, tokenizer: Tokenizer, document: DocumentKind) -> str:
-    """Return the file name of the token cache of a text with this digest."""
-    return f"{path.name}.tokens-{_short_hash(f'{VERSION} {sha256} {tokenizer.sha256} {document}')}"
+def token_cache_name(path: Path, sha256: str, tokenizer_sha256: str, document: DocumentKind) -> str:
+    """Return the file name of the token cache of a text with this digest, for a tokenizer with that digest."""
+    return f"{path.name}.tokens-{_short_hash(f'{VERSION} {sha256} {tokenizer_sha256} {document}')}"
 
 
 def tokenizer_cache_name(path: Path, sha256: str, vocab_size: int, name: str, document: DocumentKind) -> str:
@@ -168,7 +179,7 @@ def _encode_into(
     """
     with new_cache_file(folder) as cache:
         sha256 = write_token_file(cache.file, source, tokenizer, document, progress).text_sha256
-        name = token_cache_name(source.cache_path, sha256, tokenizer, document)
+        name = token_cache_name(source.cache_path, sha256, tokenizer.sha256, document)
         cache.publish(name)
     text = open_token_file(folder / name, source, sha256, tokenizer, document)
     if text is None:

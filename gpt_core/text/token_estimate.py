@@ -13,7 +13,7 @@ from gpt_core.text.documents import DocumentKind
 from gpt_core.text.preview import TextPreview, read_text_preview
 from gpt_core.text.reader import text_sha256
 from gpt_core.text.source import TextSource
-from gpt_core.text.token_cache import cached_header
+from gpt_core.text.token_cache import cached_header, cached_tokenizer
 from gpt_core.tokenizers import tokenizer_type
 
 MAX_HASHED_BYTES = 256 << 20  # finding the cache of a longer text takes too long for an estimate
@@ -32,8 +32,17 @@ class TextSize(NamedTuple):
         return self.preview.text_bytes / max(1, self.tokens)
 
 
-def estimate_size(source: TextSource, vocab_size: int, name: str, document: DocumentKind) -> TextSize:
+def estimate_size(
+    source: TextSource, vocab_size: int, name: str, document: DocumentKind, tokenizer_sha256: str = ""
+) -> TextSize:
     """Return the size of a text, in tokens of the tokenizer of the registered `name`.
+
+    Args:
+        source: The text.
+        vocab_size: Number of ids (V).
+        name: Registered name of the tokenizer.
+        document: What one document is.
+        tokenizer_sha256: Digest of the tokenizer; "" for the one that is trained on the text.
 
     Raises:
         CorpusError: The text cannot be read.
@@ -41,7 +50,10 @@ def estimate_size(source: TextSource, vocab_size: int, name: str, document: Docu
     preview = read_text_preview(source, document)
     if preview.raw_bytes <= MAX_HASHED_BYTES:
         digest = _sha256(source, tuple(map(_stamp, source.files)))
-        header = cached_header(source.cache_path, digest, vocab_size, name, document)
+        if not tokenizer_sha256:
+            tokenizer = cached_tokenizer(source.cache_path, digest, vocab_size, name, document)
+            tokenizer_sha256 = tokenizer.sha256 if tokenizer is not None else ""
+        header = cached_header(source.cache_path, digest, tokenizer_sha256, document) if tokenizer_sha256 else None
         if header is not None:
             return TextSize(header.count, True, preview._replace(text_bytes=header.text_bytes))
     estimated = preview.text_bytes / tokenizer_type(name).estimated_bytes_per_token(vocab_size)

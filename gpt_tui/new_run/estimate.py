@@ -25,7 +25,7 @@ TIMING = "timing a few steps …"
 READING = "reading the text …"
 TEXT_SETTINGS = (
     "train_file", "eval_file", "text_field", "encoding", "val_frac", "allow_binary", "document", "tokenizer",
-    "vocab_size",
+    "vocab_size", "init_from",
 )  # fmt: skip
 MAX_WORDS = 60  # characters of the beginning of the text
 REASON, DETAIL = "  ", " "

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpt_core
+from gpt_core.bench.estimate import read_corpus_stats
 from gpt_core.config.fine_tuning import FROM_FILE, RATE_FACTOR, fine_tuning_defaults
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.settings import GROUP_RATES, Settings
@@ -143,6 +144,17 @@ def test_a_text_that_the_tokenizer_does_not_fit_is_reported(start: Path, tmp_pat
     (started, *_) = train(settings)
     assert isinstance(started, ev.RunStarted)
     assert any("tokenizer of best_model.safetensors does not fit this text" in line for line in started.warnings)
+
+
+def test_the_estimate_counts_the_tokens_of_the_tokenizer_of_the_start(start: Path, tmp_path: Path):
+    settings = fine_tuning(start, tmp_path, max_steps=1)
+    train(msgspec.structs.replace(settings, init_from="", models_dir=str(tmp_path / "other")))
+    assert not read_corpus_stats(settings).counted
+    (started, *_) = train(settings)
+    found = read_corpus_stats(settings)
+    assert isinstance(started, ev.RunStarted)
+    assert found.counted
+    assert found.train_tokens + found.eval_tokens == started.train_tokens + started.eval_tokens
 
 
 # -- resuming

@@ -269,7 +269,7 @@ def test_the_users_cache_folder_is_used_where_the_folder_of_the_text_is_read_onl
 def test_the_error_names_each_folder_where_no_cache_can_be_written(text, own_cache_folder):
     own_cache_folder.parent.mkdir()
     own_cache_folder.write_bytes(b"a file where the folder should be")
-    (text.parent / token_cache.token_cache_name(text, text_sha256(any_bytes(text)), PIECES, "paragraph")).mkdir()
+    (text.parent / token_cache.token_cache_name(text, text_sha256(any_bytes(text)), PIECES.sha256, "paragraph")).mkdir()
     message = refusal(load_tokens, any_bytes(text), PIECES, "paragraph")
     assert str(own_cache_folder) in message
     assert "XDG_CACHE_HOME" in message

@@ -289,7 +289,7 @@ def cache_seeds() -> Iterable[bytes]:
     text.write_bytes(TEXT)
     source = text_source(text, allow_binary=True)
     made = token_cache.load_tokens(source, TOKENIZER, "line", cache_dir=text.parent)
-    cache = text.parent / token_cache.token_cache_name(text, made.sha256, TOKENIZER, "line")
+    cache = text.parent / token_cache.token_cache_name(text, made.sha256, TOKENIZER.sha256, "line")
     data = cache.read_bytes()
     yield AS_IT_IS + data
     yield SEALED + data
@@ -312,7 +312,7 @@ def read_caches(data: bytes) -> None:
     """Check that an accepted cache is complete and that its ids are in the vocabulary."""
     text = PLACE.with_name("text")
     digest = hashlib.sha256(TEXT).hexdigest()
-    cache = PLACE.with_name(token_cache.token_cache_name(text, digest, TOKENIZER, "line"))
+    cache = PLACE.with_name(token_cache.token_cache_name(text, digest, TOKENIZER.sha256, "line"))
     with open(cache, "wb") as file:
         file.write(sealed_cache(data[1:]) if data[:1] == SEALED else data[1:])
     text.write_bytes(TEXT)
