@@ -13,7 +13,7 @@ import msgspec
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 
-RATE_FACTOR = 0.1
+RATE_FACTOR = 0.3
 """Learning rates as a fraction of those of the preset."""
 EVAL_TOKENS = 32_768
 FROM_FILE = (*ModelShape.__struct_fields__, "tokenizer")

@@ -56,7 +56,7 @@ async def test_f_on_a_checkpoint_sets_up_a_run_that_starts_from_it_in_a_folder_o
         settings = bench.opener.requests[0].settings
     assert (settings.init_from, settings.models_dir, settings.train_file) == (str(path), "models-2", "my.txt")
     assert settings.shape == SMALL.shape
-    assert [getattr(settings, group) for group in GROUP_RATES] == [3e-4] * 5
+    assert [getattr(settings, group) for group in GROUP_RATES] == [9e-4] * 5
     assert bench.opener.requests[0].overwrite is False
 
 
@@ -100,7 +100,7 @@ async def test_a_path_typed_into_the_form_fills_the_fields_of_its_model() -> Non
         assert isinstance(screen, SetupScreen)
         screen.query_one("#setting-init_from", Input).value = str(path)
         await bench.until(lambda: screen.form.texts["d_model"] == "8")
-        assert screen.form.texts["learning_rate"] == "0.0003"
+        assert screen.form.texts["learning_rate"] == "0.0009"
         assert screen._validated.problems == {}
         screen.query_one("#setting-init_from", Input).value = ""
         await bench.until(lambda: screen.form.texts["d_model"] == "128")

@@ -127,7 +127,7 @@ def test_choosing_a_checkpoint_fills_shape_tokenizer_and_rates_and_clearing_it_r
     settings = validate(filled, no_problem).settings
     assert settings == msgspec.structs.replace(TUNED, init_from=typed["init_from"], seed=7, max_epochs=9)
     assert changed(filled, "nano") == {"max_epochs"}
-    assert filled["learning_rate"] == "0.0003"
+    assert filled["learning_rate"] == "0.0009"
     restored = with_start(filled | {"init_from": ""}, "nano", None)
     assert restored == texts_of(preset("nano")) | {"seed": "7", "max_epochs": "9"}
 
@@ -146,7 +146,7 @@ def test_a_field_that_contradicts_the_checkpoint_is_marked(tmp_path: Path):
     assert validate(filled | {"seq_len": "3"}, no_problem).settings is not None
     assert "No such file" in validate(filled | {"init_from": "gone"}, no_problem).problems["init_from"]
     assert explanation("layers", "nano", "x")[1].endswith("; set by init_from")
-    assert explanation("mlp_lr", "nano", "x")[1].endswith("nano: 0.0003")
+    assert explanation("mlp_lr", "nano", "x")[1].endswith("nano: 0.0009")
 
 
 def test_the_changes_of_the_next_run_are_those_from_the_defaults_of_fine_tuning(tmp_path: Path):
