@@ -95,7 +95,7 @@ def train_steps(folder: Path, steps: int) -> None:
     """Take training steps on the shipped text, starting from the imported weights."""
     run = gpt_core.train(
         TEXT, init_from=folder / "gpt2.safetensors", models_dir=folder / "models", batch_size=BATCH,
-        micro_batch_size=0, seq_len=TIME, max_steps=steps, eval_every_steps=0, eval_tokens=BATCH * TIME,
+        micro_batch_size=0, seq_len=TIME, max_steps=steps, eval_every_steps=1_000_000, eval_tokens=BATCH * TIME,
         sample_tokens=0, save_every_steps=0, save_every_minutes=0, save_epoch_number=0,
     )  # fmt: skip
     with run:
