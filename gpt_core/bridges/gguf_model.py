@@ -16,7 +16,7 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.formats.gguf import Value
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.parameters import Parameters
-from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
+from gpt_core.tokenizers.byte_pairs import BytePairTokenizer, unused_name
 from gpt_core.tokenizers.protocol import SPECIAL_NAMES
 
 ARCHITECTURE = "gpt2"
@@ -106,7 +106,7 @@ def byte_pair_texts(tokenizer: BytePairTokenizer) -> tuple[list[str], list[int]]
     """Return the text and the type of each id of byte-pair encoding."""
     unused = range(len(tokenizer.tokens), tokenizer.vocab_size)
     types = [CONTROL if number in tokenizer.special else NORMAL for number in range(len(tokenizer.tokens))]
-    return [*tokenizer.tokens, *(f"<unused {number}>" for number in unused)], types + [UNUSED] * len(unused)
+    return [*tokenizer.tokens, *map(unused_name, unused)], types + [UNUSED] * len(unused)
 
 
 def escaped(data: bytes) -> str:

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 from gpt_core.errors import ExportError
 from gpt_core.tokenizers import Tokenizer, byte_level
-from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
+from gpt_core.tokenizers.byte_pairs import BytePairTokenizer, unused_name
 from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 from gpt_core.tokenizers.protocol import SPECIAL_NAMES
 
@@ -61,7 +61,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         ExportError: The tokenizer is one that the format cannot express.
     """
     if isinstance(tokenizer, BytePairTokenizer):
-        unused = {number: f"<unused {number}>" for number in range(len(tokenizer.tokens), tokenizer.vocab_size)}
+        unused = {number: unused_name(number) for number in range(len(tokenizer.tokens), tokenizer.vocab_size)}
         special = {**tokenizer.special, **unused}
         steps = _byte_pair_steps(tokenizer, unused)
     elif isinstance(tokenizer, PieceTokenizer):

@@ -174,6 +174,11 @@ class BytePairTokenizer(BaseTokenizer):
             yield ids
 
 
+def unused_name(token: int) -> str:
+    """Return the name by which other programs know an id that no token has."""
+    return f"<unused {token}>"
+
+
 def bytes_of(name: str) -> bytes:
     """Return the bytes of the token with this name. Raises TokenizerError for other characters, or none."""
     try:

@@ -50,6 +50,15 @@ def test_weights_tokenizer_and_text_of_an_export_come_back(kind: str, tokenizer:
     assert greedy[0] == greedy[1]
 
 
+@needs_tokenizers
+@pytest.mark.parametrize("kind", ["hf", "gguf"])
+def test_ids_that_no_token_has_come_back_unused(kind: str, tmp_path: Path) -> None:
+    exported = model("bpe", vocab_size=5000)
+    assert len(exported.tokenizer.vocabulary) < 5000
+    export_model(exported, kind, tmp_path / f"model{'.gguf' * (kind == 'gguf')}")
+    assert imported(next(tmp_path.iterdir())).tokenizer.to_bytes() == exported.tokenizer.to_bytes()
+
+
 @pytest.mark.parametrize("number_type", ["f16", "bf16", "q8_0"])
 def test_gguf_files_of_fewer_bits_are_widened(number_type: str, tmp_path: Path) -> None:
     exported = model()

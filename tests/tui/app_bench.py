@@ -19,6 +19,7 @@ from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat.models import MakeGenerator
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
+from tests.tui.snapshots import screen_strips
 
 DEADLINE_S = 120.0  # maximum wait, generous enough for a busy machine
 
@@ -71,7 +72,7 @@ class AppBench:
 
 def screen_lines(app: App[None]) -> str:
     """Return the screen as lines of text."""
-    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+    return "\n".join(strip.text for strip in screen_strips(app))
 
 
 async def settled(app: App[None], pilot: Pilot[None]) -> None:

@@ -10,17 +10,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.style import Style
+from textual._context import visible_screen_stack
 from textual.app import App
+from textual.strip import Strip
 
 FOLDER = Path(__file__).with_name("snapshots")
 CODES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def screen_strips(app: App[None]) -> list[Strip]:
+    """Return the lines of the screen, drawn as Textual draws them: a dialog over the screens behind it."""
+    visible_screen_stack.set(app._background_screens)
+    return app.screen._compositor.render_strips()
 
 
 def screen_text(app: App[None]) -> str:
     """The screen's lines; under them a line of codes for each, one code a cell; then what each code looks like."""
     codes: dict[str, str] = {}
     lines, styles = [], []
-    for strip in app.screen._compositor.render_strips():
+    for strip in screen_strips(app):
         cells = ""
         for text, style, _ in strip:
             look = described(style)
