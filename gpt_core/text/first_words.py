@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from gpt_core.text.preview import first_line
+from gpt_core.text.preview import DOCUMENT_MARK, one_line_of
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
@@ -37,14 +37,14 @@ def first_words(text: TokenStream, tokenizer: Tokenizer) -> str:
 
 
 def opening(text: TokenStream, tokenizer: Tokenizer) -> str:
-    """Return the beginning of the first document in one line, as the tokenizer reads it.
+    """Return the beginning of a text in one line, as the tokenizer reads it, with a slash between documents.
 
     Raises:
         CorpusError: The text cannot be read.
     """
     ids = text.read(0, OPENING_TOKENS)
-    ends = np.flatnonzero(ids == tokenizer.EOS)
-    return first_line(tokenizer.decode(ids[: ends[0] if len(ends) else None].tolist()))
+    documents = (tokenizer.decode(part.tolist()) for part in np.split(ids, np.flatnonzero(ids == tokenizer.EOS)))
+    return one_line_of(DOCUMENT_MARK.join(document for document in documents if document))
 
 
 def beginning(line: str) -> str:

@@ -12,13 +12,15 @@ from gpt_core.text.source import TextSource
 MAX_READ_BYTES = 8 << 20  # of the files; of a longer text a part of some files is read
 MAX_READ_FILES = 16
 MAX_WORDS_CHARACTERS = 72
+BEGIN_BYTES = 8 * MAX_WORDS_CHARACTERS  # enough for as many characters
+DOCUMENT_MARK = b" / "  # between the documents of the beginning
 
 
 class TextPreview(NamedTuple):
     """What a text looks like, and its size; `is_exact` if all of it was read."""
 
     words: str
-    """The beginning of its first document in one line."""
+    """Its beginning in one line, with a slash between documents."""
     raw_bytes: int
     """Bytes of the files."""
     text_bytes: int
@@ -59,21 +61,22 @@ def read_text_preview(source: TextSource, kind: DocumentKind) -> TextPreview:
 def _read_part(file: TextSource, kind: DocumentKind, limit: int | None) -> tuple[_Part, str]:
     """Read a file until `limit` of its bytes were read. Returns the sizes, and the first words."""
     reader = TextReader(file, has_digest=False)
-    part, words = _Part(0, 0, 0), ""
+    part, begin = _Part(0, 0, 0), bytearray()
     raw_bytes = text_bytes = documents = 0
     for text, ends in reader.parts(kind):
         if reader.raw_bytes != raw_bytes:  # the parts before this one are those of the bytes read until then
             part = _Part(raw_bytes, text_bytes, documents)
             if limit is not None and raw_bytes >= limit:
-                return part, words
+                return part, one_line_of(begin)
             raw_bytes = reader.raw_bytes
-        words = words or first_line(text)
+        if len(begin) < BEGIN_BYTES:
+            begin += (DOCUMENT_MARK if begin else b"") + text[:BEGIN_BYTES]
         text_bytes = reader.text_bytes
         documents += ends
-    return _Part(reader.raw_bytes, reader.text_bytes, documents), words
+    return _Part(reader.raw_bytes, reader.text_bytes, documents), one_line_of(begin)
 
 
-def first_line(text: bytes) -> str:
+def one_line_of(text: bytes | bytearray) -> str:
     """Return the beginning of a text as one line without runs of white space."""
-    words = " ".join(text[: 8 * MAX_WORDS_CHARACTERS].decode("utf-8", "replace").split())
+    words = " ".join(text[:BEGIN_BYTES].decode("utf-8", "ignore").split())
     return words if len(words) <= MAX_WORDS_CHARACTERS else f"{words[:MAX_WORDS_CHARACTERS].rstrip()}…"

@@ -154,7 +154,7 @@ def test_the_statistics_of_a_text_of_several_files_are_those_of_its_run(tmp_path
     settings = tiny_settings(tmp_path, train_file=str(folder), eval_file="", val_frac=0.1)
     guess = read_corpus_stats(settings)
     assert (guess.train_name, guess.files, guess.documents, guess.documents_counted) == (str(folder), 2, 42, True)
-    assert (guess.words, guess.counted) == ("Über die Brücke.", False)
+    assert (guess.words, guess.counted) == ("Über die Brücke. / Zwei.", False)
     trainer = opened(settings)
     trainer.run.store.close()
     text, held_out = trainer.run.train_text, trainer.run.eval_text

@@ -8,7 +8,7 @@ import pytest
 
 from gpt_core import tokenizers
 from gpt_core.formats.checkpoint import peek_checkpoint
-from gpt_core.text.first_words import beginning, first_words
+from gpt_core.text.first_words import beginning, first_words, opening
 from gpt_core.text.token_stream import TokenStream, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training import events as ev
@@ -80,3 +80,16 @@ def test_the_self_test_continues_one_of_its_lines(tmp_path: Path) -> None:
     for event in of_kind(train(settings), ev.SampleWritten):
         assert event.prompt
         assert any(line.startswith(event.prompt) for line in lines)
+
+
+def test_the_opening_of_a_text_is_one_line_with_a_slash_between_documents() -> None:
+    assert opening(*stream_of("EMMA", "By  Jane\nAusten")) == "EMMA / By Jane Austen"
+    long = opening(*stream_of("Wort " * 99))
+    assert long.endswith("…")
+    assert len(long) <= 73
+
+
+def test_bytes_that_are_not_utf8_are_left_out_of_the_first_words() -> None:
+    texts = ["Jörg und Anna gehen über die Brücke und in den Wald.".encode("latin-1")]
+    tokenizer = tokenizers.train("pieces", texts, 320)
+    assert first_words(tokens_of_documents(texts, tokenizer), tokenizer) == "und in"

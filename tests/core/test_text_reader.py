@@ -301,7 +301,8 @@ def test_samples_of_a_long_text_of_several_files_come_from_all_of_it(
 
 def test_the_preview_of_a_short_text_is_exact(mixed: Path) -> None:
     found = read_text_preview(text_source(mixed), "paragraph")
-    assert (found.words, found.documents, found.is_exact) == ("One line and another.", len(MIXED), True)
+    assert (found.documents, found.is_exact) == (len(MIXED), True)
+    assert found.words == "One line and another. / A second paragraph."
     assert found.raw_bytes == sum(path.stat().st_size for path in mixed.rglob("*.*"))
 
 
@@ -335,7 +336,7 @@ def test_the_preview_of_a_long_table_reads_only_some_rows(tmp_path: Path, monkey
     source = text_source(tmp_path / "t.parquet")
     found = read_text_preview(source, "paragraph")
     assert not found.is_exact
-    assert found.words == texts[0]
+    assert found.words.startswith(f"{texts[0]} / Row 1: ")
     assert found.documents == pytest.approx(20_000, rel=0.2)
     assert found.text_bytes == pytest.approx(sum(len(text or "") for text in texts), rel=0.2)
     assert len(first_lines(source, 5)) == 5
