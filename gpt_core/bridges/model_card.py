@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gpt_core.bridges.run_text import training_text
 from gpt_core.config.presets import CUSTOM
-from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
-from gpt_core.config.validation import names_title
+from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE
 from gpt_core.errors import printable
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import parameter_count
@@ -55,7 +55,8 @@ The sampling settings of the run are in `generation_config.json`.
 def _title(bundle: ModelBundle) -> str:
     settings, preset = bundle.settings, bundle.preset_name
     name = preset if preset not in ("", CUSTOM) else f"{settings.layers} × {settings.d_model}"
-    return f"GPT ({name})" + (f" trained on {_cell(_text_name(settings))}" if bundle.step else "")
+    text = training_text(bundle) if bundle.step else ""
+    return f"GPT ({name})" + (f" trained on {_cell(text)}" if text else "")
 
 
 def _figures(bundle: ModelBundle) -> list[tuple[str, str]]:
@@ -73,8 +74,8 @@ def _figures(bundle: ModelBundle) -> list[tuple[str, str]]:
             ("eval token accuracy", f"{100 * scores.accuracy:.2f}%"),
             ("bits per byte", f"{scores.bits_per_byte:.4f}"),
         ]
-    digest = f", SHA-256 {bundle.corpus_sha256}" if bundle.corpus_sha256 else ""
-    return [*rows, ("training text", f"{_text_name(settings)}{digest}")]
+    digest = f"SHA-256 {bundle.corpus_sha256}" if bundle.corpus_sha256 else ""
+    return [*rows, ("training text", ", ".join(filter(None, (training_text(bundle), digest))) or "unknown")]
 
 
 def _model_rows(bundle: ModelBundle) -> list[tuple[str, str]]:
@@ -97,11 +98,6 @@ def _settings(bundle: ModelBundle) -> str:
 
 def _table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(f"| {label} | {_cell(value)} |" for label, value in rows)
-
-
-def _text_name(settings: Settings) -> str:
-    """Return the name of the training text without its folder."""
-    return names_title(settings.train_file) or "train.en"
 
 
 def _cell(text: str) -> str:

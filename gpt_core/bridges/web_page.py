@@ -29,10 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core import __version__, files, tokenizers
+from gpt_core.bridges.run_text import training_text
 from gpt_core.bridges.self_check import Exported
 from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import ModelShape
-from gpt_core.config.validation import names_title
 from gpt_core.errors import ExportError
 from gpt_core.generation.sampler import Sampling
 from gpt_core.kernels.arrays import Array
@@ -211,7 +211,7 @@ def title_of(bundle: ModelBundle) -> str:
     """Return the title of the page: the preset and the text of the model."""
     preset = bundle.preset_name if bundle.preset_name != CUSTOM else ""
     name = f"{preset} language model".lstrip()
-    text = text_name(bundle)
+    text = training_text(bundle) if bundle.step else ""
     return f"{name}, trained on {text}" if text else name
 
 
@@ -219,17 +219,16 @@ def about_text(bundle: ModelBundle) -> str:
     """Return two sentences that describe the model."""
     count = parameter_count(bundle.settings.shape)
     size = f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
-    text = f" on {name}" if (name := text_name(bundle)) else ""
-    score = f" to {bundle.scores.bits_per_byte:.2f} bits per byte of held-out text" if bundle.scores else ""
+    training = ""
+    if bundle.step:
+        tuned = "fine-tuned" if bundle.settings.init_from else "trained"
+        text = f" on {name}" if (name := training_text(bundle)) else ""
+        score = f" to {bundle.scores.bits_per_byte:.2f} bits per byte of held-out text" if bundle.scores else ""
+        training = f", {tuned} for {bundle.step:,} steps{text}{score}"
     return (
-        f"A language model of {size} parameters, trained for {bundle.step:,} steps{text}{score}. "
+        f"A language model of {size} parameters{training}. "
         "It continues text and is not instruction-tuned; it runs in this page, and what you type stays here."
     )
-
-
-def text_name(bundle: ModelBundle) -> str:
-    """Return the file name of the training text, "" if it is unknown."""
-    return names_title(bundle.settings.train_file)
 
 
 def elements(arrays: Iterable[NDArray[Any]]) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,8 @@ import pytest
 from gpt_core import tokenizers
 from gpt_core.bridges import web_page
 from gpt_core.bridges.export import export_model
+from gpt_core.bridges.model_card import model_card
+from gpt_core.bridges.run_text import training_text
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.errors import ExportError
@@ -78,6 +81,25 @@ def test_the_page_says_what_the_model_is() -> None:
     unknown = replace(bundle, scores=None, settings=msgspec.structs.replace(bundle.settings, train_file=""))
     assert "trained for 1,234 steps. It continues" in web_page.about_text(unknown)
     assert web_page.title_of(unknown) == "language model"
+    assert web_page.about_text(replace(bundle, step=0)).startswith(
+        "A language model of 16,592 parameters. It continues"
+    )
+    tuned = replace(bundle, settings=msgspec.structs.replace(bundle.settings, init_from="a.safetensors"))
+    assert ", fine-tuned for 1,234 steps on " in web_page.about_text(tuned)
+
+
+def test_a_text_that_was_found_is_named_if_it_is_the_one_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "input.txt").write_text(TEXT)
+    bundle = replace(small_bundle(train_file=""), corpus_sha256=hashlib.sha256(TEXT.encode()).hexdigest())
+    assert training_text(bundle) == "input.txt"
+    assert "trained on input.txt" in model_card(bundle)
+    other = replace(bundle, corpus_sha256="0" * 64)
+    assert training_text(other) == ""
+    assert "trained on" not in model_card(other)
 
 
 def test_a_page_has_no_address_of_another_host(tmp_path: Path) -> None:
