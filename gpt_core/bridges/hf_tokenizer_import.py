@@ -25,7 +25,7 @@ from gpt_core.bridges.huggingface import (
 from gpt_core.bridges.source import read_json, read_text
 from gpt_core.errors import ModelImportError, TokenizerError
 from gpt_core.tokenizers import Tokenizer, byte_level
-from gpt_core.tokenizers.byte_pairs import END_OF_TEXT, BytePairTokenizer, Pair, pairs
+from gpt_core.tokenizers.byte_pairs import END_OF_TEXT, BytePairTokenizer, Pair, pairs, unused_name
 from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 from gpt_core.tokenizers.protocol import FIRST_PIECE
 
@@ -101,8 +101,11 @@ def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
         raise ModelImportError(f"{path} has no end of text: expected {END_OF_TEXT}, or eos_token in {TOKENIZER_CONFIG}")
     bos = _named(folder, "bos_token", ids, config.bos_token_id, special)
     bos = eos if bos is None else bos
+    while len(tokens) - 1 in special and tokens[-1] == unused_name(len(tokens) - 1):
+        tokens.pop()
+    special_ids = sorted(token for token in {*special, bos, eos} if token < len(tokens))
     try:
-        return BytePairTokenizer(tokens, merges, sorted({*special, bos, eos}), eos, bos)
+        return BytePairTokenizer(tokens, merges, special_ids, eos, bos, config.vocab_size)
     except TokenizerError as error:
         raise ModelImportError(f"{path}: {error}") from None
 
