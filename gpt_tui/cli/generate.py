@@ -73,15 +73,28 @@ def requested_prompt(options: Namespace) -> str:
                 f"--prompt-file: cannot read {options.prompt_file}: {reason(error)}; name a text file"
             ) from None
     if options.prompt_file == STANDARD_INPUT or options.prompt == STANDARD_INPUT:
-        if sys.stdin is None:
-            raise ConfigError("PROMPT: got -, but standard input is closed; use --prompt-file FILE")
-        if sys.stdin.isatty():
-            print("gpt-tui: reading the prompt from standard input; end it with Ctrl+D on an empty line",
-                  file=sys.stderr)  # fmt: skip
-        return prompt_of(sys.stdin.buffer, "standard input")
+        return standard_input_text("PROMPT", "use --prompt-file FILE")
     if options.prompt is None:
         raise ConfigError("got no prompt, expected PROMPT, - for standard input, or --prompt-file FILE")
     return str(options.prompt)
+
+
+def standard_input_text(argument: str, instead: str) -> str:
+    """Return the text of standard input, for an argument `-`.
+
+    Args:
+        argument: Name of the argument, for messages.
+        instead: What to do if standard input is closed.
+
+    Raises:
+        ConfigError: Standard input is closed, or what was read is not text.
+    """
+    if sys.stdin is None:
+        raise ConfigError(f"{argument}: got -, but standard input is closed; {instead}")
+    if sys.stdin.isatty():
+        print(f"gpt-tui: reading the {argument.lower()} from standard input; end it with Ctrl+D on an empty line",
+              file=sys.stderr)  # fmt: skip
+    return prompt_of(sys.stdin.buffer, "standard input")
 
 
 def prompt_of(file: IO[bytes], name: str) -> str:

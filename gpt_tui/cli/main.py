@@ -20,6 +20,7 @@ from gpt_tui.shared.standard_streams import OutputError, discard_output, guard_s
 Options = argparse.Namespace
 
 PROGRAM = "gpt-tui"
+INSPECT_VIEWS = ("tokens", "lens", "attention", "heads", "health", "ablation", "neighbors", "attribution")
 NEWEST = ""  # value of --resume without a file
 
 
@@ -234,6 +235,25 @@ def add_tokenize(parser: Parser) -> None:
     add_json(parser)
 
 
+def add_inspect(parser: Parser) -> None:
+    """Add the options of `gpt-tui inspect`."""
+    parser.add_argument("text", metavar="TEXT", help="text that the model reads, or - to read it from standard input")
+    add_model(parser)
+    text = (
+        "tokens (default): surprise of each token; lens: prediction after each layer; attention: where heads look; "
+        "heads: scores of all heads; health: norms and units that never fire; ablation: loss without each part; "
+        "neighbors: similar tokens; attribution: what the next token depends on"
+    )
+    parser.add_argument("--view", metavar="VIEW", choices=INSPECT_VIEWS, default="tokens", help=text)
+    parser.add_argument("--layer", metavar="N", help="attention: only this layer, from 0")
+    parser.add_argument("--head", metavar="N", help="attention: only this head of the layer, from 0, with every weight")
+    text = "attribution: text that begins with the next token (default: the most probable token)"
+    parser.add_argument("--next", metavar="TEXT", help=text)
+    text = "ablation: replace the output of a part by its mean instead of 0"
+    parser.add_argument("--mean", action="store_true", help=text)
+    add_json(parser)
+
+
 def add_import(parser: Parser) -> None:
     """Add the options of `gpt-tui import`."""
     text = "folder of a GPT-2 model as `save_pretrained` of transformers writes it, or a GGUF file of one"
@@ -263,6 +283,7 @@ COMMANDS = {
     "generate": Command("continue a prompt", add_generate, "generate:generate"),
     "chat": Command("chat in the terminal; `exit` or end of input quits", add_chat, "generate:chat"),
     "evaluate": Command("evaluate a checkpoint on the eval text", add_evaluate, "inspect:evaluate"),
+    "inspect": Command("show what a model computes on a text", add_inspect, "inspect_model:inspect_model"),
     "export": Command("export a model: transformers, llama.cpp or a web page", add_export, "export:export"),
     "verify": Command("verify the checksums of checkpoints", add_verify, "inspect:verify"),
     "verify-resume": Command(

@@ -1,0 +1,53 @@
+"""A view of a model and a text: lines, a text in colours, tables, and the same as data for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Cell(NamedTuple):
+    """Text with a level from 0 to 1, which is shown as its background; None for no background."""
+
+    text: str
+    level: float | None = None
+
+
+class Column(NamedTuple):
+    """Column of a table."""
+
+    name: str
+    is_number: bool = False
+    """numbers are aligned to the right"""
+    is_label: bool = False
+    """labels are repeated where a wide table is split"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells, one for each column."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class View:
+    """A view.
+
+    Attributes:
+        title: Name of the view.
+        lines: What it shows, in words and numbers.
+        passage: Tokens of the text, each with its level; empty if the view colours no text.
+        legend: Levels of the passage, each with its value.
+        tables: The numbers.
+        data: The view for programs, with plain numbers: values for JSON.
+    """
+
+    title: str
+    lines: Sequence[str]
+    passage: Sequence[Cell] = ()
+    legend: Sequence[Cell] = ()
+    tables: Sequence[Table] = ()
+    data: Mapping[str, object] = field(default_factory=dict)

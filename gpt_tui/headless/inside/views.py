@@ -1,0 +1,404 @@
+"""The views of `gpt-tui inspect`: each computes with `gpt_core.interpret` and returns a `View`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core import interpret
+from gpt_core.errors import ConfigError
+from gpt_core.generation.generator import prompt_bytes, sampled_ids
+from gpt_core.interpret.ablation import AblationKind
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters
+from gpt_core.progress import Progress, ignore_progress
+from gpt_core.tokenizers import Tokenizer
+from gpt_tui.headless.inside.view import Cell, Column, Table, View
+from gpt_tui.shared.formatting import fixed, integer, percent, scientific
+
+TOP_SHOWN, TOP_IN_DATA = 3, 8  # alternatives per position
+MAX_BITS = 12.0  # surprise with the strongest colour
+REPEATED = 32  # tokens of a random sequence that is repeated, at most
+BAR_CELLS = 20
+POSITION, TOKEN = Column("position", is_number=True, is_label=True), Column("token", is_label=True)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Options of the views.
+
+    Attributes:
+        layer: Layer of the view `attention`; None for all.
+        head: Head of that layer; None for all.
+        next_text: Text that begins with the token of the view `attribution`; None for the most probable token.
+        ablation: Replace the output of ablated parts by zero or by its mean.
+    """
+
+    layer: int | None = None
+    head: int | None = None
+    next_text: str | None = None
+    ablation: AblationKind = "zero"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the text that it reads.
+
+    Attributes:
+        gpt: The model.
+        tokenizer: Its tokenizer.
+        ids: Token ids (T,), with `<bos>` if the tokenizer adds it.
+        total: Tokens of the complete text; more than T if it did not fit into the context.
+        progress: Receives the progress of long work.
+    """
+
+    gpt: GPT
+    tokenizer: Tokenizer
+    ids: NDArray[np.int32]
+    total: int
+    progress: Progress = ignore_progress
+
+    @property
+    def batch(self) -> NDArray[np.int32]:
+        """The ids as a batch of one sequence (1, T)."""
+        return self.ids[None]
+
+    def text(self, token: int) -> str:
+        """Return a token as printable text."""
+        return self.tokenizer.describe(int(token))
+
+    def texts(self) -> list[str]:
+        """Return the text of each token."""
+        return [self.text(token) for token in self.ids]
+
+    def used_ids(self) -> NDArray[np.int64]:
+        """Return the ids of all tokens that have text."""
+        used = sampled_ids(self.tokenizer)
+        used[self.tokenizer.EOS] = False
+        return np.flatnonzero(used)
+
+    def require_two(self, view: str) -> None:
+        """Raise ConfigError unless there are two tokens."""
+        if len(self.ids) < 2:
+            raise ConfigError(f"TEXT: got {len(self.ids)} token, expected at least 2 for the view {view}")
+
+
+def subject_of(bundle: ModelBundle, text: str, progress: Progress = ignore_progress) -> Subject:
+    """Return the model with the beginning of a text that fits into its context."""
+    tokenizer = bundle.tokenizer
+    ids = tokenizer.encode(prompt_bytes(text)).tolist()
+    if tokenizer.adds_bos or not ids:
+        ids.insert(0, tokenizer.BOS)
+    fitting = np.array(ids[: bundle.settings.seq_len], np.int32)
+    return Subject(bundle.gpt(), tokenizer, fitting, len(ids), progress)
+
+
+# ---- predictions
+
+
+def tokens_view(subject: Subject, _: Choices) -> View:
+    """Return how surprising each token is after those before it, and what the model expected in its place."""
+    found = interpret.next_tokens(subject.gpt, subject.batch, TOP_IN_DATA)
+    losses = interpret.token_losses(subject.gpt, subject.batch)[0] if len(subject.ids) > 1 else np.empty(0, np.float32)
+    bits = losses / math.log(2)
+    entropy = found.entropy[0] / math.log(2)
+    likely = [top_tokens(subject, ids, p) for ids, p in zip(found.ids[0], found.probabilities[0], strict=True)]
+    levels = [None, *(float(value) / MAX_BITS for value in bits)]
+    names = ("bits", "rank", "entropy")
+    columns = [POSITION, TOKEN, *(Column(name, True) for name in names), Column("most probable here")]
+    rows, data = [[number_cell(0), Cell(subject.text(subject.ids[0]))] + [Cell("–")] * 4], []
+    for t, value in enumerate(bits):
+        cells = [Cell(fixed(value, 2), levels[t + 1]), Cell(integer(found.ranks[0, t])), Cell(fixed(entropy[t], 2))]
+        rows.append([number_cell(t + 1), Cell(subject.text(subject.ids[t + 1])), *cells, Cell(joined(likely[t]))])
+    rows.append([number_cell(len(subject.ids)), Cell("(next)"), Cell("–"), Cell("–"), Cell(fixed(entropy[-1], 2)),
+                 Cell(joined(likely[-1]))])  # fmt: skip
+    for t, token in enumerate(subject.ids):
+        seen = {} if t == 0 else {
+            "bits": float(bits[t - 1]), "rank": int(found.ranks[0, t - 1]), "entropy_bits": float(entropy[t - 1]),
+            "most_probable": likely[t - 1],
+        }  # fmt: skip
+        data.append({"position": t, "id": int(token), "text": subject.text(token), **seen})
+    lines = [f"{integer(len(bits))} tokens, {bits_per_token(bits)}; entropy {fixed(entropy.mean(), 2)} bits on average"]
+    passage = [Cell(text, level) for text, level in zip(subject.texts(), levels, strict=True)]
+    legend = [
+        Cell(f" {value:g}{'+' if value == MAX_BITS else ''} ", value / MAX_BITS) for value in (0, 1, 2, 4, 6, 8, 10, 12)
+    ]
+    next_data = {"entropy_bits": float(entropy[-1]), "most_probable": likely[-1]}
+    return View("tokens: surprise in bits, -log2 p", lines, passage, legend, [Table(columns, rows)],
+                {"tokens": data, "next": next_data})  # fmt: skip
+
+
+def bits_per_token(bits: NDArray[np.float32]) -> str:
+    """Return the mean surprise in words."""
+    return f"{fixed(float(bits.mean()), 2)} bits per token" if len(bits) else "no token with a prediction"
+
+
+def lens_view(subject: Subject, _: Choices) -> View:
+    """Return the most probable next token after each attention and each MLP."""
+    lens = interpret.logit_lens(subject.gpt, subject.batch, TOP_SHOWN)
+    columns = [POSITION, TOKEN, *(Column(place_name(place)) for place in lens.places)]
+    rows, data = [], []
+    for t, token in enumerate(subject.ids):
+        best = [(subject.text(ids[0]), float(p[0])) for ids, p in
+                zip(lens.ids[:, 0, t], lens.probabilities[:, 0, t], strict=True)]  # fmt: skip
+        cells = [Cell(f"{shortened(text, 9)} {p:.0%}", p) for text, p in best]
+        rows.append([number_cell(t), Cell(subject.text(token)), *cells])
+        places = {
+            place: top_tokens(subject, lens.ids[number, 0, t], lens.probabilities[number, 0, t])
+            for number, place in enumerate(lens.places)
+        }
+        data.append({"position": t, "id": int(token), "text": subject.text(token), "places": places})
+    line = "most probable next token, and its probability, if the model ended after each attention and MLP"
+    return View("lens: predictions layer by layer", [line], tables=[Table(columns, rows)], data={"positions": data})
+
+
+def place_name(place: str) -> str:
+    """Return a place of the residual stream for people: `h.0.resid_mid` is `attn 0`, `h.0.out` is `mlp 0`."""
+    if not place.startswith("h."):
+        return place
+    _, layer, name = place.split(".")
+    return f"{'attn' if name == 'resid_mid' else 'mlp'} {layer}"
+
+
+# ---- attention and heads
+
+
+def attention_view(subject: Subject, choices: Choices) -> View:
+    """Return where each head's attention goes from the last token, or all attention of one head."""
+    shape = subject.gpt.shape
+    check_number("--layer", choices.layer, shape.layers)
+    check_number("--head", choices.head, shape.num_heads)
+    if choices.head is not None and choices.layer is None:
+        raise ConfigError("got --head without --layer, expected both for one head")
+    subject.gpt.forward(subject.batch)
+    if choices.layer is not None and choices.head is not None:
+        return one_head_view(subject, choices.layer, choices.head)
+    layers = range(shape.layers) if choices.layer is None else [choices.layer]
+    columns = [Column("layer", True, True), Column("head", True, True), Column("from the last token to")]
+    rows, data = [], []
+    for layer in layers:
+        attention = interpret.attention(subject.gpt, layers=[layer])[0, 0]  # (H, T, T)
+        for head, last in enumerate(attention[:, -1]):
+            order = np.argsort(-last, kind="stable")[: 2 * TOP_SHOWN]
+            goes_to = [f"{subject.text(subject.ids[t])}@{t} {last[t]:.0%}" for t in order]
+            rows.append([number_cell(layer), number_cell(head), Cell("  ".join(goes_to))])
+            found = {"layer": layer, "head": head, "from_last": rounded(last)}
+            data.append(found if choices.layer is None else found | {"probabilities": rounded(attention[head])})
+    lines = [
+        "attention of each head from the last token: token@position and its share",
+        "--layer N --head N shows the attention of all tokens for one head",
+    ]
+    return View("attention", lines, tables=[Table(columns, rows)], data={"tokens": token_data(subject), "heads": data})
+
+
+def one_head_view(subject: Subject, layer: int, head: int) -> View:
+    """Return the attention of one head: a row per token, a column per token that it attends to."""
+    P = interpret.attention(subject.gpt, layers=[layer])[0, 0, head]  # (T, T)
+    columns = [POSITION, TOKEN, *(Column(shortened(f"{t} {text}", 8), True) for t, text in enumerate(subject.texts()))]
+    rows = [
+        [number_cell(t), Cell(subject.text(subject.ids[t])),
+         *(Cell(f"{p:.0%}" if s <= t else "", float(p) if s <= t else None) for s, p in enumerate(row))]
+        for t, row in enumerate(P)
+    ]  # fmt: skip
+    passage = [Cell(text, float(p)) for text, p in zip(subject.texts(), P[-1], strict=True)]
+    legend = [Cell(f" {value:.0%} ", value) for value in (0, 0.25, 0.5, 0.75, 1)]
+    found = {"layer": layer, "head": head, "probabilities": rounded(P)}
+    return View(
+        f"attention of layer {layer}, head {head}", ["a row per token: the share of its attention to each token"],
+        passage, legend, [Table(columns, rows)], {"tokens": token_data(subject), "heads": [found]},
+    )  # fmt: skip
+
+
+def heads_view(subject: Subject, _: Choices) -> View:
+    """Return the scores of all heads."""
+    subject.require_two("heads")
+    length = min(REPEATED, subject.gpt.shape.seq_len // 2)
+    if length < 2:
+        raise ConfigError("the view heads needs a model with a context of at least 4 tokens")
+    repeated = interpret.repeated_tokens(subject.used_ids(), length)
+    scores = interpret.head_scores(subject.gpt, subject.batch, repeated)
+    names = ("previous token", "first token", "induction", "entropy")
+    columns = [Column("layer", True, True), Column("head", True, True), *(Column(name, True) for name in names)]
+    rows, data = [], []
+    for layer, head in np.ndindex(*scores.induction.shape):
+        values = [float(array[layer, head]) for array in scores]
+        shares = [Cell(percent(value), value) for value in values[:3]]
+        rows.append([number_cell(layer), number_cell(head), *shares, Cell(f"{fixed(values[3], 2)} nats")])
+        data.append({"layer": layer, "head": head, **dict(zip(scores._fields, values, strict=True))})
+    lines = [
+        "share of attention on the token before and on the first token of this text, and its entropy",
+        "induction: share on the token that followed the present one earlier, "
+        f"in {len(repeated)} random sequences of {length} tokens, each repeated",
+    ]
+    return View("heads", lines, tables=[Table(columns, rows)], data={"heads": data})
+
+
+# ---- what the prediction depends on
+
+
+def ablation_view(subject: Subject, choices: Choices) -> View:
+    """Return the change of the loss of the text without each head, MLP and block."""
+    subject.require_two("ablation")
+    parts = interpret.all_parts(subject.gpt.shape)
+    effects = []
+    inputs, targets = np.ascontiguousarray(subject.batch[:, :-1]), np.ascontiguousarray(subject.batch[:, 1:])
+    for effect in interpret.ablations(subject.gpt, inputs, targets, parts, choices.ablation):
+        effects.append(effect)
+        subject.progress("ablation", len(effects) / len(parts))
+    intact = effects[0].loss - effects[0].change
+    effects.sort(key=lambda effect: -effect.change)
+    largest = max((abs(effect.change) for effect in effects), default=0.0) or 1.0
+    columns = [Column("without", is_label=True), Column("loss", True), Column("change", True), Column("")]
+    rows = [
+        [Cell(part_name(effect.part)), Cell(fixed(effect.loss)),
+         Cell(f"{effect.change:+.3f}", abs(effect.change) / largest), Cell(signed_bar(effect.change / largest))]
+        for effect in effects
+    ]  # fmt: skip
+    data = [{"part": effect.part.name, "loss": effect.loss, "change": effect.change} for effect in effects]
+    replaced = {"zero": "0", "mean": "its mean over the text"}[choices.ablation]
+    line = f"loss of this text in nats per token: {fixed(intact)}; the output of each part in turn is set to {replaced}"
+    return View("ablation", [line], tables=[Table(columns, rows)],
+                data={"loss": intact, "ablation": choices.ablation, "parts": data})  # fmt: skip
+
+
+def part_name(part: interpret.Part) -> str:
+    """Return a part of the model for people."""
+    return {
+        "head": f"layer {part.layer} head {part.head}", "attn": f"layer {part.layer} attention",
+        "mlp": f"layer {part.layer} MLP", "block": f"layer {part.layer}, all of it",
+    }[part.kind]  # fmt: skip
+
+
+def attribution_view(subject: Subject, choices: Choices) -> View:
+    """Return how much each token adds to the log-probability of the next one."""
+    found = interpret.next_tokens(subject.gpt, subject.batch, 1)
+    chosen = int(found.ids[0, -1, 0]) if choices.next_text is None else first_token(subject, choices.next_text)
+    log_p = -float(interpret.token_losses(subject.gpt, np.append(subject.batch, [[np.int32(chosen)]], axis=1))[0, -1])
+    scores = interpret.attribution(subject.gpt, subject.batch, np.array([chosen], np.int32))[0]
+    largest = float(np.abs(scores).max()) or 1.0
+    levels = [abs(float(score)) / largest for score in scores]
+    rows = [
+        [number_cell(t), Cell(text), Cell(f"{score:+.3f}", level), Cell(signed_bar(float(score) / largest))]
+        for t, (text, score, level) in enumerate(zip(subject.texts(), scores, levels, strict=True))
+    ]
+    data = [token | {"attribution": float(score)} for token, score in zip(token_data(subject), scores, strict=True)]
+    lines = [
+        f"next token {subject.text(chosen)}, probability {math.exp(log_p):.2%}",
+        "gradient times input of its log-probability; above 0, a token makes it more probable",
+    ]
+    passage = [Cell(text, level) for text, level in zip(subject.texts(), levels, strict=True)]
+    next_data = {"id": chosen, "text": subject.text(chosen), "probability": math.exp(log_p)}
+    columns = [POSITION, TOKEN, Column("attribution", True), Column("")]
+    return View("attribution", lines, passage, [], [Table(columns, rows)], {"next": next_data, "tokens": data})
+
+
+def first_token(subject: Subject, text: str) -> int:
+    """Return the first token of a text. Raises ConfigError if it has none."""
+    ids = subject.tokenizer.encode(prompt_bytes(text))
+    if not len(ids):
+        raise ConfigError("--next: got no text, expected text that begins with the next token")
+    return int(ids[0])
+
+
+# ---- weights
+
+
+def neighbors_view(subject: Subject, _: Choices) -> View:
+    """Return the tokens with the nearest embeddings for each token of the text."""
+    asked = np.array(list(dict.fromkeys(subject.ids.tolist())), np.int32)  # each token once
+    found = interpret.neighbors(subject.gpt.parameters, asked, TOP_IN_DATA, subject.used_ids())
+    columns = [Column("token", is_label=True), Column("nearest tokens, with the cosine of their embeddings")]
+    rows, data = [], []
+    for token, ids, cosines in zip(asked, found.ids, found.cosines, strict=True):
+        near = [{"id": int(i), "text": subject.text(i), "cosine": float(c)} for i, c in zip(ids, cosines, strict=True)]
+        rows.append([Cell(subject.text(token)), Cell("  ".join(f"{n['text']} {n['cosine']:.2f}" for n in near))])
+        data.append({"id": int(token), "text": subject.text(token), "neighbors": near})
+    line = "cosine 1: the same direction, 0: unrelated; tokens that are used alike have similar embeddings"
+    return View("neighbors", [line], tables=[Table(columns, rows)], data={"tokens": data})
+
+
+def health_view(subject: Subject, _: Choices) -> View:
+    """Return the norm of each tensor, that of its gradient on the text, and the MLP units that never fire."""
+    subject.require_two("health")
+    gpt, gradients = subject.gpt, Parameters(subject.gpt.shape)
+    inputs, targets = np.ascontiguousarray(subject.batch[:, :-1]), np.ascontiguousarray(subject.batch[:, 1:])
+    gpt.loss_and_gradients(inputs, targets, gradients, 1 / targets.size)
+    dead = interpret.dead_units(gpt)
+    stats = interpret.weight_stats(gpt.parameters, gradients)
+    columns = [Column("tensor", is_label=True), *(Column(name, True) for name in ("values", "norm", "gradient norm"))]
+    rows = [
+        [Cell(row.name), Cell(integer(row.size)), Cell(fixed(row.norm)), Cell(scientific(row.gradient_norm or 0.0))]
+        for row in stats
+    ]
+    units = [[number_cell(layer), Cell(percent(float(share)), float(share))] for layer, share in enumerate(dead)]
+    data = {
+        "tensors": [{"name": row.name, "values": row.size, "norm": row.norm, "gradient_norm": row.gradient_norm}
+                    for row in stats],
+        "dead_units": [float(share) for share in dead],
+    }  # fmt: skip
+    lines = [
+        "gradient norm: of the loss of this text; units that never fire: MLP units not positive for any token of it"
+    ]
+    layers = Table([Column("layer", True, True), Column("units that never fire", True)], units)
+    return View("health", lines, tables=[Table(columns, rows), layers], data=data)
+
+
+# ---- parts of views
+
+
+def top_tokens(subject: Subject, ids: Iterable[int], probabilities: Iterable[float]) -> list[dict[str, Any]]:
+    """Return tokens with their probabilities as data."""
+    return [
+        {"id": int(token), "text": subject.text(token), "probability": float(p)}
+        for token, p in zip(ids, probabilities, strict=True)
+    ]
+
+
+def joined(tokens: Sequence[dict[str, Any]]) -> str:
+    """Return the first few of such tokens as text."""
+    return "  ".join(f"{token['text']} {token['probability']:.0%}" for token in tokens[:TOP_SHOWN])
+
+
+def token_data(subject: Subject) -> list[dict[str, Any]]:
+    """Return the tokens of the text as data."""
+    return [{"position": t, "id": int(id), "text": subject.text(id)} for t, id in enumerate(subject.ids)]
+
+
+def number_cell(number: int) -> Cell:
+    """Return the cell of a position, a layer or a head."""
+    return Cell(str(number))
+
+
+def shortened(text: str, length: int) -> str:
+    """Return text of at most `length` characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def signed_bar(ratio: float) -> str:
+    """Return a bar for a ratio from -1 to 1: to the left of the middle below 0, to the right above it."""
+    half = BAR_CELLS // 2
+    cells = min(half, round(abs(ratio) * half)) if math.isfinite(ratio) else 0
+    return f"{'█' * cells if ratio < 0 else '':>{half}}│{'█' * cells if ratio > 0 else '':<{half}}"
+
+
+def rounded(values: NDArray[np.float32]) -> Any:
+    """Return an array as lists of numbers with six decimals."""
+    return np.round(values.astype(np.float64), 6).tolist()
+
+
+def check_number(option: str, number: int | None, count: int) -> None:
+    """Raise ConfigError unless the number is None or from 0 to `count` - 1."""
+    if number is not None and not 0 <= number < count:
+        raise ConfigError(f"{option}: got {number}, expected a whole number from 0 to {count - 1}")
+
+
+VIEWS: dict[str, Callable[[Subject, Choices], View]] = {
+    "tokens": tokens_view, "lens": lens_view, "attention": attention_view, "heads": heads_view, "health": health_view,
+    "ablation": ablation_view, "neighbors": neighbors_view, "attribution": attribution_view,
+}  # fmt: skip

@@ -1,0 +1,72 @@
+"""Colour ramp of a quantity from 0 to 1, perceptually even and without red and green.
+
+Lightness in OKLab (Ottosson 2020) grows evenly, and the hue goes from blue to yellow, which colour-blind people
+distinguish, as in cividis (Nuñez et al. 2018). Level 0 is close to the background of the theme.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+STEPS = 32  # colours of a ramp: more cannot be told apart
+MIN_LEVEL = 0.02  # below it, text has no background
+
+
+class Shade(NamedTuple):
+    """Background colour, and the colour of text on it, as `#rrggbb`."""
+
+    background: str
+    text: str
+
+
+class _Ends(NamedTuple):
+    """Lightness, chroma and hue in degrees at both ends of a ramp."""
+
+    lightness: tuple[float, float]
+    chroma: tuple[float, float]
+    hue: tuple[float, float]
+
+
+_ON_DARK = _Ends((0.25, 0.90), (0.07, 0.15), (265.0, 95.0))
+_ON_LIGHT = _Ends((0.97, 0.42), (0.06, 0.13), (95.0, 265.0))
+
+
+def shade(level: float, *, dark: bool = True) -> Shade | None:
+    """Return the colours for a level from 0 to 1; None for a level of about 0, and for NaN.
+
+    Args:
+        level: Values outside of 0 to 1 are clipped.
+        dark: True for a dark background.
+    """
+    if not level >= MIN_LEVEL:
+        return None
+    ends = _ON_DARK if dark else _ON_LIGHT
+    position = round(min(level, 1.0) * STEPS) / STEPS
+    lightness, chroma, hue = (low + (high - low) * position for low, high in ends)
+    rgb = _srgb(lightness, chroma, math.radians(hue))
+    background = "#" + "".join(f"{round(value * 255):02x}" for value in rgb)
+    return Shade(background, "#000000" if luminance(background) > 0.179 else "#ffffff")
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of `#rrggbb`, as WCAG defines it."""
+    values = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    r, g, b = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def _srgb(lightness: float, chroma: float, hue: float) -> tuple[float, ...]:
+    """Return the sRGB values, 0 to 1, of a colour in OKLab's polar coordinates."""
+    a, b = chroma * math.cos(hue), chroma * math.sin(hue)
+    long, medium, short = (
+        (lightness + x * a + y * b) ** 3
+        for x, y in ((0.3963377774, 0.2158037573), (-0.1055613458, -0.0638541728), (-0.0894841775, -1.2914855480))
+    )  # fmt: skip
+    linear = (
+        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
+        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
+        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
+    )
+    clipped = (min(1.0, max(0.0, value)) for value in linear)
+    return tuple(12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055 for value in clipped)

@@ -1,0 +1,222 @@
+"""`gpt-tui inspect`: the views of a model and a text, in colours, plain and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpt_core
+from gpt_core import interpret
+from gpt_tui.cli.main import INSPECT_VIEWS
+from gpt_tui.headless.inside.views import VIEWS
+from tests.cli.conftest import Result
+from tests.program import Terminal
+
+TEXT = "The cat sat"
+MODEL = Path("models/best_model.safetensors")
+
+
+@pytest.fixture
+def model(trained: Path) -> gpt_core.Model:
+    return gpt_core.load(trained / MODEL)
+
+
+@pytest.fixture
+def data(program: Callable[..., Result]) -> Callable[..., dict[str, Any]]:
+    """Run the command with `--json` and return what it printed."""
+
+    def run(view: str, *options: str, text: str = TEXT) -> dict[str, Any]:
+        done = program("inspect", text, "--view", view, "--json", *options)
+        assert (done.returncode, done.stderr) == (0, "")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    return run
+
+
+def ids_of(model: gpt_core.Model, text: str = TEXT) -> np.ndarray:
+    return np.array([[model.tokenizer.BOS, *model.tokenizer.encode(text.encode())]], np.int32)
+
+
+def test_the_command_line_and_the_views_have_the_same_names() -> None:
+    assert tuple(VIEWS) == INSPECT_VIEWS
+
+
+@pytest.mark.parametrize("view", INSPECT_VIEWS)
+def test_every_view_prints_plain_text_to_a_pipe_and_json_with_the_model(
+    view: str, program: Callable[..., Result], data: Callable[..., dict[str, Any]]
+) -> None:
+    plain = program("inspect", TEXT, "--view", view)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert plain.stdout.startswith(f"{MODEL}, step 6\n{view}")
+    assert "\x1b" not in plain.stdout
+    assert max(len(line) for line in plain.stdout.splitlines()[:3]) <= 110
+    found = data(view)
+    assert (found["model"], found["step"], found["view"]) == (str(MODEL), 6, view)
+
+
+def test_tokens_are_printed_with_their_surprise_rank_and_alternatives(
+    program: Callable[..., Result], data: Callable[..., dict[str, Any]], model: gpt_core.Model
+) -> None:
+    found, losses = data("tokens"), model.token_losses(TEXT)
+    assert [token["id"] for token in found["tokens"]] == ids_of(model)[0].tolist()
+    assert "bits" not in found["tokens"][0]  # nothing predicts <bos>
+    assert [token["bits"] for token in found["tokens"][1:]] == pytest.approx(losses.losses / math.log(2), rel=1e-5)
+    assert len(found["next"]["most_probable"]) == 8
+    printed = program("inspect", TEXT).stdout
+    assert "<bos>|" + "|".join(map(model.tokenizer.describe, losses.ids)) in printed
+    mean = losses.losses.mean() / math.log(2)
+    assert f"{len(losses.ids)} tokens, {mean:.2f} bits per token" in printed
+    for token in found["tokens"][1:]:
+        best = token["most_probable"][0]
+        row = rf"^ +{token['position']}  {re.escape(token['text'])} +{token['bits']:.2f} +{token['rank']} .*"
+        assert re.search(row + re.escape(f"  {best['text']} {best['probability']:.0%}"), printed, re.MULTILINE)
+    assert re.search(rf"^ +{len(found['tokens'])}  \(next\) ", printed, re.MULTILINE)
+
+
+def test_the_lens_ends_with_the_prediction_of_the_model(data: Callable[..., dict[str, Any]]) -> None:
+    last = data("lens")["positions"][-1]
+    assert list(last["places"]) == ["embedding", "h.0.resid_mid", "h.0.out"]
+    expected = data("tokens")["next"]["most_probable"][:3]
+    assert [token["id"] for token in last["places"]["h.0.out"]] == [token["id"] for token in expected]
+
+
+def test_attention_of_all_heads_of_a_layer_and_of_one_head(
+    program: Callable[..., Result], data: Callable[..., dict[str, Any]], model: gpt_core.Model
+) -> None:
+    P = interpret.attention(model.bundle.gpt(), ids_of(model))[0, 0]
+    every = data("attention")["heads"]
+    assert [(head["layer"], head["head"]) for head in every] == [(0, 0), (0, 1)]
+    np.testing.assert_allclose([head["from_last"] for head in every], P[:, -1], atol=1e-6)
+    assert "probabilities" not in every[0]
+    np.testing.assert_allclose(
+        [head["probabilities"] for head in data("attention", "--layer", "0")["heads"]], P, atol=1e-6
+    )
+    one = data("attention", "--layer", "0", "--head", "1")["heads"]
+    np.testing.assert_allclose(one[0]["probabilities"], P[1], atol=1e-6)
+    printed = program("inspect", TEXT, "--view", "attention", "--layer", "0", "--head", "1").stdout
+    assert f"{P[1, 1, 0]:.0%}" in next(line for line in printed.splitlines() if line.startswith("       1"))
+
+
+def test_heads_and_health_have_a_row_per_head_and_tensor(
+    program: Callable[..., Result], data: Callable[..., dict[str, Any]], model: gpt_core.Model
+) -> None:
+    heads = data("heads")["heads"]
+    assert [(head["layer"], head["head"]) for head in heads] == [(0, 0), (0, 1)]
+    assert all(0 <= head[name] <= 1 for head in heads for name in ("previous_token", "first_token", "induction"))
+    assert f"{heads[1]['induction']:.1%}" in program("inspect", TEXT, "--view", "heads").stdout
+    health = data("health")
+    assert [row["name"] for row in health["tensors"]] == list(model.parameters.tensors)
+    assert all(row["gradient_norm"] > 0 for row in health["tensors"])
+    assert len(health["dead_units"]) == 1
+
+
+def test_ablation_is_sorted_by_the_change_of_loss(data: Callable[..., dict[str, Any]], model: gpt_core.Model) -> None:
+    found = data("ablation")
+    assert found["loss"] == pytest.approx(model.token_losses(TEXT).losses.mean(), rel=1e-5)
+    assert sorted(part["part"] for part in found["parts"]) == ["h.0", "h.0.attn.head.0", "h.0.attn.head.1", "h.0.mlp"]
+    changes = [part["change"] for part in found["parts"]]
+    assert changes == sorted(changes, reverse=True)
+    mean = data("ablation", "--mean")
+    assert mean["ablation"] == "mean"
+    assert [part["change"] for part in mean["parts"]] != changes
+
+
+def test_neighbors_name_each_token_once(data: Callable[..., dict[str, Any]], model: gpt_core.Model) -> None:
+    tokens = data("neighbors", text="at at at")["tokens"]
+    assert [token["id"] for token in tokens] == list(dict.fromkeys(ids_of(model, "at at at")[0].tolist()))
+    for token in tokens:
+        assert len(token["neighbors"]) == 8
+        assert token["id"] not in [near["id"] for near in token["neighbors"]]
+        assert all(near["text"] not in ("<unused>", "<pad>", "<eos>") for near in token["neighbors"])
+
+
+def test_attribution_is_of_the_most_probable_or_the_named_token(
+    program: Callable[..., Result], data: Callable[..., dict[str, Any]], model: gpt_core.Model
+) -> None:
+    found = data("attribution")
+    best = data("tokens")["next"]["most_probable"][0]
+    assert found["next"]["id"] == best["id"]
+    assert found["next"]["probability"] == pytest.approx(best["probability"], rel=1e-4)
+    named = data("attribution", "--next", "hat")
+    token = int(model.tokenizer.encode(b"hat")[0])
+    assert named["next"]["id"] == token
+    scores = interpret.attribution(model.bundle.gpt(), ids_of(model), np.array([token], np.int32))[0]
+    assert [row["attribution"] for row in named["tokens"]] == pytest.approx(scores, rel=1e-4)
+    printed = program("inspect", TEXT, "--view", "attribution", "--next", "hat").stdout
+    assert all(f"{score:+.3f}" in printed for score in scores)
+
+
+def test_a_text_longer_than_the_context_is_cut_with_one_line(program: Callable[..., Result]) -> None:
+    text = "The cat sat on the mat. " * 20
+    for options in ([], ["--json"]):
+        run = program("inspect", text, *options)
+        assert run.returncode == 0
+        match = re.fullmatch(r"gpt-tui: the model reads only the first 16 of the text's (\d+) tokens\n", run.stderr)
+        assert match
+    found = json.loads(run.stdout)
+    assert (found["read_tokens"], found["text_tokens"]) == (16, int(match[1]))
+
+
+def test_the_text_is_read_from_standard_input_and_may_be_empty(program: Callable[..., Result]) -> None:
+    expected = program("inspect", TEXT)
+    assert program("inspect", "-", input=f"{TEXT}\n") == expected
+    empty = program("inspect", "")
+    assert (empty.returncode, empty.stderr) == (0, "")
+    assert "0 tokens, no token with a prediction" in empty.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["", "--view", "heads"], "TEXT: got 1 token, expected at least 2 for the view heads"),
+        (["", "--view", "ablation"], "TEXT: got 1 token, expected at least 2 for the view ablation"),
+        (["a", "--view", "attention", "--layer", "1"], "--layer: got 1, expected a whole number from 0 to 0"),
+        (["a", "--view", "attention", "--layer", "-1"], "--layer: got '-1', expected a whole number from 0"),
+        (["a", "--view", "attention", "--layer", "0", "--head", "2"], "--head: got 2, expected a whole number from 0"),
+        (["a", "--view", "attention", "--head", "0"], "got --head without --layer, expected both for one head"),
+        (["a", "--view", "attribution", "--next", ""], "--next: got no text, expected text that begins with"),
+        (["a", "--view", "neurons"], "argument --view: invalid choice: 'neurons'"),
+        (["a", "--model", "nowhere.safetensors"], "nowhere.safetensors"),
+        ([], "the following arguments are required: TEXT"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, program: Callable[..., Result]
+) -> None:
+    run = program("inspect", *arguments)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("gpt-tui: ")
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred\x07", "Käse 東京 \U0001f600", "a\nb\r\n\tc", "\u202eright", "a\x00b"])
+def test_no_text_reaches_the_terminal_as_a_control_character(text: str, program: Callable[..., Result]) -> None:
+    for view in ("tokens", "lens", "neighbors"):
+        run = program("inspect", text, "--view", view)
+        assert run.returncode == 0
+        assert all(character == "\n" or character.isprintable() for character in run.stdout)
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_colours_beside_the_numbers_and_no_line_of_a_table_is_wider(trained: Path) -> None:
+    terminal = Terminal("inspect", "The cat sat on the mat", "--view", "tokens", cwd=trained, COLORTERM="truecolor")
+    terminal.end()
+    tokens = terminal.shown
+    assert "\x1b[38;2;" in tokens
+    assert "48;2;" in tokens
+    assert "colours: " in tokens
+    terminal = Terminal("inspect", "The cat sat on the mat", "--view", "lens", cwd=trained, NO_COLOR="1")
+    terminal.end()
+    assert "48;" not in terminal.shown
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in terminal.shown.splitlines()]
+    assert sum(line.startswith("position") for line in lines) >= 1
+    assert max(map(len, lines)) <= 80
