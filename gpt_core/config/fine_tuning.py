@@ -14,7 +14,11 @@ from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 
 RATE_FACTOR = 0.3
-"""Learning rates as a fraction of those of the preset."""
+"""Learning rates as a fraction of those of the preset.
+
+Measured with nano after 300 steps: on a text like its first one, 0.3 ends lower than 0.1 and than 1. On texts of
+another kind 1 learns faster, and overfits sooner.
+"""
 EVAL_TOKENS = 32_768
 FROM_FILE = (*ModelShape.__struct_fields__, "tokenizer")
 """Settings that a run takes from the file that it starts from."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,7 @@ from gpt_core.tokenizers import Tokenizer
 
 MIN_BYTES_PER_TOKEN = 2.0  # of a text; with fewer, the tokenizer was made for another language or another kind of text
 HASHED_BYTES = 1 << 20
+HUGGING_FACE_CONFIG = "config.json"  # in the folder of a model
 
 
 class StartingPoint(NamedTuple):
@@ -91,14 +93,15 @@ def peek_start(path: str) -> CheckpointInfo:
     Raises:
         CheckpointError: The file cannot be read or is not a checkpoint.
     """
-    if os.path.isfile(os.path.join(path, "config.json")):
-        raise CheckpointError(
-            f"init_from: {path} is a folder of another program, expected a checkpoint; if it is a Hugging Face model, "
-            "import it first (`gpt-tui import`)"
-        )
     try:
         return peek_checkpoint(path)
     except CheckpointError as error:
+        folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        if os.path.isfile(os.path.join(folder, HUGGING_FACE_CONFIG)):
+            raise CheckpointError(
+                f"init_from: {path} is a model of Hugging Face, expected a checkpoint; import it first: "
+                f"gpt-tui import {shlex.quote(folder)}"
+            ) from None
         raise CheckpointError(f"init_from: {error}") from None
 
 

@@ -141,7 +141,8 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
 def start_rows(state: RunState, value_width: int) -> list[Row]:
     """Return the scores before fine-tuning, once there are others to compare with them."""
     before = state.start_scores
-    if before is None or state.evaluation is None or state.evaluation.step == 0:
+    is_evaluated = state.evaluation is not None and state.evaluation.step > 0
+    if before is None or not (is_evaluated or state.full_evaluation is not None):
         return []
     loss = nats(before.loss)
     options = [f"{loss}, {fixed(before.bits_per_byte)} bits/byte", loss]

@@ -435,12 +435,18 @@ def origin_text(event: RunStarted, name: str) -> str:
 
 def gain_text(run: RunState) -> str:
     """Return how the best evaluation compares with that before fine-tuning; "" where there is nothing to compare."""
-    before, best = run.start_scores, run.best
-    if before is None or run.evaluation is None or run.evaluation.step == 0:
+    before, best, full, started = run.start_scores, run.best, run.full_evaluation, run.started
+    is_evaluated = run.evaluation is not None and run.evaluation.step > 0
+    if before is None or started is None or not (is_evaluated or full is not None):
         return ""
-    if best.step == 0 or best.loss is None:
-        return f"eval loss {nats(before.loss)} before fine-tuning, which no evaluation improved"
-    return f"eval loss {nats(before.loss)} before fine-tuning, {nats(best.loss)} at step {integer(best.step)}"
+    later = [(best.loss, best.step)] if best.step and best.loss is not None else []
+    if full is not None and not started.eval_part_tokens:  # else it is of more text
+        later.append((full.loss, full.step))
+    if not later and not is_evaluated:
+        return f"eval loss {nats(before.loss)} before fine-tuning (of {short(started.eval_part_tokens)} tokens)"
+    loss, step = min(later, default=(before.loss, 0))
+    now = f"{nats(loss)} at step {integer(step)}" if loss < before.loss else "which no evaluation improved"
+    return f"eval loss {nats(before.loss)} before fine-tuning, {now}"
 
 
 def _evaluated(run: RunState, event: EvalCompleted) -> RunState:

@@ -11,7 +11,7 @@ from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import peek_checkpoint, write_checkpoint
 from gpt_core.formats.training_state import Origin, TrainingState
-from gpt_core.training.events import RunStarted
+from gpt_core.training.events import FullEvalCompleted, RunStarted
 from gpt_tui.charts.series import chart_series, full_range
 from gpt_tui.new_run.fields import changed, explanation, texts_of, validate, with_preset, with_start
 from gpt_tui.run_view.figures import evaluation_figures
@@ -54,6 +54,16 @@ def test_the_gain_is_that_of_the_best_evaluation() -> None:
     assert gain_text(trained(5)) == ""
     from_random = advance_all(advance(RunState(), started()), [scored(0, 0.1, 8.0), step(1), scored(1, 0.2)])
     assert gain_text(from_random) == ""
+
+
+def test_the_score_at_the_end_counts_if_it_is_of_the_same_text() -> None:
+    def ended(**more: object) -> RunState:
+        run = advance_all(RunState(), [started(**START, **more), scored(0, 0.3, 3.21, is_best=True), step(1)])
+        return advance(run, FullEvalCompleted(1, 2.5, 12.0, 0.4, 1.9, 9_000))
+
+    assert gain_text(ended()) == "eval loss 3.210 before fine-tuning, 2.500 at step 1"
+    assert gain_text(ended(eval_part_tokens=4_000)) == "eval loss 3.210 before fine-tuning (of 4.00k tokens)"
+    assert {row.label for row in evaluation_rows(ended(), 40)} >= {"before tuning", "full eval"}
 
 
 def test_the_scores_before_fine_tuning_are_forgotten_with_another_eval_text() -> None:
