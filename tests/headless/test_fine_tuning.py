@@ -41,13 +41,11 @@ def test_the_first_lines_say_what_is_fine_tuned_and_how_good_it_is_before(start:
     assert f"eval loss {before} before fine-tuning, " in finished
 
 
-def test_a_resume_knows_the_score_from_before_the_first_step(start: Path) -> None:
+def test_the_command_repeated_with_resume_knows_the_score_from_before_and_needs_no_file(start: Path) -> None:
     assert run_program(*FINE_TUNE, "--max-steps", "2", cwd=start).returncode == 0
     (start / LATEST).unlink()
     (start / "tuned/metrics.jsonl").unlink()
-    resumed = run_program(
-        "train", "--resume", "--models-dir", "tuned", "--max-steps", "4", "--set", "eval_every_steps=4", cwd=start
-    )
+    resumed = run_program(*FINE_TUNE, "--resume", "--max-steps", "4", "--set", "eval_every_steps=4", cwd=start)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed from tuned/" in resumed.stdout
     assert "before fine-tuning" in resumed.stdout
