@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,13 +157,25 @@ def encode_parts(
         pending: deque[tuple[Future[tuple[NDArray[np.int32], bool]], int]] = deque()
         is_open = False
         for text, ends in join_parts(parts):
-            pending.append((pool.submit(tokenizer.encode_documents, text, ends, is_open), len(ends)))
+            pending.append((_submit(pool, tokenizer.encode_documents, text, ends, is_open), len(ends)))
             is_open = len(ends) == 0 or int(ends[-1]) < len(text)
             if len(pending) > threads:
                 job, ended = pending.popleft()
                 yield job.result()[0], ended
         for job, ended in pending:
             yield job.result()[0], ended
+
+
+def _submit(
+    pool: ThreadPoolExecutor, encode: Callable[..., tuple[NDArray[np.int32], bool]], *block: object
+) -> Future[tuple[NDArray[np.int32], bool]]:
+    """Encode a block in a thread of the pool, or in this one if the system allows no more threads."""
+    try:
+        return pool.submit(encode, *block)
+    except RuntimeError:
+        done: Future[tuple[NDArray[np.int32], bool]] = Future()
+        done.set_result(encode(*block))
+        return done
 
 
 def separator_of(tokenizer: Tokenizer) -> int | None:
