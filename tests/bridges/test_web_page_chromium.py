@@ -195,6 +195,16 @@ async def test_probabilities_are_those_of_the_stored_weights_and_sum_to_one(
                 )
 
 
+async def test_a_token_selected_after_a_reply_stays_selected(trained: Path) -> None:
+    async with opened(trained / "page.html") as page:
+        await set_sampling(page, GREEDY)  # typing shows the next token a moment later, unless a reply begins before
+        await page.fill("#max_tokens", "1")
+        await generated(page, "The cat")
+        await page.evaluate("select(newTokens()[0])")
+        await asyncio.sleep(await page.evaluate("2 * DEBOUNCE_MS / 1000"))
+        assert await page.inner_text("#next-title") == "Token 1 of 1"
+
+
 async def test_an_alternative_replaces_the_rest_of_the_text(trained: Path) -> None:
     async with opened(trained / "page.html") as page:
         await set_sampling(page, GREEDY)

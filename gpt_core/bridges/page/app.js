@@ -12,9 +12,9 @@ const VISIBLE = { " ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥" };
 
 const byId = (id) => document.getElementById(id);
 const model = JSON.parse(byId("model").textContent);
-const showNextSoon = debounced(() => showNext());
 
 let worker;
+let typingTimer = 0;
 let phase = "loading"; // loading, ready, generating, failed
 let requestId = 0;
 let isReading = false; // the probabilities that are shown are not those of the newest request
@@ -103,6 +103,7 @@ const HANDLERS = {
 
 /** Send a request: the tokens after the prompt stay, `maxTokens` new ones follow. */
 function request(prompt, tokens, maxTokens) {
+  clearTimeout(typingTimer);
   isReading = true;
   const sampling = Object.fromEntries(SETTINGS.map((name) => [name, byId(name).valueAsNumber]));
   worker.postMessage({
@@ -348,12 +349,10 @@ async function copyText() {
   byId("status").textContent = "copied";
 }
 
-function debounced(action) {
-  let timer = 0;
-  return () => {
-    clearTimeout(timer);
-    timer = setTimeout(action, DEBOUNCE_MS);
-  };
+/** Show the next token once typing pauses; a request before that makes it needless. */
+function showNextSoon() {
+  clearTimeout(typingTimer);
+  typingTimer = setTimeout(showNext, DEBOUNCE_MS);
 }
 
 function onKey(event) {
