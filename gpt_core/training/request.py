@@ -7,6 +7,7 @@ the run has reached is raised (`raised_limits`), and checkpoints are saved in th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,7 +154,7 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
         if checkpoint.optimizer_state is None:
             raise CheckpointError(
                 f"{resume} holds weights only, without the optimizer state that a resume needs; start a new run with "
-                "these weights: --init-from FILE"
+                f"these weights: --init-from {shlex.quote(str(resume))}"
             )
         return checkpoint, ()
     found = CheckpointStore(models_dir).load_for_resume()

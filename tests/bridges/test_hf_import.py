@@ -136,6 +136,7 @@ def test_an_imported_model_generates_evaluates_and_verifies(capsys: pytest.Captu
     assert (code, err) == (0, "")
     assert out.startswith("models/gpt2.safetensors: 13.5k parameters, ")
     assert "vocabulary 400 (bpe)" in out
+    assert "gpt-tui --init-from models/gpt2.safetensors --train-file FILE" in out
     assert run(capsys, "verify", "models/gpt2.safetensors")[0] == 0
     code, out, err = run(capsys, "generate", "It was", "--max-tokens", "8", "--seed", "1")
     assert (code, err) == (0, "")
@@ -163,7 +164,7 @@ def test_a_resume_of_imported_weights_points_to_init_from(capsys: pytest.Capture
     code, out, err = run(capsys, "--train-only", "--resume", "models/gpt2.safetensors")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "weights only" in err
-    assert "--init-from" in err
+    assert "--init-from models/gpt2.safetensors" in err
     assert [path.name for path in Path("models").iterdir()] == ["gpt2.safetensors"]
 
 
