@@ -66,6 +66,7 @@ def test_a_tensor_of_several_parts_equals_one_part(monkeypatch: pytest.MonkeyPat
     assert b"".join(parts) == complete
 
 
+@pytest.mark.slow
 def test_a_file_that_ends_early_is_refused_at_every_length(tmp_path: Path) -> None:
     data = written(tmp_path / "file", Tensor("m", random_matrix(2, 32), "f32")).read_bytes()
     for length in range(len(data) - 1):
