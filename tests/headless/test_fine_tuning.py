@@ -33,8 +33,8 @@ def test_the_first_lines_say_what_is_fine_tuned_and_how_good_it_is_before(start:
     lines = run.stdout.splitlines()
     assert lines[0].startswith("fine-tuning a custom model: ")
     assert lines[0].endswith("; weights and tokenizer of models/ckpt_latest.safetensors (step 6)")
-    assert lines[2].startswith("eval before fine-tuning: eval loss ")
-    before = lines[2].split("eval loss ")[1].split(",")[0]
+    (first,) = (line for line in lines[:5] if line.startswith("eval before fine-tuning: eval loss "))
+    before = first.split("eval loss ")[1].split(",")[0]
     (later,) = (line for line in lines if line.startswith("eval at step 2:"))
     assert later.endswith(f"before fine-tuning {before})")
     (finished,) = (line for line in lines if line.startswith("finished: "))
