@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,7 +28,9 @@ from gpt_core.config.validation import (
 )
 from gpt_core.errors import ConfigError, GptError
 from gpt_core.training.fine_tuning import differing_settings, peek_start
+from gpt_tui.shared.sanitize import one_line
 
+MAX_NAME = 24  # characters of the name of a checkpoint in the title
 # groups in the order of the form, the most frequently changed ones first
 GROUP_ORDER = (
     "model shape", "text", "fine-tuning", "learning rate", "batches", "stopping", "system", "evaluation and saving",
@@ -204,6 +207,12 @@ def changed_note(texts: Mapping[str, str], preset_name: str) -> str:
     shared = LEARNING_RATE in differing and texts[LEARNING_RATE]
     n = len(differing - (set(GROUP_RATES) if shared else {LEARNING_RATE}))
     return f"• {n} changed from {preset_name}" if differing else ""
+
+
+def title(texts: Mapping[str, str]) -> str:
+    """Return what the form sets up: a run from random weights, or the fine-tuning of a checkpoint."""
+    name = PurePath(texts["init_from"].strip()).stem
+    return f"Set up fine-tuning of {one_line(name, MAX_NAME)}" if name else "Set up a run"
 
 
 def named_preset(settings: Settings, preset_name: str) -> str:

@@ -25,6 +25,7 @@ from gpt_tui.new_run.fields import (
     named_preset,
     start_settings,
     texts_of,
+    title,
     validate,
     with_preset,
     with_start,
@@ -95,7 +96,7 @@ class SetupScreen(Screen[SetupResult]):
         """Lay out header, form and estimate, explanation of the focused field, buttons."""
         with Horizontal(id="setup-header"):
             yield Static(" gpt-tui ", id="program", markup=False)
-            yield Static(" Set up a run", id="setup-title", markup=False)
+            yield Static("", id="setup-title", markup=False)
             yield Static("", id="setup-state", markup=False)
         with Horizontal(id="setup-body"):
             yield SetupForm(self._initial.preset_name, self._initial.texts, id="setup-form")
@@ -165,6 +166,7 @@ class SetupScreen(Screen[SetupResult]):
         form_state, before = self.form_state, self._validated
         self._validated = validate(form_state.texts, path_problem)
         differing = changed(form_state.texts, form_state.preset_name)
+        self.query_one("#setup-title", Static).update(Content(f" {title(form_state.texts)}"), layout=False)
         self.form.mark(self._validated.problems.keys(), differing)
         self.form.border_subtitle = changed_note(form_state.texts, form_state.preset_name)
         self._show_field()

@@ -14,7 +14,7 @@ from gpt_core.formats.checkpoint import peek_checkpoint, write_checkpoint
 from gpt_core.formats.training_state import Origin, TrainingState
 from gpt_core.training.events import FullEvalCompleted, RunStarted, from_json, to_json
 from gpt_tui.charts.series import chart_series, full_range
-from gpt_tui.new_run.fields import changed, explanation, texts_of, validate, with_preset, with_start
+from gpt_tui.new_run.fields import changed, explanation, texts_of, title, validate, with_preset, with_start
 from gpt_tui.run_view.figures import evaluation_figures
 from gpt_tui.run_view.samples_layout import timeline
 from gpt_tui.run_view.status import evaluation_rows, model_row, origin_rows
@@ -141,6 +141,11 @@ def test_choosing_a_checkpoint_fills_shape_tokenizer_and_rates_and_clearing_it_r
     assert filled["learning_rate"] == "0.0009"
     restored = with_start(filled | {"init_from": ""}, "nano", None)
     assert restored == texts_of(preset("nano")) | {"seed": "7", "max_epochs": "9"}
+
+
+def test_the_title_of_the_form_names_the_checkpoint():
+    assert title(texts_of(preset("nano"))) == "Set up a run"
+    assert title({"init_from": "models/best_model.safetensors"}) == "Set up fine-tuning of best_model"
 
 
 def test_another_preset_keeps_the_shape_of_the_checkpoint(tmp_path: Path):
