@@ -58,6 +58,18 @@ def test_inspecting_prints_a_row_per_token(folder: Path) -> None:
     assert all(0 < float(line.split()[2]) < 1 for line in lines[1:])
 
 
+def test_looking_inside_prints_layers_heads_and_tokens(folder: Path) -> None:
+    printed = run(folder, "look_inside.py", "model/ckpt_latest.safetensors", "It was")
+    layers, heads, tokens = printed.split("\n\n")
+    assert [line.split()[0] for line in layers.splitlines()[1:]] == [
+        "embedding", "h.0.resid_mid", "h.0.out", "h.1.resid_mid", "h.1.out",
+    ]  # fmt: skip
+    assert len(heads.splitlines()) == 5
+    changes = [float(line.split()[-1]) for line in heads.splitlines()[1:]]
+    assert changes == sorted(changes, reverse=True)
+    assert "".join(line.split()[0] for line in tokens.splitlines()[1:]).replace("␣", " ") == "<bos>It was"
+
+
 def test_own_parts_are_trained_with(folder: Path) -> None:
     printed = run(folder, "custom_parts.py", "train.en", "--tiny", "--models-dir", "bytes", "--max-steps", "5")
     tokens = int(printed.split()[0].replace(",", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -127,14 +128,37 @@ def tokenize(options: Namespace) -> int:
     tokenizer, origin = (model.tokenizer, str(model.path or "")) if model else tokenizer_of(settings)
     found = tokenized(source, tokenizer, origin)
     if options.json:
-        print(msgspec.json.encode(found).decode())
+        values = msgspec.to_builtins(found)
+        if options.show_tokens:
+            values["texts"] = [tokenizer.describe(token) for token in token_ids(source, tokenizer)]
+        print(msgspec.json.encode(values).decode())
     else:
         trained = "of" if model else "trained on"
         print(one_line(f"{source.name}, with the tokenizer {trained} {origin}", 1000))
         print(f"{integer(found.bytes)} bytes, {integer(found.tokens)} tokens, vocabulary {integer(found.vocab_size)}")
         print(f"{found.bytes_per_token:.3f} bytes per token, encoded at {short(found.mb_per_s)} MB/s")
         print("round trip: identical" if found.round_trip else "round trip: DIFFERENT bytes")
+        if options.show_tokens:
+            print()
+            print_tokens(source, tokenizer)
     return EXIT_OK if found.round_trip else EXIT_FAILED
+
+
+def token_ids(source: TextSource, tokenizer: Tokenizer) -> Iterator[int]:
+    """Yield the token ids of a text, block by block. Raises CorpusError."""
+    for block in TextReader(source).contents():
+        yield from tokenizer.encode(block).tolist()
+
+
+def print_tokens(source: TextSource, tokenizer: Tokenizer) -> None:
+    """Print a text with `|` between its tokens, and a line break after each token that ends a line."""
+    is_inside = False
+    for token in token_ids(source, tokenizer):
+        ends_line = tokenizer.token_bytes(token).endswith(b"\n")
+        print("|" * is_inside + tokenizer.describe(token), end="\n" if ends_line else "")
+        is_inside = not ends_line
+    if is_inside:
+        print()
 
 
 def tokenized(source: TextSource, tokenizer: Tokenizer, origin: str) -> Tokenization:

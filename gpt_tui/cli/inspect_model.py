@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt_core.errors import EXIT_OK, ConfigError
+from gpt_core import files
+from gpt_core.errors import EXIT_OK, ConfigError, SaveError
 from gpt_core.model.bundle import ModelBundle
 from gpt_tui.cli.generate import STANDARD_INPUT, standard_input_text
-from gpt_tui.cli.options import load_model
+from gpt_tui.cli.options import load_model, typed_path
+from gpt_tui.headless.inside.page import page
 from gpt_tui.headless.inside.terminal import print_view
 from gpt_tui.headless.inside.view import View
 from gpt_tui.headless.inside.views import VIEWS, Choices, Subject, subject_of
@@ -20,29 +25,67 @@ from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.sanitize import one_line
 
+DEFAULT_VIEW = "tokens"
+
 
 def inspect_model(options: Namespace) -> int:
-    """Run `gpt-tui inspect`: print a view of a model and a text."""
+    """Run `gpt-tui inspect`: print a view of a model and a text, or write views to a page."""
+    if options.json and options.html is not None:
+        raise ConfigError("got --json and --html, expected one of them")
+    path = None if options.html is None else new_page(options.html)
     text = options.text
     if text == STANDARD_INPUT:
         text = standard_input_text("TEXT", "give the text as an argument")
     choices = Choices(
         whole_number(options.layer, "--layer"), whole_number(options.head, "--head"), options.next,
-        "mean" if options.mean else "zero",
+        "mean" if options.mean else "zero", with_pictures=path is not None,
     )  # fmt: skip
     bundle = load_model(options)
+    names = [options.view or DEFAULT_VIEW] if path is None or options.view else list(VIEWS)
     with ProgressLine() as progress:
         subject = subject_of(bundle, text, progress)
-        view = VIEWS[options.view](subject, choices)
+        views = [VIEWS[name](subject, choices) for name in names]
     if subject.total > len(subject.ids):
         read, total = integer(len(subject.ids)), integer(subject.total)
         print(f"gpt-tui: the model reads only the first {read} of the text's {total} tokens", file=sys.stderr)
-    if options.json:
-        print(json.dumps(json_of(bundle, subject, options.view, view), allow_nan=False))
+    title = one_line(f"{bundle.path}, step {integer(bundle.step)}", 1000)
+    if path is not None:
+        write_page(path, title, views)
+        print(one_line(f"{path}: {', '.join(names)}", 1000))
+    elif options.json:
+        print(json.dumps(json_of(bundle, subject, names[0], views[0]), allow_nan=False))
     else:
-        print(one_line(f"{bundle.path}, step {integer(bundle.step)}", 1000))
-        print_view(view)
+        print(title)
+        print_view(views[0])
     return EXIT_OK
+
+
+def new_page(name: str) -> Path:
+    """Return the path of a page to write. Raises ConfigError if it is not that of a new file."""
+    path = typed_path(name, "--html")
+    if not path.name or "\0" in name:
+        raise ConfigError(f"--html: got {name!r}, expected the name of a new file")
+    if os.path.lexists(path):
+        raise ConfigError(f"--html: {path} exists already; name a new file")
+    return path
+
+
+def write_page(path: Path, title: str, views: Sequence[View]) -> None:
+    """Write views to a new page.
+
+    Raises:
+        ConfigError: The path is not that of a new file in a folder that can be written.
+        SaveError: Writing failed. Nothing is left at the path.
+    """
+    try:
+        with files.new_path(path) as temporary:
+            files.write_new(temporary, (part.encode() for part in page(title, views)))
+    except FileExistsError:
+        raise ConfigError(f"--html: {path} exists already; name a new file") from None
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise ConfigError(f"--html: cannot write {path}: {files.reason(error)}; name another file") from None
+    except OSError as error:
+        raise SaveError(f"{path} was not written: {files.reason(error)}") from error
 
 
 def whole_number(value: str | None, option: str) -> int | None:

@@ -231,6 +231,8 @@ def add_tokenize(parser: Parser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help=text)
     text = "checkpoint whose tokenizer to use (default: a tokenizer for the training text)"
     parser.add_argument("--model", metavar="FILE", help=text)
+    text = "also print the text with | between its tokens; with --json, a list of them"
+    parser.add_argument("--show-tokens", action="store_true", help=text)
     add_settings(parser, has_files=True)
     add_json(parser)
 
@@ -244,13 +246,15 @@ def add_inspect(parser: Parser) -> None:
         "heads: scores of all heads; health: norms and units that never fire; ablation: loss without each part; "
         "neighbors: similar tokens; attribution: what the next token depends on"
     )
-    parser.add_argument("--view", metavar="VIEW", choices=INSPECT_VIEWS, default="tokens", help=text)
+    parser.add_argument("--view", metavar="VIEW", choices=INSPECT_VIEWS, help=text)
     parser.add_argument("--layer", metavar="N", help="attention: only this layer, from 0")
     parser.add_argument("--head", metavar="N", help="attention: only this head of the layer, from 0, with every weight")
     text = "attribution: text that begins with the next token (default: the most probable token)"
     parser.add_argument("--next", metavar="TEXT", help=text)
     text = "ablation: replace the output of a part by its mean instead of 0"
     parser.add_argument("--mean", action="store_true", help=text)
+    text = "write a web page instead, which needs no network: of the view, or of all views without --view"
+    parser.add_argument("--html", metavar="FILE", help=text)
     add_json(parser)
 
 

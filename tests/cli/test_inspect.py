@@ -15,6 +15,7 @@ import pytest
 from gpt_core import gradcheck
 from gpt_core.config.presets import preset
 from gpt_core.config.resolve import resolve
+from gpt_core.formats.bundle import load_bundle
 from gpt_tui.cli import main as cli
 from gpt_tui.cli.options import PREFERENCES
 from tests.cli.conftest import Result
@@ -116,6 +117,25 @@ def test_tokenize_reports_counts_and_an_exact_round_trip(program: Callable[..., 
     by_model = program("tokenize", "odd.bin", "--json", *model, "--set", "allow_binary=true")
     assert json.loads(by_model.stdout)["tokens"] == found["tokens"]
     assert json.loads(by_model.stdout)["tokenizer_from"] == "models/ckpt_latest.safetensors"
+
+
+def test_tokenize_shows_the_text_cut_into_tokens(program: Callable[..., Result], tmp_path: Path, trained: Path) -> None:
+    text = "The cat sat on the mat.\n\nThe bat\x1b sat "
+    (tmp_path / "my.txt").write_text(text)
+    model = str(trained / "models" / "ckpt_latest.safetensors")
+    tokenizer = load_bundle(Path(model)).tokenizer
+    tokens = [tokenizer.describe(token) for token in tokenizer.encode(text.encode()).tolist()]
+    assert len(tokens) > 5
+    command = ("tokenize", "my.txt", "--model", model, "--set", "allow_binary=true")
+    plain = program(*command, "--show-tokens", cwd=tmp_path)
+    summary, _, shown = plain.stdout.partition("round trip: identical\n\n")
+    assert "tokens, vocabulary 300" in summary
+    lines = shown.splitlines()
+    assert [token for line in lines for token in line.split("|")] == tokens
+    assert [line.endswith("\\n") for line in lines] == [True] * (len(lines) - 1) + [False]
+    assert all(line.isprintable() for line in lines)
+    assert json.loads(program(*command, "--show-tokens", "--json", cwd=tmp_path).stdout)["texts"] == tokens
+    assert "texts" not in json.loads(program(*command, "--json", cwd=tmp_path).stdout)
 
 
 def test_tokenize_refuses_a_file_that_is_not_text_in_one_line(program: Callable[..., Result], trained: Path) -> None:

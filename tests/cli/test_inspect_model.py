@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
+import zlib
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,9 @@ import pytest
 import gpt_core
 from gpt_core import interpret
 from gpt_tui.cli.main import INSPECT_VIEWS
+from gpt_tui.headless.inside.page import png
 from gpt_tui.headless.inside.views import VIEWS
+from gpt_tui.shared.ramp import shade
 from tests.cli.conftest import Result
 from tests.program import Terminal
 
@@ -204,6 +209,100 @@ def test_no_text_reaches_the_terminal_as_a_control_character(text: str, program:
         run = program("inspect", text, "--view", view)
         assert run.returncode == 0
         assert all(character == "\n" or character.isprintable() for character in run.stdout)
+
+
+class Page(HTMLParser):
+    """Names of the elements of a page, their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_page_holds_every_view_without_a_script_or_an_address(
+    program: Callable[..., Result], tmp_path: Path, model: gpt_core.Model
+) -> None:
+    text = '<b>&lt; "cat"'
+    run = program("inspect", text, "--html", str(tmp_path / "page.html"))
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == f"{tmp_path / 'page.html'}: {', '.join(INSPECT_VIEWS)}\n"
+    written = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Page(written)
+    assert page.open == []
+    names = [name for name, _ in page.elements]
+    assert names.count("section") == len(INSPECT_VIEWS)
+    assert not {"script", "link", "b"} & set(names)
+    assert not re.search(r"https?:|//[a-z]", written)
+    addresses = [values["src"] or "" for name, values in page.elements if name == "img"]
+    assert len(addresses) == 2  # the attention of the two heads
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    for loss in model.token_losses(text).losses:
+        assert f"{loss / math.log(2):.2f}" in page.text
+    assert "".join(map(model.tokenizer.describe, model.token_losses(text).ids)) in page.text
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_of_one_view_holds_that_view(program: Callable[..., Result], tmp_path: Path) -> None:
+    options = ("--view", "attention", "--layer", "0", "--head", "1")
+    run = program("inspect", TEXT, *options, "--html", str(tmp_path / "page.html"))
+    assert (run.returncode, run.stderr) == (0, "")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [name for name, _ in page.elements].count("section") == 1
+    assert "attention of layer 0, head 1" in page.text
+
+
+def test_a_page_that_cannot_be_written_is_one_line_and_replaces_nothing(
+    program: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "there.html").write_text("mine")
+    for name, message in (
+        ("there.html", r"there\.html exists already; name a new file"),
+        ("missing/page.html", r"cannot write .*page\.html: No such file or directory; name another file"),
+        ("there.html/page.html", "cannot write .*: Not a directory; name another file"),
+        ("", "got '', expected the name of a new file"),
+    ):
+        run = program("inspect", TEXT, "--html", str(tmp_path / name) if name else "")
+        assert (run.returncode, run.stdout) == (2, "")
+        assert re.fullmatch(rf"gpt-tui: --html: .*{message}\n", run.stderr), run.stderr
+    assert (tmp_path / "there.html").read_text() == "mine"
+    both = program("inspect", TEXT, "--json", "--html", "page.html")
+    assert (both.returncode, both.stderr) == (2, "gpt-tui: got --json and --html, expected one of them\n")
+
+
+def test_a_picture_has_the_colour_of_the_ramp_for_each_level() -> None:
+    data = png(np.array([[1.0, 0.0, np.nan], [0.5, 2.0, 0.25]], np.float32))
+    chunks, at = {}, 8
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        body = data[at + 8 : at + 8 + length]
+        assert struct.unpack_from(">I", data, at + 8 + length)[0] == zlib.crc32(data[at + 4 : at + 8] + body)
+        chunks[data[at + 4 : at + 8]] = body
+        at += length + 12
+    assert list(chunks) == [b"IHDR", b"PLTE", b"IDAT", b"IEND"]
+    assert struct.unpack(">IIBBBBB", chunks[b"IHDR"]) == (3, 2, 8, 3, 0, 0, 0)
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(2, 4)[:, 1:]
+    colors = [[chunks[b"PLTE"][3 * i : 3 * i + 3].hex() for i in row] for row in rows.tolist()]
+
+    def color(level: float) -> str:
+        found = shade(level, dark=False)
+        return found.background[1:] if found else "ffffff"
+
+    assert colors == [[color(1), "ffffff", "ffffff"], [color(0.5), color(1), color(0.25)]]
 
 
 @pytest.mark.slow

@@ -76,7 +76,8 @@ def table_lines(table: Table, width: int | None, dark: bool) -> Iterator[Text]:
                 painted(Cell(sized(row[i].text, widths[i], table.columns[i].is_number), row[i].level), dark)
                 for i in group
             )
-            line.rstrip()
+            if row[group[-1]].level is None:
+                line.rstrip()
             yield line
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Cell(NamedTuple):
     """Text with a level from 0 to 1, which is shown as its background; None for no background."""
@@ -32,6 +35,18 @@ class Table:
     rows: Sequence[Sequence[Cell]]
 
 
+class Heatmap(NamedTuple):
+    """Picture of a matrix.
+
+    Attributes:
+        name: Caption.
+        levels: Level of each pixel, from 0 to 1 (rows, columns).
+    """
+
+    name: str
+    levels: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class View:
     """A view.
@@ -41,6 +56,7 @@ class View:
         lines: What it shows, in words and numbers.
         passage: Tokens of the text, each with its level; empty if the view colours no text.
         legend: Levels of the passage, each with its value.
+        heatmaps: Pictures, for pages.
         tables: The numbers.
         data: The view for programs, with plain numbers: values for JSON.
     """
@@ -49,5 +65,6 @@ class View:
     lines: Sequence[str]
     passage: Sequence[Cell] = ()
     legend: Sequence[Cell] = ()
+    heatmaps: Sequence[Heatmap] = ()
     tables: Sequence[Table] = ()
     data: Mapping[str, object] = field(default_factory=dict)

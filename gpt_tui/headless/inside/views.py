@@ -19,7 +19,7 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.tokenizers import Tokenizer
-from gpt_tui.headless.inside.view import Cell, Column, Table, View
+from gpt_tui.headless.inside.view import Cell, Column, Heatmap, Table, View
 from gpt_tui.shared.formatting import fixed, integer, percent, scientific
 
 TOP_SHOWN, TOP_IN_DATA = 3, 8  # alternatives per position
@@ -38,12 +38,14 @@ class Choices:
         head: Head of that layer; None for all.
         next_text: Text that begins with the token of the view `attribution`; None for the most probable token.
         ablation: Replace the output of ablated parts by zero or by its mean.
+        with_pictures: Add pictures of the attention of all heads.
     """
 
     layer: int | None = None
     head: int | None = None
     next_text: str | None = None
     ablation: AblationKind = "zero"
+    with_pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,8 @@ def tokens_view(subject: Subject, _: Choices) -> View:
         Cell(f" {value:g}{'+' if value == MAX_BITS else ''} ", value / MAX_BITS) for value in (0, 1, 2, 4, 6, 8, 10, 12)
     ]
     next_data = {"entropy_bits": float(entropy[-1]), "most_probable": likely[-1]}
-    return View("tokens: surprise in bits, -log2 p", lines, passage, legend, [Table(columns, rows)],
-                {"tokens": data, "next": next_data})  # fmt: skip
+    return View("tokens: surprise in bits, -log2 p", lines, passage, legend, tables=[Table(columns, rows)],
+                data={"tokens": data, "next": next_data})  # fmt: skip
 
 
 def bits_per_token(bits: NDArray[np.float32]) -> str:
@@ -181,20 +183,24 @@ def attention_view(subject: Subject, choices: Choices) -> View:
         return one_head_view(subject, choices.layer, choices.head)
     layers = range(shape.layers) if choices.layer is None else [choices.layer]
     columns = [Column("layer", True, True), Column("head", True, True), Column("from the last token to")]
-    rows, data = [], []
+    rows, data, heatmaps = [], [], []
     for layer in layers:
         attention = interpret.attention(subject.gpt, layers=[layer])[0, 0]  # (H, T, T)
         for head, last in enumerate(attention[:, -1]):
             order = np.argsort(-last, kind="stable")[: 2 * TOP_SHOWN]
             goes_to = [f"{subject.text(subject.ids[t])}@{t} {last[t]:.0%}" for t in order]
             rows.append([number_cell(layer), number_cell(head), Cell("  ".join(goes_to))])
+            if choices.with_pictures:
+                heatmaps.append(Heatmap(f"layer {layer} head {head}", attention[head]))
             found = {"layer": layer, "head": head, "from_last": rounded(last)}
             data.append(found if choices.layer is None else found | {"probabilities": rounded(attention[head])})
     lines = [
         "attention of each head from the last token: token@position and its share",
-        "--layer N --head N shows the attention of all tokens for one head",
-    ]
-    return View("attention", lines, tables=[Table(columns, rows)], data={"tokens": token_data(subject), "heads": data})
+        "pictures: a row per token, a column per token that it attends to" if choices.with_pictures
+        else "--layer N --head N shows the attention of all tokens for one head",
+    ]  # fmt: skip
+    found = {"tokens": token_data(subject), "heads": data}
+    return View("attention", lines, heatmaps=heatmaps, tables=[Table(columns, rows)], data=found)
 
 
 def one_head_view(subject: Subject, layer: int, head: int) -> View:
@@ -209,9 +215,10 @@ def one_head_view(subject: Subject, layer: int, head: int) -> View:
     passage = [Cell(text, float(p)) for text, p in zip(subject.texts(), P[-1], strict=True)]
     legend = [Cell(f" {value:.0%} ", value) for value in (0, 0.25, 0.5, 0.75, 1)]
     found = {"layer": layer, "head": head, "probabilities": rounded(P)}
+    lines = ["a row per token: the share of its attention to each token; colours of the text: those of the last row"]
     return View(
-        f"attention of layer {layer}, head {head}", ["a row per token: the share of its attention to each token"],
-        passage, legend, [Table(columns, rows)], {"tokens": token_data(subject), "heads": [found]},
+        f"attention of layer {layer}, head {head}", lines, passage, legend, [Heatmap("row: from, column: to", P)],
+        [Table(columns, rows)], {"tokens": token_data(subject), "heads": [found]},
     )  # fmt: skip
 
 
@@ -295,7 +302,7 @@ def attribution_view(subject: Subject, choices: Choices) -> View:
     passage = [Cell(text, level) for text, level in zip(subject.texts(), levels, strict=True)]
     next_data = {"id": chosen, "text": subject.text(chosen), "probability": math.exp(log_p)}
     columns = [POSITION, TOKEN, Column("attribution", True), Column("")]
-    return View("attribution", lines, passage, [], [Table(columns, rows)], {"next": next_data, "tokens": data})
+    return View("attribution", lines, passage, tables=[Table(columns, rows)], data={"next": next_data, "tokens": data})
 
 
 def first_token(subject: Subject, text: str) -> int:
