@@ -213,6 +213,8 @@ async def test_an_alternative_replaces_the_rest_of_the_text(trained: Path) -> No
         at = await page.evaluate("newTokens()[3]")
         await page.click(f"#token-{at}")
         assert (await page.inner_text("#next-title")) == "Token 4 of 12"
+        await page.wait_for_timeout(500)  # what typing has started must not end the selection
+        assert (await page.inner_text("#next-title")) == "Token 4 of 12"
         before = await page.evaluate("tokens.map(({token}) => token)")
         chosen = next(token for token in (await listed(page))[0] if token not in (before[at], EOS))
         await page.click(f"#candidates button[data-token='{chosen}']")

@@ -237,6 +237,7 @@ function speak(text, isLast = false) {
 
 function select(index) {
   if (phase !== "ready" || index >= tokens.length) return;
+  clearTimeout(typingTimer);
   selected = index;
   showPanel();
   if (index >= 0) byId("next").scrollIntoView({ block: "nearest" });
