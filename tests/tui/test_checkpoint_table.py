@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_tui.shared.formatting import size
 from gpt_tui.shared.thread_priority import lower_priority
 from gpt_tui.tabs.checkpoints.files import (
     CheckpointFile,
@@ -226,8 +227,8 @@ def test_columns_are_dropped_by_rank(contents: FolderContents):
 def test_a_row_shows_the_values_that_its_header_has(contents: FolderContents):
     lines = [(row.text + row.status).split() for row in table(contents.files, {}, NOW_S, 200).rows]
     assert lines[0] == [
-        "ckpt_latest", "latest", "12,480", "3.210", "–", "–", "2", "×", "8,", "3.19k", "55.5", "kB", "1", "min",
-        "·", "pending",
+        "ckpt_latest", "latest", "12,480", "3.210", "–", "–", "2", "×", "8,", "3.19k",
+        *size(contents.files[0].stamp.size).split(), "1", "min", "·", "pending",
     ]  # fmt: skip
     assert lines[1][2:6] == ["12,000", "3.210", "3.456", "31.2%"]  # evaluated at this very step
     assert lines[2][2:6] == ["9,000", "–", "–", "–"]
