@@ -20,10 +20,13 @@ from gpt_core.tokenizers import Tokenizer
 LOGITS_TOKENS = 64  # tokens of the probe whose logits are compared, at most
 MAX_LOGITS_DIFFERENCE = 1e-4  # for weights that are not rounded
 
-# Relative to the largest magnitude in a tensor. int8 and Q8_0 have a scale per row or block of at most that / 127.
-ROUNDING = {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-8, "q8_0": 0.51 / 127, "int8": 0.51 / 127}
+# Relative to the largest magnitude in a tensor. int8 and Q8_0 have a scale per output or block of at most that / 127,
+# and round to half of it; Q8_0 rounds the scale, too, to float16.
+ROUNDING = {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-8, "q8_0": 0.51 / 127 + 2.0**-11, "int8": 0.51 / 127}
 """Largest error of a stored weight, by number type"""
 SMALLEST_FLOAT16 = 2.0**-24
+SUBNORMAL_ERROR = {"f16": SMALLEST_FLOAT16, "q8_0": 127 * SMALLEST_FLOAT16}
+"""What numbers or scales below the normal range of float16 add to that error"""
 
 PROBE = """\
 It was the best of times, it was the worst of times. "Don't!" she said (twice), and then: 1,234.5 > 0?
@@ -88,7 +91,7 @@ def check_weights(weights: Parameters, stored: Parameters, number_type: str) -> 
     """Raise GptError unless each stored tensor equals the model's within the rounding of the number type."""
     for name, tensor in weights.tensors.items():
         largest = float(np.abs(tensor).max())
-        bound = ROUNDING[number_type] * largest + (SMALLEST_FLOAT16 if number_type in ("f16", "q8_0") else 0.0)
+        bound = ROUNDING[number_type] * largest + SUBNORMAL_ERROR.get(number_type, 0.0)
         error = float(np.abs(tensor - stored[name]).max())
         if not error <= bound:  # NaN, too
             _failed(f"{name} differs by {error:g}, expected at most {bound:g}")

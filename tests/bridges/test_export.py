@@ -17,8 +17,11 @@ from gpt_core.api import Model
 from gpt_core.bridges import gguf_export, gguf_model, hf_export, self_check, web_page
 from gpt_core.bridges.export import FORMATS, export_model
 from gpt_core.bridges.hf_tokenizer import LONG_WORD, JsonTokenizer, boundary_patterns, long_word_pattern, tokenizer_json
+from gpt_core.bridges.self_check import check_weights
+from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ConfigError, ExportError, GptError, SaveError
 from gpt_core.formats import gguf, safetensors
+from gpt_core.model.parameters import initial_parameters
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from tests.bridges.samples import model, needs_tokenizers, texts
 
@@ -269,3 +272,23 @@ def test_linear_weights_are_transposed() -> None:
     for name in ("h.0.attn.c_attn.weight", "h.1.mlp.c_proj.weight"):
         assert np.array_equal(gguf_model.tensor_view(parameters, name), parameters[name].T)
     assert gguf_model.tensor_view(parameters, "wte.weight") is parameters["wte.weight"]
+
+
+@pytest.mark.parametrize("number_type", ["f16", "bf16", "q8_0"])
+def test_the_self_check_accepts_the_largest_rounding_error_of_a_type_and_no_larger_one(number_type: str) -> None:
+    """The scales of 4,096 blocks of Q8_0 are rounded, too; the second largest value is halfway between two integers."""
+    shape = ModelShape(d_model=32, hidden_size=64, vocab_size=4096, num_heads=1, seq_len=4, layers=1)
+    weights = initial_parameters(shape, 0)
+    rows = weights["wte.weight"]
+    scales = np.linspace(1.0, 2.0, len(rows), dtype=np.float32)
+    rows[:, 0], rows[:, 1] = 127 * scales, np.float32(126.5) * scales
+    weights["h.0.mlp.c_fc.weight"][:] *= np.float32(1e-3)  # scales below the normal range of float16
+    stored = weights.copy()
+    for name in ("wte.weight", "h.0.mlp.c_fc.weight"):
+        data = b"".join(bytes(part) for part in gguf.encode_values(weights[name], number_type))
+        stored[name][:] = gguf._DECODERS[number_type](bytearray(data)).reshape(weights[name].shape)
+    check_weights(weights, stored, number_type)
+    row = np.abs(stored["wte.weight"] - rows).max(axis=1).argmax()
+    stored["wte.weight"][row] += 2 * (stored["wte.weight"][row] - rows[row])
+    with pytest.raises(GptError, match=r"wte\.weight differs by"):
+        check_weights(weights, stored, number_type)
