@@ -205,6 +205,25 @@ async def test_a_token_selected_after_a_reply_stays_selected(trained: Path) -> N
         assert await page.inner_text("#next-title") == "Token 1 of 1"
 
 
+async def test_the_most_probable_tokens_after_a_prompt_spell_the_greedy_text(
+    trained: Path, bundle: ModelBundle
+) -> None:
+    async with opened(trained / "page.html") as page:
+        await set_sampling(page, GREEDY)
+        for prompt in ("The cat sat on the m", "It was", "Zoë"):
+            await page.fill("#prompt", prompt)
+            await page.evaluate("showNext()")
+            await until(page, "!isReading")
+            length = len(prompt)
+            for _ in range(5):
+                await page.click("#candidates li:first-child button")
+                await until(page, "!isReading")
+                assert len(await text_of(page)) > length
+                length = len(await text_of(page))
+            greedy = prompt + "".join(Generator(bundle.parameters, bundle.tokenizer).generate(prompt, GREEDY))
+            assert greedy.startswith(await text_of(page))
+
+
 async def test_an_alternative_replaces_the_rest_of_the_text(trained: Path) -> None:
     async with opened(trained / "page.html") as page:
         await set_sampling(page, GREEDY)

@@ -146,8 +146,9 @@ function showNext() {
 /** Continue with one of the tokens that are listed. */
 function choose(candidate) {
   if (phase !== "ready" || (isReading && selected < 0)) return;
+  const shown = selected >= 0 ? tokens[selected].next : next;
   if (selected >= 0) {
-    next = tokens[selected].next;
+    next = shown;
     keep(selected);
   } else if (isEdited() || !tokens.length) {
     beginText();
@@ -155,6 +156,7 @@ function choose(candidate) {
     keep(tokens.filter(({ token }) => token !== model.eos).length);
   }
   selected = -1;
+  for (const token of shown.before) append({ token, bytes: new Uint8Array(0), probability: 0 });
   append({ token: candidate.token, bytes: candidate.added, probability: candidate.probability });
   byId("status").textContent = count(newTokens().length, "token");
   speak("", true);

@@ -8,7 +8,8 @@
 //        read       prompt, ids after it, sampling, number of new tokens (0: only the probabilities)
 //        stop
 //   out  loaded     bytes received so far; `ready` once all are there
-//        next       the most probable tokens at a position
+//        next       the most probable tokens at a position; without new tokens, after those (`before`) that only spell
+//                   the end of the prompt
 //        token      a new token
 //        done       why and how fast
 //        failed     a line for the user
@@ -149,7 +150,18 @@ async function read({ prompt, tokens, sampling, count, id }, number) {
     const allowed = spelling ? sampled.map((one, token) => one & spelling[token]) : sampled;
     const probabilities = nextTokenProbabilities(logits, sampling, allowed, context);
     const shown = sampling.temperature ? probabilities : nextTokenProbabilities(logits, MODEL_ITSELF, allowed, []);
-    postMessage({ type: "next", id, position: all.length, ...listed(shown, rest) });
+    if (!count && rest.length) {
+      // Read on with the most probable token that only spells the end of the prompt: users look for what follows it.
+      const [best] = mostProbable(shown, 1);
+      const spelled = tokenizer.tokenBytes(best).length;
+      if (best !== EOS && spelled <= rest.length) {
+        rest = rest.subarray(spelled);
+        all.push(best);
+        continue;
+      }
+    }
+    const before = count ? [] : all.slice(tokens.length);
+    postMessage({ type: "next", id, before, ...listed(shown, rest) });
     if (produced === count) return finish(count ? "length" : "read");
     const token = draw(probabilities, random.next());
     const bytes = tokenizer.tokenBytes(token);
