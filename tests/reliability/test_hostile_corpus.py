@@ -34,7 +34,7 @@ BINARY: dict[str, bytes] = {
     "NULs": bytes(5000),
     "binary": np.random.default_rng(0).bytes(20_000),
     "gzip": gzip.compress(np.random.default_rng(1).bytes(20_000)),
-    "UTF-16": (PLAIN.decode() * 3).encode("utf-16"),
+    "UTF-16": (PLAIN.decode() * 3).encode("utf-16-le"),
 }
 TRAINED: dict[str, bytes] = {
     "CRLF": PLAIN.replace(b"\n", b"\r\n"),
@@ -42,7 +42,13 @@ TRAINED: dict[str, bytes] = {
     "no line end": PLAIN.replace(b"\n", b" "),
     "carriage returns": PLAIN.replace(b"\n", b"\r"),
     "shorter than the context": b"Hi you.",
-    "escape sequences": b"\x1b]0;pwned\x07\x1b[2J\x9b31m[red]x[/red]\n\n" * 50,
+    "escape sequences": b"\x1b]0;pwned\x07\x1b[2J\xc2\x9b31m[red]x[/red]\n\n" * 50,
+    "UTF-16 with a byte order mark": (PLAIN.decode() * 3).encode("utf-16"),
+}
+NOT_UTF8: dict[str, bytes] = {
+    "invalid UTF-8": (PLAIN[:60] + b"\xff\xfe\x80\xc3( \xed\xa0\x80 \xf4\x90\x80\x80\n\n") * 50,
+    "one byte in the second block": PLAIN * 300 + b"\xe4",
+    "escape sequences in Latin-1": b"\x1b]0;pwned\x07\x1b[2J\x9b31m[red]x[/red]\n\n" * 50,
 }
 REFUSED = {
     "empty": (b"", "is empty"),
@@ -52,10 +58,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("kind", [*TRAINED, *BINARY])
+@pytest.mark.parametrize("kind", [*TRAINED, *BINARY, "invalid UTF-8"])
 def test_a_text_of_any_bytes_is_trained_on_and_decodes_to_the_same_bytes(folder: Path, kind: str) -> None:
-    (folder / "text").write_bytes((TRAINED | BINARY)[kind])
-    settings = ["allow_binary=true"] if kind in BINARY else []
+    (folder / "text").write_bytes((TRAINED | BINARY | NOT_UTF8)[kind])
+    settings = [] if kind in TRAINED else ["allow_binary=true"]
     run = run_to_completion(*training(*settings), "--train-file", "text", "--max-steps", "3", cwd=folder)
     assert run.code == 0, run.errors
     assert run.steps == 3
@@ -69,6 +75,17 @@ def test_what_is_not_plain_text_is_refused_in_one_line(folder: Path, kind: str, 
     (folder / "text").write_bytes(BINARY[kind])
     run = run_to_completion(*training(), option, "text", cwd=folder)
     require_one_line(run, 2, "text is not plain text: got ", "expected UTF-8", "--set allow_binary=true")
+    assert not list((folder / "models").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("kind", NOT_UTF8)
+def test_what_is_not_utf8_is_refused_wherever_its_first_byte_is(folder: Path, kind: str) -> None:
+    (folder / "text").write_bytes(NOT_UTF8[kind])
+    run = run_to_completion(*training(), "--train-file", "text", cwd=folder)
+    assert run.code == 2
+    expected = NOT_UTF8[kind].decode("utf-8", "backslashreplace").partition("\\x")[2][:2]
+    assert f"text is not UTF-8: got 0x{expected} at byte " in run.errors
+    assert "--set allow_binary=true" in run.errors.splitlines()[-1]
     assert not list((folder / "models").glob("*.safetensors"))
 
 
@@ -87,9 +104,10 @@ def test_a_text_with_nothing_to_learn_is_refused_in_one_line(folder: Path, kind:
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "device", "missing"])
 def test_a_path_that_is_not_a_regular_file_is_refused_as_a_text(folder: Path, option: str, kind: str) -> None:
     os.mkfifo(folder / "fifo")
-    target = {"folder": "data", "FIFO": "fifo", "device": "/dev/zero", "missing": "nowhere"}[kind]
+    (folder / "empty").mkdir()
+    target = {"folder": "empty", "FIFO": "fifo", "device": "/dev/zero", "missing": "nowhere"}[kind]
     run = run_to_completion(*training(), option, target, cwd=folder)
-    require_one_line(run, 2, target, "name a text file")
+    require_one_line(run, 2, target, "name another folder" if kind == "folder" else "name a text file")
 
 
 @pytest.mark.parametrize("byte", [b"\0", b"a", b"\xff"], ids=["NUL", "a", "not UTF-8"])
