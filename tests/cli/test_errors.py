@@ -64,7 +64,7 @@ def test_invalid_arguments_print_one_line_and_exit_with_2(
     ("arguments", "message"),
     [
         (["--train-file", "nowhere.txt"], "cannot read the text nowhere.txt: No such file or directory; name a text"),
-        (["--eval-file", "."], "cannot read the text .: it is a folder; name a text file"),
+        (["--eval-file", "."], "the folder . has no text files; put some there, or name another folder"),
         (["--set", "train_file=nowhere.txt", "--overwrite"], "nowhere.txt"),
     ],
 )
