@@ -71,7 +71,8 @@ def train(
         resume: Checkpoint to resume, or "newest" for the newest valid one in `models_dir`.
         overwrite: Replace the checkpoints of another run in `models_dir`.
         progress: Receives the activity and its completed fraction while the run is prepared.
-        **settings: Any setting by name, such as `max_steps`, `models_dir`, `seed`, `eval_file` or `encoding`.
+        **settings: Any setting by name, such as `max_steps`, `models_dir`, `seed`, `eval_file` or `encoding`; with
+            `init_from`, the run starts from the weights of a checkpoint.
 
     Raises:
         GptError: A setting, a file or the folder is not usable; the message says what to do.
