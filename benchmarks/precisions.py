@@ -19,6 +19,8 @@ from gpt_core.kernels import LEVEL
 from gpt_core.model.stored_weights import WEIGHT_FORMATS
 from gpt_core.training.events import EvalCompleted
 
+EVAL_FILE = Path(__file__).parents[1] / "data" / "test" / "eval.en"
+
 
 def learned(preset: str, precision: str, steps: int, seed: int, threads: int, folder: Path) -> Path:
     """Train in one precision, print each evaluation, and return the checkpoint of the last step."""
@@ -52,7 +54,7 @@ def main() -> None:
         for precision, path in checkpoints.items():
             for weights in WEIGHT_FORMATS if precision == "float32" else WEIGHT_FORMATS[:1]:
                 model = gpt_core.load(path, threads=options.threads, weights=weights)
-                scores[precision, weights] = model.evaluate(model.settings.eval_file)
+                scores[precision, weights] = model.evaluate(EVAL_FILE)
     reference = scores["float32", "float32"].bits_per_byte
     for (precision, weights), score in scores.items():
         difference = score.bits_per_byte - reference
