@@ -61,7 +61,8 @@ def test_the_block_sizes_of_the_examples_are_those_of_the_kernels(examples):
     header, attention = (KERNELS / "matrix_product.h").read_text(), (KERNELS / "attention.pyx").read_text()
     sizes = {name: int(size) for name, size in re.findall(r"#define (MC|NC|KC) (\d+)", header)}
     sizes |= {name: int(size) for name, size in re.findall(r"^    (Br|Bc) = (\d+)", attention, flags=re.MULTILINE)}
-    mr, lanes = (int(re.search(rf"#define {name} +(\d+)", header)[1]) for name in ("MR", "LANES"))  # those of AVX-512
+    headers = header + (KERNELS / "vectors.h").read_text()
+    mr, lanes = (int(re.search(rf"#define {name} +(\d+)", headers)[1]) for name in ("MR", "LANES"))  # those of AVX-512
     sizes |= {"MR": mr, "NR": 2 * lanes}
     assert len(sizes) == 7
     assert {name: examples[name] for name in sizes} == sizes
