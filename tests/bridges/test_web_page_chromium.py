@@ -318,6 +318,16 @@ async def test_labels_and_live_regions_describe_the_page(trained: Path) -> None:
         assert await page.get_by_role("option").count() == 5
 
 
+async def test_a_prompt_longer_than_the_context_is_reported(trained: Path, bundle: ModelBundle) -> None:
+    prompt = "the mat " * 60
+    length = 1 + len(split_prompt(bundle.tokenizer, prompt.encode())[0])
+    async with opened(trained / "page.html") as page:
+        await set_sampling(page, GREEDY)
+        await generated(page, prompt)
+        status = await page.inner_text("#status")
+        assert status.endswith(f" · the model reads only the last {CONTEXT} of the prompt's {length} tokens")
+
+
 async def test_a_field_out_of_range_is_refused(trained: Path) -> None:
     async with opened(trained / "page.html") as page:
         await page.fill("#top_p", "2")

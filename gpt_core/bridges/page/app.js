@@ -86,7 +86,8 @@ const HANDLERS = {
     if (phase === "generating") {
       const speed = message.tokensPerSecond ? `${message.tokensPerSecond.toFixed(1)} tokens per second · ` : "";
       const length = count(newTokens().length, "token");
-      byId("status").textContent = `${length} · ${speed}seed ${seed} · ${REASONS[message.reason]}`;
+      const note = skippedNote(message.promptTokens);
+      byId("status").textContent = `${length} · ${speed}seed ${seed} · ${REASONS[message.reason]}${note}`;
       speak("", true);
     }
     phase = "ready";
@@ -325,6 +326,14 @@ function visible(bytes) {
 function percent(probability) {
   const value = 100 * probability;
   return value >= 0.05 || value === 0 ? `${value.toFixed(1)}%` : "< 0.1%";
+}
+
+/** Return a note that the context holds only the last tokens of a prompt, "" if it holds all of them. */
+function skippedNote(promptTokens) {
+  const capacity = model.shape.seq_len;
+  if (promptTokens <= capacity) return "";
+  const all = promptTokens.toLocaleString("en");
+  return ` · the model reads only the last ${capacity.toLocaleString("en")} of the prompt's ${all} tokens`;
 }
 
 function count(number, noun) {

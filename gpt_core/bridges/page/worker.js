@@ -11,7 +11,7 @@
 //        next       the most probable tokens at a position; without new tokens, after those (`before`) that only spell
 //                   the end of the prompt
 //        token      a new token
-//        done       why and how fast
+//        done       why, how fast, and how many tokens the prompt has
 //        failed     a line for the user
 
 const SHOWN = 10; // most probable tokens that the page lists
@@ -140,7 +140,8 @@ async function read({ prompt, tokens, sampling, count, id }, number) {
   let firstAt = 0; // when the first token was there: the speed does not count the prompt
   const finish = (reason) => {
     const seconds = (performance.now() - firstAt) / 1000;
-    postMessage({ type: "done", id, reason, tokensPerSecond: produced > 1 ? (produced - 1) / seconds : 0 });
+    const tokensPerSecond = produced > 1 ? (produced - 1) / seconds : 0;
+    postMessage({ type: "done", id, reason, tokensPerSecond, promptTokens: promptIds.length });
   };
   while (true) {
     const context = generator.context(promptIds, all);
