@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.interpret.activations import residual_places, run
+from gpt_core.kernels import cross_entropy
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.layer import Ids
-
-NO_TARGET = -1
 
 
 class NextTokens(NamedTuple):
@@ -86,46 +85,50 @@ def next_tokens(model: GPT, tokens: Ids, count: int = 8) -> NextTokens:
     ids, probabilities = np.empty((B * T, K), np.int32), np.empty((B * T, K), np.float32)
     entropy, of_targets = np.empty(B * T, np.float32), np.zeros(B * T, np.float32)
     ranks = np.zeros(B * T, np.int32)
-    targets = np.full((B, T), NO_TARGET, np.int32)
+    targets = np.zeros((B, T), np.int32)  # the last of each sequence is not used
     targets[:, :-1] = tokens[:, 1:]
     flat = targets.reshape(-1)
     for rows, logits in model.logits_of_residual(model.transformer.blocks[-1].out):
-        log_p = log_softmax(logits)
-        ids[rows], probabilities[rows] = most_probable(log_p, K)
-        p = np.exp(log_p)
-        entropy[rows] = -(p * log_p).sum(axis=-1)
-        chosen = np.take_along_axis(log_p, np.maximum(flat[rows], 0)[:, None], axis=-1)  # (R, 1)
-        of_targets[rows] = np.exp(chosen[:, 0])
-        ranks[rows] = 1 + (log_p > chosen).sum(axis=-1)
+        lse, best = log_sum_exp(logits)
+        ids[rows], probabilities[rows] = most_probable(logits, lse, best, K)
+        chosen = np.take_along_axis(logits, flat[rows, None], axis=-1)  # (R, 1)
+        of_targets[rows] = np.exp(chosen[:, 0] - lse)
+        ranks[rows] = 1 + (logits > chosen).sum(axis=-1)
+        entropy[rows] = lse - (np.exp(logits - lse[:, None]) * logits).sum(axis=-1)
     return NextTokens(
         ids.reshape(B, T, K), probabilities.reshape(B, T, K), entropy.reshape(B, T),
         of_targets.reshape(B, T)[:, :-1], ranks.reshape(B, T)[:, :-1],
     )  # fmt: skip
 
 
-def logit_lens(model: GPT, tokens: Ids | None = None, count: int = 1) -> Lens:
+def logit_lens(model: GPT, tokens: Ids | None = None, count: int = 1, positions: Sequence[int] | None = None) -> Lens:
     """Return what the residual stream at each place would predict: final norm and head applied to it.
 
     p = softmax(ln_f(x) wteᵀ) for the stream x at each place (nostalgebraist 2020, "interpreting GPT: the logit lens").
-    At the last place it is the prediction of the model.
+    At the last place it is the prediction of the model. The head runs once per place, so the cost grows with the
+    number of positions.
 
     Args:
         model: The model. Its buffers are overwritten.
         tokens: Ids (B, T); None for the model's last batch, without a forward pass.
         count: Tokens per position (K), at most the size of the vocabulary.
+        positions: Positions to return, T of the result; None for all.
 
     Raises:
         ValueError: The tokens do not fit the model, or there is no last batch.
+        IndexError: There is no such position.
     """
     run(model, tokens)
     (B, T, _), K = model.batch, min(count, model.shape.vocab_size)
+    rows = np.arange(B * T).reshape(B, T)[:, slice(None) if positions is None else list(positions)]
     places = residual_places(model)
-    ids = np.empty((len(places), B * T, K), np.int32)
-    probabilities = np.empty((len(places), B * T, K), np.float32)
+    ids = np.empty((len(places), rows.size, K), np.int32)
+    probabilities = np.empty((len(places), rows.size, K), np.float32)
     for number, place in enumerate(places):
-        for rows, logits in model.logits_of_residual(place.values):
-            ids[number, rows], probabilities[number, rows] = most_probable(log_softmax(logits), K)
-    shape = (len(places), B, T, K)
+        for part, logits in model.logits_of_residual(place.values, rows.reshape(-1)):
+            lse, best = log_sum_exp(logits)
+            ids[number, part], probabilities[number, part] = most_probable(logits, lse, best, K)
+    shape = (len(places), *rows.shape, K)
     return Lens([place.name for place in places], ids.reshape(shape), probabilities.reshape(shape))
 
 
@@ -151,19 +154,27 @@ def lens_logits(model: GPT, place: str, tokens: Ids | None = None) -> Array:
     return found.reshape(B, T, -1)
 
 
-def log_softmax(logits: Array) -> Array:
-    """Return log(softmax(logits)) (R, V); the maximum is subtracted, so that nothing overflows."""
-    shifted: Array = logits - logits.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
+def log_sum_exp(logits: Array) -> tuple[Array, Ids]:
+    """Return log(sum(exp(logits))) and the most probable id of each row (R, V), from the kernel of the loss."""
+    lse, best = np.empty(len(logits), np.float32), np.empty(len(logits), np.int32)
+    cross_entropy.forward(lse, best, logits, np.zeros(len(logits), np.int32))  # lse - logits[:, 0]
+    lse += logits[:, 0]
+    return lse, best
 
 
-def most_probable(log_p: Array, count: int) -> tuple[Ids, Array]:
-    """Return the `count` most probable ids of each row (R, K), the most probable first, and their probabilities."""
+def most_probable(logits: Array, lse: Array, best: Ids, count: int) -> tuple[Ids, Array]:
+    """Return the `count` most probable ids of each row (R, K), the most probable first, and their probabilities.
+
+    Args:
+        logits: Logits (R, V).
+        lse: Result of `log_sum_exp`.
+        best: Its other result.
+        count: Ids per row (K).
+    """
     if count == 1:
-        ids = log_p.argmax(axis=-1)[:, None]
+        ids = best[:, None]
     else:
-        chosen = np.sort(np.argpartition(-log_p, count - 1, axis=-1)[:, :count], axis=-1)  # in the order of the ids
-        order = np.argsort(-np.take_along_axis(log_p, chosen, axis=-1), axis=-1, kind="stable")
-        ids = np.take_along_axis(chosen, order, axis=-1)
-    return ids.astype(np.int32), np.exp(np.take_along_axis(log_p, ids, axis=-1))
+        chosen = np.sort(np.argpartition(-logits, count - 1, axis=-1)[:, :count], axis=-1)  # in the order of the ids
+        order = np.argsort(-np.take_along_axis(logits, chosen, axis=-1), axis=-1, kind="stable")
+        ids = np.take_along_axis(chosen, order, axis=-1).astype(np.int32)
+    return ids, np.exp(np.take_along_axis(logits, ids, axis=-1) - lse[:, None])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpt_core.kernels import threads
 from gpt_core.kernels.arrays import Array
@@ -110,15 +111,19 @@ class GPT:
         self._allocate(tokens)
         return self.transformer.forward(tokens)
 
-    def logits_of_residual(self, residual: Array) -> Iterator[tuple[slice, Array]]:
-        """Yield (rows, logits of these rows) of a residual stream: final norm and head applied to it.
+    def logits_of_residual(
+        self, residual: Array, rows: NDArray[np.intp] | None = None
+    ) -> Iterator[tuple[slice, Array]]:
+        """Yield (part, logits of this part) of a residual stream: final norm and head applied to it.
 
-        Every slice uses the same buffer.
+        Every part uses the same buffer.
 
         Args:
             residual: Residual stream (N, C) of any layer, for the batch shape of the last call.
+            rows: Rows of it to use, which the parts then count; None for all.
         """
-        return self.transformer.head.logits_by_slice(self.transformer.ln_f.forward(residual))
+        ln_out = self.transformer.ln_f.forward(residual)
+        return self.transformer.head.logits_by_slice(ln_out if rows is None else ln_out[rows])
 
     @property
     def batch(self) -> BatchShape:

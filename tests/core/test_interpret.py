@@ -178,6 +178,7 @@ def test_more_next_tokens_than_the_vocabulary_has_are_all_of_it(model, tokens):
 def test_predictions_of_diverged_weights_have_their_shape(weights, tokens):
     broken = as_parameters(SHAPE, weights | {"ln_f.bias": np.full(SHAPE.d_model, np.nan)})
     assert interpret.next_tokens(GPT(broken), tokens, count=4).ids.shape == (B, T, 4)
+    assert set(np.unique(interpret.logit_lens(GPT(broken), tokens).ids)) <= set(range(SHAPE.vocab_size))
 
 
 def test_the_logit_lens_equals_the_reference_at_every_place(model, tokens, expected, weights):
@@ -193,6 +194,16 @@ def test_the_logit_lens_equals_the_reference_at_every_place(model, tokens, expec
         p = np.take_along_axis(reference.softmax(logits), order, axis=-1)
         np.testing.assert_array_equal(lens.ids[place], order)
         np.testing.assert_allclose(lens.probabilities[place], p, rtol=1e-3)
+
+
+def test_the_logit_lens_of_some_positions_is_that_part_of_all(model, tokens):
+    for count in (1, 3):
+        every, some = (interpret.logit_lens(model, tokens, count, positions) for positions in (None, [69, 3, -2]))
+        assert some.ids.shape == (7, B, 3, count)
+        np.testing.assert_array_equal(some.ids, every.ids[:, :, [69, 3, -2]])
+        np.testing.assert_allclose(some.probabilities, every.probabilities[:, :, [69, 3, -2]], rtol=1e-5)
+    with pytest.raises(IndexError):
+        interpret.logit_lens(model, tokens, positions=[T])
 
 
 def test_the_logit_lens_of_the_last_layer_is_the_logits(model, tokens):
