@@ -168,6 +168,7 @@ def test_every_path_on_the_command_line_may_begin_with_a_tilde(folder: Path) -> 
         ("config", "--config=~/run.toml"), ("generate", "The", f"--model={checkpoint}", "--max-tokens", "2"),
         ("tokenize", "~/t.txt", f"--model={checkpoint}"),
         ("evaluate", "--models-dir=~/m", "--eval-file=~/t.txt"),
+        ("inspect", "The", f"--model={checkpoint}", "--html=~/page.html"),
         ("train", f"--resume={checkpoint}", "--config=~/run.toml"),
     ):  # fmt: skip
         done = run_program(*command, cwd=folder, HOME=str(folder / "home"))
@@ -176,7 +177,7 @@ def test_every_path_on_the_command_line_may_begin_with_a_tilde(folder: Path) -> 
     unknown = "~unknown-user/file"
     for command in (
         ("generate", "The", f"--model={unknown}"), ("generate", f"--prompt-file={unknown}"), ("tokenize", unknown),
-        ("watch", unknown),
+        ("watch", unknown), ("inspect", "The", f"--html={unknown}"),
     ):  # fmt: skip
         done = run_program(*command, cwd=folder)
         assert done.returncode == 2

@@ -8,6 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ import pytest
 
 import gpt_core
 from gpt_core import interpret
+from gpt_tui.cli.inspect_model import json_of
 from gpt_tui.cli.main import INSPECT_VIEWS
-from gpt_tui.headless.inside.page import png
-from gpt_tui.headless.inside.views import VIEWS
+from gpt_tui.headless.inside.page import page, png
+from gpt_tui.headless.inside.views import VIEWS, Choices, subject_of
 from gpt_tui.shared.ramp import shade
+from tests.bridges.samples import model as bridge_model
+from tests.bridges.samples import needs_tokenizers
 from tests.cli.conftest import Result
 from tests.program import Terminal
 
@@ -242,18 +246,18 @@ def test_a_page_holds_every_view_without_a_script_or_an_address(
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == f"{tmp_path / 'page.html'}: {', '.join(INSPECT_VIEWS)}\n"
     written = (tmp_path / "page.html").read_text(encoding="utf-8")
-    page = Page(written)
-    assert page.open == []
-    names = [name for name, _ in page.elements]
+    parsed = Page(written)
+    assert parsed.open == []
+    names = [name for name, _ in parsed.elements]
     assert names.count("section") == len(INSPECT_VIEWS)
     assert not {"script", "link", "b"} & set(names)
     assert not re.search(r"https?:|//[a-z]", written)
-    addresses = [values["src"] or "" for name, values in page.elements if name == "img"]
+    addresses = [values["src"] or "" for name, values in parsed.elements if name == "img"]
     assert len(addresses) == 2  # the attention of the two heads
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
     for loss in model.token_losses(text).losses:
-        assert f"{loss / math.log(2):.2f}" in page.text
-    assert "".join(map(model.tokenizer.describe, model.token_losses(text).ids)) in page.text
+        assert f"{loss / math.log(2):.2f}" in parsed.text
+    assert "".join(map(model.tokenizer.describe, model.token_losses(text).ids)) in parsed.text
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
@@ -261,9 +265,9 @@ def test_a_page_of_one_view_holds_that_view(program: Callable[..., Result], tmp_
     options = ("--view", "attention", "--layer", "0", "--head", "1")
     run = program("inspect", TEXT, *options, "--html", str(tmp_path / "page.html"))
     assert (run.returncode, run.stderr) == (0, "")
-    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert [name for name, _ in page.elements].count("section") == 1
-    assert "attention of layer 0, head 1" in page.text
+    parsed = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [name for name, _ in parsed.elements].count("section") == 1
+    assert "attention of layer 0, head 1" in parsed.text
 
 
 def test_a_page_that_cannot_be_written_is_one_line_and_replaces_nothing(
@@ -303,6 +307,29 @@ def test_a_picture_has_the_colour_of_the_ramp_for_each_level() -> None:
         return found.background[1:] if found else "ffffff"
 
     assert colors == [[color(1), "ffffff", "ffffff"], [color(0.5), color(1), color(0.25)]]
+
+
+@pytest.mark.parametrize("view", INSPECT_VIEWS)
+def test_weights_that_are_not_finite_are_shown_and_are_null_in_json(view: str, model: gpt_core.Model) -> None:
+    broken = model.parameters.copy()
+    broken.flat.fill(np.nan)
+    bundle = replace(model.bundle, parameters=broken)
+    subject = subject_of(bundle, TEXT)
+    found = VIEWS[view](subject, Choices(with_pictures=True))
+    values = json_of(bundle, subject, view, found)
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert "</html>" in "".join(page("title", [found]))
+
+
+@needs_tokenizers
+def test_the_first_token_has_no_surprise_where_the_tokenizer_adds_no_bos() -> None:
+    bundle = bridge_model("bpe")
+    subject = subject_of(bundle, "It was a truth")
+    ids = bundle.tokenizer.encode(b"It was a truth").tolist()
+    assert subject.ids.tolist() == ids
+    tokens: Any = VIEWS["tokens"](subject, Choices()).data["tokens"]
+    assert ["bits" in token for token in tokens] == [False] + [True] * (len(ids) - 1)
+    assert subject_of(bundle, "").ids.tolist() == [bundle.tokenizer.BOS]
 
 
 @pytest.mark.slow
