@@ -108,7 +108,7 @@ def attention_probabilities(layer: CausalSelfAttention, shape: ModelShape) -> Ar
     q, k = by_head(layer.q, shape), by_head(layer.k, shape)
     scores: Array = q @ k.swapaxes(-1, -2)
     scores *= np.float32(1.0 / math.sqrt(shape.head_size))
-    scores[..., np.triu(np.ones(scores.shape[-2:], dtype=bool), 1)] = -np.inf
+    np.copyto(scores, -np.inf, where=np.triu(np.ones(scores.shape[-2:], dtype=bool), 1))
     return _softmax_in_place(scores)
 
 

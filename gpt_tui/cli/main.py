@@ -242,8 +242,9 @@ def add_inspect(parser: Parser) -> None:
     parser.add_argument("text", metavar="TEXT", help="text that the model reads, or - to read it from standard input")
     add_model(parser)
     text = (
-        "tokens (default): surprise of each token; lens: prediction after each layer; attention: where heads look; "
-        "heads: scores of all heads; health: norms and units that never fire; ablation: loss without each part; "
+        "tokens (default): surprise of each token; lens: prediction after each layer; "
+        "attention: where attention goes, per head; heads: scores of all heads; "
+        "health: norms and units that never fire; ablation: loss without each part; "
         "neighbors: similar tokens; attribution: what the next token depends on"
     )
     parser.add_argument("--view", metavar="VIEW", choices=INSPECT_VIEWS, help=text)

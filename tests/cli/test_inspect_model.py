@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 import gpt_core
 from gpt_core import interpret
@@ -29,6 +30,7 @@ from tests.cli.conftest import Result
 from tests.program import Terminal
 
 TEXT = "The cat sat"
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MODEL = Path("models/best_model.safetensors")
 
 
@@ -332,17 +334,39 @@ def test_the_first_token_has_no_surprise_where_the_tokenizer_adds_no_bos() -> No
     assert subject_of(bundle, "").ids.tolist() == [bundle.tokenizer.BOS]
 
 
+@pytest.mark.parametrize(
+    "options", [*((view,) for view in INSPECT_VIEWS), ("attention", "--layer", "0", "--head", "1")]
+)
+@pytest.mark.parametrize("columns", [40, 80])
+def test_no_line_on_a_terminal_is_wider_than_it_and_every_number_is_there(
+    options: tuple[str, ...], columns: int, program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = program("inspect", "The cat sat 東京", "--view", *options).stdout
+    for name, value in (("FORCE_COLOR", "1"), ("COLORTERM", "truecolor"), ("COLUMNS", str(columns))):
+        monkeypatch.setenv(name, value)
+    shown = program("inspect", "The cat sat 東京", "--view", *options).stdout
+    if options[0] in ("tokens", "heads"):
+        assert "48;2;" in shown
+    lines = ANSI.sub("", shown).splitlines()
+    assert max(map(cell_len, lines[1:])) <= columns  # the first line is the path of the model
+    numbers = [number for line in plain.splitlines()[3:] for number in re.findall(r"\d+\.\d+|\d+%", line)]
+    if options[0] not in ("tokens", "attention", "neighbors") or "--head" in options:  # they have lists, which are cut
+        assert set(numbers) <= set(re.findall(r"\d+\.\d+|\d+%", "\n".join(lines)))
+
+
+def test_no_color_leaves_the_numbers(program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = program("inspect", TEXT).stdout
+    for name, value in (("FORCE_COLOR", "1"), ("NO_COLOR", "1"), ("COLUMNS", "200")):
+        monkeypatch.setenv(name, value)
+    shown = program("inspect", TEXT).stdout
+    assert "48;" not in shown
+    lines = ANSI.sub("", shown).splitlines()
+    assert [line.rstrip() for line in lines if not line.startswith("colours: ")] == plain.splitlines()
+
+
 @pytest.mark.slow
-def test_a_terminal_shows_colours_beside_the_numbers_and_no_line_of_a_table_is_wider(trained: Path) -> None:
-    terminal = Terminal("inspect", "The cat sat on the mat", "--view", "tokens", cwd=trained, COLORTERM="truecolor")
+def test_a_terminal_shows_colours_with_a_legend(trained: Path) -> None:
+    terminal = Terminal("inspect", "The cat sat on the mat", cwd=trained, COLORTERM="truecolor")
     terminal.end()
-    tokens = terminal.shown
-    assert "\x1b[38;2;" in tokens
-    assert "48;2;" in tokens
-    assert "colours: " in tokens
-    terminal = Terminal("inspect", "The cat sat on the mat", "--view", "lens", cwd=trained, NO_COLOR="1")
-    terminal.end()
-    assert "48;" not in terminal.shown
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in terminal.shown.splitlines()]
-    assert sum(line.startswith("position") for line in lines) >= 1
-    assert max(map(len, lines)) <= 80
+    assert "48;2;" in terminal.shown
+    assert "colours: " in terminal.shown

@@ -13,7 +13,7 @@ from gpt_tui.headless.inside.view import Cell, Table, View
 from gpt_tui.shared.ramp import shade
 from gpt_tui.shared.wrapping import wrapped
 
-MAX_CELLS = 24  # width of a label
+MAX_CELLS, MIN_CELLS = 24, 12  # width of a label, at most; of another column on a narrow terminal, at least
 GAP = "  "
 TOKEN_END = "|"  # between the tokens of a passage
 
@@ -60,11 +60,7 @@ def passage_lines(cells: Sequence[Cell], width: int | None, dark: bool) -> Itera
 
 def table_lines(table: Table, width: int | None, dark: bool) -> Iterator[Text]:
     """Yield the lines of a table. A table wider than `width` is split into groups of columns."""
-    widths = [
-        max(cell_len(column.name), *(min(cell_len(row[i].text), MAX_CELLS) if column.is_label else cell_len(row[i].text)
-                                     for row in table.rows), 0)
-        for i, column in enumerate(table.columns)
-    ]  # fmt: skip
+    widths = column_widths(table, width)
     for number, group in enumerate(column_groups(table, widths, width)):
         if number:
             yield Text("")
@@ -79,6 +75,21 @@ def table_lines(table: Table, width: int | None, dark: bool) -> Iterator[Text]:
             if row[group[-1]].level is None:
                 line.rstrip()
             yield line
+
+
+def column_widths(table: Table, width: int | None) -> list[int]:
+    """Return the width of each column: labels are limited, and others to what `width` leaves beside the labels."""
+    widths = [
+        max(cell_len(column.name), *(cell_len(row[i].text) for row in table.rows), 0)
+        for i, column in enumerate(table.columns)
+    ]
+    labels = [i for i, column in enumerate(table.columns) if column.is_label]
+    for i in labels:
+        widths[i] = max(cell_len(table.columns[i].name), min(widths[i], MAX_CELLS))
+    if width is not None:
+        left = max(MIN_CELLS, width - sum(widths[i] + len(GAP) for i in labels))
+        widths = [cells if i in labels else min(cells, left) for i, cells in enumerate(widths)]
+    return widths
 
 
 def column_groups(table: Table, widths: Sequence[int], width: int | None) -> Iterator[list[int]]:
