@@ -62,6 +62,7 @@ def test_a_folder_of_mixed_files_is_trained_on_resumed_and_evaluated(mixed: Path
         assert "was trained on another text" in changed.stderr
 
 
+@pytest.mark.slow
 def test_files_given_by_a_config_file_count_from_its_folder(mixed: Path) -> None:
     (mixed / "texte/run.toml").write_text('train_file = ["a.txt", "mehr/c.jsonl"]\nmax_steps = 1\n')
     run = run_program("train", "--config", "texte/run.toml", *tiny(), cwd=mixed)
