@@ -327,12 +327,15 @@ ctypedef fused narrow:
 
 cdef void _expand_row(float *out, const narrow *row, const float *scales, Py_ssize_t I, Py_ssize_t O) noexcept nogil:
     """out (O,) = a row of a matrix of I rows in panels; `row` is the one of the first panel. bfloat16 has no scales."""
-    cdef Py_ssize_t o
-    for o in range(O):
-        if narrow is int8_t:
-            out[o] = scales[o] * row[o // PANEL * I * PANEL + o % PANEL]
-        else:
-            out[o] = bfloat16_value(row[o // PANEL * I * PANEL + o % PANEL])
+    cdef Py_ssize_t panel, first, o
+    for panel in range((O + PANEL - 1) // PANEL):
+        first = panel * PANEL
+        for o in range(min(<Py_ssize_t>PANEL, O - first)):
+            if narrow is int8_t:
+                out[first + o] = scales[first + o] * row[o]
+            else:
+                out[first + o] = bfloat16_value(row[o])
+        row += I * PANEL
 
 
 cdef Weight _weight(matrix) except *:
