@@ -193,7 +193,7 @@ def test_a_resume_from_another_start_is_refused(start: Path, tmp_path: Path):
     settings = fine_tuning(start, tmp_path)
     train(settings)
     latest = tmp_path / "models/ckpt_latest.safetensors"
-    with pytest.raises(CheckpointError, match=r"init_from is '.*' in it, 'other\.safetensors' was requested"):
+    with pytest.raises(CheckpointError, match=r"init_from is '.* in it, 'other\.safetensors' was requested"):
         open_run(msgspec.structs.replace(settings, init_from="other.safetensors"), resume=latest)
 
 
