@@ -24,7 +24,7 @@ from tests.tui.app_bench import settled
 from tests.tui.fake_probes import fake_probes
 
 SETTINGS = msgspec.structs.replace(preset("nano"), models_dir="models")
-SETUP = RunPreview(SETTINGS, "nano", "data/raw/train.en", 3_600_000, "data/test/eval.en")
+SETUP = RunPreview(SETTINGS, "nano", "data/raw/train.en", 3_600_000, eval_file="data/test/eval.en")
 
 
 @asynccontextmanager

@@ -63,6 +63,6 @@ async def test_a_checkpoint_prevents_the_countdown(tmp_path: Path):
 
 async def test_an_unreadable_text_prevents_the_countdown(tmp_path: Path):
     async with running_app(tmp_path, countdown_s=0.1, train_file=str(tmp_path / "nowhere.en")) as bench:
-        await bench.until_seen("cannot be read")
+        await bench.until_seen("cannot read the text")
         await bench.pilot.pause(0.5)
         assert not bench.opener.requests

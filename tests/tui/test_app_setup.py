@@ -174,13 +174,14 @@ async def test_a_missing_file_is_shown(tmp_path: Path):
         await bench.until_seen("✗ train_file: no such file; expected a text file")
 
 
-async def test_the_estimate_shows_what_a_folder_of_texts_holds(tmp_path: Path):
+async def test_the_estimate_shows_what_a_folder_of_texts_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # a short name, which is not wrapped
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "a.txt").write_bytes("Über die Brücke läuft Jörg.\n\nZwei.".encode("utf-16"))
     (folder / "b.jsonl").write_text('{"body": "One record."}\n' * 40)
     async with set_up(tmp_path, probes=fake_probes(texts=read_corpus_stats)) as bench:
-        await type_in(bench, "train_file", str(folder))
+        await type_in(bench, "train_file", "texts")
         await bench.until_seen("has no field 'text'")
         await type_in(bench, "text_field", "body")
         await bench.until_seen("Über die Brücke")

@@ -303,7 +303,7 @@ async def test_an_existing_run_is_asked_about(tmp_path: Path, key: str, wanted: 
 
 async def test_a_missing_text_is_shown_before_a_start(tmp_path: Path):
     async with running_app(tmp_path, train_file=str(tmp_path / "nowhere.en")) as bench:
-        await bench.until_seen("cannot be read: No such file")
+        await bench.until_seen("cannot read the text")
 
 
 @pytest.mark.parametrize("size", [(100, 24), (120, 40)])
