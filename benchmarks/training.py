@@ -1,6 +1,6 @@
 """Training steps of this project and of PyTorch in turn (A B A B) on one machine: the ratio of the medians.
 
-    python benchmarks/training.py [--shape mini|micro|nano|nanogpt] [--peer-python PATH] [--compile] [--rounds N]
+    python benchmarks/training.py [--shape mini|micro|nano|nanogpt|gpt2] [--peer-python PATH] [--compile] [--rounds N]
                                   [--precision float32|bfloat16] [--no-peer]
 
 --precision is that of both programs. The project's float32 steps are then timed in the same rounds, and so are the
@@ -28,12 +28,16 @@ from gpt_core.model.flops import step_flops
 HERE = Path(__file__).parent
 # CPU preset of nanoGPT, with a vocabulary of 65 characters
 NANOGPT = ModelShape(d_model=128, hidden_size=512, vocab_size=65, num_heads=4, seq_len=64, layers=4)
+# GPT-2 124M, fine-tuned with a context of 512
+GPT2 = ModelShape(d_model=768, hidden_size=3072, vocab_size=50257, num_heads=12, seq_len=512, layers=12)
 
 
 def shape_and_batch(name: str) -> tuple[ModelShape, int, int]:
     """Return the shape of the model, sequences per step, and sequences computed at once."""
     if name == "nanogpt":
         return NANOGPT, 12, 12
+    if name == "gpt2":
+        return GPT2, 4, 1
     settings = preset(name)
     return settings.shape, settings.batch_size, settings.micro_batch
 
@@ -51,7 +55,7 @@ def run(python: str, program: str, shape: ModelShape, batch: int, steps: int, n_
 def main() -> None:
     """Measure and print a table, or with --json one object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=["nano", "micro", "mini", "nanogpt"], default="mini")
+    parser.add_argument("--shape", choices=["nano", "micro", "mini", "nanogpt", "gpt2"], default="mini")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--compile", action="store_true", help="torch.compile the peer")
     parser.add_argument(
@@ -80,7 +84,7 @@ def measure(options: argparse.Namespace) -> dict:
     shape, batch, micro_batch = shape_and_batch(options.shape)
     if options.full_batch:
         micro_batch = batch
-    steps = options.steps or (3 if options.shape == "mini" else 30)
+    steps = options.steps or (3 if options.shape in ("mini", "gpt2") else 30)
     common = ["--processor_time"] if options.processor_time else []
     n_threads = 1 if options.processor_time else options.threads
     threads.set_threads(n_threads)
