@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from gpt_core import files
 from gpt_core.bridges.hf_tokenizer_import import read_tokenizer
@@ -32,6 +31,7 @@ from gpt_core.bridges.source import Chunks, SourceModel, open_source, read_json,
 from gpt_core.errors import ModelImportError
 from gpt_core.formats import safetensors
 from gpt_core.formats.safetensors import SafetensorsError, TensorEntry
+from gpt_core.kernels.arrays import widened
 from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.parameters import parameter_table
 from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
@@ -73,13 +73,6 @@ class Stored(NamedTuple):
 
 _CONFIG = msgspec.json.Decoder(Config)
 _INDEX = msgspec.json.Decoder(Index)
-
-
-def widened(values: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Return float32 or float16 values, or bfloat16 ones as 16-bit integers, as float32. Exact."""
-    if values.dtype == np.uint16:
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32, copy=False)
 
 
 def read_folder(folder: Path) -> SourceModel:

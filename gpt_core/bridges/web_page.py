@@ -35,7 +35,7 @@ from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ExportError
 from gpt_core.generation.sampler import Sampling
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Array, widened
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
@@ -266,8 +266,7 @@ def _values(entry: Entry, data: bytes) -> NDArray[np.float32]:
     if entry.dtype == "F32":
         return np.frombuffer(data, "<f4").reshape(entry.shape)
     if entry.dtype == "BF16":
-        bits = np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)
-        return bits.view(np.float32).reshape(entry.shape)
+        return widened(np.frombuffer(data, "<u2")).reshape(entry.shape)
     by_row = entry.dtype == "I8R"
     count = entry.shape[0 if by_row else 1]
     scales, values = np.frombuffer(data[: 4 * count], "<f4"), np.frombuffer(data[4 * count :], np.int8)

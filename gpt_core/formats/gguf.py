@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Array, widened
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -332,11 +332,6 @@ def _read(file: io.FileIO, count: int) -> bytearray:
     return data
 
 
-def _from_bfloat16(data: bytearray) -> Array:
-    halves: NDArray[np.uint32] = np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)
-    return halves.view(np.float32)
-
-
 def _from_q8_0(data: bytearray) -> Array:
     blocks = np.frombuffer(data, [("scale", "<f2"), ("integers", "i1", BLOCK)])
     values: Array = blocks["integers"].astype(np.float32) * blocks["scale"].astype(np.float32)[:, None]
@@ -346,6 +341,6 @@ def _from_q8_0(data: bytearray) -> Array:
 _DECODERS = {
     "f32": lambda data: np.frombuffer(data, "<f4"),
     "f16": lambda data: np.frombuffer(data, "<f2").astype(np.float32),
-    "bf16": _from_bfloat16,
+    "bf16": lambda data: widened(np.frombuffer(data, "<u2")),
     "q8_0": _from_q8_0,
 }

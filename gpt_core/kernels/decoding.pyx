@@ -114,7 +114,7 @@ cdef class Block:
         self.hidden = empty(F)
 
     cdef Py_ssize_t _hidden_size(self) noexcept:
-        """Return F. Panels count unused outputs; then the next weight tells."""
+        """Return F. The outputs of panels include unused ones; the rows of the next weight do not."""
         return self.c_fc.outputs if self.c_fc.format == FLOAT32 else self.mlp_proj.inputs
 
     cdef int _check_shapes(self) except -1:
@@ -253,91 +253,6 @@ def logits(
                       _start(V, part + 1, parts), C)
 
 
-def expand(
-    float[:, ::1] out,
-    matrix,
-):
-    """Compute out = the values of a weight matrix in panels, as float32.
-
-    Args:
-        matrix: Panels of uint16 (the bits of bfloat16), or (panels of int8, scales).
-
-    Shape:
-        out (I, O); panels (P, I, 64), with P * 64 at least O; scales (P * 64,).
-
-    Raises:
-        ValueError: The shapes or types do not match.
-    """
-    cdef Weight weight = _weight(matrix)
-    cdef Py_ssize_t I = out.shape[0], O = out.shape[1], i
-    if weight.format == FLOAT32:
-        raise ValueError("expand: got float32, expected panels")
-    _check_size("expand", weight, I, O)
-    for i in prange(I, nogil=True, schedule="static", num_threads=threads_for(I * O)):
-        if weight.format == BFLOAT16:
-            _expand_row(&out[i, 0], <const uint16_t*>weight.values + i * PANEL, NULL, I, O)
-        else:
-            _expand_row(&out[i, 0], <const int8_t*>weight.values + i * PANEL, weight.scales, I, O)
-
-
-def from_bfloat16(
-    float[:, ::1] out,
-    const uint16_t[:, ::1] bits,
-):
-    """Compute out = the values of bfloat16.
-
-    Shape:
-        out, bits (R, C).
-
-    Raises:
-        ValueError: The shapes do not match.
-    """
-    cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r, c
-    check_equal("from_bfloat16: rows", bits.shape[0], R)
-    check_equal("from_bfloat16: columns", bits.shape[1], C)
-    for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
-        for c in range(C):
-            out[r, c] = bfloat16_value(bits[r, c])
-
-
-def to_bfloat16(
-    uint16_t[:, ::1] out,
-    const float[:, :] x,
-):
-    """Compute out = the bits of x rounded to bfloat16. The rows of x may be apart.
-
-    Shape:
-        out, x (R, C).
-
-    Raises:
-        ValueError: The shapes do not match.
-    """
-    cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r, c
-    check_equal("to_bfloat16: rows", x.shape[0], R)
-    check_equal("to_bfloat16: columns", x.shape[1], C)
-    for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
-        for c in range(C):
-            out[r, c] = bfloat16_bits(x[r, c])
-
-
-ctypedef fused narrow:
-    uint16_t
-    int8_t
-
-
-cdef void _expand_row(float *out, const narrow *row, const float *scales, Py_ssize_t I, Py_ssize_t O) noexcept nogil:
-    """out (O,) = a row of a matrix of I rows in panels; `row` is the one of the first panel. bfloat16 has no scales."""
-    cdef Py_ssize_t panel, first, o
-    for panel in range((O + PANEL - 1) // PANEL):
-        first = panel * PANEL
-        for o in range(min(<Py_ssize_t>PANEL, O - first)):
-            if narrow is int8_t:
-                out[first + o] = scales[first + o] * row[o]
-            else:
-                out[first + o] = bfloat16_value(row[o])
-        row += I * PANEL
-
-
 cdef Weight _weight(matrix) except *:
     """Return a view of a weight. The caller must hold a reference to its arrays."""
     cdef const float[:, ::1] float_values
@@ -371,7 +286,7 @@ cdef Cache _cache(matrix) except *:
     """Return a view of a cache. The caller must hold a reference to it."""
     cdef const float[:, ::1] float_values
     cdef const uint16_t[:, ::1] bfloat16_values
-    if not isinstance(matrix, tuple) and matrix.dtype == np.uint16:
+    if matrix.dtype == np.uint16:
         bfloat16_values = matrix
         check_positive("decoding: positions", bfloat16_values.shape[0])
         return Cache(BFLOAT16, bfloat16_values.shape[0], bfloat16_values.shape[1], <void*>&bfloat16_values[0, 0])
@@ -390,12 +305,8 @@ cdef int _check_norm(const float[::1] weight, const float[::1] bias, Py_ssize_t 
 cdef int _check_linear(Weight weight, const float[::1] bias, Py_ssize_t I, Py_ssize_t O) except -1:
     check_positive("decoding: columns of a weight", O)
     check_equal("decoding: length of a bias", bias.shape[0], O)
-    return _check_size("decoding", weight, I, O)
-
-
-cdef int _check_size(str kernel, Weight weight, Py_ssize_t I, Py_ssize_t O) except -1:
-    check_equal(f"{kernel}: rows of a weight", weight.inputs, I)
-    check_equal(f"{kernel}: columns of a weight", weight.outputs, O if weight.format == FLOAT32 else _in_panels(O))
+    check_equal("decoding: rows of a weight", weight.inputs, I)
+    check_equal("decoding: columns of a weight", weight.outputs, O if weight.format == FLOAT32 else _in_panels(O))
     return 0
 
 
@@ -450,7 +361,7 @@ cdef void _panels(
     Py_ssize_t last,
 ) noexcept nogil:
     """y (O,) = x[start:stop] . weight[start:stop], for the outputs of the panels in [first, last) alone."""
-    cdef Py_ssize_t panel, o, n, offset
+    cdef Py_ssize_t panel, o, n, j, offset
     for panel in range(first, last):
         o = panel * PANEL
         n = min(<Py_ssize_t>PANEL, O - o)
@@ -459,8 +370,8 @@ cdef void _panels(
             gpt_bfloat16_panel(y + o, x + start, <const uint16_t*>weight.values + offset, stop - start, n)
         else:
             gpt_int8_panel(y + o, x + start, <const int8_t*>weight.values + offset, stop - start, n)
-            for o in range(o, o + n):
-                y[o] *= weight.scales[o]
+            for j in range(n):
+                y[o + j] *= weight.scales[o + j]
 
 
 cdef inline float _value(cached x) noexcept nogil:

@@ -41,16 +41,16 @@ INLINE vector gpt_widen_bfloat16(const uint16_t *from) {
 }
 
 /* y (columns,) = x (rows,) . panel (rows, PANEL), summed in the order of the rows; columns is at most PANEL. */
-#define PANEL_PRODUCT(name, type, widen)                                                                           \
-    static void name(float *y, const float *x, const type *panel, ptrdiff_t rows, ptrdiff_t columns) {             \
-        vector sum[PANEL_VECTORS];                                                                                 \
-        for (int j = 0; j < PANEL_VECTORS; j++) sum[j] = (vector){0};                                              \
-        for (ptrdiff_t r = 0; r < rows; r++, panel += PANEL) {                                                     \
-            for (int j = 0; j < PANEL_VECTORS; j++) sum[j] += x[r] * widen(panel + j * LANES);                     \
-        }                                                                                                          \
-        float sums[PANEL];                                                                                         \
-        for (int j = 0; j < PANEL_VECTORS; j++) gpt_store(sums + j * LANES, sum[j]);                               \
-        memcpy(y, sums, (size_t)columns * sizeof(float));                                                          \
+#define PANEL_PRODUCT(name, type, widen)                                                                               \
+    static inline void name(float *y, const float *x, const type *panel, ptrdiff_t rows, ptrdiff_t columns) {          \
+        vector sum[PANEL_VECTORS];                                                                                     \
+        for (int j = 0; j < PANEL_VECTORS; j++) sum[j] = (vector){0};                                                  \
+        for (ptrdiff_t r = 0; r < rows; r++, panel += PANEL) {                                                         \
+            for (int j = 0; j < PANEL_VECTORS; j++) sum[j] += x[r] * widen(panel + j * LANES);                         \
+        }                                                                                                              \
+        float sums[PANEL];                                                                                             \
+        for (int j = 0; j < PANEL_VECTORS; j++) gpt_store(sums + j * LANES, sum[j]);                                   \
+        memcpy(y, sums, (size_t)columns * sizeof(float));                                                              \
     }
 
 PANEL_PRODUCT(gpt_int8_panel, int8_t, gpt_widen_int8)

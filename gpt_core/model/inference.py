@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels import attention, decoding, embedding, gelu, layer_norm, linear, threads
+from gpt_core.kernels import attention, conversion, decoding, embedding, gelu, layer_norm, linear, threads
 from gpt_core.kernels.arrays import Array, empty
 from gpt_core.model.layers.block import Block
 from gpt_core.model.layers.linear import Linear
@@ -145,13 +145,14 @@ class Decoder:
 
     def _linear(self, y: Array, x: Array, layer: Linear, residual: Array | None = None) -> None:
         """Write x W + b to `y`, plus `residual` if given; W is expanded to float32 if it is stored in fewer bits."""
+        weight: Any
         weight, bias = layer.tensors
         if self._stored:
             size = layer.in_features * layer.out_features
             if self._expanded.size < size:
                 self._expanded = empty(size)
             expanded = self._expanded[:size].reshape(layer.in_features, layer.out_features)
-            decoding.expand(expanded, weight)
+            conversion.expand(expanded, weight)
             weight = expanded
         linear.forward(y, x, weight, bias, residual, bfloat16=self._bfloat16)
 
@@ -160,7 +161,7 @@ class Decoder:
         rows: Array = cache[:end]
         if self._stored:
             rows = empty(end, cache.shape[1])
-            decoding.from_bfloat16(rows, cache[:end])
+            conversion.from_bfloat16(rows, cache[:end])
         return rows[None]
 
     def _extend_cache(self, block: Block, cache: KVCache, buffers: ChunkBuffers) -> None:
@@ -171,7 +172,7 @@ class Decoder:
         self._linear(buffers.qkv, buffers.ln_out, block.attn.c_attn)
         for stored, new in ((cache.keys, buffers.qkv[:, C : 2 * C]), (cache.values, buffers.qkv[:, 2 * C :])):
             if self._stored:
-                decoding.to_bfloat16(stored[self.length : self.length + rows], new)
+                conversion.to_bfloat16(stored[self.length : self.length + rows], new)
             else:
                 stored[self.length : self.length + rows] = new
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels import decoding, gemm
-from gpt_core.kernels.arrays import Array, empty
+from gpt_core.kernels import conversion, gemm
+from gpt_core.kernels.arrays import Array, empty, widened
 from gpt_core.model.layers.embedding import WPE, WTE
 from gpt_core.model.parameters import Parameters
 from gpt_core.model.precision import ProductFormat
@@ -47,7 +47,9 @@ class StoredWeights:
         self.format: WeightFormat = weight_format
         self._shapes = {name: tensor.shape for name, tensor in parameters.tensors.items()}
         self.tensors: dict[str, StoredMatrix] = {
-            name: tensor if name == WPE or tensor.ndim == 1 else _stored_parameter(name, tensor, weight_format)
+            name: tensor
+            if weight_format == "float32" or name == WPE or tensor.ndim == 1
+            else stored(tensor.T if name == WTE else tensor, weight_format)
             for name, tensor in parameters.tensors.items()
         }
 
@@ -83,20 +85,11 @@ class StoredWeights:
         """Return the stored values as float32, for evaluation."""
         parameters = Parameters(self.shape)
         for name, tensor in parameters.tensors.items():
-            source = self.tensors[name]
-            if isinstance(source, np.ndarray) and source.shape == tensor.shape:
-                tensor[...] = source
-            elif name == WTE:
-                transposed = empty(*tensor.shape[::-1])
-                decoding.expand(transposed, source)
-                tensor[...] = transposed.T
-            else:
-                decoding.expand(tensor, source)
+            values, scales = self.plain(name)
+            tensor[...] = widened(values)
+            if scales is not None:
+                tensor *= scales
         return parameters
-
-
-def _stored_parameter(name: str, tensor: Array, weight_format: WeightFormat) -> StoredMatrix:
-    return stored(tensor.T if name == WTE and weight_format != "float32" else tensor, weight_format)
 
 
 def matrix_bytes(inputs: int, outputs: int, weight_format: WeightFormat) -> int:
@@ -107,14 +100,12 @@ def matrix_bytes(inputs: int, outputs: int, weight_format: WeightFormat) -> int:
     return 2 * inputs * padded if weight_format == "bfloat16" else (inputs + 4) * padded
 
 
-def stored(matrix: Array, weight_format: WeightFormat) -> StoredMatrix:
-    """Return a matrix (I, O) in a format; float32 is returned as it is.
+def stored(matrix: Array, weight_format: Literal["bfloat16", "int8"]) -> StoredMatrix:
+    """Return a matrix (I, O) in panels of bfloat16 or int8.
 
     Shape:
-        panels (P, I, 64), with the columns of 0 that fill the last panel; scales (P * 64,), for int8.
+        panels (P, I, 64), with columns of 0 that fill the last panel; scales (P * 64,), for int8.
     """
-    if weight_format == "float32":
-        return matrix
     inputs, outputs = matrix.shape
     panels = empty(-(-outputs // PANEL), inputs, PANEL, dtype=np.uint16 if weight_format == "bfloat16" else np.int8)
     scales = empty(panels.shape[0] * PANEL)
@@ -123,7 +114,7 @@ def stored(matrix: Array, weight_format: WeightFormat) -> StoredMatrix:
         values = np.zeros((inputs, PANEL), np.float32)
         values[:, : min(PANEL, outputs - columns.start)] = matrix[:, columns]
         if weight_format == "bfloat16":
-            decoding.to_bfloat16(panel, values)
+            conversion.to_bfloat16(panel, values)
         else:
             scales[columns] = np.abs(values).max(axis=0) / np.float32(MAX_INT8)
             divisors = np.where(scales[columns] > 0, scales[columns], np.float32(1))  # a column of zeros has scale 0
@@ -135,6 +126,5 @@ def columns_of(matrix: StoredMatrix, ids: NDArray[np.int32]) -> Array:
     """Return some columns of a matrix (I, O) in panels, as rows of float32. Shape: (len(ids), I)."""
     if isinstance(matrix, tuple):
         panels, scales = matrix
-        return panels[ids // PANEL, :, ids % PANEL].astype(np.float32) * scales[ids, None]
-    bits: NDArray[np.uint32] = matrix[ids // PANEL, :, ids % PANEL].astype(np.uint32) << np.uint32(16)
-    return bits.view(np.float32)
+        return widened(panels[ids // PANEL, :, ids % PANEL]) * scales[ids, None]
+    return widened(matrix[ids // PANEL, :, ids % PANEL])

@@ -8,7 +8,7 @@ import pytest
 from gpt_core import reference
 from gpt_core.config.settings import ModelShape
 from gpt_core.gradcheck import relative_error
-from gpt_core.kernels import decoding, threads
+from gpt_core.kernels import conversion, decoding, threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.inference import Decoder
 from gpt_core.model.memory import decode_bytes
@@ -34,13 +34,13 @@ def expanded(matrix, outputs):
     """Return a matrix (I, outputs) in panels as float32."""
     panels = matrix[0] if isinstance(matrix, tuple) else matrix
     values = np.full((panels.shape[1], outputs), np.nan, np.float32)
-    decoding.expand(values, matrix)
+    conversion.expand(values, matrix)
     return values
 
 
 def from_bfloat16(bits):
     values = np.full(bits.shape, np.nan, np.float32)
-    decoding.from_bfloat16(values, bits)
+    conversion.from_bfloat16(values, bits)
     return values
 
 
@@ -184,18 +184,18 @@ def test_stored_weights_take_the_bytes_of_the_formula():
     ("matrix", "message"),
     [
         ((np.zeros((1, 4, 64), np.int8), np.zeros(3, np.float32)), "length of the scales: got 3, expected 64"),
-        (np.zeros((4, 3), np.float64), "mismatch"),
-        (np.zeros((4, 3), np.float32), "got float32, expected panels"),
+        (np.zeros((1, 4, 64), np.float64), "mismatch"),
+        (np.zeros((1, 4, 64), np.float32), "mismatch"),
         (np.zeros((4, 3), np.uint16), "wrong number of dimensions"),
-        (np.zeros((0, 4, 64), np.uint16), "got 0, expected at least 1"),
+        (np.zeros((0, 4, 64), np.uint16), "panels: got 0, expected 1"),
         (np.zeros((1, 4, 32), np.uint16), "columns of a panel: got 32, expected 64"),
-        (np.zeros((1, 5, 64), np.uint16), "rows of a weight: got 5, expected 4"),
-        (np.zeros((2, 4, 64), np.uint16), "columns of a weight: got 128, expected 64"),
+        (np.zeros((1, 5, 64), np.uint16), "rows: got 5, expected 4"),
+        (np.zeros((2, 4, 64), np.uint16), "panels: got 2, expected 1"),
     ],
 )
 def test_a_matrix_that_does_not_fit_is_refused(matrix, message):
     with pytest.raises(ValueError, match=message):
-        decoding.expand(np.zeros((4, 3), np.float32), matrix)
+        conversion.expand(np.zeros((4, 3), np.float32), matrix)
 
 
 def test_a_cache_that_is_no_matrix_of_float32_or_bfloat16_is_refused():
