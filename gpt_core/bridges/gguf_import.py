@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from gpt_core import files
 from gpt_core.bridges import gguf_model
 from gpt_core.bridges.source import Chunks, SourceModel, open_source, same_values, settings_of
+from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ModelImportError, TokenizerError
 from gpt_core.formats import gguf
 from gpt_core.formats.gguf import GgufError, Header
@@ -23,7 +24,6 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_core.tokenizers.byte_pairs import BytePairTokenizer, pairs
 from gpt_core.tokenizers.pieces import PieceTokenizer
 
-KIND = "GGUF"
 HEAD = "output.weight"
 _EPSILON = f"{gguf_model.ARCHITECTURE}.attention.layer_norm_epsilon"
 _TOKENS = gguf_model.TOKENIZER
@@ -41,22 +41,22 @@ def read_file(path: Path) -> SourceModel:
             header = gguf.read_header(file)
         except GgufError as error:
             raise ModelImportError(f"{path} is damaged or not supported: {error}") from None
-        except OSError as error:
-            raise ModelImportError(f"{path}: cannot be read: {files.reason(error)}") from None
     values = header.values
     check_values(path, values)
     try:
         shape = gguf_model.shape_of(values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelImportError(f"{path}: the key {error} is missing or no number") from None
-    settings_of(shape, PieceTokenizer.name, path)
+    except KeyError as error:
+        raise ModelImportError(f"{path}: the key {error} is missing or of another type") from None
+    settings = settings_of(shape, path)
     try:
         tokenizer = tokenizer_of(values)
-    except (KeyError, TypeError, ValueError, TokenizerError) as error:
+    except KeyError as error:
+        raise ModelImportError(f"{path}: the key {error} is missing or of another type") from None
+    except (TypeError, ValueError, TokenizerError) as error:
         raise ModelImportError(f"{path}: its tokenizer is not supported: {str(error)[:200]}") from None
-    model = SourceModel(KIND, shape, tokenizer, lambda name: _chunks(path, header, name))
-    check_tensors(path, header, model)
-    return model
+    check_tensors(path, header, shape)
+    settings = msgspec.structs.replace(settings, tokenizer=tokenizer.name)
+    return SourceModel(settings, tokenizer, lambda name: _chunks(path, header, name))
 
 
 def check_values(path: Path, values: dict[str, Any]) -> None:
@@ -71,18 +71,18 @@ def check_values(path: Path, values: dict[str, Any]) -> None:
         raise ModelImportError(f"{path} has no tokenizer")
 
 
-def check_tensors(path: Path, header: Header, model: SourceModel) -> None:
+def check_tensors(path: Path, header: Header, shape: ModelShape) -> None:
     """Raise ModelImportError unless the tensors are those of the model, with a tied head."""
     expected = {}
-    for spec in parameter_table(model.shape):
-        transposed = len(spec.shape) == 2 and spec.name.startswith("h.")
+    for spec in parameter_table(shape):
+        transposed = gguf_model.is_transposed(spec.name, spec.shape)
         expected[gguf_model.tensor_name(spec.name)] = spec.shape[::-1] if transposed else spec.shape
-    for name, shape in expected.items():
+    for name, tensor_shape in expected.items():
         found = header.tensors.get(name)
         if found is None:
             raise ModelImportError(f"{path}: the tensor {name} is missing")
-        if found.shape != shape:
-            raise ModelImportError(f"{path}: {name}: got shape {str(found.shape)[:80]}, expected {shape}")
+        if found.shape != tensor_shape:
+            raise ModelImportError(f"{path}: {name}: got shape {str(found.shape)[:80]}, expected {tensor_shape}")
     if extra := sorted(header.tensors.keys() - expected.keys() - {HEAD}):
         raise ModelImportError(f"{path}: unexpected tensor {extra[0][:80]}: not a plain GPT-2 language model")
     if HEAD in header.tensors:
@@ -96,11 +96,11 @@ def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
     """Return the tokenizer of a file.
 
     Raises:
-        KeyError: A key is missing.
+        KeyError: A key is missing or of another type.
         ValueError: It is of another kind, or not one that an export writes.
         TokenizerError: Its tokens are not valid.
     """
-    texts: Sequence[str] = values[_TOKENS + "tokens"]
+    texts = gguf_model.strings(values, _TOKENS + "tokens")
     types: Sequence[int] = values[_TOKENS + "token_type"]
     model = values[_TOKENS + "model"]
     if model == gguf_model.LONGEST_MATCH:
@@ -115,9 +115,10 @@ def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
     while used and types[used - 1] == gguf_model.UNUSED:
         used -= 1
     special = {token for token in range(used) if types[token] != gguf_model.NORMAL}
-    eos, bos = int(values[_TOKENS + "eos_token_id"]), int(values.get(_TOKENS + "bos_token_id", -1))
-    bos = bos if bos in special else eos
-    merges = pairs(values[_TOKENS + "merges"])
+    eos = gguf_model.integer(values, _TOKENS + "eos_token_id")
+    bos = values.get(_TOKENS + "bos_token_id")
+    bos = bos if isinstance(bos, int) and bos in special else eos
+    merges = pairs(gguf_model.strings(values, _TOKENS + "merges"))
     return BytePairTokenizer(texts[:used], merges, sorted({*special, eos, bos}), eos, bos, len(texts))
 
 
@@ -133,7 +134,7 @@ def _pieces(texts: Sequence[str], types: Sequence[int]) -> Tokenizer:
 def _chunks(path: Path, header: Header, name: str) -> Chunks:
     """Yield the values of a parameter. Raises ModelImportError."""
     stored = gguf_model.tensor_name(name)
-    if len(header.tensors[stored].shape) == 2 and name.startswith("h."):
+    if gguf_model.is_transposed(name, header.tensors[stored].shape):
         yield np.ascontiguousarray(np.concatenate(list(_tensor(path, header, stored))).T)
     else:
         yield from _tensor(path, header, stored)
@@ -146,5 +147,3 @@ def _tensor(path: Path, header: Header, name: str) -> Chunks:
             yield from gguf.tensor_rows(file, header, name)
     except GgufError as error:
         raise ModelImportError(f"{path}: {name}: {error}") from None
-    except OSError as error:
-        raise ModelImportError(f"{path}: {name} cannot be read: {files.reason(error)}") from None

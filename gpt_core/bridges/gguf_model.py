@@ -49,7 +49,12 @@ def tensor_name(parameter: str) -> str:
 def tensor_view(parameters: Parameters, parameter: str) -> Array:
     """Return a parameter in the layout of its tensor, as a view: linear weights are transposed."""
     tensor = parameters[parameter]
-    return tensor.T if tensor.ndim == 2 and parameter.startswith("h.") else tensor
+    return tensor.T if is_transposed(parameter, tensor.shape) else tensor
+
+
+def is_transposed(parameter: str, shape: tuple[int, ...]) -> bool:
+    """Return True for the weights of linear layers, whose tensors are transposed."""
+    return len(shape) == 2 and parameter.startswith("h.")
 
 
 # -- keys
@@ -71,16 +76,32 @@ def shape_values(shape: ModelShape) -> dict[str, Value]:
 
 
 def shape_of(values: Mapping[str, Any]) -> ModelShape:
-    """Return the model shape of a file with these keys. Raises KeyError if one is missing."""
+    """Return the model shape of a file with these keys. Raises KeyError if one is missing or of another type."""
 
     def number(key: str) -> int:
-        return int(values[f"{ARCHITECTURE}.{key}"])
+        return integer(values, f"{ARCHITECTURE}.{key}")
 
     return ModelShape(
         d_model=number("embedding_length"), hidden_size=number("feed_forward_length"),
-        vocab_size=len(values[f"{TOKENIZER}tokens"]), num_heads=number("attention.head_count"),
+        vocab_size=len(strings(values, f"{TOKENIZER}tokens")), num_heads=number("attention.head_count"),
         seq_len=number("context_length"), layers=number("block_count"),
     )  # fmt: skip
+
+
+def integer(values: Mapping[str, Any], key: str) -> int:
+    """Return the value of a key. Raises KeyError if it is missing or not an integer."""
+    value = values.get(key)
+    if not isinstance(value, int):
+        raise KeyError(key)
+    return value
+
+
+def strings(values: Mapping[str, Any], key: str) -> list[str]:
+    """Return the value of a key. Raises KeyError if it is missing or not an array of strings."""
+    value = values.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise KeyError(key)
+    return value
 
 
 # -- tokens
@@ -96,7 +117,7 @@ def token_texts(vocabulary: Sequence[bytes], vocab_size: int) -> tuple[list[str]
         elif number < len(SPECIAL_NAMES):
             data, kind = NO_TEXT + SPECIAL_NAMES[number].encode(), CONTROL
         else:
-            data, kind = NO_TEXT + f"<unused {number}>".encode(), UNUSED
+            data, kind = NO_TEXT + unused_name(number).encode(), UNUSED
         texts.append(escaped(data))
         types.append(kind)
     return texts, types

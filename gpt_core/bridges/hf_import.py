@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from gpt_core import files
 from gpt_core.bridges.hf_tokenizer_import import read_tokenizer
 from gpt_core.bridges.huggingface import (
     CONFIG,
@@ -28,19 +27,17 @@ from gpt_core.bridges.huggingface import (
     parameter_name,
 )
 from gpt_core.bridges.source import Chunks, SourceModel, open_source, read_json, same_values, settings_of
+from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ModelImportError
 from gpt_core.formats import safetensors
 from gpt_core.formats.safetensors import SafetensorsError, TensorEntry
 from gpt_core.kernels.arrays import widened
 from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.parameters import parameter_table
-from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
 
-KIND = "Hugging Face"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 OTHER_WEIGHTS = ("tf_model.h5", "flax_model.msgpack")
 USE_SAFETENSORS = "load it with transformers and save it with `save_pretrained(DIR, safe_serialization=True)`"
-
 LFS_POINTER = b"version https://git-lfs"  # begins a file that `git clone` has left without its contents
 _TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
@@ -67,8 +64,6 @@ class Stored(NamedTuple):
                     yield widened(chunk.view(_TYPES[self.entry.dtype]))
         except SafetensorsError as error:
             raise ModelImportError(f"{self.path}: {self.name}: {error}") from None
-        except OSError as error:
-            raise ModelImportError(f"{self.path}: {self.name} cannot be read: {files.reason(error)}") from None
 
 
 _CONFIG = msgspec.json.Decoder(Config)
@@ -88,12 +83,12 @@ def read_folder(folder: Path) -> SourceModel:
         )
     config = read_json(folder / CONFIG, _CONFIG)
     check_config(folder / CONFIG, config)
-    settings_of(config.shape, BytePairTokenizer.name, folder / CONFIG)
+    settings = settings_of(config.shape, folder / CONFIG)
     stored = stored_tensors(folder)
     tokenizer = read_tokenizer(folder, config)
-    model = SourceModel(KIND, config.shape, tokenizer, lambda name: stored[name].chunks())
-    check_tensors(folder, model, stored)
-    return model
+    check_tensors(folder, config.shape, stored)
+    settings = msgspec.structs.replace(settings, tokenizer=tokenizer.name)
+    return SourceModel(settings, tokenizer, lambda name: stored[name].chunks())
 
 
 def check_config(path: Path, config: Config) -> None:
@@ -166,8 +161,6 @@ def tensors_in(path: Path) -> dict[str, Stored]:
                     f"{path} is a Git LFS pointer to the weights; run `git lfs pull` there"
                 ) from None
             raise ModelImportError(f"{path} is damaged or not a safetensors file: {error}") from None
-        except OSError as error:
-            raise ModelImportError(f"{path}: cannot be read: {files.reason(error)}") from None
     if size != expected:
         raise ModelImportError(
             f"{path} is damaged: got {size:,} bytes, expected {expected:,}; copy or download it again"
@@ -175,9 +168,9 @@ def tensors_in(path: Path) -> dict[str, Stored]:
     return {name: Stored(path, len(head), name, entry) for name, entry in layout.items()}
 
 
-def check_tensors(folder: Path, model: SourceModel, stored: Mapping[str, Stored]) -> None:
+def check_tensors(folder: Path, shape: ModelShape, stored: Mapping[str, Stored]) -> None:
     """Raise ModelImportError unless the tensors are those of the model, in types that can be read, with a tied head."""
-    expected = {spec.name: spec.shape for spec in parameter_table(model.shape)}
+    expected = {spec.name: spec.shape for spec in parameter_table(shape)}
     if missing := [name for name in expected if name not in stored]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelImportError(

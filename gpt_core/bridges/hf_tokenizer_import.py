@@ -22,7 +22,7 @@ from gpt_core.bridges.huggingface import (
     VOCABULARY,
     Config,
 )
-from gpt_core.bridges.source import read_json, read_text
+from gpt_core.bridges.source import read_json, read_small
 from gpt_core.errors import ModelImportError, TokenizerError
 from gpt_core.tokenizers import Tokenizer, byte_level
 from gpt_core.tokenizers.byte_pairs import END_OF_TEXT, BytePairTokenizer, Pair, pairs, unused_name
@@ -70,8 +70,6 @@ class TokenizerConfig(msgspec.Struct):
 _TOKENIZER = msgspec.json.Decoder(TokenizerFile)
 _CONFIG = msgspec.json.Decoder(TokenizerConfig)
 _IDS = msgspec.json.Decoder(dict[str, int])
-
-_EXPECTED = "expected byte-level byte-pair encoding as in GPT-2"
 
 
 def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
@@ -129,7 +127,7 @@ def _exported(path: Path, contents: TokenizerFile, vocab_size: int) -> Tokenizer
     except (ValueError, TypeError, TokenizerError):
         is_same = False
     if not is_same:
-        _refuse(path, [(True, f"the model {WORD_PIECE}, not as an export of this program writes it")])
+        raise _not_supported(path, f"the model {WORD_PIECE}, not as an export of this program writes it")
     return tokenizer
 
 
@@ -148,12 +146,14 @@ def _from_tokenizer_file(path: Path, found: TokenizerFile) -> tuple[dict[str, in
         (model.byte_fallback, "byte_fallback"),
         (model.ignore_merges, "ignore_merges"),
     ]
-    _refuse(path, faults)
+    for is_present, what in faults:
+        if is_present:
+            raise _not_supported(path, what)
     assert isinstance(model.vocab, dict)
     ids = dict(model.vocab)
     for token in found.added_tokens:
         if not token.special and token.content != END_OF_TEXT:
-            _refuse(path, [(True, f"the added token {token.content[:40]!r}, which is not special")])
+            raise _not_supported(path, f"the added token {token.content[:40]!r}, which is not special")
         if ids.setdefault(token.content, token.id) != token.id:
             raise ModelImportError(f"{path}: {token.content[:40]!r} has the ids {ids[token.content]} and {token.id}")
     return ids, _merges(path, model.merges), {token.id for token in found.added_tokens if token.special}
@@ -164,7 +164,7 @@ def _from_vocabulary(folder: Path) -> tuple[dict[str, int], Sequence[Pair], set[
     ids = read_json(folder / VOCABULARY, _IDS)
     added = read_json(folder / ADDED_TOKENS, _IDS) if os.path.lexists(folder / ADDED_TOKENS) else {}
     try:
-        lines = read_text(folder / MERGES).decode().split("\n")
+        lines = read_small(folder / MERGES).decode().split("\n")
     except UnicodeDecodeError as error:
         raise ModelImportError(f"{folder / MERGES} is not UTF-8 ({error.reason} at byte {error.start})") from None
     merges = [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
@@ -179,11 +179,8 @@ def _merges(path: Path, merges: Sequence[str | Pair]) -> Sequence[Pair]:
         raise ModelImportError(f"{path}: {error}") from None
 
 
-def _refuse(path: Path, faults: Sequence[tuple[bool, str]]) -> None:
-    """Raise ModelImportError for the first fault that is present."""
-    for is_present, what in faults:
-        if is_present:
-            raise ModelImportError(f"{path} is not supported: got {what}; {_EXPECTED}")
+def _not_supported(path: Path, what: str) -> ModelImportError:
+    return ModelImportError(f"{path} is not supported: got {what}; expected byte-level byte-pair encoding as in GPT-2")
 
 
 def _in_order(path: Path, ids: Mapping[str, int], vocab_size: int) -> list[str]:

@@ -11,7 +11,7 @@ from typing import NoReturn
 from gpt_core import files
 from gpt_core.bridges import gguf_import, hf_import
 from gpt_core.bridges.huggingface import CONFIG, WEIGHTS
-from gpt_core.bridges.source import Chunks, SourceModel, open_source, settings_of
+from gpt_core.bridges.source import Chunks, SourceModel, open_source
 from gpt_core.errors import CheckpointError, ModelImportError
 from gpt_core.formats.checkpoint import write_weights
 from gpt_core.formats.checkpoint_header import EXTENSION, CheckpointInfo, kind_of, peek_checkpoint
@@ -47,10 +47,9 @@ def import_checkpoint(
     model = read_model(source)
     path = output if output is not None else models_dir / default_name(source)
     check_output(path)
-    settings = settings_of(model.shape, model.tokenizer.name, source)
     chunks = _reporting(model, progress, f"importing {source.name or source}")
     with _folder_for(path):
-        write_weights(path, settings, model.tokenizer.to_bytes(), chunks)
+        write_weights(path, model.settings, model.tokenizer.to_bytes(), chunks)
     return peek_checkpoint(path)
 
 
@@ -85,12 +84,12 @@ def check_output(path: Path) -> None:
 
 @contextlib.contextmanager
 def _folder_for(path: Path) -> Iterator[None]:
-    """Make the folder of a file to be written; remove it if that fails. Raises ModelImportError."""
+    """Create the folder of a file to be written, and remove it again if writing fails. Raises ModelImportError."""
     missing = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ModelImportError(f"{path.parent} cannot be made: {files.reason(error)}") from None
+        raise ModelImportError(f"{path.parent} cannot be created: {files.reason(error)}") from None
     try:
         yield
     except BaseException:
@@ -104,7 +103,7 @@ def _refuse_file(path: Path) -> NoReturn:
     """Raise ModelImportError for a file that is not imported, with what to do instead."""
     if path.suffix in _PICKLED:
         raise ModelImportError(
-            f"{path} is not read: it may run programs when it is loaded; {hf_import.USE_SAFETENSORS}"
+            f"{path} is not read: a pickled file can run code when it is loaded; {hf_import.USE_SAFETENSORS}"
         )
     if path.suffix == ".gob":
         raise ModelImportError(
@@ -125,8 +124,8 @@ def _refuse_file(path: Path) -> NoReturn:
 
 def _reporting(model: SourceModel, progress: Progress, activity: str) -> Callable[[str], Chunks]:
     """Return the chunks of a model, with progress by the values that were read."""
-    total = parameter_count(model.shape)
-    sizes = {spec.name: spec.size for spec in parameter_table(model.shape)}
+    total = parameter_count(model.settings.shape)
+    sizes = {spec.name: spec.size for spec in parameter_table(model.settings.shape)}
     done = 0
 
     def chunks(name: str) -> Chunks:

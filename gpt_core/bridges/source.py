@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,63 +19,59 @@ from gpt_core.errors import ConfigError, ModelImportError
 from gpt_core.tokenizers import Tokenizer
 
 Chunks = Iterator[NDArray[np.float32]]
-MAX_JSON_BYTES = 64 << 20
+MAX_SMALL_BYTES = 64 << 20  # of a file that is read at once
 T = TypeVar("T")
 
 
 class SourceModel(NamedTuple):
-    """A model of another program, whose description was checked and whose weights are read when they are asked for.
+    """A model of another program: its description was checked, its weights are read by `chunks`.
 
     Attributes:
-        kind: The program's format, for messages.
-        shape: Shape of the model.
+        settings: Settings of its shape and its tokenizer.
         tokenizer: Its tokenizer, of as many ids as the embedding has rows.
         chunks: Returns the values of a parameter of the table in pieces, in order. Raises ModelImportError.
     """
 
-    kind: str
-    shape: ModelShape
+    settings: Settings
     tokenizer: Tokenizer
     chunks: Callable[[str], Chunks]
 
 
-def settings_of(shape: ModelShape, tokenizer: str, path: Path) -> Settings:
-    """Return the settings of a model. Raises ModelImportError if its shape is not supported."""
-    values = {**msgspec.structs.asdict(shape), "tokenizer": tokenizer}
+def settings_of(shape: ModelShape, path: Path) -> Settings:
+    """Return the settings of a model of this shape. Raises ModelImportError if the shape is not supported."""
     try:
-        settings = msgspec.convert(values, Settings)
+        settings = msgspec.convert(msgspec.structs.asdict(shape), Settings)
         check_together(settings)
     except (msgspec.ValidationError, ConfigError) as error:
         raise ModelImportError(f"{path}: the model is not supported: {str(error)[:200]}") from None
     return settings
 
 
-def open_source(path: Path) -> io.FileIO:
-    """Open a file for reading. Raises ModelImportError."""
+@contextlib.contextmanager
+def open_source(path: Path) -> Iterator[io.FileIO]:
+    """Open a file, to be read in the context. Raises ModelImportError, also where reading fails."""
     try:
-        return files.open_regular(path)
+        with files.open_regular(path) as file:
+            yield file
     except files.NotRegularError as error:
         raise ModelImportError(f"{path} {files.reason(error)}") from None
     except OSError as error:
-        raise ModelImportError(f"{path}: cannot be read: {files.reason(error)}") from None
+        raise ModelImportError(f"{path} cannot be read: {files.reason(error)}") from None
 
 
-def read_text(path: Path) -> bytes:
-    """Return the bytes of a small file. Raises ModelImportError."""
+def read_small(path: Path) -> bytes:
+    """Return the bytes of a file of at most 64 MiB. Raises ModelImportError."""
     with open_source(path) as file:
-        try:
-            data = file.read(MAX_JSON_BYTES + 1) or b""
-        except OSError as error:
-            raise ModelImportError(f"{path}: cannot be read: {files.reason(error)}") from None
-    if len(data) > MAX_JSON_BYTES:
-        raise ModelImportError(f"{path}: got more than {MAX_JSON_BYTES >> 20} MiB, expected a smaller file")
+        data = file.read(MAX_SMALL_BYTES + 1) or b""
+    if len(data) > MAX_SMALL_BYTES:
+        raise ModelImportError(f"{path}: got more than {MAX_SMALL_BYTES >> 20} MiB, expected a smaller file")
     return data
 
 
 def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
     """Return what a JSON file holds. Raises ModelImportError if it is not valid."""
     try:
-        return decoder.decode(read_text(path))
+        return decoder.decode(read_small(path))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ModelImportError(f"{path} is not valid: {str(error)[:200]}") from None
 

@@ -20,6 +20,7 @@ from gpt_core.model.bundle import ModelBundle
 from tests.bridges.samples import model, needs_tokenizers, random_bytes, texts
 
 Values = dict[str, gguf.Value]
+BYTE_PAIRS: Values = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a b"]}
 
 
 def imported(source: Path) -> ModelBundle:
@@ -117,9 +118,13 @@ def file(tmp_path: Path) -> Path:
         ({"gpt2.block_count": 1}, "unexpected tensor blk.1."),
         ({"gpt2.block_count": 1 << 31}, "not supported"),
         ({"gpt2.context_length": 128}, "position_embd.weight: got shape (64, 64), expected (128, 64)"),
-        ({"gpt2.embedding_length": "wide"}, "missing or no number"),
+        ({"gpt2.embedding_length": "wide"}, "'gpt2.embedding_length' is missing or of another type"),
+        ({"gpt2.embedding_length": np.inf}, "'gpt2.embedding_length' is missing or of another type"),
         ({"tokenizer.ggml.model": "llama"}, "got the model 'llama', expected gpt2 or rwkv"),
         ({"tokenizer.ggml.model": "gpt2"}, "tokenizer.ggml.merges"),
+        (BYTE_PAIRS | {"tokenizer.ggml.merges": [1]}, "'tokenizer.ggml.merges' is missing or of another type"),
+        (BYTE_PAIRS | {"tokenizer.ggml.eos_token_id": np.inf}, "eos_token_id' is missing or of another type"),
+        ({"tokenizer.ggml.tokens": [1, 2]}, "'tokenizer.ggml.tokens' is missing or of another type"),
         ({"tokenizer.ggml.tokens": ["a", "b"]}, "not supported"),
         ({"tokenizer.ggml.token_type": [1] * 1000}, "its tokenizer is not supported"),
     ],
