@@ -287,19 +287,19 @@ COMMANDS = {
     "watch": Command("follow a run in another terminal", add_watch, "watch:watch"),
     "generate": Command("continue a prompt", add_generate, "generate:generate"),
     "chat": Command("chat in the terminal; `exit` or end of input quits", add_chat, "generate:chat"),
-    "evaluate": Command("evaluate a checkpoint on the eval text", add_evaluate, "inspect:evaluate"),
-    "inspect": Command("show what a model computes on a text", add_inspect, "inspect_model:inspect_model"),
+    "evaluate": Command("evaluate a checkpoint on the eval text", add_evaluate, "evaluate:evaluate"),
+    "inspect": Command("show what a model computes on a text", add_inspect, "inspect:inspect"),
     "export": Command("export a model: transformers, llama.cpp or a web page", add_export, "export:export"),
-    "verify": Command("verify the checksums of checkpoints", add_verify, "inspect:verify"),
+    "verify": Command("verify the checksums of checkpoints", add_verify, "verify:verify"),
     "verify-resume": Command(
         "check that a resumed run equals an uninterrupted one", add_verify_resume, "verify_resume:verify_resume"
     ),
-    "gradcheck": Command("check all gradients of the model", add_json, "inspect:gradcheck"),
+    "gradcheck": Command("check all gradients of the model", add_json, "gradcheck:gradcheck"),
     "bench": Command("measure throughput and profile a training step", add_bench, "bench:bench"),
-    "tokenize": Command("tokenize a text and check the round trip", add_tokenize, "inspect:tokenize"),
+    "tokenize": Command("tokenize a text and check the round trip", add_tokenize, "tokenize:tokenize"),
     "import": Command("convert a model of another program to a checkpoint", add_import, "import_model:import_model"),
     "serve": Command("show the app in a browser on this machine", add_serve, "serve:serve"),
-    "config": Command("print the settings as TOML, each with its source", add_settings, "inspect:config"),
+    "config": Command("print the settings as TOML, each with its source", add_settings, "config:config"),
 }
 PRINTING = COMMANDS.keys() - {"train", "watch", "serve"}  # whose result is what they print
 APP = Command("Train a GPT on the CPU, watch it learn, and chat with it.", add_training, "train:start")

@@ -102,7 +102,7 @@ def test_every_error_has_its_exit_code(
     def fail(_options: object) -> int:
         raise error
 
-    monkeypatch.setattr("gpt_tui.cli.inspect.config", fail)
+    monkeypatch.setattr("gpt_tui.cli.config.config", fail)
     assert cli.main(["config"]) == code
     assert capsys.readouterr().err.endswith(message)
 
@@ -111,6 +111,6 @@ def test_an_unexpected_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_options: object) -> int:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("gpt_tui.cli.inspect.config", fail)
+    monkeypatch.setattr("gpt_tui.cli.config.config", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["config"])

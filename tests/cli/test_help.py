@@ -44,7 +44,7 @@ def test_parsing_arguments_imports_no_textual_numpy_or_gpt_core() -> None:
 def test_commands_without_the_app_import_no_textual() -> None:
     script = (
         "import sys, gpt_tui.headless.runner\n"
-        "from gpt_tui.cli import generate, inspect, inspect_model, train\n"
+        "from gpt_tui.cli import config, evaluate, generate, inspect, train\n"
         "print([name for name in sys.modules if name.startswith('textual')])"
     )
     run = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)

@@ -1,171 +1,372 @@
-"""`gpt-tui config`, `verify`, `gradcheck` and `tokenize`."""
+"""`gpt-tui inspect`: the views of a model and a text, in colours, plain and as JSON."""
 
 from __future__ import annotations
 
-import gzip
 import json
+import math
 import re
-import tomllib
+import struct
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-import msgspec
+import numpy as np
 import pytest
+from rich.cells import cell_len
 
-from gpt_core import gradcheck
-from gpt_core.config.presets import preset
-from gpt_core.config.resolve import resolve
-from gpt_core.formats.bundle import load_bundle
-from gpt_tui.cli import main as cli
-from gpt_tui.cli.options import PREFERENCES
+import gpt_core
+from gpt_core import interpret
+from gpt_tui.cli.inspect import json_of
+from gpt_tui.cli.main import INSPECT_VIEWS
+from gpt_tui.headless.inside.page import page, png
+from gpt_tui.headless.inside.views import VIEWS, Choices, subject_of
+from gpt_tui.shared.ramp import shade
+from tests.bridges.samples import model as bridge_model
+from tests.bridges.samples import needs_tokenizers
 from tests.cli.conftest import Result
-from tests.program import tiny
+from tests.program import Terminal
+
+TEXT = "The cat sat"
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+MODEL = Path("models/best_model.safetensors")
 
 
-def test_the_output_of_config_is_a_config_file_with_the_same_settings(
-    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def model(trained: Path) -> gpt_core.Model:
+    return gpt_core.load(trained / MODEL)
+
+
+@pytest.fixture
+def data(program: Callable[..., Result]) -> Callable[..., dict[str, Any]]:
+    """Run the command with `--json` and return what it printed."""
+
+    def run(view: str, *options: str, text: str = TEXT) -> dict[str, Any]:
+        done = program("inspect", text, "--view", view, "--json", *options)
+        assert (done.returncode, done.stderr) == (0, "")
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    return run
+
+
+def ids_of(model: gpt_core.Model, text: str = TEXT) -> np.ndarray:
+    return np.array([[model.tokenizer.BOS, *model.tokenizer.encode(text.encode())]], np.int32)
+
+
+def test_the_command_line_and_the_views_have_the_same_names() -> None:
+    assert tuple(VIEWS) == INSPECT_VIEWS
+
+
+@pytest.mark.parametrize("view", INSPECT_VIEWS)
+def test_every_view_prints_plain_text_to_a_pipe_and_json_with_the_model(
+    view: str, program: Callable[..., Result], data: Callable[..., dict[str, Any]]
 ) -> None:
-    assert cli.main(["config", "--preset", "micro", "--set", "layers=3", "--seed", "5", "--models-dir", 'a "b"']) == 0
-    printed = capsys.readouterr().out
-    values = tomllib.loads(printed)
-    assert values.pop("keys") == {}
-    assert "# model: custom" in printed
-    assert "preset" not in values  # the shape is not that of micro
-    expected = msgspec.structs.replace(preset("micro"), layers=3, seed=5, models_dir=str(Path.cwd() / 'a "b"'))
-    (empty_folder / "run.toml").write_text(printed)
-    assert resolve(config_file=Path("run.toml"), foreign=PREFERENCES).settings == expected
-    assert "layers = 3" in printed
-    assert "[--set]" in next(line for line in printed.splitlines() if line.startswith("layers ="))
-    assert "[--seed]" in next(line for line in printed.splitlines() if line.startswith("seed ="))
-    assert "[preset micro]" in next(line for line in printed.splitlines() if line.startswith("d_model ="))
-    assert cli.main(["config", "--config", "run.toml"]) == 0
-    again = tomllib.loads(capsys.readouterr().out)
-    assert again == values | {"keys": {}}
-    assert cli.main(["config", "--preset", "micro"]) == 0
-    assert tomllib.loads(capsys.readouterr().out)["preset"] == "micro"
+    plain = program("inspect", TEXT, "--view", view)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert plain.stdout.startswith(f"{MODEL}, step 6\n{view}")
+    assert "\x1b" not in plain.stdout
+    assert max(len(line) for line in plain.stdout.splitlines()[:3]) <= 110
+    found = data(view)
+    assert (found["model"], found["step"], found["view"]) == (str(MODEL), 6, view)
 
 
-def test_options_override_the_config_file_and_the_environment_is_read(
-    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_tokens_are_printed_with_their_surprise_rank_and_alternatives(
+    program: Callable[..., Result], data: Callable[..., dict[str, Any]], model: gpt_core.Model
 ) -> None:
-    (empty_folder / "run.toml").write_text("seed = 1\nlayers = 2\n")
-    monkeypatch.setenv("OVERFIT_TINY", "1")
-    assert cli.main(["config", "--config", "run.toml", "--seed", "9"]) == 0
-    values = tomllib.loads(capsys.readouterr().out)
-    assert (values["seed"], values["layers"], values["overfit_tiny"]) == (9, 2, True)
+    found, losses = data("tokens"), model.token_losses(TEXT)
+    assert [token["id"] for token in found["tokens"]] == ids_of(model)[0].tolist()
+    assert "bits" not in found["tokens"][0]  # nothing predicts <bos>
+    assert [token["bits"] for token in found["tokens"][1:]] == pytest.approx(losses.losses / math.log(2), rel=1e-5)
+    assert len(found["next"]["most_probable"]) == 8
+    printed = program("inspect", TEXT).stdout
+    assert "<bos>|" + "|".join(map(model.tokenizer.describe, losses.ids)) in printed
+    mean = losses.losses.mean() / math.log(2)
+    assert f"{len(losses.ids)} tokens, {mean:.2f} bits per token" in printed
+    for token in found["tokens"][1:]:
+        best = token["most_probable"][0]
+        row = rf"^ +{token['position']}  {re.escape(token['text'])} +{token['bits']:.2f} +{token['rank']} .*"
+        assert re.search(row + re.escape(f"  {best['text']} {best['probability']:.0%}"), printed, re.MULTILINE)
+    assert re.search(rf"^ +{len(found['tokens'])}  \(next\) ", printed, re.MULTILINE)
 
 
-def test_verify_reports_valid_and_damaged_files(program: Callable[..., Result], trained: Path, tmp_path: Path) -> None:
-    valid = trained / "models" / "ckpt_latest.safetensors"
-    damaged = tmp_path / "damaged.safetensors"
-    data = bytearray(valid.read_bytes())
-    data[-1000] ^= 1
-    damaged.write_bytes(data)
-    good = program("verify", str(valid), cwd=tmp_path)
-    assert (good.returncode, good.stdout.count("\n"), good.stderr) == (0, 1, "")
-    assert "OK, latest, step 6" in good.stdout
-    best = program("verify", str(valid.with_name("best_model.safetensors")), cwd=tmp_path).stdout
-    assert re.search(r"OK, best, step \d+, eval loss \d\.\d{3}, accuracy \d+\.\d%, \d\.\d{3} bits per byte, ", best)
-    bad = program("verify", str(valid), str(damaged), "nowhere", str(tmp_path), cwd=tmp_path)
-    assert (bad.returncode, bad.stderr) == (1, "")
-    lines = bad.stdout.splitlines()
-    assert len(lines) == 4
-    assert "OK, latest, step 6" in lines[0]
-    assert "damaged.safetensors is damaged" in lines[1]
-    assert "nowhere: No such file" in lines[2]
-    (tmp_path / "notes.txt").write_text("no checkpoint")
-    other = program("verify", "notes.txt", cwd=tmp_path)
-    assert (other.returncode, other.stdout) == (
-        1,
-        "notes.txt: is not a checkpoint; name files that end in .safetensors\n",
+def test_the_lens_ends_with_the_prediction_of_the_model(data: Callable[..., dict[str, Any]]) -> None:
+    last = data("lens")["positions"][-1]
+    assert list(last["places"]) == ["embedding", "h.0.resid_mid", "h.0.out"]
+    expected = data("tokens")["next"]["most_probable"][:3]
+    assert [token["id"] for token in last["places"]["h.0.out"]] == [token["id"] for token in expected]
+
+
+def test_attention_of_all_heads_of_a_layer_and_of_one_head(
+    program: Callable[..., Result], data: Callable[..., dict[str, Any]], model: gpt_core.Model
+) -> None:
+    P = interpret.attention(model.bundle.gpt(), ids_of(model))[0, 0]
+    every = data("attention")["heads"]
+    assert [(head["layer"], head["head"]) for head in every] == [(0, 0), (0, 1)]
+    np.testing.assert_allclose([head["from_last"] for head in every], P[:, -1], atol=1e-6)
+    assert "probabilities" not in every[0]
+    np.testing.assert_allclose(
+        [head["probabilities"] for head in data("attention", "--layer", "0")["heads"]], P, atol=1e-6
     )
+    one = data("attention", "--layer", "0", "--head", "1")["heads"]
+    np.testing.assert_allclose(one[0]["probabilities"], P[1], atol=1e-6)
+    printed = program("inspect", TEXT, "--view", "attention", "--layer", "0", "--head", "1").stdout
+    assert f"{P[1, 1, 0]:.0%}" in next(line for line in printed.splitlines() if line.startswith("       1"))
+
+
+def test_heads_and_health_have_a_row_per_head_and_tensor(
+    program: Callable[..., Result], data: Callable[..., dict[str, Any]], model: gpt_core.Model
+) -> None:
+    heads = data("heads")["heads"]
+    assert [(head["layer"], head["head"]) for head in heads] == [(0, 0), (0, 1)]
+    assert all(0 <= head[name] <= 1 for head in heads for name in ("previous_token", "first_token", "induction"))
+    assert f"{heads[1]['induction']:.1%}" in program("inspect", TEXT, "--view", "heads").stdout
+    health = data("health")
+    assert [row["name"] for row in health["tensors"]] == list(model.parameters.tensors)
+    assert all(row["gradient_norm"] > 0 for row in health["tensors"])
+    assert len(health["dead_units"]) == 1
+
+
+def test_ablation_is_sorted_by_the_change_of_loss(data: Callable[..., dict[str, Any]], model: gpt_core.Model) -> None:
+    found = data("ablation")
+    assert found["loss"] == pytest.approx(model.token_losses(TEXT).losses.mean(), rel=1e-5)
+    assert sorted(part["part"] for part in found["parts"]) == ["h.0", "h.0.attn.head.0", "h.0.attn.head.1", "h.0.mlp"]
+    changes = [part["change"] for part in found["parts"]]
+    assert changes == sorted(changes, reverse=True)
+    mean = data("ablation", "--mean")
+    assert mean["ablation"] == "mean"
+    assert [part["change"] for part in mean["parts"]] != changes
+
+
+def test_neighbors_name_each_token_once(data: Callable[..., dict[str, Any]], model: gpt_core.Model) -> None:
+    tokens = data("neighbors", text="at at at")["tokens"]
+    assert [token["id"] for token in tokens] == list(dict.fromkeys(ids_of(model, "at at at")[0].tolist()))
+    for token in tokens:
+        assert len(token["neighbors"]) == 8
+        assert token["id"] not in [near["id"] for near in token["neighbors"]]
+        assert all(near["text"] not in ("<unused>", "<pad>", "<eos>") for near in token["neighbors"])
+
+
+def test_attribution_is_of_the_most_probable_or_the_named_token(
+    program: Callable[..., Result], data: Callable[..., dict[str, Any]], model: gpt_core.Model
+) -> None:
+    found = data("attribution")
+    best = data("tokens")["next"]["most_probable"][0]
+    assert found["next"]["id"] == best["id"]
+    assert found["next"]["probability"] == pytest.approx(best["probability"], rel=1e-4)
+    named = data("attribution", "--next", "hat")
+    token = int(model.tokenizer.encode(b"hat")[0])
+    assert named["next"]["id"] == token
+    scores = interpret.attribution(model.bundle.gpt(), ids_of(model), np.array([token], np.int32))[0]
+    assert [row["attribution"] for row in named["tokens"]] == pytest.approx(scores, rel=1e-4)
+    printed = program("inspect", TEXT, "--view", "attribution", "--next", "hat").stdout
+    assert all(f"{score:+.3f}" in printed for score in scores)
+
+
+def test_a_text_longer_than_the_context_is_cut_with_one_line(program: Callable[..., Result]) -> None:
+    text = "The cat sat on the mat. " * 20
+    for options in ([], ["--json"]):
+        run = program("inspect", text, *options)
+        assert run.returncode == 0
+        match = re.fullmatch(r"gpt-tui: the model reads only the first 16 of the text's (\d+) tokens\n", run.stderr)
+        assert match
+    found = json.loads(run.stdout)
+    assert (found["read_tokens"], found["text_tokens"]) == (16, int(match[1]))
+
+
+def test_the_text_is_read_from_standard_input_and_may_be_empty(program: Callable[..., Result]) -> None:
+    expected = program("inspect", TEXT)
+    assert program("inspect", "-", input=f"{TEXT}\n") == expected
+    empty = program("inspect", "")
+    assert (empty.returncode, empty.stderr) == (0, "")
+    assert "0 tokens, no token with a prediction" in empty.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["", "--view", "heads"], "TEXT: got 1 token, expected at least 2 for the view heads"),
+        (["", "--view", "ablation"], "TEXT: got 1 token, expected at least 2 for the view ablation"),
+        (["a", "--view", "attention", "--layer", "1"], "--layer: got 1, expected a whole number from 0 to 0"),
+        (["a", "--view", "attention", "--layer", "-1"], "--layer: got '-1', expected a whole number from 0"),
+        (["a", "--view", "attention", "--layer", "0", "--head", "2"], "--head: got 2, expected a whole number from 0"),
+        (["a", "--view", "attention", "--head", "0"], "got --head without --layer, expected both for one head"),
+        (["a", "--view", "attribution", "--next", ""], "--next: got no text, expected text that begins with"),
+        (["a", "--view", "neurons"], "argument --view: invalid choice: 'neurons'"),
+        (["a", "--model", "nowhere.safetensors"], "nowhere.safetensors"),
+        ([], "the following arguments are required: TEXT"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, program: Callable[..., Result]
+) -> None:
+    run = program("inspect", *arguments)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("gpt-tui: ")
+    assert message in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred\x07", "Käse 東京 \U0001f600", "a\nb\r\n\tc", "\u202eright", "a\x00b"])
+def test_no_text_reaches_the_terminal_as_a_control_character(text: str, program: Callable[..., Result]) -> None:
+    for view in ("tokens", "lens", "neighbors"):
+        run = program("inspect", text, "--view", view)
+        assert run.returncode == 0
+        assert all(character == "\n" or character.isprintable() for character in run.stdout)
+
+
+class Page(HTMLParser):
+    """Names of the elements of a page, their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_page_holds_every_view_without_a_script_or_an_address(
+    program: Callable[..., Result], tmp_path: Path, model: gpt_core.Model
+) -> None:
+    text = '<b>&lt; "cat"'
+    run = program("inspect", text, "--html", str(tmp_path / "page.html"))
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == f"{tmp_path / 'page.html'}: {', '.join(INSPECT_VIEWS)}\n"
+    written = (tmp_path / "page.html").read_text(encoding="utf-8")
+    parsed = Page(written)
+    assert parsed.open == []
+    names = [name for name, _ in parsed.elements]
+    assert names.count("section") == len(INSPECT_VIEWS)
+    assert not {"script", "link", "b"} & set(names)
+    assert not re.search(r"https?:|//[a-z]", written)
+    addresses = [values["src"] or "" for name, values in parsed.elements if name == "img"]
+    assert len(addresses) == 2  # the attention of the two heads
+    assert all(address.startswith("data:image/png;base64,") for address in addresses)
+    for loss in model.token_losses(text).losses:
+        assert f"{loss / math.log(2):.2f}" in parsed.text
+    assert "".join(map(model.tokenizer.describe, model.token_losses(text).ids)) in parsed.text
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_of_one_view_holds_that_view(program: Callable[..., Result], tmp_path: Path) -> None:
+    options = ("--view", "attention", "--layer", "0", "--head", "1")
+    run = program("inspect", TEXT, *options, "--html", str(tmp_path / "page.html"))
+    assert (run.returncode, run.stderr) == (0, "")
+    parsed = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [name for name, _ in parsed.elements].count("section") == 1
+    assert "attention of layer 0, head 1" in parsed.text
+
+
+def test_a_page_that_cannot_be_written_is_one_line_and_replaces_nothing(
+    program: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "there.html").write_text("mine")
+    for name, message in (
+        ("there.html", r"there\.html exists already; name a new file"),
+        ("missing/page.html", r"cannot write .*page\.html: No such file or directory; name another file"),
+        ("there.html/page.html", "cannot write .*: Not a directory; name another file"),
+        ("", "got '', expected the name of a new file"),
+    ):
+        run = program("inspect", TEXT, "--html", str(tmp_path / name) if name else "")
+        assert (run.returncode, run.stdout) == (2, "")
+        assert re.fullmatch(rf"gpt-tui: --html: .*{message}\n", run.stderr), run.stderr
+    assert (tmp_path / "there.html").read_text() == "mine"
+    both = program("inspect", TEXT, "--json", "--html", "page.html")
+    assert (both.returncode, both.stderr) == (2, "gpt-tui: got --json and --html, expected one of them\n")
+
+
+def test_a_picture_has_the_colour_of_the_ramp_for_each_level() -> None:
+    data = png(np.array([[1.0, 0.0, np.nan], [0.5, 2.0, 0.25]], np.float32))
+    chunks, at = {}, 8
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        body = data[at + 8 : at + 8 + length]
+        assert struct.unpack_from(">I", data, at + 8 + length)[0] == zlib.crc32(data[at + 4 : at + 8] + body)
+        chunks[data[at + 4 : at + 8]] = body
+        at += length + 12
+    assert list(chunks) == [b"IHDR", b"PLTE", b"IDAT", b"IEND"]
+    assert struct.unpack(">IIBBBBB", chunks[b"IHDR"]) == (3, 2, 8, 3, 0, 0, 0)
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(2, 4)[:, 1:]
+    colors = [[chunks[b"PLTE"][3 * i : 3 * i + 3].hex() for i in row] for row in rows.tolist()]
+
+    def color(level: float) -> str:
+        found = shade(level, dark=False)
+        return found.background[1:] if found else "ffffff"
+
+    assert colors == [[color(1), "ffffff", "ffffff"], [color(0.5), color(1), color(0.25)]]
+
+
+@pytest.mark.parametrize("view", INSPECT_VIEWS)
+def test_weights_that_are_not_finite_are_shown_and_are_null_in_json(view: str, model: gpt_core.Model) -> None:
+    broken = model.parameters.copy()
+    broken.flat.fill(np.nan)
+    bundle = replace(model.bundle, parameters=broken)
+    subject = subject_of(bundle, TEXT)
+    found = VIEWS[view](subject, Choices(with_pictures=True))
+    values = json_of(bundle, subject, view, found)
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert "</html>" in "".join(page("title", [found]))
+
+
+@needs_tokenizers
+def test_the_first_token_has_no_surprise_where_the_tokenizer_adds_no_bos() -> None:
+    bundle = bridge_model("bpe")
+    subject = subject_of(bundle, "It was a truth")
+    ids = bundle.tokenizer.encode(b"It was a truth").tolist()
+    assert subject.ids.tolist() == ids
+    tokens: Any = VIEWS["tokens"](subject, Choices()).data["tokens"]
+    assert ["bits" in token for token in tokens] == [False] + [True] * (len(ids) - 1)
+    assert subject_of(bundle, "").ids.tolist() == [bundle.tokenizer.BOS]
+
+
+@pytest.mark.parametrize(
+    "options", [*((view,) for view in INSPECT_VIEWS), ("attention", "--layer", "0", "--head", "1")]
+)
+@pytest.mark.parametrize("columns", [40, 80])
+def test_no_line_on_a_terminal_is_wider_than_it_and_every_number_is_there(
+    options: tuple[str, ...], columns: int, program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = program("inspect", "The cat sat 東京", "--view", *options).stdout
+    for name, value in (("FORCE_COLOR", "1"), ("COLORTERM", "truecolor"), ("COLUMNS", str(columns))):
+        monkeypatch.setenv(name, value)
+    shown = program("inspect", "The cat sat 東京", "--view", *options).stdout
+    if options[0] in ("tokens", "heads"):
+        assert "48;2;" in shown
+    lines = ANSI.sub("", shown).splitlines()
+    assert max(map(cell_len, lines[1:])) <= columns  # the first line is the path of the model
+    numbers = [number for line in plain.splitlines()[3:] for number in re.findall(r"\d+\.\d+|\d+%", line)]
+    if options[0] not in ("tokens", "attention", "neighbors") or "--head" in options:  # they have lists, which are cut
+        assert set(numbers) <= set(re.findall(r"\d+\.\d+|\d+%", "\n".join(lines)))
+
+
+def test_no_color_leaves_the_numbers(program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = program("inspect", TEXT).stdout
+    for name, value in (("FORCE_COLOR", "1"), ("NO_COLOR", "1"), ("COLUMNS", "200")):
+        monkeypatch.setenv(name, value)
+    shown = program("inspect", TEXT).stdout
+    assert "48;" not in shown
+    lines = ANSI.sub("", shown).splitlines()
+    assert [line.rstrip() for line in lines if not line.startswith("colours: ")] == plain.splitlines()
 
 
 @pytest.mark.slow
-def test_gradcheck_checks_every_gradient_and_reports_the_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["gradcheck", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    names = [row["tensor"] for row in found["tensors"]]
-    assert found["passed"]
-    assert {"wte.weight", "wpe.weight", "h.0.attn.c_attn.bias", "ln_f.weight"} <= set(names)
-    assert all(row["reference_error"] < 1e-6 and row["kernel_error"] < 1e-4 for row in found["tensors"])
-
-
-def test_gradcheck_fails_on_one_wrong_gradient(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    right = gradcheck.GradcheckRow("wpe.weight", (9, 6), 54, 1e-9, 1e-6, True)
-    wrong = gradcheck.GradcheckRow("wte.weight", (13, 6), 78, 1e-9, float("nan"), False)
-    monkeypatch.setattr(gradcheck, "run_gradcheck", lambda: [right, wrong])
-    assert cli.main(["gradcheck"]) == 1
-    printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed if line.endswith("WRONG")] == ["wte.weight", "1"]
-
-
-def test_tokenize_reports_counts_and_an_exact_round_trip(program: Callable[..., Result], trained: Path) -> None:
-    (trained / "odd.bin").write_bytes(bytes(range(256)) * 3 + b"the cat" * 50)
-    run = program("tokenize", "odd.bin", "--json", *tiny("allow_binary=true"))
-    found = json.loads(run.stdout)
-    assert run.returncode == 0
-    assert (found["bytes"], found["round_trip"], found["vocab_size"]) == (256 * 3 + 350, True, 300)
-    assert found["bytes_per_token"] == pytest.approx(found["bytes"] / found["tokens"])
-    assert 256 * 3 < found["tokens"] < found["bytes"]
-    assert found["tokenizer_from"] == "data/raw/train.en"
-    plain = program("tokenize", "odd.bin", *tiny("allow_binary=true")).stdout
-    assert plain.startswith("odd.bin, with the tokenizer trained on data/raw/train.en\n")
-    model = ("--model", "models/ckpt_latest.safetensors")
-    by_model = program("tokenize", "odd.bin", "--json", *model, "--set", "allow_binary=true")
-    assert json.loads(by_model.stdout)["tokens"] == found["tokens"]
-    assert json.loads(by_model.stdout)["tokenizer_from"] == "models/ckpt_latest.safetensors"
-
-
-def test_tokenize_shows_the_text_cut_into_tokens(program: Callable[..., Result], tmp_path: Path, trained: Path) -> None:
-    text = "The cat sat on the mat.\n\nThe bat\x1b sat "
-    (tmp_path / "my.txt").write_text(text)
-    model = str(trained / "models" / "ckpt_latest.safetensors")
-    tokenizer = load_bundle(Path(model)).tokenizer
-    tokens = [tokenizer.describe(token) for token in tokenizer.encode(text.encode()).tolist()]
-    assert len(tokens) > 5
-    command = ("tokenize", "my.txt", "--model", model, "--set", "allow_binary=true")
-    plain = program(*command, "--show-tokens", cwd=tmp_path)
-    summary, _, shown = plain.stdout.partition("round trip: identical\n\n")
-    assert "tokens, vocabulary 300" in summary
-    lines = shown.splitlines()
-    assert [token for line in lines for token in line.split("|")] == tokens
-    assert [line.endswith("\\n") for line in lines] == [True] * (len(lines) - 1) + [False]
-    assert all(line.isprintable() for line in lines)
-    assert json.loads(program(*command, "--show-tokens", "--json", cwd=tmp_path).stdout)["texts"] == tokens
-    assert "texts" not in json.loads(program(*command, "--json", cwd=tmp_path).stdout)
-
-
-def test_tokenize_refuses_a_file_that_is_not_text_in_one_line(program: Callable[..., Result], trained: Path) -> None:
-    (trained / "wide.txt").write_bytes("It was\n".encode("utf-16-le") * 50)
-    for model in ((), ("--model", "models/ckpt_latest.safetensors")):
-        run = program("tokenize", "wide.txt", *tiny(), *model)
-        assert (run.returncode, run.stdout) == (2, "")
-        assert run.stderr.startswith(
-            "gpt-tui: wide.txt is not plain text: got UTF-16 text, expected UTF-8; read it with"
-        )
-        assert run.stderr.count("\n") == 1
-
-
-def test_tokenize_reads_several_texts_of_several_kinds(program: Callable[..., Result], tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("Über".encode("latin-1"))
-    (tmp_path / "b.txt.gz").write_bytes(gzip.compress("Brücke".encode()))
-    (tmp_path / "c.jsonl").write_text('{"body": "läuft"}')
-    files = [str(tmp_path / name) for name in ("a.txt", "b.txt.gz", "c.jsonl")]
-    reading = ("--encoding", "latin-1", "--text-field", "body")
-    for given in (files, [str(tmp_path)], [f"{tmp_path}/*"]):
-        run = program("tokenize", "--json", *tiny(), *reading, *given)
-        assert run.returncode == 0, run.stderr
-        assert json.loads(run.stdout)["bytes"] == len("ÜberBrückeläuft".encode())
-    run = program("tokenize", *tiny(), *files)
-    assert (run.returncode, run.stdout) == (2, "")
-    assert "a.txt is not UTF-8: got 0xdc at byte 0 (line 1); it looks like cp1252 ('Über')" in run.stderr
-
-
-def test_tokenize_fails_if_the_round_trip_changes_bytes(program: Callable[..., Result], trained: Path) -> None:
-    (trained / "upper.txt").write_text("The Cat")
-    run = program("tokenize", "upper.txt", *tiny("tokenizer=ascii"))
-    assert run.returncode == 1
-    assert "DIFFERENT bytes" in run.stdout
+def test_a_terminal_shows_colours_with_a_legend(trained: Path) -> None:
+    terminal = Terminal("inspect", "The cat sat on the mat", cwd=trained, COLORTERM="truecolor")
+    terminal.end()
+    assert "48;2;" in terminal.shown
+    assert "colours: " in terminal.shown

@@ -1,0 +1,78 @@
+"""`gpt-tui evaluate`: evaluate a checkpoint on a text."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from gpt_core.errors import EXIT_OK
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.progress import Progress
+from gpt_core.text.token_cache import load_tokens
+from gpt_core.text.token_stream import TokenStream
+from gpt_core.training.setup import eval_text_of_run, named_text
+from gpt_tui.cli.options import load_model
+from gpt_tui.headless.progress_line import ProgressLine
+from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity
+from gpt_tui.shared.sanitize import one_line
+
+
+class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
+    """Result of `gpt-tui evaluate`: the fields of an `eval` event, the model and the text.
+
+    `text` is "run" for the eval text of the run that trained the model, "other" for another one.
+    """
+
+    step: int
+    loss: float
+    ppl: float
+    accuracy: float
+    bits_per_byte: float
+    tokens: int
+    model: str
+    eval_file: str
+    text: Literal["run", "other"]
+
+
+def evaluate(options: Namespace) -> int:
+    """Run `gpt-tui evaluate`: evaluate a model on the eval text of its run, or on the text of `--eval-file`."""
+    from gpt_core.training import evaluation
+
+    model = load_model(options, ("eval_file", "text_field", "encoding", "weights"))
+    with ProgressLine() as waiting:
+        text, name, of_run = scored_text(model, options.eval_file is not None, waiting)
+        result = evaluation.evaluate(
+            model.gpt(),
+            text,
+            model.settings.micro_batch,
+            lambda done, total: waiting(f"evaluating on {Path(name).name}", done / total),
+        )
+    found = Evaluation(model.step, *result, str(model.path), name, "run" if of_run else "other")
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        print(one_line(f"{model.path}, step {integer(found.step)}, on {name}: {integer(found.tokens)} tokens"))
+        if not of_run:
+            print("another text than the eval text of its run: the scores are not comparable with those of the run")
+        print(
+            f"loss {nats(found.loss)}, perplexity {perplexity(found.ppl)}, token accuracy {percent(found.accuracy)}, "
+            f"{fixed(found.bits_per_byte)} bits per byte"
+        )
+    return EXIT_OK
+
+
+def scored_text(model: ModelBundle, is_named: bool, progress: Progress) -> tuple[TokenStream, str, bool]:
+    """Return the tokens to evaluate on, the name of their text, and whether they are the eval text of the model's run.
+
+    Raises:
+        CheckpointError: No text is named, and the text that is found is not that of the run.
+        CorpusError: A text cannot be read.
+    """
+    if not is_named:
+        return *eval_text_of_run(model, progress), True
+    source = named_text(model.settings, model.settings.eval_file)
+    text = load_tokens(source, model.tokenizer, model.settings.document, progress=progress)
+    return text, source.name, text.sha256 == model.eval_sha256

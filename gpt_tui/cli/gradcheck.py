@@ -1,0 +1,34 @@
+"""`gpt-tui gradcheck`: check all gradients of the model."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+
+import msgspec
+
+from gpt_core.errors import EXIT_FAILED, EXIT_OK
+
+
+def gradcheck(options: Namespace) -> int:
+    """Run `gpt-tui gradcheck`: compare kernels with the reference, and the reference with central differences."""
+    from gpt_core.gradcheck import KERNEL_LIMIT, REFERENCE_LIMIT, run_gradcheck
+
+    rows = run_gradcheck()
+    passed = all(row.passed for row in rows)
+    if options.json:
+        print(json.dumps({"passed": passed, "tensors": [msgspec.to_builtins(row) for row in rows]}))
+        return EXIT_OK if passed else EXIT_FAILED
+    width = max(len(row.tensor) for row in rows)
+    print(f"{'tensor':<{width}}  {'shape':>9}  {'reference':>11}  {'kernels':>8}")
+    for row in rows:
+        shape = " x ".join(map(str, row.shape))
+        verdict = "" if row.passed else "  WRONG"
+        print(f"{row.tensor:<{width}}  {shape:>9}  {row.reference_error:>11.1e}  {row.kernel_error:>8.1e}{verdict}")
+    print(
+        f"\nreference: relative error of the reference against central differences, limit {REFERENCE_LIMIT:g}\n"
+        f"kernels: relative error of the kernels against the reference, limit {KERNEL_LIMIT:g}"
+    )
+    wrong = sum(not row.passed for row in rows)
+    print(f"all {len(rows)} gradients are correct" if passed else f"{wrong} of {len(rows)} gradients are WRONG")
+    return EXIT_OK if passed else EXIT_FAILED
