@@ -12,7 +12,7 @@ from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.training.trainer import Trainer
 from gpt_tui.cli import main as cli
 from gpt_tui.headless.signals import RunSignals
-from tests.headless.conftest import LATEST
+from tests.headless.conftest import LATEST, run_until, step_of
 from tests.program import run_program, start_program, tiny
 
 
@@ -95,12 +95,10 @@ def test_overwrite_reports_kept_files_only_if_it_ends_without_a_step(
 @pytest.mark.slow
 def test_a_models_folder_moved_during_a_run_is_recreated_by_the_last_save(folder: Path) -> None:
     with start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if '"step":5' in line:
-                break
+        run_until(process, lambda event: step_of(event) >= 5)
         (folder / "models").rename(folder / "moved")
         process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
         rest = process.stdout.read()
     assert process.returncode == 130
     last = json.loads(rest.splitlines()[-1])["step"]
@@ -111,12 +109,10 @@ def test_a_models_folder_moved_during_a_run_is_recreated_by_the_last_save(folder
 
 def test_a_run_that_cannot_be_saved_in_its_folder_is_saved_beside_it_and_exits_with_1(folder: Path) -> None:
     with start_program("--train-only", "--json", *tiny("max_epochs=1000000", "patience=0"), cwd=folder) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if '"step":5' in line:
-                break
+        run_until(process, lambda event: step_of(event) >= 5)
         (folder / "models").rename(folder / "moved")
         (folder / "models").write_text("not a folder")
+        assert process.stdout is not None
         process.send_signal(signal.SIGINT)
         rest = [json.loads(line) for line in process.stdout.read().splitlines()]
     assert process.returncode == 1

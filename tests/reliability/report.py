@@ -38,7 +38,8 @@ SECTIONS = {
     "Hostile input": (
         "tests.reliability.test_fuzz", "tests.reliability.test_hostile_resume",
         "tests.reliability.test_hostile_corpus", "tests.reliability.test_shown_harmlessly",
-        "tests.core.test_checkpoint", "tests.core.test_settings", "tests.core.test_metrics_log",
+        "tests.core.test_checkpoint", "tests.core.test_settings", "tests.core.test_config_file",
+        "tests.core.test_metrics_log",
     ),
     "Numbers": ("tests.reliability.test_numbers", "tests.core.test_sampler", "tests.core.test_reference"),
     "Signals, terminal, lock, reach": (

@@ -29,7 +29,7 @@ from tests.core.checkpoint_samples import sample
 from tests.tui.samples import LIMITS, sampled, scored, started, step, trained
 from tests.tui.stored_files import SMALL, save
 
-PATH = "/work/gpt2/best_model.safetensors"
+PATH = "/home/user/gpt2/best_model.safetensors"
 START = {"init_from": PATH, "init_sha256": "ab" * 32, "init_step": 300}
 TUNED = msgspec.structs.replace(SMALL, **fine_tuning_defaults("nano"))
 

@@ -1,0 +1,136 @@
+"""Estimate of a run on the set-up screen, without an app."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gpt_core.bench.estimate import StepTime
+from gpt_core.config.presets import preset
+from gpt_core.training.precision import PrecisionChoice
+from gpt_tui.new_run.estimate import (
+    OPTIONAL,
+    READING,
+    REASON,
+    TIMING,
+    RunEstimate,
+    estimate_rows,
+    same_texts,
+    step_time,
+)
+from gpt_tui.new_run.panel import wrapped_rows
+from gpt_tui.shared.rows import Row, fit_rows
+from tests.tui.fake_probes import fake_texts
+
+NANO = preset("nano")
+
+
+def shown(estimate: RunEstimate) -> dict[str, str]:
+    rows: dict[str, str] = {}
+    for row in estimate_rows(estimate):
+        label = row.label.strip() or f"{list(rows)[-1].split('/')[0]}/{len(rows)}" if rows else row.label
+        rows[label] = row.value
+    return rows
+
+
+@pytest.mark.usefixtures("fixed_activation_memory")
+def test_the_estimate_has_size_text_and_time():
+    rows = shown(RunEstimate(NANO, 2, 4_000_000_000, fake_texts(NANO), "", StepTime(0.05, 0.001)))
+    assert rows["parameters"] == "1,194,752"
+    assert rows["memory"] == "139 MB, 4.0 GB free"
+    assert rows["checkpoint"] == "14.3 MB"
+    assert rows["text"] == "train.en, 3.6 MB"
+    assert rows["epoch"] == "1.21M tokens"
+    assert rows["throughput"] == "20.1k tokens/s"
+    assert rows["per step"] == "51.0 ms"
+    assert rows["per epoch"].startswith("1 min")
+    assert "1,178 steps" in rows.values()
+    assert "23,560 steps" in rows.values()
+
+
+def test_the_estimate_names_the_number_format_and_the_reason_for_it():
+    chosen = PrecisionChoice("bfloat16", "1.5 times as fast as float32")
+    rows = estimate_rows(RunEstimate(NANO, time=StepTime(0.05, 0.001, chosen)))
+    at = next(index for index, row in enumerate(rows) if row.label == "precision")
+    assert [row.value for row in rows[at : at + 2]] == ["bfloat16", "1.5 times as fast as float32"]
+    named = estimate_rows(RunEstimate(NANO, time=StepTime(0.05, 0.001, PrecisionChoice("bfloat16", ""))))
+    assert len(named) == len(rows) - 1
+    assert rows[at + 1] not in fit_rows(rows, len(rows) - 3, OPTIONAL)
+
+
+def test_unknown_values_are_replaced_by_the_reason():
+    assert shown(RunEstimate(NANO))["throughput"] == TIMING
+    assert shown(RunEstimate(NANO))["text"] == READING
+    rows = {
+        row.label: row
+        for row in estimate_rows(RunEstimate(NANO, texts_problem="cannot be read", time_problem="not timed"))
+    }
+    assert (rows["text"].value, rows["text"].tone) == ("cannot be read", "bad")
+    assert (rows["throughput"].value, rows["throughput"].tone) == ("not timed", "bad")
+    assert estimate_rows(RunEstimate())[0].label.startswith("Fix the fields marked ✗")
+    guess = fake_texts(NANO)._replace(counted=False)
+    assert shown(RunEstimate(NANO, texts=guess))["epoch"] == "about 1.21M tokens"
+
+
+def test_the_estimate_shows_a_sample_of_the_text():
+    rows = shown(RunEstimate(NANO, texts=fake_texts(NANO)))
+    assert rows["begins"] == "It is a truth universally acknowledged"
+    assert rows["documents"] == "11.4k"
+    assert "2.95 bytes per token" in rows.values()
+    several = fake_texts(NANO)._replace(train_name="texts/", files=12, counted=False, documents_counted=False)
+    rows = shown(RunEstimate(NANO, texts=several))
+    assert rows["text"] == "texts, 12 files, 3.6 MB"
+    assert rows["documents"] == "about 11.4k"
+    assert "about 2.95 bytes per token" in rows.values()
+
+
+def test_text_statistics_are_reused_until_a_text_setting_changes():
+    estimate = RunEstimate(NANO, texts=fake_texts(NANO))
+    assert same_texts(estimate, msgspec.structs.replace(NANO, layers=6, attn_lr=0.1))
+    assert not same_texts(estimate, msgspec.structs.replace(NANO, vocab_size=4096))
+    assert not same_texts(RunEstimate(), NANO)
+
+
+def test_insufficient_memory_is_marked():
+    rows = {row.label: row for row in estimate_rows(RunEstimate(preset("mini"), 2, 1_000_000_000))}
+    assert rows["memory"].tone == "bad"
+    assert rows["memory"].value.startswith("✗ 1.6 GB, 1.0 GB free")
+
+
+def test_the_self_test_has_lines_instead_of_epochs():
+    settings = msgspec.structs.replace(NANO, overfit_tiny=True)
+    rows = shown(RunEstimate(settings, texts=fake_texts(settings), time=StepTime(0.1, 0.0)))
+    assert rows["lines"] == "the first 100"
+    assert rows["total"] == "up to 4 min 10 s"
+    assert not {"epoch", "per epoch"} & rows.keys()
+
+
+@pytest.mark.parametrize("height", [40, 15, 12, 3])
+def test_rules_and_details_are_dropped_in_a_low_panel(height: int):
+    rows = fit_rows(
+        estimate_rows(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.001))), height, OPTIONAL
+    )
+    assert {"parameters", "memory", "throughput", "per epoch", "total"} <= {row.label for row in rows}
+    assert len(rows) <= max(height, 12)
+
+
+def test_all_lines_of_a_long_reason_are_dropped_together():
+    rows = [
+        Row("precision", "float32"),
+        Row(REASON, "this processor has no bfloat16 instructions"),
+        Row("total", "1 h"),
+    ]
+    lines = wrapped_rows(rows, 20)
+    assert [line.value for line in lines] == ["float32", "this processor has", "no bfloat16", "instructions", "1 h"]
+    assert fit_rows(lines, 4, OPTIONAL) == [rows[0], rows[2]]
+    assert fit_rows(lines, 5, OPTIONAL) == lines
+
+
+def test_step_times_have_fixed_decimals():
+    assert [step_time(s) for s in (0.0523, 0.9, 1.0, 8.34, 71)] == [
+        "52.3 ms",
+        "900.0 ms",
+        "1.0 s",
+        "8.3 s",
+        "1 min 11 s",
+    ]
