@@ -20,6 +20,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def shown(value: object) -> str:
+    """Return a value as text for an error message, of bounded length."""
+    if isinstance(value, dict | list | tuple):
+        return "a table" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        words = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number too long to show"
+    return words if len(words) <= 80 else words[:77] + "..."
+
+
 class GptError(Exception):
     """Error that is shown to the user as one line. The program exits with `exit_code`."""
 

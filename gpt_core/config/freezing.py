@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from gpt_core.errors import ConfigError
+from gpt_core.errors import ConfigError, shown
 
 TOKENS, POSITIONS, FINAL_NORM = "tokens", "positions", "final norm"
 PARTS_OF_NAME = {"embedding": {TOKENS, POSITIONS}, POSITIONS: {POSITIONS}, FINAL_NORM: {FINAL_NORM}}
@@ -42,7 +42,7 @@ def frozen_parts(freeze: str, layers: int) -> frozenset[str]:
     for word in filter(None, (word.strip() for word in freeze.split(","))):
         found |= _named(" ".join(word.lower().split()), word, layers)
     if found >= set(model_parts(layers)):
-        raise ConfigError(f"freeze: got {_quoted(freeze)}, which is the complete model; expected a part of it to train")
+        raise ConfigError(f"freeze: got {shown(freeze)}, which is the complete model; expected a part of it to train")
     return frozenset(found)
 
 
@@ -53,12 +53,8 @@ def _named(name: str, typed: str, layers: int) -> set[str]:
     if (match := _LAYERS.fullmatch(name)) is None:
         near = difflib.get_close_matches(name, PARTS_OF_NAME, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"freeze: got {_quoted(typed)}, expected {EXPECTED}{hint}")
+        raise ConfigError(f"freeze: got {shown(typed)}, expected {EXPECTED}{hint}")
     first, last = int(match[1]), int(match[2] or match[1])
     if not first <= last < layers:
-        raise ConfigError(f"freeze: got {_quoted(typed)}, expected layers from 0 to {layers - 1} in ascending order")
+        raise ConfigError(f"freeze: got {shown(typed)}, expected layers from 0 to {layers - 1} in ascending order")
     return set(map(layer_part, range(first, last + 1)))
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")

@@ -19,8 +19,8 @@ import msgspec
 from gpt_core.config.presets import DEFAULT_PRESET, PRESETS
 from gpt_core.config.settings import LEARNING_RATE, ModelShape, Settings
 from gpt_core.config.toml_file import read_config
-from gpt_core.config.validation import PATHS, check_together, checked, expanded, parsed, shown, unknown_name
-from gpt_core.errors import CheckpointError, ConfigError
+from gpt_core.config.validation import PATHS, check_together, checked, expanded, parsed, unknown_name
+from gpt_core.errors import CheckpointError, ConfigError, shown
 
 OVERFIT_VARIABLE = "OVERFIT_TINY"
 

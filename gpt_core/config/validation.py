@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from gpt_core.config.freezing import frozen_parts
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
-from gpt_core.errors import ConfigError
+from gpt_core.errors import ConfigError, shown
 from gpt_core.home import expand_home
 
 TEXTS = ("train_file", "eval_file")
@@ -292,19 +292,6 @@ def closest(got: object, known: Iterable[str]) -> str:
     plain = {name.replace("_", ""): name for name in known}
     typed = str(got)[:80].lower().replace("_", "").replace("-", "") if isinstance(got, str) else ""
     return next((plain[name] for name in difflib.get_close_matches(typed, plain, n=1)), "")
-
-
-def shown(value: object) -> str:
-    """Return a value as text for an error message, of bounded length."""
-    if isinstance(value, dict | list | tuple):
-        return "a table" if isinstance(value, dict) else "a list"
-    if isinstance(value, bool):
-        return str(value).lower()
-    try:
-        words = repr(value)
-    except ValueError:  # an integer of thousands of digits
-        return "a number too long to show"
-    return words if len(words) <= 80 else words[:77] + "..."
 
 
 def _divisors_around(number: int, near: int) -> list[int]:

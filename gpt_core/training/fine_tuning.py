@@ -24,8 +24,8 @@ from gpt_core.config.fine_tuning import FROM_FILE, fine_tuning_defaults
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.resolve import Overrides, Resolved
 from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
-from gpt_core.config.validation import TEXTS, shown
-from gpt_core.errors import CheckpointError, ConfigError
+from gpt_core.config.validation import TEXTS
+from gpt_core.errors import CheckpointError, ConfigError, shown
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.formats.training_state import Origin

@@ -29,9 +29,10 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
-from gpt_tui.session.outcome_text import ending, full_scores, text_sample, verdict, verdict_tone
+from gpt_tui.session.outcome_text import ending, full_scores, verdict, verdict_tone
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.session.run_state import RunState, latest_value, no_step_left, origin_text, parameters_text
+from gpt_tui.session.run_state import RunState, latest_value, no_step_left
+from gpt_tui.session.start_text import origin_text, parameters_text, text_sample
 from gpt_tui.shared.formatting import (
     ENDED_AT_ONCE,
     clock,

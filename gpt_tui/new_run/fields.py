@@ -24,9 +24,8 @@ from gpt_core.config.validation import (
     name_list,
     names_as_text,
     parsed,
-    shown,
 )
-from gpt_core.errors import ConfigError, GptError
+from gpt_core.errors import ConfigError, GptError, shown
 from gpt_core.training.fine_tuning import differing_settings, peek_start
 from gpt_tui.shared.sanitize import one_line
 

@@ -9,7 +9,8 @@ from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value, origin_text
+from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value
+from gpt_tui.session.start_text import origin_text
 from gpt_tui.shared.formatting import (
     age,
     bar,
@@ -141,8 +142,7 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
 def start_rows(state: RunState, value_width: int) -> list[Row]:
     """Return the scores before fine-tuning, once there are others to compare with them."""
     before = state.start_scores
-    is_evaluated = state.evaluation is not None and state.evaluation.step > 0
-    if before is None or not (is_evaluated or state.full_evaluation is not None):
+    if before is None or not (state.is_evaluated or state.full_evaluation is not None):
         return []
     loss = nats(before.loss)
     options = [f"{loss}, {fixed(before.bits_per_byte)} bits/byte", loss]

@@ -1,4 +1,4 @@
-"""Text for the start and the outcomes of a run: its training text, its end, a divergence, verdicts and scores.
+"""Text for the outcomes of a run: its end, a divergence, verdicts and scores.
 
 The log, the headless output and the app share it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import inf
 from pathlib import PurePath
 
-from gpt_core.training.events import FullEvalCompleted, LinesReproduced, LossDiverged, RunFinished, RunStarted
+from gpt_core.training.events import FullEvalCompleted, LinesReproduced, LossDiverged, RunFinished
 from gpt_tui.shared.formatting import fixed, integer, nats, scores_text, short
 from gpt_tui.shared.rows import Tone
 
@@ -21,14 +21,6 @@ ENDINGS = {
     "stopped": "stopped and saved",
     "diverged": "diverged: loss or gradients not finite several times in a row",
 }
-
-
-def text_sample(event: RunStarted) -> str:
-    """Return the size of the training text, and its first words."""
-    files = f"{integer(event.train_files)} files, " if event.train_files > 1 else ""
-    documents = f"{integer(event.documents)} document{'s' * (event.documents != 1)}"
-    per_token = fixed(event.train_bytes / max(1, event.train_tokens), 2)
-    return f"{files}{documents}, {per_token} bytes per token; the text begins: {event.first_words}"
 
 
 def why_ended(event: RunFinished) -> str:

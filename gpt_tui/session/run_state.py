@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeVar, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import Settings
 from gpt_core.model.scores import EvalScores
 from gpt_core.training.events import (
@@ -45,10 +44,10 @@ from gpt_tui.session.outcome_text import (
     divergence,
     ending,
     full_scores,
-    text_sample,
     verdict,
     verdict_tone,
 )
+from gpt_tui.session.start_text import started_text, text_sample
 from gpt_tui.shared.formatting import integer, nats, percent, scores_text, short
 from gpt_tui.shared.rows import Tone
 
@@ -223,6 +222,11 @@ class RunState:
         return self.evaluations[-1] if self.evaluations else None
 
     @property
+    def is_evaluated(self) -> bool:
+        """True once there is an evaluation after the first step."""
+        return self.evaluation is not None and self.evaluation.step > 0
+
+    @property
     def best_metric(self) -> str:
         """Score of the best evaluation: accuracy or loss."""
         return self.started.best_metric if self.started else "accuracy"
@@ -287,7 +291,7 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             for warning in event.warnings:
                 run = _logged(run, warning, "bad")
             begun = replace(run, started=event, finished=None, paused=False, diverged=None)
-            begun = _logged(begun, _started_text(event), "good")
+            begun = _logged(begun, started_text(event), "good")
             if event.first_words:
                 begun = _logged(begun, text_sample(event), "dim")
             if event.best_restarted:
@@ -411,38 +415,15 @@ def _logged(run: RunState, text: str, tone: Tone) -> RunState:
     return replace(run, log=(*run.log, line)[-MAX_LOG_LINES:], logged=run.logged + 1)
 
 
-def _started_text(event: RunStarted) -> str:
-    what = "self-test" if event.kind != "train" else event.preset or CUSTOM
-    where = (
-        f", resumed from {PurePath(event.resumed_from).name} at step {integer(event.step)}"
-        if event.resumed_from
-        else ""
-    )
-    start = f", weights of {origin_text(event, PurePath(event.init_from).name)}" if event.init_from else ""
-    return f"{what}: {parameters_text(event)}, {short(event.train_tokens)} tokens{start}{where}"
-
-
-def parameters_text(event: RunStarted) -> str:
-    """Return the number of parameters, and how many of them are trained where some are frozen."""
-    trained = f", {short(event.trained_parameters)} of them trained" if event.trained_parameters else ""
-    return f"{short(event.parameters)} parameters{trained}"
-
-
-def origin_text(event: RunStarted, name: str) -> str:
-    """Return the checkpoint that a run started from, under this name, and its step if its header has one."""
-    return f"{name} (step {integer(event.init_step)})" if event.init_step else name
-
-
 def gain_text(run: RunState) -> str:
     """Return how the best evaluation compares with that before fine-tuning; "" where there is nothing to compare."""
     before, best, full, started = run.start_scores, run.best, run.full_evaluation, run.started
-    is_evaluated = run.evaluation is not None and run.evaluation.step > 0
-    if before is None or started is None or not (is_evaluated or full is not None):
+    if before is None or started is None or not (run.is_evaluated or full is not None):
         return ""
     later = [(best.loss, best.step)] if best.step and best.loss is not None else []
     if full is not None and not started.eval_part_tokens:  # else it is of more text
         later.append((full.loss, full.step))
-    if not later and not is_evaluated:
+    if not later and not run.is_evaluated:
         return f"eval loss {nats(before.loss)} before fine-tuning (of {short(started.eval_part_tokens)} tokens)"
     loss, step = min(later, default=(before.loss, 0))
     now = f"{nats(loss)} at step {integer(step)}" if loss < before.loss else "which no evaluation improved"
