@@ -103,7 +103,8 @@ def _wide_encoding(head: bytes) -> str:
 
 def _is_garbled(text: str) -> bool:
     """Return True if more than 1% of the characters are control characters or unassigned, as in binary data."""
-    unusual = sum(char in _CONTROLS.decode() or unicodedata.category(char) in ("Cn", "Co") for char in text)
+    controls = _CONTROLS.decode()
+    unusual = sum(char in controls or unicodedata.category(char) in ("Cn", "Co") for char in text)
     return unusual > len(text) * MAX_CONTROL_SHARE
 
 

@@ -126,7 +126,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     for tensor, stored in found.items():
         name = parameter_name(tensor)
         if name and named.setdefault(name, stored) is not stored:
-            raise ModelImportError(f"{stored.path}: {name[:80]} is there twice, with and without a prefix")
+            raise ModelImportError(f"{stored.path}: {name[:80]} occurs twice, with and without a prefix")
     return named
 
 

@@ -5,7 +5,7 @@ A GGUF file is a header and the bytes of the tensors. The header holds typed val
 the innermost one, in the opposite order of NumPy's shapes. All numbers are little-endian.
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md describes the format.
 
-The `gguf` package is not used: it writes in place, and brings packages along that nothing here needs.
+The `gguf` package is not used: it writes in place, and depends on packages that nothing here needs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gpt_core.kernels.arrays import Array, widened
 MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32  # of the first tensor in the file, and of each tensor after it
+MAX_ALIGNMENT = 1 << 16
 MAX_HEADER_BYTES = 256 << 20
 MAX_DIMENSIONS = 4
 BLOCK = 32  # values of a Q8_0 block: one float16 scale and 32 int8
@@ -198,13 +199,13 @@ def read_header(file: io.FileIO) -> Header:
         key = source.string()
         values[key] = source.value(source.number("<I"))
     alignment = values.get("general.alignment", ALIGNMENT)
-    if not isinstance(alignment, int) or not 1 <= alignment <= 1 << 16:
-        raise GgufError(f"got alignment {str(alignment)[:20]}")
+    if not isinstance(alignment, int) or not 1 <= alignment <= MAX_ALIGNMENT:
+        raise GgufError(f"got alignment {str(alignment)[:20]}, expected 1 to {MAX_ALIGNMENT:,}")
     tensors: dict[str, TensorInfo] = {}
     for _ in range(tensor_count):
         name = source.string()
         if name in tensors:
-            raise GgufError(f"tensor {name[:80]!r} is in it twice")
+            raise GgufError(f"tensor {name[:80]!r} occurs twice")
         tensors[name] = source.tensor_info(name)
     data_start = source.position + -source.position % alignment
     for name, info in tensors.items():
@@ -234,7 +235,7 @@ def read_tensor(file: io.FileIO, header: Header, name: str, out: Array) -> None:
 
 
 def tensor_rows(file: io.FileIO, header: Header, name: str) -> Iterator[Array]:
-    """Yield the rows of a tensor of the header, some at a time, converted to float32. Shape: (some, columns).
+    """Yield the rows of a tensor of the header in blocks, converted to float32. Shape of a block: (rows, columns).
 
     A vector has one row.
 
@@ -316,7 +317,7 @@ class _Source:
         return TensorInfo(shape, number_type, offset)
 
     def _require(self, count: int) -> None:
-        """Raise GgufError unless the header may have so many more bytes."""
+        """Raise GgufError unless the header may have `count` more bytes."""
         if self.position + count > min(self.file_bytes, MAX_HEADER_BYTES):
             raise GgufError(f"got {self.file_bytes:,} bytes, which is less than its header takes, or a huge header")
 

@@ -50,7 +50,7 @@ def decompressed(blocks: Iterable[bytes], suffix: str, name: str) -> Iterator[by
     Raises:
         CorpusError: The data is damaged, or cut short, or the package for zstd is not installed.
     """
-    compression = Format("gzip", _new_gzip, zlib.error, 1 << 12) if suffix == ".gz" else zstd_format(name)
+    compression = Format("gzip", _new_gzip, zlib.error, 1 << 12) if suffix == ".gz" else _zstd_format(name)
     found = bytearray()
     decoder = compression.new_decoder()
     try:
@@ -77,7 +77,7 @@ def _new_gzip() -> Decoder:
     return zlib.decompressobj(GZIP_WINDOW_BITS)
 
 
-def zstd_format(name: str) -> Format:
+def _zstd_format(name: str) -> Format:
     """Return the format of zstd: of the standard library from Python 3.14 on, else of the package `zstandard`.
 
     Raises:

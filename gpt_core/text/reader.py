@@ -29,15 +29,14 @@ from gpt_core.text.encodings import AS_BYTES, UTF8, find_encoding, utf8_blocks
 from gpt_core.text.records import json_texts, parquet_texts
 from gpt_core.text.source import TextSource
 
+MAX_CHECKED_FILES = 32  # whose beginnings `require_readable` checks
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
-PARQUET_MAGIC = b"PAR1"
-# remedies for the kinds of data that are read under another name
-_REMEDIES = {
-    "gzip-compressed data": "give it a name that ends in .gz",
-    "zstd-compressed data": "give it a name that ends in .zst",
-    "a Parquet table": "give it a name that ends in .parquet",
-}
+_FIRST_BYTES = {**MAGIC, PARQUET: b"PAR1"}
+# kinds of data (see `gpt_core.file_kinds`) that are read in files whose names end like this
+_KINDS = {".gz": "gzip-compressed data", ".zst": "zstd-compressed data", PARQUET: "a Parquet table"}
+_REMEDIES = {kind: f"give it a name that ends in {suffix}" for suffix, kind in _KINDS.items()}
+_PLAIN = (UTF8, AS_BYTES)  # readings in which the text is the bytes of the file
 
 
 class FileDigest(NamedTuple):
@@ -63,7 +62,7 @@ class OpenFile:
     @property
     def is_plain(self) -> bool:
         """True if the contents are the bytes of the file."""
-        return self.reading in (UTF8, AS_BYTES)
+        return self.reading in _PLAIN
 
 
 class TextReader:
@@ -107,7 +106,7 @@ class TextReader:
         """
         assert self._has_digest
         assert len(self._digests) == len(self._source.files), "the text was not read to its end"
-        if len(self._digests) == 1 and self._digests[0].reading in (UTF8, AS_BYTES):
+        if len(self._digests) == 1 and self._digests[0].reading in _PLAIN:
             return self._digests[0].sha256
         lines = "".join(f"{file.reading} {file.size} {file.sha256}\n" for file in self._digests)
         return hashlib.sha256(f"gpt-tui texts 1\n{lines}".encode()).hexdigest()
@@ -208,12 +207,11 @@ def open_file(
     head, blocks = _peek(raw)
     name, readings = PurePath(path.name.lower()), []
     if (suffix := name.suffix) in MAGIC:
-        kind = "gzip-compressed data" if suffix == ".gz" else "zstd-compressed data"
-        _require_named_kind(path, head, MAGIC[suffix], kind)
+        _require_named_kind(path, head, suffix)
         head, blocks = _peek(decompressed(blocks, suffix, str(path)))
         name, readings = name.with_suffix(""), [suffix.removeprefix(".")]
     elif suffix == PARQUET:
-        _require_named_kind(path, head, PARQUET_MAGIC, "a Parquet table")
+        _require_named_kind(path, head, suffix)
         return OpenFile(f"parquet {source.text_field!r}", raw, _rows(path, source, raw, rows_read), True)
     encoding = find_encoding(head, source.encoding)
     if found := not_text(head, "" if encoding == UTF8 else encoding):
@@ -236,12 +234,14 @@ def _peek(blocks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
     return b"".join(first)[:HEAD_BYTES], itertools.chain(first, blocks)
 
 
-def _require_named_kind(path: Path, head: bytes, magic: bytes, kind: str) -> None:
-    """Raise CorpusError unless a file begins as its name says."""
-    if not head.startswith(magic):
+def _require_named_kind(path: Path, head: bytes, suffix: str) -> None:
+    """Raise CorpusError unless a file begins like files whose names end in `suffix`."""
+    if not head.startswith(_FIRST_BYTES[suffix]):
         found = not_text(head)
         got = found.kind if found else "plain text" if head else "an empty file"
-        raise CorpusError(f"{path} is not {kind}: got {got}; give it a name that says what it is, or restore it")
+        raise CorpusError(
+            f"{path} is not {_KINDS[suffix]}: got {got}; give it a name that says what it is, or restore it"
+        )
 
 
 def _not_text(path: Path, source: TextSource, kind: str, remedy: str) -> CorpusError:
@@ -264,18 +264,18 @@ def _pattern_without(path: Path, source: TextSource) -> str:
 
 def _rows(path: Path, source: TextSource, raw: Iterator[bytes], rows_read: Progress | None) -> Iterator[bytes]:
     """Yield the texts of a Parquet file. Its bytes cannot be read on the way, as their end is needed first."""
-    before = _stamp(path)
+    before = stamp_of(path)
     if rows_read is None:
         collections.deque(raw, maxlen=0)
     else:
         rows_read("", 0.0)
     yield from parquet_texts(path, source.text_field, rows_read or ignore_progress)
-    if _stamp(path) != before:
+    if stamp_of(path) != before:
         raise CorpusError(f"{path} was changed while it was read; start again")
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """Return what changes when a file is written or replaced."""
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written or replaced: inode, size, modification time; zeros without a file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -294,9 +294,9 @@ def text_sha256(source: TextSource, progress: Progress = ignore_progress) -> str
     return reader.sha256
 
 
-def require_readable(source: TextSource, max_files: int = 32) -> None:
-    """Check the beginnings of at most `max_files` files. Raises CorpusError for what cannot be read as text."""
-    for path in source.files[:max_files]:
+def require_readable(source: TextSource) -> None:
+    """Check the beginnings of the first files. Raises CorpusError for what cannot be read as text."""
+    for path in source.files[:MAX_CHECKED_FILES]:
         next(open_file(path, source, text_blocks(path)).contents, b"")
 
 

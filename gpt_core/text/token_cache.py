@@ -93,19 +93,15 @@ def load_or_train_tokenizer(
         CorpusError: The text cannot be read.
         TokenizerError: `vocab_size` is out of range, or the name is not registered.
     """
-    folders = cache_folders(source.cache_path, cache_dir)
     sha256 = text_sha256(source, progress)
-    file_name = tokenizer_cache_name(source.cache_path, sha256, vocab_size, name, document)
-    for folder in folders:
-        tokenizer = open_tokenizer_cache(folder / file_name)
-        if tokenizer is not None and (tokenizer.vocab_size, tokenizer.name) == (vocab_size, name):
-            return tokenizer
+    if (cached := cached_tokenizer(source.cache_path, sha256, vocab_size, name, document, cache_dir)) is not None:
+        return cached
     progress("training the tokenizer", 0.0)
     tokenizer = tokenizers.train(name, sample_texts(source, document, SAMPLE_BYTES), vocab_size)
-    for folder in folders:
+    for folder in cache_folders(source.cache_path, cache_dir):
         with contextlib.suppress(OSError), new_cache_file(folder) as cache:
             cache.file.write(tokenizer.to_bytes())
-            cache.publish(file_name)
+            cache.publish(tokenizer_cache_name(source.cache_path, sha256, vocab_size, name, document))
             _remove_outdated(folder, source.cache_path, sha256)
             break
     return tokenizer
@@ -125,13 +121,14 @@ def cached_tokenizer(
         cache_dir: Folder of the cache; None for the default folders.
     """
     cache_name = tokenizer_cache_name(path, sha256, vocab_size, name, document)
-    found = (open_tokenizer_cache(folder / cache_name) for folder in cache_folders(path, cache_dir))
-    return next((tokenizer for tokenizer in found if tokenizer is not None), None)
+    for folder in cache_folders(path, cache_dir):
+        tokenizer = open_tokenizer_cache(folder / cache_name)
+        if tokenizer is not None and (tokenizer.vocab_size, tokenizer.name) == (vocab_size, name):
+            return tokenizer
+    return None
 
 
-def cached_header(
-    path: Path, sha256: str, tokenizer_sha256: str, document: DocumentKind, cache_dir: Path | None = None
-) -> Header | None:
+def cached_header(path: Path, sha256: str, tokenizer_sha256: str, document: DocumentKind) -> Header | None:
     """Return the header of the tokens of a text with this digest if they are cached, without checking the ids.
 
     Args:
@@ -139,10 +136,9 @@ def cached_header(
         sha256: Digest of the text.
         tokenizer_sha256: Digest of the tokenizer.
         document: What one document is.
-        cache_dir: Folder of the cache; None for the default folders.
     """
     cache_name = token_cache_name(path, sha256, tokenizer_sha256, document)
-    headers = (read_header(folder / cache_name) for folder in cache_folders(path, cache_dir))
+    headers = (read_header(folder / cache_name) for folder in cache_folders(path))
     return next((header for header in headers if header is not None), None)
 
 

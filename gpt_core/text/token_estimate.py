@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.errors import CorpusError
-from gpt_core.files import reason
 from gpt_core.text.documents import DocumentKind
 from gpt_core.text.preview import TextPreview, read_text_preview
-from gpt_core.text.reader import text_sha256
+from gpt_core.text.reader import stamp_of, text_sha256
 from gpt_core.text.source import TextSource
 from gpt_core.text.token_cache import cached_header, cached_tokenizer
 from gpt_core.tokenizers import tokenizer_type
@@ -49,7 +45,7 @@ def estimate_size(
     """
     preview = read_text_preview(source, document)
     if preview.raw_bytes <= MAX_HASHED_BYTES:
-        digest = _sha256(source, tuple(map(_stamp, source.files)))
+        digest = _sha256(source, tuple(map(stamp_of, source.files)))
         if not tokenizer_sha256:
             tokenizer = cached_tokenizer(source.cache_path, digest, vocab_size, name, document)
             tokenizer_sha256 = tokenizer.sha256 if tokenizer is not None else ""
@@ -61,15 +57,6 @@ def estimate_size(
 
 
 @lru_cache(maxsize=8)
-def _sha256(source: TextSource, _stamps: tuple[tuple[int, int], ...]) -> str:
-    """Return the digest of a text, computed again only if the size or modification time of a file changed."""
+def _sha256(source: TextSource, _stamps: tuple[tuple[int, int, int], ...]) -> str:
+    """Return the digest of a text, computed again only if a file was written or replaced."""
     return text_sha256(source)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return size and modification time of a file. Raises CorpusError."""
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        raise CorpusError(f"cannot read the text {path}: {reason(error)}; name a text file") from None
-    return found.st_size, found.st_mtime_ns

@@ -144,7 +144,7 @@ class BytePairTokenizer(BaseTokenizer):
 
     def encode(self, data: bytes) -> NDArray[np.int32]:
         """Return the ids of `data`, without special ids."""
-        return np.concatenate([np.empty(0, dtype=np.int32), *self._encoded([data])])
+        return next(self._encoded([data]))
 
     def encode_documents(
         self, text: bytes, ends: NDArray[np.int64], is_open: bool = False

@@ -269,7 +269,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         tensors(lambda t: {**t, "score.weight": np.ones((2, 16), np.float32)}),
         "unexpected tensor score.weight",
     ),
-    "the same tensor twice": (tensors(lambda t: {**t, "wte.weight": t[WTE]}), "is there twice"),
+    "the same tensor twice": (tensors(lambda t: {**t, "wte.weight": t[WTE]}), "occurs twice"),
     "another type": (tensors(lambda t: {**t, WTE: t[WTE].astype(np.float64)}), "wte.weight: got F64, expected F32"),
     "not finite": (tensors(not_finite), "h.1.mlp.c_fc.bias holds values that are not finite"),
     "truncated": (cut("model.safetensors", 1), "is damaged: got"),
