@@ -83,7 +83,7 @@ def run_benchmark(settings: Settings, *, steps: int = 0, progress: Progress = ig
     shape, batch = settings.shape, settings.micro_batch
     with tempfile.TemporaryDirectory(prefix="gpt-tui-bench-") as folder:
         trainer = open_run(RunRequest(benchmark_settings(settings, folder)), progress)
-        trainer.state.evaluation_due = False  # before the first step of a run that starts from trained weights
+        trainer.state.evaluation_due = False  # else fine-tuning would be timed with its first evaluation
         training = measure_training(trainer, steps, progress)
     length, state_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
     parameters, tokens = trainer.parameters, corpus_tokens(trainer)

@@ -143,7 +143,7 @@ def _command_line(assignments: Sequence[str], options: Mapping[str, object]) -> 
 
 
 def _located(values: Mapping[str, object], folder: Path) -> dict[str, object]:
-    """Return the values of a config file in `folder`, with its relative paths counted from that folder."""
+    """Return the values of a config file in `folder`, with its relative paths made relative to the working folder."""
 
     def located(name: object) -> str:
         path = str(folder / str(name))

@@ -1,6 +1,6 @@
 """Read and write settings as TOML: all of them, or a preset and the settings that differ from it.
 
-A relative path in such a file counts from the folder of the file. Paths are therefore written as absolute ones, or
+Relative paths in such a file are relative to its folder. Paths are therefore written as absolute ones, or
 relative to the folder that the file is written to.
 """
 
@@ -61,7 +61,7 @@ def as_toml(settings: Settings, preset_name: str, sources: Mapping[str, str]) ->
         sources: Where each value came from, by name (see `gpt_core.config.resolve.Resolved`).
     """
     lines = ["# All settings of the run. Each line: setting = value  # [source] description"]
-    lines += ["# A relative path in a config file counts from the folder of that file."]
+    lines += ["# Relative paths in a config file are relative to its folder."]
     name = shape_name(settings.shape)
     lines += ["", f"preset = {toml_value(name)}" if name == preset_name else f"# model: {name}"]
     of_groups = ", ".join(dict.fromkeys(sources[key] for key in GROUP_RATES))
@@ -117,7 +117,7 @@ def _assignment(key: str, settings: Settings, folder: Path | None) -> str:
     if key not in PATHS or not value:
         return f"{key} = {toml_value(value)}"
     if value == getattr(Settings(), key):
-        return f"# {key} = {toml_value(value)}"  # the default counts from the working folder
+        return f"# {key} = {toml_value(value)}"  # the default is relative to the working folder
     paths = _located(value, folder) if isinstance(value, str) else [_located(name, folder) for name in value]
     return f"{key} = {toml_value(paths)}"
 

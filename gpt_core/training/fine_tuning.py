@@ -35,13 +35,13 @@ from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
-MIN_BYTES_PER_TOKEN = 2.0  # of a text; with fewer, the tokenizer was made for another language or another kind of text
+MIN_BYTES_PER_TOKEN = 2.0  # of a text; with fewer, the tokenizer was trained on another language or kind of text
 HASHED_BYTES = 1 << 20
 HUGGING_FACE_CONFIG = "config.json"  # in the folder of a model
 
 
 class StartingPoint(NamedTuple):
-    """What a run takes from the checkpoint that it starts from."""
+    """Weights and tokenizer of the checkpoint that a run starts from, and where they come from."""
 
     parameters: Parameters
     tokenizer: Tokenizer
@@ -189,13 +189,13 @@ def with_context(parameters: Parameters, shape: ModelShape) -> Parameters:
 
 
 def tokenizer_note(start: StartingPoint, text: TokenStream) -> str:
-    """Return a line about a tokenizer that cuts the training text into very short tokens, else ""."""
+    """Return a line about a tokenizer that splits the training text into very short tokens, else ""."""
     bytes_per_token = text.bytes / max(len(text), 1)
     if bytes_per_token >= MIN_BYTES_PER_TOKEN:
         return ""
     return (
         f"the tokenizer of {Path(start.origin.path).name} does not fit this text: {bytes_per_token:.2f} bytes per "
-        "token; a new run without init_from makes a tokenizer for it"
+        "token; a run without init_from trains a tokenizer on it"
     )
 
 

@@ -260,7 +260,7 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
     if settings.overfit_tiny:
         raise CheckpointError(f"{name} is of a self-test, which has no eval text; name a text with --eval-file")
     if not model.corpus_sha256:
-        raise CheckpointError(f"{name} holds weights of no run here, which has no eval text; name one with --eval-file")
+        raise CheckpointError(f"{name} records no training text: its eval text is unknown; name one with --eval-file")
     try:
         train, held_out = text_sources(settings)
         source = held_out or train

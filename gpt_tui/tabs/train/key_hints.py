@@ -11,7 +11,7 @@ HINT_S = 4.0
 
 
 class KeyHints:
-    """Shows why a key does nothing, once while the reason is shown.
+    """Shows why a key does nothing; a hint that is on the screen is not repeated.
 
     Args:
         widget: Widget that posts the notifications.

@@ -153,7 +153,7 @@ class TrainTab(RunRequests):
             self._countdown.start(self.preview, length_s)
 
     def cancel_countdown(self) -> None:
-        """Start no run without a key: the user is present."""
+        """Cancel the countdown: no run starts until a key or a button is pressed."""
         self._countdown_s = 0.0
         if self._countdown.running:
             self._countdown.cancel()
@@ -173,7 +173,7 @@ class TrainTab(RunRequests):
         return action not in SAMPLE_ACTIONS or self._shows_run
 
     def on_key(self, event: events.Key) -> None:
-        """Cancel the countdown; say why a key does nothing, once while the reason is shown."""
+        """Cancel the countdown; show why a key does nothing."""
         keymap = dict(self.app._keymap)
         if event.key not in (keymap.get(START_NOW_KEY.id) or START_NOW_KEY.keys).split(","):
             self.cancel_countdown()

@@ -88,7 +88,7 @@ class RunRequests(Vertical):
         return shown_keys(dict(self.app._keymap))
 
     def cancel_countdown(self) -> None:
-        """Start no run without a key: the user is present."""
+        """Cancel the countdown: no run starts until a key or a button is pressed."""
         raise NotImplementedError
 
     # -- preview and settings
