@@ -157,7 +157,7 @@ def test_a_stopped_verification_ends_without_a_report(tmp_path: Path):
 def test_a_verification_lowers_only_its_own_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if not hasattr(os, "getpriority") or not os.path.exists("/proc/self/task"):
         pytest.skip("threads have no individual priority on this system")
-    monkeypatch.setattr("gpt_tui.tabs.checkpoints.files.lower_priority", lower_priority)
+    monkeypatch.setattr("gpt_tui.tabs.checkpoints.file_thread.lower_priority", lower_priority)
     before = os.getpriority(os.PRIO_PROCESS, 0)
     seen: list[int] = []
     path = save(tmp_path / "ckpt_latest.safetensors", 1)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
-from gpt_core.errors import CheckpointError
 from gpt_core.files import reason
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.formats.checkpoint_header import EXTENSION, CheckpointInfo
-from gpt_tui.shared.thread_priority import CHECKING, lower_priority
+from gpt_tui.tabs.checkpoints.file_thread import FileThread
 
 MAX_FOLDERS = 100  # below the models folder; all of them are listed at each scan
-PROGRESS_STEP = 0.01  # fraction of a file between two reports
 
 
 class Stamp(NamedTuple):
@@ -117,58 +114,26 @@ def stamp_of(path: Path, status: os.stat_result) -> Stamp:
     return Stamp(path, status.st_size, status.st_mtime_ns)
 
 
-class VerificationStoppedError(Exception):
-    """Raised inside a verification that was stopped."""
-
-
-class VerificationThread(threading.Thread):
-    """Verifies the checksums of one file at low priority, in a daemon thread.
+class VerificationThread(FileThread[str]):
+    """Verifies the checksums of one file, in a daemon thread.
 
     Args:
         stamp: The file.
         on_progress: Called with the stamp and the fraction that is verified.
         on_end: Called with the stamp and the error, "" for a valid file.
-
-    Both are called in this thread, and not after `stop`.
     """
 
     def __init__(
         self, stamp: Stamp, on_progress: Callable[[Stamp, float], object], on_end: Callable[[Stamp, str], object]
     ) -> None:
-        super().__init__(name="verification", daemon=True)
+        failure = f"{stamp.path} could not be verified"
+        super().__init__("verification", failure, partial(on_progress, stamp), partial(on_end, stamp), daemon=True)
         self.stamp = stamp
-        self._on_progress = on_progress
-        self._on_end = on_end
-        self._stopped = threading.Event()
-        self._reported = 0.0
 
-    def stop(self) -> None:
-        """End at the next tensor without a report."""
-        self._stopped.set()
-
-    def run(self) -> None:
+    def work(self) -> str:
         """Verify the file."""
-        lower_priority(CHECKING)
-        error = ""
-        try:
-            verify_checkpoint(self.stamp.path, progress=self._progressed)
-        except VerificationStoppedError:
-            return
-        except CheckpointError as damage:
-            error = str(damage)
-        except Exception as unexpected:
-            error = f"{self.stamp.path} could not be verified: {type(unexpected).__name__}: {unexpected}"
-        if not self._stopped.is_set():
-            with suppress(RuntimeError):  # the app has ended
-                self._on_end(self.stamp, error)
-
-    def _progressed(self, fraction: float) -> None:
-        if self._stopped.is_set():
-            raise VerificationStoppedError
-        if fraction - self._reported >= PROGRESS_STEP:
-            self._reported = fraction
-            with suppress(RuntimeError):
-                self._on_progress(self.stamp, fraction)
+        verify_checkpoint(self.stamp.path, progress=self.report)
+        return ""
 
 
 def delete_file(stamp: Stamp) -> str:

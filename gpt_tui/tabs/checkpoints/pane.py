@@ -102,11 +102,11 @@ class CheckpointsTab(Vertical):
             self.error = error
 
     class Exporting(Message, bubble=False):
-        """An export has progressed or ended, in its thread: `progress` is a fraction, or the outcome."""
+        """An export has progressed or ended, in its thread: `outcome` is the result, the error, or None before that."""
 
-        def __init__(self, progress: float | ExportResult | str) -> None:
+        def __init__(self, outcome: ExportResult | str | None = None) -> None:
             super().__init__()
-            self.progress = progress
+            self.outcome = outcome
 
     class Scanned(Message, bubble=False):
         """The models folder was scanned, in a thread."""
@@ -132,7 +132,6 @@ class CheckpointsTab(Vertical):
         self._verifications: dict[Stamp, Verification] = {}
         self._thread: VerificationThread | None = None
         self._export: ExportThread | None = None
-        self._export_progress = 0.0
         self._requested: Stamp | None = None  # verified at the user's request, who is notified of the result
         self._scanning = False
         self._running_in: Path | None = None
@@ -284,7 +283,7 @@ class CheckpointsTab(Vertical):
             shown = table(files, self._verifications, now_s, self._list.room)
             self._list.show(shown, [str(file.stamp.path) for file in files])
             self._list.border_title = f"{one_line(self._models_dir)}/"
-            exporting = (self._export.target.name, self._export_progress) if self._export else None
+            exporting = (self._export.target.name, self._export.progress) if self._export else None
             self._list.border_subtitle = summary_text(self._contents, self._verifications, exporting)
             self._show_details(now_s)
 
@@ -371,7 +370,7 @@ class CheckpointsTab(Vertical):
 
     def _ask_path(self, info: CheckpointInfo, format_name: str | None) -> None:
         if format_name:
-            text = "A relative path counts from the folder that gpt-tui was started in. Nothing is replaced."
+            text = "A relative path starts at the folder that gpt-tui was started in. An existing file is not replaced."
             dialog = FileNameScreen("Export to", text, proposed_path(info, format_name))
             self.app.push_screen(dialog, partial(self._start_export, info.path, format_name))
 
@@ -383,10 +382,9 @@ class CheckpointsTab(Vertical):
         except ConfigError as error:
             self._export_failed(str(error))
             return
-        self._export_progress = 0.0
         self._export = ExportThread(
             checkpoint, format_name, target,
-            lambda progress: self.post_message(self.Exporting(progress)),
+            lambda _: self.post_message(self.Exporting()),
             lambda outcome: self.post_message(self.Exporting(outcome)),
         )  # fmt: skip
         self._export.start()
@@ -394,15 +392,13 @@ class CheckpointsTab(Vertical):
 
     def on_checkpoints_tab_exporting(self, message: Exporting) -> None:
         """Show the progress of the export, or notify the user of its outcome."""
-        if isinstance(message.progress, float):
-            self._export_progress = message.progress
-        else:
+        if message.outcome is not None:
             self._export = None
-            if isinstance(message.progress, str):
-                self._export_failed(message.progress)
-            else:
-                text = one_line(exported_text(message.progress), 300)
-                self.app.notify(text, title="exported", timeout=15, markup=False)
+        if isinstance(message.outcome, str):
+            self._export_failed(message.outcome)
+        elif message.outcome:
+            text = one_line(exported_text(message.outcome), 300)
+            self.app.notify(text, title="exported", timeout=15, markup=False)
         self._show()
 
     def _export_failed(self, error: str) -> None:

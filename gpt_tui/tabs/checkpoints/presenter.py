@@ -183,7 +183,7 @@ def _joined(name: str, name_width: int, columns: list[_Column], index: int | Non
 def summary_text(contents: FolderContents, known: Verifications, exporting: tuple[str, float] | None = None) -> str:
     """Return number and size of the files, the number of unusable ones, and the first problem of reading.
 
-    Before them stands an export in progress: the name of its file, and the fraction that is done.
+    An export in progress comes first: `exporting` is the name of its file, and the fraction that is done.
     """
     count = len(contents.files)
     parts = [f"{count} file{'s' * (count != 1)}, {size(sum(file.stamp.size for file in contents.files))}"]
@@ -246,7 +246,7 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
 
 
 def imported_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
-    """Return what the header states about a model that no run here has trained."""
+    """Return what the header states about imported weights."""
     rows = dict(run_rows(info))
     return [("trained", "not here: imported weights"), ("model", rows["model"]), ("tokenizer", rows["tokenizer"])]
 
@@ -302,7 +302,7 @@ def use_text(info: CheckpointInfo, verification: Verification) -> str:
 
 
 def refusal(file: CheckpointFile, verification: Verification, use: Use, *, running: bool) -> str:
-    """Return why a file has no such use, in one line; "" if it has."""
+    """Return why a file cannot be used in this way, in one line; "" if it can."""
     name = one_line(file.stamp.path.name)
     if verification.state == "damaged":
         return f"cannot {use} {name}: {reason_of(verification.error, file.stamp.path)}"
