@@ -81,23 +81,22 @@ def tokenizer_config(tokenizer_file: dict[str, Any], tokenizer: Tokenizer, seq_l
 
 def read_back(folder: Path) -> Exported:
     """Read what `write_model` has written."""
-    config = json.loads((folder / huggingface.CONFIG).read_bytes())
-    parameters = Parameters(huggingface.shape_of(config))
+    config = msgspec.json.decode((folder / huggingface.CONFIG).read_bytes(), type=huggingface.Config)
+    parameters = Parameters(config.shape)
     with files.open_regular(folder / huggingface.WEIGHTS) as file:
         head = safetensors.read_header(file)
         layout = safetensors.decode_layout(head)
         for name, tensor in parameters.tensors.items():
             out = tensor.reshape(-1).view(np.uint8)
             safetensors.read_tensor(file, len(head), layout[huggingface.PREFIX + name], out, lambda _: None)
-    return Exported(parameters, _read_encoder(folder), any_bytes=False)
+    return Exported(parameters, _read_encoder(folder, config), any_bytes=False)
 
 
-def _read_encoder(folder: Path) -> Callable[[bytes], Sequence[int]]:
+def _read_encoder(folder: Path, config: huggingface.Config) -> Callable[[bytes], Sequence[int]]:
     """Return the function that encodes text as the `tokenizer.json` of a folder says."""
     contents = (folder / huggingface.TOKENIZER).read_bytes()
     if json.loads(contents)["model"]["type"] == WORD_PIECE:
         return JsonTokenizer(contents).encode
-    config = msgspec.json.decode((folder / huggingface.CONFIG).read_bytes(), type=huggingface.Config)
     tokenizer = read_tokenizer(folder, config)
     return lambda text: tokenizer.encode(text).tolist()
 

@@ -101,11 +101,3 @@ def config(shape: ModelShape, tokenizer: Tokenizer) -> dict[str, Any]:
         "pad_token_id": tokenizer.PAD,
         "torch_dtype": "float32",
     }
-
-
-def shape_of(config: dict[str, Any]) -> ModelShape:
-    """Return the model shape of a `config.json` written by `config`."""
-    return ModelShape(
-        d_model=config["n_embd"], hidden_size=config["n_inner"], vocab_size=config["vocab_size"],
-        num_heads=config["n_head"], seq_len=config["n_positions"], layers=config["n_layer"],
-    )  # fmt: skip

@@ -19,7 +19,8 @@ _SETTINGS = (
 
 def model_card(bundle: ModelBundle) -> str:
     """Return the model card in Markdown. It names the text without its folder, and states no license."""
-    figures = _table([*_figures(bundle), *_model_rows(bundle)])
+    text = training_text(bundle)
+    figures = _table([*_figures(bundle, text), *_model_rows(bundle)])
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -29,7 +30,7 @@ tags:
 # license: state one, and check that the license of the text permits it
 ---
 
-# {_title(bundle)}
+# {_title(bundle, text)}
 
 A base model from gpt-tui: it continues text and is not instruction-tuned.
 
@@ -52,14 +53,13 @@ The sampling settings of the run are in `generation_config.json`.
 {_settings(bundle) if bundle.step else ""}"""
 
 
-def _title(bundle: ModelBundle) -> str:
+def _title(bundle: ModelBundle, text: str) -> str:
     settings, preset = bundle.settings, bundle.preset_name
     name = preset if preset not in ("", CUSTOM) else f"{settings.layers} × {settings.d_model}"
-    text = training_text(bundle) if bundle.step else ""
     return f"GPT ({name})" + (f" trained on {_cell(text)}" if text else "")
 
 
-def _figures(bundle: ModelBundle) -> list[tuple[str, str]]:
+def _figures(bundle: ModelBundle, text: str) -> list[tuple[str, str]]:
     """Return what is known about the run, as label and value."""
     settings, scores = bundle.settings, bundle.scores
     if not bundle.step:
@@ -75,7 +75,7 @@ def _figures(bundle: ModelBundle) -> list[tuple[str, str]]:
             ("bits per byte", f"{scores.bits_per_byte:.4f}"),
         ]
     digest = f"SHA-256 {bundle.corpus_sha256}" if bundle.corpus_sha256 else ""
-    return [*rows, ("training text", ", ".join(filter(None, (training_text(bundle), digest))) or "unknown")]
+    return [*rows, ("training text", ", ".join(filter(None, (text, digest))) or "unknown")]
 
 
 def _model_rows(bundle: ModelBundle) -> list[tuple[str, str]]:

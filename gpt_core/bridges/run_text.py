@@ -13,11 +13,13 @@ MAX_HASHED_BYTES = 64 << 20  # of a text, to find out whether it is the one of a
 
 
 def training_text(bundle: ModelBundle) -> str:
-    """Return the name of the training text without its folder, "" if it is unknown.
+    """Return the name of the training text without its folder, "" if it is unknown or the model was not trained.
 
     A run without `train_file` has the text that is found in the working folder or ships with the program. It is named
     if its digest is that of the run.
     """
+    if not bundle.step:
+        return ""
     settings = bundle.settings
     if name := names_title(settings.train_file):
         return name

@@ -5,7 +5,8 @@ model (tokenizer, forward pass with a KV cache, sampler), and the program of wha
 stream of bytes in base64, cut into elements that the page decodes while the file arrives:
 
     tokenizer   U8, as serialized by `gpt_core.tokenizers.storage`
-    tensors     F32, BF16, or I8: a float32 scale per row, then the values; little-endian, in the order of the model
+    tensors     F32, BF16, or int8 with float32 scales before the values, one per row (I8R) or per column (I8C);
+                little-endian, in the order of the model
 
 With float32, the greedy text of the page is that of `gpt_core.generation`. Fewer bits make a smaller file with rounded
 weights.
@@ -67,7 +68,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class PageModel(msgspec.Struct, frozen=True):
-    """What the page knows of the model besides the stream.
+    """Model as the page reads it, without the stream.
 
     Attributes:
         shape: Shape of the model.
@@ -174,7 +175,7 @@ def stream_parts(weights: StoredWeights, tokenizer: bytes) -> Iterator[Part]:
 
 
 def page_model(bundle: ModelBundle, parts: Iterable[Part]) -> PageModel:
-    """Return what the page knows of a model whose stream has these parts."""
+    """Return the description of a model whose stream has these parts."""
     entries: list[Entry] = []
     end = 0
     for part in parts:
@@ -186,16 +187,17 @@ def page_model(bundle: ModelBundle, parts: Iterable[Part]) -> PageModel:
 
 
 def page_around(bundle: ModelBundle, model: PageModel) -> tuple[bytes, bytes]:
-    """Return the page before and after the elements of the stream."""
+    """Return the text of the page before and after the elements of the stream."""
     style, app = page_file("page.css"), page_file("app.js")
+    text = training_text(bundle)
     policy = (
         f"default-src 'none'; script-src '{_digest(app)}'; style-src '{_digest(style)}'; worker-src blob:; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     values = {
         "policy": policy,
-        "title": html.escape(title_of(bundle)),
-        "about": html.escape(about_text(bundle)),
+        "title": html.escape(title_of(bundle, text)),
+        "about": html.escape(about_text(bundle, text)),
         "version": __version__,
         "style": style,
         "app": app,
@@ -207,24 +209,23 @@ def page_around(bundle: ModelBundle, model: PageModel) -> tuple[bytes, bytes]:
     return before, after
 
 
-def title_of(bundle: ModelBundle) -> str:
-    """Return the title of the page: the preset and the text of the model."""
+def title_of(bundle: ModelBundle, text: str) -> str:
+    """Return the title of the page: the preset of the model, and its training text unless that is ""."""
     preset = bundle.preset_name if bundle.preset_name != CUSTOM else ""
     name = f"{preset} language model".lstrip()
-    text = training_text(bundle) if bundle.step else ""
     return f"{name}, trained on {text}" if text else name
 
 
-def about_text(bundle: ModelBundle) -> str:
-    """Return two sentences that describe the model."""
+def about_text(bundle: ModelBundle, text: str) -> str:
+    """Return two sentences that describe the model and its training text, unless that is ""."""
     count = parameter_count(bundle.settings.shape)
     size = f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
     training = ""
     if bundle.step:
         tuned = "fine-tuned" if bundle.settings.init_from else "trained"
-        text = f" on {name}" if (name := training_text(bundle)) else ""
+        source = f" on {text}" if text else ""
         score = f" to {bundle.scores.bits_per_byte:.2f} bits per byte of held-out text" if bundle.scores else ""
-        training = f", {tuned} for {bundle.step:,} steps{text}{score}"
+        training = f", {tuned} for {bundle.step:,} steps{source}{score}"
     return (
         f"A language model of {size} parameters{training}. "
         "It continues text and is not instruction-tuned; it runs in this page, and what you type stays here."

@@ -72,20 +72,23 @@ def test_text_of_users_is_escaped(tmp_path: Path) -> None:
     assert json.loads(found[1])["prompt"] == SMALL.sample_prompt
 
 
+def about(bundle: ModelBundle) -> str:
+    """Return the description of a model in its page."""
+    return web_page.about_text(bundle, training_text(bundle))
+
+
 def test_the_page_says_what_the_model_is() -> None:
     bundle = small_bundle()
-    assert web_page.about_text(bundle).startswith(
+    assert about(bundle).startswith(
         "A language model of 16,592 parameters, trained for 1,234 steps on Märchen <3.txt "
         "to 2.35 bits per byte of held-out text. "
     )
     unknown = replace(bundle, scores=None, settings=msgspec.structs.replace(bundle.settings, train_file=""))
-    assert "trained for 1,234 steps. It continues" in web_page.about_text(unknown)
-    assert web_page.title_of(unknown) == "language model"
-    assert web_page.about_text(replace(bundle, step=0)).startswith(
-        "A language model of 16,592 parameters. It continues"
-    )
+    assert "trained for 1,234 steps. It continues" in about(unknown)
+    assert web_page.title_of(unknown, training_text(unknown)) == "language model"
+    assert about(replace(bundle, step=0)).startswith("A language model of 16,592 parameters. It continues")
     tuned = replace(bundle, settings=msgspec.structs.replace(bundle.settings, init_from="a.safetensors"))
-    assert ", fine-tuned for 1,234 steps on " in web_page.about_text(tuned)
+    assert ", fine-tuned for 1,234 steps on " in about(tuned)
 
 
 def test_a_text_that_was_found_is_named_if_it_is_the_one_of_the_run(
@@ -98,7 +101,7 @@ def test_a_text_that_was_found_is_named_if_it_is_the_one_of_the_run(
     assert training_text(bundle) == "input.txt"
     assert "trained on input.txt" in model_card(bundle)
     other = replace(bundle, corpus_sha256="0" * 64)
-    assert training_text(other) == ""
+    assert training_text(other) == training_text(replace(bundle, step=0)) == ""
     assert "trained on" not in model_card(other)
 
 
