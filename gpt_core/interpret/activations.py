@@ -138,6 +138,14 @@ def residual_places(model: GPT) -> list[ResidualPlace]:
     return places
 
 
+def residual_logits(model: GPT, residual: Array) -> Array:
+    """Return the logits (N, V) of a residual stream (N, C) of the last batch: final norm and head applied to it."""
+    found = np.empty((len(residual), model.shape.vocab_size), dtype=np.float32)
+    for rows, logits in model.logits_of_residual(residual):
+        found[rows] = logits
+    return found
+
+
 def _softmax_in_place(scores: Array) -> Array:
     """Replace scores by their softmax over the last axis; the maximum is subtracted, so that exp cannot overflow."""
     scores -= scores.max(axis=-1, keepdims=True)
@@ -155,9 +163,7 @@ def _activation(model: GPT, name: str) -> Array:
         number = int(layer)
         found = _block_activation(transformer.blocks[number], stream[number], part, model.shape)
     elif name == LOGITS:
-        found = np.empty((B * T, model.shape.vocab_size), dtype=np.float32)
-        for rows, logits in model.logits_of_residual(stream[-1]):
-            found[rows] = logits
+        found = residual_logits(model, stream[-1])
     else:
         found = transformer.ln_f.forward(stream[-1]) if name == FINAL_NORM else stream[0]
     return np.array(found.reshape(B, T, -1) if found.ndim == 2 else found)

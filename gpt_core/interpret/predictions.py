@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.interpret.activations import residual_places, run
+from gpt_core.interpret.activations import residual_logits, residual_places, run
 from gpt_core.kernels import cross_entropy
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.gpt import GPT
@@ -148,10 +148,7 @@ def lens_logits(model: GPT, place: str, tokens: Ids | None = None) -> Array:
     if place not in places:
         raise ValueError(f"place: got {place!r}, expected one of {', '.join(places)}")
     B, T, _ = model.batch
-    found = np.empty((B * T, model.shape.vocab_size), np.float32)
-    for rows, logits in model.logits_of_residual(places[place]):
-        found[rows] = logits
-    return found.reshape(B, T, -1)
+    return residual_logits(model, places[place]).reshape(B, T, -1)
 
 
 def log_sum_exp(logits: Array) -> tuple[Array, Ids]:
