@@ -7,6 +7,7 @@ import argparse
 import numpy as np
 
 import gpt_core
+from gpt_core.generation.generator import with_bos
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
 
     model = gpt_core.load(options.checkpoint)
     tokenizer = model.tokenizer
-    ids = [tokenizer.BOS, *tokenizer.encode(options.text.encode()).tolist()][: model.settings.seq_len + 1]
+    ids = with_bos(tokenizer, tokenizer.encode(options.text.encode()).tolist())[: model.settings.seq_len + 1]
     logits = model.logits(ids[:-1]).astype(np.float64)  # (T, V): row t scores the token after ids[t]
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))  # softmax, shifted so that exp cannot overflow
     probabilities /= probabilities.sum(axis=1, keepdims=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 import gpt_core
 from gpt_core import interpret
+from gpt_core.generation.generator import sampled_ids, with_bos
 
 
 def main() -> None:
@@ -18,8 +19,8 @@ def main() -> None:
     options = parser.parse_args()
 
     bundle = gpt_core.load(options.checkpoint).bundle
-    model, describe = bundle.gpt(), bundle.tokenizer.describe
-    ids = [bundle.tokenizer.BOS, *bundle.tokenizer.encode(options.text.encode()).tolist()][: model.shape.seq_len]
+    model, tokenizer, describe = bundle.gpt(), bundle.tokenizer, bundle.tokenizer.describe
+    ids = with_bos(tokenizer, tokenizer.encode(options.text.encode()).tolist())[: model.shape.seq_len]
     tokens = np.array([ids], np.int32)  # (B, T)
 
     print("after             next token")
@@ -28,11 +29,10 @@ def main() -> None:
         print(f"{place:16s}  {describe(int(best))} ({p:.3f})")
 
     heads = [part for part in interpret.all_parts(model.shape) if part.kind == "head"]
-    repeated = interpret.repeated_tokens(np.arange(4, len(bundle.tokenizer.vocabulary)), model.shape.seq_len // 2)
+    repeated = interpret.repeated_tokens(np.flatnonzero(sampled_ids(tokenizer)), model.shape.seq_len // 2)
     scores = interpret.head_scores(model, tokens, repeated)
-    inputs, targets = np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
     print("\nhead             previous  induction  change of loss without it")
-    effects = interpret.ablations(model, inputs, targets, heads)
+    effects = interpret.ablations(model, tokens[:, :-1], tokens[:, 1:], heads)
     for part, _, change in sorted(effects, key=lambda effect: -effect.change):
         at = part.layer, part.head
         print(f"{part.name:16s} {scores.previous_token[at]:8.3f}  {scores.induction[at]:9.3f}  {change:+.4f}")

@@ -23,7 +23,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked, parsed
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.training_state import TrainingState
-from gpt_core.generation.generator import Generator, prompt_bytes
+from gpt_core.generation.generator import Generator, prompt_bytes, with_bos
 from gpt_core.generation.sampler import Sampling
 from gpt_core.home import expand_home
 from gpt_core.interpret.predictions import token_losses
@@ -448,8 +448,7 @@ class Model:
             text: Text, as one document without its end.
         """
         tokenizer, T = self.tokenizer, self.settings.seq_len
-        opening = [tokenizer.BOS] if tokenizer.adds_bos else []
-        ids = np.array([*opening, *tokenizer.encode(prompt_bytes(text)).tolist()], np.int32)
+        ids = np.array(with_bos(tokenizer, tokenizer.encode(prompt_bytes(text)).tolist()), np.int32)
         windows = [ids[None, first : first + T + 1] for first in range(0, len(ids) - 1, T)]
         losses = [token_losses(self._model(), window)[0] for window in windows]
         return TokenLosses(ids[1:], np.concatenate([np.empty(0, np.float32), *losses]))

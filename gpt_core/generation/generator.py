@@ -111,8 +111,7 @@ class Generator:
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         ids, unsettled = split_prompt(self.tokenizer, prompt_bytes(prompt))
-        opening = [self.tokenizer.BOS] if self.tokenizer.adds_bos or not ids else []
-        for token in self.tokens([*opening, *ids], sampling, unsettled):
+        for token in self.tokens(with_bos(self.tokenizer, ids), sampling, unsettled):
             spelled = self.tokenizer.token_bytes(token)
             shown, unsettled = spelled[len(unsettled) :], unsettled[len(spelled) :]
             if text := decoder.decode(shown):
@@ -191,6 +190,11 @@ def prompt_bytes(prompt: str) -> bytes:
         return prompt.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return prompt.encode("utf-8", "replace")
+
+
+def with_bos(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """Return the ids that a model reads: those of a text, after `<bos>` if the tokenizer adds it or there are none."""
+    return [tokenizer.BOS, *ids] if tokenizer.adds_bos or not ids else list(ids)
 
 
 def sampled_ids(tokenizer: Tokenizer) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gpt_core import interpret
 from gpt_core.errors import ConfigError
-from gpt_core.generation.generator import prompt_bytes, sampled_ids
+from gpt_core.generation.generator import prompt_bytes, sampled_ids, with_bos
 from gpt_core.interpret.ablation import AblationKind
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.gpt import GPT
@@ -71,6 +71,10 @@ class Subject:
         """The ids as a batch of one sequence (1, T)."""
         return self.ids[None]
 
+    def inputs_and_targets(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the ids but the last, and those that follow each of them (1, T - 1)."""
+        return self.batch[:, :-1], self.batch[:, 1:]
+
     def text(self, token: int) -> str:
         """Return a token as printable text."""
         return self.tokenizer.describe(int(token))
@@ -94,9 +98,7 @@ class Subject:
 def subject_of(bundle: ModelBundle, text: str, progress: Progress = ignore_progress) -> Subject:
     """Return the model with the beginning of a text that fits into its context."""
     tokenizer = bundle.tokenizer
-    ids = tokenizer.encode(prompt_bytes(text)).tolist()
-    if tokenizer.adds_bos or not ids:
-        ids.insert(0, tokenizer.BOS)
+    ids = with_bos(tokenizer, tokenizer.encode(prompt_bytes(text)).tolist())
     fitting = np.array(ids[: bundle.settings.seq_len], np.int32)
     return Subject(bundle.gpt(), tokenizer, fitting, len(ids), progress)
 
@@ -254,8 +256,7 @@ def ablation_view(subject: Subject, choices: Choices) -> View:
     subject.require_two("ablation")
     parts = interpret.all_parts(subject.gpt.shape)
     effects = []
-    inputs, targets = np.ascontiguousarray(subject.batch[:, :-1]), np.ascontiguousarray(subject.batch[:, 1:])
-    for effect in interpret.ablations(subject.gpt, inputs, targets, parts, choices.ablation):
+    for effect in interpret.ablations(subject.gpt, *subject.inputs_and_targets(), parts, choices.ablation):
         effects.append(effect)
         subject.progress("ablation", len(effects) / len(parts))
     intact = effects[0].loss - effects[0].change
@@ -334,7 +335,7 @@ def health_view(subject: Subject, _: Choices) -> View:
     """Return the norm of each tensor, that of its gradient on the text, and the MLP units that never fire."""
     subject.require_two("health")
     gpt, gradients = subject.gpt, Parameters(subject.gpt.shape)
-    inputs, targets = np.ascontiguousarray(subject.batch[:, :-1]), np.ascontiguousarray(subject.batch[:, 1:])
+    inputs, targets = subject.inputs_and_targets()
     gpt.loss_and_gradients(inputs, targets, gradients, 1 / targets.size)
     dead = interpret.dead_units(gpt)
     stats = interpret.weight_stats(gpt.parameters, gradients)
