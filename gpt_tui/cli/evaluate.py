@@ -17,7 +17,7 @@ from gpt_core.training.setup import eval_text_of_run, named_text
 from gpt_tui.cli.options import load_model
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity
-from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.sanitize import one_line, valid_utf8
 
 
 class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
@@ -50,7 +50,7 @@ def evaluate(options: Namespace) -> int:
             model.settings.micro_batch,
             lambda done, total: waiting(f"evaluating on {Path(name).name}", done / total),
         )
-    found = Evaluation(model.step, *result, str(model.path), name, "run" if of_run else "other")
+    found = Evaluation(model.step, *result, valid_utf8(str(model.path)), name, "run" if of_run else "other")
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:

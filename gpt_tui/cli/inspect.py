@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from argparse import Namespace
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from gpt_core import files
 from gpt_core.errors import EXIT_OK, ConfigError, SaveError
@@ -23,7 +22,7 @@ from gpt_tui.headless.inside.view import View
 from gpt_tui.headless.inside.views import VIEWS, Choices, Subject, subject_of
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer
-from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.sanitize import one_line, valid_utf8
 
 DEFAULT_VIEW = "tokens"
 
@@ -53,7 +52,7 @@ def inspect(options: Namespace) -> int:
         write_page(path, title, views)
         print(one_line(f"{path}: {', '.join(names)}", 1000))
     elif options.json:
-        print(json.dumps(json_of(bundle, subject, names[0], views[0]), allow_nan=False))
+        print(msgspec.json.encode(json_of(bundle, subject, names[0], views[0])).decode())
     else:
         print(title)
         print_view(views[0])
@@ -98,18 +97,8 @@ def whole_number(value: str | None, option: str) -> int | None:
 
 
 def json_of(bundle: ModelBundle, subject: Subject, name: str, view: View) -> dict[str, Any]:
-    """Return a view for programs. Numbers that are not finite are null."""
-    values = {
-        "model": str(bundle.path), "step": bundle.step, "view": name, "read_tokens": len(subject.ids),
+    """Return a view for programs. As JSON, numbers that are not finite are null."""
+    return {
+        "model": valid_utf8(str(bundle.path)), "step": bundle.step, "view": name, "read_tokens": len(subject.ids),
         "text_tokens": subject.total, **view.data,
     }  # fmt: skip
-    return {key: finite(value) for key, value in values.items()}
-
-
-def finite(value: Any) -> Any:
-    """Return data for JSON with None in the place of numbers that are not finite."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

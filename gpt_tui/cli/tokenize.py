@@ -19,7 +19,7 @@ from gpt_core.training.setup import named_text, text_sources
 from gpt_tui.cli.options import report_text_note, resolve_settings, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer, short
-from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.sanitize import one_line, valid_utf8
 
 
 class Tokenization(msgspec.Struct, frozen=True):
@@ -93,7 +93,8 @@ def tokenized(source: TextSource, tokenizer: Tokenizer, origin: str) -> Tokeniza
         same = same and tokenizer.decode(ids.tolist()) == block
     bytes_per_token = total / tokens if tokens else 0.0
     mb_per_s = total / seconds / 1e6 if seconds else 0.0
-    return Tokenization(source.name, total, tokens, bytes_per_token, same, mb_per_s, tokenizer.vocab_size, origin)
+    name, origin = valid_utf8(source.name), valid_utf8(origin)
+    return Tokenization(name, total, tokens, bytes_per_token, same, mb_per_s, tokenizer.vocab_size, origin)
 
 
 def tokenizer_of(settings: Settings) -> tuple[Tokenizer, str]:

@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return _LINE_END_RETURNS.sub("", text).translate(_PICTURES)
 
 
+def valid_utf8(text: str) -> str:
+    """Return `text` with lone surrogates escaped: bytes of file names that are not UTF-8, which JSON cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def one_line(text: str, max_length: int = 400) -> str:
     """Return `printable` text on one line of at most `max_length` characters, truncated with an ellipsis."""
     line = " ".join(printable(text).split())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from gpt_core.errors import SaveError
 from gpt_tui.app import launch
 from gpt_tui.cli import main as cli
 from gpt_tui.cli import train
+from tests.cli.conftest import Result
 
 
 @pytest.mark.parametrize(
@@ -114,3 +118,21 @@ def test_an_unexpected_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpt_tui.cli.config.config", fail)
     with pytest.raises(ZeroDivisionError):
         cli.main(["config"])
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8")
+@pytest.mark.parametrize(
+    ("command", "field"), [(("inspect", "It"), "model"), (("evaluate",), "model"), (("tokenize",), "tokenizer_from")]
+)
+def test_json_escapes_bytes_of_file_names_that_are_not_utf8(
+    command: tuple[str, ...], field: str, program: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    model, text = tmp_path / "m\udc80.safetensors", tmp_path / "t\udc80.txt"
+    model.symlink_to(trained / "models" / "best_model.safetensors")
+    text.write_text("It was")
+    files = [str(text)] if command == ("tokenize",) else []
+    run = program(*command, *files, "--json", "--model", str(model))
+    assert (run.returncode, run.stderr) == (0, "")
+    found = json.loads(run.stdout)
+    assert found[field] == str(tmp_path / r"m\udc80.safetensors")
+    assert not files or found["file"] == str(tmp_path / r"t\udc80.txt")
