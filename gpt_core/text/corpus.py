@@ -44,25 +44,32 @@ def find_training_text(start: Path | None = None) -> Path:
     """
     own = (start or Path()) / "data"
     for folder in [own, *shipped_folders()]:
+        errors: list[OSError] = []
+        found = list(files_under(folder, errors.append))
         for names in (TRAINING_NAMES, OTHER_TRAINING_NAMES):
-            if (path := _first_named(folder, names)) is not None:
+            if (path := _first_named(folder, found, names)) is not None:
                 return path
         if folder == own:
-            if (path := _other_text(own, "train|input")) is not None:
+            if (path := _other_text(own, found, "train|input")) is not None:
                 return path
-            _require_no_obstacle(own)
+            _require_no_obstacle(own, found, errors)
     raise CorpusError(
         f"no training text: {own / 'raw' / 'train.en'} does not exist; create it, or name a text with --train-file"
     )
 
 
-def _first_named(folder: Path, names: tuple[str, ...]) -> Path | None:
+def _first_named(folder: Path, found: list[Path], names: tuple[str, ...]) -> Path | None:
     """Return the file of the first of these names in `raw/`, else the first one anywhere in the folder.
+
+    Args:
+        folder: Folder to search.
+        found: Its files (see `files_under`).
+        names: Names to search for.
 
     Raises:
         CorpusError: It is a broken link.
     """
-    for path in [*(folder / "raw" / name for name in names), *files_under(folder)]:
+    for path in [*(folder / "raw" / name for name in names), *found]:
         if path.name in names:
             if os.path.isfile(path):
                 return path
@@ -70,7 +77,7 @@ def _first_named(folder: Path, names: tuple[str, ...]) -> Path | None:
     return None
 
 
-def _other_text(folder: Path, stems: str) -> Path | None:
+def _other_text(folder: Path, found: list[Path], stems: str) -> Path | None:
     """Return the name of a text of another kind: a file, a pattern of numbered files, or a folder.
 
     It is the first file such as `train.jsonl.gz` anywhere in the folder; where the files are numbered, as in
@@ -78,13 +85,14 @@ def _other_text(folder: Path, stems: str) -> Path | None:
 
     Args:
         folder: Folder to search.
+        found: Its files (see `files_under`).
         stems: Names without suffix, separated by `|`.
 
     Raises:
         CorpusError: It is a broken link.
     """
     name = re.compile(rf"(?P<stem>{stems})(?:-\d+-of-(?P<count>\d+))?(?P<suffix>{_SUFFIX})", re.IGNORECASE)
-    for path in files_under(folder):
+    for path in found:
         if match := name.fullmatch(path.name):
             require_unbroken(path)
             if match["count"]:
@@ -104,17 +112,21 @@ def require_unbroken(path: Path) -> None:
         )
 
 
-def _require_no_obstacle(folder: Path) -> None:
-    """Raise CorpusError if a text in the folder may be hidden by a broken link or by a folder that cannot be read."""
+def _require_no_obstacle(folder: Path, found: list[Path], errors: list[OSError]) -> None:
+    """Raise CorpusError if a text in the folder may be hidden by a broken link or by a folder that cannot be read.
 
-    def unreadable(error: OSError) -> None:
+    Args:
+        folder: Folder that was searched.
+        found: Its files (see `files_under`).
+        errors: Errors of folders that cannot be read.
+    """
+    require_unbroken(folder)
+    for error in errors:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise CorpusError(
                 f"{error.filename} cannot be read: {files.reason(error)}; name a training text with --train-file"
             )
-
-    require_unbroken(folder)
-    for path in files_under(folder, unreadable):
+    for path in found:
         if not path.name.startswith("."):
             require_unbroken(path)
 
@@ -177,14 +189,16 @@ def find_eval_text(start: Path | None = None, training_text: Path | None = None)
             return False
         return (is_shipped or not is_shipped_text(path)) and path.resolve() != training_text.resolve()
 
-    for folder in [(start or Path()) / "data", *(shipped_folders() if is_shipped else [])]:
-        found = list(files_under(folder))
+    own = (start or Path()) / "data"
+    own_files = list(files_under(own))
+    for folder in [own, *(shipped_folders() if is_shipped else [])]:
+        found = own_files if folder == own else list(files_under(folder))
         named = [path for path in found if "eval" in path.name and path.name.endswith(".en")]
         named += [path for path in found if path.name in EVAL_NAMES]
         for path in [folder / "test" / "eval.en", *named]:
             if is_eval(path):
                 return path
-    other = _other_text((start or Path()) / "data", "eval|val|validation")
+    other = _other_text(own, own_files, "eval|val|validation")
     is_usable = other is not None and other.resolve() != training_text.resolve() and not is_shipped_text(other)
     return other if is_usable else None
 
