@@ -44,10 +44,10 @@ class MemoryEstimate(NamedTuple):
 class CorpusStats(NamedTuple):
     """Texts of a run and their token counts."""
 
-    train_name: str
+    train_title: str
     train_bytes: int
     """of its files"""
-    eval_name: str
+    eval_title: str
     """"" if the eval text is held out of the training text"""
     train_tokens: int
     """without those that are held out"""
@@ -140,7 +140,7 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
         eval_tokens = round(tokens * settings.val_frac)
         tokens -= eval_tokens
     return CorpusStats(
-        train.name, preview.raw_bytes, held_out.name if held_out else "", tokens, eval_tokens, found.counted,
+        train.title, preview.raw_bytes, held_out.title if held_out else "", tokens, eval_tokens, found.counted,
         text_note(settings, train), len(train.files), preview.documents, preview.is_exact, found.bytes_per_token,
         preview.words,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import NamedTuple
 
 from gpt_core.bench.estimate import (
@@ -122,10 +121,10 @@ def text_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         return [Row("text", one_line(problem), "dim" if problem == READING else "bad")]
     files = f", {integer(texts.files)} files" if texts.files > 1 else ""
     rows = [
-        Row("text", f"{one_line(title(texts.train_name))}{files}, {size(texts.train_bytes)}"),
+        Row("text", f"{one_line(texts.train_title)}{files}, {size(texts.train_bytes)}"),
         *([Row(WORDS, one_line(texts.words, MAX_WORDS))] if texts.words else []),
         *([Row("note", one_line(texts.note, 300), "bad")] if texts.note else []),
-        Row("eval text", one_line(title(texts.eval_name)) if texts.eval_name else "held out of it"),
+        Row("eval text", one_line(texts.eval_title) if texts.eval_title else "held out of it"),
     ]
     if settings.overfit_tiny:
         return [*rows, Row("lines", f"the first {integer(settings.overfit_lines)}")]
@@ -139,11 +138,6 @@ def text_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         Row("epoch", f"{about}{short(texts.train_tokens)} tokens"),
         Row("", f"{about}{integer(steps)} step{'s' * (steps != 1)}"),
     ]
-
-
-def title(name: str) -> str:
-    """Return the last component of the name of a text."""
-    return PurePath(name).name or name
 
 
 def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:

@@ -134,7 +134,7 @@ def test_a_cache_of_another_text_or_vocabulary_is_ignored(tmp_path: Path) -> Non
 def test_held_out_tokens_are_not_trained_on(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, eval_file="", val_frac=0.25)
     found = read_corpus_stats(settings)
-    assert found.eval_name == ""
+    assert found.eval_title == ""
     assert found.eval_tokens / (found.train_tokens + found.eval_tokens) == pytest.approx(0.25, abs=0.01)
 
 
@@ -153,7 +153,7 @@ def test_the_statistics_of_a_text_of_several_files_are_those_of_its_run(tmp_path
     (folder / "b.jsonl").write_text('{"text": "One record of the text."}\n' * 40)
     settings = tiny_settings(tmp_path, train_file=str(folder), eval_file="", val_frac=0.1)
     guess = read_corpus_stats(settings)
-    assert (guess.train_name, guess.files, guess.documents, guess.documents_counted) == (str(folder), 2, 42, True)
+    assert (guess.train_title, guess.files, guess.documents, guess.documents_counted) == ("texts", 2, 42, True)
     assert (guess.words, guess.counted) == ("Über die Brücke. / Zwei.", False)
     trainer = opened(settings)
     trainer.run.store.close()

@@ -18,7 +18,7 @@ PRECISION = PrecisionChoice("bfloat16", "1.5 times as fast as float32")
 def fake_texts(_settings: Settings) -> CorpusStats:
     """Return fixed statistics."""
     return CorpusStats(
-        "data/raw/train.en", 3_558_180, "data/test/eval.en", 1_205_806, 158_209, True, documents=11_402,
+        "train.en", 3_558_180, "eval.en", 1_205_806, 158_209, True, documents=11_402,
         bytes_per_token=2.95, words="It is a truth universally acknowledged",
     )  # fmt: skip
 

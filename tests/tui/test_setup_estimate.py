@@ -77,7 +77,7 @@ def test_the_estimate_shows_a_sample_of_the_text():
     assert rows["begins"] == "It is a truth universally acknowledged"
     assert rows["documents"] == "11.4k"
     assert "2.95 bytes per token" in rows.values()
-    several = fake_texts(NANO)._replace(train_name="texts/", files=12, counted=False, documents_counted=False)
+    several = fake_texts(NANO)._replace(train_title="texts", files=12, counted=False, documents_counted=False)
     rows = shown(RunEstimate(NANO, texts=several))
     assert rows["text"] == "texts, 12 files, 3.6 MB"
     assert rows["documents"] == "about 11.4k"

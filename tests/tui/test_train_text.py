@@ -31,6 +31,14 @@ def test_the_welcome_names_texts_that_are_not_used():
     assert "note" not in dict(preview_rows(SETUP, {}))
 
 
+def test_the_welcome_names_a_problem_in_place_of_the_texts():
+    problem = "init_from: x.safetensors: No such file or directory"
+    rows = dict(preview_rows(SETUP._replace(problem=problem, note="data/ has book.txt"), {}))
+    assert rows["problem"] == problem
+    assert not rows.keys() & {"text", "eval text", "note"}
+    assert "problem" not in dict(preview_rows(SETUP, {}))
+
+
 def plain(markup: str) -> str:
     return Content.from_markup(markup).plain
 

@@ -86,26 +86,24 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str]) -> list[tuple[
     tokens = settings.batch_size * settings.seq_len
     eval_text = preview.eval_file or f"the last {percent(settings.val_frac)} of the text"
     memory = size(training_state_bytes(shape, settings.optimizer))
-    rows = [
+    texts = [("problem", preview.problem)]
+    if not preview.problem:
+        notes = [("note", preview.note)] if preview.note else []
+        texts = [("text", text_and_size(preview)), *notes, ("eval text", eval_text)]
+    changed = ", ".join(f"{name} {one_line(text)}" for name, text in changes.items())
+    return [
+        *([("weights", start_text(preview.start))] if preview.start is not None else []),
         ("model", f"{preview.model}, {integer(parameters)} parameters"),
         ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
-        ("text", preview.problem or text_and_size(preview)),
+        *texts,
         (
             "batch",
             f"{settings.batch_size} × {settings.seq_len} = {integer(tokens)} tokens per step, {length(settings)}",
         ),
         ("memory", f"{memory} for weights and optimizer, plus activations"),
         ("saves", f"{one_line(settings.models_dir)}/, {saving(settings)}"),
+        *([("changed", changed)] if changes else []),
     ]
-    if preview.start is not None:
-        rows.insert(0, ("weights", start_text(preview.start)))
-    if changes:
-        rows.append(("changed", ", ".join(f"{name} {one_line(text)}" for name, text in changes.items())))
-    notes = [("note", preview.note)] if preview.note else []
-    if preview.problem:
-        return rows
-    after_text = [label for label, _ in rows].index("text") + 1
-    return [*rows[:after_text], *notes, ("eval text", eval_text), *rows[after_text:]]
 
 
 def start_text(info: CheckpointInfo) -> str:

@@ -181,7 +181,7 @@ class Welcome(VerticalScroll):
         what = "Train a GPT from scratch" if preview.start is None else "Fine-tune a trained GPT"
         lines = [Content.styled(f"{what}, watch it learn, chat with it.", "bold"), Content("")]
         for label, text in rows:
-            style = "bold $error" if label == "text" and preview.problem else ""
+            style = "bold $error" if label == "problem" else ""
             for part in textwrap.wrap(one_line(text), self._text_width - LABEL_WIDTH):
                 lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$muted"), (part, style)))
                 label = ""
