@@ -7,7 +7,7 @@ from gpt_core.errors import CorpusError
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.text.corpus import find_training_text
 from gpt_core.text.reader import text_sha256
-from gpt_core.text.source import text_source
+from gpt_core.text.source import text_of
 
 MAX_HASHED_BYTES = 64 << 20  # of a text, to find out whether it is the one of a run
 
@@ -24,10 +24,7 @@ def training_text(bundle: ModelBundle) -> str:
     if name := names_title(settings.train_file):
         return name
     try:
-        source = text_source(
-            find_training_text(), encoding=settings.encoding, text_field=settings.text_field,
-            allow_binary=settings.allow_binary,
-        )  # fmt: skip
+        source = text_of(settings, find_training_text())
         size = sum(path.stat().st_size for path in source.files)
         if size <= MAX_HASHED_BYTES and text_sha256(source) == bundle.corpus_sha256:
             return source.title

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
 from gpt_core.text.file_search import find_files
 
@@ -61,6 +62,13 @@ def text_source(
     files = find_files(words)
     name = words[0] if len(words) == 1 else f"{words[0]} and {len(words) - 1} more"
     return TextSource(name, files, _cache_path(words, files), encoding, text_field, allow_binary)
+
+
+def text_of(settings: Settings, names: PathLike | Iterable[PathLike]) -> TextSource:
+    """Find the files of a text, to be read as the settings say. Raises CorpusError as `text_source`."""
+    return text_source(
+        names, encoding=settings.encoding, text_field=settings.text_field, allow_binary=settings.allow_binary
+    )
 
 
 def _cache_path(names: list[str], files: tuple[Path, ...]) -> Path:

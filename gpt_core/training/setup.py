@@ -25,7 +25,7 @@ from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.first_words import first_words, opening
 from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.text.reader import first_lines, require_readable, text_sha256
-from gpt_core.text.source import PathLike, TextSource, text_source
+from gpt_core.text.source import PathLike, TextSource, text_of
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
@@ -196,9 +196,7 @@ def named_text(settings: Settings, names: PathLike | Iterable[PathLike]) -> Text
     Raises:
         CorpusError: A file cannot be read or is not text.
     """
-    source = text_source(
-        names, encoding=settings.encoding, text_field=settings.text_field, allow_binary=settings.allow_binary
-    )
+    source = text_of(settings, names)
     require_readable(source)
     return source
 
