@@ -7,14 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from gpt_tui.shared.ramp import luminance, shade
+from gpt_tui.shared.contrast import contrast, luminance
+from gpt_tui.shared.ramp import shade
 
 LEVELS = [step / 8 for step in range(1, 9)]
-
-
-def contrast(a: str, b: str) -> float:
-    low, high = sorted((luminance(a), luminance(b)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("dark", [True, False])

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from gpt_tui.shared.contrast import luminance
+
 STEPS = 32  # colours of a ramp: more cannot be told apart
 MIN_LEVEL = 0.02  # below it, text has no background
 
@@ -47,13 +49,6 @@ def shade(level: float, *, dark: bool = True) -> Shade | None:
     rgb = _srgb(lightness, chroma, math.radians(hue))
     background = "#" + "".join(f"{round(value * 255):02x}" for value in rgb)
     return Shade(background, "#000000" if luminance(background) > 0.179 else "#ffffff")
-
-
-def luminance(color: str) -> float:
-    """Return the relative luminance of `#rrggbb`, as WCAG defines it."""
-    values = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    r, g, b = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
 def _srgb(lightness: float, chroma: float, hue: float) -> tuple[float, ...]:

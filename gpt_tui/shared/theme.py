@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from textual.color import Color
 from textual.theme import Theme
 
+from gpt_tui.shared.contrast import contrast
+
 
 def _theme(
     name: str, *, dark: bool, primary: str, secondary: str, accent: str, error: str, success: str, foreground: str,
@@ -64,18 +66,6 @@ def run_colours(dark: bool) -> dict[str, str]:
     return {f"run-{number}": colour for number, colour in enumerate(RUNS_ON_DARK if dark else RUNS_ON_LIGHT, 1)}
 
 
-def luminance(colour: Color) -> float:
-    """Return the relative luminance of an opaque colour, as WCAG 2 defines it."""
-    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour.normalized]
-    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-
-def contrast(colour: Color, other: Color) -> float:
-    """Return the contrast ratio of two opaque colours, 1 to 21, as WCAG 2 defines it."""
-    darker, lighter = sorted((luminance(colour), luminance(other)))
-    return (lighter + 0.05) / (darker + 0.05)
-
-
 def legible(colour: Color, grounds: Sequence[Color], ratio: float, *, dark: bool) -> Color:
     """Return the colour, lightened in a dark theme or darkened in a light one until it has a contrast ratio.
 
@@ -88,7 +78,7 @@ def legible(colour: Color, grounds: Sequence[Color], ratio: float, *, dark: bool
     extreme = Color.parse("#ffffff" if dark else "#000000")
     for percent in range(100):
         found = colour.blend(extreme, percent / 100)
-        if all(contrast(found, ground) >= ratio for ground in grounds):
+        if all(contrast(found.hex6, ground.hex6) >= ratio for ground in grounds):
             return found
     return extreme
 
@@ -142,7 +132,8 @@ def own_variables(theme: Theme) -> dict[str, str]:
             "muted": muted,
             "text-disabled": muted,
             "on-primary": next(
-                (each.hex for each in on_primary if contrast(each, primary) >= TEXT_CONTRAST), on_primary[0].hex
+                (each.hex for each in on_primary if contrast(each.hex6, primary.hex6) >= TEXT_CONTRAST),
+                on_primary[0].hex,
             ),
             "faint": text(background.blend(foreground, 0.35), GRAPHICS_CONTRAST),
         }
