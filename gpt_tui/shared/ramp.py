@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gpt_tui.shared.contrast import luminance
 
-STEPS = 32  # colours of a ramp: more cannot be told apart
+STEPS = 32  # colours of a ramp: more would look alike
 MIN_LEVEL = 0.02  # below it, text has no background
 
 

@@ -1,4 +1,4 @@
-"""Views as one HTML page, which needs neither a network nor a script: for slides and for a class."""
+"""Views as one HTML page without scripts and without requests to a network."""
 
 from __future__ import annotations
 

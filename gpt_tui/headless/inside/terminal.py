@@ -1,4 +1,4 @@
-"""A view as text: in colours on a terminal, plain elsewhere. Every colour stands beside its number."""
+"""A view as text: in colours on a terminal, plain elsewhere. The tables hold all coloured values as numbers, too."""
 
 from __future__ import annotations
 

@@ -53,12 +53,12 @@ class View:
 
     Attributes:
         title: Name of the view.
-        lines: What it shows, in words and numbers.
+        lines: Summary and explanation.
         passage: Tokens of the text, each with its level; empty if the view colours no text.
         legend: Levels of the passage, each with its value.
         heatmaps: Pictures, for pages.
-        tables: The numbers.
-        data: The view for programs, with plain numbers: values for JSON.
+        tables: Tables of the values.
+        data: Values for JSON, with plain numbers.
     """
 
     title: str

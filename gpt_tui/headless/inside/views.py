@@ -139,7 +139,7 @@ def tokens_view(subject: Subject, _: Choices) -> View:
 
 
 def bits_per_token(bits: NDArray[np.float32]) -> str:
-    """Return the mean surprise in words."""
+    """Return the mean surprise as text."""
     return f"{fixed(float(bits.mean()), 2)} bits per token" if len(bits) else "no token with a prediction"
 
 
@@ -163,7 +163,7 @@ def lens_view(subject: Subject, _: Choices) -> View:
 
 
 def place_name(place: str) -> str:
-    """Return a place of the residual stream for people: `h.0.resid_mid` is `attn 0`, `h.0.out` is `mlp 0`."""
+    """Return the displayed name of a residual place: `h.0.resid_mid` is `attn 0`, `h.0.out` is `mlp 0`."""
     if not place.startswith("h."):
         return place
     _, layer, name = place.split(".")
@@ -276,10 +276,10 @@ def ablation_view(subject: Subject, choices: Choices) -> View:
 
 
 def part_name(part: interpret.Part) -> str:
-    """Return a part of the model for people."""
+    """Return the displayed name of a part of the model."""
     return {
         "head": f"layer {part.layer} head {part.head}", "attn": f"layer {part.layer} attention",
-        "mlp": f"layer {part.layer} MLP", "block": f"layer {part.layer}, all of it",
+        "mlp": f"layer {part.layer} MLP", "block": f"layer {part.layer} block",
     }[part.kind]  # fmt: skip
 
 
