@@ -222,7 +222,7 @@ def named_preset(settings: Settings, preset_name: str) -> str:
 def note(name: str) -> str:
     """Return the meaning of a field, for the column beside it."""
     return (
-        "sets all fields except texts, folder, freeze, threads and seed"
+        "sets all fields except texts, folder, fine-tuning, threads and seed"
         if name == "preset"
         else fields()[name].description
     )
