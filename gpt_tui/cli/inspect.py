@@ -25,6 +25,8 @@ from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.sanitize import one_line, valid_utf8
 
 DEFAULT_VIEW = "tokens"
+VIEW_OF_OPTION = {"layer": "attention", "head": "attention", "next": "attribution", "mean": "ablation"}
+"""The view that an option is for"""
 
 
 def inspect(options: Namespace) -> int:
@@ -32,6 +34,10 @@ def inspect(options: Namespace) -> int:
     if options.json and options.html is not None:
         raise ConfigError("got --json and --html, expected one of them")
     path = None if options.html is None else new_page(options.html)
+    names = [options.view or DEFAULT_VIEW] if path is None or options.view else list(VIEWS)
+    for option, view in VIEW_OF_OPTION.items():
+        if getattr(options, option) not in (None, False) and view not in names:
+            raise ConfigError(f"--{option} has no effect on the view {names[0]}; add --view {view}")
     text = options.text
     if text == STANDARD_INPUT:
         text = standard_input_text("TEXT", "give the text as an argument")
@@ -40,7 +46,6 @@ def inspect(options: Namespace) -> int:
         "mean" if options.mean else "zero", with_pictures=path is not None,
     )  # fmt: skip
     bundle = load_model(options)
-    names = [options.view or DEFAULT_VIEW] if path is None or options.view else list(VIEWS)
     with ProgressLine() as progress:
         subject = subject_of(bundle, text, progress)
         views = [VIEWS[name](subject, choices) for name in names]

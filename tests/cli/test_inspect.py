@@ -195,6 +195,8 @@ def test_the_text_is_read_from_standard_input_and_may_be_empty(program: Callable
         (["a", "--view", "attention", "--layer", "0", "--head", "2"], "--head: got 2, expected a whole number from 0"),
         (["a", "--view", "attention", "--head", "0"], "got --head without --layer, expected both for one head"),
         (["a", "--view", "attribution", "--next", ""], "--next: got no text, expected text that begins with"),
+        (["a", "--mean"], "--mean has no effect on the view tokens; add --view ablation"),
+        (["a", "--view", "lens", "--layer", "0"], "--layer has no effect on the view lens; add --view attention"),
         (["a", "--view", "neurons"], "argument --view: invalid choice: 'neurons'"),
         (["a", "--model", "nowhere.safetensors"], "nowhere.safetensors"),
         ([], "the following arguments are required: TEXT"),

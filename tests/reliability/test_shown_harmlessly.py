@@ -77,7 +77,7 @@ def test_a_reply_of_escape_sequences_reaches_the_terminal_as_text(hostile: Path)
         ["--train-only", "--preset", HOSTILE],
         ["generate", "x", "--model", HOSTILE],
         ["inspect", "x", "--model", HOSTILE],
-        ["inspect", "x", "--layer", HOSTILE],
+        ["inspect", "x", "--view", "attention", "--layer", HOSTILE],
         ["evaluate", "--model", HOSTILE],
         ["tokenize", HOSTILE],
         ["verify", HOSTILE],
