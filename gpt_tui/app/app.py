@@ -30,6 +30,7 @@ from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.controller import OpenRun, TrainingController
+from gpt_tui.session.models import MakeGenerator, make_generator
 from gpt_tui.session.outcome_text import divergence, ending, verdict
 from gpt_tui.session.run_state import divergence_so_far, is_unsaved
 from gpt_tui.shared.bindings import bindings
@@ -42,7 +43,6 @@ from gpt_tui.shared.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette
-from gpt_tui.tabs.chat.models import MakeGenerator, make_generator
 from gpt_tui.tabs.train.presenter import next_steps
 
 DRAIN_INTERVAL_S = 0.25

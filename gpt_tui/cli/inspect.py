@@ -18,9 +18,10 @@ from gpt_tui.cli.generate import STANDARD_INPUT, standard_input_text
 from gpt_tui.cli.options import load_model, typed_path
 from gpt_tui.headless.inside.page import page
 from gpt_tui.headless.inside.terminal import print_view
-from gpt_tui.headless.inside.view import View
-from gpt_tui.headless.inside.views import VIEWS, Choices, Subject, subject_of
 from gpt_tui.headless.progress_line import ProgressLine
+from gpt_tui.session.inside.subject import Subject, subject_of
+from gpt_tui.session.inside.view import View
+from gpt_tui.session.inside.views import VIEWS, Choices
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.sanitize import one_line, valid_utf8
 

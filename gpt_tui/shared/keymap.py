@@ -95,7 +95,7 @@ KEYS: tuple[Key, ...] = (
         "chat"),
     Key("chat.copy", "ctrl+y", "copy_reply", "Copy", "Copy the last reply; of two, each in turn", "chat", footer=True),
     Key("chat.clear", "ctrl+l", "clear_chat", "Clear", "Clear the conversation", "chat"),
-    Key("chat.fields", "f6", "switch_side", "Settings", "Move between the prompt and the settings", "chat",
+    Key("chat.fields", "f7", "switch_side", "Settings", "Move between the prompt and the settings", "chat",
         footer=True),
     Key("chat.earlier", "up", "move(-1)", "Earlier prompt", "Previous prompt; in the settings, previous field", "chat"),
     Key("chat.later", "down", "move(1)", "Later prompt", "Next prompt; in the settings, next field", "chat"),

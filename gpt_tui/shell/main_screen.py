@@ -16,6 +16,7 @@ from gpt_core.training.events import RunStarted
 from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.session.controller import TrainingController
+from gpt_tui.session.models import MakeGenerator, ModelLoader
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_preview import RunPreview, model_name, run_name
 from gpt_tui.shared.dialogs import unsaved_question
@@ -23,7 +24,6 @@ from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shell.banner import Banner
 from gpt_tui.shell.header import HeaderBar
-from gpt_tui.tabs.chat.models import ChatModels, MakeGenerator
 from gpt_tui.tabs.chat.pane import ChatTab
 from gpt_tui.tabs.chat.presenter import initial_texts
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
@@ -44,7 +44,7 @@ class MainScreen(Screen[None]):
         super().__init__()
         self._controller = controller
         self._watched = watched
-        self._models = ChatModels(controller, settings.models_dir)
+        self._models = ModelLoader(controller, settings.models_dir)
         self._shown_phase: Phase | None = None
         self._shown_start: RunStarted | None = None
         self._header_drawn_s = 0.0

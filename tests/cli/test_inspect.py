@@ -23,7 +23,8 @@ from gpt_core import interpret
 from gpt_tui.cli.inspect import json_of
 from gpt_tui.cli.main import INSPECT_VIEWS
 from gpt_tui.headless.inside.page import page, png
-from gpt_tui.headless.inside.views import VIEWS, Choices, subject_of
+from gpt_tui.session.inside.subject import subject_of
+from gpt_tui.session.inside.views import VIEWS, Choices
 from gpt_tui.shared.ramp import shade
 from tests.bridges.samples import model as bridge_model
 from tests.bridges.samples import needs_tokenizers

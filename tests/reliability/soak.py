@@ -20,8 +20,8 @@ from gpt_core.generation.sampler import Sampling
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_tui.session.controller import TrainingController
+from gpt_tui.session.models import ModelLoader, make_generator
 from gpt_tui.session.phase import Phase
-from gpt_tui.tabs.chat.models import ChatModels, make_generator
 from gpt_tui.tabs.chat.reply import ReplyUpdate, generate_reply, interleave
 from tests.program import TINY
 from tests.reliability.runs import ENDLESS, resource_usage
@@ -38,7 +38,7 @@ SMALL = (
 class User:
     """User that pauses, saves, evaluates or chats after each measurement, in turn."""
 
-    def __init__(self, controller: TrainingController, models: ChatModels, sampling: Sampling) -> None:
+    def __init__(self, controller: TrainingController, models: ModelLoader, sampling: Sampling) -> None:
         self.done: Counter[str] = Counter()
         self._controller, self._models, self._sampling = controller, models, sampling
         self._reply: threading.Thread | None = None
@@ -93,7 +93,7 @@ def main() -> None:
     assignments = [*TINY, *ENDLESS, *SMALL, f"max_steps={steps}"]
     settings = resolve(assignments=assignments, options=options).settings
     controller = TrainingController(open_run, lambda _: None, folder / "gpt-tui.log")
-    user = User(controller, ChatModels(controller, settings.models_dir), Sampling.from_settings(settings))
+    user = User(controller, ModelLoader(controller, settings.models_dir), Sampling.from_settings(settings))
     measurements, next_step = 0, 1
     controller.start(RunRequest(settings))
     while controller.alive:

@@ -15,8 +15,8 @@ from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.new_run.probe import Probes
+from gpt_tui.session.models import MakeGenerator
 from gpt_tui.session.phase import Phase
-from gpt_tui.tabs.chat.models import MakeGenerator
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import FakeOpen, fake_generator, fake_settings
 from tests.tui.snapshots import screen_strips

@@ -34,7 +34,7 @@ from gpt_core.training.events import (
 )
 from gpt_core.training.request import RunRequest
 from gpt_tui.session.controller import TrainerLike
-from gpt_tui.tabs.chat.models import LoadedModel
+from gpt_tui.session.models import LoadedModel
 
 SMALL = ModelShape(d_model=4, hidden_size=4, vocab_size=260, num_heads=1, seq_len=2, layers=1)
 

@@ -62,7 +62,7 @@ async def test_escape_stops_a_reply_and_then_leaves_the_field_but_not_the_tab(tm
             assert bench.app.focused is bench.app.main.query_one(Transcript)
 
 
-@pytest.mark.parametrize("focus", [["escape"], ["f6"], ["escape", "escape"], ["f6", "escape", "escape"]])
+@pytest.mark.parametrize("focus", [["escape"], ["f7"], ["escape", "escape"], ["f7", "escape", "escape"]])
 async def test_letters_typed_outside_the_prompt_are_no_commands_but_continue_it(tmp_path: Path, focus: list[str]):
     async with running_app(tmp_path, autostart=True) as bench:
         await bench.until_step(3)

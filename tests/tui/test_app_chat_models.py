@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from textual.widgets import Input, Select
 
+from gpt_tui.run_view.model_select import ModelSelect
+from gpt_tui.session import models
+from gpt_tui.session.model_options import AUTOMATIC, NO_COMPARISON
+from gpt_tui.session.models import LoadedModel
 from gpt_tui.session.phase import Phase
-from gpt_tui.tabs.chat import models
-from gpt_tui.tabs.chat.models import LoadedModel
-from gpt_tui.tabs.chat.presenter import AUTOMATIC, NO_COMPARISON
 from gpt_tui.tabs.chat.prompt_area import PromptArea
-from gpt_tui.tabs.chat.sampling_form import ModelSelect, SamplingForm
+from gpt_tui.tabs.chat.sampling_form import SamplingForm
 from gpt_tui.tabs.chat.transcript import Answer, Transcript
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
@@ -188,7 +189,7 @@ async def test_a_checkpoint_is_not_compared_with_itself(tmp_path: Path):
 async def test_an_open_list_fits_on_the_screen_and_the_keys_of_the_app_work(tmp_path: Path, size):
     two_models(tmp_path)
     async with running_app(tmp_path, size=size) as bench:
-        await bench.pilot.press("c", "f6", "tab", "enter")
+        await bench.pilot.press("c", "f7", "tab", "enter")
         await bench.until_seen("ckpt_latest · step 60 · latest")
         select = bench.app.main.query_one("#compare-select", ModelSelect)
         assert select.expanded
@@ -218,13 +219,13 @@ async def test_keys_move_between_prompt_and_settings_and_through_the_history(tmp
         assert prompt.text == "one"
         await bench.pilot.press("down", "down")
         assert prompt.text == "d"
-        await bench.pilot.press("f6")
+        await bench.pilot.press("f7")
         assert isinstance(bench.app.focused, Select)
         await bench.pilot.press("down")
         assert bench.app.focused is bench.app.main.query_one("#compare-select")
         await bench.pilot.press("down", "up", "up")
         assert bench.app.focused is bench.app.main.query_one("#model-select")
-        await bench.pilot.press("f6")
+        await bench.pilot.press("f7")
         assert bench.app.focused is prompt
 
 

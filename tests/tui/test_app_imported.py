@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpt_core.bridges.importing import import_checkpoint
-from gpt_tui.tabs.chat.models import make_generator
+from gpt_tui.session.models import make_generator
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from tests.bridges.hf_samples import write_folder
 from tests.tui.app_bench import running_app

@@ -22,18 +22,16 @@ from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.request import RunRequest
 from gpt_tui.session.controller import TrainingController
-from gpt_tui.tabs.chat.models import ChatModels
-from gpt_tui.tabs.chat.presenter import (
+from gpt_tui.session.model_options import (
     AUTOMATIC,
-    EMPTY,
     NO_COMPARISON,
-    NO_MODEL,
     AvailableModels,
     OtherModel,
-    hint,
     model_options,
     option_label,
 )
+from gpt_tui.session.models import ModelLoader
+from gpt_tui.tabs.chat.presenter import EMPTY, NO_MODEL, hint
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
@@ -60,7 +58,7 @@ def controller(tmp_path: Path) -> Iterator[TrainingController]:
 
 def test_the_model_in_training_is_preferred_to_a_checkpoint(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     assert models.load().name == "best_model, step 50"
     controller.start(RunRequest(fake_settings(str(tmp_path))))
     while controller.live_model() is None:
@@ -73,7 +71,7 @@ def test_the_model_in_training_is_preferred_to_a_checkpoint(controller: Training
 
 
 def test_a_checkpoint_is_loaded_again_only_after_a_change(controller: TrainingController, tmp_path: Path):
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     with pytest.raises(GptError, match="no model to chat with"):
         models.load()
     saved_model(tmp_path, "latest", 10, seed=1)
@@ -90,7 +88,7 @@ def test_a_model_is_loaded_in_the_format_of_the_field(
     controller: TrainingController, tmp_path: Path, weights: Literal["bfloat16", "int8"]
 ) -> None:
     saved_model(tmp_path, "best", 50, seed=1)
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     small = models.load(weights=weights)
     assert small.name == f"best_model, step 50, {weights}"
     assert isinstance(small.weights, StoredWeights)
@@ -115,7 +113,7 @@ def damage(path: Path) -> None:
 def test_any_checkpoint_can_be_chosen(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
     saved_model(tmp_path, "latest", 60, seed=2)
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     reported: list[str] = []
     chosen = str(tmp_path / "ckpt_latest.safetensors")
     assert models.load(chosen, reported.append).name == "ckpt_latest, step 60"
@@ -128,7 +126,7 @@ def test_any_checkpoint_can_be_chosen(controller: TrainingController, tmp_path: 
 
 
 def test_two_checkpoints_are_cached_and_a_third_replaces_the_oldest(controller: TrainingController, tmp_path: Path):
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     paths = []
     for kind in ("best", "latest", "final"):
         saved_model(tmp_path, kind, 50, seed=1)
@@ -146,7 +144,7 @@ def test_the_error_names_a_chosen_file_that_is_damaged_or_missing(controller: Tr
     saved_model(tmp_path, "best", 50, seed=1)
     path = tmp_path / "best_model.safetensors"
     damage(path)
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     with pytest.raises(CheckpointError, match=r"best_model.safetensors.*checksum"):
         models.load(str(path))
     path.unlink()
@@ -158,17 +156,17 @@ def test_the_automatic_choice_skips_damaged_files_and_names_them(controller: Tra
     saved_model(tmp_path, "best", 50, seed=1)
     saved_model(tmp_path, "latest", 60, seed=2)
     damage(tmp_path / "best_model.safetensors")
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     assert models.load().name == "ckpt_latest, step 60 (best_model: damaged)"
     (tmp_path / "best_model.safetensors").write_bytes(b"nothing")
     assert models.load().name == "ckpt_latest, step 60 (best_model: damaged)"
     damage(tmp_path / "ckpt_latest.safetensors")
     with pytest.raises(CheckpointError, match=r"no model to chat with in .* \(2 damaged checkpoints\)"):
-        ChatModels(controller, str(tmp_path)).load()
+        ModelLoader(controller, str(tmp_path)).load()
 
 
 def test_every_checkpoint_is_an_option_and_the_best_is_first(controller: TrainingController, tmp_path: Path):
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     assert [option.label for option in model_options(models.available(), AUTOMATIC, compare=False)] == [
         "automatic · none yet"
     ]
@@ -196,7 +194,7 @@ def test_every_checkpoint_is_an_option_and_the_best_is_first(controller: Trainin
 def test_a_checkpoint_of_another_folder_is_named_with_its_folder(controller: TrainingController, tmp_path: Path):
     saved_model(tmp_path / "second", "best", 50, seed=1)
     chosen = str(tmp_path / "second" / "best_model.safetensors")
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     assert models.load(chosen).name == "second/best_model, step 50"
     assert model_options(models.available(), chosen, compare=True)[-1] == ("second/best_model", chosen)
 
@@ -209,7 +207,7 @@ def test_an_empty_conversation_suggests_a_prompt_in_the_language_of_the_text(
     controller: TrainingController, tmp_path: Path
 ):
     assert hint(AvailableModels()) == NO_MODEL
-    models = ChatModels(controller, str(tmp_path))
+    models = ModelLoader(controller, str(tmp_path))
     assert hint(models.available()) == NO_MODEL
     saved_model(tmp_path, "best", 50, seed=1, sample_prompt="话说\n天下")
     assert hint(models.available()) == f"{EMPTY}\n\nFor example: 话说 天下"
@@ -236,7 +234,7 @@ def test_the_models_of_other_runs_are_offered_those_in_training_first_then_the_n
     newest = saved_run(Path("new"), "latest", 40)
     with CheckpointStore(Path("live")) as store:
         store.prepare("a", new_run=False)
-        available = ChatModels(controller, "models").available()
+        available = ModelLoader(controller, "models").available()
     options = model_options(available, AUTOMATIC, compare=False)
     assert [option.value for option in options] == [AUTOMATIC, *map(str, (own, live, new, newest, old))]
     labels = [[*parts[:2], parts[-2]] for option in options[1:] if (parts := option.label.split(" · "))]
@@ -247,7 +245,7 @@ def test_the_models_of_other_runs_are_offered_those_in_training_first_then_the_n
         ["new/ckpt_latest", "step 40", "latest"],
         ["old/best_model", "step 20", "best"],
     ]
-    models = ChatModels(controller, "models")
+    models = ModelLoader(controller, "models")
     assert models.load(str(new)).name == "new/best_model, step 30"
     assert models.load().name == "best_model, step 10"
 
@@ -257,7 +255,7 @@ def test_without_a_model_in_the_folder_the_first_one_of_another_run_is_used(
 ):
     monkeypatch.chdir(tmp_path)
     saved_run(Path("models/second"), "best", 20)
-    models = ChatModels(controller, "models")
+    models = ModelLoader(controller, "models")
     available = models.available()
     assert available.any
     assert model_options(available, AUTOMATIC, compare=False)[0].label == "automatic · second/best_model · step 20"
@@ -274,7 +272,7 @@ def test_without_a_valid_model_in_the_folder_the_first_valid_one_of_other_runs_i
     content[-9] ^= 1
     broken.write_bytes(content)
     Path("models/best_model.safetensors").write_bytes(b"cut")
-    models = ChatModels(controller, "models")
+    models = ModelLoader(controller, "models")
     label = model_options(models.available(), AUTOMATIC, compare=False)[0].label
     assert label == "automatic · new/best_model · step 20", "its header is valid"
     assert models.load().name == "old/best_model, step 10 (best_model, new/best_model: damaged)"

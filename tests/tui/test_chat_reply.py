@@ -12,8 +12,8 @@ from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_tui.app.key_sequences import add_key_sequences
+from gpt_tui.session.models import LoadedModel, Report, make_generator
 from gpt_tui.shared.pasting import pasted_text
-from gpt_tui.tabs.chat.models import LoadedModel, Report, make_generator
 from gpt_tui.tabs.chat.presenter import progress_line, shown_reply, summary_line
 from gpt_tui.tabs.chat.prompt_history import PromptHistory
 from gpt_tui.tabs.chat.reply import MAX_RANDOM_SEED, ReplyUpdate, generate_reply, interleave, random_seed

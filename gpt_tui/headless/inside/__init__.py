@@ -1,1 +1,1 @@
-"""What a model computes on a text, as tables for terminals, pipes, programs and web pages."""
+"""Views of `gpt-tui inspect` printed on a terminal or as a web page."""

@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_tui.headless.inside.view import Cell, Heatmap, Table, View
+from gpt_tui.session.inside.view import Cell, Heatmap, Table, View
 from gpt_tui.shared.ramp import STEPS, shade
 
 STYLE = """

@@ -9,7 +9,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from gpt_tui.headless.inside.view import Cell, Table, View
+from gpt_tui.session.inside.view import Cell, Table, View
 from gpt_tui.shared.ramp import shade
 from gpt_tui.shared.wrapping import wrapped
 

@@ -15,10 +15,11 @@ from textual.message import Message
 from textual.widgets import Input
 
 from gpt_core.errors import ConfigError
+from gpt_tui.session.model_options import AvailableModels
+from gpt_tui.session.models import MakeGenerator, ModelLoader
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.chat.models import ChatModels, MakeGenerator
-from gpt_tui.tabs.chat.presenter import CONTINUED, AvailableModels, hint
+from gpt_tui.tabs.chat.presenter import CONTINUED, hint
 from gpt_tui.tabs.chat.prompt_area import MAX_PROMPT_CHARACTERS, PromptArea
 from gpt_tui.tabs.chat.prompt_history import PromptHistory
 from gpt_tui.tabs.chat.reply import generate_reply, interleave, random_seed
@@ -43,7 +44,7 @@ class ChatTab(Horizontal):
             super().__init__()
             self.available = available
 
-    def __init__(self, models: ChatModels, make: MakeGenerator, texts: dict[str, str], *, id: str) -> None:
+    def __init__(self, models: ModelLoader, make: MakeGenerator, texts: dict[str, str], *, id: str) -> None:
         super().__init__(id=id)
         self._models = models
         self._make = make

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import unicodedata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked
 from gpt_core.errors import ConfigError
-from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.stored_weights import WeightFormat
-from gpt_tui.shared.formatting import age, duration, integer, nats, short, skipped_note
+from gpt_tui.session.model_options import AvailableModels
+from gpt_tui.shared.formatting import duration, integer, short, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
 
 EMPTY = """\
 Type the beginning of a text below; the model continues it. This is a small base model, not instruction-tuned: start \
 in the style of its training text.
 
-Enter on an empty line continues the last reply; Up recalls earlier prompts. F6 moves to the settings: the model, \
+Enter on an empty line continues the last reply; Up recalls earlier prompts. F7 moves to the settings: the model, \
 a model to compare with, the sampling. Type exit to go back to training."""
 
 NO_MODEL = """\
@@ -33,99 +32,6 @@ MAX_EXAMPLE = 60
 
 EMPTY_REPLY = "(empty reply)"
 CONTINUED = "(continued)"
-
-
-# -- models to choose from
-
-AUTOMATIC = "automatic"  # the model in training, else best_model, else the newest checkpoint
-NO_COMPARISON = "none"  # every other value of an option is the path of a checkpoint
-
-
-class OtherModel(NamedTuple):
-    """Checkpoint of a run in another folder, which may be in training there."""
-
-    info: CheckpointInfo
-    is_live: bool = False
-
-
-class AvailableModels(NamedTuple):
-    """The models that can reply.
-
-    Attributes:
-        folder: The models folder.
-        live: A model is in training.
-        checkpoints: The checkpoints of the folder, the one that `AUTOMATIC` selects first.
-        others: Checkpoints of the runs in other folders: runs in training first, then the newest ones.
-        now_s: The time of the listing, in seconds since 1970.
-        example: A prompt in the language of the text that the first model was trained on, "" for none.
-    """
-
-    folder: Path = Path()
-    live: bool = False
-    checkpoints: tuple[CheckpointInfo, ...] = ()
-    others: tuple[OtherModel, ...] = ()
-    now_s: float = 0.0
-    example: str = ""
-
-    @property
-    def any(self) -> bool:
-        """True if there is at least one model."""
-        return self.live or bool(self.checkpoints or self.others)
-
-
-class ModelOption(NamedTuple):
-    """One line of a model selector and its value."""
-
-    label: str
-    value: str
-
-
-def model_options(available: AvailableModels, selected: str, *, compare: bool) -> list[ModelOption]:
-    """Return the options of a model selector, with `none` first if it selects the model to `compare` with.
-
-    The `selected` value stays an option when its file is no longer listed.
-    """
-    options = [ModelOption("none", NO_COMPARISON)] if compare else []
-    options.append(ModelOption(automatic_label(available), AUTOMATIC))
-    own = [OtherModel(info) for info in available.checkpoints]
-    options += [
-        ModelOption(option_label(model, available), str(model.info.path)) for model in (*own, *available.others)
-    ]
-    if selected not in (option.value for option in options):
-        options.append(ModelOption(checkpoint_name(Path(selected), available.folder), selected))
-    return options
-
-
-def checkpoint_name(path: Path, folder: Path) -> str:
-    """Return a checkpoint's name, with its folder where that is not `folder`: `best_model`, `second/best_model`.
-
-    The folder is relative to `folder`, or else to the working folder, if it is below one of them.
-    """
-    path = path.with_suffix("")
-    for base in (folder, Path.cwd()):
-        if path.is_relative_to(base):
-            return one_line(str(path.relative_to(base)))
-    return one_line(str(path) if not path.is_absolute() else f"{path.parent.name}/{path.name}")
-
-
-def automatic_label(available: AvailableModels) -> str:
-    """Return the label of the automatic option, which names the model that it selects now."""
-    if available.live:
-        return "automatic · in training"
-    if not available.any:
-        return "automatic · none yet"
-    first = available.checkpoints[0] if available.checkpoints else available.others[0].info
-    return f"automatic · {checkpoint_name(first.path, available.folder)} · step {integer(first.step)}"
-
-
-def option_label(model: OtherModel, available: AvailableModels) -> str:
-    """Return a checkpoint's label: `transformer · step 1,200 · eval loss 4.221 · final · 3 min ago`."""
-    info = model.info
-    name = checkpoint_name(info.path, available.folder)
-    kind = "run in training" if model.is_live else "" if info.kind == "other" else info.kind
-    loss = f"eval loss {nats(info.scores.loss)}" if info.scores else ""
-    saved = f"{age(max(0.0, available.now_s - info.saved_at))} ago"
-    return " · ".join(part for part in (name, f"step {integer(info.step)}", loss, kind, saved) if part)
 
 
 # -- sampling fields

@@ -12,8 +12,8 @@ from textual.message import Message
 
 from gpt_core.errors import GptError
 from gpt_core.generation.sampler import Sampling
+from gpt_tui.session.models import LoadedModel, MakeGenerator, Report
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.chat.models import LoadedModel, MakeGenerator, Report
 from gpt_tui.tabs.chat.presenter import progress_line, summary_line
 
 UPDATE_INTERVAL_S = 0.08

@@ -1,4 +1,4 @@
-"""Models that reply in the chat: the model in training or a checkpoint. Slow: for worker threads."""
+"""Models to chat with and to look inside of: the model in training, or a checkpoint. Slow: for worker threads."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures, Generator
 from gpt_core.generation.sampler import Sampling
+from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.controller import TrainerLike, TrainingController
+from gpt_tui.session.model_options import AUTOMATIC, AvailableModels, OtherModel, checkpoint_name
 from gpt_tui.session.run_finder import is_trained_in, log_folders
 from gpt_tui.shared.formatting import integer, size
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.chat.presenter import AUTOMATIC, AvailableModels, OtherModel, checkpoint_name
 
 MAX_CACHED = 2  # the two models of a comparison
 
@@ -31,11 +32,19 @@ Report = Callable[[str], object]
 
 
 class LoadedModel(NamedTuple):
-    """Weights that do not change while they are used, the tokenizer, and the name to show."""
+    """A model that does not change while it is used.
+
+    Attributes:
+        weights: Its weights, in the format that was asked for.
+        tokenizer: Its tokenizer.
+        name: Name to show.
+        bundle: The model with the settings of its run.
+    """
 
     weights: Parameters | StoredWeights
     tokenizer: Tokenizer
     name: str
+    bundle: ModelBundle | None = None
 
 
 class TextGenerator(Protocol):
@@ -87,7 +96,7 @@ def _identity(info: CheckpointInfo) -> tuple[object, ...]:
 def _read(path: Path, name: str, weights: WeightFormat) -> LoadedModel:
     bundle = load_bundle(path)
     return stored_model(
-        LoadedModel(bundle.parameters, bundle.tokenizer, f"{name}, step {integer(bundle.step)}"), weights
+        LoadedModel(bundle.parameters, bundle.tokenizer, f"{name}, step {integer(bundle.step)}", bundle), weights
     )
 
 
@@ -98,8 +107,8 @@ def stored_model(model: LoadedModel, weights: WeightFormat) -> LoadedModel:
     return model._replace(weights=StoredWeights(model.weights, weights), name=f"{model.name}, {weights}")
 
 
-class ChatModels:
-    """The models to chat with: the controller's model in training and the checkpoints of a models folder."""
+class ModelLoader:
+    """The models to choose from: the controller's model in training and the checkpoints of a models folder."""
 
     def __init__(self, controller: TrainingController, models_dir: str) -> None:
         self._controller = controller
@@ -187,4 +196,5 @@ def model_in_training(trainer: TrainerLike, report: Report) -> LoadedModel:
     """Return a copy of a run's weights, taken between two steps."""
     report("waiting for the current step to finish")
     parameters, step = trainer.weights_snapshot()
-    return LoadedModel(parameters, trainer.tokenizer, f"in training, step {integer(step)}")
+    bundle = ModelBundle(trainer.settings, parameters, trainer.tokenizer, step)
+    return LoadedModel(parameters, trainer.tokenizer, f"in training, step {integer(step)}", bundle)

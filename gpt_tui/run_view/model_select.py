@@ -1,0 +1,56 @@
+"""Selector of a model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.widgets import Select
+
+from gpt_tui.session.model_options import AUTOMATIC, NO_COMPARISON, AvailableModels, model_options
+
+
+class ModelSelect(Select[str], inherit_bindings=False):
+    """Selector of a model, or of the one to `compare` with. Its options can change while the selection stays.
+
+    The arrow keys move between fields, as in the rest of the form, and do not open the list.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,space", "show_overlay", "Show menu", show=False)]
+
+    def __init__(self, *, compare: bool, id: str) -> None:
+        self._compare = compare
+        self._default = NO_COMPARISON if compare else AUTOMATIC
+        self._available = AvailableModels()
+        self._model_options = model_options(self._available, self._default, compare=compare)
+        super().__init__(self._lines(), value=self._default, allow_blank=False, compact=True, id=id)
+
+    @property
+    def selected(self) -> str:
+        """The value of the selected option."""
+        return self.value if isinstance(self.value, str) else self._default
+
+    def show(self, available: AvailableModels) -> None:
+        """Update the options."""
+        self._available = available
+        self._update(self.selected)
+
+    def select(self, value: str) -> None:
+        """Select a value, which becomes an option if it is none."""
+        self._update(value)
+
+    def _update(self, selected: str) -> None:
+        options = model_options(self._available, selected, compare=self._compare)
+        if self.expanded and selected == self.selected:
+            return  # an open list does not change
+        if options == self._model_options and selected == self.value:
+            return
+        if options != self._model_options:
+            self._model_options = options
+            self.set_options(self._lines())
+        self.value = selected
+        self.mutate_reactive(Select.value)  # type: ignore[misc]  # the label of the same value may have changed
+
+    def _lines(self) -> list[tuple[Text, str]]:
+        return [(Text(option.label, no_wrap=True), option.value) for option in self._model_options]

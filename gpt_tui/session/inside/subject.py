@@ -1,0 +1,70 @@
+"""A model and the text that it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.errors import ConfigError
+from gpt_core.generation.generator import prompt_bytes, sampled_ids, with_bos
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.model.gpt import GPT
+from gpt_core.progress import Progress, ignore_progress
+from gpt_core.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the text that it reads.
+
+    Attributes:
+        gpt: The model.
+        tokenizer: Its tokenizer.
+        ids: Token ids (T,), with `<bos>` if the tokenizer adds it.
+        total: Tokens of the complete text; more than T if it did not fit into the context.
+        progress: Receives the progress of long work.
+    """
+
+    gpt: GPT
+    tokenizer: Tokenizer
+    ids: NDArray[np.int32]
+    total: int
+    progress: Progress = ignore_progress
+
+    @property
+    def batch(self) -> NDArray[np.int32]:
+        """The ids as a batch of one sequence (1, T)."""
+        return self.ids[None]
+
+    def inputs_and_targets(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the ids but the last, and those that follow each of them (1, T - 1)."""
+        return self.batch[:, :-1], self.batch[:, 1:]
+
+    def text(self, token: int) -> str:
+        """Return a token as printable text."""
+        return self.tokenizer.describe(int(token))
+
+    def texts(self) -> list[str]:
+        """Return the text of each token."""
+        return [self.text(token) for token in self.ids]
+
+    def used_ids(self) -> NDArray[np.int64]:
+        """Return the ids of all tokens that have text."""
+        used = sampled_ids(self.tokenizer)
+        used[self.tokenizer.EOS] = False
+        return np.flatnonzero(used)
+
+    def require_two(self, view: str) -> None:
+        """Raise ConfigError unless there are two tokens."""
+        if len(self.ids) < 2:
+            raise ConfigError(f"TEXT: got {len(self.ids)} token, expected at least 2 for the view {view}")
+
+
+def subject_of(bundle: ModelBundle, text: str, progress: Progress = ignore_progress) -> Subject:
+    """Return the model with the beginning of a text that fits into its context."""
+    tokenizer = bundle.tokenizer
+    ids = with_bos(tokenizer, tokenizer.encode(prompt_bytes(text)).tolist())
+    fitting = np.array(ids[: bundle.settings.seq_len], np.int32)
+    return Subject(bundle.gpt(), tokenizer, fitting, len(ids), progress)
