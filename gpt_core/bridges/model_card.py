@@ -12,8 +12,8 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import parameter_count
 
 _SETTINGS = (
-    "batch_size", LEARNING_RATE, "warmup_steps", "decay_steps", "min_lr_share", "optimizer", "adam_beta1",
-    "adam_beta2", "weight_decay", "grad_clip", "document", "precision", "seed",
+    "batch_size", LEARNING_RATE, "warmup_steps", "decay_steps", "min_lr_share", "cooldown", "optimizer",
+    "adam_beta1", "adam_beta2", "weight_decay", "grad_clip", "document", "precision", "seed",
 )  # fmt: skip
 
 

@@ -74,6 +74,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     min_lr_share: Annotated[
         Fraction, Meta(description="learning rate after the decay, as a fraction of the full rate")
     ] = 0.1
+    cooldown: Annotated[
+        Fraction,
+        Meta(description="last fraction of the run, in which the rate falls linearly (0: off)"),
+    ] = 0.0
 
     optimizer: Annotated[
         str,

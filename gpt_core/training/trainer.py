@@ -30,6 +30,7 @@ from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics import smooth
 from gpt_core.training.metrics_log import MetricsLog, open_log
 from gpt_core.training.run import Run
+from gpt_core.training.run_length import epoch_start, last_step
 from gpt_core.training.saving import Saver
 from gpt_core.training.timing import RunClock, TokenRate
 
@@ -52,6 +53,7 @@ class Trainer:
         self._gpt = GPT(run.parameters, product_format(self.settings.precision), self._frozen)
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
+        self._last_step = last_step(run)
         self._weights_lock = threading.Lock()
         self._saver = Saver(run)
         self._last_save = LastSave(run, self._saver, self.requests)
@@ -216,7 +218,7 @@ class Trainer:
         for name in self._frozen:  # so that norm and clipping are of what is trained
             self._gradients[name].fill(0.0)
         loss, norm = loss_sum / targets_in_batch, self.run.optimizer.gradient_norm(self._gradients)
-        share = self._schedule.share(state.step + 1)
+        share = self._schedule.share(state.step + 1, state.step / max(1, self._last_step))
         finite = math.isfinite(loss) and math.isfinite(norm)
         debugging = settings.debug and (state.step + 1) % settings.debug_every == 0
         before = self.parameters.copy() if debugging else None
@@ -261,22 +263,18 @@ class Trainer:
     def _started(self) -> ev.RunStarted:
         run, settings, state, origin = self.run, self.settings, self.state, self.state.origin
         steps_per_epoch = run.steps_per_epoch
-        # the step at which the current epoch began, or would have begun with the present text and batch size
-        began = state.step - math.ceil(min(state.window, run.windows.windows_per_epoch) / settings.batch_size)
-        last_step = settings.overfit_steps
-        if not settings.overfit_tiny:
-            last_step = max(state.step, began + (settings.max_epochs - state.epoch) * steps_per_epoch)
         return ev.RunStarted(
             step=state.step, epoch=state.epoch, kind="overfit-tiny" if settings.overfit_tiny else "train",
             preset=run.preset, parameters=parameter_count(self.shape), train_tokens=len(run.train_text),
             eval_tokens=len(run.eval_text) if run.eval_text else 0,
             batch_tokens=settings.batch_size * run.windows.seq_len, steps_per_epoch=steps_per_epoch,
-            max_steps=min(settings.max_steps, last_step) if settings.max_steps else last_step,
+            max_steps=self._last_step,
             threads=threads.get_threads(), seed=settings.seed, train_file=run.train_text.name,
             eval_file=run.eval_name, resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
             eval_part_tokens=self._evaluator.part_tokens,
-            best_metric=settings.best_metric, best_restarted=run.best_restarted, epoch_offset=began % steps_per_epoch,
+            best_metric=settings.best_metric, best_restarted=run.best_restarted,
+            epoch_offset=epoch_start(run) % steps_per_epoch,
             trained_parameters=trained_count(self.shape, settings.freeze) if settings.freeze else 0,
             init_from=origin.path if origin else "", init_sha256=origin.sha256 if origin else "",
             init_step=origin.step if origin else 0,

@@ -1,7 +1,7 @@
 """`gpt-tui verify-resume`: check that a stopped and resumed run equals an uninterrupted one, bit for bit.
 
-Both runs are separate processes in temporary folders: the first is uninterrupted, the second stops at `--cut` and is
-resumed by a new process. Then their checkpoints and logs are compared.
+Both runs train in temporary folders: the first is uninterrupted, the second is stopped at `--cut` and is resumed by a
+new process. Then their checkpoints and logs are compared.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved
+from gpt_core.config.settings import Settings
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, GptError, InputError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, peek_checkpoint, read_checkpoint
@@ -28,6 +29,8 @@ from gpt_core.optim import optimizer_type
 from gpt_core.progress import Progress
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.request import RunRequest
+from gpt_core.training.setup import open_run
 from gpt_tui.cli.options import report_text_note, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer
@@ -83,22 +86,36 @@ def compared_runs(folder: Path, resolved: Resolved, steps: int, cut: int, progre
     uninterrupted, resumed = folder / "uninterrupted", folder / "resumed"
     new_run = ["--config", str(config)]
     latest = CheckpointStore(resumed).path_of("latest")
-    for done, (words, models_dir, last, arguments) in enumerate(
-        (
-            (f"{steps} steps, uninterrupted", uninterrupted, steps, new_run),
-            (f"{cut} steps", resumed, cut, new_run),
-            (f"resumed, to step {steps}", resumed, steps, ["--resume", str(latest)]),
-        )
-    ):
-        progress(words, done / 3)
-        train([*arguments, "--models-dir", str(models_dir), "--max-steps", str(last)])
-        reached = peek_checkpoint(CheckpointStore(models_dir).path_of("latest")).state
-        if reached.step < last:
-            raise InputError(
-                f"the run ended at step {reached.step} of {last} ({reached.finished}); use fewer "
-                "--steps, or settings for a longer run"
-            )
+    progress(f"{steps} steps, uninterrupted", 0.0)
+    train([*new_run, "--models-dir", str(uninterrupted), "--max-steps", str(steps)])
+    check_reached(uninterrupted, steps)
+    progress(f"{cut} steps", 1 / 3)
+    train_and_stop(
+        msgspec.structs.replace(resolved.settings, models_dir=str(resumed), max_steps=steps), resolved.preset, cut
+    )
+    check_reached(resumed, cut)
+    progress(f"resumed, to step {steps}", 2 / 3)
+    train(["--resume", str(latest), "--models-dir", str(resumed)])
+    check_reached(resumed, steps)
     return compared(uninterrupted, resumed)
+
+
+def check_reached(models_dir: Path, step: int) -> None:
+    """Raise InputError if the run in a folder ended before a step."""
+    reached = peek_checkpoint(CheckpointStore(models_dir).path_of("latest")).state
+    if reached.step < step:
+        raise InputError(
+            f"the run ended at step {reached.step} of {step} ({reached.finished}); use fewer "
+            "--steps, or settings for a longer run"
+        )
+
+
+def train_and_stop(settings: Settings, preset: str, step: int) -> None:
+    """Train a new run, and stop it after a step: the schedule may depend on `max_steps`, which is that of both runs."""
+    trainer = open_run(RunRequest(settings, preset))
+    for _ in trainer.events():
+        if trainer.step >= step:
+            trainer.requests.stop()
 
 
 def train(arguments: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ EFFECTS: dict[str, str] = {
     "warmup_steps": "A slow start that keeps the first updates from damaging the weights. Longer is safer.",
     "decay_steps": "The rate falls over these steps. About the length of the run gives the best final loss.",
     "min_lr_share": "Rate after the decay. Lower refines more; 1 keeps the full rate.",
+    "cooldown": "The rate stays full, then falls until the run ends; decay_steps has no effect. 0.2 to 0.5 are usual.",
     "optimizer": "The rule by which gradients change the weights.",
     "adam_beta1": "Closer to 1: smoother, slower updates.",
     "adam_beta2": "Closer to 1: steadier step sizes, slower to adapt. Small batches like 0.99 or less.",

@@ -13,7 +13,6 @@ import pytest
 from gpt_core.errors import RunExistsError, SaveError
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.model.scores import EvalScores
-from gpt_core.optim.schedule import Schedule
 from gpt_core.training import events as ev
 from gpt_core.training import setup
 from gpt_core.training.metrics_log import read_metrics
@@ -63,14 +62,6 @@ def test_accumulating_micro_batches_gives_the_losses_of_the_complete_batch(tmp_p
     _, in_parts = in_one_go(tmp_path / "parts", 10, micro_batch_size=2)
     _, at_once = in_one_go(tmp_path / "whole", 10, micro_batch_size=0)
     assert np.allclose(in_parts, at_once, rtol=1e-4)
-
-
-def test_the_schedule_rises_linearly_and_falls_as_a_cosine() -> None:
-    schedule = Schedule(warmup_steps=10, decay_steps=100, min_share=0.1)
-    assert [schedule.share(step) for step in (1, 5, 10)] == pytest.approx([0.1, 0.5, 1.0])
-    assert schedule.share(60) == pytest.approx(0.55)
-    assert schedule.share(110) == schedule.share(10_000) == pytest.approx(0.1)
-    assert Schedule(0, 0, 0.1).share(1) == 1.0
 
 
 def test_the_gradient_norm_is_reported_before_clipping_and_bounded_after(tmp_path: Path) -> None:

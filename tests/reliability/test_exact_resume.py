@@ -22,6 +22,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "save_epoch_number": (0, 1),
     "warmup_steps": (0, 10, 1000),
     "decay_steps": (0, 12, 40),
+    "cooldown": (0.0, 0.0, 0.5, 1.0),
     "patience": (0, 3),
     "improvement_threshold": (0.0, 0.3),
     "grad_clip": (0.0, 1.0),
@@ -33,11 +34,12 @@ CHOICES: dict[str, tuple[object, ...]] = {
 }
 
 
-def finished(folder: Path, resume: Path | None = None, **changes: object) -> Trainer:
-    """Train to completion, from scratch or a checkpoint, and return the trainer."""
+def finished(folder: Path, resume: Path | None = None, *, stop_at: int = 0, **changes: object) -> Trainer:
+    """Train to completion or to the step `stop_at`, from scratch or a checkpoint, and return the trainer."""
     trainer = open_run(tiny_settings(folder, **changes), resume=resume)
     for _ in trainer.events():
-        pass
+        if 0 < stop_at <= trainer.step:
+            trainer.requests.stop()
     return trainer
 
 
@@ -80,7 +82,7 @@ def test_any_combination_of_settings_resumes_exactly(
         reached = finished(uninterrupted, max_steps=STEPS, **settings).step
         resume = None
         for cut in sorted(draw.sample(range(1, reached), min(3, reached - 1))):
-            finished(cut_folder, resume, max_steps=cut, **settings)
+            finished(cut_folder, resume, stop_at=cut, max_steps=STEPS, **settings)
             resume = cut_folder / LATEST
         assert finished(cut_folder, resume, max_steps=STEPS, **settings).step == reached
         assert [row for row in compared(uninterrupted / "models", cut_folder / "models") if not row.equal] == [], (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from gpt_core.checkpoints.store import chat_candidates, resume_candidates
-from gpt_core.config.settings import ModelShape
+from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import names_as_text
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
@@ -235,7 +235,7 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
         ("scores", scores_of(info)),
         ("model", f"{info.preset or 'custom'}, {integer(parameter_count(shape))} parameters: {shape.layers} layers, "
                   f"width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
-        ("settings", f"{batch}, warmup {integer(settings.warmup_steps)}, decay {integer(settings.decay_steps)} steps"),
+        ("settings", f"{batch}, {schedule_text(settings)}"),
         ("run", f"{info.run_id}, seed {settings.seed}"),
         *origin_rows(info),
         ("text", f"{names_as_text(settings.train_file) or 'train.*, found under data/'}, "
@@ -243,6 +243,14 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
         ("tokenizer", f"{settings.tokenizer}, {integer(shape.vocab_size)} tokens, "
                       f"SHA-256 {short_digest(info.tokenizer_sha256)}"),
     ]  # fmt: skip
+
+
+def schedule_text(settings: Settings) -> str:
+    """Return the warm-up and what follows it: `warmup 100, decay 4,000 steps`."""
+    warmup = f"warmup {integer(settings.warmup_steps)}"
+    if settings.cooldown:
+        return f"{warmup} steps, cooldown over the last {percent(settings.cooldown)}"
+    return f"{warmup}, decay {integer(settings.decay_steps)} steps"
 
 
 def imported_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
