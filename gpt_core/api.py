@@ -227,7 +227,8 @@ class TrainingResult:
     """Outcome of a training run.
 
     Attributes:
-        reason: Why the run ended: max_steps, max_epochs, early_stopping, epsilon, overfit_done, stopped or diverged.
+        reason: Why the run ended: max_steps, max_epochs, deadline, early_stopping, epsilon, overfit_done, stopped or
+            diverged.
         step: Optimizer steps taken.
         metrics: Last value of each registered metric that has one, by name.
         checkpoint: `ckpt_latest` as this run saved it, None if it did not.

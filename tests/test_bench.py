@@ -218,7 +218,7 @@ def test_the_table_has_every_part_once() -> None:
     [
         (["--steps", "0"], "got --steps 0, expected at least 1"),
         (["--steps", "x"], "invalid int value: 'x'"),
-        (["--models-dir", "x"], "--models-dir and --max-steps have no effect here"),
+        (["--models-dir", "x"], "--models-dir, --max-steps and --minutes have no effect here"),
         (["--preset", "nanu"], "nano"),
         (["--train-file", "nowhere"], "nowhere"),
     ],

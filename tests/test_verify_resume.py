@@ -27,7 +27,14 @@ def different(right: Checkpoint) -> list[str]:
 def test_a_resumed_run_equals_the_uninterrupted_run(tmp_path: Path) -> None:
     write_texts(tmp_path)
     run = run_program(
-        "verify-resume", "--json", "--steps", "6", "--cut", "3", *tiny("eval_every_steps=2"), cwd=tmp_path
+        "verify-resume",
+        "--json",
+        "--steps",
+        "6",
+        "--cut",
+        "3",
+        *tiny("eval_every_steps=2", "cooldown=0.5"),
+        cwd=tmp_path,
     )
     assert (run.returncode, run.stderr) == (0, "")
     found = json.loads(run.stdout)
@@ -103,7 +110,7 @@ def test_logs_are_compared_event_by_event(tmp_path: Path) -> None:
     [
         (["--cut", "20"], "got --steps 20 and --cut 20, expected 1 <= cut < steps"),
         (["--steps", "x"], "invalid int value: 'x'"),
-        (["--models-dir", "x"], "--models-dir and --max-steps have no effect here"),
+        (["--models-dir", "x"], "--models-dir, --max-steps and --minutes have no effect here"),
         (["--train-file", "nowhere"], "nowhere"),
         ([*tiny("max_epochs=1"), "--steps", "100"], "the run ended at step 44 of 100 (max_epochs)"),
     ],

@@ -110,8 +110,8 @@ def run_benchmark(settings: Settings, *, steps: int = 0, progress: Progress = ig
 def benchmark_settings(settings: Settings, folder: str) -> Settings:
     """Return the settings of a run in `folder` that takes steps and does nothing else, until it is stopped."""
     return msgspec.structs.replace(
-        settings, models_dir=folder, max_steps=0, max_epochs=MAX_COUNT, overfit_steps=MAX_COUNT, patience=0,
-        epsilon=0.0, eval_every_steps=0, sample_tokens=0, save_every_steps=0, save_every_minutes=0.0,
+        settings, models_dir=folder, max_steps=0, minutes=0.0, max_epochs=MAX_COUNT, overfit_steps=MAX_COUNT,
+        patience=0, epsilon=0.0, eval_every_steps=0, sample_tokens=0, save_every_steps=0, save_every_minutes=0.0,
         save_epoch_number=0, debug=False,
     )  # fmt: skip
 

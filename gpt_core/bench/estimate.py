@@ -156,6 +156,8 @@ def estimate_run_length(settings: Settings, corpus: CorpusStats, time: StepTime)
     """Return the length of a run at this step time if it does not stop early."""
     if settings.overfit_tiny:
         steps = min(settings.max_steps or settings.overfit_steps, settings.overfit_steps)
+        if settings.minutes:
+            steps = max(1, min(steps, int(60 * settings.minutes / time.step_s)))
         return RunLength(0, steps, 0.0, steps * time.step_s)
     steps = count_epoch_steps(settings, corpus.train_tokens)
     max_steps = min(settings.max_steps or math.inf, settings.max_epochs * steps)
@@ -164,4 +166,6 @@ def estimate_run_length(settings: Settings, corpus: CorpusStats, time: StepTime)
     scored_tokens = corpus.eval_tokens + ((steps - 1) // every if every else 0) * part_tokens
     forward_s_per_token = FORWARD_SHARE * time.passes_s / (settings.batch_size * settings.seq_len)
     epoch_s = steps * time.step_s + scored_tokens * forward_s_per_token
+    if settings.minutes:
+        max_steps = max(1, min(max_steps, int(60 * settings.minutes / epoch_s * steps)))
     return RunLength(steps, int(max_steps), epoch_s, epoch_s * max_steps / steps)

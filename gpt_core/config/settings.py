@@ -23,6 +23,7 @@ Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Beta = Annotated[float, Meta(ge=0.0, lt=1.0)]
 # Bounded so that the value and its products with float32 weights are representable in float32.
 NonNegative = Annotated[float, Meta(ge=0.0, le=1e30)]
+Minutes = Annotated[float, Meta(ge=0.0, le=1e6)]
 
 FileNames = str | tuple[str, ...]
 """One name, or several. Checkpoints hold one name as text."""
@@ -103,6 +104,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = 2
 
     max_steps: Annotated[Count, Meta(description="stop at this optimizer step (0: no limit)"), _group("stopping")] = 0
+    minutes: Annotated[
+        Minutes, Meta(description="stop after N minutes of training, pauses not counted (0: no limit)")
+    ] = 0.0
     max_epochs: Annotated[PositiveInt, Meta(description="stop after this many passes over the training text")] = 100
     best_metric: Annotated[
         Literal["accuracy", "loss"], Meta(description="score of the best model: eval token accuracy or eval loss")

@@ -29,6 +29,42 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: Count = 0
 
 
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Plan of the rest of a run that has a time budget, made at a step (`gpt_core.training.time_budget`).
+
+    Attributes:
+        step: Step at which it was made.
+        progress: Fraction of the run that was over at that step, from 0 to 1.
+        last_step: Step at which the run is expected to end.
+        elapsed_s: Training time at that step.
+        step_s: Time per step, evaluations included; 0 if unknown.
+        budget_s: Training time that the run has in all.
+    """
+
+    step: Count
+    progress: Annotated[float, Meta(ge=0.0, le=1.0)]
+    last_step: Count
+    elapsed_s: Seconds
+    step_s: Seconds
+    budget_s: Seconds
+
+    @property
+    def is_over(self) -> bool:
+        """True if the budget was used when the plan was made."""
+        return self.elapsed_s >= self.budget_s
+
+    @property
+    def next_step(self) -> int:
+        """Step at which the next plan is made: after a doubling of the steps, or an eighth of the rest if less."""
+        return self.step + max(1, min(self.step, (self.last_step - self.step) // 8))
+
+    def progress_at(self, step: int) -> float:
+        """Return the fraction of the run that is over at a step: the rest is spread evenly up to `last_step`."""
+        if step >= self.last_step:
+            return 1.0
+        return self.progress + (1.0 - self.progress) * (step - self.step) / (self.last_step - self.step)
+
+
 class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """State of a run at a step boundary. All numbers are finite.
 
@@ -59,6 +95,7 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         origin: The checkpoint that the run started from, None for random weights.
         start_scores: Scores before the first step of such a run, on the same part of the same eval text as later ones;
             None if unknown.
+        plan: Plan of the rest of a run that has a time budget, None without one.
     """
 
     run_id: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -87,6 +124,7 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     finished: Annotated[str, Meta(max_length=64)] = ""
     origin: Origin | None = None
     start_scores: EvalScores | None = None
+    plan: Plan | None = None
 
     @property
     def scores(self) -> EvalScores | None:

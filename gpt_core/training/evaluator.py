@@ -44,16 +44,19 @@ class Evaluator:
         is_at_end = state.window == 0 or state.window >= self._run.windows.windows_per_epoch
         return state.step > 0 and (is_at_end or (every > 0 and state.step % every == 0))
 
-    def evaluate(self) -> Iterator[ev.AnyEvent]:
+    def evaluate(self, *, is_last: bool = False) -> Iterator[ev.AnyEvent]:
         """Evaluate: the complete text at the end of an epoch and of the run, else the fixed part of it.
 
         If a stop is requested meanwhile, the evaluation remains pending. A run without an eval text has none.
+
+        Args:
+            is_last: The run ends at this step; known here if it has reached `max_steps`.
         """
         state, settings, text = self._state, self._settings, self._text
         if text is None:
             state.evaluation_due = False
             return
-        is_last = 0 < settings.max_steps <= state.step
+        is_last = is_last or 0 < settings.max_steps <= state.step
         scores = yield from self._scores(text, complete=is_last or state.window >= self._run.windows.windows_per_epoch)
         if scores is None:
             return

@@ -66,6 +66,8 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """bytes of the training text in UTF-8"""
     first_words: str = ""
     """beginning of the training text"""
+    minutes: float = 0.0
+    """time budget; 0 for none. `max_steps` is then an estimate, which each `PlanMade` replaces"""
 
 
 class StepCompleted(Event, frozen=True, tag="step"):
@@ -92,6 +94,20 @@ class UpdateSkipped(Event, frozen=True, tag="skipped"):
     step: int
     in_a_row: int
     reason: str
+
+
+class PlanMade(Event, frozen=True, tag="plan"):
+    """How far a run with a time budget is, and when it will end, as estimated at `step`; see `Plan` of the state.
+
+    The learning rate of the steps up to the next plan follows from it. Logged when it is made, and on a resume.
+    """
+
+    step: int
+    progress: float
+    last_step: int
+    elapsed_s: float
+    step_s: float
+    budget_s: float
 
 
 class LossDiverged(Event, frozen=True, tag="loss_diverged", omit_defaults=True):
@@ -208,10 +224,11 @@ class RunContinued(Event, frozen=True, tag="continued"):
 class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
     """The last event of a run.
 
-    `reason` is one of: max_steps, max_epochs, early_stopping, epsilon, overfit_done, stopped, diverged. For a diverged
-    run, `good_checkpoint` is the one to resume, "" if there is none, and `good_step` is its step. Such a run ended with
-    `loss` far above `guessing_loss`; both are 0 if losses or gradients were not finite. `saved` is False if a run that
-    did not diverge has a last state that `ckpt_latest` does not hold.
+    `reason` is one of: max_steps, max_epochs, deadline (the time budget is used), early_stopping, epsilon,
+    overfit_done, stopped, diverged. For a diverged run, `good_checkpoint` is the one to resume, "" if there is none,
+    and `good_step` is its step. Such a run ended with `loss` far above `guessing_loss`; both are 0 if losses or
+    gradients were not finite. `saved` is False if a run that did not diverge has a last state that `ckpt_latest` does
+    not hold.
     """
 
     reason: str
@@ -225,13 +242,13 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
 
 LOGGED = (
     RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, FullEvalCompleted, LinesReproduced, SampleWritten,
-    GradientNorms, CheckpointSaved, SaveFailed, LossDiverged, RunFinished,
+    GradientNorms, CheckpointSaved, SaveFailed, LossDiverged, PlanMade, RunFinished,
 )  # fmt: skip
 
 AnyEvent = (
     RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted | LinesReproduced
     | SampleWritten | GradientNorms | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued
-    | RunFinished
+    | PlanMade | RunFinished
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from gpt_core.training.events import (
     EvalCompleted,
     Event,
     FullEvalCompleted,
+    PlanMade,
     SampleWritten,
     from_json,
     to_json,
@@ -40,7 +41,7 @@ class _Logged(msgspec.Struct):
 
 
 _LOGGED = msgspec.json.Decoder(_Logged)
-_OF_EVALUATION = {_kind.__struct_config__.tag for _kind in (EvalCompleted, FullEvalCompleted, SampleWritten)}
+_OF_EVALUATION = {_kind.__struct_config__.tag for _kind in (EvalCompleted, FullEvalCompleted, SampleWritten, PlanMade)}
 
 
 class MetricsLog:
@@ -60,7 +61,7 @@ class MetricsLog:
         Args:
             path: The log.
             resume_step: Last step of the existing log to keep; None for a new log.
-            evaluates: The run will evaluate at `resume_step`: drop an evaluation of that step, and its sample.
+            evaluates: The run will evaluate at `resume_step`: drop an evaluation of that step, its sample, its plan.
             before: Log to copy lines from instead of `path`; it is not changed.
 
         Raises:

@@ -21,6 +21,7 @@ from gpt_core.config.settings import MAX_COUNT, Settings
 from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
+from gpt_core.formats.training_state import Plan
 from gpt_core.text.source import text_source
 from gpt_core.training.fine_tuning import resolve_new
 
@@ -58,6 +59,7 @@ class RunRequest:
         overwrite: Replace the checkpoints of another run in the folder.
         passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
         raised: One line per limit that the run to resume had reached and that was raised for it; also warnings.
+        plans: Plans of a time budget to follow instead of the clock (`gpt_core.training.time_budget`).
         loaded: The checkpoint that was read from `resume`, so that it is read once.
     """
 
@@ -69,6 +71,7 @@ class RunRequest:
     overwrite: bool = False
     passed_over: tuple[str, ...] = ()
     raised: tuple[str, ...] = ()
+    plans: Mapping[int, Plan] = field(default_factory=dict)
     loaded: LoadedCheckpoint = field(default_factory=LoadedCheckpoint, compare=False, repr=False)
 
     def located(self) -> RunRequest:
@@ -178,7 +181,7 @@ def raised_lines(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
     for name, limit in raised_limits(checkpoint).items():
         reached = getattr(checkpoint.settings, name)
         if getattr(settings, name) == limit:
-            what = f"{name} is now {limit}" if limit else "it is lifted"
+            what = f"{name} is now {limit:.15g}" if limit else "it is lifted"
             lines.append(f"the run had reached {name}={reached:g}: {what}; set it with --set {name}=N")
     return tuple(lines)
 
@@ -187,12 +190,14 @@ def raised_limits(checkpoint: Checkpoint | CheckpointInfo) -> dict[str, int | fl
     """Return the limits that the run of a checkpoint has reached, with the values that a resume gives them.
 
     The limits on steps and on the loss are lifted (0). Epochs and the steps of a self-test always have a limit: it
-    becomes the number so far plus the limit that was reached.
+    becomes the number so far plus the limit that was reached, as does a time budget, so that a cooldown has an end.
     """
     settings, state = checkpoint.settings, checkpoint.state
     raised: dict[str, int | float] = {}
     if 0 < settings.max_steps <= state.step:
         raised["max_steps"] = 0
+    if state.plan is not None and state.plan.is_over:
+        raised["minutes"] = settings.minutes + max(settings.minutes, round(state.elapsed_s / 60, 1))
     if settings.overfit_tiny:
         if settings.overfit_steps <= state.step:
             raised["overfit_steps"] = min(state.step + settings.overfit_steps, MAX_COUNT)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
-from gpt_core.formats.training_state import TrainingState
+from gpt_core.formats.training_state import Plan, TrainingState
 from gpt_core.model.parameters import Parameters
 from gpt_core.optim import Optimizer
 from gpt_core.text.data_loader import Batch
@@ -60,6 +61,8 @@ class Run:
     """why, if the requested precision was auto or the products are emulated"""
     best_restarted: str = ""
     warnings: tuple[str, ...] = ()
+    plans: Mapping[int, Plan] = field(default_factory=dict)
+    """plans of a time budget to follow instead of the clock, by their steps"""
 
     @property
     def steps_per_epoch(self) -> int:

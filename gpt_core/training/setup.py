@@ -141,6 +141,7 @@ def assemble(
             *emulation_warning(choice),
             *filter(None, (note, threads_warning(settings.threads))), *request.raised,
         ),
+        plans=request.plans,
     )  # fmt: skip
 
 

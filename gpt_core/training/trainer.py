@@ -30,8 +30,9 @@ from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics import smooth
 from gpt_core.training.metrics_log import MetricsLog, open_log
 from gpt_core.training.run import Run
-from gpt_core.training.run_length import epoch_start, last_step
+from gpt_core.training.run_length import epoch_start
 from gpt_core.training.saving import Saver
+from gpt_core.training.time_budget import TimeBudget
 from gpt_core.training.timing import RunClock, TokenRate
 
 MAX_SKIPPED_IN_A_ROW = 5
@@ -53,7 +54,7 @@ class Trainer:
         self._gpt = GPT(run.parameters, product_format(self.settings.precision), self._frozen)
         self._gradients = Parameters(run.parameters.shape)
         self._schedule = schedule_of(run.settings)
-        self._last_step = last_step(run)
+        self._budget = TimeBudget(run)
         self._weights_lock = threading.Lock()
         self._saver = Saver(run)
         self._last_save = LastSave(run, self._saver, self.requests)
@@ -159,6 +160,8 @@ class Trainer:
             return "early_stopping"
         if 0 < settings.max_steps <= state.step:
             return "max_steps"
+        if self._budget.is_over:
+            return "deadline"
         if state.epoch >= settings.max_epochs and not settings.overfit_tiny:
             return "max_epochs"
         return "stopped" if self.requests.stopping else ""
@@ -171,9 +174,11 @@ class Trainer:
             state.evaluation_due = True
             yield from self._evaluator.check_lines(at_end=False)
         if state.evaluation_due:
-            yield from self._evaluator.evaluate()
-            if state.evaluation_due:
-                return  # stopped before its end: it remains pending
+            yield from self._evaluator.evaluate(is_last=self._budget.is_over)
+        if not state.evaluation_due:
+            yield from self._plan()
+        if state.evaluation_due:
+            return  # stopped before its end: it remains pending
         if state.window >= self.run.windows.windows_per_epoch:
             reason = end_epoch(state, settings)
             self._end_reason = "" if settings.overfit_tiny and reason != "epsilon" else reason
@@ -187,6 +192,14 @@ class Trainer:
         # only on request.
         is_bad = state.skipped_in_a_row > 0 or self._divergence.since is not None
         yield from self._saver.start_pending(hold_latest=is_bad and not is_requested)
+
+    def _plan(self) -> Iterator[ev.AnyEvent]:
+        """Make the plan of a time budget that is due. A run that has used its budget is evaluated at this step."""
+        if (plan := self._budget.revise()) is not None:
+            yield plan
+        if self._budget.is_over and self.state.scores is None:
+            self.state.evaluation_due = True
+            yield from self._evaluator.evaluate(is_last=True)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
         """Wait until the run continues or something is requested; saves in progress are completed first."""
@@ -218,7 +231,7 @@ class Trainer:
         for name in self._frozen:  # so that norm and clipping are of what is trained
             self._gradients[name].fill(0.0)
         loss, norm = loss_sum / targets_in_batch, self.run.optimizer.gradient_norm(self._gradients)
-        share = self._schedule.share(state.step + 1, state.step / max(1, self._last_step))
+        share = self._schedule.share(state.step + 1, self._budget.progress)
         finite = math.isfinite(loss) and math.isfinite(norm)
         debugging = settings.debug and (state.step + 1) % settings.debug_every == 0
         before = self.parameters.copy() if debugging else None
@@ -268,7 +281,7 @@ class Trainer:
             preset=run.preset, parameters=parameter_count(self.shape), train_tokens=len(run.train_text),
             eval_tokens=len(run.eval_text) if run.eval_text else 0,
             batch_tokens=settings.batch_size * run.windows.seq_len, steps_per_epoch=steps_per_epoch,
-            max_steps=self._last_step,
+            max_steps=self._budget.last_step, minutes=settings.minutes,
             threads=threads.get_threads(), seed=settings.seed, train_file=run.train_text.name,
             eval_file=run.eval_name, resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
@@ -298,7 +311,7 @@ class Trainer:
             return
         self.state.finished = "" if reason in ("stopped", "max_steps") else reason
         yield from self._last_save.save()
-        if reason in ("max_epochs", "early_stopping", "epsilon") and self._saver.is_saved:
+        if reason in ("max_epochs", "deadline", "early_stopping", "epsilon") and self._saver.is_saved:
             yield from self._saver.save_final()
         if reason != "stopped":
             yield from self._evaluator.score_at_end()

@@ -33,9 +33,10 @@ def bench(options: Namespace) -> int:
     """Run `gpt-tui bench`: print a table or one JSON object."""
     if options.steps is not None and options.steps < 1:
         raise InputError(f"got --steps {options.steps}, expected at least 1")
-    if options.models_dir is not None or options.max_steps is not None:
+    if any(value is not None for value in (options.models_dir, options.max_steps, options.minutes)):
         raise InputError(
-            "--models-dir and --max-steps have no effect here: bench trains in a temporary folder for --steps"
+            "--models-dir, --max-steps and --minutes have no effect here: bench trains in a temporary folder "
+            "for --steps"
         )
     resolved = resolve_settings(options)
     report_text_note(resolved.settings)

@@ -96,6 +96,7 @@ def add_settings(parser: Parser, *, has_files: bool = False) -> None:
         ("--init-from", "FILE", "start from the weights and the tokenizer of a checkpoint (fine-tuning)"),
         ("--models-dir", "DIR", "folder for checkpoints and the log (default: models)"),
         ("--max-steps", "N", "stop after N optimizer steps, counted from the start of the run"),
+        ("--minutes", "N", "stop after N minutes of training; pauses and the time between sessions do not count"),
     ):
         parser.add_argument(option, metavar=metavar, help=text)
     add_texts(parser, {"--train-file": "training text", "--eval-file": "held-out text"}, has_files=has_files)

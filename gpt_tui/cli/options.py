@@ -26,8 +26,7 @@ from gpt_tui.shared.sanitize import one_line
 
 SETTING_OPTIONS = (
     "seed", "threads", "learning_rate", "train_file", "eval_file", "text_field", "encoding", "init_from", "models_dir",
-    "max_steps",
-    "overfit_tiny",
+    "max_steps", "minutes", "overfit_tiny",
 )  # fmt: skip
 
 

@@ -73,26 +73,27 @@ def check_options(options: Namespace) -> None:
     """Raise InputError for options that contradict each other."""
     if not 1 <= options.cut < options.steps:
         raise InputError(f"got --steps {options.steps} and --cut {options.cut}, expected 1 <= cut < steps")
-    if options.models_dir is not None or options.max_steps is not None:
+    if any(value is not None for value in (options.models_dir, options.max_steps, options.minutes)):
         raise InputError(
-            "--models-dir and --max-steps have no effect here: verify-resume trains in temporary folders for --steps"
+            "--models-dir, --max-steps and --minutes have no effect here: verify-resume trains in temporary folders "
+            "for --steps"
         )
 
 
 def compared_runs(folder: Path, resolved: Resolved, steps: int, cut: int, progress: Progress) -> list[Row]:
     """Train both runs in `folder` and compare them. Raises GptError if a run fails."""
+    settings = msgspec.structs.replace(resolved.settings, max_steps=steps, minutes=0.0)
+    resolved = resolved._replace(settings=settings)
     config = folder / "settings.toml"
     config.write_text(as_toml(*resolved), encoding="utf-8")
     uninterrupted, resumed = folder / "uninterrupted", folder / "resumed"
     new_run = ["--config", str(config)]
     latest = CheckpointStore(resumed).path_of("latest")
     progress(f"{steps} steps, uninterrupted", 0.0)
-    train([*new_run, "--models-dir", str(uninterrupted), "--max-steps", str(steps)])
+    train([*new_run, "--models-dir", str(uninterrupted)])
     check_reached(uninterrupted, steps)
     progress(f"{cut} steps", 1 / 3)
-    train_and_stop(
-        msgspec.structs.replace(resolved.settings, models_dir=str(resumed), max_steps=steps), resolved.preset, cut
-    )
+    train_and_stop(msgspec.structs.replace(settings, models_dir=str(resumed)), resolved.preset, cut)
     check_reached(resumed, cut)
     progress(f"resumed, to step {steps}", 2 / 3)
     train(["--resume", str(latest), "--models-dir", str(resumed)])

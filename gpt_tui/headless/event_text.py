@@ -19,6 +19,7 @@ from gpt_core.training.events import (
     GradientNorms,
     LinesReproduced,
     LossDiverged,
+    PlanMade,
     RunContinued,
     RunFinished,
     RunPaused,
@@ -89,7 +90,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case RunFinished(reason=reason) if reason != "diverged":
             more = no_step_left(history)
             return [(f"step {integer(event.step)}: {ending(event)}{f'; {more}' if more else ''}", "good")]
-        case StepCompleted() | EvalProgressed() | LossDiverged() | RunFinished():
+        case StepCompleted() | EvalProgressed() | LossDiverged() | PlanMade() | RunFinished():
             return []
         case _:
             assert_never(event)

@@ -91,7 +91,13 @@ def warmup_note(trainer: Trainer) -> list[str]:
     """Return a line if all epochs of a new run are fewer steps than the warm-up, as with a text of a few kilobytes."""
     settings = trainer.settings
     steps = settings.max_epochs * trainer.run.steps_per_epoch
-    if settings.overfit_tiny or settings.max_steps or trainer.step or not 0 < steps < settings.warmup_steps:
+    if (
+        settings.overfit_tiny
+        or settings.max_steps
+        or settings.minutes
+        or trainer.step
+        or not 0 < steps < settings.warmup_steps
+    ):
         return []
     return [
         f"a short run: max_epochs={settings.max_epochs} gives {integer(steps)} step{'s' * (steps != 1)}, fewer than "

@@ -24,6 +24,7 @@ EFFECTS: dict[str, str] = {
     "batch_size": "Larger: steadier gradients, more time per step. Larger batches take larger learning rates.",
     "micro_batch_size": "Smaller: less memory, slightly slower. The result of a step is the same.",
     "max_steps": "The run ends at this step; it can be resumed with more.",
+    "minutes": "The run ends after this time of training; a cooldown ends with it. It can be resumed with more.",
     "max_epochs": "The run ends after this many passes. More passes over a small text overfit it.",
     "patience": "Ends a run that no longer improves. Smaller: shorter runs, which may stop too early.",
     "best_metric": "Decides which checkpoint is best_model, and when a run no longer improves.",

@@ -14,6 +14,7 @@ from gpt_tui.shared.rows import Tone
 
 ENDINGS = {
     "max_steps": "all steps done",
+    "deadline": "time budget used",
     "max_epochs": "all epochs done",
     "early_stopping": "stopped early: no improvement",
     "epsilon": "mean step loss of the epoch below epsilon",

@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import NamedTuple, TypeVar, assert_never
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from gpt_core.config.settings import Settings
@@ -27,6 +28,7 @@ from gpt_core.training.events import (
     GradientNorms,
     LinesReproduced,
     LossDiverged,
+    PlanMade,
     RunContinued,
     RunFinished,
     RunPaused,
@@ -61,6 +63,7 @@ STEP_CURVES = tuple(metric for metric in BUILT_IN if metric.name in ("learning_r
 
 MORE = {
     "max_steps": "a larger max_steps (0: no limit)",
+    "deadline": "more minutes",
     "max_epochs": "a larger max_epochs",
     "overfit_done": "a larger overfit_steps",
 }
@@ -329,6 +332,8 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             return _logged(replace(run, save_error=event.error), text, "bad")
         case LossDiverged():
             return _logged(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
+        case PlanMade():
+            return replace(run, started=structs.replace(run.started, max_steps=event.last_step)) if run.started else run
         case RunPaused() if run.paused:
             return run  # a single step while paused
         case RunPaused():

@@ -36,7 +36,7 @@ THIS_APP = "this app"  # the process of the run
 # settings that do not change the result of a run
 NOT_COMPARED = frozenset({
     "models_dir", "threads", "debug", "debug_every", "sample_prompt", "sample_tokens", "max_tokens", "max_steps",
-    "eval_every_steps", "eval_tokens", "save_every_steps", "save_every_minutes", "save_epoch_number",
+    "minutes", "eval_every_steps", "eval_tokens", "save_every_steps", "save_every_minutes", "save_epoch_number",
 })  # fmt: skip
 
 

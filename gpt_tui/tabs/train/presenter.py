@@ -120,7 +120,9 @@ def text_and_size(preview: RunPreview) -> str:
 
 
 def length(settings: Settings) -> str:
-    """Return the maximum length of a run: `up to 2,000 steps or 20 epochs`."""
+    """Return the maximum length of a run: `up to 2,000 steps or 20 epochs`, or its time budget: `5 minutes`."""
+    if settings.minutes:
+        return f"{settings.minutes:g} minute{'s' * (settings.minutes != 1)}"
     steps = f"{integer(settings.max_steps)} steps or " if settings.max_steps else ""
     return f"up to {steps}{settings.max_epochs} epochs"
 

@@ -23,6 +23,7 @@ from gpt_tui.shared.sanitize import one_line
 
 LABELS = {
     "max_steps": "max_steps (0: no limit)",
+    "minutes": "minutes (0: no limit)",
     "max_epochs": "max_epochs",
     "patience": "patience (0: never stop early)",
     "overfit_steps": "overfit_steps",
@@ -34,15 +35,21 @@ def end_of_run(info: CheckpointInfo) -> str:
     raised = raised_limits(info)
     if info.state.finished in ("early_stopping", "epsilon"):
         return ENDINGS[info.state.finished]
-    reasons = {"max_steps": "max_steps", "max_epochs": "max_epochs", "overfit_steps": "overfit_done"}
+    reasons = {
+        "max_steps": "max_steps",
+        "minutes": "deadline",
+        "max_epochs": "max_epochs",
+        "overfit_steps": "overfit_done",
+    }
     return next((ENDINGS[reason] for name, reason in reasons.items() if name in raised), "")
 
 
-def limits_to_ask(info: CheckpointInfo) -> dict[str, int]:
-    """Return the limits of a resumed run with the values that the dialog suggests."""
+def limits_to_ask(info: CheckpointInfo) -> dict[str, str]:
+    """Return the limits of a resumed run with the values that the dialog suggests, as text."""
+    time = ("minutes",) if info.settings.minutes else ()
     names = ("overfit_steps",) if info.settings.overfit_tiny else ("max_steps", "max_epochs", "patience")
     raised = raised_limits(info)
-    return {name: int(raised.get(name, getattr(info.settings, name))) for name in names}
+    return {name: f"{raised.get(name, getattr(info.settings, name)):.15g}" for name in (*time, *names)}
 
 
 class ResumeScreen(ModalScreen[dict[str, object] | None]):
@@ -62,7 +69,7 @@ class ResumeScreen(ModalScreen[dict[str, object] | None]):
             yield Static(Content(f"{ended} It is resumed with these limits."), id="dialog-question", markup=False)
             for name, value in limits_to_ask(self._info).items():
                 yield Label(LABELS[name], markup=False)
-                yield LineInput(str(value), id=f"limit-{name}", compact=True)
+                yield LineInput(value, id=f"limit-{name}", compact=True)
             yield Static("", id="dialog-error", markup=False)
             yield Button("Resume", id="resume-run", compact=True)
             yield Button("Cancel", id="resume-cancel", compact=True)
@@ -96,7 +103,10 @@ class ResumeScreen(ModalScreen[dict[str, object] | None]):
     def _check_leaves_a_step(self, changes: dict[str, object]) -> None:
         """Raise ConfigError if a limit is reached already."""
         state = self._info.state
-        for name, done in (("max_steps", state.step), ("overfit_steps", state.step), ("max_epochs", state.epoch)):
+        for name, done in (
+            ("max_steps", state.step), ("overfit_steps", state.step), ("max_epochs", state.epoch),
+            ("minutes", round(state.elapsed_s / 60, 2)),
+        ):  # fmt: skip
             value = changes.get(name)
-            if isinstance(value, int) and 0 < value <= done:
-                raise ConfigError(f"{name}: got {value}, expected more than {done}, where the run has ended")
+            if isinstance(value, int | float) and 0 < value <= done:
+                raise ConfigError(f"{name}: got {value:g}, expected more than {done:g}, where the run has ended")

@@ -1,0 +1,119 @@
+"""Time budget of a run: the setting `minutes`, which ends a run by its training time, and the plan of its steps.
+
+Training time is `elapsed_s` of the state: pauses and the time between sessions do not count, evaluations between steps
+do. The evaluation at the end and the last saves follow when the budget is used.
+
+A schedule that follows the clock would make every run unique. Instead a plan says at which step the run will end, and
+the schedule is a function of the step alone until the next plan is made: after steps 1, 2, 4, 8 and so on, and later
+whenever an eighth of the rest is over, in steps or in time, so that the end is met within a step. A plan is part of the
+training state and is logged (`PlanMade`). A resume continues with it, and a run that is given the plans of a log
+(`RunRequest.plans`) repeats that run to the bit on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from gpt_core.config.settings import MAX_COUNT
+from gpt_core.formats.training_state import Plan
+from gpt_core.training.events import AnyEvent, PlanMade
+from gpt_core.training.run import Run
+from gpt_core.training.run_length import last_step
+
+SECONDS = 60.0  # per minute
+
+
+class TimeBudget:
+    """Makes the plans of one run and says how far the run is.
+
+    A run without a budget has the limits of its steps and epochs as its only plan.
+
+    Args:
+        run: The run; its state holds the plan, and `run.plans` the plans to follow instead of the clock.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._state, self._plans = run.state, run.plans
+        self._limit = last_step(run)
+        self._eval_every = run.settings.eval_every_steps
+        self._budget_s = SECONDS * run.settings.minutes
+        if not self._budget_s:
+            run.state.plan = None
+        elif run.state.plan is None or run.state.plan.budget_s != self._budget_s:
+            run.state.plan = self._first_plan()
+        self._unreported = run.state.plan is not None
+
+    @property
+    def last_step(self) -> int:
+        """Step at which the run ends, by the present plan."""
+        return self._state.plan.last_step if self._state.plan else self._limit
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that is over at the present step."""
+        state = self._state
+        return state.plan.progress_at(state.step) if state.plan else state.step / max(1, self._limit)
+
+    @property
+    def is_over(self) -> bool:
+        """True once the budget is used."""
+        return self._state.plan is not None and self._state.plan.is_over
+
+    def revise(self) -> PlanMade | None:
+        """Make the plan that is due at this step, if one is. Report it, and once that of the start of the session."""
+        state = self._state
+        if state.plan is None:
+            return None
+        if state.step in self._plans:
+            plan = self._plans[state.step]
+        elif not self._plans and self._is_due(state.plan):
+            plan = self._next_plan(state.plan)
+        else:
+            plan = state.plan
+        if plan == state.plan and not self._unreported:
+            return None
+        state.plan, self._unreported = plan, False
+        return PlanMade(**msgspec.structs.asdict(plan))
+
+    def _is_due(self, plan: Plan) -> bool:
+        """Return True at the step that the plan names, or before it if an eighth of the time left has passed."""
+        state, passed_s = self._state, self._state.elapsed_s - plan.elapsed_s
+        is_late = state.step > plan.step and 8 * passed_s >= plan.budget_s - plan.elapsed_s
+        return not plan.is_over and (state.step >= plan.next_step or is_late or state.elapsed_s >= self._budget_s)
+
+    def _first_plan(self) -> Plan:
+        """Return the first plan of a run, or of one that is resumed with another budget."""
+        state = self._state
+        used = min(1.0, state.elapsed_s / self._budget_s)
+        return self._plan(used, state.elapsed_s / state.step if state.step else 0.0)
+
+    def _next_plan(self, plan: Plan) -> Plan:
+        """Return the plan that follows `plan`, with a moving average of the time per step."""
+        state, steps = self._state, self._state.step - plan.step
+        step_s, passed_s = plan.step_s, max(0.0, self._state.elapsed_s - plan.elapsed_s)
+        if steps > 0:
+            # after a doubling of the steps only the last ones; later over half of the time that is left, so that a
+            # change of speed is noticed in time, but over no less than one evaluation
+            window_s = max(passed_s, (self._budget_s - state.elapsed_s) / 2, self._eval_every * step_s)
+            weight = 1.0 if 2 * steps >= state.step or window_s == 0 else passed_s / window_s
+            step_s += weight * (passed_s / steps - step_s)
+        return self._plan(plan.progress_at(state.step), step_s)
+
+    def _plan(self, progress: float, step_s: float) -> Plan:
+        state, left_s = self._state, self._budget_s - self._state.elapsed_s
+        last = self._limit
+        if left_s <= 0:
+            last = state.step
+        elif step_s > 0:
+            last = min(last, state.step + max(1, round(min(left_s / step_s, MAX_COUNT / 2))))
+        return Plan(state.step, progress, max(state.step, last), state.elapsed_s, step_s, self._budget_s)
+
+
+def plans_in(events: Iterable[AnyEvent]) -> dict[int, Plan]:
+    """Return the plans of a log by their steps, for `RunRequest.plans`; of several at one step, the last."""
+    names = Plan.__struct_fields__
+    return {
+        event.step: Plan(*(getattr(event, name) for name in names)) for event in events if isinstance(event, PlanMade)
+    }

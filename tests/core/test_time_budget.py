@@ -1,0 +1,214 @@
+"""Time budget: a run ends at its deadline, its cooldown with it, and its plans repeat it to the bit."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_core.formats.training_state import Plan
+from gpt_core.training import events as ev
+from gpt_core.training import setup, timing
+from gpt_core.training import trainer as trainer_module
+from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.request import RunRequest, raised_limits
+from gpt_core.training.time_budget import plans_in
+from gpt_core.training.trainer import Trainer
+from tests.core.training_samples import LATEST, losses, of_kind, open_run, tiny_settings, train, whole_state
+
+BUDGET = {
+    "minutes": 0.5, "cooldown": 0.5, "min_lr_share": 0.0, "warmup_steps": 0, "eval_every_steps": 7,
+    "improvement_threshold": 0.0, "sample_tokens": 0,
+}  # fmt: skip
+RATE = 1e-2
+
+
+class Clock:
+    """Replaces the clock: each reading of the time is later by a known amount."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.tick = 0.5
+
+    def monotonic(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(timing, "time", found)
+    return found
+
+
+def shares(events: list[ev.AnyEvent]) -> list[float]:
+    """Return the learning rate of every step as a fraction of the full rate."""
+    return [event.lr / RATE for event in events if isinstance(event, ev.StepCompleted)]
+
+
+def plan(**changes: object) -> Plan:
+    return msgspec.structs.replace(Plan(100, 0.25, 500, 15.0, 0.1, 60.0), **changes)
+
+
+def test_progress_is_spread_evenly_over_the_steps_that_are_planned() -> None:
+    assert plan().progress_at(100) == 0.25
+    assert plan().progress_at(300) == pytest.approx(0.625)
+    assert plan().progress_at(500) == plan().progress_at(900) == 1.0
+
+
+def test_plans_are_made_after_a_doubling_of_the_steps_and_often_before_the_end() -> None:
+    assert [plan(step=step, last_step=10_000).next_step for step in (0, 1, 2, 8)] == [1, 2, 4, 16]
+    assert plan().next_step == 150
+    assert [plan(step=step).next_step for step in (492, 498, 499)] == [493, 499, 500]
+
+
+def test_a_run_ends_within_a_step_of_its_deadline(tmp_path: Path, clock: Clock) -> None:
+    events = train(tiny_settings(tmp_path, **BUDGET))
+    last = of_kind(events, ev.StepCompleted)[-1]
+    assert isinstance(last, ev.StepCompleted)
+    assert 30.0 <= last.elapsed_s < 30.0 + 2 * last.elapsed_s / last.step
+    assert of_kind(events, ev.RunFinished) == [ev.RunFinished("deadline", last.step)]
+
+
+def test_the_cooldown_ends_at_the_deadline(tmp_path: Path, clock: Clock) -> None:
+    events = train(tiny_settings(tmp_path, **BUDGET))
+    found = shares(events)
+    half = len(found) // 2
+    assert found[: half - 3] == [1.0] * (half - 3)
+    assert all(later < earlier for earlier, later in itertools.pairwise(found[half + 3 :]))
+    assert found[-1] < 0.1
+
+
+def test_a_machine_that_becomes_four_times_slower_still_cools_down_before_the_deadline(
+    tmp_path: Path, clock: Clock
+) -> None:
+    trainer, events = open_run(tiny_settings(tmp_path, **BUDGET)), []
+    for event in trainer.events():
+        events.append(event)
+        if trainer.state.elapsed_s > 15:
+            clock.tick = 1.0
+    found = shares(events)
+    assert of_kind(events, ev.RunFinished) == [ev.RunFinished("deadline", trainer.step)]
+    assert max(b - a for a, b in itertools.pairwise(found)) <= 0  # the rate never rises again
+    assert found[-1] < 0.2
+
+
+def test_the_weights_at_the_deadline_are_evaluated_and_the_best_ones_are_saved_as_transformer(
+    tmp_path: Path, clock: Clock
+) -> None:
+    events = train(tiny_settings(tmp_path, **BUDGET | {"eval_every_steps": 1000, "max_epochs": 1000}))
+    last = of_kind(events, ev.RunFinished)[-1].step
+    evaluation = of_kind(events, ev.EvalCompleted)[-1]
+    assert evaluation.step == last
+    assert {event.kind for event in of_kind(events, ev.CheckpointSaved)} >= {"latest", "best", "final"}
+    best = peek_checkpoint(tmp_path / "models/transformer.safetensors")
+    assert best.step == peek_checkpoint(tmp_path / "models/best_model.safetensors").state.best_step
+    assert peek_checkpoint(tmp_path / LATEST).state.finished == "deadline"
+
+
+def test_pauses_do_not_count(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = open_run(tiny_settings(tmp_path, **BUDGET))
+
+    def sleep(_seconds: float) -> None:
+        clock.now += 10_000
+        trainer.requests.unpause()
+
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(sleep=sleep, perf_counter=time.perf_counter))
+    for event in trainer.events():
+        if isinstance(event, ev.StepCompleted) and event.step == 5:
+            trainer.requests.pause()
+    assert clock.now > 10_000
+    assert trainer.step > 10
+
+
+def finished(trainer: Trainer, stop_at: int = 0) -> list[ev.AnyEvent]:
+    """Return the events of a run up to its end or to a step."""
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if 0 < stop_at <= trainer.step:
+            trainer.requests.stop()
+    return events
+
+
+def with_plans(folder: Path, log: Path, **changes: object) -> RunRequest:
+    folder.mkdir(exist_ok=True)
+    return RunRequest(tiny_settings(folder, **BUDGET | changes), plans=plans_in(read_metrics(log)))
+
+
+def test_the_plans_of_a_log_repeat_the_run_to_the_bit_whatever_the_clock_says(tmp_path: Path, clock: Clock) -> None:
+    first = open_run(tiny_settings(tmp_path, **BUDGET))
+    events = finished(first)
+    clock.tick = 3.0
+    second = setup.open_run(with_plans(tmp_path / "again", tmp_path / "models/metrics.jsonl"))
+    again = finished(second)
+    assert losses(again) == losses(events)
+    assert shares(again) == shares(events)
+    assert whole_state(second) == whole_state(first)
+    assert of_kind(again, ev.RunFinished) == of_kind(events, ev.RunFinished)
+
+
+@pytest.mark.parametrize("cut", [1, 7, 20])
+def test_a_run_that_was_stopped_and_resumed_is_repeated_by_its_plans_without_a_break(
+    tmp_path: Path, clock: Clock, cut: int
+) -> None:
+    settings = tiny_settings(tmp_path, **BUDGET)
+    events = finished(open_run(settings), cut)
+    clock.tick = 0.5
+    resumed = open_run(settings, resume=tmp_path / LATEST)
+    assert resumed.step == cut
+    events += finished(resumed)
+    whole = setup.open_run(with_plans(tmp_path / "whole", tmp_path / "models/metrics.jsonl"))
+    assert losses(finished(whole)) == losses(events)
+    assert whole_state(whole) == whole_state(resumed)
+
+
+def test_a_resume_continues_the_plan_of_the_checkpoint(tmp_path: Path, clock: Clock) -> None:
+    settings = tiny_settings(tmp_path, **BUDGET)
+    finished(open_run(settings), 9)
+    saved = peek_checkpoint(tmp_path / LATEST).state.plan
+    resumed = open_run(settings, resume=tmp_path / LATEST)
+    assert resumed.state.plan == saved
+    started = next(iter(resumed.events()))
+    assert saved is not None
+    assert (started.max_steps, started.minutes) == (saved.last_step, 0.5)
+
+
+def test_a_resume_with_more_minutes_continues_and_cools_down_again(tmp_path: Path, clock: Clock) -> None:
+    first = finished(open_run(tiny_settings(tmp_path, **BUDGET)))
+    second = open_run(tiny_settings(tmp_path, **BUDGET | {"minutes": 1.0}), resume=tmp_path / LATEST)
+    events = finished(second)
+    assert events[0].elapsed_s == pytest.approx(30, abs=3)
+    assert shares(first)[-1] < 0.1
+    assert shares(events)[0] > 0.9  # half of the new budget is over: the new cooldown begins
+    assert shares(events)[-1] < 0.1
+    assert 59 <= of_kind(events, ev.StepCompleted)[-1].elapsed_s < 63
+
+
+def test_a_resume_raises_a_budget_that_is_used(tmp_path: Path, clock: Clock) -> None:
+    finished(open_run(tiny_settings(tmp_path, **BUDGET)))
+    assert raised_limits(peek_checkpoint(tmp_path / LATEST)) == {"minutes": 1.0}
+
+
+def test_a_budget_that_is_left_unused_is_not_raised(tmp_path: Path, clock: Clock) -> None:
+    finished(open_run(tiny_settings(tmp_path, **BUDGET | {"max_steps": 5})))
+    assert raised_limits(peek_checkpoint(tmp_path / LATEST)) == {"max_steps": 0}
+
+
+def test_max_steps_before_the_deadline_is_the_end_of_the_cooldown(tmp_path: Path, clock: Clock) -> None:
+    events = train(tiny_settings(tmp_path, **BUDGET | {"max_steps": 12}))
+    assert of_kind(events, ev.RunFinished) == [ev.RunFinished("max_steps", 12)]
+    assert shares(events)[-1] < 0.25
+
+
+def test_without_a_budget_a_resumed_run_has_no_plan(tmp_path: Path, clock: Clock) -> None:
+    finished(open_run(tiny_settings(tmp_path, **BUDGET)), 9)
+    resumed = open_run(tiny_settings(tmp_path, **BUDGET | {"minutes": 0.0, "max_steps": 20}), resume=tmp_path / LATEST)
+    assert of_kind(finished(resumed), ev.PlanMade) == []
+    assert resumed.state.plan is None
