@@ -7,7 +7,7 @@ the float64 reference (`gpt_core.reference`). The kernels compute in float32 and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from gpt_core import reference
 from gpt_core.config.settings import ModelShape
 from gpt_core.model.gpt import GPT
+from gpt_core.model.layers.dropout import Dropout
 from gpt_core.model.parameters import Parameters
 from gpt_core.reference import Array, Ids, Tensors
 
@@ -29,6 +30,9 @@ SMALL_BATCH, SMALL_TIME = 3, 7
 LARGE_SHAPE = ModelShape(d_model=36, hidden_size=75, vocab_size=16411, num_heads=3, seq_len=150, layers=2)
 LARGE_BATCH, LARGE_TIME = 2, 147
 
+DROPOUT = 0.25  # of the checks with dropout
+MASK_STEP, MASK_SEQUENCE = 1_000_003, 5  # step and first sequence of its masks
+
 ELEMENTS = 256  # checked by differences per tensor, a random choice of larger tensors
 STEP = 1e-4  # h of the differences
 
@@ -41,9 +45,9 @@ class GradcheckRow(msgspec.Struct, frozen=True):
     elements: int
     """number of elements checked by central differences"""
     reference_error: float
-    """of the reference against central differences"""
+    """of the reference against central differences: the larger of those without and with dropout"""
     kernel_error: float
-    """of the kernels against the reference: the larger of the errors on the small and on the large shape"""
+    """of the kernels against the reference: the largest on two shapes, without and with dropout"""
     passed: bool
     """both errors are below `REFERENCE_LIMIT` and `KERNEL_LIMIT`"""
 
@@ -102,15 +106,18 @@ def random_batch(shape: ModelShape, batch: int, time: int, seed: int) -> tuple[I
     return tokens, targets
 
 
-def reference_errors(shape: ModelShape, batch: int, time: int, seed: int) -> dict[str, tuple[int, float]]:
+def reference_errors(
+    shape: ModelShape, batch: int, time: int, seed: int, dropout: float = 0.0
+) -> dict[str, tuple[int, float]]:
     """Return per tensor the number of checked elements and the error of the reference against central differences."""
     parameters = scattered_parameters(shape, seed)
     tokens, targets = random_batch(shape, batch, time, seed)
-    _, gradients = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
+    masks = _masks(shape, batch, time, seed, dropout)
+    _, gradients = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads, masks)
     random = np.random.default_rng(seed)
 
     def loss() -> float:
-        logits, _, _ = reference.model_forward(parameters, tokens, shape.num_heads)
+        logits, _, _ = reference.model_forward(parameters, tokens, shape.num_heads, masks)
         return reference.cross_entropy_forward(logits, targets)
 
     errors = {}
@@ -121,15 +128,25 @@ def reference_errors(shape: ModelShape, batch: int, time: int, seed: int) -> dic
     return errors
 
 
-def kernel_errors(shape: ModelShape, batch: int, time: int, seed: int) -> dict[str, float]:
+def kernel_errors(shape: ModelShape, batch: int, time: int, seed: int, dropout: float = 0.0) -> dict[str, float]:
     """Return per tensor the error of the compiled model's gradient against the reference's."""
     parameters = scattered_parameters(shape, seed)
     tokens, targets = random_batch(shape, batch, time, seed)
-    _, expected = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
+    masks = _masks(shape, batch, time, seed, dropout)
+    _, expected = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads, masks)
     got = Parameters(shape)
     model = GPT(as_parameters(shape, parameters))
-    model.loss_and_gradients(tokens, targets, got, 1.0 / int((targets != reference.NO_TARGET).sum()))
+    drop = Dropout(dropout, seed, MASK_STEP, MASK_SEQUENCE, time) if dropout else None
+    model.loss_and_gradients(tokens, targets, got, 1.0 / int((targets != reference.NO_TARGET).sum()), drop)
     return {name: relative_error(got[name], expected[name]) for name in expected}
+
+
+def _masks(shape: ModelShape, batch: int, time: int, seed: int, dropout: float) -> reference.Masks | None:
+    if not dropout:
+        return None
+    return reference.dropout_masks(
+        shape, batch, time, rate=dropout, seed=seed, step=MASK_STEP, first_sequence=MASK_SEQUENCE
+    )
 
 
 def as_parameters(shape: ModelShape, tensors: Mapping[str, Array]) -> Parameters:
@@ -141,14 +158,24 @@ def as_parameters(shape: ModelShape, tensors: Mapping[str, Array]) -> Parameters
 
 
 def run_gradcheck(seed: int = 0) -> list[GradcheckRow]:
-    """Return one row per tensor, in the order of the parameter table. Takes about two seconds."""
-    differences = reference_errors(SMALL_SHAPE, SMALL_BATCH, SMALL_TIME, seed)
-    small = kernel_errors(SMALL_SHAPE, SMALL_BATCH, SMALL_TIME, seed)
-    large = kernel_errors(LARGE_SHAPE, LARGE_BATCH, LARGE_TIME, seed)
+    """Return one row per tensor, in the order of the parameter table. Takes about four seconds.
+
+    Each check is made without and with dropout.
+    """
+    rates = (0.0, DROPOUT)
+    differences = [reference_errors(SMALL_SHAPE, SMALL_BATCH, SMALL_TIME, seed, rate) for rate in rates]
+    kernels = [kernel_errors(SMALL_SHAPE, SMALL_BATCH, SMALL_TIME, seed, rate) for rate in rates]
+    kernels += [kernel_errors(LARGE_SHAPE, LARGE_BATCH, LARGE_TIME, seed, rate) for rate in rates]
     rows = []
     for name, size in reference.parameter_shapes(SMALL_SHAPE).items():
-        elements, reference_error = differences[name]
-        kernel_error = max(small[name], large[name], key=lambda error: math.inf if math.isnan(error) else error)
+        elements = differences[0][name][0]
+        reference_error = _largest(errors[name][1] for errors in differences)
+        kernel_error = _largest(errors[name] for errors in kernels)
         passed = reference_error < REFERENCE_LIMIT and kernel_error < KERNEL_LIMIT
         rows.append(GradcheckRow(name, size, elements, reference_error, kernel_error, passed))
     return rows
+
+
+def _largest(errors: Iterable[float]) -> float:
+    """Return the largest error; NaN is larger than any."""
+    return max(errors, key=lambda error: math.inf if math.isnan(error) else error)

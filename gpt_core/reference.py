@@ -11,8 +11,9 @@ with respect to the forward's result, and the forward's inputs. It recomputes wh
 gradients with respect to those inputs, in their order. `d_<name>` has the shape of `<name>`.
 
 Papers: Vaswani et al. 2017, "Attention Is All You Need" (attention, residual blocks); Radford et al. 2019, "Language
-Models are Unsupervised Multitask Learners" (GPT-2: norms before the sublayers, a final norm, learned positions); Dao
-et al. 2022, "FlashAttention", and Dao 2023, "FlashAttention-2" (attention in tiles).
+Models are Unsupervised Multitask Learners" (GPT-2: norms before the sublayers, a final norm, learned positions, dropout
+of the embedding, of attention and of both branches); Dao et al. 2022, "FlashAttention", and Dao 2023,
+"FlashAttention-2" (attention in tiles); Srivastava et al. 2014, "Dropout".
 """
 
 # ruff: noqa: E741  (l and O are FlashAttention's symbols)
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +92,82 @@ def embedding_backward(d_x: Array, tokens: Ids, token_table: Array, position_tab
     return d_token_table, d_position_table
 
 
+def _splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the next output of SplitMix64 for each state (Steele, Lea and Flood 2014)."""
+    z = state + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def dropout_key(seed: int, step: int, place: int) -> int:
+    """Return the key of a mask: 64 bits that depend on seed, step and place in the model."""
+    key = np.zeros(1, np.uint64)
+    for number in (seed, step, place):
+        key = _splitmix64(key ^ np.uint64(number))
+    return int(key[0])
+
+
+def dropout_factors(key: int, first_row: int, rows: int, columns: int, rate: float) -> Array:
+    """Return the factors M of `rows` rows: 0 with probability `rate`, else 1 / (1 - rate) (Srivastava et al. 2014).
+
+    Each element is a hash of the key, the number of its row and its column, so that nothing needs to be stored. The key
+    of a row is output number `row` of SplitMix64 from the state `key` on; its halves are `low` and `high`.
+
+    Returns M (rows, columns).
+    """
+    numbers = np.arange(first_row, first_row + rows, dtype=np.uint64)
+    row_keys = _splitmix64(np.uint64(key) + numbers * np.uint64(0x9E3779B97F4A7C15))
+    low, high = (half.astype(np.uint32)[:, None] for half in (row_keys, row_keys >> np.uint64(32)))  # (rows, 1) each
+    x = np.arange(columns, dtype=np.uint32) * np.uint32(0x9E3779B9) + low  # (rows, columns)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD) ^ high
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x735A2D97)
+    bits = (x ^ (x >> np.uint32(15))) >> np.uint32(8)  # 24 bits
+    return np.where(bits >= int(rate * (1 << 24) + 0.5), 1.0 / (1.0 - rate), 0.0)
+
+
+class Masks(NamedTuple):
+    """Factors of dropout in one pass."""
+
+    embedding: Array
+    """(B, T, C)"""
+    blocks: list[Tensors]
+    """per layer: attention (B, H, T, T), query by key; attn_branch, mlp_branch (B, T, C)"""
+
+
+def dropout_masks(
+    shape: ModelShape, batch: int, time: int, *, rate: float, seed: int, step: int, first_sequence: int = 0
+) -> Masks:
+    """Return the factors of a pass over sequences (B, T), the first of which is number `first_sequence` of its step.
+
+    The rows of the residual stream count the positions of all sequences. The rows of the attention probabilities count
+    the queries of all heads of all sequences. Places: 0 the embedding; of layer l: 3 l + 1 attention, 3 l + 2 its
+    branch, 3 l + 3 the branch of the MLP.
+    """
+    B, T, C, H = batch, time, shape.d_model, shape.num_heads
+
+    def stream(place: int) -> Array:
+        key = dropout_key(seed, step, place)
+        return dropout_factors(key, first_sequence * T, B * T, C, rate).reshape(B, T, C)
+
+    def attention(place: int) -> Array:
+        key = dropout_key(seed, step, place)
+        return dropout_factors(key, first_sequence * H * T, B * H * T, T, rate).reshape(B, H, T, T)
+
+    layers = range(shape.layers)
+    return Masks(
+        stream(0),
+        [
+            {"attention": attention(3 * l + 1), "attn_branch": stream(3 * l + 2), "mlp_branch": stream(3 * l + 3)}
+            for l in layers
+        ],
+    )
+
+
+NO_MASKS: Mapping[str, float] = {"attention": 1.0, "attn_branch": 1.0, "mlp_branch": 1.0}
+"""Factors of a block without dropout."""
+
+
 def _normalize(x: Array) -> tuple[Array, Array]:
     centered = x - x.mean(axis=-1, keepdims=True)  # (..., C)
     rstd = 1.0 / np.sqrt((centered**2).mean(axis=-1, keepdims=True) + LAYER_NORM_EPS)  # (..., 1)
@@ -141,28 +219,31 @@ def _attention_weights(q: Array, k: Array) -> Array:
     return softmax(np.where(future, -np.inf, scores))  # (B, H, T, T)
 
 
-def attention_forward(qkv: Array, num_heads: int) -> Array:
-    """y = softmax(q k^T / sqrt(D)) v for each head, over current and past positions (Vaswani et al. 2017).
+def attention_forward(qkv: Array, num_heads: int, mask: Array | float = 1.0) -> Array:
+    """y = (mask softmax(q k^T / sqrt(D))) v for each head, over current and past positions (Vaswani et al. 2017).
 
-    qkv (B, T, 3C); y (B, T, C).
+    qkv (B, T, 3C); mask (B, H, T, T), the factors of dropout; y (B, T, C).
     """
     q, k, v = _heads(qkv, num_heads)  # (B, H, T, D) each
-    y = _attention_weights(q, k) @ v  # (B, H, T, D)
+    y = mask * _attention_weights(q, k) @ v  # (B, H, T, D)
     return np.asarray(y.transpose(0, 2, 1, 3).reshape(*qkv.shape[:2], -1))  # (B, T, C)
 
 
-def attention_backward(d_y: Array, qkv: Array, num_heads: int) -> Array:
+def attention_backward(d_y: Array, qkv: Array, num_heads: int, mask: Array | float = 1.0) -> Array:
     """Apply d_s = a (d_a - sum_keys(d_a a)), the gradient of a = softmax(s); the rest are matrix products."""
     q, k, v = _heads(qkv, num_heads)  # (B, H, T, D) each
     a = _attention_weights(q, k)  # (B, H, T, T)
     d_heads = d_y.reshape(*qkv.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)  # (B, H, T, D)
-    d_a = d_heads @ v.swapaxes(-1, -2)  # (B, H, T, T)
+    d_a = mask * (d_heads @ v.swapaxes(-1, -2))  # (B, H, T, T)
     d_scores = a * (d_a - (d_a * a).sum(axis=-1, keepdims=True)) / math.sqrt(q.shape[-1])  # (B, H, T, T)
-    d_qkv = np.stack([d_scores @ k, d_scores.swapaxes(-1, -2) @ q, a.swapaxes(-1, -2) @ d_heads])  # (3, B, H, T, D)
+    d_v = (mask * a).swapaxes(-1, -2) @ d_heads  # (B, H, T, D)
+    d_qkv = np.stack([d_scores @ k, d_scores.swapaxes(-1, -2) @ q, d_v])  # (3, B, H, T, D)
     return d_qkv.transpose(1, 3, 0, 2, 4).reshape(qkv.shape)  # (B, T, 3C)
 
 
-def attention_tiled_forward(qkv: Array, num_heads: int, Br: int = 64, Bc: int = 112) -> tuple[Array, Array]:
+def attention_tiled_forward(
+    qkv: Array, num_heads: int, Br: int = 64, Bc: int = 112, mask: Array | None = None
+) -> tuple[Array, Array]:
     """`attention_forward` in tiles of Br queries and blocks of Bc keys, as in FlashAttention (Dao et al. 2022).
 
     No (T, T) array is stored. Each tile keeps, per query, the maximum score so far (m), the sum of exp(score - m) so
@@ -185,7 +266,8 @@ def attention_tiled_forward(qkv: Array, num_heads: int, Br: int = 64, Bc: int = 
             P = np.exp(S - m_new[..., None])
             rescale = np.exp(m - m_new)
             l = rescale * l + P.sum(axis=-1)
-            O = rescale[..., None] * O + P @ v[..., keys, :]
+            M = 1.0 if mask is None else mask[..., queries, keys]  # (B, H, br, bc)
+            O = rescale[..., None] * O + (M * P) @ v[..., keys, :]
             m = m_new
         y[..., queries, :] = O / l[..., None]
         lse[..., queries] = m + np.log(l)
@@ -193,12 +275,20 @@ def attention_tiled_forward(qkv: Array, num_heads: int, Br: int = 64, Bc: int = 
 
 
 def attention_tiled_backward(
-    d_y: Array, qkv: Array, y: Array, lse: Array, num_heads: int, Br: int = 64, Bc: int = 112
+    d_y: Array,
+    qkv: Array,
+    y: Array,
+    lse: Array,
+    num_heads: int,
+    Br: int = 64,
+    Bc: int = 112,
+    mask: Array | None = None,
 ) -> Array:
     """`attention_backward` in tiles, from y and lse of `attention_tiled_forward` (Dao 2023).
 
     The weights P of a tile are recomputed from lse. The sum over keys in the gradient of softmax needs no weights:
-    delta = sum_keys(d_P P) = sum_d(d_O O), because O = P v.
+    delta = sum_keys(d_P P) = sum_d(d_O O), because O = P v. With dropout, O = (M P) v, and d_P = M (d_O v^T): the
+    factors M move from one side of the sum to the other.
     """
     q, k, v = _heads(qkv, num_heads)  # (B, H, T, D) each
     O, d_O = (x.reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3) for x in (y, d_y))  # (B, H, T, D) each
@@ -210,9 +300,10 @@ def attention_tiled_backward(
         delta = (d_O[..., queries, :] * O[..., queries, :]).sum(axis=-1, keepdims=True)  # (B, H, br, 1)
         for keys in _key_blocks(queries, Bc):
             P = np.exp(_tile_scores(q, k, queries, keys) - lse[..., queries, None])  # (B, H, br, bc)
-            d_P = d_O[..., queries, :] @ v[..., keys, :].swapaxes(-1, -2)
+            M = 1.0 if mask is None else mask[..., queries, keys]  # (B, H, br, bc)
+            d_P = M * (d_O[..., queries, :] @ v[..., keys, :].swapaxes(-1, -2))
             d_S = P * (d_P - delta)
-            d_v[..., keys, :] += P.swapaxes(-1, -2) @ d_O[..., queries, :]
+            d_v[..., keys, :] += (M * P).swapaxes(-1, -2) @ d_O[..., queries, :]
             d_k[..., keys, :] += d_S.swapaxes(-1, -2) @ q[..., queries, :] / math.sqrt(D)
             d_q[..., queries, :] += d_S @ k[..., keys, :] / math.sqrt(D)
     return d_qkv.transpose(1, 3, 0, 2, 4).reshape(qkv.shape)  # (B, T, 3C)
@@ -267,26 +358,31 @@ def cross_entropy_backward(logits: Array, targets: Ids) -> Array:
     return d_logits
 
 
-def block_forward(x: Array, p: Tensors, num_heads: int) -> Tensors:
+def block_forward(x: Array, p: Tensors, num_heads: int, masks: Mapping[str, Array | float] = NO_MASKS) -> Tensors:
     """resid_mid = x + attention(ln_1(x)), y = resid_mid + mlp(ln_2(resid_mid)) (Radford et al. 2019).
 
-    x, y (B, T, C). Returns all tensors by name, for `block_backward`.
+    x, y (B, T, C). Attention probabilities and both branches are multiplied by the factors of dropout. Returns all
+    tensors by name, for `block_backward`.
     """
     ln_1_out = layer_norm_forward(x, p["ln_1.weight"], p["ln_1.bias"])  # (B, T, C)
     qkv = linear_forward(ln_1_out, p["attn.c_attn.weight"], p["attn.c_attn.bias"])  # (B, T, 3C)
-    attn_out = attention_forward(qkv, num_heads)  # (B, T, C)
-    resid_mid = x + linear_forward(attn_out, p["attn.c_proj.weight"], p["attn.c_proj.bias"])  # (B, T, C)
+    attn_out = attention_forward(qkv, num_heads, masks["attention"])  # (B, T, C)
+    attn_branch = linear_forward(attn_out, p["attn.c_proj.weight"], p["attn.c_proj.bias"])  # (B, T, C)
+    resid_mid = x + masks["attn_branch"] * attn_branch  # (B, T, C)
     ln_2_out = layer_norm_forward(resid_mid, p["ln_2.weight"], p["ln_2.bias"])  # (B, T, C)
     hidden = linear_forward(ln_2_out, p["mlp.c_fc.weight"], p["mlp.c_fc.bias"])  # (B, T, F)
     gelu_out = gelu_forward(hidden)  # (B, T, F)
-    y = resid_mid + linear_forward(gelu_out, p["mlp.c_proj.weight"], p["mlp.c_proj.bias"])  # (B, T, C)
+    mlp_branch = linear_forward(gelu_out, p["mlp.c_proj.weight"], p["mlp.c_proj.bias"])  # (B, T, C)
+    y = resid_mid + masks["mlp_branch"] * mlp_branch  # (B, T, C)
     return {
         "x": x, "ln_1_out": ln_1_out, "qkv": qkv, "attn_out": attn_out, "resid_mid": resid_mid,
         "ln_2_out": ln_2_out, "hidden": hidden, "gelu_out": gelu_out, "y": y,
     }  # fmt: skip
 
 
-def block_backward(d_y: Array, saved: Tensors, p: Tensors, num_heads: int) -> tuple[Array, Tensors]:
+def block_backward(
+    d_y: Array, saved: Tensors, p: Tensors, num_heads: int, masks: Mapping[str, Array | float] = NO_MASKS
+) -> tuple[Array, Tensors]:
     """Reverse the lines of the forward pass. Return d_x (B, T, C) and the gradients of the parameters.
 
     Args:
@@ -294,6 +390,7 @@ def block_backward(d_y: Array, saved: Tensors, p: Tensors, num_heads: int) -> tu
         saved: Result of `block_forward`.
         p: Parameters of the block.
         num_heads: Number of heads.
+        masks: Factors of dropout, those of the forward pass.
     """
     d: Tensors = {}
 
@@ -305,12 +402,12 @@ def block_backward(d_y: Array, saved: Tensors, p: Tensors, num_heads: int) -> tu
         d_in, d[f"{name}.weight"], d[f"{name}.bias"] = layer_norm_backward(d_out, x, p[f"{name}.weight"])
         return d_in
 
-    d_gelu_out = linear(d_y, saved["gelu_out"], "mlp.c_proj")  # (B, T, F)
+    d_gelu_out = linear(masks["mlp_branch"] * d_y, saved["gelu_out"], "mlp.c_proj")  # (B, T, F)
     d_hidden = gelu_backward(d_gelu_out, saved["hidden"])  # (B, T, F)
     d_ln_2_out = linear(d_hidden, saved["ln_2_out"], "mlp.c_fc")  # (B, T, C)
     d_resid_mid = d_y + layer_norm(d_ln_2_out, saved["resid_mid"], "ln_2")  # (B, T, C): d_y bypasses the MLP
-    d_attn_out = linear(d_resid_mid, saved["attn_out"], "attn.c_proj")  # (B, T, C)
-    d_qkv = attention_backward(d_attn_out, saved["qkv"], num_heads)  # (B, T, 3C)
+    d_attn_out = linear(masks["attn_branch"] * d_resid_mid, saved["attn_out"], "attn.c_proj")  # (B, T, C)
+    d_qkv = attention_backward(d_attn_out, saved["qkv"], num_heads, masks["attention"])  # (B, T, 3C)
     d_ln_1_out = linear(d_qkv, saved["ln_1_out"], "attn.c_attn")  # (B, T, C)
     d_x = d_resid_mid + layer_norm(d_ln_1_out, saved["x"], "ln_1")  # (B, T, C)
     return d_x, d
@@ -323,45 +420,56 @@ def _blocks(parameters: Mapping[str, Array]) -> list[Tensors]:
     return [{n.removeprefix(prefix): t for n, t in parameters.items() if n.startswith(prefix)} for prefix in prefixes]
 
 
-def model_forward(parameters: Mapping[str, Array], tokens: Ids, num_heads: int) -> tuple[Array, Array, list[Tensors]]:
-    """Compute logits (B, T, V) from tokens (B, T).
+def model_forward(
+    parameters: Mapping[str, Array], tokens: Ids, num_heads: int, masks: Masks | None = None
+) -> tuple[Array, Array, list[Tensors]]:
+    """Compute logits (B, T, V) from tokens (B, T), with dropout in training.
 
     Returns the logits and, for `model_backward`, the output of the final norm (B, T, C) and the tensors of each block.
     """
     x = embedding_forward(tokens, parameters["wte.weight"], parameters["wpe.weight"])  # (B, T, C)
+    x = x if masks is None else masks.embedding * x  # (B, T, C)
     saved = []
-    for block in _blocks(parameters):
-        saved.append(block_forward(x, block, num_heads))
+    for layer, block in enumerate(_blocks(parameters)):
+        saved.append(block_forward(x, block, num_heads, masks.blocks[layer] if masks else NO_MASKS))
         x = saved[-1]["y"]  # (B, T, C)
     ln_f_out = layer_norm_forward(x, parameters["ln_f.weight"], parameters["ln_f.bias"])  # (B, T, C)
     return ln_f_out @ parameters["wte.weight"].T, ln_f_out, saved
 
 
 def model_backward(
-    d_logits: Array, ln_f_out: Array, saved: list[Tensors], parameters: Mapping[str, Array], tokens: Ids, num_heads: int
+    d_logits: Array,
+    ln_f_out: Array,
+    saved: list[Tensors],
+    parameters: Mapping[str, Array],
+    tokens: Ids,
+    num_heads: int,
+    masks: Masks | None = None,
 ) -> Tensors:
     """Return the gradient of every parameter by name. The tied table receives gradients from both of its uses."""
     wte, d = parameters["wte.weight"], dict[str, Array]()
     d_ln_f_out, d_wte_out, _ = linear_backward(d_logits, ln_f_out, wte.T)  # (B, T, C), (C, V)
     d_x, d["ln_f.weight"], d["ln_f.bias"] = layer_norm_backward(d_ln_f_out, saved[-1]["y"], parameters["ln_f.weight"])
     for layer, block in reversed(list(enumerate(_blocks(parameters)))):
-        d_x, d_block = block_backward(d_x, saved[layer], block, num_heads)  # (B, T, C)
+        block_masks = masks.blocks[layer] if masks else NO_MASKS
+        d_x, d_block = block_backward(d_x, saved[layer], block, num_heads, block_masks)  # (B, T, C)
         d |= {f"h.{layer}.{name}": d_tensor for name, d_tensor in d_block.items()}
+    d_x = d_x if masks is None else masks.embedding * d_x  # (B, T, C)
     d_wte_in, d["wpe.weight"] = embedding_backward(d_x, tokens, wte, parameters["wpe.weight"])  # (V, C), (>= T, C)
     d["wte.weight"] = d_wte_in + d_wte_out.T
     return {name: d[name] for name in parameters}
 
 
 def loss_and_gradients(
-    parameters: Mapping[str, Array], tokens: Ids, targets: Ids, num_heads: int
+    parameters: Mapping[str, Array], tokens: Ids, targets: Ids, num_heads: int, masks: Masks | None = None
 ) -> tuple[float, Tensors]:
     """Return the mean cross-entropy over the targets that are not -1, and its gradient for every parameter.
 
-    tokens, targets (B, T).
+    tokens, targets (B, T); masks: the factors of dropout, if any.
     """
-    logits, ln_f_out, saved = model_forward(parameters, tokens, num_heads)
+    logits, ln_f_out, saved = model_forward(parameters, tokens, num_heads, masks)
     d_logits = cross_entropy_backward(logits, targets)  # (B, T, V)
-    gradients = model_backward(d_logits, ln_f_out, saved, parameters, tokens, num_heads)
+    gradients = model_backward(d_logits, ln_f_out, saved, parameters, tokens, num_heads, masks)
     return cross_entropy_forward(logits, targets), gradients
 
 

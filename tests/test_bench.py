@@ -65,7 +65,7 @@ def test_the_results_are_consistent(folder: Path, capsys: pytest.CaptureFixture[
     assert training["tokens_per_s"] == pytest.approx(64 / training["step_s"])
     parts = {part["part"]: part for part in training["parts"]}
     assert list(parts) == [*PARTS, "rest"]
-    assert all(part["seconds"] > 0 for part in parts.values())
+    assert all((part["seconds"] > 0) == (name != "dropout") for name, part in parts.items())
     assert sum(part["seconds"] for part in parts.values()) == pytest.approx(training["step_s"])
     assert sum(part["share"] for part in parts.values()) == pytest.approx(1)
     assert sum(part["gflop"] for part in parts.values()) == pytest.approx(training["gflop"])
@@ -120,10 +120,10 @@ def test_five_steps_or_three_slow_ones_are_the_minimum(seconds: list[float], req
 
 
 def test_parts_are_those_of_the_median_step() -> None:
-    steps = [StepMeasurement(s, Profile(dict.fromkeys(PARTS, s / 10), 100)) for s in (5.0, 1.0, 3.0)]
+    steps = [StepMeasurement(s, Profile(dict.fromkeys(PARTS, s / 20), 100)) for s in (5.0, 1.0, 3.0)]
     found = training_result(preset("nano"), 128, TrainingMeasurement(steps, 1e12, None), 1e-6)
     assert (found.fastest_s, found.step_s, found.slowest_s) == (1.0, 3.0, 5.0)
-    assert [round(part.seconds, 9) for part in found.parts] == [0.3] * 10
+    assert [round(part.seconds, 9) for part in found.parts] == [0.15] * len(PARTS) + [1.5]
     assert found.timing_share == pytest.approx(1e-4 / 3)
 
 
@@ -150,7 +150,7 @@ def sample() -> Benchmark:
     """Result with round numbers: a step of 42 ms."""
     parts = {
         "data": 0.1, "embedding": 0.2, "norms": 1.5, "attention_linears": 8.0, "attention_scores": 5.0,
-        "mlp_linears": 15.0, "gelu": 1.5, "loss": 9.0, "optimizer": 1.0, "rest": 0.7,
+        "mlp_linears": 15.0, "gelu": 1.5, "dropout": 0.0, "loss": 9.0, "optimizer": 1.0, "rest": 0.7,
     }  # fmt: skip
     gflop = {"attention_linears": 1.6, "attention_scores": 0.2, "mlp_linears": 3.2, "loss": 1.6}
     return msgspec.convert(
@@ -211,6 +211,17 @@ def test_the_format_of_the_products_is_measured_with_its_limit(
 def test_the_table_has_every_part_once() -> None:
     shown = [part for _, members in bench.PHASES for _, part in members]
     assert shown == [*PARTS, "rest"]
+
+
+def test_the_table_shows_dropout_where_there_is_some() -> None:
+    found = sample()
+    parts = [
+        msgspec.structs.replace(part, seconds=0.001) if part.part == "dropout" else part
+        for part in found.training.parts
+    ]
+    dropped = msgspec.structs.replace(found, training=msgspec.structs.replace(found.training, parts=parts))
+    shown = [any(row.startswith("dropout ") for row in bench.report(each)) for each in (found, dropped)]
+    assert shown == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from gpt_core.kernels import attention, cross_entropy, embedding, gelu, layer_norm, linear
+from gpt_core.kernels import attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear
 from gpt_core.model.layers.layer import LrGroup
 from gpt_core.model.parameters import Parameters
 from gpt_core.optim import Optimizer
@@ -26,6 +26,7 @@ PARTS = (
     "attention_scores",
     "mlp_linears",
     "gelu",
+    "dropout",  # of the embedding and of the branches; that of attention is part of its scores
     "loss",  # with the logits and their gradient
     "optimizer",  # with the gradient norm that clipping needs
 )
@@ -46,6 +47,7 @@ TIMED_KERNELS: tuple[tuple[Any, str, str | int], ...] = (
     (attention, "backward", "attention_scores"),
     (gelu, "forward", "gelu"),
     (gelu, "backward", "gelu"),
+    (dropout, "apply", "dropout"),
     (cross_entropy, "forward", "loss"),
     (cross_entropy, "forward_backward", "loss"),
 )

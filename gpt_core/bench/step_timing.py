@@ -19,6 +19,7 @@ from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import threads
 from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
+from gpt_core.model.layers.dropout import dropout_of
 from gpt_core.model.memory import activation_bytes
 from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
 from gpt_core.model.precision import ProductFormat
@@ -117,10 +118,11 @@ def _step_functions(
         stretch[:] = values[: stretch.size]
     gpt = GPT(weights, products)
     optimizer = create_optimizer(weights, msgspec.structs.replace(settings, freeze=""))
+    dropout = dropout_of(settings, 1, 0, length)
     tokens, targets = random.integers(shape.vocab_size, size=(2, batch, length), dtype=np.int32)
 
     def forward_and_backward() -> None:
-        gpt.loss_and_gradients(tokens, targets, gradients, 1.0 / targets.size)
+        gpt.loss_and_gradients(tokens, targets, gradients, 1.0 / targets.size, dropout)
 
     def update() -> None:
         optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(optimizer.gradient_norm(gradients)))

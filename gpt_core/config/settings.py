@@ -93,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     weight_decay: Annotated[
         LearningRate, Meta(description="decoupled decay; not of biases, norms and positions (0: off)")
     ] = 0.01
+    dropout: Annotated[Beta, Meta(description="fraction of activations that are dropped in training (0: off)")] = 0.0
     grad_clip: Annotated[NonNegative, Meta(description="maximum global gradient norm (0: off)")] = 1.0
 
     batch_size: Annotated[

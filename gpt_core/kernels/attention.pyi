@@ -10,6 +10,9 @@ def forward(
     v: NDArray[np.float32],
     workspace: NDArray[np.float32],
     bfloat16: bool = False,
+    dropout: float = 0.0,
+    dropout_key: int = 0,
+    first_sequence: int = 0,
 ) -> None: ...
 def backward(
     d_q: NDArray[np.float32],
@@ -23,4 +26,7 @@ def backward(
     v: NDArray[np.float32],
     workspace: NDArray[np.float32],
     bfloat16: bool = False,
+    dropout: float = 0.0,
+    dropout_key: int = 0,
+    first_sequence: int = 0,
 ) -> None: ...

@@ -23,11 +23,20 @@ file.
 
 With `bfloat16=True` the operands of all products are rounded to bfloat16, among them P and d_S; S, softmax, sums and
 results are float32. Products of BLAS stay float32.
+
+With a `dropout` above 0, P is multiplied elementwise by the factors M of dropout (Srivastava et al. 2014): 0 with
+probability `dropout`, else 1 / (1 - dropout). l sums P itself:
+
+    forward:   O = rescale * O + (M * P) . v
+    backward:  d_P = M * (d_O . v^T);  d_v += (M * P)^T . d_O;  delta is unchanged, because O = (M * P) . v
+
+M is a function of the key of the mask, the query's number among those of all heads and sequences, and the position of
+the key (`random_masks.pxd`), and is computed again in the backward pass.
 """
 
 from cython.parallel cimport prange, threadid
 from libc.math cimport logf, sqrtf
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
 from gpt_core.kernels.bfloat16 cimport slot
 from gpt_core.kernels.fast_math cimport fast_exp
@@ -35,6 +44,7 @@ from gpt_core.kernels.gemm cimport (
     BFLOAT16, FLOAT32, Format, Matrix, Output, PackedB, format_of, gemm_packed, pack, pack_row, packed_rows,
     packed_size, packed_slice,
 )
+from gpt_core.kernels.random_masks cimport factor_of, random_bits, row_key, threshold_of
 from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport thread_count, threads_for
 
@@ -70,6 +80,21 @@ cdef struct Tile:
     Py_ssize_t br, bc, D
 
 
+# Dropout of the P of one head: the key of the mask, and the number of the head's first query.
+cdef struct Dropout:
+    int threshold  # 0: none
+    float scale
+    uint64_t key, first_row
+
+
+# Dropout of the P of one tile: the halves of each query's key.
+cdef struct TileDropout:
+    int threshold
+    float scale
+    uint32_t[Br] low
+    uint32_t[Br] high
+
+
 # Scratch of one thread: parts of one row of the workspace array.
 cdef struct Workspace:
     float *k_rows  # copies of k and v (Tk, D), with leading dimension ld; with bfloat16 as slots
@@ -98,6 +123,9 @@ def forward(
     const float[:, :, :] v,
     float[:, ::1] workspace,
     bint bfloat16=False,
+    double dropout=0,
+    uint64_t dropout_key=0,
+    Py_ssize_t first_sequence=0,
 ):
     """Compute out = softmax(q . k^T / sqrt(D) + mask) . v, and lse, which `backward` needs.
 
@@ -112,6 +140,9 @@ def forward(
         v: Values.
         workspace: Scratch, one row per thread.
         bfloat16: Multiply in bfloat16, if the number of keys before the first query is even.
+        dropout: Probability with which an element of softmax(...) is dropped, in [0, 1).
+        dropout_key: Key of the mask.
+        first_sequence: Number of the first sequence, where the sequences are part of a larger batch.
 
     Shape:
         out, q (B, Tq, C); k, v (B, Tk, C); lse (B, H, Tq); workspace (threads, at least workspace_size(Tk, D)).
@@ -127,12 +158,14 @@ def forward(
     _check_rows("q", q.shape, q.strides)
     _check_rows("k", k.shape, k.strides)
     _check_rows("v", v.shape, v.strides)
+    _check_dropout(dropout)
     for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=threads_for(2 * B * C * Tq * Tk)):
         b = item // H
         h = item % H
         _forward_head(
             Head(format, Tq, Tk, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
             &out[b, 0, h * D], C, &lse[b, h, 0], &workspace[threadid(), 0],
+            _dropout_of(dropout, dropout_key, ((first_sequence + b) * H + h) * Tk + Tk - Tq),
         )
 
 
@@ -148,17 +181,20 @@ def backward(
     const float[:, :, :] v,
     float[:, ::1] workspace,
     bint bfloat16=False,
+    double dropout=0,
+    uint64_t dropout_key=0,
+    Py_ssize_t first_sequence=0,
 ):
     """Compute the gradients of q, k and v from d_out, and from out and lse as `forward` computed them.
 
-    With P = softmax(S) and S = q . k^T / sqrt(D):
+    With P = softmax(S) and S = q . k^T / sqrt(D), without dropout:
 
         d_v = P^T . d_out;  d_P = d_out . v^T;  d_S = P * (d_P - sum_d d_out * out)
         d_q = d_S . k / sqrt(D);  d_k = d_S^T . q / sqrt(D)
 
     Shape:
         d_q, d_k, d_v, d_out, out, q, k, v (B, T, C); lse (B, H, T); workspace (threads, at least workspace_size(T, D)).
-        d_q, d_k and d_v have the strides of q, k and v, and are overwritten.
+        d_q, d_k and d_v have the strides of q, k and v, and are overwritten. Dropout is that of the forward pass.
 
     Raises:
         ValueError: The shapes or strides do not match.
@@ -172,6 +208,7 @@ def backward(
     _check_rows("q", q.shape, q.strides)
     _check_rows("k", k.shape, k.strides)
     _check_rows("v", v.shape, v.strides)
+    _check_dropout(dropout)
     _check_gradient("d_q", d_q.shape, d_q.strides, q.strides)
     _check_gradient("d_k", d_k.shape, d_k.strides, k.strides)
     _check_gradient("d_v", d_v.shape, d_v.strides, v.strides)
@@ -182,6 +219,7 @@ def backward(
             Head(format, T, T, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
             HeadGradients(&d_q[b, 0, h * D], &d_k[b, 0, h * D], &d_v[b, 0, h * D]),
             &d_out[b, 0, h * D], &out[b, 0, h * D], C, &lse[b, h, 0], &workspace[threadid(), 0],
+            _dropout_of(dropout, dropout_key, ((first_sequence + b) * H + h) * T),
         )
 
 
@@ -233,6 +271,12 @@ cdef int _check_rows(str what, const Py_ssize_t *shape, const Py_ssize_t *stride
     return 0
 
 
+cdef int _check_dropout(double rate) except -1:
+    if not 0 <= rate < 1:
+        raise ValueError(f"attention: got dropout {rate}, expected at least 0 and less than 1")
+    return 0
+
+
 cdef int _check_gradient(
     str what,
     const Py_ssize_t *shape,
@@ -247,13 +291,21 @@ cdef int _check_gradient(
 # ---- One head, forward
 
 
-cdef void _forward_head(Head head, float *O, Py_ssize_t ldo, float *lse, float *workspace) noexcept nogil:
+cdef void _forward_head(
+    Head head,
+    float *O,
+    Py_ssize_t ldo,
+    float *lse,
+    float *workspace,
+    Dropout dropout,
+) noexcept nogil:
     """Write O (Tq, D) and lse (Tq,) of one head."""
     cdef Py_ssize_t first = 0, past, start, i, d, D = head.D
     cdef float inverse, scale = <float>1.0 / sqrtf(<float>D)
     cdef Workspace w = _workspace(head, workspace)
     cdef PackedB packed_v = pack(head.format, head.Tk, D, Matrix(head.v, head.ldv, False), w.packed), packed_q
     cdef Tile tile
+    cdef TileDropout drop
     cdef float m[Br]
     cdef float l[Br]
     cdef float rescale[Br]
@@ -265,12 +317,15 @@ cdef void _forward_head(Head head, float *O, Py_ssize_t ldo, float *lse, float *
         for i in range(Br):
             m[i] = MASKED
             l[i] = 0
+        _start_tile(dropout, first, &drop)
         past = head.Tk - head.Tq + first  # keys before the diagonal block, which all queries of the tile see
         start = past
         while True:
             # S^T (bc, br) = k (bc, D) . q^T (D, br) / sqrt(D)
             _scores(tile, scale, w.k_rows + start * w.ld, w.ld, packed_q, w.S)
             _online_softmax(tile, w.S, m, l, rescale)
+            if drop.threshold > 0:
+                _drop(tile, w.S, start, &drop)
             for i in range(0 if tile.diagonal else tile.br):
                 if rescale[i] != 1:
                     for d in range(D):
@@ -337,6 +392,7 @@ cdef void _backward_head(
     Py_ssize_t ldo,
     const float *lse,
     float *workspace,
+    Dropout dropout,
 ) noexcept nogil:
     """Write the gradients of one head. Tiles run from the last to the first: the last one sees, and so sets, every key."""
     cdef Py_ssize_t first = (head.Tq - 1) // Br * Br, start, i, D = head.D
@@ -347,6 +403,7 @@ cdef void _backward_head(
     cdef PackedB packed_q, packed_q_T, packed_d_O, packed_d_O_T
     cdef Matrix q, d_out
     cdef Tile tile
+    cdef TileDropout drop
     cdef float delta[Br]
     _copy_rows(head.format, w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
     _copy_rows(head.format, w.v_rows, w.ld, head.v, head.ldv, head.Tk, D)
@@ -362,13 +419,14 @@ cdef void _backward_head(
         packed_d_O_T = pack(head.format, D, tile.br, d_out, w.packed_tile + 2 * packed_size(Br, D) + packed_size(D, Br))
         for i in range(tile.br):
             delta[i] = _dot(d_O + (first + i) * ldo, O + (first + i) * ldo, D)
+        _start_tile(dropout, first, &drop)
         start = first
         while True:
             # S^T (bc, br) = k (bc, D) . q^T (D, br) / sqrt(D)
             _scores(tile, scale, w.k_rows + start * w.ld, w.ld, packed_q_T, w.S)
             # d_P^T (bc, br) = v (bc, D) . d_O^T (D, br)
             _scores(tile, 1, w.v_rows + start * w.ld, w.ld, packed_d_O_T, w.d_S)
-            _softmax_backward(tile, w.S, w.d_S, lse + first, delta)
+            _softmax_backward(tile, w.S, w.d_S, lse + first, delta, start, &drop)
             # d_q (br, D) += d_S (br, bc) . k (bc, D) / sqrt(D)
             _product_per_query(tile, scale, _by_key_pair(tile, w.d_S, w.pairs),
                                packed_slice(head.format, packed_k, start, 0), gradients.d_q + first * head.ldq,
@@ -387,9 +445,22 @@ cdef void _backward_head(
         accumulate = True
 
 
-cdef void _softmax_backward(Tile tile, float *S, float *d_S, const float *lse, const float *delta) noexcept nogil:
-    """P = exp(S - lse) in place of S, and d_S = P * (d_P - delta) in place of d_P; both transposed, 0 where masked."""
+cdef void _softmax_backward(
+    Tile tile,
+    float *S,
+    float *d_S,
+    const float *lse,
+    const float *delta,
+    Py_ssize_t first_key,
+    const TileDropout *drop,
+) noexcept nogil:
+    """P = exp(S - lse) in place of S, and d_S = P * (d_P - delta) in place of d_P; both transposed, 0 where masked.
+
+    With dropout, M * P in place of S, and M * d_P in place of d_P.
+    """
     cdef Py_ssize_t i, j
+    cdef bint drops = drop.threshold > 0
+    cdef float factors[Br]
     cdef float tile_lse[Br]
     cdef float tile_delta[Br]
     cdef float P[Br]
@@ -403,10 +474,52 @@ cdef void _softmax_backward(Tile tile, float *S, float *d_S, const float *lse, c
         if tile.diagonal:
             _mask(P, j, 0)
             _mask(d_S + j * S_LD, j, 0)
-        for i in range(Br):
-            S[j * S_LD + i] = P[i]
+        if drops:
+            _factors(drop, first_key + j, factors)
+            for i in range(Br):
+                d_S[j * S_LD + i] *= factors[i]
+                S[j * S_LD + i] = P[i] * factors[i]
+        else:
+            for i in range(Br):
+                S[j * S_LD + i] = P[i]
         for i in range(Br):
             d_S[j * S_LD + i] = P[i] * (d_S[j * S_LD + i] - tile_delta[i])
+
+
+# ---- Dropout
+
+
+cdef Dropout _dropout_of(double rate, uint64_t key, uint64_t first_row) noexcept nogil:
+    """Return the dropout of one head, whose queries have the numbers from `first_row` on."""
+    return Dropout(threshold_of(rate), <float>(1 / (1 - rate)), key, first_row)
+
+
+cdef void _start_tile(Dropout dropout, Py_ssize_t first, TileDropout *drop) noexcept nogil:
+    """Set the keys of the queries from `first` on, if there is dropout."""
+    cdef Py_ssize_t i
+    cdef uint64_t key
+    drop.threshold, drop.scale = dropout.threshold, dropout.scale
+    for i in range(Br if dropout.threshold > 0 else 0):
+        key = row_key(dropout.key, dropout.first_row + first + i)
+        drop.low[i] = <uint32_t>key
+        drop.high[i] = <uint32_t>(key >> 32)
+
+
+cdef inline void _factors(const TileDropout *drop, Py_ssize_t key, float *factors) noexcept nogil:
+    """Write the factors M of one key for Br queries."""
+    cdef Py_ssize_t i
+    for i in range(Br):
+        factors[i] = factor_of(random_bits(drop.low[i], drop.high[i], <uint32_t>key), drop.threshold, drop.scale)
+
+
+cdef void _drop(Tile tile, float *P, Py_ssize_t first_key, const TileDropout *drop) noexcept nogil:
+    """M * P in place of P, transposed."""
+    cdef Py_ssize_t i, j
+    cdef float factors[Br]
+    for j in range(tile.bc):
+        _factors(drop, first_key + j, factors)
+        for i in range(Br):
+            P[j * S_LD + i] *= factors[i]
 
 
 cdef float _dot(const float *a, const float *b, Py_ssize_t D) noexcept nogil:

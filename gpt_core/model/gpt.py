@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gpt_core.kernels import threads
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.buffers import BACKWARD, FORWARD, BatchShape, BufferPool, Use
+from gpt_core.model.layers.dropout import Dropout
 from gpt_core.model.layers.layer import Ids
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import Parameters
@@ -56,7 +57,9 @@ class GPT:
         self._size: BatchShape | None = None
         self._has_gradient_buffers = False
 
-    def loss_and_gradients(self, tokens: Ids, targets: Ids, gradients: Parameters, weight: float) -> tuple[float, int]:
+    def loss_and_gradients(
+        self, tokens: Ids, targets: Ids, gradients: Parameters, weight: float, dropout: Dropout | None = None
+    ) -> tuple[float, int]:
         """Run forward and backward, and add weight * d(sum of losses) / d(parameter) to `gradients`.
 
         Args:
@@ -64,6 +67,7 @@ class GPT:
             targets: Ids (B, T) that follow each token; -1 for none.
             gradients: Where the gradients accumulate.
             weight: For the mean loss over a batch, one over the number of targets of the complete batch.
+            dropout: Dropout of this pass; None for none. All other calls are without it.
 
         Returns:
             The sum of the losses in nats, and the number of targets.
@@ -73,7 +77,11 @@ class GPT:
         """
         self._check(tokens, targets, gradients)
         self._allocate(tokens, with_gradients=True)
-        loss_sum = self.transformer.forward_backward(tokens, targets, gradients.tensors, weight)
+        self.transformer.drop(dropout)
+        try:
+            loss_sum = self.transformer.forward_backward(tokens, targets, gradients.tensors, weight)
+        finally:
+            self.transformer.drop(None)
         return loss_sum, int(np.count_nonzero(targets >= 0))
 
     def evaluate(self, tokens: Ids, targets: Ids) -> EvalSums:

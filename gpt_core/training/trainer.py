@@ -18,6 +18,7 @@ import numpy as np
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
+from gpt_core.model.layers.dropout import dropout_of
 from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
 from gpt_core.model.precision import product_format
 from gpt_core.optim import schedule_of
@@ -224,10 +225,13 @@ class Trainer:
         targets_in_batch = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
         self._gradients.flat.fill(0.0)
         loss_sum = 0.0
-        for tokens, targets in micro_batches:
+        for number, (tokens, targets) in enumerate(micro_batches):
             if self.requests.stopping:
                 return None
-            loss_sum += self._gpt.loss_and_gradients(tokens, targets, self._gradients, 1.0 / targets_in_batch)[0]
+            dropout = dropout_of(settings, state.step + 1, number * settings.micro_batch, tokens.shape[1])
+            loss_sum += self._gpt.loss_and_gradients(tokens, targets, self._gradients, 1.0 / targets_in_batch, dropout)[
+                0
+            ]
         for name in self._frozen:  # so that norm and clipping are of what is trained
             self._gradients[name].fill(0.0)
         loss, norm = loss_sum / targets_in_batch, self.run.optimizer.gradient_norm(self._gradients)

@@ -21,6 +21,7 @@ PHASES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("norms", (("", "norms"),)),
     ("attention", (("linear layers", "attention_linears"), ("scores and values", "attention_scores"))),
     ("mlp", (("linear layers", "mlp_linears"), ("gelu", "gelu"))),
+    ("dropout", (("", "dropout"),)),
     ("loss and logits", (("", "loss"),)),
     ("optimizer and clipping", (("", "optimizer"),)),
     ("rest: Python, zeroing, logging", (("", "rest"),)),
@@ -83,10 +84,12 @@ def report(found: Benchmark) -> list[str]:
 
 
 def phase_lines(training: Training, limit: float) -> list[str]:
-    """Return the rows of the table."""
+    """Return the rows of the table, without dropout where there is none."""
     parts = {part.part: part for part in training.parts}
     lines = []
     for phase, members in PHASES:
+        if phase == "dropout" and parts["dropout"].seconds == 0:
+            continue
         rows = [(name, parts[part]) for name, part in members]
         lines.append(part_line(phase, [part for _, part in rows], limit))
         if len(rows) > 1:

@@ -20,6 +20,7 @@ EFFECTS: dict[str, str] = {
     "adam_beta2": "Closer to 1: steadier step sizes, slower to adapt. Small batches like 0.99 or less.",
     "adam_eps": "Avoids a division by zero. Larger values damp the updates of small gradients.",
     "weight_decay": "Pulls weights towards zero. Larger: less overfitting, and slower learning.",
+    "dropout": "Larger: less overfitting on a text that is read many times, and slower learning. 0.1 is usual.",
     "grad_clip": "Limits the effect of a single unusual batch. Lower: more stable, slower.",
     "batch_size": "Larger: steadier gradients, more time per step. Larger batches take larger learning rates.",
     "micro_batch_size": "Smaller: less memory, slightly slower. The result of a step is the same.",

@@ -13,7 +13,18 @@ import pytest
 
 from gpt_core import gradcheck
 from gpt_core.gradcheck import relative_error
-from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, gemm, layer_norm, linear, threads
+from gpt_core.kernels import (
+    adamw,
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    gemm,
+    layer_norm,
+    linear,
+    threads,
+)
 from tests.core.other_levels import OTHER_LEVELS, printed_at
 
 ADAMW = {"step": 1, "lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
@@ -67,6 +78,14 @@ INVALID_CALLS = {
         lambda: embedding.forward(f(2, 4), ids(0, 1, 2), f(9, 4), f(5, 4), 2), "got 3, expected 2"),
     "gelu: other channels": (lambda: gelu.forward(f(2, 5), f(2, 4)), "got 5, expected 4"),
     "gelu: other rows": (lambda: gelu.backward(f(2, 5), f(3, 5), f(2, 5)), "got 3, expected 2"),
+    "dropout: other channels": (lambda: dropout.apply(f(2, 5), f(2, 4), 0.5, 1), "got 4, expected 5"),
+    "dropout: other rows of residual": (
+        lambda: dropout.apply(f(2, 5), f(2, 5), 0.5, 1, 0, f(3, 5)), "got 3, expected 2"),
+    "dropout: everything": (lambda: dropout.apply(f(2, 5), f(2, 5), 1.0, 1), "got rate 1.0, expected .* less than 1"),
+    "attention: everything dropped": (
+        lambda: attention.forward(
+            f(1, 4, 4), f(1, 2, 4), f(1, 4, 4), f(1, 4, 4), f(1, 4, 4), workspace(4), dropout=1.0),
+        "got dropout 1.0, expected .* less than 1"),
     "cross_entropy: target past the vocabulary": (
         lambda: cross_entropy.forward_backward(f(2), f(2, 4), ids(0, 4), 1.0), "target 4 at index 1"),
     "cross_entropy: target under -1": (
@@ -165,6 +184,14 @@ def all_results(count):
     made |= {"attn_out": f(B, T, C), "lse": f(B, H, T), "d_qkv": f(B, T, 3 * C)}
     q, k, v = np.split(qkv, 3, axis=2)
     attention.forward(made["attn_out"], made["lse"], q, k, v, scratch)
+    made |= {"dropped": f(N, C), "dropped_attn_out": f(B, T, C), "dropped_d_qkv": f(B, T, 3 * C)}
+    dropout.apply(made["dropped"], x, 0.3, 7, 11, made["ln_out"])
+    attention.forward(made["dropped_attn_out"], made["lse"], q, k, v, scratch, dropout=0.3, dropout_key=7)
+    d_q, d_k, d_v = np.split(made["dropped_d_qkv"], 3, axis=2)
+    attention.backward(
+        d_q, d_k, d_v, normal(B, T, C), made["dropped_attn_out"], made["lse"], q, k, v, scratch, dropout=0.3,
+        dropout_key=7,
+    )  # fmt: skip
     d_q, d_k, d_v = np.split(made["d_qkv"], 3, axis=2)
     attention.backward(d_q, d_k, d_v, normal(B, T, C), made["attn_out"], made["lse"], q, k, v, scratch)
     made |= {"losses": f(N), "logits": normal(N, V), "values": normal(50_001), "m": f(50_001), "v": f(50_001)}

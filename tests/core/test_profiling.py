@@ -10,13 +10,13 @@ import pytest
 
 from gpt_core.bench.profiler import PARTS, TIMED_KERNELS, Profiler, overhead_per_call
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.kernels import attention, cross_entropy, embedding, gelu, layer_norm, linear
+from gpt_core.kernels import attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
 from gpt_core.optim import Optimizer, create_optimizer
 
 SHAPE = ModelShape(d_model=16, hidden_size=40, vocab_size=300, num_heads=2, seq_len=8, layers=2)
-MODULES = (attention, cross_entropy, embedding, gelu, layer_norm, linear)
+MODULES = (attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear)
 NOT_TIMED = {"workspace_size"}  # called when buffers are made
 
 
@@ -66,6 +66,7 @@ def test_every_call_of_a_step_is_timed_under_its_part(monkeypatch: pytest.Monkey
         "attention_scores": 2 * layers,
         "mlp_linears": 4 * layers,
         "gelu": 3 * layers,
+        "dropout": 0,
         "loss": 4,  # logits, loss, and two products of its gradient
         "optimizer": 2,  # gradient norm and update
     }

@@ -8,6 +8,8 @@ For each head, with q, k and v of D = C / H channels:
 
 The kernel computes P in tiles and never stores it (FlashAttention, Dao et al. 2022). For the backward pass it saves one
 number per query, lse = log(sum(exp(scores))), from which P is computed again.
+
+In training with dropout, P and the output are multiplied by M of `gpt_core.model.layers.dropout`.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import attention
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer, BufferPool, Use
+from gpt_core.model.layers.dropout import attention_place, branch_places
 from gpt_core.model.layers.layer import Flops, Layer, Tensors
 from gpt_core.model.layers.linear import Linear
+from gpt_core.model.layers.projection import Projection
 from gpt_core.model.precision import PRECISION
 
 
@@ -34,16 +38,19 @@ class CausalSelfAttention(Layer):
     """per thread: keys and values of a head, and a tile of its scores"""
     d_qkv: Array
     """(N, 3 C)"""
+    d_branch: Array
+    """(N, C): gradient of the output before it was dropped"""
     d_attn_out: Array
     """(N, C)"""
     d_x: Array
     """(N, C): gradient of the input"""
 
-    def __init__(self, shape: ModelShape, name: str) -> None:
+    def __init__(self, shape: ModelShape, name: str, layer: int) -> None:
         C = shape.d_model
         self._shape = shape
         self.c_attn = Linear(f"{name}.c_attn", C, 3 * C, "normal", "attn")
-        self.c_proj = Linear(f"{name}.c_proj", C, C, "residual", "attn")
+        self.c_proj = Projection(f"{name}.c_proj", C, C, "attn", branch_places(layer)[0])
+        self._place = attention_place(layer)
         super().__init__(self.c_attn, self.c_proj)
 
     # ---- memory
@@ -57,7 +64,9 @@ class CausalSelfAttention(Layer):
             Buffer("lse", (size.batch, self._shape.num_heads, size.time), dtype=PRECISION.compute),
             Buffer("attn_out", (N, C)),
             Buffer("workspace", (size.threads, workspace), "scratch", dtype=PRECISION.compute),
+            # d_branch is no longer needed when d_qkv is written
             Buffer("d_qkv", (N, 3 * C), "gradient", "d_inner"),
+            Buffer("d_branch", (N, C), "gradient", "d_inner"),
             # d_attn_out is no longer needed when d_x is written
             Buffer("d_attn_out", (N, C), "gradient", "d_branch"),
             Buffer("d_x", (N, C), "gradient", "d_branch"),
@@ -106,23 +115,29 @@ class CausalSelfAttention(Layer):
         """Write residual + attention(x) to `y`; all (N, C)."""
         # qkv = x W_attn + b_attn
         self.c_attn.forward(self.qkv, x)
-        # attn_out = softmax(q kᵀ / sqrt(D)) v;  lse = log(sum(exp(q kᵀ / sqrt(D))))
+        # attn_out = (M * softmax(q kᵀ / sqrt(D))) v;  lse = log(sum(exp(q kᵀ / sqrt(D))))
         attention.forward(
-            self._attn_out, self.lse, self.q, self.k, self.v, self.workspace, bfloat16=self.bfloat16
-        )  # fmt: skip
-        # y = attn_out W_proj + b_proj + residual
-        self.c_proj.forward(y, self.attn_out, residual)
+            self._attn_out, self.lse, self.q, self.k, self.v, self.workspace, self.bfloat16, *self._dropout_of_scores()
+        )
+        # y = M * (attn_out W_proj + b_proj) + residual
+        self.c_proj.add_to(y, self.attn_out, residual)
 
     def backward(self, d_y: Array, x: Array, gradients: Tensors) -> Array:
         """Return the gradient of `x` for the gradient `d_y` of the output; add those of the parameters."""
-        # d_attn_out = d_y W_projᵀ
-        self.c_proj.backward(self.d_attn_out, d_y, self.attn_out, gradients)
-        # P = exp(q kᵀ / sqrt(D) - lse);  d_v = Pᵀ d_attn_out;  d_P = d_attn_out vᵀ
+        # d_attn_out = (M * d_y) W_projᵀ
+        d_branch = self.c_proj.branch_gradient(d_y, self.d_branch)
+        self.c_proj.backward(self.d_attn_out, d_branch, self.attn_out, gradients)
+        # P = exp(q kᵀ / sqrt(D) - lse);  d_v = (M * P)ᵀ d_attn_out;  d_P = M * (d_attn_out vᵀ)
         # d_S = P * (d_P - sum(d_attn_out * attn_out));  d_q = d_S k / sqrt(D);  d_k = d_Sᵀ q / sqrt(D)
         attention.backward(
             self._d_q, self._d_k, self._d_v, self._d_attn_out, self._attn_out, self.lse,
-            self.q, self.k, self.v, self.workspace, bfloat16=self.bfloat16,
+            self.q, self.k, self.v, self.workspace, self.bfloat16, *self._dropout_of_scores(),
         )  # fmt: skip
         # d_x = d_qkv W_attnᵀ
         self.c_attn.backward(self.d_x, self.d_qkv, x, gradients)
         return self.d_x
+
+    def _dropout_of_scores(self) -> tuple[float, int, int]:
+        """Return rate, key and first sequence of the dropout of P; rate 0 for none."""
+        drop = self.dropout
+        return (0.0, 0, 0) if drop is None else (drop.rate, drop.key(self._place), drop.first_sequence)

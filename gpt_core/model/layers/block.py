@@ -19,12 +19,13 @@ class Block(Layer):
     out: Array
     """(N, C): residual stream after the block, the input of the next"""
 
-    def __init__(self, shape: ModelShape, name: str) -> None:
+    def __init__(self, shape: ModelShape, layer: int) -> None:
+        name = f"h.{layer}"
         self._shape = shape
         self.ln_1 = LayerNorm(f"{name}.ln_1", shape.d_model)
-        self.attn = CausalSelfAttention(shape, f"{name}.attn")
+        self.attn = CausalSelfAttention(shape, f"{name}.attn", layer)
         self.ln_2 = LayerNorm(f"{name}.ln_2", shape.d_model)
-        self.mlp = MLP(shape, f"{name}.mlp")
+        self.mlp = MLP(shape, f"{name}.mlp", layer)
         super().__init__(self.ln_1, self.attn, self.ln_2, self.mlp)
 
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:

@@ -1,11 +1,15 @@
-"""Embedding: the sum of a token's vector and its position's vector, the start of the residual stream."""
+"""Embedding: the sum of a token's vector and its position's vector, the start of the residual stream.
+
+In training with dropout, M of `gpt_core.model.layers.dropout` times that sum.
+"""
 
 from __future__ import annotations
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels import embedding
+from gpt_core.kernels import dropout, embedding
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer
+from gpt_core.model.layers.dropout import EMBEDDING
 from gpt_core.model.layers.layer import Ids, Layer, ParameterSpec, Tensors
 
 WTE = "wte.weight"
@@ -46,9 +50,17 @@ class Embedding(Layer):
         """Return the vectors of tokens (N,): sequences of `time` tokens, each from position 0."""
         # out = wte[token] + wpe[position]
         embedding.forward(self.out, tokens, self.wte, self.wpe, time)
+        self._drop(self.out)
         return self.out
 
     def backward(self, d_out: Array, tokens: Ids, time: int, gradients: Tensors) -> None:
-        """Add to the gradients of both tables."""
+        """Add to the gradients of both tables. With dropout, `d_out` becomes the gradient of the sum."""
+        self._drop(d_out)
         # d_wte[token] += d_out;  d_wpe[position] += d_out
         embedding.backward(gradients[WTE], gradients[WPE], tokens, d_out, time)
+
+    def _drop(self, rows: Array) -> None:
+        """Multiply the output, or its gradient, by M in place."""
+        if (drop := self.dropout) is not None:
+            # out = M * out;  d_out = M * d_out
+            dropout.apply(rows, rows, drop.rate, drop.key(EMBEDDING), drop.first_row)

@@ -2,7 +2,7 @@
 
 A layer is used in four steps: construct it (configuration alone, no memory), `bind` weights, `allocate` buffers for a
 batch shape, then run `forward` and `backward`, which write to these buffers and allocate nothing. `multiply_in` chooses
-the number format of the matrix products.
+the number format of the matrix products, `drop` the dropout of a pass.
 
 The legend of shapes is in `gpt_core.kernels`.
 """
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer, BufferPool, Use
+from gpt_core.model.layers.dropout import Dropout
 from gpt_core.model.precision import ProductFormat
 
 Ids = NDArray[np.int32]
@@ -82,6 +83,8 @@ class Layer:
 
     bfloat16 = False
     """True if the operands of matrix products are rounded to bfloat16"""
+    dropout: Dropout | None = None
+    """of the passes from now on; None in evaluation"""
     is_trained = True
     """False if all parameters of the layer and its sublayers are frozen: their gradients are not needed"""
 
@@ -132,6 +135,12 @@ class Layer:
         self.bfloat16 = products == "bfloat16"
         for layer in self.sublayers:
             layer.multiply_in(products)
+
+    def drop(self, dropout: Dropout | None) -> None:
+        """Choose the dropout of the next passes; none unless this is called."""
+        self.dropout = dropout
+        for layer in self.sublayers:
+            layer.drop(dropout)
 
     def freeze(self, names: Set[str]) -> None:
         """Choose the parameters whose gradients are not needed, by name; none unless this is called."""

@@ -24,7 +24,7 @@ class Transformer(Layer):
     def __init__(self, shape: ModelShape) -> None:
         self._shape = shape
         self.embedding = Embedding(shape)
-        self.blocks = [Block(shape, f"h.{number}") for number in range(shape.layers)]
+        self.blocks = [Block(shape, number) for number in range(shape.layers)]
         self.ln_f = LayerNorm("ln_f", shape.d_model)
         self.head = Head(shape)
         super().__init__(self.embedding, *self.blocks, self.ln_f, self.head)
