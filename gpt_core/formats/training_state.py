@@ -65,6 +65,22 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.progress + (1.0 - self.progress) * (step - self.step) / (self.last_step - self.step)
 
 
+class InductionHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """First attention head of a run whose induction score reached the threshold.
+
+    Attributes:
+        step: Step at which it was measured.
+        layer: Its layer, from 0.
+        head: Its number in the layer, from 0.
+        score: Its induction score (`gpt_core.interpret.induction_scores`).
+    """
+
+    step: Count
+    layer: Count
+    head: Count
+    score: Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
 class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """State of a run at a step boundary. All numbers are finite.
 
@@ -96,6 +112,7 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         start_scores: Scores before the first step of such a run, on the same part of the same eval text as later ones;
             None if unknown.
         plan: Plan of the rest of a run that has a time budget, None without one.
+        induction_head: The first induction head of the run, None before it was found.
     """
 
     run_id: Annotated[str, Meta(min_length=1, max_length=64)]
@@ -125,6 +142,7 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     origin: Origin | None = None
     start_scores: EvalScores | None = None
     plan: Plan | None = None
+    induction_head: InductionHead | None = None
 
     @property
     def scores(self) -> EvalScores | None:

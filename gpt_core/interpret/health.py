@@ -49,7 +49,7 @@ def weight_stats(
     return [
         TensorStats(
             name, tensor.size, _norm(tensor), None if gradients is None else _norm(gradients[name]),
-            None if previous is None else _update_ratio(tensor, previous[name]),
+            None if previous is None else update_ratio(tensor, previous[name]),
         )
         for name, tensor in parameters.tensors.items()
     ]  # fmt: skip
@@ -77,8 +77,8 @@ def _norm(tensor: Array) -> float:
     return float(np.linalg.norm(tensor))
 
 
-def _update_ratio(tensor: Array, previous: Array) -> float:
-    """Return log10 of the relative size of an update: -inf without one, inf for an update of zeros."""
+def update_ratio(tensor: Array, previous: Array) -> float:
+    """Return log10(|w - w_previous| / |w_previous|): -inf without an update, inf for an update of zeros."""
     update, before = _norm(tensor - previous), _norm(previous)
     if update == 0.0:
         return -math.inf

@@ -40,9 +40,17 @@ class Evaluator:
     @property
     def is_scheduled(self) -> bool:
         """True if an evaluation is scheduled at this step: at the end of an epoch, and every `eval_every_steps`."""
-        state, every = self._state, self._settings.eval_every_steps
-        is_at_end = state.window == 0 or state.window >= self._run.windows.windows_per_epoch
-        return state.step > 0 and (is_at_end or (every > 0 and state.step % every == 0))
+        return self._is_scheduled_at(self._state.step, self._state.window)
+
+    @property
+    def follows_next_step(self) -> bool:
+        """True if an evaluation is scheduled after the next step."""
+        return self._is_scheduled_at(self._state.step + 1, self._state.window + self._settings.batch_size)
+
+    def _is_scheduled_at(self, step: int, window: int) -> bool:
+        every = self._settings.eval_every_steps
+        is_at_end = window == 0 or window >= self._run.windows.windows_per_epoch
+        return step > 0 and (is_at_end or (every > 0 and step % every == 0))
 
     def evaluate(self, *, is_last: bool = False) -> Iterator[ev.AnyEvent]:
         """Evaluate: the complete text at the end of an epoch and of the run, else the fixed part of it.

@@ -192,6 +192,53 @@ class GradientNorms(Event, frozen=True, tag="debug"):
     update_norms: dict[str, float]
 
 
+Numbers = tuple[float | None, ...]
+"""Values, None for one that is unknown or not finite."""
+
+
+class HeadsScored(Event, frozen=True, tag="heads"):
+    """Scores of all attention heads at an evaluation: layer by head, both from 0.
+
+    They are those of `gpt_core.interpret.head_scores`, on the beginning of the eval text, and on random sequences of
+    its tokens, each repeated once.
+    """
+
+    step: int
+    previous_token: tuple[Numbers, ...]
+    first_token: tuple[Numbers, ...]
+    induction: tuple[Numbers, ...]
+    entropy: tuple[Numbers, ...]
+
+
+class HealthMeasured(Event, frozen=True, tag="health"):
+    """Health of the weights at an evaluation, one value per tensor.
+
+    `grad_norms` are those of the step before it, before clipping; `update_ratios` are log10 of the norm of its update
+    over that of the values (-3 is usual), measured on a part of large tensors. Both are unknown where no step has been
+    taken, and the ratios where the evaluation was requested. `dead_units`: fraction of each layer's MLP units that
+    never fire on the beginning of the eval text.
+    """
+
+    step: int
+    tensors: tuple[str, ...]
+    norms: Numbers
+    grad_norms: Numbers
+    update_ratios: Numbers
+    dead_units: Numbers
+
+
+class InductionHeadAppeared(Event, frozen=True, tag="induction_head"):
+    """First head of the run whose induction score has reached `gpt_core.training.model_stats.INDUCTION_THRESHOLD`.
+
+    `layer` and `head` count from 0. Once per run: the training state keeps it.
+    """
+
+    step: int
+    layer: int
+    head: int
+    score: float
+
+
 class CheckpointSaved(Event, frozen=True, tag="saved"):
     """A checkpoint was written and synced to disk. `kind` is latest, epoch, best or final."""
 
@@ -242,13 +289,14 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
 
 LOGGED = (
     RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, FullEvalCompleted, LinesReproduced, SampleWritten,
-    GradientNorms, CheckpointSaved, SaveFailed, LossDiverged, PlanMade, RunFinished,
+    GradientNorms, HeadsScored, HealthMeasured, InductionHeadAppeared, CheckpointSaved, SaveFailed, LossDiverged,
+    PlanMade, RunFinished,
 )  # fmt: skip
 
 AnyEvent = (
     RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted | LinesReproduced
-    | SampleWritten | GradientNorms | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued
-    | PlanMade | RunFinished
+    | SampleWritten | GradientNorms | HeadsScored | HealthMeasured | InductionHeadAppeared | CheckpointSaved
+    | SaveFailed | LossDiverged | RunPaused | RunContinued | PlanMade | RunFinished
 )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from gpt_core.training.last_save import LastSave
 from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics import smooth
 from gpt_core.training.metrics_log import MetricsLog, open_log
+from gpt_core.training.model_stats import ModelStats
 from gpt_core.training.run import Run
 from gpt_core.training.run_length import epoch_start
 from gpt_core.training.saving import Saver
@@ -65,6 +66,7 @@ class Trainer:
         self._end_reason = ""
         self._clock = RunClock(run.state.elapsed_s)
         self._evaluator = Evaluator(run, self._gpt, self._saver, self.requests, self._clock)
+        self._stats = ModelStats(run, self._gradients)
         self._rate = TokenRate()
 
     @property
@@ -131,6 +133,8 @@ class Trainer:
         yield self._started()
         if self.state.step == 0 and not self.state.evaluation_due and self.state.last_eval is None:
             yield from self._evaluator.sample()  # else it follows, or followed, the evaluation
+        if self.state.step == 0 and self.state.evaluation_due:
+            yield from self._stats.measure()
         while True:
             yield from self._boundary()
             reason = self._reason_to_end()
@@ -143,6 +147,8 @@ class Trainer:
                 yield event
                 if self._debug is not None:
                     yield self._debug
+                if self.state.evaluation_due:
+                    yield from self._stats.measure()
                 if self._divergence.take_report():
                     yield self._diverged()
         self.ending = True
@@ -173,6 +179,7 @@ class Trainer:
         yield from self._saver.poll_results()
         if self.requests.take_evaluate():
             state.evaluation_due = True
+            yield from self._stats.measure()
             yield from self._evaluator.check_lines(at_end=False)
         if state.evaluation_due:
             yield from self._evaluator.evaluate(is_last=self._budget.is_over)
@@ -200,6 +207,7 @@ class Trainer:
             yield plan
         if self._budget.is_over and self.state.scores is None:
             self.state.evaluation_due = True
+            yield from self._stats.measure()
             yield from self._evaluator.evaluate(is_last=True)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
@@ -239,6 +247,7 @@ class Trainer:
         finite = math.isfinite(loss) and math.isfinite(norm)
         debugging = settings.debug and (state.step + 1) % settings.debug_every == 0
         before = self.parameters.copy() if debugging else None
+        self._stats.before_update(is_measured=self._evaluator.follows_next_step)
         self._saver.wait_for_tensors()
         with self._weights_lock:
             if finite:

@@ -27,6 +27,7 @@ from gpt_tui.charts.raster import (
     EVAL,
     EVAL_LINE,
     GRID,
+    INDUCTION,
     RAW,
     READ,
     SMOOTHED,
@@ -49,6 +50,7 @@ LAYER_CLASSES = {
     EVAL: "chart--eval",
     EVAL_LINE: "chart--eval-line",
     BEST: "chart--best",
+    INDUCTION: "chart--induction",
 }
 COLUMNS_PER_TICK = 8
 EXPORT_COLUMNS, EXPORT_ROWS = 1200, 16  # resolution of an exported line, and rows that determine its ticks

@@ -53,6 +53,9 @@ def chart_lines(series: ChartSeries, shown: Metric, colours: Mapping[str, str]) 
         best = [mark for mark in series.marks if mark.best]
         x, y = (np.array(values) for values in ([m.x for m in best], [m.y for m in best]))
         lines.append(SvgLine(x, y, colours["best"], 1.5, "best" if best else "", points=True))
+    if series.induction_x is not None:
+        x, y = np.full(2, series.induction_x), np.array(series.y_range)
+        lines.append(SvgLine(x, y, colours["best"], 1, "first induction head"))
     return lines
 
 

@@ -10,7 +10,7 @@ from textual.content import Content
 from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics import Metric
 from gpt_core.training.metrics import metric as registered
-from gpt_tui.charts.raster import ABOVE_CHARACTER, BEST_CHARACTER, EVAL_CHARACTER
+from gpt_tui.charts.raster import ABOVE_CHARACTER, BEST_CHARACTER, EVAL_CHARACTER, INDUCTION_CHARACTER
 from gpt_tui.charts.series import (
     LOSS_NAMES,
     Axis,
@@ -29,6 +29,7 @@ from gpt_tui.shared.formatting import clock, integer, metric_value, short
 
 STEP_SIGN, SMOOTHED_SIGN = "[$faint]⣿[/]", "[$primary]⠒⠒[/]"
 EVAL_SIGN, BEST_SIGN = "[$mark]⠐⠶⠂[/]", f"[$best]{BEST_CHARACTER}[/]"
+INDUCTION_SIGN = f"[$best]{INDUCTION_CHARACTER}[/]"
 EVAL_MARK = f"[$mark]{EVAL_CHARACTER}[/]"
 
 
@@ -67,9 +68,10 @@ def legend(state: RunState, name: str, width: int) -> str:
         return first_fitting([averaged, averaged[1:]], width)
     names = LOSS_NAMES[name]
     best = f"{BEST_SIGN} best {state.best_metric}"
-    marks = [f"{EVAL_SIGN} {names.eval}", best] if state.evaluations else []
+    found = [f"{INDUCTION_SIGN} induction head"] if state.induction is not None else []
+    marks = [f"{EVAL_SIGN} {names.eval}", best, *found] if state.evaluations else found
     step, line = f"{STEP_SIGN} {names.step}", f"{SMOOTHED_SIGN} {names.train}"
-    brief = [f"{SMOOTHED_SIGN} train", *(f"{EVAL_SIGN} eval" if mark == marks[0] else mark for mark in marks)]
+    brief = [f"{SMOOTHED_SIGN} train", *(mark.replace(names.eval, "eval") for mark in marks)]
     options = [[step, f"{line} (smoothed)", *marks], [step, line, *marks], [line, *marks], brief, marks]
     return first_fitting(options, width)
 

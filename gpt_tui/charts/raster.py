@@ -24,8 +24,9 @@ _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype
 _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 
 # layers, for the colours
-EMPTY, GRID, RAW, SMOOTHED, CURSOR, EVAL, BEST, EVAL_LINE, READ = range(9)
+EMPTY, GRID, RAW, SMOOTHED, CURSOR, EVAL, BEST, EVAL_LINE, READ, INDUCTION = range(10)
 GRID_CHARACTER, CURSOR_CHARACTER, READ_CHARACTER, EVAL_CHARACTER, BEST_CHARACTER = "┈", "│", "●", "◆", "★"
+INDUCTION_CHARACTER = "┊"
 ABOVE_CHARACTER = "▲"  # at the top edge: a value above the range
 MAX_ROWS_OUTSIDE = 1e9  # positions are clipped to this distance from the plot area, so that they can be interpolated
 MIN_THICK_ROWS = 8  # minimum height at which the smoothed line is two dots thick
@@ -36,7 +37,7 @@ class Raster(NamedTuple):
 
     Attributes:
         characters: Code points, (rows, columns).
-        layers: Layer of each character, EMPTY to READ, (rows, columns).
+        layers: Layer of each character, EMPTY to INDUCTION, (rows, columns).
     """
 
     characters: NDArray[np.uint32]
@@ -82,6 +83,8 @@ def raster(
         cursor: x value of the cursor.
     """
     picture = empty_raster(series, columns, rows, grid=grid, cursor=cursor)
+    if series.induction_x is not None:
+        _write_line(picture, INDUCTION, column_of(series.induction_x, series.x_range, columns))
     dots_high = rows * DOTS_Y
     centres = dot_centres(series.x_range, columns)
     low, high, line = (
@@ -130,6 +133,12 @@ def point_dots(plane: Plane, marks: Sequence[Mark], columns: int, rows: int) -> 
             if 0 <= row + down < len(dots) and 0 <= column + right < columns * DOTS_X:
                 dots[row + down, column + right] = True
     return dots
+
+
+def _write_line(picture: Raster, layer: int, column: int) -> None:
+    """Write a vertical line, unless the cursor is in its column."""
+    free = picture.layers[:, column] != CURSOR
+    picture.characters[free, column], picture.layers[free, column] = ord(INDUCTION_CHARACTER), layer
 
 
 def write_signs(picture: Raster, layer: int, position: Array) -> None:

@@ -15,6 +15,7 @@ from gpt_core.training.losses import MAX_EXPONENT, MAX_PERPLEXITY, perplexity
 from gpt_core.training.metrics import BUILT_IN, MAX_LOSS, Metric, added_metrics, metric
 from gpt_tui.session.curve import ELAPSED, HIGH, LOW, SMOOTHED, STEP, TOKENS, Curve
 from gpt_tui.session.run_state import Evaluation, RunState
+from gpt_tui.session.stats_history import Place
 
 Axis = Literal["steps", "tokens", "time"]
 Array = NDArray[np.float64]
@@ -96,6 +97,7 @@ class ChartSeries:
         x_range: Visible x range.
         y_range: Visible y range.
         log: The y axis is logarithmic.
+        induction_x: x value at which the first induction head appeared; None if it is not visible.
     """
 
     x: Array
@@ -106,6 +108,7 @@ class ChartSeries:
     x_range: Range
     y_range: Range
     log: bool
+    induction_x: float | None = None
 
     @property
     def max_above(self) -> float | None:
@@ -161,7 +164,16 @@ def chart_series(
     tight = tight if tight is not None else name == "perplexity" and not log
     tight = tight and shown.event is not EvalCompleted
     y_range = fitted_range(low, high, smoothed, marks, tight=tight, log=log)
-    return ChartSeries(x, low, high, smoothed, tuple(marks), x_range, y_range, log)
+    induction_x = induction_place(state, shown, axis, x_range)
+    return ChartSeries(x, low, high, smoothed, tuple(marks), x_range, y_range, log, induction_x)
+
+
+def induction_place(state: RunState, shown: Metric, axis: Axis, window: Range) -> float | None:
+    """Return where the first induction head appeared, on the chart of a loss; None elsewhere or outside the window."""
+    if state.induction is None or not shares_evaluations(shown):
+        return None
+    x = axis_value(state.induction.place, axis)
+    return x if window.low <= x <= window.high else None
 
 
 def marks_of(state: RunState, shown: Metric, axis: Axis) -> list[Mark]:
@@ -210,8 +222,8 @@ def second_metrics() -> tuple[str, ...]:
     return (*SECOND, *(added.name for added in added_metrics()))
 
 
-def axis_value(point: Evaluation, axis: Axis) -> float:
-    """Return the x value of an evaluation."""
+def axis_value(point: Evaluation | Place, axis: Axis) -> float:
+    """Return the x value of an evaluation or another place in a run."""
     return float(point.step if axis == "steps" else point.tokens if axis == "tokens" else point.elapsed_s)
 
 

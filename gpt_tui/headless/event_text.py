@@ -17,6 +17,9 @@ from gpt_core.training.events import (
     EvalProgressed,
     FullEvalCompleted,
     GradientNorms,
+    HeadsScored,
+    HealthMeasured,
+    InductionHeadAppeared,
     LinesReproduced,
     LossDiverged,
     PlanMade,
@@ -30,7 +33,7 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
-from gpt_tui.session.outcome_text import ending, full_scores, verdict, verdict_tone
+from gpt_tui.session.outcome_text import ending, full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState, latest_value, no_step_left
 from gpt_tui.session.start_text import origin_text, parameters_text, text_sample
@@ -83,6 +86,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
                 f"{name} {norm:.2e}/{event.update_norms.get(name, 0.0):.2e}" for name, norm in event.grad_norms.items()
             )
             return [(f"gradient/update norms at step {integer(event.step)}: {', '.join(norms)}", "dim")]
+        case InductionHeadAppeared():
+            return [(f"step {integer(event.step)}: {induction_text(event)}", "good")]
         case RunPaused():
             return [(f"paused at step {integer(event.step)}", "plain")]
         case RunContinued():
@@ -90,7 +95,9 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case RunFinished(reason=reason) if reason != "diverged":
             more = no_step_left(history)
             return [(f"step {integer(event.step)}: {ending(event)}{f'; {more}' if more else ''}", "good")]
-        case StepCompleted() | EvalProgressed() | LossDiverged() | PlanMade() | RunFinished():
+        case StepCompleted() | EvalProgressed() | HeadsScored() | HealthMeasured() | PlanMade():
+            return []
+        case LossDiverged() | RunFinished():
             return []
         case _:
             assert_never(event)

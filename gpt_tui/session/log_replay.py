@@ -14,6 +14,9 @@ from gpt_core.training.events import (
     AnyEvent,
     EvalCompleted,
     FullEvalCompleted,
+    HeadsScored,
+    HealthMeasured,
+    InductionHeadAppeared,
     LinesReproduced,
     SampleWritten,
     StepCompleted,
@@ -58,5 +61,8 @@ def replay_log(run: RunState, path: Path, last_step: int) -> RunState:
 
 
 def _up_to(last_step: int, events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
-    replayed = StepCompleted | EvalCompleted | FullEvalCompleted | LinesReproduced | SampleWritten
+    replayed = (
+        StepCompleted | EvalCompleted | FullEvalCompleted | LinesReproduced | SampleWritten | HeadsScored
+        | HealthMeasured | InductionHeadAppeared
+    )  # fmt: skip
     return (event for event in events if isinstance(event, replayed) and event.step <= last_step)

@@ -8,8 +8,14 @@ from __future__ import annotations
 from math import inf
 from pathlib import PurePath
 
-from gpt_core.training.events import FullEvalCompleted, LinesReproduced, LossDiverged, RunFinished
-from gpt_tui.shared.formatting import fixed, integer, nats, scores_text, short
+from gpt_core.training.events import (
+    FullEvalCompleted,
+    InductionHeadAppeared,
+    LinesReproduced,
+    LossDiverged,
+    RunFinished,
+)
+from gpt_tui.shared.formatting import fixed, integer, nats, percent, scores_text, short
 from gpt_tui.shared.rows import Tone
 
 ENDINGS = {
@@ -42,6 +48,12 @@ def divergence(event: LossDiverged) -> str:
     """Return that a run diverges, and what to do."""
     above = above_guessing("median step loss", event.loss, event.guessing_loss)
     return f"diverging: {above}{after_divergence(event, 'stop, then ')}"
+
+
+def induction_text(event: InductionHeadAppeared) -> str:
+    """Return which head is the first induction head of a run."""
+    score = percent(event.score)
+    return f"first induction head: layer {event.layer}, head {event.head} (induction score {score})"
 
 
 def above_guessing(name: str, loss: float, guessing_loss: float) -> str:

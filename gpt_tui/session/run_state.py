@@ -26,6 +26,9 @@ from gpt_core.training.events import (
     Event,
     FullEvalCompleted,
     GradientNorms,
+    HeadsScored,
+    HealthMeasured,
+    InductionHeadAppeared,
     LinesReproduced,
     LossDiverged,
     PlanMade,
@@ -46,17 +49,29 @@ from gpt_tui.session.outcome_text import (
     divergence,
     ending,
     full_scores,
+    induction_text,
     verdict,
     verdict_tone,
 )
 from gpt_tui.session.start_text import started_text, text_sample
+from gpt_tui.session.stats_history import (
+    HeadsPoint,
+    HealthPoint,
+    InductionMark,
+    Place,
+    heads_point,
+    health_point,
+    induction_mark,
+)
 from gpt_tui.shared.formatting import integer, nats, percent, scores_text, short
 from gpt_tui.shared.rows import Tone
 
 Item = TypeVar("Item")
+Measured = TypeVar("Measured", HeadsPoint, HealthPoint)
 
 MAX_EVALUATIONS = 512
 MAX_SAMPLES = 200
+MAX_STATS = 256  # points of the heads and of the health
 MAX_LOG_LINES = 400
 PACE_STEPS = 512
 STEP_CURVES = tuple(metric for metric in BUILT_IN if metric.name in ("learning_rate", "grad_norm", "throughput"))
@@ -175,6 +190,9 @@ class RunState:
         full_evaluation: Last evaluation on the complete eval text.
         lines_reproduced: Last check of a self-test.
         samples: Samples, thinned to MAX_SAMPLES.
+        heads: Scores of the heads at evaluations, thinned to MAX_STATS.
+        health: Health of the weights at evaluations, thinned likewise.
+        induction: The first induction head, None before it was found.
         best: The best evaluation.
         first_scores: Scores before the first step, None if the weights were not evaluated then.
         evaluating: Progress of an evaluation, 0 to 1; None while there is none.
@@ -197,6 +215,9 @@ class RunState:
     full_evaluation: FullEvalCompleted | None = None
     lines_reproduced: LinesReproduced | None = None
     samples: tuple[Sample, ...] = ()
+    heads: tuple[HeadsPoint, ...] = ()
+    health: tuple[HealthPoint, ...] = ()
+    induction: InductionMark | None = None
     best: Score = NO_SCORE
     first_scores: EvalScores | None = None
     evaluating: float | None = None
@@ -323,6 +344,15 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case GradientNorms():
             name, norm = max(event.grad_norms.items(), key=lambda item: item[1], default=("", 0.0))
             return _logged(run, f"step {integer(event.step)}: largest gradient norm {norm:.3g} ({name})", "dim")
+        case HeadsScored():
+            point = heads_point(_place(run, event.step), event)
+            return replace(run, heads=thinned((*_before(run.heads, event.step), point), MAX_STATS))
+        case HealthMeasured():
+            measured = health_point(_place(run, event.step), event)
+            return replace(run, health=thinned((*_before(run.health, event.step), measured), MAX_STATS))
+        case InductionHeadAppeared():
+            found = replace(run, induction=induction_mark(_place(run, event.step), event))
+            return _logged(found, f"step {integer(event.step)}: {induction_text(event)}", "good")
         case CheckpointSaved():
             saved = Saved(event.kind, event.path, event.step, at_s)
             text = f"saved {PurePath(event.path).stem} at step {integer(event.step)}"
@@ -455,6 +485,15 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
         return _logged(changed, f"before fine-tuning: {scores_text(event)}", "plain")
     text = f"step {integer(event.step)}: {scores_text(event)}{f' ★ best {run.best_metric}' if is_best else ''}"
     return _logged(changed, text, "good" if is_best else "plain")
+
+
+def _place(run: RunState, step: int) -> Place:
+    return Place(step, run.last.tokens if run.last else 0, run.elapsed_s)
+
+
+def _before(points: tuple[Measured, ...], step: int) -> tuple[Measured, ...]:
+    """Return the points without one of the same step, which is measured again."""
+    return points[:-1] if points and points[-1].place.step == step else points
 
 
 def _sampled(run: RunState, event: SampleWritten) -> RunState:
