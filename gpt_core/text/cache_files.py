@@ -15,7 +15,7 @@ from gpt_core.home import cache_home
 
 TEMPORARY = "unfinished.tokens-"  # prefix of the names of files that are being written
 _TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9]+-[0-9a-f]{12}")
-_CACHE_NAME = re.compile(r".+\.(?:tokens|pieces)-[0-9a-f]{12}")
+_CACHE_NAME = re.compile(r".+\.(?:tokens|pieces|baselines)-[0-9a-f]{12}")
 STALE_AFTER_S = 3600  # a temporary file not modified for this long belongs to a process that was killed
 
 

@@ -18,6 +18,7 @@ from typing import get_args
 from gpt_core import tokenizers
 from gpt_core.errors import CorpusError, MissingPackageError, TokenizerError
 from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.baselines import read_baseline_file
 from gpt_core.text.cache_files import cache_folders, new_cache_file
 from gpt_core.text.documents import DocumentKind
 from gpt_core.text.reader import sample_texts, text_sha256
@@ -192,7 +193,7 @@ def _remove_outdated(folder: Path, path: Path, sha256: str) -> None:
     """
     if path.is_symlink() or folder.resolve() != path.resolve().parent:
         return
-    name = re.compile(re.escape(path.name) + r"\.(?P<kind>tokens|pieces)-[0-9a-f]{12}")
+    name = re.compile(re.escape(path.name) + r"\.(?P<kind>tokens|pieces|baselines)-[0-9a-f]{12}")
     for cache in list(folder.glob("*")):  # nothing in a folder that cannot be listed, where iterdir raises
         match = name.fullmatch(cache.name)
         with contextlib.suppress(OSError):
@@ -207,6 +208,9 @@ def _is_outdated(cache: Path, kind: str, path: Path, sha256: str) -> bool:
     if kind == "tokens":
         header = read_header(cache)
         return header is not None and header.text_sha256 != sha256
+    if kind == "baselines":
+        stored = read_baseline_file(cache)
+        return stored is not None and stored.text_sha256 != sha256
     if (tokenizer := open_tokenizer_cache(cache)) is None:
         return False
     names = (

@@ -70,6 +70,23 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """time budget; 0 for none. `max_steps` is then an estimate, which each `PlanMade` replaces"""
 
 
+class BaselinesMeasured(Event, frozen=True, tag="baselines", omit_defaults=True):
+    """Scores of the run's texts without a model, with which the losses can be compared; at most once per session.
+
+    `uniform` is ln V, the loss of a uniform distribution; `unigram` is the entropy of the frequencies of the training
+    text's tokens; both are in nats per token. `compressed` has the bits per byte of the eval text by compressor, and
+    `compressed_bytes` the bytes from its start that were compressed (0: all). `bytes_per_token` of the eval text
+    converts bits per byte into nats per token.
+    """
+
+    step: int
+    uniform: float
+    unigram: float
+    bytes_per_token: float
+    compressed: dict[str, float] = {}
+    compressed_bytes: int = 0
+
+
 class StepCompleted(Event, frozen=True, tag="step"):
     """One optimizer step. `loss` is the step loss, the mean over the targets of this step; `ppl` is its exponential.
 
@@ -288,15 +305,15 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
 
 
 LOGGED = (
-    RunStarted, StepCompleted, UpdateSkipped, EvalCompleted, FullEvalCompleted, LinesReproduced, SampleWritten,
-    GradientNorms, HeadsScored, HealthMeasured, InductionHeadAppeared, CheckpointSaved, SaveFailed, LossDiverged,
-    PlanMade, RunFinished,
+    RunStarted, BaselinesMeasured, StepCompleted, UpdateSkipped, EvalCompleted, FullEvalCompleted, LinesReproduced,
+    SampleWritten, GradientNorms, HeadsScored, HealthMeasured, InductionHeadAppeared, CheckpointSaved, SaveFailed,
+    LossDiverged, PlanMade, RunFinished,
 )  # fmt: skip
 
 AnyEvent = (
-    RunStarted | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted | LinesReproduced
-    | SampleWritten | GradientNorms | HeadsScored | HealthMeasured | InductionHeadAppeared | CheckpointSaved
-    | SaveFailed | LossDiverged | RunPaused | RunContinued | PlanMade | RunFinished
+    RunStarted | BaselinesMeasured | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted
+    | LinesReproduced | SampleWritten | GradientNorms | HeadsScored | HealthMeasured | InductionHeadAppeared
+    | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued | PlanMade | RunFinished
 )  # fmt: skip
 
 

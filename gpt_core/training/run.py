@@ -53,6 +53,10 @@ class Run:
     resumed_from: Path | None = None
     eval_name: str = ""
     """name of the text that is evaluated on"""
+    eval_path: Path | None = None
+    """path that the caches of that text are named after, None where nothing is evaluated"""
+    eval_file_sha256: str = ""
+    """digest of the file that the eval text is, or is the end of"""
     train_files: int = 1
     """files of the training text; 0 for the lines of the self-test"""
     first_words: str = ""

@@ -43,6 +43,7 @@ class Texts(NamedTuple):
     """Tokens to train on, the windows that batches are read from, and the tokens to evaluate on.
 
     `eval_name` is the name of the text that these are of; `files` is the number of files of the training text.
+    `eval_path` and `eval_sha256` are of the file that the eval text is, or is the end of.
     """
 
     train: TokenStream
@@ -50,6 +51,8 @@ class Texts(NamedTuple):
     held_out: TokenStream | None
     eval_name: str
     files: int
+    eval_path: Path | None = None
+    eval_sha256: str = ""
 
 
 def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Trainer:
@@ -134,7 +137,8 @@ def assemble(
         eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
         optimizer=create_optimizer(parameters, settings, optimizer_state), state=state, store=store,
         resumed_from=checkpoint.path if checkpoint else None,
-        eval_name=texts.eval_name, train_files=texts.files, first_words=opening(texts.train, tokenizer),
+        eval_name=texts.eval_name, eval_path=texts.eval_path, eval_file_sha256=texts.eval_sha256,
+        train_files=texts.files, first_words=opening(texts.train, tokenizer),
         precision_reason=choice.reason, best_restarted=best_restarted,
         warnings=(
             *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
@@ -221,7 +225,9 @@ def open_texts(
     else:
         text, eval_text = split_held_out(text, settings.val_frac)
     loader = DataLoader(text, settings.seq_len, settings.seed)
-    return Texts(text, loader, eval_text, (held_out or train).name, len(train.files))
+    source = held_out or train
+    eval_sha256 = eval_text.sha256 if held_out is not None else text.sha256
+    return Texts(text, loader, eval_text, source.name, len(train.files), source.cache_path, eval_sha256)
 
 
 def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStream) -> None:

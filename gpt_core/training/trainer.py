@@ -23,6 +23,7 @@ from gpt_core.model.parameters import Parameters, frozen_names, parameter_count,
 from gpt_core.model.precision import product_format
 from gpt_core.optim import schedule_of
 from gpt_core.training import events as ev
+from gpt_core.training.baselines import BaselineMeter
 from gpt_core.training.controls import POLL_S, TrainingControls
 from gpt_core.training.early_stopping import end_epoch, patience_is_over
 from gpt_core.training.evaluator import Evaluator
@@ -68,6 +69,7 @@ class Trainer:
         self._evaluator = Evaluator(run, self._gpt, self._saver, self.requests, self._clock)
         self._stats = ModelStats(run, self._gradients)
         self._rate = TokenRate()
+        self._baselines = BaselineMeter(run)
 
     @property
     def shape(self) -> ModelShape:
@@ -120,6 +122,7 @@ class Trainer:
                 finished = isinstance(event, ev.RunFinished)
                 yield event
         finally:
+            self._baselines.close()
             try:
                 for outcome in () if finished else self._last_save.save(may_wait=False):
                     _log(log, outcome)
@@ -131,6 +134,7 @@ class Trainer:
 
     def _all_events(self) -> Iterator[ev.AnyEvent]:
         yield self._started()
+        yield from self._baselines.poll()
         if self.state.step == 0 and not self.state.evaluation_due and self.state.last_eval is None:
             yield from self._evaluator.sample()  # else it follows, or followed, the evaluation
         if self.state.step == 0 and self.state.evaluation_due:
@@ -177,6 +181,7 @@ class Trainer:
         """Do the pending work between two steps: an evaluation, the end of an epoch, saves."""
         state, settings = self.state, self.settings
         yield from self._saver.poll_results()
+        yield from self._baselines.poll()
         if self.requests.take_evaluate():
             state.evaluation_due = True
             yield from self._stats.measure()

@@ -18,9 +18,11 @@ from textual.widget import Widget
 from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics import Metric, metric
 from gpt_tui.charts.axes import YAxis, linear_ticks, tick_labels, time_labels, time_ticks, y_axis
-from gpt_tui.charts.export import SvgLine, chart_lines, curve_csv, svg
+from gpt_tui.charts.baselines import ChartBaseline, chart_baselines, draw_baselines
+from gpt_tui.charts.export import SvgLine, baseline_lines, chart_lines, curve_csv, svg
 from gpt_tui.charts.labels import legend, readout, title
 from gpt_tui.charts.raster import (
+    BASELINE,
     BEST,
     CURSOR,
     DOTS_X,
@@ -51,6 +53,7 @@ LAYER_CLASSES = {
     EVAL_LINE: "chart--eval-line",
     BEST: "chart--best",
     INDUCTION: "chart--induction",
+    BASELINE: "chart--baseline",
 }
 COLUMNS_PER_TICK = 8
 EXPORT_COLUMNS, EXPORT_ROWS = 1200, 16  # resolution of an exported line, and rows that determine its ticks
@@ -152,7 +155,14 @@ class Chart(Titled, Widget):
     def picture(self, series: Plane, columns: int, rows: int, grid: list[float]) -> Raster:
         """Return the characters of the data."""
         assert isinstance(series, ChartSeries)
-        return raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
+        drawn = raster(series, columns, rows, grid=grid, cursor=self.view.cursor)
+        draw_baselines(drawn, series, self.baselines)
+        return drawn
+
+    @property
+    def baselines(self) -> list[ChartBaseline]:
+        """The baselines that the view shows."""
+        return chart_baselines(self.state.baselines, self.metric) if self.view.baselines else []
 
     # -- drawing
 
@@ -191,7 +201,7 @@ class Chart(Titled, Widget):
     def svg_lines(self, series: Plane, shown: Metric, colours: Mapping[str, str]) -> list[SvgLine]:
         """Return the lines of the exported chart."""
         assert isinstance(series, ChartSeries)
-        return chart_lines(series, shown, colours)
+        return [*baseline_lines(series, self.baselines, colours), *chart_lines(series, shown, colours)]
 
     def as_csv(self, series: Plane, shown: Metric) -> str:
         """Return the exported data."""

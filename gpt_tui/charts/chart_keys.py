@@ -88,6 +88,11 @@ class ChartKeys(Vertical, can_focus=True):
         if charts := self._find_charts():
             charts.view = charts.view.with_next_y_range()
 
+    def action_toggle_baselines(self) -> None:
+        """Show or hide the lines of the baselines."""
+        if charts := self._find_charts():
+            charts.view = replace(charts.view, baselines=not charts.view.baselines)
+
     def action_next_metric(self) -> None:
         """Choose the next metric of the second chart, or of a comparison."""
         if charts := self._find_charts():

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpt_core.training.metrics import Metric
 from gpt_tui.charts.axes import YAxis, linear_ticks, tick_labels, time_labels, time_ticks
+from gpt_tui.charts.baselines import ChartBaseline
 from gpt_tui.charts.overlay import OverlaySeries
 from gpt_tui.charts.raster import row_of
 from gpt_tui.charts.series import LOSS_NAMES, Array, Axis, ChartSeries, Names, Plane, curve_of, marks_of
@@ -57,6 +58,15 @@ def chart_lines(series: ChartSeries, shown: Metric, colours: Mapping[str, str]) 
         x, y = np.full(2, series.induction_x), np.array(series.y_range)
         lines.append(SvgLine(x, y, colours["best"], 1, "first induction head"))
     return lines
+
+
+def baseline_lines(plane: Plane, baselines: Sequence[ChartBaseline], colours: Mapping[str, str]) -> list[SvgLine]:
+    """Return a line per baseline that is inside the y range."""
+    x = np.array(plane.x_range)
+    return [
+        SvgLine(x, np.full(2, line.y), colours["muted"], 1, line.label)
+        for line in baselines if plane.y_range.low <= line.y <= plane.y_range.high
+    ]  # fmt: skip
 
 
 def overlay_lines(series: OverlaySeries, names: Mapping[int, str], colours: Mapping[str, str]) -> list[SvgLine]:

@@ -24,7 +24,7 @@ _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype
 _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 
 # layers, for the colours
-EMPTY, GRID, RAW, SMOOTHED, CURSOR, EVAL, BEST, EVAL_LINE, READ, INDUCTION = range(10)
+EMPTY, GRID, RAW, SMOOTHED, CURSOR, EVAL, BEST, EVAL_LINE, READ, INDUCTION, BASELINE = range(11)
 GRID_CHARACTER, CURSOR_CHARACTER, READ_CHARACTER, EVAL_CHARACTER, BEST_CHARACTER = "┈", "│", "●", "◆", "★"
 INDUCTION_CHARACTER = "┊"
 ABOVE_CHARACTER = "▲"  # at the top edge: a value above the range
@@ -37,7 +37,7 @@ class Raster(NamedTuple):
 
     Attributes:
         characters: Code points, (rows, columns).
-        layers: Layer of each character, EMPTY to INDUCTION, (rows, columns).
+        layers: Layer of each character, EMPTY to BASELINE, (rows, columns).
     """
 
     characters: NDArray[np.uint32]

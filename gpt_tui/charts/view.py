@@ -27,6 +27,7 @@ class ChartView:
         end: x value at the right edge; None follows the run.
         cursor: x value at which the charts are read, None without a cursor.
         y_range: "full" shows all values, "tight" cuts off the steep initial decrease, "auto" chooses by metric.
+        baselines: Lines show the loss of guessing, of token frequencies and of compressors.
     """
 
     axis: Axis = "steps"
@@ -35,6 +36,7 @@ class ChartView:
     end: float | None = None
     cursor: float | None = None
     y_range: YRange = "auto"
+    baselines: bool = True
 
     def is_tight(self, metric: str) -> bool:
         """Return True if the y range cuts off the initial decrease; "auto" does for perplexity on a linear scale."""

@@ -12,6 +12,7 @@ from gpt_core.config.presets import CUSTOM
 from gpt_core.training import losses
 from gpt_core.training.events import (
     AnyEvent,
+    BaselinesMeasured,
     CheckpointSaved,
     EvalCompleted,
     EvalProgressed,
@@ -33,6 +34,7 @@ from gpt_core.training.events import (
     UpdateSkipped,
 )
 from gpt_core.training.metrics import added_metrics
+from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.outcome_text import ending, full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState, latest_value, no_step_left
@@ -66,6 +68,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             if event.first_words:
                 lines.append((text_sample(event), "dim"))
             return [*lines, (event.best_restarted, "plain")] if event.best_restarted else lines
+        case BaselinesMeasured():
+            return [(baselines_text(event), "dim")]
         case EvalCompleted():
             return [evaluated(event, history)]
         case FullEvalCompleted():

@@ -12,6 +12,7 @@ from gpt_core.errors import GptError
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.training.events import (
     AnyEvent,
+    BaselinesMeasured,
     EvalCompleted,
     FullEvalCompleted,
     HeadsScored,
@@ -62,7 +63,7 @@ def replay_log(run: RunState, path: Path, last_step: int) -> RunState:
 
 def _up_to(last_step: int, events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
     replayed = (
-        StepCompleted | EvalCompleted | FullEvalCompleted | LinesReproduced | SampleWritten | HeadsScored
-        | HealthMeasured | InductionHeadAppeared
+        BaselinesMeasured | StepCompleted | EvalCompleted | FullEvalCompleted | LinesReproduced | SampleWritten
+        | HeadsScored | HealthMeasured | InductionHeadAppeared
     )  # fmt: skip
     return (event for event in events if isinstance(event, replayed) and event.step <= last_step)

@@ -20,6 +20,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.model.scores import EvalScores
 from gpt_core.training.events import (
     AnyEvent,
+    BaselinesMeasured,
     CheckpointSaved,
     EvalCompleted,
     EvalProgressed,
@@ -43,6 +44,7 @@ from gpt_core.training.events import (
 )
 from gpt_core.training.losses import DIVERGED_RATIO, perplexity
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
+from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.curve import ELAPSED, HIGH, STEP, Curve, places
 from gpt_tui.session.outcome_text import (
     above_guessing,
@@ -183,6 +185,7 @@ class RunState:
     Attributes:
         limits: Settings that limit the run.
         started: First event of the run, None before it.
+        baselines: Scores of the texts without a model, None before they were measured.
         last: Last completed step.
         curve: Train losses.
         curves: Values of the other metrics of the steps, and of the metrics that are not built in, by name.
@@ -208,6 +211,7 @@ class RunState:
 
     limits: Limits = NO_LIMITS
     started: RunStarted | None = None
+    baselines: BaselinesMeasured | None = None
     last: StepCompleted | None = None
     curve: Curve = field(default_factory=Curve)
     curves: Mapping[str, Curve] = field(default_factory=dict)
@@ -322,6 +326,8 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
                 fresh = Score(patience_from=event.step)
                 begun = _logged(replace(begun, best=fresh, first_scores=None), event.best_restarted, "plain")
             return begun
+        case BaselinesMeasured():
+            return _logged(replace(run, baselines=event), baselines_text(event), "dim")
         case StepCompleted():
             return _with_steps(run, [event])
         case UpdateSkipped():

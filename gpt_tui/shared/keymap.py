@@ -127,6 +127,8 @@ KEYS: tuple[Key, ...] = (
     Key("charts.export", "ctrl+e", "export", "Export",
         "Export charts (SVG, CSV, PNG if possible) and samples (Markdown) into the run's folder", "charts"),
     Key("charts.range", "y", "next_y_range", "y range", "Switch the y range: auto, full, tight", "charts"),
+    Key("charts.baselines", "b", "toggle_baselines", "Baselines",
+        "Show or hide the losses of guessing, of token frequencies and of compressors", "charts"),
     Key("charts.cursor_left", "comma,shift+left", "cursor(-1)", "Cursor", "Move the cursor left", "charts",
         footer=True, display=","),
     Key("charts.cursor_right", "full_stop,shift+right", "cursor(1)", "Cursor right", "Move the cursor right", "charts",

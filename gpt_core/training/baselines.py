@@ -1,0 +1,85 @@
+"""Baselines of a run, measured in a thread of low priority that starts after the first step, or read from a cache."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from gpt_core.errors import GptError
+from gpt_core.kernels import use_any_core
+from gpt_core.text.baselines import Baselines, baselines_key, measure_baselines, read_baselines, write_baselines
+from gpt_core.text.token_stream import TokenStream
+from gpt_core.training.events import BaselinesMeasured
+from gpt_core.training.run import Run
+
+NICER_BY, MAX_NICE = 5, 19  # steps of priority below the training threads, about a third of their weight
+
+
+class BaselineMeter:
+    """Measures the baselines of one run once. Training waits for nothing; a text without baselines has no event."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._first_step = run.state.step
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._found: Baselines | None = None
+        self._is_done = run.eval_text is None or run.eval_path is None
+        if not self._is_done:
+            self._key = baselines_key(run.train_text, self._eval_text, run.tokenizer)
+            self._found = read_baselines(self._eval_path, self._key)
+
+    def poll(self) -> Iterator[BaselinesMeasured]:
+        """Yield the event of the baselines once they are known; start measuring after the first step."""
+        if self._is_done:
+            return
+        if (found := self._found) is not None:
+            self._is_done = True
+            yield BaselinesMeasured(
+                self._run.state.step, found.uniform, found.unigram, found.bytes_per_token, found.compressed,
+                found.compressed_bytes,
+            )  # fmt: skip
+        elif self._thread is None and self._run.state.step > self._first_step:
+            self._thread = threading.Thread(target=self._measure, name="baselines", daemon=True)
+            with suppress(RuntimeError):  # no more threads available: the run has no baselines
+                self._thread.start()
+
+    def close(self) -> None:
+        """Stop measuring, and wait until the thread has ended."""
+        self._is_done = True
+        self._stopping.set()
+        if self._thread is not None and self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def _eval_text(self) -> TokenStream:
+        assert self._run.eval_text is not None
+        return self._run.eval_text
+
+    @property
+    def _eval_path(self) -> Path:
+        assert self._run.eval_path is not None
+        return self._run.eval_path
+
+    def _measure(self) -> None:
+        use_any_core()
+        _lower_priority()
+        run, text = self._run, self._eval_text
+        with suppress(GptError, MemoryError):  # training reports what it cannot read itself
+            found = measure_baselines(run.train_text, text, run.tokenizer, self._stopping.is_set)
+            if found is not None:
+                write_baselines(self._eval_path, self._key, run.eval_file_sha256, found)
+                self._found = found
+
+
+def _lower_priority() -> None:
+    """Lower the priority of the calling thread. Only on Linux: priority is per thread."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            thread = threading.get_native_id()
+            niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICER_BY
+            os.setpriority(os.PRIO_PROCESS, thread, min(niceness, MAX_NICE))
