@@ -22,6 +22,7 @@ from gpt_core.model.layers.dropout import dropout_of
 from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
 from gpt_core.model.precision import product_format
 from gpt_core.optim import schedule_of
+from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
 from gpt_core.training.baselines import BaselineMeter
 from gpt_core.training.controls import POLL_S, TrainingControls
@@ -95,6 +96,11 @@ class Trainer:
     def unsaved(self) -> int:
         """Number of failed last saves while the run waits for a decision about them; else 0."""
         return self._last_save.unsaved
+
+    @property
+    def probe_text(self) -> TokenStream:
+        """Text to look at the model with: the eval text, or the training text of a run without one."""
+        return self.run.train_text if self.run.eval_text is None else self.run.eval_text
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
         """Return a copy of the weights and their step. May be called from any thread; waits for an update to end."""

@@ -51,7 +51,7 @@ NEVER = 1_000_000  # collections of the young generations per full collection
 PACKAGE = Path(__file__).parents[1]
 STYLES: list[str | PurePath] = [PACKAGE / name for name in (
     "shell/base.tcss", "tabs/train/train.tcss", "tabs/chat/chat.tcss", "tabs/checkpoints/checkpoints.tcss",
-    "tabs/runs/runs.tcss", "new_run/new_run.tcss", "shared/dialogs.tcss",
+    "tabs/runs/runs.tcss", "tabs/inside/inside.tcss", "new_run/new_run.tcss", "shared/dialogs.tcss",
 )]  # fmt: skip
 WIDTHS = [
     (0, "-narrow"),
@@ -383,7 +383,8 @@ class GptApp(App[None]):
         """Show the keys of the visible tab or screen."""
         if not self.screen.is_modal:
             view = "setup" if isinstance(self.screen, SetupScreen) else self.main.tab
-            self.push_screen(HelpScreen(view, dict(self._keymap)))
+            about = self.main.inside.help_text if view == "inside" else ""
+            self.push_screen(HelpScreen(view, dict(self._keymap), about))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Hide the key of the visible tab, and those of all tabs on the set-up screen."""

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.widgets import Select
 
-from gpt_tui.session.model_options import AUTOMATIC, NO_COMPARISON, AvailableModels, model_options
+from gpt_tui.session.model_options import AUTOMATIC, NO_COMPARISON, AvailableModels, ModelOption, model_options
 
 
 class ModelSelect(Select[str], inherit_bindings=False):
     """Selector of a model, or of the one to `compare` with. Its options can change while the selection stays.
 
-    The arrow keys move between fields, as in the rest of the form, and do not open the list.
+    The `extra` options follow those of the models. The arrow keys
+    move between fields, as in the rest of the form, and do not open the list.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,space", "show_overlay", "Show menu", show=False)]
 
-    def __init__(self, *, compare: bool, id: str) -> None:
+    def __init__(self, *, compare: bool, id: str, extra: Sequence[ModelOption] = ()) -> None:
         self._compare = compare
         self._default = NO_COMPARISON if compare else AUTOMATIC
+        self._extra = list(extra)
         self._available = AvailableModels()
-        self._model_options = model_options(self._available, self._default, compare=compare)
+        self._model_options = self._listed(self._default)
         super().__init__(self._lines(), value=self._default, allow_blank=False, compact=True, id=id)
 
     @property
@@ -41,7 +44,7 @@ class ModelSelect(Select[str], inherit_bindings=False):
         self._update(value)
 
     def _update(self, selected: str) -> None:
-        options = model_options(self._available, selected, compare=self._compare)
+        options = self._listed(selected)
         if self.expanded and selected == self.selected:
             return  # an open list does not change
         if options == self._model_options and selected == self.value:
@@ -51,6 +54,12 @@ class ModelSelect(Select[str], inherit_bindings=False):
             self.set_options(self._lines())
         self.value = selected
         self.mutate_reactive(Select.value)  # type: ignore[misc]  # the label of the same value may have changed
+
+    def _listed(self, selected: str) -> list[ModelOption]:
+        """Return the options: those of the models, and the extra ones."""
+        is_extra = selected in (option.value for option in self._extra)
+        found = model_options(self._available, self._default if is_extra else selected, compare=self._compare)
+        return [*found, *self._extra]
 
     def _lines(self) -> list[tuple[Text, str]]:
         return [(Text(option.label, no_wrap=True), option.value) for option in self._model_options]

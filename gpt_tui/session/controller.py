@@ -17,6 +17,7 @@ from gpt_core.errors import GptError, RunExistsError
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
+from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import AnyEvent, CheckpointSaved, RunStarted
@@ -52,6 +53,10 @@ class TrainerLike(Protocol):
     @property
     def unsaved(self) -> int:
         """Number of failed last saves while the run waits for an answer about them; else 0."""
+
+    @property
+    def probe_text(self) -> TokenStream | None:
+        """Text whose beginning the Inside tab shows, None without one."""
 
     def events(self) -> Iterator[AnyEvent]:
         """Run and yield the events, from RunStarted to RunFinished."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-Place = Literal["train", "charts", "samples", "chat", "checkpoints", "runs", "setup", "everywhere"]
+Place = Literal["train", "charts", "samples", "chat", "checkpoints", "runs", "inside", "setup", "everywhere"]
 
 PLACE_TITLES: dict[Place, str] = {
     "train": "Training (Train tab)",
@@ -17,6 +17,7 @@ PLACE_TITLES: dict[Place, str] = {
     "chat": "Chat tab",
     "checkpoints": "Checkpoints tab",
     "runs": "Runs tab",
+    "inside": "Inside tab",
     "setup": "Set up",
     "everywhere": "Everywhere",
 }
@@ -34,6 +35,7 @@ TABS: dict[str, TabInfo] = {
     "chat": TabInfo("Chat", ("chat",)),
     "checkpoints": TabInfo("Checkpoints", ("checkpoints",)),
     "runs": TabInfo("Runs", ("runs", "charts")),
+    "inside": TabInfo("Inside", ("inside",)),
 }
 
 
@@ -139,6 +141,33 @@ KEYS: tuple[Key, ...] = (
     Key("charts.whole", "0", "zoom_reset", "Full run", "Show the full run", "charts"),
     Key("charts.left", "left", "pan(-0.25)", "Pan left", "Pan left", "charts"),
     Key("charts.right", "right", "pan(0.25)", "Pan right", "Pan right", "charts"),
+    Key("inside.tokens", "1", "view('tokens')", "View: Tokens", "Tokens: surprise, and what the model expected",
+        "inside"),
+    Key("inside.next_view", "n,right_square_bracket", "step_view(1)", "Next view", "Show the next view", "inside",
+        footer=True),
+    Key("inside.previous_view", "p,left_square_bracket", "step_view(-1)", "Previous view", "Show the previous view",
+        "inside"),
+    Key("inside.text", "s", "open('text')", "Text", "Choose the text: probe, sample, reply, or typed", "inside",
+        footer=True),
+    Key("inside.type", "e", "type_text", "Type a text", "Type a text to look at", "inside"),
+    Key("inside.model", "m", "open('model')", "Model", "Choose the model", "inside", footer=True),
+    Key("inside.beside", "b", "open('beside')", "Beside", "Choose a second model to show beside it", "inside",
+        footer=True),
+    Key("inside.refresh", "r", "refresh", "Refresh", "Take the weights again, and compute", "inside", footer=True),
+    Key("inside.enter", "enter", "act('enter')", "Choose", "Choose from a list; in Tokens, generate from a token",
+        "inside", footer=True),
+    Key("inside.back", "escape", "back", "Leave list", "Leave a list or a selector", "inside"),
+    Key("inside.left", "left", "move('left')", "Token left", "Previous token", "inside"),
+    Key("inside.right", "right", "move('right')", "Token right", "Next token", "inside"),
+    Key("inside.up", "up", "move('up')", "Inside: up", "Line, row or layer above", "inside"),
+    Key("inside.down", "down", "move('down')", "Inside: down", "Line, row or layer below", "inside"),
+    Key("inside.first", "home", "move('home')", "First token", "First token", "inside"),
+    Key("inside.last", "end", "move('end')", "Last token", "Last token", "inside"),
+    Key("inside.page_left", "pageup", "move('page_up')", "Inside: page up", "Ten tokens back", "inside"),
+    Key("inside.page_right", "pagedown", "move('page_down')", "Inside: page down", "Ten tokens on", "inside"),
+    Key("inside.previous_head", "comma", "move('previous_head')", "Previous head", "Previous head", "inside",
+        display=","),
+    Key("inside.next_head", "full_stop", "move('next_head')", "Next head", "Next head", "inside", display="."),
     Key("setup.begin", "ctrl+t,f9", "begin_run", "Start", "Start training with these settings", "setup", button=True),
     Key("setup.save", "ctrl+s", "save_config", "Save as file", "Save as a config file", "setup", button=True),
     Key("setup.back", "escape", "leave_setup", "Back", "Go back; the form keeps its values", "setup", button=True),
@@ -150,6 +179,7 @@ KEYS: tuple[Key, ...] = (
     Key("go.checkpoints", "f4,k", "go('checkpoints')", "Checkpoints", "Go to the Checkpoints tab", "everywhere",
         display="F4"),
     Key("go.runs", "f5,g", "go('runs')", "Runs", "Go to the Runs tab", "everywhere", display="F5"),
+    Key("go.inside", "f6,h", "go('inside')", "Inside", "Go to the Inside tab", "everywhere", display="F6"),
     Key("go.help", "f1,question_mark", "help", "Help", "Show the keys of this tab", "everywhere", footer=True,
         display="F1"),
     Key("go.quit", "ctrl+q,q", "request_quit", "Quit", "Quit; asks first during a run", "everywhere", footer=True),
@@ -211,6 +241,8 @@ def readable(name: str) -> str:
         "equals_sign": "=",
         "comma": ",",
         "full_stop": ".",
+        "left_square_bracket": "[",
+        "right_square_bracket": "]",
         "up": "↑",
         "down": "↓",
         "pageup": "page up",

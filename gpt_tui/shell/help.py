@@ -36,6 +36,10 @@ ABOUT: dict[str, str] = {
     "lock and changes no file. Space marks runs to compare. Each marked run has a number in the list, on its line and "
     "in the legend, which shows the values at the chart's cursor. Compare runs with different tokenizers by bits per "
     "byte.",
+    "inside": "What a model computes on a text. The views share one cursor (token, layer, head), which stays when "
+    "the view or the model changes. The probe is the beginning of the eval text. The model in training is shown with a "
+    "copy of its weights, taken again after each evaluation and with r. Beside shows a second model on the same text, "
+    "such as the one before the first step. While another tab is shown, nothing is computed here.",
     "setup": "All settings of a run, checked as you type: ✗ marks an invalid field, • one that differs from the "
     "preset. Beside them is an estimate: memory is computed, the time per step is measured here on a few "
     "steps that are discarded. `gpt-tui --config FILE` starts a run with saved settings.",
@@ -45,10 +49,13 @@ KEY_WIDTH = 20  # with the indentation
 MAX_TEXT_WIDTH = 78  # of the dialog, without its border and padding
 
 
-def help_text(tab: str, keymap: dict[str, str], width: int) -> Content:
-    """Return the description of a tab and its keys, with lines of keys at most `width` cells wide."""
+def help_text(tab: str, keymap: dict[str, str], width: int, about: str = "") -> Content:
+    """Return the description of a tab and its keys, with lines of keys at most `width` cells wide.
+
+    `about` describes the part of the tab that is visible, and comes first.
+    """
     places: list[Place] = [*places_of(tab), "everywhere"]
-    parts = [Content(ABOUT[tab]), Content("")]
+    parts = [*((Content(about), Content("")) if about else ()), Content(ABOUT[tab]), Content("")]
     for title, keys in help_table(places, keymap, typing=tab in ("chat", "setup")):
         parts += render_keys(title, [(f"{INDENT}{names}", words) for names, words in keys], KEY_WIDTH, width)
         parts.append(Content(""))
@@ -63,15 +70,16 @@ class HelpScreen(ModalScreen[None]):
         Binding("escape,f1,q,question_mark,enter", "dismiss", "Close", show=True, key_display="esc")
     ]
 
-    def __init__(self, tab: str, keymap: dict[str, str]) -> None:
+    def __init__(self, tab: str, keymap: dict[str, str], about: str = "") -> None:
         super().__init__()
+        self._about = about
         self._tab = tab
         self._keymap = keymap
 
     def compose(self) -> ComposeResult:
         """Compose the description and the keys."""
         with VerticalScroll(id="help"):
-            yield Static(help_text(self._tab, self._keymap, MAX_TEXT_WIDTH), markup=False)
+            yield Static(help_text(self._tab, self._keymap, MAX_TEXT_WIDTH, self._about), markup=False)
 
     def on_mount(self) -> None:
         """Set the titles and take the focus."""
@@ -87,4 +95,4 @@ class HelpScreen(ModalScreen[None]):
 
     def _fit(self) -> None:
         text = self.query_one("#help Static", Static)
-        text.update(help_text(self._tab, self._keymap, text.size.width))
+        text.update(help_text(self._tab, self._keymap, text.size.width, self._about))

@@ -27,6 +27,7 @@ from gpt_tui.shell.header import HeaderBar
 from gpt_tui.tabs.chat.pane import ChatTab
 from gpt_tui.tabs.chat.presenter import initial_texts
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
+from gpt_tui.tabs.inside.pane import InsideTab
 from gpt_tui.tabs.runs.pane import RunsTab
 from gpt_tui.tabs.runs.presenter import name_of
 from gpt_tui.tabs.train.pane import TrainTab
@@ -52,6 +53,7 @@ class MainScreen(Screen[None]):
         self.chat = ChatTab(self._models, make, initial_texts(settings), id="chat")
         self.checkpoints = CheckpointsTab(settings.models_dir, id="checkpoints")
         self.runs = RunsTab(Path(settings.models_dir), watched=watched, id="runs")
+        self.inside = InsideTab(controller, self._models, id="inside")
 
     def compose(self) -> ComposeResult:
         """Compose everything at once, so that a switch of tabs takes one frame."""
@@ -61,6 +63,7 @@ class MainScreen(Screen[None]):
             yield self.chat
             yield self.checkpoints
             yield self.runs
+            yield self.inside
         yield Banner(id="banner")
         yield FooterBar()
 
@@ -99,6 +102,8 @@ class MainScreen(Screen[None]):
             step = run.step if run.started else None
             header.show_state(status.phase, step)
             self.app.sub_title = "" if step is None else f"{status.phase.value}, step {integer(step)}"
+        if self.tab == "inside":
+            self.inside.follow(run, live=controller.live_model() is not None, reply=self.chat.last_reply)
         self.chat.follow(live=controller.live_model() is not None, saved=run.saved)
         if run.started is not self._shown_start:
             self._shown_start = run.started
@@ -141,7 +146,7 @@ class MainScreen(Screen[None]):
         return self.query_one("#panes", ContentSwitcher).current or "train"
 
     @property
-    def pane(self) -> TrainTab | ChatTab | CheckpointsTab | RunsTab:
+    def pane(self) -> TrainTab | ChatTab | CheckpointsTab | RunsTab | InsideTab:
         """The visible tab."""
         match self.tab:
             case "chat":
@@ -150,6 +155,8 @@ class MainScreen(Screen[None]):
                 return self.checkpoints
             case "runs":
                 return self.runs
+            case "inside":
+                return self.inside
             case _:
                 return self.train
 
@@ -232,8 +239,15 @@ class MainScreen(Screen[None]):
     @on(CheckpointsTab.ChatRequested)
     def _chat_requested(self, message: CheckpointsTab.ChatRequested) -> None:
         message.stop()
-        self.chat.choose(message.path, compare=message.compare)
+        self.chat.choose(str(message.path), compare=message.compare)
         self.go("chat")
+
+    @on(InsideTab.Requested)
+    async def _inside_requested(self, message: InsideTab.Requested) -> None:
+        message.stop()
+        self.chat.choose(message.model)
+        self.go("chat")
+        await self.chat.generate_from(message.request.prompt)
 
     @on(CheckpointsTab.Deleted)
     def _checkpoint_deleted(self, message: CheckpointsTab.Deleted) -> None:

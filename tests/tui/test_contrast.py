@@ -20,7 +20,7 @@ from tests.tui.still_app import still_app
 MIN_TEXT, MIN_DISABLED = 4.5, 3.0
 COLOURED = [name for name in BUILTIN_THEMES if not name.startswith("ansi")]
 THEMES = [NIGHT.name, *(pytest.param(name, marks=pytest.mark.slow) for name in (DAY.name, *COLOURED))]
-TABS = ("f2", "f3", "f4", "f5")
+TABS = ("f2", "f3", "f4", "f5", "f6")
 
 
 def ratio(style: Style) -> float:

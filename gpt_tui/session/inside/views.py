@@ -15,12 +15,12 @@ from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import prompt_bytes
 from gpt_core.interpret.ablation import AblationKind
 from gpt_core.model.parameters import Parameters
+from gpt_tui.session.inside.predictions import MAX_BITS, Alternative, token_predictions
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
 from gpt_tui.shared.formatting import fixed, integer, percent, scientific
 
 TOP_SHOWN, TOP_IN_DATA = 3, 8  # alternatives per position
-MAX_BITS = 12.0  # surprise with the strongest colour
 REPEATED = 32  # tokens of a random sequence that is repeated, at most
 BAR_CELLS = 20
 POSITION, TOKEN = Column("position", is_number=True, is_label=True), Column("token", is_label=True)
@@ -50,32 +50,30 @@ class Choices:
 
 def tokens_view(subject: Subject, _: Choices) -> View:
     """Return how surprising each token is after those before it, and what the model expected in its place."""
-    found = interpret.next_tokens(subject.gpt, subject.batch, TOP_IN_DATA)
-    losses = interpret.token_losses(subject.gpt, subject.batch)[0] if len(subject.ids) > 1 else np.empty(0, np.float32)
-    bits = losses / math.log(2)
-    entropy = found.entropy[0] / math.log(2)
-    likely = [top_tokens(subject, ids, p) for ids, p in zip(found.ids[0], found.probabilities[0], strict=True)]
-    levels = [None, *(float(value) / MAX_BITS for value in bits)]
+    found = token_predictions(subject, TOP_IN_DATA)
+    likely = [[option_data(option) for option in options] for options in found.expected]
+    levels = [None, *(float(value) / MAX_BITS for value in found.bits)]
     names = ("bits", "rank", "entropy")
     columns = [POSITION, TOKEN, *(Column(name, True) for name in names), Column("most probable here")]
-    rows, data = [[number_cell(0), Cell(subject.text(subject.ids[0]))] + [Cell("–")] * 4], []
-    for t, value in enumerate(bits):
-        cells = [Cell(fixed(value, 2), levels[t + 1]), Cell(integer(found.ranks[0, t])), Cell(fixed(entropy[t], 2))]
-        rows.append([number_cell(t + 1), Cell(subject.text(subject.ids[t + 1])), *cells, Cell(joined(likely[t]))])
-    rows.append([number_cell(len(subject.ids)), Cell("(next)"), Cell("–"), Cell("–"), Cell(fixed(entropy[-1], 2)),
+    rows, data = [[number_cell(0), Cell(found.names[0])] + [Cell("–")] * 4], []
+    for t, value in enumerate(found.bits):
+        cells = [Cell(fixed(value, 2), levels[t + 1]), Cell(integer(found.ranks[t])), Cell(fixed(found.entropy[t], 2))]
+        rows.append([number_cell(t + 1), Cell(found.names[t + 1]), *cells, Cell(joined(likely[t]))])
+    rows.append([number_cell(len(found.ids)), Cell("(next)"), Cell("–"), Cell("–"), Cell(fixed(found.entropy[-1], 2)),
                  Cell(joined(likely[-1]))])  # fmt: skip
-    for t, token in enumerate(subject.ids):
+    for t, token in enumerate(found.ids):
         seen = {} if t == 0 else {
-            "bits": float(bits[t - 1]), "rank": int(found.ranks[0, t - 1]), "entropy_bits": float(entropy[t - 1]),
-            "most_probable": likely[t - 1],
+            "bits": float(found.bits[t - 1]), "rank": int(found.ranks[t - 1]),
+            "entropy_bits": float(found.entropy[t - 1]), "most_probable": likely[t - 1],
         }  # fmt: skip
-        data.append({"position": t, "id": int(token), "text": subject.text(token), **seen})
-    lines = [f"{integer(len(bits))} tokens, {bits_per_token(bits)}; entropy {fixed(entropy.mean(), 2)} bits on average"]
-    passage = [Cell(text, level) for text, level in zip(subject.texts(), levels, strict=True)]
+        data.append({"position": t, "id": token, "text": found.names[t], **seen})
+    mean = f"entropy {fixed(found.entropy.mean(), 2)} bits on average"
+    lines = [f"{integer(len(found.bits))} tokens, {bits_per_token(found.bits)}; {mean}"]
+    passage = [Cell(text, level) for text, level in zip(found.names, levels, strict=True)]
     legend = [
         Cell(f" {value:g}{'+' if value == MAX_BITS else ''} ", value / MAX_BITS) for value in (0, 1, 2, 4, 6, 8, 10, 12)
     ]
-    next_data = {"entropy_bits": float(entropy[-1]), "most_probable": likely[-1]}
+    next_data = {"entropy_bits": float(found.entropy[-1]), "most_probable": likely[-1]}
     return View("tokens: surprise in bits, -log2 p", lines, passage, legend, tables=[Table(columns, rows)],
                 data={"tokens": data, "next": next_data})  # fmt: skip
 
@@ -308,6 +306,11 @@ def top_tokens(subject: Subject, ids: Iterable[int], probabilities: Iterable[flo
         {"id": int(token), "text": subject.text(token), "probability": float(p)}
         for token, p in zip(ids, probabilities, strict=True)
     ]
+
+
+def option_data(option: Alternative) -> dict[str, Any]:
+    """Return a token with its probability as data."""
+    return {"id": option.id, "text": option.name, "probability": option.probability}
 
 
 def joined(tokens: Sequence[dict[str, Any]]) -> str:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -101,9 +100,21 @@ class ChatTab(Horizontal):
         if self.display and self._followed != followed:
             self._list_models()
 
-    def choose(self, path: Path, *, compare: bool = False) -> None:
-        """Select a checkpoint as the model, or as the one to compare with."""
-        self._form.choose(str(path), compare=compare)
+    def choose(self, model: str, *, compare: bool = False) -> None:
+        """Select the value of an option as the model, or as the one to compare with."""
+        self._form.choose(model, compare=compare)
+
+    @property
+    def last_reply(self) -> str:
+        """The last finished reply with its prompt, "" without one; of two, the first."""
+        if (last := self._last) is None or last.answers[0].generating:
+            return ""
+        return last.answers[0].prompt + last.answers[0].reply
+
+    async def generate_from(self, prompt: str) -> None:
+        """Continue a text from another tab, instead of any reply in progress."""
+        self._stopped.set()
+        await self._generate(prompt, [prompt])
 
     def _list_models(self) -> None:
         self.run_worker(

@@ -1,0 +1,310 @@
+"""Inside tab: what a model computes on a text, in views that share a cursor; of one model or of two."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Container, Vertical
+from textual.message import Message
+
+from gpt_tui.session.controller import TrainingController
+from gpt_tui.session.model_options import AvailableModels
+from gpt_tui.session.models import ModelLoader
+from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.bindings import bindings
+from gpt_tui.shared.sanitize import one_line
+from gpt_tui.tabs.inside.canvas import Canvas
+from gpt_tui.tabs.inside.choices import Choices
+from gpt_tui.tabs.inside.help_texts import HELP
+from gpt_tui.tabs.inside.presenter import MISSING_TEXTS, TextChoice, title, view_bar
+from gpt_tui.tabs.inside.registry import VIEWS, view_named
+from gpt_tui.tabs.inside.view import Action, Continuation, Cursor, Frame, InsideView, Line, Move, Size, Span
+from gpt_tui.tabs.inside.worker import Computed, InsideWorker, Outcome, Progressed, Request
+
+SIDES = 2
+
+
+class InsideTab(Vertical):
+    """Selectors, bar of views, and the view of one or two models. Posts `Requested`.
+
+    While it is not visible, it computes nothing and holds no model. While a model is in training, it computes again
+    after each evaluation.
+    """
+
+    BINDINGS = bindings("inside")
+
+    class Requested(Message):
+        """The user asked for something that another tab does, with the model of this value."""
+
+        def __init__(self, request: Continuation, model: str) -> None:
+            super().__init__()
+            self.request = request
+            self.model = model
+
+    class ModelsListed(Message, bubble=False):
+        """The models to choose from, listed by a thread."""
+
+        def __init__(self, available: AvailableModels) -> None:
+            super().__init__()
+            self.available = available
+
+    def __init__(self, controller: TrainingController, loader: ModelLoader, *, id: str) -> None:
+        super().__init__(id=id)
+        self._loader = loader
+        self._worker = InsideWorker(loader, controller.live_model, self.post_message)
+        self._view: InsideView[Any] = VIEWS[0]
+        self._cursor = Cursor(token=1)
+        self._outcomes: list[Outcome | str | None] = [None] * SIDES
+        self._progress = ""
+        self._number = self._version = 0
+        self._asked: Hashable = None
+        self._run = RunState()
+        self._reply = ""
+        self._followed: Hashable = None
+
+    def compose(self) -> ComposeResult:
+        """Lay out the selectors above the views."""
+        yield Choices(id="inside-choices")
+        yield Canvas(id="inside-bar")
+        with Container(id="inside-sides"):
+            for side in range(SIDES):
+                yield Canvas(id=f"inside-view-{side}")
+
+    def on_mount(self) -> None:
+        """Show the first view, of one model."""
+        bar = self.query_one("#inside-bar", Canvas)
+        bar.can_focus = False
+        bar.show(view_bar_lines(self._view.name))
+        self._canvas(1).display = False
+
+    def on_hide(self) -> None:
+        """Compute nothing while another tab is shown."""
+        self._worker.cancel()
+        self._asked = None
+
+    def on_unmount(self) -> None:
+        """End the worker."""
+        self._worker.end()
+
+    # -- visibility and the run
+
+    def enter(self) -> None:
+        """List the models, compute, and focus the view; called when the tab is shown."""
+        self._canvas(0).focus()
+        self._list_models()
+        self._ask()
+
+    def follow(self, run: RunState, *, live: bool, reply: str) -> None:
+        """Compute again after an evaluation, and when a run starts or ends. Called while the tab is visible."""
+        self._run, self._reply = run, reply
+        evaluated = run.evaluation.step if run.evaluation else None
+        followed = (live, evaluated, run.started is not None, run.saved)
+        if followed != self._followed:
+            changed = self._followed is None or followed[:3] != self._followed[:3]  # type: ignore[index]
+            self._followed = followed
+            self._version += changed
+            self._list_models()
+        self._ask()
+
+    @property
+    def help_text(self) -> str:
+        """Help of the visible view."""
+        return HELP.get(self._view.name, "")
+
+    def _list_models(self) -> None:
+        self.run_worker(
+            lambda: self.post_message(self.ModelsListed(self._loader.available())),
+            group="models", thread=True, exclusive=True, exit_on_error=False,
+        )  # fmt: skip
+
+    def on_inside_tab_models_listed(self, message: ModelsListed) -> None:
+        """Show the models."""
+        self._choices.show_models(message.available)
+
+    # -- computing
+
+    @property
+    def _choices(self) -> Choices:
+        return self.query_one(Choices)
+
+    def _canvas(self, side: int) -> Canvas:
+        return self.query_one(f"#inside-view-{side}", Canvas)
+
+    def _view_size(self) -> Size:
+        return Size(*self._canvas(0).size)
+
+    def _text(self) -> TextChoice:
+        match kind := self._choices.kind:
+            case "sample":
+                last = self._run.samples[-1] if self._run.samples else None
+                return TextChoice(kind, last.prompt + last.text if last else "")
+            case "reply":
+                return TextChoice(kind, self._reply)
+            case "typed":
+                return TextChoice(kind, self._choices.typed)
+            case _:
+                return TextChoice(kind)
+
+    def _ask(self) -> None:
+        """Request what is shown, unless it has been requested."""
+        if not self.is_on_screen or not self._view_size().height:
+            return
+        models, text, size = self._choices.models, self._text(), self._view_size()
+        asked = (self._view.name, models, text, self._view.needs(self._cursor, size), self._version)
+        if asked == self._asked:
+            return
+        self._asked = asked
+        self._canvas(1).display = len(models) > 1
+        if text.kind in MISSING_TEXTS and not text.text:
+            self._worker.cancel()
+            self._outcomes = [MISSING_TEXTS[text.kind]] * SIDES
+            self._number += 1
+            self._show()
+            return
+        self._number += 1
+        self._worker.request(
+            Request(self._number, self._view, models, text, self._cursor, size, self._run, self._version)
+        )
+
+    def on_computed(self, message: Computed) -> None:
+        """Show a result."""
+        if message.number == self._number:
+            self._outcomes[message.side] = message.outcome
+            self._show()
+
+    def on_progressed(self, message: Progressed) -> None:
+        """Show the progress."""
+        if message.number == self._number:
+            self._progress = message.text
+            self._show()
+
+    # -- display
+
+    def _frame(self, side: int) -> Frame | None:
+        """Return what the view of a side shows its result for, None without a result."""
+        outcome = self._outcomes[side]
+        if not isinstance(outcome, Outcome):
+            return None
+        extent = self._view.extent(outcome.result, outcome.extent)
+        return Frame(extent.clamped(self._cursor), Size(*self._canvas(side).size), extent, self._run)
+
+    def _show(self) -> None:
+        for side in range(len(self._choices.models)):
+            canvas, outcome, frame = self._canvas(side), self._outcomes[side], self._frame(side)
+            canvas.border_title = ""
+            if isinstance(outcome, Outcome) and frame is not None:
+                kind = self._choices.kind
+                canvas.border_title = one_line(
+                    title(outcome.name, kind, outcome.extent, outcome.total, self._progress)
+                ).replace("[", r"\[")
+                canvas.show(self._view.lines(outcome.result, frame))
+            else:
+                canvas.show(message_lines(outcome, self._progress))
+
+    @on(Canvas.Resized)
+    def _resized(self, message: Canvas.Resized) -> None:
+        message.stop()
+        self._ask()
+        self._show()
+
+    @on(Choices.Changed)
+    def _choice_changed(self, message: Choices.Changed) -> None:
+        message.stop()
+        self._ask()
+
+    @on(Choices.Submitted)
+    def _text_submitted(self, message: Choices.Submitted) -> None:
+        message.stop()
+        self._canvas(0).focus()
+        self._ask()
+
+    # -- keys and the mouse
+
+    def action_view(self, name: str) -> None:
+        """Show a view."""
+        if name == self._view.name:
+            return
+        self._view = view_named(name)
+        self._outcomes, self._progress = [None] * SIDES, ""
+        self._cursor = self._cursor._replace(choice=None)
+        self.query_one("#inside-bar", Canvas).show(view_bar_lines(name))
+        self._ask()
+        self._show()
+
+    def action_step_view(self, by: int) -> None:
+        """Show the next or the previous view."""
+        self.action_view(VIEWS[(VIEWS.index(self._view) + by) % len(VIEWS)].name)
+
+    def action_move(self, move: Move) -> None:
+        """Move the cursor."""
+        outcome, frame = self._outcomes[0], self._frame(0)
+        if isinstance(outcome, Outcome) and frame is not None:
+            self._move_to(self._view.moved(outcome.result, frame, move))
+
+    def action_act(self, action: Action) -> None:
+        """Do what a key means in the view."""
+        outcome, frame = self._outcomes[0], self._frame(0)
+        if not isinstance(outcome, Outcome) or frame is None:
+            return
+        done = self._view.act(outcome.result, frame, action)
+        if isinstance(done, Cursor):
+            self._move_to(done)
+        elif done is not None:
+            self.post_message(self.Requested(done, self._choices.models[0]))
+
+    def action_back(self) -> None:
+        """Leave a list, or a selector, for the view."""
+        if self._canvas(0).has_focus:
+            self._move_to(self._cursor._replace(choice=None))
+        else:
+            self._canvas(0).focus()
+
+    def action_refresh(self) -> None:
+        """Load the models again and compute."""
+        self._version += 1
+        self._ask()
+
+    def action_open(self, name: str) -> None:
+        """Open a selector."""
+        self._choices.open(name)
+
+    def action_type_text(self) -> None:
+        """Type a text to look at."""
+        self._choices.type_text()
+
+    def _move_to(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        self._ask()
+        self._show()
+
+    @on(Canvas.Chosen)
+    def _chosen(self, message: Canvas.Chosen) -> None:
+        message.stop()
+        if isinstance(message.value, Cursor):
+            is_again = message.value == self._cursor and message.value.choice is not None
+            self._canvas(0).focus()
+            self._move_to(message.value)
+            if is_again:
+                self.action_act("enter")
+        elif isinstance(message.value, str):
+            self.action_view(message.value)
+
+    @on(Canvas.Scrolled)
+    def _scrolled(self, message: Canvas.Scrolled) -> None:
+        message.stop()
+        self.action_move("down" if message.by > 0 else "up")
+
+
+def view_bar_lines(shown: str) -> list[Line]:
+    """Return the bar of the views."""
+    return [view_bar(VIEWS, shown)]
+
+
+def message_lines(problem: Outcome | str | None, progress: str) -> list[Line]:
+    """Return a problem, or that a result is being computed."""
+    if isinstance(problem, str):
+        return [(), [Span(f" ✗ {problem}", style="bad")]]
+    return [(), [Span(f" {progress or 'computing'}…", style="muted")]]

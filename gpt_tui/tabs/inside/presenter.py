@@ -1,0 +1,52 @@
+"""Text around the views of the Inside tab: the bar of views, options, titles and messages. Does not import Textual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from gpt_tui.session.model_options import ModelOption
+from gpt_tui.shared.formatting import integer
+from gpt_tui.tabs.inside.view import Extent, InsideView, Line, Span
+
+INITIAL = "initial"  # value of the option for the weights before the first step
+TextKind = Literal["probe", "sample", "reply", "typed"]
+
+
+class TextChoice(NamedTuple):
+    """Text to look at: which one, and the text itself, "" for the probe."""
+
+    kind: TextKind
+    text: str = ""
+
+
+TEXT_LABELS: dict[TextKind, str] = {
+    "probe": "probe", "sample": "last sample", "reply": "last reply", "typed": "typed",
+}  # fmt: skip
+INITIAL_OPTION = ModelOption("before the first step", INITIAL)
+
+MISSING_TEXTS: dict[TextKind, str] = {
+    "sample": "no sample yet: training writes one before the first step and after each evaluation (F2)",
+    "reply": "no reply yet: chat with a model first (F3)",
+    "typed": "no text yet: type one in the line above (e)",
+}
+
+
+def view_bar(views: Sequence[InsideView[Any]], shown: str) -> Line:
+    """Return the titles of the views with their keys, the shown one marked. A click selects the name of a view."""
+    return [
+        span
+        for number, view in enumerate(views, 1)
+        for span in (
+            Span(f" {number}", style="title" if view.name == shown else "mark", at=view.name),
+            Span(f" {view.title} ", style="title" if view.name == shown else "muted", at=view.name),
+        )
+    ]
+
+
+def title(model: str, kind: TextKind, extent: Extent, total: int, progress: str) -> str:
+    """Return the title of a view: `in training, step 250 · probe, 64 tokens`."""
+    read = f"{integer(extent.tokens)} token{'s' * (extent.tokens != 1)}"
+    if total > extent.tokens:
+        read = f"first {integer(extent.tokens)} of {integer(total)} tokens"
+    return " · ".join(part for part in (model, f"{TEXT_LABELS[kind]}, {read}", progress) if part)

@@ -1,0 +1,15 @@
+"""The views in the order of their keys. A new view is one line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpt_tui.tabs.inside.view import InsideView
+from gpt_tui.tabs.inside.views.tokens import TokensView
+
+VIEWS: tuple[InsideView[Any], ...] = (TokensView(),)
+
+
+def view_named(name: str) -> InsideView[Any]:
+    """Return a view. Raises KeyError if there is none of this name."""
+    return {view.name: view for view in VIEWS}[name]

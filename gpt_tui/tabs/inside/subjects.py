@@ -1,0 +1,151 @@
+"""Models and texts that the Inside tab looks at. Slow: for the worker."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.errors import CheckpointError, ConfigError, CorpusError
+from gpt_core.generation.generator import prompt_bytes, with_bos
+from gpt_core.model.bundle import ModelBundle
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import initial_parameters
+from gpt_core.progress import Progress
+from gpt_core.tokenizers import Tokenizer
+from gpt_core.training.setup import eval_text_of_run
+from gpt_tui.session.controller import TrainerLike
+from gpt_tui.session.inside.subject import Subject
+from gpt_tui.session.model_options import AUTOMATIC
+from gpt_tui.session.models import ModelLoader
+from gpt_tui.tabs.inside.presenter import INITIAL, TextChoice
+
+MAX_TOKENS = 256  # of a text
+
+
+class Held(NamedTuple):
+    """A model in memory.
+
+    Attributes:
+        version: Version that it was loaded for.
+        name: Name to show.
+        bundle: Weights, tokenizer and settings.
+        gpt: The model.
+        trainer: Trainer of the run that it is a copy of, None for a checkpoint.
+    """
+
+    version: int
+    name: str
+    bundle: ModelBundle
+    gpt: GPT
+    trainer: TrainerLike | None = None
+
+
+class Probe(NamedTuple):
+    """Beginning of an eval text as tokens of one tokenizer."""
+
+    ids: NDArray[np.int32]
+    tokenizer: Tokenizer
+
+
+class SubjectSource:
+    """Loads models and texts, and keeps those of the last request."""
+
+    def __init__(self, loader: ModelLoader, live: Callable[[], TrainerLike | None]) -> None:
+        self._loader = loader
+        self._live = live
+        self._held: dict[str, Held] = {}
+        self._probes: dict[object, Probe] = {}
+
+    def release(self) -> None:
+        """Free the memory of the models."""
+        self._held.clear()
+
+    def keep(self, models: tuple[str, ...]) -> None:
+        """Free the memory of other models than these."""
+        for name in self._held.keys() - set(models):
+            del self._held[name]
+
+    def load(self, model: str, version: int, first: Held | None, progress: Progress) -> Held:
+        """Return the model of an option.
+
+        Args:
+            model: Value of the option.
+            version: A model is loaded again if the number has changed.
+            first: Model that is compared with it, whose initial weights are those of INITIAL.
+            progress: Receives the reason for waiting.
+
+        Raises:
+            GptError: There is no such model, or its file is damaged.
+        """
+        held = self._held.get(model)
+        if held is not None and held.version == version:
+            return held
+        trainer = self._live() if model == AUTOMATIC else None
+        if model == INITIAL:
+            name, bundle = "before the first step", initial_model(first)
+        else:
+            loaded = self._loader.load(model, lambda words: progress(words, 0.0))
+            if loaded.bundle is None:
+                raise CheckpointError(f"{loaded.name}: the settings of its run are unknown")
+            name, bundle = loaded.name, loaded.bundle
+        held = Held(version, name, bundle, bundle.gpt(), trainer)
+        self._held[model] = held
+        return held
+
+    def subject(self, held: Held, choice: TextChoice, first: Held | None, progress: Progress) -> Subject:
+        """Return a model with a text.
+
+        Args:
+            held: The model.
+            choice: The text.
+            first: Model that is compared with it: both read its probe.
+            progress: Receives the activity of reading a probe.
+
+        Raises:
+            GptError: There is no such text.
+        """
+        tokenizer, room = held.bundle.tokenizer, min(held.gpt.shape.seq_len, MAX_TOKENS)
+        if choice.kind == "probe":
+            probe = self._probe(first or held, progress)
+            same = probe.tokenizer.sha256 == tokenizer.sha256
+            ids = probe.ids if same else tokenizer.encode(probe.tokenizer.decode(probe.ids.tolist()))
+            total = min(len(ids), room) if same else len(ids)
+        else:
+            ids = np.array(with_bos(tokenizer, tokenizer.encode(prompt_bytes(choice.text)).tolist()), np.int32)
+            total = len(ids)
+        if not len(ids):
+            raise ConfigError("the text has no token; choose another text (s)")
+        return Subject(held.gpt, tokenizer, np.ascontiguousarray(ids[:room], np.int32), total, progress)
+
+    def _probe(self, held: Held, progress: Progress) -> Probe:
+        """Return the probe of the run of a model. Raises ConfigError if there is none."""
+        bundle = held.bundle
+        key = (
+            (bundle.corpus_sha256, bundle.eval_sha256, bundle.tokenizer.sha256)
+            if held.trainer is None
+            else (held.trainer.state.run_id)
+        )
+        if key not in self._probes:
+            try:
+                text = held.trainer.probe_text if held.trainer is not None else eval_text_of_run(bundle, progress)[0]
+                ids = text.read(0, MAX_TOKENS) if text is not None else np.empty(0, np.int32)
+            except (CheckpointError, CorpusError) as error:
+                reason = str(error).partition(";")[0]
+                raise ConfigError(f"no probe: {reason}; choose another text (s)") from None
+            self._probes[key] = Probe(ids, bundle.tokenizer)
+        return self._probes[key]
+
+
+def initial_model(of: Held | None) -> ModelBundle:
+    """Return a model before its first step. Raises ConfigError if those weights are unknown."""
+    if of is None:
+        raise ConfigError("got no model whose first weights to show; choose a model (m)")
+    settings = of.bundle.settings
+    if settings.init_from:
+        raise ConfigError(f"this run started from the weights of {settings.init_from}; choose that file instead (b)")
+    parameters = initial_parameters(settings.shape, settings.seed)
+    return dataclasses.replace(of.bundle, parameters=parameters, step=0, scores=None, path=None)

@@ -1,0 +1,221 @@
+"""Interface of the views: what one computes in the worker, and what it shows of that. Does not import Textual.
+
+A view is one module in `gpt_tui.tabs.inside.views`, registered in its `VIEWS`, with its text in
+`gpt_tui.tabs.inside.help_texts`. It has no widgets: it returns lines of spans, which `Canvas` draws.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Sequence
+from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+from rich.cells import cell_len, set_cell_size
+
+from gpt_tui.session.inside.subject import Subject
+from gpt_tui.session.run_state import RunState
+
+Result = TypeVar("Result")
+
+Move = Literal["left", "right", "up", "down", "home", "end", "page_up", "page_down", "previous_head", "next_head"]
+"""Moves of the cursor by keys and by the mouse wheel"""
+
+SpanStyle = Literal["", "bold", "muted", "title", "good", "bad", "mark", "cursor"]
+"""Look of a span besides its level"""
+
+ELLIPSIS = "…"
+
+
+class Cursor(NamedTuple):
+    """Place that the views share.
+
+    Attributes:
+        token: Position in the text.
+        layer: Block of the model.
+        head: Attention head of that block.
+        place: Place of the residual stream: 0 for the embedding, then two per block.
+        choice: Row of a list that Enter acts on; None while the cursor is in the text.
+    """
+
+    token: int = 0
+    layer: int = 0
+    head: int = 0
+    place: int = 0
+    choice: int | None = None
+
+
+class Size(NamedTuple):
+    """Size in cells."""
+
+    width: int
+    height: int
+
+
+class Span(NamedTuple):
+    """Text with one look.
+
+    Attributes:
+        text: The text, without line breaks.
+        level: Level of the background, from 0 to 1; None for that of the screen.
+        lower: Level of the lower half of each cell, of which `level` is then the upper half; the text is not shown.
+        style: Look of the text.
+        at: Value that a click selects; None for nothing.
+    """
+
+    text: str
+    level: float | None = None
+    lower: float | None = None
+    style: SpanStyle = ""
+    at: Hashable = None
+
+
+Line = Sequence[Span]
+
+
+class Extent(NamedTuple):
+    """Number of positions, layers and heads that a cursor can be at."""
+
+    tokens: int
+    layers: int
+    heads: int
+
+    def clamped(self, cursor: Cursor) -> Cursor:
+        """Return the nearest cursor inside."""
+        return cursor._replace(
+            token=max(0, min(cursor.token, self.tokens - 1)),
+            layer=max(0, min(cursor.layer, self.layers - 1)),
+            head=max(0, min(cursor.head, self.heads - 1)),
+            place=max(0, min(cursor.place, 2 * self.layers)),
+        )
+
+
+class Task(NamedTuple):
+    """What a view computes from.
+
+    Attributes:
+        subject: Model and text. Calling its `progress` shows a line, and raises if a newer task waits.
+        cursor: The cursor.
+        size: Size of the area that the result is shown in.
+        run: State of the run of this session.
+    """
+
+    subject: Subject
+    cursor: Cursor
+    size: Size
+    run: RunState
+
+
+class Frame(NamedTuple):
+    """What a view shows its result for."""
+
+    cursor: Cursor
+    size: Size
+    extent: Extent
+    run: RunState
+
+
+class Continuation(NamedTuple):
+    """Request to generate from a text, in the Chat tab."""
+
+    prompt: str
+
+
+Action = Literal["enter", "remove"]
+
+
+class InsideView(ABC, Generic[Result]):
+    """One view. It holds no state: everything is in its arguments.
+
+    Attributes:
+        name: Name in the key table, in the registry and in the help texts.
+        title: Title in the bar of the views.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+
+    def needs(self, cursor: Cursor, size: Size) -> Hashable:
+        """Return what the result depends on besides model and text: `compute` runs again for another value."""
+        return None
+
+    @abstractmethod
+    def compute(self, task: Task) -> Iterator[Result]:
+        """Yield results, the last of them complete. Runs in the worker.
+
+        Results are immutable, and hold plain values and arrays, not the model.
+
+        Raises:
+            GptError: The view cannot be computed; the line is shown in its place.
+        """
+
+    @abstractmethod
+    def lines(self, result: Result, frame: Frame) -> Sequence[Line]:
+        """Return the lines to show, at most `frame.size.height`."""
+
+    def moved(self, result: Result, frame: Frame, move: Move) -> Cursor:
+        """Return the cursor after a key: by default left and right are tokens, up and down layers."""
+        return moved(frame.cursor, frame.extent, move)
+
+    def extent(self, result: Result, extent: Extent) -> Extent:
+        """Return where the cursor can be, of the extent of model and text."""
+        return extent
+
+    def act(self, result: Result, frame: Frame, action: Action) -> Cursor | Continuation | None:
+        """Return what a key for an action does: a cursor, a request to another tab, or None for nothing."""
+        return None
+
+
+def moved(cursor: Cursor, extent: Extent, move: Move) -> Cursor:
+    """Return the cursor after a move through tokens, layers and heads."""
+    match move:
+        case "left" | "right":
+            cursor = cursor._replace(token=cursor.token + (1 if move == "right" else -1))
+        case "home" | "end":
+            cursor = cursor._replace(token=0 if move == "home" else extent.tokens - 1)
+        case "page_up" | "page_down":
+            cursor = cursor._replace(token=cursor.token + (10 if move == "page_down" else -10))
+        case "up" | "down":
+            layer = cursor.layer + (1 if move == "down" else -1)
+            cursor = at_layer(cursor, max(0, min(layer, extent.layers - 1)))
+        case "previous_head" | "next_head":
+            cursor = cursor._replace(head=(cursor.head + (1 if move == "next_head" else -1)) % max(1, extent.heads))
+    return extent.clamped(cursor)
+
+
+def at_layer(cursor: Cursor, layer: int) -> Cursor:
+    """Return the cursor at a layer, with the place after its MLP."""
+    return cursor._replace(layer=layer, place=2 * layer + 2)
+
+
+# ---- lines
+
+
+def width_of(line: Line) -> int:
+    """Return the width of a line in cells."""
+    return sum(cell_len(span.text) for span in line)
+
+
+def fitted(line: Line, width: int) -> list[Span]:
+    """Return the line cut or filled up to exactly this width."""
+    spans, left = [], width
+    for span in line:
+        size = cell_len(span.text)
+        spans.append(span if size <= left else span._replace(text=set_cell_size(span.text, left)))
+        left -= min(size, left)
+        if not left:
+            return spans
+    return [*spans, Span(" " * left)]
+
+
+def shortened(text: str, width: int) -> str:
+    """Return text of at most this width in cells, with an ellipsis if it is cut."""
+    return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + ELLIPSIS[: max(0, width)]
+
+
+def side_by_side(left: Sequence[Line], right: Sequence[Line], left_width: int) -> list[Line]:
+    """Return the lines of two columns; the left one has this width."""
+    rows = max(len(left), len(right))
+    return [
+        [*fitted(left[row] if row < len(left) else (), left_width), *(right[row] if row < len(right) else ())]
+        for row in range(rows)
+    ]

@@ -1,0 +1,182 @@
+"""Thread that computes what the Inside tab shows: one request at a time, of which only the newest matters."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from textual.message import Message
+
+from gpt_core.errors import GptError
+from gpt_tui.session.controller import TrainerLike
+from gpt_tui.session.models import ModelLoader
+from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.thread_priority import CHECKING, lower_priority
+from gpt_tui.tabs.inside.presenter import TextChoice
+from gpt_tui.tabs.inside.subjects import Held, SubjectSource
+from gpt_tui.tabs.inside.view import Cursor, Extent, InsideView, Size, Task
+
+PROGRESS_INTERVAL_S = 0.2
+
+
+class Request(NamedTuple):
+    """What to compute.
+
+    Attributes:
+        number: Number of the request.
+        view: The view.
+        models: Values of one option of a model, or of two to compare.
+        text: The text to look at.
+        cursor: The cursor.
+        size: Size of the area of one model.
+        run: State of the run of this session.
+        version: Models are loaded again for another number.
+    """
+
+    number: int
+    view: InsideView[Any]
+    models: tuple[str, ...]
+    text: TextChoice
+    cursor: Cursor
+    size: Size
+    run: RunState
+    version: int
+
+
+class Outcome(NamedTuple):
+    """Result for one model.
+
+    Attributes:
+        name: Name of the model.
+        extent: Positions, layers and heads of model and text.
+        total: Tokens of the complete text, more than positions if it does not fit.
+        result: What the view shows.
+    """
+
+    name: str
+    extent: Extent
+    total: int
+    result: Any
+
+
+class Computed(Message, bubble=False):
+    """A result, or why there is none, for the model at `side` of a request. More of them may follow."""
+
+    def __init__(self, number: int, side: int, outcome: Outcome | str) -> None:
+        super().__init__()
+        self.number = number
+        self.side = side
+        self.outcome = outcome
+
+
+class Progressed(Message, bubble=False):
+    """Progress of a request as a line; "" when it has ended."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__()
+        self.number = number
+        self.text = text
+
+
+class SupersededError(Exception):
+    """Raised inside the work on a request that is not wanted any more."""
+
+
+class InsideWorker:
+    """Computes requests in a thread of low priority, which starts with the first request.
+
+    Args:
+        loader: Loads models.
+        live: Returns the trainer of the run in progress, None without one.
+        post: Posts a message; callable from any thread.
+    """
+
+    def __init__(
+        self, loader: ModelLoader, live: Callable[[], TrainerLike | None], post: Callable[[Message], object]
+    ) -> None:
+        self._source = SubjectSource(loader, live)
+        self._post = post
+        self._changed = threading.Condition()
+        self._request: Request | None = None
+        self._is_new = self._ended = False
+        self._thread: threading.Thread | None = None
+        self._progressed_s = 0.0
+
+    def request(self, request: Request) -> None:
+        """Compute a request instead of any earlier one."""
+        with self._changed:
+            self._request, self._is_new = request, True
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="inside", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def cancel(self) -> None:
+        """Stop the work on any request, and free the memory of the models."""
+        with self._changed:
+            self._request, self._is_new = None, True
+            self._changed.notify()
+
+    def end(self) -> None:
+        """End the thread after the current part of its work."""
+        self._ended = True
+        self.cancel()
+
+    def _run(self) -> None:
+        lower_priority(CHECKING)
+        while not self._ended:
+            with self._changed:
+                while not self._is_new:
+                    self._changed.wait()
+                request, self._is_new = self._request, False
+            if request is None:
+                self._source.release()
+                continue
+            with suppress(SupersededError, RuntimeError):  # RuntimeError: the app has ended
+                self._compute(request)
+
+    def _compute(self, request: Request) -> None:
+        self._progressed_s = 0.0
+        first: Held | None = None
+        for side, model in enumerate(request.models):
+            try:
+                first = self._compute_side(request, side, model, first)
+            except (SupersededError, RuntimeError):
+                raise
+            except GptError as error:
+                self._post(Computed(request.number, side, one_line(str(error))))
+            except Exception as error:
+                text = f"{request.view.name} failed: {type(error).__name__}: {one_line(str(error), 200)}"
+                self._post(Computed(request.number, side, text))
+        self._source.keep(request.models)
+        self._post(Progressed(request.number, ""))
+
+    def _compute_side(self, request: Request, side: int, model: str, first: Held | None) -> Held:
+        """Compute the results for one model; `first` is the other one, if there is one. Return the model."""
+
+        def progress(words: str, fraction: float) -> None:
+            self._check(request)
+            now_s = time.monotonic()
+            if now_s - self._progressed_s >= PROGRESS_INTERVAL_S:
+                self._progressed_s = now_s
+                done = f" {fraction:.0%}" if fraction else ""
+                self._post(Progressed(request.number, f"{words}{done}"))
+
+        held = self._source.load(model, request.version, first, progress)
+        subject = self._source.subject(held, request.text, first, progress)
+        shape = held.gpt.shape
+        extent = Extent(len(subject.ids), shape.layers, shape.num_heads)
+        task = Task(subject, extent.clamped(request.cursor), request.size, request.run)
+        for result in request.view.compute(task):
+            self._check(request)
+            self._post(Computed(request.number, side, Outcome(held.name, extent, subject.total, result)))
+        return held
+
+    def _check(self, request: Request) -> None:
+        """Raise SupersededError if another request waits, or none is wanted."""
+        if self._request is not request or self._ended:
+            raise SupersededError
