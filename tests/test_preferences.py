@@ -87,10 +87,10 @@ def test_a_file_whose_theme_cannot_be_changed_is_left_as_it_is(home):
 
 
 def test_a_config_file_overrides_the_user_file_and_may_contain_settings(home, tmp_path):
-    write(user_file(home), 'theme = "nord"\n[keys]\n"train.start" = "ctrl+s"\n"train.save" = "f6"\n')
-    config = write(tmp_path / "run.toml", 'layers = 2\ntheme = "monokai"\n[keys]\n"train.start" = "f7, f8"\n')
+    write(user_file(home), 'theme = "nord"\n[keys]\n"train.start" = "ctrl+s"\n"train.save" = "f8"\n')
+    config = write(tmp_path / "run.toml", 'layers = 2\ntheme = "monokai"\n[keys]\n"train.start" = "f9, f10"\n')
     found = read_preferences(config, THEMES, home)
-    assert found == Preferences("monokai", {"train.start": "f7,f8", "train.save": "f6"})
+    assert found == Preferences("monokai", {"train.start": "f9,f10", "train.save": "f8"})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_config_file_overrides_the_user_file_and_may_contain_settings(home, tm
         ('theme = "nrod"', "theme: got 'nrod', expected one of gpt-night, monokai, nord; did you mean nord?"),
         ("theme = 3", "theme: got 3"),
         ('keys = "s"', "keys: got 's', expected a table"),
-        ('[keys]\n"train.strat" = "f6"', "unknown key 'train.strat'; did you mean train.start?"),
+        ('[keys]\n"train.strat" = "f8"', "unknown key 'train.strat'; did you mean train.start?"),
         ('[keys]\n"train.start" = 5', "train.start: got 5, expected the name of a key"),
         ('[keys]\n"train.start" = "f6,"', "train.start: got 'f6,'"),
         ('[keys]\n"train.start" = "p"', "'p' is both train.start and train.pause on one tab"),

@@ -12,7 +12,15 @@ from gpt_tui.run_view.status import PHASE_TONES, SYMBOLS
 from gpt_tui.session.phase import Phase
 from gpt_tui.shared.keymap import TABS
 from gpt_tui.shared.rows import TONE_STYLES
-from gpt_tui.shell.header_text import PROGRAM, fitted_model, fitted_step, room_beside_tabs, tab_labels, tabs_width
+from gpt_tui.shell.header_text import (
+    PROGRAM,
+    fitted_model,
+    fitted_step,
+    program_name,
+    room_beside_tabs,
+    tab_labels,
+    tabs_width,
+)
 
 STEP_GAP = "  "  # between step and phase
 
@@ -36,8 +44,9 @@ class HeaderBar(Horizontal):
         yield Static("", id="run-line", markup=False)
 
     def on_resize(self) -> None:
-        """Show the keys of the tabs where there is room."""
+        """Show the keys of the tabs, and the name of the program, where there is room."""
         labels = tab_labels(self.size.width, dict(self.app._keymap))
+        self.query_one("#program").display = bool(program_name(self.size.width, labels))
         for name, (key, title) in labels.items():
             self.query_one(f"#tab-{name}", Tab).label = Content.assemble((key, "$key"), " " * bool(key), title)
         self.query_one(Tabs).styles.width = tabs_width(labels)

@@ -16,14 +16,19 @@ def tab_labels(columns: int, keymap: dict[str, str]) -> dict[str, tuple[str, str
     """Return key and title of each tab; the key is "" where there is no room for keys."""
     keys = {key.action: shown_key(key, keymap) for key in KEYS}
     labels = {name: (keys[f"go('{name}')"], info.title) for name, info in TABS.items()}
-    if room_beside_tabs(columns, labels) >= MIN_STATE_WIDTH:
+    if columns - tabs_width(labels) - MARGINS >= MIN_STATE_WIDTH:
         return labels
     return {name: ("", title) for name, (_, title) in labels.items()}
 
 
+def program_name(columns: int, labels: dict[str, tuple[str, str]]) -> str:
+    """Return the name of the program, "" where the tabs leave no room for it."""
+    return PROGRAM if columns - len(PROGRAM) - tabs_width(labels) - MARGINS >= MIN_STATE_WIDTH else ""
+
+
 def room_beside_tabs(columns: int, labels: dict[str, tuple[str, str]]) -> int:
     """Return the cells that program and tabs leave for model and state."""
-    return columns - len(PROGRAM) - tabs_width(labels) - MARGINS
+    return columns - len(program_name(columns, labels)) - tabs_width(labels) - MARGINS
 
 
 def tabs_width(labels: dict[str, tuple[str, str]]) -> int:

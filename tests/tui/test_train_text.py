@@ -131,14 +131,14 @@ def test_evaluations_are_joined_and_the_cursor_sits_on_the_smoothed_line(log):
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_header_has_the_keys_of_the_tabs_also_at_80_columns(columns):
-    assert [key for key, _ in tab_labels(columns, {}).values()] == ["F2", "F3", "F4", "F5"]
+    assert [key for key, _ in tab_labels(columns, {}).values()] == ["F2", "F3", "F4", "F5", "F6"]
 
 
 def test_the_keys_of_the_tabs_follow_the_users_keymap_and_leave_room_for_the_phase():
-    assert [key for key, _ in tab_labels(120, {"go.chat": "ctrl+t"}).values()] == ["F2", "^t", "F4", "F5"]
+    assert [key for key, _ in tab_labels(120, {"go.chat": "ctrl+t"}).values()] == ["F2", "^t", "F4", "F5", "F6"]
     narrow = tab_labels(70, {})
     assert [key for key, _ in narrow.values()] == [""] * len(narrow)
-    assert tabs_width(narrow) == len(" Train  Chat  Checkpoints  Runs ")
+    assert tabs_width(narrow) == len(" Train  Chat  Checkpoints  Runs  Inside ")
     assert all(room_beside_tabs(columns, tab_labels(columns, {})) >= 20 for columns in range(64, 200))
 
 

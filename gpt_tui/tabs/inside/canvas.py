@@ -14,7 +14,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from gpt_tui.shared.ramp import MIN_LEVEL, STEPS, shade
-from gpt_tui.tabs.inside.view import Line, Span, SpanStyle
+from gpt_tui.tabs.inside.views.view import Line, Span, SpanStyle
 
 UPPER_HALF = "▀"
 STYLES: tuple[SpanStyle, ...] = ("bold", "muted", "title", "good", "bad", "mark", "cursor")

@@ -21,7 +21,7 @@ from gpt_tui.tabs.inside.choices import Choices
 from gpt_tui.tabs.inside.help_texts import HELP
 from gpt_tui.tabs.inside.presenter import MISSING_TEXTS, TextChoice, title, view_bar
 from gpt_tui.tabs.inside.registry import VIEWS, view_named
-from gpt_tui.tabs.inside.view import Action, Continuation, Cursor, Frame, InsideView, Line, Move, Size, Span
+from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, InsideView, Line, Move, Size, Span
 from gpt_tui.tabs.inside.worker import Computed, InsideWorker, Outcome, Progressed, Request
 
 SIDES = 2

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from gpt_tui.session.model_options import ModelOption
 from gpt_tui.shared.formatting import integer
-from gpt_tui.tabs.inside.view import Extent, InsideView, Line, Span
+from gpt_tui.tabs.inside.views.view import Extent, InsideView, Line, Span
 
 INITIAL = "initial"  # value of the option for the weights before the first step
 TextKind = Literal["probe", "sample", "reply", "typed"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpt_tui.tabs.inside.view import InsideView
 from gpt_tui.tabs.inside.views.tokens import TokensView
+from gpt_tui.tabs.inside.views.view import InsideView
 
 VIEWS: tuple[InsideView[Any], ...] = (TokensView(),)
 

@@ -18,7 +18,7 @@ from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.thread_priority import CHECKING, lower_priority
 from gpt_tui.tabs.inside.presenter import TextChoice
 from gpt_tui.tabs.inside.subjects import Held, SubjectSource
-from gpt_tui.tabs.inside.view import Cursor, Extent, InsideView, Size, Task
+from gpt_tui.tabs.inside.views.view import Cursor, Extent, InsideView, Size, Task
 
 PROGRESS_INTERVAL_S = 0.2
 

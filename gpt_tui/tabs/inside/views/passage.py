@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
-from gpt_tui.tabs.inside.view import Cursor, Line, Span, shortened
+from gpt_tui.tabs.inside.views.view import Cursor, Line, Span, shortened
 
 LINE_BREAK = "⏎"
 
@@ -42,8 +42,8 @@ def passage_rows(passage: Passage, cursor: Cursor, width: int, rows: int) -> lis
     for token, ((row, _), text, level) in enumerate(zip(places, passage.texts, passage.levels, strict=True)):
         if first <= row < first + len(lines):
             here = token == cursor.token
-            at = cursor._replace(token=token, choice=None)
-            lines[row - first].append(Span(shortened(text, width), level, style="cursor" if here else "", at=at))
+            target = cursor._replace(token=token, choice=None)
+            lines[row - first].append(Span(shortened(text, width), level, style="cursor" if here else "", at=target))
     return list(lines)
 
 
