@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.bench.budget_rule import budget_request
 from gpt_core.bridges.export import ExportResult, export_model
 from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.config.resolve import read_overrides
@@ -41,7 +42,7 @@ from gpt_core.training import evaluation
 from gpt_core.training.evaluation import EvalResult
 from gpt_core.training.events import AnyEvent, CheckpointSaved, FullEvalCompleted, RunFinished
 from gpt_core.training.metrics import BUILT_IN, MetricValues, metrics
-from gpt_core.training.request import Newest, request_with
+from gpt_core.training.request import Newest
 from gpt_core.training.setup import named_text, open_run
 from gpt_core.training.trainer import Trainer
 
@@ -82,7 +83,9 @@ def train(
     checkpoint: Path | Newest | None = (
         None if resume is None else "newest" if resume == "newest" else expand_home(os.fspath(resume))
     )
-    request = request_with(overrides.override("argument", values), resume=checkpoint, overwrite=overwrite)
+    request = budget_request(
+        overrides.override("argument", values), resume=checkpoint, overwrite=overwrite, progress=progress
+    )
     return TrainingRun(open_run(request, progress))
 
 

@@ -67,7 +67,9 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     first_words: str = ""
     """beginning of the training text"""
     minutes: float = 0.0
-    """time budget; 0 for none. `max_steps` is then an estimate, which each `PlanMade` replaces"""
+    """time budget; 0 for none. `max_steps` is then an estimate, which each `PlanMade` replaces; 0 before the first"""
+    model_reason: str = ""
+    """why the time budget has led to the model and its settings; "" for requested ones"""
 
 
 class BaselinesMeasured(Event, frozen=True, tag="baselines", omit_defaults=True):

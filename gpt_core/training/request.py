@@ -60,6 +60,7 @@ class RunRequest:
         passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
         raised: One line per limit that the run to resume had reached and that was raised for it; also warnings.
         plans: Plans of a time budget to follow instead of the clock (`gpt_core.training.time_budget`).
+        model_reason: Why the time budget has led to the model and its settings, "" if it has not.
         loaded: The checkpoint that was read from `resume`, so that it is read once.
     """
 
@@ -72,6 +73,7 @@ class RunRequest:
     passed_over: tuple[str, ...] = ()
     raised: tuple[str, ...] = ()
     plans: Mapping[int, Plan] = field(default_factory=dict)
+    model_reason: str = ""
     loaded: LoadedCheckpoint = field(default_factory=LoadedCheckpoint, compare=False, repr=False)
 
     def located(self) -> RunRequest:

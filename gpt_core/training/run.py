@@ -67,6 +67,8 @@ class Run:
     warnings: tuple[str, ...] = ()
     plans: Mapping[int, Plan] = field(default_factory=dict)
     """plans of a time budget to follow instead of the clock, by their steps"""
+    model_reason: str = ""
+    """why the time budget has led to the model and its settings"""
 
     @property
     def steps_per_epoch(self) -> int:

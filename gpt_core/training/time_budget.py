@@ -47,8 +47,9 @@ class TimeBudget:
 
     @property
     def last_step(self) -> int:
-        """Step at which the run ends, by the present plan."""
-        return self._state.plan.last_step if self._state.plan else self._limit
+        """Step at which the run ends, as far as it is known; 0 before the first step of a run with a budget."""
+        plan = self._state.plan
+        return self._limit if plan is None else plan.last_step if plan.step_s else 0
 
     @property
     def progress(self) -> float:

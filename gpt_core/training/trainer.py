@@ -305,7 +305,7 @@ class Trainer:
             preset=run.preset, parameters=parameter_count(self.shape), train_tokens=len(run.train_text),
             eval_tokens=len(run.eval_text) if run.eval_text else 0,
             batch_tokens=settings.batch_size * run.windows.seq_len, steps_per_epoch=steps_per_epoch,
-            max_steps=self._budget.last_step, minutes=settings.minutes,
+            max_steps=self._budget.last_step, minutes=settings.minutes, model_reason=run.model_reason,
             threads=threads.get_threads(), seed=settings.seed, train_file=run.train_text.name,
             eval_file=run.eval_name, resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
+from gpt_core.bench.budget_rule import budget_request, with_choice
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved, read_overrides, resolve
 from gpt_core.config.settings import Settings
@@ -19,9 +20,10 @@ from gpt_core.home import expand_home
 from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.fine_tuning import resolve_new
-from gpt_core.training.request import Newest, RunRequest, resolve_request
+from gpt_core.training.request import Newest, RunRequest
 from gpt_core.training.setup import text_note, text_sources
 from gpt_tui.app.preferences import NAMES as PREFERENCES
+from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.sanitize import one_line
 
 SETTING_OPTIONS = (
@@ -35,12 +37,16 @@ def requested_run(options: Namespace) -> RunRequest:
     resume: Path | Newest | None = typed_path(options.resume, "--resume") if options.resume else None
     if options.resume == "":  # --resume without a file
         resume = "newest"
-    return resolve_request(**setting_sources(options), resume=resume, overwrite=getattr(options, "overwrite", False))
+    overrides = read_overrides(**setting_sources(options))
+    with ProgressLine() as waiting:
+        return budget_request(
+            overrides, resume=resume, overwrite=getattr(options, "overwrite", False), progress=waiting
+        )
 
 
 def resolve_settings(options: Namespace) -> Resolved:
     """Return the settings in force. Raises ConfigError, or CheckpointError for the file of `init_from`."""
-    return resolve_new(read_overrides(**setting_sources(options)))
+    return resolve_new(with_choice(read_overrides(**setting_sources(options)))[0])
 
 
 def report_text_note(settings: Settings) -> None:

@@ -65,6 +65,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
     match event:
         case RunStarted():
             lines: list[tuple[str, Tone]] = [(started(event), "good"), (started_details(event), "dim")]
+            if event.model_reason:
+                lines.append((event.model_reason, "plain"))
             if event.first_words:
                 lines.append((text_sample(event), "dim"))
             return [*lines, (event.best_restarted, "plain")] if event.best_restarted else lines

@@ -106,8 +106,9 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """Return the limits in the settings."""
-        return cls(*(getattr(settings, name) for name in cls._fields))
+        """Return the limits in the settings; epochs do not limit a run with a time budget."""
+        limits = cls(*(getattr(settings, name) for name in cls._fields))
+        return limits._replace(max_epochs=0) if settings.minutes else limits
 
 
 class Score(NamedTuple):
@@ -320,6 +321,8 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
                 run = _logged(run, warning, "bad")
             begun = replace(run, started=event, finished=None, paused=False, diverged=None)
             begun = _logged(begun, started_text(event), "good")
+            if event.model_reason:
+                begun = _logged(begun, event.model_reason, "plain")
             if event.first_words:
                 begun = _logged(begun, text_sample(event), "dim")
             if event.best_restarted:
@@ -368,8 +371,10 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             return _logged(replace(run, save_error=event.error), text, "bad")
         case LossDiverged():
             return _logged(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
+        case PlanMade() if run.started is not None and event.step_s:
+            return replace(run, started=structs.replace(run.started, max_steps=event.last_step))
         case PlanMade():
-            return replace(run, started=structs.replace(run.started, max_steps=event.last_step)) if run.started else run
+            return run  # the number of steps is unknown before the first one
         case RunPaused() if run.paused:
             return run  # a single step while paused
         case RunPaused():

@@ -212,3 +212,12 @@ def test_without_a_budget_a_resumed_run_has_no_plan(tmp_path: Path, clock: Clock
     resumed = open_run(tiny_settings(tmp_path, **BUDGET | {"minutes": 0.0, "max_steps": 20}), resume=tmp_path / LATEST)
     assert of_kind(finished(resumed), ev.PlanMade) == []
     assert resumed.state.plan is None
+
+
+def test_the_last_step_is_unknown_before_the_first_step(tmp_path: Path, clock: Clock) -> None:
+    events = train(tiny_settings(tmp_path, **BUDGET | {"minutes": 0.1}))
+    assert isinstance(events[0], ev.RunStarted)
+    assert (events[0].max_steps, events[0].minutes) == (0, 0.1)
+    plans = of_kind(events, ev.PlanMade)
+    assert (plans[0].step_s, plans[0].step) == (0.0, 0)
+    assert plans[-1].last_step == plans[-1].step == events[-1].step

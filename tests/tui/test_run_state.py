@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from gpt_core.config.settings import Settings
 from gpt_core.training import events as ev
 from gpt_tui.session.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve, places
 from gpt_tui.session.event_buffer import MAX_PENDING, EventBuffer
 from gpt_tui.session.outcome_text import ENDINGS, ending
-from gpt_tui.session.run_state import MAX_EVALUATIONS, MAX_LOG_LINES, RunState, Score, advance, advance_all
+from gpt_tui.session.run_state import MAX_EVALUATIONS, MAX_LOG_LINES, Limits, RunState, Score, advance, advance_all
 from tests.tui.samples import LIMITS, scored, started, step, trained
 
 
@@ -215,3 +216,22 @@ def test_warnings_of_a_start_are_in_the_log():
     history = advance_all(RunState(), [event])
     assert [(line.tone, line.text) for line in history.log[:-1]] == [("bad", event.warnings[0])]
     assert history.log[-1].tone == "good"
+
+
+def test_each_plan_of_a_time_budget_replaces_the_last_step():
+    history = advance(RunState(limits=LIMITS), started(max_steps=0, minutes=5.0))
+    unknown = advance(history, ev.PlanMade(0, 0.0, 10**9, 0.0, 0.0, 300.0))
+    assert (history.last_step, unknown.last_step) == (0, 0)
+    planned = advance(unknown, ev.PlanMade(8, 0.1, 80, 30.0, 3.75, 300.0))
+    assert planned.last_step == 80
+    assert planned.log == unknown.log
+
+
+def test_the_reason_for_the_model_of_a_time_budget_is_logged():
+    reason = "1.2M parameters, because 5 minutes are enough for it"
+    assert reason in [line.text for line in advance(RunState(), started(model_reason=reason)).log]
+
+
+def test_epochs_do_not_limit_a_run_with_a_time_budget():
+    assert Limits.of(Settings(minutes=5.0, max_epochs=7)).max_epochs == 0
+    assert Limits.of(Settings(max_epochs=7)).max_epochs == 7

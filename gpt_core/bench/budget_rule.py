@@ -1,0 +1,233 @@
+"""Rule that chooses the settings of a run by its time budget: model, batches, schedule, evaluations.
+
+The model is the largest of `MODELS` that
+
+- fits into half of the free memory,
+- reads at least `TOKENS_PER_PARAMETER` tokens per parameter within the budget at the speed that this machine is
+  measured to have, where at most `MAX_PASSES` passes over the text count: a larger model would not have learned enough
+  by the deadline, or would memorize the text.
+
+The rate is constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline
+ends the run. Settings that were requested replace what the rule chooses, one by one: a requested preset fixes the
+model, and a file to start from does.
+
+The figures of the rule are a first fit to few measurements (`benchmarks/RESULTS.md`); `gpt-tui race` measures others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory, read_corpus_stats
+from gpt_core.bench.hardware import free_memory
+from gpt_core.bench.step_timing import measure_step_time
+from gpt_core.config.presets import EVAL_TOKENS, PRESETS
+from gpt_core.config.resolve import Overrides
+from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
+from gpt_core.errors import ConfigError
+from gpt_core.kernels import compute_threads, threads
+from gpt_core.model.parameters import parameter_count
+from gpt_core.progress import Progress, ignore_progress
+from gpt_core.training.fine_tuning import resolve_new
+from gpt_core.training.request import Newest, RunRequest, request_with
+
+TOKENS_PER_PARAMETER = 8.0
+MAX_PASSES = 20
+MEMORY_SHARE = 0.5  # of the free memory
+WARMUP_SHARE, MAX_WARMUP = 0.02, 200
+COOLDOWN = 0.5
+MIN_EVALUATIONS = 20  # in a budget, if they take no more than about 5% of it
+TOKENS_BETWEEN_EVALUATIONS = 400_000  # trained: the part of the eval text then takes 5% of the time
+NO_LIMIT = 1_000_000  # epochs
+SOURCE = "time budget"
+
+_MODEL = (
+    *ModelShape.__struct_fields__, *GROUP_RATES, "precision", "adam_beta2", "weight_decay", "batch_size",
+    "micro_batch_size",
+)  # fmt: skip
+MODELS: tuple[Mapping[str, object], ...] = (
+    PRESETS["nano"],
+    PRESETS["nano"] | {
+        "d_model": 192, "hidden_size": 768, "num_heads": 6, "seq_len": 128, "layers": 5, "batch_size": 8,
+        **dict.fromkeys(GROUP_RATES, 2e-3),
+    },
+    PRESETS["micro"] | {
+        "d_model": 256, "hidden_size": 1024, "num_heads": 4, "seq_len": 128, "layers": 6,
+        **dict.fromkeys(GROUP_RATES, 1.5e-3),
+    },
+    PRESETS["micro"],
+    msgspec.structs.asdict(Settings()) | PRESETS["mini"],
+)  # fmt: skip
+"""Settings of the models to choose from, in ascending size; those of `_MODEL` are used."""
+
+
+def timed(settings: Settings) -> StepTime:
+    """Measure the time per step on the threads of the run."""
+    threads.set_threads(compute_threads(settings.threads))
+    found = measure_step_time(settings)
+    assert found is not None  # nothing stops the measurement
+    return found
+
+
+class Measurements(NamedTuple):
+    """What the rule measures: the texts, the time per step, the free memory in bytes (None if unknown)."""
+
+    texts: Callable[[Settings], CorpusStats] = read_corpus_stats
+    time: Callable[[Settings], StepTime] = timed
+    free_memory: Callable[[], int | None] = free_memory
+
+
+MEASUREMENTS = Measurements()
+
+
+class Choice(NamedTuple):
+    """Settings that the rule chooses, by name, and why, in one or two sentences."""
+
+    values: dict[str, object]
+    reason: str
+
+
+class Candidate(NamedTuple):
+    """A model, and what it does within the budget."""
+
+    settings: Settings
+    text_tokens: int
+    """of the training text"""
+    step_s: float
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return parameter_count(self.settings.shape)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens per step."""
+        return self.settings.batch_size * self.settings.seq_len
+
+    @property
+    def steps(self) -> float:
+        """Steps within the budget."""
+        return 60 * self.settings.minutes / max(self.step_s, 1e-9)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens trained within the budget."""
+        return self.steps * self.batch_tokens
+
+    @property
+    def passes(self) -> float:
+        """Passes over the text within the budget."""
+        return self.tokens / max(1, self.text_tokens)
+
+    @property
+    def per_parameter(self) -> float:
+        """Tokens per parameter, with at most MAX_PASSES passes over the text."""
+        return min(self.tokens, MAX_PASSES * self.text_tokens) / self.parameters
+
+
+def budget_request(
+    overrides: Overrides, *, resume: Path | Newest | None = None, overwrite: bool = False,
+    measurements: Measurements = MEASUREMENTS, progress: Progress = ignore_progress,
+) -> RunRequest:  # fmt: skip
+    """Return the request of a run as `request_with` does; of a new run with a time budget, with the chosen settings.
+
+    Raises:
+        GptError: As `request_with`; or a text cannot be read.
+    """
+    if resume is not None:
+        return request_with(overrides, resume=resume, overwrite=overwrite)
+    chosen, reason = with_choice(overrides, measurements, progress)
+    return replace(request_with(chosen, overwrite=overwrite), model_reason=reason)
+
+
+def with_choice(
+    overrides: Overrides, measurements: Measurements = MEASUREMENTS, progress: Progress = ignore_progress
+) -> tuple[Overrides, str]:
+    """Return requested settings of a new run with those that the rule chooses below them, and why.
+
+    Without a time budget, and for a self-test, nothing is chosen and the reason is "".
+
+    Raises:
+        GptError: The settings contradict each other, or a text cannot be read.
+    """
+    if not overrides.value("minutes") or overrides.value("overfit_tiny"):
+        return overrides, ""
+    choice = choose(overrides, measurements, progress)
+    return overrides._replace(layers=((SOURCE, choice.values), *overrides.layers)), choice.reason
+
+
+def choose(overrides: Overrides, measurements: Measurements, progress: Progress = ignore_progress) -> Choice:
+    """Choose the settings of a run with a time budget; see the description of the module."""
+    is_fixed = overrides.preset is not None or bool(overrides.value("init_from"))
+    models = [{}] if is_fixed else [{name: model[name] for name in _MODEL if name in model} for model in MODELS]
+    free = measurements.free_memory()
+    best: tuple[dict[str, object], Candidate] | None = None
+    limit = ""
+    for number, model in enumerate(models):
+        try:
+            settings = resolve_new(overrides._replace(layers=((SOURCE, model), *overrides.layers))).settings
+        except ConfigError:
+            if best is None:
+                raise
+            continue  # requested settings do not fit this model
+        if best is not None:
+            if settings.shape == best[1].settings.shape:
+                continue  # the model is a requested one
+            memory = estimate_memory(settings, compute_threads(settings.threads)).total
+            if free is not None and memory > MEMORY_SHARE * free:
+                limit = f"{_model(settings)} needs more than half of the free memory"
+                break
+        text_tokens = measurements.texts(settings).train_tokens
+        progress("measuring this machine", number / len(models))
+        found = Candidate(settings, text_tokens, measurements.time(settings).step_s)
+        if best is not None and found.per_parameter < TOKENS_PER_PARAMETER:
+            limit = _too_large(found)
+            break
+        best = (model, found)
+    assert best is not None
+    return Choice(best[0] | _schedule(best[1]), _reason(best[1], limit))
+
+
+def _schedule(model: Candidate) -> dict[str, object]:
+    """Return the settings that follow from the number of steps within the budget."""
+    steps = model.steps
+    every = max(steps / MIN_EVALUATIONS, TOKENS_BETWEEN_EVALUATIONS / model.batch_tokens)
+    return {
+        "warmup_steps": max(1, min(MAX_WARMUP, round(WARMUP_SHARE * steps))), "cooldown": COOLDOWN,
+        "min_lr_share": 0.0, "max_epochs": NO_LIMIT, "patience": 0, "best_metric": "loss",
+        "improvement_threshold": 0.0, "eval_every_steps": max(1, round(every)), "eval_tokens": EVAL_TOKENS,
+    }  # fmt: skip
+
+
+def _reason(model: Candidate, limit: str) -> str:
+    """Return why a model was chosen; `limit` says why no larger one was, "" if the model was requested."""
+    minutes = model.settings.minutes
+    rate = model.tokens / (60 * minutes)
+    why = (
+        f"{minutes:g} minute{'s' * (minutes != 1)} at {rate:,.0f} tokens per second are {_short(model.tokens)} tokens, "
+        f"{model.passes:.1f} passes over the text and {model.tokens / model.parameters:.1f} tokens per parameter"
+    )
+    return f"{_short(model.parameters)} parameters, because {why}" + (f"; {limit}" if limit else "")
+
+
+def _too_large(model: Candidate) -> str:
+    """Return why a model is too large for the budget."""
+    what = _model(model.settings)
+    if model.tokens / model.parameters < TOKENS_PER_PARAMETER:
+        return f"{what} would have {model.tokens / model.parameters:.1f}, fewer than {TOKENS_PER_PARAMETER:g}"
+    return f"{what} would need more text: {MAX_PASSES} passes have fewer than {TOKENS_PER_PARAMETER:g} per parameter"
+
+
+def _model(settings: Settings) -> str:
+    return f"the next larger model, {_short(parameter_count(settings.shape))},"
+
+
+def _short(number: float) -> str:
+    """Format a large number in millions or thousands: 1.2M, 31k."""
+    return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number / 1e3:.0f}k" if number >= 1e3 else f"{number:.0f}"

@@ -1,0 +1,160 @@
+"""The rule that chooses the settings of a run by its time budget, with fixed measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpt_core.bench.budget_rule import (
+    COOLDOWN,
+    MODELS,
+    SOURCE,
+    TOKENS_PER_PARAMETER,
+    Measurements,
+    budget_request,
+    with_choice,
+)
+from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory
+from gpt_core.config.presets import preset
+from gpt_core.config.resolve import Overrides, read_overrides
+from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.errors import CorpusError
+from gpt_core.model.flops import step_flops
+from gpt_core.model.parameters import parameter_count
+from gpt_core.training.fine_tuning import resolve_new
+from tests.core.training_samples import LATEST, tiny_settings, train
+
+GIB = 1 << 30
+
+
+def measurements(gflop_per_s: float = 250.0, text_tokens: int = 1_200_000, free: int | None = 8 * GIB) -> Measurements:
+    """Return measurements of a machine of this speed, with a text of this size."""
+
+    def time(settings: Settings) -> StepTime:
+        return StepTime(step_flops(settings.shape, settings.batch_size, settings.seq_len).total / gflop_per_s / 1e9, 0)
+
+    def texts(_settings: Settings) -> CorpusStats:
+        return CorpusStats("train.en", 3 * text_tokens, "", text_tokens, 100_000, True)
+
+    return Measurements(texts, time, lambda: free)
+
+
+def requested(minutes: float, *assignments: str, preset: str | None = None, **options: object) -> Overrides:
+    return read_overrides(preset, assignments=assignments, options={"minutes": minutes, **options})
+
+
+def chosen(overrides: Overrides, found: Measurements | None = None) -> tuple[Settings, str]:
+    with_rule, reason = with_choice(overrides, found or measurements())
+    return resolve_new(with_rule).settings, reason
+
+
+def test_each_model_is_valid_and_larger_than_the_one_before() -> None:
+    sizes = [parameter_count(resolve_new(Overrides(None, ((SOURCE, dict(model)),))).settings.shape) for model in MODELS]
+    assert sizes == sorted(set(sizes))
+    assert resolve_new(Overrides(None, ((SOURCE, dict(MODELS[0])),))).settings == preset("nano")
+
+
+def test_a_longer_budget_and_a_faster_machine_have_larger_models() -> None:
+    text = measurements(text_tokens=1_000_000_000)
+    by_time = [parameter_count(chosen(requested(minutes), text)[0].shape) for minutes in (1, 30, 480, 50_000)]
+    assert by_time == sorted(by_time)
+    assert by_time[0] < by_time[2] < by_time[3] == parameter_count(Settings().shape)
+    fast = measurements(gflop_per_s=5_000, text_tokens=1_000_000_000)
+    assert parameter_count(chosen(requested(30), fast)[0].shape) > by_time[1]
+
+
+def test_a_model_larger_than_the_smallest_reads_enough_tokens_per_parameter() -> None:
+    for minutes in (5, 30, 120, 480):
+        found = measurements(text_tokens=1_000_000_000)
+        settings, _ = chosen(requested(minutes), found)
+        steps = 60 * minutes / found.time(settings).step_s
+        per_parameter = steps * settings.batch_size * settings.seq_len / parameter_count(settings.shape)
+        assert settings.shape == preset("nano").shape or per_parameter >= TOKENS_PER_PARAMETER
+
+
+def test_a_small_text_limits_the_model_and_the_reason_says_so() -> None:
+    settings, reason = chosen(requested(2000), measurements(text_tokens=100_000))
+    assert settings.shape == preset("nano").shape
+    assert "would need more text: 20 passes have fewer than 8 per parameter" in reason
+
+
+def test_the_free_memory_limits_the_model() -> None:
+    needed = estimate_memory(preset("nano"), 2).total
+    _, reason = chosen(requested(2000), measurements(text_tokens=1_000_000_000, free=2 * needed))
+    assert reason.endswith("needs more than half of the free memory")
+
+
+def test_the_reason_names_size_speed_and_passes() -> None:
+    settings, reason = chosen(requested(5))
+    assert reason.startswith(f"{parameter_count(settings.shape) / 1e6:.1f}M parameters, because 5 minutes at ")
+    assert " tokens per second are " in reason
+    assert " passes over the text and " in reason
+    assert "; the next larger model, " in reason
+
+
+def test_the_schedule_follows_the_budget_and_nothing_else_ends_the_run() -> None:
+    settings, _ = chosen(requested(1))
+    steps = 60 / measurements().time(settings).step_s
+    assert settings.warmup_steps == round(0.02 * steps)
+    assert (settings.cooldown, settings.min_lr_share, settings.patience) == (COOLDOWN, 0.0, 0)
+    assert settings.max_epochs * 1000 > 100 * steps
+    assert steps / settings.eval_every_steps <= 21
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [("cooldown=0.2", 0.2), ("layers=3", 3), ("warmup_steps=7", 7), ("patience=2", 2), ("batch_size=4", 4)],
+)
+def test_a_requested_setting_wins(assignment: str, value: float) -> None:
+    settings, _ = chosen(requested(5, assignment))
+    assert getattr(settings, assignment.partition("=")[0]) == value
+
+
+def test_a_config_file_wins(tmp_path: Path) -> None:
+    config = tmp_path / "own.toml"
+    config.write_text("minutes = 5\ncooldown = 0.3\nd_model = 64\n")
+    settings, reason = chosen(read_overrides(config_file=config))
+    assert (settings.minutes, settings.cooldown, settings.d_model) == (5, 0.3, 64)
+    assert reason
+
+
+def test_a_requested_preset_fixes_the_model_but_not_the_schedule() -> None:
+    settings, reason = chosen(requested(1, preset="micro"))
+    micro = preset("micro")
+    for name in (*ModelShape.__struct_fields__, "batch_size", "mlp_lr", "weight_decay"):
+        assert getattr(settings, name) == getattr(micro, name)
+    assert settings.cooldown == COOLDOWN
+    assert "next larger" not in reason
+
+
+def test_a_run_that_starts_from_a_checkpoint_keeps_its_model(tmp_path: Path) -> None:
+    train(tiny_settings(tmp_path, max_steps=2))
+    settings, _ = chosen(requested(1, init_from=str(tmp_path / LATEST)))
+    assert (settings.d_model, settings.layers) == (16, 2)
+    assert settings.cooldown == COOLDOWN
+    assert settings.mlp_lr == pytest.approx(0.3 * preset("nano").mlp_lr)
+
+
+def test_without_minutes_nothing_is_measured() -> None:
+    def fail(*_: object) -> object:
+        raise AssertionError("measured")
+
+    silent = Measurements(fail, fail, fail)  # type: ignore[arg-type]
+    for overrides in (read_overrides(), requested(5, overfit_tiny=True)):
+        assert with_choice(overrides, silent) == (overrides, "")
+
+
+def test_the_request_of_a_run_holds_the_reason_and_the_settings() -> None:
+    request = budget_request(requested(5), measurements=measurements())
+    assert request.model_reason
+    assert request.settings.minutes == 5
+    assert budget_request(read_overrides(), measurements=measurements()).model_reason == ""
+
+
+def test_a_missing_text_is_found_before_anything_is_measured() -> None:
+    def fail(*_: object) -> StepTime:
+        raise AssertionError("measured")
+
+    with pytest.raises(CorpusError, match="missing"):
+        with_choice(requested(5, train_file="missing.txt"), Measurements(time=fail))
