@@ -495,6 +495,20 @@ def decays(name: str) -> bool:
     return name.endswith(".weight") and lr_group(name) not in ("norm", "pos")
 
 
+def average_decay(step: int, decay: float) -> float:
+    """Return min(decay, (1 + step) / (10 + step)): short memory at first, while the weights change fast."""
+    return min(decay, (1.0 + step) / (10.0 + step))
+
+
+def average_step(average: Array, parameter: Array, *, step: int, decay: float) -> Array:
+    """Exponential moving average of a tensor after a step (Polyak and Juditsky 1992), for evaluation.
+
+    average = d average + (1 - d) parameter, with d of `average_decay`. `step` counts from 1.
+    """
+    d = average_decay(step, decay)
+    return d * average + (1.0 - d) * parameter
+
+
 def adamw_step(
     parameter: Array,
     gradient: Array,

@@ -99,20 +99,22 @@ def estimate_memory(settings: Settings, threads: int) -> MemoryEstimate:
     """Return the memory that a run needs on `threads` threads."""
     shape = settings.shape
     return MemoryEstimate(
-        state=training_state_bytes(shape, settings.optimizer),
+        state=training_state_bytes(shape, settings.optimizer, averaged=settings.ema > 0),
         activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads),
         kv_cache=kv_cache_bytes(shape, shape.seq_len) if settings.sample_tokens else 0,
     )
 
 
-def training_state_bytes(shape: ModelShape, optimizer: str) -> int:
-    """Return the bytes of weights, gradients and optimizer state."""
-    return weight_bytes(shape) + gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape)
+def training_state_bytes(shape: ModelShape, optimizer: str, *, averaged: bool) -> int:
+    """Return the bytes of weights, gradients and optimizer state, and of the average of the weights if there is one."""
+    weights = weight_bytes(shape) * (2 if averaged else 1)
+    return weights + gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape)
 
 
 def checkpoint_bytes(settings: Settings) -> int:
     """Return the size of one checkpoint without header and tokenizer, which take some kilobytes."""
-    return weight_bytes(settings.shape) + optimizer_type(settings.optimizer).state_bytes(settings.shape)
+    weights = weight_bytes(settings.shape) * (2 if settings.ema else 1)
+    return weights + optimizer_type(settings.optimizer).state_bytes(settings.shape)
 
 
 def window_length(settings: Settings) -> int:

@@ -88,8 +88,8 @@ class Profiler:
         self._timed.append((owner, name, self._part_of(part)))
 
     def add_optimizer(self, optimizer: Optimizer) -> None:
-        """Time the updates of an optimizer and the gradient norm too, from the next `with` on."""
-        for method in ("gradient_norm", "update"):
+        """Time the updates of an optimizer and of the average, and the gradient norm too, from the next `with` on."""
+        for method in ("gradient_norm", "update", "update_average"):
             self.add(optimizer, method, "optimizer")
 
     def take(self) -> Profile:

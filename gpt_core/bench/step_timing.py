@@ -40,6 +40,8 @@ class Workload(NamedTuple):
     batch: int
     time: int
     optimizer: str
+    averaged: bool = False
+    """True if the weights are averaged"""
 
     @property
     def flops(self) -> int:
@@ -50,14 +52,15 @@ class Workload(NamedTuple):
     def memory_bytes(self) -> int:
         """Bytes that timing it allocates."""
         activations = activation_bytes(self.shape, self.batch, self.time, threads.get_threads())
-        return training_state_bytes(self.shape, self.optimizer) + activations
+        return training_state_bytes(self.shape, self.optimizer, averaged=self.averaged) + activations
 
 
 def probe_workload(settings: Settings) -> Workload:
     """Return the largest workload within `MAX_PROBE_FLOPS`."""
-    workload = Workload(settings.shape, settings.micro_batch, window_length(settings), settings.optimizer)
+    averaged = settings.ema > 0
+    workload = Workload(settings.shape, settings.micro_batch, window_length(settings), settings.optimizer, averaged)
     while (flops := workload.flops) > MAX_PROBE_FLOPS:
-        shape, batch, length, _ = workload
+        shape, batch, length, *_ = workload
         if batch > 1:
             workload = workload._replace(batch=max(1, min(batch // 2, int(batch * MAX_PROBE_FLOPS / flops))))
         elif shape.layers > 1:
@@ -109,7 +112,7 @@ def _step_functions(
     workload: Workload, settings: Settings, products: ProductFormat
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """Return the two parts of a step on random weights and tokens."""
-    shape, batch, length, _ = workload
+    shape, batch, length, *_ = workload
     weights, gradients = Parameters(shape), Parameters(shape)
     random = np.random.default_rng(0)
     values = 0.02 * random.standard_normal(RANDOM_VALUES, dtype=np.float32)
@@ -126,6 +129,7 @@ def _step_functions(
 
     def update() -> None:
         optimizer.update(gradients, 1, 1.0, optimizer.clip_scale(optimizer.gradient_norm(gradients)))
+        optimizer.update_average(1)
         gradients.flat.fill(0.0)
 
     return forward_and_backward, update

@@ -94,6 +94,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         LearningRate, Meta(description="decoupled decay; not of biases, norms and positions (0: off)")
     ] = 0.01
     dropout: Annotated[Beta, Meta(description="fraction of activations that are dropped in training (0: off)")] = 0.0
+    ema: Annotated[Beta, Meta(description="decay of the mean of the weights that is evaluated and saved (0: off)")] = (
+        0.0
+    )
     grad_clip: Annotated[NonNegative, Meta(description="maximum global gradient norm (0: off)")] = 1.0
 
     batch_size: Annotated[

@@ -36,6 +36,8 @@ FORMAT = "1"
 EXTENSION = ".safetensors"
 TOKENIZER = "tokenizer"
 """Key of the serialized tokenizer, a tensor of bytes."""
+TRAINED = "trained"
+"""State tensors of a run that averages its weights: the weights that are trained. Its weights are their average."""
 MAX_TOKENIZER_BYTES = 64 << 20
 
 _START = b'{"__metadata__":{"header_sha256":"'
@@ -159,12 +161,12 @@ def checkpoint_layout(shape: ModelShape, state_names: tuple[str, ...], tokenizer
 
 
 def saved_state_names(settings: Settings, *, has_optimizer_state: bool = True) -> tuple[str, ...]:
-    """Return the names of the optimizer state tensors in a checkpoint with these settings.
+    """Return the names of the state tensors in a checkpoint with these settings: those of the optimizer, and `TRAINED`.
 
     Raises:
         ConfigError: The optimizer is not registered.
     """
-    state_names = optimizer_type(settings.optimizer).state_names
+    state_names = optimizer_type(settings.optimizer).state_names + ((TRAINED,) if settings.ema else ())
     return state_names if has_optimizer_state else ()
 
 

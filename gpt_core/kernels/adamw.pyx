@@ -1,4 +1,4 @@
-"""AdamW, Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019), and the gradient norm."""
+"""AdamW, Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019), gradient norm, averages."""
 
 from cython.parallel cimport prange
 from libc.math cimport pow, sqrt, sqrtf
@@ -80,6 +80,30 @@ def update(
         _update_block(&values[block * BLOCK], &gradients[block * BLOCK], &m[block * BLOCK], &v[block * BLOCK],
                       min(<Py_ssize_t>BLOCK, size - block * BLOCK), b1, b2, epsilon, scale, decay, corrected_lr,
                       root_correction)
+
+
+def average(float[::1] averages, const float[::1] values, double decay):
+    """Compute averages = decay averages + (1 - decay) values in place: an exponential moving average.
+
+    Shape:
+        averages, values (P,).
+
+    Raises:
+        ValueError: The lengths differ.
+    """
+    cdef Py_ssize_t size = values.shape[0], block
+    cdef Py_ssize_t blocks = (size + BLOCK - 1) // BLOCK
+    cdef float share = 1 - decay
+    check_equal("average: length of averages", averages.shape[0], size)
+    for block in prange(blocks, nogil=True, schedule="static", num_threads=threads_for(size)):
+        _average_block(&averages[block * BLOCK], &values[block * BLOCK], min(<Py_ssize_t>BLOCK, size - block * BLOCK),
+                       share)
+
+
+cdef void _average_block(float *averages, const float *values, Py_ssize_t size, float share) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        averages[i] += share * (values[i] - averages[i])
 
 
 cdef double _sum_of_squares(const float *values, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -143,6 +144,20 @@ class GPT:
         if self._size is None:
             raise ValueError("tokens: got none, and the model has not run before; pass token ids (B, T)")
         return self._size
+
+    @contextlib.contextmanager
+    def using(self, parameters: Parameters) -> Iterator[None]:
+        """Compute with other weights of the same shape within a `with` block."""
+        own = self.parameters
+        self._use(parameters)
+        try:
+            yield
+        finally:
+            self._use(own)
+
+    def _use(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+        self.transformer.bind(parameters.tensors)
 
     def _check(self, tokens: Ids, targets: Ids | None = None, gradients: Parameters | None = None) -> None:
         """Raise ValueError for arrays that do not fit together."""

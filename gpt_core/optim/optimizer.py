@@ -24,23 +24,33 @@ OptimizerState = dict[str, Parameters]
 class Optimizer(ABC):
     """Optimizer of one set of parameters.
 
-    The step number is an argument of `update`, so `state` is all that a checkpoint stores for an optimizer.
+    The step number is an argument of `update`, so `state` is all that a checkpoint stores for an optimizer. The average
+    of the weights is apart from it: checkpoints hold it as the weights (`gpt_core.training.run`).
 
     Args:
         parameters: Weights that `update` changes in place.
         settings: Hyper-parameters.
         state: State of a checkpoint; zeros if None. Changed in place by `update`.
+        average: Average of a checkpoint, if the settings keep one; the weights themselves if None. Changed in place by
+            `update_average`.
 
     Attributes:
         state_names: Names of the state tensors. In a checkpoint, the state tensor `adam_m` of the parameter
             `wte.weight` is called `adam_m.wte.weight`.
         learning_rates: Learning rate per group of parameters, before the schedule.
+        average: Exponential moving average of the parameters; None if the setting `ema` is 0.
         segments: Ranges of the parameters to update: all but the frozen ones, whose gradients are 0.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, parameters: Parameters, settings: Settings, state: OptimizerState | None = None) -> None:
+    def __init__(
+        self,
+        parameters: Parameters,
+        settings: Settings,
+        state: OptimizerState | None = None,
+        average: Parameters | None = None,
+    ) -> None:
         if state is not None and tuple(state) != self.state_names:
             raise ValueError(f"optimizer state: got {tuple(state)}, expected {self.state_names}")
         self.parameters = parameters
@@ -48,6 +58,7 @@ class Optimizer(ABC):
         if state is None:
             state = {name: Parameters(parameters.shape, PRECISION.compute) for name in self.state_names}
         self.state = state
+        self.average = (average or parameters.copy()) if settings.ema else None
         self.segments = parameters.segments_without(frozen_names(parameters.shape, settings.freeze))
         self.learning_rates: dict[LrGroup, float] = {
             "attn": settings.attn_lr,
@@ -82,6 +93,18 @@ class Optimizer(ABC):
             scale: Factor for the gradients, from `clip_scale`.
         """
 
+    def update_average(self, step: int) -> None:
+        """Update the average of the parameters after step number `step`, if there is one.
+
+            average = d average + (1 - d) parameters, with d = min(`ema`, (1 + step) / (10 + step))
+
+        (Polyak and Juditsky 1992). Its memory is short at first, while the weights change fast. Reads 8 and writes 4
+        bytes per parameter.
+        """
+        if self.average is not None:
+            decay = min(self.settings.ema, (1 + step) / (10 + step))
+            adamw.average(self.average.flat, self.parameters.flat, decay)
+
 
 def optimizer_type(name: str) -> type[Optimizer]:
     """Return the optimizer registered under `name`, a value of the setting `optimizer`.
@@ -92,10 +115,15 @@ def optimizer_type(name: str) -> type[Optimizer]:
     return cast(type[Optimizer], OPTIMIZERS.get(name))
 
 
-def create_optimizer(parameters: Parameters, settings: Settings, state: OptimizerState | None = None) -> Optimizer:
+def create_optimizer(
+    parameters: Parameters,
+    settings: Settings,
+    state: OptimizerState | None = None,
+    average: Parameters | None = None,
+) -> Optimizer:
     """Return the optimizer that the settings name; see `Optimizer` for the arguments.
 
     Raises:
         ConfigError: The optimizer is not registered.
     """
-    return optimizer_type(settings.optimizer)(parameters, settings, state)
+    return optimizer_type(settings.optimizer)(parameters, settings, state, average)

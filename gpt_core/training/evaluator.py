@@ -25,7 +25,7 @@ class Evaluator:
     def __init__(self, run: Run, gpt: GPT, saver: Saver, requests: TrainingControls, clock: RunClock) -> None:
         self._run, self._gpt, self._saver, self._requests, self._clock = run, gpt, saver, requests, clock
         self._state, self._settings = run.state, run.settings
-        self._samples = SampleWriter(run.parameters, run.tokenizer, run.settings)
+        self._samples = SampleWriter(run.evaluated, run.tokenizer, run.settings)
         self._text: EvalText | None = None
         if run.eval_text is not None:
             self._text = EvalText(run.eval_text, run.windows.seq_len, max_part_tokens(run.settings))
@@ -106,10 +106,11 @@ class Evaluator:
         if not isinstance(lines, OverfitLoader):
             return
         found = []
-        for is_reproduced in reproduced(self._gpt, lines):
-            if self._requests.stopping:
-                return
-            found.append(is_reproduced)
+        with self._gpt.using(self._run.evaluated):
+            for is_reproduced in reproduced(self._gpt, lines):
+                if self._requests.stopping:
+                    return
+                found.append(is_reproduced)
         works = sum(found) >= MIN_REPRODUCED * len(found)
         yield ev.LinesReproduced(self._state.step, sum(found), len(found), works, at_end)
         yield from self.sample()
@@ -129,7 +130,8 @@ class Evaluator:
         steps = text.scores(self._gpt, self._settings.micro_batch, complete=complete)
         while True:
             try:
-                done = next(steps)
+                with self._gpt.using(self._run.evaluated):
+                    done = next(steps)
             except StopIteration as end:
                 scores: RunScores = end.value
                 return scores

@@ -10,9 +10,10 @@ from typing import Protocol
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
+from gpt_core.formats.checkpoint_header import TRAINED
 from gpt_core.formats.training_state import Plan, TrainingState
 from gpt_core.model.parameters import Parameters
-from gpt_core.optim import Optimizer
+from gpt_core.optim import Optimizer, OptimizerState
 from gpt_core.text.data_loader import Batch
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
@@ -69,6 +70,18 @@ class Run:
     """plans of a time budget to follow instead of the clock, by their steps"""
     model_reason: str = ""
     """why the time budget has led to the model and its settings"""
+
+    @property
+    def evaluated(self) -> Parameters:
+        """Weights that are evaluated, saved as the model, and generate text: the average, if the run keeps one."""
+        average = self.optimizer.average
+        return self.parameters if average is None else average
+
+    @property
+    def saved_state(self) -> OptimizerState:
+        """State tensors of a checkpoint whose weights are `evaluated`."""
+        state = self.optimizer.state
+        return state if self.optimizer.average is None else state | {TRAINED: self.parameters}
 
     @property
     def steps_per_epoch(self) -> int:

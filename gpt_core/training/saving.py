@@ -222,6 +222,6 @@ class Saver:
         run = self._run
         return Checkpoint(
             settings=run.settings, preset=run.preset, state=msgspec.structs.replace(run.state),
-            tokenizer=run.tokenizer.to_bytes(), corpus_sha256=run.train_text.sha256, parameters=run.parameters,
-            optimizer_state=run.optimizer.state,
+            tokenizer=run.tokenizer.to_bytes(), corpus_sha256=run.train_text.sha256, parameters=run.evaluated,
+            optimizer_state=run.saved_state,
         )  # fmt: skip

@@ -15,10 +15,11 @@ from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, CorpusError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, same_eval_text
+from gpt_core.formats.checkpoint_header import TRAINED
 from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
-from gpt_core.model.parameters import initial_parameters
-from gpt_core.optim import create_optimizer
+from gpt_core.model.parameters import Parameters, initial_parameters
+from gpt_core.optim import OptimizerState, create_optimizer
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.corpus import find_eval_text, find_training_text, unused_texts_note
 from gpt_core.text.data_loader import DataLoader
@@ -115,27 +116,26 @@ def assemble(
     prompt = request.settings.sample_prompt or first_words(texts.held_out or texts.train, tokenizer)
     settings = msgspec.structs.replace(request.settings, precision=choice.products, sample_prompt=prompt)
     if checkpoint is None:
-        state, optimizer_state = TrainingState(run_id=run_id), None
+        state, optimizer_state, average = TrainingState(run_id=run_id), None, None
         if start is None:
             parameters = initial_parameters(settings.shape, settings.seed)
         else:
             parameters, state.origin = start.parameters, start.origin
             state.evaluation_due = texts.held_out is not None
     else:
-        state, parameters = checkpoint.state, checkpoint.parameters
+        state, (parameters, average, optimizer_state) = checkpoint.state, weights_and_state(checkpoint)
         if state.finished == "diverged":
             state.skipped_in_a_row = 0  # resuming such a run, for example with lower learning rates, tries again
         if state.finished == "early_stopping":
             state.restart_patience()
         state.finished = ""
-        optimizer_state = checkpoint.optimizer_state
         best_restarted = check_best(checkpoint, settings, texts)
     if texts.held_out is not None:
         state.eval_sha256, state.eval_windows = eval_text_id(settings, texts.held_out)
     return Run(
         settings=settings, preset=shape_name(settings.shape), windows=texts.windows, train_text=texts.train,
         eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
-        optimizer=create_optimizer(parameters, settings, optimizer_state), state=state, store=store,
+        optimizer=create_optimizer(parameters, settings, optimizer_state, average), state=state, store=store,
         resumed_from=checkpoint.path if checkpoint else None,
         eval_name=texts.eval_name, eval_path=texts.eval_path, eval_file_sha256=texts.eval_sha256,
         train_files=texts.files, first_words=opening(texts.train, tokenizer),
@@ -147,6 +147,13 @@ def assemble(
         ),
         plans=request.plans, model_reason=request.model_reason,
     )  # fmt: skip
+
+
+def weights_and_state(checkpoint: Checkpoint) -> tuple[Parameters, Parameters | None, OptimizerState | None]:
+    """Return the weights that a checkpoint's run trains, their average if it keeps one, and the optimizer's state."""
+    state = dict(checkpoint.optimizer_state) if checkpoint.optimizer_state is not None else None
+    trained = state.pop(TRAINED, None) if state is not None else None
+    return (checkpoint.parameters, None, state) if trained is None else (trained, checkpoint.parameters, state)
 
 
 def eval_text_id(settings: Settings, text: TokenStream) -> tuple[str, int]:

@@ -84,8 +84,9 @@ class Trainer:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of weights, gradients and optimizer state."""
-        return 2 * self.parameters.flat.nbytes + self.run.optimizer.state_bytes(self.shape)
+        """Bytes of weights, gradients, optimizer state and the average of the weights."""
+        weights = self.parameters.flat.nbytes
+        return (3 if self.settings.ema else 2) * weights + self.run.optimizer.state_bytes(self.shape)
 
     @property
     def saving(self) -> bool:
@@ -103,9 +104,12 @@ class Trainer:
         return self.run.train_text if self.run.eval_text is None else self.run.eval_text
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
-        """Return a copy of the weights and their step. May be called from any thread; waits for an update to end."""
+        """Return a copy of the weights that are evaluated, and their step.
+
+        May be called from any thread; waits for an update to end.
+        """
         with self._weights_lock:
-            return self.parameters.copy(), self.state.step
+            return self.run.evaluated.copy(), self.state.step
 
     @property
     def earlier_log(self) -> Path | None:
@@ -248,9 +252,8 @@ class Trainer:
             if self.requests.stopping:
                 return None
             dropout = dropout_of(settings, state.step + 1, number * settings.micro_batch, tokens.shape[1])
-            loss_sum += self._gpt.loss_and_gradients(tokens, targets, self._gradients, 1.0 / targets_in_batch, dropout)[
-                0
-            ]
+            sums = self._gpt.loss_and_gradients(tokens, targets, self._gradients, 1.0 / targets_in_batch, dropout)
+            loss_sum += sums[0]
         for name in self._frozen:  # so that norm and clipping are of what is trained
             self._gradients[name].fill(0.0)
         loss, norm = loss_sum / targets_in_batch, self.run.optimizer.gradient_norm(self._gradients)
@@ -264,6 +267,7 @@ class Trainer:
             if finite:
                 scale = self.run.optimizer.clip_scale(norm)
                 self.run.optimizer.update(self._gradients, state.step + 1, share, scale)
+                self.run.optimizer.update_average(state.step + 1)
             state.step += 1
         state.window += settings.batch_size
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
@@ -308,6 +312,7 @@ class Trainer:
             max_steps=self._budget.last_step, minutes=settings.minutes, model_reason=run.model_reason,
             threads=threads.get_threads(), seed=settings.seed, train_file=run.train_text.name,
             eval_file=run.eval_name, resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
+            ema=settings.ema,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
             eval_part_tokens=self._evaluator.part_tokens,
             best_metric=settings.best_metric, best_restarted=run.best_restarted,

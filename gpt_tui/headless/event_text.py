@@ -138,7 +138,7 @@ def started(event: RunStarted) -> str:
 
 
 def started_details(event: RunStarted) -> str:
-    """Return the text, the steps, the threads and the number format of a run."""
+    """Return the text, the weights that are scored, the steps, the threads and the number format of a run."""
     name = event.train_file or "the first lines"
     threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
     scored = ""
@@ -149,6 +149,8 @@ def started_details(event: RunStarted) -> str:
     if event.eval_part_tokens:
         part, tokens = short(event.eval_part_tokens), short(event.eval_tokens)
         scored += f" ({part} of its {tokens} tokens; all after each epoch and at the end)"
+    if event.ema:
+        scored += f"; scores, samples and saved models are of the mean of the weights (ema {event.ema:g})"
     return (
         f"text {name}: {short(event.train_tokens)} tokens{scored}; {integer(event.steps_per_epoch)} steps per epoch, "
         f"{integer(event.batch_tokens)} tokens per step; {threads}, {precision_clause(event)}, seed {event.seed}"

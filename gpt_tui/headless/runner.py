@@ -224,5 +224,5 @@ def chat_with(trainer: Trainer) -> None:
     """Start the terminal chat with the trained model if input and output are terminals."""
     if at_terminals():
         settings = trainer.settings
-        generator = Generator(trainer.parameters, trainer.tokenizer)
+        generator = Generator(trainer.run.evaluated, trainer.tokenizer)
         converse(generator, Sampling.from_settings(settings), settings.sample_prompt)

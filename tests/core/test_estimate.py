@@ -205,7 +205,7 @@ def test_max_steps_and_tiny_overfit_bound_a_run() -> None:
 
 def test_a_small_model_is_timed_in_full_and_a_large_one_in_part() -> None:
     nano, mini = preset("nano"), preset("mini")
-    assert probe_workload(nano) == (nano.shape, 16, 64, "adamw")
+    assert probe_workload(nano) == (nano.shape, 16, 64, "adamw", False)
     part = probe_workload(mini)
     assert part.flops <= MAX_PROBE_FLOPS
     assert (part.batch, part.time) == (1, 1024)

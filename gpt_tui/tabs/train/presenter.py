@@ -85,7 +85,7 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str]) -> list[tuple[
     parameters = parameter_count(shape)
     tokens = settings.batch_size * settings.seq_len
     eval_text = preview.eval_file or f"the last {percent(settings.val_frac)} of the text"
-    memory = size(training_state_bytes(shape, settings.optimizer))
+    memory = size(training_state_bytes(shape, settings.optimizer, averaged=settings.ema > 0))
     texts = [("problem", preview.problem)]
     if not preview.problem:
         notes = [("note", preview.note)] if preview.note else []
