@@ -165,6 +165,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     val_frac: Annotated[
         float, Meta(gt=0.0, lt=1.0, description="fraction of the training text held out without an eval file")
     ] = 0.1
+    hold_out: Annotated[bool, Meta(description="evaluate on the end of the training text, not on an eval text")] = False
     document: Annotated[
         Literal["paragraph", "line", "file"],
         Meta(description="one document of a text file: a paragraph, a line or the entire file"),

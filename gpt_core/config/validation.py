@@ -241,6 +241,11 @@ def check_together(settings: Settings) -> None:
             f"micro_batch_size: got {settings.micro_batch_size}, expected a divisor of batch_size "
             f"({settings.batch_size}); nearest: {near}, or 0 for all sequences at once"
         )
+    if settings.hold_out and settings.eval_file:
+        raise ConfigError(
+            f"hold_out: got true with eval_file {shown(settings.eval_file)}, expected one of them: the end of the "
+            "training text is scored, or an eval file"
+        )
     frozen_parts(settings.freeze, settings.layers)
     if settings.best_metric == "accuracy" and settings.improvement_threshold > 1:
         raise ConfigError(

@@ -195,6 +195,8 @@ def text_sources(settings: Settings) -> tuple[TextSource, TextSource | None]:
         CorpusError: There is no training text, or a file cannot be read or is not text.
     """
     train = named_text(settings, settings.train_file or find_training_text())
+    if settings.hold_out:
+        return train, None
     eval_names = settings.eval_file or find_eval_text(training_text=train.cache_path)
     if eval_names is None:
         return train, None

@@ -226,6 +226,17 @@ def add_bench(parser: Parser) -> None:
     add_json(parser)
 
 
+def add_race(parser: Parser) -> None:
+    """Add the options of `gpt-tui race`."""
+    text = "values of a setting to compare, the baseline first; may be repeated: every combination is a case"
+    parser.add_argument("--vary", metavar="KEY=A,B", action="append", default=[], help=text)
+    text = "runs per case, with the seeds from --seed on (default: 3)"
+    parser.add_argument("--seeds", metavar="N", type=int, default=3, help=text)
+    parser.add_argument("--steps", metavar="N", type=int, help="steps per run, in place of --minutes")
+    add_settings(parser)
+    add_json(parser)
+
+
 def add_tokenize(parser: Parser) -> None:
     """Add the options of `gpt-tui tokenize`."""
     text = "texts to encode and decode: files, folders or patterns"
@@ -297,6 +308,7 @@ COMMANDS = {
     ),
     "gradcheck": Command("check all gradients of the model", add_json, "gradcheck:gradcheck"),
     "bench": Command("measure throughput and profile a training step", add_bench, "bench:bench"),
+    "race": Command("compare settings by short runs with paired seeds", add_race, "race:race"),
     "tokenize": Command("tokenize a text and check the round trip", add_tokenize, "tokenize:tokenize"),
     "import": Command("convert a model of another program to a checkpoint", add_import, "import_model:import_model"),
     "serve": Command("show the app in a browser on this machine", add_serve, "serve:serve"),

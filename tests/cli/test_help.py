@@ -13,11 +13,11 @@ from tests.program import environment
 
 COMMANDS = (
     "train", "watch", "generate", "chat", "evaluate", "inspect", "export", "verify", "verify-resume", "gradcheck",
-    "bench", "tokenize", "import", "serve", "config",
+    "bench", "race", "tokenize", "import", "serve", "config",
 )  # fmt: skip
 TRAINING_OPTIONS = (
     "--train-only", "--preset", "--config", "--set", "--seed", "--threads", "--train-file", "--eval-file",
-    "--models-dir", "--resume", "--max-steps", "--overfit-tiny", "--overwrite", "--json", "--version",
+    "--models-dir", "--resume", "--max-steps", "--minutes", "--overfit-tiny", "--overwrite", "--json", "--version",
 )  # fmt: skip
 
 

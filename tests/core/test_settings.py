@@ -11,7 +11,7 @@ from gpt_core.config.presets import PRESETS, preset, shape_name
 from gpt_core.config.resolve import check_resumable, read_overrides, resolve
 from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 from gpt_core.config.toml_file import as_toml, changes_as_toml
-from gpt_core.config.validation import PATHS, checked, fields, groups, names_as_text, parsed
+from gpt_core.config.validation import PATHS, check_together, checked, fields, groups, names_as_text, parsed
 from gpt_core.errors import CheckpointError, ConfigError
 from tests.core.config_samples import config, refusal
 
@@ -336,3 +336,8 @@ def test_only_shape_tokenizer_document_optimizer_and_start_must_agree_with_a_che
 def test_settings_are_imported_without_numpy():
     code = "import sys, gpt_core.config.resolve; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+def test_a_held_out_end_and_an_eval_file_contradict_each_other():
+    with pytest.raises(ConfigError, match="hold_out: got true with eval_file"):
+        check_together(Settings(hold_out=True, eval_file="own.txt"))

@@ -1,0 +1,232 @@
+"""A race: runs that differ in a few settings, with paired seeds, compared by the scores in their logs.
+
+Each case is one combination of values; the first is the baseline. A seed gives every case the same order of the text,
+and the same first weights where the shapes are equal, so that differences between the runs of one seed are much smaller
+than those between two seeds: the mean of the paired differences and its standard error are what counts.
+
+Scores are bits per byte of held-out text, which compare models of any shape and tokenizer. By default this is the end
+of the training text (setting `hold_out`), never a text that other results are reported on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from gpt_core.bench.budget_rule import MEASUREMENTS, NO_LIMIT, Measurements, with_choice
+from gpt_core.config.presets import PRESETS
+from gpt_core.config.resolve import Overrides
+from gpt_core.config.settings import Settings
+from gpt_core.config.validation import unknown_name
+from gpt_core.errors import ConfigError, shown
+from gpt_core.progress import Progress, ignore_progress
+from gpt_core.training.events import AnyEvent, EvalCompleted, FullEvalCompleted, RunFinished, StepCompleted
+from gpt_core.training.fine_tuning import resolve_new
+from gpt_core.training.precision import choose_precision
+
+Axis = Literal["elapsed_s", "tokens"]
+TOLERANCE = 0.02  # of the limit: two runs with one deadline end within a step of it, not at the same moment
+EVALUATIONS = 20  # of a race of so many steps
+NOT_VARIED = frozenset({
+    "seed", "models_dir", "minutes", "max_steps", "train_file", "eval_file", "text_field", "encoding", "val_frac",
+    "hold_out", "eval_tokens", "overfit_tiny",
+})  # fmt: skip
+"""Settings that are the same in all runs of a race: their scores could not be compared, or they are its options."""
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One combination of the varied settings.
+
+    Attributes:
+        name: The values, such as "dropout=0.1 optimizer=muon".
+        settings: Settings of its runs, but for the seed and the folder.
+    """
+
+    name: str
+    settings: Settings
+
+
+class Point(NamedTuple):
+    """An evaluation: where it was made, and its score."""
+
+    tokens: float
+    elapsed_s: float
+    bits_per_byte: float
+
+
+class Curve(NamedTuple):
+    """Evaluations of a run in order, the tokens per second of the run, and why it ended ("" if it has not)."""
+
+    points: tuple[Point, ...]
+    tokens_per_s: float
+    reason: str
+
+    @property
+    def is_finished(self) -> bool:
+        """True if the run has ended by itself."""
+        return self.reason not in ("", "stopped")
+
+    def best_within(self, axis: Axis, limit: float) -> float:
+        """Return the best score up to a time or a number of tokens; NaN without an evaluation up to there.
+
+        Between two evaluations the score is interpolated.
+        """
+        within = [point for point in self.points if getattr(point, axis) <= limit * (1 + TOLERANCE)]
+        if not within:
+            return math.nan
+        scores = [point.bits_per_byte for point in within]
+        if len(within) < len(self.points):
+            before, after = within[-1], self.points[len(within)]
+            start, end = getattr(before, axis), getattr(after, axis)
+            part = max(0.0, limit - start) / (end - start)
+            scores.append(before.bits_per_byte + part * (after.bits_per_byte - before.bits_per_byte))
+        return min(scores)
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Paired differences to the baseline in bits per byte, by seed; negative is better.
+
+    Attributes:
+        mean: Their mean.
+        standard_error: Standard error of the mean; None for one seed.
+        values: The differences, None where a run has no evaluation up to the common limit.
+    """
+
+    mean: float | None
+    standard_error: float | None
+    values: list[float | None]
+
+
+class CaseResult(msgspec.Struct, frozen=True):
+    """Result of one case.
+
+    Attributes:
+        name: Name of the case.
+        bits_per_byte: Best score of each run, by seed; None without an evaluation.
+        tokens_per_s: Mean throughput of its runs, evaluations included.
+        equal_time: Difference to the baseline, each pair up to the time of the run that ended first.
+        equal_tokens: Likewise, up to the tokens of the run that read fewer.
+    """
+
+    name: str
+    bits_per_byte: list[float | None]
+    tokens_per_s: float
+    equal_time: Difference | None = None
+    equal_tokens: Difference | None = None
+
+
+def curve_of(events: Iterable[AnyEvent]) -> Curve:
+    """Return the evaluations of a run from its log: those between its steps, else the last."""
+    last: StepCompleted | None = None
+    points: list[Point] = []
+    reason = ""
+    for event in events:
+        match event:
+            case StepCompleted():
+                last, reason = event, ""
+            case EvalCompleted() if last is not None and math.isfinite(event.bits_per_byte):
+                points.append(Point(last.tokens, last.elapsed_s, event.bits_per_byte))
+            case FullEvalCompleted() if last is not None and not points and math.isfinite(event.bits_per_byte):
+                points.append(Point(last.tokens, last.elapsed_s, event.bits_per_byte))
+            case RunFinished():
+                reason = event.reason
+    rate = last.tokens / last.elapsed_s if last is not None and last.elapsed_s > 0 else 0.0
+    return Curve(tuple(points), rate, reason)
+
+
+def difference(baseline: Sequence[Curve], other: Sequence[Curve], axis: Axis) -> Difference:
+    """Return the paired differences of runs to those of the baseline with the same seeds.
+
+    Each pair is compared up to the time, or the tokens, of the run that ended first. A run with a cooldown that has
+    come further is then judged before its cooldown has ended.
+    """
+    values: list[float | None] = []
+    for left, right in zip(baseline, other, strict=True):
+        if not (left.points and right.points):
+            values.append(None)
+            continue
+        limit = min(getattr(curve.points[-1], axis) for curve in (left, right))
+        value = right.best_within(axis, limit) - left.best_within(axis, limit)
+        values.append(value if math.isfinite(value) else None)
+    known = [value for value in values if value is not None]
+    error = statistics.stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None
+    return Difference(statistics.mean(known) if known else None, error, values)
+
+
+def race_results(curves: Mapping[str, Sequence[Curve]]) -> list[CaseResult]:
+    """Return the results of the cases of a race, the first of which is the baseline; curves are in order of seeds."""
+    baseline = next(iter(curves.values()))
+    results = []
+    for number, (name, runs) in enumerate(curves.items()):
+        best = [min((point.bits_per_byte for point in run.points), default=None) for run in runs]
+        rate = statistics.mean(run.tokens_per_s for run in runs)
+        compared = [difference(baseline, runs, axis) for axis in ("elapsed_s", "tokens")] if number else [None, None]
+        results.append(CaseResult(name, best, rate, *compared))
+    return results
+
+
+# ---- cases
+
+
+def race_cases(
+    overrides: Overrides, vary: Sequence[str], *, steps: int = 0, measurements: Measurements = MEASUREMENTS,
+    progress: Progress = ignore_progress,
+) -> list[Case]:  # fmt: skip
+    """Return the cases of a race: each combination of the values in `vary`, the last setting varying fastest.
+
+    Args:
+        overrides: Requested settings of all runs, `minutes` among them unless `steps` is given.
+        vary: Texts such as "dropout=0,0.1"; `preset` may be varied, too.
+        steps: Steps of each run; 0 for a time budget.
+        measurements: Measurements of the rule for time budgets, which chooses once for all cases of one preset.
+        progress: Receives the progress of the measurements.
+
+    Raises:
+        GptError: A setting or value is not valid, or may not be varied.
+    """
+    values = [_values(text) for text in vary]
+    names = [name for name, _ in values]
+    if repeated := next((name for name in names if names.count(name) > 1), ""):
+        raise ConfigError(f"--vary {repeated}: got it twice, expected all values in one list: {repeated}=A,B,C")
+    rest: dict[str, object] = {"patience": 0, "epsilon": 0.0, "max_epochs": NO_LIMIT, "hold_out": True}
+    if overrides.value("eval_file"):
+        rest["hold_out"] = False
+    if steps:
+        rest |= {"max_steps": steps, "eval_every_steps": _evaluation_interval(steps)}
+    base = overrides._replace(layers=(("race", rest), *overrides.layers))
+    chosen: dict[str | None, Overrides] = {}
+    cases = []
+    for combination in itertools.product(*(choices for _, choices in values)):
+        changes = dict(zip(names, combination, strict=True))
+        preset = changes.pop("preset", base.preset)
+        if preset not in chosen:
+            chosen[preset] = with_choice(base._replace(preset=preset), measurements, progress)[0]
+        settings = resolve_new(chosen[preset].override("--vary", changes)).settings
+        settings = msgspec.structs.replace(settings, precision=choose_precision(settings).products)
+        cases.append(
+            Case(" ".join(f"{name}={value}" for name, value in zip(names, combination, strict=True)), settings)
+        )
+    return cases
+
+
+def _values(text: str) -> tuple[str, list[str]]:
+    """Return the name and the values in a text such as "dropout=0,0.1". Raises ConfigError."""
+    name, _, listed = text.partition("=")
+    name, values = name.strip(), [value.strip() for value in listed.split(",") if value.strip()]
+    if name in NOT_VARIED:
+        raise ConfigError(f"--vary {name}: expected a setting that changes how a run learns, not what it is scored on")
+    if len(values) < 2 or len(set(values)) < len(values):
+        raise ConfigError(f"--vary: got {shown(text)}, expected KEY=A,B with two or more different values")
+    if name == "preset" and (unknown := next((value for value in values if value not in PRESETS), "")):
+        raise ConfigError(unknown_name("preset", unknown, PRESETS))
+    return name, values
+
+
+def _evaluation_interval(steps: int) -> int:
+    """Return the smallest divisor of `steps` that gives at most EVALUATIONS evaluations: the last step is one."""
+    return next(n for n in range(max(1, math.ceil(steps / EVALUATIONS)), steps + 1) if steps % n == 0)

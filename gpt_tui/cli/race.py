@@ -1,0 +1,242 @@
+"""`gpt-tui race`: train short runs that differ in a few settings, with paired seeds, and compare their scores.
+
+The runs are in one folder, each in its own subfolder, with `race.json`, which holds the settings of the cases. The same
+command continues an interrupted race: finished runs are not repeated, and an interrupted run is resumed.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import closing
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gpt_core import files
+from gpt_core.bench.race import Case, CaseResult, Curve, Difference, curve_of, race_cases, race_results
+from gpt_core.checkpoints.replacement import METRICS
+from gpt_core.checkpoints.store import CheckpointStore, resume_candidates
+from gpt_core.config.resolve import Overrides, read_overrides
+from gpt_core.config.settings import Settings
+from gpt_core.errors import EXIT_OK, ConfigError, InputError
+from gpt_core.training.events import AnyEvent
+from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.request import LoadedCheckpoint, RunRequest, load_checkpoint
+from gpt_tui.cli.options import setting_sources
+from gpt_tui.headless.progress_line import ProgressLine
+from gpt_tui.headless.runner import follow, open_trainer
+from gpt_tui.headless.signals import RunSignals
+from gpt_tui.session.run_preview import shown_path
+from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.formatting import integer
+from gpt_tui.shared.sanitize import one_line
+
+FOLDER, MANIFEST = "race", "race.json"
+MAX_SEEDS = 1000
+MAX_MANIFEST_BYTES = 1 << 24
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Contents of `race.json`.
+
+    Attributes:
+        requested: What was requested, but for the number of seeds, which may grow.
+        cases: The cases, the baseline first.
+    """
+
+    requested: dict[str, Any]
+    cases: list[Case]
+
+
+class RaceRun(NamedTuple):
+    """One run of a race."""
+
+    case: Case
+    seed: int
+    folder: Path
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the run."""
+        return msgspec.structs.replace(self.case.settings, seed=self.seed, models_dir=str(self.folder))
+
+    def curve(self) -> Curve:
+        """Return the scores in its log. Raises ConfigError if the log cannot be read."""
+        return curve_of(read_metrics(self.folder / METRICS))
+
+
+class RaceReporter:
+    """Reporter of one run of a race: a progress line on standard error."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._line = what, ProgressLine()
+
+    def preparing(self, stage: str, share: float) -> None:
+        """Show the progress of the setup."""
+        self._line(f"{self._what}: {stage}", share)
+
+    def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
+        """Show the fraction of the run that is over."""
+        started = history.started
+        if started is not None:
+            share = history.elapsed_s / (60 * started.minutes) if started.minutes else history.step / started.max_steps
+            self._line(self._what, min(1.0, share))
+
+    def close(self) -> None:
+        """Clear the line."""
+        self._line.__exit__(None, None, None)
+
+
+def race(options: Namespace) -> int:
+    """Run `gpt-tui race`: train what is missing, and print a table or one JSON object."""
+    overrides = read_overrides(**setting_sources(options))
+    check_options(options, overrides)
+    folder = Path(FOLDER if options.models_dir is None else str(overrides.value("models_dir")))
+    cases = cases_in(folder, options, overrides)
+    first = int(str(overrides.value("seed")))
+    runs = [
+        RaceRun(case, seed, folder / f"{case.name} seed={seed}".replace("/", "-").replace(" ", ","))
+        for seed in range(first, first + options.seeds)
+        for case in cases
+    ]
+    for number, run in enumerate(runs):
+        if not run.curve().is_finished and (code := train(run, f"run {number + 1} of {len(runs)}")):
+            command = "the same command continues the race"
+            print(f"gpt-tui: stopped; {number} of {len(runs)} runs are finished; {command}", file=sys.stderr)
+            return code
+    report(folder, cases, runs, as_json=options.json)
+    return EXIT_OK
+
+
+def check_options(options: Namespace, overrides: Overrides) -> None:
+    """Raise InputError for options that are missing or contradict each other."""
+    minutes = overrides.value("minutes")
+    if options.max_steps is not None or overrides.value("overfit_tiny"):
+        raise InputError("--max-steps and --overfit-tiny have no effect here: use --steps or --minutes")
+    if options.steps is not None and options.steps < 1:
+        raise InputError(f"got --steps {options.steps}, expected at least 1")
+    if bool(minutes) == (options.steps is not None):
+        got = "both" if minutes else "neither"
+        raise InputError(f"got {got} of --minutes and --steps, expected one: the length of each run")
+    if not 1 <= options.seeds <= MAX_SEEDS:
+        raise InputError(f"got --seeds {options.seeds}, expected 1 to {MAX_SEEDS}")
+    if not options.vary:
+        raise InputError("got no --vary, expected what to compare, such as --vary weight_decay=0.1,0.3")
+
+
+def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Case]:
+    """Return the cases of the race in a folder, which are written there when it starts.
+
+    Raises:
+        ConfigError: The folder has another race, or cannot be written.
+        GptError: A setting is not valid.
+    """
+    requested = msgspec.json.decode(
+        msgspec.json.encode(
+            {"vary": options.vary, "steps": options.steps, "preset": overrides.preset, "settings": overrides.layers}
+        )
+    )
+    found = read_manifest(folder)
+    if found is not None:
+        if found.requested != requested:
+            raise ConfigError(f"{folder} has another race; choose another folder with --models-dir")
+        return found.cases
+    with ProgressLine() as waiting:
+        cases = race_cases(overrides, options.vary, steps=options.steps or 0, progress=waiting)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = msgspec.json.format(msgspec.json.encode(Manifest(requested, cases)), indent=1)
+        files.replace_file(folder / MANIFEST, [text])
+    except OSError as error:
+        reason = files.reason(error)
+        raise ConfigError(f"{folder} cannot be written: {reason}; choose another --models-dir") from None
+    return cases
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest of a race, None if the folder has none. Raises ConfigError if it cannot be read."""
+    path = folder / MANIFEST
+    try:
+        with files.open_regular(path) as file:
+            return msgspec.json.decode(file.read(MAX_MANIFEST_BYTES), type=Manifest)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {files.reason(error)}; choose another --models-dir") from None
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} is not of a race ({one_line(str(error), 200)}); choose another --models-dir"
+        ) from None
+
+
+def train(run: RaceRun, which: str) -> int:
+    """Train a run to its end, from its newest checkpoint if it has one; return the exit code of a signal, 0 for none.
+
+    Raises the errors of `open_run` and of the trainer.
+    """
+    request = RunRequest(run.settings, overwrite=True)
+    if resume_candidates(CheckpointStore(run.folder).list()):
+        checkpoint, damaged = load_checkpoint("newest", run.folder)
+        request = RunRequest(
+            run.settings, resume=checkpoint.path, passed_over=damaged, loaded=LoadedCheckpoint(checkpoint)
+        )
+    with RunSignals() as signals, closing(RaceReporter(f"{which}, {run.case.name}, seed {run.seed}")) as reporter:
+        follow(open_trainer(request, reporter, signals), reporter)
+    gc.collect()  # a run is a few cycles of references, and as large as the next
+    return signals.exit_code
+
+
+# ---- result
+
+
+def report(folder: Path, cases: Sequence[Case], runs: Sequence[RaceRun], *, as_json: bool) -> None:
+    """Print the results of the race."""
+    by_case = {
+        name: [run.curve() for run in own]
+        for name, own in groupby(sorted(runs, key=lambda run: cases.index(run.case)), key=lambda run: run.case.name)
+    }
+    results = race_results(by_case)
+    settings = cases[0].settings
+    seeds = sorted({run.seed for run in runs})
+    if as_json:
+        found = {
+            "folder": str(folder), "minutes": settings.minutes, "steps": settings.max_steps, "seeds": seeds,
+            "held_out": not settings.eval_file, "cases": results,
+        }  # fmt: skip
+        print(msgspec.json.encode(found).decode())
+        return
+    length = f"{settings.minutes:g} minutes" if settings.minutes else f"{integer(settings.max_steps)} steps"
+    text = "the eval text" if settings.eval_file else "the held-out end of the training text"
+    print(
+        f"{length} per run, {len(seeds)} paired seed{'s' * (len(seeds) != 1)}: bits per byte of {text}, lower is better"
+    )
+    print("\n".join(table(results)))
+    print(f"± is the standard error of the mean of the paired differences; runs in {one_line(shown_path(folder))}/")
+
+
+def table(results: Sequence[CaseResult]) -> list[str]:
+    """Return the lines of the table."""
+    width = max(len("case"), *(len(one_line(result.name)) for result in results))
+    lines = [f"{'case':<{width}}  {'bits/byte':>9}  {'at equal time':>18}  {'at equal tokens':>18}  {'tokens/s':>8}"]
+    for result in results:
+        known = [score for score in result.bits_per_byte if score is not None]
+        mean = f"{sum(known) / len(known):.4f}" if known else "–"
+        lines.append(
+            f"{one_line(result.name):<{width}}  {mean:>9}  {difference_text(result.equal_time):>18}  "
+            f"{difference_text(result.equal_tokens):>18}  {integer(round(result.tokens_per_s)):>8}"
+        )
+    return lines
+
+
+def difference_text(found: Difference | None) -> str:
+    """Return a difference: `-0.0123 ± 0.0021`; "baseline" for None."""
+    if found is None:
+        return "baseline"
+    if found.mean is None:
+        return "–"
+    return f"{found.mean:+.4f}" + (f" ± {found.standard_error:.4f}" if found.standard_error is not None else "")

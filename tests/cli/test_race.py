@@ -1,0 +1,165 @@
+"""`gpt-tui race`: runs in one folder, resumed by the same command, compared in a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.events import RunStarted
+from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.trainer import Trainer
+from gpt_tui.cli import main as cli
+from gpt_tui.cli import race as command
+from gpt_tui.session.run_finder import log_folders
+from tests.program import tiny, write_texts
+
+RACE = [
+    "race",
+    "--steps",
+    "8",
+    "--seeds",
+    "2",
+    "--vary",
+    "learning_rate=0.01,0.0001",
+    *tiny("threads=1", "eval_every_steps=4"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_texts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+def race(*more: str) -> int:
+    return cli.main([*RACE, *more])
+
+
+def test_a_race_trains_each_case_with_each_seed_and_prints_the_differences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert race() == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == (
+        "8 steps per run, 2 paired seeds: bits per byte of the held-out end of the training text, lower is better"
+    )
+    assert lines[1].split() == ["case", "bits/byte", "at", "equal", "time", "at", "equal", "tokens", "tokens/s"]
+    assert lines[2].startswith("learning_rate=0.01 ")
+    assert lines[2].count("baseline") == 2
+    assert lines[3].startswith("learning_rate=0.0001 ")
+    assert lines[3].count(" ± ") == 2
+    assert lines[4].endswith("runs in race/")
+    assert err == ""
+    assert len(log_folders([tmp_path])) == 4  # which the Runs tab lists
+
+
+def test_the_runs_of_one_seed_begin_with_the_same_loss_and_those_of_two_seeds_do_not() -> None:
+    race()
+    first = {
+        path.name: next(event.loss for event in read_metrics(path / "metrics.jsonl") if hasattr(event, "grad_norm"))
+        for path in Path("race").iterdir()
+        if path.is_dir()
+    }
+    assert first["learning_rate=0.01,seed=0"] == first["learning_rate=0.0001,seed=0"]
+    assert first["learning_rate=0.01,seed=0"] != first["learning_rate=0.01,seed=1"]
+
+
+def test_the_runs_are_scored_on_the_end_of_the_training_text_though_there_is_an_eval_text() -> None:
+    race()
+    started = next(read_metrics(next(Path("race").glob("*/metrics.jsonl"))))
+    assert isinstance(started, RunStarted)
+    assert started.eval_file == started.train_file == "data/raw/train.en"
+
+
+def test_json_has_every_score_and_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert race("--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["steps"], found["seeds"], found["held_out"]) == (8, [0, 1], True)
+    baseline, other = found["cases"]
+    assert baseline["equal_time"] is None
+    pairs = zip(other["bits_per_byte"], baseline["bits_per_byte"], strict=True)
+    assert other["equal_tokens"]["values"] == pytest.approx([right - left for right, left in pairs])
+    assert other["equal_tokens"]["mean"] > 0  # a rate that is too low
+
+
+def test_the_same_command_repeats_no_finished_run_and_prints_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    race()
+    first = capsys.readouterr().out
+
+    def fail(*_: object) -> int:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(command, "train", fail)
+    assert race() == 0
+    assert capsys.readouterr().out == first
+
+
+def test_more_seeds_train_only_the_missing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    race()
+    trained = []
+    original = command.train
+    monkeypatch.setattr(command, "train", lambda run, which: trained.append((run.seed, which)) or original(run, which))
+    assert cli.main([*RACE[:4], "3", *RACE[5:]]) == 0
+    assert trained == [(2, "run 5 of 6"), (2, "run 6 of 6")]
+
+
+def test_an_interrupted_run_is_resumed_and_equals_an_uninterrupted_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    race("--models-dir", "whole", "--json")
+    whole = json.loads(capsys.readouterr().out)["cases"]
+
+    def stop_at_3(trainer: Trainer, _reporter: object) -> None:
+        for _ in trainer.events():
+            if trainer.step >= 3:
+                trainer.requests.stop()
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(command, "follow", stop_at_3)
+        stopped.setattr(command.RunSignals, "exit_code", 130)
+        assert race() == 130
+    assert "stopped; 0 of 4 runs are finished; the same command continues the race" in capsys.readouterr().err
+    assert race("--json") == 0
+    again = json.loads(capsys.readouterr().out)["cases"]
+    assert [case["bits_per_byte"] for case in again] == [case["bits_per_byte"] for case in whole]
+
+
+def test_another_race_in_the_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    race()
+    capsys.readouterr()
+    assert race("--set", "layers=2") == 2
+    assert "race has another race; choose another folder with --models-dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--vary", "layers=1,2"], "got neither of --minutes and --steps, expected one"),
+        (["--vary", "layers=1,2", "--minutes", "1", "--steps", "3"], "got both of --minutes and --steps"),
+        (["--minutes", "1"], "got no --vary, expected what to compare"),
+        (["--vary", "layers=1,2", "--steps", "3", "--seeds", "0"], "got --seeds 0, expected 1 to 1000"),
+        (["--vary", "layers=1,2", "--steps", "0"], "got --steps 0, expected at least 1"),
+        (["--vary", "layers=1,2", "--max-steps", "3"], "--max-steps and --overfit-tiny have no effect here"),
+        (["--vary", "layers=1", "--steps", "3"], "expected KEY=A,B with two or more different values"),
+    ],
+)
+def test_invalid_options_are_one_line_errors(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["race", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+    assert not Path("race").exists()
+
+
+def test_a_damaged_manifest_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("race").mkdir()
+    Path("race/race.json").write_text("{}")
+    assert race() == 2
+    assert "race/race.json is not of a race" in capsys.readouterr().err

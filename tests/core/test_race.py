@@ -1,0 +1,135 @@
+"""A race: paired differences from the logs of runs, and its cases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from gpt_core.bench.budget_rule import COOLDOWN, Measurements
+from gpt_core.bench.estimate import CorpusStats, StepTime
+from gpt_core.bench.race import Curve, Point, curve_of, difference, race_cases, race_results
+from gpt_core.config.presets import preset
+from gpt_core.config.resolve import read_overrides
+from gpt_core.errors import ConfigError
+from gpt_core.training import events as ev
+
+
+def curve(*scores: float, every_s: float = 10.0, every_tokens: int = 1000, reason: str = "max_steps") -> Curve:
+    """Return a curve with an evaluation every few seconds."""
+    points = tuple(Point(n * every_tokens, n * every_s, score) for n, score in enumerate(scores, start=1))
+    return Curve(points, 100.0, reason)
+
+
+def measurements() -> Measurements:
+    def time(settings: object) -> StepTime:
+        return StepTime(0.025, 0.0)
+
+    return Measurements(lambda _: CorpusStats("a", 1, "", 1_200_000, 1, True), time, lambda: None)
+
+
+def test_a_curve_has_the_place_of_each_evaluation_and_the_reason_for_the_end() -> None:
+    step = ev.StepCompleted(1, 0, 5.0, 150.0, 1e-3, 1.0, 64, 640.0, 0.1)
+    events = [step, ev.EvalCompleted(1, 5.0, 150.0, 0.1, 2.5), ev.EvalCompleted(1, math.nan, 1.0, 0.0, math.nan)]
+    assert curve_of(events) == Curve((Point(64, 0.1, 2.5),), pytest.approx(640), "")
+    assert not curve_of(events).is_finished
+    assert not curve_of([*events, ev.RunFinished("stopped", 1)]).is_finished
+    assert curve_of([*events, ev.RunFinished("deadline", 1)]).is_finished
+    resumed = [*events, ev.RunFinished("deadline", 1), step]
+    assert not curve_of(resumed).is_finished
+
+
+def test_the_best_score_within_a_limit_is_interpolated_between_evaluations() -> None:
+    run = curve(3.0, 2.0, 2.5)
+    assert run.best_within("elapsed_s", 10) == 3.0
+    assert run.best_within("elapsed_s", 15) == pytest.approx(2.5)
+    assert run.best_within("elapsed_s", 30) == run.best_within("tokens", 3000) == 2.0
+    assert math.isnan(run.best_within("elapsed_s", 5))
+
+
+def test_differences_are_paired_and_their_spread_is_that_of_the_pairs() -> None:
+    baseline = [curve(2.0, 1.8), curve(3.0, 2.8), curve(2.5, 2.3)]
+    other = [curve(2.0, 1.7), curve(3.0, 2.71), curve(2.5, 2.19)]
+    found = difference(baseline, other, "elapsed_s")
+    assert found.values == pytest.approx([-0.1, -0.09, -0.11])
+    assert found.mean == pytest.approx(-0.1)
+    assert found.standard_error == pytest.approx(0.01 / math.sqrt(3))
+
+
+def test_a_slower_run_is_behind_at_equal_time_and_not_at_equal_tokens() -> None:
+    fast = curve(3.0, 2.0, 1.5, 1.2)
+    slow = curve(3.0, 2.0, 1.5, 1.2, every_s=20.0)
+    assert difference([fast], [slow], "elapsed_s").mean == pytest.approx(2.0 - 1.2)
+    assert difference([fast], [slow], "tokens").mean == 0.0
+
+
+def test_two_runs_with_one_deadline_are_compared_at_their_ends() -> None:
+    early = Curve((Point(1000, 50.0, 2.0), Point(2000, 100.0, 1.0)), 20.0, "deadline")
+    late = Curve((Point(1000, 50.0, 2.0), Point(2000, 101.0, 1.0)), 20.0, "deadline")
+    assert difference([early], [late], "elapsed_s").mean == 0.0
+
+
+def test_one_seed_has_no_spread_and_a_run_without_evaluation_no_difference() -> None:
+    assert difference([curve(2.0)], [curve(1.9)], "tokens").standard_error is None
+    missing = difference([curve(2.0), curve(2.0)], [curve(), curve(1.5)], "tokens")
+    assert (missing.mean, missing.values) == (-0.5, [None, -0.5])
+    assert difference([curve(2.0)], [curve()], "tokens").mean is None
+
+
+def test_the_first_case_is_the_baseline() -> None:
+    first, second = race_results({"a": [curve(2.0, 1.5)], "b": [curve(2.0, 1.4)]})
+    assert (first.name, first.bits_per_byte, first.equal_time) == ("a", [1.5], None)
+    assert second.equal_time is not None
+    assert second.equal_time.mean == pytest.approx(-0.1)
+
+
+def test_the_cases_are_all_combinations_with_the_baseline_first() -> None:
+    cases = race_cases(read_overrides(), ["weight_decay=0.1,0.3", "layers=4,2"], steps=200)
+    assert [case.name for case in cases] == [
+        "weight_decay=0.1 layers=4", "weight_decay=0.1 layers=2", "weight_decay=0.3 layers=4",
+        "weight_decay=0.3 layers=2",
+    ]  # fmt: skip
+    assert [(case.settings.weight_decay, case.settings.layers) for case in cases][-1] == (0.3, 2)
+    assert {case.settings.precision for case in cases} <= {"float32", "bfloat16"}
+
+
+def test_nothing_but_the_steps_ends_a_run_and_the_last_step_is_evaluated() -> None:
+    settings = race_cases(read_overrides(), ["seq_len=64,32"], steps=130)[0].settings
+    assert (settings.max_steps, settings.patience, settings.epsilon) == (130, 0, 0.0)
+    assert (settings.eval_every_steps, 130 % settings.eval_every_steps) == (10, 0)
+    assert race_cases(read_overrides(), ["seq_len=64,32"], steps=23)[0].settings.eval_every_steps == 23
+
+
+def test_the_runs_are_scored_on_the_end_of_the_training_text_unless_an_eval_text_is_named() -> None:
+    assert race_cases(read_overrides(), ["layers=1,2"], steps=10)[0].settings.hold_out
+    named = read_overrides(options={"eval_file": "own.txt"})
+    assert not race_cases(named, ["layers=1,2"], steps=10)[0].settings.hold_out
+
+
+def test_a_time_budget_chooses_once_for_all_cases_of_a_preset() -> None:
+    overrides = read_overrides(options={"minutes": 1})
+    cases = race_cases(overrides, ["cooldown=0.5,0.2"], measurements=measurements())
+    assert [case.settings.cooldown for case in cases] == [0.5, 0.2]
+    assert cases[0].settings.warmup_steps == cases[1].settings.warmup_steps
+    by_preset = race_cases(overrides, ["preset=nano,micro"], measurements=measurements())
+    assert [case.settings.shape for case in by_preset] == [preset("nano").shape, preset("micro").shape]
+    assert {case.settings.cooldown for case in by_preset} == {COOLDOWN}
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        (["layers=2"], "expected KEY=A,B with two or more different values"),
+        (["layers"], "expected KEY=A,B"),
+        (["layers=2,2"], "different values"),
+        (["seed=1,2"], "expected a setting that changes how a run learns"),
+        (["minutes=1,2"], "expected a setting that changes how a run learns"),
+        (["layers=2,3", "layers=4,5"], "got it twice"),
+        (["layer=2,3"], "unknown setting"),
+        (["layers=2,x"], "layers: got"),
+        (["preset=nano,huge"], "unknown preset"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused(vary: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        race_cases(read_overrides(), vary, steps=10)
