@@ -143,6 +143,8 @@ KEYS: tuple[Key, ...] = (
     Key("charts.right", "right", "pan(0.25)", "Pan right", "Pan right", "charts"),
     Key("inside.tokens", "1", "view('tokens')", "View: Tokens", "Tokens: surprise, and what the model expected",
         "inside"),
+    Key("inside.lens", "2", "view('lens')", "View: Lens", "Lens: the prediction after each part", "inside"),
+    Key("inside.attention", "3", "view('attention')", "View: Attention", "Attention: where each head looks", "inside"),
     Key("inside.next_view", "n,right_square_bracket", "step_view(1)", "Next view", "Show the next view", "inside",
         footer=True),
     Key("inside.previous_view", "p,left_square_bracket", "step_view(-1)", "Previous view", "Show the previous view",

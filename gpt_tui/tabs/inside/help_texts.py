@@ -9,4 +9,15 @@ HELP: dict[str, str] = {
     "undecided the model was, whatever came. Try: find the first letters of words. They are surprising, and the rest "
     "of the word is not: the model has learned to spell before it has learned what to say. Enter moves to the list; "
     "Enter on one of its tokens generates from there.",
+    "lens": "Lens: what the model would predict if it ended earlier. Each column is a position, each row a part of the "
+    "model: the embedding, then each layer's attention and MLP. A cell is the most probable next token if the final "
+    "norm and the head were applied right there, its colour the probability; ✓ marks the token that follows. The "
+    "last row is the prediction of the model. Read a column from top to bottom: the layers agree on a token step by "
+    "step. Try: find a position where the last row is right, and look for the layer that decides.",
+    "attention": "Attention: which tokens each head reads. Each small picture is a head, a row per token, a column per "
+    "token that it attends to; the colour is the square root of the weight, so that small weights show. The chosen "
+    "head is enlarged, and the text below is coloured by its attention from the token under the cursor. Left and right "
+    "choose the token, up and down the layer, comma and period the head. Look for a line beside the diagonal (the "
+    "previous token), a bright first column (the first token), and stripes (a repeated text). Try: compare with the "
+    "model before the first step, beside (b): its attention is even.",
 }

@@ -156,7 +156,7 @@ class InsideTab(Vertical):
         asked = (self._view.name, models, text, self._view.needs(self._cursor, size), self._version)
         if asked == self._asked:
             return
-        self._asked = asked
+        self._asked, self._progress = asked, ""
         self._canvas(1).display = len(models) > 1
         if text.kind in MISSING_TEXTS and not text.text:
             self._worker.cancel()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpt_tui.tabs.inside.views.attention import AttentionView
+from gpt_tui.tabs.inside.views.lens import LensView
 from gpt_tui.tabs.inside.views.tokens import TokensView
 from gpt_tui.tabs.inside.views.view import InsideView
 
-VIEWS: tuple[InsideView[Any], ...] = (TokensView(),)
+VIEWS: tuple[InsideView[Any], ...] = (TokensView(), LensView(), AttentionView())
 
 
 def view_named(name: str) -> InsideView[Any]:

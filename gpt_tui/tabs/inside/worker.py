@@ -136,24 +136,24 @@ class InsideWorker:
             if request is None:
                 self._source.release()
                 continue
-            with suppress(SupersededError, RuntimeError):  # RuntimeError: the app has ended
+            with suppress(SupersededError):
                 self._compute(request)
 
     def _compute(self, request: Request) -> None:
-        self._progressed_s = 0.0
+        self._progressed_s = time.monotonic()  # short work shows no progress
         first: Held | None = None
         for side, model in enumerate(request.models):
             try:
                 first = self._compute_side(request, side, model, first)
-            except (SupersededError, RuntimeError):
+            except SupersededError:
                 raise
             except GptError as error:
-                self._post(Computed(request.number, side, one_line(str(error))))
+                self._send(Computed(request.number, side, one_line(str(error))))
             except Exception as error:
                 text = f"{request.view.name} failed: {type(error).__name__}: {one_line(str(error), 200)}"
-                self._post(Computed(request.number, side, text))
+                self._send(Computed(request.number, side, text))
         self._source.keep(request.models)
-        self._post(Progressed(request.number, ""))
+        self._send(Progressed(request.number, ""))
 
     def _compute_side(self, request: Request, side: int, model: str, first: Held | None) -> Held:
         """Compute the results for one model; `first` is the other one, if there is one. Return the model."""
@@ -164,7 +164,7 @@ class InsideWorker:
             if now_s - self._progressed_s >= PROGRESS_INTERVAL_S:
                 self._progressed_s = now_s
                 done = f" {fraction:.0%}" if fraction else ""
-                self._post(Progressed(request.number, f"{words}{done}"))
+                self._send(Progressed(request.number, f"{words}{done}"))
 
         held = self._source.load(model, request.version, first, progress)
         subject = self._source.subject(held, request.text, first, progress)
@@ -173,8 +173,13 @@ class InsideWorker:
         task = Task(subject, extent.clamped(request.cursor), request.size, request.run)
         for result in request.view.compute(task):
             self._check(request)
-            self._post(Computed(request.number, side, Outcome(held.name, extent, subject.total, result)))
+            self._send(Computed(request.number, side, Outcome(held.name, extent, subject.total, result)))
         return held
+
+    def _send(self, message: Message) -> None:
+        """Post a message; after the app has ended, without effect."""
+        with suppress(RuntimeError):
+            self._post(message)
 
     def _check(self, request: Request) -> None:
         """Raise SupersededError if another request waits, or none is wanted."""

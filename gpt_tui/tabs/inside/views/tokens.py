@@ -19,6 +19,7 @@ from gpt_tui.tabs.inside.views.view import (
     Move,
     Span,
     Task,
+    fitted,
     moved,
     shortened,
     side_by_side,
@@ -53,10 +54,10 @@ class TokensView(InsideView[TokenPredictions]):
         passage, text_width = passage_of(result), width_of_text(width)
         if text_width < width:
             text = [legend(result, text_width), *passage_rows(passage, frame.cursor, text_width, height - 1)]
-            return side_by_side(text, panel_lines(result, frame, PANEL_WIDTH, height), width - PANEL_WIDTH)
+            return side_by_side(text, panel_lines(result, frame, PANEL_WIDTH, height), width - PANEL_WIDTH)[:height]
         panel = panel_lines(result, frame, width, max(MIN_PANEL_ROWS, height - 2 - MIN_PASSAGE_ROWS))
         text = [legend(result, width), *passage_rows(passage, frame.cursor, width, max(1, height - 2 - len(panel)))]
-        return [*text, (), *panel][:height]
+        return [fitted(line, width) for line in [*text, (), *panel][:height]]
 
     def moved(self, result: TokenPredictions, frame: Frame, move: Move) -> Cursor:
         """Return the cursor: up and down are lines of the text, or rows of the list while the cursor is in it."""

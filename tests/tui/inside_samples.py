@@ -1,0 +1,112 @@
+"""Results of the Inside tab's views with fixed numbers, and a small model that can be looked at."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import initial_parameters
+from gpt_core.tokenizers.pieces import PieceTokenizer
+from gpt_tui.session.inside.predictions import Alternative, TokenPredictions
+from gpt_tui.session.inside.subject import Subject
+from gpt_tui.tabs.inside.views.attention import AttentionResult
+from gpt_tui.tabs.inside.views.lens import LensResult
+from gpt_tui.tabs.inside.views.pixels import pooled
+
+TEXT = "It was a dark night, and the sea was calm and the sea was dark and the night was calm."
+SHAPE = ModelShape(d_model=16, hidden_size=32, vocab_size=300, num_heads=2, seq_len=48, layers=3)
+WORDS = ["It", "␣was", "␣a", "␣dark", "␣n", "ight", ",", "␣and", "␣the", "␣sea", "\\n", "was", "␣calm", "."]
+
+
+def small_tokenizer(vocab_size: int = SHAPE.vocab_size) -> PieceTokenizer:
+    """Return a tokenizer of the text."""
+    return PieceTokenizer.train([TEXT.encode()], vocab_size)
+
+
+def small_subject(text: str = TEXT) -> Subject:
+    """Return a model with random weights, and a text."""
+    tokenizer = small_tokenizer()
+    ids = np.array([tokenizer.BOS, *tokenizer.encode(text.encode()).tolist()], np.int32)[: SHAPE.seq_len]
+    return Subject(GPT(initial_parameters(SHAPE, 3)), tokenizer, ids, len(ids))
+
+
+def save_model(folder: Path, kind: str = "latest", seed: int = 3, shape: ModelShape = SHAPE) -> Path:
+    """Save a checkpoint with random weights, and return its path."""
+    fields = {name: getattr(shape, name) for name in shape.__struct_fields__}
+    settings = msgspec.structs.replace(Settings(), **fields, models_dir=str(folder))
+    parameters = initial_parameters(shape, seed)
+    with CheckpointStore(folder) as store:
+        store.prepare("a", new_run=False)
+        state = TrainingState(run_id="a", step=100 + seed)
+        state_tensors = {"adam_m": parameters, "adam_v": parameters}
+        tokenizer = small_tokenizer(shape.vocab_size).to_bytes()
+        store.save(kind, Checkpoint(settings, "", state, tokenizer, "0" * 64, parameters, state_tensors))
+    return folder / {"latest": "ckpt_latest.safetensors", "best": "best_model.safetensors"}[kind]
+
+
+def names(count: int) -> list[str]:
+    """Return tokens."""
+    return ["<bos>", *(WORDS[number % len(WORDS)] for number in range(count - 1))]
+
+
+def alternatives_of(number: int) -> list[Alternative]:
+    """Return eight tokens with falling probabilities."""
+    return [
+        Alternative(
+            (number + row) % len(WORDS), WORDS[(number + row) % len(WORDS)],
+            WORDS[(number + row) % len(WORDS)].replace("␣", " ").encode(), 0.5 / (1 + row) ** 2,
+        )
+        for row in range(8)
+    ]  # fmt: skip
+
+
+def fixed_tokens(count: int = 60) -> TokenPredictions:
+    """Return predictions with fixed numbers."""
+    steps = np.arange(count - 1)
+    shown = names(count)
+    ids = [-1, *(number % len(WORDS) for number in range(count - 1))]
+    return TokenPredictions(
+        ids, shown, [name.replace("␣", " ").encode() for name in shown], (steps * 7 % 13).astype(np.float32),
+        (1 + steps * 5 % 40).astype(np.int32), (np.arange(count) % 6 + 0.5).astype(np.float32),
+        [alternatives_of(number) for number in range(count)], 3072,
+    )  # fmt: skip
+
+
+def fixed_lens(first: int = 0, columns: int = 7, layers: int = 4) -> LensResult:
+    """Return predictions at each place with fixed numbers."""
+    places = ["embed", *(f"{layer} {part}" for layer in range(layers) for part in ("attn", "mlp"))]
+    predictions = [
+        [
+            [
+                option._replace(probability=(place + 1) / len(places) * option.probability * 2)
+                for option in alternatives_of(column + (place < 5))
+            ]
+            for column in range(columns)
+        ]
+        for place in range(len(places))
+    ]
+    return LensResult(first, names(first + columns + 1)[first:], places, predictions)
+
+
+def fixed_attention(tokens: int = 60, layers: int = 4, heads: int = 4, side: int = 6) -> AttentionResult:
+    """Return attention with fixed numbers: each head at a distance of its own, and some at the first token."""
+    P = np.zeros((layers, heads, tokens, tokens), np.float32)
+    for layer in range(layers):
+        for head in range(heads):
+            for row in range(tokens):
+                P[layer, head, row, 0] += 0.25
+                P[layer, head, row, max(0, row - layer - 2 * head)] += 0.75
+    thumbnails = np.sqrt(np.stack([np.stack([pooled(head, side) for head in layer]) for layer in P]))
+    return AttentionResult(names(tokens), P.astype(np.float16), thumbnails)
+
+
+def bits(probability: float) -> float:
+    """Return the surprise of a probability."""
+    return -math.log2(probability)
