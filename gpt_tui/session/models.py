@@ -169,7 +169,7 @@ class ModelLoader:
             return model._replace(name=f"{model.name} ({one_line(', '.join(skipped))}: damaged)") if skipped else model
         count = len(damaged) + len(candidates)
         broken = f" ({count} damaged checkpoint{'s' * (count > 1)})" if count else ""
-        raise CheckpointError(f"no model to chat with in {self.models_dir}{broken}; start training first")
+        raise CheckpointError(f"no model yet in {self.models_dir}{broken}; start training first")
 
 
 def models_of_other_runs(models_dir: Path, around: Path = Path()) -> list[OtherModel]:

@@ -178,7 +178,7 @@ async def test_without_a_model_the_tab_names_the_next_step(tmp_path: Path):
         await bench.pilot.press("c")
         await bench.until_seen("There is no model to chat with yet.")
         await ask(bench, "Hello")
-        await bench.until_seen("✗ no model to chat with")
+        await bench.until_seen("✗ no model yet")
         assert not chat(bench).replying
 
 

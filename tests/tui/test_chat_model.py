@@ -72,7 +72,7 @@ def test_the_model_in_training_is_preferred_to_a_checkpoint(controller: Training
 
 def test_a_checkpoint_is_loaded_again_only_after_a_change(controller: TrainingController, tmp_path: Path):
     models = ModelLoader(controller, str(tmp_path))
-    with pytest.raises(GptError, match="no model to chat with"):
+    with pytest.raises(GptError, match="no model yet"):
         models.load()
     saved_model(tmp_path, "latest", 10, seed=1)
     first = models.load()
@@ -161,7 +161,7 @@ def test_the_automatic_choice_skips_damaged_files_and_names_them(controller: Tra
     (tmp_path / "best_model.safetensors").write_bytes(b"nothing")
     assert models.load().name == "ckpt_latest, step 60 (best_model: damaged)"
     damage(tmp_path / "ckpt_latest.safetensors")
-    with pytest.raises(CheckpointError, match=r"no model to chat with in .* \(2 damaged checkpoints\)"):
+    with pytest.raises(CheckpointError, match=r"no model yet in .* \(2 damaged checkpoints\)"):
         ModelLoader(controller, str(tmp_path)).load()
 
 

@@ -12,7 +12,7 @@ from gpt_tui.session.inside.predictions import token_predictions
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.keymap import KEYS
 from gpt_tui.tabs.inside.help_texts import HELP
-from gpt_tui.tabs.inside.presenter import title, view_bar
+from gpt_tui.tabs.inside.presenter import message_lines, title, view_bar
 from gpt_tui.tabs.inside.registry import VIEWS
 from gpt_tui.tabs.inside.views.attention import AttentionView
 from gpt_tui.tabs.inside.views.lens import LensView, columns_of
@@ -266,3 +266,11 @@ def test_a_line_is_cut_or_filled_to_its_width_in_cells():
 def test_the_title_says_how_much_of_a_long_text_is_read():
     assert title("m", "typed", Extent(64, 1, 1), 200, "") == "m · typed, first 64 of 200 tokens"
     assert title("m", "probe", Extent(1, 1, 1), 1, "loading") == "m · probe, 1 token · loading"
+
+
+def test_a_problem_is_wrapped_so_that_nothing_of_it_is_lost():
+    problem = "models/ckpt_latest.safetensors is not a checkpoint: got 12 bytes, expected a safetensors file"
+    lines = ["".join(span.text for span in line) for line in message_lines(problem, "", 40)]
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines).split() == ["✗", *problem.split()]
+    assert message_lines("", "reading the text 40%", 40)[1][0].text == "reading the text 40%…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -163,3 +164,30 @@ def test_after_a_diverged_run_the_app_prints_the_divergence_on_exit(terminal: Tm
     assert "diverged" in message
     assert "guessing" in message
     assert "lower learning rates" in message
+
+
+@pytest.mark.slow
+def test_inside_shows_the_model_in_training_in_every_view_and_generates_from_a_chosen_token(terminal: Tmux):
+    terminal.start("eval_every_steps=2000")
+    terminal.keys("s")
+    terminal.until(lambda screen: "▶ training" in screen and step_shown(screen) > 20)
+    terminal.keys("F6")
+    screen = terminal.until_seen("in training, step", "probe, ", "bits per token")
+    shown = re.search(r"in training, step ([\d,]+)", screen)
+    assert shown is not None
+    terminal.keys("Right", "Right")
+    terminal.until_seen("token 4 of")
+    terminal.keys("2")
+    terminal.until_seen("0 attn", "at token 4")
+    terminal.keys("3")
+    terminal.until_seen("rows from, columns to", "token 4 ")
+    terminal.keys("1", "r")
+    terminal.until(lambda screen: "in training, step" in screen and shown[0] not in screen)
+    terminal.keys("Enter", "Enter")
+    terminal.until_seen("conversation", "tokens · ")
+    terminal.keys("F2")
+    terminal.until_seen("train loss")
+    terminal.keys("q")
+    terminal.until_seen("Quit gpt-tui?")
+    terminal.keys("s")
+    assert "code-0\n echo" in terminal.until_shell()

@@ -19,9 +19,9 @@ from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.inside.canvas import Canvas
 from gpt_tui.tabs.inside.choices import Choices
 from gpt_tui.tabs.inside.help_texts import HELP
-from gpt_tui.tabs.inside.presenter import MISSING_TEXTS, TextChoice, title, view_bar
+from gpt_tui.tabs.inside.presenter import MISSING_TEXTS, TextChoice, message_lines, title, view_bar
 from gpt_tui.tabs.inside.registry import VIEWS, view_named
-from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, InsideView, Line, Move, Size, Span
+from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, InsideView, Line, Move, Size
 from gpt_tui.tabs.inside.worker import Computed, InsideWorker, Outcome, Progressed, Request
 
 SIDES = 2
@@ -202,7 +202,8 @@ class InsideTab(Vertical):
                 ).replace("[", r"\[")
                 canvas.show(self._view.lines(outcome.result, frame))
             else:
-                canvas.show(message_lines(outcome, self._progress))
+                problem = outcome if isinstance(outcome, str) else ""
+                canvas.show(message_lines(problem, self._progress, canvas.size.width))
 
     @on(Canvas.Resized)
     def _resized(self, message: Canvas.Resized) -> None:
@@ -301,10 +302,3 @@ class InsideTab(Vertical):
 def view_bar_lines(shown: str) -> list[Line]:
     """Return the bar of the views."""
     return [view_bar(VIEWS, shown)]
-
-
-def message_lines(problem: Outcome | str | None, progress: str) -> list[Line]:
-    """Return a problem, or that a result is being computed."""
-    if isinstance(problem, str):
-        return [(), [Span(f" ✗ {problem}", style="bad")]]
-    return [(), [Span(f" {progress or 'computing'}…", style="muted")]]

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from gpt_tui.session.model_options import ModelOption
 from gpt_tui.shared.formatting import integer
+from gpt_tui.shared.wrapping import wrapped
 from gpt_tui.tabs.inside.views.view import Extent, InsideView, Line, Span
 
 INITIAL = "initial"  # value of the option for the weights before the first step
@@ -50,3 +51,10 @@ def title(model: str, kind: TextKind, extent: Extent, total: int, progress: str)
     if total > extent.tokens:
         read = f"first {integer(extent.tokens)} of {integer(total)} tokens"
     return " · ".join(part for part in (model, f"{TEXT_LABELS[kind]}, {read}", progress) if part)
+
+
+def message_lines(problem: str, progress: str, width: int) -> list[Line]:
+    """Return a problem, or without one that a result is being computed."""
+    if not problem:
+        return [(), [Span(f"{progress or 'computing'}…", style="muted")]]
+    return [(), *([Span(line, style="bad")] for line in wrapped(f"✗ {problem}", max(1, width)))]

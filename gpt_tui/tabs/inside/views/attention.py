@@ -143,8 +143,8 @@ def thumbnails(result: AttentionResult, cursor: Cursor, layout: Layout) -> list[
     layers, heads = result.thumbnails.shape[:2]
     columns = window(cursor.head, layout.heads, heads)
     lines: list[Line] = [[
-        Span("head".ljust(LABEL_WIDTH), style="muted"),
-        *(Span(f"{head:<{layout.side + 1}}", style="title" if head == cursor.head else "muted") for head in columns),
+        Span(" " * LABEL_WIDTH),
+        *(Span(f"h{head:<{layout.side}}", style="title" if head == cursor.head else "muted") for head in columns),
     ]]  # fmt: skip
     for layer in window(cursor.layer, layout.layers, layers):
         pictures = []
@@ -153,7 +153,7 @@ def thumbnails(result: AttentionResult, cursor: Cursor, layout: Layout) -> list[
             picture = result.thumbnails[layer, head]
             pictures.append(pixel_rows(picture, [target] * (len(picture) // 2 + 1)))
         for row in range(len(pictures[0])):
-            label = f"{layer}" if row == 0 else ""
+            label = f"L{layer}" if row == 0 else ""
             style: SpanStyle = "title" if layer == cursor.layer else "muted"
             spans = [Span(f"{label:<{LABEL_WIDTH - 1}}", style=style)]
             for head, picture_rows in zip(columns, pictures, strict=True):

@@ -59,8 +59,9 @@ class LensView(InsideView[LensResult]):
 
     def compute(self, task: Task) -> Iterator[LensResult]:
         """Yield the predictions at the visible positions."""
-        subject, first = task.subject, first_position(task.cursor, task.size)
-        positions = range(first, min(first + columns_of(task.size), len(subject.ids)))
+        subject, columns = task.subject, columns_of(task.size)
+        first = max(0, min(first_position(task.cursor, task.size), len(subject.ids) - columns))
+        positions = range(first, min(first + columns, len(subject.ids)))
         lens = interpret.logit_lens(subject.gpt, subject.batch, ALTERNATIVES, positions)
         predictions = [
             [alternatives(subject, ids, p) for ids, p in zip(at_ids, at_p, strict=True)]

@@ -1,0 +1,367 @@
+"""Inside tab in the app: models and texts to look at, errors, what it computes and when."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from textual.widgets import Select
+
+from gpt_core.text.token_stream import MemorySource, TokenStream
+from gpt_tui.run_view.model_select import ModelSelect
+from gpt_tui.session.phase import Phase
+from gpt_tui.shell.help import HelpScreen
+from gpt_tui.tabs.chat.transcript import Transcript
+from gpt_tui.tabs.inside.canvas import Canvas
+from gpt_tui.tabs.inside.choices import TextSelect
+from gpt_tui.tabs.inside.pane import InsideTab
+from gpt_tui.tabs.inside.presenter import INITIAL
+from gpt_tui.tabs.inside.registry import VIEWS
+from gpt_tui.tabs.inside.views.tokens import TokensView
+from gpt_tui.tabs.inside.worker import Computed, Extent, InsideWorker, Outcome, Progressed, Request
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.conftest import Snapshot
+from tests.tui.fake_trainer import FakeOpen, FakeTrainer
+from tests.tui.inside_samples import SHAPE, TEXT, fixed_attention, fixed_lens, fixed_tokens, save_model
+
+
+def inside(bench: AppBench) -> InsideTab:
+    return bench.app.main.inside
+
+
+def model_select(bench: AppBench, name: str) -> ModelSelect:
+    return bench.app.main.query_one(f"#inside-{name}", ModelSelect)
+
+
+async def type_text(bench: AppBench, text: str) -> None:
+    """Open the tab and type a text to look at."""
+    if bench.app.main.tab != "inside":
+        await bench.pilot.press("f6")
+    await bench.pilot.press("e")
+    field = bench.app.main.query_one("#inside-typed")
+    await bench.until(lambda: field.has_focus)
+    field.value = text  # type: ignore[attr-defined]
+    await bench.pilot.press("enter")
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """Record the requests that the worker computes."""
+    requests: list[Request] = []
+    real = InsideWorker._compute
+
+    def compute(worker: InsideWorker, request: Request) -> None:
+        requests.append(request)
+        real(worker, request)
+
+    monkeypatch.setattr(InsideWorker, "_compute", compute)
+    return requests
+
+
+@pytest.mark.essential
+async def test_f6_shows_the_tokens_of_a_typed_text_and_what_the_model_expected(tmp_path: Path):
+    save_model(tmp_path)
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("ckpt_latest, step 103 · typed")
+        await bench.until_seen("bits per token")
+        assert inside(bench)._canvas(0).has_focus
+        await bench.pilot.press("home", "right", "right")
+        await bench.until_seen("token 3 of")
+        assert bench.text().count("█") >= 1
+        assert "rank" in bench.text()
+
+
+@pytest.mark.slow
+async def test_the_views_share_one_cursor(tmp_path: Path):
+    save_model(tmp_path)
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("bits per token")
+        await bench.pilot.press("home", *["right"] * 5, "2")
+        await bench.until_seen("at token 6")
+        await bench.pilot.press("down", "down", "down", "3")
+        await bench.until_seen("layer 1 head 0")
+        assert "token 6 " in bench.text()
+        await bench.pilot.press("full_stop", "right", "n")
+        for _ in range(len(VIEWS) - 3):  # views after Attention
+            await bench.pilot.press("n")
+        await bench.until_seen("token 7 of")
+        await bench.pilot.press("3")
+        await bench.until_seen("layer 1 head 1")
+
+
+@pytest.mark.slow
+async def test_enter_on_an_alternative_generates_from_there_in_chat_with_the_same_model(tmp_path: Path):
+    save_model(tmp_path)
+    best = save_model(tmp_path, "best", seed=4)
+    async with running_app(tmp_path, max_tokens=3) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("best_model, step 104")
+        model_select(bench, "model").select(str(best))
+        await bench.until_seen("bits per token")
+        await bench.pilot.press("home", *["right"] * 4, "enter", "down")
+        outcome = inside(bench)._outcomes[0]
+        assert isinstance(outcome, Outcome)
+        expected = outcome.result.text_with(4, 1)
+        await bench.pilot.press("enter")
+        await bench.until(lambda: bench.app.main.tab == "chat" and bool(bench.app.main.query_one(Transcript).turns))
+        [turn] = bench.app.main.query_one(Transcript).turns
+        assert [answer.prompt for answer in turn.answers] == [expected]
+        assert bench.app.main.chat._form.models == [str(best)]
+        await bench.until(lambda: not bench.app.main.chat.replying)
+        await bench.pilot.press("f6", "escape", "s")
+        bench.app.main.query_one(TextSelect).value = "reply"
+        await bench.until_seen("· last reply, ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "is_beside"), [((80, 24), False), ((200, 60), True)])
+async def test_two_models_are_shown_beside_each_other_or_one_above_the_other(tmp_path: Path, size, is_beside: bool):
+    save_model(tmp_path)
+    async with running_app(tmp_path, size=size) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("bits per token")
+        model_select(bench, "beside").select(INITIAL)
+        await bench.until_seen("before the first step · typed")
+        first, second = (bench.app.main.query_one(f"#inside-view-{side}", Canvas) for side in range(2))
+        assert (first.region.y == second.region.y) is is_beside
+        assert (first.region.x == second.region.x) is not is_beside
+        results = [outcome.result for outcome in inside(bench)._outcomes if isinstance(outcome, Outcome)]
+        assert len(results) == 2
+        assert results[0].ids == results[1].ids
+        for key in "23":
+            await bench.pilot.press(key)
+            await bench.until(lambda: all(isinstance(found, Outcome) for found in inside(bench)._outcomes))
+
+
+# ---- errors are one line in the tab
+
+
+@pytest.mark.slow
+async def test_a_checkpoint_that_vanishes_or_is_damaged_is_one_line_and_another_one_still_works(tmp_path: Path):
+    latest, best = save_model(tmp_path), save_model(tmp_path, "best", seed=4)
+    data = bytearray(best.read_bytes())
+    data[-40] ^= 1
+    best.write_bytes(data)
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("ckpt_latest, step 103 (best_model: damaged) · typed")
+        model_select(bench, "model").select(str(best))
+        await bench.until_seen("✗")
+        assert "best_model.safetensors" in str(inside(bench)._outcomes[0])
+        model_select(bench, "model").select(str(latest))
+        await bench.until_seen("ckpt_latest, step 103 · typed")
+        latest.unlink()
+        await bench.pilot.press("r")
+        await bench.until_seen("✗")
+        assert "ckpt_latest.safetensors" in str(inside(bench)._outcomes[0])
+        save_model(tmp_path)
+        await bench.pilot.press("r")
+        await bench.until_seen("ckpt_latest, step 103 · typed")
+        assert "✗" not in bench.text()
+
+
+@pytest.mark.slow
+async def test_without_a_model_a_reply_a_sample_or_a_text_one_line_says_what_to_do(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("f6")
+        await bench.until_seen("✗ no model yet in")
+        for kind, words in (("reply", "no reply yet"), ("sample", "no sample yet"), ("typed", "no text yet")):
+            bench.app.main.query_one(TextSelect).value = kind
+            await bench.until_seen(f"✗ {words}")
+
+
+@pytest.mark.slow
+async def test_a_text_longer_than_the_context_is_read_up_to_it_and_says_so(tmp_path: Path):
+    save_model(tmp_path)
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT * 10)
+        await bench.until_seen(f"typed, first {SHAPE.seq_len} of ")
+        await bench.pilot.press("end")
+        await bench.until_seen("what follows the text")
+
+
+@pytest.mark.slow
+async def test_a_model_with_another_tokenizer_reads_the_same_text_in_its_own_tokens(tmp_path: Path):
+    save_model(tmp_path)
+    other = tmp_path / "other"
+    path = save_model(other, shape=msgspec.structs.replace(SHAPE, vocab_size=270, layers=1))
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("bits per token")
+        model_select(bench, "beside").select(str(path))
+        await bench.until(lambda: all(isinstance(found, Outcome) for found in inside(bench)._outcomes))
+        first, second = inside(bench)._outcomes
+        assert isinstance(first, Outcome)
+        assert isinstance(second, Outcome)
+        assert first.result.ids != second.result.ids
+        joined = [b"".join(outcome.result.data) for outcome in (first, second)]
+        assert joined[0].startswith(joined[1]) or joined[1].startswith(joined[0])
+        await bench.pilot.press("3", "end", *["down"] * 4)
+        await bench.until(lambda: all(isinstance(found, Outcome) for found in inside(bench)._outcomes))
+
+
+@pytest.mark.slow
+async def test_an_unexpected_error_in_a_view_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(_view: object, _task: object) -> Iterator[Any]:
+        raise ZeroDivisionError("by zero")
+
+    save_model(tmp_path)
+    monkeypatch.setattr(TokensView, "compute", fail)
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("✗ tokens failed: ZeroDivisionError: by zero")
+
+
+# ---- the run
+
+
+class ProbeTrainer(FakeTrainer):
+    """Fake trainer with an eval text."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        ids = np.array([1, 104, 105, 2], np.int32)
+        self.probe_text = TokenStream(MemorySource(ids), 0, 4, 2, np.ones(260, np.uint8), "0" * 64, "eval", 1)
+
+
+@pytest.mark.slow
+async def test_the_model_in_training_is_computed_again_at_each_evaluation_only_while_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tests.tui.fake_trainer.FakeTrainer", ProbeTrainer)
+    requests = counted(monkeypatch)
+    async with running_app(tmp_path, opener=FakeOpen(step_s=0.0005), autostart=True) as bench:
+        await bench.until_step(10)
+        assert not requests
+        await bench.pilot.press("f6")
+        await bench.until_seen("in training, step")
+        evaluations = len(bench.app.controller.run.evaluations)
+        before = len(requests)
+        await bench.until(lambda: len(bench.app.controller.run.evaluations) >= evaluations + 2)
+        await bench.until(lambda: len(requests) >= before + 2)
+        versions = [request.version for request in requests]
+        assert versions == sorted(set(versions))
+        await bench.pilot.press("f2")
+        await bench.pilot.pause()
+        hidden = len(requests)
+        evaluations = len(bench.app.controller.run.evaluations)
+        await bench.until(lambda: len(bench.app.controller.run.evaluations) >= evaluations + 2)
+        assert len(requests) == hidden
+        assert not inside(bench)._worker._source._held
+
+
+@pytest.mark.slow
+async def test_a_run_that_ends_meanwhile_leaves_a_model_or_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.tui.fake_trainer.FakeTrainer", ProbeTrainer)
+    async with running_app(tmp_path, opener=FakeOpen(step_s=0.0005), autostart=True) as bench:
+        await bench.until_step(10)
+        await bench.pilot.press("f6")
+        await bench.until_seen("in training, step")
+        bench.app.controller.stop()
+        await bench.until_phase(Phase.STOPPED)
+        await bench.until_seen("✗ no model yet in")
+
+
+@pytest.mark.slow
+async def test_only_the_newest_request_is_computed_and_hiding_the_tab_ends_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    started, go_on = threading.Event(), threading.Event()
+    finished: list[int] = []
+
+    def slow(_view: object, task: Any) -> Iterator[Any]:
+        started.set()
+        go_on.wait(60)
+        task.subject.progress("working", 0.5)
+        finished.append(task.cursor.token)
+        yield fixed_tokens()
+
+    save_model(tmp_path)
+    monkeypatch.setattr(TokensView, "compute", slow)
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT)
+        await bench.until(started.is_set)
+        await bench.pilot.press("r", "r", "r")
+        go_on.set()
+        await bench.until(lambda: len(finished) == 1)
+        go_on.clear()
+        started.clear()
+        await bench.pilot.press("r")
+        await bench.until(started.is_set)
+        await bench.pilot.press("f2")
+        go_on.set()
+        await bench.until(lambda: not inside(bench)._worker._source._held)
+        assert len(finished) == 1
+
+
+# ---- help and looks
+
+
+@pytest.mark.slow
+async def test_f1_explains_the_visible_view_first(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("f6", "2", "f1")
+        await bench.until(lambda: isinstance(bench.app.screen, HelpScreen))
+        await bench.until_seen("Lens: what the model would predict")
+
+
+@pytest.mark.slow
+async def test_the_mouse_chooses_views_tokens_and_heads(tmp_path: Path):
+    save_model(tmp_path)
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("bits per token")
+        await bench.pilot.click("#inside-view-0", offset=(12, 2))
+        await bench.until(lambda: inside(bench)._cursor.token > 0)
+        token = inside(bench)._cursor.token
+        await bench.pilot.click("#inside-bar", offset=(24, 0))
+        await bench.until_seen("rows from, columns to")
+        assert inside(bench)._cursor.token == token
+        await bench.pilot.click("#inside-view-0", offset=(16, 9))
+        await bench.until(lambda: (inside(bench)._cursor.layer, inside(bench)._cursor.head) != (0, 0))
+        assert inside(bench)._cursor.token == token
+
+
+@pytest.mark.slow
+async def test_the_selectors_open_with_their_keys_and_escape_leads_back(tmp_path: Path):
+    save_model(tmp_path)
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("f6")
+        for key, name in (("m", "model"), ("b", "beside"), ("s", "text")):
+            await bench.pilot.press(key)
+            select = bench.app.main.query_one(f"#inside-{name}", Select)
+            await bench.until(lambda select=select: select.expanded)  # type: ignore[misc]
+            await bench.pilot.press("escape", "escape")
+            await bench.until(lambda select=select: not select.expanded)  # type: ignore[misc]
+            await bench.until(lambda: inside(bench)._canvas(0).has_focus)
+
+
+FIXED: dict[str, Any] = {"tokens": fixed_tokens(), "lens": fixed_lens(columns=8), "attention": fixed_attention()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)], ids=["80x24", "200x60"])
+@pytest.mark.parametrize("theme", ["gpt-night", "gpt-day"])
+@pytest.mark.parametrize("name", FIXED)
+async def test_a_view_looks_as_in_the_snapshot(
+    tmp_path: Path, name: str, theme: str, size: tuple[int, int], snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+):
+    def answer(worker: InsideWorker, request: Request) -> None:
+        outcome = Outcome("in training, step 1,200", Extent(60, 4, 4), 60, FIXED[request.view.name])
+        worker._post(Computed(request.number, 0, outcome))
+        worker._post(Progressed(request.number, ""))
+
+    monkeypatch.setattr(InsideWorker, "request", answer)
+    async with running_app(tmp_path, size=size) as bench:
+        bench.app.theme = theme
+        await bench.pilot.press("f6", str([view.name for view in VIEWS].index(name) + 1))
+        await bench.pilot.press(*["right"] * 4, "down", "down")
+        await bench.settled()
+        day = "-day" if theme == "gpt-day" else ""
+        snapshot(bench.app, f"inside-{name}{day}-{size[0]}x{size[1]}")
