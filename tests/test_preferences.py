@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from gpt_core.errors import ConfigError
-from gpt_tui.app.preferences import NO_PREFERENCES, Preferences, as_toml, read_preferences, remember_theme, user_file
+from gpt_tui.app.preferences import (
+    NO_PREFERENCES,
+    Preferences,
+    as_toml,
+    read_preferences,
+    remember_guide,
+    remember_theme,
+    user_file,
+)
 from gpt_tui.cli import main as cli
 from gpt_tui.shared.keymap import KEYS
 
@@ -50,6 +58,17 @@ def test_a_remembered_theme_changes_its_line_only(home, before, after):
     remember_theme("nord", home)
     assert path.read_text(encoding="utf-8") == after
     assert read_preferences(None, THEMES, home).theme == "nord"
+
+
+def test_the_notes_that_were_shown_are_remembered_beside_the_theme(home):
+    path = write(user_file(home), 'theme = "nord"\n[keys]\n"train.start" = "f7"\n')
+    remember_guide("sample,first_loss", home)
+    assert read_preferences(None, THEMES, home) == Preferences("nord", {"train.start": "f7"}, "sample,first_loss")
+    remember_guide("off", home)
+    assert path.read_text() == 'guide = "off"\ntheme = "nord"\n[keys]\n"train.start" = "f7"\n'
+    write(path, "guide = false\n")
+    with pytest.raises(ConfigError, match='guide: got False, expected "off"'):
+        read_preferences(None, THEMES, home)
 
 
 def test_the_line_breaks_of_the_file_stay_as_they_are(home):
@@ -103,7 +122,7 @@ def test_a_config_file_overrides_the_user_file_and_may_contain_settings(home, tm
         ('[keys]\n"train.start" = 5', "train.start: got 5, expected the name of a key"),
         ('[keys]\n"train.start" = "f6,"', "train.start: got 'f6,'"),
         ('[keys]\n"train.start" = "p"', "'p' is both train.start and train.pause on one tab"),
-        ("layers = 3", "got layers, expected only theme and [keys]"),
+        ("layers = 3", "got layers, expected only theme, guide and [keys]"),
         ("theme =", "not TOML"),
     ],
 )

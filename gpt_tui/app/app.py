@@ -21,7 +21,7 @@ from textual.screen import Screen
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, ConfigError
 from gpt_core.files import reason as cause_of
-from gpt_core.training.events import AnyEvent, CheckpointSaved, LossDiverged, RunFinished, SaveFailed
+from gpt_core.training.events import AnyEvent, CheckpointSaved, EvalCompleted, LossDiverged, RunFinished, SaveFailed
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_tui.app.key_sequences import add_key_sequences
@@ -32,7 +32,7 @@ from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.controller import OpenRun, TrainingController
 from gpt_tui.session.models import MakeGenerator, make_generator
 from gpt_tui.session.outcome_text import divergence, ending, verdict
-from gpt_tui.session.run_state import divergence_so_far, is_unsaved
+from gpt_tui.session.run_state import advice, divergence_so_far, is_unsaved
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
@@ -43,6 +43,7 @@ from gpt_tui.shared.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette
+from gpt_tui.tabs.train.guide import Guide
 from gpt_tui.tabs.train.presenter import next_steps
 
 DRAIN_INTERVAL_S = 0.25
@@ -75,6 +76,7 @@ class GptApp(App[None]):
         probes: Measurements of the set-up screen.
         countdown_s: Seconds after which a first run starts, 0 for no countdown.
         remember_theme: Saves the name of a theme that the user picks.
+        remember_guide: Saves which notes of the guide were shown; None for no notes.
         owns_process: Whether the garbage collector of the process may be adjusted.
     """
 
@@ -97,6 +99,7 @@ class GptApp(App[None]):
         probes: Probes | None = None,
         countdown_s: float = 0.0,
         remember_theme: Callable[[str], None] | None = None,
+        remember_guide: Callable[[str], None] | None = None,
         owns_process: bool = False,
     ) -> None:
         super().__init__()
@@ -104,12 +107,20 @@ class GptApp(App[None]):
         for theme in OWN_THEMES:
             self.register_theme(theme)
         self._remember_theme = remember_theme
+        self._reported: set[str] = set()
         self._remembered_theme = preferences.theme or NIGHT.name
         self.theme = self._remembered_theme
         self.set_keymap(preferences.keys)
         self.controller = TrainingController(open_run, self.post_message, log_path(settings.models_dir))
         self.main = MainScreen(
-            self.controller, settings, preset_name, make, probes or Probes(), watched=watched, countdown_s=countdown_s
+            self.controller,
+            settings,
+            preset_name,
+            make,
+            probes or Probes(),
+            watched=watched,
+            countdown_s=countdown_s,
+            guide=Guide(preferences.guide, remember_guide and self._guide_rememberer(remember_guide)),
         )
         self._request = request
         self._owns_process = owns_process
@@ -175,11 +186,21 @@ class GptApp(App[None]):
         if self._remember_theme is None or not self.is_running or theme == self._remembered_theme:
             return
         self._remembered_theme = theme
+        self._save_preference("theme", self._remember_theme, theme)
+
+    def _save_preference(self, name: str, remember: Callable[[str], None], value: str) -> None:
+        """Save a preference; report a failure once per cause."""
         try:
-            self._remember_theme(theme)
+            remember(value)
         except (ConfigError, OSError) as error:
             cause = cause_of(error) if isinstance(error, OSError) else str(error)
-            self.notify(f"theme not remembered: {one_line(cause)}", severity="warning", markup=False)
+            text = f"{name} not remembered: {one_line(cause)}"
+            if text not in self._reported:
+                self._reported.add(text)
+                self.notify(text, severity="warning", markup=False)
+
+    def _guide_rememberer(self, remember: Callable[[str], None]) -> Callable[[str], None]:
+        return partial(self._save_preference, "guide", remember)
 
     # -- draining the controller
 
@@ -216,6 +237,8 @@ class GptApp(App[None]):
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"not saved: {error}", "bad")
+            case EvalCompleted(step=step) if (found := self.controller.run.used_up) and found.step == step:
+                self.notify(advice(self.controller.run), title="text used up", timeout=30, markup=False)
             case LossDiverged(step=step):
                 text = f"step {integer(step)}: {divergence(event)}"
                 self.main.banner.say(text, "bad")

@@ -40,7 +40,7 @@ def run_app(
         from textual.theme import BUILTIN_THEMES
 
         from gpt_tui.app.app import GptApp
-        from gpt_tui.app.preferences import read_preferences, remember_theme
+        from gpt_tui.app.preferences import read_preferences, remember_guide, remember_theme
         from gpt_tui.shared.keymap import BROWSER_KEYS
         from gpt_tui.shared.theme import OWN_THEMES
 
@@ -51,7 +51,8 @@ def run_app(
     countdown_s = 0.0 if autostart or watched else COUNTDOWN_S
     app = GptApp(
         settings, request.preset_name, request=request if autostart else None, watched=watched,
-        preferences=preferences, countdown_s=countdown_s, remember_theme=remember_theme, owns_process=True,
+        preferences=preferences, countdown_s=countdown_s, remember_theme=remember_theme,
+        remember_guide=None if watched else remember_guide, owns_process=True,
     )  # fmt: skip
     try:
         app.run()

@@ -1,9 +1,10 @@
-"""Preferences of the user: theme and keys.
+"""Preferences of the user: theme, keys, and the notes of a first run.
 
 They are read from `config.toml` in the user's configuration folder (`user_file`), and from a `--config` file, which
 takes precedence:
 
     theme = "nord"                 # a theme picked in the palette is remembered here
+    guide = "off"                  # no notes that explain a run; else the names of those that were shown
 
     [keys]
     "train.start" = "ctrl+s"       # ids as listed by `gpt-tui config`; several keys as "f2,t"
@@ -26,7 +27,7 @@ from gpt_core.files import replace_file
 from gpt_core.home import home_folder
 from gpt_tui.shared.keymap import KEYS, TABS, places_of
 
-NAMES = ("theme", "keys")  # keys of a --config file that are not settings
+NAMES = ("theme", "guide", "keys")  # keys of a --config file that are not settings
 
 
 class Preferences(NamedTuple):
@@ -35,10 +36,12 @@ class Preferences(NamedTuple):
     Attributes:
         theme: Name of a theme, "" for the default one.
         keys: Textual's names of keys, by the id of their action.
+        guide: "off" for no notes that explain a run, else the names of those that were shown, separated by commas.
     """
 
     theme: str = ""
     keys: Mapping[str, str] = {}
+    guide: str = ""
 
 
 NO_PREFERENCES = Preferences()
@@ -70,7 +73,7 @@ def read_preferences(
     Raises:
         ConfigError: A file has an unknown name, theme or key, or gives two actions one key.
     """
-    theme = ""
+    theme = guide = ""
     keys: dict[str, str] = {}
     own = user_file(environ)
     for path, is_own in ((own, True), (config_file, False)):
@@ -79,20 +82,32 @@ def read_preferences(
         table = read_config(path, "" if is_own else "--config ")
         if is_own and (unknown := [name for name in table if name not in NAMES]):
             raise ConfigError(
-                f"{path}: got {printable(unknown[0])}, expected only theme and [keys]; put the settings of a run "
-                "into a file for --config"
+                f"{path}: got {printable(unknown[0])}, expected only theme, guide and [keys]; put the settings of a "
+                "run into a file for --config"
             )
         theme = _theme(table.get("theme", theme), None if themes is None else list(themes), path)
+        guide = _guide(table.get("guide", guide), path)
         keys |= _keys(table.get("keys", {}), path)
         _check_apart(keys, path)
-    return Preferences(theme, keys)
+    return Preferences(theme, keys, guide)
 
 
 def remember_theme(name: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Set the theme in the user's file, whose other lines stay as they are.
+    """Set the theme in the user's file; see `_remember`."""
+    _remember("theme", name, environ)
+
+
+def remember_guide(value: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Set in the user's file which notes were shown, or "off"; see `_remember`."""
+    _remember("guide", value, environ)
+
+
+def _remember(name: str, value: str, environ: Mapping[str, str]) -> None:
+    """Set a preference in the user's file, whose other lines stay as they are.
 
     Raises:
-        ConfigError: The file cannot be read, is not TOML or names its theme in another way, or there is no home folder.
+        ConfigError: The file cannot be read, is not TOML or names the preference in another way, or there is no
+            home folder.
         OSError: The file cannot be written.
     """
     path = user_file(environ)
@@ -106,11 +121,11 @@ def remember_theme(name: str, environ: Mapping[str, str] = os.environ) -> None:
         text = path.read_bytes().decode("utf-8-sig")
     first_table = re.search(r"^[ \t]*\[", text, re.MULTILINE)
     top = text[: first_table.start()] if first_table else text
-    line = f'theme = "{name}"'
-    changed, count = re.subn(r"^[ \t]*theme[ \t]*=[^\r\n]*", line, top, count=1, flags=re.MULTILINE)
+    line = f'{name} = "{value}"'
+    changed, count = re.subn(rf"^[ \t]*{name}[ \t]*=[^\r\n]*", line, top, count=1, flags=re.MULTILINE)
     changed = (changed if count else f"{line}\n{top}") + text[len(top) :]
-    if _parsed(changed) != before | {"theme": name}:
-        raise ConfigError(f"{path}: could not change its theme; set it there")
+    if _parsed(changed) != before | {name: value}:
+        raise ConfigError(f"{path}: could not change its {name}; set it there")
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, [changed.encode()])
 
@@ -128,6 +143,12 @@ def _theme(name: object, known: list[str] | None, path: Path) -> str:
         return name
     expected = f"one of {', '.join(sorted(known))}{_near(name, known)}" if known else "the name of a theme"
     raise ConfigError(f"{path}: theme: got {name!r}, expected {expected}")
+
+
+def _guide(value: object, path: Path) -> str:
+    if isinstance(value, str):
+        return value
+    raise ConfigError(f'{path}: guide: got {value!r}, expected "off", or the names of the notes that were shown')
 
 
 def _keys(table: object, path: Path) -> dict[str, str]:
@@ -166,6 +187,7 @@ def _near(name: object, known: Iterable[str]) -> str:
 def as_toml(preferences: Preferences) -> str:
     """Return the preferences as the end of a `--config` file; keys that are not changed are commented out."""
     lines = ["# theme and keys of the app; remove the # to change one"]
+    lines += [f'guide = "{preferences.guide}"' if preferences.guide else '# guide = "off"']
     lines += [f'theme = "{preferences.theme}"' if preferences.theme else '# theme = "gpt-night"', "", "[keys]"]
     for key in KEYS:
         changed = key.id in preferences.keys

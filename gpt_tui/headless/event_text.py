@@ -37,7 +37,7 @@ from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.outcome_text import ending, full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.session.run_state import RunState, latest_value, no_step_left
+from gpt_tui.session.run_state import RunState, advice, latest_value, no_step_left
 from gpt_tui.session.start_text import origin_text, parameters_text, text_sample
 from gpt_tui.shared.formatting import (
     ENDED_AT_ONCE,
@@ -73,7 +73,10 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case BaselinesMeasured():
             return [(baselines_text(event), "dim")]
         case EvalCompleted():
-            return [evaluated(event, history)]
+            scores = [evaluated(event, history)]
+            if history.used_up is not None and history.used_up.step == event.step:
+                scores.append((advice(history), "plain"))
+            return scores
         case FullEvalCompleted():
             return [(f"eval at step {integer(event.step)}: {full_scores(event)}", "plain")]
         case LinesReproduced():

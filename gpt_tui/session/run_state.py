@@ -55,6 +55,7 @@ from gpt_tui.session.outcome_text import (
     verdict,
     verdict_tone,
 )
+from gpt_tui.session.overfitting_text import MIN_PASSES, UsedUp, used_up_text
 from gpt_tui.session.start_text import started_text, text_sample
 from gpt_tui.session.stats_history import (
     HeadsPoint,
@@ -193,6 +194,7 @@ class RunState:
         evaluations: Evaluations, thinned to MAX_EVALUATIONS.
         full_evaluation: Last evaluation on the complete eval text.
         lines_reproduced: Last check of a self-test.
+        used_up: First evaluation after the second pass over the training text, None before it.
         samples: Samples, thinned to MAX_SAMPLES.
         heads: Scores of the heads at evaluations, thinned to MAX_STATS.
         health: Health of the weights at evaluations, thinned likewise.
@@ -219,6 +221,7 @@ class RunState:
     evaluations: tuple[Evaluation, ...] = ()
     full_evaluation: FullEvalCompleted | None = None
     lines_reproduced: LinesReproduced | None = None
+    used_up: UsedUp | None = None
     samples: tuple[Sample, ...] = ()
     heads: tuple[HeadsPoint, ...] = ()
     health: tuple[HealthPoint, ...] = ()
@@ -495,7 +498,22 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
     if event.step == 0 and changed.start_scores is not None:
         return _logged(changed, f"before fine-tuning: {scores_text(event)}", "plain")
     text = f"step {integer(event.step)}: {scores_text(event)}{f' ★ best {run.best_metric}' if is_best else ''}"
-    return _logged(changed, text, "good" if is_best else "plain")
+    return _with_advice(_logged(changed, text, "good" if is_best else "plain"), event)
+
+
+def _with_advice(run: RunState, event: EvalCompleted) -> RunState:
+    """Record the first evaluation after the second pass over the training text, and log what it means."""
+    passes = run.last.epoch + (run.epoch_fraction == 1.0) if run.last is not None else 0
+    if run.used_up is not None or passes < MIN_PASSES:
+        return run
+    advised = replace(run, used_up=UsedUp(event.step, passes, run.curve.smoothed, event.loss))
+    return _logged(advised, advice(advised), "plain")
+
+
+def advice(run: RunState) -> str:
+    """Return that the training text of a run is used up, what it means and what would help; "" before."""
+    tokens, parameters = (run.started.train_tokens, run.started.parameters) if run.started else (0, 0)
+    return used_up_text(run.used_up, tokens, parameters) if run.used_up is not None else ""
 
 
 def _place(run: RunState, step: int) -> Place:

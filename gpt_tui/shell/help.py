@@ -17,6 +17,7 @@ from gpt_tui.shared.row_rendering import render_keys
 ABOUT: dict[str, str] = {
     "train": "Training runs in the background; all tabs stay usable. The loss is in nats per token: ⣿ is the loss of "
     "one step, ⠒⠒ the train loss (smoothed), ⠐⠶⠂ the eval loss, ★ the best evaluation, ▲ a value above the range. "
+    "Dashed lines are losses without a model: guessing, token frequencies, compressors; b hides them. "
     "Key m chooses the metric of the second chart; ctrl+e exports charts and samples. Perplexity is e to the "
     "loss: about how many tokens the model is choosing between. Wheel and drag zoom and pan the charts. The "
     "mouse, or the keys comma and period, show the values at one step, and the sample of that time. A sample "

@@ -30,6 +30,7 @@ from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from gpt_tui.tabs.inside.pane import InsideTab
 from gpt_tui.tabs.runs.pane import RunsTab
 from gpt_tui.tabs.runs.presenter import name_of
+from gpt_tui.tabs.train.guide import Guide
 from gpt_tui.tabs.train.pane import TrainTab
 
 
@@ -41,6 +42,7 @@ class MainScreen(Screen[None]):
     def __init__(
         self, controller: TrainingController, settings: Settings, preset_name: str, make: MakeGenerator,
         probes: Probes, *, watched: Path | None = None, countdown_s: float = 0.0,
+        guide: Guide | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self._controller = controller
@@ -49,7 +51,9 @@ class MainScreen(Screen[None]):
         self._shown_phase: Phase | None = None
         self._shown_start: RunStarted | None = None
         self._header_drawn_s = 0.0
-        self.train = TrainTab(controller, settings, preset_name, probes, countdown_s=countdown_s, id="train")
+        self.train = TrainTab(
+            controller, settings, preset_name, probes, countdown_s=countdown_s, guide=guide, id="train"
+        )
         self.chat = ChatTab(self._models, make, initial_texts(settings), id="chat")
         self.checkpoints = CheckpointsTab(settings.models_dir, id="checkpoints")
         self.runs = RunsTab(Path(settings.models_dir), watched=watched, id="runs")

@@ -22,6 +22,8 @@ from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.keymap import KEYS, action_of, keys_of
 from gpt_tui.tabs.train.countdown import CountdownLine
+from gpt_tui.tabs.train.guide import Guide
+from gpt_tui.tabs.train.guide_texts import SWITCHED_OFF, SWITCHED_ON
 from gpt_tui.tabs.train.presenter import allowed, starts_unasked, why_not
 from gpt_tui.tabs.train.run_panels import RunPanels
 from gpt_tui.tabs.train.run_requests import RunRequests
@@ -41,23 +43,25 @@ class TrainTab(RunRequests):
         preset_name: Preset that the settings began with, "" for none.
         probes: Measurements of the set-up screen.
         countdown_s: Seconds after which a first run starts, 0 for no countdown.
+        guide: Notes that explain a first run, None for none.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("train", "samples")
 
     def __init__(
         self, controller: TrainingController, settings: Settings, preset_name: str, probes: Probes, *,
-        countdown_s: float = 0.0, id: str,
+        countdown_s: float = 0.0, guide: Guide | None = None, id: str,
     ) -> None:  # fmt: skip
         super().__init__(controller, settings, preset_name, probes, id=id)
         self._countdown_s = countdown_s
+        self._guide = guide or Guide("", None)
 
     def compose(self) -> ComposeResult:
         """Compose the welcome view and the run view, with the buttons below."""
         with ChartKeys(self._visible_charts, self._find_export, id="train-body"):
             with ContentSwitcher(initial="welcome", id="train-switcher"):
                 yield Welcome(self._probes, id="welcome")
-                yield RunPanels(id="run")
+                yield RunPanels(self._guide, id="run")
             yield ButtonRow("train", id="controls")
 
     def on_mount(self) -> None:
@@ -242,3 +246,15 @@ class TrainTab(RunRequests):
     def action_samples_end(self, first: bool) -> None:
         """Scroll to the first sample or line, or to the newest one and follow it."""
         self._panels.scroll_notes_to_end(first=first)
+
+    def action_close_note(self) -> None:
+        """Close the note of the guide."""
+        self._guide.close()
+        self._panels.show_note()
+
+    def action_switch_guide(self) -> None:
+        """Switch the notes of the guide off for good, or on again."""
+        self._guide.switch()
+        self._panels.show_note()
+        text = SWITCHED_OFF if self._guide.is_off else SWITCHED_ON
+        self.notify(text.format(off=self._shown_keys()["switch_guide"]))

@@ -17,6 +17,8 @@ from gpt_tui.session.curve import STEP
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.keymap import KEYS, shown_key
+from gpt_tui.tabs.train.guide import Guide
+from gpt_tui.tabs.train.guide_strip import GuidedCharts, GuideStrip
 from gpt_tui.tabs.train.presenter import Notes, next_notes, notes_title
 
 SWITCH_KEY = next(key for key in KEYS if key.id == "samples.switch")
@@ -29,8 +31,9 @@ class RunPanels(Container):
     samples, `-alone` with samples in place of the charts.
     """
 
-    def __init__(self, *, id: str) -> None:
+    def __init__(self, guide: Guide, *, id: str) -> None:
         super().__init__(id=id)
+        self._guide = guide
         self._run = RunState()
         self._status = SessionStatus(Phase.IDLE)
         self._notes: Notes = "samples"
@@ -40,7 +43,7 @@ class RunPanels(Container):
     def compose(self) -> ComposeResult:
         """Compose all panels; the style sheet hides those without room."""
         yield FiguresLine(id="figures")
-        yield RunCharts(id="charts")
+        yield GuidedCharts(id="charts")
         yield StatusPanel(id="status")
         yield SamplesPanel(id="samples")
         yield LogPanel(id="log")
@@ -80,6 +83,11 @@ class RunPanels(Container):
         if at_once or status.now_s - self._charts_drawn_s >= interval_s:
             self._charts_drawn_s = status.now_s
             self.charts.show(run)
+        self.show_note()
+
+    def show_note(self) -> None:
+        """Show the note of the guide for the run, if there is one."""
+        self.query_one(GuideStrip).show(self._guide.follow(self._run, self._status.now_s))
 
     def _show_figures(self) -> None:
         shown = self.query_one(StatusPanel) if self._has_status else self.query_one(FiguresLine)

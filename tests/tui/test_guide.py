@@ -1,0 +1,180 @@
+"""Notes of a first run: when each appears, that it covers nothing and takes no focus, how it is closed and stored."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.events import BaselinesMeasured, RunStarted
+from gpt_tui.app.preferences import Preferences
+from gpt_tui.charts.chart import Chart
+from gpt_tui.run_view.samples_panel import SamplesPanel
+from gpt_tui.session.run_state import RunState, advance, advance_all
+from gpt_tui.tabs.train.guide import MIN_SHOWN_S, OFF, Guide, is_spaced, next_note
+from gpt_tui.tabs.train.guide_strip import GuideStrip
+from gpt_tui.tabs.train.guide_texts import TEXTS
+from tests.tui.app_bench import running_app
+from tests.tui.samples import LIMITS, sampled, scored, started, step
+from tests.tui.samples import TEXTS as SAMPLES
+from tests.tui.snapshots import screen_text
+
+BASELINES = BaselinesMeasured(1, 8.03, 6.289, 2.9, {"xz": 2.47})
+NAMES = tuple(TEXTS)
+
+
+def state(*events: object, start: RunStarted | None = None) -> RunState:
+    return advance_all(advance(RunState(limits=LIMITS), start or started()), events)  # type: ignore[arg-type]
+
+
+def at_loss(loss: float, text: str = SAMPLES[2], *, baselines: bool = True) -> RunState:
+    """Return a run whose newest sample has this eval loss."""
+    known = [BASELINES] if baselines else []
+    start = [sampled(0, SAMPLES[0]), step(1, 8.03), *known]
+    return state(*start, step(50, loss), scored(50, 0.2, loss), sampled(50, text))
+
+
+def names_of(run: RunState) -> list[str]:
+    """Return the names of all notes that are true of a run, in order."""
+    found: list[str] = []
+    while (note := next_note(run, found)) is not None:
+        found.append(note.name)
+    return found
+
+
+def test_there_is_no_note_before_a_run_and_none_in_a_self_test():
+    assert next_note(RunState(), ()) is None
+    assert next_note(state(sampled(0, "x"), step(1), start=started(kind="overfit-tiny")), ()) is None
+
+
+def test_the_first_sample_and_the_first_loss_are_explained_as_they_appear():
+    assert names_of(state()) == []
+    assert names_of(state(sampled(0, SAMPLES[0]))) == ["sample"]
+    assert names_of(state(sampled(0, SAMPLES[0]), step(1, 8.03))) == ["sample", "first_loss"]
+
+
+def test_a_run_that_starts_from_trained_weights_has_no_first_loss_of_guessing():
+    start = started(init_from="models/best_model.safetensors")
+    assert names_of(state(sampled(0, SAMPLES[2]), step(1, 3.0), start=start)) == []
+    assert "first_loss" not in names_of(state(step(101, 3.0), start=started(step=100)))
+
+
+@pytest.mark.parametrize("baselines", [True, False])
+def test_spaces_are_explained_near_the_loss_of_token_frequencies_and_words_far_below(baselines: bool):
+    late = ["sample", "first_loss"][1:]
+    assert names_of(at_loss(7.5, baselines=baselines)) == late
+    assert names_of(at_loss(6.4, baselines=baselines)) == [*late, "spaces"]
+    assert names_of(at_loss(4.5, baselines=baselines)) == [*late, "spaces", "words"]
+
+
+def test_a_text_without_spaces_has_no_note_about_them():
+    assert "spaces" not in names_of(at_loss(6.0, SAMPLES[0].replace(" ", "")))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SAMPLES[2], True),
+        (SAMPLES[4], True),
+        ("a b c d e f g h i j k l m n o p", False),
+        ("osed2seaaretpounritysitrtyfeatshamappeppylibesilescar", False),
+        ("the the the the the the the the the the", False),
+        ("", False),
+        (" " * 100, False),
+    ],
+)
+def test_a_text_is_spaced_if_its_words_are_as_long_as_in_prose(text: str, expected: bool):
+    assert is_spaced(text) == expected
+
+
+def evaluated(losses: list[float], train: float, passes: int = 0) -> RunState:
+    events: list[object] = []
+    for number, loss in enumerate(losses, 1):
+        at = passes * 100 + number
+        events += [step(at, train), scored(at, 0.2, loss)]
+    return state(*events)
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (evaluated([4.0, 3.5, 3.2], 3.1), False),
+        (evaluated([4.0, 3.2, 3.3, 3.4], 3.0), True),  # rises
+        (evaluated([4.0, 3.2, 3.3, 3.19], 3.0), False),  # rose, but not twice
+        (evaluated([3.2, 3.2], 2.7, passes=1), True),  # a large gap in the second pass
+        (evaluated([3.2, 3.2], 2.7), False),  # in the first pass it is the train text that is easier
+        (evaluated([3.2, 3.2], 3.1, passes=1), False),
+        (evaluated([3.2], 2.0, passes=1), False),
+    ],
+)
+def test_overfitting_is_explained_when_the_eval_loss_rises_or_stays_far_above(run: RunState, expected: bool):
+    assert ("overfitting" in names_of(run)) == expected
+
+
+def test_every_text_is_complete_and_fits_on_four_lines_of_a_narrow_terminal():
+    run = evaluated([4.0, 3.2, 3.3, 3.4], 3.0)
+    run = advance(run, sampled(4, SAMPLES[2], "It was\nnight\x1b[31m " * 9))
+    for name in NAMES:
+        others = [other for other in NAMES if other != name]
+        note = next_note(at_loss(4.5), others) or next_note(run, others) or next_note(state(sampled(0, "x")), others)
+        assert note is not None, name
+        assert "{" not in note.text + note.title
+        assert "\x1b" not in note.text
+        assert "nan" not in note.text
+        assert len(note.text) <= 4 * 76
+
+
+def test_a_note_stays_until_it_is_closed_or_has_been_shown_long_enough():
+    stored: list[str] = []
+    guide, run = Guide("", stored.append), state(sampled(0, SAMPLES[0]), step(1, 8.03))
+    shown = [guide.follow(run, at_s) for at_s in (0.0, MIN_SHOWN_S - 1, MIN_SHOWN_S)]
+    assert [note.name for note in shown if note] == ["sample", "sample", "first_loss"]
+    guide.close()
+    assert guide.follow(run, 100.0) is None
+    assert stored == ["sample", "sample,first_loss"]
+
+
+def test_a_note_is_shown_once_per_user_and_never_after_it_was_switched_off():
+    run = state(sampled(0, SAMPLES[0]), step(1, 8.03))
+    note = Guide("sample,unknown", lambda _value: None).follow(run, 0.0)
+    assert note is not None
+    assert note.name == "first_loss"
+    assert Guide(",".join(NAMES), lambda _value: None).follow(run, 0.0) is None
+    assert Guide(OFF, lambda _value: None).follow(run, 0.0) is None
+    assert Guide("", None).follow(run, 0.0) is None
+
+
+def test_switching_off_is_stored_and_switching_on_again_shows_all_notes():
+    stored: list[str] = []
+    guide, run = Guide("sample", stored.append), state(sampled(0, SAMPLES[0]), step(1, 8.03))
+    guide.switch()
+    assert (stored, guide.follow(run, 0.0)) == ([OFF], None)
+    guide.switch()
+    note = guide.follow(run, 1.0)
+    assert note is not None
+    assert (note.name, stored) == ("sample", [OFF, "", "sample"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_a_note_covers_neither_charts_nor_samples_and_its_keys_close_it(tmp_path: Path, size: tuple[int, int]):
+    stored: list[str] = []
+    preferences = Preferences(guide="sample,spaces,words,overfitting")
+    async with running_app(tmp_path, size=size, preferences=preferences, remember_guide=stored.append) as bench:
+        await bench.pilot.press("s")
+        await bench.until(lambda: bench.app.main.query_one(GuideStrip).display)
+        await bench.settled()
+        strip, charts = bench.app.main.query_one(GuideStrip), bench.app.main.train.charts.query(Chart)
+        visible = [chart for chart in charts if chart.display]
+        others = [*visible, bench.app.main.query_one(SamplesPanel)]
+        assert all(not strip.region.overlaps(other.region) for other in others)
+        assert min(chart.size.height for chart in visible) >= 5
+        assert bench.app.focused is not strip
+        assert "The first loss" in screen_text(bench.app)
+        assert "z close" in screen_text(bench.app)
+        await bench.pilot.press("z")
+        await bench.until(lambda: not strip.display)
+        await bench.pilot.press("j")
+        assert stored[-1] == OFF
+        assert math.isfinite(bench.app.controller.run.elapsed_s)

@@ -1,0 +1,70 @@
+"""Words about a text that is used up: once per run, with the gap and what would help."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+
+from gpt_core.training.events import AnyEvent
+from gpt_tui.headless.event_text import news
+from gpt_tui.session.overfitting_text import UsedUp, gap_text, used_up_text
+from gpt_tui.session.run_state import RunState, advance, advance_all
+from tests.tui.samples import LIMITS, scored, started, step
+
+
+def run_of(epochs: int, every: int = 50) -> tuple[RunState, list[str]]:
+    """Return a run of epochs of 100 steps with evaluations, and what a headless run prints for these."""
+    run, lines = advance(RunState(limits=LIMITS), started()), []
+    for number in range(1, epochs * 100 + 1):
+        events: list[AnyEvent] = [msgspec.structs.replace(step(number), epoch=(number - 1) // 100)]
+        if number % every == 0:
+            events.append(scored(number, 0.2, 3.5))
+        run = advance_all(run, events)
+        lines += [line for event in events for line, _ in news(event, run)]
+    return run, lines
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluated", "words"),
+    [
+        (3.0, 2.9, "holds for new text"),
+        (3.0, 3.04, "holds for new text"),
+        (3.0, 3.2, "0.200 above train loss: the right token is 1.2 times as likely"),
+        (3.0, 3.7, "2.0 times as likely in the training text as in new text, so the model begins to memorize"),
+        (1.0, 4.0, "memorizes more than it learns"),
+        (math.inf, 3.0, "cannot be compared"),
+        (0.0, 1e300, "memorizes"),
+    ],
+)
+def test_the_gap_is_explained_by_its_size(train: float, evaluated: float, words: str):
+    assert words in gap_text(train, evaluated)
+
+
+def test_a_text_counts_as_used_up_at_the_first_evaluation_after_two_passes():
+    assert run_of(1)[0].used_up is None
+    assert run_of(2)[0].used_up == UsedUp(200, 2, pytest.approx(3.0), 3.5)
+    assert run_of(3, every=75)[0].used_up == UsedUp(225, 2, pytest.approx(3.0), 3.5)
+
+
+def test_it_is_said_once_per_run_in_the_log_and_headless():
+    run, lines = run_of(5)
+    said = [line for line in lines if "used up" in line]
+    assert len(said) == 1
+    assert [line.text for line in run.log if "used up" in line.text] == said
+
+
+def test_a_resumed_run_does_not_say_it_again():
+    run = advance(run_of(5)[0], started(step=500, epoch=5, resumed_from="models/ckpt_latest.safetensors"))
+    run = advance_all(run, [step(501), scored(501, 0.2, 3.5)])
+    assert sum("used up" in line.text for line in run.log) == 1
+
+
+def test_more_text_and_dropout_always_help_and_a_smaller_model_where_the_text_is_small_for_it():
+    found = UsedUp(200, 2, 3.0, 3.5)
+    assert "a smaller model" in used_up_text(found, 1_206_000, 1_190_000)
+    large_text = used_up_text(found, 100_000_000, 1_190_000)
+    assert "a smaller model" not in large_text
+    assert "more text" in large_text
+    assert "dropout" in large_text
