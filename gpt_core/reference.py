@@ -495,6 +495,36 @@ def decays(name: str) -> bool:
     return name.endswith(".weight") and lr_group(name) not in ("norm", "pos")
 
 
+def newton_schulz(x: Array, steps: int = 5) -> Array:
+    """Bring all singular values of a matrix near 1 by a quintic iteration (Jordan et al. 2024, "Muon").
+
+    x = x / |x|, then x = a x + (b G + c G^2) x with G = x x^T: a polynomial of the singular values, that leaves the
+    singular vectors as they are. Singular values end between about 0.7 and 1.2. x (R, S).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    if x.shape[0] > x.shape[1]:
+        return newton_schulz(x.T, steps).T
+    x = x / (np.linalg.norm(x) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T  # (R, R)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+def muon_step(
+    parameter: Array, gradient: Array, m: Array, *, lr: float, beta: float, weight_decay: float
+) -> tuple[Array, Array]:
+    """One Muon step for one matrix (R, S): m = beta m + (1 - beta) g; u = beta m + (1 - beta) g.
+
+    p = p - lr (0.2 sqrt(max(R, S)) newton_schulz(u) + weight_decay p). The factor makes the root mean square of an
+    update that of AdamW (Liu et al. 2025, "Muon is Scalable for LLM Training"). Returns the new parameter and m.
+    """
+    m = beta * m + (1.0 - beta) * gradient
+    direction = newton_schulz(beta * m + (1.0 - beta) * gradient)
+    scale = 0.2 * math.sqrt(max(parameter.shape))
+    return parameter - lr * (scale * direction + weight_decay * parameter), m
+
+
 def average_decay(step: int, decay: float) -> float:
     """Return min(decay, (1 + step) / (10 + step)): short memory at first, while the weights change fast."""
     return min(decay, (1.0 + step) / (10.0 + step))

@@ -66,3 +66,4 @@ class Registry(Generic[Implementation]):
 OPTIMIZERS: Registry[Any] = Registry("optimizer")
 """Subclasses of `gpt_core.optim.Optimizer`."""
 OPTIMIZERS.register("adamw", "gpt_core.optim.adamw:AdamW")
+OPTIMIZERS.register("muon", "gpt_core.optim.muon:Muon")

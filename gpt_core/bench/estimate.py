@@ -30,7 +30,7 @@ class MemoryEstimate(NamedTuple):
     state: int
     """weights, gradients and optimizer state"""
     activations: int
-    """buffers of a forward and backward pass over one micro-batch"""
+    """buffers of a forward and backward pass over one micro-batch, and of an update"""
     kv_cache: int
     """keys and values of the sample after each evaluation"""
     program: int = PROGRAM_BYTES
@@ -100,7 +100,8 @@ def estimate_memory(settings: Settings, threads: int) -> MemoryEstimate:
     shape = settings.shape
     return MemoryEstimate(
         state=training_state_bytes(shape, settings.optimizer, averaged=settings.ema > 0),
-        activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads),
+        activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads)
+        + optimizer_type(settings.optimizer).scratch_bytes(shape, threads),
         kv_cache=kv_cache_bytes(shape, shape.seq_len) if settings.sample_tokens else 0,
     )
 

@@ -21,9 +21,9 @@ from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.dropout import dropout_of
 from gpt_core.model.memory import activation_bytes
-from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
+from gpt_core.model.parameters import Parameters, frozen_names
 from gpt_core.model.precision import ProductFormat
-from gpt_core.optim import create_optimizer
+from gpt_core.optim import create_optimizer, optimizer_type
 from gpt_core.training.precision import choose_precision
 
 MAX_PROBE_FLOPS = 200e9  # of one forward and backward pass: one to two seconds on two cores
@@ -52,7 +52,8 @@ class Workload(NamedTuple):
     def memory_bytes(self) -> int:
         """Bytes that timing it allocates."""
         activations = activation_bytes(self.shape, self.batch, self.time, threads.get_threads())
-        return training_state_bytes(self.shape, self.optimizer, averaged=self.averaged) + activations
+        scratch = optimizer_type(self.optimizer).scratch_bytes(self.shape, threads.get_threads())
+        return training_state_bytes(self.shape, self.optimizer, averaged=self.averaged) + activations + scratch
 
 
 def probe_workload(settings: Settings) -> Workload:
@@ -98,12 +99,12 @@ def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambd
             return None
         passes.append(seconds_of(forward_and_backward))
         updates.append(seconds_of(update))
-    shape, trained = settings.shape, trained_count(settings.shape, settings.freeze)
+    shape, work_of = settings.shape, optimizer_type(settings.optimizer).update_work
     frozen = frozen_names(shape, settings.freeze)  # the workload is timed without them
     flops = step_flops(shape, settings.batch_size, window_length(settings), frozen).total
     return StepTime(
         passes_s=statistics.median(passes[1:]) * flops / workload.flops,
-        update_s=statistics.median(updates[1:]) * trained / parameter_count(workload.shape),
+        update_s=statistics.median(updates[1:]) * work_of(shape, settings.freeze) / work_of(workload.shape),
         precision=precision,
     )
 

@@ -82,7 +82,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     optimizer: Annotated[
         str,
-        Meta(description="adamw: Adam with decoupled weight decay", extra={"choices": OPTIMIZERS.names}),
+        Meta(
+            description="adamw: decoupled weight decay; muon: orthogonalized momentum",
+            extra={"choices": OPTIMIZERS.names},
+        ),
         _group("optimizer"),
     ] = "adamw"
     adam_beta1: Annotated[Beta, Meta(description="decay rate of the first moment")] = 0.9
@@ -90,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     adam_eps: Annotated[float, Meta(ge=1e-30, le=1.0, description="added to the square root of the second moment")] = (
         1e-8
     )
+    muon_beta: Annotated[Beta, Meta(description="decay rate of muon's momentum")] = 0.95
     weight_decay: Annotated[
         LearningRate, Meta(description="decoupled decay; not of biases, norms and positions (0: off)")
     ] = 0.01

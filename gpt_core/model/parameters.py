@@ -99,6 +99,10 @@ class Parameters:
     def __getitem__(self, name: str) -> Array:
         return self.tensors[name]
 
+    def start_of(self, name: str) -> int:
+        """Return the position of the first value of a tensor in the buffer."""
+        return self._by_name[name].start
+
     def segments_without(self, names: frozenset[str]) -> tuple[Segment, ...]:
         """Return the segments of all tensors but those with these names."""
         segments: list[Segment] = []

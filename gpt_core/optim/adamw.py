@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from gpt_core.kernels import adamw
-from gpt_core.model.parameters import Parameters
+from gpt_core.model.parameters import Parameters, Segment
 from gpt_core.optim.optimizer import Optimizer
 
 
@@ -22,11 +23,26 @@ class AdamW(Optimizer):
             m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g²
             p = p - lr (m / (1 - b1^step) / (sqrt(v / (1 - b2^step)) + `adam_eps`) + `weight_decay` p)
         """
-        settings, m, v = self.settings, self.state["adam_m"], self.state["adam_v"]
-        for start, stop, group, decay in self.segments:
-            segment = slice(start, stop)
-            adamw.update(
-                self.parameters.flat[segment], gradients.flat[segment], m.flat[segment], v.flat[segment],
-                step, self.learning_rates[group] * lr_share, settings.adam_beta1, settings.adam_beta2,
-                settings.adam_eps, settings.weight_decay if decay else 0.0, scale,
-            )  # fmt: skip
+        m, v = self.state["adam_m"], self.state["adam_v"]
+        update_segments(self, self.segments, gradients, m, v, step, lr_share, scale)
+
+
+def update_segments(
+    optimizer: Optimizer,
+    segments: Iterable[Segment],
+    gradients: Parameters,
+    m: Parameters,
+    v: Parameters,
+    step: int,
+    lr_share: float,
+    scale: float,
+) -> None:
+    """Update ranges of an optimizer's parameters and of both moments as `AdamW.update` does."""
+    settings = optimizer.settings
+    for start, stop, group, decay in segments:
+        segment = slice(start, stop)
+        adamw.update(
+            optimizer.parameters.flat[segment], gradients.flat[segment], m.flat[segment], v.flat[segment],
+            step, optimizer.learning_rates[group] * lr_share, settings.adam_beta1, settings.adam_beta2,
+            settings.adam_eps, settings.weight_decay if decay else 0.0, scale,
+        )  # fmt: skip

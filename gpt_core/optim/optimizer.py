@@ -13,7 +13,7 @@ from typing import ClassVar, cast
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import adamw
 from gpt_core.model.layers.layer import LrGroup
-from gpt_core.model.parameters import Parameters, frozen_names, parameter_count
+from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
 from gpt_core.model.precision import PRECISION
 from gpt_core.registry import OPTIMIZERS
 
@@ -72,6 +72,16 @@ class Optimizer(ABC):
     def state_bytes(cls, shape: ModelShape) -> int:
         """Return the bytes of the state for a model of this shape."""
         return len(cls.state_names) * PRECISION.compute.bytes * parameter_count(shape)
+
+    @classmethod
+    def scratch_bytes(cls, shape: ModelShape, n_threads: int) -> int:
+        """Return the bytes of scratch memory of an update on this many threads, none by default."""
+        return 0
+
+    @classmethod
+    def update_work(cls, shape: ModelShape, freeze: str = "") -> float:
+        """Return the work of an update in any unit, by default the number of parameters that are not frozen."""
+        return trained_count(shape, freeze)
 
     def gradient_norm(self, gradients: Parameters) -> float:
         """Return the L2 norm of all gradients together; inf or nan if a gradient is not finite."""

@@ -121,7 +121,7 @@ def test_a_checkpoint_of_an_optimizer_that_is_not_registered_is_rejected(toy: ty
     OPTIMIZERS.register("other", toy)
     OPTIMIZERS.unregister("toy")
     try:
-        with pytest.raises(CheckpointError, match="got 'toy', expected one of adamw, other"):
+        with pytest.raises(CheckpointError, match="got 'toy', expected one of adamw, muon, other"):
             read_checkpoint(tmp_path / LATEST)
     finally:
         OPTIMIZERS.unregister("other")
@@ -130,7 +130,9 @@ def test_a_checkpoint_of_an_optimizer_that_is_not_registered_is_rejected(toy: ty
 
 def test_the_setting_accepts_registered_names_only(toy: type[Optimizer]) -> None:
     assert resolve(assignments=["optimizer=toy"]).settings.optimizer == "toy"
-    with pytest.raises(ConfigError, match="optimizer: got 'adam', expected one of adamw, toy; did you mean adamw"):
+    with pytest.raises(
+        ConfigError, match="optimizer: got 'adam', expected one of adamw, muon, toy; did you mean adamw"
+    ):
         resolve(assignments=["optimizer=adam"])
 
 

@@ -46,7 +46,7 @@ def problems_of(**texts: str) -> dict[str, str]:
 
 def test_every_setting_with_a_choice_is_a_field_and_the_shape_is_first():
     names = [field.name for field in setup_fields()]
-    assert sorted(names) == sorted(set(fields()) - {"optimizer"})
+    assert sorted(names) == sorted(fields())
     assert names[:6] == ["d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers"]
     assert setup_fields()[0].group == "model shape"
     assert {field.name: field.choices for field in setup_fields()}["document"] == ("file", "line", "paragraph")
@@ -175,7 +175,7 @@ def test_large_bounds_are_powers_of_two():
 def test_every_field_is_explained_with_its_effect():
     names = {"preset", *(field.name for field in setup_fields())}
     assert names <= EFFECTS.keys()
-    assert EFFECTS.keys() - names <= {"optimizer"}, "settings with a single choice have no field"
+    assert EFFECTS.keys() == names
     assert all(effect.endswith(".") and len(effect) <= 100 for effect in EFFECTS.values())
     assert note("layers") == "transformer blocks (L)"
 

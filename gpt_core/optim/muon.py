@@ -1,0 +1,118 @@
+"""Muon for the matrices of the blocks (Jordan et al. 2024; Liu et al. 2025), AdamW for everything else.
+
+Muon replaces the momentum of a matrix by the nearest orthogonal matrix, approximately: every direction of the update
+is equally large, also those that gradients rarely have. Embeddings, biases and norms are no maps between activations,
+and stay with AdamW.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.kernels import muon, threads
+from gpt_core.kernels.arrays import empty
+from gpt_core.model.layers.layer import LrGroup, ParameterSpec
+from gpt_core.model.parameters import Parameters, frozen_names, parameter_table
+from gpt_core.model.precision import PRECISION
+from gpt_core.optim.adamw import update_segments
+from gpt_core.optim.optimizer import Optimizer, OptimizerState
+
+NEWTON_SCHULZ_STEPS = 5
+ADAMW_WORK = 20  # operations per value
+
+
+class Muon(Optimizer):
+    """Muon and AdamW. The state is the momentum of all parameters (m) and, of those that AdamW updates, v.
+
+    The matrix of queries, keys and values counts as three.
+    """
+
+    state_names: ClassVar[tuple[str, ...]] = ("muon_m", "adam_v")
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        settings: Settings,
+        state: OptimizerState | None = None,
+        average: Parameters | None = None,
+    ) -> None:
+        super().__init__(parameters, settings, state, average)
+        table, frozen = parameters.table, frozen_names(parameters.shape, settings.freeze)
+        hidden = frozenset(spec.name for spec in table if is_hidden_matrix(spec))
+        self._others = parameters.segments_without(frozen | hidden)
+        self._matrices: dict[LrGroup, NDArray[np.intp]] = {}
+        for group in ("attn", "mlp"):
+            rows = [
+                (parameters.start_of(spec.name) + first, spec.shape[0], width, spec.shape[1])
+                for spec in table
+                if spec.name in hidden - frozen and spec.lr_group == group
+                for first, width in column_ranges(spec)
+            ]
+            self._matrices[group] = np.array(rows, np.intp).reshape(-1, 4)
+        self._workspace = empty(0, 0)
+
+    @classmethod
+    def scratch_bytes(cls, shape: ModelShape, n_threads: int) -> int:
+        """Return the bytes of scratch memory of an update on this many threads."""
+        return PRECISION.compute.bytes * n_threads * _workspace_size(shape)
+
+    @classmethod
+    def update_work(cls, shape: ModelShape, freeze: str = "") -> float:
+        """Return the operations of an update: those of Newton-Schulz, and those of AdamW for the rest."""
+        frozen, work = frozen_names(shape, freeze), 0.0
+        for spec in parameter_table(shape):
+            if spec.name in frozen:
+                continue
+            if not is_hidden_matrix(spec):
+                work += ADAMW_WORK * spec.size
+                continue
+            for _, width in column_ranges(spec):
+                short, long = sorted((spec.shape[0], width))
+                work += NEWTON_SCHULZ_STEPS * (4 * short * short * long + 2 * short**3)
+        return work
+
+    def update(self, gradients: Parameters, step: int, lr_share: float, scale: float) -> None:
+        """Update the parameters and the state in place; see `Optimizer.update`.
+
+        For a matrix W (R, S) of a block, with g = scale * gradient and b = `muon_beta`:
+
+            m = b m + (1 - b) g,  u = b m + (1 - b) g
+            W = W - lr (0.2 sqrt(max(R, S)) orthogonal(u) + `weight_decay` W)
+
+        with orthogonal(u) by 5 steps of a Newton-Schulz iteration (`gpt_core.kernels.muon`), in the number format of
+        the model's products. The factor gives updates of AdamW's size, so that both take the same learning rates. The
+        other parameters are updated as by `AdamW`.
+        """
+        settings, m, v = self.settings, self.state["muon_m"], self.state["adam_v"]
+        update_segments(self, self._others, gradients, m, v, step, lr_share, scale)
+        if self._workspace.shape[0] < threads.get_threads():
+            self._workspace = empty(threads.get_threads(), _workspace_size(self.parameters.shape))
+        for group, matrices in self._matrices.items():
+            muon.update(
+                self.parameters.flat, gradients.flat, m.flat, matrices, self._workspace,
+                self.learning_rates[group] * lr_share, settings.muon_beta, settings.weight_decay, scale,
+                settings.precision == "bfloat16",
+            )  # fmt: skip
+
+
+def is_hidden_matrix(spec: ParameterSpec) -> bool:
+    """Return True for the matrices that Muon updates: the linear weights of the blocks."""
+    return len(spec.shape) == 2 and spec.lr_group in ("attn", "mlp")
+
+
+def column_ranges(spec: ParameterSpec) -> list[tuple[int, int]]:
+    """Return (first, width) of the columns of each matrix that a tensor holds: queries, keys and values are three."""
+    parts = 3 if spec.name.endswith(".c_attn.weight") else 1
+    width = spec.shape[1] // parts
+    return [(part * width, width) for part in range(parts)]
+
+
+def _workspace_size(shape: ModelShape) -> int:
+    """Return the values of scratch per thread."""
+    matrices = [(spec.shape[0], width) for spec in parameter_table(shape) if is_hidden_matrix(spec)
+                for _, width in column_ranges(spec)]  # fmt: skip
+    return max(muon.workspace_size(*matrix) for matrix in matrices)
