@@ -57,10 +57,10 @@ def parameter_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     }  # fmt: skip
 
 
-def initial_parameters(shape: ModelShape, seed: int) -> Tensors:
+def initial_parameters(shape: ModelShape, seed: int, *, zero_projections: bool = False) -> Tensors:
     """Return GPT-2's initial values (Radford et al. 2019): biases 0, norm weights 1, all others normal with std 0.02.
 
-    The two projections into the residual stream have std 0.02 / sqrt(2 L).
+    The two projections into the residual stream have std 0.02 / sqrt(2 L), or are 0 (Zhang et al. 2019, "Fixup").
     """
     random = np.random.default_rng(seed)
     parameters: Tensors = {}
@@ -71,7 +71,8 @@ def initial_parameters(shape: ModelShape, seed: int) -> Tensors:
             parameters[name] = np.ones(size)
         else:
             std = 0.02 / math.sqrt(2 * shape.layers) if name.endswith("c_proj.weight") else 0.02
-            parameters[name] = random.normal(0.0, std, size)
+            is_zero = zero_projections and name.endswith("c_proj.weight")
+            parameters[name] = np.zeros(size) if is_zero else random.normal(0.0, std, size)
     return parameters
 
 

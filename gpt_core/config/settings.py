@@ -235,6 +235,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     norm_lr: Annotated[LearningRate, Meta(description="learning rate of the layer norms")] = 3e-4
     pos_lr: Annotated[LearningRate, Meta(description="learning rate of the position embedding")] = 3e-4
     unembed_lr: Annotated[LearningRate, Meta(description="learning rate of the tied token embedding")] = 3e-5
+    init_projections: Annotated[
+        Literal["scaled", "zero"], Meta(description="initial output projections; zero: blocks start as the identity")
+    ] = "scaled"
     allow_binary: Annotated[
         bool, Meta(description="train on the bytes of files that are not plain text; false refuses them")
     ] = False

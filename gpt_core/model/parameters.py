@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.precision import PRECISION, DType
 
 INIT_STD = 0.02
+Projections = Literal["scaled", "zero"]
+"""Initial values of the projections into the residual stream."""
 
 
 @lru_cache(maxsize=16)
@@ -127,11 +129,17 @@ class Parameters:
         np.copyto(self.flat, other.flat)
 
 
-def initial_parameters(shape: ModelShape, seed: int) -> Parameters:
+def initial_parameters(shape: ModelShape, seed: int, projections: Projections = "scaled") -> Parameters:
     """Return GPT-2's initial values (Radford et al. 2019), the same for the same seed.
 
     Weights are normal with standard deviation 0.02, or 0.02 / sqrt(2 L) for the projections that add to the residual
     stream. Biases are 0, norm weights 1.
+
+    Args:
+        shape: Shape of the model.
+        seed: Random seed.
+        projections: "zero" sets those projections to 0 (Goyal et al. 2017; Zhang et al. 2019): at first every block is
+            the identity, and the logits are those of a bigram model. The other values are the same.
     """
     parameters = Parameters(shape)
     random = np.random.Generator(np.random.PCG64(seed))
@@ -141,6 +149,8 @@ def initial_parameters(shape: ModelShape, seed: int) -> Parameters:
         if spec.init in std:
             random.standard_normal(dtype=np.float32, out=tensor)
             tensor *= np.float32(std[spec.init])
+            if spec.init == "residual" and projections == "zero":
+                tensor.fill(0.0)
         elif spec.init == "ones":
             tensor.fill(1.0)
     return parameters

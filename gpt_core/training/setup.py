@@ -118,7 +118,7 @@ def assemble(
     if checkpoint is None:
         state, optimizer_state, average = TrainingState(run_id=run_id), None, None
         if start is None:
-            parameters = initial_parameters(settings.shape, settings.seed)
+            parameters = initial_parameters(settings.shape, settings.seed, settings.init_projections)
         else:
             parameters, state.origin = start.parameters, start.origin
             state.evaluation_due = texts.held_out is not None

@@ -10,6 +10,7 @@ EFFECTS: dict[str, str] = {
     "num_heads": "More heads attend to more places at once, each with fewer channels. The size is unchanged.",
     "seq_len": "How far back the model sees. Attention takes time in proportion to its square.",
     "layers": "Deeper models learn more; time and memory grow in proportion.",
+    "init_projections": "zero starts more evenly and tolerates a larger learning rate. Without effect on a resume.",
     "learning_rate": "Too low: slow learning. Too high: the loss jumps or diverges. Try factors of three.",
     "warmup_steps": "A slow start that keeps the first updates from damaging the weights. Longer is safer.",
     "decay_steps": "The rate falls over these steps. About the length of the run gives the best final loss.",

@@ -23,6 +23,7 @@ from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.inference import PREFILL_CHUNK, Decoder
 from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count, parameter_table
+from tests.core.training_samples import open_run, tiny_settings
 
 SHAPE = ModelShape(d_model=24, hidden_size=41, vocab_size=101, num_heads=3, seq_len=140, layers=2)
 LONG = ModelShape(d_model=16, hidden_size=20, vocab_size=37, num_heads=2, seq_len=PREFILL_CHUNK + 44, layers=2)
@@ -308,3 +309,22 @@ def test_initial_values_equal_gpt2_and_depend_on_the_seed():
         assert tensor.std() == pytest.approx(expected.std(), rel=0.05), name
     np.testing.assert_array_equal(initial_parameters(shape, seed=1).flat, parameters.flat)
     assert not np.array_equal(initial_parameters(shape, seed=2)["wte.weight"], parameters["wte.weight"])
+
+
+def test_zero_projections_make_every_block_the_identity_and_change_no_other_value():
+    scaled, zero = initial_parameters(SHAPE, 1), initial_parameters(SHAPE, 1, "zero")
+    for name, expected in reference.initial_parameters(SHAPE, 1, zero_projections=True).items():
+        is_projection = name.endswith("c_proj.weight")
+        assert zero[name].any() == (bool(expected.any()) and not is_projection), name
+        assert is_projection or np.array_equal(zero[name], scaled[name])
+    model = GPT(zero)
+    model.forward(random_batch(SHAPE, 2, 20, seed=0)[0])
+    for block in model.transformer.blocks:
+        np.testing.assert_array_equal(block.out, model.transformer.embedding.out)
+
+
+def test_a_run_starts_with_the_projections_that_its_setting_names(tmp_path):
+    for init in ("scaled", "zero"):
+        trainer = open_run(tiny_settings(tmp_path, init_projections=init, models_dir=str(tmp_path / init)))
+        assert trainer.parameters["h.0.mlp.c_proj.weight"].any() == (init == "scaled")
+        trainer.run.store.close()

@@ -147,5 +147,5 @@ def initial_model(of: Held | None) -> ModelBundle:
     settings = of.bundle.settings
     if settings.init_from:
         raise ConfigError(f"this run started from the weights of {settings.init_from}; choose that file instead (b)")
-    parameters = initial_parameters(settings.shape, settings.seed)
+    parameters = initial_parameters(settings.shape, settings.seed, settings.init_projections)
     return dataclasses.replace(of.bundle, parameters=parameters, step=0, scores=None, path=None)
