@@ -182,6 +182,8 @@ class MainScreen(Screen[None]):
         self.query_one("#panes", ContentSwitcher).current = tab
         if tab != "train":
             self.train.cancel_countdown()
+        if tab == "inside" and (step := self.train.pointed_step) is not None:
+            self.inside.point_at(step)
         self.show(at_once=True)
         self.set_focus(None)
         self.pane.enter()

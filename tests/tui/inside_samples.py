@@ -14,11 +14,15 @@ from gpt_core.formats.checkpoint import Checkpoint, TrainingState
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.tokenizers.pieces import PieceTokenizer
+from gpt_core.training import events as ev
 from gpt_tui.session.inside.predictions import Alternative, TokenPredictions
 from gpt_tui.session.inside.subject import Subject
+from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.tabs.inside.history import StatsHistory
 from gpt_tui.tabs.inside.views.attention import AttentionResult
 from gpt_tui.tabs.inside.views.lens import LensResult
 from gpt_tui.tabs.inside.views.pixels import pooled
+from tests.tui.samples import started, step
 
 TEXT = "It was a dark night, and the sea was calm and the sea was dark and the night was calm."
 SHAPE = ModelShape(d_model=16, hidden_size=32, vocab_size=300, num_heads=2, seq_len=48, layers=3)
@@ -110,3 +114,29 @@ def fixed_attention(tokens: int = 60, layers: int = 4, heads: int = 4, side: int
 def bits(probability: float) -> float:
     """Return the surprise of a probability."""
     return -math.log2(probability)
+
+
+HISTORY_LAYERS, HISTORY_HEADS = 2, 3
+HISTORY_TENSORS = ("wte.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.bias", "h.1.mlp.c_fc.bias")
+
+
+def history_events(count: int = 10, every: int = 100) -> list[ev.AnyEvent]:
+    """Return a run in which head 2 of layer 1 becomes an induction head at the seventh evaluation."""
+    found: list[ev.AnyEvent] = [started()]
+    for number in range(1, count + 1):
+        at = number * every
+        found += [step(each, 3.0 if number < 7 else 1.0) for each in range(at - every + 1, at + 1)]
+        induction = ((0.02,) * HISTORY_HEADS, (0.02, 0.02, 0.75 if number >= 7 else 0.03))
+        even = ((0.25,) * HISTORY_HEADS,) * HISTORY_LAYERS
+        entropy = ((2.0,) * HISTORY_HEADS, (2.0, 2.0, 1.0))
+        found.append(ev.HeadsScored(at, even, even, induction, entropy))
+        norms, gradients, ratios = (10.0, 2.0, 0.1, 0.2), (0.5, 0.25, None, 0.1), (-3.0, -2.5, -1.5, None)
+        found.append(ev.HealthMeasured(at, HISTORY_TENSORS, norms, gradients, ratios, (0.0, 0.625)))
+        if number == 7:
+            found.append(ev.InductionHeadAppeared(at, 1, 2, 0.75))
+    return found
+
+
+def fixed_history() -> StatsHistory:
+    """Return the history of that run."""
+    return StatsHistory(advance_all(RunState(), history_events()), 1000, False)

@@ -27,7 +27,7 @@ from gpt_tui.tabs.inside.worker import Computed, Extent, InsideWorker, Outcome, 
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer
-from tests.tui.inside_samples import SHAPE, TEXT, fixed_attention, fixed_lens, fixed_tokens, save_model
+from tests.tui.inside_samples import SHAPE, TEXT, fixed_attention, fixed_history, fixed_lens, fixed_tokens, save_model
 
 
 def inside(bench: AppBench) -> InsideTab:
@@ -342,7 +342,10 @@ async def test_the_selectors_open_with_their_keys_and_escape_leads_back(tmp_path
             await bench.until(lambda: inside(bench)._canvas(0).has_focus)
 
 
-FIXED: dict[str, Any] = {"tokens": fixed_tokens(), "lens": fixed_lens(columns=8), "attention": fixed_attention()}
+FIXED: dict[str, Any] = {
+    "tokens": fixed_tokens(), "lens": fixed_lens(columns=8), "attention": fixed_attention(), "heads": fixed_history(),
+    "health": fixed_history(),
+}  # fmt: skip
 
 
 @pytest.mark.slow

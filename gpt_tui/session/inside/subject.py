@@ -56,6 +56,15 @@ class Subject:
         used[self.tokenizer.EOS] = False
         return np.flatnonzero(used)
 
+    def repeatable_ids(self, length: int) -> NDArray[np.integer]:
+        """Return the ids for random sequences of this length: those in the text if it has as many, else all used ones.
+
+        A model knows the tokens of its text; others may never have occurred in its training.
+        """
+        used = self.used_ids()
+        own = used[np.isin(used, self.ids)]
+        return own if len(own) >= length else used
+
     def require_two(self, view: str) -> None:
         """Raise ConfigError unless there are two tokens."""
         if len(self.ids) < 2:

@@ -170,7 +170,7 @@ def heads_view(subject: Subject, _: Choices) -> View:
     length = min(REPEATED, subject.gpt.shape.seq_len // 2)
     if length < 2:
         raise ConfigError("the view heads needs a model with a context of at least 4 tokens")
-    repeated = interpret.repeated_tokens(subject.used_ids(), length)
+    repeated = interpret.repeated_tokens(subject.repeatable_ids(length), length)
     scores = interpret.head_scores(subject.gpt, subject.batch, repeated)
     names = ("previous token", "first token", "induction", "entropy")
     columns = [Column("layer", True, True), Column("head", True, True), *(Column(name, True) for name in names)]

@@ -91,6 +91,10 @@ class InsideTab(Vertical):
 
     # -- visibility and the run
 
+    def point_at(self, step: int) -> None:
+        """Move the cursor to a step of the run."""
+        self._cursor = self._cursor._replace(step=step)
+
     def enter(self) -> None:
         """List the models, compute, and focus the view; called when the tab is shown."""
         self._canvas(0).focus()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpt_tui.tabs.inside.heads_view import HeadsView
+from gpt_tui.tabs.inside.health_view import HealthView
 from gpt_tui.tabs.inside.views.attention import AttentionView
 from gpt_tui.tabs.inside.views.lens import LensView
 from gpt_tui.tabs.inside.views.tokens import TokensView
 from gpt_tui.tabs.inside.views.view import InsideView
 
-VIEWS: tuple[InsideView[Any], ...] = (TokensView(), LensView(), AttentionView())
+VIEWS: tuple[InsideView[Any], ...] = (TokensView(), LensView(), AttentionView(), HeadsView(), HealthView())
 
 
 def view_named(name: str) -> InsideView[Any]:

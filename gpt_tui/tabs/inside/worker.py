@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from textual.message import Message
@@ -18,7 +19,7 @@ from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.thread_priority import CHECKING, lower_priority
 from gpt_tui.tabs.inside.presenter import TextChoice
 from gpt_tui.tabs.inside.subjects import Held, SubjectSource
-from gpt_tui.tabs.inside.views.view import Cursor, Extent, InsideView, Size, Task
+from gpt_tui.tabs.inside.views.view import Cursor, Extent, InsideView, Origin, Size, Task
 
 PROGRESS_INTERVAL_S = 0.2
 
@@ -170,7 +171,7 @@ class InsideWorker:
         subject = self._source.subject(held, request.text, first, progress)
         shape = held.gpt.shape
         extent = Extent(len(subject.ids), shape.layers, shape.num_heads)
-        task = Task(subject, extent.clamped(request.cursor), request.size, request.run)
+        task = Task(subject, extent.clamped(request.cursor), request.size, request.run, origin_of(held))
         for result in request.view.compute(task):
             self._check(request)
             self._send(Computed(request.number, side, Outcome(held.name, extent, subject.total, result)))
@@ -185,3 +186,9 @@ class InsideWorker:
         """Raise SupersededError if another request waits, or none is wanted."""
         if self._request is not request or self._ended:
             raise SupersededError
+
+
+def origin_of(held: Held) -> Origin:
+    """Return where a loaded model is from."""
+    path = held.bundle.path
+    return Origin(Path(path) if path else None, held.bundle.step, held.trainer is not None)

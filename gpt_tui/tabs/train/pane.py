@@ -224,6 +224,11 @@ class TrainTab(RunRequests):
         """Stop after this step and save."""
         self._controller.stop(may_ask=True)
 
+    @property
+    def pointed_step(self) -> int | None:
+        """Step at the cursor of the charts, None without one."""
+        return self._panels.pointed_step
+
     # -- actions: panels of the run
 
     def action_switch_notes(self) -> None:

@@ -101,6 +101,13 @@ class RunPanels(Container):
         row = None if message.x is None else nearest_row(self._run, message.axis, message.x)
         self.query_one(SamplesPanel).point_at(None if row is None else row[STEP])
 
+    @property
+    def pointed_step(self) -> int | None:
+        """Step at the cursor of the charts, None without one."""
+        view = self.charts.view
+        row = None if view.cursor is None else nearest_row(self._run, view.axis, view.cursor)
+        return None if row is None else int(row[STEP])
+
     # -- choice of panels
 
     @property

@@ -1,13 +1,15 @@
 """Interface of the views: what one computes in the worker, and what it shows of that. Does not import Textual.
 
-A view is one module in `gpt_tui.tabs.inside.views`, registered in its `VIEWS`, with its text in
-`gpt_tui.tabs.inside.help_texts`. It has no widgets: it returns lines of spans, which `Canvas` draws.
+A view is one module in `gpt_tui.tabs.inside.views`, or beside that folder if it draws a chart, registered in
+`gpt_tui.tabs.inside.registry`, with its text in `gpt_tui.tabs.inside.help_texts`. It has no widgets: it returns lines
+of spans, which `Canvas` draws.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from rich.cells import cell_len, set_cell_size
@@ -35,6 +37,9 @@ class Cursor(NamedTuple):
         head: Attention head of that block.
         place: Place of the residual stream: 0 for the embedding, then two per block.
         choice: Row of a list that Enter acts on; None while the cursor is in the text.
+        step: Step of the run; None for that of the model.
+        score: Number of a score of the heads (`gpt_tui.session.stats_history.HEAD_SCORES`).
+        tensor: Number of a tensor.
     """
 
     token: int = 0
@@ -42,6 +47,9 @@ class Cursor(NamedTuple):
     head: int = 0
     place: int = 0
     choice: int | None = None
+    step: int | None = None
+    score: int = 2
+    tensor: int = 0
 
 
 class Size(NamedTuple):
@@ -89,6 +97,20 @@ class Extent(NamedTuple):
         )
 
 
+class Origin(NamedTuple):
+    """Where a model is from.
+
+    Attributes:
+        path: Its checkpoint; None for a model that is in no file.
+        step: Its step.
+        is_live: True if it is a copy of the model in training.
+    """
+
+    path: Path | None = None
+    step: int = 0
+    is_live: bool = False
+
+
 class Task(NamedTuple):
     """What a view computes from.
 
@@ -97,12 +119,14 @@ class Task(NamedTuple):
         cursor: The cursor.
         size: Size of the area that the result is shown in.
         run: State of the run of this session.
+        origin: Where the model is from.
     """
 
     subject: Subject
     cursor: Cursor
     size: Size
     run: RunState
+    origin: Origin
 
 
 class Frame(NamedTuple):

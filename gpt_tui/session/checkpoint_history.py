@@ -1,0 +1,38 @@
+"""History of a run up to its checkpoint, from the log beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path, PurePath
+
+from gpt_core.training.events import CheckpointSaved
+from gpt_core.training.metrics_log import read_metrics
+from gpt_tui.session.run_state import RunState, advance_all
+
+LOG = "metrics.jsonl"
+BATCH = 4096  # events between two reports
+
+
+def history_of(path: Path, step: int, read: Callable[[], object] = lambda: None) -> RunState | None:
+    """Return the state of the run that saved a checkpoint, None if the log beside the file is not of that run.
+
+    It is the log of the run if it says that this file was saved at this step.
+
+    Args:
+        path: The checkpoint.
+        step: Its step.
+        read: Called after each part of the log; may raise to end the reading.
+
+    Raises:
+        ConfigError: The log cannot be read.
+    """
+    events, run, is_own = read_metrics(path.parent / LOG), RunState(), False
+    while batch := list(islice(events, BATCH)):
+        run = advance_all(run, batch)
+        is_own = is_own or any(
+            isinstance(event, CheckpointSaved) and event.step == step and PurePath(event.path).name == path.name
+            for event in batch
+        )
+        read()
+    return run if is_own else None
