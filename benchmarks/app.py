@@ -1,12 +1,16 @@
 """Key latency of the app while `mini` trains on every core, and the cost of the app in training throughput.
 
-    python benchmarks/app.py [keys|cost] [--rounds N] [--json]
+    python benchmarks/app.py [keys|cost|inside] [--rounds N] [--json]
 
 keys: the real app in a pseudo terminal, training `mini`. Each key has an effect on the screen that nothing else draws.
 Latency is the time from writing the key to reading the end of that effect. Keys are pressed at random times, so that
 they coincide with redraws of the charts and ends of steps. Once per round a checkpoint (690 MB) is verified while the
 next keys are pressed.
 cost: tokens per second of `nano`, headless and in the app with the Train tab open, alternating; the ratio of medians.
+inside: what the Inside tab costs training, from CPU times, which hardly depend on other programs. Each view is computed
+once per second on request; its CPU time is compared with that of the steps between two evaluations, after which the tab
+computes by itself. Drawing is compared with the time of all cores. Only on Linux, where the threads are told apart by
+their nice values.
 """
 
 from __future__ import annotations
@@ -25,12 +29,15 @@ import tempfile
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt_core.config.presets import preset
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.metrics_log import read_metrics
+from gpt_tui.shared.thread_priority import CHECKING, TRAINING
+from gpt_tui.tabs.inside.registry import VIEWS
 
 SIZE = (36, 120)  # rows, columns
 STARTED_S, ANSWER_S = 300.0, 20.0
@@ -207,19 +214,114 @@ def cost(preset: str, rounds: int) -> dict[str, float]:
     }
 
 
+# ---- training beside the Inside tab
+
+
+class CpuTime(NamedTuple):
+    """CPU seconds of the threads of a process, by their nice value: of training, of the Inside tab, and of others."""
+
+    training: float
+    inside: float
+    others: float
+
+
+def cpu_time(pid: int) -> CpuTime:
+    """Return the CPU time of a process so far."""
+    seconds = dict.fromkeys((TRAINING, CHECKING), 0.0)
+    others = 0.0
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            used, nice = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), int(fields[16])
+            if nice in seconds:
+                seconds[nice] += used
+            else:
+                others += used
+    return CpuTime(seconds[TRAINING], seconds[CHECKING], others)
+
+
+CLOSED, EMPTY = "closed", "without a text"
+INSIDE_KEYS = {
+    CLOSED: ("\x1b[15~",),  # the Runs tab
+    EMPTY: ("\x1b[17~", "e", "\x1b"),  # the line for a typed text, which stays empty
+} | {view.name: ("\x1b[17~", "s", "\x1b[H", "\r", str(number)) for number, view in enumerate(VIEWS, 1)}
+
+
+class Cost(NamedTuple):
+    """CPU time with one view open.
+
+    Attributes:
+        refresh_ms: Of the worker, per computation.
+        drawing_percent: Of other threads than those of the worker and of training, in percent of all cores.
+        step_ms: Of training, per step.
+    """
+
+    refresh_ms: float
+    drawing_percent: float
+    step_ms: float
+
+
+def one_view(terminal: Terminal, log: Path, seconds: int, *, is_shown: bool) -> Cost:
+    """Measure for some seconds; compute once per second if a view is shown."""
+    started_s, steps, before = time.perf_counter(), last_step(log), cpu_time(terminal.process.pid)
+    for _ in range(seconds):
+        if is_shown:
+            terminal.press("r")
+        terminal.read_for(1.0)
+    after, cores = cpu_time(terminal.process.pid), len(os.sched_getaffinity(0))
+    training, inside, others = (now - then for now, then in zip(after, before, strict=True))
+    return Cost(
+        1000 * inside / seconds, 100 * others / ((time.perf_counter() - started_s) * cores),
+        1000 * training / max(1, last_step(log) - steps),
+    )  # fmt: skip
+
+
+def last_step(log: Path) -> int:
+    """Return the last step in a log."""
+    return max((event.step for event in read_metrics(log) if isinstance(event, StepCompleted)), default=0)
+
+
+def inside_cost(preset_name: str, rounds: int, seconds: int) -> dict[str, object]:
+    """Measure with the Inside tab closed, open without a text, and with each view, in turn; return the medians.
+
+    A view costs its computation after each evaluation, and what its drawing adds to a tab without a text.
+    """
+    found: dict[str, list[Cost]] = {}
+    with app("--preset", preset_name) as (terminal, log):
+        terminal.read_for(LEFT_OUT_S)
+        for _ in range(rounds):
+            for name, keys in INSIDE_KEYS.items():
+                for key in keys:
+                    terminal.press(key)
+                    terminal.read_for(0.5)
+                terminal.read_for(2.0)
+                is_shown = name not in (CLOSED, EMPTY)
+                found.setdefault(name, []).append(one_view(terminal, log, seconds, is_shown=is_shown))
+    medians = {name: Cost(*map(statistics.median, zip(*values, strict=True))) for name, values in found.items()}
+    between_ms = preset(preset_name).eval_every_steps * statistics.median(each.step_ms for each in medians.values())
+    shown: dict[str, object] = {}
+    for name, each in medians.items():
+        cost = 100 * each.refresh_ms / between_ms + each.drawing_percent - medians[EMPTY].drawing_percent
+        shown[name] = {key: round(value, 2) for key, value in {**each._asdict(), "costs_percent": cost}.items()}
+    return shown
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["keys", "cost"])
-    parser.add_argument("--preset", help="default: mini for keys, nano for cost")
-    parser.add_argument("--rounds", type=int, help="default: 20 for keys, 3 for cost")
+    parser.add_argument("what", choices=["keys", "cost", "inside"])
+    parser.add_argument("--preset", help="default: mini for keys, else nano")
+    parser.add_argument("--rounds", type=int, help="default: 20 for keys, else 3")
+    parser.add_argument("--seconds", type=int, default=20, help="per view and round, for inside")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.what == "cost":
         result: dict = cost(options.preset or "nano", options.rounds or 3)
+    elif options.what == "inside":
+        result = inside_cost(options.preset or "nano", options.rounds or 3, options.seconds)
     else:
         result = keys_report(key_to_paint(options.preset or "mini", options.rounds or 20))
-    if options.json or options.what == "cost":
+    if options.json or options.what != "keys":
         print(json.dumps(result))
         return
     print(f"{'key':<26}{'presses':>8}{'p50 ms':>9}{'p99 ms':>9}")

@@ -85,14 +85,14 @@ async def test_the_views_share_one_cursor(tmp_path: Path):
         await bench.pilot.press("home", *["right"] * 5, "2")
         await bench.until_seen("at token 6")
         await bench.pilot.press("down", "down", "down", "3")
-        await bench.until_seen("layer 1 head 0")
+        await bench.until_seen("L1 h0, ")
         assert "token 6 " in bench.text()
         await bench.pilot.press("full_stop", "right", "n")
         for _ in range(len(VIEWS) - 3):  # views after Attention
             await bench.pilot.press("n")
         await bench.until_seen("token 7 of")
         await bench.pilot.press("3")
-        await bench.until_seen("layer 1 head 1")
+        await bench.until_seen("L1 h1, ")
 
 
 @pytest.mark.slow
@@ -321,7 +321,7 @@ async def test_the_mouse_chooses_views_tokens_and_heads(tmp_path: Path):
         await bench.until(lambda: inside(bench)._cursor.token > 0)
         token = inside(bench)._cursor.token
         await bench.pilot.click("#inside-bar", offset=(24, 0))
-        await bench.until_seen("rows from, columns to")
+        await bench.until_seen("row: from, column: to")
         assert inside(bench)._cursor.token == token
         await bench.pilot.click("#inside-view-0", offset=(16, 9))
         await bench.until(lambda: (inside(bench)._cursor.layer, inside(bench)._cursor.head) != (0, 0))

@@ -212,8 +212,8 @@ def test_attention_holds_the_probabilities_of_all_heads():
 def test_attention_names_the_tokens_that_a_head_reads():
     result = fixed_attention()
     text = shown(AttentionView(), result, Cursor(token=10, layer=1, head=2))
-    assert "layer 1 head 2: rows from, columns to" in text
-    assert "token 11 ␣sea attends to: ␣n@6 75.0%  <bos>@1 25.0%" in text
+    assert "L1 h2, row: from, column: to" in text
+    assert "token 11 ␣sea → ␣n@6 75.0%  <bos>@1 25.0%" in text
 
 
 def test_a_click_on_a_thumbnail_selects_its_head_and_keeps_the_token():

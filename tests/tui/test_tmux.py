@@ -180,7 +180,7 @@ def test_inside_shows_the_model_in_training_in_every_view_and_generates_from_a_c
     terminal.keys("2")
     terminal.until_seen("0 attn", "at token 4")
     terminal.keys("3")
-    terminal.until_seen("rows from, columns to", "token 4 ")
+    terminal.until_seen("row: from, column: to", "token 4 ")
     terminal.keys("1", "r")
     terminal.until(lambda screen: "in training, step" in screen and shown[0] not in screen)
     terminal.keys("Enter", "Enter")

@@ -82,7 +82,7 @@ class SubjectSource:
             GptError: There is no such model, or its file is damaged.
         """
         held = self._held.get(model)
-        if held is not None and held.version == version:
+        if held is not None and (held.version == version or (model == INITIAL and is_of_run(held, first))):
             return held
         trainer = self._live() if model == AUTOMATIC else None
         if model == INITIAL:
@@ -138,6 +138,11 @@ class SubjectSource:
                 raise ConfigError(f"no probe: {reason}; choose another text (s)") from None
             self._probes[key] = Probe(ids, bundle.tokenizer)
         return self._probes[key]
+
+
+def is_of_run(held: Held, other: Held | None) -> bool:
+    """Return whether two models were trained with the same settings, so that they began alike."""
+    return other is not None and held.bundle.settings == other.bundle.settings
 
 
 def initial_model(of: Held | None) -> ModelBundle:

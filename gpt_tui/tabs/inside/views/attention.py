@@ -27,13 +27,14 @@ from gpt_tui.tabs.inside.views.view import (
     fitted,
     shortened,
     side_by_side,
+    width_of,
 )  # fmt: skip
 
 MIN_THUMBNAIL, LABEL_WIDTH, GAP = 4, 4, 2
 TEXT_SHARE = 0.25  # of the height, at most
 CELLS_PER_TOKEN = 6  # of the text, about
-TARGETS = 5  # tokens with the most attention that are named
-LEGEND = (0.01, 0.1, 0.25, 0.5, 1.0)
+TARGETS, MIN_SHARE = 5, 0.001  # tokens with the most attention that are named
+LEGEND = (0.01, 0.1, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def enlarged(result: AttentionResult, cursor: Cursor, layout: Layout, width: int
     count, tokens = len(picture), len(matrix)
     marked = cursor.token * count // tokens // 2
     targets = [cursor._replace(token=min(tokens - 1, 2 * row * tokens // count)) for row in range(count // 2 + 1)]
-    title = f"layer {cursor.layer} head {cursor.head}: rows from, columns to"
+    title = f"L{cursor.layer} h{cursor.head}, row: from, column: to"
     rows = pixel_rows(picture, targets)
     return [
         [Span(shortened(title, width - layout.width - GAP), style="title")],
@@ -183,10 +184,13 @@ def enlarged(result: AttentionResult, cursor: Cursor, layout: Layout, width: int
 
 def numbers(result: AttentionResult, cursor: Cursor, share: NDArray[np.float32], width: int) -> Line:
     """Return where the attention of the token goes, as far as there is room for, and what the colours mean."""
-    order = np.argsort(-share[: cursor.token + 1], kind="stable")[:TARGETS]
-    goes_to = "  ".join(f"{printable(result.names[to])}@{integer(to + 1)} {percent(float(share[to]))}" for to in order)
-    name = f"token {integer(cursor.token + 1)} {printable(result.names[cursor.token])} attends to: "
     colours = [Span(f" {level:.0%} ", level**0.5) for level in LEGEND]
-    room = width - sum(len(span.text) for span in colours) - 1
-    text = fitted([Span(shortened(name, room // 2), style="title"), Span(goes_to)], max(1, room))
-    return [*text, Span(" "), *colours]
+    room = max(1, width - sum(len(span.text) for span in colours) - 1)
+    name = f"token {integer(cursor.token + 1)} {printable(result.names[cursor.token])} →"
+    spans = [Span(shortened(name, room // 2), style="title")]
+    for to in np.argsort(-share[: cursor.token + 1], kind="stable")[:TARGETS]:
+        target = Span(f" {printable(result.names[to])}@{integer(to + 1)} {percent(float(share[to]))} ")
+        if share[to] < MIN_SHARE or width_of([*spans, target]) > room:
+            break
+        spans.append(target)
+    return [*fitted(spans, room), Span(" "), *colours]
