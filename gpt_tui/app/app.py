@@ -75,6 +75,7 @@ class GptApp(App[None]):
         preferences: Theme and keys of the user.
         probes: Measurements of the set-up screen.
         countdown_s: Seconds after which a first run starts, 0 for no countdown.
+        first_minutes: Time budget of a first run, 0 for the settings as they are.
         remember_theme: Saves the name of a theme that the user picks.
         remember_guide: Saves which notes of the guide were shown; None for no notes.
         owns_process: Whether the garbage collector of the process may be adjusted.
@@ -98,6 +99,7 @@ class GptApp(App[None]):
         preferences: Preferences = NO_PREFERENCES,
         probes: Probes | None = None,
         countdown_s: float = 0.0,
+        first_minutes: float = 0.0,
         remember_theme: Callable[[str], None] | None = None,
         remember_guide: Callable[[str], None] | None = None,
         owns_process: bool = False,
@@ -120,6 +122,7 @@ class GptApp(App[None]):
             probes or Probes(),
             watched=watched,
             countdown_s=countdown_s,
+            first_minutes=first_minutes,
             guide=Guide(preferences.guide, remember_guide and self._guide_rememberer(remember_guide)),
         )
         self._request = request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def run_app(
     autostart: bool = False,
     watched: Path | None = None,
     config_file: Path | None = None,
+    budget: Callable[[float], RunRequest] | None = None,
+    first_minutes: float = 0.0,
 ) -> int:
     """Run the app in the terminal and return its exit code. However the app ends, its run is stopped and saved.
 
@@ -31,6 +34,8 @@ def run_app(
         autostart: Start the requested run at once.
         watched: Folder of a run in another process, which the Runs tab follows.
         config_file: File that may hold preferences beside settings.
+        budget: Returns the new run for a number of minutes.
+        first_minutes: Time budget of a first run, 0 for the settings of the request.
 
     Raises:
         ConfigError: The preferences of the user, or of `config_file`, are not valid.
@@ -41,6 +46,7 @@ def run_app(
 
         from gpt_tui.app.app import GptApp
         from gpt_tui.app.preferences import read_preferences, remember_guide, remember_theme
+        from gpt_tui.new_run.probe import Probes
         from gpt_tui.shared.keymap import BROWSER_KEYS
         from gpt_tui.shared.theme import OWN_THEMES
 
@@ -51,7 +57,8 @@ def run_app(
     countdown_s = 0.0 if autostart or watched else COUNTDOWN_S
     app = GptApp(
         settings, request.preset_name, request=request if autostart else None, watched=watched,
-        preferences=preferences, countdown_s=countdown_s, remember_theme=remember_theme,
+        preferences=preferences, probes=Probes(budget=budget), countdown_s=countdown_s,
+        first_minutes=first_minutes, remember_theme=remember_theme,
         remember_guide=None if watched else remember_guide, owns_process=True,
     )  # fmt: skip
     try:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from functools import partial
 
+from gpt_core.bench.budget_rule import budget_request
+from gpt_core.config.resolve import Overrides, read_overrides
+from gpt_core.config.settings import ModelShape
 from gpt_core.errors import InputError
-from gpt_tui.cli.options import config_file, requested_run
+from gpt_core.training.request import RunRequest
+from gpt_tui.cli.options import config_file, requested_run, setting_sources
 from gpt_tui.shared.interrupts import interrupt_exits
+
+FIRST_BUDGET = 5.0  # minutes of a first run in the app
+DECIDED = {*ModelShape.__struct_fields__, "minutes", "max_steps", "max_epochs", "init_from", "overfit_tiny"}
+"""Settings that decide the length or the model of a first run."""
 
 
 def start(options: Namespace) -> int:
@@ -27,7 +36,22 @@ def start(options: Namespace) -> int:
         return run_headless(request, as_json=options.json)
     # without such options the app waits for the key that starts a run
     autostart = request.settings.overfit_tiny or request.overwrite or request.resume is not None
-    return run_app(request, autostart=autostart, config_file=config_file(options))
+    overrides = read_overrides(**setting_sources(options))
+    return run_app(
+        request, autostart=autostart, config_file=config_file(options), budget=partial(budget_run, overrides),
+        first_minutes=first_minutes(overrides),
+    )  # fmt: skip
+
+
+def budget_run(overrides: Overrides, minutes: float) -> RunRequest:
+    """Return the new run with a time budget that was chosen in the app, and the requested settings."""
+    return budget_request(overrides.override("time", {"minutes": minutes}))
+
+
+def first_minutes(overrides: Overrides) -> float:
+    """Return the time budget of a first run, 0 if its length or its model was requested."""
+    requested = {name for _, layer in overrides.layers for name in layer}
+    return 0.0 if overrides.preset is not None or requested & DECIDED else FIRST_BUDGET
 
 
 def require_terminal() -> None:

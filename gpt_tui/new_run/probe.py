@@ -17,6 +17,7 @@ from gpt_core.bench.step_timing import measure_step_time
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.errors import GptError
 from gpt_core.kernels import compute_threads, threads
+from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.estimate import memory_problem
 from gpt_tui.session.run_preview import existing_run
 from gpt_tui.shared.sanitize import one_line
@@ -46,6 +47,7 @@ class Probes(NamedTuple):
         free_memory: Returns the available memory in bytes, None if unknown.
         wait_s: Pause in typing after which a probe starts.
         existing_run: Returns the run that a new one in a folder would replace, "" for none.
+        budget: Returns the new run for a number of minutes, None where its settings do not follow from the time.
     """
 
     texts: Callable[[Settings], CorpusStats] = read_corpus_stats
@@ -53,6 +55,7 @@ class Probes(NamedTuple):
     free_memory: Callable[[], int | None] = free_memory
     wait_s: float = WAIT_S
     existing_run: Callable[[str], str] = existing_run
+    budget: Callable[[float], RunRequest] | None = None
 
 
 class FolderSeen(Message, bubble=False):

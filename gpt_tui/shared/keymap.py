@@ -70,6 +70,7 @@ class Key(NamedTuple):
 KEYS: tuple[Key, ...] = (
     Key("train.start", "s", "start", "Start", "Start a new run", "train", button=True),
     Key("train.setup", "u", "setup", "Set up", "Change model, text or learning rate", "train", button=True),
+    Key("train.budget", "f", "next_budget", "Time", "Choose how long to train: 1, 5, 30 or 480 minutes", "train"),
     Key("train.pause", "p,space", "pause", "Pause", "Pause after this step, or continue", "train", button=True),
     Key("train.step", "n", "step", "Step", "Take one step, then pause", "train", button=True),
     Key("train.save", "w", "save", "Save", "Save a checkpoint", "train", button=True),

@@ -41,7 +41,7 @@ class MainScreen(Screen[None]):
 
     def __init__(
         self, controller: TrainingController, settings: Settings, preset_name: str, make: MakeGenerator,
-        probes: Probes, *, watched: Path | None = None, countdown_s: float = 0.0,
+        probes: Probes, *, watched: Path | None = None, countdown_s: float = 0.0, first_minutes: float = 0.0,
         guide: Guide | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -52,7 +52,14 @@ class MainScreen(Screen[None]):
         self._shown_start: RunStarted | None = None
         self._header_drawn_s = 0.0
         self.train = TrainTab(
-            controller, settings, preset_name, probes, countdown_s=countdown_s, guide=guide, id="train"
+            controller,
+            settings,
+            preset_name,
+            probes,
+            countdown_s=countdown_s,
+            first_minutes=first_minutes,
+            guide=guide,
+            id="train",
         )
         self.chat = ChatTab(self._models, make, initial_texts(settings), id="chat")
         self.checkpoints = CheckpointsTab(settings.models_dir, id="checkpoints")

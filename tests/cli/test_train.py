@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gpt_core.config.resolve import read_overrides
 from gpt_core.training.request import RunRequest
 from gpt_tui.cli import main as cli
 from gpt_tui.cli import train
@@ -57,3 +59,20 @@ def test_train_is_equivalent_to_train_only(trained: Path, program: Callable[...,
     run = program("train", "--resume", "--json", "--max-steps", "6", "--models-dir", "models")
     assert run.returncode == 0, run.stderr
     assert '"event":"finished"' in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "minutes"),
+    [
+        ({}, 5.0),
+        ({"options": {"train_file": "own.txt", "seed": 3}}, 5.0),
+        ({"options": {"max_steps": 100}}, 0.0),
+        ({"options": {"minutes": 30}}, 0.0),
+        ({"assignments": ["layers=2"]}, 0.0),
+        ({"preset": "micro"}, 0.0),
+    ],
+)
+def test_a_first_start_trains_for_five_minutes_unless_length_or_model_is_requested(
+    options: dict[str, Any], minutes: float
+) -> None:
+    assert train.first_minutes(read_overrides(**options)) == minutes

@@ -101,6 +101,7 @@ async def running_app(
     preferences: Preferences = NO_PREFERENCES,
     probes: Probes | None = None,
     countdown_s: float = 0.0,
+    first_minutes: float = 0.0,
     remember_theme: Callable[[str], None] | None = None,
     remember_guide: Callable[[str], None] | None = None,
     owns_process: bool = False,
@@ -113,7 +114,8 @@ async def running_app(
     app = GptApp(
         chosen, "nano", request=request, watched=watched, open_run=opener, make=make or fake_generator(),
         preferences=preferences, probes=probes or fake_probes(), countdown_s=countdown_s,
-        remember_theme=remember_theme, remember_guide=remember_guide, owns_process=owns_process,
+        first_minutes=first_minutes, remember_theme=remember_theme, remember_guide=remember_guide,
+        owns_process=owns_process,
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)

@@ -11,6 +11,7 @@ from gpt_core.config.fine_tuning import FROM_FILE, base_settings
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.training.fine_tuning import nearest_preset
+from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.fields import INDEPENDENT, named_preset, text_of, validate
 from gpt_tui.new_run.files import path_problem
 from gpt_tui.new_run.screen import FormState, SetupResult, initial_form_state
@@ -23,10 +24,12 @@ class NextRun:
     Attributes:
         settings: The settings.
         preset_name: Preset with the shape of the model, "" for a custom shape.
+        model_reason: Why a time budget has led to these settings, "" if it has not.
     """
 
     settings: Settings
     preset_name: str
+    model_reason: str = ""
     _defaults: tuple[Settings, str] = field(init=False)
     _form_state: FormState | None = None
 
@@ -69,8 +72,17 @@ class NextRun:
             if validated.settings is None:
                 return next(iter(validated.problems.values()))
             settings = validated.settings
+        if settings != self.settings:
+            self.model_reason = ""
         self.settings, self.preset_name = settings, named_preset(settings, form_state.preset_name)
         return ""
+
+    def follow_budget(self, request: RunRequest) -> None:
+        """Take the settings that follow from a time budget; they become those to go back to."""
+        models_dir = self.settings.models_dir
+        self.settings = msgspec.structs.replace(request.settings, models_dir=models_dir)
+        self.preset_name, self.model_reason = request.preset_name, request.model_reason
+        self._defaults, self._form_state = (self.settings, self.preset_name), None
 
     def use_folder(self, models_dir: Path) -> None:
         """Save the next run in another folder."""

@@ -43,6 +43,7 @@ class TrainTab(RunRequests):
         preset_name: Preset that the settings began with, "" for none.
         probes: Measurements of the set-up screen.
         countdown_s: Seconds after which a first run starts, 0 for no countdown.
+        first_minutes: Time budget of a first run, 0 for the settings as they are.
         guide: Notes that explain a first run, None for none.
     """
 
@@ -50,10 +51,11 @@ class TrainTab(RunRequests):
 
     def __init__(
         self, controller: TrainingController, settings: Settings, preset_name: str, probes: Probes, *,
-        countdown_s: float = 0.0, guide: Guide | None = None, id: str,
+        countdown_s: float = 0.0, first_minutes: float = 0.0, guide: Guide | None = None, id: str,
     ) -> None:  # fmt: skip
         super().__init__(controller, settings, preset_name, probes, id=id)
         self._countdown_s = countdown_s
+        self._first_minutes = first_minutes
         self._guide = guide or Guide("", None)
 
     def compose(self) -> ComposeResult:
@@ -96,8 +98,13 @@ class TrainTab(RunRequests):
     @on(RunRequests.PreviewRead)
     def _preview_read(self, message: RunRequests.PreviewRead) -> None:
         self.preview = message.preview
-        if not self._controller.alive and self._controller.run.started is None:  # else the view is hidden
-            self.query_one(Welcome).show_preview(message.preview, self._next.changes, self._shown_keys())
+        minutes, self._first_minutes = self._first_minutes, 0.0
+        if minutes and self._is_first_start:
+            self.choose_budget(minutes)  # its preview follows
+        elif not self._controller.alive and self._controller.run.started is None:  # else the view is hidden
+            self.query_one(Welcome).show_preview(
+                message.preview, self._next.changes, self._shown_keys(), self._next.model_reason
+            )
             self._start_countdown()
         self.show_allowed()
 
@@ -138,10 +145,16 @@ class TrainTab(RunRequests):
             self._controller.phase,
             can_resume=self.preview.stored.resumable is not None,
             is_changed=bool(self._next.changes),
+            has_budget=self._can_choose_time,
         )
         if self._controller.unsaved:
             actions |= {"save"}
         return actions | {"start_now"} if self._countdown.running else actions
+
+    @property
+    def _can_choose_time(self) -> bool:
+        """True before the first run of the session, where its settings can follow from a time budget."""
+        return self._probes.budget is not None and not self._is_choosing and self._controller.run.started is None
 
     # -- the countdown of a first start
 
@@ -151,10 +164,16 @@ class TrainTab(RunRequests):
 
     def _start_countdown(self) -> None:
         """Start the countdown if there is nothing that the user may want to do first. It starts at most once."""
+        is_first = self._is_first_start
         length_s, self._countdown_s = self._countdown_s, 0.0
-        idle = self._controller.phase is Phase.IDLE and self.screen.is_current
-        if length_s and idle and starts_unasked(self.preview):
+        if is_first:
             self._countdown.start(self.preview, length_s)
+
+    @property
+    def _is_first_start(self) -> bool:
+        """True while a first run may start after a countdown that has not begun."""
+        idle = self._controller.phase is Phase.IDLE and self.screen.is_current
+        return self._countdown_s > 0 and idle and starts_unasked(self.preview)
 
     def cancel_countdown(self) -> None:
         """Cancel the countdown: no run starts until a key or a button is pressed."""

@@ -22,10 +22,25 @@ Notes = Literal["samples", "log", "alone"]
 """Panel below the charts: samples, log, or samples without the charts."""
 
 
+BUDGETS = (1.0, 5.0, 30.0, 480.0)
+"""Minutes to choose from before a run."""
+
+
 # -- actions
 
 
-def allowed(phase: Phase, *, can_resume: bool, is_changed: bool = False) -> frozenset[str]:
+def next_budget(minutes: float) -> float:
+    """Return the time budget that follows one of `minutes`: the next longer one, the first after the last."""
+    return next((budget for budget in BUDGETS if budget > minutes), BUDGETS[0])
+
+
+def minutes_text(minutes: float) -> str:
+    """Return a number of minutes in words: `1 minute`, `30 minutes`, `8 hours`."""
+    number, unit = (minutes / 60, "hour") if minutes >= 120 else (minutes, "minute")
+    return f"{number:g} {unit}{'s' * (number != 1)}"
+
+
+def allowed(phase: Phase, *, can_resume: bool, is_changed: bool = False, has_budget: bool = False) -> frozenset[str]:
     """Return the actions of the "train" keys that are available in a phase."""
     if phase is Phase.STOPPING:
         return frozenset()
@@ -33,7 +48,7 @@ def allowed(phase: Phase, *, can_resume: bool, is_changed: bool = False) -> froz
         return frozenset({"stop"})
     if phase.alive:
         return frozenset({"pause", "step", "save", "evaluate", "stop"})
-    optional = {"resume": can_resume, "defaults": is_changed}
+    optional = {"resume": can_resume, "defaults": is_changed, "next_budget": has_budget and not is_changed}
     return frozenset({"start", "setup", "overfit"} | {action for action, works in optional.items() if works})
 
 
@@ -55,6 +70,8 @@ def why_not(action: str, phase: Phase, keys: Mapping[str, str]) -> str:
         return f"a run is in progress ({keys['stop']}: stop)"
     if action == "resume":
         return f"no checkpoint to resume ({keys['start']}: start a run)"
+    if action == "next_budget":
+        return "the time is chosen in the set-up screen"
     if action == "defaults":
         return "the settings have not been changed"
     return f"no run in progress ({keys['start']}: start one)"
@@ -74,12 +91,13 @@ def next_steps(reason: str, keys: Mapping[str, str]) -> str:
 # -- before a run
 
 
-def preview_rows(preview: RunPreview, changes: Mapping[str, str]) -> list[tuple[str, str]]:
+def preview_rows(preview: RunPreview, changes: Mapping[str, str], model_reason: str = "") -> list[tuple[str, str]]:
     """Return what a start would train, as (label, text).
 
     Args:
         preview: The files and checkpoints of the run.
         changes: Settings that were changed in the set-up screen, as text.
+        model_reason: Why a time budget has led to the settings, "" if it has not.
     """
     settings, shape = preview.settings, preview.settings.shape
     parameters = parameter_count(shape)
@@ -94,6 +112,7 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str]) -> list[tuple[
     return [
         *([("weights", start_text(preview.start))] if preview.start is not None else []),
         ("model", f"{preview.model}, {integer(parameters)} parameters"),
+        *([("why", one_line(model_reason))] if model_reason else []),
         ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
         *texts,
         (
@@ -122,7 +141,7 @@ def text_and_size(preview: RunPreview) -> str:
 def length(settings: Settings) -> str:
     """Return the maximum length of a run: `up to 2,000 steps or 20 epochs`, or its time budget: `5 minutes`."""
     if settings.minutes:
-        return f"{settings.minutes:g} minute{'s' * (settings.minutes != 1)}"
+        return minutes_text(settings.minutes)
     steps = f"{integer(settings.max_steps)} steps or " if settings.max_steps else ""
     return f"up to {steps}{settings.max_epochs} epochs"
 
@@ -134,12 +153,15 @@ def saving(settings: Settings) -> str:
     return " and ".join([*when[:1], "when it stops"])
 
 
-def possible_actions(preview: RunPreview, *, is_changed: bool = False) -> list[tuple[str, str]]:
+def possible_actions(
+    preview: RunPreview, *, is_changed: bool = False, has_budget: bool = False
+) -> list[tuple[str, str]]:
     """Return what can be done before a run, as (action, label), in the order of usefulness.
 
     Args:
         preview: The files and checkpoints of the run.
         is_changed: Whether settings were changed in the set-up screen.
+        has_budget: Whether the settings can follow from a time budget.
     """
     actions = []
     if not preview.problem:
@@ -147,6 +169,8 @@ def possible_actions(preview: RunPreview, *, is_changed: bool = False) -> list[t
         if preview.start is not None:
             what = f"fine-tuning {one_line(preview.start.path.stem)}"
         actions.append(("start", f"Start {what} on {PurePath(preview.train_file).name}"))
+    if has_budget and not is_changed and not preview.problem:
+        actions.append(("next_budget", budget_choice(preview.settings.minutes)))
     if resumable := preview.stored.resumable:
         folder = resumable.path.parent
         name = "" if folder == PurePath(preview.settings.models_dir) else f"{shown_path(folder)} "
@@ -159,6 +183,15 @@ def possible_actions(preview: RunPreview, *, is_changed: bool = False) -> list[t
     if for_chat := preview.stored.for_chat:
         actions.append(("chat", f"Chat with {one_line(for_chat.path.stem)} ({step_and_age(for_chat, preview.now_s)})"))
     return [*actions, ("help", "Show all keys")]
+
+
+def budget_choice(minutes: float) -> str:
+    """Return the time budget that the key chooses, and those after it: `Train for 30 minutes (again: 8 hours)`."""
+    first = next_budget(minutes)
+    others = [next_budget(first)]
+    while (following := next_budget(others[-1])) not in (first, minutes):
+        others.append(following)
+    return f"Train for {minutes_text(first)} (again: {', '.join(map(minutes_text, others))})"
 
 
 def step_and_age(info: CheckpointInfo, now_s: float) -> str:
@@ -194,7 +227,8 @@ def countdown_line(preview: RunPreview, countdown: Countdown, now_s: float, keys
     what = "this model" if preview.model == CUSTOM else preview.model
     seconds = int(countdown.remaining_s(now_s)) + 1
     choices = f"({keys['start_now'].capitalize()}: now, {keys['cursor_off'].capitalize()}: cancel)"
-    text = f"training {what} on {PurePath(preview.train_file).name} starts in {seconds} s {choices}"
+    for_minutes = f" for {minutes_text(preview.settings.minutes)}" if preview.settings.minutes else ""
+    text = f"training {what} on {PurePath(preview.train_file).name}{for_minutes} starts in {seconds} s {choices}"
     room = min(MAX_BAR_WIDTH, width - len(text) - 1)
     return f"{bar(countdown.fraction(now_s), room)} {text}" if room >= MIN_BAR_WIDTH else text
 

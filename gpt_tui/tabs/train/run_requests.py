@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
-from textual import work
+from textual import on, work
 from textual.containers import Vertical
 from textual.message import Message
 
@@ -28,7 +29,7 @@ from gpt_tui.shared.keymap import shown_keys
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.key_hints import KeyHints
 from gpt_tui.tabs.train.next_run import NextRun
-from gpt_tui.tabs.train.presenter import why_not
+from gpt_tui.tabs.train.presenter import next_budget, why_not
 from gpt_tui.tabs.train.resume_dialog import ResumeScreen, end_of_run
 from gpt_tui.tabs.train.welcome import Welcome
 
@@ -69,6 +70,14 @@ class RunRequests(Vertical):
             super().__init__()
             self.preview = preview
 
+    class BudgetChosen(Message, bubble=False):
+        """The settings for a time budget are known; `problem` says why not. Posted by a worker thread."""
+
+        def __init__(self, request: RunRequest | None, problem: str = "") -> None:
+            super().__init__()
+            self.request = request
+            self.problem = problem
+
     def __init__(
         self, controller: TrainingController, settings: Settings, preset_name: str, probes: Probes, *, id: str
     ) -> None:
@@ -78,6 +87,8 @@ class RunRequests(Vertical):
         self._next = NextRun(settings, preset_name)
         self.preview = RunPreview(settings, preset_name)
         self._hints = KeyHints(self)
+        self._is_choosing = False
+        """True while this machine is measured for a time budget."""
 
     @property
     def settings(self) -> Settings:
@@ -105,6 +116,34 @@ class RunRequests(Vertical):
     def _settings_changed(self) -> None:
         self.read_preview()
         self.post_message(self.SettingsChanged(self.settings, self._next.preset_name))
+
+    # -- time budget
+
+    def choose_budget(self, minutes: float) -> None:
+        """Measure this machine, in a thread, and take the settings that follow from a time budget."""
+        self._is_choosing = True
+        self.query_one(Welcome).show_measuring(minutes)
+        self.run_worker(partial(self._choose_budget, minutes), thread=True, group="budget", exit_on_error=False)
+
+    def _choose_budget(self, minutes: float) -> None:
+        assert self._probes.budget is not None
+        try:
+            self.post_message(self.BudgetChosen(self._probes.budget(minutes)))
+        except (GptError, OSError, MemoryError) as error:
+            self.post_message(self.BudgetChosen(None, one_line(str(error) or type(error).__name__)))
+
+    @on(BudgetChosen)
+    def _budget_chosen(self, message: BudgetChosen) -> None:
+        self._is_choosing = False
+        if message.request is not None and not self._controller.alive:
+            self._next.follow_budget(message.request)
+        if message.problem:
+            self.notify(f"time not chosen: {message.problem}", severity="warning", markup=False)
+        self._settings_changed()
+
+    def action_next_budget(self) -> None:
+        """Choose the next longer time budget, the shortest one after the longest."""
+        self.choose_budget(next_budget(self.settings.minutes))
 
     # -- requests
 
@@ -157,7 +196,7 @@ class RunRequests(Vertical):
 
     def action_start(self) -> None:
         """Start a new run."""
-        self.request_run(RunRequest(self.settings, self._next.preset_name))
+        self.request_run(RunRequest(self.settings, self._next.preset_name, model_reason=self._next.model_reason))
 
     def action_start_now(self) -> None:
         """End the countdown and start the run."""

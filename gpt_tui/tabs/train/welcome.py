@@ -24,7 +24,7 @@ from gpt_tui.shared.row_rendering import render_keys
 from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.countdown import CountdownLine
-from gpt_tui.tabs.train.presenter import possible_actions, preview_rows
+from gpt_tui.tabs.train.presenter import minutes_text, possible_actions, preview_rows
 from gpt_tui.tabs.train.welcome_text import Panel, fitted_rows, runs_panel, sample_panel, with_estimate
 
 LABEL_WIDTH = 11
@@ -61,6 +61,7 @@ class Welcome(VerticalScroll):
         self._preview: RunPreview | None = None
         self._changes: Mapping[str, str] = {}
         self._keys: Mapping[str, str] = {}
+        self._model_reason = ""
         self._estimate = RunEstimate()
         self._recent = RecentRuns()
 
@@ -90,15 +91,18 @@ class Welcome(VerticalScroll):
 
     # -- contents
 
-    def show_preview(self, preview: RunPreview, changes: Mapping[str, str], keys: Mapping[str, str]) -> None:
+    def show_preview(
+        self, preview: RunPreview, changes: Mapping[str, str], keys: Mapping[str, str], model_reason: str = ""
+    ) -> None:
         """Show what a start would train, and what else can be done; measure how long it takes.
 
         Args:
             preview: The files and checkpoints of the run.
             changes: Settings that were changed in the set-up screen, as text.
             keys: The displayed key of each action.
+            model_reason: Why a time budget has led to the settings, "" if it has not.
         """
-        self._preview, self._changes, self._keys = preview, changes, keys
+        self._preview, self._changes, self._keys, self._model_reason = preview, changes, keys, model_reason
         self.remove_class("-opening")
         if preview.problem:
             self.stop_measuring()
@@ -139,6 +143,17 @@ class Welcome(VerticalScroll):
             self._estimate = self._estimate._replace(time=message.step_time, time_problem=message.problem)
             self._draw()
 
+    def show_measuring(self, minutes: float) -> None:
+        """Show that this machine is measured for a time budget; the measurement of the preview stops."""
+        self.stop_measuring()
+        self.add_class("-opening")
+        self.query_one("#welcome-text", Static).update(
+            Content.assemble(
+                (f"Train for {minutes_text(minutes)}\n\n", "bold"), "timing a few steps on this computer …\n\n",
+                ("The model and its schedule follow from the time, the text and the speed.", "$muted"),
+            )
+        )  # fmt: skip
+
     def show_opening(self, activity: str, fraction: float) -> None:
         """Show what a starting run does, and its progress from 0 to 1."""
         self.stop_measuring()
@@ -175,8 +190,9 @@ class Welcome(VerticalScroll):
             self._draw_keys()
 
     def _preview_text(self, preview: RunPreview) -> Content:
-        actions = possible_actions(preview, is_changed=bool(self._changes))
-        rows = with_estimate(preview_rows(preview, self._changes), self._estimate)
+        has_budget = self._probes.budget is not None
+        actions = possible_actions(preview, is_changed=bool(self._changes), has_budget=has_budget)
+        rows = with_estimate(preview_rows(preview, self._changes, self._model_reason), self._estimate)
         rows = fitted_rows(rows, max(4, self.size.height - len(actions) - OTHER_LINES))
         what = "Train a GPT from scratch" if preview.start is None else "Fine-tune a trained GPT"
         lines = [Content.styled(f"{what}, watch it learn, chat with it.", "bold"), Content("")]

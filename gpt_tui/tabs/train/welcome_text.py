@@ -15,7 +15,7 @@ from gpt_tui.shared.formatting import age, estimated_duration, integer, narrow, 
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line, printable
 
-DROPPED_FIRST = ("shape", "batch", "memory", "eval text")
+DROPPED_FIRST = ("shape", "batch", "memory", "eval text", "why")
 """Rows of the preview that are left out of a low terminal, least important first."""
 MAX_SAMPLE_LINES = 12
 STATUS_WIDTH, STEPS_WIDTH, BITS_WIDTH, AGE_WIDTH = 10, 9, 9, 12

@@ -1,0 +1,100 @@
+"""Time budgets before a run: the first start trains for five minutes, and a key chooses another time."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gpt_core.errors import CorpusError
+from gpt_core.training.request import RunRequest
+from gpt_tui.tabs.train.presenter import budget_choice, minutes_text, next_budget
+from tests.tui.app_bench import running_app
+from tests.tui.fake_probes import fake_probes
+from tests.tui.fake_trainer import fake_settings
+
+LONG_S = 600.0
+
+
+def test_the_key_goes_through_the_times_and_begins_again() -> None:
+    assert [next_budget(minutes) for minutes in (0, 1, 5, 30, 480, 10_000)] == [1, 5, 30, 480, 1, 1]
+
+
+def test_times_are_written_in_words() -> None:
+    assert [minutes_text(minutes) for minutes in (0.5, 1, 30, 480)] == [
+        "0.5 minutes", "1 minute", "30 minutes", "8 hours",
+    ]  # fmt: skip
+
+
+def test_the_choice_names_every_time_but_the_present_one() -> None:
+    assert budget_choice(5) == "Train for 30 minutes (again: 8 hours, 1 minute)"
+    assert budget_choice(480) == "Train for 1 minute (again: 5 minutes, 30 minutes)"
+    assert budget_choice(0) == "Train for 1 minute (again: 5 minutes, 30 minutes, 8 hours)"
+
+
+def budget_run(minutes: float) -> RunRequest:
+    """Return a run whose depth follows from the time."""
+    settings = msgspec.structs.replace(fake_settings("elsewhere"), minutes=minutes, layers=2 if minutes < 30 else 6)
+    return RunRequest(settings, "nano", model_reason=f"because {minutes:g} minutes are enough")
+
+
+@pytest.mark.slow
+@pytest.mark.essential
+async def test_a_first_start_trains_for_five_minutes_with_what_follows_from_them(tmp_path: Path) -> None:
+    async with running_app(
+        tmp_path, countdown_s=LONG_S, first_minutes=5, probes=fake_probes(budget=budget_run), size=(120, 40)
+    ) as bench:
+        await bench.until(lambda: bool(re.search(r"on train.en for 5 minutes starts in \d{3} s", bench.text())))
+        assert "because 5 minutes are enough" in bench.text()
+        assert "Train for 30 minutes (again: 8 hours, 1 minute)" in bench.text()
+        await bench.pilot.press("enter")
+        await bench.until_step(5)
+        request = bench.opener.requests[0]
+        assert (request.settings.minutes, request.settings.layers) == (5, 2)
+        assert request.settings.models_dir == str(tmp_path)
+        assert request.model_reason == "because 5 minutes are enough"
+
+
+@pytest.mark.slow
+async def test_the_key_chooses_another_time_and_cancels_the_countdown(tmp_path: Path) -> None:
+    async with running_app(
+        tmp_path, countdown_s=LONG_S, first_minutes=5, probes=fake_probes(budget=budget_run), size=(120, 40)
+    ) as bench:
+        await bench.until_seen("starts in")
+        await bench.pilot.press("f")
+        await bench.until_seen("because 30 minutes are enough")
+        assert "starts in" not in bench.text()
+        assert "Train for 8 hours (again: 1 minute, 5 minutes)" in bench.text()
+        await bench.pilot.press("s")
+        await bench.until_step(5)
+        assert (bench.opener.requests[0].settings.minutes, bench.opener.requests[0].settings.layers) == (30, 6)
+
+
+@pytest.mark.slow
+async def test_a_failed_measurement_starts_with_the_settings_as_they_are(tmp_path: Path) -> None:
+    def fail(_minutes: float) -> RunRequest:
+        raise CorpusError("no text")
+
+    async with running_app(
+        tmp_path, countdown_s=LONG_S, first_minutes=5, probes=fake_probes(budget=fail), size=(120, 40)
+    ) as bench:
+        await bench.until(lambda: bool(re.search(r"training nano on train.en starts in \d{3} s", bench.text())))
+        assert [notice.message for notice in bench.app._notifications] == ["time not chosen: no text"]
+
+
+@pytest.mark.slow
+async def test_changed_settings_are_not_replaced_by_the_key(tmp_path: Path) -> None:
+    async with running_app(tmp_path, probes=fake_probes(budget=budget_run), size=(120, 40)) as bench:
+        await bench.until_seen("Train for 1 minute")
+        train = bench.app.main.train
+        train._next.settings = msgspec.structs.replace(train.settings, layers=3)
+        train.read_preview()
+        await bench.until_seen("layers 3")
+        assert "Train for 1 minute" not in bench.text()
+        before = train.settings
+        await bench.pilot.press("f")
+        await bench.until(lambda: bool(list(bench.app._notifications)))
+        assert [notice.message for notice in bench.app._notifications] == ["the time is chosen in the set-up screen"]
+        assert train.settings == before
