@@ -12,11 +12,21 @@ from gpt_core.interpret.attribution import attribution
 from gpt_core.interpret.embeddings import EmbeddingMap, Neighbors, embedding_map, neighbors
 from gpt_core.interpret.heads import HeadScores, head_scores, induction_scores, repeated_tokens
 from gpt_core.interpret.health import TensorStats, dead_units, update_ratio, weight_stats
-from gpt_core.interpret.predictions import Lens, NextTokens, lens_logits, logit_lens, next_tokens, token_losses
+from gpt_core.interpret.predictions import (
+    Lens,
+    NextTokens,
+    TextPredictions,
+    lens_logits,
+    logit_lens,
+    next_tokens,
+    text_predictions,
+    token_losses,
+)
 
 __all__ = [
     "Ablation", "EmbeddingMap", "HeadScores", "Lens", "MeanOutputs", "Neighbors", "NextTokens", "Part", "TensorStats",
-    "Trace", "ablate", "ablations", "activation_names", "all_parts", "attention", "attribution", "dead_units",
-    "embedding_map", "head_scores", "induction_scores", "lens_logits", "logit_lens", "mean_outputs", "neighbors",
-    "next_tokens", "repeated_tokens", "token_losses", "trace", "update_ratio", "weight_stats",
+    "TextPredictions", "Trace", "ablate", "ablations", "activation_names", "all_parts", "attention", "attribution",
+    "dead_units", "embedding_map", "head_scores", "induction_scores", "lens_logits", "logit_lens", "mean_outputs",
+    "neighbors", "next_tokens", "repeated_tokens", "text_predictions", "token_losses", "trace",
+    "update_ratio", "weight_stats",
 ]  # fmt: skip

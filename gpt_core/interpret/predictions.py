@@ -34,6 +34,22 @@ class NextTokens(NamedTuple):
     ranks: NDArray[np.int32]
 
 
+class TextPredictions(NamedTuple):
+    """Predictions of each token of a text but the first, N - 1 of them.
+
+    Attributes:
+        ids: The most probable tokens in its place (N - 1, K), the most probable first.
+        probabilities: Their probabilities (N - 1, K).
+        target_probabilities: Probability of the token (N - 1,).
+        ranks: Its rank (N - 1,): 1 for the most probable.
+    """
+
+    ids: Ids
+    probabilities: Array
+    target_probabilities: Array
+    ranks: NDArray[np.int32]
+
+
 class Lens(NamedTuple):
     """Predictions from the residual stream at each place, P = 1 + 2 L of them.
 
@@ -99,6 +115,33 @@ def next_tokens(model: GPT, tokens: Ids, count: int = 8) -> NextTokens:
         ids.reshape(B, T, K), probabilities.reshape(B, T, K), entropy.reshape(B, T),
         of_targets.reshape(B, T)[:, :-1], ranks.reshape(B, T)[:, :-1],
     )  # fmt: skip
+
+
+def text_predictions(model: GPT, ids: Ids, count: int = 8) -> TextPredictions:
+    """Return the predictions of each token of a text of any length; see `next_tokens`.
+
+    A text that is longer than the context is read in windows of the context's length, each half a window after the one
+    before. A token is predicted in the first window that holds it, from at least about half a context.
+
+    Args:
+        model: The model. Its buffers are overwritten.
+        ids: Ids of the text (N,).
+        count: Tokens per place (K), at most the size of the vocabulary.
+
+    Raises:
+        ValueError: The ids do not fit the model, or there are fewer than two.
+    """
+    N, T = len(ids), model.shape.seq_len
+    if N < 2 or T < 2:
+        raise ValueError(f"ids: got {N} in a context of {T}, expected at least 2")
+    parts = []
+    for start in range(0, max(1, N - T + T // 2), T // 2):
+        window = np.ascontiguousarray(ids[start : start + T])[None]
+        found = next_tokens(model, window, count)
+        new = slice(0 if start == 0 else T - 1 - T // 2, window.shape[1] - 1)
+        parts.append((found.ids[0, new], found.probabilities[0, new], found.target_probabilities[0, new],
+                      found.ranks[0, new]))  # fmt: skip
+    return TextPredictions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def logit_lens(model: GPT, tokens: Ids | None = None, count: int = 1, positions: Sequence[int] | None = None) -> Lens:

@@ -44,5 +44,11 @@ class ModelBundle:
         """Return the model for evaluation: it multiplies as its run did or, with stored weights, as a decoder does."""
         if self.settings.weights == "float32":
             return GPT(self.parameters, product_format(self.settings.precision))
-        weights = StoredWeights(self.parameters, self.settings.weights)
-        return GPT(weights.expanded(), weights.products)
+        return gpt_of(StoredWeights(self.parameters, self.settings.weights))
+
+
+def gpt_of(weights: Parameters | StoredWeights) -> GPT:
+    """Return the model for evaluation that multiplies as a decoder of these weights does."""
+    if isinstance(weights, Parameters):
+        return GPT(weights)
+    return GPT(weights.expanded(), weights.products)

@@ -44,6 +44,7 @@ from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette
 from gpt_tui.tabs.train.guide import Guide
+from gpt_tui.surprise.screen import SurpriseScreen
 from gpt_tui.tabs.train.presenter import next_steps
 
 DRAIN_INTERVAL_S = 0.25
@@ -52,8 +53,10 @@ NEVER = 1_000_000  # collections of the young generations per full collection
 PACKAGE = Path(__file__).parents[1]
 STYLES: list[str | PurePath] = [PACKAGE / name for name in (
     "shell/base.tcss", "tabs/train/train.tcss", "tabs/chat/chat.tcss", "tabs/checkpoints/checkpoints.tcss",
-    "tabs/runs/runs.tcss", "tabs/inside/inside.tcss", "new_run/new_run.tcss", "shared/dialogs.tcss",
+    "tabs/runs/runs.tcss", "tabs/inside/inside.tcss", "new_run/new_run.tcss", "surprise/surprise.tcss",
+    "shared/dialogs.tcss",
 )]  # fmt: skip
+SCREENS = {SetupScreen: "setup", SurpriseScreen: "tokens"}  # as in the key table
 WIDTHS = [
     (0, "-narrow"),
     (100, "-wide"),
@@ -408,14 +411,14 @@ class GptApp(App[None]):
     def action_help(self) -> None:
         """Show the keys of the visible tab or screen."""
         if not self.screen.is_modal:
-            view = "setup" if isinstance(self.screen, SetupScreen) else self.main.tab
+            view = next((name for kind, name in SCREENS.items() if isinstance(self.screen, kind)), self.main.tab)
             about = self.main.inside.help_text if view == "inside" else ""
             self.push_screen(HelpScreen(view, dict(self._keymap), about))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Hide the key of the visible tab, and those of all tabs on the set-up screen."""
+        """Hide the key of the visible tab, and those of all tabs on other screens."""
         if action == "go":
-            return not isinstance(self.screen, SetupScreen) and not (
+            return not isinstance(self.screen, tuple(SCREENS)) and not (
                 parameters and self.main.is_mounted and parameters[0] == self.main.tab
             )
         return True

@@ -13,7 +13,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from gpt_tui.run_view.samples_layout import Line, Part, Span, Timeline, sample_at, timeline
-from gpt_tui.session.run_state import RunState
+from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.keymap import KEYS, shown_key
 from gpt_tui.shared.titled import Titled
 from gpt_tui.shared.wrapping import wrapped
@@ -80,6 +80,17 @@ class SamplesPanel(Titled, ScrollView, can_focus=True):
         """Redraw with the colours of another theme."""
         super().notify_style_update()
         self._styles = None
+
+    @property
+    def current(self) -> Sample | None:
+        """The sample at the cursor of the charts; else the newest one, or the first visible one of those before."""
+        if not self._state.samples or not self._timeline.starts:
+            return None
+        number = self._marked
+        if number is None:
+            top = bisect_right(self._timeline.starts, round(self.scroll_y)) - 1
+            number = len(self._timeline.starts) - 1 if self._follows else max(0, top)
+        return self._state.samples[number]
 
     # -- scrolling
 

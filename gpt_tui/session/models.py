@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -149,6 +150,18 @@ class ModelLoader:
         if trainer := self._controller.live_model():
             return stored_model(model_in_training(trainer, report), weights)
         return self._load_best(report, weights)
+
+    def load_of_step(self, step: int, report: Report) -> LoadedModel:
+        """Return the model after `step` steps if a checkpoint of the folder has it, else the one of `AUTOMATIC`.
+
+        Raises:
+            GptError: As in `load`.
+        """
+        for info in chat_candidates(CheckpointStore(self.models_dir).list()):
+            if info.step == step:
+                with suppress(CheckpointError):
+                    return self._cache.load(info.path, report, "float32")
+        return self.load(report=report)
 
     def _load_best(self, report: Report, weights: WeightFormat) -> LoadedModel:
         """Load the first valid checkpoint in chat order; the name lists the damaged ones that were skipped.

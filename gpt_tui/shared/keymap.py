@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-Place = Literal["train", "charts", "samples", "chat", "checkpoints", "runs", "inside", "setup", "everywhere"]
+Place = Literal["train", "charts", "samples", "chat", "checkpoints", "runs", "inside", "setup", "tokens", "everywhere"]
 
 PLACE_TITLES: dict[Place, str] = {
     "train": "Training (Train tab)",
@@ -19,6 +19,7 @@ PLACE_TITLES: dict[Place, str] = {
     "runs": "Runs tab",
     "inside": "Inside tab",
     "setup": "Set up",
+    "tokens": "Surprise",
     "everywhere": "Everywhere",
 }
 
@@ -37,6 +38,10 @@ TABS: dict[str, TabInfo] = {
     "runs": TabInfo("Runs", ("runs", "charts")),
     "inside": TabInfo("Inside", ("inside",)),
 }
+
+
+SCREENS: dict[str, tuple[Place, ...]] = {"setup": ("setup",), "tokens": ("tokens",)}
+"""Screens over the main screen, and the places that they include."""
 
 
 class Key(NamedTuple):
@@ -93,6 +98,8 @@ KEYS: tuple[Key, ...] = (
     Key("samples.close_note", "z", "close_note", "Close note", "Close the note below the charts", "samples"),
     Key("samples.guide", "j", "switch_guide", "Notes",
         "Switch the notes that explain a first run off for good, or on again", "samples"),
+    Key("samples.surprise", "f8", "show_surprise", "Surprise",
+        "Colour the sample by surprise, and continue it from another token", "samples", footer=True),
     Key("chat.stop", "escape", "stop_reply", "Stop", "Stop the reply, or leave the field", "chat", footer=True),
     Key("chat.newline", "alt+enter,shift+enter,ctrl+j", "new_line", "New line", "Insert a line break into the prompt",
         "chat"),
@@ -103,6 +110,8 @@ KEYS: tuple[Key, ...] = (
     Key("chat.clear", "ctrl+l", "clear_chat", "Clear", "Clear the conversation", "chat"),
     Key("chat.fields", "f7", "switch_side", "Settings", "Move between the prompt and the settings", "chat",
         footer=True),
+    Key("chat.surprise", "f8", "show_surprise", "Surprise",
+        "Colour the last reply by surprise, and continue it from another token", "chat", footer=True),
     Key("chat.earlier", "up", "move(-1)", "Earlier prompt", "Previous prompt; in the settings, previous field", "chat"),
     Key("chat.later", "down", "move(1)", "Later prompt", "Next prompt; in the settings, next field", "chat"),
     Key("chat.page_up", "pageup", "page(-1)", "Page up", "Scroll the conversation up", "chat"),
@@ -184,6 +193,19 @@ KEYS: tuple[Key, ...] = (
     Key("setup.next", "down", "next_field", "Next field", "Go to the next field (also tab)", "setup"),
     Key("setup.previous", "up", "previous_field", "Previous field", "Go to the previous field (also shift+tab)",
         "setup"),
+    Key("tokens.earlier", "left", "token(-1)", "Token", "Go to the previous token", "tokens", footer=True),
+    Key("tokens.later", "right", "token(1)", "Next token", "Go to the next token", "tokens"),
+    Key("tokens.up", "pageup,shift+up", "line(-1)", "Line up", "Go to the line above", "tokens"),
+    Key("tokens.down", "pagedown,shift+down", "line(1)", "Line down", "Go to the line below", "tokens"),
+    Key("tokens.first", "home", "token(-1000000)", "First token", "Go to the first token", "tokens"),
+    Key("tokens.last", "end", "token(1000000)", "Last token", "Go to the last token", "tokens"),
+    Key("tokens.previous", "up", "alternative(-1)", "Choose", "Choose the alternative above", "tokens",
+        footer=True),
+    Key("tokens.next", "down", "alternative(1)", "Next alternative", "Choose the alternative below", "tokens"),
+    Key("tokens.continue", "enter", "continue_from", "Continue", "Continue the text from the alternative, in Chat",
+        "tokens", footer=True),
+    Key("tokens.close", "escape,f8", "close", "Close", "Close the coloured text", "tokens", footer=True),
+    Key("tokens.side", "tab", "other_text", "Other text", "Go to the other text", "tokens", footer=True),
     Key("go.train", "f2,t", "go('train')", "Train", "Go to the Train tab", "everywhere", display="F2"),
     Key("go.chat", "f3,c", "go('chat')", "Chat", "Go to the Chat tab", "everywhere", display="F3"),
     Key("go.checkpoints", "f4,k", "go('checkpoints')", "Checkpoints", "Go to the Checkpoints tab", "everywhere",
@@ -200,8 +222,8 @@ BROWSER_KEYS = {"setup.begin": "f9,ctrl+t"}  # by id: a browser opens a tab with
 
 
 def places_of(view: str) -> tuple[Place, ...]:
-    """Return the places whose keys work in a tab or on the set-up screen, without "everywhere"."""
-    return TABS[view].places if view in TABS else ("setup",)
+    """Return the places whose keys work in a tab or on another screen, without "everywhere"."""
+    return TABS[view].places if view in TABS else SCREENS[view]
 
 
 def keys_of(*places: Place) -> tuple[Key, ...]:

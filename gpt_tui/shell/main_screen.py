@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from textual import on
@@ -24,6 +25,7 @@ from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shell.banner import Banner
 from gpt_tui.shell.header import HeaderBar
+from gpt_tui.surprise.screen import SurpriseScreen, TextToScore
 from gpt_tui.tabs.chat.pane import ChatTab
 from gpt_tui.tabs.chat.presenter import initial_texts
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
@@ -215,6 +217,19 @@ class MainScreen(Screen[None]):
             self._models.use_folder(request.settings.models_dir)
         self.go("train")
         self.show(at_once=True)
+
+    @on(TrainTab.SurpriseRequested)
+    def _surprise_requested(self, message: TrainTab.SurpriseRequested) -> None:
+        message.stop()
+        sample = message.sample
+        load = partial(self._models.load_of_step, sample.step)
+        to_score = TextToScore(f"sample at step {integer(sample.step)}", sample.prompt, sample.text, "", load)
+        self.app.push_screen(SurpriseScreen([to_score]), self._continue_sample)
+
+    async def _continue_sample(self, text: str | None) -> None:
+        if text:
+            self.go("chat")
+            await self.chat.continue_text(text)
 
     @on(TrainTab.SettingsChanged)
     def _settings_changed(self, message: TrainTab.SettingsChanged) -> None:

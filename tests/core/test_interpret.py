@@ -169,6 +169,29 @@ def test_next_tokens_are_the_most_probable_in_order_with_entropy_and_rank(model,
     np.testing.assert_allclose(-np.log(found.target_probabilities), interpret.token_losses(model, tokens), rtol=1e-4)
 
 
+@pytest.mark.parametrize("seq_len", [2, 3, 8, 9, 70, 140])
+def test_predictions_of_a_long_text_are_those_of_the_windows_that_hold_each_token_first(seq_len, weights, tokens):
+    shape = ModelShape(24, 41, 101, 3, seq_len, 3)
+    short = weights | {"wpe.weight": weights["wpe.weight"][:seq_len]}
+    model, ids = GPT(as_parameters(shape, short)), tokens[0]
+    found = interpret.text_predictions(model, ids, 5)
+    assert found.ids.shape == found.probabilities.shape == (T - 1, 5)
+    step = seq_len // 2
+    for token in range(1, T):
+        start = next(start for start in range(0, T, step) if token < start + seq_len)
+        logits = reference.model_forward(short, ids[None, start:token], shape.num_heads)[0][0, -1]
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        np.testing.assert_allclose(found.target_probabilities[token - 1], p[ids[token]], rtol=1e-3)
+        assert found.ranks[token - 1] == 1 + (p > p[ids[token]]).sum()
+        assert found.ids[token - 1].tolist() == np.argsort(-p, kind="stable")[:5].tolist()
+
+
+def test_a_text_of_one_token_has_no_predictions(model):
+    with pytest.raises(ValueError, match="at least 2"):
+        interpret.text_predictions(model, np.array([1], np.int32))
+
+
 def test_more_next_tokens_than_the_vocabulary_has_are_all_of_it(model, tokens):
     found = interpret.next_tokens(model, tokens, count=500)
     assert found.ids.shape == (B, T, SHAPE.vocab_size)

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from gpt_core import interpret
 from gpt_tui.session.inside.subject import Subject
 
-MAX_BITS = 12.0  # surprise with the strongest colour
-
 
 class Alternative(NamedTuple):
     """A token that a model expects with a probability. `name` is its printable text, `data` its bytes."""

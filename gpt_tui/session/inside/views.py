@@ -15,10 +15,11 @@ from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import prompt_bytes
 from gpt_core.interpret.ablation import AblationKind
 from gpt_core.model.parameters import Parameters
-from gpt_tui.session.inside.predictions import MAX_BITS, Alternative, token_predictions
+from gpt_tui.session.inside.predictions import Alternative, token_predictions
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
 from gpt_tui.shared.formatting import fixed, integer, percent, scientific
+from gpt_tui.shared.ramp import MAX_BITS
 
 TOP_SHOWN, TOP_IN_DATA = 3, 8  # alternatives per position
 REPEATED = 32  # tokens of a random sequence that is repeated, at most

@@ -18,6 +18,7 @@ from gpt_tui.session.model_options import AvailableModels
 from gpt_tui.session.models import MakeGenerator, ModelLoader
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.surprise.screen import SurpriseScreen
 from gpt_tui.tabs.chat.presenter import CONTINUED, hint
 from gpt_tui.tabs.chat.prompt_area import MAX_PROMPT_CHARACTERS, PromptArea
 from gpt_tui.tabs.chat.prompt_history import PromptHistory
@@ -169,6 +170,26 @@ class ChatTab(Horizontal):
             self._form.set_seed(last.seed)
             self.notify(f"seed {last.seed} is set for the next replies; clear the field for random seeds")
 
+    def action_show_surprise(self) -> None:
+        """Colour the last replies by the surprise of their tokens, and continue one from a chosen alternative."""
+        last = self._last
+        texts = [answer.to_score for answer in last.answers if answer.to_score is not None] if last else []
+        if self.replying:
+            self.notify("a reply is being generated; press esc to stop it", severity="warning")
+        elif not texts:
+            self.notify("no reply to colour yet", severity="warning")
+        else:
+            self.app.push_screen(SurpriseScreen(texts), self.continue_text)
+
+    async def continue_text(self, text: str | None) -> None:
+        """Continue a text with the selected models, unless there is none or a reply is being generated."""
+        if not text:
+            return
+        if self.replying:
+            self.notify("a reply is being generated; press esc to stop it", severity="warning")
+        else:
+            await self._generate(text, [text])
+
     def action_stop_reply(self) -> None:
         """Stop the reply; without one, leave the settings for the prompt, or the prompt for the conversation."""
         if self.replying:
@@ -252,14 +273,15 @@ class ChatTab(Horizontal):
         seed = random_seed() if seed is None else seed
         models = self._form.models
         prompts = [prompts[min(side, len(prompts) - 1)][-MAX_PROMPT_CHARACTERS:] for side in range(len(models))]
-        turn = Turn(shown_prompt, prompts, seed)
+        loads = [partial(self._models.load, model, weights=weights) for model in models]
+        turn = Turn(shown_prompt, prompts, seed, loads)
         self._stopped, self._copies = threading.Event(), 0
         replies = [
             generate_reply(
-                answer.prompt, sampling, seed, load=partial(self._models.load, model, weights=weights), make=self._make,
-                stopped=self._stopped, post=answer.post_message,
+                answer.prompt, sampling, seed, load=answer.load, make=self._make, stopped=self._stopped,
+                post=answer.post_message,
             )
-            for model, answer in zip(models, turn.answers, strict=True)
+            for answer in turn.answers
         ]  # fmt: skip
         await self.query_one(Transcript).add(turn)
         self.run_worker(partial(interleave, replies), group="reply", thread=True, exit_on_error=False)

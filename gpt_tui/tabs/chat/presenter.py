@@ -20,7 +20,8 @@ Type the beginning of a text below; the model continues it. This is a small base
 in the style of its training text.
 
 Enter on an empty line continues the last reply; Up recalls earlier prompts. F7 moves to the settings: the model, \
-a model to compare with, the sampling. Type exit to go back to training."""
+a model to compare with, the sampling. F8 shows how surprising each token of a reply was. Type exit to go \
+back to training."""
 
 NO_MODEL = """\
 There is no model to chat with yet.

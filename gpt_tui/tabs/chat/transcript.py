@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.surprise.screen import LoadModel, TextToScore
 from gpt_tui.tabs.chat.presenter import EMPTY_REPLY, shown_prompt, shown_reply
 from gpt_tui.tabs.chat.reply import ReplyUpdate
 
@@ -31,9 +32,10 @@ class GrowingText(Static):
 class Answer(Vertical):
     """One model's reply: the model's name if `titled`, the text, and a note. Receives the updates of its worker."""
 
-    def __init__(self, prompt: str, *, titled: bool) -> None:
+    def __init__(self, prompt: str, load: LoadModel, *, titled: bool) -> None:
         super().__init__(classes="answer")
         self.prompt = prompt
+        self.load = load
         self.model = ""
         self.generating = True
         self._titled = titled
@@ -43,6 +45,13 @@ class Answer(Vertical):
     def reply(self) -> str:
         """The reply so far, as generated."""
         return "".join(self._pieces)
+
+    @property
+    def to_score(self) -> TextToScore | None:
+        """The prompt and the reply, to be scored by the model that was selected for it; None without a reply."""
+        if not self._pieces:
+            return None
+        return TextToScore(f"reply of {self.model}", self.prompt, self.reply, self.model, self.load)
 
     def compose(self) -> ComposeResult:
         """Lay out name, reply and note."""
@@ -78,13 +87,21 @@ class Answer(Vertical):
 
 
 class Turn(Vertical):
-    """A prompt and the replies of one or two models, generated with one `seed`."""
+    """A prompt and the replies of one or two models, generated with one `seed`.
 
-    def __init__(self, shown_prompt: str, prompts: Sequence[str], seed: int) -> None:
+    Args:
+        shown_prompt: The prompt as shown above the replies.
+        prompts: Text that each model continues.
+        seed: Random seed.
+        loads: Functions that return the models.
+    """
+
+    def __init__(self, shown_prompt: str, prompts: Sequence[str], seed: int, loads: Sequence[LoadModel]) -> None:
         super().__init__(classes="turn")
         self.shown_prompt = shown_prompt
         self.seed = seed
-        self.answers = [Answer(prompt, titled=len(prompts) > 1) for prompt in prompts]
+        titled = len(prompts) > 1
+        self.answers = [Answer(prompt, load, titled=titled) for prompt, load in zip(prompts, loads, strict=True)]
         for answer in self.answers[1:]:
             answer.add_class("-second")
 

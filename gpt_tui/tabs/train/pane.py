@@ -9,6 +9,7 @@ from typing import ClassVar
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.message import Message
 from textual.widgets import ContentSwitcher
 
 from gpt_core.config.settings import Settings
@@ -17,7 +18,7 @@ from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState
+from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.keymap import KEYS, action_of, keys_of
@@ -48,6 +49,13 @@ class TrainTab(RunRequests):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("train", "samples")
+
+    class SurpriseRequested(Message):
+        """The user asks how surprising a sample is to the model."""
+
+        def __init__(self, sample: Sample) -> None:
+            super().__init__()
+            self.sample = sample
 
     def __init__(
         self, controller: TrainingController, settings: Settings, preset_name: str, probes: Probes, *,
@@ -258,6 +266,13 @@ class TrainTab(RunRequests):
     def action_toggle_status(self) -> None:
         """Show the status panel, or the line of figures in its place."""
         self._panels.toggle_status()
+
+    def action_show_surprise(self) -> None:
+        """Colour the current sample by surprise."""
+        if (sample := self._panels.current_sample) is not None:
+            self.post_message(self.SurpriseRequested(sample))
+        else:
+            self.notify("no sample to colour yet", severity="warning")
 
     def action_samples(self, number: int) -> None:
         """Scroll by `number` samples, or lines of the log."""

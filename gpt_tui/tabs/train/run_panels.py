@@ -15,7 +15,7 @@ from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import RunState
+from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.keymap import KEYS, shown_key
 from gpt_tui.tabs.train.guide import Guide
 from gpt_tui.tabs.train.guide_strip import GuidedCharts, GuideStrip
@@ -107,6 +107,11 @@ class RunPanels(Container):
         view = self.charts.view
         row = None if view.cursor is None else nearest_row(self._run, view.axis, view.cursor)
         return None if row is None else int(row[STEP])
+
+    @property
+    def current_sample(self) -> Sample | None:
+        """The sample that the panel shows first, or the newest one."""
+        return self.query_one(SamplesPanel).current
 
     # -- choice of panels
 

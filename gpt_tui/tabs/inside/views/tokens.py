@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gpt_tui.session.inside.predictions import MAX_BITS, TokenPredictions, token_predictions
+from gpt_tui.session.inside.predictions import TokenPredictions, token_predictions
 from gpt_tui.shared.formatting import fixed, integer, percent
+from gpt_tui.shared.ramp import MAX_BITS
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.tabs.inside.views.passage import Passage, passage_rows, passage_text
 from gpt_tui.tabs.inside.views.view import (
