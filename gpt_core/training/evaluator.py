@@ -25,7 +25,7 @@ class Evaluator:
     def __init__(self, run: Run, gpt: GPT, saver: Saver, requests: TrainingControls, clock: RunClock) -> None:
         self._run, self._gpt, self._saver, self._requests, self._clock = run, gpt, saver, requests, clock
         self._state, self._settings = run.state, run.settings
-        self._samples = SampleWriter(run.evaluated, run.tokenizer, run.settings)
+        self._samples = SampleWriter(run.evaluated, run.tokenizer, run.settings, run.train_text)
         self._text: EvalText | None = None
         if run.eval_text is not None:
             self._text = EvalText(run.eval_text, run.windows.seq_len, max_part_tokens(run.settings))

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import msgspec
 
 from gpt_core.config.settings import Settings
-from gpt_core.generation.generator import Generator
+from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters
+from gpt_core.text.copied import copied_passage
+from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.events import SampleWritten
 
@@ -21,9 +23,12 @@ class SampleWriter:
     The KV cache is allocated for the first sample.
     """
 
-    def __init__(self, parameters: Parameters, tokenizer: Tokenizer, settings: Settings) -> None:
+    def __init__(
+        self, parameters: Parameters, tokenizer: Tokenizer, settings: Settings, train_text: TokenStream
+    ) -> None:
         self._parameters = parameters
         self._tokenizer = tokenizer
+        self._train_text = train_text
         self._prompt, self._seed = settings.sample_prompt, settings.seed
         self._sampling = msgspec.structs.replace(Sampling.from_settings(settings), max_tokens=settings.sample_tokens)
         self._decoder: Decoder | None = None
@@ -39,4 +44,6 @@ class SampleWriter:
             if is_stopping():
                 return None
             pieces.append(piece)
-        return SampleWritten(step, self._prompt, "".join(pieces))
+        text = "".join(pieces)
+        found = copied_passage(prompt_bytes(self._prompt), prompt_bytes(text), self._tokenizer, self._train_text)
+        return SampleWritten(step, self._prompt, text, found.text, found.searched)

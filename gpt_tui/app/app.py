@@ -29,6 +29,7 @@ from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.new_run.screen import SetupScreen
+from gpt_tui.run_view.surprise.screen import SurpriseScreen
 from gpt_tui.session.controller import OpenRun, TrainingController
 from gpt_tui.session.models import MakeGenerator, make_generator
 from gpt_tui.session.outcome_text import divergence, ending, verdict
@@ -44,7 +45,6 @@ from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette
 from gpt_tui.tabs.train.guide import Guide
-from gpt_tui.surprise.screen import SurpriseScreen
 from gpt_tui.tabs.train.presenter import next_steps
 
 DRAIN_INTERVAL_S = 0.25
@@ -53,7 +53,7 @@ NEVER = 1_000_000  # collections of the young generations per full collection
 PACKAGE = Path(__file__).parents[1]
 STYLES: list[str | PurePath] = [PACKAGE / name for name in (
     "shell/base.tcss", "tabs/train/train.tcss", "tabs/chat/chat.tcss", "tabs/checkpoints/checkpoints.tcss",
-    "tabs/runs/runs.tcss", "tabs/inside/inside.tcss", "new_run/new_run.tcss", "surprise/surprise.tcss",
+    "tabs/runs/runs.tcss", "tabs/inside/inside.tcss", "new_run/new_run.tcss", "run_view/surprise/surprise.tcss",
     "shared/dialogs.tcss",
 )]  # fmt: skip
 SCREENS = {SetupScreen: "setup", SurpriseScreen: "tokens"}  # as in the key table

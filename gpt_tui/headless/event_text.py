@@ -35,6 +35,7 @@ from gpt_core.training.events import (
 )
 from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.baseline_text import baselines_text
+from gpt_tui.session.learning_text import copied_text, gap_text
 from gpt_tui.session.outcome_text import ending, full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState, advice, latest_value, no_step_left
@@ -74,6 +75,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             return [(baselines_text(event), "dim")]
         case EvalCompleted():
             scores = [evaluated(event, history)]
+            if gap := gap_line(event, history):
+                scores.append((gap, "plain"))
             if history.used_up is not None and history.used_up.step == event.step:
                 scores.append((advice(history), "plain"))
             return scores
@@ -83,7 +86,9 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             return [(f"self-test {verdict(event)}", verdict_tone(event))]
         case SampleWritten():
             text = one_line(event.prompt + (event.text or f" {ENDED_AT_ONCE}"), SAMPLE_CHARACTERS)
-            return [(f"sample at step {integer(event.step)}: {text}", "dim")]
+            copied = copied_text(event.copied, event.searched)
+            line = (f"sample at step {integer(event.step)}: {text}", "dim")
+            return [line, (copied, "dim")] if copied else [line]
         case CheckpointSaved():
             return [(f"saved {event.path} at step {integer(event.step)}", "good")]
         case SaveFailed():
@@ -110,6 +115,12 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             return []
         case _:
             assert_never(event)
+
+
+def gap_line(event: EvalCompleted, history: RunState) -> str:
+    """Return what the gap between train and eval loss means at an evaluation; "" before the first step."""
+    point = next((point for point in reversed(history.evaluations) if point.step == event.step), None)
+    return gap_text(point.train_loss, point.loss, point.passes) if point is not None else ""
 
 
 def evaluated(event: EvalCompleted, history: RunState) -> tuple[str, Tone]:

@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
+from gpt_tui.session.learning_text import copied_text
 from gpt_tui.session.run_state import MAX_SAMPLES, Sample
 from gpt_tui.shared.formatting import ENDED_AT_ONCE, clock, fixed, integer, nats
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.wrapping import line_spans
 
-Part = Literal["rail", "eval", "best", "head", "prompt", "reply"]
+Part = Literal["rail", "eval", "best", "head", "prompt", "reply", "note"]
 RAIL, UNTRAINED, EVAL_MARK, BEST_MARK = "│ ", "◇ ", "◆ ", "★ "
 GAP = "   "
 
@@ -68,6 +69,8 @@ def timeline(
         is_best = sample.step == best_step and sample.evaluation is not None
         lines.append(head(sample, is_best, width, before=fine_tunes and sample.step == 0))
         lines += body(sample.prompt, sample.text, width)
+        if copied := copied_text(sample.copied, sample.searched):
+            lines.append((Span("rail", RAIL), Span("note", shortened(copied, max(1, width - len(RAIL))))))
     return Timeline(tuple(lines), tuple(starts))
 
 
@@ -116,6 +119,11 @@ def body(prompt: str, text: str, width: int) -> tuple[Line, ...]:
         parts = (Span("rail", RAIL), Span("prompt", full_text[start:middle]), Span("reply", full_text[middle:stop]))
         lines.append(tuple(span for span in parts if span.text))
     return tuple(lines)
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most `width` cells, with an ellipsis if it is cut."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
 
 
 def reflowed(text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
+from gpt_tui.session.learning_text import gap_text
 from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value
@@ -39,7 +40,7 @@ PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", P
 
 DROPPED_FIRST = (
     "tokens", "eval tokens", "full eval", "started from", "memory", "model", "time", "learning rate", "best accuracy",
-    "best loss", "grad norm", "step loss", "not improved", "accuracy",
+    "best loss", "eval - train", "grad norm", "step loss", "not improved", "accuracy",
 )  # fmt: skip
 
 
@@ -130,13 +131,24 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     full = full_evaluation_rows(state, value_width)
     if state.evaluation is None:
         return [first_evaluation_row(state, value_width)] if state.full_evaluation is None else full
-    rows = [*metric_rows(state, EvalCompleted, value_width), *full, *start_rows(state, value_width)]
+    rows = [*metric_rows(state, EvalCompleted, value_width), *gap_rows(state, value_width), *full,
+            *start_rows(state, value_width)]  # fmt: skip
     if best := best_score(state):
         options = [f"★ {best} at {short(state.best.step)}", f"★ {best}"]
         rows.append(Row(f"best {state.best_metric}", longest_fitting(options, value_width)))
     if state.limits.patience:
         rows.append(early_stopping_row(state, value_width))
     return rows
+
+
+def gap_rows(state: RunState, value_width: int) -> list[Row]:
+    """Return the gap between train and eval loss at the last evaluation, in as many words as fit."""
+    point = state.evaluation
+    if point is None or not (text := gap_text(point.train_loss, point.loss, point.passes)):
+        return []
+    gap = fixed(point.loss - point.train_loss, 2)
+    meaning = text.partition(": ")[2].partition(" (")[0]
+    return [Row("eval - train", longest_fitting([f"{gap}: {meaning}", gap], value_width))]
 
 
 def start_rows(state: RunState, value_width: int) -> list[Row]:

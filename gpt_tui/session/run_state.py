@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from math import nan
 from pathlib import PurePath
 from typing import NamedTuple, TypeVar, assert_never
 
@@ -135,7 +136,10 @@ NO_SCORE = Score()
 
 
 class Evaluation(NamedTuple):
-    """Result of one evaluation; `step`, `tokens` and `elapsed_s` are its places on the x axes."""
+    """Result of one evaluation; `step`, `tokens` and `elapsed_s` are its places on the x axes.
+
+    `train_loss` is the train loss (smoothed) at that step, NaN if unknown; `passes` counts passes over the text.
+    """
 
     step: int
     tokens: int
@@ -143,6 +147,8 @@ class Evaluation(NamedTuple):
     loss: float
     accuracy: float
     bits_per_byte: float
+    train_loss: float = nan
+    passes: float = 0.0
 
 
 class Sample(NamedTuple):
@@ -154,6 +160,8 @@ class Sample(NamedTuple):
         prompt: The fixed prompt.
         text: The generated text.
         evaluation: The evaluation at the same step, None before the first step.
+        copied: Its longest passage from the training text, "" for none; None if unknown.
+        searched: Tokens at the start of the training text that were searched for it; 0 for all.
     """
 
     step: int
@@ -161,6 +169,8 @@ class Sample(NamedTuple):
     prompt: str
     text: str
     evaluation: Evaluation | None
+    copied: str | None = None
+    searched: int = 0
 
 
 class LogLine(NamedTuple):
@@ -487,7 +497,10 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
     if event.step == 0:
         run = replace(run, first_scores=EvalScores(0, event.loss, event.accuracy, event.bits_per_byte))
     tokens = run.last.tokens if run.last else 0
-    point = Evaluation(event.step, tokens, run.elapsed_s, event.loss, event.accuracy, event.bits_per_byte)
+    passes = tokens / run.started.train_tokens if run.started and run.started.train_tokens else 0.0
+    point = Evaluation(
+        event.step, tokens, run.elapsed_s, event.loss, event.accuracy, event.bits_per_byte, run.curve.smoothed, passes
+    )
     is_best = event.accuracy > run.best.accuracy if event.is_best is None else event.is_best
     if is_best:
         best = Score(event.accuracy, event.step, 0, event.loss, event.step)
@@ -529,7 +542,7 @@ def _sampled(run: RunState, event: SampleWritten) -> RunState:
     """Add a sample with the evaluation of the same step."""
     point = run.evaluation
     evaluation = point if point and point.step == event.step else None
-    sample = Sample(event.step, run.elapsed_s, event.prompt, event.text, evaluation)
+    sample = Sample(event.step, run.elapsed_s, event.prompt, event.text, evaluation, event.copied, event.searched)
     return replace(run, samples=thinned((*run.samples, sample), MAX_SAMPLES))
 
 

@@ -16,6 +16,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.training.events import RunStarted
 from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.new_run.probe import Probes
+from gpt_tui.run_view.surprise.screen import SurpriseScreen, TextToScore
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.models import MakeGenerator, ModelLoader
 from gpt_tui.session.phase import Phase
@@ -25,7 +26,6 @@ from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shell.banner import Banner
 from gpt_tui.shell.header import HeaderBar
-from gpt_tui.surprise.screen import SurpriseScreen, TextToScore
 from gpt_tui.tabs.chat.pane import ChatTab
 from gpt_tui.tabs.chat.presenter import initial_texts
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab

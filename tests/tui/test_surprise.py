@@ -15,9 +15,7 @@ from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.events import RunPaused
-from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_state import advance
-from gpt_tui.surprise.presenter import (
+from gpt_tui.run_view.surprise.presenter import (
     Piece,
     alternative_lines,
     column_of,
@@ -28,8 +26,10 @@ from gpt_tui.surprise.presenter import (
     token_at,
     token_line,
 )
-from gpt_tui.surprise.scoring import Alternative, ScoredText, ScoredToken, score
-from gpt_tui.surprise.screen import Alternatives, ScoredTextView, SurpriseScreen
+from gpt_tui.run_view.surprise.scoring import Alternative, ScoredText, ScoredToken, score
+from gpt_tui.run_view.surprise.screen import Alternatives, ScoredTextView, SurpriseScreen
+from gpt_tui.session.phase import Phase
+from gpt_tui.session.run_state import advance
 from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app, settled
 from tests.tui.conftest import Snapshot
@@ -97,7 +97,7 @@ def test_a_part_of_a_character_is_shown_by_its_name():
 
 
 def test_a_long_text_is_scored_at_its_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gpt_tui.surprise.scoring.MAX_TOKENS", 20)
+    monkeypatch.setattr("gpt_tui.run_view.surprise.scoring.MAX_TOKENS", 20)
     found = scored("ab" * 20, "cd")
     assert len(found.tokens) == 20
     assert found.skipped == 43 - 20

@@ -14,11 +14,11 @@ from textual.message import Message
 from textual.widgets import Input
 
 from gpt_core.errors import ConfigError
+from gpt_tui.run_view.surprise.screen import SurpriseScreen
 from gpt_tui.session.model_options import AvailableModels
 from gpt_tui.session.models import MakeGenerator, ModelLoader
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.surprise.screen import SurpriseScreen
 from gpt_tui.tabs.chat.presenter import CONTINUED, hint
 from gpt_tui.tabs.chat.prompt_area import MAX_PROMPT_CHARACTERS, PromptArea
 from gpt_tui.tabs.chat.prompt_history import PromptHistory

@@ -10,8 +10,8 @@ from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from gpt_tui.run_view.surprise.screen import LoadModel, TextToScore
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.surprise.screen import LoadModel, TextToScore
 from gpt_tui.tabs.chat.presenter import EMPTY_REPLY, shown_prompt, shown_reply
 from gpt_tui.tabs.chat.reply import ReplyUpdate
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
+from gpt_tui.run_view.surprise.scoring import Alternative, ScoredText, ScoredToken
 from gpt_tui.shared.formatting import fixed, integer, percent
 from gpt_tui.shared.ramp import MAX_BITS
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.wrapping import line_spans
-from gpt_tui.surprise.scoring import Alternative, ScoredText, ScoredToken
 
 LINE_END = "↵"
 NAME_CELLS = 14  # of an alternative

@@ -1,0 +1,125 @@
+"""Longest passage of a generated text that stands verbatim in the training text: an exact search over its tokens.
+
+The search is bit-parallel (Baeza-Yates and Gonnet 1992, "A New Approach to Text Searching", for all parts of the
+sequence at once). A table has a set of bits for each id: bit j is set if the id stands at place j of the sequence. For
+each place i of the text, the bits of runs of k tokens that begin there are
+
+    B_1 = bits of text[i],   B_k+1 = (B_k << 1) & bits of text[i + k]
+
+and most of them are 0 after a few steps. Places that cannot begin a run longer than the longest so far are left out.
+Time grows with the length of the text, memory does not.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.text.token_stream import TokenStream
+from gpt_core.tokenizers import Tokenizer
+
+CHUNK = 1 << 17  # tokens of the text that are searched at once
+MAX_SEQUENCE = 1024  # tokens of a sequence: bounds the table
+MAX_SEARCHED = 1 << 25  # tokens of a text: about 100 MB
+WORD = 64  # bits
+
+Bits = NDArray[np.uint64]
+
+
+class Run(NamedTuple):
+    """A part of a sequence: its first token and its number of tokens, 0 for none."""
+
+    start: int
+    length: int
+
+
+class CopiedPassage(NamedTuple):
+    """Longest passage that stands in the training text.
+
+    Attributes:
+        text: The passage, "" if no token of it does.
+        searched: Tokens at the start of the training text that were searched; 0 for all.
+    """
+
+    text: str
+    searched: int
+
+
+def copied_passage(prompt: bytes, continuation: bytes, tokenizer: Tokenizer, text: TokenStream) -> CopiedPassage:
+    """Return the longest passage of a continuation that stands in a training text, by whole tokens.
+
+    Args:
+        prompt: What the continuation follows: it belongs to the user, so no passage begins in it.
+        continuation: Text of which the first `MAX_SEQUENCE` tokens are searched for.
+        tokenizer: Tokenizer of both texts.
+        text: The training text, of which the first `MAX_SEARCHED` tokens are searched.
+
+    Raises:
+        CorpusError: The training text cannot be read.
+    """
+    ids = tokenizer.encode(prompt + continuation)
+    sizes = tokenizer.token_lengths[ids].astype(np.int64)
+    first = int(np.searchsorted(np.cumsum(sizes) - sizes, len(prompt)))
+    found = longest_run(ids[first : first + MAX_SEQUENCE], text)
+    passage = tokenizer.decode(ids[first + found.start : first + found.start + found.length].tolist())
+    return CopiedPassage(passage.decode("utf-8", "replace"), MAX_SEARCHED if len(text) > MAX_SEARCHED else 0)
+
+
+def longest_run(ids: NDArray[np.int32], text: TokenStream) -> Run:
+    """Return the longest run of a sequence of ids that stands in a text, the one found first.
+
+    Raises:
+        CorpusError: The text cannot be read.
+    """
+    best = Run(0, 0)
+    if not len(ids):
+        return best
+    table = bits_of_places(ids, len(text.token_lengths))
+    end = min(len(text), MAX_SEARCHED)
+    for start in range(0, end, CHUNK):
+        chunk = text.read(start, min(CHUNK + len(ids) - 1, end - start))
+        best = longest_in_chunk(table, chunk, best)
+    return best
+
+
+def bits_of_places(ids: NDArray[np.int32], vocab_size: int) -> Bits:
+    """Return the table (V, W) of the places at which each id stands in a sequence, 64 places per word."""
+    table = np.zeros((vocab_size, -(-len(ids) // WORD)), np.uint64)
+    for place, token in enumerate(ids):
+        table[token, place // WORD] |= np.uint64(1 << place % WORD)
+    return table
+
+
+def longest_in_chunk(table: Bits, chunk: NDArray[np.int32], best: Run) -> Run:
+    """Return the longest run that begins at one of the first `CHUNK` tokens of a chunk, or `best` if none is longer."""
+    is_member: NDArray[np.bool_] = np.any(table != 0, axis=1)
+    starts = possible_starts(is_member[chunk], best.length + 1)
+    bits = table[chunk[starts]]
+    length = 1
+    while len(starts):
+        if length > best.length:
+            word = int(np.flatnonzero(bits[0])[0])
+            last = word * WORD + (int(bits[0, word]) & -int(bits[0, word])).bit_length() - 1
+            best = Run(last - length + 1, length)
+        inside = starts + length < len(chunk)
+        starts = starts[inside]
+        bits = shifted(bits[inside]) & table[chunk[starts + length]]
+        keep = bits.any(axis=1)
+        starts, bits = starts[keep], bits[keep]
+        length += 1
+    return best
+
+
+def possible_starts(member: NDArray[np.bool_], length: int) -> NDArray[np.int64]:
+    """Return the places, of the first `CHUNK`, that begin `length` tokens all of which are in the sequence."""
+    counts = np.concatenate([[0], np.cumsum(member, dtype=np.int64)])
+    return np.flatnonzero((counts[length:] - counts[:-length])[:CHUNK] == length)
+
+
+def shifted(bits: Bits) -> Bits:
+    """Return numbers of W words, lowest word first, times 2."""
+    result = bits << np.uint64(1)
+    result[:, 1:] |= bits[:, :-1] >> np.uint64(WORD - 1)
+    return result
