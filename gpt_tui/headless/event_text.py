@@ -86,9 +86,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             return [(f"self-test {verdict(event)}", verdict_tone(event))]
         case SampleWritten():
             text = one_line(event.prompt + (event.text or f" {ENDED_AT_ONCE}"), SAMPLE_CHARACTERS)
-            copied = copied_text(event.copied, event.searched)
-            line = (f"sample at step {integer(event.step)}: {text}", "dim")
-            return [line, (copied, "dim")] if copied else [line]
+            lines = [(f"sample at step {integer(event.step)}: {text}", "dim")]
+            return [*lines, (copied, "dim")] if (copied := copied_text(event.copied, event.searched)) else lines
         case CheckpointSaved():
             return [(f"saved {event.path} at step {integer(event.step)}", "good")]
         case SaveFailed():

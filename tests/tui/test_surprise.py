@@ -249,7 +249,7 @@ async def test_a_model_that_is_gone_is_a_line_of_the_screen(tmp_path: Path):
         for name in (BEST, LATEST):
             (tmp_path / name).unlink()
         await bench.pilot.press("f8")
-        await bench.until_seen("✗ no model to chat with")
+        await bench.until_seen("✗ no model yet")
         await bench.pilot.press("enter", "right", "f8")
         assert bench.app.screen is bench.app.main
 
