@@ -67,7 +67,8 @@ def train(
         train_file: Training text: files, folders or patterns; None for `train.*` or `input.*` in `data/`, else the
             shipped text. Files may be compressed (.gz, .zst); each line of a .jsonl file, and each row of a .parquet
             file, is a document, the text in the field that the setting `text_field` names.
-        preset: "nano" (1M parameters, the default), "micro" (10M) or "mini" (57.5M).
+        preset: "nano" (1M parameters, the default), "micro" (10M), "mini" (57.5M), or "induction", an experiment: a
+            small model of a generated text, in which an induction head forms.
         config_file: TOML file of settings.
         resume: Checkpoint to resume, or "newest" for the newest valid one in `models_dir`.
         overwrite: Replace the checkpoints of another run in `models_dir`.

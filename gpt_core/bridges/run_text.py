@@ -8,6 +8,7 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.text.corpus import find_training_text
 from gpt_core.text.reader import text_sha256
 from gpt_core.text.source import text_of
+from gpt_core.text.synthetic import is_synthetic
 
 MAX_HASHED_BYTES = 64 << 20  # of a text, to find out whether it is the one of a run
 
@@ -23,6 +24,8 @@ def training_text(bundle: ModelBundle) -> str:
     settings = bundle.settings
     if name := names_title(settings.train_file):
         return name
+    if is_synthetic(settings):
+        return f"{settings.synthetic_text} (generated)"
     try:
         source = text_of(settings, find_training_text())
         size = sum(path.stat().st_size for path in source.files)

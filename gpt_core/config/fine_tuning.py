@@ -33,7 +33,10 @@ class Pace(NamedTuple):
     patience_min_steps: int
 
 
-PACES = {"nano": Pace(50, 2000, 200, 600), "micro": Pace(50, 2000, 100, 300), "mini": Pace(50, 2000, 50, 150)}
+PACES = {
+    "nano": Pace(50, 2000, 200, 600), "micro": Pace(50, 2000, 100, 300), "mini": Pace(50, 2000, 50, 150),
+    "induction": Pace(20, 2000, 50, 600),
+}  # fmt: skip
 
 
 def fine_tuning_defaults(preset_name: str) -> dict[str, object]:

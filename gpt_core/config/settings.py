@@ -160,6 +160,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     eval_file: Annotated[
         FileNames, Meta(description="eval text, likewise (empty: *eval*.en, eval.* or val.* in data/)")
     ] = ""
+    synthetic_text: Annotated[
+        Literal["none", "induction"],
+        Meta(description="generated text for a run without train_file: repeated random sequences"),
+    ] = "none"
     text_field: Annotated[
         str, Meta(min_length=1, description="field of JSON Lines and Parquet files that holds the text")
     ] = "text"

@@ -106,7 +106,9 @@ def same_eval_text(left: Checkpoint | CheckpointInfo, right: Checkpoint | Checkp
     if left.settings.eval_file:
         return True
     same_part = left.corpus_sha256 == right.corpus_sha256 and left.settings.val_frac == right.settings.val_frac
-    return same_part and left.settings.train_file == right.settings.train_file
+    return same_part and all(
+        getattr(left.settings, name) == getattr(right.settings, name) for name in ("train_file", "synthetic_text")
+    )
 
 
 def write_checkpoint(

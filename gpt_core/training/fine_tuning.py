@@ -32,6 +32,7 @@ from gpt_core.formats.training_state import Origin
 from gpt_core.model.layers.embedding import WPE
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.synthetic import is_synthetic
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
@@ -112,12 +113,15 @@ def full_rates(shape: ModelShape) -> dict[str, float]:
 
 
 def nearest_preset(shape: ModelShape) -> str:
-    """Return the preset whose number of parameters is nearest to that of a shape, as a ratio."""
+    """Return the preset whose number of parameters is nearest to that of a shape, as a ratio.
+
+    It is one for any text: none with a text of its own.
+    """
 
     def distance(name: str) -> float:
         return abs(math.log(parameter_count(preset(name).shape) / parameter_count(shape)))
 
-    return min(PRESETS, key=distance)
+    return min((name for name in PRESETS if not is_synthetic(preset(name))), key=distance)
 
 
 def differing_settings(file: Settings, requested: Mapping[str, object]) -> list[str]:

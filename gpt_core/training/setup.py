@@ -27,6 +27,7 @@ from gpt_core.text.first_words import first_words, opening
 from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.text.reader import first_lines, require_readable, text_sha256
 from gpt_core.text.source import PathLike, TextSource, text_of
+from gpt_core.text.synthetic import is_synthetic, synthetic_file
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
@@ -194,8 +195,9 @@ def text_sources(settings: Settings) -> tuple[TextSource, TextSource | None]:
     Raises:
         CorpusError: There is no training text, or a file cannot be read or is not text.
     """
-    train = named_text(settings, settings.train_file or find_training_text())
-    if settings.hold_out:
+    own = synthetic_file(settings.synthetic_text) if is_synthetic(settings) else settings.train_file
+    train = named_text(settings, own or find_training_text())
+    if settings.hold_out or (is_synthetic(settings) and not settings.eval_file):
         return train, None
     eval_names = settings.eval_file or find_eval_text(training_text=train.cache_path)
     if eval_names is None:
@@ -217,7 +219,7 @@ def named_text(settings: Settings, names: PathLike | Iterable[PathLike]) -> Text
 
 def text_note(settings: Settings, train_text: TextSource) -> str:
     """Return a line about texts under `data/` that are not used, "" for none."""
-    return "" if settings.train_file else unused_texts_note(train_text.files[0])
+    return "" if settings.train_file or is_synthetic(settings) else unused_texts_note(train_text.files[0])
 
 
 def open_texts(
@@ -243,7 +245,7 @@ def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStrea
     """Check that a resumed run has the text it started with, unless another was requested. Raises CheckpointError."""
     named_another = any(
         getattr(settings, name) != getattr(checkpoint.settings, name)
-        for name in ("train_file", "text_field", "encoding", "allow_binary")
+        for name in ("train_file", "synthetic_text", "text_field", "encoding", "allow_binary")
     )
     if text.sha256 != checkpoint.corpus_sha256 and not named_another:
         raise CheckpointError(

@@ -84,7 +84,8 @@ def add_settings(parser: Parser, *, has_files: bool = False) -> None:
         parser: Parser of the command.
         has_files: The command has arguments of its own, which may follow the options.
     """
-    parser.add_argument("--preset", metavar="NAME", help="nano (1M parameters, the default), micro (10M), mini (57.5M)")
+    text = "nano (1M parameters, the default), micro (10M), mini (57.5M), induction (experiment with a generated text)"
+    parser.add_argument("--preset", metavar="NAME", help=text)
     text = "settings from a file, as printed by `gpt-tui config`; relative paths in it are relative to its folder"
     parser.add_argument("--config", metavar="FILE.toml", help=text)
     text = "change a setting; may be repeated"

@@ -23,7 +23,8 @@ from gpt_tui.shared.sanitize import one_line
 TIMING = "timing a few steps …"
 READING = "reading the text …"
 TEXT_SETTINGS = (
-    "train_file", "eval_file", "text_field", "encoding", "val_frac", "hold_out", "allow_binary", "document",
+    "train_file", "eval_file", "synthetic_text", "text_field", "encoding", "val_frac", "hold_out", "allow_binary",
+    "document",
     "tokenizer", "vocab_size", "init_from",
 )  # fmt: skip
 MAX_WORDS = 60  # characters of the beginning of the text

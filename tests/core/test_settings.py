@@ -200,7 +200,12 @@ def test_the_improvement_threshold_of_an_accuracy_is_a_fraction():
 
 
 def test_the_best_metric_is_the_loss_except_in_the_preset_of_the_go_project():
-    assert {name: preset(name).best_metric for name in PRESETS} == {"nano": "loss", "micro": "loss", "mini": "accuracy"}
+    assert {name: preset(name).best_metric for name in PRESETS} == {
+        "nano": "loss",
+        "micro": "loss",
+        "mini": "accuracy",
+        "induction": "loss",
+    }
 
 
 def test_learning_rate_sets_the_rates_of_all_groups(tmp_path):

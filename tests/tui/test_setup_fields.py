@@ -235,3 +235,10 @@ def test_a_failed_save_is_reported_in_one_line(tmp_path: Path, name: str):
     with pytest.raises(ConfigError) as raised:
         save_config(tmp_path / name, "nano", NANO, overwrite=True)
     assert "\n" not in str(raised.value)
+
+
+def test_the_preset_of_the_experiment_brings_its_text_and_another_preset_takes_it_away():
+    texts = texts_of(NANO)
+    chosen = with_preset(texts, "induction")
+    assert (chosen["synthetic_text"], chosen["layers"], chosen["train_file"]) == ("induction", "2", texts["train_file"])
+    assert with_preset(chosen, "nano") == texts

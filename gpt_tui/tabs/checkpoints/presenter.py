@@ -12,6 +12,7 @@ from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import names_as_text
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
+from gpt_core.text.synthetic import is_synthetic
 from gpt_tui.session.outcome_text import ENDINGS
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.shared.formatting import age, duration, integer, learning_rate, nats, percent, scores_text, short, size
@@ -238,11 +239,18 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
         ("settings", f"{batch}, {schedule_text(settings)}"),
         ("run", f"{info.run_id}, seed {settings.seed}"),
         *origin_rows(info),
-        ("text", f"{names_as_text(settings.train_file) or 'train.*, found under data/'}, "
+        ("text", f"{text_name(settings)}, "
                  f"SHA-256 {short_digest(info.corpus_sha256)}"),
         ("tokenizer", f"{settings.tokenizer}, {integer(shape.vocab_size)} tokens, "
                       f"SHA-256 {short_digest(info.tokenizer_sha256)}"),
     ]  # fmt: skip
+
+
+def text_name(settings: Settings) -> str:
+    """Return the names of the training text, or where it was found."""
+    if is_synthetic(settings):
+        return f"{settings.synthetic_text}, generated"
+    return names_as_text(settings.train_file) or "train.*, found under data/"
 
 
 def schedule_text(settings: Settings) -> str:

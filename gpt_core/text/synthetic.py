@@ -1,0 +1,71 @@
+"""Synthetic texts, generated rather than shipped: the setting `synthetic_text` names the one of a run.
+
+The text `induction` has one rule and no other pattern: each line is a random sequence of letters that is repeated. What
+follows a letter is a guess when it is new, and certain once the sequence repeats, for a model that finds the last
+occurrence of the letter and copies what followed it: an induction head (Olsson et al. 2022, "In-context Learning and
+Induction Heads"). The lengths vary, so that the distance of the repetition does not give it away.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from gpt_core import files
+from gpt_core.config.settings import Settings
+from gpt_core.errors import CorpusError
+from gpt_core.home import cache_home
+from gpt_core.text.cache_files import new_cache_file
+
+NONE, INDUCTION = "none", "induction"
+LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
+SHORTEST, LONGEST = 4, 20  # letters of a sequence, each different
+REPEATS = 3  # times that a sequence stands in its line
+LINES = 30_000
+SEED = 2022
+
+
+def is_synthetic(settings: Settings) -> bool:
+    """Return True if a run is trained on a generated text: one is chosen, and no training text is named."""
+    return settings.synthetic_text != NONE and not settings.train_file
+
+
+def synthetic_file(name: str) -> Path:
+    """Return the file of a synthetic text in the user's cache folder, which is written unless it is there unchanged.
+
+    Raises:
+        CorpusError: There is no cache folder, or it cannot be written.
+    """
+    assert name == INDUCTION, name
+    folder, text = cache_home(), induction_text()
+    if folder is None:
+        raise CorpusError(
+            f"the text {name} is generated in the cache folder, and the home folder is unknown; set XDG_CACHE_HOME "
+            "to a folder, or name a text with --train-file"
+        )
+    path = folder / "gpt-tui" / f"{name}.txt"
+    try:
+        if not path.is_file() or path.read_bytes() != text:
+            with new_cache_file(path.parent) as file:
+                file.file.write(text)
+                file.publish(path.name)
+    except OSError as error:
+        raise CorpusError(
+            f"the text {name} cannot be written to {path}: {files.reason(error)}; set XDG_CACHE_HOME to a folder that "
+            "can be written, or name a text with --train-file"
+        ) from None
+    return path
+
+
+@lru_cache(maxsize=1)
+def induction_text() -> bytes:
+    """Return the text `induction`: the same bytes in every version of NumPy, as only raw random bits are used."""
+    bits = np.random.PCG64(SEED).random_raw(LINES * (len(LETTERS) + 1)).reshape(LINES, len(LETTERS) + 1)
+    lengths = SHORTEST + bits[:, 0] % (LONGEST - SHORTEST + 1)
+    order = np.argsort(bits[:, 1:], axis=1, kind="stable")  # a random permutation of the letters per line
+    rows = LETTERS[order]
+    return b"".join(
+        row[:length].tobytes() * REPEATS + b"\n" for row, length in zip(rows, lengths.tolist(), strict=True)
+    )
