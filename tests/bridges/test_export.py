@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpt_core import files
-from gpt_core.api import Model
+from gpt_core.api import Model, load
 from gpt_core.bridges import gguf_export, gguf_model, hf_export, self_check, web_page
 from gpt_core.bridges.export import FORMATS, export_model
 from gpt_core.bridges.hf_tokenizer import LONG_WORD, JsonTokenizer, boundary_patterns, long_word_pattern, tokenizer_json
@@ -24,6 +24,7 @@ from gpt_core.formats import gguf, safetensors
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from tests.bridges.samples import model, needs_tokenizers, texts
+from tests.core.training_samples import LATEST, finished_trainer, tiny_settings
 
 FORMAT_NAMES = ("hf", "gguf", "html")
 
@@ -292,3 +293,18 @@ def test_the_self_check_accepts_the_largest_rounding_error_of_a_type_and_no_larg
     stored["wte.weight"][row] += 2 * (stored["wte.weight"][row] - rows[row])
     with pytest.raises(GptError, match=r"wte\.weight differs by"):
         check_weights(weights, stored, number_type)
+
+
+@pytest.mark.parametrize("format_name", FORMAT_NAMES)
+def test_a_model_trained_with_muon_dropout_and_an_average_is_an_ordinary_model(
+    format_name: str, tmp_path: Path
+) -> None:
+    settings = tiny_settings(
+        tmp_path, max_steps=3, optimizer="muon", dropout=0.2, ema=0.9, init_projections="zero", sample_tokens=0
+    )
+    trainer, _ = finished_trainer(settings)
+    bundle = load(tmp_path / LATEST).bundle
+    result = export_model(bundle, format_name, tmp_path / "out")
+    assert result.check.largest_difference == 0.0
+    assert bundle.parameters.flat.tobytes() == trainer.run.evaluated.flat.tobytes()
+    assert bundle.parameters.flat.tobytes() != trainer.parameters.flat.tobytes()
