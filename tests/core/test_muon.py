@@ -66,7 +66,7 @@ def test_the_iteration_brings_singular_values_near_one_and_keeps_singular_vector
     assert np.all((found[wide] > 0.6) & (found[wide] < 1.3))
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 7), (7, 1), (16, 16), (13, 37), (120, 33)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 7), (7, 1), (16, 16), (13, 37), (120, 33), (240, 250)])
 @pytest.mark.parametrize("gap", [0, 5])
 def test_a_step_of_the_kernel_is_that_of_the_reference(rows: int, columns: int, gap: int) -> None:
     random, ld = np.random.default_rng(rows), columns + gap
