@@ -30,7 +30,7 @@ from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.precision import choose_precision
 
 Axis = Literal["elapsed_s", "tokens"]
-TOLERANCE = 0.02  # of the limit: two runs with one deadline end within a step of it, not at the same moment
+TOLERANCE = 0.02  # of the limit: two runs of equal speed do not end at the same moment
 EVALUATIONS = 20  # of a race of so many steps
 NOT_VARIED = frozenset({
     "seed", "models_dir", "minutes", "max_steps", "train_file", "eval_file", "text_field", "encoding", "val_frac",
@@ -142,7 +142,8 @@ def curve_of(events: Iterable[AnyEvent]) -> Curve:
 def difference(baseline: Sequence[Curve], other: Sequence[Curve], axis: Axis) -> Difference:
     """Return the paired differences of runs to those of the baseline with the same seeds.
 
-    Each pair is compared up to the time, or the tokens, of the run that ended first. A run with a cooldown that has
+    Each pair is compared up to the time, or the tokens, of the run that ended first; at equal time, runs with one
+    deadline are compared at it. A run with a cooldown that has
     come further is then judged before its cooldown has ended.
     """
     values: list[float | None] = []
@@ -151,6 +152,8 @@ def difference(baseline: Sequence[Curve], other: Sequence[Curve], axis: Axis) ->
             values.append(None)
             continue
         limit = min(getattr(curve.points[-1], axis) for curve in (left, right))
+        if axis == "elapsed_s" and left.reason == right.reason == "deadline":
+            limit = math.inf  # the last evaluations are those at the one deadline
         value = right.best_within(axis, limit) - left.best_within(axis, limit)
         values.append(value if math.isfinite(value) else None)
     known = [value for value in values if value is not None]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gpt_core.bench.budget_rule import MAX_PASSES, TOKENS_PER_PARAMETER
 from gpt_core.bench.estimate import (
     CorpusStats,
     MemoryEstimate,
+    RunLength,
     StepTime,
     checkpoint_bytes,
     count_epoch_steps,
@@ -158,12 +160,25 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     if texts is None:
         return rows
     length = estimate_run_length(settings, texts, time)
+    if settings.minutes and not settings.overfit_tiny:
+        rows += budget_rows(settings, texts, length)
     if length.epoch_steps:
         rows.append(Row("per epoch", estimated_duration(length.epoch_s)))
     return [
         *rows,
         Row("total", f"up to {estimated_duration(length.max_s)}"),
         Row(DETAIL, f"{integer(length.max_steps)} steps", "dim"),
+    ]
+
+
+def budget_rows(settings: Settings, texts: CorpusStats, length: RunLength) -> list[Row]:
+    """Return what a time budget is enough for: tokens, passes over the text, and tokens per parameter."""
+    tokens = length.max_steps * settings.batch_size * window_length(settings)
+    passes = tokens / max(1, texts.train_tokens)
+    per_parameter = min(tokens, MAX_PASSES * texts.train_tokens) / parameter_count(settings.shape)
+    return [
+        Row("budget", f"{short(tokens)} tokens, {passes:.1f} passes"),
+        Row(DETAIL, f"{per_parameter:.1f} per parameter; the rule: {TOKENS_PER_PARAMETER:g} or more", "dim"),
     ]
 
 

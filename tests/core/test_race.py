@@ -65,8 +65,10 @@ def test_a_slower_run_is_behind_at_equal_time_and_not_at_equal_tokens() -> None:
 
 def test_two_runs_with_one_deadline_are_compared_at_their_ends() -> None:
     early = Curve((Point(1000, 50.0, 2.0), Point(2000, 100.0, 1.0)), 20.0, "deadline")
-    late = Curve((Point(1000, 50.0, 2.0), Point(2000, 101.0, 1.0)), 20.0, "deadline")
+    late = Curve((Point(1000, 50.0, 2.0), Point(2000, 110.0, 1.0)), 20.0, "deadline")
     assert difference([early], [late], "elapsed_s").mean == 0.0
+    stopped = late._replace(reason="max_steps")
+    assert difference([early], [stopped], "elapsed_s").mean == pytest.approx(2.0 - 50 / 60 - 1.0)
 
 
 def test_one_seed_has_no_spread_and_a_run_without_evaluation_no_difference() -> None:
