@@ -1,6 +1,7 @@
-"""Make the pictures of the README: the app training the nano preset on the bundled text.
+"""Make the pictures of the README and of docs/inside.md: the app training the nano preset on the bundled text.
 
     python docs/make_pictures.py [--seconds 60]
+    python docs/make_pictures.py --inside DIR     # only those of the Inside tab, from the run in this models folder
 
 Needs Pillow and the DejaVu Sans Mono font. Runs the app headless, presses its keys, and draws its
 screen cell by cell.
@@ -20,6 +21,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from rich.style import Style
 from textual.pilot import Pilot
+from textual.strip import Strip
 
 from gpt_core.config.resolve import resolve
 from gpt_tui.app.app import GptApp
@@ -36,6 +38,13 @@ BOX_ARMS = {
     "─": "rl", "│": "ud", "╭": "rd", "╮": "ld", "╰": "ur", "╯": "ul", "━": "rl", "┈": "rl", "▏": "ud",
     "┌": "rd", "┐": "ld", "└": "ur", "┘": "ul", "├": "udr", "┤": "udl", "┬": "rld", "┴": "rlu", "╸": "l", "╺": "r",
 }  # fmt: skip
+# pictures of the Inside tab, and the keys that lead to each
+INSIDE_VIEWS = {
+    "app-inside": ("1", *("right",) * 42),
+    "inside-lens": ("2",),
+    "inside-attention": ("3", "down", "down", "down"),
+}
+MAX_COMPUTING_S = 60
 # runs to compare: folder and changed settings
 OTHER_RUNS = {
     "runs/low-rate": ("learning_rate=3e-4",),
@@ -88,10 +97,16 @@ def draw_cell(draw: ImageDraw.ImageDraw, x: int, y: int, character: str, style: 
             if character == "┈" and arm == "l":
                 continue  # dashed: draw one half only
             draw.line((middle_x, middle_y, *ends[arm]), fill=front, width=3 if character == "━" else 1)
-    elif character == "█":
-        draw.rectangle((x, y, x + CELL_WIDTH - 1, y + CELL_HEIGHT - 1), fill=front)
+    elif character in "█▀▄":
+        top, bottom = y + (CELL_HEIGHT // 2 if character == "▄" else 0), y + CELL_HEIGHT - 1
+        draw.rectangle((x, top, x + CELL_WIDTH - 1, middle_y - 1 if character == "▀" else bottom), fill=front)
     elif character != " ":
         draw.text((x, y), character, font=font(bool(style and style.bold)), fill=front)
+
+
+def screen_lines(app: GptApp) -> list[Strip]:
+    """Return the lines of the screen."""
+    return app.screen._compositor.render_strips()[: app.size.height]
 
 
 def save_picture(app: GptApp, path: Path) -> None:
@@ -99,7 +114,7 @@ def save_picture(app: GptApp, path: Path) -> None:
     width, height = app.size
     image = Image.new("RGB", (width * CELL_WIDTH, height * CELL_HEIGHT))
     draw = ImageDraw.Draw(image)
-    for row, strip in enumerate(app.screen._compositor.render_strips()[:height]):
+    for row, strip in enumerate(screen_lines(app)):
         column = 0
         for text, style, _ in strip:
             for character in text:
@@ -123,6 +138,35 @@ def train_others() -> None:
         subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
 
 
+async def computed(app: GptApp, pilot: Pilot[None]) -> None:
+    """Wait until the Inside tab shows a result."""
+    end = time.monotonic() + MAX_COMPUTING_S
+    await pilot.pause(1)
+    while time.monotonic() < end and any("computing" in strip.text for strip in screen_lines(app)):
+        await pilot.pause(0.5)
+
+
+async def inside_pictures(app: GptApp, pilot: Pilot[None]) -> None:
+    """Save a picture per view of the Inside tab that the documents show."""
+    await pilot.press("f6")
+    await pilot.pause(1)
+    for name, keys in INSIDE_VIEWS.items():
+        await pilot.press(keys[0])
+        await computed(app, pilot)
+        await pilot.press(*keys[1:])
+        await pilot.pause(1)
+        save_picture(app, HERE / f"{name}.png")
+
+
+async def make_inside_pictures(models_dir: Path) -> None:
+    """Save the pictures of the Inside tab from a run that has ended."""
+    resolved = resolve(preset="nano", assignments=[f"models_dir={models_dir}"])
+    app = GptApp(resolved.settings, resolved.preset)
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.pause(0.5)
+        await inside_pictures(app, pilot)
+
+
 async def make_pictures(seconds: float) -> None:
     """Train for `seconds` and save a picture of each tab."""
     resolved = resolve(preset="nano", assignments=["eval_every_steps=200"])
@@ -141,6 +185,7 @@ async def make_pictures(seconds: float) -> None:
         save_picture(app, HERE / "app-chat.png")
         app.controller.stop()
         app.controller.join()
+        await inside_pictures(app, pilot)
         train_others()
         await pilot.press("f5")
         await pilot.pause(3)
@@ -153,7 +198,11 @@ def main() -> None:
     """Make the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="seconds of training before the first picture")
+    parser.add_argument("--inside", type=Path, metavar="DIR", help="make only the pictures of the Inside tab")
     options = parser.parse_args()
+    if options.inside is not None:
+        asyncio.run(make_inside_pictures(options.inside.resolve()))
+        return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PYTHONPATH"] = str(HERE.parent)
         os.chdir(folder)

@@ -515,9 +515,12 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
 
 
 def _with_advice(run: RunState, event: EvalCompleted) -> RunState:
-    """Record the first evaluation after the second pass over the training text, and log what it means."""
+    """Record the first evaluation after the second pass over the training text, and log what it means.
+
+    An evaluation that is worse than the first steps is of a run that does not learn: its gap means something else.
+    """
     passes = run.last.epoch + (run.epoch_fraction == 1.0) if run.last is not None else 0
-    if run.used_up is not None or passes < MIN_PASSES:
+    if run.used_up is not None or passes < MIN_PASSES or not event.loss < run.curve.rows()[0, HIGH]:
         return run
     advised = replace(run, used_up=UsedUp(event.step, passes, run.curve.smoothed, event.loss))
     return _logged(advised, advice(advised), "plain")

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 from gpt_tui.session.curve import HIGH
-from gpt_tui.session.overfitting_text import LARGE_GAP, gap_text
+from gpt_tui.session.learning_text import gap_text
 from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.formatting import nats
 from gpt_tui.shared.sanitize import one_line
@@ -21,6 +21,7 @@ MIN_TEXT = 24  # characters of a sample that is judged
 SPACES, WORD_LENGTHS, MAX_WORD = (0.08, 0.35), (2, 8), 24  # of prose: share of white space; median and longest word
 NEAR_FREQUENCIES, BELOW_FREQUENCIES = 0.5, 1.0  # nats per token from the entropy of token frequencies
 FREQUENCIES_BELOW_FIRST = 1.5  # where that entropy is unknown: about so far below the first loss
+OVERFITTING_GAP = 0.3  # of the eval loss above the train loss, in nats per token
 RISE = 0.02  # of the eval loss above the best one, in nats per token
 
 Subject = Literal["charts", "samples"]
@@ -49,7 +50,8 @@ def next_note(run: RunState, seen: Collection[str]) -> Note | None:
 def values_of(run: RunState) -> dict[str, str]:
     """Return what replaces the words in braces of a text."""
     prompt = run.samples[-1].prompt if run.samples else ""
-    gap = gap_text(run.curve.smoothed, run.evaluation.loss) if run.evaluation and run.last else ""
+    point = run.evaluation
+    gap = gap_text(point.train_loss, point.loss, point.passes) if point is not None else ""
     return {
         "prompt": one_line(prompt, MAX_PROMPT),
         "loss": nats(first_loss(run)),
@@ -85,7 +87,7 @@ def overfits(run: RunState) -> bool:
     if run.last is None or len(losses) < 2 or losses[-1] <= run.curve.smoothed:
         return False
     is_rising = min(losses[-2:]) > min(losses) + RISE
-    return is_rising or (run.last.epoch > 0 and losses[-1] - run.curve.smoothed > LARGE_GAP)
+    return is_rising or (run.last.epoch > 0 and losses[-1] - run.curve.smoothed > OVERFITTING_GAP)
 
 
 CONDITIONS: dict[str, tuple[Callable[[RunState], bool], Subject]] = {
