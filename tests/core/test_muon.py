@@ -198,14 +198,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, precision: s
 
 
 @pytest.mark.slow
-def test_a_run_learns_more_per_step_than_with_adamw(tmp_path: Path) -> None:
-    found = {}
-    for optimizer in ("adamw", "muon"):
-        settings = tiny_settings(
-            tmp_path, optimizer=optimizer, max_steps=40, models_dir=str(tmp_path / optimizer), attn_lr=3e-3, mlp_lr=3e-3
-        )
-        found[optimizer] = np.mean(losses(train(settings))[-5:])
-    assert found["muon"] < found["adamw"]
+def test_a_run_learns(tmp_path: Path) -> None:
+    found = losses(train(tiny_settings(tmp_path, optimizer="muon", max_steps=60)))
+    assert np.mean(found[-5:]) < 0.6 * np.mean(found[:5])
 
 
 def test_the_setting_is_resolved_and_described() -> None:
