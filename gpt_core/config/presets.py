@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "warmup_steps": 50, "decay_steps": 0, "adam_beta2": 0.99, "weight_decay": 0.1,
         "batch_size": 24, "micro_batch_size": 0, "eval_every_steps": 100, "eval_tokens": EVAL_TOKENS // 2,
         "max_steps": 4000, "best_metric": "loss", "improvement_threshold": 0.001, "patience": 0,
-        "synthetic_text": "induction", "document": "line",
+        "synthetic_text": "induction", "document": "line", "sample_prompt": "planetsplan",
     },
 }  # fmt: skip
 

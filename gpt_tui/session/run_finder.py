@@ -44,10 +44,11 @@ class RunStatus(Enum):
 
 
 class CheckpointFacts(NamedTuple):
-    """What the newest checkpoint adds to the log: the settings and the tokenizer's SHA-256, "" if unknown."""
+    """What the newest checkpoint adds to the log: settings, tokenizer's SHA-256, "" if unknown, and its path."""
 
     settings: Settings | None = None
     tokenizer_sha256: str = ""
+    path: Path | None = None
 
     @property
     def limits(self) -> Limits:
@@ -216,7 +217,7 @@ def read_facts(folder: Path) -> CheckpointFacts:
         found = [info for info in CheckpointStore(folder).list() if isinstance(info, CheckpointInfo)]
         own = [info for info in found if info.kind != "other"]
         if own:
-            return CheckpointFacts(own[0].settings, own[0].tokenizer_sha256)
+            return CheckpointFacts(own[0].settings, own[0].tokenizer_sha256, own[0].path)
     return CheckpointFacts()
 
 

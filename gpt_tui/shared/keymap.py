@@ -133,6 +133,8 @@ KEYS: tuple[Key, ...] = (
     Key("runs.unmark", "u", "unmark", "Unmark", "Unmark all runs", "runs", footer=True),
     Key("runs.duplicate", "d", "duplicate", "Duplicate", "Set up a run like this one, with changes", "runs",
         footer=True),
+    Key("runs.inside", "i", "look_inside", "Look inside", "Show the heads of this run over time in the Inside tab",
+        "runs"),
     Key("runs.notes", "v", "switch_panels", "Panels", "Show samples, log, or neither", "runs", footer=True),
     Key("charts.log", "l", "log_scale", "Log", "Switch between logarithmic and linear y axis", "charts",
         footer=True),

@@ -249,6 +249,12 @@ class MainScreen(Screen[None]):
 
         self.train.set_up_copy(source, message.settings, message.preset_name, started)
 
+    @on(RunsTab.InsideRequested)
+    def _inside_of_run_requested(self, message: RunsTab.InsideRequested) -> None:
+        message.stop()
+        self.go("inside")
+        self.inside.look_at(message.path, message.step)
+
     @on(ChatTab.ExitRequested)
     def _chat_exited(self, message: ChatTab.ExitRequested) -> None:
         message.stop()

@@ -13,6 +13,7 @@ import pytest
 from textual.widgets import Select
 
 from gpt_core.text.token_stream import MemorySource, TokenStream
+from gpt_core.training.events import CheckpointSaved
 from gpt_tui.run_view.model_select import ModelSelect
 from gpt_tui.session.phase import Phase
 from gpt_tui.shell.help import HelpScreen
@@ -27,7 +28,17 @@ from gpt_tui.tabs.inside.worker import Computed, Extent, InsideWorker, Outcome, 
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer
-from tests.tui.inside_samples import SHAPE, TEXT, fixed_attention, fixed_history, fixed_lens, fixed_tokens, save_model
+from tests.tui.inside_samples import (
+    SHAPE,
+    TEXT,
+    fixed_attention,
+    fixed_history,
+    fixed_lens,
+    fixed_tokens,
+    history_events,
+    save_model,
+)
+from tests.tui.log_samples import write_log
 
 
 def inside(bench: AppBench) -> InsideTab:
@@ -368,3 +379,19 @@ async def test_a_view_looks_as_in_the_snapshot(
         await bench.settled()
         day = "-day" if theme == "gpt-day" else ""
         snapshot(bench.app, f"inside-{name}{day}-{size[0]}x{size[1]}")
+
+
+@pytest.mark.slow
+async def test_a_run_in_the_runs_tab_is_looked_into_with_its_heads_over_time(tmp_path: Path):
+    path = save_model(tmp_path)
+    saved = CheckpointSaved("latest", str(path), 103)
+    write_log(tmp_path, [*history_events(), saved])
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await bench.pilot.press("f5")
+        await bench.until_seen("1,000 of 2,000")
+        await bench.pilot.press("i")
+        await bench.until_seen("first induction head: layer 1, head 2, at step 700")
+        assert inside(bench)._choices.models == (str(path),)
+        assert bench.app.main.tab == "inside"
+        await bench.pilot.press("5")
+        await bench.until_seen("h.0.mlp dead units")

@@ -77,6 +77,11 @@ class Choices(Vertical):
         for select in self.query(ModelSelect):
             select.show(available)
 
+    def choose(self, model: str) -> None:
+        """Select a model, and none beside it."""
+        self._select("model").select(model)
+        self._select("beside").select(NO_COMPARISON)
+
     # -- keys
 
     def open(self, name: str) -> None:

@@ -47,6 +47,7 @@ class HeadsView(InsideView[StatsHistory]):
 
     name = "heads"
     title = "Heads"
+    needs_text = False
 
     def compute(self, task: Task) -> Iterator[StatsHistory]:
         """Yield the history of the heads."""

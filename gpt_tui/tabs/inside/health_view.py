@@ -65,6 +65,7 @@ class HealthView(InsideView[StatsHistory]):
 
     name = "health"
     title = "Health"
+    needs_text = False
 
     def compute(self, task: Task) -> Iterator[StatsHistory]:
         """Yield the history of the weights."""

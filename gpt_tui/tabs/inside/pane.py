@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 from textual import on
@@ -94,6 +95,12 @@ class InsideTab(Vertical):
     def point_at(self, step: int) -> None:
         """Move the cursor to a step of the run."""
         self._cursor = self._cursor._replace(step=step)
+
+    def look_at(self, path: Path, step: int | None) -> None:
+        """Select the model of a checkpoint, alone, and show its heads over time, at a step or at its own."""
+        self._choices.choose(str(path))
+        self._cursor = self._cursor._replace(step=step)
+        self.action_view("heads")
 
     def enter(self) -> None:
         """List the models, compute, and focus the view; called when the tab is shown."""

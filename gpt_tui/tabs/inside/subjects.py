@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core import interpret
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError
 from gpt_core.generation.generator import prompt_bytes, with_bos
 from gpt_core.model.bundle import ModelBundle
@@ -24,6 +25,7 @@ from gpt_tui.session.models import ModelLoader
 from gpt_tui.tabs.inside.presenter import INITIAL, TextChoice
 
 MAX_TOKENS = 256  # of a text
+MAX_RANDOM_TOKENS = 64
 
 
 class Held(NamedTuple):
@@ -143,6 +145,14 @@ class SubjectSource:
 def is_of_run(held: Held, other: Held | None) -> bool:
     """Return whether two models were trained with the same settings, so that they began alike."""
     return other is not None and held.bundle.settings == other.bundle.settings
+
+
+def random_subject(held: Held, progress: Progress) -> Subject:
+    """Return a model with a text of random tokens, for views that show what is known without a text."""
+    subject = Subject(held.gpt, held.bundle.tokenizer, np.empty(0, np.int32), 0, progress)
+    length = min(held.gpt.shape.seq_len, MAX_RANDOM_TOKENS)
+    ids = interpret.repeated_tokens(subject.used_ids(), length, sequences=1)[0, :length]
+    return dataclasses.replace(subject, ids=np.ascontiguousarray(ids, np.int32), total=length)
 
 
 def initial_model(of: Held | None) -> ModelBundle:

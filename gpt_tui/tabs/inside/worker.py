@@ -18,7 +18,7 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.thread_priority import CHECKING, lower_priority
 from gpt_tui.tabs.inside.presenter import TextChoice
-from gpt_tui.tabs.inside.subjects import Held, SubjectSource
+from gpt_tui.tabs.inside.subjects import Held, SubjectSource, random_subject
 from gpt_tui.tabs.inside.views.view import Cursor, Extent, InsideView, Origin, Size, Task
 
 PROGRESS_INTERVAL_S = 0.2
@@ -168,7 +168,12 @@ class InsideWorker:
                 self._send(Progressed(request.number, f"{words}{done}"))
 
         held = self._source.load(model, request.version, first, progress)
-        subject = self._source.subject(held, request.text, first, progress)
+        try:
+            subject = self._source.subject(held, request.text, first, progress)
+        except GptError:
+            if request.view.needs_text:
+                raise
+            subject = random_subject(held, progress)
         shape = held.gpt.shape
         extent = Extent(len(subject.ids), shape.layers, shape.num_heads)
         task = Task(subject, extent.clamped(request.cursor), request.size, request.run, origin_of(held))

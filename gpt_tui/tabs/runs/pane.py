@@ -67,6 +67,14 @@ class RunsTab(Container):
             self.settings = settings
             self.preset_name = preset_name
 
+    class InsideRequested(Message):
+        """The user wants to look inside the model of this checkpoint, at this step if the charts have a cursor."""
+
+        def __init__(self, path: Path, step: int | None) -> None:
+            super().__init__()
+            self.path = path
+            self.step = step
+
     def __init__(self, models_dir: Path, *, watched: Path | None = None, id: str) -> None:
         super().__init__(id=id)
         self._models_dir = models_dir
@@ -257,6 +265,15 @@ class RunsTab(Container):
             return
         preset_name = run.started.preset if run.started else ""
         self.post_message(self.CopyRequested(run.folder, run.checkpoint.settings, preset_name))
+
+    def action_look_inside(self) -> None:
+        """Show the newest model of the run under the cursor in the Inside tab."""
+        if (run := self.query_one(RunsTable).selected) is None:
+            return
+        if run.checkpoint.path is None:
+            self.notify(f"{name_of(run.folder)} has no checkpoint to look into yet", markup=False)
+            return
+        self.post_message(self.InsideRequested(run.checkpoint.path, self.query_one(RunDetail).pointed_step))
 
     def action_mark(self) -> None:
         """Mark or unmark the run under the cursor."""

@@ -81,6 +81,13 @@ class RunDetail(Horizontal):
         self.query_one(SamplesPanel).display = panels == "samples"
         self.query_one(LogPanel).display = panels == "log"
 
+    @property
+    def pointed_step(self) -> int | None:
+        """Step at the cursor of the charts, None without one."""
+        view = self.charts.view
+        row = None if view.cursor is None else nearest_row(self._history, view.axis, view.cursor)
+        return int(row[STEP]) if row else None
+
     @on(RunCharts.Pointed)
     def _point_at(self, message: RunCharts.Pointed) -> None:
         """Scroll the samples to the charts' cursor."""

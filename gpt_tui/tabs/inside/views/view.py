@@ -153,10 +153,12 @@ class InsideView(ABC, Generic[Result]):
     Attributes:
         name: Name in the key table, in the registry and in the help texts.
         title: Title in the bar of the views.
+        needs_text: False if the view shows something for a model whose text is not found.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    needs_text: ClassVar[bool] = True
 
     def needs(self, cursor: Cursor, size: Size) -> Hashable:
         """Return what the result depends on besides model and text: `compute` runs again for another value."""
