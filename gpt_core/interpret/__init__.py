@@ -6,7 +6,16 @@ of a checkpoint. Training runs those of heads and health, at evaluations (`gpt_c
 take `tokens=None` read the buffers of the model's last batch.
 """
 
-from gpt_core.interpret.ablation import Ablation, MeanOutputs, Part, ablate, ablations, all_parts, mean_outputs
+from gpt_core.interpret.ablation import (
+    Ablation,
+    MeanOutputs,
+    Part,
+    ablate,
+    ablations,
+    all_parts,
+    joint_ablation,
+    mean_outputs,
+)
 from gpt_core.interpret.activations import Trace, activation_names, attention, trace
 from gpt_core.interpret.attribution import attribution
 from gpt_core.interpret.embeddings import EmbeddingMap, Neighbors, embedding_map, neighbors
@@ -26,7 +35,7 @@ from gpt_core.interpret.predictions import (
 __all__ = [
     "Ablation", "EmbeddingMap", "HeadScores", "Lens", "MeanOutputs", "Neighbors", "NextTokens", "Part", "TensorStats",
     "TextPredictions", "Trace", "ablate", "ablations", "activation_names", "all_parts", "attention", "attribution",
-    "dead_units", "embedding_map", "head_scores", "induction_scores", "lens_logits", "logit_lens", "mean_outputs",
-    "neighbors", "next_tokens", "repeated_tokens", "text_predictions", "token_losses", "trace",
+    "dead_units", "embedding_map", "head_scores", "induction_scores", "joint_ablation", "lens_logits", "logit_lens",
+    "mean_outputs", "neighbors", "next_tokens", "repeated_tokens", "text_predictions", "token_losses", "trace",
     "update_ratio", "weight_stats",
 ]  # fmt: skip

@@ -146,6 +146,22 @@ def ablations(
         yield Ablation(part, loss, loss - intact)
 
 
+def joint_ablation(model: GPT, tokens: Ids, targets: Ids, parts: Sequence[Part]) -> float:
+    """Return the change of the mean loss of a batch without all of some parts at once (zero ablation).
+
+    Args:
+        model: The model. Its weights are copied, its buffers are overwritten.
+        tokens: Ids (B, T).
+        targets: Ids (B, T) that follow each token; -1 for none.
+        parts: Parts to ablate together.
+
+    Raises:
+        ValueError: The arrays do not fit the model, no token has a target, or the model has no such part.
+    """
+    without = GPT(ablate(model.parameters, parts), model.products)
+    return _mean_loss(without, tokens, targets) - _mean_loss(model, tokens, targets)
+
+
 def _mean_loss(model: GPT, tokens: Ids, targets: Ids) -> float:
     """Return the mean loss over the targets. Raises ValueError if there is none."""
     sums = model.evaluate(tokens, targets)

@@ -17,12 +17,14 @@ from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.generation.generator import Figures, Generator
 from gpt_core.generation.sampler import Sampling
+from gpt_core.interpret import Part, ablate
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.controller import TrainerLike, TrainingController
 from gpt_tui.session.model_options import AUTOMATIC, AvailableModels, OtherModel, checkpoint_name
+from gpt_tui.session.removed_parts import without
 from gpt_tui.session.run_finder import is_trained_in, log_folders
 from gpt_tui.shared.formatting import integer, size
 from gpt_tui.shared.sanitize import one_line
@@ -101,6 +103,16 @@ def _read(path: Path, name: str, weights: WeightFormat) -> LoadedModel:
     )
 
 
+def ablated_model(model: LoadedModel, removed: tuple[Part, ...]) -> LoadedModel:
+    """Return a model without some parts, which its name says. Raises CheckpointError if it has no such part."""
+    assert isinstance(model.weights, Parameters)
+    try:
+        weights = ablate(model.weights, removed)
+    except ValueError as error:
+        raise CheckpointError(f"{model.name} {without(removed)}: {error}; put the part back in Inside (x)") from None
+    return LoadedModel(weights, model.tokenizer, f"{model.name}, {without(removed)}")
+
+
 def stored_model(model: LoadedModel, weights: WeightFormat) -> LoadedModel:
     """Return a model with its weights in another format, which its name says; float32 is the model itself."""
     if weights == "float32" or isinstance(model.weights, StoredWeights):
@@ -133,7 +145,12 @@ class ModelLoader:
         )
 
     def load(
-        self, choice: str = AUTOMATIC, report: Report = lambda _text: None, *, weights: WeightFormat = "float32"
+        self,
+        choice: str = AUTOMATIC,
+        report: Report = lambda _text: None,
+        *,
+        weights: WeightFormat = "float32",
+        removed: tuple[Part, ...] = (),
     ) -> LoadedModel:
         """Return the model of an option's value for one reply; `report` receives a line before a slow part.
 
@@ -141,10 +158,13 @@ class ModelLoader:
             choice: Value of the option.
             report: Receives the reason for waiting.
             weights: Format in which the weights are stored in memory.
+            removed: Parts of the model to leave out.
 
         Raises:
-            GptError: There is no model, or its file is damaged.
+            GptError: There is no model, its file is damaged, or it has no such part.
         """
+        if removed:
+            return stored_model(ablated_model(self.load(choice, report), removed), weights)
         if choice != AUTOMATIC:
             return self._cache.load(Path(choice), report, weights)
         if trainer := self._controller.live_model():

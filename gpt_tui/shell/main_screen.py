@@ -20,6 +20,7 @@ from gpt_tui.run_view.surprise.screen import SurpriseScreen, TextToScore
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.models import MakeGenerator, ModelLoader
 from gpt_tui.session.phase import Phase
+from gpt_tui.session.removed_parts import RemovedParts
 from gpt_tui.session.run_preview import RunPreview, model_name, run_name
 from gpt_tui.shared.dialogs import unsaved_question
 from gpt_tui.shared.footer import FooterBar
@@ -50,6 +51,7 @@ class MainScreen(Screen[None]):
         self._controller = controller
         self._watched = watched
         self._models = ModelLoader(controller, settings.models_dir)
+        self._removed = RemovedParts()
         self._shown_phase: Phase | None = None
         self._shown_start: RunStarted | None = None
         self._header_drawn_s = 0.0
@@ -63,10 +65,10 @@ class MainScreen(Screen[None]):
             guide=guide,
             id="train",
         )
-        self.chat = ChatTab(self._models, make, initial_texts(settings), id="chat")
+        self.chat = ChatTab(self._models, make, initial_texts(settings), self._removed, id="chat")
         self.checkpoints = CheckpointsTab(settings.models_dir, id="checkpoints")
         self.runs = RunsTab(Path(settings.models_dir), watched=watched, id="runs")
-        self.inside = InsideTab(controller, self._models, id="inside")
+        self.inside = InsideTab(controller, self._models, self._removed, id="inside")
 
     def compose(self) -> ComposeResult:
         """Compose everything at once, so that a switch of tabs takes one frame."""
@@ -229,7 +231,7 @@ class MainScreen(Screen[None]):
     async def _continue_sample(self, text: str | None) -> None:
         if text:
             self.go("chat")
-            await self.chat.continue_text(text)
+            await self.chat.generate_from(text)
 
     @on(TrainTab.SettingsChanged)
     def _settings_changed(self, message: TrainTab.SettingsChanged) -> None:

@@ -495,3 +495,13 @@ def test_attribution_changes_nothing_in_the_model_and_checks_its_arguments(model
     np.testing.assert_array_equal(interpret.lens_logits(model, "h.2.out"), logits)  # the last batch is still there
     with pytest.raises(ValueError, match=r"next_tokens: got shape \(1,\), expected one id per sequence"):
         interpret.attribution(model, tokens, np.array([1], np.int32))
+
+
+def test_the_joint_ablation_is_the_change_of_loss_without_all_parts_together(model, tokens):
+    inputs, targets = np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
+    before = model.parameters.flat.copy()
+    parts = [Part("head", 0, 1), Part("mlp", 2)]
+    without = GPT(interpret.ablate(model.parameters, parts))
+    losses = [each.evaluate(inputs, targets).loss_sum / targets.size for each in (without, model)]
+    assert interpret.joint_ablation(model, inputs, targets, parts) == losses[0] - losses[1]
+    np.testing.assert_array_equal(model.parameters.flat, before)

@@ -11,6 +11,7 @@ import numpy as np
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState
+from gpt_core.interpret import Ablation, all_parts
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.tokenizers.pieces import PieceTokenizer
@@ -20,7 +21,9 @@ from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState, advance_all
 from gpt_tui.tabs.inside.history import StatsHistory
 from gpt_tui.tabs.inside.views.attention import AttentionResult
+from gpt_tui.tabs.inside.views.knock_out import KnockOut
 from gpt_tui.tabs.inside.views.lens import LensResult
+from gpt_tui.tabs.inside.views.neighbors import MapToken, Near, Neighborhood
 from gpt_tui.tabs.inside.views.pixels import pooled
 from tests.tui.samples import started, step
 
@@ -140,3 +143,25 @@ def history_events(count: int = 10, every: int = 100) -> list[ev.AnyEvent]:
 def fixed_history() -> StatsHistory:
     """Return the history of that run."""
     return StatsHistory(advance_all(RunState(), history_events()), 1000, False)
+
+
+def fixed_knock_out(layers: int = 4, heads: int = 4, done: int | None = None) -> KnockOut:
+    """Return effects of all parts of a model, or of the first of them."""
+    parts = all_parts(ModelShape(d_model=8, hidden_size=8, vocab_size=300, num_heads=heads, seq_len=8, layers=layers))
+    sizes = {"head": 0.05, "mlp": 0.8, "block": 1.5}
+    changes = [sizes[part.kind] * ((number * 7) % 11 - 2) / 9 for number, part in enumerate(parts)]
+    effects = [Ablation(part, 3.2 + change, change) for part, change in zip(parts, changes, strict=True)]
+    return KnockOut(parts, effects[:done], 3.2, 4032)
+
+
+def fixed_neighbors(count: int = 60) -> Neighborhood:
+    """Return neighbours of each token of a text, and a map on two rings."""
+    shown = names(count)
+    ids = [shown.index(name) for name in shown]
+    nearest = {number: tuple(Near(k, WORDS[k], 0.9 - 0.11 * k) for k in range(8) if k != number) for number in set(ids)}
+    tokens = []
+    for number in range(60):
+        radius = 0.2 + number / 200
+        x, y = (0.5 + radius * turn(2.4 * number) for turn in (math.cos, math.sin))
+        tokens.append(MapToken(number, WORDS[number % len(WORDS)], x, y))
+    return Neighborhood(ids, shown, nearest, tokens, 0.214)

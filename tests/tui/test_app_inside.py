@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,6 +14,9 @@ import numpy as np
 import pytest
 from textual.widgets import Select
 
+from gpt_core import interpret
+from gpt_core.interpret import Part
+from gpt_core.model.gpt import GPT
 from gpt_core.text.token_stream import MemorySource, TokenStream
 from gpt_core.training.events import CheckpointSaved
 from gpt_tui.run_view.model_select import ModelSelect
@@ -24,8 +29,17 @@ from gpt_tui.tabs.inside.pane import InsideTab
 from gpt_tui.tabs.inside.presenter import INITIAL
 from gpt_tui.tabs.inside.registry import VIEWS
 from gpt_tui.tabs.inside.views.tokens import TokensView
-from gpt_tui.tabs.inside.worker import Computed, Extent, InsideWorker, Outcome, Progressed, Request
-from tests.tui.app_bench import AppBench, running_app
+from gpt_tui.tabs.inside.worker import (
+    Computed,
+    Extent,
+    InsideWorker,
+    Outcome,
+    Progressed,
+    RemovalMeasured,
+    Removed,
+    Request,
+)
+from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer
 from tests.tui.inside_samples import (
@@ -33,10 +47,13 @@ from tests.tui.inside_samples import (
     TEXT,
     fixed_attention,
     fixed_history,
+    fixed_knock_out,
     fixed_lens,
+    fixed_neighbors,
     fixed_tokens,
     history_events,
     save_model,
+    small_subject,
 )
 from tests.tui.log_samples import write_log
 
@@ -355,7 +372,7 @@ async def test_the_selectors_open_with_their_keys_and_escape_leads_back(tmp_path
 
 FIXED: dict[str, Any] = {
     "tokens": fixed_tokens(), "lens": fixed_lens(columns=8), "attention": fixed_attention(), "heads": fixed_history(),
-    "health": fixed_history(),
+    "health": fixed_history(), "ablation": fixed_knock_out(), "neighbors": fixed_neighbors(),
 }  # fmt: skip
 
 
@@ -395,3 +412,55 @@ async def test_a_run_in_the_runs_tab_is_looked_into_with_its_heads_over_time(tmp
         assert bench.app.main.tab == "inside"
         await bench.pilot.press("5")
         await bench.until_seen("h.0.mlp dead units")
+
+
+@pytest.mark.slow
+async def test_a_removed_part_is_measured_and_chat_answers_without_it_until_it_is_put_back(tmp_path: Path, monkeypatch):
+    measured: list[tuple[Part, ...]] = []
+
+    def measure(worker: InsideWorker, removed: Removed) -> None:
+        measured.append(removed.parts)
+        worker._post(RemovalMeasured(removed.parts, 0.125))
+
+    monkeypatch.setattr(InsideWorker, "measure", measure)
+    save_model(tmp_path)
+    async with running_app(tmp_path, size=(120, 40), max_tokens=4) as bench:
+        await type_text(bench, TEXT)
+        await bench.pilot.press("6")
+        await bench.until_seen("eval loss")
+        await bench.pilot.press("down", "x")
+        await bench.until_seen("Chat without layer 0 head 1: eval loss +0.125 (x: put back)")
+        await bench.pilot.press("3")
+        await bench.until_seen("Chat without layer 0 head 1")
+        await bench.pilot.press("f3")
+        await bench.until_seen("conversation · without layer 0 head 1 (F6, x: put back)")
+        await bench.pilot.press(*"It", "enter")
+        await bench.until_seen("step 103, without layer 0 head 1")
+        await bench.pilot.press("f6", "6", "x")
+        await bench.until(lambda: "without" not in bench.text().replace("change without", ""))
+        assert measured == [(Part("head", 0, 1),)]
+        await bench.pilot.press("f3")
+        await bench.until_seen("─ conversation ─")
+
+
+@pytest.mark.slow
+async def test_the_loss_without_a_part_is_that_of_the_weights_without_it(tmp_path: Path):
+    subject, parts, posted = small_subject(), (Part("head", 1, 0), Part("mlp", 2)), []
+    worker = InsideWorker(None, lambda: None, posted.append)  # type: ignore[arg-type]
+    worker._source = SimpleNamespace(  # type: ignore[assignment]
+        load=lambda *_: SimpleNamespace(gpt=subject.gpt), subject=lambda *_: subject, release=lambda: None
+    )
+    worker.measure(Removed("automatic", 0, parts))
+    end = time.monotonic() + DEADLINE_S
+    while not posted:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    worker.end()
+    inputs, targets = subject.eval_inputs_and_targets()
+    losses = [
+        GPT(weights).evaluate(inputs, targets).loss_sum / targets.size
+        for weights in (subject.gpt.parameters, interpret.ablate(subject.gpt.parameters, parts))
+    ]
+    [found] = posted
+    assert isinstance(found, RemovalMeasured)
+    assert (found.removed, found.outcome) == (parts, pytest.approx(losses[1] - losses[0]))

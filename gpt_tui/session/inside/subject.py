@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ class Subject:
         ids: Token ids (T,), with `<bos>` if the tokenizer adds it.
         total: Tokens of the complete text; more than T if it did not fit into the context.
         progress: Receives the progress of long work.
+        eval_ids: More of the text, for views that measure a loss; empty for the ids alone.
     """
 
     gpt: GPT
@@ -32,6 +33,7 @@ class Subject:
     ids: NDArray[np.int32]
     total: int
     progress: Progress = ignore_progress
+    eval_ids: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
     @property
     def batch(self) -> NDArray[np.int32]:
@@ -41,6 +43,20 @@ class Subject:
     def inputs_and_targets(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return the ids but the last, and those that follow each of them (1, T - 1)."""
         return self.batch[:, :-1], self.batch[:, 1:]
+
+    def eval_inputs_and_targets(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return windows of the longer text, and the ids that follow each of their tokens (B, T).
+
+        Raises:
+            ConfigError: There are fewer than two tokens.
+        """
+        ids = self.eval_ids if len(self.eval_ids) > len(self.ids) else self.ids
+        length = min(self.gpt.shape.seq_len, len(ids) - 1)
+        if length < 1:
+            raise ConfigError(f"the text has {len(ids)} token, expected at least 2; choose another text (s)")
+        count = (len(ids) - 1) // length
+        inputs, targets = (ids[first : first + count * length].reshape(count, length) for first in (0, 1))
+        return np.ascontiguousarray(inputs), np.ascontiguousarray(targets)
 
     def text(self, token: int) -> str:
         """Return a token as printable text."""

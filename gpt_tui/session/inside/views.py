@@ -18,6 +18,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_tui.session.inside.predictions import Alternative, token_predictions
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
+from gpt_tui.session.removed_parts import part_name
 from gpt_tui.shared.formatting import fixed, integer, percent, scientific
 from gpt_tui.shared.ramp import MAX_BITS
 
@@ -214,14 +215,6 @@ def ablation_view(subject: Subject, choices: Choices) -> View:
     line = f"loss of this text in nats per token: {fixed(intact)}; the output of each part in turn is set to {replaced}"
     return View("ablation", [line], tables=[Table(columns, rows)],
                 data={"loss": intact, "ablation": choices.ablation, "parts": data})  # fmt: skip
-
-
-def part_name(part: interpret.Part) -> str:
-    """Return the displayed name of a part of the model."""
-    return {
-        "head": f"layer {part.layer} head {part.head}", "attn": f"layer {part.layer} attention",
-        "mlp": f"layer {part.layer} MLP", "block": f"layer {part.layer} block",
-    }[part.kind]  # fmt: skip
 
 
 def attribution_view(subject: Subject, choices: Choices) -> View:

@@ -17,6 +17,7 @@ from gpt_core.errors import ConfigError
 from gpt_tui.run_view.surprise.screen import SurpriseScreen
 from gpt_tui.session.model_options import AvailableModels
 from gpt_tui.session.models import MakeGenerator, ModelLoader
+from gpt_tui.session.removed_parts import RemovedParts, without
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.chat.presenter import CONTINUED, hint
@@ -44,8 +45,11 @@ class ChatTab(Horizontal):
             super().__init__()
             self.available = available
 
-    def __init__(self, models: ModelLoader, make: MakeGenerator, texts: dict[str, str], *, id: str) -> None:
+    def __init__(
+        self, models: ModelLoader, make: MakeGenerator, texts: dict[str, str], removed: RemovedParts, *, id: str
+    ) -> None:
         super().__init__(id=id)
+        self._removed = removed
         self._models = models
         self._make = make
         self._texts = texts
@@ -94,6 +98,8 @@ class ChatTab(Horizontal):
         """Focus the prompt and list the models; called when the tab is shown."""
         self._prompt.focus()
         self._list_models()
+        note = without(self._removed.parts)
+        self.query_one(Transcript).border_title = f"conversation · {note} (F6, x: put back)" if note else "conversation"
 
     def follow(self, *, live: bool, saved: object) -> None:
         """List the models again when a run starts, ends or saves a checkpoint."""
@@ -179,16 +185,11 @@ class ChatTab(Horizontal):
         elif not texts:
             self.notify("no reply to colour yet", severity="warning")
         else:
-            self.app.push_screen(SurpriseScreen(texts), self.continue_text)
+            self.app.push_screen(SurpriseScreen(texts), self._continue_text)
 
-    async def continue_text(self, text: str | None) -> None:
-        """Continue a text with the selected models, unless there is none or a reply is being generated."""
-        if not text:
-            return
-        if self.replying:
-            self.notify("a reply is being generated; press esc to stop it", severity="warning")
-        else:
-            await self._generate(text, [text])
+    async def _continue_text(self, text: str | None) -> None:
+        if text:
+            await self.generate_from(text)
 
     def action_stop_reply(self) -> None:
         """Stop the reply; without one, leave the settings for the prompt, or the prompt for the conversation."""
@@ -273,7 +274,8 @@ class ChatTab(Horizontal):
         seed = random_seed() if seed is None else seed
         models = self._form.models
         prompts = [prompts[min(side, len(prompts) - 1)][-MAX_PROMPT_CHARACTERS:] for side in range(len(models))]
-        loads = [partial(self._models.load, model, weights=weights) for model in models]
+        removed = self._removed.parts
+        loads = [partial(self._models.load, model, weights=weights, removed=removed) for model in models]
         turn = Turn(shown_prompt, prompts, seed, loads)
         self._stopped, self._copies = threading.Event(), 0
         replies = [

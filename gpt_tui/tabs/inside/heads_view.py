@@ -48,6 +48,7 @@ class HeadsView(InsideView[StatsHistory]):
     name = "heads"
     title = "Heads"
     needs_text = False
+    shows_head = True
 
     def compute(self, task: Task) -> Iterator[StatsHistory]:
         """Yield the history of the heads."""

@@ -34,4 +34,14 @@ HELP: dict[str, str] = {
     "never fire on the probe: they learn nothing there. Gradient norms are those before clipping. Left and right move "
     "through the evaluations, up and down through the tensors. Try: train two runs with rates ten times apart, and "
     "compare how their updates differ.",
+    "ablation": "Knock-out: what the eval loss rises by when the output of one head, one MLP or one whole block is set "
+    "to 0, over some thousand tokens of the eval text (or the chosen text). A high bar is a part that the model needs; "
+    "about 0, one that it does not use, or whose work other parts do; below 0, one that harms it. Bars are relative "
+    "to the largest of their kind: heads, MLPs, blocks. Try: press x on the most important head, go to Chat, and "
+    "continue a text. What is missing? x puts the part back.",
+    "neighbors": "Neighbours: the tokens whose embeddings point in the most similar direction to that of the token at "
+    "the cursor; cosine 1 is the same direction, 0 none in common. The map shows the most used tokens along the two "
+    "directions in which their embeddings differ most (principal components); its axes have no meaning of their own, "
+    "and it shows only a part of the variance. Before training all cosines are about 0. Try: choose b, before the "
+    "first step, and compare the neighbours of a common word.",
 }

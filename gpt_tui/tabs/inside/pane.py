@@ -14,16 +14,17 @@ from textual.message import Message
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.model_options import AvailableModels
 from gpt_tui.session.models import ModelLoader
+from gpt_tui.session.removed_parts import RemovedParts
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.inside.canvas import Canvas
 from gpt_tui.tabs.inside.choices import Choices
 from gpt_tui.tabs.inside.help_texts import HELP
-from gpt_tui.tabs.inside.presenter import MISSING_TEXTS, TextChoice, message_lines, title, view_bar
+from gpt_tui.tabs.inside.presenter import MISSING_TEXTS, TextChoice, message_lines, removed_note, title, view_bar
 from gpt_tui.tabs.inside.registry import VIEWS, view_named
-from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, InsideView, Line, Move, Size
-from gpt_tui.tabs.inside.worker import Computed, InsideWorker, Outcome, Progressed, Request
+from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, InsideView, Line, Move, Removal, Size
+from gpt_tui.tabs.inside.worker import Computed, InsideWorker, Outcome, Progressed, RemovalMeasured, Removed, Request
 
 SIDES = 2
 
@@ -52,8 +53,10 @@ class InsideTab(Vertical):
             super().__init__()
             self.available = available
 
-    def __init__(self, controller: TrainingController, loader: ModelLoader, *, id: str) -> None:
+    def __init__(self, controller: TrainingController, loader: ModelLoader, removed: RemovedParts, *, id: str) -> None:
         super().__init__(id=id)
+        self._removed = removed
+        self._measured: float | str | None = None
         self._loader = loader
         self._worker = InsideWorker(loader, controller.live_model, self.post_message)
         self._view: InsideView[Any] = VIEWS[0]
@@ -186,6 +189,18 @@ class InsideTab(Vertical):
             self._outcomes[message.side] = message.outcome
             self._show()
 
+    def _measure(self) -> None:
+        """Measure in the background what the loss rises by without the removed parts."""
+        self._measured = None
+        if self._removed.parts:
+            self._worker.measure(Removed(self._choices.models[0], self._version, self._removed.parts))
+
+    def on_removal_measured(self, message: RemovalMeasured) -> None:
+        """Show the change of the loss without the removed parts."""
+        if message.removed == self._removed.parts:
+            self._measured = message.outcome
+            self._show()
+
     def on_progressed(self, message: Progressed) -> None:
         """Show the progress."""
         if message.number == self._number:
@@ -205,12 +220,12 @@ class InsideTab(Vertical):
     def _show(self) -> None:
         for side in range(len(self._choices.models)):
             canvas, outcome, frame = self._canvas(side), self._outcomes[side], self._frame(side)
-            canvas.border_title = ""
+            note = removed_note(self._removed.parts, self._measured) if side == 0 else ""
+            canvas.border_title = escaped(note)
             if isinstance(outcome, Outcome) and frame is not None:
                 kind = self._choices.kind
-                canvas.border_title = one_line(
-                    title(outcome.name, kind, outcome.extent, outcome.total, self._progress)
-                ).replace("[", r"\[")
+                shown = title(outcome.name, kind, outcome.extent, outcome.total, self._progress)
+                canvas.border_title = escaped(f"{note} · {shown}" if note else shown)
                 canvas.show(self._view.lines(outcome.result, frame))
             else:
                 problem = outcome if isinstance(outcome, str) else ""
@@ -264,6 +279,10 @@ class InsideTab(Vertical):
         done = self._view.act(outcome.result, frame, action)
         if isinstance(done, Cursor):
             self._move_to(done)
+        elif isinstance(done, Removal):
+            self._removed.toggle(done.part)
+            self._measure()
+            self._show()
         elif done is not None:
             self.post_message(self.Requested(done, self._choices.models[0]))
 
@@ -313,3 +332,8 @@ class InsideTab(Vertical):
 def view_bar_lines(shown: str) -> list[Line]:
     """Return the bar of the views."""
     return [view_bar(VIEWS, shown)]
+
+
+def escaped(title: str) -> str:
+    """Return a title as markup of one line."""
+    return one_line(title).replace("[", r"\[")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from gpt_core.interpret import Part
 from gpt_tui.session.model_options import ModelOption
+from gpt_tui.session.removed_parts import without
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.wrapping import wrapped
 from gpt_tui.tabs.inside.views.view import Extent, InsideView, Line, Span
@@ -58,3 +60,13 @@ def message_lines(problem: str, progress: str, width: int) -> list[Line]:
     if not problem:
         return [(), [Span(f"{progress or 'computing'}…", style="muted")]]
     return [(), *([Span(line, style="bad")] for line in wrapped(f"✗ {problem}", max(1, width)))]
+
+
+def removed_note(removed: tuple[Part, ...], change: float | str | None) -> str:
+    """Return which parts Chat leaves out and the change of the eval loss, None while it is being measured."""
+    if not removed:
+        return ""
+    effect = "eval loss is being measured" if change is None else change
+    if isinstance(effect, float):
+        effect = f"eval loss {effect:+.3f}"
+    return f"Chat {without(removed)}: {effect} (x: put back)"

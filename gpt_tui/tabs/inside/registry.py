@@ -7,11 +7,21 @@ from typing import Any
 from gpt_tui.tabs.inside.heads_view import HeadsView
 from gpt_tui.tabs.inside.health_view import HealthView
 from gpt_tui.tabs.inside.views.attention import AttentionView
+from gpt_tui.tabs.inside.views.knock_out import KnockOutView
 from gpt_tui.tabs.inside.views.lens import LensView
+from gpt_tui.tabs.inside.views.neighbors import NeighborsView
 from gpt_tui.tabs.inside.views.tokens import TokensView
 from gpt_tui.tabs.inside.views.view import InsideView
 
-VIEWS: tuple[InsideView[Any], ...] = (TokensView(), LensView(), AttentionView(), HeadsView(), HealthView())
+VIEWS: tuple[InsideView[Any], ...] = (
+    TokensView(),
+    LensView(),
+    AttentionView(),
+    HeadsView(),
+    HealthView(),
+    KnockOutView(),
+    NeighborsView(),
+)
 
 
 def view_named(name: str) -> InsideView[Any]:

@@ -26,6 +26,7 @@ from gpt_tui.tabs.inside.presenter import INITIAL, TextChoice
 
 MAX_TOKENS = 256  # of a text
 MAX_RANDOM_TOKENS = 64
+MAX_EVAL_TOKENS = 4096  # of the eval text, for views that measure a loss
 
 
 class Held(NamedTuple):
@@ -115,13 +116,14 @@ class SubjectSource:
             probe = self._probe(first or held, progress)
             same = probe.tokenizer.sha256 == tokenizer.sha256
             ids = probe.ids if same else tokenizer.encode(probe.tokenizer.decode(probe.ids.tolist()))
-            total = min(len(ids), room) if same else len(ids)
+            total = min(len(ids), room)
         else:
             ids = np.array(with_bos(tokenizer, tokenizer.encode(prompt_bytes(choice.text)).tolist()), np.int32)
             total = len(ids)
         if not len(ids):
             raise ConfigError("the text has no token; choose another text (s)")
-        return Subject(held.gpt, tokenizer, np.ascontiguousarray(ids[:room], np.int32), total, progress)
+        ids = np.ascontiguousarray(ids, np.int32)
+        return Subject(held.gpt, tokenizer, ids[:room], total, progress, ids[:MAX_EVAL_TOKENS])
 
     def _probe(self, held: Held, progress: Progress) -> Probe:
         """Return the probe of the run of a model. Raises ConfigError if there is none."""
@@ -134,7 +136,7 @@ class SubjectSource:
         if key not in self._probes:
             try:
                 text = held.trainer.probe_text if held.trainer is not None else eval_text_of_run(bundle, progress)[0]
-                ids = text.read(0, MAX_TOKENS) if text is not None else np.empty(0, np.int32)
+                ids = text.read(0, MAX_EVAL_TOKENS) if text is not None else np.empty(0, np.int32)
             except (CheckpointError, CorpusError) as error:
                 reason = str(error).partition(";")[0]
                 raise ConfigError(f"no probe: {reason}; choose another text (s)") from None

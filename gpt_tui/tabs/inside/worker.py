@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 from textual.message import Message
 
+from gpt_core import interpret
 from gpt_core.errors import GptError
+from gpt_core.interpret import Part
+from gpt_core.progress import ignore_progress
 from gpt_tui.session.controller import TrainerLike
 from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.run_state import RunState
@@ -83,6 +86,23 @@ class Progressed(Message, bubble=False):
         self.text = text
 
 
+class RemovalMeasured(Message, bubble=False):
+    """The change of the eval loss without some parts of a model, or why it is unknown."""
+
+    def __init__(self, removed: tuple[Part, ...], outcome: float | str) -> None:
+        super().__init__()
+        self.removed = removed
+        self.outcome = outcome
+
+
+class Removed(NamedTuple):
+    """Parts to measure: the value of an option of a model, its version, and the parts that are left out."""
+
+    model: str
+    version: int
+    parts: tuple[Part, ...]
+
+
 class SupersededError(Exception):
     """Raised inside the work on a request that is not wanted any more."""
 
@@ -103,6 +123,7 @@ class InsideWorker:
         self._post = post
         self._changed = threading.Condition()
         self._request: Request | None = None
+        self._removed: Removed | None = None
         self._is_new = self._ended = False
         self._thread: threading.Thread | None = None
         self._progressed_s = 0.0
@@ -111,10 +132,19 @@ class InsideWorker:
         """Compute a request instead of any earlier one."""
         with self._changed:
             self._request, self._is_new = request, True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="inside", daemon=True)
-                self._thread.start()
-            self._changed.notify()
+            self._wake()
+
+    def measure(self, removed: Removed) -> None:
+        """Measure the loss without some parts, after the present work; the newest call counts."""
+        with self._changed:
+            self._removed = removed
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="inside", daemon=True)
+            self._thread.start()
+        self._changed.notify()
 
     def cancel(self) -> None:
         """Stop the work on any request, and free the memory of the models."""
@@ -131,14 +161,30 @@ class InsideWorker:
         lower_priority(CHECKING)
         while not self._ended:
             with self._changed:
-                while not self._is_new:
+                while not self._is_new and self._removed is None:
                     self._changed.wait()
-                request, self._is_new = self._request, False
+                request, removed = self._request, None
+                if not self._is_new:
+                    removed, self._removed = self._removed, None
+                self._is_new = False
+            if removed is not None:
+                self._measure(removed)
+                continue
             if request is None:
                 self._source.release()
                 continue
             with suppress(SupersededError):
                 self._compute(request)
+
+    def _measure(self, removed: Removed) -> None:
+        outcome: float | str
+        try:
+            held = self._source.load(removed.model, removed.version, None, ignore_progress)
+            subject = self._source.subject(held, TextChoice("probe"), None, ignore_progress)
+            outcome = interpret.joint_ablation(held.gpt, *subject.eval_inputs_and_targets(), removed.parts)
+        except (GptError, ValueError) as error:
+            outcome = one_line(str(error))
+        self._send(RemovalMeasured(removed.parts, outcome))
 
     def _compute(self, request: Request) -> None:
         self._progressed_s = time.monotonic()  # short work shows no progress

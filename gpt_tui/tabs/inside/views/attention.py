@@ -82,6 +82,7 @@ class AttentionView(InsideView[AttentionResult]):
 
     name = "attention"
     title = "Attention"
+    shows_head = True
 
     def needs(self, cursor: Cursor, size: Size) -> Hashable:
         """Return the size, which the thumbnails are made for."""

@@ -14,6 +14,7 @@ from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from rich.cells import cell_len, set_cell_size
 
+from gpt_core.interpret import Part
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
 
@@ -144,6 +145,12 @@ class Continuation(NamedTuple):
     prompt: str
 
 
+class Removal(NamedTuple):
+    """Request to leave a part out in the Chat tab, or to put it back."""
+
+    part: Part
+
+
 Action = Literal["enter", "remove"]
 
 
@@ -154,11 +161,13 @@ class InsideView(ABC, Generic[Result]):
         name: Name in the key table, in the registry and in the help texts.
         title: Title in the bar of the views.
         needs_text: False if the view shows something for a model whose text is not found.
+        shows_head: The head at the cursor is visible, so that it can be removed.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     needs_text: ClassVar[bool] = True
+    shows_head: ClassVar[bool] = False
 
     def needs(self, cursor: Cursor, size: Size) -> Hashable:
         """Return what the result depends on besides model and text: `compute` runs again for another value."""
@@ -186,8 +195,13 @@ class InsideView(ABC, Generic[Result]):
         """Return where the cursor can be, of the extent of model and text."""
         return extent
 
-    def act(self, result: Result, frame: Frame, action: Action) -> Cursor | Continuation | None:
-        """Return what a key for an action does: a cursor, a request to another tab, or None for nothing."""
+    def act(self, result: Result, frame: Frame, action: Action) -> Cursor | Continuation | Removal | None:
+        """Return what a key for an action does: a cursor, a request to another tab, or None for nothing.
+
+        By default, removing is of the head at the cursor, in a view that shows one.
+        """
+        if action == "remove" and self.shows_head:
+            return Removal(Part("head", frame.cursor.layer, frame.cursor.head))
         return None
 
 

@@ -1,0 +1,230 @@
+"""Views Knock-out and Neighbours of the Inside tab, and the removed parts: computed values and lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_core import interpret
+from gpt_core.errors import CheckpointError, ConfigError
+from gpt_core.interpret import Part
+from gpt_core.model.parameters import Parameters
+from gpt_core.model.stored_weights import StoredWeights
+from gpt_tui.session.models import ModelLoader
+from gpt_tui.session.removed_parts import RemovedParts, part_name, without
+from gpt_tui.session.run_state import RunState
+from gpt_tui.tabs.inside.presenter import removed_note
+from gpt_tui.tabs.inside.views.attention import AttentionView
+from gpt_tui.tabs.inside.views.knock_out import KnockOutView, cursor_at, index_at
+from gpt_tui.tabs.inside.views.neighbors import NeighborsView, map_lines, most_used
+from gpt_tui.tabs.inside.views.tokens import TokensView
+from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Line, Removal, Size, Task, width_of
+from tests.tui.inside_samples import fixed_attention, fixed_knock_out, fixed_neighbors, fixed_tokens, save_model
+from tests.tui.inside_samples import small_subject as subject_of_samples
+
+KNOCK_OUT, NEIGHBORS = KnockOutView(), NeighborsView()
+EXTENT = Extent(60, 4, 4)
+SIZES = [Size(76, 16), Size(196, 52), Size(20, 4)]
+
+
+def frame(size: Size = SIZES[0], **cursor: int) -> Frame:
+    return Frame(Cursor(**cursor), size, EXTENT, RunState())
+
+
+def task(**changes: object) -> Task:
+    subject = dataclasses.replace(subject_of_samples(), **changes)  # type: ignore[arg-type]
+    return Task(subject, Cursor(), SIZES[0], RunState(), None)  # type: ignore[arg-type]
+
+
+def text_of(lines: list[Line] | tuple[Line, ...]) -> str:
+    return "\n".join("".join(span.text for span in line) for line in lines)
+
+
+# -- Knock-out
+
+
+def test_knock_out_yields_the_effects_one_after_another_over_more_of_the_eval_text():
+    ids = np.tile(subject_of_samples().ids, 5)
+    given = task(eval_ids=ids)
+    results = list(KNOCK_OUT.compute(given))
+    inputs, targets = given.subject.eval_inputs_and_targets()
+    expected = list(interpret.ablations(given.subject.gpt, inputs, targets))
+    assert [len(result.effects) for result in results] == list(range(len(expected) + 1))
+    assert list(results[-1].effects) == expected
+    assert results[-1].tokens == targets.size > 2 * given.subject.gpt.shape.seq_len
+    assert math.isclose(results[-1].loss, expected[0].loss - expected[0].change)
+
+
+def test_knock_out_is_given_up_where_a_newer_request_waits():
+    calls = []
+
+    def progress(_words: str, fraction: float) -> None:
+        calls.append(fraction)
+        if len(calls) == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(KNOCK_OUT.compute(task(progress=progress)))
+
+
+def test_a_text_of_one_token_has_no_loss_to_measure():
+    with pytest.raises(ConfigError, match="at least 2"):
+        list(KNOCK_OUT.compute(task(ids=np.array([1], np.int32))))
+
+
+def test_the_windows_of_the_eval_text_hold_each_token_once_and_what_follows_it():
+    ids = np.arange(100, dtype=np.int32)
+    inputs, targets = task(eval_ids=ids).subject.eval_inputs_and_targets()
+    assert inputs.shape == (2, 48)
+    assert inputs.reshape(-1).tolist() == list(range(96))
+    assert (targets == inputs + 1).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("done", [0, 5, None])
+def test_the_lines_of_knock_out_fit_and_hold_the_cursor(size: Size, done: int | None):
+    result = fixed_knock_out(done=done)
+    for number in range(len(result.parts)):
+        cursor = cursor_at(result.parts, number, Cursor())
+        lines = KNOCK_OUT.lines(result, Frame(cursor, size, EXTENT, RunState()))
+        assert len(lines) <= size.height
+        assert size.width < 60 or all(width_of(line) <= size.width for line in lines)
+        assert text_of(list(lines)).count("▸") == 1
+
+
+def test_bars_are_relative_to_the_largest_of_their_kind_and_numbers_have_a_sign():
+    text = text_of(list(KNOCK_OUT.lines(fixed_knock_out(), frame(Size(196, 52)))))
+    assert "eval loss 3.200 intact, 4,032 tokens" in text
+    assert "layer 0 head 0    -0.011" in text
+    bars = [len(part.split()[-1]) for part in text.split("layer")[1:] if "█" in part]
+    assert sum(length == max(bars) for length in bars) >= 3
+
+
+def test_the_cursor_moves_over_parts_and_layers_and_keeps_the_head_of_the_other_views():
+    result = fixed_knock_out()
+    cursor = Cursor(layer=1, head=2)
+    assert result.parts[index_at(result.parts, cursor)] == Part("head", 1, 2)
+    for move, part in (
+        ("down", Part("head", 1, 3)), ("down", Part("mlp", 1)), ("right", Part("mlp", 2)), ("up", Part("head", 2, 3)),
+        ("left", Part("head", 1, 3)), ("end", Part("block", 3)), ("down", Part("block", 3)),
+        ("home", Part("head", 0, 0)), ("page_down", Part("mlp", 1)),
+    ):  # fmt: skip
+        cursor = KNOCK_OUT.moved(result, Frame(cursor, SIZES[0], EXTENT, RunState()), move)  # type: ignore[arg-type]
+        assert result.parts[index_at(result.parts, cursor)] == part
+        assert cursor.layer == part.layer
+    assert cursor.head == 0
+
+
+def test_x_removes_the_part_at_the_cursor_or_the_head_of_a_view_that_shows_one():
+    result = fixed_knock_out()
+    at = Frame(cursor_at(result.parts, 4, Cursor()), SIZES[0], EXTENT, RunState())
+    assert KNOCK_OUT.act(result, at, "remove") == Removal(Part("mlp", 0))
+    assert KNOCK_OUT.act(result, at, "enter") is None
+    assert AttentionView().act(fixed_attention(), frame(layer=2, head=1), "remove") == Removal(Part("head", 2, 1))
+    assert TokensView().act(fixed_tokens(), frame(), "remove") is None
+
+
+# -- removed parts
+
+
+def test_a_part_is_removed_and_put_back():
+    removed = RemovedParts()
+    removed.toggle(Part("head", 1, 2))
+    removed.toggle(Part("mlp", 0))
+    assert without(removed.parts) == "without layer 1 head 2, layer 0 MLP"
+    removed.toggle(Part("head", 1, 2))
+    assert removed.parts == (Part("mlp", 0),)
+    removed.toggle(Part("mlp", 0))
+    assert without(removed.parts) == removed_note(removed.parts, None) == ""
+    assert [part_name(Part(kind, 3)) for kind in ("attn", "block")] == ["layer 3 attention", "layer 3 block"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (None, "is being measured"),
+        (0.25, "eval loss +0.250"),
+        (-0.5, "eval loss -0.500"),
+        ("no probe: x", "no probe: x"),
+    ],
+)
+def test_the_note_of_a_removed_part_has_the_change_of_the_loss(change: float | str | None, words: str):
+    note = removed_note((Part("block", 1),), change)
+    assert note.startswith("Chat without layer 1 block: ")
+    assert words in note
+    assert note.endswith("(x: put back)")
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_loaded_model_is_without_the_removed_parts_in_any_format(tmp_path: Path, weights: str):
+    path = save_model(tmp_path)
+    loader = ModelLoader(None, str(tmp_path))  # type: ignore[arg-type]
+    intact = loader.load(str(path))
+    assert isinstance(intact.weights, Parameters)
+    before = intact.weights.flat.copy()
+    parts = (Part("head", 1, 0), Part("block", 2))
+    found = loader.load(str(path), weights=weights, removed=parts)  # type: ignore[arg-type]
+    expected = interpret.ablate(intact.weights, parts)
+    assert found.name.startswith("ckpt_latest, step 103, without layer 1 head 0, layer 2 block")
+    if isinstance(found.weights, StoredWeights):
+        np.testing.assert_array_equal(found.weights.expanded().flat, StoredWeights(expected, "int8").expanded().flat)
+    else:
+        np.testing.assert_array_equal(found.weights.flat, expected.flat)
+    np.testing.assert_array_equal(intact.weights.flat, before)
+
+
+def test_a_model_without_such_a_part_is_one_line(tmp_path: Path):
+    path = save_model(tmp_path)
+    loader = ModelLoader(None, str(tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=r"without layer 7 MLP: .*put the part back in Inside"):
+        loader.load(str(path), removed=(Part("mlp", 7),))
+
+
+# -- Neighbours
+
+
+def test_neighbours_are_those_of_the_library_and_the_map_holds_the_most_used_tokens():
+    given = task()
+    [result] = NEIGHBORS.compute(given)
+    subject = given.subject
+    found = interpret.neighbors(subject.gpt.parameters, np.array([subject.ids[3]]), 10, subject.used_ids())
+    assert [near.id for near in result.nearest[int(subject.ids[3])]] == found.ids[0].tolist()
+    used = subject.used_ids()
+    counts = np.bincount(subject.ids, minlength=used.max() + 1)[used]
+    assert result.map[0].id == used[counts.argmax()]
+    assert all(0 <= token.x <= 1 and 0 <= token.y <= 1 for token in result.map)
+    assert 0 < result.explained <= 1
+
+
+def test_the_most_used_tokens_come_first_and_unused_ones_fill_the_map():
+    assert most_used(np.array([5, 5, 3, 0], np.int32), np.array([2, 3, 5])).tolist() == [5, 3, 2]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_lines_of_neighbours_fit(size: Size):
+    result = fixed_neighbors()
+    for token in (0, 5, 59):
+        lines = NEIGHBORS.lines(result, frame(size, token=token))
+        assert len(lines) <= size.height
+        assert size.width < 60 or all(width_of(line) <= size.width for line in lines)
+
+
+def test_the_map_shows_the_token_at_the_cursor_its_neighbours_and_dots_for_the_crowded():
+    result = fixed_neighbors()
+    lines = map_lines(result, Cursor(token=3), 60, 14)
+    looks = {span.style for line in lines for span in line}
+    assert {"cursor", "mark"} <= looks
+    assert "·" in text_of(lines)
+    assert "map of the 60 most used tokens (21.4% of the variance)" in text_of(lines)
+    assert map_lines(result, Cursor(), 60, 2) == []
+
+
+def test_a_click_on_a_token_of_the_map_goes_to_its_place_in_the_text():
+    result = fixed_neighbors()
+    targets = {span.at for line in map_lines(result, Cursor(token=3), 120, 30) for span in line if span.at is not None}
+    assert all(isinstance(at, Cursor) and at.token < 60 for at in targets)
+    assert targets
