@@ -56,6 +56,7 @@ class InsideTab(Vertical):
     def __init__(self, controller: TrainingController, loader: ModelLoader, removed: RemovedParts, *, id: str) -> None:
         super().__init__(id=id)
         self._removed = removed
+        self._wanted = Removed("", 0, ())
         self._measured: float | str | None = None
         self._loader = loader
         self._worker = InsideWorker(loader, controller.live_model, self.post_message)
@@ -166,6 +167,7 @@ class InsideTab(Vertical):
         """Request what is shown, unless it has been requested."""
         if not self.is_on_screen or not self._view_size().height:
             return
+        self._measure()
         models, text, size = self._choices.models, self._text(), self._view_size()
         asked = (self._view.name, models, text, self._view.needs(self._cursor, size), self._version)
         if asked == self._asked:
@@ -190,10 +192,12 @@ class InsideTab(Vertical):
             self._show()
 
     def _measure(self) -> None:
-        """Measure in the background what the loss rises by without the removed parts."""
-        self._measured = None
-        if self._removed.parts:
-            self._worker.measure(Removed(self._choices.models[0], self._version, self._removed.parts))
+        """Measure in the background what the loss rises by without the removed parts, unless that was requested."""
+        wanted = Removed(self._choices.models[0], self._version, self._removed.parts)
+        if wanted != self._wanted:
+            self._wanted, self._measured = wanted, None
+            if wanted.parts:
+                self._worker.measure(wanted)
 
     def on_removal_measured(self, message: RemovalMeasured) -> None:
         """Show the change of the loss without the removed parts."""

@@ -184,6 +184,8 @@ class InsideWorker:
             outcome = interpret.joint_ablation(held.gpt, *subject.eval_inputs_and_targets(), removed.parts)
         except (GptError, ValueError) as error:
             outcome = one_line(str(error))
+        if self._request is None:
+            self._source.release()  # the tab is not shown
         self._send(RemovalMeasured(removed.parts, outcome))
 
     def _compute(self, request: Request) -> None:
