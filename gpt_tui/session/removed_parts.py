@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpt_core.interpret import Part
+from gpt_tui.shared.formatting import part_name
 
 
 class RemovedParts:
@@ -26,11 +27,3 @@ class RemovedParts:
 def without(parts: tuple[Part, ...]) -> str:
     """Return the removed parts in words: `without layer 1 head 2, layer 0 MLP`; "" if there are none."""
     return f"without {', '.join(map(part_name, parts))}" if parts else ""
-
-
-def part_name(part: Part) -> str:
-    """Return the displayed name of a part of a model."""
-    return {
-        "head": f"layer {part.layer} head {part.head}", "attn": f"layer {part.layer} attention",
-        "mlp": f"layer {part.layer} MLP", "block": f"layer {part.layer} block",
-    }[part.kind]  # fmt: skip

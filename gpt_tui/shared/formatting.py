@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.model.scores import EvalScores
 from gpt_core.training.events import EvalCompleted, FullEvalCompleted
 from gpt_core.training.losses import MAX_PERPLEXITY
 from gpt_core.training.metrics import Metric
+
+if TYPE_CHECKING:
+    from gpt_core.interpret import Part
 
 ENDED_AT_ONCE = "(end of text at once)"  # in place of an empty continuation of a prompt
 NOT_A_NUMBER = "–"
@@ -178,3 +182,11 @@ def skipped_note(read: int, skipped: int) -> str:
     if not skipped:
         return ""
     return f"the model reads only the last {integer(read)} of the prompt's {integer(read + skipped)} tokens"
+
+
+def part_name(part: Part) -> str:
+    """Return the displayed name of a part of a model."""
+    return {
+        "head": f"layer {part.layer} head {part.head}", "attn": f"layer {part.layer} attention",
+        "mlp": f"layer {part.layer} MLP", "block": f"layer {part.layer} block",
+    }[part.kind]  # fmt: skip

@@ -15,8 +15,9 @@ from gpt_core.interpret import Part
 from gpt_core.model.parameters import Parameters
 from gpt_core.model.stored_weights import StoredWeights
 from gpt_tui.session.models import ModelLoader
-from gpt_tui.session.removed_parts import RemovedParts, part_name, without
+from gpt_tui.session.removed_parts import RemovedParts, without
 from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.formatting import part_name
 from gpt_tui.tabs.inside.presenter import removed_note
 from gpt_tui.tabs.inside.views.attention import AttentionView
 from gpt_tui.tabs.inside.views.knock_out import KnockOutView, cursor_at, index_at

@@ -18,8 +18,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_tui.session.inside.predictions import Alternative, token_predictions
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
-from gpt_tui.session.removed_parts import part_name
-from gpt_tui.shared.formatting import fixed, integer, percent, scientific
+from gpt_tui.shared.formatting import fixed, integer, part_name, percent, scientific
 from gpt_tui.shared.ramp import MAX_BITS
 
 TOP_SHOWN, TOP_IN_DATA = 3, 8  # alternatives per position

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from gpt_core import interpret
 from gpt_core.interpret import Ablation, Part
-from gpt_tui.session.removed_parts import part_name
-from gpt_tui.shared.formatting import integer, nats
+from gpt_tui.shared.formatting import integer, nats, part_name
 from gpt_tui.tabs.inside.views.view import (
     Action,
     Continuation,
