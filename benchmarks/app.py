@@ -42,6 +42,7 @@ from gpt_tui.tabs.inside.registry import VIEWS
 SIZE = (36, 120)  # rows, columns
 STARTED_S, ANSWER_S = 300.0, 20.0
 LEFT_OUT_S, MEASURED_S = 6.0, 20.0
+ASSUMED_STEPS = 250  # between two evaluations, where there are none within an epoch
 
 
 class Press(NamedTuple):
@@ -253,27 +254,24 @@ class Cost(NamedTuple):
     Attributes:
         refresh_ms: Of the worker, per computation.
         drawing_percent: Of other threads than those of the worker and of training, in percent of all cores.
-        step_ms: Of training, per step.
     """
 
     refresh_ms: float
     drawing_percent: float
-    step_ms: float
 
 
-def one_view(terminal: Terminal, log: Path, seconds: int, *, is_shown: bool) -> Cost:
+def one_view(terminal: Terminal, seconds: int, *, is_shown: bool) -> Cost:
     """Measure for some seconds; compute once per second if a view is shown."""
-    started_s, steps, before = time.perf_counter(), last_step(log), cpu_time(terminal.process.pid)
+    started_s, before = time.perf_counter(), cpu_time(terminal.process.pid)
     for _ in range(seconds):
         if is_shown:
             terminal.press("r")
         terminal.read_for(1.0)
     after, cores = cpu_time(terminal.process.pid), len(os.sched_getaffinity(0))
-    training, inside, others = (now - then for now, then in zip(after, before, strict=True))
+    wall_s = time.perf_counter() - started_s
     return Cost(
-        1000 * inside / seconds, 100 * others / ((time.perf_counter() - started_s) * cores),
-        1000 * training / max(1, last_step(log) - steps),
-    )  # fmt: skip
+        1000 * (after.inside - before.inside) / seconds, 100 * (after.others - before.others) / (wall_s * cores)
+    )
 
 
 def last_step(log: Path) -> int:
@@ -288,7 +286,9 @@ def inside_cost(preset_name: str, rounds: int, seconds: int) -> dict[str, object
     """
     found: dict[str, list[Cost]] = {}
     with app("--preset", preset_name) as (terminal, log):
-        terminal.read_for(LEFT_OUT_S)
+        while not (first := last_step(log)):
+            terminal.read_for(0.5)
+        before = cpu_time(terminal.process.pid)
         for _ in range(rounds):
             for name, keys in INSIDE_KEYS.items():
                 for key in keys:
@@ -296,10 +296,13 @@ def inside_cost(preset_name: str, rounds: int, seconds: int) -> dict[str, object
                     terminal.read_for(0.5)
                 terminal.read_for(2.0)
                 is_shown = name not in (CLOSED, EMPTY)
-                found.setdefault(name, []).append(one_view(terminal, log, seconds, is_shown=is_shown))
+                found.setdefault(name, []).append(one_view(terminal, seconds, is_shown=is_shown))
+        while (last := last_step(log)) == first:
+            terminal.read_for(0.5)
+        step_ms = 1000 * (cpu_time(terminal.process.pid).training - before.training) / (last - first)
     medians = {name: Cost(*map(statistics.median, zip(*values, strict=True))) for name, values in found.items()}
-    between_ms = preset(preset_name).eval_every_steps * statistics.median(each.step_ms for each in medians.values())
-    shown: dict[str, object] = {}
+    between_ms = (preset(preset_name).eval_every_steps or ASSUMED_STEPS) * step_ms
+    shown: dict[str, object] = {"step_ms": round(step_ms, 2)}
     for name, each in medians.items():
         cost = 100 * each.refresh_ms / between_ms + each.drawing_percent - medians[EMPTY].drawing_percent
         shown[name] = {key: round(value, 2) for key, value in {**each._asdict(), "costs_percent": cost}.items()}

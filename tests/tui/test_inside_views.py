@@ -9,6 +9,7 @@ import pytest
 
 from gpt_core import interpret
 from gpt_tui.session.inside.predictions import token_predictions
+from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.keymap import KEYS
 from gpt_tui.tabs.inside.help_texts import HELP
@@ -26,6 +27,7 @@ from gpt_tui.tabs.inside.views.view import (
     Frame,
     InsideView,
     Move,
+    Origin,
     Size,
     Span,
     Task,
@@ -37,11 +39,15 @@ from tests.tui.inside_samples import fixed_attention, fixed_lens, fixed_tokens, 
 
 SIZES = [Size(20, 4), Size(40, 9), Size(78, 9), Size(78, 18), Size(118, 30), Size(198, 54)]
 EXTENT = Extent(60, 4, 4)
-SIZE = Size(78, 18)
+SIZE, START = Size(78, 18), Cursor()
 
 
 def frame_of(cursor: Cursor, size: Size = SIZE, extent: Extent = EXTENT) -> Frame:
     return Frame(cursor, size, extent, RunState())
+
+
+def task_of(subject: Subject, cursor: Cursor = START, size: Size = SIZE) -> Task:
+    return Task(subject, cursor, size, RunState(), Origin())
 
 
 def shown(view: InsideView[Any], result: object, cursor: Cursor, size: Size = SIZE) -> str:
@@ -161,7 +167,7 @@ def test_lens_computes_the_visible_positions_only(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(interpret, "logit_lens", recorded)
     size, subject = Size(40, 18), small_subject()
-    [result] = LensView().compute(Task(subject, Cursor(token=5), size, RunState()))
+    [result] = LensView().compute(task_of(subject, Cursor(token=5), size))
     assert columns_of(size) == 3
     assert asked == [[3, 4, 5]]
     assert result.first == 3
@@ -172,7 +178,7 @@ def test_lens_computes_the_visible_positions_only(monkeypatch: pytest.MonkeyPatc
 
 def test_the_last_row_of_lens_is_the_prediction_of_the_model():
     subject = small_subject()
-    [result] = LensView().compute(Task(subject, Cursor(), Size(78, 18), RunState()))
+    [result] = LensView().compute(task_of(subject))
     found = token_predictions(subject, 8)
     for column, options in enumerate(result.predictions[-1]):
         assert options[0].id == found.expected[column][0].id
@@ -202,7 +208,7 @@ def test_a_tick_marks_a_prediction_that_came_true():
 
 def test_attention_holds_the_probabilities_of_all_heads():
     subject = small_subject()
-    [result] = AttentionView().compute(Task(subject, Cursor(), Size(78, 18), RunState()))
+    [result] = AttentionView().compute(task_of(subject))
     T = len(subject.ids)
     assert result.probabilities.shape == (3, 2, T, T)
     np.testing.assert_allclose(result.probabilities.astype(np.float64).sum(-1), 1, atol=5e-3)
