@@ -106,10 +106,10 @@ def test_a_file_whose_theme_cannot_be_changed_is_left_as_it_is(home):
 
 
 def test_a_config_file_overrides_the_user_file_and_may_contain_settings(home, tmp_path):
-    write(user_file(home), 'theme = "nord"\n[keys]\n"train.start" = "ctrl+s"\n"train.save" = "f8"\n')
+    write(user_file(home), 'theme = "nord"\n[keys]\n"train.start" = "ctrl+s"\n"train.save" = "f12"\n')
     config = write(tmp_path / "run.toml", 'layers = 2\ntheme = "monokai"\n[keys]\n"train.start" = "f9, f10"\n')
     found = read_preferences(config, THEMES, home)
-    assert found == Preferences("monokai", {"train.start": "f9,f10", "train.save": "f8"})
+    assert found == Preferences("monokai", {"train.start": "f9,f10", "train.save": "f12"})
 
 
 @pytest.mark.parametrize(
