@@ -7,6 +7,7 @@ the run has reached is raised (`raised_limits`), and checkpoints are saved in th
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -199,7 +200,9 @@ def raised_limits(checkpoint: Checkpoint | CheckpointInfo) -> dict[str, int | fl
     if 0 < settings.max_steps <= state.step:
         raised["max_steps"] = 0
     if state.plan is not None and state.plan.is_over:
-        raised["minutes"] = settings.minutes + max(settings.minutes, round(state.elapsed_s / 60, 1))
+        # the last step and evaluations may have taken longer than the budget: rounded up, it is more than was used
+        used = math.ceil(state.elapsed_s / 6) / 10
+        raised["minutes"] = settings.minutes + (settings.minutes if 120 * settings.minutes > state.elapsed_s else used)
     if settings.overfit_tiny:
         if settings.overfit_steps <= state.step:
             raised["overfit_steps"] = min(state.step + settings.overfit_steps, MAX_COUNT)

@@ -13,6 +13,7 @@ import pytest
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import TrainingState, peek_checkpoint, read_checkpoint
+from gpt_core.formats.training_state import Plan
 from gpt_core.model.gpt import GPT
 from gpt_core.training import events as ev
 from gpt_core.training import setup
@@ -227,3 +228,13 @@ def test_limits_that_a_resumed_run_has_not_reached_stay() -> None:
     assert raised(99, 19) == {}
     assert raised(100, 19) == {"max_steps": 0}
     assert raised(100, 20) == {"max_steps": 0, "max_epochs": 40}
+
+
+@pytest.mark.parametrize("minutes", [0.001, 0.01, 0.5, 10.0])
+@pytest.mark.parametrize("overrun", [1.001, 1.5, 40.0])
+def test_a_raised_budget_is_longer_than_the_time_that_was_used(minutes: float, overrun: float) -> None:
+    used = 60 * minutes * overrun
+    plan = Plan(step=3, progress=1.0, last_step=3, elapsed_s=used, step_s=1.0, budget_s=60 * minutes)
+    state = TrainingState(run_id="r", step=3, elapsed_s=used, plan=plan)
+    raised = raised_limits(sample()._replace(settings=Settings(minutes=minutes), state=state))
+    assert 60 * raised["minutes"] > used
