@@ -15,8 +15,8 @@ from gpt_tui.session.model_options import AUTOMATIC, NO_COMPARISON, AvailableMod
 class ModelSelect(Select[str], inherit_bindings=False):
     """Selector of a model, or of the one to `compare` with. Its options can change while the selection stays.
 
-    The `extra` options follow those of the models. The arrow keys
-    move between fields, as in the rest of the form, and do not open the list.
+    The `extra` options follow those of the models. The arrow keys move between fields, as in the rest of the form, and
+    do not open the list.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter,space", "show_overlay", "Show menu", show=False)]

@@ -14,6 +14,7 @@ from gpt_tui.shared.contrast import luminance
 STEPS = 32  # colours of a ramp: more would look alike
 MIN_LEVEL = 0.02  # below it, text has no background
 MAX_BITS = 12.0  # surprise of a token with the strongest colour
+LEGEND_BITS = (0, 1, 2, 4, 6, 8, 10, 12)  # whose colours a legend shows
 
 
 class Shade(NamedTuple):

@@ -420,7 +420,7 @@ async def test_a_removed_part_is_measured_and_chat_answers_without_it_until_it_i
 
     def measure(worker: InsideWorker, removed: Removed) -> None:
         measured.append(removed.parts)
-        worker._post(RemovalMeasured(removed.parts, 0.125))
+        worker._post(RemovalMeasured(removed, 0.125))
 
     monkeypatch.setattr(InsideWorker, "measure", measure)
     save_model(tmp_path)
@@ -465,4 +465,43 @@ async def test_the_loss_without_a_part_is_that_of_the_weights_without_it(tmp_pat
     ]
     [found] = posted
     assert isinstance(found, RemovalMeasured)
-    assert (found.removed, found.outcome) == (parts, pytest.approx(losses[1] - losses[0]))
+    assert (found.removed.parts, found.outcome) == (parts, pytest.approx(losses[1] - losses[0]))
+
+
+def test_an_unexpected_error_of_a_measurement_is_reported_and_the_worker_continues():
+    posted: list[RemovalMeasured] = []
+
+    def load(*_: object) -> None:
+        raise MemoryError("no room")
+
+    worker = InsideWorker(None, lambda: None, posted.append)  # type: ignore[arg-type]
+    worker._source = SimpleNamespace(load=load, release=lambda: None)  # type: ignore[assignment]
+    for number in (1, 2):
+        worker.measure(Removed("automatic", number, (Part("mlp", 0),)))
+        end = time.monotonic() + DEADLINE_S
+        while len(posted) < number:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+    worker.end()
+    assert [found.removed.version for found in posted] == [1, 2]
+    assert posted[0].outcome == "eval loss unknown: MemoryError: no room"
+
+
+@pytest.mark.slow
+async def test_a_measurement_of_an_earlier_model_is_not_shown_for_the_present_one(tmp_path: Path, monkeypatch):
+    wanted: list[Removed] = []
+    monkeypatch.setattr(InsideWorker, "measure", lambda _, removed: wanted.append(removed))
+    save_model(tmp_path)
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await type_text(bench, TEXT)
+        await bench.pilot.press("6")
+        await bench.until_seen("eval loss")
+        await bench.pilot.press("down", "x", "r")
+        await bench.until(lambda: len(wanted) == 2)
+        tab = inside(bench)
+        tab.post_message(RemovalMeasured(wanted[0], 0.5))
+        tab.post_message(RemovalMeasured(wanted[1], 0.125))
+        await bench.until_seen("eval loss +0.125")
+        tab.post_message(RemovalMeasured(wanted[0], 0.5))
+        await bench.pilot.pause()
+        assert tab._measured == 0.125

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpt_core import interpret
+from gpt_core.generation.generator import prompt_bytes
 from gpt_tui.session.inside.predictions import token_predictions
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
@@ -174,6 +176,16 @@ def test_lens_computes_the_visible_positions_only(monkeypatch: pytest.MonkeyPatc
     view = LensView()
     assert view.needs(Cursor(token=3), size) == view.needs(Cursor(token=5, layer=2, head=1), size)
     assert view.needs(Cursor(token=5), size) != view.needs(Cursor(token=6), size)
+
+
+def test_the_text_with_a_part_of_a_character_keeps_its_bytes_and_a_special_token_gives_none():
+    found = fixed_tokens()
+    first, second, *others = found.expected[1]
+    options = [first._replace(data="é".encode()[:1]), second._replace(data=b""), *others]
+    found = replace(found, expected=[found.expected[0], options, *found.expected[2:]])
+    assert prompt_bytes(found.text_with(2, 0)) == b"".join(found.data[:2]) + b"\xc3"
+    assert found.text_with(2, 1) == ""
+    assert TokensView().act(found, frame_of(Cursor(token=2, choice=1)), "enter") is None
 
 
 def test_the_last_row_of_lens_is_the_prediction_of_the_model():

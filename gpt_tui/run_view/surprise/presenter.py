@@ -17,7 +17,6 @@ LINE_END = "↵"
 NAME_CELLS = 14  # of an alternative
 BAR_CELLS = 20
 CHOSEN, OTHER, ACTUAL = "▸", " ", "•"
-LEGEND_BITS = (0, 1, 2, 4, 6, 8, 10, 12)
 
 
 class Piece(NamedTuple):
@@ -105,7 +104,7 @@ def bits_text(token: ScoredToken) -> str:
 
 
 def token_line(text: ScoredText, token: int) -> str:
-    """Return what the model thought of a token: `␣the  3.21 bits · 10.8% · rank 3 of 2,048`."""
+    """Return the numbers of a token: `␣the  3.21 bits · 10.8% · rank 3 of 2,048`."""
     found = text.tokens[token]
     if found.probability is None:
         return f"{found.name}  first token: nothing precedes it"

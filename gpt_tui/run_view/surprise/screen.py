@@ -22,7 +22,6 @@ from textual.widgets import Static
 
 from gpt_core.errors import GptError
 from gpt_tui.run_view.surprise.presenter import (
-    LEGEND_BITS,
     Layout,
     alternative_lines,
     layout,
@@ -36,7 +35,7 @@ from gpt_tui.run_view.surprise.scoring import ScoredText, score
 from gpt_tui.session.models import LoadedModel, Report
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.footer import FooterBar
-from gpt_tui.shared.ramp import MAX_BITS, Shade, shade
+from gpt_tui.shared.ramp import LEGEND_BITS, MAX_BITS, Shade, shade
 from gpt_tui.shared.sanitize import one_line
 
 LoadModel = Callable[[Report], LoadedModel]

@@ -52,9 +52,12 @@ class TokenPredictions:
         return self.expected[token - 1] if token > 0 else ()
 
     def text_with(self, token: int, choice: int) -> str:
-        """Return the text up to a token, with one of the alternatives in its place."""
-        data = b"".join(self.data[:token]) + self.alternatives(token)[choice].data
-        return data.decode("utf-8", "replace")
+        """Return the text up to a token, with one of the alternatives in its place; "" if that has no text.
+
+        An incomplete character at the end stays as escaped bytes, which a prompt may hold.
+        """
+        added = self.alternatives(token)[choice].data
+        return (b"".join(self.data[:token]) + added).decode("utf-8", "surrogateescape") if added else ""
 
 
 def token_predictions(subject: Subject, count: int) -> TokenPredictions:

@@ -201,7 +201,7 @@ class InsideTab(Vertical):
 
     def on_removal_measured(self, message: RemovalMeasured) -> None:
         """Show the change of the loss without the removed parts."""
-        if message.removed == self._removed.parts:
+        if message.removed == self._wanted:
             self._measured = message.outcome
             self._show()
 

@@ -87,6 +87,8 @@ class SubjectSource:
         held = self._held.get(model)
         if held is not None and (held.version == version or (model == INITIAL and is_of_run(held, first))):
             return held
+        self._held.pop(model, None)
+        held = None  # memory is released before the model is loaded
         trainer = self._live() if model == AUTOMATIC else None
         if model == INITIAL:
             name, bundle = "before the first step", initial_model(first)
@@ -131,7 +133,7 @@ class SubjectSource:
         key = (
             (bundle.corpus_sha256, bundle.eval_sha256, bundle.tokenizer.sha256)
             if held.trainer is None
-            else (held.trainer.state.run_id)
+            else held.trainer.state.run_id
         )
         if key not in self._probes:
             try:
@@ -145,7 +147,7 @@ class SubjectSource:
 
 
 def is_of_run(held: Held, other: Held | None) -> bool:
-    """Return whether two models were trained with the same settings, so that they began alike."""
+    """Return True if two models were trained with the same settings, so that they began alike."""
     return other is not None and held.bundle.settings == other.bundle.settings
 
 

@@ -87,9 +87,9 @@ class Progressed(Message, bubble=False):
 
 
 class RemovalMeasured(Message, bubble=False):
-    """The change of the eval loss without some parts of a model, or why it is unknown."""
+    """The change of the eval loss without the `removed` parts of a model, or why it is unknown."""
 
-    def __init__(self, removed: tuple[Part, ...], outcome: float | str) -> None:
+    def __init__(self, removed: Removed, outcome: float | str) -> None:
         super().__init__()
         self.removed = removed
         self.outcome = outcome
@@ -184,9 +184,11 @@ class InsideWorker:
             outcome = interpret.joint_ablation(held.gpt, *subject.eval_inputs_and_targets(), removed.parts)
         except (GptError, ValueError) as error:
             outcome = one_line(str(error))
+        except Exception as error:
+            outcome = f"eval loss unknown: {type(error).__name__}: {one_line(str(error), 200)}"
         if self._request is None:
             self._source.release()  # the tab is not shown
-        self._send(RemovalMeasured(removed.parts, outcome))
+        self._send(RemovalMeasured(removed, outcome))
 
     def _compute(self, request: Request) -> None:
         self._progressed_s = time.monotonic()  # short work shows no progress

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from gpt_tui.session.inside.predictions import TokenPredictions, token_predictions
 from gpt_tui.shared.formatting import fixed, integer, percent
-from gpt_tui.shared.ramp import MAX_BITS
+from gpt_tui.shared.ramp import LEGEND_BITS, MAX_BITS
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.tabs.inside.views.passage import Passage, passage_rows, passage_text
 from gpt_tui.tabs.inside.views.view import (
@@ -32,7 +32,6 @@ MIN_WIDTH = 100  # with the panel beside the text
 MIN_PASSAGE_ROWS, MIN_PANEL_ROWS = 5, 3
 END_MARK, SEPARATOR = " ▸ ", " · "
 TOKEN_WIDTH = 14
-LEGEND_BITS = (0, 1, 2, 4, 6, 8, 10, 12)
 
 
 class TokensView(InsideView[TokenPredictions]):
@@ -71,13 +70,14 @@ class TokensView(InsideView[TokenPredictions]):
         return moved(cursor._replace(choice=None), frame.extent, move)
 
     def act(self, result: TokenPredictions, frame: Frame, action: Action) -> Cursor | Continuation | None:
-        """Move into the list; in the list, generate from the chosen token."""
+        """Move into the list; in the list, generate from the chosen token, unless it ends the text."""
         cursor = frame.cursor
         if action != "enter" or not result.alternatives(cursor.token):
             return None
         if cursor.choice is None:
             return cursor._replace(choice=0)
-        return Continuation(result.text_with(cursor.token, cursor.choice))
+        text = result.text_with(cursor.token, cursor.choice)
+        return Continuation(text) if text else None
 
 
 def passage_of(result: TokenPredictions) -> Passage:
