@@ -143,8 +143,8 @@ def difference(baseline: Sequence[Curve], other: Sequence[Curve], axis: Axis) ->
     """Return the paired differences of runs to those of the baseline with the same seeds.
 
     Each pair is compared up to the time, or the tokens, of the run that ended first; at equal time, runs with one
-    deadline are compared at it. A run with a cooldown that has
-    come further is then judged before its cooldown has ended.
+    deadline are compared at it. A run with a cooldown that has come further is then judged before its cooldown has
+    ended.
     """
     values: list[float | None] = []
     for left, right in zip(baseline, other, strict=True):

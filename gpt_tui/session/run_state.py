@@ -43,7 +43,7 @@ from gpt_core.training.events import (
     StepCompleted,
     UpdateSkipped,
 )
-from gpt_core.training.losses import DIVERGED_RATIO, perplexity
+from gpt_core.training.losses import DIVERGED_RATIO
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
 from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.curve import ELAPSED, HIGH, STEP, Curve, places
@@ -279,11 +279,6 @@ class RunState:
         return self.first_scores if self.started is not None and self.started.init_from else None
 
     @property
-    def smoothed_perplexity(self) -> float:
-        """Perplexity of the train loss (smoothed)."""
-        return perplexity(self.curve.smoothed)
-
-    @property
     def diverging(self) -> LossDiverged | None:
         """The divergence that was found, None after the train loss has recovered."""
         found = self.diverged
@@ -330,18 +325,7 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
     """Return the state after an event that arrived at `at_s` seconds on the caller's clock."""
     match event:
         case RunStarted():
-            for warning in event.warnings:
-                run = _logged(run, warning, "bad")
-            begun = replace(run, started=event, finished=None, paused=False, diverged=None)
-            begun = _logged(begun, started_text(event), "good")
-            if event.model_reason:
-                begun = _logged(begun, event.model_reason, "plain")
-            if event.first_words:
-                begun = _logged(begun, text_sample(event), "dim")
-            if event.best_restarted:
-                fresh = Score(patience_from=event.step)
-                begun = _logged(replace(begun, best=fresh, first_scores=None), event.best_restarted, "plain")
-            return begun
+            return _started(run, event)
         case BaselinesMeasured():
             return _logged(replace(run, baselines=event), baselines_text(event), "dim")
         case StepCompleted():
@@ -449,6 +433,22 @@ def latest_value(run: RunState, metric: Metric) -> float | None:
 def with_log_line(run: RunState, text: str, tone: Tone = "plain") -> RunState:
     """Return the state with a log line that belongs to no event, such as an error of the controller."""
     return _logged(run, text, tone)
+
+
+def _started(run: RunState, event: RunStarted) -> RunState:
+    """Begin a session of the run, and log what it trains on."""
+    for warning in event.warnings:
+        run = _logged(run, warning, "bad")
+    begun = replace(run, started=event, finished=None, paused=False, diverged=None)
+    begun = _logged(begun, started_text(event), "good")
+    if event.model_reason:
+        begun = _logged(begun, event.model_reason, "plain")
+    if event.first_words:
+        begun = _logged(begun, text_sample(event), "dim")
+    if event.best_restarted:
+        fresh = Score(patience_from=event.step)
+        begun = _logged(replace(begun, best=fresh, first_scores=None), event.best_restarted, "plain")
+    return begun
 
 
 def _with_steps(run: RunState, steps: Sequence[StepCompleted]) -> RunState:
