@@ -99,7 +99,7 @@ class ChatTab(Horizontal):
         self._prompt.focus()
         self._list_models()
         note = without(self._removed.parts)
-        self.query_one(Transcript).border_title = f"conversation · {note} (F6, x: put back)" if note else "conversation"
+        self.query_one(Transcript).border_title = f"{note} (F6, x: put back)" if note else "conversation"
 
     def follow(self, *, live: bool, saved: object) -> None:
         """List the models again when a run starts, ends or saves a checkpoint."""
