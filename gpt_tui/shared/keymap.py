@@ -169,7 +169,7 @@ KEYS: tuple[Key, ...] = (
     Key("inside.neighbors", "7", "view('neighbors')", "View: Neighbours", "Neighbours: nearest tokens, and a map",
         "inside"),
     Key("inside.remove", "x", "act('remove')", "Remove", "Leave the part at the cursor out in Chat, or put it back",
-        "inside"),
+        "inside", footer=True),
     Key("inside.next_view", "n,right_square_bracket", "step_view(1)", "Next view", "Show the next view", "inside",
         footer=True),
     Key("inside.previous_view", "p,left_square_bracket", "step_view(-1)", "Previous view", "Show the previous view",

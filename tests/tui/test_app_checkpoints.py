@@ -229,8 +229,8 @@ async def test_keys_act_on_the_file_under_the_cursor(monkeypatch: pytest.MonkeyP
     asked: list[tuple[str, str, bool]] = []
     monkeypatch.setattr(TrainTab, "resume_from", lambda self, path: asked.append(("resume", path.stem, False)))
 
-    def chosen(self: object, path: Path, *, compare: bool = False) -> None:
-        asked.append(("chat", path.stem, compare))
+    def chosen(self: object, model: str, *, compare: bool = False) -> None:
+        asked.append(("chat", Path(model).stem, compare))
 
     monkeypatch.setattr("gpt_tui.tabs.chat.pane.ChatTab.choose", chosen)
     fill(MODELS)

@@ -31,6 +31,7 @@ LABEL_WIDTH = 11
 KEY_WIDTH = 16
 BAR_WIDTH = 30
 MAX_TEXT_WIDTH, MARGIN = 84, 8
+KEYS_MARGIN = 4  # rows around the list of keys
 MIN_WITH_KEYS = (170, 44)  # size of a terminal with room for the list of keys
 OTHER_LINES = 5  # title, countdown, and the empty lines between
 
@@ -217,9 +218,13 @@ class Welcome(VerticalScroll):
             widget.update(Content("\n").join(Content.styled(text, TONE_STYLES[tone]) for text, tone in panel.lines))
 
     def _draw_keys(self) -> None:
+        """Show the tables of keys that fit as a whole; the help has all of them."""
         lines: list[Content] = []
         for title, keys in help_table([*places_of("train"), "everywhere"], dict(self.app._keymap)):
-            lines += render_keys(title, [(f" {names}", words) for names, words in keys], KEY_WIDTH, self._text_width)
+            rows = [(f" {names}", words) for names, words in keys]
+            table = render_keys(title, rows, KEY_WIDTH, self._text_width)
+            if len(lines) + len(table) <= self.size.height - KEYS_MARGIN:
+                lines += table
         widget = self.query_one("#welcome-keys", Static)
         widget.border_title = "keys"
         widget.update(Content("\n").join(lines))
