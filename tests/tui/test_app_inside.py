@@ -132,10 +132,10 @@ async def test_enter_on_an_alternative_generates_from_there_in_chat_with_the_sam
         await bench.until_seen("best_model, step 104")
         model_select(bench, "model").select(str(best))
         await bench.until_seen("bits per token")
-        await bench.pilot.press("home", *["right"] * 4, "enter", "down")
+        await bench.pilot.press("home", *["right"] * 4, "enter", "down", "down")  # the first two have no text
         outcome = inside(bench)._outcomes[0]
         assert isinstance(outcome, Outcome)
-        expected = outcome.result.text_with(4, 1)
+        expected = outcome.result.text_with(4, 2)
         await bench.pilot.press("enter")
         await bench.until(lambda: bench.app.main.tab == "chat" and bool(bench.app.main.query_one(Transcript).turns))
         [turn] = bench.app.main.query_one(Transcript).turns
