@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
-from gpt_tui.session.learning_text import gap_text
+from gpt_tui.session.learning_text import gap_of
 from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value
@@ -144,11 +144,10 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
 def gap_rows(state: RunState, value_width: int) -> list[Row]:
     """Return the gap between train and eval loss at the last evaluation, in as many words as fit."""
     point = state.evaluation
-    if point is None or not (text := gap_text(point.train_loss, point.loss, point.passes)):
+    if point is None or (found := gap_of(point.train_loss, point.loss, point.passes)) is None:
         return []
     gap = fixed(point.loss - point.train_loss, 2)
-    meaning = text.partition(": ")[2].partition(" (")[0]
-    return [Row("eval - train", longest_fitting([f"{gap}: {meaning}", gap], value_width))]
+    return [Row("eval - train", longest_fitting([f"{gap}: {found.meaning}", gap], value_width))]
 
 
 def start_rows(state: RunState, value_width: int) -> list[Row]:

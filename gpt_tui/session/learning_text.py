@@ -6,6 +6,7 @@ The app and the headless output share it. Does not import Textual.
 from __future__ import annotations
 
 from math import exp, isfinite
+from typing import NamedTuple
 
 from gpt_tui.shared.formatting import fixed, integer, short
 from gpt_tui.shared.sanitize import one_line
@@ -18,30 +19,48 @@ LARGE_GAP = 0.7
 MAX_PASSAGE = 80  # characters of a passage
 
 
-def gap_text(train_loss: float, eval_loss: float, passes: float) -> str:
-    """Return what the difference of train and eval loss means; "" where it is not known.
+class Gap(NamedTuple):
+    """Difference of train and eval loss: its amount, what it means, and a detail for where there is room."""
 
-    Before a text has been read once, a gap is no memory of it: the eval text is another kind of text.
+    amount: str
+    meaning: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """Return the gap as one line."""
+        return f"{self.amount}: {self.meaning}" + (f" ({self.detail})" if self.detail else "")
+
+
+def gap_of(train_loss: float, eval_loss: float, passes: float) -> Gap | None:
+    """Return what the difference of train and eval loss means; None where it is not known.
+
+    Before a text has been read once, the model cannot have memorized it: the eval text is of another kind.
 
     Args:
-        train_loss: Train loss (smoothed) at the evaluation.
-        eval_loss: Loss of the evaluation.
+        train_loss: Train loss (smoothed) at the evaluation, in nats.
+        eval_loss: Loss of the evaluation, in nats.
         passes: Passes over the training text so far.
     """
     gap = eval_loss - train_loss
     if not isfinite(gap):
-        return ""
+        return None
     size = fixed(abs(gap), 1)
     if abs(gap) <= SMALL_GAP:
-        return "train and eval loss about equal: what it learns holds for new text"
+        return Gap("train and eval loss about equal", "what it learns holds for new text")
     if gap < 0:
-        return f"train loss {size} above eval loss: the eval text is easier, or the train loss lags behind"
+        return Gap(f"train loss {size} above eval loss", "the eval text is easier, or the train loss lags behind")
+    amount = f"train loss {size} below eval loss"
     if passes < 1:
-        return f"train loss {size} below eval loss in the first pass: the eval text differs from the training text"
+        return Gap(f"{amount} in the first pass", "the eval text differs from the training text")
     if gap < LARGE_GAP:
-        return f"train loss {size} below eval loss: the model begins to memorize"
+        return Gap(amount, "the model begins to memorize")
     times = fixed(exp(min(gap, 50)), 1)
-    return f"train loss {size} below eval loss: the model memorizes (training tokens {times} times as probable)"
+    return Gap(amount, "the model memorizes", f"training tokens {times} times as probable")
+
+
+def gap_text(train_loss: float, eval_loss: float, passes: float) -> str:
+    """Return `gap_of` as one line; "" where it is not known."""
+    return str(gap_of(train_loss, eval_loss, passes) or "")
 
 
 def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAGE) -> str:
