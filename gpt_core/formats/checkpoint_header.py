@@ -292,13 +292,14 @@ def damaged(path: Path | str, fault: str) -> NoReturn:
 def _read_verified(file: io.FileIO, path: Path) -> bytes:
     """Return the file up to its first tensor, after its checksum was verified."""
     try:
+        begin = file.read(_DIGITS.start)[safetensors.LENGTH_BYTES :]
+        if not _START.startswith(begin):  # that of a truncated checkpoint may be shorter
+            raise CheckpointError(f"{path} is not a gpt-tui checkpoint; name a {EXTENSION} file that gpt-tui has saved")
         head = safetensors.read_header(file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {files.reason(error)}") from None
     except SafetensorsError as error:
         damaged(path, str(error))
-    if head[safetensors.LENGTH_BYTES : _DIGITS.start] != _START:
-        raise CheckpointError(f"{path} is not a gpt-tui checkpoint, or its header is damaged; use another checkpoint")
     blank = bytearray(head)
     blank[_DIGITS] = b"0" * 64
     if hashlib.sha256(blank).hexdigest().encode() != head[_DIGITS]:

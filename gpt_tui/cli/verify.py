@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 
-from gpt_core.errors import EXIT_FAILED, EXIT_OK, CheckpointError, GptError, printable
+from gpt_core.errors import EXIT_FAILED, EXIT_OK, GptError
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_tui.cli.options import typed_path
 from gpt_tui.shared.formatting import integer, scores_text, size
@@ -21,14 +20,6 @@ def verify(options: Namespace) -> int:
             scores = f", {scores_text(info.scores)}" if info.scores else ""
             print(one_line(f"{name}: OK, {info.kind}, step {integer(info.step)}{scores}, {size(info.size)}"))
         except GptError as error:
-            print(one_line(why_invalid(name, error), 1000))
+            print(one_line(str(error), 1000))
             code = EXIT_FAILED
     return code
-
-
-def why_invalid(name: str, error: GptError) -> str:
-    """Return a line with the name of a file that is no valid checkpoint, and the reason."""
-    is_read = isinstance(error, CheckpointError)
-    if is_read and Path(name).suffix != ".safetensors" and typed_path(name).is_file():
-        return f"{name}: is not a checkpoint; name files that end in .safetensors"
-    return str(error) if printable(name) in str(error) else f"{name}: {error}"

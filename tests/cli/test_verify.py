@@ -31,5 +31,5 @@ def test_verify_reports_valid_and_damaged_files(program: Callable[..., Result], 
     other = program("verify", "notes.txt", cwd=tmp_path)
     assert (other.returncode, other.stdout) == (
         1,
-        "notes.txt: is not a checkpoint; name files that end in .safetensors\n",
+        "notes.txt is not a gpt-tui checkpoint; name a .safetensors file that gpt-tui has saved\n",
     )

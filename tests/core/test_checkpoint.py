@@ -290,7 +290,7 @@ def test_a_wrong_header_length_is_rejected(path, valid, length):
 
 def test_a_huge_header_is_rejected_before_it_is_read(path, valid):
     with open(path, "wb") as file:  # a gigabyte that takes no room on disk
-        file.write((1 << 30).to_bytes(8, "little"))
+        file.write((1 << 30).to_bytes(8, "little") + valid[8:60])
         file.truncate(2 << 30)
     assert f"at most {MAX_HEADER_BYTES:,}" in rejected(path)
 
@@ -409,8 +409,9 @@ def test_weights_that_are_not_finite_are_rejected_under_a_valid_checksum(path):
 def test_a_foreign_file_is_distinguished_from_a_damaged_one(path):
     path.write_bytes(safetensors.numpy.save({"wte.weight": np.zeros((4, 4), np.float32)}, {"format": "pt"}))
     assert "not a gpt-tui checkpoint" in rejected(path)
-    path.write_bytes(b"\x80\x04\x95" + b"pickle" * 100)
-    rejected(path)
+    for foreign in (b"\x80\x04\x95" + b"pickle" * 100, b"root:x:0:0:root:/root:/bin/sh\n", b"a short text"):
+        path.write_bytes(foreign)
+        assert "not a gpt-tui checkpoint" in rejected(path)
 
 
 def test_a_file_of_a_later_version_is_named_as_such(path, valid):

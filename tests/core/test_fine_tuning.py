@@ -322,7 +322,8 @@ def test_missing_damaged_and_other_files_are_refused_in_one_line_and_nothing_is_
     (gpt2 / "config.json").write_text("{}")
     (gpt2 / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     for path, words in (
-        (tmp_path / "missing.safetensors", "No such file"), (damaged, "is damaged"), (text, "is damaged"),
+        (tmp_path / "missing.safetensors", "No such file"), (damaged, "is damaged"),
+        (text, "is not a gpt-tui checkpoint"),
         (tmp_path, "is a folder"), (gpt2, "import it first: gpt-tui import /"),
         (gpt2 / "model.safetensors", "import it first: gpt-tui import /"),
     ):  # fmt: skip
