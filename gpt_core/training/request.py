@@ -22,7 +22,6 @@ from gpt_core.config.settings import MAX_COUNT, Settings
 from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
-from gpt_core.formats.training_state import Plan
 from gpt_core.text.source import text_source
 from gpt_core.training.fine_tuning import resolve_new
 
@@ -60,7 +59,6 @@ class RunRequest:
         overwrite: Replace the checkpoints of another run in the folder.
         passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
         raised: One line per limit that the run to resume had reached and that was raised for it; also warnings.
-        plans: Plans of a time budget to follow instead of the clock (`gpt_core.training.time_budget`).
         model_reason: Why the time budget has led to the model and its settings, "" if it has not.
         loaded: The checkpoint that was read from `resume`, so that it is read once.
     """
@@ -73,7 +71,6 @@ class RunRequest:
     overwrite: bool = False
     passed_over: tuple[str, ...] = ()
     raised: tuple[str, ...] = ()
-    plans: Mapping[int, Plan] = field(default_factory=dict)
     model_reason: str = ""
     loaded: LoadedCheckpoint = field(default_factory=LoadedCheckpoint, compare=False, repr=False)
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint_header import TRAINED
-from gpt_core.formats.training_state import Plan, TrainingState
+from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
 from gpt_core.optim import Optimizer, OptimizerState
 from gpt_core.text.data_loader import Batch
@@ -66,8 +65,6 @@ class Run:
     """why, if the requested precision was auto or the products are emulated"""
     best_restarted: str = ""
     warnings: tuple[str, ...] = ()
-    plans: Mapping[int, Plan] = field(default_factory=dict)
-    """plans of a time budget to follow instead of the clock, by their steps"""
     model_reason: str = ""
     """why the time budget has led to the model and its settings"""
 

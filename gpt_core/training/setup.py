@@ -146,7 +146,7 @@ def assemble(
             *emulation_warning(choice),
             *filter(None, (note, threads_warning(settings.threads))), *request.raised,
         ),
-        plans=request.plans, model_reason=request.model_reason,
+        model_reason=request.model_reason,
     )  # fmt: skip
 
 

@@ -6,19 +6,17 @@ do. The evaluation at the end and the last saves follow when the budget is used.
 A schedule that follows the clock would make every run unique. Instead a plan says at which step the run will end, and
 the schedule is a function of the step alone until the next plan is made: after steps 1, 2, 4, 8 and so on, and later
 whenever an eighth of the rest is over, in steps or in time, so that the end is met within a step. A plan is part of the
-training state and is logged (`PlanMade`). A resume continues with it, and a run that is given the plans of a log
-(`RunRequest.plans`) repeats that run to the bit on any machine.
+training state, with which a resume continues, and is logged (`PlanMade`). The plans of two runs differ, as their times
+do: only the steps between two plans are repeatable.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import msgspec
 
 from gpt_core.config.settings import MAX_COUNT
 from gpt_core.formats.training_state import Plan
-from gpt_core.training.events import AnyEvent, PlanMade
+from gpt_core.training.events import PlanMade
 from gpt_core.training.run import Run
 from gpt_core.training.run_length import last_step
 
@@ -31,11 +29,11 @@ class TimeBudget:
     A run without a budget has the limits of its steps and epochs as its only plan.
 
     Args:
-        run: The run; its state holds the plan, and `run.plans` the plans to follow instead of the clock.
+        run: The run; its state holds the plan.
     """
 
     def __init__(self, run: Run) -> None:
-        self._state, self._plans = run.state, run.plans
+        self._state = run.state
         self._limit = last_step(run)
         self._eval_every = run.settings.eval_every_steps
         self._budget_s = SECONDS * run.settings.minutes
@@ -67,12 +65,7 @@ class TimeBudget:
         state = self._state
         if state.plan is None:
             return None
-        if state.step in self._plans:
-            plan = self._plans[state.step]
-        elif not self._plans and self._is_due(state.plan):
-            plan = self._next_plan(state.plan)
-        else:
-            plan = state.plan
+        plan = self._next_plan(state.plan) if self._is_due(state.plan) else state.plan
         if plan == state.plan and not self._unreported:
             return None
         state.plan, self._unreported = plan, False
@@ -110,11 +103,3 @@ class TimeBudget:
         elif step_s > 0:
             last = min(last, state.step + max(1, round(min(left_s / step_s, MAX_COUNT / 2))))
         return Plan(state.step, progress, max(state.step, last), state.elapsed_s, step_s, self._budget_s)
-
-
-def plans_in(events: Iterable[AnyEvent]) -> dict[int, Plan]:
-    """Return the plans of a log by their steps, for `RunRequest.plans`; of several at one step, the last."""
-    names = Plan.__struct_fields__
-    return {
-        event.step: Plan(*(getattr(event, name) for name in names)) for event in events if isinstance(event, PlanMade)
-    }

@@ -1,4 +1,4 @@
-"""Time budget: a run ends at its deadline, its cooldown with it, and its plans repeat it to the bit."""
+"""Time budget: a run ends at its deadline, its cooldown with it, and a resume is exact."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import itertools
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
+from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.formats.training_state import Plan
 from gpt_core.training import events as ev
-from gpt_core.training import setup, timing
+from gpt_core.training import timing
 from gpt_core.training import trainer as trainer_module
-from gpt_core.training.metrics_log import read_metrics
-from gpt_core.training.request import RunRequest, raised_limits
-from gpt_core.training.time_budget import plans_in
+from gpt_core.training.request import raised_limits
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import LATEST, losses, of_kind, open_run, tiny_settings, train, whole_state
 
@@ -137,36 +137,35 @@ def finished(trainer: Trainer, stop_at: int = 0) -> list[ev.AnyEvent]:
     return events
 
 
-def with_plans(folder: Path, log: Path, **changes: object) -> RunRequest:
-    folder.mkdir(exist_ok=True)
-    return RunRequest(tiny_settings(folder, **BUDGET | changes), plans=plans_in(read_metrics(log)))
+def open_run_timed_by_steps(clock: Clock, settings: Settings, resume: Path | None = None) -> Trainer:
+    """Return the trainer of a run whose time passes in steps alone: half a second each, nothing for a save."""
+    clock.tick = 0.0
+    trainer = open_run(settings, resume=resume)
+    update = trainer.run.optimizer.update
+
+    def slow_update(*arguments: Any) -> None:
+        clock.now += 0.5
+        update(*arguments)
+
+    trainer.run.optimizer.update = slow_update  # type: ignore[method-assign]
+    return trainer
 
 
-def test_the_plans_of_a_log_repeat_the_run_to_the_bit_whatever_the_clock_says(tmp_path: Path, clock: Clock) -> None:
-    first = open_run(tiny_settings(tmp_path, **BUDGET))
-    events = finished(first)
-    clock.tick = 3.0
-    second = setup.open_run(with_plans(tmp_path / "again", tmp_path / "models/metrics.jsonl"))
-    again = finished(second)
-    assert losses(again) == losses(events)
-    assert shares(again) == shares(events)
-    assert whole_state(second) == whole_state(first)
-    assert of_kind(again, ev.RunFinished) == of_kind(events, ev.RunFinished)
-
-
-@pytest.mark.parametrize("cut", [1, 7, 20])
-def test_a_run_that_was_stopped_and_resumed_is_repeated_by_its_plans_without_a_break(
+@pytest.mark.parametrize("cut", [1, 7, 20, 45])
+def test_a_run_that_was_stopped_and_resumed_equals_one_in_the_same_time_without_a_break(
     tmp_path: Path, clock: Clock, cut: int
 ) -> None:
+    (tmp_path / "whole").mkdir()
+    whole = open_run_timed_by_steps(clock, tiny_settings(tmp_path / "whole", **BUDGET))
+    expected = finished(whole)
     settings = tiny_settings(tmp_path, **BUDGET)
-    events = finished(open_run(settings), cut)
-    clock.tick = 0.5
-    resumed = open_run(settings, resume=tmp_path / LATEST)
+    events = finished(open_run_timed_by_steps(clock, settings), cut)
+    resumed = open_run_timed_by_steps(clock, settings, tmp_path / LATEST)
     assert resumed.step == cut
     events += finished(resumed)
-    whole = setup.open_run(with_plans(tmp_path / "whole", tmp_path / "models/metrics.jsonl"))
-    assert losses(finished(whole)) == losses(events)
-    assert whole_state(whole) == whole_state(resumed)
+    assert (losses(events), shares(events)) == (losses(expected), shares(expected))
+    assert whole_state(resumed) == whole_state(whole)
+    assert of_kind(events, ev.RunFinished)[-1] == ev.RunFinished("deadline", 60)
 
 
 def test_a_resume_continues_the_plan_of_the_checkpoint(tmp_path: Path, clock: Clock) -> None:
