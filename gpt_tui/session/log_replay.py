@@ -19,6 +19,7 @@ from gpt_core.training.events import (
     HealthMeasured,
     InductionHeadAppeared,
     LinesReproduced,
+    RunStarted,
     SampleWritten,
     StepCompleted,
 )
@@ -47,7 +48,7 @@ def with_earlier_part(run: RunState, log: Path | None, state: TrainingState) -> 
 
 
 def replay_log(run: RunState, path: Path, last_step: int) -> RunState:
-    """Return the state with the events of a log up to `last_step`. The log lines of the state stay as they are.
+    """Return the state with the events of a log up to `last_step`. Its log lines and first event stay as they are.
 
     Memory is bounded, whatever the length of the file.
 
@@ -58,12 +59,12 @@ def replay_log(run: RunState, path: Path, last_step: int) -> RunState:
     replayed = run
     while batch := list(islice(events, BATCH)):
         replayed = advance_all(replayed, batch)
-    return replace(replayed, log=run.log, logged=run.logged)
+    return replace(replayed, started=run.started, log=run.log, logged=run.logged)
 
 
 def _up_to(last_step: int, events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
     replayed = (
-        BaselinesMeasured | StepCompleted | EvalCompleted | FullEvalCompleted | LinesReproduced | SampleWritten
-        | HeadsScored | HealthMeasured | InductionHeadAppeared
+        RunStarted | BaselinesMeasured | StepCompleted | EvalCompleted | FullEvalCompleted | LinesReproduced
+        | SampleWritten | HeadsScored | HealthMeasured | InductionHeadAppeared
     )  # fmt: skip
     return (event for event in events if isinstance(event, replayed) and event.step <= last_step)

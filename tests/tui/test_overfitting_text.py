@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from gpt_core.training.events import AnyEvent
+from gpt_core.formats.training_state import TrainingState
+from gpt_core.training.events import AnyEvent, StepCompleted, to_json
 from gpt_tui.headless.event_text import news
 from gpt_tui.session.learning_text import gap_text
+from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.overfitting_text import UsedUp, used_up_text
 from gpt_tui.session.run_state import RunState, advance, advance_all
 from tests.tui.samples import LIMITS, scored, started, step
+
+
+def trained(number: int) -> StepCompleted:
+    """Return a step of a run with epochs of 100 steps."""
+    return msgspec.structs.replace(step(number, 3.0 if number > 1 else 8.0), epoch=(number - 1) // 100)
 
 
 def run_of(epochs: int, every: int = 50) -> tuple[RunState, list[str]]:
     """Return a run of epochs of 100 steps with evaluations, and what a headless run prints for these."""
     run, lines = advance(RunState(limits=LIMITS), started()), []
     for number in range(1, epochs * 100 + 1):
-        events: list[AnyEvent] = [
-            msgspec.structs.replace(step(number, 3.0 if number > 1 else 8.0), epoch=(number - 1) // 100)
-        ]
+        events: list[AnyEvent] = [trained(number)]
         if number % every == 0:
             events.append(scored(number, 0.2, 3.5))
         run = advance_all(run, events)
@@ -54,6 +61,17 @@ def test_a_resumed_run_does_not_say_it_again():
     run = advance(run_of(5)[0], started(step=500, epoch=5, resumed_from="models/ckpt_latest.safetensors"))
     run = advance_all(run, [step(501), scored(501, 0.2, 3.5)])
     assert sum("used up" in line.text for line in run.log) == 1
+
+
+def test_a_run_resumed_before_the_evaluation_after_that_one_does_not_say_it_again(tmp_path: Path):
+    log = tmp_path / "metrics.jsonl"
+    events = [started(), *map(trained, range(1, 201)), scored(200, 0.2, 3.5)]
+    log.write_bytes(b"".join(to_json(event) + b"\n" for event in events))
+    run = with_earlier_part(RunState(limits=LIMITS), log, TrainingState(run_id="r", step=200, epoch=2))
+    assert (run.used_up is not None, run.evaluations[-1].passes > 0, run.started) == (True, True, None)
+    run = advance(run, started(step=200, epoch=2, resumed_from="models/ckpt_latest.safetensors"))
+    run = advance_all(run, [trained(250), scored(250, 0.2, 3.5)])
+    assert not [line for line in run.log if "used up" in line.text]
 
 
 def test_the_words_about_the_gap_are_those_of_each_evaluation():
