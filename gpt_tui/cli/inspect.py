@@ -42,6 +42,8 @@ def inspect(options: Namespace) -> int:
     text = options.text
     if text == STANDARD_INPUT:
         text = standard_input_text("TEXT", "give the text as an argument")
+    if not text:
+        raise ConfigError("TEXT: got an empty text, expected at least one character")
     choices = Choices(
         whole_number(options.layer, "--layer"), whole_number(options.head, "--head"), options.next,
         "mean" if options.mean else "zero", with_pictures=path is not None,

@@ -41,7 +41,6 @@ from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState, advice, latest_value, no_step_left
 from gpt_tui.session.start_text import origin_text, parameters_text, text_sample
 from gpt_tui.shared.formatting import (
-    ENDED_AT_ONCE,
     clock,
     fixed,
     integer,
@@ -51,6 +50,7 @@ from gpt_tui.shared.formatting import (
     perplexity,
     rate,
     short,
+    shown_continuation,
 )
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
@@ -85,7 +85,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case LinesReproduced():
             return [(f"self-test {verdict(event)}", verdict_tone(event))]
         case SampleWritten():
-            text = one_line(event.prompt + (event.text or f" {ENDED_AT_ONCE}"), SAMPLE_CHARACTERS)
+            text = one_line(event.prompt + shown_continuation(event.text), SAMPLE_CHARACTERS)
             lines = [(f"sample at step {integer(event.step)}: {text}", "dim")]
             return [*lines, (copied, "dim")] if (copied := copied_text(event.copied, event.searched)) else lines
         case CheckpointSaved():

@@ -199,10 +199,10 @@ def next_commands(finished: RunFinished, settings: Settings, models_dir: str) ->
     """Return the commands that make sense after a run whose checkpoints are in `models_dir`."""
     folder = "" if models_dir == Settings().models_dir else f" --models-dir {shlex.quote(models_dir)}"
     if finished.reason != "diverged":
-        prompt = shlex.quote(one_line(settings.sample_prompt))
-        if settings.sample_prompt.startswith("-"):
-            prompt = f"-- {prompt}"
-        return f"gpt-tui generate{folder} {prompt}, gpt-tui chat{folder}, or gpt-tui --train-only --resume{folder}"
+        others = f"gpt-tui chat{folder}, or gpt-tui --train-only --resume{folder}"
+        if not (prompt := one_line(settings.sample_prompt)):  # a text without a word to begin with
+            return others
+        return f"gpt-tui generate{folder} {'-- ' * prompt.startswith('-')}{shlex.quote(prompt)}, {others}"
     good = finished.good_checkpoint
     start = f"gpt-tui --train-only --resume {shlex.quote(good)}" if good else "repeat the command with --overwrite"
     return f"{start}{folder if good else ''} {tenth_of_rates(settings)}"

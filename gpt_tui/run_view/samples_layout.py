@@ -17,7 +17,7 @@ from rich.cells import cell_len, set_cell_size
 
 from gpt_tui.session.learning_text import copied_text
 from gpt_tui.session.run_state import MAX_SAMPLES, Sample
-from gpt_tui.shared.formatting import ENDED_AT_ONCE, clock, fixed, integer, nats
+from gpt_tui.shared.formatting import clock, fixed, integer, nats, shown_continuation
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.wrapping import line_spans
 
@@ -112,7 +112,7 @@ def head(sample: Sample, best: bool, width: int, *, before: bool = False) -> Lin
 def body(prompt: str, text: str, width: int) -> tuple[Line, ...]:
     """Return the lines of prompt and continuation, which differ in style."""
     prompt = reflowed(prompt)
-    full_text = prompt + (reflowed(text).rstrip() if text else f" {ENDED_AT_ONCE}")
+    full_text = prompt + reflowed(shown_continuation(text)).rstrip()
     lines: list[Line] = []
     for start, stop in line_spans(full_text, width - len(RAIL)):
         middle = min(max(start, len(prompt)), stop)

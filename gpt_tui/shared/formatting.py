@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     from gpt_core.interpret import Part
 
 ENDED_AT_ONCE = "(end of text at once)"  # in place of an empty continuation of a prompt
+ONLY_WHITE_SPACE = "(only white space)"  # in place of one that shows nothing
 NOT_A_NUMBER = "–"
 MAX_DAYS = 100_000  # more are written in scientific notation
+
+
+def shown_continuation(text: str) -> str:
+    """Return the continuation of a prompt as it is, or a note in parentheses in place of one that shows nothing."""
+    if text.strip():
+        return text
+    return f" {ONLY_WHITE_SPACE if text else ENDED_AT_ONCE}"
 
 
 def scientific(value: float) -> str:

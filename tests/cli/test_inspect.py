@@ -20,6 +20,7 @@ from rich.cells import cell_len
 
 import gpt_core
 from gpt_core import interpret
+from gpt_core.errors import ConfigError
 from gpt_tui.cli.inspect import json_of
 from gpt_tui.cli.main import INSPECT_VIEWS
 from gpt_tui.headless.inside.page import page, png
@@ -178,19 +179,16 @@ def test_a_text_longer_than_the_context_is_cut_with_one_line(program: Callable[.
     assert (found["read_tokens"], found["text_tokens"]) == (16, int(match[1]))
 
 
-def test_the_text_is_read_from_standard_input_and_may_be_empty(program: Callable[..., Result]) -> None:
+def test_the_text_is_read_from_standard_input(program: Callable[..., Result]) -> None:
     expected = program("inspect", TEXT)
     assert program("inspect", "-", input=f"{TEXT}\n") == expected
-    empty = program("inspect", "")
-    assert (empty.returncode, empty.stderr) == (0, "")
-    assert "0 tokens, no token with a prediction" in empty.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["", "--view", "heads"], "TEXT: got 1 token, expected at least 2 for the view heads"),
-        (["", "--view", "ablation"], "TEXT: got 1 token, expected at least 2 for the view ablation"),
+        ([""], "TEXT: got an empty text, expected at least one character"),
+        (["", "--view", "attention"], "TEXT: got an empty text, expected at least one character"),
         (["a", "--view", "attention", "--layer", "1"], "--layer: got 1, expected a whole number from 0 to 0"),
         (["a", "--view", "attention", "--layer", "-1"], "--layer: got '-1', expected a whole number from 0"),
         (["a", "--view", "attention", "--layer", "0", "--head", "2"], "--head: got 2, expected a whole number from 0"),
@@ -325,6 +323,16 @@ def test_weights_that_are_not_finite_are_shown_and_are_null_in_json(view: str, m
     printed = msgspec.json.encode(json_of(bundle, subject, view, found))
     assert json.dumps(json.loads(printed), allow_nan=False)
     assert "</html>" in "".join(page("title", [found]))
+
+
+@pytest.mark.parametrize("view", ["heads", "ablation"])
+def test_views_that_compare_tokens_need_two_of_them(view: str, model: gpt_core.Model) -> None:
+    with pytest.raises(ConfigError, match=f"TEXT: got 1 token, expected at least 2 for the view {view}"):
+        VIEWS[view](subject_of(model.bundle, ""), Choices())
+
+
+def test_a_single_token_has_no_prediction(model: gpt_core.Model) -> None:
+    assert "no token with a prediction" in VIEWS["tokens"](subject_of(model.bundle, ""), Choices()).lines[0]
 
 
 @needs_tokenizers

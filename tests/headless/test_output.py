@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.training import events as ev
 from gpt_tui.headless.event_text import news
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
-from gpt_tui.headless.runner import batched
+from gpt_tui.headless.runner import batched, next_commands
 from gpt_tui.session.run_state import Limits, RunState, advance_all
 from tests.headless.conftest import LATEST
 from tests.program import Terminal, run_program, tiny
@@ -129,6 +130,24 @@ def test_a_sample_without_a_token_says_that_the_text_ended_at_once() -> None:
     assert news(ev.SampleWritten(5, "It was", ""), RunState()) == [
         ("sample at step 5: It was (end of text at once)", "dim")
     ]
+
+
+def test_a_sample_of_white_space_says_so() -> None:
+    for text in (" ", "\n\n", "\t \n"):
+        assert news(ev.SampleWritten(5, "It was", text), RunState()) == [
+            ("sample at step 5: It was (only white space)", "dim")
+        ]
+
+
+def test_the_next_commands_generate_only_from_a_prompt() -> None:
+    finished = ev.RunFinished("max_steps", 9)
+    for prompt in ("", " "):
+        assert next_commands(finished, Settings(sample_prompt=prompt), "models") == (
+            "gpt-tui chat, or gpt-tui --train-only --resume"
+        )
+    assert next_commands(finished, Settings(sample_prompt="-a b"), "m").startswith(
+        "gpt-tui generate --models-dir m -- '-a b', gpt-tui chat --models-dir m, or "
+    )
 
 
 def test_the_next_commands_name_a_prompt_of_the_language_of_the_text(folder: Path) -> None:

@@ -99,3 +99,9 @@ def test_an_empty_sample_says_that_the_text_ended_at_once():
     lines = body("话说天下", "", 60)
     assert "".join(span.text for line in lines for span in line) == "│ 话说天下 (end of text at once)"
     assert "at once" not in "".join(span.text for line in body("It was", " dark", 60) for span in line)
+
+
+@pytest.mark.parametrize("text", [" ", "\n\n", "\t \n"])
+def test_a_sample_of_white_space_says_so(text: str):
+    lines = body("It was", text, 60)
+    assert "".join(span.text for line in lines for span in line) == "│ It was (only white space)"
