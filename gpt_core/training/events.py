@@ -227,7 +227,7 @@ class HeadsScored(Event, frozen=True, tag="heads"):
     """Scores of all attention heads at an evaluation: layer by head, both from 0.
 
     They are those of `gpt_core.interpret.head_scores`, on the beginning of the eval text, and on random sequences of
-    its tokens, each repeated once.
+    its tokens, each repeated once. The model is the one that is evaluated: of a run with `ema`, the average.
     """
 
     step: int
@@ -243,7 +243,8 @@ class HealthMeasured(Event, frozen=True, tag="health"):
     `grad_norms` are those of the step before it, before clipping; `update_ratios` are log10 of the norm of its update
     over that of the values (-3 is usual), measured on a part of large tensors. Both are unknown where no step has been
     taken, and the ratios where the evaluation was requested. `dead_units`: fraction of each layer's MLP units that
-    never fire on the beginning of the eval text.
+    never fire on the beginning of the eval text. Of a run with `ema`, `dead_units` are those of the average, which is
+    evaluated, and all norms those of the weights that are trained.
     """
 
     step: int

@@ -2,6 +2,9 @@
 
 They are measured right after the step that an evaluation follows, on the eval text, with buffers of their own: training
 computes the same bits with and without them. The step itself stores a part of the weights before its update.
+
+Heads and activations are those of the model that is evaluated: of a run with `ema`, the average. Norms and updates are
+those of the weights that are trained.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ class ModelStats:
             return
         self._measured_step = state.step
         text, repeated = self._inputs = self._inputs or self._probes()
-        gpt = GPT(self._run.parameters, product_format(self._run.settings.precision))
+        gpt = GPT(self._run.evaluated, product_format(self._run.settings.precision))
         scores = interpret.head_scores(gpt, text, repeated)
         yield self._health(interpret.dead_units(gpt))
         self._before = {}

@@ -35,12 +35,13 @@ def test_heads_and_weights_are_measured_once_per_evaluation(tmp_path: Path) -> N
     assert logged_stats(tmp_path) == [event for event in events if isinstance(event, STATS)]
 
 
-def test_the_logged_values_are_those_of_the_functions_of_interpret(tmp_path: Path) -> None:
-    trainer = open_run(tiny_settings(tmp_path, max_steps=10))
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_logged_values_are_those_of_interpret_for_the_evaluated_model(tmp_path: Path, ema: float) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=10, ema=ema))
     events = list(trainer.events())
     heads, health = (of_kind(events, kind)[-1] for kind in (ev.HeadsScored, ev.HealthMeasured))
     assert heads.step == health.step == 10
-    gpt, text = GPT(trainer.parameters), trainer.run.eval_text
+    gpt, text = GPT(trainer.run.evaluated), trainer.run.eval_text
     tokens = probe(text, trainer.shape.seq_len)
     assert np.array_equal(tokens.reshape(-1), text.read(0, 256))
     scores = interpret.head_scores(gpt, tokens, interpret.repeated_tokens(used_ids(text, trainer.tokenizer), 16))
