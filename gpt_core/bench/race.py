@@ -6,6 +6,9 @@ than those between two seeds: the mean of the paired differences and its standar
 
 Scores are bits per byte of held-out text, which compare models of any shape and tokenizer. By default this is the end
 of the training text (setting `hold_out`), never a text that other results are reported on.
+
+Equal time is equal time of the training steps. Evaluations take most of a short race and little of a long run, so a
+difference in the speed of training would be lost in their time.
 """
 
 from __future__ import annotations
@@ -25,13 +28,22 @@ from gpt_core.config.settings import Settings
 from gpt_core.config.validation import unknown_name
 from gpt_core.errors import ConfigError, shown
 from gpt_core.progress import Progress, ignore_progress
-from gpt_core.training.events import AnyEvent, EvalCompleted, FullEvalCompleted, RunFinished, StepCompleted
+from gpt_core.training.events import (
+    AnyEvent,
+    CheckpointSaved,
+    EvalCompleted,
+    FullEvalCompleted,
+    PlanMade,
+    RunFinished,
+    StepCompleted,
+)
 from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.precision import choose_precision
 
-Axis = Literal["elapsed_s", "tokens"]
+Axis = Literal["train_s", "tokens"]
 TOLERANCE = 0.02  # of the limit: two runs of equal speed do not end at the same moment
-EVALUATIONS = 20  # of a race of so many steps
+MIN_EVALUATIONS, MAX_EVALUATIONS = 4, 20  # of a run of so many steps, if their number can be divided like that
+STEPS_BETWEEN_EVALUATIONS = 50  # if neither of the two is reached
 NOT_VARIED = frozenset({
     "seed", "models_dir", "minutes", "max_steps", "train_file", "eval_file", "text_field", "encoding", "val_frac",
     "hold_out", "eval_tokens", "overfit_tiny",
@@ -52,15 +64,15 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Point(NamedTuple):
-    """An evaluation: where it was made, and its score."""
+    """An evaluation: the tokens and the seconds of the training steps before it, and its score."""
 
     tokens: float
-    elapsed_s: float
+    train_s: float
     bits_per_byte: float
 
 
 class Curve(NamedTuple):
-    """Evaluations of a run in order, the tokens per second of the run, and why it ended ("" if it has not)."""
+    """Evaluations of a run in order, tokens per second of its steps, and why it ended ("" if it has not)."""
 
     points: tuple[Point, ...]
     tokens_per_s: float
@@ -68,7 +80,7 @@ class Curve(NamedTuple):
 
     @property
     def is_finished(self) -> bool:
-        """True if the run has ended by itself."""
+        """True if the run has ended and was not stopped."""
         return self.reason not in ("", "stopped")
 
     def best_within(self, axis: Axis, limit: float) -> float:
@@ -108,8 +120,8 @@ class CaseResult(msgspec.Struct, frozen=True):
     Attributes:
         name: Name of the case.
         bits_per_byte: Best score of each run, by seed; None without an evaluation.
-        tokens_per_s: Mean throughput of its runs, evaluations included.
-        equal_time: Difference to the baseline, each pair up to the time of the run that ended first.
+        tokens_per_s: Mean throughput of the training steps of its runs.
+        equal_time: Difference to the baseline, each pair up to the time of the training steps of the faster run.
         equal_tokens: Likewise, up to the tokens of the run that read fewer.
     """
 
@@ -124,25 +136,36 @@ def curve_of(events: Iterable[AnyEvent]) -> Curve:
     """Return the evaluations of a run from its log: those between its steps, else the last."""
     last: StepCompleted | None = None
     points: list[Point] = []
-    reason = ""
+    train_s, follows_step, reason = 0.0, False, ""
     for event in events:
         match event:
             case StepCompleted():
-                last, reason = event, ""
+                train_s += step_seconds(event, last, follows_step=follows_step)
+                last, follows_step, reason = event, True, ""
             case EvalCompleted() if last is not None and math.isfinite(event.bits_per_byte):
-                points.append(Point(last.tokens, last.elapsed_s, event.bits_per_byte))
+                points.append(Point(last.tokens, train_s, event.bits_per_byte))
             case FullEvalCompleted() if last is not None and not points and math.isfinite(event.bits_per_byte):
-                points.append(Point(last.tokens, last.elapsed_s, event.bits_per_byte))
+                points.append(Point(last.tokens, train_s, event.bits_per_byte))
             case RunFinished():
                 reason = event.reason
-    rate = last.tokens / last.elapsed_s if last is not None and last.elapsed_s > 0 else 0.0
+        if not isinstance(event, CheckpointSaved | PlanMade):  # take no time between two steps
+            follows_step = isinstance(event, StepCompleted)
+    rate = last.tokens / train_s if last is not None and train_s > 0 else 0.0
     return Curve(tuple(points), rate, reason)
+
+
+def step_seconds(step: StepCompleted, last: StepCompleted | None, *, follows_step: bool) -> float:
+    """Return the time of a step: since the one before, or after something else, at the throughput of the last steps."""
+    if last is not None and follows_step:
+        return step.elapsed_s - last.elapsed_s
+    tokens = step.tokens - (last.tokens if last is not None else 0)
+    return tokens / step.tokens_per_s if step.tokens_per_s > 0 else 0.0
 
 
 def difference(baseline: Sequence[Curve], other: Sequence[Curve], axis: Axis) -> Difference:
     """Return the paired differences of runs to those of the baseline with the same seeds.
 
-    Each pair is compared up to the time, or the tokens, of the run that ended first; at equal time, runs with one
+    Each pair is compared up to the training time, or the tokens, of the run that had less; at equal time, runs with one
     deadline are compared at it. A run with a cooldown that has come further is then judged before its cooldown has
     ended.
     """
@@ -152,7 +175,7 @@ def difference(baseline: Sequence[Curve], other: Sequence[Curve], axis: Axis) ->
             values.append(None)
             continue
         limit = min(getattr(curve.points[-1], axis) for curve in (left, right))
-        if axis == "elapsed_s" and left.reason == right.reason == "deadline":
+        if axis == "train_s" and left.reason == right.reason == "deadline":
             limit = math.inf  # the last evaluations are those at the one deadline
         value = right.best_within(axis, limit) - left.best_within(axis, limit)
         values.append(value if math.isfinite(value) else None)
@@ -168,7 +191,7 @@ def race_results(curves: Mapping[str, Sequence[Curve]]) -> list[CaseResult]:
     for number, (name, runs) in enumerate(curves.items()):
         best = [min((point.bits_per_byte for point in run.points), default=None) for run in runs]
         rate = statistics.mean(run.tokens_per_s for run in runs)
-        compared = [difference(baseline, runs, axis) for axis in ("elapsed_s", "tokens")] if number else [None, None]
+        compared = [difference(baseline, runs, axis) for axis in ("train_s", "tokens")] if number else [None, None]
         results.append(CaseResult(name, best, rate, *compared))
     return results
 
@@ -231,5 +254,8 @@ def _values(text: str) -> tuple[str, list[str]]:
 
 
 def _evaluation_interval(steps: int) -> int:
-    """Return the smallest divisor of `steps` that gives at most EVALUATIONS evaluations: the last step is one."""
-    return next(n for n in range(max(1, math.ceil(steps / EVALUATIONS)), steps + 1) if steps % n == 0)
+    """Return the steps between two evaluations, a divisor of `steps`: the last step is evaluated like the others."""
+    fewest = max(1, math.ceil(steps / MAX_EVALUATIONS))
+    divisors = [n for n in range(fewest, steps + 1) if steps % n == 0]
+    frequent = [n for n in divisors if steps >= MIN_EVALUATIONS * n]
+    return next((n for n in frequent if n >= STEPS_BETWEEN_EVALUATIONS), frequent[-1] if frequent else divisors[0])

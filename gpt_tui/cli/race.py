@@ -216,7 +216,8 @@ def report(folder: Path, cases: Sequence[Case], runs: Sequence[RaceRun], *, as_j
         f"{length} per run, {len(seeds)} paired seed{'s' * (len(seeds) != 1)}: bits per byte of {text}, lower is better"
     )
     print("\n".join(table(results)))
-    print(f"± is the standard error of the mean of the paired differences; runs in {one_line(shown_path(folder))}/")
+    print("± is the standard error of the mean of the paired differences; time and tokens/s are of the training steps,")
+    print(f"without evaluations; runs in {one_line(shown_path(folder))}/")
 
 
 def table(results: Sequence[CaseResult]) -> list[str]:

@@ -39,18 +39,35 @@ def test_a_curve_has_the_place_of_each_evaluation_and_the_reason_for_the_end() -
     assert not curve_of(resumed).is_finished
 
 
+def timed_step(number: int, elapsed_s: float) -> ev.StepCompleted:
+    """Return a step of 100 tokens at 1,000 tokens per second."""
+    return ev.StepCompleted(number, 0, 5.0, 150.0, 1e-3, 1.0, 100 * number, 1000.0, elapsed_s)
+
+
+def test_the_time_of_evaluations_does_not_count_in_time_and_throughput() -> None:
+    score = ev.EvalCompleted(2, 5.0, 150.0, 0.1, 2.5)
+    events = [
+        timed_step(1, 0.4), timed_step(2, 0.5), score, ev.CheckpointSaved("latest", "l", 2), timed_step(3, 60.1),
+        timed_step(4, 60.2), ev.CheckpointSaved("latest", "l", 4), timed_step(5, 60.3), ev.RunFinished("stopped", 5),
+        timed_step(6, 60.9), score,
+    ]  # fmt: skip
+    found = curve_of(events)
+    assert [point.train_s for point in found.points] == pytest.approx([0.2, 0.6])
+    assert found.tokens_per_s == pytest.approx(1000)
+
+
 def test_the_best_score_within_a_limit_is_interpolated_between_evaluations() -> None:
     run = curve(3.0, 2.0, 2.5)
-    assert run.best_within("elapsed_s", 10) == 3.0
-    assert run.best_within("elapsed_s", 15) == pytest.approx(2.5)
-    assert run.best_within("elapsed_s", 30) == run.best_within("tokens", 3000) == 2.0
-    assert math.isnan(run.best_within("elapsed_s", 5))
+    assert run.best_within("train_s", 10) == 3.0
+    assert run.best_within("train_s", 15) == pytest.approx(2.5)
+    assert run.best_within("train_s", 30) == run.best_within("tokens", 3000) == 2.0
+    assert math.isnan(run.best_within("train_s", 5))
 
 
 def test_differences_are_paired_and_their_spread_is_that_of_the_pairs() -> None:
     baseline = [curve(2.0, 1.8), curve(3.0, 2.8), curve(2.5, 2.3)]
     other = [curve(2.0, 1.7), curve(3.0, 2.71), curve(2.5, 2.19)]
-    found = difference(baseline, other, "elapsed_s")
+    found = difference(baseline, other, "train_s")
     assert found.values == pytest.approx([-0.1, -0.09, -0.11])
     assert found.mean == pytest.approx(-0.1)
     assert found.standard_error == pytest.approx(0.01 / math.sqrt(3))
@@ -59,16 +76,16 @@ def test_differences_are_paired_and_their_spread_is_that_of_the_pairs() -> None:
 def test_a_slower_run_is_behind_at_equal_time_and_not_at_equal_tokens() -> None:
     fast = curve(3.0, 2.0, 1.5, 1.2)
     slow = curve(3.0, 2.0, 1.5, 1.2, every_s=20.0)
-    assert difference([fast], [slow], "elapsed_s").mean == pytest.approx(2.0 - 1.2)
+    assert difference([fast], [slow], "train_s").mean == pytest.approx(2.0 - 1.2)
     assert difference([fast], [slow], "tokens").mean == 0.0
 
 
 def test_two_runs_with_one_deadline_are_compared_at_their_ends() -> None:
     early = Curve((Point(1000, 50.0, 2.0), Point(2000, 100.0, 1.0)), 20.0, "deadline")
     late = Curve((Point(1000, 50.0, 2.0), Point(2000, 110.0, 1.0)), 20.0, "deadline")
-    assert difference([early], [late], "elapsed_s").mean == 0.0
+    assert difference([early], [late], "train_s").mean == 0.0
     stopped = late._replace(reason="max_steps")
-    assert difference([early], [stopped], "elapsed_s").mean == pytest.approx(2.0 - 50 / 60 - 1.0)
+    assert difference([early], [stopped], "train_s").mean == pytest.approx(2.0 - 50 / 60 - 1.0)
 
 
 def test_one_seed_has_no_spread_and_a_run_without_evaluation_no_difference() -> None:
@@ -98,8 +115,14 @@ def test_the_cases_are_all_combinations_with_the_baseline_first() -> None:
 def test_nothing_but_the_steps_ends_a_run_and_the_last_step_is_evaluated() -> None:
     settings = race_cases(read_overrides(), ["seq_len=64,32"], steps=130)[0].settings
     assert (settings.max_steps, settings.patience, settings.epsilon) == (130, 0, 0.0)
-    assert (settings.eval_every_steps, 130 % settings.eval_every_steps) == (10, 0)
-    assert race_cases(read_overrides(), ["seq_len=64,32"], steps=23)[0].settings.eval_every_steps == 23
+
+
+@pytest.mark.parametrize(
+    ("steps", "every"),
+    [(1, 1), (8, 2), (23, 23), (60, 15), (130, 26), (200, 50), (1000, 50), (1500, 75), (10_000, 500)],
+)
+def test_a_run_of_so_many_steps_has_4_to_20_evaluations_and_its_last_step_is_one(steps: int, every: int) -> None:
+    assert race_cases(read_overrides(), ["seq_len=64,32"], steps=steps)[0].settings.eval_every_steps == every
 
 
 def test_the_runs_are_scored_on_the_end_of_the_training_text_unless_an_eval_text_is_named() -> None:
