@@ -7,10 +7,9 @@ Latency is the time from writing the key to reading the end of that effect. Keys
 they coincide with redraws of the charts and ends of steps. Once per round a checkpoint (690 MB) is verified while the
 next keys are pressed.
 cost: tokens per second of `nano`, headless and in the app with the Train tab open, alternating; the ratio of medians.
-inside: what the Inside tab costs training, from CPU times, which hardly depend on other programs. Each view is computed
-once per second on request; its CPU time is compared with that of the steps between two evaluations, after which the tab
-computes by itself. Drawing is compared with the time of all cores. Only on Linux, where the threads are told apart by
-their nice values.
+inside: cost of the Inside tab in training throughput, from CPU times, which hardly depend on other programs. Each view
+is recomputed once per second; its CPU time is divided by that of the steps between two evaluations, after each of which
+the tab refreshes. Drawing is divided by the time of all cores. Linux only: threads are identified by nice value.
 """
 
 from __future__ import annotations

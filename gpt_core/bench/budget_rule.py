@@ -75,7 +75,7 @@ def timed(settings: Settings) -> StepTime:
 
 
 class Measurements(NamedTuple):
-    """What the rule measures: the texts, the time per step, the free memory in bytes (None if unknown)."""
+    """Measurements of the rule: the texts, the time per step, the free memory in bytes (None if unknown)."""
 
     texts: Callable[[Settings], CorpusStats] = read_corpus_stats
     time: Callable[[Settings], StepTime] = timed
@@ -93,7 +93,7 @@ class Choice(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A model, and what it does within the budget."""
+    """Settings of a model, with its speed."""
 
     settings: Settings
     text_tokens: int

@@ -77,7 +77,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = 0.1
     cooldown: Annotated[
         Fraction,
-        Meta(description="last fraction of the run, in which the rate falls linearly (0: off)"),
+        Meta(description="last fraction of the run: linear decay of the learning rate (0: off)"),
     ] = 0.0
 
     optimizer: Annotated[
@@ -93,12 +93,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     adam_eps: Annotated[float, Meta(ge=1e-30, le=1.0, description="added to the square root of the second moment")] = (
         1e-8
     )
-    muon_beta: Annotated[Beta, Meta(description="decay rate of muon's momentum")] = 0.95
+    muon_beta: Annotated[Beta, Meta(description="decay rate of the momentum of muon")] = 0.95
     weight_decay: Annotated[
         LearningRate, Meta(description="decoupled decay; not of biases, norms and positions (0: off)")
     ] = 0.01
-    dropout: Annotated[Beta, Meta(description="fraction of activations that are dropped in training (0: off)")] = 0.0
-    ema: Annotated[Beta, Meta(description="decay of the mean of the weights that is evaluated and saved (0: off)")] = (
+    dropout: Annotated[Beta, Meta(description="probability that an activation is zeroed in training (0: off)")] = 0.0
+    ema: Annotated[Beta, Meta(description="decay rate of the weight average that is evaluated and saved (0: off)")] = (
         0.0
     )
     grad_clip: Annotated[NonNegative, Meta(description="maximum global gradient norm (0: off)")] = 1.0
@@ -113,7 +113,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     max_steps: Annotated[Count, Meta(description="stop at this optimizer step (0: no limit)"), _group("stopping")] = 0
     minutes: Annotated[
-        Minutes, Meta(description="stop after N minutes of training, pauses not counted (0: no limit)")
+        Minutes, Meta(description="stop after N minutes of training, evaluations included (0: no limit)")
     ] = 0.0
     max_epochs: Annotated[PositiveInt, Meta(description="stop after this many passes over the training text")] = 100
     best_metric: Annotated[
@@ -162,7 +162,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = ""
     synthetic_text: Annotated[
         Literal["none", "induction"],
-        Meta(description="generated text for a run without train_file: repeated random sequences"),
+        Meta(description="generated text without a train_file; induction: repeated sequences"),
     ] = "none"
     text_field: Annotated[
         str, Meta(min_length=1, description="field of JSON Lines and Parquet files that holds the text")

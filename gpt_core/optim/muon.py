@@ -1,8 +1,8 @@
 """Muon for the matrices of the blocks (Jordan et al. 2024; Liu et al. 2025), AdamW for everything else.
 
-Muon replaces the momentum of a matrix by the nearest orthogonal matrix, approximately: every direction of the update
-is equally large, also those that gradients rarely have. Embeddings, biases and norms are no maps between activations,
-and stay with AdamW.
+Muon replaces the momentum of a matrix by approximately the nearest orthogonal matrix, so that all singular values of
+the update are about equal. Embeddings, biases and norm weights, which are not linear maps between activations, are
+updated by AdamW.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scores that a text gets without a model: uniform guessing, token frequencies, a general-purpose compressor.
+"""Baseline scores of a text: uniform distribution, token frequencies, general-purpose compressors.
 
 A model whose loss is below the entropy of the token frequencies uses the context; one with fewer bits per byte than a
 compressor predicts the text better than the compressor does. The scores of a text are stored in a cache file.

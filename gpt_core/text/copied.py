@@ -1,13 +1,13 @@
-"""Longest passage of a generated text that stands verbatim in the training text: an exact search over its tokens.
+"""Longest passage of a generated text that occurs verbatim in the training text: an exact search over its tokens.
 
-The search is bit-parallel (Baeza-Yates and Gonnet 1992, "A New Approach to Text Searching", for all parts of the
-sequence at once). A table has a set of bits for each id: bit j is set if the id stands at place j of the sequence. For
-each place i of the text, the bits of runs of k tokens that begin there are
+The search is bit-parallel (Baeza-Yates and Gonnet 1992, "A New Approach to Text Searching", for all substrings of the
+sequence together). A table maps each id to a bit mask: bit j is set if the id is at position j of the sequence. For
+each position i of the text, the mask of matches of k tokens that begin there is
 
-    B_1 = bits of text[i],   B_k+1 = (B_k << 1) & bits of text[i + k]
+    B_1 = table[text[i]],   B_k+1 = (B_k << 1) & table[text[i + k]]
 
-and most of them are 0 after a few steps. Places that cannot begin a run longer than the longest so far are left out.
-Time grows with the length of the text, memory does not.
+which is 0 after a few steps for most positions. Positions that cannot begin a longer match than the longest so far are
+skipped. Time is linear in the length of the text, memory constant.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
-CHUNK = 1 << 17  # tokens of the text that are searched at once
+CHUNK = 1 << 17  # tokens of the text per read
 MAX_SEQUENCE = 1024  # tokens of a sequence: bounds the table
 MAX_SEARCHED = 1 << 25  # tokens of a text: about 100 MB
 WORD = 64  # bits
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 class CopiedPassage(NamedTuple):
-    """Longest passage that stands in the training text.
+    """Longest passage that occurs in the training text.
 
     Attributes:
         text: The passage, "" if no token of it does.
@@ -48,10 +48,10 @@ class CopiedPassage(NamedTuple):
 
 
 def copied_passage(prompt: bytes, continuation: bytes, tokenizer: Tokenizer, text: TokenStream) -> CopiedPassage:
-    """Return the longest passage of a continuation that stands in a training text, by whole tokens.
+    """Return the longest passage of a continuation that occurs in a training text, in whole tokens.
 
     Args:
-        prompt: What the continuation follows: it belongs to the user, so no passage begins in it.
+        prompt: Text before the continuation; no passage begins in it.
         continuation: Text of which the first `MAX_SEQUENCE` tokens are searched for.
         tokenizer: Tokenizer of both texts.
         text: The training text, of which the first `MAX_SEARCHED` tokens are searched.
@@ -68,7 +68,7 @@ def copied_passage(prompt: bytes, continuation: bytes, tokenizer: Tokenizer, tex
 
 
 def longest_run(ids: NDArray[np.int32], text: TokenStream) -> Run:
-    """Return the longest run of a sequence of ids that stands in a text, the one found first.
+    """Return the longest run of a sequence of ids that occurs in a text; of equally long ones, the first found.
 
     Raises:
         CorpusError: The text cannot be read.
@@ -85,7 +85,7 @@ def longest_run(ids: NDArray[np.int32], text: TokenStream) -> Run:
 
 
 def bits_of_places(ids: NDArray[np.int32], vocab_size: int) -> Bits:
-    """Return the table (V, W) of the places at which each id stands in a sequence, 64 places per word."""
+    """Return the table (V, W) of the positions of each id in a sequence, as bit masks of 64 positions per word."""
     table = np.zeros((vocab_size, -(-len(ids) // WORD)), np.uint64)
     for place, token in enumerate(ids):
         table[token, place // WORD] |= np.uint64(1 << place % WORD)
@@ -93,7 +93,7 @@ def bits_of_places(ids: NDArray[np.int32], vocab_size: int) -> Bits:
 
 
 def longest_in_chunk(table: Bits, chunk: NDArray[np.int32], best: Run) -> Run:
-    """Return the longest run that begins at one of the first `CHUNK` tokens of a chunk, or `best` if none is longer."""
+    """Return the longest match that begins in the first `CHUNK` tokens of a chunk, or `best` if none is longer."""
     is_member: NDArray[np.bool_] = np.any(table != 0, axis=1)
     starts = possible_starts(is_member[chunk], best.length + 1)
     bits = table[chunk[starts]]
@@ -113,13 +113,13 @@ def longest_in_chunk(table: Bits, chunk: NDArray[np.int32], best: Run) -> Run:
 
 
 def possible_starts(member: NDArray[np.bool_], length: int) -> NDArray[np.int64]:
-    """Return the places, of the first `CHUNK`, that begin `length` tokens all of which are in the sequence."""
+    """Return the positions, of the first `CHUNK`, followed by `length` tokens that all occur in the sequence."""
     counts = np.concatenate([[0], np.cumsum(member, dtype=np.int64)])
     return np.flatnonzero((counts[length:] - counts[:-length])[:CHUNK] == length)
 
 
 def shifted(bits: Bits) -> Bits:
-    """Return numbers of W words, lowest word first, times 2."""
+    """Return bit masks of W words, lowest word first, shifted left by one bit."""
     result = bits << np.uint64(1)
     result[:, 1:] |= bits[:, :-1] >> np.uint64(WORD - 1)
     return result

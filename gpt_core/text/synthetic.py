@@ -1,9 +1,9 @@
-"""Synthetic texts, generated rather than shipped: the setting `synthetic_text` names the one of a run.
+"""Synthetic texts, generated on first use; the setting `synthetic_text` selects one.
 
-The text `induction` has one rule and no other pattern: each line is a random sequence of letters that is repeated. What
-follows a letter is a guess when it is new, and certain once the sequence repeats, for a model that finds the last
-occurrence of the letter and copies what followed it: an induction head (Olsson et al. 2022, "In-context Learning and
-Induction Heads"). The lengths vary, so that the distance of the repetition does not give it away.
+Each line of `induction` is a random sequence of letters, repeated. The next letter is unpredictable in the first
+occurrence of the sequence and determined in the others: an induction head predicts it by attending to the token after
+the previous occurrence of the current one (Olsson et al. 2022, "In-context Learning and Induction Heads"). The lengths
+of the sequences vary, so that no fixed distance does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpt_core.text.cache_files import new_cache_file
 NONE, INDUCTION = "none", "induction"
 LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
 SHORTEST, LONGEST = 4, 20  # letters of a sequence, each different
-REPEATS = 3  # times that a sequence stands in its line
+REPEATS = 3  # occurrences of a sequence in its line
 LINES = 30_000
 SEED = 2022
 
@@ -33,7 +33,7 @@ def is_synthetic(settings: Settings) -> bool:
 
 
 def synthetic_file(name: str) -> Path:
-    """Return the file of a synthetic text in the user's cache folder, which is written unless it is there unchanged.
+    """Return the file of a synthetic text in the user's cache folder, written if it is missing or was changed.
 
     Raises:
         CorpusError: There is no cache folder, or it cannot be written.
@@ -61,7 +61,7 @@ def synthetic_file(name: str) -> Path:
 
 @lru_cache(maxsize=1)
 def induction_text() -> bytes:
-    """Return the text `induction`: the same bytes in every version of NumPy, as only raw random bits are used."""
+    """Return the text `induction`: from raw random bits only, so that every version of NumPy gives the same bytes."""
     bits = np.random.PCG64(SEED).random_raw(LINES * (len(LETTERS) + 1)).reshape(LINES, len(LETTERS) + 1)
     lengths = SHORTEST + bits[:, 0] % (LONGEST - SHORTEST + 1)
     order = np.argsort(bits[:, 1:], axis=1, kind="stable")  # a random permutation of the letters per line

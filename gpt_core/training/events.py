@@ -200,7 +200,7 @@ class LinesReproduced(Event, frozen=True, tag="lines_reproduced"):
 class SampleWritten(Event, frozen=True, tag="sample", omit_defaults=True):
     """Text that continues the fixed `prompt`: before the first step, after evaluations, at the end; one per step.
 
-    `copied` is the longest passage of it that stands in the training text (`gpt_core.text.copied`), "" for none; None
+    `copied` is the longest passage of it that occurs in the training text (`gpt_core.text.copied`), "" for none; None
     in logs of earlier versions. `searched`: tokens at the start of the training text that were searched, 0 for all.
     """
 

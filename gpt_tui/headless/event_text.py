@@ -163,7 +163,7 @@ def started_details(event: RunStarted) -> str:
         part, tokens = short(event.eval_part_tokens), short(event.eval_tokens)
         scored += f" ({part} of its {tokens} tokens; all after each epoch and at the end)"
     if event.ema:
-        scored += f"; scores, samples and saved models are of the mean of the weights (ema {event.ema:g})"
+        scored += f"; scores, samples and saved models are of the average of the weights (ema {event.ema:g})"
     return (
         f"text {name}: {short(event.train_tokens)} tokens{scored}; {integer(event.steps_per_epoch)} steps per epoch, "
         f"{integer(event.batch_tokens)} tokens per step; {threads}, {precision_clause(event)}, seed {event.seed}"

@@ -201,5 +201,5 @@ def test_the_start_of_a_run_says_which_weights_are_scored(tmp_path: Path) -> Non
     for ema in (0.0, 0.9):
         events = train(tiny_settings(tmp_path, max_steps=1, ema=ema, models_dir=str(tmp_path / f"m{ema}")))
         texts.append(started_details(next(event for event in events if isinstance(event, RunStarted))))
-    assert "mean of the weights" not in texts[0]
-    assert "scores, samples and saved models are of the mean of the weights (ema 0.9)" in texts[1]
+    assert "average of the weights" not in texts[0]
+    assert "scores, samples and saved models are of the average of the weights (ema 0.9)" in texts[1]
