@@ -25,6 +25,7 @@ from gpt_core.formats.checkpoint_header import (
     CheckpointInfo,
     Contents,
     Header,
+    SavedState,
     checkpoint_bytes,
     checkpoint_layout,
     damaged,
@@ -32,7 +33,7 @@ from gpt_core.formats.checkpoint_header import (
     open_checkpoint,
     peek_checkpoint,
     read_header,
-    saved_state_names,
+    saved_state,
     tensor_key,
 )
 from gpt_core.formats.safetensors import SafetensorsError
@@ -142,9 +143,9 @@ def write_checkpoint(
         preset=checkpoint.preset,
     )
     try:
-        state_names = saved_state_names(settings, has_optimizer_state=contents.has_optimizer_state)
-        layout = checkpoint_layout(settings.shape, state_names, contents.tokenizer_bytes)
-        arrays = _tensor_bytes(checkpoint, state_names)
+        tensors = saved_state(settings, has_optimizer_state=contents.has_optimizer_state)
+        layout = checkpoint_layout(settings.shape, tensors, contents.tokenizer_bytes)
+        arrays = _tensor_bytes(checkpoint, tensors)
         checksums = {name: _checksum(name, arrays[name], layout[name].dtype == "F32") for name in layout}
         head = encode_header(settings, state, contents, layout, checksums)
         safetensors.write_file(path, head, (arrays[name].data for name in layout), when_read)
@@ -172,7 +173,7 @@ def write_weights(
     """
     path = Path(path)
     state, contents = TrainingState(run_id=new_run_id()), Contents(time.time(), False, len(tokenizer), "", "")
-    layout = checkpoint_layout(settings.shape, (), len(tokenizer))
+    layout = checkpoint_layout(settings.shape, {}, len(tokenizer))
     checksums = dict.fromkeys(layout, "0" * 64)
 
     def tensors() -> Iterator[bytes | memoryview]:
@@ -215,16 +216,17 @@ def read_checkpoint(path: Path | str, *, optimizer_state: bool = True) -> Checkp
         info = header.info
         tokenizer = np.empty(header.layout[TOKENIZER].shape, np.uint8)
 
-        def read(state_name: str) -> Parameters:
+        def read(state_name: str, names: tuple[str, ...] | None = None) -> Parameters:
             dtype = PRECISION.compute if state_name else PRECISION.weights
-            out = _new_parameters(path, info.settings.shape, dtype)
+            out = _new_parameters(path, info.settings.shape, dtype, names)
             for name, tensor in out.tensors.items():
                 _read_tensor(file, header, tensor_key(state_name, name), _as_bytes(tensor))
             return out
 
         parameters = read("")
-        names = saved_state_names(info.settings) if optimizer_state and info.has_optimizer_state else None
-        state = {name: read(name) for name in names} if names is not None else None
+        state = None
+        if optimizer_state and info.has_optimizer_state:
+            state = {name: read(name, names) for name, names in saved_state(info.settings).items()}
         _read_tensor(file, header, TOKENIZER, tokenizer)
     return Checkpoint(
         info.settings, info.preset, info.state, tokenizer.tobytes(), info.corpus_sha256, parameters, state, path
@@ -250,7 +252,7 @@ def verify_checkpoint(
     path = Path(path)
     with open_checkpoint(path) as file:
         header = read_header(file, path)
-        states = tuple(f"{name}." for name in saved_state_names(header.info.settings))
+        states = tuple(f"{name}." for name in saved_state(header.info.settings))
         for name, entry in header.layout.items():
             if progress is not None:
                 progress((header.data_start + entry.data_offsets[0]) / header.info.size)
@@ -259,18 +261,20 @@ def verify_checkpoint(
     return header.info
 
 
-def _tensor_bytes(checkpoint: Checkpoint, state_names: tuple[str, ...]) -> dict[str, NDArray[np.uint8]]:
+def _tensor_bytes(checkpoint: Checkpoint, expected: SavedState) -> dict[str, NDArray[np.uint8]]:
     """Return the bytes of every tensor, without copying them.
 
     Raises:
         ValueError: The tensors are not those that the settings require.
     """
     state = checkpoint.optimizer_state or {}
-    if tuple(state) != state_names:
-        raise ValueError(f"got optimizer state {tuple(state)}, expected {state_names}")
+    if tuple(state) != tuple(expected):
+        raise ValueError(f"got optimizer state {tuple(state)}, expected {tuple(expected)}")
     tensors = {"": checkpoint.parameters, **state}
     if any(parameters.shape != checkpoint.settings.shape for parameters in tensors.values()):
         raise ValueError("its tensors have another shape than its settings")
+    if any(tuple(parameters.tensors) != expected[name] for name, parameters in state.items()):
+        raise ValueError("its optimizer state is not of the parameters that its settings require")
     arrays = {
         tensor_key(state_name, name): _as_bytes(tensor)
         for state_name, parameters in tensors.items()
@@ -330,8 +334,8 @@ def _as_bytes(tensor: Array) -> NDArray[np.uint8]:
     return tensor.reshape(-1).view(np.uint8)
 
 
-def _new_parameters(path: Path, shape: ModelShape, dtype: DType) -> Parameters:
+def _new_parameters(path: Path, shape: ModelShape, dtype: DType, names: tuple[str, ...] | None) -> Parameters:
     try:
-        return Parameters(shape, dtype)
+        return Parameters(shape, dtype, names)
     except MemoryError:
         raise CheckpointError(f"{path}: there is not enough memory for its tensors") from None

@@ -40,6 +40,9 @@ TRAINED = "trained"
 """State tensors of a run that averages its weights: the weights that are trained. Its weights are their average."""
 MAX_TOKENIZER_BYTES = 64 << 20
 
+SavedState = dict[str, tuple[str, ...]]
+"""Parameters that each state tensor of a checkpoint has values of."""
+
 _START = b'{"__metadata__":{"header_sha256":"'
 _DIGITS = slice(safetensors.LENGTH_BYTES + len(_START), safetensors.LENGTH_BYTES + len(_START) + 64)
 _MIN_ENTRY_BYTES = 64  # of one tensor in the header
@@ -149,30 +152,34 @@ def tensor_key(state_name: str, parameter: str) -> str:
     return f"{state_name}.{parameter}" if state_name else parameter
 
 
-def checkpoint_layout(shape: ModelShape, state_names: tuple[str, ...], tokenizer_bytes: int) -> Layout:
+def checkpoint_layout(shape: ModelShape, state: SavedState, tokenizer_bytes: int) -> Layout:
     """Return the layout of a checkpoint: weights, optimizer state, tokenizer."""
     table = parameter_table(shape)
-    weights, state = PRECISION.weights.safetensors, PRECISION.compute.safetensors
+    shapes = {spec.name: spec.shape for spec in table}
+    weights, compute = PRECISION.weights.safetensors, PRECISION.compute.safetensors
     return safetensors.layout_of([
         *((spec.name, weights, spec.shape) for spec in table),
-        *((tensor_key(name, spec.name), state, spec.shape) for name in state_names for spec in table),
+        *((tensor_key(name, each), compute, shapes[each]) for name, names in state.items() for each in names),
         (TOKENIZER, "U8", (tokenizer_bytes,)),
     ])  # fmt: skip
 
 
-def saved_state_names(settings: Settings, *, has_optimizer_state: bool = True) -> tuple[str, ...]:
-    """Return the names of the state tensors in a checkpoint with these settings: those of the optimizer, and `TRAINED`.
+def saved_state(settings: Settings, *, has_optimizer_state: bool = True) -> SavedState:
+    """Return the state tensors in a checkpoint with these settings: those of the optimizer, and `TRAINED`.
 
     Raises:
         ConfigError: The optimizer is not registered.
     """
-    state_names = optimizer_type(settings.optimizer).state_names + ((TRAINED,) if settings.ema else ())
-    return state_names if has_optimizer_state else ()
+    if not has_optimizer_state:
+        return {}
+    optimizer, shape = optimizer_type(settings.optimizer), settings.shape
+    state = {name: optimizer.state_parameters(name, shape) for name in optimizer.state_names}
+    return state | ({TRAINED: tuple(spec.name for spec in parameter_table(shape))} if settings.ema else {})
 
 
 def checkpoint_bytes(settings: Settings) -> int:
     """Return the approximate size of a checkpoint file in bytes."""
-    return safetensors.data_bytes(checkpoint_layout(settings.shape, saved_state_names(settings), 1 << 16)) + (1 << 16)
+    return safetensors.data_bytes(checkpoint_layout(settings.shape, saved_state(settings), 1 << 16)) + (1 << 16)
 
 
 def encode_header(
@@ -223,8 +230,8 @@ def read_header(file: io.FileIO, path: Path) -> Header:
         contents = _CONTENTS.decode(metadata.contents)
         if settings.layers > len(head) // _MIN_ENTRY_BYTES:
             raise ValueError(f"it is too short for {settings.layers} layers")
-        state_names = saved_state_names(settings, has_optimizer_state=contents.has_optimizer_state)
-        layout = checkpoint_layout(settings.shape, state_names, contents.tokenizer_bytes)
+        tensors = saved_state(settings, has_optimizer_state=contents.has_optimizer_state)
+        layout = checkpoint_layout(settings.shape, tensors, contents.tokenizer_bytes)
         checksums = _check_layout(head, metadata, layout, path)
     except (ValueError, RecursionError, ConfigError) as error:
         damaged(path, f"its header is invalid ({error})")

@@ -11,6 +11,7 @@ from the table.
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -74,6 +75,8 @@ class Segment(NamedTuple):
     stop: int
     lr_group: LrGroup
     decay: bool
+    first: str
+    """name of its first tensor"""
 
 
 class Parameters:
@@ -81,16 +84,23 @@ class Parameters:
 
     `flat` is one aligned buffer; `tensors` maps each name to its view of it. Tensors that share learning rate and
     decay are adjacent (`segments`), so that the optimizer makes one pass over each segment.
+
+    Args:
+        shape: Shape of the model.
+        dtype: Type of the values.
+        names: Parameters that have values, None for all of the shape.
     """
 
-    def __init__(self, shape: ModelShape, dtype: DType = PRECISION.weights) -> None:
+    def __init__(
+        self, shape: ModelShape, dtype: DType = PRECISION.weights, names: Container[str] | None = None
+    ) -> None:
         self.shape = shape
-        self.table = parameter_table(shape)
+        self.table = tuple(spec for spec in parameter_table(shape) if names is None or spec.name in names)
         self._by_name: dict[str, Segment] = {}  # in the order of the buffer
         end = 0
         for spec in sorted(self.table, key=lambda spec: (spec.lr_group, not spec.decay)):
             start, end = end, end + _padded(spec.size, dtype)
-            self._by_name[spec.name] = Segment(start, end, spec.lr_group, spec.decay)
+            self._by_name[spec.name] = Segment(start, end, spec.lr_group, spec.decay, spec.name)
         self.segments = self.segments_without(frozenset())
         self.flat: Array = zeros(end, dtype=dtype.storage)
         self.tensors: dict[str, Array] = {}
@@ -112,15 +122,20 @@ class Parameters:
             if name in names:
                 continue
             before = segments[-1] if segments else None
-            if before is not None and before.stop == part.start and before[2:] == part[2:]:
+            if before is not None and before.stop == part.start and before[2:4] == part[2:4]:
                 segments[-1] = before._replace(stop=part.stop)
             else:
                 segments.append(part)
         return tuple(segments)
 
+    def values_of(self, segment: Segment) -> Array:
+        """Return the values of a segment of a buffer of all parameters; this one may lack parameters outside of it."""
+        start = self.start_of(segment.first)
+        return self.flat[start : start + segment.stop - segment.start]
+
     def copy(self) -> Parameters:
         """Return the same values in a new buffer."""
-        twin = Parameters(self.shape)
+        twin = Parameters(self.shape, names=self.tensors)
         twin.copy_from(self)
         return twin
 

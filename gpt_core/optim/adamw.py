@@ -39,10 +39,9 @@ def update_segments(
 ) -> None:
     """Update ranges of an optimizer's parameters and of both moments as `AdamW.update` does."""
     settings = optimizer.settings
-    for start, stop, group, decay in segments:
-        segment = slice(start, stop)
+    for segment in segments:
         adamw.update(
-            optimizer.parameters.flat[segment], gradients.flat[segment], m.flat[segment], v.flat[segment],
-            step, optimizer.learning_rates[group] * lr_share, settings.adam_beta1, settings.adam_beta2,
-            settings.adam_eps, settings.weight_decay if decay else 0.0, scale,
+            optimizer.parameters.values_of(segment), gradients.values_of(segment), m.values_of(segment),
+            v.values_of(segment), step, optimizer.learning_rates[segment.lr_group] * lr_share, settings.adam_beta1,
+            settings.adam_beta2, settings.adam_eps, settings.weight_decay if segment.decay else 0.0, scale,
         )  # fmt: skip

@@ -7,19 +7,20 @@ updated by AdamW.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import muon, threads
-from gpt_core.kernels.arrays import empty
+from gpt_core.kernels.arrays import Array, empty
 from gpt_core.model.layers.layer import LrGroup, ParameterSpec
-from gpt_core.model.parameters import Parameters, frozen_names, parameter_table
+from gpt_core.model.parameters import Parameters, Segment, frozen_names, parameter_table
 from gpt_core.model.precision import PRECISION
 from gpt_core.optim.adamw import update_segments
-from gpt_core.optim.optimizer import Optimizer, OptimizerState
+from gpt_core.optim.optimizer import Optimizer
 
 NEWTON_SCHULZ_STEPS = 5
 ADAMW_WORK = 20  # operations per value
@@ -32,28 +33,36 @@ class Muon(Optimizer):
     """
 
     state_names: ClassVar[tuple[str, ...]] = ("muon_m", "adam_v")
+    _workspace: Array = empty(0, 0)  # allocated by the first update
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        settings: Settings,
-        state: OptimizerState | None = None,
-        average: Parameters | None = None,
-    ) -> None:
-        super().__init__(parameters, settings, state, average)
-        table, frozen = parameters.table, frozen_names(parameters.shape, settings.freeze)
-        hidden = frozenset(spec.name for spec in table if is_hidden_matrix(spec))
-        self._others = parameters.segments_without(frozen | hidden)
-        self._matrices: dict[LrGroup, NDArray[np.intp]] = {}
+    @classmethod
+    def state_parameters(cls, name: str, shape: ModelShape) -> tuple[str, ...]:
+        """Return the parameters that a state tensor has values of: for v, those that AdamW updates."""
+        return tuple(spec.name for spec in parameter_table(shape) if name == "muon_m" or not is_hidden_matrix(spec))
+
+    @cached_property
+    def _others(self) -> tuple[Segment, ...]:
+        """Ranges of the parameters that AdamW updates."""
+        hidden = frozenset(spec.name for spec in self.parameters.table if is_hidden_matrix(spec))
+        return self.parameters.segments_without(self._frozen | hidden)
+
+    @cached_property
+    def _matrices(self) -> dict[LrGroup, NDArray[np.intp]]:
+        """Matrices that Muon updates, as the kernel takes them, by learning rate."""
+        found: dict[LrGroup, NDArray[np.intp]] = {}
         for group in ("attn", "mlp"):
             rows = [
-                (parameters.start_of(spec.name) + first, spec.shape[0], width, spec.shape[1])
-                for spec in table
-                if spec.name in hidden - frozen and spec.lr_group == group
+                (self.parameters.start_of(spec.name) + first, spec.shape[0], width, spec.shape[1])
+                for spec in self.parameters.table
+                if is_hidden_matrix(spec) and spec.name not in self._frozen and spec.lr_group == group
                 for first, width in column_ranges(spec)
             ]
-            self._matrices[group] = np.array(rows, np.intp).reshape(-1, 4)
-        self._workspace = empty(0, 0)
+            found[group] = np.array(rows, np.intp).reshape(-1, 4)
+        return found
+
+    @cached_property
+    def _frozen(self) -> frozenset[str]:
+        return frozen_names(self.parameters.shape, self.settings.freeze)
 
     @classmethod
     def scratch_bytes(cls, shape: ModelShape, n_threads: int) -> int:

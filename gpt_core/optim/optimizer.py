@@ -13,12 +13,12 @@ from typing import ClassVar, cast
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import adamw
 from gpt_core.model.layers.layer import LrGroup
-from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
+from gpt_core.model.parameters import Parameters, frozen_names, parameter_table, trained_count
 from gpt_core.model.precision import PRECISION
 from gpt_core.registry import OPTIMIZERS
 
 OptimizerState = dict[str, Parameters]
-"""State tensors by the names in `Optimizer.state_names`; each holds one value per parameter."""
+"""State tensors by the names in `Optimizer.state_names`; each holds a value of those in `state_parameters`."""
 
 
 class Optimizer(ABC):
@@ -56,7 +56,11 @@ class Optimizer(ABC):
         self.parameters = parameters
         self.settings = settings
         if state is None:
-            state = {name: Parameters(parameters.shape, PRECISION.compute) for name in self.state_names}
+            shape = parameters.shape
+            state = {
+                name: Parameters(shape, PRECISION.compute, self.state_parameters(name, shape))
+                for name in self.state_names
+            }
         self.state = state
         self.average = (average or parameters.copy()) if settings.ema else None
         self.segments = parameters.segments_without(frozen_names(parameters.shape, settings.freeze))
@@ -69,9 +73,16 @@ class Optimizer(ABC):
         }
 
     @classmethod
+    def state_parameters(cls, name: str, shape: ModelShape) -> tuple[str, ...]:
+        """Return the parameters that a state tensor has values of, in the order of the table; all by default."""
+        return tuple(spec.name for spec in parameter_table(shape))
+
+    @classmethod
     def state_bytes(cls, shape: ModelShape) -> int:
         """Return the bytes of the state for a model of this shape."""
-        return len(cls.state_names) * PRECISION.compute.bytes * parameter_count(shape)
+        sizes = {spec.name: spec.size for spec in parameter_table(shape)}
+        values = sum(sizes[parameter] for name in cls.state_names for parameter in cls.state_parameters(name, shape))
+        return PRECISION.compute.bytes * values
 
     @classmethod
     def scratch_bytes(cls, shape: ModelShape, n_threads: int) -> int:

@@ -24,7 +24,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, GptError, InputError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, peek_checkpoint, read_checkpoint
-from gpt_core.formats.checkpoint_header import saved_state_names
+from gpt_core.formats.checkpoint_header import saved_state
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
@@ -147,7 +147,7 @@ def compared(uninterrupted: Path, resumed: Path) -> list[Row]:
 def compared_checkpoints(left: Checkpoint, right: Checkpoint) -> list[Row]:
     """Compare weights, optimizer state and training state of two checkpoints."""
     tensors = [compared_tensors("weights", left.parameters, right.parameters)]
-    for name in saved_state_names(left.settings):
+    for name in saved_state(left.settings):
         if left.optimizer_state is None or right.optimizer_state is None:
             tensors.append(Row(name, left.optimizer_state is right.optimizer_state, "not saved"))
         else:

@@ -24,7 +24,7 @@ from gpt_core.formats.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
-from gpt_core.formats.checkpoint_header import Contents, checkpoint_layout, encode_header
+from gpt_core.formats.checkpoint_header import Contents, checkpoint_layout, encode_header, saved_state
 from gpt_core.formats.safetensors import MAX_HEADER_BYTES
 from tests.core.checkpoint_samples import SETTINGS, all_tensors, forged, same_bits, sample, split
 
@@ -390,7 +390,7 @@ def test_a_header_of_a_million_names_is_rejected_before_it_is_decoded(path, vali
 
 def test_weights_that_are_not_finite_are_rejected_under_a_valid_checksum(path):
     written = sample()
-    layout = checkpoint_layout(SETTINGS.shape, ("adam_m", "adam_v"), len(written.tokenizer))
+    layout = checkpoint_layout(SETTINGS.shape, saved_state(SETTINGS), len(written.tokenizer))
     written.parameters["wpe.weight"][1, 2] = np.nan
     data = {
         prefix + name: tensor.tobytes()

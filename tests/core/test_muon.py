@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpt_core import reference
-from gpt_core.bench.estimate import estimate_memory
+from gpt_core.bench.estimate import checkpoint_bytes, estimate_memory
 from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.formats.checkpoint import read_checkpoint
@@ -163,12 +163,15 @@ def test_bfloat16_products_give_nearly_the_same_updates() -> None:
 
 def test_frozen_parts_keep_their_weights() -> None:
     weights, state = updated(settings_of(freeze="embedding, layers 0"))
+    trained, _ = updated(settings_of())
     start = initial_parameters(SHAPE, 0)
     for spec in parameter_table(SHAPE):
         is_frozen = spec.name.startswith(("h.0.", "wte", "wpe"))
         assert np.array_equal(weights[spec.name], start[spec.name]) == is_frozen, spec.name
         if is_frozen:
-            assert not any(moment[spec.name].any() for moment in state.values())
+            assert not any(moment[spec.name].any() for moment in state.values() if spec.name in moment.tensors)
+        else:
+            assert np.array_equal(weights[spec.name], trained[spec.name]), spec.name
 
 
 def test_updates_have_the_size_of_adamws() -> None:
@@ -197,6 +200,16 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, precision: s
     assert tuple(read_checkpoint(tmp_path / "cut" / LATEST).optimizer_state or ()) == ("muon_m", "adam_v")
 
 
+def test_the_squared_gradient_is_stored_only_of_what_adamw_updates(tmp_path: Path) -> None:
+    trainer, _ = in_one_go(tmp_path / "run", 3, optimizer="muon")
+    saved = read_checkpoint(tmp_path / "run" / LATEST).optimizer_state
+    assert saved is not None
+    others = [spec.name for spec in parameter_table(trainer.shape) if not is_hidden_matrix(spec)]
+    assert list(saved["adam_v"].tensors) == list(trainer.run.optimizer.state["adam_v"].tensors) == others
+    assert list(saved["muon_m"].tensors) == list(trainer.parameters.tensors)
+    assert saved["adam_v"].flat.size < saved["muon_m"].flat.size
+
+
 @pytest.mark.slow
 def test_a_run_learns(tmp_path: Path) -> None:
     found = losses(train(tiny_settings(tmp_path, optimizer="muon", max_steps=60)))
@@ -212,7 +225,9 @@ def test_memory_and_work_are_counted() -> None:
     plain, with_muon = settings_of(optimizer="adamw"), settings_of()
     scratch = estimate_memory(with_muon, 2).activations - estimate_memory(plain, 2).activations
     assert scratch == 2 * 4 * muon.workspace_size(24, 40)
-    assert estimate_memory(with_muon, 2).state == estimate_memory(plain, 2).state
+    matrices = sum(spec.size for spec in parameter_table(SHAPE) if is_hidden_matrix(spec))
+    assert estimate_memory(with_muon, 2).state == estimate_memory(plain, 2).state - 4 * matrices
+    assert checkpoint_bytes(with_muon) == checkpoint_bytes(plain) - 4 * matrices
     short, hidden = 24, 40
     per_layer = 4 * 5 * 6 * short**3 + 2 * 5 * (4 * short**2 * hidden + 2 * short**3)
     others = sum(spec.size for spec in parameter_table(SHAPE) if not is_hidden_matrix(spec))

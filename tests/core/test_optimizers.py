@@ -28,7 +28,7 @@ class SGD(Optimizer):
 
     def update(self, gradients: Parameters, step: int, lr_share: float, scale: float) -> None:
         """Step against the gradient."""
-        for start, stop, group, _ in self.parameters.segments:
+        for start, stop, group, *_ in self.parameters.segments:
             segment = slice(start, stop)
             self.parameters.flat[segment] -= np.float32(self.learning_rates[group] * lr_share) * self.direction(
                 gradients.flat[segment] * np.float32(scale), segment
