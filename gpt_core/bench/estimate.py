@@ -9,6 +9,8 @@ import math
 from typing import NamedTuple
 
 from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.formats.checkpoint_header import checkpoint_layout, saved_state
+from gpt_core.formats.safetensors import data_bytes
 from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
 from gpt_core.optim import optimizer_type
 from gpt_core.text.reader import size_of
@@ -114,8 +116,7 @@ def training_state_bytes(shape: ModelShape, optimizer: str, *, averaged: bool) -
 
 def checkpoint_bytes(settings: Settings) -> int:
     """Return the size of one checkpoint without header and tokenizer, which take some kilobytes."""
-    weights = weight_bytes(settings.shape) * (2 if settings.ema else 1)
-    return weights + optimizer_type(settings.optimizer).state_bytes(settings.shape)
+    return data_bytes(checkpoint_layout(settings.shape, saved_state(settings), 0))
 
 
 def window_length(settings: Settings) -> int:
