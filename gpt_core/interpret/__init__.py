@@ -24,7 +24,6 @@ from gpt_core.interpret.health import TensorStats, dead_units, update_ratio, wei
 from gpt_core.interpret.predictions import (
     Lens,
     NextTokens,
-    TextPredictions,
     lens_logits,
     logit_lens,
     next_tokens,
@@ -34,7 +33,7 @@ from gpt_core.interpret.predictions import (
 
 __all__ = [
     "Ablation", "EmbeddingMap", "HeadScores", "Lens", "MeanOutputs", "Neighbors", "NextTokens", "Part", "TensorStats",
-    "TextPredictions", "Trace", "ablate", "ablations", "activation_names", "all_parts", "attention", "attribution",
+    "Trace", "ablate", "ablations", "activation_names", "all_parts", "attention", "attribution",
     "dead_units", "embedding_map", "head_scores", "induction_scores", "joint_ablation", "lens_logits", "logit_lens",
     "mean_outputs", "neighbors", "next_tokens", "repeated_tokens", "text_predictions", "token_losses", "trace",
     "update_ratio", "weight_stats",

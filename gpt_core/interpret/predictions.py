@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,22 +30,6 @@ class NextTokens(NamedTuple):
     ids: Ids
     probabilities: Array
     entropy: Array
-    target_probabilities: Array
-    ranks: NDArray[np.int32]
-
-
-class TextPredictions(NamedTuple):
-    """Predictions of each token of a text but the first, N - 1 of them.
-
-    Attributes:
-        ids: The most probable tokens in its place (N - 1, K), the most probable first.
-        probabilities: Their probabilities (N - 1, K).
-        target_probabilities: Probability of the token (N - 1,).
-        ranks: Its rank (N - 1,): 1 for the most probable.
-    """
-
-    ids: Ids
-    probabilities: Array
     target_probabilities: Array
     ranks: NDArray[np.int32]
 
@@ -117,8 +101,8 @@ def next_tokens(model: GPT, tokens: Ids, count: int = 8) -> NextTokens:
     )  # fmt: skip
 
 
-def text_predictions(model: GPT, ids: Ids, count: int = 8) -> TextPredictions:
-    """Return the predictions of each token of a text of any length; see `next_tokens`.
+def text_predictions(model: GPT, ids: Ids, count: int = 8) -> NextTokens:
+    """Return the predictions of a text of any length, as a batch of one sequence; see `next_tokens`.
 
     A text that is longer than the context is read in windows of the context's length, each half a window after the one
     before. A token is predicted in the first window that holds it, from at least about half a context.
@@ -129,19 +113,21 @@ def text_predictions(model: GPT, ids: Ids, count: int = 8) -> TextPredictions:
         count: Tokens per place (K), at most the size of the vocabulary.
 
     Raises:
-        ValueError: The ids do not fit the model, or there are fewer than two.
+        ValueError: The ids do not fit the model, there are none, or the context holds no two of them.
     """
     N, T = len(ids), model.shape.seq_len
-    if N < 2 or T < 2:
-        raise ValueError(f"ids: got {N} in a context of {T}, expected at least 2")
-    parts = []
-    for start in range(0, max(1, N - T + T // 2), T // 2):
+    if N < 1 or min(N, 2) > T:
+        raise ValueError(f"ids: got {N} in a context of {T}, expected at least 1, and a context of 2 for more")
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for start in range(0, max(1, N - T + T // 2), max(1, T // 2)):
         window = np.ascontiguousarray(ids[start : start + T])[None]
         found = next_tokens(model, window, count)
-        new = slice(0 if start == 0 else T - 1 - T // 2, window.shape[1] - 1)
-        parts.append((found.ids[0, new], found.probabilities[0, new], found.target_probabilities[0, new],
-                      found.ranks[0, new]))  # fmt: skip
-    return TextPredictions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        is_last = start + T >= N
+        first, size = 0 if start == 0 else T - 1 - T // 2, window.shape[1]
+        places, targets = slice(first, size if is_last else size - 1), slice(first, size - 1)
+        parts.append((found.ids[:, places], found.probabilities[:, places], found.entropy[:, places],
+                      found.target_probabilities[:, targets], found.ranks[:, targets]))  # fmt: skip
+    return NextTokens(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
 
 
 def logit_lens(model: GPT, tokens: Ids | None = None, count: int = 1, positions: Sequence[int] | None = None) -> Lens:

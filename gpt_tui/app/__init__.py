@@ -1,1 +1,1 @@
-"""The Textual application: startup, shutdown, driver, preferences, theme."""
+"""The Textual application: main screen, startup, shutdown, driver, preferences, theme."""

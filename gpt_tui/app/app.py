@@ -25,6 +25,7 @@ from gpt_core.training.events import AnyEvent, CheckpointSaved, EvalCompleted, L
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_tui.app.key_sequences import add_key_sequences
+from gpt_tui.app.main_screen import MainScreen
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
@@ -42,7 +43,6 @@ from gpt_tui.shared.keymap import KEYS, other_names, shown_keys
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.shell.help import HelpScreen
-from gpt_tui.shell.main_screen import MainScreen
 from gpt_tui.shell.palette import Palette
 from gpt_tui.tabs.train.guide import Guide
 from gpt_tui.tabs.train.presenter import next_steps

@@ -33,3 +33,8 @@ def one_line(text: str, max_length: int = 400) -> str:
     """Return `printable` text on one line of at most `max_length` characters, truncated with an ellipsis."""
     line = " ".join(printable(text).split())
     return line if len(line) <= max_length else line[: max_length - 1] + "…"
+
+
+def title_markup(text: str) -> str:
+    """Return text of one line as the markup of a border title, which shows brackets as they are."""
+    return one_line(text).replace("[", r"\[")

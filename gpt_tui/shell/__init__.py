@@ -1,1 +1,1 @@
-"""The main screen around the tabs: header, banner, help, command palette."""
+"""What surrounds the tabs on the main screen: header, banner, help, command palette."""

@@ -175,21 +175,33 @@ def test_predictions_of_a_long_text_are_those_of_the_windows_that_hold_each_toke
     short = weights | {"wpe.weight": weights["wpe.weight"][:seq_len]}
     model, ids = GPT(as_parameters(shape, short)), tokens[0]
     found = interpret.text_predictions(model, ids, 5)
-    assert found.ids.shape == found.probabilities.shape == (T - 1, 5)
+    assert found.ids.shape == found.probabilities.shape == (1, T, 5)
+    assert found.target_probabilities.shape == found.ranks.shape == (1, T - 1)
     step = seq_len // 2
-    for token in range(1, T):
-        start = next(start for start in range(0, T, step) if token < start + seq_len)
-        logits = reference.model_forward(short, ids[None, start:token], shape.num_heads)[0][0, -1]
+    for token in range(1, T + 1):
+        start = next(start for start in range(0, T, step) if min(token, T - 1) < start + seq_len)
+        logits = reference.model_forward(short, ids[None, start:token], shape.num_heads)[0][0, -1].astype(np.float64)
         p = np.exp(logits - logits.max())
         p /= p.sum()
-        np.testing.assert_allclose(found.target_probabilities[token - 1], p[ids[token]], rtol=1e-3)
-        assert found.ranks[token - 1] == 1 + (p > p[ids[token]]).sum()
-        assert found.ids[token - 1].tolist() == np.argsort(-p, kind="stable")[:5].tolist()
+        assert found.ids[0, token - 1].tolist() == np.argsort(-p, kind="stable")[:5].tolist()
+        np.testing.assert_allclose(found.entropy[0, token - 1], -(p * np.log(p)).sum(), rtol=1e-3)
+        if token < T:
+            np.testing.assert_allclose(found.target_probabilities[0, token - 1], p[ids[token]], rtol=1e-3)
+            assert found.ranks[0, token - 1] == 1 + (p > p[ids[token]]).sum()
 
 
-def test_a_text_of_one_token_has_no_predictions(model):
-    with pytest.raises(ValueError, match="at least 2"):
-        interpret.text_predictions(model, np.array([1], np.int32))
+def test_the_predictions_of_a_text_that_fits_are_those_of_its_positions(model, tokens):
+    found, expected = interpret.text_predictions(model, tokens[0], 5), interpret.next_tokens(model, tokens[:1], 5)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_text_of_one_token_has_a_prediction_of_what_follows_alone(model):
+    found = interpret.text_predictions(model, np.array([1], np.int32))
+    assert found.ids.shape == (1, 1, 8)
+    assert found.target_probabilities.shape == found.ranks.shape == (1, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        interpret.text_predictions(model, np.empty(0, np.int32))
 
 
 def test_more_next_tokens_than_the_vocabulary_has_are_all_of_it(model, tokens):

@@ -63,6 +63,11 @@ def names(count: int) -> list[str]:
     return ["<bos>", *(WORDS[number % len(WORDS)] for number in range(count - 1))]
 
 
+def texts_of(names: list[str]) -> tuple[str, ...]:
+    """Return tokens for reading."""
+    return tuple(name.replace("␣", " ").replace("\\n", "\n") for name in names)
+
+
 def alternatives_of(number: int) -> list[Alternative]:
     """Return eight tokens with falling probabilities."""
     return [
@@ -80,7 +85,8 @@ def fixed_tokens(count: int = 60) -> TokenPredictions:
     shown = names(count)
     ids = [-1, *(number % len(WORDS) for number in range(count - 1))]
     return TokenPredictions(
-        ids, shown, [name.replace("␣", " ").encode() for name in shown], (steps * 7 % 13).astype(np.float32),
+        ids, shown, texts_of(shown),
+        [name.replace("␣", " ").encode() for name in shown], (steps * 7 % 13).astype(np.float32),
         (1 + steps * 5 % 40).astype(np.int32), (np.arange(count) % 6 + 0.5).astype(np.float32),
         [alternatives_of(number) for number in range(count)], 3072,
     )  # fmt: skip
@@ -111,7 +117,7 @@ def fixed_attention(tokens: int = 60, layers: int = 4, heads: int = 4, side: int
                 P[layer, head, row, 0] += 0.25
                 P[layer, head, row, max(0, row - layer - 2 * head)] += 0.75
     thumbnails = np.sqrt(np.stack([np.stack([pooled(head, side) for head in layer]) for layer in P]))
-    return AttentionResult(names(tokens), P.astype(np.float16), thumbnails)
+    return AttentionResult(names(tokens), texts_of(names(tokens)), P.astype(np.float16), thumbnails)
 
 
 def bits(probability: float) -> float:

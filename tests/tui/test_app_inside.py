@@ -21,9 +21,9 @@ from gpt_core.text.token_stream import MemorySource, TokenStream
 from gpt_core.training.events import CheckpointSaved
 from gpt_tui.run_view.model_select import ModelSelect
 from gpt_tui.session.phase import Phase
+from gpt_tui.shared.canvas import Canvas
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.tabs.chat.transcript import Transcript
-from gpt_tui.tabs.inside.canvas import Canvas
 from gpt_tui.tabs.inside.choices import TextSelect
 from gpt_tui.tabs.inside.pane import InsideTab
 from gpt_tui.tabs.inside.presenter import INITIAL
@@ -346,13 +346,13 @@ async def test_the_mouse_chooses_views_tokens_and_heads(tmp_path: Path):
         await type_text(bench, TEXT)
         await bench.until_seen("bits per token")
         await bench.pilot.click("#inside-view-0", offset=(12, 2))
-        await bench.until(lambda: inside(bench)._cursor.token > 0)
-        token = inside(bench)._cursor.token
+        token = 3  # of <bos>It was
+        await bench.until(lambda: inside(bench)._cursor.token == token)
         await bench.pilot.click("#inside-bar", offset=(24, 0))
         await bench.until_seen("row: from, column: to")
         assert inside(bench)._cursor.token == token
-        await bench.pilot.click("#inside-view-0", offset=(16, 9))
-        await bench.until(lambda: (inside(bench)._cursor.layer, inside(bench)._cursor.head) != (0, 0))
+        await bench.pilot.click("#inside-view-0", offset=(14, 6))
+        await bench.until(lambda: (inside(bench)._cursor.layer, inside(bench)._cursor.head) == (1, 1))
         assert inside(bench)._cursor.token == token
 
 

@@ -17,10 +17,11 @@ from gpt_core.training import events as ev
 from gpt_tui.session.checkpoint_history import history_of
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.shared.spans import Line, width_of
 from gpt_tui.tabs.inside.heads_view import HeadsView, largest
 from gpt_tui.tabs.inside.health_view import HealthView, bar, health_rows
 from gpt_tui.tabs.inside.history import StatsHistory, columns_of, history, point_at, steps_range
-from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Line, Origin, Size, Task, width_of
+from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Origin, Size, Task
 from tests.tui.inside_samples import history_events
 from tests.tui.log_samples import write_log
 

@@ -18,12 +18,13 @@ from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts, without
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import part_name
+from gpt_tui.shared.spans import Line, width_of
 from gpt_tui.tabs.inside.presenter import removed_note
 from gpt_tui.tabs.inside.views.attention import AttentionView
 from gpt_tui.tabs.inside.views.knock_out import KnockOutView, cursor_at, index_at
 from gpt_tui.tabs.inside.views.neighbors import NeighborsView, map_lines, most_used
 from gpt_tui.tabs.inside.views.tokens import TokensView
-from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Line, Removal, Size, Task, width_of
+from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Removal, Size, Task
 from tests.tui.inside_samples import fixed_attention, fixed_knock_out, fixed_neighbors, fixed_tokens, save_model
 from tests.tui.inside_samples import small_subject as subject_of_samples
 

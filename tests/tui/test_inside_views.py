@@ -14,12 +14,13 @@ from gpt_tui.session.inside.predictions import token_predictions
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.keymap import KEYS
+from gpt_tui.shared.passage import Passage, passage_rows
+from gpt_tui.shared.spans import Span, fitted, width_of
 from gpt_tui.tabs.inside.help_texts import HELP
 from gpt_tui.tabs.inside.presenter import message_lines, title, view_bar
 from gpt_tui.tabs.inside.registry import VIEWS
 from gpt_tui.tabs.inside.views.attention import AttentionView
 from gpt_tui.tabs.inside.views.lens import LensView, columns_of
-from gpt_tui.tabs.inside.views.passage import Passage, passage_rows
 from gpt_tui.tabs.inside.views.pixels import pixel_rows, pooled
 from gpt_tui.tabs.inside.views.tokens import TokensView
 from gpt_tui.tabs.inside.views.view import (
@@ -31,11 +32,8 @@ from gpt_tui.tabs.inside.views.view import (
     Move,
     Origin,
     Size,
-    Span,
     Task,
-    fitted,
     moved,
-    width_of,
 )
 from tests.tui.inside_samples import fixed_attention, fixed_lens, fixed_tokens, small_subject
 
@@ -148,8 +146,8 @@ def test_the_colours_of_tokens_are_their_surprise():
 
 
 def test_a_passage_shows_the_lines_around_the_cursor():
-    passage = Passage([f"{number:04}" for number in range(100)], [None] * 100)
-    lines = passage_rows(passage, Cursor(token=50), 20, 3)
+    passage = Passage(tuple(f"{number:04}" for number in range(100)), [None] * 100)
+    lines = passage_rows(passage, 50, 21, 3)
     assert ["".join(span.text for span in line) for line in lines] == [
         "00450046004700480049", "00500051005200530054", "00550056005700580059",
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,25 +12,17 @@ import pytest
 from gpt_core import interpret
 from gpt_core.errors import ConfigError
 from gpt_core.model.bundle import gpt_of
+from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.events import RunPaused
-from gpt_tui.run_view.surprise.presenter import (
-    Piece,
-    alternative_lines,
-    column_of,
-    layout,
-    level,
-    moved_by_lines,
-    source_note,
-    token_at,
-    token_line,
-)
-from gpt_tui.run_view.surprise.scoring import Alternative, ScoredText, ScoredToken, score
-from gpt_tui.run_view.surprise.screen import Alternatives, ScoredTextView, SurpriseScreen
+from gpt_tui.run_view.surprise.presenter import panel_lines, passage_of, source_note
+from gpt_tui.run_view.surprise.screen import ScoredTextView, SurpriseScreen
+from gpt_tui.session.inside.predictions import Alternative, TokenPredictions, reply_predictions
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_state import advance
+from gpt_tui.shared.passage import Piece, layout, moved_by_lines, passage_rows, starts
 from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app, settled
 from tests.tui.conftest import Snapshot
@@ -44,13 +37,19 @@ TOKENIZER = PieceTokenizer.train([b"abc"], SHAPE.vocab_size)
 WEIGHTS = initial_parameters(SHAPE, 3)
 
 
-def scored(prompt: str, text: str, weights: WeightFormat = "float32") -> ScoredText:
+def scored(prompt: str, text: str, weights: WeightFormat = "float32") -> TokenPredictions:
     stored = WEIGHTS if weights == "float32" else StoredWeights(WEIGHTS, weights)
-    return score(stored, TOKENIZER, "best_model, step 50", prompt, text)
+    return reply_predictions(gpt_of(stored), TOKENIZER, prompt, text)
 
 
-def token(text: str, **changes: object) -> ScoredToken:
-    return ScoredToken(text, text, 0)._replace(**changes)  # type: ignore[arg-type]
+def with_text(predictions: TokenPredictions, token: int) -> int:
+    """Return the first alternative of a token that has text."""
+    return next(number for number, other in enumerate(predictions.alternatives(token)) if other.data)
+
+
+def panel(predictions: TokenPredictions, token: int, choice: int = 0, width: int = 60, rows: int = 20) -> list[str]:
+    lines = panel_lines(predictions, token, choice, width, rows, lambda row: row)
+    return ["".join(span.text for span in line) for line in lines]
 
 
 # -- scores
@@ -62,48 +61,49 @@ def test_the_scores_are_the_predictions_of_the_weights_that_replied(weights: Wei
     model = gpt_of(WEIGHTS if weights == "float32" else StoredWeights(WEIGHTS, weights))
     ids = np.array([TOKENIZER.BOS, *TOKENIZER.encode(b"abcab")], np.int32)
     expected = interpret.next_tokens(model, ids[None], 8)
-    assert [part.probability for part in found.tokens] == expected.target_probabilities[0].tolist()
-    assert [part.rank for part in found.tokens] == expected.ranks[0].tolist()
-    assert [[other.name for other in part.alternatives] for part in found.tokens] == [
-        [TOKENIZER.describe(int(id)) for id in ids] for ids in expected.ids[0, :-1]
-    ]
+    assert (2.0**-found.bits).tolist() == pytest.approx(expected.target_probabilities[0].tolist())
+    assert found.ranks.tolist() == expected.ranks[0].tolist()
+    assert [[other.id for other in others] for others in found.expected] == expected.ids[0].tolist()
     losses = interpret.token_losses(model, ids[None])[0] / np.log(2)
-    np.testing.assert_allclose([part.bits for part in found.tokens], losses, rtol=1e-4)
+    np.testing.assert_allclose(found.bits, losses, rtol=1e-4)
+
+
+def test_a_text_runs_through_the_model_once(monkeypatch: pytest.MonkeyPatch):
+    passes: list[int] = []
+    forward = GPT.forward
+    monkeypatch.setattr(GPT, "forward", lambda model, ids: passes.append(ids.size) or forward(model, ids))
+    monkeypatch.setattr(GPT, "evaluate", lambda *_: passes.append(-1))
+    scored("ab", "cab")
+    assert passes == [6]
 
 
 def test_tokens_that_end_in_the_prompt_belong_to_it_and_the_cursor_begins_after_them():
     found = scored("ab\n", "cd")
-    assert [part.in_prompt for part in found.tokens] == [True, True, True, False, False]
-    assert found.first_of_reply == 3
-    assert scored("ab", "").first_of_reply == 1
+    assert found.prompt == found.first_of_reply == 4  # with <bos>
+    assert scored("ab", "").first_of_reply == 2
 
 
 def test_a_continued_text_ends_with_the_alternative():
     found = scored("ab", "cab")
-    number = next(n for n, other in enumerate(found.tokens[3].alternatives) if other.data)
-    continued = found.continued(3, number)
-    assert continued.encode("utf-8", "surrogateescape") == b"abc" + found.tokens[3].alternatives[number].data
-
-
-def test_a_special_token_has_no_text_to_continue_and_part_of_a_character_stays_as_it_is():
-    others = (Alternative("<eos>", 0.5, b""), Alternative("\\xc3", 0.2, b"\xc3"))
-    found = ScoredText(b"ab", (token("a"), token("b", start=1, alternatives=others)), "model", 260)
-    assert found.continued(1, 0) == ""
-    assert found.continued(1, 1).encode("utf-8", "surrogateescape") == b"a\xc3"
+    number = with_text(found, 4)
+    continued = found.text_with(4, number)
+    assert continued.encode("utf-8", "surrogateescape") == b"abc" + found.alternatives(4)[number].data
 
 
 def test_a_part_of_a_character_is_shown_by_its_name():
-    assert [part.text for part in scored("", "aé").tokens] == ["a", "\\xc3", "\\xa9"]
+    assert scored("", "aé\n").texts == ("<bos>", "a", "\\xc3", "\\xa9", "\n")
 
 
-def test_a_long_text_is_scored_at_its_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gpt_tui.run_view.surprise.scoring.MAX_TOKENS", 20)
+def test_a_long_text_is_scored_at_its_end_and_continued_with_its_beginning(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gpt_tui.session.inside.predictions.MAX_TOKENS", 20)
     found = scored("ab" * 20, "cd")
-    assert len(found.tokens) == 20
+    assert len(found.ids) == 20
     assert found.skipped == 43 - 20
-    assert found.tokens[-1].start == 41
-    assert found.tokens[0].probability is None
-    assert "the first 23 tokens are not shown" in source_note("", found.model, found.skipped)
+    assert found.prompt == 18
+    number = with_text(found, 19)
+    text = found.text_with(19, number).encode("utf-8", "surrogateescape")
+    assert text == b"ab" * 20 + b"c" + found.alternatives(19)[number].data
+    assert "the first 23 tokens are not shown" in source_note("", "model", found.skipped)
 
 
 def test_a_text_without_tokens_is_refused():
@@ -115,44 +115,61 @@ def test_a_text_without_tokens_is_refused():
 
 
 def test_lines_hold_every_character_and_show_line_feeds():
-    parts = [token("the "), token("old man\n"), token("was "), token("here")]
-    found = layout(parts, 9)
+    found = layout(("the ", "old man\n", "was ", "here"), 9)
     assert ["".join(piece.text for piece in line) for line in found.lines] == ["the old ", "man↵", "was here"]
     assert found.line_of == (0, 0, 2, 2)
     assert found.lines[1] == (Piece(1, "man↵"),)
 
 
-def test_columns_count_cells_and_find_the_token():
-    line = (Piece(0, "漢字"), Piece(1, "ab"))
-    assert [token_at(line, column) for column in (0, 3, 4, 5, 60)] == [0, 0, 1, 1, 1]
-    assert column_of(line, 1) == 4
-    assert token_at((), 3) is None
+def test_a_token_is_on_the_line_of_its_word_not_of_the_space_before_it():
+    found = layout(("the", " old", " man", " "), 8)
+    assert ["".join(piece.text for piece in line) for line in found.lines] == ["the old ", "man "]
+    assert found.line_of == (0, 0, 1, 1)
+
+
+def test_columns_count_cells():
+    assert starts((Piece(0, "漢字"), Piece(1, "ab"), Piece(2, "c"))) == [(0, 0), (4, 1), (6, 2)]
+    assert starts(()) == []
 
 
 def test_moving_by_lines_keeps_the_column_and_skips_empty_lines():
-    found = layout([token("abcd "), token("efgh"), token("\n\n"), token("ij"), token("kl")], 20)
+    found = layout(("abcd ", "efgh", "\n\n", "ij", "kl"), 20)
     assert moved_by_lines(found, 1, 1) == 2
     assert moved_by_lines(found, 1, 9) == 4
     assert moved_by_lines(found, 4, -9) == 0
 
 
-def test_the_colour_grows_with_the_surprise():
-    levels = [level(token("a", probability=p)) for p in (1.0, 0.5, 1 / 4096, 1e-9)]
-    assert levels == [0.0, pytest.approx(1 / 12), 1.0, 1.0]
-    assert level(token("a")) == level(token("a", probability=float("nan"))) == 0.0
+def test_the_colour_grows_with_the_surprise_and_the_prompt_is_bold():
+    found = replace(scored("a", "bcd"), bits=-np.log2(np.array([1.0, 0.5, 1 / 4096, np.nan], np.float32)))
+    passage = passage_of(found)
+    assert passage.levels[:4] == [None, 0.0, pytest.approx(1 / 12), 1.0]
+    [line] = passage_rows(passage, 5, 40, 1)
+    assert [span.style for span in line] == ["bold", "bold", "", "", "", "cursor"]
 
 
-def test_the_line_of_a_token_has_its_numbers():
-    text = ScoredText(b"", (token("the", probability=0.25, rank=3), token("a")), "model", 2048)
-    assert token_line(text, 0) == "the  2.00 bits · 25.0% · rank 3 of 2,048"
-    assert token_line(text, 1) == "a  first token: nothing precedes it"
+def test_the_panel_has_the_numbers_of_the_token():
+    found = replace(
+        scored("", "ab"), bits=np.array([2, 1], np.float32), ranks=np.array([3, 1], np.int32),
+        entropy=np.array([1, 2, 3], np.float32),
+    )  # fmt: skip
+    assert panel(found, 1, width=100)[:2] == [
+        "a  token 2 of 3",
+        "surprise 2.00 bits · p 25.0% · rank 3 of 260 · entropy 1.00 bits, as of 2 equal tokens",
+    ]
+    assert panel(found, 0) == ["<bos>  token 1 of 3", "the first token: no prediction"]
+    assert panel(found, 3)[:2] == ["what follows the text  ", "entropy 3.00 bits, as of 8 equal tokens"]
 
 
 def test_the_lines_of_the_alternatives_mark_the_chosen_one_and_the_token_itself():
-    others = (Alternative("漢" * 9, 0.75, b"x"), Alternative("b", 0.25, b"b"))
-    lines = alternative_lines(token("b", rank=2, alternatives=others), 0, 60)
-    assert [line.text for line in lines] == [f"▸  {'漢' * 6}…   75.0% {'█' * 15}", f" • b{' ' * 14} 25.0% █████"]
-    assert alternative_lines(token("b", alternatives=others), 1, 10)[1].bar == ""
+    found = scored("", "b")
+    others = [Alternative(7, "漢" * 9, b"x", 0.75), Alternative(found.ids[1], "b", b"b", 0.25)]
+    lines = panel(replace(found, expected=[others, others]), 1, choice=0)[-2:]
+    assert lines == [f"▸ 1 {'漢' * 6} … 75.0% {'█' * 24}", f"  2 b{' ' * 14}25.0% {'█' * 8} ✓"]
+
+
+def test_a_low_panel_scrolls_to_the_chosen_alternative():
+    found = scored("", "ab")
+    assert [line[:3] for line in panel(found, 1, choice=7, rows=6)[-3:]] == ["  6", "  7", "▸ 8"]
 
 
 def test_the_note_names_another_model_only_where_it_is_another():
@@ -172,27 +189,36 @@ async def coloured(bench: AppBench) -> SurpriseScreen:
     return screen
 
 
+async def reply_coloured(bench: AppBench) -> SurpriseScreen:
+    await bench.pilot.press("c")
+    await ask(bench, "Once")
+    await bench.until_seen("max length")
+    return await coloured(bench)
+
+
+async def continued(bench: AppBench, expected: str) -> None:
+    """Wait for a reply whose prompt is the expected text."""
+    await bench.until(lambda: not chat(bench).replying)
+    last = bench.app.main.query_one(Transcript).last
+    assert last is not None
+    assert last.answers[0].prompt == expected
+
+
 @pytest.mark.slow
 async def test_a_reply_is_continued_from_an_alternative(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(80, 24), max_tokens=8) as bench:
-        await bench.pilot.press("c")
-        await ask(bench, "Once")
-        await bench.until_seen("max length")
-        screen = await coloured(bench)
+        screen = await reply_coloured(bench)
         view = screen.query_one(ScoredTextView)
         await bench.pilot.press("right", "right", "left", "down", "down", "up")
         assert view.scored is not None
         assert (view.cursor, view.chosen) == (view.scored.first_of_reply + 1, 1)
-        chosen = next(n for n, other in enumerate(view.scored.tokens[view.cursor].alternatives) if other.data)
+        chosen = with_text(view.scored, view.cursor)
         view.choose(chosen)
-        expected = view.scored.continued(view.cursor, chosen)
+        expected = view.scored.text_with(view.cursor, chosen)
         await bench.pilot.press("enter")
         await bench.until(lambda: len(bench.app.main.query_one(Transcript).turns) == 2)
-        await bench.until(lambda: not chat(bench).replying)
-        last = bench.app.main.query_one(Transcript).last
-        assert last is not None
-        assert last.answers[0].prompt == expected
+        await continued(bench, expected)
         assert expected.startswith("Once ")
 
 
@@ -208,8 +234,9 @@ async def test_two_replies_are_scored_by_their_own_models_and_tab_moves_between_
         first, second = screen.query(ScoredTextView)
         assert first.scored is not None
         assert second.scored is not None
-        assert [view.scored.model for view in (first, second)] == ["best_model, step 50", "ckpt_latest, step 60"]
-        assert first.scored.tokens != second.scored.tokens
+        names = [str(view.border_subtitle) for view in (first, second)]
+        assert names == ["scored by best_model, step 50", "scored by ckpt_latest, step 60"]
+        assert first.scored.bits.tolist() != second.scored.bits.tolist()
         assert bench.app.focused is first
         await bench.pilot.press("tab")
         assert bench.app.focused is second
@@ -221,13 +248,10 @@ async def test_two_replies_are_scored_by_their_own_models_and_tab_moves_between_
 async def test_the_mouse_moves_the_cursor_and_chooses_an_alternative(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(80, 24), max_tokens=8) as bench:
-        await bench.pilot.press("c")
-        await ask(bench, "Once")
-        await bench.until_seen("max length")
-        view = (await coloured(bench)).query_one(ScoredTextView)
-        await bench.pilot.click(ScoredTextView, offset=(3, 1))
-        assert view.cursor == 2
-        await bench.pilot.click(Alternatives, offset=(4, 4))
+        view = (await reply_coloured(bench)).query_one(ScoredTextView)
+        await bench.pilot.click(ScoredTextView, offset=(8, 2))  # column 7 of the text, after <bos>
+        assert view.cursor == 3
+        await bench.pilot.click("#alternatives", offset=(4, 6))
         assert view.chosen == 2
 
 
@@ -266,24 +290,19 @@ async def test_a_sample_is_scored_by_the_checkpoint_of_its_step_and_continued_in
         assert view.to_score.title == "sample at step 600"
         assert "scored by best_model, step 50" in bench.text()
         assert view.scored is not None
-        view.choose(next(n for n, other in enumerate(view.scored.tokens[view.cursor].alternatives) if other.data))
-        expected = view.scored.continued(view.cursor, view.chosen)
+        view.choose(with_text(view.scored, view.cursor))
+        expected = view.scored.text_with(view.cursor, view.chosen)
         await bench.pilot.press("enter")
         await bench.until_seen("max length")
         assert bench.app.main.tab == "chat"
-        last = bench.app.main.query_one(Transcript).last
-        assert last is not None
-        assert last.answers[0].prompt == expected
+        await continued(bench, expected)
 
 
 @pytest.mark.slow
 async def test_other_tabs_are_not_reached_from_the_screen_and_f1_explains_it(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(80, 24), max_tokens=8) as bench:
-        await bench.pilot.press("c")
-        await ask(bench, "Once")
-        await bench.until_seen("max length")
-        screen = await coloured(bench)
+        screen = await reply_coloured(bench)
         await bench.pilot.press("f4", "k")
         assert bench.app.screen is screen
         assert bench.app.main.tab == "chat"

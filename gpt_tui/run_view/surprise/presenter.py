@@ -1,153 +1,54 @@
-"""Layout of a scored text and of the alternatives to its tokens. Does not import Textual."""
+"""A text in colours of surprise, and the alternatives to its tokens: for the screen of surprise and the view Tokens.
+
+Does not import Textual.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
 
 from rich.cells import cell_len
 
-from gpt_tui.run_view.surprise.scoring import Alternative, ScoredText, ScoredToken
+from gpt_tui.session.inside.predictions import Alternative, TokenPredictions
 from gpt_tui.shared.formatting import fixed, integer, percent
-from gpt_tui.shared.ramp import MAX_BITS
-from gpt_tui.shared.sanitize import one_line
-from gpt_tui.shared.wrapping import line_spans
+from gpt_tui.shared.passage import Passage, layout, moved_by_lines
+from gpt_tui.shared.ramp import LEGEND_BITS, MAX_BITS
+from gpt_tui.shared.sanitize import printable
+from gpt_tui.shared.spans import Line, Span, joined, shortened
 
-LINE_END = "↵"
-NAME_CELLS = 14  # of an alternative
-BAR_CELLS = 20
-CHOSEN, OTHER, ACTUAL = "▸", " ", "•"
+END_MARK = " ▸ "
+TOKEN_WIDTH = 14
+PROMPT_NOTE = "  bold: the prompt"
 
-
-class Piece(NamedTuple):
-    """Part of a token on one line."""
-
-    token: int
-    text: str
+Target = Callable[[int], Hashable]
+"""Value that a click selects, of a token or of an alternative"""
 
 
-class Layout(NamedTuple):
-    """Lines of a scored text.
-
-    Attributes:
-        lines: Pieces of each line.
-        line_of: Line of the first piece of each token.
-    """
-
-    lines: tuple[tuple[Piece, ...], ...] = ()
-    line_of: tuple[int, ...] = ()
+# ---- the text
 
 
-def layout(tokens: Sequence[ScoredToken], width: int) -> Layout:
-    """Wrap tokens into lines of at most `width` cells. Line feeds are visible; spaces at a break stay on their line."""
-    texts = [token.text.replace("\n", f"{LINE_END}\n") for token in tokens]
-    joined, owners = "".join(texts), [number for number, text in enumerate(texts) for _ in text]
-    lines: list[tuple[Piece, ...]] = []
-    line_of = [0] * len(texts)
-    seen = -1
-    for start, stop in line_spans(joined, max(2, width - 1)):
-        stop += joined[stop : stop + 1] == " "
-        line: list[Piece] = []
-        for place in range(start, stop):
-            if line and line[-1].token == owners[place]:
-                line[-1] = Piece(owners[place], line[-1].text + joined[place])
-            else:
-                line.append(Piece(owners[place], joined[place]))
-        for piece in line:
-            if piece.token > seen:
-                line_of[piece.token] = len(lines)
-                seen = piece.token
-        lines.append(tuple(line))
-    return Layout(tuple(lines), tuple(line_of))
+def passage_of(result: TokenPredictions) -> Passage:
+    """Return the text in colours of surprise, and a mark for the position after it."""
+    levels = [None, *(float(bits) / MAX_BITS for bits in result.bits), None]
+    return Passage((*result.texts, END_MARK), levels, result.prompt)
 
 
-def column_of(line: Sequence[Piece], token: int) -> int:
-    """Return the first column of a token on a line; 0 if it is not on it."""
-    column = 0
-    for piece in line:
-        if piece.token == token:
-            return column
-        column += cell_len(piece.text)
-    return 0
+def line_moved(result: TokenPredictions, token: int, width: int, by: int) -> int:
+    """Return the token `by` lines below another one."""
+    return moved_by_lines(layout(passage_of(result).texts, width), token, by)
 
 
-def token_at(line: Sequence[Piece], column: int) -> int | None:
-    """Return the token at a column of a line, the last one for a column after its end; None for an empty line."""
-    for piece in line:
-        column -= cell_len(piece.text)
-        if column < 0:
-            return piece.token
-    return line[-1].token if line else None
-
-
-def moved_by_lines(found: Layout, token: int, lines: int) -> int:
-    """Return the token that is `lines` below another one, at about its column."""
-    start = found.line_of[token]
-    column = column_of(found.lines[start], token)
-    step = 1 if lines > 0 else -1
-    line = min(max(0, start + lines), len(found.lines) - 1)
-    while 0 <= line < len(found.lines):
-        if (reached := token_at(found.lines[line], column)) is not None:
-            return reached
-        line += step
-    return token
-
-
-def level(token: ScoredToken) -> float:
-    """Return the level of a token's colour, 0 to 1."""
-    return 0.0 if token.bits is None else min(token.bits / MAX_BITS, 1.0)
-
-
-def bits_text(token: ScoredToken) -> str:
-    """Return the surprise of a token in bits; `–` for a token without one."""
-    return "–" if token.bits is None else fixed(token.bits, 2)
-
-
-def token_line(text: ScoredText, token: int) -> str:
-    """Return the numbers of a token: `␣the  3.21 bits · 10.8% · rank 3 of 2,048`."""
-    found = text.tokens[token]
-    if found.probability is None:
-        return f"{found.name}  first token: nothing precedes it"
-    return (
-        f"{found.name}  {bits_text(found)} bits · {percent(found.probability)} · "
-        f"rank {integer(found.rank)} of {integer(text.vocabulary)}"
-    )
-
-
-class AlternativeLine(NamedTuple):
-    """Line of an alternative: mark, name, probability, bar."""
-
-    mark: str
-    name: str
-    probability: str
-    bar: str
-
-    @property
-    def text(self) -> str:
-        """The line as text."""
-        return f"{self.mark} {self.name} {self.probability} {self.bar}"
-
-
-def alternative_lines(token: ScoredToken, chosen: int, width: int) -> list[AlternativeLine]:
-    """Return the lines of the alternatives to a token; a mark shows the chosen one, another one the token itself."""
-    room = max(0, min(BAR_CELLS, width - NAME_CELLS - 12))
-    return [
-        AlternativeLine(
-            (CHOSEN if number == chosen else OTHER) + (ACTUAL if number + 1 == token.rank else OTHER),
-            fitted(alternative, NAME_CELLS),
-            percent(alternative.probability).rjust(6),
-            "█" * round(room * alternative.probability) if alternative.probability > 0 else "",
-        )
-        for number, alternative in enumerate(token.alternatives)
-    ]
-
-
-def fitted(alternative: Alternative, width: int) -> str:
-    """Return the name of an alternative, cut or filled to `width` cells."""
-    name = one_line(alternative.name)
-    while cell_len(name) > width:
-        name = f"{name[:-2]}…"
-    return name + " " * (width - cell_len(name))
+def legend(result: TokenPredictions, width: int) -> Line:
+    """Return the mean surprise and what the colours mean."""
+    mean = f"{fixed(float(result.bits.mean()), 2)} bits per token" if len(result.bits) else "one token"
+    colours = [Span(f" {bits}{'+' if bits == MAX_BITS else ''} ", bits / MAX_BITS) for bits in LEGEND_BITS]
+    words = f"{mean}   surprise in bits:"
+    taken = 1 + sum(len(span.text) for span in colours)
+    if len(words) + taken > width:
+        words = mean + ":"
+    line = [Span(words + " ", style="muted"), *colours]
+    has_note = result.prompt and len(words) + taken + len(PROMPT_NOTE) <= width
+    return [*line, Span(PROMPT_NOTE, style="muted")] if has_note else line
 
 
 def source_note(written_by: str, scored_by: str, skipped: int) -> str:
@@ -156,3 +57,70 @@ def source_note(written_by: str, scored_by: str, skipped: int) -> str:
         return ""
     note = f"scored by {scored_by}" + (f" (written by {written_by})" if written_by not in ("", scored_by) else "")
     return note + (f"; the first {integer(skipped)} tokens are not shown" if skipped else "")
+
+
+# ---- the panel
+
+
+def panel_lines(
+    result: TokenPredictions, token: int, choice: int | None, width: int, rows: int, target: Target
+) -> list[Line]:  # fmt: skip
+    """Return the numbers of a token and the most probable tokens in its place, in at most `rows` lines.
+
+    Args:
+        result: The predictions.
+        token: The token; the number of tokens for the position after the text.
+        choice: The chosen alternative.
+        width: Cells per line.
+        rows: Lines.
+        target: Returns the value that a click on an alternative selects.
+    """
+    tokens = len(result.ids)
+    token = min(token, tokens)
+    is_end = token == tokens
+    name = "what follows the text" if is_end else printable(result.names[token])
+    position = "" if is_end else f"token {integer(token + 1)} of {integer(tokens)}"
+    lines: list[Line] = [
+        [Span(shortened(name, max(4, width - len(position) - 2)), style="title"), Span(f"  {position}", style="muted")]
+    ]
+    if token == 0:
+        return [*lines, [Span(shortened("the first token: no prediction", width), style="muted")]]
+    lines += [[Span(line)] for line in joined(facts(result, token), width)]
+    found = result.alternatives(token)
+    room = max(1, min(len(found), rows - len(lines)))
+    first = max(0, min((choice or 0) - room + 1, len(found) - room))
+    actual = None if is_end else result.ids[token]
+    return lines + [
+        alternative_line(
+            found[row], row, width, target(row), is_chosen=row == choice, is_actual=found[row].id == actual
+        )
+        for row in range(first, first + room)
+    ]  # fmt: skip
+
+
+def facts(result: TokenPredictions, token: int) -> list[str]:
+    """Return the numbers of a token after the first, or of the position after the text."""
+    entropy = float(result.entropy[token - 1])
+    found = [f"entropy {fixed(entropy, 2)} bits, as of {integer(round(2.0**entropy))} equal tokens"]
+    if token == len(result.ids):
+        return found
+    bits = float(result.bits[token - 1])
+    rank = f"rank {integer(int(result.ranks[token - 1]))} of {integer(result.vocab_size)}"
+    return [f"surprise {fixed(bits, 2)} bits", f"p {percent(2.0**-bits)}", rank, *found]
+
+
+def alternative_line(
+    found: Alternative, row: int, width: int, target: Hashable, *, is_chosen: bool, is_actual: bool
+) -> Line:  # fmt: skip
+    """Return one of the most probable tokens: its text, probability and a bar; ✓ marks the one in the text."""
+    name = shortened(printable(found.name), TOKEN_WIDTH)
+    bar_width = max(4, width - TOKEN_WIDTH - 14)
+    cells = max(1, round(found.probability * bar_width)) if found.probability > 0 else 0
+    return [
+        Span(f"{'▸' if is_chosen else ' '} {row + 1} ", style="mark" if is_chosen else "muted", at=target),
+        Span(name + " " * (TOKEN_WIDTH - cell_len(name)), at=target,
+             style="cursor" if is_chosen else "bold" if is_actual else ""),
+        Span(f"{percent(found.probability):>6} ", at=target),
+        Span("█" * cells, style="good" if is_actual else "mark", at=target),
+        Span(" ✓" if is_actual else "", style="good", at=target),
+    ]  # fmt: skip

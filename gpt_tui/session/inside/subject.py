@@ -13,6 +13,7 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.gpt import GPT
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.tokenizers import Tokenizer
+from gpt_tui.shared.sanitize import printable
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Subject:
         """Return the text of each token."""
         return [self.text(token) for token in self.ids]
 
+    def shown_texts(self) -> tuple[str, ...]:
+        """Return each token for reading: spaces and line breaks as such."""
+        return tuple(shown_text(self.tokenizer, int(token)) for token in self.ids)
+
     def used_ids(self) -> NDArray[np.int64]:
         """Return the ids of all tokens that have text."""
         used = sampled_ids(self.tokenizer)
@@ -93,3 +98,12 @@ def subject_of(bundle: ModelBundle, text: str, progress: Progress = ignore_progr
     ids = with_bos(tokenizer, tokenizer.encode(prompt_bytes(text)).tolist())
     fitting = np.array(ids[: bundle.settings.seq_len], np.int32)
     return Subject(bundle.gpt(), tokenizer, fitting, len(ids), progress)
+
+
+def shown_text(tokenizer: Tokenizer, token: int) -> str:
+    """Return a token for reading: its text, or its name if it has none or is a part of a character."""
+    try:
+        text = printable(tokenizer.token_bytes(token).decode())
+    except UnicodeDecodeError:
+        text = ""
+    return text or tokenizer.describe(token)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gpt_tui.charts.series import Range
 from gpt_tui.session.stats_history import HEAD_SCORES, HeadsPoint
 from gpt_tui.shared.formatting import fixed, integer, percent
+from gpt_tui.shared.spans import Line, Span, joined
 from gpt_tui.tabs.inside.history import (
     StatsHistory,
     axis_row,
@@ -19,20 +20,7 @@ from gpt_tui.tabs.inside.history import (
     point_at,
     steps_range,
 )
-from gpt_tui.tabs.inside.views.tokens import joined
-from gpt_tui.tabs.inside.views.view import (
-    Action,
-    Continuation,
-    Cursor,
-    Extent,
-    Frame,
-    InsideView,
-    Line,
-    Move,
-    Span,
-    Task,
-    moved,
-)
+from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Extent, Frame, InsideView, Move, Task, moved
 
 ENTROPY = HEAD_SCORES.index("entropy")
 LABEL, VALUE = 8, 8  # cells of the name of a head before its strip, and of its value after it

@@ -13,6 +13,7 @@ from gpt_tui.charts.raster import raster
 from gpt_tui.charts.series import ChartSeries, Range
 from gpt_tui.session.stats_history import HealthPoint
 from gpt_tui.shared.formatting import fixed, integer, percent
+from gpt_tui.shared.spans import Line, Span, joined, shortened
 from gpt_tui.tabs.inside.history import (
     StatsHistory,
     axis_row,
@@ -22,8 +23,7 @@ from gpt_tui.tabs.inside.history import (
     point_at,
     steps_range,
 )
-from gpt_tui.tabs.inside.views.tokens import joined
-from gpt_tui.tabs.inside.views.view import Cursor, Frame, InsideView, Line, Move, Span, Task, shortened
+from gpt_tui.tabs.inside.views.view import Cursor, Frame, InsideView, Move, Task
 
 USUAL_RATIO = -3.0
 """log10 of update over weights that is usual (Karpathy, makemore, part 3)."""

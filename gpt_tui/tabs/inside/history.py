@@ -29,7 +29,8 @@ from gpt_tui.session.checkpoint_history import history_of
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
 from gpt_tui.session.stats_history import HeadsPoint, HealthPoint, Place, heads_point, health_point
-from gpt_tui.tabs.inside.views.view import Line, Span, SpanStyle, Task
+from gpt_tui.shared.spans import Line, Span, SpanStyle
+from gpt_tui.tabs.inside.views.view import Task
 
 LAYER_STYLES: dict[int, SpanStyle] = {
     SMOOTHED: "title", EVAL: "mark", EVAL_LINE: "mark", BEST: "mark", INDUCTION: "good", CURSOR: "bold", READ: "bold",

@@ -17,13 +17,14 @@ from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
-from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.inside.canvas import Canvas
+from gpt_tui.shared.canvas import Canvas
+from gpt_tui.shared.sanitize import title_markup
+from gpt_tui.shared.spans import Line
 from gpt_tui.tabs.inside.choices import Choices
 from gpt_tui.tabs.inside.help_texts import HELP
 from gpt_tui.tabs.inside.presenter import MISSING_TEXTS, TextChoice, message_lines, removed_note, title, view_bar
 from gpt_tui.tabs.inside.registry import VIEWS, view_named
-from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, InsideView, Line, Move, Removal, Size
+from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, InsideView, Move, Removal, Size
 from gpt_tui.tabs.inside.worker import Computed, InsideWorker, Outcome, Progressed, RemovalMeasured, Removed, Request
 
 SIDES = 2
@@ -225,11 +226,11 @@ class InsideTab(Vertical):
         for side in range(len(self._choices.models)):
             canvas, outcome, frame = self._canvas(side), self._outcomes[side], self._frame(side)
             note = removed_note(self._removed.parts, self._measured) if side == 0 else ""
-            canvas.border_title = escaped(note)
+            canvas.border_title = title_markup(note)
             if isinstance(outcome, Outcome) and frame is not None:
                 kind = self._choices.kind
                 shown = title(outcome.name, kind, outcome.extent, outcome.total, self._progress)
-                canvas.border_title = escaped(f"{note} · {shown}" if note else shown)
+                canvas.border_title = title_markup(f"{note} · {shown}" if note else shown)
                 canvas.show(self._view.lines(outcome.result, frame))
             else:
                 problem = outcome if isinstance(outcome, str) else ""
@@ -336,8 +337,3 @@ class InsideTab(Vertical):
 def view_bar_lines(shown: str) -> list[Line]:
     """Return the bar of the views."""
     return [view_bar(VIEWS, shown)]
-
-
-def escaped(title: str) -> str:
-    """Return a title as markup of one line."""
-    return one_line(title).replace("[", r"\[")

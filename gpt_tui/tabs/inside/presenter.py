@@ -9,8 +9,9 @@ from gpt_core.interpret import Part
 from gpt_tui.session.model_options import ModelOption
 from gpt_tui.session.removed_parts import without
 from gpt_tui.shared.formatting import integer
+from gpt_tui.shared.spans import Line, Span
 from gpt_tui.shared.wrapping import wrapped
-from gpt_tui.tabs.inside.views.view import Extent, InsideView, Line, Span
+from gpt_tui.tabs.inside.views.view import Extent, InsideView
 
 INITIAL = "initial"  # value of the option for the weights before the first step
 TextKind = Literal["probe", "sample", "reply", "typed"]

@@ -11,24 +11,11 @@ from numpy.typing import NDArray
 
 from gpt_core import interpret
 from gpt_tui.shared.formatting import integer, percent
+from gpt_tui.shared.passage import Passage, passage_rows
 from gpt_tui.shared.sanitize import printable
-from gpt_tui.tabs.inside.views.passage import Passage, passage_rows, passage_text
+from gpt_tui.shared.spans import Line, Span, SpanStyle, fitted, shortened, side_by_side, width_of
 from gpt_tui.tabs.inside.views.pixels import pixel_rows, pooled
-from gpt_tui.tabs.inside.views.view import (
-    Cursor,
-    Frame,
-    InsideView,
-    Line,
-    Size,
-    Span,
-    SpanStyle,
-    Task,
-    at_layer,
-    fitted,
-    shortened,
-    side_by_side,
-    width_of,
-)  # fmt: skip
+from gpt_tui.tabs.inside.views.view import Cursor, Frame, InsideView, Size, Task, at_layer
 
 MIN_THUMBNAIL, LABEL_WIDTH, GAP = 4, 4, 2
 TEXT_SHARE = 0.25  # of the height, at most
@@ -43,11 +30,13 @@ class AttentionResult:
 
     Attributes:
         names: The tokens.
+        texts: The tokens for reading.
         probabilities: Attention by layer, head, token from and token to (L, H, T, T).
         thumbnails: Pictures of all heads (L, H, n, n), levels from 0 to 1.
     """
 
     names: Sequence[str]
+    texts: tuple[str, ...]
     probabilities: NDArray[np.float16]
     thumbnails: NDArray[np.float32]
 
@@ -99,7 +88,7 @@ class AttentionView(InsideView[AttentionResult]):
             found = interpret.attention(subject.gpt, layers=[layer])[0, 0]  # (H, T, T)
             probabilities.append(found.astype(np.float16))
             thumbnails.append(np.stack([np.sqrt(pooled(head, side)) for head in found]))
-        yield AttentionResult(subject.texts(), np.stack(probabilities), np.stack(thumbnails))
+        yield AttentionResult(subject.texts(), subject.shown_texts(), np.stack(probabilities), np.stack(thumbnails))
 
     def lines(self, result: AttentionResult, frame: Frame) -> Sequence[Line]:
         """Return the pictures above the numbers and the text."""
@@ -114,7 +103,10 @@ class AttentionView(InsideView[AttentionResult]):
         levels: list[float | None] = [
             float(level) if to <= cursor.token else None for to, level in enumerate(np.sqrt(share))
         ]
-        text = passage_rows(Passage([*map(passage_text, result.names)], levels), cursor, width, layout.text_rows)
+        text = passage_rows(
+            Passage(result.texts, levels), cursor.token, width, layout.text_rows,
+            lambda token: cursor._replace(token=token, choice=None),
+        )  # fmt: skip
         lines: list[Line] = [*pictures, numbers(result, cursor, share, width), *text]
         return [fitted(line, width) for line in lines[:height]]
 

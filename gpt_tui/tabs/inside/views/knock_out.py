@@ -8,20 +8,8 @@ from typing import NamedTuple
 from gpt_core import interpret
 from gpt_core.interpret import Ablation, Part
 from gpt_tui.shared.formatting import integer, nats, part_name
-from gpt_tui.tabs.inside.views.view import (
-    Action,
-    Continuation,
-    Cursor,
-    Frame,
-    InsideView,
-    Line,
-    Move,
-    Removal,
-    Span,
-    Task,
-    shortened,
-    side_by_side,
-)
+from gpt_tui.shared.spans import Line, Span, shortened, side_by_side
+from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, InsideView, Move, Removal, Task
 
 COLUMN_WIDTH = 48  # of one column of parts, at least
 NAME_WIDTH = 16

@@ -9,20 +9,8 @@ from gpt_core import interpret
 from gpt_tui.session.inside.predictions import Alternative, alternatives
 from gpt_tui.shared.formatting import integer, percent
 from gpt_tui.shared.sanitize import printable
-from gpt_tui.tabs.inside.views.view import (
-    Cursor,
-    Frame,
-    InsideView,
-    Line,
-    Move,
-    Size,
-    Span,
-    SpanStyle,
-    Task,
-    fitted,
-    moved,
-    shortened,
-)  # fmt: skip
+from gpt_tui.shared.spans import Line, Span, SpanStyle, fitted, shortened
+from gpt_tui.tabs.inside.views.view import Cursor, Frame, InsideView, Move, Size, Task, moved
 
 LABEL_WIDTH, CELL_WIDTH = 9, 9
 FIXED_ROWS = 6  # legend, two rows of tokens, an empty line, and two lines at the cursor
@@ -64,7 +52,7 @@ class LensView(InsideView[LensResult]):
         positions = range(first, min(first + columns, len(subject.ids)))
         lens = interpret.logit_lens(subject.gpt, subject.batch, ALTERNATIVES, positions)
         predictions = [
-            [alternatives(subject, ids, p) for ids, p in zip(at_ids, at_p, strict=True)]
+            [alternatives(subject.tokenizer, ids, p) for ids, p in zip(at_ids, at_p, strict=True)]
             for at_ids, at_p in zip(lens.ids[:, 0], lens.probabilities[:, 0], strict=True)
         ]
         names = [subject.text(token) for token in subject.ids[first : first + len(positions) + 1]]

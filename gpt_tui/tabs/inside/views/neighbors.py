@@ -13,17 +13,8 @@ from gpt_core import interpret
 from gpt_core.errors import ConfigError
 from gpt_tui.shared.formatting import percent
 from gpt_tui.shared.sanitize import printable
-from gpt_tui.tabs.inside.views.view import (
-    Cursor,
-    Frame,
-    InsideView,
-    Line,
-    Span,
-    SpanStyle,
-    Task,
-    shortened,
-    side_by_side,
-)
+from gpt_tui.shared.spans import Line, Span, SpanStyle, shortened, side_by_side
+from gpt_tui.tabs.inside.views.view import Cursor, Frame, InsideView, Task
 
 NEAREST = 10
 MAPPED = 300  # tokens of the map

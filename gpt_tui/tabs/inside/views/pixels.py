@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_tui.shared.ramp import MIN_LEVEL, STEPS
-from gpt_tui.tabs.inside.views.view import Span
+from gpt_tui.shared.spans import Span
 
 HALF = "▀"
 

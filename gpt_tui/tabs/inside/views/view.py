@@ -2,7 +2,7 @@
 
 A view is one module in `gpt_tui.tabs.inside.views`, or beside that folder if it draws a chart, registered in
 `gpt_tui.tabs.inside.registry`, with its text in `gpt_tui.tabs.inside.help_texts`. It has no widgets: it returns lines
-of spans, which `Canvas` draws.
+of spans, which `gpt_tui.shared.canvas.Canvas` draws.
 """
 
 from __future__ import annotations
@@ -12,21 +12,15 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from rich.cells import cell_len, set_cell_size
-
 from gpt_core.interpret import Part
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.spans import Line
 
 Result = TypeVar("Result")
 
 Move = Literal["left", "right", "up", "down", "home", "end", "page_up", "page_down", "previous_head", "next_head"]
 """Moves of the cursor by keys and by the mouse wheel"""
-
-SpanStyle = Literal["", "bold", "muted", "title", "good", "bad", "mark", "cursor"]
-"""Look of a span besides its level"""
-
-ELLIPSIS = "…"
 
 
 class Cursor(NamedTuple):
@@ -58,27 +52,6 @@ class Size(NamedTuple):
 
     width: int
     height: int
-
-
-class Span(NamedTuple):
-    """Text with one look.
-
-    Attributes:
-        text: The text, without line breaks.
-        level: Level of the background, from 0 to 1; None for that of the screen.
-        lower: Level of the lower half of each cell, of which `level` is then the upper half; the text is not shown.
-        style: Look of the text.
-        at: Value that a click selects; None for nothing.
-    """
-
-    text: str
-    level: float | None = None
-    lower: float | None = None
-    style: SpanStyle = ""
-    at: Hashable = None
-
-
-Line = Sequence[Span]
 
 
 class Extent(NamedTuple):
@@ -225,37 +198,3 @@ def moved(cursor: Cursor, extent: Extent, move: Move) -> Cursor:
 def at_layer(cursor: Cursor, layer: int) -> Cursor:
     """Return the cursor at a layer, with the place after its MLP."""
     return cursor._replace(layer=layer, place=2 * layer + 2)
-
-
-# ---- lines
-
-
-def width_of(line: Line) -> int:
-    """Return the width of a line in cells."""
-    return sum(cell_len(span.text) for span in line)
-
-
-def fitted(line: Line, width: int) -> list[Span]:
-    """Return the line cut or filled up to exactly this width."""
-    spans, left = [], width
-    for span in line:
-        size = cell_len(span.text)
-        spans.append(span if size <= left else span._replace(text=set_cell_size(span.text, left)))
-        left -= min(size, left)
-        if not left:
-            return spans
-    return [*spans, Span(" " * left)]
-
-
-def shortened(text: str, width: int) -> str:
-    """Return text of at most this width in cells, with an ellipsis if it is cut."""
-    return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + ELLIPSIS[: max(0, width)]
-
-
-def side_by_side(left: Sequence[Line], right: Sequence[Line], left_width: int) -> list[Line]:
-    """Return the lines of two columns; the left one has this width."""
-    rows = max(len(left), len(right))
-    return [
-        [*fitted(left[row] if row < len(left) else (), left_width), *(right[row] if row < len(right) else ())]
-        for row in range(rows)
-    ]

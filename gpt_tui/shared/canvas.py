@@ -14,7 +14,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from gpt_tui.shared.ramp import MIN_LEVEL, STEPS, shade
-from gpt_tui.tabs.inside.views.view import Line, Span, SpanStyle
+from gpt_tui.shared.spans import Line, Span, SpanStyle
 
 UPPER_HALF = "▀"
 STYLES: tuple[SpanStyle, ...] = ("bold", "muted", "title", "good", "bad", "mark", "cursor")
@@ -107,11 +107,14 @@ class Canvas(Widget, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Report the value of the clicked span."""
-        line = self._lines[event.y] if 0 <= event.y < len(self._lines) else ()
+        place = event.get_content_offset(self)
+        if place is None:
+            return
+        line = self._lines[place.y] if place.y < len(self._lines) else ()
         column = 0
         for span in line:
             column += cell_len(span.text)
-            if event.x < column:
+            if place.x < column:
                 if span.at is not None:
                     event.stop()
                     self.post_message(self.Chosen(self, span.at))
