@@ -13,6 +13,7 @@ from gpt_core.kernels import cross_entropy
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.layer import Ids
+from gpt_core.progress import Progress, ignore_progress
 
 
 class NextTokens(NamedTuple):
@@ -101,7 +102,7 @@ def next_tokens(model: GPT, tokens: Ids, count: int = 8) -> NextTokens:
     )  # fmt: skip
 
 
-def text_predictions(model: GPT, ids: Ids, count: int = 8) -> NextTokens:
+def text_predictions(model: GPT, ids: Ids, count: int = 8, progress: Progress = ignore_progress) -> NextTokens:
     """Return the predictions of a text of any length, as a batch of one sequence; see `next_tokens`.
 
     A text that is longer than the context is read in windows of the context's length, each half a window after the one
@@ -111,6 +112,7 @@ def text_predictions(model: GPT, ids: Ids, count: int = 8) -> NextTokens:
         model: The model. Its buffers are overwritten.
         ids: Ids of the text (N,).
         count: Tokens per place (K), at most the size of the vocabulary.
+        progress: Called before each window; may raise to end the work.
 
     Raises:
         ValueError: The ids do not fit the model, there are none, or the context holds no two of them.
@@ -120,6 +122,7 @@ def text_predictions(model: GPT, ids: Ids, count: int = 8) -> NextTokens:
         raise ValueError(f"ids: got {N} in a context of {T}, expected at least 1, and a context of 2 for more")
     parts: list[tuple[NDArray[Any], ...]] = []
     for start in range(0, max(1, N - T + T // 2), max(1, T // 2)):
+        progress("reading the text", start / N)
         window = np.ascontiguousarray(ids[start : start + T])[None]
         found = next_tokens(model, window, count)
         is_last = start + T >= N

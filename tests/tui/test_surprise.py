@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,8 +21,9 @@ from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.events import RunPaused
 from gpt_tui.run_view.surprise.presenter import panel_lines, passage_of, source_note
-from gpt_tui.run_view.surprise.screen import ScoredTextView, SurpriseScreen
+from gpt_tui.run_view.surprise.screen import ScoredTextView, SurpriseScreen, TextToScore
 from gpt_tui.session.inside.predictions import Alternative, TokenPredictions, reply_predictions
+from gpt_tui.session.models import LoadedModel
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_state import advance
 from gpt_tui.shared.passage import Piece, layout, moved_by_lines, passage_rows, starts
@@ -326,6 +330,47 @@ async def test_two_replies_look_as_in_the_snapshot(
         await bench.pilot.press("right", "down")
         await bench.settled()
         snapshot(bench.app, f"surprise-two-{size[0]}{'-day' * (theme == 'gpt-day')}")
+
+
+@pytest.mark.slow
+async def test_closing_the_screen_ends_the_scoring(tmp_path: Path):
+    loading, closed, ended = (threading.Event() for _ in range(3))
+    loaded: list[int] = []
+
+    def load(side: int, report: Callable[[str], object]) -> LoadedModel:
+        loaded.append(side)
+        loading.set()
+        assert closed.wait(60)
+        try:
+            report("loading the model")
+        finally:
+            ended.set()
+        raise AssertionError("the work continues")
+
+    texts = [TextToScore("reply", "a", "b", "", partial(load, side)) for side in range(2)]
+    async with running_app(tmp_path, size=(80, 24)) as bench:
+        screen = SurpriseScreen(texts)
+        bench.app.push_screen(screen)
+        await bench.until(loading.is_set)
+        await bench.pilot.press("escape")
+        await bench.until(lambda: not screen.is_attached)
+        closed.set()
+        await bench.until(ended.is_set)
+        await bench.app.workers.wait_for_complete()
+        assert loaded == [0]
+
+
+def test_the_windows_of_a_long_text_report_progress_and_may_end_the_work():
+    done: list[float] = []
+
+    def progress(_words: str, fraction: float) -> None:
+        done.append(fraction)
+        if len(done) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        reply_predictions(gpt_of(WEIGHTS), TOKENIZER, "ab" * 40, "", progress)
+    assert done == sorted(set(done))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import ClassVar, NamedTuple
 
 from textual import events, on
@@ -11,7 +12,7 @@ from textual.binding import BindingType
 from textual.containers import Container
 from textual.message import Message
 from textual.screen import Screen
-from textual.worker import get_current_worker
+from textual.worker import Worker, get_current_worker
 
 from gpt_core.errors import GptError
 from gpt_core.model.bundle import gpt_of
@@ -44,6 +45,10 @@ class TextToScore(NamedTuple):
     text: str
     written_by: str
     load: LoadModel
+
+
+class ClosedError(Exception):
+    """Raised inside the scoring after the screen was closed."""
 
 
 class ScoredTextView(Canvas):
@@ -137,24 +142,32 @@ class SurpriseScreen(Screen[str]):
         """Start scoring."""
         self._panel.border_title = "most probable in place of the token"
         self._panel.can_focus = False
-        self._say(0, "scoring the text")
         self.run_worker(self._score_all, thread=True, exit_on_error=False)
 
     # -- scores
 
     def _score_all(self) -> None:
         """Score the texts one after another, in a thread, until the screen is closed."""
-        worker = get_current_worker()
-        for side, view in enumerate(self._views):
-            if worker.is_cancelled:
-                return
-            self._score(side, view.to_score)
+        with suppress(ClosedError):
+            for side, view in enumerate(self._views):
+                self._score(side, view.to_score, get_current_worker())
 
-    def _score(self, side: int, text: TextToScore) -> None:
+    def _score(self, side: int, text: TextToScore, worker: Worker[None]) -> None:
+        def report(reason: str) -> None:
+            if worker.is_cancelled:
+                raise ClosedError
+            self.post_message(self.Waiting(side, reason))
+
         try:
-            model = text.load(lambda reason: self.post_message(self.Waiting(side, reason)))
-            scored = reply_predictions(gpt_of(model.weights), model.tokenizer, text.prompt, text.text)
+            report("scoring the text")
+            model = text.load(report)
+            scored = reply_predictions(
+                gpt_of(model.weights), model.tokenizer, text.prompt, text.text,
+                lambda words, fraction: report(f"{words} {fraction:.0%}"),
+            )  # fmt: skip
             self.post_message(self.Scored(side, scored, model.name))
+        except ClosedError:
+            raise
         except GptError as error:
             self.post_message(self.Waiting(side, f"✗ {one_line(str(error))}"))
         except Exception as error:

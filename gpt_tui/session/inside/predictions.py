@@ -13,6 +13,7 @@ from gpt_core import interpret
 from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import prompt_bytes, with_bos
 from gpt_core.model.gpt import GPT
+from gpt_core.progress import Progress, ignore_progress
 from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.inside.subject import Subject, shown_text
 
@@ -83,10 +84,12 @@ class TokenPredictions:
 
 def token_predictions(subject: Subject, count: int = ALTERNATIVES) -> TokenPredictions:
     """Return the predictions of a text, with the `count` most probable tokens at each position."""
-    return predictions_of(subject.gpt, subject.tokenizer, subject.ids, count)
+    return predictions_of(subject.gpt, subject.tokenizer, subject.ids, count, subject.progress)
 
 
-def reply_predictions(gpt: GPT, tokenizer: Tokenizer, prompt: str, reply: str) -> TokenPredictions:
+def reply_predictions(
+    gpt: GPT, tokenizer: Tokenizer, prompt: str, reply: str, progress: Progress = ignore_progress
+) -> TokenPredictions:  # fmt: skip
     """Return the predictions of a prompt and the text that continues it, or of the end of both.
 
     That works alike for replies and samples, and for any model, also one that did not write the text.
@@ -100,15 +103,17 @@ def reply_predictions(gpt: GPT, tokenizer: Tokenizer, prompt: str, reply: str) -
         raise ConfigError("nothing to score: got fewer than two tokens, or a model with a context of one")
     skipped = max(0, len(ids) - MAX_TOKENS)
     skipped_data = tokenizer.decode(ids[:skipped])
-    found = predictions_of(gpt, tokenizer, np.array(ids[skipped:], np.int32), ALTERNATIVES)
+    found = predictions_of(gpt, tokenizer, np.array(ids[skipped:], np.int32), ALTERNATIVES, progress)
     ends = len(skipped_data) + np.cumsum([len(data) for data in found.data])
     in_prompt = int((ends <= len(before)).sum())
     return replace(found, prompt=in_prompt, skipped=skipped, skipped_data=skipped_data)
 
 
-def predictions_of(gpt: GPT, tokenizer: Tokenizer, ids: NDArray[np.int32], count: int) -> TokenPredictions:
+def predictions_of(
+    gpt: GPT, tokenizer: Tokenizer, ids: NDArray[np.int32], count: int, progress: Progress
+) -> TokenPredictions:  # fmt: skip
     """Return the predictions of tokens: one forward pass per window."""
-    found = interpret.text_predictions(gpt, ids, count)
+    found = interpret.text_predictions(gpt, ids, count, progress)
     tokens = ids.tolist()
     return TokenPredictions(
         tokens, [tokenizer.describe(token) for token in tokens],
