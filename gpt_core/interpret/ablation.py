@@ -18,6 +18,7 @@ from gpt_core.kernels.arrays import Array
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.layer import Ids
 from gpt_core.model.parameters import Parameters
+from gpt_core.progress import Progress, ignore_progress
 
 PartKind = Literal["head", "attn", "mlp", "block"]
 AblationKind = Literal["zero", "mean"]
@@ -146,7 +147,9 @@ def ablations(
         yield Ablation(part, loss, loss - intact)
 
 
-def joint_ablation(model: GPT, tokens: Ids, targets: Ids, parts: Sequence[Part]) -> float:
+def joint_ablation(
+    model: GPT, tokens: Ids, targets: Ids, parts: Sequence[Part], progress: Progress = ignore_progress
+) -> float:  # fmt: skip
     """Return the change of the mean loss of a batch without all of some parts at once (zero ablation).
 
     Args:
@@ -154,12 +157,15 @@ def joint_ablation(model: GPT, tokens: Ids, targets: Ids, parts: Sequence[Part])
         tokens: Ids (B, T).
         targets: Ids (B, T) that follow each token; -1 for none.
         parts: Parts to ablate together.
+        progress: Called before each of the two evaluations; may raise to end the work.
 
     Raises:
         ValueError: The arrays do not fit the model, no token has a target, or the model has no such part.
     """
-    without = GPT(ablate(model.parameters, parts), model.products)
-    return _mean_loss(without, tokens, targets) - _mean_loss(model, tokens, targets)
+    progress("measuring the eval loss", 0.0)
+    changed = _mean_loss(GPT(ablate(model.parameters, parts), model.products), tokens, targets)
+    progress("measuring the eval loss", 0.5)
+    return changed - _mean_loss(model, tokens, targets)
 
 
 def _mean_loss(model: GPT, tokens: Ids, targets: Ids) -> float:

@@ -68,7 +68,7 @@ class MainScreen(Screen[None]):
         self.chat = ChatTab(self._models, make, initial_texts(settings), self._removed, id="chat")
         self.checkpoints = CheckpointsTab(settings.models_dir, id="checkpoints")
         self.runs = RunsTab(Path(settings.models_dir), watched=watched, id="runs")
-        self.inside = InsideTab(controller, self._models, self._removed, id="inside")
+        self.inside = InsideTab(self._models, self._removed, id="inside")
 
     def compose(self) -> ComposeResult:
         """Compose everything at once, so that a switch of tabs takes one frame."""

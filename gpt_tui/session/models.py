@@ -21,6 +21,7 @@ from gpt_core.interpret import Part, ablate
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import Parameters, parameter_count
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
+from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.controller import TrainerLike, TrainingController
 from gpt_tui.session.model_options import AUTOMATIC, AvailableModels, OtherModel, checkpoint_name
@@ -34,6 +35,13 @@ MAX_CACHED = 2  # the two models of a comparison
 Report = Callable[[str], object]
 
 
+class LiveRun(NamedTuple):
+    """A run in progress: its id, and the text whose beginning the Inside tab shows, None without one."""
+
+    run_id: str
+    probe: TokenStream | None
+
+
 class LoadedModel(NamedTuple):
     """A model that does not change while it is used.
 
@@ -42,12 +50,14 @@ class LoadedModel(NamedTuple):
         tokenizer: Its tokenizer.
         name: Name to show.
         bundle: The model with the settings of its run.
+        live: The run in progress that it is a copy of, None for a checkpoint.
     """
 
     weights: Parameters | StoredWeights
     tokenizer: Tokenizer
     name: str
     bundle: ModelBundle | None = None
+    live: LiveRun | None = None
 
 
 class TextGenerator(Protocol):
@@ -230,4 +240,5 @@ def model_in_training(trainer: TrainerLike, report: Report) -> LoadedModel:
     report("waiting for the current step to finish")
     parameters, step = trainer.weights_snapshot()
     bundle = ModelBundle(trainer.settings, parameters, trainer.tokenizer, step)
-    return LoadedModel(parameters, trainer.tokenizer, f"in training, step {integer(step)}", bundle)
+    live = LiveRun(trainer.state.run_id, trainer.probe_text)
+    return LoadedModel(parameters, trainer.tokenizer, f"in training, step {integer(step)}", bundle, live)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from textual.widgets import Select
 
-from gpt_core import interpret
-from gpt_core.interpret import Part
-from gpt_core.model.gpt import GPT
+from gpt_core.progress import ignore_progress
 from gpt_core.text.token_stream import MemorySource, TokenStream
 from gpt_core.training.events import CheckpointSaved
 from gpt_tui.run_view.model_select import ModelSelect
+from gpt_tui.session.model_options import AUTOMATIC
+from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.phase import Phase
 from gpt_tui.shared.canvas import Canvas
 from gpt_tui.shell.help import HelpScreen
@@ -28,6 +28,7 @@ from gpt_tui.tabs.inside.choices import TextSelect
 from gpt_tui.tabs.inside.pane import InsideTab
 from gpt_tui.tabs.inside.presenter import INITIAL
 from gpt_tui.tabs.inside.registry import VIEWS
+from gpt_tui.tabs.inside.subjects import SubjectSource
 from gpt_tui.tabs.inside.views.tokens import TokensView
 from gpt_tui.tabs.inside.worker import (
     Computed,
@@ -35,11 +36,9 @@ from gpt_tui.tabs.inside.worker import (
     InsideWorker,
     Outcome,
     Progressed,
-    RemovalMeasured,
-    Removed,
     Request,
 )
-from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
+from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer
 from tests.tui.inside_samples import (
@@ -53,7 +52,6 @@ from tests.tui.inside_samples import (
     fixed_tokens,
     history_events,
     save_model,
-    small_subject,
 )
 from tests.tui.log_samples import write_log
 
@@ -77,6 +75,16 @@ async def type_text(bench: AppBench, text: str) -> None:
     await bench.pilot.press("enter")
 
 
+@asynccontextmanager
+async def looking(folder: Path, size: tuple[int, int] = (80, 24), **options: Any) -> AsyncIterator[AppBench]:
+    """Run the app with the Inside tab on the tokens of a text and a saved model."""
+    save_model(folder)
+    async with running_app(folder, size=size, **options) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("bits per token")
+        yield bench
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """Record the requests that the worker computes."""
     requests: list[Request] = []
@@ -92,11 +100,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
 
 @pytest.mark.essential
 async def test_f6_shows_the_tokens_of_a_typed_text_and_what_the_model_expected(tmp_path: Path):
-    save_model(tmp_path)
-    async with running_app(tmp_path) as bench:
-        await type_text(bench, TEXT)
+    async with looking(tmp_path) as bench:
         await bench.until_seen("ckpt_latest, step 103 · typed")
-        await bench.until_seen("bits per token")
         assert inside(bench)._canvas(0).has_focus
         await bench.pilot.press("home", "right", "right")
         await bench.until_seen("token 3 of")
@@ -106,10 +111,7 @@ async def test_f6_shows_the_tokens_of_a_typed_text_and_what_the_model_expected(t
 
 @pytest.mark.slow
 async def test_the_views_share_one_cursor(tmp_path: Path):
-    save_model(tmp_path)
-    async with running_app(tmp_path) as bench:
-        await type_text(bench, TEXT)
-        await bench.until_seen("bits per token")
+    async with looking(tmp_path) as bench:
         await bench.pilot.press("home", *["right"] * 5, "2")
         await bench.until_seen("at token 6")
         await bench.pilot.press("down", "down", "down", "3")
@@ -296,6 +298,16 @@ async def test_a_run_that_ends_meanwhile_leaves_a_model_or_one_line(tmp_path: Pa
         await bench.until_seen("✗ no model yet in")
 
 
+def test_one_call_decides_whether_a_model_is_that_in_training(tmp_path: Path):
+    asked: list[None] = []
+    save_model(tmp_path)
+    controller = SimpleNamespace(live_model=lambda: asked.append(None))
+    loader = ModelLoader(controller, str(tmp_path))  # type: ignore[arg-type]
+    held = SubjectSource(loader).load(AUTOMATIC, 0, None, ignore_progress)
+    assert (held.name, held.live) == ("ckpt_latest, step 103", None)
+    assert len(asked) == 1
+
+
 @pytest.mark.slow
 async def test_only_the_newest_request_is_computed_and_hiding_the_tab_ends_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -341,10 +353,7 @@ async def test_f1_explains_the_visible_view_first(tmp_path: Path):
 
 @pytest.mark.slow
 async def test_the_mouse_chooses_views_tokens_and_heads(tmp_path: Path):
-    save_model(tmp_path)
-    async with running_app(tmp_path) as bench:
-        await type_text(bench, TEXT)
-        await bench.until_seen("bits per token")
+    async with looking(tmp_path) as bench:
         await bench.pilot.click("#inside-view-0", offset=(12, 2))
         token = 3  # of <bos>It was
         await bench.until(lambda: inside(bench)._cursor.token == token)
@@ -412,99 +421,3 @@ async def test_a_run_in_the_runs_tab_is_looked_into_with_its_heads_over_time(tmp
         assert bench.app.main.tab == "inside"
         await bench.pilot.press("5")
         await bench.until_seen("h.0.mlp dead units")
-
-
-@pytest.mark.slow
-async def test_a_removed_part_is_measured_and_chat_answers_without_it_until_it_is_put_back(tmp_path: Path, monkeypatch):
-    measured: list[tuple[Part, ...]] = []
-
-    def measure(worker: InsideWorker, removed: Removed) -> None:
-        measured.append(removed.parts)
-        worker._post(RemovalMeasured(removed, 0.125))
-
-    monkeypatch.setattr(InsideWorker, "measure", measure)
-    save_model(tmp_path)
-    async with running_app(tmp_path, size=(120, 40), max_tokens=4) as bench:
-        await type_text(bench, TEXT)
-        await bench.pilot.press("6")
-        await bench.until_seen("eval loss")
-        await bench.pilot.press("down", "x")
-        await bench.until_seen("Chat without layer 0 head 1: eval loss +0.125 (x: put back)")
-        await bench.pilot.press("3")
-        await bench.until_seen("Chat without layer 0 head 1")
-        await bench.pilot.press("f3")
-        await bench.until_seen("─ without layer 0 head 1 (F6, x: put back)")
-        await bench.pilot.resize_terminal(80, 24)
-        await bench.until_seen("─ without layer 0 head 1 (F6, x: put back) ─")
-        await bench.pilot.resize_terminal(120, 40)
-        await bench.pilot.press(*"It", "enter")
-        await bench.until_seen("step 103, without layer 0 head 1")
-        await bench.pilot.press("f6", "r")
-        await bench.until(lambda: len(measured) == 2)
-        await bench.pilot.press("6", "x")
-        await bench.until(lambda: "without" not in bench.text().replace("change without", ""))
-        assert measured == [(Part("head", 0, 1),)] * 2
-        await bench.pilot.press("f3")
-        await bench.until_seen("─ conversation ─")
-
-
-@pytest.mark.slow
-async def test_the_loss_without_a_part_is_that_of_the_weights_without_it(tmp_path: Path):
-    subject, parts, posted = small_subject(), (Part("head", 1, 0), Part("mlp", 2)), []
-    worker = InsideWorker(None, lambda: None, posted.append)  # type: ignore[arg-type]
-    worker._source = SimpleNamespace(  # type: ignore[assignment]
-        load=lambda *_: SimpleNamespace(gpt=subject.gpt), subject=lambda *_: subject, release=lambda: None
-    )
-    worker.measure(Removed("automatic", 0, parts))
-    end = time.monotonic() + DEADLINE_S
-    while not posted:
-        assert time.monotonic() < end
-        time.sleep(0.005)
-    worker.end()
-    inputs, targets = subject.eval_inputs_and_targets()
-    losses = [
-        GPT(weights).evaluate(inputs, targets).loss_sum / targets.size
-        for weights in (subject.gpt.parameters, interpret.ablate(subject.gpt.parameters, parts))
-    ]
-    [found] = posted
-    assert isinstance(found, RemovalMeasured)
-    assert (found.removed.parts, found.outcome) == (parts, pytest.approx(losses[1] - losses[0]))
-
-
-def test_an_unexpected_error_of_a_measurement_is_reported_and_the_worker_continues():
-    posted: list[RemovalMeasured] = []
-
-    def load(*_: object) -> None:
-        raise MemoryError("no room")
-
-    worker = InsideWorker(None, lambda: None, posted.append)  # type: ignore[arg-type]
-    worker._source = SimpleNamespace(load=load, release=lambda: None)  # type: ignore[assignment]
-    for number in (1, 2):
-        worker.measure(Removed("automatic", number, (Part("mlp", 0),)))
-        end = time.monotonic() + DEADLINE_S
-        while len(posted) < number:
-            assert time.monotonic() < end
-            time.sleep(0.005)
-    worker.end()
-    assert [found.removed.version for found in posted] == [1, 2]
-    assert posted[0].outcome == "eval loss unknown: MemoryError: no room"
-
-
-@pytest.mark.slow
-async def test_a_measurement_of_an_earlier_model_is_not_shown_for_the_present_one(tmp_path: Path, monkeypatch):
-    wanted: list[Removed] = []
-    monkeypatch.setattr(InsideWorker, "measure", lambda _, removed: wanted.append(removed))
-    save_model(tmp_path)
-    async with running_app(tmp_path, size=(120, 40)) as bench:
-        await type_text(bench, TEXT)
-        await bench.pilot.press("6")
-        await bench.until_seen("eval loss")
-        await bench.pilot.press("down", "x", "r")
-        await bench.until(lambda: len(wanted) == 2)
-        tab = inside(bench)
-        tab.post_message(RemovalMeasured(wanted[0], 0.5))
-        tab.post_message(RemovalMeasured(wanted[1], 0.125))
-        await bench.until_seen("eval loss +0.125")
-        tab.post_message(RemovalMeasured(wanted[0], 0.5))
-        await bench.pilot.pause()
-        assert tab._measured == 0.125

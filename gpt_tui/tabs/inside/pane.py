@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.containers import Container, Vertical
 from textual.message import Message
 
-from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.model_options import AvailableModels
 from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts
@@ -28,6 +27,7 @@ from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, 
 from gpt_tui.tabs.inside.worker import Computed, InsideWorker, Outcome, Progressed, RemovalMeasured, Removed, Request
 
 SIDES = 2
+NOTHING = Removed("", 0, ())
 
 
 class InsideTab(Vertical):
@@ -54,13 +54,13 @@ class InsideTab(Vertical):
             super().__init__()
             self.available = available
 
-    def __init__(self, controller: TrainingController, loader: ModelLoader, removed: RemovedParts, *, id: str) -> None:
+    def __init__(self, loader: ModelLoader, removed: RemovedParts, *, id: str) -> None:
         super().__init__(id=id)
         self._removed = removed
-        self._wanted = Removed("", 0, ())
+        self._wanted = NOTHING
         self._measured: float | str | None = None
         self._loader = loader
-        self._worker = InsideWorker(loader, controller.live_model, self.post_message)
+        self._worker = InsideWorker(loader, self.post_message)
         self._view: InsideView[Any] = VIEWS[0]
         self._cursor = Cursor(token=1)
         self._outcomes: list[Outcome | str | None] = [None] * SIDES
@@ -168,15 +168,17 @@ class InsideTab(Vertical):
         """Request what is shown, unless it has been requested."""
         if not self.is_on_screen or not self._view_size().height:
             return
-        self._measure()
         models, text, size = self._choices.models, self._text(), self._view_size()
         asked = (self._view.name, models, text, self._view.needs(self._cursor, size), self._version)
+        if asked != self._asked and not isinstance(self._measured, float):
+            self._wanted = NOTHING  # a measurement that was cancelled or has failed may succeed now
+        self._measure()
         if asked == self._asked:
             return
         self._asked, self._progress = asked, ""
         self._canvas(1).display = len(models) > 1
         if text.kind in MISSING_TEXTS and not text.text:
-            self._worker.cancel()
+            self._worker.withdraw()
             self._outcomes = [MISSING_TEXTS[text.kind]] * SIDES
             self._number += 1
             self._show()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +17,8 @@ from gpt_core.model.parameters import initial_parameters
 from gpt_core.progress import Progress
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.setup import eval_text_of_run
-from gpt_tui.session.controller import TrainerLike
 from gpt_tui.session.inside.subject import Subject
-from gpt_tui.session.model_options import AUTOMATIC
-from gpt_tui.session.models import ModelLoader
+from gpt_tui.session.models import LiveRun, ModelLoader
 from gpt_tui.tabs.inside.presenter import INITIAL, TextChoice
 
 MAX_TOKENS = 256  # of a text
@@ -37,14 +34,14 @@ class Held(NamedTuple):
         name: Name to show.
         bundle: Weights, tokenizer and settings.
         gpt: The model.
-        trainer: Trainer of the run that it is a copy of, None for a checkpoint.
+        live: The run in progress that it is a copy of, None for a checkpoint.
     """
 
     version: int
     name: str
     bundle: ModelBundle
     gpt: GPT
-    trainer: TrainerLike | None = None
+    live: LiveRun | None = None
 
 
 class Probe(NamedTuple):
@@ -57,9 +54,8 @@ class Probe(NamedTuple):
 class SubjectSource:
     """Loads models and texts, and keeps those of the last request."""
 
-    def __init__(self, loader: ModelLoader, live: Callable[[], TrainerLike | None]) -> None:
+    def __init__(self, loader: ModelLoader) -> None:
         self._loader = loader
-        self._live = live
         self._held: dict[str, Held] = {}
         self._probes: dict[object, Probe] = {}
 
@@ -89,15 +85,15 @@ class SubjectSource:
             return held
         self._held.pop(model, None)
         held = None  # memory is released before the model is loaded
-        trainer = self._live() if model == AUTOMATIC else None
+        live = None
         if model == INITIAL:
             name, bundle = "before the first step", initial_model(first)
         else:
             loaded = self._loader.load(model, lambda words: progress(words, 0.0))
             if loaded.bundle is None:
                 raise CheckpointError(f"{loaded.name}: the settings of its run are unknown")
-            name, bundle = loaded.name, loaded.bundle
-        held = Held(version, name, bundle, bundle.gpt(), trainer)
+            name, bundle, live = loaded.name, loaded.bundle, loaded.live
+        held = Held(version, name, bundle, bundle.gpt(), live)
         self._held[model] = held
         return held
 
@@ -132,12 +128,12 @@ class SubjectSource:
         bundle = held.bundle
         key = (
             (bundle.corpus_sha256, bundle.eval_sha256, bundle.tokenizer.sha256)
-            if held.trainer is None
-            else held.trainer.state.run_id
+            if held.live is None
+            else held.live.run_id
         )
         if key not in self._probes:
             try:
-                text = held.trainer.probe_text if held.trainer is not None else eval_text_of_run(bundle, progress)[0]
+                text = held.live.probe if held.live is not None else eval_text_of_run(bundle, progress)[0]
                 ids = text.read(0, MAX_EVAL_TOKENS) if text is not None else np.empty(0, np.int32)
             except (CheckpointError, CorpusError) as error:
                 reason = str(error).partition(";")[0]

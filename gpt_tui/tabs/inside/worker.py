@@ -14,8 +14,7 @@ from textual.message import Message
 from gpt_core import interpret
 from gpt_core.errors import GptError
 from gpt_core.interpret import Part
-from gpt_core.progress import ignore_progress
-from gpt_tui.session.controller import TrainerLike
+from gpt_core.progress import Progress
 from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.sanitize import one_line
@@ -87,7 +86,7 @@ class Progressed(Message, bubble=False):
 
 
 class RemovalMeasured(Message, bubble=False):
-    """The change of the eval loss without the `removed` parts of a model, or why it is unknown."""
+    """The change of the eval loss without the `removed` parts of a model, or why it is not yet or not known."""
 
     def __init__(self, removed: Removed, outcome: float | str) -> None:
         super().__init__()
@@ -112,14 +111,11 @@ class InsideWorker:
 
     Args:
         loader: Loads models.
-        live: Returns the trainer of the run in progress, None without one.
         post: Posts a message; callable from any thread.
     """
 
-    def __init__(
-        self, loader: ModelLoader, live: Callable[[], TrainerLike | None], post: Callable[[Message], object]
-    ) -> None:
-        self._source = SubjectSource(loader, live)
+    def __init__(self, loader: ModelLoader, post: Callable[[Message], object]) -> None:
+        self._source = SubjectSource(loader)
         self._post = post
         self._changed = threading.Condition()
         self._request: Request | None = None
@@ -135,7 +131,7 @@ class InsideWorker:
             self._wake()
 
     def measure(self, removed: Removed) -> None:
-        """Measure the loss without some parts, after the present work; the newest call counts."""
+        """Measure the loss without some parts, after any request; the newest call counts."""
         with self._changed:
             self._removed = removed
             self._wake()
@@ -146,11 +142,17 @@ class InsideWorker:
             self._thread.start()
         self._changed.notify()
 
-    def cancel(self) -> None:
+    def withdraw(self) -> None:
         """Stop the work on any request, and free the memory of the models."""
         with self._changed:
             self._request, self._is_new = None, True
             self._changed.notify()
+
+    def cancel(self) -> None:
+        """Stop all work: that on a request, and any measurement."""
+        with self._changed:
+            self._removed = None
+        self.withdraw()
 
     def end(self) -> None:
         """End the thread after the current part of its work."""
@@ -163,32 +165,55 @@ class InsideWorker:
             with self._changed:
                 while not self._is_new and self._removed is None:
                     self._changed.wait()
-                request, removed = self._request, None
-                if not self._is_new:
-                    removed, self._removed = self._removed, None
+                request, removed = self._request, None if self._is_new else self._removed
                 self._is_new = False
-            if removed is not None:
-                self._measure(removed)
-                continue
-            if request is None:
-                self._source.release()
-                continue
             with suppress(SupersededError):
-                self._compute(request)
+                if removed is not None:
+                    self._measure(removed)
+                elif request is None:
+                    self._source.release()
+                else:
+                    self._compute(request)
 
     def _measure(self, removed: Removed) -> None:
+        """Measure, unless a request or another measurement is wanted; after a request, this one begins again."""
+        self._progressed_s = time.monotonic()
+
+        def check() -> None:
+            if self._removed is not removed or self._is_new:
+                raise SupersededError
+
+        progress = self._progress(check, lambda text: RemovalMeasured(removed, text))
         outcome: float | str
         try:
-            held = self._source.load(removed.model, removed.version, None, ignore_progress)
-            subject = self._source.subject(held, TextChoice("probe"), None, ignore_progress)
-            outcome = interpret.joint_ablation(held.gpt, *subject.eval_inputs_and_targets(), removed.parts)
+            held = self._source.load(removed.model, removed.version, None, progress)
+            subject = self._source.subject(held, TextChoice("probe"), None, progress)
+            outcome = interpret.joint_ablation(held.gpt, *subject.eval_inputs_and_targets(), removed.parts, progress)
+            check()
+        except SupersededError:
+            raise
         except (GptError, ValueError) as error:
             outcome = one_line(str(error))
         except Exception as error:
             outcome = f"eval loss unknown: {type(error).__name__}: {one_line(str(error), 200)}"
+        with self._changed:
+            if self._removed is removed:
+                self._removed = None
         if self._request is None:
-            self._source.release()  # the tab is not shown
+            self._source.release()  # no request will use the model
         self._send(RemovalMeasured(removed, outcome))
+
+    def _progress(self, check: Callable[[], None], message: Callable[[str], Message]) -> Progress:
+        """Return a callback that checks whether the work is wanted, and posts its progress from time to time."""
+
+        def progress(words: str, fraction: float) -> None:
+            check()
+            now_s = time.monotonic()
+            if now_s - self._progressed_s >= PROGRESS_INTERVAL_S:
+                self._progressed_s = now_s
+                self._send(message(f"{words} {fraction:.0%}" if fraction else words))
+
+        return progress
 
     def _compute(self, request: Request) -> None:
         self._progressed_s = time.monotonic()  # short work shows no progress
@@ -208,15 +233,7 @@ class InsideWorker:
 
     def _compute_side(self, request: Request, side: int, model: str, first: Held | None) -> Held:
         """Compute the results for one model; `first` is the other one, if there is one. Return the model."""
-
-        def progress(words: str, fraction: float) -> None:
-            self._check(request)
-            now_s = time.monotonic()
-            if now_s - self._progressed_s >= PROGRESS_INTERVAL_S:
-                self._progressed_s = now_s
-                done = f" {fraction:.0%}" if fraction else ""
-                self._send(Progressed(request.number, f"{words}{done}"))
-
+        progress = self._progress(lambda: self._check(request), lambda text: Progressed(request.number, text))
         held = self._source.load(model, request.version, first, progress)
         try:
             subject = self._source.subject(held, request.text, first, progress)
@@ -246,4 +263,4 @@ class InsideWorker:
 def origin_of(held: Held) -> Origin:
     """Return where a loaded model is from."""
     path = held.bundle.path
-    return Origin(Path(path) if path else None, held.bundle.step, held.trainer is not None)
+    return Origin(Path(path) if path else None, held.bundle.step, held.live is not None)
