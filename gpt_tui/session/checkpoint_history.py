@@ -12,6 +12,28 @@ from gpt_tui.session.run_state import RunState, advance_all
 
 LOG = "metrics.jsonl"
 BATCH = 4096  # events between two reports
+MAX_HELD = 2  # of the two models of a comparison
+
+
+class CheckpointHistories:
+    """The last `MAX_HELD` histories that were read; that of a log that has changed is read again."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[object, ...], RunState | None] = {}
+
+    def of(self, path: Path, step: int, read: Callable[[], object] = lambda: None) -> RunState | None:
+        """Return what `history_of` returns."""
+        try:
+            log = (path.parent / LOG).stat()
+        except OSError:
+            return history_of(path, step, read)  # no history, or a line that says why
+        key = (path, step, log.st_dev, log.st_ino, log.st_size, log.st_mtime_ns)
+        if key not in self._held:
+            found = history_of(path, step, read)
+            while len(self._held) >= MAX_HELD:
+                del self._held[next(iter(self._held))]
+            self._held[key] = found
+        return self._held[key]
 
 
 def history_of(path: Path, step: int, read: Callable[[], object] = lambda: None) -> RunState | None:

@@ -156,7 +156,7 @@ async def test_two_models_are_shown_beside_each_other_or_one_above_the_other(tmp
     async with running_app(tmp_path, size=size) as bench:
         await type_text(bench, TEXT)
         await bench.until_seen("bits per token")
-        model_select(bench, "beside").select(INITIAL)
+        model_select(bench, "compare").select(INITIAL)
         await bench.until_seen("before the first step · typed")
         first, second = (bench.app.main.query_one(f"#inside-view-{side}", Canvas) for side in range(2))
         assert (first.region.y == second.region.y) is is_beside
@@ -224,7 +224,7 @@ async def test_a_model_with_another_tokenizer_reads_the_same_text_in_its_own_tok
     async with running_app(tmp_path, size=(120, 40)) as bench:
         await type_text(bench, TEXT)
         await bench.until_seen("bits per token")
-        model_select(bench, "beside").select(str(path))
+        model_select(bench, "compare").select(str(path))
         await bench.until(lambda: all(isinstance(found, Outcome) for found in inside(bench)._outcomes))
         first, second = inside(bench)._outcomes
         assert isinstance(first, Outcome)
@@ -370,7 +370,7 @@ async def test_the_selectors_open_with_their_keys_and_escape_leads_back(tmp_path
     save_model(tmp_path)
     async with running_app(tmp_path) as bench:
         await bench.pilot.press("f6")
-        for key, name in (("m", "model"), ("b", "beside"), ("s", "text")):
+        for key, name in (("m", "model"), ("b", "compare"), ("s", "text")):
             await bench.pilot.press(key)
             select = bench.app.main.query_one(f"#inside-{name}", Select)
             await bench.until(lambda select=select: select.expanded)  # type: ignore[misc]

@@ -14,13 +14,15 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.tokenizers import train as train_tokenizer
 from gpt_core.training import events as ev
-from gpt_tui.session.checkpoint_history import history_of
+from gpt_core.training.metrics_log import read_metrics
+from gpt_tui.session import checkpoint_history
+from gpt_tui.session.checkpoint_history import CheckpointHistories, history_of
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState, advance_all
 from gpt_tui.shared.spans import Line, width_of
-from gpt_tui.tabs.inside.heads_view import HeadsView, largest
-from gpt_tui.tabs.inside.health_view import HealthView, bar, health_rows
-from gpt_tui.tabs.inside.history import StatsHistory, columns_of, history, point_at, steps_range
+from gpt_tui.tabs.inside.views.heads import HeadsView, largest
+from gpt_tui.tabs.inside.views.health import HealthView, bar, health_rows
+from gpt_tui.tabs.inside.views.history import StatsHistory, columns_of, history, point_at, steps_range
 from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Origin, Size, Task
 from tests.tui.inside_samples import history_events
 from tests.tui.log_samples import write_log
@@ -169,8 +171,8 @@ def subject(text: str = "the cat sat on the mat and the dog sat on the log") -> 
     return Subject(gpt, tokenizer, ids, len(ids))
 
 
-def task(origin: Origin, run: RunState = RUN) -> Task:
-    return Task(subject(), Cursor(), SIZES[0], run, origin)
+def task(origin: Origin, run: RunState = RUN, histories: CheckpointHistories | None = None) -> Task:
+    return Task(subject(), Cursor(), SIZES[0], run, origin, histories or CheckpointHistories())
 
 
 def test_the_model_in_training_has_the_history_of_its_run():
@@ -187,6 +189,24 @@ def test_a_checkpoint_has_the_history_in_the_log_of_its_run(tmp_path: Path):
     assert found.run.induction == RUN.induction
     assert history_of(path, 801) is None
     assert history_of(log.parent / "ckpt_latest.safetensors", 800) is None
+
+
+def test_a_log_is_read_once_per_version_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    reads: list[Path] = []
+    monkeypatch.setattr(checkpoint_history, "read_metrics", lambda path: reads.append(path) or read_metrics(path))
+    path, histories = tmp_path / "best_model.safetensors", CheckpointHistories()
+    saved = ev.CheckpointSaved("best", str(path), 800)
+    log = write_log(tmp_path, [*history_events(), saved])
+    first = histories.of(path, 800)
+    assert first is histories.of(path, 800)
+    assert len(reads) == 1
+    assert histories.of(path, 801) is None
+    assert len(reads) == 2
+    with log.open("ab") as file:
+        file.write(b"\n")
+    assert histories.of(path, 800) is not first
+    log.unlink()
+    assert histories.of(path, 800) is None
 
 
 def test_a_checkpoint_without_a_log_of_its_own_is_measured(tmp_path: Path):

@@ -14,6 +14,7 @@ from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.interpret import Part
 from gpt_core.model.parameters import Parameters
 from gpt_core.model.stored_weights import StoredWeights
+from gpt_tui.session.checkpoint_history import CheckpointHistories
 from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts, without
 from gpt_tui.session.run_state import RunState
@@ -24,7 +25,7 @@ from gpt_tui.tabs.inside.views.attention import AttentionView
 from gpt_tui.tabs.inside.views.knock_out import KnockOutView, cursor_at, index_at
 from gpt_tui.tabs.inside.views.neighbors import NeighborsView, map_lines, most_used
 from gpt_tui.tabs.inside.views.tokens import TokensView
-from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Removal, Size, Task
+from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Origin, Removal, Size, Task
 from tests.tui.inside_samples import fixed_attention, fixed_knock_out, fixed_neighbors, fixed_tokens, save_model
 from tests.tui.inside_samples import small_subject as subject_of_samples
 
@@ -39,7 +40,7 @@ def frame(size: Size = SIZES[0], **cursor: int) -> Frame:
 
 def task(**changes: object) -> Task:
     subject = dataclasses.replace(subject_of_samples(), **changes)  # type: ignore[arg-type]
-    return Task(subject, Cursor(), SIZES[0], RunState(), None)  # type: ignore[arg-type]
+    return Task(subject, Cursor(), SIZES[0], RunState(), Origin(), CheckpointHistories())
 
 
 def text_of(lines: list[Line] | tuple[Line, ...]) -> str:

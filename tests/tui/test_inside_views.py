@@ -10,6 +10,7 @@ import pytest
 
 from gpt_core import interpret
 from gpt_core.generation.generator import prompt_bytes
+from gpt_tui.session.checkpoint_history import CheckpointHistories
 from gpt_tui.session.inside.predictions import token_predictions
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
@@ -47,7 +48,7 @@ def frame_of(cursor: Cursor, size: Size = SIZE, extent: Extent = EXTENT) -> Fram
 
 
 def task_of(subject: Subject, cursor: Cursor = START, size: Size = SIZE) -> Task:
-    return Task(subject, cursor, size, RunState(), Origin())
+    return Task(subject, cursor, size, RunState(), Origin(), CheckpointHistories())
 
 
 def shown(view: InsideView[Any], result: object, cursor: Cursor, size: Size = SIZE) -> str:
@@ -193,7 +194,7 @@ def test_the_last_row_of_lens_is_the_prediction_of_the_model():
     for column, options in enumerate(result.predictions[-1]):
         assert options[0].id == found.expected[column][0].id
         assert options[0].probability == pytest.approx(found.expected[column][0].probability, rel=1e-4)
-    assert result.places == ["embed", "0 attn", "0 mlp", "1 attn", "1 mlp", "2 attn", "2 mlp"]
+    assert result.places == ["embedding", "0 attn", "0 mlp", "1 attn", "1 mlp", "2 attn", "2 mlp"]
 
 
 def test_lens_moves_through_the_places_and_keeps_the_layer_with_them():
@@ -208,7 +209,7 @@ def test_lens_moves_through_the_places_and_keeps_the_layer_with_them():
 
 def test_a_tick_marks_a_prediction_that_came_true():
     lines = shown(LensView(), fixed_lens(), Cursor(token=3)).split("\n")
-    by_label = {line[:9].strip(): line for line in lines}
+    by_label = {line[:10].strip(): line for line in lines}
     assert "✓" not in by_label["0 attn"]
     assert by_label["3 mlp"].count("✓") == 7
 

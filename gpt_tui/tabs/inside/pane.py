@@ -40,7 +40,7 @@ class InsideTab(Vertical):
     BINDINGS = bindings("inside")
 
     class Requested(Message):
-        """The user asked for something that another tab does, with the model of this value."""
+        """Request to another tab, with the model of this value."""
 
         def __init__(self, request: Continuation, model: str) -> None:
             super().__init__()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpt_tui.tabs.inside.heads_view import HeadsView
-from gpt_tui.tabs.inside.health_view import HealthView
 from gpt_tui.tabs.inside.views.attention import AttentionView
+from gpt_tui.tabs.inside.views.heads import HeadsView
+from gpt_tui.tabs.inside.views.health import HealthView
 from gpt_tui.tabs.inside.views.knock_out import KnockOutView
 from gpt_tui.tabs.inside.views.lens import LensView
 from gpt_tui.tabs.inside.views.neighbors import NeighborsView

@@ -15,6 +15,7 @@ from gpt_core import interpret
 from gpt_core.errors import GptError
 from gpt_core.interpret import Part
 from gpt_core.progress import Progress
+from gpt_tui.session.checkpoint_history import CheckpointHistories
 from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.sanitize import one_line
@@ -116,6 +117,7 @@ class InsideWorker:
 
     def __init__(self, loader: ModelLoader, post: Callable[[Message], object]) -> None:
         self._source = SubjectSource(loader)
+        self._histories = CheckpointHistories()
         self._post = post
         self._changed = threading.Condition()
         self._request: Request | None = None
@@ -243,7 +245,9 @@ class InsideWorker:
             subject = random_subject(held, progress)
         shape = held.gpt.shape
         extent = Extent(len(subject.ids), shape.layers, shape.num_heads)
-        task = Task(subject, extent.clamped(request.cursor), request.size, request.run, origin_of(held))
+        task = Task(
+            subject, extent.clamped(request.cursor), request.size, request.run, origin_of(held), self._histories
+        )
         for result in request.view.compute(task):
             self._check(request)
             self._send(Computed(request.number, side, Outcome(held.name, extent, subject.total, result)))

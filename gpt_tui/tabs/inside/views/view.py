@@ -1,8 +1,8 @@
 """Interface of the views: what one computes in the worker, and what it shows of that. Does not import Textual.
 
-A view is one module in `gpt_tui.tabs.inside.views`, or beside that folder if it draws a chart, registered in
-`gpt_tui.tabs.inside.registry`, with its text in `gpt_tui.tabs.inside.help_texts`. It has no widgets: it returns lines
-of spans, which `gpt_tui.shared.canvas.Canvas` draws.
+A view is one module in `gpt_tui.tabs.inside.views`, registered in `gpt_tui.tabs.inside.registry`, with its text in
+`gpt_tui.tabs.inside.help_texts`. It has no widgets: it returns lines of spans, which `gpt_tui.shared.canvas.Canvas`
+draws.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from gpt_core.interpret import Part
+from gpt_tui.session.checkpoint_history import CheckpointHistories
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.spans import Line
@@ -94,6 +95,7 @@ class Task(NamedTuple):
         size: Size of the area that the result is shown in.
         run: State of the run of this session.
         origin: Where the model is from.
+        histories: Histories of checkpoints that have been read.
     """
 
     subject: Subject
@@ -101,6 +103,7 @@ class Task(NamedTuple):
     size: Size
     run: RunState
     origin: Origin
+    histories: CheckpointHistories
 
 
 class Frame(NamedTuple):

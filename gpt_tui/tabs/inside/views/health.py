@@ -14,7 +14,7 @@ from gpt_tui.charts.series import ChartSeries, Range
 from gpt_tui.session.stats_history import HealthPoint
 from gpt_tui.shared.formatting import fixed, integer, percent
 from gpt_tui.shared.spans import Line, Span, joined, shortened
-from gpt_tui.tabs.inside.history import (
+from gpt_tui.tabs.inside.views.history import (
     StatsHistory,
     axis_row,
     columns_of,
@@ -123,7 +123,7 @@ def selected(result: StatsHistory, cursor: Cursor) -> int:
 def heading(name_width: int, strip: int) -> Line:
     """Return the names of the columns; the middle of the sparklines is the usual size of an update."""
     title = f"{'tensor':<{name_width}}{'norm':>9}{'gradient':>9}{'update':>8} "
-    notes = ("  log10 of update over weights from -5 to -1, usual -3 (▅)", "  update: usual -3 (▅)", "")
+    notes = ("  log10 of update over weights from -5 to -1, usual -3 (▅)", "  log10, usual -3 (▅)", "")
     note = next(note for note in notes if len(note) <= max(0, strip))
     return [Span(title + note, style="muted")]
 
@@ -210,7 +210,7 @@ def fact_lines(result: StatsHistory, row: HealthRow, cursor: Cursor, width: int)
         parts = [f"{where} norm {number_text(row.norms[at])}", "update unknown"]
     else:
         size = percent(10.0**value) if value > LOW_RATIO else f"{10.0**value:.1e}"
-        parts = [f"{where} an update changes it by {size}", f"log10 {fixed(value, 2)}", "usual -3"]
+        parts = [f"{where} an update changes it by {size}", f"log10 {fixed(value, 2)}, usual -3"]
     lines: list[Line] = [[Span(line)] for line in joined(parts, width)]
     if result.is_measured:
         lines.append([Span("measured on these weights: there is no log of their updates", style="muted")])

@@ -25,7 +25,6 @@ from gpt_tui.charts.raster import (
     raster,
 )
 from gpt_tui.charts.series import Range, chart_series, full_range, nonempty
-from gpt_tui.session.checkpoint_history import history_of
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
 from gpt_tui.session.stats_history import HeadsPoint, HealthPoint, Place, heads_point, health_point
@@ -61,7 +60,7 @@ def history(task: Task) -> StatsHistory:
     subject, origin = task.subject, task.origin
     run: RunState | None = task.run if origin.is_live else None
     if run is None and origin.path is not None:
-        run = history_of(origin.path, origin.step, lambda: subject.progress("reading the log of the run", 0.0))
+        run = task.histories.of(origin.path, origin.step, lambda: subject.progress("reading the log of the run", 0.0))
     run = run or RunState()
     if run.heads and run.health:
         return StatsHistory(run, origin.step, False)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from gpt_tui.charts.series import Range
 from gpt_tui.session.stats_history import HEAD_SCORES, HeadsPoint
 from gpt_tui.shared.formatting import fixed, integer, percent
-from gpt_tui.shared.spans import Line, Span, joined
-from gpt_tui.tabs.inside.history import (
+from gpt_tui.shared.spans import Line, Span, joined, width_of
+from gpt_tui.tabs.inside.views.history import (
     StatsHistory,
     axis_row,
     columns_of,
@@ -97,8 +97,9 @@ def score_line(points: Sequence[HeadsPoint], cursor: Cursor, width: int) -> Line
         names.append(Span(f"{name}  ", style=style, at=cursor._replace(score=number)))  # type: ignore[arg-type]
     top = largest(points, cursor.score)
     legend = [Span(f" {value_text(cursor.score, level * top)} ", level) for level in LEGEND]
-    taken = sum(len(span.text) for span in (*names, *legend))
-    return [*names, *legend] if taken <= width else [*names, legend[0], legend[-1]]
+    key = Span("enter: next  ", style="muted")
+    lines = [[*names, key, *legend], [*names, key, legend[0], legend[-1]], [*names, key]]
+    return next((line for line in lines if width_of(line) <= width), names)
 
 
 def loss_lines(result: StatsHistory, x_range: Range, width: int, room: int, step: int) -> list[Line]:
