@@ -201,7 +201,7 @@ class TrainingController:
             time.sleep(SAVE_POLL_S)
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Wait for the thread to end, after the app has closed. Return whether it has ended."""
+        """Wait for the thread to end, after the app has closed. Return True if it has ended."""
         if self._thread:
             self._thread.join(timeout_s)
         return not (self._thread and self._thread.is_alive())

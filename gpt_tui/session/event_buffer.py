@@ -47,7 +47,7 @@ class EventBuffer:
             self._run = run
 
     def put(self, event: AnyEvent) -> bool:
-        """Add an event. Return whether it should be shown at once."""
+        """Add an event. Return True if it should be shown at once."""
         with self._lock:
             self._pending.append(event)
             if len(self._pending) >= MAX_PENDING:

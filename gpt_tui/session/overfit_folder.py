@@ -23,7 +23,7 @@ def overfit_folder(models_dir: str) -> Path:
 
 
 def _may_be_replaced(folder: Path) -> bool:
-    """Return whether a folder is absent, or holds only checkpoints and the log of self-tests."""
+    """Return True if a folder is absent, or holds only checkpoints and the log of self-tests."""
     if not folder.is_dir():
         return not folder.exists() and not folder.is_symlink()
     store = CheckpointStore(folder)

@@ -406,7 +406,7 @@ def no_step_left(run: RunState) -> str:
 
 
 def is_unsaved(run: RunState, models_dir: str) -> bool:
-    """Return whether the last save failed, or could only be made in a folder other than `models_dir`."""
+    """Return True if the last save failed, or could only be made in a folder other than `models_dir`."""
     elsewhere = run.saved is not None and PurePath(run.saved.path).parent != PurePath(models_dir)
     return bool(run.save_error) or elsewhere
 

@@ -39,11 +39,11 @@ ABOUT: dict[str, str] = {
     "byte.",
     "inside": "What a model computes on a text. The views share one cursor (token, layer, head), which stays when "
     "the view or the model changes. The probe is the beginning of the eval text. The model in training is shown with a "
-    "copy of its weights, taken again after each evaluation and with r. Beside shows a second model on the same text, "
+    "copy of its weights, taken again after each evaluation and with r. Compare shows a second model on the same text, "
     "such as the one before the first step. While another tab is shown, nothing is computed here.",
     "tokens": "Each token has the colour of its surprise, -log2 of its probability after the tokens before it: 0 bits "
     "for a token that the model was certain of, 1 bit for one of probability 1/2, 10 bits for one of about 1/1000. The "
-    "cursor shows the 8 most probable tokens in its place; • marks the one in the text. Expect high values where a "
+    "cursor shows the 8 most probable tokens in its place; ✓ marks the one in the text. Expect high values where a "
     "word or name begins and low ones inside it. Try: find the first surprising token, choose the most probable one "
     "in its place, and press Enter to continue from there. The line under the text names the weights that scored it: "
     "those at the step of a sample or reply are kept only in checkpoints.",

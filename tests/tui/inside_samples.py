@@ -19,8 +19,8 @@ from gpt_core.training import events as ev
 from gpt_tui.session.inside.predictions import Alternative, TokenPredictions
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState, advance_all
-from gpt_tui.tabs.inside.history import StatsHistory
 from gpt_tui.tabs.inside.views.attention import AttentionResult
+from gpt_tui.tabs.inside.views.history import StatsHistory
 from gpt_tui.tabs.inside.views.knock_out import KnockOut
 from gpt_tui.tabs.inside.views.lens import LensResult
 from gpt_tui.tabs.inside.views.neighbors import MapToken, Near, Neighborhood
@@ -94,7 +94,7 @@ def fixed_tokens(count: int = 60) -> TokenPredictions:
 
 def fixed_lens(first: int = 0, columns: int = 7, layers: int = 4) -> LensResult:
     """Return predictions at each place with fixed numbers."""
-    places = ["embed", *(f"{layer} {part}" for layer in range(layers) for part in ("attn", "mlp"))]
+    places = ["embedding", *(f"{layer} {part}" for layer in range(layers) for part in ("attn", "mlp"))]
     predictions = [
         [
             [

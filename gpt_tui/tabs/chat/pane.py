@@ -36,7 +36,7 @@ class ChatTab(Horizontal):
     BINDINGS = bindings("chat")
 
     class ExitRequested(Message):
-        """The user left the chat."""
+        """Request to leave the chat."""
 
     class ModelsListed(Message, bubble=False):
         """The models to choose from, listed by a thread."""

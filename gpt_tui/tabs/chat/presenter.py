@@ -131,7 +131,7 @@ UNSPACED_SCRIPTS = (
 
 
 def _is_unspaced(character: str) -> bool:
-    """Return whether the character belongs to a script that is written without spaces between words."""
+    """Return True if the character belongs to a script that is written without spaces between words."""
     return unicodedata.name(character, "").startswith(UNSPACED_SCRIPTS)
 
 

@@ -72,21 +72,21 @@ class CheckpointsTab(Vertical):
     BINDINGS = bindings("checkpoints")
 
     class ResumeRequested(Message):
-        """The user chose a checkpoint to resume from."""
+        """Request to resume from a checkpoint."""
 
         def __init__(self, path: Path) -> None:
             super().__init__()
             self.path = path
 
     class FineTuneRequested(Message):
-        """The user chose a checkpoint to start a new run from."""
+        """Request to start a new run from a checkpoint."""
 
         def __init__(self, path: Path) -> None:
             super().__init__()
             self.path = path
 
     class ChatRequested(Message):
-        """The user chose a checkpoint to chat with, or to `compare` with the chat's model."""
+        """Request to chat with a checkpoint, or to `compare` it with the chat's model."""
 
         def __init__(self, path: Path, *, compare: bool = False) -> None:
             super().__init__()

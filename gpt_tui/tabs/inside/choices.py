@@ -1,4 +1,4 @@
-"""Selectors at the top of the Inside tab: the model, one beside it, and the text."""
+"""Selectors at the top of the Inside tab: the model, one to compare it with, and the text."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Choices(Vertical):
         with Horizontal():
             yield Label("Model", markup=False)
             yield ModelSelect(compare=False, id="inside-model")
-            yield Label("Beside", markup=False)
-            yield ModelSelect(compare=True, extra=(INITIAL_OPTION,), id="inside-beside")
+            yield Label("Compare with", markup=False)
+            yield ModelSelect(compare=True, extra=(INITIAL_OPTION,), id="inside-compare")
             yield Label("Text", markup=False)
             yield TextSelect(id="inside-text")
         yield LineInput(
@@ -58,9 +58,9 @@ class Choices(Vertical):
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Values of the selected model and of the one beside it, if that is another one."""
-        model, beside = self._select("model").selected, self._select("beside").selected
-        return (model,) if beside in (NO_COMPARISON, model) else (model, beside)
+        """Values of the selected model and of the one to compare it with, if that is another one."""
+        model, other = self._select("model").selected, self._select("compare").selected
+        return (model,) if other in (NO_COMPARISON, model) else (model, other)
 
     @property
     def kind(self) -> TextKind:
@@ -78,14 +78,14 @@ class Choices(Vertical):
             select.show(available)
 
     def choose(self, model: str) -> None:
-        """Select a model, and none beside it."""
+        """Select a model, and none to compare it with."""
         self._select("model").select(model)
-        self._select("beside").select(NO_COMPARISON)
+        self._select("compare").select(NO_COMPARISON)
 
     # -- keys
 
     def open(self, name: str) -> None:
-        """Open a selector: model, beside or text."""
+        """Open a selector: model, compare or text."""
         select = self.query_one(f"#inside-{name}", Select)
         select.focus()
         select.action_show_overlay()

@@ -68,7 +68,7 @@ class RunsTab(Container):
             self.preset_name = preset_name
 
     class InsideRequested(Message):
-        """The user wants to look inside the model of this checkpoint, at this step if the charts have a cursor."""
+        """Request to look inside the model of this checkpoint, at this step if the charts have a cursor."""
 
         def __init__(self, path: Path, step: int | None) -> None:
             super().__init__()

@@ -60,29 +60,29 @@ def values_of(run: RunState) -> dict[str, str]:
 
 
 def is_first_sample(run: RunState) -> bool:
-    """Return whether the newest sample is of a model that has not learned yet."""
+    """Return True if the newest sample is of a model that has not learned yet."""
     return starts_at_random(run) and bool(run.samples) and run.samples[-1].step == 0
 
 
 def is_first_loss(run: RunState) -> bool:
-    """Return whether the loss of the first step is known."""
+    """Return True if the loss of the first step is known."""
     return starts_at_random(run) and run.last is not None
 
 
 def has_spaces(run: RunState) -> bool:
-    """Return whether the newest sample is spaced like prose, and the loss about that of token frequencies, or less."""
+    """Return True if the newest sample is spaced like prose, and the loss about that of token frequencies, or less."""
     sample = newest_sample(run)
     return sample is not None and is_spaced(sample.text) and loss_of(run, sample) < frequencies(run) + NEAR_FREQUENCIES
 
 
 def has_words(run: RunState) -> bool:
-    """Return whether the newest sample is from a model whose loss is far below that of token frequencies."""
+    """Return True if the newest sample is from a model whose loss is far below that of token frequencies."""
     sample = newest_sample(run)
     return sample is not None and loss_of(run, sample) < frequencies(run) - BELOW_FREQUENCIES
 
 
 def overfits(run: RunState) -> bool:
-    """Return whether the eval loss rises or is far above the train loss, after a pass over the text."""
+    """Return True if the eval loss rises or is far above the train loss, after a pass over the text."""
     losses = [point.loss for point in run.evaluations if point.step > 0]
     if run.last is None or len(losses) < 2 or losses[-1] <= run.curve.smoothed:
         return False
@@ -100,7 +100,7 @@ CONDITIONS: dict[str, tuple[Callable[[RunState], bool], Subject]] = {
 
 
 def starts_at_random(run: RunState) -> bool:
-    """Return whether the run began with random weights and from its first step."""
+    """Return True if the run began with random weights and from its first step."""
     return run.started is not None and not run.started.init_from and run.started.step == 0
 
 
@@ -110,7 +110,7 @@ def newest_sample(run: RunState) -> Sample | None:
 
 
 def is_spaced(text: str) -> bool:
-    """Return whether white space and words of a text are about as long as in prose."""
+    """Return True if white space and words of a text are about as long as in prose."""
     words = text.split()
     if len(text) < MIN_TEXT or len(words) < 2:
         return False

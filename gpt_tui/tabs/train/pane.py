@@ -51,7 +51,7 @@ class TrainTab(RunRequests):
     BINDINGS: ClassVar[list[BindingType]] = bindings("train", "samples")
 
     class SurpriseRequested(Message):
-        """The user asks how surprising a sample is to the model."""
+        """Request to colour a sample by surprise."""
 
         def __init__(self, sample: Sample) -> None:
             super().__init__()

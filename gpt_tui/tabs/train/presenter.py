@@ -218,7 +218,7 @@ class Countdown(NamedTuple):
 
 
 def starts_unasked(preview: RunPreview) -> bool:
-    """Return whether a first run may start after a countdown: no checkpoint yet, and no doubt about the text."""
+    """Return True if a first run may start after a countdown: no checkpoint yet, and no doubt about the text."""
     return bool(preview.train_file) and not (preview.problem or preview.note) and preview.stored == StoredCheckpoints()
 
 

@@ -12,7 +12,7 @@ from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.spans import Line, Span, SpanStyle, fitted, shortened
 from gpt_tui.tabs.inside.views.view import Cursor, Frame, InsideView, Move, Size, Task, moved
 
-LABEL_WIDTH, CELL_WIDTH = 9, 9
+LABEL_WIDTH, CELL_WIDTH = 10, 9
 FIXED_ROWS = 6  # legend, two rows of tokens, an empty line, and two lines at the cursor
 ALTERNATIVES = 8
 LEGEND = (0.05, 0.25, 0.5, 0.75, 1.0)
@@ -98,7 +98,7 @@ def at_place(cursor: Cursor, place: int) -> Cursor:
 def place_label(place: str) -> str:
     """Return the label of a place: `h.0.resid_mid` is `0 attn`, `h.0.out` is `0 mlp`."""
     if not place.startswith("h."):
-        return "embed"
+        return "embedding"
     _, layer, name = place.split(".")
     return f"{layer} {'attn' if name == 'resid_mid' else 'mlp'}"
 

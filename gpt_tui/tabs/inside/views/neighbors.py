@@ -147,7 +147,7 @@ def map_lines(result: Neighborhood, cursor: Cursor, width: int, rows: int) -> li
 
 
 def is_free(row: Sequence[tuple[int, Span]], column: int, size: int) -> bool:
-    """Return whether no span of a row is at these columns."""
+    """Return True if no span of a row is at these columns."""
     return all(start + cell_len(span.text) <= column or column + size <= start for start, span in row)
 
 
