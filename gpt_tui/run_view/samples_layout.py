@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from gpt_tui.session.learning_text import copied_text
 from gpt_tui.session.run_state import MAX_SAMPLES, Sample
 from gpt_tui.shared.formatting import clock, fixed, integer, nats, shown_continuation
 from gpt_tui.shared.sanitize import printable
+from gpt_tui.shared.spans import shortened
 from gpt_tui.shared.wrapping import line_spans
 
 Part = Literal["rail", "eval", "best", "head", "prompt", "reply", "note"]
@@ -119,11 +120,6 @@ def body(prompt: str, text: str, width: int) -> tuple[Line, ...]:
         parts = (Span("rail", RAIL), Span("prompt", full_text[start:middle]), Span("reply", full_text[middle:stop]))
         lines.append(tuple(span for span in parts if span.text))
     return tuple(lines)
-
-
-def shortened(text: str, width: int) -> str:
-    """Return a text of at most `width` cells, with an ellipsis if it is cut."""
-    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
 
 
 def reflowed(text: str) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from gpt_tui.session.inside.view import Cell, Table, View
 from gpt_tui.shared.ramp import shade
+from gpt_tui.shared.spans import shortened
 from gpt_tui.shared.wrapping import wrapped
 
 MAX_CELLS, MIN_CELLS = 24, 12  # width of a label, at most; of another column on a narrow terminal, at least
@@ -108,6 +109,5 @@ def column_groups(table: Table, widths: Sequence[int], width: int | None) -> Ite
 
 def sized(text: str, width: int, is_number: bool) -> str:
     """Return text in exactly `width` cells."""
-    if cell_len(text) > width:
-        return set_cell_size(text, width - 1) + "…"
+    text = shortened(text, width)
     return " " * (width - cell_len(text)) + text if is_number else set_cell_size(text, width)
