@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,10 +11,11 @@ from gpt_core.errors import GptError
 from gpt_core.kernels import use_any_core
 from gpt_core.text.baselines import Baselines, baselines_key, measure_baselines, read_baselines, write_baselines
 from gpt_core.text.token_stream import TokenStream
+from gpt_core.thread_priority import lower_priority
 from gpt_core.training.events import BaselinesMeasured
 from gpt_core.training.run import Run
 
-NICER_BY, MAX_NICE = 5, 19  # steps of priority below the training threads, about a third of their weight
+BELOW_TRAINING = 5  # steps of the nice value below the training threads: about a third of their weight
 
 
 class BaselineMeter:
@@ -67,19 +66,10 @@ class BaselineMeter:
 
     def _measure(self) -> None:
         use_any_core()
-        _lower_priority()
+        lower_priority(BELOW_TRAINING)
         run, text = self._run, self._eval_text
         with suppress(GptError, MemoryError):  # training reports what it cannot read itself
             found = measure_baselines(run.train_text, text, run.tokenizer, self._stopping.is_set)
             if found is not None:
                 write_baselines(self._eval_path, self._key, run.eval_file_sha256, found)
                 self._found = found
-
-
-def _lower_priority() -> None:
-    """Lower the priority of the calling thread. Only on Linux: priority is per thread."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            thread = threading.get_native_id()
-            niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICER_BY
-            os.setpriority(os.PRIO_PROCESS, thread, min(niceness, MAX_NICE))

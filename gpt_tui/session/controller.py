@@ -18,6 +18,7 @@ from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
 from gpt_core.text.token_stream import TokenStream
+from gpt_core.thread_priority import lower_priority
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.events import AnyEvent, CheckpointSaved, RunStarted
@@ -29,7 +30,7 @@ from gpt_tui.session.run_preview import existing_run
 from gpt_tui.session.run_state import Limits, RunState
 from gpt_tui.shared.error_log import log_traceback
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.shared.thread_priority import TRAINING, lower_priority
+from gpt_tui.shared.thread_priority import TRAINING
 
 SAVE_POLL_S = 0.01
 

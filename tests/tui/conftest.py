@@ -27,7 +27,7 @@ def _default_thread_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     While other processes use every core, a thread of low priority may hold the GIL for seconds.
     """
     for module in ("session.controller", "tabs.checkpoints.file_thread", "tabs.inside.worker"):
-        monkeypatch.setattr(f"gpt_tui.{module}.lower_priority", lambda _niceness: None)
+        monkeypatch.setattr(f"gpt_tui.{module}.lower_priority", lambda _by: None)
 
 
 @pytest.fixture

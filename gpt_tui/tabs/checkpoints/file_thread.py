@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from gpt_core.errors import GptError
-from gpt_tui.shared.thread_priority import CHECKING, lower_priority
+from gpt_core.thread_priority import lower_priority
+from gpt_tui.shared.thread_priority import CHECKING
 
 PROGRESS_STEP = 0.01  # fraction of the work between two reports
 

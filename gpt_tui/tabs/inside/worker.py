@@ -15,11 +15,12 @@ from gpt_core import interpret
 from gpt_core.errors import GptError
 from gpt_core.interpret import Part
 from gpt_core.progress import Progress
+from gpt_core.thread_priority import lower_priority
 from gpt_tui.session.checkpoint_history import CheckpointHistories
 from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.shared.thread_priority import CHECKING, lower_priority
+from gpt_tui.shared.thread_priority import CHECKING
 from gpt_tui.tabs.inside.presenter import TextChoice
 from gpt_tui.tabs.inside.subjects import Held, SubjectSource, random_subject
 from gpt_tui.tabs.inside.views.view import Cursor, Extent, InsideView, Origin, Size, Task
