@@ -64,6 +64,10 @@ class CheckpointError(InputError):
     """A checkpoint is missing, damaged, or does not have the requested model shape."""
 
 
+class NotACheckpointError(CheckpointError):
+    """A file was not saved by this program."""
+
+
 class ExportError(InputError):
     """A model cannot be exported: the format cannot hold it, or its path exists or cannot be created."""
 

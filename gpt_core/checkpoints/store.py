@@ -22,7 +22,15 @@ from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.checkpoints.lock import FolderLock
 from gpt_core.checkpoints.replacement import METRICS, REPLACED_METRICS, Replacement
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError, ConfigError, FolderInUseError, GptError, RunExistsError, SaveError
+from gpt_core.errors import (
+    CheckpointError,
+    ConfigError,
+    FolderInUseError,
+    GptError,
+    NotACheckpointError,
+    RunExistsError,
+    SaveError,
+)
 from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, same_eval_text, write_checkpoint
 from gpt_core.formats.checkpoint_header import (
     EXTENSION,
@@ -38,11 +46,19 @@ _TICK_S = 1e-3  # between two saves whose order the clock does not show
 
 
 class DamagedCheckpoint(NamedTuple):
-    """A checkpoint that cannot be used; `error` is one line that names the file and the fault."""
+    """A file that cannot be used.
+
+    Attributes:
+        path: The file.
+        kind: Kind of a checkpoint by its name.
+        error: One line that names the file and the fault.
+        is_foreign: True if it was not saved by this program, by its content.
+    """
 
     path: Path
     kind: str
     error: str
+    is_foreign: bool = False
 
 
 Listing = list[CheckpointInfo | DamagedCheckpoint]
@@ -291,7 +307,8 @@ class CheckpointStore:
             try:
                 valid.append(peek_checkpoint(path))
             except CheckpointError as error:
-                broken.append(DamagedCheckpoint(path, kind_of(path.name), str(error)))
+                is_foreign = isinstance(error, NotACheckpointError)
+                broken.append(DamagedCheckpoint(path, kind_of(path.name), str(error), is_foreign))
         return [*sorted(valid, key=lambda info: (info.saved_at, info.step), reverse=True), *broken]
 
     def _check_is_better(self, path: Path, checkpoint: Checkpoint) -> None:
@@ -350,7 +367,10 @@ class CheckpointStore:
 
     def _refusal(self, others: Sequence[CheckpointInfo | DamagedCheckpoint]) -> str:
         first = others[0]
-        state = "damaged" if isinstance(first, DamagedCheckpoint) else f"step {first.step:,}"
+        if isinstance(first, DamagedCheckpoint):
+            state = "not a gpt-tui checkpoint" if first.is_foreign else "damaged"
+        else:
+            state = f"step {first.step:,}"
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         return (
             f"{self.folder} holds another run's checkpoints: {first.path.name} ({state}){more}; resume that run "

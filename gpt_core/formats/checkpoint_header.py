@@ -23,7 +23,7 @@ from gpt_core import files
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import check_together
-from gpt_core.errors import CheckpointError, ConfigError
+from gpt_core.errors import CheckpointError, ConfigError, NotACheckpointError
 from gpt_core.formats import safetensors
 from gpt_core.formats.safetensors import Layout, SafetensorsError
 from gpt_core.formats.training_state import Seconds, TrainingState
@@ -214,7 +214,8 @@ def read_header(file: io.FileIO, path: Path) -> Header:
     Takes time and memory for the header alone.
 
     Raises:
-        CheckpointError: The file is damaged, not a checkpoint, or of another version.
+        NotACheckpointError: The file was not saved by this program.
+        CheckpointError: The file is damaged, or of another version.
     """
     head = _read_verified(file, path)
     try:
@@ -301,7 +302,9 @@ def _read_verified(file: io.FileIO, path: Path) -> bytes:
     try:
         begin = file.read(_DIGITS.start)[safetensors.LENGTH_BYTES :]
         if not _START.startswith(begin):  # that of a truncated checkpoint may be shorter
-            raise CheckpointError(f"{path} is not a gpt-tui checkpoint; name a {EXTENSION} file that gpt-tui has saved")
+            raise NotACheckpointError(
+                f"{path} is not a gpt-tui checkpoint; name a {EXTENSION} file that gpt-tui has saved"
+            )
         head = safetensors.read_header(file)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {files.reason(error)}") from None

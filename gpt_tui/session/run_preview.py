@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gpt_core.checkpoints.store import CheckpointStore, chat_candidates, resume_candidates
+from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
@@ -144,7 +144,9 @@ def existing_run(models_dir: str) -> str:
     newest = next((info for info in found if isinstance(info, CheckpointInfo)), None)
     if newest is not None:
         return f"a run at step {integer(newest.step)}"
-    return "a damaged checkpoint" if found else ""
+    if any(isinstance(info, DamagedCheckpoint) and not info.is_foreign for info in found):
+        return "a damaged checkpoint"
+    return "a file that is not a gpt-tui checkpoint" if found else ""
 
 
 def shown_path(path: Path) -> str:

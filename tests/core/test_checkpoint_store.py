@@ -103,10 +103,14 @@ def test_a_resumed_run_rejects_a_folder_of_another_run(store):
         CheckpointStore(store.folder).prepare("run-b", new_run=False)
 
 
-def test_a_damaged_checkpoint_stops_a_new_run_and_not_a_resumed_one(store):
-    store.path_of("latest").write_bytes(b"half a check")
+@pytest.mark.parametrize(
+    ("bytes_left", "state"), [(500, "damaged"), (0, "damaged"), (None, "not a gpt-tui checkpoint")]
+)
+def test_a_damaged_checkpoint_stops_a_new_run_and_not_a_resumed_one(store, bytes_left, state):
+    path = store.save("latest", sample())
+    path.write_bytes(b"of another program" if bytes_left is None else path.read_bytes()[:bytes_left])
     store.close()
-    with pytest.raises(RunExistsError, match="damaged"):
+    with pytest.raises(RunExistsError, match=rf"ckpt_latest.safetensors \({state}\)"):
         CheckpointStore(store.folder).prepare("run-b", new_run=True)
     with CheckpointStore(store.folder) as again:
         again.prepare("run-a", new_run=False)

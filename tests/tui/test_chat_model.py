@@ -157,11 +157,11 @@ def test_the_automatic_choice_skips_damaged_files_and_names_them(controller: Tra
     saved_model(tmp_path, "latest", 60, seed=2)
     damage(tmp_path / "best_model.safetensors")
     models = ModelLoader(controller, str(tmp_path))
-    assert models.load().name == "ckpt_latest, step 60 (best_model: damaged)"
+    assert models.load().name == "ckpt_latest, step 60 (best_model: unusable)"
     (tmp_path / "best_model.safetensors").write_bytes(b"nothing")
-    assert models.load().name == "ckpt_latest, step 60 (best_model: damaged)"
+    assert models.load().name == "ckpt_latest, step 60 (best_model: unusable)"
     damage(tmp_path / "ckpt_latest.safetensors")
-    with pytest.raises(CheckpointError, match=r"no model yet in .* \(2 damaged checkpoints\)"):
+    with pytest.raises(CheckpointError, match=r"no model yet in .* \(2 unusable files\)"):
         ModelLoader(controller, str(tmp_path)).load()
 
 
@@ -275,4 +275,4 @@ def test_without_a_valid_model_in_the_folder_the_first_valid_one_of_other_runs_i
     models = ModelLoader(controller, "models")
     label = model_options(models.available(), AUTOMATIC, compare=False)[0].label
     assert label == "automatic · new/best_model · step 20", "its header is valid"
-    assert models.load().name == "old/best_model, step 10 (best_model, new/best_model: damaged)"
+    assert models.load().name == "old/best_model, step 10 (best_model, new/best_model: unusable)"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.thread_priority import MAX_NICE, lower_priority
 from gpt_tui.shared.formatting import size
-from gpt_tui.shared.thread_priority import lower_priority
+from gpt_tui.shared.thread_priority import CHECKING
 from gpt_tui.tabs.checkpoints.files import (
     CheckpointFile,
     FolderContents,
@@ -28,6 +29,7 @@ from gpt_tui.tabs.checkpoints.presenter import (
     empty_text,
     next_pending,
     refusal,
+    status_cell,
     summary_text,
     table,
     verification_of,
@@ -165,7 +167,7 @@ def test_a_verification_lowers_only_its_own_priority(tmp_path: Path, monkeypatch
     thread = VerificationThread(Stamp(path, 0, 0), lambda *_: None, note)
     thread.start()
     thread.join(DEADLINE_S)
-    assert seen[0] > before or before >= 10
+    assert seen[0] == min(before + CHECKING, MAX_NICE)
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
@@ -234,6 +236,16 @@ def test_a_row_shows_the_values_that_its_header_has(contents: FolderContents):
     assert lines[2][2:6] == ["9,000", "–", "–", "–"]
     assert lines[5] == ["bert", "other", "16", "B", "2", "h", "✗", "not", "gpt-tui"]
     assert lines[6] == ["epoch_020", "epoch", "3.0", "kB", "2", "h", "✗", "damaged"]
+
+
+def test_a_file_is_damaged_or_not_gpt_tuis_by_its_content_not_by_its_name(tmp_path: Path):
+    cut = save(tmp_path / "mine.safetensors", 1)
+    cut.write_bytes(cut.read_bytes()[:3000])
+    (tmp_path / "best_model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    contents = FolderScanner(str(tmp_path)).scan()
+    status = {file.name: status_cell(file, verification_of(file, {}))[0] for file in contents.files}
+    assert status == {"mine": "✗ damaged", "best_model": "✗ not gpt-tui", "empty": "✗ damaged"}
 
 
 def test_names_are_escaped_and_long_ones_are_cut(tmp_path: Path):

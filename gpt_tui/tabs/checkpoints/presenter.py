@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gpt_core.checkpoints.store import chat_candidates, resume_candidates
+from gpt_core.checkpoints.store import DamagedCheckpoint, chat_candidates, resume_candidates
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import names_as_text
 from gpt_core.formats.checkpoint_header import CheckpointInfo
@@ -55,8 +55,8 @@ def next_pending(files: Sequence[CheckpointFile], known: Verifications) -> Check
 
 
 def is_foreign(file: CheckpointFile) -> bool:
-    """Return True for a file that was not written by this program, by its name and header."""
-    return file.info is None and file.found.kind == "other"
+    """Return True for a file that was not saved by this program, by its content."""
+    return isinstance(file.found, DamagedCheckpoint) and file.found.is_foreign
 
 
 # -- the table
