@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from textual import on
@@ -18,10 +17,11 @@ from gpt_tui.charts.view import MIN_REDRAW_S
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.run_view.surprise.screen import SurpriseScreen, TextToScore
 from gpt_tui.session.controller import TrainingController
-from gpt_tui.session.models import MakeGenerator, ModelLoader
+from gpt_tui.session.models import LoadedModel, MakeGenerator, ModelLoader, Report
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.removed_parts import RemovedParts
 from gpt_tui.session.run_preview import RunPreview, model_name, run_name
+from gpt_tui.session.run_state import Sample
 from gpt_tui.shared.dialogs import unsaved_question
 from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.formatting import integer
@@ -32,7 +32,7 @@ from gpt_tui.tabs.chat.presenter import initial_texts
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from gpt_tui.tabs.inside.pane import InsideTab
 from gpt_tui.tabs.runs.pane import RunsTab
-from gpt_tui.tabs.runs.presenter import name_of
+from gpt_tui.tabs.runs.presenter import is_own_run, name_of
 from gpt_tui.tabs.train.guide import Guide
 from gpt_tui.tabs.train.pane import TrainTab
 
@@ -190,10 +190,11 @@ class MainScreen(Screen[None]):
     def _show_tab(self, tab: str) -> None:
         if tab == self.tab:
             return
+        step = self.pane.pointed_step if isinstance(self.pane, TrainTab | RunsTab) else None
         self.query_one("#panes", ContentSwitcher).current = tab
         if tab != "train":
             self.train.cancel_countdown()
-        if tab == "inside" and (step := self.train.pointed_step) is not None:
+        if tab == "inside" and step is not None:
             self.inside.point_at(step)
         self.show(at_once=True)
         self.set_focus(None)
@@ -223,15 +224,38 @@ class MainScreen(Screen[None]):
     @on(TrainTab.SurpriseRequested)
     def _surprise_requested(self, message: TrainTab.SurpriseRequested) -> None:
         message.stop()
-        sample = message.sample
-        load = partial(self._models.load_of_step, sample.step)
-        to_score = TextToScore(f"sample at step {integer(sample.step)}", sample.prompt, sample.text, "", load)
-        self.app.push_screen(SurpriseScreen([to_score]), self._continue_sample)
+        self._colour_sample(message.sample)
 
-    async def _continue_sample(self, text: str | None) -> None:
-        if text:
+    @on(RunsTab.SurpriseRequested)
+    def _surprise_in_run_requested(self, message: RunsTab.SurpriseRequested) -> None:
+        message.stop()
+        self._colour_sample(message.sample, None if is_own_run(message.run) else message.run.folder)
+
+    def _colour_sample(self, sample: Sample, folder: Path | None = None) -> None:
+        """Colour a sample by surprise, and continue it in Chat.
+
+        Args:
+            sample: The sample.
+            folder: Folder of its run, whose model continues it. None for the run of this session, where the model that
+                is chosen in Chat does.
+        """
+        used: list[LoadedModel] = []
+
+        def load(report: Report) -> LoadedModel:
+            used.append(self._models.load_of_step(sample.step, report, folder))
+            return used[-1]
+
+        async def continue_from(text: str | None) -> None:
+            if not text:
+                return
+            bundle = used[-1].bundle
+            if folder is not None and bundle is not None and bundle.path:
+                self.chat.choose(str(bundle.path))
             self.go("chat")
             await self.chat.generate_from(text)
+
+        title = f"sample at step {integer(sample.step)}"
+        self.app.push_screen(SurpriseScreen([TextToScore(title, sample.prompt, sample.text, "", load)]), continue_from)
 
     @on(TrainTab.SettingsChanged)
     def _settings_changed(self, message: TrainTab.SettingsChanged) -> None:

@@ -181,27 +181,35 @@ class ModelLoader:
             return stored_model(model_in_training(trainer, report), weights)
         return self._load_best(report, weights)
 
-    def load_of_step(self, step: int, report: Report) -> LoadedModel:
-        """Return the model after `step` steps if a checkpoint of the folder has it, else the one of `AUTOMATIC`.
+    def load_of_step(self, step: int, report: Report, folder: Path | None = None) -> LoadedModel:
+        """Return the model of a run after `step` steps if a checkpoint has it, else another model of the run.
+
+        Args:
+            step: Step of the run.
+            report: Receives the reason for waiting.
+            folder: Folder of the run. None for the run of this session, whose other model is that of `AUTOMATIC`.
 
         Raises:
-            GptError: As in `load`.
+            GptError: As in `load`, or the folder has no valid checkpoint.
         """
-        for info in chat_candidates(CheckpointStore(self.models_dir).list()):
-            if info.step == step:
-                with suppress(CheckpointError):
-                    return self._cache.load(info.path, report, "float32")
-        return self.load(report=report)
+        candidates = chat_candidates(CheckpointStore(folder or self.models_dir).list())
+        of_step = [info for info in candidates if info.step == step]
+        for info in of_step if folder is None else (*of_step, *candidates):
+            with suppress(CheckpointError):
+                return self._cache.load(info.path, report, "float32")
+        if folder is None:
+            return self.load(report=report)
+        raise CheckpointError(f"no valid checkpoint in {one_line(str(folder))}, which would score the sample")
 
     def _load_best(self, report: Report, weights: WeightFormat) -> LoadedModel:
-        """Load the first valid checkpoint in chat order; the name lists the damaged ones that were skipped.
+        """Load the first valid checkpoint in chat order; the name lists the unusable ones that were skipped.
 
         Without a checkpoint in the models folder, those of other runs are used, as `automatic_label` says.
         """
         listing = CheckpointStore(self.models_dir).list()
         candidates = chat_candidates(listing)
-        damaged = [found for found in listing if isinstance(found, DamagedCheckpoint)]
-        skipped = [found.path.stem for found in damaged if found.kind == "best"]
+        unusable = [found for found in listing if isinstance(found, DamagedCheckpoint)]
+        skipped = [found.path.stem for found in unusable if found.kind == "best"]
         folder = Path(self.models_dir)
         for info in candidates or [other.info for other in models_of_other_runs(folder)]:
             try:
@@ -209,9 +217,9 @@ class ModelLoader:
             except CheckpointError:
                 skipped.append(checkpoint_name(info.path, folder))
                 continue
-            return model._replace(name=f"{model.name} ({one_line(', '.join(skipped))}: damaged)") if skipped else model
-        count = len(damaged) + len(candidates)
-        broken = f" ({count} damaged checkpoint{'s' * (count > 1)})" if count else ""
+            return model._replace(name=f"{model.name} ({one_line(', '.join(skipped))}: unusable)") if skipped else model
+        count = len(unusable) + len(candidates)
+        broken = f" ({count} unusable file{'s' * (count > 1)})" if count else ""
         raise CheckpointError(f"no model yet in {self.models_dir}{broken}; start training first")
 
 

@@ -136,6 +136,8 @@ KEYS: tuple[Key, ...] = (
     Key("runs.inside", "i", "look_inside", "Look inside", "Show the heads of this run over time in the Inside tab",
         "runs"),
     Key("runs.notes", "v", "switch_panels", "Panels", "Show samples, log, or neither", "runs", footer=True),
+    Key("runs.surprise", "f8", "show_surprise", "Surprise",
+        "Colour the sample by surprise, and continue it from another token", "runs", footer=True),
     Key("charts.log", "l", "log_scale", "Log", "Switch between logarithmic and linear y axis", "charts",
         footer=True),
     Key("charts.axis", "a", "next_axis", "Axis", "Switch the x axis: steps, tokens, time", "charts", footer=True),

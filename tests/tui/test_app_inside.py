@@ -180,7 +180,7 @@ async def test_a_checkpoint_that_vanishes_or_is_damaged_is_one_line_and_another_
     best.write_bytes(data)
     async with running_app(tmp_path) as bench:
         await type_text(bench, TEXT)
-        await bench.until_seen("ckpt_latest, step 103 (best_model: damaged) · typed")
+        await bench.until_seen("ckpt_latest, step 103 (best_model: unusable) · typed")
         model_select(bench, "model").select(str(best))
         await bench.until_seen("✗")
         assert "best_model.safetensors" in str(inside(bench)._outcomes[0])
@@ -421,3 +421,23 @@ async def test_a_run_in_the_runs_tab_is_looked_into_with_its_heads_over_time(tmp
         assert bench.app.main.tab == "inside"
         await bench.pilot.press("5")
         await bench.until_seen("h.0.mlp dead units")
+
+
+@pytest.mark.slow
+async def test_the_cursor_of_the_charts_moves_the_heads_and_other_tabs_leave_it(tmp_path: Path):
+    saved = CheckpointSaved("latest", str(save_model(tmp_path)), 103)
+    write_log(tmp_path, [*history_events(), saved])
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await bench.pilot.press("f5")
+        await bench.until_seen("1,000 of 2,000")
+        await bench.pilot.press(*["comma"] * 20)
+        pointed = bench.app.main.runs.pointed_step
+        assert pointed is not None
+        assert 100 < pointed < 900
+        await bench.pilot.press("f6", "4")
+        await bench.until_seen(f"step {round(pointed, -2)}, layer 0, head 0:")
+        await bench.pilot.press("end")
+        await bench.until_seen("step 1,000, layer 0, head 0:")
+        await bench.pilot.press("f3", "f6")
+        await bench.until(lambda: bench.app.main.tab == "inside")
+        assert inside(bench)._cursor.step == 1000

@@ -31,10 +31,12 @@ from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app, settled
 from tests.tui.conftest import Snapshot
 from tests.tui.fake_trainer import SMALL
+from tests.tui.log_samples import run_events, write_log
 from tests.tui.samples import learnt
 from tests.tui.still_app import still_app
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_app_chat_models import BEST, LATEST, choose, two_models
+from tests.tui.test_chat_model import saved_model
 
 SHAPE = msgspec.structs.replace(SMALL, d_model=8, hidden_size=8, num_heads=2, seq_len=16)
 TOKENIZER = PieceTokenizer.train([b"abc"], SHAPE.vocab_size)
@@ -300,6 +302,61 @@ async def test_a_sample_is_scored_by_the_checkpoint_of_its_step_and_continued_in
         await bench.until_seen("max length")
         assert bench.app.main.tab == "chat"
         await continued(bench, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_watched", [False, True])
+async def test_a_sample_in_the_runs_tab_is_scored_and_continued_by_the_model_of_its_run(
+    tmp_path: Path, is_watched: bool
+):
+    run = tmp_path / "run"
+    own = run if is_watched else tmp_path / "own"
+    saved_model(tmp_path / "own", "best", 40, seed=3)
+    saved_model(run, "best", 50, seed=1)
+    saved_model(run, "latest", 100, seed=2)
+    write_log(run, run_events(100))
+    async with running_app(own, size=(80, 24), watched=own if is_watched else None, max_tokens=8) as bench:
+        if not is_watched:
+            bench.app.main.runs._reader.finder.around = tmp_path
+            await bench.pilot.press("f5")
+        await bench.until_seen("100 of 100")
+        screen = await coloured(bench)
+        view = screen.query_one(ScoredTextView)
+        assert view.to_score.title == "sample at step 100"
+        assert (view.to_score.prompt, view.to_score.text) == ("It was", " the 100 cats that sat")
+        assert str(view.border_subtitle).endswith("ckpt_latest, step 100")
+        assert view.scored is not None
+        view.choose(with_text(view.scored, view.cursor))
+        expected = view.scored.text_with(view.cursor, view.chosen)
+        await bench.pilot.press("enter")
+        await bench.until_seen("max length")
+        assert bench.app.main.chat._form.models == [str(run / LATEST)]
+        await continued(bench, expected)
+
+
+@pytest.mark.slow
+async def test_the_cursor_of_the_charts_chooses_the_sample_in_the_runs_tab_also_while_samples_are_hidden(
+    tmp_path: Path,
+):
+    write_log(tmp_path, run_events(100))
+    saved_model(tmp_path, "best", 100, seed=1)
+    async with running_app(tmp_path, size=(80, 24), max_tokens=8) as bench:
+        await bench.pilot.press("f5")
+        await bench.until_seen("100 of 100")
+        await bench.pilot.press("v", "v", *["comma"] * 16)
+        screen = await coloured(bench)
+        assert screen.query_one(ScoredTextView).to_score.title == "sample at step 50"
+        assert str(screen.query_one(ScoredTextView).border_subtitle) == "scored by best_model, step 100"
+
+
+@pytest.mark.slow
+async def test_a_sample_of_a_run_without_a_checkpoint_is_a_line_of_the_screen(tmp_path: Path):
+    write_log(tmp_path, run_events(100))
+    async with running_app(tmp_path, size=(80, 24)) as bench:
+        await bench.pilot.press("f5")
+        await bench.until_seen("100 of 100")
+        await bench.pilot.press("f8")
+        await bench.until_seen("✗ no valid checkpoint in")
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.overlay import MAX_RUNS, NamedRun
 from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.session.run_finder import RunFinder, RunInfo, RunReader, RunStatus
-from gpt_tui.session.run_state import RunState
+from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
@@ -75,6 +75,14 @@ class RunsTab(Container):
             self.path = path
             self.step = step
 
+    class SurpriseRequested(Message):
+        """Request to colour a sample of a run by surprise."""
+
+        def __init__(self, run: RunInfo, sample: Sample) -> None:
+            super().__init__()
+            self.run = run
+            self.sample = sample
+
     def __init__(self, models_dir: Path, *, watched: Path | None = None, id: str) -> None:
         super().__init__(id=id)
         self._models_dir = models_dir
@@ -117,6 +125,12 @@ class RunsTab(Container):
         if shown == "runs-one":
             return self.query_one(RunDetail).charts
         return self.query_one(CompareCharts) if shown == "runs-several" else None
+
+    @property
+    def pointed_step(self) -> int | None:
+        """Step at the cursor of the charts of one run, None without one."""
+        shown = self.query_one("#runs-view", ContentSwitcher).current
+        return self.query_one(RunDetail).pointed_step if shown == "runs-one" else None
 
     def _find_export(self) -> tuple[RunCharts, Path] | None:
         """Return the visible charts, and the run's folder; of a comparison, the models folder."""
@@ -273,7 +287,15 @@ class RunsTab(Container):
         if run.checkpoint.path is None:
             self.notify(f"{name_of(run.folder)} has no checkpoint to look into yet", markup=False)
             return
-        self.post_message(self.InsideRequested(run.checkpoint.path, self.query_one(RunDetail).pointed_step))
+        self.post_message(self.InsideRequested(run.checkpoint.path, self.pointed_step))
+
+    def action_show_surprise(self) -> None:
+        """Colour the current sample of the run under the cursor by surprise."""
+        run, sample = self.query_one(RunsTable).selected, self.query_one(RunDetail).current_sample
+        if run is not None and sample is not None:
+            self.post_message(self.SurpriseRequested(run, sample))
+        else:
+            self.notify("no sample to colour yet", severity="warning")
 
     def action_mark(self) -> None:
         """Mark or unmark the run under the cursor."""
@@ -305,7 +327,7 @@ class RunsTab(Container):
             return bool(self._runs)
         if action == "unmark":
             return bool(self._marks)
-        return action != "switch_panels" or shown == "runs-one"
+        return action not in ("switch_panels", "show_surprise") or shown == "runs-one"
 
 
 def rest(started_s: float) -> None:

@@ -17,7 +17,7 @@ from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.run_finder import RunInfo
-from gpt_tui.session.run_state import RunState
+from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.rows import Row
 from gpt_tui.tabs.runs.presenter import log_rows
 
@@ -87,6 +87,11 @@ class RunDetail(Horizontal):
         view = self.charts.view
         row = None if view.cursor is None else nearest_row(self._history, view.axis, view.cursor)
         return int(row[STEP]) if row else None
+
+    @property
+    def current_sample(self) -> Sample | None:
+        """The sample at the cursor of the charts, or that the panel shows first; None without one."""
+        return self.query_one(SamplesPanel).current
 
     @on(RunCharts.Pointed)
     def _point_at(self, message: RunCharts.Pointed) -> None:
