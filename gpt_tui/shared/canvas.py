@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import groupby
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -71,10 +72,11 @@ class Canvas(Widget, can_focus=True):
         """Draw one line."""
         width, base = self.size.width, self.rich_style
         line = self._lines[y] if y < len(self._lines) else ()
-        segments = [
-            Segment(UPPER_HALF * cell_len(span.text) if span.lower is not None else span.text, self._style(span, base))
-            for span in line
-        ]
+        looks = [self._style(span, base) for span in line]
+        segments = []
+        for _, alike in groupby(zip(line, looks, strict=True), key=lambda pair: id(pair[1])):  # few long segments
+            spans, styles = zip(*alike, strict=True)
+            segments.append(Segment("".join(map(shown_text, spans)), styles[0]))
         return Strip(segments).adjust_cell_length(width, base)
 
     def _style(self, span: Span, base: Style) -> Style:
@@ -129,6 +131,11 @@ class Canvas(Widget, can_focus=True):
         """Report the wheel."""
         event.stop()
         self.post_message(self.Scrolled(-1))
+
+
+def shown_text(span: Span) -> str:
+    """Return the characters of a span: half blocks where its cells have two colours."""
+    return UPPER_HALF * cell_len(span.text) if span.lower is not None else span.text
 
 
 def _step(level: float | None) -> int | None:

@@ -55,7 +55,7 @@ def test_a_view_fits_into_its_area(view: HeadsView | HealthView, size: Size, res
 def test_a_strip_changes_its_colour_where_the_head_becomes_an_induction_head(size: Size):
     lines = list(HeadsView().lines(RESULT, frame(size, layer=1, head=2)))
     strip = next(line for line in lines if line[0].text.startswith("L1 H2"))
-    levels = [span.level for span in strip[1:-1]]
+    levels = [span.level for span in strip[1:-1] for _ in span.text]
     known = [level for level in levels if level is not None]
     assert {round(level, 2) for level in known} == {0.03, 0.75}
     changed = next(number for number, level in enumerate(levels) if level is not None and level > 0.5)
@@ -148,6 +148,17 @@ def test_the_chart_of_a_tensor_has_a_line_at_the_usual_update():
     shown = texts(HealthView().lines(StatsHistory(run, 1000, False), frame(SIZES[1])))
     assert any("┈┈┈" in line and line.strip().startswith("-3") for line in shown)
     assert "step 1,000, wte.weight: an update changes it by" in "\n".join(shown)
+
+
+def test_a_cursor_between_columns_is_marked_in_that_of_the_later_evaluation():
+    many = [ev.HeadsScored(at, *[((0.1, 0.2),)] * 4) for at in range(1, 401)]
+    run = advance_all(RunState(), many)
+    result = StatsHistory(run, 400, False)
+    for step in (1, 2, 3, 200, 399, 400):
+        shown = texts(HeadsView().lines(result, frame(Size(60, 16), step=step)))
+        strip = next(line for line in shown if line.startswith("L0 H0"))
+        assert strip.count("│") == 1
+        assert strip.index("│") - 8 == pytest.approx((step - 1) / 399 * 43, abs=1)
 
 
 def test_columns_hold_the_last_evaluation_up_to_them():

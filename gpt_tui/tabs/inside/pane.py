@@ -209,8 +209,8 @@ class InsideTab(Vertical):
             self._show()
 
     def on_progressed(self, message: Progressed) -> None:
-        """Show the progress."""
-        if message.number == self._number:
+        """Show the progress, if it has changed: short work has none."""
+        if message.number == self._number and message.text != self._progress:
             self._progress = message.text
             self._show()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from gpt_tui.tabs.inside.views.history import (
     StatsHistory,
     axis_row,
     columns_of,
+    cursor_column,
     history,
     loss_rows,
     point_at,
@@ -131,18 +133,17 @@ def strip_line(
     points: Sequence[HeadsPoint], values: NDArray[np.float32], head: tuple[int, int], cursor: Cursor,
     columns: Sequence[int], top: float, at: int,
 ) -> Line:  # fmt: skip
-    """Return the strip of one head: its name, a cell per column, and the value at the cursor."""
+    """Return the strip of one head: its name, a span per point that is shown, and the value at the cursor."""
     is_here = head == (cursor.layer, cursor.head)
     target = cursor._replace(layer=head[0], head=head[1])
     spans = [Span(f"{f'L{head[0]} H{head[1]}':<{LABEL}}", style="cursor" if is_here else "muted", at=target)]
-    first_of_cursor = columns.index(at) if at in columns else -1
-    for column, point in enumerate(columns):
+    marked = cursor_column(columns, at)
+    for point, cells in groupby(range(len(columns)), key=lambda column: columns[column]):
+        text = "".join("│" if column == marked else " " for column in cells)
         if point < 0:
-            spans.append(Span(" "))
-            continue
-        mark = "│" if column == first_of_cursor else " "
-        place = target._replace(step=points[point].place.step)
-        spans.append(Span(mark, float(values[point]) / top, at=place))
+            spans.append(Span(text))
+        else:
+            spans.append(Span(text, float(values[point]) / top, at=target._replace(step=points[point].place.step)))
     return [*spans, Span(f"{value_text(cursor.score, float(values[at])):>{VALUE}}", style="bold" if is_here else "")]
 
 

@@ -18,6 +18,7 @@ from gpt_tui.tabs.inside.views.history import (
     StatsHistory,
     axis_row,
     columns_of,
+    cursor_column,
     history,
     picture_rows,
     point_at,
@@ -139,14 +140,12 @@ def row_line(
         Span(numbers, at=target),
         Span(f"{value_text(row, value):>8} ", style="bad" if is_unusual(row, value) else "bold", at=target),
     ]
-    first_of_cursor = columns.index(at) if at in columns else -1
-    return [
-        *spans,
-        *(
-            Span(bar(row, point), style="bold" if column == first_of_cursor else "mark", at=target)
-            for column, point in enumerate(columns)
-        ),
-    ]
+    bars, marked = "".join(bar(row, point) for point in columns), cursor_column(columns, at)
+    sparkline = [
+        Span(bars[:marked], style="mark", at=target), Span(bars[marked : marked + 1], style="bold", at=target),
+        Span(bars[marked + 1 :], style="mark", at=target),
+    ]  # fmt: skip
+    return [*spans, *(span for span in sparkline if span.text)]
 
 
 def bar(row: HealthRow, point: int) -> str:

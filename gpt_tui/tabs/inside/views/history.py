@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -114,6 +115,11 @@ def columns_of(points: Sequence[HeadsPoint | HealthPoint], x_range: Range, width
     for number, start in enumerate(starts):
         found[start:] = number
     return [int(number) for number in found]
+
+
+def cursor_column(columns: Sequence[int], at: int) -> int:
+    """Return the first column that shows a point, or the one whose later point hides it; `columns_of` made them."""
+    return bisect_left(columns, at)
 
 
 def loss_rows(run: RunState, x_range: Range, width: int, rows: int, step: int) -> list[Line]:
