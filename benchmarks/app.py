@@ -7,9 +7,10 @@ Latency is the time from writing the key to reading the end of that effect. Keys
 they coincide with redraws of the charts and ends of steps. Once per round a checkpoint (690 MB) is verified while the
 next keys are pressed.
 cost: tokens per second of `nano`, headless and in the app with the Train tab open, alternating; the ratio of medians.
-inside: cost of the Inside tab in training throughput, from CPU times, which hardly depend on other programs. Each view
-is recomputed once per second; its CPU time is divided by that of the steps between two evaluations, after each of which
-the tab refreshes. Drawing is divided by the time of all cores. Linux only: threads are identified by nice value.
+inside: cost of the open Inside tab in training throughput, from CPU times, which hardly depend on other programs. Each
+view is left alone first, then refreshed once per second. The tab refreshes after each evaluation, so the CPU time of
+computing and drawing a refresh is divided by that of the steps between two evaluations; the CPU time of a view that is
+left alone, beyond that of a closed tab, by the time of all cores. Linux only: threads are identified by nice value.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core.config.presets import preset
+from gpt_core.thread_priority import MAX_NICE
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.metrics_log import read_metrics
 from gpt_tui.shared.thread_priority import CHECKING, TRAINING
@@ -227,7 +229,8 @@ class CpuTime(NamedTuple):
 
 def cpu_time(pid: int) -> CpuTime:
     """Return the CPU time of a process so far."""
-    seconds = dict.fromkeys((TRAINING, CHECKING), 0.0)
+    training, inside = (min(os.nice(0) + by, MAX_NICE) for by in (TRAINING, CHECKING))
+    seconds = dict.fromkeys((training, inside), 0.0)
     others = 0.0
     for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
         with suppress(OSError):
@@ -237,40 +240,49 @@ def cpu_time(pid: int) -> CpuTime:
                 seconds[nice] += used
             else:
                 others += used
-    return CpuTime(seconds[TRAINING], seconds[CHECKING], others)
+    return CpuTime(seconds[training], seconds[inside], others)
 
 
 CLOSED, EMPTY = "closed", "without a text"
 INSIDE_KEYS = {
-    CLOSED: ("\x1b[15~",),  # the Runs tab
+    CLOSED: ("\x1bOR",),  # the Chat tab, which draws nothing by itself
     EMPTY: ("\x1b[17~", "e", "\x1b"),  # the line for a typed text, which stays empty
 } | {view.name: ("\x1b[17~", "s", "\x1b[H", "\r", str(number)) for number, view in enumerate(VIEWS, 1)}
 
 
-class Cost(NamedTuple):
+class Usage(NamedTuple):
     """CPU time with one view open.
 
     Attributes:
-        refresh_ms: Of the worker, per computation.
-        drawing_percent: Of other threads than those of the worker and of training, in percent of all cores.
+        computing_ms: Of the worker, per refresh.
+        drawing_ms: Of other threads than those of the worker and of training, per refresh, beyond those at rest.
+        rest_percent: Of those other threads without a refresh, in percent of all cores.
     """
 
-    refresh_ms: float
-    drawing_percent: float
+    computing_ms: float
+    drawing_ms: float
+    rest_percent: float
 
 
-def one_view(terminal: Terminal, seconds: int, *, is_shown: bool) -> Cost:
-    """Measure for some seconds; compute once per second if a view is shown."""
+def usage_of_view(terminal: Terminal, seconds: int, *, is_shown: bool) -> Usage:
+    """Measure for some seconds without a refresh and, if a view is shown, for as many with one per second."""
+    rest, rest_s = used(terminal, seconds)
+    rest_percent = 100 * rest.others / (rest_s * len(os.sched_getaffinity(0)))
+    if not is_shown:
+        return Usage(0.0, 0.0, rest_percent)
+    refreshed, refreshed_s = used(terminal, seconds, "r")
+    drawing_s = refreshed.others - rest.others / rest_s * refreshed_s
+    return Usage(1000 * refreshed.inside / seconds, 1000 * drawing_s / seconds, rest_percent)
+
+
+def used(terminal: Terminal, seconds: int, key: str = "") -> tuple[CpuTime, float]:
+    """Return the CPU time while a key is pressed once per second, and how long that took."""
     started_s, before = time.perf_counter(), cpu_time(terminal.process.pid)
     for _ in range(seconds):
-        if is_shown:
-            terminal.press("r")
+        terminal.press(key)
         terminal.read_for(1.0)
-    after, cores = cpu_time(terminal.process.pid), len(os.sched_getaffinity(0))
-    wall_s = time.perf_counter() - started_s
-    return Cost(
-        1000 * (after.inside - before.inside) / seconds, 100 * (after.others - before.others) / (wall_s * cores)
-    )
+    after = cpu_time(terminal.process.pid)
+    return CpuTime(*(end - begin for begin, end in zip(before, after, strict=True))), time.perf_counter() - started_s
 
 
 def last_step(log: Path) -> int:
@@ -281,9 +293,12 @@ def last_step(log: Path) -> int:
 def inside_cost(preset_name: str, rounds: int, seconds: int) -> dict[str, object]:
     """Measure with the Inside tab closed, open without a text, and with each view, in turn; return the medians.
 
-    A view costs its computation after each evaluation, and what its drawing adds to a tab without a text.
+    `costs_percent` is the cost of training with a refresh after each evaluation; `each_second_percent`, an upper bound,
+    that with one per second.
     """
-    found: dict[str, list[Cost]] = {}
+    if os.nice(0) + CHECKING > MAX_NICE:
+        sys.exit("inside: got a lowered priority, at which threads cannot be told apart; run it without `nice`")
+    found: dict[str, list[Usage]] = {}
     with app("--preset", preset_name) as (terminal, log):
         while not (first := last_step(log)):
             terminal.read_for(0.5)
@@ -295,16 +310,21 @@ def inside_cost(preset_name: str, rounds: int, seconds: int) -> dict[str, object
                     terminal.read_for(0.5)
                 terminal.read_for(2.0)
                 is_shown = name not in (CLOSED, EMPTY)
-                found.setdefault(name, []).append(one_view(terminal, seconds, is_shown=is_shown))
+                found.setdefault(name, []).append(usage_of_view(terminal, seconds, is_shown=is_shown))
         while (last := last_step(log)) == first:
             terminal.read_for(0.5)
         step_ms = 1000 * (cpu_time(terminal.process.pid).training - before.training) / (last - first)
-    medians = {name: Cost(*map(statistics.median, zip(*values, strict=True))) for name, values in found.items()}
+    medians = {name: Usage(*map(statistics.median, zip(*values, strict=True))) for name, values in found.items()}
     between_ms = (preset(preset_name).eval_every_steps or ASSUMED_STEPS) * step_ms
-    shown: dict[str, object] = {"step_ms": round(step_ms, 2)}
-    for name, each in medians.items():
-        cost = 100 * each.refresh_ms / between_ms + each.drawing_percent - medians[EMPTY].drawing_percent
-        shown[name] = {key: round(value, 2) for key, value in {**each._asdict(), "costs_percent": cost}.items()}
+    second_ms = 1000 * len(os.sched_getaffinity(0))
+    shown: dict[str, object] = {"step_ms": round(step_ms, 2), "between_evaluations_ms": round(between_ms)}
+    for name, usage in medians.items():
+        at_rest, refresh_ms = usage.rest_percent - medians[CLOSED].rest_percent, usage.computing_ms + usage.drawing_ms
+        costs = {
+            "costs_percent": at_rest + 100 * refresh_ms / between_ms,
+            "each_second_percent": at_rest + 100 * refresh_ms / second_ms,
+        }
+        shown[name] = {key: round(value, 2) for key, value in {**usage._asdict(), **costs}.items()}
     return shown
 
 
