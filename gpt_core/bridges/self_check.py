@@ -26,7 +26,7 @@ ROUNDING = {"f32": 0.0, "f16": 2.0**-11, "bf16": 2.0**-8, "q8_0": 0.51 / 127 + 2
 """Largest error of a stored weight, by number type"""
 SMALLEST_FLOAT16 = 2.0**-24
 SUBNORMAL_ERROR = {"f16": SMALLEST_FLOAT16, "q8_0": 127 * SMALLEST_FLOAT16}
-"""What numbers or scales below the normal range of float16 add to that error"""
+"""Additional error of numbers or scales below the normal range of float16"""
 
 PROBE = """\
 It was the best of times, it was the worst of times. "Don't!" she said (twice), and then: 1,234.5 > 0?

@@ -77,7 +77,7 @@ def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def same_values(left: Iterable[NDArray[np.float32]], right: Iterable[NDArray[np.float32]]) -> bool:
-    """Return whether two tensors of one shape are equal. The pieces need not have the same sizes."""
+    """Return True if two tensors of one shape are equal. The pieces need not have the same sizes."""
     rest = [np.empty(0, np.float32), np.empty(0, np.float32)]
     streams = iter(left), iter(right)
     while True:

@@ -94,7 +94,7 @@ class Checkpoint(NamedTuple):
 
 
 def same_eval_text(left: Checkpoint | CheckpointInfo, right: Checkpoint | CheckpointInfo) -> bool:
-    """Return whether the scores of two checkpoints are of the same part of the same eval text.
+    """Return True if the scores of two checkpoints are of the same part of the same eval text.
 
     Checkpoints of earlier versions do not have its digest; then the settings and the training text are compared.
     """

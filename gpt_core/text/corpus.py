@@ -213,7 +213,7 @@ def shipped_folders() -> list[Path]:
 
 
 def is_shipped_text(path: Path) -> bool:
-    """Return whether `path` is in a folder of the text that ships with the program."""
+    """Return True if `path` is in a folder of the text that ships with the program."""
     return any(path.resolve().is_relative_to(folder) for folder in shipped_folders())
 
 

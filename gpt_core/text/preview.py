@@ -17,7 +17,7 @@ DOCUMENT_MARK = b" / "  # between the documents of the beginning
 
 
 class TextPreview(NamedTuple):
-    """What a text looks like, and its size; `is_exact` if all of it was read."""
+    """Beginning and size of a text; `is_exact` if all of it was read."""
 
     words: str
     """Its beginning in one line, with a slash between documents."""

@@ -126,7 +126,7 @@ class AsciiTokenizer(PieceTokenizer):
 
 
 def is_piece(piece: bytes) -> bool:
-    """Return whether `piece` is 1 to 4 complete characters in 2 or more bytes (single bytes have ids already)."""
+    """Return True if `piece` is 1 to 4 complete characters in 2 or more bytes (single bytes have ids already)."""
     try:
         return 2 <= len(piece) <= MAX_PIECE_BYTES and len(piece.decode()) <= MAX_PIECE_CHARACTERS
     except UnicodeDecodeError:

@@ -40,7 +40,7 @@ def record_evaluation(
 
 
 def is_improvement(state: TrainingState, loss: float, accuracy: float, settings: Settings) -> bool:
-    """Return whether scores are better than the best ones by at least `improvement_threshold`."""
+    """Return True if scores are better than the best ones by at least `improvement_threshold`."""
     if settings.best_metric == "accuracy":
         return not state.is_scored or accuracy >= state.best_accuracy + settings.improvement_threshold
     if state.best_loss is None:
@@ -49,7 +49,7 @@ def is_improvement(state: TrainingState, loss: float, accuracy: float, settings:
 
 
 def patience_is_over(state: TrainingState, settings: Settings) -> bool:
-    """Return whether an evaluation at the present step, which is a scheduled one, ends the run."""
+    """Return True if a scheduled evaluation at the present step ends the run."""
     steps = state.step - max(state.patience_from, settings.warmup_steps)
     is_reached = 0 < settings.patience <= state.evaluations_without_improvement
     return is_reached and steps >= settings.patience_min_steps and not state.evaluation_due

@@ -56,7 +56,7 @@ class DivergenceMonitor:
             self.since = None
 
     def take_report(self) -> bool:
-        """Return whether to report a divergence now: once for a full window, and again only after a recovery."""
+        """Return True if a divergence is to be reported: once, and again only after a recovery."""
         is_full = len(self._losses) == WINDOW
         is_pending = is_full and self.has_diverged and not self._is_reported
         self._is_reported = is_pending or (self._is_reported and self.has_diverged)

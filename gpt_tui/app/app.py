@@ -75,13 +75,13 @@ class GptApp(App[None]):
         watched: Folder of a run in another process, which the Runs tab follows.
         open_run: Opens a requested run.
         make: Makes the generator of a loaded model.
-        preferences: Theme and keys of the user.
+        preferences: Theme and keys.
         probes: Measurements of the set-up screen.
         countdown_s: Seconds after which a first run starts, 0 for no countdown.
         first_minutes: Time budget of a first run, 0 for the settings as they are.
-        remember_theme: Saves the name of a theme that the user picks.
+        remember_theme: Saves the name of a theme that is picked.
         remember_guide: Saves which notes of the guide were shown; None for no notes.
-        owns_process: Whether the garbage collector of the process may be adjusted.
+        owns_process: True to adjust the garbage collector of the process.
     """
 
     CSS_PATH = STYLES
@@ -132,9 +132,9 @@ class GptApp(App[None]):
         self._owns_process = owns_process
         self._exit_code: int | None = None
         self._quit_requested_s = 0.0
-        self._questioned_save = 0  # number of the failed last save that the user was asked about
+        self._questioned_save = 0  # number of the failed last save that a dialog asked about
         self.forced = False
-        """Whether the user quit twice: only a save in progress is waited for."""
+        """True after quitting twice: only a save in progress is waited for"""
         self.exit_message = ""
         self._layout_hinted = False
 
@@ -366,7 +366,7 @@ class GptApp(App[None]):
             self.quit(EXIT_INTERRUPTED)
 
     def action_request_quit(self) -> None:
-        """Quit, after a question while a run is in progress."""
+        """Quit; while a run is in progress, ask for confirmation first."""
         if not self.controller.alive or self._exit_code is not None:
             self.quit(EXIT_OK)
             return
@@ -381,7 +381,7 @@ class GptApp(App[None]):
             self.push_screen(quit_question(f"A run is in progress ({phase.value}{where})."), answered)
 
     async def action_quit(self) -> None:
-        """Quit from the command palette, with the same question."""
+        """Quit from the command palette, with the same confirmation."""
         self.action_request_quit()
 
     # -- keys

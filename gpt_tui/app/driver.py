@@ -41,7 +41,7 @@ class SteadyFile:
         return self._file.fileno()
 
     def isatty(self) -> bool:
-        """Return whether the stream is, or was, a terminal."""
+        """Return True if the stream is a terminal, also after a hangup."""
         return self._file.isatty()
 
 
@@ -61,7 +61,7 @@ class HangupSafeDriver(LinuxDriver):
             super()._sigcont_application()
 
     def is_lost(self) -> bool:
-        """Return whether the terminal has hung up; input ends then."""
+        """Return True if the terminal has hung up, which ends input."""
         if not self.input_tty:
             return False
         try:

@@ -38,7 +38,7 @@ def run_app(
         first_minutes: Time budget of a first run, 0 for the settings of the request.
 
     Raises:
-        ConfigError: The preferences of the user, or of `config_file`, are not valid.
+        ConfigError: The preferences in `user_file` or `config_file` are not valid.
     """
     os.environ.setdefault("TEXTUAL_FPS", FRAMES_PER_S)  # read by Textual at its import
     with interrupt_exits():

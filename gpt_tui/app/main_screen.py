@@ -95,7 +95,7 @@ class MainScreen(Screen[None]):
 
     @property
     def banner(self) -> Banner:
-        """The line for what the user must not miss."""
+        """The line for important messages."""
         return self.query_one(Banner)
 
     def show(self, *, at_once: bool = False) -> None:
@@ -135,7 +135,7 @@ class MainScreen(Screen[None]):
 
         Args:
             failure: Why it failed, "" if it did not.
-            run_exists: Whether it failed because of an existing run, which the user is asked about.
+            run_exists: True if it failed because of an existing run; a dialog asks what to do.
         """
         self.train.read_preview()
         if run_exists:

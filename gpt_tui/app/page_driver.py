@@ -29,7 +29,7 @@ class PageDriver(WebDriver):
         self._is_lost = False
 
     def is_lost(self) -> bool:
-        """Return whether the server has gone; input ends then."""
+        """Return True if the server has exited, which ends input."""
         return self._is_lost
 
     def show_title(self, title: str) -> None:
@@ -63,7 +63,7 @@ class PageDriver(WebDriver):
         self._app.refresh(layout=True)
 
     def _write_packet(self, packet: bytes) -> int:
-        """Write all of a packet, or discard it once the server has gone."""
+        """Write all of a packet, or discard it if the server has exited."""
         rest = memoryview(packet)
         with self._lock:
             while rest and not self._is_lost:

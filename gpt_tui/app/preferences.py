@@ -1,6 +1,6 @@
-"""Preferences of the user: theme, keys, and the notes of a first run.
+"""Preferences: theme, keys, and the notes of a first run.
 
-They are read from `config.toml` in the user's configuration folder (`user_file`), and from a `--config` file, which
+They are read from `config.toml` in the configuration folder (`user_file`), and from a `--config` file, which
 takes precedence:
 
     theme = "nord"                 # a theme picked in the palette is remembered here
@@ -31,7 +31,7 @@ NAMES = ("theme", "guide", "keys")  # keys of a --config file that are not setti
 
 
 class Preferences(NamedTuple):
-    """Preferences of a user.
+    """Theme, keys, and notes of a first run.
 
     Attributes:
         theme: Name of a theme, "" for the default one.
@@ -63,7 +63,7 @@ def user_file(environ: Mapping[str, str] = os.environ) -> Path | None:
 def read_preferences(
     config_file: Path | None, themes: Iterable[str] | None = None, environ: Mapping[str, str] = os.environ
 ) -> Preferences:
-    """Return the preferences of the user, overridden by those of a `--config` file.
+    """Return the preferences in `user_file`, overridden by those of a `--config` file.
 
     Args:
         config_file: The `--config` file, None without one.
@@ -93,17 +93,17 @@ def read_preferences(
 
 
 def remember_theme(name: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Set the theme in the user's file; see `_remember`."""
+    """Set the theme in `user_file`; see `_remember`."""
     _remember("theme", name, environ)
 
 
 def remember_guide(value: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Set in the user's file which notes were shown, or "off"; see `_remember`."""
+    """Set in `user_file` which notes were shown, or "off"; see `_remember`."""
     _remember("guide", value, environ)
 
 
 def _remember(name: str, value: str, environ: Mapping[str, str]) -> None:
-    """Set a preference in the user's file, whose other lines stay as they are.
+    """Set a preference in `user_file` and leave its other lines unchanged.
 
     Raises:
         ConfigError: The file cannot be read, is not TOML or names the preference in another way, or there is no

@@ -45,7 +45,7 @@ class AppProcess(AppService):
         self._repaint_begins = repaint_begins
         self.exit_code: int | None = None
         self.exit_message = ""
-        """What the app printed to standard error."""
+        """Output of the app on standard error"""
 
     async def start(self, width: int, height: int) -> None:
         """Start the process. `run` relays its output."""

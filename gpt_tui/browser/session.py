@@ -65,7 +65,7 @@ class AppSession:
 
     @property
     def running(self) -> bool:
-        """Whether there is an app."""
+        """True while there is an app process."""
         return self._app is not None
 
     async def join(self, page: PageConnection, size: Size) -> None:

@@ -202,5 +202,5 @@ def steps_line(history: RunState) -> str:
 
 
 def is_training(history: RunState) -> bool:
-    """Return whether this is a training run rather than tiny overfit."""
+    """Return True for a training run, False for tiny overfit."""
     return history.started is None or history.started.kind == "train"

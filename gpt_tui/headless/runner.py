@@ -126,7 +126,7 @@ def follow(trainer: Trainer, reporter: Reporter) -> RunState:
 
 
 def has_replaced_nothing(trainer: Trainer, history: RunState) -> bool:
-    """Return whether the run has ended without a save that would have replaced the earlier files in its folder.
+    """Return True if the run has ended without a save that would have replaced the earlier files in its folder.
 
     Valid only until the iterator of events is closed, which puts the earlier files back.
     """
@@ -190,7 +190,7 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
 
 
 def is_of_earlier_text(history: RunState) -> bool:
-    """Return whether the latest evaluation is from before a resume that began a new best score."""
+    """Return True if the latest evaluation is from before a resume that began a new best score."""
     started, score = history.started, history.evaluation
     return bool(started and started.best_restarted and score and score.step <= started.step)
 

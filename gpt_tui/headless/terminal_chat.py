@@ -100,7 +100,7 @@ def report_end(figures: Figures) -> None:
 
 
 def at_terminals() -> bool:
-    """Return whether standard input and output are terminals."""
+    """Return True if standard input and output are terminals."""
     return sys.stdin is not None and sys.stdout is not None and sys.stdin.isatty() and sys.stdout.isatty()
 
 

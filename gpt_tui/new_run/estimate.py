@@ -37,7 +37,7 @@ OPTIONAL = (REASON, DETAIL, PRECISION, DOCUMENTS, MORE_WORDS, WORDS)
 
 
 class RunEstimate(NamedTuple):
-    """What is known about a run that could be started.
+    """Estimate of a run with the settings of the form.
 
     Attributes:
         settings: Settings of the run; None while a field is invalid.
@@ -72,14 +72,14 @@ def memory_problem(memory: MemoryEstimate, free_bytes: int | None) -> str:
 
 
 def existing_run_note(models_dir: str, existing_run: str) -> str:
-    """Return what the start will ask about, "" if it asks nothing."""
+    """Return that starting asks for confirmation because of an existing run, "" if it does not."""
     if not existing_run:
         return ""
     return f"• {one_line(models_dir)}/ has {existing_run}. Start asks first; or enter another models_dir."
 
 
 def ready_note(problems: int, *, asks: bool) -> str:
-    """Return whether the run can start."""
+    """Return the line that says if the run can start."""
     if problems:
         return f"✗ {problems} invalid field{'s' * (problems != 1)}"
     return "• ready; Start asks first" if asks else "✓ ready to start"

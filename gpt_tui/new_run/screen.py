@@ -192,7 +192,7 @@ class SetupScreen(Screen[SetupResult]):
         self._show_field()
 
     def _show_field(self) -> None:
-        """Show meaning and valid values of the focused field or an error, and whether the run can start."""
+        """Show the meaning of the focused field or its error, and if the run can start."""
         name, problems = self.form.focused, self._validated.problems
         preset_name, init_from = self.form.preset_name, self.form.texts["init_from"].strip()
         meaning, valid_values = explanation(name, preset_name, init_from) if name else ("", "")
@@ -214,7 +214,7 @@ class SetupScreen(Screen[SetupResult]):
     # -- probe
 
     def on_folder_seen(self, message: FolderSeen) -> None:
-        """Show that a start would ask about an existing run."""
+        """Show that starting asks for confirmation because of an existing run."""
         if message.number != self._request_number:
             return
         self._existing_run_note = existing_run_note(message.models_dir, message.existing_run)

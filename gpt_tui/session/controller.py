@@ -1,4 +1,4 @@
-"""Training controller: the run of the session in a thread of its own, and the requests of the user."""
+"""Training controller: the run of the session in a thread of its own, and the requests to it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TrainerLike(Protocol):
 
     @property
     def saving(self) -> bool:
-        """Whether a checkpoint is being written."""
+        """True while a checkpoint is being written."""
 
     @property
     def earlier_log(self) -> Path | None:
@@ -81,7 +81,7 @@ class Failure(NamedTuple):
 
 
 class OpeningStoppedError(Exception):
-    """Raised in `open_run` when the user stops a run before its first step."""
+    """Raised in `open_run` when a run is stopped before its first step."""
 
 
 class TrainingController:
@@ -211,7 +211,7 @@ class TrainingController:
 
     @property
     def alive(self) -> bool:
-        """Whether a run is in progress, or has ended without a `drain` since."""
+        """True while a run is in progress, and after its end until the next `drain`."""
         return not self._seen_end
 
     @property

@@ -20,7 +20,7 @@ class Drained(NamedTuple):
     Attributes:
         run: The state after every event so far.
         notable: New events other than steps and evaluation progress.
-        changed: Whether there was anything new.
+        changed: True if there was a new event.
     """
 
     run: RunState

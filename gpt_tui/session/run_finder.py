@@ -44,7 +44,7 @@ class RunStatus(Enum):
 
 
 class CheckpointFacts(NamedTuple):
-    """What the newest checkpoint adds to the log: settings, tokenizer's SHA-256, "" if unknown, and its path."""
+    """Settings in the newest checkpoint of a run, the SHA-256 of its tokenizer ("" if unknown), and its path."""
 
     settings: Settings | None = None
     tokenizer_sha256: str = ""
@@ -62,7 +62,7 @@ class RunInfo(NamedTuple):
 
     Attributes:
         folder: The folder of its log.
-        status: Whether it is in training, and how it ended.
+        status: In training, or how it ended.
         started: The event that started it.
         step: Number of the last step.
         loss: Loss of the last step in nats, NaN before one.

@@ -212,7 +212,7 @@ class RunState:
         best: The best evaluation.
         first_scores: Scores before the first step, None if the weights were not evaluated then.
         evaluating: Progress of an evaluation, 0 to 1; None while there is none.
-        paused: Whether the run waits.
+        paused: True while the run is paused.
         skipped: Number of skipped updates.
         saved: Last saved checkpoint.
         save_error: Why the last save failed, "" if it succeeded.

@@ -45,18 +45,18 @@ SCREENS: dict[str, tuple[Place, ...]] = {"setup": ("setup",), "tokens": ("tokens
 
 
 class Key(NamedTuple):
-    """One action of the user.
+    """Action with its keys.
 
     Attributes:
-        id: Id in the keymap of the user.
+        id: Id in the keymap, by which preferences change keys.
         keys: Textual's names of the keys; the first one is shown.
         action: Textual action.
         label: Name in the footer, on the button and in the palette.
         help: Description in the help.
         place: Part of the app where the key works.
-        footer: Whether the footer shows it.
-        button: Whether it has a button.
-        priority: Whether it works before the keys of the focused widget.
+        footer: True to show it in the footer.
+        button: True for a button.
+        priority: True to handle it before the keys of the focused widget.
         display: Displayed name of the first key, where it differs.
     """
 

@@ -1,4 +1,4 @@
-"""Banner: one line for what the user must not miss, such as the end of a run, an error, a save before exit."""
+"""Banner: one line for important messages, such as the end of a run, an error, a save before exit."""
 
 from __future__ import annotations
 

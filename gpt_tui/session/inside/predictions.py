@@ -33,7 +33,7 @@ class Alternative(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenPredictions:
-    """What a model expects in the place of each of T tokens, from those before it; of the first nothing.
+    """Predictions of each of T tokens from those before it; the first token has none.
 
     Attributes:
         ids: The tokens.

@@ -29,7 +29,7 @@ PROGRESS_INTERVAL_S = 0.2
 
 
 class Request(NamedTuple):
-    """What to compute.
+    """Request to compute a view.
 
     Attributes:
         number: Number of the request.

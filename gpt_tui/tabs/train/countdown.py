@@ -36,7 +36,7 @@ class CountdownLine(Static):
 
     @property
     def running(self) -> bool:
-        """Whether the countdown runs."""
+        """True while the countdown is running."""
         return self._countdown is not None
 
     def start(self, preview: RunPreview, length_s: float) -> None:

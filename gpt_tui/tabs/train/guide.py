@@ -141,7 +141,7 @@ class Guide:
     """Chooses the note to show: one at a time, each once per user.
 
     Attributes:
-        is_off: True if the user has switched the notes off.
+        is_off: True if the notes are switched off.
         note: The note to show, None for none.
 
     Args:

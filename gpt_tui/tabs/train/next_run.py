@@ -39,7 +39,7 @@ class NextRun:
 
     @property
     def form_state(self) -> FormState:
-        """What the set-up screen shows: what was typed there last, else the settings."""
+        """Initial state of the set-up form: the last edited one, else the settings."""
         return self._form_state or initial_form_state(self.settings, self.preset_name)
 
     @property

@@ -171,7 +171,7 @@ class TrainTab(RunRequests):
         return self.query_one(Welcome).countdown
 
     def _start_countdown(self) -> None:
-        """Start the countdown if there is nothing that the user may want to do first. It starts at most once."""
+        """Start the countdown, at most once, if this is the first start and there is no run to resume."""
         is_first = self._is_first_start
         length_s, self._countdown_s = self._countdown_s, 0.0
         if is_first:

@@ -160,8 +160,8 @@ def possible_actions(
 
     Args:
         preview: The files and checkpoints of the run.
-        is_changed: Whether settings were changed in the set-up screen.
-        has_budget: Whether the settings can follow from a time budget.
+        is_changed: True if settings were changed in the set-up screen.
+        has_budget: True if the settings can follow from a time budget.
     """
     actions = []
     if not preview.problem:
@@ -241,7 +241,7 @@ def next_notes(notes: Notes, *, both_seen: bool) -> Notes:
 
     Args:
         notes: The panels shown now.
-        both_seen: Whether samples and log are both visible, so that neither replaces the other.
+        both_seen: True if samples and log are both visible, so that neither replaces the other.
     """
     order: tuple[Notes, ...] = ("samples", "alone") if both_seen else ("samples", "log", "alone")
     return order[(order.index(notes) + 1) % len(order)] if notes in order else "samples"

@@ -121,7 +121,7 @@ class RunPanels(Container):
 
     @property
     def _both_seen(self) -> bool:
-        """Whether samples and log are both visible."""
+        """True if samples and log are both visible."""
         return self.screen.has_class("-tall")
 
     def _choose_panels(self) -> None:

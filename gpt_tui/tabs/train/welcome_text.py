@@ -27,7 +27,7 @@ EXPLANATION = (
     ("{chat}  chat", "The model continues text that you type, also while it trains."),
     ("{stop}  stop", "Saves the run. Resume it at any time, also after closing the program."),
 )  # fmt: skip
-"""What a user who has no runs yet will see, with the keys of actions in braces."""
+"""Overview of a first run, with the keys of actions in braces"""
 
 
 class Panel(NamedTuple):
@@ -71,7 +71,7 @@ def time_text(estimate: RunEstimate) -> str:
 
 
 def runs_panel(recent: RecentRuns, keys: Mapping[str, str], now_s: float, width: int) -> Panel:
-    """Return the recent runs; where there are none, what the user will see during the first one."""
+    """Return the recent runs; where there are none, the overview of a first run."""
     if recent.runs:
         lines = [(run_line(run, now_s, width), run_tone(run)) for run in recent.runs]
         return Panel("recent runs", [(heading(width), "dim"), *lines])

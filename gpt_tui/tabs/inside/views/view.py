@@ -87,7 +87,7 @@ class Origin(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a view computes from.
+    """Input of a computation.
 
     Attributes:
         subject: Model and text. Calling its `progress` shows a line, and raises if a newer task waits.
@@ -107,7 +107,7 @@ class Task(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What a view shows its result for."""
+    """Cursor, area and state that a result is drawn for."""
 
     cursor: Cursor
     size: Size
