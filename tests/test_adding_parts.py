@@ -22,8 +22,9 @@ from gpt_core.training import metrics
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.metrics import Metric
 from gpt_tui.headless.event_text import figures
+from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_finder import RunInfo, RunStatus
-from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.session.run_state import RunState
 from gpt_tui.tabs.runs.presenter import log_rows
 from tests.core.training_samples import write_texts
 from tests.tui.app_bench import running_app

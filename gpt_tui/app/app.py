@@ -34,7 +34,8 @@ from gpt_tui.run_view.surprise.screen import SurpriseScreen
 from gpt_tui.session.controller import OpenRun, TrainingController
 from gpt_tui.session.models import MakeGenerator, make_generator
 from gpt_tui.session.outcome_text import divergence, ending, verdict
-from gpt_tui.session.run_state import advice, divergence_so_far, is_unsaved
+from gpt_tui.session.run_state import is_unsaved
+from gpt_tui.session.run_text import advice, divergence_so_far
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path

@@ -38,7 +38,8 @@ from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.learning_text import copied_text, gap_text
 from gpt_tui.session.outcome_text import ending, full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.session.run_state import RunState, advice, latest_value, no_step_left
+from gpt_tui.session.run_state import RunState, latest_value
+from gpt_tui.session.run_text import advice, no_step_left
 from gpt_tui.session.start_text import origin_text, parameters_text, text_sample
 from gpt_tui.shared.formatting import (
     clock,

@@ -28,15 +28,9 @@ from gpt_tui.headless.signals import Interrupted, RunSignals
 from gpt_tui.headless.terminal_chat import at_terminals, converse
 from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.outcome_text import divergence, ending, full_scores, verdict
-from gpt_tui.session.run_state import (
-    Limits,
-    RunState,
-    advance_all,
-    best_score,
-    divergence_so_far,
-    gain_text,
-    is_unsaved,
-)
+from gpt_tui.session.run_events import advance_all
+from gpt_tui.session.run_state import Limits, RunState, is_unsaved
+from gpt_tui.session.run_text import best_score, divergence_so_far, gain_text
 from gpt_tui.shared.formatting import duration, fixed, integer, nats, percent, rate
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.standard_streams import OutputError

@@ -8,7 +8,8 @@ from rich.text import Text
 from textual import events
 from textual.widgets import RichLog
 
-from gpt_tui.session.run_state import MAX_LOG_LINES, LogLine, RunState
+from gpt_tui.session.run_events import MAX_LOG_LINES
+from gpt_tui.session.run_state import LogLine, RunState
 from gpt_tui.shared.formatting import clock
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.titled import Titled

@@ -16,7 +16,8 @@ from typing import Literal, NamedTuple
 from rich.cells import cell_len
 
 from gpt_tui.session.learning_text import copied_text
-from gpt_tui.session.run_state import MAX_SAMPLES, Sample
+from gpt_tui.session.run_events import MAX_SAMPLES
+from gpt_tui.session.run_state import Sample
 from gpt_tui.shared.formatting import clock, fixed, integer, nats, shown_continuation
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.spans import shortened

@@ -10,7 +10,8 @@ from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.learning_text import gap_of
 from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import NO_LIMITS, RunState, best_score, latest_value
+from gpt_tui.session.run_state import NO_LIMITS, RunState, latest_value
+from gpt_tui.session.run_text import best_score
 from gpt_tui.session.start_text import origin_text
 from gpt_tui.shared.formatting import (
     age,

@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 
 from gpt_core.training.events import CheckpointSaved
 from gpt_core.training.metrics_log import read_metrics
-from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.session.run_events import advance_all
+from gpt_tui.session.run_state import RunState
 
 LOG = "metrics.jsonl"
 BATCH = 4096  # events between two reports

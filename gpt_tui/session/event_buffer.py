@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpt_core.training.events import AnyEvent, EvalProgressed, StepCompleted
-from gpt_tui.session.run_state import RunState, advance_all, with_log_line
+from gpt_tui.session.run_events import advance_all, with_log_line
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.rows import Tone
 
 MAX_PENDING = 4096

@@ -19,7 +19,8 @@ from gpt_core.training.events import (
     from_json_lines,
 )
 from gpt_core.training.metrics_log import MAX_LINE_BYTES
-from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState, advance_all
+from gpt_tui.session.run_events import advance_all
+from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState
 
 READ_BYTES = 1 << 17
 SCAN_BYTES = 1 << 19  # per read of a summary

@@ -24,7 +24,8 @@ from gpt_core.training.events import (
     StepCompleted,
 )
 from gpt_core.training.metrics_log import read_metrics
-from gpt_tui.session.run_state import RunState, Score, advance_all
+from gpt_tui.session.run_events import advance_all
+from gpt_tui.session.run_state import RunState, Score
 
 BATCH = 4096
 

@@ -18,7 +18,8 @@ from gpt_core.training import events as ev
 from gpt_tui.headless.event_text import news
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
 from gpt_tui.headless.runner import batched, next_commands
-from gpt_tui.session.run_state import Limits, RunState, advance_all
+from gpt_tui.session.run_events import advance_all
+from gpt_tui.session.run_state import Limits, RunState
 from tests.headless.conftest import LATEST
 from tests.program import Terminal, run_program, tiny
 

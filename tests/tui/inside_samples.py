@@ -18,7 +18,8 @@ from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training import events as ev
 from gpt_tui.session.inside.predictions import Alternative, TokenPredictions
 from gpt_tui.session.inside.subject import Subject
-from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.session.run_events import advance_all
+from gpt_tui.session.run_state import RunState
 from gpt_tui.tabs.inside.views.attention import AttentionResult
 from gpt_tui.tabs.inside.views.history import StatsHistory
 from gpt_tui.tabs.inside.views.knock_out import KnockOut

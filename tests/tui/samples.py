@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 
 from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunStarted, SampleWritten, StepCompleted
-from gpt_tui.session.run_state import Limits, RunState, advance, advance_all
+from gpt_tui.session.run_events import advance, advance_all
+from gpt_tui.session.run_state import Limits, RunState
 
 LIMITS = Limits(max_epochs=20, patience=3)
 

@@ -12,7 +12,7 @@ from gpt_tui.run_view.log_panel import LogPanel
 from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_state import advance, advance_all
+from gpt_tui.session.run_events import advance, advance_all
 from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import running_app, screen_lines, settled
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer

@@ -13,7 +13,8 @@ from gpt_tui.headless.event_text import news
 from gpt_tui.session.baseline_text import baselines_of, baselines_text
 from gpt_tui.session.log_replay import replay_log
 from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_state import RunState, advance
+from gpt_tui.session.run_events import advance
+from gpt_tui.session.run_state import RunState
 from tests.tui.app_bench import settled
 from tests.tui.conftest import Snapshot
 from tests.tui.samples import learnt, trained

@@ -12,7 +12,8 @@ from gpt_tui.charts.raster import BEST, EVAL, EVAL_LINE, RAW, SMOOTHED, raster, 
 from gpt_tui.charts.series import Range, chart_series, full_range, nearest_row, second_metrics
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.curve import RECENT, STEP, THINNED
-from gpt_tui.session.run_state import RunState, advance, advance_all
+from gpt_tui.session.run_events import advance, advance_all
+from gpt_tui.session.run_state import RunState
 from tests.tui.samples import scored, step, trained
 
 DOT_BITS = np.array([[0, 3], [1, 4], [2, 5], [6, 7]], dtype=np.uint32)  # bit of each dot of a braille character

@@ -16,7 +16,8 @@ from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.export import chart_lines, curve_csv, samples_markdown, svg
 from gpt_tui.charts.series import chart_series
 from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.session.run_events import advance_all
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.new_files import write_new
 from gpt_tui.shared.svg_converter import as_png
 from gpt_tui.shared.theme import DAY, NIGHT, own_variables

@@ -29,8 +29,9 @@ from gpt_tui.headless.event_text import figures, news, steps_line
 from gpt_tui.run_view.status import status_rows
 from gpt_tui.session.log_reader import BestScores
 from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_events import advance, advance_all
 from gpt_tui.session.run_finder import RunInfo, RunStatus
-from gpt_tui.session.run_state import RunState, advance, advance_all
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared import formatting
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import cells

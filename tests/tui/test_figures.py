@@ -12,7 +12,8 @@ from gpt_tui.run_view.figures_line import FiguresLine
 from gpt_tui.run_view.status import evaluation_rows
 from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import NO_LIMITS, RunState, advance
+from gpt_tui.session.run_events import advance
+from gpt_tui.session.run_state import NO_LIMITS, RunState
 from tests.tui.app_bench import running_app
 from tests.tui.samples import learnt, started, trained
 from tests.tui.still_app import still_app

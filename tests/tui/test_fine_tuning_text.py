@@ -20,8 +20,10 @@ from gpt_tui.run_view.samples_layout import timeline
 from gpt_tui.run_view.status import evaluation_rows, model_row, origin_rows
 from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_events import advance, advance_all
 from gpt_tui.session.run_preview import RunPreview
-from gpt_tui.session.run_state import RunState, advance, advance_all, gain_text
+from gpt_tui.session.run_state import RunState
+from gpt_tui.session.run_text import gain_text
 from gpt_tui.tabs.checkpoints.presenter import run_rows
 from gpt_tui.tabs.train.next_run import NextRun
 from gpt_tui.tabs.train.presenter import possible_actions, preview_rows

@@ -11,7 +11,8 @@ from gpt_core.training.events import BaselinesMeasured, RunStarted
 from gpt_tui.app.preferences import Preferences
 from gpt_tui.charts.chart import Chart
 from gpt_tui.run_view.samples_panel import SamplesPanel
-from gpt_tui.session.run_state import RunState, advance, advance_all
+from gpt_tui.session.run_events import advance, advance_all
+from gpt_tui.session.run_state import RunState
 from gpt_tui.tabs.train.guide import MIN_SHOWN_S, OFF, Guide, is_spaced, next_note
 from gpt_tui.tabs.train.guide_strip import GuideStrip
 from gpt_tui.tabs.train.guide_texts import TEXTS

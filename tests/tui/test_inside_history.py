@@ -18,7 +18,8 @@ from gpt_core.training.metrics_log import read_metrics
 from gpt_tui.session import checkpoint_history
 from gpt_tui.session.checkpoint_history import CheckpointHistories, history_of
 from gpt_tui.session.inside.subject import Subject
-from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.session.run_events import advance_all
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.spans import Line, width_of
 from gpt_tui.tabs.inside.views.heads import HeadsView, largest
 from gpt_tui.tabs.inside.views.health import HealthView, bar, health_rows

@@ -11,7 +11,8 @@ from gpt_tui.headless.event_text import news
 from gpt_tui.run_view.samples_layout import timeline
 from gpt_tui.run_view.status import evaluation_rows
 from gpt_tui.session.learning_text import copied_text, gap_text
-from gpt_tui.session.run_state import RunState, advance, advance_all
+from gpt_tui.session.run_events import advance, advance_all
+from gpt_tui.session.run_state import RunState
 from tests.tui.samples import LIMITS, sampled, scored, started, step
 
 

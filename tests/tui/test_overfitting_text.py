@@ -13,7 +13,8 @@ from gpt_tui.headless.event_text import news
 from gpt_tui.session.learning_text import gap_text
 from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.overfitting_text import UsedUp, used_up_text
-from gpt_tui.session.run_state import RunState, advance, advance_all
+from gpt_tui.session.run_events import advance, advance_all
+from gpt_tui.session.run_state import RunState
 from tests.tui.samples import LIMITS, scored, started, step
 
 

@@ -30,8 +30,9 @@ from gpt_tui.charts.series import Range
 from gpt_tui.run_view.status import status_rows
 from gpt_tui.session.log_reader import BestScores
 from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_finder import CheckpointFacts, RunInfo, RunStatus
-from gpt_tui.session.run_state import RunState, advance_all
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import (

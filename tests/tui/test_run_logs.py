@@ -13,8 +13,9 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import FullEvalCompleted, RunFinished
 from gpt_tui.session import log_reader, run_finder
 from gpt_tui.session.log_reader import NO_SCORES, BestScores, LogFollower, LogSummary, LogTail
+from gpt_tui.session.run_events import MAX_EVALUATIONS, advance_all
 from gpt_tui.session.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_status
-from gpt_tui.session.run_state import MAX_EVALUATIONS, RunState, advance_all
+from gpt_tui.session.run_state import RunState
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
 

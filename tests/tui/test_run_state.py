@@ -10,7 +10,8 @@ from gpt_core.training import events as ev
 from gpt_tui.session.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve, places
 from gpt_tui.session.event_buffer import MAX_PENDING, EventBuffer
 from gpt_tui.session.outcome_text import ENDINGS, ending
-from gpt_tui.session.run_state import MAX_EVALUATIONS, MAX_LOG_LINES, Limits, RunState, Score, advance, advance_all
+from gpt_tui.session.run_events import MAX_EVALUATIONS, MAX_LOG_LINES, advance, advance_all
+from gpt_tui.session.run_state import Limits, RunState, Score
 from tests.tui.samples import LIMITS, scored, started, step, trained
 
 

@@ -16,7 +16,8 @@ from gpt_tui.charts.series import Range, chart_series
 from gpt_tui.headless.event_text import news
 from gpt_tui.session.log_reader import LogFollower
 from gpt_tui.session.log_replay import replay_log
-from gpt_tui.session.run_state import MAX_STATS, RunState, advance, advance_all
+from gpt_tui.session.run_events import MAX_STATS, advance, advance_all
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.theme import export_colours
 from tests.tui.log_samples import write_log
 from tests.tui.samples import scored, started, step, trained

@@ -10,7 +10,9 @@ from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
 from gpt_tui.run_view.status import DROPPED_FIRST, status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_state import Limits, LogLine, RunState, advance, best_score
+from gpt_tui.session.run_events import advance
+from gpt_tui.session.run_state import Limits, LogLine, RunState
+from gpt_tui.session.run_text import best_score
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, TABS, action_of, help_table, places_of, readable, shown_key
 from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.shell.help import INDENT, KEY_WIDTH, help_text

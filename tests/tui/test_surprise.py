@@ -25,7 +25,7 @@ from gpt_tui.run_view.surprise.screen import ScoredTextView, SurpriseScreen, Tex
 from gpt_tui.session.inside.predictions import Alternative, TokenPredictions, reply_predictions
 from gpt_tui.session.models import LoadedModel
 from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_state import advance
+from gpt_tui.session.run_events import advance
 from gpt_tui.shared.passage import Piece, layout, moved_by_lines, passage_rows, starts
 from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import AppBench, running_app, settled

@@ -4,7 +4,8 @@ import pytest
 
 from gpt_core.training.events import RunFinished, RunPaused
 from gpt_tui.session.phase import Phase
-from gpt_tui.session.run_state import RunState, advance
+from gpt_tui.session.run_events import advance
+from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.keymap import shown_keys
 from gpt_tui.tabs.train.presenter import next_steps
 from tests.tui.app_bench import settled

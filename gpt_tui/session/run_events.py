@@ -1,0 +1,247 @@
+"""The effect of each event on the state of a run.
+
+Pure: no clock, no thread, no widget. Memory is bounded: the curve is thinned, and evaluations, samples and log lines
+have a maximum number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import PurePath
+from typing import TypeVar, assert_never
+
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+
+from gpt_core.model.scores import EvalScores
+from gpt_core.training.events import (
+    AnyEvent,
+    BaselinesMeasured,
+    CheckpointSaved,
+    EvalCompleted,
+    EvalProgressed,
+    Event,
+    FullEvalCompleted,
+    GradientNorms,
+    HeadsScored,
+    HealthMeasured,
+    InductionHeadAppeared,
+    LinesReproduced,
+    LossDiverged,
+    PlanMade,
+    RunContinued,
+    RunFinished,
+    RunPaused,
+    RunStarted,
+    SampleWritten,
+    SaveFailed,
+    StepCompleted,
+    UpdateSkipped,
+)
+from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
+from gpt_tui.session.baseline_text import baselines_text
+from gpt_tui.session.curve import HIGH, Curve, places
+from gpt_tui.session.outcome_text import divergence, ending, full_scores, induction_text, verdict, verdict_tone
+from gpt_tui.session.overfitting_text import MIN_PASSES, UsedUp
+from gpt_tui.session.run_state import Evaluation, LogLine, RunState, Sample, Saved, Score
+from gpt_tui.session.run_text import advice, no_step_left
+from gpt_tui.session.start_text import started_text, text_sample
+from gpt_tui.session.stats_history import HeadsPoint, HealthPoint, Place, heads_point, health_point, induction_mark
+from gpt_tui.shared.formatting import integer, scores_text
+from gpt_tui.shared.rows import Tone
+
+Item = TypeVar("Item")
+Measured = TypeVar("Measured", HeadsPoint, HealthPoint)
+
+MAX_EVALUATIONS = 512
+MAX_SAMPLES = 200
+MAX_STATS = 256  # points of the heads and of the health
+MAX_LOG_LINES = 400
+STEP_CURVES = tuple(metric for metric in BUILT_IN if metric.name in ("learning_rate", "grad_norm", "throughput"))
+
+
+def advance_all(run: RunState, events: Sequence[AnyEvent], at_s: float = 0.0) -> RunState:
+    """Return the state after events, in order. Consecutive steps are added at once, which is much cheaper."""
+    for are_steps, group in groupby(events, key=lambda event: isinstance(event, StepCompleted)):
+        if are_steps:
+            steps = [event for event in group if isinstance(event, StepCompleted)]
+            run = _with_steps(run, steps)
+        else:
+            for event in group:
+                run = advance(run, event, at_s)
+    return run
+
+
+def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
+    """Return the state after an event that arrived at `at_s` seconds on the caller's clock."""
+    match event:
+        case RunStarted():
+            return _started(run, event)
+        case BaselinesMeasured():
+            return _logged(replace(run, baselines=event), baselines_text(event), "dim")
+        case StepCompleted():
+            return _with_steps(run, [event])
+        case UpdateSkipped():
+            text = f"step {integer(event.step)}: update skipped, {event.reason} ({event.in_a_row} in a row)"
+            return _logged(replace(run, skipped=run.skipped + 1), text, "bad")
+        case EvalProgressed():
+            return replace(run, evaluating=event.done / event.total if event.total else 0.0)
+        case EvalCompleted():
+            shown = [metric for metric in added_metrics() if metric.event is EvalCompleted]
+            tokens = run.last.tokens if run.last else 0
+            return _with_curves(_evaluated(run, event), shown, np.array([[event.step, tokens, run.elapsed_s]]), [event])
+        case FullEvalCompleted():
+            text = f"step {integer(event.step)}: {full_scores(event)}"
+            return _logged(replace(run, full_evaluation=event, evaluating=None), text, "plain")
+        case LinesReproduced():
+            text = f"step {integer(event.step)}: self-test {verdict(event)}"
+            return _logged(replace(run, lines_reproduced=event), text, verdict_tone(event))
+        case SampleWritten():
+            return _sampled(run, event)
+        case GradientNorms():
+            name, norm = max(event.grad_norms.items(), key=lambda item: item[1], default=("", 0.0))
+            return _logged(run, f"step {integer(event.step)}: largest gradient norm {norm:.3g} ({name})", "dim")
+        case HeadsScored():
+            point = heads_point(_place(run, event.step), event)
+            return replace(run, heads=thinned((*_before(run.heads, event.step), point), MAX_STATS))
+        case HealthMeasured():
+            measured = health_point(_place(run, event.step), event)
+            return replace(run, health=thinned((*_before(run.health, event.step), measured), MAX_STATS))
+        case InductionHeadAppeared():
+            found = replace(run, induction=induction_mark(_place(run, event.step), event))
+            return _logged(found, f"step {integer(event.step)}: {induction_text(event)}", "good")
+        case CheckpointSaved():
+            saved = Saved(event.kind, event.path, event.step, at_s)
+            text = f"saved {PurePath(event.path).stem} at step {integer(event.step)}"
+            return _logged(replace(run, saved=saved, save_error=""), text, "dim" if event.kind == "best" else "good")
+        case SaveFailed():
+            text = f"not saved: {event.error}"
+            return _logged(replace(run, save_error=event.error), text, "bad")
+        case LossDiverged():
+            return _logged(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
+        case PlanMade() if run.started is not None and event.step_s:
+            return replace(run, started=structs.replace(run.started, max_steps=event.last_step))
+        case PlanMade():
+            return run  # the number of steps is unknown before the first one
+        case RunPaused() if run.paused:
+            return run  # a single step while paused
+        case RunPaused():
+            return _logged(replace(run, paused=True), f"paused at step {integer(event.step)}", "plain")
+        case RunContinued():
+            return _logged(replace(run, paused=False), "continued", "plain")
+        case RunFinished():
+            done = replace(run, finished=event, paused=False, evaluating=None)
+            tone: Tone = "bad" if event.reason == "diverged" else "good"
+            more = no_step_left(done)
+            return _logged(done, f"step {integer(event.step)}: {ending(event)}{f'; {more}' if more else ''}", tone)
+        case _:
+            assert_never(event)
+
+
+def with_log_line(run: RunState, text: str, tone: Tone = "plain") -> RunState:
+    """Return the state with a log line that belongs to no event, such as an error of the controller."""
+    return _logged(run, text, tone)
+
+
+def _started(run: RunState, event: RunStarted) -> RunState:
+    """Begin a session of the run, and log what it trains on."""
+    for warning in event.warnings:
+        run = _logged(run, warning, "bad")
+    begun = replace(run, started=event, finished=None, paused=False, diverged=None)
+    begun = _logged(begun, started_text(event), "good")
+    if event.model_reason:
+        begun = _logged(begun, event.model_reason, "plain")
+    if event.first_words:
+        begun = _logged(begun, text_sample(event), "dim")
+    if event.best_restarted:
+        fresh = Score(patience_from=event.step)
+        begun = _logged(replace(begun, best=fresh, first_scores=None), event.best_restarted, "plain")
+    return begun
+
+
+def _with_steps(run: RunState, steps: Sequence[StepCompleted]) -> RunState:
+    at = places(steps)
+    shown = (*STEP_CURVES, *(metric for metric in added_metrics() if metric.event is StepCompleted))
+    advanced = replace(run, last=steps[-1], curve=run.curve.with_values(at, [step.loss for step in steps]))
+    return replace(_with_curves(advanced, shown, at, steps), evaluating=None)
+
+
+def _with_curves(run: RunState, shown: Sequence[Metric], at: NDArray[np.float64], events: Sequence[Event]) -> RunState:
+    """Append the values of metrics, read from events at these places, to their curves."""
+    if not shown:
+        return run
+    added = {
+        metric.name: run.curves.get(metric.name, Curve()).with_values(at, [metric.read(event) for event in events])
+        for metric in shown
+    }
+    return replace(run, curves={**run.curves, **added})
+
+
+def _logged(run: RunState, text: str, tone: Tone) -> RunState:
+    line = LogLine(run.elapsed_s, tone, text)
+    return replace(run, log=(*run.log, line)[-MAX_LOG_LINES:], logged=run.logged + 1)
+
+
+def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
+    """Add an evaluation, and update the best one as the trainer has decided.
+
+    Logs of earlier versions do not have that decision: there the best accuracy counts.
+    """
+    if event.step == 0:
+        run = replace(run, first_scores=EvalScores(0, event.loss, event.accuracy, event.bits_per_byte))
+    tokens = run.last.tokens if run.last else 0
+    passes = tokens / run.started.train_tokens if run.started and run.started.train_tokens else 0.0
+    point = Evaluation(
+        event.step, tokens, run.elapsed_s, event.loss, event.accuracy, event.bits_per_byte, run.curve.smoothed, passes
+    )
+    is_best = event.accuracy > run.best.accuracy if event.is_best is None else event.is_best
+    if is_best:
+        best = Score(event.accuracy, event.step, 0, event.loss, event.step)
+    else:
+        best = run.best._replace(without_improvement=event.without_improvement)
+    evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS)
+    changed = replace(run, evaluations=evaluations, best=best, evaluating=None)
+    if event.step == 0 and changed.start_scores is not None:
+        return _logged(changed, f"before fine-tuning: {scores_text(event)}", "plain")
+    text = f"step {integer(event.step)}: {scores_text(event)}{f' ★ best {run.best_metric}' if is_best else ''}"
+    return _with_advice(_logged(changed, text, "good" if is_best else "plain"), event)
+
+
+def _with_advice(run: RunState, event: EvalCompleted) -> RunState:
+    """Record the first evaluation after the second pass over the training text, and log what it means.
+
+    An evaluation that is worse than the first steps is of a run that does not learn: its gap means something else.
+    """
+    passes = run.last.epoch + (run.epoch_fraction == 1.0) if run.last is not None else 0
+    if run.used_up is not None or passes < MIN_PASSES or not event.loss < run.curve.rows()[0, HIGH]:
+        return run
+    advised = replace(run, used_up=UsedUp(event.step, passes, run.curve.smoothed, event.loss))
+    return _logged(advised, advice(advised), "plain")
+
+
+def _place(run: RunState, step: int) -> Place:
+    return Place(step, run.last.tokens if run.last else 0, run.elapsed_s)
+
+
+def _before(points: tuple[Measured, ...], step: int) -> tuple[Measured, ...]:
+    """Return the points without one of the same step, which is measured again."""
+    return points[:-1] if points and points[-1].place.step == step else points
+
+
+def _sampled(run: RunState, event: SampleWritten) -> RunState:
+    """Add a sample with the evaluation of the same step."""
+    point = run.evaluation
+    evaluation = point if point and point.step == event.step else None
+    sample = Sample(event.step, run.elapsed_s, event.prompt, event.text, evaluation, event.copied, event.searched)
+    return replace(run, samples=thinned((*run.samples, sample), MAX_SAMPLES))
+
+
+def thinned(items: tuple[Item, ...], maximum: int) -> tuple[Item, ...]:
+    """Return at most `maximum` items: above that, every second one of the older half is removed, never the first."""
+    if len(items) <= maximum:
+        return items
+    half = len(items) // 2
+    return items[:half:2] + items[half:]
