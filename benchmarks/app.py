@@ -41,7 +41,7 @@ from gpt_tui.shared.thread_priority import CHECKING, TRAINING
 from gpt_tui.tabs.inside.registry import VIEWS
 
 SIZE = (36, 120)  # rows, columns
-STARTED_S, ANSWER_S = 300.0, 20.0
+STARTED_S, ANSWER_S = 300.0, 120.0
 LEFT_OUT_S, MEASURED_S = 6.0, 20.0
 ASSUMED_STEPS = 250  # between two evaluations, where there are none within an epoch
 
@@ -65,6 +65,10 @@ TOUR = (
     Press("tab: Checkpoints", "\x1bOS", "tokenizer"),
     Press("the checkpoint read through", "v", "", is_measured=False),
     Press("tab: Runs", "\x1b[15~", "runs"),
+    Press("tab: Inside", "\x1b[17~", "Knock-out"),
+    Press("the tokens computed", "r", "surprise in bits", is_measured=False),
+    Press("first token", "\x1b[H", "token 1 of"),
+    Press("next token", "\x1b[C", "token 2 of"),
     Press("tab: Train", "\x1bOQ", "smoothed"),
     Press("log scale", "l", "log scale"),
     Press("linear scale", "l", "loss"),
