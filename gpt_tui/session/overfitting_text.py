@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gpt_tui.session.learning_text import gap_text
+from gpt_tui.session.learning_text import SMALL_GAP, gap_text
 from gpt_tui.shared.formatting import short
 
 MIN_PASSES = 2  # over the training text, after which it counts as used up
@@ -38,7 +38,9 @@ def used_up_text(found: UsedUp, train_tokens: int, parameters: int) -> str:
     tokens = f" of {short(train_tokens)} tokens" if train_tokens else ""
     smaller = ", or a smaller model" if parameters * TOKENS_PER_PARAMETER > train_tokens else ""
     gap = gap_text(found.train_loss, found.eval_loss, found.passes)
+    memorizes = found.eval_loss - found.train_loss > SMALL_GAP
+    when = "What would help" if memorizes else "What helps once the eval loss stops falling"
     return (
         f"the training text{tokens} is used up: it was read {found.passes} times; {gap}. "
-        f"What would help: more text, dropout (--set dropout=0.1){smaller}"
+        f"{when}: more text, dropout (--set dropout=0.1){smaller}"
     )

@@ -86,3 +86,9 @@ def test_more_text_and_dropout_always_help_and_a_smaller_model_where_the_text_is
     assert "a smaller model" not in large_text
     assert "more text" in large_text
     assert "dropout" in large_text
+
+
+def test_advice_is_for_later_while_the_eval_loss_equals_the_train_loss():
+    text = used_up_text(UsedUp(200, 2, 3.0, 3.1), 1_206_000, 1_190_000)
+    assert "holds for new text. What helps once the eval loss stops falling: more text" in text
+    assert "memorize. What would help: more text" in used_up_text(UsedUp(200, 2, 3.0, 3.5), 1_206_000, 1_190_000)

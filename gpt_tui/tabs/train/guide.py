@@ -76,9 +76,9 @@ def has_spaces(run: RunState) -> bool:
 
 
 def has_words(run: RunState) -> bool:
-    """Return True if the newest sample is from a model whose loss is far below that of token frequencies."""
+    """Return True if the newest sample is spaced like prose, and the loss far below that of token frequencies."""
     sample = newest_sample(run)
-    return sample is not None and loss_of(run, sample) < frequencies(run) - BELOW_FREQUENCIES
+    return sample is not None and is_spaced(sample.text) and loss_of(run, sample) < frequencies(run) - BELOW_FREQUENCIES
 
 
 def overfits(run: RunState) -> bool:
