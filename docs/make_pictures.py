@@ -2,6 +2,7 @@
 
     python docs/make_pictures.py [--seconds 60]
     python docs/make_pictures.py --inside DIR     # only those of the Inside tab, from the run in this models folder
+    python docs/make_pictures.py --induction DIR  # only that of the lab, from a run of the preset induction
 
 Needs Pillow and the DejaVu Sans Mono font. Runs the app headless, presses its keys, and draws its
 screen cell by cell.
@@ -44,6 +45,7 @@ INSIDE_VIEWS = {
     "inside-lens": ("2",),
     "inside-attention": ("3", "down", "down", "down"),
 }
+INDUCTION_VIEWS = {"inside-heads": ("4", *("down",) * 6)}  # to head 2 of layer 1
 MAX_COMPUTING_S = 60
 # runs to compare: folder and changed settings
 OTHER_RUNS = {
@@ -138,19 +140,25 @@ def train_others() -> None:
         subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
 
 
+def train_induction() -> None:
+    """Train the induction lab headless."""
+    command = [sys.executable, "-m", "gpt_tui", "--train-only", "--preset", "induction", "--models-dir", "induction"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 async def computed(app: GptApp, pilot: Pilot[None]) -> None:
-    """Wait until the Inside tab shows a result."""
+    """Wait until the Inside tab shows a result: its title names the text then."""
     end = time.monotonic() + MAX_COMPUTING_S
-    await pilot.pause(1)
-    while time.monotonic() < end and any("computing" in strip.text for strip in screen_lines(app)):
+    while time.monotonic() < end and not any(" · probe, " in strip.text for strip in screen_lines(app)):
         await pilot.pause(0.5)
+    await pilot.pause(1)
 
 
-async def inside_pictures(app: GptApp, pilot: Pilot[None]) -> None:
-    """Save a picture per view of the Inside tab that the documents show."""
+async def inside_pictures(app: GptApp, pilot: Pilot[None], views: dict[str, tuple[str, ...]]) -> None:
+    """Save a picture per view of the Inside tab."""
     await pilot.press("f6")
     await pilot.pause(1)
-    for name, keys in INSIDE_VIEWS.items():
+    for name, keys in views.items():
         await pilot.press(keys[0])
         await computed(app, pilot)
         await pilot.press(*keys[1:])
@@ -158,13 +166,13 @@ async def inside_pictures(app: GptApp, pilot: Pilot[None]) -> None:
         save_picture(app, HERE / f"{name}.png")
 
 
-async def make_inside_pictures(models_dir: Path) -> None:
-    """Save the pictures of the Inside tab from a run that has ended."""
-    resolved = resolve(preset="nano", assignments=[f"models_dir={models_dir}"])
+async def make_inside_pictures(models_dir: Path, preset: str, views: dict[str, tuple[str, ...]]) -> None:
+    """Save pictures of the Inside tab from a run that has ended."""
+    resolved = resolve(preset=preset, assignments=[f"models_dir={models_dir}"])
     app = GptApp(resolved.settings, resolved.preset)
     async with app.run_test(size=SIZE) as pilot:
         await pilot.pause(0.5)
-        await inside_pictures(app, pilot)
+        await inside_pictures(app, pilot, views)
 
 
 async def make_pictures(seconds: float) -> None:
@@ -185,7 +193,7 @@ async def make_pictures(seconds: float) -> None:
         save_picture(app, HERE / "app-chat.png")
         app.controller.stop()
         app.controller.join()
-        await inside_pictures(app, pilot)
+        await inside_pictures(app, pilot, INSIDE_VIEWS)
         train_others()
         await pilot.press("f5")
         await pilot.pause(3)
@@ -199,14 +207,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="seconds of training before the first picture")
     parser.add_argument("--inside", type=Path, metavar="DIR", help="make only the pictures of the Inside tab")
+    parser.add_argument("--induction", type=Path, metavar="DIR", help="make only the picture of the induction lab")
     options = parser.parse_args()
     if options.inside is not None:
-        asyncio.run(make_inside_pictures(options.inside.resolve()))
+        asyncio.run(make_inside_pictures(options.inside.resolve(), "nano", INSIDE_VIEWS))
+        return
+    if options.induction is not None:
+        asyncio.run(make_inside_pictures(options.induction.resolve(), "induction", INDUCTION_VIEWS))
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PYTHONPATH"] = str(HERE.parent)
         os.chdir(folder)
         asyncio.run(make_pictures(options.seconds))
+        train_induction()
+        asyncio.run(make_inside_pictures(Path("induction").resolve(), "induction", INDUCTION_VIEWS))
 
 
 if __name__ == "__main__":
