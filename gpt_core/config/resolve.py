@@ -47,6 +47,11 @@ class Overrides(NamedTuple):
     preset: str | None
     layers: tuple[tuple[str, dict[str, object]], ...]
 
+    @property
+    def values(self) -> dict[str, object]:
+        """The requested values by setting."""
+        return {name: value for _, layer in self.layers for name, value in layer.items()}
+
     def value(self, name: str) -> object:
         """Return the requested value of a setting, its default if none was requested."""
         values = [values[name] for _, values in self.layers if name in values]

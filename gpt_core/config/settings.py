@@ -232,6 +232,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         int, Meta(ge=0, le=1024, description="compute threads (0: one per core, at most OMP_NUM_THREADS)")
     ] = 0
 
+    exchange: Annotated[
+        Literal["float32", "bfloat16"],
+        Meta(description="format of exchanged gradients; bfloat16: half the bytes, rounded sums"),
+        _group("several machines"),
+    ] = "float32"
+    heartbeat_s: Annotated[
+        float, Meta(ge=1.0, le=86_400.0, description="end the run if a rank does not respond for N seconds")
+    ] = 60.0
+
     attn_lr: Annotated[LearningRate, Meta(description="learning rate of the attention weights"), _group("advanced")] = (
         3e-4
     )

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +59,13 @@ class GPT:
         self._has_gradient_buffers = False
 
     def loss_and_gradients(
-        self, tokens: Ids, targets: Ids, gradients: Parameters, weight: float, dropout: Dropout | None = None
+        self,
+        tokens: Ids,
+        targets: Ids,
+        gradients: Parameters,
+        weight: float,
+        dropout: Dropout | None = None,
+        layer_done: Callable[[int], None] | None = None,
     ) -> tuple[float, int]:
         """Run forward and backward, and add weight * d(sum of losses) / d(parameter) to `gradients`.
 
@@ -69,6 +75,8 @@ class GPT:
             gradients: Where the gradients accumulate.
             weight: For the mean loss over a batch, one over the number of targets of the complete batch.
             dropout: Dropout of this pass; None for none. All other calls are without it.
+            layer_done: Called with the number of each block, from the last one on, once the gradients of its
+                parameters, and of those above it, are complete.
 
         Returns:
             The sum of the losses in nats, and the number of targets.
@@ -80,7 +88,7 @@ class GPT:
         self._allocate(tokens, with_gradients=True)
         self.transformer.drop(dropout)
         try:
-            loss_sum = self.transformer.forward_backward(tokens, targets, gradients.tensors, weight)
+            loss_sum = self.transformer.forward_backward(tokens, targets, gradients.tensors, weight, layer_done)
         finally:
             self.transformer.drop(None)
         return loss_sum, int(np.count_nonzero(targets >= 0))

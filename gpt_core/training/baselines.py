@@ -27,7 +27,7 @@ class BaselineMeter:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._found: Baselines | None = None
-        self._is_done = run.eval_text is None or run.eval_path is None
+        self._is_done = run.eval_text is None or run.eval_path is None or not run.is_reported
         if not self._is_done:
             self._key = baselines_key(run.train_text, self._eval_text, run.tokenizer)
             self._found = read_baselines(self._eval_path, self._key)

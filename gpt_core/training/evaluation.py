@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from gpt_core.config.settings import Settings
+from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import CorpusError
 from gpt_core.model.gpt import GPT, EvalSums
 from gpt_core.text.data_loader import Batch, sequential_windows, spread, window_count, windows_in_batches
@@ -85,25 +87,31 @@ class EvalText:
         """Targets in the complete text."""
         return self.text.count - 1
 
-    def scores(self, gpt: GPT, batch: int, *, complete: bool) -> Generator[int, None, RunScores]:
+    def scores(
+        self, gpt: GPT, batch: int, *, complete: bool, ranks: Communicator = SINGLE_PROCESS
+    ) -> Generator[int, None, RunScores]:
         """Score the part and, if `complete`, the rest, yielding the number of targets so far after each batch.
+
+        The ranks share the batches: each of them scores one, and then the next as many. The sums are added in the order
+        of the batches, so that they have the same bits on any number of ranks. Collective.
 
         Args:
             gpt: The model.
             batch: Windows per batch (B).
             complete: True to score the complete text.
+            ranks: Ranks that score the text together.
         """
         if self.part is None:
-            result = yield from evaluation(gpt, self.text, self.seq_len, batch)
+            result = yield from evaluation(gpt, self.text, self.seq_len, batch, ranks)
             return RunScores(result, None)
         numbers = self.part.tolist()
-        sums = yield from _summed(gpt, windows_in_batches(self.text, numbers, self.seq_len, batch), NO_SUMS)
+        sums = yield from _summed(gpt, windows_in_batches(self.text, numbers, self.seq_len, batch), NO_SUMS, ranks)
         part = _result(sums, self._part_bytes, self.text)
         if not complete:
             return RunScores(part, None)
         in_part = frozenset(numbers)
         others = (number for number in range(self.windows) if number not in in_part)
-        sums = yield from _summed(gpt, windows_in_batches(self.text, others, self.seq_len, batch), sums)
+        sums = yield from _summed(gpt, windows_in_batches(self.text, others, self.seq_len, batch), sums, ranks)
         return RunScores(part, _result(sums, self.text.bytes, self.text))
 
     def _bytes_of(self, part: list[int], ends: list[int]) -> float:
@@ -124,7 +132,9 @@ def max_part_tokens(settings: Settings) -> int:
     return settings.eval_tokens if settings.eval_every_steps else 0
 
 
-def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generator[int, None, EvalResult]:
+def evaluation(
+    gpt: GPT, text: TokenStream, seq_len: int, batch: int, ranks: Communicator = SINGLE_PROCESS
+) -> Generator[int, None, EvalResult]:
     """Evaluate a text, yielding the number of targets so far after each batch; returns the result.
 
     Args:
@@ -132,11 +142,12 @@ def evaluation(gpt: GPT, text: TokenStream, seq_len: int, batch: int) -> Generat
         text: Tokens to predict; each is predicted once, from at most `seq_len` tokens before it.
         seq_len: Tokens per window (T).
         batch: Windows per batch (B).
+        ranks: Ranks that score the text together.
 
     Raises:
         CorpusError: The text has no target.
     """
-    sums = yield from _summed(gpt, sequential_windows(text, seq_len, batch), NO_SUMS)
+    sums = yield from _summed(gpt, sequential_windows(text, seq_len, batch), NO_SUMS, ranks)
     return _result(sums, text.bytes, text)
 
 
@@ -153,11 +164,12 @@ def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, i
             progress(done, len(text) - 1)
 
 
-def _summed(gpt: GPT, batches: Iterator[Batch], sums: EvalSums) -> Generator[int, None, EvalSums]:
-    """Add the sums of batches to `sums`, yielding the number of targets so far after each batch."""
-    for tokens, targets in batches:
-        added = gpt.evaluate(tokens, targets)
-        sums = EvalSums(sums.loss_sum + added.loss_sum, sums.correct + added.correct, sums.targets + added.targets)
+def _summed(gpt: GPT, batches: Iterator[Batch], sums: EvalSums, ranks: Communicator) -> Generator[int, None, EvalSums]:
+    """Add the sums of batches to `sums`, yielding the number of targets so far after each batch per rank."""
+    while shared := list(islice(batches, len(ranks.hosts))):
+        own = gpt.evaluate(*shared[ranks.rank]) if ranks.rank < len(shared) else NO_SUMS
+        for loss_sum, correct, targets in ranks.gather(np.array(own, np.float64))[: len(shared)].tolist():
+            sums = EvalSums(sums.loss_sum + loss_sum, sums.correct + int(correct), sums.targets + int(targets))
         yield sums.targets
     return sums
 

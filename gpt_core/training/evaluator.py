@@ -9,6 +9,7 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.scores import EvalScores
 from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.training import events as ev
+from gpt_core.training.agreement import Agreement
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import record_evaluation
 from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, max_part_tokens
@@ -16,14 +17,13 @@ from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
 from gpt_core.training.self_test import MIN_REPRODUCED, reproduced
-from gpt_core.training.timing import RunClock
 
 
 class Evaluator:
     """Evaluates a run at step boundaries. Its iterators end early if a stop is requested."""
 
-    def __init__(self, run: Run, gpt: GPT, saver: Saver, requests: TrainingControls, clock: RunClock) -> None:
-        self._run, self._gpt, self._saver, self._requests, self._clock = run, gpt, saver, requests, clock
+    def __init__(self, run: Run, gpt: GPT, saver: Saver, requests: TrainingControls, agreement: Agreement) -> None:
+        self._run, self._gpt, self._saver, self._requests, self._agreement = run, gpt, saver, requests, agreement
         self._state, self._settings = run.state, run.settings
         self._samples = SampleWriter(run.evaluated, run.tokenizer, run.settings, run.train_text)
         self._text: EvalText | None = None
@@ -69,7 +69,7 @@ class Evaluator:
         if scores is None:
             return
         state.evaluation_due = False
-        state.elapsed_s = self._clock.elapsed_s
+        state.elapsed_s = self._agreement.update()
         result, full = scores
         is_best = record_evaluation(state, result.loss, result.accuracy, settings, is_scheduled=self.is_scheduled)
         state.last_eval = scores_of(state.step, result)
@@ -93,7 +93,7 @@ class Evaluator:
         They change nothing in the state, so that resuming the run with more steps equals a longer run.
         """
         step, text = self._state.step, self._text
-        if text is None or step in (self._first_step, self._fully_scored_step) or self._requests.stopping:
+        if text is None or step in (self._first_step, self._fully_scored_step) or self._agreement.controls.stopping:
             return
         scores = yield from self._scores(text, complete=True)
         if scores is not None:
@@ -103,7 +103,7 @@ class Evaluator:
     def check_lines(self, *, at_end: bool) -> Iterator[ev.AnyEvent]:
         """Report how many lines of the self-test are reproduced, and a sample, unless a stop is requested."""
         lines = self._run.windows
-        if not isinstance(lines, OverfitLoader):
+        if not isinstance(lines, OverfitLoader) or not self._run.is_reported:
             return
         found = []
         with self._gpt.using(self._run.evaluated):
@@ -118,7 +118,7 @@ class Evaluator:
     def sample(self) -> Iterator[ev.AnyEvent]:
         """Write the sample of this step, unless it has been written."""
         step = self._state.step
-        if step == self._sampled_step:
+        if step == self._sampled_step or not self._run.is_reported:
             return
         if (written := self._samples.write(step, lambda: self._requests.stopping)) is not None:
             self._sampled_step = step
@@ -127,7 +127,7 @@ class Evaluator:
     def _scores(self, text: EvalText, *, complete: bool) -> Generator[ev.AnyEvent, None, RunScores | None]:
         """Score the eval text or its part, yielding the progress; returns None if a stop is requested meanwhile."""
         total = text.tokens if complete else text.part_tokens
-        steps = text.scores(self._gpt, self._settings.micro_batch, complete=complete)
+        steps = text.scores(self._gpt, self._settings.micro_batch, complete=complete, ranks=self._run.communicator)
         while True:
             try:
                 with self._gpt.using(self._run.evaluated):
@@ -137,7 +137,8 @@ class Evaluator:
                 return scores
             yield ev.EvalProgressed(self._state.step, done, total)
             yield from self._saver.poll_results()
-            if self._requests.stopping:
+            self._agreement.update()
+            if self._agreement.controls.stopping:
                 return None
 
 

@@ -72,6 +72,8 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """time budget; 0 for none. `max_steps` is then an estimate, which each `PlanMade` replaces; 0 before the first"""
     model_reason: str = ""
     """why the time budget has led to the model and its settings; "" for requested ones"""
+    hosts: tuple[str, ...] = ()
+    """host of each rank of a run on several processes; empty for one process"""
 
 
 class BaselinesMeasured(Event, frozen=True, tag="baselines", omit_defaults=True):

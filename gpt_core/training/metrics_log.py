@@ -118,6 +118,17 @@ class MetricsLog:
             self._file = None
 
 
+class _NoLog(MetricsLog):
+    """A log that nothing is written to."""
+
+    def __init__(self) -> None:
+        self.path, self.lost, self.failure, self._file, self._torn = Path(), 0, "", None, False
+
+
+NO_LOG: MetricsLog = _NoLog()
+"""Log of a rank that does not report its events."""
+
+
 def open_log(store: CheckpointStore, run_id: str, step: int, *, evaluates: bool = False) -> MetricsLog:
     """Open the log of a run that starts, or is resumed, at `step`, in the folder that `store` was prepared for.
 

@@ -54,7 +54,7 @@ class ModelStats:
     @property
     def _is_on(self) -> bool:
         text, shape = self._run.eval_text, self._run.parameters.shape
-        return text is not None and len(text) >= MIN_TEXT and shape.seq_len >= MIN_SEQ_LEN
+        return self._run.is_reported and text is not None and len(text) >= MIN_TEXT and shape.seq_len >= MIN_SEQ_LEN
 
     def before_update(self, *, is_measured: bool) -> None:
         """Note that the gradients are those of the next step, and store a part of the weights if it is measured.

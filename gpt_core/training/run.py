@@ -9,6 +9,7 @@ from typing import Protocol
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
+from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.formats.checkpoint_header import TRAINED
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
@@ -65,6 +66,9 @@ class Run:
     """why, if the requested precision was auto or the products are emulated"""
     best_restarted: str = ""
     warnings: tuple[str, ...] = ()
+    communicator: Communicator = SINGLE_PROCESS
+    is_reported: bool = True
+    """False on a rank whose events nobody reads: it saves, logs, samples and measures nothing beside the training"""
     model_reason: str = ""
     """why the time budget has led to the model and its settings"""
 

@@ -225,3 +225,22 @@ class Saver:
             tokenizer=run.tokenizer.to_bytes(), corpus_sha256=run.train_text.sha256, parameters=run.evaluated,
             optimizer_state=run.saved_state,
         )  # fmt: skip
+
+
+class NoSaver(Saver):
+    """Saver of a rank that does not save: what is pending is dropped."""
+
+    is_saved = True
+
+    def start_pending(self, *, hold_latest: bool = False) -> Iterator[SaveResult]:
+        """Drop what is pending."""
+        self.pending.clear()
+        return iter(())
+
+    def save_if_new(self, kind: str) -> Iterator[SaveResult]:
+        """Do nothing."""
+        return iter(())
+
+    def save_final(self) -> Iterator[SaveResult]:
+        """Do nothing."""
+        return iter(())

@@ -24,18 +24,20 @@ from gpt_core.model.precision import product_format
 from gpt_core.optim import schedule_of
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
+from gpt_core.training.agreement import COMPARE_EVERY, Agreement
 from gpt_core.training.baselines import BaselineMeter
 from gpt_core.training.controls import POLL_S, TrainingControls
 from gpt_core.training.early_stopping import end_epoch, patience_is_over
 from gpt_core.training.evaluator import Evaluator
+from gpt_core.training.gradient_sum import GradientSum, LayerDone
 from gpt_core.training.last_save import LastSave
 from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics import smooth
-from gpt_core.training.metrics_log import MetricsLog, open_log
+from gpt_core.training.metrics_log import NO_LOG, MetricsLog, open_log
 from gpt_core.training.model_stats import ModelStats
 from gpt_core.training.run import Run
 from gpt_core.training.run_length import epoch_start
-from gpt_core.training.saving import Saver
+from gpt_core.training.saving import NoSaver, Saver
 from gpt_core.training.time_budget import TimeBudget
 from gpt_core.training.timing import RunClock, TokenRate
 
@@ -57,17 +59,22 @@ class Trainer:
         self._frozen = frozen_names(run.parameters.shape, self.settings.freeze)
         self._gpt = GPT(run.parameters, product_format(self.settings.precision), self._frozen)
         self._gradients = Parameters(run.parameters.shape)
+        self._gradient_sum = GradientSum(
+            self._gradients, self.settings.batch_size // self.settings.micro_batch, run.communicator,
+            self.settings.exchange, self._frozen,
+        )  # fmt: skip
         self._schedule = schedule_of(run.settings)
         self._budget = TimeBudget(run)
         self._weights_lock = threading.Lock()
-        self._saver = Saver(run)
+        self._saver = Saver(run) if run.is_reported else NoSaver(run)
         self._last_save = LastSave(run, self._saver, self.requests)
         self._divergence = DivergenceMonitor(self.shape.vocab_size)
         self._saved_steps = saved_before(run)
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._clock = RunClock(run.state.elapsed_s)
-        self._evaluator = Evaluator(run, self._gpt, self._saver, self.requests, self._clock)
+        self._agreement = Agreement(self.requests, self._clock, run.communicator)
+        self._evaluator = Evaluator(run, self._gpt, self._saver, self.requests, self._agreement)
         self._stats = ModelStats(run, self._gradients)
         self._rate = TokenRate()
         self._baselines = BaselineMeter(run)
@@ -120,7 +127,9 @@ class Trainer:
         """Yield the events of the run, from RunStarted to RunFinished. Closing the iterator saves, as `stop` does."""
         finished = False
         try:
-            log = open_log(self.run.store, self.state.run_id, self.state.step, evaluates=self.state.evaluation_due)
+            log = NO_LOG
+            if self.run.is_reported:
+                log = open_log(self.run.store, self.state.run_id, self.state.step, evaluates=self.state.evaluation_due)
         except BaseException:
             self.run.store.close()
             raise
@@ -149,12 +158,14 @@ class Trainer:
             yield from self._evaluator.sample()  # else it follows, or followed, the evaluation
         if self.state.step == 0 and self.state.evaluation_due:
             yield from self._stats.measure()
+        self._agreement.update()
+        controls = self._agreement.controls
         while True:
             yield from self._boundary()
             reason = self._reason_to_end()
             if reason:
                 break
-            if self.requests.pausing and not self.requests.take_single_step():
+            if controls.pausing and not controls.take_single_step():
                 yield from self._pause()
                 continue
             if (event := self._take_step()) is not None:
@@ -165,7 +176,10 @@ class Trainer:
                     yield from self._stats.measure()
                 if self._divergence.take_report():
                     yield self._diverged()
+                if self.state.step % COMPARE_EVERY == 0:
+                    self._agreement.compare(self.state.step, self.parameters)
         self.ending = True
+        self._agreement.compare(self.state.step, self.parameters)
         yield from self._finish(reason)
 
     def _reason_to_end(self) -> str:
@@ -185,14 +199,14 @@ class Trainer:
             return "deadline"
         if state.epoch >= settings.max_epochs and not settings.overfit_tiny:
             return "max_epochs"
-        return "stopped" if self.requests.stopping else ""
+        return "stopped" if self._agreement.controls.stopping else ""
 
     def _boundary(self) -> Iterator[ev.AnyEvent]:
         """Do the pending work between two steps: an evaluation, the end of an epoch, saves."""
         state, settings = self.state, self.settings
         yield from self._saver.poll_results()
         yield from self._baselines.poll()
-        if self.requests.take_evaluate():
+        if self._agreement.controls.take_evaluate():
             state.evaluation_due = True
             yield from self._stats.measure()
             yield from self._evaluator.check_lines(at_end=False)
@@ -208,7 +222,7 @@ class Trainer:
             every = settings.save_epoch_number
             if every and state.epoch % every == 0 and not settings.overfit_tiny:
                 self._saver.pending.add("epoch")
-        is_requested = self.requests.take_save()
+        is_requested = self._agreement.controls.take_save()
         if is_requested or self._saver.interval_elapsed:
             self._saver.pending.add("latest")
         # After skipped updates or a divergence the weights may be unusable: the last good checkpoint is then replaced
@@ -227,13 +241,14 @@ class Trainer:
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
         """Wait until the run continues or something is requested; saves in progress are completed first."""
-        requests = self.requests
+        controls = self._agreement.controls
         yield from self._saver.finish()
         yield ev.RunPaused(self.state.step)
         with self._clock.stopped():
-            while requests.pausing and not requests.stopping and not requests.anything_pending:
+            while controls.pausing and not controls.stopping and not controls.anything_pending:
                 time.sleep(POLL_S)
-        if not requests.pausing:
+                self._agreement.update()
+        if not controls.pausing:
             yield ev.RunContinued(self.state.step)
 
     # ---- One step
@@ -246,14 +261,18 @@ class Trainer:
             for first in range(0, settings.batch_size, settings.micro_batch)
         ]
         targets_in_batch = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
-        self._gradients.flat.fill(0.0)
-        loss_sum = 0.0
-        for number, (tokens, targets) in enumerate(micro_batches):
-            if self.requests.stopping:
+
+        def micro_batch(number: int, gradients: Parameters, layer_done: LayerDone | None) -> float | None:
+            if self._agreement.controls.stopping:
                 return None
+            tokens, targets = micro_batches[number]
             dropout = dropout_of(settings, state.step + 1, number * settings.micro_batch, tokens.shape[1])
-            sums = self._gpt.loss_and_gradients(tokens, targets, self._gradients, 1.0 / targets_in_batch, dropout)
-            loss_sum += sums[0]
+            weight = 1.0 / targets_in_batch
+            return self._gpt.loss_and_gradients(tokens, targets, gradients, weight, dropout, layer_done)[0]
+
+        loss_sum = self._gradient_sum.of_step(micro_batch)
+        if loss_sum is None:
+            return None
         for name in self._frozen:  # so that norm and clipping are of what is trained
             self._gradients[name].fill(0.0)
         loss, norm = loss_sum / targets_in_batch, self.run.optimizer.gradient_norm(self._gradients)
@@ -272,7 +291,7 @@ class Trainer:
         state.window += settings.batch_size
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         state.step_loss = loss if finite else None
-        state.elapsed_s = self._clock.elapsed_s
+        state.elapsed_s = self._agreement.update()
         self._mark_pending()
         if finite:
             state.tokens += targets_in_batch
@@ -321,7 +340,7 @@ class Trainer:
             init_from=origin.path if origin else "", init_sha256=origin.sha256 if origin else "",
             init_step=origin.step if origin else 0,
             train_files=run.train_files, documents=run.train_text.documents, train_bytes=run.train_text.bytes,
-            first_words=run.first_words,
+            first_words=run.first_words, hosts=tuple(run.communicator.hosts) if len(run.communicator.hosts) > 1 else (),
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:

@@ -68,6 +68,8 @@ EFFECTS: dict[str, str] = {
     "seed": "Another seed gives another run; the same seed and settings give the same run.",
     "precision": "bfloat16: faster where the processor supports it, with coarser products.",
     "threads": "More threads are faster up to the number of cores. Fewer leave room for other programs.",
+    "exchange": "bfloat16: half the bytes per step on a network, with coarser gradients. For several ranks.",
+    "heartbeat_s": "Longer: tolerates pauses of a machine. Shorter: the run ends earlier when a machine is lost.",
     "allow_binary": "Reads files of any kind as bytes; a model of compressed data learns nothing useful.",
     "attn_lr": "Overrides learning_rate for the attention weights.",
     "mlp_lr": "Overrides learning_rate for the MLP weights.",

@@ -5,6 +5,8 @@ The parameter table, FLOPs and memory of the model are those of this layer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.block import Block
@@ -48,17 +50,27 @@ class Transformer(Layer):
             x = block.forward(x)
         return self.ln_f.forward(x)
 
-    def forward_backward(self, tokens: Ids, targets: Ids, gradients: Tensors, weight: float) -> float:
+    def forward_backward(
+        self,
+        tokens: Ids,
+        targets: Ids,
+        gradients: Tensors,
+        weight: float,
+        layer_done: Callable[[int], None] | None = None,
+    ) -> float:
         """Return the sum of the losses; add weight * d(sum of losses) / d(parameter) to `gradients`.
 
         The pass ends above the layers at the bottom that are frozen; gradients of other frozen parameters are computed.
+        `layer_done` is called with the number of each block once the gradients of its parameters are complete.
         """
         loss_sum, d_ln_out = self.head.forward_backward(self.forward(tokens), targets.reshape(-1), gradients, weight)
         inputs = [self.embedding.out, *(block.out for block in self.blocks)]  # of each block, and of ln_f
         self.d_residual.fill(0.0)
         self.ln_f.backward(self.d_residual, d_ln_out, inputs.pop(), gradients)
-        for block in reversed(self.blocks[self.lowest_block :]):
-            block.backward(self.d_residual, inputs.pop(), gradients)
+        for number in reversed(range(self.lowest_block, len(self.blocks))):
+            self.blocks[number].backward(self.d_residual, inputs.pop(), gradients)
+            if layer_done is not None:
+                layer_done(number)
         if self.embedding.is_trained:
             self.embedding.backward(self.d_residual, tokens.reshape(-1), tokens.shape[1], gradients)
         return loss_sum

@@ -1,0 +1,115 @@
+"""Communicator: the ranks of a run, and the operations that all of them take part in.
+
+Every rank is a process that holds all weights and trains on a part of each batch. All ranks call the same collective
+operations in the same order. Rank 0 alone reads and writes the models folder, samples, and prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gpt_core.errors import EXIT_FAILED, GptError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+
+
+class RankError(GptError):
+    """A rank has failed or is lost. The message names the rank and its host; "" if nothing is left to report."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Communicator(Protocol):
+    """Ranks of a run.
+
+    All methods but `watch_every` are collective, and raise RankError if a rank fails or is lost meanwhile.
+    """
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank, from 0."""
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """Name of the host of each rank."""
+
+    @property
+    def is_first_on_host(self) -> bool:
+        """True for the lowest rank of each host."""
+
+    def gather(self, values: Numbers) -> Numbers:
+        """Return the values of all ranks, a row per rank; their number must be the same on all ranks."""
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Return the data of all ranks."""
+
+    def broadcast(self, data: bytes) -> bytes:
+        """Return the data of rank 0."""
+
+    def broadcast_array(self, values: NDArray[Any]) -> None:
+        """Overwrite the values by those of rank 0."""
+
+    def exchange(
+        self, sent: NDArray[Any], sent_counts: Sequence[int], received: NDArray[Any], received_counts: Sequence[int]
+    ) -> None:
+        """Send a part of `sent` to each rank, and receive one from each rank into `received`, in the order of ranks.
+
+        May be called from another thread than the other methods, but from one thread at a time.
+        """
+
+    def collect(self, part: NDArray[Any], whole: NDArray[Any], counts: Sequence[int]) -> None:
+        """Set `whole` to the parts of all ranks, of these lengths, in the order of ranks. Threads as `exchange`."""
+
+    def watch_every(self, seconds: float) -> None:
+        """Treat a rank as lost if it has not responded for this time."""
+
+
+class SingleProcess:
+    """Communicator of a run on one process: rank 0 and no other."""
+
+    rank = 0
+    hosts: Sequence[str] = ("",)
+    is_first_on_host = True
+
+    def gather(self, values: Numbers) -> Numbers:
+        """Return the values as the only row."""
+        return values[None]
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """Return the data in a list."""
+        return [data]
+
+    def broadcast(self, data: bytes) -> bytes:
+        """Return the data."""
+        return data
+
+    def broadcast_array(self, values: NDArray[Any]) -> None:
+        """Leave the values as they are."""
+
+    def exchange(
+        self, sent: NDArray[Any], sent_counts: Sequence[int], received: NDArray[Any], received_counts: Sequence[int]
+    ) -> None:
+        """Copy the values."""
+        received[:] = sent
+
+    def collect(self, part: NDArray[Any], whole: NDArray[Any], counts: Sequence[int]) -> None:
+        """Copy the values."""
+        whole[:] = part
+
+    def watch_every(self, seconds: float) -> None:
+        """Do nothing: there is no other rank."""
+
+
+SINGLE_PROCESS: Communicator = SingleProcess()
+
+
+def described(rank: int, hosts: Sequence[str]) -> str:
+    """Return a rank and its host as text."""
+    return f"rank {rank} on {hosts[rank]}"

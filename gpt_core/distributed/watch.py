@@ -1,0 +1,285 @@
+"""Watch over the ranks of a run: a TCP connection from every other rank to rank 0, apart from MPI.
+
+Every rank sends a beat at regular intervals from a thread of its own. A rank whose connection is closed, or that has
+not sent anything for the timeout, is lost: MPI itself may wait for it without end. A rank that fails sends its error to
+rank 0, which reports it once. Threads that wait for other ranks look at `Watch.fault`; a process that does not end by
+itself after a fault is ended by the thread of the watch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from gpt_core.distributed.communicator import RankError, described
+from gpt_core.distributed.launch import GRACE_S
+from gpt_core.errors import EXIT_FAILED
+
+CONNECT_S = 20.0
+BEATS_PER_TIMEOUT = 6
+MAX_INTERVAL_S = 5.0
+TURN_S = 2.0
+"""Time by which each next rank waits for the one before it to report the loss of rank 0."""
+BEAT, BYE = b".\n", b"bye\n"
+_MAX_LINE = 1 << 16
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Failure or loss of a rank. `text` is its error, "" if it has been reported or is none."""
+
+    rank: int
+    text: str
+    exit_code: int = EXIT_FAILED
+
+
+class Invitation(msgspec.Struct, frozen=True):
+    """Where rank 0 accepts connections, and the word that the others open them with."""
+
+    addresses: tuple[str, ...]
+    port: int
+    token: str
+
+
+class Watch:
+    """Watch of one rank.
+
+    Args:
+        rank: Number of this rank.
+        hosts: Host of each rank.
+        links: Connections to the other ranks; of a rank other than 0, to rank 0.
+        timeout_s: Time without a beat after which a rank is lost.
+        abort: Ends the process, and all ranks, with an exit code.
+
+    Attributes:
+        fault: The first failure or loss of a rank, None while there is none.
+        timeout_s: Time without a beat after which a rank is lost.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        hosts: Sequence[str],
+        links: dict[int, socket.socket],
+        timeout_s: float,
+        abort: Callable[[int], None],
+    ) -> None:
+        self.fault: Fault | None = None
+        self.timeout_s = timeout_s
+        self._rank, self._hosts, self._links = rank, hosts, links
+        self._sending = threading.Lock()
+        self._heard = dict.fromkeys(links, time.monotonic())
+        self._unread = dict.fromkeys(links, b"")
+        self._closing = False
+        self._abort = abort
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise RankError if a rank has failed or is lost."""
+        if (fault := self.fault) is not None:
+            raise RankError(self.described(fault), fault.exit_code)
+
+    def described(self, fault: Fault) -> str:
+        """Return what happened as text, "" if there is nothing to report."""
+        return f"{described(fault.rank, self._hosts)}: {fault.text}" if fault.text else ""
+
+    def report(self, text: str, exit_code: int) -> None:
+        """Send the error of this rank to rank 0; of rank 0, end the others."""
+        self._send_all(msgspec.json.encode(Fault(self._rank, text if self._rank else "", exit_code)) + b"\n")
+
+    def wait_for_rank_0(self) -> bool:
+        """After an error of this rank: wait until rank 0 has ended the run. Return True if rank 0 itself is lost."""
+        expires_s = time.monotonic() + GRACE_S
+        while self.fault is None and time.monotonic() < expires_s:
+            time.sleep(0.05)
+        if self.fault is None or (self.fault.rank == 0 and self.fault.text):
+            return True
+        with contextlib.suppress(OSError):
+            self._links[0].settimeout(max(0.1, expires_s - time.monotonic()))
+            while self._links[0].recv(_MAX_LINE):
+                pass
+        return False
+
+    def close(self) -> None:
+        """End the watch of this rank without a fault."""
+        self._closing = True
+        self._send_all(BYE)
+        self._thread.join()
+        for link in self._links.values():
+            link.close()
+
+    # ---- thread
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for rank, link in self._links.items():
+                link.setblocking(False)
+                selector.register(link, selectors.EVENT_READ, rank)
+            sent_s = 0.0
+            while not self._closing and self.fault is None:
+                now = time.monotonic()
+                if now - sent_s >= min(MAX_INTERVAL_S, self.timeout_s / BEATS_PER_TIMEOUT):
+                    self._send_all(BEAT)
+                    sent_s = now
+                for key, _ in selector.select(0.1):
+                    if not self._read(key.data):
+                        selector.unregister(key.fileobj)
+                self._find_lost()
+        if self.fault is not None:
+            self._end_process(self.fault)
+
+    def _read(self, rank: int) -> bool:
+        """Read what a rank has sent; return False if it will send nothing more."""
+        try:
+            data = self._links[rank].recv(_MAX_LINE)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        if not data:
+            self._set(Fault(rank, "the process has ended or its network is lost"))
+            return False
+        self._heard[rank] = time.monotonic()
+        *lines, self._unread[rank] = (self._unread[rank] + data).split(b"\n")
+        for line in lines:
+            if line + b"\n" == BYE:
+                del self._heard[rank]
+                return False
+            if line + b"\n" != BEAT:
+                with contextlib.suppress(msgspec.MsgspecError):
+                    self._set(msgspec.json.decode(line, type=Fault))
+        return True
+
+    def _find_lost(self) -> None:
+        now = time.monotonic()
+        for rank, heard_s in list(self._heard.items()):
+            if now - heard_s > self.timeout_s:
+                self._set(Fault(rank, f"has not responded for {self.timeout_s:g} seconds"))
+
+    def _set(self, fault: Fault) -> None:
+        if self.fault is None and not self._closing:
+            self.fault = fault
+
+    def _end_process(self, fault: Fault) -> None:
+        """End the process if it does not end by itself: its main thread may be waiting within MPI."""
+        if self._rank == 0:
+            self._send_all(msgspec.json.encode(Fault(fault.rank, "", fault.exit_code)) + b"\n")
+        time.sleep(GRACE_S + TURN_S * self._rank)
+        if text := self.described(fault):
+            with contextlib.suppress(OSError):
+                os.write(2, f"gpt-tui: {text}\n".encode())
+        self._abort(fault.exit_code)
+
+    def _send_all(self, data: bytes) -> None:
+        with self._sending:
+            for link in self._links.values():
+                with contextlib.suppress(OSError):  # a rank that is lost, or that does not read
+                    link.send(data)
+
+
+class Opened(NamedTuple):
+    """Connections of a rank by the rank at the other end; `error` says why they are incomplete, "" if they are not."""
+
+    links: dict[int, socket.socket]
+    error: str
+
+
+def open_links(rank: int, hosts: Sequence[str], broadcast: Callable[[bytes], bytes]) -> Opened:
+    """Connect every other rank to rank 0. Collective.
+
+    Args:
+        rank: Number of this rank.
+        hosts: Host of each rank.
+        broadcast: Returns the data of rank 0 on every rank.
+    """
+    if rank:
+        return _connect(rank, hosts, msgspec.json.decode(broadcast(b""), type=Invitation))
+    with socket.create_server(("", 0), backlog=len(hosts)) as server:
+        invitation = Invitation(own_addresses(hosts[0]), server.getsockname()[1], secrets.token_hex(16))
+        broadcast(msgspec.json.encode(invitation))
+        return _accept(server, invitation.token, hosts)
+
+
+def _accept(server: socket.socket, token: str, hosts: Sequence[str]) -> Opened:
+    links: dict[int, socket.socket] = {}
+    expires_s = time.monotonic() + CONNECT_S
+    expected = {f"{token} {rank}\n".encode(): rank for rank in range(1, len(hosts))}
+    while len(links) < len(expected) and (left_s := expires_s - time.monotonic()) > 0:
+        server.settimeout(left_s)
+        try:
+            link, _ = server.accept()
+            link.settimeout(2.0)
+            line = _read_line(link)
+        except OSError:
+            continue
+        if line in expected:
+            links[expected[line]] = _prepared(link)
+        else:
+            link.close()
+    missing = [described(rank, hosts) for rank in expected.values() if rank not in links]
+    return Opened(links, f"{', '.join(missing)} did not connect to rank 0 on {hosts[0]}" if missing else "")
+
+
+def _connect(rank: int, hosts: Sequence[str], invitation: Invitation) -> Opened:
+    same_host = hosts[rank] == hosts[0]
+    addresses = ("127.0.0.1", *invitation.addresses) if same_host else (*invitation.addresses, hosts[0])
+    for address in addresses:
+        try:
+            link = socket.create_connection((address, invitation.port), timeout=3.0)
+            link.sendall(f"{invitation.token} {rank}\n".encode())
+            if _read_line(link) == BEAT:
+                return Opened({0: _prepared(link)}, "")
+        except OSError:
+            continue
+    tried = ", ".join(f"{address}:{invitation.port}" for address in addresses)
+    return Opened({}, f"{described(rank, hosts)} cannot connect to rank 0 on {hosts[0]} (tried {tried})")
+
+
+def _read_line(link: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and len(line) < 256:
+        if not (byte := link.recv(1)):
+            break
+        line += byte
+    return line
+
+
+def _prepared(link: socket.socket) -> socket.socket:
+    with contextlib.suppress(OSError):
+        link.sendall(BEAT)
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return link
+
+
+def own_addresses(host: str) -> tuple[str, ...]:
+    """Return the IPv4 addresses of this host that others may reach it at, without the loopback interface."""
+    found: list[str] = []
+    if sys.platform == "linux":
+        found += _interface_addresses()
+    with contextlib.suppress(OSError):
+        found += socket.gethostbyname_ex(host)[2]
+    return tuple(address for address in dict.fromkeys(found) if not address.startswith("127."))
+
+
+def _interface_addresses() -> list[str]:
+    import fcntl
+    import struct
+
+    SIOCGIFADDR = 0x8915
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                reply = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                found.append(socket.inet_ntoa(reply[20:24]))
+    return found

@@ -1,0 +1,68 @@
+"""Agreement of all ranks at step boundaries: requests, training time, and that the weights are the same."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+from gpt_core.distributed.communicator import Communicator, RankError, described
+from gpt_core.model.parameters import Parameters
+from gpt_core.training.controls import TrainingControls
+from gpt_core.training.timing import RunClock
+
+COMPARE_EVERY = 100
+"""Steps between two comparisons of the weights of all ranks."""
+
+
+class Agreement:
+    """What the ranks of a run decide together.
+
+    Attributes:
+        controls: The requests in force, the same on all ranks. On one process, the requests themselves.
+    """
+
+    def __init__(self, requests: TrainingControls, clock: RunClock, communicator: Communicator) -> None:
+        self._requests, self._clock, self._communicator = requests, clock, communicator
+        self._is_alone = len(communicator.hosts) == 1
+        self.controls = requests if self._is_alone else TrainingControls()
+
+    def update(self) -> float:
+        """Agree on the requests made to any rank, and return the training time of rank 0. Collective."""
+        elapsed_s = self._clock.elapsed_s
+        if self._is_alone:
+            return elapsed_s
+        own, agreed = self._requests, self.controls
+        flags = (
+            own.stopping, own.discarding, own.pausing, own.take_save(), own.take_evaluate(), own.take_single_step()
+        )  # fmt: skip
+        rows = self._communicator.gather(np.array([elapsed_s, *flags], np.float64)).tolist()
+        stop, discard, agreed.pausing, save, evaluate, single_step = (
+            any(flag) for flag in list(zip(*rows, strict=True))[1:]
+        )
+        if stop:
+            agreed.stop(save=not discard)
+        if save:
+            agreed.save()
+        if evaluate:
+            agreed.evaluate()
+        if single_step:
+            agreed.single_step()
+        return float(rows[0][0])
+
+    def compare(self, step: int, weights: Parameters) -> None:
+        """Check that all ranks have the same weights. Collective.
+
+        Raises:
+            RankError: They differ. The run must not be saved.
+        """
+        if self._is_alone:
+            return
+        found = self._communicator.gather(np.array([zlib.crc32(weights.flat.data)], np.float64))[:, 0]
+        for rank, digest in enumerate(found):
+            if digest != found[0]:
+                self._requests.stop(save=False)
+                raise RankError(
+                    f"the weights of {described(rank, self._communicator.hosts)} differ from those of rank 0 at step "
+                    f"{step:,}: a fault of its memory or processor; resume the last checkpoint without it"
+                )

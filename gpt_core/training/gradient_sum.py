@@ -1,0 +1,313 @@
+"""Sum of the gradients of the micro-batches of a step, over all ranks, in one fixed binary tree.
+
+The micro-batches are the leaves of the tree (`gpt_core.distributed.tree`), so the sum has the same bits on any number
+of ranks. Each rank sums what it owns, in as many buffers as the tree is high. The rest is exchanged in chunks: every
+rank receives a part of each chunk from all others, adds these up in the order of the tree, and the sums are collected.
+A thread exchanges the chunks of the layers whose backward pass is over while that of the layers below them goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.distributed.communicator import Communicator
+from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, tree_sum
+from gpt_core.errors import ConfigError
+from gpt_core.kernels import use_any_core
+from gpt_core.kernels.arrays import Array, empty, widened
+from gpt_core.model.parameters import Parameters
+
+ExchangeFormat = Literal["float32", "bfloat16"]
+LayerDone = Callable[[int], None]
+"""Called with the number of a block whose backward pass, and that of what is above it, is over."""
+MicroBatch = Callable[[int, Parameters, LayerDone | None], float | None]
+"""Adds the gradients of a micro-batch to empty ones, and returns the sum of its losses; None to give up the step."""
+
+MIN_CHUNK = 1 << 20  # values: smaller ones pay for more messages than they hide
+MAX_CHUNK = 1 << 22
+ROUNDED = 1 << 18  # values that are rounded at a time
+
+
+class Chunk(NamedTuple):
+    """Ranges of the flat buffer that are exchanged together, complete after the backward pass of block `block`."""
+
+    block: int
+    ranges: tuple[slice, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return sum(part.stop - part.start for part in self.ranges)
+
+
+class ExchangeTotals(NamedTuple):
+    """Totals of the exchange of gradients by this rank: bytes sent, seconds of exchange, and seconds waited for it."""
+
+    sent_bytes: int = 0
+    exchange_s: float = 0.0
+    waited_s: float = 0.0
+
+
+class GradientSum:
+    """Sums the gradients of the micro-batches of each step into one buffer.
+
+    Attributes:
+        totals: Totals of the exchange so far.
+    """
+
+    def __init__(
+        self,
+        gradients: Parameters,
+        leaves: int,
+        communicator: Communicator,
+        format: ExchangeFormat = "float32",
+        frozen: frozenset[str] = frozenset(),
+    ) -> None:
+        """Create the sums of a run.
+
+        Args:
+            gradients: Receives the sum.
+            leaves: Micro-batches per step.
+            communicator: The ranks.
+            format: Number format of the exchange. With bfloat16, every sum of the tree is rounded to it.
+            frozen: Names of parameters whose gradients are not needed.
+        """
+        rank, size = communicator.rank, len(communicator.hosts)
+        self.totals = ExchangeTotals()
+        self._gradients, self._leaves, self._communicator = gradients, leaves, communicator
+        self._owned = leaves_of_rank(rank, size, leaves)
+        self._merges = merges(leaves, self._owned)
+        self._rounds = format == "bfloat16"
+        self._spare: list[Parameters] = []
+        self._exchange = None
+        if size > 1:
+            self._exchange = Exchange(gradients, leaves, communicator, self._rounds, chunks_of(gradients, frozen))
+
+    def of_step(self, micro_batch: MicroBatch) -> float | None:
+        """Sum the gradients of a step, and return the sum of its losses in nats.
+
+        Args:
+            micro_batch: Computes the micro-batch of a number. If it returns None, the step is given up.
+        """
+        stack: list[Parameters] = []
+        losses = []
+        for leaf, count in zip(range(*self._owned), self._merges, strict=True):
+            stack.append(self._empty() if stack else self._gradients)
+            stack[-1].flat.fill(0.0)
+            last = self._exchange if leaf == self._owned.stop - 1 else None
+
+            def merge(part: slice, count: int = count) -> None:
+                self._merge(stack, count, part)
+
+            if last is not None:
+                last.start(merge, stack[: len(stack) - count])
+            loss = micro_batch(leaf, stack[-1], last.layer_done if last is not None else None)
+            if loss is None:
+                self._spare += stack[1:]
+                return None
+            losses.append(loss)
+            if last is not None:
+                self.totals = last.finish(self.totals)
+            else:
+                merge(slice(None))
+            for _ in range(count):
+                self._spare.append(stack.pop())
+        self._spare += stack[1:]
+        return self._loss(losses)
+
+    def _empty(self) -> Parameters:
+        return self._spare.pop() if self._spare else Parameters(self._gradients.shape)
+
+    def _merge(self, stack: Sequence[Parameters], count: int, part: slice) -> None:
+        """Complete a part of the gradients of the last leaf, and of the `count` nodes that are complete with it."""
+        if self._rounds:
+            round_to_bfloat16(stack[-1].flat[part])
+        for right in range(len(stack) - 1, len(stack) - 1 - count, -1):
+            add(stack[right - 1].flat[part], stack[right].flat[part], rounds=self._rounds)
+
+    def _loss(self, losses: Sequence[float]) -> float:
+        """Return the sum of the losses of all ranks in the order of the tree."""
+        size = len(self._communicator.hosts)
+        own = np.zeros(-(-self._leaves // size))
+        own[: len(losses)] = losses
+        rows: list[list[float]] = self._communicator.gather(own).tolist()
+        found: dict[Node, float] = {}
+        for rank, row in enumerate(rows):
+            owned = leaves_of_rank(rank, size, self._leaves)
+            found |= {Node(leaf, leaf + 1): row[leaf - owned.first] for leaf in range(*owned)}
+        return tree_sum(self._leaves, found, lambda left, right: left + right)
+
+
+class Exchange:
+    """Exchange of the gradients of one step after another, by a thread of its own."""
+
+    def __init__(
+        self,
+        gradients: Parameters,
+        leaves: int,
+        communicator: Communicator,
+        rounds: bool,
+        chunks: Sequence[Chunk],
+    ) -> None:
+        self._gradients, self._leaves, self._communicator = gradients, leaves, communicator
+        self._rounds, self._chunks = rounds, chunks
+        size = len(communicator.hosts)
+        self._nodes = [owned_nodes(leaves, leaves_of_rank(rank, size, leaves)) for rank in range(size)]
+        self._thread = ThreadPoolExecutor(1, "exchange", use_any_core)
+        self._pending: list[Future[tuple[int, float]]] = []
+        self._merge: Callable[[slice], None] = lambda _part: None
+        self._sums: Sequence[Parameters] = ()
+
+    def start(self, merge: Callable[[slice], None], sums: Sequence[Parameters]) -> None:
+        """Begin the exchange of a step.
+
+        Args:
+            merge: Completes a part of `sums` once the backward pass of this part is over.
+            sums: Sums of the nodes that this rank owns, complete after `merge`.
+        """
+        self._merge, self._sums, self._pending = merge, sums, []
+
+    def layer_done(self, block: int) -> None:
+        """Exchange the gradients that are complete after the backward pass of a block."""
+        for chunk in self._chunks[len(self._pending) :]:
+            if chunk.block < block:
+                break
+            self._pending.append(self._thread.submit(self._run, chunk))
+
+    def finish(self, totals: ExchangeTotals) -> ExchangeTotals:
+        """Exchange the rest, wait for the end, and return the totals with those of this step added."""
+        began = time.perf_counter()
+        self.layer_done(-1)
+        done = [future.result() for future in self._pending]
+        return ExchangeTotals(
+            totals.sent_bytes + sum(sent for sent, _ in done),
+            totals.exchange_s + sum(seconds for _, seconds in done),
+            totals.waited_s + time.perf_counter() - began,
+        )
+
+    def _run(self, chunk: Chunk) -> tuple[int, float]:
+        """Exchange a chunk; return the bytes that this rank has sent, and the seconds it took."""
+        began = time.perf_counter()
+        for part in chunk.ranges:
+            self._merge(part)
+        size, rank = len(self._nodes), self._communicator.rank
+        bounds = [chunk.size * number // size for number in range(size + 1)]
+        lengths = [stop - start for start, stop in pairwise(bounds)]
+        sent = self._packed(chunk, bounds)
+        received = np.empty(lengths[rank] * sum(map(len, self._nodes)), sent.dtype)
+        self._communicator.exchange(
+            sent, [len(self._nodes[rank]) * length for length in lengths],
+            received, [len(nodes) * lengths[rank] for nodes in self._nodes],
+        )  # fmt: skip
+        rows = widened(received.reshape(-1, lengths[rank]))
+        sums = dict(zip((node for nodes in self._nodes for node in nodes), rows, strict=True))
+        own = tree_sum(self._leaves, sums, self._added)
+        whole = np.empty(chunk.size, sent.dtype)
+        self._communicator.collect(self._encoded(own), whole, lengths)
+        start = 0
+        for part in chunk.ranges:
+            stop = start + part.stop - part.start
+            self._gradients.flat[part] = widened(whole[start:stop])
+            start = stop
+        own_bytes = len(self._nodes[rank]) * lengths[rank] * sent.itemsize
+        return sent.nbytes - own_bytes + (size - 1) * lengths[rank] * sent.itemsize, time.perf_counter() - began
+
+    def _packed(self, chunk: Chunk, bounds: Sequence[int]) -> NDArray[Any]:
+        """Return the parts of a chunk for each rank, and within them those of each node, one after the other."""
+        rows = []
+        for parameters in self._sums:
+            row = empty(chunk.size)
+            start = 0
+            for part in chunk.ranges:
+                stop = start + part.stop - part.start
+                row[start:stop] = parameters.flat[part]
+                start = stop
+            rows.append(self._encoded(row))
+        if len(rows) == 1:
+            return rows[0]
+        return np.concatenate([row[start:stop] for start, stop in pairwise(bounds) for row in rows])
+
+    def _encoded(self, values: Array) -> NDArray[Any]:
+        """Return values in the format of the exchange; those of bfloat16 are rounded already."""
+        if not self._rounds:
+            return np.ascontiguousarray(values)
+        return (np.ascontiguousarray(values).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+    def _added(self, left: Array, right: Array) -> Array:
+        add(left, right, rounds=self._rounds)
+        return left
+
+
+def chunks_of(parameters: Parameters, frozen: frozenset[str]) -> list[Chunk]:
+    """Return the chunks of all gradients but the frozen ones, in the order in which they become complete."""
+    found: list[Chunk] = []
+    pending: list[slice] = []
+    for block in range(parameters.shape.layers - 1, -2, -1):
+        pending += (part for name in parameters.tensors if name not in frozen and _block_of(name, parameters) == block
+                    for part in _parts(parameters, name))  # fmt: skip
+        while pending and (block == -1 or sum(part.stop - part.start for part in pending) >= MIN_CHUNK):
+            taken = [pending.pop(0)]
+            while pending and Chunk(block, (*taken, pending[0])).size <= MAX_CHUNK:
+                taken.append(pending.pop(0))
+            found.append(Chunk(block, tuple(taken)))
+    return found
+
+
+def _block_of(name: str, parameters: Parameters) -> int:
+    """Return the number of the block after whose backward pass a gradient is complete, -1 for the embedding."""
+    if name.startswith("ln_f"):
+        return parameters.shape.layers - 1
+    return int(name.split(".")[1]) if name.startswith("h.") else -1
+
+
+def _parts(parameters: Parameters, name: str) -> Iterator[slice]:
+    """Yield the range of a tensor in the flat buffer, in parts of at most MAX_CHUNK values."""
+    start = parameters.start_of(name)
+    stop = start + parameters[name].size
+    for first in range(start, stop, MAX_CHUNK):
+        yield slice(first, min(first + MAX_CHUNK, stop))
+
+
+def add(values: Array, others: Array, *, rounds: bool = False) -> None:
+    """Add values to others in place; with `rounds`, round the sums to bfloat16."""
+    np.add(values, others, out=values)
+    if rounds:
+        round_to_bfloat16(values)
+
+
+def round_to_bfloat16(values: Array) -> None:
+    """Round values in place to the nearest bfloat16, ties to even; infinity and NaN stay."""
+    bits = values.view(np.uint32)
+    for first in range(0, len(bits), ROUNDED):
+        part = bits[first : first + ROUNDED]
+        odd = (part >> np.uint32(16)) & np.uint32(1)
+        part += odd + np.uint32(0x7FFF)
+        part &= np.uint32(0xFFFF0000)
+
+
+def check_ranks(ranks: int, batch_size: int, micro_batch: int) -> None:
+    """Check that every rank has a micro-batch of each step.
+
+    Raises:
+        ConfigError: There are more ranks.
+    """
+    leaves = batch_size // micro_batch
+    if ranks <= leaves:
+        return
+    fitting = next((size for size in range(batch_size // ranks, 0, -1) if batch_size % size == 0), 0)
+    hint = (
+        f"add --set micro_batch_size={fitting}, with which one process computes the same"
+        if fitting
+        else f"start at most {batch_size} ranks, or add --set batch_size={ranks} --set micro_batch_size=1"
+    )
+    raise ConfigError(
+        f"{ranks} ranks need as many micro-batches per step, got {leaves} (batch_size {batch_size}, "
+        f"micro_batch_size {micro_batch}); {hint}"
+    )

@@ -1,0 +1,107 @@
+"""Ranks that are threads of one process."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt_core.distributed.communicator import RankError
+
+if TYPE_CHECKING:
+    from gpt_core.distributed.communicator import Numbers
+
+T = TypeVar("T")
+TIMEOUT_S = 100.0
+
+
+class _Meeting:
+    """Exchange of one value per rank."""
+
+    def __init__(self, size: int) -> None:
+        self.values: list[Any] = [None] * size
+        self.barrier = threading.Barrier(size, timeout=TIMEOUT_S)
+
+    def all_of(self, rank: int, value: Any) -> list[Any]:
+        try:
+            self.values[rank] = value
+            self.barrier.wait()
+            values = list(self.values)
+            self.barrier.wait()
+        except threading.BrokenBarrierError:
+            raise RankError("another rank has failed") from None
+        return values
+
+
+class FakeRank:
+    """Communicator of one of several ranks that are threads."""
+
+    def __init__(self, rank: int, hosts: Sequence[str], control: _Meeting, data: _Meeting) -> None:
+        self.rank, self.hosts = rank, hosts
+        self.is_first_on_host = hosts.index(hosts[rank]) == rank
+        self.timeout_s = 0.0
+        self.sent_bytes = 0
+        self._control, self._data = control, data
+
+    def gather(self, values: Numbers) -> Numbers:
+        return np.stack(self._control.all_of(self.rank, values.copy()))
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        return self._control.all_of(self.rank, data)
+
+    def broadcast(self, data: bytes) -> bytes:
+        return self.gather_bytes(data)[0]
+
+    def broadcast_array(self, values: NDArray[Any]) -> None:
+        values[:] = self._control.all_of(self.rank, values.copy())[0]
+
+    def exchange(
+        self, sent: NDArray[Any], sent_counts: Sequence[int], received: NDArray[Any], received_counts: Sequence[int]
+    ) -> None:
+        assert len(sent) == sum(sent_counts)
+        assert len(received) == sum(received_counts)
+        bounds = np.cumsum([0, *sent_counts])
+        self.sent_bytes += sent.nbytes - sent_counts[self.rank] * sent.itemsize
+        parts = [sent[start:stop].copy() for start, stop in itertools.pairwise(bounds)]
+        found = [parts[self.rank] for parts in self._data.all_of(self.rank, parts)]
+        assert [len(part) for part in found] == list(received_counts)
+        received[:] = np.concatenate(found)
+
+    def collect(self, part: NDArray[Any], whole: NDArray[Any], counts: Sequence[int]) -> None:
+        assert len(part) == counts[self.rank]
+        self.sent_bytes += (len(self.hosts) - 1) * part.nbytes
+        whole[:] = np.concatenate(self._data.all_of(self.rank, part.copy()))
+
+    def watch_every(self, seconds: float) -> None:
+        self.timeout_s = seconds
+
+    def leave(self) -> None:
+        """Let the other ranks fail where they wait for this one."""
+        self._control.barrier.abort()
+        self._data.barrier.abort()
+
+
+def on_ranks(size: int, function: Callable[[FakeRank], T], hosts: Sequence[str] | None = None) -> list[T]:
+    """Call a function on several ranks at once, and return its results by rank; raise the first error of a rank."""
+    names = hosts or [f"host{rank}" for rank in range(size)]
+    control, data = _Meeting(size), _Meeting(size)
+    ranks = [FakeRank(rank, names, control, data) for rank in range(size)]
+
+    def call(rank: FakeRank) -> T:
+        try:
+            return function(rank)
+        except BaseException:
+            rank.leave()
+            raise
+
+    with ThreadPoolExecutor(size) as pool:
+        futures = [pool.submit(call, rank) for rank in ranks]
+        errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda error: "another rank" in str(error)):
+        raise error
+    return [future.result() for future in futures]
