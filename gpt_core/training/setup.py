@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from gpt_core import tokenizers
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.presets import shape_name
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
+from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import CheckpointError, CorpusError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, same_eval_text
 from gpt_core.formats.checkpoint_header import TRAINED
@@ -33,9 +35,11 @@ from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_do
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.evaluation import max_part_tokens, part_windows
 from gpt_core.training.fine_tuning import StartingPoint, read_start, tokenizer_note
+from gpt_core.training.gradient_sum import check_ranks
 from gpt_core.training.precision import choose_precision, emulation_warning
 from gpt_core.training.request import RunRequest
 from gpt_core.training.run import BatchSource, Run
+from gpt_core.training.sharing import check_same_program, check_same_text_on_ranks, share_start, share_state
 from gpt_core.training.trainer import Trainer
 
 OVERFIT_SEQ_LEN = 128  # maximum context of the self-test: a few lines, and a quick check of the largest preset
@@ -57,20 +61,27 @@ class Texts(NamedTuple):
     eval_sha256: str = ""
 
 
-def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Trainer:
+def open_run(
+    request: RunRequest, progress: Progress = ignore_progress, ranks: Communicator = SINGLE_PROCESS
+) -> Trainer:
     """Prepare a requested run: folder, tokenizer, tokens, parameters, optimizer. No step is taken yet.
 
     Args:
         request: The new run, or the one to resume.
         progress: Receives the activity and its completed fraction.
+        ranks: Ranks that train together. This is rank 0; the others call `gpt_core.training.joining.join_run`.
 
     Raises:
         GptError: The folder, a text or the checkpoint is not usable. These are checked before anything slow begins.
+        RankError: A rank has failed or is lost, or has another text.
     """
     if request.resume is not None and not request.loaded.is_available:
         progress(f"reading {request.resume.name if isinstance(request.resume, Path) else 'the newest checkpoint'}", 0.0)
     request = request.located()
     settings, checkpoint = request.settings, request.loaded.take()
+    check_ranks(len(ranks.hosts), settings.batch_size, settings.micro_batch)
+    ranks.watch_every(settings.heartbeat_s)
+    check_same_program(ranks)
     threads.set_threads(compute_threads(settings.threads))
     train_source, eval_source = text_sources(settings)
     start = read_start(settings, progress) if settings.init_from and checkpoint is None else None
@@ -87,13 +98,17 @@ def open_run(request: RunRequest, progress: Progress = ignore_progress) -> Train
             tokenizer = load_or_train_tokenizer(
                 train_source, settings.vocab_size, settings.tokenizer, settings.document, progress=progress
             )
-        texts = open_texts(settings, train_source, eval_source, tokenizer, progress)
+        share_start(ranks, settings, tokenizer)
+        texts = texts_of_ranks(settings, train_source, eval_source, tokenizer, progress, ranks)
         if checkpoint is not None:
             check_same_text(checkpoint, settings, texts.train)
         note = text_note(settings, train_source) if checkpoint is None else other_text_note(checkpoint, texts.train)
         if start is not None:
             note = "; ".join(filter(None, (note, tokenizer_note(start, texts.train))))
-        return Trainer(assemble(request, run_id, store, tokenizer, texts, checkpoint, start, note))
+        run = assemble(request, run_id, store, tokenizer, texts, checkpoint, start, note)
+        run.communicator = ranks
+        share_state(ranks, run)
+        return Trainer(run)
     except BaseException:
         store.close()
         raise
@@ -239,6 +254,26 @@ def open_texts(
     source = held_out or train
     eval_sha256 = eval_text.sha256 if held_out is not None else text.sha256
     return Texts(text, loader, eval_text, source.name, len(train.files), source.cache_path, eval_sha256)
+
+
+def texts_of_ranks(
+    settings: Settings,
+    train: TextSource,
+    held_out: TextSource | None,
+    tokenizer: Tokenizer,
+    progress: Progress,
+    ranks: Communicator,
+) -> Texts:
+    """Return the texts of a run on several ranks, of which one per host writes the token caches. Collective.
+
+    Raises:
+        CorpusError: A rank has another text.
+    """
+    texts = open_texts(settings, train, held_out, tokenizer, progress) if ranks.is_first_on_host else None
+    ranks.gather(np.zeros(1))
+    texts = texts or open_texts(settings, train, held_out, tokenizer, progress)
+    check_same_text_on_ranks(ranks, texts.train, texts.held_out)
+    return texts
 
 
 def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStream) -> None:

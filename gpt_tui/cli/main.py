@@ -10,10 +10,13 @@ import argparse
 import difflib
 import errno
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
+from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
+from gpt_core.distributed.launch import launched_as
 from gpt_tui.shared.interrupts import interrupt_exits
 from gpt_tui.shared.standard_streams import OutputError, discard_output, guard_standard_streams
 
@@ -331,20 +334,30 @@ exit codes: 0 success, 1 failure, 2 invalid input; 129, 130 and 143 after SIGHUP
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with the given arguments (default: those of the process) and return its exit code."""
     guard_standard_streams()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if launched_as()[1] > 1:
+        from gpt_tui.cli.ranks import run_rank
+
+        return run_rank(lambda ranks: exit_code(words, ranks), described)
     try:
-        try:
-            code = run(list(sys.argv[1:] if arguments is None else arguments))
-        except SystemExit as leaving:  # raised by argparse after printing help
-            code = int(leaving.code or 0)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
+        return exit_code(words)
     except (Exception, KeyboardInterrupt) as error:
         return report_error(error)
 
 
-def run(arguments: list[str]) -> int:
-    """Parse the arguments and run the command that they name, or the app without one."""
+def exit_code(arguments: list[str], ranks: Communicator = SINGLE_PROCESS) -> int:
+    """Run the program and return its exit code. Raises the errors of the command."""
+    try:
+        code = run(arguments, ranks)
+    except SystemExit as leaving:  # raised by argparse after printing help
+        code = int(leaving.code or 0)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return code
+
+
+def run(arguments: list[str], ranks: Communicator) -> int:
+    """Parse the arguments and run the command that they name, or the app without one, on these ranks."""
     name = arguments[0] if arguments else ""
     command = COMMANDS.get(name, APP)
     if command is APP:
@@ -360,6 +373,9 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_all(arguments)
     if command is TRAIN:
         options.train_only = True
+    if len(ranks.hosts) > 1 and not getattr(options, "train_only", False):
+        raise alone_error(name if command is not APP else "the app", len(ranks.hosts))
+    options.ranks = ranks
     if sys.stdout is None and name in PRINTING:
         raise OutputError(errno.EBADF, "it is closed")
     module, _, function = command.function.partition(":")
@@ -369,15 +385,41 @@ def run(arguments: list[str]) -> int:
     return code
 
 
+def alone_error(what: str, ranks: int) -> Exception:
+    """Return the error of a command that does not run on several ranks."""
+    from gpt_core.errors import InputError
+
+    return InputError(f"{what} was started by mpiexec on {ranks} ranks, expected train or --train-only; start it alone")
+
+
 def report_error(error: BaseException) -> int:
     """Print an error in one line on standard error and return its exit code. Raise unexpected errors again."""
-    if isinstance(error, BrokenPipeError):
-        # the reader closed the pipe, as in `| head -1`: exit without a message, also from the final flush
-        discard_output()
-        return 1
     if isinstance(error, KeyboardInterrupt):
         print(file=sys.stderr)
         return getattr(error, "exit_code", 130)
+    if (found := known_error(error)) is None:
+        raise error
+    line, code = found
+    if line:
+        print(f"{PROGRAM}: {line}", file=sys.stderr)
+    return code
+
+
+def described(error: BaseException) -> tuple[str, int]:
+    """Return an error as text and its exit code: one line, "" for an interrupt; the traceback of an unexpected one."""
+    if isinstance(error, KeyboardInterrupt):
+        return "", getattr(error, "exit_code", 130)
+    if (found := known_error(error)) is None:
+        return "".join(traceback.format_exception(error)).rstrip(), 1
+    return found
+
+
+def known_error(error: BaseException) -> tuple[str, int] | None:
+    """Return an error in one line, "" for a closed pipe, and its exit code; None for an unexpected error."""
+    if isinstance(error, BrokenPipeError):
+        # the reader closed the pipe, as in `| head -1`: exit without a message, also from the final flush
+        discard_output()
+        return "", 1
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("gpt_core."):
         line, code = f"{error.name} is not compiled; run `pip install -e .` in the source folder first", 1
     elif isinstance(error, MemoryError):
@@ -393,9 +435,8 @@ def report_error(error: BaseException) -> int:
         from gpt_core.errors import GptError
 
         if not isinstance(error, GptError):
-            raise error
+            return None
         line, code = str(error), error.exit_code
     from gpt_tui.shared.sanitize import one_line
 
-    print(f"{PROGRAM}: {one_line(line, 2000)}", file=sys.stderr)
-    return code
+    return one_line(line, 2000), code

@@ -26,6 +26,11 @@ def start(options: Namespace) -> int:
         raise InputError("--json needs --train-only: it prints the events of a headless run")
     if not options.train_only:
         require_terminal()
+    if options.ranks.rank:
+        from gpt_tui.headless.runner import run_other_rank
+
+        requested = read_overrides(**setting_sources(options)).values
+        return run_other_rank(requested, options.ranks)
     with interrupt_exits():
         request = requested_run(options)
         if options.train_only:
@@ -33,7 +38,7 @@ def start(options: Namespace) -> int:
         else:
             from gpt_tui.app.launch import run_app
     if options.train_only:
-        return run_headless(request, as_json=options.json)
+        return run_headless(request, as_json=options.json, ranks=options.ranks)
     # without such options the app waits for the key that starts a run
     autostart = request.settings.overfit_tiny or request.overwrite or request.resume is not None
     overrides = read_overrides(**setting_sources(options))

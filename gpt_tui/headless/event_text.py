@@ -40,7 +40,7 @@ from gpt_tui.session.outcome_text import ending, full_scores, induction_text, ve
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState, latest_value
 from gpt_tui.session.run_text import advice, no_step_left
-from gpt_tui.session.start_text import origin_text, parameters_text, text_sample
+from gpt_tui.session.start_text import origin_text, parameters_text, text_sample, threads_text
 from gpt_tui.shared.formatting import (
     clock,
     fixed,
@@ -154,7 +154,9 @@ def started(event: RunStarted) -> str:
 def started_details(event: RunStarted) -> str:
     """Return the text, the weights that are scored, the steps, the threads and the number format of a run."""
     name = event.train_file or "the first lines"
-    threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
+    threads = threads_text(event)
+    if event.hosts:
+        threads += f" ({', '.join(dict.fromkeys(event.hosts))})"
     scored = ""
     if event.eval_file == event.train_file and event.eval_file:
         scored = f", evaluated on its last {short(event.eval_tokens)} tokens, which are held out"

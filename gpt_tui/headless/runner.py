@@ -10,16 +10,18 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
 from gpt_core.config.settings import GROUP_RATES, Settings
+from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import EXIT_FAILED, EXIT_OK
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training.events import AnyEvent, LossDiverged, RunFinished, StepCompleted
+from gpt_core.training.joining import join_run
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.trainer import Trainer
@@ -38,15 +40,31 @@ from gpt_tui.shared.standard_streams import OutputError
 BATCHED_S = 0.1  # steps that take less are reported together
 
 
-def run_headless(request: RunRequest, *, as_json: bool) -> int:
-    """Train and return the exit code.
+def run_other_rank(requested: Mapping[str, object], ranks: Communicator) -> int:
+    """Train on a rank other than 0 and return the exit code: 128 + signal number if a signal to it stopped the run.
+
+    Args:
+        requested: Settings that were requested for this rank.
+        ranks: Ranks that train together.
+    """
+    with RunSignals() as signals:
+        trainer = join_run(ranks, requested)
+        signals.watch(trainer)
+        with closing(trainer.events()) as events:
+            for _ in events:
+                pass
+    return signals.exit_code
+
+
+def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SINGLE_PROCESS) -> int:
+    """Train and return the exit code. With several ranks, this is rank 0.
 
     The code is 1 if the last save failed or the run diverged, 128 + signal number if a signal stopped the run, else 0.
     Raises the errors of `open_run` and of the trainer.
     """
     with RunSignals() as signals:
         with closing(reporter_for(as_json, lambda: signals.stopped_by is not None)) as reporter:
-            trainer = open_trainer(request, reporter, signals)
+            trainer = open_trainer(request, reporter, signals, ranks)
             for warning in (*trainer.run.warnings, *warmup_note(trainer)):
                 say(sys.stderr, f"gpt-tui: {warning}")
             try:
@@ -67,10 +85,12 @@ def run_headless(request: RunRequest, *, as_json: bool) -> int:
     return EXIT_OK
 
 
-def open_trainer(request: RunRequest, reporter: Reporter, signals: RunSignals) -> Trainer:
+def open_trainer(
+    request: RunRequest, reporter: Reporter, signals: RunSignals, ranks: Communicator = SINGLE_PROCESS
+) -> Trainer:
     """Prepare the run and direct signals to it. Raises the errors of `open_run`, and Interrupted after a signal."""
     try:
-        trainer = open_run(request, reporter.preparing)
+        trainer = open_run(request, reporter.preparing, ranks)
         signals.watch(trainer)
     except Interrupted:
         reporter.close()

@@ -12,7 +12,7 @@ from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import NO_LIMITS, RunState, latest_value
 from gpt_tui.session.run_text import best_score
-from gpt_tui.session.start_text import origin_text
+from gpt_tui.session.start_text import origin_text, ranks_text, threads_text
 from gpt_tui.shared.formatting import (
     age,
     bar,
@@ -229,11 +229,12 @@ def first_evaluation_row(state: RunState, value_width: int) -> Row:
 def model_row(state: RunState, value_width: int) -> Row:
     """Return the size of the model, the number of threads, and bfloat16 if the products are in that format."""
     assert state.started is not None
-    parameters, threads = short(state.started.parameters), state.started.threads
-    counted_threads = f"{threads} thread{'s' * (threads != 1)}"
+    parameters, counted_threads = short(state.started.parameters), threads_text(state.started)
     if state.started.trained_parameters:
         parameters = f"{short(state.started.trained_parameters)} of {parameters}"
-    options = [f"{parameters} parameters, {counted_threads}", f"{parameters}, {counted_threads}", parameters]
+    options = [f"{parameters} parameters, {counted_threads}", f"{parameters}, {counted_threads}"]
+    options += [f"{parameters}, {ranks}" for ranks in [ranks_text(state.started)] if ranks]
+    options.append(parameters)
     if state.started.precision == "bfloat16":
         options = [f"{option}, {name}" for name in ("bfloat16", "bf16") for option in options]
     return Row("model", longest_fitting(options, value_width))

@@ -30,6 +30,20 @@ def parameters_text(event: RunStarted) -> str:
     return f"{short(event.parameters)} parameters{trained}"
 
 
+def threads_text(event: RunStarted) -> str:
+    """Return the number of threads; of a run on several ranks, their number, that of their hosts, and theirs."""
+    threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
+    return f"{ranks_text(event)}, {threads} per rank" if event.hosts else threads
+
+
+def ranks_text(event: RunStarted) -> str:
+    """Return the number of ranks and of their hosts; "" for a run on one process."""
+    if not event.hosts:
+        return ""
+    ranks, hosts = len(event.hosts), len(set(event.hosts))
+    return f"{ranks} rank{'s' * (ranks != 1)} on {hosts} host{'s' * (hosts != 1)}"
+
+
 def origin_text(event: RunStarted, name: str) -> str:
     """Return the checkpoint that a run started from, under this name, and its step if its header has one."""
     return f"{name} (step {integer(event.init_step)})" if event.init_step else name

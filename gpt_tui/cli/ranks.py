@@ -1,0 +1,81 @@
+"""A rank of a run that `mpiexec` has started: `mpiexec -n 4 gpt-tui --train-only ...`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from gpt_core.distributed.launch import connect, fork_rank, launched_as
+from gpt_core.distributed.watch import TURN_S
+
+if TYPE_CHECKING:
+    from gpt_core.distributed.communicator import Communicator
+    from gpt_core.distributed.mpi import MpiCommunicator
+
+
+def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseException], tuple[str, int]]) -> int:
+    """Run a command on this rank, and return the highest exit code of all ranks. Does not return after an error.
+
+    Rank 0 alone prints. An error of any rank ends all of them; rank 0 prints it once.
+
+    Args:
+        run: The command.
+        describe: Returns the message of an error, "" for none, and its exit code.
+    """
+    fork_rank()
+    rank = launched_as()[0]
+    if rank:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        ranks = connect()
+    except Exception as error:
+        text, code = describe(error)
+        leave("" if rank else text, code)
+    try:
+        code = max(ranks.gather_codes(run(ranks)))
+        ranks.close()
+    except BaseException as error:
+        end_after(error, ranks, describe)
+    return code
+
+
+def end_after(
+    error: BaseException, ranks: MpiCommunicator, describe: Callable[[BaseException], tuple[str, int]]
+) -> NoReturn:
+    """End this rank after an error. Without MPI: other ranks may be lost, or wait for this one."""
+    text, code = describe(error)
+    if ranks.rank:
+        if ranks.watch.fault is None:
+            ranks.watch.report(text, code)
+        if not ranks.watch.wait_for_rank_0():
+            time.sleep(TURN_S)
+            leave("", code)
+        time.sleep(TURN_S * (ranks.rank - 1))  # the first of the others reports it, and ends all
+    show(text)
+    flush()
+    ranks.abort(code)
+
+
+def show(text: str) -> None:
+    """Print an error on standard error, where `sys.stderr` may be the null device."""
+    if text:
+        with contextlib.suppress(OSError):
+            os.write(2, f"gpt-tui: {text}\n".encode(errors="backslashreplace"))
+
+
+def leave(text: str, code: int) -> NoReturn:
+    """Print an error, "" for none, and exit at once."""
+    show(text)
+    flush()
+    os._exit(code)
+
+
+def flush() -> None:
+    """Write what the standard streams hold."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()

@@ -1,0 +1,139 @@
+"""Runs on several ranks in processes of their own: started by mpiexec, found by their environment, and ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt_core.training.events import StepCompleted
+from gpt_core.training.metrics_log import read_metrics
+from tests.program import PROGRAM, environment
+
+pytest.importorskip("mpi4py")
+MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+if MPIEXEC is None or not Path("/proc/self/environ").exists():
+    pytest.skip("mpiexec, or /proc, is not here", allow_module_level=True)
+
+TIMEOUT_S = 300.0
+HEARTBEAT_S = 15
+SETTINGS = (
+    "d_model=16", "hidden_size=24", "vocab_size=300", "num_heads=2", "seq_len=16", "layers=2", "batch_size=8",
+    "micro_batch_size=1", "eval_every_steps=20", "eval_tokens=500", "sample_tokens=4", "precision=float32",
+    "save_every_steps=10", "max_epochs=1000000", "patience=0", f"heartbeat_s={HEARTBEAT_S}",
+)  # fmt: skip
+
+
+def options(*more: str, folder: str = "models") -> list[str]:
+    """Return the options of a tiny run; `more` are settings, or options where they begin with dashes."""
+    words = [word for pair in SETTINGS for word in ("--set", pair)]
+    for word in more:
+        words += [word] if word.startswith("--") or "=" not in word else ["--set", word]
+    return ["--train-only", "--models-dir", folder, *words]
+
+
+class Launched:
+    """A program that mpiexec has started on several ranks. Its standard output and error are one."""
+
+    def __init__(self, size: int, *arguments: str, cwd: Path, **changes: str) -> None:
+        self.process = subprocess.Popen(
+            [str(MPIEXEC), "-n", str(size), *PROGRAM, *arguments], cwd=cwd,
+            env=environment(OMP_NUM_THREADS="1", **changes), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def ranks(self) -> dict[int, int]:
+        """Return the process id of each rank: of the process that trains, not of the one that waits for it."""
+        parents = {pid: parent for pid in _processes() if (parent := _parent(pid))}
+        found = {}
+        for pid, parent in parents.items():
+            if self._is_below(pid, parents) and _is_program(pid) and _is_program(parent):
+                found[int(_environment(pid).get("PMI_RANK", -1))] = pid
+        return {rank: pid for rank, pid in found.items() if rank >= 0}
+
+    def wait_for_step(self, step: int, folder: Path) -> None:
+        """Wait until the log of the run has a step."""
+        expires_s = time.monotonic() + TIMEOUT_S
+        log = folder / "metrics.jsonl"
+        while not any(isinstance(event, StepCompleted) and event.step >= step for event in read_metrics(log)):
+            assert self.process.poll() is None, self.end()
+            assert time.monotonic() < expires_s, self.kill()
+            time.sleep(0.05)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end of the run and return the exit code of mpiexec and the output."""
+        try:
+            output, _ = self.process.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the run has not ended: {self.kill()}")
+        return self.process.returncode, output
+
+    def kill(self) -> str:
+        """End all processes of the run, and return the output."""
+        ranks = self.ranks()
+        os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in ranks.values():
+            if _parent(pid):
+                os.kill(pid, signal.SIGKILL)
+        return self.process.communicate()[0]
+
+    def _is_below(self, pid: int, parents: dict[int, int]) -> bool:
+        while pid in parents:
+            pid = parents[pid]
+            if pid == self.process.pid:
+                return True
+        return False
+
+
+def run_on(size: int, *arguments: str, cwd: Path, **changes: str) -> tuple[int, str]:
+    """Run the program on this many ranks, and return the exit code and the output."""
+    return Launched(size, *arguments, cwd=cwd, **changes).end()
+
+
+def is_running(pid: int) -> bool:
+    """Return True for a process that has not ended; one that nobody has waited for yet has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for_ends(pids: list[int]) -> None:
+    """Wait until these processes have ended."""
+    expires_s = time.monotonic() + 30
+    while left := [pid for pid in pids if is_running(pid)]:
+        assert time.monotonic() < expires_s, f"processes {left} are left"
+        time.sleep(0.05)
+
+
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _is_program(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"gpt_tui" in words and b"-n" not in words[:3]
+
+
+def _environment(pid: int) -> dict[str, str]:
+    try:
+        data = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    return dict(word.decode(errors="replace").partition("=")[::2] for word in data.split(b"\0"))

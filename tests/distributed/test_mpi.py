@@ -1,0 +1,162 @@
+"""The program under mpiexec: bits of one process, one saved checkpoint after a signal, one line after a fault."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, verify_checkpoint
+from gpt_core.training.events import EvalCompleted, FullEvalCompleted, RunStarted, SampleWritten, StepCompleted
+from gpt_core.training.metrics_log import read_metrics
+from tests.distributed.launched import HEARTBEAT_S, Launched, options, run_on, wait_for_ends
+from tests.program import PROGRAM, run_program, write_texts
+from tests.reliability.counts import count
+
+pytestmark = pytest.mark.slow
+KILLS = count(4, 200)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a training text and an eval text."""
+    write_texts(tmp_path)
+    return tmp_path
+
+
+def tensors(path: Path) -> list[bytes]:
+    """Return weights and optimizer state of a checkpoint."""
+    checkpoint: Checkpoint = read_checkpoint(path)
+    assert checkpoint.optimizer_state is not None
+    return [values.flat.tobytes() for values in (checkpoint.parameters, *checkpoint.optimizer_state.values())]
+
+
+def figures(models: Path) -> list[tuple[object, ...]]:
+    """Return the losses, scores and samples in the log of a run."""
+    found: list[tuple[object, ...]] = []
+    for event in read_metrics(models / "metrics.jsonl"):
+        if isinstance(event, StepCompleted):
+            found.append((event.step, event.loss, event.grad_norm))
+        elif isinstance(event, EvalCompleted | FullEvalCompleted):
+            found.append((event.step, event.loss, event.accuracy))
+        elif isinstance(event, SampleWritten):
+            found.append((event.step, event.text))
+    return found
+
+
+def test_a_run_cut_and_resumed_on_other_numbers_of_ranks_equals_that_of_one_process(folder: Path) -> None:
+    alone = run_program(*options("max_steps=50", folder="alone"), cwd=folder)
+    assert alone.returncode == 0, alone.stderr
+    for size, steps in ((2, 15), (3, 30), (8, 50)):
+        resume = () if steps == 15 else ("--resume",)
+        code, output = run_on(size, *options(f"max_steps={steps}", *resume, folder="several"), cwd=folder)
+        assert code == 0, output
+        assert f"{size} ranks on 1 host, 1 thread per rank" in output
+    found = figures(folder / "several")
+    assert set(figures(folder / "alone")) <= set(found)  # those at the ends of the parts are added
+    latest = "ckpt_latest.safetensors"
+    assert tensors(folder / "several" / latest) == tensors(folder / "alone" / latest)
+    started = [event for event in read_metrics(folder / "several/metrics.jsonl") if isinstance(event, RunStarted)]
+    assert [len(event.hosts) for event in started] == [2, 3, 8]
+
+
+@pytest.mark.parametrize(("rank", "number"), [(1, signal.SIGTERM), (None, signal.SIGINT), (0, signal.SIGHUP)])
+def test_a_signal_to_any_rank_or_to_mpiexec_ends_in_one_saved_checkpoint(
+    rank: int | None, number: signal.Signals, folder: Path
+) -> None:
+    launched = Launched(3, *options(), cwd=folder)
+    launched.wait_for_step(5, folder / "models")
+    pid = launched.process.pid if rank is None else launched.ranks()[rank]
+    os.kill(pid, number)
+    code, output = launched.end()
+    assert code == 128 + number, output
+    assert "stopped and saved" in output
+    last = max(
+        event.step for event in read_metrics(folder / "models/metrics.jsonl") if isinstance(event, StepCompleted)
+    )
+    assert read_checkpoint(folder / "models/ckpt_latest.safetensors").step == last
+
+
+def test_sigusr1_to_any_rank_saves_and_continues(folder: Path) -> None:
+    launched = Launched(2, *options("save_every_steps=0"), cwd=folder)
+    launched.wait_for_step(5, folder / "models")
+    os.kill(launched.ranks()[1], signal.SIGUSR1)
+    latest = folder / "models/ckpt_latest.safetensors"
+    while not latest.exists():
+        assert launched.process.poll() is None
+        time.sleep(0.05)
+    assert verify_checkpoint(latest).step >= 5
+    os.kill(launched.ranks()[0], signal.SIGTERM)
+    assert launched.end()[0] == 143
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_hangs_ends_the_run_within_the_heartbeat(rank: int, folder: Path) -> None:
+    launched = Launched(3, *options(), cwd=folder)
+    launched.wait_for_step(12, folder / "models")
+    ranks = launched.ranks()
+    os.kill(ranks[rank], signal.SIGSTOP)
+    code, output = launched.end()
+    assert code == 1, output
+    assert_reported_once(output, f"rank {rank} on ", f"has not responded for {HEARTBEAT_S} seconds")
+    wait_for_ends(list(ranks.values()))
+    assert verify_checkpoint(folder / "models/ckpt_latest.safetensors").step >= 10
+
+
+def test_kills_of_ranks_at_any_instant_leave_a_valid_checkpoint_that_fewer_ranks_resume(folder: Path) -> None:
+    draw = random.Random(7)
+    models, latest = folder / "models", folder / "models/ckpt_latest.safetensors"
+    step = 0
+    for number in range(KILLS):
+        size, resume = draw.choice((2, 3)), ("--resume",) if number else ()
+        launched = Launched(size, *options(*resume), cwd=folder)
+        launched.wait_for_step(step + (12 if number == 0 else 1), models)
+        time.sleep(draw.random())
+        ranks = launched.ranks()
+        rank = draw.randrange(size)
+        os.kill(ranks[rank], signal.SIGKILL)
+        code, output = launched.end()
+        assert code == 1, output
+        assert_reported_once(output, f"rank {rank} on ", "the process has ended or its network is lost")
+        wait_for_ends(list(ranks.values()))
+        found = verify_checkpoint(latest).step
+        assert found >= step
+        step = found
+    code, output = run_on(2, *options("--resume", f"max_steps={step + 2}"), cwd=folder)
+    assert code == 0, output
+
+
+def test_errors_are_shown_once_with_the_exit_code_of_one_process(folder: Path) -> None:
+    code, output = run_on(3, *options("batch_size=0"), cwd=folder)
+    assert code == 2
+    assert_reported_once(output, "batch_size: got 0")
+    code, output = run_on(3, *options("micro_batch_size=4"), cwd=folder)
+    assert code == 2
+    assert_reported_once(output, "3 ranks need as many micro-batches per step, got 2", "--set micro_batch_size=2")
+    code, output = run_on(2, "generate", "It was", cwd=folder)
+    assert code == 2
+    assert_reported_once(output, "generate was started by mpiexec on 2 ranks")
+    assert not (folder / "models").exists()
+
+
+def test_a_text_that_differs_or_is_missing_on_one_rank_is_refused(folder: Path) -> None:
+    other = folder / "other.en"
+    other.write_text("Another text of some words.\n\n" * 50)
+    for name, words in (("other.en", "has another training text"), ("none.en", "none.en")):
+        arguments = [*options(), ":", "-n", "1"]
+        code, output = run_on(1, *arguments, *PROGRAM, *options("--train-file=" + name), cwd=folder)
+        assert code == 2, output
+        assert_reported_once(output, "rank 1 on ", words)
+
+
+def assert_reported_once(output: str, *words: str) -> None:
+    """Check that one line is an error, that it has these words, and that mpiexec adds none."""
+    lines = [line for line in output.splitlines() if line.startswith("gpt-tui: ")]
+    assert len(lines) == 1, output
+    assert all(word in lines[0] for word in words), lines
+    assert "BAD TERMINATION" not in output
+    assert "Traceback" not in output
