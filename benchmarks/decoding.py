@@ -25,7 +25,7 @@ from gpt_core.bench.benchmark import decoded_tokens, prompt_tokens
 from gpt_core.bench.hardware import processor_name
 from gpt_core.bridges import gguf_export
 from gpt_core.config.presets import PRESETS, preset
-from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.settings import SIZES, ModelShape, Settings
 from gpt_core.kernels import available_cores
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
@@ -61,7 +61,7 @@ def write_gguf(shape: ModelShape, weights: str, path: Path) -> None:
 
 def measured(shape: ModelShape, rounds: int, threads: int, weights: str, torch_python: str, llama_python: str) -> dict:
     """Run the programs in turn; skip those for which no Python is given."""
-    sizes = {name: getattr(shape, name) for name in shape.__struct_fields__} | {"threads": threads}
+    sizes = {name: getattr(shape, name) for name in SIZES} | {"threads": threads}
     lengths = {"prompt": prompt_tokens(shape), "decoded": decoded_tokens(shape)}
     runs: dict[str, list[dict]] = {"own": [], "torch": [], "llama": []}
     with tempfile.TemporaryDirectory() as folder:

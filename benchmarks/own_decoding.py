@@ -12,25 +12,24 @@ import numpy as np
 
 from gpt_core.bench.benchmark import decoded_tokens, measure_inference, prompt_result, prompt_tokens
 from gpt_core.bench.hardware import sgemm_meter
-from gpt_core.config.settings import ModelShape
+from gpt_core.config.settings import SIZES, ModelShape
 from gpt_core.kernels import LEVEL, threads
 from gpt_core.model.memory import decode_bytes
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.stored_weights import WEIGHT_FORMATS, StoredWeights
 
-SHAPE_FIELDS = ModelShape.__struct_fields__
 METER_S = 0.5
 
 
 def main() -> None:
     """Measure a few rounds and print their medians."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in (*SHAPE_FIELDS, "threads"):
+    for name in (*SIZES, "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, default="float32")
     options = parser.parse_args()
     threads.set_threads(options.threads)
-    shape = ModelShape(**{name: getattr(options, name) for name in SHAPE_FIELDS})
+    shape = ModelShape(**{name: getattr(options, name) for name in SIZES})
     prompt, decoded = prompt_tokens(shape), decoded_tokens(shape)
     tokens = np.random.default_rng(0).integers(shape.vocab_size, size=prompt + decoded, dtype=np.int32)
     sgemm = sgemm_meter()

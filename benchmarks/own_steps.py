@@ -9,19 +9,17 @@ import time
 
 import numpy as np
 
-from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.settings import SIZES, ModelShape, Settings
 from gpt_core.kernels import LEVEL, adamw, threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
 from gpt_core.optim.adamw import AdamW
 
-SHAPE_FIELDS = ModelShape.__struct_fields__
-
 
 def main() -> None:
     """Time forward, backward, clipping and AdamW; the first step is a warmup."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in (*SHAPE_FIELDS, "batch", "steps", "threads"):
+    for name in (*SIZES, "batch", "steps", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--micro_batch", type=int, default=0, help="sequences per micro-batch (default: all)")
     parser.add_argument("--processor_time", action="store_true", help="measure processor time instead of elapsed time")
@@ -29,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     now = time.process_time if options.processor_time else time.perf_counter
     threads.set_threads(options.threads)
-    shape = ModelShape(**{name: getattr(options, name) for name in SHAPE_FIELDS})
+    shape = ModelShape(**{name: getattr(options, name) for name in SIZES})
     parameters, gradients = initial_parameters(shape, 0), Parameters(shape)
     gpt, optimizer = GPT(parameters, options.precision), AdamW(parameters, Settings())
     random = np.random.default_rng(0)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gpt_core.bench.hardware import bfloat16_meter, processor_name, sgemm_meter
 from gpt_core.config.presets import preset
-from gpt_core.config.settings import ModelShape
+from gpt_core.config.settings import SIZES, ModelShape
 from gpt_core.kernels import available_cores, threads
 from gpt_core.model.flops import step_flops
 
@@ -44,7 +44,7 @@ def shape_and_batch(name: str) -> tuple[ModelShape, int, int]:
 
 def run(python: str, program: str, shape: ModelShape, batch: int, steps: int, n_threads: int, *more: str) -> dict:
     """Run one of the two programs and return its figures."""
-    options = {name: getattr(shape, name) for name in shape.__struct_fields__}
+    options = {name: getattr(shape, name) for name in SIZES}
     options |= {"batch": batch, "steps": steps, "threads": n_threads}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [python, str(HERE / program), *words, *more]

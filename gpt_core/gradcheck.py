@@ -1,6 +1,7 @@
 """Gradient check: the reference against central differences, and the kernels against the reference.
 
-Every tensor of the model is checked in two steps. float32 is too coarse for finite differences, so they are taken of
+Every tensor of the model is checked in two steps, for the layers of GPT-2 and for those that settings can choose
+instead. float32 is too coarse for finite differences, so they are taken of
 the float64 reference (`gpt_core.reference`). The kernels compute in float32 and are compared with the reference.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt_core import reference
-from gpt_core.config.settings import ModelShape
+from gpt_core.config.settings import QWEN3, ModelShape
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.dropout import Dropout
 from gpt_core.model.parameters import Parameters
@@ -29,6 +30,14 @@ SMALL_BATCH, SMALL_TIME = 3, 7
 # Longer than a tile of attention, and with more rows than one slice of logits of this vocabulary.
 LARGE_SHAPE = ModelShape(d_model=36, hidden_size=75, vocab_size=16411, num_heads=3, seq_len=150, layers=2)
 LARGE_BATCH, LARGE_TIME = 2, 147
+
+ARCHITECTURES: dict[str, dict[str, object]] = {
+    "gpt2": {},
+    "qwen3": QWEN3 | {"d_model": 12, "tied_head": False},  # an even head size, which rotary positions need
+    "no biases, relu_squared": {"bias": False, "mlp": "relu_squared"},
+    "rms_norm, swiglu": {"norm": "rms_norm", "mlp": "swiglu"},
+}
+"""Layers that are checked: settings that differ from the two shapes, by a name. Every value of each occurs."""
 
 DROPOUT = 0.25  # of the checks with dropout
 MASK_STEP, MASK_SEQUENCE = 1_000_003, 5  # step and first sequence of its masks
@@ -50,6 +59,8 @@ class GradcheckRow(msgspec.Struct, frozen=True):
     """of the kernels against the reference: the largest on two shapes, without and with dropout"""
     passed: bool
     """both errors are below `REFERENCE_LIMIT` and `KERNEL_LIMIT`"""
+    architecture: str = "gpt2"
+    """a name of `ARCHITECTURES`"""
 
 
 def relative_error(got: ArrayLike, expected: ArrayLike) -> float:
@@ -113,11 +124,11 @@ def reference_errors(
     parameters = scattered_parameters(shape, seed)
     tokens, targets = random_batch(shape, batch, time, seed)
     masks = _masks(shape, batch, time, seed, dropout)
-    _, gradients = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads, masks)
+    _, gradients = reference.loss_and_gradients(parameters, tokens, targets, shape, masks)
     random = np.random.default_rng(seed)
 
     def loss() -> float:
-        logits, _, _ = reference.model_forward(parameters, tokens, shape.num_heads, masks)
+        logits, _, _ = reference.model_forward(parameters, tokens, shape, masks)
         return reference.cross_entropy_forward(logits, targets)
 
     errors = {}
@@ -133,7 +144,7 @@ def kernel_errors(shape: ModelShape, batch: int, time: int, seed: int, dropout: 
     parameters = scattered_parameters(shape, seed)
     tokens, targets = random_batch(shape, batch, time, seed)
     masks = _masks(shape, batch, time, seed, dropout)
-    _, expected = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads, masks)
+    _, expected = reference.loss_and_gradients(parameters, tokens, targets, shape, masks)
     got = Parameters(shape)
     model = GPT(as_parameters(shape, parameters))
     drop = Dropout(dropout, seed, MASK_STEP, MASK_SEQUENCE, time) if dropout else None
@@ -157,23 +168,36 @@ def as_parameters(shape: ModelShape, tensors: Mapping[str, Array]) -> Parameters
     return parameters
 
 
-def run_gradcheck(seed: int = 0) -> list[GradcheckRow]:
-    """Return one row per tensor, in the order of the parameter table. Takes about four seconds.
+def run_gradcheck(seed: int = 0, architectures: Iterable[str] = tuple(ARCHITECTURES)) -> list[GradcheckRow]:
+    """Return one row per tensor and architecture, in the order of the parameter table. Takes about 12 seconds.
 
     Each check is made without and with dropout.
     """
+    return [row for name in architectures for row in _rows(name, seed)]
+
+
+def _rows(architecture: str, seed: int) -> list[GradcheckRow]:
+    """Return the rows of one architecture."""
+    small, large = shapes_of(architecture)
     rates = (0.0, DROPOUT)
-    differences = [reference_errors(SMALL_SHAPE, SMALL_BATCH, SMALL_TIME, seed, rate) for rate in rates]
-    kernels = [kernel_errors(SMALL_SHAPE, SMALL_BATCH, SMALL_TIME, seed, rate) for rate in rates]
-    kernels += [kernel_errors(LARGE_SHAPE, LARGE_BATCH, LARGE_TIME, seed, rate) for rate in rates]
+    differences = [reference_errors(small, SMALL_BATCH, SMALL_TIME, seed, rate) for rate in rates]
+    kernels = [kernel_errors(small, SMALL_BATCH, SMALL_TIME, seed, rate) for rate in rates]
+    kernels += [kernel_errors(large, LARGE_BATCH, LARGE_TIME, seed, rate) for rate in rates]
     rows = []
-    for name, size in reference.parameter_shapes(SMALL_SHAPE).items():
+    for name, size in reference.parameter_shapes(small).items():
         elements = differences[0][name][0]
         reference_error = _largest(errors[name][1] for errors in differences)
         kernel_error = _largest(errors[name] for errors in kernels)
         passed = reference_error < REFERENCE_LIMIT and kernel_error < KERNEL_LIMIT
-        rows.append(GradcheckRow(name, size, elements, reference_error, kernel_error, passed))
+        rows.append(GradcheckRow(name, size, elements, reference_error, kernel_error, passed, architecture))
     return rows
+
+
+def shapes_of(architecture: str) -> tuple[ModelShape, ModelShape]:
+    """Return the small and the large shape with the layers of one of `ARCHITECTURES`."""
+    changes = ARCHITECTURES[architecture]
+    layers = {name: value for name, value in changes.items() if name != "d_model"}
+    return msgspec.structs.replace(SMALL_SHAPE, **changes), msgspec.structs.replace(LARGE_SHAPE, **layers)
 
 
 def _largest(errors: Iterable[float]) -> float:

@@ -13,7 +13,11 @@ gradients with respect to those inputs, in their order. `d_<name>` has the shape
 Papers: Vaswani et al. 2017, "Attention Is All You Need" (attention, residual blocks); Radford et al. 2019, "Language
 Models are Unsupervised Multitask Learners" (GPT-2: norms before the sublayers, a final norm, learned positions, dropout
 of the embedding, of attention and of both branches); Dao et al. 2022, "FlashAttention", and Dao 2023,
-"FlashAttention-2" (attention in tiles); Srivastava et al. 2014, "Dropout".
+"FlashAttention-2" (attention in tiles); Srivastava et al. 2014, "Dropout". Of the layers that settings can choose
+instead of GPT-2's: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization"; Henry et al. 2020, "Query-Key
+Normalization for Transformers"; Su et al. 2021, "RoFormer" (rotary positions); So et al. 2021, "Primer" (squared ReLU);
+Shazeer 2020, "GLU Variants Improve Transformer" (SwiGLU); Press and Wolf 2017, "Using the Output Embedding to Improve
+Language Models" (tied heads).
 """
 
 # ruff: noqa: E741  (l and O are FlashAttention's symbols)
@@ -21,7 +25,7 @@ of the embedding, of attention and of both branches); Dao et al. 2022, "FlashAtt
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -33,28 +37,43 @@ Array = NDArray[np.float64]
 Ids = NDArray[np.int32]
 Tensors = dict[str, Array]
 
-LAYER_NORM_EPS = 1e-5
+LAYER_NORM_EPS, RMS_NORM_EPS = 1e-5, 1e-6
+ROPE_BASE = 10_000.0
 GELU_SCALE, GELU_CUBE = math.sqrt(2.0 / math.pi), 0.044715
 NO_TARGET = -1
 
 
 def parameter_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor, in the model's order, by its name in Hugging Face's `GPT2LMHeadModel`."""
-    C, F = shape.d_model, shape.hidden_size
+    C, F, D = shape.d_model, shape.hidden_size, shape.head_size
+    wide = 2 * F if shape.mlp == "swiglu" else F
     block = {
         "ln_1.weight": (C,), "ln_1.bias": (C,),
         "attn.c_attn.weight": (C, 3 * C), "attn.c_attn.bias": (3 * C,),  # columns: queries | keys | values
+        "attn.q_norm.weight": (D,), "attn.k_norm.weight": (D,),
         "attn.c_proj.weight": (C, C), "attn.c_proj.bias": (C,),
         "ln_2.weight": (C,), "ln_2.bias": (C,),
-        "mlp.c_fc.weight": (C, F), "mlp.c_fc.bias": (F,),
+        "mlp.c_fc.weight": (C, wide), "mlp.c_fc.bias": (wide,),  # columns of SwiGLU: gates | hidden units
         "mlp.c_proj.weight": (F, C), "mlp.c_proj.bias": (C,),
     }  # fmt: skip
-    return {
+    table: dict[str, tuple[int, ...]] = {
         "wte.weight": (shape.vocab_size, C),  # token embedding and, tied, output projection
         "wpe.weight": (shape.seq_len, C),
         **{f"h.{layer}.{name}": size for layer in range(shape.layers) for name, size in block.items()},
         "ln_f.weight": (C,), "ln_f.bias": (C,),
+        "lm_head.weight": (shape.vocab_size, C),
     }  # fmt: skip
+    return {name: size for name, size in table.items() if _exists(name, shape)}
+
+
+def _exists(name: str, shape: ModelShape) -> bool:
+    """Return True for the tensors of a model of this shape."""
+    part, kind = name.split(".")[-2:]
+    if kind == "bias" and (not shape.bias or (part.startswith("ln_") and shape.norm == "rms_norm")):
+        return False
+    exists = {"q_norm": shape.qk_norm, "k_norm": shape.qk_norm, "wpe": shape.positions == "learned",
+              "lm_head": not shape.tied_head}  # fmt: skip
+    return exists.get(part, True)
 
 
 def initial_parameters(shape: ModelShape, seed: int, *, zero_projections: bool = False) -> Tensors:
@@ -76,18 +95,22 @@ def initial_parameters(shape: ModelShape, seed: int, *, zero_projections: bool =
     return parameters
 
 
-def embedding_forward(tokens: Ids, token_table: Array, position_table: Array) -> Array:
-    """x[b, t] = token_table[tokens[b, t]] + position_table[t].
+def embedding_forward(tokens: Ids, token_table: Array, position_table: Array | None) -> Array:
+    """x[b, t] = token_table[tokens[b, t]] + position_table[t]; with rotary positions there is no position_table.
 
     tokens (B, T); token_table (V, C); position_table (>= T, C); x (B, T, C).
     """
-    return token_table[tokens] + position_table[: tokens.shape[1]]
+    return token_table[tokens] + (0.0 if position_table is None else position_table[: tokens.shape[1]])
 
 
-def embedding_backward(d_x: Array, tokens: Ids, token_table: Array, position_table: Array) -> tuple[Array, Array]:
+def embedding_backward(
+    d_x: Array, tokens: Ids, token_table: Array, position_table: Array | None
+) -> tuple[Array, Array | None]:
     """Each row of a table receives the sum of the gradients at the positions it was copied to."""
     d_token_table = np.zeros_like(token_table)  # (V, C)
     np.add.at(d_token_table, tokens, d_x)
+    if position_table is None:
+        return d_token_table, None
     d_position_table = np.zeros_like(position_table)  # (>= T, C)
     d_position_table[: tokens.shape[1]] = d_x.sum(axis=0)
     return d_token_table, d_position_table
@@ -175,7 +198,7 @@ def _normalize(x: Array) -> tuple[Array, Array]:
     return centered * rstd, rstd
 
 
-def layer_norm_forward(x: Array, weight: Array, bias: Array) -> Array:
+def layer_norm_forward(x: Array, weight: Array, bias: Array | float = 0.0) -> Array:
     """y = weight n + bias, with n = (x - mean(x)) / sqrt(variance(x) + eps) over C (Ba et al. 2016). x, y (..., C)."""
     return _normalize(x)[0] * weight + bias
 
@@ -192,7 +215,44 @@ def layer_norm_backward(d_y: Array, x: Array, weight: Array) -> tuple[Array, Arr
     return d_x, (d_y * n).sum(axis=rows), d_y.sum(axis=rows)
 
 
-def linear_forward(x: Array, weight: Array, bias: Array) -> Array:
+def _rstd(x: Array) -> Array:
+    return np.asarray(1.0 / np.sqrt((x**2).mean(axis=-1, keepdims=True) + RMS_NORM_EPS))  # (..., 1)
+
+
+def rms_norm_forward(x: Array, weight: Array) -> Array:
+    """y = weight x / sqrt(mean(x^2) + eps) over C (Zhang and Sennrich 2019). x, y (..., C)."""
+    return x * _rstd(x) * weight
+
+
+def rms_norm_backward(d_y: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+    """d_x = rstd (d_n - n mean(d_n n)), with n = x rstd and d_n = d_y weight.
+
+    The subtracted term is there because n has mean square 1 for every x.
+    """
+    rstd = _rstd(x)
+    n, d_n = x * rstd, d_y * weight  # (..., C) each
+    d_x = rstd * (d_n - n * (d_n * n).mean(axis=-1, keepdims=True))
+    return d_x, (d_y * n).sum(axis=tuple(range(x.ndim - 1)))
+
+
+def rope_forward(x: Array, inverse: bool = False) -> Array:
+    """Rotate the points (x[i], x[i + D/2]) of position t by the angle t 10000^(-2i / D) (Su et al. 2021).
+
+    x (..., T, D); `inverse` rotates by the opposite angle.
+    """
+    T, D = x.shape[-2:]
+    angles = np.arange(T)[:, None] * ROPE_BASE ** (-np.arange(0, D, 2) / D)  # (T, D/2)
+    cos, sin = np.cos(angles), -np.sin(angles) if inverse else np.sin(angles)
+    a, b = x[..., : D // 2], x[..., D // 2 :]  # (..., T, D/2) each
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def rope_backward(d_y: Array) -> Array:
+    """Rotate by the opposite angle, the transpose of the rotation."""
+    return rope_forward(d_y, inverse=True)
+
+
+def linear_forward(x: Array, weight: Array, bias: Array | float = 0.0) -> Array:
     """y = x weight + bias. x (..., I), weight (I, O), bias (O,); y (..., O)."""
     return x @ weight + bias
 
@@ -336,6 +396,37 @@ def gelu_backward(d_y: Array, x: Array) -> Array:
     return d_y * (0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh**2) * slope)
 
 
+def relu_squared_forward(x: Array) -> Array:
+    """y = max(x, 0)^2 (So et al. 2021)."""
+    return np.asarray(np.maximum(x, 0.0) ** 2)
+
+
+def relu_squared_backward(d_y: Array, x: Array) -> Array:
+    """dy/dx = 2 max(x, 0)."""
+    return d_y * 2.0 * np.maximum(x, 0.0)
+
+
+def swiglu_forward(x: Array) -> Array:
+    """y = silu(gate) up for x = gate | up, with silu(x) = x / (1 + exp(-x)) (Shazeer 2020). x (..., 2F), y (..., F)."""
+    gate, up = np.split(x, 2, axis=-1)
+    return np.asarray(gate / (1.0 + np.exp(-gate)) * up)
+
+
+def swiglu_backward(d_y: Array, x: Array) -> Array:
+    """d_gate = d_y up s (1 + gate (1 - s)), d_up = d_y gate s, with s = 1 / (1 + exp(-gate))."""
+    gate, up = np.split(x, 2, axis=-1)
+    s = 1.0 / (1.0 + np.exp(-gate))
+    return np.concatenate([d_y * up * s * (1.0 + gate * (1.0 - s)), d_y * gate * s], axis=-1)
+
+
+ACTIVATIONS: Mapping[str, tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]] = {
+    "gelu": (gelu_forward, gelu_backward),
+    "relu_squared": (relu_squared_forward, relu_squared_backward),
+    "swiglu": (swiglu_forward, swiglu_backward),
+}
+"""Forward and backward pass of the activation of the MLP, by the setting `mlp`."""
+
+
 def cross_entropy_forward(logits: Array, targets: Ids) -> float:
     """Compute the mean of log(sum(exp(logits))) - logits[target] in nats, over the targets that are not -1.
 
@@ -359,30 +450,76 @@ def cross_entropy_backward(logits: Array, targets: Ids) -> Array:
     return d_logits
 
 
-def block_forward(x: Array, p: Tensors, num_heads: int, masks: Mapping[str, Array | float] = NO_MASKS) -> Tensors:
+def _norm_forward(x: Array, p: Mapping[str, Array], name: str, shape: ModelShape) -> Array:
+    """Apply the norm that the shape chooses. x (..., C)."""
+    if shape.norm == "rms_norm":
+        return rms_norm_forward(x, p[f"{name}.weight"])
+    return layer_norm_forward(x, p[f"{name}.weight"], p.get(f"{name}.bias", 0.0))
+
+
+def _norm_backward(
+    d_y: Array, x: Array, p: Mapping[str, Array], name: str, shape: ModelShape, d: Tensors
+) -> Array:  # fmt: skip
+    """Return d_x; add the gradients of the parameters to `d`."""
+    if shape.norm == "rms_norm":
+        d_x, d[f"{name}.weight"] = rms_norm_backward(d_y, x, p[f"{name}.weight"])
+    else:
+        d_x, d[f"{name}.weight"], d[f"{name}.bias"] = layer_norm_backward(d_y, x, p[f"{name}.weight"])
+    return d_x
+
+
+def place_forward(qkv: Array, p: Tensors, shape: ModelShape) -> Array:
+    """Normalize the queries and keys of each head (Henry et al. 2020), then rotate them, as the shape says.
+
+    qkv (B, T, 3C), and so is the result.
+    """
+    q, k, v = _heads(qkv, shape.num_heads)  # (B, H, T, D) each
+    if shape.qk_norm:
+        q, k = rms_norm_forward(q, p["attn.q_norm.weight"]), rms_norm_forward(k, p["attn.k_norm.weight"])
+    if shape.positions == "rope":
+        q, k = rope_forward(q), rope_forward(k)
+    return np.stack([q, k, v]).transpose(1, 3, 0, 2, 4).reshape(qkv.shape)
+
+
+def place_backward(d_y: Array, qkv: Array, p: Tensors, shape: ModelShape, d: Tensors) -> Array:
+    """Return the gradient of qkv; add those of the norms to `d`."""
+    d_q, d_k, d_v = _heads(d_y, shape.num_heads)  # (B, H, T, D) each
+    if shape.positions == "rope":
+        d_q, d_k = rope_backward(d_q), rope_backward(d_k)
+    if shape.qk_norm:
+        q, k, _ = _heads(qkv, shape.num_heads)
+        d_q, d["attn.q_norm.weight"] = rms_norm_backward(d_q, q, p["attn.q_norm.weight"])
+        d_k, d["attn.k_norm.weight"] = rms_norm_backward(d_k, k, p["attn.k_norm.weight"])
+    return np.stack([d_q, d_k, d_v]).transpose(1, 3, 0, 2, 4).reshape(qkv.shape)
+
+
+def block_forward(x: Array, p: Tensors, shape: ModelShape, masks: Mapping[str, Array | float] = NO_MASKS) -> Tensors:
     """resid_mid = x + attention(ln_1(x)), y = resid_mid + mlp(ln_2(resid_mid)) (Radford et al. 2019).
 
     x, y (B, T, C). Attention probabilities and both branches are multiplied by the factors of dropout. Returns all
     tensors by name, for `block_backward`.
     """
-    ln_1_out = layer_norm_forward(x, p["ln_1.weight"], p["ln_1.bias"])  # (B, T, C)
-    qkv = linear_forward(ln_1_out, p["attn.c_attn.weight"], p["attn.c_attn.bias"])  # (B, T, 3C)
-    attn_out = attention_forward(qkv, num_heads, masks["attention"])  # (B, T, C)
-    attn_branch = linear_forward(attn_out, p["attn.c_proj.weight"], p["attn.c_proj.bias"])  # (B, T, C)
-    resid_mid = x + masks["attn_branch"] * attn_branch  # (B, T, C)
-    ln_2_out = layer_norm_forward(resid_mid, p["ln_2.weight"], p["ln_2.bias"])  # (B, T, C)
-    hidden = linear_forward(ln_2_out, p["mlp.c_fc.weight"], p["mlp.c_fc.bias"])  # (B, T, F)
-    gelu_out = gelu_forward(hidden)  # (B, T, F)
-    mlp_branch = linear_forward(gelu_out, p["mlp.c_proj.weight"], p["mlp.c_proj.bias"])  # (B, T, C)
-    y = resid_mid + masks["mlp_branch"] * mlp_branch  # (B, T, C)
+
+    def linear(x: Array, name: str) -> Array:
+        return linear_forward(x, p[f"{name}.weight"], p.get(f"{name}.bias", 0.0))
+
+    ln_1_out = _norm_forward(x, p, "ln_1", shape)  # (B, T, C)
+    projected = linear(ln_1_out, "attn.c_attn")  # (B, T, 3C)
+    qkv = place_forward(projected, p, shape)  # (B, T, 3C)
+    attn_out = attention_forward(qkv, shape.num_heads, masks["attention"])  # (B, T, C)
+    resid_mid = x + masks["attn_branch"] * linear(attn_out, "attn.c_proj")  # (B, T, C)
+    ln_2_out = _norm_forward(resid_mid, p, "ln_2", shape)  # (B, T, C)
+    hidden = linear(ln_2_out, "mlp.c_fc")  # (B, T, F), or (B, T, 2F) with a gate
+    act_out = ACTIVATIONS[shape.mlp][0](hidden)  # (B, T, F)
+    y = resid_mid + masks["mlp_branch"] * linear(act_out, "mlp.c_proj")  # (B, T, C)
     return {
-        "x": x, "ln_1_out": ln_1_out, "qkv": qkv, "attn_out": attn_out, "resid_mid": resid_mid,
-        "ln_2_out": ln_2_out, "hidden": hidden, "gelu_out": gelu_out, "y": y,
+        "x": x, "ln_1_out": ln_1_out, "projected": projected, "qkv": qkv, "attn_out": attn_out, "resid_mid": resid_mid,
+        "ln_2_out": ln_2_out, "hidden": hidden, "act_out": act_out, "y": y,
     }  # fmt: skip
 
 
 def block_backward(
-    d_y: Array, saved: Tensors, p: Tensors, num_heads: int, masks: Mapping[str, Array | float] = NO_MASKS
+    d_y: Array, saved: Tensors, p: Tensors, shape: ModelShape, masks: Mapping[str, Array | float] = NO_MASKS
 ) -> tuple[Array, Tensors]:
     """Reverse the lines of the forward pass. Return d_x (B, T, C) and the gradients of the parameters.
 
@@ -390,7 +527,7 @@ def block_backward(
         d_y: Gradient of the output (B, T, C).
         saved: Result of `block_forward`.
         p: Parameters of the block.
-        num_heads: Number of heads.
+        shape: Shape of the model.
         masks: Factors of dropout, those of the forward pass.
     """
     d: Tensors = {}
@@ -399,19 +536,16 @@ def block_backward(
         d_in, d[f"{name}.weight"], d[f"{name}.bias"] = linear_backward(d_out, x, p[f"{name}.weight"])
         return d_in
 
-    def layer_norm(d_out: Array, x: Array, name: str) -> Array:
-        d_in, d[f"{name}.weight"], d[f"{name}.bias"] = layer_norm_backward(d_out, x, p[f"{name}.weight"])
-        return d_in
-
-    d_gelu_out = linear(masks["mlp_branch"] * d_y, saved["gelu_out"], "mlp.c_proj")  # (B, T, F)
-    d_hidden = gelu_backward(d_gelu_out, saved["hidden"])  # (B, T, F)
+    d_act_out = linear(masks["mlp_branch"] * d_y, saved["act_out"], "mlp.c_proj")  # (B, T, F)
+    d_hidden = ACTIVATIONS[shape.mlp][1](d_act_out, saved["hidden"])  # (B, T, F), or (B, T, 2F) with a gate
     d_ln_2_out = linear(d_hidden, saved["ln_2_out"], "mlp.c_fc")  # (B, T, C)
-    d_resid_mid = d_y + layer_norm(d_ln_2_out, saved["resid_mid"], "ln_2")  # (B, T, C): d_y bypasses the MLP
+    d_resid_mid = d_y + _norm_backward(d_ln_2_out, saved["resid_mid"], p, "ln_2", shape, d)  # d_y bypasses the MLP
     d_attn_out = linear(masks["attn_branch"] * d_resid_mid, saved["attn_out"], "attn.c_proj")  # (B, T, C)
-    d_qkv = attention_backward(d_attn_out, saved["qkv"], num_heads, masks["attention"])  # (B, T, 3C)
-    d_ln_1_out = linear(d_qkv, saved["ln_1_out"], "attn.c_attn")  # (B, T, C)
-    d_x = d_resid_mid + layer_norm(d_ln_1_out, saved["x"], "ln_1")  # (B, T, C)
-    return d_x, d
+    d_qkv = attention_backward(d_attn_out, saved["qkv"], shape.num_heads, masks["attention"])  # (B, T, 3C)
+    d_projected = place_backward(d_qkv, saved["projected"], p, shape, d)  # (B, T, 3C)
+    d_ln_1_out = linear(d_projected, saved["ln_1_out"], "attn.c_attn")  # (B, T, C)
+    d_x = d_resid_mid + _norm_backward(d_ln_1_out, saved["x"], p, "ln_1", shape, d)  # (B, T, C)
+    return d_x, {name: d[name] for name in p}
 
 
 def _blocks(parameters: Mapping[str, Array]) -> list[Tensors]:
@@ -422,20 +556,25 @@ def _blocks(parameters: Mapping[str, Array]) -> list[Tensors]:
 
 
 def model_forward(
-    parameters: Mapping[str, Array], tokens: Ids, num_heads: int, masks: Masks | None = None
+    parameters: Mapping[str, Array], tokens: Ids, shape: ModelShape, masks: Masks | None = None
 ) -> tuple[Array, Array, list[Tensors]]:
     """Compute logits (B, T, V) from tokens (B, T), with dropout in training.
 
     Returns the logits and, for `model_backward`, the output of the final norm (B, T, C) and the tensors of each block.
     """
-    x = embedding_forward(tokens, parameters["wte.weight"], parameters["wpe.weight"])  # (B, T, C)
+    x = embedding_forward(tokens, parameters["wte.weight"], parameters.get("wpe.weight"))  # (B, T, C)
     x = x if masks is None else masks.embedding * x  # (B, T, C)
     saved = []
     for layer, block in enumerate(_blocks(parameters)):
-        saved.append(block_forward(x, block, num_heads, masks.blocks[layer] if masks else NO_MASKS))
+        saved.append(block_forward(x, block, shape, masks.blocks[layer] if masks else NO_MASKS))
         x = saved[-1]["y"]  # (B, T, C)
-    ln_f_out = layer_norm_forward(x, parameters["ln_f.weight"], parameters["ln_f.bias"])  # (B, T, C)
-    return ln_f_out @ parameters["wte.weight"].T, ln_f_out, saved
+    ln_f_out = _norm_forward(x, parameters, "ln_f", shape)  # (B, T, C)
+    return ln_f_out @ _head(parameters).T, ln_f_out, saved
+
+
+def _head(parameters: Mapping[str, Array]) -> Array:
+    """Return the matrix of the logits (V, C): that of the token embedding, unless there is another."""
+    return parameters.get("lm_head.weight", parameters["wte.weight"])
 
 
 def model_backward(
@@ -444,33 +583,34 @@ def model_backward(
     saved: list[Tensors],
     parameters: Mapping[str, Array],
     tokens: Ids,
-    num_heads: int,
+    shape: ModelShape,
     masks: Masks | None = None,
 ) -> Tensors:
-    """Return the gradient of every parameter by name. The tied table receives gradients from both of its uses."""
+    """Return the gradient of every parameter by name. A tied table receives gradients from both of its uses."""
     wte, d = parameters["wte.weight"], dict[str, Array]()
-    d_ln_f_out, d_wte_out, _ = linear_backward(d_logits, ln_f_out, wte.T)  # (B, T, C), (C, V)
-    d_x, d["ln_f.weight"], d["ln_f.bias"] = layer_norm_backward(d_ln_f_out, saved[-1]["y"], parameters["ln_f.weight"])
+    d_ln_f_out, d_head, _ = linear_backward(d_logits, ln_f_out, _head(parameters).T)  # (B, T, C), (C, V)
+    d_x = _norm_backward(d_ln_f_out, saved[-1]["y"], parameters, "ln_f", shape, d)
     for layer, block in reversed(list(enumerate(_blocks(parameters)))):
         block_masks = masks.blocks[layer] if masks else NO_MASKS
-        d_x, d_block = block_backward(d_x, saved[layer], block, num_heads, block_masks)  # (B, T, C)
+        d_x, d_block = block_backward(d_x, saved[layer], block, shape, block_masks)  # (B, T, C)
         d |= {f"h.{layer}.{name}": d_tensor for name, d_tensor in d_block.items()}
     d_x = d_x if masks is None else masks.embedding * d_x  # (B, T, C)
-    d_wte_in, d["wpe.weight"] = embedding_backward(d_x, tokens, wte, parameters["wpe.weight"])  # (V, C), (>= T, C)
-    d["wte.weight"] = d_wte_in + d_wte_out.T
+    d_wte, d_wpe = embedding_backward(d_x, tokens, wte, parameters.get("wpe.weight"))  # (V, C), (>= T, C)
+    d |= {"wte.weight": d_wte + d_head.T} if shape.tied_head else {"wte.weight": d_wte, "lm_head.weight": d_head.T}
+    d |= {} if d_wpe is None else {"wpe.weight": d_wpe}
     return {name: d[name] for name in parameters}
 
 
 def loss_and_gradients(
-    parameters: Mapping[str, Array], tokens: Ids, targets: Ids, num_heads: int, masks: Masks | None = None
+    parameters: Mapping[str, Array], tokens: Ids, targets: Ids, shape: ModelShape, masks: Masks | None = None
 ) -> tuple[float, Tensors]:
     """Return the mean cross-entropy over the targets that are not -1, and its gradient for every parameter.
 
     tokens, targets (B, T); masks: the factors of dropout, if any.
     """
-    logits, ln_f_out, saved = model_forward(parameters, tokens, num_heads, masks)
+    logits, ln_f_out, saved = model_forward(parameters, tokens, shape, masks)
     d_logits = cross_entropy_backward(logits, targets)  # (B, T, V)
-    gradients = model_backward(d_logits, ln_f_out, saved, parameters, tokens, num_heads, masks)
+    gradients = model_backward(d_logits, ln_f_out, saved, parameters, tokens, shape, masks)
     return cross_entropy_forward(logits, targets), gradients
 
 
@@ -486,7 +626,9 @@ def clip_by_global_norm(gradients: Mapping[str, Array], bound: float) -> tuple[T
 
 def lr_group(name: str) -> str:
     """Return the learning-rate group of a tensor: attn, mlp, norm, pos or unembed."""
-    groups = {"wte": "unembed", "wpe": "pos", "ln_f": "norm", "ln_1": "norm", "ln_2": "norm"}
+    groups = {"wte": "unembed", "lm_head": "unembed", "wpe": "pos", "ln_f": "norm", "ln_1": "norm", "ln_2": "norm"}
+    if name.endswith(("q_norm.weight", "k_norm.weight")):
+        return "norm"
     part = name.split(".")[2] if name.startswith("h.") else name.split(".")[0]
     return groups.get(part, part)
 

@@ -150,7 +150,7 @@ def sample() -> Benchmark:
     """Result with round numbers: a step of 42 ms."""
     parts = {
         "data": 0.1, "embedding": 0.2, "norms": 1.5, "attention_linears": 8.0, "attention_scores": 5.0,
-        "mlp_linears": 15.0, "gelu": 1.5, "dropout": 0.0, "loss": 9.0, "optimizer": 1.0, "rest": 0.7,
+        "mlp_linears": 15.0, "activation": 1.5, "dropout": 0.0, "loss": 9.0, "optimizer": 1.0, "rest": 0.7,
     }  # fmt: skip
     gflop = {"attention_linears": 1.6, "attention_scores": 0.2, "mlp_linears": 3.2, "loss": 1.6}
     return msgspec.convert(

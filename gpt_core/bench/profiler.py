@@ -13,19 +13,31 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from gpt_core.kernels import attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear
+from gpt_core.kernels import (
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    layer_norm,
+    linear,
+    relu_squared,
+    rms_norm,
+    rope,
+    swiglu,
+)
 from gpt_core.model.layers.layer import LrGroup
 from gpt_core.model.parameters import Parameters
 from gpt_core.optim import Optimizer
 
 PARTS = (
     "data",
-    "embedding",
+    "embedding",  # with rotary positions
     "norms",
     "attention_linears",
     "attention_scores",
     "mlp_linears",
-    "gelu",
+    "activation",
     "dropout",  # of the embedding and of the branches; that of attention is part of its scores
     "loss",  # with the logits and their gradient
     "optimizer",  # with the gradient norm that clipping needs
@@ -38,15 +50,24 @@ PartOf = Callable[[tuple[Any, ...]], str]  # from the arguments of a call to its
 TIMED_KERNELS: tuple[tuple[Any, str, str | int], ...] = (
     (embedding, "forward", "embedding"),
     (embedding, "backward", "embedding"),
+    (rope, "rotate", "embedding"),
     (layer_norm, "forward", "norms"),
     (layer_norm, "backward", "norms"),
+    (rms_norm, "forward", "norms"),
+    (rms_norm, "backward", "norms"),
+    (rms_norm, "heads_forward", "norms"),
+    (rms_norm, "heads_backward", "norms"),
     (linear, "forward", 2),
     (linear, "backward", 5),
     (linear, "product", "loss"),  # the only products without a bias are those of the logits
     (attention, "forward", "attention_scores"),
     (attention, "backward", "attention_scores"),
-    (gelu, "forward", "gelu"),
-    (gelu, "backward", "gelu"),
+    (gelu, "forward", "activation"),
+    (gelu, "backward", "activation"),
+    (relu_squared, "forward", "activation"),
+    (relu_squared, "backward", "activation"),
+    (swiglu, "forward", "activation"),
+    (swiglu, "backward", "activation"),
     (dropout, "apply", "dropout"),
     (cross_entropy, "forward", "loss"),
     (cross_entropy, "forward_backward", "loss"),

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpt_core import files
 from gpt_core.bridges import gguf_model
+from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.gguf_import import tokenizer_of
 from gpt_core.bridges.self_check import Exported
 from gpt_core.errors import ExportError, GptError
@@ -34,9 +35,10 @@ def write_model(bundle: ModelBundle, path: Path, number_type: str, progress: Pro
     Matrices have the number type; vectors and the position embedding stay float32, as llama.cpp expects.
 
     Raises:
-        ExportError: The format cannot express the tokenizer, or weights are too large for the number type.
+        ExportError: The format cannot express layers or tokenizer, or weights are too large for the number type.
         OSError: The file cannot be written.
     """
+    architecture_of(bundle.settings.shape)
     tensors = [
         Tensor(
             gguf_model.tensor_name(name),

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpt_core import files
 from gpt_core.bridges import huggingface, model_card
+from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.hf_tokenizer import WORD_PIECE, JsonTokenizer, tokenizer_json
 from gpt_core.bridges.hf_tokenizer_import import read_tokenizer
 from gpt_core.bridges.self_check import Exported
@@ -24,8 +25,14 @@ from gpt_core.tokenizers import Tokenizer
 
 
 def write_model(bundle: ModelBundle, folder: Path, _number_type: str, progress: Progress) -> tuple[str, ...]:
-    """Write a model to a new folder. Raises ExportError for a tokenizer that the format cannot express, OSError."""
+    """Write a model to a new folder.
+
+    Raises:
+        ExportError: The format cannot express the layers or the tokenizer.
+        OSError: The folder cannot be written.
+    """
     shape, tokenizer = bundle.settings.shape, bundle.tokenizer
+    architecture_of(shape)
     tokenizer_file = tokenizer_json(tokenizer)
     texts = {
         huggingface.CONFIG: _json(huggingface.config(shape, tokenizer)),

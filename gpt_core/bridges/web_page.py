@@ -30,10 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core import __version__, files, tokenizers
+from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.run_text import training_text
 from gpt_core.bridges.self_check import Exported
 from gpt_core.config.presets import CUSTOM
-from gpt_core.config.settings import ModelShape
+from gpt_core.config.settings import GPT2, ModelShape
 from gpt_core.errors import ExportError
 from gpt_core.generation.sampler import Sampling
 from gpt_core.kernels.arrays import Array, widened
@@ -153,6 +154,7 @@ def read_back(path: Path) -> Exported:
 
 def check_exportable(bundle: ModelBundle) -> None:
     """Raise ExportError if a page cannot hold the model."""
+    architecture_of(bundle.settings.shape, {"gpt2": GPT2})  # what `page/transformer.js` computes
     count = parameter_count(bundle.settings.shape)
     if count > MAX_PARAMETERS:
         raise ExportError(

@@ -1,7 +1,8 @@
 """The setting `freeze`: parts of the model that keep their weights while the rest is trained.
 
-A part is the token embedding, the position embedding, one layer (a transformer block, counted from 0) or the norm after
-the last layer. The name `embedding` stands for both embeddings. `gpt_core.model.parameters` maps parts to tensors.
+A part is the token embedding, the position embedding, one layer (a transformer block, counted from 0), the norm after
+the last layer, or a head that is not tied to the embedding. The name `embedding` stands for both embeddings.
+`gpt_core.model.parameters` maps parts to tensors.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import difflib
 import re
 
+from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ConfigError, shown
 
-TOKENS, POSITIONS, FINAL_NORM = "tokens", "positions", "final norm"
-PARTS_OF_NAME = {"embedding": {TOKENS, POSITIONS}, POSITIONS: {POSITIONS}, FINAL_NORM: {FINAL_NORM}}
-EXPECTED = "embedding, positions, layers N, layers N-M or final norm, separated by commas"
+TOKENS, POSITIONS, FINAL_NORM, HEAD = "tokens", "positions", "final norm", "head"
+PARTS_OF_NAME = {
+    "embedding": {TOKENS, POSITIONS}, POSITIONS: {POSITIONS}, FINAL_NORM: {FINAL_NORM}, HEAD: {HEAD},
+}  # fmt: skip
+EXPECTED = "embedding, positions, layers N, layers N-M, final norm or head, separated by commas"
 
+_ABSENT = {POSITIONS: "with positions rope there is no embedding of them", HEAD: "its head is tied to the embedding"}
 _LAYERS = re.compile(r"layers? *(\d{1,9})(?: *- *(\d{1,9}))?")
 
 
@@ -23,25 +28,31 @@ def layer_part(number: int) -> str:
     return f"layer {number}"
 
 
-def model_parts(layers: int) -> tuple[str, ...]:
-    """Return the parts of a model with this many layers, in the order of the forward pass."""
-    return (TOKENS, POSITIONS, *map(layer_part, range(layers)), FINAL_NORM)
+def model_parts(shape: ModelShape) -> tuple[str, ...]:
+    """Return the parts of a model of this shape, in the order of the forward pass."""
+    positions = (POSITIONS,) if shape.positions == "learned" else ()
+    head = () if shape.tied_head else (HEAD,)
+    return (TOKENS, *positions, *map(layer_part, range(shape.layers)), FINAL_NORM, *head)
 
 
-def frozen_parts(freeze: str, layers: int) -> frozenset[str]:
+def frozen_parts(freeze: str, shape: ModelShape) -> frozenset[str]:
     """Return the parts that a value of the setting names, as `model_parts` names them.
 
     Args:
         freeze: Value of the setting, such as "embedding, layers 0-5"; "" for nothing.
-        layers: Layers of the model.
+        shape: Shape of the model.
 
     Raises:
-        ConfigError: A name is unknown, a layer is not one of the model, or nothing is left to train.
+        ConfigError: A name is unknown, a part is not one of the model, or nothing is left to train.
     """
     found: set[str] = set()
+    parts = set(model_parts(shape))
     for word in filter(None, (word.strip() for word in freeze.split(","))):
-        found |= _named(" ".join(word.lower().split()), word, layers)
-    if found >= set(model_parts(layers)):
+        named = _named(" ".join(word.lower().split()), word, shape.layers)
+        if not named & parts:
+            raise ConfigError(f"freeze: got {shown(word)}, which this model does not have: {_ABSENT[min(named)]}")
+        found |= named & parts
+    if found >= parts:
         raise ConfigError(f"freeze: got {shown(freeze)}, which is the complete model; expected a part of it to train")
     return frozenset(found)
 

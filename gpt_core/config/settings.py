@@ -38,8 +38,17 @@ def _group(title: str) -> Meta:
     return Meta(extra={"group": title})
 
 
-class ModelShape(msgspec.Struct, frozen=True):
-    """Settings that determine the size of every tensor of the model (C, F, V, H, T and L in shape comments)."""
+Norm = Literal["layer_norm", "rms_norm"]
+Positions = Literal["learned", "rope"]
+Activation = Literal["gelu", "relu_squared", "swiglu"]
+
+
+class ModelShape(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Settings that determine the tensors of the model and what it computes from them.
+
+    The sizes are C, F, V, H, T and L in shape comments. The settings after them choose the layers; by default they are
+    those of GPT-2.
+    """
 
     d_model: int
     hidden_size: int
@@ -47,11 +56,27 @@ class ModelShape(msgspec.Struct, frozen=True):
     num_heads: int
     seq_len: int
     layers: int
+    norm: Norm = "layer_norm"
+    qk_norm: bool = False
+    positions: Positions = "learned"
+    mlp: Activation = "gelu"
+    bias: bool = True
+    tied_head: bool = True
 
     @property
     def head_size(self) -> int:
         """Channels per attention head (D)."""
         return self.d_model // self.num_heads
+
+
+SIZES = ("d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers")
+"""Settings of a model shape that are sizes; the others choose its layers."""
+GPT2: dict[str, object] = {
+    "norm": "layer_norm", "qk_norm": False, "positions": "learned", "mlp": "gelu", "bias": True, "tied_head": True,
+}  # fmt: skip
+"""The layers of GPT-2, which are the defaults."""
+QWEN3: dict[str, object] = {"norm": "rms_norm", "qk_norm": True, "positions": "rope", "mlp": "swiglu", "bias": False}
+"""The layers of Qwen3; its head may be tied or not."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,6 +92,23 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     num_heads: Annotated[int, Meta(ge=1, le=1024, description="attention heads (H); must divide d_model")] = 12
     seq_len: Annotated[int, Meta(ge=2, le=1 << 20, description="context length in tokens (T)")] = 1024
     layers: Annotated[int, Meta(ge=1, le=1024, description="transformer blocks (L)")] = 8
+
+    norm: Annotated[
+        Norm,
+        Meta(description="layer_norm: mean 0, variance 1, as GPT-2; rms_norm: mean square 1"),
+        _group("architecture"),
+    ] = "layer_norm"
+    qk_norm: Annotated[bool, Meta(description="RMS norm of the queries and keys of each head")] = False
+    positions: Annotated[
+        Positions, Meta(description="learned: an embedding, as GPT-2; rope: rotated queries and keys")
+    ] = "learned"
+    mlp: Annotated[
+        Activation, Meta(description="activation of the MLP: gelu, as GPT-2; relu_squared; swiglu, with a gate")
+    ] = "gelu"
+    bias: Annotated[bool, Meta(description="biases in linear layers and layer norms, as GPT-2")] = True
+    tied_head: Annotated[bool, Meta(description="the token embedding is also the matrix of the logits, as GPT-2")] = (
+        True
+    )
 
     warmup_steps: Annotated[Count, Meta(description="steps of linear warm-up"), _group("learning rate")] = 10_000
     decay_steps: Annotated[
@@ -193,7 +235,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = ""
     freeze: Annotated[
         str,
-        Meta(description="frozen parts: embedding, positions, layers N-M, final norm (empty: none)"),
+        Meta(description="frozen parts: embedding, positions, layers N-M, final norm, head (empty: none)"),
     ] = ""
 
     overfit_tiny: Annotated[
@@ -245,9 +287,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         3e-4
     )
     mlp_lr: Annotated[LearningRate, Meta(description="learning rate of the MLP weights")] = 3e-4
-    norm_lr: Annotated[LearningRate, Meta(description="learning rate of the layer norms")] = 3e-4
+    norm_lr: Annotated[LearningRate, Meta(description="learning rate of the norms")] = 3e-4
     pos_lr: Annotated[LearningRate, Meta(description="learning rate of the position embedding")] = 3e-4
-    unembed_lr: Annotated[LearningRate, Meta(description="learning rate of the tied token embedding")] = 3e-5
+    unembed_lr: Annotated[LearningRate, Meta(description="learning rate of the token embedding and the head")] = 3e-5
     init_projections: Annotated[
         Literal["scaled", "zero"], Meta(description="initial output projections; zero: blocks start as the identity")
     ] = "scaled"

@@ -43,6 +43,8 @@ OTHER_NAMES = {
     "max_iters": "max_steps", "batch": "batch_size", "block_size": "seq_len", "context_length": "seq_len",
     "n_ctx": "seq_len", "n_layer": "layers", "num_layers": "layers", "n_head": "num_heads", "heads": "num_heads",
     "n_embd": "d_model", "eval_interval": "eval_every_steps", "warmup_iters": "warmup_steps",
+    "activation": "mlp", "hidden_act": "mlp", "activation_function": "mlp", "tie_word_embeddings": "tied_head",
+    "position_embedding_type": "positions", "rope": "positions", "rms_norm": "norm", "normalization": "norm",
 }  # fmt: skip
 """Names that other programs give to the settings, for the hint of an unknown one."""
 
@@ -235,6 +237,11 @@ def check_together(settings: Settings) -> None:
         raise ConfigError(
             f"num_heads: got {settings.num_heads}, expected a divisor of d_model ({settings.d_model}); nearest: {near}"
         )
+    if settings.positions == "rope" and settings.shape.head_size % 2:
+        raise ConfigError(
+            f"positions: got rope with {settings.shape.head_size} channels per head (d_model / num_heads), expected an "
+            "even number: rope rotates pairs of channels"
+        )
     if settings.batch_size % settings.micro_batch:
         near = ", ".join(map(str, _divisors_around(settings.batch_size, settings.micro_batch_size)))
         raise ConfigError(
@@ -246,7 +253,7 @@ def check_together(settings: Settings) -> None:
             f"hold_out: got true with eval_file {shown(settings.eval_file)}, expected one of them: the end of the "
             "training text is scored, or an eval file"
         )
-    frozen_parts(settings.freeze, settings.layers)
+    frozen_parts(settings.freeze, settings.shape)
     if settings.best_metric == "accuracy" and settings.improvement_threshold > 1:
         raise ConfigError(
             f"improvement_threshold: got {settings.improvement_threshold:g}, expected at most 1: with best_metric "

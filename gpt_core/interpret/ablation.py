@@ -2,7 +2,8 @@
 
 What a part adds to the residual stream is linear in the rows of a projection, so removing it is a change of weights:
 rows of `c_proj.weight` and, for all of a layer's attention or MLP, of its bias. The changed weights are an ordinary
-model, which can be evaluated and can generate text.
+model, which can be evaluated and can generate text. For mean ablation, a model without biases gets some: they are 0
+elsewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from gpt_core.config.settings import ModelShape
@@ -19,6 +21,9 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.layer import Ids
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress, ignore_progress
+
+PROJECTIONS = {"head": ("attn",), "attn": ("attn",), "mlp": ("mlp",), "block": ("attn", "mlp")}
+"""Sublayers whose projections a kind of part belongs to"""
 
 PartKind = Literal["head", "attn", "mlp", "block"]
 AblationKind = Literal["zero", "mean"]
@@ -115,7 +120,7 @@ def ablate(parameters: Parameters, parts: Iterable[Part], means: MeanOutputs | N
     Raises:
         ValueError: The model has no such part.
     """
-    changed = parameters.copy()
+    changed = parameters.copy() if means is None else _with_biases(parameters)
     for part in parts:
         _remove(changed, part, means)
     return changed
@@ -138,12 +143,14 @@ def ablations(
     """
     intact = _mean_loss(model, tokens, targets)
     means = mean_outputs(model, tokens) if kind == "mean" else None
-    working = GPT(model.parameters.copy(), model.products)
+    unchanged = model.parameters if means is None else _with_biases(model.parameters)
+    working = GPT(unchanged.copy(), model.products)
     for part in all_parts(model.shape) if parts is None else parts:
         _remove(working.parameters, part, means)
         loss = _mean_loss(working, tokens, targets)
         for name in _changed_names(part):
-            np.copyto(working.parameters[name], model.parameters[name])
+            if name in unchanged.tensors:
+                np.copyto(working.parameters[name], unchanged[name])
         yield Ablation(part, loss, loss - intact)
 
 
@@ -178,8 +185,15 @@ def _mean_loss(model: GPT, tokens: Ids, targets: Ids) -> float:
 
 def _changed_names(part: Part) -> list[str]:
     """Return the names of the tensors that ablating a part changes."""
-    layers = {"head": ("attn",), "attn": ("attn",), "mlp": ("mlp",), "block": ("attn", "mlp")}[part.kind]
-    return [f"h.{part.layer}.{layer}.c_proj.{kind}" for layer in layers for kind in ("weight", "bias")]
+    return [f"h.{part.layer}.{layer}.c_proj.{kind}" for layer in PROJECTIONS[part.kind] for kind in ("weight", "bias")]
+
+
+def _with_biases(parameters: Parameters) -> Parameters:
+    """Return a copy of the weights; biases that the model lacks are 0."""
+    changed = Parameters(msgspec.structs.replace(parameters.shape, bias=True))
+    for name, tensor in parameters.tensors.items():
+        changed[name][...] = tensor
+    return changed
 
 
 def _remove(parameters: Parameters, part: Part, means: MeanOutputs | None) -> None:
@@ -191,8 +205,9 @@ def _remove(parameters: Parameters, part: Part, means: MeanOutputs | None) -> No
     prefix, D = f"h.{part.layer}", shape.head_size
     if part.kind == "head":
         rows = slice(part.head * D, (part.head + 1) * D)
-        weight, bias = parameters[f"{prefix}.attn.c_proj.weight"], parameters[f"{prefix}.attn.c_proj.bias"]
+        weight = parameters[f"{prefix}.attn.c_proj.weight"]
         if means is not None:
+            bias = parameters[f"{prefix}.attn.c_proj.bias"]
             bias += means.heads[part.layer, rows] @ weight[rows]
         weight[rows] = 0.0
     if part.kind in ("attn", "block"):
@@ -203,9 +218,9 @@ def _remove(parameters: Parameters, part: Part, means: MeanOutputs | None) -> No
 
 def _remove_projection(parameters: Parameters, name: str, mean: Array | None) -> None:
     """Make the output of a projection 0 for any input, or what it is for the mean input."""
-    weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-    if mean is None:
-        bias.fill(0.0)
-    else:
+    weight, bias = parameters[f"{name}.weight"], parameters.tensors.get(f"{name}.bias")
+    if bias is not None and mean is not None:
         bias += mean @ weight
+    elif bias is not None:
+        bias.fill(0.0)
     weight.fill(0.0)

@@ -1,7 +1,8 @@
 """Activations of a forward pass by name, and attention probabilities.
 
 The layers keep what the backward pass needs (`gpt_core.model.layers`), so most activations are read from their buffers.
-Attention probabilities, norm outputs and GELU outputs are not stored by any pass; they are computed from the buffers.
+Attention probabilities, norm outputs and outputs of the MLP's activation are not stored by any pass; they are computed
+from the buffers.
 """
 
 from __future__ import annotations
@@ -27,20 +28,23 @@ EMBEDDING, FINAL_NORM, LOGITS = "embedding", "ln_f", "logits"
 PROBABILITIES = "attn.probabilities"
 BLOCK_ACTIVATIONS = (
     "ln_1", "attn.q", "attn.k", "attn.v", PROBABILITIES, "attn.heads", "attn.out", "resid_mid",
-    "ln_2", "mlp.hidden", "mlp.gelu", "mlp.out", "out",
+    "ln_2", "mlp.hidden", "mlp.{activation}", "mlp.out", "out",
 )  # fmt: skip
 
 
 def activation_names(shape: ModelShape) -> list[str]:
     """Return the names of all activations of a model, in the order of the forward pass; see `trace`."""
-    blocks = [f"h.{layer}.{name}" for layer in range(shape.layers) for name in BLOCK_ACTIVATIONS]
+    names = [name.format(activation=shape.mlp) for name in BLOCK_ACTIVATIONS]
+    blocks = [f"h.{layer}.{name}" for layer in range(shape.layers) for name in names]
     return [EMBEDDING, *blocks, FINAL_NORM, LOGITS]
 
 
 def trace(model: GPT, tokens: Ids | None = None, names: Collection[str] | None = None) -> Trace:
     """Return activations of a forward pass by name, as copies.
 
-    The stages are those of GPT-2 (Radford et al. 2019); `h.0` is the first block:
+    The stages are those of GPT-2 (Radford et al. 2019); `h.0` is the first block. With other layers, q and k are those
+    that are multiplied, normalized and rotated, and the activation of the MLP has its name, such as `.swiglu`; hidden
+    is then (B, T, 2F), gates and hidden units side by side:
 
         embedding                (B, T, C)     wte[token] + wpe[position]
         h.0.ln_1                 (B, T, C)     layer norm of the block's input
@@ -189,7 +193,7 @@ def _block_activation(block: Block, x: Array, part: str, shape: ModelShape) -> A
             return block.ln_2.forward(block.resid_mid)
         case "mlp.hidden":
             return mlp.hidden
-        case "mlp.gelu":
+        case "mlp.gelu" | "mlp.relu_squared" | "mlp.swiglu":
             return mlp.activated()
         case "mlp.out":
             return projected(mlp.c_proj, mlp.activated())

@@ -58,8 +58,8 @@ def weight_stats(
 def dead_units(model: GPT, tokens: Ids | None = None) -> Array:
     """Return the fraction of each layer's MLP units that never fire on a batch (L,).
 
-    A unit fires where its value before GELU is positive; GELU passes almost nothing of negative values (Hendrycks and
-    Gimpel 2016).
+    A unit fires where its value before the activation is positive; GELU passes almost nothing of negative values
+    (Hendrycks and Gimpel 2016). With SwiGLU it is the gate of the unit that counts.
 
     Args:
         model: The model. Its buffers are overwritten.
@@ -69,7 +69,7 @@ def dead_units(model: GPT, tokens: Ids | None = None) -> Array:
         ValueError: The tokens do not fit the model, or there is no last batch.
     """
     run(model, tokens)
-    fired = [(block.mlp.hidden > 0).any(axis=0) for block in model.transformer.blocks]  # (F,) each
+    fired = [(block.mlp.units > 0).any(axis=0) for block in model.transformer.blocks]  # (F,) each
     return np.array([1.0 - units.mean() for units in fired], np.float32)
 
 

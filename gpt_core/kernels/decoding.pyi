@@ -16,7 +16,22 @@ class Block:
         keys: _Array | NDArray[np.uint16],
         values: _Array | NDArray[np.uint16],
         heads: int,
+        *,
+        rms_norm: bool = False,
+        mlp: str = "gelu",
+        q_norm: _Array | None = None,
+        k_norm: _Array | None = None,
+        cos: _Array | None = None,
+        sin: _Array | None = None,
     ) -> None: ...
     def read(self, x: _Array, position: int) -> None: ...
 
-def logits(out: _Array, ln_out: _Array, x: _Array, norm_weight: _Array, norm_bias: _Array, wte: _Matrix) -> None: ...
+def logits(
+    out: _Array,
+    ln_out: _Array,
+    x: _Array,
+    norm_weight: _Array,
+    norm_bias: _Array,
+    head: _Matrix,
+    rms_norm: bool = False,
+) -> None: ...

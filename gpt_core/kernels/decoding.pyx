@@ -1,8 +1,9 @@
 """Decoding of one token: a transformer block, and the output logits, each in one call.
 
-The passes are those of `gpt_core.model` for a single row, fused. A product of a vector and a matrix takes as long as
-reading the matrix from memory, so each weight is read once, row after row, and a block is a single parallel region whose
-threads synchronize after each step.
+A block has the layers of the model's settings: either norm, either kind of positions, and any activation. The passes
+are those of `gpt_core.model` for a single row, fused. A product of a vector and a matrix takes as long as reading the
+matrix from memory, so each weight is read once, row after row, and a block is a single parallel region whose threads
+synchronize after each step.
 
 A weight matrix (inputs, outputs), which is most of what is read, is stored as float32, as bfloat16 (its 16 bits as
 uint16), or as int8 with a scale per output. In 8 and 16 bits, it consists of panels of 64 outputs, (panels, inputs, 64):
@@ -28,6 +29,7 @@ from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport thread_count, threads_for
 
 cdef float EPSILON = 1e-5  # of layer norm
+cdef float RMS_EPSILON = 1e-6  # of RMS norm
 cdef float SQRT_2_OVER_PI = 0.7978845608028654
 cdef float CUBIC = 0.044715
 
@@ -49,6 +51,11 @@ cdef enum Format:
     FLOAT32
     BFLOAT16
     INT8
+
+cdef enum Activation:
+    GELU
+    RELU_SQUARED
+    SWIGLU
 
 # A weight matrix. In 8 and 16 bits, `outputs` is a multiple of PANEL: it counts the unused ones of the last panel.
 cdef struct Weight:
@@ -75,10 +82,14 @@ cdef class Block:
         keys: Cache of keys, float32 or uint16. `read` uses the rows before its position and writes the row at it.
         values: Cache of values.
         heads: Number of heads.
+        rms_norm: Use RMS norms, whose bias is not read, instead of layer norms.
+        mlp: Activation: gelu, relu_squared or swiglu.
+        q_norm: Weight of the RMS norm of queries per head, as is k_norm of keys; None for no such norm.
+        cos: Cosines of rotary positions, as sin has their sines; None for no rotation.
 
     Shape:
-        keys, values (T, C); layer norms (C,), (C,); c_attn (C, 3C), (3C,); attn_proj (C, C), (C,); c_fc (C, F), (F,);
-        mlp_proj (F, C), (C,). A weight (I, O) in panels is (P, I, 64), with P * 64 at least O; its scales are (P * 64,).
+        keys, values (T, C); norms (C,), (C,); c_attn (C, 3C), (3C,); attn_proj (C, C), (C,); c_fc (C, F), (F,), or
+        (C, 2F), (2F,) for swiglu; mlp_proj (F, C), (C,); q_norm, k_norm (D,); cos, sin (T, D/2). A weight (I, O) in panels is (P, I, 64), with P * 64 at least O; its scales are (P * 64,).
 
     Raises:
         ValueError: The shapes or types do not match.
@@ -93,9 +104,16 @@ cdef class Block:
     cdef float[:, ::1] wide_sums, attn_sums, mlp_sums  # partial sums, one row per thread
     cdef float[:, ::1] scores  # one row per head
     cdef float[::1] qkv, attn_out, hidden
-    cdef Py_ssize_t heads
+    cdef Py_ssize_t heads, hidden_size, wide  # wide: outputs of c_fc, F or 2F
+    cdef bint rms_norm
+    cdef Activation activation
+    cdef const float[::1] q_norm, k_norm  # None without these norms
+    cdef const float[:, ::1] cos, sin  # None without rotary positions
 
-    def __init__(self, ln_1, c_attn, attn_proj, ln_2, c_fc, mlp_proj, keys, values, Py_ssize_t heads):
+    def __init__(
+        self, ln_1, c_attn, attn_proj, ln_2, c_fc, mlp_proj, keys, values, Py_ssize_t heads, *,
+        bint rms_norm=False, str mlp="gelu", q_norm=None, k_norm=None, cos=None, sin=None,
+    ):
         self.ln_1_weight, self.ln_1_bias = ln_1
         self.c_attn_bias, self.attn_proj_bias = c_attn[1], attn_proj[1]
         self.ln_2_weight, self.ln_2_bias = ln_2
@@ -105,20 +123,27 @@ cdef class Block:
         self.c_fc, self.mlp_proj = _weight(c_fc[0]), _weight(mlp_proj[0])
         self.keys, self.values = _cache(keys), _cache(values)
         self.heads = heads
+        self.rms_norm = rms_norm
+        self.activation = {"gelu": GELU, "relu_squared": RELU_SQUARED, "swiglu": SWIGLU}[mlp]
+        self.q_norm, self.k_norm, self.cos, self.sin = q_norm, k_norm, cos, sin
+        self.hidden_size = self._hidden_size()
+        self.wide = self.hidden_size * (2 if self.activation == SWIGLU else 1)
         self._check_shapes()
-        cdef Py_ssize_t T = self.keys.rows, C = self.keys.columns, F = self._hidden_size()
+        cdef Py_ssize_t T = self.keys.rows, C = self.keys.columns
         self._allocate_rows(thread_count())
         self.scores = empty(heads, T)
         self.qkv = empty(3 * C)
         self.attn_out = empty(C)
-        self.hidden = empty(F)
+        self.hidden = empty(self.wide)
 
     cdef Py_ssize_t _hidden_size(self) noexcept:
         """Return F. The outputs of panels include unused ones; the rows of the next weight do not."""
-        return self.c_fc.outputs if self.c_fc.format == FLOAT32 else self.mlp_proj.inputs
+        if self.c_fc.format != FLOAT32:
+            return self.mlp_proj.inputs
+        return self.c_fc.outputs // 2 if self.activation == SWIGLU else self.c_fc.outputs
 
     cdef int _check_shapes(self) except -1:
-        cdef Py_ssize_t T = self.keys.rows, C = self.keys.columns, F = self._hidden_size()
+        cdef Py_ssize_t T = self.keys.rows, C = self.keys.columns, D
         check_positive("decoding: heads", self.heads)
         check_positive("decoding: positions", T)
         check_positive("decoding: channels", C)
@@ -131,15 +156,22 @@ cdef class Block:
         _check_linear(self.c_attn, self.c_attn_bias, C, 3 * C)
         _check_linear(self.attn_proj, self.attn_proj_bias, C, C)
         _check_norm(self.ln_2_weight, self.ln_2_bias, C)
-        _check_linear(self.c_fc, self.c_fc_bias, C, F)
-        _check_linear(self.mlp_proj, self.mlp_proj_bias, F, C)
+        _check_linear(self.c_fc, self.c_fc_bias, C, self.wide)
+        _check_linear(self.mlp_proj, self.mlp_proj_bias, self.hidden_size, C)
+        D = C // self.heads
+        if self.q_norm is not None:
+            check_equal("decoding: length of the norm of queries", self.q_norm.shape[0], D)
+            check_equal("decoding: length of the norm of keys", self.k_norm.shape[0], D)
+        if self.cos is not None:
+            _check_rotation(self.cos.shape, T, D)
+            _check_rotation(self.sin.shape, T, D)
         return 0
 
     cdef int _allocate_rows(self, int threads) except -1:
         """Allocate the rows of each thread, padded so that no two threads write to the same cache line."""
-        cdef Py_ssize_t C = self.keys.columns, F = self._hidden_size()
+        cdef Py_ssize_t C = self.keys.columns
         self.resid_mid, self.ln_out = empty(threads, C + PADDING), empty(threads, C + PADDING)
-        self.wide_sums = empty(threads, max(3 * C, F) + PADDING)
+        self.wide_sums = empty(threads, max(3 * C, self.wide) + PADDING)
         self.attn_sums, self.mlp_sums = empty(threads, C + PADDING), empty(threads, C + PADDING)
         return 0
 
@@ -152,8 +184,8 @@ cdef class Block:
         Raises:
             ValueError: x has another length, or position is not in the cache.
         """
-        cdef Py_ssize_t C = self.keys.columns, F = self.hidden.shape[0], part
-        cdef int parts = threads_for(4 * C * C + 2 * C * F, MIN_WORK_PER_THREAD)
+        cdef Py_ssize_t C = self.keys.columns, part
+        cdef int parts = threads_for(4 * C * C + C * (self.hidden_size + self.wide), MIN_WORK_PER_THREAD)
         check_equal("decoding: length of x", x.shape[0], C)
         if not 0 <= position < self.keys.rows:
             raise ValueError(f"decoding: got position {position}, expected a value in [0, {self.keys.rows})")
@@ -176,7 +208,7 @@ cdef class Block:
     cdef void _qkv_sums(self, const float *x, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
         """Partial sums of qkv (3C,) = ln_1(x) . c_attn (C, 3C)."""
         cdef Py_ssize_t C = self.keys.columns
-        _layer_norm(&self.ln_out[part, 0], x, &self.ln_1_weight[0], &self.ln_1_bias[0], C)
+        _norm(&self.ln_out[part, 0], x, &self.ln_1_weight[0], &self.ln_1_bias[0], C, self.rms_norm)
         _vector_matrix(&self.wide_sums[part, 0], &self.ln_out[part, 0], self.c_attn, 3 * C,
                        _start(C, part, parts), _start(C, part + 1, parts))
 
@@ -187,6 +219,7 @@ cdef class Block:
         for third in range(3):  # q, k and v
             _add_sums(&self.qkv[0], NULL, &self.c_attn_bias[0], self.wide_sums, parts,
                       third * C + start * D, third * C + stop * D)
+        self._place_heads(position, start, stop)
         if self.keys.format == FLOAT32:
             _attend_heads(&self.attn_out[0], &self.scores[0, 0], self.scores.shape[1], &self.qkv[0],
                           <float*>self.keys.values, <float*>self.values.values, position, C, D, start, stop)
@@ -195,20 +228,39 @@ cdef class Block:
                           <uint16_t*>self.keys.values, <uint16_t*>self.values.values, position, C, D, start, stop)
         _vector_matrix(&self.attn_sums[part, 0], &self.attn_out[0], self.attn_proj, C, start * D, stop * D)
 
+    cdef void _place_heads(self, Py_ssize_t position, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+        """Normalize and rotate the queries and keys of a range of heads, where the model has these layers."""
+        cdef Py_ssize_t C = self.keys.columns, D = C // self.heads, h
+        if self.q_norm is not None:
+            for h in range(start, stop):
+                _rms_norm(&self.qkv[h * D], &self.qkv[h * D], &self.q_norm[0], D)
+                _rms_norm(&self.qkv[C + h * D], &self.qkv[C + h * D], &self.k_norm[0], D)
+        if self.cos is not None:
+            for h in range(start, stop):
+                _rotate(&self.qkv[h * D], &self.cos[position, 0], &self.sin[position, 0], D // 2)
+                _rotate(&self.qkv[C + h * D], &self.cos[position, 0], &self.sin[position, 0], D // 2)
+
     cdef void _hidden_sums(self, const float *x, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-        """resid_mid (C,) = x + attention, on every thread; partial sums of ln_2(resid_mid) . c_fc (C, F)."""
-        cdef Py_ssize_t C = self.keys.columns, F = self.hidden.shape[0]
+        """resid_mid (C,) = x + attention, on every thread; partial sums of ln_2(resid_mid) . c_fc (C, F or 2F)."""
+        cdef Py_ssize_t C = self.keys.columns
         _add_sums(&self.resid_mid[part, 0], x, &self.attn_proj_bias[0], self.attn_sums, parts, 0, C)
-        _layer_norm(&self.ln_out[part, 0], &self.resid_mid[part, 0], &self.ln_2_weight[0], &self.ln_2_bias[0], C)
-        _vector_matrix(&self.wide_sums[part, 0], &self.ln_out[part, 0], self.c_fc, F,
+        _norm(&self.ln_out[part, 0], &self.resid_mid[part, 0], &self.ln_2_weight[0], &self.ln_2_bias[0], C,
+              self.rms_norm)
+        _vector_matrix(&self.wide_sums[part, 0], &self.ln_out[part, 0], self.c_fc, self.wide,
                        _start(C, part, parts), _start(C, part + 1, parts))
 
     cdef void _mlp_sums(self, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-        """A range of hidden (F,) = gelu(sums + bias); partial sums of hidden . mlp_proj (F, C)."""
-        cdef Py_ssize_t C = self.keys.columns, F = self.hidden.shape[0]
+        """A range of hidden (F,) = activation(sums + bias); partial sums of hidden . mlp_proj (F, C)."""
+        cdef Py_ssize_t C = self.keys.columns, F = self.hidden_size
         cdef Py_ssize_t start = _start(F, part, parts), stop = _start(F, part + 1, parts)
         _add_sums(&self.hidden[0], NULL, &self.c_fc_bias[0], self.wide_sums, parts, start, stop)
-        _gelu(&self.hidden[0], start, stop)
+        if self.activation == GELU:
+            _gelu(&self.hidden[0], start, stop)
+        elif self.activation == RELU_SQUARED:
+            _relu_squared(&self.hidden[0], start, stop)
+        else:
+            _add_sums(&self.hidden[0], NULL, &self.c_fc_bias[0], self.wide_sums, parts, F + start, F + stop)
+            _swiglu(&self.hidden[0], &self.hidden[F], start, stop)
         _vector_matrix(&self.mlp_sums[part, 0], &self.hidden[0], self.mlp_proj, C, start, stop)
 
 
@@ -218,21 +270,24 @@ def logits(
     const float[::1] x,
     const float[::1] norm_weight,
     const float[::1] norm_bias,
-    wte,
+    head,
+    bint rms_norm=False,
 ):
-    """Compute out = wte . ln_out, with ln_out the layer norm of x.
+    """Compute out = head . ln_out, with ln_out the final norm of x.
 
     Args:
         ln_out: Scratch, overwritten.
-        wte: float32; or its transpose (C, V) in panels of uint16 (bfloat16) or (panels of int8, scales).
+        norm_bias: Not read with `rms_norm`.
+        head: float32; or its transpose (C, V) in panels of uint16 (bfloat16) or (panels of int8, scales).
+        rms_norm: The final norm is an RMS norm instead of a layer norm.
 
     Shape:
-        out (V,); ln_out, x, norm_weight, norm_bias (C,); wte (V, C), or panels (P, C, 64) with P * 64 at least V.
+        out (V,); ln_out, x, norm_weight, norm_bias (C,); head (V, C), or panels (P, C, 64) with P * 64 at least V.
 
     Raises:
         ValueError: The shapes or types do not match.
     """
-    cdef Weight table = _weight(wte)
+    cdef Weight table = _weight(head)
     cdef bint transposed = table.format != FLOAT32
     cdef Py_ssize_t V = out.shape[0], C = table.inputs if transposed else table.outputs, part
     cdef int parts = threads_for(V * C, MIN_WORK_PER_THREAD)
@@ -243,7 +298,7 @@ def logits(
     check_equal("decoding: length of ln_out", ln_out.shape[0], C)
     check_equal("decoding: length of x", x.shape[0], C)
     _check_norm(norm_weight, norm_bias, C)
-    _layer_norm(&ln_out[0], &x[0], &norm_weight[0], &norm_bias[0], C)
+    _norm(&ln_out[0], &x[0], &norm_weight[0], &norm_bias[0], C, rms_norm)
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
         if transposed:
             _panels(&out[0], &ln_out[0], table, V, 0, C, table.outputs // PANEL * part // parts,
@@ -302,6 +357,14 @@ cdef int _check_norm(const float[::1] weight, const float[::1] bias, Py_ssize_t 
     return 0
 
 
+cdef int _check_rotation(const Py_ssize_t *table, Py_ssize_t T, Py_ssize_t D) except -1:
+    check_equal("decoding: remainder of channels per head divided by 2", D % 2, 0)
+    check_equal("decoding: pairs of channels in the table of rotary positions", table[1], D // 2)
+    if table[0] < T:
+        raise ValueError(f"decoding: got {table[0]} rotary positions, expected at least {T}")
+    return 0
+
+
 cdef int _check_linear(Weight weight, const float[::1] bias, Py_ssize_t I, Py_ssize_t O) except -1:
     check_positive("decoding: columns of a weight", O)
     check_equal("decoding: length of a bias", bias.shape[0], O)
@@ -318,6 +381,42 @@ cdef Py_ssize_t _in_panels(Py_ssize_t outputs) noexcept nogil:
 cdef Py_ssize_t _start(Py_ssize_t length, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """Return where a part of `length` rows or outputs starts: at a multiple of 16, or at the end."""
     return min(length, part * (((length + parts - 1) // parts + 15) // 16 * 16))
+
+
+cdef void _norm(
+    float *y,
+    const float *x,
+    const float *weight,
+    const float *bias,
+    Py_ssize_t C,
+    bint rms_norm,
+) noexcept nogil:
+    if rms_norm:
+        _rms_norm(y, x, weight, C)
+    else:
+        _layer_norm(y, x, weight, bias, C)
+
+
+cdef void _rms_norm(float *y, const float *x, const float *weight, Py_ssize_t C) noexcept nogil:
+    """y (C,) = x / sqrt(mean(x^2) + 1e-6) * weight. y may be x itself."""
+    cdef Py_ssize_t c
+    cdef float squares = 0, rstd
+    for c in range(C):
+        squares += x[c] * x[c]
+    rstd = <float>1.0 / sqrtf(squares / C + RMS_EPSILON)
+    for c in range(C):
+        y[c] = x[c] * rstd * weight[c]
+
+
+cdef void _rotate(float *x, const float *cos, const float *sin, Py_ssize_t half) noexcept nogil:
+    """Rotate a head (D,) in place, as `gpt_core.kernels.rope` does."""
+    cdef Py_ssize_t i
+    cdef float a, b
+    for i in range(half):
+        a = x[i]
+        b = x[half + i]
+        x[i] = a * cos[i] - b * sin[i]
+        x[half + i] = b * cos[i] + a * sin[i]
 
 
 cdef void _layer_norm(float *y, const float *x, const float *weight, const float *bias, Py_ssize_t C) noexcept nogil:
@@ -411,6 +510,20 @@ cdef void _gelu(float *y, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     cdef Py_ssize_t f
     for f in range(start, stop):
         y[f] *= <float>0.5 * (<float>1.0 + fast_tanh(SQRT_2_OVER_PI * (y[f] + CUBIC * y[f] * y[f] * y[f])))
+
+
+cdef void _relu_squared(float *y, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Squared ReLU in place."""
+    cdef Py_ssize_t f
+    for f in range(start, stop):
+        y[f] = max(y[f], <float>0.0) * max(y[f], <float>0.0)
+
+
+cdef void _swiglu(float *gate, const float *up, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """silu(gate) * up, in place of the gate."""
+    cdef Py_ssize_t f
+    for f in range(start, stop):
+        gate[f] = gate[f] / (<float>1.0 + fast_exp(-gate[f])) * up[f]
 
 
 cdef void _attend_heads(

@@ -1,8 +1,9 @@
-"""Token and position embedding: x = wte[token] + wpe[position] (GPT-2, Radford et al. 2019)."""
+"""Token and position embedding: x = wte[token] + wpe[position] (GPT-2, Radford et al. 2019), or of tokens alone."""
 
 from cython.parallel cimport prange
+from libc.string cimport memcpy
 
-from gpt_core.kernels.shapes cimport check_equal
+from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport threads_for
 
 
@@ -14,19 +15,24 @@ def forward(
     Py_ssize_t time,
     Py_ssize_t first_position=0,
 ):
-    """Compute x[n] = wte[tokens[n]] + wpe[first_position + n mod time].
+    """Compute x[n] = wte[tokens[n]] + wpe[first_position + n mod time]; without wpe, x[n] = wte[tokens[n]].
 
     Args:
         time: Tokens per sequence.
         first_position: Position of the first token of each sequence.
 
     Shape:
-        x (N, C); tokens (N,); wte (V, C); wpe (maximum sequence length, C).
+        x (N, C); tokens (N,); wte (V, C); wpe (maximum sequence length, C), or None.
 
     Raises:
         ValueError: The shapes do not match, a token is not in [0, V), or a position is not in wpe.
     """
     cdef Py_ssize_t N = x.shape[0], C = x.shape[1], n
+    if wpe is None:
+        _check_tokens(x.shape, tokens, wte.shape)
+        for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * C)):
+            memcpy(&x[n, 0], &wte[tokens[n], 0], C * sizeof(float))
+        return
     _check(x.shape, tokens, wte.shape, wpe.shape, time, first_position)
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * C)):
         _embed_row(&x[n, 0], &wte[tokens[n], 0], &wpe[first_position + n % time, 0], C)
@@ -41,16 +47,23 @@ def backward(
 ):
     """Compute d_wte[tokens[n]] += d_x[n] and d_wpe[n mod time] += d_x[n]; sequences start at position 0.
 
+    Without d_wpe, compute the gradient of wte alone.
+
     Threads divide the channels, not the rows, because several rows can have the same token.
 
     Shape:
-        d_wte (V, C); d_wpe (maximum sequence length, C); tokens (N,); d_x (N, C).
+        d_wte (V, C); d_wpe (maximum sequence length, C), or None; tokens (N,); d_x (N, C).
 
     Raises:
         ValueError: As for `forward`.
     """
     cdef Py_ssize_t N = d_x.shape[0], C = d_x.shape[1], part
     cdef Py_ssize_t parts = threads_for(N * C)
+    if d_wpe is None:
+        _check_tokens(d_x.shape, tokens, d_wte.shape)
+        for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
+            _add_token_channels(&d_wte[0, 0], &tokens[0], &d_x[0, 0], N, C, C * part // parts, C * (part + 1) // parts)
+        return
     _check(d_x.shape, tokens, d_wte.shape, d_wpe.shape, time, 0)
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
         _add_channels(&d_wte[0, 0], &d_wpe[0, 0], &tokens[0], &d_x[0, 0], N, C, time,
@@ -65,13 +78,18 @@ cdef int _check(
     Py_ssize_t time,
     Py_ssize_t first_position,
 ) except -1:
-    cdef Py_ssize_t n
-    check_equal("embedding: number of tokens", tokens.shape[0], x[0])
-    check_equal("embedding: channels of wte", wte[1], x[1])
     check_equal("embedding: channels of wpe", wpe[1], x[1])
     if x[0] < 1 or time < 1 or first_position < 0 or first_position > wpe[0] - min(time, x[0]):
         raise ValueError(f"embedding: got {time} positions from {first_position} on, "
                          f"expected at least 1, all within {wpe[0]}")
+    return _check_tokens(x, tokens, wte)
+
+
+cdef int _check_tokens(const Py_ssize_t *x, const int[::1] tokens, const Py_ssize_t *wte) except -1:
+    cdef Py_ssize_t n
+    check_equal("embedding: number of tokens", tokens.shape[0], x[0])
+    check_positive("embedding: number of tokens", x[0])
+    check_equal("embedding: channels of wte", wte[1], x[1])
     for n in range(tokens.shape[0]):
         if not 0 <= tokens[n] < wte[0]:
             raise ValueError(f"embedding: got token {tokens[n]} at index {n}, expected a value in [0, {wte[0]})")
@@ -105,3 +123,21 @@ cdef void _add_channels(
         for c in range(start, stop):
             token[c] += d_x[n * C + c]
             position[c] += d_x[n * C + c]
+
+
+cdef void _add_token_channels(
+    float *d_wte,
+    const int *tokens,
+    const float *d_x,
+    Py_ssize_t N,
+    Py_ssize_t C,
+    Py_ssize_t start,
+    Py_ssize_t stop,
+) noexcept nogil:
+    """Add channels [start, stop) of each row of d_x to its row of d_wte."""
+    cdef Py_ssize_t n, c
+    cdef float *token
+    for n in range(N):
+        token = d_wte + tokens[n] * C
+        for c in range(start, stop):
+            token[c] += d_x[n * C + c]

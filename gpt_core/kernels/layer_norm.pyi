@@ -7,12 +7,12 @@ def forward(
     rstd: NDArray[np.float32],
     x: NDArray[np.float32],
     weight: NDArray[np.float32],
-    bias: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
 ) -> None: ...
 def backward(
     d_x: NDArray[np.float32],
     d_weight: NDArray[np.float32],
-    d_bias: NDArray[np.float32],
+    d_bias: NDArray[np.float32] | None,
     d_y: NDArray[np.float32],
     x: NDArray[np.float32],
     mean: NDArray[np.float32],

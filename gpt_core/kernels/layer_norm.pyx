@@ -21,12 +21,12 @@ def forward(
     const float[::1] weight,
     const float[::1] bias,
 ):
-    """Compute y = (x - mean) * rstd * weight + bias, and mean and rstd, which `backward` needs.
+    """Compute y = (x - mean) * rstd * weight, plus bias if given, and mean and rstd, which `backward` needs.
 
         mean = sum_c x / C;  rstd = 1 / sqrt(sum_c (x - mean)^2 / C + 1e-5)
 
     Shape:
-        y, x (N, C); mean, rstd (N,); weight, bias (C,).
+        y, x (N, C); mean, rstd (N,); weight (C,); bias (C,) or None.
 
     Raises:
         ValueError: The shapes do not match.
@@ -35,9 +35,12 @@ def forward(
     _check(N, C, mean.shape[0], rstd.shape[0], weight.shape[0])
     check_equal("layer_norm: rows of y", y.shape[0], N)
     check_equal("layer_norm: channels of y", y.shape[1], C)
-    check_equal("layer_norm: length of bias", bias.shape[0], C)
+    cdef const float *bias_data = NULL
+    if bias is not None:
+        check_equal("layer_norm: length of bias", bias.shape[0], C)
+        bias_data = &bias[0]
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(FORWARD_WORK * N * C)):
-        _forward_row(&y[n, 0], &mean[n], &rstd[n], &x[n, 0], &weight[0], &bias[0], C)
+        _forward_row(&y[n, 0], &mean[n], &rstd[n], &x[n, 0], &weight[0], bias_data, C)
 
 
 def backward(
@@ -60,7 +63,7 @@ def backward(
     norm.
 
     Shape:
-        d_x, d_y, x (N, C); mean, rstd (N,); d_weight, d_bias, weight (C,).
+        d_x, d_y, x (N, C); mean, rstd (N,); d_weight, weight (C,); d_bias (C,), or None without a bias.
 
     Raises:
         ValueError: The shapes do not match.
@@ -73,12 +76,15 @@ def backward(
     check_equal("layer_norm: rows of d_y", d_y.shape[0], N)
     check_equal("layer_norm: channels of d_y", d_y.shape[1], C)
     check_equal("layer_norm: length of d_weight", d_weight.shape[0], C)
-    check_equal("layer_norm: length of d_bias", d_bias.shape[0], C)
+    cdef float *d_bias_data = NULL
+    if d_bias is not None:
+        check_equal("layer_norm: length of d_bias", d_bias.shape[0], C)
+        d_bias_data = &d_bias[0]
     for n in prange(N, nogil=True, schedule="static", num_threads=parts):
         _backward_row(&d_x[n, 0], &d_y[n, 0], &x[n, 0], mean[n], rstd[n], &weight[0], C)
     # Each thread sums complete columns, so the sums do not depend on the number of threads.
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
-        _sum_columns(&d_weight[0], &d_bias[0], &d_y[0, 0], &x[0, 0], &mean[0], &rstd[0], N, C,
+        _sum_columns(&d_weight[0], d_bias_data, &d_y[0, 0], &x[0, 0], &mean[0], &rstd[0], N, C,
                      C * part // parts, C * (part + 1) // parts)
 
 
@@ -108,8 +114,12 @@ cdef void _forward_row(
     for c in range(C):
         squares += (x[c] - row_mean) * (x[c] - row_mean)
     row_rstd = <float>1.0 / sqrtf(squares / C + EPSILON)
-    for c in range(C):
-        y[c] = (x[c] - row_mean) * row_rstd * weight[c] + bias[c]
+    if bias is NULL:
+        for c in range(C):
+            y[c] = (x[c] - row_mean) * row_rstd * weight[c]
+    else:
+        for c in range(C):
+            y[c] = (x[c] - row_mean) * row_rstd * weight[c] + bias[c]
     mean[0] = row_mean
     rstd[0] = row_rstd
 
@@ -147,12 +157,16 @@ cdef void _sum_columns(
     Py_ssize_t start,
     Py_ssize_t stop,
 ) noexcept nogil:
-    """Add the gradients of weight and bias for channels [start, stop)."""
+    """Add the gradients of weight and bias for channels [start, stop); d_bias may be NULL."""
     cdef Py_ssize_t n, c
     cdef float row_mean, row_rstd
     for n in range(N):
         row_mean = mean[n]
         row_rstd = rstd[n]
+        if d_bias is NULL:
+            for c in range(start, stop):
+                d_weight[c] += d_y[n * C + c] * (x[n * C + c] - row_mean) * row_rstd
+            continue
         for c in range(start, stop):
             d_weight[c] += d_y[n * C + c] * (x[n * C + c] - row_mean) * row_rstd
             d_bias[c] += d_y[n * C + c]

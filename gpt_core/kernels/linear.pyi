@@ -5,14 +5,14 @@ def forward(
     y: NDArray[np.float32],
     x: NDArray[np.float32],
     weight: NDArray[np.float32],
-    bias: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
     residual: NDArray[np.float32] | None = None,
     bfloat16: bool = False,
 ) -> None: ...
 def backward(
     d_x: NDArray[np.float32],
     d_weight: NDArray[np.float32],
-    d_bias: NDArray[np.float32],
+    d_bias: NDArray[np.float32] | None,
     d_y: NDArray[np.float32],
     x: NDArray[np.float32],
     weight: NDArray[np.float32],

@@ -29,17 +29,20 @@ def forward(
     const float[:, ::1] residual=None,
     bint bfloat16=False,
 ):
-    """Compute y = x . weight + bias, plus residual if given.
+    """Compute y = x . weight, plus bias and residual if given.
 
     Shape:
-        y, residual (N, O); x (N, I); weight (I, O); bias (O,). residual may be y itself.
+        y, residual (N, O); x (N, I); weight (I, O); bias (O,) or None. residual may be y itself.
 
     Raises:
         ValueError: The shapes do not match.
     """
     cdef Py_ssize_t N = y.shape[0], O = y.shape[1], I = x.shape[1]
     cdef const float *addend = NULL
-    check_equal("linear: length of bias", bias.shape[0], O)
+    cdef const float *bias_data = NULL
+    if bias is not None:
+        check_equal("linear: length of bias", bias.shape[0], O)
+        bias_data = &bias[0]
     _check_product(y.shape, x.shape[0], I, weight.shape[0], weight.shape[1])
     if residual is not None:
         check_equal("linear: rows of residual", residual.shape[0], N)
@@ -50,7 +53,7 @@ def forward(
         format=BFLOAT16 if bfloat16 else FLOAT32, m=N, n=O, k=I,
         a=Matrix(&x[0, 0], I, False),
         b=Matrix(&weight[0, 0], O, False),
-        out=Output(&y[0, 0], O, addend, O, &bias[0], 1),
+        out=Output(&y[0, 0], O, addend, O, bias_data, 1),
     )
     with nogil:
         _threaded_gemm(product)
@@ -68,14 +71,17 @@ def backward(
     """Compute the gradients of `forward`: d_x = d_y . weight^T, d_weight += x^T . d_y, d_bias += sum_n d_y.
 
     Shape:
-        d_y (N, O); d_x, x (N, I); d_weight, weight (I, O); d_bias (O,).
+        d_y (N, O); d_x, x (N, I); d_weight, weight (I, O); d_bias (O,), or None without a bias.
 
     Raises:
         ValueError: The shapes do not match.
     """
     cdef Py_ssize_t N = d_y.shape[0], O = d_y.shape[1], I = x.shape[1], part
     cdef Py_ssize_t parts = threads_for(2 * N * O * I)
-    check_equal("linear: length of d_bias", d_bias.shape[0], O)
+    cdef float *d_bias_data = NULL
+    if d_bias is not None:
+        check_equal("linear: length of d_bias", d_bias.shape[0], O)
+        d_bias_data = &d_bias[0]
     _check_product(d_x.shape, N, O, weight.shape[1], weight.shape[0])
     _check_product(d_weight.shape, I, x.shape[0], N, O)
     # d_x (N, I) = d_y (N, O) . weight^T (O, I)
@@ -94,7 +100,8 @@ def backward(
     )
     # Each thread computes its parts of all three without waiting for the others.
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
-        _sum_columns(&d_bias[0], &d_y[0, 0], N, O, O * part // parts, O * (part + 1) // parts)
+        if d_bias_data is not NULL:
+            _sum_columns(d_bias_data, &d_y[0, 0], N, O, O * part // parts, O * (part + 1) // parts)
         _gemm_part(input_gradient, part, parts)
         _gemm_part(weight_gradient, part, parts)
 

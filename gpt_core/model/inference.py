@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels import attention, conversion, decoding, embedding, gelu, layer_norm, linear, threads
-from gpt_core.kernels.arrays import Array, empty
+from gpt_core.kernels import attention, conversion, decoding, embedding, linear, threads
+from gpt_core.kernels.arrays import Array, empty, zeros
 from gpt_core.model.layers.block import Block
 from gpt_core.model.layers.linear import Linear
+from gpt_core.model.layers.norm import LayerNorm
+from gpt_core.model.layers.rms_norm import RMSNorm
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import Parameters
 from gpt_core.model.precision import PRECISION
@@ -44,7 +46,13 @@ class ChunkBuffers:
         self.x, self.ln_out, self.attn_out = empty(rows, C), empty(rows, C), empty(rows, C)
         self.mean, self.rstd = empty(rows), empty(rows)
         self.qkv = empty(rows, 3 * C)
-        self.hidden = empty(rows, shape.hidden_size)
+        self.qk, self.qk_rstd = self.qkv, empty(0)
+        if shape.qk_norm:
+            self.qk, self.qk_rstd = empty(rows, 2 * C), empty(rows, 2 * shape.num_heads)
+        self.queries = self.qk[:, :C]
+        self.act_out = self.hidden = empty(rows, shape.hidden_size)
+        if shape.mlp == "swiglu":
+            self.hidden = empty(rows, 2 * shape.hidden_size)
         self.lse = empty(1, shape.num_heads, rows)
 
 
@@ -70,7 +78,7 @@ class Decoder:
         self._caches = [KVCache(self.capacity, shape.d_model, bfloat16=self._stored) for _ in range(shape.layers)]
         self._expanded = empty(0)  # scratch for one matrix of a chunk
         self._fused_blocks = [
-            _fused_block(block, cache, shape.num_heads)
+            _fused_block(block, cache, shape)
             for block, cache in zip(self._transformer.blocks, self._caches, strict=True)
         ]
         self._x, self._ln_out = empty(1, shape.d_model), empty(shape.d_model)
@@ -95,10 +103,10 @@ class Decoder:
             chunk = ids[first : first + PREFILL_CHUNK]
             x = self._append_one(chunk) if chunk.size == 1 else self._append_chunk(chunk)
             self.length += chunk.size
-        wte = self._transformer.head.wte
+        ln_f, head = self._transformer.ln_f, self._transformer.head.weight
         logits = empty(self.shape.vocab_size, dtype=PRECISION.compute.storage)
-        # logits = ln_f(x) wteᵀ
-        decoding.logits(logits, self._ln_out, x, *self._transformer.ln_f.tensors, wte)
+        # logits = ln_f(x) Wᵀ
+        decoding.logits(logits, self._ln_out, x, *_norm_tensors(ln_f), head, self.shape.norm == "rms_norm")
         return logits
 
     def decode(self, token: int) -> Array:
@@ -128,7 +136,7 @@ class Decoder:
         for block, cache in zip(self._transformer.blocks, self._caches, strict=True):
             self._extend_cache(block, cache, buffers)
             if block is self._transformer.blocks[-1]:
-                last.x[:], last.qkv[:] = buffers.x[-1:], buffers.qkv[-1:]
+                last.x[:], last.queries = buffers.x[-1:], buffers.queries[-1:]
                 buffers = last
             self._finish_block(block, cache, buffers, end)
         x: Array = last.x[0]
@@ -145,8 +153,7 @@ class Decoder:
 
     def _linear(self, y: Array, x: Array, layer: Linear, residual: Array | None = None) -> None:
         """Write x W + b to `y`, plus `residual` if given; W is expanded to float32 if it is stored in fewer bits."""
-        weight: Any
-        weight, bias = layer.tensors
+        weight: Any = layer.weight
         if self._stored:
             size = layer.in_features * layer.out_features
             if self._expanded.size < size:
@@ -154,7 +161,7 @@ class Decoder:
             expanded = self._expanded[:size].reshape(layer.in_features, layer.out_features)
             conversion.expand(expanded, weight)
             weight = expanded
-        linear.forward(y, x, weight, bias, residual, bfloat16=self._bfloat16)
+        linear.forward(y, x, weight, layer.bias, residual, bfloat16=self._bfloat16)
 
     def _cached(self, cache: NDArray[Any], end: int) -> Array:
         """Return the first `end` rows of a cache as float32, (1, end, C)."""
@@ -166,11 +173,15 @@ class Decoder:
 
     def _extend_cache(self, block: Block, cache: KVCache, buffers: ChunkBuffers) -> None:
         """Compute queries, keys and values of the tokens; append keys and values to the cache."""
-        rows, C = buffers.x.shape
+        (rows, C), attn = buffers.x.shape, block.attn
         # qkv = ln_1(x) W_attn + b_attn
-        layer_norm.forward(buffers.ln_out, buffers.mean, buffers.rstd, buffers.x, *block.ln_1.tensors)
-        self._linear(buffers.qkv, buffers.ln_out, block.attn.c_attn)
-        for stored, new in ((cache.keys, buffers.qkv[:, C : 2 * C]), (cache.values, buffers.qkv[:, 2 * C :])):
+        block.ln_1.normalize(buffers.ln_out, buffers.x, buffers.mean, buffers.rstd)
+        self._linear(buffers.qkv, buffers.ln_out, attn.c_attn)
+        if attn.qk_norm:
+            attn.qk_norm.forward(buffers.qk, buffers.qk_rstd, buffers.qkv)
+        if attn.rotary:
+            attn.rotary.forward(buffers.qk, rows, self.length)
+        for stored, new in ((cache.keys, buffers.qk[:, C : 2 * C]), (cache.values, buffers.qkv[:, 2 * C :])):
             if self._stored:
                 conversion.to_bfloat16(stored[self.length : self.length + rows], new)
             else:
@@ -178,18 +189,17 @@ class Decoder:
 
     def _finish_block(self, block: Block, cache: KVCache, buffers: ChunkBuffers, end: int) -> None:
         """Compute the rest of the block for tokens of which the last has position `end` - 1."""
-        C = buffers.x.shape[1]
-        q, k, v = buffers.qkv[None, :, :C], self._cached(cache.keys, end), self._cached(cache.values, end)
+        q, k, v = buffers.queries[None], self._cached(cache.keys, end), self._cached(cache.values, end)
         # x += softmax(q kᵀ / sqrt(D)) v W_proj + b_proj
         attention.forward(
             buffers.attn_out[None], buffers.lse, q, k, v, self._attention_workspace(), bfloat16=self._bfloat16
         )
         self._linear(buffers.x, buffers.attn_out, block.attn.c_proj, buffers.x)
-        # x += GELU(ln_2(x) W_fc + b_fc) W_proj + b_proj
-        layer_norm.forward(buffers.ln_out, buffers.mean, buffers.rstd, buffers.x, *block.ln_2.tensors)
+        # x += f(ln_2(x) W_fc + b_fc) W_proj + b_proj
+        block.ln_2.normalize(buffers.ln_out, buffers.x, buffers.mean, buffers.rstd)
         self._linear(buffers.hidden, buffers.ln_out, block.mlp.c_fc)
-        gelu.forward(buffers.hidden, buffers.hidden)
-        self._linear(buffers.x, buffers.hidden, block.mlp.c_proj, buffers.x)
+        block.mlp.activate(buffers.act_out, buffers.hidden)
+        self._linear(buffers.x, buffers.act_out, block.mlp.c_proj, buffers.x)
 
     def _attention_workspace(self) -> Array:
         """Return scratch memory of the attention kernel, one row per thread."""
@@ -199,16 +209,24 @@ class Decoder:
         return self._workspace
 
 
-def _fused_block(block: Block, cache: KVCache, heads: int) -> decoding.Block:
+def _fused_block(block: Block, cache: KVCache, shape: ModelShape) -> decoding.Block:
     """Return the fused kernel of a block: all of its forward pass for one token."""
+    attn, mlp = block.attn, block.mlp
+    norms = {} if attn.qk_norm is None else {"q_norm": attn.qk_norm.q_weight, "k_norm": attn.qk_norm.k_weight}
+    tables = {} if attn.rotary is None else dict(zip(("cos", "sin"), attn.rotary.tables, strict=True))
     return decoding.Block(
-        block.ln_1.tensors,
-        block.attn.c_attn.tensors,
-        block.attn.c_proj.tensors,
-        block.ln_2.tensors,
-        block.mlp.c_fc.tensors,
-        block.mlp.c_proj.tensors,
-        cache.keys,
-        cache.values,
-        heads,
-    )
+        _norm_tensors(block.ln_1), _linear_tensors(attn.c_attn), _linear_tensors(attn.c_proj),
+        _norm_tensors(block.ln_2), _linear_tensors(mlp.c_fc), _linear_tensors(mlp.c_proj),
+        cache.keys, cache.values, shape.num_heads,
+        rms_norm=shape.norm == "rms_norm", mlp=shape.mlp, **norms, **tables,
+    )  # fmt: skip
+
+
+def _norm_tensors(norm: LayerNorm | RMSNorm) -> tuple[Array, Array]:
+    """Return weight and bias of a norm; a bias of 0 if it has none."""
+    return norm.weight, zeros(norm.weight.size) if norm.bias is None else norm.bias
+
+
+def _linear_tensors(layer: Linear) -> tuple[Any, Array]:
+    """Return weight, as it is stored, and bias of a linear layer; a bias of 0 if it has none."""
+    return layer.weight, zeros(layer.out_features) if layer.bias is None else layer.bias

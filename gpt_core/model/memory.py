@@ -8,7 +8,7 @@ from gpt_core.model.layers.embedding import WPE, WTE
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import parameter_count, parameter_table
 from gpt_core.model.precision import PRECISION
-from gpt_core.model.stored_weights import WeightFormat, matrix_bytes
+from gpt_core.model.stored_weights import PANEL, TRANSPOSED, WeightFormat, matrix_bytes
 
 
 def weight_bytes(shape: ModelShape) -> int:
@@ -39,14 +39,17 @@ def decode_bytes(shape: ModelShape, position: int, weight_format: WeightFormat =
     """Return the bytes that must be read to decode the token at `position` (from 0), each once.
 
     These are all weights, but one row alone of the position embeddings, and the keys and values up to this position.
-    Token embeddings count in full, as the matrix of the logits. Weights stored in fewer bits have a bfloat16 cache.
+    Token embeddings count in full if they are the matrix of the logits, else one row of them. Weights stored in fewer
+    bits have a bfloat16 cache.
     """
     weights = 0
     for spec in parameter_table(shape):
         if spec.name == WPE:
             weights += PRECISION.weights.bytes * shape.d_model
+        elif spec.name == WTE and not shape.tied_head:
+            weights += matrix_bytes(shape.d_model, PANEL, weight_format) // PANEL
         elif len(spec.shape) == 2:
-            inputs, outputs = reversed(spec.shape) if spec.name == WTE else spec.shape
+            inputs, outputs = reversed(spec.shape) if spec.name in TRANSPOSED else spec.shape
             weights += matrix_bytes(inputs, outputs, weight_format)
         else:
             weights += PRECISION.weights.bytes * spec.size

@@ -2,7 +2,8 @@
 
 The rows of the table are declared by the layers (`gpt_core.model.layers`). Names and layouts are those of Hugging
 Face's `GPT2LMHeadModel`: a linear weight is (in, out), `c_attn` holds the columns of query, key and value side by side,
-and `wte` is both the token embedding and the matrix of the logits.
+and `wte` is both the token embedding and, if the head is tied, the matrix of the logits. A model with other layers than
+GPT-2's has other rows; with a gate, `c_fc` holds the columns of gate and hidden units side by side.
 
 Sizes, initial values, learning-rate groups, weight decay, checkpoint keys and the parameter count derive
 from the table.
@@ -17,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from gpt_core.config.freezing import FINAL_NORM, POSITIONS, TOKENS, frozen_parts, layer_part
+from gpt_core.config.freezing import FINAL_NORM, HEAD, POSITIONS, TOKENS, frozen_parts, layer_part
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels.arrays import ALIGNMENT, Array, zeros
 from gpt_core.model.layers.layer import LrGroup, ParameterSpec
@@ -45,7 +46,7 @@ def part_of(name: str) -> str:
     kind, _, rest = name.partition(".")
     if kind == "h":
         return layer_part(int(rest.partition(".")[0]))
-    return {"wte": TOKENS, "wpe": POSITIONS, "ln_f": FINAL_NORM}[kind]
+    return {"wte": TOKENS, "wpe": POSITIONS, "ln_f": FINAL_NORM, "lm_head": HEAD}[kind]
 
 
 def frozen_names(shape: ModelShape, freeze: str) -> frozenset[str]:
@@ -54,7 +55,7 @@ def frozen_names(shape: ModelShape, freeze: str) -> frozenset[str]:
     Raises:
         ConfigError: The setting does not fit the model.
     """
-    parts = frozen_parts(freeze, shape.layers)
+    parts = frozen_parts(freeze, shape)
     return frozenset(spec.name for spec in parameter_table(shape) if part_of(spec.name) in parts)
 
 

@@ -1,15 +1,16 @@
 """Weights for inference, stored in 32, 16 or 8 bits per value.
 
 Decoding a token takes as long as reading every weight once, so fewer bits are a higher speed. The matrices are
-converted once: those of the blocks, and the token embedding, which is also the matrix of the logits. Vectors and the
-position embedding stay float32.
+converted once: those of the blocks, the token embedding, and the matrix of the logits, which it may also be. Vectors
+and the position embedding stay float32.
 
     float32    4 bytes per value; the weights themselves, not copied
     bfloat16   2 bytes: the upper half of the float32, rounded to nearest
     int8       1 byte, and one float32 scale per output: value = scale * integer, with scale = max |column| / 127
 
 In 16 and 8 bits, a matrix (inputs, outputs) is stored in panels of 64 outputs, in the order in which
-`gpt_core.kernels.decoding` reads it. The outputs of the token embedding are the logits, so its transpose is stored.
+`gpt_core.kernels.decoding` reads it. The outputs of the matrix of the logits (V, C) are its rows, so the transpose is
+stored, and likewise of the token embedding.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import conversion, gemm
 from gpt_core.kernels.arrays import Array, empty, widened
 from gpt_core.model.layers.embedding import WPE, WTE
+from gpt_core.model.layers.head import LM_HEAD
 from gpt_core.model.parameters import Parameters
 from gpt_core.model.precision import ProductFormat
 
@@ -32,6 +34,8 @@ WEIGHT_FORMATS: tuple[WeightFormat, ...] = get_args(WeightFormat)
 StoredMatrix: TypeAlias = NDArray[Any] | tuple[NDArray[np.int8], Array]
 """(I, O) in float32; panels (P, I, 64) of uint16 (the bits of bfloat16); or panels of int8 with scales (P * 64,)"""
 
+TRANSPOSED = (WTE, LM_HEAD)
+"""Matrices (V, C) whose transpose is stored."""
 MAX_INT8 = 127
 PANEL = 64  # outputs; as in `panel_product.h`
 
@@ -39,7 +43,7 @@ PANEL = 64  # outputs; as in `panel_product.h`
 class StoredWeights:
     """Weights of one model in one format.
 
-    `tensors` has the names of `Parameters.tensors`. In 16 and 8 bits, the token embedding is transposed.
+    `tensors` has the names of `Parameters.tensors`. In 16 and 8 bits, those of `TRANSPOSED` are transposed.
     """
 
     def __init__(self, parameters: Parameters, weight_format: WeightFormat = "float32") -> None:
@@ -49,7 +53,7 @@ class StoredWeights:
         self.tensors: dict[str, StoredMatrix] = {
             name: tensor
             if weight_format == "float32" or name == WPE or tensor.ndim == 1
-            else stored(tensor.T if name == WTE else tensor, weight_format)
+            else stored(tensor.T if name in TRANSPOSED else tensor, weight_format)
             for name, tensor in parameters.tensors.items()
         }
 
@@ -74,7 +78,7 @@ class StoredWeights:
         panels, scales = source if isinstance(source, tuple) else (source, None)
         if panels.shape == shape:
             return panels, scales
-        transposed = name == WTE
+        transposed = name in TRANSPOSED
         outputs = shape[0 if transposed else 1]
         values = panels.transpose(1, 0, 2).reshape(panels.shape[1], -1)[:, :outputs]
         if scales is not None:

@@ -29,7 +29,7 @@ ADAMW_WORK = 20  # operations per value
 class Muon(Optimizer):
     """Muon and AdamW. The state is the momentum of all parameters (m) and, of those that AdamW updates, v.
 
-    The matrix of queries, keys and values counts as three.
+    The matrix of queries, keys and values counts as three, that of gates and hidden units as two.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ("muon_m", "adam_v")
@@ -115,9 +115,8 @@ def is_hidden_matrix(spec: ParameterSpec) -> bool:
 
 def column_ranges(spec: ParameterSpec) -> list[tuple[int, int]]:
     """Return (first, width) of the columns of each matrix that a tensor holds: queries, keys and values are three."""
-    parts = 3 if spec.name.endswith(".c_attn.weight") else 1
-    width = spec.shape[1] // parts
-    return [(part * width, width) for part in range(parts)]
+    width = spec.shape[1] // spec.parts
+    return [(part * width, width) for part in range(spec.parts)]
 
 
 def _workspace_size(shape: ModelShape) -> int:

@@ -20,7 +20,7 @@ PHASES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("embedding", (("", "embedding"),)),
     ("norms", (("", "norms"),)),
     ("attention", (("linear layers", "attention_linears"), ("scores and values", "attention_scores"))),
-    ("mlp", (("linear layers", "mlp_linears"), ("gelu", "gelu"))),
+    ("mlp", (("linear layers", "mlp_linears"), ("activation", "activation"))),
     ("dropout", (("", "dropout"),)),
     ("loss and logits", (("", "loss"),)),
     ("optimizer and clipping", (("", "optimizer"),)),

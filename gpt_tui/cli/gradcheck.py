@@ -20,11 +20,13 @@ def gradcheck(options: Namespace) -> int:
         print(json.dumps({"passed": passed, "tensors": [msgspec.to_builtins(row) for row in rows]}))
         return EXIT_OK if passed else EXIT_FAILED
     width = max(len(row.tensor) for row in rows)
-    print(f"{'tensor':<{width}}  {'shape':>9}  {'reference':>11}  {'kernels':>8}")
+    kind = max(len(row.architecture) for row in rows)
+    print(f"{'architecture':<{kind}}  {'tensor':<{width}}  {'shape':>9}  {'reference':>11}  {'kernels':>8}")
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         verdict = "" if row.passed else "  WRONG"
-        print(f"{row.tensor:<{width}}  {shape:>9}  {row.reference_error:>11.1e}  {row.kernel_error:>8.1e}{verdict}")
+        errors = f"{row.reference_error:>11.1e}  {row.kernel_error:>8.1e}{verdict}"
+        print(f"{row.architecture:<{kind}}  {row.tensor:<{width}}  {shape:>9}  {errors}")
     print(
         f"\nreference: relative error of the reference against central differences, limit {REFERENCE_LIMIT:g}\n"
         f"kernels: relative error of the kernels against the reference, limit {KERNEL_LIMIT:g}"

@@ -186,7 +186,7 @@ def test_attention_after_an_odd_number_of_keys_is_computed_in_float32(normal):
 def test_every_gradient_points_in_the_direction_of_the_reference(shape, batch, time):
     parameters = gradcheck.scattered_parameters(shape, 0)
     tokens, targets = gradcheck.random_batch(shape, batch, time, 0)
-    _, expected = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
+    _, expected = reference.loss_and_gradients(parameters, tokens, targets, shape)
     got = Parameters(shape)
     model = GPT(gradcheck.as_parameters(shape, parameters), "bfloat16")
     model.loss_and_gradients(tokens, targets, got, 1.0 / int((targets != reference.NO_TARGET).sum()))

@@ -12,7 +12,7 @@ import pytest
 import safetensors
 from safetensors.numpy import load_file
 
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import SIZES, Settings
 from gpt_core.errors import CheckpointError, SaveError
 from gpt_core.formats import checkpoint as checkpoint_module
 from gpt_core.formats import safetensors as codec
@@ -87,7 +87,7 @@ def test_what_is_written_is_read_back_to_the_bit(path, optimizer_state):
 
 @pytest.mark.parametrize("shape", [(1, 1, 260, 1, 2, 1), (6, 5, 261, 3, 3, 3), (16, 64, 300, 4, 9, 1)])
 def test_shapes_that_are_no_multiples_of_a_cache_line_survive(path, shape):
-    settings = Settings(**dict(zip(SETTINGS.shape.__struct_fields__, shape, strict=True)))
+    settings = Settings(**dict(zip(SIZES, shape, strict=True)))
     written = sample(settings)
     write_checkpoint(path, written)
     assert same_bits(read_checkpoint(path).parameters, written.parameters)

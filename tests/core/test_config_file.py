@@ -73,6 +73,8 @@ def random_settings(seed):
     values["freeze"] = draw.choice(["", "embedding", " Positions,layers 0,"])
     values["encoding"] = draw.choice(["", "cp1252"])
     values |= {"num_heads": 1, "micro_batch_size": 0} | {key: f"/{values[key]}" for key in PATHS}
+    if values["positions"] == "rope":
+        values |= {"freeze": "embedding", "d_model": max(2, values["d_model"] // 2 * 2)}
     if values["hold_out"]:
         values["eval_file"] = ""
     if values["best_metric"] == "accuracy":

@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -194,7 +195,7 @@ def test_a_model_allocates_the_bytes_of_the_formula(hidden_size: int, batch: int
     N, n_threads = batch * time, threads.get_threads()
     per_layer = 5 * N * C + N * F + 4 * N + batch * H * time  # qkv, attn_out, resid_mid; hidden; norms; lse
     model = (L + 1) * N * C + 4 * N + min(N, LOGIT_ROWS) * V  # residual; ln_f, losses, predictions; logits
-    scratch = 3 * N * C + N * F + N * max(F, 3 * C)  # ln_out, d_residual, d_branch; gelu_out; d_qkv or d_hidden
+    scratch = 3 * N * C + N * F + N * max(F, 3 * C)  # ln_out, d_residual, d_branch; act_out; d_qkv or d_hidden
     workspace = n_threads * attention.workspace_size(time, shape.head_size)
     assert allocated == 4 * (L * per_layer + model + scratch + workspace)
     assert allocated == activation_bytes(shape, batch, time, n_threads)
@@ -232,8 +233,7 @@ def test_buffers_and_parameters_take_the_bytes_of_their_dtype() -> None:
 def test_logits_exist_for_a_slice_of_rows_at_a_time() -> None:
     settings = preset("mini")
     rows = settings.batch_size * settings.seq_len
-    without_vocabulary = ModelShape(*(260 if name == "vocab_size" else getattr(settings.shape, name)
-                                      for name in ModelShape.__struct_fields__))  # fmt: skip
+    without_vocabulary = msgspec.structs.replace(settings.shape, vocab_size=260)
     more = activation_bytes(settings.shape, settings.batch_size, settings.seq_len, 2) - activation_bytes(
         without_vocabulary, settings.batch_size, settings.seq_len, 2
     )

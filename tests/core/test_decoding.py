@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_core import reference
+from gpt_core.config.settings import ModelShape
 from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import decoding, threads
 from tests.core.other_levels import OTHER_LEVELS, printed_at
@@ -62,7 +63,9 @@ def test_a_block_equals_the_reference_token_by_token(time, channels, heads, hidd
     threads.set_threads(count)
     rows, keys, values, x = outputs(time, channels, heads, hidden)
     wide = {name: tensor.astype(np.float64) for name, tensor in weights_of(channels, hidden).items()}
-    expected = reference.block_forward(x[None].astype(np.float64), wide, heads)
+    expected = reference.block_forward(
+        x[None].astype(np.float64), wide, ModelShape(channels, hidden, 1, heads, time, 1)
+    )
     assert relative_error(rows, expected["y"][0]) < LIMIT
     assert relative_error(keys, expected["qkv"][0, :, channels : 2 * channels]) < LIMIT
     assert relative_error(values, expected["qkv"][0, :, 2 * channels :]) < LIMIT

@@ -64,7 +64,7 @@ def test_layers_are_counted_from_0_and_ranges_include_both_ends():
 )
 def test_a_bad_value_is_refused_in_one_line(freeze: str, words: str):
     with pytest.raises(ConfigError, match=words) as refused:
-        frozen_parts(freeze, 3)
+        frozen_parts(freeze, SHAPE)
     assert "\n" not in str(refused.value)
 
 
@@ -76,7 +76,7 @@ def test_the_setting_is_checked_against_the_layers_of_the_model():
 
 def test_every_parameter_belongs_to_a_part():
     names = [frozen_names(SHAPE, part) for part in ("embedding", "layers 0-2", "final norm")]
-    assert len(model_parts(SHAPE.layers)) == 6
+    assert len(model_parts(SHAPE)) == 6
     assert set().union(*names) == {spec.name for spec in parameter_table(SHAPE)}
 
 

@@ -58,8 +58,8 @@ def test_the_fixture_has_every_parameter_and_clipped_and_unclipped_gradients(gol
 def test_reference_logits_loss_and_gradients_equal_pytorch(golden):
     weights, shape = under(golden, "weight/"), shape_of(golden)
     tokens, targets = golden["tokens"][0], golden["targets"][0]
-    logits, _, _ = reference.model_forward(weights, tokens, shape.num_heads)
-    loss, gradients = reference.loss_and_gradients(weights, tokens, targets, shape.num_heads)
+    logits, _, _ = reference.model_forward(weights, tokens, shape)
+    loss, gradients = reference.loss_and_gradients(weights, tokens, targets, shape)
     assert relative_error(logits, golden["logits"]) < REFERENCE_LIMIT
     assert loss == pytest.approx(float(golden["loss"]), rel=REFERENCE_LIMIT)
     assert_all_close(gradients, under(golden, "gradient/"), REFERENCE_LIMIT)
@@ -72,7 +72,7 @@ def test_ten_adamw_steps_of_the_reference_equal_pytorch(golden):
     moments = {name: (np.zeros_like(tensor), np.zeros_like(tensor)) for name, tensor in weights.items()}
     losses, norms = [], []
     for step, (tokens, targets) in enumerate(zip(golden["tokens"], golden["targets"], strict=True), start=1):
-        loss, gradients = reference.loss_and_gradients(weights, tokens, targets, shape.num_heads)
+        loss, gradients = reference.loss_and_gradients(weights, tokens, targets, shape)
         gradients, norm = reference.clip_by_global_norm(gradients, bound)
         for name, gradient in gradients.items():
             weights[name], *moments[name] = reference.adamw_step(

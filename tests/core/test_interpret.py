@@ -37,7 +37,7 @@ def tokens():
 @pytest.fixture(scope="module")
 def expected(weights, tokens):
     """Logits, output of the final norm, and the activations of each block, in float64."""
-    return reference.model_forward(weights, tokens, SHAPE.num_heads)
+    return reference.model_forward(weights, tokens, SHAPE)
 
 
 def heads(x):
@@ -71,7 +71,7 @@ def expected_trace(expected, weights, tokens):
             "ln_1": block["ln_1_out"], "attn.q": q, "attn.k": k, "attn.v": v,
             "attn.probabilities": probabilities_of(block["qkv"]), "attn.heads": block["attn_out"],
             "attn.out": block["resid_mid"] - block["x"], "resid_mid": block["resid_mid"], "ln_2": block["ln_2_out"],
-            "mlp.hidden": block["hidden"], "mlp.gelu": block["gelu_out"], "mlp.out": block["y"] - block["resid_mid"],
+            "mlp.hidden": block["hidden"], "mlp.gelu": block["act_out"], "mlp.out": block["y"] - block["resid_mid"],
             "out": block["y"],
         }  # fmt: skip
         found |= {f"h.{layer}.{name}": value for name, value in names.items()}
@@ -180,7 +180,7 @@ def test_predictions_of_a_long_text_are_those_of_the_windows_that_hold_each_toke
     step = seq_len // 2
     for token in range(1, T + 1):
         start = next(start for start in range(0, T, step) if min(token, T - 1) < start + seq_len)
-        logits = reference.model_forward(short, ids[None, start:token], shape.num_heads)[0][0, -1].astype(np.float64)
+        logits = reference.model_forward(short, ids[None, start:token], shape)[0][0, -1].astype(np.float64)
         p = np.exp(logits - logits.max())
         p /= p.sum()
         assert found.ids[0, token - 1].tolist() == np.argsort(-p, kind="stable")[:5].tolist()
@@ -332,7 +332,7 @@ def ablated_logits(weights, tokens, part, means=None):
     """Return the logits without a part: the forward pass of the reference, with its output replaced."""
     x = reference.embedding_forward(tokens, weights["wte.weight"], weights["wpe.weight"])
     for layer, p in enumerate(reference._blocks(weights)):
-        block = reference.block_forward(x, p, SHAPE.num_heads)
+        block = reference.block_forward(x, p, SHAPE)
         here = part.layer == layer
         attn_out, attn = block["attn_out"].copy(), block["resid_mid"] - x
         if here and part.kind == "head":
@@ -474,7 +474,7 @@ def test_dead_units_are_those_that_are_never_positive(weights, tokens):
     bias = weights["h.1.mlp.c_fc.bias"].copy()
     bias[:5] = -1e3
     model = GPT(as_parameters(SHAPE, weights | {"h.1.mlp.c_fc.bias": bias}))
-    blocks = reference.model_forward(weights | {"h.1.mlp.c_fc.bias": bias}, tokens, SHAPE.num_heads)[2]
+    blocks = reference.model_forward(weights | {"h.1.mlp.c_fc.bias": bias}, tokens, SHAPE)[2]
     wanted = [(block["hidden"] <= 0).all(axis=(0, 1)).mean() for block in blocks]
     assert wanted[1] >= 5 / 41
     np.testing.assert_allclose(interpret.dead_units(model, tokens), wanted, rtol=1e-5)
@@ -491,7 +491,7 @@ def test_attribution_equals_finite_differences_of_the_reference(weights, tokens)
 
     def log_p(x):
         for p in reference._blocks(weights):
-            x = reference.block_forward(x, p, SHAPE.num_heads)["y"]
+            x = reference.block_forward(x, p, SHAPE)["y"]
         return np.log(reference.softmax(lens_of(x, weights)[:, -1])[[0, 1], chosen])
 
     x = reference.embedding_forward(short, weights["wte.weight"], weights["wpe.weight"])

@@ -67,8 +67,8 @@ def test_loss_logits_and_gradients_equal_the_reference(shape, batch, time, count
     model = GPT(as_parameters(shape, parameters))
     counted = int((targets != -1).sum())
     gradients, loss_sum, seen = gradients_of(model, tokens, targets, 1.0 / counted)
-    loss, expected = reference.loss_and_gradients(parameters, tokens, targets, shape.num_heads)
-    logits, _, _ = reference.model_forward(parameters, tokens, shape.num_heads)
+    loss, expected = reference.loss_and_gradients(parameters, tokens, targets, shape)
+    logits, _, _ = reference.model_forward(parameters, tokens, shape)
     assert seen == counted
     assert loss_sum / counted == pytest.approx(loss, rel=1e-5)
     assert relative_error(model.logits(tokens), logits) < KERNEL_LIMIT

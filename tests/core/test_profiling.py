@@ -65,7 +65,7 @@ def test_every_call_of_a_step_is_timed_under_its_part(monkeypatch: pytest.Monkey
         "attention_linears": 4 * layers,
         "attention_scores": 2 * layers,
         "mlp_linears": 4 * layers,
-        "gelu": 3 * layers,
+        "activation": 3 * layers,
         "dropout": 0,
         "loss": 4,  # logits, loss, and two products of its gradient
         "optimizer": 2,  # gradient norm and update

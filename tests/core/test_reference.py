@@ -141,7 +141,7 @@ def test_the_loss_is_the_mean_over_positions_with_a_target():
 def test_a_batch_without_targets_has_loss_0_and_gradient_0():
     parameters = gradcheck.scattered_parameters(ONE_BLOCK, 0)
     none = np.full((1, 2), -1, dtype=np.int32)
-    loss, gradients = reference.loss_and_gradients(parameters, np.zeros((1, 2), np.int32), none, 1)
+    loss, gradients = reference.loss_and_gradients(parameters, np.zeros((1, 2), np.int32), none, ONE_BLOCK)
     assert loss == 0.0
     assert not any(gradient.any() for gradient in gradients.values())
 
@@ -156,7 +156,7 @@ def test_extreme_logits_stay_finite():
 def test_the_loss_of_an_untrained_model_is_that_of_a_uniform_guess():
     shape = ModelShape(d_model=24, hidden_size=48, vocab_size=101, num_heads=3, seq_len=8, layers=2)
     tokens, targets = gradcheck.random_batch(shape, 2, 8, seed=0)
-    logits, _, _ = reference.model_forward(reference.initial_parameters(shape, 0), tokens, 3)
+    logits, _, _ = reference.model_forward(reference.initial_parameters(shape, 0), tokens, shape)
     assert reference.cross_entropy_forward(logits, targets) == pytest.approx(np.log(101), abs=0.05)
 
 

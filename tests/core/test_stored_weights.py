@@ -65,7 +65,8 @@ def expected_block(weights, heads, x):
         for name, one in weights.items()
     }
     wide = {name: tensor.astype(np.float64) for name, tensor in values.items()}
-    return reference.block_forward(x[None].astype(np.float64), wide, heads)
+    shape = ModelShape(x.shape[1], values["mlp.c_proj.weight"].shape[0], 1, heads, len(x), 1)
+    return reference.block_forward(x[None].astype(np.float64), wide, shape)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -3,6 +3,7 @@
 For each head, with q, k and v of D = C / H channels:
 
     [q k v] = x W_attn + b_attn
+    q, k = rotated(normalized(q)), rotated(normalized(k))    with `qk_norm`, and with `positions` rope
     P = softmax(q kᵀ / sqrt(D)), over the keys up to the query's position
     y = (P v) W_proj + b_proj
 
@@ -22,6 +23,8 @@ from gpt_core.model.layers.dropout import attention_place, branch_places
 from gpt_core.model.layers.layer import Flops, Layer, Tensors
 from gpt_core.model.layers.linear import Linear
 from gpt_core.model.layers.projection import Projection
+from gpt_core.model.layers.qk_norm import QKNorm
+from gpt_core.model.layers.rotary import RotaryEmbedding
 from gpt_core.model.precision import PRECISION
 
 
@@ -29,7 +32,12 @@ class CausalSelfAttention(Layer):
     """c_attn, attention of each head to itself and earlier positions, c_proj."""
 
     qkv: Array
-    """(N, 3 C): queries, keys and values side by side; `q`, `k` and `v` are views (B, T, C) of it"""
+    """(N, 3 C): queries, keys and values side by side"""
+    qk: Array
+    """(N, 2 C): queries and keys as they are multiplied; without `qk_norm` it is `qkv`, of which they are a part. `q`,
+    `k` and `v` are views (B, T, C) of it and of `qkv`"""
+    qk_rstd: Array
+    """(N, 2 H): statistics of `qk_norm`"""
     lse: Array
     """(B, H, T): log-sum-exp of each query's scores"""
     attn_out: Array
@@ -38,6 +46,8 @@ class CausalSelfAttention(Layer):
     """per thread: keys and values of a head, and a tile of its scores"""
     d_qkv: Array
     """(N, 3 C)"""
+    d_qk: Array
+    """(N, 2 C); without `qk_norm` it is `d_qkv`"""
     d_branch: Array
     """(N, C): gradient of the output before it was dropped"""
     d_attn_out: Array
@@ -48,19 +58,28 @@ class CausalSelfAttention(Layer):
     def __init__(self, shape: ModelShape, name: str, layer: int) -> None:
         C = shape.d_model
         self._shape = shape
-        self.c_attn = Linear(f"{name}.c_attn", C, 3 * C, "normal", "attn")
-        self.c_proj = Projection(f"{name}.c_proj", C, C, "attn", branch_places(layer)[0])
+        self.c_attn = Linear(f"{name}.c_attn", C, 3 * C, "normal", "attn", has_bias=shape.bias, parts=3)
+        self.qk_norm = QKNorm(name, shape.head_size) if shape.qk_norm else None
+        self.rotary = RotaryEmbedding(shape) if shape.positions == "rope" else None
+        self.c_proj = Projection(f"{name}.c_proj", C, C, "attn", branch_places(layer)[0], has_bias=shape.bias)
         self._place = attention_place(layer)
-        super().__init__(self.c_attn, self.c_proj)
+        layers = (self.c_attn, self.qk_norm, self.rotary, self.c_proj)
+        super().__init__(*(layer for layer in layers if layer is not None))
 
     # ---- memory
 
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
-        """Return the saved activations: 4 N C + B H T values; and what the layers share."""
+        """Return the saved activations: 4 N C + B H T values, with `qk_norm` 6 N C; and what the layers share."""
         N, C = size.rows, self._shape.d_model
         workspace = attention.workspace_size(size.time, self._shape.head_size)
+        normalized = (
+            Buffer("qk", (N, 2 * C)),
+            Buffer("qk_rstd", (N, 2 * self._shape.num_heads), dtype=PRECISION.compute),
+            Buffer("d_qk", (N, 2 * C), "gradient"),
+        )
         return (
             Buffer("qkv", (N, 3 * C)),
+            *(normalized if self.qk_norm else ()),
             Buffer("lse", (size.batch, self._shape.num_heads, size.time), dtype=PRECISION.compute),
             Buffer("attn_out", (N, C)),
             Buffer("workspace", (size.threads, workspace), "scratch", dtype=PRECISION.compute),
@@ -75,19 +94,21 @@ class CausalSelfAttention(Layer):
     def allocate(self, size: BatchShape, uses: frozenset[Use], pool: BufferPool) -> None:
         """Set the buffers with one of these uses, and the views of them that the kernel takes."""
         super().allocate(size, uses, pool)
-        C = self._shape.d_model
+        C, self._time = self._shape.d_model, size.time
 
         def by_batch(rows: Array) -> Array:
             return rows.reshape(size.batch, size.time, -1)
 
-        def split(qkv: Array) -> tuple[Array, Array, Array]:
-            return qkv[..., :C], qkv[..., C : 2 * C], qkv[..., 2 * C :]
+        def split(qk: Array, qkv: Array) -> tuple[Array, Array, Array]:
+            return by_batch(qk)[..., :C], by_batch(qk)[..., C : 2 * C], by_batch(qkv)[..., 2 * C :]
 
         if "saved" in uses:
-            self.q, self.k, self.v = split(by_batch(self.qkv))
+            self.qk = self.qk if self.qk_norm else self.qkv
+            self.q, self.k, self.v = split(self.qk, self.qkv)
             self._attn_out = by_batch(self.attn_out)
         if "gradient" in uses:
-            self._d_q, self._d_k, self._d_v = split(by_batch(self.d_qkv))
+            self.d_qk = self.d_qk if self.qk_norm else self.d_qkv
+            self._d_q, self._d_k, self._d_v = split(self.d_qk, self.d_qkv)
             self._d_attn_out = by_batch(self.d_attn_out)
 
     def kv_cache_size(self, positions: int) -> int:
@@ -115,6 +136,10 @@ class CausalSelfAttention(Layer):
         """Write residual + attention(x) to `y`; all (N, C)."""
         # qkv = x W_attn + b_attn
         self.c_attn.forward(self.qkv, x)
+        if self.qk_norm:
+            self.qk_norm.forward(self.qk, self.qk_rstd, self.qkv)
+        if self.rotary:
+            self.rotary.forward(self.qk, self._time)
         # attn_out = (M * softmax(q kᵀ / sqrt(D))) v;  lse = log(sum(exp(q kᵀ / sqrt(D))))
         attention.forward(
             self._attn_out, self.lse, self.q, self.k, self.v, self.workspace, self.bfloat16, *self._dropout_of_scores()
@@ -133,6 +158,10 @@ class CausalSelfAttention(Layer):
             self._d_q, self._d_k, self._d_v, self._d_attn_out, self._attn_out, self.lse,
             self.q, self.k, self.v, self.workspace, self.bfloat16, *self._dropout_of_scores(),
         )  # fmt: skip
+        if self.rotary:
+            self.rotary.backward(self.d_qk, self._time)
+        if self.qk_norm:
+            self.qk_norm.backward(self.d_qkv, self.d_qk, self.qkv, self.qk_rstd, gradients)
         # d_x = d_qkv W_attnᵀ
         self.c_attn.backward(self.d_x, self.d_qkv, x, gradients)
         return self.d_x

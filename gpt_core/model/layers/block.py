@@ -1,4 +1,7 @@
-"""Transformer block with pre-normalization: attention and MLP, each added to the residual stream."""
+"""Transformer block with pre-normalization: attention and MLP, each added to the residual stream.
+
+The settings choose its layers: either norm, and an MLP with or without a gate.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,15 @@ from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.layer import Layer, Tensors
 from gpt_core.model.layers.mlp import MLP
 from gpt_core.model.layers.norm import LayerNorm
+from gpt_core.model.layers.rms_norm import RMSNorm
+from gpt_core.model.layers.swiglu import SwiGLU
+
+
+def norm_layer(shape: ModelShape, name: str) -> LayerNorm | RMSNorm:
+    """Return the norm that the settings choose."""
+    if shape.norm == "rms_norm":
+        return RMSNorm(name, shape.d_model)
+    return LayerNorm(name, shape.d_model, has_bias=shape.bias)
 
 
 class Block(Layer):
@@ -22,10 +34,10 @@ class Block(Layer):
     def __init__(self, shape: ModelShape, layer: int) -> None:
         name = f"h.{layer}"
         self._shape = shape
-        self.ln_1 = LayerNorm(f"{name}.ln_1", shape.d_model)
+        self.ln_1 = norm_layer(shape, f"{name}.ln_1")
         self.attn = CausalSelfAttention(shape, f"{name}.attn", layer)
-        self.ln_2 = LayerNorm(f"{name}.ln_2", shape.d_model)
-        self.mlp = MLP(shape, f"{name}.mlp", layer)
+        self.ln_2 = norm_layer(shape, f"{name}.ln_2")
+        self.mlp = (SwiGLU if shape.mlp == "swiglu" else MLP)(shape, f"{name}.mlp", layer)
         super().__init__(self.ln_1, self.attn, self.ln_2, self.mlp)
 
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:

@@ -1,5 +1,7 @@
 """Embedding: the sum of a token's vector and its position's vector, the start of the residual stream.
 
+With rotary positions (`gpt_core.model.layers.rotary`) it is the token's vector alone.
+
 In training with dropout, M of `gpt_core.model.layers.dropout` times that sum.
 """
 
@@ -13,7 +15,7 @@ from gpt_core.model.layers.dropout import EMBEDDING
 from gpt_core.model.layers.layer import Ids, Layer, ParameterSpec, Tensors
 
 WTE = "wte.weight"
-"""Token embeddings (V, C); also the matrix of the logits (`gpt_core.model.layers.head`)."""
+"""Token embeddings (V, C); also the matrix of the logits, if the head is tied (`gpt_core.model.layers.head`)."""
 WPE = "wpe.weight"
 """Learned position embeddings (T, C)."""
 
@@ -22,7 +24,7 @@ class Embedding(Layer):
     """x = wte[token] + wpe[position]."""
 
     wte: Array
-    wpe: Array
+    wpe: Array | None
     out: Array
     """(N, C)"""
 
@@ -31,12 +33,12 @@ class Embedding(Layer):
         self._shape = shape
 
     def own_parameters(self) -> tuple[ParameterSpec, ...]:
-        """Return both tables; positions do not decay."""
+        """Return the tables; positions do not decay."""
         shape = self._shape
-        return (
-            ParameterSpec(WTE, (shape.vocab_size, shape.d_model), "normal", "unembed", True),
-            ParameterSpec(WPE, (shape.seq_len, shape.d_model), "normal", "pos", False),
-        )
+        tokens = ParameterSpec(WTE, (shape.vocab_size, shape.d_model), "normal", "unembed", True)
+        if shape.positions == "rope":
+            return (tokens,)
+        return tokens, ParameterSpec(WPE, (shape.seq_len, shape.d_model), "normal", "pos", False)
 
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
         """Return the output, which is saved as the first block's input."""
@@ -44,7 +46,7 @@ class Embedding(Layer):
 
     def bind(self, weights: Tensors) -> None:
         """Use these weights."""
-        self.wte, self.wpe = weights[WTE], weights[WPE]
+        self.wte, self.wpe = weights[WTE], weights.get(WPE)
 
     def forward(self, tokens: Ids, time: int) -> Array:
         """Return the vectors of tokens (N,): sequences of `time` tokens, each from position 0."""
@@ -54,10 +56,10 @@ class Embedding(Layer):
         return self.out
 
     def backward(self, d_out: Array, tokens: Ids, time: int, gradients: Tensors) -> None:
-        """Add to the gradients of both tables. With dropout, `d_out` becomes the gradient of the sum."""
+        """Add to the gradients of the tables. With dropout, `d_out` becomes the gradient of the sum."""
         self._drop(d_out)
         # d_wte[token] += d_out;  d_wpe[position] += d_out
-        embedding.backward(gradients[WTE], gradients[WPE], tokens, d_out, time)
+        embedding.backward(gradients[WTE], gradients.get(WPE), tokens, d_out, time)
 
     def _drop(self, rows: Array) -> None:
         """Multiply the output, or its gradient, by M in place."""

@@ -1,7 +1,9 @@
-"""Language-model head: logits and cross-entropy loss. Its matrix is the token embedding (weight tying).
+"""Language-model head: logits and cross-entropy loss.
 
-    logits = x wteᵀ
+    logits = x Wᵀ
     loss = log(sum(exp(logits))) - logits[target], in nats, for each target that is not -1
+
+W is the token embedding (weight tying, Press and Wolf 2017) or, with `tied_head` false, a matrix of its own.
 
 The logits of a batch, (N, V), would be the largest array of the model. They are computed for a slice of rows at a time.
 """
@@ -17,18 +19,20 @@ from gpt_core.kernels import cross_entropy, linear
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.embedding import WTE
-from gpt_core.model.layers.layer import Flops, Ids, Layer, Tensors
+from gpt_core.model.layers.layer import Flops, Ids, Layer, ParameterSpec, Tensors
 from gpt_core.model.precision import INT32, PRECISION
 
 LOGITS_BUDGET = 4 * 1024 * 1024  # values of logits that exist at once: 16 MiB
 MIN_LOGIT_ROWS = 16  # rows of one slice, however large the vocabulary
+LM_HEAD = "lm_head.weight"
+"""Matrix of the logits (V, C) of a model whose head is not tied."""
 
 
 class Head(Layer):
     """Logits, loss, and the gradient of both."""
 
-    wte: Array
-    """(V, C), owned by the embedding"""
+    weight: Array
+    """W (V, C)"""
     logits: Array
     """(R, V): of one slice of rows; the backward pass replaces them by their gradient"""
     losses: Array
@@ -41,6 +45,13 @@ class Head(Layer):
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self._shape = shape
+        self.weight_name = WTE if shape.tied_head else LM_HEAD
+
+    def own_parameters(self) -> tuple[ParameterSpec, ...]:
+        """Return W, unless it is that of the embedding."""
+        if self._shape.tied_head:
+            return ()
+        return (ParameterSpec(LM_HEAD, (self._shape.vocab_size, self._shape.d_model), "normal", "unembed", True),)
 
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
         """Return one slice of logits, losses and predictions; and what the layers share."""
@@ -59,19 +70,19 @@ class Head(Layer):
 
     def bind(self, weights: Tensors) -> None:
         """Use these weights."""
-        self.wte = weights[WTE]
+        self.weight = weights[self.weight_name]
 
     def freeze(self, names: Set[str]) -> None:
         """Choose whether the gradient of the matrix is needed."""
-        self.is_trained = WTE not in names
+        self.is_trained = self.weight_name not in names
 
     def logits_by_slice(self, x: Array) -> Iterator[tuple[slice, Array]]:
         """Yield (rows, logits of these rows) for x (N, C). Every slice uses the same buffer."""
         for first in range(0, x.shape[0], self.logits.shape[0]):
             rows = slice(first, min(first + self.logits.shape[0], x.shape[0]))
             logits = self.logits[: rows.stop - rows.start]
-            # logits (R, V) = x (R, C) wteᵀ (C, V)
-            linear.product(logits, x[rows], self.wte, transpose_b=True, bfloat16=self.bfloat16)
+            # logits (R, V) = x (R, C) Wᵀ (C, V)
+            linear.product(logits, x[rows], self.weight, transpose_b=True, bfloat16=self.bfloat16)
             yield rows, logits
 
     def forward(self, x: Array, targets: Ids) -> float:
@@ -84,15 +95,15 @@ class Head(Layer):
     def forward_backward(self, x: Array, targets: Ids, gradients: Tensors, weight: float) -> tuple[float, Array]:
         """Return the sum of the losses and `d_x`, the gradient of weight * sum of losses.
 
-        The gradient of wte is added to `gradients`, unless wte is frozen.
+        The gradient of W is added to `gradients`, unless W is frozen.
         """
-        d_wte = gradients[WTE]
+        d_weight = gradients[self.weight_name]
         for rows, logits in self.logits_by_slice(x):
             # d_logits = weight * (softmax(logits) - onehot(target)), in place of the logits
             cross_entropy.forward_backward(self.losses[rows], logits, targets[rows], weight)
-            # d_x (R, C) = d_logits (R, V) wte (V, C)
-            linear.product(self.d_x[rows], logits, self.wte, bfloat16=self.bfloat16)
+            # d_x (R, C) = d_logits (R, V) W (V, C)
+            linear.product(self.d_x[rows], logits, self.weight, bfloat16=self.bfloat16)
             if self.is_trained:
-                # d_wte (V, C) += d_logitsᵀ (V, R) x (R, C)
-                linear.product(d_wte, logits, x[rows], transpose_a=True, accumulate=True, bfloat16=self.bfloat16)
+                # d_W (V, C) += d_logitsᵀ (V, R) x (R, C)
+                linear.product(d_weight, logits, x[rows], transpose_a=True, accumulate=True, bfloat16=self.bfloat16)
         return float(self.losses.sum(dtype=np.float64)), self.d_x

@@ -37,6 +37,8 @@ class ParameterSpec(NamedTuple):
     init: Init
     lr_group: LrGroup
     decay: bool
+    parts: int = 1
+    """linear maps that a matrix holds, as equally wide ranges of its columns"""
 
     @property
     def size(self) -> int:

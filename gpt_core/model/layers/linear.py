@@ -1,4 +1,4 @@
-"""Linear layer: y = x W + b, with the weight stored as (in, out), as in GPT-2's `Conv1D`."""
+"""Linear layer: y = x W + b, or without b, with the weight stored as (in, out), as in GPT-2's `Conv1D`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,41 @@ class Linear(Layer):
     """
 
     weight: Array
-    bias: Array
+    bias: Array | None
 
-    def __init__(self, name: str, in_features: int, out_features: int, init: Init, lr_group: LrGroup) -> None:
+    def __init__(
+        self, name: str, in_features: int, out_features: int, init: Init, lr_group: LrGroup,
+        *, has_bias: bool = True, parts: int = 1,
+    ) -> None:  # fmt: skip
+        """Create the layer.
+
+        Args:
+            name: Name before `.weight` and `.bias`.
+            in_features: Channels of the input.
+            out_features: Channels of the output.
+            init: Initial values of W.
+            lr_group: Learning rate.
+            has_bias: False for a layer without b.
+            parts: Linear maps whose outputs are side by side.
+        """
         super().__init__()
         self.weight_name, self.bias_name = f"{name}.weight", f"{name}.bias"
         self.in_features, self.out_features = in_features, out_features
         self._init: Init = init
         self._lr_group: LrGroup = lr_group
+        self._has_bias, self._parts = has_bias, parts
 
     def own_parameters(self) -> tuple[ParameterSpec, ...]:
         """W decays, b does not."""
-        return (
-            ParameterSpec(self.weight_name, (self.in_features, self.out_features), self._init, self._lr_group, True),
-            ParameterSpec(self.bias_name, (self.out_features,), "zeros", self._lr_group, False),
-        )
+        size = (self.in_features, self.out_features)
+        weight = ParameterSpec(self.weight_name, size, self._init, self._lr_group, True, self._parts)
+        if not self._has_bias:
+            return (weight,)
+        return weight, ParameterSpec(self.bias_name, (self.out_features,), "zeros", self._lr_group, False)
 
     def bind(self, weights: Tensors) -> None:
         """Use these weights."""
-        self.weight, self.bias = weights[self.weight_name], weights[self.bias_name]
-
-    @property
-    def tensors(self) -> tuple[Array, Array]:
-        """Weight and bias."""
-        return self.weight, self.bias
+        self.weight, self.bias = weights[self.weight_name], weights.get(self.bias_name)
 
     def forward(self, y: Array, x: Array, residual: Array | None = None) -> None:
         """Write x W + b to `y`, plus `residual` if given."""
@@ -47,7 +58,7 @@ class Linear(Layer):
     def backward(self, d_x: Array, d_y: Array, x: Array, gradients: Tensors) -> None:
         """Write the gradient of the input to `d_x`; add those of the parameters to `gradients`."""
         # d_x = d_y Wᵀ;  d_W += xᵀ d_y;  d_b += sum of the rows of d_y
-        d_weight, d_bias = gradients[self.weight_name], gradients[self.bias_name]
+        d_weight, d_bias = gradients[self.weight_name], gradients.get(self.bias_name)
         linear.backward(d_x, d_weight, d_bias, d_y, x, self.weight, bfloat16=self.bfloat16)
 
     def flops(self, rows: int) -> int:

@@ -1,4 +1,7 @@
-"""Feed-forward network of a block: y = GELU(x W_fc + b_fc) W_proj + b_proj, with GELU's tanh approximation.
+"""Feed-forward network of a block: y = f(x W_fc + b_fc) W_proj + b_proj.
+
+f is GELU in its tanh approximation (Hendrycks and Gimpel 2016) or, with `mlp` relu_squared, max(x, 0)² (So et al. 2021,
+"Primer"). `gpt_core.model.layers.swiglu` has a gate.
 
 In training with dropout, the output is multiplied by M of `gpt_core.model.layers.dropout`.
 """
@@ -6,7 +9,7 @@ In training with dropout, the output is multiplied by M of `gpt_core.model.layer
 from __future__ import annotations
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels import gelu
+from gpt_core.kernels import gelu, relu_squared
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.dropout import branch_places
@@ -16,14 +19,14 @@ from gpt_core.model.layers.projection import Projection
 
 
 class MLP(Layer):
-    """c_fc to F hidden units, GELU (Hendrycks and Gimpel 2016), c_proj back to C channels."""
+    """c_fc to F hidden units, GELU or squared ReLU, c_proj back to C channels."""
 
     hidden: Array
-    """(N, F): before GELU"""
-    gelu_out: Array
+    """(N, F): before the activation"""
+    act_out: Array
     """(N, F): computed again in the backward pass"""
     d_hidden: Array
-    """(N, F): gradient after GELU, then, in place, before it"""
+    """(N, F): gradient after the activation, then, in place, before it"""
     d_branch: Array
     """(N, C): gradient of the output before it was dropped"""
     d_x: Array
@@ -32,8 +35,9 @@ class MLP(Layer):
     def __init__(self, shape: ModelShape, name: str, layer: int) -> None:
         C, F = shape.d_model, shape.hidden_size
         self._shape = shape
-        self.c_fc = Linear(f"{name}.c_fc", C, F, "normal", "mlp")
-        self.c_proj = Projection(f"{name}.c_proj", F, C, "mlp", branch_places(layer)[1])
+        self._kernel = relu_squared if shape.mlp == "relu_squared" else gelu
+        self.c_fc = Linear(f"{name}.c_fc", C, F, "normal", "mlp", has_bias=shape.bias)
+        self.c_proj = Projection(f"{name}.c_proj", F, C, "mlp", branch_places(layer)[1], has_bias=shape.bias)
         super().__init__(self.c_fc, self.c_proj)
 
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
@@ -41,7 +45,7 @@ class MLP(Layer):
         N, C, F = size.rows, self._shape.d_model, self._shape.hidden_size
         return (
             Buffer("hidden", (N, F)),
-            Buffer("gelu_out", (N, F), "scratch"),
+            Buffer("act_out", (N, F), "scratch"),
             Buffer("d_hidden", (N, F), "gradient", "d_inner"),
             # d_branch is no longer needed when d_x is written
             Buffer("d_branch", (N, C), "gradient", "d_branch"),
@@ -57,22 +61,31 @@ class MLP(Layer):
         """Write residual + MLP(x) to `y`; all (N, C)."""
         # hidden = x W_fc + b_fc
         self.c_fc.forward(self.hidden, x)
-        # y = M * (GELU(hidden) W_proj + b_proj) + residual
+        # y = M * (f(hidden) W_proj + b_proj) + residual
         self.c_proj.add_to(y, self.activated(), residual)
 
     def activated(self) -> Array:
-        """Return GELU of the hidden units (N, F), which is valid until another MLP runs."""
-        # gelu_out = GELU(hidden)
-        gelu.forward(self.gelu_out, self.hidden)
-        return self.gelu_out
+        """Return f of the hidden units (N, F), which is valid until another MLP runs."""
+        self.activate(self.act_out, self.hidden)
+        return self.act_out
+
+    def activate(self, y: Array, hidden: Array) -> None:
+        """Write f of the hidden units to `y`, which may be `hidden`; both (N, F)."""
+        # y = f(hidden)
+        self._kernel.forward(y, hidden)
+
+    @property
+    def units(self) -> Array:
+        """Hidden units before the activation (N, F); those above 0 fire."""
+        return self.hidden
 
     def backward(self, d_y: Array, x: Array, gradients: Tensors) -> Array:
         """Return the gradient of `x` for the gradient `d_y` of the output; add those of the parameters."""
-        # d_gelu_out = (M * d_y) W_projᵀ, with gelu_out computed again: it was not saved
+        # d_act_out = (M * d_y) W_projᵀ, with act_out computed again: it was not saved
         d_branch = self.c_proj.branch_gradient(d_y, self.d_branch)
         self.c_proj.backward(self.d_hidden, d_branch, self.activated(), gradients)
-        # d_hidden = d_gelu_out * GELU'(hidden)
-        gelu.backward(self.d_hidden, self.d_hidden, self.hidden)
+        # d_hidden = d_act_out * f'(hidden)
+        self._kernel.backward(self.d_hidden, self.d_hidden, self.hidden)
         # d_x = d_hidden W_fcᵀ
         self.c_fc.backward(self.d_x, self.d_hidden, x, gradients)
         return self.d_x

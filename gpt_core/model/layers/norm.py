@@ -1,4 +1,7 @@
-"""Layer normalization (Ba et al. 2016): y = (x - mean) / sqrt(variance + 1e-5) * weight + bias, per row."""
+"""Layer normalization (Ba et al. 2016): y = (x - mean) / sqrt(variance + 1e-5) * weight + bias, per row.
+
+A model without biases (`bias`) has none here, either.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class LayerNorm(Layer):
     """
 
     weight: Array
-    bias: Array
+    bias: Array | None
     mean: Array
     """(N,) of each row"""
     rstd: Array
@@ -24,17 +27,17 @@ class LayerNorm(Layer):
     ln_out: Array
     """(N, C)"""
 
-    def __init__(self, name: str, channels: int) -> None:
+    def __init__(self, name: str, channels: int, *, has_bias: bool = True) -> None:
         super().__init__()
         self.weight_name, self.bias_name = f"{name}.weight", f"{name}.bias"
-        self._channels = channels
+        self._channels, self._has_bias = channels, has_bias
 
     def own_parameters(self) -> tuple[ParameterSpec, ...]:
         """Scale and shift per channel; neither decays."""
-        return (
-            ParameterSpec(self.weight_name, (self._channels,), "ones", "norm", False),
-            ParameterSpec(self.bias_name, (self._channels,), "zeros", "norm", False),
-        )
+        weight = ParameterSpec(self.weight_name, (self._channels,), "ones", "norm", False)
+        if not self._has_bias:
+            return (weight,)
+        return weight, ParameterSpec(self.bias_name, (self._channels,), "zeros", "norm", False)
 
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
         """Return the statistics, saved, and the output, shared."""
@@ -46,23 +49,29 @@ class LayerNorm(Layer):
 
     def bind(self, weights: Tensors) -> None:
         """Use these weights."""
-        self.weight, self.bias = weights[self.weight_name], weights[self.bias_name]
-
-    @property
-    def tensors(self) -> tuple[Array, Array]:
-        """Weight and bias."""
-        return self.weight, self.bias
+        self.weight, self.bias = weights[self.weight_name], weights.get(self.bias_name)
 
     def forward(self, x: Array) -> Array:
         """Normalize x (N, C); return the output, which is valid until another norm runs."""
-        # ln_out = (x - mean) * rstd * weight + bias
-        layer_norm.forward(self.ln_out, self.mean, self.rstd, x, self.weight, self.bias)
+        self.normalize(self.ln_out, x, self.mean, self.rstd)
         return self.ln_out
+
+    def normalize(self, y: Array, x: Array, mean: Array, rstd: Array) -> None:
+        """Write the normalized x to `y`, both (N, C), and the statistics of its rows to `mean` and `rstd`, (N,)."""
+        # y = (x - mean) * rstd * weight + bias
+        layer_norm.forward(y, mean, rstd, x, self.weight, self.bias)
 
     def backward(self, d_x: Array, d_ln_out: Array, x: Array, gradients: Tensors) -> None:
         """Add the gradient of the input to `d_x`, and those of the parameters to `gradients`."""
         # n = (x - mean) * rstd;  d_n = d_ln_out * weight
         # d_x += (d_n - mean(d_n) - n * mean(d_n * n)) * rstd;  d_weight += sum(d_ln_out * n);  d_bias += sum(d_ln_out)
         layer_norm.backward(
-            d_x, gradients[self.weight_name], gradients[self.bias_name], d_ln_out, x, self.mean, self.rstd, self.weight
+            d_x,
+            gradients[self.weight_name],
+            gradients.get(self.bias_name),
+            d_ln_out,
+            x,
+            self.mean,
+            self.rstd,
+            self.weight,
         )

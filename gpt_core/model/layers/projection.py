@@ -15,8 +15,10 @@ from gpt_core.model.layers.linear import Linear
 class Projection(Linear):
     """The linear layer c_proj of attention and MLP."""
 
-    def __init__(self, name: str, in_features: int, out_features: int, lr_group: LrGroup, place: int) -> None:
-        super().__init__(name, in_features, out_features, "residual", lr_group)
+    def __init__(
+        self, name: str, in_features: int, out_features: int, lr_group: LrGroup, place: int, *, has_bias: bool = True
+    ) -> None:
+        super().__init__(name, in_features, out_features, "residual", lr_group, has_bias=has_bias)
         self._place = place
 
     def add_to(self, y: Array, x: Array, residual: Array) -> None:

@@ -1,4 +1,6 @@
-"""GPT-2's layers in the order of the forward pass (Radford et al. 2019): embedding, blocks, final norm, head.
+"""The layers in the order of the forward pass: embedding, blocks, final norm, head.
+
+By default they are those of GPT-2 (Radford et al. 2019). The settings of the group "architecture" choose others.
 
 The parameter table, FLOPs and memory of the model are those of this layer.
 """
@@ -9,12 +11,11 @@ from collections.abc import Callable
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels.arrays import Array
-from gpt_core.model.layers.block import Block
+from gpt_core.model.layers.block import Block, norm_layer
 from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.embedding import Embedding
 from gpt_core.model.layers.head import Head
 from gpt_core.model.layers.layer import Ids, Layer, Tensors
-from gpt_core.model.layers.norm import LayerNorm
 
 
 class Transformer(Layer):
@@ -27,7 +28,7 @@ class Transformer(Layer):
         self._shape = shape
         self.embedding = Embedding(shape)
         self.blocks = [Block(shape, number) for number in range(shape.layers)]
-        self.ln_f = LayerNorm("ln_f", shape.d_model)
+        self.ln_f = norm_layer(shape, "ln_f")
         self.head = Head(shape)
         super().__init__(self.embedding, *self.blocks, self.ln_f, self.head)
 

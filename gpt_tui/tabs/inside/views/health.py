@@ -105,10 +105,11 @@ def health_rows(points: Sequence[HealthPoint]) -> list[HealthRow]:
     """Return the rows: the tensors in the order of the forward pass, and units after the tensors of their layer."""
     values = np.stack([point.values for point in points])  # (points, 3, tensors)
     rows: list[HealthRow] = []
-    for number, name in enumerate(points[-1].tensors):
+    names = points[-1].tensors
+    for number, (name, following) in enumerate(zip(names, [*names[1:], ""], strict=True)):
         norms, grad_norms, ratios = values[:, :, number].T
         rows.append(HealthRow(name, norms, grad_norms, ratios, False))
-        if name.endswith("mlp.c_fc.bias"):
+        if ".mlp.c_fc." in name and ".mlp.c_fc." not in following:
             layer = int(name.split(".")[1])
             dead = np.array([point.dead_units[layer] for point in points], np.float32)
             unknown = np.full(len(points), np.nan, np.float32)

@@ -1,0 +1,75 @@
+"""SwiGLU: y = silu(gate) * up, with silu(x) = x / (1 + exp(-x)) (Shazeer 2020, "GLU Variants Improve Transformer")."""
+
+from cython.parallel cimport prange
+
+from gpt_core.kernels.fast_math cimport fast_exp
+from gpt_core.kernels.shapes cimport check_equal
+from gpt_core.kernels.threads cimport threads_for
+
+cdef enum:
+    WORK = 2  # cost of one output, in units of that of GELU
+
+
+def forward(
+    float[:, ::1] y,
+    const float[:, ::1] x,
+):
+    """Compute y = silu(gate) * up for x = gate | up.
+
+    Shape:
+        y (N, F); x (N, 2F).
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
+    cdef Py_ssize_t N = y.shape[0], F = y.shape[1], n
+    check_equal("swiglu: rows of x", x.shape[0], N)
+    check_equal("swiglu: channels of x", x.shape[1], 2 * F)
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(WORK * N * F)):
+        _forward_row(&y[n, 0], &x[n, 0], &x[n, F], F)
+
+
+def backward(
+    float[:, ::1] d_x,
+    const float[:, ::1] d_y,
+    const float[:, ::1] x,
+):
+    """Compute the gradients of gate | up. With s = 1 / (1 + exp(-gate)):
+
+        d_gate = d_y * up * s (1 + gate (1 - s));  d_up = d_y * gate * s
+
+    Shape:
+        d_x, x (N, 2F); d_y (N, F).
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
+    cdef Py_ssize_t N = d_y.shape[0], F = d_y.shape[1], n
+    check_equal("swiglu: rows of d_x", d_x.shape[0], N)
+    check_equal("swiglu: channels of d_x", d_x.shape[1], 2 * F)
+    check_equal("swiglu: rows of x", x.shape[0], N)
+    check_equal("swiglu: channels of x", x.shape[1], 2 * F)
+    for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(WORK * N * F)):
+        _backward_row(&d_x[n, 0], &d_x[n, F], &d_y[n, 0], &x[n, 0], &x[n, F], F)
+
+
+cdef void _forward_row(float *y, const float *gate, const float *up, Py_ssize_t F) noexcept nogil:
+    cdef Py_ssize_t f
+    for f in range(F):
+        y[f] = gate[f] / (<float>1.0 + fast_exp(-gate[f])) * up[f]
+
+
+cdef void _backward_row(
+    float *d_gate,
+    float *d_up,
+    const float *d_y,
+    const float *gate,
+    const float *up,
+    Py_ssize_t F,
+) noexcept nogil:
+    cdef Py_ssize_t f
+    cdef float s
+    for f in range(F):
+        s = <float>1.0 / (<float>1.0 + fast_exp(-gate[f]))
+        d_gate[f] = d_y[f] * up[f] * s * (<float>1.0 + gate[f] * (<float>1.0 - s))
+        d_up[f] = d_y[f] * gate[f] * s
