@@ -11,10 +11,10 @@ from types import MappingProxyType
 
 import msgspec
 
-from gpt_core.config.settings import GPT2, ModelShape
+from gpt_core.config.settings import GPT2, QWEN3, ModelShape
 from gpt_core.errors import ExportError
 
-LAYERS: Mapping[str, Mapping[str, object]] = MappingProxyType({"gpt2": GPT2})
+LAYERS: Mapping[str, Mapping[str, object]] = MappingProxyType({"gpt2": GPT2, "qwen3": QWEN3})
 """Settings of the layers of each architecture."""
 
 

@@ -15,6 +15,7 @@ from gpt_core.bridges.self_check import Exported
 from gpt_core.errors import ExportError, GptError
 from gpt_core.formats import gguf
 from gpt_core.formats.gguf import GgufError, Tensor, Value
+from gpt_core.kernels.arrays import Array
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.layers.embedding import WPE
 from gpt_core.model.parameters import Parameters
@@ -38,22 +39,17 @@ def write_model(bundle: ModelBundle, path: Path, number_type: str, progress: Pro
         ExportError: The format cannot express layers or tokenizer, or weights are too large for the number type.
         OSError: The file cannot be written.
     """
-    architecture_of(bundle.settings.shape)
-    tensors = [
-        Tensor(
-            gguf_model.tensor_name(name),
-            gguf_model.tensor_view(bundle.parameters, name),
-            _number_type(name, bundle.parameters, number_type),
-        )
-        for name in bundle.parameters.tensors
-    ]
+    shape, tensors = bundle.settings.shape, []
+    for place in gguf_model.places(shape):
+        view = place.view(bundle.parameters[place.parameter])
+        tensors.append(Tensor(place.name, view, _number_type(place.parameter, view, number_type)))
     values = {
-        "general.architecture": gguf_model.ARCHITECTURE,
+        "general.architecture": architecture_of(shape),
         "general.type": "model",
         "general.name": f"gpt-tui {bundle.preset_name or 'model'}, step {bundle.step}",
         "general.file_type": FILE_TYPES[number_type],
         "general.quantization_version": QUANTIZATION_VERSION,
-        **gguf_model.shape_values(bundle.settings.shape),
+        **gguf_model.shape_values(shape),
         **tokenizer_values(bundle.tokenizer),
     }
     files.write_new(path, _with_progress(gguf.encode(values, tensors), tensors, progress))
@@ -92,10 +88,10 @@ def read_back(path: Path) -> Exported:
     try:
         with files.open_regular(path) as file:
             header = gguf.read_header(file)
-            parameters = Parameters(gguf_model.shape_of(header.values))
-            for name in parameters.tensors:
-                out = gguf_model.tensor_view(parameters, name)
-                gguf.read_tensor(file, header, gguf_model.tensor_name(name), out)
+            shape = gguf_model.shape_of(header.values, tied_head=gguf_model.HEAD not in header.tensors)
+            parameters = Parameters(shape)
+            for place in gguf_model.places(shape):
+                gguf.read_tensor(file, header, place.name, place.view(parameters[place.parameter]))
         if header.values[f"{gguf_model.TOKENIZER}model"] == gguf_model.BYTE_PAIRS:
             byte_pairs = tokenizer_of(header.values)
             return Exported(parameters, lambda text: byte_pairs.encode(text).tolist(), any_bytes=False)
@@ -123,12 +119,11 @@ class LongestMatch:
         return ids
 
 
-def _number_type(name: str, parameters: Parameters, wanted: str) -> str:
+def _number_type(name: str, tensor: Array, wanted: str) -> str:
     """Return the number type of a tensor. Raises ExportError for weights that it cannot hold."""
-    tensor = parameters[name]
     if tensor.ndim == 1 or name == WPE:
         return "f32"
-    row = gguf_model.tensor_view(parameters, name).shape[1]
+    row = tensor.shape[1]
     number_type = wanted if row % gguf.NUMBER_TYPES[wanted].block_values == 0 else FALLBACK
     if number_type in ("f16", "q8_0") and (largest := float(np.abs(tensor).max())) > MAX_FLOAT16:
         raise ExportError(f"{name}: got a weight of {largest:g}, which {number_type} cannot hold; use --type f32")

@@ -1,4 +1,4 @@
-"""Import of GGUF files of the architecture `gpt2`: those that `gpt-tui export` writes, and llama.cpp's own.
+"""Import of GGUF files of GPT-2 and Qwen3 models: those that `gpt-tui export` writes, and llama.cpp's own.
 
 The tokenizer is one of pieces (`rwkv`, exactly as an export writes it) or byte-pair encoding (`gpt2`).
 """
@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from gpt_core.bridges import gguf_model
+from gpt_core.bridges import gguf_model, qwen3
+from gpt_core.bridges.places import joined
 from gpt_core.bridges.source import Chunks, SourceModel, open_source, same_values, settings_of
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ModelImportError, TokenizerError
@@ -24,8 +25,8 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_core.tokenizers.byte_pairs import BytePairTokenizer, pairs
 from gpt_core.tokenizers.pieces import PieceTokenizer
 
-HEAD = "output.weight"
 _EPSILON = f"{gguf_model.ARCHITECTURE}.attention.layer_norm_epsilon"
+_ARCHITECTURES = (gguf_model.ARCHITECTURE, qwen3.NAME)
 _TOKENS = gguf_model.TOKENIZER
 
 
@@ -33,7 +34,7 @@ def read_file(path: Path) -> SourceModel:
     """Return the model in a file, with everything but the values of the weights checked.
 
     Raises:
-        ModelImportError: The file is not one of a GPT-2 model, or it is damaged or not supported.
+        ModelImportError: The file is not one of a GPT-2 or Qwen3 model, or it is damaged or not supported.
         MissingPackageError: The package `tokenizers` is not installed.
     """
     with open_source(path) as file:
@@ -44,9 +45,11 @@ def read_file(path: Path) -> SourceModel:
     values = header.values
     check_values(path, values)
     try:
-        shape = gguf_model.shape_of(values)
+        shape = gguf_model.shape_of(values, tied_head=_has_tied_head(path, header))
     except KeyError as error:
         raise ModelImportError(f"{path}: the key {error} is missing or of another type") from None
+    if shape.positions == "rope":
+        check_rules(path, qwen3.gguf_rules(values, shape))
     settings = settings_of(shape, path)
     try:
         tokenizer = tokenizer_of(values)
@@ -56,40 +59,62 @@ def read_file(path: Path) -> SourceModel:
         raise ModelImportError(f"{path}: its tokenizer is not supported: {str(error)[:200]}") from None
     check_tensors(path, header, shape)
     settings = msgspec.structs.replace(settings, tokenizer=tokenizer.name)
-    return SourceModel(settings, tokenizer, lambda name: _chunks(path, header, name))
+    return SourceModel(settings, tokenizer, lambda name: _chunks(path, header, shape, name))
 
 
 def check_values(path: Path, values: dict[str, Any]) -> None:
     """Raise ModelImportError unless the file is of a model that computes what a model of this program does."""
     architecture = values.get("general.architecture")
-    if architecture != gguf_model.ARCHITECTURE:
-        raise ModelImportError(f"{path}: architecture: got {str(architecture)[:40]!r}, expected 'gpt2'")
+    if architecture not in _ARCHITECTURES:
+        expected = " or ".join(map(repr, _ARCHITECTURES))
+        raise ModelImportError(f"{path}: architecture: got {str(architecture)[:40]!r}, expected {expected}")
     epsilon = values.get(_EPSILON)
-    if not isinstance(epsilon, float) or np.float32(epsilon) != np.float32(gguf_model.EPSILON):
+    is_same = isinstance(epsilon, float) and np.float32(epsilon) == np.float32(gguf_model.EPSILON)
+    if architecture == gguf_model.ARCHITECTURE and not is_same:
         raise ModelImportError(f"{path}: {_EPSILON}: got {str(epsilon)[:40]}, expected {gguf_model.EPSILON}")
     if not isinstance(values.get(_TOKENS + "tokens"), list):
         raise ModelImportError(f"{path} has no tokenizer")
 
 
 def check_tensors(path: Path, header: Header, shape: ModelShape) -> None:
-    """Raise ModelImportError unless the tensors are those of the model, with a tied head."""
-    expected = {}
-    for spec in parameter_table(shape):
-        transposed = gguf_model.is_transposed(spec.name, spec.shape)
-        expected[gguf_model.tensor_name(spec.name)] = spec.shape[::-1] if transposed else spec.shape
+    """Raise ModelImportError unless the tensors are those of the model."""
+    sizes = {spec.name: spec.shape for spec in parameter_table(shape)}
+    expected = {place.name: place.shape(sizes[place.parameter]) for place in gguf_model.places(shape)}
     for name, tensor_shape in expected.items():
         found = header.tensors.get(name)
         if found is None:
             raise ModelImportError(f"{path}: the tensor {name} is missing")
         if found.shape != tensor_shape:
             raise ModelImportError(f"{path}: {name}: got shape {str(found.shape)[:80]}, expected {tensor_shape}")
-    if extra := sorted(header.tensors.keys() - expected.keys() - {HEAD}):
-        raise ModelImportError(f"{path}: unexpected tensor {extra[0][:80]}: not a plain GPT-2 language model")
-    if HEAD in header.tensors:
+    if extra := sorted(header.tensors.keys() - expected.keys() - {gguf_model.HEAD}):
+        raise ModelImportError(f"{path}: unexpected tensor {extra[0][:80]}: not a plain language model")
+    if shape.tied_head and gguf_model.HEAD in header.tensors and not _heads_agree(path, header):
         wte = gguf_model.tensor_name(WTE)
-        same = header.tensors[HEAD].shape == header.tensors[wte].shape
-        if not (same and same_values(_tensor(path, header, HEAD), _tensor(path, header, wte))):
-            raise ModelImportError(f"{path}: {HEAD} differs from {wte}: only models with one matrix for both are read")
+        raise ModelImportError(
+            f"{path}: {gguf_model.HEAD} differs from {wte}: only models with one matrix for both are read"
+        )
+
+
+def check_rules(path: Path, rules: Sequence[tuple[str, object, object]]) -> None:
+    """Raise ModelImportError unless each key has the value that a model of this program has."""
+    for key, got, expected in rules:
+        same = np.float32(got) == np.float32(expected) if isinstance(got, float) else got == expected  # type: ignore[arg-type]
+        if not same:
+            raise ModelImportError(f"{path}: {key}: got {str(got)[:40]}, expected {expected}")
+
+
+def _has_tied_head(path: Path, header: Header) -> bool:
+    """Return True unless a Qwen3 file has a matrix of the logits that differs from the token embedding."""
+    is_qwen3 = header.values.get("general.architecture") == qwen3.NAME
+    return not is_qwen3 or gguf_model.HEAD not in header.tensors or _heads_agree(path, header)
+
+
+def _heads_agree(path: Path, header: Header) -> bool:
+    """Return whether the matrix of the logits is that of the token embedding."""
+    wte, head = gguf_model.tensor_name(WTE), gguf_model.HEAD
+    if wte not in header.tensors or header.tensors[head].shape != header.tensors[wte].shape:
+        return False
+    return same_values(_tensor(path, header, head), _tensor(path, header, wte))
 
 
 def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
@@ -131,13 +156,14 @@ def _pieces(texts: Sequence[str], types: Sequence[int]) -> Tokenizer:
     return tokenizer
 
 
-def _chunks(path: Path, header: Header, name: str) -> Chunks:
+def _chunks(path: Path, header: Header, shape: ModelShape, name: str) -> Chunks:
     """Yield the values of a parameter. Raises ModelImportError."""
-    stored = gguf_model.tensor_name(name)
-    if gguf_model.is_transposed(name, header.tensors[stored].shape):
-        yield np.ascontiguousarray(np.concatenate(list(_tensor(path, header, stored))).T)
+    found = [place for place in gguf_model.places(shape) if place.parameter == name]
+    if len(found) == 1 and not found[0].is_transposed:
+        yield from _tensor(path, header, found[0].name)
     else:
-        yield from _tensor(path, header, stored)
+        size = next(spec.shape for spec in parameter_table(shape) if spec.name == name)
+        yield joined(found, size, lambda tensor: _tensor(path, header, tensor))
 
 
 def _tensor(path: Path, header: Header, name: str) -> Chunks:

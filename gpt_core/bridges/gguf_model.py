@@ -1,4 +1,6 @@
-"""Models as GGUF files of the architecture `gpt2`: keys, names of the tensors, and texts of the tokens.
+"""Models as GGUF files: keys, names of the tensors, and texts of the tokens.
+
+The architecture is `gpt2`, or `qwen3` (`gpt_core.bridges.qwen3`).
 
 Linear weights are transposed against this program's layout. There is no `output.weight`: llama.cpp then uses the token
 embedding. The tokenizer model `rwkv` is a longest match over raw bytes, as with the tokenizers of pieces; its tokens
@@ -12,10 +14,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpt_core.bridges import qwen3
+from gpt_core.bridges.architecture import architecture_of
+from gpt_core.bridges.places import Place
 from gpt_core.config.settings import ModelShape
 from gpt_core.formats.gguf import Value
 from gpt_core.kernels.arrays import Array
-from gpt_core.model.parameters import Parameters
+from gpt_core.model.parameters import Parameters, parameter_table
 from gpt_core.tokenizers.byte_pairs import BytePairTokenizer, unused_name
 from gpt_core.tokenizers.protocol import SPECIAL_NAMES
 
@@ -25,6 +30,8 @@ TOKENIZER = "tokenizer.ggml."
 LONGEST_MATCH, BYTE_PAIRS = "rwkv", "gpt2"  # models of tokenizers
 EPSILON = 1e-5
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # types of tokens
+HEAD = "output.weight"
+"""Matrix of the logits, which files of a tied head may have, too"""
 NO_TEXT = b"\xff\xff"  # begins the texts of ids without bytes
 
 _TENSORS = {
@@ -37,6 +44,16 @@ _ESCAPE = re.compile(r"\\x[0-9a-f]{2}|\\.|.", re.DOTALL)
 
 
 # -- tensors
+
+
+def places(shape: ModelShape) -> list[Place]:
+    """Return the tensors of a model."""
+    if architecture_of(shape) == qwen3.NAME:
+        return qwen3.places(shape, "llama.cpp")
+    return [
+        Place(tensor_name(spec.name), spec.name, is_transposed(spec.name, spec.shape))
+        for spec in parameter_table(shape)
+    ]
 
 
 def tensor_name(parameter: str) -> str:
@@ -62,6 +79,8 @@ def is_transposed(parameter: str, shape: tuple[int, ...]) -> bool:
 
 def shape_values(shape: ModelShape) -> dict[str, Value]:
     """Return the keys of the model shape."""
+    if architecture_of(shape) == qwen3.NAME:
+        return qwen3.gguf_values(shape)
     numbers = {
         "context_length": shape.seq_len,
         "embedding_length": shape.d_model,
@@ -75,15 +94,26 @@ def shape_values(shape: ModelShape) -> dict[str, Value]:
     }
 
 
-def shape_of(values: Mapping[str, Any]) -> ModelShape:
-    """Return the model shape of a file with these keys. Raises KeyError if one is missing or of another type."""
+def shape_of(values: Mapping[str, Any], *, tied_head: bool = True) -> ModelShape:
+    """Return the model shape of a file with these keys.
+
+    Args:
+        values: The keys.
+        tied_head: False if the file has a matrix of the logits.
+
+    Raises:
+        KeyError: A key is missing or of another type.
+    """
+    vocab_size = len(strings(values, f"{TOKENIZER}tokens"))
+    if values.get("general.architecture") == qwen3.NAME:
+        return qwen3.gguf_shape(values, vocab_size, tied_head=tied_head)
 
     def number(key: str) -> int:
         return integer(values, f"{ARCHITECTURE}.{key}")
 
     return ModelShape(
         d_model=number("embedding_length"), hidden_size=number("feed_forward_length"),
-        vocab_size=len(strings(values, f"{TOKENIZER}tokens")), num_heads=number("attention.head_count"),
+        vocab_size=vocab_size, num_heads=number("attention.head_count"),
         seq_len=number("context_length"), layers=number("block_count"),
     )  # fmt: skip
 

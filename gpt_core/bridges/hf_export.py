@@ -12,9 +12,9 @@ import numpy as np
 
 from gpt_core import files
 from gpt_core.bridges import huggingface, model_card
-from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.hf_tokenizer import WORD_PIECE, JsonTokenizer, tokenizer_json
 from gpt_core.bridges.hf_tokenizer_import import read_tokenizer
+from gpt_core.bridges.places import Place
 from gpt_core.bridges.self_check import Exported
 from gpt_core.formats import safetensors
 from gpt_core.generation.generator import sampled_ids
@@ -32,7 +32,7 @@ def write_model(bundle: ModelBundle, folder: Path, _number_type: str, progress: 
         OSError: The folder cannot be written.
     """
     shape, tokenizer = bundle.settings.shape, bundle.tokenizer
-    architecture_of(shape)
+    places = huggingface.places(shape)
     tokenizer_file = tokenizer_json(tokenizer)
     texts = {
         huggingface.CONFIG: _json(huggingface.config(shape, tokenizer)),
@@ -44,7 +44,7 @@ def write_model(bundle: ModelBundle, folder: Path, _number_type: str, progress: 
     folder.mkdir()
     for name, text in texts.items():
         files.write_new(folder / name, [text.encode()])
-    files.write_new(folder / huggingface.WEIGHTS, _weights(bundle.parameters, progress))
+    files.write_new(folder / huggingface.WEIGHTS, _weights(bundle.parameters, places, progress))
     return ()
 
 
@@ -88,18 +88,23 @@ def tokenizer_config(tokenizer_file: dict[str, Any], tokenizer: Tokenizer, seq_l
 
 def read_back(folder: Path) -> Exported:
     """Read what `write_model` has written."""
-    config = msgspec.json.decode((folder / huggingface.CONFIG).read_bytes(), type=huggingface.Config)
+    contents = (folder / huggingface.CONFIG).read_bytes()
+    kind = huggingface.CONFIGS[msgspec.json.decode(contents)["model_type"]]
+    config = msgspec.json.decode(contents, type=kind)
     parameters = Parameters(config.shape)
     with files.open_regular(folder / huggingface.WEIGHTS) as file:
         head = safetensors.read_header(file)
         layout = safetensors.decode_layout(head)
-        for name, tensor in parameters.tensors.items():
-            out = tensor.reshape(-1).view(np.uint8)
-            safetensors.read_tensor(file, len(head), layout[huggingface.PREFIX + name], out, lambda _: None)
+        for place in huggingface.places(config.shape):
+            view = place.view(parameters[place.parameter])
+            values = np.empty(view.shape, np.float32)
+            entry = layout[huggingface.stored_name(place, config.shape)]
+            safetensors.read_tensor(file, len(head), entry, values.reshape(-1).view(np.uint8), lambda _: None)
+            view[...] = values
     return Exported(parameters, _read_encoder(folder, config), any_bytes=False)
 
 
-def _read_encoder(folder: Path, config: huggingface.Config) -> Callable[[bytes], Sequence[int]]:
+def _read_encoder(folder: Path, config: huggingface.ModelConfig) -> Callable[[bytes], Sequence[int]]:
     """Return the function that encodes text as the `tokenizer.json` of a folder says."""
     contents = (folder / huggingface.TOKENIZER).read_bytes()
     if json.loads(contents)["model"]["type"] == WORD_PIECE:
@@ -108,16 +113,17 @@ def _read_encoder(folder: Path, config: huggingface.Config) -> Callable[[bytes],
     return lambda text: tokenizer.encode(text).tolist()
 
 
-def _weights(parameters: Parameters, progress: Progress) -> Iterator[bytes | memoryview]:
+def _weights(parameters: Parameters, places: Sequence[Place], progress: Progress) -> Iterator[bytes | memoryview]:
     """Yield the bytes of `model.safetensors`; `format` is what older versions of transformers require."""
-    tensors = parameters.tensors
-    layout = safetensors.layout_of((huggingface.PREFIX + name, "F32", tensor.shape) for name, tensor in tensors.items())
+    views = {huggingface.stored_name(place, parameters.shape): place.view(parameters[place.parameter])
+             for place in places}  # fmt: skip
+    layout = safetensors.layout_of((name, "F32", view.shape) for name, view in views.items())
     yield safetensors.encode_header(layout, {"format": "pt"})
     total, done = safetensors.data_bytes(layout), 0
-    for tensor in tensors.values():
+    for view in views.values():
         progress(f"writing {huggingface.WEIGHTS}", done / total)
-        yield tensor.reshape(-1).view(np.uint8).data
-        done += tensor.nbytes
+        yield np.ascontiguousarray(view).reshape(-1).view(np.uint8).data
+        done += view.nbytes
 
 
 def _json(contents: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Import of Hugging Face's GPT-2 folders, as `save_pretrained` writes them.
+"""Import of Hugging Face's folders of GPT-2 and Qwen3 models, as `save_pretrained` writes them.
 
 Everything that can be checked without reading the weights is checked first: configuration, tokenizer, names, types,
 shapes and lengths of the tensors. The weights are then read one chunk at a time. Pickled weights are never read.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
@@ -17,15 +17,16 @@ import numpy as np
 from gpt_core.bridges.hf_tokenizer_import import read_tokenizer
 from gpt_core.bridges.huggingface import (
     CONFIG,
-    EPSILON,
+    CONFIGS,
     HEAD,
     MODEL_TYPE,
-    SAME_ACTIVATIONS,
     WEIGHTS,
     WEIGHTS_INDEX,
-    Config,
+    ModelConfig,
     parameter_name,
+    places,
 )
+from gpt_core.bridges.places import joined
 from gpt_core.bridges.source import Chunks, SourceModel, open_source, read_json, same_values, settings_of
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ModelImportError
@@ -66,7 +67,14 @@ class Stored(NamedTuple):
             raise ModelImportError(f"{self.path}: {self.name}: {error}") from None
 
 
-_CONFIG = msgspec.json.Decoder(Config)
+class ModelType(msgspec.Struct):
+    """The key of a `config.json` that names the architecture."""
+
+    model_type: str = ""
+
+
+_MODEL_TYPE = msgspec.json.Decoder(ModelType)
+_CONFIGS = {name: msgspec.json.Decoder(kind) for name, kind in CONFIGS.items()}
 _INDEX = msgspec.json.Decoder(Index)
 
 
@@ -74,45 +82,54 @@ def read_folder(folder: Path) -> SourceModel:
     """Return the model in a folder, with everything but the values of the weights checked.
 
     Raises:
-        ModelImportError: The folder is not one of a GPT-2 model, or a file in it is missing, damaged or not supported.
+        ModelImportError: It is not a GPT-2 or Qwen3 model, or a file in it is missing, damaged or not supported.
         MissingPackageError: The package `tokenizers` is not installed.
     """
     if not os.path.lexists(folder / CONFIG):
         raise ModelImportError(
             f"{folder} has no {CONFIG}: expected a folder that `save_pretrained` of transformers wrote"
         )
-    config = read_json(folder / CONFIG, _CONFIG)
-    check_config(folder / CONFIG, config)
+    config = read_config(folder / CONFIG)
     settings = settings_of(config.shape, folder / CONFIG)
-    stored = stored_tensors(folder)
+    stored = stored_tensors(folder, config.model_type)
     tokenizer = read_tokenizer(folder, config)
     check_tensors(folder, config.shape, stored)
     settings = msgspec.structs.replace(settings, tokenizer=tokenizer.name)
-    return SourceModel(settings, tokenizer, lambda name: stored[name].chunks())
+    return SourceModel(settings, tokenizer, lambda name: parameter_chunks(config.shape, stored, name))
 
 
-def check_config(path: Path, config: Config) -> None:
-    """Raise ModelImportError unless a model of this configuration computes what a model of this program does."""
-    rules = (
-        ("model_type", config.model_type, (MODEL_TYPE,)),
-        ("activation_function", config.activation_function, SAME_ACTIVATIONS),
-        ("layer_norm_epsilon", config.layer_norm_epsilon, (EPSILON,)),
-        ("tie_word_embeddings", config.tie_word_embeddings, (True,)),
-        ("scale_attn_weights", config.scale_attn_weights, (True,)),
-        ("scale_attn_by_inverse_layer_idx", config.scale_attn_by_inverse_layer_idx, (False,)),
-        ("add_cross_attention", config.add_cross_attention, (False,)),
-    )
-    for name, got, expected in rules:
+def read_config(path: Path) -> ModelConfig:
+    """Return a `config.json`. Raises ModelImportError unless such a model computes what one of this program does."""
+    model_type = read_json(path, _MODEL_TYPE).model_type
+    if model_type not in _CONFIGS:
+        _refuse(path, "model_type", model_type, tuple(_CONFIGS))
+    config = read_json(path, _CONFIGS[model_type])
+    for name, got, expected in config.rules:
         if got not in expected:
-            words = " or ".join(msgspec.json.encode(value).decode() for value in expected)
-            raise ModelImportError(
-                f"{path}: {name}: got {msgspec.json.encode(got).decode()[:80]}, expected {words}: only models that "
-                "compute what GPT-2 does can be imported"
-            )
+            _refuse(path, name, got, expected)
+    return config
 
 
-def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """Return the tensors of a folder by the parameter that they hold. Raises ModelImportError."""
+def _refuse(path: Path, name: str, got: object, expected: tuple[object, ...]) -> NoReturn:
+    words = " or ".join(msgspec.json.encode(value).decode() for value in expected)
+    raise ModelImportError(
+        f"{path}: {name}: got {msgspec.json.encode(got).decode()[:80]}, expected {words}: only models that "
+        "compute what GPT-2 or Qwen3 does can be imported"
+    )
+
+
+def parameter_chunks(shape: ModelShape, stored: Mapping[str, Stored], name: str) -> Chunks:
+    """Yield the values of a parameter. Raises ModelImportError."""
+    found = [place for place in places(shape) if place.parameter == name]
+    if len(found) == 1 and not found[0].is_transposed:
+        yield from stored[found[0].name].chunks()
+    else:
+        size = next(spec.shape for spec in parameter_table(shape) if spec.name == name)
+        yield joined(found, size, lambda tensor: stored[tensor].chunks())
+
+
+def stored_tensors(folder: Path, model_type: str) -> dict[str, Stored]:
+    """Return the tensors of a folder by name, that of `gpt2` without its prefix. Raises ModelImportError."""
     if os.path.lexists(folder / WEIGHTS):
         found = tensors_in(folder / WEIGHTS)
     elif os.path.lexists(folder / WEIGHTS_INDEX):
@@ -124,7 +141,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
         raise ModelImportError(f"{folder} has no weights: expected {WEIGHTS} or {WEIGHTS_INDEX}")
     named: dict[str, Stored] = {}
     for tensor, stored in found.items():
-        name = parameter_name(tensor)
+        name = parameter_name(tensor) if model_type == MODEL_TYPE else tensor
         if name and named.setdefault(name, stored) is not stored:
             raise ModelImportError(f"{stored.path}: {name[:80]} occurs twice, with and without a prefix")
     return named
@@ -169,24 +186,27 @@ def tensors_in(path: Path) -> dict[str, Stored]:
 
 
 def check_tensors(folder: Path, shape: ModelShape, stored: Mapping[str, Stored]) -> None:
-    """Raise ModelImportError unless the tensors are those of the model, in types that can be read, with a tied head."""
-    expected = {spec.name: spec.shape for spec in parameter_table(shape)}
+    """Raise ModelImportError unless the tensors are those of the model, in types that can be read."""
+    sizes = {spec.name: spec.shape for spec in parameter_table(shape)}
+    expected = {place.name: place.shape(sizes[place.parameter]) for place in places(shape)}
     if missing := [name for name in expected if name not in stored]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelImportError(
             f"{folder}: the tensor {missing[0]}{more} is missing: {CONFIG} and the weights do not agree"
         )
-    expected[HEAD] = expected[WTE]
+    embedding = next(place.name for place in places(shape) if place.parameter == WTE)
+    expected[HEAD] = sizes[WTE]
     for name, tensor in stored.items():
         if name not in expected:
-            raise ModelImportError(f"{tensor.path}: unexpected tensor {name[:80]}: not a plain GPT-2 language model")
+            raise ModelImportError(f"{tensor.path}: unexpected tensor {name[:80]}: not a plain language model")
         if tensor.entry.shape != expected[name]:
             raise ModelImportError(
                 f"{tensor.path}: {name}: got shape {str(tensor.entry.shape)[:80]}, expected {expected[name]}"
             )
         if tensor.entry.dtype not in _TYPES:
             raise ModelImportError(f"{tensor.path}: {name}: got {tensor.entry.dtype}, expected {', '.join(_TYPES)}")
-    if HEAD in stored and not same_values(stored[HEAD].chunks(), stored[WTE].chunks()):
+    if shape.tied_head and HEAD in stored and not same_values(stored[HEAD].chunks(), stored[embedding].chunks()):
         raise ModelImportError(
-            f"{stored[HEAD].path}: {HEAD} differs from {WTE}: only models that use one matrix for both can be imported"
+            f"{stored[HEAD].path}: {HEAD} differs from {embedding}: only models that use one matrix for both "
+            "can be imported"
         )

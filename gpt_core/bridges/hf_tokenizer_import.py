@@ -20,7 +20,7 @@ from gpt_core.bridges.huggingface import (
     TOKENIZER,
     TOKENIZER_CONFIG,
     VOCABULARY,
-    Config,
+    ModelConfig,
 )
 from gpt_core.bridges.source import read_json, read_small
 from gpt_core.errors import ModelImportError, TokenizerError
@@ -72,7 +72,7 @@ _CONFIG = msgspec.json.Decoder(TokenizerConfig)
 _IDS = msgspec.json.Decoder(dict[str, int])
 
 
-def read_tokenizer(folder: Path, config: Config) -> Tokenizer:
+def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     """Return the tokenizer of a model folder.
 
     Raises:

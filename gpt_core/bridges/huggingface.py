@@ -1,16 +1,21 @@
-"""Hugging Face's `gpt2` models: file names, `config.json`, and the names of the tensors.
+"""Hugging Face's model folders: file names; and of `gpt2` models `config.json` and the names of the tensors.
 
-The layouts are those of this program (`gpt_core.model.parameters`); only a prefix of the names differs.
+The layouts of `gpt2` are those of this program (`gpt_core.model.parameters`); only a prefix of the names differs.
+`gpt_core.bridges.qwen3` has those of `qwen3`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
+from gpt_core.bridges import qwen3
+from gpt_core.bridges.architecture import architecture_of
+from gpt_core.bridges.places import Place
 from gpt_core.config.settings import ModelShape
+from gpt_core.model.parameters import parameter_table
 from gpt_core.tokenizers import Tokenizer
 
 CONFIG = "config.json"
@@ -64,6 +69,18 @@ class Config(msgspec.Struct, kw_only=True, frozen=True):
         inner = 4 * self.n_embd if self.n_inner is None else self.n_inner
         return ModelShape(self.n_embd, inner, self.vocab_size, self.n_head, self.n_positions, self.n_layer)
 
+    @property
+    def rules(self) -> tuple[tuple[str, object, tuple[object, ...]], ...]:
+        """Keys with the value that they have and those that a model of this program can have."""
+        return (
+            ("activation_function", self.activation_function, SAME_ACTIVATIONS),
+            ("layer_norm_epsilon", self.layer_norm_epsilon, (EPSILON,)),
+            ("tie_word_embeddings", self.tie_word_embeddings, (True,)),
+            ("scale_attn_weights", self.scale_attn_weights, (True,)),
+            ("scale_attn_by_inverse_layer_idx", self.scale_attn_by_inverse_layer_idx, (False,)),
+            ("add_cross_attention", self.add_cross_attention, (False,)),
+        )
+
 
 def parameter_name(tensor: str) -> str:
     """Return the parameter that a tensor holds, whose name may have the prefix; "" for a causal mask.
@@ -74,8 +91,29 @@ def parameter_name(tensor: str) -> str:
     return "" if _MASKS.fullmatch(name) else name
 
 
+CONFIGS: dict[str, type[Config] | type[qwen3.Config]] = {MODEL_TYPE: Config, qwen3.NAME: qwen3.Config}
+"""Contents of a `config.json` by model type."""
+ModelConfig: TypeAlias = Config | qwen3.Config
+
+
+def places(shape: ModelShape) -> list[Place]:
+    """Return the tensors of a model, named without the prefix of `gpt2`."""
+    if architecture_of(shape) == qwen3.NAME:
+        return qwen3.places(shape, "transformers")
+    return [Place(spec.name, spec.name) for spec in parameter_table(shape)]
+
+
+def stored_name(place: Place, shape: ModelShape) -> str:
+    """Return the name of a tensor in a file."""
+    return place.name if architecture_of(shape) == qwen3.NAME else PREFIX + place.name
+
+
 def config(shape: ModelShape, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the contents of `config.json`."""
+    return qwen3.config(shape, tokenizer) if architecture_of(shape) == qwen3.NAME else _gpt2_config(shape, tokenizer)
+
+
+def _gpt2_config(shape: ModelShape, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": MODEL_TYPE,

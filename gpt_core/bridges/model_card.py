@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.run_text import training_text
 from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE
@@ -25,7 +26,7 @@ def model_card(bundle: ModelBundle) -> str:
 library_name: transformers
 pipeline_tag: text-generation
 tags:
-- gpt2
+- {architecture_of(bundle.settings.shape)}
 - gpt-tui
 # license: state one, and check that the license of the text permits it
 ---
@@ -83,6 +84,7 @@ def _model_rows(bundle: ModelBundle) -> list[tuple[str, str]]:
     return [
         ("parameters", f"{parameter_count(shape):,}"),
         ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, MLP {shape.hidden_size}"),
+        ("architecture", architecture_of(shape)),
         ("context length", f"{shape.seq_len:,} tokens"),
         ("tokenizer", f"{bundle.tokenizer.name}, {shape.vocab_size:,} tokens"),
     ]

@@ -232,7 +232,7 @@ def not_finite(all_tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "llama": (changed(model_type="llama"), 'model_type: got "llama", expected "gpt2"'),
+    "llama": (changed(model_type="llama"), 'model_type: got "llama", expected "gpt2" or "qwen3"'),
     "gpt_neox": (changed(model_type="gpt_neox"), 'model_type: got "gpt_neox"'),
     "no model type": (changed(model_type=""), 'model_type: got ""'),
     "relu": (changed(activation_function="relu"), 'activation_function: got "relu", expected "gelu_new"'),

@@ -10,13 +10,27 @@ import pytest
 
 from gpt_core.bench.profiler import PARTS, TIMED_KERNELS, Profiler, overhead_per_call
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.kernels import attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear
+from gpt_core.kernels import (
+    attention,
+    cross_entropy,
+    dropout,
+    embedding,
+    gelu,
+    layer_norm,
+    linear,
+    relu_squared,
+    rms_norm,
+    rope,
+    swiglu,
+)
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
 from gpt_core.optim import Optimizer, create_optimizer
 
 SHAPE = ModelShape(d_model=16, hidden_size=40, vocab_size=300, num_heads=2, seq_len=8, layers=2)
-MODULES = (attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear)
+MODULES = (
+    attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear, relu_squared, rms_norm, rope, swiglu,
+)  # fmt: skip
 NOT_TIMED = {"workspace_size"}  # called when buffers are made
 
 

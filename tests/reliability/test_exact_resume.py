@@ -29,6 +29,12 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "weight_decay": (0.0, 0.1),
     "document": ("paragraph", "line", "file"),
     "eval_file": (None, ""),
+    "norm": ("layer_norm", "rms_norm"),
+    "qk_norm": (False, True),
+    "positions": ("learned", "rope"),
+    "mlp": ("gelu", "relu_squared", "swiglu"),
+    "bias": (True, False),
+    "tied_head": (True, False),
     "overfit_tiny": (False, False, False, True),
     "seed": (0, 7),
 }
