@@ -6,6 +6,7 @@ import random
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -89,7 +90,7 @@ def trained_model(folder: Path) -> Model:
 
 
 @cache
-def model(tokenizer: str = "pieces", **settings: int) -> ModelBundle:
+def model(tokenizer: str = "pieces", **settings: Any) -> ModelBundle:
     """Return a model with random weights, large enough that its predictions differ, and a trained tokenizer."""
     values = msgspec.structs.replace(SHAPE, tokenizer=tokenizer, **settings)
     chunks = [text.encode() for name, text in texts().items() if name != "random"]

@@ -1,0 +1,181 @@
+"""Models with the layers of Qwen3: exported as `qwen3`, imported again; other choices of layers are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpt_core
+from gpt_core.api import Model
+from gpt_core.bridges.export import export_model
+from gpt_core.config.settings import QWEN3
+from gpt_core.errors import ExportError, ModelImportError
+from gpt_core.formats import gguf
+from gpt_core.generation.generator import Generator
+from gpt_core.model.bundle import ModelBundle
+from tests.bridges.hf_samples import change_json
+from tests.bridges.samples import GREEDY, PROMPTS, model, needs_tokenizers, texts
+from tests.bridges.test_own_exports import imported, rewritten
+
+HEADS = pytest.mark.parametrize("tied_head", [True, False], ids=["tied head", "own head"])
+KINDS = pytest.mark.parametrize("kind", ["hf", "gguf"])
+
+
+def qwen3(tied_head: bool = True, tokenizer: str = "pieces") -> ModelBundle:
+    return model(tokenizer, tied_head=tied_head, **QWEN3)
+
+
+def exported(kind: str, folder: Path, tied_head: bool = True) -> Path:
+    path = folder / f"model{'.gguf' * (kind == 'gguf')}"
+    export_model(qwen3(tied_head), kind, path)
+    return path
+
+
+@HEADS
+@KINDS
+def test_weights_tokenizer_and_text_of_an_export_come_back(kind: str, tied_head: bool, tmp_path: Path) -> None:
+    own, found = qwen3(tied_head), imported(exported(kind, tmp_path, tied_head))
+    assert found.settings.shape == own.settings.shape
+    assert all(np.array_equal(found.parameters[name], tensor) for name, tensor in own.parameters.tensors.items())
+    greedy = [gpt_core.Model(each).generate("It was", max_tokens=20, temperature=0.0) for each in (found, own)]
+    assert greedy[0] == greedy[1]
+
+
+def test_a_folder_is_of_qwen3_with_its_own_names_and_layouts(tmp_path: Path) -> None:
+    path = exported("hf", tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("qwen3", ["Qwen3ForCausalLM"])
+    assert config["rope_theta"] == 10_000
+    assert "- qwen3" in (path / "README.md").read_text()
+    header = (path / "model.safetensors").read_bytes()
+    tensors = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
+    assert tensors["model.layers.1.self_attn.k_proj.weight"]["shape"] == [64, 64]
+    assert tensors["model.layers.0.mlp.gate_proj.weight"]["shape"] == [96, 64]
+    assert tensors["model.layers.0.mlp.down_proj.weight"]["shape"] == [64, 96]
+    assert "lm_head.weight" not in tensors
+
+
+@HEADS
+def test_a_gguf_file_has_a_matrix_of_the_logits_only_if_the_model_has_one(tied_head: bool, tmp_path: Path) -> None:
+    with open(exported("gguf", tmp_path, tied_head), "rb", buffering=0) as file:
+        header = gguf.read_header(file)
+    assert header.values["general.architecture"] == "qwen3"
+    assert ("output.weight" in header.tensors) is not tied_head
+    assert "blk.1.attn_k_norm.weight" in header.tensors
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"norm": "rms_norm"}, "norm rms_norm has no counterpart"),
+        ({"mlp": "relu_squared", "qk_norm": True}, "qk_norm true, mlp relu_squared has no counterpart"),
+        ({**QWEN3, "mlp": "relu_squared"}, "expected mlp swiglu for qwen3"),
+        ({**QWEN3, "bias": True}, "bias true has no counterpart"),
+        ({"tied_head": False}, "expected tied_head true for gpt2"),
+    ],
+)
+def test_other_layers_are_refused_with_the_setting_that_has_no_counterpart(
+    kind: str, changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError) as caught:
+        export_model(model(**changes), kind, tmp_path / "model")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_web_page_holds_the_layers_of_gpt2_alone(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"norm rms_norm, qk_norm true.* which holds gpt2"):
+        export_model(qwen3(), "html", tmp_path / "model.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_key_value_heads", 2),
+        ("head_dim", 32),
+        ("hidden_act", "gelu"),
+        ("rms_norm_eps", 1e-5),
+        ("attention_bias", True),
+        ("use_sliding_window", True),
+        ("rope_scaling", {"type": "yarn"}),
+        ("rope_parameters", {"rope_theta": 1e6, "rope_type": "default"}),
+    ],
+)
+def test_a_folder_of_a_model_that_computes_something_else_is_refused(key: str, value: object, tmp_path: Path) -> None:
+    path = exported("hf", tmp_path)
+    change_json(path / "config.json", key, to=value)
+    with pytest.raises(ModelImportError, match="rope_theta" if key == "rope_parameters" else key):
+        imported(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"qwen3.rope.freq_base": 1e6}, "qwen3.rope.freq_base: got 1000000.0, expected 10000.0"),
+        ({"qwen3.attention.head_count_kv": 2}, "head_count_kv: got 2, expected 4"),
+        ({"qwen3.attention.layer_norm_rms_epsilon": 1e-5}, "layer_norm_rms_epsilon: got 9.99"),
+        ({"qwen3.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon: got None"),
+        ({"qwen3.rope.scaling.type": "yarn"}, "rope.scaling.type: got yarn, expected none"),
+        ({"qwen3.block_count": "two"}, "'qwen3.block_count' is missing or of another type"),
+    ],
+)
+def test_a_gguf_file_of_a_model_that_computes_something_else_is_refused(
+    values: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path = exported("gguf", tmp_path)
+    rewritten(path, values)
+    with pytest.raises(ModelImportError) as caught:
+        imported(path)
+    assert words in str(caught.value)
+
+
+# ---- other programs
+
+
+@pytest.mark.slow
+@HEADS
+def test_transformers_computes_the_same_logits_and_text(
+    tied_head: bool, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    own, path = qwen3(tied_head), exported("hf", tmp_path, tied_head)
+    network, loading = transformers.AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    assert type(network).__name__ == "Qwen3ForCausalLM"
+    assert not any(loading.values())
+    ids = own.tokenizer.encode(texts()["English"].encode())[: own.settings.seq_len]
+    with torch.no_grad():
+        logits = network.eval()(torch.tensor(ids[None], dtype=torch.int64)).logits[0].numpy()
+    largest = float(np.abs(logits - Model(own).logits(ids)).max())
+    record_property("seen", f"largest difference {largest:.1e}")
+    assert largest < 1e-4
+    tokenizer, generator = transformers.AutoTokenizer.from_pretrained(path), Generator(own.parameters, own.tokenizer)
+    for prompt in PROMPTS:
+        encoded = tokenizer(prompt, return_tensors="pt")
+        found = network.generate(**encoded, max_new_tokens=GREEDY.max_tokens, do_sample=False, repetition_penalty=1.0)
+        start = encoded["input_ids"].shape[1]
+        expected = list(generator.tokens(encoded["input_ids"][0].tolist(), GREEDY))
+        assert [token for token in found[0, start:].tolist() if token != own.tokenizer.EOS] == expected
+
+
+@pytest.mark.slow
+@needs_tokenizers
+@HEADS
+def test_llama_cpp_computes_the_same_logits_and_text(
+    tied_head: bool, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    own, path = qwen3(tied_head), exported("gguf", tmp_path, tied_head)
+    found = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
+    ids = own.tokenizer.encode(texts()["English"].encode())[:64]
+    found.eval(ids.tolist())
+    largest = float(np.abs(found.scores[: len(ids)] - Model(own).logits(ids)).max())
+    record_property("seen", f"largest difference {largest:.1e}")
+    assert largest < 2e-3
