@@ -12,8 +12,8 @@ EFFECTS: dict[str, str] = {
     "layers": "Deeper models learn more; time and memory grow in proportion.",
     "norm": "rms_norm is simpler and slightly faster, with about the same losses.",
     "qk_norm": "Keeps attention scores moderate, so that larger learning rates are stable. Slightly slower.",
-    "positions": "rope sees distances instead of positions, and usually learns more per step. Slightly slower.",
-    "mlp": "relu_squared is faster than gelu. swiglu has a gate with weights of its own: take 2/3 of hidden_size.",
+    "positions": "rope sees distances instead of positions and usually learns more per step. Slightly slower.",
+    "mlp": "relu_squared is faster than gelu. swiglu has weights for its gate: take 2/3 of hidden_size.",
     "bias": "false saves a few weights, with about the same losses.",
     "tied_head": "false adds a matrix of the size of the token embedding, and learns more from much text.",
     "init_projections": "zero starts more evenly and tolerates a larger learning rate. Without effect on a resume.",
@@ -81,5 +81,5 @@ EFFECTS: dict[str, str] = {
     "mlp_lr": "Overrides learning_rate for the MLP weights.",
     "norm_lr": "Overrides learning_rate for the norms.",
     "pos_lr": "Overrides learning_rate for the position embedding.",
-    "unembed_lr": "Overrides learning_rate for token embedding and head. mini takes a tenth of the other rates.",
+    "unembed_lr": "Overrides learning_rate for embedding and head. mini takes a tenth of the other rates.",
 }

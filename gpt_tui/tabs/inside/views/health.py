@@ -109,7 +109,8 @@ def health_rows(points: Sequence[HealthPoint]) -> list[HealthRow]:
     for number, (name, following) in enumerate(zip(names, [*names[1:], ""], strict=True)):
         norms, grad_norms, ratios = values[:, :, number].T
         rows.append(HealthRow(name, norms, grad_norms, ratios, False))
-        if ".mlp.c_fc." in name and ".mlp.c_fc." not in following:
+        module = name.rpartition(".")[0]
+        if module.endswith(".mlp.c_fc") and module != following.rpartition(".")[0]:
             layer = int(name.split(".")[1])
             dead = np.array([point.dead_units[layer] for point in points], np.float32)
             unknown = np.full(len(points), np.nan, np.float32)
