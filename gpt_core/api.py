@@ -112,7 +112,7 @@ def import_model(source: PathLike, output: PathLike | None = None, *, progress: 
     """Convert a model of another program to a checkpoint, and return its path.
 
     Args:
-        source: Folder of a GPT-2 model as `save_pretrained` of transformers writes it, or a GGUF file of one.
+        source: Folder of a GPT-2 or Qwen3 model as `save_pretrained` of transformers writes it, or a GGUF file.
         output: Checkpoint to create, which ends in `.safetensors`; None for one named after the source in `models`.
         progress: Receives the activity and its completed fraction.
 

@@ -35,7 +35,7 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
     "gpt2": {},
     "qwen3": QWEN3 | {"d_model": 12, "tied_head": False},  # an even head size, which rotary positions need
     "no biases, relu_squared": {"bias": False, "mlp": "relu_squared"},
-    "rms_norm, swiglu": {"norm": "rms_norm", "mlp": "swiglu"},
+    "rms_norm, swiglu, x0": {"norm": "rms_norm", "mlp": "swiglu", "x0_shortcut": True},
 }
 """Layers that are checked: settings that differ from the two shapes, by a name. Every value of each occurs."""
 

@@ -48,6 +48,7 @@ def parameter_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     C, F, D = shape.d_model, shape.hidden_size, shape.head_size
     wide = 2 * F if shape.mlp == "swiglu" else F
     block = {
+        "x0_scale": (1,),  # not of the first block
         "ln_1.weight": (C,), "ln_1.bias": (C,),
         "attn.c_attn.weight": (C, 3 * C), "attn.c_attn.bias": (3 * C,),  # columns: queries | keys | values
         "attn.q_norm.weight": (D,), "attn.k_norm.weight": (D,),
@@ -69,6 +70,8 @@ def parameter_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
 def _exists(name: str, shape: ModelShape) -> bool:
     """Return True for the tensors of a model of this shape."""
     part, kind = name.split(".")[-2:]
+    if kind == "x0_scale":
+        return shape.x0_shortcut and part != "0"
     if kind == "bias" and (not shape.bias or (part.startswith("ln_") and shape.norm == "rms_norm")):
         return False
     exists = {"q_norm": shape.qk_norm, "k_norm": shape.qk_norm, "wpe": shape.positions == "learned",
@@ -84,7 +87,7 @@ def initial_parameters(shape: ModelShape, seed: int, *, zero_projections: bool =
     random = np.random.default_rng(seed)
     parameters: Tensors = {}
     for name, size in parameter_shapes(shape).items():
-        if name.endswith(".bias"):
+        if name.endswith((".bias", "x0_scale")):
             parameters[name] = np.zeros(size)
         elif len(size) == 1:
             parameters[name] = np.ones(size)
@@ -545,7 +548,7 @@ def block_backward(
     d_projected = place_backward(d_qkv, saved["projected"], p, shape, d)  # (B, T, 3C)
     d_ln_1_out = linear(d_projected, saved["ln_1_out"], "attn.c_attn")  # (B, T, C)
     d_x = d_resid_mid + _norm_backward(d_ln_1_out, saved["x"], p, "ln_1", shape, d)  # (B, T, C)
-    return d_x, {name: d[name] for name in p}
+    return d_x, {name: d[name] for name in p if name in d}
 
 
 def _blocks(parameters: Mapping[str, Array]) -> list[Tensors]:
@@ -563,9 +566,10 @@ def model_forward(
     Returns the logits and, for `model_backward`, the output of the final norm (B, T, C) and the tensors of each block.
     """
     x = embedding_forward(tokens, parameters["wte.weight"], parameters.get("wpe.weight"))  # (B, T, C)
-    x = x if masks is None else masks.embedding * x  # (B, T, C)
+    x = x0 = x if masks is None else masks.embedding * x  # (B, T, C)
     saved = []
     for layer, block in enumerate(_blocks(parameters)):
+        x = x + block["x0_scale"] * x0 if "x0_scale" in block else x  # (B, T, C)
         saved.append(block_forward(x, block, shape, masks.blocks[layer] if masks else NO_MASKS))
         x = saved[-1]["y"]  # (B, T, C)
     ln_f_out = _norm_forward(x, parameters, "ln_f", shape)  # (B, T, C)
@@ -590,10 +594,15 @@ def model_backward(
     wte, d = parameters["wte.weight"], dict[str, Array]()
     d_ln_f_out, d_head, _ = linear_backward(d_logits, ln_f_out, _head(parameters).T)  # (B, T, C), (C, V)
     d_x = _norm_backward(d_ln_f_out, saved[-1]["y"], parameters, "ln_f", shape, d)
+    x0, d_x0 = saved[0]["x"], np.zeros_like(d_x)
     for layer, block in reversed(list(enumerate(_blocks(parameters)))):
         block_masks = masks.blocks[layer] if masks else NO_MASKS
         d_x, d_block = block_backward(d_x, saved[layer], block, shape, block_masks)  # (B, T, C)
         d |= {f"h.{layer}.{name}": d_tensor for name, d_tensor in d_block.items()}
+        if "x0_scale" in block:  # x + s x0
+            d[f"h.{layer}.x0_scale"] = np.array([(d_x * x0).sum()])
+            d_x0 = d_x0 + block["x0_scale"] * d_x
+    d_x = d_x + d_x0
     d_x = d_x if masks is None else masks.embedding * d_x  # (B, T, C)
     d_wte, d_wpe = embedding_backward(d_x, tokens, wte, parameters.get("wpe.weight"))  # (V, C), (>= T, C)
     d |= {"wte.weight": d_wte + d_head.T} if shape.tied_head else {"wte.weight": d_wte, "lm_head.weight": d_head.T}
@@ -627,7 +636,7 @@ def clip_by_global_norm(gradients: Mapping[str, Array], bound: float) -> tuple[T
 def lr_group(name: str) -> str:
     """Return the learning-rate group of a tensor: attn, mlp, norm, pos or unembed."""
     groups = {"wte": "unembed", "lm_head": "unembed", "wpe": "pos", "ln_f": "norm", "ln_1": "norm", "ln_2": "norm"}
-    if name.endswith(("q_norm.weight", "k_norm.weight")):
+    if name.endswith(("q_norm.weight", "k_norm.weight", "x0_scale")):
         return "norm"
     part = name.split(".")[2] if name.startswith("h.") else name.split(".")[0]
     return groups.get(part, part)

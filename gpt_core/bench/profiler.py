@@ -24,6 +24,7 @@ from gpt_core.kernels import (
     relu_squared,
     rms_norm,
     rope,
+    shortcut,
     swiglu,
 )
 from gpt_core.model.layers.layer import LrGroup
@@ -32,7 +33,7 @@ from gpt_core.optim import Optimizer
 
 PARTS = (
     "data",
-    "embedding",  # with rotary positions
+    "embedding",  # with rotary positions and shortcuts
     "norms",
     "attention_linears",
     "attention_scores",
@@ -51,6 +52,8 @@ TIMED_KERNELS: tuple[tuple[Any, str, str | int], ...] = (
     (embedding, "forward", "embedding"),
     (embedding, "backward", "embedding"),
     (rope, "rotate", "embedding"),
+    (shortcut, "forward", "embedding"),
+    (shortcut, "backward", "embedding"),
     (layer_norm, "forward", "norms"),
     (layer_norm, "backward", "norms"),
     (rms_norm, "forward", "norms"),

@@ -62,6 +62,7 @@ class ModelShape(msgspec.Struct, frozen=True, omit_defaults=True):
     mlp: Activation = "gelu"
     bias: bool = True
     tied_head: bool = True
+    x0_shortcut: bool = False
 
     @property
     def head_size(self) -> int:
@@ -73,9 +74,12 @@ SIZES = ("d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers
 """Settings of a model shape that are sizes; the others choose its layers."""
 GPT2: dict[str, object] = {
     "norm": "layer_norm", "qk_norm": False, "positions": "learned", "mlp": "gelu", "bias": True, "tied_head": True,
+    "x0_shortcut": False,
 }  # fmt: skip
 """The layers of GPT-2, which are the defaults."""
-QWEN3: dict[str, object] = {"norm": "rms_norm", "qk_norm": True, "positions": "rope", "mlp": "swiglu", "bias": False}
+QWEN3: dict[str, object] = {
+    "norm": "rms_norm", "qk_norm": True, "positions": "rope", "mlp": "swiglu", "bias": False, "x0_shortcut": False,
+}  # fmt: skip
 """The layers of Qwen3; its head may be tied or not."""
 
 
@@ -109,6 +113,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tied_head: Annotated[bool, Meta(description="the token embedding is also the matrix of the logits, as GPT-2")] = (
         True
     )
+    x0_shortcut: Annotated[
+        bool, Meta(description="blocks after the first also see the embedding, times a learned scale")
+    ] = False
 
     warmup_steps: Annotated[Count, Meta(description="steps of linear warm-up"), _group("learning rate")] = 10_000
     decay_steps: Annotated[

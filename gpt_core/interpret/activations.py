@@ -175,7 +175,7 @@ def _activation(model: GPT, name: str) -> Array:
 
 def _block_activation(block: Block, x: Array, part: str, shape: ModelShape) -> Array:
     """Return an activation of a block with input x (N, C): (N, …), or (B, H, T, …) for those of single heads."""
-    attn, mlp = block.attn, block.mlp
+    attn, mlp, x = block.attn, block.mlp, block.input_of(x)
     match part:
         case "ln_1":
             return block.ln_1.forward(x)

@@ -81,7 +81,7 @@ class Decoder:
             _fused_block(block, cache, shape)
             for block, cache in zip(self._transformer.blocks, self._caches, strict=True)
         ]
-        self._x, self._ln_out = empty(1, shape.d_model), empty(shape.d_model)
+        self._x, self._x0, self._ln_out = empty(1, shape.d_model), empty(1, shape.d_model), empty(shape.d_model)
         self._workspace = empty(0, 0)
 
     def reset(self) -> None:
@@ -120,9 +120,12 @@ class Decoder:
     def _append_one(self, ids: NDArray[np.int32]) -> Array:
         """Run one token through all blocks; return the residual stream (C,) after them."""
         self._embed(self._x, ids)
+        self._x0[:] = self._x
         x: Array = self._x[0]
-        for block in self._fused_blocks:
-            block.read(x, self.length)
+        for block, fused in zip(self._transformer.blocks, self._fused_blocks, strict=True):
+            if block.x0_shortcut:
+                block.x0_shortcut.add(self._x, self._x, self._x0)
+            fused.read(x, self.length)
         return x
 
     def _append_chunk(self, ids: NDArray[np.int32]) -> Array:
@@ -132,8 +135,11 @@ class Decoder:
         """
         buffers, last = ChunkBuffers(self.shape, ids.size), ChunkBuffers(self.shape, 1)
         self._embed(buffers.x, ids)
+        x0 = buffers.x.copy() if self.shape.x0_shortcut else buffers.x
         end = self.length + ids.size
         for block, cache in zip(self._transformer.blocks, self._caches, strict=True):
+            if block.x0_shortcut:
+                block.x0_shortcut.add(buffers.x, buffers.x, x0)
             self._extend_cache(block, cache, buffers)
             if block is self._transformer.blocks[-1]:
                 last.x[:], last.queries = buffers.x[-1:], buffers.queries[-1:]

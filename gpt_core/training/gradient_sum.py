@@ -262,7 +262,7 @@ def chunks_of(parameters: Parameters, frozen: frozenset[str]) -> list[Chunk]:
 
 def _block_of(name: str, parameters: Parameters) -> int:
     """Return the number of the block after whose backward pass a gradient is complete, -1 for the embedding."""
-    if name.startswith("ln_f"):
+    if name.startswith(("ln_f", "lm_head")):
         return parameters.shape.layers - 1
     return int(name.split(".")[1]) if name.startswith("h.") else -1
 

@@ -277,7 +277,7 @@ def add_inspect(parser: Parser) -> None:
 
 def add_import(parser: Parser) -> None:
     """Add the options of `gpt-tui import`."""
-    text = "folder of a GPT-2 model as `save_pretrained` of transformers writes it, or a GGUF file of one"
+    text = "folder of a GPT-2 or Qwen3 model as `save_pretrained` of transformers writes it, or a GGUF file of one"
     parser.add_argument("source", metavar="DIR|FILE", help=text)
     text = "checkpoint to create, which ends in .safetensors (default: models/ and the name of the source)"
     parser.add_argument("--output", metavar="FILE", help=text)

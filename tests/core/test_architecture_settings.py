@@ -36,9 +36,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "swiglu": {"mlp": "swiglu"},
     "no biases": {"bias": False},
     "own head": {"tied_head": False},
+    "x0 shortcut": {"x0_shortcut": True, "layers": 3},
     "qwen3": dict(QWEN3),
     "qwen3 with its own head": QWEN3 | {"tied_head": False},
-    "relu_squared, rope": {"mlp": "relu_squared", "positions": "rope", "bias": False, "tied_head": False},
+    "relu_squared, rope, x0": {
+        "mlp": "relu_squared",
+        "positions": "rope",
+        "bias": False,
+        "tied_head": False,
+        "x0_shortcut": True,
+    },
 }
 each_change = pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 
@@ -155,7 +162,7 @@ def test_a_decoder_computes_the_logits_of_the_full_forward_pass(changes: dict[st
 
 
 @pytest.mark.parametrize("weight_format", ["bfloat16", "int8"])
-@pytest.mark.parametrize("name", ["qwen3 with its own head", "relu_squared, rope", "qk_norm"])
+@pytest.mark.parametrize("name", ["qwen3 with its own head", "relu_squared, rope, x0", "qk_norm"])
 def test_a_decoder_of_stored_weights_is_near_the_full_forward_pass_of_their_values(
     name: str, weight_format: Any
 ) -> None:
@@ -173,7 +180,9 @@ def test_a_decoder_of_stored_weights_is_near_the_full_forward_pass_of_their_valu
 # ---- training
 
 
-@pytest.mark.parametrize("changes", [QWEN3 | {"tied_head": False}, {"mlp": "relu_squared", "bias": False}])
+@pytest.mark.parametrize(
+    "changes", [QWEN3 | {"tied_head": False}, {"mlp": "relu_squared", "bias": False, "x0_shortcut": True}]
+)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, changes: dict[str, Any], optimizer: str) -> None:
     changes = changes | {"optimizer": optimizer, "dropout": 0.1, "ema": 0.9}
@@ -225,6 +234,26 @@ def test_what_does_not_fit_is_refused_in_one_line(assignments: list[str], words:
         resolve("nano", assignments=assignments)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_with_shortcuts_begins_as_one_without() -> None:
+    shape, tokens = with_layers({"x0_shortcut": True}), np.arange(40, dtype=np.int32)[None]
+    found, plain = (GPT(initial_parameters(each, 0)).logits(tokens) for each in (shape, SHAPE))
+    assert np.array_equal(found, plain)
+    assert [spec.name for spec in parameter_table(shape) if spec.size == 1] == ["h.1.x0_scale"]
+
+
+def test_attribution_counts_what_shortcuts_pass_on() -> None:
+    shape = with_layers({"x0_shortcut": True, "layers": 3})
+    weights, tokens = gradcheck.scattered_parameters(shape, 0), np.arange(12, dtype=np.int32)[None]
+    model = GPT(gradcheck.as_parameters(shape, weights))
+    found = interpret.attribution(model, tokens, np.array([5], np.int32))
+    targets = np.full(tokens.shape, -1, np.int32)
+    targets[0, -1] = 5
+    _, gradients = reference.loss_and_gradients(weights, tokens, targets, shape)
+    x = weights["wte.weight"][tokens[0]] + weights["wpe.weight"][:12]
+    expected = -(gradients["wpe.weight"][:12] * x).sum(axis=-1)  # each position occurs once: its gradient is that of x
+    assert gradcheck.relative_error(found[0], expected) < KERNEL_LIMIT
 
 
 def test_parts_to_freeze_are_those_that_the_model_has() -> None:

@@ -26,6 +26,7 @@ from gpt_core.kernels import (
     relu_squared,
     rms_norm,
     rope,
+    shortcut,
     swiglu,
     threads,
 )
@@ -73,6 +74,10 @@ INVALID_CALLS = {
     "rope: heads of other sizes": (lambda: rope.rotate(f(2, 6), f(2, 2), f(2, 2), 6, 2), "got 2, expected 0"),
     "rope: more channels than x has": (lambda: rope.rotate(f(2, 4), f(2, 2), f(2, 2), 8, 2), "got 8 channels"),
     "rope: sines of other positions": (lambda: rope.rotate(f(2, 4), f(2, 2), f(3, 2), 4, 2), "got 3, expected 2"),
+    "shortcut: other rows of x0": (lambda: shortcut.forward(f(2, 4), f(2, 4), f(3, 4), f(1)), "got 3, expected 2"),
+    "shortcut: two scales": (lambda: shortcut.forward(f(2, 4), f(2, 4), f(2, 4), f(2)), "got 2, expected 1"),
+    "shortcut: sums of other rows": (
+        lambda: shortcut.backward(f(2, 4), f(1), f(3), f(2, 4), f(2, 4), f(1)), "got 3, expected 2"),
     "relu_squared: other channels": (lambda: relu_squared.forward(f(2, 3), f(2, 4)), "got 3, expected 4"),
     "relu_squared: other rows of d_y": (
         lambda: relu_squared.backward(f(2, 4), f(3, 4), f(2, 4)), "got 3, expected 2"),
@@ -252,6 +257,9 @@ def other_layers(random, N, T, H):
         made["d_qkv_in"], made["d_w_q"], made["d_w_k"], normal(N, 2 * C), qkv, made["qk_rstd"], q_weight, k_weight
     )
     rope.rotate(made["qk"], normal(T, D // 2), normal(T, D // 2), 2 * C, T)
+    made |= {"short": f(N, C), "d_x0": f(N, C), "d_scale": f(1)}
+    shortcut.forward(made["short"], x, normal(N, C), normal(1))
+    shortcut.backward(made["d_x0"], made["d_scale"], f(N), normal(N, C), x, normal(1))
     made |= {"relu": f(N, F), "d_relu": f(N, F), "glu": f(N, F), "d_glu": f(N, 2 * F)}
     relu_squared.forward(made["relu"], hidden := normal(N, F))
     relu_squared.backward(made["d_relu"], normal(N, F), hidden)

@@ -21,6 +21,7 @@ from gpt_core.kernels import (
     relu_squared,
     rms_norm,
     rope,
+    shortcut,
     swiglu,
 )
 from gpt_core.model.gpt import GPT
@@ -29,7 +30,8 @@ from gpt_core.optim import Optimizer, create_optimizer
 
 SHAPE = ModelShape(d_model=16, hidden_size=40, vocab_size=300, num_heads=2, seq_len=8, layers=2)
 MODULES = (
-    attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear, relu_squared, rms_norm, rope, swiglu,
+    attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear, relu_squared, rms_norm, rope,
+    shortcut, swiglu,
 )  # fmt: skip
 NOT_TIMED = {"workspace_size"}  # called when buffers are made
 

@@ -35,6 +35,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "mlp": ("gelu", "relu_squared", "swiglu"),
     "bias": (True, False),
     "tied_head": (True, False),
+    "x0_shortcut": (False, True),
     "overfit_tiny": (False, False, False, True),
     "seed": (0, 7),
 }

@@ -23,6 +23,8 @@ class Transformer(Layer):
 
     d_residual: Array
     """(N, C): gradient of the residual stream, from the last block's output back to the embedding"""
+    d_x0: Array
+    """(N, C): gradient of the embedding's output by the x0 shortcuts"""
 
     def __init__(self, shape: ModelShape) -> None:
         self._shape = shape
@@ -33,8 +35,9 @@ class Transformer(Layer):
         super().__init__(self.embedding, *self.blocks, self.ln_f, self.head)
 
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
-        """Return the gradient of the residual stream."""
-        return (Buffer("d_residual", (size.rows, self._shape.d_model), "gradient"),)
+        """Return the gradient of the residual stream, and that of its start by the shortcuts."""
+        d_residual = Buffer("d_residual", (size.rows, self._shape.d_model), "gradient")
+        return (d_residual, d_residual._replace(name="d_x0")) if self._shape.x0_shortcut else (d_residual,)
 
     @property
     def lowest_block(self) -> int:
@@ -46,9 +49,9 @@ class Transformer(Layer):
 
     def forward(self, tokens: Ids) -> Array:
         """Return ln_f's output (N, C), the input of the head, for tokens (B, T)."""
-        x = self.embedding.forward(tokens.reshape(-1), tokens.shape[1])
+        x = x0 = self.embedding.forward(tokens.reshape(-1), tokens.shape[1])
         for block in self.blocks:
-            x = block.forward(x)
+            x = block.forward(x, x0)
         return self.ln_f.forward(x)
 
     def forward_backward(
@@ -67,11 +70,19 @@ class Transformer(Layer):
         loss_sum, d_ln_out = self.head.forward_backward(self.forward(tokens), targets.reshape(-1), gradients, weight)
         inputs = [self.embedding.out, *(block.out for block in self.blocks)]  # of each block, and of ln_f
         self.d_residual.fill(0.0)
+        if self._shape.x0_shortcut:
+            self.d_x0.fill(0.0)
         self.ln_f.backward(self.d_residual, d_ln_out, inputs.pop(), gradients)
         for number in reversed(range(self.lowest_block, len(self.blocks))):
-            self.blocks[number].backward(self.d_residual, inputs.pop(), gradients)
+            block = self.blocks[number]
+            block.backward(self.d_residual, inputs.pop(), gradients)
+            if block.x0_shortcut:
+                block.x0_shortcut.backward(self.d_x0, self.d_residual, self.embedding.out, gradients)
             if layer_done is not None:
                 layer_done(number)
+        if self._shape.x0_shortcut:
+            # d_x0 = its gradient as the start of the stream + those of all shortcuts
+            self.d_residual += self.d_x0
         if self.embedding.is_trained:
             self.embedding.backward(self.d_residual, tokens.reshape(-1), tokens.shape[1], gradients)
         return loss_sum
