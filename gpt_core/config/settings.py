@@ -227,6 +227,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Literal["paragraph", "line", "file"],
         Meta(description="one document of a text file: a paragraph, a line or the entire file"),
     ] = "paragraph"
+    shuffle: Annotated[
+        Literal["windows", "documents"],
+        Meta(description="per epoch: windows at fixed places, or the documents and then the windows"),
+    ] = "windows"
     tokenizer: Annotated[
         str,
         Meta(

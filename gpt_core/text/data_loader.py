@@ -3,6 +3,9 @@
 A text of n tokens s is cut with stride T: window i has the inputs s[iT : iT+T] and the targets s[iT+1 : iT+T+1]. Every
 token except the first is therefore a target once per epoch, `<eos>` included. The last window is padded with `<pad>`
 inputs and targets of -1, which the loss ignores.
+
+With `documents` shuffled, s is the text with its documents in another order in each epoch, so that windows begin at
+other tokens, and documents have other neighbours.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.errors import CorpusError
+from gpt_core.text.shuffled_documents import document_starts, in_order
 from gpt_core.text.token_stream import MIN_TOKENS, TokenStream
 from gpt_core.tokenizers import PAD
 
@@ -33,14 +37,26 @@ class DataLoader:
     therefore resume at any position of any epoch without a permutation in memory or in a checkpoint.
     """
 
-    def __init__(self, text: TokenStream, seq_len: int, seed: int) -> None:
-        """Create a loader of windows of `seq_len` tokens (T). Raises CorpusError if the text has no target."""
+    def __init__(self, text: TokenStream, seq_len: int, seed: int, *, documents: bool = False) -> None:
+        """Create a loader.
+
+        Args:
+            text: The text.
+            seq_len: Tokens per window (T).
+            seed: Random seed.
+            documents: Shuffle the documents before the windows; their starts are then searched in all of the text.
+
+        Raises:
+            CorpusError: The text has no target, or cannot be read.
+        """
         self.text = text
         self.seq_len = seq_len
         self.seed = seed
         self.windows_per_epoch = window_count(text, seq_len)
         self._block: tuple[int, int] = (-1, -1)  # epoch and number of the block of the order in `_order`
         self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._starts = document_starts(text) if documents else None
+        self._text_of_epoch: tuple[int, TokenStream] = (-1, text)
 
     def window(self, epoch: int, index: int) -> int:
         """Return the number of the window at position `index` of an epoch."""
@@ -62,9 +78,20 @@ class DataLoader:
             CorpusError: The text cannot be read.
         """
         tokens, targets = _padding(count, self.seq_len)
+        text = self.text_of(epoch)
         for row in range(min(count, self.windows_per_epoch - first)):
-            _fill(self.text, self.window(epoch, first + row), tokens[row], targets[row])
+            _fill(text, self.window(epoch, first + row), tokens[row], targets[row])
         return tokens, targets
+
+    def text_of(self, epoch: int) -> TokenStream:
+        """Return the text that the windows of an epoch cut. Raises CorpusError if it cannot be read."""
+        if self._starts is None:
+            return self.text
+        if self._text_of_epoch[0] != epoch:
+            numbers = np.arange(len(self._starts), dtype=np.int64)
+            order = shuffled(numbers, len(numbers), epoch_keys(self.seed, epoch, "document"))
+            self._text_of_epoch = (epoch, in_order(self.text, self._starts, order))
+        return self._text_of_epoch[1]
 
 
 def sequential_windows(text: TokenStream, seq_len: int, batch: int) -> Iterator[Batch]:
@@ -122,9 +149,9 @@ def _fill(text: TokenStream, window: int, tokens: NDArray[np.int32], targets: ND
     targets[: len(ids) - 1] = ids[1:]
 
 
-def epoch_keys(seed: int, epoch: int) -> list[int]:
-    """Return the round keys of an epoch's shuffle, unrelated between seeds and epochs."""
-    digest = hashlib.sha512(f"window order {seed} {epoch}".encode()).digest()
+def epoch_keys(seed: int, epoch: int, what: str = "window") -> list[int]:
+    """Return the round keys of an epoch's shuffle, unrelated between seeds, epochs, and what is shuffled."""
+    digest = hashlib.sha512(f"{what} order {seed} {epoch}".encode()).digest()
     return [int.from_bytes(digest[8 * i : 8 * i + 8], "little") for i in range(FEISTEL_ROUNDS)]
 
 

@@ -250,7 +250,7 @@ def open_texts(
         eval_text = load_tokens(held_out, tokenizer, settings.document, progress=progress)
     else:
         text, eval_text = split_held_out(text, settings.val_frac)
-    loader = DataLoader(text, settings.seq_len, settings.seed)
+    loader = DataLoader(text, settings.seq_len, settings.seed, documents=settings.shuffle == "documents")
     source = held_out or train
     eval_sha256 = eval_text.sha256 if held_out is not None else text.sha256
     return Texts(text, loader, eval_text, source.name, len(train.files), source.cache_path, eval_sha256)

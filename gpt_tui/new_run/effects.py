@@ -59,6 +59,7 @@ EFFECTS: dict[str, str] = {
     "val_frac": "Larger: more reliable scores, less text to train on.",
     "hold_out": "Keeps the eval text for the final result: choose settings by a part of the training text.",
     "document": "Documents are shuffled and separated; the model learns to end where they end.",
+    "shuffle": "documents: each pass cuts the text at other places. Helps where a text is read many times.",
     "tokenizer": "How text becomes tokens. Models with different tokenizers compare by bits per byte.",
     "init_from": "Starts with what that model has learned. The file sets shape and tokenizer; the rates are lower.",
     "freeze": "Frozen parts keep their weights. Freezing the embedding and the first layers saves time.",

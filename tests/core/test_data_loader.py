@@ -1,12 +1,15 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from gpt_core.errors import CorpusError
-from gpt_core.text import data_loader
+from gpt_core.text import data_loader, shuffled_documents
 from gpt_core.text.data_loader import DataLoader, epoch_keys, sequential_windows, shuffled
+from gpt_core.text.shuffled_documents import document_starts, in_order
 from gpt_core.text.token_stream import MemorySource, TokenStream, tokens_of_documents
+from gpt_core.tokenizers import BOS
 from gpt_core.tokenizers.pieces import PieceTokenizer
 
 LENGTHS = np.ones(1000, dtype=np.uint8)
@@ -141,3 +144,67 @@ def test_a_text_shorter_than_one_window_is_padded():
     tokens, targets = DataLoader(counted(3), 8, seed=0).read(0, 0, 1)
     assert tokens.tolist() == [[10, 11, 0, 0, 0, 0, 0, 0]]
     assert targets.tolist() == [[11, 12, -1, -1, -1, -1, -1, -1]]
+
+
+# ---- shuffled documents
+
+
+def documents_of(lengths, seed=0):
+    """Return a text of documents with these numbers of tokens, `<bos>` included, and the ids of each document."""
+    random = np.random.default_rng(seed)
+    ids = [np.concatenate([[BOS], random.integers(10, 1000, length - 1)]).astype(np.int32) for length in lengths]
+    stream = np.concatenate(ids)
+    return TokenStream(MemorySource(stream), 0, len(stream), len(stream), LENGTHS, "", "", len(ids)), ids
+
+
+def test_a_text_in_another_order_is_its_documents_one_after_another():
+    text, documents = documents_of([1, 5, 2, 9, 1, 3])
+    order = np.array([3, 0, 5, 1, 4, 2])
+    found = in_order(text, document_starts(text), order)
+    expected = np.concatenate([documents[number] for number in order])
+    assert len(found) == len(text)
+    for start in range(len(text) + 1):
+        for count in (0, 1, 2, 7, 100):
+            assert np.array_equal(found.read(start, count), expected[start : start + count])
+
+
+def test_a_text_that_begins_within_a_document_keeps_all_of_its_tokens():
+    text, documents = documents_of([4, 3, 6])
+    rest = replace(text, start=2, count=text.count - 2)
+    starts = document_starts(rest)
+    assert starts.tolist() == [0, 2, 5]
+    moved = in_order(rest, starts, np.array([2, 0, 1])).read(0, 100)
+    assert np.array_equal(moved, np.concatenate([documents[2], documents[0][2:], documents[1]]))
+
+
+def test_starts_of_documents_are_found_in_parts(monkeypatch):
+    text, documents = documents_of([4, 3, 6, 1, 1, 9])
+    expected = document_starts(text)
+    assert expected.tolist() == np.cumsum([0, *map(len, documents[:-1])]).tolist()
+    monkeypatch.setattr(shuffled_documents, "SCANNED", 3)
+    assert document_starts(text).tolist() == expected.tolist()
+
+
+def test_each_epoch_has_all_documents_in_an_order_of_its_own():
+    text, documents = documents_of([3 + number % 5 for number in range(40)])
+    loader = DataLoader(text, 8, seed=3, documents=True)
+    seen = []
+    for epoch in range(3):
+        stream = loader.text_of(epoch).read(0, len(text))
+        starts = np.flatnonzero(stream == BOS)
+        cut = [part.tobytes() for part in np.split(stream, starts[1:])]
+        assert sorted(cut) == sorted(document.tobytes() for document in documents)
+        seen.append(tuple(cut))
+    assert len(set(seen)) == 3
+    again = DataLoader(text, 8, seed=3, documents=True)
+    assert np.array_equal(again.read(2, 3, 2)[0], loader.read(2, 3, 2)[0])
+    assert not np.array_equal(DataLoader(text, 8, seed=4, documents=True).read(2, 3, 2)[0], loader.read(2, 3, 2)[0])
+
+
+def test_windows_of_shuffled_documents_have_every_token_but_the_first_as_a_target():
+    text, _ = documents_of([3 + number % 5 for number in range(40)])
+    loader = DataLoader(text, 8, seed=1, documents=True)
+    for epoch in range(2):
+        targets = loader.read(epoch, 0, loader.windows_per_epoch)[1]
+        expected = loader.text_of(epoch).read(1, len(text))
+        assert sorted(targets[targets >= 0]) == sorted(expected)

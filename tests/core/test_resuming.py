@@ -238,3 +238,14 @@ def test_a_raised_budget_is_longer_than_the_time_that_was_used(minutes: float, o
     state = TrainingState(run_id="r", step=3, elapsed_s=used, plan=plan)
     raised = raised_limits(sample()._replace(settings=Settings(minutes=minutes), state=state))
     assert 60 * raised["minutes"] > used
+
+
+def test_a_run_with_shuffled_documents_resumes_exactly(tmp_path: Path) -> None:
+    whole, expected = in_one_go(tmp_path / "whole", 30, shuffle="documents")  # more than two epochs
+    in_one_go(tmp_path / "parts", 17, shuffle="documents")
+    settings = tiny_settings(tmp_path / "parts", max_steps=30, shuffle="documents")
+    resumed, losses = finished_trainer(settings, resume=tmp_path / "parts" / LATEST)
+    assert losses == expected[17:]
+    assert whole_state(resumed) == whole_state(whole)
+    _, others = in_one_go(tmp_path / "windows", 30)
+    assert others != expected

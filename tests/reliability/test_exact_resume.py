@@ -29,6 +29,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "weight_decay": (0.0, 0.1),
     "document": ("paragraph", "line", "file"),
     "eval_file": (None, ""),
+    "shuffle": ("windows", "documents"),
     "norm": ("layer_norm", "rms_norm"),
     "qk_norm": (False, True),
     "positions": ("learned", "rope"),
