@@ -154,7 +154,10 @@ def read_back(path: Path) -> Exported:
 
 def check_exportable(bundle: ModelBundle) -> None:
     """Raise ExportError if a page cannot hold the model."""
-    architecture_of(bundle.settings.shape, {"gpt2": GPT2})  # what `page/transformer.js` computes
+    try:
+        architecture_of(bundle.settings.shape, {"gpt2": GPT2})  # what `page/transformer.js` computes
+    except ExportError as error:
+        raise ExportError(f"{error}; `gpt-tui export gguf` and `gpt-tui export hf` hold qwen3, too") from None
     count = parameter_count(bundle.settings.shape)
     if count > MAX_PARAMETERS:
         raise ExportError(

@@ -34,7 +34,7 @@ class EvalSums(NamedTuple):
 
 
 class GPT:
-    """A GPT-2 model on one set of weights.
+    """A GPT model on one set of weights.
 
     Buffers are allocated for the shape of a batch and reused for every batch of the same shape. All calls share them:
     use one instance from one thread at a time.

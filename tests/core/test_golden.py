@@ -1,4 +1,4 @@
-"""Reference and compiled model are equal to PyTorch on golden/golden.npz."""
+"""Reference and compiled model are equal to PyTorch on golden/golden.npz, and other layers on golden_layers.npz."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_core import reference
-from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.settings import GPT2, ModelShape, Settings
 from gpt_core.gradcheck import KERNEL_LIMIT, as_parameters, relative_error
 from gpt_core.kernels import adamw
 from gpt_core.model.gpt import GPT
@@ -125,3 +125,41 @@ def test_ten_adamw_steps_of_the_compiled_model_equal_pytorch(golden):
         for tensors in (weights.tensors, expected):
             tensors[f"h.{layer}.attn.c_attn.bias"][keys] = 0.0
     assert_all_close(weights.tensors, expected, KERNEL_LIMIT)
+
+
+# ---- other layers than GPT-2's
+
+
+@pytest.fixture(scope="module", params=["qwen3", "others"])
+def layers(request):
+    """Return the results of PyTorch for a model with other layers, and its shape."""
+    with np.load(Path(__file__).with_name("golden") / "golden_layers.npz", allow_pickle=False) as file:
+        found = under(dict(file), f"{request.param}/")
+    return found, ModelShape(**{name: value.item() for name, value in under(found, "shape/").items()})
+
+
+def test_the_models_of_other_layers_have_every_layer_that_gpt2_has_not(layers):
+    found, shape = layers
+    shapes = {name: tensor.shape for name, tensor in under(found, "weight/").items()}
+    assert shapes == reference.parameter_shapes(shape)
+    assert sum(getattr(shape, name) != value for name, value in GPT2.items()) >= 3
+
+
+def test_other_layers_of_the_reference_equal_pytorch(layers):
+    found, shape = layers
+    weights = {name: tensor.astype(np.float64) for name, tensor in under(found, "weight/").items()}
+    logits, _, _ = reference.model_forward(weights, found["tokens"], shape)
+    loss, gradients = reference.loss_and_gradients(weights, found["tokens"], found["targets"], shape)
+    assert relative_error(logits, found["logits"]) < REFERENCE_LIMIT
+    assert loss == pytest.approx(float(found["loss"]), rel=REFERENCE_LIMIT)
+    assert_all_close(gradients, under(found, "gradient/"), REFERENCE_LIMIT)
+
+
+def test_other_layers_of_the_compiled_model_equal_pytorch(layers):
+    found, shape = layers
+    model, gradients = GPT(as_parameters(shape, under(found, "weight/"))), Parameters(shape)
+    counted = int((found["targets"] != -1).sum())
+    loss_sum, _ = model.loss_and_gradients(found["tokens"], found["targets"], gradients, 1.0 / counted)
+    assert loss_sum / counted == pytest.approx(float(found["loss"]), rel=KERNEL_LIMIT)
+    assert relative_error(model.logits(found["tokens"]), found["logits"]) < KERNEL_LIMIT
+    assert_all_close(gradients.tensors, under(found, "gradient/"), KERNEL_LIMIT)
