@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from gpt_core.config.settings import GPT2, QWEN3, ModelShape
+from gpt_core.config.settings import GPT2, QWEN3, ModelShape, layers_text
 from gpt_core.errors import ExportError
 
 LAYERS: Mapping[str, Mapping[str, object]] = MappingProxyType({"gpt2": GPT2, "qwen3": QWEN3})
@@ -36,15 +36,9 @@ def architecture_of(shape: ModelShape, known: Mapping[str, Mapping[str, object]]
     nearest = min(known, key=lambda name: len(differing(name)))
     names = differing(nearest)
     if names:
-        got = ", ".join(f"{key} {_word(values[key])}" for key in names)
-        expected = ", ".join(f"{key} {_word(known[nearest][key])}" for key in names)
-        others = " or ".join(known)
+        got, expected = ({key: source[key] for key in names} for source in (values, known[nearest]))
         raise ExportError(
-            f"a model with {got} has no counterpart in this format, which holds {others}: "
-            f"expected {expected} for {nearest}"
+            f"a model with {layers_text(got)} has no counterpart in this format, which holds {' or '.join(known)}: "
+            f"expected {layers_text(expected)} for {nearest}"
         )
     return nearest
-
-
-def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,6 +6,7 @@ and `gpt-tui config` derive their groups, descriptions and checks from it (`gpt_
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -68,6 +69,16 @@ class ModelShape(msgspec.Struct, frozen=True, omit_defaults=True):
     def head_size(self) -> int:
         """Channels per attention head (D)."""
         return self.d_model // self.num_heads
+
+    @property
+    def other_layers(self) -> str:
+        """Settings in which the layers are not GPT-2's, as text: "norm rms_norm, qk_norm true"; "" for none."""
+        return layers_text({key: found for key, value in GPT2.items() if (found := getattr(self, key)) != value})
+
+
+def layers_text(values: Mapping[str, object]) -> str:
+    """Return settings of layers as text: "norm rms_norm, qk_norm true"."""
+    return ", ".join(f"{key} {str(value).lower()}" for key, value in values.items())
 
 
 SIZES = ("d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers")

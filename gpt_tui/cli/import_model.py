@@ -33,7 +33,8 @@ def report(info: CheckpointInfo) -> list[str]:
     return [
         f"{name}: {short(parameter_count(shape))} parameters, {size(info.size)}: {shape.layers} layers, width "
         f"{integer(shape.d_model)}, {shape.num_heads} heads, context {integer(shape.seq_len)}, vocabulary "
-        f"{integer(shape.vocab_size)} ({info.settings.tokenizer})",
+        f"{integer(shape.vocab_size)} ({info.settings.tokenizer})"
+        + (f", {shape.other_layers}" if shape.other_layers else ""),
         f"chat with it: gpt-tui chat --model {shlex.quote(name)}",
         f"fine-tune it: gpt-tui --init-from {shlex.quote(name)} --train-file FILE",
     ]

@@ -7,6 +7,7 @@ import re
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
@@ -27,8 +28,10 @@ from gpt_tui.tabs.checkpoints.presenter import (
     deletion_question,
     details,
     empty_text,
+    imported_rows,
     next_pending,
     refusal,
+    run_rows,
     status_cell,
     summary_text,
     table,
@@ -272,6 +275,16 @@ def test_details_name_the_damage_and_the_run(contents: FolderContents):
     assert text["saved"].endswith("1 min ago")
     text = dict(details(named(contents, "best_model"), VALID, NOW_S))
     assert "; eval loss 3.456, accuracy 31.2%, 2.468 bits per byte; " in text["scores"]
+
+
+def test_layers_other_than_those_of_gpt2_are_named(contents: FolderContents):
+    file = named(contents, "ckpt_latest")
+    assert file.info is not None
+    assert "layers" not in dict(run_rows(file.info))
+    settings = msgspec.structs.replace(file.info.settings, norm="rms_norm", qk_norm=True, tied_head=False)
+    info = msgspec.structs.replace(file.info, settings=settings)
+    for rows in (run_rows(info), imported_rows(info)):
+        assert dict(rows)["layers"] == "norm rms_norm, qk_norm true, tied_head false"
 
 
 def test_an_unusable_file_is_refused_with_the_reason(contents: FolderContents):

@@ -236,6 +236,7 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
         ("scores", scores_of(info)),
         ("model", f"{info.preset or 'custom'}, {integer(parameter_count(shape))} parameters: {shape.layers} layers, "
                   f"width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
+        *layer_rows(shape),
         ("settings", f"{batch}, {schedule_text(settings)}"),
         ("run", f"{info.run_id}, seed {settings.seed}"),
         *origin_rows(info),
@@ -244,6 +245,11 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
         ("tokenizer", f"{settings.tokenizer}, {integer(shape.vocab_size)} tokens, "
                       f"SHA-256 {short_digest(info.tokenizer_sha256)}"),
     ]  # fmt: skip
+
+
+def layer_rows(shape: ModelShape) -> list[tuple[str, str]]:
+    """Return the layers of a model that are not GPT-2's, if it has any."""
+    return [("layers", shape.other_layers)] if shape.other_layers else []
 
 
 def text_name(settings: Settings) -> str:
@@ -264,7 +270,8 @@ def schedule_text(settings: Settings) -> str:
 def imported_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
     """Return what the header states about imported weights."""
     rows = dict(run_rows(info))
-    return [("trained", "not here: imported weights"), ("model", rows["model"]), ("tokenizer", rows["tokenizer"])]
+    kept = ("model", *(["layers"] if "layers" in rows else []), "tokenizer")
+    return [("trained", "not here: imported weights"), *((name, rows[name]) for name in kept)]
 
 
 def origin_rows(info: CheckpointInfo) -> list[tuple[str, str]]:

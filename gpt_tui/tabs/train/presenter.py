@@ -114,6 +114,7 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str], model_reason: 
         ("model", f"{preview.model}, {integer(parameters)} parameters"),
         *([("why", one_line(model_reason))] if model_reason else []),
         ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
+        *([("layers", shape.other_layers)] if shape.other_layers else []),
         *texts,
         (
             "batch",
