@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.distributed.tree import sums_at_once
 from gpt_core.formats.checkpoint_header import checkpoint_layout, saved_state
 from gpt_core.formats.safetensors import data_bytes
 from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
@@ -101,17 +102,26 @@ def estimate_memory(settings: Settings, threads: int) -> MemoryEstimate:
     """Return the memory that a run needs on `threads` threads."""
     shape = settings.shape
     return MemoryEstimate(
-        state=training_state_bytes(shape, settings.optimizer, averaged=settings.ema > 0),
+        state=training_state_bytes(
+            shape, settings.optimizer, averaged=settings.ema > 0, sums=sums_at_once(settings.micro_batches)
+        ),
         activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads)
         + optimizer_type(settings.optimizer).scratch_bytes(shape, threads),
         kv_cache=kv_cache_bytes(shape, shape.seq_len) if settings.sample_tokens else 0,
     )
 
 
-def training_state_bytes(shape: ModelShape, optimizer: str, *, averaged: bool) -> int:
-    """Return the bytes of weights, gradients and optimizer state, and of the average of the weights if there is one."""
+def training_state_bytes(shape: ModelShape, optimizer: str, *, averaged: bool, sums: int = 1) -> int:
+    """Return the bytes of weights, gradients and optimizer state, and of the average of the weights if there is one.
+
+    Args:
+        shape: Shape of the model.
+        optimizer: Name of the optimizer.
+        averaged: The weights are averaged.
+        sums: Gradients that exist at once while those of the micro-batches are added.
+    """
     weights = weight_bytes(shape) * (2 if averaged else 1)
-    return weights + gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape)
+    return weights + sums * gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape)
 
 
 def checkpoint_bytes(settings: Settings) -> int:

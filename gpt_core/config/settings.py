@@ -338,3 +338,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def micro_batch(self) -> int:
         """Sequences per pass: `micro_batch_size`, or `batch_size` where that is smaller or `micro_batch_size` is 0."""
         return min(self.micro_batch_size or self.batch_size, self.batch_size)
+
+    @property
+    def micro_batches(self) -> int:
+        """Passes per optimizer step."""
+        return self.batch_size // self.micro_batch

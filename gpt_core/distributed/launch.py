@@ -79,8 +79,9 @@ def fork_rank() -> None:
 
     Where the new process is killed, this one waits until another rank has reported that and ended the run.
     """
-    child = os.fork()
-    if child:
+    if not hasattr(os, "fork"):
+        return
+    if child := os.fork():
         _wait_for(child)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
@@ -96,7 +97,9 @@ def _wait_for(child: int) -> NoReturn:
         if signal.getsignal(number := signal.Signals[name]) != signal.SIG_IGN:
             signal.signal(number, pass_on)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code < 0:
+    if -code in [signal.Signals[name] for name in FORWARDED]:
+        code = 128 - code  # stopped before it handles signals, as all ranks are
+    elif code < 0:
         time.sleep(GRACE_S)
         code = EXIT_FAILED
     os._exit(code)

@@ -120,7 +120,7 @@ class MpiCommunicator:
             while not request.Test():
                 self.watch.check()
                 if time.monotonic() < spins_until_s:
-                    os.sched_yield()
+                    _yield_core()
                 else:
                     time.sleep(POLL_S)
         except MPI.Exception as error:
@@ -137,6 +137,13 @@ def abort(code: int) -> NoReturn:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     MPI.COMM_WORLD.Abort(code)
     os._exit(code)
+
+
+def _yield_core() -> None:
+    if hasattr(os, "sched_yield"):
+        os.sched_yield()
+    else:
+        time.sleep(0)
 
 
 def _starts(counts: Sequence[int]) -> list[int]:

@@ -54,6 +54,11 @@ def owned_nodes(leaves: int, owned: Node) -> list[Node]:
     return within(Node(0, leaves))
 
 
+def sums_at_once(leaves: int) -> int:
+    """Return how many nodes exist at once while all leaves are added one after the other (`merges`)."""
+    return leaves.bit_length()
+
+
 def merges(leaves: int, owned: Node) -> list[int]:
     """Return for each leaf of a range how many sums of two nodes are complete with it.
 

@@ -28,6 +28,7 @@ from gpt_core.errors import EXIT_FAILED
 CONNECT_S = 20.0
 BEATS_PER_TIMEOUT = 6
 MAX_INTERVAL_S = 5.0
+MAX_PAUSE_S = 2.0
 TURN_S = 2.0
 """Time by which each next rank waits for the one before it to report the loss of rank 0."""
 BEAT, BYE = b".\n", b"bye\n"
@@ -79,7 +80,7 @@ class Watch:
         self._sending = threading.Lock()
         self._heard = dict.fromkeys(links, time.monotonic())
         self._unread = dict.fromkeys(links, b"")
-        self._closing = False
+        self._closing = threading.Event()
         self._abort = abort
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -112,7 +113,7 @@ class Watch:
 
     def close(self) -> None:
         """End the watch of this rank without a fault."""
-        self._closing = True
+        self._closing.set()
         self._send_all(BYE)
         self._thread.join()
         for link in self._links.values():
@@ -125,9 +126,12 @@ class Watch:
             for rank, link in self._links.items():
                 link.setblocking(False)
                 selector.register(link, selectors.EVENT_READ, rank)
-            sent_s = 0.0
-            while not self._closing and self.fault is None:
+            sent_s, last_s = 0.0, time.monotonic()
+            while not self._closing.is_set() and self.fault is None:
                 now = time.monotonic()
+                if now - last_s > MAX_PAUSE_S:  # this process was suspended, perhaps together with the others
+                    self._heard = {rank: heard_s + now - last_s for rank, heard_s in self._heard.items()}
+                last_s = now
                 if now - sent_s >= min(MAX_INTERVAL_S, self.timeout_s / BEATS_PER_TIMEOUT):
                     self._send_all(BEAT)
                     sent_s = now
@@ -167,14 +171,15 @@ class Watch:
                 self._set(Fault(rank, f"has not responded for {self.timeout_s:g} seconds"))
 
     def _set(self, fault: Fault) -> None:
-        if self.fault is None and not self._closing:
+        if self.fault is None and not self._closing.is_set():
             self.fault = fault
 
     def _end_process(self, fault: Fault) -> None:
         """End the process if it does not end by itself: its main thread may be waiting within MPI."""
         if self._rank == 0:
             self._send_all(msgspec.json.encode(Fault(fault.rank, "", fault.exit_code)) + b"\n")
-        time.sleep(GRACE_S + TURN_S * self._rank)
+        if self._closing.wait(GRACE_S + TURN_S * self._rank):
+            return
         if text := self.described(fault):
             with contextlib.suppress(OSError):
                 os.write(2, f"gpt-tui: {text}\n".encode())
@@ -204,10 +209,16 @@ def open_links(rank: int, hosts: Sequence[str], broadcast: Callable[[bytes], byt
     """
     if rank:
         return _connect(rank, hosts, msgspec.json.decode(broadcast(b""), type=Invitation))
-    with socket.create_server(("", 0), backlog=len(hosts)) as server:
+    with _server(len(hosts)) as server:
         invitation = Invitation(own_addresses(hosts[0]), server.getsockname()[1], secrets.token_hex(16))
         broadcast(msgspec.json.encode(invitation))
         return _accept(server, invitation.token, hosts)
+
+
+def _server(backlog: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
+    return socket.create_server(("", 0), backlog=backlog)
 
 
 def _accept(server: socket.socket, token: str, hosts: Sequence[str]) -> Opened:

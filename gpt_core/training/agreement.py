@@ -58,7 +58,12 @@ class Agreement:
         """
         if self._is_alone:
             return
-        found = self._communicator.gather(np.array([zlib.crc32(weights.flat.data)], np.float64))[:, 0]
+        digest = np.array([zlib.crc32(weights.flat.data)], np.float64)
+        try:
+            found = self._communicator.gather(digest)[:, 0]
+        except RankError:  # another rank may have found the difference first
+            self._requests.stop(save=False)
+            raise
         for rank, digest in enumerate(found):
             if digest != found[0]:
                 self._requests.stop(save=False)

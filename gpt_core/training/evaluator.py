@@ -68,8 +68,8 @@ class Evaluator:
         scores = yield from self._scores(text, complete=is_last or state.window >= self._run.windows.windows_per_epoch)
         if scores is None:
             return
+        state.elapsed_s = self._agreement.update()  # may raise: the evaluation is then still pending
         state.evaluation_due = False
-        state.elapsed_s = self._agreement.update()
         result, full = scores
         is_best = record_evaluation(state, result.loss, result.accuracy, settings, is_scheduled=self.is_scheduled)
         state.last_eval = scores_of(state.step, result)

@@ -60,7 +60,7 @@ class Trainer:
         self._gpt = GPT(run.parameters, product_format(self.settings.precision), self._frozen)
         self._gradients = Parameters(run.parameters.shape)
         self._gradient_sum = GradientSum(
-            self._gradients, self.settings.batch_size // self.settings.micro_batch, run.communicator,
+            self._gradients, self.settings.micro_batches, run.communicator,
             self.settings.exchange, self._frozen,
         )  # fmt: skip
         self._schedule = schedule_of(run.settings)
@@ -92,8 +92,8 @@ class Trainer:
     @property
     def memory_bytes(self) -> int:
         """Bytes of weights, gradients, optimizer state and the average of the weights."""
-        weights = self.parameters.flat.nbytes
-        return (3 if self.settings.ema else 2) * weights + self.run.optimizer.state_bytes(self.shape)
+        weights, copies = self.parameters.flat.nbytes, 2 if self.settings.ema else 1
+        return (copies + self._gradient_sum.buffers) * weights + self.run.optimizer.state_bytes(self.shape)
 
     @property
     def saving(self) -> bool:
@@ -282,6 +282,7 @@ class Trainer:
         before = self.parameters.copy() if debugging else None
         self._stats.before_update(is_measured=self._evaluator.follows_next_step)
         self._saver.wait_for_tensors()
+        elapsed_s = self._agreement.update()  # may raise: nothing of the state has changed yet
         with self._weights_lock:
             if finite:
                 scale = self.run.optimizer.clip_scale(norm)
@@ -291,7 +292,7 @@ class Trainer:
         state.window += settings.batch_size
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         state.step_loss = loss if finite else None
-        state.elapsed_s = self._agreement.update()
+        state.elapsed_s = elapsed_s
         self._mark_pending()
         if finite:
             state.tokens += targets_in_batch

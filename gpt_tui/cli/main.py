@@ -9,21 +9,25 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
-from gpt_core.distributed.launch import launched_as
 from gpt_tui.shared.interrupts import interrupt_exits
 from gpt_tui.shared.standard_streams import OutputError, discard_output, guard_standard_streams
+
+if TYPE_CHECKING:
+    from gpt_core.distributed.communicator import Communicator
 
 Options = argparse.Namespace
 
 PROGRAM = "gpt-tui"
 INSPECT_VIEWS = ("tokens", "lens", "attention", "heads", "health", "ablation", "neighbors", "attribution")
+LAUNCHED = {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK"}
+"""Environment variables that launchers of MPI set (`gpt_core.distributed.launch`)."""
 NEWEST = ""  # value of --resume without a file
 
 
@@ -335,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with the given arguments (default: those of the process) and return its exit code."""
     guard_standard_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if launched_as()[1] > 1:
+    if is_launched():
         from gpt_tui.cli.ranks import run_rank
 
         return run_rank(lambda ranks: exit_code(words, ranks), described)
@@ -345,7 +349,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return report_error(error)
 
 
-def exit_code(arguments: list[str], ranks: Communicator = SINGLE_PROCESS) -> int:
+def is_launched() -> bool:
+    """Return True if `mpiexec` has started this process as one of several ranks."""
+    if not LAUNCHED & os.environ.keys():
+        return False
+    from gpt_core.distributed.launch import launched_as
+
+    return launched_as()[1] > 1
+
+
+def exit_code(arguments: list[str], ranks: Communicator | None = None) -> int:
     """Run the program and return its exit code. Raises the errors of the command."""
     try:
         code = run(arguments, ranks)
@@ -356,7 +369,7 @@ def exit_code(arguments: list[str], ranks: Communicator = SINGLE_PROCESS) -> int
     return code
 
 
-def run(arguments: list[str], ranks: Communicator) -> int:
+def run(arguments: list[str], ranks: Communicator | None) -> int:
     """Parse the arguments and run the command that they name, or the app without one, on these ranks."""
     name = arguments[0] if arguments else ""
     command = COMMANDS.get(name, APP)
@@ -373,7 +386,7 @@ def run(arguments: list[str], ranks: Communicator) -> int:
     options = parser.parse_all(arguments)
     if command is TRAIN:
         options.train_only = True
-    if len(ranks.hosts) > 1 and not getattr(options, "train_only", False):
+    if ranks is not None and not getattr(options, "train_only", False):
         raise alone_error(name if command is not APP else "the app", len(ranks.hosts))
     options.ranks = ranks
     if sys.stdout is None and name in PRINTING:

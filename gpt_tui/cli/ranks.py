@@ -32,7 +32,7 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         ranks = connect()
-    except Exception as error:
+    except BaseException as error:
         text, code = describe(error)
         leave("" if rank else text, code)
     try:

@@ -10,6 +10,7 @@ from functools import partial
 from gpt_core.bench.budget_rule import budget_request
 from gpt_core.config.resolve import Overrides, read_overrides
 from gpt_core.config.settings import ModelShape
+from gpt_core.distributed.communicator import SINGLE_PROCESS
 from gpt_core.errors import InputError
 from gpt_core.training.request import RunRequest
 from gpt_tui.cli.options import config_file, requested_run, setting_sources
@@ -26,11 +27,12 @@ def start(options: Namespace) -> int:
         raise InputError("--json needs --train-only: it prints the events of a headless run")
     if not options.train_only:
         require_terminal()
-    if options.ranks.rank:
+    ranks = options.ranks or SINGLE_PROCESS
+    if ranks.rank:
         from gpt_tui.headless.runner import run_other_rank
 
         requested = read_overrides(**setting_sources(options)).values
-        return run_other_rank(requested, options.ranks)
+        return run_other_rank(requested, ranks)
     with interrupt_exits():
         request = requested_run(options)
         if options.train_only:
@@ -38,7 +40,7 @@ def start(options: Namespace) -> int:
         else:
             from gpt_tui.app.launch import run_app
     if options.train_only:
-        return run_headless(request, as_json=options.json, ranks=options.ranks)
+        return run_headless(request, as_json=options.json, ranks=ranks)
     # without such options the app waits for the key that starts a run
     autostart = request.settings.overfit_tiny or request.overwrite or request.resume is not None
     overrides = read_overrides(**setting_sources(options))

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TextIO
 
 from gpt_core.config.settings import GROUP_RATES, Settings
-from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
-from gpt_core.errors import EXIT_FAILED, EXIT_OK
+from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator, RankError
+from gpt_core.errors import EXIT_FAILED, EXIT_OK, CheckpointError
+from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training.events import AnyEvent, LossDiverged, RunFinished, StepCompleted
@@ -67,12 +68,14 @@ def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SI
             trainer = open_trainer(request, reporter, signals, ranks)
             for warning in (*trainer.run.warnings, *warmup_note(trainer)):
                 say(sys.stderr, f"gpt-tui: {warning}")
+            latest = trainer.run.store.path_of("latest")
             try:
                 history = follow(trainer, reporter)
             except OutputError as error:  # the run was saved on the way out
-                latest = trainer.run.store.path_of("latest")
                 error.filename = str(latest) if latest.exists() else None
                 raise
+            except RankError as error:
+                raise with_last_save(error, latest) from None
         say_how_it_ended(history, trainer.settings, sys.stderr if as_json else sys.stdout)
     if is_unsaved(history, request.settings.models_dir):
         return EXIT_FAILED
@@ -83,6 +86,16 @@ def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SI
     if history.finished.reason == "overfit_done" and not as_json:
         chat_with(trainer)
     return EXIT_OK
+
+
+def with_last_save(error: RankError, latest: Path) -> RankError:
+    """Return the error of a rank that ended the run, with the checkpoint to resume if there is one."""
+    try:
+        step = peek_checkpoint(latest).step
+    except CheckpointError:
+        return error
+    saved = f"; {latest} holds step {integer(step)}, from which --resume continues on any number of ranks"
+    return RankError(f"{error}{saved}" if str(error) else "", error.exit_code)
 
 
 def open_trainer(

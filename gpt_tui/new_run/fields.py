@@ -32,8 +32,8 @@ from gpt_tui.shared.sanitize import one_line
 MAX_NAME = 24  # characters of the name of a checkpoint in the title
 # groups in the order of the form, the most frequently changed ones first
 GROUP_ORDER = (
-    "model shape", "text", "fine-tuning", "learning rate", "batches", "stopping", "system", "evaluation and saving",
-    "optimizer", "generation", "self-test", "architecture", "advanced",
+    "model shape", "text", "fine-tuning", "learning rate", "batches", "stopping", "system", "several machines",
+    "evaluation and saving", "optimizer", "generation", "self-test", "architecture", "advanced",
 )  # fmt: skip
 # fields that a preset does not change
 INDEPENDENT = (

@@ -46,19 +46,22 @@ class FakeRank:
         self.is_first_on_host = hosts.index(hosts[rank]) == rank
         self.timeout_s = 0.0
         self.sent_bytes = 0
+        self.fails_at = -1
+        """Number of the collective operation at which this rank finds that another one is lost, -1 for none."""
+        self.collectives = 0
         self._control, self._data = control, data
 
     def gather(self, values: Numbers) -> Numbers:
-        return np.stack(self._control.all_of(self.rank, values.copy()))
+        return np.stack(self._all_of(self._control, values.copy()))
 
     def gather_bytes(self, data: bytes) -> list[bytes]:
-        return self._control.all_of(self.rank, data)
+        return self._all_of(self._control, data)
 
     def broadcast(self, data: bytes) -> bytes:
         return self.gather_bytes(data)[0]
 
     def broadcast_array(self, values: NDArray[Any]) -> None:
-        values[:] = self._control.all_of(self.rank, values.copy())[0]
+        values[:] = self._all_of(self._control, values.copy())[0]
 
     def exchange(
         self, sent: NDArray[Any], sent_counts: Sequence[int], received: NDArray[Any], received_counts: Sequence[int]
@@ -68,17 +71,23 @@ class FakeRank:
         bounds = np.cumsum([0, *sent_counts])
         self.sent_bytes += sent.nbytes - sent_counts[self.rank] * sent.itemsize
         parts = [sent[start:stop].copy() for start, stop in itertools.pairwise(bounds)]
-        found = [parts[self.rank] for parts in self._data.all_of(self.rank, parts)]
+        found = [parts[self.rank] for parts in self._all_of(self._data, parts)]
         assert [len(part) for part in found] == list(received_counts)
         received[:] = np.concatenate(found)
 
     def collect(self, part: NDArray[Any], whole: NDArray[Any], counts: Sequence[int]) -> None:
         assert len(part) == counts[self.rank]
         self.sent_bytes += (len(self.hosts) - 1) * part.nbytes
-        whole[:] = np.concatenate(self._data.all_of(self.rank, part.copy()))
+        whole[:] = np.concatenate(self._all_of(self._data, part.copy()))
 
     def watch_every(self, seconds: float) -> None:
         self.timeout_s = seconds
+
+    def _all_of(self, meeting: _Meeting, value: Any) -> list[Any]:
+        self.collectives += 1
+        if self.collectives == self.fails_at:
+            raise RankError("lost")
+        return meeting.all_of(self.rank, value)
 
     def leave(self) -> None:
         """Let the other ranks fail where they wait for this one."""

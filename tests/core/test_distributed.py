@@ -12,14 +12,15 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator, RankError
 from gpt_core.distributed.cores import share_of_cores
 from gpt_core.distributed.launch import launched_as
-from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, tree_sum
+from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, sums_at_once, tree_sum
 from gpt_core.distributed.watch import Fault, Watch, open_links
-from gpt_core.errors import ConfigError, CorpusError
+from gpt_core.errors import ConfigError, CorpusError, SaveError
 from gpt_core.kernels import conversion
 from gpt_core.model.parameters import Parameters
 from gpt_core.training import events as ev
@@ -63,13 +64,14 @@ def test_a_sum_in_the_tree_has_the_same_bits_for_any_number_of_ranks(leaves: int
     for size in range(1, leaves + 1):
         sums = {}
         for rank in range(size):
-            owned, stack = leaves_of_rank(rank, size, leaves), []
+            owned, stack, highest = leaves_of_rank(rank, size, leaves), [], 0
             for leaf, count in zip(range(*owned), merges(leaves, owned), strict=True):
                 stack.append(values[leaf])
+                highest = max(highest, len(stack))
                 for _ in range(count):
                     right = stack.pop()
                     stack[-1] = stack[-1] + right
-                assert len(stack) <= leaves.bit_length() + 1
+            assert size > 1 or highest == sums_at_once(leaves)
             sums |= dict(zip(owned_nodes(leaves, owned), stack, strict=True))
         assert tree_sum(leaves, sums, lambda left, right: left + right) == expected
 
@@ -194,9 +196,7 @@ def timeless(events: Iterator[ev.AnyEvent]) -> list[object]:
     """Return what must be equal in the events of two runs."""
     kinds = ev.StepCompleted | ev.EvalCompleted | ev.FullEvalCompleted | ev.SampleWritten | ev.RunFinished
     return [
-        msgspec.structs.replace(event, elapsed_s=0.0, tokens_per_s=0.0)
-        if isinstance(event, ev.StepCompleted)
-        else event
+        replace(event, elapsed_s=0.0, tokens_per_s=0.0) if isinstance(event, ev.StepCompleted) else event
         for event in events
         if isinstance(event, kinds)
     ]
@@ -218,7 +218,7 @@ def test_a_checkpoint_of_one_number_of_ranks_resumes_on_another(tmp_path: Path) 
     cut = settings_of(tmp_path)
     for size, steps in ((3, 3), (2, 5), (1, 7)):
         resume = tmp_path / LATEST if steps > 3 else None
-        settings = msgspec.structs.replace(cut, max_steps=steps)
+        settings = replace(cut, max_steps=steps)
         found = on_ranks(size, lambda rank, resume=resume, settings=settings: trained(rank, settings, resume))
     assert found[0][1] == complete[1]
     steps = [event for event in complete[0] if isinstance(event, ev.StepCompleted)]
@@ -274,17 +274,80 @@ def test_weights_that_differ_end_the_run_without_a_save(tmp_path: Path) -> None:
     assert not (tmp_path / LATEST).exists()
 
 
-def test_a_lost_rank_ends_the_run_with_the_state_of_the_last_step_saved(tmp_path: Path) -> None:
-    def train(rank: FakeRank) -> None:
-        for event in trainer_of(rank, settings_of(tmp_path)).events():
-            if isinstance(event, ev.StepCompleted) and event.step == 4 and rank.rank == 1:
-                raise RankError("lost")
+def cut_at(collective: int, settings: Settings) -> int:
+    """Train on two ranks until a collective operation of rank 0 fails; return how many there were."""
+    found = 0
 
-    with pytest.raises(RankError, match="lost"):
+    def train(rank: FakeRank) -> None:
+        nonlocal found
+        trainer = trainer_of(rank, settings)
+        rank.collectives = 0
+        rank.fails_at = collective if rank.rank == 0 else -1
+        for _ in trainer.events():
+            pass
+        found = rank.collectives
+
+    if collective < 0:
         on_ranks(2, train)
-    resumed = on_ranks(1, lambda rank: trained(rank, settings_of(tmp_path), tmp_path / LATEST))[0]
-    complete = on_ranks(1, lambda rank: trained(rank, settings_of(tmp_path, models_dir=str(tmp_path / "a"))))[0]
-    assert resumed[1] == complete[1]
+    else:
+        with pytest.raises(RankError, match="lost"):
+            on_ranks(2, train)
+    return found
+
+
+def check_exact_after(collective: int, complete: tuple[list[object], tuple[bytes, ...]], folder: Path) -> None:
+    """Check that a run that ended at a collective operation equals the complete one once it is resumed."""
+    folder.mkdir(exist_ok=True)
+    settings, latest = settings_of(folder), folder / LATEST
+    cut_at(collective, settings)
+    events, tensors = on_ranks(1, lambda rank: trained(rank, settings, latest if latest.exists() else None))[0]
+    assert tensors == complete[1]
+    for kind in (ev.StepCompleted, ev.EvalCompleted):
+        found, expected = ([event for event in run if isinstance(event, kind)] for run in (events, complete[0]))
+        assert found == expected[len(expected) - len(found) :]
+
+
+@pytest.mark.parametrize("collective", [10, 11, 12, 13])
+def test_a_rank_lost_within_a_step_leaves_a_state_from_which_a_resume_is_exact(
+    collective: int, complete: tuple[list[object], tuple[bytes, ...]], tmp_path: Path
+) -> None:
+    check_exact_after(collective, complete, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_rank_lost_at_any_operation_of_a_run_leaves_a_state_from_which_a_resume_is_exact(
+    complete: tuple[list[object], tuple[bytes, ...]], tmp_path: Path
+) -> None:
+    operations = cut_at(-1, settings_of(tmp_path))
+    assert operations > 40
+    for collective in range(1, operations + 1):
+        check_exact_after(collective, complete, tmp_path / str(collective))
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], tuple[bytes, ...]]:
+    """Events and tensors of the run on one process."""
+    settings = settings_of(tmp_path_factory.mktemp("complete"))
+    return on_ranks(1, lambda rank: trained(rank, settings))[0]
+
+
+def test_a_failed_save_on_rank_0_is_reported_there_and_training_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SaveError("no space left on device")
+
+    monkeypatch.setattr("gpt_core.checkpoints.store.write_checkpoint", full)
+    settings = settings_of(tmp_path, save_every_steps=2)
+    ended, *others = on_ranks(3, lambda rank: list(trainer_of(rank, settings).events()))
+    assert [event.step for event in ended if isinstance(event, ev.SaveFailed) and event.kind == "latest"] == [
+        2,
+        4,
+        6,
+        7,
+    ]
+    assert ended[-1] == ev.RunFinished("max_steps", 7, saved=False)
+    assert not any(isinstance(event, ev.SaveFailed) for events in others for event in events)
 
 
 def test_the_log_of_a_run_names_the_host_of_each_rank(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, verify_chec
 from gpt_core.training.events import EvalCompleted, FullEvalCompleted, RunStarted, SampleWritten, StepCompleted
 from gpt_core.training.metrics_log import read_metrics
 from tests.distributed.launched import HEARTBEAT_S, Launched, options, run_on, wait_for_ends
-from tests.program import PROGRAM, run_program, write_texts
+from tests.program import PROGRAM, ROOT, run_program, write_texts
 from tests.reliability.counts import count
 
 pytestmark = pytest.mark.slow
@@ -122,6 +122,7 @@ def test_kills_of_ranks_at_any_instant_leave_a_valid_checkpoint_that_fewer_ranks
         code, output = launched.end()
         assert code == 1, output
         assert_reported_once(output, f"rank {rank} on ", "the process has ended or its network is lost")
+        assert rank == 0 or f"{latest.relative_to(folder)} holds step " in output
         wait_for_ends(list(ranks.values()))
         found = verify_checkpoint(latest).step
         assert found >= step
@@ -151,6 +152,18 @@ def test_a_text_that_differs_or_is_missing_on_one_rank_is_refused(folder: Path) 
         code, output = run_on(1, *arguments, *PROGRAM, *options("--train-file=" + name), cwd=folder)
         assert code == 2, output
         assert_reported_once(output, "rank 1 on ", words)
+
+
+def test_the_launcher_and_mpi4py_must_fit_together(folder: Path) -> None:
+    without = folder / "without/mpi4py"
+    without.mkdir(parents=True)
+    (without / "__init__.py").write_text("raise ImportError\n")
+    code, output = run_on(2, *options(), cwd=folder, PYTHONPATH=f"{without.parent}:{ROOT}")
+    assert code == 1
+    assert_reported_once(output, "started by mpiexec, but mpi4py is not installed; run `pip install 'gpt-tui[mpi]'`")
+    other = run_program(*options(), cwd=folder, OMPI_COMM_WORLD_RANK="0", OMPI_COMM_WORLD_SIZE="2")
+    assert other.returncode == 2
+    assert_reported_once(other.stderr, "mpiexec has started 2 ranks", "found 1; use the mpiexec of that MPI")
 
 
 def assert_reported_once(output: str, *words: str) -> None:
