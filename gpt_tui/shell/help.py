@@ -36,7 +36,7 @@ ABOUT: dict[str, str] = {
     "under the cursor is replayed from its log, and followed live while another process trains it; following takes no "
     "lock and changes no file. Space marks runs to compare. Each marked run has a number in the list, on its line and "
     "in the legend, which shows the values at the chart's cursor. Compare runs with different tokenizers by bits per "
-    "byte.",
+    "byte. F8 colours the sample at the cursor by surprise, and i shows the run's attention heads over time.",
     "inside": "What a model computes on a text. The views share one cursor (token, layer, head), which stays when "
     "the view or the model changes. The probe is the beginning of the eval text. The model in training is shown with a "
     "copy of its weights, taken again after each evaluation and with r. Compare shows a second model on the same text, "

@@ -23,11 +23,11 @@ HELP: dict[str, str] = {
     "heads": "Heads: a strip per attention head, a column per evaluation, the colour a score: the share of attention "
     "on the token before, on the first token, or on the token that followed the present one earlier (induction, "
     "measured on random sequences that repeat), or the entropy of the attention in nats. Enter shows the next score; "
-    "left and right move through the evaluations, up and down through the heads. The cursor of the loss chart of the "
-    "Train tab is the same. A head that attends evenly has an induction score near 2%; from 40% on it is called an "
-    "induction head, and the loss chart marks the step with ┊. Try: train with --preset induction, and look which "
-    "score rises first, and in which layer. A head of layer 0 must look at the token before, so that one of layer 1 "
-    "can find what followed.",
+    "left and right move through the evaluations, up and down through the heads. A cursor on the loss chart of the "
+    "Train or Runs tab chooses the evaluation here, too. A head that attends evenly has an induction score near 2%; "
+    "from 40% on it is called an induction head, and the loss chart marks the step with ┊. Try: train with --preset "
+    "induction, and look which score rises first, and in which layer. A head of layer 0 must look at the token before, "
+    "so that one of layer 1 can find what followed.",
     "health": "Health: a row per tensor. Update is log10 of how much one step changes it: -3, a thousandth, is usual "
     "at the full learning rate; red is ten times more or less. Larger: the rate is too high, or the tensor is still "
     "small, as biases are. Smaller: the rate is too low, or has decayed. Dead units are the MLP units of a layer that "

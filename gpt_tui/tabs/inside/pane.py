@@ -109,7 +109,7 @@ class InsideTab(Vertical):
 
     def enter(self) -> None:
         """List the models, compute, and focus the view; called when the tab is shown."""
-        self._canvas(0).focus()
+        self.screen.set_focus(self._canvas(0), scroll_visible=False)  # before the next key, unlike Widget.focus
         self._list_models()
         self._ask()
 
