@@ -9,6 +9,7 @@ import msgspec
 from gpt_core.bench.benchmark import run_benchmark
 from gpt_core.bench.result import Benchmark, Part, Training
 from gpt_core.errors import EXIT_OK, InputError
+from gpt_tui.cli.bench_mpi import bench_mpi, rate_text
 from gpt_tui.cli.options import report_text_note, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer, percent, short, size
@@ -31,7 +32,7 @@ NAME_WIDTH = max(len(name) for name, _ in PHASES)
 
 
 def bench(options: Namespace) -> int:
-    """Run `gpt-tui bench`: print a table or one JSON object."""
+    """Run `gpt-tui bench`: print a table or one JSON object; with `--mpi`, of several ranks."""
     if options.steps is not None and options.steps < 1:
         raise InputError(f"got --steps {options.steps}, expected at least 1")
     if any(value is not None for value in (options.models_dir, options.max_steps, options.minutes)):
@@ -40,6 +41,8 @@ def bench(options: Namespace) -> int:
             "for --steps"
         )
     resolved = resolve_settings(options)
+    if options.mpi:
+        return bench_mpi(options, resolved.settings)
     report_text_note(resolved.settings)
     with ProgressLine() as waiting:
         found = run_benchmark(resolved.settings, steps=options.steps or 0, progress=waiting)
@@ -70,12 +73,12 @@ def report(found: Benchmark) -> list[str]:
         *phase_lines(training, limit),
         line("one step", training.step_s, 1.0, training.gflop, limit),
         "",
-        f"training  {figure(training.tokens_per_s)} tokens/s (median of {training.steps} steps, "
+        f"training  {rate_text(training.tokens_per_s)} tokens/s (median of {training.steps} steps, "
         f"{training.fastest_s * 1e3:,.1f} to {training.slowest_s * 1e3:,.1f} ms; profiling overhead "
         f"{percent(training.timing_share)})",
-        f"prompt    {figure(found.prompt.tokens_per_s)} tokens/s ({integer(found.prompt.tokens)} tokens; "
+        f"prompt    {rate_text(found.prompt.tokens_per_s)} tokens/s ({integer(found.prompt.tokens)} tokens; "
         f"{found.prompt.gflop_per_s:.1f} GFLOP/s, {percent(found.prompt.sgemm_share)} of SGEMM)",
-        f"decoding  {figure(found.decoding.tokens_per_s)} tokens/s ({found.decoding.weights} weights, "
+        f"decoding  {rate_text(found.decoding.tokens_per_s)} tokens/s ({found.decoding.weights} weights, "
         f"{size(found.decoding.bytes_per_token)} read per token; {found.decoding.gb_per_s:.1f} GB/s, "
         f"{percent(found.decoding.read_share)} of the memory bandwidth"
         f"{', from the caches' if found.decoding.read_share > 1 else ''})",
@@ -121,8 +124,3 @@ def memory_line(found: Benchmark) -> str:
     if memory.peak is None:
         return f"memory    {known}"
     return f"memory    {size(memory.peak)} peak ({known}; the rest is the program)"
-
-
-def figure(rate: float) -> str:
-    """Format tokens per second, as a whole number if large."""
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"

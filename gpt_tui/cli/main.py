@@ -230,6 +230,8 @@ def add_bench(parser: Parser) -> None:
     """Add the options of `gpt-tui bench`."""
     text = "steps to measure after one warm-up step (default: 5; 3 if a step takes seconds, more if it is short)"
     parser.add_argument("--steps", metavar="N", type=int, help=text)
+    text = "measure the exchange of gradients between ranks, and predict more: mpiexec -n 2 gpt-tui bench --mpi"
+    parser.add_argument("--mpi", action="store_true", help=text)
     add_settings(parser)
     add_json(parser)
 
@@ -386,7 +388,8 @@ def run(arguments: list[str], ranks: Communicator | None) -> int:
     options = parser.parse_all(arguments)
     if command is TRAIN:
         options.train_only = True
-    if ranks is not None and not getattr(options, "train_only", False):
+    runs_on_ranks = getattr(options, "train_only", False) or getattr(options, "mpi", False)
+    if ranks is not None and not runs_on_ranks:
         raise alone_error(name if command is not APP else "the app", len(ranks.hosts))
     options.ranks = ranks
     if sys.stdout is None and name in PRINTING:
@@ -402,7 +405,9 @@ def alone_error(what: str, ranks: int) -> Exception:
     """Return the error of a command that does not run on several ranks."""
     from gpt_core.errors import InputError
 
-    return InputError(f"{what} was started by mpiexec on {ranks} ranks, expected train or --train-only; start it alone")
+    return InputError(
+        f"{what} was started by mpiexec on {ranks} ranks, expected train, --train-only or bench --mpi; start it alone"
+    )
 
 
 def report_error(error: BaseException) -> int:
