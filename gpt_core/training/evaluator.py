@@ -30,7 +30,8 @@ class Evaluator:
         if run.eval_text is not None:
             self._text = EvalText(run.eval_text, run.windows.seq_len, max_part_tokens(run.settings))
         self._first_step = run.state.step
-        self._fully_scored_step = self._sampled_step = -1
+        self._training_from_s = run.state.elapsed_s  # later by the time of the evaluations
+        self._fully_scored_step = self._sampled_step = self._exchanged_step = -1
 
     @property
     def part_tokens(self) -> int:
@@ -68,8 +69,10 @@ class Evaluator:
         scores = yield from self._scores(text, complete=is_last or state.window >= self._run.windows.windows_per_epoch)
         if scores is None:
             return
+        trained_until_s = state.elapsed_s
         state.elapsed_s = self._agreement.update()  # may raise: the evaluation is then still pending
         state.evaluation_due = False
+        self._training_from_s += state.elapsed_s - trained_until_s
         result, full = scores
         is_best = record_evaluation(state, result.loss, result.accuracy, settings, is_scheduled=self.is_scheduled)
         state.last_eval = scores_of(state.step, result)
@@ -85,14 +88,16 @@ class Evaluator:
             self._fully_scored_step = state.step
         if full is not None:
             yield full_scores(state.step, full)
+        yield from self.exchange()
         yield from self.sample()
 
     def score_at_end(self) -> Iterator[ev.AnyEvent]:
-        """Report the scores of the complete eval text and a sample, unless this step has them or a stop is requested.
+        """Report the exchange, and unless this step has them, the scores of the complete eval text and a sample.
 
         They change nothing in the state, so that resuming the run with more steps equals a longer run.
         """
         step, text = self._state.step, self._text
+        yield from self.exchange()
         if text is None or step in (self._first_step, self._fully_scored_step) or self._agreement.controls.stopping:
             return
         scores = yield from self._scores(text, complete=True)
@@ -114,6 +119,15 @@ class Evaluator:
         works = sum(found) >= MIN_REPRODUCED * len(found)
         yield ev.LinesReproduced(self._state.step, sum(found), len(found), works, at_end)
         yield from self.sample()
+
+    def exchange(self) -> Iterator[ev.AnyEvent]:
+        """Report the exchange of gradients so far, unless this step's was; none on one process and before a step."""
+        step, exchanged = self._state.step, self._run.exchanged
+        if exchanged is None or step in (self._first_step, self._exchanged_step):
+            return
+        self._exchanged_step = step
+        training_s = self._state.elapsed_s - self._training_from_s
+        yield ev.ExchangeMeasured(step, step - self._first_step, *exchanged(), training_s)
 
     def sample(self) -> Iterator[ev.AnyEvent]:
         """Write the sample of this step, unless it has been written."""

@@ -269,6 +269,22 @@ class InductionHeadAppeared(Event, frozen=True, tag="induction_head"):
     score: float
 
 
+class ExchangeMeasured(Event, frozen=True, tag="exchange"):
+    """Exchange of gradients by rank 0 in the steps of this session, of a run on several ranks.
+
+    Reported after each evaluation and at the end of a run that was not stopped. `sent_bytes` counts what rank 0 has
+    sent. `exchange_s` is the time of the exchange, and `waited_s` the part of it during which no backward pass was in
+    progress. `training_s` is the time of the steps without evaluations.
+    """
+
+    step: int
+    steps: int
+    sent_bytes: int
+    exchange_s: float
+    waited_s: float
+    training_s: float
+
+
 class CheckpointSaved(Event, frozen=True, tag="saved"):
     """A checkpoint was written and synced to disk. `kind` is latest, epoch, best or final."""
 
@@ -319,14 +335,14 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
 
 LOGGED = (
     RunStarted, BaselinesMeasured, StepCompleted, UpdateSkipped, EvalCompleted, FullEvalCompleted, LinesReproduced,
-    SampleWritten, GradientNorms, HeadsScored, HealthMeasured, InductionHeadAppeared, CheckpointSaved, SaveFailed,
-    LossDiverged, PlanMade, RunFinished,
+    SampleWritten, GradientNorms, HeadsScored, HealthMeasured, InductionHeadAppeared, ExchangeMeasured,
+    CheckpointSaved, SaveFailed, LossDiverged, PlanMade, RunFinished,
 )  # fmt: skip
 
 AnyEvent = (
     RunStarted | BaselinesMeasured | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted
     | LinesReproduced | SampleWritten | GradientNorms | HeadsScored | HealthMeasured | InductionHeadAppeared
-    | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued | PlanMade | RunFinished
+    | ExchangeMeasured | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued | PlanMade | RunFinished
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from gpt_core.training.events import (
     CheckpointSaved,
     EvalCompleted,
     EvalProgressed,
+    ExchangeMeasured,
     FullEvalCompleted,
     GradientNorms,
     HeadsScored,
@@ -35,6 +36,7 @@ from gpt_core.training.events import (
 )
 from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.baseline_text import baselines_text
+from gpt_tui.session.exchange_text import exchange_text
 from gpt_tui.session.learning_text import copied_text, gap_text
 from gpt_tui.session.outcome_text import ending, full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.run_preview import shown_path
@@ -89,6 +91,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             text = one_line(event.prompt + shown_continuation(event.text), SAMPLE_CHARACTERS)
             lines = [(f"sample at step {integer(event.step)}: {text}", "dim")]
             return [*lines, (copied, "dim")] if (copied := copied_text(event.copied, event.searched)) else lines
+        case ExchangeMeasured():
+            return [(f"exchange at step {integer(event.step)}: {exchange_text(event)}", "dim")]
         case CheckpointSaved():
             return [(f"saved {event.path} at step {integer(event.step)}", "good")]
         case SaveFailed():

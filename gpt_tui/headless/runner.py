@@ -29,6 +29,7 @@ from gpt_core.training.trainer import Trainer
 from gpt_tui.headless.reporters import Reporter, reporter_for
 from gpt_tui.headless.signals import Interrupted, RunSignals
 from gpt_tui.headless.terminal_chat import at_terminals, converse
+from gpt_tui.session.exchange_text import exchange_text
 from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.outcome_text import divergence, ending, full_scores, verdict
 from gpt_tui.session.run_events import advance_all
@@ -203,6 +204,8 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
         reached.append(gain)
     if (lines := history.lines_reproduced) is not None and lines.step == history.step:
         reached.append(f"self-test {verdict(lines)}")
+    if history.exchange is not None:
+        reached.append(f"exchange {exchange_text(history.exchange)}")
     if history.save_error:
         reached.append(f"NOT SAVED: {history.save_error}")
     elif history.finished.reason == "diverged":

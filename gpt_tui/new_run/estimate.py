@@ -16,6 +16,7 @@ from gpt_core.bench.estimate import (
     estimate_run_length,
     window_length,
 )
+from gpt_core.bench.scaling import BYTES, values_per_link
 from gpt_core.config.settings import Settings
 from gpt_core.model.parameters import parameter_count, trained_count
 from gpt_tui.shared.formatting import duration, estimated_duration, integer, short, size
@@ -31,9 +32,9 @@ TEXT_SETTINGS = (
 )  # fmt: skip
 MAX_WORDS = 60  # characters of the beginning of the text
 REASON, DETAIL = "  ", " "
-PRECISION, DOCUMENTS, WORDS, MORE_WORDS = "precision", "documents", "begins", "   "
+PRECISION, DOCUMENTS, WORDS, MORE_WORDS, RANKS = "precision", "documents", "begins", "   ", "ranks"
 # labels of the rows that are left out of a low panel, in this order
-OPTIONAL = (REASON, DETAIL, PRECISION, DOCUMENTS, MORE_WORDS, WORDS)
+OPTIONAL = (REASON, DETAIL, RANKS, PRECISION, DOCUMENTS, MORE_WORDS, WORDS)
 
 
 class RunEstimate(NamedTuple):
@@ -113,6 +114,19 @@ def size_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         Row(DETAIL, f"{size(memory.state)} model state", "dim"),
         Row(DETAIL, f"{size(memory.activations)} activations", "dim"),
         Row("checkpoint", size(checkpoint_bytes(settings))),
+        *ranks_rows(settings),
+    ]
+
+
+def ranks_rows(settings: Settings) -> list[Row]:
+    """Return how many ranks a run may have under mpiexec, and the bytes of a step, unless it can have only one."""
+    micro_batches = settings.micro_batches
+    if micro_batches == 1:
+        return []
+    sent = values_per_link(trained_count(settings.shape, settings.freeze), 2, 2) * BYTES[settings.exchange]
+    return [
+        Row(RANKS, f"up to {integer(micro_batches)}, by mpiexec"),
+        Row(DETAIL, f"{size(sent)} sent per step with 2 ranks", "dim"),
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
+from gpt_tui.session.exchange_text import exchange_figures, exchange_text
 from gpt_tui.session.learning_text import gap_of
 from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
@@ -41,7 +42,7 @@ PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", P
 
 DROPPED_FIRST = (
     "tokens", "eval tokens", "full eval", "started from", "memory", "model", "time", "learning rate", "best accuracy",
-    "best loss", "eval - train", "grad norm", "step loss", "not improved", "accuracy",
+    "best loss", "exchange", "eval - train", "grad norm", "step loss", "not improved", "accuracy",
 )  # fmt: skip
 
 
@@ -59,6 +60,7 @@ def status_rows(state: RunState, status: SessionStatus, width: int) -> list[Row]
         *evaluation_rows(state, value_width),
         RULE,
         model_row(state, value_width),
+        *exchange_rows(state, value_width),
         *origin_rows(state, value_width),
         Row("memory", size(status.memory_bytes) if status.memory_bytes else "unknown"),
         saved_row(state, status, value_width),
@@ -238,6 +240,15 @@ def model_row(state: RunState, value_width: int) -> Row:
     if state.started.precision == "bfloat16":
         options = [f"{option}, {name}" for name in ("bfloat16", "bf16") for option in options]
     return Row("model", longest_fitting(options, value_width))
+
+
+def exchange_rows(state: RunState, value_width: int) -> list[Row]:
+    """Return the exchange of gradients of a run on several ranks: bytes per step, time, and what of it is hidden."""
+    if state.exchange is None:
+        return []
+    sent, spent, hidden = exchange_figures(state.exchange)
+    options = [exchange_text(state.exchange), f"{sent} per step, {spent}, {hidden} hidden", f"{sent}, {spent}", spent]
+    return [Row("exchange", longest_fitting(options, value_width))]
 
 
 def origin_rows(state: RunState, value_width: int) -> list[Row]:

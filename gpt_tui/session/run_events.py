@@ -24,6 +24,7 @@ from gpt_core.training.events import (
     EvalCompleted,
     EvalProgressed,
     Event,
+    ExchangeMeasured,
     FullEvalCompleted,
     GradientNorms,
     HeadsScored,
@@ -44,6 +45,7 @@ from gpt_core.training.events import (
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
 from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.curve import HIGH, Curve, places
+from gpt_tui.session.exchange_text import exchange_text
 from gpt_tui.session.outcome_text import divergence, ending, full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.overfitting_text import MIN_PASSES, UsedUp
 from gpt_tui.session.run_state import Evaluation, LogLine, RunState, Sample, Saved, Score
@@ -113,6 +115,9 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case InductionHeadAppeared():
             found = replace(run, induction=induction_mark(_place(run, event.step), event))
             return _logged(found, f"step {integer(event.step)}: {induction_text(event)}", "good")
+        case ExchangeMeasured():
+            text = f"step {integer(event.step)}: exchange {exchange_text(event)}"
+            return _logged(replace(run, exchange=event), text, "dim")
         case CheckpointSaved():
             saved = Saved(event.kind, event.path, event.step, at_s)
             text = f"saved {PurePath(event.path).stem} at step {integer(event.step)}"
@@ -150,7 +155,7 @@ def _started(run: RunState, event: RunStarted) -> RunState:
     """Begin a session of the run, and log what it trains on."""
     for warning in event.warnings:
         run = _logged(run, warning, "bad")
-    begun = replace(run, started=event, finished=None, paused=False, diverged=None)
+    begun = replace(run, started=event, finished=None, paused=False, diverged=None, exchange=None)
     begun = _logged(begun, started_text(event), "good")
     if event.model_reason:
         begun = _logged(begun, event.model_reason, "plain")

@@ -16,6 +16,7 @@ from gpt_core.model.scores import EvalScores
 from gpt_core.training.events import (
     BaselinesMeasured,
     EvalCompleted,
+    ExchangeMeasured,
     FullEvalCompleted,
     LinesReproduced,
     LossDiverged,
@@ -145,6 +146,7 @@ class RunState:
         heads: Scores of the heads at evaluations, thinned to MAX_STATS.
         health: Health of the weights at evaluations, thinned likewise.
         induction: The first induction head, None before it was found.
+        exchange: Exchange of gradients of a run on several ranks, None before it was measured.
         best: The best evaluation.
         first_scores: Scores before the first step, None if the weights were not evaluated then.
         evaluating: Progress of an evaluation, 0 to 1; None while there is none.
@@ -172,6 +174,7 @@ class RunState:
     heads: tuple[HeadsPoint, ...] = ()
     health: tuple[HealthPoint, ...] = ()
     induction: InductionMark | None = None
+    exchange: ExchangeMeasured | None = None
     best: Score = NO_SCORE
     first_scores: EvalScores | None = None
     evaluating: float | None = None

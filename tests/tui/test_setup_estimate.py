@@ -143,3 +143,15 @@ def test_a_time_budget_has_its_tokens_passes_and_tokens_per_parameter():
     assert "4.9 per parameter; the rule: 8 or more" in found.values()
     assert found["total"] == "up to 5 min 00 s"
     assert "budget" not in shown(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.0)))
+
+
+def test_the_estimate_says_how_many_ranks_a_step_is_enough_for():
+    rows = shown(RunEstimate(msgspec.structs.replace(NANO, micro_batch_size=2)))
+    assert rows["ranks"] == "up to 8, by mpiexec"
+    assert "4.8 MB sent per step with 2 ranks" in rows.values()
+    halved = shown(RunEstimate(msgspec.structs.replace(NANO, micro_batch_size=2, exchange="bfloat16")))
+    assert "2.4 MB sent per step with 2 ranks" in halved.values()
+
+
+def test_a_step_of_one_micro_batch_has_no_row_of_ranks():
+    assert "ranks" not in shown(RunEstimate(NANO))

@@ -9,6 +9,7 @@ from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
 from gpt_tui.run_view.status import DROPPED_FIRST, status_rows
+from gpt_tui.session.exchange_text import exchange_text
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_events import advance
 from gpt_tui.session.run_state import Limits, LogLine, RunState
@@ -233,3 +234,29 @@ def test_a_field_that_means_nothing_is_named(name, text, named):
 def test_every_field_is_a_setting():
     for field in FIELDS:
         assert hasattr(preset("nano"), field.name)
+
+
+def exchanged(**changes: float) -> ev.ExchangeMeasured:
+    figures = {"step": 300, "steps": 300, "sent_bytes": 1_440_000_000, "exchange_s": 12.0, "waited_s": 3.0}
+    return ev.ExchangeMeasured(**(figures | {"training_s": 60.0} | changes))  # type: ignore[arg-type]
+
+
+def test_the_status_panel_shows_the_exchange_of_a_run_on_several_ranks():
+    run = advance(trained(350), exchanged())
+    assert values(run)["exchange"] == "4.8 MB, 20.0%"
+    wide = {row.label: row.value for row in status_rows(run, SessionStatus(Phase.TRAINING, 0.0, 1), 90)}
+    assert wide["exchange"] == "4.8 MB sent per step, 20.0% of the time, 75.0% of it hidden"
+    assert run.log[-1].text == "step 300: exchange 4.8 MB sent per step, 20.0% of the time, 75.0% of it hidden"
+
+
+def test_the_status_panel_of_one_process_has_no_exchange():
+    assert "exchange" not in values(trained(350))
+
+
+def test_the_exchange_of_an_earlier_session_is_not_shown():
+    assert advance(advance(trained(350), exchanged()), started(step=350)).exchange is None
+
+
+def test_an_exchange_without_a_step_or_time_is_shown_as_nothing():
+    nothing = exchanged(steps=0, sent_bytes=0, exchange_s=0.0, waited_s=0.0, training_s=0.0)
+    assert exchange_text(nothing) == "0 B sent per step, 0.0% of the time, 0.0% of it hidden"
