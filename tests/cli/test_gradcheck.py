@@ -17,6 +17,8 @@ def test_gradcheck_checks_every_gradient_and_reports_the_errors(capsys: pytest.C
     names = [row["tensor"] for row in found["tensors"]]
     assert found["passed"]
     assert {"wte.weight", "wpe.weight", "h.0.attn.c_attn.bias", "ln_f.weight"} <= set(names)
+    assert {"h.0.attn.q_norm.weight", "lm_head.weight", "h.1.x0_scale"} <= set(names)
+    assert len({row["architecture"] for row in found["tensors"]}) == 4
     assert all(row["reference_error"] < 1e-6 and row["kernel_error"] < 1e-4 for row in found["tensors"])
 
 
@@ -28,4 +30,4 @@ def test_gradcheck_fails_on_one_wrong_gradient(
     monkeypatch.setattr(gradcheck, "run_gradcheck", lambda: [right, wrong])
     assert cli.main(["gradcheck"]) == 1
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed if line.endswith("WRONG")] == ["wte.weight", "1"]
+    assert [line.split()[:2] for line in printed if line.endswith("WRONG")] == [["gpt2", "wte.weight"], ["1", "of"]]
