@@ -240,7 +240,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = "paragraph"
     shuffle: Annotated[
         Literal["windows", "documents"],
-        Meta(description="per epoch: windows at fixed places, or the documents and then the windows"),
+        Meta(description="order per epoch: of windows alone, or of documents and then windows"),
     ] = "windows"
     tokenizer: Annotated[
         str,
@@ -257,7 +257,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = ""
     freeze: Annotated[
         str,
-        Meta(description="frozen parts: embedding, positions, layers N-M, final norm, head (empty: none)"),
+        Meta(description="frozen: embedding, positions, layers N-M, final norm, head (empty: none)"),
     ] = ""
 
     overfit_tiny: Annotated[

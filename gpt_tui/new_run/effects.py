@@ -15,7 +15,7 @@ EFFECTS: dict[str, str] = {
     "positions": "rope sees distances instead of positions and usually learns more per step. Slightly slower.",
     "mlp": "relu_squared is faster than gelu. swiglu has weights for its gate: take 2/3 of hidden_size.",
     "bias": "false saves a few weights, with about the same losses.",
-    "tied_head": "false adds a matrix of the size of the token embedding, and learns more from much text.",
+    "tied_head": "false adds a matrix of the size of the token embedding: more capacity, more memory.",
     "x0_shortcut": "Blocks can read the tokens themselves. Helps small models a little; it cannot be exported.",
     "init_projections": "zero starts more evenly and tolerates a larger learning rate. Without effect on a resume.",
     "learning_rate": "Too low: slow learning. Too high: the loss jumps or diverges. Try factors of three.",
