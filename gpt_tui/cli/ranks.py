@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from gpt_core.distributed.watch import TURN_S
 if TYPE_CHECKING:
     from gpt_core.distributed.communicator import Communicator
     from gpt_core.distributed.mpi import MpiCommunicator
+
+
+MAX_READ_S = 2.0
 
 
 def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseException], tuple[str, int]]) -> int:
@@ -57,6 +61,7 @@ def end_after(
         time.sleep(TURN_S * (ranks.rank - 1))  # the first of the others reports it, and ends all
     show(text)
     flush()
+    wait_until_read()
     ranks.abort(code)
 
 
@@ -72,6 +77,27 @@ def leave(text: str, code: int) -> NoReturn:
     show(text)
     flush()
     os._exit(code)
+
+
+def wait_until_read() -> None:
+    """Wait until `mpiexec` has read what this rank has printed: it drops the rest when ranks are ended at once."""
+    expires_s = time.monotonic() + MAX_READ_S
+    while any(map(unread_bytes, (1, 2))) and time.monotonic() < expires_s:
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+
+def unread_bytes(descriptor: int) -> int:
+    """Return the bytes in a pipe that have not been read; 0 for other files, and where that is unknown."""
+    try:
+        import fcntl
+        import termios
+
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return 0
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except (ImportError, OSError):
+        return 0
 
 
 def flush() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.events import StepCompleted
+from gpt_core.training.events import RunStarted, StepCompleted
 from gpt_core.training.metrics_log import read_metrics
 from tests.program import PROGRAM, environment
 
@@ -42,6 +42,7 @@ class Launched:
     """A program that mpiexec has started on several ranks. Its standard output and error are one."""
 
     def __init__(self, size: int, *arguments: str, cwd: Path, **changes: str) -> None:
+        self._sessions = sessions(cwd / "models")
         self.process = subprocess.Popen(
             [str(MPIEXEC), "-n", str(size), *PROGRAM, *arguments], cwd=cwd,
             env=environment(OMP_NUM_THREADS="1", **changes), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -57,11 +58,10 @@ class Launched:
                 found[int(_environment(pid).get("PMI_RANK", -1))] = pid
         return {rank: pid for rank, pid in found.items() if rank >= 0}
 
-    def wait_for_step(self, step: int, folder: Path) -> None:
-        """Wait until the log of the run has a step."""
+    def wait_for_steps(self, count: int, folder: Path) -> None:
+        """Wait until the log has this many steps of this run, which is the last one in the folder."""
         expires_s = time.monotonic() + TIMEOUT_S
-        log = folder / "metrics.jsonl"
-        while not any(isinstance(event, StepCompleted) and event.step >= step for event in read_metrics(log)):
+        while steps_after(folder, self._sessions) < count:
             assert self.process.poll() is None, self.end()
             assert time.monotonic() < expires_s, self.kill()
             time.sleep(0.05)
@@ -89,6 +89,20 @@ class Launched:
             if pid == self.process.pid:
                 return True
         return False
+
+
+def sessions(folder: Path) -> int:
+    """Return how often the run in a folder has been started."""
+    return sum(isinstance(event, RunStarted) for event in read_metrics(folder / "metrics.jsonl"))
+
+
+def steps_after(folder: Path, count: int) -> int:
+    """Return the steps in the log since the run was started for more than this many times."""
+    started = steps = 0
+    for event in read_metrics(folder / "metrics.jsonl"):
+        started += isinstance(event, RunStarted)
+        steps += isinstance(event, StepCompleted) and started > count
+    return steps
 
 
 def run_on(size: int, *arguments: str, cwd: Path, **changes: str) -> tuple[int, str]:

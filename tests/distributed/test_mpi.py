@@ -69,7 +69,7 @@ def test_a_signal_to_any_rank_or_to_mpiexec_ends_in_one_saved_checkpoint(
     rank: int | None, number: signal.Signals, folder: Path
 ) -> None:
     launched = Launched(3, *options(), cwd=folder)
-    launched.wait_for_step(5, folder / "models")
+    launched.wait_for_steps(5, folder / "models")
     pid = launched.process.pid if rank is None else launched.ranks()[rank]
     os.kill(pid, number)
     code, output = launched.end()
@@ -83,7 +83,7 @@ def test_a_signal_to_any_rank_or_to_mpiexec_ends_in_one_saved_checkpoint(
 
 def test_sigusr1_to_any_rank_saves_and_continues(folder: Path) -> None:
     launched = Launched(2, *options("save_every_steps=0"), cwd=folder)
-    launched.wait_for_step(5, folder / "models")
+    launched.wait_for_steps(5, folder / "models")
     os.kill(launched.ranks()[1], signal.SIGUSR1)
     latest = folder / "models/ckpt_latest.safetensors"
     while not latest.exists():
@@ -97,7 +97,7 @@ def test_sigusr1_to_any_rank_saves_and_continues(folder: Path) -> None:
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_that_hangs_ends_the_run_within_the_heartbeat(rank: int, folder: Path) -> None:
     launched = Launched(3, *options(), cwd=folder)
-    launched.wait_for_step(12, folder / "models")
+    launched.wait_for_steps(12, folder / "models")
     ranks = launched.ranks()
     os.kill(ranks[rank], signal.SIGSTOP)
     code, output = launched.end()
@@ -114,7 +114,7 @@ def test_kills_of_ranks_at_any_instant_leave_a_valid_checkpoint_that_fewer_ranks
     for number in range(KILLS):
         size, resume = draw.choice((2, 3)), ("--resume",) if number else ()
         launched = Launched(size, *options(*resume), cwd=folder)
-        launched.wait_for_step(step + (12 if number == 0 else 1), models)
+        launched.wait_for_steps(12 if number == 0 else 1, models)
         time.sleep(draw.random())
         ranks = launched.ranks()
         rank = draw.randrange(size)
