@@ -1,12 +1,14 @@
 """Training on several machines over slow networks: measured and predicted, and the picture several_machines.svg.
 
     python benchmarks/several_machines.py [--ranks 2 4] [--steps N] [--json]
+    python benchmarks/several_machines.py --processor-time
 
-Needs root, Linux, mpi4py and MPICH. Each machine is a network namespace with a link of its own to a bridge. The token
-bucket of `tc` limits the rate of each link in both directions; a delay is injected into each collective operation. The
-namespaces share the cores of this machine: every rank computes on one thread, bound to one core.
+The second command only predicts, from processor time on one core and the nominal rates, for a machine with other load.
 
-The prediction takes work and overlap from the unlimited network, and latency and bandwidth from each network.
+The first one needs root, Linux, mpi4py and MPICH. Each machine is a network namespace with a link of its own to a
+bridge. The token bucket of `tc` limits the rate of each link in both directions; a delay is injected into each
+collective operation. The namespaces share the cores of this machine: every rank computes on one thread, bound to one
+core. Its prediction takes work and overlap from the unlimited network, and latency and bandwidth from each network.
 """
 
 from __future__ import annotations
@@ -14,25 +16,34 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import log2
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
 
-from gpt_core.bench.exchange import ExchangeBenchmark, MeasuredStep, measure_exchange
-from gpt_core.bench.scaling import RANKS, predict, with_larger_batch
+from gpt_core.bench.exchange import FORMATS, ExchangeBenchmark, MeasuredStep, Step, measure_exchange
+from gpt_core.bench.hardware import processor_name
+from gpt_core.bench.scaling import BYTES, RANKS, Network, StepCosts, predict, with_larger_batch
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
-from gpt_core.kernels import available_cores
+from gpt_core.distributed.communicator import SINGLE_PROCESS
+from gpt_core.kernels import available_cores, threads
+from gpt_core.training.gradient_sum import ExchangeFormat, GradientSum
 
 HERE = Path(__file__).parent
+PICTURE = HERE / "several_machines.svg"
+REPEATS = 9
+NOMINAL_LATENCY_S = 1e-4
+TCP_SHARE = 0.94  # of the rate of a link, with frames of 1,500 bytes
 BRIDGE, ADDRESS, NAME = "gpttuibr", "10.77.0", "gpttui"
 GATEWAY = f"{ADDRESS}.254"
 SHAPES = {
@@ -57,19 +68,30 @@ exec ip netns exec {name}$number unshare --uts sh -c "hostname machine$number; e
 
 
 class NetworkLimit(msgspec.Struct, frozen=True):
-    """A network: its name, the rate for `tc` ("" for no limit), and the injected delay in milliseconds."""
+    """A network: its name, the rate for `tc` ("" for no limit), the injected delay, and the rate as a number."""
 
     name: str
     rate: str = ""
     delay_ms: float = 0.0
+    bits_per_s: float = 0.0
 
 
 NETWORKS = (
     NetworkLimit("unlimited"),
-    NetworkLimit("1 Gbit/s", "1gbit"),
-    NetworkLimit("1 Gbit/s, 1 ms", "1gbit", 1.0),
-    NetworkLimit("100 Mbit/s", "100mbit"),
+    NetworkLimit("1 Gbit/s", "1gbit", 0.0, 1e9),
+    NetworkLimit("1 Gbit/s, 1 ms", "1gbit", 1.0, 1e9),
+    NetworkLimit("100 Mbit/s", "100mbit", 0.0, 1e8),
 )
+
+
+class Predicted(msgspec.Struct, frozen=True):
+    """What the throughput on a network follows from, with MAX_MICRO_BATCHES per step."""
+
+    network: str
+    shape: str
+    format: str
+    costs: StepCosts
+    link: Network
 
 
 class Delayed:
@@ -89,6 +111,24 @@ class Delayed:
             return found(*arguments)
 
         return call
+
+
+class Loopback:
+    """Rank 0 of two ranks without a network: what it receives is what it sends, copied once."""
+
+    rank, hosts, is_first_on_host = 0, ("", ""), True
+
+    def gather(self, values: Any) -> Any:
+        """Return the values as those of both ranks."""
+        return np.stack([values, values])
+
+    def exchange(self, sent: Any, _sent_counts: Sequence[int], received: Any, _counts: Sequence[int]) -> None:
+        """Copy as many values as are received."""
+        received[:] = np.resize(sent, len(received))
+
+    def collect(self, part: Any, whole: Any, _counts: Sequence[int]) -> None:
+        """Copy as many values as all ranks have."""
+        whole[:] = np.resize(part, len(whole))
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -183,6 +223,50 @@ def rows_of(counts: Sequence[int], steps: int) -> Iterator[Row]:
                     yield Row(network.name, shape, count, found, step, expected)
 
 
+def processor_seconds(action: Callable[[], Any]) -> float:
+    """Return the median processor time of a call, after one to warm up."""
+    seconds = []
+    for _ in range(REPEATS + 1):
+        began = time.process_time()
+        action()
+        seconds.append(time.process_time() - began)
+    return statistics.median(seconds[1:])
+
+
+def costs_of(settings: Settings, format: ExchangeFormat) -> tuple[StepCosts, float]:
+    """Return the costs of a step, and the work per gradient of an exchange, in processor time of one core."""
+    threads.set_threads(1)
+    step = Step(settings, SINGLE_PROCESS)
+    pass_s = processor_seconds(lambda: step.take_pass(step.gradients))
+    sums = GradientSum(step.gradients, 2, Loopback(), format)  # type: ignore[arg-type]
+    work_s = processor_seconds(lambda: sums.of_step(lambda *_: 0.0))
+    costs = step.costs(pass_s, processor_seconds(step.update), BYTES[format])
+    return costs, work_s / costs.values
+
+
+def predicted_rows() -> Iterator[Predicted]:
+    """Yield a prediction per shape, network and format."""
+    for shape, settings in SHAPES.items():
+        for format in FORMATS:
+            costs, work_s = costs_of(settings, format)
+            costs = with_larger_batch(costs, MAX_MICRO_BATCHES // costs.micro_batches)
+            for network in NETWORKS[1:]:
+                latency_s = NOMINAL_LATENCY_S + network.delay_ms / 1e3
+                here = Network(latency_s, TCP_SHARE * network.bits_per_s / 8, work_s)
+                yield Predicted(network.name, shape, format, costs, here)
+
+
+def predicted_table(rows: Sequence[Predicted]) -> list[str]:
+    """Return the predicted speed-ups as Markdown."""
+    head = " | ".join(f"{ranks} machines" for ranks in RANKS)
+    lines = [f"| shape | network | exchange | ms per step of one | {head} |", "| --- " * (4 + len(RANKS)) + "|"]
+    for row in rows:
+        ratios = " | ".join(f"{ratio:.2f} ×" for ratio in speedups(row)[1:])
+        step_ms = predict(row.costs, row.link, 1).step_s * 1e3
+        lines.append(f"| {row.shape} | {row.network} | {row.format} | {step_ms:,.0f} | {ratios} |")
+    return lines
+
+
 def table(rows: Sequence[Row]) -> list[str]:
     """Return the table as Markdown."""
     lines = [
@@ -202,16 +286,21 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def speedups(row: Row) -> list[float]:
-    """Return the predicted throughput on 1 and on RANKS machines, over that of one, with MAX_MICRO_BATCHES."""
+def prediction_of(row: Row) -> Predicted:
+    """Return what the throughput on the network of a measured step follows from."""
     costs = with_larger_batch(row.step.costs, MAX_MICRO_BATCHES // row.step.costs.micro_batches)
-    alone = predict(costs, row.step.network, 1).tokens_per_s
-    return [predict(costs, row.step.network, ranks).tokens_per_s / alone for ranks in (1, *RANKS)]
+    return Predicted(row.network, row.shape, row.step.format, costs, row.step.network)
 
 
-def picture(rows: Sequence[Row]) -> str:
+def speedups(row: Predicted) -> list[float]:
+    """Return the predicted throughput on 1 and on RANKS machines, over that of one."""
+    alone = predict(row.costs, row.link, 1).tokens_per_s
+    return [predict(row.costs, row.link, ranks).tokens_per_s / alone for ranks in (1, *RANKS)]
+
+
+def picture(rows: Sequence[Predicted]) -> str:
     """Return the predicted speed-up over the number of machines as SVG: a panel per shape, a line per network."""
-    shown = [row for row in rows if row.ranks == 2 and row.network != NETWORKS[0].name]
+    shown = [row for row in rows if row.network != NETWORKS[0].name]
     parts = []
     for panel, shape in enumerate(SHAPES):
         x0, bottom = LEFT + panel * (WIDTH + LEFT), TOP + HEIGHT
@@ -231,7 +320,7 @@ def picture(rows: Sequence[Row]) -> str:
             )
             dash = DASHES[[network.name for network in NETWORKS].index(row.network) - 1]
             parts.append(
-                f'<polyline points="{points}" fill="none" stroke="{COLOURS[row.step.format]}" stroke-width="2" '
+                f'<polyline points="{points}" fill="none" stroke="{COLOURS[row.format]}" stroke-width="2" '
                 f'stroke-dasharray="{dash}"/>'
             )
     for number, (format, colour) in enumerate(COLOURS.items()):
@@ -255,6 +344,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2], help="numbers of ranks (default: 2)")
     parser.add_argument("--steps", type=int, default=5, help="measured steps per format, after a warm-up")
+    parser.add_argument("--processor-time", action="store_true", help="only predict")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rank", metavar="SHAPE", help=argparse.SUPPRESS)
     parser.add_argument("--delay", type=float, default=0.0, help=argparse.SUPPRESS)
@@ -262,8 +352,14 @@ def main() -> None:
     if options.rank:
         run_rank(options.rank, options.steps, options.delay)
         return
+    if options.processor_time:
+        expected = list(predicted_rows())
+        PICTURE.write_text(picture(expected), encoding="utf-8")
+        print("\n".join([f"{processor_name()}\n", *predicted_table(expected)]))
+        return
     rows = list(rows_of(options.ranks, options.steps))
-    (HERE / "several_machines.svg").write_text(picture(rows), encoding="utf-8")
+    expected_rows = [prediction_of(row) for row in rows if row.ranks == options.ranks[0]]
+    PICTURE.write_text(picture(expected_rows), encoding="utf-8")
     if options.json:
         print(msgspec.json.encode(rows).decode())
         return

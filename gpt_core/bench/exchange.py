@@ -199,14 +199,14 @@ class Step:
     def take(self, sums: GradientSum) -> None:
         """Take one step."""
         sums.of_step(self._pass)
-        self._update()
+        self.update()
 
     def measure_parts(self, repeats: int) -> tuple[float, float]:
         """Return the seconds of a pass and of an update of the slowest rank, all at once. Collective."""
         owned = leaves_of_rank(self._ranks.rank, len(self._ranks.hosts), self.micro_batches)
         own = GradientSum(self.gradients, owned.stop - owned.first, SINGLE_PROCESS)
         passes = timed(lambda: own.of_step(self._pass), self._ranks, repeats)
-        updates = timed(self._update, self._ranks, repeats)
+        updates = timed(self.update, self._ranks, repeats)
         pass_s = median_of(passes) / (owned.stop - owned.first)
         found = self._ranks.gather(np.array([pass_s, median_of(updates)]))
         return float(found[:, 0].max()), float(found[:, 1].max())
@@ -231,7 +231,7 @@ class Step:
         median = sorted(range(len(seconds)), key=seconds.__getitem__)[(len(seconds) - 1) // 2]
         found = ranks.gather(np.array([seconds[median], *rows[-len(seconds) :][median]]))
         step_s, sent_bytes, exchange_s, waited_s = found.max(axis=0).tolist()
-        costs = self._costs(pass_s, update_s, BYTES[format])
+        costs = self.costs(pass_s, update_s, BYTES[format])
         network = calibrated(costs, network, len(ranks.hosts), exchange_s, waited_s)
         return MeasuredStep(
             format=format, steps=len(seconds), step_s=step_s, tokens_per_s=self.tokens / step_s, sent_bytes=sent_bytes,
@@ -240,7 +240,8 @@ class Step:
             network=network, costs=costs, predictions=predictions(costs, network),
         )  # fmt: skip
 
-    def _costs(self, pass_s: float, update_s: float, bytes_per_value: int) -> StepCosts:
+    def costs(self, pass_s: float, update_s: float, bytes_per_value: int) -> StepCosts:
+        """Return the costs of a step from the seconds of a pass of a micro-batch and of an update."""
         shape, settings = self._settings.shape, self._settings
         flops = step_flops(shape, settings.micro_batch, window_length(settings), self._frozen)
         chunks = tuple(Chunk(chunk.block, chunk.size) for chunk in chunks_of(self.gradients, self._frozen))
@@ -249,13 +250,18 @@ class Step:
             self.tokens, self.micro_batches, pass_s, update_s, shape.layers, blocks_share, chunks, bytes_per_value
         )
 
+    def take_pass(self, gradients: Parameters) -> None:
+        """Make the forward and backward pass of one micro-batch."""
+        self._pass(0, gradients, None)
+
     def _pass(self, _number: int, gradients: Parameters, layer_done: LayerDone | None) -> float:
         tokens, targets = self._batch
         return self._gpt.loss_and_gradients(
             tokens, targets, gradients, 1.0 / self.tokens, self._dropout, layer_done
         )[0]  # fmt: skip
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Clip the gradients and update the weights."""
         norm = self._optimizer.gradient_norm(self.gradients)
         self._optimizer.update(self.gradients, 1, 1.0, self._optimizer.clip_scale(norm))
         self._optimizer.update_average(1)

@@ -41,7 +41,7 @@ def test_the_table_has_a_row_per_step_with_the_error_of_its_prediction(script: M
 def test_the_picture_has_a_line_per_shape_network_and_format(script: ModuleType) -> None:
     found = benchmark(FAST, ("left", "right"))
     rows = [
-        script.Row(network.name, shape, 2, found, found.steps[0], 1.0)
+        script.prediction_of(script.Row(network.name, shape, 2, found, found.steps[0], 1.0))
         for shape in script.SHAPES
         for network in script.NETWORKS
     ]
@@ -49,6 +49,7 @@ def test_the_picture_has_a_line_per_shape_network_and_format(script: ModuleType)
     lines = picture.findall("{http://www.w3.org/2000/svg}polyline")
     assert len(lines) == len(script.SHAPES) * (len(script.NETWORKS) - 1)
     assert all(len(line.get("points", "").split()) == 7 for line in lines)
+    assert script.predicted_table(rows)[2].startswith("| nano | unlimited | float32 | 64,")
 
 
 def test_the_delay_is_added_to_each_collective_operation(script: ModuleType) -> None:
