@@ -41,6 +41,7 @@ from gpt_core.training.gradient_sum import ExchangeFormat, GradientSum
 
 HERE = Path(__file__).parent
 PICTURE = HERE / "several_machines.svg"
+TCP_ONLY = {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "eth0"}  # else ranks use shared memory, across namespaces, too
 REPEATS = 9
 NOMINAL_LATENCY_S = 1e-4
 TCP_SHARE = 0.94  # of the rate of a link, with frames of 1,500 bytes
@@ -190,7 +191,7 @@ def measured(count: int, network: NetworkLimit, shape: str, steps: int) -> Excha
         ]  # fmt: skip
         made = subprocess.run(
             words, capture_output=True, text=True, check=False,
-            env=os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
+            env=os.environ | TCP_ONLY | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     if made.returncode:
         raise SystemExit(f"{network.name}, {shape}, {count} ranks: {made.stdout}{made.stderr}")
