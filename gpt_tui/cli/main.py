@@ -340,6 +340,8 @@ exit codes: 0 success, 1 failure, 2 invalid input; 129, 130 and 143 after SIGHUP
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with the given arguments (default: those of the process) and return its exit code."""
     guard_standard_streams()
+    # NumPy's own products are small, and the threads of its pool would spin beside those of training.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if is_launched():
         from gpt_tui.cli.ranks import run_rank
