@@ -26,17 +26,22 @@ class Agreement:
         self._requests, self._clock, self._communicator = requests, clock, communicator
         self._is_alone = len(communicator.hosts) == 1
         self.controls = requests if self._is_alone else TrainingControls()
+        self._elapsed_s = 0.0
 
-    def update(self) -> float:
-        """Agree on the requests made to any rank, and return the training time of rank 0. Collective."""
-        elapsed_s = self._clock.elapsed_s
+    @property
+    def elapsed_s(self) -> float:
+        """Training time: that of rank 0 at the last update, or on one process the present one."""
+        return self._clock.elapsed_s if self._is_alone else self._elapsed_s
+
+    def update(self) -> None:
+        """Agree on the requests made to any rank, and on the training time. Collective."""
         if self._is_alone:
-            return elapsed_s
+            return
         own, agreed = self._requests, self.controls
         flags = (
             own.stopping, own.discarding, own.pausing, own.take_save(), own.take_evaluate(), own.take_single_step()
         )  # fmt: skip
-        rows = self._communicator.gather(np.array([elapsed_s, *flags], np.float64)).tolist()
+        rows = self._communicator.gather(np.array([self._clock.elapsed_s, *flags], np.float64)).tolist()
         stop, discard, agreed.pausing, save, evaluate, single_step = (
             any(flag) for flag in list(zip(*rows, strict=True))[1:]
         )
@@ -48,7 +53,7 @@ class Agreement:
             agreed.evaluate()
         if single_step:
             agreed.single_step()
-        return float(rows[0][0])
+        self._elapsed_s = float(rows[0][0])
 
     def compare(self, step: int, weights: Parameters) -> None:
         """Check that all ranks have the same weights. Collective.

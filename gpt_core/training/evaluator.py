@@ -70,7 +70,8 @@ class Evaluator:
         if scores is None:
             return
         trained_until_s = state.elapsed_s
-        state.elapsed_s = self._agreement.update()  # may raise: the evaluation is then still pending
+        self._agreement.update()  # may raise: the evaluation is then still pending
+        state.elapsed_s = self._agreement.elapsed_s
         state.evaluation_due = False
         self._training_from_s += state.elapsed_s - trained_until_s
         result, full = scores

@@ -282,7 +282,7 @@ class Trainer:
         before = self.parameters.copy() if debugging else None
         self._stats.before_update(is_measured=self._evaluator.follows_next_step)
         self._saver.wait_for_tensors()
-        elapsed_s = self._agreement.update()  # may raise: nothing of the state has changed yet
+        self._agreement.update()  # may raise: nothing of the state has changed yet
         with self._weights_lock:
             if finite:
                 scale = self.run.optimizer.clip_scale(norm)
@@ -292,7 +292,7 @@ class Trainer:
         state.window += settings.batch_size
         state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
         state.step_loss = loss if finite else None
-        state.elapsed_s = elapsed_s
+        state.elapsed_s = self._agreement.elapsed_s
         self._mark_pending()
         if finite:
             state.tokens += targets_in_batch
