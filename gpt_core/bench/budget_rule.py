@@ -7,11 +7,12 @@ The model is the largest of `MODELS` that
   measured to have, where at most `MAX_PASSES` passes over the text count: a larger model would not have learned enough
   by the deadline, or would memorize the text.
 
-The rate is constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline
-ends the run. Settings that were requested replace what the rule chooses, one by one: a requested preset fixes the
-model, and a file to start from does.
+The smallest model is trained by Muon, the others by AdamW. The rate is constant after a short warm-up, and falls to 0
+over the last half of the budget. Nothing but the deadline ends the run. Settings that were requested replace what the
+rule chooses, one by one: a requested preset fixes the model, and a file to start from does.
 
-The figures of the rule are a first fit to few measurements (`benchmarks/RESULTS.md`); `gpt-tui race` measures others.
+Muon and the shortest warm-up are chosen by races; the other figures are a first fit to few measurements
+(`benchmarks/RESULTS.md`). `gpt-tui race` measures others.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from gpt_core.training.request import Newest, RunRequest, request_with
 TOKENS_PER_PARAMETER = 8.0
 MAX_PASSES = 20
 MEMORY_SHARE = 0.5  # of the free memory
-WARMUP_SHARE, MAX_WARMUP = 0.02, 200
+WARMUP_SHARE, MIN_WARMUP, MAX_WARMUP = 0.02, 100, 200
+MAX_WARMUP_SHARE = 0.25
 COOLDOWN = 0.5
 MIN_EVALUATIONS = 20  # in a budget, if they take no more than about 5% of it
 TOKENS_BETWEEN_EVALUATIONS = 400_000  # trained: the part of the eval text then takes 5% of the time
@@ -47,11 +49,11 @@ NO_LIMIT = 1_000_000  # epochs
 SOURCE = "time budget"
 
 _MODEL = (
-    *ModelShape.__struct_fields__, *GROUP_RATES, "precision", "adam_beta2", "weight_decay", "batch_size",
-    "micro_batch_size",
+    *ModelShape.__struct_fields__, *GROUP_RATES, "precision", "optimizer", "adam_beta2", "weight_decay",
+    "batch_size", "micro_batch_size",
 )  # fmt: skip
 MODELS: tuple[Mapping[str, object], ...] = (
-    PRESETS["nano"],
+    PRESETS["nano"] | {"optimizer": "muon"},
     PRESETS["nano"] | {
         "d_model": 192, "hidden_size": 768, "num_heads": 6, "seq_len": 128, "layers": 5, "batch_size": 8,
         **dict.fromkeys(GROUP_RATES, 2e-3),
@@ -197,9 +199,10 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
 def _schedule(model: Candidate) -> dict[str, object]:
     """Return the settings that follow from the number of steps within the budget."""
     steps = model.steps
+    warmup = min(max(MIN_WARMUP, WARMUP_SHARE * steps), MAX_WARMUP, MAX_WARMUP_SHARE * steps)
     every = max(steps / MIN_EVALUATIONS, TOKENS_BETWEEN_EVALUATIONS / model.batch_tokens)
     return {
-        "warmup_steps": max(1, min(MAX_WARMUP, round(WARMUP_SHARE * steps))), "cooldown": COOLDOWN,
+        "warmup_steps": max(1, round(warmup)), "cooldown": COOLDOWN,
         "min_lr_share": 0.0, "max_epochs": NO_LIMIT, "patience": 0, "best_metric": "loss",
         "improvement_threshold": 0.0, "eval_every_steps": max(1, round(every)), "eval_tokens": EVAL_TOKENS,
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gpt_core.bench.budget_rule import (
     COOLDOWN,
@@ -52,7 +53,9 @@ def chosen(overrides: Overrides, found: Measurements | None = None) -> tuple[Set
 def test_each_model_is_valid_and_larger_than_the_one_before() -> None:
     sizes = [parameter_count(resolve_new(Overrides(None, ((SOURCE, dict(model)),))).settings.shape) for model in MODELS]
     assert sizes == sorted(set(sizes))
-    assert resolve_new(Overrides(None, ((SOURCE, dict(MODELS[0])),))).settings == preset("nano")
+    assert resolve_new(Overrides(None, ((SOURCE, dict(MODELS[0])),))).settings == replace(
+        preset("nano"), optimizer="muon"
+    )
 
 
 def test_a_longer_budget_and_a_faster_machine_have_larger_models() -> None:
@@ -96,10 +99,24 @@ def test_the_reason_names_size_speed_and_passes() -> None:
 def test_the_schedule_follows_the_budget_and_nothing_else_ends_the_run() -> None:
     settings, _ = chosen(requested(1))
     steps = 60 / measurements().time(settings).step_s
-    assert settings.warmup_steps == round(0.02 * steps)
+    assert 0.02 * steps < settings.warmup_steps == 100
     assert (settings.cooldown, settings.min_lr_share, settings.patience) == (COOLDOWN, 0.0, 0)
     assert settings.max_epochs * 1000 > 100 * steps
     assert steps / settings.eval_every_steps <= 21
+
+
+@pytest.mark.parametrize(("minutes", "warmup"), [(0.001, 0.25), (0.1, 0.25), (1, 100), (10, 200)])
+def test_the_warm_up_is_at_least_100_steps_and_at_most_a_quarter_of_the_run(minutes: float, warmup: float) -> None:
+    settings, _ = chosen(requested(minutes, preset="nano"))
+    steps = 60 * minutes / measurements().time(settings).step_s
+    assert settings.warmup_steps == max(1, round(warmup * steps if warmup < 1 else warmup))
+
+
+def test_the_smallest_model_is_trained_by_muon_and_larger_ones_by_adamw() -> None:
+    text = measurements(text_tokens=1_000_000_000)
+    assert chosen(requested(1), text)[0].optimizer == "muon"
+    assert chosen(requested(50_000), text)[0].optimizer == "adamw"
+    assert chosen(requested(1, "optimizer=adamw"), text)[0].optimizer == "adamw"
 
 
 @pytest.mark.parametrize(
