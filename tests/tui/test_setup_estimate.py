@@ -94,7 +94,7 @@ def test_text_statistics_are_reused_until_a_text_setting_changes():
 def test_insufficient_memory_is_marked():
     rows = {row.label: row for row in estimate_rows(RunEstimate(preset("mini"), 2, 1_000_000_000))}
     assert rows["memory"].tone == "bad"
-    assert rows["memory"].value.startswith("✗ 1.6 GB, 1.0 GB free")
+    assert rows["memory"].value.startswith("✗ 1.8 GB, 1.0 GB free")
 
 
 def test_the_self_test_has_lines_instead_of_epochs():
