@@ -16,6 +16,8 @@ from gpt_tui.cli import race as command
 from gpt_tui.session.run_finder import log_folders
 from tests.program import tiny, write_texts
 
+pytestmark = pytest.mark.slow
+
 RACE = [
     "race",
     "--steps",

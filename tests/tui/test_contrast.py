@@ -17,6 +17,8 @@ from gpt_tui.shared.theme import DAY, NIGHT, OWN_THEMES, own_variables
 from tests.tui.samples import learnt
 from tests.tui.still_app import still_app
 
+pytestmark = pytest.mark.slow
+
 MIN_TEXT, MIN_DISABLED = 4.5, 3.0
 COLOURED = [name for name in BUILTIN_THEMES if not name.startswith("ansi")]
 THEMES = [NIGHT.name, *(pytest.param(name, marks=pytest.mark.slow) for name in (DAY.name, *COLOURED))]

@@ -15,6 +15,8 @@ from gpt_tui.shell.help import HelpScreen
 from tests.tui.samples import learnt
 from tests.tui.still_app import still_app
 
+pytestmark = pytest.mark.slow
+
 WARNING = "This is the newest checkpoint of the run: without it, the run cannot be resumed. This cannot be undone."
 SCREENS = {
     "delete": lambda: delete_question("ckpt_latest", WARNING),

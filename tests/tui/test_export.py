@@ -24,6 +24,8 @@ from gpt_tui.shared.theme import DAY, NIGHT, own_variables
 from tests.tui.samples import learnt, sampled, started, trained
 from tests.tui.still_app import still_app
 
+pytestmark = pytest.mark.slow
+
 COLOURS = NIGHT.to_color_system().generate() | own_variables(NIGHT)
 SVG = "{http://www.w3.org/2000/svg}"
 

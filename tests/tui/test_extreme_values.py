@@ -38,6 +38,8 @@ from gpt_tui.tabs.runs.presenter import cells
 from gpt_tui.tabs.runs.presenter import legend as runs_legend
 from tests.tui.samples import LIMITS, started
 
+pytestmark = pytest.mark.slow
+
 EXTREMES = (
     0.0, -0.0, 5e-324, 1e-310, 1e-12, 1e-3, 1.0, -3.0, 300.0, 683.0, 690.8, 709.8, 710.0, 99_999.5, 1e6, 9.99e14, 1e16,
     3.4e38, 1e189, 1e300, 1.7e308, -1e189, -1.7e308, math.nan, math.inf, -math.inf,
