@@ -117,6 +117,7 @@ def test_a_registered_metric_is_shown_headless_and_in_the_runs_tab(tmp_path: Pat
     assert ("tokens seen", "384") in [row[:2] for row in log_rows(run, state, 0.0, 40)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 async def test_a_registered_metric_is_a_row_of_the_status_panel(tmp_path: Path) -> None:
     async with running_app(tmp_path, autostart=True, size=(120, 40)) as bench:

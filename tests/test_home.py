@@ -63,6 +63,7 @@ def run_homeless(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]
 posix_only = pytest.mark.skipif(os.name != "posix", reason="on Windows every user has a profile folder")
 
 
+@pytest.mark.slow
 @posix_only
 def test_every_command_works_without_a_home_folder(folder: Path) -> None:
     commands = (

@@ -111,6 +111,7 @@ def test_evaluate_in_another_folder_refuses_its_text_and_names_both(
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_where_the_text_of_the_run_is_missing_says_how_to_name_it(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -157,6 +158,7 @@ def test_evaluate_does_not_score_an_eval_file_that_was_added_after_a_run_on_held
     assert "got data/test/eval.en with" in run.stderr
 
 
+@pytest.mark.slow
 def test_evaluate_of_a_self_test_asks_for_a_text(folder_of_self_test: Path, program: Callable[..., Result]) -> None:
     run = program("evaluate", cwd=folder_of_self_test)
     assert (run.returncode, run.stdout) == (2, "")

@@ -200,6 +200,7 @@ def test_every_gradient_points_in_the_direction_of_the_reference(shape, batch, t
 # ---- a run
 
 
+@pytest.mark.slow
 def test_a_bfloat16_run_learns_as_the_float32_run_does(tmp_path):
     found = {}
     for products in ("float32", "bfloat16"):

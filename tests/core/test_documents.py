@@ -121,6 +121,7 @@ def test_a_long_document_is_cut_into_bounded_parts_of_complete_characters(kind, 
     assert b"".join(part for part, _ in parts).replace(b"\n", b"") == text.replace(b"\n", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("filling", [b"\0", b"\n", b" ", b"a\n", b"\n\n\r", b"\xff"])
 def test_memory_is_bounded_for_one_line_and_for_only_line_breaks(tmp_path, kind, filling, monkeypatch):

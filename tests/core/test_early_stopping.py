@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
+
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import TrainingState
@@ -25,6 +27,7 @@ def test_early_stopping_counts_scheduled_evaluations_without_improvement(tmp_pat
     assert [(score.is_best, score.without_improvement) for score in scores] == [(True, 0), (False, 1), (False, 2)]
 
 
+@pytest.mark.slow
 def test_early_stopping_waits_for_the_end_of_the_warm_up_and_for_the_minimum_number_of_steps(tmp_path: Path) -> None:
     changes = {"improvement_threshold": 1.0, "eval_every_steps": 5, "patience": 3}
     for number, (warmup, least) in enumerate([(0, 0), (40, 0), (40, 25), (0, 33)]):
@@ -53,6 +56,7 @@ def test_early_stopping_ends_at_the_same_step_after_resumes(tmp_path: Path) -> N
     assert last == end
 
 
+@pytest.mark.slow
 def test_a_text_of_a_few_kilobytes_does_not_stop_early_with_the_default_settings(tmp_path: Path) -> None:
     """An epoch has about a dozen steps, each with an evaluation; none of them is an improvement here."""
     nano = preset("nano")

@@ -162,6 +162,7 @@ def test_a_resume_with_another_text_is_refused_unless_it_is_requested(tmp_path: 
     assert (trainer.step, len(taken)) == (3, 1)
 
 
+@pytest.mark.slow
 def test_the_last_step_named_by_a_resume_with_another_text_is_the_one_that_it_takes(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     in_one_go(folder, 7)
@@ -240,6 +241,7 @@ def test_a_raised_budget_is_longer_than_the_time_that_was_used(minutes: float, o
     assert 60 * raised["minutes"] > used
 
 
+@pytest.mark.slow
 def test_a_run_with_shuffled_documents_resumes_exactly(tmp_path: Path) -> None:
     whole, expected = in_one_go(tmp_path / "whole", 30, shuffle="documents")  # more than two epochs
     in_one_go(tmp_path / "parts", 17, shuffle="documents")

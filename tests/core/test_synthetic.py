@@ -79,6 +79,7 @@ def test_the_preset_trains_on_it_unless_a_text_is_named(tmp_path: Path, monkeypa
     assert text.title == "train.en"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_generates_the_same_text(tmp_path: Path, cache: Path) -> None:
     events = list(setup.open_run(small_run(tmp_path)).events())
     started = of_kind(events, ev.RunStarted)[0]
@@ -89,6 +90,7 @@ def test_a_resumed_run_generates_the_same_text(tmp_path: Path, cache: Path) -> N
     assert len(losses(list(setup.open_run(request).events()))) == 3
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_text_is_refused_unless_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

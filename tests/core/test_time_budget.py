@@ -151,7 +151,7 @@ def open_run_timed_by_steps(clock: Clock, settings: Settings, resume: Path | Non
     return trainer
 
 
-@pytest.mark.parametrize("cut", [1, 7, 20, 45])
+@pytest.mark.parametrize("cut", [7, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (1, 20, 45))])
 def test_a_run_that_was_stopped_and_resumed_equals_one_in_the_same_time_without_a_break(
     tmp_path: Path, clock: Clock, cut: int
 ) -> None:
@@ -179,6 +179,7 @@ def test_a_resume_continues_the_plan_of_the_checkpoint(tmp_path: Path, clock: Cl
     assert (started.max_steps, started.minutes) == (saved.last_step, 0.5)
 
 
+@pytest.mark.slow
 def test_a_resume_with_more_minutes_continues_and_cools_down_again(tmp_path: Path, clock: Clock) -> None:
     first = finished(open_run(tiny_settings(tmp_path, **BUDGET)))
     second = open_run(tiny_settings(tmp_path, **BUDGET | {"minutes": 1.0}), resume=tmp_path / LATEST)

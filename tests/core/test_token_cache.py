@@ -158,6 +158,7 @@ def test_caches_in_a_shared_folder_are_kept_as_they_may_be_of_another_text(text,
     assert len(caches(shared)) == 2
 
 
+@pytest.mark.slow
 def test_a_truncated_cache_is_rebuilt(text):
     tokens = tokens_of(load_tokens(any_bytes(text), PIECES, "paragraph"))
     (cache,) = caches(text.parent)

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
 from gpt_core.text.corpus import find_training_text
 from gpt_core.text.reader import documents
@@ -53,6 +54,7 @@ def test_pieces_chosen_by_use_need_fewer_tokens_than_the_most_frequent_n_grams()
     assert trained(text, 1000).encode(text).size < 0.97 * by_count
 
 
+@pytest.mark.slow
 def test_the_shipped_text_has_more_than_2_75_bytes_per_token():
     path = find_training_text()
     texts = list(documents(text_source(path), "paragraph"))

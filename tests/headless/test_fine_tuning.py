@@ -35,6 +35,7 @@ def start(trained: Path, tmp_path: Path) -> Path:
 FINE_TUNE = ("train", "--init-from", str(LATEST), "--train-file", "my.txt", "--models-dir", "tuned")
 
 
+@pytest.mark.slow
 def test_the_first_lines_say_what_is_fine_tuned_and_how_good_it_is_before(start: Path) -> None:
     run = run_program(*FINE_TUNE, "--max-steps", "4", "--set", "eval_every_steps=2", cwd=start)
     assert run.returncode == 0, run.stderr
@@ -49,6 +50,7 @@ def test_the_first_lines_say_what_is_fine_tuned_and_how_good_it_is_before(start:
     assert f"eval loss {before} before fine-tuning, " in finished
 
 
+@pytest.mark.slow
 def test_the_command_repeated_with_resume_knows_the_score_from_before_and_needs_no_file(start: Path) -> None:
     assert run_program(*FINE_TUNE, "--max-steps", "2", cwd=start).returncode == 0
     (start / LATEST).unlink()

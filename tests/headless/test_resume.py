@@ -77,6 +77,7 @@ def test_a_headless_resume_knows_the_best_score_and_the_losses_from_before(folde
     assert f"best eval accuracy {percent(best.best_accuracy)} at step {best.best_step}" in ended
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_eval_text_says_that_a_new_best_begins(folder: Path) -> None:
     settings = tiny("eval_every_steps=5")
     run_program("--train-only", "--max-steps", "10", *settings, cwd=folder)
@@ -98,6 +99,7 @@ def test_a_resume_with_another_training_text_says_that_its_tokenizer_is_that_of_
     assert "another training text" not in same.stderr
 
 
+@pytest.mark.slow
 def test_the_summary_of_a_resume_with_another_eval_text_has_no_score_of_the_old_one(folder: Path) -> None:
     run_program("--train-only", "--max-steps", "10", *tiny("eval_every_steps=5"), cwd=folder)
     (folder / "other.en").write_text("zqxj vkwq jjxz qqkv wvzx.\n\n" * 20)
