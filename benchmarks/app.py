@@ -249,7 +249,7 @@ def cpu_time(pid: int) -> CpuTime:
 
 CLOSED, EMPTY = "closed", "without a text"
 INSIDE_KEYS = {
-    CLOSED: ("\x1bOR",),  # the Chat tab, which draws nothing by itself
+    CLOSED: ("\x1bOR",),  # the Chat tab, which is idle
     EMPTY: ("\x1b[17~", "e", "\x1b"),  # the line for a typed text, which stays empty
 } | {view.name: ("\x1b[17~", "s", "\x1b[H", "\r", str(number)) for number, view in enumerate(VIEWS, 1)}
 

@@ -83,7 +83,7 @@ class Prediction(msgspec.Struct, frozen=True):
         step_s: Seconds per step.
         tokens_per_s: Tokens per second of all ranks together.
         exchange_s: Seconds of exchange per step, hidden ones included.
-        hidden_s: Seconds of it during which the backward pass goes on.
+        hidden_s: Seconds of it that overlap with the backward pass.
         bytes_per_step: Bytes that the busiest rank sends or receives per step.
         micro_batches: Micro-batches per step of the rank with the most.
     """

@@ -3,7 +3,7 @@
 The micro-batches are the leaves of the tree (`gpt_core.distributed.tree`), so the sum has the same bits on any number
 of ranks. Each rank sums what it owns, in as many buffers as the tree is high. The rest is exchanged in chunks: every
 rank receives a part of each chunk from all others, adds these up in the order of the tree, and the sums are collected.
-A thread exchanges the chunks of the layers whose backward pass is over while that of the layers below them goes on.
+A thread exchanges the chunks of a layer as soon as its backward pass is complete, during that of the layers below.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gpt_core.model.parameters import Parameters
 
 ExchangeFormat = Literal["float32", "bfloat16"]
 LayerDone = Callable[[int], None]
-"""Called with the number of a block whose backward pass, and that of what is above it, is over."""
+"""Called with the number of a block once the backward pass of this block and of what is above it is complete."""
 MicroBatch = Callable[[int, Parameters, LayerDone | None], float | None]
 """Adds the gradients of a micro-batch to empty ones, and returns the sum of its losses; None to give up the step."""
 
@@ -288,7 +288,10 @@ def add(values: Array, others: Array, *, rounds: bool = False) -> None:
 
 
 def round_to_bfloat16(values: Array) -> None:
-    """Round values in place to the nearest bfloat16, ties to even; infinity and NaN stay."""
+    """Round values in place to the nearest bfloat16, ties to even; infinity and NaN stay.
+
+    Unlike the kernel `gpt_core.kernels.conversion.to_bfloat16` it starts no threads: it runs beside the backward pass.
+    """
     bits = values.view(np.uint32)
     for first in range(0, len(bits), ROUNDED):
         part = bits[first : first + ROUNDED]

@@ -70,7 +70,7 @@ class Run:
     warnings: tuple[str, ...] = ()
     communicator: Communicator = SINGLE_PROCESS
     is_reported: bool = True
-    """False on a rank whose events nobody reads: it saves, logs, samples and measures nothing beside the training"""
+    """False on ranks other than 0, which train and evaluate, but save, log, sample and report nothing"""
     exchanged: Callable[[], ExchangeTotals] | None = None
     """totals of the exchange of gradients in this session, of a run on several ranks"""
     model_reason: str = ""
