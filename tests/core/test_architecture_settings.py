@@ -377,6 +377,8 @@ def test_dead_units_of_a_gate_are_its_gates() -> None:
 
 
 def test_layers_are_those_of_the_settings() -> None:
-    names = [type(layer).__name__ for layer in _all_layers(Transformer(with_layers(QWEN3)))]
+    transformer = Transformer(with_layers(QWEN3))
+    names = [type(layer).__name__ for layer in _all_layers(transformer)]
     assert names.count("RMSNorm") == 5
-    assert names.count("QKNorm") == names.count("RotaryEmbedding") == names.count("SwiGLU") == 2
+    assert names.count("QKNorm") == names.count("RotaryEmbedding") == 2
+    assert all(block.mlp.c_fc.out_features == 2 * SHAPE.hidden_size for block in transformer.blocks)

@@ -1,6 +1,6 @@
 """Transformer block with pre-normalization: attention and MLP, each added to the residual stream.
 
-The settings choose its layers: either norm, and an MLP with or without a gate.
+The settings choose its layers: either norm, and the activation of the MLP.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from gpt_core.model.layers.layer import Layer, Tensors
 from gpt_core.model.layers.mlp import MLP
 from gpt_core.model.layers.norm import LayerNorm
 from gpt_core.model.layers.rms_norm import RMSNorm
-from gpt_core.model.layers.swiglu import SwiGLU
 from gpt_core.model.layers.x0_shortcut import X0Shortcut
 
 
@@ -42,7 +41,7 @@ class Block(Layer):
         self.ln_1 = norm_layer(shape, f"{name}.ln_1")
         self.attn = CausalSelfAttention(shape, f"{name}.attn", layer)
         self.ln_2 = norm_layer(shape, f"{name}.ln_2")
-        self.mlp = (SwiGLU if shape.mlp == "swiglu" else MLP)(shape, f"{name}.mlp", layer)
+        self.mlp = MLP(shape, f"{name}.mlp", layer)
         shortcuts = () if self.x0_shortcut is None else (self.x0_shortcut,)
         super().__init__(*shortcuts, self.ln_1, self.attn, self.ln_2, self.mlp)
 
