@@ -24,9 +24,15 @@ def gradient_bytes(shape: ModelShape) -> int:
 def activation_bytes(shape: ModelShape, batch: int, time: int, threads: int) -> int:
     """Return the bytes of all buffers of a forward and backward pass over (B, T) tokens.
 
-    The sum of what the layers declare in `own_buffers`; nothing else is allocated during a step.
+    The sum of what the layers declare in `own_buffers`, and the tables of rotary positions; nothing else is allocated
+    during a step.
     """
-    return buffer_bytes(Transformer(shape).buffers(BatchShape(batch, time, threads)))
+    return buffer_bytes(Transformer(shape).buffers(BatchShape(batch, time, threads))) + rotary_table_bytes(shape)
+
+
+def rotary_table_bytes(shape: ModelShape) -> int:
+    """Return the bytes of the cosines and sines of rotary positions, 2 (T, D/2) values; 0 for learned positions."""
+    return PRECISION.compute.bytes * shape.seq_len * shape.head_size if shape.positions == "rope" else 0
 
 
 def kv_cache_bytes(shape: ModelShape, positions: int) -> int:

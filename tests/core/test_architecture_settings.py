@@ -25,6 +25,7 @@ from gpt_core.model.memory import activation_bytes, decode_bytes
 from gpt_core.model.parameters import Parameters, frozen_names, initial_parameters, parameter_count, parameter_table
 from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.optim.muon import column_ranges, is_hidden_matrix
+from tests.core.test_costs import allocated_bytes
 from tests.core.training_samples import LATEST, finished_trainer, in_one_go, losses, tiny_settings, train, whole_state
 
 SHAPE = ModelShape(d_model=24, hidden_size=41, vocab_size=101, num_heads=3, seq_len=PREFILL_CHUNK + 44, layers=2)
@@ -315,6 +316,17 @@ def test_costs_follow_from_the_layers() -> None:
     assert added == 4 * (L * (2 * N * C + 2 * N * SHAPE.num_heads) + 2 * N * C)  # qk and its statistics; d_qk
     untied = with_layers({"tied_head": False})
     assert decode_bytes(untied, 9) - decode_bytes(plain, 9) == 4 * C  # one row of the token embedding
+
+
+@each_change
+def test_a_step_allocates_the_bytes_of_the_estimate(changes: dict[str, Any]) -> None:
+    shape = with_layers(changes)
+    tokens, targets = gradcheck.random_batch(shape, 2, 70, 0)
+    weights = weights_of(shape)
+    gpt = GPT(weights)
+    gpt.loss_and_gradients(tokens, targets, Parameters(shape), 0.01)
+    allocated = allocated_bytes(gpt.transformer) - allocated_bytes(weights.flat)
+    assert allocated == activation_bytes(shape, 2, 70, threads.get_threads())
 
 
 @each_change

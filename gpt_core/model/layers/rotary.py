@@ -16,7 +16,7 @@ import numpy as np
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import rope
 from gpt_core.kernels.arrays import Array
-from gpt_core.model.layers.layer import Layer
+from gpt_core.model.layers.layer import Layer, Tensors
 
 BASE = 10_000.0
 
@@ -32,14 +32,16 @@ def rotary_tables(positions: int, head_size: int) -> tuple[Array, Array]:
 class RotaryEmbedding(Layer):
     """Rotation of the queries and keys of all heads, in place."""
 
+    tables: tuple[Array, Array]
+    """cosines and sines for every position of the context (T, D/2), which all layers share"""
+
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self._shape = shape
 
-    @property
-    def tables(self) -> tuple[Array, Array]:
-        """Cosines and sines for every position of the context."""
-        return rotary_tables(self._shape.seq_len, self._shape.head_size)
+    def bind(self, weights: Tensors) -> None:
+        """Compute the tables."""
+        self.tables = rotary_tables(self._shape.seq_len, self._shape.head_size)
 
     def forward(self, qk: Array, time: int, first_position: int = 0) -> None:
         """Rotate queries | keys, the first 2 C columns of qk, whose rows are sequences of `time` tokens."""
