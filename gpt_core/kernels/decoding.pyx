@@ -77,7 +77,7 @@ cdef class Block:
     Nothing is copied: weights may change between calls.
 
     Args:
-        ln_1: (weight, bias) of the layer norm before attention, as are ln_2 and the four linear layers. The weight of a
+        ln_1: (weight, bias) of the norm before attention, as are ln_2 and the four linear layers. The weight of a
             linear layer is an array of float32, panels of uint16 (the bits of bfloat16), or (panels of int8, scales).
         keys: Cache of keys, float32 or uint16. `read` uses the rows before its position and writes the row at it.
         values: Cache of values.
@@ -89,7 +89,8 @@ cdef class Block:
 
     Shape:
         keys, values (T, C); norms (C,), (C,); c_attn (C, 3C), (3C,); attn_proj (C, C), (C,); c_fc (C, F), (F,), or
-        (C, 2F), (2F,) for swiglu; mlp_proj (F, C), (C,); q_norm, k_norm (D,); cos, sin (T, D/2). A weight (I, O) in panels is (P, I, 64), with P * 64 at least O; its scales are (P * 64,).
+        (C, 2F), (2F,) for swiglu; mlp_proj (F, C), (C,); q_norm, k_norm (D,); cos, sin (T, D/2). A weight (I, O) in
+        panels is (P, I, 64), with P * 64 at least O; its scales are (P * 64,).
 
     Raises:
         ValueError: The shapes or types do not match.
@@ -219,7 +220,7 @@ cdef class Block:
         for third in range(3):  # q, k and v
             _add_sums(&self.qkv[0], NULL, &self.c_attn_bias[0], self.wide_sums, parts,
                       third * C + start * D, third * C + stop * D)
-        self._place_heads(position, start, stop)
+        self._normalize_and_rotate(position, start, stop)
         if self.keys.format == FLOAT32:
             _attend_heads(&self.attn_out[0], &self.scores[0, 0], self.scores.shape[1], &self.qkv[0],
                           <float*>self.keys.values, <float*>self.values.values, position, C, D, start, stop)
@@ -228,8 +229,8 @@ cdef class Block:
                           <uint16_t*>self.keys.values, <uint16_t*>self.values.values, position, C, D, start, stop)
         _vector_matrix(&self.attn_sums[part, 0], &self.attn_out[0], self.attn_proj, C, start * D, stop * D)
 
-    cdef void _place_heads(self, Py_ssize_t position, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-        """Normalize and rotate the queries and keys of a range of heads, where the model has these layers."""
+    cdef void _normalize_and_rotate(self, Py_ssize_t position, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+        """Apply QK-norm and rotary positions, if the model has them, to the queries and keys of a range of heads."""
         cdef Py_ssize_t C = self.keys.columns, D = C // self.heads, h
         if self.q_norm is not None:
             for h in range(start, stop):
@@ -352,8 +353,8 @@ cdef Cache _cache(matrix) except *:
 
 cdef int _check_norm(const float[::1] weight, const float[::1] bias, Py_ssize_t C) except -1:
     check_positive("decoding: channels", C)
-    check_equal("decoding: length of a layer norm's weight", weight.shape[0], C)
-    check_equal("decoding: length of a layer norm's bias", bias.shape[0], C)
+    check_equal("decoding: length of a norm's weight", weight.shape[0], C)
+    check_equal("decoding: length of a norm's bias", bias.shape[0], C)
     return 0
 
 
@@ -409,7 +410,7 @@ cdef void _rms_norm(float *y, const float *x, const float *weight, Py_ssize_t C)
 
 
 cdef void _rotate(float *x, const float *cos, const float *sin, Py_ssize_t half) noexcept nogil:
-    """Rotate a head (D,) in place, as `gpt_core.kernels.rope` does."""
+    """Rotate a head (D,) in place, as in `gpt_core.kernels.rope`."""
     cdef Py_ssize_t i
     cdef float a, b
     for i in range(half):

@@ -28,14 +28,13 @@ def forward(
         ValueError: The shapes do not match, a token is not in [0, V), or a position is not in wpe.
     """
     cdef Py_ssize_t N = x.shape[0], C = x.shape[1], n
-    if wpe is None:
-        _check_tokens(x.shape, tokens, wte.shape)
-        for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * C)):
-            memcpy(&x[n, 0], &wte[tokens[n], 0], C * sizeof(float))
-        return
-    _check(x.shape, tokens, wte.shape, wpe.shape, time, first_position)
+    cdef const float *positions = NULL
+    _check_tokens(x.shape, tokens, wte.shape)
+    if wpe is not None:
+        _check_positions(x.shape, wpe.shape, time, first_position)
+        positions = &wpe[first_position, 0]
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * C)):
-        _embed_row(&x[n, 0], &wte[tokens[n], 0], &wpe[first_position + n % time, 0], C)
+        _embed_row(&x[n, 0], &wte[tokens[n], 0], positions, n % time, C)
 
 
 def backward(
@@ -59,30 +58,14 @@ def backward(
     """
     cdef Py_ssize_t N = d_x.shape[0], C = d_x.shape[1], part
     cdef Py_ssize_t parts = threads_for(N * C)
-    if d_wpe is None:
-        _check_tokens(d_x.shape, tokens, d_wte.shape)
-        for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
-            _add_token_channels(&d_wte[0, 0], &tokens[0], &d_x[0, 0], N, C, C * part // parts, C * (part + 1) // parts)
-        return
-    _check(d_x.shape, tokens, d_wte.shape, d_wpe.shape, time, 0)
+    cdef float *d_positions = NULL
+    _check_tokens(d_x.shape, tokens, d_wte.shape)
+    if d_wpe is not None:
+        _check_positions(d_x.shape, d_wpe.shape, time, 0)
+        d_positions = &d_wpe[0, 0]
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
-        _add_channels(&d_wte[0, 0], &d_wpe[0, 0], &tokens[0], &d_x[0, 0], N, C, time,
+        _add_channels(&d_wte[0, 0], d_positions, &tokens[0], &d_x[0, 0], N, C, time,
                       C * part // parts, C * (part + 1) // parts)
-
-
-cdef int _check(
-    const Py_ssize_t *x,
-    const int[::1] tokens,
-    const Py_ssize_t *wte,
-    const Py_ssize_t *wpe,
-    Py_ssize_t time,
-    Py_ssize_t first_position,
-) except -1:
-    check_equal("embedding: channels of wpe", wpe[1], x[1])
-    if x[0] < 1 or time < 1 or first_position < 0 or first_position > wpe[0] - min(time, x[0]):
-        raise ValueError(f"embedding: got {time} positions from {first_position} on, "
-                         f"expected at least 1, all within {wpe[0]}")
-    return _check_tokens(x, tokens, wte)
 
 
 cdef int _check_tokens(const Py_ssize_t *x, const int[::1] tokens, const Py_ssize_t *wte) except -1:
@@ -96,10 +79,33 @@ cdef int _check_tokens(const Py_ssize_t *x, const int[::1] tokens, const Py_ssiz
     return 0
 
 
-cdef void _embed_row(float *x, const float *token, const float *position, Py_ssize_t C) noexcept nogil:
+cdef int _check_positions(
+    const Py_ssize_t *x,
+    const Py_ssize_t *wpe,
+    Py_ssize_t time,
+    Py_ssize_t first_position,
+) except -1:
+    check_equal("embedding: channels of wpe", wpe[1], x[1])
+    if time < 1 or first_position < 0 or first_position > wpe[0] - min(time, x[0]):
+        raise ValueError(f"embedding: got {time} positions from {first_position} on, "
+                         f"expected at least 1, all within {wpe[0]}")
+    return 0
+
+
+cdef void _embed_row(
+    float *x,
+    const float *token,
+    const float *positions,
+    Py_ssize_t row,
+    Py_ssize_t C,
+) noexcept nogil:
+    """x (C,) = token + positions[row]; positions may be NULL."""
     cdef Py_ssize_t c
+    if positions is NULL:
+        memcpy(x, token, C * sizeof(float))
+        return
     for c in range(C):
-        x[c] = token[c] + position[c]
+        x[c] = token[c] + positions[row * C + c]
 
 
 cdef void _add_channels(
@@ -113,31 +119,16 @@ cdef void _add_channels(
     Py_ssize_t start,
     Py_ssize_t stop,
 ) noexcept nogil:
-    """Add channels [start, stop) of each row of d_x to its row of d_wte and of d_wpe."""
-    cdef Py_ssize_t n, c
-    cdef float *token
-    cdef float *position
+    """Add channels [start, stop) of each row of d_x to its row of d_wte and of d_wpe, which may be NULL."""
+    cdef Py_ssize_t n
     for n in range(N):
-        token = d_wte + tokens[n] * C
-        position = d_wpe + (n % time) * C
-        for c in range(start, stop):
-            token[c] += d_x[n * C + c]
-            position[c] += d_x[n * C + c]
+        _add(d_wte + tokens[n] * C, d_x + n * C, start, stop)
+        if d_wpe is not NULL:
+            _add(d_wpe + n % time * C, d_x + n * C, start, stop)
 
 
-cdef void _add_token_channels(
-    float *d_wte,
-    const int *tokens,
-    const float *d_x,
-    Py_ssize_t N,
-    Py_ssize_t C,
-    Py_ssize_t start,
-    Py_ssize_t stop,
-) noexcept nogil:
-    """Add channels [start, stop) of each row of d_x to its row of d_wte."""
-    cdef Py_ssize_t n, c
-    cdef float *token
-    for n in range(N):
-        token = d_wte + tokens[n] * C
-        for c in range(start, stop):
-            token[c] += d_x[n * C + c]
+cdef inline void _add(float *y, const float *x, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """y[start:stop] += x[start:stop]."""
+    cdef Py_ssize_t c
+    for c in range(start, stop):
+        y[c] += x[c]

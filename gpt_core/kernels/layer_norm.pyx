@@ -163,10 +163,8 @@ cdef void _sum_columns(
     for n in range(N):
         row_mean = mean[n]
         row_rstd = rstd[n]
-        if d_bias is NULL:
-            for c in range(start, stop):
-                d_weight[c] += d_y[n * C + c] * (x[n * C + c] - row_mean) * row_rstd
-            continue
         for c in range(start, stop):
             d_weight[c] += d_y[n * C + c] * (x[n * C + c] - row_mean) * row_rstd
-            d_bias[c] += d_y[n * C + c]
+        if d_bias is not NULL:
+            for c in range(start, stop):
+                d_bias[c] += d_y[n * C + c]

@@ -57,7 +57,8 @@ def rotate(
         raise ValueError(f"rope: got {time} positions from {first_position} on, "
                          f"expected at least 1, all within {cos.shape[0]}")
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(WORK * N * channels)):
-        _rotate_row(&x[n, 0], &cos[first_position + n % time, 0], &sin[first_position + n % time, 0], sign, channels, half)
+        _rotate_row(&x[n, 0], &cos[first_position + n % time, 0], &sin[first_position + n % time, 0], sign,
+                    channels, half)
 
 
 cdef void _rotate_row(
