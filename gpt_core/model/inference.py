@@ -81,7 +81,8 @@ class Decoder:
             _fused_block(block, cache, shape)
             for block, cache in zip(self._transformer.blocks, self._caches, strict=True)
         ]
-        self._x, self._x0, self._ln_out = empty(1, shape.d_model), empty(1, shape.d_model), empty(shape.d_model)
+        self._ln_f = _norm_tensors(self._transformer.ln_f)
+        self._x, self._ln_out = empty(1, shape.d_model), empty(shape.d_model)
         self._workspace = empty(0, 0)
 
     def reset(self) -> None:
@@ -103,10 +104,10 @@ class Decoder:
             chunk = ids[first : first + PREFILL_CHUNK]
             x = self._append_one(chunk) if chunk.size == 1 else self._append_chunk(chunk)
             self.length += chunk.size
-        ln_f, head = self._transformer.ln_f, self._transformer.head.weight
+        head = self._transformer.head.weight
         logits = empty(self.shape.vocab_size, dtype=PRECISION.compute.storage)
         # logits = ln_f(x) Wᵀ
-        decoding.logits(logits, self._ln_out, x, *_norm_tensors(ln_f), head, self.shape.norm == "rms_norm")
+        decoding.logits(logits, self._ln_out, x, *self._ln_f, head, self.shape.norm == "rms_norm")
         return logits
 
     def decode(self, token: int) -> Array:
@@ -120,11 +121,11 @@ class Decoder:
     def _append_one(self, ids: NDArray[np.int32]) -> Array:
         """Run one token through all blocks; return the residual stream (C,) after them."""
         self._embed(self._x, ids)
-        self._x0[:] = self._x
+        x0 = self._x.copy() if self.shape.x0_shortcut else self._x
         x: Array = self._x[0]
         for block, fused in zip(self._transformer.blocks, self._fused_blocks, strict=True):
             if block.x0_shortcut:
-                block.x0_shortcut.add(self._x, self._x, self._x0)
+                block.x0_shortcut.add(self._x, self._x, x0)
             fused.read(x, self.length)
         return x
 
@@ -142,7 +143,7 @@ class Decoder:
                 block.x0_shortcut.add(buffers.x, buffers.x, x0)
             self._extend_cache(block, cache, buffers)
             if block is self._transformer.blocks[-1]:
-                last.x[:], last.queries = buffers.x[-1:], buffers.queries[-1:]
+                last.x[:], last.queries[:] = buffers.x[-1:], buffers.queries[-1:]
                 buffers = last
             self._finish_block(block, cache, buffers, end)
         x: Array = last.x[0]

@@ -122,8 +122,9 @@ class Parameters:
         for name, part in self._by_name.items():
             if name in names:
                 continue
+            group = (part.start, part.lr_group, part.decay)
             before = segments[-1] if segments else None
-            if before is not None and before.stop == part.start and before[2:4] == part[2:4]:
+            if before is not None and (before.stop, before.lr_group, before.decay) == group:
                 segments[-1] = before._replace(stop=part.stop)
             else:
                 segments.append(part)

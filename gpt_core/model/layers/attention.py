@@ -103,11 +103,13 @@ class CausalSelfAttention(Layer):
             return by_batch(qk)[..., :C], by_batch(qk)[..., C : 2 * C], by_batch(qkv)[..., 2 * C :]
 
         if "saved" in uses:
-            self.qk = self.qk if self.qk_norm else self.qkv
+            if not self.qk_norm:
+                self.qk = self.qkv
             self.q, self.k, self.v = split(self.qk, self.qkv)
             self._attn_out = by_batch(self.attn_out)
         if "gradient" in uses:
-            self.d_qk = self.d_qk if self.qk_norm else self.d_qkv
+            if not self.qk_norm:
+                self.d_qk = self.d_qkv
             self._d_q, self._d_k, self._d_v = split(self.d_qk, self.d_qkv)
             self._d_attn_out = by_batch(self.d_attn_out)
 
