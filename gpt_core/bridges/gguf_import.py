@@ -5,15 +5,15 @@ The tokenizer is one of pieces (`rwkv`, exactly as an export writes it) or byte-
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from gpt_core.bridges import gguf_model, qwen3
-from gpt_core.bridges.places import joined
+from gpt_core.bridges.places import parameter_chunks
 from gpt_core.bridges.source import Chunks, SourceModel, open_source, same_values, settings_of
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ModelImportError, TokenizerError
@@ -25,7 +25,8 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_core.tokenizers.byte_pairs import BytePairTokenizer, pairs
 from gpt_core.tokenizers.pieces import PieceTokenizer
 
-_EPSILON = f"{gguf_model.ARCHITECTURE}.attention.layer_norm_epsilon"
+FLOAT32_ROUNDING = 2.0**-24
+"""Relative error of a number that is stored as float32"""
 _ARCHITECTURES = (gguf_model.ARCHITECTURE, qwen3.NAME)
 _TOKENS = gguf_model.TOKENIZER
 
@@ -48,9 +49,9 @@ def read_file(path: Path) -> SourceModel:
         shape = gguf_model.shape_of(values, tied_head=_has_tied_head(path, header))
     except KeyError as error:
         raise ModelImportError(f"{path}: the key {error} is missing or of another type") from None
+    settings = settings_of(shape, path)
     if shape.positions == "rope":
         check_rules(path, qwen3.gguf_rules(values, shape))
-    settings = settings_of(shape, path)
     try:
         tokenizer = tokenizer_of(values)
     except KeyError as error:
@@ -59,7 +60,12 @@ def read_file(path: Path) -> SourceModel:
         raise ModelImportError(f"{path}: its tokenizer is not supported: {str(error)[:200]}") from None
     check_tensors(path, header, shape)
     settings = msgspec.structs.replace(settings, tokenizer=tokenizer.name)
-    return SourceModel(settings, tokenizer, lambda name: _chunks(path, header, shape, name))
+    tensors = gguf_model.places(shape)
+
+    def chunks(name: str) -> Chunks:
+        return parameter_chunks(tensors, shape, name, lambda tensor: _tensor(path, header, tensor))
+
+    return SourceModel(settings, tokenizer, chunks)
 
 
 def check_values(path: Path, values: dict[str, Any]) -> None:
@@ -68,10 +74,9 @@ def check_values(path: Path, values: dict[str, Any]) -> None:
     if architecture not in _ARCHITECTURES:
         expected = " or ".join(map(repr, _ARCHITECTURES))
         raise ModelImportError(f"{path}: architecture: got {str(architecture)[:40]!r}, expected {expected}")
-    epsilon = values.get(_EPSILON)
-    is_same = isinstance(epsilon, float) and np.float32(epsilon) == np.float32(gguf_model.EPSILON)
-    if architecture == gguf_model.ARCHITECTURE and not is_same:
-        raise ModelImportError(f"{path}: {_EPSILON}: got {str(epsilon)[:40]}, expected {gguf_model.EPSILON}")
+    if architecture == gguf_model.ARCHITECTURE:
+        key = f"{gguf_model.ARCHITECTURE}.attention.layer_norm_epsilon"
+        check_rules(path, [(key, values.get(key), gguf_model.EPSILON)])
     if not isinstance(values.get(_TOKENS + "tokens"), list):
         raise ModelImportError(f"{path} has no tokenizer")
 
@@ -98,8 +103,11 @@ def check_tensors(path: Path, header: Header, shape: ModelShape) -> None:
 def check_rules(path: Path, rules: Sequence[tuple[str, object, object]]) -> None:
     """Raise ModelImportError unless each key has the value that a model of this program has."""
     for key, got, expected in rules:
-        same = np.float32(got) == np.float32(expected) if isinstance(got, float) else got == expected  # type: ignore[arg-type]
-        if not same:
+        if isinstance(got, float) and isinstance(expected, float):
+            is_same = math.isclose(got, expected, rel_tol=FLOAT32_ROUNDING)
+        else:
+            is_same = got == expected
+        if not is_same:
             raise ModelImportError(f"{path}: {key}: got {str(got)[:40]}, expected {expected}")
 
 
@@ -110,7 +118,7 @@ def _has_tied_head(path: Path, header: Header) -> bool:
 
 
 def _heads_agree(path: Path, header: Header) -> bool:
-    """Return whether the matrix of the logits is that of the token embedding."""
+    """Return True if the matrix of the logits is that of the token embedding."""
     wte, head = gguf_model.tensor_name(WTE), gguf_model.HEAD
     if wte not in header.tensors or header.tensors[head].shape != header.tensors[wte].shape:
         return False
@@ -154,16 +162,6 @@ def _pieces(texts: Sequence[str], types: Sequence[int]) -> Tokenizer:
     if gguf_model.token_texts(tokenizer.vocabulary, tokenizer.vocab_size) != (list(texts), list(types)):
         raise ValueError("expected the tokens of `pieces`: 4 special ones, the 256 single bytes, pieces, unused ones")
     return tokenizer
-
-
-def _chunks(path: Path, header: Header, shape: ModelShape, name: str) -> Chunks:
-    """Yield the values of a parameter. Raises ModelImportError."""
-    found = [place for place in gguf_model.places(shape) if place.parameter == name]
-    if len(found) == 1 and not found[0].is_transposed:
-        yield from _tensor(path, header, found[0].name)
-    else:
-        size = next(spec.shape for spec in parameter_table(shape) if spec.name == name)
-        yield joined(found, size, lambda tensor: _tensor(path, header, tensor))
 
 
 def _tensor(path: Path, header: Header, name: str) -> Chunks:

@@ -94,7 +94,7 @@ def shape_values(shape: ModelShape) -> dict[str, Value]:
     }
 
 
-def shape_of(values: Mapping[str, Any], *, tied_head: bool = True) -> ModelShape:
+def shape_of(values: Mapping[str, Any], *, tied_head: bool) -> ModelShape:
     """Return the model shape of a file with these keys.
 
     Args:
@@ -104,13 +104,13 @@ def shape_of(values: Mapping[str, Any], *, tied_head: bool = True) -> ModelShape
     Raises:
         KeyError: A key is missing or of another type.
     """
-    vocab_size = len(strings(values, f"{TOKENIZER}tokens"))
-    if values.get("general.architecture") == qwen3.NAME:
-        return qwen3.gguf_shape(values, vocab_size, tied_head=tied_head)
+    vocab_size, architecture = len(strings(values, f"{TOKENIZER}tokens")), values["general.architecture"]
 
     def number(key: str) -> int:
-        return integer(values, f"{ARCHITECTURE}.{key}")
+        return integer(values, f"{architecture}.{key}")
 
+    if architecture == qwen3.NAME:
+        return qwen3.gguf_shape(number, vocab_size, tied_head=tied_head)
     return ModelShape(
         d_model=number("embedding_length"), hidden_size=number("feed_forward_length"),
         vocab_size=vocab_size, num_heads=number("attention.head_count"),

@@ -26,7 +26,7 @@ from gpt_core.bridges.huggingface import (
     parameter_name,
     places,
 )
-from gpt_core.bridges.places import joined
+from gpt_core.bridges.places import parameter_chunks
 from gpt_core.bridges.source import Chunks, SourceModel, open_source, read_json, same_values, settings_of
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ModelImportError
@@ -95,7 +95,12 @@ def read_folder(folder: Path) -> SourceModel:
     tokenizer = read_tokenizer(folder, config)
     check_tensors(folder, config.shape, stored)
     settings = msgspec.structs.replace(settings, tokenizer=tokenizer.name)
-    return SourceModel(settings, tokenizer, lambda name: parameter_chunks(config.shape, stored, name))
+    tensors = places(config.shape)
+
+    def chunks(name: str) -> Chunks:
+        return parameter_chunks(tensors, config.shape, name, lambda tensor: stored[tensor].chunks())
+
+    return SourceModel(settings, tokenizer, chunks)
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -116,16 +121,6 @@ def _refuse(path: Path, name: str, got: object, expected: tuple[object, ...]) ->
         f"{path}: {name}: got {msgspec.json.encode(got).decode()[:80]}, expected {words}: only models that "
         "compute what GPT-2 or Qwen3 does can be imported"
     )
-
-
-def parameter_chunks(shape: ModelShape, stored: Mapping[str, Stored], name: str) -> Chunks:
-    """Yield the values of a parameter. Raises ModelImportError."""
-    found = [place for place in places(shape) if place.parameter == name]
-    if len(found) == 1 and not found[0].is_transposed:
-        yield from stored[found[0].name].chunks()
-    else:
-        size = next(spec.shape for spec in parameter_table(shape) if spec.name == name)
-        yield joined(found, size, lambda tensor: stored[tensor].chunks())
 
 
 def stored_tensors(folder: Path, model_type: str) -> dict[str, Stored]:

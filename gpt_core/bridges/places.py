@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from gpt_core.bridges.source import Chunks
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels.arrays import Array, empty
+from gpt_core.model.parameters import parameter_table
 
 
 class Place(NamedTuple):
@@ -40,18 +42,21 @@ class Place(NamedTuple):
         return size[::-1] if self.is_transposed else size
 
 
-def joined(
-    places: Iterable[Place], shape: tuple[int, ...], read: Callable[[str], Iterable[NDArray[np.float32]]]
-) -> Array:
-    """Return a parameter whose values are in these places.
+def parameter_chunks(places: Iterable[Place], shape: ModelShape, name: str, read: Callable[[str], Chunks]) -> Chunks:
+    """Yield the values of a parameter: the chunks of its tensor, or one chunk if its layout or its tensors differ.
 
     Args:
-        places: All tensors that hold a part of it.
-        shape: Shape of the parameter.
-        read: Returns the values of a tensor in pieces.
+        places: All tensors of the model.
+        shape: Shape of the model.
+        name: Name of the parameter.
+        read: Yields the values of a tensor.
     """
-    parameter: Array = empty(*shape)
-    for place in places:
+    found = [place for place in places if place.parameter == name]
+    if len(found) == 1 and not found[0].is_transposed:
+        yield from read(found[0].name)
+        return
+    parameter: Array = empty(*next(spec.shape for spec in parameter_table(shape) if spec.name == name))
+    for place in found:
         view = place.view(parameter)
-        view[...] = np.concatenate([piece.reshape(-1) for piece in read(place.name)]).reshape(view.shape)
-    return parameter
+        view[...] = np.concatenate([chunk.reshape(-1) for chunk in read(place.name)]).reshape(view.shape)
+    yield parameter

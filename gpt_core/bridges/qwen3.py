@@ -7,7 +7,7 @@ of their own. Their rotary positions are those of `gpt_core.model.layers.rotary`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -40,16 +40,17 @@ _LAYER = (
     ("mlp.c_fc", 1, 2, "mlp.up_proj", "ffn_up"),
     ("mlp.c_proj", 0, 1, "mlp.down_proj", "ffn_down"),
 )
-_OTHERS = ((WTE, "model.embed_tokens", "token_embd"), ("ln_f.weight", "model.norm", "output_norm"))
-HEADS: Mapping[Program, str] = {"transformers": "lm_head.weight", "llama.cpp": "output.weight"}
-"""Matrix of the logits, which files of a tied head may have, too"""
+_OTHERS = (
+    (WTE, "model.embed_tokens", "token_embd"), ("ln_f.weight", "model.norm", "output_norm"),
+    (LM_HEAD, "lm_head", "output"),
+)  # fmt: skip
 
 
 def places(shape: ModelShape, program: Program) -> list[Place]:
     """Return the tensors of a model in a program's files."""
     which = ("transformers", "llama.cpp").index(program)
     layer_prefix = ("model.layers", "blk")[which]
-    embedding, final_norm = (Place(f"{names[which]}.weight", parameter) for parameter, *names in _OTHERS)
+    embedding, final_norm, head = (Place(f"{names[which]}.weight", parameter) for parameter, *names in _OTHERS)
     layers = [
         Place(
             f"{layer_prefix}.{layer}.{names[which]}.weight", f"h.{layer}.{module}.weight", ".c_" in module, part, parts
@@ -57,8 +58,7 @@ def places(shape: ModelShape, program: Program) -> list[Place]:
         for layer in range(shape.layers)
         for module, part, parts, *names in _LAYER
     ]
-    head = [] if shape.tied_head else [Place(HEADS[program], LM_HEAD)]
-    return [embedding, *layers, final_norm, *head]
+    return [embedding, *layers, final_norm, *([] if shape.tied_head else [head])]
 
 
 # -- transformers
@@ -162,13 +162,9 @@ def gguf_values(shape: ModelShape) -> dict[str, Value]:
     return {f"{NAME}.{key}": number for key, number in numbers.items()}
 
 
-def gguf_shape(values: Mapping[str, Any], vocab_size: int, *, tied_head: bool) -> ModelShape:
-    """Return the model shape of a file with these keys. Raises KeyError if one is missing or of another type."""
-    found = {}
-    for key, name in _INTEGERS.items():
-        found[name] = values.get(f"{NAME}.{key}")
-        if not isinstance(found[name], int):
-            raise KeyError(f"{NAME}.{key}")
+def gguf_shape(number: Callable[[str], int], vocab_size: int, *, tied_head: bool) -> ModelShape:
+    """Return the model shape of a file; `number` returns the value of a key of the architecture."""
+    found = {name: number(key) for key, name in _INTEGERS.items()}
     return ModelShape(vocab_size=vocab_size, tied_head=tied_head, **found, **QWEN3)  # type: ignore[arg-type]
 
 

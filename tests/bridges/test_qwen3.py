@@ -124,6 +124,9 @@ def test_a_folder_of_a_model_that_computes_something_else_is_refused(key: str, v
         ({"qwen3.attention.layer_norm_rms_epsilon": 1e-5}, "layer_norm_rms_epsilon: got 9.99"),
         ({"qwen3.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon: got None"),
         ({"qwen3.rope.scaling.type": "yarn"}, "rope.scaling.type: got yarn, expected none"),
+        ({"qwen3.rope.scaling.type": 1.0}, "rope.scaling.type: got 1.0, expected none"),
+        ({"qwen3.rope.freq_base": "1e4"}, "rope.freq_base: got 1e4, expected 10000.0"),
+        ({"qwen3.attention.head_count": 0}, "the model is not supported: "),
         ({"qwen3.block_count": "two"}, "'qwen3.block_count' is missing or of another type"),
     ],
 )
