@@ -54,8 +54,7 @@ class Overrides(NamedTuple):
 
     def value(self, name: str) -> object:
         """Return the requested value of a setting, its default if none was requested."""
-        values = [values[name] for _, values in self.layers if name in values]
-        return values[-1] if values else getattr(Settings(), name)
+        return self.values.get(name, getattr(Settings(), name))
 
     def override(self, source: str, values: Mapping[str, object]) -> Overrides:
         """Return the overrides with one more layer. Raises ConfigError for an unknown setting or a bad value."""

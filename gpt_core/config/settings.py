@@ -81,12 +81,10 @@ def layers_text(values: Mapping[str, object]) -> str:
     return ", ".join(f"{key} {str(value).lower()}" for key, value in values.items())
 
 
-SIZES = ("d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers")
+_FIELDS = msgspec.structs.fields(ModelShape)
+SIZES = tuple(field.name for field in _FIELDS if field.required)
 """Settings of a model shape that are sizes; the others choose its layers."""
-GPT2: dict[str, object] = {
-    "norm": "layer_norm", "qk_norm": False, "positions": "learned", "mlp": "gelu", "bias": True, "tied_head": True,
-    "x0_shortcut": False,
-}  # fmt: skip
+GPT2: dict[str, object] = {field.name: field.default for field in _FIELDS if not field.required}
 """The layers of GPT-2, which are the defaults."""
 QWEN3: dict[str, object] = {
     "norm": "rms_norm", "qk_norm": True, "positions": "rope", "mlp": "swiglu", "bias": False, "x0_shortcut": False,

@@ -57,8 +57,7 @@ def budget_run(overrides: Overrides, minutes: float) -> RunRequest:
 
 def first_minutes(overrides: Overrides) -> float:
     """Return the time budget of a first run, 0 if its length or its model was requested."""
-    requested = {name for _, layer in overrides.layers for name in layer}
-    return 0.0 if overrides.preset is not None or requested & DECIDED else FIRST_BUDGET
+    return 0.0 if overrides.preset is not None or overrides.values.keys() & DECIDED else FIRST_BUDGET
 
 
 def require_terminal() -> None:

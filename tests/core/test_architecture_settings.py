@@ -280,7 +280,11 @@ def test_tensors_are_those_of_the_reference_with_its_groups_and_decay(changes: d
 
 def test_an_architecture_of_gpt2_has_the_values_of_earlier_versions() -> None:
     assert {name: getattr(Settings(), name) for name in GPT2} == GPT2
-    assert set(ModelShape.__struct_fields__) == {*SIZES, *GPT2}
+    assert SIZES == ("d_model", "hidden_size", "vocab_size", "num_heads", "seq_len", "layers")
+    assert GPT2 == {
+        "norm": "layer_norm", "qk_norm": False, "positions": "learned", "mlp": "gelu", "bias": True, "tied_head": True,
+        "x0_shortcut": False,
+    }  # fmt: skip
     plain = ModelShape(*(getattr(SHAPE, name) for name in SIZES))
     assert plain == SHAPE
     assert msgspec.json.decode(msgspec.json.encode(plain)).keys() == set(SIZES)
