@@ -1,8 +1,8 @@
 """Gradient check: the reference against central differences, and the kernels against the reference.
 
 Every tensor of the model is checked in two steps, for the layers of GPT-2 and for those that settings can choose
-instead. float32 is too coarse for finite differences, so they are taken of
-the float64 reference (`gpt_core.reference`). The kernels compute in float32 and are compared with the reference.
+instead. float32 is too coarse for finite differences, so they are taken of the float64 reference
+(`gpt_core.reference`). The kernels compute in float32 and are compared with the reference.
 """
 
 from __future__ import annotations

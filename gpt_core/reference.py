@@ -471,11 +471,8 @@ def _norm_backward(
     return d_x
 
 
-def place_forward(qkv: Array, p: Tensors, shape: ModelShape) -> Array:
-    """Normalize the queries and keys of each head (Henry et al. 2020), then rotate them, as the shape says.
-
-    qkv (B, T, 3C), and so is the result.
-    """
+def qk_forward(qkv: Array, p: Tensors, shape: ModelShape) -> Array:
+    """Apply QK-norm (Henry et al. 2020) and rotary positions, if the shape has them. qkv and the result (B, T, 3C)."""
     q, k, v = _heads(qkv, shape.num_heads)  # (B, H, T, D) each
     if shape.qk_norm:
         q, k = rms_norm_forward(q, p["attn.q_norm.weight"]), rms_norm_forward(k, p["attn.k_norm.weight"])
@@ -484,7 +481,7 @@ def place_forward(qkv: Array, p: Tensors, shape: ModelShape) -> Array:
     return np.stack([q, k, v]).transpose(1, 3, 0, 2, 4).reshape(qkv.shape)
 
 
-def place_backward(d_y: Array, qkv: Array, p: Tensors, shape: ModelShape, d: Tensors) -> Array:
+def qk_backward(d_y: Array, qkv: Array, p: Tensors, shape: ModelShape, d: Tensors) -> Array:
     """Return the gradient of qkv; add those of the norms to `d`."""
     d_q, d_k, d_v = _heads(d_y, shape.num_heads)  # (B, H, T, D) each
     if shape.positions == "rope":
@@ -508,7 +505,7 @@ def block_forward(x: Array, p: Tensors, shape: ModelShape, masks: Mapping[str, A
 
     ln_1_out = _norm_forward(x, p, "ln_1", shape)  # (B, T, C)
     projected = linear(ln_1_out, "attn.c_attn")  # (B, T, 3C)
-    qkv = place_forward(projected, p, shape)  # (B, T, 3C)
+    qkv = qk_forward(projected, p, shape)  # (B, T, 3C)
     attn_out = attention_forward(qkv, shape.num_heads, masks["attention"])  # (B, T, C)
     resid_mid = x + masks["attn_branch"] * linear(attn_out, "attn.c_proj")  # (B, T, C)
     ln_2_out = _norm_forward(resid_mid, p, "ln_2", shape)  # (B, T, C)
@@ -545,7 +542,7 @@ def block_backward(
     d_resid_mid = d_y + _norm_backward(d_ln_2_out, saved["resid_mid"], p, "ln_2", shape, d)  # d_y bypasses the MLP
     d_attn_out = linear(masks["attn_branch"] * d_resid_mid, saved["attn_out"], "attn.c_proj")  # (B, T, C)
     d_qkv = attention_backward(d_attn_out, saved["qkv"], shape.num_heads, masks["attention"])  # (B, T, 3C)
-    d_projected = place_backward(d_qkv, saved["projected"], p, shape, d)  # (B, T, 3C)
+    d_projected = qk_backward(d_qkv, saved["projected"], p, shape, d)  # (B, T, 3C)
     d_ln_1_out = linear(d_projected, saved["ln_1_out"], "attn.c_attn")  # (B, T, C)
     d_x = d_resid_mid + _norm_backward(d_ln_1_out, saved["x"], p, "ln_1", shape, d)  # (B, T, C)
     return d_x, {name: d[name] for name in p if name in d}
@@ -605,8 +602,11 @@ def model_backward(
     d_x = d_x + d_x0
     d_x = d_x if masks is None else masks.embedding * d_x  # (B, T, C)
     d_wte, d_wpe = embedding_backward(d_x, tokens, wte, parameters.get("wpe.weight"))  # (V, C), (>= T, C)
-    d |= {"wte.weight": d_wte + d_head.T} if shape.tied_head else {"wte.weight": d_wte, "lm_head.weight": d_head.T}
-    d |= {} if d_wpe is None else {"wpe.weight": d_wpe}
+    d["wte.weight"] = d_wte + d_head.T if shape.tied_head else d_wte
+    if not shape.tied_head:
+        d["lm_head.weight"] = d_head.T
+    if d_wpe is not None:
+        d["wpe.weight"] = d_wpe
     return {name: d[name] for name in parameters}
 
 

@@ -23,7 +23,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress, ignore_progress
 
 PROJECTIONS = {"head": ("attn",), "attn": ("attn",), "mlp": ("mlp",), "block": ("attn", "mlp")}
-"""Sublayers whose projections a kind of part belongs to"""
+"""Sublayers whose projections change if a part of a kind is ablated."""
 
 PartKind = Literal["head", "attn", "mlp", "block"]
 AblationKind = Literal["zero", "mean"]
@@ -54,7 +54,7 @@ class MeanOutputs(NamedTuple):
 
     Attributes:
         heads: Outputs of all heads side by side (L, C).
-        hidden: Hidden units after GELU (L, F).
+        hidden: Hidden units after the activation (L, F).
     """
 
     heads: Array

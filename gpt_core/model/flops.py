@@ -1,6 +1,6 @@
 """FLOPs of a training step and of a prompt, counted from the layers and not measured.
 
-Matrix products count; layer norms, GELU, softmax and the optimizer do not: they are about one percent of the
+Matrix products count; norms, activations, softmax and the optimizer do not: they are about one percent of the
 arithmetic, though not of the time. Work that the kernels do twice (recomputation in the backward pass) counts once.
 """
 

@@ -59,7 +59,7 @@ class Flops(NamedTuple):
     mlp_linears: int = 0
     """c_fc and c_proj of the MLP"""
     logits: int = 0
-    """ln_f's output times wteᵀ"""
+    """ln_f's output times the transposed matrix of the head"""
 
     @property
     def total(self) -> int:
