@@ -170,7 +170,7 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     models = [{}] if is_fixed else [{name: model[name] for name in _MODEL if name in model} for model in MODELS]
     free = measurements.free_memory()
     best: tuple[dict[str, object], Candidate] | None = None
-    limit = ""
+    limit, texts = "", None
     for number, model in enumerate(models):
         try:
             settings = resolve_new(overrides._replace(layers=((SOURCE, model), *overrides.layers))).settings
@@ -181,13 +181,13 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
         if best is not None:
             if settings.shape == best[1].settings.shape:
                 continue  # the model is a requested one
-            memory = estimate_memory(settings, compute_threads(settings.threads)).total
+            memory = estimate_memory(settings, compute_threads(settings.threads), texts).total
             if free is not None and memory > MEMORY_SHARE * free:
                 limit = f"{_model(settings)} needs more than half of the free memory"
                 break
-        text_tokens = measurements.texts(settings).train_tokens
+        texts = measurements.texts(settings)
         progress("measuring this machine", number / len(models))
-        found = Candidate(settings, text_tokens, measurements.time(settings).step_s)
+        found = Candidate(settings, texts.train_tokens, measurements.time(settings).step_s)
         if best is not None and found.per_parameter < TOKENS_PER_PARAMETER:
             limit = _too_large(found)
             break

@@ -15,6 +15,7 @@ from gpt_core.formats.safetensors import data_bytes
 from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
 from gpt_core.optim import optimizer_type
 from gpt_core.text.reader import size_of
+from gpt_core.text.shuffled_documents import DOCUMENT_BYTES
 from gpt_core.text.token_estimate import estimate_size
 from gpt_core.training.evaluation import max_part_tokens
 from gpt_core.training.fine_tuning import peek_start
@@ -36,6 +37,8 @@ class MemoryEstimate(NamedTuple):
     """buffers of a forward and backward pass over one micro-batch, and of an update"""
     kv_cache: int
     """keys and values of the sample after each evaluation"""
+    documents: int = 0
+    """places of the documents if they are shuffled"""
     program: int = PROGRAM_BYTES
 
     @property
@@ -98,9 +101,16 @@ class RunLength(NamedTuple):
     max_s: float
 
 
-def estimate_memory(settings: Settings, threads: int) -> MemoryEstimate:
-    """Return the memory that a run needs on `threads` threads."""
+def estimate_memory(settings: Settings, threads: int, texts: CorpusStats | None = None) -> MemoryEstimate:
+    """Return the memory that a run needs.
+
+    Args:
+        settings: Settings of the run.
+        threads: Number of threads.
+        texts: Its texts; None if unknown, then without the places of shuffled documents.
+    """
     shape = settings.shape
+    is_shuffled = settings.shuffle == "documents" and not settings.overfit_tiny
     return MemoryEstimate(
         state=training_state_bytes(
             shape, settings.optimizer, averaged=settings.ema > 0, sums=sums_at_once(settings.micro_batches)
@@ -108,6 +118,7 @@ def estimate_memory(settings: Settings, threads: int) -> MemoryEstimate:
         activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads)
         + optimizer_type(settings.optimizer).scratch_bytes(shape, threads),
         kv_cache=kv_cache_bytes(shape, shape.seq_len) if settings.sample_tokens else 0,
+        documents=DOCUMENT_BYTES * texts.documents if texts is not None and is_shuffled else 0,
     )
 
 

@@ -2,8 +2,6 @@
 
 The order is a keyed permutation of the documents (`gpt_core.text.data_loader.shuffled`), computed from seed and epoch,
 so that a run can resume anywhere without a stored order. Windows then cut the text at other places in each epoch.
-
-Memory: 24 bytes per document.
 """
 
 from __future__ import annotations
@@ -16,6 +14,8 @@ from numpy.typing import NDArray
 from gpt_core.text.token_stream import TokenStream
 
 SCANNED = 1 << 20  # tokens in which the starts of documents are searched at once
+DOCUMENT_BYTES = 3 * 8
+"""Memory per document: its start in the text; its start and its end in the order of an epoch."""
 
 
 class ShuffledDocuments:

@@ -102,7 +102,7 @@ def estimate_rows(estimate: RunEstimate) -> list[Row]:
 
 def size_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     """Return parameters, memory and size of a checkpoint."""
-    memory = estimate_memory(settings, estimate.threads)
+    memory = estimate_memory(settings, estimate.threads, estimate.texts)
     free = estimate.free_bytes
     is_too_much = free is not None and memory.total > free
     text = f"{size(memory.total)}, {size(free)} free" if free is not None else f"about {size(memory.total)}"

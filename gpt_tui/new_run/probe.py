@@ -129,11 +129,13 @@ class Prober:
         if stopped.wait(self._probes.wait_s):
             return
         self._post(FolderSeen(number, settings.models_dir, self._probes.existing_run(settings.models_dir)))
+        texts, texts_problem = None, ""
         try:
-            self._post(TextsRead(number, self._probes.texts(settings)))
+            texts = self._probes.texts(settings)
         except (GptError, OSError) as error:
-            self._post(TextsRead(number, None, one_line(str(error))))
-        problem = memory_problem(estimate_memory(settings, threads_of(settings)), self._probes.free_memory())
+            texts_problem = one_line(str(error))
+        self._post(TextsRead(number, texts, texts_problem))
+        problem = memory_problem(estimate_memory(settings, threads_of(settings), texts), self._probes.free_memory())
         if problem:
             self._post(StepTimed(number, None, problem))
         else:

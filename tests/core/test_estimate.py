@@ -40,10 +40,14 @@ from gpt_core.kernels import threads
 from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import frozen_names, parameter_count, trained_count
+from gpt_core.text.data_loader import DataLoader
+from gpt_core.text.token_stream import MemorySource, TokenStream
+from gpt_core.tokenizers import BOS
 from gpt_core.training.events import RunStarted, StepCompleted
 from gpt_core.training.setup import OVERFIT_SEQ_LEN
 from gpt_core.training.trainer import Trainer
 from tests.core.checkpoint_samples import sample
+from tests.core.test_costs import allocated_bytes
 from tests.core.training_samples import open_run, tiny_settings
 
 TEXTS = CorpusStats("train.en", 3_000_000, "eval.en", 1_000_001, 100_000, True)
@@ -77,6 +81,19 @@ def test_a_run_allocates_the_estimated_memory(tmp_path: Path) -> None:
     memory = estimate_memory(settings, threads.get_threads())
     assert memory.kv_cache == 0
     assert held == pytest.approx(memory.state + memory.activations, rel=0.05)
+
+
+def test_shuffled_documents_take_the_estimated_memory() -> None:
+    ids = np.tile(np.array([BOS, 10, 11], np.int32), 500)
+    text = TokenStream(MemorySource(ids), 0, len(ids), len(ids), np.ones(1000, np.uint8), "", "", 500)
+    loader, plain = DataLoader(text, 8, seed=0, documents=True), DataLoader(text, 8, seed=0)
+    for epoch in range(2):
+        loader.text_of(epoch)
+    texts = TEXTS._replace(documents=500)
+    memory = estimate_memory(Settings(shuffle="documents"), 2, texts)
+    assert memory.documents == allocated_bytes(loader) - allocated_bytes(plain)
+    assert memory.total == estimate_memory(Settings(), 2, texts).total + memory.documents
+    assert estimate_memory(Settings(shuffle="documents", overfit_tiny=True), 2, texts).documents == 0
 
 
 def test_a_checkpoint_has_the_estimated_size(tmp_path: Path) -> None:

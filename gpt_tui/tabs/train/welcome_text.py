@@ -51,7 +51,7 @@ def with_estimate(rows: Sequence[tuple[str, str]], estimate: RunEstimate) -> lis
     settings = estimate.settings
     if settings is None:
         return list(rows)
-    memory = estimate_memory(settings, estimate.threads).total
+    memory = estimate_memory(settings, estimate.threads, estimate.texts).total
     free = f", {size(estimate.free_bytes)} free" if estimate.free_bytes is not None else ""
     known = {"memory": f"{size(memory)}{free}"}
     found = [(label, known.get(label, text)) for label, text in rows]
