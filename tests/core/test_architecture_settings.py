@@ -48,6 +48,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "x0_shortcut": True,
     },
 }
+BFLOAT16 = 2.0**-9  # unit roundoff
 each_change = pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 
 
@@ -115,8 +116,10 @@ def test_scores_of_rotated_queries_and_keys_depend_on_their_distance_alone() -> 
     q, k = np.random.default_rng(0).normal(size=(2, 1, 8))
     rotated = [reference.rope_forward(np.repeat(x, 12, axis=0)) for x in (q, k)]
     scores = rotated[0] @ rotated[1].T
+    # angles up to 12 are rounded in proportion to their size
+    bound = 12 * np.finfo(np.float64).eps * np.linalg.norm(q) * np.linalg.norm(k)
     for distance in range(12):
-        assert np.ptp(np.diagonal(scores, -distance)) < 1e-12
+        assert np.ptp(np.diagonal(scores, -distance)) < bound
 
 
 @each_change
@@ -138,9 +141,10 @@ def test_bfloat16_products_give_nearly_the_same_loss_and_gradients() -> None:
         gradients = Parameters(shape)
         loss, _ = GPT(initial_parameters(shape, 0), products).loss_and_gradients(tokens, targets, gradients, 0.01)  # type: ignore[arg-type]
         found.append((loss, gradients.flat))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
+    assert found[0][0] == pytest.approx(found[1][0], rel=BFLOAT16)
     assert found[0][0] != found[1][0]
-    assert gradcheck.relative_error(found[1][1], found[0][1]) < 0.03
+    # both operands of a product are rounded, in the forward and in the backward pass
+    assert gradcheck.relative_error(found[1][1], found[0][1]) < 4 * BFLOAT16
 
 
 # ---- decoding
@@ -175,7 +179,8 @@ def test_a_decoder_of_stored_weights_is_near_the_full_forward_pass_of_their_valu
     decoder.prefill(tokens[:30])
     for token in tokens[30:]:
         found = decoder.decode(int(token))
-        assert gradcheck.relative_error(found, expected[decoder.length - 1]) < 0.03  # the cache is bfloat16
+        # keys and values of each layer are rounded in the cache
+        assert gradcheck.relative_error(found, expected[decoder.length - 1]) < 2 * shape.layers * BFLOAT16
 
 
 # ---- training
@@ -367,7 +372,7 @@ def test_activations_are_those_of_the_reference() -> None:
     assert gradcheck.relative_error(found["h.1.mlp.hidden"], blocks[1]["hidden"]) < KERNEL_LIMIT
     q = blocks[0]["qkv"][..., : shape.d_model].reshape(2, 30, 3, 8).transpose(0, 2, 1, 3)
     assert gradcheck.relative_error(found["h.0.attn.q"], q) < KERNEL_LIMIT
-    assert gradcheck.relative_error(found["h.0.attn.probabilities"].sum(axis=-1), np.ones((2, 3, 30))) < 1e-6
+    assert gradcheck.relative_error(found["h.0.attn.probabilities"].sum(axis=-1), np.ones((2, 3, 30))) < 30 * 2.0**-24
 
 
 @pytest.mark.parametrize("kind", ["zero", "mean"])

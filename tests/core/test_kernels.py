@@ -11,7 +11,22 @@ import pytest
 
 from gpt_core import reference
 from gpt_core.gradcheck import relative_error
-from gpt_core.kernels import adamw, attention, cross_entropy, embedding, gelu, gemm, layer_norm, linear, threads
+from gpt_core.kernels import (
+    adamw,
+    attention,
+    cross_entropy,
+    embedding,
+    gelu,
+    gemm,
+    layer_norm,
+    linear,
+    relu_squared,
+    rms_norm,
+    rope,
+    shortcut,
+    swiglu,
+    threads,
+)
 
 LIMIT = 2e-6  # relative error of a float32 array against float64
 
@@ -133,6 +148,88 @@ def test_layer_norm_of_a_constant_row_is_the_bias(normal):
     np.testing.assert_allclose(rstd, 1 / np.sqrt(1e-5), rtol=1e-6)
 
 
+def test_layer_norm_without_a_bias_differs_by_the_bias_alone(normal):
+    x, weight, d_y, rows = normal(7, 5), normal(5), normal(7, 5), (unset(7), unset(7))
+    with_zeros, without = unset(7, 5), unset(7, 5)
+    layer_norm.forward(with_zeros, *rows, x, weight, np.zeros(5, np.float32))
+    layer_norm.forward(without, *rows, x, weight, None)
+    np.testing.assert_array_equal(with_zeros, without)
+    d_weights, d_xs = [np.zeros(5, np.float32) for _ in range(2)], [np.zeros((7, 5), np.float32) for _ in range(2)]
+    for d_x, d_weight, d_bias in zip(d_xs, d_weights, (normal(5), None), strict=True):
+        layer_norm.backward(d_x, d_weight, d_bias, d_y, x, *rows, weight)
+    np.testing.assert_array_equal(*d_weights)
+    np.testing.assert_array_equal(*d_xs)
+
+
+# ---- RMS norm
+
+
+@pytest.mark.parametrize(("N", "C"), [(1, 3), (7, 5), (2, 64), (5, 65), (67, 129)])
+def test_rms_norm_equals_the_reference(normal, N, C):
+    x, weight, d_y, y, rstd = 3 * normal(N, C) + 1, normal(C), normal(N, C), unset(N, C), unset(N)
+    rms_norm.forward(y, rstd, x, weight)
+    assert relative_error(y, reference.rms_norm_forward(wide(x), wide(weight))) < LIMIT
+    assert relative_error(rstd, 1 / np.sqrt((wide(x) ** 2).mean(axis=1) + 1e-6)) < LIMIT
+
+    gradients = normal(N, C), normal(C)
+    before = [wide(gradient) for gradient in gradients]
+    rms_norm.backward(*gradients, d_y, x, rstd, weight)
+    expected = reference.rms_norm_backward(wide(d_y), wide(x), wide(weight))
+    for got, start, change in zip(gradients, before, expected, strict=True):  # d_x accumulates too
+        assert relative_error(got, start + change) < LIMIT
+
+
+@pytest.mark.parametrize(("N", "H", "D"), [(1, 1, 3), (7, 3, 5), (67, 2, 17)])
+def test_rms_norm_of_heads_equals_the_reference_and_leaves_values_alone(normal, N, H, D):
+    C, weights = H * D, (normal(D), normal(D))
+    qkv, d_y, y, rstd = normal(N, 3 * C), normal(N, 2 * C), unset(N, 2 * C), unset(N, 2 * H)
+    rms_norm.heads_forward(y, rstd, qkv, *weights)
+    d_qkv, d_weights = normal(N, 3 * C), (normal(D), normal(D))
+    d_values, before = d_qkv[:, 2 * C :].copy(), [wide(gradient) for gradient in d_weights]
+    rms_norm.heads_backward(d_qkv, *d_weights, d_y, qkv, rstd, *weights)
+    for part in range(2):  # queries and keys
+        columns = slice(part * C, (part + 1) * C)
+        x, d_out = (wide(array[:, columns]).reshape(N, H, D) for array in (qkv, d_y))
+        expected = reference.rms_norm_forward(x, wide(weights[part])).reshape(N, C)
+        d_x, d_weight = reference.rms_norm_backward(d_out, x, wide(weights[part]))
+        assert relative_error(y[:, columns], expected) < LIMIT
+        assert relative_error(d_qkv[:, columns], d_x.reshape(N, C)) < LIMIT
+        assert relative_error(d_weights[part], before[part] + d_weight) < LIMIT
+    np.testing.assert_array_equal(d_qkv[:, 2 * C :], d_values)
+
+
+# ---- rotary positions and shortcut
+
+
+@pytest.mark.parametrize(("B", "T", "H", "D", "first"), [(1, 1, 1, 2, 0), (2, 7, 3, 6, 0), (1, 9, 2, 34, 5)])
+def test_rotary_positions_equal_the_reference_and_are_undone_by_their_inverse(normal, B, T, H, D, first):
+    qkv = normal(B * T, 3 * H * D)
+    angles = np.arange(first + T)[:, None] * reference.ROPE_BASE ** (-np.arange(0, D, 2) / D)
+    tables = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    heads = wide(qkv[:, : 2 * H * D]).reshape(B, T, 2 * H, D).transpose(0, 2, 1, 3)
+    later = np.concatenate([np.zeros((B, 2 * H, first, D)), heads], axis=2)
+    expected = reference.rope_forward(later)[:, :, first:].transpose(0, 2, 1, 3).reshape(B * T, -1)
+    rotated = qkv.copy()
+    rope.rotate(rotated, *tables, 2 * H * D, T, first)
+    assert relative_error(rotated[:, : 2 * H * D], expected) < LIMIT
+    np.testing.assert_array_equal(rotated[:, 2 * H * D :], qkv[:, 2 * H * D :])
+    rope.rotate(rotated, *tables, 2 * H * D, T, first, inverse=True)
+    assert relative_error(rotated, qkv) < LIMIT
+
+
+@pytest.mark.parametrize(("N", "C"), [(1, 1), (7, 5), (67, 129)])
+def test_shortcut_adds_the_scaled_start_of_the_stream(normal, N, C):
+    x, x0, scale, d_y, y = normal(N, C), normal(N, C), normal(1), normal(N, C), unset(N, C)
+    shortcut.forward(y, x, x0, scale)
+    assert relative_error(y, wide(x) + wide(scale) * x0) < LIMIT
+    d_x0, d_scale = normal(N, C), normal(1)
+    before = wide(d_x0), wide(d_scale)
+    shortcut.backward(d_x0, d_scale, unset(N), d_y, x0, scale)
+    assert relative_error(d_x0, before[0] + wide(scale) * d_y) < LIMIT
+    products = wide(d_y) * x0
+    assert abs(d_scale - before[1] - products.sum()) < LIMIT * np.abs(products).sum()
+
+
 # ---- embedding
 
 
@@ -158,19 +255,45 @@ def test_embedding_may_start_at_any_position(normal):
     np.testing.assert_array_equal(x, wte[[2, 0, 2]] + wpe[6:9])
 
 
-# ---- GELU
+def test_embedding_of_tokens_alone_copies_their_rows(normal):
+    tokens, wte, d_x, x, d_wte = np.array([2, 0, 2], np.int32), normal(4, 6), normal(3, 6), unset(3, 6), normal(4, 6)
+    embedding.forward(x, tokens, wte, None, 3)
+    np.testing.assert_array_equal(x, wte[tokens])
+    expected = d_wte + np.stack([d_x[1], np.zeros(6), d_x[0] + d_x[2], np.zeros(6)])
+    embedding.backward(d_wte, None, tokens, d_x, 3)
+    assert relative_error(d_wte, expected) < LIMIT
+
+
+# ---- activations
+
+ACTIVATIONS = {"gelu": gelu, "relu_squared": relu_squared, "swiglu": swiglu}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 1), (3, 67)])
-def test_gelu_equals_the_reference(normal, shape):
-    x, d_y, y, d_x = 2 * normal(*shape), normal(*shape), unset(*shape), unset(*shape)
-    gelu.forward(y, x)
-    gelu.backward(d_x, d_y, x)
-    assert relative_error(y, reference.gelu_forward(wide(x))) < LIMIT
-    expected = reference.gelu_backward(wide(d_y), wide(x))
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_equals_the_reference(normal, name, shape):
+    kernel, (forward, backward) = ACTIVATIONS[name], reference.ACTIVATIONS[name]
+    N, F = shape
+    inputs = 2 * F if name == "swiglu" else F
+    x, d_y, y, d_x = 2 * normal(N, inputs), normal(N, F), unset(N, F), unset(N, inputs)
+    kernel.forward(y, x)
+    kernel.backward(d_x, d_y, x)
+    assert relative_error(y, forward(wide(x))) < LIMIT
+    expected = backward(wide(d_y), wide(x))
     assert relative_error(d_x, expected) < LIMIT
-    gelu.backward(d_y, d_y, x)  # in place
-    assert relative_error(d_y, expected) < LIMIT
+    if inputs == F:  # in place
+        kernel.backward(d_y, d_y, x)
+        assert relative_error(d_y, expected) < LIMIT
+
+
+def test_swiglu_of_extreme_gates_is_the_gate_or_0(normal):
+    x = np.array([[1e4, -1e4, 100.0, -100.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]], np.float32)
+    y, d_x = unset(1, 5), unset(1, 10)
+    swiglu.forward(y, x)
+    swiglu.backward(d_x, np.ones_like(y), x)
+    smallest = np.finfo(np.float32).tiny
+    np.testing.assert_allclose(y, [[1e4, 0.0, 100.0, 0.0, 0.0]], atol=1e4 * smallest)
+    np.testing.assert_allclose(d_x, [[1.0, 0.0, 1.0, 0.0, 0.5, 1e4, 0.0, 100.0, 0.0, 0.0]], atol=1e4 * smallest)
 
 
 def test_gelu_error_is_below_one_millionth_everywhere():
