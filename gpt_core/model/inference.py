@@ -182,7 +182,7 @@ class Decoder:
         """Compute queries, keys and values of the tokens; append keys and values to the cache."""
         (rows, C), attn = buffers.x.shape, block.attn
         # qkv = ln_1(x) W_attn + b_attn
-        block.ln_1.normalize(buffers.ln_out, buffers.x, buffers.mean, buffers.rstd)
+        block.ln_1.normalize(buffers.ln_out, buffers.x, buffers.rstd, buffers.mean)
         self._linear(buffers.qkv, buffers.ln_out, attn.c_attn)
         if attn.qk_norm:
             attn.qk_norm.forward(buffers.qk, buffers.qk_rstd, buffers.qkv)
@@ -203,7 +203,7 @@ class Decoder:
         )
         self._linear(buffers.x, buffers.attn_out, block.attn.c_proj, buffers.x)
         # x += f(ln_2(x) W_fc + b_fc) W_proj + b_proj
-        block.ln_2.normalize(buffers.ln_out, buffers.x, buffers.mean, buffers.rstd)
+        block.ln_2.normalize(buffers.ln_out, buffers.x, buffers.rstd, buffers.mean)
         self._linear(buffers.hidden, buffers.ln_out, block.mlp.c_fc)
         block.mlp.activate(buffers.act_out, buffers.hidden)
         self._linear(buffers.x, buffers.act_out, block.mlp.c_proj, buffers.x)

@@ -53,11 +53,11 @@ class LayerNorm(Layer):
 
     def forward(self, x: Array) -> Array:
         """Normalize x (N, C); return the output, which is valid until another norm runs."""
-        self.normalize(self.ln_out, x, self.mean, self.rstd)
+        self.normalize(self.ln_out, x, self.rstd, self.mean)
         return self.ln_out
 
-    def normalize(self, y: Array, x: Array, mean: Array, rstd: Array) -> None:
-        """Write the normalized x to `y`, both (N, C), and the statistics of its rows to `mean` and `rstd`, (N,)."""
+    def normalize(self, y: Array, x: Array, rstd: Array, mean: Array) -> None:
+        """Write the normalized x to `y`, both (N, C), and the statistics of its rows to `rstd` and `mean`, (N,)."""
         # y = (x - mean) * rstd * weight + bias
         layer_norm.forward(y, mean, rstd, x, self.weight, self.bias)
 

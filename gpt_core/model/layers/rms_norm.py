@@ -47,10 +47,10 @@ class RMSNorm(Layer):
 
     def forward(self, x: Array) -> Array:
         """Normalize x (N, C); return the output, which is valid until another norm runs."""
-        self.normalize(self.ln_out, x, self.rstd, self.rstd)
+        self.normalize(self.ln_out, x, self.rstd)
         return self.ln_out
 
-    def normalize(self, y: Array, x: Array, _mean: Array, rstd: Array) -> None:
+    def normalize(self, y: Array, x: Array, rstd: Array, _mean: Array | None = None) -> None:
         """Write the normalized x to `y`, both (N, C), and the statistic of its rows to `rstd`, (N,)."""
         # y = x * rstd * weight
         rms_norm.forward(y, rstd, x, self.weight)
