@@ -13,6 +13,7 @@ from gpt_core.training.agreement import Agreement
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import record_evaluation
 from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, max_part_tokens
+from gpt_core.training.gradient_sum import GradientSum
 from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
@@ -22,8 +23,17 @@ from gpt_core.training.self_test import MIN_REPRODUCED, reproduced
 class Evaluator:
     """Evaluates a run at step boundaries. Its iterators end early if a stop is requested."""
 
-    def __init__(self, run: Run, gpt: GPT, saver: Saver, requests: TrainingControls, agreement: Agreement) -> None:
-        self._run, self._gpt, self._saver, self._requests, self._agreement = run, gpt, saver, requests, agreement
+    def __init__(
+        self,
+        run: Run,
+        gpt: GPT,
+        gradient_sum: GradientSum,
+        saver: Saver,
+        requests: TrainingControls,
+        agreement: Agreement,
+    ) -> None:
+        self._run, self._gpt, self._gradient_sum = run, gpt, gradient_sum
+        self._saver, self._requests, self._agreement = saver, requests, agreement
         self._state, self._settings = run.state, run.settings
         self._samples = SampleWriter(run.evaluated, run.tokenizer, run.settings, run.train_text)
         self._text: EvalText | None = None
@@ -123,12 +133,13 @@ class Evaluator:
 
     def exchange(self) -> Iterator[ev.AnyEvent]:
         """Report the exchange of gradients so far, unless this step's was; none on one process and before a step."""
-        step, exchanged = self._state.step, self._run.exchanged
-        if exchanged is None or step in (self._first_step, self._exchanged_step):
+        step, run = self._state.step, self._run
+        is_shared = run.is_reported and len(run.communicator.hosts) > 1
+        if not is_shared or step in (self._first_step, self._exchanged_step):
             return
         self._exchanged_step = step
         training_s = self._state.elapsed_s - self._training_from_s
-        yield ev.ExchangeMeasured(step, step - self._first_step, *exchanged(), training_s)
+        yield ev.ExchangeMeasured(step, step - self._first_step, *self._gradient_sum.totals, training_s)
 
     def sample(self) -> Iterator[ev.AnyEvent]:
         """Write the sample of this step, unless it has been written."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +17,6 @@ from gpt_core.optim import Optimizer, OptimizerState
 from gpt_core.text.data_loader import Batch
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
-from gpt_core.training.gradient_sum import ExchangeTotals
 
 
 class BatchSource(Protocol):
@@ -71,8 +69,6 @@ class Run:
     communicator: Communicator = SINGLE_PROCESS
     is_reported: bool = True
     """False on ranks other than 0, which train and evaluate, but save, log, sample and report nothing"""
-    exchanged: Callable[[], ExchangeTotals] | None = None
-    """totals of the exchange of gradients in this session, of a run on several ranks"""
     model_reason: str = ""
     """why the time budget has led to the model and its settings"""
 

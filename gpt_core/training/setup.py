@@ -108,10 +108,7 @@ def open_run(
         run = assemble(request, run_id, store, tokenizer, texts, checkpoint, start, note)
         run.communicator = ranks
         share_state(ranks, run)
-        trainer = Trainer(run)
-        if len(ranks.hosts) > 1:
-            run.exchanged = lambda: trainer._gradient_sum.totals
-        return trainer
+        return Trainer(run)
     except BaseException:
         store.close()
         raise

@@ -74,7 +74,7 @@ class Trainer:
         self._end_reason = ""
         self._clock = RunClock(run.state.elapsed_s)
         self._agreement = Agreement(self.requests, self._clock, run.communicator)
-        self._evaluator = Evaluator(run, self._gpt, self._saver, self.requests, self._agreement)
+        self._evaluator = Evaluator(run, self._gpt, self._gradient_sum, self._saver, self.requests, self._agreement)
         self._stats = ModelStats(run, self._gradients)
         self._rate = TokenRate()
         self._baselines = BaselineMeter(run)
