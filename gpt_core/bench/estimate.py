@@ -112,14 +112,18 @@ def estimate_memory(settings: Settings, threads: int, texts: CorpusStats | None 
     shape = settings.shape
     is_shuffled = settings.shuffle == "documents" and not settings.overfit_tiny
     return MemoryEstimate(
-        state=training_state_bytes(
-            shape, settings.optimizer, averaged=settings.ema > 0, sums=sums_at_once(settings.micro_batches)
-        ),
+        state=model_state_bytes(settings),
         activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads)
         + optimizer_type(settings.optimizer).scratch_bytes(shape, threads),
         kv_cache=kv_cache_bytes(shape, shape.seq_len) if settings.sample_tokens else 0,
         documents=DOCUMENT_BYTES * texts.documents if texts is not None and is_shuffled else 0,
     )
+
+
+def model_state_bytes(settings: Settings) -> int:
+    """Return the bytes of weights, gradients, optimizer state and any average of the weights of a run."""
+    sums = sums_at_once(settings.micro_batches)
+    return training_state_bytes(settings.shape, settings.optimizer, averaged=settings.ema > 0, sums=sums)
 
 
 def training_state_bytes(shape: ModelShape, optimizer: str, *, averaged: bool, sums: int = 1) -> int:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Literal, NamedTuple
 
-from gpt_core.bench.estimate import training_state_bytes
+from gpt_core.bench.estimate import model_state_bytes
 from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import Settings
-from gpt_core.distributed.tree import sums_at_once
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.phase import Phase
@@ -104,8 +103,7 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str], model_reason: 
     parameters = parameter_count(shape)
     tokens = settings.batch_size * settings.seq_len
     eval_text = preview.eval_file or f"the last {percent(settings.val_frac)} of the text"
-    sums = sums_at_once(settings.micro_batches)
-    memory = size(training_state_bytes(shape, settings.optimizer, averaged=settings.ema > 0, sums=sums))
+    memory = size(model_state_bytes(settings))
     texts = [("problem", preview.problem)]
     if not preview.problem:
         notes = [("note", preview.note)] if preview.note else []
