@@ -9,6 +9,7 @@ bandwidth of its link. Links are taken as full duplex and independent of each ot
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 from msgspec.structs import replace
@@ -31,7 +32,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class StepCosts(msgspec.Struct, frozen=True):
-    """What a step computes and exchanges.
+    """Computation and exchange of a step.
 
     Attributes:
         tokens: Tokens per step.
@@ -98,7 +99,7 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """Whether more machines pay.
+    """Comparison of the present number of machines with others.
 
     Attributes:
         now: The prediction for the present number of ranks.
@@ -133,7 +134,7 @@ def predictions(costs: StepCosts, network: Network, ranks: Iterable[int] = RANKS
 
 
 def advise(costs: StepCosts, network: Network, ranks: int) -> Advice:
-    """Return whether more machines than `ranks` pay."""
+    """Compare `ranks` machines with more of them, and with the fastest number."""
     now = predict(costs, network, ranks)
     more = [predict(costs, network, number) for number in range(ranks + 1, costs.micro_batches + 1)]
     following = next((found for found in more if found.micro_batches < now.micro_batches), None)
@@ -172,7 +173,7 @@ def exchange_seconds(values: int, costs: StepCosts, network: Network, ranks: int
 
 
 def hideable_seconds(costs: StepCosts, seconds: Sequence[float]) -> float:
-    """Return how much of the exchange of chunks is over when the backward pass of the last micro-batch is.
+    """Return the seconds of exchange that are over when the backward pass of the last micro-batch is.
 
     Chunks are exchanged one after the other, each as soon as it is complete.
     """
@@ -184,10 +185,16 @@ def hideable_seconds(costs: StepCosts, seconds: Sequence[float]) -> float:
 
 
 def values_per_link(values: int, ranks: int, micro_batches: int) -> float:
-    """Return how many values the busiest rank sends, or receives if these are more, in the exchange of `values`.
+    """Return the number of values that the busiest rank sends, or receives if these are more, of `values`."""
+    return values / ranks * parts_per_link(ranks, micro_batches)
+
+
+@lru_cache(maxsize=1024)
+def parts_per_link(ranks: int, micro_batches: int) -> int:
+    """Return the number of parts, of 1 / ranks of the values each, that the busiest rank sends or receives.
 
     Each rank sends a part of each tree node that it owns to every other rank, and its part of the sums to every other.
     """
     nodes = [len(owned_nodes(micro_batches, leaves_of_rank(rank, ranks, micro_batches))) for rank in range(ranks)]
     others = sum(nodes) - min(nodes)
-    return values / ranks * (max((ranks - 1) * max(nodes), others) + ranks - 1)
+    return max((ranks - 1) * max(nodes), others) + ranks - 1

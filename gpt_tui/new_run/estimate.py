@@ -123,7 +123,7 @@ def ranks_rows(settings: Settings) -> list[Row]:
     micro_batches = settings.micro_batches
     if micro_batches == 1:
         return []
-    sent = values_per_link(trained_count(settings.shape, settings.freeze), 2, 2) * BYTES[settings.exchange]
+    sent = values_per_link(trained_count(settings.shape, settings.freeze), 2, micro_batches) * BYTES[settings.exchange]
     return [
         Row(RANKS, f"up to {integer(micro_batches)}, by mpiexec"),
         Row(DETAIL, f"{size(sent)} sent per step with 2 ranks", "dim"),

@@ -153,5 +153,11 @@ def test_the_estimate_says_how_many_ranks_a_step_is_enough_for():
     assert "2.4 MB sent per step with 2 ranks" in halved.values()
 
 
+def test_a_rank_that_owns_several_sums_of_micro_batches_sends_them_all() -> None:
+    rows = shown(RunEstimate(msgspec.structs.replace(NANO, batch_size=12, micro_batch_size=2)))
+    assert rows["ranks"] == "up to 6, by mpiexec"
+    assert "7.2 MB sent per step with 2 ranks" in rows.values()
+
+
 def test_a_step_of_one_micro_batch_has_no_row_of_ranks():
     assert "ranks" not in shown(RunEstimate(NANO))
