@@ -100,7 +100,9 @@ def raster(
     best = point_dots(series, [mark for mark in series.marks if mark.best], columns, rows)
     draw_dots(picture, EVAL, points | best | between, where=points)
     draw_dots(picture, BEST, points | best | between, where=best)
-    _write_best(picture, best)
+    read = mark_at(series.marks, cursor)
+    if read is None or not read.best:  # else the cursor writes the sign at the point itself
+        _write_best(picture, best)
     if rows >= MIN_SIGN_ROWS:
         evaluated = interpolated(centres, *_mark_places(series, dots_high))
         for layer, position in ((RAW, high), (SMOOTHED, line), (EVAL, evaluated)):
@@ -180,6 +182,11 @@ def _write_cursor(picture: Raster, series: ChartSeries, line: Array, cursor: flo
     write_mark(picture, series, series.marks, cursor)
 
 
+def mark_at(marks: Sequence[Mark], cursor: float | None) -> Mark | None:
+    """Return the mark that is read at the cursor: the nearest one; None without a cursor or a mark."""
+    return None if cursor is None else min(marks, key=lambda mark: abs(mark.x - cursor), default=None)
+
+
 def write_mark(
     picture: Raster, plane: Plane, marks: Sequence[Mark], cursor: float, layers: tuple[int, int] = (EVAL, BEST)
 ) -> None:
@@ -193,7 +200,7 @@ def write_mark(
         layers: Layers of the character.
     """
     rows, columns = picture.characters.shape
-    mark = min(marks, key=lambda mark: abs(mark.x - cursor), default=None)
+    mark = mark_at(marks, cursor)
     if mark is None:
         return
     row, column = float(row_of(mark.y, plane.y_range, rows, plane.log)), column_of(mark.x, plane.x_range, columns)

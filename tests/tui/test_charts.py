@@ -96,6 +96,15 @@ def test_an_evaluation_has_a_marker_only_at_the_cursor():
     assert np.argwhere(raster(series, 60, 12, cursor=1.0).characters == ord("★"))[-1][1] == 14
 
 
+@pytest.mark.parametrize("cursor", [None, 100.0, 500.0, 900.0])
+def test_the_best_evaluation_has_one_star_wherever_the_cursor_is(cursor):
+    history = trained(1000)
+    for number, accuracy in ((250, 0.1), (500, 0.3), (750, 0.2)):
+        history = advance(history, scored(number, accuracy, 4.0))
+    series, _ = drawn(history)
+    assert (raster(series, 60, 12, cursor=cursor).characters == ord("★")).sum() == 1
+
+
 def test_many_evaluations_leave_the_line_between_them_visible():
     history = trained(1000)
     for number in range(10, 1001, 10):
