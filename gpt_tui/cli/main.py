@@ -11,7 +11,6 @@ import difflib
 import errno
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -430,6 +429,8 @@ def described(error: BaseException) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return "", getattr(error, "exit_code", 130)
     if (found := known_error(error)) is None:
+        import traceback
+
         return "".join(traceback.format_exception(error)).rstrip(), 1
     return found
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from gpt_core import __version__
+from gpt_core.distributed.launch import RANKS
 from gpt_tui.cli import main as cli
 from tests.program import environment
 
@@ -52,6 +54,31 @@ def test_commands_without_the_app_import_no_textual() -> None:
     loaded = packages_loaded_by(f"import gpt_tui.headless.runner; from gpt_tui.cli import {modules}, verify_resume")
     assert "numpy" in loaded
     assert "textual" not in loaded
+
+
+def test_the_command_line_recognizes_every_launcher_of_mpi_that_the_core_knows() -> None:
+    assert set(RANKS) == cli.LAUNCHED
+
+
+def value_in_the_program(own: dict[str, str], then: str) -> str:
+    """Return what a new process prints that runs the program and then a statement, with variables of its own."""
+    inherited = {name: value for name, value in environment().items() if not name.endswith("_NUM_THREADS")}
+    script = f"import os\nfrom gpt_tui.cli.main import main\nmain(['config', '--help'])\n{then}"
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=inherited | own, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return run.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("own", ["", "3"])
+def test_the_program_keeps_numpy_on_one_thread_unless_another_number_is_set(own: str) -> None:
+    then = "print(os.environ['OPENBLAS_NUM_THREADS'])"
+    assert value_in_the_program({"OPENBLAS_NUM_THREADS": own} if own else {}, then) == (own or "1")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts the threads of a process on Linux")
+def test_numpy_starts_no_threads_in_the_program() -> None:
+    assert value_in_the_program({}, "import numpy\nprint(len(os.listdir('/proc/self/task')))") == "1"
 
 
 def test_version_prints_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
