@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -38,7 +38,7 @@ from gpt_core.training.gradient_sum import (
 )
 from gpt_core.training.precision import choose_precision
 
-FORMATS: tuple[ExchangeFormat, ...] = ("float32", "bfloat16")
+FORMATS: tuple[ExchangeFormat, ...] = get_args(ExchangeFormat)
 MESSAGE_BYTES = (1 << 12, 1 << 16, 4 * MIN_CHUNK, 4 * MAX_CHUNK)
 """Sizes of the exchanged chunks: small ones, and the bounds of those of training."""
 MEASURE_S = 2.0  # seconds per measurement, within the bounds below
@@ -214,7 +214,7 @@ class Step:
     def measure(
         self, format: ExchangeFormat, pass_s: float, update_s: float, network: Network, repeats: int
     ) -> MeasuredStep:
-        """Return the measured step with this format, and what it predicts for other numbers of ranks. Collective."""
+        """Return the measured step with this format, with predictions for other numbers of ranks. Collective."""
         ranks = self._ranks
         sums = GradientSum(self.gradients, self.micro_batches, ranks, format, self._frozen)
         control = np.zeros(CONTROL_VALUES)
@@ -251,7 +251,7 @@ class Step:
         )
 
     def take_pass(self, gradients: Parameters) -> None:
-        """Make the forward and backward pass of one micro-batch."""
+        """Run the forward and backward pass of one micro-batch."""
         self._pass(0, gradients, None)
 
     def _pass(self, _number: int, gradients: Parameters, layer_done: LayerDone | None) -> float:

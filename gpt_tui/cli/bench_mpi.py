@@ -7,14 +7,14 @@ from argparse import Namespace
 import msgspec
 
 from gpt_core.bench.exchange import ExchangeBenchmark, MeasuredStep, measure_exchange
-from gpt_core.bench.scaling import Advice, advise
+from gpt_core.bench.scaling import RANKS, Advice, advise
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_OK, InputError
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer, percent, short, size
 from gpt_tui.shared.sanitize import one_line
 
-STEP_COLUMNS = ("ms per step", "tokens/s", "of one rank", "sent per step", "exchange ms", "of a step", "hidden")
+STEP_COLUMNS = ("ms per step", "tokens/s", "speedup", "sent per step", "exchange ms", "of the step", "hidden")
 START = "mpiexec -n 2 gpt-tui bench --mpi, or over machines: mpiexec --host a,b gpt-tui bench --mpi"
 
 
@@ -90,12 +90,14 @@ def prediction_lines(found: ExchangeBenchmark) -> list[str]:
     rows = [("ranks", [integer(number) for number in numbers])]
     rows += [(step.format, [rate_text(each.tokens_per_s) for each in step.predictions]) for step in found.steps]
     limit = found.batch_size // found.micro_batch_size
-    note = [f"more than {limit} ranks need a larger batch_size or a smaller micro_batch_size"] if limit < 64 else []
-    return [head, *(f"{name:<9}" + "".join(f"  {value:>10}" for value in values) for name, values in rows), *note]
+    lines = [f"{name:<9}" + "".join(f"  {value:>10}" for value in values) for name, values in rows]
+    if limit < RANKS[-1]:
+        lines.append(f"more than {limit} ranks need a larger batch_size or a smaller micro_batch_size")
+    return [head, *lines]
 
 
 def advice_text(step: MeasuredStep, ranks: int) -> str:
-    """Return in words whether another machine would pay on this network."""
+    """Return a sentence that says if another machine would pay on this network."""
     advice = advise(step.costs, step.network, ranks)
     best = best_text(advice, ranks)
     if (following := advice.next) is None:
@@ -119,7 +121,7 @@ def advice_text(step: MeasuredStep, ranks: int) -> str:
 
 
 def best_text(advice: Advice, ranks: int) -> str:
-    """Return which number of ranks is the fastest, "" if it is the present one or larger."""
+    """Return the fastest number of ranks in words, "" if it is the present one or larger."""
     best = advice.best.ranks
     if best >= ranks:
         return ""

@@ -235,7 +235,8 @@ def model_row(state: RunState, value_width: int) -> Row:
     if state.started.trained_parameters:
         parameters = f"{short(state.started.trained_parameters)} of {parameters}"
     options = [f"{parameters} parameters, {counted_threads}", f"{parameters}, {counted_threads}"]
-    options += [f"{parameters}, {ranks}" for ranks in [ranks_text(state.started)] if ranks]
+    if ranks := ranks_text(state.started):
+        options.append(f"{parameters}, {ranks}")
     options.append(parameters)
     if state.started.precision == "bfloat16":
         options = [f"{option}, {name}" for name in ("bfloat16", "bf16") for option in options]

@@ -31,7 +31,7 @@ def parameters_text(event: RunStarted) -> str:
 
 
 def threads_text(event: RunStarted) -> str:
-    """Return the number of threads; of a run on several ranks, their number, that of their hosts, and theirs."""
+    """Return the number of threads; of several ranks, the number of ranks and hosts, and the threads per rank."""
     threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
     return f"{ranks_text(event)}, {threads} per rank" if event.hosts else threads
 

@@ -1,1 +1,1 @@
-"""What surrounds the tabs on the main screen: header, banner, help, command palette."""
+"""Header, banner, help and command palette, which surround the tabs of the main screen."""

@@ -39,7 +39,7 @@ def line_moved(result: TokenPredictions, token: int, width: int, by: int) -> int
 
 
 def legend(result: TokenPredictions, width: int) -> Line:
-    """Return the mean surprise and what the colours mean."""
+    """Return the mean surprise and the legend of the colours."""
     mean = f"{fixed(float(result.bits.mean()), 2)} bits per token" if len(result.bits) else "one token"
     colours = [Span(f" {bits}{'+' if bits == MAX_BITS else ''} ", bits / MAX_BITS) for bits in LEGEND_BITS]
     words = f"{mean}   surprise in bits:"

@@ -270,8 +270,8 @@ def schedule_text(settings: Settings) -> str:
 def imported_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
     """Return what the header states about imported weights."""
     rows = dict(run_rows(info))
-    kept = ("model", *(["layers"] if "layers" in rows else []), "tokenizer")
-    return [("trained", "not here: imported weights"), *((name, rows[name]) for name in kept)]
+    kept = [(name, rows[name]) for name in ("model", "layers", "tokenizer") if name in rows]
+    return [("trained", "not here: imported weights"), *kept]
 
 
 def origin_rows(info: CheckpointInfo) -> list[tuple[str, str]]:

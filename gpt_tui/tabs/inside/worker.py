@@ -145,7 +145,7 @@ class InsideWorker:
             self._thread.start()
         self._changed.notify()
 
-    def withdraw(self) -> None:
+    def cancel_request(self) -> None:
         """Stop the work on any request, and free the memory of the models."""
         with self._changed:
             self._request, self._is_new = None, True
@@ -155,7 +155,7 @@ class InsideWorker:
         """Stop all work: that on a request, and any measurement."""
         with self._changed:
             self._removed = None
-        self.withdraw()
+        self.cancel_request()
 
     def end(self) -> None:
         """End the thread after the current part of its work."""
