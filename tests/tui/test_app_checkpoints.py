@@ -117,6 +117,15 @@ async def test_an_empty_folder_names_the_next_step(size: tuple[int, int], snapsh
         assert "Delete" not in bench.text()
 
 
+async def test_brackets_in_the_names_of_folder_and_file_are_shown_in_the_titles():
+    folder = Path("models[red]")
+    save(folder / "run[b].safetensors", 1)
+    async with running_app(folder, size=(120, 40)) as bench:
+        await bench.pilot.press("f4")
+        await bench.until_seen("╭─ models[red]/ ─")
+        await bench.until_seen("╭─ run[b] ─")
+
+
 async def test_the_keys_are_shown_only_while_there_are_files(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkpoints_pane, "SCAN_INTERVAL_S", 0.1)
     async with tab() as bench:

@@ -23,7 +23,7 @@ from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.dialogs import delete_question
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.keymap import KEYS, keys_of, shown_key
-from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.sanitize import one_line, title_markup
 from gpt_tui.tabs.checkpoints.checkpoint_list import CheckpointList, Rows
 from gpt_tui.tabs.checkpoints.export import ExportThread, exported_text, format_question, proposed_path
 from gpt_tui.tabs.checkpoints.files import (
@@ -282,9 +282,9 @@ class CheckpointsTab(Vertical):
             now_s = self.clock()
             shown = table(files, self._verifications, now_s, self._list.room)
             self._list.show(shown, [str(file.stamp.path) for file in files])
-            self._list.border_title = f"{one_line(self._models_dir)}/"
+            self._list.border_title = title_markup(f"{self._models_dir}/")
             exporting = (self._export.target.name, self._export.progress) if self._export else None
-            self._list.border_subtitle = summary_text(self._contents, self._verifications, exporting)
+            self._list.border_subtitle = title_markup(summary_text(self._contents, self._verifications, exporting))
             self._show_details(now_s)
 
     def _focus_rows(self) -> None:
@@ -305,7 +305,7 @@ class CheckpointsTab(Vertical):
         if file is None:
             return
         frame = self.query_one("#checkpoint-details")
-        frame.border_title = one_line(file.name)
+        frame.border_title = title_markup(file.name)
         width = max(frame.scrollable_content_region.width - LABEL_WIDTH, 10)
         lines = []
         for label, text in details(file, verification_of(file, self._verifications), now_s):
