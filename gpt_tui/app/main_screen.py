@@ -87,7 +87,7 @@ class MainScreen(Screen[None]):
         watching = f"watching {name_of(self._watched)}" if self._watched else ""
         self.query_one(HeaderBar).show_model(watching or model_name(self.train.preview))
         self.show(at_once=True)
-        self.train.enter()
+        self._enter_pane()
         if self._watched:
             self.call_after_refresh(self.go, "runs")  # after the tabs have activated their first
 
@@ -198,7 +198,11 @@ class MainScreen(Screen[None]):
             self.inside.point_at(step)
         self.show(at_once=True)
         self.set_focus(None)
-        self.pane.enter()
+        self._enter_pane()
+
+    def _enter_pane(self) -> None:
+        """Enter the visible tab. Its widget has the focus before the next key, unlike after `Widget.focus`."""
+        self.set_focus(self.pane.enter(), scroll_visible=False)
 
     def watch_focused(self, focused: Widget | None) -> None:
         """Keep the focus in the visible tab, whose keys would not work without it."""
@@ -207,7 +211,7 @@ class MainScreen(Screen[None]):
 
     def _restore_focus(self) -> None:
         if self.focused is None and self.app.app_focus:
-            self.pane.enter()
+            self._enter_pane()
 
     # -- messages between tabs
 

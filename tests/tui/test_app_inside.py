@@ -441,13 +441,3 @@ async def test_the_cursor_of_the_charts_moves_the_heads_and_other_tabs_leave_it(
         await bench.pilot.press("f3", "f6")
         await bench.until(lambda: bench.app.main.tab == "inside")
         assert inside(bench)._cursor.step == 1000
-
-
-@pytest.mark.slow
-async def test_a_key_that_follows_that_of_the_tab_without_a_pause_chooses_a_view(tmp_path: Path):
-    save_model(tmp_path)
-    async with running_app(tmp_path) as bench:
-        bench.app.simulate_key("f6")
-        bench.app.simulate_key("4")
-        await bench.settled()
-        assert inside(bench)._view.name == "heads"

@@ -11,6 +11,7 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import Input
 
 from gpt_core.errors import ConfigError
@@ -94,12 +95,12 @@ class ChatTab(Horizontal):
 
     # -- models
 
-    def enter(self) -> None:
-        """Focus the prompt and list the models; called when the tab is shown."""
-        self._prompt.focus()
+    def enter(self) -> Widget:
+        """List the models, and return the widget to focus, the prompt; called when the tab is shown."""
         self._list_models()
         note = without(self._removed.parts)
         self.query_one(Transcript).border_title = f"{note} (F6, x: put back)" if note else "conversation"
+        return self._prompt
 
     def follow(self, *, live: bool, saved: object) -> None:
         """List the models again when a run starts, ends or saves a checkpoint."""

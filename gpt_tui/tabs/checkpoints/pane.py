@@ -13,6 +13,7 @@ from textual.app import ComposeResult
 from textual.containers import Container, Vertical, VerticalScroll
 from textual.content import Content
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import Static
 
 from gpt_core.bridges.export import ExportResult
@@ -151,11 +152,11 @@ class CheckpointsTab(Vertical):
 
     # -- visibility
 
-    def enter(self) -> None:
-        """Scan the folder and focus the rows; called when the tab is shown."""
+    def enter(self) -> Widget | None:
+        """Scan the folder, and return the widget to focus, None without rows; called when the tab is shown."""
         self._scan()
         self._show()
-        self._focus_rows()
+        return self._list.rows if self._contents.files else None
 
     def on_hide(self) -> None:
         """Stop reading files."""

@@ -10,6 +10,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
 from textual.message import Message
+from textual.widget import Widget
 
 from gpt_tui.session.model_options import AvailableModels
 from gpt_tui.session.models import ModelLoader
@@ -107,11 +108,11 @@ class InsideTab(Vertical):
         self._cursor = self._cursor._replace(step=step)
         self.action_view("heads")
 
-    def enter(self) -> None:
-        """List the models, compute, and focus the view; called when the tab is shown."""
-        self.screen.set_focus(self._canvas(0), scroll_visible=False)  # before the next key, unlike Widget.focus
+    def enter(self) -> Widget:
+        """List the models, compute, and return the widget to focus, the view; called when the tab is shown."""
         self._list_models()
         self._ask()
+        return self._canvas(0)
 
     def follow(self, run: RunState, *, live: bool, reply: str) -> None:
         """Compute again after an evaluation, and when a run starts or ends. Called while the tab is visible."""
@@ -178,7 +179,7 @@ class InsideTab(Vertical):
         self._asked, self._progress = asked, ""
         self._canvas(1).display = len(models) > 1
         if text.kind in MISSING_TEXTS and not text.text:
-            self._worker.withdraw()
+            self._worker.cancel_request()
             self._outcomes = [MISSING_TEXTS[text.kind]] * SIDES
             self._number += 1
             self._show()
@@ -217,7 +218,7 @@ class InsideTab(Vertical):
     # -- display
 
     def _frame(self, side: int) -> Frame | None:
-        """Return what the view of a side shows its result for, None without a result."""
+        """Return cursor, area and state that the result of a side is drawn for, None without a result."""
         outcome = self._outcomes[side]
         if not isinstance(outcome, Outcome):
             return None
@@ -228,7 +229,6 @@ class InsideTab(Vertical):
         for side in range(len(self._choices.models)):
             canvas, outcome, frame = self._canvas(side), self._outcomes[side], self._frame(side)
             note = removed_note(self._removed.parts, self._measured) if side == 0 else ""
-            canvas.border_title = title_markup(note)
             if isinstance(outcome, Outcome) and frame is not None:
                 kind = self._choices.kind
                 shown = title(outcome.name, kind, outcome.extent, outcome.total, self._progress)
@@ -236,6 +236,7 @@ class InsideTab(Vertical):
                 canvas.show(self._view.lines(outcome.result, frame))
             else:
                 problem = outcome if isinstance(outcome, str) else ""
+                canvas.border_title = title_markup(note)
                 canvas.show(message_lines(problem, self._progress, canvas.size.width))
 
     @on(Canvas.Resized)

@@ -14,6 +14,7 @@ from textual.binding import BindingType
 from textual.containers import Container
 from textual.content import Content
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import ContentSwitcher, Static
 from textual.worker import Worker, WorkerState, get_current_worker
 
@@ -112,11 +113,11 @@ class RunsTab(Container):
         table.display = False
         self.set_interval(POLL_S, self._poll)
 
-    def enter(self) -> None:
-        """Focus the list and poll at once; called when the tab is shown."""
-        self.query_one(RunsTable).focus()
+    def enter(self) -> Widget:
+        """Poll at once, and return the widget to focus, the list; called when the tab is shown."""
         self._polls = 0
         self._poll()
+        return self.query_one(RunsTable)
 
     @property
     def charts(self) -> RunCharts | None:

@@ -10,6 +10,7 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import ContentSwitcher
 
 from gpt_core.config.settings import Settings
@@ -78,9 +79,9 @@ class TrainTab(RunRequests):
         """Read the preview of the next run."""
         self.read_preview()
 
-    def enter(self) -> None:
-        """Take the focus."""
-        self.screen.set_focus(self.query_one(ChartKeys), scroll_visible=False)
+    def enter(self) -> Widget:
+        """Return the widget to focus; called when the tab is shown."""
+        return self.query_one(ChartKeys)
 
     @property
     def charts(self) -> RunCharts:

@@ -1,0 +1,48 @@
+"""Tabs of the main screen: keys that follow the key of a tab without a pause, as in a busy app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpt_tui.new_run.screen import SetupScreen
+from gpt_tui.run_view.model_select import ModelSelect
+from gpt_tui.tabs.runs.runs_table import RunsTable
+from tests.tui.app_bench import AppBench, running_app
+from tests.tui.inside_samples import save_model
+from tests.tui.log_samples import run_events, write_log
+
+pytestmark = pytest.mark.slow
+
+
+def focused(bench: AppBench, kind: type) -> bool:
+    return isinstance(bench.app.main.focused, kind)
+
+
+CASES: dict[str, tuple[str, str, Callable[[AppBench], bool]]] = {
+    "Train opens the set-up screen": ("f2", "u", lambda bench: isinstance(bench.app.screen, SetupScreen)),
+    "Chat moves to its settings": ("f3", "f7", lambda bench: focused(bench, ModelSelect)),
+    "Checkpoints asks about a deletion": ("f4", "d", lambda bench: bench.app.screen.is_modal),
+    "Runs marks a run": ("f5", "space", lambda bench: len(bench.app.main.runs._marks) == 1),
+    "Inside chooses a view": ("f6", "4", lambda bench: bench.app.main.inside._view.name == "heads"),
+}
+
+
+@pytest.mark.parametrize(("tab", "key", "is_done"), CASES.values(), ids=CASES)
+async def test_a_key_that_follows_that_of_its_tab_at_once_reaches_the_tab(
+    tmp_path: Path, tab: str, key: str, is_done: Callable[[AppBench], bool]
+) -> None:
+    save_model(tmp_path)
+    write_log(tmp_path, run_events(100))
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("f4")
+        await bench.until_seen("✓ OK")
+        await bench.pilot.press("f5")
+        await bench.until(lambda: focused(bench, RunsTable) and bool(bench.app.main.runs._runs))
+        await bench.pilot.press("f4" if tab == "f5" else "f5")
+        await bench.settled()
+        bench.app.simulate_key(tab)
+        bench.app.simulate_key(key)
+        await bench.until(lambda: is_done(bench))
