@@ -22,7 +22,7 @@ from gpt_core.errors import EXIT_FAILED, ConfigError, MissingPackageError
 if TYPE_CHECKING:
     from gpt_core.distributed.mpi import MpiCommunicator
 
-RANKS = {
+RANK_VARIABLES = {
     "PMI_RANK": "PMI_SIZE",  # MPICH, Intel MPI, srun --mpi=pmi2
     "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
     "MV2_COMM_WORLD_RANK": "MV2_COMM_WORLD_SIZE",
@@ -38,7 +38,7 @@ GRACE_S = 60.0
 
 def launched_as(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """Return the number of this rank and of all ranks, as the launcher has set them; (0, 1) without a launcher."""
-    for rank, size in RANKS.items():
+    for rank, size in RANK_VARIABLES.items():
         numbers = environ.get(rank, ""), environ.get(size, "")
         if all(number.isdecimal() for number in numbers):
             return int(numbers[0]), int(numbers[1])

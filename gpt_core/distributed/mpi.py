@@ -28,7 +28,7 @@ SPIN_S = 0.002
 """Time for which a waiting thread only yields its core before it sleeps between tests."""
 POLL_S = 0.0001
 DEFAULT_TIMEOUT_S = 60.0
-BACKEND_S = 5.0  # in which the watch finds the reason of an error of MPI
+FIND_FAULT_S = 5.0  # in which the watch finds the reason of an error of MPI
 
 
 class MpiCommunicator:
@@ -124,7 +124,7 @@ class MpiCommunicator:
                 else:
                     time.sleep(POLL_S)
         except MPI.Exception as error:
-            expires_s = time.monotonic() + BACKEND_S
+            expires_s = time.monotonic() + FIND_FAULT_S
             while time.monotonic() < expires_s:
                 self.watch.check()
                 time.sleep(0.05)

@@ -37,7 +37,6 @@ from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
 MIN_BYTES_PER_TOKEN = 2.0  # of a text; with fewer, the tokenizer was trained on another language or kind of text
-HASHED_BYTES = 1 << 20
 HUGGING_FACE_CONFIG = "config.json"  # in the folder of a model
 
 
@@ -205,11 +204,8 @@ def tokenizer_note(start: StartingPoint, text: TokenStream) -> str:
 
 def _sha256(path: str) -> str:
     """Return the digest of a file. Raises CheckpointError if it cannot be read."""
-    digest = hashlib.sha256()
     try:
         with files.open_regular(path) as file:
-            while block := file.read(HASHED_BYTES):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"init_from: {path}: {files.reason(error)}; name a checkpoint") from None
-    return digest.hexdigest()

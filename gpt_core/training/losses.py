@@ -10,7 +10,7 @@ MAX_PERPLEXITY = 1e300  # larger values are clipped, so that a perplexity is alw
 MAX_EXPONENT = math.log(MAX_PERPLEXITY)
 
 DIVERGED_RATIO = 2.0  # ratio of the loss to that of guessing above which a run has diverged
-WINDOW = 16  # steps whose median loss is compared
+MEDIAN_STEPS = 16  # whose median loss is compared
 
 
 def perplexity(loss: float) -> float:
@@ -26,15 +26,15 @@ def guessing_loss(vocab_size: int) -> float:
 class DivergenceMonitor:
     """Detects train losses above DIVERGED_RATIO times the loss of guessing.
 
-    The median of the last WINDOW steps is compared, so that a spike of a few steps is not a divergence. The eval loss
-    is not used: a model that memorized its training text may be worse than guessing on another.
+    The median of the last MEDIAN_STEPS steps is compared, so that a spike of a few steps is not a divergence. The eval
+    loss is not used: a model that memorized its training text may be worse than guessing on another.
     """
 
     def __init__(self, vocab_size: int) -> None:
         self.guessing_loss = guessing_loss(vocab_size)
         self.since: int | None = None
         """Step at which losses became too high; None while they are not."""
-        self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._losses: deque[float] = deque(maxlen=MEDIAN_STEPS)
         self._is_reported = False
 
     @property
@@ -44,7 +44,7 @@ class DivergenceMonitor:
 
     @property
     def has_diverged(self) -> bool:
-        """True while the median loss of the last steps (fewer than WINDOW at first) is too high."""
+        """True while the median loss of the last steps (fewer than MEDIAN_STEPS at first) is too high."""
         return self.loss > self._bound
 
     def add(self, step: int, loss: float) -> None:
@@ -57,7 +57,7 @@ class DivergenceMonitor:
 
     def take_report(self) -> bool:
         """Return True if a divergence is to be reported: once, and again only after a recovery."""
-        is_full = len(self._losses) == WINDOW
+        is_full = len(self._losses) == MEDIAN_STEPS
         is_pending = is_full and self.has_diverged and not self._is_reported
         self._is_reported = is_pending or (self._is_reported and self.has_diverged)
         return is_pending

@@ -10,7 +10,7 @@ from gpt_core.bench.benchmark import run_benchmark
 from gpt_core.bench.result import Benchmark, Part, Training
 from gpt_core.errors import EXIT_OK, InputError
 from gpt_tui.cli.bench_mpi import bench_mpi, rate_text
-from gpt_tui.cli.options import report_text_note, resolve_settings
+from gpt_tui.cli.options import refuse_run_length, report_text_note, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer, percent, short, size
 from gpt_tui.shared.sanitize import one_line
@@ -35,11 +35,7 @@ def bench(options: Namespace) -> int:
     """Run `gpt-tui bench`: print a table or one JSON object; with `--mpi`, of several ranks."""
     if options.steps is not None and options.steps < 1:
         raise InputError(f"got --steps {options.steps}, expected at least 1")
-    if any(value is not None for value in (options.models_dir, options.max_steps, options.minutes)):
-        raise InputError(
-            "--models-dir, --max-steps and --minutes have no effect here: bench trains in a temporary folder "
-            "for --steps"
-        )
+    refuse_run_length(options, "bench trains in a temporary folder")
     resolved = resolve_settings(options)
     if options.mpi:
         return bench_mpi(options, resolved.settings)

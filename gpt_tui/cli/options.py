@@ -14,7 +14,7 @@ from gpt_core.bench.budget_rule import budget_request, with_choice
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved, read_overrides, resolve
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError, ConfigError
+from gpt_core.errors import CheckpointError, ConfigError, InputError
 from gpt_core.formats.bundle import bundle_of, load_bundle
 from gpt_core.home import expand_home
 from gpt_core.kernels import compute_threads, threads, threads_warning
@@ -47,6 +47,17 @@ def requested_run(options: Namespace) -> RunRequest:
 def resolve_settings(options: Namespace) -> Resolved:
     """Return the settings in force. Raises ConfigError, or CheckpointError for the file of `init_from`."""
     return resolve_new(with_choice(read_overrides(**setting_sources(options)))[0])
+
+
+def refuse_run_length(options: Namespace, reason: str) -> None:
+    """Raise InputError for options of the length and the folder of a run in a command that takes `--steps` instead.
+
+    Args:
+        options: Options of the command.
+        reason: What the command does instead, for the message.
+    """
+    if any(value is not None for value in (options.models_dir, options.max_steps, options.minutes)):
+        raise InputError(f"--models-dir, --max-steps and --minutes have no effect here: {reason} for --steps")
 
 
 def report_text_note(settings: Settings) -> None:

@@ -31,7 +31,7 @@ from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
-from gpt_tui.cli.options import report_text_note, resolve_settings
+from gpt_tui.cli.options import refuse_run_length, report_text_note, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.sanitize import one_line
@@ -73,11 +73,7 @@ def check_options(options: Namespace) -> None:
     """Raise InputError for options that contradict each other."""
     if not 1 <= options.cut < options.steps:
         raise InputError(f"got --steps {options.steps} and --cut {options.cut}, expected 1 <= cut < steps")
-    if any(value is not None for value in (options.models_dir, options.max_steps, options.minutes)):
-        raise InputError(
-            "--models-dir, --max-steps and --minutes have no effect here: verify-resume trains in temporary folders "
-            "for --steps"
-        )
+    refuse_run_length(options, "verify-resume trains in temporary folders")
 
 
 def compared_runs(folder: Path, resolved: Resolved, steps: int, cut: int, progress: Progress) -> list[Row]:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from gpt_core import __version__
-from gpt_core.distributed.launch import RANKS
+from gpt_core.distributed.launch import RANK_VARIABLES
 from gpt_tui.cli import main as cli
 from tests.program import environment
 
@@ -57,7 +57,7 @@ def test_commands_without_the_app_import_no_textual() -> None:
 
 
 def test_the_command_line_recognizes_every_launcher_of_mpi_that_the_core_knows() -> None:
-    assert set(RANKS) == cli.LAUNCHED
+    assert set(RANK_VARIABLES) == cli.LAUNCHED
 
 
 def value_in_the_program(own: dict[str, str], then: str) -> str:
