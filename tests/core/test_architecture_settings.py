@@ -52,13 +52,6 @@ BFLOAT16 = 2.0**-9  # unit roundoff
 each_change = pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 
 
-@pytest.fixture(autouse=True)
-def same_threads_afterwards():
-    before = threads.get_threads()
-    yield
-    threads.set_threads(before)
-
-
 def with_layers(changes: dict[str, Any], shape: ModelShape = SHAPE) -> ModelShape:
     return msgspec.structs.replace(shape, **changes)
 

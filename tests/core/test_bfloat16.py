@@ -38,13 +38,6 @@ def normal():
     return lambda *shape: random.normal(size=shape).astype(np.float32)
 
 
-@pytest.fixture(autouse=True)
-def restore_threads():
-    before = threads.get_threads()
-    yield
-    threads.set_threads(before)
-
-
 # ---- products
 
 

@@ -149,12 +149,8 @@ def test_a_text_file_is_encoded_by_the_threads_of_the_run(tmp_path: Path, monkey
     path = tmp_path / "text.txt"
     path.write_bytes(LINES)
     source = text_source(path, allow_binary=True)
-    before = threads.get_threads()
     threads.set_threads(2)
-    try:
-        text = load_tokens(source, TOKENIZER, "paragraph")
-    finally:
-        threads.set_threads(before)
+    text = load_tokens(source, TOKENIZER, "paragraph")
     assert used == [2]
     assert load_tokens(source, TOKENIZER, "paragraph").read(0, 50).tolist() == text.read(0, 50).tolist()
     assert used == [2], "the second time it is read from the cache"

@@ -18,13 +18,6 @@ WIDE = (11, 330, 3, 1801)  # enough work for three threads
 LAYERS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 
 
-@pytest.fixture(autouse=True)
-def same_threads_afterwards():
-    before = threads.get_threads()
-    yield
-    threads.set_threads(before)
-
-
 def weights_of(channels, hidden, seed=0):
     """Return the tensors of one block by the reference's names."""
     random = np.random.default_rng(seed)

@@ -27,13 +27,6 @@ BATCH, TIME = 4, 75  # longer than a tile of attention
 KEYS = (0, 1, 0xFEDC_BA98_7654_3210, (1 << 64) - 1)
 
 
-@pytest.fixture(autouse=True)
-def same_threads_afterwards():
-    before = threads.get_threads()
-    yield
-    threads.set_threads(before)
-
-
 def factors(key: int, first_row: int, rows: int, columns: int, rate: float) -> np.ndarray:
     """Return the factors that the kernel multiplies by."""
     ones = np.ones((rows, columns), np.float32)

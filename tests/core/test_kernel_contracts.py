@@ -35,13 +35,6 @@ from tests.core.other_levels import OTHER_LEVELS, printed_at
 ADAMW = {"step": 1, "lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 
 
-@pytest.fixture(autouse=True)
-def restore_threads():
-    before = threads.get_threads()
-    yield
-    threads.set_threads(before)
-
-
 def f(*shape):
     return np.zeros(shape, np.float32)
 

@@ -35,10 +35,8 @@ pytestmark = pytest.mark.usefixtures("thread_count")
 
 @pytest.fixture(params=[1, 2, 3], ids=lambda count: f"{count}threads")
 def thread_count(request):
-    before = threads.get_threads()
     threads.set_threads(request.param)
-    yield request.param
-    threads.set_threads(before)
+    return request.param
 
 
 @pytest.fixture

@@ -31,13 +31,6 @@ SHAPE = ModelShape(d_model=24, hidden_size=41, vocab_size=101, num_heads=3, seq_
 LONG = ModelShape(d_model=16, hidden_size=20, vocab_size=37, num_heads=2, seq_len=PREFILL_CHUNK + 44, layers=2)
 
 
-@pytest.fixture(autouse=True)
-def same_threads_afterwards():
-    before = threads.get_threads()
-    yield
-    threads.set_threads(before)
-
-
 def model_of(shape, seed=0):
     return GPT(as_parameters(shape, scattered_parameters(shape, seed)))
 

@@ -23,13 +23,6 @@ from tests.core.training_samples import LATEST, finished_trainer, in_one_go, los
 SHAPE = ModelShape(d_model=24, hidden_size=40, vocab_size=300, num_heads=2, seq_len=16, layers=2)
 
 
-@pytest.fixture(autouse=True)
-def same_threads_afterwards():
-    before = threads.get_threads()
-    yield
-    threads.set_threads(before)
-
-
 def settings_of(**changes: object) -> Settings:
     shape = msgspec.structs.asdict(SHAPE)
     values = {"optimizer": "muon", "attn_lr": 0.02, "mlp_lr": 0.01, "weight_decay": 0.1, "precision": "float32"}

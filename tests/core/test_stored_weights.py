@@ -23,13 +23,6 @@ SHAPE = ModelShape(d_model=24, hidden_size=40, vocab_size=300, num_heads=3, seq_
 FORMATS = ["bfloat16", "int8"]
 
 
-@pytest.fixture(autouse=True)
-def restore_threads():
-    before = threads.get_threads()
-    yield
-    threads.set_threads(before)
-
-
 def expanded(matrix, outputs):
     """Return a matrix (I, outputs) in panels as float32."""
     panels = matrix[0] if isinstance(matrix, tuple) else matrix
