@@ -1,4 +1,4 @@
-"""Ranks that are threads of one process."""
+"""Ranks that are threads of one process, and a tiny run that they train."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import RankError
+from gpt_core.training.joining import join_run
+from gpt_core.training.request import RunRequest
+from gpt_core.training.setup import open_run
+from gpt_core.training.trainer import Trainer
+from tests.core.training_samples import tiny_settings
 
 if TYPE_CHECKING:
     from gpt_core.distributed.communicator import Numbers
@@ -114,3 +121,14 @@ def on_ranks(size: int, function: Callable[[FakeRank], T], hosts: Sequence[str] 
     for error in sorted(errors, key=lambda error: "another rank" in str(error)):
         raise error
     return [future.result() for future in futures]
+
+
+def settings_of(folder: Path, **changes: object) -> Settings:
+    """Return settings of a tiny run with 8 micro-batches per step."""
+    values = {"micro_batch_size": 1, "max_steps": 7, "eval_tokens": 600, "sample_tokens": 4, "threads": 1}
+    return tiny_settings(folder, **(values | changes))
+
+
+def trainer_of(rank: FakeRank, settings: Settings, resume: Path | None = None) -> Trainer:
+    """Return the trainer of one rank."""
+    return open_run(RunRequest(settings, resume=resume), ranks=rank) if rank.rank == 0 else join_run(rank, {})

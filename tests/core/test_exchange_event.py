@@ -6,8 +6,7 @@ from pathlib import Path
 
 from gpt_core.training import events as ev
 from gpt_core.training.metrics_log import read_metrics
-from tests.core.fake_ranks import on_ranks
-from tests.core.test_distributed import settings_of, trainer_of
+from tests.core.fake_ranks import on_ranks, settings_of, trainer_of
 
 
 def exchanges(size: int, folder: Path, **changes: object) -> list[list[ev.ExchangeMeasured]]:

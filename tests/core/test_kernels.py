@@ -36,7 +36,6 @@ pytestmark = pytest.mark.usefixtures("thread_count")
 @pytest.fixture(params=[1, 2, 3], ids=lambda count: f"{count}threads")
 def thread_count(request):
     threads.set_threads(request.param)
-    return request.param
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ SECTIONS = {
         "tests.core.test_metrics_log",
     ),
     "Numbers": ("tests.reliability.test_numbers", "tests.core.test_sampler", "tests.core.test_reference"),
-    "Several ranks": ("tests.core.test_distributed", "tests.distributed.test_mpi"),
+    "Several ranks": (
+        "tests.core.test_gradient_sum", "tests.core.test_ranks", "tests.core.test_watch", "tests.distributed.test_mpi",
+    ),
     "Signals, terminal, lock, reach": (
         "tests.reliability.test_signals", "tests.reliability.test_app", "tests.reliability.test_lock",
         "tests.reliability.test_reach", "tests.headless.test_models_folder", "tests.headless.test_notes",

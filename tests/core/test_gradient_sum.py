@@ -1,0 +1,153 @@
+"""Gradients are summed in one fixed tree: the sums have the same bits on any number of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpt_core.config.settings import ModelShape
+from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
+from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, sums_at_once, tree_sum
+from gpt_core.errors import ConfigError
+from gpt_core.kernels import conversion
+from gpt_core.model.parameters import Parameters
+from gpt_core.training.gradient_sum import (
+    GradientSum,
+    LayerDone,
+    add,
+    check_ranks,
+    chunks_of,
+    round_to_bfloat16,
+)
+from tests.core.fake_ranks import FakeRank, on_ranks
+
+SHAPE = ModelShape(d_model=8, hidden_size=12, vocab_size=260, num_heads=2, seq_len=8, layers=3)
+
+# ---- tree
+
+
+@pytest.mark.parametrize("leaves", range(1, 18))
+def test_the_nodes_of_all_ranks_contain_every_leaf_once_and_are_nodes_of_the_tree(leaves: int) -> None:
+    def nodes(node: Node) -> set[Node]:
+        return {node} | (set() if node.is_leaf else nodes(node.halves[0]) | nodes(node.halves[1]))
+
+    for size in range(1, leaves + 1):
+        found = [node for rank in range(size) for node in owned_nodes(leaves, leaves_of_rank(rank, size, leaves))]
+        assert [leaf for node in found for leaf in range(*node)] == list(range(leaves))
+        assert set(found) <= nodes(Node(0, leaves))
+
+
+@pytest.mark.parametrize("leaves", [1, 2, 3, 5, 6, 7, 8, 13, 16])
+def test_a_sum_in_the_tree_has_the_same_bits_for_any_number_of_ranks(leaves: int) -> None:
+    values = (10.0 ** np.random.default_rng(leaves).uniform(-8, 8, leaves)).astype(np.float32)
+    terms = {Node(leaf, leaf + 1): value for leaf, value in enumerate(values)}
+    expected = tree_sum(leaves, terms, lambda left, right: left + right)
+    for size in range(1, leaves + 1):
+        sums = {}
+        for rank in range(size):
+            owned, stack, highest = leaves_of_rank(rank, size, leaves), [], 0
+            for leaf, count in zip(range(*owned), merges(leaves, owned), strict=True):
+                stack.append(values[leaf])
+                highest = max(highest, len(stack))
+                for _ in range(count):
+                    right = stack.pop()
+                    stack[-1] = stack[-1] + right
+            assert size > 1 or highest == sums_at_once(leaves)
+            sums |= dict(zip(owned_nodes(leaves, owned), stack, strict=True))
+        assert tree_sum(leaves, sums, lambda left, right: left + right) == expected
+
+
+# ---- sums of gradients
+
+
+def summed(rank: Communicator, leaves: int, format: str, frozen: frozenset[str] = frozenset()) -> tuple[bytes, float]:
+    """Return the bits of the sum of random gradients, and the sum of their losses."""
+    total = Parameters(SHAPE)
+    sums = GradientSum(total, leaves, rank, format, frozen)  # type: ignore[arg-type]
+
+    def micro_batch(leaf: int, gradients: Parameters, layer_done: LayerDone | None) -> float:
+        assert not gradients.flat.any()
+        random = np.random.default_rng(leaf)
+        for block in (2, 1, 0, -1):
+            for name in gradients.tensors:
+                if name.startswith(f"h.{block}.") or (block == 2 and name.startswith("ln_f")):
+                    gradients[name][:] = random.standard_normal(gradients[name].shape, dtype=np.float32)
+            if layer_done is not None and block >= 0:
+                layer_done(block)
+        for name in ("wte.weight", "wpe.weight"):
+            gradients[name][:] = random.standard_normal(gradients[name].shape, dtype=np.float32)
+        return float(random.standard_normal())
+
+    for _ in range(2):  # buffers are reused
+        loss = sums.of_step(micro_batch)
+    assert loss is not None
+    for name in frozen:
+        total[name][:] = 0.0
+    return total.flat.tobytes(), loss
+
+
+@pytest.mark.parametrize("format", ["float32", "bfloat16"])
+@pytest.mark.parametrize("leaves", [8, 12])
+def test_gradients_and_losses_have_the_same_bits_on_any_number_of_ranks(leaves: int, format: str) -> None:
+    expected = summed(SINGLE_PROCESS, leaves, format)
+    for size in (2, 3, 4, 8):
+        assert on_ranks(size, lambda rank: summed(rank, leaves, format)) == [expected] * size
+
+
+def test_small_chunks_and_frozen_parameters_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = frozenset(("wte.weight", "h.0.ln_1.weight"))
+    expected = summed(SINGLE_PROCESS, 8, "float32", frozen)
+    monkeypatch.setattr("gpt_core.training.gradient_sum.MIN_CHUNK", 100)
+    monkeypatch.setattr("gpt_core.training.gradient_sum.MAX_CHUNK", 300)
+    assert on_ranks(3, lambda rank: summed(rank, 8, "float32", frozen)) == [expected] * 3
+
+
+def test_bfloat16_halves_the_bytes_that_a_rank_sends() -> None:
+    def sent(rank: FakeRank, format: str) -> int:
+        summed(rank, 4, format)
+        return rank.sent_bytes
+
+    whole = sum(on_ranks(4, lambda rank: sent(rank, "float32")))
+    assert sum(on_ranks(4, lambda rank: sent(rank, "bfloat16"))) == whole // 2
+
+
+def test_chunks_contain_every_value_of_every_trained_tensor_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt_core.training.gradient_sum.MIN_CHUNK", 200)
+    monkeypatch.setattr("gpt_core.training.gradient_sum.MAX_CHUNK", 500)
+    parameters, frozen = Parameters(SHAPE), frozenset(("h.1.mlp.c_fc.weight",))
+    chunks = chunks_of(parameters, frozen)
+    for chunk in chunks:
+        assert chunk.size <= 500
+        for part in chunk.ranges:
+            parameters.flat[part] += 1
+    assert {
+        name: (tensor == (name not in frozen)).all() for name, tensor in parameters.tensors.items()
+    } == dict.fromkeys(parameters.tensors, True)
+    assert [chunk.block for chunk in chunks] == sorted((chunk.block for chunk in chunks), reverse=True)
+
+
+def test_values_are_rounded_as_the_kernels_round_them() -> None:
+    random = np.random.default_rng(0)
+    bits = random.integers(0, 1 << 32, 10_000, dtype=np.uint32)
+    values = np.concatenate((bits.view(np.float32), np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 1.00390625])))
+    values = values[np.isfinite(values) | np.isinf(values)]
+    rounded, expected = values.copy(), np.empty((1, len(values)), np.uint16)
+    round_to_bfloat16(rounded)
+    conversion.to_bfloat16(expected, values[None])
+    assert np.array_equal(rounded.view(np.uint32) >> 16, expected[0])
+    ones = np.ones(4, np.float32)
+    add(ones, np.float32([2**-8, 2**-9, 1.0, np.nan]), rounds=True)
+    assert ones[:3].tolist() == [1.0, 1.0, 2.0]
+    assert np.isnan(ones[3])
+
+
+def test_more_ranks_than_micro_batches_are_refused_with_the_setting_that_helps() -> None:
+    check_ranks(4, 16, 4)
+    with pytest.raises(ConfigError, match=r"4 ranks need as many micro-batches per step, got 1 .*micro_batch_size=4"):
+        check_ranks(4, 16, 16)
+    with pytest.raises(ConfigError, match=r"3 ranks .*--set micro_batch_size=4"):
+        check_ranks(3, 16, 16)
+    with pytest.raises(
+        ConfigError, match=r"8 ranks .*at most 4 ranks, or add --set batch_size=8 --set micro_batch_size=1"
+    ):
+        check_ranks(8, 4, 1)

@@ -1,0 +1,126 @@
+"""Watch over the ranks of a run: which rank is lost, what is reported, and who may connect to rank 0."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from gpt_core.distributed import watch
+from gpt_core.distributed.communicator import RankError
+from gpt_core.distributed.watch import Fault, Watch, open_links
+
+DEADLINE_S = 60.0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    expires_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < expires_s
+        time.sleep(0.01)
+
+
+class Ranks:
+    """Watches of two ranks that are connected with each other, and the ranks that they have ended by exit code."""
+
+    def __init__(self) -> None:
+        self.ends = socket.socketpair()
+        self.aborted: list[tuple[int, int]] = []
+        self.watches = [self._watch(rank, end) for rank, end in enumerate(self.ends)]
+
+    def _watch(self, rank: int, end: socket.socket) -> Watch:
+        return Watch(
+            rank, ("left", "right"), {1 - rank: end}, 30.0, lambda exit_code: self.aborted.append((rank, exit_code))
+        )
+
+    def fault(self, rank: int) -> Fault | None:
+        """Return the fault that a rank finds."""
+        wait_until(lambda: self.watches[rank].fault is not None)
+        return self.watches[rank].fault
+
+
+@pytest.fixture
+def ranks() -> Iterator[Ranks]:
+    """Two watches, which end with the test: after a fault they would end this process."""
+    found = Ranks()
+    yield found
+    for each in found.watches:
+        each.close()
+
+
+def test_a_rank_whose_connection_is_closed_is_lost(ranks: Ranks) -> None:
+    ranks.ends[1].shutdown(socket.SHUT_RDWR)
+    assert ranks.fault(0) == Fault(1, "the process has ended or its network is lost")
+    with pytest.raises(RankError, match=r"^rank 1 on right: the process has ended"):
+        ranks.watches[0].check()
+
+
+def test_a_rank_that_sends_nothing_is_lost_after_the_timeout() -> None:
+    left, right = socket.socketpair()
+    with right:
+        found = Watch(0, ("left", "right"), {1: left}, 0.5, lambda _code: None)
+        wait_until(lambda: found.fault is not None)
+        found.close()
+    assert found.fault == Fault(1, "has not responded for 0.5 seconds")
+
+
+def test_the_error_of_a_rank_arrives_at_rank_0_with_its_exit_code(ranks: Ranks) -> None:
+    ranks.watches[1].report("no such text", 2)
+    assert ranks.fault(0) == Fault(1, "no such text", 2)
+    with pytest.raises(RankError, match=r"^rank 1 on right: no such text$") as caught:
+        ranks.watches[0].check()
+    assert caught.value.exit_code == 2
+
+
+def test_a_rank_that_does_not_end_after_a_fault_is_ended_with_the_exit_code_and_the_line(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watch, "GRACE_S", 0.0)
+    monkeypatch.setattr(watch, "TURN_S", 0.0)
+    ranks.watches[1].report("no such text", 2)
+    wait_until(lambda: len(ranks.aborted) == 2)
+    assert sorted(ranks.aborted) == [(0, 2), (1, 2)]
+    assert capfd.readouterr().err == "gpt-tui: rank 1 on right: no such text\n"
+
+
+def test_a_rank_that_ends_without_a_fault_is_not_lost(ranks: Ranks) -> None:
+    ranks.watches[1].close()
+    wait_until(lambda: 1 not in ranks.watches[0]._heard or ranks.watches[0].fault is not None)
+    time.sleep(0.2)  # the end of the connection follows
+    assert ranks.watches[0].fault is None
+
+
+def test_other_ranks_connect_to_rank_0_with_its_token_only() -> None:
+    invitation: list[bytes] = []
+    ready = threading.Event()
+
+    def from_rank_0(data: bytes) -> bytes:
+        if data:
+            invitation.append(data)
+            ready.set()
+        assert ready.wait(DEADLINE_S)
+        return invitation[0]
+
+    hosts, found = ("localhost",) * 3, {}
+    threads = [
+        threading.Thread(target=lambda rank=rank: found.update({rank: open_links(rank, hosts, from_rank_0)}))
+        for rank in range(3)
+    ]
+    threads[0].start()
+    assert ready.wait(DEADLINE_S)
+    port = msgspec.json.decode(invitation[0])["port"]
+    with socket.create_connection(("127.0.0.1", port)) as other:
+        other.sendall(b"wrong 1\n")
+        for thread in threads[1:]:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [opened.error for opened in found.values()] == ["", "", ""]
+    assert {rank: set(opened.links) for rank, opened in found.items()} == {0: {1, 2}, 1: {0}, 2: {0}}
+    for opened in found.values():
+        for link in opened.links.values():
+            link.close()
