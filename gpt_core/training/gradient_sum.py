@@ -33,6 +33,7 @@ MicroBatch = Callable[[int, Parameters, LayerDone | None], float | None]
 MIN_CHUNK = 1 << 20  # values: smaller ones pay for more messages than they hide
 MAX_CHUNK = 1 << 22
 ROUNDED = 1 << 18  # values that are rounded at a time
+QUIET = np.uint32(1 << 22)  # the bit of a NaN that keeps it from becoming an infinity without its lower bits
 
 
 class Chunk(NamedTuple):
@@ -288,13 +289,15 @@ def add(values: Array, others: Array, *, rounds: bool = False) -> None:
 
 
 def round_to_bfloat16(values: Array) -> None:
-    """Round values in place to the nearest bfloat16, ties to even; infinity and NaN stay.
+    """Round values in place to the nearest bfloat16, ties to even, as the kernels do; infinity and NaN stay.
 
     Unlike the kernel `gpt_core.kernels.conversion.to_bfloat16` it starts no threads: it runs beside the backward pass.
     """
     bits = values.view(np.uint32)
     for first in range(0, len(bits), ROUNDED):
         part = bits[first : first + ROUNDED]
+        if (is_nan := np.isnan(values[first : first + ROUNDED])).any():  # rounding up might carry into the sign
+            part[is_nan] = (part[is_nan] | QUIET) & np.uint32(0xFFFF0000)
         odd = (part >> np.uint32(16)) & np.uint32(1)
         part += odd + np.uint32(0x7FFF)
         part &= np.uint32(0xFFFF0000)
