@@ -68,6 +68,19 @@ def test_a_rank_that_sends_nothing_is_lost_after_the_timeout() -> None:
     assert found.fault == Fault(1, "has not responded for 0.5 seconds")
 
 
+def test_a_rank_sends_beats_and_each_one_that_it_receives_restarts_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MAX_INTERVAL_S", 0.01)
+    left, right = socket.socketpair()
+    found = Watch(0, ("left", "right"), {1: left}, 30.0, lambda _code: None)
+    with right:
+        right.settimeout(DEADLINE_S)
+        assert b"".join(right.recv(len(watch.BEAT)) for _ in range(3)) == 3 * watch.BEAT
+        before = found._heard[1]
+        right.sendall(watch.BEAT)
+        wait_until(lambda: found._heard[1] > before)
+        found.close()
+
+
 def test_the_error_of_a_rank_arrives_at_rank_0_with_its_exit_code(ranks: Ranks) -> None:
     ranks.watches[1].report("no such text", 2)
     assert ranks.fault(0) == Fault(1, "no such text", 2)
@@ -114,7 +127,9 @@ def test_other_ranks_connect_to_rank_0_with_its_token_only() -> None:
     assert ready.wait(DEADLINE_S)
     port = msgspec.json.decode(invitation[0])["port"]
     with socket.create_connection(("127.0.0.1", port)) as other:
+        other.settimeout(DEADLINE_S)
         other.sendall(b"wrong 1\n")
+        assert other.recv(16) == b""
         for thread in threads[1:]:
             thread.start()
         for thread in threads:
