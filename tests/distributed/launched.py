@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 
 from gpt_core.training.events import RunStarted, StepCompleted
 from gpt_core.training.metrics_log import read_metrics
+from tests.distributed.processes import STARTED_BY, all_processes, end_all, environment_of, parent_of
 from tests.program import PROGRAM, environment
 
 pytest.importorskip("mpi4py")
@@ -51,11 +51,11 @@ class Launched:
 
     def ranks(self) -> dict[int, int]:
         """Return the process id of each rank: of the process that trains, not of the one that waits for it."""
-        parents = {pid: parent for pid in _processes() if (parent := _parent(pid))}
+        parents = {pid: parent for pid in all_processes() if (parent := parent_of(pid))}
         found = {}
         for pid, parent in parents.items():
             if self._is_below(pid, parents) and _is_program(pid) and _is_program(parent):
-                found[int(_environment(pid).get("PMI_RANK", -1))] = pid
+                found[int(environment_of(pid).get("PMI_RANK", -1))] = pid
         return {rank: pid for rank, pid in found.items() if rank >= 0}
 
     def wait_for_steps(self, count: int, folder: Path) -> None:
@@ -75,12 +75,8 @@ class Launched:
         return self.process.returncode, output
 
     def kill(self) -> str:
-        """End all processes of the run, and return the output."""
-        ranks = self.ranks()
-        os.killpg(self.process.pid, signal.SIGKILL)
-        for pid in ranks.values():
-            if _parent(pid):
-                os.kill(pid, signal.SIGKILL)
+        """Kill all processes of the test, and return the output."""
+        end_all(os.environ[STARTED_BY])
         return self.process.communicate()[0]
 
     def _is_below(self, pid: int, parents: dict[int, int]) -> bool:
@@ -110,44 +106,9 @@ def run_on(size: int, *arguments: str, cwd: Path, **changes: str) -> tuple[int, 
     return Launched(size, *arguments, cwd=cwd, **changes).end()
 
 
-def is_running(pid: int) -> bool:
-    """Return True for a process that has not ended; one that nobody has waited for yet has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for_ends(pids: list[int]) -> None:
-    """Wait until these processes have ended."""
-    expires_s = time.monotonic() + 30
-    while left := [pid for pid in pids if is_running(pid)]:
-        assert time.monotonic() < expires_s, f"processes {left} are left"
-        time.sleep(0.05)
-
-
-def _processes() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
-
-
 def _is_program(pid: int) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
     return b"gpt_tui" in words and b"-n" not in words[:3]
-
-
-def _environment(pid: int) -> dict[str, str]:
-    try:
-        data = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return {}
-    return dict(word.decode(errors="replace").partition("=")[::2] for word in data.split(b"\0"))

@@ -13,7 +13,8 @@ import pytest
 from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, verify_checkpoint
 from gpt_core.training.events import EvalCompleted, FullEvalCompleted, RunStarted, SampleWritten, StepCompleted
 from gpt_core.training.metrics_log import read_metrics
-from tests.distributed.launched import HEARTBEAT_S, Launched, options, run_on, wait_for_ends
+from tests.distributed.launched import HEARTBEAT_S, Launched, options, run_on
+from tests.distributed.processes import wait_for_ends
 from tests.program import PROGRAM, ROOT, run_program, write_texts
 from tests.reliability.counts import count
 
