@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import gpt_core
 from gpt_core.api import Model
@@ -22,6 +23,7 @@ from tests.bridges.hf_samples import change_json
 from tests.bridges.samples import GREEDY, PROMPTS, model, needs_tokenizers, texts
 from tests.bridges.test_own_exports import imported, rewritten
 
+Array = NDArray[Any]
 HEADS = pytest.mark.parametrize("tied_head", [True, False], ids=["tied head", "own head"])
 KINDS = pytest.mark.parametrize("kind", ["hf", "gguf"])
 
@@ -67,6 +69,78 @@ def test_a_gguf_file_has_a_matrix_of_the_logits_only_if_the_model_has_one(tied_h
     assert header.values["general.architecture"] == "qwen3"
     assert ("output.weight" in header.tensors) is not tied_head
     assert "blk.1.attn_k_norm.weight" in header.tensors
+
+
+NAMES = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+"""Names in transformers of the tensors of a layer, by their names in llama.cpp"""
+
+
+def stored_tensors(path: Path) -> dict[str, Array]:
+    """Return the tensors of an export by their names in transformers."""
+    if path.is_dir():
+        data = (path / "model.safetensors").read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        entries = json.loads(data[8:start])
+        return {
+            name: np.frombuffer(data[start:], np.float32)[slice(*(offset // 4 for offset in entry["data_offsets"]))]
+            .reshape(entry["shape"])
+            for name, entry in entries.items() if name != "__metadata__"
+        }  # fmt: skip
+    found = {}
+    with open(path, "rb", buffering=0) as file:
+        header = gguf.read_header(file)
+        for name, tensor in header.tensors.items():
+            found[name] = np.empty(tensor.shape, np.float32)
+            gguf.read_tensor(file, header, name, found[name])
+    others = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    layers = {f"blk.{n}.{name}": f"model.layers.{n}.{NAMES[name]}" for n in range(2) for name in NAMES}
+    return {f"{(others | layers)[name.removesuffix('.weight')]}.weight": tensor for name, tensor in found.items()}
+
+
+def logits_by_definition(tensors: dict[str, Array], ids: Array, heads: int) -> Array:
+    """Return the logits (T, V) of Qwen3 as its report defines them, from tensors by their names in transformers."""
+    w = {name.removesuffix(".weight"): tensor.astype(np.float64) for name, tensor in tensors.items()}
+    half = w["model.layers.0.self_attn.q_norm"].size // 2
+    angles = np.outer(np.arange(len(ids)), 10_000.0 ** (-np.arange(half) / half))[:, None]
+
+    def norm(x: Array, name: str) -> Array:
+        return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6) * w[name]  # type: ignore[no-any-return]
+
+    def rotated(x: Array) -> Array:
+        first, second = x[..., :half], x[..., half:]
+        cos, sin = np.cos(angles), np.sin(angles)
+        return np.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
+
+    x = w["model.embed_tokens"][ids]
+    for layer in (f"model.layers.{n}" for n in range(2)):
+        attn, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+        h = norm(x, f"{layer}.input_layernorm")
+        q, k, v = ((h @ w[f"{attn}.{part}_proj"].T).reshape(len(ids), heads, -1) for part in "qkv")
+        q, k = rotated(norm(q, f"{attn}.q_norm")), rotated(norm(k, f"{attn}.k_norm"))
+        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(2 * half)
+        scores[:, ~np.tri(len(ids), dtype=bool)] = -np.inf
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        x = x + np.einsum("hqk,khd->qhd", weights, v).reshape(x.shape) @ w[f"{attn}.o_proj"].T
+        h = norm(x, f"{layer}.post_attention_layernorm")
+        gate, up = (h @ w[f"{mlp}.{part}_proj"].T for part in ("gate", "up"))
+        x = x + (gate / (1 + np.exp(-gate)) * up) @ w[f"{mlp}.down_proj"].T
+    return norm(x, "model.norm") @ w.get("lm_head", w["model.embed_tokens"]).T  # type: ignore[no-any-return]
+
+
+@HEADS
+@KINDS
+def test_the_stored_tensors_give_the_logits_of_the_model_by_the_definition_of_qwen3(
+    kind: str, tied_head: bool, tmp_path: Path
+) -> None:
+    own, ids = qwen3(tied_head), np.random.default_rng(0).integers(0, 1000, 40)
+    found = logits_by_definition(stored_tensors(exported(kind, tmp_path, tied_head)), ids, own.settings.num_heads)
+    assert np.abs(found - Model(own).logits(ids)).max() < 1e-4
 
 
 @KINDS
