@@ -140,6 +140,7 @@ def test_another_race_in_the_folder_is_refused(capsys: pytest.CaptureFixture[str
     assert "race has another race; choose another folder with --models-dir" in capsys.readouterr().err
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 MIN_TEXT, MIN_DISABLED = 4.5, 3.0
 COLOURED = [name for name in BUILTIN_THEMES if not name.startswith("ansi")]
-THEMES = [NIGHT.name, *(pytest.param(name, marks=pytest.mark.slow) for name in (DAY.name, *COLOURED))]
+THEMES = [NIGHT.name, DAY.name, *COLOURED]
 TABS = ("f2", "f3", "f4", "f5", "f6")
 
 
@@ -75,6 +75,7 @@ def test_the_contrast_ratio_is_that_of_wcag() -> None:
     assert contrast(grey, white) == pytest.approx(4.48, abs=0.005)
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("theme", [*OWN_THEMES, *(BUILTIN_THEMES[name] for name in COLOURED)], ids=lambda it: it.name)
 def test_secondary_text_keys_and_marks_have_enough_contrast_on_every_ground(theme) -> None:  # type: ignore[no-untyped-def]
     variables = own_variables(theme)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from textual.app import App
 from textual.screen import Screen
 from textual.widgets._toast import Toast
 
@@ -26,14 +27,41 @@ SCREENS = {
 
 
 SIZES = [(80, 24), (120, 40), (40, 12)]
-CASES = [  # one by default
-    pytest.param(name, size, marks=() if (name, size) == ("delete", (120, 40)) else pytest.mark.slow)
-    for name in SCREENS
-    for size in SIZES
-]
 
 
-@pytest.mark.parametrize(("name", "size"), CASES)
+def visible_toasts(screen: Screen[object]) -> list[Toast]:
+    """Return the notifications on a screen. Fails if one of them covers the dialog."""
+    dialog = screen.query("#dialog, #help").first().region
+    shown = screen._compositor.visible_widgets
+    toasts = [toast for toast in screen.query(Toast) if toast in shown]
+    for toast in toasts:
+        region, clip = shown[toast]
+        assert not region.intersection(clip).overlaps(dialog)
+    return toasts
+
+
+class PlainApp(App[None]):
+    """An app with dialogs alone."""
+
+    CSS = "ChoiceScreen { align: center middle; } #dialog { width: 60; height: auto; }"
+
+
+@pytest.mark.essential
+@pytest.mark.parametrize(("rows", "has_room"), [(40, True), (11, False)])
+async def test_a_dialog_leaves_notifications_the_rows_below_it(rows: int, has_room: bool) -> None:
+    async with PlainApp().run_test(size=(80, rows), notifications=True) as pilot:
+        screen: Screen[object] = SCREENS["delete"]()  # type: ignore[no-untyped-call]
+        pilot.app.push_screen(screen)
+        await pilot.pause()
+        for number in range(3):
+            pilot.app.notify(f"notification {number}", timeout=60)
+        await pilot.pause()
+        await pilot.pause()
+        assert bool(visible_toasts(screen)) is has_room
+
+
+@pytest.mark.parametrize("name", SCREENS)
+@pytest.mark.parametrize("size", SIZES)
 async def test_notifications_leave_a_dialog_readable(
     name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -48,11 +76,6 @@ async def test_notifications_leave_a_dialog_readable(
         app.notify("one more while the dialog is open", timeout=60)
         await pilot.pause()
         await pilot.pause()
-        dialog = screen.query("#dialog, #help").first().region
-        shown = screen._compositor.visible_widgets
-        for toast in screen.query(Toast):
-            if toast in shown:
-                region, clip = shown[toast]
-                assert not region.intersection(clip).overlaps(dialog)
+        toasts = visible_toasts(screen)
         if (name, size) == ("delete", (120, 40)):
-            assert any(toast in shown for toast in screen.query(Toast)), "there is room for one"
+            assert toasts, "there is room for one"

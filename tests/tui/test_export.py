@@ -37,6 +37,7 @@ def drawn(history: RunState, name: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg(series, y_axis(series, 16), "steps", "a & b", lines, COLOURS))
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("name", ["train_loss", "perplexity", "learning_rate", "grad_norm", "accuracy"])
 def test_an_exported_chart_is_a_valid_svg_with_its_lines(name: str) -> None:
     root = drawn(learnt(), name)
@@ -54,6 +55,7 @@ def test_losses_that_are_not_finite_are_gaps_of_an_exported_line() -> None:
     assert drawn(trained(9, lambda n: math.inf if n == 5 else 1e300), "perplexity") is not None
 
 
+@pytest.mark.essential
 def test_the_csv_has_every_step_and_the_evaluations() -> None:
     rows = list(csv.DictReader(curve_csv(learnt(), metric("train_loss")).splitlines()))
     steps = [row for row in rows if row["smoothed"]]
@@ -127,10 +129,7 @@ async def test_the_export_key_writes_the_charts_in_view_and_the_samples(
         assert said[0].endswith("in models")
 
 
-SLOW_THEMES = [pytest.param(name, marks=pytest.mark.slow) for name in ("gpt-day", "ansi-dark")]
-
-
-@pytest.mark.parametrize("theme", ["gpt-night", *SLOW_THEMES])
+@pytest.mark.parametrize("theme", ["gpt-night", "gpt-day", "ansi-dark"])
 async def test_an_exported_chart_is_light_in_every_theme(monkeypatch: pytest.MonkeyPatch, theme: str) -> None:
     async with still_app(monkeypatch, learnt(), Phase.PAUSED, (80, 24), theme=theme) as (app, _pilot):
         drawing = app.screen.query(Chart).first().exported()["train_loss.svg"]

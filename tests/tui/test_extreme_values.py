@@ -108,10 +108,7 @@ def views(history: RunState) -> Iterator[ChartView]:
         yield view.zoomed(0.01, full, around=full.low + full.span / 3)
 
 
-SERIES = [  # every fiftieth one by default
-    pytest.param(*each, id=each[0], marks=() if number % 50 == 0 else pytest.mark.slow)
-    for number, each in enumerate(all_series())
-]
+SERIES = [pytest.param(*each, id=each[0]) for each in all_series()]
 
 
 @pytest.fixture(autouse=True)
@@ -121,25 +118,37 @@ def warnings_are_errors() -> Iterator[None]:
         yield
 
 
+def check_drawn(history: RunState, view: ChartView, columns: int, rows: int) -> None:
+    """Check that the charts of a run are drawn, with short labels."""
+    window = view.window(full_range(history, view.axis))
+    assert window.low < window.high
+    for metric in ("train_loss", "perplexity", "grad_norm"):
+        drawn = chart_series(
+            history, metric, view.axis, columns=columns * 2, log=view.log, window=window, tight=view.is_tight(metric)
+        )
+        assert drawn is not None
+        assert -math.inf < drawn.y_range.low < drawn.y_range.high < math.inf
+        scale = y_axis(drawn, rows)
+        assert len(scale.ticks) == len(scale.labels)
+        assert len(set(scale.labels)) == len(scale.labels) <= 25
+        assert scale.width <= 12
+        picture = raster(drawn, columns, rows, grid=scale.ticks, cursor=view.cursor)
+        assert picture.characters.shape == (rows, columns)
+
+
 @pytest.mark.parametrize(("name", "series"), SERIES)
 def test_every_series_is_drawn_at_every_size_and_scale_with_short_labels(name: str, series: Series) -> None:
     history = history_of(series)
-    for view, (columns, rows) in itertools.product(views(history), SIZES if len(series) < 1000 else SIZES[3:4]):
-        window = view.window(full_range(history, view.axis))
-        assert window.low < window.high
-        for metric in ("train_loss", "perplexity", "grad_norm"):
-            drawn = chart_series(
-                history, metric, view.axis, columns=columns * 2, log=view.log, window=window,
-                tight=view.is_tight(metric),
-            )  # fmt: skip
-            assert drawn is not None
-            assert -math.inf < drawn.y_range.low < drawn.y_range.high < math.inf
-            scale = y_axis(drawn, rows)
-            assert len(scale.ticks) == len(scale.labels)
-            assert len(set(scale.labels)) == len(scale.labels) <= 25
-            assert scale.width <= 12
-            picture = raster(drawn, columns, rows, grid=scale.ticks, cursor=view.cursor)
-            assert picture.characters.shape == (rows, columns)
+    for view, size in itertools.product(views(history), SIZES if len(series) < 1000 else SIZES[3:4]):
+        check_drawn(history, view, *size)
+
+
+@pytest.mark.essential
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1.7e308, -1e189, 5e-324])
+def test_a_spike_of_an_extreme_value_is_drawn_on_both_scales(value: float) -> None:
+    history = history_of(along_an_axis([3.0] * 10 + [value] + [3.0] * 10))
+    for log in (False, True):
+        check_drawn(history, ChartView(log=log), 60, 12)
 
 
 @pytest.mark.parametrize(("name", "series"), SERIES)
@@ -190,6 +199,7 @@ WRITERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
 def test_every_number_is_short(write: Callable[[float], str]) -> None:
     for number in NUMBERS:
@@ -259,7 +269,6 @@ class ChartsApp(App[None]):
 WIDGET_SERIES = [each for number, each in enumerate(all_series()) if number % 7 == 0 and len(each[1]) < 1000]
 
 
-@pytest.mark.slow
 async def test_charts_of_every_size_are_painted() -> None:
     sizes = ((100, 40), (14, 9), (1, 1), (12, 4), (30, 12))
     async with ChartsApp().run_test(size=sizes[0]) as pilot:
