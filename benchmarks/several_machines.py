@@ -152,7 +152,8 @@ def run(*words: str) -> None:
 
 @contextlib.contextmanager
 def machines(count: int, rate: str) -> Iterator[None]:
-    """Create the namespaces and their links within the `with` block."""
+    """Create the namespaces and their links within the `with` block, in place of those that a killed run has left."""
+    remove_machines(count)
     run("ip", "link", "add", BRIDGE, "type", "bridge")
     try:
         run("ip", "addr", "add", f"{GATEWAY}/24", "dev", BRIDGE)
@@ -171,9 +172,15 @@ def machines(count: int, rate: str) -> Iterator[None]:
                 run("tc", "-n", space, "qdisc", "add", "dev", "eth0", *limit)
         yield
     finally:
-        for number in range(1, count + 1):
-            subprocess.run(["ip", "netns", "del", f"{NAME}{number}"], capture_output=True, check=False)
-        run("ip", "link", "del", BRIDGE)
+        remove_machines(count)
+
+
+def remove_machines(count: int) -> None:
+    """Remove the namespaces, their links and the bridge, where they exist."""
+    for number in range(1, count + 1):
+        subprocess.run(["ip", "netns", "del", f"{NAME}{number}"], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", f"{NAME}v{number}"], capture_output=True, check=False)
+    subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, check=False)
 
 
 def measured(count: int, network: NetworkLimit, shape: str, steps: int) -> ExchangeBenchmark:
@@ -261,11 +268,16 @@ def predicted_table(rows: Sequence[Predicted]) -> list[str]:
     """Return the predicted speed-ups as Markdown."""
     head = " | ".join(f"{ranks} machines" for ranks in RANKS)
     lines = [f"| shape | network | exchange | ms per step of one | {head} |", "| --- " * (4 + len(RANKS)) + "|"]
-    for row in rows:
+    for row in limited(rows):
         ratios = " | ".join(f"{ratio:.2f} ×" for ratio in speedups(row)[1:])
         step_ms = predict(row.costs, row.link, 1).step_s * 1e3
         lines.append(f"| {row.shape} | {row.network} | {row.format} | {step_ms:,.0f} | {ratios} |")
     return lines
+
+
+def limited(rows: Sequence[Predicted]) -> list[Predicted]:
+    """Return the rows of networks with a limited rate."""
+    return [row for row in rows if row.network != NETWORKS[0].name]
 
 
 def table(rows: Sequence[Row]) -> list[str]:
@@ -301,7 +313,7 @@ def speedups(row: Predicted) -> list[float]:
 
 def picture(rows: Sequence[Predicted]) -> str:
     """Return the predicted speed-up over the number of machines as SVG: a panel per shape, a line per network."""
-    shown = [row for row in rows if row.network != NETWORKS[0].name]
+    shown = limited(rows)
     parts = []
     for panel, shape in enumerate(SHAPES):
         x0, bottom = LEFT + panel * (WIDTH + LEFT), TOP + HEIGHT
@@ -365,7 +377,7 @@ def main() -> None:
         print(msgspec.json.encode(rows).decode())
         return
     print(f"{rows[0].found.processor}, {available_cores()} cores\n")
-    print("\n".join(table(rows)))
+    print("\n".join([*table(rows), "", *predicted_table(expected_rows)]))
 
 
 if __name__ == "__main__":
