@@ -69,6 +69,8 @@ class GPT:
     ) -> tuple[float, int]:
         """Run forward and backward, and add weight * d(sum of losses) / d(parameter) to `gradients`.
 
+        Denormal numbers count as 0.
+
         Args:
             tokens: Ids (B, T).
             targets: Ids (B, T) that follow each token; -1 for none.
@@ -88,7 +90,8 @@ class GPT:
         self._allocate(tokens, with_gradients=True)
         self.transformer.drop(dropout)
         try:
-            loss_sum = self.transformer.forward_backward(tokens, targets, gradients.tensors, weight, layer_done)
+            with threads.DenormalsFlushed():
+                loss_sum = self.transformer.forward_backward(tokens, targets, gradients.tensors, weight, layer_done)
         finally:
             self.transformer.drop(None)
         return loss_sum, int(np.count_nonzero(targets >= 0))

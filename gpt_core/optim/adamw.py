@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from gpt_core.kernels import adamw
+from gpt_core.kernels import adamw, threads
 from gpt_core.model.parameters import Parameters, Segment
 from gpt_core.optim.optimizer import Optimizer
 
@@ -37,11 +37,16 @@ def update_segments(
     lr_share: float,
     scale: float,
 ) -> None:
-    """Update ranges of an optimizer's parameters and of both moments as `AdamW.update` does."""
+    """Update ranges of an optimizer's parameters and of both moments as `AdamW.update` does.
+
+    Denormal numbers count as 0: the moments of rarely used tokens reach their range.
+    """
     settings = optimizer.settings
-    for segment in segments:
-        adamw.update(
-            optimizer.parameters.values_of(segment), gradients.values_of(segment), m.values_of(segment),
-            v.values_of(segment), step, optimizer.learning_rates[segment.lr_group] * lr_share, settings.adam_beta1,
-            settings.adam_beta2, settings.adam_eps, settings.weight_decay if segment.decay else 0.0, scale,
-        )  # fmt: skip
+    with threads.DenormalsFlushed():
+        for segment in segments:
+            adamw.update(
+                optimizer.parameters.values_of(segment), gradients.values_of(segment), m.values_of(segment),
+                v.values_of(segment), step, optimizer.learning_rates[segment.lr_group] * lr_share,
+                settings.adam_beta1, settings.adam_beta2, settings.adam_eps,
+                settings.weight_decay if segment.decay else 0.0, scale,
+            )  # fmt: skip

@@ -167,6 +167,7 @@ class Exchange:
         size = len(communicator.hosts)
         self._nodes = [owned_nodes(leaves, leaves_of_rank(rank, size, leaves)) for rank in range(size)]
         self._thread = ThreadPoolExecutor(1, "exchange", use_any_core)
+        self._thread.submit(int).result()  # started here: within a pass it would inherit that denormals are flushed
         self._pending: list[Future[tuple[int, float]]] = []
         self._merge: Callable[[slice], None] = lambda _part: None
         self._sums: Sequence[Parameters] = ()
