@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
 from gpt_tui.app.app import GptApp
+from gpt_tui.session.run_finder import RunInfo, RunReader
 from gpt_tui.tabs.runs.compare_charts import CompareCharts, OverlayLegend
 from gpt_tui.tabs.runs.pane import FIND_EVERY, RunsTab
 from gpt_tui.tabs.runs.runs_table import RunsTable
@@ -192,30 +194,52 @@ async def test_a_killed_run_is_shown_as_crashed() -> None:
 
 
 async def test_logs_are_read_only_while_the_tab_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpt_tui.tabs.runs.pane.POLL_S", 3600.0)  # the test alone polls
-
-    async def poll() -> None:
-        for _ in range(8):
-            pane(bench)._poll()
-            await bench.settled()
-
+    polls_by_hand(monkeypatch)
     write_log(MODELS, run_events(30))
-    reads: list[int] = []
     async with running_app(MODELS) as bench:
-        read = pane(bench)._reader.read
-        pane(bench)._reader.read = lambda wanted: reads.append(1) or read(wanted)  # type: ignore[method-assign,func-returns-value]
-        await poll()
-        assert reads == []
+        assert await reads_in_polls(bench, 8) == 0
         await go_there(bench, "30 of 30")
         await bench.settled()
-        reads.clear()
-        await poll()
-        assert len(reads) == 8 / FIND_EVERY
+        assert await reads_in_polls(bench, 8) == 8 / FIND_EVERY
         await bench.pilot.press("f2")
         await bench.settled()
-        reads.clear()
-        await poll()
-        assert reads == []
+        assert await reads_in_polls(bench, 8) == 0
+
+
+@pytest.mark.parametrize(("steps", "reads"), [(30, 8), (1999, 8), (2100, 8 / FIND_EVERY)])
+async def test_the_log_of_a_live_run_is_read_as_often_as_its_charts_show_another_dot(
+    steps: int, reads: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes 0.1 seconds, and a chart has 200 dots: one per second after 2,000 steps."""
+    polls_by_hand(monkeypatch)
+    with CheckpointStore(MODELS) as store:
+        store.prepare("run", new_run=True)
+        write_log(MODELS, [started(max_steps=5000), *(step(number) for number in range(1, steps + 1))])
+        async with running_app(MODELS, size=(120, 40)) as bench:
+            await go_there(bench, f"{steps:,} of 5,000")
+            await bench.settled()
+            assert await reads_in_polls(bench, 8) == reads
+
+
+def polls_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tab poll only when it is entered and in `reads_in_polls`."""
+    monkeypatch.setattr(RunsTab, "set_interval", lambda *_: None)
+
+
+async def reads_in_polls(bench: AppBench, polls: int) -> int:
+    """Return how often logs are read in a number of polls."""
+    reader, reads = pane(bench)._reader, 0
+
+    def read(selected: Sequence[RunInfo]) -> bool:
+        nonlocal reads
+        reads += 1
+        return RunReader.read(reader, selected)
+
+    reader.read = read  # type: ignore[method-assign]
+    for _ in range(polls):
+        pane(bench)._poll()
+        await bench.settled()
+    return reads
 
 
 async def test_a_watched_folder_is_waited_for_and_no_run_is_started(tmp_path: Path) -> None:

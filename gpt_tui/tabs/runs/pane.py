@@ -22,6 +22,7 @@ from gpt_core.config.settings import Settings
 from gpt_tui.charts.chart_keys import ChartKeys
 from gpt_tui.charts.overlay import MAX_RUNS, NamedRun
 from gpt_tui.charts.run_charts import RunCharts
+from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_finder import RunFinder, RunInfo, RunReader, RunStatus
 from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.bindings import bindings
@@ -31,8 +32,8 @@ from gpt_tui.tabs.runs.presenter import TITLE, default_metric, details, empty_te
 from gpt_tui.tabs.runs.run_detail import RunDetail
 from gpt_tui.tabs.runs.runs_table import RunsTable
 
-POLL_S = 0.5
-FIND_EVERY = 4  # polls between two searches for runs
+POLL_S = 1.0
+FIND_EVERY = 2  # polls between two searches for runs
 POST_INTERVAL_S = 0.3  # while a long log is read
 MIN_REST_S = 0.005  # after each chunk of a long log
 
@@ -161,7 +162,13 @@ class RunsTab(Container):
         return True
 
     def _may_grow(self, run: RunInfo) -> bool:
-        return run.status in (RunStatus.LIVE, RunStatus.WAITING) or run.folder not in self._histories
+        """Return True unless the log has ended, or cannot have grown by more than a dot of the charts in a poll."""
+        history = self._histories.get(run.folder)
+        if history is None:
+            return True
+        view = self.charts.view if self.charts else ChartView()
+        is_growing = run.status in (RunStatus.LIVE, RunStatus.WAITING)
+        return is_growing and view.redraw_interval_s(history.elapsed_s) <= POLL_S
 
     def _read(self, get_followed: Callable[[], tuple[RunInfo, ...]], *, find: bool) -> None:
         """Read what is new, and post it at intervals if that takes long. Runs in the thread."""
