@@ -40,10 +40,16 @@ class _Messages(io.FileIO):
 
 
 def guard_standard_streams() -> None:
-    """Replace the standard streams of this process, unless they are not those that it was started with."""
+    """Replace the standard streams of this process, unless they are not those that it was started with.
+
+    A closed standard error becomes the null device: without it, `print` would write messages to standard output, and a
+    file of the run could have its descriptor.
+    """
     if _is_original(sys.stdout, sys.__stdout__):
         sys.stdout = _wrapped(_Output, sys.stdout, "replace")  # in a limited locale, replace characters
-    if _is_original(sys.stderr, sys.__stderr__):
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    elif _is_original(sys.stderr, sys.__stderr__):
         sys.stderr = _wrapped(_Messages, sys.stderr, "backslashreplace")
 
 

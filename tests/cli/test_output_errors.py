@@ -80,3 +80,11 @@ def test_a_command_whose_standard_output_is_closed_is_an_error(tmp_path: Path) -
         env=environment(), check=False,
     )  # fmt: skip
     assert (run.returncode, run.stderr) == (1, b"gpt-tui: cannot write to standard output: it is closed\n")
+
+
+def test_messages_to_a_closed_standard_error_do_not_become_output(tmp_path: Path) -> None:
+    run = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *PROGRAM, "generate", "It was"], stdout=subprocess.PIPE, cwd=tmp_path,
+        env=environment(), check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (2, b"")
