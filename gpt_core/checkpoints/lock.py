@@ -58,7 +58,7 @@ class LockHolder(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where the process is, as "on HOST" or "in another container"; "" if it is here."""
+        """Place of the process, as "on HOST" or "in another container"; "" if it is here."""
         if self.is_here:
             return ""
         return f"on {self.host}" if self.host not in ("", platform.node()) else "in another container"

@@ -84,7 +84,7 @@ class Loaded(NamedTuple):
 
 
 class LogStart(NamedTuple):
-    """How to open the log of a run: at which step to continue it, None for a new log, and the log to copy it from."""
+    """Start of a log: the step after which it is continued, None for a new log, and the log to copy it from."""
 
     resume_step: int | None
     before: Path | None

@@ -44,7 +44,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Invitation(msgspec.Struct, frozen=True):
-    """Where rank 0 accepts connections, and the word that the others open them with."""
+    """Addresses at which rank 0 accepts connections, and the token that the others send first."""
 
     addresses: tuple[str, ...]
     port: int

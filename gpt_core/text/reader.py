@@ -40,7 +40,7 @@ _PLAIN = (UTF8, AS_BYTES)  # readings in which the text is the bytes of the file
 
 
 class FileDigest(NamedTuple):
-    """How a file was read, the number of its bytes, and their SHA-256."""
+    """Reading of a file, the number of its bytes, and their SHA-256."""
 
     reading: str
     size: int
@@ -52,7 +52,7 @@ class OpenFile:
     """A file whose kind is known."""
 
     reading: str
-    """How it is read, as digests hold it."""
+    """Way in which it is read, as digests hold it."""
     raw: Iterator[bytes]
     """The rest of its bytes."""
     contents: Iterator[bytes]

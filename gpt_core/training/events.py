@@ -120,7 +120,7 @@ class UpdateSkipped(Event, frozen=True, tag="skipped"):
 
 
 class PlanMade(Event, frozen=True, tag="plan"):
-    """How far a run with a time budget is, and when it will end, as estimated at `step`; see `Plan` of the state.
+    """Progress and end of a run with a time budget, as estimated at `step`; see `Plan` of the state.
 
     The learning rate of the steps up to the next plan follows from it. Logged when it is made, and on a resume.
     """

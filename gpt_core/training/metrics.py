@@ -20,7 +20,7 @@ EARLY_STEPS = 40  # steps after which the weight is one half; at first it is lar
 MAX_LOSS = 1e300  # larger losses count as this one, so that sums and differences remain finite
 
 NumberFormat = Literal["loss", "perplexity", "percent", "fixed", "scientific", "short"]
-"""How a value is written: a loss, a perplexity, a fraction as a percentage, fixed decimals, 3.00e-4, or 1.06M."""
+"""Format of a value: a loss, a perplexity, a fraction as a percentage, fixed decimals, 3.00e-4, or 1.06M."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Metric:
         label: Name shown to the user.
         unit: Unit shown after a value or in an axis label, "" for none.
         axis: Y axis; metrics with the same axis may share a chart.
-        format: How a value is written.
+        format: Format of a value.
         event: Class of the events that the value is read from.
         read: Returns the value of such an event.
         smoothed: The metric is the moving average of the values that `read` returns.

@@ -1,4 +1,4 @@
-"""What rank 0 shares with the other ranks before the first step, and what all ranks must have in common."""
+"""Settings, tokenizer and state that rank 0 sends to the others before the first step, and checks that ranks agree."""
 
 from __future__ import annotations
 

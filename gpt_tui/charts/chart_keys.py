@@ -60,7 +60,7 @@ class ChartKeys(Vertical, can_focus=True):
                 self.notify("nothing to export yet: there is no step", markup=False)
 
     def _export(self, folder: Path, files: Mapping[str, str]) -> None:
-        """Write the files, and tell the user their paths. Runs in a thread."""
+        """Write the files, and notify the user of their paths. Runs in a thread."""
         try:
             paths = write_new(folder, files)
         except OSError as error:

@@ -19,9 +19,8 @@ from gpt_core.training.trainer import Trainer
 
 SHOW_CURSOR = b"\x1b[?25h"
 SAVE_POLL_S = 0.01
-SAME_PRESS_S = (
-    1.0  # a second signal within this time counts as the same one (a double press, or a wrapper that forwards it)
-)
+SAME_PRESS_S = 1.0
+"""Time within which a second signal counts as the same one: a double press, or a wrapper that forwards it"""
 
 
 def available(*names: str) -> list[signal.Signals]:

@@ -74,7 +74,7 @@ class OpenRun(Protocol):
 
 
 class Failure(NamedTuple):
-    """Why a run could not start or continue, in one line. `run_exists`: its folder has another run."""
+    """Reason why a run could not start or continue, in one line. `run_exists`: its folder has another run."""
 
     message: str
     run_exists: bool = False

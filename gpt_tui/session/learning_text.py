@@ -1,4 +1,4 @@
-"""What a run shows of learning or copying, in words: the gap between train and eval loss, and copied passages.
+"""Signs of learning and of copying in a run, in words: the gap between train and eval loss, and copied passages.
 
 The app and the headless output share it. Does not import Textual.
 """

@@ -13,7 +13,7 @@ MORE = {
     "max_epochs": "a larger max_epochs",
     "overfit_done": "a larger overfit_steps",
 }
-"""How to give a run more steps, by the reason for its end."""
+"""Setting that gives a run more steps, by the reason for its end."""
 
 
 def divergence_so_far(run: RunState) -> str:

@@ -1,1 +1,1 @@
-"""What a model computes on a text: for `gpt-tui inspect` and for the Inside tab."""
+"""Views of the computation of a model on a text, for `gpt-tui inspect` and for the Inside tab."""

@@ -7,7 +7,7 @@ import time
 from textual.widget import Widget
 
 HINT_S = 4.0
-"""How long a hint is shown, and not repeated."""
+"""Time for which a hint is shown, and not repeated."""
 
 
 class KeyHints:

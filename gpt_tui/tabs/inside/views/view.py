@@ -73,7 +73,7 @@ class Extent(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a model is from.
+    """Origin of a model.
 
     Attributes:
         path: Its checkpoint; None for a model that is in no file.
