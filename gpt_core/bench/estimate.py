@@ -13,7 +13,7 @@ from gpt_core.distributed.tree import sums_at_once
 from gpt_core.formats.checkpoint_header import checkpoint_layout, saved_state
 from gpt_core.formats.safetensors import data_bytes
 from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
-from gpt_core.optim import optimizer_type
+from gpt_core.optim import optimizer_type, outer_bytes
 from gpt_core.text.reader import size_of
 from gpt_core.text.shuffled_documents import DOCUMENT_BYTES
 from gpt_core.text.token_estimate import estimate_size
@@ -121,22 +121,28 @@ def estimate_memory(settings: Settings, threads: int, texts: CorpusStats | None 
 
 
 def model_state_bytes(settings: Settings) -> int:
-    """Return the bytes of weights, gradients, optimizer state and any average of the weights of a run."""
-    sums = sums_at_once(settings.micro_batches)
-    return training_state_bytes(settings.shape, settings.optimizer, averaged=settings.ema > 0, sums=sums)
+    """Return the bytes of weights, gradients, optimizer states and any average of the weights of a run."""
+    return training_state_bytes(
+        settings.shape, settings.optimizer, averaged=settings.ema > 0, sums=sums_at_once(settings.micro_batches),
+        local_steps=settings.sync_every_steps > 0,
+    )  # fmt: skip
 
 
-def training_state_bytes(shape: ModelShape, optimizer: str, *, averaged: bool, sums: int = 1) -> int:
-    """Return the bytes of weights, gradients and optimizer state, and of the average of the weights if there is one.
+def training_state_bytes(
+    shape: ModelShape, optimizer: str, *, averaged: bool, sums: int = 1, local_steps: bool = False
+) -> int:
+    """Return the bytes of weights, gradients and optimizer states, and of the average of the weights if there is one.
 
     Args:
         shape: Shape of the model.
         optimizer: Name of the optimizer.
         averaged: The weights are averaged.
         sums: Gradients that exist at once while those of the micro-batches are added.
+        local_steps: The run has rounds of local steps, and so an outer optimizer.
     """
     weights = weight_bytes(shape) * (2 if averaged else 1)
-    return weights + sums * gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape)
+    outer = outer_bytes(shape) if local_steps else 0
+    return weights + sums * gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape) + outer
 
 
 def checkpoint_bytes(settings: Settings) -> int:

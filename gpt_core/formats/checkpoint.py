@@ -68,8 +68,9 @@ class Checkpoint(NamedTuple):
         tokenizer: Serialized tokenizer.
         corpus_sha256: SHA-256 of the training text, in hexadecimal.
         parameters: Weights; of a run that averages them (`ema`), the average.
-        optimizer_state: State tensors of the optimizer, and under `TRAINED` the weights that are trained, where the
-            weights are an average; None if they were left out.
+        optimizer_state: State tensors of the optimizer; under `TRAINED` the weights that are trained, where the
+            weights are an average; under `OUTER_MOMENTUM` the state of an outer optimizer, where the run has one. None
+            if they were left out.
         path: File that it was read from; None for one that was not read from a file.
     """
 

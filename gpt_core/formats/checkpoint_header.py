@@ -30,7 +30,7 @@ from gpt_core.formats.training_state import Seconds, TrainingState
 from gpt_core.model.parameters import parameter_table
 from gpt_core.model.precision import PRECISION
 from gpt_core.model.scores import EvalScores
-from gpt_core.optim import optimizer_type
+from gpt_core.optim import OUTER_MOMENTUM, optimizer_type
 
 FORMAT = "1"
 EXTENSION = ".safetensors"
@@ -165,7 +165,7 @@ def checkpoint_layout(shape: ModelShape, state: SavedState, tokenizer_bytes: int
 
 
 def saved_state(settings: Settings, *, has_optimizer_state: bool = True) -> SavedState:
-    """Return the state tensors in a checkpoint with these settings: those of the optimizer, and `TRAINED`.
+    """Return the state tensors in a checkpoint with these settings: those of the optimizers, and `TRAINED`.
 
     Raises:
         ConfigError: The optimizer is not registered.
@@ -174,7 +174,8 @@ def saved_state(settings: Settings, *, has_optimizer_state: bool = True) -> Save
         return {}
     optimizer, shape = optimizer_type(settings.optimizer), settings.shape
     state = {name: optimizer.state_parameters(name, shape) for name in optimizer.state_names}
-    return state | ({TRAINED: tuple(spec.name for spec in parameter_table(shape))} if settings.ema else {})
+    others = {TRAINED: settings.ema > 0, OUTER_MOMENTUM: settings.sync_every_steps > 0}
+    return state | {name: tuple(spec.name for spec in parameter_table(shape)) for name, has in others.items() if has}
 
 
 def checkpoint_bytes(settings: Settings) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,17 +34,25 @@ class Agreement:
         """Training time: that of rank 0 at the last update, or on one process the present one."""
         return self._clock.elapsed_s if self._is_alone else self._elapsed_s
 
-    def update(self) -> None:
-        """Agree on the requests made to any rank, and on the training time. Collective."""
+    def update(self, values: Sequence[float] = ()) -> list[list[float]]:
+        """Agree on the requests made to any rank, and on the training time. Collective.
+
+        Args:
+            values: More numbers of this rank; as many on all ranks.
+
+        Returns:
+            These numbers of each rank.
+        """
         if self._is_alone:
-            return
+            return [list(values)]
         own, agreed = self._requests, self.controls
         flags = (
             own.stopping, own.discarding, own.pausing, own.take_save(), own.take_evaluate(), own.take_single_step()
         )  # fmt: skip
-        rows = self._communicator.gather(np.array([self._clock.elapsed_s, *flags], np.float64)).tolist()
+        own_row = np.array([self._clock.elapsed_s, *flags, *values], np.float64)
+        rows: list[list[float]] = self._communicator.gather(own_row).tolist()
         stop, discard, agreed.pausing, save, evaluate, single_step = (
-            any(flag) for flag in list(zip(*rows, strict=True))[1:]
+            any(flag) for flag in list(zip(*rows, strict=True))[1 : 1 + len(flags)]
         )
         if stop:
             agreed.stop(save=not discard)
@@ -53,7 +62,8 @@ class Agreement:
             agreed.evaluate()
         if single_step:
             agreed.single_step()
-        self._elapsed_s = float(rows[0][0])
+        self._elapsed_s = rows[0][0]
+        return [row[1 + len(flags) :] for row in rows]
 
     def compare(self, step: int, weights: Parameters) -> None:
         """Check that all ranks have the same weights. Collective.

@@ -13,7 +13,7 @@ from gpt_core.training.agreement import Agreement
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import record_evaluation
 from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, max_part_tokens
-from gpt_core.training.gradient_sum import GradientSum
+from gpt_core.training.rounds import Rounds
 from gpt_core.training.run import Run
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
@@ -27,12 +27,12 @@ class Evaluator:
         self,
         run: Run,
         gpt: GPT,
-        gradient_sum: GradientSum,
+        rounds: Rounds,
         saver: Saver,
         requests: TrainingControls,
         agreement: Agreement,
     ) -> None:
-        self._run, self._gpt, self._gradient_sum = run, gpt, gradient_sum
+        self._run, self._gpt, self._rounds = run, gpt, rounds
         self._saver, self._requests, self._agreement = saver, requests, agreement
         self._state, self._settings = run.state, run.settings
         self._samples = SampleWriter(run.evaluated, run.tokenizer, run.settings, run.train_text)
@@ -50,7 +50,10 @@ class Evaluator:
 
     @property
     def is_scheduled(self) -> bool:
-        """True if an evaluation is scheduled at this step: at the end of an epoch, and every `eval_every_steps`."""
+        """True if an evaluation is scheduled at this step: at the end of an epoch, and every `eval_every_steps`.
+
+        One that is scheduled within a round of local steps takes place at the end of the round.
+        """
         return self._is_scheduled_at(self._state.step, self._state.window)
 
     @property
@@ -59,9 +62,9 @@ class Evaluator:
         return self._is_scheduled_at(self._state.step + 1, self._state.window + self._settings.batch_size)
 
     def _is_scheduled_at(self, step: int, window: int) -> bool:
-        every = self._settings.eval_every_steps
         is_at_end = window == 0 or window >= self._run.windows.windows_per_epoch
-        return step > 0 and (is_at_end or (every > 0 and step % every == 0))
+        every = self._settings.eval_every_steps
+        return step > 0 and (is_at_end or self._rounds.ends.has_multiple(every, step, window))
 
     def evaluate(self, *, is_last: bool = False) -> Iterator[ev.AnyEvent]:
         """Evaluate: the complete text at the end of an epoch and of the run, else the fixed part of it.
@@ -132,14 +135,14 @@ class Evaluator:
         yield from self.sample()
 
     def exchange(self) -> Iterator[ev.AnyEvent]:
-        """Report the exchange of gradients so far, unless this step's was; none on one process and before a step."""
+        """Report the exchange so far, unless this step's was; none on one process and before a step."""
         step, run = self._state.step, self._run
         is_shared = run.is_reported and len(run.communicator.hosts) > 1
         if not is_shared or step in (self._first_step, self._exchanged_step):
             return
         self._exchanged_step = step
         training_s = self._state.elapsed_s - self._training_from_s
-        yield ev.ExchangeMeasured(step, step - self._first_step, *self._gradient_sum.totals, training_s)
+        yield ev.ExchangeMeasured(step, step - self._first_step, *self._rounds.totals, training_s)
 
     def sample(self) -> Iterator[ev.AnyEvent]:
         """Write the sample of this step, unless it has been written."""

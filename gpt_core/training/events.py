@@ -246,7 +246,8 @@ class HealthMeasured(Event, frozen=True, tag="health"):
     over that of the values (-3 is usual), measured on a part of large tensors. Both are unknown where no step has been
     taken, and the ratios where the evaluation was requested. `dead_units`: fraction of each layer's MLP units that
     never fire on the beginning of the eval text. Of a run with `ema`, `dead_units` are those of the average, which is
-    evaluated, and all norms those of the weights that are trained.
+    evaluated, and all norms those of the weights that are trained. With local steps on several ranks, `grad_norms` and
+    `update_ratios` are those of the step of rank 0, and unknown where the evaluation was requested.
     """
 
     step: int
@@ -270,7 +271,7 @@ class InductionHeadAppeared(Event, frozen=True, tag="induction_head"):
 
 
 class ExchangeMeasured(Event, frozen=True, tag="exchange"):
-    """Exchange of gradients by rank 0 in the steps of this session, of a run on several ranks.
+    """Exchange by rank 0 in the steps of this session, of a run on several ranks: of gradients, or once per round.
 
     Reported after each evaluation and at the end of a run that was not stopped. `sent_bytes` counts what rank 0 has
     sent. `exchange_s` is the time of the exchange, and `waited_s` the part of it during which no backward pass was in
@@ -300,6 +301,17 @@ class SaveFailed(Event, frozen=True, tag="save_failed"):
     path: str
     step: int
     error: str
+
+
+class RoundAwaited(Event, frozen=True, tag="round_awaited"):
+    """A requested stop or pause waits for the end of a round of local steps. Displayed, but not logged.
+
+    `request` is stop or pause; `until` is the step after which the round ends.
+    """
+
+    step: int
+    request: str
+    until: int
 
 
 class RunPaused(Event, frozen=True, tag="paused"):
@@ -342,7 +354,8 @@ LOGGED = (
 AnyEvent = (
     RunStarted | BaselinesMeasured | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted
     | LinesReproduced | SampleWritten | GradientNorms | HeadsScored | HealthMeasured | InductionHeadAppeared
-    | ExchangeMeasured | CheckpointSaved | SaveFailed | LossDiverged | RunPaused | RunContinued | PlanMade | RunFinished
+    | ExchangeMeasured | CheckpointSaved | SaveFailed | LossDiverged | RoundAwaited | RunPaused | RunContinued
+    | PlanMade | RunFinished
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import Communicator
 from gpt_core.kernels import compute_threads, threads
 from gpt_core.model.parameters import Parameters
-from gpt_core.optim import create_optimizer
+from gpt_core.optim import create_optimizer, create_outer_optimizer
 from gpt_core.progress import ignore_progress
 from gpt_core.training.run import Run
 from gpt_core.training.setup import text_sources, texts_of_ranks
@@ -46,11 +46,11 @@ def join_run(ranks: Communicator, requested: Mapping[str, object]) -> Trainer:
     shared = receive_state(ranks)
     settings = msgspec.convert(msgspec.structs.asdict(shared.settings) | own, Settings)
     parameters = Parameters(settings.shape)
-    optimizer = create_optimizer(parameters, settings)
-    share_tensors(ranks, parameters, optimizer, shared.state)
+    optimizer, outer = create_optimizer(parameters, settings), create_outer_optimizer(parameters, settings)
+    share_tensors(ranks, parameters, optimizer, outer, shared.state)
     run = Run(
         settings=settings, preset=shared.preset, windows=texts.windows, train_text=texts.train,
         eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters, optimizer=optimizer, state=shared.state,
-        store=CheckpointStore(Path(settings.models_dir)), communicator=ranks, is_reported=False,
+        store=CheckpointStore(Path(settings.models_dir)), outer=outer, communicator=ranks, is_reported=False,
     )  # fmt: skip
     return Trainer(run)

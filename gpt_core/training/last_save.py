@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gpt_core.training.controls import POLL_S, TrainingControls
 from gpt_core.training.events import AnyEvent
+from gpt_core.training.rounds import Rounds
 from gpt_core.training.run import Run
 from gpt_core.training.saving import Saver
 
@@ -16,13 +17,15 @@ from gpt_core.training.saving import Saver
 class LastSave:
     """Saves the final state of a run, and waits for the user's decision if that fails.
 
+    Within a round of local steps there is no state of the run to save: the last checkpoint is kept.
+
     Attributes:
         unsaved: Number of failed attempts while the run waits for a decision about them; else 0.
     """
 
-    def __init__(self, run: Run, saver: Saver, requests: TrainingControls) -> None:
+    def __init__(self, run: Run, saver: Saver, requests: TrainingControls, rounds: Rounds) -> None:
         self.unsaved = 0
-        self._run, self._saver, self._requests = run, saver, requests
+        self._run, self._saver, self._requests, self._rounds = run, saver, requests, rounds
         self._first_step = run.state.step
         self._failed = 0
 
@@ -37,7 +40,7 @@ class LastSave:
         If that fails, wait for the user's decision where there is a user to ask; else save in another folder.
         """
         yield from self._saver.finish()
-        if self._has_no_step_to_save:
+        if self._has_no_step_to_save or not self._rounds.is_complete:
             return
         while not self._requests.discarding:
             yield from self._saver.save_if_new("latest")

@@ -1,7 +1,8 @@
 """Statistics of the model at evaluations: scores of its attention heads, and the health of its weights.
 
 They are measured right after the step that an evaluation follows, on the eval text, with buffers of their own: training
-computes the same bits with and without them. The step itself stores a part of the weights before its update.
+computes the same bits with and without them. Gradients and update are those of the step, which stores a part of the
+weights before its update; at the end of a round of local steps, both are measured before the exchange.
 
 Heads and activations are those of the model that is evaluated: of a run with `ema`, the average. Norms and updates are
 those of the weights that are trained.
@@ -47,7 +48,9 @@ class ModelStats:
         """Create the statistics of a run, whose trainer leaves the gradients of each step in `gradients`."""
         self._run, self._gradients = run, gradients
         self._before: dict[str, Array] = {}
-        self._before_step = self._measured_step = -1
+        self._gradient_norms: list[float | None] = []
+        self._ratios: list[float | None] = []
+        self._step = self._measured_step = -1
         self._inputs: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None
         self._has_gradients = False
 
@@ -62,11 +65,24 @@ class ModelStats:
         Args:
             is_measured: An evaluation follows the step.
         """
-        self._has_gradients = True
-        self._before = {}
+        self._has_gradients = self._run.outer is None  # else they are overwritten at the end of the round
         if is_measured and self._is_on:
-            self._before_step = self._run.state.step + 1
             self._before = {name: sampled(tensor).copy() for name, tensor in self._run.parameters.tensors.items()}
+
+    def after_update(self) -> None:
+        """Measure the gradients and the update of the step just taken, if an evaluation follows it."""
+        if not self._before:
+            return
+        self._step = self._run.state.step
+        self._gradient_norms = self._norms_of_gradients()
+        self._ratios = [
+            interpret.update_ratio(sampled(tensor), self._before[name])
+            for name, tensor in self._run.parameters.tensors.items()
+        ]
+        self._before = {}
+
+    def _norms_of_gradients(self) -> list[float | None]:
+        return [found.gradient_norm for found in interpret.weight_stats(self._run.parameters, self._gradients)]
 
     def measure(self) -> Iterator[ev.AnyEvent]:
         """Yield the statistics of this step, unless it has them, and the first head that is an induction head."""
@@ -78,7 +94,6 @@ class ModelStats:
         gpt = GPT(self._run.evaluated, product_format(self._run.settings.precision))
         scores = interpret.head_scores(gpt, text, repeated)
         yield self._health(interpret.dead_units(gpt))
-        self._before = {}
         yield heads_event(state.step, scores)
         if state.induction_head is None and (found := induction_head(state.step, scores)) is not None:
             state.induction_head = found
@@ -93,18 +108,16 @@ class ModelStats:
 
     def _health(self, dead_units: Array) -> ev.HealthMeasured:
         """Return the health of every tensor; without its gradients before the first step of a session."""
-        gradients = self._gradients if self._has_gradients else None
-        stats = interpret.weight_stats(self._run.parameters, gradients)
-        has_update = self._before_step == self._run.state.step and self._before
-        ratios = [
-            interpret.update_ratio(sampled(tensor), self._before[name]) if has_update else None
-            for name, tensor in self._run.parameters.tensors.items()
-        ]
+        stats = interpret.weight_stats(self._run.parameters)
+        unknown: list[float | None] = [None] * len(stats)
+        gradient_norms, ratios = self._gradient_norms, self._ratios
+        if self._step != self._run.state.step:
+            gradient_norms, ratios = self._norms_of_gradients() if self._has_gradients else unknown, unknown
         return ev.HealthMeasured(
             self._run.state.step,
             tuple(found.name for found in stats),
             tuple(logged(found.norm) for found in stats),
-            tuple(logged(found.gradient_norm) for found in stats),
+            tuple(logged(norm) for norm in gradient_norms),
             tuple(logged(ratio) for ratio in ratios),
             tuple(round(float(fraction), DECIMALS) for fraction in dead_units),
         )

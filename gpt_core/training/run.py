@@ -13,7 +13,7 @@ from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.formats.checkpoint_header import TRAINED
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
-from gpt_core.optim import Optimizer, OptimizerState
+from gpt_core.optim import OUTER_MOMENTUM, Optimizer, OptimizerState, OuterOptimizer
 from gpt_core.text.data_loader import Batch
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
@@ -51,6 +51,8 @@ class Run:
     optimizer: Optimizer
     state: TrainingState
     store: CheckpointStore
+    outer: OuterOptimizer | None = None
+    """outer optimizer of a run with rounds of local steps (`sync_every_steps`)"""
     resumed_from: Path | None = None
     eval_name: str = ""
     """name of the text that is evaluated on"""
@@ -81,8 +83,9 @@ class Run:
     @property
     def saved_state(self) -> OptimizerState:
         """State tensors of a checkpoint whose weights are `evaluated`."""
-        state = self.optimizer.state
-        return state if self.optimizer.average is None else state | {TRAINED: self.parameters}
+        trained = {} if self.optimizer.average is None else {TRAINED: self.parameters}
+        outer = {} if self.outer is None else {OUTER_MOMENTUM: self.outer.momentum}
+        return self.optimizer.state | trained | outer
 
     @property
     def steps_per_epoch(self) -> int:

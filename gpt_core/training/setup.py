@@ -21,7 +21,7 @@ from gpt_core.formats.checkpoint_header import TRAINED
 from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import Parameters, initial_parameters
-from gpt_core.optim import OptimizerState, create_optimizer
+from gpt_core.optim import OUTER_MOMENTUM, OptimizerState, create_optimizer, create_outer_optimizer
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.corpus import find_eval_text, find_training_text, unused_texts_note
 from gpt_core.text.data_loader import DataLoader
@@ -132,14 +132,14 @@ def assemble(
     prompt = request.settings.sample_prompt or first_words(texts.held_out or texts.train, tokenizer)
     settings = msgspec.structs.replace(request.settings, precision=choice.products, sample_prompt=prompt)
     if checkpoint is None:
-        state, optimizer_state, average = TrainingState(run_id=run_id), None, None
+        state, optimizer_state, average, momentum = TrainingState(run_id=run_id), None, None, None
         if start is None:
             parameters = initial_parameters(settings.shape, settings.seed, settings.init_projections)
         else:
             parameters, state.origin = start.parameters, start.origin
             state.evaluation_due = texts.held_out is not None
     else:
-        state, (parameters, average, optimizer_state) = checkpoint.state, weights_and_state(checkpoint)
+        state, (parameters, average, optimizer_state, momentum) = checkpoint.state, tensors_of(checkpoint)
         if state.finished == "diverged":
             state.skipped_in_a_row = 0  # resuming such a run, for example with lower learning rates, tries again
         if state.finished == "early_stopping":
@@ -152,6 +152,7 @@ def assemble(
         settings=settings, preset=shape_name(settings.shape), windows=texts.windows, train_text=texts.train,
         eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
         optimizer=create_optimizer(parameters, settings, optimizer_state, average), state=state, store=store,
+        outer=create_outer_optimizer(parameters, settings, momentum),
         resumed_from=checkpoint.path if checkpoint else None,
         eval_name=texts.eval_name, eval_path=texts.eval_path, eval_file_sha256=texts.eval_sha256,
         train_files=texts.files, first_words=opening(texts.train, tokenizer),
@@ -165,11 +166,24 @@ def assemble(
     )  # fmt: skip
 
 
-def weights_and_state(checkpoint: Checkpoint) -> tuple[Parameters, Parameters | None, OptimizerState | None]:
-    """Return the weights that a checkpoint's run trains, their average if it keeps one, and the optimizer's state."""
-    state = dict(checkpoint.optimizer_state) if checkpoint.optimizer_state is not None else None
-    trained = state.pop(TRAINED, None) if state is not None else None
-    return (checkpoint.parameters, None, state) if trained is None else (trained, checkpoint.parameters, state)
+class RunTensors(NamedTuple):
+    """Tensors of a checkpoint's run: the weights it trains, their average if it keeps one, and states of optimizers."""
+
+    weights: Parameters
+    average: Parameters | None
+    optimizer_state: OptimizerState | None
+    outer_momentum: Parameters | None
+
+
+def tensors_of(checkpoint: Checkpoint) -> RunTensors:
+    """Return the tensors of a checkpoint's run."""
+    if checkpoint.optimizer_state is None:
+        return RunTensors(checkpoint.parameters, None, None, None)
+    state = dict(checkpoint.optimizer_state)
+    trained, momentum = state.pop(TRAINED, None), state.pop(OUTER_MOMENTUM, None)
+    if trained is None:
+        return RunTensors(checkpoint.parameters, None, state, momentum)
+    return RunTensors(trained, checkpoint.parameters, state, momentum)
 
 
 def eval_text_id(settings: Settings, text: TokenStream) -> tuple[str, int]:

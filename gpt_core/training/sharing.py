@@ -13,7 +13,7 @@ from gpt_core.errors import ConfigError, CorpusError
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.kernels import LEVEL
 from gpt_core.model.parameters import Parameters
-from gpt_core.optim import Optimizer
+from gpt_core.optim import Optimizer, OuterOptimizer
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.run import Run
@@ -49,7 +49,7 @@ def share_state(ranks: Communicator, run: Run) -> None:
     """Send the state of rank 0 to the other ranks, with all tensors. Collective: they call `receive_state`."""
     if len(ranks.hosts) > 1:
         ranks.broadcast(msgspec.msgpack.encode(SharedState(run.settings, run.preset, run.state)))
-        share_tensors(ranks, run.parameters, run.optimizer, run.state)
+        share_tensors(ranks, run.parameters, run.optimizer, run.outer, run.state)
 
 
 def receive_state(ranks: Communicator) -> SharedState:
@@ -57,13 +57,19 @@ def receive_state(ranks: Communicator) -> SharedState:
     return msgspec.msgpack.decode(ranks.broadcast(b""), type=SharedState)
 
 
-def share_tensors(ranks: Communicator, parameters: Parameters, optimizer: Optimizer, state: TrainingState) -> None:
-    """Overwrite all tensors of a run by those of rank 0. The optimizer's state is zero before the first step."""
+def share_tensors(
+    ranks: Communicator,
+    parameters: Parameters,
+    optimizer: Optimizer,
+    outer: OuterOptimizer | None,
+    state: TrainingState,
+) -> None:
+    """Overwrite all tensors of a run by those of rank 0. The optimizers' states are zero before the first step."""
     ranks.broadcast_array(parameters.flat)
     if optimizer.average is not None:
         ranks.broadcast_array(optimizer.average.flat)
     if state.step:
-        for tensors in optimizer.state.values():
+        for tensors in (*optimizer.state.values(), *([outer.momentum] if outer is not None else [])):
             ranks.broadcast_array(tensors.flat)
 
 

@@ -60,6 +60,11 @@ class TimeBudget:
         """True once the budget is used."""
         return self._state.plan is not None and self._state.plan.is_over
 
+    @property
+    def is_used(self) -> bool:
+        """True once the budget is used up by the steps so far: the next plan will say so."""
+        return 0 < self._budget_s <= self._state.elapsed_s
+
     def revise(self) -> PlanMade | None:
         """Make the plan that is due at this step, if one is. Report it, and once that of the start of the session."""
         state = self._state

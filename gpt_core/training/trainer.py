@@ -3,6 +3,8 @@
 `TrainingState`, the weights and the optimizer's state determine the rest of a run exactly. Pending work at a boundary
 (an evaluation, the end of an epoch) is part of that state: a run that is stopped during an evaluation repeats it when
 it is resumed. Checkpoints are written while training continues (`gpt_core.training.saving`).
+
+Within a round of local steps (`gpt_core.training.rounds`) a boundary has no such work: it waits for the round's end.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.dropout import dropout_of
 from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
 from gpt_core.model.precision import product_format
-from gpt_core.optim import schedule_of
+from gpt_core.optim import outer_bytes, schedule_of
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
 from gpt_core.training.agreement import COMPARE_EVERY, Agreement
@@ -29,12 +31,13 @@ from gpt_core.training.baselines import BaselineMeter
 from gpt_core.training.controls import POLL_S, TrainingControls
 from gpt_core.training.early_stopping import end_epoch, patience_is_over
 from gpt_core.training.evaluator import Evaluator
-from gpt_core.training.gradient_sum import GradientSum, LayerDone
+from gpt_core.training.gradient_sum import LayerDone
 from gpt_core.training.last_save import LastSave
 from gpt_core.training.losses import DivergenceMonitor, perplexity
 from gpt_core.training.metrics import smooth
 from gpt_core.training.metrics_log import NO_LOG, MetricsLog, open_log
 from gpt_core.training.model_stats import ModelStats
+from gpt_core.training.rounds import Rounds, StepTotals
 from gpt_core.training.run import Run
 from gpt_core.training.run_length import epoch_start
 from gpt_core.training.saving import NoSaver, Saver
@@ -59,22 +62,20 @@ class Trainer:
         self._frozen = frozen_names(run.parameters.shape, self.settings.freeze)
         self._gpt = GPT(run.parameters, product_format(self.settings.precision), self._frozen)
         self._gradients = Parameters(run.parameters.shape)
-        self._gradient_sum = GradientSum(
-            self._gradients, self.settings.micro_batches, run.communicator,
-            self.settings.exchange, self._frozen,
-        )  # fmt: skip
         self._schedule = schedule_of(run.settings)
         self._budget = TimeBudget(run)
         self._weights_lock = threading.Lock()
         self._saver = Saver(run) if run.is_reported else NoSaver(run)
-        self._last_save = LastSave(run, self._saver, self.requests)
         self._divergence = DivergenceMonitor(self.shape.vocab_size)
         self._saved_steps = saved_before(run)
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._clock = RunClock(run.state.elapsed_s)
         self._agreement = Agreement(self.requests, self._clock, run.communicator)
-        self._evaluator = Evaluator(run, self._gpt, self._gradient_sum, self._saver, self.requests, self._agreement)
+        self._rounds = Rounds(run, self._gradients, self._agreement)
+        self._last_save = LastSave(run, self._saver, self.requests, self._rounds)
+        self._awaited: set[str] = set()
+        self._evaluator = Evaluator(run, self._gpt, self._rounds, self._saver, self.requests, self._agreement)
         self._stats = ModelStats(run, self._gradients)
         self._rate = TokenRate()
         self._baselines = BaselineMeter(run)
@@ -91,9 +92,10 @@ class Trainer:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of weights, gradients, optimizer state and the average of the weights."""
+        """Bytes of weights, gradients, optimizer states and the average of the weights."""
         weights, copies = self.parameters.flat.nbytes, 2 if self.settings.ema else 1
-        return (copies + self._gradient_sum.buffers) * weights + self.run.optimizer.state_bytes(self.shape)
+        outer = outer_bytes(self.shape) if self.run.outer is not None else 0
+        return (copies + self._rounds.buffers) * weights + self.run.optimizer.state_bytes(self.shape) + outer
 
     @property
     def saving(self) -> bool:
@@ -111,7 +113,7 @@ class Trainer:
         return self.run.train_text if self.run.eval_text is None else self.run.eval_text
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
-        """Return a copy of the weights that are evaluated, and their step.
+        """Return a copy of the weights that are evaluated, and their step; within a round, those of this rank.
 
         May be called from any thread; waits for an update to end.
         """
@@ -124,7 +126,10 @@ class Trainer:
         return self.run.store.metrics_path if self.run.store.has_own_log else None
 
     def events(self) -> Generator[ev.AnyEvent]:
-        """Yield the events of the run, from RunStarted to RunFinished. Closing the iterator saves, as `stop` does."""
+        """Yield the events of the run, from RunStarted to RunFinished.
+
+        Closing the iterator saves, as `stop` does; but within a round of local steps the last checkpoint is kept.
+        """
         finished = False
         try:
             log = NO_LOG
@@ -161,11 +166,11 @@ class Trainer:
         self._agreement.update()
         controls = self._agreement.controls
         while True:
-            yield from self._boundary()
+            yield from self._boundary() if self._rounds.is_complete else self._within_round()
             reason = self._reason_to_end()
             if reason:
                 break
-            if controls.pausing and not controls.take_single_step():
+            if self._rounds.is_complete and controls.pausing and not controls.take_single_step():
                 yield from self._pause()
                 continue
             if (event := self._take_step()) is not None:
@@ -176,10 +181,11 @@ class Trainer:
                     yield from self._stats.measure()
                 if self._divergence.take_report():
                     yield self._diverged()
-                if self.state.step % COMPARE_EVERY == 0:
+                if self._rounds.has_multiple(COMPARE_EVERY):
                     self._agreement.compare(self.state.step, self.parameters)
         self.ending = True
-        self._agreement.compare(self.state.step, self.parameters)
+        if self._rounds.is_complete:
+            self._agreement.compare(self.state.step, self.parameters)
         yield from self._finish(reason)
 
     def _reason_to_end(self) -> str:
@@ -187,6 +193,8 @@ class Trainer:
         settings, state = self.settings, self.state
         if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             return "diverged"
+        if not self._rounds.is_complete:
+            return "stopped" if self._stops_at_once else ""
         if settings.overfit_tiny and state.step >= settings.overfit_steps:
             return "overfit_done"
         if self._end_reason:
@@ -201,9 +209,28 @@ class Trainer:
             return "max_epochs"
         return "stopped" if self._agreement.controls.stopping else ""
 
+    @property
+    def _stops_at_once(self) -> bool:
+        """True if a stop was requested that does not wait for the end of the round."""
+        controls = self._agreement.controls
+        return controls.stopping and (self._rounds.is_complete or controls.discarding)
+
+    def _within_round(self) -> Iterator[ev.AnyEvent]:
+        """Do what needs no common weights, and report once per round that a stop or a pause waits for its end."""
+        yield from self._saver.poll_results()
+        yield from self._baselines.poll()
+        if (plan := self._budget.revise()) is not None:
+            yield plan
+        controls = self._agreement.controls
+        for request, is_pending in (("stop", controls.stopping), ("pause", controls.pausing)):
+            if is_pending and request not in self._awaited:
+                self._awaited.add(request)
+                yield ev.RoundAwaited(self.state.step, request, self._rounds.next_end)
+
     def _boundary(self) -> Iterator[ev.AnyEvent]:
         """Do the pending work between two steps: an evaluation, the end of an epoch, saves."""
         state, settings = self.state, self.settings
+        self._awaited.clear()
         yield from self._saver.poll_results()
         yield from self._baselines.poll()
         if self._agreement.controls.take_evaluate():
@@ -256,67 +283,83 @@ class Trainer:
     def _take_step(self) -> ev.StepCompleted | ev.UpdateSkipped | None:
         """Take one optimizer step; return None if a stop was requested meanwhile, in which case nothing has changed."""
         settings, state, started = self.settings, self.state, time.perf_counter()
-        micro_batches = [
-            self.run.windows.read(state.epoch, state.window + first, settings.micro_batch)
-            for first in range(0, settings.batch_size, settings.micro_batch)
-        ]
-        targets_in_batch = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
-
-        def micro_batch(number: int, gradients: Parameters, layer_done: LayerDone | None) -> float | None:
-            if self._agreement.controls.stopping:
-                return None
-            tokens, targets = micro_batches[number]
-            dropout = dropout_of(settings, state.step + 1, number * settings.micro_batch, tokens.shape[1])
-            weight = 1.0 / targets_in_batch
-            return self._gpt.loss_and_gradients(tokens, targets, gradients, weight, dropout, layer_done)[0]
-
-        loss_sum = self._gradient_sum.of_step(micro_batch)
-        if loss_sum is None:
+        own = self._own_gradient()
+        if own is None:
             return None
-        for name in self._frozen:  # so that norm and clipping are of what is trained
-            self._gradients[name].fill(0.0)
-        loss, norm = loss_sum / targets_in_batch, self.run.optimizer.gradient_norm(self._gradients)
         share = self._schedule.share(state.step + 1, self._budget.progress)
-        finite = math.isfinite(loss) and math.isfinite(norm)
         debugging = settings.debug and (state.step + 1) % settings.debug_every == 0
         before = self.parameters.copy() if debugging else None
         self._stats.before_update(is_measured=self._evaluator.follows_next_step)
         self._saver.wait_for_tensors()
-        self._agreement.update()  # may raise: nothing of the state has changed yet
+        step = self._rounds.agreed(own)  # may raise: nothing of the state has changed yet
+        self._rounds.begin_update()
         with self._weights_lock:
-            if finite:
-                scale = self.run.optimizer.clip_scale(norm)
+            if step.is_finite and own.targets:
+                scale = self.run.optimizer.clip_scale(own.norm)
                 self.run.optimizer.update(self._gradients, state.step + 1, share, scale)
                 self.run.optimizer.update_average(state.step + 1)
             state.step += 1
         state.window += settings.batch_size
-        state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
-        state.step_loss = loss if finite else None
         state.elapsed_s = self._agreement.elapsed_s
-        self._mark_pending()
-        if finite:
-            state.tokens += targets_in_batch
-            state.train_loss = smooth(state.train_loss or 0.0, loss, state.averaged_steps)
-            state.averaged_steps += 1
-            state.loss_sum += loss_sum
-            state.loss_count += targets_in_batch
-            self._divergence.add(state.step, loss)
+        self._record(step)
         self._debug = gradient_norms(state.step, self._gradients, before, self.parameters) if before else None
-        if not finite:
-            what = f"the loss was {loss}" if not math.isfinite(loss) else f"the gradient norm was {norm}"
+        self._stats.after_update()
+        self._rounds.end_step(self._weights_lock, is_last=self._budget.is_used)
+        self._mark_pending()
+        if not step.is_finite:
+            finite = math.isfinite(step.loss)
+            what = f"the gradient norm was {step.norm}" if finite else f"the loss was {step.loss}"
             return ev.UpdateSkipped(state.step, state.skipped_in_a_row, what)
-        rate = self._rate.after(time.perf_counter() - started, targets_in_batch)
+        rate = self._rate.after(time.perf_counter() - started, step.targets)
         return ev.StepCompleted(
-            step=state.step, epoch=state.epoch, loss=loss, ppl=perplexity(loss),
-            lr=self.run.optimizer.learning_rates["mlp"] * share, grad_norm=norm, tokens=state.tokens, tokens_per_s=rate,
-            elapsed_s=state.elapsed_s,
+            step=state.step, epoch=state.epoch, loss=step.loss, ppl=perplexity(step.loss),
+            lr=self.run.optimizer.learning_rates["mlp"] * share, grad_norm=step.norm, tokens=state.tokens,
+            tokens_per_s=rate, elapsed_s=state.elapsed_s,
         )  # fmt: skip
+
+    def _own_gradient(self) -> StepTotals | None:
+        """Compute the gradient that this rank's update applies; None if a stop was requested meanwhile."""
+        settings, state, numbers = self.settings, self.state, self._rounds.micro_batches
+        micro_batches = [
+            self.run.windows.read(state.epoch, state.window + number * settings.micro_batch, settings.micro_batch)
+            for number in numbers
+        ]
+        n_targets = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
+
+        def micro_batch(number: int, gradients: Parameters, layer_done: LayerDone | None) -> float | None:
+            if self._stops_at_once:
+                return None
+            tokens, targets = micro_batches[number]
+            first_row = numbers[number] * settings.micro_batch
+            dropout = dropout_of(settings, state.step + 1, first_row, tokens.shape[1])
+            weight = 1.0 / max(1, n_targets)
+            return self._gpt.loss_and_gradients(tokens, targets, gradients, weight, dropout, layer_done)[0]
+
+        loss_sum = self._rounds.gradient_sum(micro_batch)
+        if loss_sum is None:
+            return None
+        for name in self._frozen:  # so that norm and clipping are of what is trained
+            self._gradients[name].fill(0.0)
+        return StepTotals(loss_sum, n_targets, self.run.optimizer.gradient_norm(self._gradients))
+
+    def _record(self, step: StepTotals) -> None:
+        """Add the figures of the step just taken to the state."""
+        state = self.state
+        state.skipped_in_a_row = 0 if step.is_finite else state.skipped_in_a_row + 1
+        state.step_loss = step.loss if step.is_finite else None
+        if step.is_finite:
+            state.tokens += step.targets
+            state.train_loss = smooth(state.train_loss or 0.0, step.loss, state.averaged_steps)
+            state.averaged_steps += 1
+            state.loss_sum += step.loss_sum
+            state.loss_count += step.targets
+            self._divergence.add(state.step, step.loss)
 
     def _mark_pending(self) -> None:
         """Mark the evaluation and the save that are pending after the step just taken."""
         state, settings = self.state, self.settings
         state.evaluation_due = self._evaluator.is_scheduled
-        if settings.save_every_steps and state.step % settings.save_every_steps == 0:
+        if self._rounds.has_multiple(settings.save_every_steps):
             self._saver.pending.add("latest")
 
     # ---- Start and end

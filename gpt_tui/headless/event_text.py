@@ -25,6 +25,7 @@ from gpt_core.training.events import (
     LinesReproduced,
     LossDiverged,
     PlanMade,
+    RoundAwaited,
     RunContinued,
     RunFinished,
     RunPaused,
@@ -36,7 +37,7 @@ from gpt_core.training.events import (
 )
 from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.baseline_text import baselines_text
-from gpt_tui.session.exchange_text import exchange_text
+from gpt_tui.session.exchange_text import awaited_text, exchange_text
 from gpt_tui.session.learning_text import copied_text, gap_text
 from gpt_tui.session.outcome_text import ending, full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.run_preview import shown_path
@@ -106,6 +107,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             return [(f"gradient/update norms at step {integer(event.step)}: {', '.join(norms)}", "dim")]
         case InductionHeadAppeared():
             return [(f"step {integer(event.step)}: {induction_text(event)}", "good")]
+        case RoundAwaited():
+            return [(awaited_text(event), "plain")]
         case RunPaused():
             return [(f"paused at step {integer(event.step)}", "plain")]
         case RunContinued():

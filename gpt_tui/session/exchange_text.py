@@ -1,9 +1,9 @@
-"""Text for the exchange of gradients of a run on several ranks. The app and the headless output share it."""
+"""Text for the exchange between the ranks of a run. The app and the headless output share it."""
 
 from __future__ import annotations
 
-from gpt_core.training.events import ExchangeMeasured
-from gpt_tui.shared.formatting import percent, size
+from gpt_core.training.events import ExchangeMeasured, RoundAwaited
+from gpt_tui.shared.formatting import integer, percent, size
 
 
 def exchange_figures(event: ExchangeMeasured) -> tuple[str, str, str]:
@@ -17,3 +17,8 @@ def exchange_text(event: ExchangeMeasured) -> str:
     """Return the bytes per step, the share of time in exchange, and how much of it overlaps the backward pass."""
     sent, share, hidden = exchange_figures(event)
     return f"{sent} sent per step, {share} of the time, {hidden} of it hidden"
+
+
+def awaited_text(event: RoundAwaited) -> str:
+    """Return when a requested stop or pause takes place."""
+    return f"{event.request}s at step {integer(event.until)}, the next exchange of the ranks"

@@ -33,6 +33,7 @@ from gpt_core.training.events import (
     LinesReproduced,
     LossDiverged,
     PlanMade,
+    RoundAwaited,
     RunContinued,
     RunFinished,
     RunPaused,
@@ -45,7 +46,7 @@ from gpt_core.training.events import (
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
 from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.curve import HIGH, Curve, places
-from gpt_tui.session.exchange_text import exchange_text
+from gpt_tui.session.exchange_text import awaited_text, exchange_text
 from gpt_tui.session.outcome_text import divergence, ending, full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.overfitting_text import MIN_PASSES, UsedUp
 from gpt_tui.session.run_state import Evaluation, LogLine, RunState, Sample, Saved, Score
@@ -131,6 +132,8 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             return replace(run, started=structs.replace(run.started, max_steps=event.last_step))
         case PlanMade():
             return run  # the number of steps is unknown before the first one
+        case RoundAwaited():
+            return _logged(run, awaited_text(event), "plain")
         case RunPaused() if run.paused:
             return run  # a single step while paused
         case RunPaused():
