@@ -25,7 +25,7 @@ Language Models" (tied heads).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -689,6 +689,19 @@ def average_step(average: Array, parameter: Array, *, step: int, decay: float) -
     """
     d = average_decay(step, decay)
     return d * average + (1.0 - d) * parameter
+
+
+def outer_step(
+    start: Array, changes: Sequence[Array], momentum: Array, *, lr: float, beta: float
+) -> tuple[Array, Array]:
+    """One outer step for one tensor, from the changes that each worker has made to it since `start`.
+
+    Nesterov momentum on the mean change d (DiLoCo; Douillard et al. 2023): m = beta m + d, p = start + lr (d + beta m).
+    Returns the new parameter and the new momentum m.
+    """
+    mean = sum(changes[1:], changes[0]) / len(changes)
+    momentum = beta * momentum + mean
+    return start + lr * (mean + beta * momentum), momentum
 
 
 def adamw_step(

@@ -116,7 +116,7 @@ def advice_text(step: MeasuredStep, ranks: int) -> str:
     exposed = (following.exchange_s - following.hidden_s) / following.step_s
     return (
         f"{who} would not pay on this network: {ratio} fast as {ranks}, waiting for the exchange "
-        f"{percent(exposed)} of the time{best}"
+        f"{percent(exposed)} of the time{best}; sync_every_steps=N exchanges once in N steps instead"
     )
 
 

@@ -52,20 +52,21 @@ def verify_resume(options: Namespace) -> int:
     """Run `gpt-tui verify-resume`: print a table of comparisons; the exit code is 0 if all are equal."""
     check_options(options)
     resolved = resolve_settings(options)
+    cut = end_of_round(resolved.settings, options.cut, options.steps)
     report_text_note(resolved.settings)  # and errors of the texts, here rather than from a subprocess
     with TemporaryDirectory(prefix="gpt-tui-verify-resume-") as name, ProgressLine() as waiting:
-        rows = compared_runs(Path(name), resolved, options.steps, options.cut, waiting)
+        rows = compared_runs(Path(name), resolved, options.steps, cut, waiting)
     equal = all(row.equal for row in rows)
     if options.json:
         table = [msgspec.to_builtins(row) for row in rows]
-        print(json.dumps({"equal": equal, "steps": options.steps, "cut": options.cut, "rows": table}))
+        print(json.dumps({"equal": equal, "steps": options.steps, "cut": cut, "rows": table}))
         return EXIT_OK if equal else EXIT_FAILED
     width = max(len(row.what) for row in rows)
     for row in rows:
         print(f"{row.what:<{width}}  {'equal' if row.equal else 'DIFFERENT':<9}  {one_line(row.detail)}")
-    steps, cut = integer(options.steps), integer(options.cut)
+    steps, stop = integer(options.steps), integer(cut)
     verdict = "equals" if equal else "DIFFERS from"
-    print(f"\na run of {steps} steps, stopped at step {cut} and resumed, {verdict} an uninterrupted run bit for bit")
+    print(f"\na run of {steps} steps, stopped at step {stop} and resumed, {verdict} an uninterrupted run bit for bit")
     return EXIT_OK if equal else EXIT_FAILED
 
 
@@ -74,6 +75,21 @@ def check_options(options: Namespace) -> None:
     if not 1 <= options.cut < options.steps:
         raise InputError(f"got --steps {options.steps} and --cut {options.cut}, expected 1 <= cut < steps")
     refuse_run_length(options, "verify-resume trains in temporary folders")
+
+
+def end_of_round(settings: Settings, cut: int, steps: int) -> int:
+    """Return the step at which a run stops if that is requested at step `cut`: the end of a round of local steps.
+
+    Raises:
+        InputError: It is not before the last step.
+    """
+    every = settings.sync_every_steps or 1
+    if (end := -(-cut // every) * every) >= steps:
+        raise InputError(
+            f"got --steps {steps} and --cut {cut} with sync_every_steps {every}, which stops at step {end}: use more "
+            "--steps, or a smaller sync_every_steps"
+        )
+    return end
 
 
 def compared_runs(folder: Path, resolved: Resolved, steps: int, cut: int, progress: Progress) -> list[Row]:

@@ -73,7 +73,7 @@ def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SI
             try:
                 history = follow(trainer, reporter)
             except OutputError as error:  # the run was saved on the way out
-                error.filename = str(latest) if latest.exists() else None
+                error.filename = as_saved(latest, trainer.step)
                 raise
             except RankError as error:
                 raise with_last_save(error, latest) from None
@@ -89,11 +89,25 @@ def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SI
     return EXIT_OK
 
 
+def saved_step(latest: Path) -> int | None:
+    """Return the step that a checkpoint holds, None if there is none."""
+    try:
+        return peek_checkpoint(latest).step
+    except CheckpointError:
+        return None
+
+
+def as_saved(latest: Path, step: int) -> str | None:
+    """Return the checkpoint of a run that has ended at a step, with the step it holds if that is another one."""
+    found = saved_step(latest)
+    if found is None:
+        return None
+    return str(latest) if found == step else f"{latest} as of step {integer(found)}"
+
+
 def with_last_save(error: RankError, latest: Path) -> RankError:
     """Return the error of a rank that ended the run, with the checkpoint to resume if there is one."""
-    try:
-        step = peek_checkpoint(latest).step
-    except CheckpointError:
+    if (step := saved_step(latest)) is None:
         return error
     saved = f"; {latest} holds step {integer(step)}, from which --resume continues on any number of ranks"
     return RankError(f"{error}{saved}" if str(error) else "", error.exit_code)
