@@ -54,7 +54,8 @@ def trained(ranks: int, values: dict[str, object], options: argparse.Namespace) 
         if run.returncode:
             sys.exit(f"a run failed: {run.stderr}")
         events = list(read_metrics(Path(folder, "metrics.jsonl")))
-    scores = [event.bits_per_byte for event in events if isinstance(event, EvalCompleted)]
+    every = options.steps // EVALUATIONS  # others are at the end of an epoch
+    scores = [event.bits_per_byte for event in events if isinstance(event, EvalCompleted) and event.step % every == 0]
     scores += [event.bits_per_byte for event in events if isinstance(event, FullEvalCompleted)][-1:]
     sent = [event.sent_bytes / event.steps for event in events if isinstance(event, ExchangeMeasured)]
     return scores, sent[-1] if sent else 0.0

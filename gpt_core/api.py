@@ -127,7 +127,8 @@ class TrainingRun(Iterator[AnyEvent]):
     """A training run: an iterator of events (`gpt_core.training.events`), from RunStarted to RunFinished.
 
     `stop` and `save` may be called from the loop over the events, from other threads and from signal handlers. As a
-    context manager, the run is stopped and saved on exit.
+    context manager, the run is stopped and saved on exit; with `sync_every_steps`, an exit within a round keeps the
+    last checkpoint, and `stop` waits for the end of the round.
     """
 
     def __init__(self, trainer: Trainer) -> None:

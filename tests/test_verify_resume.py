@@ -55,6 +55,20 @@ def test_a_difference_is_printed_and_exits_with_1(
     assert "weights  DIFFERENT  wte.weight: 1 of 9 values differ\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_run_with_local_steps_is_cut_at_the_end_of_a_round(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    options = ("verify-resume", "--json", "--cut", "3", *tiny("sync_every_steps=4"))
+    run = run_program(*options, "--steps", "6", cwd=tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    found = json.loads(run.stdout)
+    assert (found["equal"], found["cut"]) == (True, 4)
+    assert "outer_momentum" in [row["what"] for row in found["rows"]]
+    refused = run_program(*options, "--steps", "4", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "got --steps 4 and --cut 3 with sync_every_steps 4, which stops at step 4" in refused.stderr
+
+
 def test_run_id_and_elapsed_time_are_not_compared() -> None:
     assert different(sample(run_id="run-b", elapsed_s=99.0)) == []
 

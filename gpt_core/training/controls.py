@@ -9,6 +9,9 @@ POLL_S = 0.02
 class TrainingControls:
     """Requests to one trainer, from any thread and from signal handlers.
 
+    With local steps (`gpt_core.training.rounds`) the step boundaries named here are the ends of rounds, but
+    `stop(save=False)` ends the run within a round, too.
+
     A request sets one attribute, which is atomic. There is no lock, so a signal handler that interrupts the trainer
     between two reads cannot cause a deadlock.
     """

@@ -73,7 +73,7 @@ def test_words_say_how_many_machines_it_takes_to_pay() -> None:
 def test_words_say_that_no_machine_pays_on_a_slow_network() -> None:
     text = advice_text(measured(SLOW, 2), 2)
     assert text.startswith("another machine would not pay on this network: 3 ranks are predicted to train 0.")
-    assert text.endswith("one machine alone is the fastest")
+    assert text.endswith("; one machine alone is the fastest; sync_every_steps=N exchanges once in N steps instead")
 
 
 def test_words_say_when_no_micro_batch_is_left() -> None:

@@ -132,6 +132,32 @@ def test_kills_of_ranks_at_any_instant_leave_a_valid_checkpoint_that_fewer_ranks
     assert code == 0, output
 
 
+def test_local_steps_stopped_or_killed_within_a_round_resume_exactly_from_its_start_or_end(folder: Path) -> None:
+    rounds = ("sync_every_steps=50", "max_steps=400", "save_every_steps=50", "eval_every_steps=100", "ema=0.9")
+    code, output = run_on(2, *options(*rounds, folder="whole"), cwd=folder)
+    assert code == 0, output
+    latest = folder / "models/ckpt_latest.safetensors"
+    launched = Launched(2, *options(*rounds), cwd=folder)
+    launched.wait_for_steps(60, folder / "models")
+    os.kill(launched.ranks()[1], signal.SIGTERM)
+    code, output = launched.end()
+    assert code == 143, output
+    stopped = verify_checkpoint(latest).step
+    assert f"step {stopped}: stopped and saved" in output
+    launched = Launched(2, *options(*rounds, "--resume"), cwd=folder)
+    launched.wait_for_steps(60, folder / "models")
+    os.kill(launched.ranks()[1], signal.SIGKILL)
+    code, output = launched.end()
+    assert code == 1, output
+    found = verify_checkpoint(latest).step
+    assert stopped < found < 400
+    assert_reported_once(output, "rank 1 on ", f"models/ckpt_latest.safetensors holds step {found}, from which")
+    code, output = run_on(2, *options(*rounds, "--resume"), cwd=folder)
+    assert code == 0, output
+    assert tensors(latest) == tensors(folder / "whole" / latest.name)
+    assert set(figures(folder / "whole")) <= set(figures(folder / "models"))
+
+
 def test_errors_are_shown_once_with_the_exit_code_of_one_process(folder: Path) -> None:
     code, output = run_on(3, *options("batch_size=0"), cwd=folder)
     assert code == 2

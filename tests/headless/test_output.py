@@ -13,13 +13,14 @@ import pytest
 from rich.console import Console
 
 from gpt_core.config.settings import Settings
-from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_core.formats.checkpoint import verify_checkpoint, write_checkpoint
 from gpt_core.training import events as ev
 from gpt_tui.headless.event_text import news
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
-from gpt_tui.headless.runner import batched, next_commands
+from gpt_tui.headless.runner import as_saved, batched, next_commands
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_state import Limits, RunState
+from tests.core.checkpoint_samples import sample
 from tests.headless.conftest import LATEST
 from tests.program import Terminal, run_program, tiny
 
@@ -125,6 +126,24 @@ def test_json_output_has_only_logged_events(capsys: pytest.CaptureFixture[str]) 
         "step",
         "finished",
     ]
+
+
+def test_a_stop_within_a_round_of_local_steps_says_at_which_step_it_takes_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_all(PlainReporter(), [[started(), step(1), ev.RoundAwaited(1, "stop", 1240)]])
+    assert "\nstops at step 1,240, the next exchange of the ranks\n" in capsys.readouterr().out
+    assert news(ev.RoundAwaited(1, "pause", 8), RunState()) == [
+        ("pauses at step 8, the next exchange of the ranks", "plain")
+    ]
+
+
+def test_the_checkpoint_of_a_run_is_named_with_its_step_where_the_run_went_further(tmp_path: Path) -> None:
+    latest = tmp_path / "ckpt_latest.safetensors"
+    assert as_saved(latest, 8) is None
+    write_checkpoint(latest, sample(step=8))
+    assert as_saved(latest, 8) == str(latest)
+    assert as_saved(latest, 11) == f"{latest} as of step 8"
 
 
 def test_a_sample_without_a_token_says_that_the_text_ended_at_once() -> None:

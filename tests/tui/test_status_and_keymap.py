@@ -257,6 +257,11 @@ def test_the_exchange_of_an_earlier_session_is_not_shown():
     assert advance(advance(trained(350), exchanged()), started(step=350)).exchange is None
 
 
+def test_the_log_of_the_app_says_when_a_stop_takes_place():
+    log = advance(trained(350), ev.RoundAwaited(350, "stop", 360)).log
+    assert log[-1].text == "stops at step 360, the next exchange of the ranks"
+
+
 def test_an_exchange_without_a_step_or_time_is_shown_as_nothing():
     nothing = exchanged(steps=0, sent_bytes=0, exchange_s=0.0, waited_s=0.0, training_s=0.0)
     assert exchange_text(nothing) == "0 B sent per step, 0.0% of the time, 0.0% of it hidden"
