@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import RankError
+from gpt_core.training import events as ev
 from gpt_core.training.joining import join_run
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
@@ -132,3 +134,13 @@ def settings_of(folder: Path, **changes: object) -> Settings:
 def trainer_of(rank: FakeRank, settings: Settings, resume: Path | None = None) -> Trainer:
     """Return the trainer of one rank."""
     return open_run(RunRequest(settings, resume=resume), ranks=rank) if rank.rank == 0 else join_run(rank, {})
+
+
+def timeless(events: Iterator[ev.AnyEvent]) -> list[object]:
+    """Return what must be equal in the events of two runs."""
+    kinds = ev.StepCompleted | ev.EvalCompleted | ev.FullEvalCompleted | ev.SampleWritten | ev.RunFinished
+    return [
+        replace(event, elapsed_s=0.0, tokens_per_s=0.0) if isinstance(event, ev.StepCompleted) else event
+        for event in events
+        if isinstance(event, kinds)
+    ]

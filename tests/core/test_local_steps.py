@@ -27,8 +27,7 @@ from gpt_core.training import timing
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.rounds import RoundEnds
 from gpt_core.training.trainer import Trainer
-from tests.core.fake_ranks import FakeRank, on_ranks
-from tests.core.test_distributed import settings_of, timeless, trainer_of
+from tests.core.fake_ranks import FakeRank, on_ranks, settings_of, timeless, trainer_of
 from tests.core.training_samples import LATEST, losses, of_kind, open_run, tiny_settings, train
 
 Tensors = dict[str, NDArray[np.float64]]

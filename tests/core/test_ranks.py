@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from gpt_core.training.joining import join_run
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.timing import RunClock
-from tests.core.fake_ranks import FakeRank, on_ranks, settings_of, trainer_of
+from tests.core.fake_ranks import FakeRank, on_ranks, settings_of, timeless, trainer_of
 from tests.core.training_samples import LATEST, whole_state
 
 
@@ -30,16 +29,6 @@ def trained(rank: FakeRank, settings: Settings, resume: Path | None = None) -> t
     """Return the events that do not depend on time, and all tensors at the end."""
     trainer = trainer_of(rank, settings, resume)
     return timeless(trainer.events()), whole_state(trainer)
-
-
-def timeless(events: Iterator[ev.AnyEvent]) -> list[object]:
-    """Return what must be equal in the events of two runs."""
-    kinds = ev.StepCompleted | ev.EvalCompleted | ev.FullEvalCompleted | ev.SampleWritten | ev.RunFinished
-    return [
-        replace(event, elapsed_s=0.0, tokens_per_s=0.0) if isinstance(event, ev.StepCompleted) else event
-        for event in events
-        if isinstance(event, kinds)
-    ]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 8])
