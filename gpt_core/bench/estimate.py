@@ -101,18 +101,21 @@ class RunLength(NamedTuple):
     max_s: float
 
 
-def estimate_memory(settings: Settings, threads: int, texts: CorpusStats | None = None) -> MemoryEstimate:
-    """Return the memory that a run needs.
+def estimate_memory(
+    settings: Settings, threads: int, texts: CorpusStats | None = None, ranks: int = 1
+) -> MemoryEstimate:
+    """Return the memory that a run needs, of a run on several ranks that of one of them.
 
     Args:
         settings: Settings of the run.
         threads: Number of threads.
         texts: Its texts; None if unknown, then without the places of shuffled documents.
+        ranks: Number of ranks.
     """
     shape = settings.shape
     is_shuffled = settings.shuffle == "documents" and not settings.overfit_tiny
     return MemoryEstimate(
-        state=model_state_bytes(settings),
+        state=model_state_bytes(settings, ranks),
         activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads)
         + optimizer_type(settings.optimizer).scratch_bytes(shape, threads),
         kv_cache=kv_cache_bytes(shape, shape.seq_len) if settings.sample_tokens else 0,
@@ -120,11 +123,11 @@ def estimate_memory(settings: Settings, threads: int, texts: CorpusStats | None 
     )
 
 
-def model_state_bytes(settings: Settings) -> int:
-    """Return the bytes of weights, gradients, optimizer states and any average of the weights of a run."""
+def model_state_bytes(settings: Settings, ranks: int = 1) -> int:
+    """Return the bytes of weights, gradients, optimizer states and any average of the weights, per rank of a run."""
     return training_state_bytes(
-        settings.shape, settings.optimizer, averaged=settings.ema > 0, sums=sums_at_once(settings.micro_batches),
-        local_steps=settings.sync_every_steps > 0,
+        settings.shape, settings.optimizer, averaged=settings.ema > 0,
+        sums=sums_at_once(math.ceil(settings.micro_batches / ranks)), local_steps=settings.sync_every_steps > 0,
     )  # fmt: skip
 
 

@@ -6,8 +6,9 @@ operations in the same order. Rank 0 alone reads and writes the models folder, s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from gpt_core.errors import EXIT_FAILED, GptError
 
@@ -29,7 +30,7 @@ class RankError(GptError):
 class Communicator(Protocol):
     """Ranks of a run.
 
-    All methods but `watch_every` are collective, and raise RankError if a rank fails or is lost meanwhile.
+    All methods but the last three are collective, and raise RankError if a rank fails or is lost meanwhile.
     """
 
     @property
@@ -70,6 +71,12 @@ class Communicator(Protocol):
     def watch_every(self, seconds: float) -> None:
         """Treat a rank as lost if it has not responded for this time."""
 
+    def check(self) -> None:
+        """Raise RankError if a rank has failed or is lost. Never waits."""
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once with this exit code, without cleaning up."""
+
 
 class SingleProcess:
     """Communicator of a run on one process: rank 0 and no other."""
@@ -105,6 +112,13 @@ class SingleProcess:
 
     def watch_every(self, seconds: float) -> None:
         """Do nothing: there is no other rank."""
+
+    def check(self) -> None:
+        """Do nothing: there is no other rank."""
+
+    def abort(self, code: int) -> NoReturn:
+        """End the process."""
+        os._exit(code)
 
 
 SINGLE_PROCESS: Communicator = SingleProcess()

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 SPIN_S = 0.002
 """Time for which a waiting thread only yields its core before it sleeps between tests."""
-POLL_S = 0.0001
+POLL_S, MAX_POLL_S, POLLS = 0.0001, 0.02, 1000
+"""Shortest and longest time between two tests, and by which part of the time so far a wait may be longer."""
 DEFAULT_TIMEOUT_S = 60.0
 FIND_FAULT_S = 5.0  # in which the watch finds the reason of an error of MPI
 
@@ -103,6 +104,10 @@ class MpiCommunicator:
         """Treat a rank as lost if it has not responded for this time."""
         self.watch.timeout_s = seconds
 
+    def check(self) -> None:
+        """Raise RankError if a rank has failed or is lost."""
+        self.watch.check()
+
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once, with this exit code of `mpiexec`."""
         abort(code)
@@ -115,14 +120,14 @@ class MpiCommunicator:
 
     def _wait(self, request: MPI.Request) -> None:
         """Wait until a collective is complete. Raises RankError if a rank is lost meanwhile."""
-        spins_until_s = time.monotonic() + SPIN_S
+        started_s = time.monotonic()
         try:
             while not request.Test():
                 self.watch.check()
-                if time.monotonic() < spins_until_s:
+                if (waited_s := time.monotonic() - started_s) < SPIN_S:
                     _yield_core()
                 else:
-                    time.sleep(POLL_S)
+                    time.sleep(min(MAX_POLL_S, max(POLL_S, waited_s / POLLS)))
         except MPI.Exception as error:
             expires_s = time.monotonic() + FIND_FAULT_S
             while time.monotonic() < expires_s:

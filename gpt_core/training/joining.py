@@ -24,12 +24,13 @@ OWN_SETTINGS = ("train_file", "eval_file", "threads")
 """Settings that may differ from rank to rank."""
 
 
-def join_run(ranks: Communicator, requested: Mapping[str, object]) -> Trainer:
+def join_run(ranks: Communicator, requested: Mapping[str, object], replaced: Settings | None = None) -> Trainer:
     """Prepare this rank for the run that rank 0 opens (`gpt_core.training.setup.open_run`). Collective.
 
     Args:
         ranks: Ranks that train together.
         requested: Settings that were requested for this rank; those of `OWN_SETTINGS` are used.
+        replaced: Settings that they replace: where the run has another value, that is used. None: any.
 
     Raises:
         GptError: A text is not usable on this host.
@@ -37,7 +38,7 @@ def join_run(ranks: Communicator, requested: Mapping[str, object]) -> Trainer:
     """
     check_same_program(ranks)
     start = receive_start(ranks)
-    own = {name: requested[name] for name in OWN_SETTINGS if name in requested}
+    own = own_settings(start.settings, requested, replaced)
     settings = msgspec.convert(msgspec.structs.asdict(start.settings) | own, Settings)
     ranks.watch_every(settings.heartbeat_s)
     threads.set_threads(compute_threads(settings.threads))
@@ -54,3 +55,12 @@ def join_run(ranks: Communicator, requested: Mapping[str, object]) -> Trainer:
         store=CheckpointStore(Path(settings.models_dir)), outer=outer, communicator=ranks, is_reported=False,
     )  # fmt: skip
     return Trainer(run)
+
+
+def own_settings(run: Settings, requested: Mapping[str, object], replaced: Settings | None) -> dict[str, object]:
+    """Return the requested settings that replace those of the run on this rank."""
+    return {
+        name: requested[name]
+        for name in OWN_SETTINGS
+        if name in requested and (replaced is None or getattr(run, name) == getattr(replaced, name))
+    }

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -19,6 +20,7 @@ from textual.driver import Driver
 from textual.screen import Screen
 
 from gpt_core.config.settings import Settings
+from gpt_core.distributed.communicator import RankError
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, ConfigError
 from gpt_core.files import reason as cause_of
 from gpt_core.training.events import AnyEvent, CheckpointSaved, EvalCompleted, LossDiverged, RunFinished, SaveFailed
@@ -83,6 +85,8 @@ class GptApp(App[None]):
         remember_theme: Saves the name of a theme that is picked.
         remember_guide: Saves which notes of the guide were shown; None for no notes.
         owns_process: True to adjust the garbage collector of the process.
+        end_run: Called after the last event of a run on several ranks (`TrainingController`).
+        check_ranks: Raises RankError if another rank has failed or is lost.
     """
 
     CSS_PATH = STYLES
@@ -107,6 +111,8 @@ class GptApp(App[None]):
         remember_theme: Callable[[str], None] | None = None,
         remember_guide: Callable[[str], None] | None = None,
         owns_process: bool = False,
+        end_run: Callable[[], int] | None = None,
+        check_ranks: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         add_key_sequences()
@@ -117,7 +123,12 @@ class GptApp(App[None]):
         self._remembered_theme = preferences.theme or NIGHT.name
         self.theme = self._remembered_theme
         self.set_keymap(preferences.keys)
-        self.controller = TrainingController(open_run, self.post_message, log_path(settings.models_dir))
+        self.controller = TrainingController(
+            open_run, self.post_message, log_path(settings.models_dir), end_run=end_run
+        )
+        self._check_ranks = check_ranks
+        self.lost: RankError | None = None
+        """Failure or loss of another rank, None without one."""
         self.main = MainScreen(
             self.controller,
             settings,
@@ -172,12 +183,16 @@ class GptApp(App[None]):
         return self.theme_variables
 
     def get_driver_class(self) -> type[Driver]:
-        """Return Textual's driver, on Linux and macOS the one for terminals that may hang up."""
+        """Return Textual's driver, on Linux and macOS those for terminals that may hang up."""
         chosen = super().get_driver_class()
         if chosen.__name__ == "LinuxDriver":
-            from gpt_tui.app.driver import HangupSafeDriver
+            if sys.__stdin__ is not None and sys.__stdin__.isatty():
+                from gpt_tui.app.driver import HangupSafeDriver
 
-            return HangupSafeDriver
+                return HangupSafeDriver
+            from gpt_tui.app.launcher_driver import LauncherDriver
+
+            return LauncherDriver
         return chosen
 
     def deliver_screenshot(
@@ -216,7 +231,22 @@ class GptApp(App[None]):
         is_lost = getattr(self._driver, "is_lost", None)
         if self._exit_code is None and is_lost and is_lost():
             self.quit(EXIT_HANGUP)
+        if follow_size := getattr(self._driver, "follow_size", None):
+            follow_size()
+        if self._check_ranks is not None and self.lost is None:
+            try:
+                self._check_ranks()
+            except RankError as error:
+                self._rank_lost(error)
         self.drain()
+
+    def _rank_lost(self, error: RankError) -> None:
+        """End the app after the loss of a rank. A run in progress notices it by itself, and is saved first."""
+        self.lost = error
+        if self.controller.alive:
+            self.controller.stop(may_ask=False)  # it may wait for an answer, or prepare a text
+        else:
+            self.exit(return_code=error.exit_code)
 
     def on_training_controller_updated(self, _message: TrainingController.Updated) -> None:
         """Drain before the next tick."""
@@ -266,8 +296,10 @@ class GptApp(App[None]):
         failure = self.controller.failure
         asking = self._exit_code is None and failure is not None and failure.run_exists
         self.main.show_end(failure.message if failure else "", run_exists=asking)
-        if self._exit_code is not None:
-            self._end(self._exit_code)
+        if self.lost is not None or self.controller.fatal is not None:
+            self.exit(return_code=EXIT_FAILED)
+        elif self._exit_code is not None or self.controller.exit_code:
+            self._end(self._exit_code or self.controller.exit_code)
         elif failure and not asking:
             self.main.banner.say(failure.message, "bad")
             self.notify(failure.message, title="run failed", severity="error", timeout=15, markup=False)

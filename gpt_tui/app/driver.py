@@ -11,7 +11,7 @@ import asyncio
 import signal
 import termios
 from io import TextIOWrapper
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from textual.drivers.linux_driver import LinuxDriver
 
@@ -46,7 +46,15 @@ class SteadyFile:
 
 
 class HangupSafeDriver(LinuxDriver):
-    """Textual's driver for Linux and macOS, safe against hangups."""
+    """Textual's driver for Linux and macOS, safe against hangups.
+
+    Attributes:
+        terminal: Descriptor of the terminal.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.terminal = self.fileno
 
     def start_application_mode(self) -> None:
         """Start, also after a suspension."""
@@ -65,7 +73,7 @@ class HangupSafeDriver(LinuxDriver):
         if not self.input_tty:
             return False
         try:
-            termios.tcgetattr(self.fileno)
+            termios.tcgetattr(self.terminal)
         except termios.error:
             self.exit_event.set()
             return True

@@ -389,9 +389,9 @@ def run(arguments: list[str], ranks: Communicator | None) -> int:
     options = parser.parse_all(arguments)
     if command is TRAIN:
         options.train_only = True
-    runs_on_ranks = getattr(options, "train_only", False) or getattr(options, "mpi", False)
+    runs_on_ranks = command in (APP, TRAIN) or getattr(options, "mpi", False)
     if ranks is not None and not runs_on_ranks:
-        raise alone_error(name if command is not APP else "the app", len(ranks.hosts))
+        raise alone_error(name, len(ranks.hosts))
     options.ranks = ranks
     if sys.stdout is None and name in PRINTING:
         raise OutputError(errno.EBADF, "it is closed")
@@ -407,7 +407,7 @@ def alone_error(what: str, ranks: int) -> Exception:
     from gpt_core.errors import InputError
 
     return InputError(
-        f"{what} was started by mpiexec on {ranks} ranks, expected train, --train-only or bench --mpi; start it alone"
+        f"{what} was started by mpiexec on {ranks} ranks, expected the app, train or bench --mpi; start it alone"
     )
 
 

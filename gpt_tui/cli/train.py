@@ -25,14 +25,14 @@ def start(options: Namespace) -> int:
     """Start the app or a headless run and return the exit code."""
     if options.json and not options.train_only:
         raise InputError("--json needs --train-only: it prints the events of a headless run")
-    if not options.train_only:
-        require_terminal()
     ranks = options.ranks or SINGLE_PROCESS
     if ranks.rank:
-        from gpt_tui.headless.runner import run_other_rank
+        from gpt_tui.headless.runner import join_app, run_other_rank
 
         requested = read_overrides(**setting_sources(options)).values
-        return run_other_rank(requested, ranks)
+        return run_other_rank(requested, ranks) if options.train_only else join_app(requested, ranks)
+    if not options.train_only:
+        require_terminal(is_launched=options.ranks is not None)
     with interrupt_exits():
         request = requested_run(options)
         if options.train_only:
@@ -46,7 +46,7 @@ def start(options: Namespace) -> int:
     overrides = read_overrides(**setting_sources(options))
     return run_app(
         request, autostart=autostart, config_file=config_file(options), budget=partial(budget_run, overrides),
-        first_minutes=first_minutes(overrides),
+        first_minutes=first_minutes(overrides), ranks=ranks,
     )  # fmt: skip
 
 
@@ -60,15 +60,26 @@ def first_minutes(overrides: Overrides) -> float:
     return 0.0 if overrides.preset is not None or overrides.values.keys() & DECIDED else FIRST_BUDGET
 
 
-def require_terminal() -> None:
-    """Raise InputError if the app cannot be shown."""
+def require_terminal(*, is_launched: bool = False) -> None:
+    """Raise InputError if the app cannot be shown. With `is_launched`, use the terminal of `mpiexec`."""
     if os.environ.get("TEXTUAL_DRIVER"):
         return  # shown elsewhere: in a browser, by `gpt-tui serve`
+    if is_launched and not (sys.stdin is not None and sys.stdin.isatty()):
+        from gpt_tui.app.launcher_terminal import attach_terminal
+
+        attach_terminal()
+        check_terminal_type()
+        return
     streams = {"standard input": sys.stdin, "standard output": sys.stdout, "standard error": sys.stderr}
     missing = [name for name, stream in streams.items() if stream is None or not stream.isatty()]
     if missing:
         raise InputError(
             f"the app needs a terminal, but {missing[0]} is not one; use `gpt-tui train` without a terminal"
         )
+    check_terminal_type()
+
+
+def check_terminal_type() -> None:
+    """Raise InputError if the terminal cannot show a full screen."""
     if os.environ.get("TERM") == "dumb":
         raise InputError("the app needs a full-screen terminal, but TERM is dumb; use `gpt-tui train` without one")

@@ -25,6 +25,7 @@ from gpt_core.training.events import AnyEvent, LossDiverged, RunFinished, StepCo
 from gpt_core.training.joining import join_run
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
+from gpt_core.training.shared_runs import join_runs
 from gpt_core.training.trainer import Trainer
 from gpt_tui.headless.reporters import Reporter, reporter_for
 from gpt_tui.headless.signals import Interrupted, RunSignals
@@ -56,6 +57,27 @@ def run_other_rank(requested: Mapping[str, object], ranks: Communicator) -> int:
             for _ in events:
                 pass
     return signals.exit_code
+
+
+def join_app(requested: Mapping[str, object], ranks: Communicator) -> int:
+    """Take part in the runs that the app on rank 0 starts, until it quits. Returns the exit code of this rank.
+
+    Args:
+        requested: Settings that were requested for this rank.
+        ranks: Ranks that train together.
+    """
+    with RunSignals() as signals:
+
+        def take_part(trainer: Trainer) -> int:
+            signals.watch(trainer)
+            with closing(trainer.events()) as events:
+                for _ in events:
+                    pass
+            signals.unwatch()
+            return signals.exit_code
+
+        join_runs(ranks, requested, take_part)
+    return EXIT_OK
 
 
 def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SINGLE_PROCESS) -> int:

@@ -12,8 +12,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from gpt_core.training.trainer import Trainer
 
@@ -46,6 +47,7 @@ class RunSignals:
     def __init__(self) -> None:
         self.stopped_by: signal.Signals | None = None
         self._stopped_at_s = 0.0
+        self._is_done = False
         self._trainer: Trainer | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -57,6 +59,10 @@ class RunSignals:
         self._trainer = trainer
         if self.stopped_by is not None:
             raise Interrupted(self.exit_code)
+
+    def unwatch(self) -> None:
+        """Direct signals to no trainer: the run has ended. If a signal has stopped it, further ones have no effect."""
+        self._trainer, self._is_done = None, self.stopped_by is not None
 
     @property
     def exit_code(self) -> int:
@@ -79,6 +85,8 @@ class RunSignals:
             signal.signal(number, handler if self.stopped_by is None else signal.SIG_IGN)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._is_done:
+            return
         if self.stopped_by is None:
             self.stopped_by, self._stopped_at_s = signal.Signals(number), time.monotonic()
         if self._trainer is None:
@@ -96,11 +104,16 @@ class RunSignals:
             self._trainer.requests.save()
 
 
-def leave_now(exit_code: int) -> None:
-    """End the process without unwinding: the trainer may be inside an update, which must not be saved."""
+def leave_now(exit_code: int, end: Callable[[int], NoReturn] = os._exit) -> NoReturn:
+    """End the process without unwinding: the trainer may be inside an update, which must not be saved.
+
+    Args:
+        exit_code: Exit code.
+        end: Ends the process, and the other ranks of a run.
+    """
     with contextlib.suppress(OSError, ValueError):
         if sys.stdout is not None and sys.stdout.isatty():
             os.write(sys.stdout.fileno(), SHOW_CURSOR + b"\r\n")
         if sys.stderr is not None:
             os.write(sys.stderr.fileno(), b"gpt-tui: exited at once, without another save\n")
-    os._exit(exit_code)
+    end(exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpt_core.bench.budget_rule import MAX_PASSES, TOKENS_PER_PARAMETER
@@ -19,6 +20,7 @@ from gpt_core.bench.estimate import (
 from gpt_core.bench.scaling import BYTES, values_per_link
 from gpt_core.config.settings import Settings
 from gpt_core.model.parameters import parameter_count, trained_count
+from gpt_tui.session.start_text import hosts_text
 from gpt_tui.shared.formatting import duration, estimated_duration, integer, short, size
 from gpt_tui.shared.rows import RULE, Row
 from gpt_tui.shared.sanitize import one_line
@@ -48,6 +50,7 @@ class RunEstimate(NamedTuple):
         texts_problem: Why `texts` is None.
         time: Time per step; None until measured.
         time_problem: Why `time` is None.
+        hosts: Host of each rank that trains; empty for one process.
     """
 
     settings: Settings | None = None
@@ -57,6 +60,7 @@ class RunEstimate(NamedTuple):
     texts_problem: str = READING
     time: StepTime | None = None
     time_problem: str = TIMING
+    hosts: tuple[str, ...] = ()
 
 
 def same_texts(estimate: RunEstimate, settings: Settings) -> bool:
@@ -65,11 +69,37 @@ def same_texts(estimate: RunEstimate, settings: Settings) -> bool:
     return before is not None and all(getattr(before, name) == getattr(settings, name) for name in TEXT_SETTINGS)
 
 
-def memory_problem(memory: MemoryEstimate, free_bytes: int | None) -> str:
+class MemoryHere(NamedTuple):
+    """Memory of a run on this computer: that of one rank, and how many ranks are here."""
+
+    rank: MemoryEstimate
+    ranks: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all ranks of this computer."""
+        return self.ranks * self.rank.total
+
+
+def memory_here(settings: Settings, threads: int, texts: CorpusStats | None, hosts: Sequence[str]) -> MemoryHere:
+    """Return the memory that a run needs on this computer, which is the first one of `hosts`."""
+    memory = estimate_memory(settings, threads, texts, max(1, len(hosts)))
+    return MemoryHere(memory, hosts.count(hosts[0]) if hosts else 1)
+
+
+def memory_text(memory: MemoryHere, free_bytes: int | None) -> str:
+    """Return the memory that a run needs, and the available one: `2 × 31 MB, 4 GB free` for two ranks here."""
+    needed = size(memory.rank.total)
+    if memory.ranks > 1:
+        needed = f"{memory.ranks} × {needed}"
+    return f"{needed}, {size(free_bytes)} free" if free_bytes is not None else f"about {needed}"
+
+
+def memory_problem(needed_bytes: int, free_bytes: int | None) -> str:
     """Return why a model cannot be timed, "" if it can."""
-    if free_bytes is None or memory.total <= free_bytes:
+    if free_bytes is None or needed_bytes <= free_bytes:
         return ""
-    return f"not timed: needs {size(memory.total)}, {size(free_bytes)} free"
+    return f"not timed: needs {size(needed_bytes)}, {size(free_bytes)} free"
 
 
 def existing_run_note(models_dir: str, existing_run: str) -> str:
@@ -102,31 +132,34 @@ def estimate_rows(estimate: RunEstimate) -> list[Row]:
 
 def size_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     """Return parameters, memory and size of a checkpoint."""
-    memory = estimate_memory(settings, estimate.threads, estimate.texts)
-    free = estimate.free_bytes
+    memory, free = memory_here(settings, estimate.threads, estimate.texts, estimate.hosts), estimate.free_bytes
     is_too_much = free is not None and memory.total > free
-    text = f"{size(memory.total)}, {size(free)} free" if free is not None else f"about {size(memory.total)}"
+    text = memory_text(memory, free)
     trained = trained_count(settings.shape, settings.freeze)
     return [
         Row("parameters", integer(parameter_count(settings.shape))),
         *([Row("trained", integer(trained))] if settings.freeze else []),
         Row("memory", f"{'✗ ' if is_too_much else ''}{text}", "bad" if is_too_much else "plain"),
-        Row(DETAIL, f"{size(memory.state)} model state", "dim"),
-        Row(DETAIL, f"{size(memory.activations)} activations", "dim"),
+        Row(DETAIL, f"{size(memory.rank.state)} model state", "dim"),
+        Row(DETAIL, f"{size(memory.rank.activations)} activations", "dim"),
         Row("checkpoint", size(checkpoint_bytes(settings))),
-        *ranks_rows(settings),
+        *ranks_rows(settings, estimate.hosts),
     ]
 
 
-def ranks_rows(settings: Settings) -> list[Row]:
-    """Return how many ranks a run may have under mpiexec, and the bytes of a step, unless it can have only one."""
+def ranks_rows(settings: Settings, hosts: Sequence[str]) -> list[Row]:
+    """Return the ranks of the run, or how many it may have under mpiexec, and the bytes of a step.
+
+    A run on one process whose steps are one micro-batch has no rows: it can have only one rank.
+    """
     micro_batches = settings.micro_batches
     if micro_batches == 1:
         return []
-    sent = values_per_link(trained_count(settings.shape, settings.freeze), 2, micro_batches) * BYTES[settings.exchange]
+    trained, ranks = trained_count(settings.shape, settings.freeze), len(hosts) or 2
+    sent = values_per_link(trained, ranks, micro_batches) * BYTES[settings.exchange]
     return [
-        Row(RANKS, f"up to {integer(micro_batches)}, by mpiexec"),
-        Row(DETAIL, f"{size(sent)} sent per step with 2 ranks", "dim"),
+        Row(RANKS, hosts_text(hosts) if hosts else f"up to {integer(micro_batches)}, by mpiexec"),
+        Row(DETAIL, f"{size(sent)} sent per step{'' if hosts else ' with 2 ranks'}", "dim"),
     ]
 
 
@@ -169,6 +202,7 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         Row(PRECISION, products),
         *([Row(REASON, reason, "dim")] if reason else []),
         Row("throughput", f"{short(tokens_per_s)} tokens/s"),
+        *([Row(DETAIL, "of rank 0 alone; the ranks share a step", "dim")] if estimate.hosts else []),
         Row("per step", step_time(time.step_s)),
     ]
     if texts is None:

@@ -27,6 +27,7 @@ from gpt_core.config.validation import (
 )
 from gpt_core.errors import ConfigError, GptError, shown
 from gpt_core.training.fine_tuning import differing_settings, peek_start
+from gpt_core.training.gradient_sum import check_ranks
 from gpt_tui.shared.sanitize import one_line
 
 MAX_NAME = 24  # characters of the name of a checkpoint in the title
@@ -148,8 +149,17 @@ def with_start(texts: Mapping[str, str], preset_name: str, start: Settings | Non
     return dict(texts) | {name: filled[name] for name in names}
 
 
-def validate(texts: Mapping[str, str], path_problem: PathProblem, read_start: ReadStart = start_settings) -> Validated:
-    """Validate each field, then the combination with each other and with the checkpoint that the run starts from."""
+def validate(
+    texts: Mapping[str, str], path_problem: PathProblem, read_start: ReadStart = start_settings, ranks: int = 1
+) -> Validated:
+    """Validate each field, then the combination with each other and with the checkpoint that the run starts from.
+
+    Args:
+        texts: The text of each field.
+        path_problem: Returns the problem of a path.
+        read_start: Returns the settings of a checkpoint.
+        ranks: Number of ranks that train together.
+    """
     values: dict[str, object] = {}
     problems: dict[str, str] = {}
     for name, text in texts.items():
@@ -173,7 +183,18 @@ def validate(texts: Mapping[str, str], path_problem: PathProblem, read_start: Re
         check_together(settings)
     except ConfigError as error:
         return Validated(None, {str(error).partition(":")[0]: str(error)})
-    return Validated(settings, {})
+    problems = ranks_problems(settings, ranks)
+    return Validated(None if problems else settings, problems)
+
+
+def ranks_problems(settings: Settings, ranks: int) -> dict[str, str]:
+    """Return why a step is not enough for so many ranks, by the field to change."""
+    try:
+        check_ranks(ranks, settings.batch_size, settings.micro_batch)
+    except ConfigError as error:
+        name = "micro_batch_size" if settings.batch_size >= ranks else "batch_size"
+        return {name: f"{name}: {error}"}
+    return {}
 
 
 def start_problems(settings: Settings, read_start: ReadStart) -> dict[str, str]:

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from textual.message import Message
 
-from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory, read_corpus_stats, window_length
+from gpt_core.bench.estimate import CorpusStats, StepTime, read_corpus_stats, window_length
 from gpt_core.bench.hardware import free_memory
 from gpt_core.bench.step_timing import measure_step_time
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.errors import GptError
 from gpt_core.kernels import compute_threads, threads
 from gpt_core.training.request import RunRequest
-from gpt_tui.new_run.estimate import memory_problem
+from gpt_tui.new_run.estimate import memory_here, memory_problem
 from gpt_tui.session.run_preview import existing_run
 from gpt_tui.shared.sanitize import one_line
 
@@ -48,6 +48,7 @@ class Probes(NamedTuple):
         wait_s: Pause in typing after which a probe starts.
         existing_run: Returns the run that a new one in a folder would replace, "" for none.
         budget: Returns the new run for a number of minutes, None where its settings do not follow from the time.
+        hosts: Host of each rank that trains; empty for one process.
     """
 
     texts: Callable[[Settings], CorpusStats] = read_corpus_stats
@@ -56,6 +57,7 @@ class Probes(NamedTuple):
     wait_s: float = WAIT_S
     existing_run: Callable[[str], str] = existing_run
     budget: Callable[[float], RunRequest] | None = None
+    hosts: tuple[str, ...] = ()
 
 
 class FolderSeen(Message, bubble=False):
@@ -135,7 +137,8 @@ class Prober:
         except (GptError, OSError) as error:
             texts_problem = one_line(str(error))
         self._post(TextsRead(number, texts, texts_problem))
-        problem = memory_problem(estimate_memory(settings, threads_of(settings), texts), self._probes.free_memory())
+        needed = memory_here(settings, threads_of(settings), texts, self._probes.hosts).total
+        problem = memory_problem(needed, self._probes.free_memory())
         if problem:
             self._post(StepTimed(number, None, problem))
         else:

@@ -164,7 +164,7 @@ class SetupScreen(Screen[SetupResult]):
     def _validate(self) -> None:
         """Mark the fields, and update the estimate."""
         form_state, before = self.form_state, self._validated
-        self._validated = validate(form_state.texts, path_problem)
+        self._validated = validate(form_state.texts, path_problem, ranks=max(1, len(self._probes.hosts)))
         differing = changed(form_state.texts, form_state.preset_name)
         self.query_one("#setup-title", Static).update(Content(f" {title(form_state.texts)}"), layout=False)
         self.form.mark(self._validated.problems.keys(), differing)
@@ -184,7 +184,7 @@ class SetupScreen(Screen[SetupResult]):
         self.panel.estimate = RunEstimate(
             settings, threads_of(settings), self._probes.free_memory(),
             texts=before.texts if same_texts(before, settings) else None,
-            time=self._prober.known_time(settings),
+            time=self._prober.known_time(settings), hosts=self._probes.hosts,
         )  # fmt: skip
 
     def on_descendant_focus(self, _event: events.DescendantFocus) -> None:

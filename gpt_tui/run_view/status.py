@@ -13,7 +13,7 @@ from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import NO_LIMITS, RunState, latest_value
 from gpt_tui.session.run_text import best_score
-from gpt_tui.session.start_text import origin_text, ranks_text, threads_text
+from gpt_tui.session.start_text import hosts_count, hosts_text, origin_text
 from gpt_tui.shared.formatting import (
     age,
     bar,
@@ -41,8 +41,8 @@ SYMBOLS = {
 PHASE_TONES: dict[Phase, Tone] = {Phase.FAILED: "bad", Phase.TRAINING: "good", Phase.FINISHED: "good"}
 
 DROPPED_FIRST = (
-    "tokens", "eval tokens", "full eval", "started from", "memory", "model", "time", "learning rate", "best accuracy",
-    "best loss", "exchange", "eval - train", "grad norm", "step loss", "not improved", "accuracy",
+    "tokens", "eval tokens", "full eval", "started from", "memory", "model", "ranks", "time", "learning rate",
+    "best accuracy", "best loss", "exchange", "eval - train", "grad norm", "step loss", "not improved", "accuracy",
 )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def status_rows(state: RunState, status: SessionStatus, width: int) -> list[Row]
         *evaluation_rows(state, value_width),
         RULE,
         model_row(state, value_width),
+        *ranks_rows(state, value_width),
         *exchange_rows(state, value_width),
         *origin_rows(state, value_width),
         Row("memory", size(status.memory_bytes) if status.memory_bytes else "unknown"),
@@ -231,16 +232,24 @@ def first_evaluation_row(state: RunState, value_width: int) -> Row:
 def model_row(state: RunState, value_width: int) -> Row:
     """Return the size of the model, the number of threads, and bfloat16 if the products are in that format."""
     assert state.started is not None
-    parameters, counted_threads = short(state.started.parameters), threads_text(state.started)
+    parameters, threads = short(state.started.parameters), state.started.threads
+    counted_threads = f"{threads} thread{'s' * (threads != 1)}{' per rank' if state.started.hosts else ''}"
     if state.started.trained_parameters:
         parameters = f"{short(state.started.trained_parameters)} of {parameters}"
     options = [f"{parameters} parameters, {counted_threads}", f"{parameters}, {counted_threads}"]
-    if ranks := ranks_text(state.started):
-        options.append(f"{parameters}, {ranks}")
     options.append(parameters)
     if state.started.precision == "bfloat16":
         options = [f"{option}, {name}" for name in ("bfloat16", "bf16") for option in options]
     return Row("model", longest_fitting(options, value_width))
+
+
+def ranks_rows(state: RunState, value_width: int) -> list[Row]:
+    """Return the ranks of a run on several, and their hosts."""
+    if state.started is None or not state.started.hosts:
+        return []
+    hosts = state.started.hosts
+    options = [hosts_text(hosts), f"{len(hosts)} on {hosts_count(hosts)}"]
+    return [Row("ranks", longest_fitting(options, value_width))]
 
 
 def exchange_rows(state: RunState, value_width: int) -> list[Row]:

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from textual.message import Message
 
 from gpt_core.config.settings import Settings
+from gpt_core.distributed.communicator import RankError
 from gpt_core.errors import GptError, RunExistsError
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
@@ -95,6 +96,8 @@ class TrainingController:
         post: Posts a message; callable from any thread.
         log_path: File for tracebacks of unexpected errors.
         clock: Monotonic clock, in seconds.
+        end_run: Called after the last event of a run on several ranks, in the controller's thread. Returns the exit
+            code with which a signal to one of them ends the program, 0 without one. None: runs are on one process.
     """
 
     class Updated(Message, bubble=False):
@@ -106,8 +109,10 @@ class TrainingController:
         post: Callable[[Message], object],
         log_path: Path,
         clock: Callable[[], float] = time.monotonic,
+        end_run: Callable[[], int] | None = None,
     ) -> None:
         self._open_run = open_run
+        self._end_run = end_run
         self._post = post
         self._log_path = log_path
         self._clock = clock
@@ -129,6 +134,10 @@ class TrainingController:
         self.kept = ""
         """That a requested replacement of a run did not happen, in one line; "" if it did or none was requested."""
         self.request: RunRequest | None = None
+        self.exit_code = 0
+        """Exit code with which a signal to another rank ends the program; else 0."""
+        self.fatal: BaseException | None = None
+        """Error after which the ranks of a run cannot go on to another one; None without one."""
 
     # -- requests
 
@@ -280,13 +289,12 @@ class TrainingController:
                     self.warning = one_line("; ".join(filter(None, (*event.warnings, event.best_restarted))))
                 if self._buffer.put(event):
                     self._wake()
+            if self._end_run is not None:
+                self.exit_code = self._end_run()
         except OpeningStoppedError:
             self._buffer.add_log_line("stopped before the first step", "plain")
-        except GptError as error:
-            self._fail(Failure(one_line(str(error)), isinstance(error, RunExistsError)))
         except BaseException as error:
-            where = log_traceback(self._log_path, error)
-            self._fail(Failure(f"{type(error).__name__}: {one_line(str(error), 200)} {where}"))
+            self._failed(error)
         finally:
             if request.overwrite and not self._has_saved:
                 self.kept = kept_files(request.settings.models_dir)
@@ -307,6 +315,16 @@ class TrainingController:
         if self._stop_asked.is_set():
             raise OpeningStoppedError
         self.opening = (words, share)
+
+    def _failed(self, error: BaseException) -> None:
+        has_begun = self._trainer is not None
+        if self._end_run is not None and (has_begun or isinstance(error, RankError)):
+            self.fatal = error
+        elif isinstance(error, GptError):
+            self._fail(Failure(one_line(str(error)), isinstance(error, RunExistsError)))
+        else:
+            where = log_traceback(self._log_path, error)
+            self._fail(Failure(f"{type(error).__name__}: {one_line(str(error), 200)} {where}"))
 
     def _fail(self, failure: Failure) -> None:
         self.failure = failure

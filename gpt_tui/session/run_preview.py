@@ -17,6 +17,7 @@ from gpt_core.model.parameters import parameter_count
 from gpt_core.text.reader import size_of
 from gpt_core.training.events import RunStarted
 from gpt_core.training.fine_tuning import check_start, peek_start
+from gpt_core.training.gradient_sum import check_ranks
 from gpt_core.training.setup import text_note, text_sources
 from gpt_tui.session.run_finder import is_trained_in, log_folders
 from gpt_tui.shared.formatting import integer, short
@@ -45,6 +46,7 @@ class RunPreview(NamedTuple):
         problem: Why the run could not start, in one line; "" if it can.
         stored: Checkpoints to resume, which may be in another folder, and to chat with.
         now_s: Time of the preview, in seconds since the epoch.
+        hosts: Host of each rank that trains; empty for one process.
     """
 
     settings: Settings
@@ -58,6 +60,7 @@ class RunPreview(NamedTuple):
     problem: str = ""
     stored: StoredCheckpoints = StoredCheckpoints()
     now_s: float = 0.0
+    hosts: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -65,25 +68,29 @@ class RunPreview(NamedTuple):
         return shape_name(self.settings.shape)
 
 
-def read_preview(settings: Settings, preset_name: str, session_dir: str = "") -> RunPreview:
+def read_preview(
+    settings: Settings, preset_name: str, session_dir: str = "", hosts: tuple[str, ...] = ()
+) -> RunPreview:
     """Find text and checkpoints of a run. Reads the headers of files, so call it in a worker thread.
 
     Args:
         settings: Settings of the run.
         preset_name: Preset that the settings began with.
         session_dir: Folder of the last run of this session, which is the one to resume; "" before a run.
+        hosts: Host of each rank that trains; empty for one process.
     """
     stored = stored_checkpoints(settings.models_dir)
     if session_dir:
         stored = stored._replace(resumable=stored_checkpoints(session_dir).resumable)
     else:
         stored = stored._replace(resumable=newest_run(settings.models_dir, stored.resumable, Path()))
-    preview = RunPreview(settings, preset_name, stored=stored, now_s=time.time())
+    preview = RunPreview(settings, preset_name, stored=stored, now_s=time.time(), hosts=hosts)
     try:
         train, evaluation = text_sources(settings)
         start = peek_start(settings.init_from) if settings.init_from else None
         if start is not None:
             check_start(settings.init_from, start.settings, msgspec.structs.asdict(settings))
+        check_ranks(max(1, len(hosts)), settings.batch_size, settings.micro_batch)
         return preview._replace(
             start=start,
             train_file=shown_path(Path(train.name)),

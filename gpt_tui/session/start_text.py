@@ -5,11 +5,13 @@ The log, the headless output and the app share it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from gpt_core.config.presets import CUSTOM
 from gpt_core.training.events import RunStarted
 from gpt_tui.shared.formatting import fixed, integer, short
+from gpt_tui.shared.sanitize import one_line
 
 
 def started_text(event: RunStarted) -> str:
@@ -38,10 +40,18 @@ def threads_text(event: RunStarted) -> str:
 
 def ranks_text(event: RunStarted) -> str:
     """Return the number of ranks and of their hosts; "" for a run on one process."""
-    if not event.hosts:
-        return ""
-    ranks, hosts = len(event.hosts), len(set(event.hosts))
-    return f"{ranks} rank{'s' * (ranks != 1)} on {hosts} host{'s' * (hosts != 1)}"
+    return f"{len(event.hosts)} ranks on {hosts_count(event.hosts)}" if event.hosts else ""
+
+
+def hosts_count(hosts: Sequence[str]) -> str:
+    """Return the number of different hosts."""
+    count = len(set(hosts))
+    return f"{count} host{'s' * (count != 1)}"
+
+
+def hosts_text(hosts: Sequence[str]) -> str:
+    """Return the number of ranks, and the names of their hosts: `4 on 2 hosts: a, b`."""
+    return f"{len(hosts)} on {hosts_count(hosts)}: {one_line(', '.join(dict.fromkeys(hosts)))}"
 
 
 def origin_text(event: RunStarted, name: str) -> str:

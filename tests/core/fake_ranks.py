@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 from msgspec.structs import replace
@@ -91,6 +91,14 @@ class FakeRank:
 
     def watch_every(self, seconds: float) -> None:
         self.timeout_s = seconds
+
+    def check(self) -> None:
+        if self._control.barrier.broken:
+            raise RankError("another rank has failed")
+
+    def abort(self, code: int) -> NoReturn:
+        self.leave()
+        raise SystemExit(code)
 
     def _all_of(self, meeting: _Meeting, value: Any) -> list[Any]:
         self.collectives += 1

@@ -129,4 +129,4 @@ def test_bench_without_its_option_is_refused_on_several_ranks(tmp_path: Path) ->
 
     code, output = run_on(2, "bench", cwd=tmp_path)
     assert code == 2, output
-    assert "expected train, --train-only or bench --mpi" in output
+    assert "expected the app, train or bench --mpi" in output

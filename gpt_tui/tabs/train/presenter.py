@@ -13,6 +13,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints, shown_path
+from gpt_tui.session.start_text import hosts_text
 from gpt_tui.shared.formatting import age, bar, integer, nats, percent, size
 from gpt_tui.shared.sanitize import one_line
 
@@ -103,7 +104,7 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str], model_reason: 
     parameters = parameter_count(shape)
     tokens = settings.batch_size * settings.seq_len
     eval_text = preview.eval_file or f"the last {percent(settings.val_frac)} of the text"
-    memory = size(model_state_bytes(settings))
+    memory = size(model_state_bytes(settings, max(1, len(preview.hosts))))
     texts = [("problem", preview.problem)]
     if not preview.problem:
         notes = [("note", preview.note)] if preview.note else []
@@ -120,7 +121,8 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str], model_reason: 
             "batch",
             f"{settings.batch_size} × {settings.seq_len} = {integer(tokens)} tokens per step, {length(settings)}",
         ),
-        ("memory", f"{memory} for weights and optimizer, plus activations"),
+        *([("ranks", hosts_text(preview.hosts))] if preview.hosts else []),
+        ("memory", f"{memory} for weights and optimizer{', per rank' * bool(preview.hosts)}, plus activations"),
         ("saves", f"{one_line(settings.models_dir)}/, {saving(settings)}"),
         *([("changed", changed)] if changes else []),
     ]

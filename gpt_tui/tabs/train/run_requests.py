@@ -111,7 +111,8 @@ class RunRequests(Vertical):
     def _read_preview(self) -> None:
         request = self._controller.request
         session_dir = request.settings.models_dir if request else ""
-        self.post_message(self.PreviewRead(read_preview(self.settings, self._next.preset_name, session_dir)))
+        found = read_preview(self.settings, self._next.preset_name, session_dir, self._probes.hosts)
+        self.post_message(self.PreviewRead(found))
 
     def _settings_changed(self) -> None:
         self.read_preview()

@@ -112,8 +112,9 @@ class Welcome(VerticalScroll):
             settings = preview.settings
             self._request_number = self._prober.start(settings)
             self._estimate = RunEstimate(
-                settings, threads_of(settings), self._probes.free_memory(), time=self._prober.known_time(settings)
-            )
+                settings, threads_of(settings), self._probes.free_memory(), time=self._prober.known_time(settings),
+                hosts=self._probes.hosts,
+            )  # fmt: skip
         self._draw()
         self.run_worker(self._read_recent, thread=True, exclusive=True, group="recent", exit_on_error=False)
 

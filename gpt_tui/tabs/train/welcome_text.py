@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from gpt_core.bench.estimate import estimate_memory, estimate_run_length
-from gpt_tui.new_run.estimate import RunEstimate, step_time
+from gpt_core.bench.estimate import estimate_run_length
+from gpt_tui.new_run.estimate import RunEstimate, memory_here, memory_text, step_time
 from gpt_tui.session.recent_runs import RecentRuns
 from gpt_tui.session.run_finder import RunInfo
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.shared.formatting import age, estimated_duration, integer, narrow, short, size
+from gpt_tui.shared.formatting import age, estimated_duration, integer, narrow, short
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line, printable
 
-DROPPED_FIRST = ("shape", "batch", "memory", "eval text", "why")
+DROPPED_FIRST = ("shape", "batch", "memory", "ranks", "eval text", "why")
 """Rows of the preview that are left out of a low terminal, least important first."""
 MAX_SAMPLE_LINES = 12
 STATUS_WIDTH, STEPS_WIDTH, BITS_WIDTH, AGE_WIDTH = 10, 9, 9, 12
@@ -51,9 +51,8 @@ def with_estimate(rows: Sequence[tuple[str, str]], estimate: RunEstimate) -> lis
     settings = estimate.settings
     if settings is None:
         return list(rows)
-    memory = estimate_memory(settings, estimate.threads, estimate.texts).total
-    free = f", {size(estimate.free_bytes)} free" if estimate.free_bytes is not None else ""
-    known = {"memory": f"{size(memory)}{free}"}
+    memory = memory_here(settings, estimate.threads, estimate.texts, estimate.hosts)
+    known = {"memory": memory_text(memory, estimate.free_bytes).removeprefix("about ")}
     found = [(label, known.get(label, text)) for label, text in rows]
     at = next((index for index, (label, _) in enumerate(found) if label == "memory"), len(found))
     return [*found[:at], ("time", time_text(estimate)), *found[at:]]
@@ -63,11 +62,12 @@ def time_text(estimate: RunEstimate) -> str:
     """Return how long the run takes: `up to 20 min on this computer, 52.3 ms per step`."""
     if estimate.time is None:
         return one_line(estimate.time_problem)
+    where = "by rank 0 alone" if estimate.hosts else "on this computer"
     per_step = f"{step_time(estimate.time.step_s)} per step"
     if estimate.settings is None or estimate.texts is None:
-        return f"{per_step} on this computer"
+        return f"{per_step} {where}"
     length = estimate_run_length(estimate.settings, estimate.texts, estimate.time)
-    return f"up to {estimated_duration(length.max_s)} on this computer, {per_step}"
+    return f"up to {estimated_duration(length.max_s)} {where}, {per_step}"
 
 
 def runs_panel(recent: RecentRuns, keys: Mapping[str, str], now_s: float, width: int) -> Panel:

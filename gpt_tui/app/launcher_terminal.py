@@ -1,0 +1,96 @@
+"""Terminal of the launcher (`mpiexec`), which gives rank 0 pipes and a session of its own.
+
+The terminal is reached through the descriptors of the launcher, by `/proc`. Output goes to it directly. Input comes
+from the pipe in which the launcher passes on what it reads there: two readers of a terminal would share the keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_core.errors import InputError
+
+STREAMS = ("standard input", "standard output", "standard error")
+
+
+class Ancestor(NamedTuple):
+    """Process above this one. `terminal` is the device number of its terminal, 0 without one."""
+
+    pid: int
+    name: str
+    parent: int
+    group: int
+    terminal: int
+    foreground_group: int
+
+
+def attach_terminal() -> None:
+    """Use the terminal of the launcher as standard output and standard error.
+
+    Raises:
+        InputError: The launcher has no terminal, or the app cannot use it.
+    """
+    terminal = open_terminal(os.getpid())
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    for descriptor in (1, 2):
+        os.dup2(terminal, descriptor)
+    os.close(terminal)
+
+
+def open_terminal(pid: int) -> int:
+    """Return a descriptor of the terminal of the launcher of a process. Raises InputError."""
+    launcher = launcher_of(pid)
+    if launcher is None:
+        raise _error("rank 0 cannot reach it from here")
+    if launcher.group != launcher.foreground_group:
+        raise _error(f"{launcher.name} runs in the background")
+    for descriptor, name in enumerate(STREAMS):
+        if not _is_terminal(f"/proc/{launcher.pid}/fd/{descriptor}"):
+            raise _error(f"{name} of {launcher.name} is not a terminal")
+    try:
+        return os.open(f"/proc/{launcher.pid}/fd/2", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _error(f"it cannot be opened: {error.strerror}") from None
+
+
+def launcher_of(pid: int) -> Ancestor | None:
+    """Return the nearest process above this one that has a terminal, None without one."""
+    found = ancestor(pid)
+    while found is not None and not found.terminal:
+        found = ancestor(found.parent)
+    return found
+
+
+def ancestor(pid: int) -> Ancestor | None:
+    """Return a process as `/proc` describes it, None if it is unknown."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    name, _, rest = line.partition("(")[2].rpartition(")")
+    _state, parent, group, _session, terminal, foreground = rest.split()[:6]
+    return Ancestor(pid, name, int(parent), int(group), int(terminal), int(foreground))
+
+
+def _is_terminal(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        if stat.S_ISCHR(os.stat(path).st_mode):
+            descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            try:
+                return os.isatty(descriptor)
+            finally:
+                os.close(descriptor)
+    return False
+
+
+def _error(why: str) -> InputError:
+    return InputError(
+        f"the app needs the terminal of mpiexec, but {why}; add --train-only, and follow the run with `gpt-tui watch`"
+    )
