@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -74,21 +74,24 @@ def connect() -> MpiCommunicator:
     return MpiCommunicator()
 
 
-def fork_rank() -> None:
+def fork_rank(ended: Callable[[], None] = lambda: None) -> None:
     """Continue in a new process; this one passes on signals to it, waits for it, and exits with its code.
 
     Where the new process is killed, this one waits until another rank has reported that and ended the run.
+
+    Args:
+        ended: Called in this process as soon as the new one has ended.
     """
     if not hasattr(os, "fork"):
         return
     if child := os.fork():
-        _wait_for(child)
+        _wait_for(child, ended)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _wait_for(child: int) -> NoReturn:
+def _wait_for(child: int, ended: Callable[[], None]) -> NoReturn:
     def pass_on(number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
@@ -97,6 +100,7 @@ def _wait_for(child: int) -> NoReturn:
         if signal.getsignal(number := signal.Signals[name]) != signal.SIG_IGN:
             signal.signal(number, pass_on)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    ended()
     if -code in [signal.Signals[name] for name in FORWARDED]:
         code = 128 - code  # stopped before it handles signals, as all ranks are
     elif code < 0:

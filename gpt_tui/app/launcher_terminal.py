@@ -10,11 +10,17 @@ import contextlib
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core.errors import InputError
 
+LEAVE_FULL_SCREEN = (
+    b"\x1b[?2004l\x1b[?7h\x1b[?2048l\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1016l\x1b[?1004l"
+    b"\x1b[<u\x1b[?1049l\x1b[?25h"
+)
+"""Switches off what Textual switches on: pasting in brackets, reports of mouse, size and focus, keys, its screen."""
 STREAMS = ("standard input", "standard output", "standard error")
 
 
@@ -58,6 +64,28 @@ def open_terminal(pid: int) -> int:
         return os.open(f"/proc/{launcher.pid}/fd/2", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
         raise _error(f"it cannot be opened: {error.strerror}") from None
+
+
+def terminal_restorer() -> Callable[[], None]:
+    """Return a function that leaves the full screen and restores the present modes of the terminal of the launcher.
+
+    It does nothing where the modes are the same: the app has restored them, or has not been shown.
+    """
+    try:
+        import termios
+
+        terminal = open_terminal(os.getpid())
+        modes = termios.tcgetattr(terminal)
+    except (ImportError, InputError, OSError, termios.error):
+        return lambda: None
+
+    def restore() -> None:
+        with contextlib.suppress(OSError, termios.error):
+            if termios.tcgetattr(terminal) != modes:
+                os.write(terminal, LEAVE_FULL_SCREEN)
+                termios.tcsetattr(terminal, termios.TCSAFLUSH, modes)
+
+    return restore
 
 
 def launcher_of(pid: int) -> Ancestor | None:

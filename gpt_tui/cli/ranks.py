@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gpt_core.distributed.launch import connect, fork_rank, launched_as
 from gpt_core.distributed.watch import TURN_S
+from gpt_tui.app.launcher_terminal import terminal_restorer
 
 if TYPE_CHECKING:
     from gpt_core.distributed.communicator import Communicator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 MAX_READ_S = 2.0
+RESTORE_S = 0.5  # in which the terminal of the app is restored after the loss of rank 0
 
 
 def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseException], tuple[str, int]]) -> int:
@@ -30,8 +32,8 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
         run: The command.
         describe: Returns the message of an error, "" for none, and its exit code.
     """
-    fork_rank()
     rank = launched_as()[0]
+    fork_rank(terminal_restorer() if rank == 0 else lambda: None)
     if rank:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
@@ -58,7 +60,7 @@ def end_after(
         if not ranks.watch.wait_for_rank_0():
             time.sleep(TURN_S)
             leave("", code)
-        time.sleep(TURN_S * (ranks.rank - 1))  # the first of the others reports it, and ends all
+        time.sleep(RESTORE_S + TURN_S * (ranks.rank - 1))  # the first of the others reports it, and ends all
     show(text)
     flush()
     wait_until_read()

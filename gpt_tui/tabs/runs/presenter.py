@@ -16,7 +16,15 @@ from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics import metric
 from gpt_tui.charts.overlay import NamedRun, value_at
 from gpt_tui.charts.series import Axis, nearest_row
-from gpt_tui.run_view.status import LABEL_WIDTH, evaluation_rows, origin_rows, progress_rows, training_rows
+from gpt_tui.run_view.status import (
+    LABEL_WIDTH,
+    evaluation_rows,
+    exchange_rows,
+    origin_rows,
+    progress_rows,
+    ranks_rows,
+    training_rows,
+)
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.outcome_text import why_ended
 from gpt_tui.session.run_finder import RunInfo, RunStatus
@@ -117,6 +125,7 @@ def log_rows(run: RunInfo, history: RunState, now_s: float, width: int) -> list[
     rows.append(RULE)
     trained = f", {short(started.trained_parameters)} trained" if started.trained_parameters else ""
     rows.append(Row("model", f"{short(started.parameters)}, {one_line(started.preset) or 'custom'}{trained}"))
+    rows += [*ranks_rows(history, value_width), *exchange_rows(history, value_width)]
     rows += origin_rows(history, value_width)
     if run.checkpoint.settings:
         rows.append(Row("vocabulary", integer(run.checkpoint.settings.vocab_size)))
