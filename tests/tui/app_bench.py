@@ -105,6 +105,8 @@ async def running_app(
     remember_theme: Callable[[str], None] | None = None,
     remember_guide: Callable[[str], None] | None = None,
     owns_process: bool = False,
+    end_run: Callable[[], int] | None = None,
+    check_ranks: Callable[[], None] | None = None,
     **settings: object,
 ) -> AsyncIterator[AppBench]:
     """Run the app in a headless terminal; at the end, stop its run and wait for it."""
@@ -115,7 +117,7 @@ async def running_app(
         chosen, "nano", request=request, watched=watched, open_run=opener, make=make or fake_generator(),
         preferences=preferences, probes=probes or fake_probes(), countdown_s=countdown_s,
         first_minutes=first_minutes, remember_theme=remember_theme, remember_guide=remember_guide,
-        owns_process=owns_process,
+        owns_process=owns_process, end_run=end_run, check_ranks=check_ranks,
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
         bench = AppBench(app, pilot, opener)

@@ -35,7 +35,7 @@ def main() -> int:
 
     class App(gpt_tui.app.app.GptApp):
         def __init__(self, *arguments, **options):  # type: ignore[no-untyped-def]
-            super().__init__(*arguments, **options, open_run=open_run, make=fake_generator())
+            super().__init__(*arguments, **(options | {"open_run": open_run}), make=fake_generator())
 
         def on_mount(self) -> None:
             super().on_mount()

@@ -28,14 +28,14 @@ LATER_S = 1.1  # more than what counts as one and the same press
 class Terminal:
     """The app in a pseudo terminal."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, program: str = "tests.tui.terminal_app") -> None:
         self.folder = folder
         self.master, slave = pty.openpty()
         self.slave = slave
         termios.tcsetwinsize(slave, (24, 80))
         self.before = termios.tcgetattr(slave)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.tui.terminal_app", str(folder), *arguments],
+            [sys.executable, "-m", program, str(folder), *arguments],
             stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             cwd=Path(__file__).parents[2], env=os.environ | {"TERM": "xterm-256color", "PYTHONPATH": "."},
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
