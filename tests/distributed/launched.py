@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,7 @@ class Launched:
     def ranks(self) -> dict[int, int]:
         """Return the process id of each rank: of the process that trains, not of the one that waits for it."""
         parents = {pid: parent for pid in all_processes() if (parent := parent_of(pid))}
-        found = {}
-        for pid, parent in parents.items():
-            if self._is_below(pid, parents) and _is_program(pid) and _is_program(parent):
-                found[int(environment_of(pid).get("PMI_RANK", -1))] = pid
-        return {rank: pid for rank, pid in found.items() if rank >= 0}
+        return ranks_among([pid for pid in parents if self._is_below(pid, parents)])
 
     def wait_for_steps(self, count: int, folder: Path) -> None:
         """Wait until the log has this many steps of this run, which is the last one in the folder."""
@@ -85,6 +82,13 @@ class Launched:
             if pid == self.process.pid:
                 return True
         return False
+
+
+def ranks_among(pids: Iterable[int]) -> dict[int, int]:
+    """Return the process id of each rank among these: of the process that trains, not of the one that waits for it."""
+    programs = [pid for pid in pids if _is_program(pid) and _is_program(parent_of(pid))]
+    found = {int(environment_of(pid).get("PMI_RANK", -1)): pid for pid in programs}
+    return {rank: pid for rank, pid in found.items() if rank >= 0}
 
 
 def sessions(folder: Path) -> int:
