@@ -19,7 +19,9 @@ from gpt_core.bench.estimate import (
 )
 from gpt_core.bench.scaling import BYTES, values_per_link
 from gpt_core.config.settings import Settings
+from gpt_core.model.memory import weight_bytes
 from gpt_core.model.parameters import parameter_count, trained_count
+from gpt_core.optim import optimizer_type
 from gpt_tui.session.start_text import hosts_text
 from gpt_tui.shared.formatting import duration, estimated_duration, integer, short, size
 from gpt_tui.shared.rows import RULE, Row
@@ -155,12 +157,25 @@ def ranks_rows(settings: Settings, hosts: Sequence[str]) -> list[Row]:
     micro_batches = settings.micro_batches
     if micro_batches == 1:
         return []
-    trained, ranks = trained_count(settings.shape, settings.freeze), len(hosts) or 2
-    sent = values_per_link(trained, ranks, micro_batches) * BYTES[settings.exchange]
     return [
         Row(RANKS, hosts_text(hosts) if hosts else f"up to {integer(micro_batches)}, by mpiexec"),
-        Row(DETAIL, f"{size(sent)} sent per step{'' if hosts else ' with 2 ranks'}", "dim"),
+        Row(
+            DETAIL,
+            f"{size(sent_per_step(settings, len(hosts) or 2))} sent per step{'' if hosts else ' with 2 ranks'}",
+            "dim",
+        ),
     ]
+
+
+def sent_per_step(settings: Settings, ranks: int) -> float:
+    """Return the bytes that the busiest rank sends per step; with local steps, those of a round per step of it."""
+    trained, bytes_per_value = trained_count(settings.shape, settings.freeze), BYTES[settings.exchange]
+    if not settings.sync_every_steps:
+        return values_per_link(trained, ranks, settings.micro_batches) * bytes_per_value
+    weights = weight_bytes(settings.shape)
+    state = optimizer_type(settings.optimizer).state_bytes(settings.shape) + (weights if settings.ema else 0)
+    per_value = bytes_per_value + BYTES["float32"] * state / weights
+    return values_per_link(trained, ranks, ranks) * per_value / settings.sync_every_steps
 
 
 def text_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:

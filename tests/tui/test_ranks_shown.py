@@ -10,7 +10,7 @@ import pytest
 from gpt_core.bench.estimate import StepTime
 from gpt_core.config.presets import preset
 from gpt_core.training import events as ev
-from gpt_tui.new_run.estimate import RunEstimate, estimate_rows, memory_here, memory_problem
+from gpt_tui.new_run.estimate import RunEstimate, estimate_rows, memory_here, memory_problem, sent_per_step
 from gpt_tui.new_run.fields import texts_of, validate
 from gpt_tui.run_view.status import status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
@@ -65,6 +65,15 @@ def test_the_set_up_screen_shows_ranks_bytes_and_memory_per_rank() -> None:
     alone = [row.value for row in estimate_rows(estimate(()))]
     assert "of rank 0 alone; the ranks share a step" not in alone
     assert not any("×" in value for value in alone)
+
+
+def test_local_steps_send_weights_and_moments_once_per_round() -> None:
+    local = msgspec.structs.replace(NANO, sync_every_steps=50)
+    assert sent_per_step(local, 2) == pytest.approx(1_194_752 * 12 / 50)
+    halved = msgspec.structs.replace(local, exchange="bfloat16", ema=0.99)
+    assert sent_per_step(halved, 2) == pytest.approx(1_194_752 * 14 / 50)
+    found = [row.value for row in estimate_rows(estimate(("a", "b"))._replace(settings=local))]
+    assert "287 kB sent per step" in found
 
 
 def test_the_memory_of_a_rank_has_the_sums_of_its_own_micro_batches() -> None:
