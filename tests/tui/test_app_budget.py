@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 import msgspec
@@ -70,6 +71,27 @@ async def test_the_key_chooses_another_time_and_cancels_the_countdown(tmp_path: 
         await bench.pilot.press("s")
         await bench.until_step(5)
         assert (bench.opener.requests[0].settings.minutes, bench.opener.requests[0].settings.layers) == (30, 6)
+
+
+@pytest.mark.slow
+async def test_leaving_the_set_up_screen_unchanged_during_the_measurement_keeps_the_time_budget(tmp_path: Path) -> None:
+    measured = threading.Event()
+
+    def measure(minutes: float) -> RunRequest:
+        measured.wait(LONG_S)
+        return budget_run(minutes)
+
+    async with running_app(
+        tmp_path, countdown_s=LONG_S, first_minutes=5, probes=fake_probes(budget=measure), size=(120, 40)
+    ) as bench:
+        await bench.until_seen("timing a few steps")
+        await bench.pilot.press("u")
+        await bench.until_seen("Set up a run")
+        measured.set()
+        await bench.until(lambda: bench.app.main.train.settings.minutes == 5)
+        await bench.pilot.press("escape")
+        await bench.until_seen("because 5 minutes are enough")
+        assert "Go back to the settings before the changes" not in bench.text()
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
 from gpt_core.training.fine_tuning import full_rates, settings_to_fine_tune
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.new_run.screen import FormState, SetupScreen, initial_form_state
+from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, initial_form_state
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.run_preview import RunPreview, read_preview, shown_path, stored_checkpoints
@@ -208,7 +208,11 @@ class RunRequests(Vertical):
     async def action_setup(self) -> None:
         """Open the set-up screen, with what was typed there last. What is typed there is what starts next."""
         self.query_one(Welcome).stop_measuring()
-        result = await self.app.push_screen_wait(SetupScreen(self._next.form_state, self._probes))
+        shown = self._next.form_state
+        result = await self.app.push_screen_wait(SetupScreen(shown, self._probes))
+        if result == SetupResult(shown):  # left as it was; a time budget may have been chosen meanwhile
+            self.read_preview()
+            return
         if problem := self._next.configure(result):
             self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)
             self.read_preview()
