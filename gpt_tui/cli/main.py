@@ -392,6 +392,10 @@ def run(arguments: list[str], ranks: Communicator | None) -> int:
     runs_on_ranks = command in (APP, TRAIN) or getattr(options, "mpi", False)
     if ranks is not None and not runs_on_ranks:
         raise alone_error(name, len(ranks.hosts))
+    if ranks is not None:
+        from gpt_tui.cli.ranks import check_same_command
+
+        check_same_command(ranks, command_text(options))
     options.ranks = ranks
     if sys.stdout is None and name in PRINTING:
         raise OutputError(errno.EBADF, "it is closed")
@@ -400,6 +404,13 @@ def run(arguments: list[str], ranks: Communicator | None) -> int:
         command_function = getattr(import_module(f"gpt_tui.cli.{module}"), function)
     code: int = command_function(options)
     return code
+
+
+def command_text(options: Options) -> str:
+    """Return what is run on several ranks."""
+    if getattr(options, "mpi", False):
+        return "bench --mpi"
+    return "train" if options.train_only else "the app"
 
 
 def alone_error(what: str, ranks: int) -> Exception:

@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from gpt_core.distributed.communicator import described
 from gpt_core.distributed.launch import connect, fork_rank, launched_as
 from gpt_core.distributed.watch import TURN_S
+from gpt_core.errors import InputError
 from gpt_tui.app.launcher_terminal import terminal_restorer
 
 if TYPE_CHECKING:
@@ -47,6 +49,16 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
     except BaseException as error:
         end_after(error, ranks, describe)
     return code
+
+
+def check_same_command(ranks: Communicator, command: str) -> None:
+    """Check that all ranks were started with the same command. Collective. Raises InputError."""
+    found = [name.decode() for name in ranks.gather_bytes(command.encode())]
+    for rank, name in enumerate(found):
+        if name != found[0]:
+            raise InputError(
+                f"{described(rank, ranks.hosts)} was started with {name}, rank 0 with {found[0]}; start the same on all"
+            )
 
 
 def end_after(

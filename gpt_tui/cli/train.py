@@ -13,6 +13,7 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.distributed.communicator import SINGLE_PROCESS
 from gpt_core.errors import InputError
 from gpt_core.training.request import RunRequest
+from gpt_tui.cli.main import LAUNCHED
 from gpt_tui.cli.options import config_file, requested_run, setting_sources
 from gpt_tui.shared.interrupts import interrupt_exits
 
@@ -32,7 +33,7 @@ def start(options: Namespace) -> int:
         requested = read_overrides(**setting_sources(options)).values
         return run_other_rank(requested, ranks) if options.train_only else join_app(requested, ranks)
     if not options.train_only:
-        require_terminal(is_launched=options.ranks is not None)
+        require_terminal(is_launched=bool(LAUNCHED & os.environ.keys()))
     with interrupt_exits():
         request = requested_run(options)
         if options.train_only:

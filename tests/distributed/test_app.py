@@ -140,6 +140,24 @@ def test_a_text_that_differs_on_a_rank_is_refused_and_the_app_stays_usable(app: 
     assert "code-0\n echo" in app.until_shell()
 
 
+def test_one_rank_is_the_app_of_one_process_in_the_terminal_of_mpiexec(app: App) -> None:
+    app.type(shlex.join([str(MPIEXEC), "-n", "1", *PROGRAM, *SETTINGS]))
+    app.keys("Enter")
+    screen = app.until_seen("○ ready", "on this computer")
+    assert "by rank 0" not in screen
+    app.keys("q")
+    assert "code-0\n echo" in app.until_shell()
+
+
+def test_ranks_that_are_started_differently_are_refused(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    others = [":", "-n", "1", *PROGRAM, "--train-only", *SETTINGS]
+    code, output = run_on(1, "bench", "--mpi", *SETTINGS, *others, cwd=tmp_path)
+    assert code == 2
+    assert output.count("gpt-tui: ") == 1
+    assert "was started with train, rank 0 with bench --mpi; start the same on all" in output
+
+
 def test_without_a_terminal_one_line_says_what_to_do(tmp_path: Path) -> None:
     write_texts(tmp_path)
     code, output = run_on(2, cwd=tmp_path)
