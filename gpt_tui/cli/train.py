@@ -33,7 +33,7 @@ def start(options: Namespace) -> int:
         requested = read_overrides(**setting_sources(options)).values
         return run_other_rank(requested, ranks) if options.train_only else join_app(requested, ranks)
     if not options.train_only:
-        require_terminal(is_launched=bool(LAUNCHED & os.environ.keys()))
+        require_terminal()
     with interrupt_exits():
         request = requested_run(options)
         if options.train_only:
@@ -61,11 +61,11 @@ def first_minutes(overrides: Overrides) -> float:
     return 0.0 if overrides.preset is not None or overrides.values.keys() & DECIDED else FIRST_BUDGET
 
 
-def require_terminal(*, is_launched: bool = False) -> None:
-    """Raise InputError if the app cannot be shown. With `is_launched`, use the terminal of `mpiexec`."""
+def require_terminal() -> None:
+    """Raise InputError if the app cannot be shown. Where `mpiexec` has started it, use the terminal of `mpiexec`."""
     if os.environ.get("TEXTUAL_DRIVER"):
         return  # shown elsewhere: in a browser, by `gpt-tui serve`
-    if is_launched and not (sys.stdin is not None and sys.stdin.isatty()):
+    if LAUNCHED & os.environ.keys() and not (sys.stdin is not None and sys.stdin.isatty()):
         from gpt_tui.app.launcher_terminal import attach_terminal
 
         attach_terminal()
