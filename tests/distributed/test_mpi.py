@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,10 @@ def test_a_rank_that_hangs_ends_the_run_within_the_heartbeat(rank: int, folder: 
     assert verify_checkpoint(folder / "models/ckpt_latest.safetensors").step >= 10
 
 
-def test_kills_of_ranks_at_any_instant_leave_a_valid_checkpoint_that_fewer_ranks_resume(folder: Path) -> None:
+def test_kills_of_ranks_at_any_instant_leave_a_valid_checkpoint_that_fewer_ranks_resume(
+    folder: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("count", KILLS)
     draw = random.Random(7)
     models, latest = folder / "models", folder / "models/ckpt_latest.safetensors"
     step = 0
