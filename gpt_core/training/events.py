@@ -74,6 +74,8 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     """why the time budget has led to the model and its settings; "" for requested ones"""
     hosts: tuple[str, ...] = ()
     """host of each rank of a run on several processes; empty for one process"""
+    sync_every_steps: int = 0
+    """local steps of a rank between two exchanges; 0 if the ranks exchange gradients at each step"""
 
 
 class BaselinesMeasured(Event, frozen=True, tag="baselines", omit_defaults=True):

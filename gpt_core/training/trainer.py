@@ -385,6 +385,7 @@ class Trainer:
             init_step=origin.step if origin else 0,
             train_files=run.train_files, documents=run.train_text.documents, train_bytes=run.train_text.bytes,
             first_words=run.first_words, hosts=tuple(run.communicator.hosts) if len(run.communicator.hosts) > 1 else (),
+            sync_every_steps=settings.sync_every_steps,
         )  # fmt: skip
 
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:

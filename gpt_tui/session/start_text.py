@@ -33,9 +33,14 @@ def parameters_text(event: RunStarted) -> str:
 
 
 def threads_text(event: RunStarted) -> str:
-    """Return the number of threads; of several ranks, the number of ranks and hosts, and the threads per rank."""
+    """Return the number of threads; of several ranks, the number of ranks and hosts, and the threads per rank.
+
+    Of a run with local steps, also the steps between two exchanges.
+    """
     threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
-    return f"{ranks_text(event)}, {threads} per rank" if event.hosts else threads
+    every = event.sync_every_steps
+    rounds = f", {integer(every)} local step{'s' * (every != 1)} per exchange" if every else ""
+    return (f"{ranks_text(event)}, {threads} per rank" if event.hosts else threads) + rounds
 
 
 def ranks_text(event: RunStarted) -> str:

@@ -14,6 +14,7 @@ from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_events import advance
 from gpt_tui.session.run_state import Limits, LogLine, RunState
 from gpt_tui.session.run_text import best_score
+from gpt_tui.session.start_text import threads_text
 from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, TABS, action_of, help_table, places_of, readable, shown_key
 from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.shell.help import INDENT, KEY_WIDTH, help_text
@@ -255,6 +256,15 @@ def test_the_status_panel_of_one_process_has_no_exchange():
 
 def test_the_exchange_of_an_earlier_session_is_not_shown():
     assert advance(advance(trained(350), exchanged()), started(step=350)).exchange is None
+
+
+def test_the_start_of_a_run_with_local_steps_has_the_steps_per_exchange():
+    hosts = {"hosts": ("left", "right"), "threads": 1}
+    assert threads_text(started(sync_every_steps=20, **hosts)) == (
+        "2 ranks on 2 hosts, 1 thread per rank, 20 local steps per exchange"
+    )
+    assert threads_text(started(sync_every_steps=1, threads=2)) == "2 threads, 1 local step per exchange"
+    assert threads_text(started(**hosts)) == "2 ranks on 2 hosts, 1 thread per rank"
 
 
 def test_the_log_of_the_app_says_when_a_stop_takes_place():
