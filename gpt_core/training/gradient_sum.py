@@ -85,11 +85,11 @@ class GradientSum:
         self._gradients, self._leaves, self._communicator = gradients, leaves, communicator
         self._owned = leaves_of_rank(rank, size, leaves)
         self._merges = merges(leaves, self._owned)
-        self._rounds = format == "bfloat16"
+        self._is_rounded = format == "bfloat16"
         self._spare: list[Parameters] = []
         self._exchange = None
         if size > 1:
-            self._exchange = Exchange(gradients, leaves, communicator, self._rounds, chunks_of(gradients, frozen))
+            self._exchange = Exchange(gradients, leaves, communicator, self._is_rounded, chunks_of(gradients, frozen))
 
     @property
     def buffers(self) -> int:
@@ -133,10 +133,10 @@ class GradientSum:
 
     def _merge(self, stack: Sequence[Parameters], count: int, part: slice) -> None:
         """Complete a part of the gradients of the last leaf, and of the `count` nodes that are complete with it."""
-        if self._rounds:
+        if self._is_rounded:
             round_to_bfloat16(stack[-1].flat[part])
         for right in range(len(stack) - 1, len(stack) - 1 - count, -1):
-            add(stack[right - 1].flat[part], stack[right].flat[part], rounds=self._rounds)
+            add(stack[right - 1].flat[part], stack[right].flat[part], rounded=self._is_rounded)
 
     def _loss(self, losses: Sequence[float]) -> float:
         """Return the sum of the losses of all ranks in the order of the tree."""
@@ -159,11 +159,11 @@ class Exchange:
         gradients: Parameters,
         leaves: int,
         communicator: Communicator,
-        rounds: bool,
+        rounded: bool,
         chunks: Sequence[Chunk],
     ) -> None:
         self._gradients, self._leaves, self._communicator = gradients, leaves, communicator
-        self._rounds, self._chunks = rounds, chunks
+        self._is_rounded, self._chunks = rounded, chunks
         size = len(communicator.hosts)
         self._nodes = [owned_nodes(leaves, leaves_of_rank(rank, size, leaves)) for rank in range(size)]
         self._thread = ThreadPoolExecutor(1, "exchange", use_any_core)
@@ -243,12 +243,12 @@ class Exchange:
 
     def _encoded(self, values: Array) -> NDArray[Any]:
         """Return values in the format of the exchange; those of bfloat16 are rounded already."""
-        if not self._rounds:
+        if not self._is_rounded:
             return np.ascontiguousarray(values)
         return (np.ascontiguousarray(values).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 
     def _added(self, left: Array, right: Array) -> Array:
-        add(left, right, rounds=self._rounds)
+        add(left, right, rounded=self._is_rounded)
         return left
 
 
@@ -282,10 +282,10 @@ def _parts(parameters: Parameters, name: str) -> Iterator[slice]:
         yield slice(first, min(first + MAX_CHUNK, stop))
 
 
-def add(values: Array, others: Array, *, rounds: bool = False) -> None:
-    """Add values to others in place; with `rounds`, round the sums to bfloat16."""
+def add(values: Array, others: Array, *, rounded: bool = False) -> None:
+    """Add values to others in place; with `rounded`, round the sums to bfloat16."""
     np.add(values, others, out=values)
-    if rounds:
+    if rounded:
         round_to_bfloat16(values)
 
 

@@ -95,18 +95,18 @@ class RoundEnds:
 class RankMean:
     """Mean over all ranks of one value per parameter, with the same bits on all of them."""
 
-    def __init__(self, values: Parameters, run: Run, *, rounds: bool = False) -> None:
+    def __init__(self, values: Parameters, run: Run, *, rounded: bool = False) -> None:
         """Prepare the mean.
 
         Args:
             values: Values of this rank, replaced by the mean. Those of frozen parameters are the same on all ranks.
             run: The run.
-            rounds: Exchange bfloat16: the values and their sums are rounded to it, those of a single rank, too.
+            rounded: Exchange bfloat16: the values and their sums are rounded to it, those of a single rank, too.
         """
         ranks, frozen = run.communicator, frozen_names(values.shape, run.settings.freeze)
-        self._values, self._size, self._rounds = values, len(ranks.hosts), rounds
+        self._values, self._size, self._is_rounded = values, len(ranks.hosts), rounded
         self._chunks = chunks_of(values, frozen)
-        self._exchange = Exchange(values, self._size, ranks, rounds, self._chunks) if self._size > 1 else None
+        self._exchange = Exchange(values, self._size, ranks, rounded, self._chunks) if self._size > 1 else None
 
     def take(self, totals: ExchangeTotals) -> ExchangeTotals:
         """Replace the values by their mean, and return the totals with those of this exchange added. Collective."""
@@ -122,7 +122,7 @@ class RankMean:
         return totals
 
     def _complete(self, part: slice) -> None:
-        if self._rounds:
+        if self._is_rounded:
             round_to_bfloat16(self._values.flat[part])
 
 
@@ -130,7 +130,7 @@ class RoundExchange:
     """Exchange at the end of each round of local steps.
 
     With `exchange` bfloat16 the changes of the weights are rounded. The means of the optimizer's state and of the
-    average are never: where a round changes a value by less than bfloat16 can tell, it would not change at all.
+    average are never: a change that is smaller than the precision of bfloat16 would be lost.
 
     Attributes:
         totals: Totals of the exchange so far.
@@ -148,7 +148,7 @@ class RoundExchange:
         self._outer, self._average, self._scratch = outer, run.optimizer.average, scratch
         self._state = [RankMean(values, run) for values in run.optimizer.state.values()]
         self._mean = RankMean(scratch, run)
-        self._mean_change = RankMean(scratch, run, rounds=run.settings.exchange == "bfloat16")
+        self._mean_change = RankMean(scratch, run, rounded=run.settings.exchange == "bfloat16")
         outer.begin_round()
 
     def end_round(self, weights_lock: AbstractContextManager[object]) -> None:

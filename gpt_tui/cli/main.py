@@ -407,7 +407,7 @@ def run(arguments: list[str], ranks: Communicator | None) -> int:
 
 
 def command_text(options: Options) -> str:
-    """Return what is run on several ranks."""
+    """Return the name of a command that runs on several ranks."""
     if getattr(options, "mpi", False):
         return "bench --mpi"
     return "train" if options.train_only else "the app"

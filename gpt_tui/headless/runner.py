@@ -51,11 +51,7 @@ def run_other_rank(requested: Mapping[str, object], ranks: Communicator) -> int:
         ranks: Ranks that train together.
     """
     with RunSignals() as signals:
-        trainer = join_run(ranks, requested)
-        signals.watch(trainer)
-        with closing(trainer.events()) as events:
-            for _ in events:
-                pass
+        train_unreported(join_run(ranks, requested), signals)
     return signals.exit_code
 
 
@@ -69,15 +65,20 @@ def join_app(requested: Mapping[str, object], ranks: Communicator) -> int:
     with RunSignals() as signals:
 
         def take_part(trainer: Trainer) -> int:
-            signals.watch(trainer)
-            with closing(trainer.events()) as events:
-                for _ in events:
-                    pass
+            train_unreported(trainer, signals)
             signals.unwatch()
             return signals.exit_code
 
         join_runs(ranks, requested, take_part)
     return EXIT_OK
+
+
+def train_unreported(trainer: Trainer, signals: RunSignals) -> None:
+    """Run the trainer of a rank other than 0 to its end; its events are those that rank 0 reports."""
+    signals.watch(trainer)
+    with closing(trainer.events()) as events:
+        for _ in events:
+            pass
 
 
 def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SINGLE_PROCESS) -> int:

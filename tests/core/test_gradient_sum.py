@@ -136,7 +136,7 @@ def test_values_are_rounded_as_the_kernels_round_them() -> None:
     conversion.to_bfloat16(expected, values[None])
     assert np.array_equal(rounded.view(np.uint32) >> 16, expected[0])
     ones = np.ones(4, np.float32)
-    add(ones, np.float32([2**-8, 2**-9, 1.0, np.nan]), rounds=True)
+    add(ones, np.float32([2**-8, 2**-9, 1.0, np.nan]), rounded=True)
     assert ones[:3].tolist() == [1.0, 1.0, 2.0]
     assert np.isnan(ones[3])
 
