@@ -129,8 +129,8 @@ def error_text(error: Exception) -> str:
 class SharedRuns:
     """Rank 0 of a program that starts runs on all ranks, of which the others call `join_runs`.
 
-    All methods are collective and raise RankError if a rank has failed or is lost. They may be called from any thread,
-    one at a time.
+    Creating it and all methods are collective, and raise RankError if a rank has failed or is lost. The methods may be
+    called from any thread, one at a time.
 
     Args:
         ranks: Ranks that train together.
@@ -139,8 +139,8 @@ class SharedRuns:
 
     def __init__(self, ranks: Communicator, settings: Settings) -> None:
         self._ranks = ranks
-        self._settings = settings
-        self._has_begun = False
+        ranks.watch_every(settings.heartbeat_s)
+        ranks.broadcast(msgspec.msgpack.encode(settings))
 
     def open_run(self, request: RunRequest, progress: Progress) -> Trainer:
         """Prepare a run on all ranks.
@@ -149,7 +149,7 @@ class SharedRuns:
             GptError: The run cannot start; all ranks wait for the next one.
             RankError: A rank has failed or is lost.
         """
-        self._command(START)
+        self._ranks.broadcast(START)
         starting = StartingRanks(self._ranks)
         trainer = None
         try:
@@ -167,13 +167,7 @@ class SharedRuns:
 
     def close(self) -> None:
         """Let the other ranks end."""
-        self._command(END)
-
-    def _command(self, name: bytes) -> None:
-        if not self._has_begun:
-            self._ranks.broadcast(msgspec.msgpack.encode(self._settings))
-            self._has_begun = True
-        self._ranks.broadcast(name)
+        self._ranks.broadcast(END)
 
 
 def join_runs(ranks: Communicator, requested: Mapping[str, object], take_part: TakePart) -> None:
@@ -188,6 +182,7 @@ def join_runs(ranks: Communicator, requested: Mapping[str, object], take_part: T
         RankError: A rank has failed or is lost.
     """
     settings = msgspec.msgpack.decode(ranks.broadcast(b""), type=Settings)
+    ranks.watch_every(settings.heartbeat_s)
     while ranks.broadcast(b"") == START:
         starting = StartingRanks(ranks)
         try:

@@ -176,6 +176,19 @@ def test_the_end_of_a_run_returns_the_exit_code_of_the_rank_that_a_signal_has_st
     on_all(settings, start, join=stopped)
 
 
+def test_the_heartbeat_of_rank_0_is_that_of_all_before_the_first_run(tmp_path: Path) -> None:
+    settings = settings_for_ranks(tmp_path, heartbeat_s=7.0)
+
+    def function(rank: FakeRank) -> float:
+        if rank.rank:
+            join_runs(rank, {}, take_part)
+        else:
+            SharedRuns(rank, settings).close()
+        return rank.timeout_s
+
+    assert on_ranks(3, function, HOSTS) == [7.0] * 3
+
+
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 5, 8])
 def test_a_rank_that_is_lost_while_others_wait_or_start_ends_all(fails_at: int, tmp_path: Path) -> None:
     settings = settings_for_ranks(tmp_path)

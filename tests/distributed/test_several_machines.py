@@ -49,7 +49,7 @@ def test_the_picture_has_a_line_per_shape_network_and_format(script: ModuleType)
     lines = picture.findall("{http://www.w3.org/2000/svg}polyline")
     assert len(lines) == len(script.SHAPES) * (len(script.NETWORKS) - 1)
     assert all(len(line.get("points", "").split()) == 7 for line in lines)
-    assert script.predicted_table(rows)[2].startswith("| nano | unlimited | float32 | 64,")
+    assert script.predicted_table(rows)[2].startswith("| nano | 1 Gbit/s | float32 | 64,")
 
 
 def test_the_delay_is_added_to_each_collective_operation(script: ModuleType) -> None:

@@ -148,3 +148,24 @@ def test_a_lost_signal_before_the_trainer_exists_still_ends_the_run() -> None:
         with pytest.raises(Interrupted) as caught:
             signals.watch(FakeTrainer())  # type: ignore[arg-type]
     assert caught.value.exit_code == 143
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_between_two_runs_interrupts() -> None:
+    with RunSignals() as signals:
+        signals.watch(FakeTrainer())  # type: ignore[arg-type]
+        signals.unwatch()
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_after_the_run_that_one_has_stopped_has_no_effect() -> None:
+    trainer = FakeTrainer()
+    with RunSignals() as signals:
+        signals.watch(trainer)  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+        assert trainer.requests.stopping
+        signals.unwatch()
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.exit_code == 143

@@ -1,0 +1,26 @@
+"""Ranks that were started with different commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpt_core.errors import InputError
+from gpt_tui.cli.ranks import check_same_command
+from tests.core.fake_ranks import FakeRank, on_ranks
+
+
+def test_ranks_that_were_started_with_different_commands_are_refused_on_all() -> None:
+    def check(rank: FakeRank) -> str:
+        try:
+            check_same_command(rank, "train" if rank.rank == 2 else "the app")
+        except InputError as error:
+            return str(error)
+        return ""
+
+    expected = "rank 2 on host2 was started with train, rank 0 with the app; start the same on all"
+    assert on_ranks(3, check) == [expected] * 3
+
+
+@pytest.mark.parametrize("command", ["the app", "train", "bench --mpi"])
+def test_ranks_with_one_command_are_accepted(command: str) -> None:
+    assert on_ranks(2, lambda rank: check_same_command(rank, command)) == [None, None]
