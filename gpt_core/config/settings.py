@@ -305,7 +305,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     outer_lr: Annotated[
         float, Meta(gt=0.0, le=10.0, description="learning rate of the outer optimizer, with sync_every_steps")
     ] = 0.7
-    outer_momentum: Annotated[Beta, Meta(description="Nesterov momentum of the outer optimizer (0: off)")] = 0.9
+    outer_momentum: Annotated[Beta, Meta(description="Nesterov momentum of the outer optimizer (0: off)")] = 0.5
     heartbeat_s: Annotated[
         float, Meta(ge=1.0, le=86_400.0, description="end the run if a rank does not respond for N seconds")
     ] = 60.0

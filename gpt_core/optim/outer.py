@@ -56,7 +56,8 @@ class OuterOptimizer:
 
             m = b m + d,  w = s + lr (d + b m)
 
-        These are the weights of PyTorch's SGD(lr, momentum=b, nesterov=True) with the gradient -d.
+        These are the weights of PyTorch's SGD(lr, momentum=b, nesterov=True) with the gradient -d. Changes that repeat
+        from round to round are applied lr / (1 - b) times.
 
         Args:
             change: Mean change (overwritten), the same on all ranks.

@@ -79,7 +79,7 @@ EFFECTS: dict[str, str] = {
     "exchange": "bfloat16: half the bytes per step on a network, with coarser gradients. For several ranks.",
     "sync_every_steps": "For several ranks on slow networks: 20 to 500 send few bytes, and learn slightly slower.",
     "outer_lr": "Larger: longer steps at each exchange. 1 with outer_momentum 0 takes the mean of the weights.",
-    "outer_momentum": "Closer to 1: the changes of earlier rounds count more.",
+    "outer_momentum": "Closer to 1: earlier changes count more; with outer_lr 0.7, above 0.5 can harm short runs.",
     "heartbeat_s": "Longer: tolerates pauses of a machine. Shorter: the run ends earlier when a machine is lost.",
     "allow_binary": "Reads files of any kind as bytes; a model of compressed data learns nothing useful.",
     "attn_lr": "Overrides learning_rate for the attention weights.",
