@@ -29,6 +29,7 @@ class LauncherDriver(HangupSafeDriver):
 
     def start_application_mode(self) -> None:
         """Start, without echo and line editing."""
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # where rank 0 has the session of the launcher, but not its group
         with contextlib.suppress(termios.error):
             self._modes = termios.tcgetattr(self.terminal)
             raw = termios.tcgetattr(self.terminal)

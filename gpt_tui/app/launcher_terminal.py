@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from gpt_core.distributed.launch import RANK_VARIABLES
 from gpt_core.errors import InputError
 
 LEAVE_FULL_SCREEN = (
@@ -82,6 +84,7 @@ def terminal_restorer() -> Callable[[], None]:
     def restore() -> None:
         with contextlib.suppress(OSError, termios.error):
             if termios.tcgetattr(terminal) != modes:
+                signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # of a process in the background
                 os.write(terminal, LEAVE_FULL_SCREEN)
                 termios.tcsetattr(terminal, termios.TCSAFLUSH, modes)
 
@@ -89,11 +92,24 @@ def terminal_restorer() -> Callable[[], None]:
 
 
 def launcher_of(pid: int) -> Ancestor | None:
-    """Return the nearest process above this one that has a terminal, None without one."""
+    """Return the nearest process above a rank that has a terminal and is no part of the rank, None without one."""
     found = ancestor(pid)
-    while found is not None and not found.terminal:
+    while found is not None and (not found.terminal or is_rank(found.pid)):
         found = ancestor(found.parent)
     return found
+
+
+def is_rank(pid: int) -> bool:
+    """Return True for a process that a launcher has started as a rank, False if that is unknown."""
+    try:
+        names = {name.partition(b"=")[0].decode(errors="replace") for name in _environment(pid).split(b"\0")}
+    except OSError:
+        return False
+    return bool(names & RANK_VARIABLES.keys())
+
+
+def _environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
 
 
 def ancestor(pid: int) -> Ancestor | None:

@@ -121,9 +121,15 @@ def test_the_launcher_is_the_nearest_process_above_with_a_terminal(monkeypatch: 
             launcher_terminal.Ancestor(pid, "", parents[pid][0], pid, parents[pid][1], pid) if pid in parents else None
         ),
     )
+    environments = {3: b"PATH=/bin\0HOME=/root\0"}
+    monkeypatch.setattr(launcher_terminal, "_environment", lambda pid: environments.get(pid, b""))
     found = launcher_of(5)
     assert found is not None
     assert found.pid == 3
+    environments[3] = b"PATH=/bin\0OMPI_COMM_WORLD_RANK=0\0"  # a rank in the session of its launcher
+    found = launcher_of(5)
+    assert found is not None
+    assert found.pid == 2
     del parents[3]
     assert launcher_of(5) is None
 
