@@ -116,7 +116,7 @@ def workspace_size(Py_ssize_t keys, Py_ssize_t head_size):
 
 
 def forward(
-    float[:, :, ::1] out,
+    float[:, :, :] out,
     float[:, :, ::1] lse,
     const float[:, :, :] q,
     const float[:, :, :] k,
@@ -133,7 +133,7 @@ def forward(
     keys up to its own position.
 
     Args:
-        out: Overwritten.
+        out: Overwritten. Its rows may be apart.
         lse: Overwritten with log(sum_j exp(score)) of each query, over the keys j that it attends to.
         q: Queries. Its rows, and those of k and v, may be apart, as in views of one array of q | k | v.
         k: Keys.
@@ -148,13 +148,14 @@ def forward(
         out, q (B, Tq, C); k, v (B, Tk, C); lse (B, H, Tq); workspace (threads, at least workspace_size(Tk, D)).
 
     Raises:
-        ValueError: The shapes do not match, or the rows of q, k or v are not in order.
+        ValueError: The shapes do not match, or the rows of out, q, k or v are not in order.
     """
     cdef Py_ssize_t B = q.shape[0], Tq = q.shape[1], C = q.shape[2], Tk = k.shape[1], H = lse.shape[1]
     cdef Py_ssize_t item, b, h, D = C // max(H, 1)
     cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
     cdef Format format = format_of(bfloat16 and (Tk - Tq) % 2 == 0)  # a slot holds two keys of one block
     _check_shapes(B, Tq, Tk, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
+    _check_rows("out", out.shape, out.strides)
     _check_rows("q", q.shape, q.strides)
     _check_rows("k", k.shape, k.strides)
     _check_rows("v", v.shape, v.strides)
@@ -164,7 +165,7 @@ def forward(
         h = item % H
         _forward_head(
             Head(format, Tq, Tk, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
-            &out[b, 0, h * D], C, &lse[b, h, 0], &workspace[threadid(), 0],
+            &out[b, 0, h * D], out.strides[1] // 4, &lse[b, h, 0], &workspace[threadid(), 0],
             _dropout_of(dropout, dropout_key, ((first_sequence + b) * H + h) * Tk + Tk - Tq),
         )
 

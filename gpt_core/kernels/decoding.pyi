@@ -15,7 +15,6 @@ class Block:
         mlp_proj: tuple[_Matrix, _Array],
         keys: _Array | NDArray[np.uint16],
         values: _Array | NDArray[np.uint16],
-        heads: int,
         *,
         rms_norm: bool = False,
         mlp: str = "gelu",

@@ -8,11 +8,15 @@ synchronize after each step.
 A weight matrix (inputs, outputs), which is most of what is read, is stored as float32, as bfloat16 (its 16 bits as
 uint16), or as int8 with a scale per output. In 8 and 16 bits, it consists of panels of 64 outputs, (panels, inputs, 64):
 the value of element (i, o) is panels[o // 64, i, o % 64], times scales[o] for int8. Sums are float32. Likewise, a KV
-cache is float32 or bfloat16, row after row.
+cache is float32 or bfloat16, with the positions of a head one after another.
 
-Threads divide the rows of each weight, and each has its own partial sums of the output. The next step adds up the
-partial sums in the order of the threads, so the result has the same bits for the same number of threads. Notes on speed
-are at the end of this file.
+Each thread reads memory in one direction, so how threads divide a weight follows from how it is stored:
+
+    panels     by outputs: the result does not depend on the number of threads
+    float32    by rows: each thread has partial sums of all outputs, which the next step adds up in the order of the
+               threads; the result has the same bits for the same number of threads
+
+Notes on speed are at the end of this file.
 """
 
 from cython.parallel cimport parallel, prange
@@ -64,10 +68,10 @@ cdef struct Weight:
     void *values
     const float *scales  # one value per output; int8 only
 
-# A cache of keys or values (positions, channels), in float32 or bfloat16.
+# A cache of keys or values (heads, positions, channels of a head), in float32 or bfloat16.
 cdef struct Cache:
     Format format
-    Py_ssize_t rows, columns
+    Py_ssize_t heads, positions, channels
     void *values
 
 
@@ -79,18 +83,17 @@ cdef class Block:
     Args:
         ln_1: (weight, bias) of the norm before attention, as are ln_2 and the four linear layers. The weight of a
             linear layer is an array of float32, panels of uint16 (the bits of bfloat16), or (panels of int8, scales).
-        keys: Cache of keys, float32 or uint16. `read` uses the rows before its position and writes the row at it.
+        keys: Cache of keys, float32 or uint16. `read` uses what is before its position and writes what is at it.
         values: Cache of values.
-        heads: Number of heads.
         rms_norm: Use RMS norms, whose bias is not read, instead of layer norms.
         mlp: Activation: gelu, relu_squared or swiglu.
         q_norm: Weight of the RMS norm of queries per head, as is k_norm of keys; None for no such norm.
         cos: Cosines of rotary positions, as sin has their sines; None for no rotation.
 
     Shape:
-        keys, values (T, C); norms (C,), (C,); c_attn (C, 3C), (3C,); attn_proj (C, C), (C,); c_fc (C, F), (F,), or
-        (C, 2F), (2F,) for swiglu; mlp_proj (F, C), (C,); q_norm, k_norm (D,); cos, sin (T, D/2). A weight (I, O) in
-        panels is (P, I, 64), with P * 64 at least O; its scales are (P * 64,).
+        keys, values (H, T, D), with C = H * D; norms (C,), (C,); c_attn (C, 3C), (3C,); attn_proj (C, C), (C,); c_fc
+        (C, F), (F,), or (C, 2F), (2F,) for swiglu; mlp_proj (F, C), (C,); q_norm, k_norm (D,); cos, sin (T, D/2). A
+        weight (I, O) in panels is (P, I, 64), with P * 64 at least O; its scales are (P * 64,).
 
     Raises:
         ValueError: The shapes or types do not match.
@@ -102,17 +105,18 @@ cdef class Block:
     cdef Cache keys, values
     cdef list arrays  # what the structs above point to
     cdef float[:, ::1] resid_mid, ln_out  # one row per thread
-    cdef float[:, ::1] wide_sums, attn_sums, mlp_sums  # partial sums, one row per thread
+    cdef float[:, ::1] wide_sums, attn_sums, mlp_sums  # partial sums, one row per thread; of panels, one row in all
+    cdef float[:, ::1] hidden  # one row per thread
     cdef float[:, ::1] scores  # one row per head
-    cdef float[::1] qkv, attn_out, hidden
-    cdef Py_ssize_t heads, hidden_size, wide  # wide: outputs of c_fc, F or 2F
+    cdef float[::1] qkv, attn_out
+    cdef Py_ssize_t channels, hidden_size, wide  # C; F; outputs of c_fc, F or 2F
     cdef bint rms_norm
     cdef Activation activation
     cdef const float[::1] q_norm, k_norm  # None without these norms
     cdef const float[:, ::1] cos, sin  # None without rotary positions
 
     def __init__(
-        self, ln_1, c_attn, attn_proj, ln_2, c_fc, mlp_proj, keys, values, Py_ssize_t heads, *,
+        self, ln_1, c_attn, attn_proj, ln_2, c_fc, mlp_proj, keys, values, *,
         bint rms_norm=False, str mlp="gelu", q_norm=None, k_norm=None, cos=None, sin=None,
     ):
         self.ln_1_weight, self.ln_1_bias = ln_1
@@ -123,19 +127,17 @@ cdef class Block:
         self.c_attn, self.attn_proj = _weight(c_attn[0]), _weight(attn_proj[0])
         self.c_fc, self.mlp_proj = _weight(c_fc[0]), _weight(mlp_proj[0])
         self.keys, self.values = _cache(keys), _cache(values)
-        self.heads = heads
+        self.channels = self.keys.heads * self.keys.channels
         self.rms_norm = rms_norm
         self.activation = {"gelu": GELU, "relu_squared": RELU_SQUARED, "swiglu": SWIGLU}[mlp]
         self.q_norm, self.k_norm, self.cos, self.sin = q_norm, k_norm, cos, sin
         self.hidden_size = self._hidden_size()
         self.wide = self.hidden_size * (2 if self.activation == SWIGLU else 1)
         self._check_shapes()
-        cdef Py_ssize_t T = self.keys.rows, C = self.keys.columns
         self._allocate_rows(thread_count())
-        self.scores = empty(heads, T)
-        self.qkv = empty(3 * C)
-        self.attn_out = empty(C)
-        self.hidden = empty(self.wide)
+        self.scores = empty(self.keys.heads, self.keys.positions)
+        self.qkv = empty(3 * self.channels)
+        self.attn_out = empty(self.channels)
 
     cdef Py_ssize_t _hidden_size(self) noexcept:
         """Return F. The outputs of panels include unused ones; the rows of the next weight do not."""
@@ -144,13 +146,10 @@ cdef class Block:
         return self.c_fc.outputs // 2 if self.activation == SWIGLU else self.c_fc.outputs
 
     cdef int _check_shapes(self) except -1:
-        cdef Py_ssize_t T = self.keys.rows, C = self.keys.columns, D
-        check_positive("decoding: heads", self.heads)
-        check_positive("decoding: positions", T)
-        check_positive("decoding: channels", C)
-        check_equal("decoding: remainder of channels divided by heads", C % self.heads, 0)
-        check_equal("decoding: rows of values", self.values.rows, T)
-        check_equal("decoding: channels of values", self.values.columns, C)
+        cdef Py_ssize_t T = self.keys.positions, C = self.channels, D = self.keys.channels
+        check_equal("decoding: heads of values", self.values.heads, self.keys.heads)
+        check_equal("decoding: positions of values", self.values.positions, T)
+        check_equal("decoding: channels of values per head", self.values.channels, D)
         if self.values.format != self.keys.format:
             raise ValueError("decoding: expected keys and values in one format, float32 or uint16 (bfloat16)")
         _check_norm(self.ln_1_weight, self.ln_1_bias, C)
@@ -159,7 +158,6 @@ cdef class Block:
         _check_norm(self.ln_2_weight, self.ln_2_bias, C)
         _check_linear(self.c_fc, self.c_fc_bias, C, self.wide)
         _check_linear(self.mlp_proj, self.mlp_proj_bias, self.hidden_size, C)
-        D = C // self.heads
         if self.q_norm is not None:
             check_equal("decoding: length of the norm of queries", self.q_norm.shape[0], D)
             check_equal("decoding: length of the norm of keys", self.k_norm.shape[0], D)
@@ -170,10 +168,11 @@ cdef class Block:
 
     cdef int _allocate_rows(self, int threads) except -1:
         """Allocate the rows of each thread, padded so that no two threads write to the same cache line."""
-        cdef Py_ssize_t C = self.keys.columns
+        cdef Py_ssize_t C = self.channels
         self.resid_mid, self.ln_out = empty(threads, C + PADDING), empty(threads, C + PADDING)
         self.wide_sums = empty(threads, max(3 * C, self.wide) + PADDING)
         self.attn_sums, self.mlp_sums = empty(threads, C + PADDING), empty(threads, C + PADDING)
+        self.hidden = empty(threads, self.wide + PADDING)
         return 0
 
     def read(self, float[::1] x, Py_ssize_t position):
@@ -185,53 +184,53 @@ cdef class Block:
         Raises:
             ValueError: x has another length, or position is not in the cache.
         """
-        cdef Py_ssize_t C = self.keys.columns, part
+        cdef Py_ssize_t C = self.channels, part
         cdef int parts = threads_for(4 * C * C + C * (self.hidden_size + self.wide), MIN_WORK_PER_THREAD)
         check_equal("decoding: length of x", x.shape[0], C)
-        if not 0 <= position < self.keys.rows:
-            raise ValueError(f"decoding: got position {position}, expected a value in [0, {self.keys.rows})")
+        if not 0 <= position < self.keys.positions:
+            raise ValueError(f"decoding: got position {position}, expected a value in [0, {self.keys.positions})")
         if self.ln_out.shape[0] < parts:  # the number of threads has grown
             self._allocate_rows(parts)
         with nogil, parallel(num_threads=parts):
             for part in prange(parts, schedule="static"):
                 self._qkv_sums(&x[0], part, parts)
             for part in prange(parts, schedule="static"):
-                self._attention_sums(position, part, parts)
+                self._attend(position, part, parts)
+            for part in prange(parts, schedule="static"):
+                self._attention_sums(part, parts)
             for part in prange(parts, schedule="static"):
                 self._hidden_sums(&x[0], part, parts)
             for part in prange(parts, schedule="static"):
                 self._mlp_sums(part, parts)
-            # x = resid_mid + bias + sums of hidden . mlp_proj
             for part in prange(parts, schedule="static"):
-                _add_sums(&x[0], &self.resid_mid[part, 0], &self.mlp_proj_bias[0], self.mlp_sums, parts,
-                          _start(C, part, parts), _start(C, part + 1, parts))
+                self._add_mlp(&x[0], part, parts)
 
     cdef void _qkv_sums(self, const float *x, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-        """Partial sums of qkv (3C,) = ln_1(x) . c_attn (C, 3C)."""
-        cdef Py_ssize_t C = self.keys.columns
+        """Sums of qkv (3C,) = ln_1(x) . c_attn (C, 3C)."""
+        cdef Py_ssize_t C = self.channels
         _norm(&self.ln_out[part, 0], x, &self.ln_1_weight[0], &self.ln_1_bias[0], C, self.rms_norm)
-        _vector_matrix(&self.wide_sums[part, 0], &self.ln_out[part, 0], self.c_attn, 3 * C,
-                       _start(C, part, parts), _start(C, part + 1, parts))
+        _vector_matrix(self.wide_sums, &self.ln_out[part, 0], self.c_attn, 3 * C, part, parts)
 
-    cdef void _attention_sums(self, Py_ssize_t position, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-        """attn_out = softmax(q . K^T / sqrt(D)) . V for a range of heads; partial sums of attn_out . attn_proj (C, C)."""
-        cdef Py_ssize_t C = self.keys.columns, D = C // self.heads, third
-        cdef Py_ssize_t start = self.heads * part // parts, stop = self.heads * (part + 1) // parts
+    cdef void _attend(self, Py_ssize_t position, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+        """attn_out = softmax(q . K^T / sqrt(D)) . V for a range of heads."""
+        cdef Py_ssize_t C = self.channels, D = self.keys.channels, T = self.keys.positions, third, h
+        cdef Py_ssize_t start = self.keys.heads * part // parts, stop = self.keys.heads * (part + 1) // parts
         for third in range(3):  # q, k and v
-            _add_sums(&self.qkv[0], NULL, &self.c_attn_bias[0], self.wide_sums, parts,
+            _add_sums(&self.qkv[0], NULL, &self.c_attn_bias[0], self.wide_sums, _count(self.c_attn, parts),
                       third * C + start * D, third * C + stop * D)
         self._normalize_and_rotate(position, start, stop)
-        if self.keys.format == FLOAT32:
-            _attend_heads(&self.attn_out[0], &self.scores[0, 0], self.scores.shape[1], &self.qkv[0],
-                          <float*>self.keys.values, <float*>self.values.values, position, C, D, start, stop)
-        else:
-            _attend_heads(&self.attn_out[0], &self.scores[0, 0], self.scores.shape[1], &self.qkv[0],
-                          <uint16_t*>self.keys.values, <uint16_t*>self.values.values, position, C, D, start, stop)
-        _vector_matrix(&self.attn_sums[part, 0], &self.attn_out[0], self.attn_proj, C, start * D, stop * D)
+        for h in range(start, stop):
+            if self.keys.format == FLOAT32:
+                _attend_head(&self.attn_out[h * D], &self.scores[h, 0], &self.qkv[h * D], C,
+                             <float*>self.keys.values + h * T * D, <float*>self.values.values + h * T * D, position, D)
+            else:
+                _attend_head(&self.attn_out[h * D], &self.scores[h, 0], &self.qkv[h * D], C,
+                             <uint16_t*>self.keys.values + h * T * D, <uint16_t*>self.values.values + h * T * D,
+                             position, D)
 
     cdef void _normalize_and_rotate(self, Py_ssize_t position, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
         """Apply QK-norm and rotary positions, if the model has them, to the queries and keys of a range of heads."""
-        cdef Py_ssize_t C = self.keys.columns, D = C // self.heads, h
+        cdef Py_ssize_t C = self.channels, D = self.keys.channels, h
         if self.q_norm is not None:
             for h in range(start, stop):
                 _rms_norm(&self.qkv[h * D], &self.qkv[h * D], &self.q_norm[0], D)
@@ -241,28 +240,41 @@ cdef class Block:
                 _rotate(&self.qkv[h * D], &self.cos[position, 0], &self.sin[position, 0], D // 2)
                 _rotate(&self.qkv[C + h * D], &self.cos[position, 0], &self.sin[position, 0], D // 2)
 
+    cdef void _attention_sums(self, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+        """Sums of attn_out . attn_proj (C, C)."""
+        _vector_matrix(self.attn_sums, &self.attn_out[0], self.attn_proj, self.channels, part, parts)
+
     cdef void _hidden_sums(self, const float *x, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-        """resid_mid (C,) = x + attention, on every thread; partial sums of ln_2(resid_mid) . c_fc (C, F or 2F)."""
-        cdef Py_ssize_t C = self.keys.columns
-        _add_sums(&self.resid_mid[part, 0], x, &self.attn_proj_bias[0], self.attn_sums, parts, 0, C)
+        """resid_mid (C,) = x + attention, on every thread; sums of ln_2(resid_mid) . c_fc (C, F or 2F)."""
+        cdef Py_ssize_t C = self.channels
+        _add_sums(&self.resid_mid[part, 0], x, &self.attn_proj_bias[0], self.attn_sums, _count(self.attn_proj, parts),
+                  0, C)
         _norm(&self.ln_out[part, 0], &self.resid_mid[part, 0], &self.ln_2_weight[0], &self.ln_2_bias[0], C,
               self.rms_norm)
-        _vector_matrix(&self.wide_sums[part, 0], &self.ln_out[part, 0], self.c_fc, self.wide,
-                       _start(C, part, parts), _start(C, part + 1, parts))
+        _vector_matrix(self.wide_sums, &self.ln_out[part, 0], self.c_fc, self.wide, part, parts)
 
     cdef void _mlp_sums(self, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
-        """A range of hidden (F,) = activation(sums + bias); partial sums of hidden . mlp_proj (F, C)."""
-        cdef Py_ssize_t C = self.keys.columns, F = self.hidden_size
-        cdef Py_ssize_t start = _start(F, part, parts), stop = _start(F, part + 1, parts)
-        _add_sums(&self.hidden[0], NULL, &self.c_fc_bias[0], self.wide_sums, parts, start, stop)
+        """hidden (F,) = activation(sums + bias), as far as the thread uses it; sums of hidden . mlp_proj (F, C)."""
+        cdef Py_ssize_t F = self.hidden_size, n = _count(self.c_fc, parts)
+        cdef Py_ssize_t start = _first_row(self.mlp_proj, part, parts), stop = _first_row(self.mlp_proj, part + 1, parts)
+        cdef float *hidden = &self.hidden[part, 0]
+        if self.mlp_proj.format != FLOAT32:
+            start, stop = 0, F
+        _add_sums(hidden, NULL, &self.c_fc_bias[0], self.wide_sums, n, start, stop)
         if self.activation == GELU:
-            _gelu(&self.hidden[0], start, stop)
+            _gelu(hidden, start, stop)
         elif self.activation == RELU_SQUARED:
-            _relu_squared(&self.hidden[0], start, stop)
+            _relu_squared(hidden, start, stop)
         else:
-            _add_sums(&self.hidden[0], NULL, &self.c_fc_bias[0], self.wide_sums, parts, F + start, F + stop)
-            _swiglu(&self.hidden[0], &self.hidden[F], start, stop)
-        _vector_matrix(&self.mlp_sums[part, 0], &self.hidden[0], self.mlp_proj, C, start, stop)
+            _add_sums(hidden, NULL, &self.c_fc_bias[0], self.wide_sums, n, F + start, F + stop)
+            _swiglu(hidden, hidden + F, start, stop)
+        _vector_matrix(self.mlp_sums, hidden, self.mlp_proj, self.channels, part, parts)
+
+    cdef void _add_mlp(self, float *x, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+        """A range of x = resid_mid + bias + the sums of hidden . mlp_proj."""
+        cdef Py_ssize_t C = self.channels
+        _add_sums(x, &self.resid_mid[part, 0], &self.mlp_proj_bias[0], self.mlp_sums, _count(self.mlp_proj, parts),
+                  _start(C, part, parts), _start(C, part + 1, parts))
 
 
 def logits(
@@ -302,7 +314,7 @@ def logits(
     _norm(&ln_out[0], &x[0], &norm_weight[0], &norm_bias[0], C, rms_norm)
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
         if transposed:
-            _panels(&out[0], &ln_out[0], table, V, 0, C, table.outputs // PANEL * part // parts,
+            _panels(&out[0], &ln_out[0], table, V, table.outputs // PANEL * part // parts,
                     table.outputs // PANEL * (part + 1) // parts)
         else:
             _dot_rows(&out[0], &ln_out[0], <const float*>table.values, C, _start(V, part, parts),
@@ -340,15 +352,19 @@ cdef int _check_panels(const Py_ssize_t *shape) except -1:
 
 cdef Cache _cache(matrix) except *:
     """Return a view of a cache. The caller must hold a reference to it."""
-    cdef const float[:, ::1] float_values
-    cdef const uint16_t[:, ::1] bfloat16_values
+    cdef const float[:, :, ::1] float_values
+    cdef const uint16_t[:, :, ::1] bfloat16_values
     if matrix.dtype == np.uint16:
         bfloat16_values = matrix
-        check_positive("decoding: positions", bfloat16_values.shape[0])
-        return Cache(BFLOAT16, bfloat16_values.shape[0], bfloat16_values.shape[1], <void*>&bfloat16_values[0, 0])
-    float_values = matrix
-    check_positive("decoding: positions", float_values.shape[0])
-    return Cache(FLOAT32, float_values.shape[0], float_values.shape[1], <void*>&float_values[0, 0])
+    else:
+        float_values = matrix
+    heads, positions, channels = matrix.shape
+    check_positive("decoding: heads", heads)
+    check_positive("decoding: positions", positions)
+    check_positive("decoding: channels per head", channels)
+    if matrix.dtype == np.uint16:
+        return Cache(BFLOAT16, heads, positions, channels, <void*>&bfloat16_values[0, 0, 0])
+    return Cache(FLOAT32, heads, positions, channels, <void*>&float_values[0, 0, 0])
 
 
 cdef int _check_norm(const float[::1] weight, const float[::1] bias, Py_ssize_t C) except -1:
@@ -434,20 +450,32 @@ cdef void _layer_norm(float *y, const float *x, const float *weight, const float
         y[c] = (x[c] - mean) * rstd * weight[c] + bias[c]
 
 
+cdef Py_ssize_t _first_row(Weight weight, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Return the first row of a weight in float32 that a thread reads."""
+    return _start(weight.inputs, part, parts)
+
+
+cdef Py_ssize_t _count(Weight weight, Py_ssize_t parts) noexcept nogil:
+    """Return the number of partial sums of each output that `_vector_matrix` leaves."""
+    return parts if weight.format == FLOAT32 else 1
+
+
 cdef void _vector_matrix(
-    float *y,
+    float[:, ::1] sums,
     const float *x,
     Weight weight,
     Py_ssize_t O,
-    Py_ssize_t start,
-    Py_ssize_t stop,
+    Py_ssize_t part,
+    Py_ssize_t parts,
 ) noexcept nogil:
-    """y (O,) = x[start:stop] . weight[start:stop] (stop - start, O)."""
+    """The part of a thread of x . weight (I, O): partial sums of all outputs, or a range of sums[0]."""
+    cdef Py_ssize_t panels = weight.outputs // PANEL
     if weight.format == FLOAT32:
-        memset(y, 0, O * sizeof(float))
-        _add_rows(y, x, <const float*>weight.values, O, start, stop, O)
+        memset(&sums[part, 0], 0, O * sizeof(float))
+        _add_rows(&sums[part, 0], x, <const float*>weight.values, O, _first_row(weight, part, parts),
+                  _first_row(weight, part + 1, parts), O)
     else:
-        _panels(y, x, weight, O, start, stop, 0, weight.outputs // PANEL)
+        _panels(&sums[0, 0], x, weight, O, panels * part // parts, panels * (part + 1) // parts)
 
 
 cdef void _panels(
@@ -455,21 +483,19 @@ cdef void _panels(
     const float *x,
     Weight weight,
     Py_ssize_t O,
-    Py_ssize_t start,
-    Py_ssize_t stop,
     Py_ssize_t first,
     Py_ssize_t last,
 ) noexcept nogil:
-    """y (O,) = x[start:stop] . weight[start:stop], for the outputs of the panels in [first, last) alone."""
+    """y (O,) = x (I,) . weight (I, O), for the outputs of the panels in [first, last) alone."""
     cdef Py_ssize_t panel, o, n, j, offset
     for panel in range(first, last):
         o = panel * PANEL
         n = min(<Py_ssize_t>PANEL, O - o)
-        offset = (panel * weight.inputs + start) * PANEL
+        offset = panel * weight.inputs * PANEL
         if weight.format == BFLOAT16:
-            gpt_bfloat16_panel(y + o, x + start, <const uint16_t*>weight.values + offset, stop - start, n)
+            gpt_bfloat16_panel(y + o, x, <const uint16_t*>weight.values + offset, weight.inputs, n)
         else:
-            gpt_int8_panel(y + o, x + start, <const int8_t*>weight.values + offset, stop - start, n)
+            gpt_int8_panel(y + o, x, <const int8_t*>weight.values + offset, weight.inputs, n)
             for j in range(n):
                 y[o + j] *= weight.scales[o + j]
 
@@ -527,37 +553,28 @@ cdef void _swiglu(float *gate, const float *up, Py_ssize_t start, Py_ssize_t sto
         gate[f] = gate[f] / (<float>1.0 + fast_exp(-gate[f])) * up[f]
 
 
-cdef void _attend_heads(
+cdef void _attend_head(
     float *out,
     float *scores,
-    Py_ssize_t T,
-    const float *qkv,
+    const float *q,
+    Py_ssize_t C,
     cached *keys,
     cached *values,
     Py_ssize_t position,
-    Py_ssize_t C,
     Py_ssize_t D,
-    Py_ssize_t start,
-    Py_ssize_t stop,
 ) noexcept nogil:
-    """out (D,) = softmax(q (D,) . k^T / sqrt(D)) . v of each head from start to stop, with k and v up to `position`."""
-    cdef Py_ssize_t j, h, width = (stop - start) * D, seen = position + 1, last = position // UNROLLED
-    cdef const float *q = qkv + start * D
-    for j in range(width):
-        keys[position * C + start * D + j] = _as_cached(q[C + j], keys)
-        values[position * C + start * D + j] = _as_cached(q[2 * C + j], values)
-    out, scores, keys, values = out + start * D, scores + start * T, keys + start * D, values + start * D
-    for j in range(last + 1):
-        for h in range(stop - start):
-            _dot_rows(scores + h * T, q + h * D, keys + h * D, C, j * UNROLLED, min(j * UNROLLED + UNROLLED, seen), D)
-    for h in range(stop - start):
-        _softmax(scores + h * T, seen, <float>1.0 / sqrtf(<float>D))
-    for j in range(width):
-        out[j] = 0
-    for j in range(last + 1):
-        for h in range(stop - start):
-            _add_rows(out + h * D, scores + h * T, values + h * D, C, j * UNROLLED,
-                      min(j * UNROLLED + UNROLLED, seen), D)
+    """out (D,) = softmax(q (D,) . keys^T / sqrt(D)) . values, up to `position`.
+
+    The key and the value of `position`, C and 2C channels after q, are stored first.
+    """
+    cdef Py_ssize_t j, seen = position + 1
+    for j in range(D):
+        keys[position * D + j] = _as_cached(q[C + j], keys)
+        values[position * D + j] = _as_cached(q[2 * C + j], values)
+    _dot_rows(scores, q, keys, D, 0, seen, D)
+    _softmax(scores, seen, <float>1.0 / sqrtf(<float>D))
+    memset(out, 0, D * sizeof(float))
+    _add_rows(out, scores, values, D, 0, seen, D)
 
 
 cdef void _dot_rows(

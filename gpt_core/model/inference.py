@@ -30,12 +30,13 @@ PREFILL_CHUNK = 256  # tokens of a prompt that are read at once: bounds the buff
 
 
 class KVCache:
-    """Keys and values (T, C) of one layer, filled from the first position on: float32, or the bits of bfloat16."""
+    """Keys and values (H, T, D) of one layer, filled from the first position on: float32, or the bits of bfloat16."""
 
-    def __init__(self, capacity: int, channels: int, *, bfloat16: bool = False) -> None:
+    def __init__(self, shape: ModelShape, *, bfloat16: bool = False) -> None:
         dtype = np.dtype(np.uint16) if bfloat16 else PRECISION.activations.storage
-        self.keys: NDArray[Any] = empty(capacity, channels, dtype=dtype)
-        self.values: NDArray[Any] = empty(capacity, channels, dtype=dtype)
+        sizes = (shape.num_heads, shape.seq_len, shape.head_size)
+        self.keys: NDArray[Any] = empty(*sizes, dtype=dtype)
+        self.values: NDArray[Any] = empty(*sizes, dtype=dtype)
 
 
 class ChunkBuffers:
@@ -53,7 +54,7 @@ class ChunkBuffers:
         self.act_out = self.hidden = empty(rows, shape.hidden_size)
         if shape.mlp == "swiglu":
             self.hidden = empty(rows, 2 * shape.hidden_size)
-        self.lse = empty(1, shape.num_heads, rows)
+        self.lse = empty(shape.num_heads, 1, rows)
 
 
 class Decoder:
@@ -75,7 +76,7 @@ class Decoder:
         self._transformer = Transformer(shape)
         tensors: Any = weights.tensors  # the layers only hold them
         self._transformer.bind(tensors)
-        self._caches = [KVCache(self.capacity, shape.d_model, bfloat16=self._stored) for _ in range(shape.layers)]
+        self._caches = [KVCache(shape, bfloat16=self._stored) for _ in range(shape.layers)]
         self._expanded = empty(0)  # scratch for one matrix of a chunk
         self._fused_blocks = [
             _fused_block(block, cache, shape)
@@ -171,16 +172,18 @@ class Decoder:
         linear.forward(y, x, weight, layer.bias, residual, bfloat16=self._bfloat16)
 
     def _cached(self, cache: NDArray[Any], end: int) -> Array:
-        """Return the first `end` rows of a cache as float32, (1, end, C)."""
-        rows: Array = cache[:end]
-        if self._stored:
-            rows = empty(end, cache.shape[1])
-            conversion.from_bfloat16(rows, cache[:end])
-        return rows[None]
+        """Return the first `end` positions of a cache as float32, (H, end, D)."""
+        if not self._stored:
+            return cache[:, :end]
+        heads, _, size = cache.shape
+        rows = empty(heads, end, size)
+        for head in range(heads):
+            conversion.from_bfloat16(rows[head], cache[head, :end])
+        return rows
 
     def _extend_cache(self, block: Block, cache: KVCache, buffers: ChunkBuffers) -> None:
         """Compute queries, keys and values of the tokens; append keys and values to the cache."""
-        (rows, C), attn = buffers.x.shape, block.attn
+        (rows, C), attn, end = buffers.x.shape, block.attn, self.length + len(buffers.x)
         # qkv = ln_1(x) W_attn + b_attn
         block.ln_1.normalize(buffers.ln_out, buffers.x, buffers.rstd, buffers.mean)
         self._linear(buffers.qkv, buffers.ln_out, attn.c_attn)
@@ -189,24 +192,28 @@ class Decoder:
         if attn.rotary:
             attn.rotary.forward(buffers.qk, rows, self.length)
         for stored, new in ((cache.keys, buffers.qk[:, C : 2 * C]), (cache.values, buffers.qkv[:, 2 * C :])):
-            if self._stored:
-                conversion.to_bfloat16(stored[self.length : self.length + rows], new)
-            else:
-                stored[self.length : self.length + rows] = new
+            for head, values in zip(stored, self._by_head(new), strict=True):
+                if self._stored:
+                    conversion.to_bfloat16(head[self.length : end], values)
+                else:
+                    head[self.length : end] = values
 
     def _finish_block(self, block: Block, cache: KVCache, buffers: ChunkBuffers, end: int) -> None:
         """Compute the rest of the block for tokens of which the last has position `end` - 1."""
-        q, k, v = buffers.queries[None], self._cached(cache.keys, end), self._cached(cache.values, end)
-        # x += softmax(q kᵀ / sqrt(D)) v W_proj + b_proj
-        attention.forward(
-            buffers.attn_out[None], buffers.lse, q, k, v, self._attention_workspace(), bfloat16=self._bfloat16
-        )
+        out, q = self._by_head(buffers.attn_out), self._by_head(buffers.queries)
+        k, v = self._cached(cache.keys, end), self._cached(cache.values, end)
+        # x += softmax(q kᵀ / sqrt(D)) v W_proj + b_proj; each head is a sequence of its own to the kernel
+        attention.forward(out, buffers.lse, q, k, v, self._attention_workspace(), bfloat16=self._bfloat16)
         self._linear(buffers.x, buffers.attn_out, block.attn.c_proj, buffers.x)
         # x += f(ln_2(x) W_fc + b_fc) W_proj + b_proj
         block.ln_2.normalize(buffers.ln_out, buffers.x, buffers.rstd, buffers.mean)
         self._linear(buffers.hidden, buffers.ln_out, block.mlp.c_fc)
         block.mlp.activate(buffers.act_out, buffers.hidden)
         self._linear(buffers.x, buffers.act_out, block.mlp.c_proj, buffers.x)
+
+    def _by_head(self, rows: Array) -> Array:
+        """Return a view (H, rows, D) of rows (rows, C)."""
+        return rows.reshape(len(rows), self.shape.num_heads, -1).transpose(1, 0, 2)
 
     def _attention_workspace(self) -> Array:
         """Return scratch memory of the attention kernel, one row per thread."""
@@ -224,7 +231,7 @@ def _fused_block(block: Block, cache: KVCache, shape: ModelShape) -> decoding.Bl
     return decoding.Block(
         _norm_tensors(block.ln_1), _linear_tensors(attn.c_attn), _linear_tensors(attn.c_proj),
         _norm_tensors(block.ln_2), _linear_tensors(mlp.c_fc), _linear_tensors(mlp.c_proj),
-        cache.keys, cache.values, shape.num_heads,
+        cache.keys, cache.values,
         rms_norm=shape.norm == "rms_norm", mlp=shape.mlp, **norms, **tables,
     )  # fmt: skip
 

@@ -46,6 +46,6 @@ def test_buffers_and_kv_cache_are_aligned_to_cache_lines() -> None:
     model = GPT(parameters)
     tokens = np.zeros((3, 7), dtype=np.int32)
     model.loss_and_gradients(tokens, tokens, Parameters(SHAPE), 1.0)
-    arrays = {**layer_arrays(model.transformer), **vars(KVCache(7, 48))}
+    arrays = {**layer_arrays(model.transformer), **vars(KVCache(SHAPE))}
     assert len(arrays) > 15
     assert {name: array.ctypes.data % ALIGNMENT for name, array in arrays.items()} == dict.fromkeys(arrays, 0)

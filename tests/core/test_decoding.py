@@ -32,9 +32,14 @@ def weights_of(channels, hidden, seed=0):
 
 
 def block_of(weights, time, heads, channels):
-    keys, values = (np.full((time, channels), np.nan, dtype=np.float32) for _ in range(2))
+    keys, values = (np.full((heads, time, channels // heads), np.nan, dtype=np.float32) for _ in range(2))
     pairs = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS]
-    return decoding.Block(*pairs, keys, values, heads), keys, values
+    return decoding.Block(*pairs, keys, values), keys, values
+
+
+def rows_of(cache):
+    """Return a cache (H, T, D) as rows (T, C)."""
+    return cache.transpose(1, 0, 2).reshape(cache.shape[1], -1)
 
 
 def outputs(time, channels, heads, hidden):
@@ -60,8 +65,8 @@ def test_a_block_equals_the_reference_token_by_token(time, channels, heads, hidd
         x[None].astype(np.float64), wide, ModelShape(channels, hidden, 1, heads, time, 1)
     )
     assert relative_error(rows, expected["y"][0]) < LIMIT
-    assert relative_error(keys, expected["qkv"][0, :, channels : 2 * channels]) < LIMIT
-    assert relative_error(values, expected["qkv"][0, :, 2 * channels :]) < LIMIT
+    assert relative_error(rows_of(keys), expected["qkv"][0, :, channels : 2 * channels]) < LIMIT
+    assert relative_error(rows_of(values), expected["qkv"][0, :, 2 * channels :]) < LIMIT
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -116,15 +121,15 @@ def test_a_block_uses_threads_added_after_its_creation():
 def test_a_block_writes_its_own_row_and_reads_only_earlier_ones():
     channels, heads, time = 24, 2, 6
     block, keys, values = block_of(weights_of(channels, 40), time, heads, channels)
-    keys[:3], values[:3] = 1.0, 2.0
+    keys[:, :3], values[:, :3] = 1.0, 2.0
     x = np.ones(channels, np.float32)
     block.read(x, 3)
     assert np.isfinite(x).all()  # what is not read is NaN
-    assert np.isfinite(keys[3]).all()
-    assert np.isfinite(values[3]).all()
+    assert np.isfinite(keys[:, 3]).all()
+    assert np.isfinite(values[:, 3]).all()
     for array, before in ((keys, 1.0), (values, 2.0)):
-        assert (array[:3] == before).all()
-        assert np.isnan(array[4:]).all()
+        assert (array[:, :3] == before).all()
+        assert np.isnan(array[:, 4:]).all()
 
 
 def test_a_nan_propagates_to_the_logits():
@@ -148,17 +153,18 @@ def block(**changed):
     parts = {
         "ln_1": (f(4), f(4)), "c_attn": (f(4, 12), f(12)), "attn_proj": (f(4, 4), f(4)),
         "ln_2": (f(4), f(4)), "c_fc": (f(4, 6), f(6)), "mlp_proj": (f(6, 4), f(4)),
-        "keys": f(3, 4), "values": f(3, 4), "heads": 2,
+        "keys": f(2, 3, 2), "values": f(2, 3, 2),
     }  # fmt: skip
     return decoding.Block(**(parts | changed))
 
 
 REFUSED = {
-    "heads that do not divide": (lambda: block(heads=3), "got 1, expected 0"),
-    "no heads": (lambda: block(heads=0), "got 0, expected at least 1"),
-    "no positions": (lambda: block(keys=f(0, 4), values=f(0, 4)), "got 0, expected at least 1"),
-    "fewer values than keys": (lambda: block(values=f(2, 4)), "got 2, expected 3"),
-    "values of other channels": (lambda: block(values=f(3, 5)), "got 5, expected 4"),
+    "no heads": (lambda: block(keys=f(0, 3, 2), values=f(0, 3, 2)), "got 0, expected at least 1"),
+    "no positions": (lambda: block(keys=f(2, 0, 2), values=f(2, 0, 2)), "got 0, expected at least 1"),
+    "no channels": (lambda: block(keys=f(2, 3, 0), values=f(2, 3, 0)), "got 0, expected at least 1"),
+    "other heads of values": (lambda: block(values=f(4, 3, 1)), "got 4, expected 2"),
+    "fewer values than keys": (lambda: block(values=f(2, 2, 2)), "got 2, expected 3"),
+    "values of other channels": (lambda: block(values=f(2, 3, 3)), "got 3, expected 2"),
     "c_attn of other rows": (lambda: block(c_attn=(f(5, 12), f(12))), "got 5, expected 4"),
     "c_attn of other columns": (lambda: block(c_attn=(f(4, 8), f(8))), "got 8, expected 12"),
     "attn_proj that is not square": (lambda: block(attn_proj=(f(4, 5), f(5))), "got 5, expected 4"),

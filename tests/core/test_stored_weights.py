@@ -15,7 +15,7 @@ from gpt_core.model.memory import decode_bytes
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.stored_weights import StoredWeights, columns_of, stored
 from tests.core.other_levels import OTHER_LEVELS, printed_at
-from tests.core.test_decoding import LAYERS, WIDE, weights_of
+from tests.core.test_decoding import LAYERS, WIDE, rows_of, weights_of
 
 LIMIT = 2e-6  # float32 against float64
 CACHE_LIMIT = 2.0**-8  # keys and values are rounded to bfloat16, whose unit roundoff is 2^-9
@@ -37,12 +37,13 @@ def from_bfloat16(bits):
     return values
 
 
-def decoded(weights, heads, keys, values):
+def decoded(weights, keys, values):
     """Run a block with these weights on random rows (T, C), one by one; return its outputs and the rows."""
     block = decoding.Block(
-        *((weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS), keys, values, heads
+        *((weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS), keys, values
     )
-    x = np.random.default_rng(1).normal(size=keys.shape).astype(np.float32)
+    heads, time, size = keys.shape
+    x = np.random.default_rng(1).normal(size=(time, heads * size)).astype(np.float32)
     rows = x.copy()
     for position, row in enumerate(rows):
         block.read(row, position)
@@ -73,20 +74,20 @@ def test_a_block_computes_with_the_stored_values(time, channels, heads, hidden, 
         name: stored(tensor, weight_format) if tensor.ndim == 2 else tensor
         for name, tensor in weights_of(channels, hidden).items()
     }
-    keys, values = (np.full((time, channels), np.nan, np.float32) for _ in range(2))
-    rows, x = decoded(weights, heads, keys, values)
+    keys, values = (np.full((heads, time, channels // heads), np.nan, np.float32) for _ in range(2))
+    rows, x = decoded(weights, keys, values)
     expected = expected_block(weights, heads, x)
     assert relative_error(rows, expected["y"][0]) < LIMIT
-    assert relative_error(keys, expected["qkv"][0, :, channels : 2 * channels]) < LIMIT
+    assert relative_error(rows_of(keys), expected["qkv"][0, :, channels : 2 * channels]) < LIMIT
 
 
 def test_a_bfloat16_cache_holds_the_rounded_keys_and_values():
     time, channels, heads, hidden = 33, 24, 2, 100
     weights = weights_of(channels, hidden)
-    keys, values = (np.zeros((time, channels), np.uint16) for _ in range(2))
-    rows, x = decoded(weights, heads, keys, values)
+    keys, values = (np.zeros((heads, time, channels // heads), np.uint16) for _ in range(2))
+    rows, x = decoded(weights, keys, values)
     expected = expected_block(weights, heads, x)
-    assert relative_error(from_bfloat16(keys), expected["qkv"][0, :, channels : 2 * channels]) < CACHE_LIMIT
+    assert relative_error(from_bfloat16(rows_of(keys)), expected["qkv"][0, :, channels : 2 * channels]) < CACHE_LIMIT
     assert relative_error(rows, expected["y"][0]) < CACHE_LIMIT
 
 
@@ -192,14 +193,14 @@ def test_a_matrix_that_does_not_fit_is_refused(matrix, message):
         conversion.expand(np.zeros((4, 3), np.float32), matrix)
 
 
-def test_a_cache_that_is_no_matrix_of_float32_or_bfloat16_is_refused():
+def test_a_cache_that_is_not_of_float32_or_bfloat16_is_refused():
     weights = weights_of(6, 17)
     pairs = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS]
-    cache = np.zeros((4, 6), np.int8)
+    cache = np.zeros((2, 4, 3), np.int8)
     with pytest.raises(ValueError, match="mismatch"):
-        decoding.Block(*pairs, cache, cache, 2)
+        decoding.Block(*pairs, cache, cache)
     with pytest.raises(ValueError, match="keys and values in one format"):
-        decoding.Block(*pairs, np.zeros((4, 6), np.uint16), np.zeros((4, 6), np.float32), 2)
+        decoding.Block(*pairs, np.zeros((2, 4, 3), np.uint16), np.zeros((2, 4, 3), np.float32))
 
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)
