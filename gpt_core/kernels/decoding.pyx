@@ -27,7 +27,7 @@ from libc.string cimport memset
 import numpy as np
 
 from gpt_core.kernels.arrays import empty
-from gpt_core.kernels.bfloat16 cimport bfloat16_bits, bfloat16_value
+from gpt_core.kernels.bfloat16 cimport bfloat16_bits
 from gpt_core.kernels.fast_math cimport fast_exp, fast_tanh
 from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport thread_count, threads_for
@@ -46,6 +46,14 @@ cdef extern from "panel_product.h":
     enum: PANEL
     void gpt_bfloat16_panel(float *y, const float *x, const uint16_t *panel, Py_ssize_t rows, Py_ssize_t n) nogil
     void gpt_int8_panel(float *y, const float *x, const int8_t *panel, Py_ssize_t rows, Py_ssize_t n) nogil
+
+cdef extern from "cache_product.h":
+    void gpt_float32_dots(float *y, const float *x, const float *cache, Py_ssize_t rows, Py_ssize_t columns) nogil
+    void gpt_bfloat16_dots(float *y, const float *x, const uint16_t *cache, Py_ssize_t rows, Py_ssize_t columns) nogil
+    void gpt_float32_weighted_sum(
+        float *y, const float *x, const float *cache, Py_ssize_t rows, Py_ssize_t columns) nogil
+    void gpt_bfloat16_weighted_sum(
+        float *y, const float *x, const uint16_t *cache, Py_ssize_t rows, Py_ssize_t columns) nogil
 
 ctypedef fused cached:
     float
@@ -500,20 +508,6 @@ cdef void _panels(
                 y[o + j] *= weight.scales[o + j]
 
 
-cdef inline float _value(cached x) noexcept nogil:
-    if cached is uint16_t:
-        return bfloat16_value(x)
-    else:
-        return x
-
-
-cdef inline cached _as_cached(float x, cached *unused) noexcept nogil:
-    if cached is uint16_t:
-        return bfloat16_bits(x)
-    else:
-        return x
-
-
 cdef void _add_sums(
     float *y,
     const float *residual,
@@ -569,18 +563,25 @@ cdef void _attend_head(
     """
     cdef Py_ssize_t j, seen = position + 1
     for j in range(D):
-        keys[position * D + j] = _as_cached(q[C + j], keys)
-        values[position * D + j] = _as_cached(q[2 * C + j], values)
-    _dot_rows(scores, q, keys, D, 0, seen, D)
-    _softmax(scores, seen, <float>1.0 / sqrtf(<float>D))
-    memset(out, 0, D * sizeof(float))
-    _add_rows(out, scores, values, D, 0, seen, D)
+        if cached is float:
+            keys[position * D + j], values[position * D + j] = q[C + j], q[2 * C + j]
+        else:
+            keys[position * D + j] = bfloat16_bits(q[C + j])
+            values[position * D + j] = bfloat16_bits(q[2 * C + j])
+    if cached is float:
+        gpt_float32_dots(scores, q, keys, seen, D)
+        _softmax(scores, seen, <float>1.0 / sqrtf(<float>D))
+        gpt_float32_weighted_sum(out, scores, values, seen, D)
+    else:
+        gpt_bfloat16_dots(scores, q, keys, seen, D)
+        _softmax(scores, seen, <float>1.0 / sqrtf(<float>D))
+        gpt_bfloat16_weighted_sum(out, scores, values, seen, D)
 
 
 cdef void _dot_rows(
     float *y,
     const float *x,
-    const cached *rows,
+    const float *rows,
     Py_ssize_t ld,
     Py_ssize_t start,
     Py_ssize_t stop,
@@ -588,27 +589,27 @@ cdef void _dot_rows(
 ) noexcept nogil:
     """y[r] = x (D,) . rows[r] for r in [start, stop); the rows are `ld` values apart."""
     cdef float a, b, c, d, e, f, g, h
-    cdef const cached *row
+    cdef const float *row
     cdef Py_ssize_t i, r = start
     while r + UNROLLED <= stop:
         row = rows + r * ld
         a = b = c = d = e = f = g = h = 0
         for i in range(D):
-            a = a + x[i] * _value(row[i])
-            b = b + x[i] * _value(row[ld + i])
-            c = c + x[i] * _value(row[2 * ld + i])
-            d = d + x[i] * _value(row[3 * ld + i])
-            e = e + x[i] * _value(row[4 * ld + i])
-            f = f + x[i] * _value(row[5 * ld + i])
-            g = g + x[i] * _value(row[6 * ld + i])
-            h = h + x[i] * _value(row[7 * ld + i])
+            a = a + x[i] * row[i]
+            b = b + x[i] * row[ld + i]
+            c = c + x[i] * row[2 * ld + i]
+            d = d + x[i] * row[3 * ld + i]
+            e = e + x[i] * row[4 * ld + i]
+            f = f + x[i] * row[5 * ld + i]
+            g = g + x[i] * row[6 * ld + i]
+            h = h + x[i] * row[7 * ld + i]
         y[r], y[r + 1], y[r + 2], y[r + 3], y[r + 4], y[r + 5], y[r + 6], y[r + 7] = a, b, c, d, e, f, g, h
         r += UNROLLED
     while r < stop:
         row = rows + r * ld
         a = 0
         for i in range(D):
-            a = a + x[i] * _value(row[i])
+            a = a + x[i] * row[i]
         y[r] = a
         r += 1
 
@@ -616,14 +617,14 @@ cdef void _dot_rows(
 cdef void _add_rows(
     float *y,
     const float *x,
-    const cached *rows,
+    const float *rows,
     Py_ssize_t ld,
     Py_ssize_t start,
     Py_ssize_t stop,
     Py_ssize_t D,
 ) noexcept nogil:
     """y (D,) += x[r] * rows[r] for r in [start, stop); the rows are `ld` values apart."""
-    cdef const cached *row
+    cdef const float *row
     cdef Py_ssize_t i, r = start
     cdef float a, b, c, d, e, f, g, h
     while r + UNROLLED <= stop:
@@ -631,15 +632,15 @@ cdef void _add_rows(
         a, b, c, d = x[r], x[r + 1], x[r + 2], x[r + 3]
         e, f, g, h = x[r + 4], x[r + 5], x[r + 6], x[r + 7]
         for i in range(D):
-            y[i] += (a * _value(row[i]) + b * _value(row[ld + i]) + c * _value(row[2 * ld + i])
-                     + d * _value(row[3 * ld + i]) + e * _value(row[4 * ld + i]) + f * _value(row[5 * ld + i])
-                     + g * _value(row[6 * ld + i]) + h * _value(row[7 * ld + i]))
+            y[i] += (a * row[i] + b * row[ld + i] + c * row[2 * ld + i]
+                     + d * row[3 * ld + i] + e * row[4 * ld + i] + f * row[5 * ld + i]
+                     + g * row[6 * ld + i] + h * row[7 * ld + i])
         r += UNROLLED
     while r < stop:
         row = rows + r * ld
         a = x[r]
         for i in range(D):
-            y[i] += a * _value(row[i])
+            y[i] += a * row[i]
         r += 1
 
 
@@ -659,20 +660,23 @@ cdef void _softmax(float *scores, Py_ssize_t n, float scale) noexcept nogil:
 
 # Notes on speed.
 #
-# Dividing the rows of a weight lets each thread read one contiguous range of memory. On cores with private caches this
-# is up to 10% faster than reading half of each row.
+# Who reads what: with two threads, a token of `mini` in int8 (57.5 MB) takes 3.1 ms if the threads divide the rows of
+# panels, no less than one thread alone, and 1.9 ms (30 GB/s) if they divide the outputs: a panel is then one stream,
+# where half the rows of many panels are short pieces. Rows of float32 are long, and there the rows of a thread are
+# one stream: 10% faster than half of each row.
 #
 # Eight rows at a time: `_add_rows` then loads and stores its sums an eighth as often as it reads rows. For one weight
 # and one thread it reaches 96% of the read bandwidth; with 4 rows 85%, with 16 rows 36%. `_dot_rows` has eight
-# independent sums. `_attend_heads` takes eight positions at a time, and these for all heads, so that memory is read in
-# long ranges: with 544 positions, a token of `mini` took 7.9 ms one position and head at a time, 6.7 ms with four
-# positions, 6.5 ms with eight.
+# independent sums.
+#
+# Caches: a row of a head is 128 bytes of bfloat16, so that eight rows at a time, or rows that other heads separate, are
+# short pieces as well. One core reads a cache of `mini` at 4 GB/s with the heads of a position side by side, at 12
+# GB/s head by head and eight rows at a time, and at 15 GB/s row after row.
 #
 # Panels: eight streams of 768 values in 8 bits end before the processor has fetched ahead: one core read 6.0 of 15.6
 # GB/s (Zen 4). A panel is one stream, read at 95% of that rate; prefetch instructions reduce it to 86%. Integer dot
-# products (VNNI) of rounded inputs were not faster. On one core, a token of `mini` takes 6.3 ms in bfloat16 (10.9 with
-# rows), 4.2 ms in int8 (8.5), 11.9 ms in float32.
+# products (VNNI) of rounded inputs were not faster.
 #
-# MIN_WORK_PER_THREAD: threads that synchronize five times in less than about 25 microseconds lose more than they gain
+# MIN_WORK_PER_THREAD: threads that synchronize six times in less than about 25 microseconds lose more than they gain
 # where another process runs. With two threads instead of one, `nano` decodes 16,500 instead of 13,500 tokens per second
 # on a nearly idle machine, and 1,100 instead of 14,500 on a busy one.

@@ -132,6 +132,11 @@ INVALID_CALLS = {
     "attention: channels not contiguous": (
         lambda: attention.forward(f(1, 4, 4), f(1, 2, 4), f(1, 4, 8)[..., ::2], f(1, 4, 4), f(1, 4, 4), workspace(4)),
         "got 8, expected 4"),
+    "attention: rows of out overlap": (
+        lambda: attention.forward(
+            np.lib.stride_tricks.as_strided(f(4), (1, 4, 4), (0, 0, 4)),
+            f(1, 2, 4), f(1, 4, 4), f(1, 4, 4), f(1, 4, 4), workspace(4)),
+        "rows of out"),
     "adamw: m too short": (lambda: adamw.update(f(3), f(3), f(2), f(3), **ADAMW), "got 2, expected 3"),
     "adamw: step 0": (
         lambda: adamw.update(f(3), f(3), f(3), f(3), **{**ADAMW, "step": 0}), "step 0, expected at least 1"),

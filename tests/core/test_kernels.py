@@ -345,6 +345,19 @@ def test_attention_of_the_last_queries_equals_the_last_rows(normal, T):
         assert relative_error(attend(qkv, 2, queries=queries)[0], every[:, T - queries :]) < LIMIT
 
 
+def test_attention_of_heads_as_sequences_has_the_same_bits(normal):
+    B, T, H, D = 1, 70, 3, 5
+    q, k, v = np.split(normal(B, T, 3 * H * D), 3, axis=-1)
+    out, lse = unset(B, T, H * D), unset(B, H, T)
+    workspace = unset(threads.get_threads(), attention.workspace_size(T, D))
+    attention.forward(out, lse, q, k, v, workspace)
+    again, lse_again = unset(B, T, H * D), unset(H, 1, T)
+    by_head = [rows[0].reshape(T, H, D).transpose(1, 0, 2) for rows in (again, q, k, v)]  # views with rows apart
+    attention.forward(by_head[0], lse_again, *by_head[1:], workspace)
+    np.testing.assert_array_equal(again, out)
+    np.testing.assert_array_equal(lse_again[:, 0], lse[0])
+
+
 def test_attention_stays_finite_at_extreme_scores(normal):
     qkv, d_out = 100 * normal(1, 70, 24), normal(1, 70, 8)  # scores of the order of 1e4
     out, _, d_qkv = attend(qkv, 2, d_out)

@@ -9,6 +9,7 @@ from gpt_core import reference
 from gpt_core.config.settings import ModelShape
 from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import conversion, decoding, threads
+from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.model.gpt import GPT
 from gpt_core.model.inference import Decoder
 from gpt_core.model.memory import decode_bytes
@@ -39,9 +40,7 @@ def from_bfloat16(bits):
 
 def decoded(weights, keys, values):
     """Run a block with these weights on random rows (T, C), one by one; return its outputs and the rows."""
-    block = decoding.Block(
-        *((weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS), keys, values
-    )
+    block = decoding.Block(*((weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS), keys, values)
     heads, time, size = keys.shape
     x = np.random.default_rng(1).normal(size=(time, heads * size)).astype(np.float32)
     rows = x.copy()
@@ -81,8 +80,26 @@ def test_a_block_computes_with_the_stored_values(time, channels, heads, hidden, 
     assert relative_error(rows_of(keys), expected["qkv"][0, :, channels : 2 * channels]) < LIMIT
 
 
-def test_a_bfloat16_cache_holds_the_rounded_keys_and_values():
-    time, channels, heads, hidden = 33, 24, 2, 100
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_a_block_in_panels_does_not_depend_on_the_number_of_threads(weight_format):
+    time, channels, heads, hidden = WIDE
+    weights = {
+        name: stored(tensor, weight_format) if tensor.ndim == 2 else tensor
+        for name, tensor in weights_of(channels, hidden).items()
+    }
+    made = []
+    for count in (1, 2, 3):
+        threads.set_threads(count)
+        keys, values = (np.zeros((heads, time, channels // heads), np.uint16) for _ in range(2))
+        made.append((decoded(weights, keys, values)[0], keys, values))
+    for name, first, *others in zip(("rows", "keys", "values"), *made, strict=True):
+        for other in others:
+            np.testing.assert_array_equal(other, first, err_msg=name)
+
+
+@pytest.mark.parametrize("head_size", [1, 12, 16, 48, 64, 110, 144])
+def test_a_bfloat16_cache_holds_the_rounded_keys_and_values(head_size):
+    time, channels, heads, hidden = 33, 2 * head_size, 2, 100
     weights = weights_of(channels, hidden)
     keys, values = (np.zeros((heads, time, channels // heads), np.uint16) for _ in range(2))
     rows, x = decoded(weights, keys, values)
@@ -137,6 +154,18 @@ def test_plain_values_and_scales_are_those_of_the_expanded_model(weight_format):
         if values.dtype == np.uint16:
             values = from_bfloat16(np.ascontiguousarray(values))
         np.testing.assert_array_equal(values if scales is None else values * scales, tensor, err_msg=name)
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_all_matrices_of_a_model_are_aligned_in_one_allocation(weight_format):
+    tensors = StoredWeights(initial_parameters(SHAPE, 0), weight_format).tensors.values()
+    arrays = [tensor[0] if isinstance(tensor, tuple) else tensor for tensor in tensors]
+    panels = [array for array in arrays if array.ndim == 3]
+    assert len(panels) == 4 * SHAPE.layers + 1
+    assert [array.ctypes.data % ALIGNMENT for array in panels] == [0] * len(panels)
+    first = min(array.ctypes.data for array in panels)
+    last = max(array.ctypes.data + array.nbytes for array in panels)
+    assert last - first == sum(array.nbytes for array in panels)
 
 
 def test_float32_weights_are_not_copied():
