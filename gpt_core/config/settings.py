@@ -296,7 +296,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     exchange: Annotated[
         Literal["float32", "bfloat16"],
-        Meta(description="format of exchanged gradients; bfloat16: half the bytes, rounded sums"),
+        Meta(description="format of exchanged gradients or changes; bfloat16: half the bytes"),
         _group("several machines"),
     ] = "float32"
     sync_every_steps: Annotated[
