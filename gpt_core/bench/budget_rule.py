@@ -7,12 +7,13 @@ The model is the largest of `MODELS` that
   measured to have, where at most `MAX_PASSES` passes over the text count: a larger model would not have learned enough
   by the deadline, or would memorize the text.
 
-The smallest model is trained by Muon, the others by AdamW. The rate is constant after a short warm-up, and falls to 0
-over the last half of the budget. Nothing but the deadline ends the run. Settings that were requested replace what the
-rule chooses, one by one: a requested preset fixes the model, and a file to start from does.
+The smallest model has the layers of Qwen3 and is trained by Muon; the others have those of GPT-2, by AdamW. The rate is
+constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline ends the run.
+Settings that were requested replace what the rule chooses, one by one: a requested preset fixes the model, and a file
+to start from does.
 
-Muon and the shortest warm-up are chosen by races; the other figures are a first fit to few measurements
-(`benchmarks/RESULTS.md`). `gpt-tui race` measures others.
+The layers of the smallest model, Muon and the shortest warm-up are chosen by races; the other figures are a first fit
+to few measurements (`benchmarks/RESULTS.md`). `gpt-tui race` measures others.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from gpt_core.bench.hardware import free_memory
 from gpt_core.bench.step_timing import measure_step_time
 from gpt_core.config.presets import EVAL_TOKENS, PRESETS
 from gpt_core.config.resolve import Overrides
-from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
+from gpt_core.config.settings import GROUP_RATES, QWEN3, ModelShape, Settings
 from gpt_core.errors import ConfigError
 from gpt_core.kernels import compute_threads, threads
 from gpt_core.model.parameters import parameter_count
@@ -53,7 +54,7 @@ _MODEL = (
     "batch_size", "micro_batch_size",
 )  # fmt: skip
 MODELS: tuple[Mapping[str, object], ...] = (
-    PRESETS["nano"] | {"optimizer": "muon"},
+    PRESETS["nano"] | QWEN3 | {"hidden_size": 344, "optimizer": "muon"},  # as many weights per MLP as with GELU
     PRESETS["nano"] | {
         "d_model": 192, "hidden_size": 768, "num_heads": 6, "seq_len": 128, "layers": 5, "batch_size": 8,
         **dict.fromkeys(GROUP_RATES, 2e-3),

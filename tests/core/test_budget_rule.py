@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from gpt_core.bench.budget_rule import (
     COOLDOWN,
@@ -17,6 +16,7 @@ from gpt_core.bench.budget_rule import (
     with_choice,
 )
 from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory
+from gpt_core.bridges.architecture import architecture_of
 from gpt_core.config.presets import preset
 from gpt_core.config.resolve import Overrides, read_overrides
 from gpt_core.config.settings import ModelShape, Settings
@@ -41,6 +41,9 @@ def measurements(gflop_per_s: float = 250.0, text_tokens: int = 1_200_000, free:
     return Measurements(texts, time, lambda: free)
 
 
+SMALLEST = resolve_new(Overrides(None, ((SOURCE, dict(MODELS[0])),))).settings
+
+
 def requested(minutes: float, *assignments: str, preset: str | None = None, **options: object) -> Overrides:
     return read_overrides(preset, assignments=assignments, options={"minutes": minutes, **options})
 
@@ -53,9 +56,14 @@ def chosen(overrides: Overrides, found: Measurements | None = None) -> tuple[Set
 def test_each_model_is_valid_and_larger_than_the_one_before() -> None:
     sizes = [parameter_count(resolve_new(Overrides(None, ((SOURCE, dict(model)),))).settings.shape) for model in MODELS]
     assert sizes == sorted(set(sizes))
-    assert resolve_new(Overrides(None, ((SOURCE, dict(MODELS[0])),))).settings == replace(
-        preset("nano"), optimizer="muon"
-    )
+
+
+def test_the_smallest_model_has_the_size_of_nano_and_layers_that_other_programs_run() -> None:
+    shape, nano = SMALLEST.shape, preset("nano").shape
+    assert (shape.d_model, shape.layers, shape.vocab_size) == (nano.d_model, nano.layers, nano.vocab_size)
+    assert parameter_count(shape) == pytest.approx(parameter_count(nano), rel=0.02)
+    assert architecture_of(shape) == "qwen3"
+    assert SMALLEST.optimizer == "muon"
 
 
 def test_a_longer_budget_and_a_faster_machine_have_larger_models() -> None:
@@ -73,17 +81,17 @@ def test_a_model_larger_than_the_smallest_reads_enough_tokens_per_parameter() ->
         settings, _ = chosen(requested(minutes), found)
         steps = 60 * minutes / found.time(settings).step_s
         per_parameter = steps * settings.batch_size * settings.seq_len / parameter_count(settings.shape)
-        assert settings.shape == preset("nano").shape or per_parameter >= TOKENS_PER_PARAMETER
+        assert settings.shape == SMALLEST.shape or per_parameter >= TOKENS_PER_PARAMETER
 
 
 def test_a_small_text_limits_the_model_and_the_reason_says_so() -> None:
     settings, reason = chosen(requested(2000), measurements(text_tokens=100_000))
-    assert settings.shape == preset("nano").shape
+    assert settings.shape == SMALLEST.shape
     assert "would need more text: 20 passes have fewer than 8 per parameter" in reason
 
 
 def test_the_free_memory_limits_the_model() -> None:
-    needed = estimate_memory(preset("nano"), 2).total
+    needed = estimate_memory(SMALLEST, 2).total
     _, reason = chosen(requested(2000), measurements(text_tokens=1_000_000_000, free=2 * needed))
     assert reason.endswith("needs more than half of the free memory")
 
