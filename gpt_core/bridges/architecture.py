@@ -18,12 +18,8 @@ LAYERS: Mapping[str, Mapping[str, object]] = MappingProxyType({"gpt2": GPT2, "qw
 """Settings of the layers of each architecture."""
 
 
-def architecture_of(shape: ModelShape, known: Mapping[str, Mapping[str, object]] = LAYERS) -> str:
+def architecture_of(shape: ModelShape) -> str:
     """Return the architecture that has the layers of a model.
-
-    Args:
-        shape: Shape of the model.
-        known: Architectures that a format can hold, with the settings of their layers.
 
     Raises:
         ExportError: There is none; names the settings in which the nearest one differs.
@@ -31,14 +27,14 @@ def architecture_of(shape: ModelShape, known: Mapping[str, Mapping[str, object]]
     values = msgspec.structs.asdict(shape)
 
     def differing(name: str) -> list[str]:
-        return [key for key, value in known[name].items() if values[key] != value]
+        return [key for key, value in LAYERS[name].items() if values[key] != value]
 
-    nearest = min(known, key=lambda name: len(differing(name)))
+    nearest = min(LAYERS, key=lambda name: len(differing(name)))
     names = differing(nearest)
     if names:
-        got, expected = ({key: source[key] for key in names} for source in (values, known[nearest]))
+        got, expected = ({key: source[key] for key in names} for source in (values, LAYERS[nearest]))
         raise ExportError(
-            f"a model with {layers_text(got)} has no counterpart in this format, which holds {' or '.join(known)}: "
-            f"expected {layers_text(expected)} for {nearest}"
+            f"a model with {layers_text(got)} has no counterpart in this format, which holds {' or '.join(LAYERS)}: "
+            f"expected {layers_text(expected)} for {nearest}; a page of `gpt-tui export html` holds any layers"
         )
     return nearest

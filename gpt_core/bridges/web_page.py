@@ -1,8 +1,9 @@
 """One HTML file that holds a model and a program that generates with it in a browser, without a network.
 
 The page is put together from the files in `page/`: a template, a style sheet, the program of a worker that runs the
-model (tokenizer, forward pass with a KV cache, sampler), and the program of what users see. The weights follow as one
-stream of bytes in base64, cut into elements that the page decodes while the file arrives:
+model (tokenizer, forward pass with a KV cache, sampler), and the program of what users see. The forward pass computes
+every choice of layers, also those that have no name elsewhere. The weights follow as one stream of bytes in base64, cut
+into elements that the page decodes while the file arrives:
 
     tokenizer   U8, as serialized by `gpt_core.tokenizers.storage`
     tensors     F32, BF16, or int8 with float32 scales before the values, one per row (I8R) or per column (I8C);
@@ -30,11 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core import __version__, files, tokenizers
-from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.run_text import training_text
 from gpt_core.bridges.self_check import Exported
 from gpt_core.config.presets import CUSTOM
-from gpt_core.config.settings import GPT2, ModelShape
+from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ExportError
 from gpt_core.generation.sampler import Sampling
 from gpt_core.kernels.arrays import Array, widened
@@ -72,7 +72,7 @@ class PageModel(msgspec.Struct, frozen=True):
     """Model as the page reads it, without the stream.
 
     Attributes:
-        shape: Shape of the model.
+        shape: Shape of the model; settings of GPT-2's layers are left out.
         entries: Contents of the stream.
         bytes: Length of the stream.
         eos: Id of the end of text.
@@ -154,10 +154,6 @@ def read_back(path: Path) -> Exported:
 
 def check_exportable(bundle: ModelBundle) -> None:
     """Raise ExportError if a page cannot hold the model."""
-    try:
-        architecture_of(bundle.settings.shape, {"gpt2": GPT2})  # what `page/transformer.js` computes
-    except ExportError as error:
-        raise ExportError(f"{error}; `gpt-tui export gguf` and `gpt-tui export hf` hold qwen3, too") from None
     count = parameter_count(bundle.settings.shape)
     if count > MAX_PARAMETERS:
         raise ExportError(

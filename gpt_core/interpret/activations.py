@@ -42,9 +42,9 @@ def activation_names(shape: ModelShape) -> list[str]:
 def trace(model: GPT, tokens: Ids | None = None, names: Collection[str] | None = None) -> Trace:
     """Return activations of a forward pass by name, as copies.
 
-    The stages are those of GPT-2 (Radford et al. 2019); `h.0` is the first block. With other layers, q and k are those
-    that are multiplied, normalized and rotated, and the activation of the MLP has its name, such as `.swiglu`; hidden
-    is then (B, T, 2F), gates and hidden units side by side:
+    The stages are those of GPT-2 (Radford et al. 2019); `h.0` is the first block. With other layers, norms are RMS
+    norms, q and k are those that are multiplied, normalized and rotated, there is no wpe, the head is lm_head, and the
+    activation of the MLP has its name. For `.swiglu`, hidden is (B, T, 2F), gates and hidden units side by side:
 
         embedding                (B, T, C)     wte[token] + wpe[position]
         h.0.ln_1                 (B, T, C)     layer norm of the block's input

@@ -14,7 +14,7 @@ import pytest
 
 from gpt_core import tokenizers
 from gpt_core.api import Model, train
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import QWEN3, Settings
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
@@ -24,6 +24,16 @@ from tests.program import ROOT
 SHAPE = Settings(
     d_model=64, hidden_size=96, vocab_size=1000, num_heads=4, seq_len=64, layers=2, train_file="/home/me/My | text.txt",
 )  # fmt: skip
+
+LAYERS: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "gpt2 with its own head": {"tied_head": False},
+    "gpt2 without biases": {"bias": False},
+    "qwen3": QWEN3,
+    "qwen3 with its own head": {**QWEN3, "tied_head": False},
+    "no architecture": {"norm": "rms_norm", "qk_norm": True, "mlp": "relu_squared", "x0_shortcut": True},
+}
+"""Choices of layers; the last have no counterpart in other programs."""
 
 needs_tokenizers = pytest.mark.skipif(find_spec("tokenizers") is None, reason="tokenizers is not installed")
 GREEDY = Sampling(max_tokens=40, temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 from gpt_core import tokenizers
+from gpt_core.api import Model
 from gpt_core.bridges import web_page
 from gpt_core.bridges.export import export_model
 from gpt_core.bridges.model_card import model_card
@@ -24,8 +28,8 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.scores import EvalScores
 from gpt_core.model.stored_weights import StoredWeights
-from tests.bridges.samples import model, needs_tokenizers
-from tests.program import TEXT
+from tests.bridges.samples import LAYERS, model, needs_tokenizers
+from tests.program import TEXT, TIMEOUT_S
 
 SMALL = Settings(
     d_model=24, hidden_size=40, vocab_size=300, num_heads=3, seq_len=16, layers=2, train_file="texts/Märchen <3.txt",
@@ -41,9 +45,10 @@ def small_bundle(**settings: object) -> ModelBundle:
     return ModelBundle(changed, initial_parameters(changed.shape, 1), tokenizer, 1234, "custom", scores)
 
 
+@pytest.mark.parametrize("layers", LAYERS)
 @pytest.mark.parametrize("number_type", ["f32", "bf16", "int8"])
-def test_a_page_holds_the_stored_weights_and_the_tokenizer(tmp_path: Path, number_type: str) -> None:
-    bundle = small_bundle()
+def test_a_page_holds_the_stored_weights_and_the_tokenizer(tmp_path: Path, number_type: str, layers: str) -> None:
+    bundle = small_bundle(**LAYERS[layers])
     result = export_model(bundle, "html", tmp_path / "page.html", number_type=number_type)
     stored = StoredWeights(bundle.parameters, web_page.FORMATS[number_type]).expanded()
     read = web_page.read_back(result.path)
@@ -51,6 +56,38 @@ def test_a_page_holds_the_stored_weights_and_the_tokenizer(tmp_path: Path, numbe
         np.testing.assert_array_equal(read.parameters[name], tensor, err_msg=name)
     assert (result.check.largest_difference == 0) == (number_type == "f32")
     assert list(read.encode(b"It was\xff")) == bundle.tokenizer.encode(b"It was\xff").tolist()
+
+
+LOGITS_PROGRAM = """
+const { shape, tensors, chunks } = JSON.parse(require("fs").readFileSync(0));
+for (const name in tensors) {
+  tensors[name] = new Float32Array(Uint8Array.from(Buffer.from(tensors[name], "base64")).buffer);
+}
+const transformer = new Transformer(shape, tensors);
+const logits = [];
+for (const chunk of chunks) {
+  transformer.append(chunk);
+  logits.push(Array.from(transformer.lastLogits()));
+}
+process.stdout.write(JSON.stringify(logits));
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+@pytest.mark.parametrize("layers", LAYERS)
+def test_the_program_of_a_page_computes_the_logits_of_the_model(layers: str) -> None:
+    own = model(**LAYERS[layers])
+    ids = np.random.default_rng(0).integers(0, 1000, 24).tolist()
+    chunks = [ids[:8], ids[8:15], *([one] for one in ids[15:])]
+    tensors = {name: base64.b64encode(tensor.tobytes()).decode() for name, tensor in own.parameters.tensors.items()}
+    shape = msgspec.to_builtins(own.settings.shape)
+    sent = {"shape": shape, "tensors": tensors, "chunks": chunks}
+    program = web_page.page_file("transformer.js") + LOGITS_PROGRAM
+    done = subprocess.run(
+        ["node", "-e", program], input=json.dumps(sent).encode(), capture_output=True, timeout=TIMEOUT_S, check=True
+    )
+    expected = Model(own).logits(np.array(ids))[[7, *range(14, 24)]]
+    np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=0, atol=1e-4)
 
 
 def test_fewer_bits_make_a_smaller_page(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.inference import Decoder
 from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.tokenizers import EOS
-from tests.bridges.samples import model
+from tests.bridges.samples import LAYERS, model
 from tests.chromium import chromium
 from tests.core.text_samples import LINES, PROSE, WORLD
 from tests.program import TEXT, TIMEOUT_S, run_program, tiny, write_texts
@@ -146,6 +146,17 @@ async def test_greedy_text_equals_that_of_generate(trained: Path, bundle: ModelB
         Generator(bundle.parameters, bundle.tokenizer).generate("The cat", GREEDY))).removesuffix("\n")  # fmt: skip
 
 
+@pytest.mark.parametrize("layers", LAYERS)
+async def test_greedy_text_of_any_layers_equals_that_of_generate(layers: str, tmp_path: Path) -> None:
+    own = model(**LAYERS[layers])
+    page_file = export_model(own, "html", tmp_path / "page.html").path
+    async with opened(page_file) as page:
+        await set_sampling(page, GREEDY)
+        for prompt in ("It was the ", "", "Ich weiß n", "the " * 100):
+            expected = prompt + "".join(Generator(own.parameters, own.tokenizer).generate(prompt, GREEDY))
+            assert await generated(page, prompt) == expected
+
+
 async def test_sampled_text_equals_that_of_generate_with_the_same_seed(trained: Path, bundle: ModelBundle) -> None:
     cases = [
         (Sampling(temperature=0.8, top_k=0, top_p=0.95, repetition_penalty=1, max_tokens=60), 1),
@@ -170,11 +181,27 @@ async def test_continuing_equals_one_longer_text(trained: Path) -> None:
         assert await generated(page, "It was") == continued
 
 
-@pytest.mark.parametrize("number_type", ["f32", "bf16", "int8"])
+NUMBER_TYPES = pytest.mark.parametrize("number_type", ["f32", "bf16", "int8"])
+
+
+@NUMBER_TYPES
 async def test_probabilities_are_those_of_the_stored_weights_and_sum_to_one(
-    trained: Path, bundle: ModelBundle, tmp_path: Path, number_type: str
+    bundle: ModelBundle, tmp_path: Path, number_type: str
 ) -> None:
-    page_file = export_model(bundle, "html", tmp_path / "page.html", number_type=number_type).path
+    await check_probabilities(bundle, number_type, tmp_path / "page.html")
+
+
+@NUMBER_TYPES
+@pytest.mark.parametrize("layers", [name for name in LAYERS if name.startswith("qwen3")])
+async def test_probabilities_of_qwen3_are_those_of_the_stored_weights(
+    layers: str, tmp_path: Path, number_type: str
+) -> None:
+    await check_probabilities(model(**LAYERS[layers]), number_type, tmp_path / "page.html")
+
+
+async def check_probabilities(bundle: ModelBundle, number_type: str, path: Path) -> None:
+    """Check the tokens that a page lists for some prompts and sampling parameters."""
+    page_file = export_model(bundle, "html", path, number_type=number_type).path
     weights = StoredWeights(bundle.parameters, web_page.FORMATS[number_type])
     samplings = [
         Sampling(temperature=1, top_k=0, top_p=1, repetition_penalty=1, max_tokens=1),
