@@ -7,12 +7,12 @@ The model is the largest of `MODELS` that
   measured to have, where at most `MAX_PASSES` passes over the text count: a larger model would not have learned enough
   by the deadline, or would memorize the text.
 
-The smallest model has the layers of Qwen3 and is trained by Muon; the others have those of GPT-2, by AdamW. The rate is
-constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline ends the run.
-Settings that were requested replace what the rule chooses, one by one: a requested preset fixes the model, and a file
-to start from does.
+The models but the largest, the preset `mini`, have the layers of Qwen3. The smallest one is trained by Muon, the others
+by AdamW. The rate is constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the
+deadline ends the run. Settings that were requested replace what the rule chooses, one by one: a requested preset fixes
+the model, and a file to start from does.
 
-The layers of the smallest model, Muon and the shortest warm-up are chosen by races; the other figures are a first fit
+The layers, Muon and the shortest warm-up are chosen by races of the smallest model; the other figures are a first fit
 to few measurements (`benchmarks/RESULTS.md`). `gpt-tui race` measures others.
 """
 
@@ -54,19 +54,22 @@ _MODEL = (
     "batch_size", "micro_batch_size",
 )  # fmt: skip
 MODELS: tuple[Mapping[str, object], ...] = (
-    PRESETS["nano"] | QWEN3 | {"hidden_size": 344, "optimizer": "muon"},  # as many weights per MLP as with GELU
-    PRESETS["nano"] | {
-        "d_model": 192, "hidden_size": 768, "num_heads": 6, "seq_len": 128, "layers": 5, "batch_size": 8,
+    PRESETS["nano"] | QWEN3 | {"hidden_size": 344, "optimizer": "muon"},
+    PRESETS["nano"] | QWEN3 | {
+        "d_model": 192, "hidden_size": 512, "num_heads": 6, "seq_len": 128, "layers": 5, "batch_size": 8,
         **dict.fromkeys(GROUP_RATES, 2e-3),
     },
-    PRESETS["micro"] | {
-        "d_model": 256, "hidden_size": 1024, "num_heads": 4, "seq_len": 128, "layers": 6,
+    PRESETS["micro"] | QWEN3 | {
+        "d_model": 256, "hidden_size": 688, "num_heads": 4, "seq_len": 128, "layers": 6,
         **dict.fromkeys(GROUP_RATES, 1.5e-3),
     },
-    PRESETS["micro"],
+    PRESETS["micro"] | QWEN3 | {"hidden_size": 848},
     msgspec.structs.asdict(Settings()) | PRESETS["mini"],
 )  # fmt: skip
-"""Settings of the models to choose from, in ascending size; those of `_MODEL` are used."""
+"""Settings of the models to choose from, in ascending size; those of `_MODEL` are used.
+
+With SwiGLU two thirds of the hidden units make an MLP of the same size.
+"""
 
 
 def timed(settings: Settings) -> StepTime:
