@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from gpt_tui.shared.interrupts import interrupt_exits
 
 if TYPE_CHECKING:
     from gpt_tui.app.app import GptApp
+    from gpt_tui.new_run.probe import Budget
 
 COUNTDOWN_S = 10.0  # of a first start
 FRAMES_PER_S = "120"  # a key is drawn with the next frame: at most 8 ms later, 17 ms at Textual's default of 60
@@ -33,7 +33,7 @@ def run_app(
     autostart: bool = False,
     watched: Path | None = None,
     config_file: Path | None = None,
-    budget: Callable[[float], RunRequest] | None = None,
+    budget: Budget | None = None,
     first_minutes: float = 0.0,
     ranks: Communicator = SINGLE_PROCESS,
 ) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 
 from gpt_core.bench.budget_rule import budget_request
 from gpt_core.config.resolve import Overrides, read_overrides
@@ -51,9 +53,19 @@ def start(options: Namespace) -> int:
     )  # fmt: skip
 
 
-def budget_run(overrides: Overrides, minutes: float) -> RunRequest:
-    """Return the new run with a time budget that was chosen in the app, and the requested settings."""
-    return budget_request(overrides.override("time", {"minutes": minutes}))
+def budget_run(
+    overrides: Overrides, minutes: float, typed: Mapping[str, str] = MappingProxyType({}), preset_name: str = ""
+) -> RunRequest:
+    """Return the new run with a time budget that was chosen in the app, and the requested settings.
+
+    Args:
+        overrides: Settings requested on the command line.
+        minutes: The time budget.
+        typed: Settings that were typed in the set-up screen.
+        preset_name: Preset selected there, "" for none.
+    """
+    chosen = overrides._replace(preset=preset_name or overrides.preset).override("set-up screen", typed)
+    return budget_request(chosen.override("time", {"minutes": minutes}))
 
 
 def first_minutes(overrides: Overrides) -> float:

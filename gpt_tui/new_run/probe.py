@@ -6,8 +6,8 @@ A new request stops the one before it. Only one thread measures at a time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 from textual.message import Message
 
@@ -38,6 +38,13 @@ def threads_of(settings: Settings) -> int:
     return compute_threads(settings.threads)
 
 
+class Budget(Protocol):
+    """Function that returns a new run with a time budget, whose settings follow from it."""
+
+    def __call__(self, minutes: float, typed: Mapping[str, str] = ..., preset_name: str = "") -> RunRequest:
+        """Return the run. `typed` are settings that stay as they are; so does a preset."""
+
+
 class Probes(NamedTuple):
     """Functions of a probe; tests replace them.
 
@@ -56,7 +63,7 @@ class Probes(NamedTuple):
     free_memory: Callable[[], int | None] = free_memory
     wait_s: float = WAIT_S
     existing_run: Callable[[str], str] = existing_run
-    budget: Callable[[float], RunRequest] | None = None
+    budget: Budget | None = None
     hosts: tuple[str, ...] = ()
 
 

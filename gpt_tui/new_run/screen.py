@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from textual import events, on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Static
 
@@ -16,8 +18,10 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError, GptError
 from gpt_core.home import expand_home
 from gpt_core.training.fine_tuning import nearest_preset
+from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.estimate import RunEstimate, existing_run_note, ready_note, same_texts
 from gpt_tui.new_run.fields import (
+    INDEPENDENT,
     Validated,
     changed,
     changed_note,
@@ -39,15 +43,28 @@ from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import Choice, ChoiceScreen
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.footer import FooterBar
+from gpt_tui.shared.keymap import shown_keys
 from gpt_tui.shared.sanitize import one_line
+
+MEASURING = "timing a few steps on this computer …"
+CHOOSE = "Choose model and schedule"
 
 
 @dataclass(frozen=True)
 class FormState:
-    """State of the form: the selected preset, and the text of each field."""
+    """State of the form.
+
+    Attributes:
+        preset_name: The selected preset.
+        texts: The text of each field.
+        typed: Names of the fields that were typed or selected, which a time budget does not change.
+        model_reason: Why a time budget has led to these texts, "" if it has not.
+    """
 
     preset_name: str
     texts: dict[str, str]
+    typed: frozenset[str] = frozenset()
+    model_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,32 @@ class SetupResult:
 def initial_form_state(settings: Settings, preset_name: str) -> FormState:
     """Return the form filled with settings."""
     return FormState(preset_name if preset_name in PRESETS else DEFAULT_PRESET, texts_of(settings))
+
+
+def copied_form_state(settings: Settings, preset_name: str) -> FormState:
+    """Return the form filled with settings of another run; those that differ from its preset count as typed."""
+    form_state = initial_form_state(settings, preset_name)
+    differing = changed(form_state.texts, form_state.preset_name) - {"minutes"}
+    return replace(form_state, typed=differing | {"preset"})
+
+
+def typed_after(typed: frozenset[str], name: str) -> frozenset[str]:
+    """Return the names of the typed fields after another one; "" is the preset, which sets all but a few."""
+    return typed | {name} if name else (typed & frozenset(INDEPENDENT)) | {"preset"}
+
+
+class TimeLine(Static):
+    """Line about the time budget. A click chooses the model."""
+
+
+class ModelChosen(Message, bubble=False):
+    """The model for the time budget of a form is known; `problem` says why not. Posted by a worker thread."""
+
+    def __init__(self, form_state: FormState, request: RunRequest | None, problem: str = "") -> None:
+        super().__init__()
+        self.form_state = form_state
+        self.request = request
+        self.problem = problem
 
 
 class SetupScreen(Screen[SetupResult]):
@@ -91,6 +134,10 @@ class SetupScreen(Screen[SetupResult]):
         self._request_number = 0
         self._existing_run_note = ""
         self._validated = Validated(None, {})
+        self._typed = form_state.typed
+        self._model_reason = form_state.model_reason
+        self._is_choosing = False
+        """True while this machine is measured for a time budget."""
 
     def compose(self) -> ComposeResult:
         """Lay out header, form and estimate, explanation of the focused field, buttons."""
@@ -104,6 +151,7 @@ class SetupScreen(Screen[SetupResult]):
                 yield EstimatePanel(id="setup-panel")
                 yield FieldPanel("", id="setup-explanation", markup=False)
         yield Static("", id="setup-asks", markup=False)
+        yield TimeLine("", id="setup-time", markup=False)
         yield Static("", id="setup-field", markup=False)
         yield Static("", id="setup-hint", markup=False)
         yield ButtonRow("setup", id="setup-controls")
@@ -131,13 +179,15 @@ class SetupScreen(Screen[SetupResult]):
     @property
     def form_state(self) -> FormState:
         """The state of the form."""
-        return FormState(self.form.preset_name, self.form.texts)
+        return FormState(self.form.preset_name, self.form.texts, self._typed, self._model_reason)
 
     # -- form
 
     @on(SetupForm.Changed)
     def _fields_changed(self, message: SetupForm.Changed) -> None:
         message.stop()
+        self._typed = typed_after(self._typed, message.typed)
+        self._model_reason = ""
         if message.preset_chosen:
             self.form.fill(with_preset(self.form.texts, message.preset_chosen, self._read_start()))
         elif message.typed == "init_from":
@@ -175,8 +225,9 @@ class SetupScreen(Screen[SetupResult]):
         if self._validated.settings is None:
             self._prober.cancel()
             self.panel.estimate = RunEstimate()
-        elif self._validated.settings != before.settings:
+        elif self._validated.settings != before.settings and not self._is_choosing:
             self._start_probe(self._validated.settings)
+        self._show_time()
 
     def _start_probe(self, settings: Settings) -> None:
         self._request_number = self._prober.start(settings)
@@ -233,13 +284,76 @@ class SetupScreen(Screen[SetupResult]):
         if message.number == self._request_number:
             self.panel.estimate = self.panel.estimate._replace(time=message.step_time, time_problem=message.problem)
 
+    # -- time budget
+
+    def _can_choose(self) -> bool:
+        """Return True if the model can follow from the time that was typed."""
+        settings = self._validated.settings
+        return (
+            self._probes.budget is not None and not self._is_choosing and settings is not None
+            and settings.minutes > 0 and not settings.overfit_tiny
+        )  # fmt: skip
+
+    def _show_time(self, problem: str = "") -> None:
+        """Show how to choose the model for the time that was typed, or why it was chosen."""
+        text = self._model_reason
+        if problem:
+            text = f"model not chosen: {problem}"
+        elif self._is_choosing:
+            text = MEASURING
+        elif not text and "minutes" in self._typed and self._can_choose():
+            key = shown_keys(dict(self.app._keymap))["choose_model"]
+            text = f"{key} {CHOOSE} for {self.form.texts['minutes'].strip()} minutes"
+        line = self.query_one(TimeLine)
+        line.display = bool(text)
+        line.update(Content(f"• {one_line(text)}"))
+
+    def action_choose_model(self) -> None:
+        """Measure this machine, in a thread, and fill the form with what follows from the time that was typed."""
+        settings = self._validated.settings
+        if settings is None or not self._can_choose():
+            return
+        self._prober.cancel()
+        self._is_choosing = True
+        self._show_time()
+        choose = partial(self._choose_model, self.form_state, settings.minutes)
+        self.run_worker(choose, thread=True, group="budget", exit_on_error=False)
+
+    def _choose_model(self, form_state: FormState, minutes: float) -> None:
+        assert self._probes.budget is not None
+        typed = {name: form_state.texts[name] for name in (*INDEPENDENT, *sorted(form_state.typed - {"preset"}))}
+        preset_name = form_state.preset_name if "preset" in form_state.typed else ""
+        try:
+            self.post_message(ModelChosen(form_state, self._probes.budget(minutes, typed, preset_name)))
+        except (GptError, OSError, MemoryError) as error:
+            self.post_message(ModelChosen(form_state, None, str(error) or type(error).__name__))
+
+    def on_model_chosen(self, message: ModelChosen) -> None:
+        """Fill the fields that were not typed, unless others were typed meanwhile."""
+        self._is_choosing = False
+        if message.request is not None and message.form_state == self.form_state:
+            settings, before = message.request.settings, self.form.texts
+            kept = {name: before[name] for name in (*INDEPENDENT, *self._typed) if name in before}
+            if message.request.preset_name in PRESETS:
+                self.form.use_preset(message.request.preset_name)
+            self.form.fill(texts_of(settings) | kept)
+            self._model_reason = message.request.model_reason
+        self._validated = Validated(None, {})  # the probe was stopped
+        self._validate()
+        if message.problem:
+            self._show_time(message.problem)
+
+    @on(events.Click, "#setup-time")
+    def _time_clicked(self) -> None:
+        self.action_choose_model()
+
     # -- actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Disable starting and saving while a field is invalid."""
         if action in ("begin_run", "save_config") and self._validated.settings is None:
             return None
-        return True
+        return None if action == "choose_model" and not self._can_choose() else True
 
     def action_next_field(self) -> None:
         """Focus the next field."""

@@ -198,6 +198,8 @@ KEYS: tuple[Key, ...] = (
         display=","),
     Key("inside.next_head", "full_stop", "move('next_head')", "Next head", "Next head", "inside", display="."),
     Key("setup.begin", "ctrl+t,f9", "begin_run", "Start", "Start training with these settings", "setup", button=True),
+    Key("setup.choose", "f8", "choose_model", "Fit to time", "Choose model and schedule for the time in minutes",
+        "setup"),
     Key("setup.save", "ctrl+s", "save_config", "Save as file", "Save as a config file", "setup", button=True),
     Key("setup.back", "escape", "leave_setup", "Back", "Go back; the form keeps its values", "setup", button=True),
     Key("setup.next", "down", "next_field", "Next field", "Go to the next field (also tab)", "setup"),

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from textual import events
 from textual.widgets import Input, Select
 
 from gpt_core.bench.estimate import StepTime, read_corpus_stats
 from gpt_core.config.presets import preset
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import Overrides, resolve
 from gpt_core.config.settings import GROUP_RATES, Settings
-from gpt_core.errors import RunExistsError
+from gpt_core.errors import CorpusError, RunExistsError
+from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
 from gpt_tui.new_run.estimate import existing_run_note, ready_note
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.panel import EstimatePanel
-from gpt_tui.new_run.screen import SetupScreen
+from gpt_tui.new_run.screen import SetupScreen, copied_form_state, typed_after
 from gpt_tui.session.phase import Phase
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
@@ -468,3 +470,88 @@ async def test_a_screenshot_is_saved_in_the_working_folder_before_there_is_a_mod
     async with running_app(tmp_path / "models", size=(120, 40)) as bench:
         bench.app.deliver_screenshot("seen.svg")
         await bench.until(Path("seen.svg").exists)
+
+
+def budget_run(minutes: float, typed: Mapping[str, str], preset_name: str) -> RunRequest:
+    """Return a run whose depth follows from the time, with the settings that were typed."""
+    rule = {"layers": 2 if minutes < 30 else 6, "weight_decay": 0.3, "minutes": minutes}
+    overrides = Overrides(preset_name or None, (("rule", rule),)).override("set-up screen", typed)
+    return RunRequest(overrides.apply_to().settings, "nano", model_reason=f"because {minutes:g} minutes are enough")
+
+
+async def test_the_model_follows_from_the_minutes_that_are_typed_and_typed_fields_stay(tmp_path: Path):
+    async with set_up(tmp_path, probes=fake_probes(budget=budget_run), size=(120, 40)) as bench:
+        assert "Choose model and schedule" not in bench.text()
+        await type_in(bench, "minutes", "30")
+        await type_in(bench, "weight_decay", "0.2")
+        await bench.until_seen("Choose model and schedule for 30 minutes")
+        await bench.pilot.press("f8")
+        await bench.until_seen("because 30 minutes are enough")
+        assert [field(bench, name).value for name in ("layers", "weight_decay", "minutes")] == ["6", "0.2", "30"]
+        await bench.pilot.press("f9")
+        await bench.until_step(1)
+        request = bench.opener.requests[0]
+        assert (request.settings.layers, request.settings.minutes, request.settings.weight_decay) == (6, 30, 0.2)
+        assert request.model_reason == "because 30 minutes are enough"
+
+
+async def test_a_change_after_the_choice_ends_its_reason_and_another_time_chooses_again(tmp_path: Path):
+    async with set_up(tmp_path, probes=fake_probes(budget=budget_run), size=(120, 40)) as bench:
+        await type_in(bench, "minutes", "30")
+        await bench.pilot.press("f8")
+        await bench.until_seen("because 30 minutes are enough")
+        await type_in(bench, "minutes", "5")
+        await bench.until_seen("Choose model and schedule for 5 minutes")
+        assert "are enough" not in bench.text()
+        await bench.pilot.press("f8")
+        await bench.until_seen("because 5 minutes are enough")
+        assert field(bench, "layers").value == "2"
+        await bench.pilot.press("escape")
+        await bench.until_seen("because 5 minutes are enough")
+
+
+async def test_the_line_about_the_time_is_clicked_too(tmp_path: Path):
+    async with set_up(tmp_path, probes=fake_probes(budget=budget_run), size=(120, 40)) as bench:
+        await type_in(bench, "minutes", "30")
+        await bench.until_seen("Choose model and schedule for 30 minutes")
+        await bench.pilot.click("#setup-time")
+        await bench.until_seen("because 30 minutes are enough")
+
+
+async def test_what_is_typed_during_the_choice_is_not_replaced(tmp_path: Path):
+    measured = threading.Event()
+
+    def measure(minutes: float, typed: Mapping[str, str], preset_name: str) -> RunRequest:
+        measured.wait(60)
+        return budget_run(minutes, typed, preset_name)
+
+    async with set_up(tmp_path, probes=fake_probes(budget=measure), size=(120, 40)) as bench:
+        await type_in(bench, "minutes", "30")
+        await bench.pilot.press("f8")
+        await bench.until_seen("timing a few steps on this computer")
+        await type_in(bench, "layers", "3")
+        measured.set()
+        await bench.until_seen("Choose model and schedule for 30 minutes")
+        assert field(bench, "layers").value == "3"
+
+
+async def test_a_failed_choice_is_one_line_and_changes_nothing(tmp_path: Path):
+    def fail(minutes: float, typed: Mapping[str, str], preset_name: str) -> RunRequest:
+        raise CorpusError("no text")
+
+    async with set_up(tmp_path, probes=fake_probes(budget=fail), size=(120, 40)) as bench:
+        await type_in(bench, "minutes", "30")
+        before = bench.app.screen.query_one(SetupForm).texts
+        await bench.pilot.press("f8")
+        await bench.until_seen("model not chosen: no text")
+        assert bench.app.screen.query_one(SetupForm).texts == before
+
+
+def test_a_preset_counts_as_typed_and_resets_the_others():
+    assert typed_after(frozenset(), "layers") == {"layers"}
+    assert typed_after(frozenset({"layers", "seed"}), "") == {"seed", "preset"}
+
+
+def test_a_copied_run_has_its_differences_from_the_preset_typed():
+    settings = msgspec.structs.replace(preset("nano"), layers=3, minutes=5.0)
+    assert copied_form_state(settings, "nano").typed == {"layers", "preset"}

@@ -72,8 +72,8 @@ class NextRun:
             if validated.settings is None:
                 return next(iter(validated.problems.values()))
             settings = validated.settings
-        if settings != self.settings:
-            self.model_reason = ""
+        if settings != self.settings or form_state.model_reason:
+            self.model_reason = form_state.model_reason
         self.settings, self.preset_name = settings, named_preset(settings, form_state.preset_name)
         return ""
 

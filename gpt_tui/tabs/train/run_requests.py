@@ -20,7 +20,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
 from gpt_core.training.fine_tuning import full_rates, settings_to_fine_tune
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.probe import Probes
-from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, initial_form_state
+from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, copied_form_state
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.run_preview import RunPreview, read_preview, shown_path, stored_checkpoints
@@ -234,7 +234,7 @@ class RunRequests(Vertical):
             started: Called with the settings of the run that is started.
         """
         beside = await asyncio.to_thread(next_free_folder, folder)
-        form_state = initial_form_state(msgspec.structs.replace(settings, models_dir=str(beside)), preset_name)
+        form_state = copied_form_state(msgspec.structs.replace(settings, models_dir=str(beside)), preset_name)
         if await self._set_up(form_state, focus="learning_rate"):
             started(self.settings)
 
@@ -246,7 +246,7 @@ class RunRequests(Vertical):
         except GptError as error:
             self.notify(one_line(str(error)), severity="error", markup=False)
             return
-        await self._set_up(initial_form_state(resolved.settings, resolved.preset), focus="train_file")
+        await self._set_up(copied_form_state(resolved.settings, resolved.preset), focus="train_file")
 
     async def _set_up(self, form_state: FormState, *, focus: str) -> bool:
         """Open the set-up screen for a run other than the next one; return whether that run was started."""
