@@ -27,6 +27,10 @@ class RankError(GptError):
         self.exit_code = exit_code
 
 
+class DifferenceError(RankError):
+    """A rank differs from rank 0 in what must be equal. All ranks raise it together; rank 0 reports it."""
+
+
 class Communicator(Protocol):
     """Ranks of a run.
 

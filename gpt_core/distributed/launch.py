@@ -3,6 +3,9 @@
 A rank is two processes. The one that `mpiexec` has started only passes on signals and waits for the other, which
 trains. `mpiexec` ends all ranks at once, with a code and a message of its own, if a process that it has started is
 killed; so the others have time to save and to report which rank is lost.
+
+With Open MPI it is three processes: the one in the middle relays the connection to `mpiexec`, which kills the first
+ones half a second after Ctrl+C. The other two are in a process group of their own and continue until the run is saved.
 """
 
 from __future__ import annotations
@@ -13,18 +16,21 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from gpt_core.distributed.relay import Relay, open_relay
 from gpt_core.errors import EXIT_FAILED, ConfigError, MissingPackageError
 
 if TYPE_CHECKING:
     from gpt_core.distributed.mpi import MpiCommunicator
 
+OPEN_MPI, OPEN_MPI_RANK = "Open MPI", "OMPI_COMM_WORLD_RANK"
 RANK_VARIABLES = {
     "PMI_RANK": "PMI_SIZE",  # MPICH, Intel MPI, srun --mpi=pmi2
-    "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
+    OPEN_MPI_RANK: "OMPI_COMM_WORLD_SIZE",
     "MV2_COMM_WORLD_RANK": "MV2_COMM_WORLD_SIZE",
     "PMIX_RANK": "SLURM_NTASKS",  # srun --mpi=pmix
 }
@@ -32,6 +38,7 @@ RANK_VARIABLES = {
 
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 PR_SET_PDEATHSIG = 1
+END_S = 5.0  # for a launcher to end a process
 GRACE_S = 60.0
 """Time after a fault in which rank 0 saves its last state and reports the fault, before other ranks end themselves."""
 
@@ -45,6 +52,14 @@ def launched_as(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
     return 0, 1
 
 
+def is_of_other_mpi(vendor: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Return True if the launcher can start no ranks with this MPI; those of clusters may support several."""
+    if OPEN_MPI_RANK in environ:
+        return vendor != OPEN_MPI
+    is_hydra = "PMI_RANK" in environ and not {"PMIX_RANK", "SLURM_PROCID"} & environ.keys()
+    return is_hydra and vendor == OPEN_MPI
+
+
 def connect() -> MpiCommunicator:
     """Return the communicator of the ranks that were started together. Collective.
 
@@ -56,22 +71,41 @@ def connect() -> MpiCommunicator:
     try:
         import mpi4py
 
+        mpi4py.rc.initialize = False  # it would end the process where the launcher is not its own
         mpi4py.rc.finalize = False  # at the end of the process it would wait for ranks that are lost
-        from mpi4py import MPI
+        with warnings.catch_warnings(action="ignore"):
+            from mpi4py import MPI
     except ImportError:
         raise MissingPackageError("started by mpiexec, but mpi4py", "mpi") from None
     except RuntimeError as error:  # it finds no MPI library
         raise ConfigError(f"mpi4py cannot load MPI: {error}; run `pip install 'gpt-tui[mpi]'`") from None
+    # without it Open MPI ends a rank whose TCP connection to another one closes
+    os.environ.setdefault("OMPI_MCA_mpi_ft_enable", "1")
+    vendor, numbers = MPI.get_vendor()
+    library = f"{vendor} {'.'.join(map(str, numbers))}"
+    own = os.path.join(os.path.dirname(sys.executable), "mpiexec")
+    hint = f"; use the mpiexec of that MPI{f': {own}' if os.path.exists(own) else ''}"
+    if is_of_other_mpi(vendor):
+        raise ConfigError(f"mpiexec is not that of mpi4py's MPI ({library}){hint}")
+    MPI.Init_thread()
     expected, found = launched_as()[1], MPI.COMM_WORLD.Get_size()
     if found != expected:
-        library = MPI.Get_library_version().split("\n")[0].strip()
-        raise ConfigError(
-            f"mpiexec has started {expected} ranks, but mpi4py's MPI ({library}) found {found}; use the mpiexec of "
-            f"that MPI: {os.path.join(os.path.dirname(sys.executable), 'mpiexec')}"
-        )
+        raise ConfigError(f"mpiexec has started {expected} ranks, but mpi4py's MPI ({library}) found {found}{hint}")
     from gpt_core.distributed.mpi import MpiCommunicator
 
     return MpiCommunicator()
+
+
+def end_all_ranks(code: int) -> NoReturn:
+    """Exit with a code, and end all ranks with it, where MPI cannot be used.
+
+    Other launchers do that when a rank exits with an error. That of MPICH lets the others wait for this one without
+    end, unless it receives a message of its protocol (PMI).
+    """
+    with contextlib.suppress(KeyError, ValueError, OSError):
+        os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={code}\n".encode())
+        time.sleep(END_S)
+    os._exit(code)
 
 
 def fork_rank(ended: Callable[[], None] = lambda: None) -> None:
@@ -84,26 +118,39 @@ def fork_rank(ended: Callable[[], None] = lambda: None) -> None:
     """
     if not hasattr(os, "fork"):
         return
+    relay = open_relay(os.environ)
     if child := os.fork():
-        _wait_for(child, ended)
+        _wait_for(child, ended if relay is None else lambda: None)
+    if relay is not None:
+        os.setpgrp()
+        if child := os.fork():
+            _wait_for(child, ended, relay)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _wait_for(child: int, ended: Callable[[], None]) -> NoReturn:
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+def _wait_for(child: int, ended: Callable[[], None], relay: Relay | None = None) -> NoReturn:
+    forwarded: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None = None) -> None:
+        forwarded.append(number)
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
+            if number == signal.SIGTERM:
+                os.kill(child, signal.SIGCONT)  # a suspended process handles no other signal
 
     for name in FORWARDED:
         if signal.getsignal(number := signal.Signals[name]) != signal.SIG_IGN:
             signal.signal(number, pass_on)
+    if relay is not None:
+        relay.start(lambda: None if forwarded else pass_on(signal.SIGTERM))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     ended()
-    if -code in [signal.Signals[name] for name in FORWARDED]:
-        code = 128 - code  # stopped before it handles signals, as all ranks are
+    if -code in [signal.Signals[name] for name in (*FORWARDED, "SIGALRM")]:
+        code = 128 - code  # stopped before it handles signals, as all ranks are; or at the end, by an alarm
     elif code < 0:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_FAILED))
         time.sleep(GRACE_S)
         code = EXIT_FAILED
     os._exit(code)

@@ -6,7 +6,9 @@ is lost, for which a blocking call would wait without end.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from gpt_core.distributed.communicator import RankError
 from gpt_core.distributed.cores import take_share_of_cores, usable_cores
+from gpt_core.distributed.launch import OPEN_MPI
 from gpt_core.distributed.watch import Watch, open_links
 from gpt_core.errors import EXIT_FAILED
 
@@ -29,6 +32,7 @@ SPIN_S = 0.002
 POLL_S, MAX_POLL_S, POLLS = 0.0001, 0.02, 1000
 """Shortest and longest time between two tests, and by which part of the time so far a wait may be longer."""
 DEFAULT_TIMEOUT_S = 60.0
+MAX_FINALIZE_S = 20
 FIND_FAULT_S = 5.0  # in which the watch finds the reason of an error of MPI
 
 
@@ -113,10 +117,15 @@ class MpiCommunicator:
         abort(code)
 
     def close(self) -> None:
-        """End the use of MPI. Collective."""
+        """End the use of MPI, or the process where the launcher does not answer any more. Collective."""
         self.gather(np.zeros(1))
         self.watch.close()
+        if hasattr(signal, "alarm"):  # it ends the process while a function of MPI blocks the interpreter
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(MAX_FINALIZE_S)
         MPI.Finalize()
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
 
     def _wait(self, request: MPI.Request) -> None:
         """Wait until a collective is complete. Raises RankError if a rank is lost meanwhile."""
@@ -138,9 +147,11 @@ class MpiCommunicator:
 
 def abort(code: int) -> NoReturn:
     """End all ranks at once, with this exit code of `mpiexec` and without a message of MPI."""
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    MPI.COMM_WORLD.Abort(code)
+    if MPI.get_vendor()[0] != OPEN_MPI:  # its mpiexec does the same when a rank exits; it may have ended already
+        MPI.COMM_WORLD.Abort(code)
     os._exit(code)
 
 

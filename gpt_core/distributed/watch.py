@@ -9,6 +9,7 @@ itself after a fault is ended by the thread of the watch.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import selectors
@@ -29,6 +30,8 @@ CONNECT_S = 20.0
 BEATS_PER_TIMEOUT = 6
 MAX_INTERVAL_S = 5.0
 MAX_PAUSE_S = 2.0
+FIND_GIVEN_UP_S = 5.0
+"""Time after a suspension longer than the timeout in which closed connections mean that this rank was given up."""
 TURN_S = 2.0
 """Time by which each next rank waits for the one before it to report the loss of rank 0."""
 BEAT, BYE = b".\n", b"bye\n"
@@ -80,6 +83,7 @@ class Watch:
         self._sending = threading.Lock()
         self._heard = dict.fromkeys(links, time.monotonic())
         self._unread = dict.fromkeys(links, b"")
+        self._given_up_until_s = -math.inf
         self._closing = threading.Event()
         self._abort = abort
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -128,19 +132,26 @@ class Watch:
                 selector.register(link, selectors.EVENT_READ, rank)
             sent_s, last_s = 0.0, time.monotonic()
             while not self._closing.is_set() and self.fault is None:
+                ready = selector.select(0.1)
                 now = time.monotonic()
-                if now - last_s > MAX_PAUSE_S:  # this process was suspended, perhaps together with the others
-                    self._heard = {rank: heard_s + now - last_s for rank, heard_s in self._heard.items()}
+                if now - last_s > MAX_PAUSE_S:
+                    self._continue_after(now - last_s)
                 last_s = now
+                for key, _ in ready:
+                    if not self._read(key.data):
+                        selector.unregister(key.fileobj)
                 if now - sent_s >= min(MAX_INTERVAL_S, self.timeout_s / BEATS_PER_TIMEOUT):
                     self._send_all(BEAT)
                     sent_s = now
-                for key, _ in selector.select(0.1):
-                    if not self._read(key.data):
-                        selector.unregister(key.fileobj)
                 self._find_lost()
         if self.fault is not None:
             self._end_process(self.fault)
+
+    def _continue_after(self, pause_s: float) -> None:
+        """Take note that this process was suspended, perhaps together with the others."""
+        self._heard = {rank: heard_s + pause_s for rank, heard_s in self._heard.items()}
+        if pause_s > self.timeout_s:
+            self._given_up_until_s = time.monotonic() + FIND_GIVEN_UP_S
 
     def _read(self, rank: int) -> bool:
         """Read what a rank has sent; return False if it will send nothing more."""
@@ -151,7 +162,8 @@ class Watch:
         except OSError:
             data = b""
         if not data:
-            self._set(Fault(rank, "the process has ended or its network is lost"))
+            is_given_up = time.monotonic() < self._given_up_until_s  # the others have reported this rank as lost
+            self._set(Fault(rank, "" if is_given_up else "the process has ended or its network is lost"))
             return False
         self._heard[rank] = time.monotonic()
         *lines, self._unread[rank] = (self._unread[rank] + data).split(b"\n")

@@ -8,8 +8,8 @@ import msgspec
 
 from gpt_core import __version__
 from gpt_core.config.settings import Settings
-from gpt_core.distributed.communicator import Communicator, described
-from gpt_core.errors import ConfigError, CorpusError
+from gpt_core.distributed.communicator import Communicator, DifferenceError, described
+from gpt_core.errors import EXIT_BAD_INPUT
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.kernels import LEVEL
 from gpt_core.model.parameters import Parameters
@@ -77,15 +77,16 @@ def check_same_program(ranks: Communicator) -> None:
     """Check that all ranks compute the same bits: version, kind of processor and instruction-set level. Collective.
 
     Raises:
-        ConfigError: A rank differs from rank 0.
+        DifferenceError: A rank differs from rank 0.
     """
     found = ranks.gather_bytes(f"gpt-tui {__version__}, {platform.machine()}, {LEVEL}".encode())
     for rank, program in enumerate(found):
         if program != found[0]:
-            raise ConfigError(
+            raise DifferenceError(
                 f"{described(rank, ranks.hosts)} computes with {program.decode()}, rank 0 with {found[0].decode()}: "
                 "their results would differ; install the same version, and set GPT_TUI_LEVEL to the same level for "
-                "all ranks"
+                "all ranks",
+                EXIT_BAD_INPUT,
             )
 
 
@@ -93,15 +94,16 @@ def check_same_text_on_ranks(ranks: Communicator, train: TokenStream, held_out: 
     """Check that all ranks have the texts of rank 0. Collective.
 
     Raises:
-        CorpusError: A rank has another text.
+        DifferenceError: A rank has another text.
     """
     texts = (("training", train), ("eval", held_out))
     for kind, text in texts:
         found = ranks.gather_bytes(text.sha256.encode() if text is not None else b"")
         for rank, sha256 in enumerate(found):
             if sha256 != found[0]:
-                raise CorpusError(
+                raise DifferenceError(
                     f"{described(rank, ranks.hosts)} has another {kind} text: SHA-256 {sha256.decode()[:12]}…, "
                     f"expected {found[0].decode()[:12]}… as on {ranks.hosts[0]}; copy the text there, or name it with "
-                    f"{'--train-file' if kind == 'training' else '--eval-file'} for that rank"
+                    f"{'--train-file' if kind == 'training' else '--eval-file'} for that rank",
+                    EXIT_BAD_INPUT,
                 )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import stat
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from gpt_core.distributed.communicator import described
-from gpt_core.distributed.launch import connect, fork_rank, launched_as
+from gpt_core.distributed.communicator import DifferenceError, described
+from gpt_core.distributed.launch import connect, end_all_ranks, fork_rank, launched_as
 from gpt_core.distributed.watch import TURN_S
-from gpt_core.errors import InputError
+from gpt_core.errors import EXIT_BAD_INPUT
 from gpt_tui.app.launcher_terminal import terminal_restorer
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
         describe: Returns the message of an error, "" for none, and its exit code.
     """
     rank = launched_as()[0]
+    if sys.stdout is not None and sys.stdout.isatty() and not launcher_has_terminal():
+        print_plain_lines()
     fork_rank(terminal_restorer() if rank == 0 else lambda: None)
     if rank:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -42,7 +45,13 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
         ranks = connect()
     except BaseException as error:
         text, code = describe(error)
-        leave("" if rank else text, code)
+        if rank:  # if rank 0 has the same error, it ends all ranks meanwhile
+            time.sleep(TURN_S * rank)
+            text = f"rank {rank} on {socket.gethostname()}: {text}"
+        show(text)
+        flush()
+        wait_until_read()
+        end_all_ranks(code)
     try:
         code = max(ranks.gather_codes(run(ranks)))
         ranks.close()
@@ -52,13 +61,39 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
 
 
 def check_same_command(ranks: Communicator, command: str) -> None:
-    """Check that all ranks were started with the same command. Collective. Raises InputError."""
+    """Check that all ranks were started with the same command. Collective. Raises DifferenceError."""
     found = [name.decode() for name in ranks.gather_bytes(command.encode())]
     for rank, name in enumerate(found):
         if name != found[0]:
-            raise InputError(
-                f"{described(rank, ranks.hosts)} was started with {name}, rank 0 with {found[0]}; start the same on all"
+            raise DifferenceError(
+                f"{described(rank, ranks.hosts)} was started with {name}, rank 0 with {found[0]}; "
+                "start the same on all",
+                EXIT_BAD_INPUT,
             )
+
+
+def launcher_has_terminal() -> bool:
+    """Return True if the process that has started this one prints to a terminal, or where that is unknown.
+
+    Open MPI gives the ranks a terminal of its own, even where the output of its `mpiexec` goes to a file.
+    """
+    try:
+        output = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:  # a socket, or nothing
+        return sys.platform != "linux"
+    with open(output, "wb") as file:
+        return file.isatty()
+
+
+def print_plain_lines() -> None:
+    """Print to the terminal of standard output as to a file: without progress bars and carriage returns."""
+    import termios
+
+    os.environ["TERM"] = "dumb"
+    with contextlib.suppress(OSError, termios.error):
+        modes = termios.tcgetattr(sys.stdout)
+        modes[1] &= ~termios.OPOST
+        termios.tcsetattr(sys.stdout, termios.TCSANOW, modes)
 
 
 def end_after(
@@ -67,12 +102,14 @@ def end_after(
     """End this rank after an error. Without MPI: other ranks may be lost, or wait for this one."""
     text, code = describe(error)
     if ranks.rank:
-        if ranks.watch.fault is None:
+        if ranks.watch.fault is None and not isinstance(error, DifferenceError):
             ranks.watch.report(text, code)
         if not ranks.watch.wait_for_rank_0():
             time.sleep(TURN_S)
-            leave("", code)
+            os._exit(code)
         time.sleep(RESTORE_S + TURN_S * (ranks.rank - 1))  # the first of the others reports it, and ends all
+    else:
+        ranks.watch.report("", code)
     show(text)
     flush()
     wait_until_read()
@@ -84,13 +121,6 @@ def show(text: str) -> None:
     if text:
         with contextlib.suppress(OSError):
             os.write(2, f"gpt-tui: {text}\n".encode(errors="backslashreplace"))
-
-
-def leave(text: str, code: int) -> NoReturn:
-    """Print an error, "" for none, and exit at once."""
-    show(text)
-    flush()
-    os._exit(code)
 
 
 def wait_until_read() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpt_core.errors import InputError
+from gpt_core.distributed.communicator import DifferenceError
 from gpt_tui.cli.ranks import check_same_command
 from tests.core.fake_ranks import FakeRank, on_ranks
 
@@ -13,7 +13,7 @@ def test_ranks_that_were_started_with_different_commands_are_refused_on_all() ->
     def check(rank: FakeRank) -> str:
         try:
             check_same_command(rank, "train" if rank.rank == 2 else "the app")
-        except InputError as error:
+        except DifferenceError as error:
             return str(error)
         return ""
 

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
-from gpt_core.distributed.communicator import RankError
+from gpt_core.distributed.communicator import DifferenceError, RankError
 from gpt_core.distributed.cores import share_of_cores
-from gpt_core.distributed.launch import launched_as
-from gpt_core.errors import CorpusError, SaveError
+from gpt_core.distributed.launch import is_of_other_mpi, launched_as
+from gpt_core.errors import SaveError
 from gpt_core.formats.checkpoint import read_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training.agreement import Agreement
@@ -99,7 +99,7 @@ def test_a_text_that_differs_on_a_host_is_refused_with_rank_and_host(tmp_path: P
         else:
             join_run(rank, {"train_file": str(other)} if rank.rank == 2 else {})
 
-    with pytest.raises(CorpusError, match=r"rank 2 on host2 has another training text: .*copy the text there"):
+    with pytest.raises(DifferenceError, match=r"^rank 2 on host2 has another training text: .*copy the text there"):
         on_ranks(3, prepare)
     assert not (tmp_path / LATEST).exists()
 
@@ -229,6 +229,15 @@ def test_the_launcher_is_found_by_its_variables() -> None:
     assert launched_as({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}) == (1, 2)
     assert launched_as({"PMIX_RANK": "3", "SLURM_NTASKS": "8"}) == (3, 8)
     assert launched_as({"SLURM_NTASKS": "8"}) == (0, 1)
+
+
+def test_a_launcher_of_another_mpi_is_refused_unless_it_may_support_several() -> None:
+    mpich, open_mpi = {"PMI_RANK": "0"}, {"OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0"}
+    slurm = {"PMI_RANK": "0", "SLURM_PROCID": "0"}
+    assert [is_of_other_mpi("MPICH", environ) for environ in (mpich, open_mpi, slurm)] == [False, True, False]
+    assert [is_of_other_mpi("Intel MPI", environ) for environ in (mpich, open_mpi, slurm)] == [False, True, False]
+    assert [is_of_other_mpi("Open MPI", environ) for environ in (mpich, open_mpi, slurm)] == [True, False, False]
+    assert not is_of_other_mpi("MPICH", {"PMIX_RANK": "0"})
 
 
 def test_ranks_of_a_host_share_its_cores_unless_the_launcher_has_bound_them() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import msgspec
 import pytest
@@ -79,6 +81,63 @@ def test_a_rank_sends_beats_and_each_one_that_it_receives_restarts_the_timeout(m
         right.sendall(watch.BEAT)
         wait_until(lambda: found._heard[1] > before)
         found.close()
+
+
+class SuspendedSelector(selectors.DefaultSelector):
+    """Selector in whose wait the process is suspended once, for `pause_s` of a clock that jumps."""
+
+    pause_s: ClassVar[float] = 0.0
+    was_suspended: ClassVar[threading.Event] = threading.Event()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait, or be suspended the first time."""
+        if not self.was_suspended.is_set():
+            Clock.ahead_s += self.pause_s
+            self.was_suspended.set()
+        return super().select(timeout)
+
+
+class Clock:
+    """Module `time` whose clock can be set forward."""
+
+    ahead_s: ClassVar[float] = 0.0
+
+    @classmethod
+    def monotonic(cls) -> float:
+        """Return the time of this clock."""
+        return time.monotonic() + cls.ahead_s
+
+
+@pytest.fixture
+def suspended(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Suspension of the thread of a watch that it finds when it begins to wait; returns its length."""
+    monkeypatch.setattr(SuspendedSelector, "pause_s", 100.0)
+    monkeypatch.setattr(SuspendedSelector, "was_suspended", threading.Event())
+    monkeypatch.setattr(Clock, "ahead_s", 0.0)
+    monkeypatch.setattr("gpt_core.distributed.watch.selectors.DefaultSelector", SuspendedSelector)
+    monkeypatch.setattr("gpt_core.distributed.watch.time", Clock)
+    return SuspendedSelector.pause_s
+
+
+def test_a_suspended_rank_does_not_treat_the_others_as_lost(suspended: float) -> None:
+    left, right = socket.socketpair()
+    found = Watch(0, ("left", "right"), {1: left}, suspended / 2, lambda _code: None)
+    assert SuspendedSelector.was_suspended.wait(20)
+    assert right.recv(100)
+    Clock.ahead_s += 5.0
+    assert right.recv(100)  # the beat of the next round: after a fault there is none
+    assert found.fault is None
+    right.sendall(b"bye\n")
+    found.close()
+
+
+def test_a_rank_that_was_suspended_and_given_up_reports_nothing(suspended: float) -> None:
+    left, right = socket.socketpair()
+    right.close()
+    found = Watch(0, ("left", "right"), {1: left}, suspended / 2, lambda _code: None)
+    wait_until(lambda: found.fault is not None)
+    found.close()
+    assert found.fault == Fault(1, "")
 
 
 def test_the_error_of_a_rank_arrives_at_rank_0_with_its_exit_code(ranks: Ranks) -> None:

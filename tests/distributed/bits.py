@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.distributed.launched import MPIEXEC
+from tests.distributed.launched import LAUNCHER
 from tests.distributed.test_mpi import figures, tensors
 from tests.program import PROGRAM, environment
 
@@ -47,7 +47,7 @@ def train(size: int, options: argparse.Namespace, models: Path, steps: int, *, r
     """Train up to a step on this many ranks."""
     values = ["micro_batch_size=2", "eval_every_steps=50", "save_every_minutes=0", f"max_steps={steps}", *options.set]
     words = [word for value in values for word in ("--set", value)]
-    launcher = [str(MPIEXEC), "-n", str(size)] if size > 1 else []
+    launcher = [*LAUNCHER, "-n", str(size)] if size > 1 else []
     start = ["--resume"] if resume else ["--preset", options.preset]
     subprocess.run(
         [*launcher, *PROGRAM, "--train-only", "--models-dir", str(models), *start, *words],

@@ -22,6 +22,9 @@ MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathse
 if MPIEXEC is None or not Path("/proc/self/environ").exists():
     pytest.skip("mpiexec, or /proc, is not here", allow_module_level=True)
 
+IS_OPEN_MPI = b"Open MPI" in subprocess.run([MPIEXEC, "--version"], capture_output=True, check=False).stdout
+LAUNCHER = [MPIEXEC, *(("--allow-run-as-root", "--oversubscribe") if IS_OPEN_MPI else ())]
+RANK = "OMPI_COMM_WORLD_RANK" if IS_OPEN_MPI else "PMI_RANK"
 TIMEOUT_S = 300.0
 HEARTBEAT_S = 15
 SETTINGS = (
@@ -45,13 +48,13 @@ class Launched:
     def __init__(self, size: int, *arguments: str, cwd: Path, **changes: str) -> None:
         self._sessions = sessions(cwd / "models")
         self.process = subprocess.Popen(
-            [str(MPIEXEC), "-n", str(size), *PROGRAM, *arguments], cwd=cwd,
+            [*LAUNCHER, "-n", str(size), *PROGRAM, *arguments], cwd=cwd,
             env=environment(OMP_NUM_THREADS="1", **changes), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
     def ranks(self) -> dict[int, int]:
-        """Return the process id of each rank: of the process that trains, not of the one that waits for it."""
+        """Return the process id of each rank: of the process that trains, not of those that wait for it."""
         parents = {pid: parent for pid in all_processes() if (parent := parent_of(pid))}
         return ranks_among([pid for pid in parents if self._is_below(pid, parents)])
 
@@ -85,9 +88,10 @@ class Launched:
 
 
 def ranks_among(pids: Iterable[int]) -> dict[int, int]:
-    """Return the process id of each rank among these: of the process that trains, not of the one that waits for it."""
-    programs = [pid for pid in pids if _is_program(pid) and _is_program(parent_of(pid))]
-    found = {int(environment_of(pid).get("PMI_RANK", -1)): pid for pid in programs}
+    """Return the process id of each rank among these: of the process that trains, not of those that wait for it."""
+    parents = {pid: parent_of(pid) for pid in pids if _is_program(pid) and _is_program(parent_of(pid))}
+    waiting = set(parents.values())
+    found = {int(environment_of(pid).get(RANK, -1)): pid for pid in parents if pid not in waiting}
     return {rank: pid for rank, pid in found.items() if rank >= 0}
 
 

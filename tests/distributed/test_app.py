@@ -14,7 +14,7 @@ import pytest
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.training.events import RunStarted
 from gpt_core.training.metrics_log import read_metrics
-from tests.distributed.launched import MPIEXEC, ranks_among, run_on
+from tests.distributed.launched import LAUNCHER, ranks_among, run_on
 from tests.distributed.processes import STARTED_BY, started_by, wait_for_ends
 from tests.program import PROGRAM, tiny, write_texts
 from tests.tui.test_tmux import Tmux, step_shown
@@ -34,7 +34,7 @@ class App(Tmux):
     def open(self, *more: str, other: tuple[str, ...] = ()) -> None:
         """Start it; `more` are options of both ranks, `other` those of rank 1."""
         words = [*PROGRAM, *SETTINGS, *more]
-        command = shlex.join([str(MPIEXEC), "-n", "1", *words, ":", "-n", "1", *words, *other])
+        command = shlex.join([*LAUNCHER, "-n", "1", *words, ":", "-n", "1", *words, *other])
         (self.folder / "app.sh").write_text(f"export OMP_NUM_THREADS=1\nexec {command}\n")
         self.type("clear; sh app.sh")
         self.keys("Enter")
@@ -141,7 +141,7 @@ def test_a_text_that_differs_on_a_rank_is_refused_and_the_app_stays_usable(app: 
 
 
 def test_one_rank_is_the_app_of_one_process_in_the_terminal_of_mpiexec(app: App) -> None:
-    app.type(shlex.join([str(MPIEXEC), "-n", "1", *PROGRAM, *SETTINGS]))
+    app.type(shlex.join([*LAUNCHER, "-n", "1", *PROGRAM, *SETTINGS]))
     app.keys("Enter")
     screen = app.until_seen("○ ready", "on this computer")
     assert "by rank 0" not in screen

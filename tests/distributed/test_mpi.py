@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, verify_checkpoint
 from gpt_core.training.events import EvalCompleted, FullEvalCompleted, RunStarted, SampleWritten, StepCompleted
 from gpt_core.training.metrics_log import read_metrics
-from tests.distributed.launched import HEARTBEAT_S, Launched, options, run_on
+from tests.distributed.launched import HEARTBEAT_S, IS_OPEN_MPI, Launched, options, run_on
 from tests.distributed.processes import wait_for_ends
 from tests.program import PROGRAM, ROOT, run_program, write_texts
 from tests.reliability.counts import count
@@ -72,11 +73,14 @@ def test_a_signal_to_any_rank_or_to_mpiexec_ends_in_one_saved_checkpoint(
 ) -> None:
     launched = Launched(3, *options(), cwd=folder)
     launched.wait_for_steps(5, folder / "models")
-    pid = launched.process.pid if rank is None else launched.ranks()[rank]
-    os.kill(pid, number)
+    ranks = launched.ranks()
+    os.kill(launched.process.pid if rank is None else ranks[rank], number)
     code, output = launched.end()
-    assert code == 128 + number, output
-    assert "stopped and saved" in output
+    if IS_OPEN_MPI and rank is None:  # its mpiexec ends at once; the ranks save without it
+        wait_for_ends(list(ranks.values()))
+    else:
+        assert code == 128 + number, output
+        assert "stopped and saved" in output
     last = max(
         event.step for event in read_metrics(folder / "models/metrics.jsonl") if isinstance(event, StepCompleted)
     )
@@ -107,6 +111,17 @@ def test_a_rank_that_hangs_ends_the_run_within_the_heartbeat(rank: int, folder: 
     assert_reported_once(output, f"rank {rank} on ", f"has not responded for {HEARTBEAT_S} seconds")
     wait_for_ends(list(ranks.values()))
     assert verify_checkpoint(folder / "models/ckpt_latest.safetensors").step >= 10
+
+
+def test_all_ranks_end_when_mpiexec_is_killed(folder: Path) -> None:
+    launched = Launched(3, *options(), cwd=folder)
+    launched.wait_for_steps(12, folder / "models")
+    ranks = launched.ranks()
+    os.kill(launched.process.pid, signal.SIGKILL)
+    wait_for_ends(list(ranks.values()))
+    assert verify_checkpoint(folder / "models/ckpt_latest.safetensors").step >= 10
+    code, output = run_on(2, *options("--resume", "max_steps=100"), cwd=folder)
+    assert code == 0, output
 
 
 def test_kills_of_ranks_at_any_instant_leave_a_valid_checkpoint_that_fewer_ranks_resume(
@@ -178,11 +193,12 @@ def test_errors_are_shown_once_with_the_exit_code_of_one_process(folder: Path) -
 def test_a_text_that_differs_or_is_missing_on_one_rank_is_refused(folder: Path) -> None:
     other = folder / "other.en"
     other.write_text("Another text of some words.\n\n" * 50)
-    for name, words in (("other.en", "has another training text"), ("none.en", "none.en")):
+    rank = f"gpt-tui: rank 1 on {socket.gethostname()}"
+    for name, words in (("other.en", [f"{rank} has another training text"]), ("none.en", [f"{rank}: ", "none.en"])):
         arguments = [*options(), ":", "-n", "1"]
         code, output = run_on(1, *arguments, *PROGRAM, *options("--train-file=" + name), cwd=folder)
         assert code == 2, output
-        assert_reported_once(output, "rank 1 on ", words)
+        assert_reported_once(output, *words)
 
 
 def test_the_launcher_and_mpi4py_must_fit_together(folder: Path) -> None:
@@ -192,9 +208,14 @@ def test_the_launcher_and_mpi4py_must_fit_together(folder: Path) -> None:
     code, output = run_on(2, *options(), cwd=folder, PYTHONPATH=f"{without.parent}:{ROOT}")
     assert code == 1
     assert_reported_once(output, "started by mpiexec, but mpi4py is not installed; run `pip install 'gpt-tui[mpi]'`")
-    other = run_program(*options(), cwd=folder, OMPI_COMM_WORLD_RANK="0", OMPI_COMM_WORLD_SIZE="2")
-    assert other.returncode == 2
-    assert_reported_once(other.stderr, "mpiexec has started 2 ranks", "found 1; use the mpiexec of that MPI")
+    arguments = [*options(), ":", "-n", "1", "env", f"PYTHONPATH={without.parent}:{ROOT}", *PROGRAM, *options()]
+    code, output = run_on(1, *arguments, cwd=folder)
+    assert code == 1
+    assert_reported_once(output, "rank 1 on ", "started by mpiexec, but mpi4py is not installed")
+    for rank, size in (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")):
+        other = run_program(*options(), cwd=folder, **{rank: "0", size: "2"})
+        assert other.returncode == 2
+        assert_reported_once(other.stderr, "use the mpiexec of that MPI")
 
 
 def assert_reported_once(output: str, *words: str) -> None:
