@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from gpt_core.errors import EXIT_FAILED, GptError
+from gpt_core.errors import EXIT_FAILED, GptError, InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ class RankError(GptError):
         self.exit_code = exit_code
 
 
-class DifferenceError(RankError):
+class DifferenceError(InputError):
     """A rank differs from rank 0 in what must be equal. All ranks raise it together; rank 0 reports it."""
 
 

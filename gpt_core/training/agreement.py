@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpt_core.distributed.communicator import Communicator, DifferenceError, RankError, described
+from gpt_core.distributed.communicator import Communicator, RankError, described
 from gpt_core.model.parameters import Parameters
 from gpt_core.training.controls import TrainingControls
 from gpt_core.training.timing import RunClock
@@ -69,7 +69,7 @@ class Agreement:
         """Check that all ranks have the same weights. Collective.
 
         Raises:
-            DifferenceError: They differ. The run must not be saved.
+            RankError: They differ. The run must not be saved.
         """
         if self._is_alone:
             return
@@ -82,7 +82,7 @@ class Agreement:
         for rank, digest in enumerate(found):
             if digest != found[0]:
                 self._requests.stop(save=False)
-                raise DifferenceError(
+                raise RankError(
                     f"the weights of {described(rank, self._communicator.hosts)} differ from those of rank 0 at step "
                     f"{step:,}: a fault of its memory or processor; resume the last checkpoint without it"
                 )

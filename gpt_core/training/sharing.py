@@ -9,7 +9,6 @@ import msgspec
 from gpt_core import __version__
 from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import Communicator, DifferenceError, described
-from gpt_core.errors import EXIT_BAD_INPUT
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.kernels import LEVEL
 from gpt_core.model.parameters import Parameters
@@ -85,8 +84,7 @@ def check_same_program(ranks: Communicator) -> None:
             raise DifferenceError(
                 f"{described(rank, ranks.hosts)} computes with {program.decode()}, rank 0 with {found[0].decode()}: "
                 "their results would differ; install the same version, and set GPT_TUI_LEVEL to the same level for "
-                "all ranks",
-                EXIT_BAD_INPUT,
+                "all ranks"
             )
 
 
@@ -104,6 +102,5 @@ def check_same_text_on_ranks(ranks: Communicator, train: TokenStream, held_out: 
                 raise DifferenceError(
                     f"{described(rank, ranks.hosts)} has another {kind} text: SHA-256 {sha256.decode()[:12]}…, "
                     f"expected {found[0].decode()[:12]}… as on {ranks.hosts[0]}; copy the text there, or name it with "
-                    f"{'--train-file' if kind == 'training' else '--eval-file'} for that rank",
-                    EXIT_BAD_INPUT,
+                    f"{'--train-file' if kind == 'training' else '--eval-file'} for that rank"
                 )

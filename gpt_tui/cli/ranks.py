@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NoReturn
 from gpt_core.distributed.communicator import DifferenceError, described
 from gpt_core.distributed.launch import connect, end_all_ranks, fork_rank, launched_as
 from gpt_core.distributed.watch import TURN_S
-from gpt_core.errors import EXIT_BAD_INPUT
 from gpt_tui.app.launcher_terminal import terminal_restorer
 
 if TYPE_CHECKING:
@@ -66,9 +65,7 @@ def check_same_command(ranks: Communicator, command: str) -> None:
     for rank, name in enumerate(found):
         if name != found[0]:
             raise DifferenceError(
-                f"{described(rank, ranks.hosts)} was started with {name}, rank 0 with {found[0]}; "
-                "start the same on all",
-                EXIT_BAD_INPUT,
+                f"{described(rank, ranks.hosts)} was started with {name}, rank 0 with {found[0]}; start the same on all"
             )
 
 
