@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from textual.app import App, ComposeResult
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import RunFinished
 from gpt_tui.app.app import GptApp
-from gpt_tui.session.run_finder import RunInfo, RunReader
+from gpt_tui.session.run_finder import RunInfo, RunReader, RunStatus
 from gpt_tui.tabs.runs.compare_charts import CompareCharts, OverlayLegend
 from gpt_tui.tabs.runs.pane import FIND_EVERY, RunsTab
 from gpt_tui.tabs.runs.runs_table import RunsTable
@@ -303,3 +304,22 @@ async def test_extreme_terminal_sizes_are_survived(size: tuple[int, int]) -> Non
         await bench.pilot.press("space", "down", "space", "m", "m", "left", "plus")
         await bench.pilot.resize_terminal(80, 24)
         await bench.until_seen("trials/slow")
+
+
+async def test_runs_found_while_the_table_is_hidden_are_its_rows_when_it_is_shown() -> None:
+    class TableApp(App[None]):
+        def compose(self) -> ComposeResult:
+            yield RunsTable(id="runs-table")
+
+    app = TableApp()
+    async with app.run_test(size=(120, 40)) as pilot:
+        table = app.query_one(RunsTable)
+        table.show([RunInfo(MODELS, RunStatus.WAITING)], {}, 0.0)
+        table.show([], {}, 0.0)
+        table.display = False
+        await pilot.pause()
+        table.show([RunInfo(MODELS, RunStatus.WAITING), RunInfo(MODELS / "b", RunStatus.WAITING)], {}, 0.0)
+        table.display = True
+        await pilot.pause()
+        await pilot.pause()
+        assert (table.row_count, table.size.width > 0) == (2, True)

@@ -50,6 +50,7 @@ class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
         self._marks: Mapping[Path, int] = {}
         self._now_s = 0.0
         self._columns_shown: list[tuple[int, int]] = []
+        self._rows_shown: list[Path] = []  # folders of the rows; of other runs than `_runs` before the layout
 
     def on_mount(self) -> None:
         """Redraw when the theme changes."""
@@ -66,13 +67,12 @@ class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
 
     def show(self, runs: Sequence[RunInfo], marks: Mapping[Path, int], now_s: float) -> None:
         """Update the runs; the cursor stays on its run."""
-        folders = [run.folder for run in self._runs]
         selected = self.selected
         self._runs, self._marks, self._now_s = list(runs), marks, now_s
         if not self.size.width:  # not laid out yet: `on_resize` follows
             return
         layout = columns_at(self.size.width - SCROLLBAR)
-        if folders != [run.folder for run in runs] or layout != self._columns_shown:
+        if self._rows_shown != [run.folder for run in runs] or layout != self._columns_shown:
             self._rebuild(layout, selected.folder if selected else None)
             return
         for row, run in enumerate(runs):
@@ -81,7 +81,7 @@ class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
                     self.update_cell_at((row, place), text)  # type: ignore[arg-type]
 
     def _rebuild(self, layout: list[tuple[int, int]], selected: Path | None) -> None:
-        self._columns_shown = layout
+        self._columns_shown, self._rows_shown = layout, [run.folder for run in self._runs]
         self.styles.height = len(self._runs) + self.header_height + self.gutter.height
         with self.prevent(DataTable.RowHighlighted):
             self.clear(columns=True)
