@@ -660,7 +660,7 @@ cdef void _softmax(float *scores, Py_ssize_t n, float scale) noexcept nogil:
 
 # Notes on speed.
 #
-# Who reads what: with two threads, a token of `mini` in int8 (57.5 MB) takes 3.1 ms if the threads divide the rows of
+# Who reads what: a loop over the panels of `mini` in int8 (57.5 MB) takes two threads 3.1 ms if they divide the rows of
 # panels, no less than one thread alone, and 1.9 ms (30 GB/s) if they divide the outputs: a panel is then one stream,
 # where half the rows of many panels are short pieces. Rows of float32 are long, and there the rows of a thread are
 # one stream: 10% faster than half of each row.
