@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from gpt_core.config.settings import Settings
-from gpt_core.distributed.communicator import RankError
+from gpt_core.distributed.communicator import DifferenceError, RankError
 from gpt_core.errors import ConfigError, CorpusError, GptError, RunExistsError
 from gpt_core.progress import ignore_progress
 from gpt_core.training.joining import own_settings
@@ -101,7 +101,7 @@ def test_a_text_that_is_missing_or_differs_on_one_rank_is_refused_and_another_ru
     for name, expected in ((tmp_path / "none.en", r"rank 1 on a: .*none\.en"), (other, "rank 1 on a has another")):
 
         def start(runs: SharedRuns, expected: str = expected) -> None:
-            with pytest.raises((StartError, CorpusError), match=expected):
+            with pytest.raises((StartError, DifferenceError), match=expected):
                 runs.open_run(RunRequest(settings), ignore_progress)
             run_of_other = replace(settings, train_file=str(other), models_dir=str(tmp_path / "other"))
             assert len(trained(runs, RunRequest(run_of_other, overwrite=True))) == 6
