@@ -31,6 +31,9 @@ from gpt_core.model.stored_weights import StoredWeights
 from tests.bridges.samples import LAYERS, model, needs_tokenizers
 from tests.program import TEXT, TIMEOUT_S
 
+CHOICES = [
+    name if name in ("gpt2", "qwen3") else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS
+]  # fmt: skip
 SMALL = Settings(
     d_model=24, hidden_size=40, vocab_size=300, num_heads=3, seq_len=16, layers=2, train_file="texts/Märchen <3.txt",
     sample_prompt="</script><b>It & 'was'",
@@ -45,7 +48,7 @@ def small_bundle(**settings: object) -> ModelBundle:
     return ModelBundle(changed, initial_parameters(changed.shape, 1), tokenizer, 1234, "custom", scores)
 
 
-@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("layers", CHOICES)
 @pytest.mark.parametrize("number_type", ["f32", "bf16", "int8"])
 def test_a_page_holds_the_stored_weights_and_the_tokenizer(tmp_path: Path, number_type: str, layers: str) -> None:
     bundle = small_bundle(**LAYERS[layers])
@@ -74,7 +77,7 @@ process.stdout.write(JSON.stringify(logits));
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
-@pytest.mark.parametrize("layers", LAYERS)
+@pytest.mark.parametrize("layers", CHOICES)
 def test_the_program_of_a_page_computes_the_logits_of_the_model(layers: str) -> None:
     own = model(**LAYERS[layers])
     ids = np.random.default_rng(0).integers(0, 1000, 24).tolist()

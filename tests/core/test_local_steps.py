@@ -128,7 +128,7 @@ def in_numpy(trainer: Trainer, count: int, steps: int) -> tuple[Tensors, Tensors
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-@pytest.mark.parametrize("changes", [{}, MEANS | {"sync_every_steps": 1}])
+@pytest.mark.parametrize("changes", [{}, pytest.param(MEANS | {"sync_every_steps": 1}, marks=pytest.mark.slow)])
 def test_weights_states_and_losses_are_those_of_workers_in_numpy(
     count: int, changes: dict[str, object], tmp_path: Path
 ) -> None:
@@ -153,6 +153,7 @@ def test_weights_states_and_losses_are_those_of_workers_in_numpy(
             np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-3 * np.abs(values).max() + 1e-9)
 
 
+@pytest.mark.slow
 def test_one_rank_that_takes_over_each_change_trains_like_a_synchronous_run(tmp_path: Path) -> None:
     plain = train(tiny_settings(tmp_path, models_dir=str(tmp_path / "a"), max_steps=12, adam_eps=1e-3))
     settings = tiny_settings(tmp_path, models_dir=str(tmp_path / "b"), max_steps=12, adam_eps=1e-3)
@@ -299,7 +300,7 @@ def check_exact_after_stops(steps: Sequence[int], size: int, changes: dict[str, 
         assert scores(before) + scores(events) == scores(expected[0])
 
 
-@pytest.mark.parametrize("changes", OTHERS)
+@pytest.mark.parametrize("changes", [OTHERS[0], *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS[1:])])
 def test_a_run_stopped_within_a_round_and_resumed_equals_an_uninterrupted_one(
     changes: dict[str, object], tmp_path: Path
 ) -> None:
@@ -315,6 +316,7 @@ def test_a_run_stopped_after_any_step_and_resumed_equals_an_uninterrupted_one(
     check_exact_after_stops(range(1, 17), size, changes, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_resumes_on_another_number_of_ranks(tmp_path: Path) -> None:
     settings = local_settings(tmp_path, max_steps=8)
     on_ranks(3, lambda rank: trained(rank, settings)[:2])
@@ -348,6 +350,7 @@ def tensors_of(checkpoint: Checkpoint) -> tuple[bytes, ...]:
     return tuple(each.flat.tobytes() for each in (*weights, *checkpoint.optimizer_state.values()))
 
 
+@pytest.mark.slow
 def test_rounds_may_begin_and_end_on_a_resume(tmp_path: Path) -> None:
     settings = alone_settings(tmp_path, max_steps=6, sync_every_steps=0)
     train(settings)
@@ -522,7 +525,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], tu
     return on_ranks(2, lambda rank: trained(rank, settings)[:2])[0]
 
 
-@pytest.mark.parametrize("collective", [3, 8, 9])
+@pytest.mark.parametrize("collective", [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (8, 9))])
 def test_a_rank_lost_within_a_round_leaves_the_state_of_its_start(
     collective: int, complete: tuple[list[object], tuple[bytes, ...]], tmp_path: Path
 ) -> None:
@@ -577,6 +580,7 @@ def test_the_logged_loss_is_the_mean_over_all_ranks_and_the_same_on_each(tmp_pat
 # ---- figures
 
 
+@pytest.mark.slow
 def test_bytes_per_step_are_those_of_the_rounds_and_only_changes_are_rounded(tmp_path: Path) -> None:
     def sent(name: str, **changes: object) -> float:
         settings = local_settings(tmp_path, models_dir=str(tmp_path / name), max_steps=8, **changes)
@@ -605,6 +609,7 @@ def test_memory_and_files_are_estimated_with_the_outer_optimizer(tmp_path: Path)
     trainer.run.store.close()
 
 
+@pytest.mark.slow
 def test_the_log_has_the_gradients_and_updates_of_the_last_local_step(tmp_path: Path) -> None:
     def health(folder: str, **changes: object) -> ev.HealthMeasured:
         settings = tiny_settings(
@@ -620,6 +625,7 @@ def test_the_log_has_the_gradients_and_updates_of_the_last_local_step(tmp_path: 
     assert local.norms != plain.norms  # those after the outer step
 
 
+@pytest.mark.slow
 def test_gradients_of_a_requested_evaluation_are_unknown(tmp_path: Path) -> None:
     trainer = open_run(alone_settings(tmp_path, max_steps=5, eval_every_steps=0))
     found = []

@@ -94,6 +94,7 @@ def test_a_start_that_rank_0_refuses_leaves_the_others_waiting_for_the_next_one(
     on_all(settings, start)
 
 
+@pytest.mark.slow
 def test_a_text_that_is_missing_or_differs_on_one_rank_is_refused_and_another_run_starts(tmp_path: Path) -> None:
     settings = settings_for_ranks(tmp_path)
     other = tmp_path / "other.en"
