@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
+import platform
 import stat
 import sys
 import time
@@ -46,7 +46,7 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
         text, code = describe(error)
         if rank:  # if rank 0 has the same error, it ends all ranks meanwhile
             time.sleep(TURN_S * rank)
-            text = f"rank {rank} on {socket.gethostname()}: {text}"
+            text = f"rank {rank} on {platform.node()}: {text}"
         show(text)
         flush()
         wait_until_read()
