@@ -10,6 +10,8 @@ import termios
 import tty
 from typing import Any
 
+from textual.geometry import Size
+
 from gpt_tui.app.driver import HangupSafeDriver
 
 
@@ -20,12 +22,13 @@ class LauncherDriver(HangupSafeDriver):
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
+        for name in ("COLUMNS", "LINES"):  # sizes of before, which would hide that of the terminal
+            os.environ.pop(name, None)
         super().__init__(*arguments, **options)
         assert sys.__stdout__ is not None
         self.terminal = sys.__stdout__.fileno()
         self.input_tty = True
         self._modes: list[Any] | None = None
-        self._seen_size = self._get_terminal_size()
 
     def start_application_mode(self) -> None:
         """Start, without echo and line editing."""
@@ -47,9 +50,7 @@ class LauncherDriver(HangupSafeDriver):
                 termios.tcsetattr(self.terminal, termios.TCSAFLUSH, self._modes)
 
     def follow_size(self) -> None:
-        """Follow a change of the size of the terminal. Called regularly from the event loop."""
+        """Give the screen the size of the terminal if it has another one. Called regularly from the event loop."""
         with contextlib.suppress(OSError):
-            size = os.get_terminal_size(self.terminal)
-            if size != self._seen_size:
-                self._seen_size = size
+            if Size(*os.get_terminal_size(self.terminal)) != self._app.screen.size:
                 signal.raise_signal(signal.SIGWINCH)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from textual.geometry import Size
 
 from gpt_core.errors import InputError
 from gpt_tui.app import launcher_terminal
+from gpt_tui.app.launcher_driver import LauncherDriver
 from gpt_tui.app.launcher_terminal import ancestor, launcher_of, open_terminal, terminal_restorer
 from tests.program import TIMEOUT_S
 from tests.tui.test_terminal import Terminal
@@ -27,8 +31,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def launched(tmp_path: Path) -> Iterator[Terminal]:
+def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     """The app in training, in the terminal of a launcher."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
     app = Terminal(tmp_path, "0.01", program=LAUNCHED_APP)
     app.until_training()
     yield app
@@ -63,6 +69,21 @@ def test_the_app_follows_the_size_of_the_terminal(launched: Terminal) -> None:
     launched.until(b"\x1b[40;1H")
     os.write(launched.master, b"\x03")
     assert launched.wait() == 130
+
+
+def test_a_size_is_reported_until_the_screen_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", reported.append)
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (40, 120))
+    driver = LauncherDriver.__new__(LauncherDriver)
+    driver.terminal = slave
+    for size, expected in (((80, 24), 1), ((80, 24), 2), ((120, 40), 2)):
+        driver._app = SimpleNamespace(screen=SimpleNamespace(size=Size(*size)))  # type: ignore[assignment]
+        driver.follow_size()
+        assert reported == [signal.SIGWINCH] * expected
+    os.close(master)
+    os.close(slave)
 
 
 @pytest.mark.slow
