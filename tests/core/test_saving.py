@@ -71,7 +71,7 @@ def test_weights_do_not_change_before_they_are_written(tmp_path: Path, monkeypat
         if isinstance(event, ev.StepCompleted) and event.step == 3:
             at_step_3 = trainer.parameters.flat.tobytes()
             break
-    took_step = threading.Thread(target=lambda: next(events))
+    took_step = threading.Thread(target=lambda: next(event for event in events if isinstance(event, ev.StepCompleted)))
     took_step.start()
     assert disk.waiting.wait(PATIENCE_S)
     took_step.join(0.5)

@@ -36,7 +36,6 @@ class Ranks:
         return self.code
 
 
-@pytest.mark.essential
 async def test_a_rank_lost_while_no_run_is_in_progress_ends_the_app(tmp_path: Path) -> None:
     ranks = Ranks()
     async with running_app(tmp_path, end_run=ranks.end_run, check_ranks=ranks.check) as bench:
