@@ -86,7 +86,7 @@ NETWORKS = (
 
 
 class Predicted(msgspec.Struct, frozen=True):
-    """What the throughput on a network follows from, with MAX_MICRO_BATCHES per step."""
+    """Inputs of the predicted throughput on a network, with MAX_MICRO_BATCHES per step."""
 
     network: str
     shape: str

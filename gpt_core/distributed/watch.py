@@ -187,7 +187,7 @@ class Watch:
             self.fault = fault
 
     def _end_process(self, fault: Fault) -> None:
-        """End the process if it does not end by itself: its main thread may be blocked in MPI."""
+        """Abort the process if it is still running after a grace period: its main thread may be blocked in MPI."""
         if self._rank == 0:
             self._send_all(msgspec.json.encode(Fault(fault.rank, "", fault.exit_code)) + b"\n")
         if self._closing.wait(GRACE_S + TURN_S * self._rank):

@@ -17,7 +17,7 @@ COMPARE_EVERY = 100
 
 
 class Agreement:
-    """What the ranks of a run decide together.
+    """Agreement of the ranks of a run on requests, training time and weights.
 
     Attributes:
         controls: The requests in force, the same on all ranks. On one process, the requests themselves.
