@@ -315,7 +315,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     )
     mlp_lr: Annotated[LearningRate, Meta(description="learning rate of the MLP weights")] = 3e-4
     norm_lr: Annotated[LearningRate, Meta(description="learning rate of the norms")] = 3e-4
-    pos_lr: Annotated[LearningRate, Meta(description="learning rate of the position embedding")] = 3e-4
+    pos_lr: Annotated[LearningRate, Meta(description="learning rate of a learned position embedding")] = 3e-4
     unembed_lr: Annotated[LearningRate, Meta(description="learning rate of the token embedding and the head")] = 3e-5
     init_projections: Annotated[
         Literal["scaled", "zero"], Meta(description="initial output projections; zero: blocks start as the identity")

@@ -85,6 +85,6 @@ EFFECTS: dict[str, str] = {
     "attn_lr": "Overrides learning_rate for the attention weights.",
     "mlp_lr": "Overrides learning_rate for the MLP weights.",
     "norm_lr": "Overrides learning_rate for the norms.",
-    "pos_lr": "Overrides learning_rate for the position embedding.",
+    "pos_lr": "Overrides learning_rate for the position embedding. No effect with rope, which has none.",
     "unembed_lr": "Overrides learning_rate for embedding and head. mini takes a tenth of the other rates.",
 }

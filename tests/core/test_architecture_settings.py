@@ -202,6 +202,13 @@ def test_a_run_learns(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert np.mean(found[-3:]) < 0.75 * found[0]
 
 
+def test_only_learned_positions_have_parameters_with_the_rate_of_positions() -> None:
+    groups = {name: {spec.lr_group for spec in parameter_table(with_layers({"positions": name}))}
+              for name in ("learned", "rope")}  # fmt: skip
+    assert "pos" in groups["learned"]
+    assert "pos" not in groups["rope"]
+
+
 def test_a_resume_with_other_layers_names_the_setting(tmp_path: Path) -> None:
     in_one_go(tmp_path / "run", 2)
     settings = tiny_settings(tmp_path / "run", max_steps=4, norm="rms_norm")
