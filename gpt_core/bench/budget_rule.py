@@ -32,7 +32,7 @@ from gpt_core.config.presets import EVAL_TOKENS, PRESETS
 from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import GROUP_RATES, QWEN3, ModelShape, Settings
 from gpt_core.errors import ConfigError
-from gpt_core.kernels import compute_threads, threads
+from gpt_core.kernels import compute_threads
 from gpt_core.model.parameters import parameter_count
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.fine_tuning import resolve_new
@@ -73,8 +73,7 @@ With SwiGLU two thirds of the hidden units make an MLP of the same size.
 
 
 def timed(settings: Settings) -> StepTime:
-    """Measure the time per step on the threads of the run."""
-    threads.set_threads(compute_threads(settings.threads))
+    """Measure the time per step."""
     found = measure_step_time(settings)
     assert found is not None  # nothing stops the measurement
     return found

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpt_core.bench.estimate import StepTime, training_state_bytes, window_length
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.kernels import threads
+from gpt_core.kernels import compute_threads, threads
 from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.dropout import dropout_of
@@ -73,10 +73,10 @@ def probe_workload(settings: Settings) -> Workload:
     return workload
 
 
-def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambda: False) -> StepTime | None:
+def measure_step_time(settings: Settings, stopped: Callable[[], bool] = lambda: False) -> StepTime | None:
     """Measure the time of one optimizer step with these settings.
 
-    Computes on `threads.get_threads()` threads and allocates `probe_workload(settings).memory_bytes`; the caller
+    Sets the number of threads to that of the run, and allocates `probe_workload(settings).memory_bytes`; the caller
     checks that this much memory is free.
 
     Args:
@@ -89,6 +89,7 @@ def measure_step_time(settings: Settings, *, stopped: Callable[[], bool] = lambd
     Raises:
         MemoryError: There is not enough memory.
     """
+    threads.set_threads(compute_threads(settings.threads))
     workload, precision = probe_workload(settings), choose_precision(settings)
     forward_and_backward, update = _step_functions(workload, settings, precision.products)
     passes: list[float] = []

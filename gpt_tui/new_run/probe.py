@@ -16,7 +16,7 @@ from gpt_core.bench.hardware import free_memory
 from gpt_core.bench.step_timing import measure_step_time
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.errors import GptError
-from gpt_core.kernels import compute_threads, threads
+from gpt_core.kernels import compute_threads
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.estimate import memory_here, memory_problem
 from gpt_tui.session.run_preview import existing_run
@@ -25,12 +25,6 @@ from gpt_tui.shared.sanitize import one_line
 WAIT_S = 0.4  # pause in typing after which a probe starts
 
 IsStopped = Callable[[], bool]
-
-
-def timed(settings: Settings, stopped: IsStopped) -> StepTime | None:
-    """Measure the time per step on the threads of the run; None if stopped."""
-    threads.set_threads(threads_of(settings))
-    return measure_step_time(settings, stopped=stopped)
 
 
 def threads_of(settings: Settings) -> int:
@@ -50,7 +44,7 @@ class Probes(NamedTuple):
 
     Attributes:
         texts: Returns the statistics of the texts.
-        time: Measures the time per step.
+        time: Measures the time per step; None if stopped.
         free_memory: Returns the available memory in bytes, None if unknown.
         wait_s: Pause in typing after which a probe starts.
         existing_run: Returns the run that a new one in a folder would replace, "" for none.
@@ -59,7 +53,7 @@ class Probes(NamedTuple):
     """
 
     texts: Callable[[Settings], CorpusStats] = read_corpus_stats
-    time: Callable[[Settings, IsStopped], StepTime | None] = timed
+    time: Callable[[Settings, IsStopped], StepTime | None] = measure_step_time
     free_memory: Callable[[], int | None] = free_memory
     wait_s: float = WAIT_S
     existing_run: Callable[[str], str] = existing_run

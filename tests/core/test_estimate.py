@@ -282,6 +282,15 @@ def test_timing_writes_no_file_and_stops_between_passes(tmp_path: Path, monkeypa
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_step_is_timed_on_the_threads_of_the_run(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(step_timing, "seconds_of", lambda _action: (seen.append(threads.get_threads()), 0.001)[1])
+    threads.set_threads(3 - count)
+    measure_step_time(tiny_settings(tmp_path, threads=count), stopped=lambda: len(seen) >= 2)
+    assert seen == [count, count]
+
+
 def test_timing_ends_after_a_second_of_passes_or_its_time_limit() -> None:
     assert not enough([], 100.0)
     assert not enough([MAX_S + 1], MAX_S + 1)  # never the first alone
