@@ -148,8 +148,8 @@ def training_state_bytes(
     return weights + sums * gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape) + outer
 
 
-def checkpoint_bytes(settings: Settings) -> int:
-    """Return the size of one checkpoint without header and tokenizer, which take some kilobytes."""
+def checkpoint_tensor_bytes(settings: Settings) -> int:
+    """Return the bytes of the tensors in a checkpoint: its size without header and tokenizer, some kilobytes."""
     return data_bytes(checkpoint_layout(settings.shape, saved_state(settings), 0))
 
 

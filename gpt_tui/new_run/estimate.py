@@ -11,7 +11,7 @@ from gpt_core.bench.estimate import (
     MemoryEstimate,
     RunLength,
     StepTime,
-    checkpoint_bytes,
+    checkpoint_tensor_bytes,
     count_epoch_steps,
     estimate_memory,
     estimate_run_length,
@@ -144,7 +144,7 @@ def size_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         Row("memory", f"{'✗ ' if is_too_much else ''}{text}", "bad" if is_too_much else "plain"),
         Row(DETAIL, f"{size(memory.rank.state)} model state", "dim"),
         Row(DETAIL, f"{size(memory.rank.activations)} activations", "dim"),
-        Row("checkpoint", size(checkpoint_bytes(settings))),
+        Row("checkpoint", size(checkpoint_tensor_bytes(settings))),
         *ranks_rows(settings, estimate.hosts),
     ]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_core import reference
-from gpt_core.bench.estimate import checkpoint_bytes, estimate_memory
+from gpt_core.bench.estimate import checkpoint_tensor_bytes, estimate_memory
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint, verify_checkpoint
 from gpt_core.formats.checkpoint_header import TRAINED
@@ -190,7 +190,7 @@ def test_memory_and_file_size_count_the_average(tmp_path: Path) -> None:
     plain, averaged = tiny_settings(tmp_path), tiny_settings(tmp_path, ema=0.9)
     values = 4 * parameter_count(plain.shape)
     assert estimate_memory(averaged, 1).state - estimate_memory(plain, 1).state == values
-    assert checkpoint_bytes(averaged) - checkpoint_bytes(plain) == values
+    assert checkpoint_tensor_bytes(averaged) - checkpoint_tensor_bytes(plain) == values
     trainer = open_run(averaged)
     assert trainer.memory_bytes == pytest.approx(6 * values, rel=0.1)
     trainer.run.store.close()

@@ -16,7 +16,7 @@ from gpt_core.bench.estimate import (
     FORWARD_SHARE,
     CorpusStats,
     StepTime,
-    checkpoint_bytes,
+    checkpoint_tensor_bytes,
     count_epoch_steps,
     estimate_memory,
     estimate_run_length,
@@ -99,12 +99,12 @@ def test_shuffled_documents_take_the_estimated_memory() -> None:
 def test_a_checkpoint_has_the_estimated_size(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path, **MEDIUM)
     write_checkpoint(tmp_path / "some.safetensors", sample(settings))
-    assert (tmp_path / "some.safetensors").stat().st_size == pytest.approx(checkpoint_bytes(settings), rel=0.02)
+    assert (tmp_path / "some.safetensors").stat().st_size == pytest.approx(checkpoint_tensor_bytes(settings), rel=0.02)
 
 
 def test_mini_takes_690_mb_on_disk_and_1150_mb_of_training_state() -> None:
     settings = preset("mini")
-    assert checkpoint_bytes(settings) == pytest.approx(690e6, rel=0.002)
+    assert checkpoint_tensor_bytes(settings) == pytest.approx(690e6, rel=0.002)
     assert estimate_memory(settings, 2).state == pytest.approx(1150e6, rel=0.002)
 
 

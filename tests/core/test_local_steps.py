@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gpt_core import reference
-from gpt_core.bench.estimate import checkpoint_bytes, estimate_memory
+from gpt_core.bench.estimate import checkpoint_tensor_bytes, estimate_memory
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import RankError
@@ -603,7 +603,7 @@ def test_memory_and_files_are_estimated_with_the_outer_optimizer(tmp_path: Path)
     plain = replace(local, sync_every_steps=0)
     weights = 4 * parameter_count(plain.shape)
     assert estimate_memory(local, 1).state - estimate_memory(plain, 1).state == 2 * weights
-    assert checkpoint_bytes(local) - checkpoint_bytes(plain) == weights
+    assert checkpoint_tensor_bytes(local) - checkpoint_tensor_bytes(plain) == weights
     trainer = open_run(local)
     assert trainer.memory_bytes == pytest.approx(estimate_memory(local, 1).state, rel=0.1)
     trainer.run.store.close()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpt_core import reference
-from gpt_core.bench.estimate import checkpoint_bytes, estimate_memory
+from gpt_core.bench.estimate import checkpoint_tensor_bytes, estimate_memory
 from gpt_core.config.resolve import resolve
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.formats.checkpoint import read_checkpoint
@@ -220,7 +220,7 @@ def test_memory_and_work_are_counted() -> None:
     assert scratch == 2 * 4 * muon.workspace_size(24, 40)
     matrices = sum(spec.size for spec in parameter_table(SHAPE) if is_hidden_matrix(spec))
     assert estimate_memory(with_muon, 2).state == estimate_memory(plain, 2).state - 4 * matrices
-    assert checkpoint_bytes(with_muon) == checkpoint_bytes(plain) - 4 * matrices
+    assert checkpoint_tensor_bytes(with_muon) == checkpoint_tensor_bytes(plain) - 4 * matrices
     short, hidden = 24, 40
     per_layer = 4 * 5 * 6 * short**3 + 2 * 5 * (4 * short**2 * hidden + 2 * short**3)
     others = sum(spec.size for spec in parameter_table(SHAPE) if not is_hidden_matrix(spec))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from gpt_core.bench.estimate import checkpoint_bytes, estimate_memory
+from gpt_core.bench.estimate import checkpoint_tensor_bytes, estimate_memory
 from gpt_core.bench.step_timing import measure_step_time
 from gpt_core.config.resolve import resolve
 from gpt_core.errors import CheckpointError, ConfigError
@@ -97,7 +97,7 @@ def test_memory_and_file_size_are_estimated_from_the_declared_state(toy: type[Op
     values = parameter_count(settings.shape)
     at_once = 3 + len(toy.state_names)  # gradients of two micro-batches exist at once
     assert estimate_memory(settings, threads=1).state == 4 * values * at_once
-    assert checkpoint_bytes(settings) == 4 * values * (1 + len(toy.state_names))
+    assert checkpoint_tensor_bytes(settings) == 4 * values * (1 + len(toy.state_names))
     assert open_run(settings).memory_bytes == pytest.approx(4 * values * at_once, rel=0.1)
 
 
