@@ -1,9 +1,9 @@
-"""Rounds of local steps: against plain NumPy, cut and resumed, with faults, and what waits for the end of a round."""
+"""Rounds of local steps: weights, states and losses against plain NumPy, where rounds end, and figures."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,53 +13,22 @@ from numpy.typing import NDArray
 
 from gpt_core import reference
 from gpt_core.bench.estimate import checkpoint_tensor_bytes, estimate_memory
-from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
-from gpt_core.distributed.communicator import RankError
 from gpt_core.distributed.tree import leaves_of_rank
-from gpt_core.formats.checkpoint import Checkpoint, peek_checkpoint, read_checkpoint
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, parameter_count
-from gpt_core.optim import OUTER_MOMENTUM, OuterOptimizer
+from gpt_core.optim import OuterOptimizer
 from gpt_core.optim.optimizer import Optimizer
 from gpt_core.training import events as ev
-from gpt_core.training import timing
-from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.rounds import RoundEnds
 from gpt_core.training.trainer import Trainer
-from tests.core.fake_ranks import FakeRank, on_ranks, settings_of, timeless, trainer_of
-from tests.core.training_samples import LATEST, losses, of_kind, open_run, tiny_settings, train
+from tests.core.fake_ranks import FakeRank, on_ranks, trainer_of
+from tests.core.local_steps import ROUND, all_tensors, alone_settings, local_settings, trained
+from tests.core.training_samples import events_with, losses, of_kind, open_run, tiny_settings, train
 
 Tensors = dict[str, NDArray[np.float64]]
-ROUND = 4
-SHORT_EPOCH = {"seq_len": 60}
-"""An epoch then has 82 windows: 11 steps, the last of which has two sequences."""
 MEANS = {"outer_lr": 1.0, "outer_momentum": 0.0}
 """The weights after a round are the means over the ranks."""
-
-
-def local_settings(folder: Path, **changes: object) -> Settings:
-    """Return settings of a tiny run with 8 micro-batches per step, and rounds of four local steps."""
-    return settings_of(folder, **(SHORT_EPOCH | {"sync_every_steps": ROUND, "max_steps": 18} | changes))
-
-
-def alone_settings(folder: Path, **changes: object) -> Settings:
-    """Return such settings with two micro-batches per step."""
-    return local_settings(folder, micro_batch_size=4, **changes)
-
-
-def all_tensors(trainer: Trainer) -> tuple[bytes, ...]:
-    """Return everything that a checkpoint holds per parameter as bytes."""
-    run = trainer.run
-    return tuple(each.flat.tobytes() for each in (run.parameters, run.evaluated, *run.saved_state.values()))
-
-
-def trained(
-    rank: FakeRank, settings: Settings, resume: Path | None = None
-) -> tuple[list[object], tuple[bytes, ...], Trainer]:
-    """Return the events that do not depend on time, all tensors at the end, and the trainer."""
-    trainer = trainer_of(rank, settings, resume)
-    return timeless(trainer.events()), all_tensors(trainer), trainer
 
 
 # ---- what is computed
@@ -182,6 +151,42 @@ def _sizes(shape: object) -> dict[str, object]:
     return {name: getattr(shape, name) for name in shape.__struct_fields__}  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_all(
+    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm = Optimizer.gradient_norm
+    broken: list[Optimizer] = []
+    calls = itertools.count(1)
+
+    def broken_at_the_sixth_step(optimizer: Optimizer, gradients: Parameters) -> float:
+        found = norm(optimizer, gradients)
+        return value if optimizer in broken and next(calls) == 6 else found
+
+    monkeypatch.setattr(Optimizer, "gradient_norm", broken_at_the_sixth_step)
+
+    def run(rank: FakeRank) -> tuple[list[ev.AnyEvent], tuple[bytes, ...]]:
+        trainer = trainer_of(rank, local_settings(tmp_path, max_steps=8))
+        if rank.rank == 1:
+            broken.append(trainer.run.optimizer)
+        return list(trainer.events()), all_tensors(trainer)
+
+    results = on_ranks(2, run)
+    for events, tensors in results:
+        assert [event.step for event in of_kind(events, ev.UpdateSkipped)] == [6]
+        assert tensors == results[0][1]
+
+
+def test_the_logged_loss_is_the_mean_over_all_ranks_and_the_same_on_each(tmp_path: Path) -> None:
+    settings = local_settings(tmp_path, max_steps=6)
+    local, other = on_ranks(2, lambda rank: trained(rank, settings)[0])
+    synchronous = train(replace(settings, sync_every_steps=0, models_dir=str(tmp_path / "other")))
+    steps = [event for event in local if isinstance(event, ev.StepCompleted)]
+    assert [event for event in other if isinstance(event, ev.StepCompleted)] == steps
+    assert steps[0].loss == pytest.approx(losses(synchronous)[0], rel=1e-6)
+    assert [event.tokens for event in steps] == [event.tokens for event in of_kind(synchronous, ev.StepCompleted)]
+
+
 # ---- ends of rounds
 
 
@@ -244,337 +249,11 @@ def test_a_rank_without_a_sequence_in_the_last_step_of_an_epoch_takes_no_step(tm
             change(out)
 
         trainer.run.outer.change = note  # type: ignore[union-attr, method-assign]
-        found = []
-        for event in trainer.events():
-            found.append(event)
-            if isinstance(event, ev.StepCompleted) and event.step == 10:
-                before[rank.rank] = trainer.parameters.flat.tobytes()
-        return found
+        return events_with(trainer, 10, lambda: before.update({rank.rank: trainer.parameters.flat.tobytes()}))
 
     events = on_ranks(4, run)[0]
     assert [rank for rank in range(4) if before[rank] == after[rank]] == [1, 2, 3]
     assert all(np.isfinite(losses(events)))
-
-
-# ---- cut and resumed
-
-
-OTHERS: list[dict[str, object]] = [
-    {},
-    {"ema": 0.9, "dropout": 0.2},
-    {"optimizer": "muon", "exchange": "bfloat16", "freeze": "positions"},
-]
-
-
-def stopped_at(rank: FakeRank, settings: Settings, step: int) -> list[ev.AnyEvent]:
-    """Train until a stop is requested on the last rank after a step, and return the events."""
-    trainer, found = trainer_of(rank, settings), []
-    for event in trainer.events():
-        found.append(event)
-        if isinstance(event, ev.StepCompleted) and event.step == step and rank.rank == len(rank.hosts) - 1:
-            trainer.requests.stop()
-    return found
-
-
-def scores(events: Sequence[object]) -> list[object]:
-    """Return the evaluations."""
-    return [event for event in events if isinstance(event, ev.EvalCompleted)]
-
-
-def check_exact_after_stops(steps: Sequence[int], size: int, changes: dict[str, object], folder: Path) -> None:
-    """Check that a run that is stopped after some steps, and resumed each time, equals an uninterrupted one."""
-    whole = local_settings(folder, models_dir=str(folder / "whole"), **changes)
-    expected = on_ranks(size, lambda rank: trained(rank, whole)[:2])[0]
-    for step in steps:
-        settings = local_settings(folder, models_dir=str(folder / f"cut{step}"), **changes)
-        before = on_ranks(size, lambda rank, settings=settings, step=step: stopped_at(rank, settings, step))[0]
-        latest = CheckpointStore(settings.models_dir).path_of("latest")
-        reached = peek_checkpoint(latest).step
-        possible = [end for end in (4, 8, 11, 12, 16, 18) if end >= step]
-        later = step == possible[0]  # the other ranks may learn of the request in the next step only
-        assert reached in possible[: 1 + later]
-        events, tensors = on_ranks(size, lambda rank, s=settings, path=latest: trained(rank, s, path)[:2])[0]
-        assert tensors == expected[1]
-        completed = [event for event in expected[0] if isinstance(event, ev.StepCompleted)]
-        assert [event for event in events if isinstance(event, ev.StepCompleted)] == completed[reached:]
-        assert scores(before) + scores(events) == scores(expected[0])
-
-
-@pytest.mark.parametrize("changes", [OTHERS[0], *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS[1:])])
-def test_a_run_stopped_within_a_round_and_resumed_equals_an_uninterrupted_one(
-    changes: dict[str, object], tmp_path: Path
-) -> None:
-    check_exact_after_stops([9], 2, changes, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("changes", OTHERS)
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_run_stopped_after_any_step_and_resumed_equals_an_uninterrupted_one(
-    size: int, changes: dict[str, object], tmp_path: Path
-) -> None:
-    check_exact_after_stops(range(1, 17), size, changes, tmp_path)
-
-
-@pytest.mark.slow
-def test_a_checkpoint_resumes_on_another_number_of_ranks(tmp_path: Path) -> None:
-    settings = local_settings(tmp_path, max_steps=8)
-    on_ranks(3, lambda rank: trained(rank, settings)[:2])
-    saved = read_checkpoint(tmp_path / LATEST)
-    longer = replace(settings, max_steps=16)
-
-    def start(rank: FakeRank) -> tuple[bytes, ...]:
-        trainer = trainer_of(rank, longer, tmp_path / LATEST)
-        found = all_tensors(trainer)
-        events = list(trainer.events())
-        assert all(np.isfinite(losses(events)))
-        assert trainer.step == 16
-        return found
-
-    for size in (2, 1):
-        starts = on_ranks(size, start)
-        assert set(starts) == {tensors_of(saved)}
-        saved = read_checkpoint(tmp_path / LATEST)
-        longer = replace(settings, max_steps=24)
-        if size == 2:
-            assert saved.step == 16
-            longer = replace(settings, max_steps=16)
-            assert np.any(tensors_of(saved) != starts[0])
-            saved = read_checkpoint(tmp_path / LATEST)
-
-
-def tensors_of(checkpoint: Checkpoint) -> tuple[bytes, ...]:
-    """Return the tensors of a checkpoint in the order of `all_tensors`."""
-    assert checkpoint.optimizer_state is not None
-    weights = (checkpoint.parameters, checkpoint.parameters)
-    return tuple(each.flat.tobytes() for each in (*weights, *checkpoint.optimizer_state.values()))
-
-
-@pytest.mark.slow
-def test_rounds_may_begin_and_end_on_a_resume(tmp_path: Path) -> None:
-    settings = alone_settings(tmp_path, max_steps=6, sync_every_steps=0)
-    train(settings)
-    assert OUTER_MOMENTUM not in (read_checkpoint(tmp_path / LATEST).optimizer_state or {})
-    trainer = open_run(replace(settings, max_steps=10, sync_every_steps=ROUND), resume=tmp_path / LATEST)
-    assert trainer.run.outer is not None
-    assert not trainer.run.outer.momentum.flat.any()
-    list(trainer.events())
-    momentum = (read_checkpoint(tmp_path / LATEST).optimizer_state or {})[OUTER_MOMENTUM]
-    assert momentum.flat.any()
-    other = open_run(replace(settings, max_steps=14, sync_every_steps=7), resume=tmp_path / LATEST)
-    assert other.run.outer is not None
-    assert other.run.outer.momentum.flat.tobytes() == momentum.flat.tobytes()
-    other.run.store.close()
-    events = train(replace(settings, max_steps=14, sync_every_steps=0), tmp_path / LATEST)
-    assert len(losses(events)) == 4
-    assert tuple(read_checkpoint(tmp_path / LATEST).optimizer_state or ()) == ("adam_m", "adam_v")
-
-
-# ---- requests
-
-
-def test_a_stop_waits_for_the_end_of_the_round_and_is_reported(tmp_path: Path) -> None:
-    def run(rank: FakeRank) -> list[ev.AnyEvent]:
-        trainer = trainer_of(rank, local_settings(tmp_path, max_steps=0))
-        found = []
-        for event in trainer.events():
-            found.append(event)
-            if isinstance(event, ev.StepCompleted) and event.step == 5 and rank.rank == 1:
-                trainer.requests.stop()
-        return found
-
-    for events in on_ranks(2, run):
-        assert of_kind(events, ev.RoundAwaited) == [ev.RoundAwaited(6, "stop", 8)]
-        assert events[-1] == ev.RunFinished("stopped", 8)
-    assert peek_checkpoint(tmp_path / LATEST).step == 8
-    assert not any(isinstance(event, ev.RoundAwaited) for event in read_metrics(tmp_path / "models/metrics.jsonl"))
-
-
-def test_a_pause_an_evaluation_and_a_save_wait_for_the_end_of_the_round(tmp_path: Path) -> None:
-    trainer = open_run(alone_settings(tmp_path, max_steps=9, eval_every_steps=0))
-    found = []
-    for event in trainer.events():
-        found.append(event)
-        if isinstance(event, ev.StepCompleted) and event.step == 5:
-            trainer.requests.pause()
-            trainer.requests.evaluate()
-            trainer.requests.save()
-        if isinstance(event, ev.RunPaused):
-            trainer.requests.unpause()
-    assert of_kind(found, ev.RoundAwaited) == [ev.RoundAwaited(5, "pause", 8)]
-    assert [event.step for event in of_kind(found, ev.RunPaused)] == [8]
-    assert [event.step for event in of_kind(found, ev.EvalCompleted)] == [8]
-    assert [event.step for event in of_kind(found, ev.CheckpointSaved) if event.kind == "latest"] == [8, 9]
-
-
-def test_a_stop_without_a_save_ends_all_ranks_within_the_round_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    def run(rank: FakeRank) -> list[ev.AnyEvent]:
-        trainer = trainer_of(rank, local_settings(tmp_path, max_steps=0, save_every_steps=1))
-        found = []
-        for event in trainer.events():
-            found.append(event)
-            if isinstance(event, ev.StepCompleted) and event.step == 6 and rank.rank == 1:
-                trainer.requests.stop(save=False)
-        return found
-
-    events = on_ranks(2, run)
-    assert [found[-1] for found in events] == [
-        ev.RunFinished("stopped", 7, saved=False), ev.RunFinished("stopped", 7)
-    ]  # fmt: skip
-    assert peek_checkpoint(tmp_path / LATEST).step == 4
-
-
-@pytest.mark.parametrize("size", [1, 2])
-def test_closing_the_iterator_within_a_round_keeps_the_last_checkpoint(size: int, tmp_path: Path) -> None:
-    settings = local_settings(tmp_path, save_every_steps=1)
-
-    def run(rank: FakeRank) -> None:
-        trainer = trainer_of(rank, settings)
-        events = trainer.events()
-        for event in events:
-            if isinstance(event, ev.StepCompleted) and event.step == 6 and rank.rank == 0:
-                break
-        events.close()
-        assert trainer.step == 6 or rank.rank
-        if size > 1:
-            raise RankError("closed")
-
-    if size == 1:
-        on_ranks(1, run)
-    else:
-        with pytest.raises(RankError, match="closed"):
-            on_ranks(2, run)
-    assert peek_checkpoint(tmp_path / LATEST).step == 4
-
-
-def test_closing_the_iterator_at_the_end_of_a_round_saves_it(tmp_path: Path) -> None:
-    trainer = open_run(alone_settings(tmp_path))
-    events = trainer.events()
-    next(event for event in events if isinstance(event, ev.StepCompleted) and event.step == 8)
-    events.close()
-    assert peek_checkpoint(tmp_path / LATEST).step == 8
-
-
-class Clock:
-    """Replaces the clock: each reading of the time is later by half a second."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        self.now += 0.5
-        return self.now
-
-
-def test_the_deadline_ends_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "time", Clock())
-    settings = alone_settings(tmp_path, max_steps=0, sync_every_steps=1000, minutes=0.06, cooldown=0.5, warmup_steps=0)
-    events = train(settings)
-    last = of_kind(events, ev.StepCompleted)[-1]
-    assert isinstance(last, ev.StepCompleted)
-    assert last.step % 11 != 0  # not the end of an epoch
-    assert of_kind(events, ev.RunFinished) == [ev.RunFinished("deadline", last.step)]
-    assert of_kind(events, ev.EvalCompleted)[-1].step == last.step
-    assert peek_checkpoint(tmp_path / LATEST).step == last.step
-
-
-# ---- faults
-
-
-def lost_at(collective: int, settings: Settings) -> int:
-    """Train on two ranks until a collective operation of rank 0 fails; return how many there were."""
-    found = 0
-
-    def run(rank: FakeRank) -> None:
-        nonlocal found
-        trainer = trainer_of(rank, settings)
-        rank.collectives = 0
-        rank.fails_at = collective if rank.rank == 0 else -1
-        for _ in trainer.events():
-            pass
-        found = max(found, rank.collectives)
-
-    if collective < 0:
-        on_ranks(2, run)
-    else:
-        with pytest.raises(RankError, match="lost"):
-            on_ranks(2, run)
-    return found
-
-
-def check_exact_after_loss(
-    collectives: Sequence[int], expected: tuple[list[object], tuple[bytes, ...]], folder: Path
-) -> None:
-    """Check that a run that ended at a collective operation equals the complete one once it is resumed."""
-    for collective in collectives:
-        settings = local_settings(folder, models_dir=str(folder / str(collective)), max_steps=9, save_every_steps=1)
-        lost_at(collective, settings)
-        saved = CheckpointStore(settings.models_dir).list()
-        newest = max(saved, key=lambda found: (found.step, found.saved_at)).path if saved else None  # type: ignore[union-attr]
-        assert newest is None or peek_checkpoint(newest).step in (4, 8, 9, 0)
-        events, tensors = on_ranks(2, lambda rank, s=settings, path=newest: trained(rank, s, path)[:2])[0]
-        assert tensors == expected[1]
-        completed = [event for event in expected[0] if isinstance(event, ev.StepCompleted)]
-        resumed = [event for event in events if isinstance(event, ev.StepCompleted)]
-        assert resumed == completed[len(completed) - len(resumed) :]
-
-
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], tuple[bytes, ...]]:
-    """Events and tensors of a run of nine steps on two ranks."""
-    settings = local_settings(tmp_path_factory.mktemp("complete"), max_steps=9, save_every_steps=1)
-    return on_ranks(2, lambda rank: trained(rank, settings)[:2])[0]
-
-
-@pytest.mark.parametrize("collective", [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (8, 9))])
-def test_a_rank_lost_within_a_round_leaves_the_state_of_its_start(
-    collective: int, complete: tuple[list[object], tuple[bytes, ...]], tmp_path: Path
-) -> None:
-    check_exact_after_loss([collective], complete, tmp_path)
-
-
-@pytest.mark.slow
-def test_a_rank_lost_at_any_operation_leaves_a_state_from_which_a_resume_is_exact(
-    complete: tuple[list[object], tuple[bytes, ...]], tmp_path: Path
-) -> None:
-    operations = lost_at(-1, local_settings(tmp_path, max_steps=9, save_every_steps=1))
-    assert operations > 20
-    check_exact_after_loss(range(1, operations + 1), complete, tmp_path)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_gradient_that_is_not_finite_on_one_rank_skips_the_step_on_all(
-    value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    norm = Optimizer.gradient_norm
-    broken: list[Optimizer] = []
-    calls = itertools.count(1)
-
-    def broken_at_the_sixth_step(optimizer: Optimizer, gradients: Parameters) -> float:
-        found = norm(optimizer, gradients)
-        return value if optimizer in broken and next(calls) == 6 else found
-
-    monkeypatch.setattr(Optimizer, "gradient_norm", broken_at_the_sixth_step)
-
-    def run(rank: FakeRank) -> tuple[list[ev.AnyEvent], tuple[bytes, ...]]:
-        trainer = trainer_of(rank, local_settings(tmp_path, max_steps=8))
-        if rank.rank == 1:
-            broken.append(trainer.run.optimizer)
-        return list(trainer.events()), all_tensors(trainer)
-
-    results = on_ranks(2, run)
-    for events, tensors in results:
-        assert [event.step for event in of_kind(events, ev.UpdateSkipped)] == [6]
-        assert tensors == results[0][1]
-
-
-def test_the_logged_loss_is_the_mean_over_all_ranks_and_the_same_on_each(tmp_path: Path) -> None:
-    settings = local_settings(tmp_path, max_steps=6)
-    local, other = on_ranks(2, lambda rank: trained(rank, settings)[0])
-    synchronous = train(replace(settings, sync_every_steps=0, models_dir=str(tmp_path / "other")))
-    steps = [event for event in local if isinstance(event, ev.StepCompleted)]
-    assert [event for event in other if isinstance(event, ev.StepCompleted)] == steps
-    assert steps[0].loss == pytest.approx(losses(synchronous)[0], rel=1e-6)
-    assert [event.tokens for event in steps] == [event.tokens for event in of_kind(synchronous, ev.StepCompleted)]
 
 
 # ---- figures
@@ -628,17 +307,10 @@ def test_the_log_has_the_gradients_and_updates_of_the_last_local_step(tmp_path: 
 @pytest.mark.slow
 def test_gradients_of_a_requested_evaluation_are_unknown(tmp_path: Path) -> None:
     trainer = open_run(alone_settings(tmp_path, max_steps=5, eval_every_steps=0))
-    found = []
-    for event in trainer.events():
-        found.append(event)
-        if isinstance(event, ev.StepCompleted) and event.step == 2:
-            trainer.requests.evaluate()
+    found = events_with(trainer, 2, trainer.requests.evaluate)
     health = next(event for event in found if isinstance(event, ev.HealthMeasured))
     assert health.step == 4
     assert set(health.grad_norms) == set(health.update_ratios) == {None}
-
-
-Make = Callable[[Path], Settings]
 
 
 def test_the_self_test_works_with_rounds(tmp_path: Path) -> None:

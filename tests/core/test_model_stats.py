@@ -17,7 +17,17 @@ from gpt_core.training import model_stats
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.model_stats import ModelStats, probe, sampled, used_ids
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import LATEST, in_one_go, losses, of_kind, open_run, tiny_settings, train, whole_state
+from tests.core.training_samples import (
+    LATEST,
+    events_with,
+    in_one_go,
+    losses,
+    of_kind,
+    open_run,
+    tiny_settings,
+    train,
+    whole_state,
+)
 
 STATS = (ev.HeadsScored, ev.HealthMeasured, ev.InductionHeadAppeared)
 
@@ -143,12 +153,7 @@ def test_no_induction_head_is_reported_below_the_threshold(tmp_path: Path) -> No
 
 def test_a_requested_evaluation_has_gradients_and_no_update(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=4))
-    found = []
-    for event in trainer.events():
-        if isinstance(event, ev.StepCompleted) and event.step == 3:
-            trainer.requests.evaluate()
-        found += [event] if isinstance(event, ev.HealthMeasured) else []
-    (health,) = found
+    (health,) = of_kind(events_with(trainer, 3, trainer.requests.evaluate), ev.HealthMeasured)
     assert health.step == 3
     assert set(health.update_ratios) == {None}
     assert all(norm is not None and norm > 0 for norm in health.grad_norms)

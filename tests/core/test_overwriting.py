@@ -25,7 +25,7 @@ from gpt_core.training import setup as run_module
 from gpt_core.training import trainer as trainer_module
 from gpt_core.training.metrics_log import read_metrics
 from tests.core.checkpoint_samples import sample
-from tests.core.training_samples import of_kind, open_run, tiny_settings, train
+from tests.core.training_samples import events_with, of_kind, open_run, tiny_settings, train
 
 LATEST = "ckpt_latest.safetensors"
 
@@ -210,13 +210,12 @@ def test_a_run_resumed_into_another_runs_folder_replaces_that_one_at_its_first_s
 def run_with(tmp_path: Path, at_step_6: Callable[[Path], None]) -> tuple[Any, list[ev.AnyEvent]]:
     """A run of ten steps that saves after the fifth, with something done to its folder after the sixth."""
     trainer = open_run(tiny_settings(tmp_path, max_steps=10, save_every_steps=5, eval_every_steps=0))
-    events = []
-    for event in trainer.events():
-        events.append(event)
-        if isinstance(event, ev.StepCompleted) and event.step == 6:
-            list(trainer._saver.finish())
-            at_step_6(tmp_path / "models")
-    return trainer, events
+
+    def after_saves() -> None:
+        list(trainer._saver.finish())
+        at_step_6(tmp_path / "models")
+
+    return trainer, events_with(trainer, 6, after_saves)
 
 
 @pytest.mark.parametrize("how", ["moved", "removed"])

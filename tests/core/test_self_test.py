@@ -22,7 +22,7 @@ from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.run import Run
 from gpt_core.training.self_test import reproduced
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import losses, of_kind, open_run, tiny_settings
+from tests.core.training_samples import events_with, losses, of_kind, open_run, tiny_settings
 
 LINES = [
     "The cat sat on the mat.", "The cat ran home.", "A dog barked all night long.", "Rain fell on the old roof.",
@@ -89,11 +89,7 @@ def test_an_evaluation_requested_during_a_self_test_checks_its_lines(tmp_path: P
     (tmp_path / "checked").mkdir()
     (tmp_path / "plain").mkdir()
     trainer, plain = open_run(overfit(tmp_path / "checked", 4)), open_run(overfit(tmp_path / "plain", 4))
-    events = []
-    for event in trainer.events():
-        events.append(event)
-        if isinstance(event, ev.StepCompleted) and event.step == 2:
-            trainer.requests.evaluate()
+    events = events_with(trainer, 2, trainer.requests.evaluate)
     during, at_end = of_kind(events, ev.LinesReproduced)
     assert (during.step, during.lines, during.at_end) == (2, len(LINES), False)
     assert (at_end.step, at_end.at_end) == (4, True)
@@ -104,11 +100,7 @@ def test_an_evaluation_requested_during_a_self_test_checks_its_lines(tmp_path: P
 
 def test_an_evaluation_requested_after_the_last_step_of_a_self_test_adds_no_second_sample(tmp_path: Path) -> None:
     trainer = open_run(overfit(tmp_path, 2))
-    events = []
-    for event in trainer.events():
-        events.append(event)
-        if isinstance(event, ev.StepCompleted) and event.step == 2:
-            trainer.requests.evaluate()
+    events = events_with(trainer, 2, trainer.requests.evaluate)
     assert [(found.step, found.at_end) for found in of_kind(events, ev.LinesReproduced)] == [(2, False), (2, True)]
     assert [sample.step for sample in of_kind(events, ev.SampleWritten)] == [0, 2]
 

@@ -17,7 +17,7 @@ from gpt_core.training import events as ev
 from gpt_core.training import setup
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.request import RunRequest
-from tests.core.training_samples import LATEST, in_one_go, losses, of_kind, open_run, tiny_settings, train
+from tests.core.training_samples import LATEST, events_with, in_one_go, losses, of_kind, open_run, tiny_settings, train
 
 
 def test_a_run_with_a_shape_of_its_own_is_custom_in_its_events_and_checkpoints(tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ def test_a_paused_run_takes_single_steps_and_continues_on_request(tmp_path: Path
 
 def test_save_and_evaluate_are_done_at_the_next_boundary(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=3, eval_every_steps=0))
-    events = []
-    for event in trainer.events():
-        events.append(event)
-        if isinstance(event, ev.StepCompleted) and event.step == 1:
-            trainer.requests.save()
-            trainer.requests.evaluate()
+
+    def request() -> None:
+        trainer.requests.save()
+        trainer.requests.evaluate()
+
+    events = events_with(trainer, 1, request)
     assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [1]
     assert [(e.kind, e.step) for e in of_kind(events, ev.CheckpointSaved)] == [
         ("best", 1),

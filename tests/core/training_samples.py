@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,16 @@ def open_run(
 def train(settings: Settings, resume: Path | None = None, *, overwrite: bool = False) -> list[ev.AnyEvent]:
     """Return all events of a run."""
     return list(open_run(settings, resume=resume, overwrite=overwrite).events())
+
+
+def events_with(trainer: Trainer, step: int | None, action: Callable[[], object]) -> list[ev.AnyEvent]:
+    """Return all events of a run, with an action after a step of it; None: after no step."""
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.StepCompleted) and event.step == step:
+            action()
+    return events
 
 
 def losses(events: Sequence[ev.AnyEvent]) -> list[float]:
