@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
+import pytest
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -142,6 +143,30 @@ def settings_of(folder: Path, **changes: object) -> Settings:
 def trainer_of(rank: FakeRank, settings: Settings, resume: Path | None = None) -> Trainer:
     """Return the trainer of one rank."""
     return open_run(RunRequest(settings, resume=resume), ranks=rank) if rank.rank == 0 else join_run(rank, {})
+
+
+def cut_at(collective: int, settings: Settings) -> tuple[int, int]:
+    """Train on two ranks until a collective operation of rank 0 fails; return its operations and its steps."""
+    found = (0, 0)
+
+    def train(rank: FakeRank) -> None:
+        nonlocal found
+        trainer = trainer_of(rank, settings)
+        rank.collectives = 0
+        rank.fails_at = collective if rank.rank == 0 else -1
+        try:
+            for _ in trainer.events():
+                pass
+        finally:
+            if rank.rank == 0:
+                found = rank.collectives, trainer.step
+
+    if collective < 0:
+        on_ranks(2, train)
+    else:
+        with pytest.raises(RankError, match="lost"):
+            on_ranks(2, train)
+    return found
 
 
 def timeless(events: Iterator[ev.AnyEvent]) -> list[object]:

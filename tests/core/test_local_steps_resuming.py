@@ -11,11 +11,10 @@ from msgspec.structs import replace
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
-from gpt_core.distributed.communicator import RankError
 from gpt_core.formats.checkpoint import Checkpoint, peek_checkpoint, read_checkpoint
 from gpt_core.optim import OUTER_MOMENTUM
 from gpt_core.training import events as ev
-from tests.core.fake_ranks import FakeRank, on_ranks, trainer_of
+from tests.core.fake_ranks import FakeRank, cut_at, on_ranks, trainer_of
 from tests.core.local_steps import ROUND, all_tensors, alone_settings, local_settings, trained
 from tests.core.training_samples import LATEST, events_with, losses, open_run, train
 
@@ -121,34 +120,13 @@ def test_rounds_may_begin_and_end_on_a_resume(tmp_path: Path) -> None:
 # ---- lost ranks
 
 
-def lost_at(collective: int, settings: Settings) -> int:
-    """Train on two ranks until a collective operation of rank 0 fails; return how many there were."""
-    found = 0
-
-    def run(rank: FakeRank) -> None:
-        nonlocal found
-        trainer = trainer_of(rank, settings)
-        rank.collectives = 0
-        rank.fails_at = collective if rank.rank == 0 else -1
-        for _ in trainer.events():
-            pass
-        found = max(found, rank.collectives)
-
-    if collective < 0:
-        on_ranks(2, run)
-    else:
-        with pytest.raises(RankError, match="lost"):
-            on_ranks(2, run)
-    return found
-
-
 def check_exact_after_loss(
     collectives: Sequence[int], expected: tuple[list[object], tuple[bytes, ...]], folder: Path
 ) -> None:
     """Check that a run that ended at a collective operation equals the complete one once it is resumed."""
     for collective in collectives:
         settings = local_settings(folder, models_dir=str(folder / str(collective)), max_steps=9, save_every_steps=1)
-        lost_at(collective, settings)
+        cut_at(collective, settings)
         saved = CheckpointStore(settings.models_dir).list()
         newest = max(saved, key=lambda found: (found.step, found.saved_at)).path if saved else None  # type: ignore[union-attr]
         assert newest is None or peek_checkpoint(newest).step in (4, 8, 9, 0)
@@ -177,6 +155,6 @@ def test_a_rank_lost_within_a_round_leaves_the_state_of_its_start(
 def test_a_rank_lost_at_any_operation_leaves_a_state_from_which_a_resume_is_exact(
     complete: tuple[list[object], tuple[bytes, ...]], tmp_path: Path
 ) -> None:
-    operations = lost_at(-1, local_settings(tmp_path, max_steps=9, save_every_steps=1))
+    operations, _ = cut_at(-1, local_settings(tmp_path, max_steps=9, save_every_steps=1))
     assert operations > 20
     check_exact_after_loss(range(1, operations + 1), complete, tmp_path)

@@ -21,7 +21,7 @@ from gpt_core.training.joining import join_run
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_core.training.timing import RunClock
-from tests.core.fake_ranks import FakeRank, on_ranks, settings_of, timeless, trainer_of
+from tests.core.fake_ranks import FakeRank, cut_at, on_ranks, settings_of, timeless, trainer_of
 from tests.core.training_samples import LATEST, whole_state
 
 
@@ -120,30 +120,6 @@ def test_weights_that_differ_end_the_run_without_a_save(
     with pytest.raises(RankError, match=words):
         on_ranks(2, train)
     assert not (tmp_path / LATEST).exists()
-
-
-def cut_at(collective: int, settings: Settings) -> tuple[int, int]:
-    """Train on two ranks until a collective operation of rank 0 fails; return its operations and its steps."""
-    found = (0, 0)
-
-    def train(rank: FakeRank) -> None:
-        nonlocal found
-        trainer = trainer_of(rank, settings)
-        rank.collectives = 0
-        rank.fails_at = collective if rank.rank == 0 else -1
-        try:
-            for _ in trainer.events():
-                pass
-        finally:
-            if rank.rank == 0:
-                found = rank.collectives, trainer.step
-
-    if collective < 0:
-        on_ranks(2, train)
-    else:
-        with pytest.raises(RankError, match="lost"):
-            on_ranks(2, train)
-    return found
 
 
 def check_exact_after(
