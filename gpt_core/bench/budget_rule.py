@@ -7,7 +7,7 @@ The model is the largest of `MODELS` that
   measured to have, where at most `MAX_PASSES` passes over the text count: a larger model would not have learned enough
   by the deadline, or would memorize the text.
 
-The models but the largest, the preset `mini`, have the layers of Qwen3. The smallest one is trained by Muon, the others
+All models but the largest, the preset `mini`, have the layers of Qwen3. The smallest one is trained by Muon, the others
 by AdamW. The rate is constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the
 deadline ends the run. Settings that were requested replace what the rule chooses, one by one: a requested preset fixes
 the model, and a file to start from does.

@@ -4,8 +4,9 @@ A rank is two processes. The one that `mpiexec` has started only passes on signa
 trains. `mpiexec` ends all ranks at once, with a code and a message of its own, if a process that it has started is
 killed; so the others have time to save and to report which rank is lost.
 
-With Open MPI it is three processes: the one in the middle relays the connection to `mpiexec`, which kills the first
-ones half a second after Ctrl+C. The other two are in a process group of their own and continue until the run is saved.
+With launchers that speak PMIx, such as Open MPI's, it is three processes: the one in the middle relays the connection
+to `mpiexec`, which kills the first ones half a second after Ctrl+C. The other two are in a process group of their own
+and continue until the run is saved (`gpt_core.distributed.relay`).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SPIN_S = 0.002
 """Time for which a waiting thread only yields its core before it sleeps between tests."""
 POLL_S, MAX_POLL_S, POLLS = 0.0001, 0.02, 1000
-"""Shortest and longest time between two tests, and by which part of the time so far a wait may be longer."""
+"""Shortest and longest time between two tests; between these bounds it is 1 / POLLS of the time waited so far."""
 DEFAULT_TIMEOUT_S = 60.0
 MAX_FINALIZE_S = 20
 FIND_FAULT_S = 5.0  # in which the watch finds the reason of an error of MPI
@@ -117,7 +117,7 @@ class MpiCommunicator:
         abort(code)
 
     def close(self) -> None:
-        """End the use of MPI, or the process where the launcher does not answer any more. Collective."""
+        """Finalize MPI. Collective. Ends the process if its launcher does not respond for MAX_FINALIZE_S seconds."""
         self.gather(np.zeros(1))
         self.watch.close()
         if hasattr(signal, "alarm"):  # it ends the process while a function of MPI blocks the interpreter
