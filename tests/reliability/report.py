@@ -43,7 +43,9 @@ SECTIONS = {
     ),
     "Numbers": ("tests.reliability.test_numbers", "tests.core.test_sampler", "tests.core.test_reference"),
     "Several ranks": (
-        "tests.core.test_gradient_sum", "tests.core.test_ranks", "tests.core.test_watch", "tests.distributed.test_mpi",
+        "tests.core.test_gradient_sum", "tests.core.test_ranks", "tests.core.test_watch", "tests.core.test_relay",
+        "tests.core.test_shared_runs", "tests.core.test_local_steps_requests", "tests.core.test_local_steps_resuming",
+        "tests.distributed.test_mpi",
     ),
     "Signals, terminal, lock, reach": (
         "tests.reliability.test_signals", "tests.reliability.test_app", "tests.reliability.test_lock",
