@@ -61,6 +61,29 @@ class Probes(NamedTuple):
     hosts: tuple[str, ...] = ()
 
 
+class BudgetChosen(Message, bubble=False):
+    """The run for a time budget is known; `problem` says why not."""
+
+    def __init__(self, request: RunRequest | None, problem: str = "") -> None:
+        super().__init__()
+        self.request = request
+        self.problem = problem
+
+
+def choose_in_thread(choose: Callable[[], RunRequest], post: Callable[[Message], object]) -> None:
+    """Measure this machine for a time budget in a thread, which posts BudgetChosen."""
+
+    def run() -> None:
+        try:
+            chosen = BudgetChosen(choose())
+        except Exception as error:
+            chosen = BudgetChosen(None, one_line(str(error) or type(error).__name__))
+        post(chosen)
+
+    # a daemon thread, so that the program exits without waiting for the measurement
+    threading.Thread(target=run, daemon=True).start()
+
+
 class FolderSeen(Message, bubble=False):
     """The models folder of request `number` was read.
 

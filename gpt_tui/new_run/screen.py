@@ -9,7 +9,6 @@ from textual import events, on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Static
 
@@ -18,7 +17,6 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError, GptError
 from gpt_core.home import expand_home
 from gpt_core.training.fine_tuning import nearest_preset
-from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.estimate import RunEstimate, existing_run_note, ready_note, same_texts
 from gpt_tui.new_run.fields import (
     INDEPENDENT,
@@ -37,7 +35,16 @@ from gpt_tui.new_run.fields import (
 from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, save_config
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.panel import EstimatePanel, FieldPanel
-from gpt_tui.new_run.probe import FolderSeen, Prober, Probes, StepTimed, TextsRead, threads_of
+from gpt_tui.new_run.probe import (
+    BudgetChosen,
+    FolderSeen,
+    Prober,
+    Probes,
+    StepTimed,
+    TextsRead,
+    choose_in_thread,
+    threads_of,
+)
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import Choice, ChoiceScreen
@@ -103,16 +110,6 @@ class TimeLine(Static):
     """Line about the time budget. A click chooses the model."""
 
 
-class ModelChosen(Message, bubble=False):
-    """The model for the time budget of a form is known; `problem` says why not. Posted by a worker thread."""
-
-    def __init__(self, form_state: FormState, request: RunRequest | None, problem: str = "") -> None:
-        super().__init__()
-        self.form_state = form_state
-        self.request = request
-        self.problem = problem
-
-
 class SetupScreen(Screen[SetupResult]):
     """Form that is validated with each key. Once typing pauses, the run is estimated in a thread.
 
@@ -136,8 +133,8 @@ class SetupScreen(Screen[SetupResult]):
         self._validated = Validated(None, {})
         self._typed = form_state.typed
         self._model_reason = form_state.model_reason
-        self._is_choosing = False
-        """True while this machine is measured for a time budget."""
+        self._measured_for: FormState | None = None
+        """State of the form for whose time budget this machine is measured, None without a measurement."""
 
     def compose(self) -> ComposeResult:
         """Lay out header, form and estimate, explanation of the focused field, buttons."""
@@ -225,7 +222,7 @@ class SetupScreen(Screen[SetupResult]):
         if self._validated.settings is None:
             self._prober.cancel()
             self.panel.estimate = RunEstimate()
-        elif self._validated.settings != before.settings and not self._is_choosing:
+        elif self._validated.settings != before.settings and self._measured_for is None:
             self._start_probe(self._validated.settings)
         self._show_time()
 
@@ -290,7 +287,7 @@ class SetupScreen(Screen[SetupResult]):
         """Return True if the model can follow from the time that was typed."""
         settings = self._validated.settings
         return (
-            self._probes.budget is not None and not self._is_choosing and settings is not None
+            self._probes.budget is not None and self._measured_for is None and settings is not None
             and settings.minutes > 0 and not settings.overfit_tiny
         )  # fmt: skip
 
@@ -299,7 +296,7 @@ class SetupScreen(Screen[SetupResult]):
         text = self._model_reason
         if problem:
             text = f"model not chosen: {problem}"
-        elif self._is_choosing:
+        elif self._measured_for is not None:
             text = MEASURING
         elif not text and "minutes" in self._typed and self._can_choose():
             key = shown_keys(dict(self.app._keymap))["choose_model"]
@@ -310,28 +307,20 @@ class SetupScreen(Screen[SetupResult]):
 
     def action_choose_model(self) -> None:
         """Measure this machine, in a thread, and fill the form with what follows from the time that was typed."""
-        settings = self._validated.settings
-        if settings is None or not self._can_choose():
+        settings, budget = self._validated.settings, self._probes.budget
+        if settings is None or budget is None or not self._can_choose():
             return
         self._prober.cancel()
-        self._is_choosing = True
+        form_state = self._measured_for = self.form_state
         self._show_time()
-        choose = partial(self._choose_model, self.form_state, settings.minutes)
-        self.run_worker(choose, thread=True, group="budget", exit_on_error=False)
-
-    def _choose_model(self, form_state: FormState, minutes: float) -> None:
-        assert self._probes.budget is not None
         typed = {name: form_state.texts[name] for name in (*INDEPENDENT, *sorted(form_state.typed - {"preset"}))}
         preset_name = form_state.preset_name if "preset" in form_state.typed else ""
-        try:
-            self.post_message(ModelChosen(form_state, self._probes.budget(minutes, typed, preset_name)))
-        except (GptError, OSError, MemoryError) as error:
-            self.post_message(ModelChosen(form_state, None, str(error) or type(error).__name__))
+        choose_in_thread(partial(budget, settings.minutes, typed, preset_name), self.post_message)
 
-    def on_model_chosen(self, message: ModelChosen) -> None:
+    def on_budget_chosen(self, message: BudgetChosen) -> None:
         """Fill the fields that were not typed, unless others were typed meanwhile."""
-        self._is_choosing = False
-        if message.request is not None and message.form_state == self.form_state:
+        measured_for, self._measured_for = self._measured_for, None
+        if message.request is not None and measured_for == self.form_state:
             settings, before = message.request.settings, self.form.texts
             kept = {name: before[name] for name in (*INDEPENDENT, *self._typed) if name in before}
             if message.request.preset_name in PRESETS:

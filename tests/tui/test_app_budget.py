@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import msgspec
@@ -12,7 +14,7 @@ import pytest
 from gpt_core.errors import CorpusError
 from gpt_core.training.request import RunRequest
 from gpt_tui.tabs.train.presenter import budget_choice, minutes_text, next_budget
-from tests.tui.app_bench import running_app
+from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import fake_settings
 
@@ -41,12 +43,16 @@ def budget_run(minutes: float) -> RunRequest:
     return RunRequest(settings, "nano", model_reason=f"because {minutes:g} minutes are enough")
 
 
+def first_start(folder: Path, budget: Callable[[float], RunRequest]) -> AbstractAsyncContextManager[AppBench]:
+    """Start the app as for a first run, with a countdown that does not end."""
+    probes = fake_probes(budget=budget)
+    return running_app(folder, countdown_s=LONG_S, first_minutes=5, probes=probes, size=(120, 40))
+
+
 @pytest.mark.slow
 @pytest.mark.essential
 async def test_a_first_start_trains_for_five_minutes_with_what_follows_from_them(tmp_path: Path) -> None:
-    async with running_app(
-        tmp_path, countdown_s=LONG_S, first_minutes=5, probes=fake_probes(budget=budget_run), size=(120, 40)
-    ) as bench:
+    async with first_start(tmp_path, budget_run) as bench:
         await bench.until(lambda: bool(re.search(r"on train.en for 5 minutes starts in \d{3} s", bench.text())))
         assert "because 5 minutes are enough" in bench.text()
         assert "Train for 30 minutes (again: 8 hours, 1 minute)" in bench.text()
@@ -60,9 +66,7 @@ async def test_a_first_start_trains_for_five_minutes_with_what_follows_from_them
 
 @pytest.mark.slow
 async def test_the_key_chooses_another_time_and_cancels_the_countdown(tmp_path: Path) -> None:
-    async with running_app(
-        tmp_path, countdown_s=LONG_S, first_minutes=5, probes=fake_probes(budget=budget_run), size=(120, 40)
-    ) as bench:
+    async with first_start(tmp_path, budget_run) as bench:
         await bench.until_seen("starts in")
         await bench.pilot.press("f")
         await bench.until_seen("because 30 minutes are enough")
@@ -81,9 +85,7 @@ async def test_leaving_the_set_up_screen_unchanged_during_the_measurement_keeps_
         measured.wait(LONG_S)
         return budget_run(minutes)
 
-    async with running_app(
-        tmp_path, countdown_s=LONG_S, first_minutes=5, probes=fake_probes(budget=measure), size=(120, 40)
-    ) as bench:
+    async with first_start(tmp_path, measure) as bench:
         await bench.until_seen("timing a few steps")
         await bench.pilot.press("u")
         await bench.until_seen("Set up a run")
@@ -99,11 +101,27 @@ async def test_a_failed_measurement_starts_with_the_settings_as_they_are(tmp_pat
     def fail(_minutes: float) -> RunRequest:
         raise CorpusError("no text")
 
-    async with running_app(
-        tmp_path, countdown_s=LONG_S, first_minutes=5, probes=fake_probes(budget=fail), size=(120, 40)
-    ) as bench:
+    async with first_start(tmp_path, fail) as bench:
         await bench.until(lambda: bool(re.search(r"training nano on train.en starts in \d{3} s", bench.text())))
         assert [notice.message for notice in bench.app._notifications] == ["time not chosen: no text"]
+
+
+@pytest.mark.slow
+async def test_a_measurement_in_progress_does_not_delay_the_exit(tmp_path: Path) -> None:
+    ended = threading.Event()
+    measuring: list[threading.Thread] = []
+
+    def measure(minutes: float) -> RunRequest:
+        measuring.append(threading.current_thread())
+        ended.wait(LONG_S)
+        return budget_run(minutes)
+
+    async with first_start(tmp_path, measure) as bench:
+        await bench.until(lambda: bool(measuring))
+        await bench.pilot.press("ctrl+c")
+    assert not ended.is_set()
+    assert [thread.daemon for thread in measuring] == [True]  # the process does not wait for it either
+    ended.set()
 
 
 @pytest.mark.slow

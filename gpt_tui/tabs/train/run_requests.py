@@ -19,7 +19,7 @@ from gpt_core.errors import CheckpointError, GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
 from gpt_core.training.fine_tuning import full_rates, settings_to_fine_tune
 from gpt_core.training.request import RunRequest
-from gpt_tui.new_run.probe import Probes
+from gpt_tui.new_run.probe import BudgetChosen, Probes, choose_in_thread
 from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, copied_form_state
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
@@ -70,14 +70,6 @@ class RunRequests(Vertical):
             super().__init__()
             self.preview = preview
 
-    class BudgetChosen(Message, bubble=False):
-        """The settings for a time budget are known; `problem` says why not. Posted by a worker thread."""
-
-        def __init__(self, request: RunRequest | None, problem: str = "") -> None:
-            super().__init__()
-            self.request = request
-            self.problem = problem
-
     def __init__(
         self, controller: TrainingController, settings: Settings, preset_name: str, probes: Probes, *, id: str
     ) -> None:
@@ -122,16 +114,10 @@ class RunRequests(Vertical):
 
     def choose_budget(self, minutes: float) -> None:
         """Measure this machine, in a thread, and take the settings that follow from a time budget."""
+        assert self._probes.budget is not None
         self._is_choosing = True
         self.query_one(Welcome).show_measuring(minutes)
-        self.run_worker(partial(self._choose_budget, minutes), thread=True, group="budget", exit_on_error=False)
-
-    def _choose_budget(self, minutes: float) -> None:
-        assert self._probes.budget is not None
-        try:
-            self.post_message(self.BudgetChosen(self._probes.budget(minutes)))
-        except (GptError, OSError, MemoryError) as error:
-            self.post_message(self.BudgetChosen(None, one_line(str(error) or type(error).__name__)))
+        choose_in_thread(partial(self._probes.budget, minutes), self.post_message)
 
     @on(BudgetChosen)
     def _budget_chosen(self, message: BudgetChosen) -> None:
