@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -516,6 +517,19 @@ async def test_the_line_about_the_time_is_clicked_too(tmp_path: Path):
         await bench.until_seen("Choose model and schedule for 30 minutes")
         await bench.pilot.click("#setup-time")
         await bench.until_seen("because 30 minutes are enough")
+
+
+async def test_the_whole_reason_of_a_model_is_shown_in_a_small_terminal(tmp_path: Path):
+    reason = "because the next larger model would have fewer tokens per parameter than the rule, " * 2 + "the end"
+
+    def choose(minutes: float, typed: Mapping[str, str], preset_name: str) -> RunRequest:
+        return replace(budget_run(minutes, typed, preset_name), model_reason=reason)
+
+    async with set_up(tmp_path, probes=fake_probes(budget=choose), size=(80, 24)) as bench:
+        await type_in(bench, "minutes", "30")
+        await bench.pilot.press("f8")
+        await bench.until_seen("the end")
+        assert reason in " ".join(bench.text().split())
 
 
 async def test_what_is_typed_during_the_choice_is_not_replaced(tmp_path: Path):
