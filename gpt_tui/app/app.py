@@ -241,7 +241,7 @@ class GptApp(App[None]):
         self.drain()
 
     def _rank_lost(self, error: RankError) -> None:
-        """End the app after the loss of a rank. A run in progress notices it by itself, and is saved first."""
+        """End the app because a rank is lost. A run in progress, which detects the loss as well, is saved first."""
         self.lost = error
         if self.controller.alive:
             self.controller.stop(may_ask=False)  # it may wait for an answer, or prepare a text
