@@ -1,31 +1,9 @@
 """bfloat16: the upper 16 bits of a float32, rounded to nearest, ties to even. NaN stays NaN."""
 
-cdef extern from *:
-    """
-    #include <string.h>
-    static inline unsigned gpt_bfloat16_word(float x) {
-        unsigned bits;
-        memcpy(&bits, &x, sizeof bits);
-        return x == x ? bits + 0x7fff + ((bits >> 16) & 1) : bits | 0x400000;
-    }
-    static inline float gpt_from_word(unsigned bits) {
-        float x;
-        memcpy(&x, &bits, sizeof x);
-        return x;
-    }
-    /* x rounded */
-    static inline float gpt_round(float x) { return gpt_from_word(gpt_bfloat16_word(x) & 0xffff0000u); }
-    /* the 16 bits of x rounded, and the value of 16 bits */
-    static inline unsigned short gpt_bfloat16_bits_of(float x) {
-        return (unsigned short)(gpt_bfloat16_word(x) >> 16);
-    }
-    static inline float gpt_bfloat16_value(unsigned short bits) { return gpt_from_word((unsigned)bits << 16); }
-    /* a slot of `matrix_types.h`: `first` in the lower half, `second` in the upper half */
-    static inline float gpt_slot_of(float first, float second) {
-        return gpt_from_word((gpt_bfloat16_word(first) >> 16) | (gpt_bfloat16_word(second) & 0xffff0000u));
-    }
-    """
+from libc.stdint cimport uint16_t
+
+cdef extern from "bfloat16.h":
     float round_to_bfloat16 "gpt_round"(float x) noexcept nogil
-    unsigned short bfloat16_bits "gpt_bfloat16_bits_of"(float x) noexcept nogil
-    float bfloat16_value "gpt_bfloat16_value"(unsigned short bits) noexcept nogil
+    uint16_t bfloat16_bits "gpt_bfloat16_bits_of"(float x) noexcept nogil
+    float bfloat16_value "gpt_bfloat16_value"(uint16_t bits) noexcept nogil
     float slot "gpt_slot_of"(float first, float second) noexcept nogil

@@ -9,18 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bfloat16.h"
 #include "panel_product.h"
 
 #define MAX_SUMS 4 /* vectors of columns at a time; each has two sums, of even and of odd rows */
 
 INLINE vector gpt_widen_float32(const float *from) { return gpt_load(from); }
-INLINE float gpt_value_float32(float from) { return from; }
-INLINE float gpt_value_bfloat16(uint16_t from) {
-    unsigned bits = (unsigned)from << 16;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
+INLINE float gpt_float32_value(float from) { return from; }
 
 INLINE float gpt_sum_of_lanes(vector v) {
     float sum = 0;
@@ -37,7 +32,7 @@ INLINE float gpt_sum_of_lanes(vector v) {
             ptrdiff_t c = 0;                                                                                           \
             for (; c + LANES <= columns; c += LANES) sum += gpt_load(x + c) * gpt_widen_##format(cache + c);           \
             y[r] = gpt_sum_of_lanes(sum);                                                                              \
-            for (; c < columns; c++) y[r] += x[c] * gpt_value_##format(cache[c]);                                      \
+            for (; c < columns; c++) y[r] += x[c] * gpt_##format##_value(cache[c]);                                      \
         }                                                                                                              \
     }                                                                                                                  \
     /* y (n * LANES,) = x (rows,) . n vectors of the columns of cache */                                               \
@@ -63,7 +58,7 @@ INLINE float gpt_sum_of_lanes(vector v) {
         for (; c + LANES <= columns; c += LANES) gpt_##format##_columns(y + c, x, cache + c, rows, columns, 1);        \
         for (; c < columns; c++) {                                                                                     \
             y[c] = 0;                                                                                                  \
-            for (ptrdiff_t r = 0; r < rows; r++) y[c] += x[r] * gpt_value_##format(cache[r * columns + c]);            \
+            for (ptrdiff_t r = 0; r < rows; r++) y[c] += x[r] * gpt_##format##_value(cache[r * columns + c]);            \
         }                                                                                                              \
     }
 

@@ -29,34 +29,50 @@ def to_bfloat16(
         out, x (R, C).
 
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: The shapes do not match, or the columns of x are apart.
     """
-    cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r, c
+    cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r
     check_equal("to_bfloat16: rows", x.shape[0], R)
     check_equal("to_bfloat16: columns", x.shape[1], C)
-    for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
-        for c in range(C):
-            out[r, c] = bfloat16_bits(x[r, c])
+    check_equal("to_bfloat16: bytes between columns of x", x.strides[1], sizeof(float))
+    if C > 0:
+        for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
+            _round_row(&out[r, 0], &x[r, 0], C)
 
 
 def from_bfloat16(
     float[:, ::1] out,
-    const uint16_t[:, ::1] bits,
+    const uint16_t[:, :] bits,
 ):
-    """Compute out = the values of bfloat16.
+    """Compute out = the values of bfloat16. The rows of bits may be apart.
 
     Shape:
         out, bits (R, C).
 
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: The shapes do not match, or the columns of bits are apart.
     """
-    cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r, c
+    cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r
     check_equal("from_bfloat16: rows", bits.shape[0], R)
     check_equal("from_bfloat16: columns", bits.shape[1], C)
-    for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
-        for c in range(C):
-            out[r, c] = bfloat16_value(bits[r, c])
+    check_equal("from_bfloat16: bytes between columns of bits", bits.strides[1], sizeof(uint16_t))
+    if C > 0:
+        for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
+            _widen_row(&out[r, 0], &bits[r, 0], C)
+
+
+cdef void _round_row(uint16_t *out, const float *x, Py_ssize_t C) noexcept nogil:
+    """out (C,) = the bits of x rounded to bfloat16."""
+    cdef Py_ssize_t c
+    for c in range(C):
+        out[c] = bfloat16_bits(x[c])
+
+
+cdef void _widen_row(float *out, const uint16_t *bits, Py_ssize_t C) noexcept nogil:
+    """out (C,) = the values of bfloat16."""
+    cdef Py_ssize_t c
+    for c in range(C):
+        out[c] = bfloat16_value(bits[c])
 
 
 def expand(

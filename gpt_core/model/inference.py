@@ -176,10 +176,9 @@ class Decoder:
         if not self._stored:
             return cache[:, :end]
         heads, _, size = cache.shape
-        rows = empty(heads, end, size)
-        for head in range(heads):
-            conversion.from_bfloat16(rows[head], cache[head, :end])
-        return rows
+        values = empty(heads, end, size)
+        conversion.from_bfloat16(values.reshape(heads, -1), cache.reshape(heads, -1)[:, : end * size])
+        return values
 
     def _extend_cache(self, block: Block, cache: KVCache, buffers: ChunkBuffers) -> None:
         """Compute queries, keys and values of the tokens; append keys and values to the cache."""
@@ -192,11 +191,11 @@ class Decoder:
         if attn.rotary:
             attn.rotary.forward(buffers.qk, rows, self.length)
         for stored, new in ((cache.keys, buffers.qk[:, C : 2 * C]), (cache.values, buffers.qkv[:, 2 * C :])):
-            for head, values in zip(stored, self._by_head(new), strict=True):
-                if self._stored:
-                    conversion.to_bfloat16(head[self.length : end], values)
-                else:
-                    head[self.length : end] = values
+            values: NDArray[Any] = new
+            if self._stored:
+                values = empty(rows, C, dtype=stored.dtype)
+                conversion.to_bfloat16(values, new)
+            stored[:, self.length : end] = self._by_head(values)
 
     def _finish_block(self, block: Block, cache: KVCache, buffers: ChunkBuffers, end: int) -> None:
         """Compute the rest of the block for tokens of which the last has position `end` - 1."""
@@ -211,7 +210,7 @@ class Decoder:
         block.mlp.activate(buffers.act_out, buffers.hidden)
         self._linear(buffers.x, buffers.act_out, block.mlp.c_proj, buffers.x)
 
-    def _by_head(self, rows: Array) -> Array:
+    def _by_head(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Return a view (H, rows, D) of rows (rows, C)."""
         return rows.reshape(len(rows), self.shape.num_heads, -1).transpose(1, 0, 2)
 
