@@ -84,15 +84,14 @@ class SamplesPanel(Titled, ScrollView, can_focus=True):
     @property
     def current(self) -> Sample | None:
         """The sample at the cursor of the charts; else the newest one, or the first visible one of those before."""
-        if not self._state.samples:
+        samples = self._state.samples
+        if not samples:
             return None
-        number = self._marked
-        if not self._timeline.starts:
-            number = -1  # not laid out yet
-        if number is None:
-            top = bisect_right(self._timeline.starts, round(self.scroll_y)) - 1
-            number = len(self._timeline.starts) - 1 if self._follows else max(0, top)
-        return self._state.samples[number]
+        if self._marked is not None:
+            return samples[self._marked]
+        if self._follows:  # the lines of a hidden panel may be those of another run
+            return samples[-1]
+        return samples[max(0, bisect_right(self._timeline.starts, round(self.scroll_y)) - 1)]
 
     # -- scrolling
 

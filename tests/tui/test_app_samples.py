@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from textual.app import App, ComposeResult
 from textual.widgets import ContentSwitcher
 
 from gpt_core.training.events import RunPaused
@@ -13,10 +14,11 @@ from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_events import advance, advance_all
+from gpt_tui.session.run_state import RunState
 from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import running_app, screen_lines, settled
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer
-from tests.tui.samples import learnt, sampled, scored, step
+from tests.tui.samples import learnt, sampled, scored, started, step
 from tests.tui.still_app import still_app
 
 pytestmark = pytest.mark.slow
@@ -183,3 +185,29 @@ async def test_a_run_that_starts_with_little_disk_space_warns(monkeypatch: pytes
         await bench.until_seen("• models: 5 MB free, make room")
         assert any(line.text == "models: 5 MB free, make room" for line in bench.app.controller.run.log)
         assert isinstance(bench.app.controller, TrainingController)
+
+
+async def test_the_current_sample_of_another_run_is_its_newest_while_the_panel_is_hidden() -> None:
+    class PanelApp(App[None]):
+        def compose(self) -> ComposeResult:
+            yield SamplesPanel(id="samples")
+
+    def run_with(samples: int) -> RunState:
+        return advance_all(RunState(), [started(), *(sampled(number, f" text {number}") for number in range(samples))])
+
+    app = PanelApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        panel = app.query_one(SamplesPanel)
+        await pilot.pause()
+        panel.show(run_with(5))
+        panel.display = False
+        await pilot.pause()
+        longer, other = run_with(6), run_with(2)
+        panel.show(longer)
+        assert panel.current == longer.samples[-1]
+        panel.show(other)
+        assert panel.current == other.samples[-1]
+        panel.display = True
+        await pilot.pause()
+        await pilot.pause()
+        assert panel.current == other.samples[-1]
