@@ -137,7 +137,7 @@ class TrainingController:
         self.exit_code = 0
         """Exit code with which a signal to another rank ends the program; else 0."""
         self.fatal: BaseException | None = None
-        """Error after which the ranks of a run cannot go on to another one; None without one."""
+        """Error after which the ranks cannot train another run; None without one."""
 
     # -- requests
 
