@@ -217,14 +217,19 @@ class SetupScreen(Screen[SetupResult]):
         self.form.mark(self._validated.problems.keys(), differing)
         self.form.border_subtitle = changed_note(form_state.texts, form_state.preset_name)
         self._show_field()
-        allowed = {"begin_run", "save_config", "leave_setup"} if self._validated.settings else {"leave_setup"}
-        self.query_one(ButtonRow).allow(allowed)
+        self._show_actions()
         if self._validated.settings is None:
             self._prober.cancel()
             self.panel.estimate = RunEstimate()
         elif self._validated.settings != before.settings and self._measured_for is None:
             self._start_probe(self._validated.settings)
         self._show_time()
+
+    def _show_actions(self) -> None:
+        """Show which actions are enabled."""
+        actions = ("begin_run", "save_config", "leave_setup")
+        self.query_one(ButtonRow).allow({action for action in actions if self.check_action(action, ())})
+        self.refresh_bindings()
 
     def _start_probe(self, settings: Settings) -> None:
         self._request_number = self._prober.start(settings)
@@ -313,6 +318,7 @@ class SetupScreen(Screen[SetupResult]):
         self._prober.cancel()
         form_state = self._measured_for = self.form_state
         self._show_time()
+        self._show_actions()
         typed = {name: form_state.texts[name] for name in (*INDEPENDENT, *sorted(form_state.typed - {"preset"}))}
         preset_name = form_state.preset_name if "preset" in form_state.typed else ""
         choose_in_thread(partial(budget, settings.minutes, typed, preset_name), self.post_message)
@@ -339,8 +345,10 @@ class SetupScreen(Screen[SetupResult]):
     # -- actions
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Disable starting and saving while a field is invalid."""
+        """Disable starting and saving while a field is invalid, and starting while the model is chosen."""
         if action in ("begin_run", "save_config") and self._validated.settings is None:
+            return None
+        if action == "begin_run" and self._measured_for is not None:
             return None
         return None if action == "choose_model" and not self._can_choose() else True
 

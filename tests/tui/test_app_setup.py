@@ -543,10 +543,14 @@ async def test_what_is_typed_during_the_choice_is_not_replaced(tmp_path: Path):
         await type_in(bench, "minutes", "30")
         await bench.pilot.press("f8")
         await bench.until_seen("timing a few steps on this computer")
+        assert bench.app.screen.query_one("#button-begin_run").disabled
         await type_in(bench, "layers", "3")
+        await bench.pilot.press("f9")
+        assert not bench.opener.requests  # the measurement would slow the run down
         measured.set()
         await bench.until_seen("Choose model and schedule for 30 minutes")
         assert field(bench, "layers").value == "3"
+        assert not bench.app.screen.query_one("#button-begin_run").disabled
 
 
 async def test_a_failed_choice_is_one_line_and_changes_nothing(tmp_path: Path):
