@@ -38,11 +38,10 @@ from cython.parallel cimport prange, threadid
 from libc.math cimport logf, sqrtf
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
-from gpt_core.kernels.bfloat16 cimport slot
 from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.gemm cimport (
-    BFLOAT16, FLOAT32, Format, Matrix, Output, PackedB, format_of, gemm_packed, pack, pack_row, packed_rows,
-    packed_size, packed_slice,
+    BFLOAT16, FLOAT32, Format, Matrix, Output, PackedB, format_of, gemm_packed, pack, pack_row, pack_row_pair,
+    packed_rows, packed_size, packed_slice,
 )
 from gpt_core.kernels.random_masks cimport factor_of, random_bits, row_key, threshold_of
 from gpt_core.kernels.shapes cimport check_equal, check_positive
@@ -536,18 +535,13 @@ cdef float _dot(const float *a, const float *b, Py_ssize_t D) noexcept nogil:
 
 cdef const float *_by_key_pair(Tile tile, const float *P, float *pairs) noexcept nogil:
     """Return P^T (bc, br) for a sum over keys: with bfloat16 slots (bc / 2, br), written to `pairs`, else P^T itself."""
-    cdef Py_ssize_t i, j
+    cdef Py_ssize_t j
     cdef const float *first
     if tile.format == FLOAT32:
         return P
     for j in range(0, tile.bc, 2):
         first = P + j * S_LD
-        if j + 1 < tile.bc:
-            for i in range(Br):
-                pairs[j // 2 * S_LD + i] = slot(first[i], first[S_LD + i])
-        else:
-            for i in range(Br):
-                pairs[j // 2 * S_LD + i] = slot(first[i], 0)
+        pack_row_pair(Br, first, first + S_LD if j + 1 < tile.bc else NULL, pairs + j // 2 * S_LD)
     return pairs
 
 

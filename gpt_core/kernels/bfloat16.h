@@ -24,9 +24,4 @@ static inline float gpt_round(float x) { return gpt_from_word(gpt_bfloat16_word(
 static inline uint16_t gpt_bfloat16_bits_of(float x) { return (uint16_t)(gpt_bfloat16_word(x) >> 16); }
 static inline float gpt_bfloat16_value(uint16_t bits) { return gpt_from_word((unsigned)bits << 16); }
 
-/* a slot of `matrix_types.h`: `first` in the lower half, `second` in the upper half */
-static inline float gpt_slot_of(float first, float second) {
-    return gpt_from_word((gpt_bfloat16_word(first) >> 16) | (gpt_bfloat16_word(second) & 0xffff0000u));
-}
-
 #endif

@@ -33,6 +33,7 @@ cdef void gemm(
 
 cdef Format format_of(bint bfloat16) noexcept nogil
 cdef void pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil
+cdef void pack_row_pair(Py_ssize_t k, const float *first, const float *second, float *slots) noexcept nogil
 cdef Py_ssize_t packed_rows() noexcept nogil
 cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil
 cdef PackedB pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil

@@ -29,6 +29,7 @@ cdef extern from *:
       #define gpt_gemm(format, m, n, k, a, b, out)
       #define gpt_pack(format, transposed, k, n, b, ldb, packed)
       #define gpt_pack_row(format, k, row, slots)
+      #define gpt_pack_row_pair(k, first, second, slots)
       #define gpt_gemm_packed(format, m, n, k, a, b, out)
     #endif
     #if defined(__AVX512BF16__)
@@ -63,6 +64,7 @@ cdef extern from *:
     void gpt_pack(Format format, bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
                   float *packed) noexcept nogil
     void gpt_pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil
+    void gpt_pack_row_pair(Py_ssize_t k, const float *first, const float *second, float *slots) noexcept nogil
     void gpt_gemm_packed(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const Matrix *a, const PackedB *b,
                          const Output *out) noexcept nogil
 
@@ -139,6 +141,14 @@ cdef void pack_row(Format format, Py_ssize_t k, const float *row, float *slots) 
         gpt_pack_row(format, k, row, slots)
     else:
         memcpy(slots, row, k * sizeof(float))
+
+
+cdef void pack_row_pair(Py_ssize_t k, const float *first, const float *second, float *slots) noexcept nogil:
+    """Write k bfloat16 slots of two rows that follow each other along the sum; without a second row it counts as 0.
+
+    Only formats of `format_of` other than float32 need it.
+    """
+    gpt_pack_row_pair(k, first, second, slots)
 
 
 cdef Py_ssize_t packed_rows() noexcept nogil:

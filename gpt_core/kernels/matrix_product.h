@@ -33,6 +33,7 @@
 #define MC 112
 #define NC 1024
 #define KC 768            /* in slots */
+#define PACKED_ROWS_AT_ONCE 16  /* speed only: rows of B or A^T that are packed into all panels before the next ones */
 #define PACKED_A_LD (KC + 16)  /* speed only: MR rows at this distance never share a set of the level-1 cache */
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -48,6 +49,21 @@ static const float zeros[NR] __attribute__((aligned(64)));  /* as an addend with
 INLINE ptrdiff_t gpt_per_slot(const gpt_format format) { return format == GPT_BFLOAT16 ? 2 : 1; }
 INLINE ptrdiff_t gpt_slots(const gpt_format format, ptrdiff_t k) { return format == GPT_BFLOAT16 ? (k + 1) / 2 : k; }
 
+#if defined(__AVX512BF16__)
+/* Lanes of pairs: bfloat16 of `first` in the lower half, of `second` in the upper half. Rounded to nearest, ties to even;
+   NaN stays NaN, and numbers below 1.2e-38 become 0. */
+INLINE vector gpt_pair(vector first, vector second) {
+    lane_bits order = {0};
+    for (int i = 0; i < LANES; i++) order[i] = (LANES + i) << 16 | i;
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+    return (vector)_mm512_permutexvar_epi16((__m512i)order, both);
+}
+
+/* The pairs of 2 * LANES values that follow each other in memory. */
+INLINE vector gpt_load_pairs(const float *from) {
+    return (vector)_mm512_cvtne2ps_pbh((__m512)gpt_load(from + LANES), (__m512)gpt_load(from));
+}
+#else
 /* The bits of each value rounded to the nearest bfloat16, ties to even, in the upper half of its lane. NaN stays NaN. */
 INLINE lane_bits gpt_bfloat16_bits(vector v) {
     const lane_bits bits = (lane_bits)v, is_nan = (lane_bits)(v != v);
@@ -55,18 +71,17 @@ INLINE lane_bits gpt_bfloat16_bits(vector v) {
     return (rounded & ~is_nan) | ((bits | 0x400000) & is_nan);
 }
 
-/* Lanes of pairs: bfloat16 of `first` in the lower half, of `second` in the upper half. */
 INLINE vector gpt_pair(vector first, vector second) {
     return (vector)((gpt_bfloat16_bits(first) >> 16) | (gpt_bfloat16_bits(second) & 0xffff0000u));
 }
 
-/* The pairs of 2 * LANES values that follow each other in memory. */
 INLINE vector gpt_load_pairs(const float *from) {
     const vector lower = gpt_load(from), upper = gpt_load(from + LANES);
     lane_indices even = {0};
     for (int i = 0; i < LANES; i++) even[i] = 2 * i;
     return gpt_pair(__builtin_shuffle(lower, upper, even), __builtin_shuffle(lower, upper, even + 1));
 }
+#endif
 
 /* One slot of the values from[0] and, if `count` is 2, from[stride]; the missing half is 0. */
 INLINE float gpt_slot(const gpt_format format, const float *from, ptrdiff_t stride, ptrdiff_t count) {
@@ -252,12 +267,17 @@ INLINE void gpt_pack_panel_transposed(const gpt_format format, ptrdiff_t k, ptrd
 /* Packed B: panels of NR columns of op(B) (k, n), one after the other, each stored slot by slot. */
 INLINE void gpt_pack_b(const gpt_format format, int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb,
                        float *packed) {
-    const ptrdiff_t slots = gpt_slots(format, k);
-    for (ptrdiff_t jr = 0; jr < n; jr += NR, packed += NR * slots) {
-        const ptrdiff_t columns = MIN(NR, n - jr);
-        if (columns < NR) memset(packed, 0, sizeof(float) * NR * slots);
-        if (transposed) gpt_pack_panel_transposed(format, k, columns, b + jr * ldb, ldb, packed);
-        else gpt_pack_panel(format, k, columns, b + jr, ldb, packed);
+    const ptrdiff_t slots = gpt_slots(format, k), step = gpt_per_slot(format);
+    const ptrdiff_t at_once = transposed ? k : PACKED_ROWS_AT_ONCE;
+    if (n % NR) memset(packed + n / NR * NR * slots, 0, sizeof(float) * NR * slots);
+    for (ptrdiff_t p = 0; p < k; p += at_once) {
+        const ptrdiff_t depth = MIN(at_once, k - p);
+        float *panel = packed + p / step * NR;
+        for (ptrdiff_t jr = 0; jr < n; jr += NR, panel += NR * slots) {
+            const ptrdiff_t columns = MIN(NR, n - jr);
+            if (transposed) gpt_pack_panel_transposed(format, k, columns, b + jr * ldb, ldb, panel);
+            else gpt_pack_panel(format, depth, columns, b + p * ldb + jr, ldb, panel);
+        }
     }
 }
 
@@ -272,6 +292,15 @@ INLINE void gpt_pack_row(const gpt_format format, ptrdiff_t k, const float *from
     for (; p < k; p += 2) slots[p / 2] = gpt_slot(format, from + p, 1, k - p);
 }
 
+/* One row of slots, of two rows of k values that follow each other along the sum; without a second one it counts as 0. */
+static void gpt_pack_row_pair(ptrdiff_t k, const float *first, const float *second, float *slots) {
+    const vector none = {0};
+    ptrdiff_t i = 0;
+    for (; i + LANES <= k; i += LANES)
+        gpt_store(slots + i, gpt_pair(gpt_load(first + i), second ? gpt_load(second + i) : none));
+    for (; i < k; i++) slots[i] = gpt_slot(GPT_BFLOAT16, first + i, second ? second - first : 0, second ? 2 : 1);
+}
+
 /* Packed A: the rows of A (m, k), PACKED_A_LD apart; from A^T, panels of MR rows, each stored slot by slot. */
 INLINE void gpt_pack_a(const gpt_format format, int transposed, ptrdiff_t m, ptrdiff_t k, const float *a,
                        ptrdiff_t lda) {
@@ -279,19 +308,22 @@ INLINE void gpt_pack_a(const gpt_format format, int transposed, ptrdiff_t m, ptr
         for (ptrdiff_t i = 0; i < m; i++) gpt_pack_row(format, k, a + i * lda, packed_a + i * PACKED_A_LD);
         return;
     }
-    const ptrdiff_t step = gpt_per_slot(format);
-    for (ptrdiff_t ir = 0; ir < m; ir += MR) {
-        const ptrdiff_t rows = MIN(MR, m - ir);
-        float *panel = packed_a + ir * gpt_slots(format, k);
-        const float *from = a + ir;
-        ptrdiff_t p = 0;
-        if (ir + LANES <= m)  /* speed only: copy a full vector; the next store overwrites the excess */
-            for (; p + step <= k; p += step, from += step * lda, panel += MR) {
-                const vector first = gpt_load(from);
-                gpt_store(panel, format == GPT_BFLOAT16 ? gpt_pair(first, gpt_load(from + lda)) : first);
-            }
-        for (; p < k; p += step, from += step * lda, panel += MR)
-            for (ptrdiff_t i = 0; i < rows; i++) panel[i] = gpt_slot(format, from + i, lda, k - p);
+    const ptrdiff_t step = gpt_per_slot(format), slots = gpt_slots(format, k);
+    for (ptrdiff_t first = 0; first < k; first += PACKED_ROWS_AT_ONCE) {
+        const ptrdiff_t end = MIN(first + PACKED_ROWS_AT_ONCE, k);
+        for (ptrdiff_t ir = 0; ir < m; ir += MR) {
+            const ptrdiff_t rows = MIN(MR, m - ir);
+            const float *from = a + first * lda + ir;
+            float *panel = packed_a + ir * slots + first / step * MR;
+            ptrdiff_t p = first;
+            if (ir + LANES <= m)  /* speed only: copy a full vector; the next store overwrites the excess */
+                for (; p + step <= end && p + step < k; p += step, from += step * lda, panel += MR) {
+                    const vector values = gpt_load(from);
+                    gpt_store(panel, format == GPT_BFLOAT16 ? gpt_pair(values, gpt_load(from + lda)) : values);
+                }
+            for (; p < end; p += step, from += step * lda, panel += MR)
+                for (ptrdiff_t i = 0; i < rows; i++) panel[i] = gpt_slot(format, from + i, lda, k - p);
+        }
     }
 }
 
@@ -387,6 +419,10 @@ static void gpt_gemm_packed(gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff
 
    MR x NR sums must fit into the vector registers, with two left for a row of B and one for an element of A. With
    AVX-512, packed A is 343 KiB, packed B 3 MiB, and one panel of B 96 KiB. A smaller KC (256 or 384) is 5 to 15% slower,
-   because C is read and written more often. */
+   because C is read and written more often.
+
+   Packing takes about a tenth of a step of `nano` in bfloat16. Rounding by the instruction made for it instead of integer
+   arithmetic, and packing B and A^T some rows at a time, so that each cache line is read once, gained 7% of that step
+   and 5% of the linear layers of `mini` on Zen 4. A float32 A read in place instead of packed: no gain. */
 
 #endif
