@@ -3,17 +3,17 @@
 The model is the largest of `MODELS` that
 
 - fits into half of the free memory,
-- reads at least `TOKENS_PER_PARAMETER` tokens per parameter within the budget at the speed that this machine is
+- reads enough tokens per parameter within the budget (`Model.tokens_per_parameter`) at the speed that this machine is
   measured to have, where at most `MAX_PASSES` passes over the text count: a larger model would not have learned enough
   by the deadline, or would memorize the text.
 
-All models but the largest, the preset `mini`, have the layers of Qwen3. The smallest one is trained by Muon, the others
-by AdamW. The rate is constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the
-deadline ends the run. Settings that were requested replace what the rule chooses, one by one: a requested preset fixes
-the model, and a file to start from does.
+All models but the largest, the preset `mini`, have the layers of Qwen3 and are trained by Muon. A text that is read
+several times is memorized without dropout and with little weight decay: both grow with the number of passes
+(`REGULARIZATION`), unless the run starts from a file. The rate is constant after a short warm-up, and falls to 0 over
+the last half of the budget. Nothing but the deadline ends the run. Settings that were requested replace what the rule
+chooses, one by one: a requested preset fixes the model, and a file to start from does.
 
-The layers, Muon and the shortest warm-up are chosen by races of the smallest model; the other figures are a first fit
-to few measurements (`benchmarks/RESULTS.md`). `gpt-tui race` measures others.
+`benchmarks/RESULTS.md` says which of these choices were measured, and how. `gpt-tui race` measures others.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest, request_with
 
-TOKENS_PER_PARAMETER = 8.0
 MAX_PASSES = 20
+REGULARIZATION = ((8, 0.1, 0.5), (2, 0.1, 0.3))
+"""(passes, dropout, weight decay): the first entry whose number of passes the budget exceeds."""
 MEMORY_SHARE = 0.5  # of the free memory
 WARMUP_SHARE, MIN_WARMUP, MAX_WARMUP = 0.02, 100, 200
 MAX_WARMUP_SHARE = 0.25
@@ -50,26 +51,40 @@ NO_LIMIT = 1_000_000  # epochs
 SOURCE = "time budget"
 
 _MODEL = (
-    *ModelShape.__struct_fields__, *GROUP_RATES, "precision", "optimizer", "adam_beta2", "weight_decay",
+    *ModelShape.__struct_fields__, *GROUP_RATES, "precision", "optimizer", "muon_beta", "adam_beta2", "weight_decay",
     "batch_size", "micro_batch_size",
 )  # fmt: skip
-MODELS: tuple[Mapping[str, object], ...] = (
-    PRESETS["nano"] | QWEN3 | {"hidden_size": 344, "optimizer": "muon"},
-    PRESETS["nano"] | QWEN3 | {
-        "d_model": 192, "hidden_size": 512, "num_heads": 6, "seq_len": 128, "layers": 5, "batch_size": 8,
-        **dict.fromkeys(GROUP_RATES, 2e-3),
-    },
-    PRESETS["micro"] | QWEN3 | {
-        "d_model": 256, "hidden_size": 688, "num_heads": 4, "seq_len": 128, "layers": 6,
-        **dict.fromkeys(GROUP_RATES, 1.5e-3),
-    },
-    PRESETS["micro"] | QWEN3 | {"hidden_size": 848},
-    msgspec.structs.asdict(Settings()) | PRESETS["mini"],
-)  # fmt: skip
-"""Settings of the models to choose from, in ascending size; those of `_MODEL` are used.
+_MUON: dict[str, object] = {"optimizer": "muon", "muon_beta": 0.9}
 
-With SwiGLU two thirds of the hidden units make an MLP of the same size.
-"""
+
+class Model(NamedTuple):
+    """A model to choose from: its settings, of which those of `_MODEL` are used, and what it needs."""
+
+    settings: Mapping[str, object]
+    tokens_per_parameter: float
+    """at least, for a model that is better than the next smaller one"""
+
+
+MODELS = (
+    Model(PRESETS["nano"] | QWEN3 | _MUON | {"hidden_size": 344, "unembed_lr": 6e-3}, 0),
+    Model(
+        PRESETS["nano"] | QWEN3 | _MUON | {
+            "d_model": 192, "hidden_size": 512, "num_heads": 6, "seq_len": 128, "layers": 5,
+            **dict.fromkeys(GROUP_RATES, 2e-3), "unembed_lr": 4e-3,
+        },
+        0.6,
+    ),
+    Model(
+        PRESETS["micro"] | QWEN3 | _MUON | {
+            "d_model": 256, "hidden_size": 688, "num_heads": 4, "seq_len": 128, "layers": 6, "batch_size": 16,
+            **dict.fromkeys(GROUP_RATES, 1.5e-3), "unembed_lr": 3e-3,
+        },
+        1.5,
+    ),
+    Model(PRESETS["micro"] | QWEN3 | _MUON | {"hidden_size": 848, "unembed_lr": 2e-3}, 3),
+    Model(msgspec.structs.asdict(Settings()) | PRESETS["mini"], 8),
+)  # fmt: skip
+"""The models, in ascending size. With SwiGLU two thirds of the hidden units make an MLP of the same size."""
 
 
 def timed(settings: Settings) -> StepTime:
@@ -170,13 +185,14 @@ def with_choice(
 def choose(overrides: Overrides, measurements: Measurements, progress: Progress = ignore_progress) -> Choice:
     """Choose the settings of a run with a time budget; see the description of the module."""
     is_fixed = overrides.preset is not None or bool(overrides.value("init_from"))
-    models = [{}] if is_fixed else [{name: model[name] for name in _MODEL if name in model} for model in MODELS]
+    models = (Model({}, 0),) if is_fixed else MODELS
     free = measurements.free_memory()
     best: tuple[dict[str, object], Candidate] | None = None
     limit, texts = "", None
     for number, model in enumerate(models):
+        values = {name: model.settings[name] for name in _MODEL if name in model.settings}
         try:
-            settings = resolve_new(overrides._replace(layers=((SOURCE, model), *overrides.layers))).settings
+            settings = resolve_new(overrides._replace(layers=((SOURCE, values), *overrides.layers))).settings
         except ConfigError:
             if best is None:
                 raise
@@ -191,12 +207,24 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
         texts = measurements.texts(settings)
         progress("measuring this machine", number / len(models))
         found = Candidate(settings, texts.train_tokens, measurements.time(settings).step_s)
-        if best is not None and found.per_parameter < TOKENS_PER_PARAMETER:
-            limit = _too_large(found)
+        if best is not None and found.per_parameter < model.tokens_per_parameter:
+            limit = _too_large(found, model.tokens_per_parameter)
             break
-        best = (model, found)
+        best = (values, found)
     assert best is not None
-    return Choice(best[0] | _schedule(best[1]), _reason(best[1], limit))
+    values, chosen = best
+    regularization = {} if overrides.value("init_from") else _regularization(chosen)
+    is_dropped = "dropout" in regularization and "dropout" not in overrides.values
+    why_dropped = f"; dropout {regularization['dropout']:g}, because the text is repeated" if is_dropped else ""
+    return Choice(values | regularization | _schedule(chosen), _reason(chosen, limit) + why_dropped)
+
+
+def _regularization(model: Candidate) -> dict[str, object]:
+    """Return the dropout and the weight decay for this number of passes over the text, if it needs other ones."""
+    for passes, dropout, weight_decay in REGULARIZATION:
+        if model.passes > passes:
+            return {"dropout": dropout, "weight_decay": weight_decay}
+    return {}
 
 
 def _schedule(model: Candidate) -> dict[str, object]:
@@ -222,12 +250,12 @@ def _reason(model: Candidate, limit: str) -> str:
     return f"{_short(model.parameters)} parameters, because {why}" + (f"; {limit}" if limit else "")
 
 
-def _too_large(model: Candidate) -> str:
-    """Return why a model is too large for the budget."""
+def _too_large(model: Candidate, needed: float) -> str:
+    """Return why a model is too large for the budget, which needs that many tokens per parameter."""
     what = _model(model.settings)
-    if model.tokens / model.parameters < TOKENS_PER_PARAMETER:
-        return f"{what} would have {model.tokens / model.parameters:.1f}, fewer than {TOKENS_PER_PARAMETER:g}"
-    return f"{what} would need more text: {MAX_PASSES} passes have fewer than {TOKENS_PER_PARAMETER:g} per parameter"
+    if model.tokens / model.parameters < needed:
+        return f"{what} would have {model.tokens / model.parameters:.1f}, fewer than {needed:g}"
+    return f"{what} would need more text: {MAX_PASSES} passes have fewer than {needed:g} per parameter"
 
 
 def _model(settings: Settings) -> str:

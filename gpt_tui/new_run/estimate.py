@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpt_core.bench.budget_rule import MAX_PASSES, TOKENS_PER_PARAMETER
+from gpt_core.bench.budget_rule import MAX_PASSES
 from gpt_core.bench.estimate import (
     CorpusStats,
     MemoryEstimate,
@@ -241,7 +241,7 @@ def budget_rows(settings: Settings, texts: CorpusStats, length: RunLength) -> li
     per_parameter = min(tokens, MAX_PASSES * texts.train_tokens) / parameter_count(settings.shape)
     return [
         Row("budget", f"{short(tokens)} tokens, {passes:.1f} passes"),
-        Row(DETAIL, f"{per_parameter:.1f} per parameter; the rule: {TOKENS_PER_PARAMETER:g} or more", "dim"),
+        Row(DETAIL, f"{per_parameter:.1f} tokens per parameter", "dim"),
     ]
 
 
