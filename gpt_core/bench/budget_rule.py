@@ -66,7 +66,9 @@ class Model(NamedTuple):
 
 
 MODELS = (
-    Model(PRESETS["nano"] | QWEN3 | _MUON | {"hidden_size": 344, "unembed_lr": 6e-3}, 0),
+    Model(
+        PRESETS["nano"] | QWEN3 | _MUON | {"hidden_size": 344, "seq_len": 128, "batch_size": 8, "unembed_lr": 6e-3}, 0
+    ),
     Model(
         PRESETS["nano"] | QWEN3 | _MUON | {
             "d_model": 192, "hidden_size": 512, "num_heads": 6, "seq_len": 128, "layers": 5,
