@@ -8,10 +8,10 @@ The model is the largest of `MODELS` that
   by the deadline, or would memorize the text.
 
 All models but the largest, the preset `mini`, have the layers of Qwen3 and are trained by Muon. A text that is read
-several times is memorized without dropout and with little weight decay: both grow with the number of passes
-(`REGULARIZATION`), unless the run starts from a file. The rate is constant after a short warm-up, and falls to 0 over
-the last half of the budget. Nothing but the deadline ends the run. Settings that were requested replace what the rule
-chooses, one by one: a requested preset fixes the model, and a file to start from does.
+several times by a model that is large for it is memorized without dropout and with little weight decay: both follow
+from passes and sizes (`REGULARIZATION`), unless the run starts from a file. The rate is constant after a short warm-up,
+and falls to 0 over the last half of the budget. Nothing but the deadline ends the run. Settings that were requested
+replace what the rule chooses, one by one: a requested preset fixes the model, and a file to start from does.
 
 `benchmarks/RESULTS.md` says which of these choices were measured, and how. `gpt-tui race` measures others.
 """
@@ -39,8 +39,8 @@ from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest, request_with
 
 MAX_PASSES = 20
-REGULARIZATION = ((8, 0.1, 0.5), (2, 0.1, 0.3))
-"""(passes, dropout, weight decay): the first entry whose number of passes the budget exceeds."""
+REGULARIZATION = ((40, 0.1, 0.5), (8, 0.1, 0.3))
+"""(bound, dropout, weight decay): the first entry whose bound `Candidate.memorizing` exceeds."""
 MEMORY_SHARE = 0.5  # of the free memory
 WARMUP_SHARE, MIN_WARMUP, MAX_WARMUP = 0.02, 100, 200
 MAX_WARMUP_SHARE = 0.25
@@ -74,7 +74,7 @@ MODELS = (
             "d_model": 192, "hidden_size": 512, "num_heads": 6, "seq_len": 128, "layers": 5,
             **dict.fromkeys(GROUP_RATES, 2e-3), "unembed_lr": 4e-3,
         },
-        0.6,
+        1.0,
     ),
     Model(
         PRESETS["micro"] | QWEN3 | _MUON | {
@@ -146,6 +146,11 @@ class Candidate(NamedTuple):
     def passes(self) -> float:
         """Passes over the text within the budget."""
         return self.tokens / max(1, self.text_tokens)
+
+    @property
+    def memorizing(self) -> float:
+        """Parameters per token of the text, times passes over it: how easily the model memorizes it."""
+        return self.passes * self.parameters / max(1, self.text_tokens)
 
     @property
     def per_parameter(self) -> float:
@@ -222,9 +227,9 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
 
 
 def _regularization(model: Candidate) -> dict[str, object]:
-    """Return the dropout and the weight decay for this number of passes over the text, if it needs other ones."""
-    for passes, dropout, weight_decay in REGULARIZATION:
-        if model.passes > passes:
+    """Return the dropout and the weight decay that keep a model from memorizing the text, if it needs any."""
+    for bound, dropout, weight_decay in REGULARIZATION:
+        if model.memorizing > bound:
             return {"dropout": dropout, "weight_decay": weight_decay}
     return {}
 
