@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import floor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ from gpt_core.training.request import Newest, RunRequest, request_with
 
 MAX_PASSES = 20
 REGULARIZATION = ((40, 0.1, 0.5), (8, 0.1, 0.3))
-"""(bound, dropout, weight decay): the first entry whose bound `Candidate.memorizing` exceeds."""
+"""(bound, dropout, weight decay): the first entry whose bound `Candidate.memorization` exceeds."""
 MEMORY_SHARE = 0.5  # of the free memory
 WARMUP_SHARE, MIN_WARMUP, MAX_WARMUP = 0.02, 100, 200
 MAX_WARMUP_SHARE = 0.25
@@ -148,7 +149,7 @@ class Candidate(NamedTuple):
         return self.tokens / max(1, self.text_tokens)
 
     @property
-    def memorizing(self) -> float:
+    def memorization(self) -> float:
         """Parameters per token of the text, times passes over it: how easily the model memorizes it."""
         return self.passes * self.parameters / max(1, self.text_tokens)
 
@@ -229,7 +230,7 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
 def _regularization(model: Candidate) -> dict[str, object]:
     """Return the dropout and the weight decay that keep a model from memorizing the text, if it needs any."""
     for bound, dropout, weight_decay in REGULARIZATION:
-        if model.memorizing > bound:
+        if model.memorization > bound:
             return {"dropout": dropout, "weight_decay": weight_decay}
     return {}
 
@@ -259,9 +260,9 @@ def _reason(model: Candidate, limit: str) -> str:
 
 def _too_large(model: Candidate, needed: float) -> str:
     """Return why a model is too large for the budget, which needs that many tokens per parameter."""
-    what = _model(model.settings)
-    if model.tokens / model.parameters < needed:
-        return f"{what} would have {model.tokens / model.parameters:.1f}, fewer than {needed:g}"
+    what, found = _model(model.settings), model.tokens / model.parameters
+    if found < needed:
+        return f"{what} would have {floor(100 * found) / 100:g}, fewer than {needed:g}"  # 0.999 is not 1
     return f"{what} would need more text: {MAX_PASSES} passes have fewer than {needed:g} per parameter"
 
 

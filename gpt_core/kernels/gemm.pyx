@@ -146,7 +146,7 @@ cdef void pack_row(Format format, Py_ssize_t k, const float *row, float *slots) 
 cdef void pack_row_pair(Py_ssize_t k, const float *first, const float *second, float *slots) noexcept nogil:
     """Write k bfloat16 slots of two rows that follow each other along the sum; without a second row it counts as 0.
 
-    Only formats of `format_of` other than float32 need it.
+    Only for operands whose format, by `format_of`, is BFLOAT16.
     """
     gpt_pack_row_pair(k, first, second, slots)
 

@@ -99,10 +99,21 @@ def test_a_small_text_limits_the_model_and_the_reason_says_so() -> None:
     assert "would need more text: 20 passes have fewer than 1 per parameter" in reason
 
 
+def test_a_model_that_is_just_too_large_has_fewer_tokens_in_the_reason_too() -> None:
+    minutes = 60.0
+    settings = resolve_new(Overrides(None, ((SOURCE, dict(MODELS[1].settings)),))).settings
+    parameters, needed = parameter_count(settings.shape), MODELS[1].tokens_per_parameter
+    batch = settings.batch_size * settings.seq_len
+    step_s = 60 * minutes * batch / (0.999 * needed * parameters)
+    found = measurements(text_tokens=1_000_000_000)._replace(time=lambda _: StepTime(step_s, 0))
+    _, reason = chosen(requested(minutes), found)
+    assert reason.endswith("would have 0.99, fewer than 1")
+
+
 def test_the_free_memory_limits_the_model() -> None:
     needed = estimate_memory(SMALLEST, 2).total
     _, reason = chosen(requested(2000), measurements(text_tokens=1_000_000_000, free=2 * needed))
-    assert "needs more than half of the free memory" in reason
+    assert reason.endswith("needs more than half of the free memory")
 
 
 def test_the_reason_names_size_speed_and_passes() -> None:
