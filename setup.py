@@ -45,8 +45,9 @@ if X86_64:
     LEVELS["x86_64_v4"] = ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4"]
     if not MSVC:
         LEVELS["x86_64_v4_bf16"] = ["-march=x86-64-v4", "-mavx512bf16"]
+        LEVELS["x86_64_v4_amx"] = ["-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 
-# Checked builds have a single level: the first one that uses `matrix_product.h`, if any.
+# Checked builds have the first level that uses `matrix_product.h`, if any, and that with emulated tiles (`tiles.h`).
 # Of several -O and -g flags on a command line, the last one counts.
 SANITIZE = bool(os.environ.get("GPT_TUI_SANITIZE"))
 CHECK_BOUNDS = bool(os.environ.get("GPT_TUI_CHECK_BOUNDS"))
@@ -54,6 +55,8 @@ SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefi
                    "-O1", "-g1"]  # fmt: skip
 if SANITIZE or CHECK_BOUNDS:
     LEVELS = dict([list(LEVELS.items())[min(1, len(LEVELS) - 1)]])
+    if X86_64 and not MSVC:
+        LEVELS["emulated_tiles"] = [*LEVELS["x86_64_v3"], "-DGPT_EMULATED_TILES"]
 
 DIRECTIVES = {
     "language_level": 3, "boundscheck": CHECK_BOUNDS, "wraparound": False, "initializedcheck": CHECK_BOUNDS,

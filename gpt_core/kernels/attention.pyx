@@ -5,8 +5,8 @@ The algorithm is FlashAttention's (Dao et al. 2022; Dao 2023), which never store
     for each tile of Br queries:                                  q (Br, D)
         O = 0;  m = -inf;  l = 0
         for each block of Bc keys that the tile attends to:       k, v (Bc, D)
-            S = q . k^T / sqrt(D), masked on the diagonal
-            m_new = max(m, max_j S);  P = exp(S - m_new);  rescale = exp(m - m_new)
+            S = q . k^T, masked on the diagonal
+            m_new = max(m, max_j S / sqrt(D));  P = exp(S / sqrt(D) - m_new);  rescale = exp(m - m_new)
             l = rescale * l + sum_j P;  O = rescale * O + P . v;  m = m_new
         O = O / l;  lse = m + log(l)
 
@@ -14,8 +14,8 @@ and backward, which recomputes P from lse:
 
     for each tile of Br queries:                                  delta = sum_d d_O * O
         for each block of Bc keys that the tile attends to:
-            P = exp(q . k^T / sqrt(D) - lse);  d_P = d_O . v^T;  d_S = P * (d_P - delta)
-            d_v += P^T . d_O;  d_k += d_S^T . q / sqrt(D);  d_q += d_S . k / sqrt(D)
+            P = exp(q . k^T / sqrt(D) - lse);  d_P = d_O . v^T;  d_S = P * (d_P - delta) / sqrt(D)
+            d_v += P^T . d_O;  d_k += d_S^T . q;  d_q += d_S . k
 
 The first block of a tile is the diagonal one: the keys at the positions of its queries. `attention_tiled_forward` and
 `attention_tiled_backward` in `gpt_core.reference` are the same loops in NumPy. Notes on speed are at the end of this
@@ -40,8 +40,8 @@ from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
 from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.gemm cimport (
-    BFLOAT16, FLOAT32, Format, Matrix, Output, PackedB, format_of, gemm_packed, pack, pack_row, pack_row_pair,
-    packed_rows, packed_size, packed_slice,
+    BFLOAT16, FLOAT32, READ_AT_ONCE, Format, Matrix, Output, PackedB, begin_packed, end_packed, format_of, gemm_packed,
+    pack, pack_row, pack_transposed, packed_rows, packed_size, packed_slice,
 )
 from gpt_core.kernels.random_masks cimport factor_of, random_bits, row_key, threshold_of
 from gpt_core.kernels.shapes cimport check_equal, check_positive
@@ -50,7 +50,9 @@ from gpt_core.kernels.threads cimport thread_count, threads_for
 cdef enum:
     Br = 64  # queries per tile
     Bc = 112  # keys per block
+    TILES_BC = 128  # keys per block if products are computed in tiles
     S_LD = Br + 16  # leading dimension of S^T; speed only: rows at this distance do not share a set of the cache
+    SCORES_SIZE = (TILES_BC + READ_AT_ONCE) * S_LD  # values for S^T
     DIAGONAL_STEP = 32  # keys at a time on the diagonal; speed only: squares of masked scores are skipped
 cdef float MASKED = -1e30  # a masked score: its exponential is 1e-38 of the largest
 
@@ -103,7 +105,7 @@ cdef struct Workspace:
     float *packed_tile  # packed forms of q and d_O of one tile
     float *S  # S^T, and in place of it P^T
     float *d_S  # d_P^T, and in place of it d_S^T
-    float *pairs  # with bfloat16, P^T or d_S^T as slots of two keys
+    float *pairs  # with bfloat16, P or d_S as slots of two keys
 
 
 # ---- Functions that Python calls
@@ -111,7 +113,7 @@ cdef struct Workspace:
 
 def workspace_size(Py_ssize_t keys, Py_ssize_t head_size):
     """Return the number of float32 values of scratch per thread for sequences of up to `keys` positions."""
-    return 16 + _head_size(keys, head_size) + _tile_size(head_size) + 3 * (Bc + 2) * S_LD
+    return 16 + _head_size(keys, head_size) + _tile_size(head_size) + 3 * SCORES_SIZE
 
 
 def forward(
@@ -300,7 +302,7 @@ cdef void _forward_head(
     Dropout dropout,
 ) noexcept nogil:
     """Write O (Tq, D) and lse (Tq,) of one head."""
-    cdef Py_ssize_t first = 0, past, start, i, d, D = head.D
+    cdef Py_ssize_t first = 0, past, start, i, d, D = head.D, block = _block_keys(head.format)
     cdef float inverse, scale = <float>1.0 / sqrtf(<float>D)
     cdef Workspace w = _workspace(head, workspace)
     cdef PackedB packed_v = pack(head.format, head.Tk, D, Matrix(head.v, head.ldv, False), w.packed), packed_q
@@ -311,6 +313,7 @@ cdef void _forward_head(
     cdef float rescale[Br]
     _copy_rows(head.format, w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
     tile.format, tile.D = head.format, D
+    begin_packed(head.format)
     while first < head.Tq:
         tile.diagonal, tile.br, tile.bc = True, min(<Py_ssize_t>Br, head.Tq - first), min(<Py_ssize_t>Br, head.Tq - first)
         packed_q = pack(head.format, D, tile.br, Matrix(head.q + first * head.ldq, head.ldq, True), w.packed_tile)
@@ -321,9 +324,9 @@ cdef void _forward_head(
         past = head.Tk - head.Tq + first  # keys before the diagonal block, which all queries of the tile see
         start = past
         while True:
-            # S^T (bc, br) = k (bc, D) . q^T (D, br) / sqrt(D)
-            _scores(tile, scale, w.k_rows + start * w.ld, w.ld, packed_q, w.S)
-            _online_softmax(tile, w.S, m, l, rescale)
+            # S^T (bc, br) = k (bc, D) . q^T (D, br)
+            _scores(tile, w.k_rows + start * w.ld, w.ld, packed_q, w.S)
+            _online_softmax(tile, scale, w.S, m, l, rescale)
             if drop.threshold > 0:
                 _drop(tile, w.S, start, &drop)
             for i in range(0 if tile.diagonal else tile.br):
@@ -331,22 +334,23 @@ cdef void _forward_head(
                     for d in range(D):
                         O[(first + i) * ldo + d] *= rescale[i]
             # O (br, D) += P (br, bc) . v (bc, D)
-            _product_per_query(tile, 1, _by_key_pair(tile, w.S, w.pairs), packed_slice(head.format, packed_v, start, 0),
+            _product_per_query(tile, _by_key_pair(tile, w.S, w.pairs), packed_slice(head.format, packed_v, start, 0),
                                O + first * ldo, ldo, not tile.diagonal)
             start = 0 if tile.diagonal else start + tile.bc
             if start >= past:
                 break
-            tile.diagonal, tile.bc = False, min(<Py_ssize_t>Bc, past - start)
+            tile.diagonal, tile.bc = False, min(block, past - start)
         for i in range(tile.br):
             lse[first + i] = m[i] + logf(l[i])
             inverse = 1 / l[i]
             for d in range(D):
                 O[(first + i) * ldo + d] *= inverse
         first += Br
+    end_packed(head.format)
 
 
-cdef void _online_softmax(Tile tile, float *S, float *m, float *l, float *rescale) noexcept nogil:
-    """P^T = exp(S - m_new)^T in place of S^T, 0 where masked; update m and l, and set rescale = exp(m - m_new).
+cdef void _online_softmax(Tile tile, float scale, float *S, float *m, float *l, float *rescale) noexcept nogil:
+    """P^T = exp(scale * S - m_new)^T in place of S^T, 0 where masked; update m and l, and set rescale = exp(m - m_new).
 
     Speed only: all loops run over Br queries, a constant, so that each consists of full vectors. Queries that a tile
     lacks are computed from whatever is in memory, and their results are not used.
@@ -359,7 +363,7 @@ cdef void _online_softmax(Tile tile, float *S, float *m, float *l, float *rescal
     cdef float *s2
     cdef float *s3
     for i in range(Br):
-        m_new[i] = m[i]
+        m_new[i] = MASKED
         row_sum[i] = 0
     for j in range(tile.bc if tile.diagonal else 0):
         _mask(S + j * S_LD, j, MASKED)
@@ -368,10 +372,12 @@ cdef void _online_softmax(Tile tile, float *S, float *m, float *l, float *rescal
         s2, s3 = S + min(j + 2, tile.bc - 1) * S_LD, S + min(j + 3, tile.bc - 1) * S_LD
         for i in range(Br):
             m_new[i] = max(m_new[i], max(max(s0[i], s1[i]), max(s2[i], s3[i])))
+    for i in range(Br):
+        m_new[i] = max(m[i], scale * m_new[i])
     for j in range(tile.bc):
         s0 = S + j * S_LD
         for i in range(Br):
-            s0[i] = fast_exp(s0[i] - m_new[i])
+            s0[i] = fast_exp(scale * s0[i] - m_new[i])
             row_sum[i] += s0[i]
         if tile.diagonal:
             _mask(s0, j, 0)
@@ -395,7 +401,7 @@ cdef void _backward_head(
     Dropout dropout,
 ) noexcept nogil:
     """Write the gradients of one head. Tiles run from the last to the first: the last one sees, and so sets, every key."""
-    cdef Py_ssize_t first = (head.Tq - 1) // Br * Br, start, i, D = head.D
+    cdef Py_ssize_t first = (head.Tq - 1) // Br * Br, start, i, D = head.D, block = _block_keys(head.format)
     cdef float scale = <float>1.0 / sqrtf(<float>D)
     cdef bint accumulate = False  # into d_k and d_v
     cdef Workspace w = _workspace(head, workspace)
@@ -408,6 +414,7 @@ cdef void _backward_head(
     _copy_rows(head.format, w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
     _copy_rows(head.format, w.v_rows, w.ld, head.v, head.ldv, head.Tk, D)
     tile.format, tile.D = head.format, D
+    begin_packed(head.format)
     while first >= 0:
         tile.diagonal, tile.br, tile.bc = True, min(<Py_ssize_t>Br, head.Tq - first), min(<Py_ssize_t>Br, head.Tq - first)
         q = Matrix(head.q + first * head.ldq, head.ldq, False)
@@ -422,31 +429,32 @@ cdef void _backward_head(
         _start_tile(dropout, first, &drop)
         start = first
         while True:
-            # S^T (bc, br) = k (bc, D) . q^T (D, br) / sqrt(D)
-            _scores(tile, scale, w.k_rows + start * w.ld, w.ld, packed_q_T, w.S)
+            # S^T (bc, br) = k (bc, D) . q^T (D, br)
+            _scores(tile, w.k_rows + start * w.ld, w.ld, packed_q_T, w.S)
             # d_P^T (bc, br) = v (bc, D) . d_O^T (D, br)
-            _scores(tile, 1, w.v_rows + start * w.ld, w.ld, packed_d_O_T, w.d_S)
-            _softmax_backward(tile, w.S, w.d_S, lse + first, delta, start, &drop)
-            # d_q (br, D) += d_S (br, bc) . k (bc, D) / sqrt(D)
-            _product_per_query(tile, scale, _by_key_pair(tile, w.d_S, w.pairs),
-                               packed_slice(head.format, packed_k, start, 0), gradients.d_q + first * head.ldq,
-                               head.ldq, not tile.diagonal)
+            _scores(tile, w.v_rows + start * w.ld, w.ld, packed_d_O_T, w.d_S)
+            _softmax_backward(tile, scale, w.S, w.d_S, lse + first, delta, start, &drop)
+            # d_q (br, D) += d_S (br, bc) . k (bc, D)
+            _product_per_query(tile, _by_key_pair(tile, w.d_S, w.pairs), packed_slice(head.format, packed_k, start, 0),
+                               gradients.d_q + first * head.ldq, head.ldq, not tile.diagonal)
             _pair_queries(tile, w.S)
             _pair_queries(tile, w.d_S)
             # d_v (bc, D) += P^T (bc, br) . d_O (br, D)
-            _product_per_key(tile, 1, w.S, packed_d_O, gradients.d_v + start * head.ldv, head.ldv, accumulate)
-            # d_k (bc, D) += d_S^T (bc, br) . q (br, D) / sqrt(D)
-            _product_per_key(tile, scale, w.d_S, packed_q, gradients.d_k + start * head.ldk, head.ldk, accumulate)
+            _product_per_key(tile, w.S, packed_d_O, gradients.d_v + start * head.ldv, head.ldv, accumulate)
+            # d_k (bc, D) += d_S^T (bc, br) . q (br, D)
+            _product_per_key(tile, w.d_S, packed_q, gradients.d_k + start * head.ldk, head.ldk, accumulate)
             start = 0 if tile.diagonal else start + tile.bc
             if start >= first:
                 break
-            tile.diagonal, tile.bc = False, min(<Py_ssize_t>Bc, first - start)
+            tile.diagonal, tile.bc = False, min(block, first - start)
         first -= Br
         accumulate = True
+    end_packed(head.format)
 
 
 cdef void _softmax_backward(
     Tile tile,
+    float scale,
     float *S,
     float *d_S,
     const float *lse,
@@ -454,7 +462,9 @@ cdef void _softmax_backward(
     Py_ssize_t first_key,
     const TileDropout *drop,
 ) noexcept nogil:
-    """P = exp(S - lse) in place of S, and d_S = P * (d_P - delta) in place of d_P; both transposed, 0 where masked.
+    """P = exp(scale * S - lse) in place of S, and d_S = scale * P * (d_P - delta) in place of d_P.
+
+    Both are transposed, and 0 where masked.
 
     With dropout, M * P in place of S, and M * d_P in place of d_P.
     """
@@ -470,7 +480,7 @@ cdef void _softmax_backward(
         tile_delta[i] = delta[i]
     for j in range(tile.bc):
         for i in range(Br):
-            P[i] = fast_exp(S[j * S_LD + i] - tile_lse[i])
+            P[i] = fast_exp(scale * S[j * S_LD + i] - tile_lse[i])
         if tile.diagonal:
             _mask(P, j, 0)
             _mask(d_S + j * S_LD, j, 0)
@@ -483,7 +493,7 @@ cdef void _softmax_backward(
             for i in range(Br):
                 S[j * S_LD + i] = P[i]
         for i in range(Br):
-            d_S[j * S_LD + i] = P[i] * (d_S[j * S_LD + i] - tile_delta[i])
+            d_S[j * S_LD + i] = scale * P[i] * (d_S[j * S_LD + i] - tile_delta[i])
 
 
 # ---- Dropout
@@ -533,16 +543,9 @@ cdef float _dot(const float *a, const float *b, Py_ssize_t D) noexcept nogil:
 # ---- P^T and d_S^T as operands: with bfloat16, as slots of two keys or of two queries
 
 
-cdef const float *_by_key_pair(Tile tile, const float *P, float *pairs) noexcept nogil:
-    """Return P^T (bc, br) for a sum over keys: with bfloat16 slots (bc / 2, br), written to `pairs`, else P^T itself."""
-    cdef Py_ssize_t j
-    cdef const float *first
-    if tile.format == FLOAT32:
-        return P
-    for j in range(0, tile.bc, 2):
-        first = P + j * S_LD
-        pack_row_pair(Br, first, first + S_LD if j + 1 < tile.bc else NULL, pairs + j // 2 * S_LD)
-    return pairs
+cdef Matrix _by_key_pair(Tile tile, const float *P, float *pairs) noexcept nogil:
+    """Return P (br, bc) for a sum over keys, from P^T (bc, br): with bfloat16 slots of two keys, written to `pairs`."""
+    return pack_transposed(tile.format, Br, tile.bc, P, S_LD, pairs)
 
 
 cdef void _pair_queries(Tile tile, float *P) noexcept nogil:
@@ -557,12 +560,12 @@ cdef void _pair_queries(Tile tile, float *P) noexcept nogil:
 # ---- Products of one tile. On the diagonal each is computed in steps, and a step leaves out what is masked for all of it.
 
 
-cdef void _scores(Tile tile, float alpha, const float *a, Py_ssize_t lda, PackedB b, float *S) noexcept nogil:
-    """S^T (bc, br) = alpha * a (bc, D) . b (D, br), for the keys and queries that are not masked."""
+cdef void _scores(Tile tile, const float *a, Py_ssize_t lda, PackedB b, float *S) noexcept nogil:
+    """S^T (bc, br) = a (bc, D) . b (D, br), for the keys and queries that are not masked."""
     cdef Py_ssize_t j = 0, seen = 0, step = DIAGONAL_STEP if tile.diagonal else tile.bc
     cdef Matrix keys = Matrix(a, lda, False)
     cdef PackedB columns
-    cdef Output out = Output(S, S_LD, NULL, 0, NULL, alpha)
+    cdef Output out = Output(S, S_LD, NULL, 0, NULL, 1)
     while j < tile.bc:
         seen = j if tile.diagonal else 0  # the first query that sees key j
         columns = packed_slice(tile.format, b, 0, seen)
@@ -574,41 +577,39 @@ cdef void _scores(Tile tile, float alpha, const float *a, Py_ssize_t lda, Packed
 
 cdef void _product_per_query(
     Tile tile,
-    float alpha,
-    const float *P,
+    Matrix P,
     PackedB b,
     float *c,
     Py_ssize_t ldc,
     bint accumulate,
 ) noexcept nogil:
-    """c (br, D) = alpha * P (br, bc) . b (bc, D), added to c if `accumulate`."""
-    cdef Py_ssize_t i = 0, rows, step = packed_rows() if tile.diagonal else tile.br
-    cdef Matrix queries = Matrix(P, S_LD, True)
-    cdef Output out = Output(c, ldc, NULL, ldc, NULL, alpha)
+    """c (br, D) = P (br, bc) . b (bc, D), added to c if `accumulate`."""
+    cdef Py_ssize_t i = 0, rows, step = packed_rows(tile.format) if tile.diagonal else tile.br
+    cdef Matrix queries = P
+    cdef Output out = Output(c, ldc, NULL, ldc, NULL, 1)
     while i < tile.br:
         rows = min(step, tile.br - i)
         out.c = c + i * ldc
         if accumulate:
             out.addend = out.c
-        queries.data = P + i
+        queries.data = P.data + i * (1 if P.transposed else P.ld)
         gemm_packed(tile.format, rows, tile.D, i + rows if tile.diagonal else tile.bc, &queries, &b, &out)
         i += step
 
 
 cdef void _product_per_key(
     Tile tile,
-    float alpha,
     const float *P,
     PackedB b,
     float *c,
     Py_ssize_t ldc,
     bint accumulate,
 ) noexcept nogil:
-    """c (bc, D) = alpha * P^T (bc, br) . b (br, D), added to c if `accumulate`."""
-    cdef Py_ssize_t j = 0, seen, step = packed_rows() if tile.diagonal else tile.bc
+    """c (bc, D) = P^T (bc, br) . b (br, D), added to c if `accumulate`."""
+    cdef Py_ssize_t j = 0, seen, step = packed_rows(tile.format) if tile.diagonal else tile.bc
     cdef Matrix keys = Matrix(P, S_LD, False)
     cdef PackedB rows
-    cdef Output out = Output(c, ldc, NULL, ldc, NULL, alpha)
+    cdef Output out = Output(c, ldc, NULL, ldc, NULL, 1)
     while j < tile.bc:
         seen = j if tile.diagonal else 0  # the first query that sees key j
         out.c = c + j * ldc
@@ -635,14 +636,19 @@ cdef inline void _mask(float *row, Py_ssize_t key, float value) noexcept nogil:
 # ---- Workspace
 
 
+cdef Py_ssize_t _block_keys(Format format) noexcept nogil:
+    """Keys per block: a multiple of the rows that `gemm_packed` computes at once."""
+    return TILES_BC if TILES_BC % packed_rows(format) == 0 else Bc
+
+
 cdef Py_ssize_t _row_size(Py_ssize_t D) noexcept nogil:
     """Leading dimension of copied rows: full vectors, and never a power of two, whose rows would share cache sets."""
     return (D + 15) // 16 * 16 + 16
 
 
 cdef Py_ssize_t _head_size(Py_ssize_t keys, Py_ssize_t D) noexcept nogil:
-    """Values for the copies of k and v, each with one more row, which `gemm_packed` may read, and packed k or v."""
-    return 2 * (keys + 1) * _row_size(D) + packed_size(keys, D)
+    """Values for the copies of k and v, with the rows that `gemm_packed` may read after them, and packed k or v."""
+    return 2 * (keys + READ_AT_ONCE) * _row_size(D) + packed_size(keys, D)
 
 
 cdef Py_ssize_t _tile_size(Py_ssize_t D) noexcept nogil:
@@ -655,12 +661,12 @@ cdef Workspace _workspace(Head head, float *start) noexcept nogil:
     cdef Workspace w
     w.ld = _row_size(head.D)
     w.k_rows = <float*>((<uintptr_t>start + 63) // 64 * 64)
-    w.v_rows = w.k_rows + (head.Tk + 1) * w.ld
-    w.packed = w.v_rows + (head.Tk + 1) * w.ld
+    w.v_rows = w.k_rows + (head.Tk + READ_AT_ONCE) * w.ld
+    w.packed = w.v_rows + (head.Tk + READ_AT_ONCE) * w.ld
     w.packed_tile = w.packed + packed_size(head.Tk, head.D)
     w.S = w.packed_tile + _tile_size(head.D)
-    w.d_S = w.S + (Bc + 2) * S_LD
-    w.pairs = w.d_S + (Bc + 2) * S_LD
+    w.d_S = w.S + SCORES_SIZE
+    w.pairs = w.d_S + SCORES_SIZE
     return w
 
 

@@ -21,6 +21,9 @@ cdef extern from "matrix_types.h":
         const float *bias
         float alpha
 
+cdef enum:
+    READ_AT_ONCE = 16  # rows of an A in place, and slots of a row, that `gemm_packed` may read at once
+
 cdef void gemm(
     Format format,
     Py_ssize_t m,
@@ -33,8 +36,17 @@ cdef void gemm(
 
 cdef Format format_of(bint bfloat16) noexcept nogil
 cdef void pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil
-cdef void pack_row_pair(Py_ssize_t k, const float *first, const float *second, float *slots) noexcept nogil
-cdef Py_ssize_t packed_rows() noexcept nogil
+cdef void begin_packed(Format format) noexcept nogil
+cdef void end_packed(Format format) noexcept nogil
+cdef Matrix pack_transposed(
+    Format format,
+    Py_ssize_t m,
+    Py_ssize_t k,
+    const float *a,
+    Py_ssize_t lda,
+    float *space,
+) noexcept nogil
+cdef Py_ssize_t packed_rows(Format format) noexcept nogil
 cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil
 cdef PackedB pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil
 cdef PackedB packed_slice(Format format, PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noexcept nogil

@@ -24,12 +24,16 @@ cdef extern from *:
       #define GPT_OWN_PRODUCT 1
     #else
       #define GPT_OWN_PRODUCT 0
-      #define NR 1
-      #define MR 32
+      #define gpt_mr(format) 32
+      #define gpt_nr(format) 1
+      #define gpt_in_tiles(format) 0
+      #define gpt_begin_tiles()
+      #define gpt_end_tiles()
+      #define gpt_panel_slots(format, k) (k)
       #define gpt_gemm(format, m, n, k, a, b, out)
-      #define gpt_pack(format, transposed, k, n, b, ldb, packed)
+      #define gpt_pack(format, transposed, k, n, b, ldb, packed) (gpt_packed_b){0}
       #define gpt_pack_row(format, k, row, slots)
-      #define gpt_pack_row_pair(k, first, second, slots)
+      #define gpt_pack_transposed(m, k, a, lda, space) (gpt_matrix){0}
       #define gpt_gemm_packed(format, m, n, k, a, b, out)
     #endif
     #if defined(__AVX512BF16__)
@@ -52,19 +56,23 @@ cdef extern from *:
     """
     const bint GPT_OWN_PRODUCT
     const bint GPT_NATIVE_BFLOAT16
-    const Py_ssize_t MR
-    const Py_ssize_t NR
     const Py_ssize_t BLOCK_M
     const Py_ssize_t BLOCK_N
     const Py_ssize_t BLOCK_K
     float *gpt_block_a
     float *gpt_block_b
+    Py_ssize_t gpt_mr(Format format) noexcept nogil
+    Py_ssize_t gpt_nr(Format format) noexcept nogil
+    bint gpt_in_tiles(Format format) noexcept nogil
+    void gpt_begin_tiles() noexcept nogil
+    void gpt_end_tiles() noexcept nogil
+    Py_ssize_t gpt_panel_slots(Format format, Py_ssize_t k) noexcept nogil
     void gpt_gemm(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b,
                   Output out) noexcept nogil
-    void gpt_pack(Format format, bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
-                  float *packed) noexcept nogil
+    PackedB gpt_pack(Format format, bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
+                     float *packed) noexcept nogil
     void gpt_pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil
-    void gpt_pack_row_pair(Py_ssize_t k, const float *first, const float *second, float *slots) noexcept nogil
+    Matrix gpt_pack_transposed(Py_ssize_t m, Py_ssize_t k, const float *a, Py_ssize_t lda, float *space) noexcept nogil
     void gpt_gemm_packed(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const Matrix *a, const PackedB *b,
                          const Output *out) noexcept nogil
 
@@ -135,33 +143,57 @@ cdef Format format_of(bint bfloat16) noexcept nogil:
     return BFLOAT16 if bfloat16 and GPT_OWN_PRODUCT else FLOAT32
 
 
+cdef void begin_packed(Format format) noexcept nogil:
+    """Prepare the calling thread for `gemm_packed`; call `end_packed` after the last product."""
+    if gpt_in_tiles(format):
+        gpt_begin_tiles()
+
+
+cdef void end_packed(Format format) noexcept nogil:
+    """Release what `begin_packed` has prepared."""
+    if gpt_in_tiles(format):
+        gpt_end_tiles()
+
+
 cdef void pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil:
-    """Write k values as slots, for an A that `gemm_packed` reads in place; slots may be row itself."""
+    """Write k values as slots, for an A that `gemm_packed` reads in place; slots may be row itself.
+
+    The slots are filled up with zeros to a multiple of READ_AT_ONCE.
+    """
     if GPT_OWN_PRODUCT:
         gpt_pack_row(format, k, row, slots)
     else:
         memcpy(slots, row, k * sizeof(float))
 
 
-cdef void pack_row_pair(Py_ssize_t k, const float *first, const float *second, float *slots) noexcept nogil:
-    """Write k bfloat16 slots of two rows that follow each other along the sum; without a second row it counts as 0.
+cdef Matrix pack_transposed(
+    Format format,
+    Py_ssize_t m,
+    Py_ssize_t k,
+    const float *a,
+    Py_ssize_t lda,
+    float *space,
+) noexcept nogil:
+    """Return A (m, k) for `gemm_packed`, from A^T (k, m): A^T itself, or what the format needs, written to `space`.
 
-    Only for operands whose format, by `format_of`, is BFLOAT16.
+    The leading dimension stays lda, which is a multiple of 16. `space` holds max(m, k + 16) rows.
     """
-    gpt_pack_row_pair(k, first, second, slots)
+    if format == FLOAT32:
+        return Matrix(a, lda, True)
+    return gpt_pack_transposed(m, k, a, lda, space)
 
 
-cdef Py_ssize_t packed_rows() noexcept nogil:
+cdef Py_ssize_t packed_rows(Format format) noexcept nogil:
     """Rows of C that `gemm_packed` computes at once (MR). Calls with a multiple of it waste no work."""
-    return MR
+    return gpt_mr(format)
 
 
 cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil:
-    """Number of slots in packed B (k, n), of which bfloat16 uses half.
+    """Number of slots in packed B (k, n) of either format.
 
     A multiple of 32, so that consecutive packed matrices stay aligned.
     """
-    return (n + 31) // 32 * 32 * k
+    return (n + 31) // 32 * 32 * max(gpt_panel_slots(FLOAT32, k), gpt_panel_slots(BFLOAT16, k))
 
 
 cdef PackedB pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil:
@@ -170,15 +202,14 @@ cdef PackedB pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *sp
     With BLAS nothing is packed here: the result refers to b, which must stay in place.
     """
     if GPT_OWN_PRODUCT:
-        gpt_pack(format, b.transposed, k, n, b.data, b.ld, space)
-        return PackedB(data=space, stride=NR * _slots(format, k), transposed=b.transposed)
+        return gpt_pack(format, b.transposed, k, n, b.data, b.ld, space)
     return PackedB(data=b.data, stride=b.ld, transposed=b.transposed)
 
 
 cdef PackedB packed_slice(Format format, PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noexcept nogil:
     """Return B[first_k:, first_n:]; first_n must be a multiple of 32, and first_k even if the format is bfloat16."""
     if GPT_OWN_PRODUCT:
-        b.data += first_n // NR * b.stride + _slots(format, first_k) * NR
+        b.data += first_n // gpt_nr(format) * b.stride + _slots(format, first_k) * gpt_nr(format)
     else:
         b.data += first_n * b.stride + first_k if b.transposed else first_k * b.stride + first_n
     return b
@@ -195,9 +226,9 @@ cdef void gemm_packed(
 ) noexcept nogil:
     """C = alpha * op(A) . B + addend with B packed by `pack`; addend must be NULL or C, and bias NULL.
 
-    With bfloat16, op(A) consists of slots, and so does its leading dimension. If m is odd, one more row of op(A) is
-    read, so it must exist; its values do not matter. Speed only: pointers in place of copies, because the products of
-    one tile are small.
+    With bfloat16, op(A) consists of slots, and so does its leading dimension. Rows of op(A) are read up to a multiple of
+    READ_AT_ONCE, so they must exist; the values of those past m do not matter. Call `begin_packed` before. Speed only:
+    pointers in place of copies, because the products of one tile are small.
     """
     if GPT_OWN_PRODUCT:
         gpt_gemm_packed(format, m, n, k, a, b, out)
@@ -233,7 +264,7 @@ def is_own():
 
 
 def has_native_bfloat16():
-    """Return True if bfloat16 products use an instruction of the processor (vdpbf16ps), False if it is emulated."""
+    """Return True if bfloat16 products use instructions of the processor (vdpbf16ps, AMX), False if they are emulated."""
     return bool(GPT_NATIVE_BFLOAT16)
 
 

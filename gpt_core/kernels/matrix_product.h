@@ -13,8 +13,12 @@
    number of threads nor on how they divide C. Notes on speed are at the end of this file.
 
    The operands are multiplied as float32, or are rounded to bfloat16 as they are packed: a slot of 32 bits then holds a
-   pair of values along k, so one slot of A and one of B give two multiply-adds. Everything between packing and
-   `gpt_multiply_add` counts slots and does not depend on the format. */
+   pair of values along k, so one slot of A and one of B give two multiply-adds. Everything between packing and the
+   micro-kernel counts slots and does not depend on the format.
+
+   There are two micro-kernels. The one below holds C in vector registers. The one in `tiles.h`, for bfloat16 on
+   processors with AMX, holds C in tiles; it reads TILE rows and TILE slots at once, so packed operands are filled up with
+   zeros to TILE slots. */
 
 #ifndef GPT_MATRIX_PRODUCT_H
 #define GPT_MATRIX_PRODUCT_H
@@ -22,6 +26,7 @@
 #include <string.h>
 
 #include "matrix_types.h"
+#include "tiles.h"
 #include "vectors.h"
 
 #if LANES == 16
@@ -31,23 +36,37 @@
 #endif
 #define NR (2 * LANES)
 #define MC 112
+#define TILES_MC 256
 #define NC 1024
 #define KC 768            /* in slots */
 #define PACKED_ROWS_AT_ONCE 16  /* speed only: rows of B or A^T that are packed into all panels before the next ones */
 #define PACKED_A_LD (KC + 16)  /* speed only: MR rows at this distance never share a set of the level-1 cache */
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX_OF(a, b) ((a) > (b) ? (a) : (b))
+#define ROUND_UP(x, step) (((x) + (step) - 1) / (step) * (step))
 
-static __thread float packed_a[MC * PACKED_A_LD + LANES] __attribute__((aligned(64)));
+static __thread float packed_a[(GPT_TILES ? TILES_MC : MC) * PACKED_A_LD + LANES] __attribute__((aligned(64)));
 static __thread float packed_b[KC * NC] __attribute__((aligned(64)));
 
-static const float zeros[NR] __attribute__((aligned(64)));  /* as an addend with ld 0, and as a bias */
+static const float zeros[MAX_OF(NR, TILES_NR)] __attribute__((aligned(64)));  /* as an addend with ld 0, and as a bias */
 
 /* ---- Formats: what a slot holds. `format` is a compile-time constant everywhere below. */
 
 /* Number of values along k per slot, and of slots for k values. */
 INLINE ptrdiff_t gpt_per_slot(const gpt_format format) { return format == GPT_BFLOAT16 ? 2 : 1; }
 INLINE ptrdiff_t gpt_slots(const gpt_format format, ptrdiff_t k) { return format == GPT_BFLOAT16 ? (k + 1) / 2 : k; }
+
+/* Whether the products of a format are computed in tiles, and the block sizes that depend on it. */
+INLINE int gpt_in_tiles(const gpt_format format) { return GPT_TILES && format == GPT_BFLOAT16; }
+INLINE ptrdiff_t gpt_mr(const gpt_format format) { return gpt_in_tiles(format) ? TILES_MR : MR; }
+INLINE ptrdiff_t gpt_nr(const gpt_format format) { return gpt_in_tiles(format) ? TILES_NR : NR; }
+INLINE ptrdiff_t gpt_mc(const gpt_format format) { return gpt_in_tiles(format) ? TILES_MC : MC; }
+
+/* Slots that packed operands hold for k values, with the zeros that tiles need. */
+INLINE ptrdiff_t gpt_padded_slots(const gpt_format format, ptrdiff_t k) {
+    return gpt_in_tiles(format) ? ROUND_UP(gpt_slots(format, k), TILE) : gpt_slots(format, k);
+}
 
 /* gpt_pair: lanes of pairs, with bfloat16 of `first` in the lower half and of `second` in the upper half.
    gpt_load_pairs: the pairs of 2 * LANES values that follow each other in memory. */
@@ -188,6 +207,49 @@ INLINE gpt_output gpt_output_at(const gpt_output *out, ptrdiff_t row, ptrdiff_t 
     };
 }
 
+/* C (rows, columns) = alpha * A . B + addend + bias, in tiles, with k in slots. The rows of A exist up to a multiple of
+   TILE.
+
+   If alpha is 1, the sums begin with the addend, or else with the bias. They are stored in place if nothing is left to
+   be added and the tiles of C are whole, otherwise through a buffer. */
+static __attribute__((noinline)) void gpt_store_in_tiles(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k,
+                                                         const gpt_tiles_of_a *a, const float *b,
+                                                         const gpt_output *out) {
+    float buffer[TILES_MR * TILES_NR] __attribute__((aligned(64)));
+    const int is_whole = rows % TILE == 0 && columns % TILE == 0;
+    const float *from = NULL, *bias = out->bias, *addend = out->addend;
+    ptrdiff_t ld_from = 0, ld_addend = out->ld_addend;
+    if (out->alpha == 1) {
+        if (addend != zeros) from = addend, ld_from = ld_addend, addend = zeros, ld_addend = 0;
+        else if (bias != zeros) from = bias, bias = zeros;
+        if (!is_whole && from) {  /* no values but those of C are read */
+            memset(buffer, 0, sizeof buffer);
+            for (ptrdiff_t i = 0; i < rows; i++)
+                for (ptrdiff_t j = 0; j < columns; j++) buffer[i * TILES_NR + j] = from[i * ld_from + j];
+            from = buffer, ld_from = TILES_NR;
+        }
+    }
+    const int in_place = is_whole && out->alpha == 1 && addend == zeros && bias == zeros;
+    float *to = in_place ? out->c : buffer;
+    const ptrdiff_t ld_to = in_place ? out->ldc : TILES_NR, slots = ROUND_UP(k, TILE);
+    if (rows > TILE) {
+        if (columns > TILE) gpt_tiles_microkernel(2, 2, slots, a, b, from, ld_from, to, ld_to);
+        else gpt_tiles_microkernel(2, 1, slots, a, b, from, ld_from, to, ld_to);
+    } else {
+        if (columns > TILE) gpt_tiles_microkernel(1, 2, slots, a, b, from, ld_from, to, ld_to);
+        else gpt_tiles_microkernel(1, 1, slots, a, b, from, ld_from, to, ld_to);
+    }
+    if (in_place) return;
+    const float *sum = buffer;
+    float *c = out->c;
+    for (ptrdiff_t i = 0; i < rows; i++, sum += TILES_NR, addend += ld_addend, c += out->ldc) {
+        ptrdiff_t j = 0;
+        for (; j + LANES <= columns; j += LANES)
+            gpt_store(c + j, gpt_load(sum + j) * out->alpha + gpt_load(addend + j) + gpt_load(bias + j));
+        for (; j < columns; j++) c[j] = sum[j] * out->alpha + addend[j] + bias[j];
+    }
+}
+
 /* Store one tile: directly if it has full vectors and an even number of rows, else through a buffer. */
 INLINE void gpt_store_tile(const gpt_format format, gpt_layout layout, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k,
                            const float *a, ptrdiff_t lda, const float *b, const gpt_output *out) {
@@ -228,22 +290,22 @@ INLINE void gpt_transpose(vector r[LANES]) {
 /* One panel of packed B from columns of b (k, columns); missing columns are 0. */
 INLINE void gpt_pack_panel(const gpt_format format, ptrdiff_t k, ptrdiff_t columns, const float *b, ptrdiff_t ldb,
                            float *panel) {
-    const ptrdiff_t step = gpt_per_slot(format);
+    const ptrdiff_t step = gpt_per_slot(format), nr = gpt_nr(format);
     ptrdiff_t p = 0;
-    if (columns == NR)
-        for (; p + step <= k; p += step, b += step * ldb, panel += NR)
-            for (ptrdiff_t j = 0; j < NR; j += LANES) {
+    if (columns == nr)
+        for (; p + step <= k; p += step, b += step * ldb, panel += nr)
+            for (ptrdiff_t j = 0; j < nr; j += LANES) {
                 const vector first = gpt_load(b + j);
                 gpt_store(panel + j, format == GPT_BFLOAT16 ? gpt_pair(first, gpt_load(b + ldb + j)) : first);
             }
-    for (; p < k; p += step, b += step * ldb, panel += NR)
+    for (; p < k; p += step, b += step * ldb, panel += nr)
         for (ptrdiff_t j = 0; j < columns; j++) panel[j] = gpt_slot(format, b + j, ldb, k - p);
 }
 
 /* The same from b^T: rows of b (columns, k). LANES rows at a time are transposed in registers (speed only). */
 INLINE void gpt_pack_panel_transposed(const gpt_format format, ptrdiff_t k, ptrdiff_t columns, const float *b,
                                       ptrdiff_t ldb, float *panel) {
-    const ptrdiff_t step = gpt_per_slot(format);
+    const ptrdiff_t step = gpt_per_slot(format), nr = gpt_nr(format);
     for (ptrdiff_t first = 0; first < columns; first += LANES, b += LANES * ldb, panel += LANES) {
         ptrdiff_t p = 0;
         if (first + LANES <= columns)
@@ -256,54 +318,115 @@ INLINE void gpt_pack_panel_transposed(const gpt_format format, ptrdiff_t k, ptrd
                 }
                 gpt_transpose(r);
                 #pragma GCC unroll 16
-                for (int j = 0; j < LANES; j++) gpt_store(panel + (p / step + j) * NR, r[j]);
+                for (int j = 0; j < LANES; j++) gpt_store(panel + (p / step + j) * nr, r[j]);
             }
         for (; p < k; p += step)
             for (ptrdiff_t j = 0; j < LANES && first + j < columns; j++)
-                panel[p / step * NR + j] = gpt_slot(format, b + j * ldb + p, 1, k - p);
+                panel[p / step * nr + j] = gpt_slot(format, b + j * ldb + p, 1, k - p);
     }
 }
 
-/* Packed B: panels of NR columns of op(B) (k, n), one after the other, each stored slot by slot. */
+/* Packed B: panels of NR columns of op(B) (k, n), `stride` slots of each apart; a panel is stored slot by slot. */
 INLINE void gpt_pack_b(const gpt_format format, int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb,
-                       float *packed) {
-    const ptrdiff_t slots = gpt_slots(format, k), step = gpt_per_slot(format);
+                       float *packed, ptrdiff_t stride) {
+    const ptrdiff_t slots = gpt_slots(format, k), step = gpt_per_slot(format), nr = gpt_nr(format);
     const ptrdiff_t at_once = transposed ? k : PACKED_ROWS_AT_ONCE;
-    if (n % NR) memset(packed + n / NR * NR * slots, 0, sizeof(float) * NR * slots);
+    if (n % nr) memset(packed + n / nr * nr * stride, 0, sizeof(float) * nr * slots);
+    if (stride > slots)
+        for (ptrdiff_t jr = 0; jr < n; jr += nr)
+            memset(packed + jr * stride + slots * nr, 0, sizeof(float) * nr * (stride - slots));
     for (ptrdiff_t p = 0; p < k; p += at_once) {
         const ptrdiff_t depth = MIN(at_once, k - p);
-        float *panel = packed + p / step * NR;
-        for (ptrdiff_t jr = 0; jr < n; jr += NR, panel += NR * slots) {
-            const ptrdiff_t columns = MIN(NR, n - jr);
+        float *panel = packed + p / step * nr;
+        for (ptrdiff_t jr = 0; jr < n; jr += nr, panel += nr * stride) {
+            const ptrdiff_t columns = MIN(nr, n - jr);
             if (transposed) gpt_pack_panel_transposed(format, k, columns, b + jr * ldb, ldb, panel);
             else gpt_pack_panel(format, depth, columns, b + p * ldb + jr, ldb, panel);
         }
     }
 }
 
-/* One row of k values as slots, which may be stored in place of the row. */
-INLINE void gpt_pack_row(const gpt_format format, ptrdiff_t k, const float *from, float *slots) {
-    if (format == GPT_FLOAT32) {
-        memmove(slots, from, sizeof(float) * k);
-        return;
-    }
+/* One row of k values as slots, with zeros after them for tiles; each TILE slots are `next` apart. They may be stored in
+   place of the row if they follow each other. */
+INLINE void gpt_pack_row_apart(const gpt_format format, ptrdiff_t k, const float *from, float *slots,
+                               const ptrdiff_t next) {
     ptrdiff_t p = 0;
-    for (; p + 2 * LANES <= k; p += 2 * LANES) gpt_store(slots + p / 2, gpt_load_pairs(from + p));
-    for (; p < k; p += 2) slots[p / 2] = gpt_slot(format, from + p, 1, k - p);
+    for (; 2 * (p + LANES) <= k; p += LANES)
+        gpt_store(slots + p / TILE * next + p % TILE, gpt_load_pairs(from + 2 * p));
+    for (; 2 * p < k; p++) slots[p / TILE * next + p % TILE] = gpt_slot(format, from + 2 * p, 1, k - 2 * p);
+    for (; p < gpt_padded_slots(format, k); p++) slots[p / TILE * next + p % TILE] = 0;
 }
 
-/* One row of slots, of two rows of k values that follow each other along the sum; without a second one it counts as 0. */
-static void gpt_pack_row_pair(ptrdiff_t k, const float *first, const float *second, float *slots) {
+static void gpt_pack_row(gpt_format format, ptrdiff_t k, const float *from, float *slots) {
+    if (format == GPT_BFLOAT16) gpt_pack_row_apart(GPT_BFLOAT16, k, from, slots, TILE);
+    else memmove(slots, from, sizeof(float) * k);
+}
+
+/* Rows of A (m, k) as slots, with zeros after them, from A^T (k, m). Rows are `ld` apart, each TILE rows `next_row`, and
+   each TILE slots `next_k`. */
+INLINE void gpt_pack_rows_transposed(ptrdiff_t m, ptrdiff_t k, const float *a, ptrdiff_t lda, float *rows,
+                                     const ptrdiff_t ld, ptrdiff_t next_row, const ptrdiff_t next_k) {
+    const gpt_format format = GPT_BFLOAT16;
+    const ptrdiff_t slots = gpt_slots(format, k), padded = gpt_padded_slots(format, k);
+    for (ptrdiff_t first = 0; first < padded; first += LANES) {
+        const float *from = a + 2 * first * lda;
+        float *to = rows + first / TILE * next_k + first % TILE;
+        ptrdiff_t i = 0;
+        for (; i + LANES <= m; i += LANES) {
+            const vector none = {0};
+            vector r[LANES];
+            #pragma GCC unroll 16
+            for (int p = 0; p < LANES; p++) {
+                const ptrdiff_t left = k - 2 * (first + p);
+                const float *pair = from + 2 * p * lda + i;
+                r[p] = gpt_pair(left > 0 ? gpt_load(pair) : none, left > 1 ? gpt_load(pair + lda) : none);
+            }
+            gpt_transpose(r);
+            #pragma GCC unroll 16
+            for (int j = 0; j < LANES; j++) gpt_store(to + i / TILE * next_row + (i % TILE + j) * ld, r[j]);
+        }
+        for (; i < m; i++)
+            for (ptrdiff_t p = 0; p < LANES; p++)
+                to[i / TILE * next_row + i % TILE * ld + p] =
+                    first + p < slots ? gpt_slot(format, from + 2 * p * lda + i, lda, k - 2 * (first + p)) : 0;
+    }
+}
+
+/* A (m, k) as an operand in place, from A^T (k, m), for bfloat16. `space` has the size and leading dimension of A^T, and
+   at least m rows; so does the result. In tiles it holds the rows of A, otherwise A^T, as slots. */
+static gpt_matrix gpt_pack_transposed(ptrdiff_t m, ptrdiff_t k, const float *a, ptrdiff_t lda, float *space) {
+    if (gpt_in_tiles(GPT_BFLOAT16)) {
+        gpt_pack_rows_transposed(m, k, a, lda, space, lda, TILE * lda, TILE);
+        return (gpt_matrix){space, lda, 0};
+    }
     const vector none = {0};
-    ptrdiff_t i = 0;
-    for (; i + LANES <= k; i += LANES)
-        gpt_store(slots + i, gpt_pair(gpt_load(first + i), second ? gpt_load(second + i) : none));
-    for (; i < k; i++) slots[i] = gpt_slot(GPT_BFLOAT16, first + i, second ? second - first : 0, second ? 2 : 1);
+    for (ptrdiff_t p = 0; p < k; p += 2) {
+        const float *first = a + p * lda, *second = p + 1 < k ? first + lda : NULL;
+        float *slots = space + p / 2 * lda;
+        ptrdiff_t i = 0;
+        for (; i + LANES <= m; i += LANES)
+            gpt_store(slots + i, gpt_pair(gpt_load(first + i), second ? gpt_load(second + i) : none));
+        for (; i < m; i++) slots[i] = gpt_slot(GPT_BFLOAT16, first + i, lda, k - p);
+    }
+    return (gpt_matrix){space, lda, 1};
+}
+
+/* Packed A for tiles: TILE rows after the other, each stored tile by tile. */
+static void gpt_pack_tiles_of_a(int transposed, ptrdiff_t m, ptrdiff_t k, const float *a, ptrdiff_t lda) {
+    const ptrdiff_t next_row = TILE * gpt_padded_slots(GPT_BFLOAT16, k), next_k = TILE * TILE;
+    if (transposed) gpt_pack_rows_transposed(m, k, a, lda, packed_a, TILE, next_row, next_k);
+    else
+        for (ptrdiff_t i = 0; i < m; i++)
+            gpt_pack_row_apart(GPT_BFLOAT16, k, a + i * lda, packed_a + i / TILE * next_row + i % TILE * TILE, next_k);
 }
 
 /* Packed A: the rows of A (m, k), PACKED_A_LD apart; from A^T, panels of MR rows, each stored slot by slot. */
 INLINE void gpt_pack_a(const gpt_format format, int transposed, ptrdiff_t m, ptrdiff_t k, const float *a,
                        ptrdiff_t lda) {
+    if (gpt_in_tiles(format)) {
+        gpt_pack_tiles_of_a(transposed, m, k, a, lda);
+        return;
+    }
     if (!transposed) {
         for (ptrdiff_t i = 0; i < m; i++) gpt_pack_row(format, k, a + i * lda, packed_a + i * PACKED_A_LD);
         return;
@@ -330,9 +453,10 @@ INLINE void gpt_pack_a(const gpt_format format, int transposed, ptrdiff_t m, ptr
 /* ---- The loops around the micro-kernel */
 
 /* Speed only: bring a tile of C into the cache while the micro-kernel computes. */
-INLINE void gpt_prefetch_tile(ptrdiff_t rows, const float *tile, ptrdiff_t ld, const int for_writing) {
+INLINE void gpt_prefetch_tile(ptrdiff_t rows, ptrdiff_t columns, const float *tile, ptrdiff_t ld,
+                              const int for_writing) {
     for (ptrdiff_t i = 0; i < rows; i++)
-        for (ptrdiff_t j = 0; j < NR; j += 16) {
+        for (ptrdiff_t j = 0; j < columns; j += 16) {
             if (for_writing) __builtin_prefetch(tile + i * ld + j, 1);
             else __builtin_prefetch(tile + i * ld + j, 0);
         }
@@ -341,33 +465,40 @@ INLINE void gpt_prefetch_tile(ptrdiff_t rows, const float *tile, ptrdiff_t ld, c
 /* Block (m, n) of C, from (ic, jc) on, from packed A (m, k) and packed B (k, n), k in slots: the loops jr and ir. */
 INLINE void gpt_macrokernel(const gpt_format format, int a_is_panels, ptrdiff_t ic, ptrdiff_t jc, ptrdiff_t m,
                             ptrdiff_t n, ptrdiff_t k, const gpt_output *out) {
-    for (ptrdiff_t jr = 0; jr < n; jr += NR)
-        for (ptrdiff_t ir = 0; ir < m; ir += MR) {
-            const ptrdiff_t rows = MIN(MR, m - ir), columns = MIN(NR, n - jr);
-            const float *a = packed_a + ir * (a_is_panels ? k : PACKED_A_LD), *b = packed_b + jr * k;
+    const ptrdiff_t mr = gpt_mr(format), nr = gpt_nr(format);
+    for (ptrdiff_t jr = 0; jr < n; jr += nr)
+        for (ptrdiff_t ir = 0; ir < m; ir += mr) {
+            const ptrdiff_t rows = MIN(mr, m - ir), columns = MIN(nr, n - jr);
+            const float *b = packed_b + jr * k;
             const gpt_output tile_out = gpt_output_at(out, ic + ir, jc + jr);
-            gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
-            gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
-            gpt_store_tile(format, a_is_panels ? PACKED_PANELS : PACKED_ROWS, rows, columns, k, a, 0, b, &tile_out);
+            gpt_prefetch_tile(rows, nr, tile_out.c, tile_out.ldc, 1);
+            gpt_prefetch_tile(rows, nr, tile_out.addend, tile_out.ld_addend, 0);
+            if (gpt_in_tiles(format)) {
+                const gpt_tiles_of_a a = {packed_a + ir * k, TILE, TILE * k, TILE * TILE};
+                gpt_store_in_tiles(rows, columns, k, &a, b, &tile_out);
+            } else {
+                const float *a = packed_a + ir * (a_is_panels ? k : PACKED_A_LD);
+                gpt_store_tile(format, a_is_panels ? PACKED_PANELS : PACKED_ROWS, rows, columns, k, a, 0, b, &tile_out);
+            }
         }
 }
 
 /* C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend + bias: the loops jc, pc and ic. */
 INLINE void gpt_gemm_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_matrix b,
                         gpt_output out) {
-    const ptrdiff_t max_depth = KC * gpt_per_slot(format);
+    const ptrdiff_t mc = gpt_mc(format), max_depth = KC * gpt_per_slot(format);
     for (ptrdiff_t jc = 0; jc < n; jc += NC) {
         const ptrdiff_t columns = MIN(NC, n - jc);
         gpt_output partial = out;
         for (ptrdiff_t pc = 0; pc < k; pc += max_depth) {
-            const ptrdiff_t depth = MIN(max_depth, k - pc);
+            const ptrdiff_t depth = MIN(max_depth, k - pc), slots = gpt_padded_slots(format, depth);
             gpt_pack_b(format, b.transposed, depth, columns,
-                       b.data + (b.transposed ? jc * b.ld + pc : pc * b.ld + jc), b.ld, packed_b);
-            for (ptrdiff_t ic = 0; ic < m; ic += MC) {
-                const ptrdiff_t rows = MIN(MC, m - ic);
+                       b.data + (b.transposed ? jc * b.ld + pc : pc * b.ld + jc), b.ld, packed_b, slots);
+            for (ptrdiff_t ic = 0; ic < m; ic += mc) {
+                const ptrdiff_t rows = MIN(mc, m - ic);
                 gpt_pack_a(format, a.transposed, rows, depth,
                            a.data + (a.transposed ? pc * a.ld + ic : ic * a.ld + pc), a.ld);
-                gpt_macrokernel(format, a.transposed, ic, jc, rows, columns, gpt_slots(format, depth), &partial);
+                gpt_macrokernel(format, a.transposed, ic, jc, rows, columns, slots, &partial);
             }
             partial.addend = out.c;  /* from the second pc on, add to what is stored */
             partial.ld_addend = out.ldc;
@@ -376,18 +507,25 @@ INLINE void gpt_gemm_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdi
     }
 }
 
-/* The same with B packed by `gpt_pack_b` beforehand and A read in place. Faster when one B meets many small A, as in
-   attention. If m is odd, row m of op(A) is read but not used. */
+/* The same with B packed by `gpt_pack` beforehand and A read in place. Faster when one B meets many small A, as in
+   attention. A is read up to an even row, in tiles up to a multiple of TILE; what these rows hold does not matter. */
 INLINE void gpt_gemm_packed_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const gpt_matrix *a,
                                const gpt_packed_b *b, const gpt_output *out) {
+    const ptrdiff_t mr = gpt_mr(format), nr = gpt_nr(format);
     const float *panel = b->data;
-    for (ptrdiff_t jr = 0; jr < n; jr += NR, panel += b->stride)
-        for (ptrdiff_t ir = 0; ir < m; ir += MR) {
-            const ptrdiff_t rows = MIN(MR, m - ir), columns = MIN(NR, n - jr);
+    for (ptrdiff_t jr = 0; jr < n; jr += nr, panel += b->stride)
+        for (ptrdiff_t ir = 0; ir < m; ir += mr) {
+            const ptrdiff_t rows = MIN(mr, m - ir), columns = MIN(nr, n - jr);
             const gpt_output tile_out = gpt_output_at(out, ir, jr);
-            gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
-            gpt_store_tile(format, a->transposed ? IN_PLACE_TRANSPOSED : IN_PLACE, rows, columns,
-                           gpt_slots(format, k), a->data + (a->transposed ? ir : ir * a->ld), a->ld, panel, &tile_out);
+            if (gpt_in_tiles(format)) {
+                const gpt_tiles_of_a in_place = {a->data + ir * a->ld, a->ld, TILE * a->ld, TILE};
+                gpt_store_in_tiles(rows, columns, gpt_slots(format, k), &in_place, panel, &tile_out);
+            } else {
+                gpt_prefetch_tile(rows, nr, tile_out.c, tile_out.ldc, 1);
+                gpt_store_tile(format, a->transposed ? IN_PLACE_TRANSPOSED : IN_PLACE, rows, columns,
+                               gpt_slots(format, k), a->data + (a->transposed ? ir : ir * a->ld), a->ld, panel,
+                               &tile_out);
+            }
         }
 }
 
@@ -395,14 +533,24 @@ INLINE void gpt_gemm_packed_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n
 
 static void gpt_gemm(gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_matrix b,
                      gpt_output out) {
-    if (format == GPT_BFLOAT16) gpt_gemm_as(GPT_BFLOAT16, m, n, k, a, b, out);
-    else gpt_gemm_as(GPT_FLOAT32, m, n, k, a, b, out);
+    if (format == GPT_BFLOAT16) {
+        gpt_begin_tiles();
+        gpt_gemm_as(GPT_BFLOAT16, m, n, k, a, b, out);
+        gpt_end_tiles();
+    } else gpt_gemm_as(GPT_FLOAT32, m, n, k, a, b, out);
 }
 
-static void gpt_pack(gpt_format format, int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb,
-                     float *packed) {
-    if (format == GPT_BFLOAT16) gpt_pack_b(GPT_BFLOAT16, transposed, k, n, b, ldb, packed);
-    else gpt_pack_b(GPT_FLOAT32, transposed, k, n, b, ldb, packed);
+/* Slots of a panel of `gpt_pack`: any slice of it can be read to a multiple of TILE slots. */
+static ptrdiff_t gpt_panel_slots(gpt_format format, ptrdiff_t k) {
+    return gpt_slots(format, k) + (gpt_in_tiles(format) ? TILE - 1 : 0);
+}
+
+static gpt_packed_b gpt_pack(gpt_format format, int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb,
+                             float *packed) {
+    const ptrdiff_t slots = gpt_panel_slots(format, k);
+    if (format == GPT_BFLOAT16) gpt_pack_b(GPT_BFLOAT16, transposed, k, n, b, ldb, packed, slots);
+    else gpt_pack_b(GPT_FLOAT32, transposed, k, n, b, ldb, packed, slots);
+    return (gpt_packed_b){packed, slots * gpt_nr(format), transposed};
 }
 
 static void gpt_gemm_packed(gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const gpt_matrix *a,

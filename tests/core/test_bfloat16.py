@@ -9,19 +9,21 @@ import msgspec
 import numpy as np
 import pytest
 
-from gpt_core import gradcheck, kernels, reference
+from gpt_core import gradcheck, reference
 from gpt_core.config.presets import preset
 from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import attention, gemm, linear, threads
+from gpt_core.kernels._runtime.cpu import supported_levels
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
 from gpt_core.training import precision
 from gpt_core.training.events import EvalCompleted, RunStarted
-from tests.core.other_levels import OTHER_LEVELS, printed_at
+from tests.core.other_levels import printed_at
 from tests.core.training_samples import losses, of_kind, open_run, tiny_settings, train, whole_state
 
 ROUNDOFF = 2.0**-9
 FLOAT32_SUM = 2e-6  # relative error of a sum in float32
+VECTOR_LEVELS = [level for level in supported_levels() if level not in ("baseline", "x86_64_v4_amx")]
 
 needs_own_product = pytest.mark.skipif(not gemm.is_own(), reason="BLAS computes the products, in its own order")
 
@@ -95,15 +97,18 @@ def test_a_nan_with_every_bit_set_stays_nan():
 
 
 @needs_own_product
-def test_bits_do_not_depend_on_the_number_of_threads(normal):
-    x, weight, bias = normal(150, 801), normal(801, 77), normal(77)
+@pytest.mark.parametrize("outputs", [77, 160, 184])
+@pytest.mark.parametrize("with_residual", [False, True])
+def test_bits_do_not_depend_on_the_number_of_threads(normal, outputs, with_residual):
+    """With more outputs than rows, the threads divide the columns."""
+    x, weight, bias, residual = normal(150, 801), normal(801, outputs), normal(outputs), normal(150, outputs)
     results = []
-    for count in (1, 2, 3):
+    for count in (1, 2, 3, 4):
         threads.set_threads(count)
-        results.append(np.full((150, 77), np.nan, np.float32))
-        linear.forward(results[-1], x, weight, bias, bfloat16=True)
-    np.testing.assert_array_equal(results[1], results[0])
-    np.testing.assert_array_equal(results[2], results[0])
+        results.append(np.full((150, outputs), np.nan, np.float32))
+        linear.forward(results[-1], x, weight, bias, residual if with_residual else None, bfloat16=True)
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
 
 
 SUM_OF_BITS = """
@@ -121,9 +126,10 @@ print(total)
 
 
 @needs_own_product
-@pytest.mark.parametrize("level", [level for level in OTHER_LEVELS if level != "baseline"])
-def test_a_bfloat16_product_has_the_same_bits_at_every_instruction_set_level(level):
-    assert printed_at(level, SUM_OF_BITS) == printed_at(kernels.LEVEL, SUM_OF_BITS)
+@pytest.mark.parametrize("level", VECTOR_LEVELS[:-1])
+def test_a_bfloat16_product_has_the_same_bits_at_every_instruction_set_level_with_vectors(level):
+    """Tiles sum 16 pairs at a time, so their bits are others."""
+    assert printed_at(level, SUM_OF_BITS) == printed_at(VECTOR_LEVELS[-1], SUM_OF_BITS)
 
 
 # ---- attention

@@ -33,6 +33,9 @@ from gpt_core.cgroups import cpu_quota
 SPIN_COUNT = "3000"
 BINDING = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 
+EMULATED_TILES = "emulated_tiles"
+"""Level that checked builds have besides the first one with AVX2: tests of the products in tiles without AMX."""
+
 CORES = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 """The CPUs that this process may use; None where the operating system does not report them."""
 
@@ -88,7 +91,7 @@ def load_kernels(package_path: list[str]) -> str:
         package_path: The package's `__path__`. The folder of the chosen level is inserted at the front.
 
     Returns:
-        The chosen instruction-set level: "baseline", "x86_64_v3", "x86_64_v4" or "x86_64_v4_bf16".
+        The chosen instruction-set level: "baseline", "x86_64_v3", "x86_64_v4", "x86_64_v4_bf16" or "x86_64_v4_amx".
 
     Raises:
         ImportError: No level is compiled, or the one that GPT_TUI_LEVEL names is not available.
@@ -137,7 +140,7 @@ def _choose_level(package: Path) -> str:
     """Return the level that GPT_TUI_LEVEL names, or else the fastest that is both compiled and supported."""
     from gpt_core.kernels._runtime.cpu import supported_levels  # may load libgomp, so only after its settings
 
-    available = [name for name in supported_levels() if any((package / name).glob("threads.*"))]
+    available = [name for name in (*supported_levels(), EMULATED_TILES) if any((package / name).glob("threads.*"))]
     if not available:
         raise ImportError(
             f"no compiled kernels in {package}; run `pip install -e .` or `python setup.py build_ext --inplace`"

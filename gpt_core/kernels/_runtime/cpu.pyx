@@ -17,10 +17,27 @@ cdef extern from *:
     static int gpt_has_v4(void) { return 0; }
     static int gpt_has_bfloat16(void) { return 0; }
     #endif
+
+    #if defined(__x86_64__) && defined(__linux__)
+    #include <cpuid.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    /* AMX with bfloat16, which Linux lets a process use that has asked for it (arch_prctl(2)). */
+    static int gpt_request_tiles(void) {
+        const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
+        const long request_permission = 0x1023, tile_data = 18;
+        unsigned a, b, c, d;
+        return gpt_has_bfloat16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & amx_bf16 && d & amx_tile
+            && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+    }
+    #else
+    static int gpt_request_tiles(void) { return 0; }
+    #endif
     """
     bint gpt_has_v3() noexcept nogil
     bint gpt_has_v4() noexcept nogil
     bint gpt_has_bfloat16() noexcept nogil
+    bint gpt_request_tiles() noexcept nogil
 
 
 def supported_levels():
@@ -32,4 +49,6 @@ def supported_levels():
         levels.insert(0, "x86_64_v4")
     if gpt_has_bfloat16():
         levels.insert(0, "x86_64_v4_bf16")
+    if gpt_request_tiles():
+        levels.insert(0, "x86_64_v4_amx")
     return levels

@@ -22,7 +22,7 @@ from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.layers.layer import Flops, Ids, Layer, ParameterSpec, Tensors
 from gpt_core.model.precision import INT32, PRECISION
 
-LOGITS_BUDGET = 4 * 1024 * 1024  # values of logits that exist at once: 16 MiB
+LOGITS_BUDGET = 16 * 1024 * 1024  # values of logits that exist at once: 64 MiB
 MIN_LOGIT_ROWS = 16  # rows of one slice, however large the vocabulary
 LM_HEAD = "lm_head.weight"
 """Matrix of the logits (V, C) of a model whose head is not tied."""
