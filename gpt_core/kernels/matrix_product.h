@@ -211,10 +211,10 @@ INLINE gpt_output gpt_output_at(const gpt_output *out, ptrdiff_t row, ptrdiff_t 
    TILE.
 
    If alpha is 1, the sums begin with the addend, or else with the bias. They are stored in place if nothing is left to
-   be added and the tiles of C are whole, otherwise through a buffer. */
+   be added and the tiles of C are whole, otherwise through a buffer. `next`: the tile of C that will follow, or NULL. */
 static __attribute__((noinline)) void gpt_store_in_tiles(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k,
                                                          const gpt_tiles_of_a *a, const float *b,
-                                                         const gpt_output *out) {
+                                                         const gpt_output *out, const float *next) {
     float buffer[TILES_MR * TILES_NR] __attribute__((aligned(64)));
     const int is_whole = rows % TILE == 0 && columns % TILE == 0;
     const float *from = NULL, *bias = out->bias, *addend = out->addend;
@@ -233,11 +233,11 @@ static __attribute__((noinline)) void gpt_store_in_tiles(ptrdiff_t rows, ptrdiff
     float *to = in_place ? out->c : buffer;
     const ptrdiff_t ld_to = in_place ? out->ldc : TILES_NR, slots = ROUND_UP(k, TILE);
     if (rows > TILE) {
-        if (columns > TILE) gpt_tiles_microkernel(2, 2, slots, a, b, from, ld_from, to, ld_to);
-        else gpt_tiles_microkernel(2, 1, slots, a, b, from, ld_from, to, ld_to);
+        if (columns > TILE) gpt_tiles_microkernel(2, 2, slots, a, b, from, ld_from, to, ld_to, next, out->ldc);
+        else gpt_tiles_microkernel(2, 1, slots, a, b, from, ld_from, to, ld_to, next, out->ldc);
     } else {
-        if (columns > TILE) gpt_tiles_microkernel(1, 2, slots, a, b, from, ld_from, to, ld_to);
-        else gpt_tiles_microkernel(1, 1, slots, a, b, from, ld_from, to, ld_to);
+        if (columns > TILE) gpt_tiles_microkernel(1, 2, slots, a, b, from, ld_from, to, ld_to, next, out->ldc);
+        else gpt_tiles_microkernel(1, 1, slots, a, b, from, ld_from, to, ld_to, next, out->ldc);
     }
     if (in_place) return;
     const float *sum = buffer;
@@ -453,10 +453,9 @@ INLINE void gpt_pack_a(const gpt_format format, int transposed, ptrdiff_t m, ptr
 /* ---- The loops around the micro-kernel */
 
 /* Speed only: bring a tile of C into the cache while the micro-kernel computes. */
-INLINE void gpt_prefetch_tile(ptrdiff_t rows, ptrdiff_t columns, const float *tile, ptrdiff_t ld,
-                              const int for_writing) {
+INLINE void gpt_prefetch_tile(ptrdiff_t rows, const float *tile, ptrdiff_t ld, const int for_writing) {
     for (ptrdiff_t i = 0; i < rows; i++)
-        for (ptrdiff_t j = 0; j < columns; j += 16) {
+        for (ptrdiff_t j = 0; j < NR; j += 16) {
             if (for_writing) __builtin_prefetch(tile + i * ld + j, 1);
             else __builtin_prefetch(tile + i * ld + j, 0);
         }
@@ -471,12 +470,15 @@ INLINE void gpt_macrokernel(const gpt_format format, int a_is_panels, ptrdiff_t 
             const ptrdiff_t rows = MIN(mr, m - ir), columns = MIN(nr, n - jr);
             const float *b = packed_b + jr * k;
             const gpt_output tile_out = gpt_output_at(out, ic + ir, jc + jr);
-            gpt_prefetch_tile(rows, nr, tile_out.c, tile_out.ldc, 1);
-            gpt_prefetch_tile(rows, nr, tile_out.addend, tile_out.ld_addend, 0);
             if (gpt_in_tiles(format)) {
+                const float *next = ir + mr < m ? tile_out.c + mr * out->ldc : out->c + ic * out->ldc + jc + jr + nr;
+                if (tile_out.addend != tile_out.c) gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
                 const gpt_tiles_of_a a = {packed_a + ir * k, TILE, TILE * k, TILE * TILE};
-                gpt_store_in_tiles(rows, columns, k, &a, b, &tile_out);
+                gpt_store_in_tiles(rows, columns, k, &a, b, &tile_out, next);
             } else {
+                gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
+                gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
+
                 const float *a = packed_a + ir * (a_is_panels ? k : PACKED_A_LD);
                 gpt_store_tile(format, a_is_panels ? PACKED_PANELS : PACKED_ROWS, rows, columns, k, a, 0, b, &tile_out);
             }
@@ -519,9 +521,9 @@ INLINE void gpt_gemm_packed_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n
             const gpt_output tile_out = gpt_output_at(out, ir, jr);
             if (gpt_in_tiles(format)) {
                 const gpt_tiles_of_a in_place = {a->data + ir * a->ld, a->ld, TILE * a->ld, TILE};
-                gpt_store_in_tiles(rows, columns, gpt_slots(format, k), &in_place, panel, &tile_out);
+                gpt_store_in_tiles(rows, columns, gpt_slots(format, k), &in_place, panel, &tile_out, NULL);
             } else {
-                gpt_prefetch_tile(rows, nr, tile_out.c, tile_out.ldc, 1);
+                gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
                 gpt_store_tile(format, a->transposed ? IN_PLACE_TRANSPOSED : IN_PLACE, rows, columns,
                                gpt_slots(format, k), a->data + (a->transposed ? ir : ir * a->ld), a->ld, panel,
                                &tile_out);

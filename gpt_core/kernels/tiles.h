@@ -107,10 +107,13 @@ typedef struct {
 
 /* to (row_tiles * TILE, column_tiles * TILE) = from + A . B, with B one panel of TILES_NR columns of packed B, and slots
    a multiple of TILE. NULL adds nothing, and a leading dimension of 0 repeats one row. The numbers of tiles are
-   constants: 1 or 2. */
+   constants: 1 or 2.
+
+   Speed only: the rows of C from `next` on (NULL: none) are brought into the cache meanwhile, two at a time. All at once
+   would hold up the loads of A and B. */
 INLINE void gpt_tiles_microkernel(const int row_tiles, const int column_tiles, ptrdiff_t slots,
                                   const gpt_tiles_of_a *tiles, const float *b, const float *from, ptrdiff_t ld_from,
-                                  float *to, ptrdiff_t ld_to) {
+                                  float *to, ptrdiff_t ld_to, const float *next, ptrdiff_t ld_next) {
     const gpt_tiles_of_a a = *tiles;
     const float *left = a.data;
     GPT_BEFORE_TILE_LOADS();
@@ -126,6 +129,12 @@ INLINE void gpt_tiles_microkernel(const int row_tiles, const int column_tiles, p
         if (row_tiles > 1 && column_tiles > 1) GPT_TILE_LOAD(3, from + TILE * ld_from + TILE, ld_from);
     }
     for (ptrdiff_t p = 0; p < slots; p += TILE, left += a.next_k, b += TILE * TILES_NR) {
+        if (next) {
+            for (int i = 0; i < 2; i++, next += ld_next) {
+                __builtin_prefetch(next, 1);
+                __builtin_prefetch(next + TILE, 1);
+            }
+        }
         GPT_TILE_LOAD(4, left, a.ld);
         GPT_TILE_LOAD(6, b, TILES_NR);
         GPT_TILE_MULTIPLY_ADD(0, 4, 6);
