@@ -14,7 +14,14 @@
 
 #define PANEL 64
 #define PANEL_VECTORS (PANEL / LANES)
-#define PREFETCHED 8192  /* bytes ahead; speed only: a processor by itself looks ahead to the end of a page of 4 KiB */
+
+/* Bytes ahead that a product prefetches (speed only). Processors with AMX are Intel's: they decode 1.2 to 1.4 times as
+   fast with it; Zen 4 needs no help, and is slower with it. */
+#if defined(__AMX_TILE__)
+  #define PREFETCHED 8192
+#else
+  #define PREFETCHED 0
+#endif
 
 /* LANES values of a stored format as float32. */
 INLINE vector gpt_widen_int8(const int8_t *from) {
@@ -47,7 +54,7 @@ INLINE vector gpt_widen_bfloat16(const uint16_t *from) {
         vector sum[PANEL_VECTORS];                                                                                     \
         for (int j = 0; j < PANEL_VECTORS; j++) sum[j] = (vector){0};                                                  \
         for (ptrdiff_t r = 0; r < rows; r++, panel += PANEL) {                                                         \
-            for (size_t byte = 0; byte < PANEL * sizeof(type); byte += 64)                                             \
+            for (size_t byte = 0; PREFETCHED && byte < PANEL * sizeof(type); byte += 64)                               \
                 __builtin_prefetch((const char *)panel + PREFETCHED + byte);                                           \
             for (int j = 0; j < PANEL_VECTORS; j++) sum[j] += x[r] * widen(panel + j * LANES);                         \
         }                                                                                                              \
