@@ -41,6 +41,12 @@ def test_the_packed_examples_are_right_past_the_edge_of_a_block(examples, m, k, 
         assert relative_error(examples[name](A, B), A @ B) < 1e-13
 
 
+def test_the_example_in_tiles_equals_numpy(examples):
+    random = np.random.default_rng(0)
+    A, B = random.normal(size=(32, 96)), random.normal(size=(96, 32))
+    assert relative_error(examples["micro_kernel_in_tiles"](A, B), A @ B) < 1e-14
+
+
 def test_the_bfloat16_example_gives_the_product_of_the_kernels(examples):
     random = np.random.default_rng(0)
     A, B = (random.normal(size=shape).astype(np.float32) for shape in ((30, 41), (41, 40)))
