@@ -24,7 +24,7 @@ from gpt_core.model.memory import activation_bytes
 from gpt_core.model.parameters import Parameters, frozen_names
 from gpt_core.model.precision import ProductFormat
 from gpt_core.optim import create_optimizer, optimizer_type
-from gpt_core.training.precision import choose_precision
+from gpt_core.training.precision import MEASURING, choose_precision
 
 MAX_PROBE_FLOPS = 200e9  # of one forward and backward pass: one to two seconds on two cores
 MEASURE_S = 1.0  # minimum time measured, after a warm-up pass
@@ -76,8 +76,8 @@ def probe_workload(settings: Settings) -> Workload:
 def measure_step_time(settings: Settings, stopped: Callable[[], bool] = lambda: False) -> StepTime | None:
     """Measure the time of one optimizer step with these settings.
 
-    Sets the number of threads to that of the run, and allocates `probe_workload(settings).memory_bytes`; the caller
-    checks that this much memory is free.
+    Waits for other measurements of this process. Sets the number of threads to that of the run, and allocates
+    `probe_workload(settings).memory_bytes`; the caller checks that this much memory is free.
 
     Args:
         settings: Settings of the run.
@@ -89,17 +89,18 @@ def measure_step_time(settings: Settings, stopped: Callable[[], bool] = lambda: 
     Raises:
         MemoryError: There is not enough memory.
     """
-    threads.set_threads(compute_threads(settings.threads))
-    workload, precision = probe_workload(settings), choose_precision(settings)
-    forward_and_backward, update = _step_functions(workload, settings, precision.products)
-    passes: list[float] = []
-    updates: list[float] = []
-    started = time.perf_counter()
-    while not enough(passes, time.perf_counter() - started):
-        if stopped():
-            return None
-        passes.append(seconds_of(forward_and_backward))
-        updates.append(seconds_of(update))
+    with MEASURING:
+        threads.set_threads(compute_threads(settings.threads))
+        workload, precision = probe_workload(settings), choose_precision(settings)
+        forward_and_backward, update = _step_functions(workload, settings, precision.products)
+        passes: list[float] = []
+        updates: list[float] = []
+        started = time.perf_counter()
+        while not enough(passes, time.perf_counter() - started):
+            if stopped():
+                return None
+            passes.append(seconds_of(forward_and_backward))
+            updates.append(seconds_of(update))
     shape, work_of = settings.shape, optimizer_type(settings.optimizer).update_work
     frozen = frozen_names(shape, settings.freeze)  # the workload is timed without them
     flops = step_flops(shape, settings.batch_size, window_length(settings), frozen).total

@@ -8,6 +8,7 @@ and continues to the bit. Processors without these instructions emulate them; wi
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import NamedTuple
 
@@ -24,6 +25,10 @@ MIN_CHANNELS = 64
 """with fewer channels, products are a small part of a step, and float32 is taken without a measurement"""
 MAX_ROWS = 256  # of the measured product: a few milliseconds for the largest preset
 REPEATS = 9
+
+
+MEASURING = threading.RLock()
+"""Held by the thread that measures speed. Of two at once, each would find the other's load, not the machine's rate."""
 
 
 class PrecisionChoice(NamedTuple):
@@ -65,8 +70,8 @@ def emulation_warning(choice: PrecisionChoice) -> tuple[str, ...]:
 def measure_speedup(settings: Settings) -> float:
     """Return how many times as fast the first product of an MLP is in bfloat16 as in float32.
 
-    Both are timed in turn. The fastest of several repeats is compared, because other load only adds time: the same
-    machine should choose the same format every time.
+    Both are timed in turn, after other measurements of this process. The fastest of several repeats is compared,
+    because other load only adds time: the same machine should choose the same format every time.
     """
     rows = min(MAX_ROWS, settings.micro_batch * settings.seq_len)
     x, y = empty(rows, settings.d_model), empty(rows, settings.hidden_size)
@@ -74,9 +79,10 @@ def measure_speedup(settings: Settings) -> float:
     for array in (x, weight, bias):
         array.fill(np.float32(0.5))
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(REPEATS):
-        for bfloat16, durations in seconds.items():
-            started = time.perf_counter()
-            linear.forward(y, x, weight, bias, bfloat16=bfloat16)
-            durations.append(time.perf_counter() - started)
+    with MEASURING:
+        for _ in range(REPEATS):
+            for bfloat16, durations in seconds.items():
+                started = time.perf_counter()
+                linear.forward(y, x, weight, bias, bfloat16=bfloat16)
+                durations.append(time.perf_counter() - started)
     return min(seconds[False]) / min(seconds[True])

@@ -5,11 +5,14 @@ The unit roundoff of bfloat16 is 2^-9: a value has 8 significant bits, and is ro
 
 from __future__ import annotations
 
+import threading
+
 import msgspec
 import numpy as np
 import pytest
 
 from gpt_core import gradcheck, reference
+from gpt_core.bench.step_timing import measure_step_time
 from gpt_core.config.presets import preset
 from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import attention, gemm, linear, threads
@@ -255,6 +258,22 @@ def test_auto_is_float32_without_the_instructions_and_for_few_channels(tmp_path,
 def test_bfloat16_products_of_every_preset_are_measured(name):
     """A ratio, not a bound on it: speed is a matter of benchmarks."""
     assert 0.1 < precision.measure_speedup(preset(name)) < 100
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [precision.measure_speedup, measure_step_time],
+    ids=["of the precision", "of a step"],
+)  # fmt: skip
+def test_a_measurement_waits_for_another_one(tmp_path, measure):
+    """Both would find each other's load: bfloat16 was once "39.9 times as fast", and once slower."""
+    thread = threading.Thread(target=measure, args=(tiny_settings(tmp_path),))
+    with precision.MEASURING:
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_emulated_products_are_a_warning_of_the_run(tmp_path, monkeypatch):
