@@ -45,6 +45,7 @@ if X86_64:
     LEVELS["x86_64_v4"] = ["/arch:AVX512"] if MSVC else ["-march=x86-64-v4"]
     if not MSVC:
         LEVELS["x86_64_v4_bf16"] = ["-march=x86-64-v4", "-mavx512bf16"]
+    if sys.platform == "linux":
         LEVELS["x86_64_v4_amx"] = ["-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 
 # Checked builds have the first level that uses `matrix_product.h`, if any, and that with emulated tiles (`tiles.h`).

@@ -41,7 +41,7 @@ from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.gemm cimport (
     BFLOAT16, FLOAT32, READ_AT_ONCE, Format, Matrix, Output, PackedB, begin_packed, end_packed, format_of, gemm_packed,
-    pack, pack_row, pack_transposed, packed_rows, packed_size, packed_slice,
+    in_tiles, pack, pack_row, pack_transposed, packed_rows, packed_size, packed_slice,
 )
 from gpt_core.kernels.random_masks cimport factor_of, random_bits, row_key, threshold_of
 from gpt_core.kernels.shapes cimport check_equal, check_positive
@@ -637,8 +637,8 @@ cdef inline void _mask(float *row, Py_ssize_t key, float value) noexcept nogil:
 
 
 cdef Py_ssize_t _block_keys(Format format) noexcept nogil:
-    """Keys per block: a multiple of the rows that `gemm_packed` computes at once."""
-    return TILES_BC if TILES_BC % packed_rows(format) == 0 else Bc
+    """Keys per block. In tiles: a multiple of the rows that `gemm_packed` computes at once."""
+    return TILES_BC if in_tiles(format) else Bc
 
 
 cdef Py_ssize_t _row_size(Py_ssize_t D) noexcept nogil:

@@ -46,6 +46,7 @@ cdef Matrix pack_transposed(
     Py_ssize_t lda,
     float *space,
 ) noexcept nogil
+cdef bint in_tiles(Format format) noexcept nogil
 cdef Py_ssize_t packed_rows(Format format) noexcept nogil
 cdef Py_ssize_t packed_size(Py_ssize_t k, Py_ssize_t n) noexcept nogil
 cdef PackedB pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *space) noexcept nogil

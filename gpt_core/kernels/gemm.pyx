@@ -158,7 +158,7 @@ cdef void end_packed(Format format) noexcept nogil:
 cdef void pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil:
     """Write k values as slots, for an A that `gemm_packed` reads in place; slots may be row itself.
 
-    The slots are filled up with zeros to a multiple of READ_AT_ONCE.
+    In tiles, zeros follow up to a multiple of READ_AT_ONCE slots.
     """
     if GPT_OWN_PRODUCT:
         gpt_pack_row(format, k, row, slots)
@@ -176,11 +176,17 @@ cdef Matrix pack_transposed(
 ) noexcept nogil:
     """Return A (m, k) for `gemm_packed`, from A^T (k, m): A^T itself, or what the format needs, written to `space`.
 
-    The leading dimension stays lda, which is a multiple of 16. `space` holds max(m, k + 16) rows.
+    The leading dimension stays lda, which is at least m and at least the slots of k, filled up to a multiple of
+    READ_AT_ONCE. `space` holds max(m, k) rows.
     """
     if format == FLOAT32:
         return Matrix(a, lda, True)
     return gpt_pack_transposed(m, k, a, lda, space)
+
+
+cdef bint in_tiles(Format format) noexcept nogil:
+    """Return True if products of the format are computed in the tiles of AMX."""
+    return gpt_in_tiles(format)
 
 
 cdef Py_ssize_t packed_rows(Format format) noexcept nogil:

@@ -9,16 +9,16 @@
                        for ir in 0, MR .. MC                            MR rows of A
                            micro-kernel: C (MR, NR) += A (MR, KC) . B (KC, NR), summed in registers
 
-   Each element of C is summed over k in ascending order, whichever tile it is in, so its bits depend neither on the
-   number of threads nor on how they divide C. Notes on speed are at the end of this file.
+   Each element of C is summed over k in the same order, whichever tile it is in, so its bits depend neither on the number
+   of threads nor on how they divide C. Notes on speed are at the end of this file.
 
    The operands are multiplied as float32, or are rounded to bfloat16 as they are packed: a slot of 32 bits then holds a
    pair of values along k, so one slot of A and one of B give two multiply-adds. Everything between packing and the
    micro-kernel counts slots and does not depend on the format.
 
    There are two micro-kernels. The one below holds C in vector registers. The one in `tiles.h`, for bfloat16 on
-   processors with AMX, holds C in tiles; it reads TILE rows and TILE slots at once, so packed operands are filled up with
-   zeros to TILE slots. */
+   processors with AMX, holds C in tiles; it reads TILE rows and TILE slots at once, so packed operands are filled up
+   with zeros to a multiple of TILE slots. */
 
 #ifndef GPT_MATRIX_PRODUCT_H
 #define GPT_MATRIX_PRODUCT_H
@@ -110,8 +110,8 @@ INLINE float gpt_slot(const gpt_format format, const float *from, ptrdiff_t stri
 }
 
 /* sum + a * b, with one slot of A for all lanes. Of a bfloat16 pair, the second product is added first: so does the
-   instruction vdpbf16ps, which rounds after each of the two, and the other levels give the same bits (except that it
-   replaces numbers below 1.2e-38 by 0). */
+   instruction vdpbf16ps, which rounds after each of the two, and the other levels without tiles give the same bits
+   (except that it replaces numbers below 1.2e-38 by 0). */
 INLINE vector gpt_multiply_add(const gpt_format format, vector sum, const float *a, vector b) {
     if (format == GPT_FLOAT32) return sum + *a * b;
 #if defined(__AVX512BF16__)
@@ -211,10 +211,10 @@ INLINE gpt_output gpt_output_at(const gpt_output *out, ptrdiff_t row, ptrdiff_t 
    TILE.
 
    If alpha is 1, the sums begin with the addend, or else with the bias. They are stored in place if nothing is left to
-   be added and the tiles of C are whole, otherwise through a buffer. `next`: the tile of C that will follow, or NULL. */
-static __attribute__((noinline)) void gpt_store_in_tiles(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k,
-                                                         const gpt_tiles_of_a *a, const float *b,
-                                                         const gpt_output *out, const float *next) {
+   be added and the tiles of C are whole, otherwise through a buffer. `next`: where C will be written next, or NULL. */
+static __attribute__((noinline)) void gpt_compute_in_tiles(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k,
+                                                           const gpt_tiles_of_a *a, const float *b,
+                                                           const gpt_output *out, const float *next) {
     float buffer[TILES_MR * TILES_NR] __attribute__((aligned(64)));
     const int is_whole = rows % TILE == 0 && columns % TILE == 0;
     const float *from = NULL, *bias = out->bias, *addend = out->addend;
@@ -229,7 +229,7 @@ static __attribute__((noinline)) void gpt_store_in_tiles(ptrdiff_t rows, ptrdiff
             from = buffer, ld_from = TILES_NR;
         }
     }
-    const int in_place = is_whole && out->alpha == 1 && addend == zeros && bias == zeros;
+    const int is_complete = out->alpha == 1 && addend == zeros && bias == zeros, in_place = is_whole && is_complete;
     float *to = in_place ? out->c : buffer;
     const ptrdiff_t ld_to = in_place ? out->ldc : TILES_NR, slots = ROUND_UP(k, TILE);
     if (rows > TILE) {
@@ -243,6 +243,10 @@ static __attribute__((noinline)) void gpt_store_in_tiles(ptrdiff_t rows, ptrdiff
     const float *sum = buffer;
     float *c = out->c;
     for (ptrdiff_t i = 0; i < rows; i++, sum += TILES_NR, addend += ld_addend, c += out->ldc) {
+        if (is_complete) {  /* adding 0 would turn -0 into 0 */
+            memcpy(c, sum, sizeof(float) * columns);
+            continue;
+        }
         ptrdiff_t j = 0;
         for (; j + LANES <= columns; j += LANES)
             gpt_store(c + j, gpt_load(sum + j) * out->alpha + gpt_load(addend + j) + gpt_load(bias + j));
@@ -348,7 +352,7 @@ INLINE void gpt_pack_b(const gpt_format format, int transposed, ptrdiff_t k, ptr
 
 /* One row of k values as slots, with zeros after them for tiles; each TILE slots are `next` apart. They may be stored in
    place of the row if they follow each other. */
-INLINE void gpt_pack_row_apart(const gpt_format format, ptrdiff_t k, const float *from, float *slots,
+INLINE void gpt_pack_row_strided(const gpt_format format, ptrdiff_t k, const float *from, float *slots,
                                const ptrdiff_t next) {
     ptrdiff_t p = 0;
     for (; 2 * (p + LANES) <= k; p += LANES)
@@ -358,7 +362,7 @@ INLINE void gpt_pack_row_apart(const gpt_format format, ptrdiff_t k, const float
 }
 
 static void gpt_pack_row(gpt_format format, ptrdiff_t k, const float *from, float *slots) {
-    if (format == GPT_BFLOAT16) gpt_pack_row_apart(GPT_BFLOAT16, k, from, slots, TILE);
+    if (format == GPT_BFLOAT16) gpt_pack_row_strided(GPT_BFLOAT16, k, from, slots, TILE);
     else memmove(slots, from, sizeof(float) * k);
 }
 
@@ -392,8 +396,8 @@ INLINE void gpt_pack_rows_transposed(ptrdiff_t m, ptrdiff_t k, const float *a, p
     }
 }
 
-/* A (m, k) as an operand in place, from A^T (k, m), for bfloat16. `space` has the size and leading dimension of A^T, and
-   at least m rows; so does the result. In tiles it holds the rows of A, otherwise A^T, as slots. */
+/* A (m, k) as an operand in place, from A^T (k, m), for bfloat16: as slots the rows of A in tiles, otherwise A^T. They are
+   written to `space`, which has max(m, k) rows and the leading dimension of A^T, with room for the padded slots of k. */
 static gpt_matrix gpt_pack_transposed(ptrdiff_t m, ptrdiff_t k, const float *a, ptrdiff_t lda, float *space) {
     if (gpt_in_tiles(GPT_BFLOAT16)) {
         gpt_pack_rows_transposed(m, k, a, lda, space, lda, TILE * lda, TILE);
@@ -417,7 +421,7 @@ static void gpt_pack_tiles_of_a(int transposed, ptrdiff_t m, ptrdiff_t k, const 
     if (transposed) gpt_pack_rows_transposed(m, k, a, lda, packed_a, TILE, next_row, next_k);
     else
         for (ptrdiff_t i = 0; i < m; i++)
-            gpt_pack_row_apart(GPT_BFLOAT16, k, a + i * lda, packed_a + i / TILE * next_row + i % TILE * TILE, next_k);
+            gpt_pack_row_strided(GPT_BFLOAT16, k, a + i * lda, packed_a + i / TILE * next_row + i % TILE * TILE, next_k);
 }
 
 /* Packed A: the rows of A (m, k), PACKED_A_LD apart; from A^T, panels of MR rows, each stored slot by slot. */
@@ -471,14 +475,14 @@ INLINE void gpt_macrokernel(const gpt_format format, int a_is_panels, ptrdiff_t 
             const float *b = packed_b + jr * k;
             const gpt_output tile_out = gpt_output_at(out, ic + ir, jc + jr);
             if (gpt_in_tiles(format)) {
-                const float *next = ir + mr < m ? tile_out.c + mr * out->ldc : out->c + ic * out->ldc + jc + jr + nr;
+                const float *next = ir + mr < m ? tile_out.c + mr * out->ldc
+                                  : jr + nr < n ? out->c + ic * out->ldc + jc + jr + nr : NULL;
                 if (tile_out.addend != tile_out.c) gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
                 const gpt_tiles_of_a a = {packed_a + ir * k, TILE, TILE * k, TILE * TILE};
-                gpt_store_in_tiles(rows, columns, k, &a, b, &tile_out, next);
+                gpt_compute_in_tiles(rows, columns, k, &a, b, &tile_out, next);
             } else {
                 gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
                 gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
-
                 const float *a = packed_a + ir * (a_is_panels ? k : PACKED_A_LD);
                 gpt_store_tile(format, a_is_panels ? PACKED_PANELS : PACKED_ROWS, rows, columns, k, a, 0, b, &tile_out);
             }
@@ -521,7 +525,7 @@ INLINE void gpt_gemm_packed_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n
             const gpt_output tile_out = gpt_output_at(out, ir, jr);
             if (gpt_in_tiles(format)) {
                 const gpt_tiles_of_a in_place = {a->data + ir * a->ld, a->ld, TILE * a->ld, TILE};
-                gpt_store_in_tiles(rows, columns, gpt_slots(format, k), &in_place, panel, &tile_out, NULL);
+                gpt_compute_in_tiles(rows, columns, gpt_slots(format, k), &in_place, panel, &tile_out, NULL);
             } else {
                 gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
                 gpt_store_tile(format, a->transposed ? IN_PLACE_TRANSPOSED : IN_PLACE, rows, columns,

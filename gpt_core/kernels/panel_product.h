@@ -15,8 +15,8 @@
 #define PANEL 64
 #define PANEL_VECTORS (PANEL / LANES)
 
-/* Bytes ahead that a product prefetches (speed only). Processors with AMX are Intel's: they decode 1.2 to 1.4 times as
-   fast with it; Zen 4 needs no help, and is slower with it. */
+/* Bytes ahead that a product prefetches (speed only). Processors with AMX are Intel's: they decode 1.2 to 1.5 times as
+   fast with it. Zen 4 is slower with it. */
 #if defined(__AMX_TILE__)
   #define PREFETCHED 8192
 #else

@@ -4,8 +4,8 @@
 
        sums (TILE, TILE) += a (TILE, 2 * TILE) . b (2 * TILE, TILE)
 
-   Of each element of the product, the first and the second halves of the pairs are summed apart, from 0 on, and the sum
-   of both is added to `sums`. All steps round to nearest; numbers below 1.2e-38 count as 0 (not when emulated).
+   Of each element of the product, the first and the second halves of the pairs are summed separately, from 0 on, and the
+   sum of both is added to `sums`. All steps round to nearest; numbers below 1.2e-38 count as 0 (not when emulated).
 
    The macros take tile numbers, which are constants: 0 to 7. With GPT_EMULATED_TILES they are computed in C, which tests
    everything but the instructions on any processor. */
@@ -49,11 +49,16 @@ INLINE void gpt_end_tiles(void) { _tile_release(); }
   #include "bfloat16.h"
 
 static __thread unsigned gpt_tiles[8][TILE][TILE];  /* slots; of sums, the bits of float32 */
+static __thread int gpt_has_tiles;
 
-INLINE void gpt_begin_tiles(void) { memset(gpt_tiles, 0xff, sizeof gpt_tiles); }  /* NaN, until a tile is set */
-INLINE void gpt_end_tiles(void) {}
+INLINE void gpt_begin_tiles(void) {
+    memset(gpt_tiles, 0xff, sizeof gpt_tiles);  /* NaN, until a tile is set */
+    gpt_has_tiles = 1;
+}
+INLINE void gpt_end_tiles(void) { gpt_has_tiles = 0; }
 
 static void gpt_emulated_load(unsigned tile[TILE][TILE], const float *from, ptrdiff_t ld) {
+    if (!gpt_has_tiles) __builtin_trap();  /* as the instructions */
     for (int i = 0; i < TILE; i++) memcpy(tile[i], from + i * ld, sizeof tile[i]);
 }
 
@@ -109,8 +114,8 @@ typedef struct {
    a multiple of TILE. NULL adds nothing, and a leading dimension of 0 repeats one row. The numbers of tiles are
    constants: 1 or 2.
 
-   Speed only: the rows of C from `next` on (NULL: none) are brought into the cache meanwhile, two at a time. All at once
-   would hold up the loads of A and B. */
+   Speed only: the rows of C from `next` on (NULL: none) are brought into the cache meanwhile, two per step, perhaps past
+   the end of C. All at once would hold up the loads of A and B. */
 INLINE void gpt_tiles_microkernel(const int row_tiles, const int column_tiles, ptrdiff_t slots,
                                   const gpt_tiles_of_a *tiles, const float *b, const float *from, ptrdiff_t ld_from,
                                   float *to, ptrdiff_t ld_to, const float *next, ptrdiff_t ld_next) {

@@ -3,7 +3,7 @@
 `auto` takes bfloat16 if the processor has instructions for its products, and a short measurement shows that they are
 faster for the shape of the model. The choice is saved in the run's checkpoints, so a resumed run does not measure again
 and continues to the bit. Processors without these instructions emulate them; with the project's own matrix product
-(gcc, AVX2 or AVX-512) each product has the same bits.
+(gcc, AVX2 or AVX-512) each product has the same bits, except in the tiles of AMX.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ MAX_ROWS = 256  # of the measured product: a few milliseconds for the largest pr
 REPEATS = 9
 
 
-MEASURING = threading.RLock()
-"""Held by the thread that measures speed. Of two at once, each would find the other's load, not the machine's rate."""
+MEASUREMENT_LOCK = threading.RLock()
+"""held by the thread that measures speed: concurrent measurements would slow each other down"""
 
 
 class PrecisionChoice(NamedTuple):
@@ -79,7 +79,7 @@ def measure_speedup(settings: Settings) -> float:
     for array in (x, weight, bias):
         array.fill(np.float32(0.5))
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    with MEASURING:
+    with MEASUREMENT_LOCK:
         for _ in range(REPEATS):
             for bfloat16, durations in seconds.items():
                 started = time.perf_counter()

@@ -22,7 +22,7 @@ cdef extern from *:
     #include <cpuid.h>
     #include <sys/syscall.h>
     #include <unistd.h>
-    /* AMX with bfloat16, which Linux lets a process use that has asked for it (arch_prctl(2)). */
+    /* AMX with bfloat16. Linux requires a process to request permission for it (arch_prctl(2)). */
     static int gpt_request_tiles(void) {
         const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24;
         const long request_permission = 0x1023, tile_data = 18;
@@ -41,7 +41,10 @@ cdef extern from *:
 
 
 def supported_levels():
-    """Return the names of the supported levels, fastest first; the last is always "baseline"."""
+    """Return the names of the supported levels, fastest first; the last is always "baseline".
+
+    Requests permission to use AMX, if the processor has it.
+    """
     levels = ["baseline"]
     if gpt_has_v3():
         levels.insert(0, "x86_64_v3")
