@@ -207,7 +207,8 @@ def race_cases(
 
     Args:
         overrides: Requested settings of all runs, `minutes` among them unless `steps` is given.
-        vary: Texts such as "dropout=0,0.1"; `preset` may be varied, too.
+        vary: Texts such as "dropout=0,0.1", or "seq_len+batch_size=64+16,128+8" for settings that change together;
+            `preset` may be varied, too.
         steps: Steps of each run; 0 for a time budget.
         measurements: Measurements of the rule for time budgets, which chooses once for all cases of one preset.
         progress: Receives the progress of the measurements.
@@ -215,8 +216,8 @@ def race_cases(
     Raises:
         GptError: A setting or value is not valid, or may not be varied.
     """
-    values = [_values(text) for text in vary]
-    names = [name for name, _ in values]
+    varied = [_values(text) for text in vary]
+    names = [name for choices in varied for name in choices[0]]
     if repeated := next((name for name in names if names.count(name) > 1), ""):
         raise ConfigError(f"--vary {repeated}: got it twice, expected all values in one list: {repeated}=A,B,C")
     rest: dict[str, object] = {"patience": 0, "epsilon": 0.0, "max_epochs": NO_LIMIT, "hold_out": True}
@@ -227,30 +228,37 @@ def race_cases(
     base = overrides._replace(layers=(("race", rest), *overrides.layers))
     chosen: dict[str | None, Overrides] = {}
     cases = []
-    for combination in itertools.product(*(choices for _, choices in values)):
-        changes = dict(zip(names, combination, strict=True))
+    for combination in itertools.product(*varied):
+        changes = {name: value for choice in combination for name, value in choice.items()}
+        title = " ".join(f"{name}={value}" for name, value in changes.items())
         preset = changes.pop("preset", base.preset)
         if preset not in chosen:
             chosen[preset] = with_choice(base._replace(preset=preset), measurements, progress)[0]
         settings = resolve_new(chosen[preset].override("--vary", changes)).settings
         settings = msgspec.structs.replace(settings, precision=choose_precision(settings).products)
-        cases.append(
-            Case(" ".join(f"{name}={value}" for name, value in zip(names, combination, strict=True)), settings)
-        )
+        cases.append(Case(title, settings))
     return cases
 
 
-def _values(text: str) -> tuple[str, list[str]]:
-    """Return the name and the values in a text such as "dropout=0,0.1". Raises ConfigError."""
-    name, _, listed = text.partition("=")
-    name, values = name.strip(), [value.strip() for value in listed.split(",") if value.strip()]
-    if name in NOT_VARIED:
-        raise ConfigError(f"--vary {name}: expected a setting that changes how a run learns, not what it is scored on")
-    if len(values) < 2 or len(set(values)) < len(values):
+def _values(text: str) -> list[dict[str, str]]:
+    """Return the choices in a text such as "dropout=0,0.1": each has a value for each name. Raises ConfigError."""
+    together, _, listed = text.partition("=")
+    names = [name.strip() for name in together.split("+")]
+    texts = [value.strip() for value in listed.split(",") if value.strip()]
+    for name in names:
+        if name in NOT_VARIED:
+            why = "expected a setting that changes how a run learns, not what it is scored on"
+            raise ConfigError(f"--vary {name}: {why}")
+    if len(texts) < 2 or len(set(texts)) < len(texts):
         raise ConfigError(f"--vary: got {shown(text)}, expected KEY=A,B with two or more different values")
-    if name == "preset" and (unknown := next((value for value in values if value not in PRESETS), "")):
+    values = [[value.strip() for value in one.split("+")] if len(names) > 1 else [one] for one in texts]
+    if wrong := next((one for one, found in zip(texts, values, strict=True) if len(found) != len(names)), ""):
+        raise ConfigError(f"--vary {together}: got {shown(wrong)}, expected {len(names)} values, joined by +")
+    choices = [dict(zip(names, found, strict=True)) for found in values]
+    presets = [choice["preset"] for choice in choices if "preset" in choice]
+    if unknown := next((name for name in presets if name not in PRESETS), ""):
         raise ConfigError(unknown_name("preset", unknown, PRESETS))
-    return name, values
+    return choices
 
 
 def _evaluation_interval(steps: int) -> int:

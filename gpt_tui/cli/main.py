@@ -237,7 +237,10 @@ def add_bench(parser: Parser) -> None:
 
 def add_race(parser: Parser) -> None:
     """Add the options of `gpt-tui race`."""
-    text = "values of a setting to compare, the baseline first; may be repeated: every combination is a case"
+    text = (
+        "values of a setting to compare, the baseline first; may be repeated: every combination is a case; "
+        "KEY+OTHER=A+B,C+D for settings that change together"
+    )
     parser.add_argument("--vary", metavar="KEY=A,B", action="append", default=[], help=text)
     text = "runs per case, with the seeds from --seed on (default: 3)"
     parser.add_argument("--seeds", metavar="N", type=int, default=3, help=text)

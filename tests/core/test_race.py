@@ -112,6 +112,17 @@ def test_the_cases_are_all_combinations_with_the_baseline_first() -> None:
     assert {case.settings.precision for case in cases} <= {"float32", "bfloat16"}
 
 
+def test_settings_that_change_together_are_one_choice() -> None:
+    cases = race_cases(read_overrides(), ["seq_len+batch_size=64+16,128+8", "dropout=0,0.1"], steps=200)
+    assert [case.name for case in cases] == [
+        "seq_len=64 batch_size=16 dropout=0", "seq_len=64 batch_size=16 dropout=0.1",
+        "seq_len=128 batch_size=8 dropout=0", "seq_len=128 batch_size=8 dropout=0.1",
+    ]  # fmt: skip
+    assert [(case.settings.seq_len, case.settings.batch_size) for case in cases] == [(64, 16)] * 2 + [(128, 8)] * 2
+    rates = race_cases(read_overrides(), ["learning_rate=1e-3,1e+0"], steps=200)
+    assert [case.settings.learning_rate for case in rates] == [1e-3, 1.0]
+
+
 def test_nothing_but_the_steps_ends_a_run_and_the_last_step_is_evaluated() -> None:
     settings = race_cases(read_overrides(), ["seq_len=64,32"], steps=130)[0].settings
     assert (settings.max_steps, settings.patience, settings.epsilon) == (130, 0, 0.0)
@@ -150,6 +161,10 @@ def test_a_time_budget_chooses_once_for_all_cases_of_a_preset() -> None:
         (["seed=1,2"], "expected a setting that changes how a run learns"),
         (["minutes=1,2"], "expected a setting that changes how a run learns"),
         (["layers=2,3", "layers=4,5"], "got it twice"),
+        (["layers=2,3", "seq_len+layers=32+4,64+5"], "--vary layers: got it twice"),
+        (["seq_len+seed=32+1,64+2"], "--vary seed: expected a setting that changes how a run learns"),
+        (["seq_len+batch_size=64+16,128"], r"got .128., expected 2 values, joined by \+"),
+        (["layers+preset=2+nano,3+huge"], "unknown preset"),
         (["layer=2,3"], "unknown setting"),
         (["layers=2,x"], "layers: got"),
         (["preset=nano,huge"], "unknown preset"),
