@@ -1,15 +1,16 @@
 """A training text without one of its novels, that novel, and the models of the rule for time budgets.
 
-    python benchmarks/whole_novel.py FOLDER [--novel N] [--bytes N] [--threads N]
+    python benchmarks/whole_novel.py FOLDER [--novel N] [--bytes N] [--novel-bytes N] [--threads N]
     gpt-tui race --config FOLDER/1.toml --steps 1000 --vary muon_beta=0.9,0.95 --models-dir FOLDER/race
 
 The shipped training text is five novels. With `hold_out`, a race is scored on the end of the last one, whose beginning
 is trained on, so that names and style are known. This script writes to a folder
 
 - `train.txt`: the training text without novel N (1 to 5, in the order of the text), or the first bytes of that;
-- `novel.txt`: novel N, which the races are scored on;
+- `novel.txt`: novel N, or the first bytes of it, which the races are scored on;
 - `1.toml`, `2.toml`, ...: the settings of the models of the rule, in ascending size, with its schedule. They name the
-  two texts. The complete novel is scored, every `EVAL_STEPS` steps: give a race a multiple of them.
+  two texts. All of `novel.txt` is scored, after each pass over the training text and every `EVAL_STEPS` steps: give a
+  race a multiple of them, so that its last step is scored.
 
 Nothing is random: a race of the same version on the same processor has the same scores. They do not depend on the load
 of the machine; compare them at equal tokens.
@@ -39,11 +40,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--novel", type=int, default=3, choices=range(1, len(TITLES) + 1), help="novel to hold out")
     parser.add_argument("--bytes", type=int, help="length of the training text (default: the four other novels)")
+    parser.add_argument("--novel-bytes", type=int, help="length of the eval text (default: the complete novel)")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     novels = split(TEXT.read_text(encoding="utf-8"))
     held_out = novels.pop(options.novel - 1)
-    train = "".join(novels).encode()[: options.bytes].decode(errors="ignore")
+    train, held_out = (
+        text.encode()[:length].decode(errors="ignore")
+        for text, length in (("".join(novels), options.bytes), (held_out, options.novel_bytes))
+    )
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (("train.txt", train), ("novel.txt", held_out)):
