@@ -141,7 +141,8 @@ def test_the_warm_up_is_at_least_100_steps_and_at_most_a_quarter_of_the_run(minu
 
 
 @pytest.mark.parametrize(
-    ("text_tokens", "dropout", "weight_decay"), [(10_000_000, 0.0, 0.1), (1_000_000, 0.1, 0.3), (400_000, 0.1, 0.5)]
+    ("text_tokens", "dropout", "weight_decay"),
+    [(10_000_000, 0.0, 0.1), (1_100_000, 0.0, 0.1), (700_000, 0.1, 0.3), (400_000, 0.1, 0.5)],
 )
 def test_a_text_that_is_repeated_has_dropout_and_more_weight_decay(
     text_tokens: int, dropout: float, weight_decay: float
