@@ -274,6 +274,11 @@ def has_native_bfloat16():
     return bool(GPT_NATIVE_BFLOAT16)
 
 
+def has_tiles():
+    """Return True if bfloat16 products are computed in tiles, by AMX or emulated."""
+    return bool(gpt_in_tiles(BFLOAT16))
+
+
 def library_product(
     float[:, ::1] c,
     const float[:, ::1] a,

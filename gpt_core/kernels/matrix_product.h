@@ -477,7 +477,8 @@ INLINE void gpt_macrokernel(const gpt_format format, int a_is_panels, ptrdiff_t 
             if (gpt_in_tiles(format)) {
                 const float *next = ir + mr < m ? tile_out.c + mr * out->ldc
                                   : jr + nr < n ? out->c + ic * out->ldc + jc + jr + nr : NULL;
-                if (tile_out.addend != tile_out.c) gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
+                if (tile_out.addend != tile_out.c && tile_out.addend != zeros)
+                    gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
                 const gpt_tiles_of_a a = {packed_a + ir * k, TILE, TILE * k, TILE * TILE};
                 gpt_compute_in_tiles(rows, columns, k, &a, b, &tile_out, next);
             } else {

@@ -13,7 +13,7 @@ import pytest
 
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.kernels import adamw, attention, linear, threads
+from gpt_core.kernels import adamw, attention, gemm, linear, threads
 from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.model.flops import prefill_flops, step_flops
 from gpt_core.model.gpt import GPT
@@ -35,7 +35,8 @@ LOGIT_ROWS = 48  # so that the rows take three slices, the last one shorter
 
 @pytest.fixture
 def small_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "LOGITS_BUDGET", LOGIT_ROWS * SHAPE.vocab_size)
+    for budget in ("LOGITS_BUDGET", "TILES_LOGITS_BUDGET"):
+        monkeypatch.setattr(head, budget, LOGIT_ROWS * SHAPE.vocab_size)
 
 
 def stepper(shape: ModelShape = SHAPE, batch: int = BATCH, time: int = TIME, freeze: str = "") -> Callable[[], None]:
@@ -230,14 +231,16 @@ def test_buffers_and_parameters_take_the_bytes_of_their_dtype() -> None:
     assert Parameters(SHAPE, half).flat.nbytes == pytest.approx(2 * parameter_count(SHAPE), rel=0.02)
 
 
-def test_logits_exist_for_a_slice_of_rows_at_a_time() -> None:
+@pytest.mark.parametrize(("tiles", "share"), [(False, 1 / 10), (True, 1 / 3)])
+def test_logits_exist_for_a_slice_of_rows_at_a_time(tiles: bool, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "has_tiles", lambda: tiles)
     settings = preset("mini")
     rows = settings.batch_size * settings.seq_len
     without_vocabulary = msgspec.structs.replace(settings.shape, vocab_size=260)
     more = activation_bytes(settings.shape, settings.batch_size, settings.seq_len, 2) - activation_bytes(
         without_vocabulary, settings.batch_size, settings.seq_len, 2
     )
-    assert more <= 4 * head.LOGITS_BUDGET < 4 * rows * settings.vocab_size / 3
+    assert more < share * 4 * rows * settings.vocab_size
 
 
 def test_activations_grow_linearly_with_the_context() -> None:

@@ -34,7 +34,7 @@ SPIN_COUNT = "3000"
 BINDING = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 
 EMULATED_TILES = "emulated_tiles"
-"""Level that checked builds have besides the first one with AVX2: tests of the products in tiles without AMX."""
+"""Level of checked builds: tests the products in tiles on processors without AMX."""
 
 CORES = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 """The CPUs that this process may use; None where the operating system does not report them."""

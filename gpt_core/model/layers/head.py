@@ -15,14 +15,15 @@ from collections.abc import Iterator, Set
 import numpy as np
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels import cross_entropy, linear
+from gpt_core.kernels import cross_entropy, gemm, linear
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.layers.layer import Flops, Ids, Layer, ParameterSpec, Tensors
 from gpt_core.model.precision import INT32, PRECISION
 
-LOGITS_BUDGET = 16 * 1024 * 1024  # values of logits that exist at once: 64 MiB
+LOGITS_BUDGET = 4 * 1024 * 1024  # values of logits that exist at once: 16 MiB
+TILES_LOGITS_BUDGET = 16 * 1024 * 1024  # with AMX: packing W for each slice takes as long as its products
 MIN_LOGIT_ROWS = 16  # rows of one slice, however large the vocabulary
 LM_HEAD = "lm_head.weight"
 """Matrix of the logits (V, C) of a model whose head is not tied."""
@@ -56,7 +57,8 @@ class Head(Layer):
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
         """Return one slice of logits, losses and predictions; and what the layers share."""
         N, C, V = size.rows, self._shape.d_model, self._shape.vocab_size
-        slice_rows = min(N, max(MIN_LOGIT_ROWS, LOGITS_BUDGET // V))
+        budget = TILES_LOGITS_BUDGET if gemm.has_tiles() else LOGITS_BUDGET
+        slice_rows = min(N, max(MIN_LOGIT_ROWS, budget // V))
         return (
             Buffer("logits", (slice_rows, V), "scratch", dtype=PRECISION.compute),
             Buffer("losses", (N,), dtype=PRECISION.compute),
