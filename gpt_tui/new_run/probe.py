@@ -1,6 +1,6 @@
 """Probe of the set-up screen: finds the tokens of the text, the time per step and an existing run, in a thread.
 
-A new request stops the one before it, and `measure_step_time` measures in one thread at a time.
+A new request stops the one before it. Only one thread measures at a time.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ class Prober:
         self._post = post
         self._number = 0
         self._stopped = threading.Event()
+        self._timing_lock = threading.Lock()
         self._known: dict[tuple[object, ...], StepTime] = {}
 
     def known_time(self, settings: Settings) -> StepTime | None:
@@ -168,19 +169,20 @@ class Prober:
             self._time(settings, number, stopped)
 
     def _time(self, settings: Settings, number: int, stopped: threading.Event) -> None:
-        if stopped.is_set():
-            return
-        try:
-            time = self.known_time(settings) or self._probes.time(settings, stopped.is_set)
-        except MemoryError:
-            self._post(StepTimed(number, None, "not timed: not enough memory"))
-            return
-        except Exception as error:
-            self._post(StepTimed(number, None, f"not timed: {one_line(f'{type(error).__name__}: {error}', 200)}"))
-            return
-        if time is not None:
-            self._known[timing_key(settings)] = time
-            self._post(StepTimed(number, time))
+        with self._timing_lock:
+            if stopped.is_set():
+                return
+            try:
+                time = self.known_time(settings) or self._probes.time(settings, stopped.is_set)
+            except MemoryError:
+                self._post(StepTimed(number, None, "not timed: not enough memory"))
+                return
+            except Exception as error:
+                self._post(StepTimed(number, None, f"not timed: {one_line(f'{type(error).__name__}: {error}', 200)}"))
+                return
+            if time is not None:
+                self._known[timing_key(settings)] = time
+                self._post(StepTimed(number, time))
 
 
 def timing_key(settings: Settings) -> tuple[object, ...]:
