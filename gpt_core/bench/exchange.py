@@ -184,6 +184,8 @@ class Step:
     """A training step on random tokens on each of several ranks."""
 
     def __init__(self, settings: Settings, ranks: Communicator) -> None:
+        products = choose_precision(settings).products
+        settings = msgspec.structs.replace(settings, precision=products)
         self._settings, self._ranks = settings, ranks
         shape, batch, length = settings.shape, settings.micro_batch, window_length(settings)
         self._frozen = frozen_names(shape, settings.freeze)
@@ -191,7 +193,7 @@ class Step:
         self.tokens = settings.batch_size * length
         self.gradients = Parameters(shape)
         self._weights = initial_parameters(shape, settings.seed, settings.init_projections)
-        self._gpt = GPT(self._weights, choose_precision(settings).products, self._frozen)
+        self._gpt = GPT(self._weights, products, self._frozen)
         self._optimizer = create_optimizer(self._weights, settings)
         self._dropout = dropout_of(settings, 1, 0, length)
         self._batch = np.random.default_rng(0).integers(shape.vocab_size, size=(2, batch, length), dtype=np.int32)

@@ -93,7 +93,9 @@ def measure_step_time(settings: Settings, stopped: Callable[[], bool] = lambda: 
         if stopped():
             return None
         threads.set_threads(compute_threads(settings.threads))
-        workload, precision = probe_workload(settings), choose_precision(settings)
+        precision = choose_precision(settings)
+        settings = msgspec.structs.replace(settings, precision=precision.products)
+        workload = probe_workload(settings)
         forward_and_backward, update = _step_functions(workload, settings, precision.products)
         passes: list[float] = []
         updates: list[float] = []

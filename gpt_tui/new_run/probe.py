@@ -189,4 +189,5 @@ def timing_key(settings: Settings) -> tuple[object, ...]:
     """Return the settings that the time per step depends on."""
     shape = tuple(getattr(settings, name) for name in ModelShape.__struct_fields__)
     batches = (settings.batch_size, settings.micro_batch, window_length(settings))
-    return (*shape, *batches, settings.threads, settings.precision, settings.freeze)
+    updates = (settings.optimizer, settings.ema > 0, settings.freeze)
+    return (*shape, *batches, *updates, settings.threads, settings.precision, settings.dropout > 0)

@@ -40,10 +40,12 @@ from gpt_core.kernels import threads
 from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import frozen_names, parameter_count, trained_count
+from gpt_core.optim import create_optimizer
 from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.token_stream import MemorySource, TokenStream
 from gpt_core.tokenizers import BOS
 from gpt_core.training.events import RunStarted, StepCompleted
+from gpt_core.training.precision import PrecisionChoice
 from gpt_core.training.setup import OVERFIT_SEQ_LEN
 from gpt_core.training.trainer import Trainer
 from tests.core.checkpoint_samples import sample
@@ -271,6 +273,20 @@ def test_the_step_time_has_the_format_of_the_products_that_were_timed(
         assert time is not None
         assert time.precision.products == products
     assert timed == ["float32", "bfloat16"]
+
+
+def test_an_update_is_timed_in_the_format_that_was_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The products of Muon, too, have the format of the run."""
+    monkeypatch.setattr(step_timing, "enough", lambda passes, elapsed_s: len(passes) == 2)
+    chosen = PrecisionChoice("bfloat16", "2.0 times as fast as float32")
+    monkeypatch.setattr(step_timing, "choose_precision", lambda settings: chosen)
+    formats: list[str] = []
+    monkeypatch.setattr(
+        step_timing, "create_optimizer",
+        lambda weights, settings: (formats.append(settings.precision), create_optimizer(weights, settings))[1],
+    )  # fmt: skip
+    measure_step_time(tiny_settings(tmp_path, precision="auto", optimizer="muon"))
+    assert formats == ["bfloat16"]
 
 
 def test_timing_writes_no_file_and_stops_between_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
