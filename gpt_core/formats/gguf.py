@@ -27,6 +27,7 @@ ALIGNMENT = 32  # of the first tensor in the file, and of each tensor after it
 MAX_ALIGNMENT = 1 << 16
 MAX_HEADER_BYTES = 256 << 20
 MAX_DIMENSIONS = 4
+MAX_ITEMS = 1 << 21  # of an array: more than any vocabulary has
 BLOCK = 32  # values of a Q8_0 block: one float16 scale and 32 int8
 CHUNK_VALUES = 1 << 20  # converted at once
 BUFFER_BYTES = 1 << 16  # of the header, read at once
@@ -294,12 +295,14 @@ class _Source:
         if code != _ARRAY:
             raise GgufError(f"got value type {code}, expected 0 to 12")
         item_code, count = self.number("<I"), self.number("<Q")
-        if item_code == _STRING:
-            self._require(8 * count)
-            return [self.string() for _ in range(count)]
-        if item_code not in _SCALARS:
+        if item_code != _STRING and item_code not in _SCALARS:
             raise GgufError(f"got an array of type {item_code}, expected numbers or strings")
-        layout = np.dtype(_SCALARS[item_code])
+        layout = np.dtype(_SCALARS.get(item_code, "<u8"))  # a string begins with its length
+        self._require(layout.itemsize * count)
+        if count > MAX_ITEMS:
+            raise GgufError(f"got an array of {count:,} items, expected at most {MAX_ITEMS:,}")
+        if item_code == _STRING:
+            return [self.string() for _ in range(count)]
         return np.frombuffer(self.take(layout.itemsize * count), layout).tolist()
 
     def tensor_info(self, name: str) -> TensorInfo:

@@ -14,9 +14,11 @@ import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from gpt_core import files
@@ -24,6 +26,7 @@ from gpt_core import files
 MAX_HEADER_BYTES = 16 << 20
 LENGTH_BYTES = 8
 METADATA = "__metadata__"
+MAX_DIMENSIONS = 8  # of a tensor
 ALIGNMENT = 64  # of the first tensor in the file; the header is padded with spaces
 CHUNK_BYTES = 1 << 20  # read at once, so that checks of a chunk find it in the CPU cache; a multiple of every item size
 DTYPE_BYTES = {
@@ -36,12 +39,15 @@ class SafetensorsError(ValueError):
     """The file is not a safetensors file, or it is damaged."""
 
 
+Length = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Header entry of one tensor. The offsets are in bytes, from the end of the header."""
 
     dtype: str
-    shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
+    shape: Annotated[tuple[Length, ...], Meta(max_length=MAX_DIMENSIONS)]
+    data_offsets: tuple[Length, Length]
 
     @property
     def size(self) -> int:
@@ -128,7 +134,7 @@ def decode_layout(head: bytes) -> Layout:
     for name, entry in entries:
         start, stop = entry.data_offsets
         item_bytes = DTYPE_BYTES.get(entry.dtype)
-        if item_bytes is None or min(entry.shape, default=0) < 0:
+        if item_bytes is None:
             raise SafetensorsError(f"{name[:80]}: got {entry.dtype[:10]} of shape {str(entry.shape)[:80]}")
         if start != end or stop - start != item_bytes * math.prod(entry.shape):
             raise SafetensorsError(

@@ -84,6 +84,7 @@ def test_a_file_that_ends_early_is_refused_at_every_length(tmp_path: Path) -> No
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 62), "less than its header takes"),
         (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"k", 9, 8, 1 << 60), "less than its header takes"),
         (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"k", 9, 9, 1), "got an array of type 9"),
+        (b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"k", 9, 0, 1 << 22) + bytes(1 << 22), "at most 2,097,152"),
         (b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"k", 13), "got value type 13"),
         (b"GGUF" + struct.pack("<IQQQ1s", 3, 0, 1, 1, b"\xff"), "not UTF-8"),
         (b"GGUF" + struct.pack("<IQQQ1sIQIQ", 3, 1, 0, 1, b"t", 1, 8, 12, 0), "got number type 12, expected f32"),

@@ -101,6 +101,8 @@ def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8))
         {"a": entry(), "b": entry(offsets=(4, 12))},
         {"a": entry(), "b": entry(offsets=(16, 24))},
         {"a": entry(shape=(1 << 40, 1 << 40))},
+        {"a": entry(shape=(1,) * 8 + (2,))},
+        {"a": entry(shape=(1 << 63, 0), offsets=(0, 0))},
         {"a": {**entry(), "more": 1}},
         {"a": 3},
         [],
