@@ -1,6 +1,6 @@
 """The matrix product on one thread, on which all other products are built.
 
-With gcc at AVX2 or AVX-512 it is `matrix_product.h`; elsewhere, and for a single row, it is BLAS.
+With gcc at AVX2 or AVX-512 it is `matrix_product.h`; elsewhere, and for a single float32 row, it is BLAS.
 
     C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend (m, n) + bias (n,)
 
@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 
 from gpt_core.kernels cimport blas
 from gpt_core.kernels.bfloat16 cimport round_to_bfloat16
-from gpt_core.kernels.shapes cimport check_equal
+from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport thread_count
 
 cdef extern from *:
@@ -265,7 +265,7 @@ cdef void _initialize_row(Output out, Py_ssize_t i, Py_ssize_t n) noexcept nogil
 
 
 def is_own():
-    """Return True if products of more than one row use `matrix_product.h`, False if they use BLAS."""
+    """Return True if products use `matrix_product.h`, except those of a single float32 row; False if they use BLAS."""
     return bool(GPT_OWN_PRODUCT)
 
 
@@ -277,6 +277,27 @@ def has_native_bfloat16():
 def has_tiles():
     """Return True if bfloat16 products are computed in tiles, by AMX or emulated."""
     return bool(gpt_in_tiles(BFLOAT16))
+
+
+def product(
+    float[:, ::1] c,
+    const float[:, ::1] a,
+    const float[:, ::1] b,
+    bint bfloat16=False,
+):
+    """Compute c = a . b on the calling thread, for measurements that other programs disturb little.
+
+    Shape:
+        c (M, N); a (M, K); b (K, N).
+
+    Raises:
+        ValueError: The shapes do not match.
+    """
+    cdef Py_ssize_t M = c.shape[0], N = c.shape[1], K = a.shape[1]
+    _check_product(M, N, K, a.shape[0], b.shape)
+    with nogil:
+        gemm(BFLOAT16 if bfloat16 else FLOAT32, M, N, K, Matrix(&a[0, 0], K, False), Matrix(&b[0, 0], N, False),
+             Output(&c[0, 0], N, NULL, 0, NULL, 1))
 
 
 def library_product(
@@ -292,11 +313,19 @@ def library_product(
         ValueError: The shapes do not match.
     """
     cdef Py_ssize_t M = c.shape[0], N = c.shape[1], K = a.shape[1], part, parts = thread_count()
-    check_equal("library_product: rows of a", a.shape[0], M)
-    check_equal("library_product: rows of b", b.shape[0], K)
-    check_equal("library_product: columns of b", b.shape[1], N)
+    _check_product(M, N, K, a.shape[0], b.shape)
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
         _library_rows(&c[0, 0], &a[0, 0], &b[0, 0], M * part // parts, M * (part + 1) // parts, N, K)
+
+
+cdef int _check_product(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, Py_ssize_t rows_a, const Py_ssize_t *b) except -1:
+    check_positive("product: rows", M)
+    check_positive("product: inner dimension", K)
+    check_positive("product: columns", N)
+    check_equal("product: rows of a", rows_a, M)
+    check_equal("product: rows of b", b[0], K)
+    check_equal("product: columns of b", b[1], N)
+    return 0
 
 
 cdef void _library_rows(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_core.config.settings import Settings
-from gpt_core.kernels import gemm, linear
+from gpt_core.kernels import gemm
 from gpt_core.kernels.arrays import empty
 from gpt_core.model.precision import ProductFormat
 
@@ -39,10 +39,7 @@ class PrecisionChoice(NamedTuple):
 
 
 def choose_precision(settings: Settings) -> PrecisionChoice:
-    """Return the format that the settings name or, for `auto`, the faster one on this machine.
-
-    Uses `threads.get_threads()` threads.
-    """
+    """Return the format that the settings name or, for `auto`, the faster one on this machine."""
     if settings.precision == "float32":
         return PrecisionChoice("float32", "")
     if settings.precision == "bfloat16":
@@ -70,19 +67,22 @@ def emulation_warning(choice: PrecisionChoice) -> tuple[str, ...]:
 def measure_speedup(settings: Settings) -> float:
     """Return how many times as fast the first product of an MLP is in bfloat16 as in float32.
 
-    Both are timed in turn, after other measurements of this process. The fastest of several repeats is compared,
-    because other load only adds time: the same machine should choose the same format every time.
+    Both are timed in turn, after other measurements of this process. One thread computes, which need not wait for
+    others on a busy machine, and the fastest of several repeats is compared, because other load only adds time: the
+    same machine should choose the same format every time.
     """
     rows = min(MAX_ROWS, settings.micro_batch * settings.seq_len)
-    x, y = empty(rows, settings.d_model), empty(rows, settings.hidden_size)
-    weight, bias = empty(settings.d_model, settings.hidden_size), empty(settings.hidden_size)
-    for array in (x, weight, bias):
+    x, weight, y = (
+        empty(*shape)
+        for shape in ((rows, settings.d_model), (settings.d_model, settings.hidden_size), (rows, settings.hidden_size))
+    )
+    for array in (x, weight):
         array.fill(np.float32(0.5))
     seconds: dict[bool, list[float]] = {False: [], True: []}
     with MEASUREMENT_LOCK:
         for _ in range(REPEATS):
             for bfloat16, durations in seconds.items():
                 started = time.perf_counter()
-                linear.forward(y, x, weight, bias, bfloat16=bfloat16)
+                gemm.product(y, x, weight, bfloat16)
                 durations.append(time.perf_counter() - started)
     return min(seconds[False]) / min(seconds[True])
