@@ -40,7 +40,7 @@ from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest, request_with
 
 MAX_PASSES = 20
-REGULARIZATION = ((40, 0.1, 0.5), (12, 0.1, 0.3))
+REGULARIZATION = ((200, 0.3, 0.5), (100, 0.2, 0.5), (40, 0.1, 0.5), (12, 0.1, 0.3), (-1, 0.0, 0.1))
 """(bound, dropout, weight decay): the first entry whose bound `Candidate.memorization` exceeds."""
 MEMORY_SHARE = 0.5  # of the free memory
 WARMUP_SHARE, MIN_WARMUP, MAX_WARMUP = 0.02, 100, 200
@@ -52,8 +52,8 @@ NO_LIMIT = 1_000_000  # epochs
 SOURCE = "time budget"
 
 _MODEL = (
-    *ModelShape.__struct_fields__, *GROUP_RATES, "precision", "optimizer", "muon_beta", "adam_beta2", "weight_decay",
-    "batch_size", "micro_batch_size",
+    *ModelShape.__struct_fields__, *GROUP_RATES, "precision", "optimizer", "muon_beta", "adam_beta2", "batch_size",
+    "micro_batch_size",
 )  # fmt: skip
 _MUON: dict[str, object] = {"optimizer": "muon", "muon_beta": 0.9}
 
@@ -221,18 +221,16 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
         best = (values, found)
     assert best is not None
     values, chosen = best
-    regularization = {} if overrides.value("init_from") else _regularization(chosen)
-    is_dropped = "dropout" in regularization and "dropout" not in overrides.values
+    regularization: dict[str, float] = {} if overrides.value("init_from") else _regularization(chosen)
+    is_dropped = regularization.get("dropout", 0) and "dropout" not in overrides.values
     why_dropped = f"; dropout {regularization['dropout']:g}, because the text is repeated" if is_dropped else ""
     return Choice(values | regularization | _schedule(chosen), _reason(chosen, limit) + why_dropped)
 
 
-def _regularization(model: Candidate) -> dict[str, object]:
-    """Return the dropout and the weight decay that keep a model from memorizing the text, if it needs any."""
-    for bound, dropout, weight_decay in REGULARIZATION:
-        if model.memorization > bound:
-            return {"dropout": dropout, "weight_decay": weight_decay}
-    return {}
+def _regularization(model: Candidate) -> dict[str, float]:
+    """Return the dropout and the weight decay that keep a model from memorizing the text."""
+    dropout, weight_decay = next(rates for bound, *rates in REGULARIZATION if model.memorization > bound)
+    return {"dropout": dropout, "weight_decay": weight_decay}
 
 
 def _schedule(model: Candidate) -> dict[str, object]:

@@ -23,11 +23,11 @@ PRESETS: dict[str, dict[str, object]] = {
         "d_model": 320, "hidden_size": 1280, "vocab_size": 4096, "num_heads": 5, "seq_len": 256, "layers": 7,
         "precision": "auto",
         **dict.fromkeys(GROUP_RATES, 1e-3),
-        "warmup_steps": 200, "decay_steps": 10_000, "adam_beta2": 0.99, "weight_decay": 0.1,
+        "warmup_steps": 200, "decay_steps": 10_000, "adam_beta2": 0.99, "weight_decay": 0.5, "dropout": 0.2,
         "batch_size": 8, "micro_batch_size": 0, "eval_every_steps": 250, "eval_tokens": EVAL_TOKENS, "max_epochs": 20,
         "best_metric": "loss", "improvement_threshold": 0.001, "patience": 3, "patience_min_steps": 750,
     },
-    "mini": {"eval_tokens": EVAL_TOKENS, "precision": "auto"},
+    "mini": {"eval_tokens": EVAL_TOKENS, "precision": "auto", "weight_decay": 0.5, "dropout": 0.2},
     "induction": {
         "d_model": 128, "hidden_size": 64, "vocab_size": 260, "num_heads": 4, "seq_len": 32, "layers": 2,
         # embeddings of random letters have noisy gradients, and a small rate; that of the attention is the largest

@@ -142,7 +142,14 @@ def test_the_warm_up_is_at_least_100_steps_and_at_most_a_quarter_of_the_run(minu
 
 @pytest.mark.parametrize(
     ("text_tokens", "dropout", "weight_decay"),
-    [(10_000_000, 0.0, 0.1), (1_100_000, 0.0, 0.1), (700_000, 0.1, 0.3), (400_000, 0.1, 0.5)],
+    [
+        (10_000_000, 0.0, 0.1),
+        (1_100_000, 0.0, 0.1),
+        (700_000, 0.1, 0.3),
+        (400_000, 0.1, 0.5),
+        (260_000, 0.2, 0.5),
+        (150_000, 0.3, 0.5),
+    ],
 )
 def test_a_text_that_is_repeated_has_dropout_and_more_weight_decay(
     text_tokens: int, dropout: float, weight_decay: float
@@ -185,8 +192,9 @@ def test_a_config_file_wins(tmp_path: Path) -> None:
 def test_a_requested_preset_fixes_the_model_but_not_the_schedule() -> None:
     settings, reason = chosen(requested(1, preset="micro"))
     micro = preset("micro")
-    for name in (*ModelShape.__struct_fields__, "batch_size", "mlp_lr", "weight_decay"):
+    for name in (*ModelShape.__struct_fields__, "batch_size", "mlp_lr"):
         assert getattr(settings, name) == getattr(micro, name)
+    assert (micro.dropout, settings.dropout) == (0.2, 0.0)  # the text is read once
     assert settings.cooldown == COOLDOWN
     assert "next larger" not in reason
 
