@@ -45,7 +45,7 @@ from gpt_core.kernels.gemm cimport (
 )
 from gpt_core.kernels.random_masks cimport factor_of, random_bits, row_key, threshold_of
 from gpt_core.kernels.shapes cimport check_equal, check_positive
-from gpt_core.kernels.threads cimport thread_count, threads_for
+from gpt_core.kernels.threads cimport threads_for
 
 cdef enum:
     Br = 64  # queries per tile
@@ -139,7 +139,7 @@ def forward(
         q: Queries. Its rows, and those of k and v, may be apart, as in views of one array of q | k | v.
         k: Keys.
         v: Values.
-        workspace: Scratch, one row per thread.
+        workspace: Scratch, one row per thread: no more threads are used.
         bfloat16: Multiply in bfloat16, if the number of keys before the first query is even.
         dropout: Probability with which an element of softmax(...) is dropped, in [0, 1).
         dropout_key: Key of the mask.
@@ -155,13 +155,14 @@ def forward(
     cdef Py_ssize_t item, b, h, D = C // max(H, 1)
     cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
     cdef Format format = format_of(bfloat16 and (Tk - Tq) % 2 == 0)  # a slot holds two keys of one block
+    cdef int team = min(threads_for(2 * B * C * Tq * Tk), <int>workspace.shape[0])
     _check_shapes(B, Tq, Tk, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
     _check_rows("out", out.shape, out.strides)
     _check_rows("q", q.shape, q.strides)
     _check_rows("k", k.shape, k.strides)
     _check_rows("v", v.shape, v.strides)
     _check_dropout(dropout)
-    for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=threads_for(2 * B * C * Tq * Tk)):
+    for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=team):
         b = item // H
         h = item % H
         _forward_head(
@@ -205,6 +206,7 @@ def backward(
     cdef Py_ssize_t item, b, h, D = C // max(H, 1)
     cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
     cdef Format format = format_of(bfloat16)
+    cdef int team = min(threads_for(5 * B * C * T * T), <int>workspace.shape[0])
     _check_shapes(B, T, T, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
     _check_shapes(B, T, T, C, H, d_q.shape, d_k.shape, d_v.shape, d_out.shape, lse.shape, workspace)
     _check_rows("q", q.shape, q.strides)
@@ -214,7 +216,7 @@ def backward(
     _check_gradient("d_q", d_q.shape, d_q.strides, q.strides)
     _check_gradient("d_k", d_k.shape, d_k.strides, k.strides)
     _check_gradient("d_v", d_v.shape, d_v.strides, v.strides)
-    for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=threads_for(5 * B * C * T * T)):
+    for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=team):
         b = item // H
         h = item % H
         _backward_head(
@@ -251,9 +253,9 @@ cdef int _check_shapes(
     _check_shape("v", v, B, Tk, C)
     _check_shape("out", out, B, Tq, C)
     _check_shape("lse", lse, B, H, Tq)
-    if workspace.shape[0] < thread_count() or workspace.shape[1] < workspace_size(Tk, C // H):
+    if workspace.shape[0] < 1 or workspace.shape[1] < workspace_size(Tk, C // H):
         raise ValueError(f"attention: got workspace ({workspace.shape[0]}, {workspace.shape[1]}), "
-                         f"expected at least ({thread_count()}, {workspace_size(Tk, C // H)})")
+                         f"expected at least (1, {workspace_size(Tk, C // H)})")
     return 0
 
 

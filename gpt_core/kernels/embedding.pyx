@@ -29,7 +29,7 @@ def forward(
     """
     cdef Py_ssize_t N = x.shape[0], C = x.shape[1], n
     cdef const float *positions = NULL
-    _check_tokens(x.shape, tokens, wte.shape)
+    _check_tokens(x.shape, tokens, wte.shape, time)
     if wpe is not None:
         _check_positions(x.shape, wpe.shape, time, first_position)
         positions = &wpe[first_position, 0]
@@ -59,7 +59,7 @@ def backward(
     cdef Py_ssize_t N = d_x.shape[0], C = d_x.shape[1], part
     cdef Py_ssize_t parts = threads_for(N * C)
     cdef float *d_positions = NULL
-    _check_tokens(d_x.shape, tokens, d_wte.shape)
+    _check_tokens(d_x.shape, tokens, d_wte.shape, time)
     if d_wpe is not None:
         _check_positions(d_x.shape, d_wpe.shape, time, 0)
         d_positions = &d_wpe[0, 0]
@@ -68,10 +68,16 @@ def backward(
                       C * part // parts, C * (part + 1) // parts)
 
 
-cdef int _check_tokens(const Py_ssize_t *x, const int[::1] tokens, const Py_ssize_t *wte) except -1:
+cdef int _check_tokens(
+    const Py_ssize_t *x,
+    const int[::1] tokens,
+    const Py_ssize_t *wte,
+    Py_ssize_t time,
+) except -1:
     cdef Py_ssize_t n
     check_equal("embedding: number of tokens", tokens.shape[0], x[0])
     check_positive("embedding: number of tokens", x[0])
+    check_positive("embedding: tokens per sequence", time)
     check_equal("embedding: channels of wte", wte[1], x[1])
     for n in range(tokens.shape[0]):
         if not 0 <= tokens[n] < wte[0]:
@@ -86,9 +92,9 @@ cdef int _check_positions(
     Py_ssize_t first_position,
 ) except -1:
     check_equal("embedding: channels of wpe", wpe[1], x[1])
-    if time < 1 or first_position < 0 or first_position > wpe[0] - min(time, x[0]):
+    if first_position < 0 or first_position > wpe[0] - min(time, x[0]):
         raise ValueError(f"embedding: got {time} positions from {first_position} on, "
-                         f"expected at least 1, all within {wpe[0]}")
+                         f"expected positions within {wpe[0]}")
     return 0
 
 

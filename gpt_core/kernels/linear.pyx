@@ -82,6 +82,7 @@ def backward(
     if d_bias is not None:
         check_equal("linear: length of d_bias", d_bias.shape[0], O)
         d_bias_data = &d_bias[0]
+    check_equal("linear: rows of weight", weight.shape[0], I)
     _check_product(d_x.shape, N, O, weight.shape[1], weight.shape[0])
     _check_product(d_weight.shape, I, x.shape[0], N, O)
     # d_x (N, I) = d_y (N, O) . weight^T (O, I)
@@ -164,7 +165,8 @@ cdef void _threaded_gemm(Product p) noexcept nogil:
 cdef void _gemm_part(Product p, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     """Compute one thread's part of a product: a range of the longer side of C."""
     cdef bint by_rows = p.m >= p.n
-    cdef Py_ssize_t length = p.m if by_rows else p.n, step = _part_length(length, parts)
+    cdef bint is_whole = p.m == 1 and p.format == FLOAT32  # BLAS sums a part of a row in another order
+    cdef Py_ssize_t length = p.m if by_rows else p.n, step = length if is_whole else _part_length(length, parts)
     cdef Py_ssize_t start = min(length, part * step), stop = min(length, (part + 1) * step)
     if start == stop:
         return

@@ -61,7 +61,7 @@ def update(
         gradients: Gradient of the loss with respect to `values`.
         m: Momentum, 0 before the first step.
         matrices: For each matrix: position of its first value, R, S, and the distance between its rows.
-        workspace: Scratch, one row per thread.
+        workspace: Scratch, one row per thread: no more threads are used.
         bfloat16: Round the operands of the products to bfloat16.
 
     Shape:
@@ -72,13 +72,14 @@ def update(
     """
     cdef Py_ssize_t size = values.shape[0], count = matrices.shape[0], i, first
     cdef Format format = BFLOAT16 if bfloat16 else FLOAT32
+    cdef int team = max(1, min(thread_count(), <int>min(count, workspace.shape[0])))
     cdef Step step
     check_equal("muon: length of gradients", gradients.shape[0], size)
     check_equal("muon: length of m", m.shape[0], size)
     check_equal("muon: values per matrix", matrices.shape[1], 4)
     for i in range(count):
         _check_matrix(matrices[i, 0], matrices[i, 1], matrices[i, 2], matrices[i, 3], size, workspace)
-    for i in prange(count, nogil=True, schedule="dynamic", num_threads=max(1, min(thread_count(), count))):
+    for i in prange(count, nogil=True, schedule="dynamic", num_threads=team):
         first = matrices[i, 0]
         step = Step(format, matrices[i, 1], matrices[i, 2], matrices[i, 3], &values[first], &gradients[first],
                     &m[first], beta, gradient_scale, lr, lr * weight_decay)
@@ -96,9 +97,9 @@ cdef int _check_matrix(
     if first < 0 or rows < 1 or columns < 1 or ld < columns or first + (rows - 1) * ld + columns > size:
         raise ValueError(f"muon: got a matrix ({rows}, {columns}) at {first} with rows {ld} apart, "
                          f"expected one within {size} values")
-    if workspace.shape[0] < thread_count() or workspace.shape[1] < workspace_size(rows, columns):
+    if workspace.shape[0] < 1 or workspace.shape[1] < workspace_size(rows, columns):
         raise ValueError(f"muon: got workspace ({workspace.shape[0]}, {workspace.shape[1]}), "
-                         f"expected at least ({thread_count()}, {workspace_size(rows, columns)})")
+                         f"expected at least (1, {workspace_size(rows, columns)})")
     return 0
 
 

@@ -69,23 +69,24 @@ cdef class DenormalsFlushed:
     """Context manager: within it, the kernels called by this thread treat numbers below 1.2e-38 as 0.
 
     Many processors need ten times as long, or longer, for an operation with such a denormal number; moments of rarely
-    used tokens and probabilities of attention reach this range. The mode of every thread is restored at the end. The
-    number of threads must not change meanwhile.
+    used tokens and probabilities of attention reach this range. The mode of every thread is restored at the end.
+    Threads that `set_threads` adds meanwhile keep theirs.
     """
 
     cdef unsigned long long _mode
+    cdef int _team
 
     def __enter__(self):
-        self._mode = gpt_float_mode()
-        _set_mode(self._mode | gpt_flush)
+        self._mode, self._team = gpt_float_mode(), _threads
+        _set_mode(self._mode | gpt_flush, self._team)
 
     def __exit__(self, *_error):
-        _set_mode(self._mode)
+        _set_mode(self._mode, self._team)
 
 
-cdef void _set_mode(unsigned long long mode) noexcept:
-    """Set the floating-point mode of this thread and of the threads that compute for it."""
+cdef void _set_mode(unsigned long long mode, int team) noexcept:
+    """Set the floating-point mode of this thread and of the threads that compute for it, `team` in all."""
     cdef int thread
-    for thread in prange(_threads, nogil=True, schedule="static", num_threads=_threads):
+    for thread in prange(team, nogil=True, schedule="static", num_threads=team):
         gpt_set_float_mode(mode)
     gpt_set_float_mode(mode)

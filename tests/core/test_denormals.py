@@ -44,6 +44,14 @@ def test_the_mode_is_restored_after_an_error() -> None:
     assert np.float32(DENORMAL) * np.float32(0.5) > 0
 
 
+def test_every_thread_is_restored_when_their_number_has_shrunk() -> None:
+    threads.set_threads(3)
+    with threads.DenormalsFlushed():
+        threads.set_threads(1)
+    threads.set_threads(3)
+    assert (halves() > 0).all()
+
+
 def test_threads_that_start_within_the_block_are_restored() -> None:
     threads.set_threads(3)  # a team of another size than before
     with threads.DenormalsFlushed():

@@ -80,6 +80,10 @@ INVALID_CALLS = {
         lambda: embedding.forward(f(1, 2), ids(3), f(3, 2), None, 1), "got token 3"),
     "embedding: no tokens without positions": (
         lambda: embedding.forward(f(0, 2), ids(), f(3, 2), None, 1), "got 0, expected at least 1"),
+    "embedding: no tokens per sequence": (
+        lambda: embedding.forward(f(1, 2), ids(1), f(3, 2), None, 0), "got 0, expected at least 1"),
+    "embedding: no tokens per sequence, backward": (
+        lambda: embedding.backward(f(3, 2), None, ids(1), f(1, 2), -1), "got -1, expected at least 1"),
     "linear: weight with other inputs": (lambda: linear.forward(f(2, 5), f(2, 4), f(3, 5), f(5)), "got 3, expected 4"),
     "linear: bias too short": (lambda: linear.forward(f(2, 5), f(2, 4), f(4, 5), f(4)), "got 4, expected 5"),
     "linear: other number of rows in y": (lambda: linear.forward(f(3, 5), f(2, 4), f(4, 5), f(5)), "got 3, expected 2"),
@@ -90,6 +94,9 @@ INVALID_CALLS = {
         lambda: linear.backward(f(2, 4), f(5, 4), f(5), f(2, 5), f(2, 4), f(4, 5)), "got [45], expected [45]"),
     "linear: d_bias too long": (
         lambda: linear.backward(f(2, 4), f(4, 5), f(6), f(2, 5), f(2, 4), f(4, 5)), "got 6, expected 5"),
+    "linear: weight with other inputs, backward": (
+        lambda: linear.backward(f(2, 4), f(4, 5), f(5), f(2, 5), f(2, 4), f(3, 5)), "got 3, expected 4"),
+    "gemm: inner lengths differ": (lambda: gemm.product(f(2, 3), f(2, 4), f(5, 3)), "got 5, expected 4"),
     "product: inner lengths differ": (lambda: linear.product(f(2, 3), f(2, 4), f(5, 3)), "got 5, expected 4"),
     "product: transposed factor": (lambda: linear.product(f(2, 3), f(2, 4), f(4, 3), True), "got 4, expected 2"),
     "layer_norm: weight with other channels": (
@@ -300,6 +307,33 @@ def test_the_division_of_a_product_among_threads_changes_no_bit(rows):
         linear.forward(results[-1], x, weight, bias, residual)
     np.testing.assert_array_equal(results[1], results[0])
     np.testing.assert_array_equal(results[2], results[0])
+
+
+def test_the_number_of_threads_changes_no_bit_of_a_single_row():
+    random = np.random.default_rng(0)
+    x, weight, d_y = (random.normal(size=shape).astype(np.float32) for shape in ((1, 800), (800, 701), (1, 701)))
+    results = []
+    for count in (1, 2, 3):
+        threads.set_threads(count)
+        y, d_x = f(1, 701), f(1, 800)
+        linear.forward(y, x, weight, None)
+        linear.backward(d_x, f(800, 701), None, d_y, x, weight)
+        results.append(np.concatenate((y, d_x), axis=1))
+    np.testing.assert_array_equal(results[1], results[0])
+    np.testing.assert_array_equal(results[2], results[0])
+
+
+def test_attention_uses_no_more_threads_than_its_workspace_has_rows():
+    """The number of threads may have grown since the workspace was allocated."""
+    random = np.random.default_rng(0)
+    qkv = random.normal(size=(4, 96, 3 * 64)).astype(np.float32)
+    results = []
+    for count in (1, 3):
+        threads.set_threads(count)
+        out, lse, scratch = f(4, 96, 64), f(4, 4, 96), f(1, attention.workspace_size(96, 16))
+        attention.forward(out, lse, qkv[..., :64], qkv[..., 64:128], qkv[..., 128:], scratch)
+        results.append(out)
+    np.testing.assert_array_equal(results[1], results[0])
 
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)
