@@ -20,7 +20,7 @@ from tests.program import TIMEOUT_S, start_program, tiny, write_texts
 
 HOST = "127.0.0.1"
 FAKE_APP = """
-import json, os, sys
+import json, os, sys, time
 
 def send(kind, payload):
     os.write(1, kind + len(payload).to_bytes(4, "big") + payload)
@@ -45,6 +45,9 @@ while header := sys.stdin.buffer.read(5):
             meta(type="deliver_file_start", key="k1", path="/x/Mein Läufe.svg", open_method="browser",
                  mime_type="image/svg+xml", encoding="utf-8", name="chart")
             continue
+        if payload == b"h":
+            send(b"D", b"hangs\\n")
+            time.sleep(10**6)
         if payload == b"!":
             sys.exit("it failed: " + "x" * 9)
         meta(type="title", title=f"step {typed}")

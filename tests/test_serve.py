@@ -23,7 +23,7 @@ pytest.importorskip("textual_serve")
 
 from gpt_tui.browser.connection import MAX_PENDING_BYTES, PageConnection  # noqa: E402
 from gpt_tui.browser.server import PAGE, page_headers  # noqa: E402
-from gpt_tui.browser.session import Size  # noqa: E402
+from gpt_tui.browser.session import MAX_TYPED, Size, bounded_input  # noqa: E402
 from tests.served import HOST, BrowserPage, served_program, serving, wait_for  # noqa: E402
 
 # -- command line
@@ -87,6 +87,26 @@ def test_an_invalid_size_is_ignored(asked):
 
 def test_a_size_is_bounded():
     assert Size.of("0", 10**9) == Size(2, 2000)
+
+
+PASTE = "\x1b[200~" + "x" * 10 * MAX_TYPED + "\x1b[201~"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("abc\x1b[A", "abc\x1b[A"),
+        ("a" * 3_000_000, "a" * MAX_TYPED),
+        (PASTE, PASTE),
+        (f"{'a' * 600}{PASTE}{'b' * 600}{PASTE}c", f"{'a' * 600}{PASTE}{'b' * 400}{PASTE}"),
+        ("\x1b[200~" * 500_000, ("\x1b[200~" * MAX_TYPED)[:MAX_TYPED]),
+        ("\x1b[201~", "\x1b[201~"),
+        ("", ""),
+    ],
+    ids=["keys", "many keys", "paste", "pastes among keys", "unfinished pastes", "end only", "nothing"],
+)
+def test_keys_of_a_message_are_bounded_and_pastes_are_not(text, kept):
+    assert bounded_input(text) == kept
 
 
 class SlowSocket:
@@ -235,6 +255,37 @@ async def test_stopping_the_server_stops_the_app_and_the_page_shows_a_notice(tmp
         server._request_stop(EXIT_INTERRUPTED)
         assert await page.read_to_the_end() == {"reason": "stopped", "text": f"stopped {EXIT_INTERRUPTED}"}
         assert server.session.exit_code == EXIT_OK
+
+
+async def test_an_app_that_does_not_respond_ends_with_the_second_signal(tmp_path, monkeypatch):
+    monkeypatch.setattr("gpt_tui.browser.server.SAME_PRESS_S", 0.0)
+    monkeypatch.setattr("gpt_tui.browser.app_process.CONFIRM_S", 0.01)
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        await page.read_until("drawn")
+        await page.type("h")
+        await page.read_until("hangs")
+        server._request_stop(EXIT_INTERRUPTED)
+        server._request_stop(EXIT_INTERRUPTED)
+        over = await page.read_to_the_end()
+        assert over == {"reason": "stopped", "text": "gpt-tui did not respond and was ended without a save"}
+        assert server.session.exit_code == EXIT_FAILED
+
+
+async def test_more_keys_than_a_person_types_are_dropped(tmp_path):
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        await page.type("z" * 100_000)
+        await page.read_until("typed z")
+        await page.receive_until(lambda: page.output.endswith("z\n"), "the end of the keys")
+        assert page.output.count("z") == MAX_TYPED
+
+
+async def test_folders_of_the_page_are_not_listed(tmp_path):
+    async with serving(tmp_path) as (server, session):
+        for path in ("/static/", "/static/js", "/page/"):
+            async with session.get(server.public_url + path) as answer:
+                assert answer.status == 403
 
 
 async def test_a_hidden_page_receives_no_output_until_it_is_visible(tmp_path):

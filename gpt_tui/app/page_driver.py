@@ -1,20 +1,27 @@
 """Driver for the app in a browser page: its process runs without a page, too, and saves its run if the server ends.
 
-Besides the packets of Textual's web driver it understands "repaint" and "stop", and sends "repaint" and "title".
+Besides the packets of Textual's web driver it understands "repaint" and "stop", and sends "repaint", "title"
+and "ending".
 """
 
 from __future__ import annotations
 
 import os
-from threading import Lock
+import time
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, cast
 
 from textual import events
 from textual.app import App
 from textual.drivers.web_driver import WebDriver
 
+from gpt_tui.headless.signals import leave_now
+
 if TYPE_CHECKING:
     from gpt_tui.app.app import GptApp
+
+
+BUSY_S = 3.0  # for the event loop to end the app
 
 
 class PageDriver(WebDriver):
@@ -44,7 +51,11 @@ class PageDriver(WebDriver):
         elif packet_type == "focus":  # a page takes the focus before the app starts, and Textual starts with a blur
             self._app.call_later(self._app.call_later, self._app.post_message, events.AppFocus())
         elif packet_type == "stop":
-            self._app.call_later(cast("GptApp", self._app).quit, cast(int, payload["code"]))
+            code = cast(int, payload["code"])
+            if payload["again"]:
+                self.write_meta({"type": "ending"})
+                Thread(target=self._end_at_once, args=(code,), name="forced exit", daemon=True).start()
+            self._app.call_later(cast("GptApp", self._app).quit, code)
         else:
             super().on_meta(packet_type, payload)
 
@@ -53,6 +64,14 @@ class PageDriver(WebDriver):
         super().run_input_thread()
         if not self.exit_event.is_set():
             self._is_lost = True
+
+    def _end_at_once(self, code: int) -> None:
+        """End the process after any save in progress, if the event loop is too busy to do so."""
+        time.sleep(BUSY_S)
+        controller = cast("GptApp", self._app).controller
+        controller.stop(save=False)
+        controller.wait_for_save()
+        leave_now(code)
 
     def _repaint(self) -> None:
         """Draw everything for a page that shows nothing yet."""

@@ -10,6 +10,7 @@ from textual_serve.app_service import AppService
 from textual_serve.download_manager import DownloadManager
 
 DRIVER = "gpt_tui.app.page_driver:PageDriver"
+CONFIRM_S = 5.0  # for the app to confirm that it ends at once
 READY = b"__GANGLION__\n"  # printed by the driver before its first packet
 
 
@@ -43,6 +44,8 @@ class AppProcess(AppService):
         self._arguments = arguments
         self._set_title = set_title
         self._repaint_begins = repaint_begins
+        self._ending = asyncio.Event()
+        self._is_killed = False
         self.exit_code: int | None = None
         self.exit_message = ""
         """Output of the app on standard error"""
@@ -72,14 +75,27 @@ class AppProcess(AppService):
         await self._download_manager.cancel_app_downloads(self.app_service_id)
         self.exit_message = (await errors).decode("utf-8", "replace").strip()
         self.exit_code = await process.wait()
+        if self._is_killed:
+            self.exit_message = "gpt-tui did not respond and was ended without a save"
 
     async def repaint(self, width: int, height: int) -> None:
         """Let the app draw everything, at this size."""
         await self.send_meta({"type": "repaint", "width": width, "height": height})
 
-    async def request_stop(self, code: int) -> None:
-        """Let the app save its run and end with an exit code. A second request ends it at once, after any save."""
-        await self.send_meta({"type": "stop", "code": code})
+    async def request_stop(self, code: int, *, again: bool = False) -> None:
+        """Let the app save its run and end with an exit code, or `again` end it at once, after any save in progress.
+
+        An app that does not confirm the second request is killed: its thread for input hangs, or it cannot take any.
+        """
+        try:
+            async with asyncio.timeout(CONFIRM_S if again else None):
+                await self.send_meta({"type": "stop", "code": code, "again": again})
+                if again:
+                    await self._ending.wait()
+        except TimeoutError:
+            if self._process is not None and self._process.returncode is None:
+                self._is_killed = True
+                self._process.kill()
 
     async def on_meta(self, data: bytes) -> None:
         """Handle a control packet of the app."""
@@ -88,6 +104,8 @@ class AppProcess(AppService):
             self._set_title(meta["title"])
         elif meta["type"] == "repaint":
             self._repaint_begins()
+        elif meta["type"] == "ending":
+            self._ending.set()
         elif meta["type"] != "exit":  # the process may still save; its end closes the pipe
             await super().on_meta(data)
 

@@ -11,6 +11,7 @@ import errno
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from textual_serve.server import Server
 from gpt_core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, InputError
 from gpt_tui.browser.connection import PageConnection
 from gpt_tui.browser.session import TITLE, AppSession, Size
+from gpt_tui.headless.signals import SAME_PRESS_S
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -48,6 +50,7 @@ class PageServer(Server):
             self._hosts |= {host, "localhost"}
         self._session = AppSession(arguments, self.download_manager)
         self._stop_requested = asyncio.Event()
+        self._stop_requested_s = 0.0
         self._stop_tasks: set[asyncio.Task[None]] = set()
 
     def listen(self) -> socket.socket:
@@ -79,9 +82,6 @@ class PageServer(Server):
         await runner.cleanup()
         return self._session.exit_code
 
-    async def on_startup(self, app: web.Application) -> None:
-        """Print nothing: the address is printed once it is served."""
-
     def _handle_signals(self) -> None:
         """Stop on SIGINT, SIGTERM and SIGHUP. Ignored signals stay ignored."""
         loop = asyncio.get_running_loop()
@@ -95,17 +95,27 @@ class PageServer(Server):
         """Let the app save its run and end, then the server. A second request ends the app at once."""
         if self._session.running and not self._stop_requested.is_set():
             print("stopping; Ctrl+C again exits at once, after any save in progress", flush=True)
+        now_s = time.monotonic()
+        is_again = self._stop_requested.is_set() and now_s - self._stop_requested_s > SAME_PRESS_S
+        if not self._stop_requested.is_set():
+            self._stop_requested_s = now_s
         self._stop_requested.set()
-        task = asyncio.create_task(self._session.stop(code))
+        task = asyncio.create_task(self._session.stop(code, again=is_again))
         self._stop_tasks.add(task)
         task.add_done_callback(self._stop_tasks.discard)
 
     # -- requests
 
     async def _make_app(self) -> web.Application:
-        app = await super()._make_app()
-        app.middlewares.append(self._guard)
-        app.add_routes([web.post("/start", self.handle_start), web.static("/page", PAGE)])
+        app = web.Application(middlewares=[self._guard])
+        app.add_routes([
+            web.get("/", self.handle_index),
+            web.get("/ws", self.handle_websocket),
+            web.get("/download/{key}", self.handle_download),
+            web.post("/start", self.handle_start),
+            web.static("/static", self.statics_path),
+            web.static("/page", PAGE),
+        ])  # fmt: skip
         return app
 
     @web.middleware

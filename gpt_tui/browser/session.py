@@ -22,6 +22,8 @@ from gpt_tui.shared.sanitize import printable
 TITLE = "gpt-tui"
 MIN_CELLS, MAX_CELLS = 2, 2000
 MAX_SHOWN = 4000  # characters of an error on the page
+MAX_TYPED = 1000  # characters of one message outside a paste: the app draws after each key
+PASTE_START, PASTE_END = "\x1b[200~", "\x1b[201~"
 REQUESTED_EXITS = (EXIT_OK, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED)
 
 
@@ -103,7 +105,7 @@ class AppSession:
             return
         match content:
             case ["stdin", str(text)]:
-                await app.send_bytes(text.encode("utf-8", "replace"))
+                await app.send_bytes(bounded_input(text).encode("utf-8", "replace"))
             case ["resize", {"width": columns, "height": rows}]:
                 self._size = Size.of(columns, rows) or self._size
                 await app.set_terminal_size(*self._size)
@@ -121,14 +123,14 @@ class AppSession:
         if self._app is not None:
             await self._app.repaint(*self._size)
 
-    async def stop(self, code: int) -> None:
-        """Let the app save its run and end. A second call ends it at once, after any save in progress.
+    async def stop(self, code: int, *, again: bool = False) -> None:
+        """Let the app save its run and end, or `again` end it at once, after any save in progress.
 
         After SIGINT the app may ask what to do with a run that cannot be saved, if there is a page to ask on.
         """
         self._stopping = True
         if self._app is not None:
-            await self._app.request_stop(code if self._page is not None else EXIT_TERMINATED)
+            await self._app.request_stop(code if self._page is not None else EXIT_TERMINATED, again=again)
 
     async def wait(self) -> None:
         """Wait until the app has ended."""
@@ -176,3 +178,17 @@ class AppSession:
     def _repaint_begins(self) -> None:
         if self._page is not None:
             self._page.begin_painting()
+
+
+def bounded_input(text: str) -> str:
+    """Return input of a page with its pastes and the first keys; the app would be busy with more for minutes."""
+    kept, typed, position = [], 0, 0
+    while position < len(text):
+        start = text.find(PASTE_START, position)
+        end = text.find(PASTE_END, start) + len(PASTE_END) if start >= 0 else -1
+        if end < len(PASTE_END):  # no further paste
+            start = end = len(text)
+        kept += [text[position:start][: MAX_TYPED - typed], text[start:end]]
+        typed += len(kept[-2])
+        position = end
+    return "".join(kept)

@@ -41,6 +41,31 @@ SmallApp().run()
 """
 
 
+BUSY_APP = """
+import time
+from types import SimpleNamespace
+
+from textual.app import App
+
+import gpt_tui.app.page_driver
+
+gpt_tui.app.page_driver.BUSY_S = 0.0
+
+class BusyApp(App):
+    controller = SimpleNamespace(stop=lambda save: None, wait_for_save=lambda: open("waited", "w").close())
+
+    def quit(self, code):
+        self.exit(return_code=code)
+
+    def on_key(self):
+        self._driver.show_title("busy")
+        while True:
+            time.sleep(0.01)
+
+BusyApp().run()
+"""
+
+
 class Shown:
     """Output and titles of an app."""
 
@@ -71,17 +96,22 @@ class Shown:
                 await asyncio.sleep(0.02)
 
 
-async def test_an_app_has_the_focus_repaints_for_a_new_page_and_notices_that_its_server_has_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
+def small_app(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[AppProcess, Shown]:
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-    Path("app.py").write_text(SMALL_APP)
+    Path("app.py").write_text(program)
     shown = Shown()
     app = AppProcess(
         [sys.executable, "app.py"], DownloadManager(), write_output=shown.write, write_message=shown.ignore,
         set_title=shown.set_title, repaint_begins=shown.clear,
     )  # fmt: skip
+    return app, shown
+
+
+async def test_an_app_has_the_focus_repaints_for_a_new_page_and_notices_that_its_server_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    app, shown = small_app(SMALL_APP, tmp_path, monkeypatch)
     await app.start(60, 20)
     await app.focus()  # as a page does at once, before the app has started
     running = asyncio.create_task(app.run())
@@ -100,3 +130,20 @@ async def test_an_app_has_the_focus_repaints_for_a_new_page_and_notices_that_its
         await running
     assert app.exit_code == 0
     assert Path("lost").exists()
+
+
+async def test_a_second_stop_ends_an_app_whose_event_loop_is_busy_after_any_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    app, shown = small_app(BUSY_APP, tmp_path, monkeypatch)
+    await app.start(60, 20)
+    running = asyncio.create_task(app.run())
+    await shown.until_output(b"\x1b[?2004h")
+    await app.send_bytes(b"a")
+    await shown.until_title("busy")
+    await app.request_stop(130)
+    await app.request_stop(130, again=True)
+    async with asyncio.timeout(TIMEOUT_S):
+        await running
+    assert app.exit_code == 130
+    assert Path("waited").exists()
