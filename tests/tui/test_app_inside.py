@@ -393,7 +393,7 @@ async def test_a_view_looks_as_in_the_snapshot(
     tmp_path: Path, name: str, theme: str, size: tuple[int, int], snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ):
     def answer(worker: InsideWorker, request: Request) -> None:
-        outcome = Outcome("in training, step 1,200", Extent(60, 4, 4), 60, FIXED[request.view.name])
+        outcome = Outcome("in training, step 1,200", Extent(60, 4, 4), 60, FIXED[request.view.name], 0)
         worker._post(Computed(request.number, 0, outcome))
         worker._post(Progressed(request.number, ""))
 

@@ -13,9 +13,10 @@ import pytest
 from gpt_core import interpret
 from gpt_core.interpret import Part
 from gpt_core.model.gpt import GPT
+from gpt_tui.tabs.inside.presenter import TextChoice
 from gpt_tui.tabs.inside.worker import InsideWorker, RemovalMeasured, Removed
 from tests.tui.app_bench import DEADLINE_S
-from tests.tui.inside_samples import small_subject
+from tests.tui.inside_samples import TEXT, save_model, small_subject
 from tests.tui.test_app_inside import inside, looking
 
 
@@ -110,6 +111,58 @@ async def test_a_measurement_of_an_earlier_model_is_not_shown_for_the_present_on
         tab.post_message(RemovalMeasured(wanted[0], 0.5))
         await bench.pilot.pause()
         assert tab._measured == 0.125
+
+
+@pytest.mark.slow
+async def test_measured_parts_are_kept_and_the_header_reads_the_number_of_the_row(tmp_path: Path, monkeypatch):
+    wanted, computed = [], []
+    ablations = interpret.ablations
+
+    def counted(gpt: GPT, inputs: object, targets: object, parts: tuple[Part, ...]):
+        computed.append(parts)
+        return ablations(gpt, inputs, targets, parts)
+
+    monkeypatch.setattr(interpret, "ablations", counted)
+    monkeypatch.setattr(InsideWorker, "measure", lambda _, removed: wanted.append(removed))
+    monkeypatch.setattr("gpt_tui.tabs.inside.worker.PROBE", TextChoice("typed", TEXT))
+    async with looking(tmp_path, (120, 40)) as bench:
+        await bench.pilot.press("6")
+        await bench.until(lambda: "eval loss" in bench.text() and "of 12 parts" not in bench.text())
+        row = next(line for line in bench.text().splitlines() if "layer 0 head 1" in line)
+        change = row.split("layer 0 head 1")[1].split()[0]
+        await bench.pilot.press("down", "x")
+        await bench.until_seen(f"Chat without layer 0 head 1: eval loss {change} (x: put back)")
+        await bench.pilot.press("f2", "f6", "r")
+        await bench.until_seen("eval loss")
+        assert not wanted
+        assert len(computed) == 1
+        save_model(tmp_path, seed=4)
+        await bench.pilot.press("f2", "f6")
+        await bench.until(lambda: len(computed) == 2)
+        await bench.until_seen("step 104")
+        await bench.until(lambda: "of 12 parts" not in bench.text())
+        row = next(line for line in bench.text().splitlines() if "▸ layer 0 head 1" in line)
+        other = row.split("layer 0 head 1")[1].split()[0]
+        assert other != change
+        await bench.until_seen(f"Chat without layer 0 head 1: eval loss {other} (x: put back)")
+
+
+@pytest.mark.slow
+async def test_removed_parts_are_measured_again_for_other_weights_in_the_same_file(tmp_path: Path, monkeypatch):
+    wanted: list[Removed] = []
+
+    def measure(worker: InsideWorker, removed: Removed) -> None:
+        wanted.append(removed)
+        worker._post(RemovalMeasured(removed, 0.125 * len(wanted)))
+
+    monkeypatch.setattr(InsideWorker, "measure", measure)
+    async with looking(tmp_path, (120, 40)) as bench:
+        await bench.pilot.press("3", "x")
+        await bench.until_seen("eval loss +0.125")
+        save_model(tmp_path, seed=4)
+        await bench.pilot.press("f2", "f6")
+        await bench.until_seen("eval loss +0.250")
+        assert wanted[0].checksum != wanted[1].checksum
 
 
 @pytest.mark.slow

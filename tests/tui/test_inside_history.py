@@ -184,7 +184,7 @@ def subject(text: str = "the cat sat on the mat and the dog sat on the log") -> 
 
 
 def task(origin: Origin, run: RunState = RUN, histories: CheckpointHistories | None = None) -> Task:
-    return Task(subject(), Cursor(), SIZES[0], run, origin, histories or CheckpointHistories())
+    return Task(subject(), Cursor(), SIZES[0], run, origin, histories or CheckpointHistories(), [])
 
 
 def test_the_model_in_training_has_the_history_of_its_run():

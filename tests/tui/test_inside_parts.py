@@ -40,7 +40,7 @@ def frame(size: Size = SIZES[0], **cursor: int) -> Frame:
 
 def task(**changes: object) -> Task:
     subject = dataclasses.replace(subject_of_samples(), **changes)  # type: ignore[arg-type]
-    return Task(subject, Cursor(), SIZES[0], RunState(), Origin(), CheckpointHistories())
+    return Task(subject, Cursor(), SIZES[0], RunState(), Origin(), CheckpointHistories(), [])
 
 
 def text_of(lines: list[Line] | tuple[Line, ...]) -> str:
@@ -60,6 +60,17 @@ def test_knock_out_yields_the_effects_one_after_another_over_more_of_the_eval_te
     assert list(results[-1].effects) == expected
     assert results[-1].tokens == targets.size > 2 * given.subject.gpt.shape.seq_len
     assert math.isclose(results[-1].loss, expected[0].loss - expected[0].change)
+
+
+@pytest.mark.parametrize("known", [5, None])
+def test_knock_out_continues_after_the_parts_that_are_known(known: int | None):
+    expected = list(KNOCK_OUT.compute(task()))[-1].effects
+    given = task()._replace(effects=list(expected[:known]))
+    results = list(KNOCK_OUT.compute(given))
+    assert [len(result.effects) for result in results] == list(range(known or len(expected), len(expected) + 1))
+    assert results[-1].effects == expected
+    assert tuple(given.effects) == expected
+    assert results[0].loss == expected[0].loss - expected[0].change
 
 
 def test_knock_out_is_given_up_where_a_newer_request_waits():

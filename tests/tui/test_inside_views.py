@@ -48,7 +48,7 @@ def frame_of(cursor: Cursor, size: Size = SIZE, extent: Extent = EXTENT) -> Fram
 
 
 def task_of(subject: Subject, cursor: Cursor = START, size: Size = SIZE) -> Task:
-    return Task(subject, cursor, size, RunState(), Origin(), CheckpointHistories())
+    return Task(subject, cursor, size, RunState(), Origin(), CheckpointHistories(), [])
 
 
 def shown(view: InsideView[Any], result: object, cursor: Cursor, size: Size = SIZE) -> str:

@@ -60,6 +60,7 @@ class InsideTab(Vertical):
         self._removed = removed
         self._wanted = NOTHING
         self._measured: float | str | None = None
+        self._checksum: int | None = None  # of the weights that are shown
         self._loader = loader
         self._worker = InsideWorker(loader, self.post_message)
         self._view: InsideView[Any] = VIEWS[0]
@@ -193,11 +194,21 @@ class InsideTab(Vertical):
         """Show a result."""
         if message.number == self._number:
             self._outcomes[message.side] = message.outcome
+            if message.side == 0 and isinstance(message.outcome, Outcome):
+                self._checksum = message.outcome.checksum
+                self._measure()
             self._show()
 
     def _measure(self) -> None:
-        """Measure in the background what the loss rises by without the removed parts, unless that was requested."""
-        wanted = Removed(self._choices.models[0], self._version, self._removed.parts)
+        """Measure in the background what the loss rises by without the removed parts, unless that is known.
+
+        One part may be a row of the view Knock-out, whose number is shown.
+        """
+        wanted = Removed(self._choices.models[0], self._version, self._removed.parts, self._checksum)
+        if len(wanted.parts) == 1:
+            known = self._worker.effect(self._checksum, wanted.parts[0])
+            if known is not None:
+                self._wanted, self._measured = wanted, known
         if wanted != self._wanted:
             self._wanted, self._measured = wanted, None
             if wanted.parts:

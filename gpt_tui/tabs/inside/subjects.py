@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ class Held(NamedTuple):
         name: Name to show.
         bundle: Weights, tokenizer and settings.
         gpt: The model.
+        checksum: Checksum of the weights.
         live: The run in progress that it is a copy of, None for a checkpoint.
     """
 
@@ -41,6 +43,7 @@ class Held(NamedTuple):
     name: str
     bundle: ModelBundle
     gpt: GPT
+    checksum: int
     live: LiveRun | None = None
 
 
@@ -93,7 +96,8 @@ class SubjectSource:
             if loaded.bundle is None:
                 raise CheckpointError(f"{loaded.name}: the settings of its run are unknown")
             name, bundle, live = loaded.name, loaded.bundle, loaded.live
-        held = Held(version, name, bundle, bundle.gpt(), live)
+        gpt = bundle.gpt()
+        held = Held(version, name, bundle, gpt, zlib.crc32(gpt.parameters.flat.data), live)
         self._held[model] = held
         return held
 

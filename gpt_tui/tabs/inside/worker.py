@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from textual.message import Message
 
 from gpt_core import interpret
 from gpt_core.errors import GptError
-from gpt_core.interpret import Part
+from gpt_core.interpret import Ablation, Part
 from gpt_core.progress import Progress
 from gpt_core.thread_priority import lower_priority
 from gpt_tui.session.checkpoint_history import CheckpointHistories
@@ -26,6 +26,8 @@ from gpt_tui.tabs.inside.subjects import Held, SubjectSource, random_subject
 from gpt_tui.tabs.inside.views.view import Cursor, Extent, InsideView, Origin, Size, Task
 
 PROGRESS_INTERVAL_S = 0.2
+MAX_MEASURED = 16  # models and texts whose measured parts are kept
+PROBE = TextChoice("probe")
 
 
 class Request(NamedTuple):
@@ -60,12 +62,14 @@ class Outcome(NamedTuple):
         extent: Positions, layers and heads of model and text.
         total: Tokens of the complete text, more than positions if it does not fit.
         result: What the view shows.
+        checksum: Checksum of the weights.
     """
 
     name: str
     extent: Extent
     total: int
     result: Any
+    checksum: int
 
 
 class Computed(Message, bubble=False):
@@ -97,11 +101,19 @@ class RemovalMeasured(Message, bubble=False):
 
 
 class Removed(NamedTuple):
-    """Parts to measure: the value of an option of a model, its version, and the parts that are left out."""
+    """Parts to measure.
+
+    Attributes:
+        model: Value of the option of the model.
+        version: The model is loaded again for another number.
+        parts: The parts that are left out.
+        checksum: Checksum of the weights that are shown, None before any are.
+    """
 
     model: str
     version: int
     parts: tuple[Part, ...]
+    checksum: int | None = None
 
 
 class SupersededError(Exception):
@@ -119,6 +131,7 @@ class InsideWorker:
     def __init__(self, loader: ModelLoader, post: Callable[[Message], object]) -> None:
         self._source = SubjectSource(loader)
         self._histories = CheckpointHistories()
+        self._effects: dict[Hashable, list[Ablation]] = {}  # by model and text
         self._post = post
         self._changed = threading.Condition()
         self._request: Request | None = None
@@ -138,6 +151,11 @@ class InsideWorker:
         with self._changed:
             self._removed = removed
             self._wake()
+
+    def effect(self, checksum: int | None, part: Part) -> float | None:
+        """Return the change of the eval loss of a model without a part, None if it has not been measured yet."""
+        effects = self._effects.get((checksum, PROBE, None), ())
+        return next((effect.change for effect in effects if effect.part == part), None)
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -190,7 +208,7 @@ class InsideWorker:
         outcome: float | str
         try:
             held = self._source.load(removed.model, removed.version, None, progress)
-            subject = self._source.subject(held, TextChoice("probe"), None, progress)
+            subject = self._source.subject(held, PROBE, None, progress)
             outcome = interpret.joint_ablation(held.gpt, *subject.eval_inputs_and_targets(), removed.parts, progress)
             check()
         except SupersededError:
@@ -246,12 +264,18 @@ class InsideWorker:
             subject = random_subject(held, progress)
         shape = held.gpt.shape
         extent = Extent(len(subject.ids), shape.layers, shape.num_heads)
+        read = (held.checksum, request.text, first.checksum if first is not None and request.text == PROBE else None)
+        effects = self._effects.pop(read, [])
+        while len(self._effects) >= MAX_MEASURED:
+            del self._effects[next(iter(self._effects))]
+        self._effects[read] = effects
         task = Task(
-            subject, extent.clamped(request.cursor), request.size, request.run, origin_of(held), self._histories
-        )
+            subject, extent.clamped(request.cursor), request.size, request.run, origin_of(held), self._histories,
+            effects,
+        )  # fmt: skip
         for result in request.view.compute(task):
             self._check(request)
-            self._send(Computed(request.number, side, Outcome(held.name, extent, subject.total, result)))
+            self._send(Computed(request.number, side, Outcome(held.name, extent, subject.total, result, held.checksum)))
         return held
 
     def _send(self, message: Message) -> None:

@@ -39,14 +39,17 @@ class KnockOutView(InsideView[KnockOut]):
     title = "Knock-out"
 
     def compute(self, task: Task) -> Iterator[KnockOut]:
-        """Yield the effects so far after each part."""
+        """Yield the effects so far, at first those that were measured before, then after each part."""
         subject = task.subject
         inputs, targets = subject.eval_inputs_and_targets()
         parts = tuple(interpret.all_parts(subject.gpt.shape))
-        subject.progress("leaving out each part", 0.0)
-        yield KnockOut(parts, (), float("nan"), targets.size)
-        effects: list[Ablation] = []
-        for effect in interpret.ablations(subject.gpt, inputs, targets, parts):
+        effects = task.effects
+        subject.progress("leaving out each part", len(effects) / len(parts))
+        loss = effects[0].loss - effects[0].change if effects else float("nan")
+        yield KnockOut(parts, tuple(effects), loss, targets.size)
+        if len(effects) == len(parts):
+            return
+        for effect in interpret.ablations(subject.gpt, inputs, targets, parts[len(effects) :]):
             effects.append(effect)
             subject.progress("leaving out each part", len(effects) / len(parts))
             yield KnockOut(parts, tuple(effects), effect.loss - effect.change, targets.size)

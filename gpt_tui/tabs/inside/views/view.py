@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from gpt_core.interpret import Part
+from gpt_core.interpret import Ablation, Part
 from gpt_tui.session.checkpoint_history import CheckpointHistories
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
@@ -96,6 +96,7 @@ class Task(NamedTuple):
         run: State of the run of this session.
         origin: Where the model is from.
         histories: Histories of checkpoints that have been read.
+        effects: Effects of the first parts of the model on this text, to which further ones are added.
     """
 
     subject: Subject
@@ -104,6 +105,7 @@ class Task(NamedTuple):
     run: RunState
     origin: Origin
     histories: CheckpointHistories
+    effects: list[Ablation]
 
 
 class Frame(NamedTuple):
