@@ -128,9 +128,10 @@ class Trainer:
     def events(self) -> Generator[ev.AnyEvent]:
         """Yield the events of the run, from RunStarted to RunFinished.
 
-        Closing the iterator saves, as `stop` does; but within a round of local steps the last checkpoint is kept.
+        Closing the iterator saves and ends the log, as `stop` does; but within a round of local steps the last
+        checkpoint is kept.
         """
-        finished = False
+        finished = closed = False
         try:
             log = NO_LOG
             if self.run.is_reported:
@@ -145,11 +146,16 @@ class Trainer:
                     self._saved_steps[event.path] = event.step
                 finished = isinstance(event, ev.RunFinished)
                 yield event
+        except GeneratorExit:
+            closed = True
+            raise
         finally:
             self._baselines.close()
             try:
                 for outcome in () if finished else self._last_save.save(may_wait=False):
                     _log(log, outcome)
+                if closed and not finished:
+                    _log(log, ev.RunFinished("stopped", self.step, saved=self._saver.is_saved))
             finally:
                 log.close()
                 self.run.store.close()

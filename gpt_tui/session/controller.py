@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -60,7 +60,7 @@ class TrainerLike(Protocol):
     def probe_text(self) -> TokenStream | None:
         """Text whose beginning the Inside tab shows, None without one."""
 
-    def events(self) -> Iterator[AnyEvent]:
+    def events(self) -> Generator[AnyEvent]:
         """Run and yield the events, from RunStarted to RunFinished."""
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
@@ -283,12 +283,13 @@ class TrainingController:
             if self._stop_asked.is_set():  # since the last progress report
                 trainer.requests.stop(save=not self._discarding)
             self._buffer.begin(with_earlier_part(self.run, trainer.earlier_log, trainer.state))
-            for event in trainer.events():
-                self._has_saved |= isinstance(event, CheckpointSaved)
-                if isinstance(event, RunStarted):
-                    self.warning = one_line("; ".join(filter(None, (*event.warnings, event.best_restarted))))
-                if self._buffer.put(event):
-                    self._wake()
+            with closing(trainer.events()) as events:
+                for event in events:
+                    self._has_saved |= isinstance(event, CheckpointSaved)
+                    if isinstance(event, RunStarted):
+                        self.warning = one_line("; ".join(filter(None, (*event.warnings, event.best_restarted))))
+                    if self._buffer.put(event):
+                        self._wake()
             if self._end_run is not None:
                 self.exit_code = self._end_run()
         except OpeningStoppedError:

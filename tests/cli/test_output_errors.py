@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.training.events import CheckpointSaved, RunFinished
+from gpt_core.training.metrics_log import read_metrics
 from tests.program import PROGRAM, TIMEOUT_S, environment, tiny
 
 
@@ -60,6 +62,23 @@ def test_a_run_whose_output_device_is_full_names_its_checkpoint(options: list[st
         "models/ckpt_latest.safetensors"
     )
     assert (tmp_path / "models/ckpt_latest.safetensors").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["plain", "json"])
+def test_the_log_of_a_run_whose_output_pipe_is_closed_ends_with_its_save(options: list[str], tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        run = subprocess.run(
+            [*PROGRAM, "train", *options, *tiny()], stdout=writer, stderr=subprocess.PIPE, cwd=tmp_path,
+            env=environment(), check=False, timeout=TIMEOUT_S,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert run.returncode == 1
+    *_, saved, finished = read_metrics(tmp_path / "models/metrics.jsonl")
+    assert isinstance(saved, CheckpointSaved)
+    assert finished == RunFinished("stopped", saved.step)
 
 
 @pytest.mark.slow

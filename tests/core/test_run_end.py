@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint import read_checkpoint
 from gpt_core.training import events as ev
-from tests.core.training_samples import LATEST, losses, of_kind, tiny_settings, train
+from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.trainer import Trainer
+from tests.core.training_samples import LATEST, losses, of_kind, open_run, tiny_settings, train
 
 
 def test_the_run_ends_when_the_average_loss_of_an_epoch_is_below_epsilon(tmp_path: Path) -> None:
@@ -51,3 +56,43 @@ def test_a_run_ends_with_a_sample_but_never_with_a_second_one_of_its_step(tmp_pa
     assert steps_of_samples("unscored", eval_every_steps=0) == [0, 3]
     assert steps_of_samples("scored", eval_every_steps=3) == [0, 3]
     assert steps_of_samples("part", eval_every_steps=3, eval_tokens=16) == [0, 3]
+
+
+@pytest.mark.parametrize("error", [None, BrokenPipeError(), ZeroDivisionError()], ids=repr)
+def test_the_log_of_a_run_whose_reader_leaves_ends_with_its_last_save(error: Exception | None, tmp_path: Path) -> None:
+    def read_until_step_2(trainer: Trainer) -> None:
+        with closing(trainer.events()) as events:
+            for event in events:
+                if isinstance(event, ev.StepCompleted) and event.step == 2:
+                    if error is not None:
+                        raise error
+                    return
+
+    trainer = open_run(tiny_settings(tmp_path))
+    if error is None:
+        read_until_step_2(trainer)
+    else:
+        with pytest.raises(type(error)):
+            read_until_step_2(trainer)
+    assert list(read_metrics(tmp_path / "models/metrics.jsonl"))[-2:] == [
+        ev.CheckpointSaved("latest", str(tmp_path / LATEST), 2), ev.RunFinished("stopped", 2)
+    ]  # fmt: skip
+
+
+def test_the_log_of_a_run_that_is_closed_after_its_end_has_one_end(tmp_path: Path) -> None:
+    with closing(open_run(tiny_settings(tmp_path, max_steps=2)).events()) as events:
+        next(event for event in events if isinstance(event, ev.RunFinished))
+    logged = list(read_metrics(tmp_path / "models/metrics.jsonl"))
+    assert of_kind(logged, ev.RunFinished) == [ev.RunFinished("max_steps", 2)]
+
+
+def test_the_log_of_a_run_that_failed_has_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = open_run(tiny_settings(tmp_path))
+
+    def fail() -> None:
+        raise GptError("the step failed")
+
+    monkeypatch.setattr(trainer, "_take_step", fail)
+    with pytest.raises(GptError, match="the step failed"):
+        list(trainer.events())
+    assert not of_kind(list(read_metrics(tmp_path / "models/metrics.jsonl")), ev.RunFinished)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class FakeTrainer:
         """Return weights of a small shape."""
         return Parameters(SMALL), self.step
 
-    def events(self) -> Iterator[AnyEvent]:
+    def events(self) -> Generator[AnyEvent]:
         """Run and yield events."""
         settings = self.settings
         overfit = settings.overfit_tiny
