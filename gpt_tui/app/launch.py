@@ -54,15 +54,12 @@ def run_app(
     """
     os.environ.setdefault("TEXTUAL_FPS", FRAMES_PER_S)  # read by Textual at its import
     with interrupt_exits():
-        from textual.theme import BUILTIN_THEMES
-
         from gpt_tui.app.app import GptApp
         from gpt_tui.app.preferences import read_preferences, remember_guide, remember_theme
         from gpt_tui.new_run.probe import Probes
         from gpt_tui.shared.keymap import BROWSER_KEYS
-        from gpt_tui.shared.theme import OWN_THEMES
 
-    preferences = read_preferences(config_file, [*(theme.name for theme in OWN_THEMES), *BUILTIN_THEMES])
+    preferences = read_preferences(config_file)
     if os.environ.get("TEXTUAL_DRIVER"):  # shown by `gpt-tui serve`
         preferences = preferences._replace(keys={**BROWSER_KEYS, **preferences.keys})
     settings = request.settings

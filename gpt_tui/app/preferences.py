@@ -25,9 +25,17 @@ from gpt_core.config.toml_file import read_config
 from gpt_core.errors import ConfigError, printable
 from gpt_core.files import replace_file
 from gpt_core.home import home_folder
-from gpt_tui.shared.keymap import KEYS, TABS, places_of
+from gpt_tui.shared.keymap import KEYS, NAMED_KEYS, TABS, is_key, places_of
 
 NAMES = ("theme", "guide", "keys")  # keys of a --config file that are not settings
+
+THEMES = (
+    "gpt-night", "gpt-day", "textual-dark", "textual-light", "nord", "gruvbox", "catppuccin-mocha", "dracula",
+    "tokyo-night", "monokai", "flexoki", "catppuccin-latte", "catppuccin-frappe", "catppuccin-macchiato",
+    "solarized-light", "solarized-dark", "rose-pine", "rose-pine-moon", "rose-pine-dawn", "atom-one-dark",
+    "atom-one-light", "ansi-dark", "ansi-light",
+)  # fmt: skip
+"""Themes of the app and of Textual"""
 
 
 class Preferences(NamedTuple):
@@ -60,14 +68,11 @@ def user_file(environ: Mapping[str, str] = os.environ) -> Path | None:
     return home / ".config" / "gpt-tui" / "config.toml" if home is not None else None
 
 
-def read_preferences(
-    config_file: Path | None, themes: Iterable[str] | None = None, environ: Mapping[str, str] = os.environ
-) -> Preferences:
+def read_preferences(config_file: Path | None, environ: Mapping[str, str] = os.environ) -> Preferences:
     """Return the preferences in `user_file`, overridden by those of a `--config` file.
 
     Args:
         config_file: The `--config` file, None without one.
-        themes: Names of the themes; None skips their check.
         environ: Environment variables.
 
     Raises:
@@ -85,7 +90,7 @@ def read_preferences(
                 f"{path}: got {printable(unknown[0])}, expected only theme, guide and [keys]; put the settings of a "
                 "run into a file for --config"
             )
-        theme = _theme(table.get("theme", theme), None if themes is None else list(themes), path)
+        theme = _theme(table.get("theme", theme), path)
         guide = _guide(table.get("guide", guide), path)
         keys |= _keys(table.get("keys", {}), path)
         _check_apart(keys, path)
@@ -138,11 +143,10 @@ def _parsed(text: str) -> dict[str, object] | None:
         return None
 
 
-def _theme(name: object, known: list[str] | None, path: Path) -> str:
-    if isinstance(name, str) and (not name or known is None or name in known):
+def _theme(name: object, path: Path) -> str:
+    if isinstance(name, str) and name in ("", *THEMES):
         return name
-    expected = f"one of {', '.join(sorted(known))}{_near(name, known)}" if known else "the name of a theme"
-    raise ConfigError(f"{path}: theme: got {name!r}, expected {expected}")
+    raise ConfigError(f"{path}: theme: got {name!r}, expected one of {', '.join(sorted(THEMES))}{_near(name, THEMES)}")
 
 
 def _guide(value: object, path: Path) -> str:
@@ -158,8 +162,13 @@ def _keys(table: object, path: Path) -> dict[str, str]:
     for name, value in table.items():
         if name not in ids:
             raise ConfigError(f"{path}: keys: unknown key {name!r}{_near(name, ids)}; `gpt-tui config` lists them")
-        if not isinstance(value, str) or not all(part.strip() for part in value.split(",")):
-            raise ConfigError(f'{path}: keys: {name}: got {value!r}, expected the name of a key, such as "ctrl+s"')
+        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else [""]
+        if unknown := [part for part in parts if not is_key(part)]:
+            lower = unknown[0].lower()
+            near = f"; did you mean {lower}?" if is_key(lower) else _near(lower, NAMED_KEYS)
+            raise ConfigError(
+                f'{path}: keys: {name}: got {value!r}, expected the name of a key, such as "ctrl+s"{near}'
+            )
     return {name: ",".join(part.strip() for part in value.split(",")) for name, value in table.items()}
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import string
+import unicodedata
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -231,6 +233,47 @@ KEYS: tuple[Key, ...] = (
 )  # fmt: skip
 
 BROWSER_KEYS = {"setup.begin": "f9,ctrl+t"}  # by id: a browser opens a tab with Ctrl+T, so the other key is shown
+
+
+SHORT_NAMES = {
+    "solidus": "slash", "reverse_solidus": "backslash", "commercial_at": "at", "hyphen_minus": "minus",
+    "plus_sign": "plus", "low_line": "underscore",
+}  # fmt: skip
+"""Textual's names of characters that are not their Unicode names"""
+MODIFIERS = ("alt", "ctrl", "hyper", "meta", "shift", "super")
+
+
+def name_of(character: str) -> str:
+    """Return Textual's name of the key that types a character."""
+    if character.isalnum():
+        return character
+    name = unicodedata.name(character, character).lower().replace("-", "_").replace(" ", "_")
+    return SHORT_NAMES.get(name, name)
+
+
+NAMED_KEYS = {
+    "backspace", "delete", "down", "end", "enter", "escape", "home", "insert", "left", "newline", "pagedown",
+    "pageup", "right", "space", "tab", "up", "add", "decimal", "divide", "equal", "kp_begin", "multiply",
+    "separator", "subtract", "menu", "pause", "print_screen", "scroll_lock", "media_fast_forward", "media_pause",
+    "media_play", "media_play_pause", "media_record", "media_reverse", "media_rewind", "media_stop",
+    "media_track_next", "media_track_previous", "lower_volume", "mute_volume", "raise_volume",
+    *(f"f{number}" for number in range(1, 36)), *map(name_of, string.punctuation),
+}  # fmt: skip
+"""Textual's names of keys that are not the character that they type"""
+
+
+def is_key(name: str) -> bool:
+    """Return True if Textual reports a key by this name: `s`, `question_mark`, `f9`, `ctrl+shift+left`."""
+    if len(name) == 1:
+        return name.isprintable()
+    *modifiers, key = name.split("+")
+    if not (len(key) == 1 or key in NAMED_KEYS):
+        try:
+            if name_of(unicodedata.lookup(key.replace("_", " "))) != key:
+                return False
+        except KeyError:
+            return False
+    return modifiers == sorted({*modifiers} & {*MODIFIERS})
 
 
 def places_of(view: str) -> tuple[Place, ...]:
