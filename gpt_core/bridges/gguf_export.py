@@ -126,7 +126,7 @@ def _number_type(name: str, tensor: Array, wanted: str) -> str:
     row = tensor.shape[1]
     number_type = wanted if row % gguf.NUMBER_TYPES[wanted].block_values == 0 else FALLBACK
     if number_type in ("f16", "q8_0") and (largest := float(np.abs(tensor).max())) > MAX_FLOAT16:
-        raise ExportError(f"{name}: got a weight of {largest:g}, which {number_type} cannot hold; use --type f32")
+        raise ExportError(f"{name}: got a weight of {largest:g}, which {number_type} cannot hold; use type f32")
     return number_type
 
 

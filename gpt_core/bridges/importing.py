@@ -116,7 +116,7 @@ def _refuse_file(path: Path) -> NoReturn:
             peek_checkpoint(path)
         except CheckpointError:
             raise ModelImportError(f"{path} needs its {CONFIG} and tokenizer: name the folder of the model") from None
-        raise ModelImportError(f"{path} is a checkpoint of this program already; use it with --model")
+        raise ModelImportError(f"{path} is a checkpoint of this program already; use it with `gpt-tui chat --model`")
     raise ModelImportError(
         f"{path} is not a model that can be imported: expected the folder of a Hugging Face model, or a GGUF file"
     )

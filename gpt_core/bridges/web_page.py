@@ -119,7 +119,10 @@ def write_model(bundle: ModelBundle, path: Path, number_type: str, progress: Pro
     if number_type != "f32":
         return (f"its weights are rounded to {number_type}: its text can differ from that of `gpt-tui generate`",)
     if model.bytes >= LARGE_BYTES:
-        return ("a smaller file with rounded weights: --type bf16 (half the size) or --type int8 (a quarter)",)
+        return (
+            "a smaller file with rounded weights: `gpt-tui export html` with --type bf16 (half the size) or "
+            "--type int8 (a quarter)",
+        )
     return ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,7 @@ from gpt_core.training.run import BatchSource, Run
 from gpt_core.training.sharing import check_same_program, check_same_text_on_ranks, share_start, share_state
 from gpt_core.training.trainer import Trainer
 
+_NAME_A_TEXT = re.compile(r"(; |, or )name a(nother)? (training text|text file|text|file)( with --train-file)?$")
 OVERFIT_SEQ_LEN = 128  # maximum context of the self-test: a few lines, and a quick check of the largest preset
 
 
@@ -332,7 +334,7 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
         text = load_tokens(source, model.tokenizer, settings.document, progress=progress)
     except CorpusError as error:
         raise CorpusError(
-            f"{str(error).removesuffix('; name a text file')}; it is the text of the run of {name}: run the command "
+            f"{_NAME_A_TEXT.sub('', str(error))}; it is the text of the run of {name}: run the command "
             "in the folder of that run, or name a text with --eval-file"
         ) from None
     if held_out is None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from gpt_core.errors import EXIT_OK
+from gpt_core.errors import EXIT_OK, ConfigError, shown
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.progress import Progress
 from gpt_core.text.token_cache import load_tokens
@@ -18,6 +18,8 @@ from gpt_tui.cli.options import load_model
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity
 from gpt_tui.shared.sanitize import one_line, valid_utf8
+
+TEXT_SETTINGS = ("allow_binary", "encoding", "text_field")  # which `--set` changes
 
 
 class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
@@ -41,6 +43,9 @@ def evaluate(options: Namespace) -> int:
     """Run `gpt-tui evaluate`: evaluate a model on the eval text of its run, or on the text of `--eval-file`."""
     from gpt_core.training import evaluation
 
+    for assignment in options.assignments:
+        if "=" in assignment and (name := assignment.partition("=")[0].strip()) not in TEXT_SETTINGS:
+            raise ConfigError(f"--set: got {shown(name)}, expected one of {', '.join(TEXT_SETTINGS)}")
     model = load_model(options, ("eval_file", "text_field", "encoding", "weights"))
     with ProgressLine() as waiting:
         text, name, of_run = scored_text(model, options.eval_file is not None, waiting)

@@ -197,6 +197,8 @@ def add_evaluate(parser: Parser) -> None:
     """Add the options of `gpt-tui evaluate`."""
     add_model(parser)
     add_texts(parser, {"--eval-file": "text to evaluate on"})
+    text = "change how the text is read: allow_binary, encoding or text_field; may be repeated"
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="assignments", help=text)
     add_weights(parser)
     add_json(parser)
 

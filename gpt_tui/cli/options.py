@@ -122,7 +122,8 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
     """
     bundle = load_chosen(options)
     given = {name: getattr(options, name) for name in (*names, "threads")}
-    settings = resolve(options=given, base=bundle.settings, base_preset=bundle.preset_name).settings
+    assignments = getattr(options, "assignments", ())
+    settings = resolve(None, None, assignments, given, base=bundle.settings, base_preset=bundle.preset_name).settings
     threads.set_threads(compute_threads(settings.threads))
     if options.threads is not None and (warning := threads_warning(settings.threads)):
         print(f"gpt-tui: {warning}", file=sys.stderr)

@@ -73,26 +73,31 @@ def first_minutes(overrides: Overrides) -> float:
     return 0.0 if overrides.preset is not None or overrides.values.keys() & DECIDED else FIRST_BUDGET
 
 
-def require_terminal() -> None:
-    """Raise InputError if the app cannot be shown. Where `mpiexec` has started it, use the terminal of `mpiexec`."""
+def require_terminal(instead: str = "use `gpt-tui train`") -> None:
+    """Check that the app can be shown. Where `mpiexec` has started it, use the terminal of `mpiexec`.
+
+    Args:
+        instead: What to do without a terminal, for the message.
+
+    Raises:
+        InputError: The app cannot be shown.
+    """
     if os.environ.get("TEXTUAL_DRIVER"):
         return  # shown elsewhere: in a browser, by `gpt-tui serve`
     if LAUNCHED & os.environ.keys() and not (sys.stdin is not None and sys.stdin.isatty()):
         from gpt_tui.app.launcher_terminal import attach_terminal
 
         attach_terminal()
-        check_terminal_type()
+        check_terminal_type(instead)
         return
     streams = {"standard input": sys.stdin, "standard output": sys.stdout, "standard error": sys.stderr}
     missing = [name for name, stream in streams.items() if stream is None or not stream.isatty()]
     if missing:
-        raise InputError(
-            f"the app needs a terminal, but {missing[0]} is not one; use `gpt-tui train` without a terminal"
-        )
-    check_terminal_type()
+        raise InputError(f"the app needs a terminal, but {missing[0]} is not one; {instead} without a terminal")
+    check_terminal_type(instead)
 
 
-def check_terminal_type() -> None:
+def check_terminal_type(instead: str) -> None:
     """Raise InputError if the terminal cannot show a full screen."""
     if os.environ.get("TERM") == "dumb":
-        raise InputError("the app needs a full-screen terminal, but TERM is dumb; use `gpt-tui train` without one")
+        raise InputError(f"the app needs a full-screen terminal, but TERM is dumb; {instead} without one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.settings import Settings
 from gpt_core.errors import InputError
 from gpt_core.training.request import resolve_request
@@ -17,7 +18,7 @@ from gpt_tui.shared.sanitize import one_line
 def watch(options: Namespace) -> int:
     """Follow the run in a folder and return the exit code. The folder is only read."""
     folder = watched_folder(options.folder)
-    require_terminal()
+    require_terminal(f"read {one_line(str(folder / METRICS))}")
     request = resolve_request(options={"models_dir": str(folder)})
     from gpt_tui.app.launch import run_app
 

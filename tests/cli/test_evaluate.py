@@ -95,6 +95,35 @@ def test_evaluate_scores_texts_of_several_kinds_like_one_plain_text(
     assert run.stderr.count("\n") == 1
 
 
+def test_evaluate_follows_the_advice_of_its_messages_about_a_text(
+    program: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    for data in ("The café at night.\n".encode("cp1252") * 40, bytes(range(256)) * 4):
+        text.write_bytes(data)
+        run = program("evaluate", "--eval-file", str(text))
+        assert (run.returncode, run.stdout) == (2, "")
+        assert "--set allow_binary=true" in run.stderr
+        run = program("evaluate", "--eval-file", str(text), "--set", "allow_binary=true")
+        assert run.returncode == 0, run.stderr
+    run = program("evaluate", "--set", "seq_len=8")
+    expected = "gpt-tui: --set: got 'seq_len', expected one of allow_binary, encoding, text_field\n"
+    assert (run.returncode, run.stderr) == (2, expected)
+    run = program("evaluate", "--set", "encoding")
+    assert (run.returncode, run.stderr) == (2, "gpt-tui: --set encoding: got no '=', expected KEY=VALUE\n")
+
+
+def test_evaluate_without_a_text_names_no_option_of_training(
+    program: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data/raw").mkdir(parents=True)
+    (tmp_path / "data/raw/train.en").symlink_to("absent")
+    run = program("evaluate", "--models-dir", str(trained / "models"), cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "is a broken link to absent; repair or remove it; it is the text of the run of" in run.stderr
+    assert "--train-file" not in run.stderr
+
+
 def test_evaluate_in_another_folder_refuses_its_text_and_names_both(
     program: Callable[..., Result], trained: Path, tmp_path: Path
 ) -> None:

@@ -85,7 +85,7 @@ def test_watch_without_a_name_selects_the_folder_in_training(tmp_path: Path, mon
     [
         ("absent", "no folder absent; name the models folder of a run"),
         ("file", "file is a file, expected the models folder of a run"),
-        ("here", "the app needs a terminal"),
+        ("here", "the app needs a terminal, but standard input is not one; read here/metrics.jsonl without a terminal"),
     ],
 )
 def test_an_invalid_folder_to_watch_is_reported_in_one_line(tmp_path: Path, named: str, text: str) -> None:
