@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from gpt_core.errors import CorpusError
+from gpt_core.errors import ConfigError, CorpusError
 from gpt_core.file_kinds import HEAD_BYTES
 
 UTF8 = "utf-8"
@@ -92,14 +92,34 @@ def _wrong_encoding(name: str, encoding: str, data: bytes, error: UnicodeDecodeE
         return CorpusError(
             f"{name} is not {encoding}: {error.reason} at {place}; name its encoding with --encoding, or {as_bytes}"
         )
+    problem, guess = not_utf8(name, data, error, place)
+    return CorpusError(f"{problem}: read it with --encoding {guess}, or {as_bytes}")
+
+
+def not_utf8(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> tuple[str, str]:
+    """Return that a text is not UTF-8, with the line that shows it, and the encoding that it is most probably in.
+
+    Args:
+        name: Name of the text.
+        data: The text, or the block of it that was decoded.
+        error: Error of decoding `data`.
+        place: Where in the text the error is.
+    """
     begin = data.rfind(b"\n", 0, error.start) + 1
     guess = guess_encoding(data[max(begin, error.start - HEAD_BYTES) : error.start + HEAD_BYTES])
     line = data[max(begin, error.start - 80) : error.start + 160].split(b"\n")[0].decode(guess, "ignore").strip()
     shown = line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS].rstrip()}…"
-    return CorpusError(
-        f"{name} is not UTF-8: got 0x{data[error.start]:02x} at {place}; it looks like {guess} ({shown!r}): read it "
-        f"with --encoding {guess}, or {as_bytes}"
-    )
+    return f"{name} is not UTF-8: got 0x{data[error.start]:02x} at {place}; it looks like {guess} ({shown!r})", guess
+
+
+def prompt_text(data: bytes, name: str) -> str:
+    """Return a prompt that was read from a file or from standard input. Raises ConfigError if it is not UTF-8."""
+    try:
+        return data.decode(UTF8)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem, guess = not_utf8(name, data, error, f"byte {error.start:,} (line {line:,})")
+        raise ConfigError(f"{problem}: convert it to UTF-8 (`iconv -f {guess} -t UTF-8`)") from None
 
 
 def guess_encoding(data: bytes) -> str:

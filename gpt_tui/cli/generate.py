@@ -14,6 +14,7 @@ from gpt_core.files import reason
 from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.stored_weights import StoredWeights
+from gpt_core.text.encodings import prompt_text
 from gpt_tui.cli.options import load_model, typed_path
 from gpt_tui.headless.terminal_chat import converse, report_end, report_skipped, write
 
@@ -106,5 +107,4 @@ def prompt_of(file: IO[bytes], name: str) -> str:
         )
     if found := not_text(data[:HEAD_BYTES]):
         raise ConfigError(f"{name}: got {found.kind}, expected text; {found.remedy}")
-    text = data.removeprefix(BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r")
-    return text.decode("utf-8", "surrogateescape")
+    return prompt_text(data.removeprefix(BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r"), name)

@@ -10,6 +10,7 @@ from itertools import chain
 
 from gpt_core.generation.generator import Figures, Generator
 from gpt_core.generation.sampler import Sampling
+from gpt_core.text.encodings import prompt_text
 from gpt_tui.shared.formatting import ENDED_AT_ONCE, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
 
@@ -47,6 +48,9 @@ def prompts() -> Iterator[str]:
     """Yield the non-blank lines of standard input until the word `exit` or end of input.
 
     On a terminal, lines that are pasted together are one prompt, where GNU readline reads them.
+
+    Raises:
+        ConfigError: A line is not UTF-8; on a terminal, such a line is a prompt.
     """
     if sys.stdin is None:
         return
@@ -67,6 +71,8 @@ def prompts() -> Iterator[str]:
         if line.strip() == "exit":
             return
         if line.strip():
+            if not at_terminals():
+                prompt_text(line.encode("utf-8", "surrogateescape"), "a line of standard input")
             yield line
 
 

@@ -80,6 +80,29 @@ def test_a_prompt_file_that_is_not_text_is_refused(data: bytes, program: Callabl
     assert re.search(r"prompt.txt: got .+, expected text; ", run.stderr), run.stderr
 
 
+def test_a_prompt_that_is_not_utf8_is_refused_however_it_is_read(
+    program: Callable[..., Result], tmp_path: Path
+) -> None:
+    data = "It was\nthe café\n".encode("cp1252")
+    (tmp_path / "prompt.txt").write_bytes(data)
+    piped = data.decode("utf-8", "surrogateescape")
+    expected = (
+        " is not UTF-8: got 0xe9 at byte 14 (line 2); it looks like cp1252 ('the café'): convert it to UTF-8 "
+        "(`iconv -f cp1252 -t UTF-8`)\n"
+    )
+    for arguments, name in (
+        (["generate", "--prompt-file", str(tmp_path / "prompt.txt")], str(tmp_path / "prompt.txt")),
+        (["generate", "--prompt-file", "-"], "standard input"),
+        (["generate", "-"], "standard input"),
+        (["inspect", "-"], "standard input"),
+    ):
+        run = program(*arguments, input=piped)
+        assert (run.returncode, run.stdout, run.stderr) == (2, "", f"gpt-tui: {name}{expected}")
+    run = program("chat", "--max-tokens", "2", input=piped)
+    assert run.returncode == 2
+    assert run.stderr.startswith("gpt-tui: a line of standard input is not UTF-8: got 0xe9 at byte 7 (line 1); it")
+
+
 def test_a_prompt_file_above_the_limit_is_refused(
     program: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
