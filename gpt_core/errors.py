@@ -53,7 +53,9 @@ class ConfigError(InputError):
 
 
 class CorpusError(InputError):
-    """A training or eval text is missing, cannot be read, or is too short."""
+    """A training or eval text is missing, cannot be read, or is too short; `setting` is the one that names it."""
+
+    setting = "train_file"
 
 
 class TokenizerError(InputError):

@@ -295,9 +295,10 @@ def text_sha256(source: TextSource, progress: Progress = ignore_progress) -> str
 
 
 def require_readable(source: TextSource) -> None:
-    """Check the beginnings of the first files. Raises CorpusError for what cannot be read as text."""
+    """Check the beginnings of the first files. Raises CorpusError for what cannot be read as text, or is empty."""
     for path in source.files[:MAX_CHECKED_FILES]:
         next(open_file(path, source, text_blocks(path)).contents, b"")
+    next(documents(source, "line"))
 
 
 def documents(source: TextSource, kind: DocumentKind) -> Iterator[bytes]:

@@ -224,7 +224,7 @@ def text_sources(settings: Settings) -> tuple[TextSource, TextSource | None]:
     """Return the training text, and the eval text if there is a separate one, whose files are not trained on.
 
     Raises:
-        CorpusError: There is no training text, or a file cannot be read or is not text.
+        CorpusError: There is no training text, or a text is empty, cannot be read or is not text.
     """
     own = synthetic_file(settings.synthetic_text) if is_synthetic(settings) else settings.train_file
     train = named_text(settings, own or find_training_text())
@@ -233,7 +233,11 @@ def text_sources(settings: Settings) -> tuple[TextSource, TextSource | None]:
     eval_names = settings.eval_file or find_eval_text(training_text=train.cache_path)
     if eval_names is None:
         return train, None
-    held_out = named_text(settings, eval_names)
+    try:
+        held_out = named_text(settings, eval_names)
+    except CorpusError as error:
+        error.setting = "eval_file"
+        raise
     return train.without(held_out), held_out
 
 
@@ -241,7 +245,7 @@ def named_text(settings: Settings, names: PathLike | Iterable[PathLike]) -> Text
     """Return the text of the named files, read as the settings say.
 
     Raises:
-        CorpusError: A file cannot be read or is not text.
+        CorpusError: A file cannot be read or is not text, or there is only white space.
     """
     source = text_of(settings, names)
     require_readable(source)

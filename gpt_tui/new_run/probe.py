@@ -15,7 +15,7 @@ from gpt_core.bench.estimate import CorpusStats, StepTime, read_corpus_stats, wi
 from gpt_core.bench.hardware import free_memory
 from gpt_core.bench.step_timing import measure_step_time
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.errors import GptError
+from gpt_core.errors import CheckpointError, GptError
 from gpt_core.kernels import compute_threads
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.estimate import memory_here, memory_problem
@@ -99,13 +99,14 @@ class FolderSeen(Message, bubble=False):
 
 
 class TextsRead(Message, bubble=False):
-    """The texts of request `number` were read; `problem` says why not."""
+    """The texts of request `number` were read; `problem` says why not, and `setting` names what cannot be used."""
 
-    def __init__(self, number: int, texts: CorpusStats | None, problem: str = "") -> None:
+    def __init__(self, number: int, texts: CorpusStats | None, problem: str = "", setting: str = "") -> None:
         super().__init__()
         self.number = number
         self.texts = texts
         self.problem = problem
+        self.setting = setting
 
 
 class StepTimed(Message, bubble=False):
@@ -155,12 +156,13 @@ class Prober:
         if stopped.wait(self._probes.wait_s):
             return
         self._post(FolderSeen(number, settings.models_dir, self._probes.existing_run(settings.models_dir)))
-        texts, texts_problem = None, ""
+        texts, texts_problem, setting = None, "", ""
         try:
             texts = self._probes.texts(settings)
         except (GptError, OSError) as error:
             texts_problem = one_line(str(error))
-        self._post(TextsRead(number, texts, texts_problem))
+            setting = "init_from" if isinstance(error, CheckpointError) else getattr(error, "setting", "train_file")
+        self._post(TextsRead(number, texts, texts_problem, setting))
         needed = memory_here(settings, threads_of(settings), texts, self._probes.hosts).total
         problem = memory_problem(needed, self._probes.free_memory())
         if problem:

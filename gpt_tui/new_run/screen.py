@@ -17,7 +17,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError, GptError
 from gpt_core.home import expand_home
 from gpt_core.training.fine_tuning import nearest_preset
-from gpt_tui.new_run.estimate import RunEstimate, existing_run_note, ready_note, same_texts
+from gpt_tui.new_run.estimate import READING, RunEstimate, existing_run_note, ready_note, same_texts
 from gpt_tui.new_run.fields import (
     INDEPENDENT,
     Validated,
@@ -131,6 +131,8 @@ class SetupScreen(Screen[SetupResult]):
         self._request_number = 0
         self._existing_run_note = ""
         self._validated = Validated(None, {})
+        self._text_problems: dict[str, str] = {}
+        """Error message of each field that names a text which cannot be used; known once the texts were read."""
         self._typed = form_state.typed
         self._model_reason = form_state.model_reason
         self._measured_for: FormState | None = None
@@ -212,18 +214,33 @@ class SetupScreen(Screen[SetupResult]):
         """Mark the fields, and update the estimate."""
         form_state, before = self.form_state, self._validated
         self._validated = validate(form_state.texts, path_problem, ranks=max(1, len(self._probes.hosts)))
-        differing = changed(form_state.texts, form_state.preset_name)
-        self.query_one("#setup-title", Static).update(Content(f" {title(form_state.texts)}"), layout=False)
-        self.form.mark(self._validated.problems.keys(), differing)
-        self.form.border_subtitle = changed_note(form_state.texts, form_state.preset_name)
-        self._show_field()
-        self._show_actions()
         if self._validated.settings is None:
             self._prober.cancel()
             self.panel.estimate = RunEstimate()
         elif self._validated.settings != before.settings and self._measured_for is None:
             self._start_probe(self._validated.settings)
+        if self.panel.estimate.texts_problem == READING:
+            self._text_problems = {}
+        self.query_one("#setup-title", Static).update(Content(f" {title(form_state.texts)}"), layout=False)
+        self.form.border_subtitle = changed_note(form_state.texts, form_state.preset_name)
+        self._show_problems()
         self._show_time()
+
+    @property
+    def _problems(self) -> dict[str, str]:
+        """Error message of each field that keeps the run from starting."""
+        return self._validated.problems | self._text_problems
+
+    @property
+    def _startable(self) -> Settings | None:
+        """Settings of the run, None while a field keeps it from starting."""
+        return None if self._text_problems else self._validated.settings
+
+    def _show_problems(self) -> None:
+        """Mark the invalid fields, and show what they keep from being done."""
+        self.form.mark(self._problems.keys(), changed(self.form.texts, self.form.preset_name))
+        self._show_field()
+        self._show_actions()
 
     def _show_actions(self) -> None:
         """Show which actions are enabled."""
@@ -234,9 +251,10 @@ class SetupScreen(Screen[SetupResult]):
     def _start_probe(self, settings: Settings) -> None:
         self._request_number = self._prober.start(settings)
         before = self.panel.estimate
+        is_same = same_texts(before, settings)
         self.panel.estimate = RunEstimate(
             settings, threads_of(settings), self._probes.free_memory(),
-            texts=before.texts if same_texts(before, settings) else None,
+            texts=before.texts if is_same else None, texts_problem=before.texts_problem if is_same else READING,
             time=self._prober.known_time(settings), hosts=self._probes.hosts,
         )  # fmt: skip
 
@@ -246,7 +264,7 @@ class SetupScreen(Screen[SetupResult]):
 
     def _show_field(self) -> None:
         """Show the meaning of the focused field or its error, and if the run can start."""
-        name, problems = self.form.focused, self._validated.problems
+        name, problems = self.form.focused, self._problems
         preset_name, init_from = self.form.preset_name, self.form.texts["init_from"].strip()
         meaning, valid_values = explanation(name, preset_name, init_from) if name else ("", "")
         problem = problems.get(name) or next(iter(problems.values()), "")
@@ -280,6 +298,11 @@ class SetupScreen(Screen[SetupResult]):
         """Show the statistics of the texts, or why there are none."""
         if message.number == self._request_number:
             self.panel.estimate = self.panel.estimate._replace(texts=message.texts, texts_problem=message.problem)
+            before = self._text_problems
+            self._text_problems = {message.setting: f"{message.setting}: {message.problem}"} if message.problem else {}
+            if self._text_problems != before:
+                self._show_problems()
+                self._show_time()
 
     def on_step_timed(self, message: StepTimed) -> None:
         """Show the measured time per step, or why there is none."""
@@ -290,7 +313,7 @@ class SetupScreen(Screen[SetupResult]):
 
     def _can_choose(self) -> bool:
         """Return True if the model can follow from the time that was typed."""
-        settings = self._validated.settings
+        settings = self._startable
         return (
             self._probes.budget is not None and self._measured_for is None and settings is not None
             and settings.minutes > 0 and not settings.overfit_tiny
@@ -312,7 +335,7 @@ class SetupScreen(Screen[SetupResult]):
 
     def action_choose_model(self) -> None:
         """Measure this machine, in a thread, and fill the form with what follows from the time that was typed."""
-        settings, budget = self._validated.settings, self._probes.budget
+        settings, budget = self._startable, self._probes.budget
         if settings is None or budget is None or not self._can_choose():
             return
         self._prober.cancel()
@@ -346,7 +369,7 @@ class SetupScreen(Screen[SetupResult]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Disable starting and saving while a field is invalid, and starting while the model is chosen."""
-        if action in ("begin_run", "save_config") and self._validated.settings is None:
+        if action in ("begin_run", "save_config") and self._startable is None:
             return None
         if action == "begin_run" and self._measured_for is not None:
             return None
@@ -366,14 +389,14 @@ class SetupScreen(Screen[SetupResult]):
 
     def action_begin_run(self) -> None:
         """Start the run."""
-        if (settings := self._validated.settings) is not None:
+        if (settings := self._startable) is not None:
             self._prober.cancel()
             self.dismiss(SetupResult(self.form_state, settings, named_preset(settings, self.form.preset_name)))
 
     @work
     async def action_save_config(self) -> None:
         """Save the settings as a config file; ask for a name, and before replacing a file."""
-        settings, preset_name = self._validated.settings, self.form.preset_name
+        settings, preset_name = self._startable, self.form.preset_name
         if settings is None:
             return
         text = "Saves the preset and the changed settings as TOML. `gpt-tui --config FILE` starts the same run."

@@ -177,6 +177,39 @@ async def test_a_missing_file_is_shown(tmp_path: Path):
         await bench.until_seen("✗ train_file: no such file; expected a text file")
 
 
+UNUSABLE = (
+    ("empty.txt", b"", "is empty"),
+    ("space.txt", b" \n\n", "is empty"),
+    ("binary.txt", bytes(range(256)) * 20, "is not plain text"),
+    ("latin.txt", "caf\xe9 cr\xe8me\n".encode("cp1252") * 20, "is not UTF-8"),
+    ("other.jsonl", b'{"body": "A record."}\n', "has no field 'text'"),
+    ("folder/.hidden", b"", "has no text files"),
+)
+
+
+@pytest.mark.essential
+async def test_a_text_that_cannot_be_used_is_an_invalid_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    async with set_up(tmp_path, probes=fake_probes(texts=read_corpus_stats)) as bench:
+        await bench.until_seen("✓ ready to start")
+        for number, (file, data, words) in enumerate(UNUSABLE):
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_bytes(data)
+            name = "train_file" if number % 2 else "eval_file"
+            await type_in(bench, name, file.partition("/")[0])
+            await bench.until_seen("✗ 1 invalid field")
+            assert f"✗ {name}: " in bench.text()
+            assert words in bench.text()
+            assert "per epoch" not in bench.text()
+            await bench.pilot.press("ctrl+t")
+            await bench.pilot.pause()
+            assert isinstance(bench.app.screen, SetupScreen)
+            await type_in(bench, "layers", str(number + 1))  # the text is the same one
+            assert "✗ 1 invalid field" in bench.text()
+            await type_in(bench, name, "")
+            await bench.until_seen("✓ ready to start")
+
+
 async def test_the_estimate_shows_what_a_folder_of_texts_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)  # a short name, which is not wrapped
     folder = tmp_path / "texts"
