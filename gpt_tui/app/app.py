@@ -81,7 +81,7 @@ class GptApp(App[None]):
         preferences: Theme and keys.
         probes: Measurements of the set-up screen.
         countdown_s: Seconds after which a first run starts, 0 for no countdown.
-        first_minutes: Time budget of a first run, 0 for the settings as they are.
+        first_minutes: Time budget of the first run of the session, 0 for the settings as they are.
         remember_theme: Saves the name of a theme that is picked.
         remember_guide: Saves which notes of the guide were shown; None for no notes.
         owns_process: True to adjust the garbage collector of the process.

@@ -45,7 +45,7 @@ def run_app(
         watched: Folder of a run in another process, which the Runs tab follows.
         config_file: File that may hold preferences beside settings.
         budget: Returns the new run for a number of minutes.
-        first_minutes: Time budget of a first run, 0 for the settings of the request.
+        first_minutes: Time budget of the first run that is not started at once, 0 for the settings of the request.
         ranks: Ranks that train together; the others wait for runs (`gpt_core.training.shared_runs.join_runs`).
 
     Raises:
@@ -69,7 +69,7 @@ def run_app(
         settings, request.preset_name, request=request if autostart else None, watched=watched,
         preferences=preferences, countdown_s=countdown_s,
         probes=Probes(budget=budget, hosts=tuple(ranks.hosts) if runs else ()),
-        first_minutes=first_minutes, remember_theme=remember_theme,
+        first_minutes=0.0 if autostart else first_minutes, remember_theme=remember_theme,
         remember_guide=None if watched else remember_guide, owns_process=True,
         open_run=runs.open_run if runs else open_run, end_run=runs.end_run if runs else None,
         check_ranks=ranks.check if runs else None,

@@ -19,7 +19,7 @@ from gpt_tui.cli.main import LAUNCHED
 from gpt_tui.cli.options import config_file, requested_run, setting_sources
 from gpt_tui.shared.interrupts import interrupt_exits
 
-FIRST_BUDGET = 5.0  # minutes of a first run in the app
+FIRST_BUDGET = 5.0  # minutes of the first run of a session of the app
 DECIDED = {*ModelShape.__struct_fields__, "minutes", "max_steps", "max_epochs", "init_from", "overfit_tiny"}
 """Settings that decide the length or the model of a first run."""
 
@@ -69,7 +69,7 @@ def budget_run(
 
 
 def first_minutes(overrides: Overrides) -> float:
-    """Return the time budget of a first run, 0 if its length or its model was requested."""
+    """Return the time budget of the first run of a session, 0 if its length or its model was requested."""
     return 0.0 if overrides.preset is not None or overrides.values.keys() & DECIDED else FIRST_BUDGET
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from textual.widgets import Input
 
 from gpt_core.errors import CorpusError
 from gpt_core.training.request import RunRequest
@@ -17,6 +18,7 @@ from gpt_tui.tabs.train.presenter import budget_choice, minutes_text, next_budge
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import fake_settings
+from tests.tui.test_chat_model import saved_model
 
 LONG_S = 600.0
 
@@ -62,6 +64,62 @@ async def test_a_first_start_trains_for_five_minutes_with_what_follows_from_them
         assert (request.settings.minutes, request.settings.layers) == (5, 2)
         assert request.settings.models_dir == str(tmp_path)
         assert request.model_reason == "because 5 minutes are enough"
+
+
+@pytest.mark.slow
+async def test_the_run_that_follows_a_stored_one_has_the_same_time_budget_and_no_countdown(tmp_path: Path) -> None:
+    saved_model(tmp_path, "latest", 100, seed=1)
+    async with first_start(tmp_path, budget_run) as bench:
+        await bench.until_seen("because 5 minutes are enough")
+        await bench.until_seen("Resume (step 100")
+        assert "starts in" not in bench.text()
+        assert "Train for 30 minutes (again: 8 hours, 1 minute)" in bench.text()
+        await bench.pilot.press("s")
+        await bench.until_step(5)
+        assert bench.opener.requests[0].settings.minutes == 5
+
+
+@pytest.mark.slow
+async def test_a_start_during_the_measurement_waits_for_what_is_chosen(tmp_path: Path) -> None:
+    measured = threading.Event()
+
+    def measure(minutes: float) -> RunRequest:
+        measured.wait(LONG_S)
+        return budget_run(minutes)
+
+    async with first_start(tmp_path, measure) as bench:
+        await bench.until_seen("timing a few steps")
+        await bench.pilot.press("s")
+        await bench.until_seen("The run starts after that.")
+        assert not bench.opener.requests
+        measured.set()
+        await bench.until_step(5)
+        assert bench.opener.requests[0].model_reason == "because 5 minutes are enough"
+
+
+@pytest.mark.slow
+async def test_what_was_typed_during_the_measurement_is_not_replaced(tmp_path: Path) -> None:
+    measured = threading.Event()
+    measuring: list[threading.Thread] = []
+
+    def measure(minutes: float) -> RunRequest:
+        measuring.append(threading.current_thread())
+        measured.wait(LONG_S)
+        return budget_run(minutes)
+
+    async with first_start(tmp_path, measure) as bench:
+        await bench.until_seen("timing a few steps")
+        await bench.pilot.press("s", "u")
+        await bench.until_seen("Set up a run")
+        bench.app.screen.query_one("#setting-layers", Input).value = "3"
+        await bench.pilot.pause()
+        await bench.pilot.press("escape")
+        await bench.until_seen("layers 3")
+        measured.set()
+        await bench.until(lambda: not measuring[0].is_alive())
+        await bench.pilot.pause()
+        assert bench.app.main.train.settings.layers == 3
+        assert not bench.opener.requests
 
 
 @pytest.mark.slow

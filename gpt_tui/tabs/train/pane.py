@@ -45,7 +45,7 @@ class TrainTab(RunRequests):
         preset_name: Preset that the settings began with, "" for none.
         probes: Measurements of the set-up screen.
         countdown_s: Seconds after which a first run starts, 0 for no countdown.
-        first_minutes: Time budget of a first run, 0 for the settings as they are.
+        first_minutes: Time budget of the first run of the session, 0 for the settings as they are.
         guide: Notes that explain a first run, None for none.
     """
 
@@ -108,7 +108,7 @@ class TrainTab(RunRequests):
     def _preview_read(self, message: RunRequests.PreviewRead) -> None:
         self.preview = message.preview
         minutes, self._first_minutes = self._first_minutes, 0.0
-        if minutes and self._is_first_start:
+        if minutes and self._controller.phase is Phase.IDLE and not message.preview.problem:
             self.choose_budget(minutes)  # its preview follows
         elif not self._controller.alive and self._controller.run.started is None:  # else the view is hidden
             self.query_one(Welcome).show_preview(
@@ -173,16 +173,10 @@ class TrainTab(RunRequests):
 
     def _start_countdown(self) -> None:
         """Start the countdown, at most once, if this is the first start and there is no run to resume."""
-        is_first = self._is_first_start
         length_s, self._countdown_s = self._countdown_s, 0.0
-        if is_first:
+        is_idle = self._controller.phase is Phase.IDLE and self.screen.is_current
+        if length_s > 0 and is_idle and starts_unasked(self.preview):
             self._countdown.start(self.preview, length_s)
-
-    @property
-    def _is_first_start(self) -> bool:
-        """True while a first run may start after a countdown that has not begun."""
-        idle = self._controller.phase is Phase.IDLE and self.screen.is_current
-        return self._countdown_s > 0 and idle and starts_unasked(self.preview)
 
     def cancel_countdown(self) -> None:
         """Cancel the countdown: no run starts until a key or a button is pressed."""

@@ -81,6 +81,8 @@ class RunRequests(Vertical):
         self._hints = KeyHints(self)
         self._is_choosing = False
         """True while this machine is measured for a time budget."""
+        self._starts_when_chosen = False
+        """True if the run starts once its settings are chosen."""
 
     @property
     def settings(self) -> Settings:
@@ -115,18 +117,22 @@ class RunRequests(Vertical):
     def choose_budget(self, minutes: float) -> None:
         """Measure this machine, in a thread, and take the settings that follow from a time budget."""
         assert self._probes.budget is not None
-        self._is_choosing = True
+        self._is_choosing, self._starts_when_chosen = True, False
         self.query_one(Welcome).show_measuring(minutes)
         choose_in_thread(partial(self._probes.budget, minutes), self.post_message)
 
     @on(BudgetChosen)
     def _budget_chosen(self, message: BudgetChosen) -> None:
-        self._is_choosing = False
+        if not self._is_choosing:
+            return  # other settings were typed meanwhile
+        starts, self._is_choosing, self._starts_when_chosen = self._starts_when_chosen, False, False
         if message.request is not None and not self._controller.alive:
             self._next.follow_budget(message.request)
         if message.problem:
             self.notify(f"time not chosen: {message.problem}", severity="warning", markup=False)
         self._settings_changed()
+        if starts and not message.problem:
+            self._start()
 
     def action_next_budget(self) -> None:
         """Choose the next longer time budget, the shortest one after the longest."""
@@ -137,6 +143,7 @@ class RunRequests(Vertical):
     def request_run(self, request: RunRequest) -> None:
         """Start a run, unless one is in progress."""
         if self._controller.start(request):
+            self._starts_when_chosen = False
             self.query_one(Welcome).stop_measuring()
             self.cancel_countdown()
             self.post_message(self.RunRequested())
@@ -182,7 +189,14 @@ class RunRequests(Vertical):
                 self.request_run(replace(request, overwrite=True))
 
     def action_start(self) -> None:
-        """Start a new run."""
+        """Start a new run, once its settings are chosen."""
+        if self._is_choosing:
+            self._starts_when_chosen = True
+            self.query_one(Welcome).show_start_after_measuring()
+        else:
+            self._start()
+
+    def _start(self) -> None:
         self.request_run(RunRequest(self.settings, self._next.preset_name, model_reason=self._next.model_reason))
 
     def action_start_now(self) -> None:
@@ -193,19 +207,21 @@ class RunRequests(Vertical):
     @work(exclusive=True, group="request")
     async def action_setup(self) -> None:
         """Open the set-up screen, with what was typed there last. What is typed there is what starts next."""
+        self._starts_when_chosen = False
         self.query_one(Welcome).stop_measuring()
         shown = self._next.form_state
         result = await self.app.push_screen_wait(SetupScreen(shown, self._probes))
         if result == SetupResult(shown):  # left as it was; a time budget may have been chosen meanwhile
             self.read_preview()
             return
+        self._is_choosing = False  # what was typed counts
         if problem := self._next.configure(result):
             self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)
             self.read_preview()
             return
         self._settings_changed()
         if result.settings is not None:
-            self.action_start()
+            self._start()
 
     @work(exclusive=True, group="request")
     async def set_up_copy(
@@ -240,14 +256,16 @@ class RunRequests(Vertical):
             self._hints.show(why_not("setup", self._controller.phase, self._shown_keys()))
             return False
         self.cancel_countdown()
+        self._starts_when_chosen = False
         self.query_one(Welcome).stop_measuring()
         result = await self.app.push_screen_wait(SetupScreen(form_state, self._probes, focus=focus))
         if result.settings is None:
             self.read_preview()
             return False
+        self._is_choosing = False
         self._next.configure(result)
         self._settings_changed()
-        self.action_start()
+        self._start()
         return True
 
     def action_defaults(self) -> None:

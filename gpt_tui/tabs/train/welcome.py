@@ -65,6 +65,7 @@ class Welcome(VerticalScroll):
         self._model_reason = ""
         self._estimate = RunEstimate()
         self._recent = RecentRuns()
+        self._measuring = Content("")
 
     def compose(self) -> ComposeResult:
         """Compose the preview with the countdown, the recent runs beside it, and the keys."""
@@ -149,12 +150,15 @@ class Welcome(VerticalScroll):
         """Show that this machine is measured for a time budget; the measurement of the preview stops."""
         self.stop_measuring()
         self.add_class("-opening")
-        self.query_one("#welcome-text", Static).update(
-            Content.assemble(
-                (f"Train for {minutes_text(minutes)}\n\n", "bold"), "timing a few steps on this computer …\n\n",
-                ("The model and its schedule follow from the time, the text and the speed.", "$muted"),
-            )
+        self._measuring = Content.assemble(
+            (f"Train for {minutes_text(minutes)}\n\n", "bold"), "timing a few steps on this computer …\n\n",
+            ("The model and its schedule follow from the time, the text and the speed.", "$muted"),
         )  # fmt: skip
+        self.query_one("#welcome-text", Static).update(self._measuring)
+
+    def show_start_after_measuring(self) -> None:
+        """Show that the run starts once this machine is measured."""
+        self.query_one("#welcome-text", Static).update(self._measuring + "\n\nThe run starts after that.")
 
     def show_opening(self, activity: str, fraction: float) -> None:
         """Show what a starting run does, and its progress from 0 to 1."""
