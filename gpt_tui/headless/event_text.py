@@ -38,11 +38,12 @@ from gpt_core.training.events import (
 from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.exchange_text import awaited_text, exchange_text
-from gpt_tui.session.learning_text import copied_text, gap_text
+from gpt_tui.session.learning_text import copied_text
 from gpt_tui.session.outcome_text import ending, full_scores, induction_text, verdict, verdict_tone
+from gpt_tui.session.overfitting_text import too_small_text
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState, latest_value
-from gpt_tui.session.run_text import advice, no_step_left
+from gpt_tui.session.run_text import advice, gap_at, no_step_left
 from gpt_tui.session.start_text import origin_text, parameters_text, text_sample, threads_text
 from gpt_tui.shared.formatting import (
     clock,
@@ -74,6 +75,8 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
                 lines.append((event.model_reason, "plain"))
             if event.first_words:
                 lines.append((text_sample(event), "dim"))
+            if small := too_small_text(event):
+                lines.append((small, "plain"))
             return [*lines, (event.best_restarted, "plain")] if event.best_restarted else lines
         case BaselinesMeasured():
             return [(baselines_text(event), "dim")]
@@ -127,7 +130,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
 def gap_line(event: EvalCompleted, history: RunState) -> str:
     """Return what the gap between train and eval loss means at an evaluation; "" before the first step."""
     point = next((point for point in reversed(history.evaluations) if point.step == event.step), None)
-    return gap_text(point.train_loss, point.loss, point.passes) if point is not None else ""
+    return str(gap_at(history, point) or "")
 
 
 def evaluated(event: EvalCompleted, history: RunState) -> tuple[str, Tone]:

@@ -8,11 +8,10 @@ from pathlib import PurePath
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.exchange_text import exchange_figures, exchange_text
-from gpt_tui.session.learning_text import gap_of
 from gpt_tui.session.outcome_text import verdict, verdict_tone
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import NO_LIMITS, RunState, latest_value
-from gpt_tui.session.run_text import best_score
+from gpt_tui.session.run_text import best_score, gap_at
 from gpt_tui.session.start_text import hosts_count, hosts_text, origin_text
 from gpt_tui.shared.formatting import (
     age,
@@ -148,7 +147,7 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
 def gap_rows(state: RunState, value_width: int) -> list[Row]:
     """Return the gap between train and eval loss at the last evaluation, in as many words as fit."""
     point = state.evaluation
-    if point is None or (found := gap_of(point.train_loss, point.loss, point.passes)) is None:
+    if point is None or (found := gap_at(state, point)) is None:
         return []
     gap = fixed(point.loss - point.train_loss, 2)
     return [Row("eval - train", longest_fitting([f"{gap}: {found.meaning}", gap], value_width))]

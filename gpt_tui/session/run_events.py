@@ -48,9 +48,9 @@ from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.curve import HIGH, Curve, places
 from gpt_tui.session.exchange_text import awaited_text, exchange_text
 from gpt_tui.session.outcome_text import divergence, ending, full_scores, induction_text, verdict, verdict_tone
-from gpt_tui.session.overfitting_text import MIN_PASSES, UsedUp
+from gpt_tui.session.overfitting_text import MIN_PASSES, UsedUp, too_small_text
 from gpt_tui.session.run_state import Evaluation, LogLine, RunState, Sample, Saved, Score
-from gpt_tui.session.run_text import advice, no_step_left
+from gpt_tui.session.run_text import advice, has_learned, no_step_left
 from gpt_tui.session.start_text import started_text, text_sample
 from gpt_tui.session.stats_history import HeadsPoint, HealthPoint, Place, heads_point, health_point, induction_mark
 from gpt_tui.shared.formatting import integer, scores_text
@@ -164,6 +164,8 @@ def _started(run: RunState, event: RunStarted) -> RunState:
         begun = _logged(begun, event.model_reason, "plain")
     if event.first_words:
         begun = _logged(begun, text_sample(event), "dim")
+    if small := too_small_text(event):
+        begun = _logged(begun, small, "plain")
     if event.best_restarted:
         fresh = Score(patience_from=event.step)
         begun = _logged(replace(begun, best=fresh, first_scores=None), event.best_restarted, "plain")
@@ -221,10 +223,13 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
 def _with_advice(run: RunState, event: EvalCompleted) -> RunState:
     """Record the first evaluation after the second pass over the training text, and log what it means.
 
-    An evaluation that is worse than the first steps is of a run that does not learn: its gap means something else.
+    An evaluation that is worse than the first steps, or about guessing, is of a run that does not learn: its gap means
+    something else.
     """
     passes = run.last.epoch + (run.epoch_fraction == 1.0) if run.last is not None else 0
     if run.used_up is not None or passes < MIN_PASSES or not event.loss < run.curve.rows()[0, HIGH]:
+        return run
+    if not has_learned(run, run.evaluations[-1]):
         return run
     advised = replace(run, used_up=UsedUp(event.step, passes, run.curve.smoothed, event.loss))
     return _logged(advised, advice(advised), "plain")

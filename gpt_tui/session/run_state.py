@@ -35,13 +35,17 @@ PACE_STEPS = 512
 
 
 class Limits(NamedTuple):
-    """Settings that limit a run, named as in `gpt_core.config.settings.Settings`; 0 is no limit."""
+    """Settings that limit a run, named as in `gpt_core.config.settings.Settings`; 0 is no limit.
+
+    `vocab_size` bounds the loss of a model that only guesses (0: unknown).
+    """
 
     max_epochs: int = 0
     patience: int = 0
     patience_min_steps: int = 0
     warmup_steps: int = 0
     eval_every_steps: int = 0
+    vocab_size: int = 0
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from math import log
+
+from gpt_tui.session.learning_text import Gap, gap_of
 from gpt_tui.session.outcome_text import above_guessing, ending
 from gpt_tui.session.overfitting_text import used_up_text
-from gpt_tui.session.run_state import RunState
+from gpt_tui.session.run_state import Evaluation, RunState
 from gpt_tui.shared.formatting import integer, nats, percent, short
+
+NEAR_GUESSING = 0.5
+"""Nats below ln V, the loss of a uniform distribution over the vocabulary, up to which an eval loss is near it."""
+MIN_EVAL_TOKENS = 1000
+"""Tokens of an eval text that is judged. The loss of a token varies by about 3 nats, so the standard error of their
+mean is 0.1 nats: half of the gap that counts as equal, `SMALL_GAP`."""
 
 MORE = {
     "max_steps": "a larger max_steps (0: no limit)",
@@ -31,6 +40,29 @@ def best_score(run: RunState) -> str:
     if run.best_metric == "accuracy":
         return percent(run.best.accuracy)
     return nats(run.best.loss) if run.best.loss is not None else ""
+
+
+def is_judged(run: RunState) -> bool:
+    """Return True if evaluations score enough tokens to compare their loss with the train loss."""
+    started = run.started
+    return started is None or (started.eval_part_tokens or started.eval_tokens) >= MIN_EVAL_TOKENS
+
+
+def has_learned(run: RunState, point: Evaluation) -> bool:
+    """Return False while train and eval loss are about those of guessing, whose gap means nothing.
+
+    That is the case above the entropy of token frequencies and, until it is measured, near ln V.
+    """
+    if run.baselines is not None:
+        return not min(point.train_loss, point.loss) >= run.baselines.unigram
+    return not run.limits.vocab_size or not point.loss > log(run.limits.vocab_size) - NEAR_GUESSING
+
+
+def gap_at(run: RunState, point: Evaluation | None) -> Gap | None:
+    """Return what the gap between train and eval loss means at an evaluation; None where it cannot be said."""
+    if point is None or not is_judged(run) or not has_learned(run, point):
+        return None
+    return gap_of(point.train_loss, point.loss, point.passes)
 
 
 def no_step_left(run: RunState) -> str:
@@ -60,4 +92,4 @@ def gain_text(run: RunState) -> str:
 def advice(run: RunState) -> str:
     """Return that the training text of a run is used up, what it means and what would help; "" before."""
     tokens, parameters = (run.started.train_tokens, run.started.parameters) if run.started else (0, 0)
-    return used_up_text(run.used_up, tokens, parameters) if run.used_up is not None else ""
+    return used_up_text(run.used_up, tokens, parameters, is_judged=is_judged(run)) if run.used_up is not None else ""

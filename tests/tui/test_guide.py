@@ -13,7 +13,7 @@ from gpt_tui.charts.chart import Chart
 from gpt_tui.run_view.samples_panel import SamplesPanel
 from gpt_tui.session.run_events import advance, advance_all
 from gpt_tui.session.run_state import RunState
-from gpt_tui.tabs.train.guide import MIN_SHOWN_S, OFF, Guide, is_spaced, next_note
+from gpt_tui.tabs.train.guide import MIN_SHOWN_S, OFF, Guide, is_spaced, next_note, values_of
 from gpt_tui.tabs.train.guide_strip import GuideStrip
 from gpt_tui.tabs.train.guide_texts import TEXTS
 from tests.tui.app_bench import running_app
@@ -112,6 +112,12 @@ def evaluated(losses: list[float], train: float, passes: int = 0) -> RunState:
 )
 def test_overfitting_is_explained_when_the_eval_loss_rises_or_stays_far_above(run: RunState, expected: bool):
     assert ("overfitting" in names_of(run)) == expected
+
+
+def test_a_rise_at_equal_losses_is_not_said_to_hold_for_new_text():
+    run = evaluated([4.0, 3.0, 3.1, 3.1], 3.0)
+    assert "overfitting" in names_of(run)
+    assert values_of(run)["gap"] == "The eval loss has risen above its lowest value"
 
 
 def test_every_text_is_complete_and_fits_on_four_lines_of_a_narrow_terminal():

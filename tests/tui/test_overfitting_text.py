@@ -8,13 +8,15 @@ import msgspec
 import pytest
 
 from gpt_core.formats.training_state import TrainingState
-from gpt_core.training.events import AnyEvent, StepCompleted, to_json
+from gpt_core.training.events import AnyEvent, BaselinesMeasured, StepCompleted, to_json
 from gpt_tui.headless.event_text import news
+from gpt_tui.run_view.status import evaluation_rows
 from gpt_tui.session.learning_text import gap_text
 from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.overfitting_text import UsedUp, used_up_text
 from gpt_tui.session.run_events import advance, advance_all
-from gpt_tui.session.run_state import RunState
+from gpt_tui.session.run_state import Evaluation, RunState
+from gpt_tui.session.run_text import gap_at
 from tests.tui.samples import LIMITS, scored, started, step
 
 
@@ -86,6 +88,44 @@ def test_more_text_and_dropout_always_help_and_a_smaller_model_where_the_text_is
     assert "a smaller model" not in large_text
     assert "more text" in large_text
     assert "dropout" in large_text
+
+
+def untrained(loss: float, **changes: object) -> tuple[RunState, list[str]]:
+    """Return a run of three short epochs that ends with an evaluation, and what a headless run prints for that."""
+    run = advance(RunState(limits=LIMITS._replace(vocab_size=3072)), started(**changes))
+    event = scored(300, 0.0, loss)
+    run = advance_all(run, [trained(1), trained(300), event])
+    return run, [line for line, _ in news(event, run)]
+
+
+def test_nothing_is_said_about_losses_near_guessing():
+    run, lines = untrained(7.8)  # ln 3072 is 8.03
+    assert (run.used_up, len(lines)) == (None, 1)
+    assert "eval - train" not in [row.label for row in evaluation_rows(run, 60)]
+    run, lines = untrained(3.2)
+    assert (run.used_up is not None, "about equal" in lines[1]) == (True, True)
+
+
+def test_nothing_is_said_above_the_entropy_of_token_frequencies():
+    run = advance(untrained(7.8)[0], BaselinesMeasured(1, 8.03, 5.5, 3.0, {}))
+    for train, loss, is_said in ((6.0, 6.1, False), (3.0, 7.0, True), (4.0, 4.1, True)):
+        point = Evaluation(400, 0, 0.0, loss, 0.1, 2.5, train, 4.0)
+        assert (gap_at(run, point) is not None) == is_said
+
+
+def test_a_short_eval_text_has_no_verdict_but_the_text_is_used_up():
+    _, lines = untrained(3.2, eval_tokens=999)
+    assert "it was read 3 times. What would help: more text" in lines[1]
+    assert not [line for line in lines if "about equal" in line]
+
+
+def test_a_text_that_is_too_small_to_learn_from_is_named_once():
+    event = started(train_tokens=480)
+    assert sum("only 480 tokens" in line for line, _ in news(event, RunState())) == 1
+    assert sum("only 480 tokens" in line.text for line in advance(RunState(), event).log) == 1
+    assert "only" not in str(
+        news(started(), RunState()) + news(started(train_tokens=480, resumed_from="m"), RunState())
+    )
 
 
 def test_advice_is_for_later_while_the_eval_loss_equals_the_train_loss():

@@ -8,8 +8,9 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 from gpt_tui.session.curve import HIGH
-from gpt_tui.session.learning_text import gap_text
+from gpt_tui.session.learning_text import SMALL_GAP, gap_text
 from gpt_tui.session.run_state import RunState, Sample
+from gpt_tui.session.run_text import gap_at
 from gpt_tui.shared.formatting import nats
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.guide_texts import TEXTS
@@ -22,6 +23,7 @@ SPACES, WORD_LENGTHS, MAX_WORD = (0.08, 0.35), (2, 8), 24  # of prose: share of 
 NEAR_FREQUENCIES, BELOW_FREQUENCIES = 0.5, 1.0  # nats per token from the entropy of token frequencies
 FREQUENCIES_BELOW_FIRST = 1.5  # where that entropy is unknown: about so far below the first loss
 OVERFITTING_GAP = 0.3  # of the eval loss above the train loss, in nats per token
+RISING = "the eval loss has risen above its lowest value"
 RISE = 0.02  # of the eval loss above the best one, in nats per token
 
 Subject = Literal["charts", "samples"]
@@ -51,7 +53,9 @@ def values_of(run: RunState) -> dict[str, str]:
     """Return what replaces the words in braces of a text."""
     prompt = run.samples[-1].prompt if run.samples else ""
     point = run.evaluation
-    gap = gap_text(point.train_loss, point.loss, point.passes) if point is not None else ""
+    gap = RISING
+    if point is not None and point.loss - point.train_loss > SMALL_GAP:
+        gap = gap_text(point.train_loss, point.loss, point.passes)
     return {
         "prompt": one_line(prompt, MAX_PROMPT),
         "loss": nats(first_loss(run)),
@@ -84,7 +88,7 @@ def has_words(run: RunState) -> bool:
 def overfits(run: RunState) -> bool:
     """Return True if the eval loss rises or is far above the train loss, after a pass over the text."""
     losses = [point.loss for point in run.evaluations if point.step > 0]
-    if run.last is None or len(losses) < 2 or losses[-1] <= run.curve.smoothed:
+    if run.last is None or len(losses) < 2 or losses[-1] <= run.curve.smoothed or gap_at(run, run.evaluation) is None:
         return False
     is_rising = min(losses[-2:]) > min(losses) + RISE
     return is_rising or (run.last.epoch > 0 and losses[-1] - run.curve.smoothed > OVERFITTING_GAP)
