@@ -196,7 +196,7 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     models = (Model({}, 0),) if is_fixed else MODELS
     free = measurements.free_memory()
     best: tuple[dict[str, object], Candidate] | None = None
-    limit, texts = "", None
+    limit, texts, is_smallest = "", None, False
     for number, model in enumerate(models):
         values = {name: model.settings[name] for name in _MODEL if name in model.settings}
         try:
@@ -218,13 +218,14 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
         if best is not None and found.per_parameter < model.tokens_per_parameter:
             limit = _too_large(found, model.tokens_per_parameter)
             break
-        best = (values, found)
+        best, is_smallest = (values, found), best is None and not is_fixed
     assert best is not None
     values, chosen = best
     regularization: dict[str, float] = {} if overrides.value("init_from") else _regularization(chosen)
     is_dropped = regularization.get("dropout", 0) and "dropout" not in overrides.values
     why_dropped = f"; dropout {regularization['dropout']:g}, because the text is repeated" if is_dropped else ""
-    return Choice(values | regularization | _schedule(chosen), _reason(chosen, limit) + why_dropped)
+    reason = _reason(chosen, limit, is_smallest=is_smallest) + why_dropped
+    return Choice(values | regularization | _schedule(chosen), reason)
 
 
 def _regularization(model: Candidate) -> dict[str, float]:
@@ -245,15 +246,17 @@ def _schedule(model: Candidate) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _reason(model: Candidate, limit: str) -> str:
+def _reason(model: Candidate, limit: str, *, is_smallest: bool) -> str:
     """Return why a model was chosen; `limit` says why no larger one was, "" if the model was requested."""
     minutes = model.settings.minutes
     rate = model.tokens / (60 * minutes)
     why = (
         f"{minutes:g} minute{'s' * (minutes != 1)} at {rate:,.0f} tokens per second are {_short(model.tokens)} tokens, "
-        f"{model.passes:.1f} passes over the text and {model.tokens / model.parameters:.1f} tokens per parameter"
+        f"{ratio_text(model.passes)} passes over the text and {ratio_text(model.tokens / model.parameters)} tokens "
+        "per parameter"
     )
-    return f"{_short(model.parameters)} parameters, because {why}" + (f"; {limit}" if limit else "")
+    smallest = "; this is the smallest model" if is_smallest else ""
+    return f"{_short(model.parameters)} parameters, because {why}{smallest}" + (f"; {limit}" if limit else "")
 
 
 def _too_large(model: Candidate, needed: float) -> str:
@@ -266,6 +269,11 @@ def _too_large(model: Candidate, needed: float) -> str:
 
 def _model(settings: Settings) -> str:
     return f"the next larger model, {_short(parameter_count(settings.shape))},"
+
+
+def ratio_text(number: float) -> str:
+    """Format a number with one decimal, below 1 with two significant digits: 12.3, 0.98, 0.0045."""
+    return f"{number:.1f}" if number >= 1 else f"{number:.2g}"
 
 
 def _short(number: float) -> str:

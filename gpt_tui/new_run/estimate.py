@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpt_core.bench.budget_rule import MAX_PASSES
+from gpt_core.bench.budget_rule import MAX_PASSES, ratio_text
 from gpt_core.bench.estimate import (
     CorpusStats,
     MemoryEstimate,
@@ -231,6 +231,7 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         *rows,
         Row("total", f"up to {estimated_duration(length.max_s)}"),
         Row(DETAIL, f"{integer(length.max_steps)} steps", "dim"),
+        *([Row(DETAIL, "plus a final evaluation", "dim")] if settings.minutes and not settings.overfit_tiny else []),
     ]
 
 
@@ -240,8 +241,8 @@ def budget_rows(settings: Settings, texts: CorpusStats, length: RunLength) -> li
     passes = tokens / max(1, texts.train_tokens)
     per_parameter = min(tokens, MAX_PASSES * texts.train_tokens) / parameter_count(settings.shape)
     return [
-        Row("budget", f"{short(tokens)} tokens, {passes:.1f} passes"),
-        Row(DETAIL, f"{per_parameter:.1f} tokens per parameter", "dim"),
+        Row("budget", f"{short(tokens)} tokens, {ratio_text(passes)} passes"),
+        Row(DETAIL, f"{ratio_text(per_parameter)} tokens per parameter", "dim"),
     ]
 
 

@@ -86,7 +86,7 @@ def verdict_figures(run: RunState) -> Iterator[Figure]:
 def evaluation_figures(run: RunState, status: SessionStatus) -> Iterator[Figure]:
     """Yield the progress of an evaluation, or the result of the last one, or the step of the first."""
     if status.phase is Phase.EVALUATING and run.evaluating is not None:
-        yield Figure("evaluating", percent(run.evaluating), 2)
+        yield Figure("final evaluation" if run.has_used_its_time else "evaluating", percent(run.evaluating), 2)
     elif (scores := run.evaluation or run.full_evaluation) is not None:
         before = run.start_scores if scores.step else None
         note = f" (before {nats(before.loss)})" if before is not None else ""

@@ -69,26 +69,26 @@ def status_rows(state: RunState, status: SessionStatus, width: int) -> list[Row]
 
 def phase_row(state: RunState, status: SessionStatus) -> Row:
     """Return the phase, during an evaluation with its progress."""
-    text = status.phase.value
+    text = "final evaluation" if state.has_used_its_time and status.phase is Phase.EVALUATING else status.phase.value
     if status.phase is Phase.EVALUATING and state.evaluating is not None:
         text += f" {percent(state.evaluating)}"
     return Row("state", f"{SYMBOLS[status.phase]} {text}", PHASE_TONES.get(status.phase, "plain"))
 
 
 def progress_rows(state: RunState, value_width: int) -> list[Row]:
-    """Return step, epoch with progress bar, elapsed time, time left, tokens."""
+    """Return step, epoch, progress bar (of the time budget if there is one, else of the epoch), times, tokens."""
     started = state.started
     assert started is not None
     of_steps = f" of {integer(state.last_step)}" if state.last_step else ""
     rows = [Row("step", integer(state.step) + of_steps)]
-    fraction = None
+    fraction = min(1.0, state.step / state.last_step) if state.last_step else None
     if started.steps_per_epoch and started.kind == "train":
         of_epochs = f" of {state.limits.max_epochs}" if state.limits.max_epochs else ""
         epoch = (state.last.epoch if state.last else started.epoch) + 1
         rows.append(Row("epoch", f"{integer(epoch)}{of_epochs}"))
         fraction = state.epoch_fraction
-    elif state.last_step:
-        fraction = min(1.0, state.step / state.last_step)
+    if started.minutes:
+        fraction = min(1.0, state.session_s / (60 * started.minutes))
     if fraction is not None:
         rows.append(Row("", f"{bar(fraction, max(6, value_width - BAR_MARGIN))} {fraction * 100:3.0f}%"))
     rows.append(Row("time", duration(state.elapsed_s)))
@@ -277,4 +277,4 @@ def saved_row(state: RunState, status: SessionStatus, value_width: int) -> Row:
     if state.saved is None:
         return Row("saved", "not yet", "dim")
     step, ago = short(state.saved.step), f"{age(status.now_s - state.saved.at_s)} ago"
-    return Row("saved", longest_fitting([f"at step {step}, {ago}", f"{step}, {ago}", ago], value_width))
+    return Row("saved", longest_fitting([f"at step {step}, {ago}", f"step {step}, {ago}", ago], value_width))

@@ -202,6 +202,17 @@ class RunState:
         return self.last.elapsed_s if self.last else self.started.elapsed_s if self.started else 0.0
 
     @property
+    def session_s(self) -> float:
+        """Time of the run since its start or resume, in seconds."""
+        return self.elapsed_s - self.started.elapsed_s if self.started else 0.0
+
+    @property
+    def has_used_its_time(self) -> bool:
+        """True after the last step of a run with a time budget: only the final evaluation follows."""
+        minutes = self.started.minutes if self.started else 0.0
+        return minutes > 0 and (self.session_s >= 60 * minutes or 0 < self.last_step <= self.step)
+
+    @property
     def evaluation(self) -> Evaluation | None:
         """The last evaluation."""
         return self.evaluations[-1] if self.evaluations else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gpt_core.bench.budget_rule import (
     Measurements,
     Model,
     budget_request,
+    ratio_text,
     with_choice,
 )
 from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory
@@ -122,6 +124,20 @@ def test_the_reason_names_size_speed_and_passes() -> None:
     assert " tokens per second are " in reason
     assert " passes over the text and " in reason
     assert "; the next larger model, " in reason
+
+
+def test_the_reason_says_that_the_smallest_model_is_the_smallest() -> None:
+    settings, reason = chosen(requested(0.001))
+    assert settings.shape == SMALLEST.shape
+    assert "; this is the smallest model; the next larger model, " in reason
+    assert not re.search(r"\b0\.0 ", reason)  # small ratios have two significant digits
+    assert "smallest" not in chosen(requested(2000))[1]
+    assert "smallest" not in chosen(requested(0.001, preset="nano"))[1]
+
+
+@pytest.mark.parametrize(("number", "text"), [(12.34, "12.3"), (1, "1.0"), (0.13, "0.13"), (0.00451, "0.0045")])
+def test_small_ratios_have_two_significant_digits(number: float, text: str) -> None:
+    assert ratio_text(number) == text
 
 
 def test_the_schedule_follows_the_budget_and_nothing_else_ends_the_run() -> None:

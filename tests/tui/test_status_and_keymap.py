@@ -43,8 +43,24 @@ def test_the_status_panel_has_every_value_of_a_run():
     assert shown["not improved"] == "0 of 3 evaluations"
     assert shown["memory"] == "210 MB"
     assert shown["saved"] == "at step 340, 12 s ago"
+    status = SessionStatus(Phase.TRAINING, 112.0, 210_000_000)
+    assert {row.label: row.value for row in status_rows(history, status, 32)}["saved"] == "step 340, 12 s ago"
     assert shown["learning rate"] == "1.00e-3"
     assert {"step loss", "train loss", "perplexity", "grad norm", "tokens", "bits/byte", "model", "time"} <= set(shown)
+
+
+def test_a_time_budget_has_its_time_on_the_progress_bar_and_names_the_final_evaluation():
+    history = advance(RunState(), started(step=100, minutes=1.0, elapsed_s=20.0, max_steps=1000, steps_per_epoch=5000))
+    for at_step, percentage in ((440, " 40%"), (800, "100%")):
+        run = replace(advance(history, step(at_step)), evaluating=0.127)
+        [bar] = [
+            row.value
+            for row in status_rows(run, SessionStatus(Phase.TRAINING, 0.0, 1), 40)
+            if "─" in row.value or "━" in row.value
+        ]
+        assert bar.endswith(percentage)
+        is_final = percentage == "100%"
+        assert values(run, Phase.EVALUATING)["state"] == f"◆ {'final evaluation' if is_final else 'evaluating'} 12.7%"
 
 
 def test_the_score_of_a_part_of_the_eval_text_and_that_of_all_of_it_have_their_own_names():
@@ -228,8 +244,9 @@ def test_sampling_fields_begin_with_the_settings_and_mean_them():
     ],
 )
 def test_a_field_that_means_nothing_is_named(name, text, named):
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(ConfigError, match=named) as raised:
         parse_fields(initial_texts(preset("nano")) | {name: text})
+    assert "chat" not in str(raised.value)
 
 
 def test_every_field_is_a_setting():

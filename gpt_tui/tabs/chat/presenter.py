@@ -76,7 +76,7 @@ def parse_field(field: Field, text: str) -> int | float | str | None:
     except ValueError:
         kind = "an integer" if field.kind is int else "a number"
         raise ConfigError(f"{field.label}: got {text or 'nothing'!r}, expected {kind}") from None
-    result = checked(field.name, value, "the chat")
+    result = checked(field.name, value)
     assert isinstance(result, int | float | str)
     return result
 
