@@ -93,7 +93,7 @@ QWEN3: dict[str, object] = {
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All settings of a run. The defaults are those of the `mini` preset: 57.5M parameters."""
+    """All settings of a run. The defaults are those of the Go project, on which the `mini` preset is based."""
 
     d_model: Annotated[
         int, Meta(ge=1, le=65536, description="channels of the residual stream (C)"), _group("model shape")
