@@ -172,7 +172,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_steps: Annotated[Count, Meta(description="stop at this optimizer step (0: no limit)"), _group("stopping")] = 0
     minutes: Annotated[
         Minutes,
-        Meta(description="stop after N minutes, evaluations included but for the final one (0: no limit)"),
+        Meta(description="stop after N minutes, then evaluate once more (0: no limit)"),
     ] = 0.0
     max_epochs: Annotated[PositiveInt, Meta(description="stop after this many passes over the training text")] = 100
     best_metric: Annotated[

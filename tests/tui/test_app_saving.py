@@ -8,7 +8,9 @@ import msgspec
 import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.errors import CorpusError
 from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_core.training import setup
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_tui.session.controller import TrainingController
@@ -40,12 +42,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
-async def test_a_failed_replacement_deletes_no_checkpoint(tmp_path: Path):
+async def test_a_failed_replacement_deletes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise CorpusError("the text cannot be read")
+
     train(tiny_settings(tmp_path, max_steps=20))
     before = contents(tmp_path / "models")
     async with real_app(tmp_path) as bench:
         await bench.until_seen("Resume (step 20")
-        (tmp_path / "train.en").write_text("\n \n")
+        monkeypatch.setattr(setup, "open_texts", fail)
         await bench.pilot.press("s")
         await bench.until_seen("This folder already has a run")
         await bench.pilot.press("d")
