@@ -305,8 +305,8 @@ def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStrea
     if text.sha256 != checkpoint.corpus_sha256 and not named_another:
         raise CheckpointError(
             f"{checkpoint.path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got "
-            f"{text.name or 'lines'} with {text.sha256[:12]}…; restore that text, or pass --train-file to "
-            "resume with this one"
+            f"{text.name or 'lines'} with {text.sha256[:12]}…; restore that text, or resume with "
+            "a copy of this one under another name (--train-file)"
         )
 
 
