@@ -254,6 +254,7 @@ def test_every_preset_has_defaults_of_fine_tuning_that_are_slower_and_evaluate_e
     assert all(getattr(tuned, group) < getattr(base, group) for group in GROUP_RATES)
     assert tuned.warmup_steps < base.warmup_steps
     assert 0 < tuned.eval_every_steps < (base.eval_every_steps or 100)
+    assert (tuned.dropout, tuned.weight_decay) == (0.0, 0.1)
     assert (nearest_preset(base.shape) == name) == (base.synthetic_text == "none")
 
 
