@@ -37,7 +37,7 @@ PACE_STEPS = 512
 class Limits(NamedTuple):
     """Settings that limit a run, named as in `gpt_core.config.settings.Settings`; 0 is no limit.
 
-    `vocab_size` bounds the loss of a model that only guesses (0: unknown).
+    `vocab_size` limits the loss, to that of a uniform distribution over the vocabulary (0: unknown).
     """
 
     max_epochs: int = 0

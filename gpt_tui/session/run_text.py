@@ -54,8 +54,8 @@ def has_learned(run: RunState, point: Evaluation) -> bool:
     That is the case above the entropy of token frequencies and, until it is measured, near ln V.
     """
     if run.baselines is not None:
-        return not min(point.train_loss, point.loss) >= run.baselines.unigram
-    return not run.limits.vocab_size or not point.loss > log(run.limits.vocab_size) - NEAR_GUESSING
+        return min(point.train_loss, point.loss) < run.baselines.unigram
+    return not run.limits.vocab_size or point.loss <= log(run.limits.vocab_size) - NEAR_GUESSING
 
 
 def gap_at(run: RunState, point: Evaluation | None) -> Gap | None:
