@@ -222,7 +222,7 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     assert best is not None
     values, chosen = best
     regularization: dict[str, float] = {} if overrides.value("init_from") else _regularization(chosen)
-    is_dropped = regularization.get("dropout", 0) and "dropout" not in overrides.values
+    is_dropped = regularization.get("dropout", 0.0) > 0 and "dropout" not in overrides.values
     why_dropped = f"; dropout {regularization['dropout']:g}, because the text is repeated" if is_dropped else ""
     reason = _reason(chosen, limit, is_smallest=is_smallest) + why_dropped
     return Choice(values | regularization | _schedule(chosen), reason)

@@ -36,7 +36,7 @@ from gpt_core.training.gradient_sum import (
     check_ranks,
     chunks_of,
 )
-from gpt_core.training.precision import choose_precision
+from gpt_core.training.precision import with_precision
 
 FORMATS: tuple[ExchangeFormat, ...] = get_args(ExchangeFormat)
 MESSAGE_BYTES = (1 << 12, 1 << 16, 4 * MIN_CHUNK, 4 * MAX_CHUNK)
@@ -184,8 +184,7 @@ class Step:
     """A training step on random tokens on each of several ranks."""
 
     def __init__(self, settings: Settings, ranks: Communicator) -> None:
-        products = choose_precision(settings).products
-        settings = msgspec.structs.replace(settings, precision=products)
+        settings, choice = with_precision(settings)
         self._settings, self._ranks = settings, ranks
         shape, batch, length = settings.shape, settings.micro_batch, window_length(settings)
         self._frozen = frozen_names(shape, settings.freeze)
@@ -193,7 +192,7 @@ class Step:
         self.tokens = settings.batch_size * length
         self.gradients = Parameters(shape)
         self._weights = initial_parameters(shape, settings.seed, settings.init_projections)
-        self._gpt = GPT(self._weights, products, self._frozen)
+        self._gpt = GPT(self._weights, choice.products, self._frozen)
         self._optimizer = create_optimizer(self._weights, settings)
         self._dropout = dropout_of(settings, 1, 0, length)
         self._batch = np.random.default_rng(0).integers(shape.vocab_size, size=(2, batch, length), dtype=np.int32)

@@ -38,7 +38,7 @@ from gpt_core.training.events import (
     StepCompleted,
 )
 from gpt_core.training.fine_tuning import resolve_new
-from gpt_core.training.precision import choose_precision
+from gpt_core.training.precision import with_precision
 
 Axis = Literal["train_s", "tokens"]
 TOLERANCE = 0.02  # of the limit: two runs of equal speed do not end at the same moment
@@ -235,8 +235,7 @@ def race_cases(
         if preset not in chosen:
             chosen[preset] = with_choice(base._replace(preset=preset), measurements, progress)[0]
         settings = resolve_new(chosen[preset].override("--vary", changes)).settings
-        settings = msgspec.structs.replace(settings, precision=choose_precision(settings).products)
-        cases.append(Case(title, settings))
+        cases.append(Case(title, with_precision(settings)[0]))
     return cases
 
 

@@ -24,7 +24,7 @@ from gpt_core.model.memory import activation_bytes
 from gpt_core.model.parameters import Parameters, frozen_names
 from gpt_core.model.precision import ProductFormat
 from gpt_core.optim import create_optimizer, optimizer_type
-from gpt_core.training.precision import MEASUREMENT_LOCK, choose_precision
+from gpt_core.training.precision import MEASUREMENT_LOCK, with_precision
 
 MAX_PROBE_FLOPS = 200e9  # of one forward and backward pass: one to two seconds on two cores
 MEASURE_S = 1.0  # minimum time measured, after a warm-up pass
@@ -93,8 +93,7 @@ def measure_step_time(settings: Settings, stopped: Callable[[], bool] = lambda: 
         if stopped():
             return None
         threads.set_threads(compute_threads(settings.threads))
-        precision = choose_precision(settings)
-        settings = msgspec.structs.replace(settings, precision=precision.products)
+        settings, precision = with_precision(settings)
         workload = probe_workload(settings)
         forward_and_backward, update = _step_functions(workload, settings, precision.products)
         passes: list[float] = []

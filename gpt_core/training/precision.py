@@ -12,6 +12,7 @@ import threading
 import time
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from gpt_core.config.settings import Settings
@@ -52,6 +53,12 @@ def choose_precision(settings: Settings) -> PrecisionChoice:
     if speedup < MIN_SPEEDUP:
         return PrecisionChoice("float32", f"bfloat16 would be {speedup:.1f} times as fast")
     return PrecisionChoice("bfloat16", f"{speedup:.1f} times as fast as float32")
+
+
+def with_precision(settings: Settings) -> tuple[Settings, PrecisionChoice]:
+    """Return settings whose `precision` is the chosen format, for the model and the optimizer alike, and the choice."""
+    choice = choose_precision(settings)
+    return msgspec.structs.replace(settings, precision=choice.products), choice
 
 
 def emulation_warning(choice: PrecisionChoice) -> tuple[str, ...]:

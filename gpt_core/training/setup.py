@@ -37,7 +37,7 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.evaluation import max_part_tokens, part_windows
 from gpt_core.training.fine_tuning import StartingPoint, read_start, tokenizer_note
 from gpt_core.training.gradient_sum import check_ranks
-from gpt_core.training.precision import choose_precision, emulation_warning
+from gpt_core.training.precision import emulation_warning, with_precision
 from gpt_core.training.request import RunRequest
 from gpt_core.training.run import BatchSource, Run
 from gpt_core.training.sharing import check_same_program, check_same_text_on_ranks, share_start, share_state
@@ -130,9 +130,9 @@ def assemble(
 
     The weights of a run that starts from others are evaluated before the first step: later scores compare with that.
     """
-    choice, best_restarted = choose_precision(request.settings), ""
+    (settings, choice), best_restarted = with_precision(request.settings), ""
     prompt = request.settings.sample_prompt or first_words(texts.held_out or texts.train, tokenizer)
-    settings = msgspec.structs.replace(request.settings, precision=choice.products, sample_prompt=prompt)
+    settings = msgspec.structs.replace(settings, sample_prompt=prompt)
     if checkpoint is None:
         state, optimizer_state, average, momentum = TrainingState(run_id=run_id), None, None, None
         if start is None:

@@ -44,6 +44,7 @@ from gpt_core.optim import create_optimizer
 from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.token_stream import MemorySource, TokenStream
 from gpt_core.tokenizers import BOS
+from gpt_core.training import precision
 from gpt_core.training.events import RunStarted, StepCompleted
 from gpt_core.training.precision import PrecisionChoice
 from gpt_core.training.setup import OVERFIT_SEQ_LEN
@@ -279,7 +280,7 @@ def test_an_update_is_timed_in_the_format_that_was_chosen(monkeypatch: pytest.Mo
     """The products of Muon, too, have the format of the run."""
     monkeypatch.setattr(step_timing, "enough", lambda passes, elapsed_s: len(passes) == 2)
     chosen = PrecisionChoice("bfloat16", "2.0 times as fast as float32")
-    monkeypatch.setattr(step_timing, "choose_precision", lambda settings: chosen)
+    monkeypatch.setattr(precision, "choose_precision", lambda settings: chosen)
     formats: list[str] = []
     monkeypatch.setattr(
         step_timing, "create_optimizer",
