@@ -139,7 +139,7 @@ def forward(
         q: Queries. Its rows, and those of k and v, may be apart, as in views of one array of q | k | v.
         k: Keys.
         v: Values.
-        workspace: Scratch, one row per thread: no more threads are used.
+        workspace: Scratch, one row per thread; more threads are not used.
         bfloat16: Multiply in bfloat16, if the number of keys before the first query is even.
         dropout: Probability with which an element of softmax(...) is dropped, in [0, 1).
         dropout_key: Key of the mask.

@@ -14,7 +14,7 @@ from libc.string cimport memcpy, memset
 
 from gpt_core.kernels cimport blas
 from gpt_core.kernels.bfloat16 cimport round_to_bfloat16
-from gpt_core.kernels.shapes cimport check_equal, check_positive
+from gpt_core.kernels.shapes cimport check_product
 from gpt_core.kernels.threads cimport thread_count
 
 cdef extern from *:
@@ -285,7 +285,7 @@ def product(
     const float[:, ::1] b,
     bint bfloat16=False,
 ):
-    """Compute c = a . b on the calling thread, for measurements that other programs disturb little.
+    """Compute c = a . b on the calling thread alone. Its time depends less on other load than that of several threads.
 
     Shape:
         c (M, N); a (M, K); b (K, N).
@@ -294,7 +294,7 @@ def product(
         ValueError: The shapes do not match.
     """
     cdef Py_ssize_t M = c.shape[0], N = c.shape[1], K = a.shape[1]
-    _check_product(M, N, K, a.shape[0], b.shape)
+    check_product(c.shape, a.shape[0], K, b.shape[0], b.shape[1])
     with nogil:
         gemm(BFLOAT16 if bfloat16 else FLOAT32, M, N, K, Matrix(&a[0, 0], K, False), Matrix(&b[0, 0], N, False),
              Output(&c[0, 0], N, NULL, 0, NULL, 1))
@@ -313,19 +313,9 @@ def library_product(
         ValueError: The shapes do not match.
     """
     cdef Py_ssize_t M = c.shape[0], N = c.shape[1], K = a.shape[1], part, parts = thread_count()
-    _check_product(M, N, K, a.shape[0], b.shape)
+    check_product(c.shape, a.shape[0], K, b.shape[0], b.shape[1])
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
         _library_rows(&c[0, 0], &a[0, 0], &b[0, 0], M * part // parts, M * (part + 1) // parts, N, K)
-
-
-cdef int _check_product(Py_ssize_t M, Py_ssize_t N, Py_ssize_t K, Py_ssize_t rows_a, const Py_ssize_t *b) except -1:
-    check_positive("product: rows", M)
-    check_positive("product: inner dimension", K)
-    check_positive("product: columns", N)
-    check_equal("product: rows of a", rows_a, M)
-    check_equal("product: rows of b", b[0], K)
-    check_equal("product: columns of b", b[1], N)
-    return 0
 
 
 cdef void _library_rows(

@@ -10,7 +10,7 @@ residuals and results are float32.
 from cython.parallel cimport prange
 
 from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, gemm
-from gpt_core.kernels.shapes cimport check_equal, check_positive
+from gpt_core.kernels.shapes cimport check_equal, check_product
 from gpt_core.kernels.threads cimport threads_for
 
 # A product C (m, n) = op(A) (m, k) . op(B) (k, n) + addend + bias.
@@ -43,7 +43,7 @@ def forward(
     if bias is not None:
         check_equal("linear: length of bias", bias.shape[0], O)
         bias_data = &bias[0]
-    _check_product(y.shape, x.shape[0], I, weight.shape[0], weight.shape[1])
+    check_product(y.shape, x.shape[0], I, weight.shape[0], weight.shape[1])
     if residual is not None:
         check_equal("linear: rows of residual", residual.shape[0], N)
         check_equal("linear: channels of residual", residual.shape[1], O)
@@ -83,8 +83,8 @@ def backward(
         check_equal("linear: length of d_bias", d_bias.shape[0], O)
         d_bias_data = &d_bias[0]
     check_equal("linear: rows of weight", weight.shape[0], I)
-    _check_product(d_x.shape, N, O, weight.shape[1], weight.shape[0])
-    _check_product(d_weight.shape, I, x.shape[0], N, O)
+    check_product(d_x.shape, N, O, weight.shape[1], weight.shape[0])
+    check_product(d_weight.shape, I, x.shape[0], N, O)
     # d_x (N, I) = d_y (N, O) . weight^T (O, I)
     cdef Product input_gradient = Product(
         format=BFLOAT16 if bfloat16 else FLOAT32, m=N, n=I, k=O,
@@ -126,7 +126,7 @@ def product(
     """
     cdef Py_ssize_t M = c.shape[0], N = c.shape[1]
     cdef Py_ssize_t K = a.shape[0] if transpose_a else a.shape[1]
-    _check_product(c.shape, a.shape[1] if transpose_a else a.shape[0], K,
+    check_product(c.shape, a.shape[1] if transpose_a else a.shape[0], K,
                    b.shape[1] if transpose_b else b.shape[0], b.shape[0] if transpose_b else b.shape[1])
     cdef Product product = Product(
         format=BFLOAT16 if bfloat16 else FLOAT32, m=M, n=N, k=K,
@@ -138,22 +138,6 @@ def product(
         product.out.addend = product.out.c
     with nogil:
         _threaded_gemm(product)
-
-
-cdef int _check_product(
-    const Py_ssize_t *c,
-    Py_ssize_t rows_a,
-    Py_ssize_t columns_a,
-    Py_ssize_t rows_b,
-    Py_ssize_t columns_b,
-) except -1:
-    check_positive("product: rows", rows_a)
-    check_positive("product: inner dimension", columns_a)
-    check_positive("product: columns", columns_b)
-    check_equal("product: rows of the right-hand matrix", rows_b, columns_a)
-    check_equal("product: rows of the result", c[0], rows_a)
-    check_equal("product: columns of the result", c[1], columns_b)
-    return 0
 
 
 cdef void _threaded_gemm(Product p) noexcept nogil:

@@ -61,7 +61,7 @@ def update(
         gradients: Gradient of the loss with respect to `values`.
         m: Momentum, 0 before the first step.
         matrices: For each matrix: position of its first value, R, S, and the distance between its rows.
-        workspace: Scratch, one row per thread: no more threads are used.
+        workspace: Scratch, one row per thread; more threads are not used.
         bfloat16: Round the operands of the products to bfloat16.
 
     Shape:

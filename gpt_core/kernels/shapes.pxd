@@ -12,3 +12,20 @@ cdef inline int check_positive(str what, Py_ssize_t got) except -1:
     if got < 1:
         raise ValueError(f"{what}: got {got}, expected at least 1")
     return 0
+
+
+cdef inline int check_product(
+    const Py_ssize_t *c,
+    Py_ssize_t rows_a,
+    Py_ssize_t columns_a,
+    Py_ssize_t rows_b,
+    Py_ssize_t columns_b,
+) except -1:
+    """Raise ValueError unless c (rows_a, columns_b) can be a (rows_a, columns_a) . b (rows_b, columns_b), none empty."""
+    check_positive("product: rows", rows_a)
+    check_positive("product: inner dimension", columns_a)
+    check_positive("product: columns", columns_b)
+    check_equal("product: rows of the right-hand matrix", rows_b, columns_a)
+    check_equal("product: rows of the result", c[0], rows_a)
+    check_equal("product: columns of the result", c[1], columns_b)
+    return 0
