@@ -214,7 +214,7 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     tokens_per_s = settings.batch_size * window_length(settings) / time.step_s
     products, reason = time.precision
     rows = [
-        Row(PRECISION, products),
+        Row(PRECISION, f"{products} products"),
         *([Row(REASON, reason, "dim")] if reason else []),
         Row("throughput", f"{short(tokens_per_s)} tokens/s"),
         *([Row(DETAIL, "of rank 0 alone; the ranks share a step", "dim")] if estimate.hosts else []),

@@ -52,7 +52,7 @@ def test_the_estimate_names_the_number_format_and_the_reason_for_it():
     chosen = PrecisionChoice("bfloat16", "1.5 times as fast as float32")
     rows = estimate_rows(RunEstimate(NANO, time=StepTime(0.05, 0.001, chosen)))
     at = next(index for index, row in enumerate(rows) if row.label == "precision")
-    assert [row.value for row in rows[at : at + 2]] == ["bfloat16", "1.5 times as fast as float32"]
+    assert [row.value for row in rows[at : at + 2]] == ["bfloat16 products", "1.5 times as fast as float32"]
     named = estimate_rows(RunEstimate(NANO, time=StepTime(0.05, 0.001, PrecisionChoice("bfloat16", ""))))
     assert len(named) == len(rows) - 1
     assert rows[at + 1] not in fit_rows(rows, len(rows) - 3, OPTIONAL)
