@@ -45,6 +45,16 @@ def budget_run(minutes: float) -> RunRequest:
     return RunRequest(settings, "nano", model_reason=f"because {minutes:g} minutes are enough")
 
 
+def when(measured: threading.Event) -> Callable[[float], RunRequest]:
+    """Return a measurement that ends when the event is set."""
+
+    def measure(minutes: float) -> RunRequest:
+        measured.wait(LONG_S)
+        return budget_run(minutes)
+
+    return measure
+
+
 def first_start(folder: Path, budget: Callable[[float], RunRequest]) -> AbstractAsyncContextManager[AppBench]:
     """Start the app as for a first run, with a countdown that does not end."""
     probes = fake_probes(budget=budget)
@@ -83,11 +93,7 @@ async def test_the_run_that_follows_a_stored_one_has_the_same_time_budget_and_no
 async def test_a_start_during_the_measurement_waits_for_what_is_chosen(tmp_path: Path) -> None:
     measured = threading.Event()
 
-    def measure(minutes: float) -> RunRequest:
-        measured.wait(LONG_S)
-        return budget_run(minutes)
-
-    async with first_start(tmp_path, measure) as bench:
+    async with first_start(tmp_path, when(measured)) as bench:
         await bench.until_seen("timing a few steps")
         await bench.pilot.press("s")
         await bench.until_seen("The run starts after that.")
@@ -139,11 +145,7 @@ async def test_the_key_chooses_another_time_and_cancels_the_countdown(tmp_path: 
 async def test_leaving_the_set_up_screen_unchanged_during_the_measurement_keeps_the_time_budget(tmp_path: Path) -> None:
     measured = threading.Event()
 
-    def measure(minutes: float) -> RunRequest:
-        measured.wait(LONG_S)
-        return budget_run(minutes)
-
-    async with first_start(tmp_path, measure) as bench:
+    async with first_start(tmp_path, when(measured)) as bench:
         await bench.until_seen("timing a few steps")
         await bench.pilot.press("u")
         await bench.until_seen("Set up a run")
