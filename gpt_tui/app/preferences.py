@@ -35,7 +35,7 @@ THEMES = (
     "solarized-light", "solarized-dark", "rose-pine", "rose-pine-moon", "rose-pine-dawn", "atom-one-dark",
     "atom-one-light", "ansi-dark", "ansi-light",
 )  # fmt: skip
-"""Themes of the app and of Textual"""
+"""Names of the themes of the app and of Textual, which commands without the app do not import"""
 
 
 class Preferences(NamedTuple):

@@ -85,7 +85,7 @@ class AppProcess(AppService):
     async def request_stop(self, code: int, *, again: bool = False) -> None:
         """Let the app save its run and end with an exit code, or `again` end it at once, after any save in progress.
 
-        An app that does not confirm the second request is killed: its thread for input hangs, or it cannot take any.
+        An app that does not confirm the second request within CONFIRM_S is killed.
         """
         try:
             async with asyncio.timeout(CONFIRM_S if again else None):

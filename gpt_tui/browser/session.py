@@ -22,7 +22,7 @@ from gpt_tui.shared.sanitize import printable
 TITLE = "gpt-tui"
 MIN_CELLS, MAX_CELLS = 2, 2000
 MAX_SHOWN = 4000  # characters of an error on the page
-MAX_TYPED = 1000  # characters of one message outside a paste: the app draws after each key
+MAX_TYPED = 1000  # characters of one message outside a paste
 PASTE_START, PASTE_END = "\x1b[200~", "\x1b[201~"
 REQUESTED_EXITS = (EXIT_OK, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_TERMINATED)
 
@@ -181,7 +181,10 @@ class AppSession:
 
 
 def bounded_input(text: str) -> str:
-    """Return input of a page with its pastes and the first keys; the app would be busy with more for minutes."""
+    """Return the input of a page, with at most MAX_TYPED characters outside pastes.
+
+    The app draws after each key, so the keys of a large message would keep it busy for minutes.
+    """
     kept, typed, position = [], 0, 0
     while position < len(text):
         start = text.find(PASTE_START, position)

@@ -259,7 +259,7 @@ NAMED_KEYS = {
     "media_track_next", "media_track_previous", "lower_volume", "mute_volume", "raise_volume",
     *(f"f{number}" for number in range(1, 36)), *map(name_of, string.punctuation),
 }  # fmt: skip
-"""Textual's names of keys that are not the character that they type"""
+"""Textual's names of keys that are not the character that they type. This module does not import Textual."""
 
 
 def is_key(name: str) -> bool:
