@@ -18,7 +18,8 @@ processor supports. Set GPT_TUI_LEVEL to baseline, x86_64_v3, x86_64_v4, x86_64_
 to choose another.
 
 The operands of matrix products are float32 or, with `bfloat16=True`, are rounded to bfloat16 as they are packed. Levels
-without instructions for bfloat16 emulate them.
+without instructions for bfloat16 emulate them. Activations may be stored in bfloat16, in arrays of uint16 that hold its
+bits, where a docstring says so: kernels compute with their values in float32 and round results once.
 
 `docs/kernels.md` explains how the matrix product and attention are made fast; `gpt_core.reference` has every operation
 in NumPy.

@@ -1,13 +1,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.kernels.arrays import Activations
+
 def workspace_size(keys: int, head_size: int) -> int: ...
 def forward(
-    out: NDArray[np.float32],
+    out: Activations,
     lse: NDArray[np.float32],
-    q: NDArray[np.float32],
-    k: NDArray[np.float32],
-    v: NDArray[np.float32],
+    q: Activations,
+    k: Activations,
+    v: Activations,
     workspace: NDArray[np.float32],
     bfloat16: bool = False,
     dropout: float = 0.0,
@@ -15,15 +17,15 @@ def forward(
     first_sequence: int = 0,
 ) -> None: ...
 def backward(
-    d_q: NDArray[np.float32],
-    d_k: NDArray[np.float32],
-    d_v: NDArray[np.float32],
-    d_out: NDArray[np.float32],
-    out: NDArray[np.float32],
+    d_q: Activations,
+    d_k: Activations,
+    d_v: Activations,
+    d_out: Activations,
+    out: Activations,
     lse: NDArray[np.float32],
-    q: NDArray[np.float32],
-    k: NDArray[np.float32],
-    v: NDArray[np.float32],
+    q: Activations,
+    k: Activations,
+    v: Activations,
     workspace: NDArray[np.float32],
     bfloat16: bool = False,
     dropout: float = 0.0,

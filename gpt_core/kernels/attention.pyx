@@ -21,8 +21,9 @@ The first block of a tile is the diagonal one: the keys at the positions of its 
 `attention_tiled_backward` in `gpt_core.reference` are the same loops in NumPy. Notes on speed are at the end of this
 file.
 
-With `bfloat16=True` the operands of all products are rounded to bfloat16, among them P and d_S; S, softmax, sums and
-results are float32. Products of BLAS stay float32.
+With `bfloat16=True` the operands of all products are rounded to bfloat16, among them P and d_S; S, softmax and sums are
+float32. Products of BLAS stay float32. Inputs and results may then be arrays of uint16, the bits of bfloat16: results are
+summed in float32 and rounded when they are complete.
 
 With a `dropout` above 0, P is multiplied elementwise by the factors M of dropout (Srivastava et al. 2014): 0 with
 probability `dropout`, else 1 / (1 - dropout). l sums P itself:
@@ -36,11 +37,12 @@ the key (`random_masks.pxd`), and is computed again in the backward pass.
 
 from cython.parallel cimport prange, threadid
 from libc.math cimport logf, sqrtf
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uintptr_t
 
+from gpt_core.kernels.bfloat16 cimport CHUNK, round_row, stored, widen
 from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.gemm cimport (
-    BFLOAT16, FLOAT32, READ_AT_ONCE, Format, Matrix, Output, PackedB, begin_packed, end_packed, format_of, gemm_packed,
+    BFLOAT16, FLOAT32, READ_AT_ONCE, Format, Matrix, Output, PackedB, at, begin_packed, end_packed, format_of, gemm_packed,
     in_tiles, pack, pack_row, pack_transposed, packed_rows, packed_size, packed_slice,
 )
 from gpt_core.kernels.random_masks cimport factor_of, random_bits, row_key, threshold_of
@@ -58,20 +60,21 @@ cdef float MASKED = -1e30  # a masked score: its exponential is 1e-38 of the lar
 
 
 # The inputs of one head of one sequence: q (Tq, D), k and v (Tk, D), with the distance between their rows.
+# `memory` is the format in which they, and all results of the same shape, are stored.
 cdef struct Head:
-    Format format
+    Format format, memory
     Py_ssize_t Tq, Tk, D
-    const float *q
-    const float *k
-    const float *v
+    const void *q
+    const void *k
+    const void *v
     Py_ssize_t ldq, ldk, ldv
 
 
 # The gradients of a head's inputs: each has the shape and leading dimension of its input.
 cdef struct HeadGradients:
-    float *d_q
-    float *d_k
-    float *d_v
+    void *d_q
+    void *d_k
+    void *d_v
 
 
 # One tile of queries against one block of keys. On the diagonal bc = br, and query i sees the keys up to i.
@@ -106,6 +109,7 @@ cdef struct Workspace:
     float *S  # S^T, and in place of it P^T
     float *d_S  # d_P^T, and in place of it d_S^T
     float *pairs  # with bfloat16, P or d_S as slots of two keys
+    float *sums  # of results that are stored in bfloat16: O or d_q of a tile, d_k and d_v of the head; rows of D values
 
 
 # ---- Functions that Python calls
@@ -113,15 +117,15 @@ cdef struct Workspace:
 
 def workspace_size(Py_ssize_t keys, Py_ssize_t head_size):
     """Return the number of float32 values of scratch per thread for sequences of up to `keys` positions."""
-    return 16 + _head_size(keys, head_size) + _tile_size(head_size) + 3 * SCORES_SIZE
+    return 16 + _head_size(keys, head_size) + _tile_size(head_size) + 3 * SCORES_SIZE + (Br + 2 * keys) * head_size
 
 
 def forward(
-    float[:, :, :] out,
+    stored[:, :, :] out,
     float[:, :, ::1] lse,
-    const float[:, :, :] q,
-    const float[:, :, :] k,
-    const float[:, :, :] v,
+    const stored[:, :, :] q,
+    const stored[:, :, :] k,
+    const stored[:, :, :] v,
     float[:, ::1] workspace,
     bint bfloat16=False,
     double dropout=0,
@@ -140,7 +144,8 @@ def forward(
         k: Keys.
         v: Values.
         workspace: Scratch, one row per thread; more threads are not used.
-        bfloat16: Multiply in bfloat16, if the number of keys before the first query is even.
+        bfloat16: Multiply in bfloat16, if the number of keys before the first query is even. Then q, k, v and out may
+            be bfloat16 (as uint16), all of them.
         dropout: Probability with which an element of softmax(...) is dropped, in [0, 1).
         dropout_key: Key of the mask.
         first_sequence: Number of the first sequence, where the sequences are part of a larger batch.
@@ -149,39 +154,41 @@ def forward(
         out, q (B, Tq, C); k, v (B, Tk, C); lse (B, H, Tq); workspace (threads, at least workspace_size(Tk, D)).
 
     Raises:
-        ValueError: The shapes do not match, or the rows of out, q, k or v are not in order.
+        ValueError: The shapes do not match, the rows of out, q, k or v are not in order, or bfloat16 cannot be used.
     """
     cdef Py_ssize_t B = q.shape[0], Tq = q.shape[1], C = q.shape[2], Tk = k.shape[1], H = lse.shape[1]
-    cdef Py_ssize_t item, b, h, D = C // max(H, 1)
-    cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
+    cdef Py_ssize_t item, b, h, D = C // max(H, 1), size = sizeof(stored)
+    cdef Py_ssize_t ldq = q.strides[1] // size, ldk = k.strides[1] // size, ldv = v.strides[1] // size
     cdef Format format = format_of(bfloat16 and (Tk - Tq) % 2 == 0)  # a slot holds two keys of one block
+    cdef Format memory = BFLOAT16 if stored is uint16_t else FLOAT32
     cdef int team = min(threads_for(2 * B * C * Tq * Tk), <int>workspace.shape[0])
     _check_shapes(B, Tq, Tk, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
-    _check_rows("out", out.shape, out.strides)
-    _check_rows("q", q.shape, q.strides)
-    _check_rows("k", k.shape, k.strides)
-    _check_rows("v", v.shape, v.strides)
+    _check_rows("out", out.shape, out.strides, size)
+    _check_rows("q", q.shape, q.strides, size)
+    _check_rows("k", k.shape, k.strides, size)
+    _check_rows("v", v.shape, v.strides, size)
     _check_dropout(dropout)
+    _check_format(format, memory)
     for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=team):
         b = item // H
         h = item % H
         _forward_head(
-            Head(format, Tq, Tk, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
-            &out[b, 0, h * D], out.strides[1] // 4, &lse[b, h, 0], &workspace[threadid(), 0],
+            Head(format, memory, Tq, Tk, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
+            &out[b, 0, h * D], out.strides[1] // size, &lse[b, h, 0], &workspace[threadid(), 0],
             _dropout_of(dropout, dropout_key, ((first_sequence + b) * H + h) * Tk + Tk - Tq),
         )
 
 
 def backward(
-    float[:, :, :] d_q,
-    float[:, :, :] d_k,
-    float[:, :, :] d_v,
-    const float[:, :, ::1] d_out,
-    const float[:, :, ::1] out,
+    stored[:, :, :] d_q,
+    stored[:, :, :] d_k,
+    stored[:, :, :] d_v,
+    const stored[:, :, ::1] d_out,
+    const stored[:, :, ::1] out,
     const float[:, :, ::1] lse,
-    const float[:, :, :] q,
-    const float[:, :, :] k,
-    const float[:, :, :] v,
+    const stored[:, :, :] q,
+    const stored[:, :, :] k,
+    const stored[:, :, :] v,
     float[:, ::1] workspace,
     bint bfloat16=False,
     double dropout=0,
@@ -197,30 +204,32 @@ def backward(
 
     Shape:
         d_q, d_k, d_v, d_out, out, q, k, v (B, T, C); lse (B, H, T); workspace (threads, at least workspace_size(T, D)).
-        d_q, d_k and d_v have the strides of q, k and v, and are overwritten. Dropout is that of the forward pass.
+        d_q, d_k and d_v have the strides of q, k and v, and are overwritten. Dropout is that of the forward pass. All
+        but lse and workspace may be bfloat16.
 
     Raises:
-        ValueError: The shapes or strides do not match.
+        ValueError: The shapes or strides do not match, or bfloat16 cannot be used.
     """
     cdef Py_ssize_t B = q.shape[0], T = q.shape[1], C = q.shape[2], H = lse.shape[1]
-    cdef Py_ssize_t item, b, h, D = C // max(H, 1)
-    cdef Py_ssize_t ldq = q.strides[1] // 4, ldk = k.strides[1] // 4, ldv = v.strides[1] // 4
-    cdef Format format = format_of(bfloat16)
+    cdef Py_ssize_t item, b, h, D = C // max(H, 1), size = sizeof(stored)
+    cdef Py_ssize_t ldq = q.strides[1] // size, ldk = k.strides[1] // size, ldv = v.strides[1] // size
+    cdef Format format = format_of(bfloat16), memory = BFLOAT16 if stored is uint16_t else FLOAT32
     cdef int team = min(threads_for(5 * B * C * T * T), <int>workspace.shape[0])
     _check_shapes(B, T, T, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
     _check_shapes(B, T, T, C, H, d_q.shape, d_k.shape, d_v.shape, d_out.shape, lse.shape, workspace)
-    _check_rows("q", q.shape, q.strides)
-    _check_rows("k", k.shape, k.strides)
-    _check_rows("v", v.shape, v.strides)
+    _check_rows("q", q.shape, q.strides, size)
+    _check_rows("k", k.shape, k.strides, size)
+    _check_rows("v", v.shape, v.strides, size)
     _check_dropout(dropout)
-    _check_gradient("d_q", d_q.shape, d_q.strides, q.strides)
-    _check_gradient("d_k", d_k.shape, d_k.strides, k.strides)
-    _check_gradient("d_v", d_v.shape, d_v.strides, v.strides)
+    _check_format(format, memory)
+    _check_gradient("d_q", d_q.shape, d_q.strides, q.strides, size)
+    _check_gradient("d_k", d_k.shape, d_k.strides, k.strides, size)
+    _check_gradient("d_v", d_v.shape, d_v.strides, v.strides, size)
     for item in prange(B * H, nogil=True, schedule="dynamic", num_threads=team):
         b = item // H
         h = item % H
         _backward_head(
-            Head(format, T, T, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
+            Head(format, memory, T, T, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
             HeadGradients(&d_q[b, 0, h * D], &d_k[b, 0, h * D], &d_v[b, 0, h * D]),
             &d_out[b, 0, h * D], &out[b, 0, h * D], C, &lse[b, h, 0], &workspace[threadid(), 0],
             _dropout_of(dropout, dropout_key, ((first_sequence + b) * H + h) * T),
@@ -266,12 +275,17 @@ cdef int _check_shape(str what, const Py_ssize_t *shape, Py_ssize_t d0, Py_ssize
     return 0
 
 
-cdef int _check_rows(str what, const Py_ssize_t *shape, const Py_ssize_t *strides) except -1:
+cdef int _check_rows(str what, const Py_ssize_t *shape, const Py_ssize_t *strides, Py_ssize_t size) except -1:
     """The channels of a row must be contiguous, and the rows in order without overlap."""
-    check_equal(f"attention: bytes between channels of {what}", strides[2], sizeof(float))
-    if strides[1] < <Py_ssize_t>(shape[2] * sizeof(float)) and shape[1] > 1:
-        raise ValueError(f"attention: got {strides[1]} bytes between rows of {what}, "
-                         f"expected at least {shape[2] * sizeof(float)}")
+    check_equal(f"attention: bytes between channels of {what}", strides[2], size)
+    if strides[1] < shape[2] * size and shape[1] > 1:
+        raise ValueError(f"attention: got {strides[1]} bytes between rows of {what}, expected at least {shape[2] * size}")
+    return 0
+
+
+cdef int _check_format(Format format, Format memory) except -1:
+    if memory == BFLOAT16 and format != BFLOAT16:
+        raise ValueError("attention: got inputs in bfloat16, expected float32 for products in float32")
     return 0
 
 
@@ -286,8 +300,9 @@ cdef int _check_gradient(
     const Py_ssize_t *shape,
     const Py_ssize_t *strides,
     const Py_ssize_t *input_strides,
+    Py_ssize_t size,
 ) except -1:
-    _check_rows(what, shape, strides)
+    _check_rows(what, shape, strides, size)
     check_equal(f"attention: bytes between rows of {what}", strides[1], input_strides[1])
     return 0
 
@@ -297,28 +312,32 @@ cdef int _check_gradient(
 
 cdef void _forward_head(
     Head head,
-    float *O,
-    Py_ssize_t ldo,
+    void *out,
+    Py_ssize_t ld_out,
     float *lse,
     float *workspace,
     Dropout dropout,
 ) noexcept nogil:
-    """Write O (Tq, D) and lse (Tq,) of one head."""
+    """Write out (Tq, D) and lse (Tq,) of one head."""
     cdef Py_ssize_t first = 0, past, start, i, d, D = head.D, block = _block_keys(head.format)
+    cdef Py_ssize_t ldo = D if head.memory == BFLOAT16 else ld_out
+    cdef float *O  # O of a tile (br, D): a part of out, or of the workspace until it is rounded
     cdef float inverse, scale = <float>1.0 / sqrtf(<float>D)
     cdef Workspace w = _workspace(head, workspace)
-    cdef PackedB packed_v = pack(head.format, head.Tk, D, Matrix(head.v, head.ldv, False), w.packed), packed_q
+    cdef PackedB packed_v = pack(head.format, head.Tk, D, Matrix(head.v, head.ldv, False, head.memory), w.packed), packed_q
     cdef Tile tile
     cdef TileDropout drop
     cdef float m[Br]
     cdef float l[Br]
     cdef float rescale[Br]
-    _copy_rows(head.format, w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
+    _copy_rows(head, w.k_rows, w.ld, head.k, head.ldk)
     tile.format, tile.D = head.format, D
     begin_packed(head.format)
     while first < head.Tq:
         tile.diagonal, tile.br, tile.bc = True, min(<Py_ssize_t>Br, head.Tq - first), min(<Py_ssize_t>Br, head.Tq - first)
-        packed_q = pack(head.format, D, tile.br, Matrix(head.q + first * head.ldq, head.ldq, True), w.packed_tile)
+        packed_q = pack(head.format, D, tile.br,
+                        Matrix(at(head.q, first * head.ldq, head.memory), head.ldq, True, head.memory), w.packed_tile)
+        O = w.sums if head.memory == BFLOAT16 else <float*>out + first * ld_out
         for i in range(Br):
             m[i] = MASKED
             l[i] = 0
@@ -334,10 +353,10 @@ cdef void _forward_head(
             for i in range(0 if tile.diagonal else tile.br):
                 if rescale[i] != 1:
                     for d in range(D):
-                        O[(first + i) * ldo + d] *= rescale[i]
+                        O[i * ldo + d] *= rescale[i]
             # O (br, D) += P (br, bc) . v (bc, D)
             _product_per_query(tile, _by_key_pair(tile, w.S, w.pairs), packed_slice(head.format, packed_v, start, 0),
-                               O + first * ldo, ldo, not tile.diagonal)
+                               O, ldo, not tile.diagonal)
             start = 0 if tile.diagonal else start + tile.bc
             if start >= past:
                 break
@@ -346,7 +365,9 @@ cdef void _forward_head(
             lse[first + i] = m[i] + logf(l[i])
             inverse = 1 / l[i]
             for d in range(D):
-                O[(first + i) * ldo + d] *= inverse
+                O[i * ldo + d] *= inverse
+        if head.memory == BFLOAT16:
+            _round_rows(O, <uint16_t*>out + first * ld_out, ld_out, tile.br, D)
         first += Br
     end_packed(head.format)
 
@@ -395,8 +416,8 @@ cdef void _online_softmax(Tile tile, float scale, float *S, float *m, float *l, 
 cdef void _backward_head(
     Head head,
     HeadGradients gradients,
-    const float *d_O,
-    const float *O,
+    const void *d_O,
+    const void *O,
     Py_ssize_t ldo,
     const float *lse,
     float *workspace,
@@ -407,27 +428,36 @@ cdef void _backward_head(
     cdef float scale = <float>1.0 / sqrtf(<float>D)
     cdef bint accumulate = False  # into d_k and d_v
     cdef Workspace w = _workspace(head, workspace)
-    cdef PackedB packed_k = pack(head.format, head.Tk, D, Matrix(head.k, head.ldk, False), w.packed)
+    cdef bint rounds = head.memory == BFLOAT16  # the gradients are summed in the workspace
+    cdef float *d_q
+    cdef float *d_k = w.sums + Br * D if rounds else <float*>gradients.d_k
+    cdef float *d_v = d_k + head.Tk * D if rounds else <float*>gradients.d_v
+    cdef Py_ssize_t ld_d_q = D if rounds else head.ldq, ld_d_k = D if rounds else head.ldk, ld_d_v = D if rounds else head.ldv
+    cdef PackedB packed_k = pack(head.format, head.Tk, D, Matrix(head.k, head.ldk, False, head.memory), w.packed)
     cdef PackedB packed_q, packed_q_T, packed_d_O, packed_d_O_T
     cdef Matrix q, d_out
     cdef Tile tile
     cdef TileDropout drop
     cdef float delta[Br]
-    _copy_rows(head.format, w.k_rows, w.ld, head.k, head.ldk, head.Tk, D)
-    _copy_rows(head.format, w.v_rows, w.ld, head.v, head.ldv, head.Tk, D)
+    _copy_rows(head, w.k_rows, w.ld, head.k, head.ldk)
+    _copy_rows(head, w.v_rows, w.ld, head.v, head.ldv)
     tile.format, tile.D = head.format, D
     begin_packed(head.format)
     while first >= 0:
         tile.diagonal, tile.br, tile.bc = True, min(<Py_ssize_t>Br, head.Tq - first), min(<Py_ssize_t>Br, head.Tq - first)
-        q = Matrix(head.q + first * head.ldq, head.ldq, False)
-        d_out = Matrix(d_O + first * ldo, ldo, False)
+        q = Matrix(at(head.q, first * head.ldq, head.memory), head.ldq, False, head.memory)
+        d_out = Matrix(at(d_O, first * ldo, head.memory), ldo, False, head.memory)
+        d_q = w.sums if rounds else <float*>gradients.d_q + first * head.ldq
         packed_q = pack(head.format, tile.br, D, q, w.packed_tile)
         packed_d_O = pack(head.format, tile.br, D, d_out, w.packed_tile + packed_size(Br, D))
         q.transposed = d_out.transposed = True
         packed_q_T = pack(head.format, D, tile.br, q, w.packed_tile + 2 * packed_size(Br, D))
         packed_d_O_T = pack(head.format, D, tile.br, d_out, w.packed_tile + 2 * packed_size(Br, D) + packed_size(D, Br))
         for i in range(tile.br):
-            delta[i] = _dot(d_O + (first + i) * ldo, O + (first + i) * ldo, D)
+            if rounds:
+                delta[i] = _dot_of_bits(<const uint16_t*>d_O + (first + i) * ldo, <const uint16_t*>O + (first + i) * ldo, D)
+            else:
+                delta[i] = _dot(<const float*>d_O + (first + i) * ldo, <const float*>O + (first + i) * ldo, D)
         _start_tile(dropout, first, &drop)
         start = first
         while True:
@@ -438,20 +468,25 @@ cdef void _backward_head(
             _softmax_backward(tile, scale, w.S, w.d_S, lse + first, delta, start, &drop)
             # d_q (br, D) += d_S (br, bc) . k (bc, D)
             _product_per_query(tile, _by_key_pair(tile, w.d_S, w.pairs), packed_slice(head.format, packed_k, start, 0),
-                               gradients.d_q + first * head.ldq, head.ldq, not tile.diagonal)
+                               d_q, ld_d_q, not tile.diagonal)
             _pair_queries(tile, w.S)
             _pair_queries(tile, w.d_S)
             # d_v (bc, D) += P^T (bc, br) . d_O (br, D)
-            _product_per_key(tile, w.S, packed_d_O, gradients.d_v + start * head.ldv, head.ldv, accumulate)
+            _product_per_key(tile, w.S, packed_d_O, d_v + start * ld_d_v, ld_d_v, accumulate)
             # d_k (bc, D) += d_S^T (bc, br) . q (br, D)
-            _product_per_key(tile, w.d_S, packed_q, gradients.d_k + start * head.ldk, head.ldk, accumulate)
+            _product_per_key(tile, w.d_S, packed_q, d_k + start * ld_d_k, ld_d_k, accumulate)
             start = 0 if tile.diagonal else start + tile.bc
             if start >= first:
                 break
             tile.diagonal, tile.bc = False, min(block, first - start)
+        if rounds:
+            _round_rows(d_q, <uint16_t*>gradients.d_q + first * head.ldq, head.ldq, tile.br, D)
         first -= Br
         accumulate = True
     end_packed(head.format)
+    if rounds:
+        _round_rows(d_k, <uint16_t*>gradients.d_k, head.ldk, head.Tk, D)
+        _round_rows(d_v, <uint16_t*>gradients.d_v, head.ldv, head.Tk, D)
 
 
 cdef void _softmax_backward(
@@ -542,6 +577,28 @@ cdef float _dot(const float *a, const float *b, Py_ssize_t D) noexcept nogil:
     return total
 
 
+cdef float _dot_of_bits(const uint16_t *a, const uint16_t *b, Py_ssize_t D) noexcept nogil:
+    cdef Py_ssize_t first, n
+    cdef float total = 0
+    cdef float[CHUNK] a_chunk
+    cdef float[CHUNK] b_chunk
+    first = 0
+    while first < D:
+        n = min(<Py_ssize_t>CHUNK, D - first)
+        widen(a + first, a_chunk, n)
+        widen(b + first, b_chunk, n)
+        total += _dot(a_chunk, b_chunk, n)
+        first += n
+    return total
+
+
+cdef void _round_rows(const float *rows, uint16_t *to, Py_ssize_t ld_to, Py_ssize_t n, Py_ssize_t D) noexcept nogil:
+    """to (n, D) = rows, rounded to bfloat16."""
+    cdef Py_ssize_t row
+    for row in range(n):
+        round_row(rows + row * D, to + row * ld_to, D)
+
+
 # ---- P^T and d_S^T as operands: with bfloat16, as slots of two keys or of two queries
 
 
@@ -556,7 +613,7 @@ cdef void _pair_queries(Tile tile, float *P) noexcept nogil:
     if tile.format == FLOAT32:
         return
     for j in range(tile.bc):
-        pack_row(tile.format, tile.br, P + j * S_LD, P + j * S_LD)
+        pack_row(tile.format, FLOAT32, tile.br, P + j * S_LD, P + j * S_LD)
 
 
 # ---- Products of one tile. On the diagonal each is computed in steps, and a step leaves out what is masked for all of it.
@@ -565,9 +622,9 @@ cdef void _pair_queries(Tile tile, float *P) noexcept nogil:
 cdef void _scores(Tile tile, const float *a, Py_ssize_t lda, PackedB b, float *S) noexcept nogil:
     """S^T (bc, br) = a (bc, D) . b (D, br), for the keys and queries that are not masked."""
     cdef Py_ssize_t j = 0, seen = 0, step = DIAGONAL_STEP if tile.diagonal else tile.bc
-    cdef Matrix keys = Matrix(a, lda, False)
+    cdef Matrix keys = Matrix(a, lda, False, FLOAT32)
     cdef PackedB columns
-    cdef Output out = Output(S, S_LD, NULL, 0, NULL, 1)
+    cdef Output out = Output(S, S_LD, NULL, 0, NULL, 1, FLOAT32)
     while j < tile.bc:
         seen = j if tile.diagonal else 0  # the first query that sees key j
         columns = packed_slice(tile.format, b, 0, seen)
@@ -588,13 +645,13 @@ cdef void _product_per_query(
     """c (br, D) = P (br, bc) . b (bc, D), added to c if `accumulate`."""
     cdef Py_ssize_t i = 0, rows, step = packed_rows(tile.format) if tile.diagonal else tile.br
     cdef Matrix queries = P
-    cdef Output out = Output(c, ldc, NULL, ldc, NULL, 1)
+    cdef Output out = Output(c, ldc, NULL, ldc, NULL, 1, FLOAT32)
     while i < tile.br:
         rows = min(step, tile.br - i)
         out.c = c + i * ldc
         if accumulate:
-            out.addend = out.c
-        queries.data = P.data + i * (1 if P.transposed else P.ld)
+            out.addend = <float*>out.c
+        queries.data = at(P.data, i * (1 if P.transposed else P.ld), FLOAT32)
         gemm_packed(tile.format, rows, tile.D, i + rows if tile.diagonal else tile.bc, &queries, &b, &out)
         i += step
 
@@ -609,14 +666,14 @@ cdef void _product_per_key(
 ) noexcept nogil:
     """c (bc, D) = P^T (bc, br) . b (br, D), added to c if `accumulate`."""
     cdef Py_ssize_t j = 0, seen, step = packed_rows(tile.format) if tile.diagonal else tile.bc
-    cdef Matrix keys = Matrix(P, S_LD, False)
+    cdef Matrix keys = Matrix(P, S_LD, False, FLOAT32)
     cdef PackedB rows
-    cdef Output out = Output(c, ldc, NULL, ldc, NULL, 1)
+    cdef Output out = Output(c, ldc, NULL, ldc, NULL, 1, FLOAT32)
     while j < tile.bc:
         seen = j if tile.diagonal else 0  # the first query that sees key j
         out.c = c + j * ldc
         if accumulate:
-            out.addend = out.c
+            out.addend = <float*>out.c
         rows = packed_slice(tile.format, b, seen, 0)
         keys.data = P + j * S_LD + (seen // 2 if tile.format == BFLOAT16 else seen)
         gemm_packed(tile.format, min(step, tile.bc - j), tile.D, tile.br - seen, &keys, &rows, &out)
@@ -669,23 +726,16 @@ cdef Workspace _workspace(Head head, float *start) noexcept nogil:
     w.S = w.packed_tile + _tile_size(head.D)
     w.d_S = w.S + SCORES_SIZE
     w.pairs = w.d_S + SCORES_SIZE
+    w.sums = w.pairs + SCORES_SIZE
     return w
 
 
-cdef void _copy_rows(
-    Format format,
-    float *to,
-    Py_ssize_t ld,
-    const float *rows,
-    Py_ssize_t ldr,
-    Py_ssize_t n,
-    Py_ssize_t D,
-) noexcept nogil:
-    """Copy n rows of D values, with bfloat16 as slots. Speed only for float32: the rows of q | k | v may be so far apart
+cdef void _copy_rows(Head head, float *to, Py_ssize_t ld, const void *rows, Py_ssize_t ldr) noexcept nogil:
+    """Copy the rows (Tk, D) of k or v, with bfloat16 as slots. Speed only for float32: the rows of q | k | v may be so far apart
     that those of one head share a quarter of the sets of the level-2 cache."""
     cdef Py_ssize_t row
-    for row in range(n):
-        pack_row(format, D, rows + row * ldr, to + row * ld)
+    for row in range(head.Tk):
+        pack_row(head.format, head.memory, head.D, at(rows, row * ldr, head.memory), to + row * ld)
 
 
 # Notes on speed.

@@ -4,9 +4,10 @@ cdef extern from "matrix_types.h":
         BFLOAT16 "GPT_BFLOAT16"
 
     ctypedef struct Matrix "gpt_matrix":
-        const float *data
+        const void *data
         Py_ssize_t ld
         bint transposed
+        Format stored
 
     ctypedef struct PackedB "gpt_packed_b":
         const float *data
@@ -14,12 +15,15 @@ cdef extern from "matrix_types.h":
         bint transposed
 
     ctypedef struct Output "gpt_output":
-        float *c
+        void *c
         Py_ssize_t ldc
         const float *addend
         Py_ssize_t ld_addend
         const float *bias
         float alpha
+        Format stored
+
+    const void *at "gpt_at"(const void *data, Py_ssize_t count, Format stored) noexcept nogil
 
 cdef enum:
     READ_AT_ONCE = 16  # rows of an A in place, and slots of a row, that `gemm_packed` may read at once
@@ -34,8 +38,9 @@ cdef void gemm(
     Output out,
 ) noexcept nogil
 
+cdef Py_ssize_t max_stored_depth() noexcept nogil
 cdef Format format_of(bint bfloat16) noexcept nogil
-cdef void pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil
+cdef void pack_row(Format format, Format stored, Py_ssize_t k, const void *row, float *slots) noexcept nogil
 cdef void begin_packed(Format format) noexcept nogil
 cdef void end_packed(Format format) noexcept nogil
 cdef Matrix pack_transposed(

@@ -6,7 +6,8 @@ With gcc at AVX2 or AVX-512 it is `matrix_product.h`; elsewhere, and for a singl
 
 op(X) is X, or its transpose if `transposed`. `matrix_types.h` defines the views Matrix, PackedB and Output.
 
-The format says how the operands are multiplied: as float32, or rounded to bfloat16. Sums and C are float32.
+The format says how the operands are multiplied: as float32, or rounded to bfloat16. Sums are float32. A, B and C may be
+stored in bfloat16 if they are multiplied in it.
 """
 
 from cython.parallel cimport prange
@@ -22,8 +23,10 @@ cdef extern from *:
     #if defined(__GNUC__) && !defined(__clang__) && defined(__AVX2__)
       #include "matrix_product.h"
       #define GPT_OWN_PRODUCT 1
+      #define GPT_MAX_DEPTH (2 * KC)
     #else
       #define GPT_OWN_PRODUCT 0
+      #define GPT_MAX_DEPTH 0
       #define gpt_mr(format) 32
       #define gpt_nr(format) 1
       #define gpt_in_tiles(format) 0
@@ -31,8 +34,8 @@ cdef extern from *:
       #define gpt_end_tiles()
       #define gpt_panel_slots(format, k) (k)
       #define gpt_gemm(format, m, n, k, a, b, out)
-      #define gpt_pack(format, transposed, k, n, b, ldb, packed) (gpt_packed_b){0}
-      #define gpt_pack_row(format, k, row, slots)
+      #define gpt_pack(format, k, n, b, packed) (gpt_packed_b){0}
+      #define gpt_pack_row(format, stored, k, row, slots)
       #define gpt_pack_transposed(m, k, a, lda, space) (gpt_matrix){0}
       #define gpt_gemm_packed(format, m, n, k, a, b, out)
     #endif
@@ -56,6 +59,7 @@ cdef extern from *:
     """
     const bint GPT_OWN_PRODUCT
     const bint GPT_NATIVE_BFLOAT16
+    const Py_ssize_t GPT_MAX_DEPTH
     const Py_ssize_t BLOCK_M
     const Py_ssize_t BLOCK_N
     const Py_ssize_t BLOCK_K
@@ -69,9 +73,8 @@ cdef extern from *:
     Py_ssize_t gpt_panel_slots(Format format, Py_ssize_t k) noexcept nogil
     void gpt_gemm(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b,
                   Output out) noexcept nogil
-    PackedB gpt_pack(Format format, bint transposed, Py_ssize_t k, Py_ssize_t n, const float *b, Py_ssize_t ldb,
-                     float *packed) noexcept nogil
-    void gpt_pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil
+    PackedB gpt_pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *packed) noexcept nogil
+    void gpt_pack_row(Format format, Format stored, Py_ssize_t k, const void *row, float *slots) noexcept nogil
     Matrix gpt_pack_transposed(Py_ssize_t m, Py_ssize_t k, const float *a, Py_ssize_t lda, float *space) noexcept nogil
     void gpt_gemm_packed(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const Matrix *a, const PackedB *b,
                          const Output *out) noexcept nogil
@@ -100,7 +103,8 @@ cdef void gemm(
     if format == BFLOAT16:
         _add_rounded(m, n, k, a, b, out)
     else:
-        blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, a.data, a.ld, b.data, b.ld, 1, out.c, out.ldc)
+        blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, <const float*>a.data, a.ld, <const float*>b.data, b.ld,
+                  1, <float*>out.c, out.ldc)
 
 
 cdef void _add_rounded(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil:
@@ -115,7 +119,7 @@ cdef void _add_rounded(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matri
                 rows = min(BLOCK_M, m - ic)
                 _round_block(gpt_block_a, a, ic, pc, rows, depth)
                 blas.gemm(False, False, rows, columns, depth, out.alpha, gpt_block_a, depth, gpt_block_b, columns, 1,
-                          out.c + ic * out.ldc + jc, out.ldc)
+                          <float*>out.c + ic * out.ldc + jc, out.ldc)
                 ic += BLOCK_M
             pc += BLOCK_K
         jc += BLOCK_N
@@ -133,9 +137,15 @@ cdef void _round_block(
     cdef Py_ssize_t i, j, row_stride = 1 if x.transposed else x.ld, column_stride = x.ld if x.transposed else 1
     cdef const float *row
     for i in range(rows):
-        row = x.data + (first_row + i) * row_stride + first_column * column_stride
+        row = <const float*>x.data + (first_row + i) * row_stride + first_column * column_stride
         for j in range(columns):
             to[i * columns + j] = round_to_bfloat16(row[j * column_stride])
+
+
+cdef Py_ssize_t max_stored_depth() noexcept nogil:
+    """Return the largest k of a product whose C can be stored in bfloat16: one block, so that no part of a sum is
+    rounded. It is 0 where BLAS computes products, which reads and writes float32 only."""
+    return GPT_MAX_DEPTH
 
 
 cdef Format format_of(bint bfloat16) noexcept nogil:
@@ -155,13 +165,13 @@ cdef void end_packed(Format format) noexcept nogil:
         gpt_end_tiles()
 
 
-cdef void pack_row(Format format, Py_ssize_t k, const float *row, float *slots) noexcept nogil:
-    """Write k values as slots, for an A that `gemm_packed` reads in place; slots may be row itself.
+cdef void pack_row(Format format, Format stored, Py_ssize_t k, const void *row, float *slots) noexcept nogil:
+    """Write k values, stored in either format, as slots, for an A that `gemm_packed` reads in place; slots may be row itself.
 
     In tiles, zeros follow up to a multiple of READ_AT_ONCE slots.
     """
     if GPT_OWN_PRODUCT:
-        gpt_pack_row(format, k, row, slots)
+        gpt_pack_row(format, stored, k, row, slots)
     else:
         memcpy(slots, row, k * sizeof(float))
 
@@ -180,7 +190,7 @@ cdef Matrix pack_transposed(
     READ_AT_ONCE. `space` holds max(m, k) rows.
     """
     if format == FLOAT32:
-        return Matrix(a, lda, True)
+        return Matrix(a, lda, True, FLOAT32)
     return gpt_pack_transposed(m, k, a, lda, space)
 
 
@@ -208,8 +218,8 @@ cdef PackedB pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *sp
     With BLAS nothing is packed here: the result refers to b, which must stay in place.
     """
     if GPT_OWN_PRODUCT:
-        return gpt_pack(format, b.transposed, k, n, b.data, b.ld, space)
-    return PackedB(data=b.data, stride=b.ld, transposed=b.transposed)
+        return gpt_pack(format, k, n, b, space)
+    return PackedB(data=<const float*>b.data, stride=b.ld, transposed=b.transposed)
 
 
 cdef PackedB packed_slice(Format format, PackedB b, Py_ssize_t first_k, Py_ssize_t first_n) noexcept nogil:
@@ -239,8 +249,8 @@ cdef void gemm_packed(
     if GPT_OWN_PRODUCT:
         gpt_gemm_packed(format, m, n, k, a, b, out)
         return
-    blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, a.data, a.ld, b.data, b.stride,
-              0 if out.addend is NULL else 1, out.c, out.ldc)
+    blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, <const float*>a.data, a.ld, b.data, b.stride,
+              0 if out.addend is NULL else 1, <float*>out.c, out.ldc)
 
 
 cdef inline Py_ssize_t _slots(Format format, Py_ssize_t k) noexcept nogil:
@@ -251,7 +261,7 @@ cdef inline Py_ssize_t _slots(Format format, Py_ssize_t k) noexcept nogil:
 cdef void _initialize_row(Output out, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
     """Row i of C = addend + bias."""
     cdef Py_ssize_t j
-    cdef float *c = out.c + i * out.ldc
+    cdef float *c = <float*>out.c + i * out.ldc
     cdef const float *addend = out.addend + i * out.ld_addend if out.addend is not NULL else NULL
     if addend is NULL and out.bias is NULL:
         memset(c, 0, n * sizeof(float))
@@ -267,6 +277,11 @@ cdef void _initialize_row(Output out, Py_ssize_t i, Py_ssize_t n) noexcept nogil
 def is_own():
     """Return True if products use `matrix_product.h`, except those of a single float32 row; False if they use BLAS."""
     return bool(GPT_OWN_PRODUCT)
+
+
+def stores_bfloat16(Py_ssize_t depth=1):
+    """Return True if bfloat16 products over `depth` values (k) can read and write arrays of bfloat16."""
+    return depth <= GPT_MAX_DEPTH
 
 
 def has_native_bfloat16():
@@ -296,8 +311,8 @@ def product(
     cdef Py_ssize_t M = c.shape[0], N = c.shape[1], K = a.shape[1]
     check_product(c.shape, a.shape[0], K, b.shape[0], b.shape[1])
     with nogil:
-        gemm(BFLOAT16 if bfloat16 else FLOAT32, M, N, K, Matrix(&a[0, 0], K, False), Matrix(&b[0, 0], N, False),
-             Output(&c[0, 0], N, NULL, 0, NULL, 1))
+        gemm(BFLOAT16 if bfloat16 else FLOAT32, M, N, K, Matrix(&a[0, 0], K, False, FLOAT32),
+             Matrix(&b[0, 0], N, False, FLOAT32), Output(&c[0, 0], N, NULL, 0, NULL, 1, FLOAT32))
 
 
 def library_product(

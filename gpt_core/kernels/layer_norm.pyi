@@ -1,8 +1,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.kernels.arrays import Activations
+
 def forward(
-    y: NDArray[np.float32],
+    y: Activations,
     mean: NDArray[np.float32],
     rstd: NDArray[np.float32],
     x: NDArray[np.float32],

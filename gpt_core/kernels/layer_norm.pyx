@@ -3,6 +3,7 @@
 from cython.parallel cimport prange
 from libc.math cimport sqrtf
 
+from gpt_core.kernels.bfloat16 cimport CHUNK, round_row, stored
 from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport threads_for
 
@@ -14,7 +15,7 @@ cdef float EPSILON = 1e-5  # GPT-2's layer_norm_epsilon
 
 
 def forward(
-    float[:, ::1] y,
+    stored[:, ::1] y,
     float[::1] mean,
     float[::1] rstd,
     const float[:, ::1] x,
@@ -26,7 +27,7 @@ def forward(
         mean = sum_c x / C;  rstd = 1 / sqrt(sum_c (x - mean)^2 / C + 1e-5)
 
     Shape:
-        y, x (N, C); mean, rstd (N,); weight (C,); bias (C,) or None.
+        y, x (N, C); mean, rstd (N,); weight (C,); bias (C,) or None. y may be bfloat16 (as uint16).
 
     Raises:
         ValueError: The shapes do not match.
@@ -98,7 +99,7 @@ cdef int _check(Py_ssize_t N, Py_ssize_t C, Py_ssize_t mean, Py_ssize_t rstd, Py
 
 
 cdef void _forward_row(
-    float *y,
+    stored *y,
     float *mean,
     float *rstd,
     const float *x,
@@ -106,22 +107,47 @@ cdef void _forward_row(
     const float *bias,
     Py_ssize_t C,
 ) noexcept nogil:
-    cdef Py_ssize_t c
+    cdef Py_ssize_t c, first, n
     cdef float total = 0, squares = 0, row_mean, row_rstd
+    cdef float[CHUNK] chunk
+    cdef const float *chunk_bias = NULL
     for c in range(C):
         total += x[c]
     row_mean = total / C
     for c in range(C):
         squares += (x[c] - row_mean) * (x[c] - row_mean)
     row_rstd = <float>1.0 / sqrtf(squares / C + EPSILON)
-    if bias is NULL:
-        for c in range(C):
-            y[c] = (x[c] - row_mean) * row_rstd * weight[c]
-    else:
-        for c in range(C):
-            y[c] = (x[c] - row_mean) * row_rstd * weight[c] + bias[c]
     mean[0] = row_mean
     rstd[0] = row_rstd
+    if stored is float:
+        _normalize(y, x, row_mean, row_rstd, weight, bias, C)
+    else:
+        first = 0
+        while first < C:
+            n = min(<Py_ssize_t>CHUNK, C - first)
+            if bias is not NULL:
+                chunk_bias = bias + first
+            _normalize(chunk, x + first, row_mean, row_rstd, weight + first, chunk_bias, n)
+            round_row(chunk, y + first, n)
+            first += n
+
+
+cdef void _normalize(
+    float *y,
+    const float *x,
+    float mean,
+    float rstd,
+    const float *weight,
+    const float *bias,
+    Py_ssize_t C,
+) noexcept nogil:
+    cdef Py_ssize_t c
+    if bias is NULL:
+        for c in range(C):
+            y[c] = (x[c] - mean) * rstd * weight[c]
+    else:
+        for c in range(C):
+            y[c] = (x[c] - mean) * rstd * weight[c] + bias[c]
 
 
 cdef void _backward_row(

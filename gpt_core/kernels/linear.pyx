@@ -3,13 +3,17 @@
 Each thread computes a part of the output with `gemm`. Outputs are divided, never sums, so no reduction between threads
 is needed and the result does not depend on their number (except in the order in which BLAS sums, where it is used).
 
-With `bfloat16=True` the operands of a product are rounded to bfloat16 and multiplied in that format. Sums, biases,
-residuals and results are float32.
+With `bfloat16=True` the operands of a product are rounded to bfloat16 and multiplied in that format. Sums, biases and
+residuals are float32. Activations and their gradients may then be arrays of uint16, the bits of bfloat16: as operands
+they give the same results as their values in float32, as results they are rounded once, when they are stored
+(`gemm.stores_bfloat16` says whether a product can).
 """
 
 from cython.parallel cimport prange
+from libc.stdint cimport uint16_t
 
-from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, gemm
+from gpt_core.kernels.bfloat16 cimport CHUNK, stored, widen
+from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, at, gemm, max_stored_depth
 from gpt_core.kernels.shapes cimport check_equal, check_product
 from gpt_core.kernels.threads cimport threads_for
 
@@ -20,10 +24,16 @@ cdef struct Product:
     Matrix a, b
     Output out
 
+# A contiguous array (rows, columns) of float32, or of the bits of bfloat16.
+cdef struct Stored:
+    void *data
+    Py_ssize_t rows, columns
+    Format format
+
 
 def forward(
-    float[:, ::1] y,
-    const float[:, ::1] x,
+    y,
+    x,
     const float[:, ::1] weight,
     const float[::1] bias,
     const float[:, ::1] residual=None,
@@ -32,18 +42,23 @@ def forward(
     """Compute y = x . weight, plus bias and residual if given.
 
     Shape:
-        y, residual (N, O); x (N, I); weight (I, O); bias (O,) or None. residual may be y itself.
+        y, residual (N, O); x (N, I); weight (I, O); bias (O,) or None. residual may be y itself. y and x may be bfloat16,
+        y if there is no residual.
 
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: The shapes do not match, or bfloat16 cannot be used.
     """
-    cdef Py_ssize_t N = y.shape[0], O = y.shape[1], I = x.shape[1]
+    cdef Stored stored_y = _output(y), stored_x = _operand(x)
+    cdef Py_ssize_t N = stored_y.rows, O = stored_y.columns, I = stored_x.columns
+    cdef Py_ssize_t[2] y_shape = [N, O]
     cdef const float *addend = NULL
     cdef const float *bias_data = NULL
     if bias is not None:
         check_equal("linear: length of bias", bias.shape[0], O)
         bias_data = &bias[0]
-    check_product(y.shape, x.shape[0], I, weight.shape[0], weight.shape[1])
+    check_product(y_shape, stored_x.rows, I, weight.shape[0], weight.shape[1])
+    _check_formats(bfloat16, stored_x, stored_x)
+    _check_result(bfloat16, stored_y, I, residual is not None)
     if residual is not None:
         check_equal("linear: rows of residual", residual.shape[0], N)
         check_equal("linear: channels of residual", residual.shape[1], O)
@@ -51,66 +66,74 @@ def forward(
     # y (N, O) = x (N, I) . weight (I, O) + residual + bias
     cdef Product product = Product(
         format=BFLOAT16 if bfloat16 else FLOAT32, m=N, n=O, k=I,
-        a=Matrix(&x[0, 0], I, False),
-        b=Matrix(&weight[0, 0], O, False),
-        out=Output(&y[0, 0], O, addend, O, bias_data, 1),
+        a=Matrix(stored_x.data, I, False, stored_x.format),
+        b=Matrix(&weight[0, 0], O, False, FLOAT32),
+        out=Output(stored_y.data, O, addend, O, bias_data, 1, stored_y.format),
     )
     with nogil:
         _threaded_gemm(product)
 
 
 def backward(
-    float[:, ::1] d_x,
+    d_x,
     float[:, ::1] d_weight,
     float[::1] d_bias,
-    const float[:, ::1] d_y,
-    const float[:, ::1] x,
+    d_y,
+    x,
     const float[:, ::1] weight,
     bint bfloat16=False,
 ):
     """Compute the gradients of `forward`: d_x = d_y . weight^T, d_weight += x^T . d_y, d_bias += sum_n d_y.
 
     Shape:
-        d_y (N, O); d_x, x (N, I); d_weight, weight (I, O); d_bias (O,), or None without a bias.
+        d_y (N, O); d_x, x (N, I); d_weight, weight (I, O); d_bias (O,), or None without a bias. d_y, d_x and x may be
+        bfloat16.
 
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: The shapes do not match, or bfloat16 cannot be used.
     """
-    cdef Py_ssize_t N = d_y.shape[0], O = d_y.shape[1], I = x.shape[1], part
+    cdef Stored stored_d_x = _output(d_x), stored_d_y = _operand(d_y), stored_x = _operand(x)
+    cdef Py_ssize_t N = stored_d_y.rows, O = stored_d_y.columns, I = stored_x.columns, part
+    cdef Py_ssize_t[2] d_x_shape = [stored_d_x.rows, stored_d_x.columns]
     cdef Py_ssize_t parts = threads_for(2 * N * O * I)
     cdef float *d_bias_data = NULL
     if d_bias is not None:
         check_equal("linear: length of d_bias", d_bias.shape[0], O)
         d_bias_data = &d_bias[0]
     check_equal("linear: rows of weight", weight.shape[0], I)
-    check_product(d_x.shape, N, O, weight.shape[1], weight.shape[0])
-    check_product(d_weight.shape, I, x.shape[0], N, O)
+    check_product(d_x_shape, N, O, weight.shape[1], weight.shape[0])
+    check_product(d_weight.shape, I, stored_x.rows, N, O)
+    _check_formats(bfloat16, stored_d_y, stored_x)
+    _check_result(bfloat16, stored_d_x, O, False)
     # d_x (N, I) = d_y (N, O) . weight^T (O, I)
     cdef Product input_gradient = Product(
         format=BFLOAT16 if bfloat16 else FLOAT32, m=N, n=I, k=O,
-        a=Matrix(&d_y[0, 0], O, False),
-        b=Matrix(&weight[0, 0], O, True),
-        out=Output(&d_x[0, 0], I, NULL, 0, NULL, 1),
+        a=Matrix(stored_d_y.data, O, False, stored_d_y.format),
+        b=Matrix(&weight[0, 0], O, True, FLOAT32),
+        out=Output(stored_d_x.data, I, NULL, 0, NULL, 1, stored_d_x.format),
     )
     # d_weight (I, O) += x^T (I, N) . d_y (N, O)
     cdef Product weight_gradient = Product(
         format=BFLOAT16 if bfloat16 else FLOAT32, m=I, n=O, k=N,
-        a=Matrix(&x[0, 0], I, True),
-        b=Matrix(&d_y[0, 0], O, False),
-        out=Output(&d_weight[0, 0], O, &d_weight[0, 0], O, NULL, 1),
+        a=Matrix(stored_x.data, I, True, stored_x.format),
+        b=Matrix(stored_d_y.data, O, False, stored_d_y.format),
+        out=Output(&d_weight[0, 0], O, &d_weight[0, 0], O, NULL, 1, FLOAT32),
     )
     # Each thread computes its parts of all three without waiting for the others.
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
         if d_bias_data is not NULL:
-            _sum_columns(d_bias_data, &d_y[0, 0], N, O, O * part // parts, O * (part + 1) // parts)
+            if stored_d_y.format == BFLOAT16:
+                _sum_columns(d_bias_data, <const uint16_t*>stored_d_y.data, N, O, O * part // parts, O * (part + 1) // parts)
+            else:
+                _sum_columns(d_bias_data, <const float*>stored_d_y.data, N, O, O * part // parts, O * (part + 1) // parts)
         _gemm_part(input_gradient, part, parts)
         _gemm_part(weight_gradient, part, parts)
 
 
 def product(
     float[:, ::1] c,
-    const float[:, ::1] a,
-    const float[:, ::1] b,
+    a,
+    b,
     bint transpose_a=False,
     bint transpose_b=False,
     bint accumulate=False,
@@ -119,25 +142,69 @@ def product(
     """Compute c = op(a) . op(b), or c += op(a) . op(b) if `accumulate`.
 
     Shape:
-        c (M, N); op(a) (M, K); op(b) (K, N), where op transposes if requested.
+        c (M, N); op(a) (M, K); op(b) (K, N), where op transposes if requested. a and b may be bfloat16.
 
     Raises:
-        ValueError: The shapes do not match.
+        ValueError: The shapes do not match, or bfloat16 cannot be used.
     """
+    cdef Stored stored_a = _operand(a), stored_b = _operand(b)
     cdef Py_ssize_t M = c.shape[0], N = c.shape[1]
-    cdef Py_ssize_t K = a.shape[0] if transpose_a else a.shape[1]
-    check_product(c.shape, a.shape[1] if transpose_a else a.shape[0], K,
-                   b.shape[1] if transpose_b else b.shape[0], b.shape[0] if transpose_b else b.shape[1])
+    cdef Py_ssize_t K = stored_a.rows if transpose_a else stored_a.columns
+    check_product(c.shape, stored_a.columns if transpose_a else stored_a.rows, K,
+                  stored_b.columns if transpose_b else stored_b.rows,
+                  stored_b.rows if transpose_b else stored_b.columns)
+    _check_formats(bfloat16, stored_a, stored_b)
     cdef Product product = Product(
         format=BFLOAT16 if bfloat16 else FLOAT32, m=M, n=N, k=K,
-        a=Matrix(&a[0, 0], a.shape[1], transpose_a),
-        b=Matrix(&b[0, 0], b.shape[1], transpose_b),
-        out=Output(&c[0, 0], N, NULL, N, NULL, 1),
+        a=Matrix(stored_a.data, stored_a.columns, transpose_a, stored_a.format),
+        b=Matrix(stored_b.data, stored_b.columns, transpose_b, stored_b.format),
+        out=Output(&c[0, 0], N, NULL, N, NULL, 1, FLOAT32),
     )
     if accumulate:
-        product.out.addend = product.out.c
+        product.out.addend = &c[0, 0]
     with nogil:
         _threaded_gemm(product)
+
+
+# ---- Arrays of either format
+
+
+cdef Stored _operand(array) except *:
+    cdef const float[:, ::1] values
+    cdef const uint16_t[:, ::1] bits
+    if array.dtype.itemsize == sizeof(uint16_t):
+        bits = array
+        return Stored(<void*>&bits[0, 0], bits.shape[0], bits.shape[1], BFLOAT16)
+    values = array
+    return Stored(<void*>&values[0, 0], values.shape[0], values.shape[1], FLOAT32)
+
+
+cdef Stored _output(array) except *:
+    cdef float[:, ::1] values
+    cdef uint16_t[:, ::1] bits
+    if array.dtype.itemsize == sizeof(uint16_t):
+        bits = array
+        return Stored(&bits[0, 0], bits.shape[0], bits.shape[1], BFLOAT16)
+    values = array
+    return Stored(&values[0, 0], values.shape[0], values.shape[1], FLOAT32)
+
+
+cdef int _check_formats(bint bfloat16, Stored a, Stored b) except -1:
+    if (a.format == BFLOAT16 or b.format == BFLOAT16) and not (bfloat16 and max_stored_depth() > 0):
+        raise ValueError("linear: got an operand in bfloat16, expected float32 for a product in float32 or by BLAS")
+    return 0
+
+
+cdef int _check_result(bint bfloat16, Stored c, Py_ssize_t depth, bint has_residual) except -1:
+    if c.format == FLOAT32:
+        return 0
+    if has_residual or not bfloat16 or depth > max_stored_depth():
+        raise ValueError(f"linear: got a result in bfloat16 of a product over {depth} values, expected float32, "
+                         f"or a product in bfloat16 over at most {max_stored_depth()} values and without a residual")
+    return 0
+
+
+# ---- Parts of threads
 
 
 cdef void _threaded_gemm(Product p) noexcept nogil:
@@ -156,14 +223,14 @@ cdef void _gemm_part(Product p, Py_ssize_t part, Py_ssize_t parts) noexcept nogi
         return
     if by_rows:
         p.m = stop - start
-        p.a.data += start * (1 if p.a.transposed else p.a.ld)
-        p.out.c += start * p.out.ldc
+        p.a.data = at(p.a.data, start * (1 if p.a.transposed else p.a.ld), p.a.stored)
+        p.out.c = <void*>at(p.out.c, start * p.out.ldc, p.out.stored)
         if p.out.addend is not NULL:
             p.out.addend += start * p.out.ld_addend
     else:
         p.n = stop - start
-        p.b.data += start * (p.b.ld if p.b.transposed else 1)
-        p.out.c += start
+        p.b.data = at(p.b.data, start * (p.b.ld if p.b.transposed else 1), p.b.stored)
+        p.out.c = <void*>at(p.out.c, start, p.out.stored)
         if p.out.addend is not NULL:
             p.out.addend += start
         if p.out.bias is not NULL:
@@ -181,14 +248,24 @@ cdef Py_ssize_t _part_length(Py_ssize_t length, Py_ssize_t parts) noexcept nogil
 
 cdef void _sum_columns(
     float *d_bias,
-    const float *d_y,
+    const stored *d_y,
     Py_ssize_t N,
     Py_ssize_t O,
     Py_ssize_t start,
     Py_ssize_t stop,
 ) noexcept nogil:
     """d_bias[o] += sum_n d_y[n, o] for o in [start, stop). A thread sums complete columns, in the order of n."""
-    cdef Py_ssize_t n, o
+    cdef Py_ssize_t n, o, first, count
+    cdef float[CHUNK] chunk
     for n in range(N):
-        for o in range(start, stop):
-            d_bias[o] += d_y[n * O + o]
+        if stored is float:
+            for o in range(start, stop):
+                d_bias[o] += d_y[n * O + o]
+        else:
+            first = start
+            while first < stop:
+                count = min(<Py_ssize_t>CHUNK, stop - first)
+                widen(d_y + n * O + first, chunk, count)
+                for o in range(count):
+                    d_bias[first + o] += chunk[o]
+                first += count

@@ -14,7 +14,8 @@
 
    The operands are multiplied as float32, or are rounded to bfloat16 as they are packed: a slot of 32 bits then holds a
    pair of values along k, so one slot of A and one of B give two multiply-adds. Everything between packing and the
-   micro-kernel counts slots and does not depend on the format.
+   micro-kernel counts slots and does not depend on the format. Operands that are stored in bfloat16 are packed without
+   rounding, and C may be stored in bfloat16.
 
    There are two micro-kernels. The one below holds C in vector registers. The one in `tiles.h`, for bfloat16 on
    processors with AMX, holds C in tiles; it reads TILE rows and TILE slots at once, so packed operands are filled up
@@ -25,6 +26,7 @@
 
 #include <string.h>
 
+#include "bfloat16.h"
 #include "matrix_types.h"
 #include "tiles.h"
 #include "vectors.h"
@@ -102,10 +104,41 @@ INLINE vector gpt_load_pairs(const float *from) {
 }
 #endif
 
-/* One slot of the values from[0] and, if `count` is 2, from[stride]; the missing half is 0. */
-INLINE float gpt_slot(const gpt_format format, const float *from, ptrdiff_t stride, ptrdiff_t count) {
-    if (format == GPT_FLOAT32) return *from;
-    const vector first = {*from}, second = {count > 1 ? from[stride] : 0};
+/* How a matrix is read while it is packed: `stored`, its format in memory, is a compile-time constant, too.
+
+   gpt_pairs_along: the pairs of 2 * LANES values that follow each other, from `from` on.
+   gpt_pairs_across: LANES pairs, with the first values from `first` on and the second ones from `second` on (NULL: 0);
+   in float32, the values of `first` alone.
+   gpt_slot: one slot of from[0] and, if `count` is above 1, from[stride]; the missing half is 0. */
+INLINE vector gpt_pairs_along(const gpt_format stored, const void *from) {
+    if (stored == GPT_BFLOAT16) return (vector) * (const vector_of_pairs *)from;
+    return gpt_load_pairs(from);
+}
+
+INLINE lane_bits gpt_load_halves(const uint16_t *from) {
+    return __builtin_convertvector(*(const unaligned_halves *)from, lane_bits);
+}
+
+INLINE vector gpt_pairs_across(const gpt_format format, const gpt_format stored, const void *first,
+                               const void *second) {
+    if (format == GPT_FLOAT32) return gpt_load(first);
+    if (stored == GPT_BFLOAT16) {
+        const lane_bits lower = gpt_load_halves(first);
+        return (vector)(second ? lower | gpt_load_halves(second) << 16 : lower);
+    }
+    const vector none = {0};
+    return gpt_pair(gpt_load(first), second ? gpt_load(second) : none);
+}
+
+INLINE float gpt_slot(const gpt_format format, const gpt_format stored, const void *from, ptrdiff_t stride,
+                      ptrdiff_t count) {
+    if (format == GPT_FLOAT32) return *(const float *)from;
+    if (stored == GPT_BFLOAT16) {
+        const uint16_t *bits = from;
+        return gpt_from_word(*bits | (count > 1 ? (unsigned)bits[stride] << 16 : 0));
+    }
+    const float *values = from;
+    const vector first = {*values}, second = {count > 1 ? values[stride] : 0};
     return gpt_pair(first, second)[0];
 }
 
@@ -198,12 +231,13 @@ GPT_LAYOUTS(gpt_tile_bfloat16, GPT_BFLOAT16)
 /* The view of `out` from (row, column) on, with zeros in place of NULL. */
 INLINE gpt_output gpt_output_at(const gpt_output *out, ptrdiff_t row, ptrdiff_t column) {
     return (gpt_output){
-        out->c + row * out->ldc + column,
+        (void *)gpt_at(out->c, row * out->ldc + column, out->stored),
         out->ldc,
         out->addend ? out->addend + row * out->ld_addend + column : zeros,
         out->addend ? out->ld_addend : 0,
         out->bias ? out->bias + column : zeros,
         out->alpha,
+        out->stored,
     };
 }
 
@@ -214,7 +248,8 @@ INLINE gpt_output gpt_output_at(const gpt_output *out, ptrdiff_t row, ptrdiff_t 
    be added and the tiles of C are whole, otherwise through a buffer. `next`: where C will be written next, or NULL. */
 static __attribute__((noinline)) void gpt_compute_in_tiles(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t k,
                                                            const gpt_tiles_of_a *a, const float *b,
-                                                           const gpt_output *out, const float *next) {
+                                                           const gpt_output *out, const float *next,
+                                                           ptrdiff_t ld_next) {
     float buffer[TILES_MR * TILES_NR] __attribute__((aligned(64)));
     const int is_whole = rows % TILE == 0 && columns % TILE == 0;
     const float *from = NULL, *bias = out->bias, *addend = out->addend;
@@ -230,18 +265,17 @@ static __attribute__((noinline)) void gpt_compute_in_tiles(ptrdiff_t rows, ptrdi
         }
     }
     const int is_complete = out->alpha == 1 && addend == zeros && bias == zeros, in_place = is_whole && is_complete;
-    float *to = in_place ? out->c : buffer;
+    float *c = out->c, *to = in_place ? c : buffer;
     const ptrdiff_t ld_to = in_place ? out->ldc : TILES_NR, slots = ROUND_UP(k, TILE);
     if (rows > TILE) {
-        if (columns > TILE) gpt_tiles_microkernel(2, 2, slots, a, b, from, ld_from, to, ld_to, next, out->ldc);
-        else gpt_tiles_microkernel(2, 1, slots, a, b, from, ld_from, to, ld_to, next, out->ldc);
+        if (columns > TILE) gpt_tiles_microkernel(2, 2, slots, a, b, from, ld_from, to, ld_to, next, ld_next);
+        else gpt_tiles_microkernel(2, 1, slots, a, b, from, ld_from, to, ld_to, next, ld_next);
     } else {
-        if (columns > TILE) gpt_tiles_microkernel(1, 2, slots, a, b, from, ld_from, to, ld_to, next, out->ldc);
-        else gpt_tiles_microkernel(1, 1, slots, a, b, from, ld_from, to, ld_to, next, out->ldc);
+        if (columns > TILE) gpt_tiles_microkernel(1, 2, slots, a, b, from, ld_from, to, ld_to, next, ld_next);
+        else gpt_tiles_microkernel(1, 1, slots, a, b, from, ld_from, to, ld_to, next, ld_next);
     }
     if (in_place) return;
     const float *sum = buffer;
-    float *c = out->c;
     for (ptrdiff_t i = 0; i < rows; i++, sum += TILES_NR, addend += ld_addend, c += out->ldc) {
         if (is_complete) {  /* adding 0 would turn -0 into 0 */
             memcpy(c, sum, sizeof(float) * columns);
@@ -262,12 +296,12 @@ INLINE void gpt_store_tile(const gpt_format format, gpt_layout layout, ptrdiff_t
         tile(rows, columns, k, a, lda, b, out);
         return;
     }
-    float buffer[MR * NR] __attribute__((aligned(64)));
-    const gpt_output buffered = {buffer, NR, zeros, 0, zeros, out->alpha};
+    float buffer[MR * NR] __attribute__((aligned(64))), *c = out->c;
+    const gpt_output buffered = {buffer, NR, zeros, 0, zeros, out->alpha, GPT_FLOAT32};
     tile(rows, columns, k, a, lda, b, &buffered);
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < columns; j++)
-            out->c[i * out->ldc + j] = buffer[i * NR + j] + out->addend[i * out->ld_addend + j] + out->bias[j];
+            c[i * out->ldc + j] = buffer[i * NR + j] + out->addend[i * out->ld_addend + j] + out->bias[j];
 }
 
 /* ---- Packing */
@@ -292,33 +326,31 @@ INLINE void gpt_transpose(vector r[LANES]) {
 }
 
 /* One panel of packed B from columns of b (k, columns); missing columns are 0. */
-INLINE void gpt_pack_panel(const gpt_format format, ptrdiff_t k, ptrdiff_t columns, const float *b, ptrdiff_t ldb,
-                           float *panel) {
+INLINE void gpt_pack_panel(const gpt_format format, const gpt_format stored, ptrdiff_t k, ptrdiff_t columns,
+                           const void *b, ptrdiff_t ldb, float *panel) {
     const ptrdiff_t step = gpt_per_slot(format), nr = gpt_nr(format);
     ptrdiff_t p = 0;
     if (columns == nr)
-        for (; p + step <= k; p += step, b += step * ldb, panel += nr)
-            for (ptrdiff_t j = 0; j < nr; j += LANES) {
-                const vector first = gpt_load(b + j);
-                gpt_store(panel + j, format == GPT_BFLOAT16 ? gpt_pair(first, gpt_load(b + ldb + j)) : first);
-            }
-    for (; p < k; p += step, b += step * ldb, panel += nr)
-        for (ptrdiff_t j = 0; j < columns; j++) panel[j] = gpt_slot(format, b + j, ldb, k - p);
+        for (; p + step <= k; p += step, b = gpt_at(b, step * ldb, stored), panel += nr)
+            for (ptrdiff_t j = 0; j < nr; j += LANES)
+                gpt_store(panel + j, gpt_pairs_across(format, stored, gpt_at(b, j, stored), gpt_at(b, ldb + j, stored)));
+    for (; p < k; p += step, b = gpt_at(b, step * ldb, stored), panel += nr)
+        for (ptrdiff_t j = 0; j < columns; j++) panel[j] = gpt_slot(format, stored, gpt_at(b, j, stored), ldb, k - p);
 }
 
 /* The same from b^T: rows of b (columns, k). LANES rows at a time are transposed in registers (speed only). */
-INLINE void gpt_pack_panel_transposed(const gpt_format format, ptrdiff_t k, ptrdiff_t columns, const float *b,
-                                      ptrdiff_t ldb, float *panel) {
+INLINE void gpt_pack_panel_transposed(const gpt_format format, const gpt_format stored, ptrdiff_t k, ptrdiff_t columns,
+                                      const void *b, ptrdiff_t ldb, float *panel) {
     const ptrdiff_t step = gpt_per_slot(format), nr = gpt_nr(format);
-    for (ptrdiff_t first = 0; first < columns; first += LANES, b += LANES * ldb, panel += LANES) {
+    for (ptrdiff_t first = 0; first < columns; first += LANES, b = gpt_at(b, LANES * ldb, stored), panel += LANES) {
         ptrdiff_t p = 0;
         if (first + LANES <= columns)
             for (; p + step * LANES <= k; p += step * LANES) {
                 vector r[LANES];
                 #pragma GCC unroll 16
                 for (int j = 0; j < LANES; j++) {
-                    const float *row = b + j * ldb + p;
-                    r[j] = format == GPT_BFLOAT16 ? gpt_load_pairs(row) : gpt_load(row);
+                    const void *row = gpt_at(b, j * ldb + p, stored);
+                    r[j] = format == GPT_BFLOAT16 ? gpt_pairs_along(stored, row) : gpt_load(row);
                 }
                 gpt_transpose(r);
                 #pragma GCC unroll 16
@@ -326,13 +358,13 @@ INLINE void gpt_pack_panel_transposed(const gpt_format format, ptrdiff_t k, ptrd
             }
         for (; p < k; p += step)
             for (ptrdiff_t j = 0; j < LANES && first + j < columns; j++)
-                panel[p / step * nr + j] = gpt_slot(format, b + j * ldb + p, 1, k - p);
+                panel[p / step * nr + j] = gpt_slot(format, stored, gpt_at(b, j * ldb + p, stored), 1, k - p);
     }
 }
 
 /* Packed B: panels of NR columns of op(B) (k, n), `stride` slots of each apart; a panel is stored slot by slot. */
-INLINE void gpt_pack_b(const gpt_format format, int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb,
-                       float *packed, ptrdiff_t stride) {
+INLINE void gpt_pack_b(const gpt_format format, const gpt_format stored, int transposed, ptrdiff_t k, ptrdiff_t n,
+                       const void *b, ptrdiff_t ldb, float *packed, ptrdiff_t stride) {
     const ptrdiff_t slots = gpt_slots(format, k), step = gpt_per_slot(format), nr = gpt_nr(format);
     const ptrdiff_t at_once = transposed ? k : PACKED_ROWS_AT_ONCE;
     if (n % nr) memset(packed + n / nr * nr * stride, 0, sizeof(float) * nr * slots);
@@ -344,36 +376,52 @@ INLINE void gpt_pack_b(const gpt_format format, int transposed, ptrdiff_t k, ptr
         float *panel = packed + p / step * nr;
         for (ptrdiff_t jr = 0; jr < n; jr += nr, panel += nr * stride) {
             const ptrdiff_t columns = MIN(nr, n - jr);
-            if (transposed) gpt_pack_panel_transposed(format, k, columns, b + jr * ldb, ldb, panel);
-            else gpt_pack_panel(format, depth, columns, b + p * ldb + jr, ldb, panel);
+            if (transposed)
+                gpt_pack_panel_transposed(format, stored, k, columns, gpt_at(b, jr * ldb, stored), ldb, panel);
+            else gpt_pack_panel(format, stored, depth, columns, gpt_at(b, p * ldb + jr, stored), ldb, panel);
         }
     }
 }
 
+/* The same for op(B)[first_k:, first_n:]; formats become constants. */
+static __attribute__((noinline)) void gpt_pack_part_of_b(gpt_format format, const gpt_matrix *b, ptrdiff_t first_k,
+                                                         ptrdiff_t first_n, ptrdiff_t k, ptrdiff_t n, float *packed,
+                                                         ptrdiff_t stride) {
+    const ptrdiff_t first = b->transposed ? first_n * b->ld + first_k : first_k * b->ld + first_n;
+    const void *from = gpt_at(b->data, first, b->stored);
+    if (format == GPT_FLOAT32) gpt_pack_b(GPT_FLOAT32, GPT_FLOAT32, b->transposed, k, n, from, b->ld, packed, stride);
+    else if (b->stored == GPT_BFLOAT16)
+        gpt_pack_b(GPT_BFLOAT16, GPT_BFLOAT16, b->transposed, k, n, from, b->ld, packed, stride);
+    else gpt_pack_b(GPT_BFLOAT16, GPT_FLOAT32, b->transposed, k, n, from, b->ld, packed, stride);
+}
+
 /* One row of k values as slots, with zeros after them for tiles; each TILE slots are `next` apart. They may be stored in
    place of the row if they follow each other. */
-INLINE void gpt_pack_row_strided(const gpt_format format, ptrdiff_t k, const float *from, float *slots,
+INLINE void gpt_pack_row_strided(const gpt_format stored, ptrdiff_t k, const void *from, float *slots,
                                const ptrdiff_t next) {
+    const gpt_format format = GPT_BFLOAT16;
     ptrdiff_t p = 0;
     for (; 2 * (p + LANES) <= k; p += LANES)
-        gpt_store(slots + p / TILE * next + p % TILE, gpt_load_pairs(from + 2 * p));
-    for (; 2 * p < k; p++) slots[p / TILE * next + p % TILE] = gpt_slot(format, from + 2 * p, 1, k - 2 * p);
+        gpt_store(slots + p / TILE * next + p % TILE, gpt_pairs_along(stored, gpt_at(from, 2 * p, stored)));
+    for (; 2 * p < k; p++)
+        slots[p / TILE * next + p % TILE] = gpt_slot(format, stored, gpt_at(from, 2 * p, stored), 1, k - 2 * p);
     for (; p < gpt_padded_slots(format, k); p++) slots[p / TILE * next + p % TILE] = 0;
 }
 
-static void gpt_pack_row(gpt_format format, ptrdiff_t k, const float *from, float *slots) {
-    if (format == GPT_BFLOAT16) gpt_pack_row_strided(GPT_BFLOAT16, k, from, slots, TILE);
-    else memmove(slots, from, sizeof(float) * k);
+static void gpt_pack_row(gpt_format format, gpt_format stored, ptrdiff_t k, const void *from, float *slots) {
+    if (format == GPT_FLOAT32) memmove(slots, from, sizeof(float) * k);
+    else if (stored == GPT_BFLOAT16) gpt_pack_row_strided(GPT_BFLOAT16, k, from, slots, TILE);
+    else gpt_pack_row_strided(GPT_FLOAT32, k, from, slots, TILE);
 }
 
 /* Rows of A (m, k) as slots, with zeros after them, from A^T (k, m). Rows are `ld` apart, each TILE rows `next_row`, and
    each TILE slots `next_k`. */
-INLINE void gpt_pack_rows_transposed(ptrdiff_t m, ptrdiff_t k, const float *a, ptrdiff_t lda, float *rows,
-                                     const ptrdiff_t ld, ptrdiff_t next_row, const ptrdiff_t next_k) {
+INLINE void gpt_pack_rows_transposed(const gpt_format stored, ptrdiff_t m, ptrdiff_t k, const void *a, ptrdiff_t lda,
+                                     float *rows, const ptrdiff_t ld, ptrdiff_t next_row, const ptrdiff_t next_k) {
     const gpt_format format = GPT_BFLOAT16;
     const ptrdiff_t slots = gpt_slots(format, k), padded = gpt_padded_slots(format, k);
     for (ptrdiff_t first = 0; first < padded; first += LANES) {
-        const float *from = a + 2 * first * lda;
+        const void *from = gpt_at(a, 2 * first * lda, stored);
         float *to = rows + first / TILE * next_k + first % TILE;
         ptrdiff_t i = 0;
         for (; i + LANES <= m; i += LANES) {
@@ -381,9 +429,9 @@ INLINE void gpt_pack_rows_transposed(ptrdiff_t m, ptrdiff_t k, const float *a, p
             vector r[LANES];
             #pragma GCC unroll 16
             for (int p = 0; p < LANES; p++) {
-                const ptrdiff_t left = k - 2 * (first + p);
-                const float *pair = from + 2 * p * lda + i;
-                r[p] = gpt_pair(left > 0 ? gpt_load(pair) : none, left > 1 ? gpt_load(pair + lda) : none);
+                const ptrdiff_t left = k - 2 * (first + p), at = 2 * p * lda + i;
+                const void *second = left > 1 ? gpt_at(from, at + lda, stored) : NULL;
+                r[p] = left > 0 ? gpt_pairs_across(format, stored, gpt_at(from, at, stored), second) : none;
             }
             gpt_transpose(r);
             #pragma GCC unroll 16
@@ -392,7 +440,8 @@ INLINE void gpt_pack_rows_transposed(ptrdiff_t m, ptrdiff_t k, const float *a, p
         for (; i < m; i++)
             for (ptrdiff_t p = 0; p < LANES; p++)
                 to[i / TILE * next_row + i % TILE * ld + p] =
-                    first + p < slots ? gpt_slot(format, from + 2 * p * lda + i, lda, k - 2 * (first + p)) : 0;
+                    first + p < slots
+                        ? gpt_slot(format, stored, gpt_at(from, 2 * p * lda + i, stored), lda, k - 2 * (first + p)) : 0;
     }
 }
 
@@ -400,39 +449,41 @@ INLINE void gpt_pack_rows_transposed(ptrdiff_t m, ptrdiff_t k, const float *a, p
    written to `space`, which has max(m, k) rows and the leading dimension of A^T, with room for the padded slots of k. */
 static gpt_matrix gpt_pack_transposed(ptrdiff_t m, ptrdiff_t k, const float *a, ptrdiff_t lda, float *space) {
     if (gpt_in_tiles(GPT_BFLOAT16)) {
-        gpt_pack_rows_transposed(m, k, a, lda, space, lda, TILE * lda, TILE);
-        return (gpt_matrix){space, lda, 0};
+        gpt_pack_rows_transposed(GPT_FLOAT32, m, k, a, lda, space, lda, TILE * lda, TILE);
+        return (gpt_matrix){space, lda, 0, GPT_FLOAT32};
     }
-    const vector none = {0};
     for (ptrdiff_t p = 0; p < k; p += 2) {
         const float *first = a + p * lda, *second = p + 1 < k ? first + lda : NULL;
         float *slots = space + p / 2 * lda;
         ptrdiff_t i = 0;
         for (; i + LANES <= m; i += LANES)
-            gpt_store(slots + i, gpt_pair(gpt_load(first + i), second ? gpt_load(second + i) : none));
-        for (; i < m; i++) slots[i] = gpt_slot(GPT_BFLOAT16, first + i, lda, k - p);
+            gpt_store(slots + i, gpt_pairs_across(GPT_BFLOAT16, GPT_FLOAT32, first + i, second ? second + i : NULL));
+        for (; i < m; i++) slots[i] = gpt_slot(GPT_BFLOAT16, GPT_FLOAT32, first + i, lda, k - p);
     }
-    return (gpt_matrix){space, lda, 1};
+    return (gpt_matrix){space, lda, 1, GPT_FLOAT32};
 }
 
 /* Packed A for tiles: TILE rows after the other, each stored tile by tile. */
-static void gpt_pack_tiles_of_a(int transposed, ptrdiff_t m, ptrdiff_t k, const float *a, ptrdiff_t lda) {
+INLINE void gpt_pack_tiles_of_a(const gpt_format stored, int transposed, ptrdiff_t m, ptrdiff_t k, const void *a,
+                                ptrdiff_t lda) {
     const ptrdiff_t next_row = TILE * gpt_padded_slots(GPT_BFLOAT16, k), next_k = TILE * TILE;
-    if (transposed) gpt_pack_rows_transposed(m, k, a, lda, packed_a, TILE, next_row, next_k);
+    if (transposed) gpt_pack_rows_transposed(stored, m, k, a, lda, packed_a, TILE, next_row, next_k);
     else
         for (ptrdiff_t i = 0; i < m; i++)
-            gpt_pack_row_strided(GPT_BFLOAT16, k, a + i * lda, packed_a + i / TILE * next_row + i % TILE * TILE, next_k);
+            gpt_pack_row_strided(stored, k, gpt_at(a, i * lda, stored),
+                                 packed_a + i / TILE * next_row + i % TILE * TILE, next_k);
 }
 
 /* Packed A: the rows of A (m, k), PACKED_A_LD apart; from A^T, panels of MR rows, each stored slot by slot. */
-INLINE void gpt_pack_a(const gpt_format format, int transposed, ptrdiff_t m, ptrdiff_t k, const float *a,
-                       ptrdiff_t lda) {
+INLINE void gpt_pack_a(const gpt_format format, const gpt_format stored, int transposed, ptrdiff_t m, ptrdiff_t k,
+                       const void *a, ptrdiff_t lda) {
     if (gpt_in_tiles(format)) {
-        gpt_pack_tiles_of_a(transposed, m, k, a, lda);
+        gpt_pack_tiles_of_a(stored, transposed, m, k, a, lda);
         return;
     }
     if (!transposed) {
-        for (ptrdiff_t i = 0; i < m; i++) gpt_pack_row(format, k, a + i * lda, packed_a + i * PACKED_A_LD);
+        for (ptrdiff_t i = 0; i < m; i++)
+            gpt_pack_row(format, stored, k, gpt_at(a, i * lda, stored), packed_a + i * PACKED_A_LD);
         return;
     }
     const ptrdiff_t step = gpt_per_slot(format), slots = gpt_slots(format, k);
@@ -440,18 +491,27 @@ INLINE void gpt_pack_a(const gpt_format format, int transposed, ptrdiff_t m, ptr
         const ptrdiff_t end = MIN(first + PACKED_ROWS_AT_ONCE, k);
         for (ptrdiff_t ir = 0; ir < m; ir += MR) {
             const ptrdiff_t rows = MIN(MR, m - ir);
-            const float *from = a + first * lda + ir;
+            const void *from = gpt_at(a, first * lda + ir, stored);
             float *panel = packed_a + ir * slots + first / step * MR;
             ptrdiff_t p = first;
             if (ir + LANES <= m)  /* speed only: copy a full vector; the next store overwrites the excess */
-                for (; p + step <= end && p + step < k; p += step, from += step * lda, panel += MR) {
-                    const vector values = gpt_load(from);
-                    gpt_store(panel, format == GPT_BFLOAT16 ? gpt_pair(values, gpt_load(from + lda)) : values);
-                }
-            for (; p < end; p += step, from += step * lda, panel += MR)
-                for (ptrdiff_t i = 0; i < rows; i++) panel[i] = gpt_slot(format, from + i, lda, k - p);
+                for (; p + step <= end && p + step < k; p += step, from = gpt_at(from, step * lda, stored), panel += MR)
+                    gpt_store(panel, gpt_pairs_across(format, stored, from, gpt_at(from, lda, stored)));
+            for (; p < end; p += step, from = gpt_at(from, step * lda, stored), panel += MR)
+                for (ptrdiff_t i = 0; i < rows; i++)
+                    panel[i] = gpt_slot(format, stored, gpt_at(from, i, stored), lda, k - p);
         }
     }
+}
+
+/* The same for op(A)[first_m:, first_k:]; formats become constants. */
+static __attribute__((noinline)) void gpt_pack_part_of_a(gpt_format format, const gpt_matrix *a, ptrdiff_t first_m,
+                                                         ptrdiff_t first_k, ptrdiff_t m, ptrdiff_t k) {
+    const ptrdiff_t first = a->transposed ? first_k * a->ld + first_m : first_m * a->ld + first_k;
+    const void *from = gpt_at(a->data, first, a->stored);
+    if (format == GPT_FLOAT32) gpt_pack_a(GPT_FLOAT32, GPT_FLOAT32, a->transposed, m, k, from, a->ld);
+    else if (a->stored == GPT_BFLOAT16) gpt_pack_a(GPT_BFLOAT16, GPT_BFLOAT16, a->transposed, m, k, from, a->ld);
+    else gpt_pack_a(GPT_BFLOAT16, GPT_FLOAT32, a->transposed, m, k, from, a->ld);
 }
 
 /* ---- The loops around the micro-kernel */
@@ -465,28 +525,39 @@ INLINE void gpt_prefetch_tile(ptrdiff_t rows, const float *tile, ptrdiff_t ld, c
         }
 }
 
-/* Block (m, n) of C, from (ic, jc) on, from packed A (m, k) and packed B (k, n), k in slots: the loops jr and ir. */
+/* Block (m, n) of C, from (ic, jc) on, from packed A (m, k) and packed B (k, n), k in slots: the loops jr and ir. A tile of
+   a C in bfloat16 is computed in a buffer, and rounded from there. */
 INLINE void gpt_macrokernel(const gpt_format format, int a_is_panels, ptrdiff_t ic, ptrdiff_t jc, ptrdiff_t m,
                             ptrdiff_t n, ptrdiff_t k, const gpt_output *out) {
     const ptrdiff_t mr = gpt_mr(format), nr = gpt_nr(format);
+    const int rounds = out->stored == GPT_BFLOAT16;
     for (ptrdiff_t jr = 0; jr < n; jr += nr)
         for (ptrdiff_t ir = 0; ir < m; ir += mr) {
             const ptrdiff_t rows = MIN(mr, m - ir), columns = MIN(nr, n - jr);
             const float *b = packed_b + jr * k;
-            const gpt_output tile_out = gpt_output_at(out, ic + ir, jc + jr);
+            const gpt_output at = gpt_output_at(out, ic + ir, jc + jr);
+            float buffer[MAX_OF(MR * NR, TILES_MR * TILES_NR)] __attribute__((aligned(64)));
+            const gpt_output buffered = {buffer, nr, zeros, 0, at.bias, at.alpha, GPT_FLOAT32};
+            const gpt_output tile_out = rounds ? buffered : at;
             if (gpt_in_tiles(format)) {
-                const float *next = ir + mr < m ? tile_out.c + mr * out->ldc
-                                  : jr + nr < n ? out->c + ic * out->ldc + jc + jr + nr : NULL;
+                const float *c = out->c, *next = NULL;
+                if (rounds) next = at.c;
+                else if (ir + mr < m) next = c + (ic + ir + mr) * out->ldc + jc + jr;
+                else if (jr + nr < n) next = c + ic * out->ldc + jc + jr + nr;
                 if (tile_out.addend != tile_out.c && tile_out.addend != zeros)
                     gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
                 const gpt_tiles_of_a a = {packed_a + ir * k, TILE, TILE * k, TILE * TILE};
-                gpt_compute_in_tiles(rows, columns, k, &a, b, &tile_out, next);
+                gpt_compute_in_tiles(rows, columns, k, &a, b, &tile_out, next, rounds ? out->ldc / 2 : out->ldc);
             } else {
-                gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
+                for (ptrdiff_t i = 0; rounds && i < rows; i++)
+                    __builtin_prefetch((uint16_t *)at.c + i * at.ldc, 1);
+                if (!rounds) gpt_prefetch_tile(rows, at.c, at.ldc, 1);
                 gpt_prefetch_tile(rows, tile_out.addend, tile_out.ld_addend, 0);
                 const float *a = packed_a + ir * (a_is_panels ? k : PACKED_A_LD);
                 gpt_store_tile(format, a_is_panels ? PACKED_PANELS : PACKED_ROWS, rows, columns, k, a, 0, b, &tile_out);
             }
+            for (ptrdiff_t i = 0; rounds && i < rows; i++)
+                gpt_round_row(buffer + i * nr, (uint16_t *)at.c + i * at.ldc, columns);
         }
 }
 
@@ -499,12 +570,10 @@ INLINE void gpt_gemm_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdi
         gpt_output partial = out;
         for (ptrdiff_t pc = 0; pc < k; pc += max_depth) {
             const ptrdiff_t depth = MIN(max_depth, k - pc), slots = gpt_padded_slots(format, depth);
-            gpt_pack_b(format, b.transposed, depth, columns,
-                       b.data + (b.transposed ? jc * b.ld + pc : pc * b.ld + jc), b.ld, packed_b, slots);
+            gpt_pack_part_of_b(format, &b, pc, jc, depth, columns, packed_b, slots);
             for (ptrdiff_t ic = 0; ic < m; ic += mc) {
                 const ptrdiff_t rows = MIN(mc, m - ic);
-                gpt_pack_a(format, a.transposed, rows, depth,
-                           a.data + (a.transposed ? pc * a.ld + ic : ic * a.ld + pc), a.ld);
+                gpt_pack_part_of_a(format, &a, ic, pc, rows, depth);
                 gpt_macrokernel(format, a.transposed, ic, jc, rows, columns, slots, &partial);
             }
             partial.addend = out.c;  /* from the second pc on, add to what is stored */
@@ -519,18 +588,18 @@ INLINE void gpt_gemm_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdi
 INLINE void gpt_gemm_packed_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const gpt_matrix *a,
                                const gpt_packed_b *b, const gpt_output *out) {
     const ptrdiff_t mr = gpt_mr(format), nr = gpt_nr(format);
-    const float *panel = b->data;
+    const float *panel = b->data, *slots_of_a = a->data;
     for (ptrdiff_t jr = 0; jr < n; jr += nr, panel += b->stride)
         for (ptrdiff_t ir = 0; ir < m; ir += mr) {
             const ptrdiff_t rows = MIN(mr, m - ir), columns = MIN(nr, n - jr);
             const gpt_output tile_out = gpt_output_at(out, ir, jr);
             if (gpt_in_tiles(format)) {
-                const gpt_tiles_of_a in_place = {a->data + ir * a->ld, a->ld, TILE * a->ld, TILE};
-                gpt_compute_in_tiles(rows, columns, gpt_slots(format, k), &in_place, panel, &tile_out, NULL);
+                const gpt_tiles_of_a in_place = {slots_of_a + ir * a->ld, a->ld, TILE * a->ld, TILE};
+                gpt_compute_in_tiles(rows, columns, gpt_slots(format, k), &in_place, panel, &tile_out, NULL, 0);
             } else {
                 gpt_prefetch_tile(rows, tile_out.c, tile_out.ldc, 1);
                 gpt_store_tile(format, a->transposed ? IN_PLACE_TRANSPOSED : IN_PLACE, rows, columns,
-                               gpt_slots(format, k), a->data + (a->transposed ? ir : ir * a->ld), a->ld, panel,
+                               gpt_slots(format, k), slots_of_a + (a->transposed ? ir : ir * a->ld), a->ld, panel,
                                &tile_out);
             }
         }
@@ -552,12 +621,10 @@ static ptrdiff_t gpt_panel_slots(gpt_format format, ptrdiff_t k) {
     return gpt_slots(format, k) + (gpt_in_tiles(format) ? TILE - 1 : 0);
 }
 
-static gpt_packed_b gpt_pack(gpt_format format, int transposed, ptrdiff_t k, ptrdiff_t n, const float *b, ptrdiff_t ldb,
-                             float *packed) {
+static gpt_packed_b gpt_pack(gpt_format format, ptrdiff_t k, ptrdiff_t n, gpt_matrix b, float *packed) {
     const ptrdiff_t slots = gpt_panel_slots(format, k);
-    if (format == GPT_BFLOAT16) gpt_pack_b(GPT_BFLOAT16, transposed, k, n, b, ldb, packed, slots);
-    else gpt_pack_b(GPT_FLOAT32, transposed, k, n, b, ldb, packed, slots);
-    return (gpt_packed_b){packed, slots * gpt_nr(format), transposed};
+    gpt_pack_part_of_b(format, &b, 0, 0, k, n, packed, slots);
+    return (gpt_packed_b){packed, slots * gpt_nr(format), b.transposed};
 }
 
 static void gpt_gemm_packed(gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const gpt_matrix *a,

@@ -7,7 +7,7 @@ from cython.parallel cimport prange, threadid
 from libc.math cimport sqrt
 from libc.stdint cimport uintptr_t
 
-from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, gemm
+from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, at, gemm
 from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport thread_count
 
@@ -166,18 +166,19 @@ cdef void _newton_schulz(
     """next_X = a X + (b G + c G^2) X, with G = X X^T."""
     cdef Py_ssize_t i
     # G (rows, rows) = X (rows, columns) . X^T
-    _symmetric_product(format, rows, columns, Matrix(X, columns, False), Matrix(X, columns, True),
-                       Output(gram, rows, NULL, 0, NULL, 1))
+    _symmetric_product(format, rows, columns, Matrix(X, columns, False, FLOAT32),
+                       Matrix(X, columns, True, FLOAT32), Output(gram, rows, NULL, 0, NULL, 1, FLOAT32))
     # polynomial = c G . G + b G
     for i in range(rows * rows):
         polynomial[i] = B * gram[i]
-    _symmetric_product(format, rows, rows, Matrix(gram, rows, False), Matrix(gram, rows, False),
-                       Output(polynomial, rows, polynomial, rows, NULL, C))
+    _symmetric_product(format, rows, rows, Matrix(gram, rows, False, FLOAT32),
+                       Matrix(gram, rows, False, FLOAT32),
+                       Output(polynomial, rows, polynomial, rows, NULL, C, FLOAT32))
     # next_X = polynomial . X + a X
     for i in range(rows * columns):
         next_X[i] = A * X[i]
-    gemm(format, rows, columns, rows, Matrix(polynomial, rows, False), Matrix(X, columns, False),
-         Output(next_X, columns, next_X, columns, NULL, 1))
+    gemm(format, rows, columns, rows, Matrix(polynomial, rows, False, FLOAT32),
+         Matrix(X, columns, False, FLOAT32), Output(next_X, columns, next_X, columns, NULL, 1, FLOAT32))
 
 
 cdef void _symmetric_product(
@@ -190,15 +191,15 @@ cdef void _symmetric_product(
 ) noexcept nogil:
     """out (n, n) = alpha a (n, k) . b (k, n) + addend, symmetric: what is above the diagonal blocks is copied."""
     cdef Py_ssize_t first = 0, rows, i, j
-    cdef float *c = out.c
+    cdef float *c = <float*>out.c
     while first < n:
         rows = min(<Py_ssize_t>BLOCK, n - first)
         gemm(format, rows, first + rows, k, a, b, out)
         for i in range(first, first + rows):
             for j in range(first):
                 c[j * out.ldc + i] = c[i * out.ldc + j]
-        a.data += BLOCK * a.ld
-        out.c += BLOCK * out.ldc
+        a.data = at(a.data, BLOCK * a.ld, a.stored)
+        out.c = <float*>out.c + BLOCK * out.ldc
         if out.addend is not NULL:
             out.addend += BLOCK * out.ld_addend
         first += BLOCK

@@ -2,18 +2,19 @@
 
 from cython.parallel cimport prange
 
+from gpt_core.kernels.bfloat16 cimport CHUNK, round_row, stored, widen
 from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport threads_for
 
 
 def forward(
-    float[:, ::1] y,
-    const float[:, ::1] x,
+    stored[:, ::1] y,
+    const stored[:, ::1] x,
 ):
     """Compute y = max(x, 0)^2. y may be x itself.
 
     Shape:
-        x, y (N, F).
+        x, y (N, F), both float32 or both bfloat16 (as uint16).
 
     Raises:
         ValueError: The shapes do not match.
@@ -26,14 +27,14 @@ def forward(
 
 
 def backward(
-    float[:, ::1] d_x,
-    const float[:, ::1] d_y,
-    const float[:, ::1] x,
+    stored[:, ::1] d_x,
+    const stored[:, ::1] d_y,
+    const stored[:, ::1] x,
 ):
     """Compute d_x = d_y * 2 max(x, 0). d_x may be d_y itself.
 
     Shape:
-        d_x, d_y, x (N, F).
+        d_x, d_y, x (N, F), all float32 or all bfloat16.
 
     Raises:
         ValueError: The shapes do not match.
@@ -47,7 +48,41 @@ def backward(
         _backward_row(&d_x[n, 0], &d_y[n, 0], &x[n, 0], F)
 
 
-cdef void _forward_row(float *y, const float *x, Py_ssize_t F) noexcept nogil:
+cdef void _forward_row(stored *y, const stored *x, Py_ssize_t F) noexcept nogil:
+    """Compute one row."""
+    cdef Py_ssize_t first, n
+    cdef float[CHUNK] chunk
+    if stored is float:
+        _forward(y, x, F)
+    else:
+        first = 0
+        while first < F:
+            n = min(<Py_ssize_t>CHUNK, F - first)
+            widen(x + first, chunk, n)
+            _forward(chunk, chunk, n)
+            round_row(chunk, y + first, n)
+            first += n
+
+
+cdef void _backward_row(stored *d_x, const stored *d_y, const stored *x, Py_ssize_t F) noexcept nogil:
+    """Compute the gradient of one row."""
+    cdef Py_ssize_t first, n
+    cdef float[CHUNK] d_chunk
+    cdef float[CHUNK] chunk
+    if stored is float:
+        _backward(d_x, d_y, x, F)
+    else:
+        first = 0
+        while first < F:
+            n = min(<Py_ssize_t>CHUNK, F - first)
+            widen(d_y + first, d_chunk, n)
+            widen(x + first, chunk, n)
+            _backward(d_chunk, d_chunk, chunk, n)
+            round_row(d_chunk, d_x + first, n)
+            first += n
+
+
+cdef void _forward(float *y, const float *x, Py_ssize_t F) noexcept nogil:
     cdef Py_ssize_t f
     cdef float positive
     for f in range(F):
@@ -55,7 +90,7 @@ cdef void _forward_row(float *y, const float *x, Py_ssize_t F) noexcept nogil:
         y[f] = positive * positive
 
 
-cdef void _backward_row(float *d_x, const float *d_y, const float *x, Py_ssize_t F) noexcept nogil:
+cdef void _backward(float *d_x, const float *d_y, const float *x, Py_ssize_t F) noexcept nogil:
     cdef Py_ssize_t f
     for f in range(F):
         d_x[f] = d_y[f] * <float>2.0 * max(x[f], <float>0.0)

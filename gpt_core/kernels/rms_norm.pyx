@@ -4,6 +4,7 @@ from cython.parallel cimport prange
 from libc.math cimport sqrtf
 from libc.string cimport memset
 
+from gpt_core.kernels.bfloat16 cimport CHUNK, round_row, stored, widen
 from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport threads_for
 
@@ -15,7 +16,7 @@ cdef float EPSILON = 1e-6  # Qwen3's rms_norm_eps
 
 
 def forward(
-    float[:, ::1] y,
+    stored[:, ::1] y,
     float[::1] rstd,
     const float[:, ::1] x,
     const float[::1] weight,
@@ -25,7 +26,7 @@ def forward(
         rstd = 1 / sqrt(sum_c x^2 / C + 1e-6)
 
     Shape:
-        y, x (N, C); rstd (N,); weight (C,).
+        y, x (N, C); rstd (N,); weight (C,). y may be bfloat16 (as uint16).
 
     Raises:
         ValueError: The shapes do not match.
@@ -77,9 +78,9 @@ def backward(
 
 
 def heads_forward(
-    float[:, ::1] y,
+    stored[:, ::1] y,
     float[:, ::1] rstd,
-    const float[:, ::1] x,
+    const stored[:, ::1] x,
     const float[::1] q_weight,
     const float[::1] k_weight,
 ):
@@ -93,7 +94,8 @@ def heads_forward(
         k_weight: Weight of their keys.
 
     Shape:
-        y (N, 2C); rstd (N, 2H); x (N, at least 2C); q_weight, k_weight (D,), with C = H * D.
+        y (N, 2C); rstd (N, 2H); x (N, at least 2C); q_weight, k_weight (D,), with C = H * D. Both x and y are float32 or
+        bfloat16 (as uint16).
 
     Raises:
         ValueError: The shapes do not match.
@@ -105,11 +107,11 @@ def heads_forward(
 
 
 def heads_backward(
-    float[:, ::1] d_x,
+    stored[:, ::1] d_x,
     float[::1] d_q_weight,
     float[::1] d_k_weight,
-    const float[:, ::1] d_y,
-    const float[:, ::1] x,
+    const stored[:, ::1] d_y,
+    const stored[:, ::1] x,
     const float[:, ::1] rstd,
     const float[::1] q_weight,
     const float[::1] k_weight,
@@ -117,7 +119,8 @@ def heads_backward(
     """Compute the gradients of `heads_forward`: those of the weights are added, that of x overwrites 2C columns of d_x.
 
     Shape:
-        d_y (N, 2C); d_x, x (N, at least 2C); rstd (N, 2H); the weights and their gradients (D,).
+        d_y (N, 2C); d_x, x (N, at least 2C); rstd (N, 2H); the weights and their gradients (D,). All of d_y, d_x and x
+        are float32 or bfloat16.
 
     Raises:
         ValueError: The shapes do not match.
@@ -169,15 +172,36 @@ cdef int _check_heads(
     return 0
 
 
-cdef void _forward_row(float *y, float *rstd, const float *x, const float *weight, Py_ssize_t C) noexcept nogil:
-    cdef Py_ssize_t c
-    cdef float squares = 0, row_rstd
-    for c in range(C):
-        squares += x[c] * x[c]
-    row_rstd = <float>1.0 / sqrtf(squares / C + EPSILON)
-    for c in range(C):
-        y[c] = x[c] * row_rstd * weight[c]
+cdef void _forward_row(stored *y, float *rstd, const float *x, const float *weight, Py_ssize_t C) noexcept nogil:
+    """Normalize one row."""
+    cdef Py_ssize_t first, n
+    cdef float row_rstd = <float>1.0 / sqrtf(_dot(x, x, C) / C + EPSILON)
+    cdef float[CHUNK] chunk
     rstd[0] = row_rstd
+    if stored is float:
+        _scale(y, x, row_rstd, weight, C)
+    else:
+        first = 0
+        while first < C:
+            n = min(<Py_ssize_t>CHUNK, C - first)
+            _scale(chunk, x + first, row_rstd, weight + first, n)
+            round_row(chunk, y + first, n)
+            first += n
+
+
+cdef float _dot(const float *a, const float *b, Py_ssize_t C) noexcept nogil:
+    cdef Py_ssize_t c
+    cdef float total = 0
+    for c in range(C):
+        total += a[c] * b[c]
+    return total
+
+
+cdef void _scale(float *y, const float *x, float rstd, const float *weight, Py_ssize_t C) noexcept nogil:
+    """y = x * rstd * weight."""
+    cdef Py_ssize_t c
+    for c in range(C):
+        y[c] = x[c] * rstd * weight[c]
 
 
 cdef void _backward_row(
@@ -188,51 +212,115 @@ cdef void _backward_row(
     const float *weight,
     Py_ssize_t C,
 ) noexcept nogil:
+    """Add the gradient of one row to d_x."""
+    _add_gradient(d_x, d_y, x, rstd, weight, _d_n_dot_n(d_y, x, rstd, weight, C) / C, C)
+
+
+cdef float _d_n_dot_n(const float *d_y, const float *x, float rstd, const float *weight, Py_ssize_t C) noexcept nogil:
     cdef Py_ssize_t c
-    cdef float mean_d_n_n = 0
+    cdef float total = 0
     for c in range(C):
-        mean_d_n_n += d_y[c] * weight[c] * x[c] * rstd
-    mean_d_n_n /= C
+        total += d_y[c] * weight[c] * x[c] * rstd
+    return total
+
+
+cdef void _add_gradient(
+    float *d_x,
+    const float *d_y,
+    const float *x,
+    float rstd,
+    const float *weight,
+    float mean_d_n_n,
+    Py_ssize_t C,
+) noexcept nogil:
+    cdef Py_ssize_t c
     for c in range(C):
         d_x[c] += rstd * (d_y[c] * weight[c] - x[c] * rstd * mean_d_n_n)
 
 
 cdef void _forward_heads(
-    float *y,
+    stored *y,
     float *rstd,
-    const float *x,
+    const stored *x,
     const float *q_weight,
     const float *k_weight,
     Py_ssize_t H,
     Py_ssize_t D,
 ) noexcept nogil:
     """Normalize one row: H heads of queries, then H heads of keys."""
-    cdef Py_ssize_t h
+    cdef Py_ssize_t h, first, n
+    cdef const float *weight
+    cdef float squares
+    cdef float[CHUNK] chunk
     for h in range(2 * H):
-        _forward_row(y + h * D, rstd + h, x + h * D, q_weight if h < H else k_weight, D)
+        weight = q_weight if h < H else k_weight
+        if stored is float:
+            _forward_row(y + h * D, rstd + h, x + h * D, weight, D)
+        else:
+            squares = 0
+            first = 0
+            while first < D:
+                n = min(<Py_ssize_t>CHUNK, D - first)
+                widen(x + h * D + first, chunk, n)
+                squares += _dot(chunk, chunk, n)
+                first += n
+            rstd[h] = <float>1.0 / sqrtf(squares / D + EPSILON)
+            first = 0
+            while first < D:
+                n = min(<Py_ssize_t>CHUNK, D - first)
+                widen(x + h * D + first, chunk, n)
+                _scale(chunk, chunk, rstd[h], weight + first, n)
+                round_row(chunk, y + h * D + first, n)
+                first += n
 
 
 cdef void _backward_heads(
-    float *d_x,
-    const float *d_y,
-    const float *x,
+    stored *d_x,
+    const stored *d_y,
+    const stored *x,
     const float *rstd,
     const float *q_weight,
     const float *k_weight,
     Py_ssize_t H,
     Py_ssize_t D,
 ) noexcept nogil:
-    cdef Py_ssize_t h
-    memset(d_x, 0, 2 * H * D * sizeof(float))
+    """Write the gradient of one row of heads."""
+    cdef Py_ssize_t h, first, n
+    cdef const float *weight
+    cdef float total
+    cdef float[CHUNK] d_x_chunk
+    cdef float[CHUNK] d_y_chunk
+    cdef float[CHUNK] x_chunk
     for h in range(2 * H):
-        _backward_row(d_x + h * D, d_y + h * D, x + h * D, rstd[h], q_weight if h < H else k_weight, D)
+        weight = q_weight if h < H else k_weight
+        if stored is float:
+            memset(d_x + h * D, 0, D * sizeof(float))
+            _backward_row(d_x + h * D, d_y + h * D, x + h * D, rstd[h], weight, D)
+        else:
+            total = 0
+            first = 0
+            while first < D:
+                n = min(<Py_ssize_t>CHUNK, D - first)
+                widen(d_y + h * D + first, d_y_chunk, n)
+                widen(x + h * D + first, x_chunk, n)
+                total += _d_n_dot_n(d_y_chunk, x_chunk, rstd[h], weight + first, n)
+                first += n
+            first = 0
+            while first < D:
+                n = min(<Py_ssize_t>CHUNK, D - first)
+                widen(d_y + h * D + first, d_y_chunk, n)
+                widen(x + h * D + first, x_chunk, n)
+                memset(d_x_chunk, 0, n * sizeof(float))
+                _add_gradient(d_x_chunk, d_y_chunk, x_chunk, rstd[h], weight + first, total / D, n)
+                round_row(d_x_chunk, d_x + h * D + first, n)
+                first += n
 
 
 cdef void _sum_columns(
     float *d_weight,
-    const float *d_y,
+    const stored *d_y,
     Py_ssize_t ld_d_y,
-    const float *x,
+    const stored *x,
     Py_ssize_t ldx,
     const float *rstd,
     Py_ssize_t ld_rstd,
@@ -243,10 +331,35 @@ cdef void _sum_columns(
     Py_ssize_t stop,
 ) noexcept nogil:
     """Add the gradient of the weight for channels [start, stop) of H groups of D channels per row."""
-    cdef Py_ssize_t n, h, c
-    cdef float scale
-    for n in range(N):
+    cdef Py_ssize_t row, h, first, n
+    cdef const stored *d_y_head
+    cdef const stored *x_head
+    cdef float[CHUNK] d_y_chunk
+    cdef float[CHUNK] x_chunk
+    for row in range(N):
         for h in range(H):
-            scale = rstd[n * ld_rstd + h]
-            for c in range(start, stop):
-                d_weight[c] += d_y[n * ld_d_y + h * D + c] * x[n * ldx + h * D + c] * scale
+            d_y_head = d_y + row * ld_d_y + h * D
+            x_head = x + row * ldx + h * D
+            if stored is float:
+                _add_products(d_weight + start, d_y_head + start, x_head + start, rstd[row * ld_rstd + h], stop - start)
+            else:
+                first = start
+                while first < stop:
+                    n = min(<Py_ssize_t>CHUNK, stop - first)
+                    widen(d_y_head + first, d_y_chunk, n)
+                    widen(x_head + first, x_chunk, n)
+                    _add_products(d_weight + first, d_y_chunk, x_chunk, rstd[row * ld_rstd + h], n)
+                    first += n
+
+
+cdef void _add_products(
+    float *d_weight,
+    const float *d_y,
+    const float *x,
+    float rstd,
+    Py_ssize_t C,
+) noexcept nogil:
+    """d_weight += d_y * x * rstd."""
+    cdef Py_ssize_t c
+    for c in range(C):
+        d_weight[c] += d_y[c] * x[c] * rstd

@@ -1,8 +1,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.kernels.arrays import Activations
+
 def rotate(
-    x: NDArray[np.float32],
+    x: Activations,
     cos: NDArray[np.float32],
     sin: NDArray[np.float32],
     channels: int,

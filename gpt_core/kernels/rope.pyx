@@ -9,6 +9,7 @@ The product of a rotated query and a rotated key depends on the difference of th
 
 from cython.parallel cimport prange
 
+from gpt_core.kernels.bfloat16 cimport CHUNK, round_row, stored, widen
 from gpt_core.kernels.shapes cimport check_equal, check_positive
 from gpt_core.kernels.threads cimport threads_for
 
@@ -17,7 +18,7 @@ cdef enum:
 
 
 def rotate(
-    float[:, ::1] x,
+    stored[:, ::1] x,
     const float[:, ::1] cos,
     const float[:, ::1] sin,
     Py_ssize_t channels,
@@ -39,7 +40,7 @@ def rotate(
         inverse: Rotate by the opposite angle.
 
     Shape:
-        x (N, at least channels); cos, sin (positions, D/2).
+        x (N, at least channels), float32 or bfloat16 (as uint16); cos, sin (positions, D/2).
 
     Raises:
         ValueError: The shapes do not match, or a position is not in the tables.
@@ -62,20 +63,43 @@ def rotate(
 
 
 cdef void _rotate_row(
-    float *x,
+    stored *x,
     const float *cos,
     const float *sin,
     float sign,
     Py_ssize_t channels,
     Py_ssize_t half,
 ) noexcept nogil:
-    cdef Py_ssize_t first = 0, i
-    cdef float a, b, s
-    while first < channels:
-        for i in range(half):
-            a = x[first + i]
-            b = x[first + half + i]
-            s = sign * sin[i]
-            x[first + i] = a * cos[i] - b * s
-            x[first + half + i] = b * cos[i] + a * s
-        first += 2 * half
+    """Rotate the heads of one row."""
+    cdef Py_ssize_t head = 0, first, n
+    cdef stored *a
+    cdef stored *b
+    cdef float[CHUNK] a_chunk
+    cdef float[CHUNK] b_chunk
+    while head < channels:
+        a = x + head
+        b = x + head + half
+        if stored is float:
+            _rotate(a, b, cos, sin, sign, half)
+        else:
+            first = 0
+            while first < half:
+                n = min(<Py_ssize_t>CHUNK, half - first)
+                widen(a + first, a_chunk, n)
+                widen(b + first, b_chunk, n)
+                _rotate(a_chunk, b_chunk, cos + first, sin + first, sign, n)
+                round_row(a_chunk, a + first, n)
+                round_row(b_chunk, b + first, n)
+                first += n
+        head += 2 * half
+
+
+cdef void _rotate(float *a, float *b, const float *cos, const float *sin, float sign, Py_ssize_t half) noexcept nogil:
+    """Rotate the points (a, b)."""
+    cdef Py_ssize_t i
+    cdef float before, s
+    for i in range(half):
+        before = a[i]
+        s = sign * sin[i]
+        a[i] = before * cos[i] - b[i] * s
+        b[i] = b[i] * cos[i] + before * s

@@ -2,6 +2,7 @@
 
 from cython.parallel cimport prange
 
+from gpt_core.kernels.bfloat16 cimport CHUNK, round_row, stored, widen
 from gpt_core.kernels.fast_math cimport fast_exp
 from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport threads_for
@@ -11,13 +12,13 @@ cdef enum:
 
 
 def forward(
-    float[:, ::1] y,
-    const float[:, ::1] x,
+    stored[:, ::1] y,
+    const stored[:, ::1] x,
 ):
     """Compute y = silu(gate) * up for x = gate | up.
 
     Shape:
-        y (N, F); x (N, 2F).
+        y (N, F); x (N, 2F). Both are float32 or both bfloat16 (as uint16).
 
     Raises:
         ValueError: The shapes do not match.
@@ -30,16 +31,16 @@ def forward(
 
 
 def backward(
-    float[:, ::1] d_x,
-    const float[:, ::1] d_y,
-    const float[:, ::1] x,
+    stored[:, ::1] d_x,
+    const stored[:, ::1] d_y,
+    const stored[:, ::1] x,
 ):
     """Compute the gradients of gate | up. With s = 1 / (1 + exp(-gate)):
 
         d_gate = d_y * up * s (1 + gate (1 - s));  d_up = d_y * gate * s
 
     Shape:
-        d_x, x (N, 2F); d_y (N, F).
+        d_x, x (N, 2F); d_y (N, F). All are float32 or all bfloat16.
 
     Raises:
         ValueError: The shapes do not match.
@@ -53,13 +54,59 @@ def backward(
         _backward_row(&d_x[n, 0], &d_x[n, F], &d_y[n, 0], &x[n, 0], &x[n, F], F)
 
 
-cdef void _forward_row(float *y, const float *gate, const float *up, Py_ssize_t F) noexcept nogil:
+cdef void _forward_row(stored *y, const stored *gate, const stored *up, Py_ssize_t F) noexcept nogil:
+    """Compute one row."""
+    cdef Py_ssize_t first, n
+    cdef float[CHUNK] gate_chunk
+    cdef float[CHUNK] up_chunk
+    if stored is float:
+        _forward(y, gate, up, F)
+    else:
+        first = 0
+        while first < F:
+            n = min(<Py_ssize_t>CHUNK, F - first)
+            widen(gate + first, gate_chunk, n)
+            widen(up + first, up_chunk, n)
+            _forward(gate_chunk, gate_chunk, up_chunk, n)
+            round_row(gate_chunk, y + first, n)
+            first += n
+
+
+cdef void _backward_row(
+    stored *d_gate,
+    stored *d_up,
+    const stored *d_y,
+    const stored *gate,
+    const stored *up,
+    Py_ssize_t F,
+) noexcept nogil:
+    """Compute the gradients of one row."""
+    cdef Py_ssize_t first, n
+    cdef float[CHUNK] d_chunk
+    cdef float[CHUNK] gate_chunk
+    cdef float[CHUNK] up_chunk
+    if stored is float:
+        _backward(d_gate, d_up, d_y, gate, up, F)
+    else:
+        first = 0
+        while first < F:
+            n = min(<Py_ssize_t>CHUNK, F - first)
+            widen(d_y + first, d_chunk, n)
+            widen(gate + first, gate_chunk, n)
+            widen(up + first, up_chunk, n)
+            _backward(gate_chunk, up_chunk, d_chunk, gate_chunk, up_chunk, n)
+            round_row(gate_chunk, d_gate + first, n)
+            round_row(up_chunk, d_up + first, n)
+            first += n
+
+
+cdef void _forward(float *y, const float *gate, const float *up, Py_ssize_t F) noexcept nogil:
     cdef Py_ssize_t f
     for f in range(F):
         y[f] = gate[f] / (<float>1.0 + fast_exp(-gate[f])) * up[f]
 
 
-cdef void _backward_row(
+cdef void _backward(
     float *d_gate,
     float *d_up,
     const float *d_y,
@@ -67,9 +114,12 @@ cdef void _backward_row(
     const float *up,
     Py_ssize_t F,
 ) noexcept nogil:
+    """d_gate may be gate itself, and d_up may be up."""
     cdef Py_ssize_t f
-    cdef float s
+    cdef float g, s, d_up_f
     for f in range(F):
-        s = <float>1.0 / (<float>1.0 + fast_exp(-gate[f]))
-        d_gate[f] = d_y[f] * up[f] * s * (<float>1.0 + gate[f] * (<float>1.0 - s))
-        d_up[f] = d_y[f] * gate[f] * s
+        g = gate[f]
+        s = <float>1.0 / (<float>1.0 + fast_exp(-g))
+        d_up_f = d_y[f] * g * s
+        d_gate[f] = d_y[f] * up[f] * s * (<float>1.0 + g * (<float>1.0 - s))
+        d_up[f] = d_up_f

@@ -3,6 +3,8 @@
 #ifndef GPT_VECTORS_H
 #define GPT_VECTORS_H
 
+#include <stdint.h>
+
 #if defined(__AVX2__)
   #include <immintrin.h>
 #endif
@@ -21,6 +23,8 @@ typedef float vector __attribute__((vector_size(4 * LANES)));
 typedef int lane_indices __attribute__((vector_size(4 * LANES)));
 typedef unsigned lane_bits __attribute__((vector_size(4 * LANES)));
 typedef float unaligned_vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float vector_of_pairs __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
+typedef uint16_t unaligned_halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
 INLINE vector gpt_load(const float *from) { return *(const unaligned_vector *)from; }
 INLINE void gpt_store(float *to, vector v) { *(unaligned_vector *)to = v; }
