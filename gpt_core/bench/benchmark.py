@@ -98,7 +98,10 @@ def run_benchmark(settings: Settings, *, steps: int = 0, progress: Progress = ig
         preset=shape_name(shape), parameters=parameter_count(shape), shape=shape,
         batch_size=settings.batch_size, micro_batch_size=batch, time=length,
         training=training_result(settings, length, training, overhead_per_call(parameters)),
-        memory=Memory(training.peak, state_bytes, activation_bytes(shape, batch, length, n_threads)),
+        memory=Memory(
+            training.peak, state_bytes,
+            activation_bytes(shape, batch, length, n_threads, "bfloat16" if training.bfloat16 else "float32"),
+        ),
         prompt=prompt_result(shape, inference.prompt_s, training.sgemm),
         decoding=decoding_result(shape, inference.token_s, inference.bytes_per_s, settings.weights),
     )  # fmt: skip

@@ -13,6 +13,7 @@ from gpt_core.distributed.tree import sums_at_once
 from gpt_core.formats.checkpoint_header import checkpoint_layout, saved_state
 from gpt_core.formats.safetensors import data_bytes
 from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
+from gpt_core.model.precision import product_format
 from gpt_core.optim import optimizer_type, outer_bytes
 from gpt_core.text.reader import size_of
 from gpt_core.text.shuffled_documents import DOCUMENT_BYTES
@@ -116,7 +117,9 @@ def estimate_memory(
     is_shuffled = settings.shuffle == "documents" and not settings.overfit_tiny
     return MemoryEstimate(
         state=model_state_bytes(settings, ranks),
-        activations=activation_bytes(shape, settings.micro_batch, window_length(settings), threads)
+        activations=activation_bytes(
+            shape, settings.micro_batch, window_length(settings), threads, product_format(settings.precision)
+        )
         + optimizer_type(settings.optimizer).scratch_bytes(shape, threads),
         kv_cache=kv_cache_bytes(shape, shape.seq_len) if settings.sample_tokens else 0,
         documents=DOCUMENT_BYTES * texts.documents if texts is not None and is_shuffled else 0,

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.interpret.activations import run
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Array, widened
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.layer import Ids
 from gpt_core.model.parameters import Parameters
@@ -99,8 +99,8 @@ def mean_outputs(model: GPT, tokens: Ids) -> MeanOutputs:
     run(model, tokens)
     blocks = model.transformer.blocks
     return MeanOutputs(
-        np.stack([block.attn.attn_out.mean(axis=0) for block in blocks]),
-        np.stack([block.mlp.activated().mean(axis=0) for block in blocks]),
+        np.stack([widened(block.attn.attn_out).mean(axis=0) for block in blocks]),
+        np.stack([widened(block.mlp.activated()).mean(axis=0) for block in blocks]),
     )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array, widened
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.attention import CausalSelfAttention
 from gpt_core.model.layers.block import Block
@@ -116,10 +116,10 @@ def attention_probabilities(layer: CausalSelfAttention, shape: ModelShape) -> Ar
     return _softmax_in_place(scores)
 
 
-def by_head(x: Array, shape: ModelShape) -> Array:
-    """Return channels (B, T, C) as heads (B, H, T, D); a view."""
+def by_head(x: Activations, shape: ModelShape) -> Array:
+    """Return channels (B, T, C) as heads (B, H, T, D) in float32."""
     B, T, _ = x.shape
-    return x.reshape(B, T, shape.num_heads, shape.head_size).transpose(0, 2, 1, 3)
+    return widened(x).reshape(B, T, shape.num_heads, shape.head_size).transpose(0, 2, 1, 3)
 
 
 class ResidualPlace(NamedTuple):
@@ -162,6 +162,7 @@ def _activation(model: GPT, name: str) -> Array:
     """Return one activation of the last batch, as a copy."""
     transformer, (B, T, _) = model.transformer, model.batch
     stream = [transformer.embedding.out, *(block.out for block in transformer.blocks)]  # (N, C), inputs of the blocks
+    found: Activations
     if name.startswith("h."):
         layer, _, part = name.removeprefix("h.").partition(".")
         number = int(layer)
@@ -170,10 +171,11 @@ def _activation(model: GPT, name: str) -> Array:
         found = residual_logits(model, stream[-1])
     else:
         found = transformer.ln_f.forward(stream[-1]) if name == FINAL_NORM else stream[0]
-    return np.array(found.reshape(B, T, -1) if found.ndim == 2 else found)
+    values = widened(found)
+    return np.array(values.reshape(B, T, -1) if values.ndim == 2 else values)
 
 
-def _block_activation(block: Block, x: Array, part: str, shape: ModelShape) -> Array:
+def _block_activation(block: Block, x: Array, part: str, shape: ModelShape) -> Activations:
     """Return an activation of a block with input x (N, C): (N, …), or (B, H, T, …) for those of single heads."""
     attn, mlp, x = block.attn, block.mlp, block.input_of(x)
     match part:
@@ -201,7 +203,7 @@ def _block_activation(block: Block, x: Array, part: str, shape: ModelShape) -> A
             return block.out
 
 
-def projected(layer: Linear, x: Array) -> Array:
+def projected(layer: Linear, x: Activations) -> Array:
     """Return x W + b (N, out) of a linear layer in a new array."""
     y = np.empty((x.shape[0], layer.out_features), dtype=np.float32)
     layer.forward(y, x)

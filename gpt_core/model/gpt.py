@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.kernels import threads
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.buffers import BACKWARD, FORWARD, BatchShape, BufferPool, Use
 from gpt_core.model.layers.dropout import Dropout
 from gpt_core.model.layers.layer import Ids
@@ -121,7 +121,7 @@ class GPT:
             logits[rows] = slice_logits
         return logits.reshape(*tokens.shape, self.shape.vocab_size)
 
-    def forward(self, tokens: Ids) -> Array:
+    def forward(self, tokens: Ids) -> Activations:
         """Run forward up to the head, whose input (N, C) is returned and valid until the next call.
 
         Raises:

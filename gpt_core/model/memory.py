@@ -7,7 +7,7 @@ from gpt_core.model.layers.buffers import BatchShape, buffer_bytes
 from gpt_core.model.layers.embedding import WPE, WTE
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import parameter_count, parameter_table
-from gpt_core.model.precision import PRECISION
+from gpt_core.model.precision import PRECISION, ProductFormat
 from gpt_core.model.stored_weights import PANEL, TRANSPOSED, WeightFormat, matrix_bytes
 
 
@@ -21,13 +21,17 @@ def gradient_bytes(shape: ModelShape) -> int:
     return PRECISION.compute.bytes * parameter_count(shape)
 
 
-def activation_bytes(shape: ModelShape, batch: int, time: int, threads: int) -> int:
+def activation_bytes(
+    shape: ModelShape, batch: int, time: int, threads: int, products: ProductFormat = "float32"
+) -> int:
     """Return the bytes of all buffers of a forward and backward pass over (B, T) tokens.
 
     The sum of what the layers declare in `own_buffers`, and the tables of rotary positions; nothing else is allocated
     during a step.
     """
-    return buffer_bytes(Transformer(shape).buffers(BatchShape(batch, time, threads))) + rotary_table_bytes(shape)
+    transformer = Transformer(shape)
+    transformer.multiply_in(products)
+    return buffer_bytes(transformer.buffers(BatchShape(batch, time, threads))) + rotary_table_bytes(shape)
 
 
 def rotary_table_bytes(shape: ModelShape) -> int:

@@ -2,7 +2,8 @@
 
 Parameter buffers, activation buffers, estimates of memory and the layout of checkpoints take their element type and
 size from `PRECISION`. Separate from these is the format in which the operands of matrix products are multiplied
-(`ProductFormat`): with bfloat16 they are rounded as they are packed, and everything stored stays float32.
+(`ProductFormat`). With bfloat16 they are rounded as they are packed, and activations that products read are stored in
+bfloat16 already; weights, sums and the residual stream stay float32.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class DType:
 
 
 FLOAT32 = DType("float32", np.dtype(np.float32), "F32")
+BFLOAT16 = DType("bfloat16", np.dtype(np.uint16), "BF16")
 INT32 = DType("int32", np.dtype(np.int32), "I32")
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import attention
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer, BufferPool, Use
 from gpt_core.model.layers.dropout import attention_place, branch_places
 from gpt_core.model.layers.layer import Flops, Layer, Tensors
@@ -31,26 +31,26 @@ from gpt_core.model.precision import PRECISION
 class CausalSelfAttention(Layer):
     """c_attn, attention of each head to itself and earlier positions, c_proj."""
 
-    qkv: Array
+    qkv: Activations
     """(N, 3 C): queries, keys and values side by side"""
-    qk: Array
+    qk: Activations
     """(N, 2 C): queries and keys as they are multiplied; without `qk_norm` it is `qkv`, of which they are a part. `q`,
     `k` and `v` are views (B, T, C) of it and of `qkv`"""
     qk_rstd: Array
     """(N, 2 H): statistics of `qk_norm`"""
     lse: Array
     """(B, H, T): log-sum-exp of each query's scores"""
-    attn_out: Array
+    attn_out: Activations
     """(N, C): P v of all heads side by side"""
     workspace: Array
     """per thread: keys and values of a head, and a tile of its scores"""
-    d_qkv: Array
+    d_qkv: Activations
     """(N, 3 C)"""
-    d_qk: Array
+    d_qk: Activations
     """(N, 2 C); without `qk_norm` it is `d_qkv`"""
     d_branch: Array
     """(N, C): gradient of the output before it was dropped"""
-    d_attn_out: Array
+    d_attn_out: Activations
     """(N, C)"""
     d_x: Array
     """(N, C): gradient of the input"""
@@ -72,22 +72,23 @@ class CausalSelfAttention(Layer):
         """Return the saved activations: 4 N C + B H T values, with `qk_norm` 6 N C; and what the layers share."""
         N, C = size.rows, self._shape.d_model
         workspace = attention.workspace_size(size.time, self._shape.head_size)
+        dtype = self.operand_type(C)
         normalized = (
-            Buffer("qk", (N, 2 * C)),
+            Buffer("qk", (N, 2 * C), dtype=dtype),
             Buffer("qk_rstd", (N, 2 * self._shape.num_heads), dtype=PRECISION.compute),
-            Buffer("d_qk", (N, 2 * C), "gradient"),
+            Buffer("d_qk", (N, 2 * C), "gradient", dtype=dtype),
         )
         return (
-            Buffer("qkv", (N, 3 * C)),
+            Buffer("qkv", (N, 3 * C), dtype=dtype),
             *(normalized if self.qk_norm else ()),
             Buffer("lse", (size.batch, self._shape.num_heads, size.time), dtype=PRECISION.compute),
-            Buffer("attn_out", (N, C)),
+            Buffer("attn_out", (N, C), dtype=dtype),
             Buffer("workspace", (size.threads, workspace), "scratch", dtype=PRECISION.compute),
             # d_branch is no longer needed when d_qkv is written
-            Buffer("d_qkv", (N, 3 * C), "gradient", "d_inner"),
+            Buffer("d_qkv", (N, 3 * C), "gradient", "d_inner", dtype),
             Buffer("d_branch", (N, C), "gradient", "d_inner"),
             # d_attn_out is no longer needed when d_x is written
-            Buffer("d_attn_out", (N, C), "gradient", "d_branch"),
+            Buffer("d_attn_out", (N, C), "gradient", "d_branch", dtype),
             Buffer("d_x", (N, C), "gradient", "d_branch"),
         )
 
@@ -96,10 +97,10 @@ class CausalSelfAttention(Layer):
         super().allocate(size, uses, pool)
         C, self._time = self._shape.d_model, size.time
 
-        def by_batch(rows: Array) -> Array:
+        def by_batch(rows: Activations) -> Activations:
             return rows.reshape(size.batch, size.time, -1)
 
-        def split(qk: Array, qkv: Array) -> tuple[Array, Array, Array]:
+        def split(qk: Activations, qkv: Activations) -> tuple[Activations, Activations, Activations]:
             return by_batch(qk)[..., :C], by_batch(qk)[..., C : 2 * C], by_batch(qkv)[..., 2 * C :]
 
         if "saved" in uses:
@@ -134,7 +135,7 @@ class CausalSelfAttention(Layer):
 
     # ---- passes
 
-    def forward(self, y: Array, x: Array, residual: Array) -> None:
+    def forward(self, y: Array, x: Activations, residual: Array) -> None:
         """Write residual + attention(x) to `y`; all (N, C)."""
         # qkv = x W_attn + b_attn
         self.c_attn.forward(self.qkv, x)
@@ -149,7 +150,7 @@ class CausalSelfAttention(Layer):
         # y = M * (attn_out W_proj + b_proj) + residual
         self.c_proj.add_to(y, self.attn_out, residual)
 
-    def backward(self, d_y: Array, x: Array, gradients: Tensors) -> Array:
+    def backward(self, d_y: Array, x: Activations, gradients: Tensors) -> Array:
         """Return the gradient of `x` for the gradient `d_y` of the output; add those of the parameters."""
         # d_attn_out = (M * d_y) W_projᵀ
         d_branch = self.c_proj.branch_gradient(d_y, self.d_branch)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.kernels.arrays import empty
@@ -88,12 +89,10 @@ class BufferPool:
 
     def __init__(self, buffers: Iterable[Buffer]) -> None:
         """Allocate the shared slots of `buffers`, which are all that will be taken."""
-        self._slots = {
-            slot: empty(buffer.size, dtype=buffer.dtype.storage) for slot, buffer in largest_by_slot(buffers).items()
-        }
+        self._slots = {slot: empty(buffer.bytes, dtype=np.uint8) for slot, buffer in largest_by_slot(buffers).items()}
 
     def take(self, buffer: Buffer) -> NDArray[Any]:
         """Return an uninitialised array for `buffer`."""
         if buffer.shared is None:
             return empty(*buffer.shape, dtype=buffer.dtype.storage)
-        return self._slots[buffer.shared][: buffer.size].reshape(buffer.shape)
+        return self._slots[buffer.shared][: buffer.bytes].view(buffer.dtype.storage).reshape(buffer.shape)

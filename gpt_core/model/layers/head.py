@@ -16,7 +16,7 @@ import numpy as np
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import cross_entropy, gemm, linear
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.layers.layer import Flops, Ids, Layer, ParameterSpec, Tensors
@@ -78,7 +78,7 @@ class Head(Layer):
         """Choose whether the gradient of the matrix is needed."""
         self.is_trained = self.weight_name not in names
 
-    def logits_by_slice(self, x: Array) -> Iterator[tuple[slice, Array]]:
+    def logits_by_slice(self, x: Activations) -> Iterator[tuple[slice, Array]]:
         """Yield (rows, logits of these rows) for x (N, C). Every slice uses the same buffer."""
         for first in range(0, x.shape[0], self.logits.shape[0]):
             rows = slice(first, min(first + self.logits.shape[0], x.shape[0]))
@@ -87,14 +87,14 @@ class Head(Layer):
             linear.product(logits, x[rows], self.weight, transpose_b=True, bfloat16=self.bfloat16)
             yield rows, logits
 
-    def forward(self, x: Array, targets: Ids) -> float:
+    def forward(self, x: Activations, targets: Ids) -> float:
         """Return the sum of the losses of targets (N,); `losses` and `predictions` hold those of each row."""
         for rows, logits in self.logits_by_slice(x):
             # loss = log(sum(exp(logits))) - logits[target];  prediction = argmax(logits)
             cross_entropy.forward(self.losses[rows], self.predictions[rows], logits, targets[rows])
         return float(self.losses.sum(dtype=np.float64))
 
-    def forward_backward(self, x: Array, targets: Ids, gradients: Tensors, weight: float) -> tuple[float, Array]:
+    def forward_backward(self, x: Activations, targets: Ids, gradients: Tensors, weight: float) -> tuple[float, Array]:
         """Return the sum of the losses and `d_x`, the gradient of weight * sum of losses.
 
         The gradient of W is added to `gradients`, unless W is frozen.

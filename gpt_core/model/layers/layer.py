@@ -16,10 +16,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.kernels import gemm
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer, BufferPool, Use
 from gpt_core.model.layers.dropout import Dropout
-from gpt_core.model.precision import ProductFormat
+from gpt_core.model.precision import BFLOAT16, PRECISION, DType, ProductFormat
 
 Ids = NDArray[np.int32]
 Tensors = Mapping[str, Array]
@@ -84,7 +85,7 @@ class Layer:
     """
 
     bfloat16 = False
-    """True if the operands of matrix products are rounded to bfloat16"""
+    """True if the operands of matrix products are rounded to bfloat16, and stored in it where they can be"""
     dropout: Dropout | None = None
     """of the passes from now on; None in evaluation"""
     is_trained = True
@@ -92,6 +93,10 @@ class Layer:
 
     def __init__(self, *sublayers: Layer) -> None:
         self.sublayers = sublayers
+
+    def operand_type(self, depth: int = 1) -> DType:
+        """Return the number format of a buffer that products read, and products over `depth` values write."""
+        return BFLOAT16 if self.bfloat16 and gemm.stores_bfloat16(depth) else PRECISION.activations
 
     # ---- declarations, overridden by subclasses
 
@@ -133,7 +138,7 @@ class Layer:
         return Flops.sum_of([own, *(layer.forward_flops(size, needed) for layer in self.sublayers)])
 
     def multiply_in(self, products: ProductFormat) -> None:
-        """Choose the number format of the operands of matrix products; float32 unless this is called."""
+        """Choose the number format of the operands of matrix products, before buffers are allocated; else float32."""
         self.bfloat16 = products == "bfloat16"
         for layer in self.sublayers:
             layer.multiply_in(products)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpt_core.kernels import linear
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.layer import Init, Layer, LrGroup, ParameterSpec, Tensors
 
 
@@ -50,12 +50,12 @@ class Linear(Layer):
         """Use these weights."""
         self.weight, self.bias = weights[self.weight_name], weights.get(self.bias_name)
 
-    def forward(self, y: Array, x: Array, residual: Array | None = None) -> None:
+    def forward(self, y: Activations, x: Activations, residual: Array | None = None) -> None:
         """Write x W + b to `y`, plus `residual` if given."""
         # y = x W + b + residual
         linear.forward(y, x, self.weight, self.bias, residual, bfloat16=self.bfloat16)
 
-    def backward(self, d_x: Array, d_y: Array, x: Array, gradients: Tensors) -> None:
+    def backward(self, d_x: Activations, d_y: Activations, x: Activations, gradients: Tensors) -> None:
         """Write the gradient of the input to `d_x`; add those of the parameters to `gradients`."""
         # d_x = d_y Wᵀ;  d_W += xᵀ d_y;  d_b += sum of the rows of d_y
         d_weight, d_bias = gradients[self.weight_name], gradients.get(self.bias_name)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import gelu, relu_squared, swiglu
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array, widened
 from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.dropout import branch_places
 from gpt_core.model.layers.layer import Flops, Layer, Tensors
@@ -29,13 +29,13 @@ KERNELS = {"gelu": gelu, "relu_squared": relu_squared, "swiglu": swiglu}
 class MLP(Layer):
     """c_fc to F hidden units, or to F gates and F hidden units (F' = F or 2 F), f, c_proj back to C channels."""
 
-    hidden: Array
+    hidden: Activations
     """(N, F'): before f; gates and hidden units side by side"""
-    act_out: Array
+    act_out: Activations
     """(N, F): after f, computed again in the backward pass"""
-    d_act_out: Array
+    d_act_out: Activations
     """(N, F): gradient after f"""
-    d_hidden: Array
+    d_hidden: Activations
     """(N, F'): gradient before f; without gates it overwrites `d_act_out`"""
     d_branch: Array
     """(N, C): gradient of the output before it was dropped"""
@@ -54,12 +54,12 @@ class MLP(Layer):
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
         """Return the saved inputs of f, N F' values, and what the layers share."""
         N, C, F = size.rows, self._shape.d_model, self._shape.hidden_size
-        wide = self.c_fc.out_features
+        wide, dtype = self.c_fc.out_features, self.operand_type(C)
         return (
-            Buffer("hidden", (N, wide)),
-            Buffer("act_out", (N, F), "scratch"),
-            Buffer("d_act_out", (N, F), "gradient", "d_inner" if wide == F else "d_act_out"),
-            Buffer("d_hidden", (N, wide), "gradient", "d_inner"),
+            Buffer("hidden", (N, wide), dtype=dtype),
+            Buffer("act_out", (N, F), "scratch", dtype=dtype),
+            Buffer("d_act_out", (N, F), "gradient", "d_inner" if wide == F else "d_act_out", dtype),
+            Buffer("d_hidden", (N, wide), "gradient", "d_inner", dtype),
             # d_branch is no longer needed when d_x is written
             Buffer("d_branch", (N, C), "gradient", "d_branch"),
             Buffer("d_x", (N, C), "gradient", "d_branch"),
@@ -70,19 +70,19 @@ class MLP(Layer):
         rows = size.batch * outputs
         return Flops(mlp_linears=self.c_fc.flops(rows) + self.c_proj.flops(rows))
 
-    def forward(self, y: Array, x: Array, residual: Array) -> None:
+    def forward(self, y: Array, x: Activations, residual: Array) -> None:
         """Write residual + MLP(x) to `y`; all (N, C)."""
         # hidden = x W_fc + b_fc
         self.c_fc.forward(self.hidden, x)
         # y = M * (f(hidden) W_proj + b_proj) + residual
         self.c_proj.add_to(y, self.activated(), residual)
 
-    def activated(self) -> Array:
+    def activated(self) -> Activations:
         """Return f(hidden) (N, F), which is valid until another MLP runs."""
         self.activate(self.act_out, self.hidden)
         return self.act_out
 
-    def activate(self, y: Array, hidden: Array) -> None:
+    def activate(self, y: Activations, hidden: Activations) -> None:
         """Write f(hidden) to `y` (N, F), which without gates may be `hidden` (N, F')."""
         # y = f(hidden)
         self._kernel.forward(y, hidden)
@@ -90,9 +90,9 @@ class MLP(Layer):
     @property
     def units(self) -> Array:
         """Hidden units, or their gates, before f (N, F); those above 0 fire."""
-        return self.hidden[:, : self._shape.hidden_size]
+        return widened(self.hidden[:, : self._shape.hidden_size])
 
-    def backward(self, d_y: Array, x: Array, gradients: Tensors) -> Array:
+    def backward(self, d_y: Array, x: Activations, gradients: Tensors) -> Array:
         """Return the gradient of `x` for the gradient `d_y` of the output; add those of the parameters."""
         # d_act_out = (M * d_y) W_projᵀ, with act_out computed again: it was not saved
         d_branch = self.c_proj.branch_gradient(d_y, self.d_branch)

@@ -6,7 +6,7 @@ A model without biases (`bias`) has none here, either.
 from __future__ import annotations
 
 from gpt_core.kernels import layer_norm
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.layer import Layer, ParameterSpec, Tensors
 from gpt_core.model.precision import PRECISION
@@ -24,7 +24,7 @@ class LayerNorm(Layer):
     """(N,) of each row"""
     rstd: Array
     """(N,) 1 / standard deviation of each row"""
-    ln_out: Array
+    ln_out: Activations
     """(N, C)"""
 
     def __init__(self, name: str, channels: int, *, has_bias: bool = True) -> None:
@@ -44,19 +44,19 @@ class LayerNorm(Layer):
         return (
             Buffer("mean", (size.rows,), dtype=PRECISION.compute),
             Buffer("rstd", (size.rows,), dtype=PRECISION.compute),
-            Buffer("ln_out", (size.rows, self._channels), "scratch"),
+            Buffer("ln_out", (size.rows, self._channels), "scratch", dtype=self.operand_type()),
         )
 
     def bind(self, weights: Tensors) -> None:
         """Use these weights."""
         self.weight, self.bias = weights[self.weight_name], weights.get(self.bias_name)
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Array) -> Activations:
         """Normalize x (N, C); return the output, which is valid until another norm runs."""
         self.normalize(self.ln_out, x, self.rstd, self.mean)
         return self.ln_out
 
-    def normalize(self, y: Array, x: Array, rstd: Array, mean: Array) -> None:
+    def normalize(self, y: Activations, x: Array, rstd: Array, mean: Array) -> None:
         """Write the normalized x to `y`, both (N, C), and the statistics of its rows to `rstd` and `mean`, (N,)."""
         # y = (x - mean) * rstd * weight + bias
         layer_norm.forward(y, mean, rstd, x, self.weight, self.bias)

@@ -7,7 +7,7 @@ y = M * (x W + b) + residual        with M of `gpt_core.model.layers.dropout`
 from __future__ import annotations
 
 from gpt_core.kernels import dropout
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.layer import LrGroup
 from gpt_core.model.layers.linear import Linear
 
@@ -21,7 +21,7 @@ class Projection(Linear):
         super().__init__(name, in_features, out_features, "residual", lr_group, has_bias=has_bias)
         self._place = place
 
-    def add_to(self, y: Array, x: Array, residual: Array) -> None:
+    def add_to(self, y: Array, x: Activations, residual: Array) -> None:
         """Write residual + M * (x W + b) to `y`."""
         if (drop := self.dropout) is None:
             self.forward(y, x, residual)

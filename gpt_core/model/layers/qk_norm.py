@@ -9,7 +9,7 @@ that larger learning rates are stable.
 from __future__ import annotations
 
 from gpt_core.kernels import rms_norm
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.layer import Layer, ParameterSpec, Tensors
 
 
@@ -34,12 +34,14 @@ class QKNorm(Layer):
         """Use these weights."""
         self.q_weight, self.k_weight = weights[self.q_name], weights[self.k_name]
 
-    def forward(self, qk: Array, rstd: Array, qkv: Array) -> None:
+    def forward(self, qk: Activations, rstd: Array, qkv: Activations) -> None:
         """Write the normalized queries and keys of qkv (N, 3 C) to qk (N, 2 C), with `rstd` (N, 2 H) of each head."""
         # q = q * rstd * w_q;  k = k * rstd * w_k
         rms_norm.heads_forward(qk, rstd, qkv, self.q_weight, self.k_weight)
 
-    def backward(self, d_qkv: Array, d_qk: Array, qkv: Array, rstd: Array, gradients: Tensors) -> None:
+    def backward(
+        self, d_qkv: Activations, d_qk: Activations, qkv: Activations, rstd: Array, gradients: Tensors
+    ) -> None:
         """Write the gradients of queries and keys to d_qkv (N, 3 C); add those of the weights to `gradients`."""
         # n = q * rstd;  d_n = d_q * w_q;  d_q = (d_n - n * mean(d_n * n)) * rstd;  d_w_q += sum(d_q * n);  k likewise
         rms_norm.heads_backward(

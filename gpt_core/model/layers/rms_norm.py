@@ -6,7 +6,7 @@ Unlike layer norm it subtracts no mean and has no bias: less work, and about the
 from __future__ import annotations
 
 from gpt_core.kernels import rms_norm
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.layer import Layer, ParameterSpec, Tensors
 from gpt_core.model.precision import PRECISION
@@ -22,7 +22,7 @@ class RMSNorm(Layer):
     bias = None
     rstd: Array
     """(N,) 1 / root mean square of each row"""
-    ln_out: Array
+    ln_out: Activations
     """(N, C)"""
 
     def __init__(self, name: str, channels: int) -> None:
@@ -38,19 +38,19 @@ class RMSNorm(Layer):
         """Return the statistics, saved, and the output, shared."""
         return (
             Buffer("rstd", (size.rows,), dtype=PRECISION.compute),
-            Buffer("ln_out", (size.rows, self._channels), "scratch"),
+            Buffer("ln_out", (size.rows, self._channels), "scratch", dtype=self.operand_type()),
         )
 
     def bind(self, weights: Tensors) -> None:
         """Use these weights."""
         self.weight = weights[self.weight_name]
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Array) -> Activations:
         """Normalize x (N, C); return the output, which is valid until another norm runs."""
         self.normalize(self.ln_out, x, self.rstd)
         return self.ln_out
 
-    def normalize(self, y: Array, x: Array, rstd: Array, _mean: Array | None = None) -> None:
+    def normalize(self, y: Activations, x: Array, rstd: Array, _mean: Array | None = None) -> None:
         """Write the normalized x to `y`, both (N, C), and the statistic of its rows to `rstd`, (N,)."""
         # y = x * rstd * weight
         rms_norm.forward(y, rstd, x, self.weight)

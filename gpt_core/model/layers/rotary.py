@@ -15,7 +15,7 @@ import numpy as np
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import rope
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.layer import Layer, Tensors
 
 BASE = 10_000.0
@@ -43,12 +43,12 @@ class RotaryEmbedding(Layer):
         """Compute the tables."""
         self.tables = rotary_tables(self._shape.seq_len, self._shape.head_size)
 
-    def forward(self, qk: Array, time: int, first_position: int = 0) -> None:
+    def forward(self, qk: Activations, time: int, first_position: int = 0) -> None:
         """Rotate queries | keys, the first 2 C columns of qk, whose rows are sequences of `time` tokens."""
         # q[i] = q[i] cos - q[i + D/2] sin;  q[i + D/2] = q[i + D/2] cos + q[i] sin;  k likewise
         rope.rotate(qk, *self.tables, 2 * self._shape.d_model, time, first_position)
 
-    def backward(self, d_qk: Array, time: int) -> None:
+    def backward(self, d_qk: Activations, time: int) -> None:
         """Replace the gradients of the rotated queries and keys by those of the queries and keys."""
         # the rotation by the opposite angle
         rope.rotate(d_qk, *self.tables, 2 * self._shape.d_model, time, inverse=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.block import Block, norm_layer
 from gpt_core.model.layers.buffers import BatchShape, Buffer
 from gpt_core.model.layers.embedding import Embedding
@@ -47,7 +47,7 @@ class Transformer(Layer):
         trained = (number for number, block in enumerate(self.blocks) if block.is_trained)
         return next(trained, len(self.blocks))
 
-    def forward(self, tokens: Ids) -> Array:
+    def forward(self, tokens: Ids) -> Activations:
         """Return ln_f's output (N, C), the input of the head, for tokens (B, T)."""
         x = x0 = self.embedding.forward(tokens.reshape(-1), tokens.shape[1])
         for block in self.blocks:
