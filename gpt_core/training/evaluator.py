@@ -88,16 +88,7 @@ class Evaluator:
         state.evaluation_due = False
         self._training_from_s += state.elapsed_s - trained_until_s
         result, full = scores
-        is_best = record_evaluation(state, result.loss, result.accuracy, settings, is_scheduled=self.is_scheduled)
-        state.last_eval = scores_of(state.step, result)
-        if state.step == 0 and state.origin is not None:
-            state.start_scores = state.last_eval
-        if is_best:
-            self._saver.pending.add("best")
-        yield ev.EvalCompleted(
-            state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte, is_best,
-            state.evaluations_without_improvement,
-        )  # fmt: skip
+        yield self._recorded(result, is_scheduled=self.is_scheduled)
         if text.part is None or full is not None:
             self._fully_scored_step = state.step
         if full is not None:
@@ -105,19 +96,41 @@ class Evaluator:
         yield from self.exchange()
         yield from self.sample()
 
-    def score_at_end(self) -> Iterator[ev.AnyEvent]:
+    def evaluate_at_end(self, *, records: bool) -> Iterator[ev.AnyEvent]:
         """Report the exchange, and unless this step has them, the scores of the complete eval text and a sample.
 
-        They change nothing in the state, so that resuming the run with more steps equals a longer run.
+        A step without an evaluation gets one by the part: it may be the best, and never counts towards patience, so
+        that a resume with more steps trains as a longer run does. A stop cancels it.
+
+        Args:
+            records: False where the run cannot be saved: the state then remains the one that was saved elsewhere.
         """
         step, text = self._state.step, self._text
         yield from self.exchange()
         if text is None or step in (self._first_step, self._fully_scored_step) or self._agreement.controls.stopping:
             return
         scores = yield from self._scores(text, complete=True)
-        if scores is not None:
+        if scores is None:
+            return
+        if records and self._state.scores is None:
+            yield self._recorded(scores.part, is_scheduled=False)
+        if scores.full is not None or not records:
             yield full_scores(step, scores.full or scores.part)
-            yield from self.sample()
+        yield from self.sample()
+
+    def _recorded(self, result: EvalResult, *, is_scheduled: bool) -> ev.EvalCompleted:
+        """Record the scores of this step, and mark its weights to be saved if they are the best."""
+        state = self._state
+        is_best = record_evaluation(state, result.loss, result.accuracy, self._settings, is_scheduled=is_scheduled)
+        state.last_eval = scores_of(state.step, result)
+        if state.step == 0 and state.origin is not None:
+            state.start_scores = state.last_eval
+        if is_best:
+            self._saver.pending.add("best")
+        return ev.EvalCompleted(
+            state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte, is_best,
+            state.evaluations_without_improvement,
+        )  # fmt: skip
 
     def check_lines(self, *, at_end: bool) -> Iterator[ev.AnyEvent]:
         """Report how many lines of the self-test are reproduced, and a sample, unless a stop is requested."""

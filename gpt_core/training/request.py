@@ -182,7 +182,9 @@ def raised_lines(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
         reached = getattr(checkpoint.settings, name)
         if getattr(settings, name) == limit:
             what = f"{name} is now {limit:.15g}" if limit else "it is lifted"
-            lines.append(f"the run had reached {name}={reached:g}: {what}; set it with --set {name}=N")
+            end = f"minutes={settings.minutes:g}" if settings.minutes else f"max_epochs={settings.max_epochs}"
+            otherwise = "" if limit else f"; without it, the run continues to {end}"
+            lines.append(f"the run had reached {name}={reached:g}: {what}; set it with --set {name}=N{otherwise}")
     return tuple(lines)
 
 

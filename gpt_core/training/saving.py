@@ -197,8 +197,9 @@ class Saver:
         """Save `transformer` and wait for it: the best model of the run, or the last one if none was evaluated."""
         yield from self.finish()
         try:
-            has_best = self._run.state.is_scored
-            checkpoint = read_checkpoint(self._run.store.path_of("best")) if has_best else self._checkpoint()
+            state = self._run.state
+            is_earlier = state.is_scored and state.best_step != state.step
+            checkpoint = read_checkpoint(self._run.store.path_of("best")) if is_earlier else self._checkpoint()
         except GptError as error:
             yield SaveFailed("final", str(self._run.store.path_of("final")), self._run.state.step, str(error))
         else:

@@ -397,9 +397,9 @@ class Trainer:
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:
         """Make the last saves and yield the last event.
 
-        A run that was not stopped also saves `transformer`, its best weights, and scores the complete eval text; a
-        self-test has its verdict. A diverged run saves nothing more: the checkpoint from before the first skipped
-        update is the one to resume.
+        A run that was not stopped is completed: its last step is evaluated once it is saved, and `transformer` holds
+        its best weights; a self-test has its verdict. A diverged run saves nothing more: the checkpoint from before the
+        first skipped update is the one to resume.
         """
         if reason == "diverged":
             yield from self._saver.finish()
@@ -408,12 +408,16 @@ class Trainer:
         if reason != "stopped" and self._divergence.has_diverged:
             yield from self._finish_diverged()
             return
-        self.state.finished = "" if reason in ("stopped", "max_steps") else reason
+        self.state.finished = "" if reason == "stopped" else reason
         yield from self._last_save.save()
-        if reason in ("max_epochs", "deadline", "early_stopping", "epsilon") and self._saver.is_saved:
-            yield from self._saver.save_final()
         if reason != "stopped":
-            yield from self._evaluator.score_at_end()
+            is_saved = self._saver.is_saved
+            yield from self._evaluator.evaluate_at_end(records=is_saved)
+            if is_saved:
+                yield from self._saver.start_pending()
+                yield from self._last_save.save()
+            if reason != "overfit_done" and self._saver.is_saved:
+                yield from self._saver.save_final()
             yield from self._evaluator.check_lines(at_end=True)
         yield ev.RunFinished(reason, self.state.step, saved=self._saver.is_saved)
 

@@ -266,7 +266,8 @@ def next_commands(finished: RunFinished, settings: Settings, models_dir: str) ->
     """Return the commands that make sense after a run whose checkpoints are in `models_dir`."""
     folder = "" if models_dir == Settings().models_dir else f" --models-dir {shlex.quote(models_dir)}"
     if finished.reason != "diverged":
-        others = f"gpt-tui chat{folder}, or gpt-tui --train-only --resume{folder}"
+        more = f" --max-steps {2 * finished.step}" if finished.reason == "max_steps" else ""
+        others = f"gpt-tui chat{folder}, or gpt-tui --train-only --resume{more}{folder}"
         if not (prompt := one_line(settings.sample_prompt)):  # a text without a word to begin with
             return others
         return f"gpt-tui generate{folder} {'-- ' * prompt.startswith('-')}{shlex.quote(prompt)}, {others}"

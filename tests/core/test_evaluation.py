@@ -16,7 +16,16 @@ from gpt_core.text.data_loader import spread
 from gpt_core.training import events as ev
 from gpt_core.training.evaluation import EvalText, RunScores, evaluate
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import LATEST, of_kind, open_run, tiny_settings, train
+from tests.core.training_samples import (
+    LATEST,
+    finished_trainer,
+    in_one_go,
+    of_kind,
+    open_run,
+    tiny_settings,
+    train,
+    whole_state,
+)
 
 PART = {"eval_tokens": 100, "sample_tokens": 0}  # four windows of 32 tokens
 
@@ -103,14 +112,34 @@ def test_a_run_that_ends_between_epochs_scores_all_of_the_text_once(
     settings = tiny_settings(tmp_path, max_steps=max_steps, **PART | {"eval_tokens": eval_tokens})
     events = train(settings)
     # every evaluation of all of the text is a full one: it needs no other at the same step
-    is_scored = eval_tokens == 0 and max_steps % 5 == 0
-    assert [event.step for event in of_kind(events, ev.FullEvalCompleted)] == [max_steps] * (not is_scored)
-    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [5, 10][: max_steps // 5]
+    assert [event.step for event in of_kind(events, ev.FullEvalCompleted)] == [max_steps] * (eval_tokens > 0)
+    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [5, max_steps]
 
 
-def test_the_score_at_the_end_leaves_the_best_score_as_it_was(tmp_path: Path) -> None:
-    train(tiny_settings(tmp_path, max_steps=7, **PART))
-    assert peek_checkpoint(tmp_path / LATEST).state.best_step == 5
+@pytest.mark.parametrize("eval_tokens", [0, 100])
+def test_the_evaluation_at_the_end_decides_about_the_best_model_by_the_scores_of_the_part(
+    tmp_path: Path, eval_tokens: int
+) -> None:
+    settings = tiny_settings(tmp_path, max_steps=7, best_metric="loss", **PART | {"eval_tokens": eval_tokens})
+    events = train(settings)
+    state, last = peek_checkpoint(tmp_path / LATEST).state, of_kind(events, ev.EvalCompleted)[-1]
+    assert last.is_best
+    assert (state.best_step, state.best_loss) == (7, last.loss)
+    assert state.scores is not None
+    assert state.scores.loss == last.loss
+    assert all(full.loss != last.loss for full in of_kind(events, ev.FullEvalCompleted))
+
+
+def test_a_run_with_more_steps_equals_a_longer_one_that_was_evaluated_once_less(tmp_path: Path) -> None:
+    """The evaluation at the end of the shorter run never counts towards the patience."""
+    changes = {"patience": 2, "patience_min_steps": 0, "warmup_steps": 0, "improvement_threshold": 1.0, **PART}
+    whole, all_losses = in_one_go(tmp_path / "whole", 40, **changes)
+    in_one_go(tmp_path / "cut", 7, **changes)
+    longer = tiny_settings(tmp_path / "cut", max_steps=40, **changes)
+    resumed, resumed_losses = finished_trainer(longer, tmp_path / "cut" / LATEST)
+    assert resumed.step == whole.step == 15  # stopped early
+    assert resumed_losses == all_losses[7:]
+    assert whole_state(resumed) == whole_state(whole)
 
 
 def test_a_stopped_run_does_not_score_all_of_the_text(tmp_path: Path) -> None:
@@ -125,7 +154,7 @@ def test_a_stopped_run_does_not_score_all_of_the_text(tmp_path: Path) -> None:
     assert not of_kind(events, ev.EvalProgressed)
 
 
-def test_a_stop_cancels_the_score_at_the_end(tmp_path: Path) -> None:
+def test_a_stop_cancels_the_evaluation_at_the_end(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=3, **PART))
     events = []
     for event in trainer.events():
@@ -134,6 +163,7 @@ def test_a_stop_cancels_the_score_at_the_end(tmp_path: Path) -> None:
             trainer.requests.stop()
     assert len(of_kind(events, ev.EvalProgressed)) == 1
     assert events[-1] == ev.RunFinished("max_steps", 3)
+    assert not of_kind(events, ev.EvalCompleted)
     assert not of_kind(events, ev.FullEvalCompleted)
     assert peek_checkpoint(tmp_path / LATEST).step == 3
 

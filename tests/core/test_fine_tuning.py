@@ -102,7 +102,8 @@ def test_a_sample_of_the_weights_at_the_start_is_written_once_with_their_scores(
 
 def test_the_best_model_is_that_of_the_start_until_an_evaluation_is_better(start: Path, tmp_path: Path):
     worse = dict.fromkeys(GROUP_RATES, 0.5)
-    events = train(fine_tuning(start, tmp_path, **worse, grad_clip=0.0, eval_every_steps=2, warmup_steps=0))
+    changes = {"grad_clip": 0.0, "eval_every_steps": 2, "warmup_steps": 0, "best_metric": "loss"}
+    events = train(fine_tuning(start, tmp_path, **worse, **changes))
     scores = of_kind(events, ev.EvalCompleted)
     assert [event.is_best for event in scores] == [True, False, False, False]
     assert same_bits(saved(tmp_path, "best_model").parameters, read_checkpoint(start).parameters)
@@ -111,6 +112,13 @@ def test_the_best_model_is_that_of_the_start_until_an_evaluation_is_better(start
     scores = of_kind(train(fine_tuning(start, better, best_metric="loss")), ev.EvalCompleted)
     assert scores[-1].loss < scores[0].loss
     assert saved(better, "best_model").step > 0
+
+
+def test_a_run_that_is_shorter_than_one_evaluation_has_the_tuned_weights_as_its_best_model(start: Path, tmp_path: Path):
+    events = train(fine_tuning(start, tmp_path, best_metric="loss", eval_every_steps=100))
+    scores = of_kind(events, ev.EvalCompleted)
+    assert [(event.step, event.is_best) for event in scores] == [(0, True), (6, True)]
+    assert saved(tmp_path, "best_model").step == saved(tmp_path, "transformer").step == 6
 
 
 def test_where_the_weights_came_from_is_in_the_log_and_in_every_checkpoint(start: Path, tmp_path: Path):

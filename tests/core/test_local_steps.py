@@ -218,7 +218,7 @@ def test_intervals_are_counted_at_the_end_of_the_round_that_has_a_multiple(ends:
 
 def test_evaluations_and_saves_within_a_round_take_place_at_its_end(tmp_path: Path) -> None:
     events = train(alone_settings(tmp_path, eval_every_steps=5, save_every_steps=3))
-    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [8, 11, 16]
+    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [8, 11, 16, 18]
     saved = {event.step for event in of_kind(events, ev.CheckpointSaved) if event.kind == "latest"}
     assert saved == {4, 8, 11, 12, 16, 18}
 

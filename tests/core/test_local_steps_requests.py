@@ -41,8 +41,8 @@ def test_a_pause_an_evaluation_and_a_save_wait_for_the_end_of_the_round(tmp_path
             trainer.requests.unpause()
     assert of_kind(found, ev.RoundAwaited) == [ev.RoundAwaited(5, "pause", 8)]
     assert [event.step for event in of_kind(found, ev.RunPaused)] == [8]
-    assert [event.step for event in of_kind(found, ev.EvalCompleted)] == [8]
-    assert [event.step for event in of_kind(found, ev.CheckpointSaved) if event.kind == "latest"] == [8, 9]
+    assert [event.step for event in of_kind(found, ev.EvalCompleted)] == [8, 9]
+    assert [event.step for event in of_kind(found, ev.CheckpointSaved) if event.kind == "latest"] == [8, 9, 9]
 
 
 def test_a_stop_without_a_save_ends_all_ranks_within_the_round_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:

@@ -164,8 +164,9 @@ def test_the_old_checkpoints_are_removed_at_the_first_save_of_the_new_run_and_no
     for event in trainer.events():
         if isinstance(event, ev.StepCompleted):
             assert {path.name for path in models.glob("*.safetensors")} == old
-    assert {path.name for path in models.iterdir()} == {".lock", LATEST, "metrics.jsonl"}
-    assert peek_checkpoint(models / LATEST).run_id == trainer.state.run_id
+    new = {LATEST, "best_model.safetensors", "transformer.safetensors"}
+    assert {path.name for path in models.iterdir()} == {".lock", "metrics.jsonl"} | new
+    assert {peek_checkpoint(models / name).run_id for name in new} == {trainer.state.run_id}
 
 
 @pytest.mark.parametrize(("step", "save"), [(0, True), (2, False)])
@@ -318,7 +319,8 @@ def test_a_run_with_a_user_present_waits_until_it_is_saved_or_discarded(tmp_path
     models.unlink()
     trainer.requests.save()
     thread.join()
-    saves = [type(event) for event in events if isinstance(event, ev.SaveFailed | ev.CheckpointSaved)]
-    assert saves[-3:] == [ev.SaveFailed, ev.SaveFailed, ev.CheckpointSaved]
+    saves = [(type(event), event.kind) for event in events if isinstance(event, ev.SaveFailed | ev.CheckpointSaved)]
+    saved = [(ev.CheckpointSaved, kind) for kind in ("latest", "best", "latest", "final")]
+    assert saves[-6:] == [(ev.SaveFailed, "latest")] * 2 + saved
     assert isinstance(events[-1], ev.RunFinished)
     assert peek_checkpoint(models / LATEST).step == 4

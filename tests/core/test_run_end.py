@@ -13,7 +13,7 @@ from gpt_core.formats.checkpoint import read_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import LATEST, losses, of_kind, open_run, tiny_settings, train
+from tests.core.training_samples import LATEST, events_with, losses, of_kind, open_run, tiny_settings, train
 
 
 def test_the_run_ends_when_the_average_loss_of_an_epoch_is_below_epsilon(tmp_path: Path) -> None:
@@ -37,14 +37,25 @@ def test_transformer_is_the_best_model_and_not_the_last(tmp_path: Path) -> None:
     assert not np.array_equal(final.parameters.flat, last.parameters.flat)
 
 
-def test_a_run_that_ends_by_max_steps_saves_as_a_stop_does(tmp_path: Path) -> None:
-    events = [
-        event for event in train(tiny_settings(tmp_path, max_steps=3)) if not isinstance(event, ev.EvalProgressed)
-    ]
-    kinds = (ev.CheckpointSaved, ev.FullEvalCompleted, ev.SampleWritten, ev.RunFinished)
-    assert [type(event) for event in events[-4:]] == list(kinds)
-    assert events[-4] == ev.CheckpointSaved("latest", str(tmp_path / LATEST), 3)
+def test_a_run_that_ends_by_max_steps_is_evaluated_and_completed(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, max_steps=3))
+    saved = [(event.kind, event.step) for event in of_kind(events, ev.CheckpointSaved)]
+    assert saved == [("latest", 3), ("best", 3), ("latest", 3), ("final", 3)]  # before and after the evaluation
     assert events[-1] == ev.RunFinished("max_steps", 3)
+    (evaluation,) = of_kind(events, ev.EvalCompleted)
+    for name in ("best_model", "ckpt_latest", "transformer"):
+        scores = read_checkpoint(tmp_path / f"models/{name}.safetensors").state.scores
+        assert scores is not None
+        assert (scores.step, scores.loss) == (3, evaluation.loss)
+    assert read_checkpoint(tmp_path / LATEST).state.finished == "max_steps"
+
+
+def test_a_stopped_run_is_not_completed(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=5))
+    events = events_with(trainer, 3, trainer.requests.stop)
+    assert events[-1] == ev.RunFinished("stopped", 3)
+    assert not (tmp_path / "models/transformer.safetensors").exists()
+    assert read_checkpoint(tmp_path / LATEST).state.finished == ""
 
 
 def test_a_run_ends_with_a_sample_but_never_with_a_second_one_of_its_step(tmp_path: Path) -> None:

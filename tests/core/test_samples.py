@@ -39,7 +39,7 @@ def test_evaluations_on_request_write_one_sample_per_step(tmp_path: Path) -> Non
                 trainer.requests.evaluate()
             else:
                 trainer.requests.single_step()
-    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [0, 1, 1]
+    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == [0, 1, 1, 2]
     assert [event.step for event in of_kind(events, ev.SampleWritten)] == [0, 1, 2]
 
 

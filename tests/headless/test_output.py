@@ -163,8 +163,10 @@ def test_the_next_commands_generate_only_from_a_prompt() -> None:
     finished = ev.RunFinished("max_steps", 9)
     for prompt in ("", " "):
         assert next_commands(finished, Settings(sample_prompt=prompt), "models") == (
-            "gpt-tui chat, or gpt-tui --train-only --resume"
+            "gpt-tui chat, or gpt-tui --train-only --resume --max-steps 18"
         )
+        stopped = ev.RunFinished("stopped", 9)
+        assert next_commands(stopped, Settings(sample_prompt=prompt), "models").endswith("--train-only --resume")
     assert next_commands(finished, Settings(sample_prompt="-a b"), "m").startswith(
         "gpt-tui generate --models-dir m -- '-a b', gpt-tui chat --models-dir m, or "
     )

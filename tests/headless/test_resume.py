@@ -51,6 +51,7 @@ def test_a_resume_of_a_finished_run_says_which_limit_it_raises(folder: Path) -> 
     run_program("--train-only", "--max-steps", "5", *tiny(), "--models-dir", "other", cwd=folder)
     lifted = run_program("--train-only", "--resume", "--models-dir", "other", cwd=folder)
     assert "the run had reached max_steps=5: it is lifted; set it with --set max_steps=N" in lifted.stderr
+    assert "--set max_steps=N; without it, the run continues to max_epochs=" in lifted.stderr
 
 
 @pytest.mark.slow

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.checkpoints.replacement import METRICS
+from gpt_core.training.events import EvalCompleted
+from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.trainer import Trainer
 from gpt_tui.cli.verify_resume import compared
 from tests.core.training_samples import open_run, tiny_settings
@@ -51,6 +54,12 @@ def finished(folder: Path, resume: Path | None = None, *, stop_at: int = 0, **ch
     return trainer
 
 
+def evaluations(models_dir: Path) -> dict[int, tuple[float, float]]:
+    """Return loss and accuracy of the evaluations in the log of a run, by step."""
+    events = read_metrics(models_dir / METRICS)
+    return {event.step: (event.loss, event.accuracy) for event in events if isinstance(event, EvalCompleted)}
+
+
 def some_settings(draw: random.Random) -> dict[str, object]:
     """Draw a value of every setting that affects the state a resume restores; None selects the default."""
     chosen = {name: draw.choice(values) for name, values in CHOICES.items()}
@@ -70,7 +79,10 @@ def test_a_run_resumed_after_any_step_equals_the_uninterrupted_run(
     for cut in cuts:
         finished(cut_folder, **settings | {"max_steps": cut})
         finished(cut_folder, cut_folder / LATEST, **settings)
-        assert [row for row in compared(uninterrupted / "models", cut_folder / "models") if not row.equal] == [], cut
+        rows = compared(uninterrupted / "models", cut_folder / "models")
+        assert [row for row in rows if not row.equal and row.what != "evaluations"] == [], cut
+        scores, expected = evaluations(cut_folder / "models"), evaluations(uninterrupted / "models")
+        assert {cut: scores[cut]} | expected == scores, cut  # the end of the shorter run is evaluated, too
         for path in (cut_folder / "models").iterdir():
             path.unlink()
 
