@@ -58,6 +58,14 @@ def open_regular(path: Path | str) -> io.FileIO:
         raise
 
 
+def exists(path: Path) -> bool:
+    """Return True if there is a file at `path`; False also where the folder is not readable."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return False
+
+
 def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Replace the contents of `path` by the concatenated chunks, completely or not at all.
 

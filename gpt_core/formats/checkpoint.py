@@ -152,7 +152,8 @@ def write_checkpoint(
         safetensors.write_file(path, head, (arrays[name].data for name in layout), when_read)
     except (OSError, ValueError, ConfigError) as error:
         fault = str(error) if isinstance(error, ConfigError) else files.reason(error)
-        raise SaveError(f"{path} was not saved: {fault}; the previous file is unchanged") from error
+        unchanged = "; the previous file is unchanged" if files.exists(path) else ""
+        raise SaveError(f"{path} was not saved: {fault}{unchanged}") from error
 
 
 def write_weights(

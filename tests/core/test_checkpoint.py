@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import math
@@ -12,6 +13,7 @@ import pytest
 import safetensors
 from safetensors.numpy import load_file
 
+from gpt_core import files
 from gpt_core.config.settings import SIZES, Settings
 from gpt_core.errors import CheckpointError, SaveError
 from gpt_core.formats import checkpoint as checkpoint_module
@@ -218,6 +220,22 @@ def test_tensors_of_another_shape_than_the_settings_are_not_saved(path):
     with pytest.raises(SaveError, match="another shape"):
         write_checkpoint(path, sample()._replace(settings=msgspec.structs.replace(SETTINGS, layers=3)))
     assert not path.exists()
+
+
+def test_a_failed_save_names_the_previous_file_only_if_there_is_one(path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_all", full)
+        with pytest.raises(SaveError) as first:
+            write_checkpoint(path, sample())
+    write_checkpoint(path, sample())
+    monkeypatch.setattr(files, "write_all", full)
+    with pytest.raises(SaveError) as second:
+        write_checkpoint(path, sample())
+    assert str(first.value) == f"{path} was not saved: No space left on device"
+    assert str(second.value) == f"{first.value}; the previous file is unchanged"
 
 
 def test_saving_into_a_missing_folder_or_over_a_folder_is_a_save_error(tmp_path):
