@@ -318,7 +318,9 @@ def documents(source: TextSource, kind: DocumentKind) -> Iterator[bytes]:
 
 def empty(source: TextSource) -> CorpusError:
     """Return the error for a text without any words."""
-    return CorpusError(f"the text {source.name} is empty: got only white space, expected text; name another file")
+    has_bytes = any(stamp_of(path)[1] for path in source.files)
+    got = "only white space" if has_bytes else "0 bytes"
+    return CorpusError(f"the text {source.name} is empty: got {got}, expected text; name another file")
 
 
 def first_lines(source: TextSource, count: int) -> list[bytes]:

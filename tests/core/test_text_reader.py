@@ -343,3 +343,10 @@ def test_the_preview_of_a_long_table_reads_only_some_rows(tmp_path: Path, monkey
     assert found.documents == pytest.approx(20_000, rel=0.2)
     assert found.text_bytes == pytest.approx(sum(len(text or "") for text in texts), rel=0.2)
     assert len(first_lines(source, 5)) == 5
+
+
+@pytest.mark.parametrize(("data", "got"), [(b"", "0 bytes"), (b" \n\n", "only white space")])
+def test_an_empty_text_is_told_from_one_of_white_space(data: bytes, got: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_bytes(data)
+    with pytest.raises(CorpusError, match=f"text.txt is empty: got {got}, expected text; name another file"):
+        first_lines(text_source(tmp_path / "text.txt"), 1)
