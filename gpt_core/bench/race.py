@@ -243,6 +243,8 @@ def _values(text: str) -> list[dict[str, str]]:
     """Return the choices in a text such as "dropout=0,0.1": each has a value for each name. Raises ConfigError."""
     together, _, listed = text.partition("=")
     names = [name.strip() for name in together.split("+")]
+    if repeated := next((name for name in names if names.count(name) > 1), ""):
+        raise ConfigError(f"--vary {together}: got {repeated} twice, expected different settings, joined by +")
     texts = [value.strip() for value in listed.split(",") if value.strip()]
     for name in names:
         if name in NOT_VARIED:

@@ -162,6 +162,7 @@ def test_a_time_budget_chooses_once_for_all_cases_of_a_preset() -> None:
         (["minutes=1,2"], "expected a setting that changes how a run learns"),
         (["layers=2,3", "layers=4,5"], "got it twice"),
         (["layers=2,3", "seq_len+layers=32+4,64+5"], "--vary layers: got it twice"),
+        (["dropout+dropout=0+0.1,0.2+0.3"], r"dropout\+dropout: got dropout twice, expected different settings"),
         (["seq_len+seed=32+1,64+2"], "--vary seed: expected a setting that changes how a run learns"),
         (["seq_len+batch_size=64+16,128"], r"got .128., expected 2 values, joined by \+"),
         (["layers+preset=2+nano,3+huge"], "unknown preset"),
