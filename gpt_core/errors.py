@@ -26,6 +26,8 @@ def shown(value: object) -> str:
         return "a table" if isinstance(value, dict) else "a list"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
     try:
         words = repr(value)
     except ValueError:  # an integer of thousands of digits

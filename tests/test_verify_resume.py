@@ -123,7 +123,7 @@ def test_logs_are_compared_event_by_event(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--cut", "20"], "got --steps 20 and --cut 20, expected 1 <= cut < steps"),
-        (["--steps", "x"], "invalid int value: 'x'"),
+        (["--steps", "x"], "--steps: got 'x', expected a whole number"),
         (["--models-dir", "x"], "--models-dir, --max-steps and --minutes have no effect here"),
         (["--train-file", "nowhere"], "nowhere"),
         ([*tiny("max_epochs=1"), "--steps", "100"], "the run ended at step 44 of 100 (max_epochs)"),

@@ -123,12 +123,13 @@ def checked_number_type(format_name: str, number_type: str | None) -> str:
         ConfigError: There is no such format, or it does not have this number type.
     """
     if format_name not in FORMATS:
-        raise ConfigError(f"export format: got {format_name!r}, expected {' or '.join(FORMATS)}")
+        raise ConfigError(f"export format: got {format_name!r}, expected one of {', '.join(FORMATS)}")
     known = FORMATS[format_name].number_types
     if number_type is None:
         return known[0]
     if number_type not in known:
-        raise ConfigError(f"--type: got {number_type!r}, expected {' or '.join(known)} for {format_name}")
+        listed = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+        raise ConfigError(f"--type: got {number_type!r}, expected {listed} for {format_name}")
     return number_type
 
 

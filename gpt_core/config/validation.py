@@ -285,7 +285,7 @@ def _bound(bound: float) -> str:
     for add, minus in ((0, ""), (1, " - 1")):
         if (power := int(bound) + add) >= 1 << 30 and power.bit_count() == 1:
             return f"2^{power.bit_length() - 1}{minus}"
-    return str(bound)
+    return str(bound).removesuffix(".0")
 
 
 def unknown_name(what: str, got: object, known: Iterable[str]) -> str:

@@ -30,6 +30,14 @@ LAUNCHED = {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RAN
 NEWEST = ""  # value of --resume without a file
 
 
+def whole_number(text: str) -> int:
+    """Return the number that the value of an option is."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number") from None
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser without abbreviations that raises usage errors as `InputError`."""
 
@@ -46,6 +54,8 @@ class Parser(argparse.ArgumentParser):
         """Parse the arguments. An unknown option is an error that names the closest known one."""
         options, unknown = self.parse_known_args(arguments)
         if unknown:
+            if self.prog == PROGRAM and unknown[0] in COMMANDS:
+                self.error(f"got {unknown[0]!r} after an option: the command comes first, as in `gpt-tui {unknown[0]}`")
             is_option = unknown[0].startswith("-")
             name = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(name, self._option_string_actions, n=1) if is_option else []
@@ -220,9 +230,9 @@ def add_verify(parser: Parser) -> None:
 
 def add_verify_resume(parser: Parser) -> None:
     """Add the options of `gpt-tui verify-resume`."""
-    parser.add_argument("--steps", metavar="N", type=int, default=20, help="steps per run (default: 20)")
+    parser.add_argument("--steps", metavar="N", type=whole_number, default=20, help="steps per run (default: 20)")
     text = "step at which one run is stopped and resumed (default: 10)"
-    parser.add_argument("--cut", metavar="N", type=int, default=10, help=text)
+    parser.add_argument("--cut", metavar="N", type=whole_number, default=10, help=text)
     add_settings(parser)
     add_json(parser)
 
@@ -230,7 +240,7 @@ def add_verify_resume(parser: Parser) -> None:
 def add_bench(parser: Parser) -> None:
     """Add the options of `gpt-tui bench`."""
     text = "steps to measure after one warm-up step (default: 5; 3 if a step takes seconds, more if it is short)"
-    parser.add_argument("--steps", metavar="N", type=int, help=text)
+    parser.add_argument("--steps", metavar="N", type=whole_number, help=text)
     text = "measure the exchange of gradients between ranks, and predict more: mpiexec -n 2 gpt-tui bench --mpi"
     parser.add_argument("--mpi", action="store_true", help=text)
     add_settings(parser)
@@ -245,8 +255,8 @@ def add_race(parser: Parser) -> None:
     )
     parser.add_argument("--vary", metavar="KEY=A,B", action="append", default=[], help=text)
     text = "runs per case, with the seeds from --seed on (default: 3)"
-    parser.add_argument("--seeds", metavar="N", type=int, default=3, help=text)
-    parser.add_argument("--steps", metavar="N", type=int, help="steps per run, in place of --minutes")
+    parser.add_argument("--seeds", metavar="N", type=whole_number, default=3, help=text)
+    parser.add_argument("--steps", metavar="N", type=whole_number, help="steps per run, in place of --minutes")
     add_settings(parser)
     add_json(parser)
 

@@ -209,9 +209,9 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         export_model(model("ascii"), "gguf", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"--type: got 'q8_0', expected f32 for hf"):
         export_model(model(), "hf", tmp_path / "out", number_type="q8_0")
-    with pytest.raises(ConfigError, match=r"--type: got 'q4_k', expected f32 or f16 or bf16 or q8_0 for gguf"):
+    with pytest.raises(ConfigError, match=r"--type: got 'q4_k', expected f32, f16, bf16 or q8_0 for gguf"):
         export_model(model(), "gguf", tmp_path / "out", number_type="q4_k")
-    with pytest.raises(ConfigError, match="export format: got 'onnx', expected hf or gguf or html"):
+    with pytest.raises(ConfigError, match="export format: got 'onnx', expected one of hf, gguf, html"):
         export_model(model(), "onnx", tmp_path / "out")
     huge = replace(model(), parameters=model().parameters.copy())
     huge.parameters["h.0.attn.c_attn.weight"][0, 0] = 1e5

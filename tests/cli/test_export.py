@@ -38,9 +38,9 @@ def test_export_takes_the_named_checkpoint_and_number_type(program: Callable[...
     [
         (("hf", "models"), "models exists already; remove it, or export to another path"),
         (("gguf", "no/such.gguf"), "create the folder no first"),
-        (("gguf", "x", "--type", "q4_0"), "--type: got 'q4_0', expected f32 or f16 or bf16 or q8_0 for gguf"),
+        (("gguf", "x", "--type", "q4_0"), "--type: got 'q4_0', expected f32, f16, bf16 or q8_0 for gguf"),
         (("hf", "x", "--type", "f16"), "--type: got 'f16', expected f32 for hf"),
-        (("html", "x", "--type", "f16"), "--type: got 'f16', expected f32 or bf16 or int8 for html"),
+        (("html", "x", "--type", "f16"), "--type: got 'f16', expected f32, bf16 or int8 for html"),
         (("html", "models"), "models exists already; remove it, or export to another path"),
         (("onnx", "x"), "invalid choice: 'onnx'"),
         (("hf",), "PATH"),

@@ -227,7 +227,7 @@ def test_a_self_test_memorizes_without_dropout() -> None:
 
 
 def test_a_dropout_of_everything_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"dropout: got 1.0, expected a number of at least 0 and less than 1"):
+    with pytest.raises(ConfigError, match=r"dropout: got 1, expected a number of at least 0 and less than 1"):
         resolve(assignments=["dropout=1"])
 
 

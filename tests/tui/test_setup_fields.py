@@ -76,7 +76,7 @@ def test_numbers_are_formatted_as_typed():
         ("layers", "", "layers: got ''"),
         ("layers", "2.5", "layers: got '2.5'"),
         ("layers", "0", "layers: got 0"),
-        ("attn_lr", "11", "attn_lr: got 11.0, expected a number of at least 0 and at most 10"),
+        ("attn_lr", "11", "attn_lr: got 11, expected a number of at least 0 and at most 10"),
         ("attn_lr", "nan", "attn_lr: got nan"),
         ("models_dir", "", "models_dir: got '', expected text that is not empty"),
         ("num_heads", "5", "num_heads: got 5, expected a divisor of d_model (128); nearest: 4 or 8"),
