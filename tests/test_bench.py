@@ -183,6 +183,9 @@ def test_the_table_shows_phases_parts_and_total() -> None:
     assert "norms 1.50 3.6%" in rows
     assert "one step 42.00 100.0% 157.1 78.6%" in rows
     assert any("24,381 tokens/s (median of 70 steps, 40.0 to 50.0 ms" in row for row in rows)
+    once = sample()
+    once = msgspec.structs.replace(once, training=msgspec.structs.replace(once.training, steps=1))
+    assert any("24,381 tokens/s (1 step of 42.0 ms; profiling" in row for row in bench.report(once))
     assert any(
         row.startswith("decoding 2,000 tokens/s") and row.endswith("30.7% of the memory bandwidth)") for row in rows
     )
@@ -228,7 +231,7 @@ def test_the_table_shows_dropout_where_there_is_some() -> None:
     ("arguments", "message"),
     [
         (["--steps", "0"], "got --steps 0, expected at least 1"),
-        (["--steps", "x"], "invalid int value: 'x'"),
+        (["--steps", "x"], "--steps: got 'x', expected a whole number"),
         (["--models-dir", "x"], "--models-dir, --max-steps and --minutes have no effect here"),
         (["--preset", "nanu"], "nano"),
         (["--train-file", "nowhere"], "nowhere"),

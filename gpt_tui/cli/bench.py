@@ -12,7 +12,7 @@ from gpt_core.errors import EXIT_OK, InputError
 from gpt_tui.cli.bench_mpi import bench_mpi, rate_text
 from gpt_tui.cli.options import refuse_run_length, report_text_note, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
-from gpt_tui.shared.formatting import integer, percent, short, size
+from gpt_tui.shared.formatting import counted, integer, percent, short, size
 from gpt_tui.shared.sanitize import one_line
 
 # rows of the table: a phase and its parts
@@ -55,9 +55,15 @@ def report(found: Benchmark) -> list[str]:
     limit, limit_name = training.product_gflop_per_s, LIMIT_NAMES[training.precision]
     bfloat16 = f"{limit:.0f} GFLOP/s (bfloat16 products), " if training.precision == "bfloat16" else ""
     at_once = "" if found.micro_batch_size == found.batch_size else f", {found.micro_batch_size} per micro-batch"
+    measured = (
+        f"median of {training.steps} steps, {training.fastest_s * 1e3:,.1f} to {training.slowest_s * 1e3:,.1f} ms"
+    )
+    if training.steps == 1:
+        measured = f"1 step of {training.step_s * 1e3:,.1f} ms"
     return [
         one_line(
-            f"{machine.processor}: {machine.threads} threads on {machine.cores} cores, kernels for {machine.level}"
+            f"{machine.processor}: {counted(machine.threads, 'thread')} on {counted(machine.cores, 'core')}, "
+            f"kernels for {machine.level}"
         ),
         f"machine limits: {machine.sgemm_gflop_per_s:.0f} GFLOP/s (SGEMM), {bfloat16}"
         f"{machine.read_gb_per_s:.1f} GB/s (memory reads)",
@@ -69,10 +75,9 @@ def report(found: Benchmark) -> list[str]:
         *phase_lines(training, limit),
         line("one step", training.step_s, 1.0, training.gflop, limit),
         "",
-        f"training  {rate_text(training.tokens_per_s)} tokens/s (median of {training.steps} steps, "
-        f"{training.fastest_s * 1e3:,.1f} to {training.slowest_s * 1e3:,.1f} ms; profiling overhead "
+        f"training  {rate_text(training.tokens_per_s)} tokens/s ({measured}; profiling overhead "
         f"{percent(training.timing_share)})",
-        f"prompt    {rate_text(found.prompt.tokens_per_s)} tokens/s ({integer(found.prompt.tokens)} tokens; "
+        f"prompt    {rate_text(found.prompt.tokens_per_s)} tokens/s ({counted(found.prompt.tokens, 'token')}; "
         f"{found.prompt.gflop_per_s:.1f} GFLOP/s, {percent(found.prompt.sgemm_share)} of SGEMM)",
         f"decoding  {rate_text(found.decoding.tokens_per_s)} tokens/s ({found.decoding.weights} weights, "
         f"{size(found.decoding.bytes_per_token)} read per token; {found.decoding.gb_per_s:.1f} GB/s, "

@@ -11,7 +11,7 @@ from gpt_core.bench.scaling import RANKS, Advice, advise
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_OK, InputError
 from gpt_tui.headless.progress_line import ProgressLine
-from gpt_tui.shared.formatting import integer, percent, short, size
+from gpt_tui.shared.formatting import counted, integer, percent, short, size
 from gpt_tui.shared.sanitize import one_line
 
 STEP_COLUMNS = ("ms per step", "tokens/s", "speedup", "sent per step", "exchange ms", "of the step", "hidden")
@@ -126,11 +126,6 @@ def best_text(advice: Advice, ranks: int) -> str:
     if best >= ranks:
         return ""
     return "; one machine alone is the fastest" if best == 1 else f"; {best} ranks are the fastest"
-
-
-def counted(number: int, one: str, several: str = "") -> str:
-    """Return a number and its noun."""
-    return f"{integer(number)} {one if number == 1 else several or one + 's'}"
 
 
 def rate_text(rate: float) -> str:

@@ -16,7 +16,7 @@ from gpt_core.text.token_stream import TokenStream
 from gpt_core.training.setup import eval_text_of_run, named_text
 from gpt_tui.cli.options import load_model
 from gpt_tui.headless.progress_line import ProgressLine
-from gpt_tui.shared.formatting import fixed, integer, nats, percent, perplexity
+from gpt_tui.shared.formatting import counted, fixed, integer, nats, percent, perplexity
 from gpt_tui.shared.sanitize import one_line, valid_utf8
 
 TEXT_SETTINGS = ("allow_binary", "encoding", "text_field")  # which `--set` changes
@@ -59,7 +59,7 @@ def evaluate(options: Namespace) -> int:
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
-        print(one_line(f"{model.path}, step {integer(found.step)}, on {name}: {integer(found.tokens)} tokens"))
+        print(one_line(f"{model.path}, step {integer(found.step)}, on {name}: {counted(found.tokens, 'token')}"))
         if not of_run:
             print("another text than the eval text of its run: the scores are not comparable with those of the run")
         print(

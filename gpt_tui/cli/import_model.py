@@ -14,7 +14,7 @@ from gpt_core.model.parameters import parameter_count
 from gpt_tui.cli.options import typed_path
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.headless.signals import RunSignals
-from gpt_tui.shared.formatting import integer, short, size
+from gpt_tui.shared.formatting import counted, integer, short, size
 from gpt_tui.shared.sanitize import one_line
 
 
@@ -31,9 +31,9 @@ def report(info: CheckpointInfo) -> list[str]:
     """Return the lines about an imported model."""
     shape, name = info.settings.shape, str(info.path)
     return [
-        f"{name}: {short(parameter_count(shape))} parameters, {size(info.size)}: {shape.layers} layers, width "
-        f"{integer(shape.d_model)}, {shape.num_heads} heads, context {integer(shape.seq_len)}, vocabulary "
-        f"{integer(shape.vocab_size)} ({info.settings.tokenizer})"
+        f"{name}: {short(parameter_count(shape))} parameters, {size(info.size)}: {counted(shape.layers, 'layer')}, "
+        f"width {integer(shape.d_model)}, {counted(shape.num_heads, 'head')}, context {integer(shape.seq_len)}, "
+        f"vocabulary {integer(shape.vocab_size)} ({info.settings.tokenizer})"
         + (f", {shape.other_layers}" if shape.other_layers else ""),
         f"chat with it: gpt-tui chat --model {shlex.quote(name)}",
         f"fine-tune it: gpt-tui --init-from {shlex.quote(name)} --train-file FILE",

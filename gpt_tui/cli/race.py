@@ -33,7 +33,7 @@ from gpt_tui.headless.runner import follow, open_trainer
 from gpt_tui.headless.signals import RunSignals
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.formatting import integer
+from gpt_tui.shared.formatting import counted, integer
 from gpt_tui.shared.sanitize import one_line
 
 FOLDER, MANIFEST = "race", "race.json"
@@ -210,11 +210,11 @@ def report(folder: Path, cases: Sequence[Case], runs: Sequence[RaceRun], *, as_j
         }  # fmt: skip
         print(msgspec.json.encode(found).decode())
         return
-    length = f"{settings.minutes:g} minutes" if settings.minutes else f"{integer(settings.max_steps)} steps"
+    length = counted(settings.max_steps, "step")
+    if settings.minutes:
+        length = f"{settings.minutes:g} minute{'s' * (settings.minutes != 1)}"
     text = "the eval text" if settings.eval_file else "the held-out end of the training text"
-    print(
-        f"{length} per run, {len(seeds)} paired seed{'s' * (len(seeds) != 1)}: bits per byte of {text}, lower is better"
-    )
+    print(f"{length} per run, {counted(len(seeds), 'paired seed')}: bits per byte of {text}, lower is better")
     print("\n".join(table(results)))
     print("± is the standard error of the mean of the paired differences; time and tokens/s are of the training steps,")
     print(f"without evaluations; runs in {one_line(shown_path(folder))}/")

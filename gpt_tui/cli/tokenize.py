@@ -18,7 +18,7 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.setup import named_text, text_sources
 from gpt_tui.cli.options import report_text_note, resolve_settings, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
-from gpt_tui.shared.formatting import integer, short
+from gpt_tui.shared.formatting import counted, integer, short
 from gpt_tui.shared.sanitize import one_line, valid_utf8
 
 
@@ -56,7 +56,8 @@ def tokenize(options: Namespace) -> int:
     else:
         trained = "of" if model else "trained on"
         print(one_line(f"{source.name}, with the tokenizer {trained} {origin}", 1000))
-        print(f"{integer(found.bytes)} bytes, {integer(found.tokens)} tokens, vocabulary {integer(found.vocab_size)}")
+        sizes = f"{counted(found.bytes, 'byte')}, {counted(found.tokens, 'token')}"
+        print(f"{sizes}, vocabulary {integer(found.vocab_size)}")
         print(f"{found.bytes_per_token:.3f} bytes per token, encoded at {short(found.mb_per_s)} MB/s")
         print("round trip: identical" if found.round_trip else "round trip: DIFFERENT bytes")
         if options.show_tokens:

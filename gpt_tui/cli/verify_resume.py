@@ -33,7 +33,7 @@ from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_tui.cli.options import refuse_run_length, report_text_note, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
-from gpt_tui.shared.formatting import integer
+from gpt_tui.shared.formatting import counted, integer
 from gpt_tui.shared.sanitize import one_line
 
 OF_THE_PROCESS = {"run_id", "elapsed_s"}  # different in any two runs
@@ -64,9 +64,9 @@ def verify_resume(options: Namespace) -> int:
     width = max(len(row.what) for row in rows)
     for row in rows:
         print(f"{row.what:<{width}}  {'equal' if row.equal else 'DIFFERENT':<9}  {one_line(row.detail)}")
-    steps, stop = integer(options.steps), integer(cut)
+    steps, stop = counted(options.steps, "step"), integer(cut)
     verdict = "equals" if equal else "DIFFERS from"
-    print(f"\na run of {steps} steps, stopped at step {stop} and resumed, {verdict} an uninterrupted run bit for bit")
+    print(f"\na run of {steps}, stopped at step {stop} and resumed, {verdict} an uninterrupted run bit for bit")
     return EXIT_OK if equal else EXIT_FAILED
 
 

@@ -47,6 +47,7 @@ from gpt_tui.session.run_text import advice, gap_at, no_step_left
 from gpt_tui.session.start_text import origin_text, parameters_text, text_sample, threads_text
 from gpt_tui.shared.formatting import (
     clock,
+    counted,
     fixed,
     integer,
     metric_value,
@@ -178,8 +179,8 @@ def started_details(event: RunStarted) -> str:
     if event.ema:
         scored += f"; scores, samples and saved models are of the average of the weights (ema {event.ema:g})"
     return (
-        f"text {name}: {short(event.train_tokens)} tokens{scored}; {integer(event.steps_per_epoch)} steps per epoch, "
-        f"{integer(event.batch_tokens)} tokens per step; {threads}, {precision_clause(event)}, seed {event.seed}"
+        f"text {name}: {short(event.train_tokens)} tokens{scored}; {counted(event.steps_per_epoch, 'step')} per epoch, "
+        f"{counted(event.batch_tokens, 'token')} per step; {threads}, {precision_clause(event)}, seed {event.seed}"
     )
 
 

@@ -23,7 +23,7 @@ from gpt_core.model.memory import weight_bytes
 from gpt_core.model.parameters import parameter_count, trained_count
 from gpt_core.optim import optimizer_type
 from gpt_tui.session.start_text import hosts_text
-from gpt_tui.shared.formatting import duration, estimated_duration, integer, short, size
+from gpt_tui.shared.formatting import counted, duration, estimated_duration, integer, short, size
 from gpt_tui.shared.rows import RULE, Row
 from gpt_tui.shared.sanitize import one_line
 
@@ -230,7 +230,7 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     return [
         *rows,
         Row("total", f"up to {estimated_duration(length.max_s)}"),
-        Row(DETAIL, f"{integer(length.max_steps)} steps", "dim"),
+        Row(DETAIL, counted(length.max_steps, "step"), "dim"),
         *([Row(DETAIL, "plus a final evaluation", "dim")] if settings.minutes and not settings.overfit_tiny else []),
     ]
 

@@ -16,6 +16,7 @@ from gpt_tui.session.start_text import hosts_count, hosts_text, origin_text
 from gpt_tui.shared.formatting import (
     age,
     bar,
+    counted,
     duration,
     estimated_duration,
     fixed,
@@ -168,7 +169,7 @@ def verdict_row(state: RunState, value_width: int) -> Row:
     found = state.lines_reproduced
     if found is None:
         return Row(longest_fitting(["lines are checked at the end", "check at the end"], value_width + LABEL_WIDTH), "")
-    count = f"{integer(found.reproduced)} of {integer(found.lines)} lines"
+    count = f"{integer(found.reproduced)} of {counted(found.lines, 'line')}"
     return Row("self-test", longest_fitting([verdict(found), count], value_width), verdict_tone(found))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import exp, isfinite
 from typing import NamedTuple
 
-from gpt_tui.shared.formatting import fixed, integer, short
+from gpt_tui.shared.formatting import counted, fixed, short
 from gpt_tui.shared.sanitize import one_line
 
 SMALL_GAP = 0.2
@@ -77,5 +77,5 @@ def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAG
     words = passage.split()
     if not words:
         return f"no passage from {where}"
-    count = f"{integer(len(words))} words" if len(words) > 1 else f"{integer(len(words[0]))} characters"
+    count = counted(len(words), "word") if len(words) > 1 else counted(len(words[0]), "character")
     return f"longest passage from {where}: {count}: “{one_line(passage, length)}”"

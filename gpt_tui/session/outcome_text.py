@@ -15,7 +15,7 @@ from gpt_core.training.events import (
     LossDiverged,
     RunFinished,
 )
-from gpt_tui.shared.formatting import fixed, integer, nats, percent, scores_text, short
+from gpt_tui.shared.formatting import counted, fixed, integer, nats, percent, scores_text, short
 from gpt_tui.shared.rows import Tone
 
 ENDINGS = {
@@ -82,7 +82,7 @@ def after_divergence(event: LossDiverged | RunFinished, first: str = "") -> str:
 
 def verdict(event: LinesReproduced) -> str:
     """Return the verdict of a self-test: `works: 98 of 100 lines reproduced`."""
-    count = f"{integer(event.reproduced)} of {integer(event.lines)} lines reproduced"
+    count = f"{integer(event.reproduced)} of {counted(event.lines, 'line')} reproduced"
     if event.works:
         return f"works: {count}"
     return f"does not work: {count}" if event.at_end else f"{count} so far"

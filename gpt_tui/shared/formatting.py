@@ -32,6 +32,11 @@ def scientific(value: float) -> str:
     return f"{value:.1e}" if isfinite(value) else NOT_A_NUMBER
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """Format a count with its noun: `1 step`, `2 steps`; `several` is the plural of an irregular noun."""
+    return f"{integer(number)} {one if number == 1 else several or one + 's'}"
+
+
 def integer(number: float) -> str:
     """Format a count: 1234567 -> 1,234,567; from 10^15 on 1.2e+15."""
     if isinstance(number, float) and not isfinite(number):

@@ -39,6 +39,7 @@ def test_the_gap_is_told_in_words(train: float, evaluated: float, passes: float,
     [
         (" of the young man,", "longest passage from the training text: 4 words: “of the young man,”"),
         ("man", "longest passage from the training text: 3 characters: “man”"),
+        ("a", "longest passage from the training text: 1 character: “a”"),
         ("", "no passage from the training text"),
         (" \n", "no passage from the training text"),
         (None, ""),

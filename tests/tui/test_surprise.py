@@ -180,6 +180,9 @@ def test_a_low_panel_scrolls_to_the_chosen_alternative():
 
 def test_the_note_names_another_model_only_where_it_is_another():
     assert source_note("best, step 1", "best, step 1", 0) == "scored by best, step 1"
+    live = "in training, step 27"
+    assert source_note("", live, 0) == "scored by the model in training, step 27"
+    assert source_note(live, "latest", 0) == "scored by latest (written by the model in training, step 27)"
     assert source_note("best, step 1", "latest, step 2", 0) == "scored by latest, step 2 (written by best, step 1)"
 
 

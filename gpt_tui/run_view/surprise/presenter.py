@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from rich.cells import cell_len
 
 from gpt_tui.session.inside.predictions import Alternative, TokenPredictions
-from gpt_tui.shared.formatting import fixed, integer, percent
+from gpt_tui.shared.formatting import counted, fixed, integer, percent
 from gpt_tui.shared.passage import Passage, layout, moved_by_lines
 from gpt_tui.shared.ramp import LEGEND_BITS, MAX_BITS
 from gpt_tui.shared.sanitize import printable
@@ -55,8 +55,11 @@ def source_note(written_by: str, scored_by: str, skipped: int) -> str:
     """Return which model scored a text, and how many tokens at its start are left out."""
     if not scored_by:
         return ""
-    note = f"scored by {scored_by}" + (f" (written by {written_by})" if written_by not in ("", scored_by) else "")
-    return note + (f"; the first {integer(skipped)} tokens are not shown" if skipped else "")
+    names = (scored_by, written_by)
+    scorer, writer = (f"the model {name}" if name.startswith("in training") else name for name in names)
+    note = f"scored by {scorer}" + (f" (written by {writer})" if written_by not in ("", scored_by) else "")
+    verb = "is" if skipped == 1 else "are"
+    return note + (f"; the first {counted(skipped, 'token')} {verb} not shown" if skipped else "")
 
 
 # ---- the panel
@@ -101,7 +104,7 @@ def panel_lines(
 def facts(result: TokenPredictions, token: int) -> list[str]:
     """Return the numbers of a token after the first, or of the position after the text."""
     entropy = float(result.entropy[token - 1])
-    found = [f"entropy {fixed(entropy, 2)} bits, as of {integer(round(2.0**entropy))} equal tokens"]
+    found = [f"entropy {fixed(entropy, 2)} bits, as of {counted(round(2.0**entropy), 'equal token')}"]
     if token == len(result.ids):
         return found
     bits = float(result.bits[token - 1])

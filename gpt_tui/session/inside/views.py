@@ -18,7 +18,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_tui.session.inside.predictions import Alternative, token_predictions
 from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
-from gpt_tui.shared.formatting import fixed, integer, part_name, percent, scientific
+from gpt_tui.shared.formatting import counted, fixed, integer, part_name, percent, scientific
 from gpt_tui.shared.ramp import MAX_BITS
 
 TOP_SHOWN, TOP_IN_DATA = 3, 8  # alternatives per position
@@ -69,7 +69,7 @@ def tokens_view(subject: Subject, _: Choices) -> View:
         }  # fmt: skip
         data.append({"position": t, "id": token, "text": found.names[t], **seen})
     mean = f"entropy {fixed(found.entropy.mean(), 2)} bits on average"
-    lines = [f"{integer(len(found.bits))} tokens, {bits_per_token(found.bits)}; {mean}"]
+    lines = [f"{counted(len(found.bits), 'token')}, {bits_per_token(found.bits)}; {mean}"]
     passage = [Cell(text, level) for text, level in zip(found.names, levels, strict=True)]
     legend = [
         Cell(f" {value:g}{'+' if value == MAX_BITS else ''} ", value / MAX_BITS) for value in (0, 1, 2, 4, 6, 8, 10, 12)

@@ -12,7 +12,7 @@ from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.stored_weights import WeightFormat
 from gpt_tui.session.model_options import AvailableModels
-from gpt_tui.shared.formatting import duration, integer, short, skipped_note
+from gpt_tui.shared.formatting import counted, duration, short, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
 
 EMPTY = """\
@@ -112,7 +112,7 @@ def shown_prompt(prompt: str) -> str:
     lines = printable(prompt).split("\n")
     last = "\n".join(lines[-MAX_SHOWN_LINES:])[-MAX_SHOWN_CHARACTERS:]
     hidden = len(printable(prompt)) - len(last)
-    return f"({integer(hidden)} characters above)\n{last}" if hidden else last
+    return f"({counted(hidden, 'character')} above)\n{last}" if hidden else last
 
 
 def shown_reply(prompt: str, text: str) -> str:

@@ -15,7 +15,18 @@ from gpt_core.model.parameters import parameter_count
 from gpt_core.text.synthetic import is_synthetic
 from gpt_tui.session.outcome_text import ENDINGS
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.shared.formatting import age, duration, integer, learning_rate, nats, percent, scores_text, short, size
+from gpt_tui.shared.formatting import (
+    age,
+    counted,
+    duration,
+    integer,
+    learning_rate,
+    nats,
+    percent,
+    scores_text,
+    short,
+    size,
+)
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
@@ -234,8 +245,9 @@ def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
     return [
         ("trained", ", ".join(part for part in trained if part)),
         ("scores", scores_of(info)),
-        ("model", f"{info.preset or 'custom'}, {integer(parameter_count(shape))} parameters: {shape.layers} layers, "
-                  f"width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
+        ("model", f"{info.preset or 'custom'}, {integer(parameter_count(shape))} parameters: "
+                  f"{counted(shape.layers, 'layer')}, width {shape.d_model}, {counted(shape.num_heads, 'head')}, "
+                  f"context {shape.seq_len}"),
         *layer_rows(shape),
         ("settings", f"{batch}, {schedule_text(settings)}"),
         ("run", f"{info.run_id}, seed {settings.seed}"),

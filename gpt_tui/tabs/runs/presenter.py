@@ -29,7 +29,18 @@ from gpt_tui.session.curve import STEP
 from gpt_tui.session.outcome_text import why_ended
 from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.formatting import age, clock, fixed, integer, learning_rate, metric_value, narrow, percent, short
+from gpt_tui.shared.formatting import (
+    age,
+    clock,
+    counted,
+    fixed,
+    integer,
+    learning_rate,
+    metric_value,
+    narrow,
+    percent,
+    short,
+)
 from gpt_tui.shared.rows import RULE, Row, Tone
 from gpt_tui.shared.sanitize import one_line
 
@@ -204,7 +215,7 @@ def details(runs: Sequence[RunInfo]) -> list[str]:
     """Return for each run its steps, its best score, and the settings that differ from the other runs."""
     result = []
     for run, differing in zip(runs, differences([run.checkpoint.settings for run in runs]), strict=True):
-        parts = [f"{integer(run.step)} steps, {run.status.value}"]
+        parts = [f"{counted(run.step, 'step')}, {run.status.value}"]
         if math.isfinite(run.best.bits_per_byte):
             parts.append(f"best {fixed(run.best.bits_per_byte)} bits per byte")
         result.append("\n".join([*parts, differing] if differing else parts))

@@ -14,7 +14,7 @@ from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints, shown_path
 from gpt_tui.session.start_text import hosts_text
-from gpt_tui.shared.formatting import age, bar, integer, nats, percent, size
+from gpt_tui.shared.formatting import age, bar, counted, integer, nats, percent, size
 from gpt_tui.shared.sanitize import one_line
 
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 30
@@ -114,7 +114,11 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str], model_reason: 
         *([("weights", start_text(preview.start))] if preview.start is not None else []),
         ("model", f"{preview.model}, {integer(parameters)} parameters"),
         *([("why", one_line(model_reason))] if model_reason else []),
-        ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, context {shape.seq_len}"),
+        (
+            "shape",
+            f"{counted(shape.layers, 'layer')}, width {shape.d_model}, {counted(shape.num_heads, 'head')}, "
+            f"context {shape.seq_len}",
+        ),
         *([("layers", shape.other_layers)] if shape.other_layers else []),
         *texts,
         (
@@ -145,14 +149,14 @@ def length(settings: Settings) -> str:
     """Return the maximum length of a run: `up to 2,000 steps or 20 epochs`, or its time budget: `5 minutes`."""
     if settings.minutes:
         return minutes_text(settings.minutes)
-    steps = f"{integer(settings.max_steps)} steps or " if settings.max_steps else ""
-    return f"up to {steps}{settings.max_epochs} epochs"
+    steps = f"{counted(settings.max_steps, 'step')} or " if settings.max_steps else ""
+    return f"up to {steps}{counted(settings.max_epochs, 'epoch')}"
 
 
 def saving(settings: Settings) -> str:
     """Return when a run saves: `every 10 minutes and when it stops`."""
-    when = [f"every {settings.save_every_minutes:g} minutes"] if settings.save_every_minutes else []
-    when += [f"every {integer(settings.save_every_steps)} steps"] if settings.save_every_steps else []
+    when = [f"every {minutes_text(settings.save_every_minutes)}"] if settings.save_every_minutes else []
+    when += [f"every {counted(settings.save_every_steps, 'step')}"] if settings.save_every_steps else []
     return " and ".join([*when[:1], "when it stops"])
 
 
@@ -179,7 +183,7 @@ def possible_actions(
         name = "" if folder == PurePath(preview.settings.models_dir) else f"{shown_path(folder)} "
         actions.append(("resume", f"Resume {name}({step_and_age(resumable, preview.now_s)})"))
     if not preview.problem:
-        actions.append(("overfit", f"Self-test: memorize {preview.settings.overfit_lines} lines"))
+        actions.append(("overfit", f"Self-test: memorize {counted(preview.settings.overfit_lines, 'line')}"))
     actions.append(("setup", "Change model, text or learning rate"))
     if is_changed:
         actions.append(("defaults", "Go back to the settings before the changes"))
