@@ -7,11 +7,13 @@ its first 64 KiB are NULs or other control characters that text does not use.
 
 from __future__ import annotations
 
+import codecs
 import unicodedata
 from typing import NamedTuple
 
 HEAD_BYTES = 1 << 16  # bytes that are examined
 MAX_CONTROL_SHARE = 0.01
+MIN_TEXT_SHARE = 0.75  # of bytes that are not NUL; of Latin letters in UTF-16 they are about half
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _TEXT_CONTROLS = b"\a\b\t\n\v\f\r\x1b"  # ESC: terminal colors, and encodings such as ISO-2022-JP
@@ -84,6 +86,8 @@ def not_text(head: bytes, encoding: str = "") -> NotText | None:
         return NotText("binary data", _OTHER) if _is_garbled(head.decode(encoding, "replace")) else None
     if not has_controls:
         return None
+    if _is_text_with_nuls(head):
+        return NotText("text with NUL bytes", "remove them (`tr -d '\\000'`)")
     wide = _wide_encoding(head)
     if not wide:
         return NotText("binary data", _OTHER)
@@ -93,6 +97,18 @@ def not_text(head: bytes, encoding: str = "") -> NotText | None:
 def _control_share(head: bytes) -> float:
     """Return the share of bytes that are control characters that text does not use."""
     return (len(head) - len(head.translate(None, _CONTROLS))) / len(head) if head else 0.0
+
+
+def _is_text_with_nuls(head: bytes) -> bool:
+    """Return True for UTF-8 between a few NULs."""
+    text = head.translate(None, b"\0")
+    if len(text) < MIN_TEXT_SHARE * len(head) or _control_share(text) > MAX_CONTROL_SHARE:
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")("strict").decode(text)  # a character may be cut at the end
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _wide_encoding(head: bytes) -> str:

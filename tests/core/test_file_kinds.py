@@ -73,7 +73,8 @@ def test_unusual_bytes_are_text_where_control_characters_are_rare(data: bytes) -
         (b"GIF89a\x01\0\x01\0\x80\0\0", "GIF"), (b"\x7fELF\x02\x01\x01" + bytes(9), "ELF"),
         (b"t.txt".ljust(257, b"\0") + b"ustar\x0000", "tar archive"), (b"{\\rtf1\\ansi It was}", "RTF"),
         (bytes(5000), "binary data"), (random.Random(0).randbytes(20_000), "binary data"),
-        (ENGLISH.encode() + b"\0" * 100, "binary data"),
+        (ENGLISH.encode() + b"\0" * 100, "text with NUL bytes"), (b"one\0two\n", "text with NUL bytes"),
+        ("Ein kurzer\0 Satz mit ü und \0ß".encode(), "text with NUL bytes"),
     ],
 )  # fmt: skip
 def test_compressed_files_documents_images_programs_and_binary_data_are_named(data: bytes, kind: str) -> None:
