@@ -71,10 +71,12 @@ class RaceRun(NamedTuple):
 
 
 class RaceReporter:
-    """Reporter of one run of a race: a progress line on standard error."""
+    """Reporter of one run of a race on standard error: a progress line on a terminal, else a line when it begins."""
 
     def __init__(self, what: str) -> None:
         self._what, self._line = what, ProgressLine()
+        if not self._line.is_shown:
+            print(what, file=sys.stderr, flush=True)
 
     def preparing(self, stage: str, share: float) -> None:
         """Show the progress of the setup."""
@@ -120,13 +122,14 @@ def check_options(options: Namespace, overrides: Overrides) -> None:
         raise InputError("--max-steps and --overfit-tiny have no effect here: use --steps or --minutes")
     if options.steps is not None and options.steps < 1:
         raise InputError(f"got --steps {options.steps}, expected at least 1")
+    if not options.vary:
+        length = "" if minutes or options.steps else ", and the length of each run: --minutes or --steps"
+        raise InputError(f"got no --vary, expected what to compare, such as --vary weight_decay=0.1,0.3{length}")
     if bool(minutes) == (options.steps is not None):
         got = "both" if minutes else "neither"
         raise InputError(f"got {got} of --minutes and --steps, expected one: the length of each run")
     if not 1 <= options.seeds <= MAX_SEEDS:
         raise InputError(f"got --seeds {options.seeds}, expected 1 to {MAX_SEEDS}")
-    if not options.vary:
-        raise InputError("got no --vary, expected what to compare, such as --vary weight_decay=0.1,0.3")
 
 
 def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Case]:

@@ -22,6 +22,11 @@ class ProgressLine:
         self._stream = sys.stderr if is_terminal else None
         self._drawn_s = 0.0
 
+    @property
+    def is_shown(self) -> bool:
+        """True if standard error is a terminal that can redraw a line."""
+        return self._stream is not None
+
     def __call__(self, stage: str, share: float) -> None:
         """Redraw the line, at most a few times per second."""
         now = time.monotonic()

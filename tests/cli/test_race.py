@@ -56,7 +56,7 @@ def test_a_race_trains_each_case_with_each_seed_and_prints_the_differences(
     assert lines[3].startswith("learning_rate=0.0001 ")
     assert lines[3].count(" ± ") == 2
     assert lines[5] == "without evaluations; runs in race/"
-    assert err == ""
+    assert [line.split(",")[0] for line in err.splitlines()] == [f"run {number} of 4" for number in range(1, 5)]
     assert len(log_folders([tmp_path])) == 4  # which the Runs tab lists
 
 
@@ -146,7 +146,11 @@ def test_another_race_in_the_folder_is_refused(capsys: pytest.CaptureFixture[str
     [
         (["--vary", "layers=1,2"], "got neither of --minutes and --steps, expected one"),
         (["--vary", "layers=1,2", "--minutes", "1", "--steps", "3"], "got both of --minutes and --steps"),
-        (["--minutes", "1"], "got no --vary, expected what to compare"),
+        (["--minutes", "1"], "such as --vary weight_decay=0.1,0.3\n"),
+        (
+            [],
+            "got no --vary, expected what to compare, such as --vary weight_decay=0.1,0.3, and the length of each run",
+        ),
         (["--vary", "layers=1,2", "--steps", "3", "--seeds", "0"], "got --seeds 0, expected 1 to 1000"),
         (["--vary", "layers=1,2", "--steps", "0"], "got --steps 0, expected at least 1"),
         (["--vary", "layers=1,2", "--max-steps", "3"], "--max-steps and --overfit-tiny have no effect here"),
