@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, NamedTuple, NoReturn
 
@@ -43,6 +45,8 @@ MAX_TOKENIZER_BYTES = 64 << 20
 SavedState = dict[str, tuple[str, ...]]
 """Parameters that each state tensor of a checkpoint has values of."""
 
+HUGGING_FACE_CONFIG = "config.json"  # in the folder of a model
+GGUF_EXTENSION = ".gguf"
 _START = b'{"__metadata__":{"header_sha256":"'
 _DIGITS = slice(safetensors.LENGTH_BYTES + len(_START), safetensors.LENGTH_BYTES + len(_START) + 64)
 _MIN_ENTRY_BYTES = 64  # of one tensor in the header
@@ -274,6 +278,8 @@ def open_checkpoint(path: Path | str) -> io.FileIO:
     try:
         return files.open_regular(path)
     except OSError as error:
+        if os.path.isdir(path) and (found := _model_of_another_program(path)):
+            raise NotACheckpointError(found) from None
         raise CheckpointError(f"{path}: {files.reason(error)}; name a checkpoint ({EXTENSION})") from None
 
 
@@ -298,13 +304,26 @@ def damaged(path: Path | str, fault: str) -> NoReturn:
     raise CheckpointError(f"{path} is damaged: {fault}; use another checkpoint")
 
 
+def _model_of_another_program(path: Path | str) -> str:
+    """Return that a path is a model in GGUF or of Hugging Face, and how to import it; "" if it is neither."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    if str(path).lower().endswith(GGUF_EXTENSION):
+        kind, source = "a model in GGUF", path
+    elif os.path.isfile(os.path.join(folder, HUGGING_FACE_CONFIG)):
+        kind, source = "a model of Hugging Face", folder
+    else:
+        return ""
+    return f"{path} is {kind}, expected a checkpoint; import it first: gpt-tui import {shlex.quote(str(source))}"
+
+
 def _read_verified(file: io.FileIO, path: Path) -> bytes:
     """Return the file up to its first tensor, after its checksum was verified."""
     try:
         begin = file.read(_DIGITS.start)[safetensors.LENGTH_BYTES :]
         if not _START.startswith(begin):  # that of a truncated checkpoint may be shorter
             raise NotACheckpointError(
-                f"{path} is not a gpt-tui checkpoint; name a {EXTENSION} file that gpt-tui has saved"
+                _model_of_another_program(path)
+                or f"{path} is not a gpt-tui checkpoint; name a {EXTENSION} file that gpt-tui has saved"
             )
         head = safetensors.read_header(file)
     except OSError as error:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +35,6 @@ from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
 MIN_BYTES_PER_TOKEN = 2.0  # of a text; with fewer, the tokenizer was trained on another language or kind of text
-HUGGING_FACE_CONFIG = "config.json"  # in the folder of a model
 
 
 class StartingPoint(NamedTuple):
@@ -96,12 +93,6 @@ def peek_start(path: str) -> CheckpointInfo:
     try:
         return peek_checkpoint(path)
     except CheckpointError as error:
-        folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-        if os.path.isfile(os.path.join(folder, HUGGING_FACE_CONFIG)):
-            raise CheckpointError(
-                f"init_from: {path} is a model of Hugging Face, expected a checkpoint; import it first: "
-                f"gpt-tui import {shlex.quote(folder)}"
-            ) from None
         raise CheckpointError(f"init_from: {error}") from None
 
 

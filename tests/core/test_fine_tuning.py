@@ -330,7 +330,10 @@ def test_missing_damaged_and_other_files_are_refused_in_one_line_and_nothing_is_
     gpt2.mkdir()
     (gpt2 / "config.json").write_text("{}")
     (gpt2 / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    gguf = tmp_path / "other.gguf"
+    gguf.write_bytes(b"GGUF\x03" + bytes(99))
     for path, words in (
+        (gguf, "is a model in GGUF, expected a checkpoint; import it first: gpt-tui import /"),
         (tmp_path / "missing.safetensors", "No such file"), (damaged, "is damaged"),
         (text, "is not a gpt-tui checkpoint"),
         (tmp_path, "is a folder"), (gpt2, "import it first: gpt-tui import /"),
