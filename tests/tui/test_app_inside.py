@@ -104,7 +104,7 @@ async def test_f6_shows_the_tokens_of_a_typed_text_and_what_the_model_expected(t
         await bench.until_seen("ckpt_latest, step 103 · typed")
         assert inside(bench)._canvas(0).has_focus
         await bench.pilot.press("home", "right", "right")
-        await bench.until_seen("token 3 of")
+        await bench.until_seen("position 2 of")
         assert bench.text().count("█") >= 1
         assert "rank" in bench.text()
 
@@ -113,14 +113,14 @@ async def test_f6_shows_the_tokens_of_a_typed_text_and_what_the_model_expected(t
 async def test_the_views_share_one_cursor(tmp_path: Path):
     async with looking(tmp_path) as bench:
         await bench.pilot.press("home", *["right"] * 5, "2")
-        await bench.until_seen("at token 6")
+        await bench.until_seen("at position 5")
         await bench.pilot.press("down", "down", "down", "3")
         await bench.until_seen("L1 h0, ")
-        assert "token 6 " in bench.text()
+        assert "position 5 " in bench.text()
         await bench.pilot.press("full_stop", "right", "n")
         for _ in range(len(VIEWS) - 3):  # views after Attention
             await bench.pilot.press("n")
-        await bench.until_seen("token 7 of")
+        await bench.until_seen("position 6 of")
         await bench.pilot.press("3")
         await bench.until_seen("L1 h1, ")
 

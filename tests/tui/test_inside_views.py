@@ -97,7 +97,7 @@ def test_a_view_never_exceeds_its_area(view: InsideView[Any], result: Any, token
 
 def test_tokens_lists_the_alternatives_in_the_place_of_the_token_and_marks_the_true_one():
     text = shown(TokensView(), fixed_tokens(), Cursor(token=3))
-    assert "␣a  token 4 of 60" in text
+    assert "␣a  position 3 of 60" in text
     assert "surprise 1.00 bits · p 50.0% · rank 11 of 3,072" in text  # bits of token 3: 2 * 7 % 13
     rows = [line for line in text.split("\n") if "█" in line]
     assert len(rows) == 8
@@ -204,7 +204,7 @@ def test_lens_moves_through_the_places_and_keeps_the_layer_with_them():
     assert (down.place, down.layer) == (1, 0)
     last = view.moved(result, frame_of(Cursor(place=8, layer=3)), "down")
     assert (last.place, last.layer) == (8, 3)
-    assert "after 1 mlp, at token 4 ␣a" in shown(view, result, Cursor(token=3, layer=1, place=4))
+    assert "after 1 mlp, at position 3 ␣a" in shown(view, result, Cursor(token=3, layer=1, place=4))
 
 
 def test_a_tick_marks_a_prediction_that_came_true():
@@ -230,7 +230,7 @@ def test_attention_names_the_tokens_that_a_head_reads():
     result = fixed_attention()
     text = shown(AttentionView(), result, Cursor(token=10, layer=1, head=2))
     assert "L1 h2, row: from, column: to" in text
-    assert "token 11 ␣sea → ␣n@6 75.0%  <bos>@1 25.0%" in text
+    assert "position 10 ␣sea → ␣n@5 75.0%  <bos>@0 25.0%" in text
 
 
 def test_a_click_on_a_thumbnail_selects_its_head_and_keeps_the_token():

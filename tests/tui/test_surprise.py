@@ -159,10 +159,10 @@ def test_the_panel_has_the_numbers_of_the_token():
         entropy=np.array([1, 2, 3], np.float32),
     )  # fmt: skip
     assert panel(found, 1, width=100)[:2] == [
-        "a  token 2 of 3",
+        "a  position 1 of 3 tokens",
         "surprise 2.00 bits · p 25.0% · rank 3 of 260 · entropy 1.00 bits, as of 2 equal tokens",
     ]
-    assert panel(found, 0) == ["<bos>  token 1 of 3", "the first token: no prediction"]
+    assert panel(found, 0) == ["<bos>  position 0 of 3 tokens", "the first token: no prediction"]
     assert panel(found, 3)[:2] == ["what follows the text  ", "entropy 3.00 bits, as of 8 equal tokens"]
 
 

@@ -82,7 +82,7 @@ def panel_lines(
     token = min(token, tokens)
     is_end = token == tokens
     name = "what follows the text" if is_end else printable(result.names[token])
-    position = "" if is_end else f"token {integer(token + 1)} of {integer(tokens)}"
+    position = "" if is_end else f"position {integer(token)} of {counted(tokens, 'token')}"
     lines: list[Line] = [
         [Span(shortened(name, max(4, width - len(position) - 2)), style="title"), Span(f"  {position}", style="muted")]
     ]

@@ -68,8 +68,9 @@ def tokens_view(subject: Subject, _: Choices) -> View:
             "entropy_bits": float(found.entropy[t - 1]), "most_probable": likely[t - 1],
         }  # fmt: skip
         data.append({"position": t, "id": token, "text": found.names[t], **seen})
-    mean = f"entropy {fixed(found.entropy.mean(), 2)} bits on average"
-    lines = [f"{counted(len(found.bits), 'token')}, {bits_per_token(found.bits)}; {mean}"]
+    lines = [f"{counted(len(found.bits), 'token')}, {bits_per_token(found.bits)}"]
+    if len(found.bits):  # of the same tokens, without what follows the text
+        lines[0] += f"; entropy {fixed(found.entropy[:-1].mean(), 2)} bits on average"
     passage = [Cell(text, level) for text, level in zip(found.names, levels, strict=True)]
     legend = [
         Cell(f" {value:g}{'+' if value == MAX_BITS else ''} ", value / MAX_BITS) for value in (0, 1, 2, 4, 6, 8, 10, 12)

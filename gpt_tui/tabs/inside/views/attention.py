@@ -179,10 +179,10 @@ def numbers(result: AttentionResult, cursor: Cursor, share: NDArray[np.float32],
     """Return where the attention of the token goes, as far as there is room for, and what the colours mean."""
     colours = [Span(f" {level:.0%} ", level**0.5) for level in LEGEND]
     room = max(1, width - sum(len(span.text) for span in colours) - 1)
-    name = f"token {integer(cursor.token + 1)} {printable(result.names[cursor.token])} →"
+    name = f"position {integer(cursor.token)} {printable(result.names[cursor.token])} →"
     spans = [Span(shortened(name, room // 2), style="title")]
     for to in np.argsort(-share[: cursor.token + 1], kind="stable")[:TARGETS]:
-        target = Span(f" {printable(result.names[to])}@{integer(to + 1)} {percent(float(share[to]))} ")
+        target = Span(f" {printable(result.names[to])}@{integer(to)} {percent(float(share[to]))} ")
         if share[to] < MIN_SHARE or width_of([*spans, target]) > room:
             break
         spans.append(target)

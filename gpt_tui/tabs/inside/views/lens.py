@@ -146,7 +146,7 @@ def place_row(result: LensResult, cursor: Cursor, place: int) -> Line:
 def details(result: LensResult, cursor: Cursor, column: int, width: int) -> list[Line]:
     """Return the place and the position of the cursor, and the most probable tokens there."""
     place = min(cursor.place, len(result.places) - 1)
-    where = f"after {result.places[place]}, at token {integer(cursor.token + 1)} {printable(result.names[column])}"
+    where = f"after {result.places[place]}, at position {integer(cursor.token)} {printable(result.names[column])}"
     options = result.predictions[place][column]
     found = "  ".join(f"{printable(option.name)} {percent(option.probability)}" for option in options)
     return [[Span(shortened(where, width), style="title")], [Span(shortened(found, width))]]
