@@ -112,5 +112,6 @@ def test_a_run_that_cannot_save_reports_it_and_continues_and_saves_again_later(
     assert run.code == 0, run.errors
     events = [(event["event"], event["step"]) for event in run.events if event["event"] in ("saved", "save_failed")]
     assert events[0][0] == "save_failed"
-    assert events[1:] == [("saved", step) for step in (5, 10, 15, 20) if step > events[0][1]]
+    # the last step is saved before and after its evaluation, which is the best one
+    assert list(dict.fromkeys(events[1:])) == [("saved", step) for step in (5, 10, 15, 20) if step > events[0][1]]
     require_valid_checkpoints(folder / "models", run.events)
