@@ -94,7 +94,7 @@ def test_verify_resume_compares_runs_that_start_from_weights(start: Path) -> Non
         "--set", "eval_every_steps=2", cwd=start,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert [row["detail"] for row in json.loads(run.stdout)["rows"][:2]] == ["5 events", "3 events"]
+    assert [row["detail"] for row in json.loads(run.stdout)["rows"][:2]] == ["5 events", "4 events"]
 
 
 def test_tokenize_uses_the_tokenizer_of_the_start(start: Path, monkeypatch, capsys) -> None:
