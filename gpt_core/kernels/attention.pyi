@@ -12,7 +12,7 @@ def forward(
     v: Activations,
     workspace: NDArray[np.float32],
     bfloat16: bool = False,
-    dropout: float = 0.0,
+    dropout: float = 0,
     dropout_key: int = 0,
     first_sequence: int = 0,
 ) -> None: ...
@@ -28,7 +28,7 @@ def backward(
     v: Activations,
     workspace: NDArray[np.float32],
     bfloat16: bool = False,
-    dropout: float = 0.0,
+    dropout: float = 0,
     dropout_key: int = 0,
     first_sequence: int = 0,
 ) -> None: ...
