@@ -14,7 +14,7 @@ from libc.stdint cimport uint16_t
 
 from gpt_core.kernels.bfloat16 cimport CHUNK, stored, widen
 from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, at, gemm, max_stored_depth
-from gpt_core.kernels.shapes cimport check_equal, check_product
+from gpt_core.kernels.shapes cimport check_equal, check_positive, check_product
 from gpt_core.kernels.threads cimport threads_for
 
 # A product C (m, n) = op(A) (m, k) . op(B) (k, n) + addend + bias.
@@ -174,8 +174,10 @@ cdef Stored _operand(array) except *:
     cdef const uint16_t[:, ::1] bits
     if array.dtype.itemsize == sizeof(uint16_t):
         bits = array
+        check_positive("linear: values of an array", bits.shape[0] * bits.shape[1])
         return Stored(<void*>&bits[0, 0], bits.shape[0], bits.shape[1], BFLOAT16)
     values = array
+    check_positive("linear: values of an array", values.shape[0] * values.shape[1])
     return Stored(<void*>&values[0, 0], values.shape[0], values.shape[1], FLOAT32)
 
 
@@ -184,8 +186,10 @@ cdef Stored _output(array) except *:
     cdef uint16_t[:, ::1] bits
     if array.dtype.itemsize == sizeof(uint16_t):
         bits = array
+        check_positive("linear: values of an array", bits.shape[0] * bits.shape[1])
         return Stored(&bits[0, 0], bits.shape[0], bits.shape[1], BFLOAT16)
     values = array
+    check_positive("linear: values of an array", values.shape[0] * values.shape[1])
     return Stored(&values[0, 0], values.shape[0], values.shape[1], FLOAT32)
 
 
