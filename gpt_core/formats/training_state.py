@@ -81,6 +81,18 @@ class InductionHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     score: Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
+class BestScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores of an evaluation that later ones are compared with.
+
+    Attributes:
+        accuracy: Eval token accuracy, -1 before the first evaluation.
+        loss: Eval loss, None if unknown.
+    """
+
+    accuracy: Annotated[float, Meta(ge=-1.0, le=1.0)] = -1.0
+    loss: float | None = None
+
+
 class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """State of a run at a step boundary. All numbers are finite.
 
@@ -94,8 +106,11 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         best_accuracy: Eval token accuracy of the best evaluation by `best_metric`, -1 before the first one.
         best_loss: Eval loss of the best evaluation, None if unknown.
         best_step: Step of the best evaluation.
-        evaluations_without_improvement: Evaluations since then that count towards `patience`.
-        patience_from: Step from which early stopping counts: that of the best evaluation, or of a later resume.
+        best_scheduled: Scores of the best scheduled evaluation, with which early stopping compares; None if those are
+            the scores of the best evaluation.
+        evaluations_without_improvement: Scheduled evaluations since then that count towards `patience`.
+        patience_from: Step from which early stopping counts: that of the best scheduled evaluation, or of a later
+            resume.
         eval_sha256: Digest of the eval text, "" if unknown; scores of different texts cannot be compared.
         eval_windows: Windows of the part of the eval text that every evaluation scores, 0 for the complete text.
         step_loss: Loss of the last step in nats per token; None before the first, and where the step was skipped.
@@ -124,6 +139,7 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     best_accuracy: Annotated[float, Meta(ge=-1.0, le=1.0)] = -1.0
     best_loss: float | None = None
     best_step: Count = 0
+    best_scheduled: BestScores | None = None
     # earlier versions counted epochs, and saved the counter under this name
     evaluations_without_improvement: Count = msgspec.field(default=0, name="epochs_without_improvement")
     patience_from: Count = 0
@@ -154,9 +170,14 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """True if there is a best evaluation."""
         return self.best_accuracy >= 0
 
+    @property
+    def best(self) -> BestScores:
+        """Scores of the best evaluation."""
+        return BestScores(self.best_accuracy, self.best_loss)
+
     def forget_best(self) -> None:
         """Begin a new best score and a new patience at this step."""
-        self.best_accuracy, self.best_loss, self.best_step = -1.0, None, 0
+        self.best_accuracy, self.best_loss, self.best_step, self.best_scheduled = -1.0, None, 0, None
         self.restart_patience()
 
     def restart_patience(self) -> None:

@@ -3,7 +3,9 @@
 Patience counts scheduled evaluations (every `eval_every_steps` steps, and at the end of each epoch) after the warm-up
 that are not a new best one. A run stops early once there are `patience` of them, and `patience_min_steps` steps have
 passed since the best evaluation or, if that is later, since the warm-up: an epoch of a tiny text has a few steps, so
-that evaluations alone would end its run at once. An evaluation on request may be a new best one, but never counts.
+that evaluations alone would end its run at once. Any other evaluation, on request or of the last step, may be the best
+one as well, but changes nothing for early stopping, which compares scheduled ones with the best of them: a run that
+ends there and is resumed with more steps stops where a longer run does.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import math
 
 from gpt_core.config.settings import Settings
-from gpt_core.formats.training_state import TrainingState
+from gpt_core.formats.training_state import BestScores, TrainingState
 
 
 def record_evaluation(
@@ -24,28 +26,32 @@ def record_evaluation(
         loss: Eval loss.
         accuracy: Eval token accuracy.
         settings: Settings of the run.
-        is_scheduled: False for an evaluation on request.
+        is_scheduled: False for an evaluation that is made at this step for another reason.
 
     Returns:
         True if it is the best evaluation so far, by at least `improvement_threshold`.
     """
-    if is_improvement(state, loss, accuracy, settings):
-        state.best_step, state.best_accuracy = state.step, accuracy
-        state.best_loss = loss if math.isfinite(loss) else None
+    new = BestScores(accuracy, loss if math.isfinite(loss) else None)
+    best_scheduled = state.best_scheduled or state.best
+    is_best = is_improvement(new, state.best, settings)
+    if is_best:
+        state.best_step, state.best_accuracy, state.best_loss = state.step, new.accuracy, new.loss
+    if is_scheduled and is_improvement(new, best_scheduled, settings):
+        best_scheduled = new
         state.restart_patience()
-        return True
-    if is_scheduled and state.scores is None and state.step > settings.warmup_steps:
+    elif is_scheduled and state.scores is None and state.step > settings.warmup_steps:
         state.evaluations_without_improvement += 1
-    return False
+    state.best_scheduled = None if best_scheduled == state.best else best_scheduled
+    return is_best
 
 
-def is_improvement(state: TrainingState, loss: float, accuracy: float, settings: Settings) -> bool:
+def is_improvement(new: BestScores, best: BestScores, settings: Settings) -> bool:
     """Return True if scores are better than the best ones by at least `improvement_threshold`."""
     if settings.best_metric == "accuracy":
-        return not state.is_scored or accuracy >= state.best_accuracy + settings.improvement_threshold
-    if state.best_loss is None:
-        return math.isfinite(loss)
-    return loss <= state.best_loss - settings.improvement_threshold
+        return best.accuracy < 0 or new.accuracy >= best.accuracy + settings.improvement_threshold
+    if new.loss is None or best.loss is None:
+        return new.loss is not None
+    return new.loss <= best.loss - settings.improvement_threshold
 
 
 def patience_is_over(state: TrainingState, settings: Settings) -> bool:

@@ -15,6 +15,7 @@ from gpt_core.training.early_stopping import record_evaluation
 from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, max_part_tokens
 from gpt_core.training.rounds import Rounds
 from gpt_core.training.run import Run
+from gpt_core.training.run_length import last_step
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
 from gpt_core.training.self_test import MIN_REPRODUCED, reproduced
@@ -39,7 +40,7 @@ class Evaluator:
         self._text: EvalText | None = None
         if run.eval_text is not None:
             self._text = EvalText(run.eval_text, run.windows.seq_len, max_part_tokens(run.settings))
-        self._first_step = run.state.step
+        self._first_step, self._last_step = run.state.step, last_step(run)
         self._training_from_s = run.state.elapsed_s  # later by the time of the evaluations
         self._fully_scored_step = self._sampled_step = self._exchanged_step = -1
 
@@ -52,7 +53,8 @@ class Evaluator:
     def is_scheduled(self) -> bool:
         """True if an evaluation is scheduled at this step: at the end of an epoch, and every `eval_every_steps`.
 
-        One that is scheduled within a round of local steps takes place at the end of the round.
+        One that is scheduled within a round of local steps takes place at the end of the round. The weights that a
+        fine-tuning starts from have one, too.
         """
         return self._is_scheduled_at(self._state.step, self._state.window)
 
@@ -61,10 +63,16 @@ class Evaluator:
         """True if an evaluation is scheduled after the next step."""
         return self._is_scheduled_at(self._state.step + 1, self._state.window + self._settings.batch_size)
 
+    @property
+    def is_at_limit(self) -> bool:
+        """True at the last step, as the limits on steps and epochs set it."""
+        return self._state.step >= self._last_step
+
     def _is_scheduled_at(self, step: int, window: int) -> bool:
+        if step == 0:
+            return self._state.origin is not None
         is_at_end = window == 0 or window >= self._run.windows.windows_per_epoch
-        every = self._settings.eval_every_steps
-        return step > 0 and (is_at_end or self._rounds.ends.has_multiple(every, step, window))
+        return is_at_end or self._rounds.ends.has_multiple(self._settings.eval_every_steps, step, window)
 
     def evaluate(self, *, is_last: bool = False) -> Iterator[ev.AnyEvent]:
         """Evaluate: the complete text at the end of an epoch and of the run, else the fixed part of it.
@@ -72,13 +80,12 @@ class Evaluator:
         If a stop is requested meanwhile, the evaluation remains pending. A run without an eval text has none.
 
         Args:
-            is_last: The run ends at this step; known here if it has reached `max_steps`.
+            is_last: The run ends at this step.
         """
-        state, settings, text = self._state, self._settings, self._text
+        state, text = self._state, self._text
         if text is None:
             state.evaluation_due = False
             return
-        is_last = is_last or 0 < settings.max_steps <= state.step
         scores = yield from self._scores(text, complete=is_last or state.window >= self._run.windows.windows_per_epoch)
         if scores is None:
             return
@@ -88,7 +95,17 @@ class Evaluator:
         state.evaluation_due = False
         self._training_from_s += state.elapsed_s - trained_until_s
         result, full = scores
-        yield self._recorded(result, is_scheduled=self.is_scheduled)
+        is_scheduled = self.is_scheduled
+        is_best = record_evaluation(state, result.loss, result.accuracy, self._settings, is_scheduled=is_scheduled)
+        state.last_eval = scores_of(state.step, result)
+        if state.step == 0 and state.origin is not None:
+            state.start_scores = state.last_eval
+        if is_best:
+            self._saver.pending.add("best")
+        yield ev.EvalCompleted(
+            state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte, is_best,
+            state.evaluations_without_improvement, is_scheduled,
+        )  # fmt: skip
         if text.part is None or full is not None:
             self._fully_scored_step = state.step
         if full is not None:
@@ -96,41 +113,19 @@ class Evaluator:
         yield from self.exchange()
         yield from self.sample()
 
-    def evaluate_at_end(self, *, records: bool) -> Iterator[ev.AnyEvent]:
+    def score_at_end(self) -> Iterator[ev.AnyEvent]:
         """Report the exchange, and unless this step has them, the scores of the complete eval text and a sample.
 
-        A step without an evaluation gets one by the part: it may be the best, and never counts towards patience, so
-        that a resume with more steps trains as a longer run does. A stop cancels it.
-
-        Args:
-            records: False where the run cannot be saved: the state then remains the one that was saved elsewhere.
+        They change nothing in the state: the step was evaluated by the part.
         """
         step, text = self._state.step, self._text
         yield from self.exchange()
         if text is None or step in (self._first_step, self._fully_scored_step) or self._agreement.controls.stopping:
             return
         scores = yield from self._scores(text, complete=True)
-        if scores is None:
-            return
-        if records and self._state.scores is None:
-            yield self._recorded(scores.part, is_scheduled=False)
-        if scores.full is not None or not records:
+        if scores is not None:
             yield full_scores(step, scores.full or scores.part)
-        yield from self.sample()
-
-    def _recorded(self, result: EvalResult, *, is_scheduled: bool) -> ev.EvalCompleted:
-        """Record the scores of this step, and mark its weights to be saved if they are the best."""
-        state = self._state
-        is_best = record_evaluation(state, result.loss, result.accuracy, self._settings, is_scheduled=is_scheduled)
-        state.last_eval = scores_of(state.step, result)
-        if state.step == 0 and state.origin is not None:
-            state.start_scores = state.last_eval
-        if is_best:
-            self._saver.pending.add("best")
-        return ev.EvalCompleted(
-            state.step, result.loss, result.perplexity, result.accuracy, result.bits_per_byte, is_best,
-            state.evaluations_without_improvement,
-        )  # fmt: skip
+            yield from self.sample()
 
     def check_lines(self, *, at_end: bool) -> Iterator[ev.AnyEvent]:
         """Report how many lines of the self-test are reproduced, and a sample, unless a stop is requested."""

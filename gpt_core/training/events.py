@@ -162,7 +162,9 @@ class EvalCompleted(Event, frozen=True, tag="eval"):
 
     It covers the same part of the eval text each time (`RunStarted.eval_part_tokens`), so that scores are comparable.
     `is_best`: True if it is the best one so far by the run's `best_metric`; None in logs of earlier versions.
-    `without_improvement`: evaluations since the best one that count towards `patience`.
+    `without_improvement`: scheduled evaluations since the best of them that count towards `patience`.
+    `is_scheduled`: False for an evaluation on request, or of a last step that has no other: it may be the best one, but
+    changes nothing for early stopping.
     """
 
     step: int
@@ -172,6 +174,7 @@ class EvalCompleted(Event, frozen=True, tag="eval"):
     bits_per_byte: float
     is_best: bool | None = None
     without_improvement: int = 0
+    is_scheduled: bool = True
 
 
 class FullEvalCompleted(Event, frozen=True, tag="full_eval"):

@@ -60,6 +60,7 @@ class LastSave:
         self.unsaved = self._failed
         while requests.can_ask and not requests.discarding and not requests.anything_pending:
             time.sleep(POLL_S)
+        requests.take_save()  # the answer
         self.unsaved = 0
 
     def _other_folders(self) -> list[Path]:

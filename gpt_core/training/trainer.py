@@ -183,7 +183,7 @@ class Trainer:
                 yield event
                 if self._debug is not None:
                     yield self._debug
-                if self.state.evaluation_due:
+                if self._evaluator.is_scheduled:
                     yield from self._stats.measure()
                 if self._divergence.take_report():
                     yield self._diverged()
@@ -201,6 +201,8 @@ class Trainer:
             return "diverged"
         if not self._rounds.is_complete:
             return "stopped" if self._stops_at_once else ""
+        if state.evaluation_due:
+            return "stopped"  # during the evaluation, which remains pending
         if settings.overfit_tiny and state.step >= settings.overfit_steps:
             return "overfit_done"
         if self._end_reason:
@@ -244,7 +246,7 @@ class Trainer:
             yield from self._stats.measure()
             yield from self._evaluator.check_lines(at_end=False)
         if state.evaluation_due:
-            yield from self._evaluator.evaluate(is_last=self._budget.is_over)
+            yield from self._evaluate()
         if not state.evaluation_due:
             yield from self._plan()
         if state.evaluation_due:
@@ -270,7 +272,19 @@ class Trainer:
         if self._budget.is_over and self.state.scores is None:
             self.state.evaluation_due = True
             yield from self._stats.measure()
-            yield from self._evaluator.evaluate(is_last=True)
+            yield from self._evaluate()
+
+    def _evaluate(self) -> Iterator[ev.AnyEvent]:
+        """Make the pending evaluation.
+
+        That of the last step is a complete one, which may take long: the step is saved before it. A resume after a stop
+        or a kill during the evaluation repeats it.
+        """
+        is_last = self._budget.is_over or self._evaluator.is_at_limit
+        if is_last and self.run.eval_text is not None and not self._divergence.has_diverged:
+            self._agreement.compare(self.state.step, self.parameters)
+            yield from self._last_save.save()
+        yield from self._evaluator.evaluate(is_last=is_last)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:
         """Wait until the run continues or something is requested; saves in progress are completed first."""
@@ -362,9 +376,13 @@ class Trainer:
             self._divergence.add(state.step, step.loss)
 
     def _mark_pending(self) -> None:
-        """Mark the evaluation and the save that are pending after the step just taken."""
+        """Mark the evaluation and the save that are pending after the step just taken.
+
+        The last step is evaluated, too, unless the run has diverged: it may be the best model.
+        """
         state, settings = self.state, self.settings
-        state.evaluation_due = self._evaluator.is_scheduled
+        is_last = self._evaluator.is_at_limit and not self._divergence.has_diverged
+        state.evaluation_due = self._evaluator.is_scheduled or is_last
         if self._rounds.has_multiple(settings.save_every_steps):
             self._saver.pending.add("latest")
 
@@ -397,9 +415,9 @@ class Trainer:
     def _finish(self, reason: str) -> Iterator[ev.AnyEvent]:
         """Make the last saves and yield the last event.
 
-        A run that was not stopped is completed: its last step is evaluated once it is saved, and `transformer` holds
-        its best weights; a self-test has its verdict. A diverged run saves nothing more: the checkpoint from before the
-        first skipped update is the one to resume.
+        A run that was not stopped is completed: it also saves `transformer`, its best weights, and scores the complete
+        eval text; a self-test has its verdict. A diverged run saves nothing more: the checkpoint from before the first
+        skipped update is the one to resume.
         """
         if reason == "diverged":
             yield from self._saver.finish()
@@ -410,14 +428,10 @@ class Trainer:
             return
         self.state.finished = "" if reason == "stopped" else reason
         yield from self._last_save.save()
+        if reason not in ("stopped", "overfit_done") and self._saver.is_saved:
+            yield from self._saver.save_final()
         if reason != "stopped":
-            is_saved = self._saver.is_saved
-            yield from self._evaluator.evaluate_at_end(records=is_saved)
-            if is_saved:
-                yield from self._saver.start_pending()
-                yield from self._last_save.save()
-            if reason != "overfit_done" and self._saver.is_saved:
-                yield from self._saver.save_final()
+            yield from self._evaluator.score_at_end()
             yield from self._evaluator.check_lines(at_end=True)
         yield ev.RunFinished(reason, self.state.step, saved=self._saver.is_saved)
 

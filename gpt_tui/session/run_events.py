@@ -208,10 +208,11 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
         event.step, tokens, run.elapsed_s, event.loss, event.accuracy, event.bits_per_byte, run.curve.smoothed, passes
     )
     is_best = event.accuracy > run.best.accuracy if event.is_best is None else event.is_best
+    best = run.best._replace(without_improvement=event.without_improvement)
     if is_best:
-        best = Score(event.accuracy, event.step, 0, event.loss, event.step)
-    else:
-        best = run.best._replace(without_improvement=event.without_improvement)
+        best = best._replace(accuracy=event.accuracy, step=event.step, loss=event.loss)
+    if is_best if event.is_best is None else event.is_scheduled and not event.without_improvement:
+        best = best._replace(patience_from=event.step)
     evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS)
     changed = replace(run, evaluations=evaluations, best=best, evaluating=None)
     if event.step == 0 and changed.start_scores is not None:

@@ -60,7 +60,7 @@ class Score(NamedTuple):
     Attributes:
         accuracy: Its accuracy, 0 to 1; -1 before the first evaluation.
         step: Its step.
-        without_improvement: Evaluations since then that count towards `patience`.
+        without_improvement: Scheduled evaluations since the best of them that count towards `patience`.
         loss: Its eval loss, None if unknown.
         patience_from: Step from which early stopping counts.
     """

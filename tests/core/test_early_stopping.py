@@ -9,11 +9,22 @@ import pytest
 
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
-from gpt_core.formats.checkpoint import TrainingState
+from gpt_core.formats.checkpoint import TrainingState, peek_checkpoint
+from gpt_core.formats.training_state import BestScores
 from gpt_core.model.scores import EvalScores
 from gpt_core.training import events as ev
 from gpt_core.training.early_stopping import patience_is_over, record_evaluation
-from tests.core.training_samples import LATEST, of_kind, tiny_settings, train
+from tests.core.training_samples import (
+    LATEST,
+    events_with,
+    finished_trainer,
+    in_one_go,
+    losses,
+    of_kind,
+    open_run,
+    tiny_settings,
+    train,
+)
 
 
 def test_early_stopping_counts_scheduled_evaluations_without_improvement(tmp_path: Path) -> None:
@@ -54,6 +65,36 @@ def test_early_stopping_ends_at_the_same_step_after_resumes(tmp_path: Path) -> N
         last = train(settings, path)[-1]
         path, step = tmp_path / LATEST, last.step
     assert last == end
+
+
+@pytest.mark.parametrize(("patience", "threshold", "cuts"), [(1, 0.3, (8, 13)), (2, 0.5, (9, 17))])
+def test_an_evaluation_that_a_longer_run_does_not_have_changes_nothing_for_early_stopping(
+    tmp_path: Path, patience: int, threshold: float, cuts: tuple[int, int]
+) -> None:
+    """Between two scheduled evaluations it is the best one, at the end of a shorter run or on request."""
+    changes = {"patience": patience, "best_metric": "loss", "improvement_threshold": threshold, "sample_tokens": 0}
+    whole, all_losses = in_one_go(tmp_path / "whole", 200, **changes)
+    assert whole.state.finished == "early_stopping"
+    for cut in cuts:
+        folder = tmp_path / str(cut)
+        in_one_go(folder, cut, **changes)
+        assert peek_checkpoint(folder / LATEST).state.best_step == cut
+        resumed, rest = finished_trainer(tiny_settings(folder, max_steps=200, **changes), folder / LATEST)
+        assert rest == all_losses[cut:]
+        assert early_stopping(resumed.state) == early_stopping(whole.state)
+        assert resumed.state.best_loss <= whole.state.best_loss
+        requested = open_run(tiny_settings(tmp_path, **changes, models_dir=str(folder / "requested")))
+        events = events_with(requested, cut, requested.requests.evaluate)
+        assert losses(events) == all_losses
+        evaluations = {event.step: event for event in of_kind(events, ev.EvalCompleted)}
+        assert [step for step, event in evaluations.items() if not event.is_scheduled] == [cut]
+        assert evaluations[cut].is_best
+        assert early_stopping(requested.state) == early_stopping(whole.state)
+
+
+def early_stopping(state: TrainingState) -> tuple[object, ...]:
+    """Return what the end of a run by early stopping depends on."""
+    return state.best_scheduled or state.best, state.evaluations_without_improvement, state.patience_from
 
 
 @pytest.mark.slow
@@ -106,3 +147,27 @@ def test_an_evaluation_on_request_or_of_the_same_step_does_not_count_towards_the
     assert recorded(12, is_scheduled=True) == 1
     assert patience_is_over(state, settings)
     assert recorded(12, is_scheduled=True) == 1
+
+
+def test_the_best_evaluation_may_be_one_that_early_stopping_does_not_count() -> None:
+    settings, state = Settings(improvement_threshold=0.01, warmup_steps=5), TrainingState(run_id="r")
+
+    def record(step: int, accuracy: float, *, is_scheduled: bool) -> tuple[bool, int, int, int]:
+        state.step = step
+        is_best = record_evaluation(state, 3.0, accuracy, settings, is_scheduled=is_scheduled)
+        return is_best, state.best_step, state.patience_from, state.evaluations_without_improvement
+
+    assert record(1, 0.05, is_scheduled=False) == (True, 1, 0, 0)
+    assert state.best_scheduled == BestScores()
+    assert record(10, 0.1, is_scheduled=True) == (True, 10, 10, 0)
+    assert state.best_scheduled is None
+    assert record(15, 0.3, is_scheduled=False) == (True, 15, 10, 0)
+    assert state.best_scheduled == BestScores(0.1, 3.0)
+    assert record(20, 0.1, is_scheduled=True) == (False, 15, 10, 1)
+    assert record(30, 0.2, is_scheduled=True) == (False, 15, 30, 0)
+    assert state.best_scheduled == BestScores(0.2, 3.0)
+    assert record(40, 0.4, is_scheduled=True) == (True, 40, 40, 0)
+    assert state.best_scheduled is None
+    record(45, 0.5, is_scheduled=False)
+    state.forget_best()
+    assert (state.best_scheduled, state.patience_from) == (None, 45)

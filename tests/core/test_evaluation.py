@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,11 +17,13 @@ from gpt_core.model.gpt import GPT
 from gpt_core.text.data_loader import spread
 from gpt_core.training import events as ev
 from gpt_core.training.evaluation import EvalText, RunScores, evaluate
+from gpt_core.training.request import raised_limits
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import (
     LATEST,
     finished_trainer,
     in_one_go,
+    losses,
     of_kind,
     open_run,
     tiny_settings,
@@ -131,7 +135,6 @@ def test_the_evaluation_at_the_end_decides_about_the_best_model_by_the_scores_of
 
 
 def test_a_run_with_more_steps_equals_a_longer_one_that_was_evaluated_once_less(tmp_path: Path) -> None:
-    """The evaluation at the end of the shorter run never counts towards the patience."""
     changes = {"patience": 2, "patience_min_steps": 0, "warmup_steps": 0, "improvement_threshold": 1.0, **PART}
     whole, all_losses = in_one_go(tmp_path / "whole", 40, **changes)
     in_one_go(tmp_path / "cut", 7, **changes)
@@ -154,7 +157,7 @@ def test_a_stopped_run_does_not_score_all_of_the_text(tmp_path: Path) -> None:
     assert not of_kind(events, ev.EvalProgressed)
 
 
-def test_a_stop_cancels_the_evaluation_at_the_end(tmp_path: Path) -> None:
+def test_a_stop_during_the_evaluation_at_the_end_leaves_it_to_a_resume(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=3, **PART))
     events = []
     for event in trainer.events():
@@ -162,10 +165,40 @@ def test_a_stop_cancels_the_evaluation_at_the_end(tmp_path: Path) -> None:
         if isinstance(event, ev.EvalProgressed):
             trainer.requests.stop()
     assert len(of_kind(events, ev.EvalProgressed)) == 1
-    assert events[-1] == ev.RunFinished("max_steps", 3)
+    assert events[-1] == ev.RunFinished("stopped", 3)
     assert not of_kind(events, ev.EvalCompleted)
     assert not of_kind(events, ev.FullEvalCompleted)
-    assert peek_checkpoint(tmp_path / LATEST).step == 3
+    assert_completed_by_a_resume(tmp_path, tiny_settings(tmp_path, max_steps=3, **PART))
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 3}, {"max_steps": 5}, {"max_epochs": 1}], ids=str)
+def test_a_kill_during_the_evaluation_at_the_end_leaves_it_to_a_resume(
+    tmp_path: Path, limit: dict[str, object]
+) -> None:
+    (tmp_path / "killed").mkdir()
+    settings = tiny_settings(tmp_path, **limit, **PART)
+    trainer = open_run(settings)
+    for event in trainer.events():
+        if isinstance(event, ev.EvalProgressed) and event.total == len(trainer.run.eval_text) - 1:
+            shutil.copytree(tmp_path / "models", tmp_path / "killed/models", dirs_exist_ok=True)
+    killed = msgspec.structs.replace(settings, models_dir=str(tmp_path / "killed/models"))
+    assert_completed_by_a_resume(tmp_path / "killed", killed)
+    scores = (peek_checkpoint(folder / LATEST).state.scores for folder in (tmp_path, tmp_path / "killed"))
+    assert len(set(scores)) == 1
+
+
+def assert_completed_by_a_resume(folder: Path, settings: Settings) -> None:
+    """Check that a resume of a run takes no step: it makes the last evaluation, and saves the best model."""
+    checkpoint = peek_checkpoint(folder / LATEST)
+    assert checkpoint.state.evaluation_due
+    assert (checkpoint.state.finished, raised_limits(checkpoint)) == ("", {})
+    events = train(settings, folder / LATEST)
+    assert not losses(events)
+    for kind in (ev.EvalCompleted, ev.FullEvalCompleted):
+        assert [event.step for event in of_kind(events, kind)] == [checkpoint.step]
+    assert events[-1] == ev.RunFinished("max_steps" if settings.max_steps else "max_epochs", checkpoint.step)
+    for name in ("best_model", "transformer"):
+        assert peek_checkpoint(folder / f"models/{name}.safetensors").step == checkpoint.step
 
 
 def test_a_complete_evaluation_that_a_stop_interrupts_is_repeated_after_the_resume(tmp_path: Path) -> None:

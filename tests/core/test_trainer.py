@@ -113,7 +113,11 @@ def test_a_failed_save_is_reported_and_training_continues(tmp_path: Path, monkey
     failing = open_run(tiny_settings(tmp_path / "run", max_steps=6, save_every_steps=5), resume=latest)
     monkeypatch.setattr(failing.run.store, "save", refuse)
     seen = list(failing.events())
-    assert [event.step for event in of_kind(seen, ev.SaveFailed) if event.kind == "latest"] == [5, 6]
+    assert [event.step for event in of_kind(seen, ev.SaveFailed) if event.kind == "latest"] == [
+        5,
+        6,
+        6,
+    ]  # before and after the last evaluation
     assert peek_checkpoint(latest).step == 4
     assert len(losses(seen)) == 2
 

@@ -26,7 +26,17 @@ from tests.program import Terminal, run_program, tiny
 
 KEYS = {
     "step": {"event", "step", "epoch", "loss", "ppl", "lr", "grad_norm", "tokens", "tokens_per_s", "elapsed_s"},
-    "eval": {"event", "step", "loss", "ppl", "accuracy", "bits_per_byte", "is_best", "without_improvement"},
+    "eval": {
+        "event",
+        "step",
+        "loss",
+        "ppl",
+        "accuracy",
+        "bits_per_byte",
+        "is_best",
+        "without_improvement",
+        "is_scheduled",
+    },
     "saved": {"event", "kind", "path", "step"},
     "finished": {"event", "reason", "step"},
 }

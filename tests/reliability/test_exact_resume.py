@@ -6,9 +6,12 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gpt_core.checkpoints.replacement import METRICS
+from gpt_core.formats.checkpoint import read_checkpoint
+from gpt_core.formats.training_state import TrainingState
 from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.trainer import Trainer
@@ -54,10 +57,22 @@ def finished(folder: Path, resume: Path | None = None, *, stop_at: int = 0, **ch
     return trainer
 
 
-def evaluations(models_dir: Path) -> dict[int, tuple[float, float]]:
-    """Return loss and accuracy of the evaluations in the log of a run, by step."""
-    events = read_metrics(models_dir / METRICS)
-    return {event.step: (event.loss, event.accuracy) for event in events if isinstance(event, EvalCompleted)}
+def evaluations(models_dir: Path, *, scheduled: bool) -> list[tuple[object, ...]]:
+    """Return the scheduled evaluations in the log of a run, or the other ones."""
+    return [
+        (event.step, event.loss, event.accuracy, event.without_improvement)
+        for event in read_metrics(models_dir / METRICS)
+        if isinstance(event, EvalCompleted) and event.is_scheduled == scheduled
+    ]
+
+
+def without_best(state: TrainingState) -> TrainingState:
+    """Return the state of a run without what an evaluation that is not scheduled may change, and of its process."""
+    scheduled = state.best_scheduled or state.best
+    return msgspec.structs.replace(
+        state, best_accuracy=scheduled.accuracy, best_loss=scheduled.loss, best_step=0, best_scheduled=None,
+        run_id="", elapsed_s=0.0,
+    )  # fmt: skip
 
 
 def some_settings(draw: random.Random) -> dict[str, object]:
@@ -66,25 +81,54 @@ def some_settings(draw: random.Random) -> dict[str, object]:
     return {name: value for name, value in chosen.items() if value is not None} | {"epsilon": 0.0, "threads": 1}
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of 52 steps."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    finished(folder, max_steps=52, threads=1)
+    return folder / "models"
+
+
 def test_a_run_resumed_after_any_step_equals_the_uninterrupted_run(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    uninterrupted: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     cuts = random.Random(3).sample(range(1, 51), min(50, count(5, 50)))
     record_property("count", len(cuts))
-    settings = {"max_steps": 52, "threads": 1}
-    uninterrupted, cut_folder = tmp_path / "uninterrupted", tmp_path / "cut"
-    uninterrupted.mkdir()
-    cut_folder.mkdir()
-    finished(uninterrupted, **settings)
     for cut in cuts:
-        finished(cut_folder, **settings | {"max_steps": cut})
-        finished(cut_folder, cut_folder / LATEST, **settings)
-        rows = compared(uninterrupted / "models", cut_folder / "models")
-        assert [row for row in rows if not row.equal and row.what != "evaluations"] == [], cut
-        scores, expected = evaluations(cut_folder / "models"), evaluations(uninterrupted / "models")
-        assert {cut: scores[cut]} | expected == scores, cut  # the end of the shorter run is evaluated, too
-        for path in (cut_folder / "models").iterdir():
+        finished(tmp_path, stop_at=cut, max_steps=52, threads=1)
+        finished(tmp_path, tmp_path / LATEST, max_steps=52, threads=1)
+        assert [row for row in compared(uninterrupted, tmp_path / "models") if not row.equal] == [], cut
+        for path in (tmp_path / "models").iterdir():
             path.unlink()
+
+
+def test_a_run_with_more_steps_equals_a_longer_one_but_for_the_evaluation_of_its_earlier_end(
+    uninterrupted: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """That evaluation may have found a better model; steps, scheduled evaluations and all other state are equal."""
+    cuts = random.Random(4).sample(range(1, 51), min(50, count(5, 50)))
+    record_property("count", len(cuts))
+    models = tmp_path / "models"
+    for cut in cuts:
+        finished(tmp_path, max_steps=cut, threads=1)
+        at_the_cut = evaluations(models, scheduled=False)
+        finished(tmp_path, tmp_path / LATEST, max_steps=52, threads=1)
+        rows = compared(uninterrupted, models)
+        assert {row.what for row in rows if not row.equal} <= {"evaluations", "epoch and best score"}, cut
+        assert evaluations(models, scheduled=True) == evaluations(uninterrupted, scheduled=True), cut
+        assert [step for step, *_ in at_the_cut] == ([] if is_scheduled(uninterrupted, cut) else [cut])
+        others = evaluations(models, scheduled=False)
+        assert others == [*at_the_cut, *evaluations(uninterrupted, scheduled=False)], cut
+        state, expected = (read_checkpoint(folder / LATEST.name).state for folder in (models, uninterrupted))
+        assert without_best(state) == without_best(expected), cut
+        assert state.best_accuracy >= expected.best_accuracy, cut
+        for path in models.iterdir():
+            path.unlink()
+
+
+def is_scheduled(models_dir: Path, step: int) -> bool:
+    """Return True if a run has a scheduled evaluation at a step."""
+    return step in [number for number, *_ in evaluations(models_dir, scheduled=True)]
 
 
 @pytest.mark.slow

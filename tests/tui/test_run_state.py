@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -91,6 +92,16 @@ def test_the_best_score_is_the_one_that_the_trainer_marks():
     assert "best" not in history.log[-1].text
     history = advance(history, scored(250, 0.21, 3.1, is_best=True))  # by its loss
     assert history.best == Score(0.21, 250, 0, 3.1, 250)
+
+
+def test_early_stopping_is_shown_by_the_scheduled_evaluations_alone():
+    history = advance(trained(100), scored(100, 0.30, 3.2, is_best=True))
+    history = advance(history, scored(200, 0.30, 3.2, is_best=False, without_improvement=1))
+    requested = msgspec.structs.replace(scored(250, 0.4, 3.0, is_best=True, without_improvement=1), is_scheduled=False)
+    history = advance(history, requested)
+    assert history.best == Score(0.4, 250, 1, 3.0, 100)
+    history = advance(history, scored(300, 0.35, 3.1, is_best=False))  # the best scheduled one
+    assert history.best == Score(0.4, 250, 0, 3.0, 300)
 
 
 def test_the_log_names_the_metric_of_the_best_score():
