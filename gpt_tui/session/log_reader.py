@@ -27,6 +27,7 @@ SCAN_BYTES = 1 << 19  # per read of a summary
 END_BYTES = 1 << 16  # of the end of a log, from which its last step is read before the rest is scanned
 FINGERPRINT_BYTES = 64  # of the last bytes read, by which a replaced file is detected
 RARE_EVENTS = tuple(b'{"event":"%s"' % name for name in (b"started", b"eval", b"full_eval", b"finished"))
+PART_MARK = "~"
 STEP_EVENT = b'{"event":"step"'
 
 
@@ -92,19 +93,21 @@ class LogTail:
 
 
 class BestScores(NamedTuple):
-    """Best value of each score of a run, whatever the step; without an evaluation infinite, for the accuracy -1."""
+    """Scores of the best evaluation of a run; without an evaluation infinite, for the accuracy -1.
+
+    They are of the complete eval text if it was scored at that step, else of `part_tokens` tokens of it (0: all).
+    """
 
     loss: float = math.inf
     accuracy: float = -1.0
     bits_per_byte: float = math.inf
+    step: int = -1
+    part_tokens: int = 0
 
-    def with_evaluation(self, event: EvalCompleted | FullEvalCompleted) -> BestScores:
-        """Return the best values after one more evaluation."""
-        return BestScores(
-            min(self.loss, event.loss),
-            max(self.accuracy, event.accuracy),
-            min(self.bits_per_byte, event.bits_per_byte),
-        )
+    @property
+    def mark(self) -> str:
+        """Mark of scores of a part of the eval text, "" for all of it."""
+        return PART_MARK if self.part_tokens else ""
 
 
 NO_SCORES = BestScores()
@@ -122,14 +125,8 @@ class LogSummary:
     started: RunStarted | None = None
     last: StepCompleted | None = None
     best: BestScores = NO_SCORES
-    full: BestScores = NO_SCORES
     finished: RunFinished | None = None
     is_complete: bool = False
-
-    @property
-    def scores(self) -> BestScores:
-        """The best scores; those of the complete eval text if the run ended before its first evaluation."""
-        return self.full if self.best == NO_SCORES else self.best
 
     def scan(self, max_chunks: int = 1) -> None:
         """Scan new lines: all rare events, and the last of the steps. Raises OSError."""
@@ -137,26 +134,36 @@ class LogSummary:
             chunk = self.tail.read(SCAN_BYTES)
             if chunk.restarted:
                 self.started, self.last, self.finished = None, None, None
-                self.best = self.full = NO_SCORES
+                self.best = NO_SCORES
             self._take(chunk.lines)
             self.is_complete = chunk.at_end
             if self.is_complete:
                 return
+        best_so_far = self.best
         self._take(self.tail.last_lines(END_BYTES))
+        self.best = best_so_far
 
     def _take(self, lines: bytes) -> None:
         for event in from_json_lines(b"".join(summary_lines(lines))):
             match event:
                 case RunStarted():
                     self.started, self.finished = event, None
+                    if event.best_restarted:
+                        self.best = NO_SCORES
                 case StepCompleted():
                     self.last = event
-                case EvalCompleted() if math.isfinite(event.bits_per_byte):
-                    self.best = self.best.with_evaluation(event)
-                case FullEvalCompleted() if math.isfinite(event.bits_per_byte):
-                    self.full = self.full.with_evaluation(event)
+                case EvalCompleted() if math.isfinite(event.bits_per_byte) and self._is_best(event):
+                    part = self.started.eval_part_tokens if self.started else 0
+                    self.best = BestScores(event.loss, event.accuracy, event.bits_per_byte, event.step, part)
+                case FullEvalCompleted() if math.isfinite(event.bits_per_byte) and self.best.step in (-1, event.step):
+                    self.best = BestScores(event.loss, event.accuracy, event.bits_per_byte, event.step)
                 case RunFinished():
                     self.finished = event
+
+    def _is_best(self, event: EvalCompleted) -> bool:
+        """Return True for the best evaluation so far: by the trainer's decision, in old logs by its accuracy."""
+        is_best = event.accuracy > self.best.accuracy if event.is_best is None else event.is_best
+        return is_best or self.best == NO_SCORES
 
 
 def summary_lines(lines: bytes) -> Iterator[bytes]:

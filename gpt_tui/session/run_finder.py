@@ -66,7 +66,7 @@ class RunInfo(NamedTuple):
         started: The event that started it.
         step: Number of the last step.
         loss: Loss of the last step in nats, NaN before one.
-        best: Best value of each eval score.
+        best: Scores of the best evaluation.
         elapsed_s: Training time.
         tokens_per_s: Throughput of the last step.
         updated_at: Time of the last change of the log, in seconds since 1970.
@@ -158,7 +158,7 @@ class RunFinder:
         last = summary.last
         return RunInfo(
             folder, run_status(summary, holder), summary.started, last.step if last else 0,
-            last.loss if last else math.nan, summary.scores, last.elapsed_s if last else 0.0,
+            last.loss if last else math.nan, summary.best, last.elapsed_s if last else 0.0,
             last.tokens_per_s if last else math.nan, summary.tail.updated_at, pid, place,
             self._facts_of(folder),
         )  # fmt: skip

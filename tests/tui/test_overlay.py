@@ -42,6 +42,7 @@ from gpt_tui.tabs.runs.presenter import (
     chart_title,
     columns_at,
     default_metric,
+    details,
     differences,
     legend,
     log_rows,
@@ -228,6 +229,10 @@ def test_the_cells_of_a_run_are_its_settings_last_step_and_best_scores() -> None
     assert (shown["step loss"], shown["eval loss"], shown["accuracy"], shown["bits/byte"]) == (
         "2.500", "2.750", "31.2%", "1.505",
     )  # fmt: skip
+    part = run._replace(best=run.best._replace(part_tokens=65_536))
+    marked = {column.title: cell for column, cell in zip(COLUMNS, cells(part, 0, 100.0), strict=True)}
+    assert (marked["eval loss"], marked["accuracy"], marked["bits/byte"]) == ("~2.750", "~31.2%", "~1.505")
+    assert details([part])[0].startswith("1,200 steps, finished\nbest 1.505 bits per byte (of 65.5k tokens)")
     assert (shown["time"], shown["tokens/s"], shown["text"]) == ("1:15", "20.4k", "train.en")
     unknown = cells(RunInfo(Path("models"), RunStatus.WAITING), 0, 100.0)
     assert "–" in unknown

@@ -10,7 +10,7 @@ import pytest
 
 from gpt_core.checkpoints.lock import LockHolder
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.training.events import FullEvalCompleted, RunFinished
+from gpt_core.training.events import EvalCompleted, FullEvalCompleted, RunFinished
 from gpt_tui.session import log_reader, run_finder
 from gpt_tui.session.log_reader import NO_SCORES, BestScores, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_events import MAX_EVALUATIONS, advance_all
@@ -178,11 +178,39 @@ def test_a_run_that_ended_before_its_first_evaluation_has_the_scores_of_its_end(
     full = FullEvalCompleted(3, 5.0, math.exp(5.0), 0.2, 2.5, 1000)
     summary = LogSummary(LogTail(write_log(tmp_path, [started(), step(3), full, RunFinished("max_steps", 3)])))
     summary.scan()
-    assert summary.scores == BestScores(5.0, 0.2, 2.5)
+    assert summary.best == BestScores(5.0, 0.2, 2.5, 3)
+
+
+def test_the_scores_of_a_run_are_of_its_best_evaluation_and_of_all_of_the_text_where_there_are_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt_tui.session.log_reader.SCAN_BYTES", 300)
+    monkeypatch.setattr("gpt_tui.session.log_reader.END_BYTES", 300)
+    evaluations = [
+        EvalCompleted(
+            step=number, loss=loss, ppl=9.0, accuracy=0.3 - loss / 100, bits_per_byte=loss / 2, is_best=is_best
+        )
+        for number, loss, is_best in ((1, 4.0, True), (2, 3.0, True), (3, 3.5, False))
+    ]
+    first = [started(eval_part_tokens=100), *evaluations[:2], FullEvalCompleted(1, 2.0, 7.0, 0.5, 1.0, 900)]
+    summary = LogSummary(LogTail(write_log(tmp_path, [*first, evaluations[2], RunFinished("max_steps", 3)])))
+    while not summary.is_complete:
+        summary.scan()
+    assert summary.best == BestScores(3.0, evaluations[1].accuracy, 1.5, 2, 100)
+    assert summary.best.mark
     with (tmp_path / LOG).open("ab") as log:
-        log.write(lines(started(step=3), step(4), scored(4, 0.1)))
-    summary.scan()
-    assert summary.scores == summary.best != summary.full  # comparable ones take precedence
+        log.write(lines(FullEvalCompleted(2, 3.1, 22.0, 0.2, 1.6, 900)))
+    summary.is_complete = False
+    while not summary.is_complete:
+        summary.scan()
+    assert summary.best == BestScores(3.1, 0.2, 1.6, 2)
+    assert not summary.best.mark
+    with (tmp_path / LOG).open("ab") as log:
+        log.write(lines(started(step=3, best_restarted="another eval text"), step(4), scored(4, 0.1)))
+    summary.is_complete = False
+    while not summary.is_complete:
+        summary.scan()
+    assert summary.best.step == 4
 
 
 # -- finding

@@ -26,6 +26,7 @@ from gpt_tui.run_view.status import (
     training_rows,
 )
 from gpt_tui.session.curve import STEP
+from gpt_tui.session.log_reader import PART_MARK
 from gpt_tui.session.outcome_text import why_ended
 from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState
@@ -77,7 +78,7 @@ COLUMNS = (
     Column("time", 8, 152, align_right=True), Column("tokens/s", 8, 164, align_right=True), Column("text", 16, 184),
     Column("updated", 8, 64),
 )  # fmt: skip
-TITLE = "runs  (eval scores: the best so far)"
+TITLE = f"runs  (eval scores: best evaluation; {PART_MARK} of a part of the eval text)"
 MIN_NAME, MAX_NAME = 12, 48
 
 
@@ -108,15 +109,15 @@ def is_own_run(run: RunInfo) -> bool:
 def cells(run: RunInfo, mark: int, now_s: float) -> tuple[str, ...]:
     """Return the cells of a run's row, one per column of COLUMNS."""
     status = THIS_APP if is_own_run(run) and run.status is RunStatus.LIVE else run.status.value
-    started, settings = run.started, run.checkpoint.settings
+    started, settings, best = run.started, run.checkpoint.settings, run.best
     preset = "" if started is None else started.preset if started.kind == "train" else "overfit"
     model = f"{preset} {short(started.parameters)}".strip() if started else ""
     batch = f"{settings.batch_size} × {settings.seq_len}" if settings else ""
     return (
         str(mark) if mark else " ", name_of(run.folder), f"{SYMBOLS[run.status]} {status}", one_line(model),
         learning_rate(settings) if settings else "–", batch or (short(started.batch_tokens) if started else "–"),
-        short(run.step) if run.step >= 100_000 else integer(run.step), narrow(run.loss), narrow(run.best.loss),
-        percent(run.best.accuracy) if run.best.accuracy >= 0 else "–", narrow(run.best.bits_per_byte),
+        short(run.step) if run.step >= 100_000 else integer(run.step), narrow(run.loss), best.mark + narrow(best.loss),
+        best.mark + percent(best.accuracy) if best.accuracy >= 0 else "–", best.mark + narrow(best.bits_per_byte),
         clock(run.elapsed_s), short(run.tokens_per_s),
         one_line(PurePath(started.train_file).name) if started else "–",
         age(max(0.0, now_s - run.updated_at)) if run.updated_at else "–",
@@ -217,7 +218,8 @@ def details(runs: Sequence[RunInfo]) -> list[str]:
     for run, differing in zip(runs, differences([run.checkpoint.settings for run in runs]), strict=True):
         parts = [f"{counted(run.step, 'step')}, {run.status.value}"]
         if math.isfinite(run.best.bits_per_byte):
-            parts.append(f"best {fixed(run.best.bits_per_byte)} bits per byte")
+            part = f" (of {short(run.best.part_tokens)} tokens)" if run.best.part_tokens else ""
+            parts.append(f"best {fixed(run.best.bits_per_byte)} bits per byte{part}")
         result.append("\n".join([*parts, differing] if differing else parts))
     return result
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gpt_core.bench.estimate import estimate_run_length
 from gpt_tui.new_run.estimate import RunEstimate, memory_here, memory_text, step_time
+from gpt_tui.session.log_reader import PART_MARK
 from gpt_tui.session.recent_runs import RecentRuns
 from gpt_tui.session.run_finder import RunInfo
 from gpt_tui.session.run_preview import shown_path
@@ -74,6 +75,8 @@ def runs_panel(recent: RecentRuns, keys: Mapping[str, str], now_s: float, width:
     """Return the recent runs; where there are none, the overview of a first run."""
     if recent.runs:
         lines = [(run_line(run, now_s, width), run_tone(run)) for run in recent.runs]
+        if any(run.best.part_tokens for run in recent.runs):
+            lines.append((f"{PART_MARK} of a part of the eval text", "dim"))
         return Panel("recent runs", [(heading(width), "dim"), *lines])
     explained: list[tuple[str, Tone]] = []
     for label, text in EXPLANATION:
@@ -89,7 +92,7 @@ def heading(width: int) -> str:
 def run_line(run: RunInfo, now_s: float, width: int) -> str:
     """Return folder, status, steps, best score and age of a run."""
     steps = short(run.step) if run.step >= 100_000 else integer(run.step)
-    bits = narrow(run.best.bits_per_byte) if math.isfinite(run.best.bits_per_byte) else "–"
+    bits = run.best.mark + narrow(run.best.bits_per_byte) if math.isfinite(run.best.bits_per_byte) else "–"
     updated = f"{age(max(0.0, now_s - run.updated_at))} ago" if run.updated_at else "–"
     return columns(shown_path(run.folder), run.status.value, steps, bits, updated, width)
 
