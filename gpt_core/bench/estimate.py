@@ -107,6 +107,8 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Return the memory that a run needs, of a run on several ranks that of one of them.
 
+    With a precision of `auto`, it is that in float32, which needs more.
+
     Args:
         settings: Settings of the run.
         threads: Number of threads.
