@@ -424,7 +424,7 @@ cdef void _backward_head(
     Dropout dropout,
 ) noexcept nogil:
     """Write the gradients of one head. Tiles run from the last to the first: the last one sees, and so sets, every key."""
-    cdef Py_ssize_t first = (head.Tq - 1) // Br * Br, start, i, D = head.D, block = _block_keys(head.format)
+    cdef Py_ssize_t first = (head.Tq - 1) // Br * Br, start, i, row, D = head.D, block = _block_keys(head.format)
     cdef float scale = <float>1.0 / sqrtf(<float>D)
     cdef bint accumulate = False  # into d_k and d_v
     cdef Workspace w = _workspace(head, workspace)
@@ -432,7 +432,9 @@ cdef void _backward_head(
     cdef float *d_q
     cdef float *d_k = w.sums + Br * D if rounds else <float*>gradients.d_k
     cdef float *d_v = d_k + head.Tk * D if rounds else <float*>gradients.d_v
-    cdef Py_ssize_t ld_d_q = D if rounds else head.ldq, ld_d_k = D if rounds else head.ldk, ld_d_v = D if rounds else head.ldv
+    cdef Py_ssize_t ld_d_q = D if rounds else head.ldq
+    cdef Py_ssize_t ld_d_k = D if rounds else head.ldk
+    cdef Py_ssize_t ld_d_v = D if rounds else head.ldv
     cdef PackedB packed_k = pack(head.format, head.Tk, D, Matrix(head.k, head.ldk, False, head.memory), w.packed)
     cdef PackedB packed_q, packed_q_T, packed_d_O, packed_d_O_T
     cdef Matrix q, d_out
@@ -454,10 +456,11 @@ cdef void _backward_head(
         packed_q_T = pack(head.format, D, tile.br, q, w.packed_tile + 2 * packed_size(Br, D))
         packed_d_O_T = pack(head.format, D, tile.br, d_out, w.packed_tile + 2 * packed_size(Br, D) + packed_size(D, Br))
         for i in range(tile.br):
+            row = (first + i) * ldo
             if rounds:
-                delta[i] = _dot_of_bits(<const uint16_t*>d_O + (first + i) * ldo, <const uint16_t*>O + (first + i) * ldo, D)
+                delta[i] = _dot_of_bits(<const uint16_t*>d_O + row, <const uint16_t*>O + row, D)
             else:
-                delta[i] = _dot(<const float*>d_O + (first + i) * ldo, <const float*>O + (first + i) * ldo, D)
+                delta[i] = _dot(<const float*>d_O + row, <const float*>O + row, D)
         _start_tile(dropout, first, &drop)
         start = first
         while True:
@@ -731,8 +734,11 @@ cdef Workspace _workspace(Head head, float *start) noexcept nogil:
 
 
 cdef void _copy_rows(Head head, float *to, Py_ssize_t ld, const void *rows, Py_ssize_t ldr) noexcept nogil:
-    """Copy the rows (Tk, D) of k or v, with bfloat16 as slots. Speed only for float32: the rows of q | k | v may be so far apart
-    that those of one head share a quarter of the sets of the level-2 cache."""
+    """Copy the rows (Tk, D) of k or v, with bfloat16 as slots.
+
+    Speed only for float32: the rows of q | k | v may be so far apart that those of one head share a quarter of the sets
+    of the level-2 cache.
+    """
     cdef Py_ssize_t row
     for row in range(head.Tk):
         pack_row(head.format, head.memory, head.D, at(rows, row * ldr, head.memory), to + row * ld)

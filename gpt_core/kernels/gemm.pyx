@@ -143,8 +143,10 @@ cdef void _round_block(
 
 
 cdef Py_ssize_t max_stored_depth() noexcept nogil:
-    """Return the largest k of a product whose C can be stored in bfloat16: one block, so that no part of a sum is
-    rounded. It is 0 where BLAS computes products, which reads and writes float32 only."""
+    """Return the largest k of a product whose C can be stored in bfloat16: one block, so that no part of a sum is rounded.
+
+    It is 0 where BLAS computes the products, which reads and writes float32 only.
+    """
     return GPT_MAX_DEPTH
 
 
@@ -166,7 +168,7 @@ cdef void end_packed(Format format) noexcept nogil:
 
 
 cdef void pack_row(Format format, Format stored, Py_ssize_t k, const void *row, float *slots) noexcept nogil:
-    """Write k values, stored in either format, as slots, for an A that `gemm_packed` reads in place; slots may be row itself.
+    """Write k values as slots, for an A that `gemm_packed` reads in place; slots may be row itself.
 
     In tiles, zeros follow up to a multiple of READ_AT_ONCE slots.
     """

@@ -48,7 +48,7 @@ def forward(
     Raises:
         ValueError: The shapes do not match, or bfloat16 cannot be used.
     """
-    cdef Stored stored_y = _output(y), stored_x = _operand(x)
+    cdef Stored stored_y = _output(y), stored_x = _operand(x, bfloat16)
     cdef Py_ssize_t N = stored_y.rows, O = stored_y.columns, I = stored_x.columns
     cdef Py_ssize_t[2] y_shape = [N, O]
     cdef const float *addend = NULL
@@ -57,7 +57,6 @@ def forward(
         check_equal("linear: length of bias", bias.shape[0], O)
         bias_data = &bias[0]
     check_product(y_shape, stored_x.rows, I, weight.shape[0], weight.shape[1])
-    _check_formats(bfloat16, stored_x, stored_x)
     _check_result(bfloat16, stored_y, I, residual is not None)
     if residual is not None:
         check_equal("linear: rows of residual", residual.shape[0], N)
@@ -92,10 +91,11 @@ def backward(
     Raises:
         ValueError: The shapes do not match, or bfloat16 cannot be used.
     """
-    cdef Stored stored_d_x = _output(d_x), stored_d_y = _operand(d_y), stored_x = _operand(x)
+    cdef Stored stored_d_x = _output(d_x), stored_d_y = _operand(d_y, bfloat16), stored_x = _operand(x, bfloat16)
     cdef Py_ssize_t N = stored_d_y.rows, O = stored_d_y.columns, I = stored_x.columns, part
     cdef Py_ssize_t[2] d_x_shape = [stored_d_x.rows, stored_d_x.columns]
     cdef Py_ssize_t parts = threads_for(2 * N * O * I)
+    cdef Py_ssize_t start, stop
     cdef float *d_bias_data = NULL
     if d_bias is not None:
         check_equal("linear: length of d_bias", d_bias.shape[0], O)
@@ -103,7 +103,6 @@ def backward(
     check_equal("linear: rows of weight", weight.shape[0], I)
     check_product(d_x_shape, N, O, weight.shape[1], weight.shape[0])
     check_product(d_weight.shape, I, stored_x.rows, N, O)
-    _check_formats(bfloat16, stored_d_y, stored_x)
     _check_result(bfloat16, stored_d_x, O, False)
     # d_x (N, I) = d_y (N, O) . weight^T (O, I)
     cdef Product input_gradient = Product(
@@ -121,11 +120,12 @@ def backward(
     )
     # Each thread computes its parts of all three without waiting for the others.
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
-        if d_bias_data is not NULL:
-            if stored_d_y.format == BFLOAT16:
-                _sum_columns(d_bias_data, <const uint16_t*>stored_d_y.data, N, O, O * part // parts, O * (part + 1) // parts)
-            else:
-                _sum_columns(d_bias_data, <const float*>stored_d_y.data, N, O, O * part // parts, O * (part + 1) // parts)
+        start = O * part // parts
+        stop = O * (part + 1) // parts
+        if d_bias_data is not NULL and stored_d_y.format == BFLOAT16:
+            _sum_columns(d_bias_data, <const uint16_t*>stored_d_y.data, N, O, start, stop)
+        elif d_bias_data is not NULL:
+            _sum_columns(d_bias_data, <const float*>stored_d_y.data, N, O, start, stop)
         _gemm_part(input_gradient, part, parts)
         _gemm_part(weight_gradient, part, parts)
 
@@ -147,13 +147,12 @@ def product(
     Raises:
         ValueError: The shapes do not match, or bfloat16 cannot be used.
     """
-    cdef Stored stored_a = _operand(a), stored_b = _operand(b)
+    cdef Stored stored_a = _operand(a, bfloat16), stored_b = _operand(b, bfloat16)
     cdef Py_ssize_t M = c.shape[0], N = c.shape[1]
     cdef Py_ssize_t K = stored_a.rows if transpose_a else stored_a.columns
     check_product(c.shape, stored_a.columns if transpose_a else stored_a.rows, K,
                   stored_b.columns if transpose_b else stored_b.rows,
                   stored_b.rows if transpose_b else stored_b.columns)
-    _check_formats(bfloat16, stored_a, stored_b)
     cdef Product product = Product(
         format=BFLOAT16 if bfloat16 else FLOAT32, m=M, n=N, k=K,
         a=Matrix(stored_a.data, stored_a.columns, transpose_a, stored_a.format),
@@ -169,7 +168,7 @@ def product(
 # ---- Arrays of either format
 
 
-cdef Stored _operand(array) except *:
+cdef Stored _stored(array) except *:
     cdef const float[:, ::1] values
     cdef const uint16_t[:, ::1] bits
     if array.dtype.itemsize == sizeof(uint16_t):
@@ -182,21 +181,18 @@ cdef Stored _operand(array) except *:
 
 
 cdef Stored _output(array) except *:
-    cdef float[:, ::1] values
-    cdef uint16_t[:, ::1] bits
-    if array.dtype.itemsize == sizeof(uint16_t):
-        bits = array
-        check_positive("linear: values of an array", bits.shape[0] * bits.shape[1])
-        return Stored(&bits[0, 0], bits.shape[0], bits.shape[1], BFLOAT16)
-    values = array
-    check_positive("linear: values of an array", values.shape[0] * values.shape[1])
-    return Stored(&values[0, 0], values.shape[0], values.shape[1], FLOAT32)
+    """Return the view of an array that will be written."""
+    if not array.flags.writeable:
+        raise ValueError("linear: got a read-only array for a result, expected one that can be written")
+    return _stored(array)
 
 
-cdef int _check_formats(bint bfloat16, Stored a, Stored b) except -1:
-    if (a.format == BFLOAT16 or b.format == BFLOAT16) and not (bfloat16 and max_stored_depth() > 0):
+cdef Stored _operand(array, bint bfloat16) except *:
+    """Return the view of an array that a product reads."""
+    cdef Stored found = _stored(array)
+    if found.format == BFLOAT16 and not (bfloat16 and max_stored_depth() > 0):
         raise ValueError("linear: got an operand in bfloat16, expected float32 for a product in float32 or by BLAS")
-    return 0
+    return found
 
 
 cdef int _check_result(bint bfloat16, Stored c, Py_ssize_t depth, bint has_residual) except -1:

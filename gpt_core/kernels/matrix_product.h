@@ -525,8 +525,8 @@ INLINE void gpt_prefetch_tile(ptrdiff_t rows, const float *tile, ptrdiff_t ld, c
         }
 }
 
-/* Block (m, n) of C, from (ic, jc) on, from packed A (m, k) and packed B (k, n), k in slots: the loops jr and ir. A tile of
-   a C in bfloat16 is computed in a buffer, and rounded from there. */
+/* Block (m, n) of C, from (ic, jc) on, from packed A (m, k) and packed B (k, n), k in slots: the loops jr and ir.
+   Tiles of a C in bfloat16 are computed in a buffer, and rounded from there. */
 INLINE void gpt_macrokernel(const gpt_format format, int a_is_panels, ptrdiff_t ic, ptrdiff_t jc, ptrdiff_t m,
                             ptrdiff_t n, ptrdiff_t k, const gpt_output *out) {
     const ptrdiff_t mr = gpt_mr(format), nr = gpt_nr(format);

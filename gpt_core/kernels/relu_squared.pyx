@@ -2,7 +2,7 @@
 
 from cython.parallel cimport prange
 
-from gpt_core.kernels.bfloat16 cimport CHUNK, round_row, stored, widen
+from gpt_core.kernels.bfloat16 cimport map_gradient_row, map_row, stored
 from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport threads_for
 
@@ -23,7 +23,7 @@ def forward(
     check_equal("relu_squared: rows of y", y.shape[0], N)
     check_equal("relu_squared: channels of y", y.shape[1], F)
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * F)):
-        _forward_row(&y[n, 0], &x[n, 0], F)
+        map_row(_forward, &y[n, 0], &x[n, 0], F)
 
 
 def backward(
@@ -45,41 +45,7 @@ def backward(
     check_equal("relu_squared: rows of d_y", d_y.shape[0], N)
     check_equal("relu_squared: channels of d_y", d_y.shape[1], F)
     for n in prange(N, nogil=True, schedule="static", num_threads=threads_for(N * F)):
-        _backward_row(&d_x[n, 0], &d_y[n, 0], &x[n, 0], F)
-
-
-cdef void _forward_row(stored *y, const stored *x, Py_ssize_t F) noexcept nogil:
-    """Compute one row."""
-    cdef Py_ssize_t first, n
-    cdef float[CHUNK] chunk
-    if stored is float:
-        _forward(y, x, F)
-    else:
-        first = 0
-        while first < F:
-            n = min(<Py_ssize_t>CHUNK, F - first)
-            widen(x + first, chunk, n)
-            _forward(chunk, chunk, n)
-            round_row(chunk, y + first, n)
-            first += n
-
-
-cdef void _backward_row(stored *d_x, const stored *d_y, const stored *x, Py_ssize_t F) noexcept nogil:
-    """Compute the gradient of one row."""
-    cdef Py_ssize_t first, n
-    cdef float[CHUNK] d_chunk
-    cdef float[CHUNK] chunk
-    if stored is float:
-        _backward(d_x, d_y, x, F)
-    else:
-        first = 0
-        while first < F:
-            n = min(<Py_ssize_t>CHUNK, F - first)
-            widen(d_y + first, d_chunk, n)
-            widen(x + first, chunk, n)
-            _backward(d_chunk, d_chunk, chunk, n)
-            round_row(d_chunk, d_x + first, n)
-            first += n
+        map_gradient_row(_backward, &d_x[n, 0], &d_y[n, 0], &x[n, 0], F)
 
 
 cdef void _forward(float *y, const float *x, Py_ssize_t F) noexcept nogil:
