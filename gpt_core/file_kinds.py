@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 HEAD_BYTES = 1 << 16  # bytes that are examined
 MAX_CONTROL_SHARE = 0.01
-MIN_TEXT_SHARE = 0.75  # of bytes that are not NUL; of Latin letters in UTF-16 they are about half
+MIN_TEXT_SHARE = 0.6  # of bytes that are no control characters; in UTF-16 of most scripts they are about half
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _TEXT_CONTROLS = b"\a\b\t\n\v\f\r\x1b"  # ESC: terminal colors, and encodings such as ISO-2022-JP
 _CONTROLS = bytes(code for code in (*range(32), 127) if code not in _TEXT_CONTROLS)
 
 _UTF16 = "convert it to UTF-8 (`iconv -f UTF-16 -t UTF-8`; in PowerShell `Set-Content -Encoding utf8`)"
+_REMOVE = r"remove them (`tr -d '\000-\006\016-\032\034-\037\177'`)"
 _UTF32 = "convert it to UTF-8 (`iconv -f UTF-32 -t UTF-8`)"
 _EXPORT = "export it as plain text"
 _OTHER = "name a text file"
@@ -86,8 +87,8 @@ def not_text(head: bytes, encoding: str = "") -> NotText | None:
         return NotText("binary data", _OTHER) if _is_garbled(head.decode(encoding, "replace")) else None
     if not has_controls:
         return None
-    if _is_text_with_nuls(head):
-        return NotText("text with NUL bytes", "remove them (`tr -d '\\000'`)")
+    if _is_text_with_controls(head):
+        return NotText(f"text with {'control characters' if head.count(0) == 0 else 'NUL bytes'}", _REMOVE)
     wide = _wide_encoding(head)
     if not wide:
         return NotText("binary data", _OTHER)
@@ -99,10 +100,10 @@ def _control_share(head: bytes) -> float:
     return (len(head) - len(head.translate(None, _CONTROLS))) / len(head) if head else 0.0
 
 
-def _is_text_with_nuls(head: bytes) -> bool:
-    """Return True for UTF-8 between a few NULs."""
-    text = head.translate(None, b"\0")
-    if len(text) < MIN_TEXT_SHARE * len(head) or _control_share(text) > MAX_CONTROL_SHARE:
+def _is_text_with_controls(head: bytes) -> bool:
+    """Return True for UTF-8 between a few control characters."""
+    text = head.translate(None, _CONTROLS)
+    if len(text) - text.count(b"\t") < MIN_TEXT_SHARE * len(head):  # a tab is also a half of letters of Hindi in UTF-16
         return False
     try:
         codecs.getincrementaldecoder("utf-8")("strict").decode(text)  # a character may be cut at the end
@@ -132,5 +133,7 @@ def _decodes(head: bytes, encoding: str) -> bool:
         if error.end < len(head):
             return False
         text = head[: error.start].decode(encoding, "replace")
+    if not text:
+        return False
     unprintable = sum(not (char.isprintable() or char.isspace()) for char in text)
     return unprintable <= len(text) * MAX_CONTROL_SHARE

@@ -5,6 +5,8 @@ import gzip
 import io
 import lzma
 import random
+import shutil
+import subprocess
 import zipfile
 
 import pytest
@@ -74,10 +76,23 @@ def test_unusual_bytes_are_text_where_control_characters_are_rare(data: bytes) -
         (b"t.txt".ljust(257, b"\0") + b"ustar\x0000", "tar archive"), (b"{\\rtf1\\ansi It was}", "RTF"),
         (bytes(5000), "binary data"), (random.Random(0).randbytes(20_000), "binary data"),
         (ENGLISH.encode() + b"\0" * 100, "text with NUL bytes"), (b"one\0two\n", "text with NUL bytes"),
-        ("Ein kurzer\0 Satz mit ü und \0ß".encode(), "text with NUL bytes"),
+        ("Ein kurzer\0 Satz mit ü und \0ß".encode(), "text with NUL bytes"), (b"ab\0", "text with NUL bytes"),
+        (b"a\0\1bcdef", "text with NUL bytes"), (b"hello\1w", "text with control characters"),
+        (b"\0\0\0", "binary data"), (b"a\0", "UTF-16 text"), ("ü".encode("utf-16-be"), "UTF-16 text"),
+        ("हिंदी".encode("utf-16-le"), "UTF-16 text"), (b"a\0\0\0", "UTF-32 text"),
     ],
 )  # fmt: skip
 def test_compressed_files_documents_images_programs_and_binary_data_are_named(data: bytes, kind: str) -> None:
     found = not_text(data[:HEAD_BYTES])
     assert found is not None
     assert kind in found.kind
+
+
+@pytest.mark.skipif(shutil.which("tr") is None, reason="there is no tr")
+@pytest.mark.parametrize("data", [b"one\0two\n", bytes(range(127)) + b"text" * 20 + "ü\x7f".encode()])
+def test_a_text_with_control_characters_can_be_cleaned_as_its_error_says(data: bytes) -> None:
+    found = not_text(data)
+    assert found is not None
+    command = found.remedy.split("`")[1]
+    cleaned = subprocess.run(["sh", "-c", command], input=data, capture_output=True, check=True).stdout
+    assert not_text(cleaned) is None
