@@ -24,7 +24,9 @@ from gpt_core.errors import ConfigError
 from gpt_tui.cli.inspect import json_of
 from gpt_tui.cli.main import INSPECT_VIEWS
 from gpt_tui.headless.inside.page import page, png
+from gpt_tui.headless.inside.terminal import table_lines
 from gpt_tui.session.inside.subject import subject_of
+from gpt_tui.session.inside.view import Cell, Column, Table
 from gpt_tui.session.inside.views import VIEWS, Choices
 from gpt_tui.shared.ramp import shade
 from tests.bridges.samples import model as bridge_model
@@ -74,6 +76,13 @@ def test_every_view_prints_plain_text_to_a_pipe_and_json_with_the_model(
     assert max(len(line) for line in plain.stdout.splitlines()[:3]) <= 110
     found = data(view)
     assert (found["model"], found["step"], found["view"]) == (str(MODEL), 6, view)
+
+
+def test_a_long_token_is_cut_on_a_terminal_only() -> None:
+    token = "·" * 60
+    table = Table([Column("token", is_label=True), Column("bits", True)], [[Cell(token), Cell("1.00")]])
+    assert [line.plain for line in table_lines(table, None, True)] == [f"{'token':<60}  bits", f"{token}  1.00"]
+    assert [line.plain for line in table_lines(table, 40, True)][1] == f"{token[:23]}…  1.00"
 
 
 def test_tokens_are_printed_with_their_surprise_rank_and_alternatives(

@@ -79,18 +79,18 @@ def table_lines(table: Table, width: int | None, dark: bool) -> Iterator[Text]:
 
 
 def column_widths(table: Table, width: int | None) -> list[int]:
-    """Return the width of each column: labels are limited, and others to what `width` leaves beside the labels."""
+    """Return the width of each column; within `width`, labels are limited, and others to what is left beside them."""
     widths = [
         max(cell_len(column.name), *(cell_len(row[i].text) for row in table.rows), 0)
         for i, column in enumerate(table.columns)
     ]
+    if width is None:
+        return widths
     labels = [i for i, column in enumerate(table.columns) if column.is_label]
     for i in labels:
         widths[i] = max(cell_len(table.columns[i].name), min(widths[i], MAX_CELLS))
-    if width is not None:
-        left = max(MIN_CELLS, width - sum(widths[i] + len(GAP) for i in labels))
-        widths = [cells if i in labels else min(cells, left) for i, cells in enumerate(widths)]
-    return widths
+    left = max(MIN_CELLS, width - sum(widths[i] + len(GAP) for i in labels))
+    return [cells if i in labels else min(cells, left) for i, cells in enumerate(widths)]
 
 
 def column_groups(table: Table, widths: Sequence[int], width: int | None) -> Iterator[list[int]]:
