@@ -81,7 +81,7 @@ def test_recent_runs_are_listed_with_aligned_columns_at_any_width():
     assert " – " in second
     part = runs_panel(RecentRuns((runs[0]._replace(best=scores._replace(part_tokens=100)),)), KEYS, 160.0, 70)
     assert "~2.345" in part.lines[1][0]
-    assert part.lines[2] == ("~ of a part of the eval text", "dim")
+    assert part.lines[2] == ("~: of a part of the eval text", "dim")
 
 
 def test_without_runs_the_panel_explains_what_will_be_seen_with_the_keys():

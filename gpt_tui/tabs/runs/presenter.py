@@ -78,7 +78,7 @@ COLUMNS = (
     Column("time", 8, 152, align_right=True), Column("tokens/s", 8, 164, align_right=True), Column("text", 16, 184),
     Column("updated", 8, 64),
 )  # fmt: skip
-TITLE = f"runs  (eval scores: best evaluation; {PART_MARK} of a part of the eval text)"
+TITLE = f"runs  (eval scores of the best evaluation; {PART_MARK}: of a part of the eval text)"
 MIN_NAME, MAX_NAME = 12, 48
 
 

@@ -76,7 +76,7 @@ def runs_panel(recent: RecentRuns, keys: Mapping[str, str], now_s: float, width:
     if recent.runs:
         lines = [(run_line(run, now_s, width), run_tone(run)) for run in recent.runs]
         if any(run.best.part_tokens for run in recent.runs):
-            lines.append((f"{PART_MARK} of a part of the eval text", "dim"))
+            lines.append((f"{PART_MARK}: of a part of the eval text", "dim"))
         return Panel("recent runs", [(heading(width), "dim"), *lines])
     explained: list[tuple[str, Tone]] = []
     for label, text in EXPLANATION:
