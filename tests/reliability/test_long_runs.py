@@ -105,10 +105,12 @@ def test_a_full_disk_is_reported_and_training_continues_with_valid_files(folder:
     assert all("No space left on device" in event["error"] for event in failed)
     assert code == 1  # the last save failed in the models folder
     assert run.steps == 40
-    *in_models, elsewhere = [event for event in run.events if event["event"] == "saved"]
+    saved = [event for event in run.events if event["event"] == "saved"]
+    *in_models, before_evaluation, at_end = saved
     require_valid_checkpoints(folder, in_models)
-    assert elsewhere["step"] == 40
-    require_valid_checkpoints(Path(elsewhere["path"]).parent, [elsewhere])
+    assert before_evaluation == at_end
+    assert at_end["step"] == 40
+    require_valid_checkpoints(Path(at_end["path"]).parent, [at_end])
 
 
 def test_a_models_folder_that_cannot_be_made_or_written_is_refused_before_the_first_step(folder: Path) -> None:

@@ -13,7 +13,7 @@ from tests.tui.fake_trainer import FakeOpen, FakeTrainer, fake_generator, fake_s
 
 
 class NotingTrainer(FakeTrainer):
-    """Fake trainer that writes a file per save, visible to the test."""
+    """Fake trainer that writes a file per save, and one when its first step begins, visible to the test."""
 
     saves = 0
 
@@ -21,6 +21,10 @@ class NotingTrainer(FakeTrainer):
         self.saves += 1
         Path(self.settings.models_dir, f"saved-{kind}-{self.saves}").touch()
         return super()._save(kind)
+
+    def _one_step(self):  # type: ignore[no-untyped-def]
+        Path(self.settings.models_dir, "step-begun").touch()
+        return super()._one_step()
 
 
 def main() -> int:

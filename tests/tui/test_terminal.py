@@ -152,6 +152,7 @@ def test_two_signals_at_once_save_once(terminal):
 def test_a_second_quit_request_waits_for_no_step(terminal, key: bool):
     app = terminal("600")  # a step takes ten minutes
     app.until_training()
+    app.until_so((app.folder / "step-begun").exists)
     for heard in (b"saving, then", b""):
         if key:
             os.write(app.master, b"\x03")
