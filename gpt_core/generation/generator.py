@@ -136,7 +136,8 @@ class Generator:
         if not prompt_ids:
             raise ValueError("prompt_ids: got no ids, expected at least <bos>")
         started = time.perf_counter()
-        context = list(prompt_ids[-self._decoder.capacity :])
+        room = self._decoder.capacity - len(begin_with)  # a token that spells the end has at least one byte
+        context = list(prompt_ids[-max(1, room) :])
         self._decoder.reset()
         logits = self._decoder.prefill(context)
         self.figures = Figures(

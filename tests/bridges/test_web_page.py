@@ -24,6 +24,8 @@ from gpt_core.bridges.run_text import training_text
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.errors import ExportError
+from gpt_core.generation.generator import Generator
+from gpt_core.generation.sampler import Sampling
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.scores import EvalScores
@@ -91,6 +93,46 @@ def test_the_program_of_a_page_computes_the_logits_of_the_model(layers: str) -> 
     )
     expected = Model(own).logits(np.array(ids))[[7, *range(14, 24)]]
     np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=0, atol=1e-4)
+
+
+WORKER_PROGRAM = """
+const sent = JSON.parse(require("fs").readFileSync(0));
+const bytes = (text) => Uint8Array.from(Buffer.from(text, "base64"));
+for (const name in sent.tensors) sent.tensors[name] = new Float32Array(bytes(sent.tensors[name]).buffer);
+generator = new Generator(new Tokenizer(bytes(sent.tokenizer)), new Transformer(sent.shape, sent.tensors));
+const added = [];
+globalThis.postMessage = (message) => {
+  if (message.type === "token") added.push(...message.bytes);
+  if (message.type !== "done") return;
+  const text = Buffer.from(added).toString("base64");
+  process.stdout.write(JSON.stringify({ text, read: message.readTokens, skipped: message.skippedTokens }));
+  channel.port1.close();
+};
+read({ ...sent.request, tokens: [], id: 0 }, request);
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+@pytest.mark.parametrize("words", [3, 300])
+def test_a_page_reads_as_much_of_a_prompt_as_the_program(words: int) -> None:
+    own, prompt = model(), "the cat " * words
+    greedy = {"temperature": 0, "top_k": 0, "top_p": 1, "repetition_penalty": 1}
+    generator = Generator(own.parameters, own.tokenizer)
+    reply = "".join(generator.generate(prompt, Sampling(**greedy, max_tokens=40)))
+    sent = {
+        "shape": msgspec.to_builtins(own.settings.shape),
+        "tokenizer": base64.b64encode(own.tokenizer.to_bytes()).decode(),
+        "tensors": {name: base64.b64encode(each.tobytes()).decode() for name, each in own.parameters.tensors.items()},
+        "request": {"prompt": prompt, "sampling": greedy | {"seed": 1}, "count": 40},
+    }
+    program = "".join(["var onmessage;", *map(web_page.page_file, web_page.WORKER), WORKER_PROGRAM])
+    done = subprocess.run(
+        ["node", "-e", program], input=json.dumps(sent).encode(), capture_output=True, timeout=TIMEOUT_S, check=True
+    )
+    found = json.loads(done.stdout)
+    assert base64.b64decode(found["text"]).decode(errors="replace") == reply
+    assert (found["read"], found["skipped"]) == (generator.figures.prompt_tokens, generator.figures.skipped_tokens)
+    assert (found["skipped"] > 0) == (words > 3)
 
 
 def test_fewer_bits_make_a_smaller_page(tmp_path: Path) -> None:

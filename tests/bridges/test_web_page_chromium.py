@@ -347,12 +347,16 @@ async def test_labels_and_live_regions_describe_the_page(trained: Path) -> None:
 
 async def test_a_prompt_longer_than_the_context_is_reported(trained: Path, bundle: ModelBundle) -> None:
     prompt = "the mat " * 60
-    length = 1 + len(split_prompt(bundle.tokenizer, prompt.encode())[0])
+    settled, unread = split_prompt(bundle.tokenizer, prompt.encode())
+    skipped = 1 + len(settled) + len(unread) - CONTEXT
     async with opened(trained / "page.html") as page:
         await set_sampling(page, GREEDY)
         await generated(page, prompt)
         status = await page.inner_text("#status")
-        assert status.endswith(f" · the model reads only the last {CONTEXT} of the prompt's {length} tokens")
+        found = re.search(r" · the model reads only the last (\d+) of the prompt's (\d+) tokens$", status)
+        assert found is not None
+        assert int(found[1]) <= CONTEXT
+        assert int(found[2]) - int(found[1]) == skipped
 
 
 async def test_a_field_out_of_range_is_refused(trained: Path) -> None:

@@ -159,6 +159,22 @@ def test_a_prompt_longer_than_the_context_is_cut_from_the_left(tokenizer: Tokeni
     assert (generator.figures.prompt_tokens, generator.figures.skipped_tokens) == (4, 6)
 
 
+@pytest.mark.parametrize("capacity", [4, 5, 9, 11])
+@pytest.mark.parametrize("spelling_tokens", [1, 3])
+def test_of_a_long_prompt_as_many_tokens_are_read_as_leave_room_for_its_end(
+    tokenizer: Tokenizer, weights: Parameters, spelling_tokens: int, capacity: int
+) -> None:
+    settled, unread = split_prompt(tokenizer, b"the cat sat on the mat; the mat")
+    spelled = tokenizer.encode(unread).tolist() if spelling_tokens == 1 else byte_ids(unread)
+    assert len(spelled) == spelling_tokens
+    generator, decoder = scripted(tokenizer, weights, [*spelled, *byte_ids(b"x")], capacity)
+    sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=1)
+    assert "".join(generator.generate("the cat sat on the mat; the mat", sampling)) == "x"
+    figures = generator.figures
+    assert figures.prompt_tokens == decoder.length == capacity - len(unread) + len(spelled)
+    assert figures.skipped_tokens == 1 + len(settled) + len(spelled) - figures.prompt_tokens
+
+
 def test_special_and_unused_ids_are_never_generated(weights: Parameters) -> None:
     small = PieceTokenizer.train([b"ab"], SHAPE.vocab_size)
     allowed = sampled_ids(small)

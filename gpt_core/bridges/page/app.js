@@ -86,7 +86,7 @@ const HANDLERS = {
     if (phase === "generating") {
       const speed = message.tokensPerSecond ? `${message.tokensPerSecond.toFixed(1)} tokens per second · ` : "";
       const length = count(newTokens().length, "token");
-      const note = skippedNote(message.promptTokens);
+      const note = skippedNote(message);
       byId("status").textContent = `${length} · ${speed}seed ${seed} · ${REASONS[message.reason]}${note}`;
       speak("", true);
     }
@@ -329,11 +329,10 @@ function percent(probability) {
 }
 
 /** Return a note that the context holds only the last tokens of a prompt, "" if it holds all of them. */
-function skippedNote(promptTokens) {
-  const capacity = model.shape.seq_len;
-  if (promptTokens <= capacity) return "";
-  const all = promptTokens.toLocaleString("en");
-  return ` · the model reads only the last ${capacity.toLocaleString("en")} of the prompt's ${all} tokens`;
+function skippedNote({ readTokens, skippedTokens }) {
+  if (!skippedTokens) return "";
+  const all = (readTokens + skippedTokens).toLocaleString("en");
+  return ` · the model reads only the last ${readTokens.toLocaleString("en")} of the prompt's ${all} tokens`;
 }
 
 function count(number, noun) {

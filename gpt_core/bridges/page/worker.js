@@ -11,7 +11,7 @@
 //        next       the most probable tokens at a position; without new tokens, after those (`before`) that only spell
 //                   the end of the prompt
 //        token      a new token
-//        done       why, how fast, and how many tokens the prompt has
+//        done       why, how fast, and how many tokens of the prompt are read, and skipped before them
 //        failed     a line for the user
 
 const SHOWN = 10; // most probable tokens that the page lists
@@ -83,7 +83,7 @@ class Generator {
   /** Return the ids that the model reads: when the context is full, its last half is the new context. */
   context(promptIds, tokens) {
     const capacity = this.model.shape.seq_len;
-    let context = promptIds.slice(-capacity);
+    let context = promptIds.slice();
     for (const token of tokens) {
       context.push(token);
       if (context.length > capacity) context = context.slice(-Math.floor(capacity / 2));
@@ -131,9 +131,17 @@ async function read({ prompt, tokens, sampling, count, id }, number) {
     return number === request;
   };
   const { ids, rest: spelled } = tokenizer.splitPrompt(new TextEncoder().encode(prompt));
-  const promptIds = [BOS, ...ids];
+  const room = generator.model.shape.seq_len - spelled.length; // a token that spells the end has at least one byte
+  const promptIds = [BOS, ...ids].slice(-Math.max(1, room));
+  const skippedTokens = 1 + ids.length - promptIds.length;
   const all = tokens.slice();
-  let rest = tokens.reduce((left, token) => left.subarray(tokenizer.tokenBytes(token).length), spelled);
+  let rest = spelled;
+  let readTokens = promptIds.length; // and those that only spell the end
+  for (const token of tokens) {
+    const { length } = tokenizer.tokenBytes(token);
+    if (length <= rest.length) readTokens++;
+    rest = rest.subarray(length);
+  }
   const random = new Random(sampling.seed);
   all.forEach(() => random.next());
   let produced = 0;
@@ -141,7 +149,7 @@ async function read({ prompt, tokens, sampling, count, id }, number) {
   const finish = (reason) => {
     const seconds = (performance.now() - firstAt) / 1000;
     const tokensPerSecond = produced > 1 ? (produced - 1) / seconds : 0;
-    postMessage({ type: "done", id, reason, tokensPerSecond, promptTokens: promptIds.length });
+    postMessage({ type: "done", id, reason, tokensPerSecond, readTokens, skippedTokens });
   };
   while (true) {
     const context = generator.context(promptIds, all);
@@ -169,6 +177,7 @@ async function read({ prompt, tokens, sampling, count, id }, number) {
     postMessage({ type: "token", id, token, bytes: bytes.slice(rest.length), probability: shown[token] });
     if (token === EOS) return finish("end");
     if (bytes.length > rest.length) produced++;
+    else readTokens++;
     if (produced === 1 && !firstAt) firstAt = performance.now();
     rest = rest.subarray(bytes.length);
     all.push(token);
