@@ -149,7 +149,7 @@ def name_list(value: str | Sequence[str]) -> list[str]:
 
 def names_title(value: str | Sequence[str]) -> str:
     """Return the last component of the first name, and how many more there are; "" for none."""
-    names = name_list(value)
+    names = list(dict.fromkeys(name_list(value)))
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{PurePath(names[0]).name}{more}" if names else ""
 

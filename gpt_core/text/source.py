@@ -60,6 +60,10 @@ def text_source(
     if not words:
         raise CorpusError("no text: got an empty list of files; name a text file, a folder or a pattern")
     files = find_files(words)
+    distinct: dict[str, str] = {}
+    for word in words:  # a file that is given twice is read once
+        distinct.setdefault(os.path.realpath(word), word)
+    words = list(distinct.values())
     name = words[0] if len(words) == 1 else f"{words[0]} and {len(words) - 1} more"
     return TextSource(name, files, _cache_path(words, files), encoding, text_field, allow_binary)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.config.validation import names_title
 from gpt_core.errors import CorpusError
 from gpt_core.text import file_search
 from gpt_core.text.source import TextSource, text_source
@@ -105,6 +106,17 @@ def test_a_source_is_named_and_cached_as_one_expects(folder: Path) -> None:
     assert place("texts/b.txt", "texts/a.txt") == ("texts/b.txt and 1 more", "b.txt and 1 more", "texts/b.txt+1")
     os.chdir(folder / "sub")
     assert place(".")[2] == "sub"
+
+
+def test_a_text_that_is_given_twice_is_named_as_given_once(folder: Path) -> None:
+    (folder / "link.txt").symlink_to("a.txt")
+    a = text_source("texts/a.txt")
+    for given in (["texts/a.txt"] * 2, ["texts/a.txt", "./texts/../texts/a.txt"], ["texts/a.txt", "texts/link.txt"]):
+        assert text_source(given) == a
+    (folder / "link.txt").unlink()
+    assert text_source(["texts", "texts/"]) == text_source("texts")
+    assert text_source(["texts/b.txt", "texts/a.txt", "texts/b.txt"]).name == "texts/b.txt and 1 more"
+    assert names_title(["texts/a.txt", "texts/a.txt"]) == names_title("texts/a.txt") == "a.txt"
 
 
 def test_eval_files_inside_a_training_folder_are_not_trained_on(folder: Path) -> None:
