@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import os
 import re
 import secrets
@@ -99,29 +100,36 @@ def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
 def new_path(path: Path) -> Iterator[Path]:
     """Create a file or a folder under a temporary name beside `path`; rename it at the end of the context.
 
-    The context creates the file with `write_new`, or the folder and its files. If it raises an error, what it created
-    is removed.
+    The context creates the file with `write_new`, or the folder and its files. The folder of `path` is created, too, if
+    it is missing. If the context raises an error, what was created is removed.
 
     Yields:
         The temporary path.
 
     Raises:
         FileExistsError: There is something at `path` already.
-        OSError: A new name cannot be created in the folder.
+        OSError: The folder, or a new name in it, cannot be created.
     """
     require_absent(path)
+    missing = list(itertools.takewhile(lambda folder: not os.path.lexists(folder), path.parents))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     try:
+        if missing:
+            path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir():
             sync_folder(temporary)
         require_absent(path)
         _rename_new(temporary, path)
-        sync_folder(path.parent)
+        for folder in (path, *missing):
+            sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        for folder in missing:  # those without a file in them
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def require_absent(path: Path) -> None:

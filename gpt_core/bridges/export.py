@@ -136,6 +136,4 @@ def checked_number_type(format_name: str, number_type: str | None) -> str:
 def _remedy(path: Path, error: OSError) -> str:
     if error.errno in _DISK_ERRORS:
         return "free some disk space, or export to another disk"
-    if not path.parent.exists():
-        return f"create the folder {path.parent} first"
     return "choose another path"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from gpt_core import files
 from gpt_core.bridges import gguf_import, hf_import
 from gpt_core.bridges.huggingface import CONFIG, WEIGHTS
 from gpt_core.bridges.source import Chunks, SourceModel, open_source
@@ -48,8 +46,7 @@ def import_checkpoint(
     path = output if output is not None else models_dir / default_name(source)
     check_output(path)
     chunks = _reporting(model, progress, f"importing {source.name or source}")
-    with _folder_for(path):
-        write_weights(path, model.settings, model.tokenizer.to_bytes(), chunks)
+    write_weights(path, model.settings, model.tokenizer.to_bytes(), chunks)
     return peek_checkpoint(path)
 
 
@@ -80,23 +77,6 @@ def check_output(path: Path) -> None:
         raise ModelImportError(f"--output: got {path}, expected a name that ends in {EXTENSION}")
     if os.path.lexists(path):
         raise ModelImportError(f"{path} exists already: remove it, or name another file with --output")
-
-
-@contextlib.contextmanager
-def _folder_for(path: Path) -> Iterator[None]:
-    """Create the folder of a file to be written, and remove it again if writing fails. Raises ModelImportError."""
-    missing = [folder for folder in path.parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModelImportError(f"{path.parent} cannot be created: {files.reason(error)}") from None
-    try:
-        yield
-    except BaseException:
-        for folder in missing:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 def _refuse_file(path: Path) -> NoReturn:

@@ -141,9 +141,26 @@ def test_a_path_that_appears_during_the_export_is_not_replaced(
 
 
 @pytest.mark.parametrize("format_name", FORMAT_NAMES)
-def test_a_missing_folder_is_refused_in_one_line(format_name: str, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"was not written: No such file or directory; create the folder .*new first"):
-        export_model(model(), format_name, tmp_path / "new" / "out")
+def test_a_missing_folder_is_created_and_removed_again_if_the_export_fails(
+    format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "folder" / "out"
+
+    def interrupted(*_: object) -> None:
+        assert path.parent.is_dir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpt_core.bridges.export.check_export", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export_model(model(), format_name, path)
+    assert contents(tmp_path) == []
+    assert export_model(model(), format_name, path).path == path
+    assert path.exists()
+
+
+@pytest.mark.parametrize("format_name", FORMAT_NAMES)
+def test_a_path_that_cannot_be_created_is_refused_in_one_line(format_name: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="expected the name of a new file"):
         export_model(model(), format_name, Path("/"))
     (tmp_path / "a file").write_text("mine")

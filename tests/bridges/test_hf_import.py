@@ -344,6 +344,19 @@ def test_an_output_that_exists_or_has_another_suffix_is_refused_and_unchanged(
     own.unlink()
 
 
+def test_a_missing_folder_of_the_output_is_created_and_removed_again_if_the_import_fails(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gpt2" / "file").write_text("mine")
+    code, out, err = run(capsys, "import", "gpt2", "--output", "gpt2/file/own.safetensors")
+    assert (code, out, err) == (1, "", "gpt-tui: gpt2/file/own.safetensors was not saved: Not a directory\n")
+    assert run(capsys, "import", "gpt2", "--output", "gpt2/new/folder/own.safetensors")[0] == 0
+    assert (tmp_path / "gpt2/new/folder/own.safetensors").is_file()
+    tensors(not_finite)(folder)
+    assert run(capsys, "import", "gpt2", "--output", "gpt2/other/own.safetensors")[0] == 2
+    assert not (tmp_path / "gpt2/other").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

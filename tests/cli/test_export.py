@@ -37,7 +37,7 @@ def test_export_takes_the_named_checkpoint_and_number_type(program: Callable[...
     ("arguments", "message"),
     [
         (("hf", "models"), "models exists already; remove it, or export to another path"),
-        (("gguf", "no/such.gguf"), "create the folder no first"),
+        (("gguf", "models/best_model.safetensors/x"), "was not written: Not a directory; choose another path"),
         (("gguf", "x", "--type", "q4_0"), "--type: got 'q4_0', expected f32, f16, bf16 or q8_0 for gguf"),
         (("hf", "x", "--type", "f16"), "--type: got 'f16', expected f32 for hf"),
         (("html", "x", "--type", "f16"), "--type: got 'f16', expected f32, bf16 or int8 for html"),

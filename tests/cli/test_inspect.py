@@ -276,9 +276,9 @@ def test_a_page_holds_every_view_without_a_script_or_an_address(
 
 def test_a_page_of_one_view_holds_that_view(program: Callable[..., Result], tmp_path: Path) -> None:
     options = ("--view", "attention", "--layer", "0", "--head", "1")
-    run = program("inspect", TEXT, *options, "--html", str(tmp_path / "page.html"))
+    run = program("inspect", TEXT, *options, "--html", str(tmp_path / "new" / "page.html"))
     assert (run.returncode, run.stderr) == (0, "")
-    parsed = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    parsed = Page((tmp_path / "new" / "page.html").read_text(encoding="utf-8"))
     assert [name for name, _ in parsed.elements].count("section") == 1
     assert "attention of layer 0, head 1" in parsed.text
 
@@ -289,7 +289,6 @@ def test_a_page_that_cannot_be_written_is_one_line_and_replaces_nothing(
     (tmp_path / "there.html").write_text("mine")
     for name, message in (
         ("there.html", r"there\.html exists already; name a new file"),
-        ("missing/page.html", r"cannot write .*page\.html: No such file or directory; name another file"),
         ("there.html/page.html", "cannot write .*: Not a directory; name another file"),
         ("", "got '', expected the name of a new file"),
     ):
