@@ -36,12 +36,12 @@ ABOUT: dict[str, str] = {
     "under the cursor is replayed from its log, and followed live while another process trains it; following takes no "
     "lock and changes no file. Space marks runs to compare. Each marked run has a number in the list, on its line and "
     "in the legend, which shows the values at the chart's cursor. Compare runs with different tokenizers by bits per "
-    "byte. F8 colours the sample at the cursor by surprise, and i shows the run's attention heads over time.",
+    "byte. F8 colors the sample at the cursor by surprise, and i shows the run's attention heads over time.",
     "inside": "What a model computes on a text. The views share one cursor (token, layer, head), which stays when "
     "the view or the model changes. The probe is the beginning of the eval text. The model in training is shown with a "
     "copy of its weights, taken again after each evaluation and with r. Compare shows a second model on the same text, "
     "such as the one before the first step. While another tab is shown, nothing is computed here.",
-    "tokens": "Each token has the colour of its surprise, -log2 of its probability after the tokens before it: 0 bits "
+    "tokens": "Each token has the color of its surprise, -log2 of its probability after the tokens before it: 0 bits "
     "for a token that the model was certain of, 1 bit for one of probability 1/2, 10 bits for one of about 1/1000. The "
     "cursor shows the 8 most probable tokens in its place; ✓ marks the one in the text. Expect high values where a "
     "word or name begins and low ones inside it. Try: find the first surprising token, choose the most probable one "

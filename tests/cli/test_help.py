@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from gpt_core import __version__
 from gpt_core.distributed.launch import RANK_VARIABLES
 from gpt_tui.cli import main as cli
-from tests.program import environment
+from tests.program import ROOT, environment
 
 COMMANDS = (
     "train", "watch", "generate", "chat", "evaluate", "inspect", "export", "verify", "verify-resume", "gradcheck",
@@ -34,6 +37,27 @@ def test_help_lists_every_command_and_option(capsys: pytest.CaptureFixture[str])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: gpt-tui {command}")
+
+
+def test_what_users_read_has_the_spelling_of_the_options_and_views() -> None:
+    other = re.compile(r"(?i)colour|neighbour|behaviour|favour|licence|grey\b")  # --view neighbors, NO_COLOR
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for package in ("gpt_core", "gpt_tui")
+        for path in (ROOT / package).rglob("*.py")
+        for node in strings_shown(ast.parse(path.read_text()))
+        if other.search(node.value)
+    ]
+    found += [str(path) for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")) if other.search(path.read_text())]
+    assert found == []
+
+
+def strings_shown(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Yield the strings of a module, without docstrings and other strings that are statements."""
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in statements:
+            yield node
 
 
 def packages_loaded_by(statement: str) -> set[str]:

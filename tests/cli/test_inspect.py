@@ -381,7 +381,7 @@ def test_no_color_leaves_the_numbers(program: Callable[..., Result], monkeypatch
     shown = program("inspect", TEXT).stdout
     assert "48;" not in shown
     lines = ANSI.sub("", shown).splitlines()
-    assert [line.rstrip() for line in lines if not line.startswith("colours: ")] == plain.splitlines()
+    assert [line.rstrip() for line in lines if not line.startswith("colors: ")] == plain.splitlines()
 
 
 @pytest.mark.slow
@@ -389,4 +389,4 @@ def test_a_terminal_shows_colours_with_a_legend(trained: Path) -> None:
     terminal = Terminal("inspect", "The cat sat on the mat", cwd=trained, COLORTERM="truecolor")
     terminal.end()
     assert "48;2;" in terminal.shown
-    assert "colours: " in terminal.shown
+    assert "colors: " in terminal.shown

@@ -268,7 +268,7 @@ async def test_the_mouse_moves_the_cursor_and_chooses_an_alternative(tmp_path: P
 async def test_without_a_reply_the_key_says_so(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         await bench.pilot.press("c", "f8")
-        await bench.until(lambda: "no reply to colour yet" in str(list(bench.app._notifications)))
+        await bench.until(lambda: "no reply to color yet" in str(list(bench.app._notifications)))
         assert bench.app.screen is bench.app.main
 
 

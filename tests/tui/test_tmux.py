@@ -229,7 +229,7 @@ def test_watch_colours_a_sample_and_shows_the_heads_and_a_resumed_run_shows_them
     terminal.keys("Enter")
     terminal.until_seen("step 60", "✓ finished")
     terminal.keys("F6")
-    terminal.until_seen("7 Neighbours")
+    terminal.until_seen("7 Neighbors")
     terminal.keys("4")
     terminal.until_seen("previous token  first token  induction  entropy", "layer 0, head 0:")
     terminal.keys("Home")

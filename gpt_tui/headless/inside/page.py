@@ -42,7 +42,7 @@ def page(title: str, views: Iterable[View]) -> Iterator[str]:
         yield f"<section>\n<h2>{escape(view.title)}</h2>\n"
         yield "".join(f"<p>{escape(line)}</p>\n" for line in view.lines)
         if view.legend:
-            yield f'<p class="legend">colours: {"".join(map(_span, view.legend))}</p>\n'
+            yield f'<p class="legend">colors: {"".join(map(_span, view.legend))}</p>\n'
         if view.passage:
             yield f'<p class="text">{"".join(map(_span, view.passage))}</p>\n'
         yield "".join(map(_figure, view.heatmaps))

@@ -27,7 +27,7 @@ def print_view(view: View) -> None:
     lines = [line for text in view.lines for line in (wrapped(text, width) if width else [text])]
     parts = [Text(view.title, "bold" if console.is_terminal else ""), *map(Text, lines)]
     if view.legend and console.is_terminal:
-        parts.append(Text.assemble("colours: ", *(painted(cell, dark) for cell in view.legend)))
+        parts.append(Text.assemble("colors: ", *(painted(cell, dark) for cell in view.legend)))
     parts += passage_lines(view.passage, width, dark)
     for table in view.tables:
         parts += [Text(""), *table_lines(table, width, dark)]

@@ -159,7 +159,7 @@ def one_head_view(subject: Subject, layer: int, head: int) -> View:
     passage = [Cell(text, float(p)) for text, p in zip(subject.texts(), P[-1], strict=True)]
     legend = [Cell(f" {value:.0%} ", value) for value in (0, 0.25, 0.5, 0.75, 1)]
     found = {"layer": layer, "head": head, "probabilities": rounded(P)}
-    lines = ["a row per token: the share of its attention to each token; colours of the text: those of the last row"]
+    lines = ["a row per token: the share of its attention to each token; colors of the text: those of the last row"]
     return View(
         f"attention of layer {layer}, head {head}", lines, passage, legend, [Heatmap("row: from, column: to", P)],
         [Table(columns, rows)], {"tokens": token_data(subject), "heads": [found]},

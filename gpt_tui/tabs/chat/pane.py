@@ -184,7 +184,7 @@ class ChatTab(Horizontal):
         if self.replying:
             self.notify("a reply is being generated; press esc to stop it", severity="warning")
         elif not texts:
-            self.notify("no reply to colour yet", severity="warning")
+            self.notify("no reply to color yet", severity="warning")
         else:
             self.app.push_screen(SurpriseScreen(texts), self._continue_text)
 

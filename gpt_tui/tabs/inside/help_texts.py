@@ -11,16 +11,16 @@ HELP: dict[str, str] = {
     "Enter on one of its tokens generates from there.",
     "lens": "Lens: what the model would predict if it ended earlier. Each column is a position, each row a part of the "
     "model: the embedding, then each layer's attention and MLP. A cell is the most probable next token if the final "
-    "norm and the head were applied right there, its colour the probability; ✓ marks the token that follows. The "
+    "norm and the head were applied right there, its color the probability; ✓ marks the token that follows. The "
     "last row is the prediction of the model. Read a column from top to bottom: the layers agree on a token step by "
     "step. Try: find a position where the last row is right, and look for the layer that decides.",
     "attention": "Attention: which tokens each head reads. Each small picture is a head, a row per token, a column per "
-    "token that it attends to; the colour is the square root of the weight, so that small weights show. The chosen "
-    "head is enlarged, and the text below is coloured by its attention from the token under the cursor. Left and right "
+    "token that it attends to; the color is the square root of the weight, so that small weights show. The chosen "
+    "head is enlarged, and the text below is colored by its attention from the token under the cursor. Left and right "
     "choose the token, up and down the layer, comma and period the head. Look for a line beside the diagonal (the "
     "previous token), a bright first column (the first token), and stripes (a repeated text). Try: compare with the "
     "model before the first step (b): its attention is even.",
-    "heads": "Heads: a strip per attention head, a column per evaluation, the colour a score: the share of attention "
+    "heads": "Heads: a strip per attention head, a column per evaluation, the color a score: the share of attention "
     "on the token before, on the first token, or on the token that followed the present one earlier (induction, "
     "measured on random sequences that repeat), or the entropy of the attention in nats. Enter shows the next score; "
     "left and right move through the evaluations, up and down through the heads. A cursor on the loss chart of the "
@@ -39,9 +39,9 @@ HELP: dict[str, str] = {
     "about 0, one that it does not use, or whose work other parts do; below 0, one that harms it. Bars are relative "
     "to the largest of their kind: heads, MLPs, blocks. Try: press x on the most important head, go to Chat, and "
     "continue a text. What is missing? x puts the part back.",
-    "neighbors": "Neighbours: the tokens whose embeddings point in the most similar direction to that of the token at "
+    "neighbors": "Neighbors: the tokens whose embeddings point in the most similar direction to that of the token at "
     "the cursor; cosine 1 is the same direction, 0 none in common. The map shows the most used tokens along the two "
     "directions in which their embeddings differ most (principal components); its axes have no meaning of their own, "
     "and it shows only a part of the variance. Before training all cosines are about 0. Try: choose b, before the "
-    "first step, and compare the neighbours of a common word.",
+    "first step, and compare the neighbors of a common word.",
 }

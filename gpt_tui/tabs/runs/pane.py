@@ -303,7 +303,7 @@ class RunsTab(Container):
         if run is not None and sample is not None:
             self.post_message(self.SurpriseRequested(run, sample))
         else:
-            self.notify("no sample to colour yet", severity="warning")
+            self.notify("no sample to color yet", severity="warning")
 
     def action_mark(self) -> None:
         """Mark or unmark the run under the cursor."""

@@ -267,7 +267,7 @@ class TrainTab(RunRequests):
         if (sample := self._panels.current_sample) is not None:
             self.post_message(self.SurpriseRequested(sample))
         else:
-            self.notify("no sample to colour yet", severity="warning")
+            self.notify("no sample to color yet", severity="warning")
 
     def action_samples(self, number: int) -> None:
         """Scroll by `number` samples, or lines of the log."""

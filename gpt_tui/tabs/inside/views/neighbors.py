@@ -64,14 +64,14 @@ class NeighborsView(InsideView[Neighborhood]):
     """The tokens whose embeddings are nearest to that of the token at the cursor, and a map."""
 
     name = "neighbors"
-    title = "Neighbours"
+    title = "Neighbors"
 
     def compute(self, task: Task) -> Iterator[Neighborhood]:
         """Yield neighbours and map."""
         subject = task.subject
         used, ids = subject.used_ids(), subject.ids.tolist()
         if len(used) < 3:
-            raise ConfigError("the view Neighbours needs at least three tokens with text")
+            raise ConfigError("the view Neighbors needs at least three tokens with text")
         asked = np.unique(subject.ids)
         parameters = subject.gpt.parameters
         found = interpret.neighbors(parameters, asked, NEAREST, used)
