@@ -56,7 +56,7 @@ def read_file(path: Path) -> SourceModel:
         tokenizer = tokenizer_of(values)
     except KeyError as error:
         raise ModelImportError(f"{path}: the key {error} is missing or of another type") from None
-    except (TypeError, ValueError, TokenizerError) as error:
+    except (ValueError, TokenizerError) as error:
         raise ModelImportError(f"{path}: its tokenizer is not supported: {str(error)[:200]}") from None
     check_tensors(path, header, shape)
     settings = msgspec.structs.replace(settings, tokenizer=tokenizer.name)
@@ -134,7 +134,11 @@ def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
         TokenizerError: Its tokens are not valid.
     """
     texts = gguf_model.strings(values, _TOKENS + "tokens")
-    types: Sequence[int] = values[_TOKENS + "token_type"]
+    types = values.get(_TOKENS + "token_type")
+    if not isinstance(types, list):
+        raise KeyError(_TOKENS + "token_type")
+    if len(types) != len(texts):
+        raise ValueError(f"got {len(types):,} types of tokens, expected one for each of the {len(texts):,} tokens")
     model = values[_TOKENS + "model"]
     if model == gguf_model.LONGEST_MATCH:
         return _pieces(texts, types)
@@ -142,8 +146,6 @@ def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
         raise ValueError(f"got the model {str(model)[:40]!r}, expected gpt2 or rwkv")
     if (split := values.get(_TOKENS + "pre", "gpt-2")) not in ("gpt-2", "gpt2", "default"):
         raise ValueError(f"got the pre-tokenizer {str(split)[:40]!r}, expected gpt-2")
-    if len(types) != len(texts):
-        raise ValueError(f"got {len(texts)} tokens and {len(types)} types")
     used = len(texts)
     while used and types[used - 1] == gguf_model.UNUSED:
         used -= 1

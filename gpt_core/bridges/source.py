@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gpt_core import files
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.config.validation import check_together
+from gpt_core.config.validation import check_together, checked
 from gpt_core.errors import ConfigError, ModelImportError
 from gpt_core.tokenizers import Tokenizer
 
@@ -40,9 +40,10 @@ class SourceModel(NamedTuple):
 def settings_of(shape: ModelShape, path: Path) -> Settings:
     """Return the settings of a model of this shape. Raises ModelImportError if the shape is not supported."""
     try:
-        settings = msgspec.convert(msgspec.structs.asdict(shape), Settings)
+        values = {key: checked(key, value) for key, value in msgspec.structs.asdict(shape).items()}
+        settings = msgspec.convert(values, Settings)
         check_together(settings)
-    except (msgspec.ValidationError, ConfigError) as error:
+    except ConfigError as error:
         raise ModelImportError(f"{path}: the model is not supported: {str(error)[:200]}") from None
     return settings
 
@@ -73,7 +74,7 @@ def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         return decoder.decode(read_small(path))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelImportError(f"{path} is not valid: {str(error)[:200]}") from None
+        raise ModelImportError(f"{path} is not valid: {str(error)[:200]}; save or download it again") from None
 
 
 def same_values(left: Iterable[NDArray[np.float32]], right: Iterable[NDArray[np.float32]]) -> bool:

@@ -243,15 +243,37 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "scaled by layer": (changed(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
     "cross attention": (changed(add_cross_attention=True), "add_cross_attention"),
     "heads that do not divide": (changed(n_head=3), "num_heads: got 3, expected a divisor of d_model"),
-    "no layers": (changed(n_layer=0), "the model is not supported"),
-    "vast": (changed(n_embd=1 << 40), "the model is not supported"),
-    "text for a number": (changed(n_embd="16"), "config.json is not valid"),
+    "no layers": (changed(n_layer=0), "the model is not supported: layers: got 0, expected a whole number of"),
+    "vast": (changed(n_embd=1 << 40), "the model is not supported: d_model: got 1099511627776, expected a whole"),
+    "text for a number": (
+        changed(n_embd="16"),
+        "config.json is not valid: Expected `int`, got `str` - at `$.n_embd`; save or download it again",
+    ),
     "config of another width": (changed(n_embd=32, n_inner=64), "got shape (400, 16), expected (400, 32)"),
     "config of more layers": (changed(n_layer=3), "h.2.ln_1.weight and 11 more is missing"),
     "config of fewer layers": (changed(n_layer=1), "unexpected tensor h.1."),
     "config of another vocabulary": (changed(vocab_size=401), "has 400 tokens, but the embedding has 401 rows"),
     "no config": (without("config.json"), "has no config.json"),
-    "a config that is no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is not valid"),
+    "a config that is cut": (
+        lambda f: (f / "config.json").write_text("{"),
+        "not valid: Input data was truncated; save or",
+    ),
+    "a config that is no JSON": (
+        lambda f: (f / "config.json").write_text("{a"),
+        "not valid: JSON is malformed: object keys",
+    ),
+    "a config that is not UTF-8": (
+        lambda f: (f / "config.json").write_bytes(b'{"a": 1, "model_type": "\xff"}'),
+        "config.json is not valid: 'utf-8' codec can't decode byte 0xff",
+    ),
+    "a config that is nested": (
+        lambda f: (f / "config.json").write_text('{"a":' + "[" * 10**5),
+        "maximum recursion depth",
+    ),
+    "a list for a config": (
+        lambda f: (f / "config.json").write_text("[]"),
+        "not valid: Expected `object`, got `array`; save",
+    ),
     "no weights": (without("model.safetensors"), "has no weights: expected model.safetensors"),
     "no tokenizer": (without("tokenizer.json"), "has no tokenizer"),
     "pickled": (pickled, "safe_serialization=True"),
@@ -290,7 +312,19 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown merge": (tokenizer("model", "merges", to=[["Ġ", "日本"]]), "invalid merge 'Ġ 日本'"),
     "a merge of one token": (tokenizer("model", "merges", to=["Ġ"]), "invalid merge: got 'Ġ'"),
     "not byte-level": (tokenizer("model", "vocab", to={"日": 0}), "has 2 tokens, but the embedding has 400 rows"),
-    "a tokenizer that is no JSON": (cut("tokenizer.json", 1), "tokenizer.json is not valid"),
+    "a tokenizer that is cut": (cut("tokenizer.json", 1), "tokenizer.json is not valid: Input data was truncated"),
+    "a tokenizer without a model": (
+        lambda f: (f / "tokenizer.json").write_text("{}"),
+        "missing required field `model`",
+    ),
+    "an id that is text": (
+        tokenizer("model", "vocab", to={"a": "b"}),
+        "not valid: Expected `int`, got `str` - at `$.model.vocab[...]`; save or download it again",
+    ),
+    "a merge that is a number": (
+        tokenizer("model", "merges", to=[1]),
+        "not valid: Expected `str | array`, got `int` - at `$.model.merges[0]`; save",
+    ),
 }
 
 

@@ -116,7 +116,7 @@ def file(tmp_path: Path) -> Path:
         ({"gpt2.attention.head_count": 5}, "num_heads: got 5, expected a divisor"),
         ({"gpt2.block_count": 3}, "blk.2.attn_norm.weight is missing"),
         ({"gpt2.block_count": 1}, "unexpected tensor blk.1."),
-        ({"gpt2.block_count": 1 << 31}, "not supported"),
+        ({"gpt2.block_count": 1 << 31}, "the model is not supported: layers: got 2147483648, expected a whole number"),
         ({"gpt2.context_length": 128}, "position_embd.weight: got shape (64, 64), expected (128, 64)"),
         ({"gpt2.embedding_length": "wide"}, "'gpt2.embedding_length' is missing or of another type"),
         ({"gpt2.embedding_length": np.inf}, "'gpt2.embedding_length' is missing or of another type"),
@@ -125,8 +125,10 @@ def file(tmp_path: Path) -> Path:
         (BYTE_PAIRS | {"tokenizer.ggml.merges": [1]}, "'tokenizer.ggml.merges' is missing or of another type"),
         (BYTE_PAIRS | {"tokenizer.ggml.eos_token_id": np.inf}, "eos_token_id' is missing or of another type"),
         ({"tokenizer.ggml.tokens": [1, 2]}, "'tokenizer.ggml.tokens' is missing or of another type"),
-        ({"tokenizer.ggml.tokens": ["a", "b"]}, "not supported"),
+        ({"tokenizer.ggml.tokens": ["a", "b"]}, "not supported: vocab_size: got 2, expected a whole number"),
         ({"tokenizer.ggml.token_type": [1] * 1000}, "its tokenizer is not supported"),
+        ({"tokenizer.ggml.token_type": [1] * 5}, "got 5 types of tokens, expected one for each of the 1,000 tokens"),
+        ({"tokenizer.ggml.token_type": 1}, "'tokenizer.ggml.token_type' is missing or of another type"),
     ],
 )
 def test_a_gguf_file_that_is_not_such_a_model_is_refused(values: Values, expected: str, file: Path) -> None:
