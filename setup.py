@@ -5,7 +5,7 @@ chooses one at import (`gpt_core/kernels/_runtime`), so one wheel is fast on eve
 
 Environment variables:
     GPT_TUI_BLAS=NAME: Link the pkg-config package NAME (for example openblas) instead of the scipy-openblas32 wheel.
-    GPT_TUI_SANITIZE=1: Build with the address and undefined-behaviour sanitizers of gcc and clang.
+    GPT_TUI_SANITIZE=1: Build with the address and undefined-behavior sanitizers of gcc and clang.
     GPT_TUI_CHECK_BOUNDS=1: Let Cython check every array index. `.ci/run` uses this and the sanitizers.
 """
 

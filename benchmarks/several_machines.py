@@ -55,7 +55,7 @@ SHAPES = {
     ),
 }  # fmt: skip
 MAX_MICRO_BATCHES = 64  # of the predicted step
-COLOURS = {"float32": "#0072b2", "bfloat16": "#d55e00"}
+COLORS = {"float32": "#0072b2", "bfloat16": "#d55e00"}
 DASHES = ("", "6,3", "2,3", "8,3,2,3")
 WIDTH, HEIGHT, LEFT, TOP = 340, 240, 40, 34
 
@@ -333,14 +333,14 @@ def picture(rows: Sequence[Predicted]) -> str:
             )
             dash = DASHES[[network.name for network in NETWORKS].index(row.network) - 1]
             parts.append(
-                f'<polyline points="{points}" fill="none" stroke="{COLOURS[row.format]}" stroke-width="2" '
+                f'<polyline points="{points}" fill="none" stroke="{COLORS[row.format]}" stroke-width="2" '
                 f'stroke-dasharray="{dash}"/>'
             )
-    for number, (format, colour) in enumerate(COLOURS.items()):
+    for number, (format, color) in enumerate(COLORS.items()):
         for line, (network, dash) in enumerate(zip(NETWORKS[1:], DASHES, strict=False)):
             x, y = LEFT + number * (WIDTH + LEFT), TOP + HEIGHT + 36 + 16 * line
             parts.append(
-                f'<path d="M{x},{y - 4}h30" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
+                f'<path d="M{x},{y - 4}h30" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>'
                 f'<text x="{x + 36}" y="{y}">{network.name}, exchange in {format}</text>'
             )
     width, height = len(SHAPES) * (WIDTH + LEFT) + LEFT, TOP + HEIGHT + 36 + 16 * len(NETWORKS)

@@ -103,8 +103,8 @@ def scattered_parameters(shape: ModelShape, seed: int) -> Tensors:
     parameters: Tensors = {}
     for name, size in reference.parameter_shapes(shape).items():
         std = 0.5 / math.sqrt(size[0]) if name.startswith("h.") and len(size) == 2 else 0.3
-        centre = 1.0 if len(size) == 1 and name.endswith(".weight") else 0.0
-        parameters[name] = random.normal(centre, std, size).astype(np.float32).astype(np.float64)
+        center = 1.0 if len(size) == 1 and name.endswith(".weight") else 0.0
+        parameters[name] = random.normal(center, std, size).astype(np.float32).astype(np.float64)
     return parameters
 
 

@@ -1,4 +1,4 @@
-"""The colour ramp: perceptually even, readable text, and distinguishable without red and green."""
+"""The color ramp: perceptually even, readable text, and distinguishable without red and green."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEVELS = [step / 8 for step in range(1, 9)]
 
 
 @pytest.mark.parametrize("dark", [True, False])
-def test_text_on_every_colour_is_readable(dark: bool) -> None:
+def test_text_on_every_color_is_readable(dark: bool) -> None:
     for level in LEVELS:
         colors = shade(level, dark=dark)
         assert colors is not None
@@ -31,7 +31,7 @@ def test_luminance_moves_away_from_the_background_with_the_level(dark: bool) -> 
     assert max(steps) < 1.6 * min(steps)  # even in another space, too
 
 
-def test_levels_of_about_0_and_nan_have_no_colour_and_others_are_clipped() -> None:
+def test_levels_of_about_0_and_nan_have_no_color_and_others_are_clipped() -> None:
     assert shade(0.0) is None
     assert shade(-1.0) is None
     assert shade(math.nan) is None

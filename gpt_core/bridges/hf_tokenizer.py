@@ -5,7 +5,7 @@ is that model on the byte-level alphabet. WordPiece takes time that grows with t
 so the text is split first:
 
 1. Wherever no piece can cross: characters are of three kinds (letters, white space, others), and a boundary between
-   two kinds that are not neighbours in any piece splits the text.
+   two kinds that are not neighbors in any piece splits the text.
 2. What is still long, as in languages without spaces, is split by a pattern of all pieces, the longest at each
    position first. The pattern alone would do, but it takes longer than WordPiece where words are short.
 

@@ -2,7 +2,7 @@
 
 It is a model with RMS norms, QK-norm, rotary positions and SwiGLU, and without biases (Qwen Team 2025, "Qwen3 Technical
 Report"). Both store a linear weight as (out, in), and queries, keys and values, and gates and hidden units, in tensors
-of their own. Their rotary positions are those of `gpt_core.model.layers.rotary`: halves of a head, not neighbours.
+of their own. Their rotary positions are those of `gpt_core.model.layers.rotary`: halves of a head, not neighbors.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ def neighbors(
     Args:
         parameters: Weights of the model.
         tokens: Ids (N,).
-        count: Neighbours per token (K); fewer if there are not as many candidates. A token is not its own neighbour.
-        candidates: Ids that may be neighbours, such as those that the tokenizer uses; None for all.
+        count: Neighbors per token (K); fewer if there are not as many candidates. A token is not its own neighbor.
+        candidates: Ids that may be neighbors, such as those that the tokenizer uses; None for all.
 
     Raises:
         ValueError: An id is not in the vocabulary.

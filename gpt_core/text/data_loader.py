@@ -5,7 +5,7 @@ token except the first is therefore a target once per epoch, `<eos>` included. T
 inputs and targets of -1, which the loss ignores.
 
 With `documents` shuffled, s is the text with its documents in another order in each epoch, so that windows begin at
-other tokens, and documents have other neighbours.
+other tokens, and documents have other neighbors.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def _shared_starts(lines: list[NDArray[np.int32]]) -> dict[bytes, int]:
     """
     distinct = sorted({line.tobytes(): line.tolist() for line in lines}.items(), key=itemgetter(1))
     shared = {key: 1 for key, _ in distinct}
-    for (key, ids), (next_key, next_ids) in pairwise(distinct):  # the longest start is shared with a neighbour
+    for (key, ids), (next_key, next_ids) in pairwise(distinct):  # the longest start is shared with a neighbor
         pairs = zip(ids, next_ids, strict=False)
         common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         shared[key], shared[next_key] = max(shared[key], common), max(shared[next_key], common)

@@ -1,6 +1,6 @@
 """Byte-pair encoding as in GPT-2 (Sennrich et al. 2016; Radford et al. 2019), by the package `tokenizers`.
 
-Text is split into words by GPT-2's pattern; within a word, the pair of neighbouring tokens whose merge comes first in
+Text is split into words by GPT-2's pattern; within a word, the pair of neighboring tokens whose merge comes first in
 the list is merged, until there is none. The names of tokens are those of `vocab.json`: one printable character per byte
 (`byte_level`). Special tokens have no bytes, and text that spells one is encoded as any other text, so that decoding
 returns exactly the bytes that were encoded. `tokenizers` takes valid UTF-8: bytes that are not get their own tokens.

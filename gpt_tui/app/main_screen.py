@@ -228,15 +228,15 @@ class MainScreen(Screen[None]):
     @on(TrainTab.SurpriseRequested)
     def _surprise_requested(self, message: TrainTab.SurpriseRequested) -> None:
         message.stop()
-        self._colour_sample(message.sample)
+        self._color_sample(message.sample)
 
     @on(RunsTab.SurpriseRequested)
     def _surprise_in_run_requested(self, message: RunsTab.SurpriseRequested) -> None:
         message.stop()
-        self._colour_sample(message.sample, None if is_own_run(message.run) else message.run.folder)
+        self._color_sample(message.sample, None if is_own_run(message.run) else message.run.folder)
 
-    def _colour_sample(self, sample: Sample, folder: Path | None = None) -> None:
-        """Colour a sample by surprise, and continue it in Chat.
+    def _color_sample(self, sample: Sample, folder: Path | None = None) -> None:
+        """Color a sample by surprise, and continue it in Chat.
 
         Args:
             sample: The sample.

@@ -38,7 +38,7 @@ def y_axis(plane: Plane, rows: int, *, percent: bool = False) -> YAxis:
     Args:
         plane: The coordinate system.
         rows: Height in cells.
-        percent: The values are fractions, labelled as percentages.
+        percent: The values are fractions, labeled as percentages.
     """
     find_ticks = log_ticks if plane.log else linear_ticks
     ticks = find_ticks(*plane.y_range, max(1, -(-rows // ROWS_PER_TICK)))

@@ -40,7 +40,7 @@ from gpt_tui.charts.raster import (
 from gpt_tui.charts.series import ChartSeries, Plane, Range, chart_series, full_range, shares_evaluations
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.theme import export_colours
+from gpt_tui.shared.theme import export_colors
 from gpt_tui.shared.titled import Titled
 
 LAYER_CLASSES = {
@@ -121,7 +121,7 @@ class Chart(Titled, Widget):
         self._invalidate()
 
     def notify_style_update(self) -> None:
-        """Redraw with the colours of another theme."""
+        """Redraw with the colors of another theme."""
         super().notify_style_update()
         self._styles = None
         self._invalidate()
@@ -141,7 +141,7 @@ class Chart(Titled, Widget):
         return full_range(self.state, self.view.axis)
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """True if this chart labels its x axis."""
         return self.is_lowest or self.size.height >= MIN_LABELLED_ROWS
 
@@ -175,7 +175,7 @@ class Chart(Titled, Widget):
     @property
     def _rows(self) -> int:
         """Height of the plot area, in cells."""
-        return self.size.height - self.labelled
+        return self.size.height - self.labeled
 
     def _plan(self) -> tuple[Plane, YAxis] | None:
         """Return data and y axis, computed once per change; None without data."""
@@ -187,21 +187,21 @@ class Chart(Titled, Widget):
     def exported(self) -> dict[str, str]:
         """Return the visible part as SVG and the complete series as CSV, by file name; nothing without data.
 
-        The SVG has the colours of the light theme, for print and pages.
+        The SVG has the colors of the light theme, for print and pages.
         """
         series = self.series(EXPORT_COLUMNS, self.view.window(self.full))
         if series is None:
             return {}
-        shown, colours = metric(self.metric), export_colours()
+        shown, colors = metric(self.metric), export_colors()
         scale = y_axis(series, EXPORT_ROWS, percent=shown.format == "percent")
         heading = f"{shown.label}, {shown.unit}" if shown.unit else shown.label
-        drawing = svg(series, scale, self.view.axis, heading, self.svg_lines(series, shown, colours), colours)
+        drawing = svg(series, scale, self.view.axis, heading, self.svg_lines(series, shown, colors), colors)
         return {f"{self.metric}.svg": drawing, f"{self.metric}.csv": self.as_csv(series, shown)}
 
-    def svg_lines(self, series: Plane, shown: Metric, colours: Mapping[str, str]) -> list[SvgLine]:
+    def svg_lines(self, series: Plane, shown: Metric, colors: Mapping[str, str]) -> list[SvgLine]:
         """Return the lines of the exported chart."""
         assert isinstance(series, ChartSeries)
-        return [*baseline_lines(series, self.baselines, colours), *chart_lines(series, shown, colours)]
+        return [*baseline_lines(series, self.baselines, colors), *chart_lines(series, shown, colors)]
 
     def as_csv(self, series: Plane, shown: Metric) -> str:
         """Return the exported data."""
@@ -235,7 +235,7 @@ class Chart(Titled, Widget):
             label = f"{rows.get(row, '').rjust(self._margin - 1)} " if self._margin else ""
             runs = [Segment(text, styles.get(layer, self.rich_style)) for text, layer in picture.runs(row)]
             strips.append(Strip([Segment(label, label_style), *runs], width))
-        return [*strips, self._x_axis(series, columns, label_style)] if self.labelled else strips
+        return [*strips, self._x_axis(series, columns, label_style)] if self.labeled else strips
 
     def _layer_styles(self) -> tuple[dict[int, Style], Style]:
         """Return the styles of the layers and of the labels, looked up once per theme."""

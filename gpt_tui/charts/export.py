@@ -27,17 +27,17 @@ CSV_HEADER = ("step", "tokens", "seconds", "lowest", "highest", "smoothed", "eva
 
 
 class SvgLine(NamedTuple):
-    """A line of an SVG chart: its x and y values, colour and width, and a label for the legend, "" for none."""
+    """A line of an SVG chart: its x and y values, color and width, and a label for the legend, "" for none."""
 
     x: Array
     y: Array
-    colour: str
+    color: str
     width: float
     label: str
     points: bool = False
 
 
-def chart_lines(series: ChartSeries, shown: Metric, colours: Mapping[str, str]) -> list[SvgLine]:
+def chart_lines(series: ChartSeries, shown: Metric, colors: Mapping[str, str]) -> list[SvgLine]:
     """Return the lines of a chart of one run, the later ones on top."""
     own = Names("per step", f"{shown.label} (smoothed)", shown.label)
     names = LOSS_NAMES.get(shown.name, own)
@@ -45,41 +45,39 @@ def chart_lines(series: ChartSeries, shown: Metric, colours: Mapping[str, str]) 
     if len(series.x):
         band = np.stack([series.low, series.high], axis=1).ravel()
         if not np.array_equal(series.high, series.smoothed, equal_nan=True):
-            lines.append(SvgLine(np.repeat(series.x, 2), band, colours["faint"], 1, names.step))
+            lines.append(SvgLine(np.repeat(series.x, 2), band, colors["faint"], 1, names.step))
         label = names.train if lines else shown.label
-        lines.append(SvgLine(series.x, series.smoothed, colours["primary"], 2, label))
+        lines.append(SvgLine(series.x, series.smoothed, colors["primary"], 2, label))
     if series.marks:
         x, y = (np.array(values) for values in ([m.x for m in series.marks], [m.y for m in series.marks]))
-        lines.append(SvgLine(x, y, colours["mark"], 1.5, names.eval, points=True))
+        lines.append(SvgLine(x, y, colors["mark"], 1.5, names.eval, points=True))
         best = [mark for mark in series.marks if mark.best]
         x, y = (np.array(values) for values in ([m.x for m in best], [m.y for m in best]))
-        lines.append(SvgLine(x, y, colours["best"], 1.5, "best" if best else "", points=True))
+        lines.append(SvgLine(x, y, colors["best"], 1.5, "best" if best else "", points=True))
     if series.induction_x is not None:
         x, y = np.full(2, series.induction_x), np.array(series.y_range)
-        lines.append(SvgLine(x, y, colours["best"], 1, "first induction head"))
+        lines.append(SvgLine(x, y, colors["best"], 1, "first induction head"))
     return lines
 
 
-def baseline_lines(plane: Plane, baselines: Sequence[ChartBaseline], colours: Mapping[str, str]) -> list[SvgLine]:
+def baseline_lines(plane: Plane, baselines: Sequence[ChartBaseline], colors: Mapping[str, str]) -> list[SvgLine]:
     """Return a line per baseline that is inside the y range."""
     x = np.array(plane.x_range)
     return [
-        SvgLine(x, np.full(2, line.y), colours["muted"], 1, line.label)
+        SvgLine(x, np.full(2, line.y), colors["muted"], 1, line.label)
         for line in baselines if plane.y_range.low <= line.y <= plane.y_range.high
     ]  # fmt: skip
 
 
-def overlay_lines(series: OverlaySeries, names: Mapping[int, str], colours: Mapping[str, str]) -> list[SvgLine]:
+def overlay_lines(series: OverlaySeries, names: Mapping[int, str], colors: Mapping[str, str]) -> list[SvgLine]:
     """Return a line per compared run; `names` are those of the runs, by number."""
     return [
-        SvgLine(line.x, line.y, colours[f"run-{line.number}"], 2, f"{line.number} {names[line.number]}", line.marked)
+        SvgLine(line.x, line.y, colors[f"run-{line.number}"], 2, f"{line.number} {names[line.number]}", line.marked)
         for line in series.lines
     ]
 
 
-def svg(
-    plane: Plane, scale: YAxis, axis: Axis, title: str, lines: Sequence[SvgLine], colours: Mapping[str, str]
-) -> str:
+def svg(plane: Plane, scale: YAxis, axis: Axis, title: str, lines: Sequence[SvgLine], colors: Mapping[str, str]) -> str:
     """Return a chart as an SVG document.
 
     Args:
@@ -88,13 +86,13 @@ def svg(
         axis: Quantity on the x axis.
         title: Title of the chart.
         lines: What is drawn.
-        colours: The variables of the theme.
+        colors: The variables of the theme.
     """
-    text, frame = f'fill="{colours["foreground"]}"', colours["frame"]
+    text, frame = f'fill="{colors["foreground"]}"', colors["frame"]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         'font-family="sans-serif" font-size="13">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{colours["background"]}"/>',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{colors["background"]}"/>',
         f'<clipPath id="plot"><rect x="{LEFT}" y="{TOP}" width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}"/></clipPath>',
         f'<text x="{LEFT}" y="20" {text} font-weight="bold">{_xml(title)}</text>',
     ]
@@ -131,11 +129,11 @@ def _path(plane: Plane, line: SvgLine) -> str:
         if known:
             places.append(f"{command}{across:.1f} {down:.1f}")
         command = "L" if known else "M"
-    style = f'fill="none" stroke="{line.colour}" stroke-width="{line.width}" stroke-linejoin="round"'
+    style = f'fill="none" stroke="{line.color}" stroke-width="{line.width}" stroke-linejoin="round"'
     drawn = f'<path d="{"".join(places)}" {style}/>' if places else ""
     if line.points:
         drawn += "".join(
-            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" fill="{line.colour}"/>'
+            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" fill="{line.color}"/>'
             for across, down in zip(x.tolist(), y.tolist(), strict=True) if np.isfinite(down)
         )  # fmt: skip
     return drawn
@@ -144,7 +142,7 @@ def _path(plane: Plane, line: SvgLine) -> str:
 def _legend(lines: Sequence[SvgLine], text: str) -> list[str]:
     parts, x = [], LEFT
     for line in lines:
-        parts.append(f'<path d="M{x} 33h18" stroke="{line.colour}" stroke-width="3"/>')
+        parts.append(f'<path d="M{x} 33h18" stroke="{line.color}" stroke-width="3"/>')
         parts.append(f'<text x="{x + 24}" y="37" {text} font-size="12">{_xml(line.label)}</text>')
         x += 24 + 7 * len(line.label) + 18
     return parts

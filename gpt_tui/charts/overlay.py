@@ -16,7 +16,7 @@ from gpt_tui.charts.raster import (
     DOTS_Y,
     MIN_SIGN_ROWS,
     Raster,
-    dot_centres,
+    dot_centers,
     draw_dots,
     empty_raster,
     interpolated,
@@ -191,12 +191,12 @@ def overlay_raster(
     """
     picture = empty_raster(series, columns, rows, grid=grid, cursor=cursor)
     dots_high = rows * DOTS_Y
-    centres = dot_centres(series.x_range, columns)
+    centers = dot_centers(series.x_range, columns)
     heights: list[Array] = []
     weight = line_weight(rows)
     for line in series.lines:
         layer, marks = FIRST_RUN_LAYER - 1 + line.number, marks_of(line, series.x_range)
-        height = interpolated(centres, line.x, row_of(line.y, series.y_range, dots_high, series.log))
+        height = interpolated(centers, line.x, row_of(line.y, series.y_range, dots_high, series.log))
         thickness = 0.0 if line.marked else weight  # a thin line, on which the points are seen
         dots = joined(height - thickness, height + thickness, dots_high)
         draw_dots(picture, layer, dots | point_dots(series, marks, columns, rows))

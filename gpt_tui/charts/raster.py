@@ -23,7 +23,7 @@ _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype
 
 _UTF32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 
-# layers, for the colours
+# layers, for the colors
 EMPTY, GRID, RAW, SMOOTHED, CURSOR, EVAL, BEST, EVAL_LINE, READ, INDUCTION, BASELINE = range(11)
 GRID_CHARACTER, CURSOR_CHARACTER, READ_CHARACTER, EVAL_CHARACTER, BEST_CHARACTER = "┈", "│", "●", "◆", "★"
 INDUCTION_CHARACTER = "┊"
@@ -86,13 +86,13 @@ def raster(
     if series.induction_x is not None:
         _write_line(picture, INDUCTION, column_of(series.induction_x, series.x_range, columns))
     dots_high = rows * DOTS_Y
-    centres = dot_centres(series.x_range, columns)
+    centers = dot_centers(series.x_range, columns)
     low, high, line = (
-        interpolated(centres, series.x, row_of(values, series.y_range, dots_high, series.log))
+        interpolated(centers, series.x, row_of(values, series.y_range, dots_high, series.log))
         for values in (series.low, series.high, series.smoothed)
     )
     draw_dots(picture, RAW, joined(high, low, dots_high))
-    between = _dotted(series, centres, dots_high)
+    between = _dotted(series, centers, dots_high)
     draw_dots(picture, EVAL_LINE, between)
     weight = line_weight(rows)
     draw_dots(picture, SMOOTHED, joined(line - weight, line + weight, dots_high))
@@ -104,7 +104,7 @@ def raster(
     if read is None or not read.best:  # else the cursor writes the sign at the point itself
         _write_best(picture, best)
     if rows >= MIN_SIGN_ROWS:
-        evaluated = interpolated(centres, *_mark_places(series, dots_high))
+        evaluated = interpolated(centers, *_mark_places(series, dots_high))
         for layer, position in ((RAW, high), (SMOOTHED, line), (EVAL, evaluated)):
             write_signs(picture, layer, position)
     if cursor is not None:
@@ -112,11 +112,11 @@ def raster(
     return picture
 
 
-def dot_centres(x_range: Range, columns: int) -> Array:
-    """Return the x value at the centre of each dot column."""
+def dot_centers(x_range: Range, columns: int) -> Array:
+    """Return the x value at the center of each dot column."""
     width = x_range.span / (columns * DOTS_X)
-    centres: Array = x_range.low + (np.arange(columns * DOTS_X, dtype=np.float64) + 0.5) * width
-    return centres
+    centers: Array = x_range.low + (np.arange(columns * DOTS_X, dtype=np.float64) + 0.5) * width
+    return centers
 
 
 def point_dots(plane: Plane, marks: Sequence[Mark], columns: int, rows: int) -> NDArray[np.bool_]:
@@ -241,7 +241,7 @@ def spaced(marks: Sequence[Mark], gap: float) -> list[Mark]:
 
 
 def joined(top: Array, bottom: Array, dots_high: int) -> NDArray[np.bool_]:
-    """Return the dots of the band from `top` to `bottom`; each column extends half way to its neighbours.
+    """Return the dots of the band from `top` to `bottom`; each column extends half way to its neighbors.
 
     Shape:
         top, bottom: (n,). Returns (dots_high, n).
@@ -256,11 +256,11 @@ def joined(top: Array, bottom: Array, dots_high: int) -> NDArray[np.bool_]:
         return (dots >= np.floor(upper)) & (dots <= np.floor(lower))
 
 
-def _dotted(series: ChartSeries, centres: Array, dots_high: int) -> NDArray[np.bool_]:
+def _dotted(series: ChartSeries, centers: Array, dots_high: int) -> NDArray[np.bool_]:
     """Return the dots of a dotted line through the evaluations."""
     if len(series.marks) < 2:
-        return np.zeros((dots_high, len(centres)), dtype=bool)
-    line = interpolated(centres, *_mark_places(series, dots_high))
+        return np.zeros((dots_high, len(centers)), dtype=bool)
+    line = interpolated(centers, *_mark_places(series, dots_high))
     dots = joined(line, line, dots_high)
     dots[:, 1::2] = False
     return dots
@@ -272,15 +272,15 @@ def _mark_places(series: ChartSeries, dots_high: int) -> tuple[Array, Array]:
     return x, row_of(y, series.y_range, dots_high, series.log)
 
 
-def interpolated(centres: Array, x: Array, y: Array) -> Array:
-    """Interpolate `y` over `x` at the centres of the dot columns; NaN left of the first point and right of the last."""
+def interpolated(centers: Array, x: Array, y: Array) -> Array:
+    """Interpolate `y` over `x` at the centers of the dot columns; NaN left of the first point and right of the last."""
     known = np.isfinite(y)
     if not known.any():
-        return np.full(len(centres), np.nan)
+        return np.full(len(centers), np.nan)
     x, y = x[known], y[known]
-    half = (centres[1] - centres[0]) if len(centres) > 1 else np.inf
-    outside = (centres < x[0] - half) | (centres > x[-1] + half)
-    values: Array = np.interp(centres, x, y)
+    half = (centers[1] - centers[0]) if len(centers) > 1 else np.inf
+    outside = (centers < x[0] - half) | (centers > x[-1] + half)
+    values: Array = np.interp(centers, x, y)
     values[outside] = np.nan
     return values
 

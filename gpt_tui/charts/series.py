@@ -255,14 +255,14 @@ def visible_part(x: Array, window: Range) -> slice:
 def thinned(
     x: Array, low: Array, high: Array, smoothed: Array, *, x_range: Range, columns: int
 ) -> tuple[Array, Array, Array, Array]:
-    """Return one point per nonempty dot column, at its centre: minimum of `low`, maximum of `high`, last `smoothed`."""
+    """Return one point per nonempty dot column, at its center: minimum of `low`, maximum of `high`, last `smoothed`."""
     width = x_range.span / columns
     places = np.floor((x - x_range.low) / width).astype(np.int64)
     places[x == x_range.high] = columns - 1
     starts = np.flatnonzero(np.diff(places, prepend=places[0] - 1))
     lasts = np.append(starts[1:], len(x)) - 1
-    centres = x_range.low + (places[lasts] + 0.5) * width
-    return centres, np.fmin.reduceat(low, starts), np.fmax.reduceat(high, starts), smoothed[lasts]
+    centers = x_range.low + (places[lasts] + 0.5) * width
+    return centers, np.fmin.reduceat(low, starts), np.fmax.reduceat(high, starts), smoothed[lasts]
 
 
 def fitted_range(low: Array, high: Array, smoothed: Array, marks: list[Mark], *, tight: bool, log: bool) -> Range:

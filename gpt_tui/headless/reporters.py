@@ -24,7 +24,7 @@ from gpt_tui.shared.sanitize import one_line
 
 PLAIN_INTERVAL_S = 2.0
 MAX_CHARACTERS = 10_000  # per line; the gradient norms of all tensors are long
-COLOURS = {"plain": "", "good": "green", "bad": "bold red", "dim": "dim"}
+COLORS = {"plain": "", "good": "green", "bad": "bold red", "dim": "dim"}
 
 
 class Reporter(Protocol):
@@ -131,7 +131,7 @@ class BarsReporter:
     def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
         """Update bars and figures, and print the events above them."""
         for line, tone in (line for event in events for line in news(event, history)):
-            self._console.print(Text(one_line(line, MAX_CHARACTERS), COLOURS[tone]))
+            self._console.print(Text(one_line(line, MAX_CHARACTERS), COLORS[tone]))
         self._show_bars(history)
         if history.last is not None:
             self._figures.plain = figures(history)

@@ -77,7 +77,7 @@ class SamplesPanel(Titled, ScrollView, can_focus=True):
         self._lay_out()
 
     def notify_style_update(self) -> None:
-        """Redraw with the colours of another theme."""
+        """Redraw with the colors of another theme."""
         super().notify_style_update()
         self._styles = None
 

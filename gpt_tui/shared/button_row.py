@@ -29,7 +29,7 @@ class ButtonRow(Horizontal):
         self._keys = [key for key in keys_of(*places) if key.button]
 
     def compose(self) -> ComposeResult:
-        """Compose a button per key, labelled with key and name."""
+        """Compose a button per key, labeled with key and name."""
         for key in self._keys:
             yield Button(self._label(key, key.label), id=f"button-{key.action}", compact=True, tooltip=key.help)
 

@@ -64,7 +64,7 @@ class Canvas(Widget, can_focus=True):
         self.post_message(self.Resized())
 
     def notify_style_update(self) -> None:
-        """Draw with the colours of another theme."""
+        """Draw with the colors of another theme."""
         super().notify_style_update()
         self._styles.clear()
 
@@ -80,7 +80,7 @@ class Canvas(Widget, can_focus=True):
         return Strip(segments).adjust_cell_length(width, base)
 
     def _style(self, span: Span, base: Style) -> Style:
-        """Return the look of a span. Levels of one colour share a style."""
+        """Return the look of a span. Levels of one color share a style."""
         key = (_step(span.level), None if span.lower is None else _step(span.lower), span.lower is None, span.style)
         if key not in self._styles:
             self._styles[key] = self._new_style(span, base)
@@ -134,10 +134,10 @@ class Canvas(Widget, can_focus=True):
 
 
 def shown_text(span: Span) -> str:
-    """Return the characters of a span: half blocks where its cells have two colours."""
+    """Return the characters of a span: half blocks where its cells have two colors."""
     return UPPER_HALF * cell_len(span.text) if span.lower is not None else span.text
 
 
 def _step(level: float | None) -> int | None:
-    """Return the number of a level's colour; NaN and None have none."""
+    """Return the number of a level's color; NaN and None have none."""
     return round(min(level, 1.0) * STEPS) if level is not None and level >= MIN_LEVEL else None

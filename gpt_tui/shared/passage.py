@@ -1,4 +1,4 @@
-"""A text as tokens in colours: wrapped into lines of a given width, with a cursor on a token. No Textual."""
+"""A text as tokens in colors: wrapped into lines of a given width, with a cursor on a token. No Textual."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Colour ramp of a quantity from 0 to 1, perceptually even and without red and green.
+"""Color ramp of a quantity from 0 to 1, perceptually even and without red and green.
 
-Lightness in OKLab (Ottosson 2020) grows evenly, and the hue goes from blue to yellow, which colour-blind people
+Lightness in OKLab (Ottosson 2020) grows evenly, and the hue goes from blue to yellow, which color-blind people
 distinguish, as in cividis (Nuñez et al. 2018). Level 0 is close to the background of the theme.
 """
 
@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from gpt_tui.shared.contrast import luminance
 
-STEPS = 32  # colours of a ramp: more would look alike
+STEPS = 32  # colors of a ramp: more would look alike
 MIN_LEVEL = 0.02  # below it, text has no background
-MAX_BITS = 12.0  # surprise of a token with the strongest colour
-LEGEND_BITS = (0, 1, 2, 4, 6, 8, 10, 12)  # whose colours a legend shows
+MAX_BITS = 12.0  # surprise of a token with the strongest color
+LEGEND_BITS = (0, 1, 2, 4, 6, 8, 10, 12)  # whose colors a legend shows
 
 
 class Shade(NamedTuple):
-    """Background colour, and the colour of text on it, as `#rrggbb`."""
+    """Background color, and the color of text on it, as `#rrggbb`."""
 
     background: str
     text: str
@@ -37,7 +37,7 @@ _ON_LIGHT = _Ends((0.97, 0.42), (0.06, 0.13), (95.0, 265.0))
 
 
 def shade(level: float, *, dark: bool = True) -> Shade | None:
-    """Return the colours for a level from 0 to 1; None for a level of about 0, and for NaN.
+    """Return the colors for a level from 0 to 1; None for a level of about 0, and for NaN.
 
     Args:
         level: Values outside of 0 to 1 are clipped.
@@ -54,7 +54,7 @@ def shade(level: float, *, dark: bool = True) -> Shade | None:
 
 
 def _srgb(lightness: float, chroma: float, hue: float) -> tuple[float, ...]:
-    """Return the sRGB values, 0 to 1, of a colour in OKLab's polar coordinates."""
+    """Return the sRGB values, 0 to 1, of a color in OKLab's polar coordinates."""
     a, b = chroma * math.cos(hue), chroma * math.sin(hue)
     long, medium, short = (
         (lightness + x * a + y * b) ** 3

@@ -1,4 +1,4 @@
-"""Lines of text in colours, as values that `Canvas` draws. Does not import Textual."""
+"""Lines of text in colors, as values that `Canvas` draws. Does not import Textual."""
 
 from __future__ import annotations
 

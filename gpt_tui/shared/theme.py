@@ -1,4 +1,4 @@
-"""Themes of the app, a dark and a light one, in colours that colour-blind people can distinguish.
+"""Themes of the app, a dark and a light one, in colors that color-blind people can distinguish.
 
 Lines, marks and tones have the hues of Okabe and Ito's palette (2008), lightened on a dark background and darkened on a
 light one. Each meaning also has a shape or a word.
@@ -18,7 +18,7 @@ def _theme(
     name: str, *, dark: bool, primary: str, secondary: str, accent: str, error: str, success: str, foreground: str,
     background: str, surface: str, panel: str, border: str, description: str, selection: str,
 ) -> Theme:  # fmt: skip
-    """Return a theme whose warnings, keys, cursor and scrollbars have the colours of its other parts."""
+    """Return a theme whose warnings, keys, cursor and scrollbars have the colors of its other parts."""
     return Theme(
         name=name, dark=dark, primary=primary, secondary=secondary, accent=accent, warning=accent, error=error,
         success=success, foreground=foreground, background=background, surface=surface, panel=panel,
@@ -56,74 +56,74 @@ TEXT_VARIABLES = (
 )  # fmt: skip
 TEXT_CONTRAST, GRAPHICS_CONTRAST = 4.6, 3.1  # minimum contrast ratios: those of WCAG 2, level AA, and a margin
 
-# Compared runs 1 to 8, in Okabe and Ito's hues. Each run has a number beside its colour.
+# Compared runs 1 to 8, in Okabe and Ito's hues. Each run has a number beside its color.
 RUNS_ON_DARK = ("#62b6f0", "#f0b33f", "#4fc79a", "#f2805a", "#e29ac8", "#f0e442", "#7f9cff", "#c9d1de")
 RUNS_ON_LIGHT = ("#0072b2", "#b36b00", "#00795a", "#c24a00", "#a5487f", "#6f6800", "#3b3fbf", "#3c4350")
 
 
-def run_colours(dark: bool) -> dict[str, str]:
+def run_colors(dark: bool) -> dict[str, str]:
     """Return the variables `run-1` to `run-8` of a dark or a light theme."""
-    return {f"run-{number}": colour for number, colour in enumerate(RUNS_ON_DARK if dark else RUNS_ON_LIGHT, 1)}
+    return {f"run-{number}": color for number, color in enumerate(RUNS_ON_DARK if dark else RUNS_ON_LIGHT, 1)}
 
 
-def legible(colour: Color, grounds: Sequence[Color], ratio: float, *, dark: bool) -> Color:
-    """Return the colour, lightened in a dark theme or darkened in a light one until it has a contrast ratio.
+def legible(color: Color, grounds: Sequence[Color], ratio: float, *, dark: bool) -> Color:
+    """Return the color, lightened in a dark theme or darkened in a light one until it has a contrast ratio.
 
     Args:
-        colour: The colour.
+        color: The color.
         grounds: Backgrounds that it is seen on.
         ratio: Minimum contrast ratio to each of them.
         dark: The theme is dark.
     """
     extreme = Color.parse("#ffffff" if dark else "#000000")
     for percent in range(100):
-        found = colour.blend(extreme, percent / 100)
+        found = color.blend(extreme, percent / 100)
         if all(contrast(found.hex6, ground.hex6) >= ratio for ground in grounds):
             return found
     return extreme
 
 
-def export_colours() -> dict[str, str]:
-    """Return the colours of exported charts: those of the light theme on white, whatever the theme of the app."""
+def export_colors() -> dict[str, str]:
+    """Return the colors of exported charts: those of the light theme on white, whatever the theme of the app."""
     return DAY.to_color_system().generate() | own_variables(DAY) | {"background": "#ffffff"}
 
 
-def own_ground(name: str, colours: Mapping[str, str]) -> list[Color]:
-    """Return the background that text of a colour of its own is seen on, such as `success-muted`."""
-    ground = colours.get(f"{name.removeprefix('text-')}-muted")
+def own_ground(name: str, colors: Mapping[str, str]) -> list[Color]:
+    """Return the background that text of a color of its own is seen on, such as `success-muted`."""
+    ground = colors.get(f"{name.removeprefix('text-')}-muted")
     return [Color.parse(ground)] if ground else []
 
 
 def own_variables(theme: Theme) -> dict[str, str]:
     """Return the variables of the style sheets that Textual lacks, and those of text with enough contrast.
 
-    `run-1` to `run-8` are the colours of compared runs, `frame` that of borders, `key` of key names, `mark` and `best`
+    `run-1` to `run-8` are the colors of compared runs, `frame` that of borders, `key` of key names, `mark` and `best`
     of evaluations, `muted` of secondary text, `faint` of disabled controls and single steps, and `on-primary` of text
-    on the primary colour. Frames are fainter than that of the focus. Text has the contrast ratio that WCAG 2 asks of
+    on the primary color. Frames are fainter than that of the focus. Text has the contrast ratio that WCAG 2 asks of
     text, disabled controls that of graphics.
     """
-    colours = theme.to_color_system().generate() | theme.variables
-    frame, key, mark, best = (colours[name] for name in ("border", "accent", "warning", "success"))
+    colors = theme.to_color_system().generate() | theme.variables
+    frame, key, mark, best = (colors[name] for name in ("border", "accent", "warning", "success"))
     background, foreground, surface, panel = (
-        Color.parse(colours[name]) for name in ("background", "foreground", "surface", "panel")
+        Color.parse(colors[name]) for name in ("background", "foreground", "surface", "panel")
     )
     if background.ansi is not None or foreground.ansi is not None:
         named = {"frame": frame, "key": key, "mark": mark, "best": best}
-        text_colours = {"muted": colours["foreground"], "faint": "ansi_bright_black", "on-primary": "ansi_bright_white"}
-        return run_colours(theme.dark) | named | text_colours
+        text_colors = {"muted": colors["foreground"], "faint": "ansi_bright_black", "on-primary": "ansi_bright_white"}
+        return run_colors(theme.dark) | named | text_colors
     if theme not in OWN_THEMES:
         frame = background.blend(foreground, 0.25).hex
-    grounds = (background, surface, panel, Color.parse(colours["surface-lighten-1"]))
+    grounds = (background, surface, panel, Color.parse(colors["surface-lighten-1"]))
 
-    def text(colour: Color, ratio: float = TEXT_CONTRAST, *own_grounds: Color) -> str:
-        return legible(colour, (*grounds, *own_grounds), ratio, dark=theme.dark).hex
+    def text(color: Color, ratio: float = TEXT_CONTRAST, *own_grounds: Color) -> str:
+        return legible(color, (*grounds, *own_grounds), ratio, dark=theme.dark).hex
 
-    primary = Color.parse(colours["primary"])
+    primary = Color.parse(colors["primary"])
     on_primary = [background, Color.parse("#000000"), Color.parse("#ffffff")]
     muted = text(background.blend(foreground, 0.6))
     return (
-        {name: text(Color.parse(colours[name]), TEXT_CONTRAST, *own_ground(name, colours)) for name in TEXT_VARIABLES}
-        | run_colours(theme.dark)
+        {name: text(Color.parse(colors[name]), TEXT_CONTRAST, *own_ground(name, colors)) for name in TEXT_VARIABLES}
+        | run_colors(theme.dark)
         | {
             "frame": frame,
             "key": text(Color.parse(key)),

@@ -1,4 +1,4 @@
-"""`gpt-tui inspect`: the views of a model and a text, in colours, plain and as JSON."""
+"""`gpt-tui inspect`: the views of a model and a text, in colors, plain and as JSON."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def test_a_page_that_cannot_be_written_is_one_line_and_replaces_nothing(
     assert (both.returncode, both.stderr) == (2, "gpt-tui: got --json and --html, expected one of them\n")
 
 
-def test_a_picture_has_the_colour_of_the_ramp_for_each_level() -> None:
+def test_a_picture_has_the_color_of_the_ramp_for_each_level() -> None:
     data = png(np.array([[1.0, 0.0, np.nan], [0.5, 2.0, 0.25]], np.float32))
     chunks, at = {}, 8
     while at < len(data):
@@ -385,7 +385,7 @@ def test_no_color_leaves_the_numbers(program: Callable[..., Result], monkeypatch
 
 
 @pytest.mark.slow
-def test_a_terminal_shows_colours_with_a_legend(trained: Path) -> None:
+def test_a_terminal_shows_colors_with_a_legend(trained: Path) -> None:
     terminal = Terminal("inspect", "The cat sat on the mat", cwd=trained, COLORTERM="truecolor")
     terminal.end()
     assert "48;2;" in terminal.shown

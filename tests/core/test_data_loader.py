@@ -54,7 +54,7 @@ def test_every_order_of_three_windows_occurs():
     assert min(counts) > 60
 
 
-def test_shuffling_separates_neighbours_and_moves_windows():
+def test_shuffling_separates_neighbors_and_moves_windows():
     size = 10_007
     order = full_order(size)
     assert np.count_nonzero(np.abs(np.diff(order)) == 1) < 20  # of a random order: about 2

@@ -83,12 +83,12 @@ def test_the_rate_is_the_fraction_that_is_dropped(rate: float) -> None:
     assert np.std(by_column) == pytest.approx(np.sqrt(rate * (1 - rate) / 500), rel=0.15)
 
 
-def test_neighbouring_elements_rows_steps_places_and_seeds_are_independent() -> None:
-    def centred(seed: int, step: int, place: int, first_row: int = 0) -> np.ndarray:
+def test_neighboring_elements_rows_steps_places_and_seeds_are_independent() -> None:
+    def centered(seed: int, step: int, place: int, first_row: int = 0) -> np.ndarray:
         return (factors(Dropout(0.5, seed, step, 0, 1).key(place), first_row, 400, 256, 0.5) == 0) - 0.5
 
-    m = centred(0, 1, 0)
-    others = [centred(0, 1, 0, 400), centred(0, 1, 1), centred(0, 2, 0), centred(1, 1, 0), centred(1, 0, 0)]
+    m = centered(0, 1, 0)
+    others = [centered(0, 1, 0, 400), centered(0, 1, 1), centered(0, 2, 0), centered(1, 1, 0), centered(1, 0, 0)]
     pairs = [(m, other) for other in others]
     pairs += [(m[:, lag:], m[:, :-lag]) for lag in (1, 2, 3, 8, 16, 64)] + [(m[lag:], m[:-lag]) for lag in (1, 2, 64)]
     for left, right in pairs:

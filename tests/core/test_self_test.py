@@ -143,7 +143,7 @@ def test_the_self_test_memorizes_its_lines(tmp_path: Path) -> None:
         tmp_path, overfit_tiny=True, overfit_lines=12, overfit_steps=250, d_model=48, hidden_size=96, seq_len=128,
         layers=2, vocab_size=400, document="paragraph",
     )  # fmt: skip
-    lines = [f"{name} had {count} horses and a {colour} coach." for count, (name, colour) in enumerate(
+    lines = [f"{name} had {count} horses and a {color} coach." for count, (name, color) in enumerate(
         zip(["Ann", "Bess", "Cato", "Dora", "Edward", "Fanny", "George", "Henry", "Isabella", "Jane", "Kitty", "Lydia"],
             ["red", "blue", "green", "black", "white", "grey", "brown", "pink", "small", "large", "old", "new"],
             strict=True), start=3)]  # fmt: skip

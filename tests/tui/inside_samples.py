@@ -162,7 +162,7 @@ def fixed_knock_out(layers: int = 4, heads: int = 4, done: int | None = None) ->
 
 
 def fixed_neighbors(count: int = 60) -> Neighborhood:
-    """Return neighbours of each token of a text, and a map on two rings."""
+    """Return neighbors of each token of a text, and a map on two rings."""
     shown = names(count)
     ids = [shown.index(name) for name in shown]
     nearest = {number: tuple(Near(k, WORDS[k], 0.9 - 0.11 * k) for k in range(8) if k != number) for number in set(ids)}

@@ -58,7 +58,7 @@ def sampled(number: int, text: str, prompt: str = PROMPT) -> SampleWritten:
     return SampleWritten(number, prompt, text)
 
 
-def learnt(evaluations: int = 4, every: int = 150) -> RunState:
+def learned(evaluations: int = 4, every: int = 150) -> RunState:
     """Return the state after evaluations with saves and samples, 50 steps after the last one."""
     history = advance(advance(RunState(limits=LIMITS), started()), sampled(0, TEXTS[0]))
     for number in range(1, evaluations + 1):

@@ -1,4 +1,4 @@
-"""Snapshots of the app's screen as text: what is on it, then which colours it has, so that a change is read in a diff.
+"""Snapshots of the app's screen as text: what is on it, then which colors it has, so that a change is read in a diff.
 
     pytest tests/tui --update-snapshots
 
@@ -44,9 +44,9 @@ def described(style: Style | None) -> str:
     """A cell's look in words: `#d5dae4 on #10141b bold`."""
     if style is None:
         return "plain"
-    colours = [colour.get_truecolor().hex if colour else "default" for colour in (style.color, style.bgcolor)]
+    colors = [color.get_truecolor().hex if color else "default" for color in (style.color, style.bgcolor)]
     words = [name for name in ("bold", "dim", "italic", "underline", "reverse", "strike") if getattr(style, name)]
-    return " ".join([f"{colours[0]} on {colours[1]}", *words])
+    return " ".join([f"{colors[0]} on {colors[1]}", *words])
 
 
 def runs(cells: str) -> str:

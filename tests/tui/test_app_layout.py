@@ -124,9 +124,9 @@ def test_frames_differ_from_the_focused_frame_in_every_theme() -> None:
             assert own_variables(theme)["frame"].lower() != theme.primary.lower()
 
 
-def luminance(colour: Color) -> float:
+def luminance(color: Color) -> float:
     """Return the relative luminance of WCAG 2."""
-    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour.normalized)
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in color.normalized)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 

@@ -18,12 +18,12 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import running_app, screen_lines, settled
 from tests.tui.fake_trainer import FakeOpen, FakeTrainer
-from tests.tui.samples import learnt, sampled, scored, started, step
+from tests.tui.samples import learned, sampled, scored, started, step
 from tests.tui.still_app import still_app
 
 pytestmark = pytest.mark.slow
 
-PAUSED = advance(learnt(), RunPaused(650))
+PAUSED = advance(learned(), RunPaused(650))
 LATER = advance_all(PAUSED, [step(800, 3.0), scored(800, 0.29), sampled(800, " the newest words of all")])
 
 

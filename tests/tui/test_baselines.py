@@ -17,12 +17,12 @@ from gpt_tui.session.run_events import advance
 from gpt_tui.session.run_state import RunState
 from tests.tui.app_bench import settled
 from tests.tui.conftest import Snapshot
-from tests.tui.samples import learnt, trained
+from tests.tui.samples import learned, trained
 from tests.tui.snapshots import screen_text
 from tests.tui.still_app import still_app
 
 EVENT = BaselinesMeasured(6, 8.03, 6.289, 2.9037, {"xz": 2.466, "ppmd": 1.937})
-RUN = advance(learnt(), EVENT)
+RUN = advance(learned(), EVENT)
 
 
 def plotted(state: RunState, lines: list[ChartBaseline], *, columns: int = 60, rows: int = 12) -> tuple[Raster, Raster]:
@@ -111,7 +111,7 @@ def test_a_resumed_run_shows_the_baselines_in_its_log(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
-async def test_the_baselines_of_a_run_are_labelled_and_the_key_hides_them(
+async def test_the_baselines_of_a_run_are_labeled_and_the_key_hides_them(
     monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot, size: tuple[int, int]
 ):
     async with still_app(monkeypatch, RUN, Phase.TRAINING, size) as (app, pilot):

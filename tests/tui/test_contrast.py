@@ -14,22 +14,22 @@ from gpt_tui.session.phase import Phase
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.contrast import contrast
 from gpt_tui.shared.theme import DAY, NIGHT, OWN_THEMES, own_variables
-from tests.tui.samples import learnt
+from tests.tui.samples import learned
 from tests.tui.still_app import still_app
 
 pytestmark = pytest.mark.slow
 
 MIN_TEXT, MIN_DISABLED = 4.5, 3.0
-COLOURED = [name for name in BUILTIN_THEMES if not name.startswith("ansi")]
-THEMES = [NIGHT.name, DAY.name, *COLOURED]
+COLORED = [name for name in BUILTIN_THEMES if not name.startswith("ansi")]
+THEMES = [NIGHT.name, DAY.name, *COLORED]
 TABS = ("f2", "f3", "f4", "f5", "f6")
 
 
 def ratio(style: Style) -> float:
     assert style.color is not None
     assert style.bgcolor is not None
-    colours = (style.bgcolor, style.color) if style.reverse else (style.color, style.bgcolor)
-    front, ground = (colour.get_truecolor().hex for colour in colours)
+    colors = (style.bgcolor, style.color) if style.reverse else (style.color, style.bgcolor)
+    front, ground = (color.get_truecolor().hex for color in colors)
     return contrast(front, ground)
 
 
@@ -51,7 +51,7 @@ async def test_every_text_of_every_tab_has_enough_contrast(
     theme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    async with still_app(monkeypatch, learnt(), Phase.PAUSED, (120, 40)) as (app, pilot):
+    async with still_app(monkeypatch, learned(), Phase.PAUSED, (120, 40)) as (app, pilot):
         app.theme = theme
         for key in TABS:
             await pilot.press(key)
@@ -62,25 +62,25 @@ async def test_every_text_of_every_tab_has_enough_contrast(
             assert found == [], (key, found[:12])
 
 
-@pytest.mark.parametrize("name", [name for name in BUILTIN_THEMES if name not in COLOURED])
-def test_a_theme_of_the_colours_of_the_terminal_lacks_no_variable(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in BUILTIN_THEMES if name not in COLORED])
+def test_a_theme_of_the_colors_of_the_terminal_lacks_no_variable(name: str) -> None:
     theme = BUILTIN_THEMES[name]
     ansi = theme.to_color_system().generate() | theme.variables | own_variables(theme)
     assert set(own_variables(NIGHT)) <= set(ansi)
 
 
 def test_the_contrast_ratio_is_that_of_wcag() -> None:
-    black, white, grey = "#000000", "#ffffff", "#777777"
+    black, white, gray = "#000000", "#ffffff", "#777777"
     assert contrast(black, white) == contrast(white, black) == pytest.approx(21.0)
-    assert contrast(grey, white) == pytest.approx(4.48, abs=0.005)
+    assert contrast(gray, white) == pytest.approx(4.48, abs=0.005)
 
 
 @pytest.mark.essential
-@pytest.mark.parametrize("theme", [*OWN_THEMES, *(BUILTIN_THEMES[name] for name in COLOURED)], ids=lambda it: it.name)
+@pytest.mark.parametrize("theme", [*OWN_THEMES, *(BUILTIN_THEMES[name] for name in COLORED)], ids=lambda it: it.name)
 def test_secondary_text_keys_and_marks_have_enough_contrast_on_every_ground(theme) -> None:  # type: ignore[no-untyped-def]
     variables = own_variables(theme)
-    colours = theme.to_color_system().generate()
+    colors = theme.to_color_system().generate()
     for ground in ("background", "surface", "panel"):
         for name in ("muted", "key", "mark", "best"):
-            assert contrast(Color.parse(variables[name]).hex6, Color.parse(colours[ground]).hex6) >= MIN_TEXT
-        assert contrast(Color.parse(variables["faint"]).hex6, Color.parse(colours[ground]).hex6) >= MIN_DISABLED
+            assert contrast(Color.parse(variables[name]).hex6, Color.parse(colors[ground]).hex6) >= MIN_TEXT
+        assert contrast(Color.parse(variables["faint"]).hex6, Color.parse(colors[ground]).hex6) >= MIN_DISABLED

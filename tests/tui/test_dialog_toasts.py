@@ -13,7 +13,7 @@ from gpt_tui.session.phase import Phase
 from gpt_tui.shared.dialogs import delete_question
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shell.help import HelpScreen
-from tests.tui.samples import learnt
+from tests.tui.samples import learned
 from tests.tui.still_app import still_app
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ async def test_notifications_leave_a_dialog_readable(
     name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    async with still_app(monkeypatch, learnt(), Phase.PAUSED, size) as (app, pilot):
+    async with still_app(monkeypatch, learned(), Phase.PAUSED, size) as (app, pilot):
         app._disable_notifications = False  # as they are outside tests
         for number in range(4):
             app.notify(f"notification {number} with words enough for a second line of it", timeout=60)

@@ -21,26 +21,26 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.new_files import write_new
 from gpt_tui.shared.svg_converter import as_png
 from gpt_tui.shared.theme import DAY, NIGHT, own_variables
-from tests.tui.samples import learnt, sampled, started, trained
+from tests.tui.samples import learned, sampled, started, trained
 from tests.tui.still_app import still_app
 
 pytestmark = pytest.mark.slow
 
-COLOURS = NIGHT.to_color_system().generate() | own_variables(NIGHT)
+COLORS = NIGHT.to_color_system().generate() | own_variables(NIGHT)
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(history: RunState, name: str) -> ElementTree.Element:
     series = chart_series(history, name, "steps", columns=1200)
     assert series is not None
-    lines = chart_lines(series, metric(name), COLOURS)
-    return ElementTree.fromstring(svg(series, y_axis(series, 16), "steps", "a & b", lines, COLOURS))
+    lines = chart_lines(series, metric(name), COLORS)
+    return ElementTree.fromstring(svg(series, y_axis(series, 16), "steps", "a & b", lines, COLORS))
 
 
 @pytest.mark.essential
 @pytest.mark.parametrize("name", ["train_loss", "perplexity", "learning_rate", "grad_norm", "accuracy"])
 def test_an_exported_chart_is_a_valid_svg_with_its_lines(name: str) -> None:
-    root = drawn(learnt(), name)
+    root = drawn(learned(), name)
     texts = [element.text for element in root.iter(f"{SVG}text")]
     assert {"a & b", "step", "200", "400"} <= set(texts)
     assert len(list(root.iter(f"{SVG}circle"))) == (5 if name in ("train_loss", "perplexity", "accuracy") else 0)
@@ -57,10 +57,10 @@ def test_losses_that_are_not_finite_are_gaps_of_an_exported_line() -> None:
 
 @pytest.mark.essential
 def test_the_csv_has_every_step_and_the_evaluations() -> None:
-    rows = list(csv.DictReader(curve_csv(learnt(), metric("train_loss")).splitlines()))
+    rows = list(csv.DictReader(curve_csv(learned(), metric("train_loss")).splitlines()))
     steps = [row for row in rows if row["smoothed"]]
     assert [int(row["step"]) for row in steps] == list(range(1, 651))
-    assert float(steps[-1]["smoothed"]) == learnt().curve.smoothed
+    assert float(steps[-1]["smoothed"]) == learned().curve.smoothed
     assert [int(row["step"]) for row in rows if row["evaluation"]] == [150, 300, 450, 600]
     assert float(rows[-1]["seconds"]) == 65.0
 
@@ -115,7 +115,7 @@ async def test_the_export_key_writes_the_charts_in_view_and_the_samples(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
-    async with still_app(monkeypatch, learnt(), Phase.PAUSED, (120, 40)) as (app, pilot):
+    async with still_app(monkeypatch, learned(), Phase.PAUSED, (120, 40)) as (app, pilot):
         await pilot.press("m", "ctrl+e")
         await app.workers.wait_for_complete()
         await pilot.press("v", "ctrl+e")  # again, with other panels
@@ -131,17 +131,17 @@ async def test_the_export_key_writes_the_charts_in_view_and_the_samples(
 
 @pytest.mark.parametrize("theme", ["gpt-night", "gpt-day", "ansi-dark"])
 async def test_an_exported_chart_is_light_in_every_theme(monkeypatch: pytest.MonkeyPatch, theme: str) -> None:
-    async with still_app(monkeypatch, learnt(), Phase.PAUSED, (80, 24), theme=theme) as (app, _pilot):
+    async with still_app(monkeypatch, learned(), Phase.PAUSED, (80, 24), theme=theme) as (app, _pilot):
         drawing = app.screen.query(Chart).first().exported()["train_loss.svg"]
-        colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', drawing)) - {"none"}
-        assert {"#ffffff", DAY.primary.upper()} <= colours
-        assert all(colour.startswith("#") for colour in colours)
+        colors = set(re.findall(r'(?:fill|stroke)="([^"]+)"', drawing)) - {"none"}
+        assert {"#ffffff", DAY.primary.upper()} <= colors
+        assert all(color.startswith("#") for color in colors)
 
 
 async def test_an_export_into_a_file_is_reported_as_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").write_text("not a folder")
-    async with still_app(monkeypatch, learnt(), Phase.PAUSED, (80, 24)) as (app, pilot):
+    async with still_app(monkeypatch, learned(), Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("ctrl+e")
         await app.workers.wait_for_complete()
         await pilot.pause()

@@ -15,7 +15,7 @@ from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_events import advance
 from gpt_tui.session.run_state import NO_LIMITS, RunState
 from tests.tui.app_bench import running_app
-from tests.tui.samples import learnt, started, trained
+from tests.tui.samples import learned, started, trained
 from tests.tui.still_app import still_app
 
 TRAINING = SessionStatus(Phase.TRAINING, 70.0, 72_000_000)
@@ -26,23 +26,23 @@ def line(run: RunState, width: int, status: SessionStatus = TRAINING) -> str:
 
 
 def test_step_losses_and_time_left_fit_into_78_cells():
-    shown = line(learnt(), 78)
+    shown = line(learned(), 78)
     assert shown.startswith("step 650 of 2,000  train loss ")
     assert "  eval loss " in shown
     assert "  time left 2 min 15 s" in shown
 
 
 def test_a_wide_line_has_all_figures_in_a_fixed_order():
-    shown = line(learnt(), 200)
+    shown = line(learned(), 200)
     labels = ["step", "train loss", "eval loss", "accuracy", "time left", "tokens/s", "saved"]
     assert sorted(labels, key=shown.index) == labels
 
 
 @pytest.mark.parametrize("width", range(0, 140, 7))
 def test_figures_that_do_not_fit_are_left_out_whole(width):
-    shown = line(learnt(), width)
+    shown = line(learned(), width)
     assert len(shown) <= width
-    assert all(text in line(learnt(), 200) for text in shown.split(GAP))
+    assert all(text in line(learned(), 200) for text in shown.split(GAP))
 
 
 def test_before_the_first_evaluation_its_step_is_named():
@@ -79,7 +79,7 @@ def test_a_self_test_is_named_and_has_its_verdict_in_place_of_evaluations():
 
 
 def test_a_failed_save_and_a_divergence_are_shown_at_any_width():
-    failed = advance(learnt(), SaveFailed("latest", "models/ckpt_latest.safetensors", 650, "disk full"))
+    failed = advance(learned(), SaveFailed("latest", "models/ckpt_latest.safetensors", 650, "disk full"))
     assert line(failed, 10).startswith("✗ not saved, see the log")
     diverged = advance(trained(50, lambda n: 30.0), LossDiverged(50, 30.0, 7.6))
     assert "✗ diverging" in line(diverged, 10)
@@ -87,7 +87,7 @@ def test_a_failed_save_and_a_divergence_are_shown_at_any_width():
 
 @pytest.mark.slow
 async def test_a_terminal_of_80x24_has_one_chart_of_full_width_and_one_line_of_figures(monkeypatch: pytest.MonkeyPatch):
-    async with still_app(monkeypatch, learnt(), Phase.PAUSED, (80, 24)) as (app, pilot):
+    async with still_app(monkeypatch, learned(), Phase.PAUSED, (80, 24)) as (app, pilot):
         shown = [chart for chart in app.main.query(Chart) if chart.region.area and app.main.train in chart.ancestors]
         assert [chart.region.width for chart in shown] == [80]
         assert app.main.query_one(FiguresLine).region.height == 1

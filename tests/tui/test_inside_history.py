@@ -53,7 +53,7 @@ def test_a_view_fits_into_its_area(view: HeadsView | HealthView, size: Size, res
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_strip_changes_its_colour_where_the_head_becomes_an_induction_head(size: Size):
+def test_a_strip_changes_its_color_where_the_head_becomes_an_induction_head(size: Size):
     lines = list(HeadsView().lines(RESULT, frame(size, layer=1, head=2)))
     strip = next(line for line in lines if line[0].text.startswith("L1 H2"))
     levels = [span.level for span in strip[1:-1] for _ in span.text]
@@ -128,7 +128,7 @@ def test_health_has_a_row_per_tensor_with_its_numbers_and_units_after_their_laye
     assert rows[5].split()[3:6] == ["–", "–", "62.5%"]
 
 
-def test_unusual_updates_and_dead_layers_are_marked_without_colour_alone():
+def test_unusual_updates_and_dead_layers_are_marked_without_color_alone():
     lines = HealthView().lines(RESULT, frame())
     styles = {line[0].text.strip(): line[2].style for line in lines if len(line) > 3}
     assert styles["wte.weight"] == "bold"

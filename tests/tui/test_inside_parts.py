@@ -1,4 +1,4 @@
-"""Views Knock-out and Neighbours of the Inside tab, and the removed parts: computed values and lines."""
+"""Views Knock-out and Neighbors of the Inside tab, and the removed parts: computed values and lines."""
 
 from __future__ import annotations
 
@@ -198,10 +198,10 @@ def test_a_model_without_such_a_part_is_one_line(tmp_path: Path):
         loader.load(str(path), removed=(Part("mlp", 7),))
 
 
-# -- Neighbours
+# -- Neighbors
 
 
-def test_neighbours_are_those_of_the_library_and_the_map_holds_the_most_used_tokens():
+def test_neighbors_are_those_of_the_library_and_the_map_holds_the_most_used_tokens():
     given = task()
     [result] = NEIGHBORS.compute(given)
     subject = given.subject
@@ -219,7 +219,7 @@ def test_the_most_used_tokens_come_first_and_unused_ones_fill_the_map():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_lines_of_neighbours_fit(size: Size):
+def test_the_lines_of_neighbors_fit(size: Size):
     result = fixed_neighbors()
     for token in (0, 5, 59):
         lines = NEIGHBORS.lines(result, frame(size, token=token))
@@ -227,7 +227,7 @@ def test_the_lines_of_neighbours_fit(size: Size):
         assert size.width < 60 or all(width_of(line) <= size.width for line in lines)
 
 
-def test_the_map_shows_the_token_at_the_cursor_its_neighbours_and_dots_for_the_crowded():
+def test_the_map_shows_the_token_at_the_cursor_its_neighbors_and_dots_for_the_crowded():
     result = fixed_neighbors()
     lines = map_lines(result, Cursor(token=3), 60, 14)
     looks = {span.style for line in lines for span in line}

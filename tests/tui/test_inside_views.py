@@ -138,7 +138,7 @@ def test_up_and_down_are_the_tokens_above_and_below():
     assert view.moved(result, frame, "up").token == 2
 
 
-def test_the_colours_of_tokens_are_their_surprise():
+def test_the_colors_of_tokens_are_their_surprise():
     result = fixed_tokens()
     spans = [span for line in TokensView().lines(result, frame_of(Cursor(token=50))) for span in line]
     tokens = [span for span in spans if isinstance(span.at, Cursor) and span.at.choice is None]

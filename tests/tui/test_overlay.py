@@ -33,7 +33,7 @@ from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_finder import CheckpointFacts, RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colours
+from gpt_tui.shared.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colors
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import (
     COLUMNS,
@@ -87,7 +87,7 @@ def test_a_linear_scale_zooms_in_on_the_ends_of_the_lines() -> None:
 
 @pytest.mark.parametrize("metric_name", ["train_loss", "perplexity", "bits_per_byte"])
 @pytest.mark.parametrize("log", [False, True])
-def test_each_run_has_a_line_labelled_with_its_number(metric_name: str, log: bool) -> None:
+def test_each_run_has_a_line_labeled_with_its_number(metric_name: str, log: bool) -> None:
     runs = [run(number, 100 + 40 * number, rate=40.0 * number) for number in range(1, MAX_RUNS + 1)]
     _, picture = drawn(runs, metric_name, log=log)
     for each in runs:
@@ -257,24 +257,24 @@ def test_the_status_of_a_crashed_run_says_so_and_has_no_time_left() -> None:
     assert ("process", "PID 4711") in {(row.label, row.value) for row in rows}
 
 
-def test_each_theme_has_a_colour_for_each_run() -> None:
+def test_each_theme_has_a_color_for_each_run() -> None:
     assert len(set(RUNS_ON_DARK)) == len(set(RUNS_ON_LIGHT)) == MAX_RUNS
-    assert set(run_colours(dark=True)) == {f"run-{number}" for number in range(1, MAX_RUNS + 1)}
+    assert set(run_colors(dark=True)) == {f"run-{number}" for number in range(1, MAX_RUNS + 1)}
 
 
 @pytest.mark.parametrize(
-    ("colours", "ground"),
+    ("colors", "ground"),
     [(RUNS_ON_DARK, NIGHT.background), (RUNS_ON_LIGHT, DAY.background), (RUNS_ON_LIGHT, "#e0e0e0")],
 )
-def test_every_run_colour_has_enough_contrast(colours: tuple[str, ...], ground: str) -> None:
-    def luminance(colour: str) -> float:
-        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+def test_every_run_color_has_enough_contrast(colors: tuple[str, ...], ground: str) -> None:
+    def luminance(color: str) -> float:
+        parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    for colour in colours:
-        light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 3.0, colour  # what WCAG 2 asks of graphical objects
+    for color in colors:
+        light, dark = sorted((luminance(color), luminance(ground)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 3.0, color  # what WCAG 2 asks of graphical objects
 
 
 # -- metrics that are not built in

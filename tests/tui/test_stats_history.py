@@ -18,7 +18,7 @@ from gpt_tui.session.log_reader import LogFollower
 from gpt_tui.session.log_replay import replay_log
 from gpt_tui.session.run_events import MAX_STATS, advance, advance_all
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.theme import export_colours
+from gpt_tui.shared.theme import export_colors
 from tests.tui.log_samples import write_log
 from tests.tui.samples import scored, started, step, trained
 
@@ -100,7 +100,7 @@ def test_the_chart_of_a_loss_marks_where_the_induction_head_appeared(metric: str
     assert len(rows) >= 9
     assert {chr(code) for code in picture.characters[rows, columns]} == {INDUCTION_CHARACTER}
     assert f"{INDUCTION_CHARACTER}[/] induction head" in legend(run, metric, 100)
-    assert "first induction head" in [line.label for line in chart_lines(series, registered(metric), export_colours())]
+    assert "first induction head" in [line.label for line in chart_lines(series, registered(metric), export_colors())]
     cursor = raster(series, 60, 12, cursor=series.induction_x)
     assert (cursor.layers[:, columns[0]] == CURSOR).sum() >= 9
 

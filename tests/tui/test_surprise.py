@@ -1,4 +1,4 @@
-"""Texts coloured by surprise: scores, layout, and the screen in Chat and over the samples."""
+"""Texts colored by surprise: scores, layout, and the screen in Chat and over the samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.tui.app_bench import AppBench, running_app, settled
 from tests.tui.conftest import Snapshot
 from tests.tui.fake_trainer import SMALL
 from tests.tui.log_samples import run_events, write_log
-from tests.tui.samples import learnt
+from tests.tui.samples import learned
 from tests.tui.still_app import still_app
 from tests.tui.test_app_chat import ask, chat
 from tests.tui.test_app_chat_models import BEST, LATEST, choose, two_models
@@ -145,7 +145,7 @@ def test_moving_by_lines_keeps_the_column_and_skips_empty_lines():
     assert moved_by_lines(found, 4, -9) == 0
 
 
-def test_the_colour_grows_with_the_surprise_and_the_prompt_is_bold():
+def test_the_color_grows_with_the_surprise_and_the_prompt_is_bold():
     found = replace(scored("a", "bcd"), bits=-np.log2(np.array([1.0, 0.5, 1 / 4096, np.nan], np.float32)))
     passage = passage_of(found)
     assert passage.levels[:4] == [None, 0.0, pytest.approx(1 / 12), 1.0]
@@ -189,7 +189,7 @@ def test_the_note_names_another_model_only_where_it_is_another():
 # -- the screen
 
 
-async def coloured(bench: AppBench) -> SurpriseScreen:
+async def colored(bench: AppBench) -> SurpriseScreen:
     await bench.pilot.press("f8")
     await bench.until(lambda: isinstance(bench.app.screen, SurpriseScreen))
     screen = bench.app.screen
@@ -198,11 +198,11 @@ async def coloured(bench: AppBench) -> SurpriseScreen:
     return screen
 
 
-async def reply_coloured(bench: AppBench) -> SurpriseScreen:
+async def reply_colored(bench: AppBench) -> SurpriseScreen:
     await bench.pilot.press("c")
     await ask(bench, "Once")
     await bench.until_seen("max length")
-    return await coloured(bench)
+    return await colored(bench)
 
 
 async def continued(bench: AppBench, expected: str) -> None:
@@ -217,7 +217,7 @@ async def continued(bench: AppBench, expected: str) -> None:
 async def test_a_reply_is_continued_from_an_alternative(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(80, 24), max_tokens=8) as bench:
-        screen = await reply_coloured(bench)
+        screen = await reply_colored(bench)
         view = screen.query_one(ScoredTextView)
         await bench.pilot.press("right", "right", "left", "down", "down", "up")
         assert view.scored is not None
@@ -239,7 +239,7 @@ async def test_two_replies_are_scored_by_their_own_models_and_tab_moves_between_
         await choose(bench, tmp_path / LATEST, compare=True)
         await ask(bench, "Once")
         await bench.until(lambda: not chat(bench).replying)
-        screen = await coloured(bench)
+        screen = await colored(bench)
         first, second = screen.query(ScoredTextView)
         assert first.scored is not None
         assert second.scored is not None
@@ -257,7 +257,7 @@ async def test_two_replies_are_scored_by_their_own_models_and_tab_moves_between_
 async def test_the_mouse_moves_the_cursor_and_chooses_an_alternative(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(80, 24), max_tokens=8) as bench:
-        view = (await reply_coloured(bench)).query_one(ScoredTextView)
+        view = (await reply_colored(bench)).query_one(ScoredTextView)
         await bench.pilot.click(ScoredTextView, offset=(8, 2))  # column 7 of the text, after <bos>
         assert view.cursor == 3
         await bench.pilot.click("#alternatives", offset=(4, 6))
@@ -291,10 +291,10 @@ async def test_a_model_that_is_gone_is_a_line_of_the_screen(tmp_path: Path):
 async def test_a_sample_is_scored_by_the_checkpoint_of_its_step_and_continued_in_chat(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(80, 24), max_tokens=8) as bench:
-        bench.app.controller.run = advance(learnt(), RunPaused(650))
+        bench.app.controller.run = advance(learned(), RunPaused(650))
         bench.app.main.show(at_once=True)
         await bench.pilot.pause()
-        screen = await coloured(bench)
+        screen = await colored(bench)
         view = screen.query_one(ScoredTextView)
         assert view.to_score.title == "sample at step 600"
         assert "scored by best_model, step 50" in bench.text()
@@ -323,7 +323,7 @@ async def test_a_sample_in_the_runs_tab_is_scored_and_continued_by_the_model_of_
             bench.app.main.runs._reader.finder.around = tmp_path
             await bench.pilot.press("f5")
         await bench.until_seen("100 of 100")
-        screen = await coloured(bench)
+        screen = await colored(bench)
         view = screen.query_one(ScoredTextView)
         assert view.to_score.title == "sample at step 100"
         assert (view.to_score.prompt, view.to_score.text) == ("It was", " the 100 cats that sat")
@@ -347,7 +347,7 @@ async def test_the_cursor_of_the_charts_chooses_the_sample_in_the_runs_tab_also_
         await bench.pilot.press("f5")
         await bench.until_seen("100 of 100")
         await bench.pilot.press("v", "v", *["comma"] * 16)
-        screen = await coloured(bench)
+        screen = await colored(bench)
         assert screen.query_one(ScoredTextView).to_score.title == "sample at step 50"
         assert str(screen.query_one(ScoredTextView).border_subtitle) == "scored by best_model, step 100"
 
@@ -366,7 +366,7 @@ async def test_a_sample_of_a_run_without_a_checkpoint_is_a_line_of_the_screen(tm
 async def test_other_tabs_are_not_reached_from_the_screen_and_f1_explains_it(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(80, 24), max_tokens=8) as bench:
-        screen = await reply_coloured(bench)
+        screen = await reply_colored(bench)
         await bench.pilot.press("f4", "k")
         assert bench.app.screen is screen
         assert bench.app.main.tab == "chat"
@@ -386,7 +386,7 @@ async def test_two_replies_look_as_in_the_snapshot(
         await choose(bench, tmp_path / LATEST, compare=True)
         await ask(bench, "Once")
         await bench.until(lambda: not chat(bench).replying)
-        await coloured(bench)
+        await colored(bench)
         await bench.pilot.press("right", "down")
         await bench.settled()
         snapshot(bench.app, f"surprise-two-{size[0]}{'-day' * (theme == 'gpt-day')}")
@@ -435,7 +435,7 @@ def test_the_windows_of_a_long_text_report_progress_and_may_end_the_work():
 
 @pytest.mark.slow
 async def test_the_untrained_sample_can_be_chosen_by_scrolling(monkeypatch: pytest.MonkeyPatch):
-    async with still_app(monkeypatch, advance(learnt(), RunPaused(650)), Phase.PAUSED, (80, 24)) as (app, pilot):
+    async with still_app(monkeypatch, advance(learned(), RunPaused(650)), Phase.PAUSED, (80, 24)) as (app, pilot):
         await pilot.press("home")
         await settled(app, pilot)
         await pilot.press("f8")

@@ -6,7 +6,7 @@ from rich.cells import cell_len
 from gpt_tui.run_view.samples_layout import Timeline, body, head, reflowed, sample_at, timeline
 from gpt_tui.session.run_state import Evaluation, Sample
 from gpt_tui.shared.wrapping import wrapped
-from tests.tui.samples import TEXTS, learnt
+from tests.tui.samples import TEXTS, learned
 
 POINT = Evaluation(12_400, 12_697_600, 1240.0, 3.2514, 0.31, 1.7555)
 
@@ -17,7 +17,7 @@ def text_of(shown: Timeline) -> list[str]:
 
 @pytest.mark.parametrize("width", [12, 30, 48, 80, 200])
 def test_no_line_is_wider_than_the_pane_and_no_word_is_lost(width):
-    history = learnt()
+    history = learned()
     shown = timeline(history.samples, history.best.step, width)
     assert all(cell_len(line) <= width for line in text_of(shown))
     for sample in history.samples:
@@ -27,7 +27,7 @@ def test_no_line_is_wider_than_the_pane_and_no_word_is_lost(width):
 
 
 def test_samples_stand_from_the_untrained_one_to_the_newest_each_under_its_head():
-    history = learnt(3)
+    history = learned(3)
     shown = timeline(history.samples, history.best.step, 90)
     lines = text_of(shown)
     heads = [lines[start] for start in shown.starts]
@@ -69,14 +69,14 @@ def test_a_narrow_head_says_the_most_important_things_first():
 
 
 def test_an_airy_timeline_has_a_gap_between_two_samples():
-    history = learnt(2)
+    history = learned(2)
     close, airy = (timeline(history.samples, 0, 60, spaced=airy) for airy in (False, True))
     assert len(airy.lines) == len(close.lines) + 2
     assert text_of(airy)[airy.starts[1] - 1] == "│ "
 
 
 def test_the_sample_of_a_moment_is_the_newest_one_written_by_then():
-    samples = learnt(3).samples
+    samples = learned(3).samples
     assert [sample_at(samples, step) for step in (0, 149, 150, 449.5, 9999)] == [0, 0, 1, 2, 3]
     assert sample_at((), 5) is None
 

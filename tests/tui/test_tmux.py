@@ -206,7 +206,7 @@ def test_inside_shows_the_model_in_training_in_every_view_and_generates_from_a_c
 
 
 @pytest.mark.slow
-def test_watch_colours_a_sample_and_shows_the_heads_and_a_resumed_run_shows_them_on(terminal: Tmux):
+def test_watch_colors_a_sample_and_shows_the_heads_and_a_resumed_run_shows_them_on(terminal: Tmux):
     run = (*tiny("eval_every_steps=10", "sample_tokens=8", "max_steps=40"), "--train-only")
     done = subprocess.run(
         [*PROGRAM, *run], cwd=terminal.folder, env=environment(), capture_output=True, timeout=TIMEOUT_S, check=False

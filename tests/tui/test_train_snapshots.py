@@ -10,13 +10,13 @@ from gpt_tui.shared.keymap import shown_keys
 from gpt_tui.tabs.train.presenter import next_steps
 from tests.tui.app_bench import settled
 from tests.tui.conftest import Snapshot
-from tests.tui.samples import learnt
+from tests.tui.samples import learned
 from tests.tui.still_app import still_app
 
 pytestmark = pytest.mark.slow
 
 SIZES = [(80, 24), (120, 40)]
-PAUSED = advance(learnt(), RunPaused(650))
+PAUSED = advance(learned(), RunPaused(650))
 
 
 def named(name: str, size: tuple[int, int]) -> str:
@@ -55,7 +55,7 @@ async def test_other_themes(monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot,
 async def test_a_finished_run_shows_the_next_keys(
     monkeypatch: pytest.MonkeyPatch, snapshot: Snapshot, size: tuple[int, int]
 ):
-    finished = advance(learnt(), RunFinished("stopped", 650))
+    finished = advance(learned(), RunFinished("stopped", 650))
     async with still_app(monkeypatch, finished, Phase.STOPPED, size) as (app, pilot):
         todo = next_steps("stopped", shown_keys({}))
         app.main.banner.say(f"step 650: stopped and saved. {todo}", "good")

@@ -20,7 +20,7 @@ from gpt_tui.tabs.train.presenter import (
     preview_rows,
     starts_unasked,
 )
-from tests.tui.samples import learnt, trained
+from tests.tui.samples import learned, trained
 
 SETUP = RunPreview(preset("nano"), "nano", train_file="data/raw/train.en")
 KEYS = {"start_now": "enter", "cursor_off": "esc", "chat": "c", "resume": "r", "start": "s"}
@@ -44,21 +44,21 @@ def plain(markup: str) -> str:
 
 
 def test_a_readout_has_step_smoothed_and_eval_values():
-    words = plain(readout(learnt(), "train_loss", ChartView(cursor=310.0), 120))
+    words = plain(readout(learned(), "train_loss", ChartView(cursor=310.0), 120))
     assert words.startswith("step 310  ⣿ step loss ")
     assert "⠒⠒ train loss " in words
     assert "◆ eval loss " in words
     assert words.endswith(" at 300")
-    words = plain(readout(learnt(), "perplexity", ChartView(cursor=310.0), 120))
+    words = plain(readout(learned(), "perplexity", ChartView(cursor=310.0), 120))
     assert [name in words for name in ("step perplexity ", "train perplexity ", "eval perplexity ")] == [True] * 3
-    assert plain(readout(learnt(), "train_loss", ChartView(axis="time", cursor=31.0), 120)).startswith(
+    assert plain(readout(learned(), "train_loss", ChartView(axis="time", cursor=31.0), 120)).startswith(
         "step 310, 0:31  "
     )
 
 
 @pytest.mark.parametrize("width", [0, 10, 20, 30, 44, 60, 100])
 def test_legend_and_readout_keep_to_their_room_and_cut_no_word(width):
-    history = learnt()
+    history = learned()
     for metric in ("train_loss", *second_metrics()):
         for words in (legend(history, metric, width), readout(history, metric, ChartView(cursor=310.0), width)):
             assert cell_len(plain(words)) <= width
@@ -86,15 +86,15 @@ def test_a_title_says_how_its_axis_differs_from_what_is_usual():
     ],
 )
 def test_the_readout_names_the_chosen_metric(metric, shown):
-    assert plain(readout(learnt(), metric, ChartView(cursor=310.0), 80)) == shown
+    assert plain(readout(learned(), metric, ChartView(cursor=310.0), 80)) == shown
 
 
 def test_the_legend_names_the_three_losses():
-    assert plain(legend(learnt(), "train_loss", 100)) == (
+    assert plain(legend(learned(), "train_loss", 100)) == (
         "⣿ step loss  ⠒⠒ train loss (smoothed)  ⠐⠶⠂ eval loss  ★ best accuracy"
     )
-    assert plain(legend(learnt(), "perplexity", 100)).startswith("⣿ step perplexity  ⠒⠒ train perplexity (smoothed)")
-    assert plain(legend(learnt(), "grad_norm", 100)) == "⣿ step  ⠒⠒ smoothed"
+    assert plain(legend(learned(), "perplexity", 100)).startswith("⣿ step perplexity  ⠒⠒ train perplexity (smoothed)")
+    assert plain(legend(learned(), "grad_norm", 100)) == "⣿ step  ⠒⠒ smoothed"
 
 
 def test_the_cursor_comes_from_the_right_edge_and_stays_in_the_part_shown():
@@ -122,7 +122,7 @@ def test_the_y_axis_shows_what_suits_all_or_a_close_up_of_both_metrics():
 
 @pytest.mark.parametrize("log", [False, True])
 def test_evaluations_are_joined_and_the_cursor_sits_on_the_smoothed_line(log):
-    series = chart_series(learnt(), "train_loss", "steps", columns=120, log=log)
+    series = chart_series(learned(), "train_loss", "steps", columns=120, log=log)
     picture = raster(series, 60, 12, cursor=310.0)
     assert (picture.layers == EVAL_LINE).sum() > 10
     read = [chr(c) for c in picture.characters[picture.layers == READ]]

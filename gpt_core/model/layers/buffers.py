@@ -92,7 +92,7 @@ class BufferPool:
         self._slots = {slot: empty(buffer.bytes, dtype=np.uint8) for slot, buffer in largest_by_slot(buffers).items()}
 
     def take(self, buffer: Buffer) -> NDArray[Any]:
-        """Return an uninitialised array for `buffer`."""
+        """Return an uninitialized array for `buffer`."""
         if buffer.shared is None:
             return empty(*buffer.shape, dtype=buffer.dtype.storage)
         return self._slots[buffer.shared][: buffer.bytes].view(buffer.dtype.storage).reshape(buffer.shape)

@@ -53,7 +53,7 @@ def page(title: str, views: Iterable[View]) -> Iterator[str]:
 
 
 def _style(cell: Cell) -> str:
-    """Return the attribute that gives an element the colour of a level."""
+    """Return the attribute that gives an element the color of a level."""
     colors = None if cell.level is None else shade(cell.level, dark=False)
     return "" if colors is None else f' style="background:{colors.background};color:{colors.text}"'
 
@@ -80,7 +80,7 @@ def _figure(heatmap: Heatmap) -> str:
 
 
 def png(levels: NDArray[np.float32]) -> bytes:
-    """Return an image with a pixel of the ramp's colour for each level (rows, columns), as PNG (ISO/IEC 15948)."""
+    """Return an image with a pixel of the ramp's color for each level (rows, columns), as PNG (ISO/IEC 15948)."""
     height, width = levels.shape
     colors = [shade(step / STEPS, dark=False) for step in range(STEPS + 1)]
     palette = b"".join(bytes.fromhex((color.background if color else WHITE)[1:]) for color in colors)

@@ -1,4 +1,4 @@
-"""A view as text: in colours on a terminal, plain elsewhere. The tables hold all coloured values as numbers, too."""
+"""A view as text: in colors on a terminal, plain elsewhere. The tables hold all colored values as numbers, too."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def is_dark(colors: str) -> bool:
 
 
 def painted(cell: Cell, dark: bool) -> Text:
-    """Return the text of a cell on the colour of its level."""
+    """Return the text of a cell on the color of its level."""
     colors = None if cell.level is None else shade(cell.level, dark=dark)
     return Text(cell.text, "" if colors is None else f"{colors.text} on {colors.background}")
 
 
 def passage_lines(cells: Sequence[Cell], width: int | None, dark: bool) -> Iterator[Text]:
-    """Yield the tokens of a text, each on its colour, with a mark between them, in lines of at most `width` cells."""
+    """Yield the tokens of a text, each on its color, with a mark between them, in lines of at most `width` cells."""
     line = Text()
     for number, cell in enumerate(cells):
         mark = TOKEN_END if number < len(cells) - 1 else ""

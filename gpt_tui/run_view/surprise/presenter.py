@@ -1,4 +1,4 @@
-"""A text in colours of surprise, and the alternatives to its tokens: for the screen of surprise and the view Tokens.
+"""A text in colors of surprise, and the alternatives to its tokens: for the screen of surprise and the view Tokens.
 
 Does not import Textual.
 """
@@ -28,7 +28,7 @@ Target = Callable[[int], Hashable]
 
 
 def passage_of(result: TokenPredictions) -> Passage:
-    """Return the text in colours of surprise, and a mark for the position after it."""
+    """Return the text in colors of surprise, and a mark for the position after it."""
     levels = [None, *(float(bits) / MAX_BITS for bits in result.bits), None]
     return Passage((*result.texts, END_MARK), levels, result.prompt)
 
@@ -39,14 +39,14 @@ def line_moved(result: TokenPredictions, token: int, width: int, by: int) -> int
 
 
 def legend(result: TokenPredictions, width: int) -> Line:
-    """Return the mean surprise and the legend of the colours."""
+    """Return the mean surprise and the legend of the colors."""
     mean = f"{fixed(float(result.bits.mean()), 2)} bits per token" if len(result.bits) else "one token"
-    colours = [Span(f" {bits}{'+' if bits == MAX_BITS else ''} ", bits / MAX_BITS) for bits in LEGEND_BITS]
+    colors = [Span(f" {bits}{'+' if bits == MAX_BITS else ''} ", bits / MAX_BITS) for bits in LEGEND_BITS]
     words = f"{mean}   surprise in bits:"
-    taken = 1 + sum(len(span.text) for span in colours)
+    taken = 1 + sum(len(span.text) for span in colors)
     if len(words) + taken > width:
         words = mean + ":"
-    line = [Span(words + " ", style="muted"), *colours]
+    line = [Span(words + " ", style="muted"), *colors]
     has_note = result.prompt and len(words) + taken + len(PROMPT_NOTE) <= width
     return [*line, Span(PROMPT_NOTE, style="muted")] if has_note else line
 

@@ -1,4 +1,4 @@
-"""Screen that colours one or two texts by surprise, with the alternatives to the token at the cursor."""
+"""Screen that colors one or two texts by surprise, with the alternatives to the token at the cursor."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ClosedError(Exception):
 
 
 class ScoredTextView(Canvas):
-    """A text in the colours of its surprise, with a cursor on a token. Posts `Moved`."""
+    """A text in the colors of its surprise, with a cursor on a token. Posts `Moved`."""
 
     class Moved(Message):
         """The cursor is on another token, or on another alternative."""
@@ -100,7 +100,7 @@ class ScoredTextView(Canvas):
 
 
 class SurpriseScreen(Screen[str]):
-    """Colours texts by the surprise of their tokens. Returns the text to continue, "" if the screen was only closed.
+    """Colors texts by the surprise of their tokens. Returns the text to continue, "" if the screen was only closed.
 
     Args:
         texts: One text, or two to show side by side.

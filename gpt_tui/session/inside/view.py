@@ -1,4 +1,4 @@
-"""A view of a model and a text: lines, a text in colours, tables, and the same as data for programs."""
+"""A view of a model and a text: lines, a text in colors, tables, and the same as data for programs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class View:
     Attributes:
         title: Name of the view.
         lines: Summary and explanation.
-        passage: Tokens of the text, each with its level; empty if the view colours no text.
+        passage: Tokens of the text, each with its level; empty if the view colors no text.
         legend: Levels of the passage, each with its value.
         heatmaps: Pictures, for pages.
         tables: Tables of the values.

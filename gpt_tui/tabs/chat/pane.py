@@ -178,7 +178,7 @@ class ChatTab(Horizontal):
             self.notify(f"seed {last.seed} is set for the next replies; clear the field for random seeds")
 
     def action_show_surprise(self) -> None:
-        """Colour the last replies by the surprise of their tokens, and continue one from a chosen alternative."""
+        """Color the last replies by the surprise of their tokens, and continue one from a chosen alternative."""
         last = self._last
         texts = [answer.to_score for answer in last.answers if answer.to_score is not None] if last else []
         if self.replying:

@@ -65,7 +65,7 @@ class CheckpointList(Vertical):
             self._rebuild(tuple(keys))
 
     def mark(self) -> None:
-        """Draw the row under the cursor in the cursor's colours, and the one before in its own."""
+        """Draw the row under the cursor in the cursor's colors, and the one before in its own."""
         marked, self._marked = self._marked, self.rows.highlighted
         for index in {marked, self._marked} - {None}:
             if index is not None and index < len(self._rows):

@@ -37,7 +37,7 @@ RUN_CLASSES = {FIRST_RUN_LAYER - 1 + number: f"chart--run-{number}" for number i
 
 
 class OverlayChart(Chart):
-    """Chart with a line per run, labelled with the run's number."""
+    """Chart with a line per run, labeled with the run's number."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = set(RUN_CLASSES.values())
     LAYERS: ClassVar[dict[int, str]] = {GRID: "chart--grid", CURSOR: "chart--cursor", **RUN_CLASSES}
@@ -69,10 +69,10 @@ class OverlayChart(Chart):
     def _names(self) -> dict[int, str]:
         return {run.number: run.name for run in self.runs}
 
-    def svg_lines(self, series: Plane, shown: Metric, colours: Mapping[str, str]) -> list[SvgLine]:
+    def svg_lines(self, series: Plane, shown: Metric, colors: Mapping[str, str]) -> list[SvgLine]:
         """Return the runs' lines of the exported chart."""
         assert isinstance(series, OverlaySeries)
-        return overlay_lines(series, self._names, colours)
+        return overlay_lines(series, self._names, colors)
 
     def as_csv(self, series: Plane, shown: Metric) -> str:
         """Return the exported points."""

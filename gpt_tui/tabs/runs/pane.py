@@ -78,7 +78,7 @@ class RunsTab(Container):
             self.step = step
 
     class SurpriseRequested(Message):
-        """Request to colour a sample of a run by surprise."""
+        """Request to color a sample of a run by surprise."""
 
         def __init__(self, run: RunInfo, sample: Sample) -> None:
             super().__init__()
@@ -298,7 +298,7 @@ class RunsTab(Container):
         self.post_message(self.InsideRequested(run.checkpoint.path, self.pointed_step))
 
     def action_show_surprise(self) -> None:
-        """Colour the current sample of the run under the cursor by surprise."""
+        """Color the current sample of the run under the cursor by surprise."""
         run, sample = self.query_one(RunsTable).selected, self.query_one(RunDetail).current_sample
         if run is not None and sample is not None:
             self.post_message(self.SurpriseRequested(run, sample))

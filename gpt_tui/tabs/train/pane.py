@@ -52,7 +52,7 @@ class TrainTab(RunRequests):
     BINDINGS: ClassVar[list[BindingType]] = bindings("train", "samples")
 
     class SurpriseRequested(Message):
-        """Request to colour a sample by surprise."""
+        """Request to color a sample by surprise."""
 
         def __init__(self, sample: Sample) -> None:
             super().__init__()
@@ -263,7 +263,7 @@ class TrainTab(RunRequests):
         self._panels.toggle_status()
 
     def action_show_surprise(self) -> None:
-        """Colour the current sample by surprise."""
+        """Color the current sample by surprise."""
         if (sample := self._panels.current_sample) is not None:
             self.post_message(self.SurpriseRequested(sample))
         else:

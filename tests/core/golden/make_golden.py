@@ -40,8 +40,8 @@ def make_weights(random: np.random.Generator) -> dict[str, torch.Tensor]:
     """Return random weights, none 0 or 1, so that every term counts; float32 values, exact in both precisions."""
     weights = {}
     for name, shape in names_and_shapes().items():
-        centre = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
-        values = random.normal(centre, 0.2, shape).astype(np.float32)
+        center = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+        values = random.normal(center, 0.2, shape).astype(np.float32)
         weights[name] = torch.tensor(values, dtype=torch.float64, requires_grad=True)
     return weights
 

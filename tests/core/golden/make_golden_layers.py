@@ -50,8 +50,8 @@ def make_weights(model: Model, random: np.random.Generator) -> Weights:
     """Return random weights, none 0 or 1, so that every term counts; float32 values, exact in both precisions."""
     weights = {}
     for name, shape in names_and_shapes(model).items():
-        centre = 1.0 if len(shape) == 1 and name.endswith("weight") else 0.0
-        values = random.normal(centre, 0.3, shape).astype(np.float32)
+        center = 1.0 if len(shape) == 1 and name.endswith("weight") else 0.0
+        values = random.normal(center, 0.3, shape).astype(np.float32)
         weights[name] = torch.tensor(values, dtype=torch.float64, requires_grad=True)
     return weights
 

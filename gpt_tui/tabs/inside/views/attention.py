@@ -1,4 +1,4 @@
-"""View Attention: all heads as thumbnails, one enlarged, and the text coloured by its attention from the cursor."""
+"""View Attention: all heads as thumbnails, one enlarged, and the text colored by its attention from the cursor."""
 
 from __future__ import annotations
 
@@ -176,9 +176,9 @@ def enlarged(result: AttentionResult, cursor: Cursor, layout: Layout, width: int
 
 
 def numbers(result: AttentionResult, cursor: Cursor, share: NDArray[np.float32], width: int) -> Line:
-    """Return where the attention of the token goes, as far as there is room for, and what the colours mean."""
-    colours = [Span(f" {level:.0%} ", level**0.5) for level in LEGEND]
-    room = max(1, width - sum(len(span.text) for span in colours) - 1)
+    """Return where the attention of the token goes, as far as there is room for, and what the colors mean."""
+    colors = [Span(f" {level:.0%} ", level**0.5) for level in LEGEND]
+    room = max(1, width - sum(len(span.text) for span in colors) - 1)
     name = f"position {integer(cursor.token)} {printable(result.names[cursor.token])} →"
     spans = [Span(shortened(name, room // 2), style="title")]
     for to in np.argsort(-share[: cursor.token + 1], kind="stable")[:TARGETS]:
@@ -186,4 +186,4 @@ def numbers(result: AttentionResult, cursor: Cursor, share: NDArray[np.float32],
         if share[to] < MIN_SHARE or width_of([*spans, target]) > room:
             break
         spans.append(target)
-    return [*fitted(spans, room), Span(" "), *colours]
+    return [*fitted(spans, room), Span(" "), *colors]

@@ -92,7 +92,7 @@ def selected(result: StatsHistory, cursor: Cursor) -> int:
 
 
 def score_line(points: Sequence[HeadsPoint], cursor: Cursor, width: int) -> Line:
-    """Return the scores, the shown one marked, and what the colours mean."""
+    """Return the scores, the shown one marked, and what the colors mean."""
     names: list[Span] = []
     for number, name in enumerate(HEAD_SCORES):
         style = "title" if number == cursor.score else "muted"
@@ -166,7 +166,7 @@ def fact_lines(result: StatsHistory, cursor: Cursor, width: int) -> list[Line]:
 
 
 def largest(points: Sequence[HeadsPoint], score: int) -> float:
-    """Return the value of the last colour: 1 for a share, the largest entropy of the history."""
+    """Return the value of the last color: 1 for a share, the largest entropy of the history."""
     if score != ENTROPY:
         return 1.0
     found = float(np.nanmax([np.nanmax(point.scores[score], initial=0.0) for point in points]))

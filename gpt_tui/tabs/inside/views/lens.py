@@ -104,7 +104,7 @@ def place_label(place: str) -> str:
 
 
 def legend() -> Line:
-    """Return what is shown, and what the colours mean."""
+    """Return what is shown, and what the colors mean."""
     levels = [Span(f" {level:.0%} ", level) for level in LEGEND]
     return [Span("most probable next token if the model ended there: ", style="muted"), *levels]
 

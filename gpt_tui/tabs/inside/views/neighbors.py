@@ -1,4 +1,4 @@
-"""View Neighbours: the nearest tokens in the embedding, and a map of the most used ones."""
+"""View Neighbors: the nearest tokens in the embedding, and a map of the most used ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MapToken(NamedTuple):
 
 
 class Neighborhood(NamedTuple):
-    """Neighbours of the tokens of a text, and the map.
+    """Neighbors of the tokens of a text, and the map.
 
     Attributes:
         ids: Tokens of the text.
@@ -67,7 +67,7 @@ class NeighborsView(InsideView[Neighborhood]):
     title = "Neighbors"
 
     def compute(self, task: Task) -> Iterator[Neighborhood]:
-        """Yield neighbours and map."""
+        """Yield neighbors and map."""
         subject = task.subject
         used, ids = subject.used_ids(), subject.ids.tolist()
         if len(used) < 3:

@@ -34,7 +34,7 @@ def pixel_rows(levels: NDArray[np.float32], targets: Sequence[Hashable]) -> list
 
 
 def _row(upper: list[int], lower: list[int], target: Hashable) -> list[Span]:
-    """Return a row of cells; equal neighbours are one span."""
+    """Return a row of cells; equal neighbors are one span."""
     spans = []
     for (top, bottom), cells in groupby(zip(upper, lower, strict=True)):
         count = len(list(cells))

@@ -16,7 +16,7 @@ MIN_PASSAGE_ROWS, MIN_PANEL_ROWS = 5, 3
 
 
 class TokensView(InsideView[TokenPredictions]):
-    """The text in colours of surprise, and the alternatives at the cursor."""
+    """The text in colors of surprise, and the alternatives at the cursor."""
 
     name = "tokens"
     title = "Tokens"
