@@ -92,7 +92,7 @@ class LogTail:
         return block[block.find(b"\n") + 1 : block.rfind(b"\n") + 1]
 
 
-class BestScores(NamedTuple):
+class BestEvaluation(NamedTuple):
     """Scores of the best evaluation of a run; without an evaluation infinite, for the accuracy -1.
 
     They are of the complete eval text if it was scored at that step, else of `part_tokens` tokens of it (0: all).
@@ -110,7 +110,7 @@ class BestScores(NamedTuple):
         return PART_MARK if self.part_tokens else ""
 
 
-NO_SCORES = BestScores()
+NO_EVALUATION = BestEvaluation()
 
 
 @dataclass
@@ -124,7 +124,7 @@ class LogSummary:
     tail: LogTail
     started: RunStarted | None = None
     last: StepCompleted | None = None
-    best: BestScores = NO_SCORES
+    best: BestEvaluation = NO_EVALUATION
     finished: RunFinished | None = None
     is_complete: bool = False
 
@@ -134,7 +134,7 @@ class LogSummary:
             chunk = self.tail.read(SCAN_BYTES)
             if chunk.restarted:
                 self.started, self.last, self.finished = None, None, None
-                self.best = NO_SCORES
+                self.best = NO_EVALUATION
             self._take(chunk.lines)
             self.is_complete = chunk.at_end
             if self.is_complete:
@@ -149,21 +149,21 @@ class LogSummary:
                 case RunStarted():
                     self.started, self.finished = event, None
                     if event.best_restarted:
-                        self.best = NO_SCORES
+                        self.best = NO_EVALUATION
                 case StepCompleted():
                     self.last = event
                 case EvalCompleted() if math.isfinite(event.bits_per_byte) and self._is_best(event):
                     part = self.started.eval_part_tokens if self.started else 0
-                    self.best = BestScores(event.loss, event.accuracy, event.bits_per_byte, event.step, part)
+                    self.best = BestEvaluation(event.loss, event.accuracy, event.bits_per_byte, event.step, part)
                 case FullEvalCompleted() if math.isfinite(event.bits_per_byte) and self.best.step in (-1, event.step):
-                    self.best = BestScores(event.loss, event.accuracy, event.bits_per_byte, event.step)
+                    self.best = BestEvaluation(event.loss, event.accuracy, event.bits_per_byte, event.step)
                 case RunFinished():
                     self.finished = event
 
     def _is_best(self, event: EvalCompleted) -> bool:
         """Return True for the best evaluation so far: by the trainer's decision, in old logs by its accuracy."""
         is_best = event.accuracy > self.best.accuracy if event.is_best is None else event.is_best
-        return is_best or self.best == NO_SCORES
+        return is_best or self.best == NO_EVALUATION
 
 
 def summary_lines(lines: bytes) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.training.events import RunStarted
-from gpt_tui.session.log_reader import NO_SCORES, BestScores, LogFollower, LogSummary, LogTail
+from gpt_tui.session.log_reader import NO_EVALUATION, BestEvaluation, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState
 
 MAX_RUNS = 64
@@ -80,7 +80,7 @@ class RunInfo(NamedTuple):
     started: RunStarted | None = None
     step: int = 0
     loss: float = math.nan
-    best: BestScores = NO_SCORES
+    best: BestEvaluation = NO_EVALUATION
     elapsed_s: float = 0.0
     tokens_per_s: float = math.nan
     updated_at: float = 0.0

@@ -27,7 +27,7 @@ from gpt_tui.charts.series import chart_series, full_range, second_metrics
 from gpt_tui.charts.view import AXES, Y_RANGES, ChartView
 from gpt_tui.headless.event_text import figures, news, steps_line
 from gpt_tui.run_view.status import status_rows
-from gpt_tui.session.log_reader import BestScores
+from gpt_tui.session.log_reader import BestEvaluation
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_events import advance, advance_all
 from gpt_tui.session.run_finder import RunInfo, RunStatus
@@ -186,7 +186,7 @@ def test_every_figure_about_every_series_is_short(name: str, series: Series) -> 
     ):
         assert all(len(line) <= 200 for line, _ in news(event, history))
         to_json(event)
-    best = BestScores(series[-1][-1], 0.5, series[-1][-1])
+    best = BestEvaluation(series[-1][-1], 0.5, series[-1][-1])
     run = RunInfo(Path("models"), RunStatus.FINISHED, started(), 3, series[-1][-1], best, 0.0)
     assert all(len(cell) <= 7 for cell in cells(run, 1, 1e300)[6:11])
 

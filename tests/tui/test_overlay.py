@@ -28,7 +28,7 @@ from gpt_tui.charts.overlay import (
 )  # fmt: skip
 from gpt_tui.charts.series import Range
 from gpt_tui.run_view.status import status_rows
-from gpt_tui.session.log_reader import BestScores
+from gpt_tui.session.log_reader import BestEvaluation
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_finder import CheckpointFacts, RunInfo, RunStatus
@@ -158,7 +158,7 @@ def run_of(tokenizer: str, best_bits: float = 2.0) -> RunInfo:
     return RunInfo(
         Path(tokenizer or "unknown"),
         RunStatus.FINISHED,
-        best=BestScores(bits_per_byte=best_bits),
+        best=BestEvaluation(bits_per_byte=best_bits),
         checkpoint=checkpoint,
     )
 
@@ -222,7 +222,7 @@ def test_a_wide_list_has_a_column_for_every_score_and_setting_that_runs_differ_i
 def test_the_cells_of_a_run_are_its_settings_last_step_and_best_scores() -> None:
     run = RunInfo(
         Path("models"), RunStatus.FINISHED, started(train_file="data/train.en"), 1200, 2.5,
-        BestScores(2.75, 0.312, 1.505), 75.0, 20_400.0, 90.0, checkpoint=CheckpointFacts(preset("nano")),
+        BestEvaluation(2.75, 0.312, 1.505), 75.0, 20_400.0, 90.0, checkpoint=CheckpointFacts(preset("nano")),
     )  # fmt: skip
     shown = {column.title: cell for column, cell in zip(COLUMNS, cells(run, 0, 100.0), strict=True)}
     assert (shown["learning rate"], shown["batch"], shown["steps"]) == ("3.00e-3", "16 × 64", "1,200")

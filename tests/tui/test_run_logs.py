@@ -12,7 +12,7 @@ from gpt_core.checkpoints.lock import LockHolder
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.training.events import EvalCompleted, FullEvalCompleted, RunFinished
 from gpt_tui.session import log_reader, run_finder
-from gpt_tui.session.log_reader import NO_SCORES, BestScores, LogFollower, LogSummary, LogTail
+from gpt_tui.session.log_reader import NO_EVALUATION, BestEvaluation, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_events import MAX_EVALUATIONS, advance_all
 from gpt_tui.session.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_status
 from gpt_tui.session.run_state import RunState
@@ -171,14 +171,14 @@ def test_the_summary_follows_appended_lines_and_truncation(tmp_path: Path) -> No
     path.write_bytes(lines(started()))
     summary.scan()
     assert summary.last is None
-    assert summary.best == NO_SCORES
+    assert summary.best == NO_EVALUATION
 
 
 def test_a_run_that_ended_before_its_first_evaluation_has_the_scores_of_its_end(tmp_path: Path) -> None:
     full = FullEvalCompleted(3, 5.0, math.exp(5.0), 0.2, 2.5, 1000)
     summary = LogSummary(LogTail(write_log(tmp_path, [started(), step(3), full, RunFinished("max_steps", 3)])))
     summary.scan()
-    assert summary.best == BestScores(5.0, 0.2, 2.5, 3)
+    assert summary.best == BestEvaluation(5.0, 0.2, 2.5, 3)
 
 
 def test_the_scores_of_a_run_are_of_its_best_evaluation_and_of_all_of_the_text_where_there_are_such(
@@ -196,14 +196,14 @@ def test_the_scores_of_a_run_are_of_its_best_evaluation_and_of_all_of_the_text_w
     summary = LogSummary(LogTail(write_log(tmp_path, [*first, evaluations[2], RunFinished("max_steps", 3)])))
     while not summary.is_complete:
         summary.scan()
-    assert summary.best == BestScores(3.0, evaluations[1].accuracy, 1.5, 2, 100)
+    assert summary.best == BestEvaluation(3.0, evaluations[1].accuracy, 1.5, 2, 100)
     assert summary.best.mark
     with (tmp_path / LOG).open("ab") as log:
         log.write(lines(FullEvalCompleted(2, 3.1, 22.0, 0.2, 1.6, 900)))
     summary.is_complete = False
     while not summary.is_complete:
         summary.scan()
-    assert summary.best == BestScores(3.1, 0.2, 1.6, 2)
+    assert summary.best == BestEvaluation(3.1, 0.2, 1.6, 2)
     assert not summary.best.mark
     with (tmp_path / LOG).open("ab") as log:
         log.write(lines(started(step=3, best_restarted="another eval text"), step(4), scored(4, 0.1)))

@@ -17,7 +17,7 @@ from gpt_core.training.events import SampleWritten, to_json
 from gpt_tui.new_run.estimate import RunEstimate
 from gpt_tui.new_run.probe import StepTimed, TextsRead
 from gpt_tui.new_run.screen import SetupScreen
-from gpt_tui.session.log_reader import BestScores
+from gpt_tui.session.log_reader import BestEvaluation
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.recent_runs import RecentRuns, newest_sample, read_recent_runs
 from gpt_tui.session.run_finder import RunInfo, RunStatus
@@ -62,7 +62,7 @@ def test_rows_of_less_importance_are_left_out_of_a_low_terminal():
 
 
 def test_recent_runs_are_listed_with_aligned_columns_at_any_width():
-    scores = BestScores(bits_per_byte=2.345)
+    scores = BestEvaluation(bits_per_byte=2.345)
     runs = (
         RunInfo(Path("models"), RunStatus.FINISHED, started(), 12_000, 3.1, scores, updated_at=100.0),
         RunInfo(Path("a/rather/long/name/of/a/folder/models-2"), RunStatus.LIVE, pid=7),
