@@ -74,7 +74,7 @@ EFFECTS: dict[str, str] = {
     "max_tokens": "Longer replies take longer.",
     "models_dir": "Each run has a folder of its own. An existing run is replaced only after you confirm it.",
     "seed": "Another seed gives another run; the same seed and settings give the same run.",
-    "precision": "bfloat16: faster where the processor supports it, with coarser products.",
+    "precision": "bfloat16: faster and smaller where the processor supports it, with coarser products.",
     "threads": "More threads are faster up to the number of cores. Fewer leave room for other programs.",
     "exchange": "bfloat16: half the bytes per step on a network, with coarser gradients. For several ranks.",
     "sync_every_steps": "For several ranks on slow networks: 20 to 500 send few bytes, and learn slightly slower.",

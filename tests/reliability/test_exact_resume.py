@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "patience": (0, 3),
     "improvement_threshold": (0.0, 0.3),
     "grad_clip": (0.0, 1.0),
+    "precision": ("float32", "bfloat16"),
     "weight_decay": (0.0, 0.1),
     "document": ("paragraph", "line", "file"),
     "eval_file": (None, ""),

@@ -72,7 +72,7 @@ class CausalSelfAttention(Layer):
         """Return the saved activations: 4 N C + B H T values, with `qk_norm` 6 N C; and what the layers share."""
         N, C = size.rows, self._shape.d_model
         workspace = attention.workspace_size(size.time, self._shape.head_size)
-        dtype = self.operand_type(C)
+        dtype = self.activation_type(C)
         normalized = (
             Buffer("qk", (N, 2 * C), dtype=dtype),
             Buffer("qk_rstd", (N, 2 * self._shape.num_heads), dtype=PRECISION.compute),

@@ -94,8 +94,8 @@ class Layer:
     def __init__(self, *sublayers: Layer) -> None:
         self.sublayers = sublayers
 
-    def operand_type(self, depth: int = 1) -> DType:
-        """Return the number format of a buffer that products read, and products over `depth` values write."""
+    def activation_type(self, depth: int = 1) -> DType:
+        """Return the number format of a buffer between products, of which one over `depth` values may write it."""
         return BFLOAT16 if self.bfloat16 and gemm.stores_bfloat16(depth) else PRECISION.activations
 
     # ---- declarations, overridden by subclasses

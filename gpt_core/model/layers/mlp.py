@@ -54,7 +54,7 @@ class MLP(Layer):
     def own_buffers(self, size: BatchShape) -> tuple[Buffer, ...]:
         """Return the saved inputs of f, N F' values, and what the layers share."""
         N, C, F = size.rows, self._shape.d_model, self._shape.hidden_size
-        wide, dtype = self.c_fc.out_features, self.operand_type(C)
+        wide, dtype = self.c_fc.out_features, self.activation_type(C)
         return (
             Buffer("hidden", (N, wide), dtype=dtype),
             Buffer("act_out", (N, F), "scratch", dtype=dtype),

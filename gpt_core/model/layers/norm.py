@@ -44,7 +44,7 @@ class LayerNorm(Layer):
         return (
             Buffer("mean", (size.rows,), dtype=PRECISION.compute),
             Buffer("rstd", (size.rows,), dtype=PRECISION.compute),
-            Buffer("ln_out", (size.rows, self._channels), "scratch", dtype=self.operand_type()),
+            Buffer("ln_out", (size.rows, self._channels), "scratch", dtype=self.activation_type()),
         )
 
     def bind(self, weights: Tensors) -> None:

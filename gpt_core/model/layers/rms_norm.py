@@ -38,7 +38,7 @@ class RMSNorm(Layer):
         """Return the statistics, saved, and the output, shared."""
         return (
             Buffer("rstd", (size.rows,), dtype=PRECISION.compute),
-            Buffer("ln_out", (size.rows, self._channels), "scratch", dtype=self.operand_type()),
+            Buffer("ln_out", (size.rows, self._channels), "scratch", dtype=self.activation_type()),
         )
 
     def bind(self, weights: Tensors) -> None:
