@@ -34,6 +34,7 @@ SHARED_UTILITY = "gpt_core._cython_utility"
 HEADERS = sorted(str(path) for path in Path("gpt_core/kernels").glob("*.h"))
 GENERATED = Path("build/cython")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+AARCH64 = platform.machine().lower() in ("aarch64", "arm64")
 MSVC = sys.platform == "win32"
 
 COMPILING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"}  # commands that compile
@@ -47,15 +48,19 @@ if X86_64:
         LEVELS["x86_64_v4_bf16"] = ["-march=x86-64-v4", "-mavx512bf16"]
     if sys.platform == "linux":
         LEVELS["x86_64_v4_amx"] = ["-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+if AARCH64 and sys.platform == "linux":
+    LEVELS["aarch64_bf16"] = ["-march=armv8.2-a+bf16"]
 
-# Checked builds have the first level that uses `matrix_product.h`, if any, and that with emulated tiles (`tiles.h`).
+# Checked builds have the first level that uses `matrix_product.h`, if any, and that with emulated tiles (`tiles.h`); on
+# Arm also the baseline, because many processors have nothing else.
 # Of several -O and -g flags on a command line, the last one counts.
 SANITIZE = bool(os.environ.get("GPT_TUI_SANITIZE"))
 CHECK_BOUNDS = bool(os.environ.get("GPT_TUI_CHECK_BOUNDS"))
 SANITIZER_FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer",
                    "-O1", "-g1"]  # fmt: skip
 if SANITIZE or CHECK_BOUNDS:
-    LEVELS = dict([list(LEVELS.items())[min(1, len(LEVELS) - 1)]])
+    levels = list(LEVELS.items())
+    LEVELS = dict(levels[1:2] if X86_64 else levels[:2])
     if X86_64 and not MSVC:
         LEVELS["emulated_tiles"] = [*LEVELS["x86_64_v3"], "-DGPT_EMULATED_TILES"]
 

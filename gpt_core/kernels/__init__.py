@@ -14,8 +14,8 @@ Every kernel takes NumPy arrays, checks their shapes (ValueError), and then comp
 `threads.get_threads()` threads.
 
 Each kernel is compiled once per instruction-set level, and importing this package loads the fastest level that the
-processor supports. Set GPT_TUI_LEVEL to baseline, x86_64_v3, x86_64_v4, x86_64_v4_bf16 or x86_64_v4_amx
-to choose another.
+processor supports. Set GPT_TUI_LEVEL to baseline, x86_64_v3, x86_64_v4, x86_64_v4_bf16 or x86_64_v4_amx (on Arm to
+baseline or aarch64_bf16) to choose another.
 
 The operands of matrix products are float32 or, with `bfloat16=True`, are rounded to bfloat16 as they are packed. Levels
 without instructions for bfloat16 emulate them. Activations may be stored in bfloat16, in arrays of uint16 that hold its

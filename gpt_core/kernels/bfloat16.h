@@ -9,6 +9,8 @@
 
 #if defined(__AVX512F__)
   #include <immintrin.h>
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  #include <arm_neon.h>
 #endif
 
 static inline unsigned gpt_bfloat16_word(float x) {
@@ -46,6 +48,11 @@ static inline void gpt_round_row(const float *from, uint16_t *to, ptrdiff_t n) {
 #if defined(__AVX512BF16__)
     for (; i + 16 <= n; i += 16)
         _mm256_storeu_si256((__m256i *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+    for (; i + 8 <= n; i += 8) {
+        const bfloat16x8_t lower = vcvtq_low_bf16_f32(vld1q_f32(from + i));
+        vst1q_u16(to + i, vreinterpretq_u16_bf16(vcvtq_high_bf16_f32(lower, vld1q_f32(from + i + 4))));
+    }
 #endif
     for (; i < n; i++) to[i] = gpt_bfloat16_bits_of(from[i]);
 }

@@ -1,13 +1,14 @@
 """The matrix product on one thread, on which all other products are built.
 
-With gcc at AVX2 or AVX-512 it is `matrix_product.h`; elsewhere, and for a single float32 row, it is BLAS.
+With gcc at AVX2, AVX-512 or Arm's bfloat16 instructions it is `matrix_product.h`; elsewhere, and for a single float32 row, it is BLAS.
 
     C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend (m, n) + bias (n,)
 
 op(X) is X, or its transpose if `transposed`. `matrix_types.h` defines the views Matrix, PackedB and Output.
 
-The format says how the operands are multiplied: as float32, or rounded to bfloat16. Sums are float32. A, B and C may be
-stored in bfloat16 if they are multiplied in it.
+The format says how the operands are multiplied: as float32, or rounded to bfloat16. Sums are float32. With
+`matrix_product.h`, A, B and C may be stored in bfloat16 if they are multiplied in it, C if k is at most
+`max_stored_depth`; callers check this.
 """
 
 from cython.parallel cimport prange
@@ -20,7 +21,7 @@ from gpt_core.kernels.threads cimport thread_count
 
 cdef extern from *:
     """
-    #if defined(__GNUC__) && !defined(__clang__) && defined(__AVX2__)
+    #if defined(__GNUC__) && !defined(__clang__) && (defined(__AVX2__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC))
       #include "matrix_product.h"
       #define GPT_OWN_PRODUCT 1
       #define GPT_MAX_DEPTH (2 * KC)
@@ -39,7 +40,7 @@ cdef extern from *:
       #define gpt_pack_transposed(m, k, a, lda, space) (gpt_matrix){0}
       #define gpt_gemm_packed(format, m, n, k, a, b, out)
     #endif
-    #if defined(__AVX512BF16__)
+    #if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
       #define GPT_NATIVE_BFLOAT16 GPT_OWN_PRODUCT
     #else
       #define GPT_NATIVE_BFLOAT16 0
@@ -287,7 +288,7 @@ def stores_bfloat16(Py_ssize_t depth=1):
 
 
 def has_native_bfloat16():
-    """Return True if bfloat16 products use instructions of the processor (vdpbf16ps, AMX), False if they are emulated."""
+    """Return True if bfloat16 products use instructions of the processor (vdpbf16ps, bfdot, AMX), False if they are emulated."""
     return bool(GPT_NATIVE_BFLOAT16)
 
 

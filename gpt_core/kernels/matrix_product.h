@@ -33,6 +33,8 @@
 
 #if LANES == 16
   #define MR 14           /* 14 rows of 2 vectors: 28 of the 32 vector registers hold sums */
+#elif defined(__aarch64__)
+  #define MR 12           /* 12 rows of 2 vectors: 24 of 32 registers */
 #else
   #define MR 6            /* 6 rows of 2 vectors: 12 of 16 registers */
 #endif
@@ -48,7 +50,8 @@
 #define MAX_OF(a, b) ((a) > (b) ? (a) : (b))
 #define ROUND_UP(x, step) (((x) + (step) - 1) / (step) * (step))
 
-static __thread float packed_a[(GPT_TILES ? TILES_MC : MC) * PACKED_A_LD + LANES] __attribute__((aligned(64)));
+static __thread float packed_a[(GPT_TILES ? TILES_MC : ROUND_UP(MC, MR)) * PACKED_A_LD + LANES]
+    __attribute__((aligned(64)));
 static __thread float packed_b[KC * NC] __attribute__((aligned(64)));
 
 static const float zeros[MAX_OF(NR, TILES_NR)] __attribute__((aligned(64)));  /* as an addend with ld 0, and as a bias */
@@ -83,6 +86,17 @@ INLINE vector gpt_pair(vector first, vector second) {
 
 INLINE vector gpt_load_pairs(const float *from) {
     return (vector)_mm512_cvtne2ps_pbh((__m512)gpt_load(from + LANES), (__m512)gpt_load(from));
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+INLINE vector gpt_pair(vector first, vector second) {
+    const uint16x8_t lower = vreinterpretq_u16_bf16(vcvtq_low_bf16_f32((float32x4_t)first));
+    const uint16x8_t upper = vreinterpretq_u16_bf16(vcvtq_low_bf16_f32((float32x4_t)second));
+    return (vector)vzip1q_u16(lower, upper);
+}
+
+INLINE vector gpt_load_pairs(const float *from) {
+    const bfloat16x8_t lower = vcvtq_low_bf16_f32((float32x4_t)gpt_load(from));
+    return (vector)vreinterpretq_u16_bf16(vcvtq_high_bf16_f32(lower, (float32x4_t)gpt_load(from + LANES)));
 }
 #else
 /* The bits of each value rounded to the nearest bfloat16, ties to even, in the upper half of its lane. NaN stays NaN. */
@@ -143,13 +157,18 @@ INLINE float gpt_slot(const gpt_format format, const gpt_format stored, const vo
 }
 
 /* sum + a * b, with one slot of A for all lanes. Of a bfloat16 pair, the second product is added first: so does the
-   instruction vdpbf16ps, which rounds after each of the two, and the other levels without tiles give the same bits
-   (except that it replaces numbers below 1.2e-38 by 0). */
+   instruction vdpbf16ps, which rounds after each of the two, and the other levels of x86-64 without tiles give the same
+   bits (except that it replaces numbers below 1.2e-38 by 0). Arm's bfdot adds the two products first, and rounds both
+   sums to odd (Arm Architecture Reference Manual, BFDotAdd). */
 INLINE vector gpt_multiply_add(const gpt_format format, vector sum, const float *a, vector b) {
     if (format == GPT_FLOAT32) return sum + *a * b;
 #if defined(__AVX512BF16__)
     const __m512i pair = _mm512_set1_epi32(*(const int __attribute__((may_alias)) *)a);
     return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)pair, (__m512bh)b);
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+    const float32x2_t pair = {*a};
+    return (vector)vbfdotq_lane_f32((float32x4_t)sum, vreinterpretq_bf16_f32((float32x4_t)b),
+                                    vreinterpret_bf16_f32(pair), 0);
 #else
     const lane_bits pair = (lane_bits){0} + *(const unsigned __attribute__((may_alias)) *)a;
     sum += (vector)(pair & 0xffff0000u) * (vector)((lane_bits)b & 0xffff0000u);
@@ -199,7 +218,10 @@ INLINE void gpt_any_microkernel(const gpt_format format, ptrdiff_t rows, ptrdiff
     switch ((rows + 1) / 2) {
         GPT_CASE(2) GPT_CASE(4) GPT_CASE(6)
 #if MR > 6
-        GPT_CASE(8) GPT_CASE(10) GPT_CASE(12) GPT_CASE(14)
+        GPT_CASE(8) GPT_CASE(10) GPT_CASE(12)
+#endif
+#if MR > 12
+        GPT_CASE(14)
 #endif
     }
 }
@@ -494,9 +516,11 @@ INLINE void gpt_pack_a(const gpt_format format, const gpt_format stored, int tra
             const void *from = gpt_at(a, first * lda + ir, stored);
             float *panel = packed_a + ir * slots + first / step * MR;
             ptrdiff_t p = first;
-            if (ir + LANES <= m)  /* speed only: copy a full vector; the next store overwrites the excess */
+            if (ir + ROUND_UP(MR, LANES) <= m)  /* speed only: full vectors; the next store overwrites the excess */
                 for (; p + step <= end && p + step < k; p += step, from = gpt_at(from, step * lda, stored), panel += MR)
-                    gpt_store(panel, gpt_pairs_across(format, stored, from, gpt_at(from, lda, stored)));
+                    for (ptrdiff_t i = 0; i < MR; i += LANES)
+                        gpt_store(panel + i, gpt_pairs_across(format, stored, gpt_at(from, i, stored),
+                                                              gpt_at(from, lda + i, stored)));
             for (; p < end; p += step, from = gpt_at(from, step * lda, stored), panel += MR)
                 for (ptrdiff_t i = 0; i < rows; i++)
                     panel[i] = gpt_slot(format, stored, gpt_at(from, i, stored), lda, k - p);

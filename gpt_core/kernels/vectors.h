@@ -7,6 +7,8 @@
 
 #if defined(__AVX2__)
   #include <immintrin.h>
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  #include <arm_neon.h>
 #endif
 
 #if defined(__AVX512F__)

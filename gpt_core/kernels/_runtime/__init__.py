@@ -91,7 +91,8 @@ def load_kernels(package_path: list[str]) -> str:
         package_path: The package's `__path__`. The folder of the chosen level is inserted at the front.
 
     Returns:
-        The chosen instruction-set level: "baseline", "x86_64_v3", "x86_64_v4", "x86_64_v4_bf16" or "x86_64_v4_amx".
+        The chosen instruction-set level: "baseline", "x86_64_v3", "x86_64_v4", "x86_64_v4_bf16" or "x86_64_v4_amx"; on
+        Arm "baseline" or "aarch64_bf16".
 
     Raises:
         ImportError: No level is compiled, or the one that GPT_TUI_LEVEL names is not available.

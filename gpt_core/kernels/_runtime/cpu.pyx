@@ -18,6 +18,14 @@ cdef extern from *:
     static int gpt_has_bfloat16(void) { return 0; }
     #endif
 
+    #if defined(__aarch64__) && defined(__linux__)
+    #include <asm/hwcap.h>
+    #include <sys/auxv.h>
+    static int gpt_has_arm_bfloat16(void) { return (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0; }
+    #else
+    static int gpt_has_arm_bfloat16(void) { return 0; }
+    #endif
+
     #if defined(__x86_64__) && defined(__linux__)
     #include <cpuid.h>
     #include <sys/syscall.h>
@@ -38,6 +46,7 @@ cdef extern from *:
     bint gpt_has_v4() noexcept nogil
     bint gpt_has_bfloat16() noexcept nogil
     bint gpt_request_tiles() noexcept nogil
+    bint gpt_has_arm_bfloat16() noexcept nogil
 
 
 def supported_levels():
@@ -54,4 +63,6 @@ def supported_levels():
         levels.insert(0, "x86_64_v4_bf16")
     if gpt_request_tiles():
         levels.insert(0, "x86_64_v4_amx")
+    if gpt_has_arm_bfloat16():
+        levels.insert(0, "aarch64_bf16")
     return levels
