@@ -169,8 +169,9 @@ class Saver:
             yield from self.poll_results()
 
     def save_if_new(self, kind: str) -> Iterator[SaveResult]:
-        """Save now and wait for it, unless `ckpt_latest` already holds the present state."""
+        """Save now and wait for it, also where it is pending, unless `ckpt_latest` already holds the present state."""
         yield from self.finish()
+        self.pending.discard(kind)
         if not self.is_saved:
             self._start([kind], self._checkpoint())
             yield from self.finish()

@@ -68,6 +68,7 @@ class Trainer:
         self._saver = Saver(run) if run.is_reported else NoSaver(run)
         self._divergence = DivergenceMonitor(self.shape.vocab_size)
         self._saved_steps = saved_before(run)
+        self._first_step = run.state.step
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._clock = RunClock(run.state.elapsed_s)
@@ -269,7 +270,7 @@ class Trainer:
         """Make the plan of a time budget that is due. A run that has used its budget is evaluated at this step."""
         if (plan := self._budget.revise()) is not None:
             yield plan
-        if self._budget.is_over and self.state.scores is None:
+        if self._budget.is_over and self.state.scores is None and not self._divergence.has_diverged:
             self.state.evaluation_due = True
             yield from self._stats.measure()
             yield from self._evaluate()
@@ -278,12 +279,15 @@ class Trainer:
         """Make the pending evaluation.
 
         That of the last step is a complete one, which may take long: the step is saved before it. A resume after a stop
-        or a kill during the evaluation repeats it.
+        or a kill during the evaluation repeats it. Like other last saves, this one is no training time: it may wait for
+        an answer of the user.
         """
-        is_last = self._budget.is_over or self._evaluator.is_at_limit
-        if is_last and self.run.eval_text is not None and not self._divergence.has_diverged:
+        is_last = self._budget.is_used or self._evaluator.is_at_limit
+        is_new = self.state.step > self._first_step  # else it is the step of the checkpoint that was resumed
+        if is_last and is_new and self.run.eval_text is not None and not self._divergence.has_diverged:
             self._agreement.compare(self.state.step, self.parameters)
-            yield from self._last_save.save()
+            with self._clock.stopped():
+                yield from self._last_save.save()
         yield from self._evaluator.evaluate(is_last=is_last)
 
     def _pause(self) -> Iterator[ev.AnyEvent]:

@@ -187,6 +187,16 @@ def test_a_kill_during_the_evaluation_at_the_end_leaves_it_to_a_resume(
     assert len(set(scores)) == 1
 
 
+def test_a_resume_that_makes_the_last_evaluation_does_not_save_the_step_again_before_it(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=3)
+    trainer = open_run(settings)
+    for event in trainer.events():
+        if isinstance(event, ev.EvalProgressed):
+            trainer.requests.stop()
+    saves = of_kind(train(settings, tmp_path / LATEST), ev.CheckpointSaved)
+    assert [event.kind for event in saves] == ["best", "latest", "final"]
+
+
 def assert_completed_by_a_resume(folder: Path, settings: Settings) -> None:
     """Check that a resume of a run takes no step: it makes the last evaluation, and saves the best model."""
     checkpoint = peek_checkpoint(folder / LATEST)

@@ -50,6 +50,11 @@ def test_a_run_that_ends_by_max_steps_is_evaluated_and_completed(tmp_path: Path)
     assert read_checkpoint(tmp_path / LATEST).state.finished == "max_steps"
 
 
+def test_the_save_before_the_last_evaluation_is_also_the_regular_one_of_its_step(tmp_path: Path) -> None:
+    events = train(tiny_settings(tmp_path, max_steps=4, save_every_steps=2))
+    assert [event.step for event in of_kind(events, ev.CheckpointSaved) if event.kind == "latest"] == [2, 4, 4]
+
+
 def test_a_stopped_run_is_not_completed(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=5))
     events = events_with(trainer, 3, trainer.requests.stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.formats.training_state import Plan
+from gpt_core.model.gpt import GPT
 from gpt_core.training import events as ev
 from gpt_core.training import timing
 from gpt_core.training import trainer as trainer_module
@@ -110,6 +112,43 @@ def test_the_weights_at_the_deadline_are_evaluated_and_the_best_ones_are_saved_a
     best = peek_checkpoint(tmp_path / "models/transformer.safetensors")
     assert best.step == peek_checkpoint(tmp_path / "models/best_model.safetensors").state.best_step
     assert peek_checkpoint(tmp_path / LATEST).state.finished == "deadline"
+
+
+def test_the_last_step_is_saved_before_an_evaluation_that_was_scheduled_at_the_deadline(
+    tmp_path: Path, clock: Clock
+) -> None:
+    events = train(
+        tiny_settings(tmp_path, **BUDGET | {"minutes": 29.25 / 60, "eval_every_steps": 1, "eval_tokens": 64})
+    )
+    last = of_kind(events, ev.RunFinished)[-1].step
+    evaluation = next(event for event in events if isinstance(event, ev.EvalCompleted) and event.step == last)
+    before = events[: events.index(evaluation)]
+    assert [event.step for event in of_kind(before, ev.CheckpointSaved) if event.kind == "latest"] == [last]
+    assert [event.step for event in of_kind(events, ev.FullEvalCompleted)][-1] == last
+
+
+def test_the_save_before_the_last_evaluation_is_no_training_time(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=3))
+    save = trainer._last_save.save
+
+    def after_an_hour() -> Iterator[ev.AnyEvent]:
+        clock.now += 3600.0
+        yield from save()
+
+    monkeypatch.setattr(trainer._last_save, "save", after_an_hour)
+    list(trainer.events())
+    assert 0.0 < peek_checkpoint(tmp_path / LATEST).state.elapsed_s < 3600.0
+
+
+def test_a_run_that_has_diverged_is_not_evaluated_at_its_deadline(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GPT, "loss_and_gradients", lambda *_: (1e6, 1))
+    events = train(tiny_settings(tmp_path, **BUDGET | {"minutes": 0.1, "eval_every_steps": 0}))
+    assert of_kind(events, ev.RunFinished)[-1].reason == "diverged"
+    assert not of_kind(events, ev.EvalCompleted)
 
 
 def test_pauses_do_not_count(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
