@@ -193,11 +193,12 @@ def raised_limits(checkpoint: Checkpoint | CheckpointInfo) -> dict[str, int | fl
 
     The limits on steps and on the loss are lifted (0). Epochs and the steps of a self-test always have a limit: it
     becomes the number so far plus the limit that was reached, as does a time budget, so that a cooldown has an end.
-    A run whose last evaluation was interrupted has not ended: it is resumed with its limits, and completed.
+    A run that was interrupted during its last evaluation, or between that and its end, has not ended: it is resumed
+    with its limits, and completed.
     """
     settings, state = checkpoint.settings, checkpoint.state
     raised: dict[str, int | float] = {}
-    if state.evaluation_due:
+    if state.evaluation_due or (state.scores is not None and not state.finished):
         return raised
     if 0 < settings.max_steps <= state.step:
         raised["max_steps"] = 0

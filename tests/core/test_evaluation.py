@@ -197,6 +197,24 @@ def test_a_resume_that_makes_the_last_evaluation_does_not_save_the_step_again_be
     assert [event.kind for event in saves] == ["best", "latest", "final"]
 
 
+@pytest.mark.parametrize("limit", [{"max_steps": 3}, {"max_epochs": 1}], ids=str)
+def test_a_run_that_was_killed_after_its_last_evaluation_is_completed_by_a_resume(
+    tmp_path: Path, limit: dict[str, object]
+) -> None:
+    (tmp_path / "killed").mkdir()
+    settings = tiny_settings(tmp_path, eval_every_steps=0, **limit)
+    for event in open_run(settings).events():
+        if isinstance(event, ev.CheckpointSaved) and event.kind == "best":
+            shutil.copytree(tmp_path / "models", tmp_path / "killed/models")
+    best = tmp_path / "killed/models/best_model.safetensors"
+    assert raised_limits(peek_checkpoint(best)) == {}
+    killed = msgspec.structs.replace(settings, models_dir=str(best.parent))
+    events = train(killed, best)
+    assert not losses(events)
+    assert [event.kind for event in of_kind(events, ev.CheckpointSaved)] == ["latest", "final"]
+    assert peek_checkpoint(tmp_path / "killed" / LATEST).state.finished == next(iter(limit))
+
+
 def assert_completed_by_a_resume(folder: Path, settings: Settings) -> None:
     """Check that a resume of a run takes no step: it makes the last evaluation, and saves the best model."""
     checkpoint = peek_checkpoint(folder / LATEST)
