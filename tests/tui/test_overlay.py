@@ -187,6 +187,15 @@ def test_the_settings_that_differ_are_listed() -> None:
     assert differences([Settings(), Settings()]) == ["", ""]
 
 
+def test_the_settings_that_differ_are_written_as_they_are_typed() -> None:
+    one = facts("a", train_file=("a.txt", "texts"), hold_out=True).settings
+    other = facts("a", train_file="b.txt", eval_file="c.txt").settings
+    assert differences([one, other]) == [
+        "train_file a.txt; texts, eval_file (empty), hold_out true",
+        "train_file b.txt, eval_file c.txt, hold_out false",
+    ]
+
+
 # -- text
 
 

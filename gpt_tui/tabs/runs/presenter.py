@@ -16,6 +16,7 @@ from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics import metric
 from gpt_tui.charts.overlay import NamedRun, value_at
 from gpt_tui.charts.series import Axis, nearest_row
+from gpt_tui.new_run.fields import text_of
 from gpt_tui.run_view.status import (
     LABEL_WIDTH,
     evaluation_rows,
@@ -53,6 +54,7 @@ STATUS_TONES: dict[RunStatus, Tone] = {RunStatus.LIVE: "good", RunStatus.DIVERGE
 LIVE_TEXT, CRASHED_TEXT = "live", "crashed or was killed: the log has no end"
 UNKNOWN_TEXT = "the log does not grow; whether the process still runs cannot be checked from here"
 THIS_APP = "this app"  # the process of the run
+EMPTY = "(empty)"  # the value of a setting that is an empty text
 # settings that do not change the result of a run
 NOT_COMPARED = frozenset({
     "models_dir", "threads", "debug", "debug_every", "sample_prompt", "sample_tokens", "max_tokens", "max_steps",
@@ -233,7 +235,9 @@ def differences(settings: Sequence[Settings | None]) -> list[str]:
         if name not in NOT_COMPARED and name not in omitted and len({getattr(each, name) for each in known}) > 1
     ]  # fmt: skip
     return [
-        ", ".join(f"{name} {one_line(str(getattr(each, name)), 40)}" for name in names) if each else ""
+        ", ".join(f"{name} {one_line(text_of(name, getattr(each, name)) or EMPTY, 40)}" for name in names)
+        if each
+        else ""
         for each in settings
     ]
 
