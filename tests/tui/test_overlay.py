@@ -243,6 +243,13 @@ def test_the_cells_of_a_run_are_its_settings_last_step_and_best_scores() -> None
     assert (marked["eval loss"], marked["accuracy"], marked["bits/byte"]) == ("~2.750", "~31.2%", "~1.505")
     assert details([part])[0].startswith("1,200 steps, finished\nbest 1.505 bits per byte (of 65.5k tokens)")
     assert (shown["time"], shown["tokens/s"], shown["text"]) == ("1:15", "20.4k", "train.en")
+    largest = RunInfo(
+        Path("models"), RunStatus.FINISHED, started(preset="induction", parameters=203_904, train_file="train.en"),
+        checkpoint=CheckpointFacts(preset("induction")),
+    )  # fmt: skip
+    row = {column.title: cell for column, cell in zip(COLUMNS, cells(largest, 0, 100.0), strict=True)}
+    assert (row["model"], row["learning rate"]) == ("induction 204k", "3.00e-4 to 2.00e-3")
+    assert all(len(row[column.title]) <= column.width for column in COLUMNS)
     unknown = cells(RunInfo(Path("models"), RunStatus.WAITING), 0, 100.0)
     assert "–" in unknown
     assert not any("nan" in cell or "inf" in cell for cell in unknown)

@@ -69,6 +69,12 @@ async def test_a_finished_run_is_replayed_from_its_log() -> None:
             assert text in bench.text()
 
 
+async def test_a_cell_that_is_too_long_ends_with_an_ellipsis() -> None:
+    write_log(MODELS, [started(train_file="a-text-with-a-long-name.txt"), *run_events(20)[1:]])
+    async with running_app(MODELS, size=(220, 40)) as bench:
+        await go_there(bench, "a-text-with-a-l…")
+
+
 async def test_the_run_under_the_cursor_is_shown() -> None:
     three_runs()
     async with running_app(MODELS, size=(120, 40)) as bench:

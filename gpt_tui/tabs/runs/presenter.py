@@ -73,11 +73,11 @@ class Column(NamedTuple):
 
 MARK, NAME, STATUS = range(3)
 COLUMNS = (
-    Column("", 1), Column("run", 12), Column("status", 10), Column("model", 13, 110),
-    Column("learning rate", 13, 128), Column("batch", 9, 140), Column("steps", 7, align_right=True),
+    Column("", 1), Column("run", 12), Column("status", 10), Column("model", 14, 110),
+    Column("learning rate", 18, 134), Column("batch", 9, 146), Column("steps", 7, align_right=True),
     Column("step loss", 9, 74, align_right=True), Column("eval loss", 9, 86, align_right=True),
     Column("accuracy", 8, 96, align_right=True), Column("bits/byte", 9, align_right=True),
-    Column("time", 8, 152, align_right=True), Column("tokens/s", 8, 164, align_right=True), Column("text", 16, 184),
+    Column("time", 8, 158, align_right=True), Column("tokens/s", 8, 170, align_right=True), Column("text", 16, 190),
     Column("updated", 8, 64),
 )  # fmt: skip
 TITLE = f"runs  (eval scores of the best evaluation; {PART_MARK}: of a part of the eval text)"

@@ -13,6 +13,7 @@ from textual.widgets import DataTable
 
 from gpt_tui.charts.overlay import MAX_RUNS
 from gpt_tui.session.run_finder import RunInfo
+from gpt_tui.shared import spans
 from gpt_tui.shared.titled import Titled
 from gpt_tui.tabs.runs.presenter import COLUMNS, MARK, NAME, STATUS, STATUS_TONES, cells, columns_at, shortened
 
@@ -99,7 +100,7 @@ class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
         row = cells(run, mark, self._now_s)
         texts = []
         for index, width in self._columns_shown:
-            cell = shortened(row[index], width) if index == NAME else row[index]
+            cell = shortened(row[index], width) if index == NAME else spans.shortened(row[index], width)
             text = Text(cell.rjust(width) if COLUMNS[index].align_right else cell, no_wrap=True)
             if index == MARK and mark:
                 text.stylize(self.get_component_rich_style(f"runs--run-{mark}", partial=True))
