@@ -99,14 +99,22 @@ def test_registered_parts_train_and_resume_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_checkpoint_of_a_tokenizer_that_is_not_registered_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("part", "name"), [("tokenizer", "bytes"), ("optimizer", "sgd")])
+def test_a_checkpoint_of_a_part_that_is_not_registered_is_refused_by_name(
+    part: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = prepared(tmp_path, "one", 1).result().checkpoint
     assert checkpoint is not None
-    monkeypatch.delitem(_registered, "bytes")
-    with pytest.raises(gpt_core.GptError, match="bytes"):
+    others = _registered if part == "tokenizer" else OPTIMIZERS._implementations
+    monkeypatch.delitem(others, name)
+    with pytest.raises(gpt_core.GptError) as refused:
         gpt_core.load(checkpoint)
+    assert str(refused.value) == (
+        f"{checkpoint}: its {part} is not registered: got {name!r}, expected one of {', '.join(others)}; "
+        "load it in a program that registers it"
+    )
+    monkeypatch.undo()
+    assert gpt_core.load(checkpoint).step == 1
 
 
 @pytest.mark.usefixtures("registered")

@@ -33,6 +33,8 @@ from gpt_core.model.parameters import parameter_table
 from gpt_core.model.precision import PRECISION
 from gpt_core.model.scores import EvalScores
 from gpt_core.optim import OUTER_MOMENTUM, optimizer_type
+from gpt_core.registry import OPTIMIZERS
+from gpt_core.tokenizers import tokenizer_names
 
 FORMAT = "1"
 EXTENSION = ".safetensors"
@@ -220,7 +222,7 @@ def read_header(file: io.FileIO, path: Path) -> Header:
 
     Raises:
         NotACheckpointError: The file was not saved by this program.
-        CheckpointError: The file is damaged, or of another version.
+        CheckpointError: The file is damaged, of another version, or of a tokenizer or optimizer that is not registered.
     """
     head = _read_verified(file, path)
     try:
@@ -231,6 +233,7 @@ def read_header(file: io.FileIO, path: Path) -> Header:
                 "it was written by another version of gpt-tui; use that one"
             )
         settings = _SETTINGS.decode(metadata.settings)
+        _check_registered(settings, path)
         check_together(settings)
         state = _STATE.decode(metadata.state)
         contents = _CONTENTS.decode(metadata.contents)
@@ -257,6 +260,19 @@ def read_header(file: io.FileIO, path: Path) -> Header:
         tokenizer_sha256=checksums[TOKENIZER],
     )
     return Header(info, layout, checksums, len(head))
+
+
+def _check_registered(settings: Settings, path: Path) -> None:
+    """Raise CheckpointError for a tokenizer or an optimizer of another program that uses this package."""
+    for part, name, registered in (
+        ("tokenizer", settings.tokenizer, tokenizer_names()),
+        ("optimizer", settings.optimizer, OPTIMIZERS.names()),
+    ):
+        if name not in registered:
+            raise CheckpointError(
+                f"{path}: its {part} is not registered: got {name[:80]!r}, expected one of {', '.join(registered)}; "
+                "load it in a program that registers it"
+            )
 
 
 def peek_checkpoint(path: Path | str) -> CheckpointInfo:
