@@ -32,13 +32,14 @@ from gpt_tui.tabs.checkpoints.presenter import (
     next_pending,
     refusal,
     run_rows,
+    schedule_text,
     status_cell,
     summary_text,
     table,
     verification_of,
 )  # fmt: skip
 from tests.tui.app_bench import DEADLINE_S
-from tests.tui.stored_files import NOW_S, fill, flip, save
+from tests.tui.stored_files import NOW_S, SMALL, fill, flip, save
 
 VALID, DAMAGED = Verification("valid"), Verification("damaged", error="m/x.safetensors is damaged: w does not match")
 NEWEST_FIRST = [
@@ -285,6 +286,19 @@ def test_layers_other_than_those_of_gpt2_are_named(contents: FolderContents):
     info = msgspec.structs.replace(file.info, settings=settings)
     for rows in (run_rows(info), imported_rows(info)):
         assert dict(rows)["layers"] == "norm rms_norm, qk_norm true, tied_head false"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"warmup_steps": 100, "decay_steps": 4000}, "warmup 100, decay 4,000 steps"),
+        ({"warmup_steps": 1, "decay_steps": 1}, "warmup 1, decay 1 step"),
+        ({"warmup_steps": 50, "decay_steps": 0}, "warmup 50 steps, then constant"),
+        ({"warmup_steps": 50, "cooldown": 0.5}, "warmup 50 steps, cooldown over the last 50.0%"),
+    ],
+)
+def test_the_schedule_of_a_run_is_described(changes: dict[str, float], text: str) -> None:
+    assert schedule_text(msgspec.structs.replace(SMALL, **changes)) == text
 
 
 def test_an_unusable_file_is_refused_with_the_reason(contents: FolderContents):

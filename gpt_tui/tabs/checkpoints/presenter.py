@@ -273,10 +273,12 @@ def text_name(settings: Settings) -> str:
 
 def schedule_text(settings: Settings) -> str:
     """Return the warm-up and what follows it: `warmup 100, decay 4,000 steps`."""
-    warmup = f"warmup {integer(settings.warmup_steps)}"
+    warmup = counted(settings.warmup_steps, "step")
     if settings.cooldown:
-        return f"{warmup} steps, cooldown over the last {percent(settings.cooldown)}"
-    return f"{warmup}, decay {integer(settings.decay_steps)} steps"
+        return f"warmup {warmup}, cooldown over the last {percent(settings.cooldown)}"
+    if not settings.decay_steps:
+        return f"warmup {warmup}, then constant"
+    return f"warmup {integer(settings.warmup_steps)}, decay {counted(settings.decay_steps, 'step')}"
 
 
 def imported_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
