@@ -60,7 +60,7 @@ def evaluate(options: Namespace) -> int:
         print(msgspec.json.encode(found).decode())
     else:
         print(one_line(f"{model.path}, step {integer(found.step)}, on {name}: {counted(found.tokens, 'token')}"))
-        if not of_run:
+        if not of_run and model.eval_sha256:
             print("another text than the eval text of its run: the scores are not comparable with those of the run")
         print(
             f"loss {nats(found.loss)}, perplexity {perplexity(found.ppl)}, token accuracy {percent(found.accuracy)}, "

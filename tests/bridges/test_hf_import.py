@@ -145,6 +145,9 @@ def test_an_imported_model_generates_evaluates_and_verifies(capsys: pytest.Captu
     code, out, err = run(capsys, "evaluate", "--eval-file", "own.txt", "--json", "--model", "models/gpt2.safetensors")
     assert (code, err) == (0, "")
     assert 0 < json.loads(out)["bits_per_byte"] < 20
+    code, out, err = run(capsys, "evaluate", "--eval-file", "own.txt", "--model", "models/gpt2.safetensors")
+    assert (code, err, out.count("\n")) == (0, "", 2)
+    assert "its run" not in out
     code, out, err = run(capsys, "tokenize", "own.txt", "--model", "models/gpt2.safetensors")
     assert (code, err) == (0, "")
     assert "round trip: identical" in out
