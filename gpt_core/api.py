@@ -289,7 +289,9 @@ class Model:
     def __repr__(self) -> str:
         shape = self.settings.shape
         name = f"{self.bundle.preset_name} " if self.bundle.preset_name else ""
-        return f"<Model {name}{shape.layers} layers, {shape.d_model} channels, step {self.step}>"
+        return (
+            f"<Model {name}{shape.layers} layer{'s' * (shape.layers != 1)}, {shape.d_model} channels, step {self.step}>"
+        )
 
     @property
     def settings(self) -> Settings:

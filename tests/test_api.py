@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -297,6 +299,8 @@ def test_logits_refuse_ids_that_do_not_fit(model: gpt_core.Model, ids: list[int]
 
 def test_the_model_names_its_size_and_step(model: gpt_core.Model) -> None:
     assert repr(model) == "<Model custom 2 layers, 16 channels, step 6>"
+    settings = msgspec.structs.replace(model.settings, layers=1)
+    assert "1 layer," in repr(gpt_core.Model(replace(model.bundle, settings=settings)))
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])

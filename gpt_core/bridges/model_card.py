@@ -83,7 +83,11 @@ def _model_rows(bundle: ModelBundle) -> list[tuple[str, str]]:
     shape = bundle.settings.shape
     return [
         ("parameters", f"{parameter_count(shape):,}"),
-        ("shape", f"{shape.layers} layers, width {shape.d_model}, {shape.num_heads} heads, MLP {shape.hidden_size}"),
+        (
+            "shape",
+            f"{shape.layers} layer{'s' * (shape.layers != 1)}, width {shape.d_model}, "
+            f"{shape.num_heads} head{'s' * (shape.num_heads != 1)}, MLP {shape.hidden_size}",
+        ),
         ("architecture", architecture_of(shape)),
         ("context length", f"{shape.seq_len:,} tokens"),
         ("tokenizer", f"{bundle.tokenizer.name}, {shape.vocab_size:,} tokens"),

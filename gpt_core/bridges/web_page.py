@@ -229,7 +229,7 @@ def about_text(bundle: ModelBundle, text: str) -> str:
         tuned = "fine-tuned" if bundle.settings.init_from else "trained"
         source = f" on {text}" if text else ""
         score = f" to {bundle.scores.bits_per_byte:.2f} bits per byte of held-out text" if bundle.scores else ""
-        training = f", {tuned} for {bundle.step:,} steps{source}{score}"
+        training = f", {tuned} for {bundle.step:,} step{'s' * (bundle.step != 1)}{source}{score}"
     return (
         f"A language model of {size} parameters{training}. "
         "It continues text and is not instruction-tuned; it runs in this page, and what you type stays here."

@@ -17,6 +17,7 @@ from gpt_core.api import Model, load
 from gpt_core.bridges import gguf_export, gguf_model, hf_export, self_check, web_page
 from gpt_core.bridges.export import FORMATS, export_model
 from gpt_core.bridges.hf_tokenizer import LONG_WORD, JsonTokenizer, boundary_patterns, long_word_pattern, tokenizer_json
+from gpt_core.bridges.model_card import model_card
 from gpt_core.bridges.self_check import check_weights
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ConfigError, ExportError, GptError, SaveError
@@ -94,6 +95,7 @@ def test_the_model_card_has_the_figures_of_the_run_and_no_license(tmp_path: Path
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     for figure in ("1,200", "2.5000 nats per token", "40.00%", "1.9000", "My \\| text.txt", "ab" * 32):
         assert figure in card
+    assert "1 layer, width 64, 1 head," in model_card(model(layers=1, d_model=64, num_heads=1))
     header = card.split("---")[1]
     assert not [line for line in header.splitlines() if line.startswith("license")]
 

@@ -167,6 +167,7 @@ def test_the_page_says_what_the_model_is() -> None:
     )
     unknown = replace(bundle, scores=None, settings=msgspec.structs.replace(bundle.settings, train_file=""))
     assert "trained for 1,234 steps. It continues" in about(unknown)
+    assert "trained for 1 step. It continues" in about(replace(unknown, step=1))
     assert web_page.title_of(unknown, training_text(unknown)) == "language model"
     assert about(replace(bundle, step=0)).startswith("A language model of 16,592 parameters. It continues")
     tuned = replace(bundle, settings=msgspec.structs.replace(bundle.settings, init_from="a.safetensors"))
