@@ -150,7 +150,7 @@ def test_layer_norm_without_a_bias_differs_by_the_bias_alone(normal):
     with_zeros, without = unset(7, 5), unset(7, 5)
     layer_norm.forward(with_zeros, *rows, x, weight, np.zeros(5, np.float32))
     layer_norm.forward(without, *rows, x, weight, None)
-    np.testing.assert_array_equal(with_zeros, without)
+    np.testing.assert_allclose(with_zeros, without, rtol=2**-22)  # Arm's compiler fuses other pairs of the two loops
     d_weights, d_xs = [np.zeros(5, np.float32) for _ in range(2)], [np.zeros((7, 5), np.float32) for _ in range(2)]
     for d_x, d_weight, d_bias in zip(d_xs, d_weights, (normal(5), None), strict=True):
         layer_norm.backward(d_x, d_weight, d_bias, d_y, x, *rows, weight)
