@@ -60,8 +60,9 @@ class Evaluator:
 
     @property
     def follows_next_step(self) -> bool:
-        """True if an evaluation is scheduled after the next step."""
-        return self._is_scheduled_at(self._state.step + 1, self._state.window + self._settings.batch_size)
+        """True if an evaluation is scheduled after the next step, or that is the last one."""
+        step = self._state.step + 1
+        return step >= self._last_step or self._is_scheduled_at(step, self._state.window + self._settings.batch_size)
 
     @property
     def is_at_limit(self) -> bool:

@@ -184,7 +184,7 @@ class Trainer:
                 yield event
                 if self._debug is not None:
                     yield self._debug
-                if self._evaluator.is_scheduled:
+                if self.state.evaluation_due:
                     yield from self._stats.measure()
                 if self._divergence.take_report():
                     yield self._diverged()

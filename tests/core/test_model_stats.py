@@ -36,10 +36,13 @@ def logged_stats(folder: Path) -> list[ev.AnyEvent]:
     return [event for event in read_metrics(folder / "models/metrics.jsonl") if isinstance(event, STATS)]
 
 
-def test_heads_and_weights_are_measured_once_per_evaluation(tmp_path: Path) -> None:
-    events = train(tiny_settings(tmp_path, max_steps=20))
+@pytest.mark.parametrize("max_steps", [20, 21])
+def test_heads_and_weights_are_measured_once_per_evaluation(tmp_path: Path, max_steps: int) -> None:
+    events = train(tiny_settings(tmp_path, max_steps=max_steps))
     steps = [event.step for event in of_kind(events, ev.EvalCompleted)]
     assert len(steps) > 3
+    assert steps[-1] == max_steps
+    assert None not in of_kind(events, ev.HealthMeasured)[-1].update_ratios
     assert [event.step for event in of_kind(events, ev.HeadsScored)] == steps
     assert [event.step for event in of_kind(events, ev.HealthMeasured)] == steps
     assert logged_stats(tmp_path) == [event for event in events if isinstance(event, STATS)]
@@ -107,7 +110,9 @@ def test_the_log_of_a_resumed_run_has_the_statistics_of_an_uninterrupted_one(tmp
     in_one_go(tmp_path / "whole", 15)
     in_one_go(tmp_path / "cut", cut)
     train(tiny_settings(tmp_path / "cut", max_steps=15), tmp_path / "cut" / LATEST)
-    assert logged_stats(tmp_path / "cut") == logged_stats(tmp_path / "whole")
+    found, expected = logged_stats(tmp_path / "cut"), logged_stats(tmp_path / "whole")
+    assert [event for event in found if event.step % 5 == 0] == expected
+    assert {event.step for event in found} == {event.step for event in expected} | {cut}  # evaluated at its end
 
 
 def stopped_in_evaluation(folder: Path, step: int) -> Trainer:
@@ -153,8 +158,8 @@ def test_no_induction_head_is_reported_below_the_threshold(tmp_path: Path) -> No
 
 def test_a_requested_evaluation_has_gradients_and_no_update(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=4))
-    (health,) = of_kind(events_with(trainer, 3, trainer.requests.evaluate), ev.HealthMeasured)
-    assert health.step == 3
+    health, at_end = of_kind(events_with(trainer, 3, trainer.requests.evaluate), ev.HealthMeasured)
+    assert (health.step, at_end.step) == (3, 4)
     assert set(health.update_ratios) == {None}
     assert all(norm is not None and norm > 0 for norm in health.grad_norms)
 
